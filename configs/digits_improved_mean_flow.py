@@ -4,9 +4,10 @@
     diffusion sample --workdir=runs/digits_improved_mean_flow --config.sample.guidance.scale=1.5 \\
         --config.sample.guidance.interval="(0.2, 0.9)"
 
-The network, MiT, receives the scale of guidance and the interval of times in which it acts, both drawn in training and
-chosen in sampling: a sample costs one evaluation a step at any scale from 1 to 4. A velocity head on features of the
-network gives the velocity along which the loss differentiates it, and is not used in sampling.
+The network receives the scale of guidance and the interval of times in which it acts, both drawn in training and chosen
+in sampling: a sample costs one evaluation a step at any scale from 1 to 2. A velocity head on features of the network
+gives the velocity along which the loss differentiates it, and is not used in sampling. The paper's own network, `mit`,
+does not receive the time, which 64 numbers do not show well enough.
 
 Presets: `digits_improved_mean_flow:tiny` (seconds; to see that everything works).
 """
@@ -24,14 +25,13 @@ PRESETS = {"tiny": mean_flow.PRESETS["tiny"] | {"objective.velocity_layer": 1}}
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     config = mean_flow.get_config()
-    config.model = {"name": "mit", "patch": 2, "width": 96, "depth": 4, "heads": 4, "num_classes": 10, "unroll": 4}
     config.objective = {
         "name": "improved_mean_flow",
         "density": {"name": "logit_normal", "mean": -0.4, "std": 1.0, "strata": 64},
-        "guidance": {"largest": 4.0},
+        "guidance": {"largest": 2.0},
         "velocity_layer": 3,
     }
-    config.train.steps = 2400
-    config.checkpoint.every = 800
+    config.train.steps = 3000
+    config.checkpoint.every = 1000
     config.sample.guidance.scale = 1.05
     return preset(config, arg, PRESETS)

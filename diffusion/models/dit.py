@@ -74,6 +74,8 @@ class DiT(Layered, Backbone):
             shortcut models); the sum of their embeddings conditions it.
         strength: the network receives, as "strength" [B] of its condition, the scale of the guidance (1: none) that it
             imitates; see `objectives.latent_consistency_distillation`.
+        interval: the network also receives, as "interval" [B, 2], the times from and to which it is guided; with
+            `strength` alone.
         frequency_shift: shift of the frequencies of the time's features, 0 (the paper) or 1, see `sinusoid`.
         own_embeddings: whether every block has its own embeddings of the time and the class, and the last layers the
             first block's, as diffusers trains a DiT; in the paper all share one.
@@ -97,6 +99,7 @@ class DiT(Layered, Backbone):
     unroll: int = 0
     times: int = 1
     strength: bool = False
+    interval: bool = False
     frequency_shift: int = 0
     own_embeddings: bool = False
     shape: tuple[int, int, int] | None = None
@@ -112,6 +115,8 @@ class DiT(Layered, Backbone):
                 f"unroll={self.unroll} must be 0 (chosen for the backend), or the number of blocks in one iteration"
             )
         network_checks.classes(self)
+        if self.interval and not self.strength:
+            raise ValueError("interval=True needs strength=True, the guidance that acts in it")
         if self.frequency_shift not in (0, 1):
             raise ValueError(f"frequency_shift={self.frequency_shift} must be 0 or 1")
         if self.width % self.heads:
@@ -133,14 +138,14 @@ class DiT(Layered, Backbone):
             x: images [B, H, W, C].
             t: the network's clock, [B] or [], float32 or wider; a tuple of `times` clocks if `times` is more than 1.
             condition: class labels int [B] in 0 .. num_classes, or None if num_classes is 0; or a dict of "label", the
-                layer masks (`diffusion.models.layers.layer_masks`), and "strength" if the network receives it.
+                layer masks (`diffusion.models.layers.layer_masks`), and "strength" and "interval" if it receives them.
 
         Returns:
             [B, H, W, C], or [B, H, W, 2 C] with `learn_sigma`.
         """
-        strength = None
+        guidance: dict[str, jax.Array] = {}
         if self.strength:
-            condition, strength = self._without_strength(condition, x.shape[0])
+            condition, guidance = self._without_guidance(condition, x.shape[0])
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         clocks = t if isinstance(t, tuple) else (t,)
         self._check(x, clocks, label)
@@ -172,8 +177,8 @@ class DiT(Layered, Backbone):
             for number, clock in zip(("", *(f"_{i}" for i in range(2, self.times + 1))), clocks)
         ]
         c = sum(embeddings[1:], embeddings[0])
-        if strength is not None:
-            c = c + wrapped(TimestepEmbedding)(self.width, self.dtype, name="strength_embedding")(1000 * (strength - 1))
+        for name, number in guidance.items():
+            c = c + wrapped(TimestepEmbedding)(self.width, self.dtype, name=f"{name}_embedding")(1000 * number)
         if self.num_classes:
             c = c + wrapped(LabelEmbedding)(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
         c = nn.silu(c)
@@ -192,16 +197,23 @@ class DiT(Layered, Backbone):
 
         return single_stack(self, Block, fields, tokens, arguments, axes, output, features, through, unroll=self.unroll)
 
-    def _without_strength(self, condition, batch):
-        """The condition without its strength, and the strength."""
-        if not isinstance(condition, Mapping) or "strength" not in condition:
+    def _without_guidance(self, condition, batch):
+        """The condition without its guidance, and the numbers of the guidance by name, 0 for none at all times."""
+        entries = {"strength": "[B]"} | ({"interval": "[B, 2]"} if self.interval else {})
+        if not isinstance(condition, Mapping) or not set(entries) <= set(condition):
+            needed = " and ".join(f'"{name}" {shape}' for name, shape in entries.items())
             raise ValueError(
-                'this DiT receives the strength of guidance, so its condition must be a dict with "label" and '
-                '"strength" [B]'
+                f'this DiT receives the strength of guidance, so its condition must be a dict with "label" and {needed}'
             )
-        rest = {name: leaf for name, leaf in condition.items() if name != "strength"}
+        rest = {name: leaf for name, leaf in condition.items() if name not in entries}
         check_strength(batch, condition)
-        return rest, condition["strength"]
+        guidance = {"strength": condition["strength"] - 1}
+        if self.interval:
+            interval = condition["interval"]
+            if interval.shape != (batch, 2):
+                raise ValueError(f"the condition's 'interval' must be [B, 2] = ({batch}, 2); got {interval.shape}")
+            guidance |= {"start": interval[:, 0], "end": interval[:, 1]}
+        return rest, guidance
 
     def _check(self, x, clocks, condition):
         network_checks.images(self, x)

@@ -54,7 +54,13 @@ from diffusion.models.sequence_transformer import line_angles
 
 # Fields that DiT lacks, or has for pictures.
 OWN = ("mixing", "text_width", "vector_width", "causal", "patch_frames", "shape")
-UNKNOWN = {"times": 1, "strength": False, "frequency_shift": 0, "own_embeddings": False}  # fields of DiT alone
+UNKNOWN = {  # fields of DiT alone
+    "times": 1,
+    "strength": False,
+    "interval": False,
+    "frequency_shift": 0,
+    "own_embeddings": False,
+}
 
 
 def video_angles(frames: int, rows: int, columns: int, head_size: int, theta: float = 10_000.0) -> np.ndarray:

@@ -129,7 +129,7 @@ class Condition(NamedTuple):
         if self.interval and not getattr(network, "interval", False):
             raise ValueError(
                 "the objective passes the interval of guidance, but the network does not receive it. Valid: a network "
-                "with interval = True, e.g. mit, or guidance with interval = False"
+                "with interval = True, e.g. dit or mit, or guidance with interval = False"
             )
         if self.augmentations and getattr(network, "augmentations", 0) != self.augmentations:
             raise ValueError(

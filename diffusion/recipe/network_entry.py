@@ -97,6 +97,7 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
         nested=dict.fromkeys(names.TOWERS, tower) if towers else {},
         times=objective.network.times,
         strength=objective.condition.strength is not None,
+        interval=objective.condition.interval,
         learn_sigma=outputs > 1,
         dtype=dtype,
         **sized,

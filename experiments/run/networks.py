@@ -41,7 +41,8 @@ def inputs(module: Any, shape: tuple[int, ...], null: Any) -> tuple[Any, Any, An
     times = getattr(module, "times", 1)
     clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
     strength = getattr(module, "strength", False)
-    condition = conditions.with_strength(nothing, jnp.ones([1])) if strength else nothing
+    interval = jnp.array([[0.0, 1.0]]) if getattr(module, "interval", False) else None
+    condition = conditions.with_strength(nothing, jnp.ones([1]), interval) if strength else nothing
     return jnp.zeros((1, *shape), jnp.int32 if facts.takes_symbols(module) else None), clock, condition
 
 

@@ -116,7 +116,7 @@ def teacher(model: Any, bidirectional: bool = False) -> Any:
         model: the student's module.
         bidirectional: whether the teacher is not block-causal where the student is.
     """
-    plain = {"times": 1, "strength": False} | ({"causal": 0} if bidirectional else {})
+    plain = {"times": 1, "strength": False, "interval": False} | ({"causal": 0} if bidirectional else {})
     others = {field: value for field, value in plain.items() if getattr(model, field, value) != value}
     return model.clone(**others) if others else model
 

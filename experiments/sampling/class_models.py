@@ -68,8 +68,8 @@ KINDS = {
     "ConsistencyModelPipeline": Kind("unet", UNet, Usual(1, 1.0), consistency=True),
     "DiTPipeline": Kind("transformer", DiT, Usual(50, 4.0), latents=True),
 }
-SUPPLIED = {"shape", "resolution", "in_channels", "out_channels", "learn_sigma", "times", "strength", "dtype",
-            "parent", "name"}  # fmt: skip
+SUPPLIED = {"shape", "resolution", "in_channels", "out_channels", "learn_sigma", "times", "strength", "interval",
+            "dtype", "parent", "name"}  # fmt: skip
 """Fields of networks that the rest of a config determines."""
 
 

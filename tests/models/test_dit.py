@@ -311,3 +311,36 @@ def test_a_second_time_has_an_embedding_of_its_own():
         two.apply(silent, x, t, labels)
     with pytest.raises(ValueError, match="times=1"):
         one.apply(variables, x, (t, t), labels)
+
+
+def test_strength_and_interval_of_guidance_have_embeddings_of_their_own():
+    """With weights at zero it is the network without; each of the three numbers changes the output alone."""
+    plain, variables = build()
+    guided = DiT(**SMALL, strength=True, interval=True)
+    x, t, labels = inputs()
+    condition = {"label": labels, "strength": jnp.full(2, 1.5), "interval": jnp.array([[0.2, 0.6]] * 2)}
+    shapes = jax.eval_shape(guided.init, jax.random.key(0), x, t, condition)["params"]
+    names = shapes.keys() - variables["params"].keys()
+    assert names == {"strength_embedding", "start_embedding", "end_embedding"}
+    rng = np.random.default_rng(1)
+    own = jax.tree.map(
+        lambda s: jnp.asarray(rng.normal(size=s.shape), jnp.float32), {name: shapes[name] for name in names}
+    )
+    silent = {"params": variables["params"] | jax.tree.map(jnp.zeros_like, own)}
+    np.testing.assert_array_equal(apply(guided, silent, x, t, condition), apply(plain, variables, x, t, labels))
+    heard = {"params": variables["params"] | own}
+    before = apply(guided, heard, x, t, condition)
+    changed = {"strength": jnp.full(2, 2.0), "interval": jnp.array([[0.3, 0.6], [0.2, 0.7]])}
+    for name, value in changed.items():  # the first example has another start, the second another end
+        after = apply(guided, heard, x, t, condition | {name: value})
+        assert np.abs(after - before).max(axis=(1, 2, 3)).min() > 1e-3
+    ends = {"params": heard["params"] | {"start_embedding": silent["params"]["start_embedding"]}}
+    apart = apply(guided, ends, x, t, condition | {"interval": changed["interval"]})
+    np.testing.assert_array_equal((apart == apply(guided, ends, x, t, condition)).all((1, 2, 3)), [True, False])
+    for without in ("strength", "interval"):
+        with pytest.raises(ValueError, match=r'"strength" \[B\] and "interval" \[B, 2\]'):
+            guided.apply(heard, x, t, {name: leaf for name, leaf in condition.items() if name != without})
+    with pytest.raises(ValueError, match=r"'interval' must be \[B, 2\] = \(2, 2\); got \(2,\)"):
+        guided.apply(heard, x, t, condition | {"interval": jnp.ones(2)})
+    with pytest.raises(ValueError, match="interval=True needs strength=True"):
+        DiT(**SMALL, interval=True)

@@ -139,7 +139,8 @@ def original_block_rows(theirs: str, ours: str) -> list[Row]:
     ]
 
 
-FIXED = {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False, "times": 1, "strength": False}
+UNGUIDED = {"strength": False, "interval": False}
+FIXED = {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False, "times": 1, **UNGUIDED}
 
 
 def _frequencies(module: DiT) -> dict[str, Any]:

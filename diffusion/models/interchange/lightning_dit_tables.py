@@ -9,7 +9,7 @@ __all__ = []
 import functools
 
 from diffusion.models.dit import DiT
-from diffusion.models.interchange.dit_tables import original_end_rows
+from diffusion.models.interchange.dit_tables import UNGUIDED, original_end_rows
 from diffusion.models.interchange.family import Computed
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.lightning_rows import block_rows, options, rotary_tables, switch
@@ -39,7 +39,7 @@ CONFIG = FieldTable(
         Follows("learn_sigma", False, silent=True),
     ),
     unread={"use_checkpoint": None},
-    required={"learn_sigma": False, "times": 1, "strength": False, "frequency_shift": 0, "own_embeddings": False},
+    required={"learn_sigma": False, "times": 1, **UNGUIDED, "frequency_shift": 0, "own_embeddings": False},
 )
 
 

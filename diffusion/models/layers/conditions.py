@@ -12,7 +12,7 @@
 | "rate"         | [B]            | frames of the video in a second                                                    |
 | "seconds"      | [B, F]         | the time of each frame in seconds, in place of the rate                            |
 | "keep"         | int [B, K]     | numbers of the patches that a masked network sees (kept_patches); without it, all  |
-| "interval"     | [B, 2]         | times from and to which that guidance acts (MiT)                                   |
+| "interval"     | [B, 2]         | times from and to which that guidance acts (MiT, DiT)                              |
 | "augment"      | [B, A]         | numbers that describe the example's augmentation (EDM); without it, no change      |
 | "given"        | [B, L, C]      | the values of a series that are given, see `diffusion.data.series_masks`           |
 | "mask", "real" | Bool [B, L, C] | where they are given; where x is to be predicted                                   |

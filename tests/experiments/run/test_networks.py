@@ -30,6 +30,8 @@ def test_a_condition_is_that_of_one_example_with_a_strength_of_one_where_the_mod
     np.testing.assert_array_equal(plain["text"], null["text"][None])
     leaves = jax.tree.leaves(networks.inputs(module(strength=True), (2,), null)[2])
     assert len(leaves) == 2 and any(np.array_equal(leaf, [1.0]) for leaf in leaves)
+    guided = networks.inputs(module(strength=True, interval=True), (2,), null)[2]
+    np.testing.assert_array_equal(guided["interval"], [[0.0, 1.0]])
 
 
 class Dense:
