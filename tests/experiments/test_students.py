@@ -227,6 +227,7 @@ assert train.run(config, sys.argv[2]) == 0
     [
         ("dmd", {"fsdp": 2, "data": 1}),
         ("turbo", {}),
+        ("ladd", {"fsdp": 2, "data": 1}),
         ("reflow", {}),
         ("progressive", {"fsdp": 2, "data": 1}),
         ("lcm", {"kind": "pmap"}),
