@@ -10,8 +10,8 @@ The paper trains on the teacher's own samples. `diffusion sample --workdir=runs/
 writes them, and `{"name": "arrays", "path": ".../samples.npz", "x": "images", "label": "labels"}` as
 `--config.data.source` reads them.
 
-Time and score, on the digits: in four steps about 1.6 times the teacher's Frechet distance in pixels after 800 of the
-1,600 steps, which took 2.7 minutes of CPU time.
+Time and score, on the digits: 12 minutes of a busy machine; in one, two and four evaluations 1.87, 1.36 and 1.41 times
+the teacher's Frechet distance in pixels, and 1.60, 1.07 and 1.17 times in classifier features.
 
 Presets: `ladd:runs/digits,tiny` (seconds; to see that everything works).
 """
