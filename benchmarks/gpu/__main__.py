@@ -49,6 +49,7 @@ def all_stages() -> list[stages.Stage]:
     for name, what in plan.measurements().items():
         command = (*python, "benchmarks.gpu.measure", f"--stage={name}", f"--torch_python={TORCH_PYTHON.value}", *tiny)
         known_stages.append(stages.Stage(name, command, 10 if TINY.value else 0.7 * what.seconds, 3 * what.seconds))
+    known_stages.append(stages.Stage("profile", (*python, "benchmarks.gpu.profile", *tiny), 60, 240))
     missing = [name for name in PIPELINE if not importlib.util.find_spec(name)]
     if missing:
         print(f"input_pipeline: left out, no {' or '.join(missing)} there")

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from benchmarks import rows
-from benchmarks.gpu import accounting, plan, rehearsal
+from benchmarks.gpu import accounting, plan, profile, rehearsal
 
 ROOT = pathlib.Path(__file__).parents[2]
 H200 = "NVIDIA H200"
@@ -36,6 +36,26 @@ def test_images_a_second_and_both_utilisations():
     assert rate.share == pytest.approx(0.75)
     assert "MFU 50.0% of 989 TFLOP/s" in rate.note and "attention cudnn" in rate.note
     assert memory.ours == (5.0,) and memory.ratio == (2.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "kernel, part",
+    [
+        ("nvjet_sm90_tst_256x96_64x4_1x2_h_bz_coopA_NTT", "products"),
+        ("cudnn_generated_fort_native_sdpa_sm90_flash_bprop_wgmma_f16", "attention"),
+        ("loop_convert_fusion_28", "passes of the network"),
+        ("input_reduce_select_fusion", "update and norms of the gradient"),
+        ("loop_concatenate_fusion_3", "gradients and parameters of layers, joined and cut"),
+        ("Memset 0", "others"),
+    ],
+)
+def test_a_kernel_belongs_to_the_part_of_the_step_that_its_instruction_says(kernel, part):
+    text = """
+  %loop_convert_fusion.28 = bf16[8]{0} fusion(%a), kind=kLoop, metadata={op_name="jit(step)/jvp(DiT)/blocks/mlp/mul"}
+  input_reduce_select_fusion = (f32[8]{0}) fusion(%b), metadata={op_name="jit(step)/jit(_where)/select_n" stack=1}
+  ROOT %loop_concatenate_fusion.3 = f32[8] fusion(), metadata={op_name="jit(step)/transpose(jvp(DiT))/concatenate"}
+"""
+    assert profile.part_of(kernel, profile.op_names_of(text))[0] == part
 
 
 def test_what_fails_is_a_row_that_says_so():
