@@ -87,9 +87,17 @@ def bounded(config: ConfigDict) -> dict:
     }
 
 
-def middle_block(config: ConfigDict) -> int:
-    """The middle block of the teacher's network, whose features tell data from samples; 1 where it has no depth."""
-    return max(1, config.model.get("depth", 2) // 2)
+def add_discriminator(config: ConfigDict, adversarial: float) -> None:
+    """Lets the middle block of the second network, the network of scores, tell data from samples for both players.
+
+    Args:
+        config: config of a student with the second player "fake_score", which it changes; a network without a depth is
+            judged by its first block.
+        adversarial: weight of the generator's term.
+    """
+    block = max(1, config.model.get("depth", 2) // 2)
+    config.objective.update({"block": block, "adversarial": adversarial})
+    config.second_player.objective.update({"block": block, "adversarial": 1.0})
 
 
 def preset(config: ConfigDict, arg: str, tiny: dict) -> ConfigDict:

@@ -24,7 +24,6 @@ dmd = recipes.module("students/dmd")
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = dmd.get_config(arg)
-    block = base.middle_block(config)
-    config.objective.update({"f": {"name": "jensen_shannon"}, "block": block, "adversarial": 0.1})
-    config.second_player.objective.update({"block": block, "adversarial": 1.0})
+    base.add_discriminator(config, 0.1)
+    config.objective.f = {"name": "jensen_shannon"}
     return base.preset(config, arg, {})

@@ -23,7 +23,5 @@ base = recipes.module("students/base")
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = sid.get_config(arg)
-    block = base.middle_block(config)
-    config.objective.update({"block": block, "adversarial": 0.01})
-    config.second_player.objective.update({"block": block, "adversarial": 1.0})
+    base.add_discriminator(config, 0.01)
     return base.preset(config, arg, {})
