@@ -17,6 +17,10 @@ from diffusion.recipe import recipes
 progressive = recipes.module("students/progressive")
 base = recipes.module("students/base")
 
+PLAYERS = ("objective", "second_player.objective")
+STAGES = {"N": 2, "stage": 10}
+TINY = {f"{player}.{field}": value for player in PLAYERS for field, value in STAGES.items()}
+
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
@@ -30,9 +34,5 @@ def get_config(arg: str = "") -> ConfigDict:
         "updates": 1,
     }
     config.optimizer.update({"learning_rate": 2e-4, "b1": 0.5})
-    config.train.batch_size //= 2  # a step of both players costs about five of `students/progressive`
-    tiny = {f"{player}.{field}": value for player in ("objective", "second_player.objective") for field, value in TINY}
-    return base.preset(config, arg, tiny | {"checkpoint.keep_every": 10})
-
-
-TINY = (("N", 2), ("stage", 10))
+    config.train.batch_size //= 2  # a step of both players has about four times the passes of `students/progressive`
+    return base.preset(config, arg, TINY | {"checkpoint.keep_every": 10})
