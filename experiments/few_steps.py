@@ -48,6 +48,7 @@ from diffusion.training.checkpointing import checkpoints
 
 EFFORT = sample_metrics.Effort(0, 10)
 SHOWN = 10  # samples in a row of the picture, and the least number that --number may be
+LINES, MARKERS = ("-", "-.", ":"), "o^D"  # of the models in a plot, after each turn of the colours
 WRAPPED = 10  # letters in a line above a sample
 SHARES = {"coverage": "coverage", "asked_class": "class recognised"}  # {key: title} of the figures that are shares
 
@@ -242,10 +243,12 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
     figure = plots.blank(4.6 * len(features) + 2.2, 3.9, layout="constrained")
     models = list(dict.fromkeys(row["name"] for row in rows))
     for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(features))), features):
-        for model, colour in zip(models, (*plots.COLOURS, *plots.COLOURS)):
+        for number, model in enumerate(models):
+            turn, colour = divmod(number, len(plots.COLOURS))
             mine = [row for row in rows if row["name"] == model]
             teacher = {"linestyle": "--", "color": "#888888", "marker": "s"} if model == models[-1] else {}
-            line = {"linestyle": "-", "color": colour, "marker": "o", "markersize": 4.5, "linewidth": 1.7} | teacher
+            line = {"color": plots.COLOURS[colour], "markersize": 4.5, "linewidth": 1.7}
+            line |= {"linestyle": LINES[turn % len(LINES)], "marker": MARKERS[turn % len(MARKERS)]} | teacher
             key = f"fd_{feature}"
             height = [row[key] for row in mine]
             spread = [row["spread"].get(key, 0) for row in mine]
