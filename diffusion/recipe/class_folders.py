@@ -1,20 +1,23 @@
 """The facts that a model's folder states without the libraries that read its networks; and the bundled models."""
 
-__all__ = ["INDEX", "SHIPPED", "WEIGHTS", "folder_of", "is_of_classes", "is_shipped"]
+__all__ = ["INDEX", "LORA", "SHIPPED", "WEIGHTS", "folder_of", "is_of_classes", "is_shipped"]
 
 import pathlib
 
 from diffusion.io import opener
 
 INDEX = "model_index.json"
+LORA = "pytorch_lora_weights.safetensors"
+"""The file of a folder that travels with the project, and is another model with a LoRA."""
 WEIGHTS = pathlib.Path(__file__).parents[1] / "weights"
 """The folder of the models that travel with the project."""
 SHIPPED = {
     "digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91",
     "moving": "d12e1b42e3281783490c3d27aa65039f9ddff1b5379afec8c2abaa0c33ce6d4d",
+    "drawings-fast": "64412d602867e1177c52f076424ceb3a0d3f19a4c16b58062348808b78c55f03",
     "drawings": "bc35d29f517de75aecb8730cf9030c733c2df5530f2d8c505852a0c35a840795",
 }
-"""The SHA-256 of each one's model.safetensors, or the fingerprint of a text-to-image model's folder.
+"""The SHA-256 of each one's model.safetensors or LoRA, or the fingerprint of a text-to-image model's folder.
 
 `python -m tools.weights` writes a folder and prints its line.
 """
@@ -32,7 +35,7 @@ def folder_of(model: str | pathlib.Path) -> pathlib.Path:
 def is_shipped(folder: str | pathlib.Path) -> bool:
     """Whether a folder holds weights of a run, and travels with the project."""
     folder = folder_of(folder)
-    return folder.parent == WEIGHTS and not (folder / INDEX).is_file()
+    return folder.parent == WEIGHTS and not ((folder / INDEX).is_file() or (folder / LORA).is_file())
 
 
 def is_of_classes(folder: str | pathlib.Path) -> bool:

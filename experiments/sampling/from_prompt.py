@@ -93,7 +93,10 @@ def main(
                 folder = str(workdir.text_model(work))
             else:
                 assert MODEL.value is not None  # one of both is named, as checked above
-                folder = str(shipped_models.folder_of_prompts(MODEL.value))
+                place, lora, settings = shipped_models.with_lora(MODEL.value)
+                folder = str(place)
+                source["loras"] = lora | source["loras"]
+                request = request.completed(settings)
             keeps_stored = QUANTISED.value == STORED
             model = text_to_image.load(folder, **source, quantised=keeps_stored, drop_text=DROP_TEXT.value)
         source["quantised"] = QUANTISED.value

@@ -3,11 +3,12 @@
     diffusion sample --model=digits
     run = trained_run.load("digits")
     diffusion sample --model=drawings --prompt="a red circle above a blue square"    # a text-to-image model's folder
+    diffusion sample --model=drawings-fast --prompt="a red circle above a blue square"    # the same with a LoRA
 
 `python -m tools.weights` writes the folder of one, and `class_folders.SHIPPED` has its name and its digest.
 """
 
-__all__ = ["FILE", "SCALE", "folder_of_prompts", "read_config", "read_params"]
+__all__ = ["FILE", "SCALE", "folder_of_prompts", "read_config", "read_params", "with_lora"]
 
 import hashlib
 import pathlib
@@ -65,9 +66,45 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
             f"The model {folder.name!r} takes no --prompt. Valid: --labels of its classes, or --condition with a "
             "caption of its data."
         )
+    if _is_lora(folder):
+        _, loras, settings = with_lora(folder)
+        chosen = " ".join(f"--{name}={value}" for name, value in settings.items())
+        raise Refusal(
+            f"The model {folder.name!r} is another with a LoRA, which diffusion sample --prompt alone takes by name. "
+            f"Valid: --model={_base_of(folder)} --lora={next(iter(loras))} {chosen}."
+        )
     if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:
         _check(folder, folder.name, model_index.fingerprint(folder))
     return folder
+
+
+def with_lora(model: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, float], dict[str, Any]]:
+    """The folder of a text-to-image model, the LoRA that belongs to it, and the settings that the LoRA was made for.
+
+    Args:
+        model: path of a folder, or the name of one that travels with the project.
+
+    Returns:
+        The folder; {file of the LoRA: weight}, empty for a model without one; {"steps", "guidance", "sampler"}, or {}.
+
+    Raises:
+        Refusal: as `folder_of_prompts`.
+    """
+    folder = class_folders.folder_of(model)
+    if not _is_lora(folder):
+        return folder_of_prompts(model), {}, {}
+    file = folder / class_folders.LORA
+    _check(file, folder.name, hashlib.sha256(opener.read(file)).hexdigest())
+    settings = opener.read_table(folder / model_index.SAMPLING)
+    return folder_of_prompts(settings.pop("base")), {str(file): 1.0}, settings
+
+
+def _is_lora(folder: pathlib.Path) -> bool:
+    return folder.parent == class_folders.WEIGHTS and (folder / class_folders.LORA).is_file()
+
+
+def _base_of(folder: pathlib.Path) -> str:
+    return opener.read_table(folder / model_index.SAMPLING)["base"]
 
 
 def _check(path: pathlib.Path, name: str, digest: str) -> None:

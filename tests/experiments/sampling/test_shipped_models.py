@@ -1,6 +1,7 @@
 """The models that travel with the project: whole, described, and able to draw what they are asked for."""
 
 import hashlib
+import pathlib
 import shutil
 
 import numpy as np
@@ -14,16 +15,18 @@ from diffusion.data.shapes import motions, scenes
 from diffusion.experiments.sampling import class_models, generate, shipped_models, trained_run
 from diffusion.models.interchange.family import Refusal
 from diffusion.recipe import class_folders
-from diffusion.text_to_image import model_index
+from diffusion.text_to_image import model_index, png
 from examples.text import drawn_objects
 from examples.video import clip_maker, pair_figures, pairs_report
+from tests import commands
 from tools import weights
 
 LARGEST = 28e6  # bytes of all together
 
 
 OF_RUNS = [name for name in class_folders.SHIPPED if class_folders.is_shipped(name)]
-OF_PROMPTS = [name for name in class_folders.SHIPPED if name not in OF_RUNS]
+OF_PROMPTS = [name for name in class_folders.SHIPPED if (class_folders.WEIGHTS / name / class_folders.INDEX).is_file()]
+WITH_LORA = [name for name in class_folders.SHIPPED if name not in (*OF_RUNS, *OF_PROMPTS)]
 
 
 @pytest.mark.parametrize("name", OF_RUNS)
@@ -49,6 +52,26 @@ def test_each_model_of_prompts_is_the_one_of_its_fingerprint_beside_a_card(name)
         assert section in card
     for path in [path for path in folder.rglob("*") if path.suffix in (".json", ".md", ".txt")]:
         assert "/work" not in path.read_text()  # no path of the machine that made it
+
+
+@pytest.mark.parametrize("name", WITH_LORA)
+def test_each_lora_is_the_file_of_its_digest_with_the_settings_that_it_was_made_for(name):
+    folder = class_folders.WEIGHTS / name
+    base, loras, settings = shipped_models.with_lora(name)
+    assert base.name in OF_PROMPTS and list(loras.values()) == [1.0]
+    (file,) = loras
+    assert hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest() == class_folders.SHIPPED[name]
+    assert settings.keys() == {"sampler", "steps", "guidance"}
+    card = (folder / "README.md").read_text()
+    for section in ("Trained by `diffusion train", "## Data", "## Figures", "## Known failures"):
+        assert section in card
+    assert "/work" not in card
+    with pytest.raises(Refusal, match=rf"'{name}' is another with a LoRA.*--model={base.name} --lora=.*--steps=4"):
+        shipped_models.folder_of_prompts(name)
+
+
+def test_a_model_without_a_lora_has_none():
+    assert shipped_models.with_lora("drawings") == (class_folders.WEIGHTS / "drawings", {}, {})
 
 
 def test_all_of_them_are_small():
@@ -117,13 +140,14 @@ def test_its_digits_are_read_as_what_they_were_asked_to_be():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OF_PROMPTS)
+@pytest.mark.parametrize("name", [*OF_PROMPTS, *WITH_LORA])
 def test_its_drawings_are_those_of_the_prompts(name):
     """By the drawings' own templates: no network reads them."""
-    model = text_to_image.load(shipped_models.folder_of_prompts(name))
+    folder, loras, settings = shipped_models.with_lora(name)
+    model = text_to_image.load(folder, loras=loras)
     prompts = [f"a {colour} {shape}" for colour, shape in zip(scenes.COLOURS, scenes.SHAPES)]
     prompts += [f"{prompt} on the left" for prompt in prompts]
-    score = drawn_objects.score_of(prompts, text_to_image.generate(model, prompts, seeds=range(16)))
+    score = drawn_objects.score_of(prompts, text_to_image.generate(model, prompts, seeds=range(16), **settings))
     assert score["shape"]["share"] >= 0.8 and score["colour"]["share"] >= 0.8
 
 
@@ -157,3 +181,14 @@ def test_another_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(class_folders, "WEIGHTS", tmp_path)
     with pytest.raises(Refusal, match=r"model\.safetensors has the SHA-256 .*, but the model 'digits' has"):
         class_models.load("digits")
+
+
+@pytest.mark.slow
+def test_a_lora_that_comes_along_is_sampled_by_its_name_with_its_settings(tmp_path):
+    words = ("-m", "experiments.sample", "--model=drawings-fast", "--prompt=a red circle", f"--out={tmp_path}")
+    for more, steps in (((), 4), (("--steps=2",), 2)):
+        done = commands.run(*words, *more, timeout=300)
+        assert done.returncode == 0, done.stderr
+        settings = png.read(pathlib.Path(next(line for line in done.stdout.splitlines() if line.endswith(".png"))))
+        assert (settings["steps"], settings["guidance"], settings["sampler"]) == (steps, 1.0, "lcm")
+        assert [pathlib.Path(file).parent.name for file in settings["loras"]] == ["drawings-fast"]
