@@ -4,8 +4,11 @@ import dataclasses
 import math
 from typing import Any
 
-from diffusion.objectives import Objective
+from diffusion.objectives import Objective, Teacher
 from diffusion.objectives.objective_facts import flat
+
+LATER = {Teacher: {"bidirectional": False}}
+"""Fields with their defaults that came after the first descriptions, which lack them, as fields of () may."""
 
 
 def described(part: Any) -> Any:
@@ -33,10 +36,12 @@ def described(part: Any) -> Any:
             f.name: getattr(part, f.name) for f in dataclasses.fields(part) if f.name not in ("parent", "name")
         }
     elif hasattr(part, "_asdict") and not isinstance(part, type):
+        later = LATER.get(type(part), {})
         fields_of = {
             name: value
             for name, value in part._asdict().items()
-            if not _is_empty(value) or part._field_defaults.get(name) != ()
+            if not (_is_empty(value) and part._field_defaults.get(name) == ())
+            and not (name in later and later[name] == value)
         }
     named = part if callable(part) and hasattr(part, "__qualname__") else type(part)
     name = f"{named.__module__}.{named.__qualname__}"

@@ -68,9 +68,9 @@ def test_every_objective_of_few_steps_draws_in_what_it_trains(name):
     draws = {}
 
     def network(name, plain):
-        def call(*inputs, dropout_keys=None):
+        def call(*inputs, dropout_keys=None, **settings):
             draws[name] = dropout_keys is not None
-            return plain(*inputs)
+            return plain(*inputs, **settings)
 
         return call
 

@@ -1,6 +1,7 @@
 """Every recipe and preset resolves end to end; models by their shapes alone."""
 
 import ast
+import functools
 import pathlib
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 
 import configs
 from diffusion.data.sources import DataSpec
+from diffusion.experiments.run import players
 from diffusion.models import lightning_dit_preset
 from diffusion.objectives.autoencoding import Coded
 from diffusion.objectives.end_to_end import Tuned
@@ -60,6 +62,14 @@ def labels_of(config, batch: int):
     return jnp.zeros(batch, jnp.int32) if config.model.num_classes else None
 
 
+def received_by(network, labels):
+    """The labels, with zeros for the guidance that the network receives."""
+    guidance = {"strength": jnp.zeros(1), "interval": jnp.zeros((1, 2))}
+    guidance = {name: zeros for name, zeros in guidance.items() if getattr(network, name, False)}
+    repeated = {name: jnp.repeat(zeros, len(labels), 0) for name, zeros in guidance.items()}
+    return {"label": labels, **repeated} if guidance else labels
+
+
 SLOW = (
     "cifar10_unet",
     "cifar10_edm",
@@ -101,7 +111,8 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     batch = max(2, resolve.Resolver(config).objective.examples.block or 2)
     network = resolve.Resolver(config).model()
     x = jnp.zeros((batch, *recipe.examples.shape))
-    inputs = (x, clock_of(network, batch), resolve.recipe(config).examples.null_condition(batch))
+    null = resolve.recipe(config).examples.null_condition(batch)
+    inputs = (x, clock_of(network, batch), received_by(network, null))
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     objective = resolve.Resolver(config).objective
     schedule = resolve.Resolver(config).schedule
@@ -112,10 +123,13 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
         pictures = jnp.zeros((batch, *recipe.example_shape))
         labels = labels_of(config, batch)
         data = {"x": pictures, "condition": labels, "index": jnp.arange(batch), "density": density_state}
-        model = lambda *a, **features: network.apply(params, *a, **features)
+        apply = players.with_strength(network.apply) if objective.condition.strength else network.apply
+        model = functools.partial(apply, params)
         if objective.beside.encoder:  # of as many tokens as the network's, and of its own width
             data["features"] = jnp.zeros((batch, resolve.Resolver(config).encoder.features()[0], config.model.width))
-        projectors = {name: lambda h, shape: h for name in objective.heads}  # to the network's own width
+        values = lambda h, shape: h[..., : np.prod(shape) // h.shape[1]]  # the numbers of x that a token stands for
+        same = lambda h, shape: h  # to the network's own width
+        projectors = {name: values if head.target == 0 else same for name, head in objective.heads.items()}
         if objective.beside.autoencoder:
             coded = Coded(pictures, {"kl": jnp.zeros(batch)}, x, lambda kernel: kernel, latents=x)
             ones = jnp.ones(recipe.examples.shape[-1])
@@ -223,9 +237,8 @@ def test_tiny_is_small(recipe):
     tiny = load(recipe, "tiny")
     network = resolve.Resolver(tiny).model()
     spec = spec_of(tiny)
-    shapes = jax.eval_shape(
-        network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1), labels_of(tiny, 1)
-    )
+    labels = received_by(network, labels_of(tiny, 1))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1), labels)
     weights = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     tokens = np.prod(spec.shape[:2]) / tiny.model.get("patch", 1) ** 2
     guided = 2 if tiny.sample.guidance.scale != 1 else 1
