@@ -2,7 +2,7 @@
 
     python -m benchmarks.symbols --torch_python=.venv-peers/bin/python --out=runs/bench/symbols.json
 
-The shape is that of MDLM's small network, cut to what two cores do. A step is the masked bound, AdamW and the moving
+The network is MDLM's small one, cut to what two cores do. A step is the masked bound, AdamW and the moving
 average; a sample takes ancestral steps, each of one evaluation. PyTorch is eager, and under torch.compile. Before
 anything is timed it receives the weights of ours, and its logits must be the same to 1e-4.
 """
@@ -43,13 +43,13 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
     args = flags.FLAGS
     cases = {"train": rows.seconds(train_step()), "sample": rows.seconds(samples())}
-    about = ""
+    version = ""
     if args.torch_python:
         weights = tempfile.NamedTemporaryFile(suffix=".npz")
         write_weights(weights.name)
         words = map(str, (weights.name, SIZE, LENGTH, WIDTH, DEPTH, HEADS, BATCH, STEPS, THREADS))
         peer = rows.Peer(args.torch_python, "benchmarks.peers.symbols", *words)
-        about = peer.about
+        version = peer.about
         if (difference := float(peer.ask("difference"))) > 1e-4:
             raise SystemExit(f"the logits of both differ by {difference:.2g}: they are not the same network")
         for what in ("train", "sample"):
@@ -60,10 +60,10 @@ def main(argv: list[str]) -> None:
     milliseconds = {name: tuple(1000 * one for one in seconds) for name, seconds in taken.items()}
     phrases = {"train": f"train step, masks, {SHAPE}", "sample": f"{STEPS} ancestral steps, {SHAPE}"}
     lines = [
-        rows.Row(phrases[what], "ms", False, milliseconds[what], f"{about} {form}", milliseconds[f"{what} {form}"])
+        rows.Row(phrases[what], "ms", False, milliseconds[what], f"{version} {form}", milliseconds[f"{what} {form}"])
         for what in phrases
         for form in ("compiled", "eager")
-        if about
+        if version
     ] or [rows.Row(phrases[what], "ms", False, milliseconds[what]) for what in phrases]
     rows.report(lines, f"jax {jax.__version__}, {jax.devices()[0].device_kind}, {args.rounds} rounds", args.out)
 

@@ -226,10 +226,10 @@ def table(
     titles = {"fd_inception": "FID", **{f"fd_{name}": f"FD {name}" for name in features if name != "inception"}}
 
     def line(row: Mapping) -> list:
-        about = lambda key, scale=1: f" ± {scale * row['spread'][key]:.2g}" if row["spread"] else ""
+        deviation = lambda key, scale=1: f" ± {scale * row['spread'][key]:.2g}" if row["spread"] else ""
         over = lambda key: f" ({row[key] / reference[key]:.2f})" if reference else ""
-        share = lambda key: "—" if row.get(key) is None else f"{100 * row[key]:.1f}{about(key, 100)} %"
-        cells = [f"{row[key]:.4g}{about(key)}{over(key)}" for key in distances]
+        share = lambda key: "—" if row.get(key) is None else f"{100 * row[key]:.1f}{deviation(key, 100)} %"
+        cells = [f"{row[key]:.4g}{deviation(key)}{over(key)}" for key in distances]
         return [row["name"], row["nfe"], row["seeds"], *cells, *map(share, shown)]
 
     heads = ["model", "evaluations", "trainings", *(titles[key] for key in distances), *shown.values()]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.profile --out=profile.json
 
-The step is that of the stage `train_xl`. Kernels of libraries are known by their names; a kernel of XLA's has the name
+It is the step of the stage `train_xl`. Kernels of libraries are known by their names; a kernel of XLA's has the name
 of its instruction in the compiled program, whose metadata says which line of the program it belongs to.
 """
 

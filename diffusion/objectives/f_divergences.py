@@ -15,7 +15,7 @@ Each f is scaled so that h(1) = f''(1) = 1: near the optimum all of them are one
 | forward_kl          | r log r                            | r             | covers modes; of a high variance       |
 | jeffreys            | (r - 1) log r                      | (1 + r) / 2   | the sum of the two directions of KL    |
 
-The gradient is that of Xu et al. 2025, "One-step Diffusion Models with f-Divergence Distribution Matching", and the
+The gradient comes from Xu et al. 2025, "One-step Diffusion Models with f-Divergence Distribution Matching", and the
 weights are those of its code, up to their scales.
 """
 

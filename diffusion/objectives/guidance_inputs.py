@@ -70,8 +70,8 @@ def draw_guidance(
         power = 1 - guidance.beta
         w = (1 + r * (guidance.largest**power - 1)) ** (1 / power)
     interval = (draws[:, 1:] + jnp.arange(2)) * schedule.t_max / 2
-    whole = everywhere | (not guidance.interval)
-    return w, jnp.where(whole[:, None], schedule.t_max * jnp.arange(2.0), interval)
+    unlimited = everywhere | (not guidance.interval)
+    return w, jnp.where(unlimited[:, None], schedule.t_max * jnp.arange(2.0), interval)
 
 
 def guided_target(
@@ -99,7 +99,7 @@ def guided_target(
         t: times `[B]`.
         v: `[B, ...]` velocities of the pairs.
         condition: condition of the batch.
-        everywhere: as in `draw_guidance`.
+        everywhere: `[B]` whether the interval of an example is (0, t_max).
 
     Returns:
         The target, the velocity v_w of the guided flow at x_t (both without a gradient), and the condition with w - 1
@@ -112,12 +112,12 @@ def guided_target(
         raise ValueError("guidance that the network receives needs a condition, but the batch has none")
     input_keys, drop_keys = split(keys, 2)
     w, interval = draw_guidance(guidance, schedule, input_keys, everywhere)
-    whole = jnp.broadcast_to(schedule.t_max * jnp.arange(2.0), interval.shape)
+    all_times = jnp.broadcast_to(schedule.t_max * jnp.arange(2.0), interval.shape)
     received = lambda condition, w, interval: (condition, w - 1, *((interval,) if guidance.interval else ()))
     inside = (interval[:, 0] <= t) & (t <= interval[:, 1])
     w_t = jnp.where(inside, w, 1.0)
-    rate = velocity_of(received(condition, w_t, whole))
-    null_rate = velocity_of(received(null_of(condition, guidance.null), jnp.ones_like(w), whole))
+    rate = velocity_of(received(condition, w_t, all_times))
+    null_rate = velocity_of(received(null_of(condition, guidance.null), jnp.ones_like(w), all_times))
     target = v + left_broadcast(1 - 1 / w_t, v) * (rate - null_rate)
     dropped, condition = drop_condition(
         drop_keys, (jnp.zeros(t.shape, bool), condition), (True, null_of(condition, guidance.null)), guidance.dropout

@@ -111,10 +111,10 @@ def transition_judge(
     Args:
         parameterization: parameterization of the network "model".
         teacher: parameterization of the network "teacher", and of the time and input of the network "judge".
-        N: as in the student's objective.
-        stage: as in the student's objective.
-        teacher_scale: as in the student's objective.
-        null: as in the student's objective.
+        N: number of the student's steps after the first halving, that of its objective.
+        stage: training steps after which N halves.
+        teacher_scale: scale of the first teacher's guidance.
+        null: null condition of one example, where the scale is not 1.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (logits), each `[B]`.
@@ -145,6 +145,6 @@ def _logits(networks, schedule, parameterization, taught: Taught, x_s: Array, co
     """`[B]` logits D(x_s) in float32."""
     features = lambda x, t: evaluate(player(networks, "judge"), schedule, parameterization, x, t, condition)[0]
     # Where x_s is clean, the logarithm of sigma would be no number.
-    of_s = features(x_s, jnp.maximum(taught.s, clean_time(schedule)))
+    end_features = features(x_s, jnp.maximum(taught.s, clean_time(schedule)))
     beside = jnp.where(2 * (step % stage) < stage, features(taught.x_t, taught.t), 0)
-    return jnp.mean(of_s * (1 + beside), axis=tuple(range(1, x_s.ndim)))
+    return jnp.mean(end_features * (1 + beside), axis=tuple(range(1, x_s.ndim)))
