@@ -66,12 +66,12 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
             f"The model {folder.name!r} takes no --prompt. Valid: --labels of its classes, or --condition with a "
             "caption of its data."
         )
-    if _is_lora(folder):
-        _, loras, settings = with_lora(folder)
+    if (lora := _lora_of(folder)) is not None:
+        base, file, settings = lora
         chosen = " ".join(f"--{name}={value}" for name, value in settings.items())
         raise Refusal(
             f"The model {folder.name!r} is another with a LoRA, which diffusion sample --prompt alone takes by name. "
-            f"Valid: --model={_base_of(folder)} --lora={next(iter(loras))} {chosen}."
+            f"Valid: --model={base} --lora={file} {chosen}."
         )
     if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:
         _check(folder, folder.name, model_index.fingerprint(folder))
@@ -91,20 +91,20 @@ def with_lora(model: str | pathlib.Path) -> tuple[pathlib.Path, dict[str, float]
         Refusal: as `folder_of_prompts`.
     """
     folder = class_folders.folder_of(model)
-    if not _is_lora(folder):
+    if (lora := _lora_of(folder)) is None:
         return folder_of_prompts(model), {}, {}
-    file = folder / class_folders.LORA
+    base, file, settings = lora
     _check(file, folder.name, hashlib.sha256(opener.read(file)).hexdigest())
+    return folder_of_prompts(base), {str(file): 1.0}, settings
+
+
+def _lora_of(folder: pathlib.Path) -> tuple[str, pathlib.Path, dict[str, Any]] | None:
+    """(The model that a LoRA belongs to, its file, its settings), of a folder that travels with the project."""
+    file = folder / class_folders.LORA
+    if folder.parent != class_folders.WEIGHTS or not file.is_file():
+        return None
     settings = opener.read_table(folder / model_index.SAMPLING)
-    return folder_of_prompts(settings.pop("base")), {str(file): 1.0}, settings
-
-
-def _is_lora(folder: pathlib.Path) -> bool:
-    return folder.parent == class_folders.WEIGHTS and (folder / class_folders.LORA).is_file()
-
-
-def _base_of(folder: pathlib.Path) -> str:
-    return opener.read_table(folder / model_index.SAMPLING)["base"]
+    return settings.pop("base"), file, settings
 
 
 def _check(path: pathlib.Path, name: str, digest: str) -> None:
