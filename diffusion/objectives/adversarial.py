@@ -10,9 +10,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.objectives.discriminators import with_features
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import frozen, mix, player, sum_square, to_the_end, with_fixed_parameters
+from diffusion.objectives.few_step import (
+    frozen,
+    mix,
+    player,
+    sum_square,
+    to_the_end,
+    with_features,
+    with_fixed_parameters,
+)
 from diffusion.objectives.inputs import normal, pairs, split, times, weighted_mean_square
 from diffusion.objectives.objective import Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained

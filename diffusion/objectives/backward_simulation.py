@@ -17,7 +17,7 @@ __all__ = [
     "backward_simulation",
     "check_chunk",
     "check_frames",
-    "drawn_steps",
+    "drawn_times",
     "generate",
     "noised_chunks",
     "one_step",
@@ -191,8 +191,7 @@ def noised_chunks(grid: Sequence[float], chunk: int) -> Simulation:
     def draw(network, schedule, generator, keys, batch):
         step_keys, noise_keys = split(keys, 2)
         x_0 = batch["x"]
-        steps = drawn_steps("noised_chunks", step_keys, len(times) + 1, x_0.shape, chunk)
-        t = jnp.asarray((*times, clean_time(schedule)))[steps]
+        steps, t = drawn_times("noised_chunks", schedule, step_keys, times, x_0.shape, chunk)
         x_t = mix(schedule, t, x_0, normal(noise_keys, x_0))
         x = predict(network, schedule, generator, x_t, t, batch.get("condition")).x0
         return jnp.where(left_broadcast(steps < len(times), x), x, x_0).astype(x_0.dtype)
@@ -200,13 +199,16 @@ def noised_chunks(grid: Sequence[float], chunk: int) -> Simulation:
     return Simulation(draw, ("noised_chunks", *times, chunk), in_chunks=True)
 
 
-def drawn_steps(name: str, keys: Array, number: int, shape: tuple[int, ...], chunk: int) -> Array:
-    """int `[B, F]` steps in 0 .. number - 1, one for each chunk of each clip.
+def drawn_times(
+    name: str, schedule: NoiseSchedule, keys: Array, times: Sequence[float], shape: tuple[int, ...], chunk: int
+) -> tuple[Array, Array]:
+    """int `[B, F]` steps in 0 .. N, one for each chunk of each clip, and their times; step N is clean.
 
     Args:
         name: name of the function that needs them.
+        schedule: the process.
         keys: `[B]` random keys.
-        number: number of steps to choose from.
+        times: N times of `times_of`.
         shape: shape [B, F, ...] of the clips.
         chunk: number of frames of a chunk.
 
@@ -214,8 +216,9 @@ def drawn_steps(name: str, keys: Array, number: int, shape: tuple[int, ...], chu
         ValueError: as `check_frames`.
     """
     check_frames(name, shape, chunk)
-    steps = jax.vmap(lambda key: jax.random.randint(key, (shape[1] // chunk,), 0, number))(keys)
-    return jnp.repeat(steps, chunk, axis=1)
+    steps = jax.vmap(lambda key: jax.random.randint(key, (shape[1] // chunk,), 0, len(times) + 1))(keys)
+    steps = jnp.repeat(steps, chunk, axis=1)
+    return steps, jnp.asarray((*times, clean_time(schedule)))[steps]
 
 
 def check_frames(name: str, shape: tuple[int, ...], chunk: int) -> None:

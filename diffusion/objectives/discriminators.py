@@ -7,9 +7,8 @@ With the losses below the best logit is the ratio of the two densities of x_t:
     D(x_t) = log p_t(x_t) / q_t(x_t)    for data (p) and samples (q) that are noised alike
 """
 
-__all__ = ["check", "fooled", "judged", "logits_of", "shared", "with_features"]
+__all__ = ["check", "fooled", "judged", "logits_of", "shared"]
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,34 +17,9 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.objectives.backward_simulation import Simulation
+from diffusion.objectives.few_step import with_features
 from diffusion.parameterizations import Network, Parameterization, predict
 from diffusion.schedules import NoiseSchedule
-
-
-def with_features(network: Network, blocks: tuple[int, ...]) -> tuple[Callable[..., Any], list[tuple[Array, ...]]]:
-    """A network that appends the features of each call to the list beside it.
-
-    Args:
-        network: network that returns (output, features) when it is called with `features`.
-        blocks: blocks whose features are read, 1 the first.
-
-    Raises:
-        ValueError: when called, if it returns no features.
-    """
-    recorded: list[tuple[Array, ...]] = []
-
-    def called(x, clock, condition):
-        returned = network(x, clock, condition, features=blocks)
-        if not isinstance(returned, tuple) or len(returned) != 2:
-            raise ValueError(
-                f"the network returned {type(returned).__name__}, but a discriminator needs (output, features) from a "
-                "call with `features`. Valid: e.g. dit"
-            )
-        output, features = returned
-        recorded.append(features)
-        return output
-
-    return called, recorded
 
 
 def logits_of(features: tuple[Array, ...]) -> Array:

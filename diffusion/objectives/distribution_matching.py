@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from diffusion.objectives.backward_simulation import Simulation, generate, one_step
 from diffusion.objectives.denoising import denoising
-from diffusion.objectives.discriminators import check, fooled, judged, logits_of, shared, with_features
+from diffusion.objectives.discriminators import check, fooled, judged, logits_of, shared
 from diffusion.objectives.entry import entry
 from diffusion.objectives.f_divergences import Divergence
 from diffusion.objectives.few_step import (
@@ -26,6 +26,7 @@ from diffusion.objectives.few_step import (
     player,
     squared,
     to_the_end,
+    with_features,
     with_fixed_parameters,
 )
 from diffusion.objectives.inputs import mean_square, normal, split, times

@@ -11,6 +11,7 @@ __all__ = [
     "squared",
     "sum_square",
     "to_the_end",
+    "with_features",
     "with_fixed_parameters",
 ]
 
@@ -64,6 +65,35 @@ def with_fixed_parameters(function: Callable[..., Any], x: Array) -> Any:
     """
     converted, held = jax.closure_convert(function, x)
     return converted(x, *jax.lax.stop_gradient(held))
+
+
+def with_features(
+    network: Network, blocks: tuple[int, ...], reader: str = "a discriminator"
+) -> tuple[Callable[..., Any], list[tuple[Array, ...]]]:
+    """A network that appends the features of each call to the list beside it.
+
+    Args:
+        network: network that returns (output, features) when it is called with `features`.
+        blocks: blocks whose features are read, 1 the first.
+        reader: name of what reads them, for the error.
+
+    Raises:
+        ValueError: when called, if it returns no features.
+    """
+    recorded: list[tuple[Array, ...]] = []
+
+    def called(x, clock, condition):
+        returned = network(x, clock, condition, features=blocks)
+        if not isinstance(returned, tuple) or len(returned) != 2:
+            raise ValueError(
+                f"the network returned {type(returned).__name__}, but {reader} needs (output, features) from a "
+                "call with `features`. Valid: e.g. dit"
+            )
+        output, features = returned
+        recorded.append(features)
+        return output
+
+    return called, recorded
 
 
 def mix(schedule: NoiseSchedule, t: ArrayLike, x_0: Array, eps: Array) -> Array:

@@ -25,7 +25,7 @@ from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
 from diffusion.objectives import projectors
 from diffusion.objectives.conditioning import drop_condition, null_of
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import derivative, mix, player, sum_square
+from diffusion.objectives.few_step import derivative, mix, player, sum_square, with_features
 from diffusion.objectives.guidance_inputs import GuidanceInputs, guided_target
 from diffusion.objectives.inputs import pairs, split, times
 from diffusion.objectives.objective import Jumps, Objective
@@ -201,16 +201,11 @@ def _with_velocity(networks, schedule, clocks, layer, x, t, s, condition) -> tup
     if layer is None:
         u = mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
         return u, u
-    tokens = []
-
-    def model(x, clock, condition):
-        output, (features,) = player(networks, "model")(x, clock, condition, features=(layer,))
-        tokens.append(features)
-        return output
-
+    model, recorded = with_features(player(networks, "model"), (layer,), "a velocity head")
     u = mean_velocity(model, schedule, clocks, x, t, s, condition)
     shape = x.shape[1:]
-    return u, projectors.untokens(player(networks, "velocity")(tokens[0], shape), shape)
+    ((tokens,),) = recorded
+    return u, projectors.untokens(player(networks, "velocity")(tokens, shape), shape)
 
 
 def noised_between(density, equal, guidance, u, schedule, keys, batch) -> tuple[Array, Array, Array, Array, Array, Any]:

@@ -9,14 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.flow_maps import from_denoiser
-from diffusion.objectives.backward_simulation import check_chunk, drawn_steps, times_of
+from diffusion.objectives.backward_simulation import check_chunk, drawn_times, times_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, to_the_end
 from diffusion.objectives.inputs import split, weighted_mean_square
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Parameterization, denoiser, predict
 from diffusion.samplers.sample import prior
-from diffusion.timesteps import clean_time
 
 
 def trajectory_regression(
@@ -28,8 +27,8 @@ def trajectory_regression(
         loss = mean [t_c > 0] |x0(x_t, t)[c] - x(0)[c]|^2,    x_t[c] = x(t_c)[c],    t_c uniform among the grid's times
 
     A causal student, which sees of chunk c the earlier chunks alone, learns how the teacher, which sees whole clips,
-    ends. The trajectories are made anew in each step, by N solver_steps evaluations without a gradient; the paper
-    trains on a fixed set of them. It is the start of `distribution_matching` with `noised_chunks`.
+    ends. Each training step makes new trajectories, by N solver_steps evaluations without a gradient; the paper trains
+    on a fixed set of them. It is the start of `distribution_matching` with `noised_chunks`.
 
     Facts:
         loss: mean [t_c > 0] |x0(x_t, t)[c] - x(0)[c]|^2
@@ -76,9 +75,8 @@ def trajectory_regression(
 
         _, states = jax.lax.scan(stepped, z, pairs)
         states = jnp.concatenate([z[None], states[solver_steps - 1 :: solver_steps]])
-        steps = drawn_steps("trajectory_regression", step_keys, len(times) + 1, shape, chunk)
+        steps, t = drawn_times("trajectory_regression", schedule, step_keys, times, shape, chunk)
         row, frame = jnp.arange(shape[0])[:, None], jnp.arange(shape[1])
-        t = jnp.asarray((*times, clean_time(schedule)))[steps]
         x0 = predict(player(networks, "model"), schedule, generator, states[steps, row, frame], t, condition).x0
         losses = weighted_mean_square(jnp.float32(steps < len(times)), x0 - states[-1])
         return losses, {"t": jnp.mean(t, axis=1)}
