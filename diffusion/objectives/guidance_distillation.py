@@ -5,12 +5,11 @@ __all__ = ["guidance_distillation"]
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
-from diffusion.objectives.guidance_inputs import guided_prediction
+from diffusion.objectives.guidance_inputs import guided_prediction, uniform_scales
 from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Condition
@@ -72,7 +71,7 @@ def guidance_distillation(
                 raise ValueError("guidance_distillation: a range of w needs a condition, but the batch has none")
             keys, guidance_keys = split(keys, 2)
             _, _, x_t, t, importance = noised(schedule, density, keys, batch)
-            w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
+            w = uniform_scales(guidance_keys, low, high)
             conditions = (condition, null_of(condition, null))
             guided = guided_prediction(taught, schedule, teacher, x_t, t, conditions, w)
             condition, metrics = (condition, w), {"guidance": w}

@@ -1,6 +1,6 @@
 """Guidance that a network receives as an input: scale and interval are drawn in training, chosen in sampling."""
 
-__all__ = ["GuidanceInputs", "draw_guidance", "guided_prediction", "guided_target"]
+__all__ = ["GuidanceInputs", "draw_guidance", "guided_prediction", "guided_target", "uniform_scales"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -124,6 +124,11 @@ def guided_target(
     )
     choose = lambda a, b: jax.lax.stop_gradient(jnp.where(left_broadcast(dropped, a), a, b))
     return choose(v, target), choose(null_rate, rate), received(condition, w, interval)
+
+
+def uniform_scales(keys: Array, low: float, high: float) -> Array:
+    """w ~ U(low, high) of each example, `[B]` float32, by its own key."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(keys)
 
 
 def guided_prediction(

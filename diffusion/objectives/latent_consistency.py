@@ -12,7 +12,7 @@ from diffusion import flow_maps, timesteps
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, to_the_end
-from diffusion.objectives.guidance_inputs import guided_prediction
+from diffusion.objectives.guidance_inputs import guided_prediction, uniform_scales
 from diffusion.objectives.inputs import pairs, split
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.objectives.objective_facts import Condition
@@ -85,7 +85,7 @@ def latent_consistency_distillation(
         times = timesteps.shift(schedule, np.linspace(0, 1, solver_steps + 1, dtype=np.float32), shift)
         t = jnp.asarray(times)[n]
         s = jnp.asarray(np.maximum(times, 1 / T))[n - 1]
-        w = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(guidance_keys)
+        w = uniform_scales(guidance_keys, low, high)
         x_t = mix(schedule, t, *pairs(noise_keys, batch))
         conditions = (condition, null_of(condition, null))
         taught = frozen(networks, "teacher")
