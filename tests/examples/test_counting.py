@@ -69,8 +69,9 @@ def test_the_reward_is_the_probability_of_all_that_is_requested(rewarding):
     params = {name: np.zeros_like(leaf) for name, leaf in rewarding.params.items()} | {"count/bias": bias}
     blind = attribute_reader.from_params(params, CLASSES)
     texts = ["three blue stars", "two blue stars", "a shape"]
-    # Weights that are all equal are arguments here. As constants after a reduction, as in `jit(lambda x: x.max(1) @ W)`,
-    # XLA's compiler for CPUs of jaxlib 0.10.2 to 0.12.0 reads memory that nothing has written.
+    # Weights that are all equal are arguments here. As constants after a reduction, as in
+    # `jit(lambda x: x.max(1) @ W)`, XLA's compiler for CPUs of jaxlib 0.10.2 to 0.12.0 reads memory that nothing has
+    # written.
     log_p = jax.jit(lambda params, x, facts: rewards.log_probability(blind._replace(params=params), x, facts))(
         params, np.zeros((3, 64, 64, 3)), facts_of(texts)
     )
