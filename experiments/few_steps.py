@@ -1,7 +1,7 @@
 """Compares few-step students with their teacher: figures by the number of network evaluations, from the same noise.
 
     diffusion few_steps --teacher=runs/digits --out=runs/few_steps \\
-        --students=runs/digits_students/student=lcm,runs/digits_students/student=turbo
+        --students=runs/digits_students/student=lcm,seed=0 --students=runs/digits_students/student=turbo
     diffusion few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
 
 Each run samples as its own config says, except for the number of steps: students take 1, 2, 4 and 8 (--steps), and the
@@ -24,6 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
     command_line.begin()
 
+import functools
 import glob
 import hashlib
 import json
@@ -36,14 +37,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from diffusion.experiments.evaluation import plots, report, sample_metrics
+from diffusion.experiments.evaluation import plots, real_images, report, sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.io.files import atomic
 from diffusion.metrics import manifold
 from diffusion.objectives import Jumps
 from diffusion.recipe import ConfigError, checks, resolve
-from diffusion.recipe.values import config_hash
+from diffusion.recipe.values import config_hash, from_json, to_json
 from diffusion.training.checkpointing import checkpoints
 
 EFFORT = sample_metrics.Effort(0, 10)
@@ -172,13 +173,19 @@ def measured(row: Row) -> Made:
     for name, part in metrics["frechet"].items():
         figures |= {f"fd_{name}": part["all_samples"]["mean"], f"floor_{name}": part["floor"]["mean"]}
     if "classifier" in config.evaluate.features:
-        train, real = (sample_metrics.split_of(config, name) for name in (config.data.split, config.evaluate.split))
-        extract = sample_metrics.extractor_of("classifier", config, train).extract
         order = sample_metrics.balanced_order(labels)[: metrics["count"]]
-        figures["coverage"] = coverage(
-            sample_metrics.rows(extract, images[order]), sample_metrics.rows(extract, real.images)
-        )
+        extract, real = real_rows(to_json({"data": config.data, "evaluate": {"split": config.evaluate.split}}))
+        figures["coverage"] = coverage(sample_metrics.rows(extract, images[order]), real)
     return figures | {"count": metrics["count"]}, images, labels
+
+
+@functools.lru_cache(maxsize=1)
+def real_rows(settings: str) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    """The classifier's features as a function of images, and those of the real images that `settings` name."""
+    config = from_json(settings)
+    train, real = real_images.splits_of(config)
+    extract = sample_metrics.extractor_of("classifier", config, train).extract
+    return extract, sample_metrics.rows(extract, real.images)
 
 
 def coverage(samples: np.ndarray, real: np.ndarray) -> float:

@@ -80,7 +80,7 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
         "attributes": judge.score(verdicts)["attributes"]["share"],
         f"fd_{FEATURE}": frechet["all_samples"]["mean"],
         f"floor_{FEATURE}": frechet["floor"]["mean"],
-        "coverage": few_steps.coverage(*(attribute_reader.features(reader(), rows) for rows in (images, _new()[0]))),
+        "coverage": few_steps.coverage(attribute_reader.features(reader(), images), _new_features(reader)),
         "count": number,
         "dataset": f"shapes {shapes.Shapes.VERSION}",
     }
@@ -93,6 +93,12 @@ def _new() -> tuple[np.ndarray, np.ndarray]:
     first = shapes.SIZES["train"]
     images = np.stack([shapes.example("train", number)[0] for number in range(first, first + 2 * NEW)])
     return images[:NEW], images[NEW:]
+
+
+@functools.lru_cache(maxsize=1)
+def _new_features(reader: Callable[[], Reader]) -> np.ndarray:
+    """The judge's features of the first set."""
+    return attribute_reader.features(reader(), _new()[0])
 
 
 def main(argv: Sequence[str]) -> None:

@@ -6,7 +6,9 @@ from absl import flags
 def define(teacher: str, students: str, out: str) -> None:
     """Defines the flags of `few_steps.compare`; the arguments are examples, and the folder that it writes to."""
     flags.DEFINE_string("teacher", None, f"the teacher's run folder, e.g. {teacher}")
-    flags.DEFINE_list("students", None, f'run folders of the students, or patterns such as "{students}/*"')
+    flags.DEFINE_multi_string(
+        "students", None, f'run folder of a student, or a pattern such as "{students}/*"; may be repeated'
+    )
     flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps of the students")
     flags.DEFINE_list("teacher_steps", ["8", "20", "50"], "sampling steps of the teacher")
     flags.DEFINE_integer("number", 1000, "number of samples for each run", lower_bound=10)

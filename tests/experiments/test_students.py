@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from configs import digits
 from diffusion import guidance, parameterizations, samplers, timesteps
 from diffusion.data import pipeline
 from diffusion.experiments import few_steps, reproduce, train
+from diffusion.experiments.evaluation import real_images, sample_metrics
 from diffusion.experiments.run import examples, noise_pairs, players, program as programs
 from diffusion.experiments.sampling import generate
 from diffusion.recipe import ConfigError, checks, recipes, resolve
@@ -411,6 +413,20 @@ def test_coverage_is_the_share_of_real_rows_near_a_sample():
     assert few_steps.coverage(real, real) == 1
     assert few_steps.coverage(real + 100, real) == 0
     assert few_steps.coverage(real[:1] + np.zeros((40, 1)), real) < 0.5
+
+
+def test_the_features_of_the_real_images_are_computed_once_for_all_rows(monkeypatch):
+    settings = to_json({"data": {"name": "digits"}, "evaluate": {"split": "validation"}})
+    real = types.SimpleNamespace(images=np.zeros((3, 8, 8, 1), np.uint8), labels=np.zeros(3, int))
+    calls = []
+    extract = lambda images: (calls.append(len(images)), images.reshape(len(images), -1) / 255)[1]
+    monkeypatch.setattr(real_images, "splits_of", lambda config: {"validation": (real, real)}[config.evaluate.split])
+    monkeypatch.setattr(sample_metrics, "extractor_of", lambda *_: types.SimpleNamespace(extract=extract))
+    few_steps.real_rows.cache_clear()
+    for _ in range(2):
+        assert few_steps.real_rows(settings)[1].shape == (3, 64)
+    few_steps.real_rows.cache_clear()
+    assert calls == [3]
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ def test_both_runs_are_needed(values, word):
 
 
 def test_the_rest_has_defaults(values):
-    values(["command", "--teacher=a", "--students=b,c"])
-    assert (values.teacher, values.students) == ("a", ["b", "c"])
+    values(["command", "--teacher=a", "--students=b,seed=0", "--students=c"])
+    assert (values.teacher, values.students) == ("a", ["b,seed=0", "c"])
     assert (values.steps, values.teacher_steps) == (["1", "2", "4", "8"], ["8", "20", "50"])
     assert (values.number, values.out) == (1000, "runs/table")
 
