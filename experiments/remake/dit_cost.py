@@ -1,9 +1,8 @@
 """Peebles and Xie's table 4: Gflops and parameters of the twelve DiTs, by the budget and by the networks themselves."""
 
-from collections.abc import Mapping
+from typing import Any
 
-from diffusion.experiments.remake.claims import Remake
-from diffusion.experiments.remake.network_costs import XLA, cost_figures, parameters, published_costs, xla_gflops
+from diffusion.experiments.remake.network_costs import cost_remake, parameters
 from diffusion.models.budget.flops import flops
 from diffusion.models.dit import dit_preset
 
@@ -24,33 +23,32 @@ TABLE = {  # Gflops (multiply-adds of a forward pass), millions of parameters
 }
 
 
-def measure(part: str, quick: bool) -> Mapping[str, float]:
-    """{"DiT-...: Gflops", "DiT-...: parameters, millions"} of one network, without making an array."""
-    del quick
-    network = dit_preset(part.removeprefix("DiT-"), num_classes=1000, learn_sigma=True)
-    figures = cost_figures(part, flops(network, LATENTS) / 2e9, parameters(network, LATENTS))
-    return figures | {XLA.format(part): xla_gflops(network, LATENTS)}
+def network(part: str) -> tuple[Any, tuple[int, ...]]:
+    """The DiT of a row, and the shape of one example."""
+    return dit_preset(part.removeprefix("DiT-"), num_classes=1000, learn_sigma=True), LATENTS
 
 
-REMAKE = Remake(
+def budget(network: Any, shape: Any) -> tuple[float, float]:
+    """10^9 multiply-adds of the products of matrices, and 10^6 parameters."""
+    return flops(network, shape) / 2e9, parameters(network, shape)
+
+
+REMAKE = cost_remake(
+    TABLE,
+    network,
+    dict.fromkeys(TABLE, 0.005),
+    budget,
+    "What is counted. Here these are products of matrices, without the fixed positions; a multiply and an add are one "
+    "flop.",
     name="dit_cost",
     title="Gflops and parameters of DiT-S, B, L and XL with patches of 2, 4 and 8",
     paper='Peebles and Xie 2023, "Scalable Diffusion Models with Transformers", arXiv 2212.09748',
     place="table 4",
-    source="the paper's text",
-    published=published_costs(TABLE, half_width=0.005),
-    parts=list(TABLE),
-    measure=measure,
     minutes=0.3,
-    unstated=[
-        "What is counted. Here these are products of matrices, without the fixed positions; a multiply and an add are "
-        "one flop."
-    ],
     differs=(
         "The budget counts products of matrices alone. With one more operation for each value that a layer norm "
         "normalises (16.8 million in XL/2, 4.2 in XL/4, 12.8 in L/2), XL/2, XL/4 and L/2 have the paper's digits. B/4 "
         "has 5.5652 without these operations, and the paper prints 5.56. XLA also counts additions, which are 0.2 to "
         "0.8 % more."
     ),
-    beside=[XLA.format(part) for part in TABLE],
 )

@@ -1,9 +1,8 @@
 """Karras et al.'s tables 2 and 3: Gflops and parameters of EDM2-XS to XXL at 512 pixels, and of S to XL at 64."""
 
-from collections.abc import Mapping
+from typing import Any
 
-from diffusion.experiments.remake.claims import Remake
-from diffusion.experiments.remake.network_costs import XLA, measured_cost, published_costs
+from diffusion.experiments.remake.network_costs import cost_remake
 from diffusion.models.edm2_unet import edm2_preset
 
 TABLE = {  # Gflops, millions of parameters
@@ -20,26 +19,20 @@ TABLE = {  # Gflops, millions of parameters
 }
 
 
-def measure(part: str, quick: bool) -> Mapping[str, float]:
-    """{"...: Gflops", "...: parameters, millions"} of one network."""
-    del quick
+def network(part: str) -> tuple[Any, tuple[int, ...]]:
+    """The network of a row, and the shape of one example."""
     size, side = part.removeprefix("EDM2-").split(", ")
-    shape = (64, 64, {"512": 4, "64": 3}[side])
-    return measured_cost(part, edm2_preset(f"{size}/{side}"), shape)
+    return edm2_preset(f"{size}/{side}"), (64, 64, {"512": 4, "64": 3}[side])
 
 
-REMAKE = Remake(
+REMAKE = cost_remake(
+    TABLE,
+    network,
     name="edm2_cost",
     title="Gflops and parameters of EDM2-XS to XXL at 512 pixels, and of S to XL at 64",
     paper='Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", arXiv 2312.02696',
     place="tables 2 and 3, model size",
-    source="the paper's text",
-    published=published_costs(TABLE, half_width=0.5),
-    parts=list(TABLE),
-    beside=[XLA.format(part) for part in TABLE],
-    measure=measure,
     minutes=1,
-    unstated=["What is counted. Here these are products and convolutions; a multiply and an add are one flop."],
     differs=(
         "Every count of parameters is equal. The Gflops are 0.9 to 2.3 % lower here, by 3.4 to 4.2 operations for "
         "each parameter of S to XXL. The normalisation of the weights in each pass would take as many; it is not "

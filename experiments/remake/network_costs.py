@@ -1,38 +1,19 @@
 """The cost of a network: the multiply-adds of one forward pass, and its parameters; no array is made."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 
-from diffusion.experiments.remake.claims import Published
+from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.layers import scan
 
 MOST_LAYERS = 1000
+FIGURES = ("{}: Gflops", "{}: parameters, millions")
 XLA = "{}: Gflops, XLA's count"
-
-
-def cost_figures(name: str, gflops: float, millions: float) -> dict[str, float]:
-    """The figures of a network's cost: 10^9 multiply-adds of a forward pass, and 10^6 parameters."""
-    return {f"{name}: Gflops": gflops, f"{name}: parameters, millions": millions}
-
-
-def published_costs(table: Mapping[str, tuple[float, float]], half_width: float) -> list[Published]:
-    """The published figures of a table {network: (Gflops, millions of parameters)}.
-
-    Args:
-        table: the table, in the order of the paper.
-        half_width: half a unit of the last digit of its Gflops; parameters are printed in whole millions.
-    """
-    widths = (half_width, 0.5)
-    return [
-        Published(figure, value, width)
-        for name, costs in table.items()
-        for (figure, value), width in zip(cost_figures(name, *costs).items(), widths, strict=True)
-    ]
 
 
 def network_cost(network: Any, shape: tuple[int, ...]) -> tuple[float, float]:
@@ -49,10 +30,49 @@ def network_cost(network: Any, shape: tuple[int, ...]) -> tuple[float, float]:
     return counted_flops(network.apply, variables, *inputs) / 2e9, _millions(variables)
 
 
-def measured_cost(name: str, network: Any, shape: tuple[int, ...]) -> dict[str, float]:
-    """The figures of a network's cost, and XLA's count beside them."""
-    figures = cost_figures(name, *network_cost(network, shape))
-    return figures | {XLA.format(name): xla_gflops(network, shape)}
+def cost_remake(
+    table: Mapping[str, tuple[float, float]],
+    network: Callable[[str], tuple[Any, tuple[int, ...]]],
+    half_widths: Mapping[str, float] | None = None,
+    count: Callable[[Any, tuple[int, ...]], tuple[float, float]] = network_cost,
+    unstated: str = "What is counted. Here these are products and convolutions; a multiply and an add are one flop.",
+    **fields: Any,
+) -> Remake:
+    """The remake of a table of networks' Gflops and parameters, with XLA's count of the Gflops beside them.
+
+    Args:
+        table: {network: (Gflops, millions of parameters)}, in the order of the paper; Gflops are 10^9 multiply-adds of
+            a forward pass.
+        network: name of a network -> its module, and the shape of one example; no array is made.
+        half_widths: half a unit of the last digit of each network's Gflops; None: they are whole, as the millions of
+            parameters are.
+        count: function (module, shape) -> (Gflops, millions of parameters).
+        unstated: the choice that the paper does not state.
+        **fields: the name, title, paper and place, and other fields of `Remake`.
+    """
+
+    def measure(part: str, quick: bool) -> dict[str, float]:
+        del quick
+        module, shape = network(part)
+        costs = (*count(module, shape), xla_gflops(module, shape))
+        return {figure.format(part): cost for figure, cost in zip((*FIGURES, XLA), costs, strict=True)}
+
+    published = [
+        Published(figure.format(name), cost, width)
+        for name, costs in table.items()
+        for figure, cost, width in zip(FIGURES, costs, ((half_widths or {}).get(name, 0.5), 0.5), strict=True)
+    ]
+    beside = [XLA.format(part) for part in table]
+    source = "the paper's text"
+    return Remake(
+        published=published,
+        parts=list(table),
+        measure=measure,
+        beside=beside,
+        source=source,
+        unstated=[unstated],
+        **fields,
+    )
 
 
 def xla_gflops(network: Any, shape: tuple[int, ...]) -> float:
