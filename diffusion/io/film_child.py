@@ -45,7 +45,7 @@ def main() -> None:
     asking = socket.socket(fileno=0)
     held = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize() if os.path.exists("/proc") else 0
     if held:
-        most = _within_hard_limit(resource.RLIMIT_DATA, held + MEMORY)
+        most, _ = _within_hard_limit(resource.RLIMIT_DATA, held + MEMORY)
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     try:
         while True:
@@ -54,10 +54,10 @@ def main() -> None:
         return
 
 
-def _within_hard_limit(kind: int, most: int) -> int:
-    """A limit that a user may set where the machine has set a hard one, as login nodes do for CPU seconds."""
+def _within_hard_limit(kind: int, most: int) -> tuple[int, int]:
+    """A limit that a user may set where the machine has set a hard one, as login nodes do for CPU seconds; and that."""
     _, hard = resource.getrlimit(kind)
-    return most if hard == resource.RLIM_INFINITY else min(most, hard)
+    return most if hard == resource.RLIM_INFINITY else min(most, hard), hard
 
 
 def _answer(asking: socket.socket) -> None:
@@ -68,8 +68,8 @@ def _answer(asking: socket.socket) -> None:
     content = os.fdopen(descriptors[0], "rb") if descriptors else io.BytesIO(_exactly(asking, head["length"]))
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = used.ru_utime + used.ru_stime + SECONDS + SECONDS_A_BYTE * head["length"]
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)  # another request may have more
-    resource.setrlimit(resource.RLIMIT_CPU, (_within_hard_limit(resource.RLIMIT_CPU, int(seconds) + 1), hard))
+    # Another request may have more: the hard limit stays.
+    resource.setrlimit(resource.RLIMIT_CPU, _within_hard_limit(resource.RLIMIT_CPU, int(seconds) + 1))
     try:
         with content:
             for said, pixels in {"about": _about, "read": _read}[head["do"]](content, head):

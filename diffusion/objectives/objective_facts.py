@@ -121,16 +121,13 @@ class Condition(NamedTuple):
         Raises:
             ValueError: naming what is valid.
         """
-        if self.strength and not getattr(network, "strength", False):
-            raise ValueError(
-                "the objective passes the strength of guidance, but the network does not receive it. Valid: a network "
-                "with strength = True, e.g. dit or pixart"
-            )
-        if self.interval and not getattr(network, "interval", False):
-            raise ValueError(
-                "the objective passes the interval of guidance, but the network does not receive it. Valid: a network "
-                "with interval = True, e.g. dit or mit, or guidance with interval = False"
-            )
+        examples = {"strength": "dit or pixart", "interval": "dit or mit, or guidance with interval = False"}
+        for name, valid in examples.items():
+            if getattr(self, name) and not getattr(network, name, False):
+                raise ValueError(
+                    f"the objective passes the {name} of guidance, but the network does not receive it. Valid: a "
+                    f"network with {name} = True, e.g. {valid}"
+                )
         if self.augmentations and getattr(network, "augmentations", 0) != self.augmentations:
             raise ValueError(
                 "the objective passes the augmentation, but the network does not receive it. Valid: a network with "

@@ -82,8 +82,7 @@ class Trained:
         """
         config = workdir.read_config(folder)
         refuse_other_kinds(config, folder)
-        recipe = checks.validate(config)
-        described = data.open_recipe(recipe) if config.model.get("vector_width", 0) else None
+        described = described_data(config)
         if described is not None and not hasattr(described, "condition_of"):
             raise ConfigError(
                 f"--workdir={folder} receives vectors, for which the page has no field. Valid: a run on classes, "
@@ -97,9 +96,7 @@ class Trained:
     def published(cls, folder: str) -> "Trained":
         """A published model of classes, or of nothing; errors as `class_models.load`."""
         model = class_models.load(folder)
-        reads_vectors = model.config.model.get("vector_width", 0)
-        described = data.open_recipe(checks.validate(model.config)) if reads_vectors else None
-        return cls(folder, model.config, model.params, 0, model.config.data.shape, described)
+        return cls(folder, model.config, model.params, 0, model.config.data.shape, described_data(model.config))
 
     def resolved(self, request: PageRequest) -> PageRequest:
         usual = self.usual
@@ -242,6 +239,12 @@ class Trained:
                 continue
             pictures = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
             yield Frame(i + 1, len(s), float(s[i]), canvas.with_original(pictures))
+
+
+def described_data(config: ConfigDict) -> Any:
+    """The data of a run whose network reads vectors, which may say what captions mean; None for another run."""
+    recipe = checks.validate(config)
+    return data.open_recipe(recipe) if config.model.get("vector_width", 0) else None
 
 
 def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
