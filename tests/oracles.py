@@ -120,7 +120,7 @@ def marginal(data: Mixture, alpha: float, sigma: float) -> tuple[np.ndarray, np.
     return alpha * data.means[0], alpha**2 * covariance(data) + sigma**2 * np.eye(data.means.shape[1])
 
 
-def flow(data: Mixture, start: tuple[float, float], end: tuple[float, float], x) -> Array:
+def flow(data: Mixture, start: tuple[float | Array, float | Array], end: tuple[float, float], x) -> Array:
     """The probability-flow solution of one Gaussian from (alpha, sigma) = start to end, x `[B, D]`.
 
     x_s = alpha_s mu + C_s^{1/2} C_t^{-1/2} (x_t - alpha_t mu): along an eigenvector with variance c(t) the flow is

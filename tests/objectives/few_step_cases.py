@@ -159,7 +159,8 @@ every_member = pytest.mark.parametrize("name", list(MEMBERS))
 def network(parameters, x, clock, condition):
     """Any smooth network of one or two times."""
     numbers = lambda leaf: jnp.float32(leaf).reshape(len(leaf), -1).sum(1)
-    inputs = sum(jax.tree.leaves(clock)) + (0 if condition is None else sum(map(numbers, jax.tree.leaves(condition))))
+    conditions = 0 if condition is None else sum(map(numbers, jax.tree.leaves(condition)))
+    inputs = jnp.asarray(sum(jax.tree.leaves(clock)) + conditions)
     inputs = jnp.reshape(inputs, inputs.shape + (1,) * (x.ndim - 1))
     return jnp.tanh(parameters[0] * x + parameters[1] * jnp.sin(inputs) + parameters[2])
 
@@ -172,7 +173,7 @@ def networks(member, parameters, dtype=jnp.float32):
 
             def logit(x, clock, condition):  # of x, or of each of its features
                 of_one = lambda x: network(parameters[name], x, clock, condition).reshape(len(x), -1).mean(1)
-                return sum(map(of_one, jax.tree.leaves(x))).astype(dtype)
+                return jnp.asarray(sum(map(of_one, jax.tree.leaves(x))), dtype)
 
             return logit
 
