@@ -30,7 +30,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = mean_flow.get_config()
     config.objective = {
         "name": "improved_mean_flow",
-        "density": {"name": "logit_normal", "mean": -0.4, "std": 1.0, "strata": 64},
+        "density": config.objective.density,
         "guidance": {"largest": 2.0},
         "velocity_layer": 3,
     }

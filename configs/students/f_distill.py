@@ -17,13 +17,12 @@ from ml_collections import ConfigDict
 
 from diffusion.recipe import recipes
 
-base = recipes.module("students/base")
 dmd = recipes.module("students/dmd")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = dmd.get_config(arg)
-    base.add_discriminator(config, 0.1)
+    dmd.base.add_discriminator(config, 0.1)
     config.objective.f = {"name": "jensen_shannon"}
-    return base.preset(config, arg, {})
+    return config

@@ -17,11 +17,10 @@ from ml_collections import ConfigDict
 from diffusion.recipe import recipes
 
 sid = recipes.module("students/sid")
-base = recipes.module("students/base")
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe for a teacher's folder; see the module's docstring."""
     config = sid.get_config(arg)
-    base.add_discriminator(config, 0.01)
-    return base.preset(config, arg, {})
+    sid.dmd.base.add_discriminator(config, 0.01)
+    return config
