@@ -1,5 +1,6 @@
 """The program `diffusion`: starts a command by its name, and lists them."""
 
+import os
 import runpy
 import shutil
 import sys
@@ -18,9 +19,33 @@ EXAMPLE = """\
 def main() -> int | None:
     """Runs the command that the first word names, as `python -m` runs a module; without a word it lists the commands.
 
+    It ends without a traceback where nobody reads on, as in `diffusion zoo | head`.
+
     Returns:
         The exit status, where no command was run.
     """
+    try:
+        status = _run()
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        if not _output_is_closed():
+            raise  # another pipe, or a connection
+        return 1
+
+
+def _output_is_closed() -> bool:
+    """Whether nobody reads the standard output any more; what waits to be written is then dropped."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left at its end
+        return True
+    return False
+
+
+def _run() -> int | None:
+    """The command of the command line, and `main`'s exit status."""
     words = sys.argv[1:]
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview())
