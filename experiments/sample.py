@@ -1,6 +1,6 @@
 """Samples from a trained run, with the pictures that show them; or pictures of prompts by a published model.
 
-    diffusion sample --workdir=runs/digits
+    diffusion sample --workdir=runs/digits -n 4
     diffusion sample --workdir=runs/digits --config.sample.steps=8 --config.sample.guidance.scale=2.0
     diffusion sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
     diffusion sample --workdir=runs/fields --condition=0.5,-1.2          # of data with vectors as conditions
@@ -33,6 +33,7 @@ from absl import flags
 
 from diffusion.experiments import command_line
 from diffusion.recipe import as_config_errors, class_folders
+from diffusion.training.runtime import huge_pages
 
 if __name__ == "__main__":  # before the imports that take seconds
 
@@ -41,7 +42,8 @@ if __name__ == "__main__":  # before the imports that take seconds
         with as_config_errors():
             if command_line.names("prompt", "again") or not class_folders.is_of_classes(folder):
                 return None
-            from diffusion.experiments.sampling import class_models  # reads networks
+            huge_pages.start_anew()  # before this import, which takes seconds and would be repeated
+            from diffusion.experiments.sampling import class_models
 
             return class_models.config_of(folder)
 
@@ -80,6 +82,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         for module in (prompt_flags, model_flags):
             flags.adopt_module_key_flags(module)  # --help then lists their flags
     else:  # for a prompt they are the flags of the request and of its model
+        flags.DEFINE_integer("n", None, "number of samples; config.sample.number by default")
         flags.DEFINE_enum("quantised", "", ["", "int8", "fp8"], "store the network's kernels in 8 bits")
         flags.DEFINE_string("watermark", None, "key file of an invisible watermark, made by diffusion watermark make")
     command_line.begin()
@@ -116,6 +119,7 @@ def main(argv: list[str]) -> None:
                 )
         return from_prompt.main(values.out, values.workdir, signer, values.step)
     config = values.config
+    config.sample.number = config.sample.number if values.n is None else values.n
     sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
     if values.labels and recipe.examples.num_classes and not recipe.examples.by_class:

@@ -238,9 +238,8 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
         return
     times = np.atleast_1d(np.asarray(times, np.float64))
     with jax.ensure_compile_time_eval():  # a denoiser may be built under jit too
-        t = jnp.asarray(times)
-        defined = parameterization.defined(schedule, t)
-        finite = jnp.isfinite(parameterization.clock(schedule, t))
+        readable = lambda t: (parameterization.defined(schedule, t), jnp.isfinite(parameterization.clock(schedule, t)))
+        defined, finite = jax.jit(readable)(jnp.asarray(times))
     if isinstance(defined, Tracer) or isinstance(finite, Tracer):
         return  # the schedule itself is being differentiated or compiled, and has no values yet
     defined = np.asarray(defined)

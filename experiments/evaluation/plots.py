@@ -1,5 +1,6 @@
 """The figures of a run: a grid of samples, trajectories from noise to image, and the training curves."""
 
+import importlib.util
 import itertools
 import os
 import pathlib
@@ -8,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from diffusion.data.transforms import to_uint8
 from diffusion.io import json_lines
@@ -160,7 +162,7 @@ def trajectory(
     noisy = np.stack([x[i] / scale for i, scale in zip(chosen, width)])
     blocks = [np.swapaxes(coloured(to_uint8(a[:, :rows])), 0, 1) for a in (noisy, predicted[chosen])]
     times = [_time(ts[index], column == 0) for column, index in enumerate(chosen)]
-    titles = ("sample $x_t$", "prediction of $x_0$")
+    titles = ("sample x\N{LATIN SUBSCRIPT SMALL LETTER T}", "prediction of x\N{SUBSCRIPT ZERO}")
     mosaic(blocks, [class_name(label, classes) for label in labels[:rows]], (times, times), path, titles)
 
 
@@ -194,11 +196,6 @@ def mosaic(
     left = lambda block, column: MARGIN + beside + block * (widest * (width + GAP) + 20) + column * (width + GAP)
     size = (upper(max(map(len, blocks))) - GAP + MARGIN, left(len(blocks) - 1, widest) - GAP + MARGIN)
     canvas = np.full((*size, 3), 255, np.uint8)
-    figure = blank(size[1] / DPI, size[0] / DPI)
-
-    def write(x: float, y: float, text: str, fontsize: int, align: str = "center") -> None:
-        figure.text(x / size[1], 1 - y / size[0], text, fontsize=fontsize, ha=align, va="center", color=INK)
-
     for b, block in enumerate(blocks):
         for r, row in enumerate(block):
             for c, tile in enumerate(row):
@@ -206,18 +203,30 @@ def mosaic(
                 x = left(b, c)
                 canvas[y - 1 : y + height + 1, x - 1 : x + width + 1] = FRAME
                 canvas[y : y + height, x : x + width] = tile.repeat(factor, 0).repeat(factor, 1)
-    figure.figimage(canvas, 0, 0, origin="upper")
+    picture = Image.fromarray(canvas)
+    write = ImageDraw.Draw(picture).text
+    small, large = (ImageFont.truetype(_typeface(), points * DPI / 72) for points in (9, 12))
     for r, name in enumerate(names):
         if longest <= 2:
-            write(MARGIN + beside / 2 - 4, upper(r) + height / 2, name, 12)
+            write((MARGIN + beside / 2 - 4, upper(r) + height / 2), name, INK, large, "mm")
         else:
-            write(MARGIN + beside - 10, upper(r) + height / 2, name, 9, "right")
+            write((MARGIN + beside - 10, upper(r) + height / 2), name, INK, small, "rm")
     for b, texts in enumerate(columns):
         if titles:
-            write(left(b, 0), 16, titles[b], 12, "left")
+            write((left(b, 0), 16), titles[b], INK, large, "lm")
         for c, text in enumerate(texts):
-            write(left(b, c) + width / 2, top - 10 - 8 * more, text, 9)
-    save(figure, path)
+            write((left(b, c) + width / 2, top - 10 - 8 * more), text, INK, small, "mm", align="center")
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as file:
+        picture.save(file, format="PNG")
+
+
+def _typeface() -> str:
+    """The file of matplotlib's typeface, which the plots have; without the import of matplotlib, of half a second."""
+    spec = importlib.util.find_spec("matplotlib")
+    assert spec is not None and spec.origin is not None
+    return str(pathlib.Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool], path: str | os.PathLike) -> None:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+import diffusion.__main__
 from diffusion.commands import MOVED, as_process, current, line, module, name_of, purposes
 from diffusion.experiments.evaluation import comparison, image_metrics, model_metrics
 from diffusion.metrics import protocols
@@ -225,3 +226,41 @@ def test_a_platform_that_is_not_there_is_one_sentence(tmp_path, platform, words)
     done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"error: JAX_PLATFORMS={platform}: " in done.stderr and words in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["sample", "--help"]])
+def test_a_command_whose_reader_has_gone_ends_without_a_traceback(words):
+    """As `diffusion sample --help | head -1` does."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "diffusion", *words], stdout=closed, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert done.stderr == ""
+
+
+def test_a_pipe_that_is_not_the_output_is_an_error(monkeypatch, capfd):
+    def broken():
+        raise BrokenPipeError("the connection")
+
+    monkeypatch.setattr(diffusion.__main__, "_run", broken)
+    with pytest.raises(BrokenPipeError, match="the connection"):
+        diffusion.__main__.main()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes start anew on Linux alone")
+@pytest.mark.parametrize("words", [["sample", "--model=digits"], ["train", "--config=digits", "--workdir=x"]])
+def test_a_process_starts_anew_before_it_imports_libraries(tmp_path, words):
+    """It would import them twice."""
+    heavy = ("jax", "flax", "optax", "scipy", "matplotlib")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        f"os.execv = lambda *_: os._exit(print([name for name in {heavy} if name in sys.modules], flush=True) or 7)\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    done = subprocess.run(
+        [sys.executable, "-m", "diffusion", *words],
+        env=environment | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, cwd=ROOT,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (7, "[]\n"), done.stderr
