@@ -111,37 +111,37 @@ def samples(
     plan: Plan,
     keys: Array,
     *,
-    driver: Callable[..., Array] = samplers.sample,
+    driver: Callable[..., Any] = samplers.sample,
     after_step: AfterStep | None = None,
-) -> tuple[Array, caching.Work | None]:
-    """(x at the end of a plan, what of the network has run under a cache; None without one).
+) -> tuple[Array, Any]:
+    """(x at the end of a plan, what of the network has run under a cache, or the driver's numbers; None without).
 
     Args:
         sampler, denoise, schedule, x, plan, keys, after_step: the arguments of `samplers.sample`.
-        driver: the function that takes x to the end of the plan; only `samplers.sample` carries a cache.
+        driver: the function that takes x to the end of the plan, or to (x, two numbers about the batch); only
+            `samplers.sample` carries a cache.
     """
     if driver is not samplers.sample:
-        return driver(sampler=sampler, denoise=denoise, schedule=schedule, x=x, plan=plan, keys=keys), None
+        driven = driver(sampler=sampler, denoise=denoise, schedule=schedule, x=x, plan=plan, keys=keys)
+        return driven if isinstance(driven, tuple) else (driven, None)
     x, memory = samplers.sample_with_memory(sampler, denoise, schedule, x, plan, keys, after_step=after_step)
     return x, caching.work(memory)
 
 
 def in_batches(
-    program: Callable[[Any], tuple[Array, caching.Work | None]],
-    rows: Any,
-    size: int,
-    done: Callable[[int], None] = lambda done: None,
+    program: Callable[[Any], tuple[Array, Any]], rows: Any, size: int, done: Callable[[int], None] = lambda done: None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The samples of any number of rows, made in batches of one size, and the counts of `caching.Work` of all batches.
+    """The samples of any number of rows, made in batches of one size, and the sums of the two numbers of each batch.
 
     Args:
-        program: (pytree of arrays `[size, ...]`) -> (samples `[size, ...]`, work), each sample from its own row alone.
+        program: (pytree of arrays `[size, ...]`) -> (samples `[size, ...]`, `caching.Work`, other numbers or
+            None), each sample from its own row alone.
         rows: pytree of arrays `[N, ...]`.
         size: number of rows in a batch.
         done: function of the number of samples that are made, called after each batch.
 
     Returns:
-        (samples `[N, ...]`, int64 `[2]`).
+        (samples `[N, ...]`, sums `[2]`).
     """
     counts = np.zeros(2, np.int64)
 

@@ -18,6 +18,7 @@ from diffusion.guidance.classifier_free import autoguidance as autoguidance, cla
 from diffusion.guidance.classifier_gradient import LogProbability as LogProbability, classifier as classifier
 from diffusion.guidance.composed import composed as composed
 from diffusion.guidance.data_consistency import manifold_preserving as manifold_preserving, proximal as proximal
+from diffusion.guidance.density_products import Product as Product, multiplied as multiplied, product as product
 from diffusion.guidance.instruction_edits import text_and_picture as text_and_picture
 from diffusion.guidance.internal import depth_branches as depth_branches, internal as internal
 from diffusion.guidance.measurement_guidance import (

@@ -9,11 +9,11 @@ import numpy as np
 
 from diffusion import parameterizations, timesteps
 from diffusion.flow_maps import FlowMap
-from diffusion.guidance import Memory, Unpaired
+from diffusion.guidance import Memory, Product, Unpaired
 from diffusion.models import facts
 from diffusion.objectives import Restores
 from diffusion.recipe.config_errors import ConfigError
-from diffusion.recipe.guides import Steered
+from diffusion.recipe.guides import Steered, stand_in
 from diffusion.recipe.values import built_in_python, plain
 from diffusion.samplers.sample import check_plan
 
@@ -108,6 +108,8 @@ def check(recipe: Any) -> None:
     scale = recipe.scale
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
+    with blamed("sample.guidance", "model.num_classes"):
+        _check_labels(recipe)
     with blamed("sample.guidance.interval", "objective.name"):
         interval = config["sample"]["guidance"].get("interval")
         trained = FlowMap in sampler.takes or objective.condition.strength
@@ -208,8 +210,7 @@ def _check_way(recipe: Any) -> None:
     check_frames(recipe)
     if recipe.sampling.follows_plan:
         return
-    denoise = lambda x, t: parameterizations.Prediction(x, x)
-    denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else denoise
+    denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else _on_trial(recipe)
     arguments = {"sampler": sampler, "denoise": denoise, "schedule": recipe.schedule, "plan": plan}
     driver, shape = recipe.sampling.driver, frames or (1,)
     if isinstance(driver, Steered):
@@ -223,6 +224,34 @@ def _check_way(recipe: Any) -> None:
             )
         except TypeError as error:  # the trial needs a denoiser of another kind
             raise ValueError(str(error)) from error
+
+
+def _on_trial(recipe: Any) -> Any:
+    """A stand-in for the run's denoiser: a product of densities where the guidance and the guides make one."""
+
+    def without_network(guided: Any) -> Any:
+        if not isinstance(guided, Product):
+            return stand_in
+        return guided._replace(branches=lambda x, t: (stand_in(x, t),) * len(guided.exponents))
+
+    denoise = without_network(recipe.sampling.guidance(lambda x, t: None))
+    for guide in recipe.sampling.guides:
+        denoise = without_network(guide.on_trial(denoise))
+    return denoise
+
+
+def _check_labels(recipe: Any) -> None:
+    """Refuses further classes of the guidance that the network does not have, and exponents without their class."""
+    labels = plain(recipe.config["sample"]["guidance"]).get("labels") or ()
+    classes = recipe.examples.num_classes
+    if outside := [label for label in labels if not 0 <= label <= classes]:
+        raise ValueError(f"labels has {outside[0]}. Valid: 0 .. {classes}, where {classes} stands for no class")
+    guided = recipe.sampling.guidance(lambda x, t: None)
+    if isinstance(guided, Product) and len(guided.exponents) != 1 + len(labels):
+        raise ValueError(
+            f"{len(guided.exponents)} exponents for the sample's own class and the labels {tuple(labels)}. Valid: "
+            f"{1 + len(labels)} exponents"
+        )
 
 
 def conditions_may_follow(config: Mapping) -> bool:

@@ -80,11 +80,13 @@ class Guide(NamedTuple):
         apply: (denoise, weights by path, condition, y) -> the denoiser.
         runs: the second runs whose weights it reads.
         measured: whether it reads the measured pictures y.
+        on_trial: a denoiser -> what the guide makes of it, with stand-ins for all that it reads.
     """
 
     apply: Callable[..., Denoiser]
     runs: tuple[SecondRun, ...]
     measured: bool
+    on_trial: Callable[[Denoiser], Any]
 
 
 class Measured(NamedTuple):
@@ -170,16 +172,20 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, part
             supplied |= readings
         return call(names.GUIDES, entry, path, "guide", nested=nested, **supplied)
 
-    # A trial, which checks the arguments before anything is read.
-    y = Rows(jnp.zeros((1, *(shape or (8, 8, 1)))), shape or (8, 8, 1)) if needs else None
-    stand_in = {run.path: None for run in read.values()}
-    trial = lambda x, t: parameterizations.Prediction(x, x)
-    if not read:
-        apply(trial, stand_in, None, y)
-    elif function:
-        nested = {argument: lambda _, at: trial for argument in read}
-        call(names.GUIDES, entry, path, "guide", nested=nested, denoise=trial, schedule=schedule, condition=None)
-    return Guide(apply, tuple(read.values()), bool(needs))
+    def on_trial(denoise: Denoiser) -> Any:
+        if not read:
+            y = Rows(jnp.zeros((1, *(shape or (8, 8, 1)))), shape or (8, 8, 1)) if needs else None
+            return apply(denoise, {}, None, y)
+        nested = {argument: lambda _, at: stand_in for argument in read}
+        return call(names.GUIDES, entry, path, "guide", nested, denoise=denoise, schedule=schedule, condition=None)
+
+    on_trial(stand_in)  # checks the arguments before anything is read
+    return Guide(apply, tuple(read.values()), bool(needs), on_trial)
+
+
+def stand_in(x: Any, t: Any) -> parameterizations.Prediction:
+    """A denoiser for trials."""
+    return parameterizations.Prediction(x, x)
 
 
 def _readings(measured: Measured, y: "Rows") -> tuple[dict[str, Any], Callable[..., Any]]:
@@ -198,11 +204,11 @@ def _usual(measured: Measured) -> dict[str, str]:
 
 
 class Steered(NamedTuple):
-    """A driver that reads measured pictures or a reward beside the arguments of `samplers.sample`.
+    """A driver of `steering_drivers`, which reads measured pictures, a reward, or a product of densities.
 
     Attributes:
-        drive: (condition, y, **arguments of `samplers.sample`) -> x at the end of the plan.
-        measured: the measured pictures that it reads; None for a reward.
+        drive: (condition, y, **arguments of `samplers.sample`) -> x at the end of the plan, or (x, numbers about it).
+        measured: the measured pictures that it reads; None for what reads none.
     """
 
     drive: Callable[..., Any]
@@ -221,17 +227,17 @@ class Steered(NamedTuple):
 
 
 def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
-    """The driver of `config.sample.driver` that reads pictures or a reward; None for one that reads neither.
+    """The driver of `config.sample.driver` of `steering_drivers` or alike; None for one of x alone.
 
     Raises:
         ConfigError: if it has nothing to read.
     """
     path = "config.sample.driver"
     function = names.DRIVERS.get(entry.get("name", ""))
-    needs = [argument for argument in ("measurement", "log_reward") if function and takes(function, argument)]
-    if not needs:
+    if takes(function, "x"):
         return None
-    if measured is None and ("measurement" in needs or "log_reward" not in entry):
+    needs = [argument for argument in ("measurement", "log_reward") if takes(function, argument)]
+    if needs and measured is None and ("measurement" in needs or "log_reward" not in entry):
         other = "" if "measurement" in needs else f", or a reward, {path}.log_reward: {', '.join(names.REWARDS)}"
         raise ConfigError(
             f"{path}: {entry['name']} needs measured pictures, but config.sample.measurement.operator.name = ''. "
@@ -256,7 +262,7 @@ def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from error
 
-    return Steered(drive, measured if "log_reward" not in entry else None)
+    return Steered(drive, measured if needs and "log_reward" not in entry else None)
 
 
 class Rows(NamedTuple):

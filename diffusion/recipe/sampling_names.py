@@ -90,6 +90,7 @@ DRIVERS = table(
     steering_drivers.daps,
     steering_drivers.red_diff,
     steering_drivers.twisted,
+    steering_drivers.corrected,
     steering_drivers.searched_noise,
     steering_drivers.optimised_noise,
 )
@@ -101,6 +102,7 @@ GUIDANCES = table(  # guidances of two branches, condition and null, or of the b
     guidance.classifier_free_plus_plus,
     guidance.zero_star,
     guidance.composed,
+    guidance.product,
     guidance.regional,
     guidance.perturbed_attention,
     guidance.skip_layer,
@@ -112,6 +114,7 @@ GUIDES = table(  # functions that change the guided denoiser
     guidance.classifier,
     guidance.dynamic_threshold,
     guidance.manifold_preserving,
+    guidance.multiplied,
     guidance.posterior_sampling,
     guidance.proximal,
     guidance.pseudoinverse,

@@ -1,13 +1,13 @@
-"""Steering by a config: drivers that read measured pictures or a reward in the place of `samplers.sample`.
+"""Steering by a config: drivers that take the place of `samplers.sample`, most with measured pictures or a reward.
 
 Each function returns a driver: (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan, as
-`samplers.sample` is one.
+`samplers.sample` is one; a driver of particles returns (x, `Weighed`).
 """
 
-__all__ = ["daps", "ddrm", "optimised_noise", "red_diff", "searched_noise", "twisted"]
+__all__ = ["Weighed", "corrected", "daps", "ddrm", "optimised_noise", "red_diff", "searched_noise", "twisted"]
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,19 @@ from diffusion.schedules import NoiseSchedule
 from diffusion.steering.noise_search import Generate
 from diffusion.steering.twists import LogReward
 
-Driver = Callable[..., Array]
+Driver = Callable[..., Any]
+
+
+class Weighed(NamedTuple):
+    """How the particles of a batch of samples were weighed: means over its groups.
+
+    Attributes:
+        effective_size: effective sample size before each resampling `[]`, from 1 to the number of particles.
+        log_normaliser: logarithm of the estimate of the normalising constant `[]`.
+    """
+
+    effective_size: Array
+    log_normaliser: Array
 
 
 def ddrm(measurement: Measurement, y: Array, noise_std: float = 0.0, eta: float = 0.85, eta_b: float = 1.0) -> Driver:
@@ -57,14 +69,8 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
     if number < 1 or not beta > 0:
         raise ValueError(f"twisted: number = {number} must be at least 1, beta = {beta} positive")
 
-    def over_particles(function):
-        """The function of `[B number, ...]` of one of `[B, ...]`, whose sample b knows its own condition."""
-        grouped = lambda x: x.reshape(-1, number, *x.shape[1:])
-        every = jax.vmap(function, in_axes=1, out_axes=1)
-        return lambda x: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every(grouped(x)))
-
     tempered = lambda x: log_reward(x) / beta
-    at = lambda denoise: lambda x, t: over_particles(lambda x: denoise(x, t))(x)
+    at = lambda denoise: lambda x, t: _over_particles(lambda x: denoise(x, t), number)(x)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
         if isinstance(denoise, (guidance.Memory, guidance.Unpaired)):
@@ -72,8 +78,7 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
                 "twisted needs a plain denoiser. Valid: a guidance such as classifier_free, without a cache"
             )
         pulled = guidance.posterior_sampling(denoise, schedule, tempered, pull) if pull else None
-        several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
-        starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
+        starts, walks, draws = _keys_of_particles(keys, number)
         particles = steering.twisted(
             sampler,
             at(denoise),
@@ -81,11 +86,42 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
             samplers.prior(schedule, starts, x.shape[1:]),
             plan,
             walks,
-            steering.tilt(over_particles(tempered)),
+            steering.tilt(_over_particles(tempered, number)),
             number=number,
             proposal=None if pulled is None else at(pulled),
         )
-        return steering.drawn(particles, several[:, -1])
+        return _drawn(particles, draws)
+
+    return drive
+
+
+def corrected(number: int) -> Driver:
+    """`steering.corrected` of the run's product of densities, with groups of `number` particles for each sample.
+
+    The product is `guidance.product` or `guidance.multiplied`. One particle is the plain sum of the scores.
+    """
+    if number < 1:
+        raise ValueError(f"corrected: number = {number} must be at least 1")
+
+    def drive(sampler, denoise, schedule, x, plan, keys):
+        if not isinstance(denoise, guidance.Product):
+            raise ValueError(
+                "corrected weighs a product of densities, and config.sample.guidance and guides make none. Valid: the "
+                "guidance product, or the guide multiplied"
+            )
+        starts, walks, draws = _keys_of_particles(keys, number)
+        branches = lambda x, t: _over_particles(lambda x: denoise.branches(x, t), number)(x)
+        particles = steering.corrected(
+            sampler,
+            branches,
+            denoise.exponents,
+            schedule,
+            samplers.prior(schedule, starts, x.shape[1:]) / denoise.total**0.5,
+            plan,
+            walks,
+            number=number,
+        )
+        return _drawn(particles, draws)
 
     return drive
 
@@ -115,6 +151,26 @@ def optimised_noise(log_reward: LogReward, updates: int = 10, learning_rate: flo
         return generate(best)
 
     return drive
+
+
+def _over_particles(function: Callable[[Array], Any], number: int) -> Callable[[Array], Any]:
+    """The function of `[B number, ...]` of one of `[B, ...]`, whose sample b knows its own condition."""
+    grouped = lambda x: x.reshape(-1, number, *x.shape[1:])
+    every = jax.vmap(function, in_axes=1, out_axes=1)
+    return lambda x: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every(grouped(x)))
+
+
+def _keys_of_particles(keys: Array, number: int) -> tuple[Array, Array, Array]:
+    """Keys `[B number]` of the particles' first noise and of their steps, and `[B]` of the draw of one of a group."""
+    several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
+    starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
+    return starts, walks, several[:, -1]
+
+
+def _drawn(particles: steering.Particles, keys: Array) -> tuple[Array, Weighed]:
+    """One particle of each group, and how the particles were weighed."""
+    means = Weighed(particles.effective_sizes.mean(), steering.log_normaliser(particles.log_weights).mean())
+    return steering.drawn(particles, keys), means
 
 
 def _of_noise(schedule: NoiseSchedule, x: Array, **arguments: Any) -> tuple[Generate, Array]:

@@ -2,9 +2,6 @@
 
 __all__ = ["corrected"]
 
-import functools
-import math
-import operator
 from collections.abc import Sequence
 
 import jax
@@ -13,8 +10,8 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion import public
-from diffusion.guidance.branches import Branches, evaluate
-from diffusion.parameterizations import Prediction
+from diffusion.guidance.branches import Branches
+from diffusion.guidance.density_products import product
 from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.schedules import NoiseSchedule
@@ -75,50 +72,35 @@ def corrected(
         ValueError: as `samplers.sample`; for exponents whose sum is not positive, groups that do not divide the batch,
             another kind of sampler, a plan that renoises, or one that starts at alpha = 0 where B is not 1.
     """
-    exponents = tuple(map(float, exponents))
-    total = math.fsum(exponents)
-    if not total > 0:
-        raise ValueError(f"corrected: the exponents {exponents} must have a positive sum, but it is {total:g}")
-    sums_to_one = math.isclose(total, 1, abs_tol=1e-9)
-    check(sampler, lambda x_t, t: combined(x_t, t)[0], schedule, x, plan, keys, number)
+    combined = product(branches, schedule, exponents)
+    total = combined.total
+    check(sampler, combined, schedule, x, plan, keys, number)
     with jax.ensure_compile_time_eval():
         vanished = schedule.alpha(plan.t[0]) <= 0
-    if not sums_to_one and not isinstance(vanished, Tracer) and vanished:
+    if total != 1 and not isinstance(vanished, Tracer) and vanished:
         raise ValueError(
-            f"corrected: the exponents {exponents} sum to {total:g}, and the plan starts at alpha = 0, where there is "
-            "a density only if they sum to 1. Valid: a plan that starts where alpha > 0"
+            f"corrected: the exponents {combined.exponents} sum to {total:g}, and the plan starts at alpha = 0, where "
+            "there is a density only if they sum to 1. Valid: a plan that starts where alpha > 0"
         )
     x, plan = prepared(x, plan)
     steps, dimensions = plan.t.shape[0], x[0].size
-
-    def combined(x_t, t):
-        """The prediction of the combined score, and (|E|^2 - sum_k b_k |eps_k|^2) / 2 `[B]`, with E = -sigma S."""
-        predictions = evaluate(branches, x_t, t, (len(exponents),), f"of the {len(exponents)} exponents")
-        weighed = lambda values: functools.reduce(operator.add, (b * value for b, value in zip(exponents, values)))
-        eps = weighed([prediction.eps for prediction in predictions])
-        x0 = weighed([prediction.x0 for prediction in predictions])
-        if not sums_to_one:  # alpha x0 + sigma eps = x_t again
-            x0 = x0 - (total - 1) * x_t / schedule.alpha(t)
-        square = lambda a: jnp.sum(a**2, axis=tuple(range(1, a.ndim)))
-        excess = square(eps) - weighed([square(prediction.eps) for prediction in predictions])
-        return Prediction(x0, eps, predictions[0].variance), excess / 2
 
     def move(carry, i, step_keys):
         x, prediction, before = carry
         t, s = plan.t[i], plan.s[i]
         mean, std = gaussian_step(sampler, prediction, schedule, x, plan, i)
         x = mean + std * normal(step_keys, 1, x)[0]
-        carry = jax.lax.cond(i == steps - 1, lambda: (x, prediction, before), lambda: (x, *combined(x, s)))
+        carry = jax.lax.cond(i == steps - 1, lambda: (x, prediction, before), lambda: (x, *combined.with_excess(x, s)))
         after = carry[2]
         begins, ends = schedule.alpha(t) <= 0, schedule.sigma(s) <= 0
         step = jnp.where(begins | ends, 0, schedule.log_snr(s) - schedule.log_snr(t))
         # Near an infinite log-SNR the excess falls as exp(-|log-SNR|); its integral equals the excess.
         added = jnp.where(begins, after, jnp.where(ends, before, (before + after) / 2 * step))
-        if not sums_to_one:
+        if total != 1:
             added = added + (total - 1) * dimensions * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.alpha(s)))
         return carry, added
 
-    first = (x, *combined(x, plan.t[0]))
+    first = (x, *combined.with_excess(x, plan.t[0]))
     begin = (first, jnp.zeros_like(first[2]))
     resampled = resampled_steps(schedule, plan)
     carry, log_weights, sizes = advance(begin, move, keys, steps, resampled, number, resample)

@@ -2,7 +2,7 @@
 
 WORKDIR/.samples-KEY/00000250.npy holds the batch that begins with image 250; KEY is a hash of the weights, of the
 config, and of all labels and seeds. Image i depends on its own label and seed alone: it is the same whenever made.
-00000250.work.npy beside it holds what the batch has cost, where that is counted.
+00000250.work.npy beside it holds `generate.Generator.work` of the batch, where that is not zero.
 """
 
 import hashlib
@@ -70,7 +70,7 @@ def images(
 
 
 def work(folder: pathlib.Path) -> np.ndarray:
-    """int64 [2], the counts of all batches of a folder, whichever process made them."""
+    """`[2]`, the sums over all batches of a folder, whichever process made them."""
     counts = map(files.array, sorted(folder.glob("*.work.npy")))
     return sum((count for count in counts if count is not None), np.zeros(2, np.int64))
 

@@ -13,7 +13,7 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from diffusion import editing, flow_maps, guidance, padding, pytrees, samplers, sampling
+from diffusion import editing, flow_maps, guidance, padding, parameterizations, pytrees, samplers, sampling
 from diffusion.data import pipeline
 from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_model, to_uint8
@@ -44,7 +44,8 @@ class Generator(NamedTuple):
         trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
             [-1, 1] of the network's world; None for symbols, and for a driver that does not take the plan's steps.
         nfe: network evaluations of a sample; the branches of a guidance count once. None if the driver decides.
-        work: () -> int64 [2], the counts of `caching.Work` of all batches that this generator has made.
+        work: () -> `[2]`, the counts of `caching.Work`, or the numbers of the driver, summed over all batches that this
+            generator has made.
         skipped: counts of `work` -> share of the network's blocks that a cache has skipped; None without a cache.
     """
 
@@ -168,6 +169,8 @@ def _branches(
     both = (condition, null)
     if recipe.sampling.conditions is not None:
         both = recipe.sampling.conditions(recipe.network, *both)
+    if len(both) == 1:
+        return guidance.separately(parameterizations.denoiser(network, schedule, parameterization, *both))
     return guidance.together(network, schedule, parameterization, both)
 
 
@@ -477,7 +480,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     finish = jax.jit(finish, out_shardings=everywhere)
-    done = np.zeros(2, np.int64)
+    done: np.ndarray = np.zeros(2, np.int64)
     watch = jax.jit(lambda *arguments: sampled(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
     shown_steps = lambda params, decoder, steps: jax.lax.map(lambda x: shown(params, decoder, x), steps)
     show = jax.jit(shown_steps, out_shardings=everywhere)
@@ -489,7 +492,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     def images(params, labels, seeds, progress=lambda done: None):
         if (real := real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.examples.shape), np.float32))
-        nonlocal done  # the counts of `caching.Work` over all batches so far
+        nonlocal done  # the sums of `Generator.work` so far
         one_batch = lambda rows: finish(params, decoder, reads, *batch(rows))
         images, work = sampling.in_batches(one_batch, (with_pictures(labels, seeds), seeds), batch_size, progress)
         done = done + work
@@ -501,5 +504,5 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
 
     skipped = lambda work: sampling.skipped(work, recipe.network, sampler, plan)
     if not recipe.sampling.follows_plan:
-        return Generator(images, None, None, lambda: done, skipped)
+        return Generator(images, None, None, lambda: done)
     return Generator(images, trajectory, sampler.nfe(plan.solved), lambda: done, skipped)

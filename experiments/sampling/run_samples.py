@@ -25,7 +25,7 @@ from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import quantised as storage
-from diffusion.recipe import ConfigError, as_config_errors, data, units
+from diffusion.recipe import ConfigError, as_config_errors, data, steering_drivers, units
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import config_hash, plain
 from diffusion.training import sharding
@@ -165,8 +165,16 @@ def sample_weights(
     def finish():
         all_images = images if share[1] == 1 else make_images(lambda done: None)
         seconds = time.perf_counter() - began
-        skipped = make.skipped(batches_on_disk.work(unfinished))
+        work = batches_on_disk.work(unfinished)
+        skipped = make.skipped(work)
         record = _record(recipe, make.nfe, skipped, description)
+        if make.nfe is None and work.any():  # the numbers of a driver of particles
+            means = steering_drivers.Weighed(*(work / -(-number // batch_size)).tolist())
+            record["particles"] = means._asdict()
+            print(
+                f"particles of a sample: effective size {means.effective_size:.2f}, log of the normalising constant "
+                f"{means.log_normaliser:.4g}, means over samples"
+            )
         shown = _write(out, recipe, make, params, all_images, labels, by_records, seeds, record, classes)
         evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
         if skipped is not None:

@@ -60,6 +60,13 @@ GUIDANCES = {
     "classifier_free": Case(lambda d, s, w, **more: guidance.classifier_free(_each(d), w, **more)),
     "autoguidance": Case(lambda d, s, w, **more: guidance.autoguidance(d[0], d[1], w, **more)),
     "composed": Case(lambda d, s, w: guidance.composed(_each(d, 3), (w, w)), 1.5, 0.0, base=2, calls=3, interval=False),
+    "product": Case(lambda d, s, w: guidance.product(_each(d), s, (w, 1 - w)), interval=False),
+    "multiplied": Case(
+        lambda d, s, w: guidance.multiplied(guidance.product(_each(d, 1), s, (1 - w,)), d[1], s, w),
+        0.6,
+        0.0,
+        interval=False,
+    ),
     "rescaled": Case(lambda d, s, w, **more: guidance.rescaled(_each(d), s, w, 0.7, **more)),
     "renormalised": Case(lambda d, s, w, **more: guidance.renormalised(_each(d), s, w, **more)),
     "zero_star": Case(lambda d, s, w, **more: guidance.zero_star(_each(d), s, w, **more)),
@@ -118,7 +125,7 @@ GUIDANCES = {
 every_guidance = pytest.mark.parametrize("name", list(GUIDANCES))
 with_interval = pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.interval])
 with_scale = pytest.mark.parametrize(
-    "name", [name for name, case in GUIDANCES.items() if name not in ("windows", "dynamic_threshold")]
+    "name", [name for name in GUIDANCES if name not in ("windows", "dynamic_threshold", "product", "multiplied")]
 )
 
 
@@ -343,7 +350,7 @@ def test_channels_guides_the_leading_channels_alone():
 def test_the_number_of_branches_is_checked(name, monkeypatch):
     case = GUIDANCES[name]
     schedule = SCHEDULES["cosine"]
-    if name == "autoguidance":
+    if name in ("autoguidance", "multiplied"):
         return
     wrong = _denoisers(schedule) + _denoisers(schedule)[:1]
     monkeypatch.setattr(guidance, "separately", lambda *_: lambda x, t: tuple(d(x, t) for d in wrong))

@@ -81,6 +81,19 @@ def test_further_classes_are_composed(params):
     np.testing.assert_allclose(both.x0, expected, atol=1e-4)
 
 
+def test_the_scores_of_the_classes_of_a_product_are_summed(params):
+    """Class 10 stands for none, and the sample's own class may be alone; x0 follows from eps at alpha = 0.4."""
+    own, other, null = (
+        predicted_of(params, labels) for labels in (LABELS, jnp.full_like(LABELS, 7), jnp.full_like(LABELS, 10))
+    )
+    guided = predicted(config_of(guidance={"name": "product", "exponents": (3.0, -2.0), "labels": (10,)}), params)
+    np.testing.assert_allclose(guided.x0, 3 * own.x0 - 2 * null.x0, atol=1e-4)
+    for exponents, labels, eps in (((1.0, 0.5), (7,), own.eps + other.eps / 2), ((1.3,), (), 1.3 * own.eps)):
+        made = predicted(config_of(guidance={"name": "product", "exponents": exponents, "labels": labels}), params)
+        np.testing.assert_allclose(made.eps, eps, atol=1e-4)
+        np.testing.assert_allclose(made.x0, (X - 0.6 * eps) / 0.4, atol=1e-3)
+
+
 def predicted_of(params, labels):
     """The plain network's, by one program for all."""
     return plain_network()(params, labels)
@@ -127,6 +140,15 @@ def test_autoguidance_is_away_from_the_second_run(second, params):
     np.testing.assert_array_equal(one.eps, plain.eps)
     away = predicted(config_of(guides=(entry | {"scale": 3.0},)), params)
     np.testing.assert_allclose(away.x0, plain.x0 + 2 * (plain.x0 - predicted_of(worse, LABELS).x0), atol=1e-4)
+
+
+def test_a_run_times_a_power_of_a_second_run(second, params):
+    """The run's own product to the power 1/2, and the other to the power 1/2: the geometric average of both."""
+    folder, worse = second
+    other = {"name": "multiplied", "other": str(folder), "exponent": 0.5}
+    both = config_of(guidance={"name": "product", "exponents": (0.5,)}, guides=(other,))
+    eps = (predicted_of(params, LABELS).eps + predicted_of(worse, LABELS).eps) / 2
+    np.testing.assert_allclose(predicted(both, params).eps, eps, atol=1e-4)
 
 
 def test_an_own_guide_reads_a_second_run_too(second, params):

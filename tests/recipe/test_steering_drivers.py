@@ -1,12 +1,14 @@
 """Steering by the names of a config, beside closed forms: posteriors of measured pictures, tilted laws, best noises."""
 
+import json
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import guidance, samplers, schedules, steering, timesteps, watermarks
+from diffusion import guidance, parameterizations, samplers, schedules, steering, timesteps, watermarks
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_samples
 from diffusion.guidance import measurements
@@ -106,7 +108,7 @@ def test_each_sample_of_twisted_particles_is_tilted_by_its_own_reward(pull):
     drive = steering_drivers.twisted(lambda x: (slopes * x)[:, 0], 16, beta=0.5, pull=pull)
     arguments = {"sampler": exact, "denoise": DENOISE, "schedule": COSINE, "x": jnp.zeros((number, 1))}
     plan = timesteps.plan(np.linspace(1, end, 5))
-    x = np.asarray(jax.jit(lambda keys: drive(**arguments, plan=plan, keys=keys))(keys))
+    x = np.asarray(jax.jit(lambda keys: drive(**arguments, plan=plan, keys=keys))(keys)[0])
     alpha, sigma = float(COSINE.alpha(end)), float(COSINE.sigma(end))
     variance = 0.25 * alpha**2 + sigma**2
     for part, slope in ((x[::2], 2.0), (x[1::2], -1.0)):
@@ -135,7 +137,78 @@ def test_the_noise_of_any_schedule_is_standard_and_its_best_sample_comes_back():
     np.testing.assert_allclose(climbed / plain, (1 - 2 * 0.2 * slope**2) ** (2 * 5), rtol=1e-3)
 
 
+def test_each_sample_of_corrected_particles_follows_its_own_product():
+    """p^3 / q^2 with variances 0.25 and 0.5 and two means in one batch; the sum of the scores has another variance."""
+    number = 1600
+    mean = np.tile([0.4, -0.6], number // 2)[:, None].astype(np.float32)
+
+    def gaussian(variance):
+        def denoise(x, t):
+            alpha, sigma = COSINE.alpha(t), COSINE.sigma(t)
+            scaled = (x - alpha * mean) / (variance * alpha**2 + sigma**2)
+            return parameterizations.Prediction(mean + variance * alpha * scaled, sigma * scaled)
+
+        return denoise
+
+    @jax.jit
+    def run(keys):
+        both = guidance.multiplied(
+            guidance.product(guidance.separately(gaussian(0.25)), COSINE, (3.0,)), gaussian(0.5), COSINE, -2.0
+        )
+        plan = timesteps.plan(timesteps.uniform(COSINE, 32))
+        arguments = {"sampler": samplers.euler_maruyama(), "denoise": both, "schedule": COSINE, "plan": plan}
+        make = lambda particles: steering_drivers.corrected(particles)(x=jnp.zeros((number, 1)), keys=keys, **arguments)
+        return make(32), make(1)
+
+    (x, weighed), (naive, one) = run(jax.random.split(jax.random.key(0), number))
+    variance = 1 / (3 / 0.25 - 2 / 0.5)
+    for part, centre in ((x[::2], 0.4), (x[1::2], -0.6)):
+        assert abs(part.mean() - centre) < 4.5 * (variance / len(part)) ** 0.5
+    error = 4.5 * variance * (2 / number) ** 0.5
+    assert abs((x - mean).var() - variance) < error < abs((naive - mean).var() - variance)
+    np.testing.assert_allclose(weighed.log_normaliser, np.log(0.5 * variance**0.5 / 0.25**1.5), atol=0.05)
+    assert 16 < weighed.effective_size < 32 and one.effective_size == 1
+
+
+def test_corrected_particles_start_from_the_power_of_the_prior():
+    """A step so short that they stay there: N(0, sigma^2 / B)."""
+    schedule = schedules.variance_preserving()
+    x, _ = jax.jit(
+        lambda keys: steering_drivers.corrected(2)(
+            sampler=samplers.ddpm(),
+            denoise=guidance.product(guidance.separately(round_denoiser(schedule)), schedule, (3.0,)),
+            schedule=schedule,
+            x=jnp.zeros((1000, 4)),
+            plan=timesteps.plan(np.array([1.0, 1.0 - 1e-5])),
+            keys=keys,
+        )
+    )(jax.random.split(jax.random.key(0), 1000))
+    np.testing.assert_allclose(x.var(), 1 / 3, rtol=0.07)
+
+
+SQUARED = {"driver": {"name": "corrected", "number": 2}, "sampler": {"name": "ddpm"}}
+PAIR = {"name": "product", "exponents": (0.5, 0.5), "labels": (3,)}
 REFUSED = {
+    "no product": (SQUARED, r"corrected weighs a product of densities.*Valid: the guidance product"),
+    "a product after which a guide comes": (
+        SQUARED | {"guidance": PAIR, "guides": ({"name": "dynamic_threshold"},)},
+        r"corrected weighs a product of densities",
+    ),
+    "no density at alpha = 0": (
+        SQUARED | {"guidance": {"name": "product", "exponents": (2.0,)}},
+        r"exponents \(2\.0,\) sum to 2, and the plan starts at alpha = 0",
+    ),
+    "exponents": (
+        SQUARED | {"guidance": PAIR | {"exponents": (1.0,)}},
+        r"1 exponents for the sample's own class and the labels \(3,\)\. Valid: 2 exponents",
+    ),
+    "a class": (SQUARED | {"guidance": PAIR | {"labels": (11,)}}, r"labels has 11\. Valid: 0 \.\. 10, where 10"),
+    "a sum of 0": (SQUARED | {"guidance": PAIR | {"exponents": (1.0, -1.0)}}, r"must have a positive sum, but it is 0"),
+    "no particle": (
+        {"driver": {"name": "corrected", "number": 0}, "guidance": PAIR, "sampler": {"name": "ddpm"}},
+        r"corrected: number = 0 must be at least 1",
+    ),
+    "corrected by heun": ({"driver": {"name": "corrected", "number": 2}, "guidance": PAIR}, r"draws 0 noise arrays"),
     "nothing measured": ({"driver": {"name": "daps"}}, r"sample\.driver: daps needs measured pictures.*pooled"),
     "no reward": (
         {"driver": {"name": "twisted", "number": 2}},
@@ -184,8 +257,13 @@ def test_the_command_samples_so(tmp_path):
         {"driver": {"name": "daps"}, "measurement": MEASURED},
         {"driver": {"name": "twisted", "number": 2, "pull": 0.1} | reward, "sampler": {"name": "ddpm"}},
         {"driver": {"name": "optimised_noise", "updates": 2} | reward},
+        SQUARED | {"guidance": PAIR},
     ):
         changed = config_of(**fields)
         changed.train.steps = 2
         made = run_samples.sample(checks.on_its_data(checks.validate(changed)), tmp_path / "run")
         assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
+        record = json.loads((tmp_path / "run" / "samples.json").read_text())
+        particles = fields["driver"]["name"] in ("twisted", "corrected")
+        assert ("particles" in record) == particles
+        assert not particles or 1 <= record["particles"]["effective_size"] <= 2
