@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 
 
-def layer_norm(x: jax.Array) -> jax.Array:
+def layer_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
     """Centres and scales the last axis.
 
-        out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + 1e-6)
+        out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + epsilon)
 
     Args:
         x: [..., D]; the statistics are computed in float32 or wider.
+        epsilon: positive.
 
     Returns:
         [..., D], of the dtype of x.
@@ -21,7 +22,7 @@ def layer_norm(x: jax.Array) -> jax.Array:
     """
     wide = _wide(x)
     wide = wide - _mean(wide)
-    return (wide * jax.lax.rsqrt(_mean(wide * wide) + 1e-6)).astype(x.dtype)
+    return (wide * jax.lax.rsqrt(_mean(wide * wide) + epsilon)).astype(x.dtype)
 
 
 def rms_norm(x: jax.Array, epsilon: float = 1e-6) -> jax.Array:
