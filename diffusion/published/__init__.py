@@ -6,6 +6,7 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.published import (
+        auraflow as auraflow,
         chroma as chroma,
         cogvideox as cogvideox,
         flux as flux,

@@ -7,6 +7,7 @@ from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files
 from diffusion.models.interchange import families, folders, rows
+from diffusion.published.auraflow import AuraFlow
 from diffusion.published.cogvideox import CogVideoX
 from diffusion.published.flux2 import Flux2
 from diffusion.published.hunyuan_video import HunyuanVideo
@@ -22,6 +23,7 @@ Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))
 QWEN_IMAGE = QwenImage(4, 24, 2, 2, 12, (4, 4, 4))
 KLEIN = Flux2(4, 24, 2, 2, 3, 12, (2, 2, 2, 2))
 LUMINA2 = Lumina2(4, 24, 2, 1, 4, 2, 16, 12, (2, 2, 2))
+AURAFLOW = AuraFlow(4, 2, 24, 2, 2, 2, 12, 4)
 SANA = Sana(8, 4, 1, 24, 2, 3, 2, 12)
 WAN = Wan(4, 10, 24, 2, 2, 40, 12, 20)
 LTX = LTXVideo(channels=4, width=24, depth=2, heads=2, text_width=12)
@@ -44,6 +46,9 @@ LAYERS = [
     (KLEIN, "original", "single_blocks.1.linear2"),
     (LUMINA2, "diffusers", "layers.1.attn.to_v"),
     (LUMINA2, "diffusers", "context_refiner.0.feed_forward.linear_3"),
+    (AURAFLOW, "diffusers", "joint_transformer_blocks.1.attn.add_q_proj"),
+    (AURAFLOW, "diffusers", "single_transformer_blocks.1.ff.linear_2"),
+    (AURAFLOW, "original", "double_layers.0.mlpC.c_fc1"),
     (SANA, "diffusers", "transformer_blocks.1.attn1.to_k"),
     (SANA, "diffusers", "transformer_blocks.0.attn2.to_v"),
     (SANA, "original", "blocks.1.attn.qkv"),

@@ -25,6 +25,7 @@ from diffusion.models.song_unet import SongUNet
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 from diffusion.models.video_dit import VideoDiT
+from diffusion.published.auraflow.network import AuraFlow
 from diffusion.published.cogvideox.network import CogVideoX
 from diffusion.published.flux.network import Flux
 from diffusion.published.flux2.network import Flux2
@@ -196,6 +197,13 @@ BACKBONES = {
     ),
     "qwen_image": Backbone(QwenImage(4, 24, 2, 2, TEXT, (4, 4, 4)), (8, 8, 4), words("text_mask")),
     "lumina2": Backbone(Lumina2(4, 24, 2, 1, 4, 2, 16, TEXT, (2, 2, 2)), (8, 8, 4), words("text_mask")),
+    "auraflow": Backbone(
+        AuraFlow(4, 2, 24, 2, 1, 2, TEXT, 4),
+        (8, 8, 4),
+        words(),
+        untrained="text/attention/out",  # which reaches the picture through a product of small gates
+        blocks="(?:single_)?blocks",
+    ),
     "sana": Backbone(
         Sana(8, 4, 1, 24, 2, 6, 2, TEXT, qk_norm=True), (8, 8, 4), words("text_mask"), divides=1, untrained=r"key/bias$"
     ),

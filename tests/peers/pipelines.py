@@ -84,6 +84,7 @@ LCM = {
     "timestep_scaling": 10.0,
 }
 SHIFTED = {"shift": 3.0}
+AURAFLOW = {"shift": 1.73}  # as it is published
 QWEN_FLOW = {  # as it is published
     "base_shift": 0.5,
     "max_shift": 0.9,
@@ -599,6 +600,35 @@ def lumina2(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def auraflow(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """With Llama's kind of vocabulary, as Pile-T5 has, which ends a text and does not begin it."""
+    words = ["<pad>", "</s>", "<s>", "<unk>", *(chr(code) for code in range(33, 127)), "\u2581", "ca", "cat"]
+    tokenizer = transformers.LlamaTokenizer(
+        {word: i for i, word in enumerate(words)},
+        [("c", "a"), ("ca", "t")],
+        pad_token="<pad>",
+        add_bos_token=False,
+        add_eos_token=True,
+    )
+    config = {"vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+    return diffusers.AuraFlowPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=tokenizer,
+        text_encoder=transformers.UMT5EncoderModel(transformers.UMT5Config(**config)),
+        transformer=diffusers.AuraFlowTransformer2DModel(
+            sample_size=8,
+            num_mmdit_layers=1,
+            num_single_dit_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=32,
+            pos_embed_max_size=25,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(AURAFLOW),
+    )
+
+
 def sana(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """With the scheduler that SANA is published with."""
     levels = {"block_out_channels": (8, 16), "layers_per_block": (1, 1)}
@@ -899,6 +929,7 @@ PIPELINES = {
     "klein_edits": flux2_klein,
     "qwen_image": qwen_image,
     "lumina2": lumina2,
+    "auraflow": auraflow,
     "sana": sana,
     "sprint": sana_sprint,
     "z_image": z_image,
@@ -986,6 +1017,7 @@ TRAJECTORIES = {
     "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "z_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "lumina2": ({"shift": 6.0}, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "auraflow": (AURAFLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "sprint": ({}, {"lcm": ("SCMScheduler", {}), "lcm, two steps": ("SCMScheduler", {})}),
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
     "wan": (WAN_FLOW, {"unipc": ("UniPCMultistepScheduler", {})}),

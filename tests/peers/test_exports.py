@@ -37,7 +37,7 @@ EXPORTS = (
     "dinov2_plain", "dinov2_gated", "dinov2_registers", "dinov3", "dinov3_registers", "dinov3_unbiased",
     "siglip", "siglip,transformers 5", "siglip_towers", "mae", "ijepa",
     "mmdit_sd3", "mmdit_sd35_medium", "flux_schnell", "flux_dev", "flux_kontext", "chroma",
-    "z_image", "lumina2", "sana", "sana_normed", "sana_sprint",
+    "z_image", "lumina2", "auraflow", "sana", "sana_normed", "sana_sprint",
     "qwen_image", "flux2_klein", "flux2_dev", "flux2_autoencoder",
     "dit", "dit_original", "pixart", "pixart_sized", "u_vit_class",
     "unet_2d_ddpm", "unet_2d_heads", "unet_2d_adm", "unet_2d_ncsnpp",

@@ -33,6 +33,7 @@ SETTINGS = {
     "Flux2KleinPipeline": ((50, 4.0), {"unit_clock", "even", "by_steps", "several"}),
     "QwenImagePipeline": ((50, 4.0), {"unit_clock", "even"}),
     "Lumina2Pipeline": ((30, 4.0), {"unit_clock", "even", "instructed"}),
+    "AuraFlowPipeline": ((50, 3.5), {"unit_clock"}),
     "SanaPipeline": ((20, 4.5), {"instructed"}),
     "SanaSprintPipeline": ((2, 4.5), {"instructed", "unit_clock", "strength"}),
     "PixArtAlphaPipeline": ((20, 4.5), set()),
@@ -90,6 +91,7 @@ READERS = {  # (suffix, how, length) of each text encoder, and what is optional 
     "Flux2Pipeline": [("", MASKED | {"layers": (10, 20, 30)}, 512)],
     "QwenImagePipeline": [("", MASKED, 546)],  # 34 tokens of the template go
     "Lumina2Pipeline": [("", MASKED | {"layers": (-2,)}, 256)],
+    "AuraFlowPipeline": [("", MASKED, 256)],
     "SanaPipeline": [("", MASKED, 300)],
     "PixArtAlphaPipeline": [("", MASKED, 120)],
     "PixArtSigmaPipeline": [("", MASKED, 300)],
@@ -143,6 +145,7 @@ NETWORKS = {
     "Flux2KleinPipeline": "Flux2",
     "QwenImagePipeline": "QwenImage",
     "Lumina2Pipeline": "Lumina2",
+    "AuraFlowPipeline": "AuraFlow",
     "SanaPipeline": "Sana",
     "SanaSprintPipeline": "Sana",
     "WanPipeline": "Wan",
@@ -156,7 +159,13 @@ def test_latents_have_a_multiple_of_what_the_denoiser_takes_together():
     """Halvings of a U-Net, the patch of a transformer, two pixels of Flux's latents."""
     module = types.SimpleNamespace(widths=(1, 2, 3, 4), patch=7)
     unets = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
-    patches = ("StableDiffusion3Pipeline", "SanaPipeline", "PixArtSigmaPipeline", "CogVideoXPipeline")
+    patches = (
+        "StableDiffusion3Pipeline",
+        "SanaPipeline",
+        "PixArtSigmaPipeline",
+        "CogVideoXPipeline",
+        "AuraFlowPipeline",
+    )
     ones = ("Flux2Pipeline", "Flux2KleinPipeline", "LTXPipeline")
     expected = {**dict.fromkeys(unets, 8), **dict.fromkeys(patches, 7), **dict.fromkeys(ones, 1)}
     for name in SETTINGS:

@@ -193,6 +193,10 @@ def chroma(net, a):
     return {"output": net(a["x"], a["t"], {"text": a["text"], "text_mask": a["text_mask"]})}
 
 
+def auraflow(net, a):
+    return {"output": net(a["x"], a["t"], {"text": a["text"]})}
+
+
 def wan(net, a):
     condition = {name: a[name] for name in ("text", "patches") if name in a}
     by_frame = a["t"][:, None] * np.float32([0, 0.5, 1])
@@ -364,6 +368,8 @@ CALLS = {
     "chroma_original": Call(chroma, 6e-6),
     "z_image": Call(chroma, 7e-5),
     "lumina2": Call(chroma, 5e-6),
+    "auraflow": Call(auraflow, 3e-5),
+    "auraflow_original": Call(auraflow, 3e-5),
     "sana": Call(chroma, 8e-6),
     "sana_normed": Call(chroma, 8e-6),
     "sana_sprint": Call(sana_sprint, 2e-5),
@@ -426,6 +432,7 @@ LEFT_OUT = (
 LISTED = (
     "decoder_full_qwen3_4b", "siglip_towers_full_so400m", "image_reward_full", "wan_autoencoder_full",
     "clip_text_big_g", "t5_base", "dinov2_full_small", "dit_xl_2_256", "pixart_xl_2_512", "flux_full_dev", "sana_full",
+    "auraflow_full",
 )  # fmt: skip
 # the family of a listing: names and shapes at the published size
 LISTINGS = {
@@ -484,6 +491,7 @@ LISTINGS = {
     "redux_full": "ReduxImageEncoder",
     "qwen_image_full": "QwenImageTransformer2DModel",
     **dict.fromkeys(("lumina2_full", "lumina2_full_original"), "Lumina2Transformer2DModel"),
+    "auraflow_full": "AuraFlowTransformer2DModel",
     "sana_full": "SanaTransformer2DModel",
     "z_image_full": "ZImageTransformer2DModel",
     **{f"wan_full_{name}": "WanTransformer3DModel" for name in ("1_3b", "14b", "i2v_14b", "ti2v_5b")},
