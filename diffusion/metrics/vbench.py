@@ -45,7 +45,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.metrics.prompt_following.readers import Detection
+from diffusion.metrics.prompt_following.readers import Detection, overlap
 
 Interpolate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Frames uint8 [M, H, W, 3] and the frames that follow them -> the frames in their middle, uint8 [M, H, W, 3]."""
@@ -268,11 +268,8 @@ def _placed(a: np.ndarray, b: np.ndarray, beside: bool) -> float:
     apart = np.abs((a[:2] + a[2:]) - (b[:2] + b[2:])) / 2
     if not (apart[0] > apart[1] if beside else apart[1] > apart[0]):
         return 0.0
-    area = lambda box: np.prod(box[2:] - box[:2])
-    common = np.prod(np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0))
-    union = area(a) + area(b) - common
-    overlap = common / union if union > 0 else 0.0
-    return 1.0 if overlap < APART else float(APART / overlap)
+    share = overlap(a, b)
+    return 1.0 if share < APART else APART / share
 
 
 def action(probabilities: Mapping[str, float], wanted: str) -> bool:

@@ -35,6 +35,7 @@ from diffusion.metrics.prompt_following.readers import (
     PromptsError,
     embedded_pictures,
     embedded_texts,
+    overlap as boxes_overlap,
 )
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
@@ -200,17 +201,9 @@ def counted_objects(detections: Sequence[Detection], tag: str, rules: Rules = PU
 def _apart(objects: Sequence[Detection], overlap: float) -> list[Detection]:
     chosen: list[Detection] = []
     for candidate in objects:
-        if overlap == 1 or all(_overlap(candidate.box, other.box) < overlap for other in chosen):
+        if overlap == 1 or all(boxes_overlap(candidate.box, other.box, 1) < overlap for other in chosen):
             chosen.append(candidate)
     return chosen
-
-
-def _overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    """The intersection over the union of two boxes, whose ends are pixels inside."""
-    area = lambda left, top, right, bottom: max(right - left + 1, 0) * max(bottom - top + 1, 0)
-    both = area(*np.maximum(first[:2], second[:2]), *np.minimum(first[2:], second[2:]))
-    union = area(*first) + area(*second) - both
-    return both / union if union else 0.0
 
 
 def relations(first: Sequence[float], second: Sequence[float], margin: float = 0.1) -> set[str]:

@@ -19,6 +19,7 @@ __all__ = [
     "detected",
     "embedded_pictures",
     "embedded_texts",
+    "overlap",
     "parsed",
 ]
 
@@ -51,6 +52,14 @@ class Detection(NamedTuple):
     score: float
     box: tuple[float, float, float, float]
     mask: np.ndarray | None = None
+
+
+def overlap(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray, ends: int = 0) -> float:
+    """The intersection over the union of two boxes; `ends` is 1 where their ends are pixels inside, and 0 else."""
+    area = lambda left, top, right, bottom: max(right - left + ends, 0) * max(bottom - top + ends, 0)
+    both = area(*np.maximum(first[:2], second[:2]), *np.minimum(first[2:], second[2:]))
+    union = area(*first) + area(*second) - both
+    return float(both / union) if union else 0.0
 
 
 class Parse(NamedTuple):

@@ -32,7 +32,7 @@ import pathlib
 from collections.abc import Sequence
 
 from diffusion.io import limits, opener
-from diffusion.metrics.prompt_following.readers import Detection, Parse, PromptsError
+from diffusion.metrics.prompt_following.readers import Detection, Parse, PromptsError, overlap
 
 CATEGORIES = ("color", "shape", "texture", "spatial", "non_spatial", "complex")
 PHRASES = 8  # most phrases of a prompt that become questions
@@ -163,12 +163,8 @@ def place(word: str, first: Sequence[float], second: Sequence[float]) -> float:
     }.get(word, (0.0, 0.0))
     if along <= abs(across):
         return 0.0
-    width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
-    height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
-    area = lambda box: (box[2] - box[0]) * (box[3] - box[1])
-    union = area(first) + area(second) - width * height
-    overlap = width * height / union if union else 0.0
-    return 1.0 if overlap < OVERLAP else OVERLAP / overlap
+    share = overlap(first, second)
+    return 1.0 if share < OVERLAP else OVERLAP / share
 
 
 def spatial(prompt: str, objects: tuple[str, str] | None, detections: Sequence[Detection]) -> float:

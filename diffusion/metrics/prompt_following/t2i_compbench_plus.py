@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from diffusion.io import limits, opener
-from diffusion.metrics.prompt_following.readers import Detection, PromptsError
+from diffusion.metrics.prompt_following.readers import Detection, PromptsError, overlap
 from diffusion.metrics.prompt_following.t2i_compbench import PEOPLE
 
 CATEGORIES = ("3d_spatial", "numeracy")
@@ -165,14 +165,10 @@ def depth_order(word: str, first: Sequence[float], second: Sequence[float], near
         second: the box of the other one.
         nearness: the nearness of each pixel, `[H, W]`.
     """
-    width = max(0.0, min(first[2], second[2]) - max(first[0], second[0]))
-    height = max(0.0, min(first[3], second[3]) - max(first[1], second[1]))
-    area = lambda box: (box[2] - box[0]) * (box[3] - box[1])
-    union = area(first) + area(second) - width * height
-    overlap = width * height / union if union else 0.0
+    share = overlap(first, second)
     mean = lambda box: nearness[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])]
-    if overlap == 0 or not mean(first).size or not mean(second).size:
+    if share == 0 or not mean(first).size or not mean(second).size:
         return 0.0
     nearer = float(mean(first).mean() - mean(second).mean())
     right = nearer > 0 if word == "in front of" else nearer < 0 if word in DEPTH_WORDS else False
-    return min(1.0, overlap / DEPTH_OVERLAP) if right else 0.0
+    return min(1.0, share / DEPTH_OVERLAP) if right else 0.0

@@ -7,7 +7,7 @@ import pytest
 
 from diffusion.metrics.prompt_following import geneval
 from diffusion.metrics.prompt_following.geneval import Rules
-from diffusion.metrics.prompt_following.readers import Detection, Embedder, PromptsError
+from diffusion.metrics.prompt_following.readers import Detection, Embedder, PromptsError, overlap
 
 CAT = Detection("cat", 0.9, (0, 0, 10, 10))
 DOG = Detection("dog", 0.8, (30, 0, 40, 10))
@@ -85,7 +85,7 @@ def test_objects_that_count():
 def test_boxes_share_the_pixels_at_both_ends(other, share):
     """Beside a box of 10 x 10 pixels; in either order."""
     own = (0, 0, 9, 9)
-    assert geneval._overlap(own, other) == geneval._overlap(other, own) == pytest.approx(share)
+    assert overlap(own, other, 1) == overlap(other, own, 1) == pytest.approx(share)
 
 
 def test_a_crop_is_grey_around_the_mask():
