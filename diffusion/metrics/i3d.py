@@ -17,8 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from diffusion.io import limits, opener, safetensors_files, torch_files
-from diffusion.metrics.inception_weights import WeightsError, digest
+from diffusion.metrics.inception_weights import WeightsError, digest, read_tensors
 
 CLASSES = 400
 FRAMES = 9  # the fewest, of which two steps are left at last
@@ -98,16 +97,7 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
         WeightsError: as `load`; names the first tensor that is missing or has another shape.
     """
     path = pathlib.Path(path).expanduser()
-    if not path.is_file():  # a read of a pipe might never end
-        raise WeightsError(f"There is no file of I3D weights at {path}.")
-    if (size := path.stat().st_size) > LIMIT:
-        raise WeightsError(f"{path} has {limits.size(size)}; at most {limits.size(LIMIT)} are read.")
-    try:
-        with opener.open_file(path, most=LIMIT) as file:
-            is_torch = torch_files.is_torch(file.read(16))
-        tensors = torch_files.read(path) if is_torch else safetensors_files.load(path)
-    except (OSError, limits.Refused, LookupError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} holds no readable weights: {error}") from error
+    tensors = read_tensors(path, "I3D", LIMIT)
     for name, shape in SHAPES.items():
         if name not in tensors:
             raise WeightsError(f"{path} is not I3D under the names of pytorch-i3d: {name} {list(shape)} is missing.")

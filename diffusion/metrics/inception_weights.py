@@ -146,21 +146,35 @@ def read(path: pathlib.Path | str) -> Weights:
     Raises:
         WeightsError: if there is no such file, or it does not hold a network of this form.
     """
-    path = pathlib.Path(path)
-    if not path.is_file():  # a read of a pipe might never end
-        raise WeightsError(f"There is no file of Inception weights at {path}. {HOW_TO_GET}")
-    if (size := path.stat().st_size) > LIMIT:
-        raise WeightsError(f"{path} has {limits.size(size)}; at most {limits.size(LIMIT)} are read. {HOW_TO_GET}")
-    try:
-        with opener.open_file(path, most=LIMIT) as file:
-            is_torch = torch_files.is_torch(file.read(16))
-        tensors = torch_files.read(path) if is_torch else safetensors_files.load(path)
-    except (OSError, limits.Refused, LookupError, TypeError, ValueError) as error:
-        raise WeightsError(f"{path} holds no readable Inception weights: {error} {HOW_TO_GET}") from error
+    tensors = read_tensors(pathlib.Path(path), "Inception", LIMIT, f" {HOW_TO_GET}")
     try:
         return _weights(tensors)
     except ValueError as error:
         raise WeightsError(f"{path} is not FID's Inception-v3: {error} {HOW_TO_GET}") from error
+
+
+def read_tensors(path: pathlib.Path, network: str, most: int, advice: str = "") -> dict[str, np.ndarray]:
+    """The tensors of a file of weights, safetensors or PyTorch's, by name; nothing in the file is executed.
+
+    Args:
+        path: the file.
+        network: name of the network whose weights it should hold, for errors.
+        most: largest size of the file in bytes.
+        advice: the end of each error, which says how to get the weights.
+
+    Raises:
+        WeightsError: if there is no such file, or it is too large or cannot be read.
+    """
+    if not path.is_file():  # a read of a pipe might never end
+        raise WeightsError(f"There is no file of {network} weights at {path}.{advice}")
+    if (size := path.stat().st_size) > most:
+        raise WeightsError(f"{path} has {limits.size(size)}; at most {limits.size(most)} are read.{advice}")
+    try:
+        with opener.open_file(path, most=most) as file:
+            is_torch = torch_files.is_torch(file.read(16))
+        return torch_files.read(path) if is_torch else safetensors_files.load(path)
+    except (OSError, limits.Refused, LookupError, TypeError, ValueError) as error:
+        raise WeightsError(f"{path} holds no readable {network} weights: {error}{advice}") from error
 
 
 def save(path: pathlib.Path | str, weights: Weights) -> None:
