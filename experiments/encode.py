@@ -82,19 +82,8 @@ def run(
         CacheError: if the folder holds other latents.
     """
     source = named(data, data_dir, size) if isinstance(data, str) else data
-    spec = source.spec
-    kind, shape = autoencoder_folders.latent(autoencoder, spec.shape)
-    number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
-    description = latent_cache.Description(
-        dataset=_dataset(spec),
-        autoencoder=autoencoder.record,
-        shape=tuple(shape),
-        kind="mean" if mean else kind,
-        views=_views(flip),
-        dtype=dtype,
-        scale=number(autoencoder.module.scale),
-        shift=number(getattr(autoencoder.module, "shift", 0.0)),
-    )
+    description = autoencoder_folders.describe_cache(autoencoder, source.spec, flip)._replace(dtype=dtype)
+    description = description._replace(kind="mean") if mean else description
     encode = autoencoder_folders.encoder(autoencoder)
     parts = (lambda images: encode(images)[:, :1]) if mean else encode
     options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records}
@@ -128,7 +117,8 @@ def features(
         CacheError: if the folder holds other features.
     """
     source = named(data, data_dir, size) if isinstance(data, str) else data
-    description = encoder_features.description(encoder, params, _dataset(source.spec), _views(flip))
+    dataset = latent_cache.dataset_of(source.spec)
+    description = encoder_features.description(encoder, params, dataset, latent_cache.VIEWS[: 1 + flip])
     options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records}
     encode = encoder_features.encode(encoder, params)
     _write(feature_cache.beside(out), source, description, encode, "features", options)
@@ -152,21 +142,6 @@ def _write(
             return stack.enter_context(progress.bar(doing, records, "pictures"))
 
         latent_writer.write(folder, source, source.spec, description, encode, begin=begin, **options)
-
-
-def _dataset(spec: sources.DataSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "version": spec.version,
-        "split": spec.split,
-        "size": spec.size,
-        "num_classes": spec.num_classes,
-        "shape": list(spec.shape),
-    }
-
-
-def _views(flip: bool) -> tuple[str, ...]:
-    return latent_cache.VIEWS if flip else latent_cache.VIEWS[:1]
 
 
 def main(argv: list[str]) -> None:

@@ -14,6 +14,7 @@ __all__ = [
     "CacheError",
     "Description",
     "Latents",
+    "dataset_of",
     "describe",
     "differences",
     "named",
@@ -94,6 +95,12 @@ def describe(folder: str | pathlib.Path) -> Description:
         CacheError, limits.Refused: if its description is damaged.
     """
     return parse(_index(folder), opener.read_json(_index(folder)))
+
+
+def dataset_of(spec: DataSpec) -> dict[str, Any]:
+    """The entry `dataset` of a description: what is known of the records of a split."""
+    fields = ("name", "version", "split", "size", "num_classes")
+    return {field: getattr(spec, field) for field in fields} | {"shape": list(spec.shape)}
 
 
 def named(folder: str | pathlib.Path, name: str) -> str:

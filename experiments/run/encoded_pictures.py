@@ -122,15 +122,10 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: i
     shown = Pictures(source, sight.column)
     spec = shown.spec
     digest = lambda value: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+    name = latent_cache.named(folder, spec.name)
+    known = spec._replace(name=name, version=digest(shown.fingerprint())[:16], size=len(shown))
     description = latent_cache.Description(
-        dataset={
-            "name": latent_cache.named(folder, spec.name),
-            "version": digest(shown.fingerprint())[:16],
-            "split": spec.split,
-            "size": len(shown),
-            "num_classes": 0,
-            "shape": list(spec.shape),
-        },
+        dataset=latent_cache.dataset_of(known),
         autoencoder={"family": "", "config": dict(sight.facts), "sha256": digest(sight.facts)},
         shape=sight.latent,
         kind="mean",

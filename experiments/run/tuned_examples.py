@@ -330,26 +330,9 @@ def encode(recipe: Recipe, source: sources.Source, folder: str | pathlib.Path) -
     """
     vae = _autoencoder(tuned_network(recipe).base)
     spec = source.spec
-    kind, shape = autoencoder_folders.latent(vae, spec.shape)
-    number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
+    known = {"name": latent_cache.named(folder, spec.name), "version": _content(source), "num_classes": 0}
     flip = len(recipe.config["data"]["augment"]) > 0
-    description = latent_cache.Description(
-        dataset={
-            "name": latent_cache.named(folder, spec.name),
-            "version": _content(source),
-            "split": spec.split,
-            "size": spec.size,
-            "num_classes": 0,
-            "shape": list(spec.shape),
-        },
-        autoencoder=vae.record,
-        shape=tuple(shape),
-        kind=kind,
-        views=latent_cache.VIEWS if flip else latent_cache.VIEWS[:1],
-        dtype="float32",
-        scale=number(vae.module.scale),
-        shift=number(getattr(vae.module, "shift", 0.0)),
-    )
+    description = autoencoder_folders.describe_cache(vae, spec._replace(**known), flip)
     from diffusion.data import latent_writer  # imported here: array_record takes a while
 
     with progress.bar("encoding", spec.size, "pictures") as advance:

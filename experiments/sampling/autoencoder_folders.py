@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion.data import latent_cache
+from diffusion.data.sources import DataSpec
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.io import limits
 from diffusion.models import interchange
@@ -100,6 +101,26 @@ def latent(autoencoder: Autoencoder, shape: tuple[int, ...]) -> tuple[str, tuple
     except ValueError as error:
         raise ConfigError(f"the pictures do not fit the autoencoder: {error}") from error
     return ("moments" if len(latents) == 2 else "mean"), latents[0].shape[1:]
+
+
+def describe_cache(autoencoder: Autoencoder, spec: DataSpec, flip: bool) -> latent_cache.Description:
+    """The description of a cache, float32, of what the encoder returns for pictures, and for their mirror images.
+
+    Raises:
+        ConfigError: as in `latent`.
+    """
+    kind, shape = latent(autoencoder, spec.shape)
+    number = lambda x: tuple(x) if isinstance(x, (tuple, list)) else float(x)
+    return latent_cache.Description(
+        dataset=latent_cache.dataset_of(spec),
+        autoencoder=autoencoder.record,
+        shape=tuple(shape),
+        kind=kind,
+        views=latent_cache.VIEWS[: 1 + flip],
+        dtype="float32",
+        scale=number(autoencoder.module.scale),
+        shift=number(getattr(autoencoder.module, "shift", 0.0)),
+    )
 
 
 def _encode(module: nn.Module, params: Any, x: jax.Array) -> tuple[jax.Array, ...]:
