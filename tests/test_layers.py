@@ -42,7 +42,7 @@ LAYERS = (  # from the bottom to the top
      "diffusion.experiments.sampling.trained_run"),
     ("diffusion.experiments.planning", "diffusion.experiments.playground", "diffusion.experiments.sweeps",
      "diffusion.experiments.text", "diffusion.experiments.sampling.watermarked",
-     "diffusion.experiments.sampling.from_class_model", "diffusion.experiments.sampling.of_run"),
+     "diffusion.experiments.sampling.from_class_model"),
     ("diffusion.experiments", "diffusion.launch", "diffusion.__main__"),  # the commands
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}

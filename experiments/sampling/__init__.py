@@ -1,4 +1,8 @@
 """The parts of sampling from a run."""
 
+from diffusion import public
+
 # What projects outside of this library import.
 __all__ = ["autoencoder_folders", "clip_coding", "generate", "trained_run", "tuned_run"]
+
+public.moved({f"{__name__}.of_run": f"{__name__}.run_samples"})

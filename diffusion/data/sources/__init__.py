@@ -110,4 +110,5 @@ if TYPE_CHECKING:
         tfds as tfds,
     )
 
+public.moved({f"{__name__}.of_python": f"{__name__}.python_objects"})
 public.declare(__name__)
