@@ -300,11 +300,7 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
             pre_tokenizers.ByteLevel(add_prefix_space=False),
         ]
     )
-    frame = [(special[part], vocabulary.get(special[part], -1)) for part in ("eos_token", "bos_token")]
-    if min(number for _, number in frame) < 0:
-        raise limits.Refused(
-            f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or the end of a text."
-        )
+    frame = _frame(path, vocabulary, (special["eos_token"], special["bos_token"]))
     library.post_processor = tokenizers.processors.RobertaProcessing(*frame, False, False)
     return _from_library(library, special, length, path)
 
@@ -336,6 +332,14 @@ def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length:
     return Tokenizer(split, (), (library.eos_id(),), max(library.pad_id(), 0), length, join=join)
 
 
+def _frame(path: pathlib.Path, vocabulary: Mapping[str, int], tokens: Sequence[str]) -> list[tuple[str, int]]:
+    """The tokens at the end and at the start of a text, with their ids."""
+    for token in tokens:
+        if token not in vocabulary:
+            raise limits.Refused(f"{path}: the vocabulary has no {token!r}, the start or the end of a text.")
+    return [(token, vocabulary[token]) for token in tokens]
+
+
 def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "vocab.txt"
     vocabulary = {word: i for i, word in enumerate(opener.read_text(path).removesuffix("\n").split("\n"))}
@@ -345,11 +349,7 @@ def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) ->
     library.normalizer = normalizers.BertNormalizer(lowercase=config.get("do_lower_case", True))
     library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     library.decoder = tokenizers.decoders.WordPiece()
-    frame = [(token, vocabulary.get(token, -1)) for token in reversed(BERT_FRAME.values())]
-    if min(number for _, number in frame) < 0:
-        raise limits.Refused(
-            f"{path}: the vocabulary has no {min(frame, key=lambda f: f[1])[0]!r}, the start or the end of a text."
-        )
+    frame = _frame(path, vocabulary, list(BERT_FRAME.values())[::-1])
     library.post_processor = tokenizers.processors.BertProcessing(*frame)
     return _from_library(library, special, length, path)
 
