@@ -3,6 +3,7 @@
 __all__ = [
     "classes",
     "frame_times",
+    "ids",
     "images",
     "known",
     "labelled_images",
@@ -124,6 +125,18 @@ def images(network: Any, x: jax.Array) -> None:
             f"shape={network.shape}: this {name} takes images with the channels of that shape; got {x.shape[-1]} "
             "channels"
         )
+
+
+def ids(text: jax.Array, mask: jax.Array | None = None) -> None:
+    """Refuses texts that are no integer ids [B, N], and a mask of another shape.
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    if text.ndim != 2 or not jnp.issubdtype(text.dtype, jnp.integer):
+        raise ValueError(f"the text must be integer ids [B, N]; got shape {text.shape}, dtype {text.dtype}")
+    if mask is not None and mask.shape != text.shape:
+        raise ValueError(f"the mask has shape {mask.shape}, but the ids have {text.shape}")
 
 
 def labelled_images(network: Any, x: jax.Array, t: jax.typing.ArrayLike, label: jax.Array | None) -> None:

@@ -109,15 +109,12 @@ class CLIPText(Backbone):
         Raises:
             ValueError: for shapes that do not fit.
         """
-        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"the text must be integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
+        network_checks.ids(ids, mask)
         if ids.shape[1] > self.positions:
             raise ValueError(
                 f"the text has {ids.shape[1]} tokens, but this network has only {self.positions} positions; cut it, "
                 "or encode it in windows (diffusion.text)"
             )
-        if mask is not None and mask.shape != ids.shape:
-            raise ValueError(f"the mask has shape {mask.shape}, but the ids have {ids.shape}")
         length = ids.shape[1]
         positions = self.param("positions", normal, (self.positions, self.width))
         start = nn.initializers.normal(self.token_std)

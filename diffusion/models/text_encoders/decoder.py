@@ -27,7 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import layout
+from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.embeddings import rotate_halves
 from diffusion.models.layers.network_bases import Backbone
@@ -282,10 +282,7 @@ class DecoderEncoder(Backbone):
         Raises:
             ValueError: for shapes that do not fit, or a layer that is not there.
         """
-        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"the text must be integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
-        if mask is not None and mask.shape != ids.shape:
-            raise ValueError(f"the mask has shape {mask.shape}, but the ids have {ids.shape}")
+        network_checks.ids(ids, mask)
         if not layers or any(not -self.depth - 1 <= layer <= self.depth for layer in layers):
             valid = f"{-self.depth - 1} to {self.depth}"
             raise ValueError(f"layers={tuple(layers)} of a network with {self.depth} layers. Valid: {valid}")

@@ -196,8 +196,7 @@ class MEDText(MED):
             ValueError: for shapes that do not fit.
         """
         self.checked(ids)
-        if mask.shape != ids.shape:
-            raise ValueError(f"the mask has shape {mask.shape}, but the ids have {ids.shape}")
+        network_checks.ids(ids, mask)
         x, _ = self.states(self.embedding()(ids), mask_bias(mask), picture, None, 0)
         return x.astype(jnp.float32)
 

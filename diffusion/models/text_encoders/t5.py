@@ -10,7 +10,7 @@
 Tokens are the second axis, features the last.
 """
 
-__all__ = ["Attention", "Layer", "Mlp", "RmsNorm", "T5Encoder", "buckets"]
+__all__ = ["Attention", "Layer", "Mlp", "T5Encoder", "buckets"]
 
 import math
 from typing import Any
@@ -20,14 +20,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import layout
+from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.network_bases import Backbone
-from diffusion.models.layers.norms import rms_norm
 from diffusion.models.layers.scan import scanned
 from diffusion.models.text_encoders.clip import Encoded
+from diffusion.models.text_encoders.decoder import RmsNorm
 
 MLPS = ("gated-gelu", "relu")  # the MLP of version 1.1, and of the first version
+EPSILON = 1e-6
 init = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
@@ -54,17 +55,6 @@ def buckets(length: int, count: int, farthest: int) -> np.ndarray:
     ratio = wide / np.float32(math.log(farthest / exact))
     far = np.minimum(exact + (ratio * np.float32(half - exact)).astype(np.int32), half - 1)
     return ((difference > 0) * half + np.where(distance < exact, distance, far)).astype(np.int32)
-
-
-class RmsNorm(nn.Module):
-    """scale * x / sqrt(mean(x^2) + 1e-6), with the mean in float32: [..., D] -> [..., D]."""
-
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
-        return (scale * rms_norm(x.astype(jnp.float32))).astype(self.dtype)
 
 
 class Attention(nn.Module):
@@ -130,8 +120,9 @@ class Layer(nn.Module):
         if self.buckets:
             bias = _of_positions(self, self.buckets, self.heads, rows, bias)
         attended = Attention(self.heads, self.head_size, self.attention, self.dtype, name="attention")
-        x = x + attended(RmsNorm(self.dtype, name="norm_1")(x), bias)
-        x = x + Mlp(self.hidden, self.mlp, self.dtype, name="mlp")(RmsNorm(self.dtype, name="norm_2")(x))
+        norm = lambda name: RmsNorm(EPSILON, False, self.dtype, name=name)
+        x = x + attended(norm("norm_1")(x), bias)
+        x = x + Mlp(self.hidden, self.mlp, self.dtype, name="mlp")(norm("norm_2")(x))
         return layout.split(x, "batch", "tokens", None), None
 
 
@@ -194,10 +185,7 @@ class T5Encoder(Backbone):
         Raises:
             ValueError: for shapes that do not fit.
         """
-        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"the text must be integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
-        if mask is not None and mask.shape != ids.shape:
-            raise ValueError(f"the mask has shape {mask.shape}, but the ids have {ids.shape}")
+        network_checks.ids(ids, mask)
         embedding = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(1.0), name="tokens")
         x = layout.split(embedding(ids).astype(jnp.float32), "batch", "tokens", None)
         rows = jnp.asarray(buckets(ids.shape[1], self.buckets, self.farthest))
@@ -210,4 +198,4 @@ class T5Encoder(Backbone):
             self.heads, self.head_size, self.hidden, self.mlp, self.attention, self.dtype, own_buckets, name="layers"
         )
         x, _ = layers(x, bias, rows if own_buckets else None)
-        return Encoded(RmsNorm("float32", name="final_norm")(x), None)
+        return Encoded(RmsNorm(EPSILON, False, "float32", name="final_norm")(x), None)
