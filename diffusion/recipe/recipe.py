@@ -189,6 +189,24 @@ class Recipe:
         """Whether it makes samples of classes, or unconditional ones: no encoder, autoencoder or model of prompts."""
         return self.objective.reads is not None and not self.receives_text and self.companions.tuned is None
 
+    def unit(self, of_samples: bool = False) -> str:
+        """The plural noun for its examples: "images", "sequences" of symbols, ..., or "examples" for all else.
+
+        Args:
+            of_samples: whether its samples are meant, which an autoencoder decodes where the run is on latents.
+        """
+        if self.on_latents and self.companions.autoencoder is None and not of_samples:
+            return "latents"
+        if isinstance(self.objective.reads, Restores):
+            return "sequences"
+        if self.examples.structure is not None or self.examples.shape is None:
+            return "examples"
+        if self.makes_pictures:
+            return "images"
+        if len(self.examples.shape) == 1:
+            return "vectors"
+        return "clips" if len(self.examples.shape) == 4 and self.makes_bytes else "examples"
+
     def micro_batches(self, mesh: Mesh, init: Callable) -> int:
         """How many micro-batches a step cuts its batch into: `config.train.accumulate`, or by rule if that is 0.
 

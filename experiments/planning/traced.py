@@ -20,7 +20,6 @@ from diffusion.experiments.planning.machines import MACHINES, Machine, ring_band
 from diffusion.experiments.run import program as programs
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
-from diffusion.recipe import units
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import config_hash
 from diffusion.training import sharding
@@ -60,7 +59,7 @@ def plan(config: ConfigDict, recipe: Recipe, devices: int, names: Sequence[str])
         "devices": devices,
         "mesh": dict(mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.target.params)),
-        "unit": units.unit(recipe),
+        "unit": recipe.unit(),
         "images": {"step": rows, "device": rows // sharding.batch_shards(mesh), "micro_batches": program.micro_batches},
         "flops": {"step": operations},
         "machines": {name: _on_machine(MACHINES[name], program, parts, operations, mesh) for name in names},

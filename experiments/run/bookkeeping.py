@@ -21,7 +21,6 @@ from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines
-from diffusion.recipe import units
 from diffusion.recipe.extensions import way_on
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.settings_checks import LOSS
@@ -66,7 +65,7 @@ class Bookkeeping:
         config = recipe.config
         self._speaks = jax.process_index() == 0
         self.display = progress.Display(
-            config.train.steps, start.step, config.train.batch_size, self._speaks, begun=begun, unit=units.unit(recipe)
+            config.train.steps, start.step, config.train.batch_size, self._speaks, begun=begun, unit=recipe.unit()
         )
         self.stop = preemption.StopRequest()
         self._recipe, self._config, self._folder = recipe, config, folder

@@ -25,7 +25,7 @@ from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import quantised as storage
-from diffusion.recipe import ConfigError, as_config_errors, data, steering_drivers, units
+from diffusion.recipe import ConfigError, as_config_errors, data, steering_drivers
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import config_hash, plain
 from diffusion.training import sharding
@@ -158,7 +158,7 @@ def sample_weights(
     make_images = functools.partial(
         batches_on_disk.images, make.images, params, labels, seeds, batch_size, unfinished, work=make.work
     )
-    with progress.bar("sampling", number, units.unit(recipe, of_samples=True), speaks=share[0] == 0) as advance:
+    with progress.bar("sampling", number, recipe.unit(of_samples=True), speaks=share[0] == 0) as advance:
         images = make_images(advance, share)
     agreement.gather("samples made")  # each process has made its share
 

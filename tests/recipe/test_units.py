@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.evaluation import plots
-from diffusion.recipe import data, units
+from diffusion.recipe import Recipe, data
 from diffusion.recipe.sections import sectioned
 
 
@@ -28,7 +28,7 @@ def recipe(**facts):
     ],
 )
 def test_the_noun_is_the_datas_own(facts, name, of_samples):
-    assert units.unit(recipe(**facts)) == name and units.unit(recipe(**facts), of_samples=True) == of_samples
+    assert Recipe.unit(recipe(**facts)) == name and Recipe.unit(recipe(**facts), of_samples=True) == of_samples
 
 
 def test_classes_have_their_names_in_the_picture(tmp_path, monkeypatch):

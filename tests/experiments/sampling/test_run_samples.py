@@ -119,14 +119,14 @@ def test_samples_are_split_over_all_devices_and_counted_as_samples(monkeypatch, 
         raise Stop
 
     sample = types.SimpleNamespace(number=7, batch_size=3)
-    recipe = types.SimpleNamespace(config=types.SimpleNamespace(sample=sample))
+    unit = lambda of_samples: f"of samples: {of_samples}"
+    recipe = types.SimpleNamespace(config=types.SimpleNamespace(sample=sample), unit=unit)
     for name in ("conditions_of", "seeds", "trained"):
         monkeypatch.setattr(run_samples.generate, name, lambda first, *_: first)
     monkeypatch.setattr(
         run_samples.generate, "generator", lambda *_: types.SimpleNamespace(images=None, work=None, nfe=1)
     )
     monkeypatch.setattr(run_samples.batches_on_disk, "key", lambda *_: "key")
-    monkeypatch.setattr(run_samples.units, "unit", lambda recipe, of_samples: f"of samples: {of_samples}")
     monkeypatch.setattr(run_samples.progress, "bar", stop)
     monkeypatch.setattr(run_samples.sharding, "make_mesh", stop)
     weights = run_samples.Weights({}, "run", "step 1", {}, None)
