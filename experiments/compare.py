@@ -38,9 +38,8 @@ from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Group, Results, Run, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
 from diffusion.recipe import ConfigError, unknown
-from diffusion.recipe.differences import MISSING, differences, flattened
 from diffusion.recipe.extensions import printed
-from diffusion.recipe.values import plain
+from diffusion.recipe.values import MISSING, differences, flattened, plain
 from diffusion.training.runtime import progress
 
 SEEDS = ("seed", "sample.seed")

@@ -73,10 +73,9 @@ from diffusion.experiments.planning.machines import Machine, machine_of, topolog
 from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.dit import DiT
-from diffusion.recipe import ConfigError, as_config_errors, checks, data, resolve, units
-from diffusion.recipe.differences import differences
+from diffusion.recipe import ConfigError, as_config_errors, checks, data, resolve
 from diffusion.recipe.recipe import Recipe
-from diffusion.recipe.values import config_hash
+from diffusion.recipe.values import config_hash, differences
 
 PROMPT = "a photograph of an astronaut who rides a horse on the moon"  # the default prompt
 
@@ -115,7 +114,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         "devices": devices,
         "mesh": dict(work.mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(work.target.params)),
-        "unit": units.unit(recipe),
+        "unit": recipe.unit(),
         "images": {"step": work.batch_size, "device": work.rows, "micro_batches": work.accumulate},
         "flops": needed,
         "machines": {name: _on_machine(config, shape, work, name, compiled) for name in names},

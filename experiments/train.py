@@ -55,8 +55,8 @@ from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
 from diffusion.experiments.run_folder import mirror as mirrors, user_code, workdir
 from diffusion.recipe import checks, extensions, fields
-from diffusion.recipe.differences import differences
 from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import differences
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import agreement, compilation_cache, preemption

@@ -19,11 +19,11 @@ import sys
 import tomllib
 import traceback
 import types
+from importlib.abc import Loader
 from typing import NamedTuple
 
 from diffusion import commands
 from diffusion.io import limits, opener
-from diffusion.recipe import python_files
 from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.values import built_in_python
 
@@ -107,9 +107,25 @@ def _file(name: str, where: str) -> pathlib.Path:
     return pathlib.Path(name).absolute()
 
 
+def prepared(name: str, path: pathlib.Path) -> tuple[types.ModuleType, Loader]:
+    """(the module of a file, which has not run, its loader, whose `exec_module` runs it).
+
+    Args:
+        name: the module's name.
+        path: the file, whose name ends in ".py".
+
+    Raises:
+        ConfigError: for a file with another ending.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"{path} is not a Python file. Valid: a file whose name ends in .py")
+    return importlib.util.module_from_spec(spec), spec.loader
+
+
 def _run_file(path: pathlib.Path) -> types.ModuleType:
     called = f"extension_{path.stem}"
-    module, loader = python_files.prepared(called, path)
+    module, loader = prepared(called, path)
     sys.modules[called] = module  # classes look up their annotations here
     loader.exec_module(module)
     return module

@@ -13,11 +13,10 @@ from diffusion.recipe import fields, sections
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.described import described
-from diffusion.recipe.differences import differences
 from diffusion.recipe.parts import PARTS, Resolver
 from diffusion.recipe.sections import argument
 from diffusion.recipe.settings_checks import refused
-from diffusion.recipe.values import put
+from diffusion.recipe.values import differences, put
 
 # The fields that an argument in Python stands for: beside it they would be a second answer to one question.
 STANDS_FOR = PARTS | {

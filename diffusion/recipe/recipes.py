@@ -13,8 +13,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion.recipe import python_files
 from diffusion.recipe.config_errors import ConfigError, unknown
+from diffusion.recipe.extensions import prepared
 from diffusion.recipe.values import put
 
 FOLDER = pathlib.Path(__file__).parents[1] / "configs"  # the library's recipes: configs/ in a clone
@@ -42,7 +42,7 @@ def load(recipe: str) -> ConfigDict:
 
 def module(name: str, folder: pathlib.Path = FOLDER) -> types.ModuleType:
     """The module of a recipe, for one that is built on another: `module("digits").PRESETS`; of a sweep, in SWEEPS."""
-    loaded, loader = python_files.prepared("loaded_config", path_of(name, folder))
+    loaded, loader = prepared("loaded_config", path_of(name, folder))
     loader.exec_module(loaded)
     return loaded
 

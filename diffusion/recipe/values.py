@@ -1,4 +1,4 @@
-"""A config's content: as plain values, as JSON and back, and as a hash.
+"""A config's content: as plain values, as JSON and back, as a hash, and as the fields in which two configs differ.
 
 A config is an `ml_collections.ConfigDict` of numbers, strings, booleans, None, sequences and mappings, so that it is
 written to and read from JSON without executing anything.
@@ -7,7 +7,7 @@ written to and read from JSON without executing anything.
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict, FieldReference
@@ -15,6 +15,7 @@ from ml_collections import ConfigDict, FieldReference
 from diffusion.io import limits
 from diffusion.recipe.config_errors import ConfigError
 
+MISSING = "(absent)"
 GONE = {  # sections of earlier versions
     "prior": '; its fields are those of {"name": "prior_preservation"} in objective.wrappers'
 }
@@ -132,3 +133,37 @@ def canonical(value: Any) -> str:
         return int(value) if isinstance(value, float) and value.is_integer() else value
 
     return json.dumps(spell(value))
+
+
+class Difference(NamedTuple):
+    """One dotted field in which two configs differ; `MISSING` stands for a field that one of them lacks."""
+
+    field: str
+    old: Any
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.old!r} -> {self.new!r}"
+
+
+def differences(old: ConfigDict | Mapping, new: ConfigDict | Mapping) -> list[Difference]:
+    """The dotted fields in which two configs differ, sorted; sequences are compared whole."""
+    old = flattened(plain(old))
+    new = flattened(plain(new))
+    text = lambda values, field: canonical(values[field]) if field in values else None
+    return [
+        Difference(field, old.get(field, MISSING), new.get(field, MISSING))
+        for field in sorted(old.keys() | new.keys())
+        if text(old, field) != text(new, field)
+    ]
+
+
+def flattened(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one dict of dotted names; an empty dict stays, so that its absence shows."""
+    flat = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

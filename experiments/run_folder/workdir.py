@@ -25,9 +25,8 @@ from diffusion.data import sources
 from diffusion.io import file_systems, limits, opener
 from diffusion.io.files import atomic
 from diffusion.recipe import ConfigError, data, fields, versions
-from diffusion.recipe.differences import differences
 from diffusion.recipe.extensions import printed
-from diffusion.recipe.values import require_names
+from diffusion.recipe.values import differences, require_names
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement
 

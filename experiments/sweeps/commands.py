@@ -13,8 +13,7 @@ from diffusion import commands as command_lines
 from diffusion.experiments import command_line
 from diffusion.io import opener
 from diffusion.recipe import ConfigError, checks, extensions, recipes, versions
-from diffusion.recipe.differences import differences
-from diffusion.recipe.values import config_hash, from_json, plain, to_json
+from diffusion.recipe.values import config_hash, differences, from_json, plain, to_json
 
 
 class Setting(NamedTuple):

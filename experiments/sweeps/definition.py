@@ -12,8 +12,7 @@ from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, s
 from diffusion.experiments.sweeps.sweep_folder import Plan, Record
 from diffusion.io import file_systems
 from diffusion.recipe import ConfigError, recipes, unknown
-from diffusion.recipe.differences import differences
-from diffusion.recipe.values import plain
+from diffusion.recipe.values import differences, plain
 
 FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 PLACEHOLDER = re.compile(r"\{([A-Za-z_][\w.]*)\}")  # a field of the run, or one of FOLDERS, in a word of a command

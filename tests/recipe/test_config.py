@@ -13,8 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from diffusion.recipe import ConfigError, recipes
-from diffusion.recipe.differences import MISSING, differences
-from diffusion.recipe.values import config_hash, from_json, plain, to_json
+from diffusion.recipe.values import MISSING, config_hash, differences, from_json, plain, to_json
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parents[2]

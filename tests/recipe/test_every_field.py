@@ -21,10 +21,9 @@ from diffusion.recipe import ConfigError, names, python_recipes, resolve, settin
 from diffusion.recipe.companions import Teacher
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.described import described
-from diffusion.recipe.differences import flattened
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.sections import Sampling, flat, section_of, sectioned
-from diffusion.recipe.values import plain, put
+from diffusion.recipe.values import flattened, plain, put
 from diffusion.training import ema, optimizers
 from tests.library_files import library_files
 

@@ -14,8 +14,7 @@ from diffusion.experiments import train
 from diffusion.experiments.run_folder import workdir
 from diffusion.recipe import ConfigError
 from diffusion.recipe.defaults import defaults
-from diffusion.recipe.differences import flattened
-from diffusion.recipe.values import plain
+from diffusion.recipe.values import flattened, plain
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
 

@@ -12,8 +12,7 @@ from configs import digits
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.recipe import ConfigError, fields
-from diffusion.recipe.differences import differences
-from diffusion.recipe.values import to_json
+from diffusion.recipe.values import differences, to_json
 
 
 def config(**changes):
