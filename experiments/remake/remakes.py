@@ -4,15 +4,11 @@ from diffusion.experiments.remake import (
     autoguidance_toy,
     c2ot_moons,
     consistency_toy,
-    dit_cost,
-    edm2_cost,
     edm_solvers,
     gan_digits,
     gaussian_likelihood,
-    interval_cost,
-    jit_cost,
     jit_toy,
-    latent_cost,
+    published_costs,
     reflow_toy,
     sbi_posteriors,
     terminal_snr,
@@ -21,12 +17,6 @@ from diffusion.experiments.remake.claims import Remake
 from diffusion.recipe import ConfigError, unknown
 
 MODULES = (
-    terminal_snr,
-    dit_cost,
-    jit_cost,
-    interval_cost,
-    edm2_cost,
-    latent_cost,
     edm_solvers,
     autoguidance_toy,
     gaussian_likelihood,
@@ -37,7 +27,10 @@ MODULES = (
     gan_digits,
     sbi_posteriors,
 )
-REMAKES: dict[str, Remake] = {module.REMAKE.name: module.REMAKE for module in MODULES}
+REMAKES: dict[str, Remake] = {
+    remake.name: remake
+    for remake in (terminal_snr.REMAKE, *published_costs.COSTS, *(module.REMAKE for module in MODULES))
+}
 
 
 def add(remake: Remake) -> None:

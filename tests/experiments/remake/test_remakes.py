@@ -13,13 +13,9 @@ import pytest
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.remake import (
     __main__ as command,
-    dit_cost,
-    edm2_cost,
-    interval_cost,
-    jit_cost,
-    latent_cost,
     measuring,
     network_costs,
+    published_costs,
     remakes,
     remakes_page,
     terminal_snr,
@@ -156,7 +152,7 @@ def test_the_parameters_of_a_dit_by_hand():
     w = 384
     block = 3 * w * w + 3 * w + w * w + w + 8 * w * w + 5 * w + 6 * w * w + 6 * w
     ends = (8 * 8 * 4 + 1) * w + (256 + 1) * w + (w + 1) * w + 1001 * w + 2 * (w + 1) * w + (w + 1) * 8 * 8 * 8
-    values = dit_cost.REMAKE.measure("DiT-S/8", False)
+    values = published_costs.DIT.measure("DiT-S/8", False)
     assert values["DiT-S/8: parameters, millions"] == (12 * block + ends) / 1e6
 
 
@@ -165,26 +161,27 @@ def test_the_parameters_of_a_u_vit_by_hand():
     w = 1024
     layers = 21 * (3 * w * w + w * w + w + 8 * w * w + 5 * w + 4 * w) + 10 * (2 * w * w + w)
     ends = (2 * 2 * 4 + 1) * w + 258 * w + 1001 * w + 2 * w + (w + 1) * 2 * 2 * 4 + 3 * 3 * 4 * 4 + 4
-    values = latent_cost.REMAKE.measure("U-ViT-L/2", False)
+    values = published_costs.LATENT.measure("U-ViT-L/2", False)
     assert values["U-ViT-L/2: parameters, millions"] == (layers + ends) / 1e6
 
 
 @pytest.mark.parametrize(
-    "module, part, shape",
+    "remake, network_of, part, shape",
     [
-        (jit_cost, "JiT-B/32", (512, 512, 3)),
-        (jit_cost, "JiT-B/64", (1024, 1024, 3)),
-        (edm2_cost, "EDM2-S, 64", (64, 64, 3)),
-        (edm2_cost, "EDM2-XS, 512", (64, 64, 4)),
-        (interval_cost, "DiT-XL/2", (64, 64, 4)),
-        (latent_cost, "SiT-XL/2", (32, 32, 4)),
-        (latent_cost, "U-ViT-H/2", (32, 32, 4)),
+        (published_costs.JIT, published_costs._jit, "JiT-B/32", (512, 512, 3)),
+        (published_costs.JIT, published_costs._jit, "JiT-B/64", (1024, 1024, 3)),
+        (published_costs.EDM2, published_costs._edm2, "EDM2-S, 64", (64, 64, 3)),
+        (published_costs.EDM2, published_costs._edm2, "EDM2-XS, 512", (64, 64, 4)),
+        (published_costs.INTERVAL, published_costs._of_interval, "DiT-XL/2", (64, 64, 4)),
+        (published_costs.LATENT, published_costs._of_latents, "SiT-XL/2", (32, 32, 4)),
+        (published_costs.LATENT, published_costs._of_latents, "U-ViT-H/2", (32, 32, 4)),
     ],
 )
-def test_each_part_has_the_network_whose_parameters_are_published(module, part, shape):
-    network, size = module.network(part)
+def test_each_part_has_the_network_whose_parameters_are_published(remake, network_of, part, shape):
+    network, size = network_of(part)
     assert (size, network.num_classes) == (shape, 1000)
-    assert round(network_costs.parameters(network, shape)) == module.TABLE[part][-1]
+    (published,) = (row.value for row in remake.published if row.figure == f"{part}: parameters, millions")
+    assert round(network_costs.parameters(network, shape)) == published
 
 
 @pytest.mark.parametrize("name", [remake.name for remake in MEASURED])
