@@ -235,34 +235,8 @@ def test_pictures_of_bfloat16_are_near_those_of_float32():
     assert 0 < distance(found, whole) < 0.1 * distance(other, whole)
 
 
-OWN_SAMPLER = {
-    "sd": "plms",
-    "inpaint": "plms",
-    "edit": "euler_ancestral",
-    "edit_xl": "euler",
-    "xl": "euler",
-    "mmdit": "euler",
-    "t5_mmdit": "euler",
-    "pixart": "dpmpp_2m",
-    "alpha": "dpmpp_2m",
-    "flux": "euler",
-    "fill": "euler",
-    "control": "euler",
-    "kontext": "euler",
-    "chroma": "euler",
-    "flux2": "euler",
-    "klein": "euler",
-    "flux2_edits": "euler",
-    "klein_edits": "euler",
-    "qwen_image": "euler",
-    "z_image": "euler",
-    "lumina2": "euler",
-    "auraflow": "euler",
-    "sana": "dpmpp_2m",
-    "sprint": "lcm",
-    "playground": "dpmpp_2m",
-    "lcm": "lcm",
-}
+# The first trajectory of each is by the sampler of its own folder.
+OWN_SAMPLER = {name: next(iter(cases)) for name, cases in TRAJECTORIES.items()} | {"edit_xl": "euler"}
 
 
 def _read_as(model, process):
