@@ -73,6 +73,7 @@ class ConditionalUNet(Backbone):
             "label" [B], any number; "projection" two layers on "pooled" [B, class_width] (unCLIP); "table" a row for
             "label" int [B] in 0 .. class_width - 1 (the level of noise of the x4 upscaler).
         class_width: width of the input of `class_embedding`; 0 for "" and "timestep".
+        text_projection: width of a dense layer on the text before the attentions (Kolors); 0 for none.
         remat: parts to compute again in the backward pass, in residual and transformer blocks alike: "none", "full", or
             "dots" (all but matmuls).
 
@@ -97,6 +98,7 @@ class ConditionalUNet(Backbone):
     bare_middle: bool = False
     class_embedding: str = ""
     class_width: int = 0
+    text_projection: int = 0
     ranks = (3,)
     reuses = ("deep",)
     positive = ("text_width", "layers", "in_channels", "out_channels", "groups", "size_width")
@@ -108,8 +110,8 @@ class ConditionalUNet(Backbone):
                 f"widths={self.widths}, depths={self.depths} and heads={self.heads} must each have one number for "
                 "each level"
             )
-        if min(self.middle, self.added_width, self.strength_width) < 0:
-            raise ValueError("middle, added_width and strength_width must be 0 (none) or positive")
+        if min(self.middle, self.added_width, self.strength_width, self.text_projection) < 0:
+            raise ValueError("middle, added_width, strength_width and text_projection must be 0 (none) or positive")
         if self.bare_middle and self.middle:
             raise ValueError(
                 f"bare_middle=True means that there is no transformer in the middle; middle={self.middle} must then "
@@ -304,6 +306,8 @@ class Layers:
         self.unet, self.inputs = unet, inputs
         self.seen = seen or Features(None, 0)
         self.text = inputs["text"].astype(unet.dtype)
+        if unet.text_projection:
+            self.text = nn.Dense(unet.text_projection, dtype=unet.dtype, name="text_projection")(self.text)
         self.bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
         self.attended = 0  # cross-attentions so far
         self.embedding = self._embedding(t)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from diffusion.io import schema
 from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES
-from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, zero_or_null
+from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, zero_or_null
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 
@@ -110,6 +110,8 @@ def table(module: ConditionalUNet, layout: str) -> list[Row]:
     }
     absent = [name for name, there in parts.items() if not there]
     rows = []
+    if module.text_projection:
+        rows += linear("encoder_hid_proj", "text_projection")  # no known file with original names has it
     if module.class_embedding == "table":
         rows.append(Row(("class_embedding.weight", "label_emb.weight")[which], "classes/embedding"))
     for ours, theirs in ENDS.items():
@@ -278,6 +280,25 @@ def _one_for_all(theirs: str, ours: str, default: int, valid: schema.Valid = ONE
     return Field(theirs, ours, default, valid, read)
 
 
+def _read_text(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """Our width of the text, and that of a layer on it before the attentions."""
+    attended, width, kind = values.values()
+    if not isinstance(attended, int):
+        raise ValueError(f"cross_attention_dim = {attended!r} is not supported. Supported: one number for all levels.")
+    if kind and not width:
+        raise ValueError(f"encoder_hid_dim_type = {kind!r} needs encoder_hid_dim, the width of the text.")
+    return {"text_width": width or attended, "text_projection": attended if width else 0}
+
+
+def _write_text(module: ConditionalUNet) -> dict[str, Any]:
+    projected = bool(module.text_projection)
+    return {
+        "cross_attention_dim": module.text_projection or module.text_width,
+        "encoder_hid_dim": module.text_width if projected else ABSENT,
+        "encoder_hid_dim_type": "text_proj" if projected else ABSENT,
+    }
+
+
 def _read_heads(value: Any, ours: Mapping[str, Any]) -> tuple[int, ...]:
     """The heads of each level, of one number for all levels or one for each."""
     levels = len(ours["widths"])
@@ -344,7 +365,15 @@ CONFIG = FieldTable(
             _read_heads,
             write=lambda module: module.heads if len({*module.heads}) > 1 else module.heads[0],
         ),
-        _one_for_all("cross_attention_dim", "text_width", 1280),
+        Group(
+            {
+                "cross_attention_dim": (1280, ONE_OR_EACH),
+                "encoder_hid_dim": (None, MAYBE_SIZE),
+                "encoder_hid_dim_type": (None, [None, "text_proj"]),
+            },
+            _read_text,
+            _write_text,
+        ),
         _one_for_all("layers_per_block", "layers", 2, BLOCKS_OR_EACH),
         Field("in_channels", "in_channels", 4),
         Field("out_channels", "out_channels", 4),
@@ -399,6 +428,7 @@ SD_XL_REFINER = {
     "cross_attention_dim": 1280,
     "projection_class_embeddings_input_dim": 2560,
 }
+KOLORS = {**SD_XL, "encoder_hid_dim": 4096, "projection_class_embeddings_input_dim": 5632}
 PUBLISHED = {
     "Stable Diffusion 1.x": SD_1,
     "Stable Diffusion 1.x inpainting": {**SD_1, "in_channels": 9},
@@ -407,6 +437,7 @@ PUBLISHED = {
     "Stable Diffusion XL": SD_XL,
     "Stable Diffusion XL inpainting": {**SD_XL, "in_channels": 9},
     "Stable Diffusion XL refiner": SD_XL_REFINER,
+    "Kolors": KOLORS,
 }
 
 FAMILY = CONFIG.family(
