@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         flux as flux,
         flux2 as flux2,
         hunyuan_video as hunyuan_video,
+        kolors as kolors,
         ltx_video as ltx_video,
         lumina2 as lumina2,
         pipeline_kinds as pipeline_kinds,

@@ -4,9 +4,10 @@
     ids, mask, cut = tokenizer(["a cat", ""])
 
 A folder holds `tokenizer.json`, or `vocab.json` and `merges.txt` (CLIP's byte-pair encoding), or `vocab.txt` (BERT's
-pieces of words), all read by the `tokenizers` library, or `spiece.model` (T5's, by `sentencepiece`); and beside it,
-where it is published, `tokenizer_config.json`, which says the length and the padding. CLIP's own vocabulary is padded
-with the end of the text in SD 1 and in the first encoder of SDXL, and with "!", id 0, in SD 2 and in SDXL's second.
+pieces of words), all read by the `tokenizers` library, or `spiece.model` (T5's) or `tokenizer.model` (ChatGLM's), by
+`sentencepiece`; and beside it, where it is published, `tokenizer_config.json`, which says the length and the padding.
+CLIP's own vocabulary is padded with the end of the text in SD 1 and in the first encoder of SDXL, and with "!", id 0,
+in SD 2 and in SDXL's second.
 """
 
 __all__ = ["Tokenizer", "Tokens", "checked"]
@@ -305,14 +306,19 @@ def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -
     return _from_library(library, special, length, path)
 
 
-def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
-    path = folder / "spiece.model"
+def _sentencepiece(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
     library = sentencepiece.SentencePieceProcessor()
     content = opener.read(path, most=limits.TEXT)
     with _refusing(f"{path} is not a model of sentencepiece"):
         library.LoadFromSerializedProto(content)
-        size = library.get_piece_size()
         library.encode("a")
+    return library
+
+
+def _from_sentencepiece(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
+    path = folder / "spiece.model"
+    library = _sentencepiece(path)
+    size = library.get_piece_size()
     if library.eos_id() < 0:
         raise limits.Refused(f"{path} has no id for the end of a text; vocabularies of T5 have one.")
     # T5's sentinels come after the vocabulary, the last first.
@@ -340,6 +346,22 @@ def _frame(path: pathlib.Path, vocabulary: Mapping[str, int], tokens: Sequence[s
     return [(token, vocabulary[token]) for token in tokens]
 
 
+def _from_chat_glm(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
+    path = folder / "tokenizer.model"
+    if (name := config.get("tokenizer_class")) != "ChatGLMTokenizer":
+        raise limits.Refused(f"{path} belongs to a {name}, which has no tokenizer.json. Supported: ChatGLMTokenizer.")
+    library = _sentencepiece(path)
+    size = library.get_piece_size()
+
+    def split(text: str) -> tuple[list[int], Callable[[int], str]]:
+        with _refusing(f"{path} cannot read the text {text[:40]!r}"):
+            ids = library.encode(text)
+        return ids, lambda n: library.decode(ids[n:])
+
+    # Behind the vocabulary stand [MASK], [gMASK], [sMASK] and sop: the second and the last begin a text.
+    return Tokenizer(split, (size + 1, size + 3), (), library.unk_id(), length, join=library.decode)
+
+
 def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
     path = folder / "vocab.txt"
     vocabulary = {word: i for i, word in enumerate(opener.read_text(path).removesuffix("\n").split("\n"))}
@@ -359,4 +381,5 @@ BUILDS = {
     "vocab.json": _from_merges,
     "spiece.model": _from_sentencepiece,
     "vocab.txt": _from_words,
+    "tokenizer.model": _from_chat_glm,
 }

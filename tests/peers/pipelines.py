@@ -30,6 +30,8 @@ import torch
 import transformers
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video as hunyuan
+from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
+from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -85,6 +87,14 @@ LCM = {
 }
 SHIFTED = {"shift": 3.0}
 AURAFLOW = {"shift": 1.73}  # as it is published
+KOLORS = {  # as it is published
+    "beta_start": 0.00085,
+    "beta_end": 0.014,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1100,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
 QWEN_FLOW = {  # as it is published
     "base_shift": 0.5,
     "max_shift": 0.9,
@@ -629,6 +639,29 @@ def auraflow(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def kolors(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """SDXL's U-Net with a layer on the text, which ChatGLM reads."""
+    vocabulary = folder_of(folder / "t5", "t5") / "spiece.model"
+    vocabulary = vocabulary.rename(vocabulary.with_name("tokenizer.model"))
+    config = {"num_layers": 3, "padded_vocab_size": 128, "hidden_size": 24, "ffn_hidden_size": 20, "kv_channels": 8,
+              "num_attention_heads": 4, "multi_query_group_num": 2, "seq_length": 32768}  # fmt: skip
+    flags = dict.fromkeys(("multi_query_attention", "add_qkv_bias", "original_rope"), True)
+    return diffusers.KolorsPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=ChatGLMTokenizer(str(vocabulary)),
+        text_encoder=ChatGLMModel(ChatGLMConfig(**config, **flags)),
+        unet=diffusers.UNet2DConditionModel(
+            cross_attention_dim=20,
+            encoder_hid_dim=24,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=24 + 6 * 8,
+            **UNET,
+        ),
+        scheduler=diffusers.EulerDiscreteScheduler.from_config(KOLORS),
+    )
+
+
 def sana(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """With the scheduler that SANA is published with."""
     levels = {"block_out_channels": (8, 16), "layers_per_block": (1, 1)}
@@ -930,6 +963,7 @@ PIPELINES = {
     "qwen_image": qwen_image,
     "lumina2": lumina2,
     "auraflow": auraflow,
+    "kolors": kolors,
     "sana": sana,
     "sprint": sana_sprint,
     "z_image": z_image,
@@ -1017,6 +1051,7 @@ TRAJECTORIES = {
     "qwen_image": (QWEN_FLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "z_image": (SHIFTED, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "lumina2": ({"shift": 6.0}, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
+    "kolors": (KOLORS, {"euler": ("EulerDiscreteScheduler", {})}),
     "auraflow": (AURAFLOW, {"euler": ("FlowMatchEulerDiscreteScheduler", {})}),
     "sprint": ({}, {"lcm": ("SCMScheduler", {}), "lcm, two steps": ("SCMScheduler", {})}),
     "sana": (FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}),
@@ -1091,6 +1126,8 @@ def saved(pipe, folder: pathlib.Path) -> dict:
                 for key, shape in about["shapes"][name].items():
                     if not np.array_equal(file.get_tensor(key), weight(path.parent.name, key, tuple(shape))):
                         about["kept"][f"{path.parent.name}/{key}"] = file.get_tensor(key)
+        elif path.suffix == ".model":  # tests/fixtures/text/spiece.model
+            about.setdefault("sentencepiece", []).append(name)
         elif path.is_file():
             about["files"][name] = path.read_text()
     return about

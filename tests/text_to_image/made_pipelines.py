@@ -30,6 +30,8 @@ def folder(name, place, changed=None):
     for file, text in about["files"].items():
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         (place / file).write_text(text)
+    for file in about.get("sentencepiece", ()):
+        (place / file).write_bytes((FIXTURES.parent / "text" / "spiece.model").read_bytes())
     for file, shapes in about["shapes"].items():
         component = file.split("/")[0]
         small = lambda key, component=component: (

@@ -20,7 +20,7 @@ from tests.text_to_image import made_pipelines
 
 DEV = Flux(4, 4, 16, 1, 2, 2, 12, 8, (2, 2, 4), strength=True)
 ALL = ("sd", "xl", "mmdit", "t5_mmdit", "flux", "flux2", "chroma", "z_image", "qwen_image", "lumina2", "auraflow",
-       "sana", "pixart")  # fmt: skip
+       "kolors", "sana", "pixart")  # fmt: skip
 
 
 def halved(name, place, dtype=ml_dtypes.bfloat16):

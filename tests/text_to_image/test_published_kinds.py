@@ -34,6 +34,7 @@ SETTINGS = {
     "QwenImagePipeline": ((50, 4.0), {"unit_clock", "even"}),
     "Lumina2Pipeline": ((30, 4.0), {"unit_clock", "even", "instructed"}),
     "AuraFlowPipeline": ((50, 3.5), {"unit_clock"}),
+    "KolorsPipeline": ((50, 5.0), set()),
     "SanaPipeline": ((20, 4.5), {"instructed"}),
     "SanaSprintPipeline": ((2, 4.5), {"instructed", "unit_clock", "strength"}),
     "PixArtAlphaPipeline": ((20, 4.5), set()),
@@ -52,6 +53,7 @@ SAME = {  # classes that differ in what they are given, not in their model
     "LatentConsistencyModelImg2ImgPipeline": "LatentConsistencyModelPipeline",
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
     "Lumina2Text2ImgPipeline": "Lumina2Pipeline",
+    "KolorsImg2ImgPipeline": "KolorsPipeline",
     "LTXImageToVideoPipeline": "LTXPipeline",
 }
 FLAGS = ("zeros", "unit_clock", "even", "bent", "by_steps", "instructed", "strength", "appends", "several",
@@ -69,7 +71,7 @@ def test_every_class_has_its_settings():
         assert bool(kind.objection(of_chroma)) == (kind.family == "Flux"), name
         assert kind.image_guidance == (1.5 if "InstructPix2Pix" in name else 1.0), name
         assert kind.denoiser == (
-            "unet" if name.startswith(("Stable", "Latent")) and "3P" not in name else "transformer"
+            "unet" if name.startswith(("Stable", "Latent", "Kolors")) and "3P" not in name else "transformer"
         )
         assert name.startswith(kind.family)
         assert kind.several in (0, 1024**2)
@@ -92,6 +94,7 @@ READERS = {  # (suffix, how, length) of each text encoder, and what is optional 
     "QwenImagePipeline": [("", MASKED, 546)],  # 34 tokens of the template go
     "Lumina2Pipeline": [("", MASKED | {"layers": (-2,)}, 256)],
     "AuraFlowPipeline": [("", MASKED, 256)],
+    "KolorsPipeline": [("", MASKED | HIDDEN, 256)],
     "SanaPipeline": [("", MASKED, 300)],
     "PixArtAlphaPipeline": [("", MASKED, 120)],
     "PixArtSigmaPipeline": [("", MASKED, 300)],
@@ -110,8 +113,8 @@ def test_texts_are_as_long_and_of_the_layers_that_the_class_reads(name):
     assert [reader.optional for reader in readers] == [
         name == "StableDiffusion3Pipeline" and r.suffix == "_3" for r in readers
     ]
-    right = name in ("SanaPipeline", "Lumina2Pipeline")  # whose code sets the side of the padding
-    assert [reader.left for reader in readers] == [False if right else None for _ in readers]
+    sides = {"SanaPipeline": False, "Lumina2Pipeline": False, "KolorsPipeline": True}  # where its code sets them
+    assert [reader.left for reader in readers] == [sides.get(name)] * len(readers)
 
 
 CLIPS = {  # frames, (height, width), frames a second, further fields
@@ -158,7 +161,7 @@ NETWORKS = {
 def test_latents_have_a_multiple_of_what_the_denoiser_takes_together():
     """Halvings of a U-Net, the patch of a transformer, two pixels of Flux's latents."""
     module = types.SimpleNamespace(widths=(1, 2, 3, 4), patch=7)
-    unets = ("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+    unets = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "KolorsPipeline")
     patches = (
         "StableDiffusion3Pipeline",
         "SanaPipeline",

@@ -218,13 +218,13 @@ def rotate_halves(x: jax.Array, angles: jax.Array) -> jax.Array:
 
     Args:
         x: queries or keys [B, N, H, D].
-        angles: [N, D / 2].
+        angles: [N, D / 2], or [B, N, D / 2] where each example has its own.
 
     Returns:
         [B, N, H, D], of the dtype of x (computed in float32).
     """
-    cos = jnp.cos(angles)[:, None]
-    sin = jnp.sin(angles)[:, None]
+    cos = jnp.cos(angles)[..., None, :]
+    sin = jnp.sin(angles)[..., None, :]
     a, b = jnp.split(x, 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1).astype(x.dtype)
 

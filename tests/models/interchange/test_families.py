@@ -121,6 +121,11 @@ def decoder(apply, inputs):
     return found | shown | {"left": shown["left"] * inputs["left"][..., None]}
 
 
+def chat_glm(apply, inputs):
+    before, pooled = apply(inputs["ids"], inputs["mask"], skip=1, norm=False)
+    return {"before": before, "pooled": pooled, "tokens": apply(inputs["ids"]).tokens}
+
+
 def conditional_unet(apply, inputs):
     names = ("text", "text_mask", "pooled", "size", "strength", "label")
     return {"output": apply(inputs["x"], inputs["t"], {name: inputs[name] for name in names if name in inputs})}
@@ -370,6 +375,7 @@ CALLS = {
     "lumina2": Call(chroma, 5e-6),
     "auraflow": Call(auraflow, 3e-5),
     "auraflow_original": Call(auraflow, 3e-5),
+    "chat_glm": Call(chat_glm, 6e-6),
     "sana": Call(chroma, 8e-6),
     "sana_normed": Call(chroma, 8e-6),
     "sana_sprint": Call(sana_sprint, 2e-5),
@@ -492,6 +498,7 @@ LISTINGS = {
     "qwen_image_full": "QwenImageTransformer2DModel",
     **dict.fromkeys(("lumina2_full", "lumina2_full_original"), "Lumina2Transformer2DModel"),
     "auraflow_full": "AuraFlowTransformer2DModel",
+    "chat_glm_full_6b": "ChatGLMModel",
     "sana_full": "SanaTransformer2DModel",
     "z_image_full": "ZImageTransformer2DModel",
     **{f"wan_full_{name}": "WanTransformer3DModel" for name in ("1_3b", "14b", "i2v_14b", "ti2v_5b")},

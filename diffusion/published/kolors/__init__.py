@@ -1,0 +1,16 @@
+"""Kolors: ChatGLM 3 as text encoder, its names of weights, conditions of prompts, pipelines; its U-Net is SDXL's."""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.published.kolors import (
+        chat_glm as chat_glm,
+        conditions as conditions,
+        pipeline as pipeline,
+        table as table,
+    )
+    from diffusion.published.kolors.chat_glm import ChatGLM as ChatGLM
+
+public.declare(__name__)
