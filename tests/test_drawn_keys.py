@@ -297,6 +297,20 @@ DRAWING = {
             conformance.round_denoiser(FLOW), FLOW, timesteps.plan((1.0, 0.5, 0.0)), keys, (2,), lambda x: x.sum(-1)
         )
     ),
+    "mcgdiff": keyed(
+        lambda keys: steering.mcgdiff(
+            STOCHASTIC,
+            conformance.round_denoiser(FLOW),
+            FLOW,
+            samplers.prior(FLOW, jax.vmap(lambda key: jax.random.fold_in(key, 9))(keys), (2,)),
+            timesteps.plan(np.array([1.0, 0.5, 0.0])),
+            keys,
+            guidance.measurements.masked(jnp.array([True, False])),
+            jnp.zeros((len(keys), 2)),
+            0.1,
+            number=1,
+        )
+    ),
     "red_diff": keyed(
         lambda keys: steering.red_diff(
             conformance.round_denoiser(FLOW),

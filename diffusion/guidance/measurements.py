@@ -21,12 +21,14 @@ class Measurement(NamedTuple):
         solve: (y like A x, ratio >= 0 that broadcasts against it) -> (A A^T + ratio I)^-1 y; the pseudo-inverse where
             ratio is 0, and 0 where it is infinite.
         filtered: (x `[B, ...]`, f) -> V f(s) V^T x for A = U s V^T with a complete basis V, where the function f of the
-            singular values broadcasts; only `ddrm` needs it.
+            singular values broadcasts; only `ddrm` and `mcgdiff` need it.
+        trace: (f, x `[B, ...]`) -> the sum of f(s) over that basis `[]` or `[B]`; only `mcgdiff` needs it.
     """
 
     forward: Callable[[Array], Array]
     solve: Callable[[Array, Array], Array]
     filtered: Callable[[Array, Callable[[Array], Array]], Array] | None = None
+    trace: Callable[[Callable[[Array], Array], Array], Array] | None = None
 
     def transpose(self, y: Array, like: Array) -> Array:
         """A^T y, in the shape of `like`, an x `[B, ...]`."""
@@ -56,6 +58,7 @@ def masked(mask: Array) -> Measurement:
         lambda x: jnp.where(mask, x, 0),
         lambda y, ratio: jnp.where(mask, y / (1 + ratio), 0),
         lambda x, f: f(jnp.asarray(mask, x.dtype)) * x,
+        lambda f, x: jnp.sum(f(jnp.broadcast_to(mask, x.shape).astype(x.dtype)), axis=tuple(range(1, x.ndim))),
     )
 
 
@@ -107,9 +110,12 @@ def blurred(std: float) -> Measurement:
     if not std > 0:
         raise ValueError(f"measurements.blurred: std = {std} must be positive")
 
-    def filtered(x, of):
+    def gains(x):
         rows, columns = (jnp.exp(-2 * (jnp.pi * std * jnp.fft.fftfreq(side)) ** 2) for side in x.shape[1:3])
-        gain = of(rows[:, None] * columns)[None, :, :, None]
+        return rows[:, None] * columns
+
+    def filtered(x, of):
+        gain = of(gains(x))[None, :, :, None]
         return jnp.real(jnp.fft.ifft2(jnp.fft.fft2(x, axes=(1, 2)) * gain, axes=(1, 2))).astype(x.dtype)
 
     def solve(y, ratio):
@@ -117,7 +123,8 @@ def blurred(std: float) -> Measurement:
         inverse = lambda gain: jnp.where(gain > 1e-3, 1 / (jnp.where(gain > 1e-3, gain, 1) ** 2 + jnp.max(ratio)), 0)
         return filtered(y, inverse)
 
-    return Measurement(lambda x: filtered(x, lambda gain: gain), solve, filtered)
+    trace = lambda f, x: x.shape[-1] * jnp.sum(f(gains(x)))
+    return Measurement(lambda x: filtered(x, lambda gain: gain), solve, filtered, trace)
 
 
 def pooled(factor: int) -> Measurement:
@@ -140,7 +147,12 @@ def pooled(factor: int) -> Measurement:
         means = jnp.repeat(jnp.repeat(forward(x), factor, 1), factor, 2)
         return f(jnp.asarray(1 / factor, x.dtype)) * means + f(jnp.zeros((), x.dtype)) * (x - means)
 
-    return Measurement(forward, lambda y, ratio: y / (1 / factor**2 + ratio), filtered)
+    def trace(f, x):
+        numbers = math.prod(x.shape[1:])
+        means = numbers // factor**2
+        return means * f(jnp.asarray(1 / factor, x.dtype)) + (numbers - means) * f(jnp.zeros((), x.dtype))
+
+    return Measurement(forward, lambda y, ratio: y / (1 / factor**2 + ratio), filtered, trace)
 
 
 def matrix(A: np.ndarray) -> Measurement:
@@ -165,4 +177,6 @@ def matrix(A: np.ndarray) -> Measurement:
     def filtered(x, f):
         return (x.reshape(x.shape[0], -1) @ basis.T * f(singular) @ basis).reshape(x.shape)
 
-    return Measurement(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])) @ A.T, solve, filtered)
+    trace = lambda f, x: jnp.sum(f(singular))
+
+    return Measurement(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])) @ A.T, solve, filtered, trace)

@@ -91,6 +91,7 @@ DRIVERS = table(
     steering_drivers.red_diff,
     steering_drivers.twisted,
     steering_drivers.corrected,
+    steering_drivers.mcgdiff,
     steering_drivers.searched_noise,
     steering_drivers.optimised_noise,
 )

@@ -4,7 +4,17 @@ Each function returns a driver: (sampler=, denoise=, schedule=, x=, plan=, keys=
 `samplers.sample` is one; a driver of particles returns (x, `Weighed`).
 """
 
-__all__ = ["Weighed", "corrected", "daps", "ddrm", "optimised_noise", "red_diff", "searched_noise", "twisted"]
+__all__ = [
+    "Weighed",
+    "corrected",
+    "daps",
+    "ddrm",
+    "mcgdiff",
+    "optimised_noise",
+    "red_diff",
+    "searched_noise",
+    "twisted",
+]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -89,6 +99,30 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
             steering.tilt(_over_particles(tempered, number)),
             number=number,
             proposal=None if pulled is None else at(pulled),
+        )
+        return _drawn(particles, draws)
+
+    return drive
+
+
+def mcgdiff(measurement: Measurement, y: Array, number: int, noise_std: float = 0.0) -> Driver:
+    """`steering.mcgdiff` with groups of `number` particles, of which each sample draws one."""
+    if number < 1:
+        raise ValueError(f"mcgdiff: number = {number} must be at least 1")
+
+    def drive(sampler, denoise, schedule, x, plan, keys):
+        starts, walks, draws = _keys_of_particles(keys, number)
+        particles = steering.mcgdiff(
+            sampler,
+            lambda x, t: _over_particles(lambda x: denoise(x, t), number)(x),
+            schedule,
+            samplers.prior(schedule, starts, x.shape[1:]),
+            plan,
+            walks,
+            measurement,
+            jnp.repeat(y, number, axis=0),
+            noise_std,
+            number=number,
         )
         return _drawn(particles, draws)
 

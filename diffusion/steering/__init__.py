@@ -17,6 +17,7 @@ from diffusion.steering.daps import (
     langevin_draw as langevin_draw,
 )
 from diffusion.steering.ddrm import ddrm as ddrm
+from diffusion.steering.mcgdiff import mcgdiff as mcgdiff
 from diffusion.steering.noise_search import optimised_noise as optimised_noise, searched_noise as searched_noise
 from diffusion.steering.particles import Particles as Particles, best as best, drawn as drawn
 from diffusion.steering.red_diff import red_diff as red_diff

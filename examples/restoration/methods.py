@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
 from examples.restoration.tasks import Task
 
-PARTICLES = 8  # of twisted diffusion, for each sample
+PARTICLES = 8  # of twisted diffusion and MCGDiff, for each sample
 
 
 class Setting(NamedTuple):
@@ -125,27 +125,37 @@ def _daps(setting: Setting, draw: steering.Draw, x: Array, keys: Array) -> Array
 def twisted(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     """Twisted diffusion: 8 particles a sample, drawn with PiGDM as the proposal; 8 times the evaluations."""
     task = setting.task
-    rows = lambda a: jnp.repeat(a, PARTICLES, axis=0)
-    several = jax.vmap(lambda key: jax.random.split(key, 2 * PARTICLES + 1))(keys)
-    noise_keys, keys = (several[:, k : k + PARTICLES].reshape(-1) for k in (0, PARTICLES))
-    noise = samplers.prior(setting.schedule, noise_keys, x.shape[1:])
-    y = rows(y)
+    y, arguments, draws = _particles(setting, y, x, keys)
     likelihood = guidance.gaussian_likelihood(task.forward, y, task.noise_std)
     proposal = guidance.pseudoinverse(
         setting.denoise, setting.schedule, _linear(setting), y, task.noise_std, setting.data_std
     )
-    particles = steering.twisted(
-        samplers.ddpm(),
-        setting.denoise,
-        setting.schedule,
-        noise,
-        _plan(setting),
-        keys,
-        steering.tilt(likelihood),
-        number=PARTICLES,
-        proposal=proposal,
+    particles = steering.twisted(**arguments, twist=steering.tilt(likelihood), number=PARTICLES, proposal=proposal)
+    return steering.drawn(particles, draws)
+
+
+def mcgdiff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """MCGDiff: 8 particles a sample, whose measured directions are drawn with y; 8 times the evaluations."""
+    y, arguments, draws = _particles(setting, y, x, keys)
+    particles = steering.mcgdiff(
+        **arguments, measurement=_linear(setting), y=y, noise_std=setting.task.noise_std, number=PARTICLES
     )
-    return steering.drawn(particles, several[:, -1])
+    return steering.drawn(particles, draws)
+
+
+def _particles(setting: Setting, y: Array, x: Array, keys: Array) -> tuple[Array, dict[str, Any], Array]:
+    """(y of the particles, what both functions take, keys of the draw of one of each group)."""
+    several = jax.vmap(lambda key: jax.random.split(key, 2 * PARTICLES + 1))(keys)
+    noise_keys, keys = (several[:, k : k + PARTICLES].reshape(-1) for k in (0, PARTICLES))
+    arguments = {
+        "sampler": samplers.ddpm(),
+        "denoise": setting.denoise,
+        "schedule": setting.schedule,
+        "x": samplers.prior(setting.schedule, noise_keys, x.shape[1:]),
+        "plan": _plan(setting),
+        "keys": keys,
+    }
+    return jnp.repeat(y, PARTICLES, axis=0), arguments, several[:, -1]
 
 
 def red_diff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
@@ -155,7 +165,14 @@ def red_diff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     return steering.red_diff(setting.denoise, setting.schedule, log, jnp.zeros_like(x), _plan(setting), keys, optimizer)
 
 
-LINEAR = {"PiGDM": pigdm, "DiffPIR": diffpir, "DDRM": ddrm, "DAPS": daps, "twisted": twisted}  # by a linear operator
+LINEAR = {  # by a linear operator
+    "PiGDM": pigdm,
+    "DiffPIR": diffpir,
+    "DDRM": ddrm,
+    "DAPS": daps,
+    "twisted": twisted,
+    "MCGDiff": mcgdiff,
+}
 ANY = {"DPS": dps, "MPGD": mpgd, "DAPS, Langevin": daps_langevin, "RED-diff": red_diff}
 
 

@@ -291,7 +291,7 @@ def test_a_step_on_the_estimate_is_the_proximal_one_to_first_order():
 
 
 def test_filters_act_along_the_singular_directions():
-    """V f(s) V^T by NumPy, with A written as a matrix by probing forward, for every operator; A^+ y too."""
+    """V f(s) V^T and its trace by NumPy, with A written as a matrix by probing forward; A^+ y too."""
     mask = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)) < 0.5)
     for measurement, shape in (
         (measurements.masked(mask), (4, 4, 1)),
@@ -309,6 +309,8 @@ def test_filters_act_along_the_singular_directions():
         expected = x @ basis.T * np.exp(-values) @ basis
         filtered = measurement.filtered(jnp.asarray(x.reshape(2, *shape)), lambda s: jnp.exp(-s))
         np.testing.assert_allclose(filtered.reshape(2, size), expected, atol=1e-12)
+        trace = measurement.trace(lambda s: jnp.exp(-s), filtered)
+        np.testing.assert_allclose(trace, np.broadcast_to(np.exp(-values).sum(), jnp.shape(trace)), rtol=1e-12)
         y = measurement.forward(jnp.asarray(x.reshape(2, *shape)))
         back = measurement.inverse(y, filtered).reshape(2, size)
         np.testing.assert_allclose(back, np.asarray(y).reshape(2, -1) @ np.linalg.pinv(matrix, 1e-10).T, atol=1e-10)

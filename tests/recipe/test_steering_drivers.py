@@ -186,6 +186,26 @@ def test_corrected_particles_start_from_the_power_of_the_prior():
     np.testing.assert_allclose(x.var(), 1 / 3, rtol=0.07)
 
 
+def test_each_sample_of_mcgdiff_follows_its_own_picture():
+    """Two numbers that the second of two pixels was measured as; ancestral steps that are exact for the data."""
+    exact = samplers.ddpm("analytic", lambda log_snr: 0.25 / (1 + 0.25 * jnp.exp(log_snr)))
+    number, end, noise = 800, 0.1, 0.3
+    seen = np.tile([[0.0, 1.5], [0.0, -0.6]], (number // 2, 1)).astype(np.float32)
+    drive = steering_drivers.mcgdiff(measurements.masked(jnp.array([False, True])), jnp.asarray(seen), 16, noise)
+    arguments = {"sampler": exact, "denoise": DENOISE, "schedule": COSINE, "x": jnp.zeros((number, 2))}
+    plan = timesteps.plan(np.linspace(1, end, 5))
+    keys = jax.random.split(jax.random.key(0), number)
+    x, weighed = jax.jit(lambda keys: drive(**arguments, plan=plan, keys=keys))(keys)
+    alpha, sigma = float(COSINE.alpha(end)), float(COSINE.sigma(end))
+    prior, spread = 0.25 * alpha**2 + sigma**2, sigma**2 + (alpha * noise) ** 2
+    for part, value in ((x[::2], 1.5), (x[1::2], -0.6)):
+        mean = np.array([0.4 * alpha, (prior * alpha * value + spread * 0.4 * alpha) / (prior + spread)])
+        variance = np.array([prior, prior * spread / (prior + spread)])
+        np.testing.assert_array_less(np.abs(part.mean(0) - mean), 4.5 * (variance / len(part)) ** 0.5)
+        np.testing.assert_array_less(np.abs(part.var(0) - variance), 4.5 * variance * (2 / len(part)) ** 0.5)
+    assert 8 < weighed.effective_size <= 16
+
+
 SQUARED = {"driver": {"name": "corrected", "number": 2}, "sampler": {"name": "ddpm"}}
 PAIR = {"name": "product", "exponents": (0.5, 0.5), "labels": (3,)}
 REFUSED = {
@@ -204,6 +224,11 @@ REFUSED = {
     ),
     "a class": (SQUARED | {"guidance": PAIR | {"labels": (11,)}}, r"labels has 11\. Valid: 0 \.\. 10, where 10"),
     "a sum of 0": (SQUARED | {"guidance": PAIR | {"exponents": (1.0, -1.0)}}, r"must have a positive sum, but it is 0"),
+    "no particle of mcgdiff": (
+        {"driver": {"name": "mcgdiff", "number": 0}, "measurement": MEASURED},
+        r"mcgdiff: number = 0 must be at least 1",
+    ),
+    "no picture for mcgdiff": ({"driver": {"name": "mcgdiff", "number": 2}}, r"mcgdiff needs measured pictures"),
     "no particle": (
         {"driver": {"name": "corrected", "number": 0}, "guidance": PAIR, "sampler": {"name": "ddpm"}},
         r"corrected: number = 0 must be at least 1",
@@ -258,12 +283,13 @@ def test_the_command_samples_so(tmp_path):
         {"driver": {"name": "twisted", "number": 2, "pull": 0.1} | reward, "sampler": {"name": "ddpm"}},
         {"driver": {"name": "optimised_noise", "updates": 2} | reward},
         SQUARED | {"guidance": PAIR},
+        {"driver": {"name": "mcgdiff", "number": 2}, "measurement": MEASURED, "sampler": {"name": "ddpm"}},
     ):
         changed = config_of(**fields)
         changed.train.steps = 2
         made = run_samples.sample(checks.on_its_data(checks.validate(changed)), tmp_path / "run")
         assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
         record = json.loads((tmp_path / "run" / "samples.json").read_text())
-        particles = fields["driver"]["name"] in ("twisted", "corrected")
+        particles = fields["driver"]["name"] in ("twisted", "corrected", "mcgdiff")
         assert ("particles" in record) == particles
         assert not particles or 1 <= record["particles"]["effective_size"] <= 2

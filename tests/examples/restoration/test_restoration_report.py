@@ -70,7 +70,9 @@ def test_every_task_measures_pictures_of_the_model():
     assert (power > 0.5 * (x**2).sum((1, 2, 3))).all()  # half of the spectrum, by Parseval
 
 
-@pytest.mark.parametrize("method", [methods.pigdm, methods.twisted], ids=lambda method: method.__name__)
+@pytest.mark.parametrize(
+    "method", [methods.pigdm, methods.twisted, methods.mcgdiff], ids=lambda method: method.__name__
+)
 def test_of_white_gaussian_data_the_exact_methods_draw_the_posterior(method):
     """Means and widths within five standard errors, and 2 % of the width by the discretisation of 40 steps."""
     mean, std, noise_std, number = np.array([0.5, -1.0, 0.2]), 0.7, 0.4, 500
