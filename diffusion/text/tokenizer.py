@@ -58,6 +58,8 @@ CLIP_SPECIAL = {
 }
 
 
+# Classes of transformers that pad on the left where neither tokenizer_config.json nor tokenizer.json says a side.
+LEFT_PADDED = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer")
 BERT_FRAME = {"cls_token": "[CLS]", "sep_token": "[SEP]"}  # start and end
 
 
@@ -128,7 +130,8 @@ class Tokenizer(NamedTuple):
         tokenizer = build(folder, config, int(length))
         if tokenizer.room < 1:
             raise ValueError(f"length={length} leaves no room for text between the start and the end")
-        return tokenizer._replace(left=config.get("padding_side") == "left")
+        side = config.get("padding_side")
+        return tokenizer._replace(left=side == "left") if side else tokenizer
 
     @property
     def room(self) -> int:
@@ -264,7 +267,9 @@ def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> 
         raise limits.Refused(f"{path}: its normalizer turns one letter into up to {most:g}. Valid: at most {GROWTH}.")
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library = tokenizers.Tokenizer.from_str(content)
-    return _from_library(library, _special(config, {}), length, path)
+    name = str(config.get("tokenizer_class")).removesuffix("Fast")
+    left = library.padding["direction"] == "left" if library.padding else name in LEFT_PADDED
+    return _from_library(library, _special(config, {}), length, path)._replace(left=left)
 
 
 def _growth(rule: Any) -> float:
@@ -358,8 +363,9 @@ def _from_chat_glm(folder: pathlib.Path, config: Mapping[str, Any], length: int)
             ids = library.encode(text)
         return ids, lambda n: library.decode(ids[n:])
 
+    join = lambda ids: library.decode([i for i in ids if i < size])
     # Behind the vocabulary stand [MASK], [gMASK], [sMASK] and sop: the second and the last begin a text.
-    return Tokenizer(split, (size + 1, size + 3), (), library.unk_id(), length, join=library.decode)
+    return Tokenizer(split, (size + 1, size + 3), (), library.unk_id(), length, left=True, join=join)
 
 
 def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:

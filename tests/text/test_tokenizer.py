@@ -81,6 +81,34 @@ def test_padding_stands_where_the_config_says(kind, tmp_path):
         Tokenizer.open(folder)
 
 
+PADDING = {"strategy": "BatchLongest", "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+           "pad_type_id": 0, "pad_token": "<pad>"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "padding", "stated", "left"),
+    [
+        ("PreTrainedTokenizerFast", None, None, False),
+        ("LlamaTokenizerFast", None, None, True),
+        ("GemmaTokenizer", None, None, True),
+        ("LlamaTokenizerFast", PADDING, None, False),
+        ("PreTrainedTokenizerFast", PADDING | {"direction": "Left"}, None, True),
+        ("LlamaTokenizerFast", None, "right", False),
+        ("LlamaTokenizerFast", PADDING, "left", True),
+    ],
+)
+def test_padding_stands_where_the_vocabulary_or_its_class_says(name, padding, stated, left, tmp_path):
+    """As transformers 5.23 has it: the config, then tokenizer.json, then the class."""
+    folder = folder_of(tmp_path / "folder", "gemma")
+    for file, change in (
+        ("tokenizer.json", {"padding": padding}),
+        ("tokenizer_config.json", {"tokenizer_class": name} | ({"padding_side": stated} if stated else {})),
+    ):
+        content = json.loads((folder / file).read_text())
+        (folder / file).write_text(json.dumps(content | change))
+    assert Tokenizer.open(folder).left is left
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "content", "message"),
     [

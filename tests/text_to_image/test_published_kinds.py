@@ -113,8 +113,8 @@ def test_texts_are_as_long_and_of_the_layers_that_the_class_reads(name):
     assert [reader.optional for reader in readers] == [
         name == "StableDiffusion3Pipeline" and r.suffix == "_3" for r in readers
     ]
-    sides = {"SanaPipeline": False, "Lumina2Pipeline": False, "KolorsPipeline": True}  # where its code sets them
-    assert [reader.left for reader in readers] == [sides.get(name)] * len(readers)
+    right = name in ("SanaPipeline", "Lumina2Pipeline")  # whose code sets the side of the padding
+    assert [reader.left for reader in readers] == [False if right else None for _ in readers]
 
 
 CLIPS = {  # frames, (height, width), frames a second, further fields
@@ -240,6 +240,8 @@ def test_a_class_that_is_not_supported_is_refused_with_its_relatives():
         ("hunyuan_video", "left", True),
         ("sana", "left", False),  # the code of these two pipelines says "right" whatever the folder has
         ("lumina2", "left", False),
+        ("auraflow", None, True),  # as Llama's class does
+        ("kolors", None, True),
     ],
 )
 def test_padding_stands_where_the_folder_says_or_the_pipeline(name, stated, left, tmp_path):

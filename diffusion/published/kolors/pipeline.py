@@ -8,7 +8,7 @@ from diffusion.published.stable_diffusion import pipeline as stable_diffusion
 
 KOLORS = stable_diffusion.SD._replace(
     family="Kolors",
-    readers=(Reader(how={"masked": True, **stable_diffusion.HIDDEN}, length=256, left=True),),
+    readers=(Reader(how={"masked": True, **stable_diffusion.HIDDEN}, length=256),),
     condition=conditions.kolors,
     usual=Usual(50, 5.0),
     **stable_diffusion.ALONE,
