@@ -430,7 +430,8 @@ def read(
                     )
             if row.rows is not None:
                 theirs = theirs[slice(*row.rows)]
-            array[row.at] = row.layout.to_ours(theirs, rows.part_shape(array.shape, row.at))
+            part = array[*row.at, ...]  # a view, of a single number too
+            rows.fill(part, row.layout.to_ours(theirs, part.shape))
         assert array is not None  # each leaf has rows, as checked above
         # Waits for the copy, so that the host never holds two leaves.
         return jax.block_until_ready(jax.device_put(array, places[path]))

@@ -44,8 +44,8 @@ def assembled(table: Sequence[Row], tensors: Tensors, shape: tuple[int, ...]) ->
             at = row.at[1:] if stacked else row.at
             within = slice(None) if row.rows is None else slice(*row.rows)
             part = rows.part_shape(inner, at)
-            (values[layer] if stacked else values)[at] = row.layout.to_ours(one.values[within], part)
-            scale[at] = row.layout.to_ours(one.repeated()[within], part)
+            rows.fill((values[layer] if stacked else values)[*at, ...], row.layout.to_ours(one.values[within], part))
+            rows.fill(scale[*at, ...], row.layout.to_ours(one.repeated()[within], part))
         scales.append(_shared(scale))
     if len({scale.shape for scale in scales}) > 1:
         return None

@@ -15,6 +15,7 @@ __all__ = [
     "compare",
     "conv",
     "cut",
+    "fill",
     "layers",
     "linear",
     "names",
@@ -28,6 +29,7 @@ __all__ = [
 ]
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -70,6 +72,31 @@ def patches(side: int) -> Layout:
         lambda a, shape: a.transpose(2, 3, 1, 0).reshape(shape),
         lambda a: a.reshape(side, side, -1, a.shape[-1]).transpose(3, 2, 0, 1),
     )
+
+
+BLOCK = 128  # numbers along each of two axes: a block of theirs and one of ours stay in the processor's caches
+
+
+def fill(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Copies `theirs`, of the same shape, into `ours`; a transposed array block by block, in half the time.
+
+    Args:
+        ours: an array in the order of C.
+        theirs: an array in any order of its axes; its numbers are converted to the type of `ours`.
+    """
+    nearest = min(range(theirs.ndim), key=lambda axis: (theirs.shape[axis] == 1, theirs.strides[axis]), default=0)
+    inner = theirs.ndim - 1  # the axis of ours that is cut: the first of those whose numbers make a block
+    while inner > nearest + 1 and math.prod(theirs.shape[inner:]) < BLOCK:
+        inner -= 1
+    if inner <= nearest or min(theirs.shape[nearest], math.prod(theirs.shape[inner:])) < BLOCK:
+        ours[...] = theirs
+        return
+    step = max(1, BLOCK // math.prod(theirs.shape[inner + 1 :]))
+    for i in range(0, theirs.shape[nearest], BLOCK):
+        for j in range(0, theirs.shape[inner], step):
+            block = [slice(None)] * theirs.ndim
+            block[nearest], block[inner] = slice(i, i + BLOCK), slice(j, j + step)
+            ours[tuple(block)] = theirs[tuple(block)]
 
 
 class Row(NamedTuple):

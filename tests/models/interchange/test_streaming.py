@@ -6,7 +6,11 @@ import pathlib
 import subprocess
 import sys
 
+import ml_dtypes
+import numpy as np
 import pytest
+
+from diffusion.models.interchange import rows
 
 ROOT = pathlib.Path(__file__).parents[3]
 LAYERS, SIDE = 24, 1536  # 24 leaves of 9 MiB, and their biases
@@ -95,3 +99,21 @@ def test_a_leaf_at_a_time_goes_where_it_belongs(tmp_path, devices):
     assert found["total"] > 20 * leaf
     assert max(found["held"]) <= 1.01 * found["total"] / devices  # biases are whole on each
     assert found["peak"] <= found["total"] + 3 * leaf, found
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize(
+    "shape, axes",
+    [
+        ((300, 257), (1, 0)), ((300, 257), (0, 1)), ((6, 50, 200), (2, 0, 1)), ((6, 50, 200), (1, 2, 0)),
+        ((130, 140, 3, 3), (2, 3, 1, 0)), ((130, 140, 1, 1), (2, 3, 1, 0)), ((7,), (0,)), ((), ()), ((0, 200), (1, 0)),
+    ],
+)  # fmt: skip
+def test_an_array_in_any_order_is_copied_whole(shape, axes, dtype):
+    theirs = np.arange(np.prod(shape, dtype=int), dtype=np.int32).reshape(shape).astype(np.float32).transpose(axes)
+    ours = np.full(theirs.shape, -1, dtype)
+    rows.fill(ours, theirs)
+    np.testing.assert_array_equal(ours, theirs.astype(dtype))
+    part = np.full((2, *theirs.shape), -1, dtype)
+    rows.fill(part[1, ...], theirs)
+    np.testing.assert_array_equal(part, np.stack([np.full(theirs.shape, -1, dtype), theirs.astype(dtype)]))
