@@ -4,6 +4,7 @@ __all__ = ["interpolated", "shifted", "zero_terminal_snr"]
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,33 +42,11 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
     if schedule.leaves:
         return _each(schedule, lambda leaf: shifted(leaf, factor))
 
-    def norm(t):
-        return schedule.norm(schedule.alpha(t), factor * schedule.sigma(t))
-
-    def sigma(t):
-        return factor * schedule.sigma(t) / with_data_end(norm, 1.0, 0.0)(t)  # sigma = 0 at t = 0, whatever norm' is
-
-    def alpha(t):
-        return with_data_end(lambda t: schedule.alpha(t) / norm(t), 1.0, drift(_data(t)))(t)
-
-    def drift(t):
-        # d sigma / dt may be infinite at the data itself, where the norm does not depend on sigma.
-        t = jnp.maximum(as_float(t), 1e-30)
-        n, n_dot = jax.jvp(norm, (t,), (jnp.ones_like(t),))
-        return schedule.drift(t) - n_dot / n
-
-    def prior(key, shape):
-        scale = 1.0 if preserves_variance(schedule) else sigma(schedule.t_max) / schedule.sigma(schedule.t_max)
-        return scale * schedule.prior(key, shape)
-
-    return schedule._replace(
-        alpha=alpha,
-        sigma=sigma,
+    norm, noisier = _with_noise(schedule, lambda t: factor)
+    return noisier._replace(
         log_snr=lambda t: schedule.log_snr(t) - 2 * math.log(factor),
         inverse_log_snr=lambda log_snr: schedule.inverse_log_snr(as_float(log_snr) + 2 * math.log(factor)),
-        drift=drift,
         diffusion=lambda t: factor * schedule.diffusion(t) / norm(t),
-        prior=prior,
         trained=_trained(schedule, lambda base: shifted(base, factor)),
     )
 
@@ -103,14 +82,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
     def factor(t):
         return first * jnp.exp(growth * as_float(t))
 
-    def norm(t):
-        return schedule.norm(schedule.alpha(t), factor(t) * schedule.sigma(t))
-
-    def sigma(t):
-        return factor(t) * schedule.sigma(t) / with_data_end(norm, 1.0, 0.0)(t)  # the same as in `shifted`
-
-    def alpha(t):
-        return with_data_end(lambda t: schedule.alpha(t) / norm(t), 1.0, drift(_data(t)))(t)
+    norm, noisier = _with_noise(schedule, factor)
 
     def log_snr(t):
         return schedule.log_snr(t) - 2 * (math.log(first) + growth * as_float(t))
@@ -125,30 +97,45 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         t = jnp.clip(t + (reached - t) / (1 - jax.lax.stop_gradient(rate)), 0, 1)
         return jnp.where(jnp.isfinite(end), t, schedule.inverse_log_snr(end))
 
+    def diffusion(t):
+        unscaled = jnp.sqrt(schedule.diffusion(t) ** 2 + 2 * growth * schedule.sigma(t) ** 2)
+        return factor(t) / norm(t) * unscaled
+
+    return noisier._replace(
+        log_snr=log_snr,
+        inverse_log_snr=inverse_log_snr,
+        diffusion=diffusion,
+        trained=_trained(schedule, lambda base: interpolated(base, first, last)),
+    )
+
+
+def _with_noise(schedule: NoiseSchedule, factor: Callable[[Array], Any]) -> tuple[Callable, NoiseSchedule]:
+    """The norm by which both coefficients are divided, and the process with factor(t) times the noise.
+
+    Its log-SNR and diffusion are the old ones.
+    """
+
+    def norm(t):
+        return schedule.norm(schedule.alpha(t), factor(t) * schedule.sigma(t))
+
+    def sigma(t):
+        # sigma = 0 at t = 0, whatever the norm's derivative is.
+        return factor(t) * schedule.sigma(t) / with_data_end(norm, 1.0, 0.0)(t)
+
+    def alpha(t):
+        return with_data_end(lambda t: schedule.alpha(t) / norm(t), 1.0, drift(_data(t)))(t)
+
     def drift(t):
         # d sigma / dt may be infinite at the data itself, where the norm does not depend on sigma.
         t = jnp.maximum(as_float(t), 1e-30)
         n, n_dot = jax.jvp(norm, (t,), (jnp.ones_like(t),))
         return schedule.drift(t) - n_dot / n
 
-    def diffusion(t):
-        unscaled = jnp.sqrt(schedule.diffusion(t) ** 2 + 2 * growth * schedule.sigma(t) ** 2)
-        return factor(t) / norm(t) * unscaled
-
     def prior(key, shape):
         scale = 1.0 if preserves_variance(schedule) else sigma(schedule.t_max) / schedule.sigma(schedule.t_max)
         return scale * schedule.prior(key, shape)
 
-    return schedule._replace(
-        alpha=alpha,
-        sigma=sigma,
-        log_snr=log_snr,
-        inverse_log_snr=inverse_log_snr,
-        drift=drift,
-        diffusion=diffusion,
-        prior=prior,
-        trained=_trained(schedule, lambda base: interpolated(base, first, last)),
-    )
+    return norm, schedule._replace(alpha=alpha, sigma=sigma, drift=drift, prior=prior)
 
 
 def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
