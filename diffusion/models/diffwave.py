@@ -29,7 +29,6 @@ import numpy as np
 
 from diffusion.models.layers import conditions, network_checks
 from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.condition_embedding import check_example
 
 EMBEDDING = 512  # width of the layers behind the sinusoids of the time
 SINUSOIDS = {  # radians a unit of the clock, from DiffWave's 10^(4 i / 63) and WaveGrad's 5000 10^(-4 i / 63)
@@ -158,11 +157,10 @@ class DiffWave(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, and a superfluous or a missing spectrogram.
         """
-        check_example(self, x, "waveforms [B, L, C]", rank=3)
+        network_checks.example(self, x, "waveforms [B, L, C]", rank=3)
         recorded = Features(features, self.feature_blocks)
         batch, length, channels = x.shape
-        if jnp.shape(t) not in ((), (batch,)):
-            raise ValueError(f"there must be one time for each example, t [B] = ({batch},); got shape {jnp.shape(t)}")
+        network_checks.times(self, x, t)
         spectrogram = conditions.entries(condition, (), ("spectrogram",))["spectrogram"]
         self._check(spectrogram, batch, length)
         dense = lambda features, name: nn.Dense(features, dtype=self.dtype, name=name)

@@ -28,6 +28,7 @@ import numpy as np
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, modulated_output, normalisation, xavier
 from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.conditions import check_label
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.layers.joint_conditions import check_strength
 from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers, Through
@@ -215,7 +216,7 @@ class DiT(Layered, Backbone):
             guidance |= {"start": interval[:, 0], "end": interval[:, 1]}
         return rest, guidance
 
-    def _check(self, x, clocks, condition):
+    def _check(self, x, clocks, label):
         network_checks.images(self, x)
         if len(clocks) != self.times:
             raise ValueError(
@@ -223,20 +224,7 @@ class DiT(Layered, Backbone):
                 f"got {len(clocks)}"
             )
         network_checks.times(self, x, *clocks)
-        if self.num_classes == 0 and condition is not None:
-            raise ValueError("num_classes=0 makes an unconditional network, but there is a condition; pass None")
-        if self.num_classes and condition is None:
-            raise ValueError(
-                f"num_classes={self.num_classes} makes a class-conditional network, but the condition is None; "
-                f"pass labels [B], with the null class {self.num_classes} for examples without a class"
-            )
-        if condition is not None and (
-            condition.shape != x.shape[:1] or not jnp.issubdtype(condition.dtype, jnp.integer)
-        ):
-            raise ValueError(
-                f"DiT takes one integer label for each image, [B] = {x.shape[:1]}; "
-                f"got shape {condition.shape}, dtype {condition.dtype}"
-            )
+        check_label(label, x.shape[0], self.num_classes)
 
 
 def dit_preset(size: str, num_classes: int, **options: Any) -> DiT:

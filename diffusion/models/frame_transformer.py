@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from diffusion.manifolds.rotations import from_rotation_vector, hat, to_rotation_vector
 from diffusion.models.layers import network_checks
-from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example
+from diffusion.models.layers.condition_embedding import ConditionEmbedding
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.invariant_point_attention import EXACT, InvariantPointAttention
 
@@ -99,7 +99,7 @@ class FrameTransformer(nn.Module):
         Raises:
             ValueError: for shapes that do not fit, a chain that is too long, and a superfluous or a missing condition.
         """
-        check_example(self, x, "frames [B, N, 3, 4]", rank=4)
+        network_checks.example(self, x, "frames [B, N, 3, 4]", rank=4)
         batch, number = x.shape[:2]
         if x.shape[2:] != (3, 4):
             raise ValueError(f"FrameTransformer takes frames [B, N, 3, 4]; got an array of shape {x.shape}")

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from diffusion.models.layers import network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Modulation, modulated_output, xavier
-from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
+from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_fields
 from diffusion.models.layers.network_bases import Clock, Condition, Numbers
 from diffusion.models.layers.norms import NORMS
 from diffusion.models.layers.scan import scanned
@@ -101,7 +101,7 @@ class MLP(Layered, nn.Module):
         Returns:
             float32, of the shape of x.
         """
-        check_example(self, x, "examples [B, ...]")
+        network_checks.example(self, x, "examples [B, ...]")
         recorded = Features(features, self.feature_blocks)
         c = ConditionEmbedding(
             self.width, self.num_classes, self.vector_width, self.times, self.dtype, name="condition"

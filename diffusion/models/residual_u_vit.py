@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import conditions, layer_masks, layout, network_checks
+from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, modulated_output, xavier
 from diffusion.models.layers.convolutions import ResnetBlock
@@ -162,17 +162,10 @@ class ResidualUViT(Backbone):
         return recorded.beside(unpatchify(tokens, self.patch, height, width))
 
     def _check(self, x, t, label):
+        network_checks.labelled_images(self, x, t, label)
         least = self.patch * 2 ** len(self.blocks)
-        if x.ndim != 4 or x.shape[1] % least or x.shape[2] % least:
+        if x.shape[1] % least or x.shape[2] % least:
             raise ValueError(
                 f"ResidualUViT takes images [B, H, W, C] whose sides are multiples of {least}; got an array of shape "
                 f"{x.shape}"
             )
-        if self.shape is not None and self.shape[-1] != x.shape[-1]:
-            raise ValueError(
-                f"shape={self.shape}: this network takes images with the channels of that shape; got {x.shape[-1]} "
-                "channels"
-            )
-        if jnp.shape(t) not in ((), x.shape[:1]):
-            raise ValueError(f"there must be one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
-        conditions.check_label(label, x.shape[0], self.num_classes)

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import conditions, layout
+from diffusion.models.layers import conditions, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, modulated_output, xavier
-from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
+from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_fields
 from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers
 from diffusion.models.layers.norms import NORMS
 from diffusion.models.layers.stacks import Layered, Stack
@@ -131,7 +131,7 @@ class SequenceTransformer(Layered, Backbone):
         Returns:
             [B, L, C].
         """
-        check_example(self, x, "sequences [B, L, C]", rank=3)
+        network_checks.example(self, x, "sequences [B, L, C]", rank=3)
         recorded = Features(features, self.feature_blocks)
         batch, length, channels = x.shape
         if length % self.patch:

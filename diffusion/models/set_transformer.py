@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 
 from diffusion import padding
-from diffusion.models.layers import layout
+from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import MLPS, Block, Modulation, modulated_output, xavier
-from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_example, check_fields
+from diffusion.models.layers.condition_embedding import ConditionEmbedding, check_fields
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers
 from diffusion.models.layers.norms import NORMS
@@ -134,7 +134,7 @@ class SetTransformer(Layered, Backbone):
         Returns:
             [B, N, C], float32, zero on padding.
         """
-        check_example(self, x, "sets [B, N, C]", rank=3)
+        network_checks.example(self, x, "sets [B, N, C]", rank=3)
         recorded = Features(features, self.feature_blocks)
         condition, real = _parted(condition, x)
         x = padding.zeroed(x, real)

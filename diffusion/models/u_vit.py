@@ -229,13 +229,8 @@ class UViT(Backbone):
             condition = {"label": condition}
         required = ("label",) * bool(self.num_classes) + ("text",) * bool(self.text_width)
         inputs = conditions.entries(condition, required, ("skip", "residuals"))
-        label = inputs.get("label")
         text = inputs.get("text")
-        if label is not None and (label.shape != x.shape[:1] or not jnp.issubdtype(label.dtype, jnp.integer)):
-            raise ValueError(
-                f"U-ViT takes one integer label for each image, [B] = {x.shape[:1]}; got shape "
-                f"{label.shape}, dtype {label.dtype}"
-            )
+        conditions.check_label(inputs.get("label"), len(x), self.num_classes)
         if text is not None and text.shape != (len(x), self.text_tokens, self.text_width):
             raise ValueError(
                 f"the condition's 'text' must be [B, text_tokens, text_width] = ({len(x)}, {self.text_tokens}, "

@@ -42,7 +42,6 @@ from diffusion.models.layers.blocks import (
     normalisation,
     xavier,
 )
-from diffusion.models.layers.condition_embedding import check_example
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
 from diffusion.models.layers.joint_conditions import check_text
@@ -337,7 +336,7 @@ class VideoDiT(Layered, Backbone):
         return within, key_value_memory.following_positions(angles, frames, memory)
 
     def _check_videos(self, x: jax.Array, t: jax.Array) -> None:
-        check_example(self, x, "videos [B, F, H, W, C]", rank=5)
+        network_checks.example(self, x, "videos [B, F, H, W, C]", rank=5)
         if x.shape[2] % self.patch or x.shape[3] % self.patch:
             raise ValueError(f"patch={self.patch} does not divide the height and width of {x.shape[2:4]} pixels")
         if x.shape[1] % self.patch_frames:

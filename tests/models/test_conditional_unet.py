@@ -215,7 +215,7 @@ def test_the_single_file_of_a_control_net_is_recognised():
     [
         ({"x": (2, 8, 5, 4)}, "height 8 and width 5 must be multiples of 2"),
         ({"x": (2, 8, 4, 9)}, r"images \[B, H, W, 4\]"),
-        ({"t": (3,)}, r"one time for each image, t \[B\]"),
+        ({"t": (3,)}, r"one time for each example, t \[B\]"),
         ({"text": (2, 5, 13)}, r"'text' must be \[B, M, E\] = \[2, M, 12\]; got shape \(2, 5, 13"),
         ({"text_mask": (2, 4)}, r"'text_mask' must be \[B, M\] = \(2, 5\); got"),
         ({"pooled": (2, 7)}, r"P \+ 2 n = 20; got shapes \(2, 7\) and \(2, 6\)"),

@@ -262,14 +262,14 @@ def test_bad_calls_are_refused():
         ((x[:, :3], t, labels), "patch=2 does not divide height 3 and width 6"),
         ((x[0], t, labels), r"\[B, H, W, C\]; got an array of shape \(4, 6, 1\)"),
         ((x, t[:1], labels), r"\(2,\); got shape \(1,\)"),
-        ((x, t, None), "num_classes=3.*condition is None.*null class 3"),
+        ((x, t, None), "num_classes=3.*condition has no class.*null class 3"),
         ((x, t, labels[:1]), r"one integer label.*\(2,\).*\(1,\)"),
         ((x, t, t), "one integer label.*float32"),
     ]:
         with pytest.raises(ValueError, match=message):
             model.apply(variables, *arguments)
     model, variables = build(num_classes=0)
-    with pytest.raises(ValueError, match="unconditional network, but there is a condition"):
+    with pytest.raises(ValueError, match="unconditional network, but the condition has a class"):
         model.apply(variables, x, t, labels)
 
 

@@ -187,7 +187,7 @@ def test_as_many_frames_as_the_examples_have():
 def test_a_network_of_one_time_samples_no_frames():
     sampler = {"name": "per_frame", "sampler": {"name": "ddim"}}
     config = config_of(sampler=sampler, plan={"name": "staggered", "frames": 8, "delay": 1})
-    with pytest.raises(ConfigError, match=r"config\.model\.name = 'dit'.*DiT takes one time for each image"):
+    with pytest.raises(ConfigError, match=r"config\.model\.name = 'dit'.*DiT takes one time for each example"):
         checks.on_its_data(checks.validate(config))
 
 

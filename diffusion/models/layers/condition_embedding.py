@@ -1,6 +1,6 @@
 """The condition of the networks of points, series and sets: times, a class and a vector, as one embedding."""
 
-__all__ = ["ConditionEmbedding", "check_example", "check_fields"]
+__all__ = ["ConditionEmbedding", "check_fields"]
 
 from typing import Any
 
@@ -84,25 +84,3 @@ def check_fields(network: Any, positive: tuple[str, ...]) -> None:
     for field, what in (("num_classes", "unconditional"), ("vector_width", "no vector")):
         if getattr(network, field) < 0:
             raise ValueError(f"{field}={getattr(network, field)} must be 0 ({what}) or positive")
-
-
-def check_example(network: Any, x: jax.Array, form: str, rank: int | None = None) -> None:
-    """Refuses an input of another rank, or of examples of another shape, than the network's.
-
-    Args:
-        network: module with the field `shape`, the shape of one example, or None where any shape is valid.
-        x: the network's input.
-        form: the valid input, in words.
-        rank: number of axes of x; None: any from 2.
-
-    Raises:
-        ValueError: naming both shapes.
-    """
-    name = type(network).__name__
-    if x.ndim < 2 or rank not in (None, x.ndim):
-        raise ValueError(f"{name} takes {form}; got an array of shape {x.shape}")
-    if network.shape is not None and tuple(network.shape)[-1] != x.shape[-1]:
-        raise ValueError(
-            f"shape={network.shape}: this {name} takes images with the channels of that shape; got an array of shape "
-            f"{x.shape}"
-        )

@@ -2,6 +2,7 @@
 
 __all__ = [
     "classes",
+    "example",
     "frame_times",
     "ids",
     "images",
@@ -107,6 +108,28 @@ def classes(network: Any) -> None:
         raise ValueError(f"num_classes={network.num_classes} must be 0 (unconditional) or the number of classes")
 
 
+def example(network: Any, x: jax.Array, form: str, rank: int | None = None) -> None:
+    """Refuses an input of another rank, or of examples of another shape, than the network's.
+
+    Args:
+        network: module with the field `shape`, the shape of one example, or None where any shape is valid.
+        x: the network's input.
+        form: the valid input, in words.
+        rank: number of axes of x; None: any from 2.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    name = type(network).__name__
+    if x.ndim < 2 or rank not in (None, x.ndim):
+        raise ValueError(f"{name} takes {form}; got an array of shape {x.shape}")
+    if network.shape is not None and tuple(network.shape)[-1] != x.shape[-1]:
+        raise ValueError(
+            f"shape={network.shape}: this {name} takes examples with the channels of that shape; got an array of shape "
+            f"{x.shape}"
+        )
+
+
 def images(network: Any, x: jax.Array) -> None:
     """Refuses arrays that are no images, and images of other channels than in the network's `shape`.
 
@@ -117,14 +140,7 @@ def images(network: Any, x: jax.Array) -> None:
     Raises:
         ValueError: naming the shape.
     """
-    name = type(network).__name__
-    if x.ndim != 4:
-        raise ValueError(f"{name} takes images [B, H, W, C]; got an array of shape {x.shape}")
-    if network.shape is not None and network.shape[-1] != x.shape[-1]:
-        raise ValueError(
-            f"shape={network.shape}: this {name} takes images with the channels of that shape; got {x.shape[-1]} "
-            "channels"
-        )
+    example(network, x, "images [B, H, W, C]", rank=4)
 
 
 def ids(text: jax.Array, mask: jax.Array | None = None) -> None:
@@ -146,30 +162,32 @@ def labelled_images(network: Any, x: jax.Array, t: jax.typing.ArrayLike, label: 
     check_label(label, x.shape[0], network.num_classes)
 
 
-def latents(network: Any, x: jax.Array, t: jax.typing.ArrayLike, channels: int) -> None:
-    """Refuses what are no latents of that many channels, and a clock that does not fit them.
+def latents(network: Any, x: jax.Array, t: jax.typing.ArrayLike, channels: int, *, video: bool = False) -> None:
+    """Refuses what are no latents of that many channels, and a clock that is neither one time nor one for each example.
 
     Args:
         network: the module.
         x: its input.
         t: the time that it receives.
         channels: C of its latents.
+        video: whether they are latents of videos.
 
     Raises:
         ValueError: naming the shape.
     """
-    if x.ndim != 4 or x.shape[-1] != channels:
+    axes = "B, F, H, W" if video else "B, H, W"
+    if x.ndim != 4 + video or x.shape[-1] != channels:
         name = type(network).__name__
-        raise ValueError(f"this {name} takes latents [B, H, W, {channels}]; got an array of shape {x.shape}")
+        raise ValueError(f"this {name} takes latents [{axes}, {channels}]; got an array of shape {x.shape}")
     times(network, x, t)
 
 
 def times(network: Any, x: jax.Array, *clocks: jax.typing.ArrayLike) -> None:
-    """Refuses a clock that is neither one time for all images nor one for each.
+    """Refuses a clock that is neither one time for all examples nor one for each.
 
     Args:
         network: the module.
-        x: its images [B, ...].
+        x: its input [B, ...].
         clocks: the times that it receives.
 
     Raises:
@@ -178,7 +196,7 @@ def times(network: Any, x: jax.Array, *clocks: jax.typing.ArrayLike) -> None:
     for t in clocks:
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(
-                f"{type(network).__name__} takes one time for each image, t [B] = {x.shape[:1]}; got shape "
+                f"{type(network).__name__} takes one time for each example, t [B] = {x.shape[:1]}; got shape "
                 f"{jnp.shape(t)}"
             )
 

@@ -225,10 +225,7 @@ class CogVideoX(Layered, Backbone):
         return axis_angles(positions, (head // 4, 3 * head // 8, 3 * head // 8))
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        if x.ndim != 5 or x.shape[-1] != self.in_channels:
-            raise ValueError(
-                f"this CogVideoX takes latents [B, F, H, W, {self.in_channels}]; got an array of shape {x.shape}"
-            )
+        network_checks.latents(self, x, t, self.in_channels, video=True)
         if self.learned and (x.shape[1:4], inputs["text"].shape[1]) != ((self.learned, *self.grid), self.words):
             raise ValueError(
                 f"this CogVideoX has learned positions of {self.words} words and {self.learned} frames of "
@@ -239,7 +236,6 @@ class CogVideoX(Layered, Backbone):
                 f"frames={self.frames} and patch={self.patch} do not divide latents of {x.shape[1]} frames of "
                 f"{x.shape[2]} x {x.shape[3]}"
             )
-        network_checks.times(self, x, t)
         check_text(x.shape[0], self.text_width, inputs)
 
 

@@ -165,11 +165,7 @@ class HunyuanVideo(Backbone):
         return joint_then_single(self, streams, joint, single, video.shape[1], output, features)
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        if x.ndim != 5 or x.shape[-1] != self.channels:
-            raise ValueError(
-                f"this HunyuanVideo takes latents [B, F, H, W, {self.channels}]; got an array of shape {x.shape}"
-            )
-        network_checks.times(self, x, t)
+        network_checks.latents(self, x, t, self.channels, video=True)
         check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
         check_strength(x.shape[0], inputs)
 

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import conditions, extra_attention
+from diffusion.models.layers import conditions, extra_attention, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Deep, taken_by
@@ -249,8 +249,7 @@ class ConditionalUNet(Backbone):
                 f"height {x.shape[1]} and width {x.shape[2]} must be multiples of {factor}: the U-Net "
                 f"halves them {len(self.widths) - 1} times"
             )
-        if jnp.shape(t) not in ((), x.shape[:1]):
-            raise ValueError(f"there must be one time for each image, t [B] = {x.shape[:1]}; got shape {jnp.shape(t)}")
+        network_checks.times(self, x, t)
         batch = x.shape[0]
         text = inputs["text"].shape
         if len(text) != 3 or text[0] != batch or text[2] != self.text_width:

@@ -275,11 +275,7 @@ class Wan(Layered, Backbone):
                 f"this Wan takes latents [B, F, H, W, {self.in_channels}] with even H and W; got an array of shape "
                 f"{x.shape}"
             )
-        if jnp.shape(t) not in ((), x.shape[:1], x.shape[:2]):
-            raise ValueError(
-                f"Wan takes one time for each video, t [B] = {x.shape[:1]}, or for each frame, t [B, F] = "
-                f"{x.shape[:2]}; got shape {jnp.shape(t)}"
-            )
+        network_checks.frame_times(self, x, t)
         check_text(x.shape[0], self.text_width, inputs)
         if self.picture_width:
             patches = inputs["patches"].shape
