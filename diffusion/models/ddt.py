@@ -106,9 +106,7 @@ class DDT(Backbone):
     }
 
     def check_fields(self) -> None:
-        for field in ("num_classes", "span", "unroll"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field}={getattr(self, field)} must be 0 or more")
+        network_checks.positive(self, ("num_classes", "span", "unroll"), zero=True)
         for part in ("", "decoder_"):
             width = getattr(self, f"{part}width")
             heads = getattr(self, f"{part}heads")

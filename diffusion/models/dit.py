@@ -120,14 +120,9 @@ class DiT(Layered, Backbone):
             raise ValueError("interval=True needs strength=True, the guidance that acts in it")
         if self.frequency_shift not in (0, 1):
             raise ValueError(f"frequency_shift={self.frequency_shift} must be 0 or 1")
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        network_checks.heads(self, 1 if self.positions == "sincos" else 4)
         if self.positions != "rope" and self.width % 4:
             raise ValueError(f"width={self.width} must be a multiple of 4, for 2-D sin-cos positions")
-        if self.positions != "sincos" and self.width // self.heads % 4:
-            raise ValueError(
-                f"width / heads = {self.width // self.heads} must be a multiple of 4, for axial rotary positions"
-            )
 
     @nn.compact
     def __call__(

@@ -94,8 +94,7 @@ class DriftingDiT(Layered, Backbone):
     positive = ("patch", "width", "depth", "heads", "num_classes", "class_tokens", "mlp_ratio", "default_strength")
 
     def check_fields(self) -> None:
-        if self.width % (4 * self.heads):
-            raise ValueError(f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}")
+        network_checks.heads(self, 4)
         if self.codes < 0 or self.styles < 2 or self.styles & (self.styles - 1):
             raise ValueError(
                 f"codes={self.codes}, styles={self.styles}: codes must be at least 0, and styles a power of two, "

@@ -94,10 +94,7 @@ class JiT(Layered, Backbone):
 
     def check_fields(self) -> None:
         network_checks.classes(self)
-        if self.width % (4 * self.heads):
-            raise ValueError(
-                f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for axial rotary positions"
-            )
+        network_checks.heads(self, 4)
         if self.class_tokens < 0 or (self.class_tokens and not self.num_classes):
             raise ValueError(f"class_tokens={self.class_tokens} must be at least 0, and 0 if num_classes is 0")
         if not 0 <= self.class_start < self.depth:

@@ -147,15 +147,10 @@ class MiT(Layered, Backbone):
     positive = ("patch", "width", "depth", "heads", "num_classes", "default_strength")
 
     def check_fields(self) -> None:
-        for field in ("bottleneck", "unroll"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field}={getattr(self, field)} must be 0 or more")
+        network_checks.positive(self, ("bottleneck", "unroll"), zero=True)
         if not 0 <= self.default_interval[0] < self.default_interval[1] <= 1:
             raise ValueError(f"default_interval={self.default_interval} must be two times, 0 <= start < end <= 1")
-        if self.width % self.heads or self.width // self.heads % 4:
-            raise ValueError(
-                f"heads={self.heads} and width={self.width}: the features of a head must be a multiple of 4"
-            )
+        network_checks.heads(self, 4)
 
     @property
     def hidden(self) -> int:

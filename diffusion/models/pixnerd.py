@@ -133,10 +133,7 @@ class PixNerd(Layered, Backbone):
 
     def check_fields(self) -> None:
         network_checks.classes(self)
-        if self.width % (4 * self.heads):
-            raise ValueError(
-                f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for axial rotary positions"
-            )
+        network_checks.heads(self, 4)
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:

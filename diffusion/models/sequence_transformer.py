@@ -113,10 +113,8 @@ class SequenceTransformer(Layered, Backbone):
         check_fields(self, ("width", "depth", "heads", "patch", "mlp_ratio", "times"))
         if self.width % self.heads or self.width % 2:
             raise ValueError(f"width={self.width} must be even, and a multiple of heads={self.heads}")
-        if self.positions == "rope" and self.width % (4 * self.heads):
-            raise ValueError(
-                f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for rotary positions"
-            )
+        if self.positions == "rope":
+            network_checks.heads(self, 4)
 
     @nn.compact
     def __call__(self, x: jax.Array, t: Clock, condition: Condition = None, features: Numbers = None) -> Any:

@@ -116,8 +116,7 @@ class SetTransformer(Layered, Backbone):
 
     def check_fields(self) -> None:
         check_fields(self, ("width", "depth", "heads", "mlp_ratio", "times"))
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        network_checks.heads(self)
         if self.summaries < 0:
             raise ValueError(f"summaries={self.summaries} must be 0 (none) or the number of summaries")
 

@@ -30,7 +30,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import unet_inputs
+from diffusion.models.layers import network_checks, unet_inputs
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.constants import constant
@@ -102,9 +102,7 @@ class SongUNet(LevelsByResolution, Backbone):
 
     def check_fields(self) -> None:
         super().check_fields()
-        for field in ("num_classes", "augmentations"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field}={getattr(self, field)} must be 0 (none) or positive")
+        network_checks.positive(self, ("num_classes", "augmentations"), zero=True)
         if self.width % 4 or self.width * self.clock_multiplier < 4:
             raise ValueError(f"width={self.width} must be a multiple of 4")
 

@@ -152,10 +152,8 @@ class SymbolTransformer(Layered, Backbone):
             raise ValueError(f"size={self.size}: a network needs at least 2 symbols")
         if self.width % 2 or self.width % self.heads:
             raise ValueError(f"width={self.width} must be even, and a multiple of heads={self.heads}")
-        if self.positions == "rope" and self.width % (4 * self.heads):
-            raise ValueError(
-                f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for rotary positions"
-            )
+        if self.positions == "rope":
+            network_checks.heads(self, 4)
         for field, what in (("length", "any"), ("condition_width", "the width"), ("causal", "all positions")):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 ({what}) or positive")

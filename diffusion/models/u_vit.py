@@ -124,8 +124,7 @@ class UViT(Backbone):
     positive = ("patch", "width", "depth", "heads", "text_tokens", "mlp_ratio")
 
     def check_fields(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        network_checks.heads(self)
         if self.depth % 2:
             raise ValueError(
                 f"depth={self.depth} must be even, because half of the layers keep tokens for the other half"

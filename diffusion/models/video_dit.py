@@ -228,13 +228,8 @@ class VideoDiT(Layered, Backbone):
 
     def check_fields(self) -> None:
         network_checks.classes(self)
-        for field in ("text_width", "vector_width", "unroll", "causal"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field}={getattr(self, field)} must be 0 or positive")
-        if self.width % (4 * self.heads):
-            raise ValueError(
-                f"width={self.width} must be a multiple of 4 heads = {4 * self.heads}, for rotary positions"
-            )
+        network_checks.positive(self, ("text_width", "vector_width", "unroll", "causal"), zero=True)
+        network_checks.heads(self, 4)
         if self.mixing == "full" and (self.positions == "sincos" or self.width // self.heads < 8):
             raise ValueError(
                 "mixing='full' needs positions 'rope' or 'sincos_rope' and heads of at least 8 features; got "

@@ -243,7 +243,7 @@ def test_examples_do_not_see_each_other():
         ({"depth": 0}, "depth=0 must be positive"),
         ({"num_classes": -1}, "num_classes=-1"),
         ({"width": 18}, "width=18 must be a multiple of 4"),
-        ({"width": 12, "positions": "rope"}, "width / heads = 6"),
+        ({"width": 12, "positions": "rope"}, "width=12 must be a multiple of 4 heads = 8"),
         ({"norm": "rmsnrom"}, "norm='rmsnrom'.*'layernorm', 'rmsnorm'.*mean 'rmsnorm'"),
         ({"attention": "flash"}, "attention='flash'.*'auto', 'matmul', 'xla', 'cudnn'"),
         ({"remat": "dot"}, "remat='dot'.*mean 'dots'"),

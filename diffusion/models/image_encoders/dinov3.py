@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.image_encoders.image_features import ImageFeatures
+from diffusion.models.layers import network_checks
 from diffusion.models.layers.choices import sizes
 from diffusion.models.layers.vision_layers import VisionTransformer, distilled_patches, encoder_layers, normal
 
@@ -56,10 +57,7 @@ class DINOv3(VisionTransformer):
             raise ValueError(
                 f"fused={self.fused} must be layers out of 1 .. {self.depth}, in increasing order, each at most once"
             )
-        if self.width // self.heads % 4:
-            raise ValueError(
-                f"heads={self.heads}: a head has {self.width // self.heads} features, which must be a multiple of 4"
-            )
+        network_checks.heads(self, 4)
 
     @nn.compact
     def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:

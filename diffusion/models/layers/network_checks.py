@@ -4,6 +4,7 @@ __all__ = [
     "classes",
     "example",
     "frame_times",
+    "heads",
     "ids",
     "images",
     "known",
@@ -26,19 +27,21 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.conditions import check_label
 
 
-def positive(network: Any, fields: Iterable[str]) -> None:
+def positive(network: Any, fields: Iterable[str], *, zero: bool = False) -> None:
     """Refuses fields that are not positive.
 
     Args:
         network: the module.
         fields: names of numbers.
+        zero: whether they may be 0.
 
     Raises:
         ValueError: naming the first one.
     """
     for field in fields:
-        if getattr(network, field) <= 0:
-            raise ValueError(f"{field}={getattr(network, field)} must be positive")
+        value = getattr(network, field)
+        if value < 0 or (value == 0 and not zero):
+            raise ValueError(f"{field}={value} must be {'0 or more' if zero else 'positive'}")
 
 
 def known(network: Any, choices: Mapping[str, Iterable[str]]) -> None:
@@ -55,6 +58,22 @@ def known(network: Any, choices: Mapping[str, Iterable[str]]) -> None:
         look_up(dict.fromkeys(names), getattr(network, field), field)
 
 
+def heads(network: Any, features: int = 1) -> None:
+    """Refuses heads that do not divide the width, or whose number of features is no multiple of `features`.
+
+    Args:
+        network: module with `width` and `heads`.
+        features: 4 for rotary positions of two axes, or of two halves.
+
+    Raises:
+        ValueError: naming both.
+    """
+    width, number = network.width, network.heads
+    if width % (features * number):
+        rotary = f"width={width} must be a multiple of {features} heads = {features * number}, for rotary positions"
+        raise ValueError(rotary if features > 1 else f"heads={number} does not divide width={width}")
+
+
 def tower(network: Any) -> None:
     """Refuses a transformer of texts or images whose sizes are not positive, or whose heads do not divide its width.
 
@@ -63,8 +82,7 @@ def tower(network: Any) -> None:
     """
     sizes = ("size", "patch", "vocabulary", "positions", "features", "width", "depth", "heads", "hidden")
     positive(network, [field for field in sizes if hasattr(network, field)])
-    if network.width % network.heads:
-        raise ValueError(f"heads={network.heads} does not divide width={network.width}")
+    heads(network)
     patch = getattr(network, "patch", 1)
     if getattr(network, "size", patch) < patch:
         raise ValueError(f"patch={patch} is larger than size={network.size}")
@@ -80,11 +98,10 @@ def rotary_axes(network: Any, number: int) -> None:
     Raises:
         ValueError: naming the field.
     """
-    width, heads, axes = network.width, network.heads, network.axes
-    if width % heads:
-        raise ValueError(f"heads={heads} does not divide width={width}")
-    if len(axes) != number or sum(axes) != width // heads or any(size < 2 or size % 2 for size in axes):
-        raise ValueError(f"axes={axes} must be {number} even numbers that sum to {width // heads}, the width of a head")
+    heads(network)
+    axes, width = network.axes, network.width // network.heads
+    if len(axes) != number or sum(axes) != width or any(size < 2 or size % 2 for size in axes):
+        raise ValueError(f"axes={axes} must be {number} even numbers that sum to {width}, the width of a head")
 
 
 def whole_patches(network: Any) -> None:

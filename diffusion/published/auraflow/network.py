@@ -148,8 +148,7 @@ class AuraFlow(Layered, Backbone):
     positive = ("channels", "patch", "width", "depth", "singles", "heads", "text_width", "positions")
 
     def check_fields(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        network_checks.heads(self)
 
     @property
     def feature_blocks(self) -> int:

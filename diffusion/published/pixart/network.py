@@ -76,8 +76,7 @@ class PixArt(Layered, Backbone):
     positive = ("patch", "width", "depth", "heads", "text_width", "mlp_ratio", "span")
 
     def check_fields(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        network_checks.heads(self)
         if self.width % 4 or (self.sized and self.width % 3):
             raise ValueError(
                 f"width={self.width} must be a multiple of 4, for 2-D sin-cos positions, and with sized=True also of 3"

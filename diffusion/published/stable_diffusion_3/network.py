@@ -77,8 +77,7 @@ class MMDiT(Layered, Backbone):
                 "positions", "sample_size")  # fmt: skip
 
     def check_fields(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(f"heads={self.heads} does not divide width={self.width}")
+        network_checks.heads(self)
         if self.width % 4:
             raise ValueError(f"width={self.width} must be a multiple of 4, for 2-D sin-cos positions")
         if not 0 <= self.dual < self.depth:

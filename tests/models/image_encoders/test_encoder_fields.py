@@ -219,7 +219,7 @@ def test_dinov3_fuses_the_layers_that_are_named():
     for fused in ((3, 1), (1, 1), (0, 1), (1, 4)):
         with pytest.raises(ValueError, match=r"layers out of 1 \.\. 3, in increasing order, each at most once"):
             module.clone(fused=fused)
-    with pytest.raises(ValueError, match="head has 2 features, which must be a multiple of 4"):
+    with pytest.raises(ValueError, match="must be a multiple of 4 heads"):
         DINOv3(**{**SMALL, "heads": 4})
 
 
