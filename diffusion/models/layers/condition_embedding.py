@@ -43,17 +43,7 @@ class ConditionEmbedding(nn.Module):
         """
         batch = x.shape[0]
         clocks = t if isinstance(t, tuple) else (t,)
-        if len(clocks) != self.times:
-            raise ValueError(
-                f"times={self.times}: this network receives {self.times} times, as a tuple if more than one; got "
-                f"{len(clocks)}"
-            )
-        for clock in clocks:
-            if jnp.shape(clock) not in ((), (batch,)):
-                raise ValueError(
-                    f"there must be one time for each example, t [B] = ({batch},), for x of shape {x.shape}; got "
-                    f"shape {jnp.shape(clock)}"
-                )
+        network_checks.own_times(self, x, *clocks)
         inputs = conditions.entries(conditions.named(condition), (), ("label", "vector"))
         conditions.check_label(inputs["label"], batch, self.num_classes)
         conditions.check_vector(inputs["vector"], batch, self.vector_width)

@@ -10,6 +10,7 @@ __all__ = [
     "known",
     "labelled_images",
     "latents",
+    "own_times",
     "positive",
     "rotary_axes",
     "times",
@@ -216,6 +217,16 @@ def times(network: Any, x: jax.Array, *clocks: jax.typing.ArrayLike) -> None:
                 f"{type(network).__name__} takes one time for each example, t [B] = {x.shape[:1]}; got shape "
                 f"{jnp.shape(t)}"
             )
+
+
+def own_times(network: Any, x: jax.Array, *clocks: jax.typing.ArrayLike) -> None:
+    """Refuses another number of clocks than the network's `times`, and what `times` refuses."""
+    if len(clocks) != network.times:
+        raise ValueError(
+            f"times={network.times}: this network receives {network.times} times, as a tuple if more than one; got "
+            f"{len(clocks)}"
+        )
+    times(network, x, *clocks)
 
 
 def frame_times(network: Any, x: jax.Array, t: jax.typing.ArrayLike) -> None:

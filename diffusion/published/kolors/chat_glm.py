@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import layout
+from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.network_bases import Backbone
 from diffusion.models.layers.scan import scanned
@@ -75,10 +75,7 @@ class ChatGLM(Backbone):
         Raises:
             ValueError: for shapes that do not fit, or more layers than there are.
         """
-        if ids.ndim != 2 or not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"the text must be integer ids [B, N]; got shape {ids.shape}, dtype {ids.dtype}")
-        if mask is not None and mask.shape != ids.shape:
-            raise ValueError(f"the mask has shape {mask.shape}, but the ids have {ids.shape}")
+        network_checks.ids(ids, mask)
         if not 0 <= skip <= self.depth:
             raise ValueError(f"skip={skip} of a network with {self.depth} layers. Valid: 0 to {self.depth}")
         text = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask)
