@@ -158,6 +158,34 @@ def test_a_flow_is_shifted_once_for_its_last_time_and_once_for_all():
     assert many == pytest.approx(np.exp(1.15) / (np.exp(1.15) + 1 / 3), abs=1e-6)
 
 
+@pytest.mark.parametrize("level, settings, steps, sigmas", [
+    ("karras", {}, 5, [1, 0.400322, 0.139599, 0.040373, 0.008929, 0]),
+    ("exponential", {}, 5, [1, 0.307394, 0.094491, 0.029046, 0.008929, 0]),
+    ("beta", {}, 5, [1, 0.825888, 0.504464, 0.18304, 0.008929, 0]),
+    ("karras", {"shift_terminal": 0.1}, 4, [1, 0.503248, 0.235016, 0.1, 0]),
+    ("exponential", {"shift_terminal": 0.1}, 4, [1, 0.464159, 0.215443, 0.1, 0]),
+    ("beta", {"shift_terminal": 0.1}, 4, [1, 0.752128, 0.347872, 0.1, 0]),
+])  # fmt: skip
+def test_a_flow_has_other_levels_between_its_first_and_its_last(level, settings, steps, sigmas):
+    """As `set_timesteps` of FlowMatchEulerDiscreteScheduler in diffusers 0.42.1 lays them."""
+    process = schedulers.read(FLOW | settings | {f"use_{level}_sigmas": True})
+    plan = schedulers.trajectory(process, "", steps).plan
+    np.testing.assert_allclose([*plan.t, plan.s[-1]], sigmas, atol=1e-6)
+
+
+@pytest.mark.parametrize("level, sigmas", [
+    ("karras", [1, 0.784002, 0.609296, 0.469081, 0.357486, 0]),
+    ("exponential", [1, 0.773241, 0.597901, 0.462321, 0.357486, 0]),
+    ("beta", [1, 0.887123, 0.678743, 0.470363, 0.357486, 0]),
+])  # fmt: skip
+def test_a_flow_with_a_dynamic_shift_has_them_too(level, sigmas):
+    """The same scheduler with mu = 0.8, by a pipeline that lays the steps evenly, as Flux's does."""
+    config = {"use_dynamic_shifting": True, f"use_{level}_sigmas": True, "base_shift": 0.8, "max_shift": 0.8}
+    process = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler"} | config, even=True)
+    plan = schedulers.trajectory(process, "", 5, tokens=1024).plan
+    np.testing.assert_allclose([*plan.t, plan.s[-1]], sigmas, atol=1e-6)
+
+
 DPM_FLOW = {
     "_class_name": "DPMSolverMultistepScheduler",
     "prediction_type": "flow_prediction",
@@ -426,7 +454,9 @@ def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message,
     (SD_1 | {"_class_name": "LCMScheduler", "original_inference_steps": 2000}, {}, "= 2000 must be in 1 .. 1000"),
     (OURS | {"boundary_scaling": -1.0}, {}, r"boundary_scaling = -1\.0 must be a positive number"),
     (OURS | {"prediction_type": "epsilon"}, {}, "prediction_type = 'epsilon' is not supported"),
-    (FLOW | {"use_karras_sigmas": True}, {}, "use_karras_sigmas"),
+    (FLOW | {"_class_name": "FlowMatchHeunDiscreteScheduler", "use_karras_sigmas": True}, {}, "use_karras_sigmas"),
+    (FLOW | {"use_karras_sigmas": True, "use_beta_sigmas": True}, {}, "only one of use_karras_sigmas"),
+    (FLOW | {"use_lu_lambdas": True}, {}, "use_lu_lambdas = True"),
 ])  # fmt: skip
 def test_a_config_that_asks_for_what_is_not_had_or_contradicts_itself_is_refused(config, how, message):
     with pytest.raises(Refusal, match=message):

@@ -218,10 +218,14 @@ def _tabulated(fields: Fields, name: str, T: int) -> Process:
             lcm_indices(1, options["original_inference_steps"], T)
         except ValueError as error:
             raise Refusal(f"{name}: {error}.") from error
-    if sum(bool(options[level]) for level in LEVELS) > 1:
-        raise Refusal(f"{name}: only one of {', '.join(LEVELS)} may be set.")
+    _only_one_level(name, options)
     parameterization = PREDICTIONS[predicts](parameterizations.steps(T))
     return Process(schedule, parameterization, predicts, sampler, T, options, named)
+
+
+def _only_one_level(name: str, options: Mapping[str, Any]) -> None:
+    if sum(bool(options[level]) for level in LEVELS) > 1:
+        raise Refusal(f"{name}: only one of {', '.join(LEVELS)} may be set.")
 
 
 def _options(fields: Fields) -> dict[str, Any]:
@@ -270,6 +274,8 @@ def _trigonometric(fields: Fields, T: int) -> Process:
     x / (cos(s) + sin(s)) is the flow's x_t at t = sin(s) / (cos(s) + sin(s)), where the network predicts a velocity.
     """
     fields.only("prediction_type", "trigflow")
+    for level in LEVELS:
+        fields.only(level, False, None)
     fields.take("sigma_data", 0.5)  # a scale of data and noise, which the pipeline takes out again
     return _flow_process("lcm", T, _options(fields) | {"shift": 1.0, "dynamic": False, "trigonometric": True})
 
@@ -292,10 +298,11 @@ def _flow(fields: Fields, T: int, even: bool, by_steps: bool, bent: bool) -> Pro
             f"{fields.name}: use_dynamic_shifting = True is not supported for a pipeline that sets its times itself; "
             "valid: False."
         )
-    for other in ("karras", "exponential", "beta"):
-        fields.only(f"use_{other}_sigmas", False)
-    sampler = "heun" if "Heun" in fields.name else "euler"
-    return _flow_process(sampler, T, _options(fields) | shifts)
+    options = _options(fields)
+    for level in LEVELS if "Heun" in fields.name else LEVELS[3:]:  # the classes do not have them
+        fields.only(level, False, None)
+    _only_one_level(fields.name, options)
+    return _flow_process("heun" if "Heun" in fields.name else "euler", T, options | shifts)
 
 
 def _tabulated_flow(fields: Fields, T: int) -> Process:
@@ -311,14 +318,7 @@ def _tabulated_flow(fields: Fields, T: int) -> Process:
     predicts = fields.only("prediction_type", "flow_prediction", "sample")
     fields.only("algorithm_type", "dpmsolver++")
     fields.only("final_sigmas_type", "zero")
-    for other in (
-        "rescale_betas_zero_snr",
-        "use_karras_sigmas",
-        "use_exponential_sigmas",
-        "use_beta_sigmas",
-        "use_dynamic_shifting",
-        "use_lu_lambdas",
-    ):
+    for other in ("rescale_betas_zero_snr", "use_dynamic_shifting", *LEVELS):
         fields.only(other, False)
     shifts = {"shift": float(fields.take("flow_shift", 1.0)), "dynamic": False}
     if name == OURS:
