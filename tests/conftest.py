@@ -68,6 +68,11 @@ def pytest_collection():
         gc.enable()
 
 
+def pytest_runtest_teardown():
+    """A command that a test begins here pauses the collector until it runs."""
+    gc.enable()
+
+
 def pytest_collection_modifyitems(items):
     """The tests of one sampler follow each other: they share its programs, and xdist may cut a file between any two."""
     first = {}
