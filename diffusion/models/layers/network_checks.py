@@ -215,7 +215,7 @@ def times(network: Any, x: jax.Array, *clocks: jax.typing.ArrayLike) -> None:
         if jnp.shape(t) not in ((), x.shape[:1]):
             raise ValueError(
                 f"{type(network).__name__} takes one time for each example, t [B] = {x.shape[:1]}; got shape "
-                f"{jnp.shape(t)}"
+                f"{jnp.shape(t)}, for x of shape {x.shape}"
             )
 
 

@@ -223,7 +223,7 @@ def test_bad_masks_are_refused_by_name(network):
     ]:
         with pytest.raises(ValueError, match=message):
             model.apply(variables, x, t, {"label": labels, **mask})
-    with pytest.raises(ValueError, match="condition is None"):
+    with pytest.raises(ValueError, match="condition has no class"):
         model.apply(variables, x, t, {"skip": CLOSED["skip"]})
     with pytest.raises(ValueError, match=r"layer 3 does not exist. Valid: 0 \.\. 2"):
         layer_masks.mask(B, L, (0, 3))
