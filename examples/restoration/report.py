@@ -134,7 +134,7 @@ def markdown(content: Mapping[str, Any]) -> str:
     second = [(method, *(entry(row.get(method)) for row in figures.values())) for method in every]
     parts = [
         f"# {TITLE}",
-        f"All methods take {protocol['steps']} evaluations of the network a sample, `twisted` "
+        f"All methods take {protocol['steps']} evaluations of the network a sample, `twisted` and `MCGDiff` "
         f"{methods.PARTICLES} times as many. Nothing was tuned to a figure of this page but the step of MPGD, whose "
         "first choice hardly moved the samples. The methods: "
         "[inverse problems](../../steering.md#inverse-problems).",
