@@ -10,7 +10,7 @@ import pytest
 from diffusion import schedules
 from diffusion.guidance import measurements
 from diffusion.io import opener
-from examples.restoration import exact, methods, report, tasks
+from examples.restoration import exact, methods, mixtures, report, tasks
 from tests import commands
 
 SCHEDULE = schedules.cosine()
@@ -104,6 +104,28 @@ def test_a_residual_is_counted_in_units_of_the_noise():
     figures = report.measured(np.full((2, *tasks.SHAPE), 2 / 255), truth, task, jnp.full((2, 3, 8, 1), 2 / 255 - 0.1))
     assert figures["residual"] == pytest.approx(2, rel=1e-5)
     assert figures["psnr"] == pytest.approx(20 * np.log10(255), rel=1e-4)
+
+
+def test_the_problems_are_those_of_the_authors_code():
+    """In units of a component's width: means on a grid of step 8, singular values in (0, 1), less noise."""
+    mixture, A, y, noise_std = mixtures.problem(6, 4, 1)
+    values = np.linalg.svd(A, compute_uv=False)
+    assert A.shape == (4, 6) and y.shape == (4,) and 0 < values.min() < values.max() < 1
+    assert 0 < noise_std * mixtures.STEP < values.max()
+    means = mixture.means * mixtures.STEP
+    np.testing.assert_allclose(mixture.covariance * mixtures.STEP**2, np.eye(6))
+    assert {tuple(row) for row in means[:, :2]} == {(8.0 * i, 8.0 * j) for i in range(-2, 3) for j in range(-2, 3)}
+    np.testing.assert_array_equal(means[:, :2], means[:, 4:])
+    others = [mixtures.problem(*kind)[2] for kind in ((6, 4, 1), (6, 4, 2))]
+    np.testing.assert_array_equal(others[0], y)
+    assert (others[1] != y).all()
+
+
+@pytest.mark.slow
+def test_the_methods_of_one_path_are_farther_than_the_posterior_itself():
+    far = mixtures.distances(4, 1, 0, steps=10, points=100)
+    assert list(far) == ["the posterior itself", *mixtures.NAMES]
+    assert far["the posterior itself"] < min(far[name] for name in ("DPS", "PiGDM", "DDRM"))
 
 
 @pytest.mark.slow
