@@ -93,10 +93,12 @@ def product(branches: Branches, schedule: NoiseSchedule, exponents: Sequence[flo
     Raises:
         ValueError: if the sum of the exponents is not positive; when called, if there is not one branch for each.
     """
-    made = Product(branches, tuple(map(float, exponents)), schedule)
-    if not made.total > 0:
-        raise ValueError(f"product: the exponents {made.exponents} must have a positive sum, but it is {made.total:g}")
-    return made
+    weighted = Product(branches, tuple(map(float, exponents)), schedule)
+    if not weighted.total > 0:
+        raise ValueError(
+            f"product: the exponents {weighted.exponents} must have a positive sum, but it is {weighted.total:g}"
+        )
+    return weighted
 
 
 def multiplied(denoise: Denoiser, other: Denoiser, schedule: NoiseSchedule, exponent: float = 1.0) -> Product:

@@ -78,9 +78,9 @@ def main(argv: list[str]) -> None:
     for dimension, rows in kinds:
         every = [distances(dimension, rows, seed, values.steps, values.points) for seed in range(values.seeds)]
         for name in every[0]:
-            found = np.array([row[name] for row in every])
-            error = found.std(ddof=1) / len(found) ** 0.5
-            table.setdefault(name, []).append(f"{found.mean():.2f} ({error:.2f})")
+            distance = np.array([row[name] for row in every])
+            error = distance.std(ddof=1) / len(distance) ** 0.5
+            table.setdefault(name, []).append(f"{distance.mean():.2f} ({error:.2f})")
     print(
         report.table(
             ("samples", *(f"{rows} of {dimension}" for dimension, rows in kinds)),

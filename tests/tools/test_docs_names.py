@@ -34,7 +34,9 @@ OTHERS = {  # {page: names that are no part of this repository, or are what a co
     "docs/evaluation.md": {"examples/dataset"},
     "docs/extend.md": {"diffusion.plugins"},
     "docs/inference_speed.md": {"docs/images/inference_speed_unet"},
-    "docs/install.md": {"diffusion.sif", "--build-arg", "--nv", "--rm", "--tag"},
+    "docs/install.md": {
+        "diffusion.sif", "--build-arg", "--nv", "--rm", "--tag", "--xla_cpu_experimental_ynn_fusion_type",
+    },
     "docs/speed.md": {"--xla_cpu_use_onednn"},
     "docs/students.md": {"--config=students/"},
     "docs/tasks/published_checkpoint.md": {"weights/diffusion_pytorch_model.safetensors"},

@@ -109,7 +109,7 @@ class AuraFlowBlock(nn.Module):
         if entering:
             return parts[0].read(streams[0], c)[0][:, -self.picture :], None
         entered, vectors = zip(*(part.enter(x, c) for part, x in zip(parts, streams)))
-        q, k, v = (jnp.concatenate(of_streams, axis=1) for of_streams in zip(*entered))
+        q, k, v = (jnp.concatenate(arrays, axis=1) for arrays in zip(*entered))
         ends = list(itertools.accumulate(x.shape[1] for x in streams))
         mixed = jnp.split(attend(q, k, v, None, self.attention), ends[:-1], axis=1)
         return tuple(part.leave(x, m, v) for part, x, m, v in zip(parts, streams, mixed, vectors)), None

@@ -81,20 +81,20 @@ class ChatGLM(Backbone):
         text = jnp.ones(ids.shape, bool) if mask is None else jnp.asarray(mask)
         embedding = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(0.02), name="tokens")
         x = layout.split(embedding(ids).astype(jnp.float32), "batch", "tokens", None)
-        kept = self.depth - skip
+        last = self.depth - skip
         states = {0: x}
 
-        seen = visible(ids.shape[1], text) | ~text[..., None]
+        attended = visible(ids.shape[1], text) | ~text[..., None]
         positions = jnp.maximum(jnp.cumsum(text, axis=1) - 1, 0)
         still = np.zeros(self.head_size // 4)  # the half of the features that does not turn
         turns = np.concatenate([frequencies(self.head_size // 2, 10_000.0), still]).astype(np.float32)
-        inner = [kept] if 0 < kept < self.depth else []
+        inner = [last] if 0 < last < self.depth else []
         stack = scanned(Layer, self.depth, self.remat, self.is_initializing(), (*(nn.broadcast,) * 3, 0), kept=inner)
         fields = (self.heads, self.key_heads, self.head_size, True, False, False, 0.0, self.head_size, self.epsilon,
                   self.attention, self.dtype)  # fmt: skip
         stack = stack(self.hidden, "silu", fields, self.epsilon, False, self.dtype, name="layers")
-        arguments = (positions[..., None] * turns,), (mask_bias(seen),), (jnp.ones((1, 1, 1), bool),)
+        arguments = (positions[..., None] * turns,), (mask_bias(attended),), (jnp.ones((1, 1, 1), bool),)
         x, features = stack(x, *arguments, np.zeros(self.depth, bool))
         states |= dict(zip(inner, features or ())) | {self.depth: x}
-        final = RmsNorm(self.epsilon, False, "float32", name="final_norm")(states[kept])
-        return Encoded(final if norm else states[kept], x[:, -1])
+        final = RmsNorm(self.epsilon, False, "float32", name="final_norm")(states[last])
+        return Encoded(final if norm else states[last], x[:, -1])
