@@ -108,8 +108,9 @@ def check(recipe: Any) -> None:
     scale = recipe.scale
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
+    kind = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too
     with blamed("sample.guidance", "model.num_classes"):
-        _check_labels(recipe)
+        _check_labels(recipe, kind)
     with blamed("sample.guidance.interval", "objective.name"):
         interval = config["sample"]["guidance"].get("interval")
         trained = FlowMap in sampler.takes or objective.condition.strength
@@ -119,8 +120,7 @@ def check(recipe: Any) -> None:
                 "interval = None, or improved_mean_flow, whose guidance has an interval"
             )
     if not isinstance(objective.reads, Restores):  # `symbol_runs` checks runs on symbols
-        _check_way(recipe)
-    kind = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too
+        _check_way(recipe, kind)
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
             raise ValueError(
@@ -200,7 +200,7 @@ def check_frames(recipe: Any) -> None:
         )
 
 
-def _check_way(recipe: Any) -> None:
+def _check_way(recipe: Any, guided: Any) -> None:
     """Refuses a plan that the sampler cannot follow, or a driver that does not take both; it tries them."""
     plan = recipe.sampling.plan
     sampler = recipe.sampling.sampler
@@ -210,7 +210,7 @@ def _check_way(recipe: Any) -> None:
     check_frames(recipe)
     if recipe.sampling.follows_plan:
         return
-    denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else _on_trial(recipe)
+    denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else _on_trial(recipe, guided)
     arguments = {"sampler": sampler, "denoise": denoise, "schedule": recipe.schedule, "plan": plan}
     driver, shape = recipe.sampling.driver, frames or (1,)
     if isinstance(driver, Steered):
@@ -226,7 +226,7 @@ def _check_way(recipe: Any) -> None:
             raise ValueError(str(error)) from error
 
 
-def _on_trial(recipe: Any) -> Any:
+def _on_trial(recipe: Any, guided: Any) -> Any:
     """A stand-in for the run's denoiser: a product of densities where the guidance and the guides make one."""
 
     def without_network(guided: Any) -> Any:
@@ -234,19 +234,18 @@ def _on_trial(recipe: Any) -> Any:
             return stand_in
         return guided._replace(branches=lambda x, t: (stand_in(x, t),) * len(guided.exponents))
 
-    denoise = without_network(recipe.sampling.guidance(lambda x, t: None))
+    denoise = without_network(guided)
     for guide in recipe.sampling.guides:
         denoise = without_network(guide.on_trial(denoise))
     return denoise
 
 
-def _check_labels(recipe: Any) -> None:
+def _check_labels(recipe: Any, guided: Any) -> None:
     """Refuses further classes of the guidance that the network does not have, and exponents without their class."""
     labels = plain(recipe.config["sample"]["guidance"]).get("labels") or ()
     classes = recipe.examples.num_classes
     if outside := [label for label in labels if not 0 <= label <= classes]:
         raise ValueError(f"labels has {outside[0]}. Valid: 0 .. {classes}, where {classes} stands for no class")
-    guided = recipe.sampling.guidance(lambda x, t: None)
     if isinstance(guided, Product) and len(guided.exponents) != 1 + len(labels):
         raise ValueError(
             f"{len(guided.exponents)} exponents for the sample's own class and the labels {tuple(labels)}. Valid: "
