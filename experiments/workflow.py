@@ -6,11 +6,12 @@
 --file is a workflow in the format of ComfyUI's API, or as its page saves it. --model is the folder of its checkpoint
 with model_index.json (`diffusion convert` makes one of a single file), and --comfyui the folder of ComfyUI, in which
 models/loras, models/controlnet and input lie. There are nodes for a checkpoint, texts, LoRA files, ControlNets, an
-image, one KSampler and a saved picture. Another node, sampler or scheduler is refused by its name.
+image, one KSampler or SamplerCustomAdvanced, and a saved picture. Another node, sampler or scheduler is refused by its
+name.
 
 --own_steps takes the steps of the model's own folder in place of the workflow's scheduler, which is read for Stable
-Diffusion 1 and 2 and SDXL alone. With it the pictures carry their settings, for `diffusion sample --again`. ComfyUI
-draws other noise of a seed, so that a picture differs from its own.
+Diffusion 1, 2, 3 and 3.5, SDXL and FLUX.1 alone. With it the pictures carry their settings, for `diffusion sample
+--again`. ComfyUI draws other noise of a seed, so that a picture differs from its own.
 """
 
 from absl import flags
@@ -38,7 +39,7 @@ from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import files, opener, pictures
 from diffusion.recipe import ConfigError, as_config_errors
-from diffusion.text_to_image import comfyui, png
+from diffusion.text_to_image import comfyui, comfyui_export, png
 from diffusion.text_to_image.requests import Request
 
 
@@ -68,11 +69,12 @@ def run(
         raise ConfigError(
             f"{model} makes clips, which none of the supported nodes can express. Valid: a model of pictures."
         )
-    if not own_steps:  # refused before the weights are read
+    flow.requested(described)  # refused before the weights are read
+    if not own_steps:
         flow.stepped(described)
     source: dict[str, Any] = {"dtype": "float32", "loras": flow.loras, "attachments": flow.attachments}
     loaded = text_to_image.load(model, **source)
-    request = flow.request.resolved(loaded)
+    request = flow.requested(loaded).resolved(loaded)
     images = text_to_image.make(loaded if own_steps else flow.stepped(loaded), request)
     out.mkdir(parents=True, exist_ok=True)
     records = png.records(request, png.model(model, **source)) if own_steps else [{"workflow": str(file)}] * len(images)
@@ -104,7 +106,7 @@ def write(picture: pathlib.Path, out: pathlib.Path, model: str | None = None) ->
     described = text_to_image.described(folder, dtype=stored["dtype"], weights=False)
     request = png.request({**stored, "seeds": (stored["seed"],)}, Request()).resolved(described)
     image = None if request.image is None else pictures.read(str(request.image))
-    graph = comfyui.written(request, stored, described.process, request.size(described, image))
+    graph = comfyui_export.written(request, stored, described, request.size(described, image))
     with files.atomic(out) as file:
         file.write(json.dumps(graph, indent=2).encode() + b"\n")
     print(out, flush=True)

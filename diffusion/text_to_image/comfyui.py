@@ -1,17 +1,18 @@
-"""ComfyUI's workflows as requests, and requests as workflows.
+"""ComfyUI's workflows as requests; `comfyui_export` writes them.
 
     flow = comfyui.read(opener.read_json("flow.json"), "flow.json")
     model = text_to_image.load(folder, loras=flow.loras, attachments=flow.attachments)
-    pictures = text_to_image.make(flow.stepped(model), flow.request)
+    pictures = text_to_image.make(flow.stepped(model), flow.requested(model))
 
-A workflow is read whose nodes are in `comfyui_graph.FIELDS` and make one picture: a checkpoint, LoRA files with one
-strength for both networks, texts, ControlNets, an empty latent or a picture's, one KSampler, and a saved picture.
-ComfyUI draws other noise from a seed than this library.
+A workflow is read whose nodes are in `comfyui_graph.FIELDS` and make one picture: a checkpoint or its networks, LoRA
+files with one strength for both networks, texts, ControlNets, an empty latent or a picture's, one KSampler or
+SamplerCustomAdvanced, and a saved picture. ComfyUI draws other noise from a seed than this library.
 """
 
-__all__ = ["Workflow", "read", "written"]
+__all__ = ["Workflow", "check_reading", "read"]
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -25,13 +26,14 @@ from diffusion.text_to_image import comfyui_steps
 from diffusion.text_to_image.comfyui_graph import Link, Node, nodes
 from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.picture_controls import Control
-from diffusion.text_to_image.requests import SEED, Request, settings
+from diffusion.text_to_image.requests import SEED, Request
 
 LORAS = 100
 BRACKETS = re.compile(r"(?<!\\)[()]")
+EMPTY = ("EmptyLatentImage", "EmptySD3LatentImage")
+SAMPLING, SAVING = ("KSampler", "SamplerCustomAdvanced"), ("SaveImage", "PreviewImage")
 FOLDERS = {"loras": "models/loras", "controlnet": "models/controlnet", "input": "input"}  # of ComfyUI's own folder
-USED = ("prompts", "negative", "steps", "guidance", "seeds", "sampler", "height", "width", "image", "strength",
-        "batch_size", "emphasis", "windows", "controls")  # fmt: skip
+STRENGTH = 3.5  # of distilled guidance, where no node sets one
 
 
 class Workflow(NamedTuple):
@@ -41,8 +43,10 @@ class Workflow(NamedTuple):
         checkpoint: the name of its checkpoint.
         loras: {LoRA file: strength}.
         attachments: {name in the request's controls: file of the ControlNet}.
-        request: the request.
+        request: the request, as far as it depends on no model.
         scheduler: ComfyUI's name of the steps.
+        strength: the strength of distilled guidance that a node sets; None without one.
+        shift: the shift of a flow's levels by a node; None without one.
     """
 
     checkpoint: str
@@ -50,10 +54,66 @@ class Workflow(NamedTuple):
     attachments: dict[str, str]
     request: Request
     scheduler: str
+    strength: float | None = None
+    shift: comfyui_steps.Shift | None = None
 
     def stepped(self, model: TextToImage) -> TextToImage:
-        """The model whose sampler takes the workflow's steps; errors as in `comfyui_steps.stepping`."""
-        return dataclasses.replace(model, process=comfyui_steps.stepping(model.process, self.scheduler), _programs={})
+        """The model whose sampler takes the workflow's steps.
+
+        Raises:
+            ValueError: for a model, scheduler, sampler or number of steps whose levels are not ComfyUI's.
+        """
+        flow = None
+        if "shift" in model.process.fields:
+            flow = comfyui_steps.levels_of_flow(model.name, model.distilled, self.shift)
+        elif self.shift:
+            raise ValueError(f"a {self.shift.node} does not apply to a {model.name}; delete it")
+        process = comfyui_steps.stepping(model.process, self.scheduler, flow)
+        schedulers.trajectory(process, self.request.sampler, self.request.steps or 1)  # raises before a network runs
+        return dataclasses.replace(model, process=process, _programs={})
+
+    def requested(self, model: TextToImage) -> Request:
+        """The request to a model, which may read the strength of the guidance.
+
+        Raises:
+            ValueError: for what the model reads otherwise than in ComfyUI.
+        """
+        request = self.request
+        check_reading(request, model)
+        if not model.distilled:
+            return request
+        if request.guidance != 1:
+            raise ValueError(
+                f"the workflow has cfg = {request.guidance:g}, but the model has its guidance distilled in. Valid: 1, "
+                "and a FluxGuidance"
+            )
+        return dataclasses.replace(request, guidance=STRENGTH if self.strength is None else self.strength)
+
+
+def check_reading(request: Request, model: TextToImage) -> None:
+    """Refuses weights of words and ControlNets where ComfyUI's act otherwise than the model's.
+
+    Raises:
+        ValueError: naming what is refused.
+    """
+    if "shift" not in model.process.fields:
+        return
+    if request.controls:
+        raise ValueError(
+            f"a ControlNet of a {model.name} acts in an interval of other times in ComfyUI; it is supported for Stable "
+            "Diffusion 1 and 2 and SDXL"
+        )
+    if request.emphasis != "none" and model.name == "FluxPipeline":
+        raise ValueError(f"a {model.name} reads no weights such as (word:1.2). Valid: brackets with a \\ before each")
+
+
+class _Sampling(NamedTuple):
+    """The nodes that hold the values of the sampling: four of a SamplerCustomAdvanced, or one KSampler four times."""
+
+    noise: str
+    guider: str
+    solver: str
+    steps: str
 
 
 class _Reader:
@@ -93,14 +153,61 @@ class _Reader:
         limits.inside(f"{self.what}: node {limits.short(name)}", [file])
         return self.path(folder, file)
 
-    def loaded(self, name: str, field: str) -> tuple[str, list[str]]:
-        """The checkpoint behind an input, and the LoRA nodes on the way, the first to act first."""
-        chain: list[str] = []
-        while self.table[name := self.source(name, field, "LoraLoader", "CheckpointLoaderSimple")].kind == "LoraLoader":
-            if name in chain or len(chain) >= LORAS:
+    def loaded(self, name: str, field: str) -> tuple[str, list[str], comfyui_steps.Shift | None]:
+        """The loader behind an input, the LoRA nodes on the way, the first to act first, and a shift of the levels."""
+        loaders = {"model": ("UNETLoader",), "clip": ("DualCLIPLoader", "TripleCLIPLoader")}[field]
+        shifts = tuple(comfyui_steps.FLOWS.values()) if field == "model" else ()
+        kinds = ("LoraLoader", "CheckpointLoaderSimple", *loaders, *shifts)
+        passed: list[str] = []
+        shift = None
+        while self.table[name := self.source(name, field, *kinds)].kind in ("LoraLoader", *shifts):
+            if name in passed or len(passed) >= LORAS:
                 raise self.wrong(name, "is part of a cycle, or behind too many other nodes")
-            chain.append(name)
-        return name, chain[::-1]
+            if self.table[name].kind in shifts:
+                shift = shift or self.shift(name)  # the node that acts last counts
+            passed.append(name)
+        if self.table[name].kind == "DualCLIPLoader" and self.value(name, "type", str) != "flux":
+            raise self.wrong(name, f"has type = {limits.short(self.value(name, 'type', str))}. Valid: flux")
+        return name, [one for one in passed[::-1] if self.table[one].kind == "LoraLoader"], shift
+
+    def shift(self, name: str) -> comfyui_steps.Shift:
+        """What a node does to the levels of a flow; Flux's log r is linear in the number of its tokens."""
+        kind = self.table[name].kind
+        if kind == "ModelSamplingSD3":
+            ratio = self.value(name, "shift", float)
+        else:
+            most, base = (self.value(name, field, float) for field in ("max_shift", "base_shift"))
+            width, height = (self.value(name, field, int) for field in ("width", "height"))
+            log_ratio = base + (most - base) * (width * height / 256 - 256) / (4096 - 256)
+            ratio = math.exp(log_ratio) if 0 <= log_ratio <= 100 else math.nan
+        if not 0.01 <= ratio < math.inf:
+            raise self.wrong(name, "shifts the levels too far, or towards the picture. Valid: a shift as published")
+        return comfyui_steps.Shift(kind, ratio)
+
+    def sampling(self) -> tuple[str, _Sampling]:
+        """The node that samples, and those with its values."""
+        samplers = [name for name, node in self.table.items() if node.kind in SAMPLING]
+        saved = [node for node in self.table.values() if node.kind in SAVING]
+        if len(samplers) != 1 or not saved:
+            raise ValueError(
+                f"{self.what} has {len(samplers)} {' or '.join(SAMPLING)} and {len(saved)} {' or '.join(SAVING)} "
+                "nodes. Valid: exactly one that samples, and a picture that is saved"
+            )
+        (name,) = samplers
+        if self.table[name].kind == "KSampler":
+            return name, _Sampling(name, name, name, name)
+        sources = {"noise": "RandomNoise", "guider": "BasicGuider", "sampler": "KSamplerSelect",
+                   "sigmas": "BasicScheduler"}  # fmt: skip
+        return name, _Sampling(*(self.source(name, field, kind) for field, kind in sources.items()))
+
+    def is_whole(self, loader: str) -> bool:
+        """Whether a loader's file has all networks."""
+        return self.table[loader].kind == "CheckpointLoaderSimple"
+
+    def same_checkpoint(self, name: str, loader: str, checkpoint: str) -> None:
+        """Refuses a network out of another checkpoint than the denoiser's; a file of one network is taken to fit."""
+        if self.is_whole(loader) and loader != checkpoint:
+            raise self.wrong(name, f"uses node {limits.short(loader)}, another checkpoint than the denoiser's")
 
     def lora(self, name: str) -> tuple[str, float]:
         strength, text = (self.value(name, field, float) for field in ("strength_model", "strength_clip"))
@@ -108,23 +215,26 @@ class _Reader:
             raise self.wrong(name, f"has two strengths, {strength:g} and {text:g}. Valid: one for both networks")
         return self.file(name, "lora_name", "loras"), strength
 
-    def condition(self, name: str, field: str) -> tuple[str, list[str]]:
-        """The text behind an input of conditions, and the nodes that apply ControlNets on the way."""
-        applied: list[str] = []
-        kinds = ("CLIPTextEncode", "ControlNetApply", "ControlNetApplyAdvanced")
-        at, output = name, 0
+    def condition(self, name: str, field: str) -> tuple[str, list[str], float | None]:
+        """The text behind an input of conditions, the nodes that apply ControlNets on the way, and a strength."""
+        passed: list[str] = []
+        kinds = ("CLIPTextEncode", "ControlNetApply", "ControlNetApplyAdvanced", "FluxGuidance")
+        at, strength = name, None
         while True:
             link = self.table[at].inputs.get(field)
             source = link.node if isinstance(link, Link) else ""
             advanced = source in self.table and self.table[source].kind == "ControlNetApplyAdvanced"
             output = {"positive": 0, "negative": 1}.get(field, 0) if advanced else 0
             at = self.source(at, field, *kinds, output=output)
-            if self.table[at].kind == "CLIPTextEncode":
-                return at, applied[::-1]
-            if at in applied or len(applied) >= LORAS:
+            kind = self.table[at].kind
+            if kind == "CLIPTextEncode":
+                return at, [one for one in passed[::-1] if self.table[one].kind != "FluxGuidance"], strength
+            if at in passed or len(passed) >= LORAS:
                 raise self.wrong(at, "is part of a cycle, or behind too many other nodes")
-            applied.append(at)
-            field = field if self.table[at].kind == "ControlNetApplyAdvanced" else "conditioning"
+            if kind == "FluxGuidance" and strength is None:  # the node that acts last counts
+                strength = self.value(at, "guidance", float)
+            passed.append(at)
+            field = field if kind == "ControlNetApplyAdvanced" else "conditioning"
 
 
 def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder, name: name) -> Workflow:
@@ -140,34 +250,40 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
         limits.Refused: for a name that leads out of its folder.
     """
     reader = _Reader(nodes(graph, what), what, path)
-    named_nodes = lambda *kinds: [name for name, node in reader.table.items() if node.kind in kinds]
-    sampling, saved = named_nodes("KSampler"), named_nodes("SaveImage", "PreviewImage")
-    if len(sampling) != 1 or not saved:
-        raise ValueError(
-            f"{what} has {len(sampling)} KSampler and {len(saved)} SaveImage or PreviewImage nodes. Valid: exactly "
-            "one KSampler, and a picture that is saved"
-        )
-    (sampler,) = sampling
-    decoded = {reader.source(name, "images", "VAEDecode") for name in saved}
+    sampler, sampling = reader.sampling()
+    decoded = {reader.source(name, "images", "VAEDecode") for name, node in reader.table.items() if node.kind in SAVING}
     for name in decoded:
-        reader.source(name, "samples", "KSampler")
-    checkpoint, loras = reader.loaded(sampler, "model")
-    positive, applied = reader.condition(sampler, "positive")
-    negative, applied_negative = reader.condition(sampler, "negative")
+        reader.source(name, "samples", *SAMPLING)
+    checkpoint, loras, shift = reader.loaded(sampling.guider, "model")
+    if sampling.steps != sampling.guider and reader.loaded(sampling.steps, "model") != (checkpoint, loras, shift):
+        raise reader.wrong(sampling.steps, "has another model than the BasicGuider. Valid: the same model at both")
+    simple = reader.table[sampler].kind == "KSampler"
+    guidance = reader.value(sampler, "cfg", float) if simple else 1.0
+    if guidance < 1:
+        raise reader.wrong(sampler, f"has cfg = {guidance:g}. Valid: at least 1")
+    positive, applied, strength = reader.condition(sampling.guider, "positive" if simple else "conditioning")
     advanced = [name for name in applied if reader.table[name].kind == "ControlNetApplyAdvanced"]
-    if applied_negative != advanced:
-        raise reader.wrong(sampler, "has other ControlNets at negative than at positive. Valid: the same ones at both")
-    for name in (positive, negative):
-        if reader.loaded(name, "clip") != (checkpoint, loras):
+    read_texts = [positive]
+    if guidance != 1:  # otherwise ComfyUI does not evaluate the network there
+        negative, applied_negative, _ = reader.condition(sampler, "negative")
+        read_texts.append(negative)
+        if applied_negative != advanced:
+            raise reader.wrong(
+                sampler, "has other ControlNets at negative than at positive. Valid: the same ones at both"
+            )
+    for name in read_texts:
+        loader, files_of_text, _ = reader.loaded(name, "clip")
+        if files_of_text != loras:
             raise reader.wrong(
                 name, "has other LoRA files than the KSampler. Valid: the clip output of the KSampler's last LoraLoader"
             )
-    latent = reader.source(sampler, "latent_image", "EmptyLatentImage", "VAEEncode")
+        reader.same_checkpoint(name, loader, checkpoint)
+    latent = reader.source(sampler, "latent_image", *EMPTY, "VAEEncode")
     for name in (*decoded, *([latent] if reader.table[latent].kind == "VAEEncode" else ())):
-        if reader.source(name, "vae", "CheckpointLoaderSimple") != checkpoint:
-            raise reader.wrong(name, "uses the VAE of another checkpoint")
-    texts, emphasis = _texts(reader, positive, negative)
-    fields = _steps(reader, sampler, latent)
+        reader.same_checkpoint(name, reader.source(name, "vae", "CheckpointLoaderSimple", "VAELoader"), checkpoint)
+    texts, emphasis = _texts(reader, *read_texts)
+    fields = _steps(reader, sampling, latent)
+    fields["guidance"] = guidance
     name_of = lambda name: f"controlnet_{name}"
     controls, attachments = [], {}
     for name in applied:
@@ -185,24 +301,27 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
             "and another node load the same LoRA file. Valid: one node for a file, with the sum of the strengths",
         )
     request = Request(
-        prompts=(texts[0],), negative=texts[1], emphasis=emphasis, windows=True, controls=tuple(controls), **fields
-    )
-    scheduler = reader.value(sampler, "scheduler", str)
-    return Workflow(reader.value(checkpoint, "ckpt_name", str), dict(files), attachments, request, scheduler)
+        prompts=(texts[0],), negative=texts[1] if texts[1:] else None, emphasis=emphasis, windows=True,
+        controls=tuple(controls), **fields,
+    )  # fmt: skip
+    name = reader.value(checkpoint, "ckpt_name" if reader.is_whole(checkpoint) else "unet_name", str)
+    scheduler = reader.value(sampling.steps, "scheduler", str)
+    return Workflow(name, dict(files), attachments, request, scheduler, strength, shift)
 
 
-def _steps(reader: _Reader, sampler: str, latent: str) -> dict[str, Any]:
-    """The settings of a KSampler and its latent."""
-    name = reader.value(sampler, "sampler_name", str)
+def _steps(reader: _Reader, sampling: _Sampling, latent: str) -> dict[str, Any]:
+    """The settings of the sampling and its latent."""
+    name = reader.value(sampling.solver, "sampler_name", str)
     look_up(comfyui_steps.SAMPLERS, name, "sampler")
-    steps, denoise = reader.value(sampler, "steps", int), reader.value(sampler, "denoise", float)
-    seed = reader.value(sampler, "seed", int) % (SEED + 1)  # ComfyUI's have 64 bits
-    fields = {"sampler": name, "steps": steps, "guidance": reader.value(sampler, "cfg", float), "seeds": (seed,)}
+    steps, denoise = reader.value(sampling.steps, "steps", int), reader.value(sampling.steps, "denoise", float)
+    seed = reader.value(sampling.noise, "seed" if sampling.noise == sampling.guider else "noise_seed", int)
+    seed %= SEED + 1  # ComfyUI's have 64 bits
+    fields = {"sampler": name, "steps": steps, "seeds": (seed,)}
     if not 0 < denoise <= 1:
-        raise reader.wrong(sampler, f"has denoise = {denoise:g}. Valid: above 0 and at most 1")
-    if reader.table[latent].kind == "EmptyLatentImage":
+        raise reader.wrong(sampling.steps, f"has denoise = {denoise:g}. Valid: above 0 and at most 1")
+    if reader.table[latent].kind in EMPTY:
         if denoise < 1:
-            raise reader.wrong(sampler, f"has denoise = {denoise:g} with an empty latent. Valid: 1")
+            raise reader.wrong(sampling.steps, f"has denoise = {denoise:g} with an empty latent. Valid: 1")
         number = reader.value(latent, "batch_size", int)
         if not 1 <= number <= SEED + 1 - seed:
             raise reader.wrong(latent, f"has batch_size = {number}. Valid: at least 1")
@@ -210,7 +329,7 @@ def _steps(reader: _Reader, sampler: str, latent: str) -> dict[str, Any]:
         return fields | sizes | {"seeds": tuple(range(seed, seed + number))}
     if denoise == 1:
         raise reader.wrong(
-            sampler,
+            sampling.steps,
             "has denoise = 1 with a picture, which it would then ignore. Valid: a smaller denoise, or an "
             "EmptyLatentImage",
         )
@@ -238,101 +357,3 @@ def _texts(reader: _Reader, *names: str) -> tuple[list[str], str]:
     if weighs:
         return texts, "from_empty"
     return [re.sub(r"\\([()])", r"\1", text) for text in texts], "none"
-
-
-def written(request: Request, source: Mapping[str, Any], process: schedulers.Process, size: tuple[int, int]) -> dict:
-    """A request of one prompt as a workflow, in the format of ComfyUI's API.
-
-    Args:
-        request: a resolved request, with the model's own steps, guidance and sampler.
-        source: the files, {"model": folder, "loras": {file: weight}, "attachments": {name: file}}; the workflow has
-            their names without folders, as ComfyUI finds them in its own.
-        process: the model's process, whose steps one of ComfyUI's schedulers must have.
-        size: height and width of the pictures in pixels.
-
-    Raises:
-        ValueError: for a setting that no node has, or steps that no scheduler of ComfyUI lays so.
-    """
-    table = settings(type(request))
-    for name, setting in table.items():
-        neutral: tuple[Any, ...] = (
-            (setting.default, None, 1.0) if name in ("image_guidance", "late_guidance") else (setting.default,)
-        )
-        if name not in USED and not any(np.array_equal(getattr(request, name), value) for value in neutral):
-            raise ValueError(
-                f"{name} = {limits.short(getattr(request, name))} cannot be exported: none of the supported nodes has "
-                "this setting"
-            )
-    for name in ("embeddings", "quantised"):
-        if source.get(name):
-            raise ValueError(
-                f"{name} = {limits.short(source[name])} cannot be exported: none of the supported nodes has this "
-                "setting"
-            )
-    if len(request.prompts) > 1 or request.emphasis not in ("none", "from_empty"):
-        raise ValueError("a workflow has one prompt, and the emphasis must be none or from_empty")
-    last = lambda path: str(path).rstrip("/").rpartition("/")[2]
-    first = request.first_step(request.steps or 1)
-    steps = (request.steps or 1) - first
-    # ComfyUI cuts steps / denoise to a whole number of all steps.
-    denoise = 1.0 if request.image is None else steps / ((request.steps or 1) + 0.5)
-    seeds: Any = request.seeds
-    prompt: Any = next(iter(request.prompts))
-    if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))) or (request.image is not None and len(seeds) > 1):
-        raise ValueError(
-            f"seeds = {limits.short(seeds)}: a workflow has one seed, and a batch uses the seeds that follow it"
-        )
-    graph: dict[str, Any] = {}
-
-    def add(kind: str, **inputs: Any) -> str:
-        name = str(len(graph) + 1)
-        graph[name] = {"class_type": kind, "inputs": inputs}
-        return name
-
-    loader = add("CheckpointLoaderSimple", ckpt_name=f"{last(source['model'])}.safetensors")
-    model, clip, vae = [loader, 0], [loader, 1], [loader, 2]
-    for file, weight in source.get("loras", {}).items():
-        if not isinstance(weight, (int, float)):
-            raise ValueError(f"loras: {file} acts in an interval of t, which none of the supported nodes can express")
-        both = {"strength_model": weight, "strength_clip": weight}
-        lora = add("LoraLoader", model=model, clip=clip, lora_name=last(file), **both)
-        model, clip = [lora, 0], [lora, 1]
-    escape = lambda text: text if request.emphasis == "from_empty" else re.sub(r"[()]", r"\\\g<0>", text)
-    conditions = [[add("CLIPTextEncode", clip=clip, text=escape(text or "")), 0] for text in (
-        prompt, request.negative)]  # fmt: skip
-    for control in request.controls:
-        if control.mask is not None or control.mode is not None:
-            raise ValueError("controls: a control has a mask or a mode, which none of the supported nodes can express")
-        net = add("ControlNetLoader", control_net_name=last(source["attachments"][control.attachment]))
-        shown = add("LoadImage", image=last(control.picture))
-        name = add("ControlNetApplyAdvanced", positive=conditions[0], negative=conditions[1], control_net=[net, 0],
-                   image=[shown, 0], strength=control.weight, start_percent=1 - control.times[1],
-                   end_percent=1 - control.times[0])  # fmt: skip
-        conditions = [[name, 0], [name, 1]]
-    if request.image is None:
-        latent = add("EmptyLatentImage", height=size[0], width=size[1], batch_size=len(seeds))
-    else:
-        latent = add("VAEEncode", pixels=[add("LoadImage", image=last(request.image)), 0], vae=vae)
-    sampler, scheduler = _named_steps(request, process)
-    latents = add("KSampler", model=model, positive=conditions[0], negative=conditions[1], latent_image=[latent, 0],
-               seed=seeds[0], steps=steps, cfg=request.guidance, sampler_name=sampler, scheduler=scheduler,
-               denoise=denoise)  # fmt: skip
-    add("SaveImage", images=[add("VAEDecode", samples=[latents, 0], vae=vae), 0], filename_prefix="diffusion")
-    return graph
-
-
-def _named_steps(request: Request, process: schedulers.Process) -> tuple[str, str]:
-    """ComfyUI's sampler and scheduler that take a process's own steps."""
-    sampler, steps = request.sampler, request.steps or 1
-    look_up(comfyui_steps.SAMPLERS, sampler, "sampler")
-    plan = schedulers.trajectory(process, sampler, steps).plan
-    table = comfyui_steps.levels(process)
-    starts = np.exp(-np.asarray(process.schedule.log_snr(np.asarray(plan.t)), np.float64) / 2)
-    for name, spread in comfyui_steps.SCHEDULERS.items():
-        levels = spread(table, steps)
-        if plan.s[-1] == 0 and len(levels) == len(starts) and np.allclose(levels, starts, rtol=1e-3):
-            return sampler, name
-    raise ValueError(
-        f"the {steps} steps of {sampler} in this model's folder match none of the ComfyUI schedulers that can be "
-        f"written ({', '.join(comfyui_steps.SCHEDULERS)})"
-    )

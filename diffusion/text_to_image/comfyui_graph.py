@@ -20,6 +20,20 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "CLIPTextEncode": ("text",),
     "EmptyLatentImage": ("width", "height", "batch_size"),
     "KSampler": ("seed", "control_after_generate", "steps", "cfg", "sampler_name", "scheduler", "denoise"),
+    "UNETLoader": ("unet_name", "weight_dtype"),
+    "DualCLIPLoader": ("clip_name1", "clip_name2", "type", "device"),
+    "TripleCLIPLoader": ("clip_name1", "clip_name2", "clip_name3"),
+    "VAELoader": ("vae_name",),
+    "FluxGuidance": ("guidance",),
+    "ConditioningZeroOut": (),
+    "EmptySD3LatentImage": ("width", "height", "batch_size"),
+    "ModelSamplingFlux": ("max_shift", "base_shift", "width", "height"),
+    "ModelSamplingSD3": ("shift",),
+    "BasicGuider": (),
+    "RandomNoise": ("noise_seed", "control_after_generate"),
+    "KSamplerSelect": ("sampler_name",),
+    "BasicScheduler": ("scheduler", "steps", "denoise"),
+    "SamplerCustomAdvanced": (),
     "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
     "ControlNetLoader": ("control_net_name",),
     "ControlNetApply": ("strength",),
@@ -32,6 +46,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 """The nodes that are read, with the fields of their values in the order of the page."""
 NOTES = ("Note", "MarkdownNote")  # texts for a reader
+VALUES = "PrimitiveNode"  # a value of the page that several nodes share
 RUNS = (None, 0)  # the modes of a node that runs; others are muted or bypassed
 
 
@@ -137,5 +152,9 @@ def _saved(graph: Mapping[str, Any], what: str) -> dict[str, Node]:
             )
         values = values if isinstance(values, list) else ()
         inputs |= {field: value for field, value in zip(fields, values) if field not in inputs}
-        table[name] = Node(kind, inputs)
-    return table
+        table[name] = Node(kind, inputs if kind != VALUES else {"value": next(iter(values), None)})
+    shared = {name: node.inputs["value"] for name, node in table.items() if node.kind == VALUES}
+    for node in table.values():
+        sources = {field: link.node for field, link in node.inputs.items() if isinstance(link, Link)}
+        node.inputs.update({field: shared[source] for field, source in sources.items() if source in shared})
+    return {name: node for name, node in table.items() if name not in shared}

@@ -1,16 +1,37 @@
-"""ComfyUI's samplers and schedulers of models with a table of noise levels (Stable Diffusion 1 and 2, SDXL).
+"""ComfyUI's samplers and schedulers of Stable Diffusion 1, 2, 3 and 3.5, SDXL and FLUX.1.
 
     process = comfyui_steps.stepping(model.process, "karras")    # and its sampler by the name in SAMPLERS
+    flow = comfyui_steps.levels_of_flow("FluxPipeline", distilled=True)
+    process = comfyui_steps.stepping(model.process, "simple", flow)
 
-ComfyUI lays the steps over sigma / alpha of the table's T steps, starts at noise of variance 1, and its network
-receives the whole step of the nearest level. A name stands here where this library's sampler takes the same steps.
+ComfyUI lays the steps over a table of levels. Of Stable Diffusion 1 and 2 and SDXL it has sigma / alpha of the T steps,
+starts at noise of variance 1, and its network receives the whole step of the nearest level. Of a flow it has
 
-Reference: the code of ComfyUI, `comfy/samplers.py` and `comfy/model_sampling.py`.
+    sigma(t) = r t / (1 + (r - 1) t)
+
+at t = 1/T, 2/T, .. 1: T = 10,000 and log r = 1.15 for FLUX.1 with distilled guidance, T = 1000 and r = 1 for FLUX.1
+without, T = 1000 and r = 3 for Stable Diffusion 3. Its "normal" and "sgm_uniform" apply this function to values that
+are evenly spread between the table's own ends, to which it was applied already. A name stands here where this library's
+sampler takes the same steps.
+
+Reference: the code of ComfyUI, `comfy/samplers.py`, `comfy/model_sampling.py` and `comfy/supported_models.py`.
 """
 
-__all__ = ["SAMPLERS", "SCHEDULERS", "levels", "stepping"]
+__all__ = [
+    "FLOWS",
+    "FLOW_SAMPLERS",
+    "SAMPLERS",
+    "SCHEDULERS",
+    "Levels",
+    "Shift",
+    "levels",
+    "levels_of_flow",
+    "stepping",
+]
 
+import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,52 +48,86 @@ SAMPLERS: Mapping[str, Callable[[], Sampler]] = {
     "dpmpp_2m": samplers.dpmpp_2m,
 }
 """ComfyUI's samplers that are one of ours, by its names, which are also names of requests."""
+FLOW_SAMPLERS: Mapping[str, Callable[[], Sampler]] = {
+    "euler": samplers.euler,
+    "ddim": samplers.euler,
+    "heun": samplers.heun,
+}
+"""The same for flows: Euler's and Heun's method in t = sigma. (Its dpmpp_2m extrapolates in log sigma there.)"""
+FLOWS = {"FluxPipeline": "ModelSamplingFlux", "StableDiffusion3Pipeline": "ModelSamplingSD3"}
+"""The pipelines of flows that are read, and ComfyUI's node that shifts their levels."""
 RHO = 7.0
 
 
-def _between(table: np.ndarray, indices: np.ndarray) -> np.ndarray:
-    """The levels at indices; between two of the table log(sigma / alpha) is linear."""
-    return np.exp(np.interp(indices, np.arange(len(table)), np.log(table)))
+class Shift(NamedTuple):
+    """What a node does to the levels of a flow: its class, a value of FLOWS, and r, above 0."""
+
+    node: str
+    ratio: float
 
 
-def _normal(table: np.ndarray, steps: int) -> np.ndarray:
-    return _between(table, np.linspace(len(table) - 1, 0, steps))
+class Levels(NamedTuple):
+    """ComfyUI's levels of noise of a model.
+
+    Attributes:
+        table: the levels, growing, [T]: sigma / alpha, or sigma of a flow.
+        at: ComfyUI's times -> the levels there.
+        ends: its times of the first step and of the last, between which "normal" spreads the steps.
+    """
+
+    table: np.ndarray
+    at: Callable[[np.ndarray], np.ndarray]
+    ends: tuple[float, float]
 
 
-def _sgm_uniform(table: np.ndarray, steps: int) -> np.ndarray:
-    return _between(table, np.linspace(len(table) - 1, 0, steps + 1)[:-1])
+def _normal(levels: Levels, steps: int) -> np.ndarray:
+    return levels.at(np.linspace(*levels.ends, steps))
 
 
-def _karras(table: np.ndarray, steps: int) -> np.ndarray:
-    high, low = table[-1] ** (1 / RHO), table[0] ** (1 / RHO)
+def _sgm_uniform(levels: Levels, steps: int) -> np.ndarray:
+    return levels.at(np.linspace(*levels.ends, steps + 1)[:-1])
+
+
+def _karras(levels: Levels, steps: int) -> np.ndarray:
+    high, low = levels.table[-1] ** (1 / RHO), levels.table[0] ** (1 / RHO)
     return np.linspace(high, low, steps) ** RHO
 
 
-def _exponential(table: np.ndarray, steps: int) -> np.ndarray:
-    return np.exp(np.linspace(np.log(table[-1]), np.log(table[0]), steps))
+def _exponential(levels: Levels, steps: int) -> np.ndarray:
+    return np.exp(np.linspace(np.log(levels.table[-1]), np.log(levels.table[0]), steps))
 
 
-def _simple(table: np.ndarray, steps: int) -> np.ndarray:
+def _simple(levels: Levels, steps: int) -> np.ndarray:
+    table = levels.table
     return np.array([table[-(1 + int(k * len(table) / steps))] for k in range(steps)])
 
 
-def _ddim_uniform(table: np.ndarray, steps: int) -> np.ndarray:
-    return table[1 :: max(len(table) // steps, 1)][::-1]
+def _ddim_uniform(levels: Levels, steps: int) -> np.ndarray:
+    return levels.table[1 :: max(len(levels.table) // steps, 1)][::-1]
 
 
-SCHEDULERS: Mapping[str, Callable[[np.ndarray, int], np.ndarray]] = {
+def _beta(levels: Levels, steps: int) -> np.ndarray:
+    """The nearest levels at quantiles of the distribution Beta(0.6, 0.6), each level once (Lee et al. 2024)."""
+    import scipy.stats
+
+    quantiles = scipy.stats.beta.ppf(1 - np.arange(steps) / steps, 0.6, 0.6)
+    return levels.table[np.unique(np.rint(quantiles * (len(levels.table) - 1)).astype(int))[::-1]]
+
+
+SCHEDULERS: Mapping[str, Callable[[Levels, int], np.ndarray]] = {
     "normal": _normal,
     "karras": _karras,
     "exponential": _exponential,
     "sgm_uniform": _sgm_uniform,
     "simple": _simple,
     "ddim_uniform": _ddim_uniform,
+    "beta": _beta,
 }
-"""(sigma / alpha of the table, growing; number of steps) -> the levels at which the steps begin, by ComfyUI's names."""
+"""(levels of a model, number of steps) -> the levels at which the steps begin, by ComfyUI's names."""
 
 
-def levels(process: Process) -> np.ndarray:
-    """sigma / alpha of each step of a process, growing, [T].
+def levels(process: Process) -> Levels:
+    """The levels of a process with a table; between two of its T steps log(sigma / alpha) is linear.
 
     Raises:
         ValueError: for a process without a table, or one that ends at pure noise.
@@ -88,32 +143,63 @@ def levels(process: Process) -> np.ndarray:
             "ComfyUI's schedulers need a finite noise level at the start, but this model's process ends at pure "
             "noise. Valid: the steps of the model's own folder (--own_steps)"
         )
-    return np.exp(-log_snr / 2)
+    log_ratio = -log_snr / 2
+    between = lambda indices: np.exp(np.interp(indices, np.arange(process.T), log_ratio))
+    return Levels(np.exp(log_ratio), between, (process.T - 1, 0))
 
 
-def stepping(process: Process, scheduler: str) -> Process:
+def levels_of_flow(pipeline: str, distilled: bool, shift: Shift | None = None) -> Levels:
+    """The levels of a flow.
+
+    Args:
+        pipeline: the class of its pipeline, a key of FLOWS.
+        distilled: whether its network reads the strength of the guidance.
+        shift: the shift by a node of the workflow; None for the model's own in ComfyUI.
+
+    Raises:
+        ValueError: for another pipeline, or the node of another one.
+    """
+    if pipeline not in FLOWS:
+        raise ValueError(
+            f"ComfyUI's schedulers are not supported for a {pipeline}. Valid: {', '.join(FLOWS)}, the pipelines of "
+            "Stable Diffusion 1 and 2 and SDXL, or the steps of the model's own folder (--own_steps)"
+        )
+    if shift is not None and shift.node != FLOWS[pipeline]:
+        raise ValueError(f"a {shift.node} does not apply to a {pipeline}. Valid: {FLOWS[pipeline]}")
+    flux = pipeline == "FluxPipeline"
+    default = math.exp(1.15) if flux and distilled else 1.0 if flux else 3.0
+    r, T = shift.ratio if shift else default, 10_000 if flux and (distilled or shift) else 1000
+    shifted = lambda t: r * t / (1 + (r - 1) * t)
+    table = shifted(np.arange(1, T + 1) / T)
+    return Levels(table, shifted, (table[-1], table[0]))
+
+
+def stepping(process: Process, scheduler: str, flow: Levels | None = None) -> Process:
     """A process whose samplers take ComfyUI's steps.
 
     Args:
         process: the model's.
         scheduler: a name in SCHEDULERS.
+        flow: the levels, for a flow.
 
     Raises:
         ValueError: for an unknown scheduler (names the nearest), or as in `levels`.
     """
     spread = look_up(SCHEDULERS, scheduler, "scheduler")
-    table = levels(process)
+    all_levels = flow or levels(process)
 
     def planned(process: Process, sampler: str, steps: int) -> Trajectory:
-        make = look_up(SAMPLERS, sampler, "sampler")
-        ratios = spread(table, steps)
-        if len(ratios) != steps:
+        make = look_up(FLOW_SAMPLERS if flow else SAMPLERS, sampler, "sampler")
+        begins = spread(all_levels, steps)
+        if len(begins) != steps:
             raise ValueError(
-                f"the scheduler {scheduler} makes {len(ratios)} steps instead of steps = {steps}. Valid: a number "
-                f"that divides {process.T}"
+                f"the scheduler {scheduler} makes {len(begins)} steps instead of steps = {steps}. Valid: a number "
+                f"that divides {len(all_levels.table)}, or fewer steps"
             )
-        times = np.asarray(process.schedule.inverse_log_snr(-2 * np.log(ratios)), np.float64)
-        nearest = np.abs(np.log(ratios)[:, None] - np.log(table)).argmin(1)
+        if flow:
+            return Trajectory(make(), timesteps.plan(np.append(begins, 0.0)), float(begins[0]))
+        times = np.asarray(process.schedule.inverse_log_snr(-2 * np.log(begins)), np.float64)
+        nearest = np.abs(np.log(begins)[:, None] - np.log(all_levels.table)).argmin(1)
         network_times = np.stack([times, (nearest + 1) / process.T], axis=1)
         return Trajectory(make(), timesteps.plan(np.append(times, 0.0)), 1.0, network_times)
 

@@ -8,11 +8,13 @@ import pytest
 from diffusion import text_to_image
 from diffusion.experiments import workflow
 from diffusion.io import pictures
+from diffusion.models.interchange import schedulers
 from diffusion.recipe import ConfigError
 from diffusion.text_to_image import comfyui, png
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
 from tests.text_to_image.test_comfyui import changed
+from tests.text_to_image.test_comfyui_flows import CUSTOM
 
 SIZES = {("5", "height"): 16, ("5", "width"): 32, ("3", "steps"): 4, ("3", "seed"): 7}
 
@@ -40,6 +42,17 @@ def test_steps_that_the_model_cannot_take_are_refused_before_its_weights_are_rea
     folder = made_pipelines.folder("sd", tmp_path / "sd")
     with pytest.raises(ValueError, match=r"scheduler='karas' is not known. .* did you mean 'karras'"):
         workflow.run(tmp_path / "flow.json", str(folder), tmp_path, tmp_path / "out", False)
+
+
+def test_flux_takes_the_steps_and_the_strength_of_its_workflow(tmp_path):
+    model = text_to_image.described(made_pipelines.folder("flux", tmp_path / "flux"))
+    flow = comfyui.read(CUSTOM, "flow.json")
+    plan = schedulers.trajectory(flow.stepped(model).process, "euler", 20).plan
+    ratio = np.exp(0.5 + 0.65 * (1024 * 768 / 256 - 256) / 3840)  # at 1024 x 768 pixels
+    np.testing.assert_allclose(plan.t, [ratio * t / (1 + (ratio - 1) * t) for t in 1 - np.arange(20) / 20], rtol=1e-6)
+    assert flow.requested(model).resolved(model).guidance == 2.5
+    with pytest.raises(ValueError, match="a ModelSamplingFlux does not apply to a StableDiffusionPipeline; delete it"):
+        flow.stepped(text_to_image.described(made_pipelines.folder("sd", tmp_path / "sd")))
 
 
 @pytest.mark.slow

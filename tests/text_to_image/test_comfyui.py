@@ -3,17 +3,20 @@
 import copy
 import json
 import math
+import types
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 
 from diffusion import samplers
 from diffusion.io import limits
 from diffusion.models.interchange import schedulers
 from diffusion.parameterizations import Prediction
-from diffusion.text_to_image import comfyui, comfyui_graph, comfyui_steps
+from diffusion.text_to_image import comfyui, comfyui_export, comfyui_graph, comfyui_steps
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request
 
@@ -122,8 +125,8 @@ def test_brackets_weigh_as_in_comfyui(text, prompt, emphasis):
 @pytest.mark.parametrize("graph, match", [
     ([], r"flow\.json is not a workflow of ComfyUI"),
     ({"a": 1}, r"flow\.json is not a workflow of ComfyUI"),
-    (changed({}, {"20": {"class_type": "FluxGuidance", "inputs": {}}}), r"node '20' is a 'FluxGuidance', which is not"),
-    (changed({}, {"20": BASIC["3"]}), "has 2 KSampler and 1 SaveImage"),
+    (changed({}, {"20": {"class_type": "SaveLatent", "inputs": {}}}), r"node '20' is a 'SaveLatent', which is not"),
+    (changed({}, {"20": BASIC["3"]}), "has 2 KSampler or SamplerCustomAdvanced and 1 SaveImage"),
     (changed({("3", "sampler_name"): "eulr"}), "sampler='eulr' is not known. Valid: 'euler', .* did you mean 'euler'"),
     (changed({("3", "sampler_name"): "uni_pc"}), "sampler='uni_pc' is not known"),
     (changed({("3", "model"): ["6", 0]}), "node '3', a KSampler, has a CLIPTextEncode at model. Valid: LoraLoader"),
@@ -170,26 +173,30 @@ def test_a_name_that_leads_out_of_its_folder_is_refused():
         comfyui.read(changed(WIRED | {("10", "lora_name"): "../a.safetensors"}, LORA), "flow.json")
 
 
-def theirs(scheduler, steps):
+def theirs(scheduler, steps, table=TABLE, sigma=None, ends=(999, 0)):
     """ComfyUI's sigmas of a scheduler, as its loops make them, with the 0 at their end."""
-    log_table = np.log(TABLE)
-    sigma = lambda t: math.exp((1 - t % 1) * log_table[int(t)] + (t % 1) * log_table[min(int(t) + 1, 999)])
+    log_table, T = np.log(table), len(table)
+    between = lambda t: math.exp((1 - t % 1) * log_table[int(t)] + (t % 1) * log_table[min(int(t) + 1, T - 1)])
+    sigma = sigma or (lambda t: between(max(t, 0.0)))
     if scheduler in ("normal", "sgm_uniform"):
         number = steps + (scheduler == "sgm_uniform")
-        ends = [999 + k * (0 - 999) / (number - 1) for k in range(number)]
-        return [sigma(max(t, 0.0)) for t in ends[:steps]] + [0.0]
+        times = [ends[0] + k * (ends[1] - ends[0]) / (number - 1) for k in range(number)]
+        return [sigma(t) for t in times[:steps]] + [0.0]
     if scheduler == "karras":
-        low, high = TABLE[0] ** (1 / 7), TABLE[-1] ** (1 / 7)
+        low, high = table[0] ** (1 / 7), table[-1] ** (1 / 7)
         return [(high + k / (steps - 1) * (low - high)) ** 7 for k in range(steps)] + [0.0]
     if scheduler == "exponential":
-        low, high = math.log(TABLE[0]), math.log(TABLE[-1])
+        low, high = math.log(table[0]), math.log(table[-1])
         return [math.exp(high + k / (steps - 1) * (low - high)) for k in range(steps)] + [0.0]
     if scheduler == "simple":
-        return [TABLE[-(1 + int(k * 1000 / steps))] for k in range(steps)] + [0.0]
+        return [table[-(1 + int(k * (T / steps)))] for k in range(steps)] + [0.0]
+    if scheduler == "beta":
+        times = np.rint(scipy.stats.beta.ppf(1 - np.linspace(0, 1, steps, endpoint=False), 0.6, 0.6) * (T - 1))
+        return [table[int(t)] for t in dict.fromkeys(times)] + [0.0]
     sigmas, at = [0.0], 1
-    while at < 1000:
-        sigmas.append(TABLE[at])
-        at += 1000 // steps
+    while at < T:
+        sigmas.append(table[at])
+        at += T // steps
     return sigmas[::-1]
 
 
@@ -254,8 +261,8 @@ def test_samplers_are_those_of_k_diffusion(name):
 
 def test_a_scheduler_that_is_not_read_is_refused_with_those_that_are():
     process = schedulers.read(SD)
-    with pytest.raises(ValueError, match=r"scheduler='beta' is not known\. Valid: 'normal', 'karras'"):
-        comfyui_steps.stepping(process, "beta")
+    with pytest.raises(ValueError, match=r"scheduler='kl_optimal' is not known\. Valid: 'normal', 'karras'"):
+        comfyui_steps.stepping(process, "kl_optimal")
     flow = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler"})
     with pytest.raises(ValueError, match=r"this model has.*\. Valid: the steps of the model's own folder \("):
         comfyui_steps.stepping(flow, "normal")
@@ -268,6 +275,11 @@ def test_a_scheduler_that_is_not_read_is_refused_with_those_that_are():
         schedulers.trajectory(comfyui_steps.stepping(process, "normal"), "pndm", 30)
 
 
+def model_of(process, name="StableDiffusionPipeline", distilled=False) -> Any:
+    """What is read of a model whose latents, or tokens, have sides of 16 pixels."""
+    return types.SimpleNamespace(process=process, name=name, distilled=distilled, multiple=16)
+
+
 def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
     process = schedulers.read(SD | {"use_karras_sigmas": True})
     request = Request(
@@ -275,7 +287,7 @@ def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
         strength=0.6, windows=True, controls=(Control("edges", "house.png", 0.7, (0.25, 0.9)),),
     )  # fmt: skip
     source = {"model": "models/sd15/", "loras": {"a/b.safetensors": 0.8}, "attachments": {"edges": "nets/edges"}}
-    graph = json.loads(json.dumps(comfyui.written(request, source, process, (512, 768))))
+    graph = json.loads(json.dumps(comfyui_export.written(request, source, model_of(process), (512, 768))))
     flow = comfyui.read(graph, "flow.json")
     assert flow.checkpoint == "sd15.safetensors" and flow.loras == {"b.safetensors": 0.8}
     assert flow.scheduler == "karras" and flow.request.prompts == request.prompts
@@ -285,8 +297,8 @@ def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
     (control,) = flow.request.controls
     assert (control.picture, control.weight) == ("house.png", 0.7)
     np.testing.assert_allclose(control.times, (0.25, 0.9))
-    plain = comfyui.written(Request(prompts=("a",), steps=20, guidance=7.0, sampler="euler"), source,
-                            schedulers.read(SD | {"timestep_spacing": "linspace"}), (512, 768))  # fmt: skip
+    plain = comfyui_export.written(Request(prompts=("a",), steps=20, guidance=7.0, sampler="euler"), source,
+                            model_of(schedulers.read(SD | {"timestep_spacing": "linspace"})), (512, 768))  # fmt: skip
     again = comfyui.read(plain, "flow.json")
     assert (again.scheduler, again.request.height, again.request.width) == ("normal", 512, 768)
 
@@ -299,7 +311,7 @@ def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
 def test_a_setting_that_no_node_has_is_not_written(change, match):
     request = Request(**{"prompts": ("a",), "steps": 20, "guidance": 7.0, "sampler": "euler"} | change)
     with pytest.raises(ValueError, match=match):
-        comfyui.written(request, {"model": "a"}, schedulers.read(SD), (512, 512))
+        comfyui_export.written(request, {"model": "a"}, model_of(schedulers.read(SD)), (512, 512))
 
 
 def test_steps_of_no_scheduler_are_not_written():
@@ -307,4 +319,5 @@ def test_steps_of_no_scheduler_are_not_written():
     with pytest.raises(
         ValueError, match="the 30 steps of euler in this model's folder match none of the ComfyUI schedulers"
     ):
-        comfyui.written(request, {"model": "a"}, schedulers.read(SD | {"timestep_spacing": "trailing"}), (512, 512))
+        trailing = model_of(schedulers.read(SD | {"timestep_spacing": "trailing"}))
+        comfyui_export.written(request, {"model": "a"}, trailing, (512, 512))

@@ -1,0 +1,157 @@
+"""Requests as ComfyUI's workflows, in the format of its API.
+
+graph = comfyui_export.written(request, source, model, (height, width))    # a dict, for a .json file
+"""
+
+__all__ = ["written"]
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from diffusion.io import limits
+from diffusion.models.interchange import schedulers
+from diffusion.models.layers.choices import look_up
+from diffusion.text_to_image import comfyui, comfyui_steps
+from diffusion.text_to_image.model import TextToImage
+from diffusion.text_to_image.requests import Request, settings
+
+USED = ("prompts", "negative", "steps", "guidance", "seeds", "sampler", "height", "width", "image", "strength",
+        "batch_size", "emphasis", "windows", "controls")  # fmt: skip
+
+
+def written(request: Request, source: Mapping[str, Any], model: TextToImage, size: tuple[int, int]) -> dict:
+    """A request of one prompt as a workflow, in the format of ComfyUI's API.
+
+    Args:
+        request: a resolved request, with the model's own steps, guidance and sampler.
+        source: the files, {"model": folder, "loras": {file: weight}, "attachments": {name: file}}; the workflow has
+            their names without folders, as ComfyUI finds them in its own.
+        model: the model, whose steps one of ComfyUI's schedulers must have.
+        size: height and width of the pictures in pixels.
+
+    Raises:
+        ValueError: for a setting that no node has, or steps that no scheduler of ComfyUI lays so.
+    """
+    table = settings(type(request))
+    for name, setting in table.items():
+        neutral: tuple[Any, ...] = (
+            (setting.default, None, 1.0) if name in ("image_guidance", "late_guidance") else (setting.default,)
+        )
+        if name not in USED and not any(np.array_equal(getattr(request, name), value) for value in neutral):
+            raise ValueError(
+                f"{name} = {limits.short(getattr(request, name))} cannot be exported: none of the supported nodes has "
+                "this setting"
+            )
+    for name in ("embeddings", "quantised"):
+        if source.get(name):
+            raise ValueError(
+                f"{name} = {limits.short(source[name])} cannot be exported: none of the supported nodes has this "
+                "setting"
+            )
+    if len(request.prompts) > 1 or request.emphasis not in ("none", "from_empty"):
+        raise ValueError("a workflow has one prompt, and the emphasis must be none or from_empty")
+    comfyui.check_reading(request, model)
+    last = lambda path: str(path).rstrip("/").rpartition("/")[2]
+    first = request.first_step(request.steps or 1)
+    steps = (request.steps or 1) - first
+    # ComfyUI cuts steps / denoise to a whole number of all steps.
+    denoise = 1.0 if request.image is None else steps / ((request.steps or 1) + 0.5)
+    seeds: Any = request.seeds
+    prompt: Any = next(iter(request.prompts))
+    if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))) or (request.image is not None and len(seeds) > 1):
+        raise ValueError(
+            f"seeds = {limits.short(seeds)}: a workflow has one seed, and a batch uses the seeds that follow it"
+        )
+    graph: dict[str, Any] = {}
+
+    def add(kind: str, **inputs: Any) -> str:
+        name = str(len(graph) + 1)
+        graph[name] = {"class_type": kind, "inputs": inputs}
+        return name
+
+    loader = add("CheckpointLoaderSimple", ckpt_name=f"{last(source['model'])}.safetensors")
+    network, clip, vae = [loader, 0], [loader, 1], [loader, 2]
+    for file, weight in source.get("loras", {}).items():
+        if not isinstance(weight, (int, float)):
+            raise ValueError(f"loras: {file} acts in an interval of t, which none of the supported nodes can express")
+        both = {"strength_model": weight, "strength_clip": weight}
+        lora = add("LoraLoader", model=network, clip=clip, lora_name=last(file), **both)
+        network, clip = [lora, 0], [lora, 1]
+    flow, shift = _shift(model, size)
+    if shift is not None:
+        kind = comfyui_steps.FLOWS[model.name]
+        network = [add(kind, model=network, **shift), 0]
+    escape = lambda text: text if request.emphasis == "from_empty" else re.sub(r"[()]", r"\\\g<0>", text)
+    conditions = [[add("CLIPTextEncode", clip=clip, text=escape(text or "")), 0] for text in (
+        prompt, request.negative)]  # fmt: skip
+    guidance = max(request.guidance or 1.0, 1.0)  # below 1 is none
+    if model.distilled:
+        conditions[0] = [add("FluxGuidance", conditioning=conditions[0], guidance=request.guidance), 0]
+        guidance = 1.0
+    for control in request.controls:
+        if control.mask is not None or control.mode is not None:
+            raise ValueError("controls: a control has a mask or a mode, which none of the supported nodes can express")
+        net = add("ControlNetLoader", control_net_name=last(source["attachments"][control.attachment]))
+        shown = add("LoadImage", image=last(control.picture))
+        name = add("ControlNetApplyAdvanced", positive=conditions[0], negative=conditions[1], control_net=[net, 0],
+                   image=[shown, 0], strength=control.weight, start_percent=1 - control.times[1],
+                   end_percent=1 - control.times[0])  # fmt: skip
+        conditions = [[name, 0], [name, 1]]
+    if request.image is None:
+        empty = "EmptyLatentImage" if flow is None else "EmptySD3LatentImage"
+        latent = add(empty, height=size[0], width=size[1], batch_size=len(seeds))
+    else:
+        latent = add("VAEEncode", pixels=[add("LoadImage", image=last(request.image)), 0], vae=vae)
+    scheduler = _scheduler(request, model, size, flow)
+    latents = add("KSampler", model=network, positive=conditions[0], negative=conditions[1], latent_image=[latent, 0],
+               seed=seeds[0], steps=steps, cfg=guidance, sampler_name=request.sampler, scheduler=scheduler,
+               denoise=denoise)  # fmt: skip
+    add("SaveImage", images=[add("VAEDecode", samples=[latents, 0], vae=vae), 0], filename_prefix="diffusion")
+    return graph
+
+
+def _shift(model: TextToImage, size: tuple[int, int]) -> tuple[comfyui_steps.Levels | None, dict[str, Any] | None]:
+    """ComfyUI's levels of a flow, and the inputs of the node that shifts them as the model's folder does."""
+    fields = model.process.fields
+    if "shift" not in fields:
+        return None, None
+    if model.name not in comfyui_steps.FLOWS or (model.name == "FluxPipeline" and not fields["dynamic"]):
+        return comfyui_steps.levels_of_flow(model.name, model.distilled), None  # refuses other pipelines
+    if model.name == "FluxPipeline":
+        # log r is linear in the number of tokens; the folder states it at two numbers, the node at 256 and at 4096.
+        (few, base), (many, most) = fields["base"], fields["largest"]
+        log_ratio = lambda tokens: base + (most - base) * (tokens - few) / (many - few)
+        inputs = {"max_shift": log_ratio(4096), "base_shift": log_ratio(256), "height": size[0], "width": size[1]}
+        ratio = math.exp(log_ratio(size[0] * size[1] / 256))
+    else:
+        ratio = fields["shift"]
+        inputs = {"shift": ratio}
+    shift = comfyui_steps.Shift(comfyui_steps.FLOWS[model.name], ratio)
+    return comfyui_steps.levels_of_flow(model.name, model.distilled, shift), inputs
+
+
+def _scheduler(request: Request, model: TextToImage, size: tuple[int, int], flow: comfyui_steps.Levels | None) -> str:
+    """ComfyUI's scheduler whose steps are nearest to the model's own, within a level of its table for a flow."""
+    process, sampler, steps = model.process, request.sampler, request.steps or 1
+    look_up(comfyui_steps.FLOW_SAMPLERS if flow else comfyui_steps.SAMPLERS, sampler, "sampler")
+    tokens = size[0] * size[1] // model.multiple**2
+    plan = schedulers.trajectory(process, sampler, steps, tokens).plan
+    levels = flow or comfyui_steps.levels(process)
+    log_snr = lambda: np.asarray(process.schedule.log_snr(np.asarray(plan.t)), np.float64)
+    starts = np.asarray(plan.t, np.float64) if flow else np.exp(-log_snr() / 2)
+    nearest: dict[float, str] = {}
+    for name, spread in comfyui_steps.SCHEDULERS.items():
+        begins = spread(levels, steps)
+        if plan.s[-1] == 0 and len(begins) == len(starts):
+            if np.allclose(begins, starts, rtol=1e-3, atol=levels.table[0] if flow else 0):
+                nearest.setdefault(float(np.abs(begins / starts - 1).max()), name)
+    if nearest:
+        return nearest[min(nearest)]
+    raise ValueError(
+        f"the {steps} steps of {sampler} in this model's folder match none of the ComfyUI schedulers that can be "
+        f"written ({', '.join(comfyui_steps.SCHEDULERS)})"
+    )
