@@ -1,6 +1,6 @@
 """Five methods on the mixtures of MCGDiff's authors, in 8 and 80 dimensions: distances to exact posteriors.
 
-    python -m examples.restoration.mixtures
+    python -m examples.restoration.mixtures --seeds=6
 
 The data are 25 Gaussians of width 1 whose means lie on a grid of step 8, with uneven weights. A has one or four rows,
 singular values uniform in (0, 1), and a noise that is uniform up to the largest of them. Prints the mean over the seeds
