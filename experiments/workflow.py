@@ -10,8 +10,8 @@ image, one KSampler or SamplerCustomAdvanced, and a saved picture. Another node,
 name.
 
 --own_steps takes the steps of the model's own folder in place of the workflow's scheduler, which is read for Stable
-Diffusion 1, 2, 3 and 3.5, SDXL and FLUX.1 alone. With it the pictures carry their settings, for `diffusion sample
---again`. ComfyUI draws other noise of a seed, so that a picture differs from its own.
+Diffusion 1, 2, 3 and 3.5, SDXL and FLUX.1 alone. With it the pictures of a workflow without a mask carry their
+settings, for `diffusion sample --again`. ComfyUI draws other noise of a seed, so that a picture differs from its own.
 """
 
 from absl import flags
@@ -77,7 +77,9 @@ def run(
     request = flow.requested(loaded).resolved(loaded)
     images = text_to_image.make(loaded if own_steps else flow.stepped(loaded), request)
     out.mkdir(parents=True, exist_ok=True)
-    records = png.records(request, png.model(model, **source)) if own_steps else [{"workflow": str(file)}] * len(images)
+    records: list[dict[str, Any]] = [{"workflow": str(file)}] * len(images)
+    if own_steps and flow.mask is None:  # settings name pictures by their files, and a mask is a channel of one
+        records = png.records(request, png.model(model, **source))
     written = []
     for picture, seed, stored in zip(images, request.rows()[1], records):
         written.append(pictures.unused(out, str(seed)))

@@ -1,6 +1,6 @@
 """Picture files: read as what the models take, and written with the settings that made them."""
 
-__all__ = ["opened", "read", "read_mask", "settings_of", "unused", "write"]
+__all__ = ["opened", "read", "read_mask", "read_with_alpha", "settings_of", "unused", "write"]
 
 import io
 import json
@@ -100,6 +100,19 @@ def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
             white = Image.new("RGBA", picture.size, "white")
             picture = Image.alpha_composite(white, picture)
     return np.asarray(picture.convert("RGB"))
+
+
+def read_with_alpha(path: str | pathlib.Path) -> np.ndarray:
+    """A picture as uint8 [H, W, 4]: its colours, those of transparent pixels too, and its alpha, 255 without one.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a valid picture, or has more than 8 bits.
+    """
+    picture = _loaded(opened(path), path)
+    if picture.mode in DEEP:
+        raise ValueError(f"{path} has more than 8 bits a pixel ({picture.mode}). Valid: 8")
+    return np.asarray(picture.convert("RGBA"))
 
 
 def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:

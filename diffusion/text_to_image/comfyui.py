@@ -22,17 +22,22 @@ import numpy as np
 from diffusion.io import limits
 from diffusion.models.interchange import schedulers
 from diffusion.models.layers.choices import look_up
-from diffusion.text_to_image import comfyui_steps
+from diffusion.text_to_image import comfyui_mask, comfyui_steps
 from diffusion.text_to_image.comfyui_graph import Link, Node, nodes
+from diffusion.text_to_image.comfyui_mask import Mask
 from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import SEED, Request
 
 LORAS = 100
 BRACKETS = re.compile(r"(?<!\\)[()]")
+ENCODING = ("VAEEncode", "SetLatentNoiseMask", "InpaintModelConditioning")
 EMPTY = ("EmptyLatentImage", "EmptySD3LatentImage")
+TWO_SIDED = ("ControlNetApplyAdvanced", "InpaintModelConditioning")  # of both conditions
+CONDITIONS = ("CLIPTextEncode", "ControlNetApply", "FluxGuidance", *TWO_SIDED)
 SAMPLING, SAVING = ("KSampler", "SamplerCustomAdvanced"), ("SaveImage", "PreviewImage")
 FOLDERS = {"loras": "models/loras", "controlnet": "models/controlnet", "input": "input"}  # of ComfyUI's own folder
+PASSING = {"LoraLoader", "DifferentialDiffusion", *comfyui_steps.FLOWS.values()}  # a model passes them
 STRENGTH = 3.5  # of distilled guidance, where no node sets one
 
 
@@ -43,10 +48,11 @@ class Workflow(NamedTuple):
         checkpoint: the name of its checkpoint.
         loras: {LoRA file: strength}.
         attachments: {name in the request's controls: file of the ControlNet}.
-        request: the request, as far as it depends on no model.
+        request: the request, as far as it depends on no model and no mask.
         scheduler: ComfyUI's name of the steps.
         strength: the strength of distilled guidance that a node sets; None without one.
         shift: the shift of a flow's levels by a node; None without one.
+        mask: the mask of the painted part; None without one.
     """
 
     checkpoint: str
@@ -56,6 +62,7 @@ class Workflow(NamedTuple):
     scheduler: str
     strength: float | None = None
     shift: comfyui_steps.Shift | None = None
+    mask: Mask | None = None
 
     def stepped(self, model: TextToImage) -> TextToImage:
         """The model whose sampler takes the workflow's steps.
@@ -69,16 +76,28 @@ class Workflow(NamedTuple):
         elif self.shift:
             raise ValueError(f"a {self.shift.node} does not apply to a {model.name}; delete it")
         process = comfyui_steps.stepping(model.process, self.scheduler, flow)
-        schedulers.trajectory(process, self.request.sampler, self.request.steps or 1)  # raises before a network runs
+        steps = self.request.steps or 1
+        trajectory = schedulers.trajectory(process, self.request.sampler, steps)  # raises before a network runs
+        if self.mask and self.mask.keeps and flow and trajectory.start < 1 and not self.request.first_step(steps):
+            raise ValueError(f"the scheduler {self.scheduler} begins below pure noise, which does not go with a mask")
         return dataclasses.replace(model, process=process, _programs={})
 
     def requested(self, model: TextToImage) -> Request:
-        """The request to a model, which may read the strength of the guidance.
+        """The request to a model, which may read the strength of the guidance, with the mask that is read here.
 
         Raises:
-            ValueError: for what the model reads otherwise than in ComfyUI.
+            FileNotFoundError: if there is no such mask.
+            ValueError: for what the model reads otherwise than in ComfyUI, or a mask that paints nothing.
         """
         request = self.request
+        if self.mask and self.mask.keeps == model.sees_mask:
+            valid = "InpaintModelConditioning with noise_mask = False" if model.sees_mask else "SetLatentNoiseMask"
+            raise ValueError(f"the mask does not reach a {model.name} by the workflow's nodes. Valid: a {valid}")
+        if self.mask:
+            under = self.mask.channel == "alpha" and self.mask.file == request.image
+            image = self.mask.under() if under else request.image
+            noise = "one" if self.mask.keeps else request.kept_noise
+            request = dataclasses.replace(request, image=image, mask=self.mask.open(), kept_noise=noise)
         check_reading(request, model)
         if not model.distilled:
             return request
@@ -91,11 +110,12 @@ class Workflow(NamedTuple):
 
 
 def check_reading(request: Request, model: TextToImage) -> None:
-    """Refuses weights of words and ControlNets where ComfyUI's act otherwise than the model's.
+    """Refuses masks, weights of words and ControlNets where ComfyUI's act otherwise than the model's.
 
     Raises:
         ValueError: naming what is refused.
     """
+    comfyui_mask.check(request, model)
     if "shift" not in model.process.fields:
         return
     if request.controls:
@@ -103,7 +123,7 @@ def check_reading(request: Request, model: TextToImage) -> None:
             f"a ControlNet of a {model.name} acts in an interval of other times in ComfyUI; it is supported for Stable "
             "Diffusion 1 and 2 and SDXL"
         )
-    if request.emphasis != "none" and model.name == "FluxPipeline":
+    if request.emphasis != "none" and comfyui_steps.FLOWS.get(model.name) == "ModelSamplingFlux":
         raise ValueError(f"a {model.name} reads no weights such as (word:1.2). Valid: brackets with a \\ before each")
 
 
@@ -132,7 +152,8 @@ class _Reader:
             raise self.wrong(name, f"has no link at {field}; connect a {' or a '.join(kinds)}")
         if self.table[link.node].kind not in kinds:
             raise self.wrong(name, f"has a {self.table[link.node].kind} at {field}. Valid: {', '.join(kinds)}")
-        expected = {"LoraLoader": {"model": 0, "clip": 1}, "CheckpointLoaderSimple": {"model": 0, "clip": 1, "vae": 2}}
+        expected = {"LoraLoader": {"model": 0, "clip": 1}, "CheckpointLoaderSimple": {"model": 0, "clip": 1, "vae": 2},
+                    "LoadImage": {"mask": 1}, "InpaintModelConditioning": {"latent_image": 2}}  # fmt: skip
         if link.output != expected.get(self.table[link.node].kind, {}).get(field, output):
             raise self.wrong(
                 name, f"uses output {link.output} of a {self.table[link.node].kind} at {field}, which does not exist"
@@ -156,11 +177,12 @@ class _Reader:
     def loaded(self, name: str, field: str) -> tuple[str, list[str], comfyui_steps.Shift | None]:
         """The loader behind an input, the LoRA nodes on the way, the first to act first, and a shift of the levels."""
         loaders = {"model": ("UNETLoader",), "clip": ("DualCLIPLoader", "TripleCLIPLoader")}[field]
-        shifts = tuple(comfyui_steps.FLOWS.values()) if field == "model" else ()
+        shifts = tuple(sorted(set(comfyui_steps.FLOWS.values()))) if field == "model" else ()
         kinds = ("LoraLoader", "CheckpointLoaderSimple", *loaders, *shifts)
+        kinds += ("DifferentialDiffusion",) if field == "model" else ()
         passed: list[str] = []
         shift = None
-        while self.table[name := self.source(name, field, *kinds)].kind in ("LoraLoader", *shifts):
+        while self.table[name := self.source(name, field, *kinds)].kind in PASSING:
             if name in passed or len(passed) >= LORAS:
                 raise self.wrong(name, "is part of a cycle, or behind too many other nodes")
             if self.table[name].kind in shifts:
@@ -215,26 +237,44 @@ class _Reader:
             raise self.wrong(name, f"has two strengths, {strength:g} and {text:g}. Valid: one for both networks")
         return self.file(name, "lora_name", "loras"), strength
 
-    def condition(self, name: str, field: str) -> tuple[str, list[str], float | None]:
-        """The text behind an input of conditions, the nodes that apply ControlNets on the way, and a strength."""
+    def condition(self, name: str, field: str) -> "_Condition":
+        """What lies on the way to the text behind an input of conditions."""
         passed: list[str] = []
-        kinds = ("CLIPTextEncode", "ControlNetApply", "ControlNetApplyAdvanced", "FluxGuidance")
+        side = "negative" if field == "negative" else "positive"
         at, strength = name, None
         while True:
             link = self.table[at].inputs.get(field)
             source = link.node if isinstance(link, Link) else ""
-            advanced = source in self.table and self.table[source].kind == "ControlNetApplyAdvanced"
-            output = {"positive": 0, "negative": 1}.get(field, 0) if advanced else 0
-            at = self.source(at, field, *kinds, output=output)
+            two_sided = source in self.table and self.table[source].kind in TWO_SIDED
+            at = self.source(at, field, *CONDITIONS, output=1 if two_sided and side == "negative" else 0)
             kind = self.table[at].kind
             if kind == "CLIPTextEncode":
-                return at, [one for one in passed[::-1] if self.table[one].kind != "FluxGuidance"], strength
+                select = lambda *kinds: [one for one in passed[::-1] if self.table[one].kind in kinds]
+                controls = select("ControlNetApply", "ControlNetApplyAdvanced")
+                return _Condition(at, controls, select("InpaintModelConditioning"), strength)
             if at in passed or len(passed) >= LORAS:
                 raise self.wrong(at, "is part of a cycle, or behind too many other nodes")
             if kind == "FluxGuidance" and strength is None:  # the node that acts last counts
                 strength = self.value(at, "guidance", float)
             passed.append(at)
-            field = field if kind == "ControlNetApplyAdvanced" else "conditioning"
+            field = side if kind in TWO_SIDED else "conditioning"
+
+    def mask(self, name: str, keeps: bool) -> Mask:
+        """The mask behind a node's input."""
+        source = self.source(name, "mask", "LoadImage", "LoadImageMask")
+        loads_mask = self.table[source].kind == "LoadImageMask"
+        channel = self.value(source, "channel", str) if loads_mask else "alpha"
+        look_up({name: name for name in comfyui_mask.CHANNELS}, channel, "channel")
+        return Mask(self.file(source, "image", "input"), channel, keeps)
+
+
+class _Condition(NamedTuple):
+    """A node of text, the nodes that apply ControlNets and masks to it, and the strength of distilled guidance."""
+
+    text: str
+    controls: list[str]
+    inpainting: list[str]
+    strength: float | None
 
 
 def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder, name: name) -> Workflow:
@@ -261,13 +301,15 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
     guidance = reader.value(sampler, "cfg", float) if simple else 1.0
     if guidance < 1:
         raise reader.wrong(sampler, f"has cfg = {guidance:g}. Valid: at least 1")
-    positive, applied, strength = reader.condition(sampling.guider, "positive" if simple else "conditioning")
-    advanced = [name for name in applied if reader.table[name].kind == "ControlNetApplyAdvanced"]
-    read_texts = [positive]
+    positive = reader.condition(sampling.guider, "positive" if simple else "conditioning")
+    advanced = [name for name in positive.controls if reader.table[name].kind == "ControlNetApplyAdvanced"]
+    read_texts = [positive.text]
     if guidance != 1:  # otherwise ComfyUI does not evaluate the network there
-        negative, applied_negative, _ = reader.condition(sampler, "negative")
-        read_texts.append(negative)
-        if applied_negative != advanced:
+        negative = reader.condition(sampler, "negative")
+        read_texts.append(negative.text)
+        if negative.inpainting != positive.inpainting:
+            raise reader.wrong(sampler, "has another InpaintModelConditioning at negative. Valid: one for both")
+        if negative.controls != advanced:
             raise reader.wrong(
                 sampler, "has other ControlNets at negative than at positive. Valid: the same ones at both"
             )
@@ -278,15 +320,28 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
                 name, "has other LoRA files than the KSampler. Valid: the clip output of the KSampler's last LoraLoader"
             )
         reader.same_checkpoint(name, loader, checkpoint)
-    latent = reader.source(sampler, "latent_image", *EMPTY, "VAEEncode")
-    for name in (*decoded, *([latent] if reader.table[latent].kind == "VAEEncode" else ())):
+    latent = reader.source(sampler, "latent_image", *EMPTY, *ENCODING)
+    masks = reader.table[latent].kind == "InpaintModelConditioning"
+    if positive.inpainting != ([latent] if masks else []):
+        raise reader.wrong(sampler, "has other masks at positive than at latent_image. Valid: one mask for both")
+    mask = None
+    if masks:
+        if reader.table[latent].inputs.get("noise_mask", True) is not False:
+            raise reader.wrong(latent, "has noise_mask = True, which replaces the kept latents too. Valid: False")
+        mask = reader.mask(latent, False)
+    elif reader.table[latent].kind == "SetLatentNoiseMask":
+        mask = reader.mask(latent, True)
+        latent = reader.source(latent, "samples", "VAEEncode")
+        if blends := [name for name, node in reader.table.items() if node.kind == "DifferentialDiffusion"]:
+            raise reader.wrong(blends[0], "changes the mask from step to step; delete it")
+    for name in (*decoded, *(() if reader.table[latent].kind in EMPTY else (latent,))):
         reader.same_checkpoint(name, reader.source(name, "vae", "CheckpointLoaderSimple", "VAELoader"), checkpoint)
     texts, emphasis = _texts(reader, *read_texts)
-    fields = _steps(reader, sampling, latent)
+    fields = _steps(reader, sampling, latent, mask is not None)
     fields["guidance"] = guidance
     name_of = lambda name: f"controlnet_{name}"
     controls, attachments = [], {}
-    for name in applied:
+    for name in positive.controls:
         loader = reader.source(name, "control_net", "ControlNetLoader")
         picture = reader.source(name, "image", "LoadImage")
         ends = ("start_percent", "end_percent") if name in advanced else ()
@@ -306,10 +361,10 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
     )  # fmt: skip
     name = reader.value(checkpoint, "ckpt_name" if reader.is_whole(checkpoint) else "unet_name", str)
     scheduler = reader.value(sampling.steps, "scheduler", str)
-    return Workflow(name, dict(files), attachments, request, scheduler, strength, shift)
+    return Workflow(name, dict(files), attachments, request, scheduler, positive.strength, shift, mask)
 
 
-def _steps(reader: _Reader, sampling: _Sampling, latent: str) -> dict[str, Any]:
+def _steps(reader: _Reader, sampling: _Sampling, latent: str, masked: bool) -> dict[str, Any]:
     """The settings of the sampling and its latent."""
     name = reader.value(sampling.solver, "sampler_name", str)
     look_up(comfyui_steps.SAMPLERS, name, "sampler")
@@ -317,6 +372,8 @@ def _steps(reader: _Reader, sampling: _Sampling, latent: str) -> dict[str, Any]:
     seed = reader.value(sampling.noise, "seed" if sampling.noise == sampling.guider else "noise_seed", int)
     seed %= SEED + 1  # ComfyUI's have 64 bits
     fields = {"sampler": name, "steps": steps, "seeds": (seed,)}
+    if steps < 1:
+        raise reader.wrong(sampling.steps, f"has steps = {steps}. Valid: at least 1")
     if not 0 < denoise <= 1:
         raise reader.wrong(sampling.steps, f"has denoise = {denoise:g}. Valid: above 0 and at most 1")
     if reader.table[latent].kind in EMPTY:
@@ -327,14 +384,14 @@ def _steps(reader: _Reader, sampling: _Sampling, latent: str) -> dict[str, Any]:
             raise reader.wrong(latent, f"has batch_size = {number}. Valid: at least 1")
         sizes = {side: reader.value(latent, side, int) for side in ("height", "width")}
         return fields | sizes | {"seeds": tuple(range(seed, seed + number))}
-    if denoise == 1:
+    total = int(steps / denoise)  # of which the last `steps` are taken
+    if total == steps and not masked:
         raise reader.wrong(
             sampling.steps,
-            "has denoise = 1 with a picture, which it would then ignore. Valid: a smaller denoise, or an "
+            f"has denoise = {denoise:g} with a picture, which it would then ignore. Valid: a smaller denoise, or an "
             "EmptyLatentImage",
         )
     image = reader.file(reader.source(latent, "pixels", "LoadImage"), "image", "input")
-    total = int(steps / denoise)  # of which the last `steps` are taken
     return fields | {"steps": total, "strength": min((steps + 0.5) / total, 1.0), "image": image}
 
 

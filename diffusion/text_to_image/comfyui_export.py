@@ -20,7 +20,7 @@ from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.requests import Request, settings
 
 USED = ("prompts", "negative", "steps", "guidance", "seeds", "sampler", "height", "width", "image", "strength",
-        "batch_size", "emphasis", "windows", "controls")  # fmt: skip
+        "batch_size", "emphasis", "windows", "controls", "mask", "kept_noise")  # fmt: skip
 
 
 def written(request: Request, source: Mapping[str, Any], model: TextToImage, size: tuple[int, int]) -> dict:
@@ -59,7 +59,9 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
     first = request.first_step(request.steps or 1)
     steps = (request.steps or 1) - first
     # ComfyUI cuts steps / denoise to a whole number of all steps.
-    denoise = 1.0 if request.image is None else steps / ((request.steps or 1) + 0.5)
+    denoise = steps / ((request.steps or 1) + 0.5) if first else 1.0
+    if request.image is not None and not request.keeps and not first:
+        raise ValueError("strength: with all steps ComfyUI would begin at noise alone. Valid: a smaller strength")
     seeds: Any = request.seeds
     prompt: Any = next(iter(request.prompts))
     if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))) or (request.image is not None and len(seeds) > 1):
@@ -103,11 +105,21 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
         conditions = [[name, 0], [name, 1]]
     if request.image is None:
         empty = "EmptyLatentImage" if flow is None else "EmptySD3LatentImage"
-        latent = add(empty, height=size[0], width=size[1], batch_size=len(seeds))
+        latent = [add(empty, height=size[0], width=size[1], batch_size=len(seeds)), 0]
     else:
-        latent = add("VAEEncode", pixels=[add("LoadImage", image=last(request.image)), 0], vae=vae)
+        pixels = [add("LoadImage", image=last(request.image)), 0]
+        if request.mask is not None:
+            mask = [add("LoadImageMask", image=last(request.mask), channel="red"), 0]
+        if request.mask is not None and model.sees_mask:
+            name = add("InpaintModelConditioning", positive=conditions[0], negative=conditions[1], pixels=pixels,
+                       vae=vae, mask=mask, noise_mask=False)  # fmt: skip
+            conditions, latent = [[name, 0], [name, 1]], [name, 2]
+        else:
+            latent = [add("VAEEncode", pixels=pixels, vae=vae), 0]
+            if request.mask is not None:
+                latent = [add("SetLatentNoiseMask", samples=latent, mask=mask), 0]
     scheduler = _scheduler(request, model, size, flow)
-    latents = add("KSampler", model=network, positive=conditions[0], negative=conditions[1], latent_image=[latent, 0],
+    latents = add("KSampler", model=network, positive=conditions[0], negative=conditions[1], latent_image=latent,
                seed=seeds[0], steps=steps, cfg=guidance, sampler_name=request.sampler, scheduler=scheduler,
                denoise=denoise)  # fmt: skip
     add("SaveImage", images=[add("VAEDecode", samples=[latents, 0], vae=vae), 0], filename_prefix="diffusion")
@@ -119,9 +131,11 @@ def _shift(model: TextToImage, size: tuple[int, int]) -> tuple[comfyui_steps.Lev
     fields = model.process.fields
     if "shift" not in fields:
         return None, None
-    if model.name not in comfyui_steps.FLOWS or (model.name == "FluxPipeline" and not fields["dynamic"]):
+    if model.name not in comfyui_steps.FLOWS or (
+        comfyui_steps.FLOWS[model.name] == "ModelSamplingFlux" and not fields["dynamic"]
+    ):
         return comfyui_steps.levels_of_flow(model.name, model.distilled), None  # refuses other pipelines
-    if model.name == "FluxPipeline":
+    if comfyui_steps.FLOWS[model.name] == "ModelSamplingFlux":
         # log r is linear in the number of tokens; the folder states it at two numbers, the node at 256 and at 4096.
         (few, base), (many, most) = fields["base"], fields["largest"]
         log_ratio = lambda tokens: base + (most - base) * (tokens - few) / (many - few)

@@ -7,7 +7,7 @@ The API has {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "model": ["4"
 nodes, whose connections are numbers of a list of links, and whose values stand in the order of the node's fields.
 """
 
-__all__ = ["FIELDS", "Link", "Node", "nodes"]
+__all__ = ["FIELDS", "INSTEAD", "Link", "Node", "nodes"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -41,10 +41,20 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "LoadImage": ("image", "upload"),
     "VAEDecode": (),
     "VAEEncode": (),
+    "LoadImageMask": ("image", "channel", "upload"),
+    "SetLatentNoiseMask": (),
+    "InpaintModelConditioning": ("noise_mask",),
+    "DifferentialDiffusion": ("strength",),
     "SaveImage": ("filename_prefix",),
     "PreviewImage": (),
 }
 """The nodes that are read, with the fields of their values in the order of the page."""
+INSTEAD = {
+    "VAEEncodeForInpaint": "it hides the masked part from the autoencoder too. Valid: a VAEEncode with a "
+    "SetLatentNoiseMask, or, for a model that was trained to inpaint, an InpaintModelConditioning",
+    "LoraLoaderModelOnly": "a file of this library acts on both networks. Valid: LoraLoader",
+}
+"""Nodes that are often used and not read: why, and what is."""
 NOTES = ("Note", "MarkdownNote")  # texts for a reader
 VALUES = "PrimitiveNode"  # a value of the page that several nodes share
 RUNS = (None, 0)  # the modes of a node that runs; others are muted or bypassed
@@ -83,6 +93,8 @@ def nodes(graph: Any, what: str) -> dict[str, Node]:
         raise ValueError(f"{what} is not a workflow of ComfyUI: it has neither nodes nor entries with a class_type")
     table = {name: node for name, node in table.items() if node.kind not in NOTES}
     for name, node in table.items():
+        if node.kind in INSTEAD:
+            raise ValueError(f"{what}: node {limits.short(name)} is a {node.kind}; {INSTEAD[node.kind]}")
         if node.kind not in FIELDS:
             raise ValueError(
                 f"{what}: node {limits.short(name)} is a {limits.short(node.kind)}, which is not supported. Valid: "

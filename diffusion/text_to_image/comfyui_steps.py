@@ -54,7 +54,11 @@ FLOW_SAMPLERS: Mapping[str, Callable[[], Sampler]] = {
     "heun": samplers.heun,
 }
 """The same for flows: Euler's and Heun's method in t = sigma. (Its dpmpp_2m extrapolates in log sigma there.)"""
-FLOWS = {"FluxPipeline": "ModelSamplingFlux", "StableDiffusion3Pipeline": "ModelSamplingSD3"}
+FLOWS = {
+    "FluxPipeline": "ModelSamplingFlux",
+    "FluxFillPipeline": "ModelSamplingFlux",
+    "StableDiffusion3Pipeline": "ModelSamplingSD3",
+}
 """The pipelines of flows that are read, and ComfyUI's node that shifts their levels."""
 RHO = 7.0
 
@@ -166,7 +170,7 @@ def levels_of_flow(pipeline: str, distilled: bool, shift: Shift | None = None) -
         )
     if shift is not None and shift.node != FLOWS[pipeline]:
         raise ValueError(f"a {shift.node} does not apply to a {pipeline}. Valid: {FLOWS[pipeline]}")
-    flux = pipeline == "FluxPipeline"
+    flux = FLOWS[pipeline] == "ModelSamplingFlux"
     default = math.exp(1.15) if flux and distilled else 1.0 if flux else 3.0
     r, T = shift.ratio if shift else default, 10_000 if flux and (distilled or shift) else 1000
     shifted = lambda t: r * t / (1 + (r - 1) * t)

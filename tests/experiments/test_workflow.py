@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion import text_to_image
 from diffusion.experiments import workflow
@@ -15,6 +16,7 @@ from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
 from tests.text_to_image.test_comfyui import changed
 from tests.text_to_image.test_comfyui_flows import CUSTOM
+from tests.text_to_image.test_comfyui_mask import KEEPS, PICTURE
 
 SIZES = {("5", "height"): 16, ("5", "width"): 32, ("3", "steps"): 4, ("3", "seed"): 7}
 
@@ -71,3 +73,18 @@ def test_a_workflow_makes_the_pictures_of_its_request(tmp_path):
         assert made[own].shape == (16, 32, 3)
         assert png.is_complete(png.read(path)) == own
     assert (made[False] != made[True]).any()
+
+
+@pytest.mark.slow
+def test_a_workflow_paints_the_masked_part_of_a_picture(tmp_path):
+    picture = np.random.default_rng(0).integers(0, 256, (16, 32, 4), np.uint8)
+    picture[..., 3] = np.where(np.arange(32) < 16, 255, 0)
+    (tmp_path / "input").mkdir()
+    Image.fromarray(picture).save(tmp_path / "input" / "cat.png")
+    (tmp_path / "flow.json").write_text(json.dumps(changed({("3", "steps"): 4} | KEEPS, PICTURE)))
+    folder = made_pipelines.folder("sd", tmp_path / "sd")
+    for own in (False, True):
+        (path,) = workflow.run(tmp_path / "flow.json", str(folder), tmp_path, tmp_path / f"out{own}", own)
+        painted = pictures.read(path)
+        np.testing.assert_array_equal(painted[:, :16], picture[:, :16, :3])
+        assert (painted[:, 16:] != picture[:, 16:, :3]).mean() > 0.5

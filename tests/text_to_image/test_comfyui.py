@@ -275,9 +275,9 @@ def test_a_scheduler_that_is_not_read_is_refused_with_those_that_are():
         schedulers.trajectory(comfyui_steps.stepping(process, "normal"), "pndm", 30)
 
 
-def model_of(process, name="StableDiffusionPipeline", distilled=False) -> Any:
+def model_of(process, name="StableDiffusionPipeline", distilled=False, sees_mask=False) -> Any:
     """What is read of a model whose latents, or tokens, have sides of 16 pixels."""
-    return types.SimpleNamespace(process=process, name=name, distilled=distilled, multiple=16)
+    return types.SimpleNamespace(process=process, name=name, distilled=distilled, multiple=16, sees_mask=sees_mask)
 
 
 def test_a_request_is_written_as_the_workflow_that_is_read_as_it():

@@ -1,0 +1,71 @@
+"""The masks of ComfyUI's workflows: a channel of a picture, and how its nodes keep the rest of the picture.
+
+    mask = Mask("input/cat.png", "alpha", keeps=True)
+    mask.open()                                            # Bool [H, W], True where the picture is painted
+
+With SetLatentNoiseMask ComfyUI replaces the kept latents before each evaluation of the network, by the picture's with
+the noise of the start: `kept_noise="one"`. With InpaintModelConditioning and noise_mask = False the network sees the
+mask and the picture without the painted part, and nothing is replaced.
+"""
+
+__all__ = ["Mask", "check"]
+
+from typing import NamedTuple
+
+import numpy as np
+
+from diffusion.io import pictures
+from diffusion.text_to_image.model import TextToImage
+from diffusion.text_to_image.requests import Request
+
+CHANNELS = ("alpha", "red", "green", "blue")
+
+
+class Mask(NamedTuple):
+    """A mask of a workflow.
+
+    Attributes:
+        file: the path of a picture.
+        channel: one of CHANNELS; alpha is 0 where the picture is painted, and the others are 1 there.
+        keeps: whether the kept latents are replaced, as by SetLatentNoiseMask.
+    """
+
+    file: str
+    channel: str
+    keeps: bool
+
+    def open(self) -> np.ndarray:
+        """The mask Bool [H, W].
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: for a file that is no sound picture, or paints nothing.
+        """
+        levels = pictures.read_with_alpha(self.file)[..., "rgba".index(self.channel[0])]
+        mask = levels < 128 if self.channel == "alpha" else levels >= 128
+        if not mask.any():
+            raise ValueError(f"{self.file} paints nothing by its channel {self.channel}; draw a mask into it")
+        return mask
+
+    def under(self) -> np.ndarray:
+        """The colours of the picture uint8 [H, W, 3], those of transparent pixels too."""
+        return pictures.read_with_alpha(self.file)[..., :3]
+
+
+def check(request: Request, model: TextToImage) -> None:
+    """Refuses what a request with a mask does otherwise than ComfyUI.
+
+    Raises:
+        ValueError: naming the setting and what is valid.
+    """
+    if not request.keeps or model.sees_mask:
+        return
+    if request.kept_noise != "one":
+        raise ValueError(f"kept_noise = {request.kept_noise!r}: ComfyUI has one noise at all steps. Valid: one")
+    if request.sampler == "heun":
+        raise ValueError("with a mask ComfyUI's heun keeps latents within its steps too. Valid: another sampler")
+    if not request.first_step(request.steps or 1) and "shift" not in model.process.fields:
+        raise ValueError(
+            "with a mask and all steps ComfyUI begins at the noised picture where it is kept, and this model at noise. "
+            "Valid: a denoise, or a strength, that leaves out the first step"
+        )
