@@ -64,10 +64,14 @@ def balanced_labels(number: int, num_classes: int) -> np.ndarray:
 def conditions_of(recipe: Recipe, number: int) -> Any:
     """The conditions of `number` samples: all classes in turn, or the conditions of the data's first records.
 
+    A sample that agrees with a measured picture of the data has the class of that picture.
+
     Returns:
         Classes int32 `[number]`, zeros for an unconditional run; or a pytree of arrays `[number, ...]`, in the form in
         which networks receive conditions.
     """
+    if recipe.examples.by_class and (records := _measured_records(recipe)):
+        return np.resize(np.array([record["label"] for record in records], np.int32), number)
     if recipe.examples.by_class or recipe.examples.null is None or recipe.receives_text:
         return balanced_labels(number, recipe.examples.num_classes)
     source = data.open_recipe(recipe)
@@ -232,16 +236,14 @@ def measured_pictures(recipe: Recipe) -> np.ndarray | None:
     """
     if recipe.sampling.measured is None:
         return None
-    path = pathlib.Path(recipe.sampling.measured.pictures).expanduser()
-    if path.suffix in (".npz", ".npy"):
+    if records := _measured_records(recipe):
+        pictures = np.stack([record["image"] for record in records])
+    else:
+        path = pathlib.Path(recipe.sampling.measured.pictures).expanduser()
         try:
             pictures = npz.load(path, ("images",))["images"] if path.suffix == ".npz" else np.array(npy.mapped(path))
         except (OSError, ValueError, KeyError) as error:
             raise ConfigError(f"config.sample.measurement.pictures = {str(path)!r}: {error}") from error
-    else:
-        source = data.source(recipe.config, recipe.sampling.measured.pictures)
-        records = pipeline.fetch(source, np.arange(min(recipe.config.sample.number, len(source))))
-        pictures = np.stack([record["image"] for record in records])
     if pictures.shape[1:] != recipe.examples.shape or pictures.dtype != np.uint8 or not len(pictures):
         raise ConfigError(
             f"config.sample.measurement.pictures = {recipe.sampling.measured.pictures!r} holds {pictures.dtype} "
@@ -249,6 +251,15 @@ def measured_pictures(recipe: Recipe) -> np.ndarray | None:
         )
     few = pictures[: recipe.config.sample.number]
     return guides.measure(recipe.sampling.measured, np.asarray(to_model(jnp.asarray(few))), recipe.config.seed)
+
+
+def _measured_records(recipe: Recipe) -> Sequence[Any]:
+    """The records whose pictures are measured, in the order of the samples; () where a file holds the pictures."""
+    measured = recipe.sampling.measured
+    if measured is None or measured.pictures.endswith((".npz", ".npy")):
+        return ()
+    source = data.source(recipe.config, measured.pictures)
+    return pipeline.fetch(source, np.arange(min(recipe.config.sample.number, len(source))))
 
 
 def flow_map(recipe: Recipe, reads: Jumps) -> Callable[[Any, Array], flow_maps.FlowMap]:

@@ -14,7 +14,7 @@ from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_samples
 from diffusion.guidance import measurements
 from diffusion.parameterizations import Denoiser
-from diffusion.recipe import ConfigError, checks, names, resolve, versions
+from diffusion.recipe import ConfigError, checks, data, names, resolve, versions
 from diffusion.training.checkpointing import checkpoints
 from tests.drawn_parameters import drawn
 
@@ -316,6 +316,18 @@ def test_samples_agree_with_measured_pictures_as_the_posterior_does(gaussian, tm
     error = deviation / np.sqrt(number)
     assert np.abs(means.mean(0) - expected).max() < 5 * error + 0.01
     np.testing.assert_allclose(means.std(0).mean(), deviation, rtol=0.1)
+
+
+def test_a_measured_picture_of_the_data_keeps_its_class(tmp_path):
+    operator = {"name": "pooled", "factor": 2}
+    config = config_of(measurement={"operator": operator, "pictures": "test", "noise_std": 0.1}, number=12)
+    records = data.source(config, "test")
+    recipe = checks.validate(config).at(SHAPE)
+    np.testing.assert_array_equal(generate.conditions_of(recipe, 12), [records[i]["label"] for i in range(12)])
+    np.save(tmp_path / "seen.npy", np.zeros((1, *SHAPE), np.uint8))
+    config.sample.measurement.pictures = str(tmp_path / "seen.npy")  # nothing is known of their classes
+    recipe = checks.validate(config).at(SHAPE)
+    np.testing.assert_array_equal(generate.conditions_of(recipe, 12), [*range(10), 0, 1])
 
 
 def test_the_gradient_of_the_likelihood_is_that_of_the_measured_pictures(gaussian, tmp_path):
