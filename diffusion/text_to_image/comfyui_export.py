@@ -139,8 +139,9 @@ def _shift(model: TextToImage, size: tuple[int, int]) -> tuple[comfyui_steps.Lev
         # log r is linear in the number of tokens; the folder states it at two numbers, the node at 256 and at 4096.
         (few, base), (many, most) = fields["base"], fields["largest"]
         log_ratio = lambda tokens: base + (most - base) * (tokens - few) / (many - few)
-        inputs = {"max_shift": log_ratio(4096), "base_shift": log_ratio(256), "height": size[0], "width": size[1]}
-        ratio = math.exp(log_ratio(size[0] * size[1] / 256))
+        sides = [side * 16 // model.multiple for side in size]  # the node takes a token to have 16 pixels
+        inputs = {"max_shift": log_ratio(4096), "base_shift": log_ratio(256), "height": sides[0], "width": sides[1]}
+        ratio = math.exp(log_ratio(sides[0] * sides[1] / 256))
     else:
         ratio = fields["shift"]
         inputs = {"shift": ratio}

@@ -234,6 +234,15 @@ def test_a_request_is_written_as_the_workflow_that_is_read_as_it(model, guidance
     assert set(graph[name]["class_type"] for name in graph) <= set(comfyui_graph.FIELDS)
 
 
+def test_the_node_that_shifts_levels_counts_tokens_of_16_pixels():
+    small = copy.copy(DEV)
+    small.multiple = 4
+    request = Request(prompts=("a",), steps=20, guidance=2.5, sampler="euler")
+    graph = comfyui_export.written(request, {"model": "a"}, small, (64, 128))
+    (shift,) = [node["inputs"] for node in graph.values() if node["class_type"] == "ModelSamplingFlux"]
+    assert (shift["height"], shift["width"]) == (256, 512)  # as many tokens of 16 pixels
+
+
 def test_steps_and_controls_of_a_flow_that_comfyui_does_not_have_are_not_written():
     request = Request(prompts=("a",), steps=20, guidance=1.0, sampler="euler")
     bent = model_of(schedulers.read(FLOW | {"shift": 3.0, "shift_terminal": 0.1}), "StableDiffusion3Pipeline")

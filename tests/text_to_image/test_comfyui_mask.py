@@ -35,11 +35,11 @@ SEES = {("3", "latent_image"): ["18", 2], ("3", "positive"): ["18", 0], ("3", "n
 
 @pytest.fixture
 def place(tmp_path):
-    """A folder with a picture whose right half is transparent, and a mask that is red on its left."""
-    colours = np.full((16, 32, 4), (10, 20, 30, 255), np.uint8)
+    """A folder with a picture painted on its right and a mask on its left, each by 1/255 beyond the middle."""
+    colours = np.full((16, 32, 4), (10, 20, 30, 128), np.uint8)
     colours[:, 16:, 3] = 127
     Image.fromarray(colours).save(tmp_path / "cat.png")
-    mask = np.zeros((16, 32, 3), np.uint8)
+    mask = np.full((16, 32, 3), (127, 0, 0), np.uint8)
     mask[:, :8, 0] = 128
     Image.fromarray(mask).save(tmp_path / "mask.png")
     return tmp_path
@@ -118,6 +118,8 @@ def test_what_a_model_does_otherwise_is_refused(place, changes, model, match):
 def test_a_flow_takes_a_mask_at_all_steps(place):
     flow = read(KEEPS | {("3", "denoise"): 1, ("3", "cfg"): 1}, place)
     assert flow.requested(SCHNELL).first_step(20) == 0  # at t = 1 nothing is seen of the picture
+    with pytest.raises(ValueError, match="the scheduler ddim_uniform begins below pure noise, which does not go with"):
+        flow._replace(scheduler="ddim_uniform").stepped(SCHNELL)
 
 
 @pytest.mark.parametrize("model, name", [
