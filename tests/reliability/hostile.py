@@ -14,10 +14,10 @@ def peak() -> int:
 
 @pytest.fixture(autouse=True)
 def little_memory():
-    """No refusal needs more than a moment's memory."""
+    """No refusal needs more than a moment's memory: at most 192 MiB alone, and other threads may allocate meanwhile."""
     before = peak()
     yield
-    assert peak() - before < 2**28
+    assert peak() - before < 3 * 2**27
 
 
 class Called:
