@@ -25,9 +25,10 @@ def main() -> int | None:
         The exit status, where no command was run.
     """
     try:
-        status = _run()
-        sys.stdout.flush()
-        return status
+        try:
+            return _run()
+        finally:
+            sys.stdout.flush()  # also where a command exits by itself, as after its help
     except BrokenPipeError:
         if not _output_is_closed():
             raise  # another pipe, or a connection

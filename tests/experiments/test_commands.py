@@ -228,7 +228,7 @@ def test_a_platform_that_is_not_there_is_one_sentence(tmp_path, platform, words)
     assert f"error: JAX_PLATFORMS={platform}: " in done.stderr and words in done.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["sample", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["sample", "--help"], ["zoo", "--help"]])
 def test_a_command_whose_reader_has_gone_ends_without_a_traceback(words):
     """As `diffusion sample --help | head -1` does."""
     reader, writer = os.pipe()
