@@ -37,6 +37,7 @@ import numpy as np
 
 from diffusion import samplers, timesteps
 from diffusion.models.interchange.schedulers import Process, Trajectory
+from diffusion.models.interchange.schedulers.trajectories import levels_between
 from diffusion.models.layers.choices import look_up
 from diffusion.samplers import Sampler
 
@@ -60,7 +61,6 @@ FLOWS = {
     "StableDiffusion3Pipeline": "ModelSamplingSD3",
 }
 """The pipelines of flows that are read, and ComfyUI's node that shifts their levels."""
-RHO = 7.0
 
 
 class Shift(NamedTuple):
@@ -93,12 +93,11 @@ def _sgm_uniform(levels: Levels, steps: int) -> np.ndarray:
 
 
 def _karras(levels: Levels, steps: int) -> np.ndarray:
-    high, low = levels.table[-1] ** (1 / RHO), levels.table[0] ** (1 / RHO)
-    return np.linspace(high, low, steps) ** RHO
+    return levels_between("karras", steps, levels.table[-1], levels.table[0])
 
 
 def _exponential(levels: Levels, steps: int) -> np.ndarray:
-    return np.exp(np.linspace(np.log(levels.table[-1]), np.log(levels.table[0]), steps))
+    return levels_between("exponential", steps, levels.table[-1], levels.table[0])
 
 
 def _simple(levels: Levels, steps: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A solver by name for a process, and its steps."""
 
-__all__ = ["Trajectory", "later_steps", "trajectory"]
+__all__ = ["Trajectory", "later_steps", "levels_between", "trajectory"]
 
 import math
 from typing import NamedTuple
@@ -96,7 +96,7 @@ def _of_flow(process: Process, name: str, solver: Solver, steps: int, tokens: in
     sampler = in_t[name]() if name in in_t else solver.make(process.fields, steps)
     grid = _flow_grid(process, steps, tokens)
     if level := next((level for level in LEVELS if process.fields[level]), None):
-        grid = np.append(_between(level.split("_")[1], steps, grid[0], grid[-2]), 0.0)
+        grid = np.append(levels_between(level.split("_")[1], steps, grid[0], grid[-2]), 0.0)
     cut_times = np.floor(grid * process.T) / process.T
     cut = process.fields.get("cut") and (solver.beyond or name == process.sampler)
     return Trajectory(sampler, timesteps.plan(grid), 1.0, np.stack([grid, cut_times], axis=1) if cut else None)
@@ -159,20 +159,24 @@ def _spread(
     if kind == "karras":
         return timesteps.karras(process.schedule, steps, sigma_min, sigma_max, rho)[:-1]
     if kind == "beta":
-        ratios = _between(kind, steps, sigma_max, sigma_min)
+        ratios = levels_between(kind, steps, sigma_max, sigma_min)
         return np.array(process.schedule.inverse_log_snr(-2 * np.log(ratios)), np.float64)
     return timesteps.uniform_log_snr(process.schedule, steps, sigma_min, sigma_max)[:-1]  # "exponential" and "lu"
 
 
-def _between(kind: str, steps: int, largest: float, least: float) -> np.ndarray:
-    """`[steps]` levels of noise between two, with both: "karras" with rho = 7, "exponential", or "beta".
+def levels_between(kind: str, steps: int, largest: float, least: float) -> np.ndarray:
+    """`[steps]` levels of noise between two, with both.
 
-    The last are quantiles of the distribution Beta(0.6, 0.6), which is dense at both ends (Lee et al. 2024).
+    Args:
+        kind: "karras", whose 7th roots are evenly spaced; "exponential", whose logarithms are; or "beta", quantiles of
+            the distribution Beta(0.6, 0.6), which is dense at both ends (Lee et al. 2024).
+        steps: number of levels.
+        largest, least: the first level and the last.
     """
     if kind == "karras":
         return np.linspace(largest ** (1 / 7), least ** (1 / 7), steps) ** 7
     if kind == "exponential":
-        return np.geomspace(largest, least, steps)
+        return np.exp(np.linspace(np.log(largest), np.log(least), steps))
     import scipy.stats
 
     return least + scipy.stats.beta.ppf(np.linspace(1, 0, steps), 0.6, 0.6) * (largest - least)
