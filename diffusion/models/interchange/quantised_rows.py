@@ -41,11 +41,11 @@ def assembled(table: Sequence[Row], tensors: Tensors, shape: tuple[int, ...]) ->
                 return None
             if values is None:
                 values = np.empty(shape, one.values.dtype)
-            at = row.at[1:] if stacked else row.at
             within = slice(None) if row.rows is None else slice(*row.rows)
-            part = rows.part_shape(inner, at)
-            rows.fill((values[layer] if stacked else values)[*at, ...], row.layout.to_ours(one.values[within], part))
-            rows.fill(scale[*at, ...], row.layout.to_ours(one.repeated()[within], part))
+            part = values[*row.at, ...]
+            rows.fill(part, row.layout.to_ours(one.values[within], part.shape))
+            at = row.at[1:] if stacked else row.at
+            rows.fill(scale[*at, ...], row.layout.to_ours(one.repeated()[within], part.shape))
         scales.append(_shared(scale))
     if len({scale.shape for scale in scales}) > 1:
         return None

@@ -299,7 +299,7 @@ def _flow(fields: Fields, T: int, even: bool, by_steps: bool, bent: bool) -> Pro
             "valid: False."
         )
     options = _options(fields)
-    for level in LEVELS if "Heun" in fields.name else LEVELS[3:]:  # the classes do not have them
+    for level in LEVELS if "Heun" in fields.name else ("use_lu_lambdas",):  # the class does not have them
         fields.only(level, False, None)
     _only_one_level(fields.name, options)
     return _flow_process("heun" if "Heun" in fields.name else "euler", T, options | shifts)
