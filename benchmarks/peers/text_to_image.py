@@ -19,7 +19,8 @@ import transformers
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from tests.peers.pipelines import PIXART, clip_tokenizer, t5_tokenizer
+from tests.peers.families.pixart import PIXART
+from tests.peers.pipeline_parts import clip_tokenizer, t5_tokenizer
 
 VAE = {
     "block_out_channels": (32, 64, 64, 64),

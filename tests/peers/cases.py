@@ -53,6 +53,14 @@ class Case(NamedTuple):
     by_file: bool = False
 
 
+def stated(table: str) -> dict[str, Any]:
+    """The entries of all files in tests/peers/families that have a table of this name, such as "CASES"."""
+    entries = {}
+    for module in pkgutil.iter_modules(families.__path__, "tests.peers.families."):
+        entries |= getattr(importlib.import_module(module.name), table, {})
+    return entries
+
+
 def first(x: torch.Tensor) -> torch.Tensor:
     """Channels last to channels first."""
     return x.movedim(-1, 1)
@@ -141,16 +149,11 @@ def main(folder: str, prefix: str = "") -> None:
     torch.set_num_threads(1)
     place = pathlib.Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    for module in pkgutil.iter_modules(families.__path__, "tests.peers.families."):
-        family: Any = importlib.import_module(module.name)
-        for name, case in family.CASES.items():
+    for table, writes in (("CASES", write), ("LISTINGS", write_listing)):
+        for name, entry in stated(table).items():
             if name.startswith(prefix):
                 print(name, flush=True)
-                write(name, case, place)
-        for name, build in family.LISTINGS.items():
-            if name.startswith(prefix):
-                print(name, flush=True)
-                write_listing(name, build, place)
+                writes(name, entry, place)
 
 
 if __name__ == "__main__":

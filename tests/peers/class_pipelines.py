@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from tests.peers.cases import last
 from tests.peers.families.unet_2d import ADM, DDPM, PLAIN, RESNET, types
 from tests.peers.made_weights import drawn
-from tests.peers.pipelines import VAE, fill, made_noise, saved
+from tests.peers.pipeline_parts import VAE, made_noise
+from tests.peers.pipelines import fill, saved
 
 LABELS = [3, 0]
 # As google/ddpm-cifar10-32 is published, and facebook/DiT-XL-2-256.

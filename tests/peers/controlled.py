@@ -17,8 +17,10 @@ import torch
 from safetensors.torch import save_file
 
 from tests.peers.cases import last
+from tests.peers.families.stable_diffusion import SD_1, stable_diffusion
 from tests.peers.made_weights import drawn, made
-from tests.peers.pipelines import GUIDANCE, NEGATIVE, PROMPTS, SD_1, UNET, fill, stable_diffusion
+from tests.peers.pipeline_parts import GUIDANCE, NEGATIVE, PROMPTS, UNET
+from tests.peers.pipelines import fill
 
 STEPS = 10
 NETS = ("edges", "depth")

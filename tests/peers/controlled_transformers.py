@@ -25,7 +25,8 @@ from safetensors.torch import save_file
 from tests.peers.cases import last
 from tests.peers.controlled import picture
 from tests.peers.made_weights import drawn, made
-from tests.peers.pipelines import GUIDANCE, NEGATIVE, PIPELINES, PROMPTS, fill
+from tests.peers.pipeline_parts import GUIDANCE, NEGATIVE, PROMPTS
+from tests.peers.pipelines import PIPELINES, fill
 
 STEPS = 5
 
@@ -128,7 +129,7 @@ def control_net(base: str, name: str) -> torch.nn.Module:
 def write(base: str, folder: pathlib.Path) -> None:
     """Writes the fixture of a base."""
     with tempfile.TemporaryDirectory() as place:
-        plain = PIPELINES[base](pathlib.Path(place))
+        plain = PIPELINES[base].build(pathlib.Path(place))
         if base == "flux":
             plain.transformer = diffusers.FluxTransformer2DModel.from_config({**plain.transformer.config, **DEEP})
     fill(plain)

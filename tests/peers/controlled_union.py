@@ -20,8 +20,10 @@ from safetensors.torch import save_file
 from tests.peers.cases import last
 from tests.peers.controlled import picture
 from tests.peers.controlled_transformers import Used
+from tests.peers.families.stable_diffusion import stable_diffusion_xl
 from tests.peers.made_weights import drawn, made
-from tests.peers.pipelines import GUIDANCE, NEGATIVE, PROMPTS, UNET, fill, stable_diffusion_xl
+from tests.peers.pipeline_parts import GUIDANCE, NEGATIVE, PROMPTS, UNET
+from tests.peers.pipelines import fill
 
 STEPS = 5
 CASES = {

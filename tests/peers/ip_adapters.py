@@ -28,7 +28,8 @@ from safetensors.torch import save_file
 
 from tests.peers import pipelines
 from tests.peers.cases import last
-from tests.peers.families.flux import call
+from tests.peers.families import flux
+from tests.peers.families.stable_diffusion import SD_1, stable_diffusion
 from tests.peers.made_weights import drawn, made
 
 STEPS, GUIDANCE = 4, 5.0
@@ -90,13 +91,13 @@ PICTURES = {"first": (42, 63), "second": (60, 35)}
 
 def pipe_with(folder: pathlib.Path, *files: pathlib.Path) -> diffusers.DiffusionPipeline:
     (folder / "tokenizer").mkdir(parents=True, exist_ok=True)
-    pipe = pipelines.stable_diffusion(folder / "tokenizer")
+    pipe = stable_diffusion(folder / "tokenizer")
     encoder = transformers.CLIPVisionModelWithProjection(transformers.CLIPVisionConfig(**ENCODER))
     size = {"shortest_edge": 28}
     extractor = transformers.CLIPImageProcessor(size=size, crop_size={"height": 28, "width": 28})
     pipe.register_modules(image_encoder=encoder, feature_extractor=extractor)
     pipelines.fill(pipe)
-    pipe.scheduler = diffusers.DDIMScheduler.from_config(pipelines.SD_1)
+    pipe.scheduler = diffusers.DDIMScheduler.from_config(SD_1)
     pipe.load_ip_adapter(
         [str(file.parent) for file in files],
         subfolder=[""] * len(files),
@@ -173,7 +174,7 @@ FEATURES = drawn("flux ip features", 2, 20)
 
 def opened_flux(file: pathlib.Path, to: pathlib.Path) -> None:
     with tempfile.TemporaryDirectory() as place:
-        pipe = pipelines.flux(pathlib.Path(place))
+        pipe = flux.pipeline(pathlib.Path(place))
         pipelines.fill(pipe)
         how = {"weight_name": file.name, "image_encoder_pretrained_model_name_or_path": None}
         pipe.load_ip_adapter(str(file.parent), **how)
@@ -181,7 +182,7 @@ def opened_flux(file: pathlib.Path, to: pathlib.Path) -> None:
     inputs = {name: torch.from_numpy(np.array(array)) for name, array in FLUX.items()}
     seen = {"ip_adapter_image_embeds": [torch.from_numpy(np.array(FEATURES))[:, None]]}
     with torch.no_grad():
-        save_file({"output": call(pipe.transformer, inputs, joint_attention_kwargs=seen).contiguous()}, to)
+        save_file({"output": flux.call(pipe.transformer, inputs, joint_attention_kwargs=seen).contiguous()}, to)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from tests.peers import pipelines
 from tests.peers.cases import last
+from tests.peers.families import mmdit
 from tests.peers.families.image_encoders import SMALL
 from tests.peers.ip_adapters import picture
 from tests.peers.made_weights import drawn, made
@@ -69,7 +70,7 @@ def weights() -> dict[str, np.ndarray]:
 
 
 def pipe_with(folder: pathlib.Path, file: pathlib.Path) -> diffusers.DiffusionPipeline:
-    pipe = pipelines.stable_diffusion_3(folder)
+    pipe = mmdit.pipeline(folder)
     config = {name: value for name, value in pipe.transformer.config.items() if name[0] != "_"}
     pipe.register_modules(
         transformer=diffusers.SD3Transformer2DModel.from_config(config | {"qk_norm": "rms_norm"}),

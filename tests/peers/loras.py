@@ -306,7 +306,7 @@ def fused_in_pipelines(folder: str, to: str) -> None:
     found = {}
     for path in sorted(pathlib.Path(folder).glob("*.safetensors")):
         with tempfile.TemporaryDirectory() as place:
-            pipe = pipelines.PIPELINES[path.stem](pathlib.Path(place))
+            pipe = pipelines.PIPELINES[path.stem].build(pathlib.Path(place))
         pipelines.fill(pipe)
         if path.stem not in ("fill", "kontext", "chroma"):
             pipe.load_lora_weights(str(path))

@@ -5,17 +5,15 @@ of that case (tests/peers/cases.py) as we exported it. PLACE/<case>.safetensors 
 and in its metadata the names that the library missed or did not expect.
 """
 
-import importlib
 import json
 import pathlib
-import pkgutil
 import sys
 
 import numpy as np
 import torch
 from safetensors.numpy import save_file
 
-from tests.peers import families
+from tests.peers.cases import stated
 
 WHAT = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 
@@ -23,9 +21,7 @@ WHAT = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
 def main(place: str) -> None:
     """Opens every folder."""
     torch.set_num_threads(1)
-    found = pkgutil.iter_modules(families.__path__, "tests.peers.families.")
-    modules = [importlib.import_module(module.name) for module in found]
-    cases = {name: case for module in modules for name, case in module.CASES.items()}
+    cases = stated("CASES")
     for folder in sorted(path for path in pathlib.Path(place).iterdir() if path.is_dir()):
         case = cases[folder.name.split(",")[0]]
         network, found = type(case.build()).from_pretrained(folder, output_loading_info=True)

@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 
 from tests.peers import pipelines
 from tests.peers.cases import last
+from tests.peers.families import flux
 from tests.peers.families.image_encoders import SMALL
 from tests.peers.ip_adapters import picture
 from tests.peers.made_weights import drawn
@@ -46,7 +47,7 @@ def prior() -> diffusers.FluxPriorReduxPipeline:
 def run(pipe: diffusers.FluxPriorReduxPipeline) -> dict[str, torch.Tensor]:
     """The tokens of the text and the picture, and the latents that follow from them."""
     with tempfile.TemporaryDirectory() as place:
-        base = pipelines.flux(pathlib.Path(place))
+        base = flux.pipeline(pathlib.Path(place))
         pipelines.fill(base)
     base.set_progress_bar_config(disable=True)
     parts = {name: pipe.components[name] for name in ("image_encoder", "feature_extractor", "image_embedder")}

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 from tests.peers.cases import last
 from tests.peers.controlled import picture
+from tests.peers.families.stable_diffusion import SD_1
 from tests.peers.made_weights import drawn
-from tests.peers.pipelines import GUIDANCE, NEGATIVE, PROMPTS, SD_1
+from tests.peers.pipeline_parts import GUIDANCE, NEGATIVE, PROMPTS
 
 STEPS, WEIGHT = 4, 0.8
 

@@ -1,12 +1,17 @@
-"""AuraFlow's transformer of diffusers, small, by both kinds of names, and at the published size."""
+"""AuraFlow of diffusers: its transformer, small, by both kinds of names, and at the published size; its pipeline."""
 
+import pathlib
+
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import AuraFlowTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_auraflow_transformer_checkpoint_to_diffusers
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import VAE, Pipeline
 from tests.peers.translated import Translated, dense, under
 
 # Patches on both sides whose middle in the table is not the rounded middle of the rest.
@@ -53,3 +58,38 @@ def original() -> Translated:
 
 CASES = {"auraflow": Case(small, INPUTS, run), "auraflow_original": Case(original, INPUTS, run)}
 LISTINGS = {"auraflow_full": lambda: AuraFlowTransformer2DModel(pos_embed_max_size=9216)}
+
+
+AURAFLOW = {"shift": 1.73}  # as it is published
+
+
+def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """With Llama's kind of vocabulary, as Pile-T5 has, which ends a text and does not begin it."""
+    words = ["<pad>", "</s>", "<s>", "<unk>", *(chr(code) for code in range(33, 127)), "\u2581", "ca", "cat"]
+    tokenizer = transformers.LlamaTokenizer(
+        {word: i for i, word in enumerate(words)},
+        [("c", "a"), ("ca", "t")],
+        pad_token="<pad>",
+        add_bos_token=False,
+        add_eos_token=True,
+    )
+    config = {"vocab_size": 128, "d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+    return diffusers.AuraFlowPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=tokenizer,
+        text_encoder=transformers.UMT5EncoderModel(transformers.UMT5Config(**config)),
+        transformer=diffusers.AuraFlowTransformer2DModel(
+            sample_size=8,
+            num_mmdit_layers=1,
+            num_single_dit_layers=2,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            caption_projection_dim=32,
+            pos_embed_max_size=25,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(AURAFLOW),
+    )
+
+
+PIPELINES = {"auraflow": Pipeline(pipeline, AURAFLOW)}

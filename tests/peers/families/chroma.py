@@ -1,15 +1,18 @@
-"""Chroma's transformer of diffusers, small and at the published size."""
+"""Chroma of diffusers: its transformer, small and at the published size; its pipeline."""
 
 import functools
+import pathlib
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import ChromaTransformer2DModel, FluxPipeline
 from diffusers.loaders.single_file_utils import convert_chroma_transformer_checkpoint_to_diffusers
 
 from tests.peers.cases import Case, first, last
-from tests.peers.families.flux import WIDTH, convert, original_layers
+from tests.peers.families.flux import WIDTH, convert, original_layers, packed, unpacked
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import DYNAMIC, VAE, Pipeline, t5, t5_tokenizer
 from tests.peers.translated import Translated, dense, under
 
 INPUTS = {
@@ -59,3 +62,37 @@ def original() -> Translated:
 
 CASES = {"chroma": Case(small, INPUTS, run), "chroma_original": Case(original, INPUTS, run)}
 LISTINGS = {"chroma_full": ChromaTransformer2DModel}
+
+
+def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.ChromaTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        axes_dims_rope=(4, 6, 6),
+        approximator_num_channels=16,
+        approximator_hidden_dim=24,
+        approximator_layers=2,
+    )
+    return diffusers.ChromaPipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=t5(),
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(DYNAMIC),
+    )
+
+
+def arguments(pipe, usual: dict) -> dict:
+    """The texts as its pipeline reads them, with masks of booleans: it adds one of ones to the scores."""
+    arguments = packed(pipe, usual)
+    for before, name in (("", "prompt"), ("negative_", "negative_prompt")):
+        embeds, mask = pipe._get_t5_prompt_embeds(arguments.pop(name))
+        arguments |= {f"{before}prompt_embeds": embeds, f"{before}prompt_attention_mask": mask.bool()}
+    return arguments
+
+
+PIPELINES = {"chroma": Pipeline(pipeline, DYNAMIC, arguments=arguments, decoded=unpacked)}

@@ -1,11 +1,15 @@
-"""CogVideoX's transformer of diffusers, small in its three published forms, and at the published sizes."""
+"""CogVideoX of diffusers: its transformer, small in three published forms, and at published sizes; its pipelines."""
 
+import pathlib
+
+import diffusers
 import numpy as np
 import torch
 from diffusers import CogVideoXPipeline, CogVideoXTransformer3DModel
 
 from tests.peers.cases import Case
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import Pipeline, decode, encoded_by_mean, first_frame, t5, t5_tokenizer
 
 SMALL = {
     "num_attention_heads": 2,
@@ -82,4 +86,105 @@ CASES = {name: small(name) for name in FORMS}
 LISTINGS = {
     f"cogvideox_full_{name}": lambda options=options: CogVideoXTransformer3DModel(**options)
     for name, options in PUBLISHED.items()
+}
+
+
+COGVIDEOX = {  # as 2b is published
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "set_alpha_to_one": True,
+    "snr_shift_scale": 3.0,
+    "timestep_spacing": "trailing",
+}
+
+
+def from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    learned = {"use_learned_positional_embeddings": True, "in_channels": 8, "sample_frames": 9, "sample_width": 4}
+    return diffusers.CogVideoXImageToVideoPipeline(**pipeline(folder, learned | {"sample_height": 4}).components)
+
+
+def frames(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return pipeline(folder, {"patch_size_t": 2})
+
+
+def frames_from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    options = {"patch_size_t": 2, "ofs_embed_dim": 12, "in_channels": 8}
+    base = pipeline(folder, options, {"invert_scale_latents": True})
+    return diffusers.CogVideoXImageToVideoPipeline(**base.components)
+
+
+def pipeline(
+    folder: pathlib.Path, options: dict | None = None, of_latents: dict | None = None
+) -> diffusers.DiffusionPipeline:
+    sizes = {
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "in_channels": 4,
+        "out_channels": 4,
+        "time_embed_dim": 12,
+        "text_embed_dim": 32,
+        "num_layers": 2,
+        "sample_width": 12,
+        "sample_height": 8,
+        "use_rotary_positional_embeddings": True,
+    }
+    transformer = diffusers.CogVideoXTransformer3DModel(**sizes | (options or {}))
+    vae = diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * 3,
+        up_block_types=("CogVideoXUpBlock3D",) * 3,
+        block_out_channels=(8, 8, 16),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        scaling_factor=0.7,
+        **(of_latents or {}),
+    )
+    return diffusers.CogVideoXPipeline(
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=t5(),
+        vae=vae,
+        transformer=transformer,
+        scheduler=diffusers.CogVideoXDDIMScheduler.from_config(COGVIDEOX),
+    )
+
+
+def arguments(pipe, usual: dict) -> dict:
+    """Its frames come before its channels."""
+    return usual | {"latents": usual["latents"].movedim(1, 2)}
+
+
+def image_arguments(pipe, usual: dict) -> dict:
+    return arguments(pipe, usual) | {"image": [first_frame(usual["height"])] * 2}
+
+
+def decode_last(pipe, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Without the frames that make their number even."""
+    latents = output.movedim(2, 1)
+    return latents, decode(pipe, latents[:, :, -3:])[1]
+
+
+TRAJECTORIES = {"ddim": ("CogVideoXDDIMScheduler", {})}
+SIZE = {"height": 16, "width": 16, "num_frames": 9}
+SHORT = Pipeline(
+    pipeline,
+    COGVIDEOX,
+    TRAJECTORIES,
+    latents=(3, 4, 4, 4),
+    size=SIZE,
+    steps=25,
+    arguments=arguments,
+    decoded=decode_last,
+)  # whose steps are whole numbers of the process's
+FROM_IMAGE = SHORT._replace(build=from_image, arguments=image_arguments, within=encoded_by_mean)
+EVEN = (4, 4, 4, 4)
+PIPELINES = {
+    "cogvideox": SHORT._replace(trajectories=TRAJECTORIES | {"dpmpp_2m_sde": ("CogVideoXDPMScheduler", {})}),
+    "cogvideox_from_image": FROM_IMAGE,
+    "cogvideox_frames": SHORT._replace(build=frames, latents=EVEN),
+    "cogvideox_frames_from_image": FROM_IMAGE._replace(build=frames_from_image, latents=EVEN),
 }

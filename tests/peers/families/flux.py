@@ -1,7 +1,9 @@
-"""Flux's transformer of diffusers: small networks with each of its options, and the published size."""
+"""Flux of diffusers: small transformers with each of their options, and the published size; its pipelines."""
 
+import pathlib
 from collections.abc import Callable
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
@@ -10,6 +12,20 @@ from diffusers.models.transformers.transformer_flux import FluxIPAdapterAttnProc
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import (
+    DYNAMIC,
+    VAE,
+    Pipeline,
+    changed,
+    clip,
+    clip_tokenizer,
+    decode,
+    mask,
+    parts_of,
+    pictured,
+    t5,
+    t5_tokenizer,
+)
 from tests.peers.translated import Tensors, Translated, dense, under
 
 INPUTS = {
@@ -177,3 +193,88 @@ CASES = {
     ),
 }
 LISTINGS = {"flux_full_dev": lambda: FluxTransformer2DModel(guidance_embeds=True)}
+
+
+def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.FluxTransformer2DModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=24,
+        guidance_embeds=True,
+        axes_dims_rope=(4, 6, 6),
+    )
+    return diffusers.FluxPipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=t5_tokenizer(folder / "t5"),
+        text_encoder=clip(),
+        text_encoder_2=t5(),
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(DYNAMIC),
+    )
+
+
+def with_channels(folder: pathlib.Path, kind: type, **fields) -> diffusers.DiffusionPipeline:
+    """A pipeline of Flux's parts with a denoiser of other channels."""
+    parts = parts_of(pipeline(folder))
+    return kind(**parts | {"transformer": changed(parts["transformer"], **fields)})
+
+
+def fill(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """4 channels of latents, 4 of what is not masked, which are made, and 2 x 2 of the mask."""
+    pipe = with_channels(folder, diffusers.FluxFillPipeline, in_channels=48, out_channels=16)
+    made_latents = torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1)
+    as_encoded = made_latents / pipe.vae.config.scaling_factor + pipe.vae.config.shift_factor
+    prepare = pipe.prepare_mask_latents
+    pipe.prepare_mask_latents = lambda mask, masked, *rest: prepare(mask, as_encoded, *rest)
+    return pipe
+
+
+def control(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """4 channels of latents, and 4 of a picture's."""
+    return with_channels(folder, diffusers.FluxControlPipeline, in_channels=32, out_channels=16)
+
+
+def kontext(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return with_channels(folder, diffusers.FluxKontextPipeline)
+
+
+def packed(pipe, usual: dict) -> dict:
+    """Latents as patches."""
+    return usual | {"latents": pipe._pack_latents(usual["latents"], 2, 4, 8, 8)}
+
+
+def unpacked(pipe, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return decode(pipe, pipe._unpack_latents(output, 16, 16, pipe.vae_scale_factor))
+
+
+def arguments(pipe, usual: dict, **more) -> dict:
+    """Its guidance is distilled in, and it takes patches."""
+    del usual["negative_prompt"]
+    return packed(pipe, usual) | more
+
+
+def fill_arguments(pipe, usual: dict) -> dict:
+    return arguments(pipe, usual, image=torch.zeros(1, 3, 16, 16), mask_image=mask())
+
+
+def control_arguments(pipe, usual: dict) -> dict:
+    """By tokens, which it does not encode."""
+    return arguments(pipe, usual, control_image=pipe._pack_latents(pictured(), 2, 4, 8, 8))
+
+
+def kontext_arguments(pipe, usual: dict) -> dict:
+    return arguments(pipe, usual, image=pictured(), max_area=256, _auto_resize=False)
+
+
+FLUX = Pipeline(pipeline, DYNAMIC, arguments=arguments, decoded=unpacked)
+PIPELINES = {
+    "flux": FLUX,
+    "fill": FLUX._replace(build=fill, arguments=fill_arguments),
+    "control": FLUX._replace(build=control, arguments=control_arguments),
+    "kontext": FLUX._replace(build=kontext, arguments=kontext_arguments),
+}

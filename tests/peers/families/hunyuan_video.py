@@ -1,12 +1,20 @@
-"""HunyuanVideo's transformer of diffusers, small, at the published size, and by the names of its authors' files."""
+"""HunyuanVideo of diffusers: its transformer, small, at the published size, by its authors' names; its pipeline."""
 
+import pathlib
+import re
+
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import HunyuanVideoTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_hunyuan_video_transformer_to_diffusers
+from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video as hunyuan
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import CLIP, Pipeline, clip_tokenizer
 from tests.peers.translated import Tensors, Translated, dense, under
 
 INPUTS = {
@@ -95,3 +103,63 @@ def run(module: HunyuanVideoTransformer3DModel, a: dict[str, torch.Tensor]) -> d
 
 CASES = {"hunyuan_video": Case(small, INPUTS, run), "hunyuan_video_original": Case(original, INPUTS, run)}
 LISTINGS = {"hunyuan_video_full": HunyuanVideoTransformer3DModel}
+FLOW = {"shift": 7.0}
+
+
+def llama_tokenizer():
+    """Bytes, of which the words of HunyuanVideo's task are merged, so that the prompt fits behind it."""
+    task = hunyuan.DEFAULT_PROMPT_TEMPLATE["template"].replace("{}", "")
+    words = [word.replace(" ", "Ġ") for word in re.findall(r" ?[a-zA-Z]+", re.sub(r"<\|.*?\|>", "", task))]
+    merges = list(dict.fromkeys((word[:i], word[i]) for word in words for i in range(1, len(word))))
+    special = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    letters = sorted(bytes_to_unicode().values())
+    known = dict.fromkeys([*letters, *("".join(pair) for pair in merges), "<|endoftext|>", *special])
+    tokenizer = transformers.Qwen2Tokenizer({word: i for i, word in enumerate(known)}, merges)
+    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    return tokenizer
+
+
+def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    tokenizer, of_clip = llama_tokenizer(), clip_tokenizer(folder / "clip")
+    of_clip.model_max_length = 77
+    config = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 4,
+              "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+    return diffusers.HunyuanVideoPipeline(
+        text_encoder=transformers.LlamaModel(transformers.LlamaConfig(**config)),
+        tokenizer=tokenizer,
+        transformer=diffusers.HunyuanVideoTransformer3DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=2,
+            attention_head_dim=16,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            text_embed_dim=32,
+            pooled_projection_dim=24,
+            rope_axes_dim=(4, 6, 6),
+        ),
+        vae=diffusers.AutoencoderKLHunyuanVideo(
+            down_block_types=("HunyuanVideoDownBlock3D",) * 4,
+            up_block_types=("HunyuanVideoUpBlock3D",) * 4,
+            block_out_channels=(8, 8, 8, 16),
+            latent_channels=4,
+            layers_per_block=1,
+            norm_num_groups=4,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(FLOW),
+        text_encoder_2=transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**CLIP | {"max_position_embeddings": 77})
+        ),
+        tokenizer_2=of_clip,
+    )
+
+
+def arguments(pipe, usual: dict) -> dict:
+    """Its guidance is distilled in."""
+    del usual["negative_prompt"]
+    return usual
+
+
+SIZE = {"height": 16, "width": 16, "num_frames": 9}
+PIPELINES = {"hunyuan_video": Pipeline(pipeline, FLOW, latents=(3, 2, 2, 4), size=SIZE, arguments=arguments)}

@@ -1,12 +1,17 @@
-"""Lumina-Image 2's transformer of diffusers, small and at the published size."""
+"""Lumina-Image 2 of diffusers: its transformer, small and at the published size; its pipeline."""
 
+import pathlib
+
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import Lumina2Transformer2DModel
 from diffusers.loaders.single_file_utils import convert_lumina2_to_diffusers
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import GEMMA, VAE, Pipeline, gemma_tokenizer
 from tests.peers.translated import Translated, dense, under
 
 # Two texts of another number of paddings each.
@@ -58,3 +63,27 @@ def original() -> Translated:
 
 CASES = {"lumina2": Case(small, INPUTS, run)}
 LISTINGS = {"lumina2_full": lambda: Lumina2Transformer2DModel(cap_feat_dim=2304), "lumina2_full_original": original}
+FLOW = {"shift": 6.0}
+
+
+def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return diffusers.Lumina2Pipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=gemma_tokenizer(),
+        text_encoder=transformers.Gemma2Model(transformers.Gemma2Config(**GEMMA)),
+        transformer=diffusers.Lumina2Transformer2DModel(
+            in_channels=4,
+            hidden_size=64,
+            num_layers=1,
+            num_refiner_layers=1,
+            num_attention_heads=4,
+            num_kv_heads=2,
+            multiple_of=8,
+            axes_dim_rope=(4, 6, 6),
+            cap_feat_dim=24,
+        ),
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(FLOW),
+    )
+
+
+PIPELINES = {"lumina2": Pipeline(pipeline, FLOW)}

@@ -1,5 +1,9 @@
-"""SD3's transformer of diffusers: small networks with each of its options, and the published sizes."""
+"""SD 3 of diffusers: small transformers with each of their options, and the published sizes; its pipelines."""
 
+import functools
+import pathlib
+
+import diffusers
 import numpy as np
 import torch
 from diffusers import SD3Transformer2DModel
@@ -7,6 +11,7 @@ from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoi
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import EULER, SHIFTED, VAE, Pipeline, clip, clip_tokenizer, t5, t5_tokenizer
 from tests.peers.translated import Translated, dense, under
 
 INPUTS = {
@@ -109,4 +114,37 @@ LISTINGS = {
     "mmdit_full_sd3_medium": published(24, 192),
     "mmdit_full_sd35_medium": published(24, 384, qk_norm="rms_norm", dual_attention_layers=tuple(range(13))),
     "mmdit_full_sd35_large": published(38, 192, qk_norm="rms_norm"),
+}
+
+
+def pipeline(folder: pathlib.Path, with_t5: bool = False) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        caption_projection_dim=32,
+        joint_attention_dim=56,
+        pooled_projection_dim=48,
+        pos_embed_max_size=8,
+    )
+    return diffusers.StableDiffusion3Pipeline(
+        vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=clip_tokenizer(folder / "clip_2"),
+        text_encoder=clip(True),
+        text_encoder_2=clip(True),
+        text_encoder_3=t5(56) if with_t5 else None,
+        tokenizer_3=t5_tokenizer(folder / "t5") if with_t5 else None,
+        transformer=transformer,
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED),
+    )
+
+
+TRAJECTORIES = EULER | {"heun": ("FlowMatchHeunDiscreteScheduler", {})}
+PIPELINES = {
+    "mmdit": Pipeline(pipeline, SHIFTED, TRAJECTORIES),
+    "t5_mmdit": Pipeline(functools.partial(pipeline, with_t5=True), SHIFTED),
 }

@@ -1,7 +1,9 @@
-"""PixArt as diffusers has it, and as its authors' repository names it: written again here, without its kernels."""
+"""PixArt of diffusers, and of its authors' repository, written again here without its kernels; its pipelines."""
 
 import math
+import pathlib
 
+import diffusers
 import numpy as np
 import torch
 from diffusers import ConfigMixin, ModelMixin, PixArtTransformer2DModel as Theirs
@@ -11,6 +13,7 @@ from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import VAE, Pipeline, as_written, t5, t5_tokenizer
 
 INPUTS = {
     "x": drawn("pixart x", 2, 8, 12, 4),
@@ -145,3 +148,54 @@ LISTINGS = {
     "pixart_xl_2_512": lambda: Theirs(**PUBLISHED, sample_size=64),
     "pixart_xl_2_1024": lambda: Theirs(**PUBLISHED, sample_size=128),
 }
+
+
+PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
+
+
+def alpha(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Of 1024 pixels, which receives the size of the picture."""
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=128,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=12,
+        num_attention_heads=4,
+        cross_attention_dim=48,
+        caption_channels=32,
+        use_additional_conditions=True,
+    )
+    return diffusers.PixArtAlphaPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=t5(),
+        transformer=transformer,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
+    )
+
+
+def sigma(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    transformer = diffusers.PixArtTransformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=4,
+        cross_attention_dim=32,
+        caption_channels=32,
+        interpolation_scale=1,
+        use_additional_conditions=False,
+    )
+    return diffusers.PixArtSigmaPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=t5(),
+        transformer=transformer,
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
+    )
+
+
+SIGMA = Pipeline(sigma, PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}, arguments=as_written)
+PIPELINES = {"pixart": SIGMA, "alpha": SIGMA._replace(build=alpha)}

@@ -1,12 +1,17 @@
-"""SANA's transformer of diffusers, small and at the published sizes; the authors' names, which diffusers translates."""
+"""SANA of diffusers: its transformer, by both kinds of names, small and at the published size; its pipelines."""
 
+import pathlib
+
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import SanaTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_sana_transformer_to_diffusers
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import GEMMA, NEGATIVE, Pipeline, as_written, changed, gemma_tokenizer
 from tests.peers.translated import Translated, dense, under
 
 INPUTS = {
@@ -81,3 +86,66 @@ CASES = {
     "sana_original": Case(original, INPUTS, run),
 }
 LISTINGS = {"sana_full": SanaTransformer2DModel}
+
+
+FLOW_SIGMAS = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}  # SANA's
+
+
+def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """With the scheduler that SANA is published with."""
+    levels = {"block_out_channels": (8, 16), "layers_per_block": (1, 1)}
+    of_level = {"block_types": ("ResBlock", "EfficientViTBlock"), "qkv_multiscales": ((), (5,))}
+    sides = {f"{side}_{name}": value for side in ("encoder", "decoder") for name, value in (levels | of_level).items()}
+    return diffusers.SanaPipeline(
+        tokenizer=gemma_tokenizer(),
+        text_encoder=transformers.Gemma2Model(transformers.Gemma2Config(**GEMMA)),
+        vae=diffusers.AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=8,
+            downsample_block_type="conv",
+            upsample_block_type="interpolate",
+            decoder_norm_types="rms_norm",
+            decoder_act_fns="silu",
+            scaling_factor=0.41407,
+            **sides,
+        ),
+        transformer=diffusers.SanaTransformer2DModel(
+            in_channels=4,
+            out_channels=4,
+            num_attention_heads=4,
+            attention_head_dim=8,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=16,
+            cross_attention_dim=32,
+            caption_channels=24,
+        ),
+        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(FLOW_SIGMAS),
+    )
+
+
+def sprint_pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """A student of SANA that reads the guidance as a strength."""
+    base = pipeline(folder)
+    transformer = changed(base.transformer, guidance_embeds=True, qk_norm="rms_norm_across_heads")
+    return diffusers.SanaSprintPipeline(
+        **(base.components | {"transformer": transformer, "scheduler": diffusers.SCMScheduler()})
+    )
+
+
+def arguments(pipe, usual: dict) -> dict:
+    return as_written(pipe, usual) | {"negative_prompt": NEGATIVE}
+
+
+def sprint_arguments(pipe, usual: dict) -> dict:
+    del usual["negative_prompt"]
+    between = 1.3 if usual["num_inference_steps"] == 2 else None
+    return as_written(pipe, usual) | {"intermediate_timesteps": between}
+
+
+SIZE = {"height": 32, "width": 32}
+SANA = Pipeline(
+    pipeline, FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}, size=SIZE, arguments=arguments
+)
+TRAJECTORIES = {"lcm": ("SCMScheduler", {}), "lcm, two steps": ("SCMScheduler", {})}
+PIPELINES = {"sana": SANA, "sprint": Pipeline(sprint_pipeline, {}, TRAJECTORIES, size=SIZE, arguments=sprint_arguments)}

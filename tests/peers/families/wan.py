@@ -1,14 +1,21 @@
-"""Wan's transformer of diffusers, small and at the published sizes, and under the names of its authors' files."""
+"""Wan of diffusers: its transformer, by both kinds of names, small and at the published sizes; its pipelines."""
 
 import functools
+import importlib
+import pathlib
+from unittest import mock
 
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import SHIFTED, Pipeline, by_channel, changed, first_frame, parts_of, t5_tokenizer
 from tests.peers.translated import Translated
 
 SMALL = {
@@ -109,3 +116,105 @@ FULL = {
     "ti2v_5b": {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
 }
 LISTINGS = {f"wan_full_{name}": functools.partial(WanTransformer3DModel, **fields) for name, fields in FULL.items()}
+
+
+WAN_FLOW = {  # as it is published, for 480 pixels
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "disable_corrector": [],
+    "final_sigmas_type": "zero",
+    "flow_shift": 3.0,
+    "lower_order_final": True,
+    "num_train_timesteps": 1000,
+    "predict_x0": True,
+    "prediction_type": "flow_prediction",
+    "solver_order": 2,
+    "solver_p": None,
+    "solver_type": "bh2",
+    "timestep_spacing": "linspace",
+    "use_flow_sigmas": True,
+}
+
+
+def pipeline(folder: pathlib.Path, second: bool = False, image: bool = False) -> diffusers.DiffusionPipeline:
+    """Wan 2.1 of prompts, or from an image, which CLIP sees; with a second transformer as 2.2."""
+    vae = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True],
+           "scale_factor_temporal": 2, "scale_factor_spatial": 2}  # fmt: skip
+    transformer = lambda: diffusers.WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=10 if image else 4,
+        out_channels=4,
+        text_dim=32,
+        ffn_dim=40,
+        num_layers=2,
+        **({"image_dim": 24, "added_kv_proj_dim": 32} if image else {}),
+    )
+    seen = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "image_size": 8, "patch_size": 4, "hidden_act": "gelu"}  # fmt: skip
+    sides = {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}
+    eyes = {
+        "image_encoder": transformers.CLIPVisionModel(transformers.CLIPVisionConfig(**seen)),
+        "image_processor": transformers.CLIPImageProcessor(**sides),
+    }
+    config = {"vocab_size": 512, "d_model": 32, "d_kv": 8, "d_ff": 40, "num_layers": 2, "num_heads": 4}
+    return (diffusers.WanImageToVideoPipeline if image else diffusers.WanPipeline)(
+        tokenizer=t5_tokenizer(folder / "t5"),
+        text_encoder=transformers.UMT5EncoderModel(transformers.UMT5Config(**config)),
+        vae=diffusers.AutoencoderKLWan(latents_mean=[-0.7, 0.1, 0.9, -0.2], latents_std=[2.8, 1.4, 0.7, 1.9], **vae),
+        scheduler=diffusers.UniPCMultistepScheduler.from_config(WAN_FLOW),
+        transformer=transformer(),
+        **({"transformer_2": transformer(), "boundary_ratio": 0.875} if second else {}),
+        **(eyes if image else {}),
+    )
+
+
+def large(folder: pathlib.Path, image: bool = False) -> diffusers.DiffusionPipeline:
+    """Wan 2.2 with a residual autoencoder, a first frame of which has a time of its own."""
+    base = pipeline(folder)
+    fields = {"is_residual": True, "patch_size": 2, "dim_mult": [1, 1], "scale_factor_spatial": 4}
+    parts = parts_of(base) | {"vae": changed(base.vae, **fields, in_channels=12, out_channels=12)}
+    mend_letters()
+    kind = diffusers.WanImageToVideoPipeline if image else diffusers.WanPipeline
+    return kind(**parts, expand_timesteps=True)
+
+
+def mend_letters() -> None:
+    """A library mends letters that these texts do not have."""
+    module = importlib.import_module("diffusers.pipelines.wan.pipeline_wan_i2v")
+    module.ftfy = mock.MagicMock(fix_text=lambda text: text)
+
+
+def from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    mend_letters()
+    return pipeline(folder, image=True)
+
+
+def image_arguments(pipe, usual: dict) -> dict:
+    return usual | {"image": first_frame(usual["height"])}
+
+
+def decode(pipe, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each frame as the decoder has it, since the peer cuts what lies outside [-1, 1]."""
+    mean, deviation = (by_channel(pipe.vae.config[f"latents_{one}"]) for one in ("mean", "std"))
+    parts = []
+    hook = pipe.vae.decoder.register_forward_hook(lambda *called: parts.append(called[-1]))
+    pipe.vae.decode(latents * deviation + mean)
+    hook.remove()
+    patch = pipe.vae.config.get("patch_size")
+    picture = torch.cat(parts, dim=2)
+    return latents, unpatchify(picture, patch) if patch else picture
+
+
+CLIP = Pipeline(
+    pipeline, SHIFTED, latents=(3, 8, 8, 4), size={"height": 16, "width": 16, "num_frames": 5}, decoded=decode
+)
+LARGE = CLIP._replace(build=large, size={"height": 32, "width": 32, "num_frames": 5})
+PIPELINES = {
+    "wan": CLIP._replace(scheduler=WAN_FLOW, trajectories={"unipc": ("UniPCMultistepScheduler", {})}),
+    "wan_of_two": CLIP._replace(build=functools.partial(pipeline, second=True)),
+    "wan_from_image": CLIP._replace(build=from_image, arguments=image_arguments),
+    "wan_5b": LARGE,
+    "wan_5b_from_image": LARGE._replace(build=functools.partial(large, image=True), arguments=image_arguments),
+}

@@ -1,0 +1,256 @@
+"""Stable Diffusion 1 and XL in diffusers' pipelines, and what was made of them; networks are in conditional_unet.py."""
+
+import pathlib
+
+import diffusers
+import torch
+
+from tests.peers.cases import last
+from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import (
+    GUIDANCE,
+    NEGATIVE,
+    PROMPTS,
+    STEPS,
+    UNET,
+    VAE,
+    Pipeline,
+    clip,
+    clip_tokenizer,
+    made_noise,
+    mask,
+    parts_of,
+    pictured,
+)
+
+SD_1 = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "trained_betas": None,
+}
+SD_XL = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+    "use_karras_sigmas": False,
+}
+LCM = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "original_inference_steps": 50,
+    "num_train_timesteps": 1000,
+    "clip_sample": False,
+    "timestep_scaling": 10.0,
+}
+EDM = {
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+    "rho": 7.0,
+    "prediction_type": "epsilon",
+    "num_train_timesteps": 1000,
+}
+
+
+def stable_diffusion(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """With the scheduler that SD 1.5 is published with."""
+    return diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=clip(),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, **UNET),
+        scheduler=diffusers.PNDMScheduler.from_config(SD_1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def stable_diffusion_inpaint(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Trained to paint: of nine channels, the latents, the mask and the latents of what is not masked."""
+    return diffusers.StableDiffusionInpaintPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=clip(),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, in_channels=9, **UNET),
+        scheduler=diffusers.PNDMScheduler.from_config(SD_1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def instruct_pix2pix(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Trained to edit: of eight channels, the latents and those of the picture."""
+    return diffusers.StableDiffusionInstructPix2PixPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=clip(),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, in_channels=8, **UNET),
+        scheduler=diffusers.EulerAncestralDiscreteScheduler.from_config(SD_1),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def stable_diffusion_xl(folder: pathlib.Path, **how) -> diffusers.DiffusionPipeline:
+    unet = diffusers.UNet2DConditionModel(
+        cross_attention_dim=48,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 6 * 8,
+        use_linear_projection=True,
+        **UNET,
+    )
+    parts = {"vae": diffusers.AutoencoderKL(**VAE), "scheduler": diffusers.EulerDiscreteScheduler.from_config(SD_XL)}
+    return diffusers.StableDiffusionXLPipeline(
+        tokenizer=clip_tokenizer(folder / "clip"),
+        tokenizer_2=clip_tokenizer(folder / "clip_2"),
+        text_encoder=clip(),
+        text_encoder_2=clip(True),
+        unet=unet,
+        add_watermarker=False,
+        **{**parts, **how},
+    )
+
+
+def instruct_pix2pix_xl(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """An SDXL trained to edit."""
+    base = stable_diffusion_xl(folder)
+    unet = diffusers.UNet2DConditionModel.from_config(base.unet.config, in_channels=8)
+    parts = parts_of(base) | {"unet": unet}
+    return diffusers.StableDiffusionXLInstructPix2PixPipeline(**parts, add_watermarker=False)
+
+
+def playground(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """As Playground 2.5 is published: EDM's process, and latents with a mean and a deviation for each channel."""
+    vae = diffusers.AutoencoderKL(
+        latents_mean=[-1.6574, 1.886, -1.383, 2.5155],
+        latents_std=[8.4927, 5.9022, 6.5498, 5.2299],
+        scaling_factor=0.5,
+        **VAE,
+    )
+    return stable_diffusion_xl(folder, vae=vae, scheduler=diffusers.EDMDPMSolverMultistepScheduler.from_config(EDM))
+
+
+def latent_consistency(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """A student of SD that reads the guidance as a strength."""
+    return diffusers.LatentConsistencyModelPipeline(
+        vae=diffusers.AutoencoderKL(**VAE),
+        tokenizer=clip_tokenizer(folder / "clip"),
+        text_encoder=clip(),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, time_cond_proj_dim=16, **UNET),
+        scheduler=diffusers.LCMScheduler.from_config(LCM),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+KARRAS = {"use_karras_sigmas": True}
+LEADING, TRAILING = {"timestep_spacing": "leading"}, {"timestep_spacing": "trailing"}
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+V, ZERO = {"prediction_type": "v_prediction"}, {"rescale_betas_zero_snr": True}
+TRAJECTORIES = {
+    "plms": ("PNDMScheduler", {}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": False}),
+    "ddpm": ("DDPMScheduler", {}),
+    "ddim": ("DDIMScheduler", {}),
+    "ddim to zero, v": ("DDIMScheduler", {"set_alpha_to_one": True, **V}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler, leading": ("EulerDiscreteScheduler", LEADING),
+    "euler, trailing, zero-terminal v": ("EulerDiscreteScheduler", TRAILING | V | ZERO),
+    "euler, karras": ("EulerDiscreteScheduler", KARRAS),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "dpm_2": ("KDPM2DiscreteScheduler", {}),
+    "dpm_2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m, karras": ("DPMSolverMultistepScheduler", KARRAS),
+    "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", SDE),
+    "dpmpp_2m, trailing, sigma_min": ("DPMSolverMultistepScheduler", TRAILING | {"final_sigmas_type": "sigma_min"}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "unipc, leading": ("UniPCMultistepScheduler", LEADING),
+    "lcm": ("LCMScheduler", {}),
+}
+
+
+def inpaint_arguments(pipe, usual: dict) -> dict:
+    return usual | {
+        "image": torch.zeros(1, 3, 16, 16),
+        "mask_image": mask(),
+        "strength": 1.0,
+        "masked_image_latents": torch.from_numpy(drawn("masked", 1, 8, 8, 4)).movedim(-1, 1),
+    }
+
+
+def edit_arguments(pipe, usual: dict) -> dict:
+    """From a picture that has its latents' form, so that it is not encoded."""
+    return usual | {"image": pictured(), "image_guidance_scale": 1.5}
+
+
+def default_arguments(pipe, usual: dict) -> dict:
+    """With the steps and the guidance of its call."""
+    return {name: usual[name] for name in ("prompt", "latents", "height", "width")}
+
+
+def edited_and_painted(pipe) -> dict[str, torch.Tensor]:
+    """The latents of its other pipelines from a picture: of all of it, and of a part that its network does not see."""
+    arrays = {}
+    usual = {"num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "negative_prompt": [NEGATIVE] * 2}
+    usual["image"] = torch.from_numpy(drawn("image", 2, 8, 8, 4)).movedim(-1, 1)  # its latents
+    edit = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    edit.set_progress_bar_config(disable=True)
+    for trajectory in ("ddim", "euler", "dpmpp_2m", "plms"):
+        scheduler, settings = TRAJECTORIES[trajectory]
+        edit.scheduler = getattr(diffusers, scheduler).from_config(SD_1 | settings)
+        with made_noise(edit), torch.no_grad():
+            found = edit(PROMPTS, strength=0.6, output_type="latent", **usual).images
+        arrays[f"edited/{trajectory}"] = last(found).contiguous()
+    paint = diffusers.StableDiffusionInpaintPipeline(**pipe.components, requires_safety_checker=False)
+    paint.set_progress_bar_config(disable=True)
+    paint.scheduler = diffusers.DDIMScheduler.from_config(SD_1)
+    usual |= {"mask_image": mask(), "masked_image_latents": torch.zeros_like(usual["image"])}
+    for strength in (1.0, 0.6):
+        with made_noise(paint), torch.no_grad():
+            found = paint(PROMPTS, strength=strength, height=16, width=16, output_type="latent", **usual).images
+        arrays[f"painted/{strength}"] = last(found).contiguous()
+    return arrays
+
+
+ANCESTRAL = {"euler_ancestral": ("EulerAncestralDiscreteScheduler", {})}
+SOLVERS = {"dpmpp_2m": ("DPMSolverMultistepScheduler", {}), "unipc": ("UniPCMultistepScheduler", {})}
+XL_TRAJECTORIES = {"euler": ("EulerDiscreteScheduler", {}), **ANCESTRAL, **SOLVERS}
+EDM_TRAJECTORIES = {
+    "dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {"solver_order": 2, "algorithm_type": "dpmsolver++"}),
+    "euler": ("EDMEulerScheduler", {}),
+}
+PIPELINES = {
+    "sd": Pipeline(stable_diffusion, SD_1, TRAJECTORIES, further=edited_and_painted),
+    "inpaint": Pipeline(
+        stable_diffusion_inpaint,
+        SD_1,
+        {"plms": ("PNDMScheduler", {}), "dpmpp_2m": ("DPMSolverMultistepScheduler", {})},
+        arguments=inpaint_arguments,
+    ),
+    "edit": Pipeline(
+        instruct_pix2pix, SD_1, ANCESTRAL | {"ddim": ("DDIMScheduler", {})}, size={}, arguments=edit_arguments
+    ),
+    "edit_xl": Pipeline(instruct_pix2pix_xl, SD_XL, ANCESTRAL, size={}, arguments=edit_arguments),
+    "xl": Pipeline(stable_diffusion_xl, SD_XL, XL_TRAJECTORIES),
+    "playground": Pipeline(playground, EDM, EDM_TRAJECTORIES, unclipped=True),
+    "lcm": Pipeline(
+        latent_consistency, LCM, {"lcm": ("LCMScheduler", {})}, arguments=default_arguments, unclipped=True
+    ),
+}
