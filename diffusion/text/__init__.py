@@ -3,7 +3,7 @@
 The condition of Stable Diffusion, for example, by `diffusion.published.stable_diffusion`:
 
     clip = text.Encoder.from_module(text.Tokenizer.open("sd/tokenizer"), *interchange.load("sd/text_encoder"))
-    condition = stable_diffusion.conditions.stable_diffusion(["a cat", ""], clip)    # {"text": [2, 77, 768]}
+    condition = stable_diffusion.pipeline.stable_diffusion(["a cat", ""], clip)    # {"text": [2, 77, 768]}
 """
 
 from typing import TYPE_CHECKING
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 public.declare(
     __name__,
     elsewhere={
-        "chroma": "diffusion.published.chroma.conditions",
-        "cogvideox": "diffusion.published.cogvideox.conditions",
-        "flux": "diffusion.published.flux.conditions",
-        "flux2": "diffusion.published.flux2.conditions",
-        "flux2_klein": "diffusion.published.flux2.conditions",
-        "hunyuan_video": "diffusion.published.hunyuan_video.conditions",
-        "ltx_video": "diffusion.published.ltx_video.conditions",
-        "lumina2": "diffusion.published.lumina2.conditions",
-        "pixart": "diffusion.published.pixart.conditions",
-        "qwen_image": "diffusion.published.qwen_image.conditions",
-        "sana": "diffusion.published.sana.conditions",
-        "stable_diffusion": "diffusion.published.stable_diffusion.conditions",
-        "stable_diffusion_xl": "diffusion.published.stable_diffusion.conditions",
-        "stable_diffusion_3": "diffusion.published.stable_diffusion_3.conditions",
-        "wan": "diffusion.published.wan.conditions",
-        "z_image": "diffusion.published.z_image.conditions",
+        "chroma": "diffusion.published.chroma.pipeline",
+        "cogvideox": "diffusion.published.cogvideox.pipeline",
+        "flux": "diffusion.published.flux.pipeline",
+        "flux2": "diffusion.published.flux2.pipeline",
+        "flux2_klein": "diffusion.published.flux2.pipeline",
+        "hunyuan_video": "diffusion.published.hunyuan_video.pipeline",
+        "ltx_video": "diffusion.published.ltx_video.pipeline",
+        "lumina2": "diffusion.published.lumina2.pipeline",
+        "pixart": "diffusion.published.pixart.pipeline",
+        "qwen_image": "diffusion.published.qwen_image.pipeline",
+        "sana": "diffusion.published.sana.pipeline",
+        "stable_diffusion": "diffusion.published.stable_diffusion.pipeline",
+        "stable_diffusion_xl": "diffusion.published.stable_diffusion.pipeline",
+        "stable_diffusion_3": "diffusion.published.stable_diffusion_3.pipeline",
+        "wan": "diffusion.published.wan.pipeline",
+        "z_image": "diffusion.published.z_image.pipeline",
     },
 )

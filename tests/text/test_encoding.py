@@ -179,7 +179,7 @@ def test_encoders_stand_side_by_side_and_one_after_other():
 
 @pytest.mark.slow
 def test_sd3_without_t5_receives_zeros(encoder):
-    conditions = stable_diffusion_3.conditions.stable_diffusion_3(["a cat"], encoder, encoder, width=6, length=5)
+    conditions = stable_diffusion_3.pipeline.stable_diffusion_3(["a cat"], encoder, encoder, width=6, length=5)
     assert conditions["text"].shape == (1, 17, 6) and conditions["pooled"].shape == (1, 2)
     np.testing.assert_array_equal(conditions["text"][:, 12:], 0)
 

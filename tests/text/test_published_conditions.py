@@ -21,19 +21,19 @@ BEFORE = {"skip": 1, "norm": False}
 # Our call; of the encoders, their tokenizers and how they are read; the largest difference from theirs, as a part of
 # the largest number: ten times what is measured on one CPU, rounded up to one digit, for another rounds otherwise.
 RECIPES = {
-    "sd": (stable_diffusion.conditions.stable_diffusion, [("clip", "clip", {})], 8e-6),
+    "sd": (stable_diffusion.pipeline.stable_diffusion, [("clip", "clip", {})], 8e-6),
     "sdxl": (
-        stable_diffusion.conditions.stable_diffusion_xl,
+        stable_diffusion.pipeline.stable_diffusion_xl,
         [("clip", "clip", BEFORE), ("clip_g", "clip, padded with !", BEFORE)],
         3e-6,
     ),
     "sd3": (
-        stable_diffusion_3.conditions.stable_diffusion_3,
+        stable_diffusion_3.pipeline.stable_diffusion_3,
         [("clip_l", "clip", BEFORE), ("clip_g", "clip, padded with !", BEFORE), ("t5", "t5", {})],
         2e-5,
     ),
-    "flux": (flux.conditions.flux, [("clip", "clip", {}), ("t5", "t5", {})], 3e-5),
-    "pixart": (pixart.conditions.pixart, [("t5", "t5", {"masked": True})], 2e-5),
+    "flux": (flux.pipeline.flux, [("clip", "clip", {}), ("t5", "t5", {})], 3e-5),
+    "pixart": (pixart.pipeline.pixart, [("t5", "t5", {"masked": True})], 2e-5),
 }
 
 
@@ -65,25 +65,25 @@ def test_chroma_sees_the_first_token_of_the_padding():
     """One more than the tokenizer's mask, and all of a text without padding."""
     mask = np.arange(5) < np.array([[2], [5], [1]])
     read = AlreadyRead(np.zeros((3, 5), np.int32), mask)
-    found = chroma.conditions.chroma([""] * 3, Encoder(read, lambda ids, mask: (jnp.zeros((*ids.shape, 4)), None)))
+    found = chroma.pipeline.chroma([""] * 3, Encoder(read, lambda ids, mask: (jnp.zeros((*ids.shape, 4)), None)))
     np.testing.assert_array_equal(found["text_mask"], np.arange(5) < np.array([[3], [5], [2]]))
     assert found["text"].shape == (3, 5, 4)
 
 
 def test_z_image_reads_the_windows_of_a_prompt_without_the_padding_between_them(monkeypatch):
     read = Embeddings(jnp.arange(8.0).reshape(1, 8, 1), np.array([[1, 1, 1, 0, 1, 1, 0, 0]], bool), None)
-    monkeypatch.setattr(z_image.conditions, "encode", lambda prompts, qwen, windows, before, behind: read)
+    monkeypatch.setattr(z_image.pipeline, "encode", lambda prompts, qwen, windows, before, behind: read)
     unused: Any = None
-    found = z_image.conditions.z_image(["a cat"], unused, windows=True)
+    found = z_image.pipeline.z_image(["a cat"], unused, windows=True)
     np.testing.assert_array_equal(found["text"][0, :, 0], [0, 1, 2, 4, 5, 3, 6, 7])
     np.testing.assert_array_equal(found["text_mask"][0], np.arange(8) < 5)
 
 
 def test_chroma_sees_one_token_of_padding_of_a_prompt_in_two_windows(monkeypatch):
     read = Embeddings(jnp.zeros((1, 8, 4)), np.array([[1, 1, 1, 0, 1, 1, 0, 0]], bool), None)
-    monkeypatch.setattr(chroma.conditions, "encode", lambda prompts, t5, windows: read)
+    monkeypatch.setattr(chroma.pipeline, "encode", lambda prompts, t5, windows: read)
     unused: Any = None
-    found = chroma.conditions.chroma(["a cat"], unused, windows=True)
+    found = chroma.pipeline.chroma(["a cat"], unused, windows=True)
     np.testing.assert_array_equal(found["text_mask"], np.array([[1, 1, 1, 0, 1, 1, 1, 0]], bool))
 
 
@@ -91,15 +91,15 @@ def test_sana_keeps_the_start_and_what_follows_the_instruction():
     """A letter a token: the start, the last letter of the instruction, the prompt in lower case, and 300 in all."""
     split = lambda text: ([ord(letter) for letter in text], lambda first: text[first:])
     encoder = Encoder(Tokenizer(split, (1,), (), 0, 300), lambda ids, mask: (jnp.asarray(ids)[..., None], None))
-    found = sana.conditions.sana(["A Cat", "b"], encoder)
+    found = sana.pipeline.sana(["A Cat", "b"], encoder)
     expected = np.zeros((2, 300), int)
     expected[0, :7] = [1, ord(" "), *map(ord, "a cat")]
     expected[1, :3] = [1, ord(" "), ord("b")]
     np.testing.assert_array_equal(found["text"][..., 0], expected)
     np.testing.assert_array_equal(found["text_mask"], expected > 0)
-    plain = sana.conditions.sana(["A Cat"], encoder, instructed=False)
+    plain = sana.pipeline.sana(["A Cat"], encoder, instructed=False)
     np.testing.assert_array_equal(plain["text"][0, :7, 0], [1, *map(ord, "a cat"), 0])
     read = AlreadyRead(np.arange(1500)[None], np.ones((1, 1500), bool))  # whose first 1201 are start and instruction
     np.testing.assert_array_equal(
-        sana.conditions.sana([""], encoder._replace(tokenizer=read))["text"][0, :3, 0], [0, 1201, 1202]
+        sana.pipeline.sana([""], encoder._replace(tokenizer=read))["text"][0, :3, 0], [0, 1201, 1202]
     )

@@ -1,16 +1,35 @@
-"""The pipeline of AuraFlow."""
+"""The pipeline of AuraFlow, and the conditions of its prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "auraflow"]
 
-from diffusion.published.auraflow import conditions
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
 from diffusion.published.auraflow.network import AuraFlow
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.text.encoding import Encoder, encode
+
+
+def auraflow(prompts: Sequence[str], pile_t5: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text"} of AuraFlow, whose network attends to zeros in place of the padding.
+
+    Args:
+        prompts: B texts.
+        pile_t5: Pile-T5's encoder, `masked=True`, with a tokenizer of 256 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode(prompts, pile_t5, **how)
+    return {"text": jnp.where(jnp.asarray(embeddings.mask)[..., None], embeddings.tokens, 0)}
+
 
 AURAFLOW = Kind(
     "AuraFlow",
     "transformer",
     (Reader(how={"masked": True}, length=256),),
-    conditions.auraflow,
+    auraflow,
     lambda denoiser: denoiser.patch,
     Usual(50, 3.5),
     unit_clock=True,

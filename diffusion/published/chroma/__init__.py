@@ -1,10 +1,10 @@
-"""Chroma: network, names of weights, conditions of prompts, pipelines."""
+"""Chroma: network, names of weights, pipelines with conditions of prompts."""
 
 from typing import TYPE_CHECKING
 
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.published.chroma import conditions as conditions, pipeline as pipeline, table as table
+    from diffusion.published.chroma import pipeline as pipeline, table as table
 
 public.declare(__name__)

@@ -1,12 +1,29 @@
-"""The pipelines of Chroma."""
+"""The pipelines of Chroma, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "chroma"]
 
+from collections.abc import Sequence
 from typing import Any
 
-from diffusion.published.chroma import conditions
+import jax.numpy as jnp
+
 from diffusion.published.flux.network import PATCH
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.text.encoding import Encoder, encode
+
+
+def chroma(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Chroma, which sees the first token of the padding behind the whole prompt, too.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder, `masked=True`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode(prompts, t5, **how)
+    mask = jnp.asarray(embeddings.mask)
+    end = mask.shape[1] - mask[:, ::-1].argmax(1)  # behind the last token; with several windows, the last window's
+    return {"text": embeddings.tokens, "text_mask": mask | (jnp.arange(mask.shape[1]) == end[:, None])}
 
 
 def _objection(denoiser: Any) -> str:
@@ -17,7 +34,7 @@ CHROMA = Kind(
     "Chroma",
     "transformer",
     (Reader(how={"masked": True}, length=512),),
-    conditions.chroma,
+    chroma,
     lambda denoiser: PATCH,
     Usual(35, 5.0),
     unit_clock=True,

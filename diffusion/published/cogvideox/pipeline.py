@@ -1,10 +1,27 @@
-"""The pipelines of CogVideoX."""
+"""The pipelines of CogVideoX, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "cogvideox"]
 
-from diffusion.published.cogvideox import conditions
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
 from diffusion.published.cogvideox.network import CogVideoX
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
+from diffusion.text.encoding import Encoder, encode
+
+
+def cogvideox(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text"} of CogVideoX, which sees the padding, too.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder with a tokenizer of 226 tokens.
+        **how: further arguments of `encode`.
+    """
+    return {"text": encode(prompts, t5, **how).tokens}
+
 
 COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, masked=False)
 PAIRED_CLIPS = Video(81, (768, 1360), 16.0, masked=False)  # from the card of CogVideoX 1.5
@@ -12,7 +29,7 @@ COGVIDEOX = Kind(
     "CogVideoX",
     "transformer",
     (Reader(length=226),),
-    conditions.cogvideox,
+    cogvideox,
     lambda denoiser: denoiser.patch,
     Usual(50, 6.0),
     network=CogVideoX,

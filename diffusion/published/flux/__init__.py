@@ -1,4 +1,4 @@
-"""FLUX.1: network, names of weights, conditions of prompts, pipelines."""
+"""FLUX.1: network, names of weights, pipelines with conditions of prompts."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,6 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.published.flux import (
-        conditions as conditions,
         control_lora as control_lora,
         control_net as control_net,
         control_net_table as control_net_table,

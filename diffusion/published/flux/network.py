@@ -15,7 +15,7 @@
                            [B, H, W, C]
 
 Chroma has neither the pooled text nor the strength: one network makes the vectors of all layers from t
-(`layers.approximator`), and it sees only the text's tokens in "text_mask" (`chroma.conditions.chroma`).
+(`layers.approximator`), and it sees only the text's tokens in "text_mask" (`chroma.pipeline.chroma`).
 
 Pictures and features are channels last.
 """

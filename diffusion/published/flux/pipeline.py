@@ -1,12 +1,28 @@
-"""The pipelines of FLUX.1."""
+"""The pipelines of FLUX.1, and the conditions of their prompts."""
 
-__all__ = ["ATTACHED", "KINDS"]
+__all__ = ["ATTACHED", "KINDS", "flux"]
 
+from collections.abc import Sequence
 from typing import Any
 
-from diffusion.published.flux import conditions, control_lora, redux_prompt
+import jax
+
+from diffusion.published.flux import control_lora, redux_prompt
 from diffusion.published.flux.network import PATCH
 from diffusion.published.pipeline_kinds import Attachable, ControlLoras, Kind, Reader, Usual
+from diffusion.text.encoding import Encoder, encode, pooled
+
+
+def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text", "pooled"} of Flux.
+
+    Args:
+        prompts: B texts.
+        clip: ViT-L's text tower; it reads the first window of a long prompt alone.
+        t5: T5's encoder with a tokenizer of 512 (dev) or 256 (schnell) tokens.
+        **how: further arguments of `encode`, for T5.
+    """
+    return {"text": encode(prompts, t5, **how).tokens, "pooled": pooled(encode(prompts, clip))}
 
 
 def _objection(denoiser: Any) -> str:
@@ -18,7 +34,7 @@ FLUX = Kind(
     "Flux",
     "transformer",
     (Reader(), Reader("_2", length=512)),
-    conditions.flux,
+    flux,
     lambda denoiser: PATCH,
     Usual(28, 3.5),
     undistilled=Usual(4, 1.0),

@@ -1,16 +1,50 @@
-"""The pipelines of FLUX.2."""
+"""The pipelines of FLUX.2, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "flux2", "flux2_klein"]
 
-from diffusion.published.flux2 import conditions
+from collections.abc import Sequence
+from typing import Any
+
 from diffusion.published.flux2.network import Flux2
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.text.encoding import Encoder, encode
+from diffusion.text.qwen_chat import ANSWER, NO_THOUGHT, USER
+
+JUDGE = (
+    "[SYSTEM_PROMPT]You are an AI that reasons about image descriptions. You give structured responses focusing on "
+    "object relationships, object\nattribution and actions without speculation.[/SYSTEM_PROMPT][INST]"
+)
+
+
+def flux2(prompts: Sequence[str], mistral: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text"} of FLUX.2 dev: the padding, and what Mistral 3 reads of the prompt behind a system's.
+
+    Args:
+        prompts: B texts; "[IMG]", the placeholder of a picture, is removed from them.
+        mistral: the states of its layers 10, 20 and 30, `masked=True, layers=(10, 20, 30)`, with a tokenizer of 512
+            tokens that pads on the left.
+        **how: further arguments of `encode`.
+    """
+    texts = [prompt.replace("[IMG]", "") for prompt in prompts]
+    return {"text": encode(texts, mistral, before=JUDGE, behind="[/INST]", **how).tokens}
+
+
+def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text"} of FLUX.2 klein: what a user says to Qwen 3, which is not to think, and the padding behind.
+
+    Args:
+        prompts: B texts.
+        qwen: the states of its layers 9, 18 and 27, `masked=True, layers=(9, 18, 27)`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    return {"text": encode(prompts, qwen, before=USER, behind=ANSWER + NO_THOUGHT, **how).tokens}
+
 
 FLUX2_KLEIN = Kind(
     "Flux2Klein",
     "transformer",
     (Reader(how={"masked": True, "layers": (9, 18, 27)}, length=512),),
-    conditions.flux2_klein,
+    flux2_klein,
     lambda module: 1,
     Usual(50, 4.0),
     unit_clock=True,
@@ -23,7 +57,7 @@ FLUX2_KLEIN = Kind(
 FLUX2 = FLUX2_KLEIN._replace(
     family="Flux2",
     readers=(Reader(how={"masked": True, "layers": (10, 20, 30)}, length=512),),
-    condition=conditions.flux2,
+    condition=flux2,
     strength=True,
     student=None,
 )

@@ -1,4 +1,4 @@
-"""HunyuanVideo: network, names of weights, conditions of prompts, pipelines."""
+"""HunyuanVideo: network, names of weights, pipelines with conditions of prompts."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,6 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.published.hunyuan_video import (
         autoencoder_table as autoencoder_table,
-        conditions as conditions,
         network as network,
         pipeline as pipeline,
         table as table,

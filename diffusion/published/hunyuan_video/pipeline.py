@@ -1,16 +1,44 @@
-"""The pipelines of HunyuanVideo."""
+"""The pipelines of HunyuanVideo, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "hunyuan_video"]
 
-from diffusion.published.hunyuan_video import conditions
+from collections.abc import Sequence
+from typing import Any
+
 from diffusion.published.hunyuan_video.network import PATCH, HunyuanVideo
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
+from diffusion.text.encoding import Encoder, encode, pooled, text_first
+
+CLIP_TASK = (
+    "<|start_header_id|>system<|end_header_id|>\n\nDescribe the video by detailing the following aspects: 1. The main "
+    "content and theme of the video.2. The color, shape, size, texture, quantity, text, and spatial relationships of "
+    "the objects.3. Actions, events, behaviors temporal relationships, physical movement changes of the objects.4. "
+    "background environment, light, style and atmosphere.5. camera angles, movements, and transitions used in the "
+    "video:<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"
+)
+OF_CLIP_TASK = 95  # tokens of that
+
+
+def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask", "pooled"} of HunyuanVideo: Llama reads the prompt behind a task, which is left out.
+
+    Args:
+        prompts: B texts.
+        llama: Llama's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 95 + 256
+            tokens.
+        clip: ViT-L's text tower; it reads the first window of a long prompt alone.
+        **how: further arguments of `encode`, for Llama.
+    """
+    embeddings = encode(prompts, llama, before=CLIP_TASK, behind="<|eot_id|>", **how)
+    tokens, mask = embeddings.tokens[:, OF_CLIP_TASK:], embeddings.mask[:, OF_CLIP_TASK:]
+    return text_first(embeddings._replace(tokens=tokens, mask=mask)) | {"pooled": pooled(encode(prompts, clip))}
+
 
 HUNYUAN_VIDEO = Kind(
     "HunyuanVideo",
     "transformer",
     (Reader(how={"masked": True, "layers": (-3,)}, length=95 + 256), Reader("_2")),
-    conditions.hunyuan_video,
+    hunyuan_video,
     lambda denoiser: PATCH,
     Usual(50, 6.0),
     unit_clock=True,

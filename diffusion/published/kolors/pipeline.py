@@ -1,15 +1,33 @@
-"""The pipelines of Kolors."""
+"""The pipelines of Kolors, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "kolors"]
 
-from diffusion.published.kolors import conditions
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
 from diffusion.published.pipeline_kinds import Reader, Usual
 from diffusion.published.stable_diffusion import pipeline as stable_diffusion
+from diffusion.text.encoding import Encoder, encode, pooled
+
+
+def kolors(prompts: Sequence[str], chat_glm: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text", "pooled"} of Kolors, whose network attends to the padding, too.
+
+    Args:
+        prompts: B texts.
+        chat_glm: ChatGLM, `masked=True, skip=1, norm=False`, with a tokenizer of 256 tokens that pads on the left.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode(prompts, chat_glm, **how)
+    return {"text": embeddings.tokens, "pooled": pooled(embeddings)}
+
 
 KOLORS = stable_diffusion.SD._replace(
     family="Kolors",
     readers=(Reader(how={"masked": True, **stable_diffusion.HIDDEN}, length=256),),
-    condition=conditions.kolors,
+    condition=kolors,
     usual=Usual(50, 5.0),
     **stable_diffusion.ALONE,
 )

@@ -1,4 +1,4 @@
-"""LTX-Video: network, names of weights, conditions of prompts, pipelines."""
+"""LTX-Video: network, names of weights, pipelines with conditions of prompts."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,6 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.published.ltx_video import (
         autoencoder_table as autoencoder_table,
-        conditions as conditions,
         network as network,
         pipeline as pipeline,
         table as table,

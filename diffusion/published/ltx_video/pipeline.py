@@ -1,17 +1,35 @@
-"""The pipelines of LTX-Video."""
+"""The pipelines of LTX-Video, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "ltx_video"]
 
-from diffusion.published.ltx_video import conditions
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
 from diffusion.published.ltx_video.network import LTXVideo
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
+from diffusion.text.encoding import Encoder, encode
+
+
+def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of LTX-Video, whose network does not see the padding; its T5 does, before 0.9.5.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder with a tokenizer of 128 tokens; for 0.9.5 and later `masked=True`, with 256 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode(prompts, t5, **how)
+    return {"text": embeddings.tokens, "text_mask": jnp.asarray(embeddings.mask)}
+
 
 LTX_CLIPS = Video(161, (512, 704), 25.0, clean=True)
 LTX = Kind(
     "LTX",
     "transformer",
     (Reader(length=128),),
-    conditions.ltx_video,
+    ltx_video,
     lambda module: 1,
     Usual(50, 3.0),
     even=True,

@@ -1,19 +1,39 @@
-"""The pipelines of Lumina-Image 2."""
+"""The pipelines of Lumina-Image 2, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "lumina2"]
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 from diffusion import guidance
-from diffusion.published.lumina2 import conditions
 from diffusion.published.lumina2.network import PATCH, Lumina2
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.text.encoding import Encoder, encode, text_first
+
+SYSTEM = (
+    "You are an assistant designed to generate superior images with the superior degree of image-text alignment based "
+    "on textual prompts or user prompts. <Prompt Start> "
+)
+
+
+def lumina2(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Lumina-Image 2: what Gemma 2 reads of the prompt behind a system's; padding stands last.
+
+    Args:
+        prompts: B texts.
+        gemma: Gemma's states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 256 tokens.
+        instructed: whether the system's text stands before the prompts; False for negative prompts.
+        **how: further arguments of `encode`.
+    """
+    return text_first(encode(prompts, gemma, before=SYSTEM if instructed else "", **how))
+
 
 LUMINA2 = Kind(
     "Lumina2",
     "transformer",
     (Reader(how={"masked": True, "layers": (-2,)}, length=256, left=False),),
-    conditions.lumina2,
+    lumina2,
     lambda denoiser: PATCH,
     Usual(30, 4.0),
     unit_clock=True,

@@ -1,15 +1,31 @@
-"""The pipelines of PixArt-alpha and PixArt-Sigma."""
+"""The pipelines of PixArt-alpha and PixArt-Sigma, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "pixart"]
+
+from collections.abc import Sequence
+from typing import Any
 
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
-from diffusion.published.pixart import conditions
+from diffusion.text.encoding import Encoder, encode
+
+
+def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of PixArt, which was trained on captions in lower case.
+
+    Args:
+        prompts: B texts.
+        t5: T5's encoder, `masked=True`, with a tokenizer of 120 (alpha) or 300 (sigma) tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode([prompt.lower().strip() for prompt in prompts], t5, **how)
+    return {"text": embeddings.tokens, "text_mask": embeddings.mask}
+
 
 PIXART_ALPHA = Kind(
     "PixArt",
     "transformer",
     (Reader(how={"masked": True}, length=120),),
-    conditions.pixart,
+    pixart,
     lambda denoiser: denoiser.patch,
     Usual(20, 4.5),
 )

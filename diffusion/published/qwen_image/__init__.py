@@ -1,16 +1,11 @@
-"""Qwen-Image: network, names of weights, conditions of prompts, pipelines."""
+"""Qwen-Image: network, names of weights, pipelines with conditions of prompts."""
 
 from typing import TYPE_CHECKING
 
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.published.qwen_image import (
-        conditions as conditions,
-        network as network,
-        pipeline as pipeline,
-        table as table,
-    )
+    from diffusion.published.qwen_image import network as network, pipeline as pipeline, table as table
     from diffusion.published.qwen_image.network import QwenImage as QwenImage
 
 public.declare(__name__)

@@ -1,19 +1,42 @@
-"""The pipelines of Qwen-Image."""
+"""The pipelines of Qwen-Image, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "qwen_image"]
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 from diffusion import guidance
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
-from diffusion.published.qwen_image import conditions
 from diffusion.published.qwen_image.network import PATCH, QwenImage
+from diffusion.text.encoding import Encoder, encode, text_first
+from diffusion.text.qwen_chat import ANSWER, USER
+
+TASK = (
+    "<|im_start|>system\nDescribe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+    "relationships of the objects and background:<|im_end|>\n"
+)
+OF_TASK = 34  # tokens of the task and of what stands before the user's words
+
+
+def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Qwen-Image: the prompt as Qwen 2.5 VL reads it behind a task, whose tokens are left out.
+
+    Args:
+        prompts: B texts.
+        qwen: Qwen's normalised states of its last layer, `masked=True`, with a tokenizer of 34 + 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode(prompts, qwen, before=TASK + USER, behind=ANSWER, **how)
+    tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
+    return text_first(embeddings._replace(tokens=tokens, mask=mask))
+
 
 QWEN_IMAGE = Kind(
     "QwenImage",
     "transformer",
     (Reader(how={"masked": True}, length=34 + 512),),
-    conditions.qwen_image,
+    qwen_image,
     lambda denoiser: PATCH,
     Usual(50, 4.0),
     unit_clock=True,

@@ -1,16 +1,63 @@
-"""The pipelines of SANA and SANA-Sprint."""
+"""The pipelines of SANA and SANA-Sprint, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "sana"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
 
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
-from diffusion.published.sana import conditions
 from diffusion.published.sana.network import Sana
+from diffusion.text.encoding import Encoder, encode
+
+INSTRUCTION = (
+    "Given a user prompt, generate an 'Enhanced prompt' that provides detailed visual descriptions suitable for image "
+    "generation. Evaluate the level of detail in the user prompt:\n"
+    "- If the prompt is simple, focus on adding specifics about colors, shapes, sizes, textures, and spatial "
+    "relationships to create vivid and concrete scenes.\n"
+    "- If the prompt is already detailed, refine and enhance the existing details slightly without overcomplicating.\n"
+    "Here are examples of how to transform or refine prompts:\n"
+    "- User Prompt: A cat sleeping -> Enhanced: A small, fluffy white cat curled up in a round shape, sleeping "
+    "peacefully on a warm sunny windowsill, surrounded by pots of blooming red flowers.\n"
+    "- User Prompt: A busy city street -> Enhanced: A bustling city street scene at dusk, featuring glowing street "
+    "lamps, a diverse crowd of people in colorful clothing, and a double-decker bus passing by towering glass "
+    "skyscrapers.\n"
+    "Please generate only the enhanced description for the prompt below and avoid including any additional commentary "
+    "or evaluations:\n"
+    "User Prompt: "
+)
+OF_PROMPT = 300  # tokens of SANA's prompt, the start among them
+
+
+def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of SANA: the prompt in lower case, as Gemma 2 reads it behind an instruction.
+
+    Two tokens of the instruction stay: the start of the text, and the last token, with which the prompt may begin.
+
+    Args:
+        prompts: B texts.
+        gemma: Gemma's normalised states of its last layer, `masked=True`, with a tokenizer of 300 tokens.
+        instructed: whether the instruction stands before the prompts; False for negative prompts.
+        **how: further arguments of `encode`.
+    """
+    prompts = [prompt.lower().strip() for prompt in prompts]
+    if not instructed:
+        embeddings = encode(prompts, gemma, **how)
+        return {"text": embeddings.tokens, "text_mask": embeddings.mask}
+    tokenizer: Any = gemma.tokenizer
+    tokenizer = tokenizer.longer(len(tokenizer.start) + len(tokenizer.split(INSTRUCTION)[0]) - 2)
+    embeddings = encode(prompts, gemma._replace(tokenizer=tokenizer), before=INSTRUCTION, **how)
+    first = tokenizer.length - OF_PROMPT + 1
+    prompt_tokens = lambda rows: jnp.concatenate([rows[:, :1], rows[:, first:]], axis=1)
+    return {"text": prompt_tokens(embeddings.tokens), "text_mask": prompt_tokens(jnp.asarray(embeddings.mask))}
+
 
 SANA = Kind(
     "Sana",
     "transformer",
     (Reader(how={"masked": True}, length=300, left=False),),
-    conditions.sana,
+    sana,
     lambda denoiser: denoiser.patch,
     Usual(20, 4.5),
     network=Sana,

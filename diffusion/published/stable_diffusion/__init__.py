@@ -1,4 +1,4 @@
-"""Stable Diffusion 1, 2 and XL: network, names of weights, conditions of prompts, pipelines."""
+"""Stable Diffusion 1, 2 and XL: network, names of weights, pipelines with conditions of prompts."""
 
 from typing import TYPE_CHECKING
 
@@ -6,7 +6,6 @@ from diffusion import public
 
 if TYPE_CHECKING:
     from diffusion.published.stable_diffusion import (
-        conditions as conditions,
         control_net as control_net,
         control_net_table as control_net_table,
         network as network,

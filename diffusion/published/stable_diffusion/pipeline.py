@@ -1,11 +1,39 @@
-"""The pipelines of Stable Diffusion 1, 2 and XL."""
+"""The pipelines of Stable Diffusion 1, 2 and XL, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "stable_diffusion", "stable_diffusion_xl"]
 
+from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from diffusion.published.pipeline_kinds import LCM, Kind, Reader, Usual
-from diffusion.published.stable_diffusion import conditions
+from diffusion.text.encoding import Encoder, encode, pooled, side_by_side
+
+
+def stable_diffusion(prompts: Sequence[str], clip: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text"} of SD 1 and 2.
+
+    Args:
+        prompts: B texts.
+        clip: CLIP's text tower.
+        **how: further arguments of `encode`.
+    """
+    return {"text": encode(prompts, clip, **how).tokens}
+
+
+def stable_diffusion_xl(prompts: Sequence[str], clip: Encoder, clip_g: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text", "pooled"} of SDXL.
+
+    Args:
+        prompts: B texts.
+        clip: ViT-L's text tower, `skip=1, norm=False`.
+        clip_g: ViT-bigG's text tower with its projection, `skip=1, norm=False`.
+        **how: further arguments of `encode`.
+    """
+    both = side_by_side(encode(prompts, clip, **how), encode(prompts, clip_g, **how))
+    return {"text": both.tokens, "pooled": pooled(both)}
+
 
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
 
@@ -18,7 +46,7 @@ SD = Kind(
     "StableDiffusion",
     "unet",
     (Reader(),),
-    conditions.stable_diffusion,
+    stable_diffusion,
     _halvings,
     Usual(50, 7.5),
     inpainting="StableDiffusionInpaintPipeline",
@@ -31,7 +59,7 @@ XL = Kind(
     "StableDiffusionXL",
     "unet",
     (Reader(how=HIDDEN), Reader("_2", HIDDEN)),
-    conditions.stable_diffusion_xl,
+    stable_diffusion_xl,
     _halvings,
     Usual(50, 5.0),
     zeros=True,

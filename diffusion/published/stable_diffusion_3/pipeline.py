@@ -1,16 +1,54 @@
-"""The pipelines of Stable Diffusion 3 and 3.5."""
+"""The pipelines of Stable Diffusion 3 and 3.5, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "stable_diffusion_3"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
-from diffusion.published.stable_diffusion_3 import conditions
+from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, pooled, side_by_side
+
+
+def stable_diffusion_3(
+    prompts: Sequence[str],
+    clip: Encoder,
+    clip_g: Encoder,
+    t5: Encoder | None = None,
+    *,
+    width: int = 4096,
+    length: int = 256,
+    **how: Any,
+) -> dict[str, jax.Array]:
+    """{"text", "pooled"} of SD 3.
+
+    Args:
+        prompts: B texts.
+        clip: ViT-L's text tower with its projection, `skip=1, norm=False`.
+        clip_g: ViT-bigG's text tower with its projection, `skip=1, norm=False`.
+        t5: T5's encoder with a tokenizer of `length`; None: the model receives zeros in its place, as in training.
+        width, length: width and number of T5's tokens where there is no T5.
+        **how: further arguments of `encode`.
+    """
+    first = encode(prompts, clip, **how)
+    second = encode(prompts, clip_g, **how)
+    if t5 is None:
+        zeros = jnp.zeros((len(prompts), length, width))
+        third = Embeddings(zeros, jnp.ones(zeros.shape[:2], bool), None)
+    else:
+        third = encode(prompts, t5, **how)
+    tokens = one_after_other(side_by_side(first, second), third).tokens
+    return {"text": tokens, "pooled": jnp.concatenate([pooled(first), pooled(second)], axis=-1)}
+
 
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
 SD_3 = Kind(
     "StableDiffusion3",
     "transformer",
     (Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)),
-    conditions.stable_diffusion_3,
+    stable_diffusion_3,
     lambda denoiser: denoiser.patch,
     Usual(28, 7.0),
 )

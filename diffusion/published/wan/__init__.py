@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2: network, names of weights, conditions of prompts, pipelines."""
+"""Wan 2.1 and 2.2: network, names of weights, pipelines with conditions of prompts."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,6 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.published.wan import (
         autoencoder_table as autoencoder_table,
-        conditions as conditions,
         network as network,
         pipeline as pipeline,
         table as table,

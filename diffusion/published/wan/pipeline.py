@@ -1,17 +1,36 @@
-"""The pipelines of Wan 2.1 and 2.2."""
+"""The pipelines of Wan 2.1 and 2.2, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "wan"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
-from diffusion.published.wan import conditions
 from diffusion.published.wan.network import PATCH, Wan
+from diffusion.text.encoding import Encoder, encode
+
+
+def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Array]:
+    """{"text"} of Wan, whose network attends to zeros behind the text; runs of white space are one space.
+
+    Args:
+        prompts: B texts.
+        umt5: umT5's encoder, `masked=True`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    embeddings = encode([" ".join(prompt.split()) for prompt in prompts], umt5, **how)
+    return {"text": jnp.where(jnp.asarray(embeddings.mask)[..., None], embeddings.tokens, 0)}
+
 
 WAN_CLIPS = Video(81, (480, 832), 16.0, second="transformer_2")
 WAN = Kind(
     "Wan",
     "transformer",
     (Reader(how={"masked": True}, length=512),),
-    conditions.wan,
+    wan,
     lambda denoiser: PATCH,
     Usual(50, 5.0),
     network=Wan,

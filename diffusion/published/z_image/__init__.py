@@ -1,16 +1,11 @@
-"""Z-Image: network, names of weights, conditions of prompts, pipelines."""
+"""Z-Image: network, names of weights, pipelines with conditions of prompts."""
 
 from typing import TYPE_CHECKING
 
 from diffusion import public
 
 if TYPE_CHECKING:
-    from diffusion.published.z_image import (
-        conditions as conditions,
-        network as network,
-        pipeline as pipeline,
-        table as table,
-    )
+    from diffusion.published.z_image import network as network, pipeline as pipeline, table as table
     from diffusion.published.z_image.network import ZImage as ZImage
 
 public.declare(__name__)

@@ -1,17 +1,33 @@
-"""The pipelines of Z-Image."""
+"""The pipelines of Z-Image, and the conditions of their prompts."""
 
-__all__ = ["KINDS"]
+__all__ = ["KINDS", "z_image"]
+
+from collections.abc import Sequence
+from typing import Any
 
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
-from diffusion.published.z_image import conditions
 from diffusion.published.z_image.network import PATCH, ZImage
+from diffusion.text.encoding import Encoder, encode, text_first
+from diffusion.text.qwen_chat import ANSWER, USER
+
+
+def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Z-Image: what a user says to Qwen 3, up to where the answer begins; padding stands last.
+
+    Args:
+        prompts: B texts.
+        qwen: Qwen's states of its last layer but one, `masked=True, layers=(-2,)`, with a tokenizer of 512 tokens.
+        **how: further arguments of `encode`.
+    """
+    return text_first(encode(prompts, qwen, before=USER, behind=ANSWER, **how))
+
 
 # diffusers writes pos + w (pos - neg), without guidance at w = 0: our scales are one more.
 Z_IMAGE = Kind(
     "ZImage",
     "transformer",
     (Reader(how={"masked": True, "layers": (-2,)}, length=512),),
-    conditions.z_image,
+    z_image,
     lambda denoiser: PATCH,
     Usual(50, 6.0),
     unit_clock=True,

@@ -10,7 +10,7 @@ import pytest
 from diffusion import text
 from diffusion.io import limits
 from diffusion.models.interchange import Refusal
-from diffusion.published.kolors import ChatGLM, conditions, table
+from diffusion.published.kolors import ChatGLM, pipeline, table
 from diffusion.text.encoding import Embeddings
 from tests.text.vocabularies import FIXTURES
 
@@ -122,9 +122,9 @@ def test_another_vocabulary_of_that_name_is_refused(tmp_path):
 
 def test_the_network_reads_all_states_and_the_pooled_one(monkeypatch):
     read = Embeddings(jax.numpy.ones((1, 3, 2)), MASK[:, :3], jax.numpy.full((1, 4), 7.0))
-    monkeypatch.setattr(conditions, "encode", lambda prompts, encoder: read)
+    monkeypatch.setattr(pipeline, "encode", lambda prompts, encoder: read)
     unused: text.Encoder = None  # type: ignore[assignment]
-    found = conditions.kolors(["a cat"], unused)
+    found = pipeline.kolors(["a cat"], unused)
     assert found["text"] is read.tokens and found["pooled"] is read.pooled
 
 
