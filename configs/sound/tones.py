@@ -4,9 +4,9 @@
     diffusion sample --workdir=runs/tones
     python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report
 
-A clip is 72 harmonics and 256 frequencies of the rest, the steps, at 64 times. The network receives the instrument and
-the pitch. It predicts the note, and its loss is on the velocity which follows from it. `diffusion sample` writes
-WAV files of its samples; the demo measures them, and plays a melody.
+A clip is 72 harmonics and 256 frequencies of the rest, the steps, at 64 times. The network receives the instrument,
+the fundamental and the vibrato, which the harmonics follow. It predicts the note, and its loss is on the velocity which
+follows from it. `diffusion sample` writes WAV files of its samples; the demo measures them, and plays a melody.
 
 Presets: `tones:large` (15 M parameters, for a GPU: 40,000 notes, 3.4 GB of memory, and 4 minutes 20 seconds of an
 H100), `tones:tiny` (seconds; to see that everything works).
@@ -20,7 +20,7 @@ base = recipes.module("sound/base")
 SMALL = {"model.width": 16, "model.depth": 1, "model.heads": 2, "data.source.length": 4096}
 MODEL = {
     "name": "sequence_transformer", "width": 192, "depth": 4, "heads": 4, "patch": 8, "qk_norm": True,
-    "num_classes": 8, "vector_width": 1,
+    "num_classes": 8, "vector_width": 3,
 }  # fmt: skip
 
 
@@ -40,7 +40,14 @@ LARGE = {
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
     form = {"name": "harmonics_and_rest", "gains": (10.0, 4.0)}
-    source = {"name": "instruments", "number": 4000, "sample_rate": 16000, "length": 16384, "form": form}
+    source = {
+        "name": "instruments",
+        "number": 4000,
+        "sample_rate": 16000,
+        "length": 16384,
+        "form": form,
+        "vibrato": True,
+    }
     config = base.run(source, MODEL, steps=3000, batch_size=16)
     config.parameterization = {"name": "clipped_x0", "floor": 0.05, "clock": {"name": "steps"}}
     weighting = {"name": "constant", "parameterization": {"name": "velocity"}}

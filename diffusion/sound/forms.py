@@ -20,14 +20,15 @@ from diffusion.sound.spectrograms import between_bands, log_mel
 WINDOWS = {"sine": sine_window, "kaiser_bessel": kaiser_bessel_derived}
 LONGEST = 2**26  # samples of a clip: 256 MiB
 CONCERT_PITCH = 440.0  # reference in Hz; a pitch counts in octaves from it
+VIBRATO_DEPTH, VIBRATO_RATE = 0.01, 5.5  # units of a vibrato in a condition: share of the pitch, and middle rate in Hz
 
 
 class Form(NamedTuple):
     """A map of waveforms onto examples of a size that suits networks, and its inverse.
 
     Attributes:
-        example: the map of waveforms `[..., L]` onto examples; where `pitched`, of (waveforms, pitches in Hz `[...]`,
-            sample rate).
+        example: the map of waveforms `[..., L]` onto examples; where `pitched`, of (waveforms, pitches in Hz `[...]`
+            or at each sample `[..., L]`, sample rate).
         waveform: its inverse, of examples in place of the waveforms.
         block: how many samples belong together; it divides L.
         by_frequency: whether the steps are the `block` frequencies, and the channels L / block times, two numbers for
@@ -215,16 +216,25 @@ class Sound(NamedTuple):
             return levels
         return between_bands(levels, self.sample_rate, self.form.block).swapaxes(-1, -2)
 
-    def pitch_condition(self, pitch: Any) -> dict[str, np.ndarray]:
+    def pitch_condition(self, pitch: Any, vibrato: Any = None) -> dict[str, np.ndarray]:
         """The condition of clips of a form that needs their pitch.
+
+            f_0(t) = pitch (1 + depth sin(2 pi rate t))
 
         Args:
             pitch: the pitches in Hz, float `[...]`, positive.
+            vibrato: the depth of each clip's vibrato as a share of the pitch, in [0, 1), and its rate in Hz, float
+                `[..., 2]`; None for clips of a constant pitch whose condition does not state it.
 
         Returns:
-            "vector": the pitch in octaves above 440 Hz, float32 `[..., 1]`.
+            "vector": the pitch in octaves above 440 Hz, float32 `[..., 1]`; with vibrato `[..., 3]`, the depth over
+            0.01 and the rate above 5.5 Hz behind it.
         """
-        return {"vector": np.log2(np.asarray(pitch, np.float64)[..., None] / CONCERT_PITCH).astype(np.float32)}
+        columns = [np.log2(np.asarray(pitch, np.float64) / CONCERT_PITCH)]
+        if vibrato is not None:
+            depth, rate = np.moveaxis(np.asarray(vibrato, np.float64), -1, 0)
+            columns += [depth / VIBRATO_DEPTH, rate - VIBRATO_RATE]
+        return {"vector": np.stack(columns, -1).astype(np.float32)}
 
     def example(self, waveform: Any, condition: Any = None) -> Any:
         """Waveforms `[..., L]` as examples `[..., *shape]`; a form that needs their pitch reads it in the condition."""
@@ -257,7 +267,13 @@ class Sound(NamedTuple):
             raise ValueError(
                 "this form needs the pitch of each clip. Pass the condition that Sound.pitch_condition(pitch) makes"
             )
-        return CONCERT_PITCH * 2 ** np.asarray(condition["vector"], np.float64)[..., 0]
+        octaves, *vibrato = np.moveaxis(np.asarray(condition["vector"], np.float64), -1, 0)
+        pitch = CONCERT_PITCH * 2**octaves
+        if not vibrato:
+            return pitch
+        depth, rate = vibrato[0] * VIBRATO_DEPTH, vibrato[1] + VIBRATO_RATE
+        angle = 2 * np.pi * rate[..., None] * np.arange(self.length) / self.sample_rate
+        return pitch[..., None] * (1 + depth[..., None] * np.sin(angle))
 
     @property
     def can_shape(self) -> bool:

@@ -1,10 +1,11 @@
 """A note of a known pitch as the amplitudes of its harmonics, and what is left.
 
-    x(t) = Re sum_n a_n(t) exp(2 pi i n f_0 t) + residual(t)
+    x(t) = Re sum_n a_n(t) exp(2 pi i n phi(t)) + residual(t),   phi(t) = int_0^t f_0
 
-The complex amplitude a_n of a steady tone is constant: a network that draws amplitudes need not know how far a phase
-turns from frame to frame, and an error in them changes the timbre and not the pitch. The residual is the clip without
-the sum, so that nothing is lost whatever the clip and the pitch are; noise, strokes and other partials stay in it.
+The complex amplitude a_n of a steady tone is constant, and where f_0 follows a vibrato, that of a tone with vibrato
+too: a network that draws amplitudes need not know how far a phase turns from frame to frame, and an error in them
+changes the timbre and not the pitch. The residual is the clip without the sum, so that nothing is lost whatever the
+clip and the pitch are; noise, strokes and other partials stay in it.
 
 Reference: Serra and Smith, "Spectral Modeling Synthesis: A Sound Analysis/Synthesis System Based on a Deterministic
 plus Stochastic Decomposition", 1990; Moorer, "The Heterodyne Filter as a Tool for Analysis of Transient Waveforms",
@@ -25,16 +26,16 @@ HIGHEST = 0.48  # share of the sample rate above which harmonics have the amplit
 def harmonic_amplitudes(waveform: Any, pitch: Any, sample_rate: int, harmonics: int, hop: int) -> np.ndarray:
     """The amplitude of each harmonic in each frame: a clip multiplied by its carrier, in the mean of Hann's window.
 
-        a_in = 2 / sum_m v_m  sum_m v_m x_(i H - H / 2 + m) exp(-2 pi i n f_0 t),   m = 0 .. 2 H - 1
+        a_in = 2 / sum_m v_m  sum_m v_m x_j exp(-2 pi i n phi_j),   j = i H - H / 2 + m,   m = 0 .. 2 H - 1
 
     Frame i is centred on the samples from i H to (i + 1) H; beyond the clip there are zeros. It is exact for a tone
     whose harmonics stay the same for the 2 H samples of a frame, up to the side lobes of the window at the next one.
 
     Args:
         waveform: the clip, `[..., L]`; H divides L.
-        pitch: f_0 in Hz, `[...]`, positive.
+        pitch: f_0 in Hz, positive: `[...]` where it is constant, or at each sample `[..., L]`.
         sample_rate: the samples a second, in Hz.
-        harmonics: the number of harmonics; of those above 0.48 of the sample rate the amplitude is 0.
+        harmonics: the number of harmonics; of those that reach 0.48 of the sample rate the amplitude is 0.
         hop: H, the samples from frame to frame, even.
 
     Returns:
@@ -48,12 +49,16 @@ def harmonic_amplitudes(waveform: Any, pitch: Any, sample_rate: int, harmonics: 
         raise ValueError(
             f"hop = {hop} with {waveform.shape[-1]} samples. Valid: an even hop, and a multiple of hop samples"
         )
-    borders = [(0, 0)] * (waveform.ndim - 1) + [(hop // 2, hop // 2)]
-    blocks = np.pad(waveform, borders).reshape(*waveform.shape[:-1], -1, hop)
-    frames = np.concatenate([blocks[..., :-1, :], blocks[..., 1:, :]], -1)
-    window = sine_window(hop) ** 2
-    carriers, turns = _carriers(pitch, sample_rate, harmonics, hop, frames.shape[-2])
-    return (2 / window.sum()) * ((frames * window) @ carriers.conj()) * turns.conj()
+    window = sine_window(hop).reshape(2, hop) ** 2
+    frames = waveform.shape[-1] // hop
+    amplitudes = np.zeros((waveform.size // waveform.shape[-1], frames, harmonics), np.complex128)
+    clips = waveform.reshape(-1, waveform.shape[-1])
+    for row, (clip, turns) in enumerate(zip(clips, _turns(pitch, waveform.shape, sample_rate), strict=True)):
+        carriers = _carriers(turns, harmonics, hop)
+        blocks = np.pad(clip, hop // 2).reshape(frames + 1, hop)
+        first, second = (np.einsum("fh, fhn -> fn", blocks * half, carriers) for half in window)
+        amplitudes[row, :, : carriers.shape[-1]] = (2 / window.sum()) * (first[:-1] + second[1:]).conj()
+    return amplitudes.reshape(*waveform.shape[:-1], frames, harmonics)
 
 
 def harmonic_sum(amplitudes: Any, pitch: Any, sample_rate: int, hop: int) -> np.ndarray:
@@ -61,7 +66,7 @@ def harmonic_sum(amplitudes: Any, pitch: Any, sample_rate: int, hop: int) -> np.
 
     Args:
         amplitudes: the amplitudes, complex `[..., F, harmonics]`.
-        pitch, sample_rate, hop: the pitch, the sample rate and the hop, as in `harmonic_amplitudes`.
+        pitch, sample_rate, hop: the pitch, the sample rate and the hop, as in `harmonic_amplitudes`, with L = F hop.
 
     Returns:
         float64 `[..., F hop]`.
@@ -70,25 +75,37 @@ def harmonic_sum(amplitudes: Any, pitch: Any, sample_rate: int, hop: int) -> np.
         ValueError: for a pitch that is not positive.
     """
     amplitudes = np.asarray(amplitudes)
-    carriers, turns = _carriers(pitch, sample_rate, amplitudes.shape[-1], hop, amplitudes.shape[-2])
-    window = sine_window(hop) ** 2
-    frames = ((amplitudes * turns) @ carriers.swapaxes(-1, -2)).real * window
-    border = [(0, 0)] * (frames.ndim - 2)
-    first = np.pad(frames[..., :hop], [*border, (0, 1), (0, 0)])
-    second = np.pad(frames[..., hop:], [*border, (1, 0), (0, 0)])
-    clip = (first + second).reshape(*frames.shape[:-2], -1)[..., hop // 2 : -(hop // 2)]
-    weight = np.ones(clip.shape[-1])  # sum of overlapping windows; the outermost halves have no neighbour
-    weight[: hop // 2], weight[-(hop // 2) :] = window[hop // 2 : hop], window[hop : -(hop // 2)]
-    return clip / weight
+    shape = (*amplitudes.shape[:-2], amplitudes.shape[-2] * hop)
+    window = sine_window(hop).reshape(2, hop) ** 2
+    flat = amplitudes.reshape(-1, *amplitudes.shape[-2:])
+    clips = np.zeros((len(flat), shape[-1]))
+    for row, (clip, turns) in enumerate(zip(flat, _turns(pitch, shape, sample_rate), strict=True)):
+        carriers = _carriers(turns, clip.shape[-1], hop)
+        edges = np.pad(clip[:, : carriers.shape[-1]], [(1, 1), (0, 0)], mode="edge")  # for the outermost halves
+        after, before = (np.einsum("fhn, fn -> fh", carriers, frames).real for frames in (edges[1:], edges[:-1]))
+        clips[row] = (window[0] * after + window[1] * before).ravel()[hop // 2 : -(hop // 2)]
+    return clips.reshape(shape)
 
 
-def _carriers(pitch: Any, sample_rate: int, harmonics: int, hop: int, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """exp(2 pi i n f_0 t) about a frame's middle, `[..., 2 H, n]`, and at the middles of all frames, `[..., F, n]`."""
-    pitch = np.asarray(pitch, np.float64)[..., None, None]
+def _turns(pitch: Any, shape: tuple[int, ...], sample_rate: int) -> np.ndarray:
+    """phi at each sample of clips of this shape, `[..., L]`, as float64 `[clips, L]`."""
+    pitch = np.asarray(pitch, np.float64)
     if not (np.isfinite(pitch) & (pitch > 0)).all():
         raise ValueError(f"pitch = {pitch.ravel()[:8]} must be positive, in Hz")
-    cycles = np.arange(1, harmonics + 1) * pitch / sample_rate  # a sample, [..., 1, n]
-    turn = np.exp(2j * np.pi * (np.arange(2 * hop)[:, None] - hop + 0.5) * pitch / sample_rate)
-    within = np.cumprod(np.broadcast_to(turn, (*turn.shape[:-1], harmonics)), axis=-1)  # powers of the first
-    middles = np.exp(2j * np.pi * (((np.arange(frames)[:, None] + 0.5) * hop - 0.5) * cycles % 1))
-    return within * (cycles < HIGHEST), middles
+    if pitch.ndim < len(shape):
+        turns = pitch[..., None] * np.arange(shape[-1]) / sample_rate
+    else:
+        steps = (pitch[..., 1:] + pitch[..., :-1]) / 2  # the trapezoidal rule
+        turns = np.cumsum(np.insert(steps, 0, 0, axis=-1), axis=-1) / sample_rate
+    return np.broadcast_to(turns, shape).reshape(-1, shape[-1])
+
+
+def _carriers(turns: np.ndarray, harmonics: int, hop: int) -> np.ndarray:
+    """exp(2 pi i n phi) in blocks of H samples, of which the first begins H / 2 before the clip: `[F + 1, H, n]`.
+
+    The numbers n are those of the harmonics that stay below 0.48 of the sample rate.
+    """
+    heard = np.arange(1, harmonics + 1) * np.diff(turns).max(initial=0.0) < HIGHEST
+    fundamental = np.exp(2j * np.pi * np.pad(turns, hop // 2, mode="edge"))[:, None]
+    powers = np.cumprod(np.broadcast_to(fundamental, (len(fundamental), heard.sum())), axis=-1)
+    return powers.reshape(-1, hop, heard.sum())

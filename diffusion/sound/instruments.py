@@ -1,6 +1,6 @@
 """Eight synthetic instruments: a clip is a function of its number alone."""
 
-__all__ = ["HARMONIC", "NAMES", "Note", "clip"]
+__all__ = ["HARMONIC", "NAMES", "Note", "Vibrato", "clip", "fundamental"]
 
 import math
 from collections.abc import Callable
@@ -15,6 +15,27 @@ HARMONIC = ("pluck", "organ", "flute", "square", "brass")
 """Those whose partials are multiples of the pitch."""
 
 LOWEST, OCTAVES = 110.0, 3.0  # lowest pitch in Hz, and the range above
+BELL = 1.4  # frequency of the bell's modulator over its pitch
+
+
+class Vibrato(NamedTuple):
+    """A pitch that rises and falls about its middle f: f (1 + depth sin(2 pi rate t)).
+
+    Attributes:
+        depth: the largest deviation as a share of the pitch, at least 0; 0 for a steady pitch.
+        rate: the frequency of the vibrato in Hz.
+    """
+
+    depth: float
+    rate: float
+
+    def turns(self, pitch: float, time: np.ndarray) -> np.ndarray:
+        """The turns of an oscillator of this pitch in Hz since time 0, at times in seconds: float of their shape."""
+        swing = (1 - np.cos(2 * math.pi * self.rate * time)) / (2 * math.pi * self.rate)
+        return pitch * (time + self.depth * swing)
+
+
+STEADY = Vibrato(0.0, 5.5)
 
 
 class Note(NamedTuple):
@@ -24,11 +45,25 @@ class Note(NamedTuple):
         waveform: the waveform, float32 `[length]` in (-1, 1).
         label: the number of its instrument in `NAMES`.
         pitch: the pitch in Hz; for the drums, which have none, 110.
+        vibrato: the vibrato of the pitch.
     """
 
     waveform: np.ndarray
     label: int
     pitch: float
+    vibrato: Vibrato
+
+
+def fundamental(label: int, pitch: float) -> float:
+    """The frequency in Hz of which all partials of a tone are multiples.
+
+    It is the pitch, but a fifth of it for the bell: its modulator is 7 / 5 as high as its pitch.
+
+    Args:
+        label: the number of the instrument in `NAMES`.
+        pitch: the pitch in Hz.
+    """
+    return pitch / 5 if NAMES[label] == "bell" else pitch
 
 
 def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> Note:
@@ -43,17 +78,19 @@ def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> Note:
     rng = np.random.default_rng(numbers)
     label = numbers[-1] % len(NAMES)
     pitch = LOWEST * 2 ** rng.uniform(0, OCTAVES)
-    wave = INSTRUMENTS[label](rng, pitch, sample_rate, np.arange(length) / sample_rate)
+    wave, vibrato = INSTRUMENTS[label](rng, pitch, sample_rate, np.arange(length) / sample_rate)
     loudness = 10 ** rng.uniform(-0.6, -0.1)  # largest sample, -12 to -2 dB
     waveform = (loudness * wave / max(np.abs(wave).max(), 1e-9)).astype(np.float32)
-    return Note(waveform, label, LOWEST if NAMES[label] in ("kick", "snare") else pitch)
+    return Note(waveform, label, LOWEST if NAMES[label] in ("kick", "snare") else pitch, vibrato)
 
 
-def _turns(rng: np.random.Generator, pitch: float, time: np.ndarray, depth: float) -> np.ndarray:
-    """Turns of an oscillator since the start, with vibrato of up to `depth` of the pitch."""
+def _vibrato(rng: np.random.Generator, depth: float) -> Vibrato:
+    """A vibrato of up to `depth` of the pitch."""
     rate = rng.uniform(4, 7)
-    depth = depth * rng.uniform()
-    return pitch * (time + depth * (1 - np.cos(2 * math.pi * rate * time)) / (2 * math.pi * rate)) + rng.uniform()
+    return Vibrato(depth * rng.uniform(), rate)
+
+
+_Tone = tuple[np.ndarray, Vibrato]  # waveform [length] of any loudness, and its vibrato
 
 
 def _harmonics(turns: np.ndarray, pitch: float, sample_rate: int, amplitudes: dict[int, float]) -> np.ndarray:
@@ -66,7 +103,7 @@ def _attack(time: np.ndarray, seconds: float) -> np.ndarray:
     return np.minimum(1, time / seconds)
 
 
-def _pluck(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+def _pluck(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     """Karplus and Strong's string: noise that goes round in a delay of a period, and loses its highs."""
     from scipy.signal import lfilter  # imported here: SciPy's signals take long
 
@@ -78,53 +115,60 @@ def _pluck(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.nd
     loop[delay : delay + 3] = -share_kept * np.convolve([0.5, 0.5], [1 - share, share])
     loop[0] = 1
     burst = np.where(np.arange(len(time)) < delay, rng.uniform(-1, 1, len(time)), 0)
-    return np.asarray(lfilter([1.0], loop, burst))
+    return np.asarray(lfilter([1.0], loop, burst)), STEADY
 
 
-def _organ(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+def _organ(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     drawbars = {number: rng.uniform(0.1, 1) for number in (1, 2, 3, 4, 6, 8)}
-    return _harmonics(_turns(rng, pitch, time, 0.0), pitch, sample_rate, drawbars) * _attack(time, 0.01)
+    vibrato = _vibrato(rng, 0.0)
+    turns = vibrato.turns(pitch, time) + rng.uniform()
+    return _harmonics(turns, pitch, sample_rate, drawbars) * _attack(time, 0.01), vibrato
 
 
-def _bell(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+def _bell(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     """Chowning's bell: a frequency modulated at 1.4 times the pitch, less and less."""
     decay = np.exp(-time / rng.uniform(0.1, 0.4))
-    modulator = np.sin(2 * math.pi * 1.4 * pitch * time)
-    return decay * np.sin(2 * math.pi * pitch * time + rng.uniform(2, 4) * decay * modulator) * _attack(time, 0.002)
+    modulator = np.sin(2 * math.pi * BELL * pitch * time)
+    wave = np.sin(2 * math.pi * pitch * time + rng.uniform(2, 4) * decay * modulator)
+    return decay * wave * _attack(time, 0.002), STEADY
 
 
-def _flute(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
-    tone = _harmonics(_turns(rng, pitch, time, 0.02), pitch, sample_rate, {1: 1.0, 2: rng.uniform(0.1, 0.3), 3: 0.05})
+def _flute(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
+    vibrato = _vibrato(rng, 0.02)
+    turns = vibrato.turns(pitch, time) + rng.uniform()
+    tone = _harmonics(turns, pitch, sample_rate, {1: 1.0, 2: rng.uniform(0.1, 0.3), 3: 0.05})
     breath = np.convolve(rng.normal(size=len(time)), [0.25, 0.5, 0.25], "same") * rng.uniform(0.03, 0.1)
-    return (tone + breath) * _attack(time, rng.uniform(0.05, 0.12))
+    return (tone + breath) * _attack(time, rng.uniform(0.05, 0.12)), vibrato
 
 
-def _square(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+def _square(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     odd = {number: 1 / number for number in range(1, 40, 2)}
-    tone = _harmonics(_turns(rng, pitch, time, 0.01), pitch, sample_rate, odd)
-    return tone * np.exp(-time / rng.uniform(0.3, 2.0)) * _attack(time, 0.004)
+    vibrato = _vibrato(rng, 0.01)
+    tone = _harmonics(vibrato.turns(pitch, time) + rng.uniform(), pitch, sample_rate, odd)
+    return tone * np.exp(-time / rng.uniform(0.3, 2.0)) * _attack(time, 0.004), vibrato
 
 
-def _brass(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+def _brass(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     """Chowning's brass: the modulation, at the pitch itself, rises with the loudness."""
     rise = _attack(time, rng.uniform(0.03, 0.1))
-    turns = 2 * math.pi * _turns(rng, pitch, time, 0.01)
-    return rise * np.sin(turns + rng.uniform(2, 4) * rise * np.sin(turns))
+    vibrato = _vibrato(rng, 0.01)
+    angle = 2 * math.pi * (vibrato.turns(pitch, time) + rng.uniform())
+    return rise * np.sin(angle + rng.uniform(2, 4) * rise * np.sin(angle)), vibrato
 
 
-def _kick(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+def _kick(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     """A sine whose pitch falls."""
     low, fall = rng.uniform(45, 80), rng.uniform(0.02, 0.05)
     turns = low * time + rng.uniform(150, 300) * fall * (1 - np.exp(-time / fall))
-    return np.sin(2 * math.pi * turns) * np.exp(-time / rng.uniform(0.05, 0.15)) * _attack(time, 0.001)
+    return np.sin(2 * math.pi * turns) * np.exp(-time / rng.uniform(0.05, 0.15)) * _attack(time, 0.001), STEADY
 
 
-def _snare(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> np.ndarray:
+def _snare(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     noise = rng.normal(size=len(time)) * np.exp(-time / rng.uniform(0.04, 0.12))
     tone = np.sin(2 * math.pi * rng.uniform(160, 220) * time) * np.exp(-time / 0.05)
-    return 0.3 * noise + 0.7 * rng.uniform(0.3, 1) * tone
+    return 0.3 * noise + 0.7 * rng.uniform(0.3, 1) * tone, STEADY
 
 
-INSTRUMENTS: tuple[Callable[..., np.ndarray], ...] = (
+INSTRUMENTS: tuple[Callable[..., _Tone], ...] = (
     _pluck, _organ, _bell, _flute, _square, _brass, _kick, _snare,
 )  # fmt: skip

@@ -28,11 +28,13 @@ class Notes(NamedTuple):
         waveforms: float `[N, L]` at 16 kHz.
         labels: the numbers of their instruments, int `[N]`.
         pitches: their pitches in Hz, float `[N]`.
+        vibratos: the depth of their vibratos as a share of the pitch, and the rate in Hz, float `[N, 2]`.
     """
 
     waveforms: np.ndarray
     labels: np.ndarray
     pitches: np.ndarray
+    vibratos: np.ndarray
 
 
 def real_notes(split: int, number: int) -> Notes:

@@ -54,24 +54,28 @@ class Player:
             WorkdirError, CheckpointError: if there is no run, or no checkpoint.
         """
         self.run = trained_run.load(folder)
-        if self.run.shape != SOUND.shape:
+        width = getattr(self.run.recipe.network, "vector_width", 0)
+        if (self.run.shape, width) != (SOUND.shape, 3):
             raise ConfigError(
-                f"{folder} makes examples of {self.run.shape}. Valid: a run of sound/tones, {SOUND.shape}"
+                f"{folder} makes examples of {self.run.shape} by {width} numbers of their pitch. Valid: a run of "
+                f"sound/tones, {SOUND.shape} by 3 numbers, the fundamental and the vibrato"
             )
         self._make = generate.generator(self.run.recipe)
 
-    def __call__(self, labels: np.ndarray, pitches: np.ndarray, first: int = 0) -> np.ndarray:
+    def __call__(self, labels: np.ndarray, pitches: np.ndarray, vibratos: np.ndarray, first: int = 0) -> np.ndarray:
         """Notes of these instruments at these pitches.
 
         Args:
             labels: the numbers of the instruments, int `[N]`.
             pitches: the pitches in Hz, `[N]`.
+            vibratos: the depth of each vibrato as a share of the pitch, and its rate in Hz, `[N, 2]`.
             first: the seed of the first note; the others follow.
 
         Returns:
             float `[N, L]`.
         """
-        condition = SOUND.pitch_condition(pitches)
+        fundamentals = [instruments.fundamental(label, pitch) for label, pitch in zip(labels, pitches, strict=True)]
+        condition = SOUND.pitch_condition(fundamentals, vibratos)
         seeds = np.arange(first, first + len(labels), dtype=np.uint32)
         inputs = jax.tree.map(np.asarray, {"label": np.asarray(labels, np.int32), **condition})
         x = self._make.images(self.run.params, inputs, seeds)
@@ -95,7 +99,7 @@ def measure(play: Player, number: int) -> dict:
     """
     net = judge.trained_judge()
     real = judge.real_notes(1, number)
-    notes = judge.Notes(play(real.labels, real.pitches), real.labels, real.pitches)
+    notes = real._replace(waveforms=play(real.labels, real.pitches, real.vibratos))
     refused = judge.classifier.predict(net, judge.pictures(judge.broken_notes(real, seed=1))) == judge.NONE
     return {
         "samples": judge.measured(net, notes),
@@ -113,8 +117,8 @@ def main(argv: list[str]) -> None:
     if not flags.FLAGS.workdir:
         return
     play = Player(flags.FLAGS.workdir)
-    write_notes(play(real.labels, real.pitches), out, "samples")
-    tune = melody.played(lambda labels, pitches: play(labels, pitches, first=1000))
+    write_notes(play(real.labels, real.pitches, real.vibratos), out, "samples")
+    tune = melody.played(lambda labels, pitches: play(labels, pitches, melody.vibratos(labels), first=1000))
     wav.write(out / "melody.wav", tune, SOUND.sample_rate)
     melody.draw(tune, SOUND.sample_rate, out / "melody.png")
     figures = report.software() | measure(play, flags.FLAGS.number)

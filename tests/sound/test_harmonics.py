@@ -41,6 +41,32 @@ def test_a_decay_is_that_of_the_amplitudes():
     np.testing.assert_allclose(np.abs(found[1:-1, 0]), mean * np.exp(-middles[1:-1] / 0.2), rtol=2e-3)
 
 
+def test_the_amplitudes_of_a_tone_with_vibrato_stay_the_same():
+    """By the closed form of its phase; of a constant pitch those of the tenth harmonic fall and turn."""
+    amplitudes = np.zeros(10, complex)
+    amplitudes[[0, 9]] = 0.5 * np.exp(0.3j), 0.2j
+    vibrato = sound.instruments.Vibrato(0.02, 6.0)
+    time = np.arange(8192) / RATE
+    turns = vibrato.turns(440.0, time)
+    x = sum((a * np.exp(2j * np.pi * n * turns)).real for n, a in enumerate(amplitudes, 1))
+    contour = 440 * (1 + 0.02 * np.sin(2 * np.pi * 6 * time))
+    np.testing.assert_allclose(sound.harmonic_sum(np.tile(amplitudes, (16, 1)), contour, RATE, HOP), x, atol=1e-4)
+    found = sound.harmonic_amplitudes(np.stack([x, 0 * x]), np.stack([contour, contour]), RATE, 10, HOP)
+    np.testing.assert_allclose(found[0, 1:-1], np.broadcast_to(amplitudes, (14, 10)), atol=2e-3)
+    assert not found[1].any()
+    steady = sound.harmonic_amplitudes(x, 440.0, RATE, 10, HOP)[1:-1, 9]
+    assert np.abs(steady - 0.2j).max() > 0.1
+
+
+def test_a_harmonic_that_vibrato_lifts_too_high_is_left_out():
+    """17 times 440 Hz are 0.4675 of the sample rate, and with a depth of 0.03 at most 0.4815."""
+    contour = lambda depth: 440 * (1 + depth * np.sin(2 * np.pi * 6 * np.arange(4096) / RATE))
+    x = np.random.default_rng(0).normal(size=4096)
+    for depth, heard in ((0.02, 17), (0.03, 16)):
+        found = sound.harmonic_amplitudes(x, contour(depth), RATE, 20, HOP)
+        assert found.all(0).sum() == found.any(0).sum() == heard
+
+
 @pytest.mark.parametrize("power", [1.0, 0.5, 0.3])
 def test_the_form_has_an_inverse_for_any_clip_and_pitch(power):
     clips = sound.Sound(RATE, 4096, sound.harmonics_and_rest(20, 256, power=power))
@@ -69,6 +95,20 @@ def test_the_condition_of_a_pitch_counts_octaves():
     condition = sound.Sound(RATE, 4096, sound.harmonics_and_rest()).pitch_condition(np.array([220.0, 880.0]))
     np.testing.assert_array_equal(condition["vector"], np.float32([[-1], [1]]))
     assert condition["vector"].dtype == np.float32 and set(condition) == {"vector"}
+
+
+def test_the_condition_states_the_vibrato_that_the_harmonics_follow():
+    """Octaves, depth over 0.01, and Hz above 5.5; a clip with them comes back, and its steady tone is constant."""
+    clips = sound.Sound(RATE, 8192, sound.harmonics_and_rest(10))
+    condition = clips.pitch_condition(np.array([440.0, 220.0]), np.array([(0.02, 6.0), (0.0, 4.0)]))
+    np.testing.assert_allclose(condition["vector"], [[0, 2, 0.5], [-1, 0, -1.5]], atol=1e-6)
+    time = np.arange(8192) / RATE
+    turns = [sound.instruments.Vibrato(0.02, 6.0).turns(440.0, time), 220 * time]
+    x = 0.25 * np.cos(2 * np.pi * 9 * np.array(turns))
+    example = clips.example(x, condition)
+    np.testing.assert_allclose(example[:, 8, 1:15], 2 * 0.5, rtol=2e-2)
+    np.testing.assert_allclose(clips.waveform(example, condition=condition), x, atol=1e-6)
+    np.testing.assert_allclose(clips.example(x[0], clips.pitch_condition(440.0, (0.02, 6.0))), example[0], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ TIME = np.arange(2 * RATE) / RATE
 
 
 def played(name, seed):
-    return instruments.INSTRUMENTS[instruments.NAMES.index(name)](np.random.default_rng(seed), 200.0, RATE, TIME)
+    return instruments.INSTRUMENTS[instruments.NAMES.index(name)](np.random.default_rng(seed), 200.0, RATE, TIME)[0]
 
 
 def loudness(x, begin, end):

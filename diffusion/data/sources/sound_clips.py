@@ -24,6 +24,7 @@ def instruments(
     sample_rate: int = 8000,
     length: int = 4096,
     form: forms.Form | None = None,
+    vibrato: bool = False,
     mels: int = 0,
     window: int = 256,
     hop: int = 64,
@@ -38,6 +39,8 @@ def instruments(
         length: samples of a clip.
         form: the form of an example, `sound.samples`, `sound.lapped_spectrum` or `sound.harmonics_and_rest`, which
             has the class and the pitch in a record's condition, see `sound.Sound.pitch_condition`; None for samples.
+        vibrato: whether that condition also states the vibrato, which the carriers of the harmonics follow, with the
+            fundamental of the partials in place of the pitch.
         mels: number of bands of the levels, a record's condition "spectrogram"; 0 for records with a class instead.
         window, hop: length of a window of the levels, and the distance of two windows, in samples.
         shaped: whether clips are flattened by the levels, see `sound.shaping`.
@@ -51,7 +54,9 @@ def instruments(
         raise ValueError(f"number = {number} must be at least 1, and sample_rate = {sample_rate} at least 2000 Hz")
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
-    records = sequences.Records(_Notes(SPLITS.index(split), number, sound), len(notes.NAMES), split)
+    if vibrato and not sound.form.pitched:
+        raise ValueError("vibrato = True: only a form with a pitch has a vibrato. Valid: sound.harmonics_and_rest")
+    records = sequences.Records(_Notes(SPLITS.index(split), number, sound, vibrato), len(notes.NAMES), split)
     records.spec = records.spec._replace(name="instruments", classes=notes.NAMES)
     return Sounds(records, sound, kept=True)
 
@@ -145,9 +150,10 @@ class Sounds:
 class _Notes(Sequence):
     """Records of notes, computed when read."""
 
-    def __init__(self, split: int, number: int, sound: forms.Sound):
+    def __init__(self, split: int, number: int, sound: forms.Sound, vibrato: bool):
         self._number = number
         self._sound = sound
+        self._vibrato = vibrato
         self._split = split
 
     def __len__(self) -> int:
@@ -157,10 +163,12 @@ class _Notes(Sequence):
         if not 0 <= row < self._number:
             raise IndexError(row)
         numbers = SEED, self._split, int(row)
-        waveform, label, pitch = notes.clip(numbers, self._sound.sample_rate, self._sound.length)
-        record = {"x": waveform, "label": label}
+        note = notes.clip(numbers, self._sound.sample_rate, self._sound.length)
+        record = {"x": note.waveform, "label": note.label}
         if self._sound.form.pitched:
-            record["condition"] = {"label": np.int32(label), **self._sound.pitch_condition(pitch)}
+            pitch = notes.fundamental(note.label, note.pitch) if self._vibrato else note.pitch
+            condition = self._sound.pitch_condition(pitch, note.vibrato if self._vibrato else None)
+            record["condition"] = {"label": np.int32(note.label), **condition}
         return record
 
 

@@ -51,6 +51,23 @@ def test_notes_with_their_pitch():
         np.testing.assert_allclose(waveform, note.waveform, atol=1e-6)
 
 
+def test_notes_with_their_vibrato():
+    """The condition is of the fundamental, for the bell a fifth of its pitch."""
+    form = {"name": "harmonics_and_rest", "harmonics": 20, "hop": 64}
+    source = opened({"name": "instruments", "number": 9, "length": LENGTH, "form": form, "vibrato": True})
+    assert source.spec.condition["vector"].shape == (3,)
+    for row, share in ((2, 5), (3, 1), (6, 1)):
+        record = source[row]
+        note = sound.instruments.clip((2029, 0, row), RATE, LENGTH)
+        octaves, depth, rate = record["condition"]["vector"]
+        np.testing.assert_allclose(440 * 2**octaves * share, note.pitch, rtol=1e-6)
+        np.testing.assert_allclose([0.01 * depth, 5.5 + rate], note.vibrato, rtol=1e-6, atol=1e-9)
+        waveform = source.sound.waveform(record["x"], condition=record["condition"])
+        np.testing.assert_allclose(waveform, note.waveform, atol=1e-6)
+    with pytest.raises(ValueError, match="only a form with a pitch has a vibrato"):
+        sources.instruments(number=9, length=LENGTH, vibrato=True)
+
+
 def test_an_example_is_made_once_and_a_reader_may_change_its_record():
     source = opened({"name": "instruments", "number": 2, "length": LENGTH, "form": FORMS["lapped_spectrum"]})
     record = source[1]

@@ -74,6 +74,11 @@ def test_the_pitches_of_the_melody():
             assert melody.BEAT * beats + melody.FADE <= judge.LENGTH / judge.RATE
 
 
+def test_the_melody_has_vibrato_where_its_instrument_has():
+    labels = np.array([instruments.NAMES.index(name) for name in ("pluck", "flute", "brass")])
+    np.testing.assert_allclose(melody.vibratos(labels), [(0, 5.5), (0.01, 5.5), (0.005, 5.5)])
+
+
 def test_a_line_of_ones_is_one_with_fades_that_overlap():
     """Each note lasts for its beats; behind them it fades, below the start of the next."""
     made = melody.line([np.ones(judge.LENGTH), np.ones(judge.LENGTH)], [1, 0.5])
