@@ -1,14 +1,18 @@
-"""The drawings' model is rewarded for what its captions request, by a LoRA: counting first of all.
+"""The drawings' model learns to count: by rewards, or from real drawings most of which show several objects.
 
     diffusion train --config=examples/counting/recipe.py:nft --workdir=runs/counting/nft \\
       --extend=examples.counting.extension
 
-Presets: `nft`, `policy_gradient`, `reward_backpropagation`; and, on samples of the base that the judge chose
-(`python -m examples.counting.own_samples`), `rejection` and `preferences`. Each takes 39,900 evaluations of the
-network. `preferences_2` goes on with pairs of the tuned model's own, for about as many evaluations again:
+Presets by rewards, with a LoRA: `nft`, `policy_gradient`, `reward_backpropagation`; and, on samples of the base that
+the judge chose (`python -m examples.counting.own_samples`), `rejection` and `preferences`. Each takes 39,900
+evaluations of the network. `preferences_2` goes on with pairs of the tuned model's own, for about as many evaluations
+again:
 
     python -m examples.counting.own_samples --out=runs/counting/samples_2 --first=400 --number=500 \\
       --lora=runs/counting/preferences/tuning/pytorch_lora_weights.safetensors
+
+Presets on real drawings, by the loss of the base's own training: `drawings`, all weights; `drawings_lora`; each for
+39,900 evaluations, too. `drawings_long` trains all weights for as long as a GPU takes minutes.
 """
 
 from typing import Any
@@ -24,6 +28,7 @@ VELOCITY = denoiser()["objective"]["weighting"].to_dict()
 TIMES = {"name": "logit_normal", "mean": 1.2, "std": 1.2, "strata": 8}
 GROUPS = {"reward": {"name": "judged"}, "group": 8, "deviation": False}  # most groups of one object have equal rewards
 SAMPLES = "runs/counting/samples"
+LORA, RATE = {"name": "lora", "rank": 16, "alpha": 16.0}, 1.5e-3  # of AdamW
 
 
 def preferences(samples: str) -> dict[str, Any]:
@@ -34,6 +39,27 @@ def preferences(samples: str) -> dict[str, Any]:
         "objective": {"name": "diffusion_dpo", "weighting": VELOCITY, "density": TIMES, "beta": 0.5},
         "train.batch_size": 32,
         "train.steps": 106,
+    }
+
+
+def drawings(several: int, others: int) -> dict[str, Any]:
+    """All weights by the base's own loss on real drawings, 208 batches of 64.
+
+    Args:
+        several: number of drawings most of which show several objects.
+        others: number of drawings in the shares of the base's training, so that nothing else is lost.
+    """
+    both = {"name": "counting_drawings", "number": several}, {"name": "spelled_drawings", "number": others}
+    dropout = {"name": "condition_dropout", "rate": 0.1}
+    return {
+        "tuning": {"name": "full"},
+        "data.source": {"name": "mixture", "of": both},
+        "objective": {"name": "denoising", "weighting": VELOCITY, "density": TIMES, "wrappers": (dropout,)},
+        "optimizer.name": "muon",
+        "optimizer.learning_rate": 7e-4,
+        "optimizer.decay": "cosine",
+        "optimizer.weight_decay": 0.01,
+        "train.steps": 208,
     }
 
 
@@ -61,12 +87,26 @@ PRESETS = {
     },
     "preferences": preferences(SAMPLES),
     "preferences_2": preferences(f"{SAMPLES}_2") | {"init_from.path": "runs/counting/preferences"},
+    "drawings": drawings(9_000, 4_500),
+    "drawings_lora": drawings(9_000, 4_500)
+    | {"tuning": LORA, "optimizer.name": "adamw", "optimizer.learning_rate": RATE},
+    "drawings_long": drawings(64_000, 32_000)
+    | {
+        "optimizer.learning_rate": 1.5e-3,
+        "optimizer.warmup": 200,
+        "ema.decay": 0.999,
+        "ema.warmup": True,
+        "train.batch_size": 256,
+        "train.steps": 10_000,
+        "train.log_every": 50,
+        "checkpoint.every": 2_000,
+    },
 }
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.tuned({"name": "lora", "rank": 16, "alpha": 16.0}, learning_rate=1.5e-3, steps=52)
+    config = base.tuned(LORA, learning_rate=RATE, steps=52)
     config.base.path = "weights/drawings"
     config.data.source = {"name": "counting_drawings"}
     config.objective = {"name": "diffusion_nft", "weighting": VELOCITY, "density": TIMES, **GROUPS, "limit": 0.5}

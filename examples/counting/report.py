@@ -1,11 +1,12 @@
-"""Counting before and after: each method at about equal evaluations, by measures that no training saw.
+"""Counting before and after, method by method and with the evaluations of each, by measures that no training saw.
 
     python -m examples.counting.report --out=runs/counting/report \\
         --runs=nft=runs/counting/nft,policy_gradient=runs/counting/policy_gradient
 
 Rows: the base at its own guidance and at the guidance of the trainings, the best of several pictures of the base by the
-judge that rewards, and each run. All make the same captions from the same noise. Writes pictures.png, report.json and
-report.md; the pictures of each row stay in OUT/pictures, so that the same command goes on.
+judge that rewards, and each run; a run of all weights also at the base's own guidance. All make the same captions from
+the same noise. Writes pictures.png, report.json and report.md; the pictures of each row stay in OUT/pictures, so that
+the same command goes on.
 """
 
 from absl import flags
@@ -39,6 +40,7 @@ from diffusion.text_to_image import TextToImage, model_index
 from examples.counting import judges, measures, own_samples, rewards
 
 LORA = "tuning/pytorch_lora_weights.safetensors"
+MODEL = "tuning/model_index.json"  # of a run of all weights, which writes a whole model
 GUIDED, PLAIN = "base, guidance 2", "base"
 SHOWN = 8  # pictures of a row
 WRAPPED = 9  # letters of a caption in a line
@@ -51,6 +53,9 @@ TRAINED = {
     "policy_gradient": "Flow-GRPO",
     "nft": "DiffusionNFT",
     "reward_backpropagation": "Reward backpropagation (DRaFT)",
+    "drawings": "Real drawings, all weights",
+    "drawings_lora": "Real drawings, a LoRA",
+    "drawings_long": "Real drawings, all weights, longer",
 }
 HOW_TO_READ = (
     "- **Counting**: the share of captions of two to five objects with as many objects as requested: by connected "
@@ -98,8 +103,8 @@ def evaluations_of_run(folder: pathlib.Path) -> int:
     """The evaluations of a run, of the pictures that it trains on, and of the run whose weights it begins with."""
     config = opener.read_table(folder / "config.json")
     source = config["data"]["source"]
-    path = pathlib.Path(source.get("path") or (source["of"][0]["path"] if "of" in source else folder))
-    drawn = path.parent / own_samples.DRAWN
+    first = source["of"][0] if "of" in source else source
+    drawn = pathlib.Path(first.get("path", folder)).parent / own_samples.DRAWN
     sampling = opener.read_table(drawn) if drawn.is_file() else {"drawn": 0, "steps": 0}
     before = config["init_from"]["path"]
     here = evaluations(config, sampling["drawn"] * sampling["steps"])
@@ -139,7 +144,7 @@ def makers(
         numbers: how many candidates each best picture has.
 
     Raises:
-        ConfigError: for a run without a LoRA.
+        ConfigError: for a run without a LoRA and without a model.
     """
     plain = {"guidance": 1.0, "steps": measures.STEPS}
     rows = {
@@ -149,10 +154,18 @@ def makers(
     for number in numbers:
         rows[f"best of {number}"] = (best_of(model, number, rewarding, **plain), 0, number * measures.STEPS)
     for name, folder in runs.items():
-        if not (folder / LORA).is_file():
-            raise ConfigError(f"--runs={name}={folder}: it has no {LORA}. Valid: a run of this folder's recipe")
-        tuned = text_to_image.with_loras(model, {folder / LORA: 1.0})
-        rows[name] = (measures.make(tuned, **plain), evaluations_of_run(folder), measures.STEPS)
+        lora_file, index_file = folder / LORA, folder / MODEL
+        if not lora_file.is_file() and not index_file.is_file():
+            raise ConfigError(
+                f"--runs={name}={folder}: it has no {LORA}, nor {MODEL}. Valid: a run of this folder's recipe"
+            )
+        training = evaluations_of_run(folder)
+        if lora_file.is_file():
+            tuned = text_to_image.with_loras(model, {lora_file: 1.0})
+        else:
+            tuned = model_folder.load(index_file.parent)
+            rows[GUIDED.replace(PLAIN, name)] = (measures.make(tuned), training, 2 * tuned.usual.steps)
+        rows[name] = (measures.make(tuned, **plain), training, measures.STEPS)
     return rows
 
 
@@ -199,7 +212,8 @@ def draw(asked: Sequence[str], shown: Mapping[str, np.ndarray], path: pathlib.Pa
 
 def title(name: str) -> str:
     """The name of a row in the table."""
-    return TRAINED.get(name, name[:1].upper() + name[1:])
+    method, comma, guidance = name.partition(", ")
+    return TRAINED.get(method, method[:1].upper() + method[1:]) + comma + guidance
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -226,8 +240,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         others.append((title(name), *map(share, parts), distance, f"{row['variety']:.2f}"))
     parts = [
         "# Counting, by rewards",
-        "The model of drawings is rewarded for what its captions request, most of which ask for several objects. One "
-        "judge rewards; the figures are those of connected parts and of a judge that no training called.",
+        "The model of drawings is rewarded for what its captions request, most of which ask for several objects, or it "
+        "trains on real drawings of such captions. One judge rewards; the figures are those of connected parts and of "
+        "a judge that no training called.",
         report.table(
             ("", "evaluations, training", "a picture", "counts, by parts", "other judge", "rewarding judge", "gap"),
             counting,

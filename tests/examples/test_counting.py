@@ -1,6 +1,7 @@
 """Counting by rewards: what captions request, the reward of a judge, the evaluations, the measures and the report."""
 
 import json
+from types import SimpleNamespace
 from typing import Any, cast
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 
+from diffusion.data import sources
 from diffusion.data.shapes import scenes
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.recipe import ConfigError, recipes
@@ -111,6 +113,7 @@ def test_most_training_captions_ask_for_several_objects():
         ("reward_backpropagation", 0, 64 * (8 + 2 * 8)),
         ("rejection", 200, 64 * 3 + 200),
         ("preferences", 200, 64 * 2 * (3 + 1) + 200),
+        ("drawings", 0, 64 * 3),
     ],
 )
 def test_the_evaluations_of_each_training(preset, samples, expected):
@@ -133,6 +136,54 @@ def test_a_run_counts_its_pictures_and_the_run_that_it_goes_on_from(tmp_path):
         (folder / "config.json").write_text(json.dumps(config))
     assert report.evaluations_of_run(tmp_path / "first") == 3 * 4 * 8 + 25 * 8
     assert report.evaluations_of_run(tmp_path / "second") == 3 * 4 * 8 * 2 + (25 + 100) * 8
+
+
+def test_real_drawings_train_the_whole_model_or_a_lora_on_as_many_evaluations():
+    configs = {name: recipes.load(f"examples/counting/recipe.py:{name}") for name in ("drawings", "drawings_lora")}
+    assert {name: config.tuning.name for name, config in configs.items()} == {
+        "drawings": "full",
+        "drawings_lora": "lora",
+    }
+    for config in configs.values():
+        assert report.evaluations(config.to_dict()) == 39_936
+        assert config.train.steps * config.train.batch_size <= sum(part["number"] for part in config.data.source.of)
+    long = recipes.load("examples/counting/recipe.py:drawings_long")
+    assert long.data.source.of[0]["number"] == 64_000 and long.tuning.name == "full"
+
+
+def test_half_of_the_real_drawings_show_several_objects_and_some_a_new_word():
+    """0.7 of two thirds, and 0.85 times 0.18 of a third; words of random letters are 0.15 of a third."""
+    of = recipes.load("examples/counting/recipe.py:drawings").data.source.of
+    source = sources.mixture([opened(part["name"], part["number"] // 10) for part in of])
+    found = [scenes.parsed(text) for text in source.captions()]
+    several = np.mean([scene.kind == "several" for scene in found])
+    random_words = np.mean([scene.kind == "word" and scene.word not in scenes.WORDS for scene in found])
+    deviation = lambda share: np.sqrt(share * (1 - share) / len(found))
+    for share, expected in ((several, (2 * 0.7 + 0.85 * 0.18) / 3), (random_words, 0.15 / 3)):
+        assert abs(share - expected) < 4 * deviation(expected)
+
+
+def opened(name, number):
+    return {"counting_drawings": rewards.counting_drawings, "spelled_drawings": sources.spelled_drawings}[name](
+        number=number
+    )
+
+
+def test_a_run_of_all_weights_has_a_row_at_the_guidance_of_the_base_too(tmp_path, monkeypatch):
+    model = SimpleNamespace(usual=SimpleNamespace(steps=20))
+    monkeypatch.setattr(report.model_folder, "load", lambda folder: SimpleNamespace(usual=model.usual, folder=folder))
+    monkeypatch.setattr(measures, "make", lambda model, **how: (getattr(model, "folder", "base"), how))
+    config = recipes.load("examples/counting/recipe.py:drawings").to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"it has no tuning/pytorch_lora_weights.* nor tuning/model_index"):
+        report.makers(cast(Any, model), {"drawings": tmp_path}, cast(Any, None), [])
+    (tmp_path / "tuning").mkdir()
+    (tmp_path / report.MODEL).touch()
+    rows = report.makers(cast(Any, model), {"drawings": tmp_path}, cast(Any, None), [])
+    assert rows["drawings, guidance 2"] == ((tmp_path / "tuning", {}), 39_936, 40)
+    assert rows["drawings"] == ((tmp_path / "tuning", {"guidance": 1.0, "steps": 10}), 39_936, 10)
+    assert report.title("drawings, guidance 2") == "Real drawings, all weights, guidance 2"
+    assert report.title(report.GUIDED) == "Base, guidance 2"
 
 
 def test_the_pictures_of_a_caption_that_are_chosen():
