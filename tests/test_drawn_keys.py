@@ -30,6 +30,7 @@ from diffusion.data.sources.sequences import Records
 from diffusion.experiments.remake import exact_mixtures, point_training
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import membership
+from diffusion.recipe import steering_drivers
 from diffusion.training import step
 from diffusion.training.alternating import Player, alternating
 from examples.restoration import methods, tasks
@@ -171,6 +172,12 @@ def of_restart(keys):
     samplers.sample(STOCHASTIC, conformance.round_denoiser(FLOW), FLOW, jnp.zeros((len(keys), 2)), plan, keys)
 
 
+def of_particles(keys):
+    x, plan = jnp.zeros((len(keys), 2)), timesteps.plan(np.array([1.0, 0.5, 0.0]))
+    drive = steering_drivers.mcgdiff(guidance.measurements.masked(jnp.array([True, False])), x, number=2)
+    return drive(STOCHASTIC, conformance.round_denoiser(FLOW), FLOW, x, plan, keys)
+
+
 def of_daps(draw):
     """Draws of the data between noise, as the exact one and Langevin's make them."""
     plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
@@ -297,19 +304,9 @@ DRAWING = {
             conformance.round_denoiser(FLOW), FLOW, timesteps.plan((1.0, 0.5, 0.0)), keys, (2,), lambda x: x.sum(-1)
         )
     ),
-    "mcgdiff": keyed(
-        lambda keys: steering.mcgdiff(
-            STOCHASTIC,
-            conformance.round_denoiser(FLOW),
-            FLOW,
-            samplers.prior(FLOW, jax.vmap(lambda key: jax.random.fold_in(key, 9))(keys), (2,)),
-            timesteps.plan(np.array([1.0, 0.5, 0.0])),
-            keys,
-            guidance.measurements.masked(jnp.array([True, False])),
-            jnp.zeros((len(keys), 2)),
-            0.1,
-            number=1,
-        )
+    "mcgdiff": keyed(jax.jit(of_particles)),
+    "resampling of a part": keyed(
+        jax.jit(lambda keys: jax.vmap(steering.partial(steering.systematic), (0, None))(keys, jnp.zeros(4)))
     ),
     "red_diff": keyed(
         lambda keys: steering.red_diff(

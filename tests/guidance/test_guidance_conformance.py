@@ -62,9 +62,10 @@ GUIDANCES = {
     "composed": Case(lambda d, s, w: guidance.composed(_each(d, 3), (w, w)), 1.5, 0.0, base=2, calls=3, interval=False),
     "product": Case(lambda d, s, w: guidance.product(_each(d), s, (w, 1 - w)), interval=False),
     "multiplied": Case(
-        lambda d, s, w: guidance.multiplied(guidance.product(_each(d, 1), s, (1 - w,)), d[1], s, w),
+        lambda d, s, w: guidance.multiplied(guidance.product(_each(d), s, (1 - w, 0.0)), d[2], s, w),
         0.6,
         0.0,
+        calls=3,
         interval=False,
     ),
     "rescaled": Case(lambda d, s, w, **more: guidance.rescaled(_each(d), s, w, 0.7, **more)),

@@ -145,6 +145,14 @@ def test_the_weight_is_the_integral_of_the_excess_over_the_log_snr():
     np.testing.assert_allclose(particles.log_weights, np.full((2, 1), integral), rtol=1e-5)
 
 
+def test_the_weight_of_a_power_counts_every_number_of_an_example():
+    """Where eps = 0, log w = (B - 1) D log(alpha_t / alpha_s); six numbers in two axes."""
+    keys, plan = jax.random.split(jax.random.key(0), 2), timesteps.plan(np.array([0.7, 0.3, 0.1]))
+    branches = guidance.separately(lambda x, t: Prediction(x, jnp.zeros_like(x)))
+    particles = steering.corrected(EULER, branches, (1.5,), FLOW, jnp.ones((2, 3, 2)), plan, keys, number=1)
+    np.testing.assert_allclose(particles.log_weights, np.full((2, 1), 0.5 * 6 * np.log(0.3 / 0.9)), rtol=1e-5)
+
+
 def test_one_branch_to_the_power_1_is_sample():
     plan = timesteps.plan(timesteps.uniform(FLOW, 5))
     keys = jax.random.split(jax.random.key(0), 12)

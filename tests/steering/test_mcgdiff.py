@@ -25,13 +25,24 @@ END = 0.1
 
 
 def _run(
-    number, groups, *, noise_std, steps=4, end=END, sampler=EXACT, denoise=DENOISE, measurement=MATRIX, y=Y, **more
+    number,
+    groups,
+    *,
+    noise_std,
+    steps=4,
+    start=1,
+    end=END,
+    sampler=EXACT,
+    denoise=DENOISE,
+    measurement=MATRIX,
+    y=Y,
+    **more,
 ):
     @jax.jit
     def run(keys):
-        start, walk = jax.vmap(jax.random.split, out_axes=1)(keys)
-        x = samplers.prior(SCHEDULE, start, (3,))
-        plan = timesteps.plan(np.linspace(1, end, steps + 1))
+        starts, walk = jax.vmap(jax.random.split, out_axes=1)(keys)
+        x = samplers.prior(SCHEDULE, starts, (3,))
+        plan = timesteps.plan(np.linspace(start, end, steps + 1))
         seen = jnp.broadcast_to(jnp.asarray(y), (len(x), len(y)))
         return steering.mcgdiff(
             sampler, denoise, SCHEDULE, x, plan, walk, measurement, seen, noise_std, number=number, **more
@@ -105,6 +116,28 @@ def test_of_a_mixture_it_has_the_posterior():
     np.testing.assert_allclose(shares @ x, mean, atol=0.08)
     np.testing.assert_allclose((shares[:, None] * (x - mean)).T @ (x - mean), covariance, atol=0.08)
     assert np.abs(means.T @ [0.3, 0.7] - mean).max() > 0.3  # the data's own mean is another
+
+
+def test_the_weight_of_one_step_onto_the_data_is_that_of_its_densities():
+    """x_t follows from x_0, its estimate: w = N(0; alpha_t Y, 1 + v_t) N(x_0; Y, v_0) / N(x_t; alpha_t Y, v_t)."""
+    noise_std, t = 0.2, 0.7
+    particles = _run(1, 3, noise_std=noise_std, steps=1, start=t, end=0.0, sampler=samplers.ddpm())
+    alpha, sigma = float(SCHEDULE.alpha(t)), float(SCHEDULE.sigma(t))
+    U, a, V = np.linalg.svd(A.astype(np.float64), full_matrices=False)
+    x_0 = np.asarray(particles.x, np.float64)
+    x_t = 0.4 * alpha + (x_0 - 0.4) * (0.25 * alpha**2 + sigma**2) / (0.25 * alpha)
+    v_t, v_0 = sigma**2 + (alpha * noise_std / a) ** 2, (noise_std / a) ** 2
+    log_density = lambda away, variance: -(away**2 / variance + np.log(2 * np.pi * variance)).sum(-1) / 2
+    seen = U.T @ Y / a
+    expected = log_density(alpha * seen, 1 + v_t) + log_density(x_0 @ V.T - seen, v_0)
+    expected = expected - log_density(x_t @ V.T - alpha * seen, v_t)
+    np.testing.assert_allclose(particles.log_weights.ravel(), expected, rtol=1e-4)
+
+
+def test_a_direction_of_the_smallest_singular_value_is_not_measured():
+    every = measurements.masked(np.ones(3, bool))  # all singular values are 1
+    particles = _run(1, 2, noise_std=0.2, steps=1, measurement=every, y=np.ones(3, np.float32), smallest=1.0)
+    np.testing.assert_array_equal(particles.log_weights, 0)
 
 
 def test_without_noise_it_ends_at_the_measured_value():

@@ -80,6 +80,13 @@ def test_where_all_die_none_is_alive(name):
     assert np.isneginf(logs).all() and np.isneginf(steering.log_normaliser(logs))
 
 
+def test_the_last_quantile_is_that_of_the_last_that_lives(monkeypatch):
+    """(3 + u) / 4 rounds to 1 for the largest u, where all of the weights lie before the last particle."""
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, 1 - 2.0**-24, dtype))
+    ancestors, _ = steering.systematic(jax.random.key(0), jnp.log(jnp.array([1.0, 1.0, 1.0, 0.0])))
+    np.testing.assert_array_equal(ancestors[-1], 2)
+
+
 def test_the_normaliser_is_the_mean_of_weights_of_any_size():
     logs = jnp.array([[800.0, 800.0 + np.log(3)], [-jnp.inf, 0.0]])
     np.testing.assert_allclose(steering.log_normaliser(logs), [800 + np.log(2), -np.log(2)], rtol=1e-6)
