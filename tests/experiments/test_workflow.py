@@ -49,7 +49,9 @@ def test_steps_that_the_model_cannot_take_are_refused_before_its_weights_are_rea
 def test_flux_takes_the_steps_and_the_strength_of_its_workflow(tmp_path):
     model = text_to_image.described(made_pipelines.folder("flux", tmp_path / "flux"))
     flow = comfyui.read(CUSTOM, "flow.json")
-    plan = schedulers.trajectory(flow.stepped(model).process, "euler", 20).plan
+    stepped = flow.stepped(model)
+    assert stepped._programs is not model._programs  # which have the steps of the folder
+    plan = schedulers.trajectory(stepped.process, "euler", 20).plan
     ratio = np.exp(0.5 + 0.65 * (1024 * 768 / 256 - 256) / 3840)  # at 1024 x 768 pixels
     np.testing.assert_allclose(plan.t, [ratio * t / (1 + (ratio - 1) * t) for t in 1 - np.arange(20) / 20], rtol=1e-6)
     assert flow.requested(model).resolved(model).guidance == 2.5

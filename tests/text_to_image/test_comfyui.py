@@ -56,6 +56,8 @@ def test_the_basic_example_is_a_request():
     assert flow == comfyui.Workflow("v1-5-pruned-emaonly.safetensors", {}, {}, expected, "normal")
     several = comfyui.read(changed({("5", "batch_size"): 3, ("3", "seed"): 2**32 + 7}), "flow.json").request
     assert several.seeds == (7, 8, 9)
+    last = comfyui.read(changed({("5", "batch_size"): 2, ("3", "seed"): 2**32 - 2}), "flow.json").request
+    assert last.seeds == (2**32 - 2, 2**32 - 1)
 
 
 def saved(graph):
@@ -138,6 +140,7 @@ def test_brackets_weigh_as_in_comfyui(text, prompt, emphasis):
     (changed({("3", "denoise"): 0}), "has denoise = 0. Valid: above 0"),
     (changed(WIRED | {("3", "denoise"): 1}, LORA), "has denoise = 1 with a picture,"),
     (changed({("5", "batch_size"): 0}), "has batch_size = 0"),
+    (changed({("5", "batch_size"): 3, ("3", "seed"): 2**32 - 2}), "has batch_size = 3"),
     (changed({("6", "text"): "((a))"}), "has nested, open or square brackets"),
     (changed({("6", "text"): "(a"}), "has nested, open or square brackets"),
     (changed({("6", "text"): "(a) [b]"}), "has nested, open or square brackets"),
@@ -162,10 +165,15 @@ def test_a_muted_node_and_values_of_another_version_are_refused():
     muted["nodes"][0]["mode"] = 4
     with pytest.raises(ValueError, match="node '3', a 'KSampler', is muted or bypassed"):
         comfyui.read(muted, "a")
-    longer = saved(BASIC)
-    longer["nodes"][0]["widgets_values"].append(1)
-    with pytest.raises(ValueError, match="node '3', a KSampler, has the values"):
-        comfyui.read(longer, "a")
+    unlinked = saved(BASIC)
+    unlinked["nodes"][0]["inputs"][0]["link"] = 0
+    with pytest.raises(ValueError, match="node '3' has the link 0, which does not exist"):
+        comfyui.read(unlinked, "a")
+    for values in (range(8), "euler", {"seed": 1}):
+        other = saved(BASIC)
+        other["nodes"][0]["widgets_values"] = values
+        with pytest.raises(ValueError, match="node '3', a KSampler, has the values"):
+            comfyui.read(other, "a")
 
 
 def test_a_name_that_leads_out_of_its_folder_is_refused():
@@ -301,6 +309,18 @@ def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
                             model_of(schedulers.read(SD | {"timestep_spacing": "linspace"})), (512, 768))  # fmt: skip
     again = comfyui.read(plain, "flow.json")
     assert (again.scheduler, again.request.height, again.request.width) == ("normal", 512, 768)
+
+
+@pytest.mark.parametrize("steps, total", [(9, 14), (15, 22)])
+def test_the_steps_that_are_left_are_as_many_in_comfyui(steps, total):
+    """It takes the last of int(steps / denoise); 9 / (9 / 14) is below 14, and 22 * (15 / 22) below 15."""
+    request = Request(prompts=("a",), steps=total, guidance=7.0, sampler="euler", image="cat.png",
+                      strength=(steps + 0.5) / total)  # fmt: skip
+    karras = model_of(schedulers.read(SD | {"use_karras_sigmas": True}))
+    graph = comfyui_export.written(request, {"model": "a"}, karras, (512, 512))
+    (sampling,) = [node["inputs"] for node in graph.values() if node["class_type"] == "KSampler"]
+    assert (sampling["steps"], int(sampling["steps"] / sampling["denoise"])) == (steps, total)
+    assert comfyui.read(graph, "a").request.first_step(total) == total - steps
 
 
 @pytest.mark.parametrize("change, match", [

@@ -96,7 +96,8 @@ def test_without_a_node_the_strength_is_comfyui_s_and_cfg_does_not_read_the_nega
 def test_a_workflow_of_stable_diffusion_3_5_is_a_request():
     more = {
         "40": {"class_type": "TripleCLIPLoader", "inputs": {"clip_name1": "l", "clip_name2": "g", "clip_name3": "t5"}},
-        "41": {"class_type": "ModelSamplingSD3", "inputs": {"shift": 5, "model": ["30", 0]}},
+        "41": {"class_type": "ModelSamplingSD3", "inputs": {"shift": 5, "model": ["42", 0]}},
+        "42": {"class_type": "ModelSamplingSD3", "inputs": {"shift": 9, "model": ["30", 0]}},  # the last one counts
     }
     wires = {("6", "clip"): ["40", 0], ("33", "clip"): ["40", 0], ("31", "model"): ["41", 0], ("31", "cfg"): 5.5,
              ("31", "positive"): ["6", 0], ("31", "scheduler"): "sgm_uniform", ("33", "text"): "bad"}  # fmt: skip

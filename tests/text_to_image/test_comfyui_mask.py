@@ -68,6 +68,13 @@ def test_a_mask_of_its_own_is_white_where_it_is_painted(place):
     assert (request.prompts, request.negative) == (("masterpiece best quality girl",), "bad hands")
 
 
+def test_the_transparent_part_of_another_picture_is_a_mask_alone(place):
+    other = {"20": {"class_type": "LoadImage", "inputs": {"image": "mask.png"}}}
+    request = read(KEEPS | {("16", "pixels"): ["20", 0]}, place, other).requested(SD_MODEL)
+    np.testing.assert_array_equal(request.mask, np.arange(32) >= np.full((16, 1), 16))
+    assert request.image == str(place / "mask.png")
+
+
 def test_a_mask_reaches_flux_fill_behind_its_guidance(place):
     more = {"20": {"class_type": "FluxGuidance", "inputs": {"guidance": 30, "conditioning": ["6", 0]}},
             "21": {"class_type": "DifferentialDiffusion", "inputs": {"model": ["4", 0]}}}  # fmt: skip
