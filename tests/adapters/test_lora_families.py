@@ -7,72 +7,16 @@ from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files
 from diffusion.models.interchange import families, folders, rows
-from diffusion.published.auraflow import AuraFlow
-from diffusion.published.cogvideox import CogVideoX
-from diffusion.published.flux2 import Flux2
-from diffusion.published.hunyuan_video import HunyuanVideo
-from diffusion.published.ltx_video import LTXVideo
-from diffusion.published.lumina2 import Lumina2
-from diffusion.published.qwen_image import QwenImage
-from diffusion.published.sana import Sana
-from diffusion.published.wan.network import Wan
-from diffusion.published.z_image import ZImage
 from tests.peers.made_weights import made
+from tests.published.cogvideox.facts import SMALL as COGVIDEOX
+from tests.published.family_facts import stated
+from tests.published.flux2.facts import KLEIN
+from tests.published.hunyuan_video.facts import SMALL as HUNYUAN
+from tests.published.ltx_video.facts import SMALL as LTX
+from tests.published.wan.facts import SMALL as WAN
 
-Z_IMAGE = ZImage(4, 24, 2, 1, 2, 12, (4, 4, 4))
-QWEN_IMAGE = QwenImage(4, 24, 2, 2, 12, (4, 4, 4))
-KLEIN = Flux2(4, 24, 2, 2, 3, 12, (2, 2, 2, 2))
-LUMINA2 = Lumina2(4, 24, 2, 1, 4, 2, 16, 12, (2, 2, 2))
-AURAFLOW = AuraFlow(4, 2, 24, 2, 2, 2, 12, 4)
-SANA = Sana(8, 4, 1, 24, 2, 3, 2, 12)
-WAN = Wan(4, 10, 24, 2, 2, 40, 12, 20)
-LTX = LTXVideo(channels=4, width=24, depth=2, heads=2, text_width=12)
-COGVIDEOX = CogVideoX(channels=4, in_channels=4, width=32, depth=2, heads=2, text_width=12, time_width=16, grid=(4, 4))
-HUNYUAN = HunyuanVideo(4, 24, 2, 2, 1, 2, 12, 8, (4, 4, 4))
 PREFIXES = ("transformer.", "diffusion_model.", "", "base_model.model.", "lora_unet_")
-LAYERS = [
-    (Z_IMAGE, "diffusers", "layers.1.attention.to_k"),
-    (Z_IMAGE, "diffusers", "noise_refiner.0.attention.to_out.0"),
-    (Z_IMAGE, "diffusers", "layers.0.feed_forward.w3"),
-    (Z_IMAGE, "diffusers", "layers.0.adaLN_modulation.0"),
-    (Z_IMAGE, "original", "context_refiner.0.attention.qkv"),
-    (QWEN_IMAGE, "diffusers", "transformer_blocks.1.attn.add_q_proj"),
-    (QWEN_IMAGE, "diffusers", "transformer_blocks.0.img_mlp.net.0.proj"),
-    (QWEN_IMAGE, "diffusers", "transformer_blocks.0.txt_mod.1"),
-    (KLEIN, "diffusers", "transformer_blocks.1.attn.add_q_proj"),
-    (KLEIN, "diffusers", "single_transformer_blocks.1.attn.to_qkv_mlp_proj"),
-    (KLEIN, "diffusers", "double_stream_modulation_img.linear"),
-    (KLEIN, "original", "double_blocks.0.img_attn.qkv"),
-    (KLEIN, "original", "single_blocks.1.linear2"),
-    (LUMINA2, "diffusers", "layers.1.attn.to_v"),
-    (LUMINA2, "diffusers", "context_refiner.0.feed_forward.linear_3"),
-    (AURAFLOW, "diffusers", "joint_transformer_blocks.1.attn.add_q_proj"),
-    (AURAFLOW, "diffusers", "single_transformer_blocks.1.ff.linear_2"),
-    (AURAFLOW, "original", "double_layers.0.mlpC.c_fc1"),
-    (SANA, "diffusers", "transformer_blocks.1.attn1.to_k"),
-    (SANA, "diffusers", "transformer_blocks.0.attn2.to_v"),
-    (SANA, "original", "blocks.1.attn.qkv"),
-    (WAN, "diffusers", "blocks.1.attn1.to_k"),
-    (WAN, "diffusers", "blocks.0.attn2.add_v_proj"),
-    (WAN, "original", "blocks.1.self_attn.o"),
-    (WAN, "original", "blocks.0.ffn.2"),
-    (LTX, "diffusers", "transformer_blocks.1.attn2.to_v"),
-    (LTX, "diffusers", "transformer_blocks.0.ff.net.0.proj"),
-    (LTX, "diffusers", "time_embed.linear"),
-    (LTX, "original", "adaln_single.linear"),
-    (LTX, "original", "patchify_proj"),
-    (COGVIDEOX, "diffusers", "transformer_blocks.1.attn1.to_k"),
-    (COGVIDEOX, "diffusers", "transformer_blocks.0.attn1.to_out.0"),
-    (COGVIDEOX, "diffusers", "transformer_blocks.1.norm1.linear"),
-    (COGVIDEOX, "diffusers", "patch_embed.text_proj"),
-    (HUNYUAN, "diffusers", "transformer_blocks.1.attn.add_k_proj"),
-    (HUNYUAN, "diffusers", "single_transformer_blocks.0.proj_mlp"),
-    (HUNYUAN, "diffusers", "context_embedder.token_refiner.refiner_blocks.0.attn.to_q"),
-    (HUNYUAN, "original", "double_blocks.0.img_attn_qkv"),
-    (HUNYUAN, "original", "double_blocks.1.txt_mlp.fc2"),
-    (HUNYUAN, "original", "single_blocks.1.linear1"),
-    (HUNYUAN, "original", "txt_in.individual_token_refiner.blocks.0.self_attn_qkv"),
-]
+LAYERS = [layer for layers in stated("LORA_LAYERS").values() for layer in layers]
 # Kernels of each network of clips and its inputs: x, t, condition.
 CLIPS = {
     "wan": (WAN, "(query|value|mlp_hidden)/kernel", (1, 2, 2, 4, 10), {"text": (1, 3, 12), "patches": (1, 5, 20)}),

@@ -19,9 +19,9 @@ from diffusion.models.interchange import families, folders, rows
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.published.flux import control_lora
 from diffusion.published.flux.network import Flux
-from tests.adapters.test_lora_families import WAN
 from tests.adapters.test_lora_spellings import CONV, OUT, Q, merged, pair
 from tests.peers.made_weights import made
+from tests.published.wan.facts import SMALL as WAN
 from tests.text_to_image import made_pipelines
 
 DEV = Flux(4, 4, 16, 1, 2, 2, 12, 8, (2, 2, 4), strength=True)

@@ -1,9 +1,6 @@
-"""The backbones that the conformance suite and the tests on several devices run over: one line each."""
+"""The backbones that the conformance suite and the tests on several devices run over: one line each, here or in the
+facts of its family (tests/published)."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,96 +22,23 @@ from diffusion.models.song_unet import SongUNet
 from diffusion.models.u_vit import UViT
 from diffusion.models.unet import UNet
 from diffusion.models.video_dit import VideoDiT
-from diffusion.published.auraflow.network import AuraFlow
-from diffusion.published.cogvideox.network import CogVideoX
-from diffusion.published.flux.network import Flux
-from diffusion.published.flux2.network import Flux2
-from diffusion.published.hunyuan_video.network import HunyuanVideo
-from diffusion.published.ltx_video.network import LTXVideo
-from diffusion.published.lumina2.network import Lumina2
-from diffusion.published.pixart.network import PixArt
-from diffusion.published.qwen_image.network import QwenImage
-from diffusion.published.sana.network import Sana
-from diffusion.published.stable_diffusion.network import ConditionalUNet
-from diffusion.published.stable_diffusion_3.network import MMDiT
-from diffusion.published.z_image.network import ZImage
+from tests.models.backbone import (
+    CLASSES,
+    TEXT,
+    TOKENS,
+    U_NET_BLOCKS,
+    VECTOR,
+    Backbone,
+    drawn,
+    labels,
+    labels_and_vectors,
+    parts_of_series,
+    residuals,
+    vectors,
+    words,
+)
+from tests.published.family_facts import stated
 
-CLASSES, TEXT, POOLED, VECTOR = 3, 12, 10, 6
-
-
-class Backbone(NamedTuple):
-    """A tiny network.
-
-    Attributes:
-        module: the network, float32.
-        shape: of one example, (H, W, C) of its images.
-        condition: batch -> its condition, as numpy arrays, no two examples alike.
-        adapter_entries: (batch, scale) -> entries of the condition for adapters; at scale 0 they change nothing.
-        untrained: regular expression of the parameters that have no gradient, or one of rounding alone: the bias of
-            keys moves all scores of a query alike.
-        tensor: devices that its heads are divided over in test_sharded_backbones.py; 1 for one that has but one.
-        divides: what the sides are multiples of; 1 where they may be any.
-        blocks: regular expression of the paths of modules that end a block whose features it returns; of those with the
-            same first group, one after the other, the last does.
-    """
-
-    module: nn.Module
-    shape: tuple[int, ...]
-    condition: Callable[[int], Any]
-    adapter_entries: Callable[[int, float], dict] | None = None
-    untrained: str = "(?!)"
-    tensor: int = 2
-    divides: int = 2
-    blocks: str = r"blocks"
-
-
-U_NET_BLOCKS = r"((?:down|up)_\d_block_\d|middle_block_1)(?:_attention)?"
-
-
-def drawn(*shape):
-    """Numbers of variance 1, the same for the same shape."""
-    return np.random.default_rng(len(shape) + sum(shape)).normal(size=shape).astype(np.float32)
-
-
-def labels(batch):
-    return np.arange(batch, dtype=np.int32) % (CLASSES + 1)
-
-
-def words(*entries, length=5):
-    """batch -> a prompt, and further entries."""
-    made = {
-        "text_mask": lambda batch: np.arange(length) < 2 + np.arange(batch)[:, None] % length,
-        "pooled": lambda batch: drawn(batch, POOLED),
-        "size": lambda batch: np.float32([512, 480, 8, 0, 512, 256]) + 64 * np.arange(batch, dtype=np.float32)[:, None],
-        "strength": lambda batch: 3 + np.arange(batch, dtype=np.float32),
-    }
-    return lambda batch: {"text": drawn(batch, length, TEXT), **{name: made[name](batch) for name in entries}}
-
-
-def labels_and_vectors(batch):
-    return {"label": labels(batch), "vector": drawn(batch, VECTOR)}
-
-
-def vectors(batch):
-    return {"vector": drawn(batch, VECTOR)}
-
-
-def parts_of_series(batch):
-    mask = drawn(batch, 16, 4) > 0
-    return {"vector": drawn(batch, VECTOR), "given": drawn(batch, 16, 4) * mask, "mask": mask, "real": ~mask}
-
-
-def residuals(layers, *tokens):
-    """(batch, scale) -> residuals of that many layers, of tokens [B, *tokens]."""
-    return lambda batch, scale: {"residuals": (scale * drawn(batch, *tokens),) * layers}
-
-
-def pixart_adapter_entries(batch, scale):
-    pair = (drawn(batch, 3, 24), scale * drawn(batch, 3, 24))
-    return {**residuals(2, 16, 24)(batch, scale), "extra": ((pair, pair),)}
-
-
-TOKENS = {"patch": 2, "width": 24, "depth": 2, "heads": 2}
 BACKBONES = {
     "dit": Backbone(DiT(**TOKENS, num_classes=CLASSES), (8, 8, 4), labels),
     "dit, rotary": Backbone(
@@ -142,13 +66,6 @@ BACKBONES = {
         untrained="frequencies$",
         blocks="(?:decoder_)?blocks",
     ),
-    "pixart": Backbone(
-        PixArt((8, 8, 4), **TOKENS, text_width=TEXT, learn_sigma=False, sized=True),
-        (8, 8, 4),
-        words("text_mask", "size"),
-        pixart_adapter_entries,
-        r"key/bias$",
-    ),
     "u_vit, class": Backbone(
         UViT((8, 8, 4), **TOKENS, num_classes=CLASSES, time_mlp=True),
         (8, 8, 4),
@@ -159,55 +76,6 @@ BACKBONES = {
     "u_vit, text": Backbone(
         UViT((8, 8, 4), **TOKENS, text_width=TEXT, text_tokens=5), (8, 8, 4), words(), blocks="(in|middle|out)_blocks?"
     ),
-    "mmdit": Backbone(
-        MMDiT(
-            4,
-            4,
-            **TOKENS | {"depth": 3},
-            text_width=TEXT,
-            pooled_width=POOLED,
-            positions=6,
-            sample_size=8,
-            dual=1,
-            qk_norm=True,
-        ),
-        (8, 8, 4),
-        words("pooled"),
-        untrained="positions_table|last_block/text/attention/query_norm",  # a fixed table; queries that nothing uses
-        blocks="dual_blocks|blocks|last_block",
-    ),
-    "flux": Backbone(
-        Flux(4, 4, 24, 2, 2, 2, TEXT, POOLED, (4, 4, 4), strength=True),
-        (8, 8, 4),
-        words("pooled", "strength"),
-        blocks="(?:single_)?blocks",
-    ),
-    "flux, approximator": Backbone(
-        Flux(4, 4, 24, 2, 2, 2, TEXT, 0, (4, 4, 4), approximator=(8, 12, 2)),
-        (8, 8, 4),
-        words("text_mask"),
-        blocks="(?:single_)?blocks",
-    ),
-    "flux2": Backbone(
-        Flux2(4, 24, 2, 2, 2, TEXT, (2, 4, 4, 2), strength=True),
-        (8, 8, 4),
-        words("strength"),
-        divides=1,
-        blocks="(?:single_)?blocks",
-    ),
-    "qwen_image": Backbone(QwenImage(4, 24, 2, 2, TEXT, (4, 4, 4)), (8, 8, 4), words("text_mask")),
-    "lumina2": Backbone(Lumina2(4, 24, 2, 1, 4, 2, 16, TEXT, (2, 2, 2)), (8, 8, 4), words("text_mask")),
-    "auraflow": Backbone(
-        AuraFlow(4, 2, 24, 2, 1, 2, TEXT, 4),
-        (8, 8, 4),
-        words(),
-        untrained="text/attention/out",  # which reaches the picture through a product of small gates
-        blocks="(?:single_)?blocks",
-    ),
-    "sana": Backbone(
-        Sana(8, 4, 1, 24, 2, 6, 2, TEXT, qk_norm=True), (8, 8, 4), words("text_mask"), divides=1, untrained=r"key/bias$"
-    ),
-    "z_image": Backbone(ZImage(4, 24, 2, 1, 2, TEXT, (4, 4, 4)), (8, 8, 4), words("text_mask")),
     "jit": Backbone(
         JiT(**TOKENS | {"depth": 3}, num_classes=CLASSES, bottleneck=8, class_tokens=4, class_start=1),
         (8, 8, 3),
@@ -274,14 +142,6 @@ BACKBONES = {
         untrained="^fourier/",
         blocks=U_NET_BLOCKS,
     ),
-    "conditional_unet": Backbone(
-        ConditionalUNet(
-            (8, 16), (1, 1), (2, 2), TEXT, layers=1, groups=4, linear=True, added_width=POOLED + 6 * 8, size_width=8
-        ),
-        (8, 8, 4),
-        words("text_mask", "pooled", "size"),
-        blocks=r"(down|up)_(\d)_(?:resnet|transformer)_(\d)|middle_resnet_1",
-    ),
     "unet, series": Backbone(
         UNet((8, 16), 1, (1,), CLASSES, 4, 4, heads=2, groups=4, axes=1, vector_width=VECTOR),
         (16, 4),
@@ -344,29 +204,13 @@ BACKBONES = {
         untrained="key/bias$",
         divides=1,
     ),
-    "cogvideox": Backbone(
-        CogVideoX(4, 4, 32, 2, 2, TEXT, 12, frames=2, positions="rope", grid=(8, 8)),
-        (4, 4, 4, 4),
-        words(),
-        untrained="key_norm/bias$",
-        divides=1,
-    ),
-    "hunyuan_video": Backbone(
-        HunyuanVideo(4, 24, 2, 2, 1, 2, TEXT, POOLED, (4, 4, 4)),
-        (3, 4, 4, 4),
-        words("text_mask", "pooled", "strength"),
-        divides=1,
-        blocks="(?:single_)?blocks",
-    ),
-    "ltx_video": Backbone(
-        LTXVideo(4, 24, 2, 2, TEXT), (3, 4, 4, 4), words("text_mask"), untrained="key/bias$", divides=1
-    ),
     "video_dit, full": Backbone(
         VideoDiT(**TOKENS, num_classes=CLASSES, mixing="full", norm="scaled_rmsnorm", mlp="swiglu", qk_norm=True),
         (3, 8, 8, 4),
         labels,
         divides=1,
     ),
+    **stated("BACKBONES"),
 }
 
 

@@ -1,7 +1,7 @@
 """What we export, opened by the library it is for: the same outputs. Live: under `make test-peers` alone.
 
-A new network is one line in EXPORTS; its case (tests/peers/families) says how the library calls it, and CALLS of
-tests/models/interchange/test_families.py how we do.
+The case of a network (tests/peers/families) says how the library calls it; CALLS of
+tests/models/interchange/test_families.py say how we do, and in which layouts of the names it opens what we write.
 """
 
 import json
@@ -23,25 +23,7 @@ from tests.models.interchange.test_families import CALLS
 ROOT = pathlib.Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-peers/bin/python"
 # the case, and the layout of the names where it is not the library's own
-EXPORTS = (
-    "autoencoder_kl_sd", "autoencoder_kl_sd,early diffusers", "autoencoder_kl_flux", "autoencoder_kl_attention",
-    "autoencoder_vq_small", "autoencoder_dc_sana", "autoencoder_dc_paper",
-    "autoencoder_rae_dinov2,diffusers, transformers 5", "autoencoder_rae_mae,diffusers, transformers 5",
-    "clip_text", "clip_text,transformers 5", "clip_text_projection", "clip_vision", "clip_both", "t5_gated", "t5_relu",
-    "decoder_llama", "decoder_mistral", "decoder_qwen2", "decoder_qwen3", "decoder_gemma2", "decoder_gemma3",
-    "conditional_unet_sd1", "conditional_unet_sd2", "conditional_unet_xl", "conditional_unet_distilled",
-    "control_net", "control_net_union", "mmdit_control_net", "mmdit_control_net_options",
-    "mmdit_control_net_of_pictures",
-    "flux_control_net",
-    "flux_control_net_union", "flux_control_net_pixels", "t2i_adapter_full", "t2i_adapter_full_xl", "t2i_adapter_light",
-    "dinov2_plain", "dinov2_gated", "dinov2_registers", "dinov3", "dinov3_registers", "dinov3_unbiased",
-    "siglip", "siglip,transformers 5", "siglip_towers", "mae", "ijepa",
-    "mmdit_sd3", "mmdit_sd35_medium", "flux_schnell", "flux_dev", "flux_kontext", "chroma",
-    "z_image", "lumina2", "auraflow", "sana", "sana_normed", "sana_sprint",
-    "qwen_image", "flux2_klein", "flux2_dev", "flux2_autoencoder",
-    "dit", "dit_original", "pixart", "pixart_sized", "u_vit_class",
-    "unet_2d_ddpm", "unet_2d_heads", "unet_2d_adm", "unet_2d_ncsnpp",
-)  # fmt: skip
+EXPORTS = [f"{name},{layout}".removesuffix(",") for name, call in CALLS.items() for layout in call.layouts]
 live = pytest.mark.skipif(not os.environ.get("PEERS_FIXTURES"), reason="opened by the libraries in make test-peers")
 
 

@@ -28,6 +28,7 @@ from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
+from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
 PROMPTS = ["a cat", "the red car on a hill"]
@@ -40,25 +41,14 @@ def loaded(name, how=text_to_image.load):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, case, shape, within", [
-    ("wan", "unipc", (3, 8, 8, 4), 3e-5),
-    ("wan_of_two", "euler", (3, 8, 8, 4), 1e-5),
-    ("wan_from_image", "euler", (3, 8, 8, 4), 1e-5),
-    ("wan_5b", "euler", (3, 8, 8, 4), 1e-5),
-    ("wan_5b_from_image", "euler", (3, 8, 8, 4), 1e-5),
-    ("ltx", "euler", (3, 2, 2, 8), 3e-5),
-    ("cogvideox", "ddim", (3, 4, 4, 4), 3e-5),
-    ("hunyuan_video", "euler", (3, 2, 2, 4), 1e-4),
-    ("cogvideox", "dpmpp_2m_sde", (3, 4, 4, 4), 3e-5),
-    ("ltx_from_image", "euler", (3, 2, 2, 8), 3e-5),
-    ("ltx_conditions", "euler", (3, 2, 2, 8), 3e-5),
-    ("cogvideox_from_image", "ddim", (3, 4, 4, 4), 3e-5),
-    ("cogvideox_frames", "ddim", (4, 4, 4, 4), 3e-5),
-    ("cogvideox_frames_from_image", "ddim", (4, 4, 4, 4), 3e-5),
-])  # fmt: skip
-def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(name, case, shape, within):
+@pytest.mark.parametrize(
+    "name, case, within",
+    [(name, case, within) for name, cases in stated("CLIP_TRAJECTORIES").items() for case, within in cases.items()],
+)
+def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(name, case, within):
     """From the same noise; with two transformers each acts on its side of the boundary; and from a first frame."""
     about, found = made_pipelines.fixture(name)
+    shape = found[f"latents/{case}"].shape[1:]
     model = loaded(name)
     frames = 1 + model.modules["vae"].time_factor * 2
     conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16, frames)

@@ -21,6 +21,7 @@ from diffusion.text_to_image import pipelines, programs
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
+from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
 PROMPTS = ["a cat", "the red car on a hill"]
@@ -62,58 +63,12 @@ def compiled(name):
 
 # Of each pipeline, the trajectories of its fixture and the largest difference of each, as a part of the largest number
 # in the latents: ten times what is measured on one CPU, rounded up to one digit, for another rounds otherwise; 1e-4 at
-# most.
-TRAJECTORIES = {
-    "sd": {
-        "plms": 4e-5,
-        "pndm": 5e-5,
-        "ddpm": 2e-5,
-        "ddim": 8e-5,
-        "ddim to zero, v": 3e-5,
-        "euler": 7e-5,
-        "euler, leading": 8e-5,
-        "euler, trailing, zero-terminal v": 1e-4,
-        "euler, karras": 4e-5,
-        "euler_ancestral": 7e-5,
-        "heun": 8e-5,
-        "dpm_2": 5e-5,
-        "dpm_2_ancestral": 4e-5,
-        "lms": 8e-5,
-        "dpmpp_2m": 5e-5,
-        "dpmpp_2m, karras": 5e-5,
-        "dpmpp_2m_sde": 3e-5,
-        "dpmpp_2m, trailing, sigma_min": 6e-5,
-        "unipc": 6e-5,
-        "unipc, leading": 5e-5,
-        "lcm": 2e-5,
-    },
-    "inpaint": {"plms": 6e-5, "dpmpp_2m": 6e-5},
-    "edit": {"euler_ancestral": 1e-4, "ddim": 1e-4},
-    "edit_xl": {"euler_ancestral": 1e-4},
-    "xl": {"euler": 6e-5, "euler_ancestral": 4e-5, "dpmpp_2m": 7e-5, "unipc": 6e-5},
-    "mmdit": {"euler": 7e-6, "heun": 8e-6},
-    "t5_mmdit": {"euler": 1e-5},
-    "pixart": {"dpmpp_2m": 6e-5},
-    "alpha": {"dpmpp_2m": 5e-5},
-    "flux": {"euler": 3e-5},
-    "fill": {"euler": 4e-5},
-    "control": {"euler": 3e-5},
-    "kontext": {"euler": 4e-5},
-    "chroma": {"euler": 4e-5},
-    "flux2": {"euler": 4e-5},
-    "klein": {"euler": 4e-5},
-    "flux2_edits": {"euler": 4e-5},
-    "klein_edits": {"euler": 4e-5},
-    "qwen_image": {"euler": 4e-5},
-    "z_image": {"euler": 4e-5},
-    "lumina2": {"euler": 5e-6},
-    "auraflow": {"euler": 7e-6},
-    "kolors": {"euler": 7e-5},
-    "sprint": {"lcm": 2e-5, "lcm, two steps": 2e-5},
-    "sana": {"dpmpp_2m": 3e-5},
-    "playground": {"dpmpp_2m": 3e-5, "euler": 3e-5},
-    "lcm": {"lcm": 4e-5},
-}
+# most. The first of each is by the sampler of its own folder.
+TRAJECTORIES = stated("TRAJECTORIES")
+OWN_SAMPLER = {name: next(iter(cases)) for name, cases in TRAJECTORIES.items()} | {"edit_xl": "euler"}
+# Whose whole programs other tests run.
+ELSEWHERE = ("sd", "inpaint", "edit", "edit_xl", "xl", "mmdit", "t5_mmdit", "pixart", "alpha", "flux", "flux2_edits",
+             "klein_edits")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
@@ -236,10 +191,6 @@ def test_pictures_of_bfloat16_are_near_those_of_float32():
     assert 0 < distance(found, whole) < 0.1 * distance(other, whole)
 
 
-# The first trajectory of each is by the sampler of its own folder.
-OWN_SAMPLER = {name: next(iter(cases)) for name, cases in TRAJECTORIES.items()} | {"edit_xl": "euler"}
-
-
 def _read_as(model, process):
     """The clock and the channels of the model, with what the process of a trajectory predicts."""
     if model.name == "SanaPipeline" or model.name.startswith("StableDiffusionP"):
@@ -281,26 +232,7 @@ def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "playground",
-        "lcm",
-        "chroma",
-        "control",
-        "kontext",
-        "fill",
-        "flux2",
-        "klein",
-        "lumina2",
-        "auraflow",
-        "kolors",
-        "qwen_image",
-        "sana",
-        "sprint",
-        "z_image",
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in TRAJECTORIES if name not in ELSEWHERE])
 def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
     seen = {"height": 16, "width": 16} | (
         {"image": picture()[:, :16]} if name in ("kontext", "control", "fill") else {}

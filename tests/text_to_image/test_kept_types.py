@@ -16,11 +16,14 @@ from diffusion.models import interchange
 from diffusion.models.interchange import families, folders
 from diffusion.published.flux.network import Flux
 from tests.peers.made_weights import made
+from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
 DEV = Flux(4, 4, 16, 1, 2, 2, 12, 8, (2, 2, 4), strength=True)
-ALL = ("sd", "xl", "mmdit", "t5_mmdit", "flux", "flux2", "chroma", "z_image", "qwen_image", "lumina2", "auraflow",
-       "kolors", "sana", "pixart")  # fmt: skip
+# Pipelines of a network that another one has.
+SAME = ("inpaint", "edit", "edit_xl", "alpha", "fill", "control", "kontext", "klein", "flux2_edits", "klein_edits",
+        "sprint", "playground", "lcm")  # fmt: skip
+ALL = [name for name in stated("TRAJECTORIES") if name not in SAME]
 
 
 def halved(name, place, dtype=ml_dtypes.bfloat16):

@@ -10,69 +10,26 @@ from diffusion import text_to_image
 from diffusion.models.interchange.family import Refusal
 from diffusion.text_to_image import pipelines
 from diffusion.text_to_image.pipelines import KINDS, Usual
+from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
-HIDDEN = {"skip": 1, "norm": False}
-MASKED = {"masked": True}
-# Without what follows from the class's relatives: (steps, guidance), fields that are set.
-SETTINGS = {
-    "StableDiffusionPipeline": ((50, 7.5), {"edits", "inpainting"}),
-    "StableDiffusionInstructPix2PixPipeline": ((100, 7.5), set()),
-    "LatentConsistencyModelPipeline": ((4, 8.5), set()),
-    "StableDiffusionXLPipeline": ((50, 5.0), {"edits", "inpainting", "zeros"}),
-    "StableDiffusionXLInpaintPipeline": ((50, 7.5), {"edits", "inpainting", "zeros"}),
-    "StableDiffusionXLInstructPix2PixPipeline": ((100, 5.0), {"zeros"}),
-    "StableDiffusion3Pipeline": ((28, 7.0), set()),
-    "FluxPipeline": ((28, 3.5), {"unit_clock", "even"}),
-    "FluxFillPipeline": ((50, 30.0), {"unit_clock", "even", "fills"}),
-    "FluxControlPipeline": ((28, 3.5), {"unit_clock", "even", "controlled", "strength"}),
-    "FluxKontextPipeline": ((28, 3.5), {"unit_clock", "even", "appends", "strength"}),
-    "ChromaPipeline": ((35, 5.0), {"unit_clock", "even", "approximated"}),
-    "ZImagePipeline": ((50, 6.0), {"unit_clock", "even"}),
-    "Flux2Pipeline": ((50, 4.0), {"unit_clock", "even", "by_steps", "several", "strength"}),
-    "Flux2KleinPipeline": ((50, 4.0), {"unit_clock", "even", "by_steps", "several"}),
-    "QwenImagePipeline": ((50, 4.0), {"unit_clock", "even"}),
-    "Lumina2Pipeline": ((30, 4.0), {"unit_clock", "even", "instructed"}),
-    "AuraFlowPipeline": ((50, 3.5), {"unit_clock"}),
-    "KolorsPipeline": ((50, 5.0), set()),
-    "SanaPipeline": ((20, 4.5), {"instructed"}),
-    "SanaSprintPipeline": ((2, 4.5), {"instructed", "unit_clock", "strength"}),
-    "PixArtAlphaPipeline": ((20, 4.5), set()),
-    "PixArtSigmaPipeline": ((20, 4.5), set()),
-    "LTXPipeline": ((50, 3.0), {"even"}),
-    "LTXConditionPipeline": ((50, 3.0), {"bent"}),
-    "CogVideoXPipeline": ((50, 6.0), set()),
-    "CogVideoXImageToVideoPipeline": ((50, 6.0), set()),
-    "HunyuanVideoPipeline": ((50, 6.0), {"unit_clock", "even"}),
-    "WanPipeline": ((50, 5.0), set()),
-    "WanImageToVideoPipeline": ((50, 5.0), set()),
-}
-SAME = {  # classes that differ in what they are given, not in their model
-    "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
-    "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
-    "LatentConsistencyModelImg2ImgPipeline": "LatentConsistencyModelPipeline",
-    "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
-    "Lumina2Text2ImgPipeline": "Lumina2Pipeline",
-    "KolorsImg2ImgPipeline": "KolorsPipeline",
-    "LTXImageToVideoPipeline": "LTXPipeline",
-}
+FACTS, SAME = stated("KINDS"), stated("SAME")
 FLAGS = ("zeros", "unit_clock", "even", "bent", "by_steps", "instructed", "strength", "appends", "several",
          "controlled", "fills", "inpainting", "edits")  # fmt: skip
 
 
 def test_every_class_has_its_settings():
-    assert set(KINDS) == {*SETTINGS, *SAME}
-    for name, (usual, flags) in SETTINGS.items():
+    assert set(KINDS) == {*FACTS, *SAME}
+    for name, facts in FACTS.items():
         kind = KINDS[name]
-        assert kind.usual == Usual(*usual), name
+        assert kind.usual == Usual(*facts.usual), name
         approximated = {"approximated"} if kind.objection(types.SimpleNamespace(approximator=())) else set()
-        assert {flag for flag in FLAGS if getattr(kind, flag)} | approximated == flags, name
+        assert {flag for flag in FLAGS if getattr(kind, flag)} | approximated == facts.flags, name
         of_chroma = types.SimpleNamespace(approximator=(64, 8, 2))
         assert bool(kind.objection(of_chroma)) == (kind.family == "Flux"), name
         assert kind.image_guidance == (1.5 if "InstructPix2Pix" in name else 1.0), name
-        assert kind.denoiser == (
-            "unet" if name.startswith(("Stable", "Latent", "Kolors")) and "3P" not in name else "transformer"
-        )
+        assert kind.denoiser == facts.denoiser, name
+        assert getattr(kind.network, "__name__", "") == facts.network, name
         assert name.startswith(kind.family)
         assert kind.several in (0, 1024**2)
     assert all(KINDS[name] is KINDS[other] for name, other in SAME.items())
@@ -82,59 +39,24 @@ def test_every_class_has_its_settings():
     assert KINDS["StableDiffusionXLPipeline"].edits == "StableDiffusionXLInstructPix2PixPipeline"
 
 
-READERS = {  # (suffix, how, length) of each text encoder, and what is optional or padded on one side
-    "StableDiffusionPipeline": [("", {}, 0)],
-    "StableDiffusionXLPipeline": [("", HIDDEN, 0), ("_2", HIDDEN, 0)],
-    "StableDiffusion3Pipeline": [("", HIDDEN, 0), ("_2", HIDDEN, 0), ("_3", {}, 256)],
-    "FluxPipeline": [("", {}, 0), ("_2", {}, 512)],
-    "ChromaPipeline": [("", MASKED, 512)],
-    "ZImagePipeline": [("", MASKED | {"layers": (-2,)}, 512)],
-    "Flux2KleinPipeline": [("", MASKED | {"layers": (9, 18, 27)}, 512)],
-    "Flux2Pipeline": [("", MASKED | {"layers": (10, 20, 30)}, 512)],
-    "QwenImagePipeline": [("", MASKED, 546)],  # 34 tokens of the template go
-    "Lumina2Pipeline": [("", MASKED | {"layers": (-2,)}, 256)],
-    "AuraFlowPipeline": [("", MASKED, 256)],
-    "KolorsPipeline": [("", MASKED | HIDDEN, 256)],
-    "SanaPipeline": [("", MASKED, 300)],
-    "PixArtAlphaPipeline": [("", MASKED, 120)],
-    "PixArtSigmaPipeline": [("", MASKED, 300)],
-    "WanPipeline": [("", MASKED, 512)],
-    "LTXPipeline": [("", {}, 128)],
-    "LTXConditionPipeline": [("", MASKED, 256)],
-    "CogVideoXPipeline": [("", {}, 226)],
-    "HunyuanVideoPipeline": [("", MASKED | {"layers": (-3,)}, 351), ("_2", {}, 0)],  # 95 tokens of the template go
-}
-
-
-@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("name", [name for name, facts in FACTS.items() if facts.readers is not None])
 def test_texts_are_as_long_and_of_the_layers_that_the_class_reads(name):
     readers = KINDS[name].readers
-    assert [(reader.suffix, dict(reader.how), reader.length) for reader in readers] == READERS[name]
+    assert [(reader.suffix, dict(reader.how), reader.length) for reader in readers] == FACTS[name].readers
     assert [reader.optional for reader in readers] == [
         name == "StableDiffusion3Pipeline" and r.suffix == "_3" for r in readers
     ]
-    right = name in ("SanaPipeline", "Lumina2Pipeline")  # whose code sets the side of the padding
-    assert [reader.left for reader in readers] == [False if right else None for _ in readers]
-
-
-CLIPS = {  # frames, (height, width), frames a second, further fields
-    "WanPipeline": (81, (480, 832), 16.0, {"second": "transformer_2"}),
-    "WanImageToVideoPipeline": (81, (480, 832), 16.0, {"second": "transformer_2", "begins": True}),
-    "LTXPipeline": (161, (512, 704), 25.0, {"clean": True}),
-    "LTXConditionPipeline": (161, (512, 704), 25.0, {"clean": True, "timed": True, "blur": 0.15}),
-    "CogVideoXPipeline": (49, (480, 720), 8.0, {"masked": False}),
-    "CogVideoXImageToVideoPipeline": (49, (480, 720), 8.0, {"masked": False, "begins": True}),
-    "HunyuanVideoPipeline": (129, (720, 1280), 24.0, {}),
-}
+    assert [reader.left for reader in readers] == [FACTS[name].left] * len(readers)
 
 
 def test_clips_have_the_frames_the_size_and_the_rate_of_their_class():
-    assert {name for name, kind in KINDS.items() if kind.video is not None} == {*CLIPS, "LTXImageToVideoPipeline"}
     rest = {"second": "", "begins": False, "clean": False, "timed": False, "blur": 0.0, "masked": True}
-    for name, (frames, size, rate, further) in CLIPS.items():
-        video = KINDS[name].video
-        assert (video.frames, video.size, video.rate) == (frames, size, rate), name
-        assert {field: getattr(video, field) for field in rest} == rest | further, name
+    for name, kind in KINDS.items():
+        clip = FACTS[SAME.get(name, name)].clip
+        assert (kind.video is None) == (clip is None), name
+        if clip is not None:
+            assert (kind.video.frames, kind.video.size, kind.video.rate) == clip[:3], name
+            assert {field: getattr(kind.video, field) for field in rest} == rest | clip[3], name
     paired = {name: kind.paired for name, kind in KINDS.items() if kind.paired is not None}
     assert paired.keys() == {"CogVideoXPipeline", "CogVideoXImageToVideoPipeline"}  # CogVideoX 1.5, by its card
     for name, video in paired.items():
@@ -142,41 +64,11 @@ def test_clips_have_the_frames_the_size_and_the_rate_of_their_class():
         assert video.begins == (name == "CogVideoXImageToVideoPipeline")
 
 
-NETWORKS = {
-    "ZImagePipeline": "ZImage",
-    "Flux2Pipeline": "Flux2",
-    "Flux2KleinPipeline": "Flux2",
-    "QwenImagePipeline": "QwenImage",
-    "Lumina2Pipeline": "Lumina2",
-    "AuraFlowPipeline": "AuraFlow",
-    "SanaPipeline": "Sana",
-    "SanaSprintPipeline": "Sana",
-    "WanPipeline": "Wan",
-    "LTXPipeline": "LTXVideo",
-    "CogVideoXPipeline": "CogVideoX",
-    "HunyuanVideoPipeline": "HunyuanVideo",
-}
-
-
 def test_latents_have_a_multiple_of_what_the_denoiser_takes_together():
     """Halvings of a U-Net, the patch of a transformer, two pixels of Flux's latents."""
     module = types.SimpleNamespace(widths=(1, 2, 3, 4), patch=7)
-    unets = ("StableDiffusionPipeline", "StableDiffusionXLPipeline", "KolorsPipeline")
-    patches = (
-        "StableDiffusion3Pipeline",
-        "SanaPipeline",
-        "PixArtSigmaPipeline",
-        "CogVideoXPipeline",
-        "AuraFlowPipeline",
-    )
-    ones = ("Flux2Pipeline", "Flux2KleinPipeline", "LTXPipeline")
-    expected = {**dict.fromkeys(unets, 8), **dict.fromkeys(patches, 7), **dict.fromkeys(ones, 1)}
-    for name in SETTINGS:
-        family = next((other for other in expected if KINDS[other].family == KINDS[name].family), None)
-        if family or KINDS[name].family == "Flux":
-            assert KINDS[name].multiple(module) == (expected[family] if family else 2), name
-    for name, network in NETWORKS.items():
-        assert KINDS[name].network.__name__ == network
+    for name, facts in FACTS.items():
+        assert KINDS[name].multiple(module) == facts.multiple, name
 
 
 def process(sampler="ddim", prediction="epsilon", **fields):
