@@ -37,10 +37,10 @@ from diffusion.models.layers.embeddings import (
 )
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.stacks import Stack
+from diffusion.models.layers.stacks import Layered, Stack
 
 
-class DDT(Backbone):
+class DDT(Layered, Backbone):
     """The decoupled diffusion transformer: `apply(variables, x, t, condition)` is a `Network`.
 
     The defaults are DDT's; `DIT_DH` holds DiT^DH's. Parameters are float32 whatever the compute type, and so is
@@ -94,6 +94,7 @@ class DDT(Backbone):
     silu_again: bool = False
     unroll: int = 0
     shape: tuple[int, int, int] | None = None
+    depths = ("depth", "decoder_depth")
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
     positive = ("patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "mlp_ratio")
@@ -116,11 +117,6 @@ class DDT(Backbone):
                 raise ValueError(
                     f"{part}width / {part}heads = {width // heads} must be a multiple of 4, for axial rotary positions"
                 )
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return: the encoder's, then the decoder's."""
-        return self.depth + self.decoder_depth
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Condition = None, features: Numbers = None) -> Any:

@@ -36,7 +36,7 @@ from diffusion.models.layers.kept_patches import check_keep, completed, parted_k
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.stacks import Stack
+from diffusion.models.layers.stacks import Layered, Stack
 
 SIZES = {  # width, depth, heads: models/maskdit.py of the authors' repository
     "S": (384, 12, 6),
@@ -47,7 +47,7 @@ SIZES = {  # width, depth, heads: models/maskdit.py of the authors' repository
 }
 
 
-class MaskDiT(Backbone):
+class MaskDiT(Layered, Backbone):
     """The MaskDiT: `apply(variables, x, t, condition)` is a `Network`.
 
     The paper reads it by EDM's preconditioning, and trains it by `objectives.masked_denoising`, at the end without a
@@ -79,6 +79,7 @@ class MaskDiT(Backbone):
     decoder_heads: int = 16
     mlp_ratio: float = 4.0
     shape: tuple[int, int, int] | None = None
+    depths = ("depth", "decoder_depth")
     ranks = (3,)
     layer_masks = ("skip", "identity", "borrow")
     positive = ("patch", "width", "depth", "heads", "decoder_width", "decoder_depth", "decoder_heads", "mlp_ratio")
@@ -90,11 +91,6 @@ class MaskDiT(Backbone):
             heads = getattr(self, f"{part}heads")
             if width % heads or width % 4:
                 raise ValueError(f"{part}width={width} must be a multiple of 4 and of {part}heads={heads}")
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return: the encoder's, then the decoder's."""
-        return self.depth + self.decoder_depth
 
     @property
     def masks(self) -> int:

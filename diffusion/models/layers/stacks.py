@@ -14,14 +14,14 @@ from diffusion.models.layers.scan import scanned
 
 
 class Layered:
-    """A network that is `depth` layers deep, each of whose features a call can return."""
+    """A network of layers, each of whose features a call can return; `depths` names the fields that count them."""
 
-    depth: int
+    depths = ("depth",)
 
     @property
     def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth
+        """Number of blocks whose features a call can return, the first stack's first."""
+        return sum(getattr(self, stack) for stack in self.depths)
 
 
 class Stack(NamedTuple):

@@ -143,17 +143,13 @@ class AuraFlow(Layered, Backbone):
     heads: int = 12
     text_width: int = 2048
     positions: int = 32
+    depths = ("depth", "singles")
     ranks = (3,)
     reuses = ("blocks",)
     positive = ("channels", "patch", "width", "depth", "singles", "heads", "text_width", "positions")
 
     def check_fields(self) -> None:
         network_checks.heads(self)
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth + self.singles
 
     @nn.compact
     def __call__(

@@ -43,11 +43,12 @@ from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Th
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.stacks import Layered
 
 PATCH = 2
 
 
-class Flux(Backbone):
+class Flux(Layered, Backbone):
     """The transformer of FLUX.1 and Chroma: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself, 3.5 for example; the network
@@ -84,6 +85,7 @@ class Flux(Backbone):
     axes: tuple[int, int, int] = (16, 56, 56)
     strength: bool = False
     approximator: tuple[int, ...] = ()
+    depths = ("depth", "singles")
     ranks = (3,)
     reuses = ("blocks",)
     positive = ("channels", "out_channels", "width", "depth", "singles", "heads", "text_width")
@@ -106,11 +108,6 @@ class Flux(Backbone):
                 f"approximator={self.approximator} takes no strength (strength={self.strength}) and no pooled text "
                 f"(pooled_width={self.pooled_width}). Valid: False and 0"
             )
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth + self.singles
 
     def extra_layers(self, height: int, width: int) -> tuple[ExtraLayer, ...]:
         """The widths and grids of the joint layers, for image prompts ("extra"); arguments are the sides of x."""

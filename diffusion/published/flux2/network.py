@@ -36,11 +36,12 @@ from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.stacks import Layered
 
 SPACING = 10  # spacing of the first coordinates of x and of the edited pictures
 
 
-class Flux2(Backbone):
+class Flux2(Layered, Backbone):
     """The transformer of FLUX.2: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its strength is the scale of the guidance itself; the network multiplies both
@@ -70,17 +71,13 @@ class Flux2(Backbone):
     axes: tuple[int, int, int, int] = (32, 32, 32, 32)
     theta: float = 2000.0
     strength: bool = False
+    depths = ("depth", "singles")
     ranks = (3,)
     reuses = ("blocks",)
     positive = ("channels", "width", "depth", "singles", "heads", "text_width", "theta")
 
     def check_fields(self) -> None:
         network_checks.rotary_axes(self, 4)
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth + self.singles
 
     @nn.compact
     def __call__(

@@ -33,6 +33,7 @@ from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.stacks import Layered
 
 PATCH = 2  # side of a patch, which is of one frame
 THETA = 256.0
@@ -82,7 +83,7 @@ class TextRefiner(nn.Module):
         return x
 
 
-class HunyuanVideo(Backbone):
+class HunyuanVideo(Layered, Backbone):
     """The transformer of HunyuanVideo: `apply(variables, x, t, condition)` is a `Network`.
 
     Attributes:
@@ -110,17 +111,13 @@ class HunyuanVideo(Backbone):
     pooled_width: int = 768
     axes: tuple[int, int, int] = (16, 56, 56)
     strength: bool = True
+    depths = ("depth", "singles")
     ranks = (4,)
     takes_frames = True
     positive = ("channels", "width", "depth", "singles", "refiners", "heads", "text_width", "pooled_width")
 
     def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
-
-    @property
-    def feature_blocks(self) -> int:
-        """Number of blocks whose features a call can return."""
-        return self.depth + self.singles
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
