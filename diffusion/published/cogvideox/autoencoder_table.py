@@ -7,13 +7,14 @@ from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows
 from diffusion.models.interchange.rows import CONV, Row, linear
-from diffusion.published.wan.autoencoder_table import PIXEL, video_conv
+from diffusion.published.wan.autoencoder_table import PIXEL, level_rows, video_conv
 
 NAME = "AutoencoderKLCogVideoX"
 DOWN, UP = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
 
 
-def _norm(theirs: str, ours: str, scaled: bool) -> list[Row]:
+def _norm(theirs: str, ours: str) -> list[Row]:
+    scaled = ours.startswith("decoder")  # by the latents
     inner = ".norm_layer" * scaled
     rows = [Row(f"{theirs}{inner}.weight", f"{ours}/norm/scale"), Row(f"{theirs}{inner}.bias", f"{ours}/norm/bias")]
     for name, layer in (("y", "scale"), ("b", "shift")):
@@ -21,36 +22,22 @@ def _norm(theirs: str, ours: str, scaled: bool) -> list[Row]:
     return rows
 
 
-def _block(theirs: str, ours: str, shortcut: bool, scaled: bool) -> list[Row]:
+def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
     rows = []
     for i in (1, 2):
-        rows += _norm(f"{theirs}.norm{i}", f"{ours}/norm_{i}", scaled)
+        rows += _norm(f"{theirs}.norm{i}", f"{ours}/norm_{i}")
         rows += video_conv(f"{theirs}.conv{i}", f"{ours}/conv_{i}")
     return rows + linear(f"{theirs}.conv_shortcut", f"{ours}/shortcut", PIXEL) * shortcut
 
 
 def _rows(module: AutoencoderKLCogVideoX) -> list[Row]:
-    widths, last = module.widths, len(module.widths) - 1
     rows = []
-    for side, scaled in (("encoder", False), ("decoder", True)):
+    for side in ("encoder", "decoder"):
         rows += video_conv(f"{side}.conv_in", f"{side}/conv_in") + video_conv(f"{side}.conv_out", f"{side}/conv_out")
-        rows += _norm(f"{side}.norm_out", f"{side}/norm_out", scaled)
+        rows += _norm(f"{side}.norm_out", f"{side}/norm_out")
         for j in range(2):
-            rows += _block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False, scaled)
-    for i, width in enumerate(widths):
-        theirs = f"encoder.down_blocks.{i}"
-        for j in range(module.layers):
-            new = j == 0 and i > 0 and widths[i - 1] != width
-            rows += _block(f"{theirs}.resnets.{j}", f"encoder/level_{i}_block_{j}", new, False)
-        if i < last:
-            rows += linear(f"{theirs}.downsamplers.0.conv", f"encoder/down_{i}", CONV)
-        theirs = f"decoder.up_blocks.{last - i}"
-        for j in range(module.layers + 1):
-            new = j == 0 and i < last and widths[i + 1] != width
-            rows += _block(f"{theirs}.resnets.{j}", f"decoder/level_{i}_block_{j}", new, True)
-        if i:
-            rows += linear(f"{theirs}.upsamplers.0.conv", f"decoder/up_{i}", CONV)
-    return rows
+            rows += _block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False)
+    return rows + level_rows(module, _block, lambda theirs, ours: linear(theirs, ours, CONV))
 
 
 CONFIG = FieldTable(

@@ -7,7 +7,7 @@ from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, linear, norm
-from diffusion.published.wan.autoencoder_table import PIXEL, video, video_conv
+from diffusion.published.wan.autoencoder_table import PIXEL, level_rows, video, video_conv
 
 NAME = "AutoencoderKLHunyuanVideo"
 DOWN, UP = "HunyuanVideoDownBlock3D", "HunyuanVideoUpBlock3D"
@@ -22,7 +22,6 @@ def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
 
 
 def _rows(module: AutoencoderKLHunyuanVideo) -> list[Row]:
-    widths, last = module.widths, len(module.widths) - 1
     rows = linear("quant_conv", "moments_conv", PIXEL) + linear("post_quant_conv", "latents_conv", PIXEL)
     for side in ("encoder", "decoder"):
         rows += video_conv(f"{side}.conv_in", f"{side}/conv_in") + video_conv(f"{side}.conv_out", f"{side}/conv_out")
@@ -35,20 +34,7 @@ def _rows(module: AutoencoderKLHunyuanVideo) -> list[Row]:
             rows += [
                 row for name in ("query", "key", "value") for row in linear(f"{theirs}.to_{name[0]}", f"{ours}/{name}")
             ]
-    for i, width in enumerate(widths):
-        theirs = f"encoder.down_blocks.{i}"
-        for j in range(module.layers):
-            new = j == 0 and i > 0 and widths[i - 1] != width
-            rows += _block(f"{theirs}.resnets.{j}", f"encoder/level_{i}_block_{j}", new)
-        if i < last:
-            rows += video_conv(f"{theirs}.downsamplers.0.conv", f"encoder/down_{i}")
-        theirs = f"decoder.up_blocks.{last - i}"
-        for j in range(module.layers + 1):
-            new = j == 0 and i < last and widths[i + 1] != width
-            rows += _block(f"{theirs}.resnets.{j}", f"decoder/level_{i}_block_{j}", new)
-        if i:
-            rows += video_conv(f"{theirs}.upsamplers.0.conv", f"decoder/up_{i}")
-    return rows
+    return rows + level_rows(module, _block, video_conv)
 
 
 CONFIG = FieldTable(

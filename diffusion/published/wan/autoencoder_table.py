@@ -3,9 +3,9 @@
 The encoder's layers are in one list with one count: blocks, and the convolutions that halve.
 """
 
-__all__ = ["video", "video_conv"]
+__all__ = ["level_rows", "video", "video_conv"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion.io import schema
@@ -36,6 +36,31 @@ NUMBERS = schema.several(schema.number(), 1)
 def video_conv(theirs: str, ours: str) -> list[Row]:
     """A causal convolution of videos, which diffusers has within a module."""
     return linear(f"{theirs}.conv", ours, VIDEO)
+
+
+def level_rows(
+    module: Any, block: Callable[[str, str, bool], list[Row]], resize: Callable[[str, str], list[Row]]
+) -> list[Row]:
+    """The levels of an encoder and of its decoder, whose blocks diffusers has in lists of their own.
+
+    Args:
+        module: module with its `widths` and `layers`.
+        block: (their name, our name, whether it has a shortcut) -> rows of a residual block.
+        resize: (their name, our name) -> rows of the convolution between two levels.
+    """
+    widths, last = module.widths, len(module.widths) - 1
+    rows = []
+    for i, width in enumerate(widths):
+        down = ("encoder", "down", i, module.layers, widths[max(i - 1, 0)], i < last)
+        up = ("decoder", "up", last - i, module.layers + 1, widths[min(i + 1, last)], i > 0)
+        for side, way, number, layers, before, resized in (down, up):
+            theirs = f"{side}.{way}_blocks.{number}"
+            for j in range(layers):
+                shortcut = j == 0 and before != width
+                rows += block(f"{theirs}.resnets.{j}", f"{side}/level_{i}_block_{j}", shortcut)
+            if resized:
+                rows += resize(f"{theirs}.{way}samplers.0.conv", f"{side}/{way}_{i}")
+    return rows
 
 
 def _norm(theirs: str, ours: str, layout: Layout = VIDEO_SCALE) -> Row:
