@@ -1,8 +1,9 @@
 """One architecture that others publish: their config, their names of tensors, and our module for it."""
 
-__all__ = ["Computed", "Family", "Fields", "Refusal", "array", "require"]
+__all__ = ["Computed", "Family", "Fields", "Refusal", "array", "by_layout", "prompted", "require"]
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -112,6 +113,32 @@ def require(name: str, module: Any, required: Mapping[str, Any]) -> None:
 def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
     """The shape and type of an argument of a network's call, for `Family.example`."""
     return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def prompted(*grid: int, masked: bool = False) -> Callable[[Any], tuple]:
+    """The `Family.example` of a network that receives prompts.
+
+    Args:
+        grid: sides of the latents, those of one patch where there are none, [patch, patch].
+        masked: whether the condition needs "text_mask".
+
+    Returns:
+        Module -> latents, times and the condition: "text", and "pooled" and "strength" where its fields say so.
+    """
+
+    def example(module: Any) -> tuple:
+        condition = {"text": array(1, 1, module.text_width)}
+        condition |= {"text_mask": array(1, 1, dtype=bool)} if masked else {}
+        condition |= {"pooled": array(1, module.pooled_width)} if getattr(module, "pooled_width", 0) else {}
+        condition |= {"strength": array(1)} if getattr(module, "strength", False) else {}
+        return array(1, *(grid or 2 * (module.patch,)), module.channels), array(1), condition
+
+    return example
+
+
+def by_layout(table: Callable[..., list[Row]], layouts: Iterable[str]) -> dict[str, Callable[[Any], list[Row]]]:
+    """The `Family.tables` of one function, (module, layout=name of the layout) -> rows."""
+    return {layout: functools.partial(table, layout=layout) for layout in layouts}
 
 
 # Fields of every config.json that describe the file; so do those that begin with "_".

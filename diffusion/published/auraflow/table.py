@@ -1,14 +1,13 @@
 """AuraFlow's transformer by the names of diffusers' AuraFlowTransformer2DModel and of its authors' single files."""
 
-__all__ = ["example", "table"]
+__all__ = ["table"]
 
-import functools
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, array
+from diffusion.models.interchange.family import DEPTH, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import shift_and_scale
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, patches, side_by_side, within
@@ -117,16 +116,9 @@ CONFIG = FieldTable(
     unread={"sample_size": None},
 )
 
-
-def example(module: AuraFlow) -> tuple:
-    """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width)}
-    return array(1, module.patch, module.patch, module.channels), array(1), condition
-
-
 FAMILY = CONFIG.family(
-    example,
-    {layout: functools.partial(table, layout=layout) for layout in STREAMS},
+    prompted(),
+    by_layout(table, STREAMS),
     published={"AuraFlow 0.1, 0.2": {"pos_embed_max_size": 4096}, "AuraFlow 0.3": {"pos_embed_max_size": 9216}},
     prefixes=("model.diffusion_model.", "model.", ""),
 )

@@ -1,11 +1,10 @@
 """Chroma's transformer: Flux's names without the modulation's, and the network that makes its vectors."""
 
-__all__ = ["example", "table"]
+__all__ = ["table"]
 
-import functools
 from typing import Any
 
-from diffusion.models.interchange.family import BLOCKS, array
+from diffusion.models.interchange.family import BLOCKS, by_layout, prompted
 from diffusion.models.interchange.field_table import FieldTable, Group
 from diffusion.models.interchange.rows import Row, linear, within
 from diffusion.published.flux import table as flux_tables
@@ -59,16 +58,9 @@ CONFIG = FieldTable(
     ),
 )
 
-
-def example(module: Flux) -> tuple:
-    """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
-    return array(1, PATCH, PATCH, module.channels), array(1), condition
-
-
 FAMILY = CONFIG.family(
-    example,
-    {layout: functools.partial(table, layout=layout) for layout in LAYER},
+    prompted(PATCH, PATCH, masked=True),
+    by_layout(table, LAYER),
     published={"Chroma1": {}},
     prefixes=("model.diffusion_model.", ""),
     kohya="original",

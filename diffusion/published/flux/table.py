@@ -1,13 +1,12 @@
 """Flux's transformer by the names of diffusers' FluxTransformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["FIELDS", "diffusers_single", "example", "table"]
+__all__ = ["FIELDS", "diffusers_single", "table"]
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, array
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, side_by_side
@@ -140,17 +139,9 @@ CONFIG = FieldTable(
     required={"approximator": ()},  # a Chroma has one
 )
 
-
-def example(module: Flux) -> tuple:
-    """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width), "pooled": array(1, module.pooled_width)}
-    condition |= {"strength": array(1)} if module.strength else {}
-    return array(1, PATCH, PATCH, module.channels), array(1), condition
-
-
 FAMILY = CONFIG.family(
-    example,
-    {layout: functools.partial(table, layout=layout) for layout in JOINT},
+    prompted(PATCH, PATCH),
+    by_layout(table, JOINT),
     published={
         "Flux-dev": {"guidance_embeds": True},
         "Flux-schnell": {},

@@ -1,14 +1,13 @@
 """FLUX.2's transformer by the names of diffusers' Flux2Transformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["example", "table"]
+__all__ = ["table"]
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, array
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, stacked, within
 from diffusion.published.flux import table as flux_tables
@@ -95,19 +94,12 @@ CONFIG = FieldTable(
     ),
 )
 
-
-def example(module: Flux2) -> tuple:
-    """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width)} | ({"strength": array(1)} if module.strength else {})
-    return array(1, 1, 1, module.channels), array(1), condition
-
-
 KLEIN = {"guidance_embeds": False, "num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24,
          "joint_attention_dim": 7680}  # fmt: skip
 KLEIN_9B = KLEIN | {"num_layers": 8, "num_single_layers": 24, "num_attention_heads": 32, "joint_attention_dim": 12288}
 FAMILY = CONFIG.family(
-    example,
-    {layout: functools.partial(table, layout=layout) for layout in JOINT},
+    prompted(1, 1),
+    by_layout(table, JOINT),
     published={"FLUX.2 dev": {}, "FLUX.2 klein 4B": KLEIN, "FLUX.2 klein 9B": KLEIN_9B},
     prefixes=("model.diffusion_model.", ""),
     kohya="original",

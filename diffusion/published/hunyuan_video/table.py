@@ -2,10 +2,9 @@
 
 __all__ = ["table"]
 
-import functools
 
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.family import DEPTH, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, norm, side_by_side, within
@@ -137,16 +136,9 @@ CONFIG = FieldTable(
     ),
 )
 
-
-def _example(module: HunyuanVideo) -> tuple:
-    text = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
-    condition = text | {"pooled": array(1, module.pooled_width)} | ({"strength": array(1)} if module.strength else {})
-    return array(1, 1, PATCH, PATCH, module.channels), array(1), condition
-
-
 FAMILY = CONFIG.family(
-    _example,
-    {layout: functools.partial(table, layout=layout) for layout in LAYOUTS},
+    prompted(1, PATCH, PATCH, masked=True),
+    by_layout(table, LAYOUTS),
     published={"HunyuanVideo": {}},
     prefixes=("model.diffusion_model.", ""),
     kohya="original",

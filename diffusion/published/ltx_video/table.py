@@ -2,7 +2,7 @@
 
 __all__ = []
 
-from diffusion.models.interchange.family import DEPTH, array
+from diffusion.models.interchange.family import DEPTH, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Row, layers, linear
 from diffusion.published.ltx_video.network import LTXVideo
@@ -79,13 +79,8 @@ CONFIG = FieldTable(
     ),
 )
 
-
-def _example(module: LTXVideo) -> tuple:
-    return array(1, 1, 1, 1, module.channels), array(1), {"text": array(1, 1, module.text_width)}
-
-
 FAMILY = CONFIG.family(
-    _example,
+    prompted(1, 1, 1),
     {"diffusers": _rows, "original": _original_rows},
     published={
         "LTX-Video, 2 B": {},

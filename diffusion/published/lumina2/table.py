@@ -1,13 +1,12 @@
 """Lumina-Image 2's transformer by the names of diffusers' Lumina2Transformer2DModel and of its authors' files."""
 
-__all__ = ["example", "table"]
+__all__ = ["table"]
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, array
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear
 from diffusion.published.lumina2.network import PATCH, Lumina2
@@ -119,15 +118,9 @@ CONFIG = FieldTable(
     unread={"axes_lens": [300, 512, 512], "sample_size": None, "scaling_factor": None},
 )
 
-
-def example(module: Lumina2) -> tuple:
-    """Arguments of a small call."""
-    return array(1, PATCH, PATCH, module.channels), array(1), {"text": array(1, 1, module.text_width)}
-
-
 FAMILY = CONFIG.family(
-    example,
-    {layout: functools.partial(table, layout=layout) for layout in ENDS},
+    prompted(PATCH, PATCH),
+    by_layout(table, ENDS),
     published={"Lumina-Image 2": {"cap_feat_dim": 2304}},
     prefixes=("model.diffusion_model.", ""),
     ignored=(r"norm_final\.weight",),  # nothing reads this tensor of single files

@@ -1,8 +1,8 @@
 """Qwen-Image's transformer by the names of diffusers' QwenImageTransformer2DModel; its authors have the same."""
 
-__all__ = ["example", "table"]
+__all__ = ["table"]
 
-from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.family import DEPTH, SIZES, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import DIFFUSERS, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import Row, layers, linear
@@ -49,14 +49,10 @@ CONFIG = FieldTable(
     unread={"pooled_projection_dim": None},
 )
 
-
-def example(module: QwenImage) -> tuple:
-    """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
-    return array(1, PATCH, PATCH, module.channels), array(1), condition
-
-
 FAMILY = CONFIG.family(
-    example, {"diffusers": table}, published={"Qwen-Image": {}}, prefixes=("model.diffusion_model.", "")
+    prompted(PATCH, PATCH, masked=True),
+    {"diffusers": table},
+    published={"Qwen-Image": {}},
+    prefixes=("model.diffusion_model.", ""),
 )
 FAMILIES = {FAMILY.name: FAMILY}

@@ -1,11 +1,10 @@
 """SANA's transformer by the names of diffusers' SanaTransformer2DModel and of the authors' repository."""
 
-__all__ = ["example", "table"]
+__all__ = ["table"]
 
-import functools
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, array
+from diffusion.models.interchange.family import DEPTH, by_layout, prompted
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import (
     CONV,
@@ -141,19 +140,12 @@ CONFIG = FieldTable(
     unread={"dropout": None},
 )
 
-
-def example(module: Sana) -> tuple:
-    """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width)} | ({"strength": array(1)} if module.strength else {})
-    return array(1, module.patch, module.patch, module.channels), array(1), condition
-
-
 SMALL = {"num_attention_heads": 36, "num_layers": 28, "num_cross_attention_heads": 16, "cross_attention_head_dim": 72,
          "cross_attention_dim": 1152}  # fmt: skip
 NORMED = {"qk_norm": "rms_norm_across_heads"}
 FAMILY = CONFIG.family(
-    example,
-    {layout: functools.partial(table, layout=layout) for layout in LAYERS},
+    prompted(),
+    by_layout(table, LAYERS),
     published={
         "SANA 1.6B, 1024 pixels": {},
         "SANA 1.6B, 512 pixels": {"sample_size": 16},

@@ -6,7 +6,6 @@ unions diffusers' alone are known, for both.
 
 __all__ = ["example", "table"]
 
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.interchange import clip_tables
-from diffusion.models.interchange.family import BLOCKS, SIZE, Fields
+from diffusion.models.interchange.family import BLOCKS, SIZE, Fields, by_layout
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, Inline
 from diffusion.models.interchange.rows import CONV, Row, layers, linear
 from diffusion.published.stable_diffusion import table as conditional_unet_tables
@@ -140,7 +139,7 @@ def example(module: ControlNet) -> tuple:
     return x, t, condition, hint, *[jax.ShapeDtypeStruct((1,), jnp.int32)] * (module.modes > 0)
 
 
-TABLES = {layout: functools.partial(table, layout=layout) for layout in LAYOUTS}
+TABLES = by_layout(table, LAYOUTS)
 ONE = CONFIG.family(
     example,
     TABLES,

@@ -6,7 +6,6 @@ The original names come from latent diffusion's code (and XL's, which added "lab
 
 __all__ = ["DOWN", "Place", "example", "mirrored", "places", "table"]
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES
+from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES, by_layout
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, zero_or_null
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within
 from diffusion.published.stable_diffusion.network import ConditionalUNet
@@ -440,10 +439,5 @@ PUBLISHED = {
     "Kolors": KOLORS,
 }
 
-FAMILY = CONFIG.family(
-    example,
-    {layout: functools.partial(table, layout=layout) for layout in LAYOUTS},
-    published=PUBLISHED,
-    prefixes=("model.diffusion_model.", ""),
-)
+FAMILY = CONFIG.family(example, by_layout(table, LAYOUTS), published=PUBLISHED, prefixes=("model.diffusion_model.", ""))
 FAMILIES = {FAMILY.name: FAMILY}

@@ -100,7 +100,7 @@ CONFIG = FieldTable(
 
 def example(module: MMDiTControlNet) -> tuple:
     """Arguments of a small call."""
-    x, t, condition = mmdit_tables.example(module.base)
+    x, t, condition = mmdit_tables.FAMILY.example(module.base)
     hint = jax.ShapeDtypeStruct((*x.shape[:3], module.hint_channels), jnp.float32)
     return x if module.embeds else jax.ShapeDtypeStruct((1, 1, module.base.width), jnp.float32), t, condition, hint
 

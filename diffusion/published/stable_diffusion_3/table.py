@@ -1,13 +1,13 @@
 """SD3's transformer by the names of diffusers' SD3Transformer2DModel and of Stability AI's single files."""
 
-__all__ = ["example", "table"]
+__all__ = ["table"]
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, prompted
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Group, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, projection_rows, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import Layout, Row, linear, patches, stacked, within
@@ -136,12 +136,6 @@ CONFIG = FieldTable(
 )
 
 
-def example(module: MMDiT) -> tuple:
-    """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width), "pooled": array(1, module.pooled_width)}
-    return array(1, module.patch, module.patch, module.channels), array(1), condition
-
-
 def _published(heads: int, positions: int, dual: int = 0, qk_norm: str | None = "rms_norm") -> dict[str, Any]:
     """A published config: one layer for each head, and 64 features in a head."""
     return {
@@ -155,7 +149,7 @@ def _published(heads: int, positions: int, dual: int = 0, qk_norm: str | None = 
 
 
 FAMILY = CONFIG.family(
-    example,
+    prompted(),
     {layout: table(layout) for layout in LAYERS},
     published={
         "SD3-medium": _published(24, 192, qk_norm=None),

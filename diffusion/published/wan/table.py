@@ -2,10 +2,9 @@
 
 __all__ = ["example", "table"]
 
-import functools
 from typing import Any
 
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array, by_layout
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads, zero_or_null
 from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, layers, linear, norm, patches, within
 from diffusion.published.wan.network import PATCH, Wan
@@ -111,7 +110,7 @@ def _published(heads: int, hidden: int, layers: int, **more: Any) -> dict[str, A
 PICTURED = {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
 FAMILY = CONFIG.family(
     example,
-    {layout: functools.partial(table, layout=layout) for layout in LAYOUTS},
+    by_layout(table, LAYOUTS),
     published={
         "Wan 2.1 T2V, 1.3B": _published(12, 8960, 30),
         "Wan 2.1 T2V, 14B, and 2.2 T2V, A14B": _published(40, 13824, 40),

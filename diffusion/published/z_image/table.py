@@ -1,11 +1,10 @@
 """Z-Image's transformer by the names of diffusers' ZImageTransformer2DModel and of its authors' single files."""
 
-__all__ = ["example", "table"]
+__all__ = ["table"]
 
-import functools
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.family import DEPTH, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, layers, linear
 from diffusion.published.z_image.network import PATCH, ZImage
@@ -95,16 +94,9 @@ CONFIG = FieldTable(
     unread={"axes_lens": [1536, 512, 512]},  # how many positions their tables have
 )
 
-
-def example(module: ZImage) -> tuple:
-    """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
-    return array(1, PATCH, PATCH, module.channels), array(1), condition
-
-
 FAMILY = CONFIG.family(
-    example,
-    {layout: functools.partial(table, layout=layout) for layout in ENDS},
+    prompted(PATCH, PATCH, masked=True),
+    by_layout(table, ENDS),
     published={"Z-Image": {}},
     prefixes=("model.diffusion_model.", ""),
     ignored=(r"norm_final\.weight",),  # nothing reads this tensor of single files
