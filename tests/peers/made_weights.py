@@ -10,6 +10,8 @@ import math
 
 import numpy as np
 
+LAST, SMALL = ("conv_out.", "proj_out.", "all_final_layer.", "norm_out.linear_2."), 0.1
+
 
 def made(name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
     """The tensor of that name and shape.
@@ -27,6 +29,15 @@ def made(name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarra
     else:
         values = 0.2 * uniform
     return np.asarray(values, np.float32).astype(dtype)  # an array also where it has no axis
+
+
+def made_in(part: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor of a part of a pipeline, such as "unet"; the last layer of a denoiser is small.
+
+    So a trajectory follows the noise, and not the rounding.
+    """
+    small = part in ("unet", "transformer", "transformer_2") and name.startswith(LAST)
+    return np.asarray(made(f"{part}.{name}", shape) * np.float32(SMALL if small else 1))
 
 
 def drawn(name: str, *shape: int) -> np.ndarray:

@@ -8,8 +8,7 @@ It runs in the peers' environment, without this library:
 A fixture holds the text files of the folder (configs, vocabulary), the names and shapes of the weights, which are those
 of made_weights.py, and for each sampler the latents after 30 steps with guidance 7.5 and a negative prompt; of a latent
 consistency model after the steps and with the guidance that its `__call__` has by default. The initial noise and that
-of the stochastic steps are made from names. The last layer of a denoiser is made small, so that the trajectory follows
-the noise and not the rounding.
+of the stochastic steps are made from names.
 """
 
 import gzip
@@ -29,13 +28,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tests.peers.cases import last, stated
-from tests.peers.made_weights import drawn, made
+from tests.peers.made_weights import drawn, made_in
 from tests.peers.pipeline_parts import GUIDANCE, NEGATIVE, PROMPTS, Pipeline, made_noise
 
 PIPELINES: dict[str, Pipeline] = stated("PIPELINES")
 STEPS_OF = {"lcm": 4, "lcm, two steps": 2, "pndm": 25}
 # The half steps of PNDM are whole numbers of the process's: of 40, not of 33.
-SMALL = 0.1  # factor of the last layer
 LARGE = 10_000  # numbers of a picture that the fixture holds in part
 OTHERWISE = {  # parts of Mistral 3's names in memory, and in a file
     "model.language_model.": "language_model.model.",
@@ -54,16 +52,7 @@ def fill(pipe) -> None:
                 for name, tensor in module.named_parameters():
                     for own, theirs in saved_as.items():
                         name = name.replace(own, theirs)
-                    tensor.copy_(torch.from_numpy(weight(component, name, tuple(tensor.shape))))
-
-
-def weight(component: str, name: str, shape: tuple[int, ...]):
-    """The made weights of a network; the last layer of a denoiser is small."""
-    small = component in ("unet", "transformer", "transformer_2") and name.startswith(LAST)
-    return np.asarray(made(f"{component}.{name}", shape) * np.float32(SMALL if small else 1))
-
-
-LAST = ("conv_out.", "proj_out.", "all_final_layer.", "norm_out.linear_2.")
+                    tensor.copy_(torch.from_numpy(made_in(component, name, tuple(tensor.shape))))
 
 
 def saved(pipe, folder: pathlib.Path) -> dict:
@@ -76,7 +65,7 @@ def saved(pipe, folder: pathlib.Path) -> dict:
             with safe_open(path, framework="numpy") as file:
                 about["shapes"][name] = {key: list(file.get_slice(key).get_shape()) for key in file.keys()}
                 for key, shape in about["shapes"][name].items():
-                    if not np.array_equal(file.get_tensor(key), weight(path.parent.name, key, tuple(shape))):
+                    if not np.array_equal(file.get_tensor(key), made_in(path.parent.name, key, tuple(shape))):
                         about["kept"][f"{path.parent.name}/{key}"] = file.get_tensor(key)
         elif path.suffix == ".model":  # tests/fixtures/text/spiece.model
             about.setdefault("sentencepiece", []).append(name)

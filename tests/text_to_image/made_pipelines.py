@@ -5,15 +5,11 @@ import gzip
 import json
 import pathlib
 
-import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from tests.peers.made_weights import made
+from tests.peers.made_weights import made_in
 
 FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image"
-# As in tests/peers/pipelines.py, with its factor.
-LAST = ("conv_out.", "proj_out.", "all_final_layer.", "norm_out.linear_2.")
-SMALL = 0.1
 
 
 @functools.cache
@@ -34,13 +30,7 @@ def folder(name, place, changed=None):
         (place / file).write_bytes((FIXTURES.parent / "text" / "spiece.model").read_bytes())
     for file, shapes in about["shapes"].items():
         component = file.split("/")[0]
-        small = lambda key, component=component: (
-            component in ("unet", "transformer", "transformer_2") and key.startswith(LAST)
-        )
-        tensors = {
-            key: np.asarray(made(f"{component}.{key}", tuple(shape)) * np.float32(SMALL if small(key) else 1))
-            for key, shape in shapes.items()
-        }
+        tensors = {key: made_in(component, key, tuple(shape)) for key, shape in shapes.items()}
         tensors |= {key: arrays[f"kept/{component}/{key}"] for key in shapes if f"kept/{component}/{key}" in arrays}
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, place / file)
