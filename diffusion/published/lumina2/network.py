@@ -141,7 +141,7 @@ class Lumina2(Layered, Backbone):
         row, column = np.indices((rows, columns)).reshape(2, -1)
         places = np.concatenate([np.zeros((words, 2), int), np.stack([row, column], axis=1)])
         flat = axis_angles(places, self.axes[1:])
-        # CheckedNetwork in float64 for every place that a text can end at, and looked up.
+        # Computed in float64 for every place that a text can end at, and looked up.
         table = jnp.asarray(axis_angles(np.arange(words + 1)[:, None], self.axes[:1]))
         batch = len(length)
         text_places = jnp.broadcast_to(jnp.arange(words), (batch, words))

@@ -151,7 +151,7 @@ class ZImage(Layered, Backbone):
         zeros = np.zeros((words + padding, 2), int)
         places = np.concatenate([zeros, np.stack([rows, columns], axis=1)])
         flat = axis_angles(places, self.axes[1:], self.theta)
-        # CheckedNetwork in float64 for every place that a text can end at, and looked up.
+        # Computed in float64 for every place that a text can end at, and looked up.
         table = jnp.asarray(axis_angles(np.arange(words + 2)[:, None], self.axes[:1], self.theta))
         first = np.concatenate([1 + np.arange(words), np.zeros(padding, int)])
         behind = jnp.broadcast_to(length[:, None] + 1, (batch, number))
