@@ -18,10 +18,11 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
 from diffusion import commands
+from diffusion.experiments import flag_errors
 from diffusion.io import file_systems, limits, opener, stores
-from diffusion.recipe import ConfigError, recipes, versions
-from diffusion.recipe.extensions import extend, extend_by_project, printed
-from diffusion.recipe.values import GONE, require_names
+from diffusion.recipe import ConfigError, recipes, spoken, versions
+from diffusion.recipe.extensions import extend, extend_by_project, failed_extension, printed
+from diffusion.recipe.values import require_names
 from diffusion.training.runtime import accelerators, huge_pages
 
 NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that is not there
@@ -377,23 +378,11 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
         return remaining
     except SystemExit as end:
         raise SystemExit(0 if _asks_for_help(argv) else end.code) from None  # absl ends its help with status 1
-    except flags.Error as error:
-        # how absl names required flags that are absent.
-        if absent := re.findall(r"^flag --(\w+)=None: ", str(error), re.MULTILINE):
-            missing = (f"--{name} is missing: {flags.FLAGS[name].help}" for name in absent)
-            raise ConfigError("; ".join(missing)) from error
-        # Another error wraps what get_config raised, with its traceback: only our own sentence is shown.
-        cause = error
-        while cause is not None and not isinstance(cause, ConfigError):
-            cause = cause.__cause__ or cause.__context__
-        last = str(cause or error).strip().splitlines()
-        raise ConfigError(last[-1].rpartition("ConfigError: ")[2]) from error
-    except (AttributeError, KeyError) as error:
-        gone = "".join(hint for section, hint in GONE.items() if any(f"config.{section}." in word for word in argv))
-        raise ConfigError(
-            f"a --config.FIELD does not exist: {error}{gone}. To add a nested entry, set it whole, e.g. "
-            """--config.objective.coupling='{"name": "optimal_transport"}'."""
-        ) from error
+    except Exception as error:
+        sentence = flag_errors.as_config_error(error, argv, _named(argv, "config"), program())
+        if sentence is None:
+            raise
+        raise sentence from error
 
 
 def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -> Callable:
@@ -401,12 +390,16 @@ def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) 
         try:
             return function(argv)
         except (ConfigError, *failures) as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {spoken(error)}", file=sys.stderr)
             _leave(2 if isinstance(error, ConfigError) else 1)
-        except RuntimeError as error:
-            if not str(error).startswith(NO_BACKEND):
+        except Exception as error:
+            if isinstance(error, RuntimeError) and str(error).startswith(NO_BACKEND):
+                print(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}", file=sys.stderr)
+                _leave(2)
+            sentence = failed_extension(error)
+            if sentence is None:
                 raise
-            print(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}", file=sys.stderr)
-            _leave(2)
+            print(f"error: {sentence}", file=sys.stderr)
+            _leave(1)
 
     return wrapped

@@ -35,6 +35,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.recipe",),
     ("diffusion",),  # the names of all these
     ("diffusion.experiments.run_folder",),
+    ("diffusion.experiments.flag_errors",),
     ("diffusion.experiments.command_line",),
     ("diffusion.experiments.sampling",),
     ("diffusion.experiments.evaluation",),

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported when first used
         ConfigError as ConfigError,
         as_config_errors as as_config_errors,
         check_stages as check_stages,
+        spoken as spoken,
         unknown as unknown,
     )
     from diffusion.recipe.recipe import Recipe as Recipe

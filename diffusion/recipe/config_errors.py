@@ -17,7 +17,14 @@ def as_config_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError) as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(spoken(error)) from error
+
+
+def spoken(error: Exception) -> str:
+    """The message of an error; of one of the operating system a sentence that begins with the path."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename} cannot be used ({error.strerror}). Name another path."
+    return str(error)
 
 
 def unknown(path: str, name: Any, valid: Iterable[str], kind: str = "name") -> ConfigError:

@@ -27,6 +27,7 @@ from diffusion.io import limits, opener
 from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.values import built_in_python
 
+HOUSE = pathlib.Path(__file__).parents[1]  # the library itself
 GROUP = "diffusion.plugins"  # group of entry points
 PLUGIN = "plugin:"
 PROJECT = "pyproject.toml"
@@ -97,7 +98,7 @@ def _load(name: str, where: str) -> None:
         if point and callable(function := point.load()):
             function()
     except Exception as error:
-        raise _failed(where, home, error) from error
+        raise failed(where, home, error) or ConfigError(f"{where}: {type(error).__name__}: {error}") from error
     loaded[name] = Extension(name, pathlib.Path(module.__file__ or home).absolute(), home)
 
 
@@ -160,14 +161,34 @@ def _plugin(name: str, where: str) -> importlib.metadata.EntryPoint:
     return points[name]
 
 
-def _failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError:
-    """The error of a user's own code in a sentence, with the last of its lines that the error passed through."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename.startswith(str(home))]
-    file, line = (frames[-1].filename, frames[-1].lineno) if frames else (str(home), 1)
+def failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError | None:
+    """The error of a user's own code in a sentence; None for an error that did not pass through the code.
+
+    Args:
+        where: the flag or the file that names the code.
+        home: the file of the code, or the folder of its package.
+        error: the error.
+    """
+    lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
-        file, line = error.filename or file, error.lineno
+        lines.append((error.filename or "", error.lineno))
+    lines = [(file, line) for file, line in lines if file.startswith(str(home.absolute()))]
+    if not lines:
+        return None
+    file, line = lines[-1]
     kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
     return ConfigError(f"{where}{'' if home.is_file() else f', {file}'}, line {line}: {kind}{error}")
+
+
+def failed_extension(error: Exception) -> ConfigError | None:
+    """The sentence for an error that a loaded extension raised, or a library that it called; None for another error."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if pathlib.Path(frame.filename).is_relative_to(HOUSE):
+            return None
+        for extension in loaded.values():
+            if frame.filename.startswith(str(extension.home)):
+                return failed(f"--extend={extension.name}", extension.home, error)
+    return None
 
 
 def way_on(name: str, folder: str | pathlib.Path) -> str:

@@ -33,11 +33,16 @@ def load(recipe: str) -> ConfigDict:
     name, _, preset = recipe.partition(":")
     loaded = module(name)
     if not hasattr(loaded, "get_config"):
-        raise ConfigError(
-            f'{name!r} must define get_config(arg=""), which returns the config. The recipes of this library: '
-            f"{', '.join(names())}."
-        )
+        raise without_get_config(name)
     return loaded.get_config(preset)
+
+
+def without_get_config(name: str) -> ConfigError:
+    """The error for a recipe's file that defines no `get_config`."""
+    return ConfigError(
+        f'{name!r} must define get_config(arg=""), which returns the config. The recipes of this library: '
+        f"{', '.join(names())}."
+    )
 
 
 def module(name: str, folder: pathlib.Path = FOLDER) -> types.ModuleType:

@@ -201,6 +201,49 @@ def test_a_command_says_that_it_begins_and_what_is_wrong_before_it_imports_the_l
     assert "none holds no run" in none and "imports" not in none
 
 
+BROKEN = {  # {what a recipe of the user's own says: what the sentence names}
+    "def get_config(argument=None):\n    return {}['nothing']\n": ", line 2: KeyError: 'nothing'",
+    "def get_config(argument=None):\n    raise RuntimeError('no disk')\n": ", line 2: RuntimeError: no disk",
+    "def get_config(argument=None):\n    raise ValueError('no disk')\n": ", line 2: ValueError: no disk",
+    "import nothing_there\n": ", line 1: ModuleNotFoundError: No module named 'nothing_there'",
+    "def f(:\n": ", line 1: SyntaxError: invalid syntax",
+    "x = 1\n": '\' must define get_config(arg="")',
+    "def get_config(argument=None):\n    pass\n": ": get_config returned None. Valid: a ConfigDict",
+}
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
+def test_a_recipe_of_ones_own_that_fails_is_named_with_its_line(tmp_path, text):
+    (tmp_path / "mine.py").write_text(text)
+    _, said = started(("diffusion", "train", f"--config={tmp_path}/mine.py", f"--workdir={tmp_path}/run"))
+    (sentence,) = said.values()
+    assert "error: " in sentence and f"mine.py{BROKEN[text]}" in sentence
+    assert sentence.endswith("ends with status 2\n") and "Traceback" not in sentence
+
+
+def test_a_flag_that_cannot_be_read_is_named_with_what_is_valid(tmp_path):
+    start = ("diffusion", "train", "--config=digits:tiny", f"--workdir={tmp_path}/run")
+    words = {
+        "--steps=8": "unknown flag --steps. Did you mean --config.sample.steps or --config.teacher.pairs.steps or "
+        "--config.train.steps? `diffusion ",
+        "--wrokdir=a": "unknown flag --wrokdir. Did you mean --workdir? `diffusion ",
+        "--nothing_like_it=1": "unknown flag --nothing_like_it. `",
+        "--config.train.steps=2.5": "--config.train.steps=2.5. Valid: a whole number.",
+        "--config.train.steps=abc": "--config.train.steps=abc. Valid: a whole number.",
+        "--config.optimizer.learning_rate=fast": "--config.optimizer.learning_rate=fast. Valid: a number.",
+        "--config.model=dit": '--config.model=dit. Valid: a table, e.g. --config.model=\'{"name": "dit"}\', or one '
+        "of its fields, --config.model.name=dit.",
+        "--config.train=5": "--config.train=5. Valid: a table, e.g. --config.train='{\"accumulate\": 0}', or one "
+        "of its fields, --config.train.accumulate=0.",
+        "--config.smaple.steps=3": "a --config.FIELD does not exist: 'smaple'. Did you mean \"sample\" instead of",
+    }
+    plan = ("diffusion", "plan", "--config=digits", "--machine=rtx9090")
+    _, said = started(*((*start, word) for word in words), plan)
+    assert "error: flag --machine=rtx9090: value should be one of <" in said[" ".join(plan)]
+    for word, sentence in words.items():
+        assert f"error: {sentence}" in said[" ".join((*start, word))]
+
+
 def test_the_help_of_evaluate_names_what_there_is():
     """It is written out: the modules that hold these tables take seconds to import."""
     said = " ".join(commands.run("diffusion", "evaluate", "--help").stdout.split())

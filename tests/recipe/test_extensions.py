@@ -3,8 +3,10 @@
 import pathlib
 import sys
 
+import jax.numpy as jnp
 import pytest
 
+from diffusion.objectives import rewards
 from diffusion.recipe import ConfigError, extensions, names
 
 REGISTER = """from diffusion import schedules
@@ -128,3 +130,32 @@ def test_a_module_that_is_not_there_or_fails_is_a_sentence(name, words):
         extensions.extend(name)
     assert str(error.value).startswith(f"--extend={name}") and words in str(error.value)
     assert "\n" not in str(error.value) and name not in extensions.loaded
+
+
+OWN_FUNCTIONS = """from diffusion import schedules
+
+def reward(x_0, condition):
+    raise RuntimeError("no such model")
+
+def adds(x_0, condition):
+    return x_0 + "a text"
+
+def reads(x_0, condition):
+    return schedules.cosine(s=-1.0)
+"""
+
+
+@pytest.mark.parametrize(
+    "name, said", [("reward", "4: RuntimeError: no such model"), ("adds", "7: TypeError: "), ("reads", None)]
+)
+def test_an_error_of_own_code_that_runs_later_names_its_line(name, said):
+    """One that the library raises keeps its traceback."""
+    pathlib.Path("own_functions.py").write_text(OWN_FUNCTIONS)
+    extensions.extend("own_functions.py")
+    with pytest.raises((RuntimeError, TypeError, ValueError)) as error:
+        rewards.rewarded(getattr(sys.modules["extension_own_functions"], name), jnp.zeros(2), None)
+    sentence = extensions.failed_extension(error.value)
+    if said is None:
+        assert sentence is None
+    else:
+        assert str(sentence).startswith(f"--extend=own_functions.py, line {said}")

@@ -1,0 +1,105 @@
+"""A mistake in the flags of a command, in one sentence: absl's errors and ml_collections', and those of a recipe."""
+
+import re
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from diffusion import public
+from diffusion.recipe import ConfigError, extensions, recipes
+from diffusion.recipe.values import GONE, flattened, plain
+
+KINDS = {  # what Python says of a text that is no number: the valid values
+    "invalid literal for int()": "a whole number",
+    "could not convert string to float": "a number",
+    "Non-boolean argument to boolean flag": "true or false",
+}
+OF_FLAG = re.compile(r"flag (--[\w.\[\]-]+=.*?): (.*)", re.DOTALL)
+TABLE = "as a ConfigDict"
+
+
+def as_config_error(error: Exception, argv: list[str], recipe: str | None, command: str) -> ConfigError | None:
+    """The sentence for an error of the parser, or None for an error that is no mistake in the command line.
+
+    Args:
+        error: the error that parsing raised.
+        argv: the words of the command line.
+        recipe: the value of --config as it was written; None if there is none.
+        command: the words that started the process, e.g. "diffusion train".
+    """
+    if recipe is not None and (failed := _failed_recipe(error, recipe)):
+        return failed
+    if isinstance(error, flags.UnrecognizedFlagError):
+        return _unknown(error.flagname, command)
+    if isinstance(error, flags.Error):
+        return _unreadable(error, recipe)
+    if isinstance(error, (AttributeError, KeyError)):
+        gone = "".join(hint for section, hint in GONE.items() if any(f"config.{section}." in word for word in argv))
+        said = ". ".join(str(error.args[0] if error.args else error).splitlines())
+        return ConfigError(
+            f"a --config.FIELD does not exist: {said}{gone}. To add a nested entry, set it whole, e.g. "
+            """--config.objective.coupling='{"name": "optimal_transport"}'."""
+        )
+    return None
+
+
+def _failed_recipe(error: Exception, recipe: str) -> ConfigError | None:
+    """The sentence for an error of the recipe's own code."""
+    name = recipe.partition(":")[0]
+    if isinstance(error, AttributeError) and error.name == "get_config":
+        return recipes.without_get_config(name)
+    file = recipes.path_of(name)
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ConfigError):
+        if isinstance(cause, Exception) and (failed := extensions.failed(f"--config={name}", file, cause)):
+            return failed
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def _fields() -> dict[str, object]:
+    config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
+    return flattened(plain(config)) if isinstance(config, ConfigDict) else {}
+
+
+def _unknown(name: str, command: str) -> ConfigError:
+    ours = [flag for flag in flags.FLAGS if not (flags.FLAGS.find_module_defining_flag(flag) or "").startswith("absl")]
+    fields = sorted(f"--config.{field}" for field in _fields() if field.rpartition(".")[2] == name)
+    near = public.nearest(name, ours, 0.7)
+    meant = fields or [f"--{near}"] * (near is not None)
+    hint = f" Did you mean {' or '.join(meant)}?" if meant else ""
+    return ConfigError(f"unknown flag --{name}.{hint} `{command} --help` lists the flags.")
+
+
+def _unreadable(error: flags.Error, recipe: str | None) -> ConfigError:
+    # how absl names required flags that are absent.
+    if absent := re.findall(r"^flag --(\w+)=None: ", str(error), re.MULTILINE):
+        if absent == ["config"] and recipe is not None:
+            return ConfigError(f"--config={recipe}: get_config returned None. Valid: a ConfigDict")
+        return ConfigError("; ".join(f"--{name} is missing: {flags.FLAGS[name].help}" for name in absent))
+    # Another error wraps what get_config raised, with its traceback as text: only our own sentence is shown.
+    cause: BaseException = error
+    while not isinstance(cause, ConfigError) and (cause.__cause__ or cause.__context__):
+        cause = cause.__cause__ or cause.__context__  # pyright: ignore[reportAssignmentType]
+    of_flag = None if isinstance(cause, ConfigError) else OF_FLAG.fullmatch(str(error))
+    if of_flag and (valid := _valid(*of_flag.groups())):
+        return ConfigError(f"{of_flag[1]}. Valid: {valid}.")
+    said = cause if isinstance(cause, ConfigError) else error
+    return ConfigError(str(said).strip().splitlines()[-1].rpartition("ConfigError: ")[2])
+
+
+def _valid(written: str, why: str) -> str | None:
+    """The valid values of a flag, by what the parser said of its value; None where that sentence is plain enough."""
+    for said, valid in KINDS.items():
+        if why.startswith(said):
+            return valid
+    if TABLE not in why:
+        return None
+    flag, _, value = written.partition("=")
+    fields = {name: field for name, field in _fields().items() if f"--config.{name}".rpartition(".")[0] == flag}
+    if f"{flag.removeprefix('--config.')}.name" in fields:
+        field, example = "name", value if value.isidentifier() else next(iter(fields.values()))
+    else:
+        field, example = next(((name.rpartition(".")[2], field) for name, field in fields.items()), ("name", "..."))
+    entry = f'"{example}"' if isinstance(example, str) else example
+    return f"a table, e.g. {flag}='{{\"{field}\": {entry}}}', or one of its fields, {flag}.{field}={example}"
