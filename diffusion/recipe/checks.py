@@ -113,6 +113,7 @@ def on_its_data(recipe: Recipe) -> Recipe:
     else:  # latents have the conditions of what they are of
         recipe = recipe.on(spec._replace(shape=shape)).with_parts(dtype=recipe.examples.dtype)
     fits.check_frames(recipe)
+    fits.check_measured(recipe)
     return recipe
 
 

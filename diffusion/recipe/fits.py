@@ -119,6 +119,7 @@ def check(recipe: Any) -> None:
                 "guidance is learned in training, and this network does not receive the interval. Valid: "
                 "interval = None, or improved_mean_flow, whose guidance has an interval"
             )
+    check_measured(recipe)
     if not isinstance(objective.reads, Restores):  # `symbol_runs` checks runs on symbols
         _check_way(recipe, kind)
     with blamed("sample.guidance.name"):
@@ -148,13 +149,19 @@ def check(recipe: Any) -> None:
     for guide in recipe.sampling.guides:
         for run in guide.runs:
             run.check(recipe)
-    if recipe.sampling.measured is not None and recipe.examples.shape is not None:
-        with blamed("sample.measurement.operator"):
-            try:
-                forward = recipe.sampling.measured.build(recipe.examples.shape).forward
-                jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32))
-            except TypeError as error:
-                raise ValueError(f"the operator cannot measure examples of {recipe.examples.shape}: {error}") from error
+
+
+def check_measured(recipe: Any) -> None:
+    """Refuses an operator that cannot measure the examples; nothing is checked while their shape is unknown."""
+    shape = recipe.examples.shape
+    if recipe.sampling.measured is None or shape is None:
+        return
+    with blamed_on(recipe.config, "sample.measurement.operator"):
+        try:
+            forward = recipe.sampling.measured.build(shape).forward
+            jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *shape), np.float32))
+        except TypeError as error:
+            raise ValueError(f"the operator cannot measure examples of {shape}: {error}") from error
 
 
 def _check_cache(recipe: Any, guided: Any) -> None:
@@ -214,6 +221,8 @@ def _check_way(recipe: Any, guided: Any) -> None:
     arguments = {"sampler": sampler, "denoise": denoise, "schedule": recipe.schedule, "plan": plan}
     driver, shape = recipe.sampling.driver, frames or (1,)
     if isinstance(driver, Steered):
+        if driver.measured is not None and recipe.examples.shape is None:
+            return  # the operator may not take another shape than that of the data
         driver, shape = driver.on_trial(recipe.examples.shape)
     with blamed_on(recipe.config, "sample.driver", "sample.sampler", "sample.plan"):
         try:

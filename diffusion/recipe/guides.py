@@ -14,7 +14,7 @@ from diffusion.guidance import LogProbability
 from diffusion.guidance.measurements import Measurement
 from diffusion.io import limits, opener
 from diffusion.models import facts
-from diffusion.objectives import Denoises
+from diffusion.objectives import Denoises, rewards
 from diffusion.parameterizations import Denoiser
 from diffusion.recipe import names, versions
 from diffusion.recipe.config_errors import ConfigError
@@ -249,7 +249,7 @@ def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
             reward = call(names.REWARDS, spec, at, "reward")
             if not callable(reward):
                 raise ConfigError(f"{at}: this reward reads captions, which samples of classes lack.")
-            return lambda x: reward(x, condition)
+            return lambda x: rewards.rewarded(reward, x, condition)
 
         readings: dict[str, Any] = {}
         if measured is not None:

@@ -170,6 +170,12 @@ def sample_weights(
         record = _record(recipe, make.nfe, skipped, description)
         if make.nfe is None and work.any():  # the numbers of a driver of particles
             means = steering_drivers.Weighed(*(work / -(-number // batch_size)).tolist())
+            if not np.isfinite(means.log_normaliser):
+                batches_on_disk.clear(out)
+                raise ConfigError(
+                    f"config.sample.driver: the log of the normalising constant is {means.log_normaliser}, so the "
+                    "particles' weights mean nothing. Valid: a reward that is finite for each sample."
+                )
             record["particles"] = means._asdict()
             print(
                 f"particles of a sample: effective size {means.effective_size:.2f}, log of the normalising constant "

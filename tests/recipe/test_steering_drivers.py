@@ -12,7 +12,7 @@ from diffusion import guidance, parameterizations, samplers, schedules, steering
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_samples
 from diffusion.guidance import measurements
-from diffusion.recipe import ConfigError, checks, names, steering_drivers
+from diffusion.recipe import ConfigError, checks, fits, names, recipes, steering_drivers
 from tests.conformance import round_denoiser
 from tests.recipe.test_guides_by_name import MEASURED, SHAPE, config_of
 
@@ -254,6 +254,10 @@ REFUSED = {
         },
         r"draws 0 noise arrays",
     ),
+    "the size of a pooled square": (
+        {"driver": {"name": "daps"}, "measurement": MEASURED | {"operator": {"name": "pooled", "factor": 3}}},
+        r"sample\.measurement\.operator.*the operator cannot measure examples of \(8, 8, 1\)",
+    ),
     "eta": ({"driver": {"name": "ddrm", "eta": 2.0}, "measurement": MEASURED}, r"eta = 2\.0"),
 }
 
@@ -263,6 +267,38 @@ def test_what_does_not_fit_is_refused(case):
     fields, words = REFUSED[case]
     with pytest.raises(ConfigError, match=words):
         checks.validate(config_of(**fields))
+
+
+def test_an_operator_is_tried_on_the_shape_of_the_data():
+    """On no other shape while theirs is unknown."""
+    config = recipes.load("digits:tiny")
+    config.sample.measurement = MEASURED | {"operator": {"name": "pooled", "factor": 3}}
+    config.sample.driver = {"name": "daps"}
+    recipe = checks.validate(config)
+    assert recipe.examples.shape is None
+    fits.check_measured(recipe.at((12, 12, 1)))
+    with pytest.raises(ConfigError, match=r"the operator cannot measure examples of \(8, 8, 1\)"):
+        checks.on_its_data(recipe)
+
+
+def test_a_reward_has_one_number_for_each_sample(monkeypatch):
+    monkeypatch.setitem(names.REWARDS, "mean_of_all", lambda: lambda x_0, condition: jnp.mean(x_0))
+    driver = {"name": "twisted", "number": 2, "log_reward": {"name": "mean_of_all"}}
+    with pytest.raises(ConfigError, match=r"the rewards, one number an example, must have the shape \(1,\), but has"):
+        checks.validate(config_of(driver=driver, sampler={"name": "ddpm"}))
+
+
+def test_samples_whose_reward_is_not_finite_are_not_written(registered, monkeypatch, tmp_path):
+    monkeypatch.setitem(names.REWARDS, "nothing", lambda: lambda x_0, condition: jnp.full(len(x_0), jnp.nan))
+    driver = {"name": "twisted", "number": 2, "log_reward": {"name": "nothing"}}
+    config = config_of(driver=driver, sampler={"name": "ddpm"}, number=2, steps=2)
+    config.sample.guidance.scale = 1.0
+    config.model = {"name": "narrow"}
+    config.objective.wrappers = ()
+    weights = run_samples.Weights({"params": {"unused": jnp.zeros(1)}}, "narrow", "no step", {}, {})
+    with pytest.raises(ConfigError, match=r"normalising constant is nan.*Valid: a reward that is finite"):
+        run_samples.sample_weights(checks.validate(config).at(SHAPE), weights, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_watermark_of_the_noise_is_refused():
