@@ -31,6 +31,7 @@ from typing import Any
 from diffusion import text_to_image
 from diffusion.adapters import erasure
 from diffusion.experiments.evaluation import model_card
+from diffusion.experiments.sampling import shipped_models
 from diffusion.io import files, limits
 from diffusion.models import interchange
 from diffusion.recipe import ConfigError
@@ -53,10 +54,10 @@ def run(
         ConfigError: for a model without cross-attention, or weights out of range.
         FileExistsError: if `out` exists.
     """
-    folder = pathlib.Path(folder).expanduser()
     out = pathlib.Path(out).expanduser()
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another folder, or remove it first.")
+    folder = shipped_models.folder_of_prompts(folder)
     model = text_to_image.load(folder)
     try:
         changed = erasure.edited(model, pairs, kept, preserve=preserve, keep=near)

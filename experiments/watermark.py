@@ -52,7 +52,7 @@ import numpy as np
 from diffusion import text_to_image, watermarks
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import trained_run, watermarked
+from diffusion.experiments.sampling import shipped_models, trained_run, watermarked
 from diffusion.io import npz, pictures
 from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.training.runtime import progress
@@ -159,7 +159,8 @@ def _maker(values: flags.FlagValues) -> watermark_robustness.Maker | None:
     if values.workdir:
         return watermarked.build_run_maker(trained_run.load(values.workdir), values.workdir)
     if values.model:
-        return watermarked.build_model_maker(text_to_image.load(values.model), values.model, values.prompt or [""])
+        folder = shipped_models.folder_of_prompts(values.model)
+        return watermarked.build_model_maker(text_to_image.load(folder), str(folder), values.prompt or [""])
     return None
 
 

@@ -37,6 +37,7 @@ from typing import Any
 
 from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.sampling import shipped_models
 from diffusion.io import files, opener, pictures
 from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.text_to_image import comfyui, comfyui_export, png
@@ -64,6 +65,7 @@ def run(
     path = lambda folder, name: str(comfyui_folder / comfyui.FOLDERS[folder] / name)
     flow = comfyui.read(opener.read_json(file), str(file), path)
     print(f"{file}: its checkpoint {flow.checkpoint} is {model}", flush=True)
+    model = str(shipped_models.folder_of_prompts(model))
     described = text_to_image.described(model)
     if described.kind.video is not None:
         raise ConfigError(

@@ -8,6 +8,7 @@ from typing import Any
 from diffusion import text_to_image
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Item
 from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.experiments.sampling import shipped_models
 from diffusion.io import pictures
 from diffusion.recipe import ConfigError
 from diffusion.text_to_image import png
@@ -51,6 +52,7 @@ def make(
         return 0
     source = {"dtype": "float32", "loras": {}}
     try:
+        model = str(shipped_models.folder_of_prompts(model))
         loaded = text_to_image.load(model, **source)
         described = png.model(model, **source)
         with progress.bar("making pictures", len(todo), "prompts") as advance:

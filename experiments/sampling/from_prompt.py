@@ -74,6 +74,7 @@ def main(
                 "--prompt needs a text-to-image model: name its folder by --model, or a run of examples.text by "
                 "--workdir."
             )
+        shipped = shipped_models.with_lora(MODEL.value) if MODEL.value is not None else None
         request = prompt_flags.request()
         source = {"dtype": DTYPE.value, "loras": model_flags.loras()}
         source |= {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
@@ -92,8 +93,8 @@ def main(
             if work is not None:
                 folder = str(workdir.text_model(work))
             else:
-                assert MODEL.value is not None  # one of both is named, as checked above
-                place, lora, settings = shipped_models.with_lora(MODEL.value)
+                assert shipped is not None  # one of both is named, as checked above
+                place, lora, settings = shipped
                 folder = str(place)
                 source["loras"] = lora | source["loras"]
                 request = request.completed(settings)

@@ -17,6 +17,7 @@ from typing import Any
 from flax import traverse_util
 from ml_collections import ConfigDict
 
+from diffusion import public
 from diffusion.io import opener, safetensors_files
 from diffusion.models.interchange.family import Refusal
 from diffusion.recipe import class_folders, versions
@@ -58,9 +59,14 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
     """The folder of a text-to-image model, by its path or the name of one that travels with the project.
 
     Raises:
-        Refusal: for other files than those that travel under this name, or a model that takes no prompt.
+        Refusal: for other files than those that travel under this name, a misspelt name, or a model without prompts.
     """
     folder = class_folders.folder_of(model)
+    if not folder.exists() and (near := public.nearest(model, class_folders.SHIPPED, 0.7)):
+        raise Refusal(
+            f"{model}: there is no such folder. Did you mean {near!r}? Valid: the folder of a model, or one of "
+            f"{', '.join(class_folders.SHIPPED)}, which travel with the project."
+        )
     if class_folders.is_shipped(folder) and folder.name in class_folders.SHIPPED:
         raise Refusal(
             f"The model {folder.name!r} takes no --prompt. Valid: --labels of its classes, or --condition with a "

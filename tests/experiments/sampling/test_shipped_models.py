@@ -3,6 +3,7 @@
 import hashlib
 import pathlib
 import shutil
+import types
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from sklearn import linear_model
 from diffusion import samplers, text_to_image, timesteps
 from diffusion.data.digits import digits
 from diffusion.data.shapes import motions, scenes
+from diffusion.experiments import erase
+from diffusion.experiments.prompt_benchmark import making
 from diffusion.experiments.sampling import class_models, generate, shipped_models, trained_run
 from diffusion.models.interchange.family import Refusal
 from diffusion.recipe import class_folders
@@ -158,7 +161,31 @@ def test_other_files_of_a_model_of_prompts_are_refused(tmp_path, monkeypatch):
     (tmp_path / "shapes" / "model_index.json").write_text("{}")
     with pytest.raises(Refusal, match=r"shapes has the SHA-256 .*, but the model 'shapes' has 0000"):
         shipped_models.folder_of_prompts("shapes")
+    (tmp_path / "other").mkdir()
     assert shipped_models.folder_of_prompts(tmp_path / "other") == tmp_path / "other"
+
+
+def test_a_folder_that_is_not_there_is_answered_with_the_nearest_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refusal, match=r"drawing: there is no such folder. Did you mean 'drawings'\? Valid: "):
+        shipped_models.folder_of_prompts("drawing")
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        lambda out: erase.run("drawings", [("a", "b")], out),
+        lambda out: making.make(types.SimpleNamespace(files=lambda *_: ["0.png"]), [None], out, "drawings", 1, 0),
+    ],
+    ids=["erase", "prompt_benchmark"],
+)
+def test_commands_beside_sample_take_it_by_its_name(tmp_path, monkeypatch, start):
+    def loaded(folder, **how):
+        raise LookupError(folder)
+
+    monkeypatch.setattr(text_to_image, "load", loaded)
+    with pytest.raises(LookupError, match=f"^{class_folders.WEIGHTS / 'drawings'}$"):
+        start(tmp_path / "out")
 
 
 def test_a_run_of_the_same_name_does_not_hide_it_and_a_model_does(tmp_path, monkeypatch):
