@@ -74,7 +74,8 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
     paths = [pathlib.Path(folder) for folder in folders]
     if len({path.resolve() for path in paths}) < max(2, len(paths)):
         raise ConfigError(
-            f"compare needs at least two different run folders, e.g. runs/a runs/b; got {', '.join(map(str, paths))}."
+            f"compare needs at least two different run folders, e.g. runs/a runs/b; got "
+            f"{', '.join(map(str, paths)) or 'none'}."
         )
     configs = [_config_of(path) for path in paths]
     reports = {path: figures.read_report(path) for path in paths}

@@ -82,10 +82,10 @@ def from_json(text: str) -> ConfigDict:
         ConfigError: where the text is not JSON, or not an object.
     """
     try:
-        value = limits.parse_json(text, "it")
+        value = limits.parse_json(text, "config.json")
     except limits.Refused as refused:
         raise ConfigError(
-            f"config.json is not JSON: {refused} It is written by diffusion train; restore it, or start the run again."
+            f"{refused} It is written by diffusion train; restore it, or start the run again."
         ) from refused
     if not isinstance(value, dict):
         raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")

@@ -162,9 +162,10 @@ def encode(
         read.append(in_windows(prompt))
         if cut := read[-1].cut:
             cut = cut.removesuffix(behind) or cut
+            shown = cut if len(cut) <= 120 else f"{cut[:100]} ... ({len(cut)} letters)"
             warnings.warn(
                 f"the prompt {prompt[:30]!r} is longer than the {tokenizer.length} tokens of its encoder; this part "
-                f"is left out: {cut!r}. To encode all of it, set windows=True",
+                f"is left out: {shown!r}. To encode all of it, set windows=True",
                 stacklevel=2,
             )
     count = max(len(one.rows) for one in read)

@@ -232,3 +232,9 @@ def test_a_fingerprint_knows_weights_names_shapes_and_the_call():
 def test_what_is_no_prompt_is_refused(encoder, prompts, how, message):
     with pytest.raises(ValueError, match=message):
         text.encode(prompts, encoder, **how)
+
+
+def test_the_note_on_a_very_long_prompt_is_short(encoder):
+    with pytest.warns(UserWarning, match=r"a mat a mat.* \.\.\. \(\d{4} letters\)'") as said:
+        text.encode(["a mat " * 900], encoder)
+    assert len(str(said[0].message)) < 400
