@@ -9,10 +9,13 @@ import json
 import jax
 import numpy as np
 import pytest
+import scipy.special
 
 from diffusion import flow_maps
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
+from diffusion.models.interchange.schedulers.solvers import SOLVERS
+from diffusion.models.interchange.schedulers.trajectories import levels_between
 from diffusion.parameterizations import Prediction
 from tests.conformance import slow_but
 from tests.text_to_image import made_pipelines
@@ -165,6 +168,54 @@ def test_every_field_is_used_refused_or_known_to_be_harmless(name):
         idle = [field for of, field in FIELDS if of == name and _outcome(name, field) == {"idle"}]
     unknown = [field for field in idle if field not in schedulers.WITHOUT_EFFECT and (name, field) not in IDLE]
     assert not unknown, f"{name} ignores without a word: {', '.join(unknown)}"
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_s_facts_are_the_defaults_of_its_class(name):
+    solver = SOLVERS[name]
+    kind = solver.scheduler.removesuffix("Scheduler")
+    config = {field: value for field, value in CLASSES[kind].items() if (kind, field) not in IDLE}
+    assert solver.betas == (config["beta_schedule"], config["beta_start"], config["beta_end"])
+    assert solver.levels == ("use_karras_sigmas" in config) and solver.clips == config.get("clip_sample")
+    assert solver.own_spacing == ("timestep_spacing" not in config)
+    assert solver.own_spacing or solver.spacing == config["timestep_spacing"]
+    assert solver.ends == next((field for field in ("set_alpha_to_one", "final_sigmas_type") if field in config), "")
+    assert not solver.ends or solver.to_zero == (config[solver.ends] in (True, "zero"))
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_field_that_a_config_lacks_has_the_default_of_its_class(name):
+    """Where it is None, a solver's facts say what the class does."""
+    silent, full = schedulers.read({"_class_name": CLASSES[name]["_class_name"]}), schedulers.read(CLASSES[name])
+    known = {field: value for field, value in silent.fields.items() if value is not None}
+    assert known == {field: full.fields[field] for field in known}
+    assert (silent.sampler, silent.prediction, silent.T) == (full.sampler, full.prediction, full.T)
+
+
+@pytest.mark.parametrize("kind, spaced", [
+    ("karras", lambda level: level ** (1 / 7)), ("exponential", np.log),
+    ("beta", lambda level: scipy.special.betainc(0.6, 0.6, (level - 0.5) / 3.5)),
+])  # fmt: skip
+def test_levels_are_even_in_the_scale_of_their_kind(kind, spaced):
+    levels = levels_between(kind, 6, 4.0, 0.5)
+    np.testing.assert_allclose(spaced(levels), np.linspace(spaced(4.0), spaced(0.5), 6), atol=1e-12)
+
+
+@pytest.mark.parametrize("kind, times", [
+    ("UniPC", [1.0, 0.75025, 0.5005, 0.25075, 0.0]), ("DPMSolver", [0.999, 0.74925, 0.4995, 0.24975, 0.0]),
+])  # fmt: skip
+def test_a_flow_of_a_scheduler_for_tables_has_shifted_times(kind, times):
+    """As diffusers lays four steps: from 1 to 1/T and then 0, at most 1 - 1e-6; or 1 less alphas from 1/T to 1."""
+    fields = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
+    process = schedulers.read({"_class_name": f"{kind}MultistepScheduler"} | fields)
+    expected = np.minimum([3 * t / (1 + 2 * t) for t in times], 1 - 1e-6)
+    np.testing.assert_allclose(schedulers.trajectory(process, "", 4).plan.grid, expected, rtol=1e-12)
+
+
+def test_two_spreads_of_the_levels_are_refused():
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_beta_sigmas": True, "use_karras_sigmas": True}
+    with pytest.raises(Refusal, match=r"only one of use_karras_sigmas, .* may be set"):
+        schedulers.read(config)
 
 
 def test_the_harmless_fields_are_those_of_the_classes():

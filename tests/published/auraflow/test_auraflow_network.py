@@ -105,9 +105,10 @@ def test_a_layer_tells_what_its_attention_reads_of_the_picture():
 
 def test_the_network_reads_zeros_in_place_of_the_padding(monkeypatch):
     tokens, mask = np.full((1, 3, 2), 7.0), np.array([[False, True, True]])
-    monkeypatch.setattr(pipeline, "encode", lambda prompts, encoder: Embeddings(tokens, mask, None))
-    unused: Any = None
-    np.testing.assert_array_equal(pipeline.auraflow(["a cat"], unused)["text"], [[[0, 0], [7, 7], [7, 7]]])
+    encoder: Any = None
+    encoded = {(("a cat",), encoder): Embeddings(tokens, mask, None)}
+    monkeypatch.setattr(pipeline, "encode", lambda *arguments: encoded[arguments])
+    np.testing.assert_array_equal(pipeline.auraflow(("a cat",), encoder)["text"], [[[0, 0], [7, 7], [7, 7]]])
 
 
 def test_a_picture_larger_than_the_table_of_positions_is_refused():

@@ -78,12 +78,14 @@ def test_neighbouring_features_of_their_heads_are_half_a_head_apart_here():
     np.testing.assert_array_equal(bias.to_theirs(bias.to_ours(np.arange(8), (1, 8))), np.arange(8))
 
 
+MISSING = object()
 KIND = {"multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True}
 
 
 @pytest.mark.parametrize(
     ("field", "words"),
     [
+        ({"multi_query_attention": MISSING}, "multi_query_attention = False is not supported; supported: True"),
         ({"multi_query_attention": False}, "multi_query_attention = False is not supported; supported: True"),
         ({"add_qkv_bias": False}, "add_qkv_bias = False is not supported; supported: True"),
         ({"kv_channels": 6}, "head_size=6 must be a multiple of 4"),
@@ -95,7 +97,7 @@ KIND = {"multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias
 def test_another_value_is_refused(field, words):
     assert table.CONFIG.build(KIND) == ChatGLM()
     with pytest.raises(Refusal, match=words):
-        table.CONFIG.build(KIND | field)
+        table.CONFIG.build({name: value for name, value in (KIND | field).items() if value is not MISSING})
 
 
 def vocabulary(place, name="ChatGLMTokenizer"):
@@ -122,9 +124,9 @@ def test_another_vocabulary_of_that_name_is_refused(tmp_path):
 
 def test_the_network_reads_all_states_and_the_pooled_one(monkeypatch):
     read = Embeddings(jax.numpy.ones((1, 3, 2)), MASK[:, :3], jax.numpy.full((1, 4), 7.0))
-    monkeypatch.setattr(pipeline, "encode", lambda prompts, encoder: read)
-    unused: text.Encoder = None  # type: ignore[assignment]
-    found = pipeline.kolors(["a cat"], unused)
+    encoder: text.Encoder = None  # type: ignore[assignment]
+    monkeypatch.setattr(pipeline, "encode", lambda *arguments: {(("a cat",), encoder): read}[arguments])
+    found = pipeline.kolors(("a cat",), encoder)
     assert found["text"] is read.tokens and found["pooled"] is read.pooled
 
 
