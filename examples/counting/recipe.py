@@ -97,9 +97,9 @@ PRESETS = {
         "ema.decay": 0.999,
         "ema.warmup": True,
         "train.batch_size": 256,
-        "train.steps": 10_000,
+        "train.steps": 12_500,
         "train.log_every": 50,
-        "checkpoint.every": 2_000,
+        "checkpoint.every": 2_500,
     },
 }
 
