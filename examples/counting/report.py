@@ -207,7 +207,8 @@ def draw(asked: Sequence[str], shown: Mapping[str, np.ndarray], path: pathlib.Pa
     """Writes the PNG of the first pictures of captions of several objects, a line for each row, from the same noise."""
     several = [i for i, text in enumerate(asked) if scenes.parsed(text).kind == "several"][:: measures.SEEDS][:SHOWN]
     columns = ["\n".join(textwrap.wrap(asked[i], WRAPPED)) for i in several]
-    plots.mosaic([[pictures[several] for pictures in shown.values()]], [f"{name} " for name in shown], [columns], path)
+    rows = [pictures[several] for pictures in shown.values()]
+    plots.mosaic([rows], [f"{title(name)} " for name in shown], [columns], path)
 
 
 def title(name: str) -> str:
