@@ -25,7 +25,7 @@ FOLDER = pathlib.Path(os.environ.get("PEERS_FIXTURES") or pathlib.Path(__file__)
 FOUND = safetensors.numpy.load_file(FOLDER / "schedulers.safetensors")
 with safetensors.safe_open(FOLDER / "schedulers.safetensors", "numpy") as file:
     READ = json.loads(file.metadata()["read"])
-FAST = [(name,) for name in ("unipc, sigma_min", "deis", "tcd", "edm, euler")]
+FAST = [(name,) for name in ("unipc, sigma_min", "deis", "tcd", "edm, euler", "ddim, clipped")]
 SLOW = (
     "deis, karras",
     "dpmpp_2m, lu",

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import types
+from typing import Any
 
 import gguf
 import jax
@@ -14,7 +16,7 @@ from safetensors.numpy import save_file
 from diffusion.io import limits
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
-from diffusion.models.interchange import families, folders, tensor_files
+from diffusion.models.interchange import families, folders, quantised_rows, quantised_tensors, rows, tensor_files
 from diffusion.models.quantised import is_quantised, quantised
 from diffusion.published.flux import table as flux_tables
 from tests.models.interchange import toy
@@ -159,6 +161,36 @@ def test_layers_in_8_bits_are_multiplied_with_their_scales(tmp_path, known, scal
     assert few["a"]["kernel"].values.dtype == kind
     assert few["a"]["kernel"].scale.shape == (1, np.size(scale)) and not is_quantised(few["b"]["kernel"])
     np.testing.assert_array_equal(jnp.asarray(few["a"]["kernel"]), expected.T)
+
+
+KERNELS = {f"{name}.weight": RNG.integers(-9, 9, (4, 64)).astype(np.int8) for name in "abc"}
+SCALES = {  # one for each output and 32 inputs, and one for each output
+    "a.weight": np.float32([[0.5, 2], [0.5, 4], [1, 2], [1, 4]]),
+    "b.weight": np.float32([[1], [2], [3], [4]]), "c.weight": np.float32([[4], [3], [5], [2]]),
+}  # fmt: skip
+
+
+def assembled(table, shape, kernels=KERNELS):
+    read = lambda name: quantised_tensors.Quantised(kernels[name], SCALES[name])
+    tensors: Any = types.SimpleNamespace(shapes=kernels, read_quantised=read)
+    return quantised_rows.assembled(table, tensors, shape)
+
+
+def test_scales_follow_the_rows_the_layers_and_the_blocks_of_their_values():
+    numbers = {name: KERNELS[name] * np.repeat(SCALES[name], 64 // SCALES[name].shape[1], 1) for name in KERNELS}
+    (_, second) = rows.cut("b.", ("first", "second"), 2, bias=False)
+    kernel = assembled([second], (64, 2))
+    assert kernel.scale.shape == (1, 2)
+    np.testing.assert_array_equal(jnp.asarray(kernel), numbers["b.weight"][2:].T)
+    kernel = assembled(rows.linear("a", "a", bias=False), (64, 4))
+    assert kernel.scale.shape == (2, 4)
+    np.testing.assert_array_equal(jnp.asarray(kernel), numbers["a.weight"].T)
+    one = lambda name, layer: rows.stacked(rows.linear(name, "l", bias=False), layer)
+    table = one("b", 1) + one("c", 0)
+    kernel = assembled(table, (2, 64, 4))
+    np.testing.assert_array_equal(jnp.asarray(kernel), np.stack([numbers["c.weight"].T, numbers["b.weight"].T]))
+    for name in ("b.weight", "c.weight"):
+        assert assembled(table, (2, 64, 4), KERNELS | {name: KERNELS[name].astype(ml_dtypes.float8_e4m3fn)}) is None
 
 
 def test_what_is_not_read_of_quantised_files_is_said(tmp_path, known, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from diffusion import flow_maps
+from diffusion import flow_maps, timesteps
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers.solvers import SOLVERS
@@ -210,6 +210,20 @@ def test_a_flow_of_a_scheduler_for_tables_has_shifted_times(kind, times):
     process = schedulers.read({"_class_name": f"{kind}MultistepScheduler"} | fields)
     expected = np.minimum([3 * t / (1 + 2 * t) for t in times], 1 - 1e-6)
     np.testing.assert_allclose(schedulers.trajectory(process, "", 4).plan.grid, expected, rtol=1e-12)
+
+
+def test_the_cosine_table_is_that_of_its_formula():
+    process = schedulers.read({"_class_name": "DDIMScheduler", "beta_schedule": "squaredcos_cap_v2"})
+    times = np.array([1, 500, 900]) / 1000
+    bar = lambda t: np.cos((t + 0.008) / 1.008 * np.pi / 2) ** 2
+    np.testing.assert_allclose(process.schedule.alpha(times) ** 2, bar(times) / bar(0), rtol=1e-4)
+
+
+def test_later_steps_are_those_of_the_list_of_times_that_is_left():
+    """Of PNDM for "plms" the list is t_0, t_1, t_1, t_2, .., so that its part from t_2 on begins with a pair there."""
+    grid = timesteps.plan(np.linspace(1, 0, 7))
+    np.testing.assert_array_equal(schedulers.later_steps(grid, "ddim", 3).t, grid.t[3:])
+    np.testing.assert_array_equal(schedulers.later_steps(grid, "plms", 3).t, grid.t[[2, 4, 5]])
 
 
 def test_two_spreads_of_the_levels_are_refused():

@@ -10,7 +10,7 @@ from diffusion.published.auraflow import AuraFlow, pipeline
 from diffusion.published.auraflow.network import AuraFlowBlock
 from diffusion.text.encoding import Embeddings
 
-NET = AuraFlow(3, 2, 8, 1, 1, 2, 5, 4)
+NET = AuraFlow(3, 2, 8, 1, 1, 2, 5, 5)
 SMALL = ("patch_embedding", "positions", "registers", "text_embedding", "qkv")  # so small that a norm's epsilon is seen
 ROWS, COLUMNS = 2, 3
 RNG = np.random.default_rng(0)
@@ -66,7 +66,7 @@ def written_out(p):
     c = silu(dense(p["time"]["out"], silu(dense(p["time"]["hidden"], wave))))
     patches = [X[0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(-1) for i in range(ROWS) for j in range(COLUMNS)]
     image = dense(p["patch_embedding"], np.float64(patches))
-    image = image + p["positions"][1:3, 1:4].reshape(-1, 8)  # 4 // 2 - side // 2 is 1 for both sides
+    image = image + p["positions"][1:3, 1:4].reshape(-1, 8)  # 5 // 2 - side // 2 is 1 for both sides
     text = np.concatenate([p["registers"], dense(p["text_embedding"], np.float64(TEXT[0]))])
 
     joint = jax.tree.map(lambda leaf: np.float64(leaf[0]), p["blocks"])
@@ -112,7 +112,11 @@ def test_the_network_reads_zeros_in_place_of_the_padding(monkeypatch):
 
 
 def test_a_picture_larger_than_the_table_of_positions_is_refused():
-    with pytest.raises(ValueError, match="latents of 4 x 10 need more patches of 2 on a side than the table of pos"):
-        jax.eval_shape(NET.init, jax.random.key(0), np.zeros((1, 4, 10, 3), np.float32), T, {"text": TEXT})
+    init = lambda width: jax.eval_shape(
+        NET.init, jax.random.key(0), np.zeros((1, 4, width, 3), np.float32), T, {"text": TEXT}
+    )
+    init(10)
+    with pytest.raises(ValueError, match="latents of 4 x 12 need more patches of 2 on a side than the table of pos"):
+        init(12)
     with pytest.raises(ValueError, match="heads=3 does not divide width=8"):
         NET.clone(heads=3)
