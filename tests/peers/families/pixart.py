@@ -1,5 +1,6 @@
 """PixArt of diffusers, and of its authors' repository, written again here without its kernels; its pipelines."""
 
+import functools
 import math
 import pathlib
 
@@ -153,49 +154,34 @@ LISTINGS = {
 PIXART = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear", "final_sigmas_type": "zero"}
 
 
-def alpha(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """Of 1024 pixels, which receives the size of the picture."""
-    transformer = diffusers.PixArtTransformer2DModel(
-        sample_size=128,
-        in_channels=4,
-        out_channels=8,
-        num_layers=2,
-        attention_head_dim=12,
-        num_attention_heads=4,
-        cross_attention_dim=48,
-        caption_channels=32,
-        use_additional_conditions=True,
-    )
-    return diffusers.PixArtAlphaPipeline(
+def pipeline(folder: pathlib.Path, kind: type, **transformer) -> diffusers.DiffusionPipeline:
+    return kind(
         vae=diffusers.AutoencoderKL(**VAE),
         tokenizer=t5_tokenizer(folder / "t5"),
         text_encoder=t5(),
-        transformer=transformer,
+        transformer=diffusers.PixArtTransformer2DModel(
+            in_channels=4, out_channels=8, num_layers=2, num_attention_heads=4, caption_channels=32, **transformer
+        ),
         scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
     )
 
 
-def sigma(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    transformer = diffusers.PixArtTransformer2DModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=8,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=4,
-        cross_attention_dim=32,
-        caption_channels=32,
-        interpolation_scale=1,
-        use_additional_conditions=False,
-    )
-    return diffusers.PixArtSigmaPipeline(
-        vae=diffusers.AutoencoderKL(**VAE),
-        tokenizer=t5_tokenizer(folder / "t5"),
-        text_encoder=t5(),
-        transformer=transformer,
-        scheduler=diffusers.DPMSolverMultistepScheduler.from_config(PIXART),
-    )
-
-
+alpha = functools.partial(  # of 1024 pixels, which receives the size of the picture
+    pipeline,
+    kind=diffusers.PixArtAlphaPipeline,
+    sample_size=128,
+    attention_head_dim=12,
+    cross_attention_dim=48,
+    use_additional_conditions=True,
+)
+sigma = functools.partial(
+    pipeline,
+    kind=diffusers.PixArtSigmaPipeline,
+    sample_size=8,
+    attention_head_dim=8,
+    cross_attention_dim=32,
+    interpolation_scale=1,
+    use_additional_conditions=False,
+)
 SIGMA = Pipeline(sigma, PIXART, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}, arguments=as_written)
 PIPELINES = {"pixart": SIGMA, "alpha": SIGMA._replace(build=alpha)}

@@ -1,6 +1,8 @@
 """Stable Diffusion 1 and XL in diffusers' pipelines, and what was made of them; networks are in conditional_unet.py."""
 
+import functools
 import pathlib
+from typing import Any
 
 import diffusers
 import torch
@@ -15,6 +17,7 @@ from tests.peers.pipeline_parts import (
     UNET,
     VAE,
     Pipeline,
+    changed,
     clip,
     clip_tokenizer,
     made_noise,
@@ -61,42 +64,16 @@ EDM = {
 }
 
 
-def stable_diffusion(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """With the scheduler that SD 1.5 is published with."""
-    return diffusers.StableDiffusionPipeline(
+def stable_diffusion(
+    folder: pathlib.Path, kind: type = diffusers.StableDiffusionPipeline, scheduler: Any = None, **unet
+) -> diffusers.DiffusionPipeline:
+    """With the scheduler that SD 1.5 is published with, or another; and with further fields of the U-Net."""
+    return kind(
         vae=diffusers.AutoencoderKL(**VAE),
         tokenizer=clip_tokenizer(folder / "clip"),
         text_encoder=clip(),
-        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, **UNET),
-        scheduler=diffusers.PNDMScheduler.from_config(SD_1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def stable_diffusion_inpaint(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """Trained to paint: of nine channels, the latents, the mask and the latents of what is not masked."""
-    return diffusers.StableDiffusionInpaintPipeline(
-        vae=diffusers.AutoencoderKL(**VAE),
-        tokenizer=clip_tokenizer(folder / "clip"),
-        text_encoder=clip(),
-        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, in_channels=9, **UNET),
-        scheduler=diffusers.PNDMScheduler.from_config(SD_1),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
-def instruct_pix2pix(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """Trained to edit: of eight channels, the latents and those of the picture."""
-    return diffusers.StableDiffusionInstructPix2PixPipeline(
-        vae=diffusers.AutoencoderKL(**VAE),
-        tokenizer=clip_tokenizer(folder / "clip"),
-        text_encoder=clip(),
-        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, in_channels=8, **UNET),
-        scheduler=diffusers.EulerAncestralDiscreteScheduler.from_config(SD_1),
+        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, **UNET, **unet),
+        scheduler=scheduler or diffusers.PNDMScheduler.from_config(SD_1),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -126,9 +103,8 @@ def stable_diffusion_xl(folder: pathlib.Path, **how) -> diffusers.DiffusionPipel
 
 def instruct_pix2pix_xl(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """An SDXL trained to edit."""
-    base = stable_diffusion_xl(folder)
-    unet = diffusers.UNet2DConditionModel.from_config(base.unet.config, in_channels=8)
-    parts = parts_of(base) | {"unet": unet}
+    parts = parts_of(stable_diffusion_xl(folder))
+    parts["unet"] = changed(parts["unet"], in_channels=8)
     return diffusers.StableDiffusionXLInstructPix2PixPipeline(**parts, add_watermarker=False)
 
 
@@ -143,20 +119,22 @@ def playground(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return stable_diffusion_xl(folder, vae=vae, scheduler=diffusers.EDMDPMSolverMultistepScheduler.from_config(EDM))
 
 
-def latent_consistency(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    """A student of SD that reads the guidance as a strength."""
-    return diffusers.LatentConsistencyModelPipeline(
-        vae=diffusers.AutoencoderKL(**VAE),
-        tokenizer=clip_tokenizer(folder / "clip"),
-        text_encoder=clip(),
-        unet=diffusers.UNet2DConditionModel(cross_attention_dim=24, time_cond_proj_dim=16, **UNET),
-        scheduler=diffusers.LCMScheduler.from_config(LCM),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-
-
+# Trained to paint: of nine channels, the latents, the mask and the latents of what is not masked.
+inpaint = functools.partial(stable_diffusion, kind=diffusers.StableDiffusionInpaintPipeline, in_channels=9)
+# Trained to edit: of eight channels, the latents and those of the picture.
+instruct_pix2pix = functools.partial(
+    stable_diffusion,
+    kind=diffusers.StableDiffusionInstructPix2PixPipeline,
+    scheduler=diffusers.EulerAncestralDiscreteScheduler.from_config(SD_1),
+    in_channels=8,
+)
+# A student of SD that reads the guidance as a strength.
+latent_consistency = functools.partial(
+    stable_diffusion,
+    kind=diffusers.LatentConsistencyModelPipeline,
+    scheduler=diffusers.LCMScheduler.from_config(LCM),
+    time_cond_proj_dim=16,
+)
 KARRAS = {"use_karras_sigmas": True}
 LEADING, TRAILING = {"timestep_spacing": "leading"}, {"timestep_spacing": "trailing"}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
@@ -239,7 +217,7 @@ EDM_TRAJECTORIES = {
 PIPELINES = {
     "sd": Pipeline(stable_diffusion, SD_1, TRAJECTORIES, further=edited_and_painted),
     "inpaint": Pipeline(
-        stable_diffusion_inpaint,
+        inpaint,
         SD_1,
         {"plms": ("PNDMScheduler", {}), "dpmpp_2m": ("DPMSolverMultistepScheduler", {})},
         arguments=inpaint_arguments,
