@@ -22,16 +22,17 @@ INPUTS = {
 }
 
 
-def small() -> AuraFlowTransformer2DModel:
-    return AuraFlowTransformer2DModel(
-        num_mmdit_layers=2,
-        num_single_dit_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=24,
-        caption_projection_dim=32,
-        pos_embed_max_size=64,
-    )
+def small(**options) -> AuraFlowTransformer2DModel:
+    fields = {
+        "num_mmdit_layers": 2,
+        "num_single_dit_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 24,
+        "caption_projection_dim": 32,
+        "pos_embed_max_size": 64,
+    }
+    return AuraFlowTransformer2DModel(**fields | options)
 
 
 def run(module: AuraFlowTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -78,16 +79,7 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
         vae=diffusers.AutoencoderKL(**VAE),
         tokenizer=tokenizer,
         text_encoder=transformers.UMT5EncoderModel(transformers.UMT5Config(**config)),
-        transformer=diffusers.AuraFlowTransformer2DModel(
-            sample_size=8,
-            num_mmdit_layers=1,
-            num_single_dit_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            caption_projection_dim=32,
-            pos_embed_max_size=25,
-        ),
+        transformer=small(sample_size=8, num_mmdit_layers=1, joint_attention_dim=32, pos_embed_max_size=25),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(AURAFLOW),
     )
 

@@ -23,19 +23,20 @@ INPUTS = {
 }
 
 
-def small(singles: int = 3) -> ChromaTransformer2DModel:
-    return ChromaTransformer2DModel(
-        in_channels=16,
-        num_layers=2,
-        num_single_layers=singles,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=24,
-        axes_dims_rope=(4, 6, 6),
-        approximator_num_channels=16,
-        approximator_hidden_dim=24,
-        approximator_layers=2,
-    )
+def small(**options) -> ChromaTransformer2DModel:
+    fields = {
+        "in_channels": 16,
+        "num_layers": 2,
+        "num_single_layers": 3,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 24,
+        "axes_dims_rope": (4, 6, 6),
+        "approximator_num_channels": 16,
+        "approximator_hidden_dim": 24,
+        "approximator_layers": 2,
+    }
+    return ChromaTransformer2DModel(**fields | options)
 
 
 def run(module: ChromaTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -57,7 +58,7 @@ def original() -> Translated:
         guide[f"norms.{i}.scale"] = (hidden,)
     shapes = original_layers(channels=16) | under("distilled_guidance_layer", guide)
     by = functools.partial(convert, by=convert_chroma_transformer_checkpoint_to_diffusers)
-    return Translated(small(singles=2), shapes, by)
+    return Translated(small(num_single_layers=2), shapes, by)
 
 
 CASES = {"chroma": Case(small, INPUTS, run), "chroma_original": Case(original, INPUTS, run)}
@@ -65,23 +66,11 @@ LISTINGS = {"chroma_full": ChromaTransformer2DModel}
 
 
 def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    transformer = diffusers.ChromaTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        axes_dims_rope=(4, 6, 6),
-        approximator_num_channels=16,
-        approximator_hidden_dim=24,
-        approximator_layers=2,
-    )
     return diffusers.ChromaPipeline(
         vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
         tokenizer=t5_tokenizer(folder / "t5"),
         text_encoder=t5(),
-        transformer=transformer,
+        transformer=small(num_layers=1, num_single_layers=1, joint_attention_dim=32),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(DYNAMIC),
     )
 

@@ -38,15 +38,17 @@ WIDTH, DEPTH = 32, 2
 
 
 def small(**options) -> FluxTransformer2DModel:
-    sizes = {"in_channels": 16, "num_layers": 1, "num_single_layers": 1, **options}
-    return FluxTransformer2DModel(
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=24,
-        pooled_projection_dim=20,
-        axes_dims_rope=(4, 6, 6),
-        **sizes,
-    )
+    fields = {
+        "in_channels": 16,
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 24,
+        "pooled_projection_dim": 20,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    return FluxTransformer2DModel(**fields | options)
 
 
 def call(module: FluxTransformer2DModel, a: dict[str, torch.Tensor], **entries) -> torch.Tensor:
@@ -196,24 +198,13 @@ LISTINGS = {"flux_full_dev": lambda: FluxTransformer2DModel(guidance_embeds=True
 
 
 def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
-    transformer = diffusers.FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=32,
-        pooled_projection_dim=24,
-        guidance_embeds=True,
-        axes_dims_rope=(4, 6, 6),
-    )
     return diffusers.FluxPipeline(
         vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
         tokenizer=clip_tokenizer(folder / "clip"),
         tokenizer_2=t5_tokenizer(folder / "t5"),
         text_encoder=clip(),
         text_encoder_2=t5(),
-        transformer=transformer,
+        transformer=small(joint_attention_dim=32, pooled_projection_dim=24, guidance_embeds=True),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(DYNAMIC),
     )
 

@@ -27,19 +27,20 @@ INPUTS = {
 }
 
 
-def small() -> HunyuanVideoTransformer3DModel:
-    return HunyuanVideoTransformer3DModel(
-        in_channels=4,
-        out_channels=4,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        num_layers=2,
-        num_single_layers=2,
-        num_refiner_layers=2,
-        text_embed_dim=10,
-        pooled_projection_dim=8,
-        rope_axes_dim=(4, 6, 6),
-    )
+def small(**options) -> HunyuanVideoTransformer3DModel:
+    fields = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "num_layers": 2,
+        "num_single_layers": 2,
+        "num_refiner_layers": 2,
+        "text_embed_dim": 10,
+        "pooled_projection_dim": 8,
+        "rope_axes_dim": (4, 6, 6),
+    }
+    return HunyuanVideoTransformer3DModel(**fields | options)
 
 
 def original() -> Translated:
@@ -127,17 +128,8 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return diffusers.HunyuanVideoPipeline(
         text_encoder=transformers.LlamaModel(transformers.LlamaConfig(**config)),
         tokenizer=tokenizer,
-        transformer=diffusers.HunyuanVideoTransformer3DModel(
-            in_channels=4,
-            out_channels=4,
-            num_attention_heads=2,
-            attention_head_dim=16,
-            num_layers=1,
-            num_single_layers=1,
-            num_refiner_layers=1,
-            text_embed_dim=32,
-            pooled_projection_dim=24,
-            rope_axes_dim=(4, 6, 6),
+        transformer=small(
+            num_layers=1, num_single_layers=1, num_refiner_layers=1, text_embed_dim=32, pooled_projection_dim=24
         ),
         vae=diffusers.AutoencoderKLHunyuanVideo(
             down_block_types=("HunyuanVideoDownBlock3D",) * 4,

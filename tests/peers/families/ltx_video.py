@@ -24,16 +24,17 @@ INPUTS = {
 }
 
 
-def small() -> LTXVideoTransformer3DModel:
-    return LTXVideoTransformer3DModel(
-        in_channels=6,
-        out_channels=6,
-        num_attention_heads=2,
-        attention_head_dim=16,  # six does not divide the width
-        cross_attention_dim=32,
-        num_layers=2,
-        caption_channels=10,
-    )
+def small(**options) -> LTXVideoTransformer3DModel:
+    fields = {
+        "in_channels": 6,
+        "out_channels": 6,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,  # six does not divide the width
+        "cross_attention_dim": 32,
+        "num_layers": 2,
+        "caption_channels": 10,
+    }
+    return LTXVideoTransformer3DModel(**fields | options)
 
 
 def run(module: LTXVideoTransformer3DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -88,21 +89,12 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
     vae.latents_mean.copy_(torch.arange(8) / 4 - 1)
     vae.latents_std.copy_(1 + torch.arange(8) / 8)
-    transformer = diffusers.LTXVideoTransformer3DModel(
-        in_channels=8,
-        out_channels=8,
-        num_attention_heads=2,
-        attention_head_dim=16,
-        cross_attention_dim=32,
-        num_layers=2,
-        caption_channels=32,
-    )
     return diffusers.LTXPipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(LTX_FLOW),
         vae=vae,
         text_encoder=t5(),
         tokenizer=t5_tokenizer(folder / "t5"),
-        transformer=transformer,
+        transformer=small(in_channels=8, out_channels=8, caption_channels=32),
     )
 
 

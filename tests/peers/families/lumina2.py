@@ -23,18 +23,19 @@ INPUTS = {
 }
 
 
-def small() -> Lumina2Transformer2DModel:
-    return Lumina2Transformer2DModel(
-        in_channels=4,
-        hidden_size=64,
-        num_layers=2,
-        num_refiner_layers=1,
-        num_attention_heads=4,
-        num_kv_heads=2,
-        multiple_of=280,
-        axes_dim_rope=(4, 6, 6),
-        cap_feat_dim=24,
-    )
+def small(**options) -> Lumina2Transformer2DModel:
+    fields = {
+        "in_channels": 4,
+        "hidden_size": 64,
+        "num_layers": 2,
+        "num_refiner_layers": 1,
+        "num_attention_heads": 4,
+        "num_kv_heads": 2,
+        "multiple_of": 280,
+        "axes_dim_rope": (4, 6, 6),
+        "cap_feat_dim": 24,
+    }
+    return Lumina2Transformer2DModel(**fields | options)
 
 
 def run(module: Lumina2Transformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -71,17 +72,7 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
         vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
         tokenizer=gemma_tokenizer(),
         text_encoder=transformers.Gemma2Model(transformers.Gemma2Config(**GEMMA)),
-        transformer=diffusers.Lumina2Transformer2DModel(
-            in_channels=4,
-            hidden_size=64,
-            num_layers=1,
-            num_refiner_layers=1,
-            num_attention_heads=4,
-            num_kv_heads=2,
-            multiple_of=8,
-            axes_dim_rope=(4, 6, 6),
-            cap_feat_dim=24,
-        ),
+        transformer=small(num_layers=1, multiple_of=8),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(FLOW),
     )
 

@@ -20,16 +20,17 @@ INPUTS = {
 }
 
 
-def small() -> QwenImageTransformer2DModel:
-    return QwenImageTransformer2DModel(
-        in_channels=16,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=16,
-        num_attention_heads=2,
-        joint_attention_dim=24,
-        axes_dims_rope=(4, 6, 6),
-    )
+def small(**options) -> QwenImageTransformer2DModel:
+    fields = {
+        "in_channels": 16,
+        "out_channels": 4,
+        "num_layers": 2,
+        "attention_head_dim": 16,
+        "num_attention_heads": 2,
+        "joint_attention_dim": 24,
+        "axes_dims_rope": (4, 6, 6),
+    }
+    return QwenImageTransformer2DModel(**fields | options)
 
 
 def run(module: QwenImageTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -73,15 +74,7 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
         ),
         tokenizer=qwen_tokenizer(),
         text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
-        transformer=diffusers.QwenImageTransformer2DModel(
-            in_channels=16,
-            out_channels=4,
-            num_layers=2,
-            attention_head_dim=16,
-            num_attention_heads=2,
-            joint_attention_dim=32,
-            axes_dims_rope=(4, 6, 6),
-        ),
+        transformer=small(joint_attention_dim=32),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(QWEN_FLOW),
     )
 

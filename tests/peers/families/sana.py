@@ -109,17 +109,7 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
             scaling_factor=0.41407,
             **sides,
         ),
-        transformer=diffusers.SanaTransformer2DModel(
-            in_channels=4,
-            out_channels=4,
-            num_attention_heads=4,
-            attention_head_dim=8,
-            num_layers=2,
-            num_cross_attention_heads=2,
-            cross_attention_head_dim=16,
-            cross_attention_dim=32,
-            caption_channels=24,
-        ),
+        transformer=small(),
         scheduler=diffusers.DPMSolverMultistepScheduler.from_config(FLOW_SIGMAS),
     )
 

@@ -21,18 +21,19 @@ INPUTS = {
 }
 
 
-def small() -> ZImageTransformer2DModel:
-    return ZImageTransformer2DModel(
-        in_channels=4,
-        dim=32,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=2,
-        n_kv_heads=2,
-        cap_feat_dim=24,
-        axes_dims=[4, 6, 6],
-        axes_lens=[1536, 512, 512],
-    )
+def small(**options) -> ZImageTransformer2DModel:
+    fields = {
+        "in_channels": 4,
+        "dim": 32,
+        "n_layers": 2,
+        "n_refiner_layers": 1,
+        "n_heads": 2,
+        "n_kv_heads": 2,
+        "cap_feat_dim": 24,
+        "axes_dims": [4, 6, 6],
+        "axes_lens": [1536, 512, 512],
+    }
+    return ZImageTransformer2DModel(**fields | options)
 
 
 def run(module: ZImageTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -51,17 +52,7 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
         vae=diffusers.AutoencoderKL(shift_factor=0.1, **VAE),
         tokenizer=qwen_tokenizer(),
         text_encoder=transformers.Qwen3Model(transformers.Qwen3Config(**QWEN)),
-        transformer=diffusers.ZImageTransformer2DModel(
-            in_channels=4,
-            dim=32,
-            n_layers=1,
-            n_refiner_layers=1,
-            n_heads=2,
-            n_kv_heads=2,
-            cap_feat_dim=24,
-            axes_dims=[4, 6, 6],
-            axes_lens=[1536, 512, 512],
-        ),
+        transformer=small(n_layers=1),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(SHIFTED),
     )
 
