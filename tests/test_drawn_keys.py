@@ -199,6 +199,12 @@ def of_symbols(sampler, steps, process=MASKS):
     return keyed(lambda keys: discrete.sample(sampler, predict, process, jnp.full((len(keys), 2), 3), plan, keys))
 
 
+def of_symbols_in_training(objective):
+    networks = {"model": lambda x, clock, condition: jnp.zeros((*x.shape, 4)), "powers": lambda: jnp.ones(3)}
+    loss = jax.jit(lambda keys, rows: objective(networks, FLOW, keys, {"x": rows[:, None] % 3, "index": rows}, 0))
+    return trained(lambda keys, rows, number: loss(keys, jnp.asarray(rows)))
+
+
 def of_blocks_of_symbols(keys):
     """Two symbols, a block for each."""
     predict = lambda memory: lambda x, t: discrete.from_logits(MASKS, jnp.zeros((*x.shape, 4)), x, t)
@@ -324,6 +330,8 @@ DRAWING = {
             lambda z: z, lambda x: x.sum(-1), jnp.zeros((len(keys), 2)), keys, rounds=2, trials=2, distance=0.5
         )
     ),
+    "objective masked_diffusion": of_symbols_in_training(discrete.masked_diffusion(MASKS, UNIFORM)),
+    "objective trained_masks": of_symbols_in_training(discrete.trained_masks(4, UNIFORM)),
     "symbols, all at once": of_symbols(discrete.ancestral(), 2),
     "symbols, by one": of_symbols(discrete.first_hitting(), 2),
     "symbols, block after block": keyed(of_blocks_of_symbols),
