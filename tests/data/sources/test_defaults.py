@@ -32,8 +32,8 @@ DEFAULTS = {
     "solid_points": SOLIDS | {"points": 128},
     "solid_distances": SOLIDS | {"side": 16, "truncation": 0.25},
     "instruments": {
-        "split": "train", "number": 4_000, "sample_rate": 8_000, "length": 4096, "form": None, "mels": 0,
-        "window": 256, "hop": 64, "shaped": False,
+        "split": "train", "number": 4_000, "sample_rate": 8_000, "length": 4096, "form": None, "vibrato": False,
+        "mels": 0, "window": 256, "hop": 64, "shaped": False,
     },
 }  # fmt: skip
 
