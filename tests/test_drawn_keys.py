@@ -199,6 +199,11 @@ def of_symbols(sampler, steps, process=MASKS):
     return keyed(lambda keys: discrete.sample(sampler, predict, process, jnp.full((len(keys), 2), 3), plan, keys))
 
 
+def of_all_masks(keys):
+    predict = lambda x, t: discrete.from_logits(MASKS, jnp.zeros((*x.shape, 4)), x, t)
+    discrete.until_unmasked(discrete.surest(1), predict, MASKS, jnp.full((len(keys), 2), 3), keys)
+
+
 def of_symbols_in_training(objective):
     networks = {"model": lambda x, clock, condition: jnp.zeros((*x.shape, 4)), "powers": lambda: jnp.ones(3)}
     loss = jax.jit(lambda keys, rows: objective(networks, FLOW, keys, {"x": rows[:, None] % 3, "index": rows}, 0))
@@ -333,6 +338,7 @@ DRAWING = {
     "objective masked_diffusion": of_symbols_in_training(discrete.masked_diffusion(MASKS, UNIFORM)),
     "objective trained_masks": of_symbols_in_training(discrete.trained_masks(4, UNIFORM)),
     "symbols, all at once": of_symbols(discrete.ancestral(), 2),
+    "symbols, until no mask is left": keyed(of_all_masks),
     "symbols, by one": of_symbols(discrete.first_hitting(), 2),
     "symbols, block after block": keyed(of_blocks_of_symbols),
     "symbols, in two stages": of_symbols(discrete.theta_trapezoidal(), 2),

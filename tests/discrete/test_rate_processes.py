@@ -11,7 +11,7 @@ from diffusion.discrete import steps
 from tests.discrete.enumerated import Enumerated
 
 RATES = {
-    "neighbour": discrete.banded_rates(5),
+    "neighbour": 12 * discrete.banded_rates(5),
     "banded": discrete.banded_rates(5, 2),
     "gaussian": 3 * discrete.gaussian_rates(4, 0.8),
     "not reversible": np.random.default_rng(0).uniform(0.05, 0.9, (4, 4)),

@@ -105,6 +105,7 @@ def test_what_an_objective_of_symbols_does_not_take_is_refused():
     process = PROCESSES["uniform"]
     with pytest.raises(ValueError, match="masked_diffusion: the process has no mask"):
         discrete.masked_diffusion(process, DENSITY)
+    discrete.hybrid_bound(process, DENSITY, 1, 0.0)
     for steps, share in ((0, 0.1), (4, -0.1), (4, float("nan"))):
         with pytest.raises(ValueError, match=r"hybrid_bound:.*at least 1 step.*at least 0"):
             discrete.hybrid_bound(process, DENSITY, steps, share)

@@ -165,10 +165,14 @@ def test_with_a_linear_reward_the_fixed_point_on_gaussians_is_the_tilted_one():
 
 
 def test_the_divergence_is_exact_in_each_step():
-    """KL of two Gaussians of one variance: (shift of the mean)^2 / (2 variance), in both steps that draw."""
+    """KL of two Gaussians of one variance: (shift of the mean)^2 / (2 variance), in both steps that draw.
+
+    The reference has another parameterization: its velocity is (x - x_0) / t.
+    """
     theta, reference = np.array([0.4, -0.3]), np.array([0.3, -0.1])
-    made = objective(lambda x, condition: 0 * x[:, 0], teacher=X0, beta=0.6)
-    networks = {"model": network(jnp.asarray(theta)), "teacher": network(jnp.asarray(reference))}
+    made = objective(lambda x, condition: 0 * x[:, 0], teacher=parameterizations.velocity(), beta=0.6)
+    velocity = lambda x, t, condition: (x - network(jnp.asarray(reference))(x, t, condition)) / t[:, None]
+    networks = {"model": network(jnp.asarray(theta)), "teacher": velocity}
     keys = jax.random.split(jax.random.key(0), 8)
     losses, metrics = made(networks, FLOW, keys, {"x": jnp.zeros((8, 1))}, 0)
     first = ((1 - 0.6) * (theta - reference)[0]) ** 2 / (2 * 0.6**2)
@@ -192,9 +196,10 @@ def test_groups_have_one_condition_and_statistics_of_their_own():
 
     networks = {"model": lambda x, t, condition: 0.5 * x}
     keys = jax.random.split(jax.random.key(0), 8)
-    batch = {"x": jnp.zeros((8, 1)), "condition": {"label": jnp.arange(8)}}
+    batch = {"x": jnp.zeros((8, 1)), "condition": {"label": jnp.arange(8), "text": jnp.arange(16).reshape(8, 2)}}
     objective(reward, group=4)(networks, FLOW, keys, batch, 0)
     np.testing.assert_array_equal(seen[0]["label"], [0, 0, 0, 0, 4, 4, 4, 4])
+    np.testing.assert_array_equal(seen[0]["text"], [[0, 1]] * 4 + [[8, 9]] * 4)
     poisoned = jnp.asarray(r.ravel()).at[5].set(jnp.nan)
     np.testing.assert_array_equal(np.isnan(rewards.advantages(poisoned, 4)), np.arange(12) == 5)
 
