@@ -10,9 +10,25 @@ import pytest
 import safetensors
 
 from diffusion.models import interchange
-from diffusion.published import chroma, flux, pixart, sana, stable_diffusion, stable_diffusion_3, z_image
+from diffusion.published import (
+    chroma,
+    cogvideox,
+    flux,
+    flux2,
+    hunyuan_video,
+    ltx_video,
+    lumina2,
+    pixart,
+    qwen_image,
+    sana,
+    stable_diffusion,
+    stable_diffusion_3,
+    wan,
+    z_image,
+)
 from diffusion.text import Encoder, Tokenizer
 from diffusion.text.encoding import AlreadyRead, Embeddings
+from diffusion.text.qwen_chat import ANSWER, NO_THOUGHT, USER
 from tests.models.interchange.published import Published
 from tests.text.vocabularies import FIXTURES, folder_of
 
@@ -103,3 +119,49 @@ def test_sana_keeps_the_start_and_what_follows_the_instruction():
     np.testing.assert_array_equal(
         sana.pipeline.sana([""], encoder._replace(tokenizer=read))["text"][0, :3, 0], [0, 1201, 1202]
     )
+
+
+LETTERS = Encoder(  # each a token, behind a start; the state of a token is its number, and two are pooled
+    Tokenizer(lambda text: ([ord(letter) for letter in text], lambda first: text[first:]), (1,), (), 0, 1000),
+    lambda ids, mask: (jnp.asarray(ids)[..., None] + 10, jnp.asarray(ids)[:, 1:3]),
+)
+
+
+@pytest.mark.parametrize(
+    "condition, prompt, seen, masked, padding",
+    [
+        (wan.pipeline.wan, " a  cat\n", "a cat", False, 0),
+        (cogvideox.pipeline.cogvideox, "a cat", "a cat", False, 10),
+        (ltx_video.pipeline.ltx_video, "a cat", "a cat", True, 10),
+        (lumina2.pipeline.lumina2, "a cat", lumina2.pipeline.SYSTEM + "a cat", True, 10),
+        (flux2.pipeline.flux2, "a [IMG]cat", flux2.pipeline.JUDGE + "a cat[/INST]", False, 10),
+        (flux2.pipeline.flux2_klein, "a cat", f"{USER}a cat{ANSWER}{NO_THOUGHT}", False, 10),
+        (z_image.pipeline.z_image, "a cat", f"{USER}a cat{ANSWER}", True, 10),
+        (qwen_image.pipeline.qwen_image, "a cat", f"{qwen_image.pipeline.TASK}{USER}a cat{ANSWER}"[33:], True, 10),
+        (
+            lambda prompts, encoder: hunyuan_video.pipeline.hunyuan_video(prompts, encoder, encoder),
+            "a cat",
+            f"{hunyuan_video.pipeline.CLIP_TASK}a cat<|eot_id|>"[94:],
+            True,
+            10,
+        ),
+    ],
+    ids="wan cogvideox ltx_video lumina2 flux2 klein z_image qwen_image hunyuan_video".split(),
+)
+def test_a_prompt_stands_in_its_template_and_the_padding_behind(condition, prompt, seen, masked, padding):
+    """The start goes with the template where that is left out: 34 tokens of Qwen-Image, 95 of HunyuanVideo."""
+    found = condition([prompt], LETTERS)
+    text = [*([1] if len(found["text"][0]) == 1000 else []), *map(ord, seen)]
+    expected = np.full(len(found["text"][0]), padding)
+    expected[: len(text)] = np.array(text) + 10
+    np.testing.assert_array_equal(found["text"][0, :, 0], expected)
+    assert ("text_mask" in found) == masked
+    if masked:
+        np.testing.assert_array_equal(found["text_mask"][0], np.arange(len(expected)) < len(text))
+    if "pooled" in found:
+        np.testing.assert_array_equal(found["pooled"], [[ord("a"), ord(" ")]])
+
+
+def test_a_negative_prompt_of_lumina_stands_alone():
+    found = lumina2.pipeline.lumina2(["a cat"], LETTERS, instructed=False)
+    np.testing.assert_array_equal(found["text"][0, :7, 0], [11, *(10 + ord(letter) for letter in "a cat"), 10])
