@@ -136,6 +136,7 @@ def test_the_weight_of_a_pair_of_examples():
     eps = jnp.array([[1.0], [2.0]])
     unlike = jax.jit(conditional_optimal_transport(0.51, 2))(KEYS[:2], eps[::-1], eps, jnp.array([[0.0], [1e9]]))
     np.testing.assert_array_equal(unlike, eps)
+    np.testing.assert_array_equal(conditional_transport._weighted(jnp.inf, apart), [[0, jnp.inf], [jnp.inf, 0]])
 
 
 def test_a_smaller_ratio_skews_the_noise_less():

@@ -38,6 +38,16 @@ def test_the_order_and_the_orientation_are_found_again():
     assert np.abs(mirrored - SETS).max() > 0.1
 
 
+def test_of_points_in_the_plane_the_best_angle_is_found():
+    """tan = sum(e x x) / sum(e . x); also where a reflection would come nearer, so that one axis is turned back."""
+    x, noise = np.random.default_rng(3).normal(size=(2, 5, 2)).astype(np.float32)
+    both = np.stack([noise, noise * np.float32([1, -1])])
+    for found, e in zip(BY_TURN(KEYS[:2], np.stack([x, x]), both), both):
+        angle = np.arctan2((e[:, 0] * x[:, 1] - e[:, 1] * x[:, 0]).sum(), (e * x).sum())
+        turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        np.testing.assert_allclose(found, e @ turn, atol=1e-5)
+
+
 def test_both_together_come_nearer_and_change_only_order_and_orientation():
     noise = np.random.default_rng(7).normal(size=SETS.shape).astype(np.float32)
     near = np.asarray(ALIGNED(KEYS, SETS, noise))

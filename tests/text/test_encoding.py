@@ -148,6 +148,13 @@ def test_without_emphasis_brackets_are_text(encoder, tokenizer):
     np.testing.assert_array_equal(ids_of(text.encode([prompt], encoder))[0], tokenizer([prompt]).ids[0])
 
 
+def test_a_prompt_without_weights_needs_no_empty_one(encoder):
+    calls = []
+    counted = encoder._replace(network=lambda *arguments: calls.append(arguments) or encoder.network(*arguments))
+    text.encode(["a cat"], counted, emphasis="from_empty")
+    assert len(calls) == 1
+
+
 def test_a_weighted_prompt_that_is_too_long_is_cut(encoder, tokenizer):
     count = len(tokenizer.ids("a cat and"))
     with pytest.warns(UserWarning, match="left out: ', in the rain'"):
