@@ -12,7 +12,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require, require_keys
+from diffusion.arguments import require, require_keys, require_shape
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import AnyPath, MetricPath
 from diffusion.discrete.predictions import Predictor
@@ -73,7 +73,8 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
 
     Raises:
         TypeError: for an argument of another type.
-        ValueError: for symbols out of range, a plan that goes up or leaves [0, 1], or a sampler of masks without masks.
+        ValueError: for symbols out of range, a plan that goes up or leaves [0, 1], a sampler of masks without masks,
+            or a prediction of another number of symbols.
     """
     require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
     if not isinstance(process, RateProcess | TokenMasks | MetricPath):
@@ -83,9 +84,14 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
     check_steps(sampler, process, plan)
     plan = Plan(*map(jnp.asarray, plan))
 
+    def predict_checked(x_t: Array, t: Array) -> Array:
+        log_p = predict(x_t, t)
+        require_shape(log_p, (*x_t.shape, process.size), "the prediction, a number for each symbol of the process,")
+        return log_p
+
     def step(state: Any, i: Array) -> tuple[Any, None]:
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
-        return sampler.step(state, predict, process, plan, i, step_keys), None
+        return sampler.step(state, predict_checked, process, plan, i, step_keys), None
 
     state, _ = jax.lax.scan(step, sampler.init(x.astype(jnp.int32), process, plan), jnp.arange(len(plan.t)))
     return state[0]

@@ -218,6 +218,14 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled():
         discrete.theta_trapezoidal(1)
 
 
+def test_a_prediction_of_another_number_of_symbols_is_refused():
+    path = discrete.metric_path(discrete.line_distances(9))
+    few = lambda x, t: jnp.log(jnp.full((*x.shape, 4), 0.25))  # a law of four symbols would be drawn from as it is
+    keys, x = jax.random.split(jax.random.key(0), 2), jnp.zeros((2, 3), int)
+    with pytest.raises(ValueError, match=r"a number for each symbol of the process, must have the shape \(2, 3, 9\)"):
+        discrete.sample(discrete.metric_flow(), few, path, x, timesteps.plan(grid(4)), keys)
+
+
 @pytest.mark.parametrize(
     "times, valid",
     [([1.0, 0.0], True), ([0.5, 0.5], True), ([1.01, 0.0], False), ([1.0, -0.01], False), ([0.5, 0.6], False)],
