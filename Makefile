@@ -1,6 +1,6 @@
-# make demo    train, sample and evaluate on handwritten digits   make test        the fast tests
-# make setup   the environment alone                              make test-all    with the slow ones
-#              (ACCELERATOR=cuda12, cuda13, tpu)
+# make demo    train, sample and evaluate on handwritten digits   make test        most fast tests
+# make setup   the environment alone                              make test-extended  the other fast ones
+#              (ACCELERATOR=cuda12, cuda13, tpu)                  make test-all    with the slow ones
 #                                                                 make test-quick  the mathematics alone
 #                                                                 make test-newest  for a newer Python
 # make demo-text   a text-to-image model, trained from nothing: three quarters of an hour
@@ -34,7 +34,7 @@ ifneq ($(filter-out $(ACCELERATORS),$(ACCELERATOR)),)
 $(error ACCELERATOR=$(ACCELERATOR) is not known. Valid: $(ACCELERATORS), or none for the CPU)
 endif
 
-.PHONY: setup demo gallery demo-text demo-video test test-all test-quick test-newest test-cluster test-stores test-peers fixtures bench accelerators-env playground-env lint types mutate
+.PHONY: setup demo gallery demo-text demo-video test test-extended test-all test-quick test-newest test-cluster test-stores test-peers fixtures bench accelerators-env playground-env lint types mutate
 .PHONY: site lock clean
 setup: $(COMPLETE)
 
@@ -76,10 +76,14 @@ gallery: setup
 
 # The first run compiles; .cache keeps the programs for the next run of every target that has fast tests alone.
 # pytest keeps the tests as it rewrites them, and Python what it compiles, where the environment forbids it (containers do).
-test test-quick test-newest test-all: export PYTHONDONTWRITEBYTECODE :=
+test test-extended test-quick test-newest test-all: export PYTHONDONTWRITEBYTECODE :=
 # Three workers for two cores: some tests wait for processes that they start.
 test: setup
-	$(RUN) -m pytest -n 3 --dist worksteal
+	$(RUN) -m pytest -n 3 --dist worksteal -m "not slow and not extended"
+
+# The fast tests that compile most. CI runs them after the others, and `pytest FOLDER` runs both.
+test-extended: setup
+	$(RUN) -m pytest -n 3 --dist worksteal -m "not slow and extended"
 
 # The mathematics by its formulas: without tests that run every sampler or guidance of the conformance lists, that train,
 # or that have two players.

@@ -28,7 +28,8 @@ settings.load_profile("diffusion")
 # Hypothesis would read the sources of all modules that happen to be loaded, for their constants: that takes seconds,
 # and its examples would depend on which other tests are run.
 providers._get_local_constants = providers.Constants
-FAST = "not slow"  # the tests that pyproject.toml selects by default
+# The selections of fast tests: pyproject.toml's, and those of make test and make test-extended.
+FAST = ("not slow", "not slow and not extended", "not slow and extended")
 # The emitters that compile in half the time, as far as XLA has them (jax 0.10); and one LLVM module a program, not one
 # for each part: a third less.
 XLA_FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
@@ -43,7 +44,7 @@ def pytest_configure(config):
     the processes of tests/reliability). With the slow ones (make test-all) every program is compiled as in use.
     """
     config.addinivalue_line("filterwarnings", "error::diffusion.training.runtime.recompilation.RecompilationWarning")
-    if config.option.markexpr == FAST:
+    if config.option.markexpr in FAST:
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
         xla_flags.add(XLA_FLAGS)
