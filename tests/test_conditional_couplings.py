@@ -42,6 +42,7 @@ def moments(noise, labels=LABELS):
     return [(noise.mean(), noise.var()) for noise in of_class]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", list(SEEN))
 def test_the_noise_of_a_class_has_the_mean_and_the_variance_of_the_prior(name):
     """Within five standard errors of 0 and 1, for about a thousand examples of a class; drawn twice, some are alike."""
@@ -90,6 +91,7 @@ def test_the_entropic_plan_of_classes_is_that_of_each_class_alone():
         np.testing.assert_allclose(plan[label::3, label::3], alone / 3, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_sets_of_points_are_transported_within_their_class():
     rng = np.random.default_rng(4)
     sets = jnp.asarray(rng.standard_normal((4, 3, 2)), jnp.float32)
@@ -104,6 +106,7 @@ def test_sets_of_points_are_transported_within_their_class():
         assert any(np.array_equal(np.sort(paired[k], axis=0), partner) for partner in partners)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "distance, ratio", [(couplings.squared, 0.05), (couplings.squared, 0.4), (couplings.cosine, 0.2)]
 )
@@ -139,6 +142,7 @@ def test_the_weight_of_a_pair_of_examples():
     np.testing.assert_array_equal(conditional_transport._weighted(jnp.inf, apart), [[0, jnp.inf], [jnp.inf, 0]])
 
 
+@pytest.mark.extended
 def test_a_smaller_ratio_skews_the_noise_less():
     """The condition is x itself: the correlation of the noise with it falls from that of plain transport to 0."""
     x = X[:, :1] - X.mean()
@@ -158,6 +162,7 @@ def test_classes_are_never_exchanged_beside_a_continuous_condition():
     assert not np.array_equal(paired, EPS[:64])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", list(SEEN))
 def test_without_a_condition_pairs_are_those_across_conditions(name):
     across = couplings.across_conditions(SEEN[name])
@@ -196,6 +201,7 @@ def all_seen_by(objective, batch):
     return seen
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", list(SEEN))
 def test_flow_matching_passes_the_condition_to_its_coupling(name):
     noise, _ = noise_seen_by(objectives.flow_matching(DENSITY, SEEN[name]), {"x": X, "condition": LABELS})
@@ -217,6 +223,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", list(WRAPPERS))
 def test_couplings_see_the_condition_before_any_of_it_is_dropped_or_added(name):
     """Else the dropped examples of both classes would exchange noises, or all noises stay as they were drawn."""

@@ -37,6 +37,7 @@ def _times(schedule, other, count=7):
     return jnp.asarray(schedule.inverse_log_snr(np.linspace(highest, lowest, count)))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("trained, sampled", PAIRS)
 def test_the_exact_denoiser_is_converted_into_the_exact_denoiser(trained, sampled, x64):
     trained = ALL_SCHEDULES[trained]

@@ -190,6 +190,7 @@ def test_bad_regularisations_are_refused(value):
         couplings.schroedinger_bridge(value)
 
 
+@pytest.mark.extended
 def test_sinkhorn_that_does_not_converge_is_refused_and_its_error_measured():
     """Two iterations at a small reg: outside of jit an error, which names how far it is; inside it can be measured."""
     x, e = jax.random.normal(jax.random.key(0), (2, 16, 2))
@@ -240,6 +241,7 @@ def test_a_plan_has_as_many_sweeps_as_it_may(iterations):
     assert float(couplings.marginal_error(found)) == pytest.approx(np.abs(4 * plan.sum(0) - 1).max(), abs=1e-5)
 
 
+@pytest.mark.extended
 def test_the_worst_block_decides_whether_a_plan_has_converged():
     """Of two blocks, one whose plan is found at once and one whose is not, in both orders."""
     easy = (jnp.zeros((4, 1)), jnp.zeros((4, 1)))

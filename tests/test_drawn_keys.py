@@ -398,6 +398,7 @@ every_drawing = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.extended
 @every_drawing
 def test_no_key_is_used_twice_whatever_the_batch(name):
     draws = {}

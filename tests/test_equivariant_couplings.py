@@ -63,6 +63,7 @@ def same_shape(a, b):
     return np.allclose(a @ a.T, b @ b.T, atol=1e-4)
 
 
+@pytest.mark.extended
 def test_transport_between_sets_finds_each_partner_again():
     order = np.array([2, 0, 3, 1])
     moved = shuffled(SETS, 3)[order]
@@ -106,6 +107,7 @@ def test_mistakes_are_refused():
         couplings.equivariant_optimal_transport(1)
 
 
+@pytest.mark.extended
 def test_both_are_found_in_three_rounds_of_one_after_the_other():
     sets, noise = np.random.default_rng(3).normal(size=(2, 4, 16, 3)).astype(np.float32)
     rounds = [noise]

@@ -89,6 +89,7 @@ def changed(**entries):
     return ConfigDict(plain(digits.get_config("tiny")) | entries)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_has_a_paragraph_and_an_example_of_about_ten_lines(kind):
     section = re.search(rf"^## An? {kind}\n(.*?)(?=^## )", PAGE, re.DOTALL | re.MULTILINE)[1]
@@ -197,6 +198,7 @@ def test_the_objective_is_least_at_the_mean_of_what_has_one_x_t(ideas):
     assert (slope_and_losses(jnp.full(2, 0.1))[0] > 0.05).all()
 
 
+@pytest.mark.extended
 def test_the_coupling_sorts_the_noise_of_each_class_as_the_data(ideas):
     """In one dimension every direction has the order of the numbers, or its reverse, for both."""
     x, eps = jnp.asarray(np.random.default_rng(0).standard_normal((2, 8, 1)), jnp.float32)

@@ -11,6 +11,8 @@ import functools
 import pathlib
 from collections.abc import Iterable
 
+import pytest
+
 from diffusion import commands
 from tests.library_files import example_files, library_files
 from tools.docs import public_names
@@ -137,10 +139,12 @@ def test_every_package_of_the_library_has_a_layer():
     assert [name for names in LAYERS for name in names if name not in MODULES] == []
 
 
+@pytest.mark.extended
 def test_imports_point_downward():
     assert arrows_up(graph()) == []
 
 
+@pytest.mark.extended
 def test_there_is_no_circle_of_imports():
     assert circles(graph()) == []
 

@@ -40,6 +40,7 @@ def error(data, schedule, solver, x, divergence=None):
     return float(wrong), found
 
 
+@pytest.mark.extended
 @x64
 @pytest.mark.parametrize(
     "kind, schedule_name",
@@ -62,6 +63,7 @@ def test_order_4():
     assert errors[0] / errors[1] > 12
 
 
+@pytest.mark.extended
 @x64
 def test_latent_is_the_flow_of_the_gaussian():
     """Also the density where the variance is not preserved, and u is not x."""
@@ -73,6 +75,7 @@ def test_latent_is_the_flow_of_the_gaussian():
     assert wrong < 1e-5
 
 
+@pytest.mark.extended
 @x64
 def test_adaptive_steps_give_the_closed_form_and_depend_on_their_example_alone():
     data = DATA["mixture"]
@@ -89,6 +92,7 @@ def test_adaptive_steps_give_the_closed_form_and_depend_on_their_example_alone()
     assert other.log_density[2] != found.log_density[2] and other.nfe > found.nfe  # it takes more steps, alone
 
 
+@pytest.mark.extended
 @x64
 def test_hutchinson_with_a_probe_that_stays():
     """Of a Gaussian, d theta integrates z^T J z to sum_i (q_i . z)^2 ln(c_i(T) / c_i(0)) / 2, by eigenvector q_i."""
@@ -158,6 +162,7 @@ def test_prior_is_that_of_the_schedule(schedule_name):
     assert np.exp(-log_density) / (2 * np.pi) == pytest.approx(float(drawn) ** 2, rel=0.04)
 
 
+@pytest.mark.extended
 def test_small_images_in_float32():
     """What float32 leaves of the same closed form, for examples of another rank."""
     data = DATA["gaussian"]

@@ -37,6 +37,7 @@ def test_posterior_mean_and_density_equal_quadrature(data, alpha, sigma):
         np.testing.assert_allclose(log_density[i], log_p, atol=1e-7)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("data", [oracles.tilted_gaussian(), oracles.three_gaussians()], ids=["gaussian", "mixture"])
 @pytest.mark.parametrize("alpha, sigma", LEVELS)
 def test_score_eps_and_x0_agree(data, alpha, sigma):
@@ -80,6 +81,7 @@ def test_ancestral_moments_give_the_marginal():
     np.testing.assert_allclose(a**2 * start[1] ** 2 + c, end[1] ** 2, rtol=1e-14)
 
 
+@pytest.mark.extended
 def test_posterior_covariance_by_the_law_of_total_variance():
     data = oracles.tilted_gaussian()
     alpha = 0.6

@@ -38,6 +38,7 @@ def _times_where_defined(schedule, *chosen):
     return jnp.asarray(np.pad(TIMES[defined], (0, int((~defined).sum())), mode="edge"))
 
 
+@pytest.mark.extended
 @every_parameterization
 @every_schedule
 def test_target_is_the_published_one(name, schedule_name, x64):
@@ -52,6 +53,7 @@ def test_target_is_the_published_one(name, schedule_name, x64):
     np.testing.assert_allclose(target, oracles.TARGETS[name](alpha, sigma, *rates, x0, eps), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("first", NAMES)
 @pytest.mark.parametrize("second", NAMES)
 @two_schedules
@@ -120,6 +122,7 @@ def test_the_others_are_accepted_on_every_schedule(name, schedule_name):
     assert callable(parameterizations.denoiser(lambda x, t, c: x, SCHEDULES[schedule_name], PARAMETERIZATIONS[name]()))
 
 
+@pytest.mark.extended
 @every_parameterization
 @every_schedule
 def test_a_denoiser_that_was_accepted_is_finite_at_both_ends(name, schedule_name):
@@ -200,6 +203,7 @@ CLOCKS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("clock", list(CLOCKS))
 @every_parameterization
 def test_network_is_fed_its_scale_its_clock_and_its_condition(name, clock):
@@ -247,6 +251,7 @@ def test_a_scalar_time_reaches_every_example(name):
     assert seen[2].dtype == jnp.float32
 
 
+@pytest.mark.extended
 @every_parameterization
 @pytest.mark.parametrize("shape, t_shape", [((3,), (3,)), ((3, 4, 1, 2), (3, 4))])
 def test_any_rank(name, shape, t_shape):
@@ -270,6 +275,7 @@ def test_half_precision_networks_give_float32_predictions(name):
     assert prediction.x0.dtype == prediction.eps.dtype == jnp.float32
 
 
+@pytest.mark.extended
 @every_parameterization
 @pytest.mark.parametrize("schedule_name", ["linear_beta", "edm"])
 def test_exact_network_gives_the_exact_denoiser(name, schedule_name, x64):

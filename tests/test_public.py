@@ -30,6 +30,7 @@ def test_the_packages_of_text_and_of_pictures_from_text_import_no_jax():
     assert "jax" not in run("import sys, diffusion.text, diffusion.text_to_image; print(*sys.modules)")
 
 
+@pytest.mark.extended
 def test_every_name_is_imported_when_it_is_used_and_no_device_is_touched():
     names = run(
         "import diffusion; from jax._src import xla_bridge\n"
@@ -48,6 +49,7 @@ def test_what_type_checkers_read_is_what_is_imported():
                         assert getattr(package, alias.name) is getattr(module, alias.name), (package, alias.name)
 
 
+@pytest.mark.extended
 def test_every_module_lists_its_public_names():
     """Functions, classes and types without an underscore, and constants with a docstring; a package's parts."""
     for name in LIBRARY:

@@ -41,12 +41,14 @@ print(json.dumps([sorted({{name.split('.')[0] for name in sys.modules}}), bool(x
     return json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
+@pytest.mark.extended
 def test_the_mathematics_imports_no_framework_and_no_plots(imported):
     """The library takes callables, so nothing of Flax, TensorFlow or matplotlib is needed."""
     forbidden = {"flax", "tensorflow", "matplotlib", "torch", "orbax", "grain", "tensorflow_datasets", "sklearn"}
     assert {"jax", "diffusion"} <= set(imported[0]) and not forbidden & set(imported[0])
 
 
+@pytest.mark.extended
 def test_importing_the_library_does_not_start_jax(imported):
     """No array is made at import: a program may still choose its platform, and distributed JAX may still start."""
     assert imported[1] is False

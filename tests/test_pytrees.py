@@ -20,6 +20,7 @@ REAL = {
 }
 
 
+@pytest.mark.extended
 def test_schedules_of_leaves_are_each_leaf_s_own_on_its_numbers():
     t = jnp.array([0.1, 0.5, 0.9])
     at = jnp.broadcast_to(t[:, None], (3, 4))
@@ -50,6 +51,7 @@ DERIVED = {
 }
 
 
+@pytest.mark.extended
 def test_a_change_of_a_schedule_of_leaves_changes_that_of_each_leaf():
     """Also what samplers, likelihoods and checks read of it: its `leaves`."""
     own = {"positions": SCHEDULES["cosine"], "types": SCHEDULES["linear_beta"]}
@@ -121,6 +123,7 @@ def _gaussian(real):
     return denoise
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("padded", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_likelihood_of_leaves_with_a_schedule_each_is_the_closed_form_of_what_is_real(padded):
     """In bits over real numbers alone; Hutchinson's probes of -1 and 1 are exact where leaves are independent."""

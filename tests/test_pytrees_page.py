@@ -34,6 +34,7 @@ def polygons(tmp_path_factory):
         table.update(old)
 
 
+@pytest.mark.extended
 def test_the_ten_lines_train_and_sample_what_is_real(polygons):
     assert polygons.losses.shape == (2,) and (polygons.losses > 0).all()
     for molecule, atoms in enumerate((3, 5)):
@@ -41,6 +42,7 @@ def test_the_ten_lines_train_and_sample_what_is_real(polygons):
             assert (leaf[molecule, atoms:] == 0).all() and (leaf[molecule, :atoms] != 0).all()
 
 
+@pytest.mark.extended
 def test_the_polygons_are_regular_and_a_mask_that_leaves_nothing_is_refused(polygons):
     source = polygons.polygons(number=20)
     for record in (source[row] for row in range(20)):

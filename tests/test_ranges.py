@@ -533,6 +533,7 @@ RANGES = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", RANGES)
 def test_the_ends_of_a_range(name):
     call, valid, refused, words = RANGES[name]

@@ -270,6 +270,7 @@ def test_a_learned_variance_has_twice_the_channels():
         run(network)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [name for name in few_step_cases.MEMBERS if name != "adversarial_discriminator"])
 def test_every_few_step_objective_refuses_an_output_of_another_shape(name):
     """Each in the place of each network that it reads; a discriminator's logits have a shape of their own."""

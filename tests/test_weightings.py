@@ -63,6 +63,7 @@ def _output_error(schedule, p):
     return np.square(p.target(schedule, t, guess, guess_eps) - p.target(schedule, t, x0, eps)).sum(1)
 
 
+@pytest.mark.extended
 @every_schedule
 @pytest.mark.parametrize("name", list(PARAMETERIZATIONS))
 def test_error_scale_relates_the_two_errors(name, schedule_name):
@@ -78,6 +79,7 @@ def test_error_scale_relates_the_two_errors(name, schedule_name):
     np.testing.assert_allclose(x0_error, scale * np.square(output - target).sum(1), rtol=1e-6)
 
 
+@pytest.mark.extended
 @every_schedule
 @pytest.mark.parametrize("weighting", list(WEIGHTINGS))
 def test_weighted_loss_is_the_same_under_every_parameterization(weighting, schedule_name):
@@ -216,6 +218,7 @@ def test_edm_weight_makes_the_effective_weight_one(schedule_name):
         np.testing.assert_allclose(weightings.error_scale(schedule, t, p), c_out**2, rtol=1e-9)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("schedule_name", slow_but([("cosine",)], [(n,) for n in SCHEDULES]))
 @pytest.mark.parametrize("weighting", list(WEIGHTINGS))
 @pytest.mark.parametrize("shape", [(), (2,), (3, 2)])

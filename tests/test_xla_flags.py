@@ -39,6 +39,7 @@ def test_flags_that_are_set_are_not_tried_again(monkeypatch):
     assert os.environ["XLA_FLAGS"] == KNOWN
 
 
+@pytest.mark.extended
 def test_this_run_sets_what_xla_knows_of_the_fast_tests_flags(pytestconfig):
     if pytestconfig.option.markexpr in conftest.FAST:
         assert set(xla_flags.known(conftest.XLA_FLAGS)) <= set(os.environ["XLA_FLAGS"].split())

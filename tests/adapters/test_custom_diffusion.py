@@ -41,6 +41,7 @@ def by_hand(tuning, params, rows):
     return jax.jit(tuning.base.encoded)({"text_encoder": text}, tuning.base.tokens(["a <new>"]))["text"]
 
 
+@pytest.mark.extended
 def test_a_word_alone_changes_the_text_and_nothing_of_the_denoiser(models, monkeypatch):
     base, model = models
     tuning = textual_inversion(base, vectors=2, initial="cat")
@@ -59,6 +60,7 @@ def test_a_word_alone_changes_the_text_and_nothing_of_the_denoiser(models, monke
     assert not any(jax.tree.leaves(to_base))
 
 
+@pytest.mark.extended
 def test_layers_begin_at_the_base_and_train_beside_the_word(models, monkeypatch):
     base, model = models
     tuning = custom_diffusion(base, "<new>")
@@ -81,6 +83,7 @@ def test_layers_begin_at_the_base_and_train_beside_the_word(models, monkeypatch)
     assert not any(jax.tree.leaves(reached(lambda base: received(tuning, base, weights), params)))
 
 
+@pytest.mark.extended
 def test_the_attached_model_has_both_in_its_types(models):
     base, model = models
     tuning = custom_diffusion(base, "<new>")

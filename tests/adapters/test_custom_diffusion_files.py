@@ -26,6 +26,7 @@ def unet(tmp_path_factory):
     return module, jax.tree_util.tree_map_with_path(lambda path, leaf: drawn(str(path), *leaf.shape), shapes)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("targets, tensors", [(KEYS, 2), (ALL, 5)], ids=["keys", "queries"])
 def test_layers_are_written_as_diffusers_names_them_and_stand_in_place_of_the_models_own(
     unet, targets, tensors, tmp_path

@@ -107,6 +107,7 @@ def test_a_layer_that_does_not_read_the_text_is_refused(model):
         erasure.edited(model, [("cat", "dog")], pattern=r"down_blocks.1.attentions.0.\S+attn1\.to_k\.weight$")
 
 
+@pytest.mark.extended
 def test_a_layer_between_encoder_and_attention_is_passed(tmp_path, monkeypatch):
     """The edit sees what the layer makes of the text."""
     pixart = text_to_image.load(made_pipelines.folder("pixart", tmp_path))

@@ -30,6 +30,7 @@ def changed(weights):
     return jax.tree.map(lambda leaf: leaf + 1, weights)
 
 
+@pytest.mark.extended
 def test_all_weights_of_the_denoiser_train_in_float32(models, monkeypatch):
     base, model = models
     tuning = full_tuning.full(base)
@@ -53,6 +54,7 @@ def test_all_weights_of_the_denoiser_train_in_float32(models, monkeypatch):
         assert attached.params[part] is model.params[part]
 
 
+@pytest.mark.extended
 def test_chosen_layers_train_beside_the_others_which_have_no_gradient(models, monkeypatch):
     base, model = models
     tuning = full_tuning.full(base, targets=r"attn2\.to_[kv]")
@@ -80,6 +82,7 @@ def test_chosen_layers_train_beside_the_others_which_have_no_gradient(models, mo
     assert not any(jax.tree.leaves(to_base))
 
 
+@pytest.mark.extended
 def test_text_encoders_train_too_where_it_is_asked_for(models, monkeypatch):
     base, model = models
     tuning = full_tuning.full(base, targets="attn2", text=True)
@@ -112,6 +115,7 @@ def test_patterns_that_do_not_fit_are_refused_with_valid_names(models):
     assert len(names) == 3 and all(full_tuning.chosen_leaves(base.denoiser, re.escape(name)) for name in names)
 
 
+@pytest.mark.extended
 def test_a_pattern_of_one_part_of_what_is_one_parameter_here_is_refused(tmp_path):
     """Queries, keys and values of SD 3 are one kernel."""
     base = text_to_image.described(made_pipelines.folder("mmdit", tmp_path))

@@ -51,6 +51,7 @@ def fixture():
     return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
 
 
+@pytest.mark.extended
 def test_a_new_adapter_changes_nothing_and_learns():
     """Step 0 is the base to the bit; gradients reach the values first, as they are what is zero."""
     module = ip_adapter_files.fresh(TINY, 10)
@@ -73,6 +74,7 @@ def test_a_new_adapter_changes_nothing_and_learns():
     assert moved == {f"value_{i}" for i in range(len(module.widths))}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", [*(pytest.param(kind, marks=pytest.mark.slow) for kind in ("global", "full")), "plus"])
 def test_files_are_read_and_written(kind, tmp_path):
     sizes = {"plus": {"tokens": 3, "inner": 12, "depth": 2, "heads": 2}, "global": {"tokens": 3}}.get(kind, {})
@@ -288,6 +290,7 @@ def test_a_file_without_its_image_encoder_is_refused(tmp_path):
         ip_adapter.opened(tmp_path / "a.safetensors", TINY)
 
 
+@pytest.mark.extended
 def test_a_mask_is_a_weight_at_the_grid_of_each_layer():
     module = ip_adapter_files.fresh(TINY, 3)
     weights = parameters(module.init, np.zeros((1, 3)))["params"]

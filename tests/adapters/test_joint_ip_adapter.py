@@ -40,6 +40,7 @@ def fixture():
     return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
 
 
+@pytest.mark.extended
 def test_without_scores_a_picture_sees_the_mean_of_its_own_values_and_the_prompts():
     """A scale of zero makes every score zero; with the other of one the scores are those of unit queries and keys."""
     q, k, v = (drawn(name, 2, 4, 2, 3) for name in "qkv")
@@ -59,6 +60,7 @@ def test_without_scores_a_picture_sees_the_mean_of_its_own_values_and_the_prompt
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_a_picture_acts_where_the_mask_is():
     """One layer of the network mixes no tokens after it has read the picture: outside of the mask it is the base."""
     module = TINY.clone(depth=1)
@@ -91,6 +93,7 @@ def test_prompts_of_another_network_are_refused():
         extra_attention.check_joint(((),), 1, layers, heads=2)
 
 
+@pytest.mark.extended
 def test_a_file_is_read_and_written_in_instantx_names(tmp_path):
     module = JointIPAdapter(PROJECTION, (8, 8), 2)
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 2, 6)), np.zeros(1))["params"]

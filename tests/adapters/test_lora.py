@@ -92,6 +92,7 @@ def test_factors_of_a_part_change_that_part_alone():
     np.testing.assert_allclose(merged["blocks"]["qkv"]["kernel"], expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_several_adapters_with_weights_are_the_sum_of_their_updates():
     params = {"a": {"kernel": random(4, 6)}, "b": {"kernel": random(6, 4)}}
     both = filled(lora.init(jax.random.key(0), params, 2, "kernel"))

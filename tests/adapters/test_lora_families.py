@@ -31,6 +31,7 @@ CLIPS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("module, layout, layer", LAYERS, ids=[layer for *_, layer in LAYERS])
 def test_a_layer_is_updated_under_each_of_its_names(module, layout, layer, tmp_path):
     """W + alpha / r B A of their weight, and no other leaf moves."""
@@ -58,6 +59,7 @@ def test_a_layer_is_updated_under_each_of_its_names(module, layout, layer, tmp_p
         np.testing.assert_allclose(theirs, before + (0.5 if kohya else 1.0) * up @ down, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "hunyuan" else pytest.mark.slow) for n in CLIPS])
 def test_networks_of_clips_begin_as_their_base_and_are_merged_to_what_they_were(name, tmp_path):
     """At step 0 the base's output to the bit; trained, the output of the merged weights and of the file written."""

@@ -92,6 +92,7 @@ def test_a_network_with_a_file_merged_is_diffusers_with_it_loaded(component, wit
         np.testing.assert_allclose(found, expected, rtol=0, atol=within * np.abs(expected).max())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("layout", lora_files.LAYOUTS)
 def test_what_is_written_is_what_was_read(layout, tmp_path):
     theirs = file(layout, tmp_path / "theirs.safetensors")
@@ -193,6 +194,7 @@ def test_one_file_of_a_fused_layer_reaches_its_parts_and_back(tmp_path):
     np.testing.assert_allclose(merged.reshape(2, 32, 96).transpose(0, 2, 1), expected, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_what_is_wrong_with_a_file_is_said_by_name(tmp_path):
     path = file("peft", tmp_path / "peft.safetensors")
     good = load_file(path)
@@ -296,6 +298,7 @@ def test_what_their_layers_cannot_say_is_not_written(tmp_path):
 
 
 # Z-Image and Lumina have three scans of layers, and Lumina keys and values in one kernel.
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([("z_image",), ("lumina2",)], [(name,) for name in test_families.CALLS]))
 def test_kernels_are_read_as_the_tables_of_their_family_have_them(name, tmp_path):
     """`lora.init` goes by names what axes are inputs; the layouts of the tables know it."""

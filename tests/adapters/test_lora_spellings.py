@@ -130,6 +130,7 @@ LORA_SPELLINGS = {  # of Q: the file, and alpha / r
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", LORA_SPELLINGS)
 def test_a_spelling_is_the_layer_that_it_names(name, tmp_path):
     tensors, scale = LORA_SPELLINGS[name]
@@ -166,6 +167,7 @@ FLUX_SPELLINGS["kohya"] = (
 )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", FLUX_SPELLINGS)
 def test_a_spelling_of_flux_is_the_layer_that_it_names(name, tmp_path):
     tensors, layer = FLUX_SPELLINGS[name]
@@ -192,6 +194,7 @@ def test_old_names_of_a_text_encoder_are_its_layers(part, tmp_path):
         np.testing.assert_array_equal(one["up"], other["up"], err_msg=place)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("stem", "layer", "shape"),
     [
@@ -207,6 +210,7 @@ def test_the_projections_of_xlabs_are_the_layers_that_they_name(stem, layer, sha
     np.testing.assert_allclose(new[f"{layer}.weight"], old[f"{layer}.weight"] + b @ a, atol=1e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("layer", "down", "up"), [(Q, (3, 16), (16, 3)), (CONV, (2, 16, 3, 3), (16, 2, 1, 1))])
 @pytest.mark.parametrize("whose", ["peft", "outputs", "inputs"])
 def test_a_dora_has_the_norms_that_its_tool_gave_it(whose, layer, down, up, tmp_path):
@@ -311,6 +315,7 @@ LYCORIS = [(loha_file, case) for case in ("dense", "conv", "tucker")] + [
 ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("make", "case"), LYCORIS)
 def test_loha_and_lokr_are_the_products_of_their_papers(make, case, tmp_path):
     layer, parts, product, rank = make(case)
@@ -422,6 +427,7 @@ def peers():
 PEERS = ("processors", "xlabs", "comfyui", "dora", "rslora", "loha", "loha tucker", "lokr", "lokr tucker", "lokr whole")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", PEERS)
 def test_a_file_is_merged_as_by_diffusers_or_peft(case, tmp_path):
     said, expected = peers()[case]
@@ -438,6 +444,7 @@ def test_files_of_every_kind_are_known_as_lora():
     assert not lora_names.is_lora([f"{Q}.weight", "a.alpha", "down_blocks.0.down.weight"])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_flux_lora_in_kohyas_layout_has_the_original_names_and_the_same_weights(shared, tmp_path):
     """What diffusers and kohya's programs read: fused layers, of which some parts may have no update."""

@@ -145,6 +145,7 @@ def control_file(path, wide, layout="original"):
     return tensors, change
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("layout, first", [("original", "img_in.weight"), ("diffusers", "x_embedder.weight")])
 def test_a_control_lora_of_flux_widens_its_first_layer_and_replaces_its_norms(layout, first, tmp_path):
     wide = DEV.clone(channels=8)
@@ -166,6 +167,7 @@ def test_a_control_lora_of_flux_widens_its_first_layer_and_replaces_its_norms(la
         np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.extended
 def test_a_pipeline_of_flux_becomes_one_that_follows_a_picture(tmp_path):
     """Another LoRA beside it is merged before; without the strength of the guidance the file is refused."""
     model = text_to_image.load(made_pipelines.folder("flux", tmp_path / "flux"))

@@ -35,6 +35,7 @@ def changed(weights):
 SLOW = pytest.param(low_rank.TEXT, low_rank.ATTENTION, marks=pytest.mark.slow)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("text_targets, targets", [("", "attn.to_q$"), SLOW], ids=["queries", "all"])
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=() if k in ("dora", "lokr") else pytest.mark.slow) for k in KINDS]
@@ -77,6 +78,7 @@ def test_a_convolution_has_the_shapes_of_peft(base, tmp_path):
             assert [found for name, found in shapes.items() if name.endswith(end)] == [shape]
 
 
+@pytest.mark.extended
 def test_the_gradient_of_a_dora_takes_its_norm_as_fixed():
     """d/dV of m V / |V| with |V| fixed is m / |V|; so in peft, by the paper's section 4.3."""
     kernel = jnp.asarray(np.random.default_rng(0).normal(size=(3, 2)), jnp.float32)

@@ -92,6 +92,7 @@ def test_factors_of_a_lokr_are_near_the_square_root_and_its_small_one_is_zero(mo
 KINDS = {"lora": low_rank.lora, "dora": low_rank.dora, "loha": low_rank.loha, "lokr": low_rank.lokr}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_denoiser_receives_what_attaching_gives_and_the_base_has_no_gradient(kind, models, monkeypatch):
     _, model = models
@@ -117,6 +118,7 @@ def test_the_denoiser_receives_what_attaching_gives_and_the_base_has_no_gradient
         np.testing.assert_allclose(update(attached), 2 * update(half), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_by_default_the_rank_is_eight_and_the_scale_one(models):
     for kind in (low_rank.lora, low_rank.dora, low_rank.loha):
         _, weights, found = factors(models, kind)

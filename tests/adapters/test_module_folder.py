@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import safetensors
 
 from diffusion.adapters import module_folder
@@ -10,6 +11,7 @@ from diffusion.models import interchange
 from diffusion.models.image_encoders.mae import MAE
 
 
+@pytest.mark.extended
 def test_a_folder_holds_the_network_and_nothing_of_an_earlier_time(tmp_path):
     module = MAE(8, 1, 2, 16, size=8, patch=4)
     shapes = jax.eval_shape(module.init, jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32))["params"]

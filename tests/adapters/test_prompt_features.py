@@ -59,6 +59,7 @@ def test_tokens_and_the_pooled_vector_of_any_encoder():
     np.testing.assert_array_equal(prompt_features.absent(Mean(), {}, whole=False), np.zeros((1, 3)))
 
 
+@pytest.mark.extended
 def test_no_picture_is_the_mean_colour_of_siglip_too():
     """Which is grey, 0 of -1 .. 1."""
     siglip = SigLIP(12, 1, 2, 8, size=16, patch=8)
@@ -67,6 +68,7 @@ def test_no_picture_is_the_mean_colour_of_siglip_too():
     np.testing.assert_allclose(prompt_features.absent(siglip, params, whole=True), grey, rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_tokens_of_clip_are_those_before_its_last_layer():
     """With its projection too, whose pooled vector it is; the last layer's parameters change the pooled one alone."""
     projected = CLIPVisionProjection(CLIP, 6)
@@ -114,6 +116,7 @@ def test_a_dropped_image_prompt_is_no_picture_and_one_of_few_features_is_one(mon
     np.testing.assert_allclose(extra, [[nothing, nothing], features[1], features[2]], atol=1e-6)
 
 
+@pytest.mark.extended
 def test_redux_reads_the_tokens_after_the_last_norm():
     encoder = SigLIP(width=12, depth=1, heads=2, hidden=8, size=14, patch=7)
     x = images(side=14)
@@ -167,6 +170,7 @@ def test_a_smaller_picture_of_black_and_white_has_no_value_beyond_them():
     assert found.max() == 1 and found.min() == -1
 
 
+@pytest.mark.extended
 def test_tokens_before_the_last_layer_do_not_know_it():
     encoder = SigLIP(width=12, depth=2, heads=2, hidden=8, size=14, patch=7)
     x = images(side=14)

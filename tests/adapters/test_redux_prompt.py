@@ -25,6 +25,7 @@ from tests.text_to_image import made_pipelines
 TINY = Flux(4, 4, 24, 1, 1, 2, 8, 6, (4, 4, 4), strength=True)
 
 
+@pytest.mark.extended
 def test_tokens_of_a_picture_stand_behind_those_of_the_text_and_its_weight_multiplies_them():
     """Without a weight they are not seen, nor by the unconditional branch."""
     encoder = SigLIP(width=12, depth=1, heads=2, hidden=8, size=14, patch=7)

@@ -5,10 +5,12 @@ import types
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffusion.adapters.inpainting import inpainting
 
 
+@pytest.mark.extended
 def test_inpainting_sees_the_mask_and_the_latents_of_the_picture_outside_of_it(monkeypatch):
     """The autoencoder takes every second pixel; what is masked is zero, a latent is painted with one of its pixels."""
     monkeypatch.setattr(sys.modules[inpainting.__module__], "widened", lambda *arguments, **how: (*arguments, how))

@@ -39,6 +39,7 @@ def begun(models, name, **arguments):
     return tuning, model, tuning.init(jax.random.key(0), {part: model.params[part] for part in base.readers})
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, parts", [("sd", 1), pytest.param("mmdit", 2, marks=pytest.mark.slow)])
 def test_only_the_new_rows_train_and_the_others_stay_to_the_bit(models, name, parts):
     tuning, model, weights = begun(models, name, vectors=2, initial="cat")
@@ -56,6 +57,7 @@ def test_only_the_new_rows_train_and_the_others_stay_to_the_bit(models, name, pa
     jax.tree.map(same, others(attached), others(model))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["sd", pytest.param("mmdit", marks=pytest.mark.slow)])
 def test_the_gradient_goes_to_the_rows_and_a_word_like_another_means_the_same(name, models):
     """With the embedding of "cat" as its one vector, the word is "cat" to the text encoder, pooled vectors too."""

@@ -33,6 +33,7 @@ def seen(params, condition, x):
     return condition.pop("hint") + params["unet"]["conv_out"]["bias"][:3]
 
 
+@pytest.mark.extended
 def test_new_channels_begin_at_zero_and_all_weights_are_float32(models):
     base, model = models
     tuning = widened(base, "StableDiffusionInpaintPipeline", 3, seen, reads=("hint",), networks=("vae",))
@@ -72,6 +73,7 @@ def test_the_network_receives_the_new_channels_behind_x_and_the_base_no_gradient
     assert not any(jax.tree.leaves(to_base))
 
 
+@pytest.mark.extended
 def test_the_tuned_model_is_of_its_pipeline_and_in_the_types_of_the_loaded_one(models):
     base, model = models
     tuning = inpainting(base)
@@ -88,6 +90,7 @@ def test_the_tuned_model_is_of_its_pipeline_and_in_the_types_of_the_loaded_one(m
         assert attached.params[part] is model.params[part] and attached.modules[part] is model.modules[part]
 
 
+@pytest.mark.extended
 def test_editing_widens_by_the_channels_of_the_latents(models):
     base, model = models
     tuning = instruct_pix2pix(base)

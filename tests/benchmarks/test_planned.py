@@ -10,6 +10,7 @@ OLDER = {"train_dit_xl2@h100x8"}
 RECORDED = planned.recorded()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", sorted(RECORDED.keys() - OLDER))
 def test_the_plan_is_within_15_percent_of_each_compiled_step(case):
     compiled, ours = planned.compiled_terms(RECORDED[case]), planned.planned_terms(case)
@@ -18,6 +19,7 @@ def test_the_plan_is_within_15_percent_of_each_compiled_step(case):
     assert ours.exposed == pytest.approx(compiled.exposed, rel=0.2, abs=0.01 * compiled.step)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("program", training.ON_MESHES)
 def test_the_fastest_mesh_of_the_plan_is_the_fastest_that_was_compiled(program):
     cases = [case for mesh in MESHES if (case := f"{program}@{mesh}") in RECORDED]

@@ -40,6 +40,7 @@ def row(case="train_dit_xl2@h100", **changes):
     return plain | changes
 
 
+@pytest.mark.extended
 def test_a_case_is_a_program_on_devices():
     make, small, devices = cases.parts("train_dit_xl2:small@h100x8", PROGRAMS)
     assert (make, small, devices.number, devices.sheet.platform) == (PROGRAMS["train_dit_xl2"], True, 8, "gpu")

@@ -15,6 +15,7 @@ from diffusion.recipe import data, recipes
 from tests import oracles
 
 
+@pytest.mark.extended
 def test_the_exact_denoiser_is_the_oracle_of_a_gaussian():
     process = gaussian_processes.stationary(6, 2)
     schedule = schedules.rectified_flow()

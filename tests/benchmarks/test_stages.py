@@ -34,6 +34,7 @@ def counted(path: pathlib.Path) -> str:
     )
 
 
+@pytest.mark.extended
 def test_stages_run_once_in_order_and_a_failure_stops_none(tmp_path):
     a = stage("a", counted(tmp_path / "a"))
     b = stage("b", "print('why'); sys.exit(3)")
@@ -46,6 +47,7 @@ def test_stages_run_once_in_order_and_a_failure_stops_none(tmp_path):
     assert json.loads((tmp_path / "out" / "results.json").read_text())["stages"] == again
 
 
+@pytest.mark.extended
 def test_results_that_were_carried_back_are_not_made_again(tmp_path):
     one = stage("one", counted(tmp_path / "one"))
     two = stage("two", counted(tmp_path / "two"))
@@ -55,6 +57,7 @@ def test_results_that_were_carried_back_are_not_made_again(tmp_path):
     assert stages.gathered([tmp_path / "second"]) == results
 
 
+@pytest.mark.extended
 def test_what_another_machine_made_is_made_again(tmp_path):
     made = tmp_path / "made"
     one = stage("one", counted(tmp_path / "one"))._replace(makes=made)
@@ -65,6 +68,7 @@ def test_what_another_machine_made_is_made_again(tmp_path):
     assert stages.run([one], tmp_path / "out", 900)["one"]["result"] == {"runs": 2}
 
 
+@pytest.mark.extended
 def test_a_stage_over_its_limit_is_ended_with_its_children_and_tried_last(tmp_path, monkeypatch, capsys):
     pid = tmp_path / "pid"
 
@@ -109,6 +113,7 @@ def test_nothing_begins_that_cannot_end_in_time(tmp_path):
     assert stages.summary(both, {**results, "long": {"status": "failed", "said": []}}) == 1
 
 
+@pytest.mark.extended
 def test_a_stage_knows_its_time_and_goes_on_in_the_next_call(tmp_path):
     script = "write(float(os.environ['STAGE_SECONDS'])); sys.exit(75)"
     results = stages.run([stage("training", script), stage("after", "write(0)")], tmp_path / "out", 900)
@@ -118,6 +123,7 @@ def test_a_stage_knows_its_time_and_goes_on_in_the_next_call(tmp_path):
     assert [result["status"] for result in results.values()] == ["done", "done"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_driver_that_is_killed_goes_on(tmp_path, number):
     script = textwrap.dedent(f"""

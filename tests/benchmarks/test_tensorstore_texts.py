@@ -5,6 +5,7 @@ import pytest
 from benchmarks import tensorstore_texts
 
 
+@pytest.mark.extended
 def test_what_a_call_keeps_is_counted():
     kept = []
     assert tensorstore_texts.left_behind(lambda: [object()]) < 0.1

@@ -119,6 +119,7 @@ def _mag_cache(threshold, ratios, keep, longest):
 RATIOS = (1.0, 1.3, 1.2, 1.1, 1.02, 1.01, 1.0, 0.99, 1.01, 0.98, 0.9, 0.8)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "cache, expected, skipped",
     [
@@ -193,6 +194,7 @@ def test_deep_cache_runs_whole_every_interval_and_reuses_the_deep_features_betwe
         assert int(run) == (3 if i % interval else 7)
 
 
+@pytest.mark.extended
 def test_the_measures_of_a_trajectory_are_its_ratios_and_its_changes():
     cache = caching.measured(STEPS)
     memory = jax.tree.map(jnp.zeros_like, cache.memory(_call(0, [])))
@@ -335,6 +337,7 @@ def _sampled(denoise, sampler=None, plan=PLAN):
     return jax.jit(run)(X)
 
 
+@pytest.mark.extended
 def test_a_cache_that_skips_nothing_leaves_the_program_as_it_is():
     make = _make(*TO)
     text = lambda denoise: jax.jit(lambda x: denoise(x, 0.5)).lower(X).as_text()
@@ -455,6 +458,7 @@ def test_a_guidance_with_memory_keeps_its_own_beside_the_caches():
     np.testing.assert_allclose(memory.denoiser, own, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_later_evaluations_of_a_step_run_whole_and_a_step_that_renoises_begins_anew():
     ran = []
     cache = caching.taylor_seer(99, 0, 1)

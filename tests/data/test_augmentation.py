@@ -32,6 +32,7 @@ def test_at_probability_zero_nothing_is_done():
     assert np.array_equal(images, np.broadcast_to(NOISE, images.shape)) and not numbers.any()
 
 
+@pytest.mark.extended
 def test_mirrors_are_exact_and_numbered():
     images, numbers = many(1e-9, 32)
     assert set(numbers[:, 0]) == {0, 1} and not numbers[:, 1:].any()
@@ -116,6 +117,7 @@ def test_a_smooth_image_is_read_at_the_moved_places(inverse):
     assert np.abs(moved - smooth(u, v))[inside].max() < 0.03  # the image varies by 3
 
 
+@pytest.mark.extended
 def test_the_numbers_are_those_of_the_change():
     """The image is read where the numbers say; a stretch by n along r has the numbers of one by -n along -r."""
     side = 32
@@ -141,6 +143,7 @@ def test_the_numbers_are_those_of_the_change():
     assert checked >= 8
 
 
+@pytest.mark.extended
 def test_the_objective_is_that_of_the_changed_examples():
     schedule = schedules.rectified_flow()
     seen = []

@@ -59,6 +59,7 @@ def counted(images, labels):
     return Counter(zip((image.tobytes() for image in images), map(int, labels)))
 
 
+@pytest.mark.extended
 def test_it_is_prepared_without_tensorflow(prepared):
     cache, ((*_, last),) = prepared
     assert last == "tensorflow False"
@@ -72,6 +73,7 @@ def test_two_processes_prepare_it_at_once(prepared, tmp_path):
     assert [path.name for path in (tmp_path / "tfds" / "digits").iterdir()] == ["1.0.0"]
 
 
+@pytest.mark.extended
 def test_every_digit_of_scikit_learn_is_in_one_split(records):
     import sklearn.datasets  # here: every worker collects this file, and one runs it
 

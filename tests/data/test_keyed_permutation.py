@@ -52,6 +52,7 @@ def test_every_small_size_is_permuted(first):
         np.testing.assert_array_equal(np.sort(whole(size, size)), np.arange(size), err_msg=str(size))
 
 
+@pytest.mark.extended
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(size=st.integers(601, 2**18) | st.builds(lambda b, d: 2**b + d, st.integers(10, 17), st.integers(-1, 1)))
 def test_large_sizes_are_permuted(size):
@@ -80,6 +81,7 @@ def test_no_two_of_many_positions_of_a_billion_meet():
     assert 0 <= image.min() and image.max() < BILLION and len(np.unique(image)) == 200_000
 
 
+@pytest.mark.extended
 def test_all_orders_of_four_are_as_likely():
     """More than 4.5 standard deviations has a probability of about 1e-4 under equal ones."""
     counts = np.zeros(4**4)
@@ -89,6 +91,7 @@ def test_all_orders_of_four_are_as_likely():
     assert chi_square(counts[counts > 0]) < 4.5
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("size", [3, 7, 17])
 def test_every_position_takes_every_value_as_often(size):
     counts = np.zeros((size, size))

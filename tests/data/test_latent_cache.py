@@ -224,6 +224,7 @@ def test_damage_is_named_by_its_record(tmp_path):
         cache[11]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "change, match",
     [

@@ -26,6 +26,7 @@ def tinted(clip, mover):
     return found
 
 
+@pytest.mark.extended
 def test_shapes_are_where_the_truth_says_in_every_frame(clips):
     """The centre of the pixels of a colour moves as the truth does, by one vector a frame where motion is straight."""
     kinds = collections.Counter()

@@ -11,6 +11,7 @@ from diffusion.data.transforms import to_model
 from diffusion.recipe import data
 
 
+@pytest.mark.extended
 def test_clips_are_cut_at_the_rate_that_they_say():
     long = {"name": "moving_drawings", "frames": 16, "side": 8, "number": 12}
     entry = {"name": "paced", "of": long, "frames": 4, "paces": (1, 2, 3)}

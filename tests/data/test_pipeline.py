@@ -67,6 +67,7 @@ def test_batches_have_the_promised_form(source):
     }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("augment", [(), AUGMENT], ids=["plain", "augmented"])
 @pytest.mark.parametrize("shuffle", [True, False], ids=["shuffled", "ordered"])
 @pytest.mark.parametrize("start", [0, 4 * 7, 61])

@@ -35,6 +35,7 @@ def known():
     return templates.drawn(5.5, 14.5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "shape, corners, radius",
     [
@@ -53,6 +54,7 @@ def test_a_figure_of_geometry_is_its_own_best_template(known, shape, corners, ra
     np.testing.assert_allclose(found.centre[:, index], [(32, 32), (20.3, 40.6), (44.5, 22.5)], atol=0.6)
 
 
+@pytest.mark.extended
 def test_half_a_square_is_covered_as_geometry_says(known):
     """A square of side s and a strip a x a/2: s a/2 of a^2/2 + s^2 - s a/2, at best q / (1 - q), q = sqrt(2)/4."""
     half = polygon([(-12, -6), (12, -6), (12, 6), (-12, 6)])

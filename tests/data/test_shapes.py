@@ -152,6 +152,7 @@ def test_words_are_pillows_letters():
     assert ink.sum() == 4 * np.asarray(expected).sum()  # each dot of a letter is 2 x 2 pixels
 
 
+@pytest.mark.extended
 def test_no_training_picture_has_what_is_withheld():
     seen = Counter()
     kept_back = Counter()
@@ -185,6 +186,7 @@ def test_attributes_are_balanced():
     assert abs(kinds["several"] - 0.18 * 2000) < 0.2 * 0.18 * 2000
 
 
+@pytest.mark.extended
 def test_each_split_has_its_shares_of_kinds_and_styles():
     """0.42 and 0.26 of pairs, 0.22 and 0.1 of neon, but for words, which are all plain; 5 standard deviations."""
     for split, pairs, neon in (("train", 0.42, 0.22), ("test", 0.26, 0.1)):

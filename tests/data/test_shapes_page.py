@@ -4,10 +4,12 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "shapes.md"
 
 
+@pytest.mark.extended
 def test_the_ten_lines_run():
     names = {}
     exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1], names)

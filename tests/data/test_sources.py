@@ -295,6 +295,7 @@ def test_cifar10_is_the_published_dataset():
     assert labels.tolist() == [5000] * 10
 
 
+@pytest.mark.extended
 @CIFAR10
 @pytest.mark.real_data
 def test_cifar10_is_read_without_tensorflow():

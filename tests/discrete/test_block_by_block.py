@@ -23,6 +23,7 @@ def batch():
     return jax.random.split(jax.random.key(0), NUMBER), x0, jnp.asarray(t, jnp.float32)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("block", [1, 2, 3])
 def test_the_exact_predictor_reaches_the_entropy_with_blocks_of_any_size(block):
     losses = jax.jit(lambda *a: discrete.block_bound(TIMELESS, DATA.process, *a, block))(*batch())
@@ -31,6 +32,7 @@ def test_the_exact_predictor_reaches_the_entropy_with_blocks_of_any_size(block):
     assert error < 0.08 and abs(losses.mean() - DATA.entropy) < 4 * error, (losses.mean(), error, DATA.entropy)
 
 
+@pytest.mark.extended
 def test_a_block_sees_those_before_it_alone():
     """The network sees clean symbols before the block, symbols or masks in it, and masks behind it."""
     seen = []
@@ -62,6 +64,7 @@ def law(block, each):
     return current
 
 
+@pytest.mark.extended
 def test_blocks_of_one_position_have_the_law_of_the_data_and_larger_ones_come_near_with_steps():
     np.testing.assert_allclose(law(1, 1), DATA.p, atol=1e-6)
     far, near, nearer = (np.abs(law(2, each) - DATA.p).sum() for each in (1, 8, 16))

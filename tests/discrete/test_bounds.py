@@ -27,6 +27,7 @@ def mean(losses):
     return losses.mean(), losses.std() / np.sqrt(len(losses))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, bound", [
     ("absorbing", discrete.masked_bound), ("absorbing", discrete.score_entropy_bound),
     ("uniform", discrete.score_entropy_bound), ("mixture", discrete.score_entropy_bound),
@@ -72,6 +73,7 @@ def discrete_time_losses(data, keys, x0, t, steps):
     return jax.jit(losses)(keys, x0, i)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("steps", [1, 5])
 def test_the_bound_of_discrete_time_is_the_entropy_for_one_position(name, steps):
@@ -80,6 +82,7 @@ def test_the_bound_of_discrete_time_is_the_entropy_for_one_position(name, steps)
     assert error < 0.02 and abs(found - data.entropy) < 4 * error + 1e-3, (found, error, data.entropy)
 
 
+@pytest.mark.extended
 def test_the_bound_of_discrete_time_falls_to_the_entropy_with_the_steps():
     """Of three positions, which a step draws by themselves: each coarse step costs nats."""
     data = Enumerated(PROCESSES["absorbing"])

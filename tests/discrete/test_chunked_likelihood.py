@@ -25,6 +25,7 @@ def states(table):
     return lambda x, t: jnp.tanh(table[x] + table[x].mean(1, keepdims=True) + t[:, None, None])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("chunk", [1, 4, 21, 100])
 def test_chunks_have_the_values_and_gradients_of_the_whole(chunk):
     table, head, x0, t, keys = setting()

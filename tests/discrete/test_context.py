@@ -27,6 +27,7 @@ def context(data, t):
     return laws / laws.sum(-1, keepdims=True)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", DATA)
 @pytest.mark.parametrize("t", [0.05, 0.6])
 def test_bayes_rule_adds_the_symbol_itself_to_its_context(name, t):

@@ -24,6 +24,7 @@ def kernel(data, t, duration):
     return data.kernel(np.asarray(corrector_law(data.predictor(), data.process, x, times, durations), np.float64))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", DATA)
 def test_the_law_of_the_time_stays_as_it_is_in_the_limit_of_short_corrections(name):
     """p (kernel - 1) / duration goes to p Q = 0, and the kernel moves at a rate that does not."""
@@ -34,6 +35,7 @@ def test_the_law_of_the_time_stays_as_it_is_in_the_limit_of_short_corrections(na
     assert np.abs(law @ moved).sum() / short < 0.02 * np.abs(law * np.diag(moved)).sum() / short
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["absorbing", "uniform"])
 def test_corrections_bring_another_law_to_the_one_of_the_time(name):
     data = DATA[name]

@@ -59,6 +59,7 @@ def written_out():
     return [score_entropy_at(PROCESS, by(seen), x_t, X0, t) / 3 for seen in (x_t, jax.nn.softmax(w / 0.5))]
 
 
+@pytest.mark.extended
 def test_the_curriculum_goes_from_softened_symbols_to_the_bound():
     losses = jax.jit(
         lambda temperature, step: discrete.duo(PROCESS, DENSITY, 5, temperature)(
@@ -88,6 +89,7 @@ def distilled(student, teacher, step):
     return objective(networks, LINE, KEYS, {"x": (jnp.arange(NUMBER)[:, None] % 4 == 0).astype(int)}, step)[0]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("step, gap", [(9, 1 / 8), (10, 1 / 4), (90, 1 / 4)])
 def test_the_distillation_is_the_divergence_of_both_ends_of_a_path(step, gap):
     """Of two symbols, where a position that is wrong at s is wrong at t."""

@@ -29,6 +29,7 @@ class EnumeratedPath(Enumerated):
         return np.prod([one[self.states[:, None, i], self.states[None, :, i]] for i in range(self.positions)], 0)
 
 
+@pytest.mark.extended
 @every_path
 def test_the_path_goes_from_equal_symbols_to_the_data(path):
     symbols = jnp.arange(path.size)
@@ -76,6 +77,7 @@ def test_samples_are_of_first_order():
     assert 0.8 < np.log2(error(24) / error(48)) < 1.2
 
 
+@pytest.mark.extended
 def test_the_loop_draws_its_steps_and_ends_at_the_prediction():
     data, number = EnumeratedPath(LINE, positions=1), 20_000
     keys = jax.random.split(jax.random.key(0), (2, number))
@@ -98,6 +100,7 @@ def test_the_loop_draws_its_steps_and_ends_at_the_prediction():
         np.testing.assert_allclose(found, exact, atol=4 * 0.5 / np.sqrt(number))
 
 
+@pytest.mark.extended
 def test_the_flow_matching_loss_of_the_exact_predictor_is_the_entropy_of_x0_given_xt():
     data, number = EnumeratedPath(UNEVEN, positions=1), 20_000
     x0 = jnp.asarray(np.random.default_rng(0).choice(3, (number, 1), p=data.p), jnp.int32)

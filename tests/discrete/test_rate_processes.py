@@ -36,6 +36,7 @@ class EnumeratedRates(Enumerated):
         return matrix(self.process, 1 - alpha) if alpha > 0 else np.tile(self.process.prior, (self.process.size, 1))
 
 
+@pytest.mark.extended
 @every_process
 def test_marginals_and_transitions_are_matrix_exponentials(process):
     symbols = jnp.arange(process.size)
@@ -62,6 +63,7 @@ def test_the_matrices_of_neighbours_and_of_the_gaussian_are_those_of_the_paper()
     )
 
 
+@pytest.mark.extended
 def test_equal_rates_are_the_uniform_process():
     special = discrete.uniform(discrete.cosine(), 3)
     general = discrete.rate_process(discrete.cosine(), np.full((3, 3), 1 / 3))
@@ -78,6 +80,7 @@ def test_equal_rates_are_the_uniform_process():
             np.testing.assert_allclose(found(general), found(special), rtol=2e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 @every_process
 @pytest.mark.parametrize("t, s", [(0.7, 0.3), (1.0, 0.4), (0.2, 0.0)])
 def test_the_posterior_is_bayes_rule(process, t, s):
@@ -130,6 +133,7 @@ def test_the_score_entropy_of_the_exact_predictor_is_the_entropy_of_the_data():
     assert error < 0.08 and abs(losses.mean() - data.entropy) < 4 * error, (losses.mean(), error, data.entropy)
 
 
+@pytest.mark.extended
 def test_the_loop_takes_it_and_refuses_infinite_rates():
     from diffusion import timesteps
 

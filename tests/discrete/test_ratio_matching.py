@@ -37,6 +37,7 @@ def test_the_exact_context_reaches_the_conditional_entropy(name, t):
     assert mean(jnp.zeros_like(exact)) > found + 1e-3
 
 
+@pytest.mark.extended
 def test_the_exact_context_is_a_minimum_among_networks_of_the_others():
     """Logits that states with the same other positions share have a slope of 0 there."""
     data, t = DATA["uniform"], 0.3

@@ -13,6 +13,7 @@ MASKED = PROCESSES["absorbing"]
 KEYS = jax.random.split(jax.random.key(0), 4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", PROCESSES)
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
 def test_one_mask_is_drawn_from_the_tempered_ratio_of_both_laws(name, scale):
@@ -72,6 +73,7 @@ def infilled(data, sampler, values, known, number, plan):
     return np.bincount(np.asarray(data.index(run(keys))), minlength=len(data.p)) / number
 
 
+@pytest.mark.extended
 def test_masked_infilling_has_the_conditional_law():
     """The middle position is known; the first and the last have p(x | middle)."""
     data, number = Enumerated(MASKED), 20_000
@@ -113,6 +115,7 @@ def test_known_symbols_show_at_every_step_of_a_sampler_that_masks_again(sampler)
     assert (found != 3).all()
 
 
+@pytest.mark.extended
 def test_under_another_process_known_symbols_have_the_noise_of_their_time():
     process, number, seen = discrete.uniform(discrete.linear(), 4), 4_000, []
 

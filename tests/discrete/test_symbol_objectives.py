@@ -34,6 +34,7 @@ BOUNDS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", BOUNDS)
 def test_the_exact_network_reaches_the_entropy_of_a_symbol(name):
     make, process = BOUNDS[name]
@@ -46,6 +47,7 @@ def test_the_exact_network_reaches_the_entropy_of_a_symbol(name):
         assert blind > data.entropy / 2 + 4 * error
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("process", ["absorbing", "uniform"])
 def test_the_hybrid_bound_adds_a_share_of_the_cross_entropy(process):
     """Both parts by enumeration, in float64: the KL of each step, and the cross-entropy at its time."""
@@ -120,6 +122,7 @@ def test_what_an_objective_of_symbols_does_not_take_is_refused():
         objective(network, LINE._replace(t_max=0.9), keys, {"x": jnp.zeros((2, 2), jnp.int32)}, 0)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_loss_in_chunks_is_the_loss_of_all_positions_at_once(tied):
     """Also its gradients, of a network whose biases are not zero."""
@@ -140,6 +143,7 @@ def test_a_loss_in_chunks_is_the_loss_of_all_positions_at_once(tied):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4), whole, chunked)
 
 
+@pytest.mark.extended
 def test_dropped_conditions_reach_the_network_of_symbols():
     """A wrapper of objectives takes symbols as it takes numbers."""
     process = PROCESSES["absorbing"]

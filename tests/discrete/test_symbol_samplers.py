@@ -113,6 +113,7 @@ def drawn(data, sampler, plan, number, predictor=Enumerated.tabled):
     return np.bincount(np.asarray(data.index(run(start, keys))), minlength=len(data.p)) / number
 
 
+@pytest.mark.extended
 def test_first_hitting_has_the_law_of_the_data_in_as_many_steps_as_positions():
     data = Enumerated(PROCESSES["absorbing"])
     number = 30_000
@@ -139,6 +140,7 @@ def test_first_hitting_asks_at_the_times_at_which_masks_go():
     np.testing.assert_allclose(means, [3 / 4, 3 / 4 * 2 / 3, 3 / 4 * 2 / 3 / 2], atol=4 * 0.25 / np.sqrt(number))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_loop_draws_the_law_of_its_steps(name):
     data = Enumerated(PROCESSES["absorbing"])
@@ -151,6 +153,7 @@ def test_the_loop_draws_the_law_of_its_steps(name):
         assert distance(found, data.p) < 0.1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sample_depends_on_its_own_start_and_key_alone(name):
     data = Enumerated(PROCESSES["absorbing"])
@@ -171,6 +174,7 @@ def test_a_sample_depends_on_its_own_start_and_key_alone(name):
         assert int((whole == 3).sum()) == 0
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, sampler", [*SAMPLERS.items(), ("first_hitting", discrete.first_hitting())])
 def test_evaluations_are_as_many_as_it_says(name, sampler):
     calls = []

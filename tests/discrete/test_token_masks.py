@@ -60,6 +60,7 @@ def test_rates_are_the_derivatives_of_the_steps():
     assert (MASKS.rates_from(jnp.arange(4), 0.5)[3] == 0).all()
 
 
+@pytest.mark.extended
 def test_equal_powers_are_masks_of_one_schedule_to_each_example():
     one, other = discrete.token_masks([2.0, 2.0, 2.0]), discrete.absorbing(discrete.polynomial(2.0), 4)
     keys, x0 = jax.random.split(jax.random.key(0), 200), jnp.tile(jnp.array([[0, 1, 2, 2]]), (200, 1))
@@ -110,6 +111,7 @@ def test_a_context_is_weighed_by_how_likely_each_symbol_is_to_be_masked():
     np.testing.assert_allclose(found, np.append(exact / exact.sum(), 0), rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_objective_is_the_bound_and_what_needs_one_schedule_is_refused():
     network = SymbolTransformer(4, width=16, depth=1, heads=2, clock="none", tied=True)
     x0 = jnp.array([[0, 1, 2, 2], [2, 0, 1, 1]])

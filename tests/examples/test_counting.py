@@ -64,6 +64,7 @@ def test_what_a_caption_requests(caption, expected):
     assert stated(caption) == expected
 
 
+@pytest.mark.extended
 def test_the_reward_is_the_probability_of_all_that_is_requested(rewarding):
     """By a judge that sees no picture: its biases are log 1 and log 3 for the count, and equal for all else."""
     bias = np.zeros(CLASSES["count"], np.float32)
@@ -84,6 +85,7 @@ def test_the_reward_is_the_probability_of_all_that_is_requested(rewarding):
     np.testing.assert_allclose(np.exp(log_p), expected, rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_reward_reads_pictures_as_the_judge_does(rewarding):
     pictures = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     texts = ["three blue stars", "a red circle on the left"]
@@ -151,6 +153,7 @@ def test_real_drawings_train_the_whole_model_or_a_lora_on_as_many_evaluations():
     assert long.data.source.of[0]["number"] == 64_000 and long.tuning.name == "full"
 
 
+@pytest.mark.extended
 def test_half_of_the_real_drawings_show_several_objects_and_some_a_new_word():
     """0.7 of two thirds, and 0.85 times 0.18 of a third; words of random letters are 0.15 of a third."""
     of = recipes.load("examples/counting/recipe.py:drawings").data.source.of
@@ -199,6 +202,7 @@ def test_another_objective_has_no_count():
         )
 
 
+@pytest.mark.extended
 def test_real_pictures_count_right_and_are_at_no_distance_from_themselves(rewarding, measuring):
     texts = measures.captions({"several": 8, "one": 2, "pair": 2, "word": 1})
     asked = [scenes.parsed(text) for text in texts]
@@ -217,6 +221,7 @@ def test_real_pictures_count_right_and_are_at_no_distance_from_themselves(reward
     assert figures["count"]["measuring"]["share"] == np.mean(right)
 
 
+@pytest.mark.extended
 def test_the_best_of_several_is_the_one_of_the_largest_reward(monkeypatch, rewarding):
     monkeypatch.setattr(measures, "make", lambda model, **how: lambda texts, seeds: np.stack(
         [np.full((64, 64, 3), seed // report.APART * 50 + seed % report.APART, np.uint8) for seed in seeds]

@@ -69,6 +69,7 @@ def seen(monkeypatch):
     return batches
 
 
+@pytest.mark.extended
 def test_captions_of_a_folder_are_those_of_the_network_and_train_a_model(model, tmp_path):
     """Each from its own squeezed picture, also in an incomplete batch, and with the prompt before it."""
     folder = pictures(tmp_path / "photos", ("a.png", "b.jpg", "deep/c.png"))
@@ -171,6 +172,7 @@ def not_a_number(tensors):
     tensors["text_decoder.cls.predictions.bias"][3] = np.nan
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "change, options, words",
     [

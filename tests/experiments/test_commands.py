@@ -38,6 +38,7 @@ FAST = (
 )  # fmt: skip
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("command", slow_but([(name,) for name in FAST], [(name,) for name in COMMANDS]))
 def test_help_holds_an_example(command):
     found = commands.run(*command.removeprefix("python ").split(), "--help")
@@ -65,6 +66,7 @@ def test_the_programs_help_lists_every_command_in_a_line_and_imports_no_library(
     assert {"train", "playground", "text_model", "launch slurm"} <= set(NAMES) and "launch guard" not in NAMES
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "words, nearest",
     [(["trian", "--config=digits"], "'train'"), (["launch", "locl"], "'launch local'"), (["sample-text"], "'sample'")],
@@ -74,6 +76,7 @@ def test_an_unknown_command_is_answered_with_the_nearest(words, nearest):
     assert done.returncode == 2 and f"Did you mean {nearest}?" in done.stderr and "Traceback" not in done.stderr
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", sorted(MOVED))
 def test_a_command_that_is_an_example_now_is_answered_with_its_line(name):
     done = commands.run("diffusion", name, "--workdir=runs/a b")
@@ -125,6 +128,7 @@ HEAVY = (
 AT_START = ("train", "sample", "sampling.from_prompt", "evaluate", "compare", "plan", "sweep", "few_steps")
 
 
+@pytest.mark.extended
 def test_a_command_loads_no_library_that_it_does_not_use_at_its_start():
     """Each takes a tenth of a second to a whole one, before the first line of `main`."""
     code = "import importlib, sys\nfor name in sys.argv[1:]:\n"
@@ -172,6 +176,7 @@ def started(*lines: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
     return by_line(done.stdout), by_line(done.stderr)
 
 
+@pytest.mark.extended
 def test_help_is_answered_without_the_libraries_and_holds_an_example():
     """They take seconds to import."""
     shown, said = started(*((*name.split(), "--help") for name in COMMANDS))
@@ -187,6 +192,7 @@ def test_help_is_answered_without_the_libraries_and_holds_an_example():
     assert {f"{name} --help" for name in examples} <= said.keys()
 
 
+@pytest.mark.extended
 def test_a_command_says_that_it_begins_and_what_is_wrong_before_it_imports_the_libraries(tmp_path):
     _, said = started(
         ("diffusion", "train", "--config=digits", f"--workdir={tmp_path}"),
@@ -212,6 +218,7 @@ BROKEN = {  # {what a recipe of the user's own says: what the sentence names}
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
 def test_a_recipe_of_ones_own_that_fails_is_named_with_its_line(tmp_path, text):
     (tmp_path / "mine.py").write_text(text)
@@ -221,6 +228,7 @@ def test_a_recipe_of_ones_own_that_fails_is_named_with_its_line(tmp_path, text):
     assert sentence.endswith("ends with status 2\n") and "Traceback" not in sentence
 
 
+@pytest.mark.extended
 def test_a_flag_that_cannot_be_read_is_named_with_what_is_valid(tmp_path):
     start = ("diffusion", "train", "--config=digits:tiny", f"--workdir={tmp_path}/run")
     words = {
@@ -271,6 +279,7 @@ def test_a_platform_that_is_not_there_is_one_sentence(tmp_path, platform, words)
     assert f"error: JAX_PLATFORMS={platform}: " in done.stderr and words in done.stderr
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["sample", "--help"], ["zoo", "--help"]])
 def test_a_command_whose_reader_has_gone_ends_without_a_traceback(words):
     """As `diffusion sample --help | head -1` does."""
@@ -292,6 +301,7 @@ def test_a_pipe_that_is_not_the_output_is_an_error(monkeypatch, capfd):
         diffusion.__main__.main()
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(sys.platform != "linux", reason="processes start anew on Linux alone")
 @pytest.mark.parametrize("words", [["sample", "--model=digits"], ["train", "--config=digits", "--workdir=x"]])
 def test_a_process_starts_anew_before_it_imports_libraries(tmp_path, words):

@@ -121,6 +121,7 @@ def test_figures_of_encoders_are_compared_by_the_names_of_their_protocols(tmp_pa
 SAID = ("train.batch_size", "4 (3 to 5)", "6 (5 to 7)", "+2", "as if independent")
 
 
+@pytest.mark.extended
 def test_a_comparison_is_written_with_its_curves(tmp_path):
     folders = [made(tmp_path / "a", 4.0), made(tmp_path / "b", 6.0, **{"train.batch_size": 32})]
     paths = compare.write(compare.compare(folders, ["fd_pixels"]), tmp_path / "out")
@@ -193,6 +194,7 @@ def test_differences_without_scatter():
     assert significance.compare_intervals(Figure(1.0), Figure(2.0, 1.0, 3.0)) is None
 
 
+@pytest.mark.extended
 def test_samples_of_equal_noise_are_exchanged_in_pairs(monkeypatch):
     """The same digits, a little blurred in one set: pairs see it, and sets of which nothing is known do not."""
     config = recipe.get_config()

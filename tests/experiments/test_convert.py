@@ -64,6 +64,7 @@ def test_a_file_with_several_networks_becomes_one_folder_each(small_networks, tm
         assert all((leaf == 0.5).all() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.extended
 def test_what_no_network_takes_is_named(small_networks, tmp_path):
     path = whole_file(tmp_path / "all.safetensors", small_networks, extra=("cond_stage_model.secret",))
     with pytest.raises(interchange.Mismatch, match=r"1 tensors belong to no known network, such as cond_stage"):
@@ -100,6 +101,7 @@ def test_our_own_names(tmp_path):
     equal(read, params)
 
 
+@pytest.mark.extended
 def test_a_run_becomes_a_network_and_the_start_of_another_run(tmp_path):
     config = digits.get_config("tiny")
     config.data.shape = (8, 8, 1)

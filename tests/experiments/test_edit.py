@@ -44,12 +44,14 @@ def edited(name, other):
     return jax.jit(lambda x: change(task(other, x)))(X)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, error", [("edict", 1e-4), ("bdia", 1e-4), ("ddim", 1e-3), ("prompt_to_prompt", 1e-3)])
 def test_what_goes_to_noise_and_back_is_what_it_was(name, error):
     np.testing.assert_allclose(edited(name, 0.0), X, atol=error)
     assert np.abs(edited(name, 1.0) - X).max() > 0.05  # under another condition it is not
 
 
+@pytest.mark.extended
 def test_sdedit_makes_anew_what_is_above_its_noise():
     small = editors.sdedit(t_0=0.1)(task(0.0))
     large = editors.sdedit(t_0=0.9)(task(0.0))
@@ -65,6 +67,7 @@ def run():
     return trained_run.from_config(config, jax.jit(network.init)(jax.random.key(0), *zeros))
 
 
+@pytest.mark.extended
 def test_an_editor_that_does_not_fit_is_refused(run):
     for editor, words in (
         ({"name": "edct"}, r"--editor\.name.*'edict'"),

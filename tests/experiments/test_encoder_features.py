@@ -95,6 +95,7 @@ def config_of(cache, **changes):
     return config
 
 
+@pytest.mark.extended
 def test_the_published_recipe():
     """The values of train.py and README.md of sihyun-yu/REPA."""
     recipe = checks.validate(imagenet256_sit.get_config("repa"))
@@ -111,6 +112,7 @@ def test_the_published_recipe():
     assert recipe.config.train.steps == 4_000_000 and recipe.config.sample.guidance.scale == 1.8
 
 
+@pytest.mark.extended
 def test_a_step_takes_the_features_of_the_batch_and_no_encoder(cache):
     recipe = checks.validate(config_of(cache)).at((4, 4, 4))
     made = program.build(recipe, program.mesh_of(recipe.config))  # which traces the step
@@ -119,6 +121,7 @@ def test_a_step_takes_the_features_of_the_batch_and_no_encoder(cache):
     assert made.target.params["heads"]["term"]["dense_2"]["bias"].shape == (6,)
 
 
+@pytest.mark.extended
 def test_the_features_on_disk_are_the_encoders(cache):
     recipe = checks.validate(config_of(cache, **{"data.name": "few"})).at((4, 4, 4))
     data = examples.open_examples(recipe)

@@ -97,11 +97,13 @@ def test_real_digits_reach_the_floor_and_noise_does_not(config):
     assert bad["neighbours"]["samples"]["exact_duplicates"] == 0
 
 
+@pytest.mark.extended
 def test_a_wrong_class_is_not_the_requested_one(config):
     images, labels = samples("test", 10)
     assert sample_metrics.measure(images, (labels + 1) % 10, config, "test", QUICK)["asked_class"]["share"] < 0.05
 
 
+@pytest.mark.extended
 def test_a_missing_mode_costs_distance(config):
     """Samples that are one image a class: right classes, no variety."""
     images, labels = samples("train", 40)
@@ -110,6 +112,7 @@ def test_a_missing_mode_costs_distance(config):
     assert figure["ratio"] > 3
 
 
+@pytest.mark.extended
 def test_same_samples_same_figures(config):
     images, labels = samples("validation", 10)
     measure = lambda: report.plain(sample_metrics.measure(images, labels, config, "test", QUICK))
@@ -155,6 +158,7 @@ def test_balanced_order_takes_turns():
     assert order.tolist() == [2, 3, 0, 5, 6, 1, 7, 4]
 
 
+@pytest.mark.extended
 def test_report(folder, config, capsys):
     (folder / "samples.png").write_bytes(b"")
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5}\n')
@@ -287,6 +291,7 @@ def test_names_that_are_not_known(config):
         sample_metrics.measure(images, labels, config, "train", QUICK)
 
 
+@pytest.mark.extended
 def test_command_line(folder):
     def call(*args):
         return commands.run("-m", "experiments.evaluate", *args)

@@ -16,6 +16,7 @@ def _rows(sampler, grid, errors):
     ]
 
 
+@pytest.mark.extended
 def test_each_sampler_gets_the_most_steps_within_each_number_of_evaluations():
     assert few_steps.counts(samplers.dpmpp_2m(), [1, 4, 8]) == {1: 1, 4: 4, 8: 8}
     assert few_steps.counts(samplers.heun(), [1, 2, 4, 8]) == {1: 1, 3: 2, 7: 4}

@@ -92,6 +92,7 @@ def test_a_guidance_with_a_memory_is_refused_before_anything_is_compiled():
         film.film(trained_run.from_config(config, {}), first=1)
 
 
+@pytest.mark.extended
 def test_frames_that_do_not_fit_are_refused(run):
     np.testing.assert_array_equal(film.given_of(6, every=3), [True, False, False, True, False, False])
     for how, message in (

@@ -66,6 +66,7 @@ def test_its_data_are_a_source_with_the_records_of_both_splits(project):
         data.circles("valid")
 
 
+@pytest.mark.extended
 def test_its_own_test_passes_and_finds_a_wrong_objective(project):
     tests = recipes.module("tests/test_objective.py")
     tests.test_the_loss_is_least_at_the_exact_solution()

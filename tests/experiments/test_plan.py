@@ -48,6 +48,7 @@ def xl(**axes):
     return work(imagenet256_dit.get_config(), **axes)
 
 
+@pytest.mark.extended
 def test_parameters_of_xl():
     d, layers = 1152, 28
     layer = (3 * d * d + 3 * d) + (d * d + d) + (8 * d * d + 5 * d) + (6 * d * d + 6 * d)  # qkv, out, MLP, modulation
@@ -58,6 +59,7 @@ def test_parameters_of_xl():
     assert sum(leaf.size for leaf in leaves) == XL
 
 
+@pytest.mark.extended
 def test_adamw_and_average_hold_16_bytes_a_parameter_and_fsdp_a_part_of_them():
     whole = estimate.memory_by_part(xl(), "tpu")
     assert whole["parameters"] == whole["average"] == 4 * XL
@@ -69,6 +71,7 @@ def test_adamw_and_average_hold_16_bytes_a_parameter_and_fsdp_a_part_of_them():
     assert whole["layer"] == pytest.approx(layer, rel=1e-6) and parts["layer"] == pytest.approx(2 * layer, rel=0.1)
 
 
+@pytest.mark.extended
 def test_a_teacher_and_a_second_player_hold_16_bytes_of_each_of_their_parameters(tmp_path):
     (tmp_path / "config.json").write_text(digits.get_config().to_json())
     parts = estimate.memory_by_part(work(turbo.get_config(str(tmp_path)), (8, 8, 1)), "gpu")
@@ -77,11 +80,13 @@ def test_a_teacher_and_a_second_player_hold_16_bytes_of_each_of_their_parameters
     assert estimate.memory_by_part(work(digits.get_config(), (8, 8, 1)), "gpu")["others"] == 0
 
 
+@pytest.mark.extended
 def test_the_7b_preset_has_seven_thousand_million_parameters():
     leaves = jax.tree.leaves(work(imagenet256_dit.get_config("7b"), fsdp=64).target.params)
     assert 7.0e9 < sum(leaf.size for leaf in leaves) < 7.5e9
 
 
+@pytest.mark.extended
 def test_operations_and_the_roofline_by_hand():
     # Table 4 of the paper: 118.64 GFLOPs are multiply-adds of a forward pass; so a step of 256 takes 6 x 256 x that.
     run = xl(data=64)
@@ -106,6 +111,7 @@ def test_operations_and_the_roofline_by_hand():
     assert again["mfu_overlapped"] <= 0.76
 
 
+@pytest.mark.extended
 def test_passes_by_hand():
     """XL/2 on 4 x 16 chips, 4 images each: 28 layers of 256 tokens of 1152 features, 16 heads, 12 x 1152^2 weights."""
     arrays = estimate.passed(xl(data=4, fsdp=16), MACHINES["v5p"])
@@ -170,6 +176,7 @@ def test_devices_are_known_by_what_jax_calls_them(kind, name):
     assert machine_of(kind) == name
 
 
+@pytest.mark.extended
 def test_without_devices_the_plan_is_of_those_that_jax_finds(monkeypatch):
     monkeypatch.setattr(plan, "devices_here", lambda: {"NVIDIA A100-SXM4-80GB": 4})
     assert plan.described(None, "all") == plan.described(None, "a100-80gb") == (4, ("a100-80gb",))
@@ -277,6 +284,7 @@ def run(*arguments, timeout=300):
     return commands.run("-m", "experiments.plan", *arguments, timeout=timeout)
 
 
+@pytest.mark.extended
 def test_command(tmp_path):
     out = tmp_path / "plan.json"
     seven = "--config=configs/imagenet256_dit.py:7b"
@@ -292,6 +300,7 @@ def test_command(tmp_path):
     assert sum(parts[part] for part in estimate.EXACT) == pytest.approx(16 * result["parameters"] / 64, rel=0.01)
 
 
+@pytest.mark.extended
 def test_a_run_that_does_not_fit_is_told_what_to_change():
     done = run("--config=configs/imagenet256_dit.py:7b", "--devices=64", "--machine=h100", "--config.mesh.fsdp=1")
     assert done.returncode == 0, done.stderr
@@ -306,6 +315,7 @@ def test_the_plan_replaces_no_device(tmp_path):
     assert (tmp_path / "pipe").is_symlink()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

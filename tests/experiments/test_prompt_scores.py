@@ -51,6 +51,7 @@ def drawn(folder, seed, prompts=PROMPTS, size=(24, 20)):
     return folder
 
 
+@pytest.mark.extended
 def test_each_picture_has_the_cosine_of_its_own_prompt(clip, tmp_path):
     folder, module, params = clip
     scorer = prompt_scores.scorer_of("clip", Source(str(folder)))
@@ -130,6 +131,7 @@ def test_the_command_scores_pictures_of_others_by_a_file_of_prompts(clip, tmp_pa
     )
 
 
+@pytest.mark.extended
 def test_bad_input_is_one_sentence(clip, tmp_path):
     np.savez(tmp_path / "bare.npz", images=np.zeros((2, 8, 8, 3), np.uint8))
     with pytest.raises(ConfigError, match="not every picture carries a prompt"):

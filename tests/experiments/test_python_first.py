@@ -81,6 +81,7 @@ def recipe(data=None, settings=None, **parts):
     return Recipe(**sectioned({"data": data, "config": SETTINGS | (settings or {})} | parts))
 
 
+@pytest.mark.extended
 def test_points_train_go_on_and_are_sampled(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     run = tmp_path / "run"
@@ -128,6 +129,7 @@ def test_a_step_that_is_not_finite_is_repeated_by_the_call_that_the_run_prints(t
     assert not eval(call, {"diffusion": diffusion, "recipe": failing}).finite
 
 
+@pytest.mark.extended
 def test_a_run_that_was_stopped_goes_on_by_the_call_that_it_prints(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     with monkeypatch.context() as patch:
@@ -139,6 +141,7 @@ def test_a_run_that_was_stopped_goes_on_by_the_call_that_it_prints(tmp_path, mon
     assert eval(call, {"diffusion": diffusion, "recipe": recipe()}) == 0
 
 
+@pytest.mark.extended
 def test_pictures_are_sampled_and_measured(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
     own = recipe(pictures(), held_out=pictures(shift=3))
@@ -200,6 +203,7 @@ def metrics(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.extended
 def test_a_student_learns_from_the_pairs_of_its_teacher(teacher, tmp_path):
     student = recipe(
         objective=objectives.reflow(DENSITY), teacher=Teacher(str(teacher), VELOCITY, pairs=4, pair_steps=2)
@@ -231,6 +235,7 @@ def test_a_student_trains_beside_a_second_player(teacher, tmp_path):
     assert sample(student, tmp_path / "student").shape == (6, 2)
 
 
+@pytest.mark.extended
 def test_a_teacher_of_another_network_is_refused(teacher, tmp_path):
     student = recipe(
         network=Perceptron(9), objective=objectives.reflow(DENSITY), teacher=Teacher(str(teacher), VELOCITY, pairs=4)

@@ -10,6 +10,8 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
+import pytest
+
 from tools.docs import catalogue
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -133,6 +135,7 @@ def reached() -> set[Place]:
     return found
 
 
+@pytest.mark.extended
 def test_every_listed_function_is_named_or_called_but_for_the_exceptions():
     unreached = {name for place, (name, _) in members().items() if place not in reached()}
     assert unreached - UNREACHED.keys() == set(), "let a config name it, or a command call it"

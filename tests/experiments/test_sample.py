@@ -47,6 +47,7 @@ def images(config, params, labels, seeds, batch_size):
     return generate.generator(resolve.recipe(config, SHAPE)).images(params, labels, seeds)
 
 
+@pytest.mark.extended
 def test_a_sample_depends_on_its_own_seed_and_label_alone(config, params):
     labels = generate.balanced_labels(13, 10)
     seeds = generate.seeds(config, 13)
@@ -61,6 +62,7 @@ def test_a_sample_depends_on_its_own_seed_and_label_alone(config, params):
     assert (other != one_by_one).mean() > 0.2
 
 
+@pytest.mark.extended
 def test_the_null_class_is_num_classes_and_guidance_uses_it(config, params):
     labels = generate.balanced_labels(6, 10)
     seeds = generate.seeds(config, 6)
@@ -94,6 +96,7 @@ def test_a_label_out_of_range_is_refused():
         requested_labels(["0"], 5, 0)
 
 
+@pytest.mark.extended
 def test_trajectory_starts_at_the_prior_and_ends_at_the_sample(config, params):
     labels = generate.balanced_labels(10, 10)
     seeds = generate.seeds(config, 10)

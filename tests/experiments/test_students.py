@@ -136,6 +136,7 @@ def test_a_guided_student_may_receive_the_scale(written, monkeypatch):
             student("guided", written, **changes | wrong)
 
 
+@pytest.mark.extended
 def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
     config = of_teacher()
     velocity = config.parameterization.to_dict()

@@ -92,6 +92,7 @@ def straight(tmp_path_factory):
     return folder
 
 
+@pytest.mark.extended
 def test_run_folder(straight):
     assert checkpoints.steps(straight) == [10, 15, 20]
     rows = [json.loads(line) for line in (straight / "metrics.jsonl").read_text().splitlines()]
@@ -105,6 +106,7 @@ def test_run_folder(straight):
     assert checkpoints.read_about(straight, 20)["examples"] == 160
 
 
+@pytest.mark.extended
 def test_interrupted_equals_undisturbed_bit_for_bit(straight, tmp_path, monkeypatch, capsys):
     """Stopped by SIGTERM at step 8, by SIGINT at 11, and killed at 14: parameters, average, optimizer and metrics."""
     for number, name in ((7, signal.SIGTERM), (10, signal.SIGINT)):
@@ -145,6 +147,7 @@ def test_a_run_in_fp8_resumes_bit_for_bit(straight, tmp_path, monkeypatch):
     assert leaves(tmp_path / "resumed", 20) == leaves(tmp_path / "straight", 20) != leaves(straight, 20)
 
 
+@pytest.mark.extended
 def test_average_is_not_the_parameters(straight):
     """The comparison above would not see an average that is never made, or reset at each start."""
     average, _ = checkpoints.load_ema(straight)
@@ -152,6 +155,7 @@ def test_average_is_not_the_parameters(straight):
     assert any(np.any(np.asarray(a) != np.asarray(p)) for a, p in zip(*map(jax.tree.leaves, (average, params))))
 
 
+@pytest.mark.extended
 def test_finished_run_says_so_and_more_steps_go_on(tmp_path, capsys):
     config = tiny(**{"train.steps": 4})
     assert train.run(config, tmp_path) == 0
@@ -171,6 +175,7 @@ def test_the_command_ends_with_the_status_of_its_run(monkeypatch):
     assert ended.value.code == 143
 
 
+@pytest.mark.extended
 def test_a_run_whose_folder_is_removed_stops(tmp_path, monkeypatch):
     """At its next line, instead of computing what nobody will find; and a save does not make the folder anew."""
     at_batch(monkeypatch, 4, lambda: shutil.rmtree(tmp_path / "run"))
@@ -178,6 +183,7 @@ def test_a_run_whose_folder_is_removed_stops(tmp_path, monkeypatch):
         train.run(tiny(**{"train.log_every": 100}), tmp_path / "run")
 
 
+@pytest.mark.extended
 def test_damaged_checkpoint_is_skipped_loudly(tmp_path, capsys):
     config = tiny(**{"train.steps": 10})
     assert train.run(config, tmp_path) == 0
@@ -188,6 +194,7 @@ def test_damaged_checkpoint_is_skipped_loudly(tmp_path, capsys):
     assert checkpoints.steps(tmp_path) == [5, 10]
 
 
+@pytest.mark.extended
 def test_failure_stops_names_the_step_and_saves_nothing_bad(tmp_path, monkeypatch, capsys):
     """Parameters beyond reason from step 5 on; once more, and it fails in the very same step."""
     config = tiny(**{"train.log_every": 1})
@@ -240,6 +247,7 @@ def rows_of(folder):
 EVALUATED = {"train.steps": 6, "evaluate.every": 3, "checkpoint.every": 6}
 
 
+@pytest.mark.extended
 def test_a_step_is_saved_once_where_its_evaluation_is_due_too(tmp_path, monkeypatch):
     saved = []
     save = checkpoint_writer.Checkpoints.save
@@ -254,6 +262,7 @@ def test_a_step_is_saved_once_where_its_evaluation_is_due_too(tmp_path, monkeypa
     assert saved == [3, 6]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("failed", [pytest.param("skip", marks=pytest.mark.slow), "stop"])
 def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, failed):
     """The step is saved before it; the failure is recorded, and the run goes on at once or with the next command."""
@@ -339,6 +348,7 @@ def test_samples_are_left_between_two_batches(tmp_path, monkeypatch):
         evaluate(None, 3, stop)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("change", ["fewer", "others"])
 def test_a_dataset_replaced_between_stop_and_resume_is_refused(straight, tmp_path, monkeypatch, change, capsys):
     shutil.copytree(straight, tmp_path / "run")
@@ -355,6 +365,7 @@ def test_a_dataset_replaced_between_stop_and_resume_is_refused(straight, tmp_pat
     assert checkpoints.read_about(tmp_path / "run", 21)["data"] != checkpoints.read_about(straight, 20)["data"]
 
 
+@pytest.mark.extended
 def test_a_checkpoint_of_earlier_versions_goes_on_in_its_order_of_records(straight, tmp_path, monkeypatch):
     """It has neither a fingerprint of the data nor the version of their order, which was 1."""
     shutil.copytree(straight, tmp_path / "run")

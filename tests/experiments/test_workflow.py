@@ -21,6 +21,7 @@ from tests.text_to_image.test_comfyui_mask import KEEPS, PICTURE
 SIZES = {("5", "height"): 16, ("5", "width"): 32, ("3", "steps"): 4, ("3", "seed"): 7}
 
 
+@pytest.mark.extended
 def test_a_picture_s_settings_become_a_workflow(tmp_path):
     folder = made_pipelines.folder("sd", tmp_path / "sd15")
     request = Request(prompts=("a cat",), negative="bad", seeds=(7, 8), steps=20, guidance=6.0, sampler="euler")

@@ -12,6 +12,7 @@ from diffusion.parameterizations import Prediction
 WORD = np.array([[[1]]])  # one word of one token, number 1
 
 
+@pytest.mark.extended
 def test_the_loss_of_a_layout_is_the_share_outside_of_the_box():
     """Of two heads one has a quarter of its map inside the box, the other all: ((3/4)^2 + 0) / 2. -1 is no token."""
     spread = np.ones((4, 4))
@@ -108,6 +109,7 @@ def _two_words(x, t):
     return [jax.nn.softmax(jnp.stack([0 * x[..., 0], x[..., 0], x[..., 1]], -1), axis=-1).reshape(len(x), 1, -1, 3)]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", ["attend_and_excite", "layout"])
 def test_neutral_is_the_denoiser_and_examples_do_not_meet(kind):
     schedule = schedules.cosine()

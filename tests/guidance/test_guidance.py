@@ -156,6 +156,7 @@ def test_together_is_one_call_and_equals_separately(name, t_shape):
         np.testing.assert_allclose(ours.eps, theirs.eps, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_guided_sampling_evaluates_the_network_once_a_step():
     """Counted while it runs: N calls on a batch of 2 B with `together`, 2 N on B with `separately`."""
     schedule = schedules.rectified_flow()

@@ -290,6 +290,7 @@ def test_a_step_on_the_estimate_is_the_proximal_one_to_first_order():
     np.testing.assert_allclose((near.x0 - plain)[:2], (best.x0 - plain)[:2], rtol=2e-3)
 
 
+@pytest.mark.extended
 def test_filters_act_along_the_singular_directions():
     """V f(s) V^T and its trace by NumPy, with A written as a matrix by probing forward; A^+ y too."""
     mask = jnp.asarray(np.random.default_rng(0).random((4, 4, 1)) < 0.5)

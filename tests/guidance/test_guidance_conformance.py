@@ -166,6 +166,7 @@ def _assert_equal(a, b):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.extended
 @every_guidance_and_schedule([name for name, case in GUIDANCES.items() if case.neutral is not None])
 def test_neutral_is_the_unguided_denoiser_exactly(name, schedule_name):
     case = GUIDANCES[name]
@@ -176,6 +177,7 @@ def test_neutral_is_the_unguided_denoiser_exactly(name, schedule_name):
     _assert_equal(_call(case.make(denoisers, schedule, case.neutral), x, t), denoisers[case.base](x, t))
 
 
+@pytest.mark.extended
 @every_guidance_and_schedule()
 def test_the_prediction_still_adds_up_to_x(name, schedule_name):
     """alpha x0 + sigma eps = x_t, but for CFG++, which is marked. And the guidance does something."""
@@ -198,6 +200,7 @@ def test_the_prediction_still_adds_up_to_x(name, schedule_name):
         assert np.abs(x0 - base.x0).max() > 1e-3
 
 
+@pytest.mark.extended
 @every_guidance_and_schedule()
 def test_finite_at_both_ends(name, schedule_name):
     """In float32, at t_max, where some alpha is 0, and close to the data."""
@@ -210,6 +213,7 @@ def test_finite_at_both_ends(name, schedule_name):
     assert np.isfinite(np.concatenate(_call(guided, scaled, t))).all()
 
 
+@pytest.mark.extended
 @every_guidance
 def test_calls_are_counted(name):
     """Counted while it runs: one call of each branch that it needs, no call twice."""
@@ -222,6 +226,7 @@ def test_calls_are_counted(name):
     assert calls == list(range(case.calls)) * twice
 
 
+@pytest.mark.extended
 @every_guidance
 def test_an_example_depends_on_itself_alone(name):
     case = GUIDANCES[name]
@@ -239,6 +244,7 @@ def test_an_example_depends_on_itself_alone(name):
 OF_ONE_SHAPE = ("windows", "classifier", "posterior_sampling", "renormalised")  # by their arguments here
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [name for name in GUIDANCES if name not in OF_ONE_SHAPE])
 def test_the_values_of_an_example_may_have_any_shape(name):
     """[B, 2] as [B, 1, 2]: sums and norms are over all values of an example, channels are the last axis."""
@@ -289,6 +295,7 @@ def test_an_empty_interval_is_refused(name, interval):
         GUIDANCES[name].make(_denoisers(SCHEDULES["cosine"]), SCHEDULES["cosine"], 2.0, interval=interval)
 
 
+@pytest.mark.extended
 @with_scale
 def test_a_scale_may_be_a_schedule_of_t_or_one_a_sample(name):
     case = GUIDANCES[name]
@@ -302,6 +309,7 @@ def test_a_scale_may_be_a_schedule_of_t_or_one_a_sample(name):
         np.testing.assert_allclose(a[1], b[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [name for name, case in GUIDANCES.items() if case.calls > 1])
 def test_half_of_the_channels_of_a_network_with_variance_is_guided(name):
     """Two channels of four: guidance acts on both of x0 and eps, and never on the variance (a fault of DiT's code)."""

@@ -41,6 +41,7 @@ def decoded(path):
         return np.stack([frame.to_ndarray(format="rgb24") for frame in content.decode(video=0)])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "3", "g": "4"}])
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "mov"])
 def test_frames_are_those_that_pyav_decodes(tmp_path, ending, options):
@@ -64,6 +65,7 @@ def test_frames_are_those_that_pyav_decodes(tmp_path, ending, options):
 FRAGMENTED = {"movflags": "frag_keyframe+empty_moov"}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("ending", "codec", "options"),
     [("webm", "libvpx", {}), ("mkv", "libx264", {}), ("avi", "libx264", {}), ("mp4", "libx264", FRAGMENTED)],
@@ -143,6 +145,7 @@ def bound(port):
     return any(f":{port:04X} " in line for line in open("/proc/net/udp"))
 
 
+@pytest.mark.extended
 def test_a_session_in_the_place_of_a_film_binds_no_port(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
     port = free_port()
@@ -166,6 +169,7 @@ def test_a_session_in_the_place_of_a_film_binds_no_port(tmp_path, monkeypatch):
     assert not any(seen)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("text", [
     "ffconcat version 1.0\nfile '{film}'\n", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{film}\n#EXT-X-ENDLIST\n",
     "concat:{film}", "http://127.0.0.1:9/a.mp4",
@@ -190,6 +194,7 @@ def test_the_child_can_open_nothing():
     assert done.stdout.split() == ["24", "24"]
 
 
+@pytest.mark.extended
 def test_one_child_decodes_many_films(film):
     clips.properties(film)
     first = child().pid
@@ -198,6 +203,7 @@ def test_one_child_decodes_many_films(film):
     assert child().pid == first
 
 
+@pytest.mark.extended
 def test_a_child_that_is_killed_starts_anew(film):
     clips.properties(film)
     first = child()
@@ -206,6 +212,7 @@ def test_a_child_that_is_killed_starts_anew(film):
     assert len(clips.properties(film).times) == 9 and child().pid != first.pid
 
 
+@pytest.mark.extended
 def test_a_child_that_dies_at_a_film_is_an_error_of_that_film_alone(film, monkeypatch):
     clips.properties(film)
     first = child()
@@ -273,6 +280,7 @@ def test_what_the_child_answers(film):
             film_child._received(ours)
 
 
+@pytest.mark.extended
 def test_a_child_is_not_shared_with_a_forked_process(film):
     clips.properties(film)
     before = child().pid
@@ -290,6 +298,7 @@ def test_a_child_is_not_shared_with_a_forked_process(film):
     assert len(clips.read(film, np.arange(9))) == 9 and child().pid == before
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("limit", ["-t 50", "-d 524288"])  # seconds, KiB
 def test_films_are_read_under_a_hard_limit_of_the_machine(film, monkeypatch, limit):
     """Login nodes have one of CPU seconds, which an ordinary user cannot raise."""
@@ -329,6 +338,7 @@ def test_the_frames_of_a_large_film_are_not_read_for_their_times(tmp_path):
         assert said["stamps"] == [packet.pts for packet in film.demux(video=0) if packet.size]
 
 
+@pytest.mark.extended
 def test_small_films_declare_no_giant_frames(tmp_path):
     """A film of some kilobytes, whose frames have 8 times the pixels that a small file may declare."""
     with av.open(str(tmp_path / "a.mkv"), "w") as made:
@@ -344,6 +354,7 @@ def test_small_films_declare_no_giant_frames(tmp_path):
         clips.properties(tmp_path / "a.mkv")
 
 
+@pytest.mark.extended
 def test_threads_take_turns(film):
     errors = []
 

@@ -33,6 +33,7 @@ def test_small_shapes_keep_their_colours_on_a_large_paper(tmp_path):
         np.testing.assert_array_equal(np.asarray(film.convert("RGB")), few[0])  # 256 colours are exact
 
 
+@pytest.mark.extended
 def test_every_cut_of_an_animation_is_an_error(animation):
     assert len(clips.properties(animation, "a.gif").times) == 24
     for size in range(1, len(animation), 7):

@@ -143,6 +143,7 @@ def test_what_counts_as_opening_a_file(source, calls):
     assert openings(source) == calls
 
 
+@pytest.mark.extended
 def test_no_reader_opens_a_file_by_itself():
     by_module = {
         path.relative_to(ROOT).as_posix(): openings(path.read_text()) for path in (*library_files(), *example_files())

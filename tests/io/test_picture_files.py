@@ -194,6 +194,7 @@ def test_every_spelling_of_opening_is_found(code):
     assert opens(ast.parse("path.open()\nopen(p)\nimage_sets.open_set(p)")) == []
 
 
+@pytest.mark.extended
 def test_pictures_are_opened_in_one_function_alone():
     found = {}
     for folder in PROGRAMS:

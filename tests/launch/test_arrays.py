@@ -48,6 +48,7 @@ def job(*argv: str) -> dict:
     return json.loads(json.dumps(kubernetes_array.manifest(*kubernetes_array.parse([*PODS, *argv]))))
 
 
+@pytest.mark.extended
 def test_a_task_of_slurm_runs_the_run_of_its_index(tmp_path):
     done = execute(tmp_path, "--cpus-per-task=3", "--", sys.executable, "-c", TASK, *HARD)
     assert done.returncode == 0, done.stderr
@@ -74,6 +75,7 @@ def test_what_slurm_is_told(argv, line):
     assert f"#SBATCH {line}" in sbatch(*argv, "--", "x").splitlines()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "status, state, restarts, requeued",
     [
@@ -193,6 +195,7 @@ def test_the_job_is_one_that_kubernetes_takes():
         assert rule["action"] in ("FailIndex", "Ignore") and len(rule) == 2
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "argv",
     [

@@ -114,6 +114,7 @@ def test_structure(argv):
     assert schema.errors(jobset) == []
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "change, error",
     [

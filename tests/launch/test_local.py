@@ -58,6 +58,7 @@ def exists(pid: int) -> bool:
     return not state.startswith("Z") and state != ""
 
 
+@pytest.mark.extended
 def test_each_process_is_told_its_place(tmp_path):
     done = launch(
         tmp_path,
@@ -82,11 +83,13 @@ def test_each_process_is_told_its_place(tmp_path):
     }
 
 
+@pytest.mark.extended
 def test_a_process_is_told_how_it_was_launched(tmp_path):
     done = launch(tmp_path, "import os; print(os.environ['DIFFUSION_LAUNCHER'])", "--processes=1", "--grace=7")
     assert done.stdout.strip() == "[0] diffusion launch local --processes=1 --grace=7 --"
 
 
+@pytest.mark.extended
 def test_output_keeps_its_stream_and_its_lines(tmp_path):
     done = launch(
         tmp_path,
@@ -103,6 +106,7 @@ def test_output_keeps_its_stream_and_its_lines(tmp_path):
     assert sorted(done.stderr.splitlines()) == ["[0] warning of 0", "[1] warning of 1"]
 
 
+@pytest.mark.extended
 def test_a_failure_ends_the_others_and_is_shown(tmp_path):
     began = time.monotonic()
     done = launch(
@@ -147,6 +151,7 @@ def test_the_error_of_the_first_to_fail_comes_last(tmp_path):
     assert done.stderr.count("[1] a consequence") == 100
 
 
+@pytest.mark.extended
 def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
     began = time.monotonic()
     done = launch(
@@ -171,6 +176,7 @@ def test_a_process_that_ignores_sigterm_is_killed(tmp_path):
     assert not exists(int(done.stdout.split()[-1]))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_signals_are_passed_on_and_processes_may_finish(tmp_path, number):
     running = start(
@@ -194,6 +200,7 @@ def test_signals_are_passed_on_and_processes_may_finish(tmp_path, number):
     assert running.returncode == 0
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
 def test_a_warning_is_passed_on_however_often_it_comes(tmp_path, number):
     running = start(
@@ -217,6 +224,7 @@ def test_a_warning_is_passed_on_however_often_it_comes(tmp_path, number):
     running.communicate()
 
 
+@pytest.mark.extended
 def test_a_second_signal_kills(tmp_path):
     running = start(
         tmp_path,
@@ -243,6 +251,7 @@ def ended(pids, seconds=300) -> bool:
     return not any(exists(pid) for pid in pids)
 
 
+@pytest.mark.extended
 def test_none_outlives_a_launcher_that_is_killed(tmp_path):
     """Nor do their children, whom no parent-death signal of theirs would reach."""
     running = start(
@@ -282,6 +291,7 @@ def test_a_launcher_killed_while_it_starts_a_process_leaves_none(tmp_path):
     assert running.returncode == -signal.SIGKILL
 
 
+@pytest.mark.extended
 def test_the_guard_spares_a_group_that_ended(tmp_path):
     """Its number may be another's by then."""
     guard = Guard()
@@ -295,11 +305,13 @@ def test_the_guard_spares_a_group_that_ended(tmp_path):
     spared.wait()
 
 
+@pytest.mark.extended
 def test_a_missing_program_is_named(tmp_path, capfd):
     assert local.main(["--", "no-such-program-of-ours", "x"]) == 127
     assert "no-such-program-of-ours" in capfd.readouterr().err
 
 
+@pytest.mark.extended
 def test_a_program_is_missing_also_where_a_folder_of_path_may_not_be_entered(tmp_path, capfd, monkeypatch):
     """The error of the start is then EACCES, as of a file that may not be executed, which stays 126."""
     closed = tmp_path / "closed"
@@ -363,6 +375,7 @@ jax.distributed.initialize(os.environ["DIFFUSION_COORDINATOR"], int(os.environ["
 """
 
 
+@pytest.mark.extended
 def test_two_real_processes_of_jax_distributed(tmp_path):
     done = launch(
         tmp_path,
@@ -383,6 +396,7 @@ os.write(1, f"\\n{line}\\n".encode())  # at once and as a line: Gloo writes to s
     ]
 
 
+@pytest.mark.extended
 def test_a_job_whose_member_fails_does_not_hang(tmp_path):
     began = time.monotonic()
     done = launch(

@@ -76,6 +76,7 @@ def message(done: subprocess.CompletedProcess) -> list:
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
 
 
+@pytest.mark.extended
 def test_each_task_is_told_its_place_and_gets_the_command_unchanged(tmp_path):
     done = execute(
         tmp_path,
@@ -103,12 +104,14 @@ def test_each_task_is_told_its_place_and_gets_the_command_unchanged(tmp_path):
     assert options == ["--kill-on-bad-exit=1", "--label", "--cpus-per-task=3"]
 
 
+@pytest.mark.extended
 def test_a_task_keeps_all_its_gpus(tmp_path):
     # Else JAX, which recognises SLURM, would take one GPU for a process, whatever the coordinator's variables say.
     done = execute(tmp_path, "--gpus-per-node=8", "--", sys.executable, "-c", TASK)
     assert message(done)[0][1]["JAX_LOCAL_DEVICE_IDS"] == "0,1,2,3,4,5,6,7"
 
 
+@pytest.mark.extended
 def test_without_gpus_jax_is_left_alone(tmp_path):
     done = execute(tmp_path, "--", sys.executable, "-c", TASK)
     assert done.returncode == 0, done.stderr
@@ -116,6 +119,7 @@ def test_without_gpus_jax_is_left_alone(tmp_path):
     assert "--label" not in done.stdout
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "status, state, requeued",
     [
@@ -134,6 +138,7 @@ def test_a_run_that_saved_is_requeued_and_no_other(tmp_path, status, state, requ
     assert ("requeued 1234567" in done.stdout) == requeued
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("restarts, requeued", [(None, True), (0, True), (2, True), (3, False), (4, False)])
 def test_requeues_come_to_an_end(tmp_path, restarts, requeued):
     done = execute(tmp_path, "--max-requeues=3", "--", "bash", "-c", "exit 143", restarts=restarts)

@@ -39,6 +39,7 @@ def gcloud(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("directory", ["my code", "~/my code", None, "absolute"])
 def test_hosts_get_the_command_unchanged(gcloud, capfd, directory):
     folder = gcloud / "home" / ("" if directory is None else "my code")
@@ -63,6 +64,7 @@ def test_hosts_get_the_limits_that_are_set_here(gcloud, capfd, monkeypatch):
     }
 
 
+@pytest.mark.extended
 def test_a_dry_run_is_the_line_that_runs(gcloud, capfd):
     assert tpu.main([*POD, "--dry-run", "--", sys.executable, "-c", TASK, *HARD]) == 0
     line = capfd.readouterr().out
@@ -90,6 +92,7 @@ def test_dry_run_runs_nothing(capsys, monkeypatch, tmp_path):
     ]
 
 
+@pytest.mark.extended
 def test_the_exit_status_is_passed_on(gcloud, capfd):
     assert tpu.main([*POD, "--", "bash", "-c", "exit 7"]) == 7
     assert tpu.main([*POD, "--directory=nowhere", "--", "echo", "ran"]) == 1
@@ -103,6 +106,7 @@ def test_without_gcloud_it_says_what_to_do(capsys, monkeypatch, tmp_path):
     assert "--dry-run" in capsys.readouterr().err
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "argv, words",
     [

@@ -124,6 +124,7 @@ def check_laws(name, dtype, seed, share):
 lengths = given(seed=st.integers(0, 2**31 - 1), share=st.sampled_from([0.0, 1e-7, 1e-4, 0.01]) | st.floats(0.05, 1))
 
 
+@pytest.mark.extended
 @members
 @lengths
 def test_laws_in_float32(name, seed, share):
@@ -167,6 +168,7 @@ def slopes(name):
     return at
 
 
+@pytest.mark.extended
 @members
 def test_where_points_meet_and_on_the_cut_locus(name):
     """Derivatives are finite, log picks a shortest geodesic, and the pair is refused by name."""
@@ -183,6 +185,7 @@ def test_where_points_meet_and_on_the_cut_locus(name):
         assert np.all(np.isinf(left["itself"]))
 
 
+@pytest.mark.extended
 @members
 def test_points_off_the_manifold_are_refused(name):
     case = CASES[name]

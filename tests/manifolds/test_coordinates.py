@@ -18,6 +18,7 @@ def f32(a):
     return jnp.asarray(a, jnp.float32)
 
 
+@pytest.mark.extended
 def test_the_simplex_projects_by_leaving_out_what_is_negative():
     simplex = manifolds.simplex(2)
     np.testing.assert_allclose(
@@ -49,6 +50,7 @@ def test_the_simplex_projects_by_leaving_out_what_is_negative():
         manifolds.simplex(0)
 
 
+@pytest.mark.extended
 def test_symmetric_matrices_have_an_orthonormal_basis_and_are_projected_by_their_eigenvalues():
     for n in (2, 3):
         space = manifolds.positive_definite(n)
@@ -103,6 +105,7 @@ def test_flat_space_and_angles_are_what_they_are():
     circle.check(np.array([3.1], np.float32))
 
 
+@pytest.mark.extended
 def test_the_hyperboloid_has_the_metric_of_minkowski():
     space = manifolds.lorentz(2)
     u = RNG.normal(size=(4, 2))
@@ -141,6 +144,7 @@ def harmonics(n, theta, v, terms=400):
     return np.log(terms.sum(-1)) - (np.log(2) + (n + 1) / 2 * np.log(np.pi) - math.lgamma((n + 1) / 2))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("n", [2, 3, 4, 5])
 @pytest.mark.parametrize("v", [0.2, 0.6, 1.0, 1.4, 4.0])
 def test_the_heat_kernel_of_a_sphere_is_its_series(n, v):

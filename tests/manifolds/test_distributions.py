@@ -68,6 +68,7 @@ def test_the_wrapped_normal_of_a_torus_is_the_product_of_sums_over_wraps(scale):
     assert np.exp(found).mean() * (2 * np.pi) ** 2 == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("scale", [1.5, *slow(0.3)])
 def test_a_wrapped_normal_of_the_simplex_sums_the_reflections_at_its_faces(scale):
     """On p = (sin^2 a, cos^2 a) it is the normal of the angle 2 a, folded at 0 and pi: by the sum over its images."""
@@ -80,6 +81,7 @@ def test_a_wrapped_normal_of_the_simplex_sums_the_reflections_at_its_faces(scale
     np.testing.assert_allclose(np.exp(normal.log_density(jnp.asarray(p, jnp.float32))), exact, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_wrapped_normal_of_positive_definite_matrices_integrates_to_one():
     """Over the three entries of a 2 x 2 matrix, whose volume element is 2^(1/2) det(P)^(-3/2)."""
     spd = manifolds.positive_definite(2)
@@ -105,6 +107,7 @@ COMPACT = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["so3", *slow("torus(2)", "sphere(2)", "simplex(2)")])
 def test_uniform_draws(name):
     """Their first two moments; and the mean of a density over them is 1 / volume."""
@@ -151,6 +154,7 @@ MEMBERS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", ["so3", *slow("sphere(2)", "poincare(2)", "lorentz(2)", "positive_definite(2)", "se3")]
 )
@@ -178,6 +182,7 @@ def test_wrapped_draws_have_the_moments_of_the_tangent_normal(name):
         np.testing.assert_allclose(a[0], b[3], atol=1e-6)
 
 
+@pytest.mark.extended
 def test_a_product_takes_a_scale_for_each_factor():
     se3 = manifolds.se3()
     mean = (np.eye(3), np.zeros(3))

@@ -106,6 +106,7 @@ def test_draws_have_the_mean_of_the_first_eigenfunction(name):
 FROM_THE_ANTIPODE = np.array([0.0, 0.002, 0.01, 0.05, 0.2, 0.6])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "n", [pytest.param(2, marks=SLOW), 3, pytest.param(4, marks=SLOW), pytest.param(5, marks=SLOW)]
 )
@@ -185,6 +186,7 @@ def test_a_sphere_of_too_few_or_too_many_dimensions_is_refused():
             heat_kernels.sphere(dimension)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["so3", "torus"])
 def test_both_forms_of_a_kernel_hold_in_float64(name):
     """Density and slope at every distance, on both sides of where the form changes: so much that no term is missing."""

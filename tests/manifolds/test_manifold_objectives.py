@@ -92,6 +92,7 @@ def standing_for(manifold, x, u):
     return jax.vmap(one)(x, u)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [name if name == "simplex(3)" else pytest.param(name, marks=SLOW) for name in ARRAYS])
 def test_the_flow_of_every_manifold_has_its_optimum(name):
     """Paths from x_1 to the point have the velocity -log(x_t, point) / t, and a field at rest loses its square."""
@@ -110,6 +111,7 @@ def test_the_flow_of_every_manifold_has_its_optimum(name):
     np.testing.assert_allclose(still, squared, rtol=2e-3)
 
 
+@pytest.mark.extended
 def test_a_flow_to_the_corners_of_the_simplex_learns_where_they_are():
     """Of one-hot data: the loss at rest is the squared distance, and numbers of size one cost no more near a face."""
     manifold = simplex(2)

@@ -62,6 +62,7 @@ def wrapped(angle, variance):
     return terms.sum(-1), (-turns / variance * terms).sum(-1)
 
 
+@pytest.mark.extended
 def test_a_diffused_point_of_the_torus_is_a_wrapped_normal():
     kernel = heat_kernels.torus(2)
     mean = np.array([0.5, -2.0])

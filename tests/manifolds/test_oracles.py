@@ -82,6 +82,7 @@ def test_the_sphere_is_the_great_circle():
     assert sphere.volume == pytest.approx(2 * math.pi**2)
 
 
+@pytest.mark.extended
 def test_the_two_models_of_hyperbolic_space_are_isometric():
     ball, sheet = manifolds.poincare(3), manifolds.lorentz(3)
     there = manifolds.poincare_to_lorentz
@@ -181,6 +182,7 @@ def test_hyperbolic_space_far_from_its_origin():
             assert float(jax.jit(m.log_volume_change)(x, w)) == pytest.approx(200 - math.log(400), rel=1e-6)
 
 
+@pytest.mark.extended
 def test_a_geodesic_of_se3_turns_and_moves_independently():
     se3 = manifolds.se3()
     turn = Rotation.from_rotvec([0, 0, 1.2])

@@ -42,6 +42,7 @@ VALUES = {"exp": (X, V), "log": (X, Y), "project": (X,), "tangent": (X, W), "lif
 SUMS = {"inner": (X, V, W), "log_volume_change": (X, V)}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", VALUES)
 def test_points_and_vectors_are_those_of_the_factors(name):
     arguments = VALUES[name]

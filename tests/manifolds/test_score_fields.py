@@ -104,6 +104,7 @@ def test_the_divergence_is_that_of_flat_space():
     np.testing.assert_allclose(trace, 2 * x[:, 0] * x[:, 1] + 3, rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_divergence_on_the_sphere_is_that_of_laplaces_eigenfunction():
     exact = jax.jit(exact_divergence(), static_argnums=(0, 1))
     sphere = manifolds.sphere(2)

@@ -19,6 +19,7 @@ def shapes(function, *arguments):
     return [leaf.shape for leaf in jax.tree.leaves(jax.eval_shape(function, *arguments))]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("name", CASES)
 def test_functions_keep_the_batch_of_their_points(name, batch):

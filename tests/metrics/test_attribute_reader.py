@@ -52,6 +52,7 @@ def test_a_picture_is_read_alone_as_among_others(pictures, reader):
     assert attribute_reader.features(reader, images[:0]).shape == (0, attribute_reader.DIM)
 
 
+@pytest.mark.extended
 def test_it_is_trained_once_and_kept(beginner, tmp_path):
     reader, _ = beginner
     made = []
@@ -63,6 +64,7 @@ def test_it_is_trained_once_and_kept(beginner, tmp_path):
     assert attribute_reader.cached("a", lambda: reader, tmp_path).digest == reader.digest
 
 
+@pytest.mark.extended
 def test_what_is_read_is_the_class_of_the_largest_product_with_the_last_layer(beginner):
     reader, _ = beginner
     images = np.random.default_rng(1).integers(0, 256, (3, 8, 8, 3)).astype(np.uint8)
@@ -77,6 +79,7 @@ def test_what_is_read_is_the_class_of_the_largest_product_with_the_last_layer(be
             np.testing.assert_array_equal(found[name], np.argmax(row) if bias else scores.argmax(1))
 
 
+@pytest.mark.extended
 def test_a_shift_refuses_the_share_of_pictures_that_it_was_set_for(beginner):
     """Margins by hand; after the shift by their quantile of order 0.9, one picture in ten is of the class."""
     reader, _ = beginner
@@ -116,6 +119,7 @@ def gelu(x):
     return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
+@pytest.mark.extended
 def test_the_layers_are_patches_convolutions_and_what_is_where():
     """Against SciPy's correlations: the kernels' rows are the 3 x 3 neighbours, then the channels."""
     rng = np.random.default_rng(0)

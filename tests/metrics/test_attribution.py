@@ -42,6 +42,7 @@ def computed():
     return w, jax.jit(lambda rows: jax.lax.map(of, rows))(jnp.arange(EXAMPLES + 5))
 
 
+@pytest.mark.extended
 def test_scores_are_the_changes_of_the_loss_when_an_example_is_left_out(computed):
     w, found = computed
     queries = np.arange(EXAMPLES, EXAMPLES + 5)
@@ -68,6 +69,7 @@ def test_exact_gradients_give_the_leverage_formula(computed):
     assert min(np.corrcoef(a, b)[0, 1] for a, b in zip(scores, true)) > 0.995
 
 
+@pytest.mark.extended
 def test_the_sketch_keeps_inner_products():
     rng = np.random.default_rng(3)
     trees = [{"a": jnp.asarray(rng.standard_normal((40, 30))), "b": jnp.asarray(rng.standard_normal(50))} for _ in "ab"]

@@ -49,6 +49,7 @@ def test_the_radius_of_gyration_of_a_rod():
     assert backbone_geometry.radius_of_gyration(rod) == pytest.approx(5 * np.sqrt(99 / 12))
 
 
+@pytest.mark.extended
 def test_secondary_structure_and_torsions_of_known_chains():
     helix, strand, loop = (-62.0, -43.0), (-119.0, 125.0), (-80.0, 70.0)
     both = chain(*[strand] * 8, *[loop] * 3, *[helix] * 12)

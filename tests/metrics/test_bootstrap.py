@@ -50,6 +50,7 @@ def test_interval_of_a_mean_covers_the_truth():
     assert np.mean((values >= low) & (values <= high)) == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.extended
 def test_recentring_repairs_the_bias_of_a_frechet_distance():
     """The mean distance of fresh samples of N is covered with recentring, and missed without."""
     rng = np.random.default_rng(0)

@@ -43,6 +43,7 @@ def test_words_of_captions():
     assert caption_retrieval.bags(["very, very red", "blue"], words).tolist() == [[1, 2], [0, 0]]
 
 
+@pytest.mark.extended
 def test_two_steps_of_training_know_all_words_and_put_pictures_on_the_sphere():
     """A batch is no larger than the set; what is known of a caption does not depend on its other pictures."""
     images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3)).astype(np.uint8)

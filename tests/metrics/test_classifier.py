@@ -60,6 +60,7 @@ def test_recognises_98_percent_of_real_test_digits():
     assert (classifier.predict(net, images) == labels).mean() >= 0.975
 
 
+@pytest.mark.extended
 def test_other_shapes_and_uneven_batches(bars, small):
     images, labels = bars
     assert (classifier.predict(small, images) == labels).mean() > 0.9
@@ -69,6 +70,7 @@ def test_other_shapes_and_uneven_batches(bars, small):
     assert classifier.predict(small, images[:0]).shape == (0,)
 
 
+@pytest.mark.extended
 def test_no_image_is_dropped_beyond_a_chunk(bars, small):
     images = np.resize(bars[0], (classifier._CHUNK + 1, *bars[0].shape[1:]))
     features = classifier.features(small, images)
@@ -76,6 +78,7 @@ def test_no_image_is_dropped_beyond_a_chunk(bars, small):
     np.testing.assert_allclose(features[-1], classifier.features(small, images[-1:])[0], atol=1e-5)
 
 
+@pytest.mark.extended
 def test_what_dropout_keeps_stands_for_what_it_drops(bars, small, monkeypatch):
     """With nothing dropped by lot, hidden numbers over 1 - rate, and the cross entropy of labels that are smoothed."""
     images, labels = bars
@@ -88,11 +91,13 @@ def test_what_dropout_keeps_stands_for_what_it_drops(bars, small, monkeypatch):
     np.testing.assert_allclose(found, -(target * log_p).sum(1).mean(), rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_a_seed_fixes_the_classifier(bars):
     train = lambda seed: classifier.train(*bars, seed=seed, steps=3)
     assert train(1).digest == train(1).digest != train(2).digest
 
 
+@pytest.mark.extended
 def test_kept_in_a_file_by_data_and_seed(bars, quick, tmp_path):
     images, labels = bars
     first = classifier.cached(images, labels, folder=tmp_path)

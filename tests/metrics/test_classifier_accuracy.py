@@ -25,6 +25,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(classifier, "_in_memory", {})
 
 
+@pytest.mark.extended
 def test_samples_teach_what_their_labels_say(tmp_path):
     samples, labels = bars(64, 0)
     test_images, test_labels = bars(50, 1)

@@ -33,6 +33,7 @@ def encoder(tmp_path_factory, params):
     return folder
 
 
+@pytest.mark.extended
 def test_a_record_of_clips_is_the_distance_of_their_features_and_is_measured_again(
     tmp_path, monkeypatch, encoder, params
 ):

@@ -61,6 +61,7 @@ def files(tmp_path, monkeypatch):
     return tmp_path, images
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", encoder_protocols.PROTOCOLS)
 def test_a_protocol_is_of_a_network_with_its_features(name):
     protocol = encoder_protocols.PROTOCOLS[name]
@@ -90,6 +91,7 @@ def test_pictures_are_prepared_as_by_pillow():
     np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
 
 
+@pytest.mark.extended
 def test_figures_are_those_of_the_networks_features(files, encoder):
     folder, images = files
     metrics = ("fid", "kid", "pr", "dc", "cmmd", "mind")
@@ -121,6 +123,7 @@ def test_figures_are_those_of_the_networks_features(files, encoder):
     assert not records.verify(folder / "result.json")
 
 
+@pytest.mark.extended
 def test_another_network_is_refused_by_the_first_tensor_that_differs(files, encoder, tmp_path):
     wider = NETWORK.clone(hidden=96)
     interchange.save(tmp_path / "wider", wider, made(wider))
@@ -152,6 +155,7 @@ def test_a_single_file_holds_the_network_of_its_folder(encoder):
     assert one.digest == two.digest
 
 
+@pytest.mark.extended
 def test_statistics_for_other_programs_and_of_other_programs(files, encoder, space):
     folder, _ = files
     request = comparison.Request(reference=f"{folder}/b.npz", protocol="tiny", encoder=str(encoder))
@@ -198,6 +202,7 @@ def test_pickles_that_hold_no_statistics_are_refused(tmp_path, table, message):
         statistics.read(tmp_path / "a.pkl")
 
 
+@pytest.mark.extended
 def test_statistics_of_another_space_are_refused(files, space):
     folder, _ = files
     np.savez(folder / "inception.npz", mu=np.zeros(2048), sigma=np.eye(2048))

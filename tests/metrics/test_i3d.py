@@ -55,6 +55,7 @@ def test_a_block_is_a_correlation_a_norm_and_a_maximum():
     np.testing.assert_allclose(found, np.concatenate(expected, -1), atol=1e-5)
 
 
+@pytest.mark.extended
 def test_a_batch_norm_is_folded(tensors):
     name = "Mixed_3b.b0"
     params = i3d.fold(tensors)

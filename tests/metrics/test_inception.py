@@ -75,6 +75,7 @@ def test_every_tap_equals_the_network_in_numpy(made, params, size):
         assert distance(values, expected[tap]) < WITHIN[tap][0], tap
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("size", SIZES)
 def test_every_tap_equals_pytorch_fid_with_made_up_weights(params, size):
     found = inception.features(params, images(*size), inception.TAPS)
@@ -92,6 +93,7 @@ def test_the_network_has_the_published_number_of_parameters(made):
     assert ours == 21_802_784 and len(inception_weights.CONVOLUTIONS) == 94
 
 
+@pytest.mark.extended
 def test_shapes_at_the_published_size(params):
     found = jax.eval_shape(lambda x: inception.features(params, x, inception.TAPS), jnp.zeros((3, 299, 299, 3)))
     assert {tap: value.shape for tap, value in found.items()} == {
@@ -107,6 +109,7 @@ def test_average_pool_leaves_the_padding_out(size):
     np.testing.assert_allclose(inception._average_pool(np.ones_like(x)), 1, rtol=1e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(7, 7), (8, 8), (3, 10)])
 def test_max_pool(size, stride):
@@ -115,6 +118,7 @@ def test_max_pool(size, stride):
     np.testing.assert_array_equal(inception._max_pool(x, stride), expected.astype(np.float32))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("kernel", "stride", "pad"), [
     ((1, 1), 1, True), ((3, 3), 1, True), ((5, 5), 1, True), ((1, 7), 1, True), ((7, 1), 1, True),
     ((3, 3), 1, False), ((3, 3), 2, False),
@@ -132,6 +136,7 @@ def test_convolution(kernel, stride, pad):
         np.testing.assert_allclose(found, np.maximum(expected, 0), atol=2e-5)
 
 
+@pytest.mark.extended
 def test_batches_are_filled_up_without_changing_a_feature(params):
     x = images(75, 75, 5)
     pairs = inception.extract(params, x, inception.TAPS, batch_size=2)
@@ -143,6 +148,7 @@ def test_batches_are_filled_up_without_changing_a_feature(params):
         np.testing.assert_array_equal(last[tap][0], pairs[tap][4])
 
 
+@pytest.mark.extended
 def test_images_are_prepared_batch_by_batch(params):
     seen = []
 

@@ -94,6 +94,7 @@ def expected(tensors):
 REWRITTEN = ("pytorch-fid, stream", "TorchScript, wrapped", "safetensors, pytorch-fid")  # another form's tensors
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("form", [pytest.param(n, marks=pytest.mark.slow if n in REWRITTEN else ()) for n in FORMS])
 def test_each_form_gives_the_same_tensors_and_digest(form, tensors, expected, tmp_path):
     FORMS[form](tmp_path / "file", tensors)
@@ -104,12 +105,14 @@ def test_each_form_gives_the_same_tensors_and_digest(form, tensors, expected, tm
         np.testing.assert_array_equal(found.tensors[name], tensors[name])
 
 
+@pytest.mark.extended
 def test_a_copy_without_the_last_layer_is_the_same_network(tensors, expected, tmp_path):
     safetensors.numpy.save_file({k: v for k, v in tensors.items() if not k.startswith("output")}, tmp_path / "file")
     found = inception_weights.read(tmp_path / "file")
     assert found.digest == expected[0] and found.logits_digest is None and len(found.tensors) == 376
 
 
+@pytest.mark.extended
 def test_what_is_saved_is_read_as_it_was(tensors, tmp_path):
     weights = inception_weights._weights(tensors)
     inception_weights.save(tmp_path / "copy.safetensors", weights)
@@ -155,6 +158,7 @@ def test_what_is_no_such_file_is_refused(content, tmp_path):
         inception_weights.read(tmp_path / "file")
 
 
+@pytest.mark.extended
 def test_a_truncated_file_is_refused(tensors, tmp_path):
     for form in ("pytorch-fid, zip", "pytorch-fid, stream", "safetensors"):
         FORMS[form](tmp_path / "file", tensors)
@@ -164,6 +168,7 @@ def test_a_truncated_file_is_refused(tensors, tmp_path):
             inception_weights.read(tmp_path / "file")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("change", "words"), [
     ({"Mixed_5b.branch1x1.bn.weight": np.full(64, 1.1, np.float32)}, "torchvision's Inception has one"),
     ({"Mixed_5b.branch1x1.conv.weight": np.zeros((64, 192, 3, 3), np.float32)}, r"\[64, 192, 3, 3\]\. Valid: float32"),
@@ -253,6 +258,7 @@ def test_a_tensor_that_is_larger_than_its_storage_is_refused(tensor, tmp_path, l
         read_pickle(tmp_path / "file", writer.dictionary({"a": writer.tensor("0", **described)}))
 
 
+@pytest.mark.extended
 def test_compressed_tensors_are_refused_before_they_grow(tmp_path, little_memory):
     body = writer.whole(writer.dictionary({"a": writer.tensor("0", "float32", (2, 3))}))
     zeros = bytes(2**22)
@@ -288,6 +294,7 @@ def test_a_huge_file_is_not_read(tmp_path, little_memory):
         torch_files.read(tmp_path / "file")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("body", [
     b"r\xff\xff\xff\x7f}",  # a memo of 2^31 places
     b"\x8e" + struct.pack("<Q", 2**62),  # bytes without end

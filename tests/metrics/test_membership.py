@@ -34,6 +34,7 @@ def areas(attack, centres, spread):
     return detection.auroc(scores[:80], scores[80:])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ATTACKS)
 def test_a_memorised_mixture_gives_its_members_away(name):
     assert areas(ATTACKS[name], MEMBERS, 0.02)["value"] > 0.97

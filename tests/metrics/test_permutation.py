@@ -50,6 +50,7 @@ def test_row_i_of_a_pair_takes_the_place_of_row_i():
     assert swapped == pytest.approx(0.5, abs=0.15)
 
 
+@pytest.mark.extended
 def test_where_nothing_differs_five_in_a_hundred_are_below_five_percent():
     rng = np.random.default_rng(1)
     result = [

@@ -96,6 +96,7 @@ def test_a_score_and_peoples_choices_are_those_of_the_cosine(name, per_cosine, m
     assert chosen[0] == pytest.approx(np.exp(12) / (np.exp(12) + np.exp(20)), rel=1e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("filter_", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_siglips_score_is_a_probability(filter_, tmp_path):
     vision = SigLIP(size=16, patch=8, **SMALL)
@@ -168,6 +169,7 @@ def test_rewards_are_float32_in_either_compute_type(dtype, within):
     np.testing.assert_allclose(rewards[1], rewards[0], rtol=within, atol=within)
 
 
+@pytest.mark.extended
 def test_other_weights_are_one_sentence(clip, tmp_path):
     with pytest.raises(ValueError, match=r"'hpsv2' needs weights: HPS_v2_compressed\.pt"):
         picture_scores.SCORES["hpsv2"](Source())

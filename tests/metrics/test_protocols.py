@@ -46,6 +46,7 @@ def test_a_byte_survives_the_scale_of_the_model():
     np.testing.assert_array_equal(protocols.to_bytes(PROTOCOLS["edm"].rounding, x), to_uint8(x))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, scaled", [
     ("adm", [-1, 0, 127 / 128]), ("edm", [-1, 0, 127 / 128]), ("torch-fidelity", [-1, 0, 127 / 128]),
     ("clean-fid", [-1, 0, 127 / 128]), ("pytorch-fid", [-1, 1 / 255, 1]), ("tf-gan", [-1, 1 / 255, 1]),

@@ -59,6 +59,7 @@ def test_all_images_count(images):
     np.testing.assert_allclose(found.statistics.moments["main"].m2, m2, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dies_after", [1, 512, 1024])
 def test_a_killed_gathering_goes_on_bit_for_bit(images, tmp_path, monkeypatch, dies_after):
     monkeypatch.setattr(references, "SAVE_SECONDS", -1)

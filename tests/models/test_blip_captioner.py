@@ -49,12 +49,14 @@ def keys_of(number):
     return jax.random.split(jax.random.key(1), number)
 
 
+@pytest.mark.extended
 def test_its_logits_are_transformers(case, logits_of):
     expected = case.outputs["logits"]
     found = logits_of(case.inputs["ids"], case.inputs["images"])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.extended
 def test_the_likeliest_captions_are_transformers_one_picture_at_a_time(case, captioner):
     """The peer had them in one batch. The first one ends early."""
     images, expected = case.inputs["images"], case.outputs["likeliest"]
@@ -64,6 +66,7 @@ def test_the_likeliest_captions_are_transformers_one_picture_at_a_time(case, cap
     assert list(expected[0, 3:]) == [STOP] * 6 and STOP not in expected[1]
 
 
+@pytest.mark.extended
 def test_captions_continue_a_prompt_as_transformers_do(case, captioner):
     images = case.inputs["images"]
     found = generate(captioner, prompt=(5, 17))(images, keys_of(3))
@@ -71,6 +74,7 @@ def test_captions_continue_a_prompt_as_transformers_do(case, captioner):
     assert (found[:, 1:3] == [5, 17]).all() and (found == STOP).any(1).sum() == 2
 
 
+@pytest.mark.extended
 def test_a_prompt_goes_on_where_the_network_would_end(case, captioner):
     """Without a prompt the first caption is 12, 12 and the end; with 5 in the end's place it has more tokens."""
     images = case.inputs["images"][:1]
@@ -79,6 +83,7 @@ def test_a_prompt_goes_on_where_the_network_would_end(case, captioner):
     assert list(found[0, :4]) == [38, 12, 12, 5] and found[0, 4] != STOP
 
 
+@pytest.mark.extended
 def test_draws_come_from_the_likeliest_tokens_by_a_pictures_own_key(case, captioner, logits_of):
     """Each token again, from the logits of the whole caption: among those with 60 % of the probability."""
     images, keys = case.inputs["images"], keys_of(3)
@@ -94,6 +99,7 @@ def test_draws_come_from_the_likeliest_tokens_by_a_pictures_own_key(case, captio
     np.testing.assert_array_equal(program(images[order], keys[order]), found[order])
 
 
+@pytest.mark.extended
 def test_a_file_with_a_head_of_its_own_is_read_with_it(case, tmp_path, captioner):
     """Twice the table as head: logits less their bias are doubled. Written, it is the same file again."""
     folder = case.folder(tmp_path / "theirs")

@@ -47,6 +47,7 @@ def at(name):
     return apply, *arguments, apply(*arguments)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but("dit", "pixart", "u_vit, class", "unet, adm"))
 def test_shapes_and_types(name):
     """Outputs and parameters are float32 whatever the compute type."""
@@ -58,6 +59,7 @@ def test_shapes_and_types(name):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.extended
 @every
 def test_bad_calls_are_refused(name):
     backbone = BACKBONES[name]
@@ -218,6 +220,7 @@ def what_blocks_put_out(backbone, params, arguments):
     return [first(output) for *_, output in seen]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but("dit"))
 def test_features_are_what_the_blocks_put_out(name, at):
     """And the output beside them is the same, up to the rounding of another program's fusions."""
@@ -238,6 +241,7 @@ def test_features_are_what_the_blocks_put_out(name, at):
         backbone.module.apply({"params": params}, *arguments, features=(1, number + 1))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but("dit"))
 def test_features_that_nobody_requests_leave_no_trace(name):
     """An empty request lowers to the program without one, and a gradient through one block flows up to it alone."""

@@ -39,6 +39,7 @@ def test_the_sinusoids_of_both_clocks():
     np.testing.assert_allclose(found, [*np.sin(angle), *np.cos(angle)], atol=1e-3)
 
 
+@pytest.mark.extended
 def test_how_far_it_hears():
     """An output depends on the samples within the sum of the dilations, and on the frames above these."""
     net = DiffWave(8, 3, 3, mels=4, hop=4, shape=(32, 1))

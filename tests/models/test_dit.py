@@ -42,6 +42,7 @@ def build(**fields):
     return model, jax.tree.map(lambda s: jnp.asarray(0.3 * rng.normal(size=s.shape), jnp.float32), shapes)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "fields",
     [
@@ -71,6 +72,7 @@ def test_forward_pass_is_the_papers(fields):
         np.testing.assert_allclose(out[i], expected, atol=2e-4 * np.abs(expected).max())
 
 
+@pytest.mark.extended
 def test_output_is_zero_at_the_start():
     model = DiT(**SMALL)
     x, t, labels = inputs()
@@ -104,6 +106,7 @@ def published_parameters(width, depth, patch, channels=4, classes=1000):
     )
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("size", "width", "depth", "millions"),
     [
@@ -130,6 +133,7 @@ def test_published_sizes(size, width, depth, millions):
         assert round(count / 1e6) == expected
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("attention", ["xla", "matmul"])
 def test_forward_mode(attention):
     model, variables = build(attention=attention)
@@ -167,6 +171,7 @@ def test_remat_and_unrolling_change_nothing(options):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * jnp.abs(a).max())
 
 
+@pytest.mark.extended
 def test_remat_keeps_less():
     x, t, labels = inputs()
     kept = {}
@@ -177,6 +182,7 @@ def test_remat_keeps_less():
     assert kept["full"] < kept["narrow"] < kept["dots"] < kept["none"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("remat", ["full", pytest.param("elementwise", marks=pytest.mark.slow)])
 def test_unrolled_layers_are_parted_from_what_is_computed_again(remat):
     barriers = {}
@@ -203,6 +209,7 @@ def test_bfloat16_gradients_are_as_near_to_float32_as_those_of_flaxs_gelu(monkey
     assert ours < 1.02 * error()
 
 
+@pytest.mark.extended
 def test_bfloat16_is_close_and_keeps_float32_outside():
     model, variables = build()
     x, t, labels = inputs()
@@ -216,6 +223,7 @@ def test_bfloat16_is_close_and_keeps_float32_outside():
     assert 0 < error < 16 * 2**-8
 
 
+@pytest.mark.extended
 def test_bfloat16_sees_neighbouring_times():
     # 998 and 999 are one number in bfloat16.
     model, variables = build(dtype="bfloat16")
@@ -224,6 +232,7 @@ def test_bfloat16_sees_neighbouring_times():
     assert jnp.abs(one - other).max() > 1e-2
 
 
+@pytest.mark.extended
 def test_examples_do_not_see_each_other():
     model, variables = build()
     x, t, labels = inputs()
@@ -294,6 +303,7 @@ def test_presets():
         dit_preset("B/4", num_classes=10, nrom="rmsnorm")
 
 
+@pytest.mark.extended
 def test_a_second_time_has_an_embedding_of_its_own():
     """With the second's weights at zero it is the network of one time."""
     one, variables = build()
@@ -313,6 +323,7 @@ def test_a_second_time_has_an_embedding_of_its_own():
         one.apply(variables, x, (t, t), labels)
 
 
+@pytest.mark.extended
 def test_strength_and_interval_of_guidance_have_embeddings_of_their_own():
     """With weights at zero it is the network without; each of the three numbers changes the output alone."""
     plain, variables = build()

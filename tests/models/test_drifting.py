@@ -53,6 +53,7 @@ def test_outputs_are_the_authors(tmp_path):
     assert interchange.load(tmp_path / "ours")[0] == MODULE
 
 
+@pytest.mark.extended
 def test_codes_of_style_are_uniform_and_tell_nothing_of_the_noise():
     """Of 40,960 codes of 64 values: chi squared of 63 degrees of freedom, and no correlation with the number itself."""
     noise = jax.random.normal(jax.random.key(0), (1280, 8, 8, 1))
@@ -66,6 +67,7 @@ def test_codes_of_style_are_uniform_and_tell_nothing_of_the_noise():
     np.testing.assert_array_equal(drifting.styles_of(noise[5:6], 32, 64)[0], codes[5])
 
 
+@pytest.mark.extended
 def test_published_sizes_and_what_does_not_fit():
     size = lambda name: sum(
         leaf.size for leaf in jax.tree.leaves(folders.shapes_of(families.find("DitGen"), drifting_preset(name)))

@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffusion.models.feature_heads import FeatureHeads
 
 
+@pytest.mark.extended
 def test_a_logit_is_the_mean_over_the_positions_of_its_own_block():
     module = FeatureHeads(width=5)
     first, second = (jax.random.normal(jax.random.key(k), shape) for k, shape in enumerate([(3, 6, 4), (3, 2, 2, 8)]))

@@ -24,6 +24,7 @@ def variables():
     return {"params": backbones.parameters(backbones.Backbone(NETWORK, SHAPE, labels))}
 
 
+@pytest.mark.extended
 def test_a_chunk_hears_itself_and_earlier_ones(variables):
     apply = jax.jit(NETWORK.apply)
     before = apply(variables, X, T, LABELS)
@@ -35,6 +36,7 @@ def test_a_chunk_hears_itself_and_earlier_ones(variables):
         np.testing.assert_array_equal(heard, np.arange(FRAMES) >= frame // CHUNK * CHUNK)
 
 
+@pytest.mark.extended
 def test_a_rollout_by_what_is_kept_is_that_by_all_frames(variables):
     """The same clips from the same noise; a chunk costs less than half of the clip of three."""
     keys = jax.random.split(jax.random.key(0), 2)
@@ -67,6 +69,7 @@ def test_a_rollout_by_what_is_kept_is_that_by_all_frames(variables):
     assert part < 0.5 * whole, (part, whole)
 
 
+@pytest.mark.extended
 def test_frames_without_room_and_parts_of_a_chunk_do_not_pass_in_silence(variables):
     """A memory that is full would else lay new frames over its last ones."""
     memory = frame_memory.empty(NETWORK, (2, CHUNK, *SHAPE[1:]))

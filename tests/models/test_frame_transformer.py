@@ -38,6 +38,7 @@ def network():
     return jax.jit(lambda x, t, condition: module.apply(params, x, t, condition)), module, params
 
 
+@pytest.mark.extended
 def test_attention_is_the_published_algorithm():
     """Every line of algorithm 22, by loops over heads, residues and points in float64."""
     heads, channels, queries, values = 2, 3, 2, 3
@@ -75,6 +76,7 @@ def test_attention_is_the_published_algorithm():
     np.testing.assert_allclose(out, np.array(rows) @ p["out"]["kernel"] + p["out"]["bias"], atol=2e-5)
 
 
+@pytest.mark.extended
 def test_a_rigid_motion_moves_the_velocity_along():
     """Equivariance to 1e-5 under rotations; a translation of all changes nothing."""
     apply, *_ = network()
@@ -90,6 +92,7 @@ def test_a_rigid_motion_moves_the_velocity_along():
     assert np.abs(reflected - mirrored(u)).max() > 1e-2  # a mirror is no rigid motion: hands are told apart
 
 
+@pytest.mark.extended
 def test_a_whole_trajectory_moves_along():
     """Samples from turned noise are the turned samples, and stay centred."""
     schedule = schedules.rectified_flow()
@@ -107,6 +110,7 @@ def test_a_whole_trajectory_moves_along():
     manifold.check(ways[-1])
 
 
+@pytest.mark.extended
 def test_the_condition_and_the_place_in_the_chain_count():
     apply, *_ = network()
     x, t = frames(), np.float32([0.3, 0.9])

@@ -29,6 +29,7 @@ def count(module, family):
     return learned + (math.prod(positions.shape) if positions else 0)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks_have_the_published_number_of_parameters(name):
     family, _, network = name.partition(", ")
@@ -89,6 +90,7 @@ def test_one_number_of_heads_is_that_of_encoder_and_decoder():
             build(heads)
 
 
+@pytest.mark.extended
 def test_labels_beyond_the_null_class_give_nan():
     module = MaskDiT(2, 8, 1, 2, 3, 8, 1, 2)
     x, t, label = np.ones((4, 2, 2, 1), np.float32), np.ones(4, np.float32), np.int32([-1, 0, 3, 4])

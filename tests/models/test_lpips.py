@@ -47,6 +47,7 @@ def restated(params, x, stages):
     return features
 
 
+@pytest.mark.extended
 def test_features_and_distance_are_the_restatements():
     params = signed(parameters(SMALL))
     x, y = np.random.default_rng(2).uniform(-1, 1, (2, 2, 8, 8, 3)).astype(np.float32)

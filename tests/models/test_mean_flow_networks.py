@@ -68,6 +68,7 @@ def test_outputs_are_the_authors(name, tmp_path):
     assert np.abs(expected).max() > 0.05
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name == "pmfDiT" else pytest.mark.slow) for name in ORACLES]
 )
@@ -100,6 +101,7 @@ def test_published_sizes():
         imf_preset("H/2", 1000)
 
 
+@pytest.mark.extended
 def test_conditions_of_a_mit():
     """Strength 1 and the interval from 0 to 1 are what a label alone means; one time is a duration of 0."""
     module = MiT(2, 24, 2, 3, 5)

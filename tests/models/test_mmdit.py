@@ -168,6 +168,7 @@ def test_bad_fields_are_refused_where_they_are_written(name, fields, message):
         NETWORKS[name].clone(**fields)
 
 
+@pytest.mark.extended
 def test_masks_and_residuals_of_the_pictures_patches_leave_the_edited_picture_alone():
     """Beside an edited picture both are of the 8 patches of x; the last residual alone moves x's own patch."""
     x, t, condition = inputs(FLUX)

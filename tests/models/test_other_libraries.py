@@ -41,6 +41,7 @@ def recipe(network, **settings):
     return Recipe(LINE, objective, network, points(), config=SETTINGS | settings)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_the_network_is_the_librarys_own_with_the_parameters_of_the_key(library):
     made = example(library)

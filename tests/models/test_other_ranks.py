@@ -40,6 +40,7 @@ def network(name):
     return functools.partial(backbone.module.apply, {"params": params}), *backbones.inputs(backbone)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
 def test_a_new_network_puts_out_zeros(name):
     backbone = backbones.BACKBONES[name]
@@ -90,6 +91,7 @@ def test_attention_over_a_sequence_reads_distances():
     assert len(np.unique(angles[1])) == 4  # half a head of pairs, each of its own frequency
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("scale_shift", [False, True])
 def test_a_block_of_series_is_a_block_of_images_of_one_column(scale_shift):
     block = ResnetBlock(16, groups=4, scale_shift=scale_shift)
@@ -156,6 +158,7 @@ def test_sides_change_along_every_axis():
     assert halve(x[:, :, 0, 0]).shape == (2, 2, 3) and double(x[:, :, 0, 0]).shape == (2, 8, 3)
 
 
+@pytest.mark.extended
 def test_attention_over_a_volume_is_attention_over_its_pixels():
     layer, volume = ImageAttention(heads=2, groups=2), backbones.drawn(2, 2, 3, 2, 4)
     picture = volume.reshape(2, 6, 2, 4)
@@ -185,6 +188,7 @@ def test_bad_fields_are_refused(make, message):
         make()
 
 
+@pytest.mark.extended
 def test_two_times_are_embedded_apart():
     module = MLP(16, 1, times=2)
     x = backbones.drawn(2, 3)
@@ -201,6 +205,7 @@ POINTS = {"name": "mlp", "width": 32, "depth": 2, "num_classes": 10}
 SERIES = {"name": "unet", "widths": (8, 16), "blocks": 1, "groups": 4, "num_classes": 10}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "shape, model, field",
     [((2,), POINTS, ("shape", (2,))), ((16, 4), SERIES, ("axes", 1)), ((8, 8, 8, 1), SERIES, ("axes", 3))],
@@ -350,6 +355,7 @@ def test_the_example_of_the_page_runs():
     exec(code, {})
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", slow_but([("set_transformer",)], [("set_transformer",), ("set_transformer, summaries",)])
 )
@@ -370,6 +376,7 @@ def test_a_padded_set_has_the_output_of_the_set_alone(name):
         of(x, real[:, :1])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("summaries", [0, 2])
 def test_a_set_is_computed_again_in_the_backward_pass(summaries):
     """Rematerialisation changes what is kept, not the output: the traced layers take no number as a choice."""

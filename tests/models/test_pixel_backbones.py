@@ -30,6 +30,7 @@ def count(module, side, labels=True):
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("build", "size", "millions"),
     [
@@ -51,6 +52,7 @@ def test_published_sizes(build, size, millions):
     assert abs(count(build(size, dtype="bfloat16"), 64) / 1e6 - millions) < 0.7
 
 
+@pytest.mark.extended
 def test_the_class_joins_the_picture_after_class_start_blocks():
     """Its tokens are read by the blocks behind it alone: they move block 2, and not block 1, of three."""
     backbone = backbones.BACKBONES["jit"]

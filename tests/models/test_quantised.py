@@ -15,6 +15,7 @@ LAYER = {"kernel": RNG.standard_normal((2, 6, 3, 5)).astype(np.float32), "bias":
 STACK = {"blocks": {"qkv": LAYER, "out": {"kernel": np.ones((2, 3, 5, 6)), "bias": np.zeros((2, 6))}}}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind, share", [("int8", 0.5 / 127), ("fp8", 2**-4)])
 def test_the_error_of_a_value_is_half_a_step_of_its_channel(kind, share):
     """int8: half of max / 127 in each channel; e4m3 has three bits of mantissa: 2^-4 of the value itself."""
@@ -30,6 +31,7 @@ def test_the_error_of_a_value_is_half_a_step_of_its_channel(kind, share):
     assert found.kernels == 2
 
 
+@pytest.mark.extended
 def test_a_kernel_of_powers_of_two_is_exact():
     powers = np.exp2(RNG.integers(-3, 4, (7, 4))).astype(np.float32) * RNG.choice([-1, 1], (7, 4))
     of = lambda kernel, kind: np.asarray(jnp.asarray(quantised({"d": {"kernel": kernel}}, kind)["d"]["kernel"]))
@@ -60,6 +62,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, kind",
     [

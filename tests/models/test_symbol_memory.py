@@ -62,6 +62,7 @@ def by_all(variables, sampler, masks):
     return discrete.sample_blocks(sampler, predict, remember, PROCESS, masks, PLAN, KEYS, memory, BLOCK)
 
 
+@pytest.mark.extended
 def test_samples_by_what_is_kept_are_those_by_all_positions(variables):
     """The same symbols from the same keys; a block costs less than half of the text of three."""
     masks = jnp.full(X.shape, PROCESS.mask, jnp.int32).at[0, 3].set(5)
@@ -78,6 +79,7 @@ def test_samples_by_what_is_kept_are_those_by_all_positions(variables):
     assert part < 0.5 * whole, (part, whole)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("positions", ["rope", "sincos"])
 def test_what_is_kept_has_the_logits_of_all_positions_and_a_full_memory_has_none(variables, positions):
     network = NETWORK.clone(positions=positions)

@@ -89,6 +89,7 @@ def written_out(params, x, t):
     return dense(p["final"], norm(p["final_norm"]["scale"], h) * (1 + scale) + shift)
 
 
+@pytest.mark.extended
 def test_the_network_is_its_equations():
     params, apply = made("time")
     x, t, _ = inputs("time")
@@ -97,6 +98,7 @@ def test_the_network_is_its_equations():
         np.testing.assert_allclose(found[i], written_out(params, x[i], float(t[i])), rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.extended
 def test_a_position_with_probabilities_receives_their_mean_row():
     params, apply = made("time")
     x, t, _ = inputs("time")
@@ -107,6 +109,7 @@ def test_a_position_with_probabilities_receives_their_mean_row():
     np.testing.assert_allclose(apply(params, soft, t, None), apply(mixed, x, t, None), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_a_hollow_network_says_of_a_position_what_the_others_tell():
     params, apply = made("time, class")
     x, t, label = inputs("time, class")
@@ -146,6 +149,7 @@ def test_published_sizes_have_their_numbers_of_parameters():
     assert count("tiny")[0] == by_hand(512, 8) and count("medium")[0] == by_hand(1024, 24)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", [k if k == "nothing" else pytest.param(k, marks=pytest.mark.slow) for k in KINDS])
 def test_every_parameter_has_a_gradient_and_types_are_float32(kind):
     """The score entropy of a masked process, whose data are the two examples without masks."""
@@ -169,6 +173,7 @@ def test_every_parameter_has_a_gradient_and_types_are_float32(kind):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.extended
 @every
 def test_what_a_choice_leaves_out_is_not_heard_and_has_no_parameters(kind):
     params, apply = made(kind)
@@ -183,6 +188,7 @@ def test_what_a_choice_leaves_out_is_not_heard_and_has_no_parameters(kind):
     assert ("final" in params) == (kind != "nothing")  # tied
 
 
+@pytest.mark.extended
 @every
 def test_all_positions_see_all_others_and_examples_do_not_see_each_other(kind):
     params, apply = made(kind)
@@ -196,6 +202,7 @@ def test_all_positions_see_all_others_and_examples_do_not_see_each_other(kind):
         np.testing.assert_array_equal(other[1], output[1])
 
 
+@pytest.mark.extended
 def test_sincos_positions_are_added_to_the_symbols():
     """Equal symbols differ by where they are; position 0 adds zeros and ones, sin 0 and cos 0."""
     params, _ = made("nothing")
@@ -212,6 +219,7 @@ def test_sincos_positions_are_added_to_the_symbols():
     np.testing.assert_allclose(states(params, "sincos"), states(shifted, "rope"), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.extended
 @every
 def test_bfloat16_is_close(kind):
     params, apply = made(kind)
@@ -221,6 +229,7 @@ def test_bfloat16_is_close(kind):
     assert 0 < np.linalg.norm(rounded - output) / np.linalg.norm(output) < 0.1
 
 
+@pytest.mark.extended
 def test_features_stand_beside_the_output():
     params, apply = made("nothing")
     x, t, _ = inputs("nothing")

@@ -26,6 +26,7 @@ def _matched(metric, height, width, number):
     return {i: nearest[i] if i in gone else i for i in range(height * width)}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("height, width, number", [(4, 5, 7), pytest.param(5, 4, 20, marks=pytest.mark.slow)])
 def test_the_most_alike_tokens_share_their_mean(height, width, number):
     metric, x = RNG.standard_normal((2, 2, height * width, 3)).astype(np.float32)

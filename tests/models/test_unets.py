@@ -228,6 +228,7 @@ def test_bad_fields_are_refused_where_they_are_written(network, fields, message)
         network(**{**good, **fields})
 
 
+@pytest.mark.extended
 def test_residuals_that_do_not_fit_are_refused():
     x = jnp.zeros((2, 8, 4, 3))
     t = jnp.zeros(2)

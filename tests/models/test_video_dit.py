@@ -31,6 +31,7 @@ def made():
     return {name: lambda *a, name=name: compiled[name]({"params": params[name]}, *a) for name in NETWORKS}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", NETWORKS)
 def test_each_frame_hears_its_own_time_and_all_frames(name, made):
     """One time is that time for each frame; a time or a frame of the end is heard in the first frame."""
@@ -46,6 +47,7 @@ def test_each_frame_hears_its_own_time_and_all_frames(name, made):
     assert np.abs(moved[:, 0] - alike[:, 0]).max() > 1e-4
 
 
+@pytest.mark.extended
 def test_factorised_attention_along_the_frames_sees_its_own_place(made):
     """A patch of the last frame reaches all patches of the first, but only after the layer's attention within frames.
 
@@ -86,6 +88,7 @@ def test_rotary_scores_depend_on_differences_of_places_alone():
     assert scores[0] == pytest.approx(scores[1], abs=1e-5) and abs(scores[0] - scores[2]) > 1e-2
 
 
+@pytest.mark.extended
 def test_a_network_of_pictures_with_frames_begins_as_itself():
     picture = DiT(**FIELDS, num_classes=3, norm="scaled_rmsnorm", learn_sigma=True)
     labels = np.arange(2)
@@ -119,6 +122,7 @@ def test_a_run_of_videos_starts_from_one_of_pictures():
     assert len(taken) == len(jax.tree.leaves(params)) and all("temporal" in line for line in skipped)
 
 
+@pytest.mark.extended
 def test_frames_that_are_known_stay_and_the_others_are_sampled(made):
     """Image-to-video by diffusion forcing: the first frame rests at t = 0."""
     grid = timesteps.uniform(SCHEDULE, 3)
@@ -132,6 +136,7 @@ def test_frames_that_are_known_stay_and_the_others_are_sampled(made):
     assert np.isfinite(found).all() and (np.abs(found[:, 1:] - X[:, 1:]).reshape(2, 2, -1).max(axis=-1) > 0.1).all()
 
 
+@pytest.mark.extended
 def test_bad_networks_and_videos_are_refused():
     for fields, message in [
         ({"mixing": "ful"}, "did you mean 'full'|full"),
@@ -160,6 +165,7 @@ def test_bad_networks_and_videos_are_refused():
         video_angles(2, 2, 2, 6)
 
 
+@pytest.mark.extended
 def test_a_patch_of_two_frames_is_a_patch_of_one_frame_with_their_channels():
     """The network of pairs is, parameter for parameter, one of half as many frames with twice the channels."""
     x = backbones.drawn(2, 4, 8, 8, 3)

@@ -21,6 +21,7 @@ def exact(x, t):
     return MEAN + (1 - t) * STD**2 / ((1 - t) ** 2 * STD**2 + t**2) * (x - (1 - t) * MEAN)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("noises", [1, 3])
 def test_a_reference_as_wide_as_the_target_leaves_the_shift_alone(noises):
     """The gradient of the reward is then m / v for every sample: the aim is the exact denoiser, and a shift remains."""

@@ -40,6 +40,7 @@ def losses_and_slope(objective, network=network):
     return run
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("guidance", [None, GUIDED])
 def test_after_its_end_it_is_mean_flow(guidance):
     """Losses and gradients, with the same draws: alpha = 0 from the step `end total` on."""
@@ -51,6 +52,7 @@ def test_after_its_end_it_is_mean_flow(guidance):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_before_its_start_it_is_flow_matching_of_every_pair_of_times():
     """alpha = 1: a network that sees t alone has the loss that MeanFlow has at s = t."""
     blind = lambda parameters, x, clocks, condition: network(parameters, x, (clocks[0], 0 * clocks[1]), condition)

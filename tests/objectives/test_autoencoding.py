@@ -444,6 +444,7 @@ class Vectors:
         return x
 
 
+@pytest.mark.extended
 def test_the_codes_follow_as_the_moving_averages_do_unless_the_training_failed():
     init = lambda networks: AlternatingState(jnp.int32(0), networks, {}, {}, jnp.int32(-1))
     loss = lambda batch, key: batch["index"].sum() + jax.random.bernoulli(key, 1.0)

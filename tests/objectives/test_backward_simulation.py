@@ -52,6 +52,7 @@ def test_one_step_is_the_simplest_of_all():
     assert np.abs(several[0] - one).max() > 0.1
 
 
+@pytest.mark.extended
 def test_the_gradient_is_that_of_one_evaluation():
     """Of x = w x_t + a x[f - 1] it is x_t by w and x[f - 1] by a, although both depend on w and a themselves."""
     w, a = 0.7, 0.4
@@ -73,6 +74,7 @@ def test_the_steps_are_those_of_the_sampler():
     assert abs(np.corrcoef(np.asarray(x[:, 0, 0]), np.asarray(x[:, 1, 0]))[0, 1]) < 0.03
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("how", ["trained", "sampled", "rolled out"])
 def test_clips_of_the_exact_generator_have_the_exact_law(how):
     """With the end of the flow under the condition of the frame before, in three steps a frame."""
@@ -149,6 +151,7 @@ def test_chunks_of_data_are_noised_to_steps_of_their_own():
     assert samples.setting == ("noised_chunks", 1.0, 0.5, 2) and samples.in_chunks and not samples.one_step
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_a_generator_learns_where_the_teachers_trajectories_end(chunk):
     """Of the teacher x0 = c x a step of DDIM multiplies by (1 - s) c + s (1 - (1 - t) c) / t, so that the end is known.

@@ -56,6 +56,7 @@ def covariance():
     return -SLOPE / (2 * LIMIT) * posterior / AT * (1 - 1 / GROUP)  # the group's mean takes a share of the sample
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("beta", [1.0, 0.3])
 def test_the_optimum_of_a_round_is_that_of_the_theorem(beta):
     slope = slopes(nft(beta=beta), lambda shift: velocity(MEAN, shift), velocity(MEAN))

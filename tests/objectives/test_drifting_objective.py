@@ -55,6 +55,7 @@ def test_a_sample_without_others_of_its_condition_stays(x64):
     assert (np.abs(np.delete(V, alone, 0)).max(1) > 0.01).all()
 
 
+@pytest.mark.extended
 def test_loss_moves_each_sample_along_its_drift_in_its_block(x64):
     """The loss is mean |V|^2, and its gradient in x is -2 V / D: the target and the drift have none."""
     objective = objectives.drifting(V, 0.7, 3, "gaussian")

@@ -19,6 +19,7 @@ def patches(x):
     return x.reshape(3, 2, 2, 3, 2, 2).transpose(0, 1, 3, 2, 4, 5).reshape(3, 6, 8)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "make", [pytest.param(parameterizations.velocity, marks=pytest.mark.slow), parameterizations.clipped_x0]
 )

@@ -62,6 +62,7 @@ def cosine(params, x_t):
     return (h * Y).sum(-1).__truediv__(jnp.linalg.norm(h, axis=-1) * jnp.linalg.norm(Y, axis=-1)).mean(1)
 
 
+@pytest.mark.extended
 def test_each_gradient_goes_where_it_should_and_nowhere_else():
     """The model's is of the whitened latents alone, with z fixed; the autoencoder's has no diffusion loss."""
     output = Term(lambda seen: seen.features[0].sum((1, 2, 3)), (1,), 0.7)  # reads no encoder: aligns nothing
@@ -138,6 +139,7 @@ def test_running_statistics_follow_the_batch_as_batch_norm_does():
     np.testing.assert_array_equal(begun["mean"], MEAN)
 
 
+@pytest.mark.extended
 def test_a_critic_judges_what_the_head_makes():
     judge = {**networks(PARAMS), "critic": lambda x, *_: x[..., :1]}
     critic = objectives.end_to_end_critic()

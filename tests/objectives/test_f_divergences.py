@@ -34,6 +34,7 @@ z, eps = (axis.reshape(-1, 1) for axis in np.meshgrid(nodes, nodes))
 WEIGHTS = np.outer(weights, weights).reshape(-1) / (2 * math.pi)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", F)
 def test_weight_is_the_second_derivative_of_f(name, x64):
     r = jnp.array([0.05, 0.4, 1.0, 3.0, 30.0])
@@ -88,6 +89,7 @@ def expectation(objective, networks, x=z):
     return (jnp.asarray(WEIGHTS) * objective(networks, FLOW, keys, {"x": jnp.asarray(x)}, 0)[0]).sum()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", F)
 def test_gradient_is_that_of_the_divergence_and_of_the_discriminator(name, quadrature):
     """sigma^2 / alpha^2 grad D_f(p_t || q_t), and for a fixed D that of adversarial E_q log(1 + exp(-D)); 1-D data."""
@@ -113,6 +115,7 @@ def test_gradient_is_that_of_the_divergence_and_of_the_discriminator(name, quadr
         assert abs(slope) > 0.01
 
 
+@pytest.mark.extended
 def test_gradient_of_score_identity_is_the_discriminators_too(quadrature):
     """SiDA's loss less SiD's is adversarial E_q log(1 + exp(-D)), in value and gradient, for a fixed D."""
     networks = {"teacher": exact_denoiser(FLOW, oracles.gaussian([MEAN], [[STD**2]])), "fake": fake}
@@ -131,6 +134,7 @@ def test_gradient_of_score_identity_is_the_discriminators_too(quadrature):
         assert abs(theirs) > 0.01
 
 
+@pytest.mark.extended
 def test_reverse_kl_is_distribution_matching_to_the_bit():
     keys, batch = keys_and_data()
     known = {"teacher": exact_denoiser(FLOW), "model": lambda z, t, c: -0.7 * z}
@@ -144,6 +148,7 @@ def test_reverse_kl_is_distribution_matching_to_the_bit():
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.extended
 def test_ratios_are_limited():
     """r = e^4 and e^-4 count as the largest and the least ratio, 3 and 1/2."""
     keys, batch = keys_and_data()
@@ -203,6 +208,7 @@ def test_a_network_without_features_is_named():
         objective(networks, FLOW, keys, batch, 0)
 
 
+@pytest.mark.extended
 def test_data_and_samples_are_noised_at_the_same_times_by_their_own_noise(x64):
     """y_t = alpha x_0 + sigma eps', x_t = alpha x + sigma eps, for x_0 = 2 and x = 5."""
     keys, batch = keys_and_data()

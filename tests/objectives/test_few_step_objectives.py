@@ -27,6 +27,7 @@ from tests.objectives.few_step_cases import (
 from tests.objectives.objective_cases import at
 
 
+@pytest.mark.extended
 @every_member
 @pytest.mark.parametrize("shape", [(), (2, 3, 1, 2)])
 def test_losses_are_per_example_float32_for_any_rank(name, shape):
@@ -36,6 +37,7 @@ def test_losses_are_per_example_float32_for_any_rank(name, shape):
     assert "t" in metrics
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", slow_but([("consistency_training",), ("distribution_matching",)], [(name,) for name in MEMBERS])
 )
@@ -53,6 +55,7 @@ def test_half_precision_networks_give_finite_float32_losses_and_gradients(name):
     assert np.isfinite(gradient[member.trained]).all()
 
 
+@pytest.mark.extended
 @every_member
 def test_gradient_reaches_the_trained_network_alone(name):
     member = MEMBERS[name]
@@ -63,6 +66,7 @@ def test_gradient_reaches_the_trained_network_alone(name):
         np.testing.assert_array_equal(gradient[frozen], 0)
 
 
+@pytest.mark.extended
 @every_member
 def test_a_missing_network_is_named(name):
     member = MEMBERS[name]
@@ -73,6 +77,7 @@ def test_a_missing_network_is_named(name):
             jax.eval_shape(lambda rest=rest: run(name, batch_of(6), players=rest))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", slow_but([("consistency_training",), ("mean_flow",), ("shortcut",)], [(name,) for name in MEMBERS])
 )

@@ -148,6 +148,7 @@ def between(t):
 FAST = ("continuous_consistency", "mean_flow", "improved_mean_flow(guided)")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([(name,) for name in FAST], [(name,) for name in EXACT]))
 def test_exact_map_is_the_optimum(name, x64):
     """The expected gradient vanishes there, and nowhere near it."""
@@ -218,6 +219,7 @@ ORDERS = {  # objective with a gap between its times, the order of its expected 
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", slow_but([("consistency_training",), ("consistency_distillation",)], [(name,) for name in ORDERS])
 )

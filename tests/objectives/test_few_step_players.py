@@ -11,6 +11,7 @@ from tests.objectives.few_step_cases import DATA, FLOW, PAIRS, V, as_v, exact_de
 from tests.objectives.objective_cases import at
 
 
+@pytest.mark.extended
 def test_distribution_matching_gradient_is_that_of_the_kl_divergence(x64):
     """On Gaussians, G(z) = A z + b: E[gradient] = sigma^2 / (alpha^2 D) times that of KL(p_fake,t || p_teacher,t).
 

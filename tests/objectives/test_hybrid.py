@@ -42,6 +42,7 @@ def test_bound_term_is_the_kl_divergence_between_the_two_steps(i):
     np.testing.assert_allclose(found, kl.mean(axis=1) / np.log(2), rtol=2e-3, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_first_step_is_the_likelihood_of_the_256_levels():
     schedule = schedules.from_betas(BETAS)
     x_0 = jnp.float32(np.linspace(-1, 1, 256)[None, ::17])
@@ -83,6 +84,7 @@ def test_the_bound_trains_the_variance_alone():
     assert jax.grad(loss, argnums=1)(0.3, 0.2, "mse") == 0
 
 
+@pytest.mark.extended
 def test_learned_variance_samples_between_the_two_fixed_ones():
     schedule = schedules.linear_beta()
     plan = timesteps.plan(np.array([0.5, 0.3]))
@@ -115,6 +117,7 @@ def test_the_first_half_of_the_channels_is_the_parameterizations(x64):
     np.testing.assert_allclose(losses, metrics["mse"] + metrics["vlb"], rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_a_weighting_is_of_the_first_term_and_relative_to_the_outputs():
     """MDTv2's min(SNR, 5) / SNR for epsilon, beside the loss without it."""
     schedule = schedules.from_betas(BETAS)

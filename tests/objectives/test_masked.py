@@ -16,6 +16,7 @@ X = np.random.default_rng(0).normal(size=(3, 4, 6, 2)).astype(np.float32)  # 2 x
 KEYS = jax.random.split(jax.random.key(0), 3)
 
 
+@pytest.mark.extended
 def test_the_patches_that_are_kept():
     keys = jax.random.split(jax.random.key(1), 2000)
     half = np.asarray(masked.visible_patches(keys, 6, 0.5, 0.5))

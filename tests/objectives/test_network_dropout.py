@@ -62,6 +62,7 @@ def test_the_network_that_the_objective_trains_draws():
     assert [keys is None for _, keys in calls] == [True, False]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", few_step_cases.MEMBERS)
 def test_every_objective_of_few_steps_draws_in_what_it_trains(name):
     member = few_step_cases.MEMBERS[name]

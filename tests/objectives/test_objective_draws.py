@@ -58,6 +58,7 @@ def test_conditions_are_dropped_together_and_alone_by_different_examples():
     np.testing.assert_array_equal(np.asarray(whole["captioned"][:, 0] == 0), both)
 
 
+@pytest.mark.extended
 @drawing
 def test_decisions_share_no_key(name):
     """Given that the condition was dropped, t is still uniform and eps still normal; t says nothing of eps."""
@@ -84,6 +85,7 @@ def test_draws_of_an_example_do_not_depend_on_the_batch(name):
     np.testing.assert_array_equal(part_dropped, dropped[4:6])
 
 
+@pytest.mark.extended
 @every_objective
 def test_loss_of_an_example_does_not_depend_on_the_others(name):
     """Of those in its own block, where an objective compares examples."""

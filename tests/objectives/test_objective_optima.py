@@ -111,6 +111,7 @@ def _check_optimum(name, schedule_name, t, rtol):
     return expected_loss, optimum, size
 
 
+@pytest.mark.extended
 @every_objective
 @pytest.mark.parametrize("schedule_name, t", [("cosine", 0.2), ("rectified_flow", 0.7)])
 def test_exact_network_is_the_optimum_with_the_known_least_value(name, schedule_name, t, x64):

@@ -78,6 +78,7 @@ def test_every_objective_is_proven_here_or_elsewhere():
         assert f"{name}(" in text, f"{where} does not mention {name}"
 
 
+@pytest.mark.extended
 @every_objective
 @pytest.mark.parametrize("shape", [(), (2, 3, 1, 2)])
 def test_losses_are_per_example_float32_for_any_rank(name, shape):
@@ -96,6 +97,7 @@ def test_losses_are_per_example_float32_for_any_rank(name, shape):
     assert all(value.shape == (6,) for value in metrics.values())
 
 
+@pytest.mark.extended
 @every_objective
 def test_half_precision_networks_give_float32_losses(name):
     """bfloat16 outputs cost digits once, not again in the loss."""

@@ -25,6 +25,7 @@ def together(x, clock, condition):
     return each(x, clock, condition) + 10 * (x - x.mean(axis=1, keepdims=True))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "density",
     [

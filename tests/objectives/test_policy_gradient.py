@@ -72,6 +72,7 @@ def within(values, expected):
     np.testing.assert_allclose(np.asarray(values).mean(0), expected, atol=4.5 * error.max())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("policy", ["model", "target"])
 def test_the_gradient_is_that_of_the_mean_reward(policy):
     """By central differences of the closed form; the mean of the group takes 1 / group of it, the steps a half each."""
@@ -82,6 +83,7 @@ def test_the_gradient_is_that_of_the_mean_reward(policy):
     within(values, -np.array(expected) * (1 - 1 / 8) / 2)
 
 
+@pytest.mark.extended
 def test_samples_of_an_older_policy_are_weighed_by_the_ratio():
     """The gradient at theta of samples of another theta: importance sampling, so that it is the same without a clip."""
     theta, old = np.array([0.4, -0.3]), jnp.array([0.38, -0.33])
@@ -92,6 +94,7 @@ def test_samples_of_an_older_policy_are_weighed_by_the_ratio():
     within(values, -np.array(expected) * (1 - 1 / 8) / 2)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("shift", [0.3, -0.3])
 def test_the_ratio_is_clipped_where_a_step_would_go_further(shift):
     """One draw, of known noise: rho = exp(d z - d^2 / 2), and no gradient beyond the clip on the advantage's side."""
@@ -118,6 +121,7 @@ def test_the_ratio_is_clipped_where_a_step_would_go_further(shift):
     assert (np.asarray(slopes)[:, 0] == 0).tolist() == beyond.tolist() and 0 < beyond.sum() < 64
 
 
+@pytest.mark.extended
 def test_with_a_linear_reward_the_fixed_point_on_gaussians_is_the_tilted_one():
     """N(0, S) tilted by exp(g x / beta) is N(S g / beta, S).
 
@@ -164,6 +168,7 @@ def test_with_a_linear_reward_the_fixed_point_on_gaussians_is_the_tilted_one():
     assert (np.abs(at_reference.mean(0)) > 20 * error).all()
 
 
+@pytest.mark.extended
 def test_the_divergence_is_exact_in_each_step():
     """KL of two Gaussians of one variance: (shift of the mean)^2 / (2 variance), in both steps that draw.
 

@@ -46,6 +46,7 @@ def run(objective, step, student, parameters=(A, 0.3), offset=0.0):
     return objective(players, FLOW, KEYS, BATCH, step)
 
 
+@pytest.mark.extended
 def test_the_first_stage_is_progressive_distillation(x64):
     progressive = objectives.progressive_distillation(V, V, N, weightings.snr())
     objective = objectives.progressive_adversarial(V, V, N, STAGE, weightings.snr())
@@ -55,6 +56,7 @@ def test_the_first_stage_is_progressive_distillation(x64):
     np.testing.assert_array_equal(losses, metrics["squared_error"])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("step", [12, 17])
 def test_the_game_rests_where_the_student_takes_the_teachers_steps(step, x64):
     """D = 0 is then the best judge, whose loss is 2 log 2, and from which the student learns nothing."""
@@ -74,6 +76,7 @@ def test_the_game_rests_where_the_student_takes_the_teachers_steps(step, x64):
     assert abs(slope(0.0, 0.0)) < 1e-9 < 1e-3 < abs(slope(0.0, 1.0))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("step, beside", [(10, True), (14, True), (15, False), (19, False), (20, True)])
 def test_losses_are_those_of_gans_on_where_the_steps_end(step, beside, x64):
     """-log sigmoid(D) of the student's end; the judge's adds -log(1 - sigmoid(D)) there, and -log sigmoid(D) of x_s."""

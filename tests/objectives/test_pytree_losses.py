@@ -36,6 +36,7 @@ def _losses(name, schedule, real=None, x=X):
     return losses_of(case.make(density), network, schedule, KEYS, x, **batch)[0]
 
 
+@pytest.mark.extended
 @every
 def test_losses_of_the_parts_of_a_mask_are_that_of_the_whole(name):
     """A mean over what is real: the shares of two complementary masks add up, and padding has no effect at all."""
@@ -239,6 +240,7 @@ def _few_step(name, schedule, columns):
     return run(batch)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([("shortcut",), ("progressive_distillation",)], [(name,) for name in MEANS]))
 def test_few_step_losses_of_leaves_are_those_of_each_leaf_under_its_own_schedule(name):
     joint = schedules.per_leaf(OWN, SHAPE)

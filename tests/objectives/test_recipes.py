@@ -70,6 +70,7 @@ def test_every_recipe_is_compared():
     assert set(PUBLISHED) == set(RECIPES)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name",
     slow_but(

@@ -23,6 +23,7 @@ def _total(theta, last, reward, sampler=None):
     return losses.sum(), (losses, metrics)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("last", [1, 2, 3])
 def test_the_gradient_goes_back_through_the_last_steps_alone(last):
     """x0 = theta x_t: DDIM multiplies x by c(theta) = alpha_s theta + sigma_s (1 - alpha_t theta) / sigma_t."""

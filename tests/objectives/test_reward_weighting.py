@@ -40,6 +40,7 @@ def test_no_gradient_goes_through_the_weight():
     np.testing.assert_allclose(total(weighted), np.exp(np.asarray(x)[:, 0] / 2) * total(PLAIN), rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_optimum_is_the_denoiser_of_the_tilted_data():
     """N(m, v) exp(r / beta) with r = g x - k x^2 / 2: precision 1 / v + k / beta. The best affine network is exact."""
     mean, variance, slope, curvature, beta = 0.3, 0.5, 0.9, 0.6, 0.7

@@ -32,6 +32,7 @@ NETWORKS = dict.fromkeys(("model", "target", "teacher"), lambda x, t, condition:
 KEYS = jax.random.split(jax.random.key(0), 8)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", MADE)
 def test_the_loss_of_its_example_alone_is_not_finite(name):
     objective = MADE[name](broken)
@@ -39,6 +40,7 @@ def test_the_loss_of_its_example_alone_is_not_finite(name):
     np.testing.assert_array_equal(np.isfinite(losses), np.arange(8) != 5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", MADE)
 def test_a_reward_of_captions_receives_their_facts(name):
     """Of the example itself, or in groups of the first one, whose condition all of a group have."""

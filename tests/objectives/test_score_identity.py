@@ -34,6 +34,7 @@ def delta_square(theta, teacher, fake):
     return (jnp.trace((R - F) @ second @ (R - F).T) + apart @ apart) / 2
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("alpha", [0.5, 1.2])
 def test_gradient_is_that_of_the_fisher_divergence(alpha, x64):
     """At alpha = 1/2 half of its gradient; each further alpha takes off the part with a fixed fake score.

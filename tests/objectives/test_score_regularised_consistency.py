@@ -27,6 +27,7 @@ def losses_and_slopes(objective, keys, step):
     return losses, slopes, metrics
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("step", [6, 7])
 def test_it_is_consistency_and_from_its_warmup_on_distribution_matching(step):
     """loss = sCD + weight mean |x - stop(x - g)|^2, of which `distribution_matching` is half; so is its gradient."""

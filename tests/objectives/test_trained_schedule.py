@@ -40,6 +40,7 @@ def test_its_value_is_that_of_the_objective_under_the_schedule_of_these_paramete
     assert np.abs(moved[0] - both(ends)[0]).min() > 1e-3
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "change",
     [

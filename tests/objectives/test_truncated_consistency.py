@@ -13,6 +13,7 @@ from tests.objectives.test_few_step_optima import expected_gradient
 SIZE = 400
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("drawn", [0.3, 0.52, 0.9])
 def test_times_targets_and_weights_are_the_papers(drawn, x64):
     """t' = 1/2 of the rectified flow; the networks' x0 are known: f = 2 t, and 5 from the teacher."""
@@ -50,6 +51,7 @@ def test_times_targets_and_weights_are_the_papers(drawn, x64):
     np.testing.assert_allclose(slope, (2 * factor * (2 * t - target) * t).sum(), rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_the_end_of_the_flow_is_the_optimum_with_an_exact_teacher(x64):
     """Up to an error that vanishes with the gap; at both sides of the boundary."""
     end = as_v(COSINE, lambda t, x: exact_end(COSINE, t, x))

@@ -30,6 +30,7 @@ def _run():
     return jax.jit(lambda scale, params: OBJECTIVE(_networks(scale, params), SCHEDULE, KEYS, BATCH, 0))
 
 
+@pytest.mark.extended
 def test_it_starts_as_the_plain_objective():
     losses, metrics = _run()(0.5, PAIR.init())
     plain, _ = INNER(_networks(0.5, None), SCHEDULE, KEYS, BATCH, 0)

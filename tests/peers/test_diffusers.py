@@ -164,6 +164,7 @@ def _trajectory(sampler, denoise, schedule, plan, x, noise):
     return np.stack(way)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but(FAST, [(name,) for name in TRAJECTORIES]))
 def test_trajectory_is_that_of_diffusers(name):
     """Every sample on the way, to the rounding of its float32 tables; stochastic ones with the noise that it drew."""
@@ -232,6 +233,7 @@ MEASURED_SUMS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", slow_but([(name,) for name in PUBLISHED if name not in ("unipc", "pndm")], [(name,) for name in PUBLISHED])
 )

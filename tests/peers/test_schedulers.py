@@ -97,6 +97,7 @@ def _alphas(name):
     return np.ones_like(level)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([(name,) for name in READ if name not in SLOW], [(name,) for name in READ]))
 def test_a_config_steps_where_its_scheduler_does(name):
     """sigma / alpha (sigma of a flow) at every step, to its float32, and the factor of the noise at the start."""
@@ -109,6 +110,7 @@ def test_a_config_steps_where_its_scheduler_does(name):
     assert trajectory.start == pytest.approx(FOUND[f"{name}/first"].item() * _alphas(name)[0], rel=1e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but(FAST, [(name,) for name in READ]))
 def test_a_config_alone_makes_what_its_scheduler_makes(name):
     process, trajectory = _trajectory(name)
@@ -130,6 +132,7 @@ def test_a_config_alone_makes_what_its_scheduler_makes(name):
     assert max(errors) <= 10 * MEASURED[name], errors
 
 
+@pytest.mark.extended
 def test_inversion_with_clipped_data_is_diffusers():
     schedule = schedules.linear_beta()
     sampler = samplers.ddim_inversion(clip=0.7)

@@ -33,6 +33,7 @@ def test_the_loss_is_that_of_loops_over_atoms_and_near_pairs():
     np.testing.assert_allclose(atoms_and_distances(3.0)(guess, x, jnp.array([0.2])), [expected], rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_it_acts_near_the_data_alone_and_a_common_shift_changes_no_distance():
     x = np.repeat(frames(3, 0.0), 4, 0)
     moved = x + np.float32([0, 0, 0, 1]) * np.float32([0.1, 0.2, 0.2])[:, None]
@@ -47,6 +48,7 @@ def test_it_acts_near_the_data_alone_and_a_common_shift_changes_no_distance():
             atoms_and_distances(**{name: value})
 
 
+@pytest.mark.extended
 def test_what_is_not_stated_is_of_the_first_paper():
     """Weight 1, pairs within 6 Angstrom, a quarter of the path, and a weight that no longer grows below a tenth."""
     x, guess = (np.repeat(frames(4, spread), 5, 0) for spread in (0.0, 0.05))

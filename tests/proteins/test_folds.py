@@ -36,6 +36,7 @@ def helices():
     return np.asarray(draw(jax.random.split(jax.random.key(0), 400)))
 
 
+@pytest.mark.extended
 def test_no_atoms_clash():
     """Atoms of residues that are no neighbours: 2.5 Angstrom apart or more, and CA 3.66."""
     residue = np.repeat(np.arange(folds.RESIDUES), 4)
@@ -47,6 +48,7 @@ def test_no_atoms_clash():
         assert of_ca.min() > 3.6574
 
 
+@pytest.mark.extended
 def test_bonds_are_ideal_and_chains_centred():
     between = backbone_geometry.between_residues(atoms()[:, :, :3])
     for name, value, tolerance in (
@@ -62,6 +64,7 @@ def test_bonds_are_ideal_and_chains_centred():
     assert ideal == pytest.approx(np.full_like(ideal, 2.4613), abs=2e-3)  # N to C by the law of cosines
 
 
+@pytest.mark.extended
 def test_records_follow_from_their_rows():
     assert (ideal_folds(number=7)[5]["x"] == frames()[5]).all()
     assert np.abs(ideal_folds("test", number=6)[5]["x"] - frames()[5]).max() > 0.1
@@ -96,6 +99,7 @@ def test_strands_are_paired_by_hydrogen_bonds_and_crossovers_are_right_handed():
     assert (np.einsum("bi,bi->b", np.cross(across, along), up) > 0).all()
 
 
+@pytest.mark.extended
 def test_orientations_are_uniform():
     """The mean of uniform rotations is zero, each entry's variance 1 / 3."""
     rotations = helices()[:, 3, :, :3]
@@ -111,6 +115,7 @@ def test_what_there_is_not_is_refused(arguments, message):
         ideal_folds(**arguments)
 
 
+@pytest.mark.extended
 def test_torsions_of_a_helix_are_spread_by_one_degree_about_a_variant():
     """Helices have room for the first spread; each chain's mean says its variant, to a fifth of a degree."""
     angles = np.degrees(np.asarray(backbone.torsions_of(backbone.atoms_of(helices())), np.float64))[:, 1:-1, :2]

@@ -39,6 +39,7 @@ def _made(config):
     return make.images(params, labels, generate.seeds(config, 4)), make.skipped(make.work())
 
 
+@pytest.mark.extended
 def test_a_named_cache_skips_blocks_and_says_how_many():
     """TaylorSeer runs the steps 0, 1 and 5 of 8: 5 evaluations of 8 skip both blocks."""
     entry = {"name": "taylor_seer", "interval": 4, "first": 2}

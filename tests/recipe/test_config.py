@@ -37,6 +37,7 @@ TREES = st.dictionaries(
 )
 
 
+@pytest.mark.extended
 @settings(max_examples=100, deadline=None)
 @given(TREES)
 def test_round_trip(tree):
@@ -62,6 +63,7 @@ def test_digest_is_the_hash_of_canonical_json():
     assert config_hash({"a": {"y": "é", "x": None}, "b": [1.0, 2.5]}) == expected
 
 
+@pytest.mark.extended
 @settings(max_examples=100, deadline=None)
 @given(TREES, TREES)
 def test_digests_differ_exactly_where_fields_do(one, other):
@@ -151,6 +153,7 @@ def command(tmp_path, *arguments: str, program: str = PROGRAM) -> subprocess.Com
     return commands.run(str(tmp_path / "command.py"), *arguments, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
+@pytest.mark.extended
 def test_any_value_can_be_overridden(tmp_path):
     done = command(
         tmp_path,
@@ -174,6 +177,7 @@ def test_any_value_can_be_overridden(tmp_path):
     assert got.objective.density.mean == 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "arguments, words",
     [
@@ -196,6 +200,7 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, arguments, word
         assert word in done.stderr
 
 
+@pytest.mark.extended
 def test_help_shows_the_flag_and_the_example(tmp_path):
     done = command(tmp_path, "--help")
     assert "Example: python -m command" in done.stdout
@@ -207,6 +212,7 @@ SAVED = PROGRAM.replace("command_line.flag()", "command_line.saved_flag()").repl
 )
 
 
+@pytest.mark.extended
 def test_a_command_on_a_run_takes_its_config_with_changes(tmp_path):
     config = recipes.load(f"{ROOT}/configs/digits.py:tiny")
     (tmp_path / "config.json").write_text(to_json(config))
@@ -228,6 +234,7 @@ def test_a_command_on_a_run_takes_its_config_with_changes(tmp_path):
     ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "arguments, words",
     [

@@ -95,6 +95,7 @@ def test_the_named_recipes_are_there():
     assert {(recipe, "tiny") for recipe in RECIPES} <= set(ALL)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "recipe, preset",
     [
@@ -144,6 +145,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     jax.eval_shape(optimizer.init, params)
 
 
+@pytest.mark.extended
 def test_published_sizes_and_settings():
     dit = load("imagenet256_dit")
     sit = load("imagenet256_sit")
@@ -232,6 +234,7 @@ def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
         assert f"{recipe}:{preset}" in text
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_tiny_is_small(recipe):
     tiny = load(recipe, "tiny")

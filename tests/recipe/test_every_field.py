@@ -270,12 +270,14 @@ def acts(make, beside, field, value):
     return isinstance(before, str) or not same(before, after)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("field", PARTS)
 def test_a_field_of_a_config_changes_a_part_or_is_refused(field):
     value, beside = PARTS[field]
     assert acts(of_config, beside, field, value)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("field", PARTS)
 def test_a_setting_of_a_recipe_of_python_changes_a_part_or_is_refused(field):
     value, beside = PARTS[field]
@@ -286,6 +288,7 @@ def test_a_setting_of_a_recipe_of_python_changes_a_part_or_is_refused(field):
         assert acts(of_python, beside, field, value)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("field", SETTINGS)
 @pytest.mark.parametrize("make", [of_config, of_python])
 def test_a_setting_is_read_where_a_run_acts_or_is_refused(make, field):
@@ -354,6 +357,7 @@ def test_every_argument_that_stands_for_a_field_is_one_of_a_recipe():
         assert all(any(f"{name}.".startswith(f"{field}.") for name in known) for field in fields), fields
 
 
+@pytest.mark.extended
 def test_a_whole_config_acts_as_its_changed_fields():
     """A ConfigDict in the place of a mapping: it was taken for a complete recipe, whose parts all were None."""
     fields = {"sample.shift": 3.0, "sample.sampler": {"name": "ddim", "eta": 0.5}, "ema.sigma_rel": 0.1}

@@ -49,6 +49,7 @@ def predicted(config, params, t=0.6):
     return jax.jit(lambda params: generate.denoiser(recipe)(params, LABELS)(X, t))(params)
 
 
+@pytest.mark.extended
 def test_guidance_with_impaired_layers_is_its_formula(params):
     """At s = 0 (and w = 1) the plain network; else away from the network with its mask, by the network itself."""
     recipe = checks.validate(config_of()).at(SHAPE)
@@ -69,6 +70,7 @@ def test_guidance_with_impaired_layers_is_its_formula(params):
         assert np.abs(made.x0 - plain.x0).max() > 1e-2
 
 
+@pytest.mark.extended
 def test_further_classes_are_composed(params):
     """The class alone with weight 1 is the plain network; with a further class, the sum of both differences."""
     plain, other, null = (
@@ -81,6 +83,7 @@ def test_further_classes_are_composed(params):
     np.testing.assert_allclose(both.x0, expected, atol=1e-4)
 
 
+@pytest.mark.extended
 def test_the_scores_of_the_classes_of_a_product_are_summed(params):
     """Class 10 stands for none, and the sample's own class may be alone; x0 follows from eps at alpha = 0.4."""
     own, other, null = (
@@ -105,6 +108,7 @@ def plain_network():
     return jax.jit(lambda params, labels: generate.denoiser(recipe)(params, labels)(X, 0.6))
 
 
+@pytest.mark.extended
 def test_a_threshold_comes_after_the_guidance(params):
     guided = {"name": "classifier_free", "scale": 3.0, "interval": None}
     before = predicted(config_of(guidance=guided), params)
@@ -130,6 +134,7 @@ def second(tmp_path_factory, params):
         yield folder, worse
 
 
+@pytest.mark.extended
 def test_autoguidance_is_away_from_the_second_run(second, params):
     folder, worse = second
     entry = {"name": "autoguidance", "worse": str(folder)}
@@ -142,6 +147,7 @@ def test_autoguidance_is_away_from_the_second_run(second, params):
     np.testing.assert_allclose(away.x0, plain.x0 + 2 * (plain.x0 - predicted_of(worse, LABELS).x0), atol=1e-4)
 
 
+@pytest.mark.extended
 def test_a_run_times_a_power_of_a_second_run(second, params):
     """The run's own product to the power 1/2, and the other to the power 1/2: the geometric average of both."""
     folder, worse = second
@@ -190,6 +196,7 @@ class Mixture(nn.Module):
         return jnp.sum(weights * (eps - x0), axis=-1, keepdims=True)
 
 
+@pytest.mark.extended
 def test_a_classifier_guides_a_mixture_to_its_class(tmp_path, monkeypatch):
     """With the exact p(y | x_t) and w = 1 the unconditional denoiser becomes that of the class."""
     names.add(names.MODELS, Mixture, "mixture")
@@ -284,6 +291,7 @@ def gaussian():
     del names.MODELS["gaussian"]
 
 
+@pytest.mark.extended
 def test_samples_agree_with_measured_pictures_as_the_posterior_does(gaussian, tmp_path):
     """Of white Gaussian data and pooled pixels the posterior is known, and PiGDM's flow has its mean and deviation."""
     number, noise = 256, 0.1
@@ -330,6 +338,7 @@ def test_a_measured_picture_of_the_data_keeps_its_class(tmp_path):
     np.testing.assert_array_equal(generate.conditions_of(recipe, 12), [*range(10), 0, 1])
 
 
+@pytest.mark.extended
 def test_the_gradient_of_the_likelihood_is_that_of_the_measured_pictures(gaussian, tmp_path):
     """DPS of white Gaussian data, whose x0(x_t) is linear: the score moves by its slope A^T (y - A x0) / noise^2."""
     noise = 0.5

@@ -22,6 +22,7 @@ def config_of(**objective):
     return config
 
 
+@pytest.mark.extended
 def test_a_step_is_built_with_masks():
     config = config_of(patch=2, ratio=0.5, reconstruction=0.1)
     recipe = checks.validate(config).at((8, 8, 1))

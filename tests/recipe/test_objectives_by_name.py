@@ -234,6 +234,7 @@ def config_of(name, folder):
     return config
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", list(CASES))
 def test_an_entry_is_its_function_of_its_parts(name, tmp_path):
     config = config_of(name, tmp_path)
@@ -257,6 +258,7 @@ def test_an_entry_is_its_function_of_its_parts(name, tmp_path):
     assert named.network.channels == made.network.channels
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["variational_bound", "schroedinger_bridge", "consistency_training"])
 def test_a_step_of_it_is_built(name, tmp_path):
     config = config_of(name, tmp_path)

@@ -102,6 +102,7 @@ def config_of(tmp_path):
     return of
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["own_flow", "own_lcm", "own_dmd"])
 def test_a_copy_is_accepted_and_its_step_and_its_samples_can_be_built(config_of, name):
     config = config_of(name)

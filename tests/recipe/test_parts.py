@@ -53,6 +53,7 @@ def config_with(fields):
     return config
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("run", [*RUNS, *RECIPES])
 def test_a_part_is_built_from_parts_above_it(run):
     """Read one after another, as the table has them, none brings about one that is still to come."""

@@ -66,6 +66,7 @@ def test_a_run_trains_and_writes_chains_and_figures(tmp_path):
     assert json.dumps(measured)
 
 
+@pytest.mark.extended
 def test_other_runs_have_no_backbones():
     config = recipes.load("manifolds/sphere:tiny")
     subject = model_metrics.Subject(config, None, np.zeros((2, 3)), np.zeros(2, int), None, None)

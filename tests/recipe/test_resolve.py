@@ -197,6 +197,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_run_is_refused(case):
     changes, words = REFUSED[case]
@@ -250,6 +251,7 @@ ACCEPTED = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("case", ACCEPTED)
 def test_what_can_run_is_accepted(case):
     config = changed(*ACCEPTED[case])
@@ -348,6 +350,7 @@ def test_the_objective_tells_the_network_the_clock_that_sampling_uses():
     np.testing.assert_allclose(clocks[0], 1 - metrics["t"], rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_dropped_conditions_are_the_null_class():
     seen = []
 
@@ -442,6 +445,7 @@ class Started(Exception):
     """The run has built everything that its first step needs."""
 
 
+@pytest.mark.extended
 def test_starting_the_digits_run_builds_each_of_its_entries_once(tmp_path, monkeypatch):
     calls = collections.Counter()
 

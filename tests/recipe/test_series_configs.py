@@ -50,6 +50,7 @@ class ExactNetwork:
         return (eps - x_0).reshape(x.shape)
 
 
+@pytest.mark.extended
 def test_samples_of_the_exact_network_have_the_crps_of_the_exact_conditional():
     config = config_of(**{"sample.steps": 40, "sample.number": 6000, "sample.batch_size": 6000})
     source = data.source(config, "test")
@@ -190,6 +191,7 @@ def test_conditions_of_a_command_line_are_checked(tmp_path):
         requested.conditions(str(tmp_path / "bad.npz"), recipe)
 
 
+@pytest.mark.extended
 def test_fans_are_drawn_of_series_in_groups(tmp_path):
     source = data.source(config_of({"name": "gaps"}), "test")
     part = series_scores.parts(source, 2)

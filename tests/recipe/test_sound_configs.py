@@ -30,6 +30,7 @@ def test_every_recipe_resolves(name):
     assert recipe.examples.num_classes == 8
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, shape", [("sound/spectrum:tiny", r"\(256, 2\)"), ("points:tiny", r"\(2,\)")])
 def test_examples_larger_than_memory_are_refused_with_the_estimate(name, shape, tmp_path, monkeypatch):
     monkeypatch.setattr(peak_memory, "available", lambda: 2**10)

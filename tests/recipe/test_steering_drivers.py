@@ -68,6 +68,7 @@ def registered():
     del names.MODELS["narrow"]
 
 
+@pytest.mark.extended
 def test_daps_by_name_has_the_posterior_of_measured_pictures(registered, tmp_path):
     """Each pooled pixel is the mean of four: y = mean x + noise z, so that the posterior of that mean is a product."""
     recipe, pictures = narrow(tmp_path, {"name": "daps", "data_std": STD})
@@ -80,6 +81,7 @@ def test_daps_by_name_has_the_posterior_of_measured_pictures(registered, tmp_pat
     np.testing.assert_allclose(means.std(0).mean(), deviation, rtol=0.1)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("driver", [{"name": "ddrm", "eta": 0.7}, {"name": "red_diff", "scale": 0.5}])
 def test_a_driver_reads_the_measured_pictures_as_its_function_does(registered, tmp_path, driver):
     recipe, pictures = narrow(tmp_path, driver, 3)
@@ -98,6 +100,7 @@ def test_a_driver_reads_the_measured_pictures_as_its_function_does(registered, t
     np.testing.assert_allclose(pictures, np.clip(expected, -1, 1), atol=0.006)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("pull", [0.0, 1.0])
 def test_each_sample_of_twisted_particles_is_tilted_by_its_own_reward(pull):
     """Two rewards in one batch, slopes 2 and -1 at beta = 0.5; ancestral steps that are exact for the data."""
@@ -117,6 +120,7 @@ def test_each_sample_of_twisted_particles_is_tilted_by_its_own_reward(pull):
         assert abs(part.var() - variance) < 4.5 * variance * (2 / len(part)) ** 0.5
 
 
+@pytest.mark.extended
 def test_the_noise_of_any_schedule_is_standard_and_its_best_sample_comes_back():
     """Of a variance-exploding process; the reward of what comes back is at least that of the plain sample."""
     schedule = schedules.variance_exploding()
@@ -137,6 +141,7 @@ def test_the_noise_of_any_schedule_is_standard_and_its_best_sample_comes_back():
     np.testing.assert_allclose(climbed / plain, (1 - 2 * 0.2 * slope**2) ** (2 * 5), rtol=1e-3)
 
 
+@pytest.mark.extended
 def test_each_sample_of_corrected_particles_follows_its_own_product():
     """p^3 / q^2 with variances 0.25 and 0.5 and two means in one batch; the sum of the scores has another variance."""
     number = 1600
@@ -170,6 +175,7 @@ def test_each_sample_of_corrected_particles_follows_its_own_product():
     assert 16 < weighed.effective_size < 32 and one.effective_size == 1
 
 
+@pytest.mark.extended
 def test_corrected_particles_start_from_the_power_of_the_prior():
     """A step so short that they stay there: N(0, sigma^2 / B)."""
     schedule = schedules.variance_preserving()
@@ -186,6 +192,7 @@ def test_corrected_particles_start_from_the_power_of_the_prior():
     np.testing.assert_allclose(x.var(), 1 / 3, rtol=0.07)
 
 
+@pytest.mark.extended
 def test_each_sample_of_mcgdiff_follows_its_own_picture():
     """Two numbers that the second of two pixels was measured as; ancestral steps that are exact for the data."""
     exact = samplers.ddpm("analytic", lambda log_snr: 0.25 / (1 + 0.25 * jnp.exp(log_snr)))
@@ -288,6 +295,7 @@ def test_a_reward_has_one_number_for_each_sample(monkeypatch):
         checks.validate(config_of(driver=driver, sampler={"name": "ddpm"}))
 
 
+@pytest.mark.extended
 def test_samples_whose_reward_is_not_finite_are_not_written(registered, monkeypatch, tmp_path):
     monkeypatch.setitem(names.REWARDS, "nothing", lambda: lambda x_0, condition: jnp.full(len(x_0), jnp.nan))
     driver = {"name": "twisted", "number": 2, "log_reward": {"name": "nothing"}}

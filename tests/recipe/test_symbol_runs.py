@@ -201,6 +201,7 @@ def python_recipe(**sampling):
     )
 
 
+@pytest.mark.extended
 def test_a_recipe_in_python_samples_the_law_of_its_network():
     recipe = python_recipe()
     made = generate.generator(recipe)
@@ -216,6 +217,7 @@ def test_a_recipe_in_python_samples_the_law_of_its_network():
         Recipe(recipe.schedule, recipe.objective, other, [{"x": np.array([0, 1])}] * 2)
 
 
+@pytest.mark.extended
 def test_a_text_is_completed_and_a_text_that_does_not_fit_is_refused():
     vocabulary = ("a", "b", "c")
     recipe = symbol_samples.infilled(python_recipe(), "b_a", vocabulary)
@@ -234,6 +236,7 @@ def test_a_text_is_completed_and_a_text_that_does_not_fit_is_refused():
     assert symbol_samples.texts(np.array([[10, 0, 3]]), ()) == ["10 0 3"]
 
 
+@pytest.mark.extended
 def test_a_block_causal_run_samples_block_after_block_as_by_all_positions():
     """With sharp logits each symbol is the likeliest of a guided evaluation of all positions, by hand."""
     process = discrete.absorbing(discrete.linear(), 4)
@@ -296,6 +299,7 @@ def test_a_block_causal_network_trains_by_blocks_alone(text, name):
         checks.validate(config_of(text, **{"objective": objective, "model.causal": 4}))
 
 
+@pytest.mark.extended
 def test_a_run_in_chunks_has_no_array_of_all_positions_and_all_symbols():
     """50,000 symbols at 64 positions: the compiled train step of a run holds chunks of 8 positions."""
     size, length = 50_000, 64

@@ -31,6 +31,7 @@ def config_of(folder, **target):
     return config
 
 
+@pytest.mark.extended
 def test_an_entry_is_its_function_of_its_parts(tmp_path):
     named = checks.validate(config_of(tmp_path)).objective
     made = objectives.log_variance(VELOCITY, timesteps.uniform(LINE, 3), objectives.many_well(2), 4, 2.0)

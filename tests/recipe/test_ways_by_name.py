@@ -93,6 +93,7 @@ def test_steps_that_add_noise_cost_no_evaluation():
     assert len(recipe.sampling.plan.grid) == 4 + 2 + 1 + 1
 
 
+@pytest.mark.extended
 def test_drivers_reach_the_same_end():
     """Picard's sweeps end at the steps of `sample`; the adaptive driver at the flow of a Gaussian, x -> 0.5 + 0.1 x."""
     by_steps, _ = samples(exact())
@@ -106,6 +107,7 @@ def test_drivers_reach_the_same_end():
     assert np.abs(by_steps - by_error).max() > 1e-2  # four steps of Euler's method are not exact
 
 
+@pytest.mark.extended
 def test_frames_have_times_of_their_own():
     sampler = {"name": "per_frame", "sampler": {"name": "ddim"}}
     config = exact(sampler=sampler, plan={"name": "staggered", "frames": 8, "delay": 1})
@@ -125,6 +127,7 @@ def test_frames_have_times_of_their_own():
     assert (t[:, [0, 7]] < 1e-6).all() and not importance[:, [0, 7]].any() and importance[:, 1:7].all()
 
 
+@pytest.mark.extended
 def test_the_grid_that_a_network_decides():
     config = exact(
         grid={"name": "optimal", "grid": {"name": "uniform", "steps": 16}}, sampler={"name": "ddim"}, steps=3

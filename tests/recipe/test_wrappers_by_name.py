@@ -52,6 +52,7 @@ def losses(objective):
     return objective(networks, LINE, jax.random.split(jax.random.key(3), 8), batch, 0)[0]
 
 
+@pytest.mark.extended
 def test_the_wrappers_of_a_config_act_from_the_inside_to_the_outside():
     flow = objectives.flow_matching(DENSITY)
     pair = objectives.uncertainty(channels=8)

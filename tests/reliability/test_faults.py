@@ -192,6 +192,7 @@ def test_the_clock_on_the_wall_is_read_for_the_record_alone():
 ROWS = st.lists(st.tuples(st.integers(0, 3), st.floats(-1e9, 1e9), st.text(max_size=5)), max_size=8)
 
 
+@pytest.mark.extended
 @given(rows=ROWS, cut=st.floats(0, 1), at=st.integers(-1, 20), again=st.booleans())
 def test_rewound_lines_are_the_undisturbed_prefix(tmp_path, rows, cut, at, again):
     """Cut at any byte and rewound to any step: what remains are the whole lines up to that step, byte for byte."""

@@ -49,6 +49,7 @@ def files(workdir):
     return sorted(found, key=lambda path: -path.stat().st_size)
 
 
+@pytest.mark.extended
 def test_no_flipped_bit_of_the_values_passes(saved):
     largest = files(saved[0])[0]
     assert largest.stat().st_size > 200_000
@@ -58,6 +59,7 @@ def test_no_flipped_bit_of_the_values_passes(saved):
     assert toys.equal(checkpoints.restore(saved[0], 0, saved[1])[0], saved[1])  # whole again, it is read
 
 
+@pytest.mark.extended
 def test_a_flipped_bit_elsewhere_is_refused_or_changes_nothing(saved):
     workdir, state = saved
     root = workdir / "checkpoints/0"

@@ -14,6 +14,7 @@ FEW = {"networks": 8, "safetensors": 24, "mp4": 30}  # a network is traced, and 
 MANY, PART = 5000, 1000  # inputs of a kind, and of one process
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", [pytest.param(kind, marks=pytest.mark.slow if kind == "networks" else ()) for kind in fuzzing.kinds()]
 )

@@ -74,6 +74,7 @@ def change_array(run, name, change):
     store[f"{name}/.zarray"] = json.dumps(described).encode()
 
 
+@pytest.mark.extended
 def test_an_untouched_checkpoint_is_read(run):
     params, step = checkpoints.load_ema(run)
     assert step == 3 and params["kernel"].shape == (64, 32)
@@ -293,6 +294,7 @@ def test_a_run_folder_whose_file_is_a_link_is_refused(tmp_path, name):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("module", ["experiments.sample", "experiments.evaluate", "experiments.reproduce"])
 def test_commands_refuse_in_one_sentence(tmp_path, module):
     (tmp_path / "config.json").write_text("[" * 200_000)

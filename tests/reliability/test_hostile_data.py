@@ -185,6 +185,7 @@ def test_an_image_of_another_size_is_not_decoded(width, height):
         decode(png_of(width, height), (4, 4, 3))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", slow_but([(b"iCCP",)], [(b"iCCP",), (b"zTXt",), (b"iTXt",)]))
 def test_a_bomb_in_the_text_or_profile_of_a_png_is_not_unpacked(kind):
     bomb = zlib.compress(bytes(2**29), 9)
@@ -218,6 +219,7 @@ def npz(folder, **arrays: bytes):
             archive.writestr(f"{name}.npy", data)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("images", "words"), [
     (npy((HUGE, HUGE, 8, 1)), r"declares \S+ [EZ]iB, and this machine has"),
     (npy((2**33,)), r"declares \S+ [GM]iB, (but holds 0 B|and this machine)"),

@@ -23,6 +23,7 @@ def little_time():
     assert time.process_time() - before < 10
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("name", "change", "words"), [
     ("dit", {"num_layers": 100_000}, "num_layers = 100000. Valid: a whole number, at least 0 and at most 512"),
     ("dit", {"num_layers": 400}, "Missing are .* and others"),

@@ -76,6 +76,7 @@ class MountedStore:
         return real(path, mode, *args, **options)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("lacking", "words"),
     [
@@ -124,6 +125,7 @@ def test_a_full_or_closed_disk_is_not_taken_for_a_store(tmp_path, monkeypatch, n
     assert "bucket" not in str(error.value)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_addresses_are_refused_before_anything_is_made(tmp_path, monkeypatch, address):
     monkeypatch.chdir(tmp_path)

@@ -69,6 +69,7 @@ def test_a_lost_terminal_saves(tmp_path):
     assert len(checkpoints.steps(tmp_path)) == 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_a_second_signal_ends_at_once(driver, tmp_path, number):
     """Here while a save hangs; what was saved before stays."""

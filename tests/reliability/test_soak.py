@@ -16,6 +16,7 @@ def write(folder, steps, recompilations):
     (folder / "metrics.jsonl").write_text('{"step": 1, "evaluate": {}}\n{"step": 1, "loss": 0.1}\n')
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("slope", [0.0, 60.0, -30.0])
 def test_the_slope_is_that_of_the_memory_after_the_warm_up(tmp_path, slope):
     write(tmp_path, 40, 3)
@@ -30,6 +31,7 @@ def test_the_slope_is_that_of_the_memory_after_the_warm_up(tmp_path, slope):
     assert (tmp_path / "soak.png").stat().st_size > 1000
 
 
+@pytest.mark.extended
 def test_a_run_that_ends_by_itself_is_no_soak(tmp_path):
     with pytest.raises(RuntimeError, match="ended by itself with exit status 3"):
         soak.watch(["sh", "-c", "exit 3"], 60)

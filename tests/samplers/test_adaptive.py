@@ -10,6 +10,7 @@ from tests import oracles
 from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, slow_but, start
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "schedule_name, kind",
     slow_but(
@@ -40,6 +41,7 @@ def test_error_follows_the_tolerance_at_the_price_of_evaluations(schedule_name, 
     assert 2 < costs[1].mean() / costs[0].mean() < 8
 
 
+@pytest.mark.extended
 def test_a_plan_up_is_the_inverse(x64):
     schedule = SCHEDULES["cosine"]
     denoise = exact_denoiser(DATA["gaussian"], SCHEDULES["cosine"])

@@ -141,6 +141,7 @@ def test_tcd_jumps_to_the_share_of_s_that_gamma_leaves():
     np.testing.assert_allclose(seen, [(1.0, 0.35), (0.5, 0.0)], rtol=1e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but(

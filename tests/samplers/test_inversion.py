@@ -175,6 +175,7 @@ TRIPS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", list(TRIPS))
 @pytest.mark.parametrize(
     "schedule_name, dtype, tolerance", [("cosine", jnp.float64, 1e-11), ("edm", jnp.float32, 1e-3)]

@@ -161,6 +161,7 @@ def test_the_reverse_equation_is_taken_if_nothing_is_said(make):
     assert (defaults["eta"], defaults["s_noise"]) == (1.0, 1.0) and make().draws >= 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but([(name, "cosine") for name in LOOPS], [(name, at) for name in LOOPS for at in ("cosine", "edm")]),
@@ -210,6 +211,7 @@ RELATIVES = [
 ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("sampler, relative, only", RELATIVES)
 def test_a_sampler_is_its_relative_at_the_end_of_its_range(sampler, relative, only):
     """From alpha = 0, where there is such an end, to sigma = 0."""

@@ -33,6 +33,7 @@ def test_plan_goes_up_and_down_from_the_nearest_time(schedule_name):
     np.testing.assert_array_equal(plan.renoise, np.isin(np.arange(11), [1, 4, 8]))
 
 
+@pytest.mark.extended
 def test_sampling_along_the_plan_is_the_published_loop():
     """Xu et al. 2023, the authors' loop with EDM's step: the noise drawn on the way up, put into it.
 

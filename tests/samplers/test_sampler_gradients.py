@@ -63,6 +63,7 @@ def _directions(values):
     return [tuple(drawn[j] if j == i else zero[j] for j in range(3)) for i in range(3)]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but(

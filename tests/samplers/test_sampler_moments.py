@@ -133,6 +133,7 @@ every_affine = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.extended
 @every_affine
 def test_mean_and_covariance_converge_to_the_marginals(name, schedule_name):
     """From the prior to the data, t_max to 0, both singular ends included."""
@@ -143,6 +144,7 @@ def test_mean_and_covariance_converge_to_the_marginals(name, schedule_name):
     assert fine < coarse / (2 if name in SLOWLY else 4)
 
 
+@pytest.mark.extended
 @every_affine
 def test_weak_order_is_the_published_one(name, schedule_name):
     """On an interior interval, sigma / alpha from 4 to 1/4 uniform in log-SNR, with the sampler's own low-order start.
@@ -176,6 +178,7 @@ EXACT_FOR_A_POINT = [
 ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, schedule_name",
     slow_but(
@@ -202,6 +205,7 @@ def test_one_point_of_data_gives_exact_marginals_in_any_step(name, schedule_name
         np.testing.assert_allclose(covariance, sigma_s**2 * np.eye(2), rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.extended
 @every_schedule
 def test_analytic_variance_is_exact_for_round_gaussians_in_any_step(schedule_name):
     """The best variance leaves nothing to improve where one number can say it; for N(0, I) it is `large`."""
@@ -218,6 +222,7 @@ def test_analytic_variance_is_exact_for_round_gaussians_in_any_step(schedule_nam
         np.testing.assert_allclose(covariance, exact_covariance, rtol=1e-8, atol=1e-12)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("schedule_name", ["cosine", "edm"])
 def test_analytic_variance_keeps_the_power_and_is_the_paper_s(schedule_name):
     """The trace of the covariance is right for any Gaussian. Bao et al. 2022, theorem 1, Gamma = E |score|^2 / D."""

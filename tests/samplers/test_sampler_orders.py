@@ -159,6 +159,7 @@ def _measure(name, schedule_name, kind, exact_start):
     return -np.polyfit(np.log(solver.counts), np.log(errors), 1)[0], np.array(errors)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", list(DATA))
 @pytest.mark.parametrize(
     "name, schedule_name",
@@ -180,6 +181,7 @@ def test_interior_order_is_the_published_one(name, schedule_name, kind):
     assert abs(measured - published) <= scatter, about
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", list(DATA))
 @pytest.mark.parametrize(
     "name", slow_but([(name,) for name in FAST], [(name,) for name, solver in SOLVERS.items() if solver.history])
@@ -191,6 +193,7 @@ def test_order_as_shipped_with_a_start_of_lower_order(name, kind):
     assert measured >= expected - 0.2, f"order {measured:.2f} measured, {expected} expected; errors {errors}"
 
 
+@pytest.mark.extended
 @every_solver
 def test_whole_way_converges_to_the_data(name):
     """From pure noise at t_max, where alpha = 0, to t = 0, uniform in t: the steps at both ends are of order 1.
@@ -211,6 +214,7 @@ def test_every_deterministic_sampler_has_a_claim(name):
     assert name in SOLVERS
 
 
+@pytest.mark.extended
 @every_solver
 def test_a_plan_that_goes_up_inverts(name):
     """Data to noise along the same flow: the exact noise, to the method's accuracy."""

@@ -80,6 +80,7 @@ def test_renoising_forgets_the_history():
     np.testing.assert_allclose(whole.x[4:], rest.x[1:], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_renoising_costs_no_evaluation():
     schedule = SCHEDULES["cosine"]
     calls = []

@@ -85,6 +85,7 @@ def _steps(name):
 _start = functools.cache(lambda schedule_name: np.asarray(start(SCHEDULES[schedule_name])[0]))
 
 
+@pytest.mark.extended
 @every_name
 def test_a_few_steps_are_finite_and_make_the_documented_evaluations(name):
     """From t_max to 0 in float32; one step is the estimate of x_0 and nothing else, with no noise left in it."""
@@ -102,6 +103,7 @@ def test_a_few_steps_are_finite_and_make_the_documented_evaluations(name):
                 np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5, err_msg=case)
 
 
+@pytest.mark.extended
 @every_name
 def test_a_step_from_the_smallest_time_and_a_tiny_step_are_finite(name):
     for schedule_name, schedule in SCHEDULES.items():
@@ -119,6 +121,7 @@ def test_going_up_from_the_data_to_pure_noise_is_finite(name):
             assert np.isfinite(_steps(name)(schedule_name, grid, _start("cosine"))[0]).all(), schedule_name
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "parameterization, name",
     slow_but(
@@ -206,6 +209,7 @@ def _groups():
     return x, jax.random.split(jax.random.key(0), (2, 2))
 
 
+@pytest.mark.extended
 @every_family
 def test_trajectory_has_every_step(name, x64):
     _, denoise, plan = _four_steps()
@@ -237,6 +241,7 @@ def _noise(draws):
     return np.stack([draw(k) for k in range(draws)], axis=1) if draws else np.zeros((4, 0, 4, 2))
 
 
+@pytest.mark.extended
 @every_family
 def test_vmapped_samples_are_those_of_the_sampler_s_own_steps(name, x64):
     """`sample`, two batch axes and a gradient beside it change nothing in the steps, which have the same noise."""
@@ -284,6 +289,7 @@ def test_gradient_through_sampling(name, x64):
     np.testing.assert_array_equal(gradient[:, 1], 0)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([("dpmpp_2m_sde",)], [(name,) for name in SAMPLERS]))
 def test_compiled_program_equals_the_eager_one(name):
     schedule, denoise, plan = _four_steps()

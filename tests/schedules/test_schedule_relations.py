@@ -118,6 +118,7 @@ def test_zero_terminal_snr_refuses_what_does_not_preserve_the_variance(made, nam
         schedules.zero_terminal_snr(made[name])
 
 
+@pytest.mark.extended
 @given(name=st.sampled_from(NAMES), factor=st.floats(0.05, 20.0), t=st.floats(0.01, 0.99))
 def test_shift_moves_the_log_snr_and_keeps_the_kind(name, factor, t):
     """log-SNR - 2 ln(factor), on the same curve; back by 1 / factor; and its own derivatives (of any schedule)."""

@@ -37,6 +37,7 @@ def in_parts(function, t):
     return np.concatenate([function(part) for part in padded.reshape(-1, INTERIOR.size)])[: len(t)]
 
 
+@pytest.mark.extended
 @every_schedule
 @pytest.mark.parametrize("dtype, rtol", [(np.float32, 2e-5), (np.float64, 1e-10)])
 def test_coefficients_equal_the_definition(made, name, dtype, rtol):
@@ -79,6 +80,7 @@ def test_published_values_of_ddpm(made, x64):
     np.testing.assert_allclose(made["scaled_linear"].log_snr(1.0), np.log(0.00466 / 0.99534), atol=2e-3)
 
 
+@pytest.mark.extended
 @every_schedule
 @pytest.mark.parametrize("x64", [False, True])
 def test_ends(made, name, x64):
@@ -109,6 +111,7 @@ def test_log_snr_decreases(made, name):
     assert (np.diff(in_parts(schedule.alpha, t)) <= rounding).all()
 
 
+@pytest.mark.extended
 @every_schedule
 @pytest.mark.parametrize("dtype, tolerance", [(np.float32, 2e-6), (np.float64, 1e-13)])
 def test_inverse_returns_t(made, name, dtype, tolerance):
@@ -152,6 +155,7 @@ def test_automatic_differentiation_agrees_with_the_drift(made, name, x64):
         np.testing.assert_allclose(g_squared, schedule.diffusion(t) ** 2, rtol=1e-9)
 
 
+@pytest.mark.extended
 @each_kind
 def test_any_shape_of_t(made, name):
     """A matrix of times, its rows in one, and a single time give the same numbers in their shapes."""
@@ -191,6 +195,7 @@ def test_float32_is_finite_near_both_ends(made, name):
         assert schedule.alpha(t) > 0
 
 
+@pytest.mark.extended
 @every_schedule
 @pytest.mark.parametrize("x64", [False, True])
 def test_the_data_end_has_the_limits_of_the_derivatives(made, name, x64):
@@ -219,6 +224,7 @@ def test_the_data_end_has_the_limits_of_the_derivatives(made, name, x64):
             np.testing.assert_allclose(diffusion, 0, atol=1e-6)
 
 
+@pytest.mark.extended
 @every_schedule
 @pytest.mark.parametrize("parameterization", [parameterizations.velocity(), parameterizations.clipped_x0()])
 def test_velocities_are_read_at_the_data(made, name, parameterization):

@@ -65,6 +65,7 @@ class Lowest:
         return np.zeros(size)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, amplitudes, attack, decay",
     [

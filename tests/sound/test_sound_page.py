@@ -4,12 +4,14 @@ import pathlib
 import re
 
 import numpy as np
+import pytest
 
 from diffusion.io import wav
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "sound.md"
 
 
+@pytest.mark.extended
 def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {}

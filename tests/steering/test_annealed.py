@@ -37,6 +37,7 @@ CASES = {  # particles of a group, leapfrogs, resampling
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", CASES)
 def test_constants_are_unbiased_and_weighted_moments_are_the_target_s(name):
     """4,000 groups: E[Z], E[Z x] and E[Z (x - m)^2] within 4.5 standard errors of the closed forms."""
@@ -103,6 +104,7 @@ def test_a_move_leaves_its_rung_as_it_is_however_large_its_step(leapfrogs):
     np.testing.assert_array_less(np.abs(np.cov(moved.T) - covariance), 4.5 * error)
 
 
+@pytest.mark.extended
 def test_a_rung_moves_by_the_step_size_of_its_own():
     keys, x = jax.random.split(jax.random.key(0), 4), jnp.ones((4, 2))
     run = lambda sizes: steering.annealed(log_base, log_density, x, keys, (0, 0.5, 1), np.array(sizes), number=1)
@@ -110,6 +112,7 @@ def test_a_rung_moves_by_the_step_size_of_its_own():
     assert np.abs(run((1e-6, 0.5, 1e-6)).x - x).max() > 0.1
 
 
+@pytest.mark.extended
 def test_the_pilot_s_rungs_have_the_share_and_its_moves_are_accepted():
     """Between Gaussians of one width s the weights are log-normal: exp(-(rise |m| / s)^2) is their share, so that all
     rises are s sqrt(-log share) / |m|, in any scale."""
@@ -126,6 +129,7 @@ def test_the_pilot_s_rungs_have_the_share_and_its_moves_are_accepted():
     assert abs(float(accepted.mean()) - 0.65) < 0.12
 
 
+@pytest.mark.extended
 def test_particles_outside_of_the_support_die_and_groups_stand_alone():
     half = lambda x: jnp.where(x[:, 0] > 0, log_base(x), -jnp.inf)
     keys = jax.random.split(jax.random.key(0), 24)

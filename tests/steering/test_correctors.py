@@ -76,6 +76,7 @@ def _errors(schedule, exponents, sampler, steps=STEPS, number=NUMBER):
 SLOW = ("flatter", "guidance, preserving variance")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([(name,) for name in CASES if name not in SLOW], [(name,) for name in CASES]))
 def test_means_variances_and_constants_are_the_product_s(name):
     """Within four standard errors and 2 % for the steps; constants where the exponents sum to 1."""
@@ -87,6 +88,7 @@ def test_means_variances_and_constants_are_the_product_s(name):
         assert abs(error) < 4 * deviation + 0.02, figure
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("figure, sampler", [("constant", EULER), ("variance", samplers.ddpm())])
 def test_what_the_steps_add_falls_with_their_length(figure, sampler):
     """Weak order 1: four times the steps, a quarter of the error; a power's constant sees the drift's divergence."""
@@ -95,6 +97,7 @@ def test_what_the_steps_add_falls_with_their_length(figure, sampler):
     assert abs(many[0]) < 0.35 * abs(few[0]) + 4 * many[1]
 
 
+@pytest.mark.extended
 def test_guidance_of_a_mixture_is_its_density_and_not_the_sum_of_scores():
     """p_c^3 / p_u^2 in one dimension, by quadrature; the conditional is one component of the mixture."""
     whole = oracles.mixture([0.5, 0.5], [[-1.0], [1.0]], [[[0.3]], [[0.3]]])
@@ -153,6 +156,7 @@ def test_the_weight_of_a_power_counts_every_number_of_an_example():
     np.testing.assert_allclose(particles.log_weights, np.full((2, 1), 0.5 * 6 * np.log(0.3 / 0.9)), rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_one_branch_to_the_power_1_is_sample():
     plan = timesteps.plan(timesteps.uniform(FLOW, 5))
     keys = jax.random.split(jax.random.key(0), 12)

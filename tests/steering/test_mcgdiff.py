@@ -71,6 +71,7 @@ CASES = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", CASES)
 def test_constants_are_unbiased_and_means_and_covariances_the_posterior_s(name):
     """4,000 groups of four: E[Z] is the constant, E[Z f] the constant times the posterior's mean of f."""
@@ -87,6 +88,7 @@ def test_constants_are_unbiased_and_means_and_covariances_the_posterior_s(name):
         np.testing.assert_array_less(np.abs(values.mean(0) - truth), 4.5 * error + 1e-6)
 
 
+@pytest.mark.extended
 def test_of_a_mixture_it_has_the_posterior():
     """One measured number of two components; means and covariance by the closed form, 5 % for the steps."""
     mixture = oracles.mixture([0.3, 0.7], [[-1.0, 0.5, 0.0], [1.0, -0.5, 0.3]], [0.1 * np.eye(3)] * 2)
@@ -140,6 +142,7 @@ def test_a_direction_of_the_smallest_singular_value_is_not_measured():
     np.testing.assert_array_equal(particles.log_weights, 0)
 
 
+@pytest.mark.extended
 def test_without_noise_it_ends_at_the_measured_value():
     particles = _run(8, 4, noise_std=0.0, end=0.0, sampler=samplers.ddpm())
     np.testing.assert_allclose(particles.x @ A.T, np.broadcast_to(Y, (32, 2)), atol=1e-5)
@@ -148,6 +151,7 @@ def test_without_noise_it_ends_at_the_measured_value():
     assert (particles.x @ V[2]).std() > 0.1  # the direction that is not measured
 
 
+@pytest.mark.extended
 def test_a_group_does_not_depend_on_the_others():
     keys = jax.random.split(jax.random.key(0), 24)
     x = samplers.prior(SCHEDULE, jax.random.split(jax.random.key(1), 24), (3,))

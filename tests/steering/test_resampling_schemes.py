@@ -24,6 +24,7 @@ def _offspring(resample, weights=WEIGHTS):
     return np.asarray(ancestors), np.exp(np.asarray(logs, np.float64))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ALL)
 def test_the_weights_of_the_offspring_are_in_the_mean_those_of_the_particles(name):
     ancestors, weights = _offspring(ALL[name])

@@ -40,6 +40,7 @@ def _prior(keys):
     return samplers.prior(SCHEDULE, keys, (3,))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("noise", [0.2, 0.0])
 def test_daps_has_the_posterior_in_any_number_of_steps(noise):
     draw = steering.gaussian_draw(measurements.matrix(A), jnp.asarray(Y)[None], noise)
@@ -60,6 +61,7 @@ def test_the_estimate_of_more_steps_is_ddim_to_the_end():
     np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_an_estimate_at_a_noisy_end_is_divided_by_its_alpha():
     """One DDIM step to x_s of the plan's end is x0 + sigma_s / alpha_s eps there."""
     x, t, s = jax.random.normal(jax.random.key(0), (2, 3)), 0.8, 0.3
@@ -129,6 +131,7 @@ def test_langevin_dynamics_has_the_law_of_its_recursion():
     np.testing.assert_allclose(widths[0], r)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("eta, eta_b", [(0.85, 1.0), (0.0, 0.3), (1.0, 0.6)])
 def test_ddrm_keeps_the_marginals_of_the_process(x64, eta, eta_b):
     """For a perfect x0, each x_s is a linear map of all noise, whose covariance is sigma_s^2 I (theorem 3.1)."""

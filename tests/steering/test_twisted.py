@@ -73,6 +73,7 @@ def _run(twist, groups, number, steps=STEPS, sampler=EXACT, seed=0, **more):
     return run(jax.random.split(jax.random.key(seed), groups * number))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", CASES)
 def test_constants_are_unbiased_and_means_are_the_tilted_law_s(name):
     """4,000 groups of eight: E[Z] is the constant, E[Z times the weighted mean] the constant times the mean."""
@@ -95,6 +96,7 @@ def test_constants_are_unbiased_and_means_are_the_tilted_law_s(name):
     assert np.abs(x.mean((0, 1)) - mean).max() > 0.01  # the plain mean is another
 
 
+@pytest.mark.extended
 def test_the_law_of_one_drawn_particle_is_the_tilted_one():
     mean, variance, _ = _tilted(quadratic)
     particles = _run(steering.tilt(quadratic), 2000, 32)
@@ -103,6 +105,7 @@ def test_the_law_of_one_drawn_particle_is_the_tilted_one():
     np.testing.assert_allclose(x.var(0), variance, rtol=4.5 * (2 / 2000) ** 0.5)
 
 
+@pytest.mark.extended
 def test_a_pull_along_the_gradient_keeps_the_weights_more_even():
     """Without resampling; a pull of the wrong sign or size has the same constant, and worse weights."""
     never = steering.where_uneven(steering.systematic, 1e-6)
@@ -132,6 +135,7 @@ def test_without_a_reward_it_is_sample():
     assert particles.effective_sizes.shape == (5, 3)
 
 
+@pytest.mark.extended
 def test_a_group_does_not_depend_on_the_others():
     twist, keys = steering.tilt(quadratic), jax.random.split(jax.random.key(0), 24)
     x = samplers.prior(SCHEDULE, jax.random.split(jax.random.key(1), 24), (2,))
@@ -225,6 +229,7 @@ def test_a_plan_that_renoises_and_rewards_of_another_shape_are_refused():
         run(timesteps.plan([1.0, 0.0]), lambda x: x)
 
 
+@pytest.mark.extended
 def test_a_learned_variance_scales_the_pull():
     """The ratio of the densities is that of the step's own spread: the constant is unbiased with it too."""
     wide = lambda x, t: DENOISE(x, t)._replace(variance=jnp.full_like(x, 0.9))

@@ -103,6 +103,7 @@ def test_chroma_sees_one_token_of_padding_of_a_prompt_in_two_windows(monkeypatch
     np.testing.assert_array_equal(found["text_mask"], np.array([[1, 1, 1, 0, 1, 1, 1, 0]], bool))
 
 
+@pytest.mark.extended
 def test_sana_keeps_the_start_and_what_follows_the_instruction():
     """A letter a token: the start, the last letter of the instruction, the prompt in lower case, and 300 in all."""
     split = lambda text: ([ord(letter) for letter in text], lambda first: text[first:])

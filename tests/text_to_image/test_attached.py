@@ -87,6 +87,7 @@ def output(attached, t=0.5, unconditional=None, beside=0):
     return float(velocity[0, 0, 0, 0])
 
 
+@pytest.mark.extended
 def test_several_attachments_add_up_each_with_its_weight_between_its_times():
     one, other = constant(1.0), constant(10.0)
     assert output(()) == 0
@@ -216,6 +217,7 @@ def test_a_file_for_another_base_is_refused_by_its_first_leaf():
         ControlNet(unet).attachment({}, MMDiT(), {})
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind, denoiser, other", [
     (PixArtControlNet, PixArt((8, 8, 4), width=24, depth=2, heads=2, text_width=8), {"heads": 3}),
     (MMDiTControlNet, MMDiT(width=16, depth=2, heads=2, text_width=8, pooled_width=8, positions=8), {"heads": 4}),
@@ -245,6 +247,7 @@ def test_a_union_is_refused_in_its_own_name():
         control_net_tables.UNION.build(config)
 
 
+@pytest.mark.extended
 def test_a_union_of_a_unet_receives_a_kind_and_has_one_width():
     unet = ConditionalUNet((8,), (1,), (2,), 8, groups=4, added_width=14, size_width=2)
     union = ControlNet(unet, (4, 4), modes=3, kind_heads=2)

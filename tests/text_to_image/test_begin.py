@@ -74,6 +74,7 @@ def drawn(found, image):
     assert np.abs(rest[0] - rest[1]).mean() > 0.5
 
 
+@pytest.mark.extended
 def test_without_a_picture_there_is_noise_of_each_key(model):
     x, keys, known, painted, beside = of(model)
     np.testing.assert_allclose(x, 2 * normal(own(0)), rtol=1e-6)
@@ -88,6 +89,7 @@ def test_a_watermark_of_the_noise_stands_in_it_and_one_of_the_pictures_does_not(
     np.testing.assert_allclose(of(model, watermark=mark)[0], 2 * normal(own(0)), rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_an_image_is_noised_to_the_first_time_of_its_steps(model):
     x, _, known, painted, beside = of(model, image=IMAGE, noised=True)
     assert known is None and painted is None and beside == {}
@@ -149,6 +151,7 @@ def test_further_pictures_are_seen_by_their_means_and_a_reference_with_noise(mod
     assert np.abs(noise - normal(own(0))).mean() > 0.5  # no noise that x has
 
 
+@pytest.mark.extended
 def test_clips_see_their_first_frame_as_their_kind_does(model):
     first = np.repeat(latents(IMAGE)[:, None], 3, axis=0)
 

@@ -19,6 +19,7 @@ def model():
     return dataclasses.replace(model, kind=model.kind._replace(multiple=lambda denoiser: 1))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("seeds", [(3, 5), (4, 4)])
 def test_the_way_begins_and_ends_at_the_pictures_of_the_prompts(model, seeds):
     prompts = ["a cat", "a dog on a very long leash"]
@@ -30,6 +31,7 @@ def test_the_way_begins_and_ends_at_the_pictures_of_the_prompts(model, seeds):
     assert all(np.abs(way[1].astype(int) - end).max() > 1 for end in ends)
 
 
+@pytest.mark.extended
 def test_the_same_prompt_and_seed_stay_where_they_are(model):
     way = text_to_image.between(model, ["a cat"] * 2, (3, 3), np.array([0.0, 0.3, 1.0]), **HOW).astype(int)
     assert np.abs(way - way[:1]).max() <= 1

@@ -75,6 +75,7 @@ def test_the_frames_behind_a_clean_one_see_it_at_time_zero():
     assert out.x0.shape == (2, 3, 2, 2, 3)
 
 
+@pytest.mark.extended
 def test_a_blurred_first_frame_has_noise_of_the_square_of_the_time():
     """Other noise for each clip, the same at the same time, and that of its own key whatever stands beside it."""
     first = jnp.zeros((2, 1, 16, 16, 3))

@@ -107,6 +107,7 @@ def test_a_clip_depends_on_its_own_seed_and_frames_alone():
     assert np.abs(last.pictures[0].astype(int) - both[0]).max() <= 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("settings, message", [
     ({"frames": 6}, r"frames = 6: the autoencoder codes the first frame alone .* groups of 2\. Valid: e\.g\. 5 or 7"),
     ({"height": 18}, "height = 18 must be a multiple of 4"),
@@ -123,6 +124,7 @@ def test_what_a_model_of_clips_cannot_make_is_refused_before_anything_is_compute
         check_memory(model, job.course, 1, {"text": words}, {"text": words})
 
 
+@pytest.mark.extended
 def test_a_model_of_clips_has_the_size_and_the_frames_of_its_class():
     model = loaded("wan_of_two", text_to_image.described)
     job = Job.prepare(model, Request.make("a cat"))
@@ -131,6 +133,7 @@ def test_a_model_of_clips_has_the_size_and_the_frames_of_its_class():
     assert model.boundary == 0.875 and isinstance(model.weights, video_models.Experts)
 
 
+@pytest.mark.extended
 def test_a_model_that_begins_with_a_picture_needs_one_and_sees_it():
     model = loaded("wan_from_image", text_to_image.described)
     settings = {"frames": 5, "guidance": 1.0}
@@ -141,6 +144,7 @@ def test_a_model_that_begins_with_a_picture_needs_one_and_sees_it():
     assert not model.sees_mask and not model.sees_picture
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, frames, near", [("ltx", 10, "9 or 17"), ("cogvideox", 13, "9 or 17")])
 def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(name, frames, near):
     model = loaded(name, text_to_image.described)
@@ -148,6 +152,7 @@ def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(n
         Job.prepare(model, Request.make("a cat", frames=frames, height=64, width=64))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, course, usual", [
     ("ltx", ((512, 704), 161, (21, 16, 22, 8)), (50, 3.0)),
     ("cogvideox", ((480, 720), 49, (13, 120, 180, 4)), (50, 6.0)),
@@ -187,6 +192,7 @@ def test_a_model_whose_first_frame_is_clean_sees_no_further_channels(tmp_path):
         denoiser_checks.check_denoiser(tmp_path, name, CogVideoX(in_channels=32), autoencoder, clean=True)
 
 
+@pytest.mark.extended
 def test_a_clip_of_learned_positions_has_their_shape():
     model = loaded("cogvideox_from_image", text_to_image.described)
     picture = np.zeros((16, 16, 3), np.uint8)
@@ -197,6 +203,7 @@ def test_a_clip_of_learned_positions_has_their_shape():
         Job.prepare(model, Request.make("a cat", image=np.zeros((32, 16, 3), np.uint8), frames=9))
 
 
+@pytest.mark.extended
 def test_a_model_with_times_of_frames_may_begin_with_a_picture_and_has_their_seconds():
     model = loaded("ltx_conditions", text_to_image.described)
     job = Job.prepare(model, Request.make("a cat", frames=17, image=np.zeros((32, 64, 3), np.uint8)))
@@ -207,6 +214,7 @@ def test_a_model_with_times_of_frames_may_begin_with_a_picture_and_has_their_sec
     np.testing.assert_allclose(np.diff(t[25:], 2), np.diff(t[25:], 2)[0], rtol=1e-3)
 
 
+@pytest.mark.extended
 def test_a_blurred_first_frame_has_noise_that_grows_with_the_square_of_the_time():
     first, keys = jnp.full((2, 1, 40, 40, 8), 3.0), jax.random.split(jax.random.key(0), 2)
     seen = []
@@ -246,6 +254,7 @@ def test_two_denoisers_are_chosen_by_the_boundary():
     assert float(weights.scale(0.5, 7.0)) == 7
 
 
+@pytest.mark.extended
 def test_a_lora_file_is_of_the_denoiser_that_its_interval_names(tmp_path):
     model = loaded("wan_of_two", text_to_image.described)
     model = dataclasses.replace(model, params=jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), model.params))
@@ -276,6 +285,7 @@ def test_a_second_denoiser_without_a_boundary_is_refused(tmp_path):
         text_to_image.described(folder)
 
 
+@pytest.mark.extended
 def test_both_of_two_denoisers_are_stored_in_8_bits():
     model = loaded("wan_of_two")
     quantised, about = text_to_image.with_quantised(model, "int8")

@@ -208,6 +208,7 @@ def theirs(scheduler, steps, table=TABLE, sigma=None, ends=(999, 0)):
     return sigmas[::-1]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("scheduler", comfyui_steps.SCHEDULERS)
 def test_steps_are_those_of_comfyui(scheduler):
     process = comfyui_steps.stepping(schedulers.read(SD), scheduler)
@@ -244,6 +245,7 @@ def k_diffusion(name, denoised, x, sigmas):
     return x
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["euler", "ddim", "heun", "dpmpp_2m"])
 def test_samplers_are_those_of_k_diffusion(name):
     """On data N(1, 0.25): D = (0.25 x + sigma^2) / (0.25 + sigma^2) in x / alpha."""
@@ -267,6 +269,7 @@ def test_samplers_are_those_of_k_diffusion(name):
     np.testing.assert_allclose(found, exact, rtol=2e-5)
 
 
+@pytest.mark.extended
 def test_a_scheduler_that_is_not_read_is_refused_with_those_that_are():
     process = schedulers.read(SD)
     with pytest.raises(ValueError, match=r"scheduler='kl_optimal' is not known\. Valid: 'normal', 'karras'"):
@@ -288,6 +291,7 @@ def model_of(process, name="StableDiffusionPipeline", distilled=False, sees_mask
     return types.SimpleNamespace(process=process, name=name, distilled=distilled, multiple=16, sees_mask=sees_mask)
 
 
+@pytest.mark.extended
 def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
     process = schedulers.read(SD | {"use_karras_sigmas": True})
     request = Request(
@@ -311,6 +315,7 @@ def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
     assert (again.scheduler, again.request.height, again.request.width) == ("normal", 512, 768)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("steps, total", [(9, 14), (15, 22)])
 def test_the_steps_that_are_left_are_as_many_in_comfyui(steps, total):
     """It takes the last of int(steps / denoise); 9 / (9 / 14) is below 14, and 22 * (15 / 22) below 15."""
@@ -334,6 +339,7 @@ def test_a_setting_that_no_node_has_is_not_written(change, match):
         comfyui_export.written(request, {"model": "a"}, model_of(schedulers.read(SD)), (512, 512))
 
 
+@pytest.mark.extended
 def test_steps_of_no_scheduler_are_not_written():
     request = Request(prompts=("a",), steps=30, guidance=7.0, sampler="euler")
     with pytest.raises(

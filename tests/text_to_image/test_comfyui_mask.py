@@ -129,6 +129,7 @@ def test_a_flow_takes_a_mask_at_all_steps(place):
         flow._replace(scheduler="ddim_uniform").stepped(SCHNELL)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("model, name", [
     ("table", "euler"), ("table", "dpmpp_2m"), ("table", "heun"), ("flow", "euler"), ("flow", "heun"),
 ])  # fmt: skip
@@ -181,6 +182,7 @@ def test_what_is_kept_moves_as_in_comfyui(model, name):
         assert found[0, 0] == pytest.approx(0.9)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("model, noise, strength", [(SD_MODEL, "one", 0.6), (INPAINTS, "fresh", None)])
 def test_a_request_with_a_mask_is_written_as_the_workflow_that_is_read_as_it(place, model, noise, strength):
     request = Request(prompts=("a cat",), negative="bad", seeds=(5,), steps=30, guidance=7.0, sampler="euler",

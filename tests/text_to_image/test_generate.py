@@ -220,6 +220,7 @@ def test_the_picture_is_what_the_autoencoder_there_makes_of_the_latents(name, ca
     np.testing.assert_allclose(found, expected, rtol=0, atol=within * np.abs(expected).max())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, usual, levels", [("playground", (50, 5.0), (0.002, 80.0)), ("lcm", (4, 8.5), None)])
 def test_the_folder_of_a_pipeline_opens_and_says_how_it_is_sampled(name, usual, levels, tmp_path):
     """A pipeline with EDM's scheduler, and that of latent consistency models, were refused."""

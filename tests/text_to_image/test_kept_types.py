@@ -46,6 +46,7 @@ def saved(place, dtypes):
     return folders.find(place)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("half", [ml_dtypes.bfloat16, np.float16])
 def test_kernels_stay_in_half_precision_and_hold_the_same_numbers(half, tmp_path):
     found = saved(tmp_path / "half", {"": half})
@@ -58,6 +59,7 @@ def test_kernels_stay_in_half_precision_and_hold_the_same_numbers(half, tmp_path
     assert {str(leaf.dtype) for leaf in narrow.values()} == {"bfloat16"}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("wide", ["to_q", "to_k"])
 def test_a_kernel_of_tensors_in_several_types_is_wide(wide, tmp_path):
     """The queries, keys and values of a layer are one kernel here, read in this order."""
@@ -77,6 +79,7 @@ def test_an_array_begins_where_a_cpu_takes_it_without_a_copy(shape):
     assert array.shape == shape and array.dtype == ml_dtypes.bfloat16 and array.ctypes.data % 64 == 0
 
 
+@pytest.mark.extended
 def test_a_lora_s_sum_is_not_rounded_to_the_type_of_the_file(tmp_path):
     model = text_to_image.load(halved("flux", tmp_path / "flux"))
     width = model.denoiser.width
@@ -98,6 +101,7 @@ def test_a_lora_s_sum_is_not_rounded_to_the_type_of_the_file(tmp_path):
         np.testing.assert_allclose(after[changed], expected, rtol=0, atol=1e-7)
 
 
+@pytest.mark.extended
 def test_a_tuning_of_all_weights_is_not_rounded_to_the_type_of_the_file(tmp_path):
     model = text_to_image.load(halved("flux", tmp_path / "flux"))
     assert "bfloat16" in {str(leaf.dtype) for leaf in jax.tree.leaves(model.params["transformer"])}

@@ -103,6 +103,7 @@ def by_the_list_of_pndm(bar, first, steps, x, eps):
     return x
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("first", [2, 4, 9])
 def test_plms_begins_at_a_picture_where_diffusers_list_of_times_does(first, x64):
     """On data N(0.3, 0.2^2), whose noise is known; of ten steps."""
@@ -223,6 +224,7 @@ def received(process, trajectory):
     return np.asarray(clocked.clock(process.schedule, trajectory.plan.t))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("config, sampler, steps, times", [
     # `timesteps` of diffusers 0.42.1; some that are whole before rounding are cut below it, in float64 as here
     (UNIPC_FLOW | {"flow_shift": 3.0}, "", 10, [999, 964, 923, 875, 818, 750, 667, 563, 429, 251]),
@@ -246,6 +248,7 @@ def test_a_network_receives_whole_times_where_its_scheduler_has_no_others(config
         np.testing.assert_allclose(of_frames, [[0, times[1]]], atol=1e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("config, sampler", [
     (UNIPC_FLOW, "euler"), (FLOW, "euler"), (KARRAS, "heun"), (SD_1, "dpmpp_2m"), (SD_1, "euler"),
 ])  # fmt: skip
@@ -519,6 +522,7 @@ def test_the_fingerprint_is_of_names_and_content(tmp_path):
     assert len({first, second, model_index.fingerprint(tmp_path)}) == 3
 
 
+@pytest.mark.extended
 def test_text_encoders_that_are_dropped_are_read_for_each_request(tmp_path):
     """The same pictures, with a word and a LoRA of the text encoder; while the trajectory runs, the rest is held."""
     folder = made_pipelines.folder("sd", tmp_path / "sd")

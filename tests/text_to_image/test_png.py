@@ -239,6 +239,7 @@ def test_settings_of_another_kind_are_refused_in_words(used, wrong, message):
         raise used(holding(spelled(json.dumps(SOUND | wrong), random.Random(0))))[1]
 
 
+@pytest.mark.extended
 @settings(max_examples=150, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_fuzzed_settings_end_in_a_sentence(used, draw):

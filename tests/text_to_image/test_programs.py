@@ -45,6 +45,7 @@ def model():
     return made_model()
 
 
+@pytest.mark.extended
 def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
     """TAESD gives the latent itself; with next to no variance a posterior gives the same pictures."""
 
@@ -60,6 +61,7 @@ def test_an_autoencoder_without_a_posterior_is_edited_with_too(model):
     assert np.abs(edit(bare).astype(int) - edit(model)).max() <= 1
 
 
+@pytest.mark.extended
 def test_what_is_kept_has_one_noise_for_all_steps_where_a_request_says_so(model):
     """The pictures are those of the hook with the noise of the start; the denoiser sees a pixel's neighbour."""
 
@@ -87,6 +89,7 @@ def test_what_is_kept_has_one_noise_for_all_steps_where_a_request_says_so(model)
     assert np.abs(made.astype(int) - other)[:, mask].max() > 5
 
 
+@pytest.mark.extended
 def test_the_denoiser_of_a_request_receives_the_whole_times_of_its_scheduler(model):
     """A network that adds the fraction of its time adds nothing, though the times of the noise have one."""
 
@@ -107,6 +110,7 @@ def test_the_denoiser_of_a_request_receives_the_whole_times_of_its_scheduler(mod
     np.testing.assert_array_equal(draw(other), draw(model))
 
 
+@pytest.mark.extended
 def test_the_text_is_encoded_once_both_branches_are_one_batch_and_the_trajectory_is_one_program(model):
     """Four pictures of one prompt in two batches, six steps each: all of it is traced once."""
     made = text_to_image.generate(model, "a cat", negative="bad", steps=6, seeds=range(4), batch_size=2, sampler="ddim")
@@ -162,6 +166,7 @@ def test_every_field_of_a_course_is_in_its_key(model):
 
 
 # "2" notices what 3 does, a shorter last batch; "8" what 5 does, a single batch.
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "batch", [1, 2, pytest.param(3, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 8]
 )
@@ -178,6 +183,7 @@ def test_every_picture_is_that_of_its_own_prompt_and_seed_in_whichever_batch_it_
     assert equal[~np.eye(5, dtype=bool)].max() < 0.5  # no two of one prompt share their noise
 
 
+@pytest.mark.extended
 def test_a_request_without_settings_is_sampled_as_the_model_was_published(model):
     model = dataclasses.replace(model, usual=pipelines.Usual(2, 1.0))
     made = text_to_image.generate(model, "a cat", sampler="lcm")
@@ -263,6 +269,7 @@ def test_the_network_of_a_new_folder_keeps_the_usual_side(tmp_path, monkeypatch)
         assert written == {"ours": 1, "sample_size": expected}
 
 
+@pytest.mark.extended
 def test_a_reference_is_seen_without_what_attachments_add(model):
     names = []
 
@@ -310,6 +317,7 @@ class Editing(Product):
         return super().apply(variables, x[..., :3], clock, condition) + self.part * x[..., 3:]
 
 
+@pytest.mark.extended
 def test_a_model_that_edits_has_three_branches_and_two_scales(model):
     """The network is linear in the picture, so that the scale of the picture is a factor of its part."""
     edit = lambda part, **how: text_to_image.generate(
@@ -337,6 +345,7 @@ def test_a_model_that_edits_has_three_branches_and_two_scales(model):
         text_to_image.watch(model, "a cat", image_guidance=2, sampler="ddim")
 
 
+@pytest.mark.extended
 def test_loras_act_in_their_intervals(model, monkeypatch):
     """At each t the network of the LoRAs whose interval holds it, merged; outside of all the base, to the bit."""
     factors = jax.random.normal(jax.random.key(1), (2, WIDTH, 3))
@@ -382,6 +391,7 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
             LoraWeight.read(wrong)
 
 
+@pytest.mark.extended
 def test_regions_are_guided_as_the_pipeline_guides(model):
     """One that covers everything is the guided denoiser of its own condition, whatever the guidance."""
     kind = model.kind._replace(

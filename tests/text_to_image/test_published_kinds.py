@@ -123,6 +123,7 @@ def test_a_class_that_is_not_supported_is_refused_with_its_relatives():
         usual, (0, 7.5), (30, 0.0))  # fmt: skip
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("name", "stated", "left"),
     [

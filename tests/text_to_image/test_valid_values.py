@@ -82,6 +82,7 @@ def test_every_setting_of_a_request_is_here():
     assert settings(Request).keys() == ENDS.keys()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ENDS)
 def test_the_ends_of_a_setting(name):
     check(settings(Request)[name].valid, *ENDS[name])

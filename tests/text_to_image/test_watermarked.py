@@ -18,6 +18,7 @@ def course(mark):
     return programs.Course((16, 16), trajectory, False, False, 0, (), mark)
 
 
+@pytest.mark.extended
 def test_the_noise_of_a_trajectory_carries_the_watermark(tmp_path):
     mark = watermarks.make(tmp_path / "mark.json", "gaussian_shading", bits=16)
     keys = jax.random.split(jax.random.key(0), 3)

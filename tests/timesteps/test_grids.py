@@ -37,6 +37,7 @@ STEPS = [2, 3, 18]  # few shapes, so that compilations are shared
 every_grid = pytest.mark.parametrize("name", list(GRIDS))
 
 
+@pytest.mark.extended
 @every_grid
 def test_grid_of_n_steps_has_n_plus_1_decreasing_times_down_to_0(name):
     for schedule_name, schedule in SCHEDULES.items():

@@ -101,6 +101,7 @@ def _draw(density, keys=KEYS, index=INDEX):
     return density.sample(density.init(), keys, jnp.asarray(index))
 
 
+@pytest.mark.extended
 @every_density
 @every_schedule
 def test_density_has_its_distribution(name, schedule_name):
@@ -113,6 +114,7 @@ def test_density_has_its_distribution(name, schedule_name):
     np.testing.assert_array_equal(importance, 1)
 
 
+@pytest.mark.extended
 @every_density
 @every_schedule
 def test_density_stays_inside_and_off_the_singular_ends(name, schedule_name):
@@ -125,6 +127,7 @@ def test_density_stays_inside_and_off_the_singular_ends(name, schedule_name):
     assert np.isfinite(schedule.log_snr(t)).all()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("strata", [None, 3])
 @pytest.mark.parametrize("draw", [0.0, 1 - 2.0**-23])
 def test_the_smallest_and_the_largest_draw_stay_off_the_ends(monkeypatch, draw, strata):
@@ -158,6 +161,7 @@ def test_extreme_logit_normals_stay_off_the_ends(mean, std):
     assert (t < 1).all()
 
 
+@pytest.mark.extended
 @every_density
 @pytest.mark.parametrize("strata", [1, 7, 128])
 def test_stratified_density_puts_one_in_each_stratum(name, strata):
@@ -173,6 +177,7 @@ def test_stratified_density_puts_one_in_each_stratum(name, strata):
     assert scipy.stats.kstest(within, "uniform").pvalue > 1e-3  # jittered, not at the centres
 
 
+@pytest.mark.extended
 @every_density
 @pytest.mark.parametrize("strata", [None, 16])
 def test_draws_depend_on_the_example_alone(name, strata):

@@ -64,6 +64,7 @@ def test_shift_of_the_rectified_flow_is_sd3s_formula(factor, steps):
     assert shifted[-1] == 0
 
 
+@pytest.mark.extended
 @every_schedule
 @pytest.mark.parametrize("factor", [0.5, 2.0])
 def test_shift_lowers_the_log_snr(schedule_name, factor, x64):

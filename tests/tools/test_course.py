@@ -55,6 +55,7 @@ def test_a_notebook_is_its_source_executed(source):
     assert course.picture(notebook) == (course.FOLDER / "images" / f"{source.name[:2]}.png").read_bytes()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_every_formula_leads_to_its_function_in_the_code_and_on_the_site_and_every_page_is_there(source, entries):
     text = "\n".join(text_of(notebook_of(source), "markdown"))

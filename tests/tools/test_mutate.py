@@ -164,6 +164,7 @@ def test_a_copy_has_the_links_to_folders_and_what_lies_in_them(tmp_path, in_git)
     assert (copied / "recipes/digits.py").read_text() == "2" and (root / "recipes/digits.py").read_text() == "1"
 
 
+@pytest.mark.extended
 def test_a_child_that_does_not_end_is_killed_with_what_it_started(tmp_path):
     """Pieces of work in children: one answers, one raises, one waits with a process of its own, one turns round."""
 

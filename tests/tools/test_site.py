@@ -33,6 +33,7 @@ def public():
     return public_names.public_names()
 
 
+@pytest.mark.extended
 def test_every_public_name_says_what_it_is(public):
     names = [name for names in public.values() for name in names]
     assert len(names) > 800
@@ -78,6 +79,7 @@ def test_public_names_are_those_of_the_lists_and_of_the_modules(tmp_path):
     }
 
 
+@pytest.mark.extended
 def test_every_module_of_the_api_stands_under_one_topic(public):
     groups = site_pages.groups(public)
     counts = collections.Counter(module for group in groups for module in group.modules)
@@ -91,6 +93,7 @@ def test_every_module_of_the_api_stands_under_one_topic(public):
         site_pages.groups({"diffusion.unheard_of": []})
 
 
+@pytest.mark.extended
 def test_no_page_of_the_api_lists_more_names_than_a_reader_can_look_through(public):
     sentences = public_names.module_sentences()
     for group in site_pages.groups(public):
@@ -204,6 +207,7 @@ def sources(public):
     return Sources({path: site_pages.inward(text, path) for path, text in pages.items()}, pictures, api)
 
 
+@pytest.mark.extended
 def test_every_link_of_the_sites_sources_leads_to_a_page_of_the_site(sources):
     """The slow test below says the same of the built pages."""
     missing = []
@@ -224,6 +228,7 @@ def test_every_link_of_the_sites_sources_leads_to_a_page_of_the_site(sources):
 BROKEN = ("[a](nowhere.md)", "[a](samplers.md#nowhere)", "[a](#nowhere)", "![a](images/no.png)")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("wrong", BROKEN)
 def test_a_link_that_leads_nowhere_is_found(sources, wrong):
     broken = sources._replace(pages={**sources.pages, "tour.md": sources.pages["tour.md"] + wrong})

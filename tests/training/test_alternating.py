@@ -15,6 +15,7 @@ KEY = jax.random.key(3)
 BATCH = {"x": np.ones((4, 1), np.float32), "index": np.arange(4, dtype=np.int32)}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("options", [{}, pytest.param({"accumulate": 2, "shards": 2}, marks=pytest.mark.slow)])
 def test_one_player_is_the_plain_train_step(options, as_in_use):
     """Bit for bit: parameters, optimizer, average and metrics."""
@@ -62,6 +63,7 @@ def _game(**changes):
     return alternating(players, dict.fromkeys("abc", _apply), None, averages)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("every", [1, 2, 3])
 def test_two_players_by_hand(every):
     """In turn within a step, each on what the last one left; the average moves when its network does."""

@@ -44,6 +44,7 @@ def batch_of(hosts, each):
     return 2 * hosts * each
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("fsdp", [1, 8])
 def test_hosts_share_a_batch_without_gap_or_overlap(fsdp):
     mesh = mesh_of(HOSTS, EACH, fsdp)
@@ -53,6 +54,7 @@ def test_hosts_share_a_batch_without_gap_or_overlap(fsdp):
     np.testing.assert_array_equal(np.sort(held), np.arange(size))
 
 
+@pytest.mark.extended
 def test_records_and_draws_are_the_same_after_a_restart_with_fewer_hosts():
     """A run that is saved after some steps goes on with a quarter of the hosts, across the end of an epoch."""
     size = batch_of(HOSTS, EACH)

@@ -66,6 +66,7 @@ def test_a_convolution_is_found_wherever_it_stands_and_patches_are_none(side, st
     assert micro_batches.convolves(convolution(side, stride), jax.ShapeDtypeStruct((1, 8, 8, 1), "float32")) == expected
 
 
+@pytest.mark.extended
 def test_networks_that_convolve_are_distinguished_from_transformers():
     shape = jax.ShapeDtypeStruct((1, 16, 16, 3), "float32")
     transformer = DiT(patch=2, width=8, depth=1, heads=2, num_classes=0)

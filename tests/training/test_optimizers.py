@@ -152,6 +152,7 @@ def orthogonalized(g):
     return x
 
 
+@pytest.mark.extended
 def test_two_steps_of_muon_by_hand():
     """Each layer of a stack by itself; attention's output joins heads and sizes; all else by Nesterov's Adam."""
     rng = np.random.default_rng(0)

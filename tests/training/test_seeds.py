@@ -25,6 +25,7 @@ def together(accumulate):
     return jax.jit(jax.vmap(step, in_axes=(0, None, 0)))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("accumulate", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_seeds_together_are_the_separate_runs(accumulate):
     keys = jax.vmap(jax.random.key)(np.arange(SEEDS))
@@ -41,6 +42,7 @@ def test_seeds_together_are_the_separate_runs(accumulate):
         np.testing.assert_allclose(metrics["loss"][seed], expected["loss"], rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_a_failing_seed_freezes_alone():
     keys = jax.vmap(jax.random.key)(np.arange(SEEDS))
     states = jax.vmap(toys.make_state)(np.arange(SEEDS))

@@ -47,6 +47,7 @@ def test_loss_falls_and_step_counts():
     assert float(last["loss"]) < 0.9 * float(first["loss"])
 
 
+@pytest.mark.extended
 def test_metrics_are_those_of_the_batch():
     """Loss, gradient norm and the bins against numbers computed from the objective directly."""
     state = toys.make_state()
@@ -70,6 +71,7 @@ def test_metrics_are_those_of_the_batch():
     np.testing.assert_allclose(metrics["loss_by_t"]["sum"], np.bincount(bins, losses, minlength=10), rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_on_a_gpu_the_gradient_is_an_array_before_the_update_and_no_bit_changes(monkeypatch):
     """XLA for GPUs would make four updates of a stack's gradient that it joins of layers'; see `_made_once`."""
     state, batch = toys.make_state(), toys.batch(0)
@@ -97,6 +99,7 @@ def test_draws_differ_from_step_to_step_and_from_example_to_example():
     assert len(np.unique(np.concatenate(seen))) == 3 * 16
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("where", ["loss", "gradient"])
 def test_first_bad_step_freezes_everything(where):
     at = 4
@@ -113,6 +116,7 @@ def test_first_bad_step_freezes_everything(where):
     assert toys.equal(good, state._replace(failed_at=np.int32(-1)))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("accumulate", "shards"), [(2, 1), (4, 1), (2, 4), (4, 2)])
 def test_accumulation_equals_the_large_batch(accumulate, shards):
     """Same draws, so the same numbers up to the order of the sum."""
@@ -122,6 +126,7 @@ def test_accumulation_equals_the_large_batch(accumulate, shards):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), metrics, ours)
 
 
+@pytest.mark.extended
 def test_accumulation_keeps_the_order_of_rows_for_the_density():
     """An adaptive density sees times and losses in the order of the batch, however the batch was cut."""
 
@@ -169,6 +174,7 @@ def test_one_compilation_serves_every_step():
     assert step._cache_size() <= max(before, 1)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_an_objective_sees_the_average_and_frozen_networks_and_trains_the_model_alone(accumulate):
     """The loss |model - target - teacher|^2, its value and the update against numbers computed directly."""
@@ -203,6 +209,7 @@ class Frozen(dict):
         return hash(tuple(self))
 
 
+@pytest.mark.extended
 def test_rows_on_several_devices_are_one_batch():
     """Two halves of a batch under an axis name, as `pmap` has it: the same draws, loss, update and order of rows."""
 

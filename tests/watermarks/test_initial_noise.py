@@ -11,6 +11,7 @@ from diffusion.parameterizations import Prediction
 KEY = "0123456789abcdef" * 4
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "schedule",
     [schedules.rectified_flow(), pytest.param(schedules.cosine(), marks=pytest.mark.slow)],
@@ -55,6 +56,7 @@ def test_noise_of_any_scale_comes_back_on_that_of_the_standard_normal():
     np.testing.assert_allclose(found, expected, rtol=0.02, atol=0.01)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("largest", [0.7, 1.5])
 def test_the_noise_of_a_sampler_that_clips_is_found_where_eps_follows_the_estimate(x64, largest):
     """Each step of DDIM is then solved exactly, also for the 2/5 of the values that it has clipped at the end."""

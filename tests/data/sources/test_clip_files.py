@@ -50,6 +50,7 @@ def test_the_middle_square_is_taken(tmp_path):
     np.testing.assert_allclose(greys(record), [0, 10], atol=1)
 
 
+@pytest.mark.extended
 def test_mp4_films_are_read_as_they_were_written(tmp_path):
     pytest.importorskip("av")
     clips.write_mp4(tmp_path / "a.mp4", film(9), 8)
@@ -88,6 +89,7 @@ def test_frames_of_unequal_times_are_chosen_by_time(tmp_path):
     np.testing.assert_allclose(greys(source[0]), [0, 10, 20, 30, 30, 30, 40, 50], atol=1)
 
 
+@pytest.mark.extended
 def test_films_that_slow_down_are_chosen_by_time(tmp_path):
     """Four frames at 10 a second and four at 5: a clip at 5 has 0, 2, and then each of the others."""
     av = pytest.importorskip("av")

@@ -89,6 +89,7 @@ def test_a_mixture_promises_what_the_least_of_its_streams_does():
         mixed.take(3)
 
 
+@pytest.mark.extended
 def test_streams_of_files_are_mixed_and_filtered_by_their_columns(tmp_path):
     tars, parquets = (stored.FORMATS[name](tmp_path / name)["path"] for name in ("tar_shards", "parquet"))
     opened = lambda: sources.mixture(
@@ -110,6 +111,7 @@ def test_streams_of_files_are_mixed_and_filtered_by_their_columns(tmp_path):
     assert all(keys == {"cls", "txt", "label"} for keys in seen) and len(seen) == stored.NUMBER
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", ["files", "mixture", "filtered", "captions"])
 def test_another_number_of_processes_goes_on_with_the_stream(tmp_path, tokenizer, kind):
     """Two have read three batches; one and four go on: each record once, at its index, whoever reads it."""
@@ -173,6 +175,7 @@ def streams_with_captions(folder):
     }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["tar_stream", "parquet_stream", "huggingface", "iterable"])
 def test_captions_are_tokens_in_the_condition(tmp_path, tokenizer, name):
     stream = streams_with_captions(tmp_path)[name]

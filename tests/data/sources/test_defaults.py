@@ -38,6 +38,7 @@ DEFAULTS = {
 }  # fmt: skip
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_the_defaults_of_made_data_stay(name):
     function = getattr(sources, name)

@@ -141,6 +141,7 @@ def test_a_pair_of_moving_drawings_is_drawn_once(monkeypatch):
     assert source[3]["image"] is record["image"]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("side", [1, 24, 48, 63, 64])
 def test_a_smaller_frame_has_the_means_of_what_its_pixels_cover(side):
     """Against the mean over a picture whose pixels are each cut into parts."""

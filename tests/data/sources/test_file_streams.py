@@ -28,6 +28,7 @@ def taken(stream, number, **options):
     return found, json.loads(json.dumps(batches.state))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("window", [1, 2, 4, 100])
 @pytest.mark.parametrize("name", ["tar_stream", "parquet_stream"])
 def test_every_record_once_a_pass_and_exact_from_any_state(tmp_path, name, window):
@@ -101,6 +102,7 @@ def test_what_a_stream_cannot_do_is_refused(tmp_path):
         data.source(config, "train")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [1, 3, 4, 5])
 @pytest.mark.parametrize("name", ["tar_stream", "parquet_stream"])
 def test_two_parts_hold_every_record_once(tmp_path, name, number):

@@ -269,6 +269,7 @@ def gif(width, height, frames, size=None):
     return head + (control + block) * frames + b";"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("where", ["clip_folder", "clip_shards"])
 @pytest.mark.parametrize("sides", [(8000, 8000, 1), (3000, 3000, 40), (16, 16, 200_000)])
 def test_a_gif_that_unpacks_without_measure_is_refused(data, where, sides):
@@ -281,6 +282,7 @@ def test_a_gif_that_unpacks_without_measure_is_refused(data, where, sides):
     refused("gif (unpacks to|holds more than)", lambda: read(where, data, frames=frames, side=8, rate=10.0))
 
 
+@pytest.mark.extended
 def test_a_compressed_member_that_unpacks_without_measure_is_refused(data):
     """A header of 3 GiB, and as many zeros: 3 MB of gzip, of which a part is enough here."""
     header = tarfile.TarInfo("0.npy")
@@ -293,6 +295,7 @@ def test_a_compressed_member_that_unpacks_without_measure_is_refused(data):
             lambda: read("tar_stream", data))  # fmt: skip
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["parquet", "parquet_stream"])
 def test_a_dictionary_that_unpacks_without_measure_is_refused(data, name):
     of_child(
@@ -303,6 +306,7 @@ pq.write_table(pa.table({{"image": column}}), {str(data / "a.parquet")!r}, compr
     refused("unpacks to .* or more", lambda: read(name, data))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["parquet", "parquet_stream"])
 def test_a_page_that_unpacks_without_measure_is_refused(data, name):
     of_child(
@@ -312,12 +316,14 @@ def test_a_page_that_unpacks_without_measure_is_refused(data, name):
     refused("unpacks to .* or more", lambda: read(name, data))
 
 
+@pytest.mark.extended
 def test_a_row_count_without_rows_is_refused(data):
     """Run-length encoding holds 2 10^7 equal numbers in some bytes."""
     of_child(f"pq.write_table(pa.table({{'x': np.zeros(2 * 10**7, np.int32)}}), {str(data / 'a.parquet')!r})")
     refused("unpacks to .* or more", lambda: read("parquet", data))
 
 
+@pytest.mark.extended
 def test_arrays_in_a_record_unpack_with_measure(data):
     of_child(f"np.savez_compressed({str(data / 'a.npz')!r}, x=np.zeros(2**27 + 1, np.uint8))")
     array_record(data / "a.array_record", (data / "a.npz").read_bytes())

@@ -42,6 +42,7 @@ def test_mistakes_are_refused():
         sources.torsion_mixture(number=0)
 
 
+@pytest.mark.extended
 def test_torsions_lie_in_the_published_basins_and_splits_share_no_point():
     """Of each: its share of the points within three deviations of its angles, and their deviation."""
     number = 3000
@@ -63,6 +64,7 @@ def test_torsions_lie_in_the_published_basins_and_splits_share_no_point():
     assert near_all.mean() > 0.995
 
 
+@pytest.mark.extended
 def test_the_densities_are_those_of_the_stated_mixtures():
     """By SciPy on the sphere, and by sums over images and over characters on the torus and the rotations."""
     rng = np.random.default_rng(0)

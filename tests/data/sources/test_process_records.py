@@ -44,6 +44,7 @@ def read():
     return process_records.ProcessRecords(Rows(), Rows, NUMBER)
 
 
+@pytest.mark.extended
 def test_rows_come_in_their_order_each_from_its_own_process(read):
     rows = [5, 2, 19, 2, 0]
     records = read.__getitems__(rows)
@@ -64,6 +65,7 @@ def test_the_environment_of_this_process_is_as_before(read, monkeypatch):
     assert os.environ["OMP_NUM_THREADS"] == "5" and "MKL_NUM_THREADS" not in os.environ
 
 
+@pytest.mark.extended
 def test_a_damaged_record_is_reported_and_skipped_as_in_this_process(read):
     with pytest.raises(DamagedRecord) as here:
         Rows()[7]

@@ -34,6 +34,7 @@ def test_draws_have_the_covariance_and_the_conditional_is_that_of_draws():
     assert not covariance[seen].any() and not covariance[:, seen].any()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("hide", (series_masks.forecast(4), series_masks.gaps(0.2, 0.6, 5)))
 def test_records_are_what_is_hidden_beside_what_is_given(hide):
     of = lambda split="train", hide=hide: sources.gaussian_series(split, length=16, channels=2, number=200, hide=hide)

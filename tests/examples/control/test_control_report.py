@@ -77,6 +77,7 @@ def test_order_is_read_where_two_overlap():
     assert control_metrics.on_top(picture(plan), moved(plan._replace(things=things[:1]), 0, 0)) is None
 
 
+@pytest.mark.extended
 def test_figures_of_right_and_of_other_pictures(examples, knowing):
     real = control_metrics.rows(lambda prompts, controls, seeds: np.stack([e.image for e in examples]), examples)
     np.testing.assert_array_equal(real["real"], real["with"])
@@ -111,6 +112,7 @@ def test_a_part_by_itself_stands_in_the_middle_without_the_others():
         assert single.mask.sum() == part.mask.sum()
 
 
+@pytest.mark.extended
 def test_what_comes_back_of_references(monkeypatch):
     """References in place of pictures agree with themselves; papers are told apart; chance is below."""
     wanted = reference_metrics.references(24)

@@ -96,6 +96,7 @@ def test_the_factor_refuses_the_stated_share_of_real_pictures():
     assert glyph_metrics.retrieved(features, known) == ["ghost", "ghost", "ghost", NONE, NONE]  # the first of equals
 
 
+@pytest.mark.extended
 def test_drawn_ghosts_are_the_best_of_nine_and_spoilt_ones_are_not_whole():
     requested = glyph.requested(60)
     shape = tuple(glyph.SHAPE.values())

@@ -47,6 +47,7 @@ def test_samples_of_a_mixture_have_its_moments():
     np.testing.assert_allclose(np.cov(x.T), covariance, atol=4.5 * 2**0.5 * covariance.max() / 20_000**0.5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("t", [0.2, 0.7])
 def test_the_denoiser_is_the_mean_of_the_data_given_the_sample(t):
     x = np.array([[0.4, -1.0], [1.5, 0.2]])
@@ -59,6 +60,7 @@ def test_the_denoiser_is_the_mean_of_the_data_given_the_sample(t):
         np.testing.assert_allclose(alpha * prediction.x0 + sigma * prediction.eps, x, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_every_task_measures_pictures_of_the_model():
     x = jnp.asarray(np.random.default_rng(0).standard_normal((2, *tasks.SHAPE)), jnp.float32)
     for task in tasks.tasks().values():
@@ -70,6 +72,7 @@ def test_every_task_measures_pictures_of_the_model():
     assert (power > 0.5 * (x**2).sum((1, 2, 3))).all()  # half of the spectrum, by Parseval
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "method", [methods.pigdm, methods.twisted, methods.mcgdiff], ids=lambda method: method.__name__
 )

@@ -25,6 +25,7 @@ def test_notes_of_the_page_are_those_of_the_data(notes):
         np.testing.assert_allclose(written[:, 0], note, atol=2.0**-15)
 
 
+@pytest.mark.extended
 def test_notes_are_written_and_drawn(notes, tmp_path):
     tones.write_notes(notes.waveforms, tmp_path, "notes")
     assert (tmp_path / "notes.png").is_file()

@@ -25,6 +25,7 @@ def test_the_tilted_law_is_the_mixture_times_the_reward():
     np.testing.assert_allclose(ratio / ratio[0], rewards / rewards[0], rtol=1e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", equal_evaluations.WAYS)
 def test_no_way_takes_more_evaluations_than_it_may(name, monkeypatch):
     """Counted at run time; an evaluation with its derivative counts as three."""

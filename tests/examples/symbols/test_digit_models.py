@@ -18,6 +18,7 @@ def blank(model):
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), jax.eval_shape(model.initial, 0))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["masked", "uniform", "Gaussian"])
 def test_a_network_without_knowledge_is_charged_what_can_be_written_down(name):
     """log 2 a pixel; of the Gaussian's velocity 0, with t_0 = 0.2, the integral of 2 (1 - t) / t over t from t_0 to 1.
@@ -36,6 +37,7 @@ def test_a_network_without_knowledge_is_charged_what_can_be_written_down(name):
     assert abs(nats.mean() - expected) < 4 * error + 2e-3 and error < 0.05
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["masked", "Gaussian"])
 def test_samples_are_bits_each_by_its_own_key(name):
     model = MODELS[name]

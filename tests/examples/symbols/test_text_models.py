@@ -36,6 +36,7 @@ def causal():
     return network, drawn(network.init, jnp.zeros((1, 3), jnp.int32))["params"]
 
 
+@pytest.mark.extended
 def test_a_character_is_predicted_by_the_ones_before_it_alone(causal):
     network, params = causal
     x = jnp.array([[0, 1, 2, 1], [0, 1, 0, 2]])
@@ -44,6 +45,7 @@ def test_a_character_is_predicted_by_the_ones_before_it_alone(causal):
     assert np.abs(logits[0, 3] - logits[1, 3]).max() > 1e-3
 
 
+@pytest.mark.extended
 def test_texts_from_left_to_right_have_the_law_whose_nats_are_measured(causal):
     network, params = causal
     every = jnp.asarray(list(itertools.product(range(3), repeat=2)))
@@ -55,6 +57,7 @@ def test_texts_from_left_to_right_have_the_law_whose_nats_are_measured(causal):
     np.testing.assert_allclose(found, p, atol=4 * 0.5 / np.sqrt(number))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["masked", "uniform", "flow", "autoregressive"])
 def test_a_network_of_equal_letters_is_charged_their_logarithm(name):
     """All parameters 0: log 27 nats a character on the average, exactly from left to right."""

@@ -18,6 +18,7 @@ def drawn(number: int = 4) -> np.ndarray:
     return np.stack([drawing.draw(STAR, Lot(3, 0, i)) for i in range(number)])
 
 
+@pytest.mark.extended
 def test_measures_of_real_drawings():
     """A purple star at the top right is that and nothing else; a heart and a red star are not there."""
     made, count = drawn(), 4

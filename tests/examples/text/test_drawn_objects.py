@@ -31,6 +31,7 @@ def large():
     return np.stack([drawing.draw(scene, Lot(5, 0, i)) for i, scene in enumerate(requested)]).astype(float), requested
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("split", ["test", "withheld"])
 def test_drawings_hold_in_everything(split):
     drawn = [shapes.example(split, number) for number in range(100)]
@@ -41,6 +42,7 @@ def test_drawings_hold_in_everything(split):
     assert set(found) == {"all", *drawn_objects.PARTS} and set(found.values()) == {1.0}
 
 
+@pytest.mark.extended
 def test_several_shapes_in_neon_mostly_hold():
     """Their glows join where two tips meet; the others hold in everything."""
     scene = lambda i: Scene("several", "neon", scenes.COLOURS[i % 8], SHAPES[i // 8], count=2 + i % 4)
@@ -67,6 +69,7 @@ def test_cut_shapes_are_not_whole(large):
     assert found["whole"] == found["all"] == 0 and found["one_piece"] == 1
 
 
+@pytest.mark.extended
 def test_shapes_in_two_pieces_are_counted(large):
     images, requested = large
     split = images.copy()
@@ -80,6 +83,7 @@ def test_shapes_in_two_pieces_are_counted(large):
     assert shares(dotted, requested)["one_piece"] == 1
 
 
+@pytest.mark.extended
 def test_blurred_edges_are_as_wide_as_the_blur(large):
     """An edge under a Gaussian of deviation s has sum c (1 - c) = s / sqrt(pi) for each pixel of its length."""
     images, requested = large
@@ -113,6 +117,7 @@ def test_a_blob_is_none_of_the_shapes():
     assert blob.overlap.max() < drawn_objects.WHOLE and blob.parts == 1 and blob.edge < 2
 
 
+@pytest.mark.extended
 def test_another_shape_or_colour_is_seen(large):
     images, requested = large
     found = shares(images, [scene._replace(shape=SHAPES[SHAPES.index(scene.shape) - 1]) for scene in requested])
@@ -138,6 +143,7 @@ def test_the_share_of_a_colour_is_that_of_the_pixels():
 PAIR = Scene("pair", "plain", "red", "circle", count=2, relation="left of", second_colour="blue", second_shape="star")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("shown, wrong", [
     (PAIR, set()),
     (PAIR._replace(relation="right of"), {"relation"}),

@@ -79,6 +79,7 @@ def made(monkeypatch):
     return Subject(make, NOBODY)
 
 
+@pytest.mark.extended
 def test_the_share_is_corrected_for_the_judges_known_errors(made):
     figures = shape_questions.measured(made, 2.0, 40)
     for tag in TAGS:

@@ -8,6 +8,7 @@ from diffusion.data.shapes import drawing, scenes
 from examples.text import template_report
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", template_report.FIRST_SEEDS)
 def test_captions_are_of_their_kind_and_have_real_pictures_beside(kind):
     texts, pictures = template_report.captions(kind, 24)
@@ -22,6 +23,7 @@ def test_captions_are_of_their_kind_and_have_real_pictures_beside(kind):
     assert {share["share"] for share in score.values()} == {1.0}
 
 
+@pytest.mark.extended
 def test_the_report_has_every_kind_beside_real_pictures(tmp_path, monkeypatch):
     """A stand-in for a model paints what is asked, but each pair in one colour."""
 

@@ -280,6 +280,7 @@ def test_an_autoencoder_with_other_latents_makes_the_same_pictures():
         text_model.standardised(module.clone(quantization_convs=False), params, Scaling(1.0, 0.0))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("preset", ["", "tiny"])
 @pytest.mark.parametrize("recipe", [shapes, emoji])
 def test_every_stage_of_a_recipe_resolves(recipe, preset, tmp_path):
@@ -342,6 +343,7 @@ def test_a_folder_without_a_model_raises_an_error_of_one_sentence(tmp_path):
         workdir.text_model(tmp_path)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -396,6 +398,7 @@ def test_the_denoiser_alone_reads_its_own_data(tmp_path):
     assert numbers == {"encoder": None, "autoencoder": None, "denoiser": 72_000}
 
 
+@pytest.mark.extended
 def test_the_vocabulary_of_drawings_leaves_random_words_in_letters(tmp_path, monkeypatch):
     """What `text/drawings` is for: its words are spelled, and its longest caption fits."""
     config = drawings.get_config()

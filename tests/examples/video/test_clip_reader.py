@@ -17,6 +17,7 @@ def lessons(number):
     return frames.astype(np.uint8), np.float32(sign[:, None] * 2 - 1), {"order": order, "sign": sign}
 
 
+@pytest.mark.extended
 def test_it_learns_order_and_numbers_and_refuses_other_sizes():
     clips, beside, labels = lessons(96)
     reader = clip_reader.train(clips, beside, labels, steps=40, batch_size=16)

@@ -14,6 +14,7 @@ def real():
     return clips, truth, clip_templates.measured(clips, moving_objects.tracks(clips))
 
 
+@pytest.mark.extended
 def test_the_shape_and_the_colour_of_real_frames_are_the_best_ones(real):
     """100 frames, of which none has another best shape; the least overlap is that of a star, whose tips are thin."""
     clips, truth, best = real
@@ -27,12 +28,14 @@ def test_the_shape_and_the_colour_of_real_frames_are_the_best_ones(real):
     assert overlap.min() > 0.82 and (overlap > clip_templates.WHOLE).mean() > 0.97
 
 
+@pytest.mark.extended
 def test_where_nothing_is_seen_there_is_no_shape():
     paper = np.full((1, 8, 32, 32, 3), 245, np.uint8)
     best = clip_templates.measured(paper, moving_objects.tracks(paper))
     assert (best.shape == -1).all() and (best.colour == -1).all() and (best.overlap == 0).all()
 
 
+@pytest.mark.extended
 def test_half_a_shape_is_not_whole(real):
     clips, truth, _ = real
     cut = clips.copy()
@@ -47,6 +50,7 @@ def test_half_a_shape_is_not_whole(real):
     assert of_asked[whole].max() < clip_templates.WHOLE
 
 
+@pytest.mark.extended
 def test_frames_of_other_sides_are_measured_alike():
     """The same clip at 64, 32 and 16 pixels a side."""
     clip = motions.example("test", 3, 8, setting=clip_judge.SETTING)

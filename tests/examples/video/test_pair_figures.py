@@ -43,6 +43,7 @@ def test_each_of_two_shapes_has_its_half(real):
             assert (upper[:, 24:] == 255).all() and (lower[:, :24] == 255).all()
 
 
+@pytest.mark.extended
 def test_real_clips_are_as_asked(real):
     clips, truth = real
     figures = pair_figures.measured(clips, truth)
@@ -59,6 +60,7 @@ def test_real_clips_are_as_asked(real):
     assert "direction" not in last
 
 
+@pytest.mark.extended
 def test_clips_of_other_captions_are_not(real):
     clips, truth = real
     gone = clips.copy()
@@ -75,6 +77,7 @@ def test_clips_of_other_captions_are_not(real):
     assert swapped["shape"]["share"] < 0.1 and swapped["whole"]["share"] < 0.1
 
 
+@pytest.mark.extended
 def test_turned_back_clips_have_another_direction(real):
     clips, truth = real
     straight = [i for i, clip in enumerate(truth) if {m.motion for m in clip.movers} <= {"moves", "hides"}]

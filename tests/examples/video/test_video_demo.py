@@ -42,6 +42,7 @@ def judge(monkeypatch):
     return clip_judge.Judge(None, None)
 
 
+@pytest.mark.extended
 def test_real_clips_are_as_asked(real, judge):
     clips, truth = real
     figures = motion_figures.measured(judge, clips, truth)
@@ -60,6 +61,7 @@ def test_real_clips_are_as_asked(real, judge):
     np.testing.assert_allclose(figures["count"]["interval"], bootstrap.wilson_interval(len(clips), len(clips)))
 
 
+@pytest.mark.extended
 def test_clips_without_what_is_asked_are_worse_in_every_figure(real, judge):
     clips, truth = (part[:14] for part in real)
     paper = clips[:, :1, :1, :1]
@@ -95,6 +97,7 @@ def test_a_shape_that_is_none_of_the_eight_is_not_the_same_in_all_frames():
     assert motion_figures._constant(read, np.ones((4, 2), bool)) == [True, False, False, False]
 
 
+@pytest.mark.extended
 def test_what_stands_still_is_outside_of_the_speed_that_is_asked(real, judge):
     clips, truth = (part[:14] for part in real)
     still = np.repeat(clips[:, :1], 8, axis=1)
@@ -104,6 +107,7 @@ def test_what_stands_still_is_outside_of_the_speed_that_is_asked(real, judge):
     np.testing.assert_allclose(frozen, np.mean([scales[speed] for speed in speeds]), rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_a_judge_is_named_by_what_its_networks_see(monkeypatch):
     monkeypatch.setattr(clip_judge, "example", functools.cache(clip_judge.example))  # drawn once
     name = clip_judge.name_of(10, (1, 1))
@@ -165,6 +169,7 @@ FRAMES = {
 }
 
 
+@pytest.mark.extended
 def test_mistakes_are_named(tmp_path):
     config = load("video/drawings:tiny")
     video_demo.check(config)

@@ -16,6 +16,7 @@ def arena(pairs, names="abc"):
     return Arena("Which?", 0, {name: "" for name in names}, made)
 
 
+@pytest.mark.extended
 def test_wins_ties_and_losses_are_those_of_the_votes(tmp_path):
     here = arena([(0, 1), (0, 2), (1, 2), (0, 1)])
     votes = [

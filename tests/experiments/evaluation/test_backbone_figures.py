@@ -35,6 +35,7 @@ def ca(frames):
     return np.asarray(backbone.atoms_of(frames))[..., 1, :]
 
 
+@pytest.mark.extended
 def test_ideal_chains_have_no_errors_and_their_own_structure():
     frames = np.stack([chain(HELIX), chain(STRAND)])
     found = backbone_figures.figures(frames, ca(frames)[::-1])
@@ -48,6 +49,7 @@ def test_ideal_chains_have_no_errors_and_their_own_structure():
     np.testing.assert_allclose(found["radius_of_gyration"], [spread(x) for x in ca(frames)], rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_a_gap_counts_in_the_bonds_and_breaks_the_chain():
     """A residue moved by 3 Angstrom along the bond: |C-N - 1.329| is 3 in one of eleven bonds."""
     atoms = np.asarray(backbone.atoms_of(chain(STRAND)))
@@ -58,6 +60,7 @@ def test_a_gap_counts_in_the_bonds_and_breaks_the_chain():
     assert found["ca_ca_error"][0] > 0.1 and not found["sound_chains"][0] and found["clashes"][0] == 0
 
 
+@pytest.mark.extended
 def test_a_clash_breaks_a_chain_too():
     frames = np.array(chain(STRAND))
     frames[8, :, 3] = (
@@ -102,6 +105,7 @@ def subject(monkeypatch):
     ), source
 
 
+@pytest.mark.extended
 def test_samples_stand_beside_real_chains_and_noise(subject):
     run, _ = subject
     found = backbone_figures.geometry(run)
@@ -118,6 +122,7 @@ def test_samples_stand_beside_real_chains_and_noise(subject):
     assert set(found) <= {f"{name}{of}" for name in backbone_figures.HOW for of in ("", "_of_real", "_of_noise")}
 
 
+@pytest.mark.extended
 def test_the_nearest_chain_is_sought_for_the_first_ones(subject, monkeypatch):
     monkeypatch.setattr(backbone_figures, "NEAREST", 2)
     found = backbone_figures.geometry(subject[0])
@@ -134,6 +139,7 @@ def test_a_run_on_other_data_is_refused(subject):
     assert not backbone_figures.are_backbones(types.SimpleNamespace())
 
 
+@pytest.mark.extended
 def test_each_chain_is_a_file_by_its_class(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(backbone_figures, "draw", lambda ca, labels, names, path: drawn.append((ca, path)))
@@ -177,6 +183,7 @@ def test_a_column_a_class_and_a_row_a_chain(drawn):
         assert first[2] > first[0] and last[0] > last[2]  # from blue to red
 
 
+@pytest.mark.extended
 def test_chains_of_one_class_fill_six_columns(drawn):
     points = np.random.default_rng(0).normal(size=(8, 5, 3))
     backbone_figures.draw(points, np.zeros(8, int), (), "unused.png")

@@ -137,6 +137,7 @@ def test_clip_mmd_is_of_clip_features(files):
     assert "CLIP's embeddings" in comparison.measure(*sets, named("2048"), ("cmmd",))["figures"]["cmmd"]["why"]
 
 
+@pytest.mark.extended
 def test_a_reference_of_its_own(files, capsys):
     folder, _, _ = files
     whole = comparison.run(request(folder, metrics=("fid",)))["figures"]["fd"]
@@ -191,6 +192,7 @@ def measured(folder, **fields):
     return records.measure(wanted)
 
 
+@pytest.mark.extended
 def test_a_record_says_it_all(files, capsys):
     folder, _, _ = files
     content = measured(folder)
@@ -330,6 +332,7 @@ def test_the_report_shows_inception_figures():
     assert rows == [("fid", "3.1416 ± 0.02", "50,000 samples"), ("is", "—", "value not measured: no logits")]
 
 
+@pytest.mark.extended
 def test_inception_features_in_the_loop(tmp_path, monkeypatch):
     """The features of the real images, which are slow to take, are taken once."""
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
@@ -362,6 +365,7 @@ def command(*arguments, cache):
     return commands.run("-m", "experiments.evaluate", *arguments, env=environment, timeout=600)
 
 
+@pytest.mark.extended
 def test_the_command_measures_and_verifies(files):
     folder, a, _ = files
     cache = folder / "cache"

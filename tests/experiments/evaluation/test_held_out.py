@@ -100,6 +100,7 @@ def test_what_earlier_runs_were_trained_on_counts(tmp_path):
     assert required(**later, **{"init_from.path": str(tmp_path / "gone")}).count == 0
 
 
+@pytest.mark.extended
 def test_a_report_is_refused_before_anything_is_measured_or_says_it(tmp_path, monkeypatch):
     config = config_with(**{"evaluate.split": "train[:60]", "evaluate.features": ("pixels", "classifier")})
     images, labels = (getattr(real_images.split_of(config, "validation"), name)[:60] for name in ("images", "labels"))

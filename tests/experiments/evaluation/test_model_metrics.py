@@ -142,6 +142,7 @@ def test_copies_of_training_images_are_told_from_held_out_ones():
     assert honest["authenticity"]["value"] == honest["authenticity_of_held_out"]["value"]
 
 
+@pytest.mark.extended
 def test_bits_per_dim_of_a_known_model(monkeypatch):
     """Of the model N(MEAN, STD^2) for every pixel: the closed form at the dequantised bytes, with their noise averaged.
 
@@ -180,6 +181,7 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
     assert protocol["dequantisation"].endswith("+ 7 bits") and protocol["weights"] == "moving average"
 
 
+@pytest.mark.extended
 def test_bits_per_dim_of_padded_sets_are_those_of_what_is_real(monkeypatch):
     """Of N(MEAN, STD^2) for every number, without dequantisation: the closed form over the real elements alone."""
     schedule = schedules.rectified_flow()

@@ -61,6 +61,7 @@ def run_of(source, folder):
     return config, real
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", SOURCES)
 def test_it_measures_examples_of_any_kind(kind, spread, tmp_path):
     config, real = run_of(SOURCES[kind], tmp_path)

@@ -45,6 +45,7 @@ def test_each_difference_is_explained_by_one_line():
     assert alike["adm"] == alike["edm"] and len(set(alike.values())) == 4
 
 
+@pytest.mark.extended
 def test_the_table_has_differences_within_a_network_and_a_record_of_each(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "measure", measured)
     rows = protocol_table.measure(BOTH, tmp_path)
@@ -86,6 +87,7 @@ def test_networks_that_are_not_named_are_said(fields, message):
         protocol_table.requests(BOTH._replace(**fields))
 
 
+@pytest.mark.extended
 def test_the_command_refuses_what_the_table_does_not_take(tmp_path):
     np.savez(tmp_path / "a.npz", np.zeros((4, 8, 8, 3), np.uint8))
     line = ["diffusion", "evaluate", "--samples=a.npz", "--reference=a.npz", "--protocol=all", "--out=out"]
@@ -94,6 +96,7 @@ def test_the_command_refuses_what_the_table_does_not_take(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.extended
 def test_a_run_is_not_measured_before_its_networks_are_named(tmp_path):
     """The folder lacks samples.npz, which the evaluation would look for first."""
     (tmp_path / "config.json").write_text(digits.get_config("tiny").to_json())

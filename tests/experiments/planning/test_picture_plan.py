@@ -22,6 +22,7 @@ def folder(tmp_path_factory):
     return place
 
 
+@pytest.mark.extended
 def test_pictures_are_planned_without_weights(folder):
     of = lambda steps: picture_plan.plan(
         str(folder), Request.series("a", 0, 1, height=32, width=48, steps=steps), ("h100", "rtx4090")

@@ -21,6 +21,7 @@ def planned():
     return plan.plan(recipes.load("symbols/prose:tiny"), 1, ("h100", "v5p"))
 
 
+@pytest.mark.extended
 def test_the_state_has_its_exact_bytes(planned):
     layer = 3 * WIDTH**2 + WIDTH**2 + (4 * WIDTH**2 + 4 * WIDTH) + (4 * WIDTH**2 + WIDTH) + 2 * WIDTH
     parameters = SYMBOLS * WIDTH + layer + WIDTH
@@ -30,6 +31,7 @@ def test_the_state_has_its_exact_bytes(planned):
     assert memory["optimizer"] == 8 * parameters + 4 + 4  # two moments and two counts of steps
 
 
+@pytest.mark.extended
 def test_the_operations_are_three_times_the_forward_pass(planned):
     """Every product has a gradient by both of its factors; nothing else of the step multiplies matrices."""
     products = LENGTH * WIDTH * (3 * WIDTH + WIDTH + 4 * WIDTH + 4 * WIDTH + SYMBOLS) + 2 * LENGTH**2 * WIDTH
@@ -65,6 +67,7 @@ def test_whole_gradients_are_summed_and_split_parameters_gathered_twice():
     assert traced._sent([leaf("fsdp", "tensor"), leaf(None, "tensor")], mesh) == (3 + 2) * whole / 2 * 7 / 8
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, unit", [("series/forecast", "examples"), ("sound/tones", "examples")])
 def test_data_that_bring_a_condition_are_planned_with_it(name, unit):
     planned = plan.plan(recipes.load(f"{name}:tiny"), 1, ("h100",))

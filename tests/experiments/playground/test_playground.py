@@ -267,6 +267,7 @@ def test_the_strip_shows_the_first_the_last_and_some_between():
     assert "<b>" not in live_view.refused("<b>").replace("<b>Not made.</b>", "")
 
 
+@pytest.mark.extended
 def test_one_model_is_named():
     done = commands.run("-m", "experiments.playground", "--workdir=runs/none", "--model=x")
     assert done.returncode == 2 and "name either --model=FOLDER" in done.stderr and "Traceback" not in done.stderr
@@ -325,6 +326,7 @@ def clips_run():
     return trained.Trained("runs/clips", config, params, 4, recipe.examples.shape, described)
 
 
+@pytest.mark.extended
 def test_clips_of_captions_are_films_beside_their_settings(clips_run, tmp_path):
     assert clips_run.captions and not clips_run.prompts and clips_run.size == (32, 32)
     request = dataclasses.replace(clips_run.usual, steps=2, seeds=(7,))

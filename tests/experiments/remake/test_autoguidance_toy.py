@@ -52,6 +52,7 @@ def test_components_lie_along_their_branch():
     np.testing.assert_allclose(np.abs(axes[:, 1]), 0.5**0.5)
 
 
+@pytest.mark.extended
 def test_a_network_without_gain_is_a_gaussian():
     """At gain 0 the density is N(0, sigma_data^2 + sigma^2), whose score is -x / (sigma_data^2 + sigma^2)."""
     params = toy.init(jax.random.key(0), 8)
@@ -66,6 +67,7 @@ def test_weights_are_normalised_by_column():
         np.testing.assert_allclose(jnp.sqrt(jnp.mean(w**2, 0)), 1, rtol=1e-3)
 
 
+@pytest.mark.extended
 def test_the_denoiser_is_tweedie_of_the_score():
     params, schedule = toy.init(jax.random.key(0), 8), schedules.edm(0.002, 5.0)
     x = jnp.array([[0.3, -0.2], [1.0, 0.5]])
@@ -74,6 +76,7 @@ def test_the_denoiser_is_tweedie_of_the_score():
     np.testing.assert_allclose(prediction.eps, x / 1.25, rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_samplers_of_a_seed_are_those_of_the_figure(monkeypatch):
     """Networks state x0 = 1, 2 and 3: guidance gives 1 + 3 (1 - 3) and 1 + 2 (1 - 2)."""
     trained, started = [], []

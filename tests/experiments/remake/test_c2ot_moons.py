@@ -21,6 +21,7 @@ def test_the_gaussians_lie_around_eight_centres():
     assert len(np.unique(np.round(nearest % (2 * math.pi), 3))) == 8
 
 
+@pytest.mark.extended
 def test_the_moons_are_half_circles_moved_along_the_diagonal():
     points, classes = moons.moons(jax.random.key(0), 1001)
     points, classes = (np.asarray(points) + 1) / 3, np.asarray(classes)
@@ -33,6 +34,7 @@ def test_the_moons_are_half_circles_moved_along_the_diagonal():
     assert 0 <= moved.min() + 1e-6 and moved.max() < 0.2 + 1e-6 and abs(moved.mean() - 0.1) < 0.01
 
 
+@pytest.mark.extended
 def test_the_network_is_a_sum_of_projections_and_three_blocks():
     """1,026 weights and biases around three blocks of 128 x 512; those begin uniform, up to 1 / sqrt(inputs)."""
     params = moons.Residual().init(jax.random.key(0), jnp.zeros((1, 2)), jnp.zeros(1), jnp.zeros(1))["params"]
@@ -48,6 +50,7 @@ def _pairs(rows):
     return np.asarray(rows["x"]), np.asarray(rows["noise"])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", [UNCONDITIONAL, CLASSES, COORDINATE])
 def test_transport_that_ignores_conditions_is_scipys(kind):
     x, noise = _pairs(moons.draw_block(jax.random.key(1), "OT", kind, 32))
@@ -67,6 +70,7 @@ def test_transport_of_classes_leaves_each_class_its_own_noise():
         assert np.trace(costs) == pytest.approx(costs[scipy.optimize.linear_sum_assignment(costs)].sum(), rel=1e-5)
 
 
+@pytest.mark.extended
 def test_transport_of_coordinates_stays_nearer_to_the_pairs_as_drawn():
     """Noises come from pairs whose coordinate is nearer than those of transport that ignores it."""
     drawn = moons.draw_block(jax.random.key(1), "FM", COORDINATE, 64)
@@ -79,6 +83,7 @@ def test_transport_of_coordinates_stays_nearer_to_the_pairs_as_drawn():
     assert 0 < moved("C2OT") < 0.5 * moved("OT")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("method", "kind"), [("OT", UNCONDITIONAL), ("OT", CLASSES), ("C2OT", CLASSES), ("C2OT", COORDINATE)]
 )
@@ -159,6 +164,7 @@ def test_a_run_has_the_distances_of_both_samplers(monkeypatch):
     assert [call[1:] for call in trained] == [("OT", CLASSES, 20_000, 256, 1024)] * 2 and trained[0] != trained[1]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", [UNCONDITIONAL, CLASSES, COORDINATE])
 def test_a_velocity_of_zero_leaves_both_samplers_at_the_gaussians(monkeypatch, kind):
     conditions = []

@@ -19,6 +19,7 @@ def loss_and_pairs(name, target=0.0):
     return np.asarray(losses), 80 * np.asarray(facts["t"], np.float64), 80 * np.asarray(facts["s"], np.float64)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", toy.REMAKE.parts)
 def test_pairs_are_neighbours_among_the_noises_of_a_setting(name):
     """Karras's values from 0.002 to 80, 11 of them at the start of iCT and 18 where they are fixed."""
@@ -30,6 +31,7 @@ def test_pairs_are_neighbours_among_the_noises_of_a_setting(name):
     np.testing.assert_allclose(s, levels[upper - 1], rtol=1e-3)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", toy.REMAKE.parts)
 def test_the_average_is_the_teacher_of_one_training_alone(name):
     changed = (loss_and_pairs(name, 0.0)[0] != loss_and_pairs(name, 5.0)[0]).mean()
@@ -101,6 +103,7 @@ def test_the_claims_of_distances_by_hand():
     assert set(claims) == {published.figure for published in toy.REMAKE.published}
 
 
+@pytest.mark.extended
 def test_a_part_has_the_distances_of_both_samplers_to_new_data(monkeypatch):
     """From a point p to data of mean m and variance v it is |p - m|^2 + v; the moons are symmetric about m."""
     trained = []

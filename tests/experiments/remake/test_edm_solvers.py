@@ -9,6 +9,7 @@ from diffusion import schedules
 from diffusion.experiments.remake import edm_solvers
 
 
+@pytest.mark.extended
 def test_the_spectrum_falls_with_the_square_of_the_frequency():
     variances = edm_solvers.picture_spectrum(8)
     assert variances.mean() == pytest.approx(0.25)
@@ -16,6 +17,7 @@ def test_the_spectrum_falls_with_the_square_of_the_frequency():
     assert plane[0, 1] / plane[0, 4] == pytest.approx(16) and plane[0, 3] / plane[3, 3] == pytest.approx(2)
 
 
+@pytest.mark.extended
 def test_the_variance_exploding_ode_has_the_variance_of_its_time():
     schedule = edm_solvers.variance_exploding(100.0)
     t = jnp.array([0.25, 1.0])
@@ -50,6 +52,7 @@ def test_the_errors_of_single_steps_by_hand():
     np.testing.assert_allclose(errors, np.sqrt(np.mean((euler - spread[1:]) ** 2, 1)), rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_the_figures_of_parts_from_errors_by_hand(monkeypatch):
     """Heun's errors stand in its tables; Euler's are three times as large, and those of rho 5 are the most equal."""
     calls = []

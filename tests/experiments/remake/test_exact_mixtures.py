@@ -47,6 +47,7 @@ def test_the_denoiser_follows_the_score_by_tweedie():
     np.testing.assert_allclose(prediction.x0, (x + t**2 * score) / (1 - t), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.extended
 def test_covariances_without_axes_are_diagonal():
     diagonal = np.array([[0.5, 2.0], [1.0, 0.1]])
     full = exact_mixtures.mixture([1, 1], MEANS, [np.diag(row) for row in diagonal])

@@ -44,6 +44,7 @@ def test_the_claims_of_figures_by_hand():
     assert set(claims) == {published.figure for published in toy.REMAKE.published}
 
 
+@pytest.mark.extended
 def test_both_kinds_train_at_one_cost_and_are_measured_over_all_seeds(monkeypatch):
     """A GAN's step costs three of a denoiser's; the first sampler returns held-out digits, the second training ones."""
     digits, trained, sampled = toy.digits(), [], []
@@ -67,6 +68,7 @@ def test_both_kinds_train_at_one_cost_and_are_measured_over_all_seeds(monkeypatc
     np.testing.assert_array_equal(values["samples"], digits[1][:10])
 
 
+@pytest.mark.extended
 def test_the_penalty_of_a_gan_is_that_of_its_name(monkeypatch):
     """Without weights a generator makes zeros of any noise, and its samples repeat."""
     seen = []
@@ -125,6 +127,7 @@ def test_the_cost_of_a_step_is_that_of_one_minus_that_of_none():
     assert toy.step_cost(training, 3.0) == pytest.approx(2 * 32**3, rel=0.03)  # and the sum
 
 
+@pytest.mark.extended
 def test_a_denoiser_trains_on_digits_at_a_rate_that_falls_to_zero(monkeypatch):
     """Adam's first step is the rate itself; half of the cosine is left in the middle."""
 
@@ -148,6 +151,7 @@ def test_a_denoiser_trains_on_digits_at_a_rate_that_falls_to_zero(monkeypatch):
     np.testing.assert_allclose(skip.x0, deviation**2 / (deviation**2 + 80**2), rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_batches_are_of_training_digits_and_a_flow_of_no_velocity_keeps_its_noise():
     data, batch = toy.digits()[0], np.asarray(toy.draw_batch(jax.random.key(0)))
     assert batch.shape == (toy.BATCH, 64) and len(np.unique(batch, axis=0)) > 50

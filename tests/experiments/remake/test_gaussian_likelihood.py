@@ -48,6 +48,7 @@ def test_every_part_has_its_key_and_its_spread_is_a_root_mean_square_about_zero(
     assert values[gaussian_likelihood.SPREAD.format("VE")] * values["exact deviation"] == pytest.approx(5**0.5)
 
 
+@pytest.mark.extended
 def test_an_error_is_that_of_the_bits_of_a_dimension(monkeypatch):
     """A density that is too small by 8^dimensions has three bits too many in each."""
     data, made = gaussian_likelihood.pictures(4), []

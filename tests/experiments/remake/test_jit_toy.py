@@ -47,6 +47,7 @@ def test_claims_by_hand():
     }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("cloud, distance", [(0.0, 2**0.5), (np.nan, 1e6), (5e6, 1e6)])
 def test_a_part_has_the_distance_of_its_samples_to_the_spiral(monkeypatch, cloud, distance):
     """From the plane's origin to a spiral of unit scale it is sqrt(2)."""

@@ -43,6 +43,7 @@ def test_the_claims_of_values_by_hand():
     }
 
 
+@pytest.mark.extended
 def test_an_iteration_trains_on_the_ends_of_the_last_and_its_values_are_those_of_its_paths(monkeypatch):
     """Straight paths along (3, 4) k, in iteration k, whose Euler steps end k too far to the right."""
     batches = []
@@ -71,6 +72,7 @@ def test_an_iteration_trains_on_the_ends_of_the_last_and_its_values_are_those_of
             assert len({*batches[k - 1]["noise"][:, 0].tolist()}) > 8  # of all 130
 
 
+@pytest.mark.extended
 def test_a_flow_that_is_trained_to_stand_still_stays_at_its_noise(monkeypatch):
     seen = []
 

@@ -156,6 +156,7 @@ def test_the_parameters_of_a_dit_by_hand():
     assert values["DiT-S/8: parameters, millions"] == (12 * block + ends) / 1e6
 
 
+@pytest.mark.extended
 def test_the_parameters_of_a_u_vit_by_hand():
     """L/2: 21 layers of width 1,024, of which 10 join a skip; tokens of 256 patches, the label and the time."""
     w = 1024
@@ -165,6 +166,7 @@ def test_the_parameters_of_a_u_vit_by_hand():
     assert values["U-ViT-L/2: parameters, millions"] == (layers + ends) / 1e6
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "remake, network_of, part, shape",
     [
@@ -230,6 +232,7 @@ def test_a_remake_of_minutes_gives_its_record_again(tmp_path, name):
         assert now["value"] == pytest.approx(then["value"], rel=1e-9, abs=3 * then["standard_error"])
 
 
+@pytest.mark.extended
 def test_the_command_measures_and_shows_its_verdicts(tmp_path):
     done = run("diffusion", "remake", "terminal_snr", f"--workdir={tmp_path / 'made'}")
     assert "9 of 12 figures reproduced" in done.stdout, done.stderr

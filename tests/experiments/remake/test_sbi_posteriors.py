@@ -62,6 +62,7 @@ def test_the_posterior_of_slcp_has_the_density_of_its_simulator():
         assert abs(statistic(draws).mean() - expected) < 4 * spread
 
 
+@pytest.mark.extended
 def test_the_classifier_tells_clouds_apart_as_well_as_the_best_test_can():
     """N(0, 1) and N(d, 1) in one coordinate of two: at best Phi(d / 2) is right."""
     rng = np.random.default_rng(1)
@@ -90,6 +91,7 @@ def test_the_classifier_has_the_settings_of_the_benchmark(monkeypatch):
     np.testing.assert_array_equal(seen["labels"], [0] * 9 + [1] * 9)
 
 
+@pytest.mark.extended
 def test_the_network_sees_its_clock_as_waves_of_five_octaves():
     network = sbi_posteriors.ConditionalResidual(width=11)
     inputs = np.ones((2, 3)), np.float32([0.3, 0.9]), np.ones((2, 4))
@@ -102,6 +104,7 @@ def test_the_network_sees_its_clock_as_waves_of_five_octaves():
     np.testing.assert_allclose(waves, expected, atol=1e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [sbi_posteriors.FLOW, sbi_posteriors.DIFFUSION])
 def test_a_network_of_zeros_leaves_the_noise_on_the_scale_of_the_parameters(monkeypatch, name):
     """A flow of no velocity stays; a diffusion's is then that of data N(0, 1), from x at sigma = 80 to x / 80."""

@@ -13,6 +13,7 @@ from tests.experiments.run.test_every_source import config_of
 pytestmark = pytest.mark.usefixtures("compilation_cache")
 
 
+@pytest.mark.extended
 def test_a_run_says_what_it_trains_on_what_it_trains_and_where(tmp_path, capsys):
     source = stored.class_folders(tmp_path / "photos")
     assert training.run(config_of(source, **{"train.steps": 1}), tmp_path / "run") == 0

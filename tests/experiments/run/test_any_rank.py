@@ -60,6 +60,7 @@ def config_of(path, **changes):
     return config
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "shape, dtype",
     [
@@ -93,6 +94,7 @@ def molecules(number=12):
     return [{"x": {"positions": draw(5, 3), "charges": draw(5)}} for _ in range(number)]
 
 
+@pytest.mark.extended
 def test_a_run_of_pytrees_from_python(tmp_path):
     recipe = Recipe(LINE, FLOW, Rows(), molecules(), config=SETTINGS)
     assert recipe.examples.shape == (20,) and recipe.config.model.name.endswith("Rows")
@@ -103,6 +105,7 @@ def test_a_run_of_pytrees_from_python(tmp_path):
     np.testing.assert_array_equal(kept["images/positions"], made["positions"])
 
 
+@pytest.mark.extended
 def test_a_run_of_pytrees_from_a_config(tmp_path):
     draw = np.random.default_rng(0).normal
     np.savez(tmp_path / "data.npz", positions=draw(size=(9, 5, 3)), charges=draw(size=(9, 5)))
@@ -113,6 +116,7 @@ def test_a_run_of_pytrees_from_a_config(tmp_path):
     assert sample(recipe, tmp_path / "run")["positions"].shape == (6, 5, 3)
 
 
+@pytest.mark.extended
 def test_a_source_is_data_in_python(tmp_path, capsys):
     np.savez(tmp_path / "a.npz", x=np.random.default_rng(0).normal(size=(8, 2)), label=np.arange(8) % 2)
     recipe = Recipe(LINE, FLOW, Rows(), sources.arrays(str(tmp_path / "a.npz")), config=SETTINGS | {"train.steps": 1})
@@ -125,6 +129,7 @@ def test_a_source_is_data_in_python(tmp_path, capsys):
         Recipe(LINE, FLOW, Rows(), (record for record in []), config=SETTINGS)
 
 
+@pytest.mark.extended
 def test_the_loss_of_a_pytree_is_that_of_its_numbers():
     """One step of SGD on a pytree, and by hand on the vector of its numbers: the process does not see the structure."""
 
@@ -146,6 +151,7 @@ def test_the_loss_of_a_pytree_is_that_of_its_numbers():
     np.testing.assert_array_equal(*losses)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("condition", slow_but([("picture",)], [("vector",), ("picture",), ("pytree",)]))
 def test_a_run_with_conditions_that_are_no_classes(tmp_path, condition):
     values = {"vector": np.float32([1, 2, 3]), "picture": np.full((2, 2, 1), 200, np.uint8),

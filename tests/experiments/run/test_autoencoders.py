@@ -123,6 +123,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_compiled(name):
         checks.validate(config)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("change, message", [
     ({"encoder__network": {"name": "one_convolution", "patch": 4}}, "the encoder has 4 patches for a picture,"),
     ({"encoder__network": {"name": "one_convolution", "width": 6}}, "reads 12 features for each patch,"),
@@ -134,6 +135,7 @@ def test_an_encoder_that_the_decoder_does_not_read_is_refused_with_the_step(chan
         program.build(recipe, program.mesh_of(config))
 
 
+@pytest.mark.extended
 def test_the_critic_plays_first_with_an_optimizer_of_its_own(monkeypatch):
     """What the steps are made of; the slow tests below run them."""
     made = []

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 
 import jax
+import pytest
 
 from configs import digits
 from diffusion.experiments.run import examples, program as programs
@@ -55,6 +56,7 @@ class Files:
             self.names.setdefault(code.co_filename.removeprefix(f"{ROOT}/"), set()).add(code.co_name)
 
 
+@pytest.mark.extended
 def test_a_batch_of_the_digits_passes_at_most_ten_files_to_its_gradient():
     config = digits.get_config("tiny")
     config.train.batch_size = config.objective.density.strata = 8

@@ -167,6 +167,7 @@ def test_a_run_from_python_does_the_same(tmp_path):
     assert found["energy_distance"]["ratio"] > 5  # guided samples are not those of the data
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("rate", [0.0, 1.0])
 def test_both_are_dropped_or_neither(rate):
     keys = jax.random.split(jax.random.key(0), 5)

@@ -48,6 +48,7 @@ def received(batch):
     return jax.tree.map(scaled, batch["condition"])
 
 
+@pytest.mark.extended
 def test_a_control_net_begins_as_a_copy_with_zero_convolutions(tmp_path):
     tuning = checks.validate(config(tmp_path)).companions.tuned.tuning
     draw = lambda leaf: np.random.default_rng(leaf.size).standard_normal(leaf.shape).astype(np.float32)
@@ -62,6 +63,7 @@ def test_a_control_net_begins_as_a_copy_with_zero_convolutions(tmp_path):
     assert all(np.ptp(begun[f"hint_{name}"]["kernel"]) > 0 for name in ("in", "0_same", "0_half"))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("pipeline", TRANSFORMERS)
 def test_a_transformers_control_net_begins_as_its_first_layers_with_zeros_behind(tmp_path, pipeline):
     tuning = checks.validate(config(tmp_path, pipeline)).companions.tuned.tuning
@@ -164,6 +166,7 @@ def sketched(place, pipeline):
     return made
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("pipeline", ["sd", "xl"])
 def test_a_t2i_adapter_for_levels_that_no_published_kind_fits_is_refused(tmp_path, pipeline):
     with pytest.raises(ConfigError, match=r"no published kind of T2I-Adapter has features of the shapes"):
@@ -203,6 +206,7 @@ def test_a_t2i_adapter_trains_alone_goes_on_and_is_written(tmp_path):
     assert (followed != draw(by_file)).any()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("changes, pipeline, message", [
     ({}, "inpaint", "PixArt, MMDiT, Flux; the denoiser of this base is a ConditionalUNet of 9 channels"),
     ({"depth": 2}, "pixart", r"ControlNet of 2 layers does not fit: the layers of its base but the last are only 1"),
@@ -227,6 +231,7 @@ def test_data_without_a_control_and_mirrored_latents_are_refused(tmp_path):
         begun(made, tmp_path / "run")
 
 
+@pytest.mark.extended
 def test_a_control_net_of_another_library_opens_what_is_written(tmp_path):
     """The module of a folder that the tuning writes is the one that it trained, and its config diffusers' own."""
     made = config(tmp_path)
@@ -267,6 +272,7 @@ def test_inpainting_begins_as_the_base_and_sees_the_mask_once_it_has_trained(tmp
     assert model.sees_mask and not loaded.sees_mask
 
 
+@pytest.mark.extended
 def test_inpainting_is_of_the_bases_kind(tmp_path):
     """An SDXL under the name of its image-to-image class stays one of two text encoders."""
     folder = made_pipelines.folder("xl", tmp_path / "xl")

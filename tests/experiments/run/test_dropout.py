@@ -72,6 +72,7 @@ def trained(tmp_path_factory):
     return folder
 
 
+@pytest.mark.extended
 def test_it_goes_on_bit_for_bit_and_micro_batches_draw_alike(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "parts")
     shutil.rmtree(checkpoints.folder(tmp_path / "parts") / "4")
@@ -86,6 +87,7 @@ def test_it_goes_on_bit_for_bit_and_micro_batches_draw_alike(trained, tmp_path):
     assert np.abs(np.subtract(losses["no dropout"], losses["whole run"])).min() > 1e-3
 
 
+@pytest.mark.extended
 def test_a_held_out_loss_has_none(trained):
     row = next(row["held_out_loss"] for row in rows(trained) if "held_out_loss" in row)
     b = float(checkpoints.load_params(trained, 2)[0]["b"])

@@ -118,6 +118,7 @@ def goes_on_as_it_would_have(folder):
 FAST = ("mixture",)  # records of several sources
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FAST else pytest.mark.slow) for n in SOURCES])
 def test_a_run_of_a_source_from_a_config(tmp_path, name, capsys):
     assert training.run(config_of(SOURCES[name](tmp_path / "data")), tmp_path / "run") == 0

@@ -127,6 +127,7 @@ def test_an_encoder_of_initial_weights_has_a_hash_that_a_run_goes_on_with():
         start.with_encoder(config, made, made.target, {"path": "", "sha256": "other"})
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "terms", [("irepa",), ("self_alignment", "repa"), pytest.param(("early", "sara"), marks=pytest.mark.slow)]
 )
@@ -175,6 +176,7 @@ def with_uncertainty(config):
     return with_changes(config, **{"objective.wrappers": (wrapper, *config.objective.wrappers)})
 
 
+@pytest.mark.extended
 def test_a_network_of_uncertainty_trains_with_the_model_beside_terms():
     config = with_uncertainty(config_of("", "dispersive"))
     recipe = checks.validate(config).at((8, 8, 1))
@@ -194,6 +196,7 @@ def test_a_network_of_uncertainty_learns():
     assert np.abs(after.params["heads"]["uncertainty"]["weight"]).min() > 0
 
 
+@pytest.mark.extended
 def test_a_run_without_terms_has_no_trace_of_them():
     recipe = checks.validate(config_of()).at((8, 8, 1))
     target = program.build(recipe, program.mesh_of(recipe.config)).target
@@ -225,6 +228,7 @@ def test_tokens_of_another_grid_are_refused_before_anything_is_compiled(weights)
         program.build(checks.validate(config).at((8, 8, 1)), program.mesh_of(config))
 
 
+@pytest.mark.extended
 def test_weights_of_another_encoder_are_refused(weights):
     config = with_changes(config_of(weights, "repa"), **{"encoder.network": {"name": "one_convolution", "width": 5}})
     made = program.build(checks.validate(config).at((8, 8, 1)), program.mesh_of(config))
@@ -260,6 +264,7 @@ def test_a_network_without_features_is_refused():
         objective.check_features(Functions(None, None), encoder=False)
 
 
+@pytest.mark.extended
 def test_a_config_names_published_encoders():
     """DINOv2 ViT-B/14 on pictures resized to 28: 4 tokens of 768; digits of 8 with patches of 4 have 4 too."""
     config = config_of("", "repa")

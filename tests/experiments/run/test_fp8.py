@@ -27,6 +27,7 @@ def test_forward_mode_is_refused():
         built("digits_mean_flow")
 
 
+@pytest.mark.extended
 def test_a_network_without_such_products_is_refused():
     config = recipes.load("digits")
     config.train.products = "fp8"

@@ -67,6 +67,7 @@ def rows_of(folder):
     return {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
 
 
+@pytest.mark.extended
 def test_it_is_the_mean_over_the_records_for_the_trained_weights_and_the_average(tmp_path):
     """100 draws of 32 records: three passes over all of them, and the first four of the fourth."""
     own = recipe()
@@ -89,6 +90,7 @@ def test_it_is_the_mean_over_the_records_for_the_trained_weights_and_the_average
     assert rows[4]["trained"]["loss"] != rows[4]["average"]["loss"] != rows[2]["average"]["loss"]
 
 
+@pytest.mark.extended
 def test_it_measures_once_what_an_independent_sum_over_times_and_noises_gives():
     """Of a linear network: E over t of |b x_t - (eps - x0)|^2, integrated exactly for x0 = 0 in one dimension.
 
@@ -145,6 +147,7 @@ def test_it_is_the_objectives_loss_at_the_last_step_of_the_run():
     assert row["trained"]["loss"] == row["average"]["loss"] == 6
 
 
+@pytest.mark.extended
 def test_neither_seed_nor_batch_size_nor_accumulation_nor_length_changes_the_draws():
     """The same weights have the same loss in runs that differ in everything that a run may choose."""
     others = {"seed": 3, "train.batch_size": 96, "train.accumulate": 3, "train.steps": 7, "data.threads": 2}
@@ -153,6 +156,7 @@ def test_neither_seed_nor_batch_size_nor_accumulation_nor_length_changes_the_dra
     assert rows[0] == rows[1]
 
 
+@pytest.mark.extended
 def test_a_config_names_its_validation_split():
     row = measured(digits_recipe())
     assert row["records"] == {"split": "validation", "count": 180, "trained_on": 0}
@@ -201,6 +205,7 @@ def test_the_draws_of_training_differ_and_the_loss_of_a_batch_is_another(tmp_pat
     assert len({tuple(key) for key in both}) == 128
 
 
+@pytest.mark.extended
 def test_records_that_were_trained_on_are_refused_or_counted():
     twice = recipe(held_out=records(10, 22))
     with pytest.raises(held_out.Overlap, match=r"^6 of the 22 records of 'held out'"):
@@ -239,6 +244,7 @@ def test_a_recipe_of_python_needs_records_of_its_own():
         recipe(held_out=None)
 
 
+@pytest.mark.extended
 def test_a_run_that_was_stopped_writes_the_same_lines(tmp_path):
     """Stopped between a checkpoint and its measurement, which it then makes when it goes on."""
     straight, stopped = tmp_path / "a", tmp_path / "b"
@@ -250,6 +256,7 @@ def test_a_run_that_was_stopped_writes_the_same_lines(tmp_path):
     assert (stopped / "metrics.jsonl").read_bytes() == (straight / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.extended
 def test_the_checkpoint_of_the_least_held_out_loss_is_kept(tmp_path, capsys):
     def away(networks, schedule, keys, batch, step):
         """Training moves b upwards without end; held-out records lie where it passes."""
@@ -269,6 +276,7 @@ def test_the_checkpoint_of_the_least_held_out_loss_is_kept(tmp_path, capsys):
     assert "the least held_out_loss so far" in capsys.readouterr().out
 
 
+@pytest.mark.extended
 def test_trackers_tables_and_curves_have_it(tmp_path):
     assert train.train(recipe(), tmp_path) == 0
     row = rows_of(tmp_path)[4]
@@ -320,6 +328,7 @@ def test_latents_are_of_a_cache_of_held_out_pictures(tmp_path):
         measured(resolve.recipe(config, (4, 4, 4)))
 
 
+@pytest.mark.extended
 def test_the_report_and_the_curves_have_it(tmp_path):
     part = lambda value: {"loss": value, "standard_error": 0.01, "by_t": [None, value]}
     records = {"split": "validation", "count": 180, "trained_on": 3}

@@ -92,6 +92,7 @@ def test_another_base_is_refused(tmp_path):
             checks.validate(config_of(tmp_path, {"name": "instruct_pix2pix"}, pipeline))
 
 
+@pytest.mark.extended
 def test_the_instruction_and_the_original_are_dropped_alone_too(tmp_path):
     """The text by its mark alone, so that its entries come from the model's own empty prompt."""
     number = 64

@@ -49,6 +49,7 @@ def drawings(folder, number=7, side=4):
     return source | {"condition": ("mask.png", "cls")}
 
 
+@pytest.mark.extended
 def test_captions_a_mask_and_a_label_of_a_stream_are_the_condition_of_a_run(tmp_path, monkeypatch):
     monkeypatch.setitem(names.MODELS, "reader", Reader)
     source = drawings(tmp_path / "drawings")
@@ -163,6 +164,7 @@ def without_stream(restore):
     return restored
 
 
+@pytest.mark.extended
 def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypatch):
     def noise(split: str):
         rng = np.random.default_rng()
@@ -179,6 +181,7 @@ def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypat
         reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
 
 
+@pytest.mark.extended
 def test_a_split_that_is_not_there_is_refused_before_the_first_step(tmp_path, capsys):
     source = drawings(tmp_path / "drawings") | {"condition": (), "label": ""}
     config = test_every_source.config_of(source, **{"model.num_classes": 0, "objective.wrappers": ()})

@@ -93,6 +93,7 @@ def taken(data, number, **options):
     return found, batches
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("threads", [0, 3])
 @pytest.mark.parametrize("name", STREAMS)
 def test_batches_from_a_state_on_are_those_of_the_undisturbed_stream(name, threads):
@@ -137,6 +138,7 @@ def test_augmentation_draws_belong_to_the_index():
     np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), expected)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["function", "grain", pytest.param("huggingface", marks=pytest.mark.slow)])
 def test_a_run_that_goes_on_is_the_undisturbed_one(tmp_path, name, capsys, compilation_cache):
     make, resume = STREAMS[name]
@@ -157,6 +159,7 @@ def test_a_run_that_goes_on_is_the_undisturbed_one(tmp_path, name, capsys, compi
         assert sample(recipe(make()), tmp_path / "whole").shape == (3, 2)
 
 
+@pytest.mark.extended
 def test_a_generator_begins_anew_and_the_run_says_so(tmp_path, capsys, compilation_cache):
     records = (record(i) for i in range(40))
     assert train(recipe(records, steps=2), tmp_path) == 0
@@ -285,6 +288,7 @@ def test_a_run_on_shards_from_a_config_goes_on_bit_for_bit(tmp_path, capsys, com
     assert "data (train): a stream of pictures of 2 classes (cat, dog), 4 x 4 x 3, in" in capsys.readouterr().out
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("abandoned", [False, True])
 def test_closing_ends_the_wait_for_a_step_that_a_pool_has_dropped(abandoned, monkeypatch):
     """A pool that closes may drop step 0 while a thread begins step 1, which then waits for it."""

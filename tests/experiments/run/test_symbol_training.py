@@ -42,6 +42,7 @@ def config_of(preset="tiny", **changes):
     return config
 
 
+@pytest.mark.extended
 def test_a_run_is_trained_sampled_and_measured(tmp_path):
     assert train.run(config_of(**{"evaluate.loss.every": 0, "train.steps": 2}), tmp_path) == 0
     recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path)))

@@ -72,6 +72,7 @@ def batch_of(config):
     return next(found)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["class_folders", "picture_folder", "tar_shards", "parquet", "array_records"])
 def test_every_format_has_captions_as_the_condition_of_a_run(tmp_path, monkeypatch, name):
     source = stored.FORMATS[name](tmp_path / "data")
@@ -128,6 +129,7 @@ def test_a_run_on_captions_goes_on_bit_for_bit(tmp_path, compilation_cache):
         train.run(config_of(tmp_path, source, **{"train.steps": 3}), tmp_path / "whole")
 
 
+@pytest.mark.extended
 def test_a_caption_and_what_stands_beside_it_are_dropped_together(tmp_path, compilation_cache):
     """A dropped example has the empty caption's tokens and zeros; the others have all that is theirs."""
     source = drawings(tmp_path / "drawings") | {"condition": ("label", "shade")}

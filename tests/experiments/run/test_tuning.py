@@ -76,6 +76,7 @@ def trained(tmp_path_factory):
     return config, place / "run"
 
 
+@pytest.mark.extended
 def test_a_lora_trains_alone_and_leaves_the_base_as_it_is(trained):
     """Step 0 is the base's output to the bit; the update changes the new weights and no bit of the base."""
     recipe, made, state, batch = begun(*trained)
@@ -106,6 +107,7 @@ def test_a_lora_trains_alone_and_leaves_the_base_as_it_is(trained):
     assert np.abs(tuned(state.unsaved["base"], state.params) - before).max() > 1e-4
 
 
+@pytest.mark.extended
 def test_a_run_goes_on_bit_for_bit_and_refuses_another_base(trained, tmp_path):
     config, run = trained
     again = tmp_path / "again"
@@ -139,6 +141,7 @@ def test_a_run_goes_on_bit_for_bit_and_refuses_another_base(trained, tmp_path):
     assert read(again) == read(run)
 
 
+@pytest.mark.extended
 def test_the_file_of_a_run_is_what_it_trained_and_says_of_what(trained):
     config, run = trained
     path = run / "tuning" / "pytorch_lora_weights.safetensors"
@@ -157,6 +160,7 @@ def test_the_file_of_a_run_is_what_it_trained_and_says_of_what(trained):
     assert set(names.values()) == {2.0} and any("qkv" in name or "query" in name for name in names)
 
 
+@pytest.mark.extended
 def test_a_folder_that_is_there_is_not_replaced(trained, tmp_path):
     config, run = trained
     (tmp_path / "kept").write_text("a picture")
@@ -191,6 +195,7 @@ def test_paths_of_a_tuning_are_whole(trained, monkeypatch):
     assert fields.absolute(config).tuning.encoder == str(base.parent / "clip")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -221,6 +226,7 @@ def test_what_does_not_fit_a_tuning_is_refused(trained, changes, message):
         checks.validate(config)
 
 
+@pytest.mark.extended
 def test_pictures_that_cannot_be_encoded_together_are_refused(trained, tmp_path):
     """Of two sizes, of a side that the model does not take, and without captions."""
     config = trained[0].copy_and_resolve_references()
@@ -242,6 +248,7 @@ def test_pictures_that_cannot_be_encoded_together_are_refused(trained, tmp_path)
         tuned_examples.pictures(checks.validate(config))
 
 
+@pytest.mark.extended
 def test_pictures_that_the_autoencoder_cannot_encode_in_memory_are_refused_before_it_compiles(tmp_path, monkeypatch):
     """512 x 512 pixels, which the autoencoder halves once: its attention compares 65,536 places."""
     config = config_of(tmp_path, LORA)
@@ -252,6 +259,7 @@ def test_pictures_that_the_autoencoder_cannot_encode_in_memory_are_refused_befor
         begun(config, tmp_path / "run")
 
 
+@pytest.mark.extended
 def test_a_step_of_a_tuning_that_does_not_fit_is_refused(trained, monkeypatch, tmp_path):
     monkeypatch.setattr(limits, "memory", lambda: 2**20)
     with pytest.raises(ConfigError, match=r"a step of 2 examples of .* would need about .*MiB"):
@@ -285,6 +293,7 @@ def test_files_of_others_lie_on_top_of_a_tuned_denoiser(trained, monkeypatch):
     assert order[1:] == [(name, "tuned") for name in ("with_words", "with_loras", "with_attachments")]
 
 
+@pytest.mark.extended
 def test_latents_of_other_pictures_are_refused(trained, tmp_path):
     config = trained[0].copy_and_resolve_references()
     config.data.latents.dir = str(trained[1] / "latents")
@@ -299,6 +308,7 @@ def test_latents_of_other_pictures_are_refused(trained, tmp_path):
         encoded(config, tmp_path / "run")
 
 
+@pytest.mark.extended
 def test_a_tuning_of_ones_own_is_named_and_trains(tmp_path, monkeypatch):
     """A number by which the base's output is moved, times a column of the data that the run reads beside the text."""
 

@@ -52,6 +52,7 @@ def recipe_of(config):
     return checks.on_its_data(checks.validate(config))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("condition", ["vector", pytest.param(("vector",), marks=pytest.mark.slow)])
 def test_a_run_trains_goes_on_and_samples(tmp_path, condition):
     config = vector_config(stored(tmp_path, condition))
@@ -77,6 +78,7 @@ def test_a_run_trains_goes_on_and_samples(tmp_path, condition):
     assert (run_samples.sample(recipe, tmp_path / "run", tmp_path / "other", other) != by_default).any()
 
 
+@pytest.mark.extended
 def test_guidance_reads_the_network_with_and_without_the_vector(tmp_path):
     """The guided x0 is u + w (c - u), of the network with the vector and with zeros."""
     config = vector_config(stored(tmp_path), **{"sample.guidance.scale": 3.0})

@@ -329,6 +329,7 @@ def cut_at(number: int):
     return before
 
 
+@pytest.mark.extended
 def test_a_store_that_is_cut_off_at_any_call_of_a_save_has_the_save_before_or_this_one(places, tmp_path):
     """Exhaustive: the save is cut at each of its calls, and another machine then goes on."""
     counted = Places(tmp_path / "counted", places.monkeypatch)

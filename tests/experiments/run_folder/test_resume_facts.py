@@ -51,6 +51,7 @@ def run(tmp_path):
     return tmp_path
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("field", FIELDS)
 def test_each_field_is_free_or_refused(run, field):
     config = defaults()

@@ -106,6 +106,7 @@ def test_processes_with_folders_of_their_own_are_refused(tmp_path, monkeypatch):
     assert time.monotonic() - began < 300
 
 
+@pytest.mark.extended
 def test_two_runs_on_one_folder(tmp_path):
     """The second is refused while the first lives; a first that is killed leaves nothing that needs removing."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]

@@ -69,6 +69,7 @@ def made(run):
     return jax.jit(sample)(run.params, x)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, call, changes, within", slow_but(CALLS[6:7], CALLS))
 def test_samples_are_those_of_diffusers(name, call, changes, within):
     about, found = made_pipelines.fixture(name)
@@ -84,6 +85,7 @@ def test_each_block_of_a_dit_keeps_its_own_embeddings_where_they_differ():
     assert not published("class_dit_converted").recipe.network.own_embeddings
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name",
     [

@@ -152,6 +152,7 @@ def test_every_setting_is_a_flag_with_its_help(flags):
         assert flag.help == setting.help + repeated or name == "seeds"
 
 
+@pytest.mark.extended
 def test_help_lists_the_settings():
     said = commands.run("-m", "experiments.sample", "--help").stdout
     listed = set(re.findall(r"^ +--?(?:\[no\])?(\w+):", said, re.MULTILINE))
@@ -208,6 +209,7 @@ def test_what_differs_is_said_in_words(tmp_path):
     assert "MORE THAN the 8" in from_prompt.verdict(tmp_path / "a.png", tmp_path / "c.png", about, "cpu")
 
 
+@pytest.mark.extended
 def test_a_clip_has_the_rate_of_its_model_and_not_of_its_class(flags, tmp_path, monkeypatch):
     """TI2V-5B of Wan 2.2 makes 24 frames a second, where the class has 16."""
     folder = made_pipelines.folder("wan_5b", tmp_path)

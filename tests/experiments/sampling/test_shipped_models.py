@@ -86,6 +86,7 @@ def test_no_other_folder_is_among_them():
     assert folders == class_folders.SHIPPED.keys()
 
 
+@pytest.mark.extended
 def test_its_network_is_called_without_compiling_as_in_the_tour():
     run = trained_run.load("digits", {"sample.steps": 1})
     x, keys = run.noise(2)

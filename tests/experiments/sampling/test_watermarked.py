@@ -20,6 +20,7 @@ def pictures(number, value=100):
     return np.arange(number, dtype=np.uint8)[:, None, None, None] * 10 + np.full((number, *SHAPE), value, np.uint8)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [1, 4, 5, 8])
 def test_each_picture_has_the_key_of_its_row_whatever_the_batch(number):
     draw = lambda some, keys: jax.vmap(lambda key: jax.random.normal(key, ()))(keys)

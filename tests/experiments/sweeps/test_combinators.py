@@ -153,6 +153,7 @@ anything = st.recursive(
 )
 
 
+@pytest.mark.extended
 @given(st.lists(st.fixed_dictionaries({}, optional={"a": anything, "b.a": anything, "A": anything}), max_size=6))
 def test_names_never_collide_and_are_safe(runs):
     distinct = list({naming.identity(run): run for run in runs}.values())

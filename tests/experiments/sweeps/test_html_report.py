@@ -108,6 +108,7 @@ def sweep_of(folder, commands=1):
     return plans
 
 
+@pytest.mark.extended
 def test_command_writes_the_report_of_a_folder(tmp_path):
     first, second = sweep_of(tmp_path)
     sweep_folder.log_event(tmp_path / first.name, DONE, attempt=1, command=0, seconds=2.5)
@@ -121,6 +122,7 @@ def test_command_writes_the_report_of_a_folder(tmp_path):
     assert runs[1]["reason"] == "error: no space"
 
 
+@pytest.mark.extended
 def test_report_follows_a_sweep_and_never_stops_it(tmp_path, capsys):
     plan, _ = sweep_of(tmp_path)
 

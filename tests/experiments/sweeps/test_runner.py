@@ -49,6 +49,7 @@ def later(action):
     thread.join()
 
 
+@pytest.mark.extended
 def test_a_failure_stops_no_other_run_and_its_reason_is_kept(tmp_path):
     plans = [
         plan("a", "echo fine"),
@@ -65,6 +66,7 @@ def test_a_failure_stops_no_other_run_and_its_reason_is_kept(tmp_path):
     assert "error: the disk is full" in shown and "starting" in (tmp_path / "b" / "output.log").read_text()
 
 
+@pytest.mark.extended
 def test_of_a_traceback_the_exception_and_its_place_are_told(tmp_path):
     script = "import json\ndef f(): json.loads('no')\nf()"
     go(tmp_path, [Plan("a", {}, [["python", "-c", script]])])
@@ -72,6 +74,7 @@ def test_of_a_traceback_the_exception_and_its_place_are_told(tmp_path):
     assert first.startswith('File "') and "decoder.py" in first and last.startswith("json.decoder.JSONDecodeError: Exp")
 
 
+@pytest.mark.extended
 def test_commands_run_in_turn_in_the_runs_folder_and_a_failure_ends_the_turn(tmp_path):
     plans = [plan("a", 'echo 1 >> "$1/made"', 'echo 2 >> "$1/made"'), plan("b", "exit 1", 'touch "$1/made"')]
     _, now, _ = go(tmp_path, plans)
@@ -81,6 +84,7 @@ def test_commands_run_in_turn_in_the_runs_folder_and_a_failure_ends_the_turn(tmp
     assert [(e["status"], e["command"]) for e in events] == [("running", 0), ("done", 0), ("running", 1), ("done", 1)]
 
 
+@pytest.mark.extended
 def test_retries_are_by_choice_and_go_on_with_the_command_that_failed(tmp_path):
     flaky = plan("a", 'echo x >> "$1/first"', 'test -e "$1/tried" || { touch "$1/tried"; exit 1; }')
     _, now, _ = go(tmp_path, [flaky])
@@ -92,11 +96,13 @@ def test_retries_are_by_choice_and_go_on_with_the_command_that_failed(tmp_path):
     assert sweep_folder.status(tmp_path / "two" / "a", 2).attempts == 2
 
 
+@pytest.mark.extended
 def test_a_mistake_in_the_config_is_not_tried_again(tmp_path):
     _, now, _ = go(tmp_path, [plan("a", 'echo x >> "$1/n"; exit 2')], tries=5)
     assert now == {"a": "failed"} and (tmp_path / "a" / "n").read_text() == "x\n"
 
 
+@pytest.mark.extended
 def test_what_is_done_is_not_done_again(tmp_path):
     plans = [plan(name, 'echo x >> "$1/n"') for name in "abc"]
     go(tmp_path, plans)
@@ -109,6 +115,7 @@ SAVES = 'trap "touch $1/saved; exit 143" TERM; touch "$1/up"; while :; do sleep 
 RESUMES = f'if [ -e "$1/saved" ]; then touch "$1/resumed"; else {SAVES}; fi'
 
 
+@pytest.mark.extended
 def test_a_signal_lets_all_running_runs_save_and_the_next_time_goes_on(tmp_path):
     plans = [plan("a", RESUMES), plan("b", RESUMES), plan("c", "true")]
     signals = queue.SimpleQueue()
@@ -124,6 +131,7 @@ def test_a_signal_lets_all_running_runs_save_and_the_next_time_goes_on(tmp_path)
     assert set(now.values()) == {"done"} and all((tmp_path / name / "resumed").exists() for name in "ab")
 
 
+@pytest.mark.extended
 def test_second_and_third_signals_end_what_does_not_listen(tmp_path):
     signals = queue.SimpleQueue()
     deaf = plan("a", 'trap "touch $1/heard" TERM; touch "$1/up"; while :; do :; done')  # no child outlives it
@@ -148,6 +156,7 @@ def test_a_run_that_someone_else_stopped_has_not_failed(tmp_path):
     assert now == {"a": "stopped", "b": "done"}
 
 
+@pytest.mark.extended
 def test_a_killed_sweeps_runs_go_on_and_are_waited_for(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "RETRY_LOCK", 0.1)
     slow = plan("a", 'touch "$1/up"; while [ ! -e "$1/go" ]; do sleep 0.02; done; echo x >> "$1/n"')
@@ -196,6 +205,7 @@ def test_torn_events_are_left_out(tmp_path):
     assert sweep_folder.logged_status(tmp_path, 1).status in ("running", "failed")
 
 
+@pytest.mark.extended
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity")
 def test_jobs_have_devices_and_cores_of_their_own(tmp_path):
     core = min(os.sched_getaffinity(0))
@@ -208,6 +218,7 @@ def test_jobs_have_devices_and_cores_of_their_own(tmp_path):
     assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.extended
 def test_no_more_than_the_slots_run_at_a_time(tmp_path):
     script = 'echo + >> "$1/../log"; sleep 0.6; echo - >> "$1/../log"'  # longer than between two begins
     go(tmp_path, [plan(f"r{i}", script) for i in range(5)], jobs=2)

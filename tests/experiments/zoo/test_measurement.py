@@ -47,6 +47,7 @@ def of_record(content):
     return {name: value for name, value in content.items() if name not in ("seconds", "record")}
 
 
+@pytest.mark.extended
 def test_a_killed_measurement_goes_on_with_the_same_pictures(cache, monkeypatch):
     row = published_rows.find("tiny_sit_xl_2_256_ode")
     needs = needed(row, cache)
@@ -110,6 +111,7 @@ def test_another_number_of_samples_does_not_compare(cache):
     assert not fewer["compares"] and fewer["why"] == ["the figure is of 4 samples, and the published one of 8"]
 
 
+@pytest.mark.extended
 def test_what_does_not_fit_is_refused_before_anything_is_compiled(cache):
     row = published_rows.find("tiny_dit_xl_2_256")
     needs = needed(row, cache)

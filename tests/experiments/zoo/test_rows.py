@@ -43,6 +43,7 @@ SIZES = {
 }
 
 
+@pytest.mark.extended
 def test_the_page_has_every_row_and_every_program():
     """But for what is computed of the networks, which one row stands for here."""
     unknown = markdown.Facts(1, sampling_cost.Cost(1, 10**9, 3600.0))
@@ -96,6 +97,7 @@ def test_a_row_of_ones_own():
         published_rows.find("dit_xl_2_265")
 
 
+@pytest.mark.extended
 def test_sit_goes_from_noise_to_data_as_its_authors_do():
     """Their Euler steps x + dt v from time 0, the noise, to 1, on the first half of the channels; ours is `euler`."""
     network = DiT(patch=2, width=16, depth=1, heads=2, num_classes=3, shape=(4, 4, 2))
@@ -128,6 +130,7 @@ def test_a_network_of_the_other_sign_is_taken_with_its_last_layer_negated():
     np.testing.assert_array_equal(taken["final"]["bias"], np.ones(2))
 
 
+@pytest.mark.extended
 def test_of_several_averages_the_rows_is_read(tmp_path, monkeypatch):
     row = published_rows.find("tiny_pmf_h_16_256")
     path = tiny_rows.authors_file(row, tmp_path)
@@ -168,6 +171,7 @@ def test_consistency_models_receive_a_thousand_quarters_of_ln_sigma():
     np.testing.assert_allclose(clock(schedule, t), 1000 * 0.25 * np.log([0.002, 1.0, 80.0]), rtol=1e-4, atol=1e-2)
 
 
+@pytest.mark.extended
 def test_a_consistency_models_file_is_adms_with_one_axis_more(tmp_path):
     """cm/unet.py's attention has convolutions in two dimensions, whose numbers are those of guided-diffusion's."""
     row = published_rows.find("tiny_cd_imagenet64")

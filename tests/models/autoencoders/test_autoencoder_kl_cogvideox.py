@@ -8,6 +8,7 @@ import pytest
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX, ChunkNorm
 
 
+@pytest.mark.extended
 def test_a_norm_has_the_statistics_of_one_chunk_the_first_of_which_has_one_frame_more():
     x = np.random.default_rng(0).normal(size=(2, 7, 3, 2, 4)).astype(np.float32)
     x[:, 3:5] *= 5

@@ -8,6 +8,7 @@ import pytest
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX, ResidualBlock, fold, unfold
 
 
+@pytest.mark.extended
 def test_noise_is_one_picture_for_all_frames_times_a_scale_of_each_channel():
     block = ResidualBlock(3, False, noise=True)
     x = np.random.default_rng(0).normal(size=(2, 3, 16, 16, 3)).astype(np.float32)

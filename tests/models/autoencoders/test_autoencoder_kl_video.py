@@ -127,6 +127,7 @@ def test_tiles_of_frames_are_the_whole_where_no_attention_joins_pixels(params):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(one).max())
 
 
+@pytest.mark.extended
 def test_halving_begins_as_a_mean_and_doubling_as_a_repetition():
     x = jnp.arange(3.0).reshape(1, 3, 1, 1, 1)
     half, _ = layers.HalveTime().init_with_output(jax.random.key(0), x)

@@ -34,6 +34,7 @@ def pictures():
     return jnp.asarray(np.random.default_rng(1).uniform(-1, 1, PICTURE.shape), jnp.float32)
 
 
+@pytest.mark.extended
 def test_sizes_and_bad_calls():
     apply = lambda module, x, method: module.init_with_output(jax.random.key(0), x, method=method)[0]
     call = lambda x, method, module=RAE: jax.eval_shape(lambda x: apply(module, x, method), x)
@@ -100,6 +101,7 @@ def test_statistics_are_those_of_the_stream():
         autoencoder_rae.with_statistics(RAE, {}, np.zeros(7), np.ones(7))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("encoder", [
     pytest.param(ENCODER, marks=pytest.mark.slow),
     DINOv2(width=8, depth=1, heads=2, hidden=32, size=28, registers=1, affine=False),

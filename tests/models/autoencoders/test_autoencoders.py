@@ -36,6 +36,7 @@ def pictures():
     return jnp.asarray(np.random.default_rng(1).uniform(-1, 1, PICTURE.shape), jnp.float32)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("module", [KL, VQ, DC], ids=lambda module: type(module).__name__)
 def test_sizes_and_bad_calls(module):
     apply = lambda x, method: module.init_with_output(jax.random.key(0), x, method=method)[0]
@@ -198,6 +199,7 @@ def test_original_names_of_attention_at_a_level():
     assert {"quantize.embedding.weight", "quant_conv.weight", "post_quant_conv.bias"} < names
 
 
+@pytest.mark.extended
 def test_the_scale_of_a_single_file_is_never_guessed(tmp_path, monkeypatch):
     case = published.case("autoencoder_kl_original")
     family = interchange.FAMILIES["AutoencoderKL"]
@@ -250,6 +252,7 @@ def test_a_tiny_autoencoder_that_is_not_had_is_refused(config, message):
         interchange.FAMILIES["AutoencoderTiny"].build(config)
 
 
+@pytest.mark.extended
 def test_a_clip_is_encoded_and_decoded_frame_by_frame():
     clip = jnp.stack([pictures(), pictures()[::-1] / 2, pictures() / 3], axis=1)  # [2, 3, 6, 4, 3]
     params = {"params": parameters(KL)}

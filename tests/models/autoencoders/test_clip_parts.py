@@ -60,6 +60,7 @@ def clip(vae, method, groups):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "vae, method, groups, chunks",
     [
@@ -89,6 +90,7 @@ def test_a_clip_in_chunks_is_the_whole(vae, method, groups, chunks):
             np.testing.assert_allclose(one, other, rtol=0, atol=2e-5 * np.abs(other).max())
 
 
+@pytest.mark.extended
 def test_a_blended_clip_is_parts_of_five_frames_whose_first_group_turns_into_that_of_the_part_before():
     """By hand, with an autoencoder that repeats frames and adds the number of those that it sees."""
 
@@ -118,6 +120,7 @@ def test_a_blended_clip_is_parts_of_five_frames_whose_first_group_turns_into_tha
     np.testing.assert_array_equal(clip_parts.blended(Counts, {}, "decode")(z), Counts.apply({}, z, "decode"))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "vae",
     [

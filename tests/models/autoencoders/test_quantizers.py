@@ -38,6 +38,7 @@ def test_nearest_is_the_least_distance():
     assert len(np.unique(expected)) > 3
 
 
+@pytest.mark.extended
 def test_values_are_codes_and_their_gradient_is_the_inputs():
     z = jnp.asarray(drawn(2, 3, 4))
     codes = jnp.asarray(drawn(5, 4, seed=1))

@@ -26,6 +26,7 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("fields", OPTIONS, ids=lambda fields: "-".join(map(str, fields.values())))
 def test_formula_equals_what_jax_keeps(fields, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # on CPU, means are matrix products, which "dots" keeps

@@ -37,6 +37,7 @@ def test_loops_count_their_turns_and_branches_the_dearest():
     assert counted_flops(looped, struct(4, 4)) == (5 + 2) * 2 * 4**3
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("fields", [{}, {"remat": "full", "unroll": 1}, {"mlp": "swiglu", "positions": "rope"}])
 def test_a_dit_has_as_many_as_its_formula(fields, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # on CPU, means are matrix products too
@@ -44,6 +45,7 @@ def test_a_dit_has_as_many_as_its_formula(fields, monkeypatch):
     assert of(module, 8, 8, 4) == flops(module, (8, 8, 4))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("remat", ["elementwise", "dots", "narrow", "full"])
 def test_the_backward_pass_repeats_the_products_of_the_formula(remat, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")

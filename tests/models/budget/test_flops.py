@@ -12,6 +12,7 @@ from diffusion.recipe import resolve
 from diffusion.training import sharding
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "fields",
     [

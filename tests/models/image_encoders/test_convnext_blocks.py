@@ -41,6 +41,7 @@ def block(x, part, version):
     return x + (h * part["scale"] if version == 1 else h)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("version", "hidden", "tolerance"), [(1, 1e-6, 1e-4), (2, 1e-6, 1e-4), (1, 1.0, 1e-5), (2, 1.0, 1e-5)]
 )

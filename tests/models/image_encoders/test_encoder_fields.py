@@ -111,6 +111,7 @@ def close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ENCODERS)
 def test_features_are_norms_of_the_tokens_where_layers_add_nothing(name):
     module, colours, first = ENCODERS[name]
@@ -125,6 +126,7 @@ def test_features_are_norms_of_the_tokens_where_layers_add_nothing(name):
         close(features.pooled, norm(patches, 0.3, scale, bias).mean(axis=1))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["dinov2 with registers", "dinov3"])
 def test_the_mask_token_stands_in_place_of_patches(name):
     module, colours, _ = ENCODERS[name]
@@ -147,6 +149,7 @@ GRIDS = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", GRIDS)
 def test_a_grid_of_positions_is_interpolated_as_by_pytorch(name):
     """Learned for 37 x 37 patches, and 16 x 16 are seen; with registers the filter is wider, as published."""
@@ -162,6 +165,7 @@ def test_a_grid_of_positions_is_interpolated_as_by_pytorch(name):
     np.testing.assert_allclose(found, expected, rtol=0, atol=2e-4 * np.abs(expected).max())  # PyTorch's float32
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", unless_alike(name for name in MODULES if name != "blip"))
 def test_the_last_norm_of_a_representation_autoencoder_has_no_scale_and_no_shift(name):
     module = MODULES[name].clone(affine=False)
@@ -174,6 +178,7 @@ def test_the_last_norm_of_a_representation_autoencoder_has_no_scale_and_no_shift
     close(applied(module)({"params": params}, images).patches, norm(patches, 0.3))
 
 
+@pytest.mark.extended
 def test_siglip_skips_its_last_layers_for_the_patches_alone():
     """The state before the last layer, not normalised; the pooled vector is as without."""
     module = MODULES["siglip"]
@@ -192,6 +197,7 @@ def test_siglip_skips_its_last_layers_for_the_patches_alone():
     close(applied(module, skip=1)({"params": params}, images).patches, expected)
 
 
+@pytest.mark.extended
 def test_siglip_cuts_off_what_fills_no_patch():
     module = MODULES["siglip"]
     images = pictures(module, 9)
@@ -200,6 +206,7 @@ def test_siglip_cuts_off_what_fills_no_patch():
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.extended
 def test_dinov3_fuses_the_layers_that_are_named():
     """mean_k h_k + the mean of the last h over the picture, where h_k is the network that ends with layer k."""
     module = MODULES["dinov3"].clone(depth=3)
@@ -223,6 +230,7 @@ def test_dinov3_fuses_the_layers_that_are_named():
         DINOv3(**{**SMALL, "heads": 4})
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", unless_alike(EVERY))
 def test_bfloat16_is_the_type_of_the_computation_alone(name):
     module = EVERY[name]
@@ -249,6 +257,7 @@ def products(jaxpr):
             yield from products(inner)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [name for name in EVERY if "convnext" not in name])
 def test_every_attention_has_the_implementation_that_is_named(name, monkeypatch):
     module = EVERY[name]

@@ -51,6 +51,7 @@ def parameters(module):
     return sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("encoder", "name"), COUNTS)
 def test_presets_have_the_published_numbers_of_parameters(encoder, name):
     module = getattr(image_encoders, encoder).preset(name)

@@ -21,6 +21,7 @@ MODULES = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", MODULES)
 def test_features_are_those_of_transformers(name, tmp_path):
     case = published.case(name)
@@ -34,6 +35,7 @@ def test_features_are_those_of_transformers(name, tmp_path):
         np.testing.assert_allclose(found, theirs, rtol=0, atol=1e-5 * np.abs(theirs).max())
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", [name for name in MODULES if name in ("dinov2_registers", "dinov3")])
 def test_masked_patches_are_those_of_transformers(name, tmp_path):
     case = published.case(name)

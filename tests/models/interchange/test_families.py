@@ -303,6 +303,7 @@ def test_a_pixart_with_its_control_net_puts_out_what_diffusers_layers_do(tmp_pat
     assert np.abs(output(0.0) - expected).max() > 0.1 * np.abs(expected).max()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow({name for name, call in CALLS.items() if call.slow}, CALLS))
 def test_what_is_written_is_what_was_read(name, tmp_path):
     case = published.case(name)
@@ -328,6 +329,7 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     assert known(read_config, config) == known(config, read_config)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow(LISTINGS.keys() - LISTED, LISTINGS))
 def test_the_published_size_has_the_published_names_and_shapes(name):
     config, shapes = published.listing(name)

@@ -92,6 +92,7 @@ def folder(path, kind, **changes):
     return path
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", NAMES)
 def test_a_folder_gives_the_outputs_of_their_architecture(tmp_path, kind):
     model = language_tables.load(folder(tmp_path, kind))
@@ -103,6 +104,7 @@ def test_a_folder_gives_the_outputs_of_their_architecture(tmp_path, kind):
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.extended
 def test_a_prompt_is_continued_block_after_block(tmp_path):
     """The mask is not the last symbol; the likeliest of all is filled in first, as LLaDA's code does without noise."""
     model = language_tables.load(folder(tmp_path, "llada"))
@@ -146,6 +148,7 @@ def test_another_config_or_another_tensor_is_refused(tmp_path):
         model.network.apply(model.variables, jnp.zeros((1, 3), int), None, jnp.zeros(1, int))
 
 
+@pytest.mark.extended
 def test_a_tied_head_is_the_table(tmp_path):
     state = weights("llada")
     tied = {name: array for name, array in state.items() if name != "model.transformer.ff_out.weight"}

@@ -108,6 +108,7 @@ def flux(tmp_path_factory):
     return write(folder / "few.gguf", stored, kinds), params
 
 
+@pytest.mark.extended
 def test_a_gguf_file_of_flux_is_read(flux):
     path, expected = flux
     module, params = interchange.load(path, "FluxTransformer2DModel", config=FLUX)
@@ -115,6 +116,7 @@ def test_a_gguf_file_of_flux_is_read(flux):
     jax.tree.map(np.testing.assert_array_equal, params, expected)
 
 
+@pytest.mark.extended
 def test_kernels_in_q8_0_stay_so_in_memory(flux):
     """The same numbers to the bit, out of values of 8 bits and a scale for 32 inputs of an output."""
     path, expected = flux
@@ -251,6 +253,7 @@ def test_a_length_beyond_the_end_of_a_gguf_file_is_not_counted_to(tmp_path):
 T5 = {"vocab_size": 64, "d_model": 32, "num_layers": 2, "num_heads": 2, "d_kv": 16, "d_ff": 64}
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, mlp", [("T5EncoderModel", "relu"), ("T5EncoderModel", "gated-gelu"),
                                        ("UMT5EncoderModel", "gated-gelu")])  # fmt: skip
 def test_an_encoder_by_the_names_of_llama_cpp_is_that_of_transformers(name, mlp, tmp_path):

@@ -161,6 +161,7 @@ def _outcome(name, field):
     return found
 
 
+@pytest.mark.extended
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", slow_but([("FlowMatchEulerDiscrete",)], [(name,) for name in CLASSES]))
 def test_every_field_is_used_refused_or_known_to_be_harmless(name):
@@ -170,6 +171,7 @@ def test_every_field_is_used_refused_or_known_to_be_harmless(name):
     assert not unknown, f"{name} ignores without a word: {', '.join(unknown)}"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_s_facts_are_the_defaults_of_its_class(name):
     solver = SOLVERS[name]

@@ -84,6 +84,7 @@ def theirs(state, ids, sigma):
     return linear("output_layer.linear", norm("output_layer.norm_final", x) * (1 + scale) + shift)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("prefix", ["", "backbone."])
 def test_a_file_gives_the_outputs_of_their_architecture(tmp_path, prefix):
     state = weights()
@@ -101,6 +102,7 @@ def test_a_file_gives_the_outputs_of_their_architecture(tmp_path, prefix):
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
+@pytest.mark.extended
 def test_what_is_written_is_read_again(tmp_path):
     module = SymbolTransformer(SIZE, 64, 1, 1, condition_width=4)
     params = drawn(module.init, jnp.zeros((1, 3), jnp.int32), jnp.zeros(1))["params"]
@@ -120,6 +122,7 @@ def test_another_network_is_refused(tmp_path):
         symbol_tables.load(tmp_path / "b.safetensors", heads=HEADS)
 
 
+@pytest.mark.extended
 def test_a_scaled_score_of_zeros_is_that_of_equally_likely_symbols():
     """SEDD: log p_t(y) / p_t(mask) = log(alpha / (1 - alpha)) + log p(y), with p(y) = 1 / (K - 1)."""
     process = discrete.absorbing(discrete.polynomial(2.0), 5)

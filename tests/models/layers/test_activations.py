@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy.special import expit
 
 from diffusion.models.layers.activations import gelu
@@ -22,12 +23,14 @@ def slopes(function):
     return np.asarray(jax.grad(lambda x: function(x).astype(jnp.float32).sum())(X), np.float64)
 
 
+@pytest.mark.extended
 def test_value_and_derivative_in_bfloat16_are_rounded_once():
     value, slope = reference(X)
     np.testing.assert_allclose(np.asarray(gelu(X), np.float64), value, rtol=2**-8, atol=1e-6)
     np.testing.assert_allclose(slopes(gelu), slope, rtol=2**-8, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_the_derivative_is_nearer_to_float64_than_jaxs():
     slope = reference(X)[1]
     error = lambda function: np.sqrt(np.mean((slopes(function) - slope) ** 2))

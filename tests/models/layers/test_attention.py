@@ -47,6 +47,7 @@ def test_value(name, arrays):
     np.testing.assert_allclose(out, definition(*primals), atol=2e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", PORTABLE)
 def test_bias_and_its_gradient(name, arrays):
     primals, _, cotangent = arrays
@@ -60,6 +61,7 @@ def test_bias_and_its_gradient(name, arrays):
     np.testing.assert_allclose(np.sum(gradient * direction), (exact(1e-5) - exact(-1e-5)) / 2e-5, rtol=1e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", PORTABLE)
 def test_a_masked_key_has_no_effect(name, arrays):
     q, k, v = single(arrays[0])
@@ -78,6 +80,7 @@ def test_forward_mode(name, arrays):
     np.testing.assert_allclose(out, derivative(primals, tangents), atol=1e-5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", PORTABLE)
 @pytest.mark.parametrize("argument", [0, 1, 2])
 def test_gradient(name, argument, arrays):
@@ -100,6 +103,7 @@ def test_second_order(arrays):
     np.testing.assert_allclose(*hessians, atol=2e-4)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", PORTABLE)
 def test_bfloat16_keeps_a_float32_softmax(name):
     # Scores 96 and 96.25 from exact arguments: one number in bfloat16, whose softmax would be (1/2, 1/2).
@@ -111,6 +115,7 @@ def test_bfloat16_keeps_a_float32_softmax(name):
     np.testing.assert_allclose(out.astype(np.float32), 1 / (1 + np.exp(-0.25)), atol=2**-8)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", PORTABLE)
 def test_bfloat16_gradient(name, arrays):
     primals, _, cotangent = arrays

@@ -52,6 +52,7 @@ BIASES = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", BIASES)
 def test_value_and_gradients_are_those_of_the_einsum(name):
     q, k, v, weight = arrays()
@@ -59,6 +60,7 @@ def test_value_and_gradients_are_those_of_the_einsum(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, expected)
 
 
+@pytest.mark.extended
 def test_bfloat16_is_as_near_to_float32_as_the_einsum():
     narrow = arrays(jnp.bfloat16)
     q, k, v, weight = (x.astype(jnp.float32) for x in narrow)

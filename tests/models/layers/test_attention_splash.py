@@ -20,6 +20,7 @@ def with_gradients(attend, q, k, v, cotangent):
     return [np.asarray(a, np.float64) for a in (out, *backward(cotangent))]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("n", "m", "options"),
     [

@@ -26,6 +26,7 @@ def arrays(queries, keys, width, dtype="float32", batch=1, heads=2):
 
 
 # Blocks have 64 queries, 32 keys and a power of two of features: the sizes are odd, short of a block, and beyond it.
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("queries", "keys", "width", "dtype", "within"),
     [
@@ -77,6 +78,7 @@ def in_layers(attend):
     return network
 
 
+@pytest.mark.extended
 def test_losses_with_a_fixed_tangent_have_the_gradient_of_the_einsum():
     """As in MeanFlow and sCM; reverse mode alone, as of a part of the network that x does not reach, works as well."""
     (x, _, v), (dx, _, _) = arrays(5, 5, 4)

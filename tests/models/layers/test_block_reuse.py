@@ -141,6 +141,7 @@ def _takes_part(name, branch):
     return (way, level, number) in rows or (branch > 1 and (way, number) == ("up", None))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, branch",
     [
@@ -168,6 +169,7 @@ def test_deep_features_stand_in_for_what_is_deeper_than_their_branch(name, branc
     assert kept.run == (0, 1, 1, 2)[branch] + branch + 1  # of the skips conv_in, level 0, its halving, level 1
 
 
+@pytest.mark.extended
 def test_a_branch_that_is_not_there_is_refused():
     module, entries, _ = UNETS["unet"]
     params, inputs = _made(module, entries)

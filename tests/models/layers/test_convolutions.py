@@ -18,6 +18,7 @@ def by_definition(x, scale, bias, groups, epsilon):
     return ((parts - mean) / jnp.sqrt(variance + epsilon)).reshape(x.shape) * scale + bias
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("groups, least, effective", [(4, 1, 4), (8, 4, 3)])
 def test_group_norm_value_and_both_derivatives(groups, least, effective):
     with jax.enable_x64(True):

@@ -19,6 +19,7 @@ def test_a_share_is_zero_and_the_mean_stays(rate):
     assert abs((y == 0).mean() - rate) < 5 * (rate * (1 - rate) / y.size) ** 0.5
 
 
+@pytest.mark.extended
 def test_an_example_depends_on_its_own_key_alone():
     h = jax.random.normal(jax.random.key(1), (6, 5, 4), jnp.bfloat16)
     y = dropped(h, KEYS, 0.5)

@@ -47,6 +47,7 @@ def test_image_prompts_of_another_network_are_refused(extra, message):
         extra_attention.check(extra, 1, (ExtraLayer(4, 2, 3),) * 2)
 
 
+@pytest.mark.extended
 def test_maps_are_shown_to_who_asks_and_leave_no_trace_otherwise():
     """The maps, applied to the values, are the output; without a request the program does not have them."""
     layer = CrossAttention(HEADS, SIZE)
@@ -81,6 +82,7 @@ class Stack(nn.Module):
         return scanned(Layer, 2, "none", self.is_initializing(), ())(name="blocks")(x)[0]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("kind", ["separate", "fused"])
 def test_the_states_of_a_reference_are_keys_and_values_beside_ones_own(kind):
     x = drawn(0, 1, TOKENS, WIDTH)
@@ -97,6 +99,7 @@ def test_the_states_of_a_reference_are_keys_and_values_beside_ones_own(kind):
     assert np.abs(found - layer.apply({"params": params}, x, *rest)).max() > 1e-3
 
 
+@pytest.mark.extended
 def test_a_scan_shows_and_takes_the_states_of_each_layer():
     x = drawn(0, 1, TOKENS, WIDTH)
     params = Stack().init(jax.random.key(0), x)["params"]

@@ -63,6 +63,7 @@ def test_a_product_and_its_derivatives_are_those_of_the_rounded_arrays():
     assert np.abs(expected[0] - np.einsum("bnk,kfg->bnfg", x, kernel)).max() > 1e-3 * np.abs(expected[0]).max()
 
 
+@pytest.mark.extended
 def test_zeros_stay_zeros_and_what_is_not_finite_shows():
     kernel = jnp.ones((4, 2))
     assert not fp8.product(jnp.zeros((3, 4)), kernel, 1).any()
@@ -81,6 +82,7 @@ def test_products_of_examples_and_those_outside_stay_as_they_are():
     np.testing.assert_array_equal(rows_first(c[None], kernel, TOKENS)[0], plain)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     ("network", "alone"),
     [

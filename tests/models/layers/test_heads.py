@@ -26,6 +26,7 @@ def test_initial_parameters_are_those_of_a_dense_layer(backend):
     jax.tree.map(np.testing.assert_array_equal, LAYER.init(jax.random.key(0), X), FLAX.init(jax.random.key(0), X))
 
 
+@pytest.mark.extended
 def test_parts_and_gradients_are_those_of_a_dense_layer(backend):
     weights = jax.random.normal(jax.random.key(3), (2, 5, 3, 3, 4))
     ours = lambda params: (jnp.stack(LAYER.apply(params, X), axis=2) * weights).sum()

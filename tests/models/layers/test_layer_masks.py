@@ -77,11 +77,13 @@ def assert_close(out, expected):
     np.testing.assert_allclose(out, expected, atol=2e-4 * np.abs(expected).max())
 
 
+@pytest.mark.extended
 def test_masks_that_are_false_change_nothing(network):
     x, t, labels = inputs()
     np.testing.assert_allclose(run(network), apply(*network, x, t, labels), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_without_masks_the_program_is_the_same(network):
     """Labels in a dict make the program of the labels alone, to the letter; nor do parameters depend on masks."""
     model, variables = network
@@ -113,6 +115,7 @@ def test_borrowed_maps_are_those_of_the_other_example(network, monkeypatch):
     assert_close(out[1], oracle(network, 1, monkeypatch, lambda l, maps: source[l] if l > 0 else maps)[0])
 
 
+@pytest.mark.extended
 def test_guided_and_impaired_branches_run_in_one_call(network):
     """`together` concatenates masks with labels: each branch is what it is alone, and guidance combines them."""
     model, variables = network

@@ -10,6 +10,7 @@ from diffusion.models.layers.products import rows_first
 CASES = [((2, 3, 4), (4, 5), 1), ((3, 4), (4, 2, 5), 1), ((2, 3, 4, 5), (4, 5, 6), 2), ((4,), (4, 5), 1)]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("shape", "kernel", "summed"), CASES)
 def test_it_is_the_product_and_its_derivatives(shape, kernel, summed):
     rng = np.random.default_rng(0)

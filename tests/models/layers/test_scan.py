@@ -32,6 +32,7 @@ class Stack(nn.Module):
         return layers(name="layers")(h, h.sum(), jnp.arange(3.0))[0]
 
 
+@pytest.mark.extended
 def test_an_application_is_not_traced_for_a_check_and_is_the_same_program():
     h = jnp.ones((2, 4))
     params = Stack().init(jax.random.key(0), h)
@@ -53,6 +54,7 @@ def _unrolled(jaxpr):
             yield from _unrolled(inner)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("remat", ["none", "elementwise"])
 def test_on_a_gpu_a_stack_is_one_turn_in_the_train_step_and_is_scanned_in_sampling(monkeypatch, remat):
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

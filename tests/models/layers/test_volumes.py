@@ -12,6 +12,7 @@ X, K = (jnp.asarray(RNG.normal(size=shape), jnp.float32) for shape in ((2, 4, 3,
 AXES = jax.lax.ConvDimensionNumbers((0, 4, 1, 2, 3), (4, 3, 0, 1, 2), (0, 4, 1, 2, 3))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "stride, padding", [(1, ((1, 1), (1, 1), (1, 1))), (1, ((0, 2), (1, 0), (0, 0))), (2, ((1, 1),) * 3)]
 )

@@ -74,6 +74,7 @@ def restated(params, layer, x, window, theta):
     return out
 
 
+@pytest.mark.extended
 def test_a_layer_is_its_equation_in_numpy():
     params = made(MODEL)
     found = of_all()

@@ -59,6 +59,7 @@ def test_the_spread_of_the_embeddings_at_the_start():
         TEXT.clone(token_std=0)
 
 
+@pytest.mark.extended
 def test_a_token_of_clip_sees_those_before_it_alone(text):
     plain = apply(TEXT, (), text, IDS)
     changed = apply(TEXT, (), text, np.where(np.arange(6) == 4, 11, IDS))

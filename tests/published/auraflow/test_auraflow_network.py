@@ -85,6 +85,7 @@ def written_out(p):
     return pixels.transpose(0, 2, 1, 3, 4).reshape(1, 4, 6, 3)
 
 
+@pytest.mark.extended
 def test_the_network_is_its_equations():
     params = parameters()
     found = jax.jit(lambda params: NET.apply({"params": params}, X, T, {"text": TEXT}))(params)

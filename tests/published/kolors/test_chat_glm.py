@@ -51,6 +51,7 @@ def layer(p, x):
     return x + (gate / (1 + np.exp(-gate)) * linear) @ p["mlp"]["out"]["kernel"]
 
 
+@pytest.mark.extended
 def test_the_states_are_those_of_its_equations():
     params = parameters()
     exact = jax.tree.map(np.float64, params)

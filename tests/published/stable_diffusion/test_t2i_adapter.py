@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from diffusion.published.stable_diffusion.network import ConditionalUNet, level_shapes
 from diffusion.published.stable_diffusion.t2i_adapter import T2IAdapter
@@ -18,6 +19,7 @@ def entries(seen):
     return attachment.entries({}, weight, seen, X, jnp.zeros(2), jnp.zeros(2), {})["level_residuals"]
 
 
+@pytest.mark.extended
 def test_a_light_adapter_with_a_width_for_each_level_has_one_feature_too_many():
     """Its last one is half as large as the middle: it is left out, and was refused by the U-Net."""
     module = T2IAdapter((16, 32, 32), 1, 2, kind="light")
@@ -37,6 +39,7 @@ def test_a_feature_of_the_middles_shape_is_added_there():
     assert len(entries(features[:-1])) == 2
 
 
+@pytest.mark.extended
 def test_an_odd_side_is_halved_with_the_mean_of_what_is_there():
     """By an adapter whose layers pass on a grey picture."""
     module = T2IAdapter((4, 4), 1, 1, 1, kind="light")

@@ -66,6 +66,7 @@ def values_file(workdir, step, item="params"):
     return max((workdir / "checkpoints" / str(step) / item / "d").iterdir(), key=lambda path: path.stat().st_size)
 
 
+@pytest.mark.extended
 def test_saved_state_comes_back_bit_for_bit(saved):
     workdir, states = saved
     for step, expected in states.items():
@@ -104,6 +105,7 @@ def test_a_description_that_cannot_be_made_fails_the_save(tmp_path, monkeypatch)
     assert checkpoints.steps(tmp_path) == []
 
 
+@pytest.mark.extended
 def test_a_run_is_named_from_another_folder(run_folder, tmp_path, monkeypatch):
     """TensorStore refuses a path with "..". Behind a link ".." is the folder above its target, as for every program."""
     workdir, states = run_folder
@@ -117,6 +119,7 @@ def test_a_run_is_named_from_another_folder(run_folder, tmp_path, monkeypatch):
         assert checkpoints.steps(workdir)[0] in (1, 2)
 
 
+@pytest.mark.extended
 def test_frozen_networks_are_saved_with_the_state(tmp_path):
     """A run needs its teacher to go on, wherever the teacher's own files are by then."""
     state = toys.make_state()._replace(frozen={"teacher": toys.init(jax.random.key(5))})
@@ -128,6 +131,7 @@ def test_frozen_networks_are_saved_with_the_state(tmp_path):
         checkpoints.restore(tmp_path, 0, toys.make_state())
 
 
+@pytest.mark.extended
 def test_resumed_equals_uninterrupted(saved):
     """Parameters, average and optimizer, bit for bit; the average is not reset to the parameters."""
     workdir, states = saved
@@ -136,6 +140,7 @@ def test_resumed_equals_uninterrupted(saved):
     assert toys.equal(train(state, 4, 6), states[6])
 
 
+@pytest.mark.extended
 def test_saving_does_not_see_later_steps(tmp_path):
     """The state is donated to the next step while the writer still works."""
     saver = Checkpoints(tmp_path, keep=100)
@@ -150,11 +155,13 @@ def test_saving_does_not_see_later_steps(tmp_path):
         assert toys.equal(checkpoints.restore(tmp_path, step, toys.make_state())[0], expected)
 
 
+@pytest.mark.extended
 def test_policy_keeps_the_last_and_the_milestones(tmp_path):
     save_all(tmp_path, (1, 2, 3, 4, 5), keep=2, keep_every=2)
     assert checkpoints.steps(tmp_path) == [2, 4, 5]
 
 
+@pytest.mark.extended
 def test_the_best_is_kept_besides(tmp_path):
     """From when it is named on; one that is no longer the best goes as any other."""
     state = toys.make_state()
@@ -331,6 +338,7 @@ def fail(monkeypatch, part, error, steps):
     monkeypatch.setattr(owner, name, read)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("part", ["about", "validation", "restore"])
 @pytest.mark.parametrize("error", MACHINE.values(), ids=MACHINE)
 def test_a_failure_to_read_is_no_damage_and_touches_nothing(run_folder, monkeypatch, part, error):
@@ -434,6 +442,7 @@ def test_keep_out_of_range(tmp_path):
         Checkpoints(tmp_path, keep=0)
 
 
+@pytest.mark.extended
 def test_full_disk(tmp_path):
     """Writes beyond a size fail, as on a full disk; the run's older checkpoint stays, and saving works again later."""
     resource = pytest.importorskip("resource")
@@ -458,6 +467,7 @@ def test_full_disk(tmp_path):
     assert toys.equal(checkpoints.restore(tmp_path, 1, state)[0], host(later))
 
 
+@pytest.mark.extended
 def test_what_a_file_gives_again_is_in_no_checkpoint_and_is_read_from_those_that_hold_it(tmp_path):
     """An encoder among the unsaved networks; checkpoints of before had it among the frozen ones, beside a teacher."""
     encoder = {"encoder": {"kernel": jnp.arange(3.0)}}

@@ -208,6 +208,7 @@ def test_a_command_says_what_it_found_and_compiled(tmp_path):
     assert off.startswith(f"diffusion sample: programs: {number} compiled in")
 
 
+@pytest.mark.extended
 def test_a_command_that_has_no_cache_says_so_in_one_sentence_and_goes_on(tmp_path):
     (tmp_path / "jax").write_text("")
     said = programs(tmp_path / "jax").splitlines()

@@ -42,12 +42,14 @@ def started(folder, *words, **environment):
     return process.pid, process.communicate(timeout=60)[0]
 
 
+@pytest.mark.extended
 def test_a_command_starts_itself_anew_once_with_its_arguments(tmp_path):
     """The folder's name has a blank to make it hard. A scheduler knows the process by its id, which stays."""
     process, said = started(tmp_path, "-m", "mine", f"--workdir={tmp_path}/no run")
     assert said == f"parses\nparses\n{process} {TUNABLES} ['--workdir={tmp_path}/no run']\n"
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "words, environment",
     [

@@ -151,6 +151,7 @@ def test_other_processes_show_no_bar():
     assert out.getvalue() == ""
 
 
+@pytest.mark.extended
 def test_memory_in_use_grows_with_what_is_held():
     before, _ = process_memory.used()
     held = np.ones(50_000_000)

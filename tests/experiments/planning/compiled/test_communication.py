@@ -79,6 +79,7 @@ def test_groups_that_are_written_in_another_way_are_refused():
         collective_bytes(text, 8)
 
 
+@pytest.mark.extended
 def test_a_loop_that_xla_compiled_counts_each_turn():
     flags = "--xla_force_host_platform_device_count=8"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
