@@ -246,17 +246,17 @@ def test_a_config_that_names_code_comes_back_as_data(tmp_path, monkeypatch, valu
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (b"import os; os.system('touch executed')", "not JSON"),
+    (b"import os; os.system('touch executed')", "not valid JSON"),
     (pickle.dumps(Called()), r"config\.json is not UTF-8 text"),
-    (b"[" * 200_000, "not JSON"),
-    (b'{"a": ' * 200_000, "not JSON"),
-    (b'{"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "not JSON"),
+    (b"[" * 200_000, "not valid JSON"),
+    (b'{"a": ' * 200_000, "not valid JSON"),
+    (b'{"a": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", "not valid JSON"),
     (b'{"a": ' + b"[" * 900 + b"]" * 900 + b"}", "nested more than 64 deep"),
     (b"[1]", "not an object"),
     (b'{"data.name": "digits"}', "a field that none may have"),
     (b'{"a": NaN}', "not a finite number"),
     (b'{"a": {"__class__": "subprocess.Popen", "args": ["touch", "executed"]}}', "a field that none may have"),
-    (b"9" * 5000, "not JSON|holds a int"),
+    (b"9" * 5000, "not valid JSON|holds a int"),
 ])  # fmt: skip
 def test_a_config_of_another_form_is_refused(tmp_path, monkeypatch, content, words):
     monkeypatch.chdir(tmp_path)
@@ -299,7 +299,7 @@ def test_a_run_folder_whose_file_is_a_link_is_refused(tmp_path, name):
 def test_commands_refuse_in_one_sentence(tmp_path, module):
     (tmp_path / "config.json").write_text("[" * 200_000)
     status, errors = command(module, f"--workdir={tmp_path}")
-    assert status == 2 and "not JSON" in errors and "Traceback" not in errors
+    assert status == 2 and "not valid JSON" in errors and "Traceback" not in errors
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "samples.png").symlink_to("/etc/passwd")
     status, errors = command(module, f"--workdir={tmp_path}")

@@ -60,7 +60,7 @@ def test_checkpoints_without_a_config_are_left_alone(tmp_path):
 
 def test_damaged_config_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": ')
-    with pytest.raises(ConfigError, match="not JSON"):
+    with pytest.raises(ConfigError, match="not valid JSON"):
         workdir.settle_config(tmp_path, config())
 
 
