@@ -51,11 +51,20 @@ def time(schedule: NoiseSchedule, theta: Array) -> Array:
 
 
 def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Array], Array]:
-    """(theta `[]` or `[B]`, u `[B, ...]`) -> du/dtheta `[B, ...]`; the denoiser is called with t `[B]`.
+    """The right-hand side of the probability flow in the angle theta = atan2(sigma, alpha).
 
-    Where leaves have a schedule each, theta is the mean of their angles, and each moves by its own share of it,
+        du/dtheta = cos(theta) eps(r u, t) - sin(theta) x0(r u, t),    u = x / r,    r = sqrt(alpha^2 + sigma^2)
+
+    Where leaves have a schedule each, theta is the mean of their L angles, and each moves by its own share of it,
 
         du_l/dtheta = dtheta_l/dtheta (cos(theta_l) eps_l - sin(theta_l) x0_l),    0 <= dtheta_l/dtheta <= L.
+
+    Args:
+        denoise: (x_t, t) -> Prediction, called with t `[B]`.
+        schedule: the process.
+
+    Returns:
+        (theta `[]` or `[B]` in radians, u `[B, ...]`) -> du/dtheta `[B, ...]`.
     """
 
     def slope(theta, u):

@@ -49,7 +49,14 @@ def shapes_of(example: Any) -> Any:
 
 
 def sizes_of(shape: Any) -> tuple[int, ...]:
-    """The number of values in each leaf of an example, from the pytree of its shapes."""
+    """The number of values in each leaf of an example.
+
+    Args:
+        shape: the pytree of the leaves' shapes, {"position": (3,), "image": (8, 8, 1)}; or one shape.
+
+    Returns:
+        One number for each leaf, in the order of `jax.tree.leaves`: (64, 3) for this example, "image" first.
+    """
     return tuple(math.prod(leaf) for leaf in jax.tree.leaves(shape, is_leaf=is_shape))
 
 

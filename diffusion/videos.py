@@ -250,7 +250,7 @@ def rollout_from_memory(
 def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike, noise: Array) -> Denoiser:
     """The denoiser without the given frames: it sees noise at t_max in their place.
 
-    Beside the denoiser that sees them it is the unconditional branch of a guidance by them:
+    With the denoiser that sees the frames, it is the unconditional branch of a guidance by frames:
 
         both, frames, neither = d(text), d(null), without_frames(d(null), schedule, given, noise)
         text_and_picture(separately(both, frames, neither), text_scale=4.0, picture_scale=1.5)
@@ -262,7 +262,7 @@ def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike,
 
     Args:
         denoise: denoiser of x `[B, F, ...]` at t `[B, F]`.
-        schedule: the process, whose prior tells nothing of the data (alpha(t_max) = 0, or nearly).
+        schedule: the process, whose prior does not depend on the data (alpha(t_max) = 0, or nearly).
         given: Bool `[F]`.
         noise: `[B, F, ...]`, from `samplers.prior`.
     """

@@ -320,7 +320,7 @@ def assignment(costs: Array) -> Array:
 def in_blocks(
     name: str, block: int, match: Callable[[Array, Array, Array, Any], tuple[Array, Array]]
 ) -> Callable[[Array, Array, Array, Any], tuple[Array, Array]]:
-    """A coupling of a batch from one of `block` consecutive examples.
+    """A coupling that matches each block of consecutive examples of a batch by itself.
 
     Args:
         name: the coupling's name, for errors.

@@ -24,19 +24,21 @@ Reading = Callable[[Any, Array, Array, Array], Array]
 def predictor(
     network: Callable[[Array, Array, Any], Array], process: AnyPath, read: Reading, condition: Any = None
 ) -> Predictor:
-    """The predictor of a network.
+    """Turns a network into a predictor, (x_t, t) -> log p(x_0 | x_t).
 
-    It takes probabilities `[B, ..., K]` in place of symbols too, where the network does; x_t is then the likeliest.
+    If the network also takes probabilities `[B, ..., K]` in place of symbols, so does the predictor; the reading then
+    takes the likeliest symbols as x_t.
 
     Args:
         network: (x_t, t, condition) -> output `[B, ..., K]`.
         process: the process.
-        read: the meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits`, `from_context`
-            or `from_ratios`.
+        read: the meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits`, `from_context`,
+            `from_ratios` or `from_scaled_ratios`.
         condition: the condition, a pytree of arrays `[B, ...]`.
 
     Returns:
-        (x_t, t) -> log p(x_0 | x_t). It raises ValueError for an output of another shape.
+        (x_t int `[B, ...]`, t `[]` or `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`. It raises ValueError for an
+        output of another shape.
     """
 
     def predict(x_t: Array, t: Array) -> Array:

@@ -163,6 +163,8 @@ AnyProcess = Process | RateProcess
 def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
     """The process of a matrix of rates, by which every symbol can become every other in some jumps.
 
+        q(x_t | x_0) = exp(-log(alpha_t) R)[x_0, x_t]
+
     Symmetric rates keep the uniform law.
 
     Facts:
@@ -171,11 +173,12 @@ def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
             "Structured Denoising Diffusion Models in Discrete State-Spaces", whose matrices become rates here
 
     Args:
-        keeping: schedule alpha(t); the time that the jumps have is -log alpha(t).
+        keeping: schedule alpha(t); the jumps run for the time -log alpha(t).
         rates: `[K, K]` numbers R(from, to), at least 0 outside the diagonal, which is not read; K at least 2.
 
     Raises:
-        ValueError: if the rates are no such matrix: of another shape, negative, or without a way between two symbols.
+        ValueError: if the rates are no such matrix: of another shape, negative, or without a path of jumps between two
+            symbols.
     """
     require(keeping, Keeping, "keeping", "a schedule such as discrete.linear()")
     matrix = np.array(rates, np.float64)

@@ -62,7 +62,7 @@ class MLP(Layered, nn.Module):
         mlp: "gelu" or "swiglu".
         unroll: number of blocks in one turn of the scan; 0: as DiT.
         dtype: compute type, "float32" or "bfloat16".
-        times: number of times that the network receives as its clock, as DiT.
+        times: number of times that the network receives as its clock, 1 or 2, as in `DiT`.
         periodic: whether the numbers of an example are angles; the network then receives their cosines and sines.
         shape: shape of one example; None: the shape of the first input.
 

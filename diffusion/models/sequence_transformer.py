@@ -84,7 +84,7 @@ class SequenceTransformer(Layered, Backbone):
             distances alone count, for data that are alike along the line).
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
-        times: number of times that the network receives as its clock, as DiT.
+        times: number of times that the network receives as its clock, 1 or 2, as in `DiT`.
         shape: (L, C) of the sequences that it is made for; it takes other L too. None: the shape of the first input.
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023; Su et al., "RoFormer", 2021; Tashiro

@@ -93,7 +93,7 @@ class SetTransformer(Layered, Backbone):
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".
         unroll: number of blocks in one turn of the scan; 0: as DiT.
-        times: number of times that the network receives as its clock, as DiT.
+        times: number of times that the network receives as its clock, 1 or 2, as in `DiT`.
         shape: (N, C) of the sets that it is made for; it takes other N too. None: the shape of the first input.
 
     Reference: Lee et al., "Set Transformer", 2019; Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023.

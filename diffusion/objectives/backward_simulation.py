@@ -123,9 +123,9 @@ def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
         x[c] = backward_simulation of the chunk c, by x0(stop x[< c] at clean_time, x_t[c] at t, z[> c] at t_max)
 
     The network sees each chunk as when it is sampled, with the errors of the earlier chunks; later chunks are
-    still noise. Later chunks send no gradient to earlier ones. The step k is one for all chunks of an example. N
-    evaluations of the clip for each chunk, of which one is differentiated; the program holds one copy of
-    the network for the evaluations with a gradient and one for the others.
+    still noise. Later chunks send no gradient to earlier ones. All chunks of an example share the step k. Each chunk
+    costs N evaluations of the clip, of which one is differentiated; the program holds one copy of the network for the
+    evaluations with a gradient and one for the others.
 
     Facts:
         paper: Huang et al. 2025, "Self Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion",

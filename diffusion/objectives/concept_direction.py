@@ -77,10 +77,10 @@ def concept_slider(
 
 
 def erased_concept(parameterization: Parameterization, density: Density, concept: str, scale: float = 1.0) -> Objective:
-    """ESD: what the network makes of a concept is guided away from it: b() - scale (b(concept) - b()), () no prompt.
+    """ESD: trains the output for a concept towards the base's output without a prompt, guided away from it.
 
     Facts:
-        loss: |f(concept) - (b - scale (b(concept) - b))|^2, of the outputs
+        loss: |f(concept) - (b - scale (b(concept) - b))|^2, of the outputs; b: the base's without a prompt
         networks: model, base
         optimum: the base with a negative guidance
         paper: Gandikota et al. 2023, "Erasing Concepts from Diffusion Models", eq. 6

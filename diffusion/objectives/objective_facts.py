@@ -32,9 +32,9 @@ class Trained(NamedTuple):
         forward_mode: whether the loss differentiates it in forward mode (`jax.jvp`), which fused attention does not
             have.
         judges: the network as a classifier: (network, schedule, labels `[B]`) -> the function
-            (x_t, t) -> log p(y | x_t) `[B]`; None: it is none.
+            (x_t, t) -> log p(y | x_t) `[B]`; None for a network that is no classifier.
         schedule: whether values under different schedules can be compared, so that the objective may train one.
-        hollow: whether it must say of each position what the other positions tell.
+        hollow: whether its output at each position must depend on the other positions alone.
         last_layer: whether the loss computes the last layer itself, from what a call with `states=True` returns.
         causal: number of positions of a block that is trained beside clean earlier ones, which a block-causal network
             must have too; 0: no block is, so that no block-causal network serves. None: any network serves.

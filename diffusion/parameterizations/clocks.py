@@ -14,7 +14,11 @@ def time(scale: float = 1.0) -> Clock:
 
 
 def steps(T: int = 1000) -> Clock:
-    """The network receives the index T t - 1 of a discrete process of T steps, 0 .. T - 1 (Ho et al. 2020)."""
+    """The network receives the index of a discrete process, T t - 1, from 0 at t = 1 / T to T - 1 at t = 1.
+
+    Args:
+        T: number of steps of the process; 1000 in Ho et al. 2020, "Denoising Diffusion Probabilistic Models".
+    """
     return lambda schedule, t: T * jnp.asarray(t) - 1
 
 

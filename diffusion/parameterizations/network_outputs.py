@@ -118,7 +118,16 @@ def predict(
     t: ArrayLike,
     condition: Any = None,
 ) -> Prediction:
-    """One evaluation of a network as a `Prediction`, without the checks of `denoiser`; the arguments are the same."""
+    """One evaluation of a network as a `Prediction`, without the checks of `denoiser`.
+
+    Args:
+        network: (c_in x_t, clock, condition) -> output.
+        schedule: the process.
+        parameterization: the meaning of the output.
+        x_t: noisy samples `[B, ...]`.
+        t: times, of a shape that is a prefix of x_t's: `[]`, `[B]`, or `[B, F]`.
+        condition: the condition, a pytree that the network takes; None for none.
+    """
     output, t = evaluate(network, schedule, parameterization, x_t, t, condition)
     return parameterization.to_prediction(schedule, t, x_t, output)
 

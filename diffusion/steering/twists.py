@@ -17,10 +17,10 @@ LogReward = Callable[[Array], Array]
 
 
 class Twist(NamedTuple):
-    """The weights on the way to a target p(x_0) exp(log_reward(x_0)).
+    """The functions psi_t that weigh particles at noisy times, on their way to the target p(x_0) exp(log_reward(x_0)).
 
-    Any twist has the right target, since the last step divides by the twist before it; a good one keeps the weights
-    even.
+    A step multiplies a particle's weight by psi_s(x_s) / psi_t(x_t) (see `twisted`). Earlier twists cancel, so that
+    any of them has the right target; a good one keeps the weights even.
 
     Attributes:
         init: x `[B, ...]` -> memory, a pytree whose leaves have leading axis B.

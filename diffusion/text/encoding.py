@@ -201,12 +201,16 @@ def _emphasised(
 
 
 def side_by_side(*parts: Embeddings) -> Embeddings:
-    """Encoders that read the same tokens, their features one after the other: [B, M, D1 + D2 + ...].
+    """Concatenates the features of encoders that read the same tokens.
 
-    The last part gives pooled.
+    Args:
+        *parts: the embeddings, with tokens `[B, M, D1]`, `[B, M, D2]`, ...
+
+    Returns:
+        Embeddings with tokens `[B, M, D1 + D2 + ...]`, the mask of the first part, and the pooled vector of the last.
 
     Raises:
-        ValueError: if they have not the same number of prompts and tokens.
+        ValueError: if the parts differ in the number of prompts or tokens.
     """
     shapes = {part.tokens.shape[:2] for part in parts}
     if len(shapes) > 1:
