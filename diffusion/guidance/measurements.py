@@ -134,13 +134,17 @@ def pooled(factor: int) -> Measurement:
         factor: side of a pooled square in pixels, >= 1, a divisor of H and W.
 
     Raises:
-        ValueError: if factor is not positive.
+        ValueError: if factor is not positive; when called, for x of another rank, or sides that it does not divide.
     """
     if factor < 1:
         raise ValueError(f"measurements.pooled: factor = {factor} must be at least 1")
 
     def forward(x):
+        if x.ndim != 4:
+            raise ValueError(f"measurements.pooled: x has the shape {x.shape}. Valid: [B, H, W, C]")
         B, H, W, C = x.shape
+        if H % factor or W % factor:
+            raise ValueError(f"measurements.pooled: factor = {factor} does not divide the sides {H} x {W}")
         return x.reshape(B, H // factor, factor, W // factor, factor, C).mean((2, 4))
 
     def filtered(x, f):  # A^T A is the mean over each square, over factor^2; all else is in the null space
@@ -160,6 +164,9 @@ def matrix(A: np.ndarray) -> Measurement:
 
     Args:
         A: the matrix `[M, D]`, concrete. y is `[B, M]`.
+
+    Raises:
+        ValueError: when called, for examples that have not D numbers.
     """
     A = np.asarray(A)
     A = A if np.issubdtype(A.dtype, np.floating) else A.astype(np.float32)
@@ -179,4 +186,9 @@ def matrix(A: np.ndarray) -> Measurement:
 
     trace = lambda f, x: jnp.sum(f(singular))
 
-    return Measurement(lambda x: x.reshape(x.shape[0], math.prod(x.shape[1:])) @ A.T, solve, filtered, trace)
+    def forward(x):
+        if (numbers := math.prod(x.shape[1:])) != A.shape[1]:
+            raise ValueError(f"measurements.matrix: A has {A.shape[1]} columns, and an example {numbers} numbers")
+        return x.reshape(x.shape[0], numbers) @ A.T
+
+    return Measurement(forward, solve, filtered, trace)

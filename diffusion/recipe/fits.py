@@ -157,10 +157,10 @@ def check_measured(recipe: Any) -> None:
     if recipe.sampling.measured is None or shape is None:
         return
     with blamed_on(recipe.config, "sample.measurement.operator"):
+        forward = recipe.sampling.measured.build(shape).forward
         try:
-            forward = recipe.sampling.measured.build(shape).forward
             jax.eval_shape(forward, jax.ShapeDtypeStruct((1, *shape), np.float32))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"the operator cannot measure examples of {shape}: {error}") from error
 
 

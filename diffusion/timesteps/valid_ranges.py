@@ -11,7 +11,7 @@ from diffusion.schedules import NoiseSchedule
 
 def at_least_one(steps: int) -> int:
     """`steps` as an int; refuses what is not a whole number of steps, at least one."""
-    if int(steps) != steps or steps < 1:
+    if not math.isfinite(steps) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps = {steps}: a sampler takes an integer number of steps, at least 1")
     return int(steps)
 

@@ -152,8 +152,10 @@ def _until(grid: np.ndarray, t_0: float) -> np.ndarray:
     """The decreasing times of a grid from t_0 on.
 
     Raises:
-        ValueError: if there are fewer than three.
+        ValueError: if there are fewer than three, or t_0 lies above the grid.
     """
+    if t_0 > grid[0]:
+        raise ValueError(f"t_0 = {t_0} lies above the grid's first time, {grid[0]}")
     times = np.asarray(grid)[np.asarray(grid) <= t_0]
     if times.size < 3:
         raise ValueError(

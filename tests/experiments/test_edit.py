@@ -72,6 +72,7 @@ def test_an_editor_that_does_not_fit_is_refused(run):
     for editor, words in (
         ({"name": "edct"}, r"--editor\.name.*'edict'"),
         ({"name": "edict", "mix": 2.0}, r"--editor.*mix = 2.0"),
+        ({"name": "ddim", "t_0": 6.0}, r"t_0 = 6\.0 lies above the grid's first time, 1\."),
         ({"name": "ddim", "t_0": 0.1}, r"t_0 = 0\.1 leaves only 1 times of the grid"),
         ({"name": "prompt_to_prompt", "layers": (0, 5)}, r"layers = \(0, 5\) has 5. Valid: 0 .. 1"),
         ("edict", r"--editor = 'edict'. Valid: \{\"name\""),

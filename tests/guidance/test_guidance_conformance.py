@@ -401,3 +401,16 @@ def test_compiled_and_differentiated(name, x64):
 def test_bad_arguments_are_refused_by_name(make, words):
     with pytest.raises(ValueError, match=words):
         make(None, SCHEDULES["cosine"])
+
+
+@pytest.mark.parametrize(
+    "operator, shape, words",
+    [
+        (guidance.measurements.pooled(3), (1, 8, 8, 1), r"pooled: factor = 3 does not divide the sides 8 x 8"),
+        (guidance.measurements.pooled(2), (4, 2), r"pooled: x has the shape \(4, 2\)\. Valid: \[B, H, W, C\]"),
+        (guidance.measurements.matrix(np.ones((1, 3))), (4, 2), r"matrix: A has 3 columns, and an example 2 numbers"),
+    ],
+)
+def test_an_operator_refuses_examples_of_another_shape(operator, shape, words):
+    with pytest.raises(ValueError, match=words):
+        operator.forward(jnp.zeros(shape))
