@@ -42,6 +42,14 @@ def _assert_close(a, b, rtol=1e-9):
     np.testing.assert_allclose(a.eps, b.eps, rtol=rtol, atol=1e-11)
 
 
+def test_a_classifier_changes_no_derivative_where_nothing_of_the_data_is_left():
+    schedule = schedules.rectified_flow()
+    plain = exact_denoiser(COND, schedule)
+    guided = guidance.classifier(plain, schedule, lambda x, t: jnp.tanh(x[:, 0]), 2.0)
+    slope = lambda denoise: jax.grad(lambda x: jnp.sum(denoise(x, jnp.ones(3)).x0 ** 2))(jnp.asarray(X))
+    np.testing.assert_array_equal(slope(guided), slope(plain))
+
+
 def test_composed_conditions_multiply_their_densities():
     """p_null^(1 - w_1 - w_2) p_1^w_1 p_2^w_2, by the oracle's scores; a weight may be negative."""
     alpha = SCHEDULE.alpha(jnp.asarray(T))

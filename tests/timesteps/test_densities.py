@@ -83,6 +83,12 @@ def test_history_is_the_published_one(discrete, seed):
         np.testing.assert_allclose(remembered, np.sort(resampler.losses[i]), rtol=1e-5)
 
 
+def test_bins_divide_the_times_of_the_schedule():
+    density = timesteps.loss_second_moment(SCHEDULE._replace(t_min=0.5, t_max=2.5), BINS, False, HISTORY, 0.01)
+    middles = 0.5 + 2 * (jnp.array([1, 4, 4]) + 0.5) / BINS
+    np.testing.assert_array_equal(density.update(density.init(), middles, jnp.ones(3))["seen"], [0, 1, 0, 0, 2, 0])
+
+
 @pytest.mark.parametrize("discrete", [False, True])
 def test_times_have_the_published_probabilities_and_exact_importance(discrete):
     """Bins in proportion to p, the importance 1 / (bins p): so p_i importance_i = 1 / bins, which is unbiasedness."""
