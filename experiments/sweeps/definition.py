@@ -11,7 +11,7 @@ from diffusion.experiments.sweeps.combinators import Overrides, SweepError, dist
 from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, settings
 from diffusion.experiments.sweeps.sweep_folder import Plan, Record
 from diffusion.io import file_systems
-from diffusion.recipe import ConfigError, recipes, unknown
+from diffusion.recipe import ConfigError, extensions, recipes, unknown
 from diffusion.recipe.values import differences, plain
 
 FIELD = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -43,12 +43,25 @@ class Sweep(NamedTuple):
 
 
 def load(file: str) -> Sweep:
-    """A sweep of this library, or of `get_sweep(arg)` in a Python file, by name or path, and preset: `mine.py:tiny`."""
+    """A sweep of this library, or of `get_sweep(arg)` in a Python file, by name or path, and preset: `mine.py:tiny`.
+
+    Raises:
+        ConfigError: if there is no such file, or its code fails: with its line and the error.
+    """
     name, _, preset = file.partition(":")
-    module = recipes.module(name, recipes.SWEEPS)
-    if not hasattr(module, "get_sweep"):
-        raise SweepError(f'{name!r} must define get_sweep(arg=""), which returns the sweep.')
-    sweep = module.get_sweep(preset)
+    path = recipes.path_of(name, recipes.SWEEPS)
+    try:
+        module = recipes.module(name, recipes.SWEEPS)
+        if not hasattr(module, "get_sweep"):
+            raise SweepError(f'{name!r} must define get_sweep(arg=""), which returns the sweep.')
+        sweep = module.get_sweep(preset)
+    except ConfigError:
+        raise
+    except Exception as error:
+        where = f"--sweep={name}"
+        raise extensions.failed(where, path, error) or SweepError(
+            f"{where}: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(sweep, Sweep):
         raise SweepError(f"{name!r}: get_sweep returns a {type(sweep).__name__}. Valid: a Sweep.")
     return sweep

@@ -125,6 +125,9 @@ def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(tmp_pat
         (None, "no sweep file"),
         ("x = 1", "must define get_sweep"),
         ("def get_sweep(arg=''): return [{}]", "Valid: a Sweep"),
+        ("def get_sweep(arg=''):\n    return 1 / 0", r"--sweep=.*s\.py, line 2: ZeroDivisionError: division by zero"),
+        ("def get_sweep(): return [{}]", r"--sweep=.*s\.py: TypeError: get_sweep\(\) takes 0 positional"),
+        ("def f(:", r"--sweep=.*s\.py, line 1: SyntaxError: invalid syntax"),
     ],
 )
 def test_files_that_are_no_sweeps(tmp_path, text, words):
