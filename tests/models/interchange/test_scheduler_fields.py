@@ -228,6 +228,18 @@ def test_later_steps_are_those_of_the_list_of_times_that_is_left():
     np.testing.assert_array_equal(schedulers.later_steps(grid, "plms", 3).t, grid.t[[2, 4, 5]])
 
 
+@pytest.mark.parametrize("steps, angles", [(2, [np.pi / 2, 1.3, 0]), (3, np.pi / 6 * np.array([3, 2, 1, 0]))])
+def test_the_angles_of_a_trigonometric_process_fall_evenly_but_for_two_steps(steps, angles):
+    process = schedulers.read({"_class_name": "SCMScheduler"})
+    expected = np.sin(angles) / (np.sin(angles) + np.cos(angles))
+    np.testing.assert_allclose(schedulers.trajectory(process, "", steps).plan.grid, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("name, draws", [("dpmpp_2m", 0), ("dpmpp_2m_sde", 1)])
+def test_of_first_order_the_stochastic_solver_alone_draws(name, draws):
+    assert SOLVERS[name].make({"solver_order": 1}, 4).draws == draws
+
+
 def test_two_spreads_of_the_levels_are_refused():
     config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "use_beta_sigmas": True, "use_karras_sigmas": True}
     with pytest.raises(Refusal, match=r"only one of use_karras_sigmas, .* may be set"):
