@@ -2,11 +2,12 @@
 
     make demo
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
-    python -m tools.weights drawings runs/drawings "COMMAND"    # weights/drawings
+    python -m tools.weights drawings runs/counting/drawings_long "COMMAND"    # weights/drawings
     python -m tools.weights moving runs/pairs/denoiser "COMMAND"    # weights/moving, in 8 bits
 
 The line, with the digest, belongs into diffusion/recipe/class_folders.py; the command stands on the model's card. The
-second form is of a folder of examples.text, whose model it writes in 16 bits; the card has the figures of its report.
+second form is of a run that tuned a text-to-image model, or of a folder of examples.text; it writes the model in 16
+bits, and the card has the figures of its report.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ import safetensors.numpy
 
 from diffusion import text_to_image
 from diffusion.experiments.evaluation import model_card, report
+from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.shipped_models import FILE, SCALE
 from diffusion.io import files
@@ -93,13 +95,13 @@ def in_eight_bits(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> str:
-    """Writes the folder of a text-to-image model from the folder of examples.text that trained it.
+    """Writes the folder of a text-to-image model from the run that tuned it, or the folder of examples.text.
 
     Every network is stored in float16, whose rounding is 8 times finer than that of bfloat16. The card has the figures
     of TRAINED/report, where that exists.
 
     Args:
-        trained: the folder of examples.text.
+        trained: the run folder, whose folder "tuning" holds the model; or the folder of examples.text.
         folder: the folder of the model, which must not exist.
         made_by: the command that trained the model, for the card.
 
@@ -107,12 +109,14 @@ def write_text_model(trained: str | pathlib.Path, folder: str | pathlib.Path, ma
         The fingerprint of the model's files.
     """
     trained, folder = pathlib.Path(trained), pathlib.Path(folder)
-    base = trained / "model"
+    tuned = (trained / tuned_files.FOLDER).is_dir()
+    base = trained / (tuned_files.FOLDER if tuned else "model")
     model = text_to_image.load(base)
     for part, module in model.modules.items():
         model_folder.save(folder, base, part, module, model.params[part], dtype="float16")
     model_folder.complete(folder, base)
-    card = model_card.build_run_card(trained / "denoiser", "pixart", LICENSE, {"pipeline_tag": "text-to-image"})
+    run = trained if tuned else trained / "denoiser"
+    card = model_card.build_run_card(run, "pixart", LICENSE, {"pipeline_tag": "text-to-image"})
     recipe = f"Trained by `{made_by}`. {card.recipe}"
     figures = _figures(trained / "report" / "report.json", template_report.rows)
     card = card._replace(title=folder.name, recipe=recipe, **figures)
@@ -132,5 +136,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 4:
         sys.exit("usage: python -m tools.weights NAME RUN COMMAND")
     name, run, command = sys.argv[1:]
-    written = write_text_model if (pathlib.Path(run) / "model").is_dir() else write
+    of_text = any((pathlib.Path(run) / part).is_dir() for part in (tuned_files.FOLDER, "model"))
+    written = write_text_model if of_text else write
     print(f'    "{name}": "{written(run, FOLDER / name, command)}",')

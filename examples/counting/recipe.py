@@ -13,6 +13,9 @@ again:
 
 Presets on real drawings, by the loss of the base's own training: `drawings`, all weights; `drawings_lora`; each for
 39,900 evaluations, too. `drawings_long` trains all weights for as long as a GPU takes minutes.
+
+The base of the published figures is weights/drawings of commit 9c065274. The present weights are those of
+`drawings_long`, which count already; `--config.base.path` names another base.
 """
 
 from typing import Any
