@@ -55,7 +55,8 @@ ITEMS = {
         "Pictures from text",
         "gallery/drawings/trained.png",
         ((390, 520, 780, 875),),
-        "Of 600 captions 93 % get their shape, and of as many pairs 94 % get both colours; counts are often wrong.",
+        "Of 600 captions 94 % get their shape, of those of several objects 94 % as many as requested, and of 600 pairs "
+        "94 % get both colours.",
         'diffusion sample --model=drawings --prompt="a large green star on the left" -n 4',
         "gallery/drawings/report.md",
         "gallery/drawings/report.json",
