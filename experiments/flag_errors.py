@@ -81,9 +81,9 @@ def _unreadable(error: flags.Error, recipe: str | None) -> ConfigError:
     cause: BaseException = error
     while not isinstance(cause, ConfigError) and (cause.__cause__ or cause.__context__):
         cause = cause.__cause__ or cause.__context__  # pyright: ignore[reportAssignmentType]
-    of_flag = None if isinstance(cause, ConfigError) else OF_FLAG.fullmatch(str(error))
-    if of_flag and (valid := _valid(*of_flag.groups())):
-        return ConfigError(f"{of_flag[1]}. Valid: {valid}.")
+    mistake = None if isinstance(cause, ConfigError) else OF_FLAG.fullmatch(str(error))
+    if mistake and (valid := _valid(*mistake.groups())):
+        return ConfigError(f"{mistake[1]}. Valid: {valid}.")
     said = cause if isinstance(cause, ConfigError) else error
     return ConfigError(str(said).strip().splitlines()[-1].rpartition("ConfigError: ")[2])
 

@@ -23,6 +23,7 @@ FAILURES = "KNOWN_FAILURES.md"  # written by a person into the run folder: known
 UNKNOWN = "unknown"  # a licence that Hugging Face knows
 MARK = re.compile(r"\n<!-- written by diffusion; sha256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
 SECTIONS = ("tuning", "objective", "schedule", "parameterization", "model", "optimizer", "ema")
+OF_THE_BASE = ("schedule", "parameterization", "model")  # sections that a tuning takes from its base
 
 
 class Card(NamedTuple):
@@ -134,7 +135,8 @@ def build_run_card(
     data = config["data"]
     source = data.get("source", {}).get("name") or "tfds"
     name = str(source if source != "tfds" else data.get("name") or "unnamed")
-    said = {"tags": ["diffusion", "jax", str(config["model"]["name"])], "datasets": [name], **(front or {})}
+    tags = ["diffusion", "jax"] + ([] if _base(config) else [str(config["model"]["name"])])
+    said = {"tags": tags, "datasets": [name], **(front or {})}
     step = checkpoints.latest(run) if step is None else step
     return Card(
         f"{network} of the run {run.resolve().name}", license, said, _data(data, name), _recipe(config, step),
@@ -210,13 +212,22 @@ def _data(data: Mapping[str, Any], name: str) -> str:
     return "\n".join(lines)
 
 
+def _base(config: Mapping[str, Any]) -> str:
+    """The name of the folder that a run tunes; "" for a run with a network of its own."""
+    return pathlib.Path(config["base"]["path"]).name if (config.get("tuning") or {}).get("name") else ""
+
+
 def _recipe(config: Mapping[str, Any], step: int | None) -> str:
     train = config["train"]
     exported = "" if step is None else f"Step {step:,} of "
+    base = _base(config)
     entries = {name: plain(config[name]) for name in SECTIONS if (config.get(name) or {}).get("name", name)}
+    if base:
+        entries = {name: entry for name, entry in entries.items() if name not in OF_THE_BASE}
+    same = f" The network, its parameterization and its schedule are those of the base, `{base}`." if base else ""
     return (
         f"{exported}{train['steps']:,} planned steps of {train['batch_size']} examples; config "
-        f"`{config_hash(config)[:16]}`. What is exported is the moving average.\n\n```json\n"
+        f"`{config_hash(config)[:16]}`. What is exported is the moving average.{same}\n\n```json\n"
         + json.dumps(entries, indent=2)
         + "\n```"
     )

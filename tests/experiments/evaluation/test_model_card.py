@@ -54,6 +54,18 @@ def test_the_card_says_what_the_run_folder_records(run):
     assert "5.0% of its samples are not recognised as the requested class" in sections["Known failures"]
 
 
+def test_the_card_of_a_tuning_names_its_base_in_place_of_a_network_of_its_own(run):
+    config = digits.get_config("tiny")
+    config.update({"tuning": {"name": "lora", "rank": 4}, "base": {"path": "models/drawings"}})
+    (run / "config.json").write_text(to_json(config))
+    front, sections = parts(model_card.text(model_card.build_run_card(run, "lora of drawings")))
+    assert front["tags"] == ["diffusion", "jax"]
+    assert "schedule are those of the base, `drawings`" in sections["Recipe"]
+    entries = json.loads(sections["Recipe"].split("```json\n")[1].split("\n```")[0])
+    assert entries["tuning"] == {"name": "lora", "rank": 4} and "optimizer" in entries
+    assert not entries.keys() & {"model", "parameterization", "schedule"}
+
+
 def test_the_card_is_of_the_step_that_is_exported(run):
     (run / "checkpoints" / "20").mkdir(parents=True)
     for step in (None, 20):
