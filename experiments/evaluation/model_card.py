@@ -221,9 +221,8 @@ def _recipe(config: Mapping[str, Any], step: int | None) -> str:
     train = config["train"]
     exported = "" if step is None else f"Step {step:,} of "
     base = _base(config)
-    entries = {name: plain(config[name]) for name in SECTIONS if (config.get(name) or {}).get("name", name)}
-    if base:
-        entries = {name: entry for name, entry in entries.items() if name not in OF_THE_BASE}
+    sections = [name for name in SECTIONS if not (base and name in OF_THE_BASE)]
+    entries = {name: plain(config[name]) for name in sections if (config.get(name) or {}).get("name", name)}
     same = f" The network, its parameterization and its schedule are those of the base, `{base}`." if base else ""
     return (
         f"{exported}{train['steps']:,} planned steps of {train['batch_size']} examples; config "

@@ -166,9 +166,9 @@ class _Notes(Sequence):
         note = notes.clip(numbers, self._sound.sample_rate, self._sound.length)
         record = {"x": note.waveform, "label": note.label}
         if self._sound.form.pitched:
-            pitch = notes.fundamental(note.label, note.pitch) if self._vibrato else note.pitch
-            condition = self._sound.pitch_condition(pitch, note.vibrato if self._vibrato else None)
-            record["condition"] = {"label": np.int32(note.label), **condition}
+            fundamental = notes.fundamental(note.label, note.pitch)
+            stated = (fundamental, note.vibrato) if self._vibrato else (note.pitch,)
+            record["condition"] = {"label": np.int32(note.label), **self._sound.pitch_condition(*stated)}
         return record
 
 
