@@ -14,7 +14,11 @@ from diffusion.sound.forms import (
     lapped_spectrum as lapped_spectrum,
     samples as samples,
 )
-from diffusion.sound.harmonics import harmonic_amplitudes as harmonic_amplitudes, harmonic_sum as harmonic_sum
+from diffusion.sound.harmonics import (
+    harmonic_amplitudes as harmonic_amplitudes,
+    harmonic_sum as harmonic_sum,
+    harmonics_apart as harmonics_apart,
+)
 from diffusion.sound.mdct import (
     imdct as imdct,
     kaiser_bessel_derived as kaiser_bessel_derived,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.sound import shaping
-from diffusion.sound.harmonics import harmonic_amplitudes, harmonic_sum
+from diffusion.sound.harmonics import harmonic_sum, harmonics_apart
 from diffusion.sound.mdct import imdct, kaiser_bessel_derived, mdct, sine_window
 from diffusion.sound.spectrograms import between_bands, log_mel
 
@@ -153,8 +153,7 @@ def harmonics_and_rest(
         return numbers * np.where(size > 0, np.maximum(size, np.finfo(np.float64).tiny) ** (power - 1), 0)
 
     def example(waveform: Any, pitch: Any, sample_rate: int) -> np.ndarray:
-        amplitudes = harmonic_amplitudes(waveform, pitch, sample_rate, harmonics, hop)
-        rest = waveform - harmonic_sum(amplitudes, pitch, sample_rate, hop)
+        amplitudes, rest = harmonics_apart(waveform, pitch, sample_rate, harmonics, hop)
         tone = gains[0] * bent(amplitudes, power).swapaxes(-1, -2)
         spectrum = gains[1] * bent(mdct(rest, window), power).swapaxes(-1, -2)
         return np.concatenate([np.concatenate([tone.real, tone.imag], -1), spectrum], -2)

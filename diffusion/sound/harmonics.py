@@ -12,7 +12,7 @@ plus Stochastic Decomposition", 1990; Moorer, "The Heterodyne Filter as a Tool f
 1973, for the amplitudes.
 """
 
-__all__ = ["harmonic_amplitudes", "harmonic_sum"]
+__all__ = ["harmonic_amplitudes", "harmonic_sum", "harmonics_apart"]
 
 from typing import Any
 
@@ -44,21 +44,37 @@ def harmonic_amplitudes(waveform: Any, pitch: Any, sample_rate: int, harmonics: 
     Raises:
         ValueError: for sizes that do not fit, or a pitch that is not positive.
     """
+    return harmonics_apart(waveform, pitch, sample_rate, harmonics, hop)[0]
+
+
+def harmonics_apart(
+    waveform: Any, pitch: Any, sample_rate: int, harmonics: int, hop: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The amplitudes of the harmonics of a clip, and the clip without their sum.
+
+    Args:
+        waveform, pitch, sample_rate, harmonics, hop: the arguments of `harmonic_amplitudes`.
+
+    Returns:
+        `harmonic_amplitudes`, complex128 `[..., L / H, harmonics]`, and x - `harmonic_sum`, float64 `[..., L]`.
+
+    Raises:
+        ValueError: for sizes that do not fit, or a pitch that is not positive.
+    """
     waveform = np.asarray(waveform, np.float64)
     if hop < 2 or hop % 2 or waveform.shape[-1] % hop or not waveform.shape[-1]:
         raise ValueError(
             f"hop = {hop} with {waveform.shape[-1]} samples. Valid: an even hop, and a multiple of hop samples"
         )
-    window = sine_window(hop).reshape(2, hop) ** 2
     frames = waveform.shape[-1] // hop
     amplitudes = np.zeros((waveform.size // waveform.shape[-1], frames, harmonics), np.complex128)
-    clips = waveform.reshape(-1, waveform.shape[-1])
-    for row, (clip, turns) in enumerate(zip(clips, _turns(pitch, waveform.shape, sample_rate), strict=True)):
+    rest = waveform.reshape(-1, waveform.shape[-1]).copy()
+    for row, turns in enumerate(_turns(pitch, waveform.shape, sample_rate)):
         carriers = _carriers(turns, harmonics, hop)
-        blocks = np.pad(clip, hop // 2).reshape(frames + 1, hop)
-        first, second = (np.einsum("fh, fhn -> fn", blocks * half, carriers) for half in window)
-        amplitudes[row, :, : carriers.shape[-1]] = (2 / window.sum()) * (first[:-1] + second[1:]).conj()
-    return amplitudes.reshape(*waveform.shape[:-1], frames, harmonics)
+        heard = amplitudes[row, :, : carriers.shape[-1]]
+        heard[...] = _amplitudes(rest[row], carriers)
+        rest[row] -= _sum(heard, carriers)
+    return amplitudes.reshape(*waveform.shape[:-1], frames, harmonics), rest.reshape(waveform.shape)
 
 
 def harmonic_sum(amplitudes: Any, pitch: Any, sample_rate: int, hop: int) -> np.ndarray:
@@ -76,15 +92,30 @@ def harmonic_sum(amplitudes: Any, pitch: Any, sample_rate: int, hop: int) -> np.
     """
     amplitudes = np.asarray(amplitudes)
     shape = (*amplitudes.shape[:-2], amplitudes.shape[-2] * hop)
-    window = sine_window(hop).reshape(2, hop) ** 2
     flat = amplitudes.reshape(-1, *amplitudes.shape[-2:])
     clips = np.zeros((len(flat), shape[-1]))
-    for row, (clip, turns) in enumerate(zip(flat, _turns(pitch, shape, sample_rate), strict=True)):
-        carriers = _carriers(turns, clip.shape[-1], hop)
-        edges = np.pad(clip[:, : carriers.shape[-1]], [(1, 1), (0, 0)], mode="edge")  # for the outermost halves
-        after, before = (np.einsum("fhn, fn -> fh", carriers, frames).real for frames in (edges[1:], edges[:-1]))
-        clips[row] = (window[0] * after + window[1] * before).ravel()[hop // 2 : -(hop // 2)]
+    for row, turns in enumerate(_turns(pitch, shape, sample_rate)):
+        carriers = _carriers(turns, flat.shape[-1], hop)
+        clips[row] = _sum(flat[row, :, : carriers.shape[-1]], carriers)
     return clips.reshape(shape)
+
+
+def _amplitudes(clip: np.ndarray, carriers: np.ndarray) -> np.ndarray:
+    """The amplitudes `[F, n]` of one clip `[L]`, by its `_carriers`."""
+    hop = carriers.shape[1]
+    window = sine_window(hop).reshape(2, hop) ** 2
+    blocks = np.pad(clip, hop // 2).reshape(-1, hop)
+    first, second = (np.einsum("fh, fhn -> fn", blocks * half, carriers) for half in window)
+    return (2 / window.sum()) * (first[:-1] + second[1:]).conj()
+
+
+def _sum(amplitudes: np.ndarray, carriers: np.ndarray) -> np.ndarray:
+    """The sum `[L]` of harmonics with amplitudes `[F, n]`, by the `_carriers` of one clip."""
+    hop = carriers.shape[1]
+    window = sine_window(hop).reshape(2, hop) ** 2
+    edges = np.pad(amplitudes, [(1, 1), (0, 0)], mode="edge")  # for the outermost halves
+    after, before = (np.einsum("fhn, fn -> fh", carriers, frames).real for frames in (edges[1:], edges[:-1]))
+    return (window[0] * after + window[1] * before).ravel()[hop // 2 : -(hop // 2)]
 
 
 def _turns(pitch: Any, shape: tuple[int, ...], sample_rate: int) -> np.ndarray:

@@ -58,6 +58,16 @@ def test_the_amplitudes_of_a_tone_with_vibrato_stay_the_same():
     assert np.abs(steady - 0.2j).max() > 0.1
 
 
+def test_a_clip_is_the_sum_of_its_harmonics_and_what_is_left():
+    """Of clips of any two axes, each with its pitch: with as many harmonics as fit below 0.48 of the sample rate."""
+    x = np.random.default_rng(1).normal(size=(2, 3, 2048))
+    pitch = np.array([[200.0, 500.0, 900.0], [3000.0, 110.0, 333.3]])
+    amplitudes, rest = sound.harmonics_apart(x, pitch, RATE, 5, HOP)
+    np.testing.assert_array_equal(amplitudes, sound.harmonic_amplitudes(x, pitch, RATE, 5, HOP))
+    np.testing.assert_allclose(sound.harmonic_sum(amplitudes, pitch, RATE, HOP) + rest, x, atol=1e-12)
+    assert amplitudes.shape == (2, 3, 4, 5) and not amplitudes[1, 0, :, 2:].any() and amplitudes[1, 0, :, :2].all()
+
+
 def test_a_harmonic_that_vibrato_lifts_too_high_is_left_out():
     """17 times 440 Hz are 0.4675 of the sample rate, and with a depth of 0.03 at most 0.4815."""
     contour = lambda depth: 440 * (1 + depth * np.sin(2 * np.pi * 6 * np.arange(4096) / RATE))
