@@ -51,8 +51,8 @@ def _failed_recipe(error: Exception, recipe: str) -> ConfigError | None:
     file = recipes.path_of(name)
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ConfigError):
-        if isinstance(cause, Exception) and (failed := extensions.failed(f"--config={name}", file, cause)):
-            return failed
+        if isinstance(cause, Exception) and extensions.failing_line(file, cause):
+            return extensions.failed(f"--config={name}", file, cause)
         cause = cause.__cause__ or cause.__context__
     return None
 

@@ -98,7 +98,7 @@ def _load(name: str, where: str) -> None:
         if point and callable(function := point.load()):
             function()
     except Exception as error:
-        raise failed(where, home, error) or ConfigError(f"{where}: {type(error).__name__}: {error}") from error
+        raise failed(where, home, error) from error
     loaded[name] = Extension(name, pathlib.Path(module.__file__ or home).absolute(), home)
 
 
@@ -161,23 +161,27 @@ def _plugin(name: str, where: str) -> importlib.metadata.EntryPoint:
     return points[name]
 
 
-def failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError | None:
-    """The error of a user's own code in a sentence; None for an error that did not pass through the code.
+def failed(where: str, home: pathlib.Path, error: Exception) -> ConfigError:
+    """The error of a user's own code in a sentence, with the line where it passed through the code, if it did.
 
     Args:
         where: the flag or the file that names the code.
         home: the file of the code, or the folder of its package.
         error: the error.
     """
+    place = ""
+    if line := failing_line(home, error):
+        place = f", line {line[1]}" if home.is_file() else f", {line[0]}, line {line[1]}"
+    kind = "" if place and isinstance(error, ConfigError) else f"{type(error).__name__}: "
+    return ConfigError(f"{where}{place}: {kind}{error}")
+
+
+def failing_line(home: pathlib.Path, error: Exception) -> tuple[str, int | None] | None:
+    """The last line of a user's own code, (file, number), that an error passed through; None for another error."""
     lines = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
     if isinstance(error, SyntaxError):
         lines.append((error.filename or "", error.lineno))
-    lines = [(file, line) for file, line in lines if file.startswith(str(home.absolute()))]
-    if not lines:
-        return None
-    file, line = lines[-1]
-    kind = "" if isinstance(error, ConfigError) else f"{type(error).__name__}: "
-    return ConfigError(f"{where}{'' if home.is_file() else f', {file}'}, line {line}: {kind}{error}")
+    return next(((file, line) for file, line in lines[::-1] if file.startswith(str(home.absolute()))), None)
 
 
 def failed_extension(error: Exception) -> ConfigError | None:

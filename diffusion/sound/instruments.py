@@ -1,6 +1,6 @@
 """Eight synthetic instruments: a clip is a function of its number alone."""
 
-__all__ = ["HARMONIC", "NAMES", "Note", "Vibrato", "clip", "fundamental"]
+__all__ = ["HARMONIC", "NAMES", "VIBRATOS", "Note", "Vibrato", "clip", "fundamental"]
 
 import math
 from collections.abc import Callable
@@ -13,6 +13,9 @@ NAMES = ("pluck", "organ", "bell", "flute", "square", "brass", "kick", "snare")
 
 HARMONIC = ("pluck", "organ", "flute", "square", "brass")
 """Those whose partials are multiples of the pitch."""
+
+VIBRATOS = {"organ": 0.0, "flute": 0.02, "square": 0.01, "brass": 0.01}
+"""The deepest vibratos of those that draw one, as shares of the pitch."""
 
 LOWEST, OCTAVES = 110.0, 3.0  # lowest pitch in Hz, and the range above
 BELL = 1.4  # frequency of the bell's modulator over its pitch
@@ -84,10 +87,10 @@ def clip(numbers: tuple[int, ...], sample_rate: int, length: int) -> Note:
     return Note(waveform, label, LOWEST if NAMES[label] in ("kick", "snare") else pitch, vibrato)
 
 
-def _vibrato(rng: np.random.Generator, depth: float) -> Vibrato:
-    """A vibrato of up to `depth` of the pitch."""
+def _vibrato(rng: np.random.Generator, name: str) -> Vibrato:
+    """A vibrato as an instrument of this name draws one."""
     rate = rng.uniform(4, 7)
-    return Vibrato(depth * rng.uniform(), rate)
+    return Vibrato(VIBRATOS[name] * rng.uniform(), rate)
 
 
 _Tone = tuple[np.ndarray, Vibrato]  # waveform [length] of any loudness, and its vibrato
@@ -120,7 +123,7 @@ def _pluck(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.nd
 
 def _organ(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     drawbars = {number: rng.uniform(0.1, 1) for number in (1, 2, 3, 4, 6, 8)}
-    vibrato = _vibrato(rng, 0.0)
+    vibrato = _vibrato(rng, "organ")
     turns = vibrato.turns(pitch, time) + rng.uniform()
     return _harmonics(turns, pitch, sample_rate, drawbars) * _attack(time, 0.01), vibrato
 
@@ -134,7 +137,7 @@ def _bell(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.nda
 
 
 def _flute(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
-    vibrato = _vibrato(rng, 0.02)
+    vibrato = _vibrato(rng, "flute")
     turns = vibrato.turns(pitch, time) + rng.uniform()
     tone = _harmonics(turns, pitch, sample_rate, {1: 1.0, 2: rng.uniform(0.1, 0.3), 3: 0.05})
     breath = np.convolve(rng.normal(size=len(time)), [0.25, 0.5, 0.25], "same") * rng.uniform(0.03, 0.1)
@@ -143,7 +146,7 @@ def _flute(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.nd
 
 def _square(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     odd = {number: 1 / number for number in range(1, 40, 2)}
-    vibrato = _vibrato(rng, 0.01)
+    vibrato = _vibrato(rng, "square")
     tone = _harmonics(vibrato.turns(pitch, time) + rng.uniform(), pitch, sample_rate, odd)
     return tone * np.exp(-time / rng.uniform(0.3, 2.0)) * _attack(time, 0.004), vibrato
 
@@ -151,7 +154,7 @@ def _square(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.n
 def _brass(rng: np.random.Generator, pitch: float, sample_rate: int, time: np.ndarray) -> _Tone:
     """Chowning's brass: the modulation, at the pitch itself, rises with the loudness."""
     rise = _attack(time, rng.uniform(0.03, 0.1))
-    vibrato = _vibrato(rng, 0.01)
+    vibrato = _vibrato(rng, "brass")
     angle = 2 * math.pi * (vibrato.turns(pitch, time) + rng.uniform())
     return rise * np.sin(angle + rng.uniform(2, 4) * rise * np.sin(angle)), vibrato
 

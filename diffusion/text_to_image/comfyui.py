@@ -94,10 +94,11 @@ class Workflow(NamedTuple):
             valid = "InpaintModelConditioning with noise_mask = False" if model.sees_mask else "SetLatentNoiseMask"
             raise ValueError(f"the mask does not reach a {model.name} by the workflow's nodes. Valid: a {valid}")
         if self.mask:
-            under = self.mask.channel == "alpha" and self.mask.file == request.image
-            image = self.mask.under() if under else request.image
+            mask, colours = self.mask.read()
+            in_alpha = self.mask.channel == "alpha" and self.mask.file == request.image
+            image = colours if in_alpha else request.image
             noise = "one" if self.mask.keeps else request.kept_noise
-            request = dataclasses.replace(request, image=image, mask=self.mask.open(), kept_noise=noise)
+            request = dataclasses.replace(request, image=image, mask=mask, kept_noise=noise)
         check_reading(request, model)
         if not model.distilled:
             return request
@@ -123,7 +124,7 @@ def check_reading(request: Request, model: TextToImage) -> None:
             f"a ControlNet of a {model.name} acts in an interval of other times in ComfyUI; it is supported for Stable "
             "Diffusion 1 and 2 and SDXL"
         )
-    if request.emphasis != "none" and comfyui_steps.FLOWS.get(model.name) == "ModelSamplingFlux":
+    if request.emphasis != "none" and comfyui_steps.is_flux(model.name):
         raise ValueError(f"a {model.name} reads no weights such as (word:1.2). Valid: brackets with a \\ before each")
 
 

@@ -131,11 +131,10 @@ def _shift(model: TextToImage, size: tuple[int, int]) -> tuple[comfyui_steps.Lev
     fields = model.process.fields
     if "shift" not in fields:
         return None, None
-    if model.name not in comfyui_steps.FLOWS or (
-        comfyui_steps.FLOWS[model.name] == "ModelSamplingFlux" and not fields["dynamic"]
-    ):
+    flux = comfyui_steps.is_flux(model.name)
+    if model.name not in comfyui_steps.FLOWS or (flux and not fields["dynamic"]):
         return comfyui_steps.levels_of_flow(model.name, model.distilled), None  # refuses other pipelines
-    if comfyui_steps.FLOWS[model.name] == "ModelSamplingFlux":
+    if flux:
         # log r is linear in the number of tokens; the folder states it at two numbers, the node at 256 and at 4096.
         (few, base), (many, most) = fields["base"], fields["largest"]
         log_ratio = lambda tokens: base + (most - base) * (tokens - few) / (many - few)

@@ -1,7 +1,7 @@
 """The masks of ComfyUI's workflows: a channel of a picture, and how its nodes keep the rest of the picture.
 
     mask = Mask("input/cat.png", "alpha", keeps=True)
-    mask.open()                                            # Bool [H, W], True where the picture is painted
+    painted, colours = mask.read()                         # Bool [H, W], True where the picture is painted, and uint8
 
 With SetLatentNoiseMask ComfyUI replaces the kept latents before each evaluation of the network, by the picture's with
 the noise of the start: `kept_noise="one"`. With InpaintModelConditioning and noise_mask = False the network sees the
@@ -34,22 +34,19 @@ class Mask(NamedTuple):
     channel: str
     keeps: bool
 
-    def open(self) -> np.ndarray:
-        """The mask Bool [H, W].
+    def read(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mask Bool [H, W], and the colours of its file uint8 [H, W, 3], those of transparent pixels too.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: for a file that is no sound picture, or paints nothing.
         """
-        levels = pictures.read_with_alpha(self.file)[..., "rgba".index(self.channel[0])]
+        picture = pictures.read_with_alpha(self.file)
+        levels = picture[..., "rgba".index(self.channel[0])]
         mask = levels < 128 if self.channel == "alpha" else levels >= 128
         if not mask.any():
             raise ValueError(f"{self.file} paints nothing by its channel {self.channel}; draw a mask into it")
-        return mask
-
-    def under(self) -> np.ndarray:
-        """The colours of the picture uint8 [H, W, 3], those of transparent pixels too."""
-        return pictures.read_with_alpha(self.file)[..., :3]
+        return mask, picture[..., :3]
 
 
 def check(request: Request, model: TextToImage) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "SCHEDULERS",
     "Levels",
     "Shift",
+    "is_flux",
     "levels",
     "levels_of_flow",
     "stepping",
@@ -129,6 +130,11 @@ SCHEDULERS: Mapping[str, Callable[[Levels, int], np.ndarray]] = {
 """(levels of a model, number of steps) -> the levels at which the steps begin, by ComfyUI's names."""
 
 
+def is_flux(pipeline: str) -> bool:
+    """Whether the class of a pipeline is of FLUX.1, whose levels depend on the size of the picture."""
+    return FLOWS.get(pipeline) == "ModelSamplingFlux"
+
+
 def levels(process: Process) -> Levels:
     """The levels of a process with a table; between two of its T steps log(sigma / alpha) is linear.
 
@@ -169,7 +175,7 @@ def levels_of_flow(pipeline: str, distilled: bool, shift: Shift | None = None) -
         )
     if shift is not None and shift.node != FLOWS[pipeline]:
         raise ValueError(f"a {shift.node} does not apply to a {pipeline}. Valid: {FLOWS[pipeline]}")
-    flux = FLOWS[pipeline] == "ModelSamplingFlux"
+    flux = is_flux(pipeline)
     default = math.exp(1.15) if flux and distilled else 1.0 if flux else 3.0
     r, T = shift.ratio if shift else default, 10_000 if flux and (distilled or shift) else 1000
     shifted = lambda t: r * t / (1 + (r - 1) * t)

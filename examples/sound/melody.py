@@ -29,9 +29,8 @@ def hertz(semitones: float) -> float:
 
 
 def vibratos(labels: np.ndarray) -> np.ndarray:
-    """The vibrato of each note of the tune, `[N, 2]`: of flute and brass half the deepest of their notes, at 5.5 Hz."""
-    deepest = {"flute": 0.02, "brass": 0.01}
-    return np.array([(deepest.get(instruments.NAMES[label], 0.0) / 2, 5.5) for label in labels])
+    """The vibrato of each note of the tune, `[N, 2]`: half the deepest of its instrument's, at 5.5 Hz."""
+    return np.array([(instruments.VIBRATOS.get(instruments.NAMES[label], 0.0) / 2, 5.5) for label in labels])
 
 
 def line(notes: list[np.ndarray], beats: list[float]) -> np.ndarray:

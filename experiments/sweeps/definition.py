@@ -58,10 +58,7 @@ def load(file: str) -> Sweep:
     except ConfigError:
         raise
     except Exception as error:
-        where = f"--sweep={name}"
-        raise extensions.failed(where, path, error) or SweepError(
-            f"{where}: {type(error).__name__}: {error}"
-        ) from error
+        raise extensions.failed(f"--sweep={name}", path, error) from error
     if not isinstance(sweep, Sweep):
         raise SweepError(f"{name!r}: get_sweep returns a {type(sweep).__name__}. Valid: a Sweep.")
     return sweep

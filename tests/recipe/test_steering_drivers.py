@@ -73,6 +73,7 @@ def test_daps_by_name_has_the_posterior_of_measured_pictures(registered, tmp_pat
     """Each pooled pixel is the mean of four: y = mean x + noise z, so that the posterior of that mean is a product."""
     recipe, pictures = narrow(tmp_path, {"name": "daps", "data_std": STD})
     y = generate.measured_pictures(recipe)
+    assert y is not None
     prior = STD**2 / 4
     expected = (MEAN * NOISE**2 + y[0] * prior) / (NOISE**2 + prior)
     deviation = np.sqrt(prior * NOISE**2 / (prior + NOISE**2))
@@ -85,7 +86,9 @@ def test_daps_by_name_has_the_posterior_of_measured_pictures(registered, tmp_pat
 @pytest.mark.parametrize("driver", [{"name": "ddrm", "eta": 0.7}, {"name": "red_diff", "scale": 0.5}])
 def test_a_driver_reads_the_measured_pictures_as_its_function_does(registered, tmp_path, driver):
     recipe, pictures = narrow(tmp_path, driver, 3)
-    y = jnp.asarray(np.repeat(generate.measured_pictures(recipe), 3, 0))
+    measured = generate.measured_pictures(recipe)
+    assert measured is not None
+    y = jnp.asarray(np.repeat(measured, 3, 0))
     pooled = measurements.pooled(2)
     first, keys = generate.keys(generate.seeds(recipe.config, 3))
     schedule, plan = recipe.schedule, recipe.sampling.plan
@@ -106,7 +109,7 @@ def test_each_sample_of_twisted_particles_is_tilted_by_its_own_reward(pull):
     """Two rewards in one batch, slopes 2 and -1 at beta = 0.5; ancestral steps that are exact for the data."""
     exact = samplers.ddpm("analytic", lambda log_snr: 0.25 / (1 + 0.25 * jnp.exp(log_snr)))
     number, end = 600, 0.1
-    slopes = np.tile([1.0, -0.5], number // 2)[:, None].astype(np.float32)
+    slopes = jnp.tile(jnp.array([1.0, -0.5]), number // 2)[:, None]
     keys = jax.random.split(jax.random.key(0), number)
     drive = steering_drivers.twisted(lambda x: (slopes * x)[:, 0], 16, beta=0.5, pull=pull)
     arguments = {"sampler": exact, "denoise": DENOISE, "schedule": COSINE, "x": jnp.zeros((number, 1))}
@@ -313,7 +316,7 @@ def test_a_watermark_of_the_noise_is_refused():
     driver = {"name": "searched_noise", "log_reward": {"name": "near_value", "value": 0.0}}
     recipe = checks.validate(config_of(driver=driver)).at(SHAPE)
     with pytest.raises(ConfigError, match=r"'searched_noise' chooses its own noise, which cannot carry a watermark"):
-        generate.build_generator(recipe, watermark=watermarks.Watermark("noise", None, None))
+        generate.build_generator(recipe, watermark=watermarks.gaussian_shading("0" * 64))
 
 
 @pytest.mark.slow

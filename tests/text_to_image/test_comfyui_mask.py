@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from diffusion import editing, samplers
+from diffusion.io import pictures
 from diffusion.models.interchange import schedulers
 from diffusion.parameterizations import Prediction
 from diffusion.text_to_image import comfyui, comfyui_export, comfyui_steps
@@ -58,6 +59,13 @@ def test_the_mask_of_a_picture_is_where_it_is_transparent(place, form):
     np.testing.assert_array_equal(request.image, np.full((16, 32, 3), (10, 20, 30), np.uint8))  # not made white
     assert request.kept_noise == "one"
     assert (request.steps, request.first_step(40)) == (40, 20)  # the last 20 of int(20 / 0.5)
+
+
+def test_the_file_of_a_mask_and_its_picture_is_read_once(place, monkeypatch):
+    read_files, with_alpha = [], pictures.read_with_alpha
+    monkeypatch.setattr(pictures, "read_with_alpha", lambda path: read_files.append(path) or with_alpha(path))
+    read(KEEPS, place).requested(SD_MODEL)
+    assert read_files == [str(place / "cat.png")]
 
 
 def test_a_mask_of_its_own_is_white_where_it_is_painted(place):
