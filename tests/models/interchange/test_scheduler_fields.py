@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import scipy.special
 
-from diffusion import flow_maps, timesteps
+from diffusion import flow_maps, schedules, timesteps
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers.solvers import SOLVERS
@@ -211,7 +211,64 @@ def test_a_flow_of_a_scheduler_for_tables_has_shifted_times(kind, times):
     fields = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 3.0}
     process = schedulers.read({"_class_name": f"{kind}MultistepScheduler"} | fields)
     expected = np.minimum([3 * t / (1 + 2 * t) for t in times], 1 - 1e-6)
-    np.testing.assert_allclose(schedulers.trajectory(process, "", 4).plan.grid, expected, rtol=1e-12)
+    trajectory = schedulers.trajectory(process, "", 4)
+    np.testing.assert_allclose(trajectory.plan.grid, expected, rtol=1e-12)
+    received = np.stack([expected, (1000 * expected).astype(np.int64) / 1000], axis=1)  # as whole steps there
+    np.testing.assert_allclose(trajectory.network_times, received, rtol=1e-12)
+
+
+KARRAS = {"use_karras_sigmas": True}
+TRAILING = {"timestep_spacing": "trailing"}
+OF_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+ONE_STEP = [  # (class, fields, read's arguments, the step's ends)
+    ("DDIM", {}, {}, (0.001, 0)), ("DDIM", TRAILING, {}, (1, 0)), ("PNDM", {"steps_offset": 1}, {}, (0.002, 0.001)),
+    ("EulerDiscrete", {}, {}, (0.001, 0)), ("EulerDiscrete", TRAILING | KARRAS, {}, (1, 0)),
+    ("DPMSolverMultistep", {}, {}, (1, 0)), ("DPMSolverMultistep", {"timestep_spacing": "leading"}, {}, (0.501, 0)),
+    ("DPMSolverMultistep", KARRAS, {}, (1, 0)), ("DEISMultistep", {}, {}, (1, 0.001)), ("LCM", {}, {}, (1, 0)),
+    ("UniPCMultistep", OF_FLOW, {}, (1 - 1e-6, 0)), ("DPMSolverMultistep", OF_FLOW, {}, (0.999, 0)),
+    ("SCM", {}, {}, (1, 0)), ("FlowMatchEulerDiscrete", {"shift": 3.0, "shift_terminal": 0.1}, {}, (1, 0)),
+    ("FlowMatchEulerDiscrete", {"shift": 3.0}, {"bent": True}, (1, 0)), ("EDMEuler", {}, {}, (1, 0)),
+    ("FlowMatchEulerDiscrete", {"use_dynamic_shifting": True}, {"by_steps": True, "even": True}, (1, 0)),
+    *(("FlowMatchEulerDiscrete", {level: True}, {}, (1, 0))
+      for level in ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")),
+]  # fmt: skip
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("kind, fields, how, ends", ONE_STEP)
+def test_one_step_goes_from_the_first_time_of_its_class_to_its_end(kind, fields, how, ends):
+    """As in diffusers: at index 0 by "leading" or "linspace", at 999 by "trailing", or at the first of two indices."""
+    process = schedulers.read({"_class_name": f"{kind}Scheduler"} | fields, **how)
+    np.testing.assert_allclose(schedulers.trajectory(process, "", 1, tokens=300).plan.grid, ends, rtol=1e-6)
+
+
+def _built(entry):
+    """The schedule of a config's entry."""
+    rest = {name: value for name, value in entry.items() if name != "name"}
+    if "schedule" in rest:
+        rest["schedule"] = _built(rest["schedule"])
+    return getattr(schedules, entry["name"])(**rest)
+
+
+LINE, ROOTS = np.linspace(1e-3, 0.02, 1000), np.linspace(1e-3**0.5, 0.02**0.5, 1000) ** 2
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("kind, fields, betas", [
+    ("DDIM", {"beta_schedule": "linear"}, LINE), ("DDIM", {"beta_schedule": "scaled_linear"}, ROOTS),
+    ("DDIM", {"trained_betas": ROOTS.tolist()}, ROOTS),
+    ("DDIM", {"beta_schedule": "linear", "rescale_betas_zero_snr": True}, LINE), ("CogVideoXDDIM", {}, ROOTS),
+])  # fmt: skip
+def test_the_schedule_that_is_named_is_that_of_the_betas(kind, fields, betas):
+    config = {"_class_name": f"{kind}Scheduler", "beta_start": 1e-3, "beta_end": 0.02} | fields
+    named = _built(schedulers.read(config).named)
+    bar = np.cumprod(1 - betas)
+    if kind == "CogVideoXDDIM":
+        bar = bar / (3 - 2 * bar)  # a third of bar / (1 - bar)
+    if "rescale_betas_zero_snr" in fields:  # Lin et al. 2024, algorithm 1
+        root = np.sqrt(bar)
+        bar = ((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2
+    np.testing.assert_allclose(named.alpha(np.arange(1, 1001) / 1000) ** 2, bar, rtol=1e-4, atol=1e-7)
 
 
 def test_the_cosine_table_is_that_of_its_formula():

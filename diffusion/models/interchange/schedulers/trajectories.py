@@ -124,7 +124,8 @@ def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajec
     if not solver.exploding:
         indices = np.round(indices)
     grid = _times(process, indices)
-    spread = next((level for level in LEVELS if fields[level]), None) if solver.levels else None
+    several = steps > 1 or solver.beyond  # one step has one level, with nothing to spread
+    spread = next((level for level in LEVELS if fields[level]), None) if solver.levels and several else None
     if spread:
         ends = _times(process, np.array([process.T - 1, 0])) if solver.beyond else grid[[0, -1]]
         sigma_max, sigma_min = np.exp(-np.asarray(process.schedule.log_snr(ends), np.float64) / 2)
