@@ -62,15 +62,16 @@ def written_out():
 @pytest.mark.extended
 def test_the_curriculum_goes_from_softened_symbols_to_the_bound():
     losses = jax.jit(
-        lambda temperature, step: discrete.duo(PROCESS, DENSITY, 5, temperature)(
+        lambda temperature, step, until=5: discrete.duo(PROCESS, DENSITY, until, temperature)(
             {"model": network}, LINE, KEYS, {"x": X0}, step
         )[0],
-        static_argnums=0,
+        static_argnums=(0, 2),
     )
     hard, soft = written_out()
     agree = lambda found, expected: np.isclose(found, expected, rtol=1e-4, atol=1e-5).mean()
     assert agree(losses(0.5, 0), soft) == agree(losses(0.5, 4), soft) == agree(losses(0.5, 5), hard) == 1
     assert agree(losses(1e-7, 0), hard) > 0.999  # of all but those whose two largest latents are as near as that
+    assert agree(losses(0.5, 0, 0), hard) == 1  # without a curriculum
     assert agree(soft, hard) < 0.1
 
 

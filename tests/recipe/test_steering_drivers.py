@@ -1,5 +1,6 @@
 """Steering by the names of a config, beside closed forms: posteriors of measured pictures, tilted laws, best noises."""
 
+import inspect
 import json
 
 import flax.linen as nn
@@ -66,6 +67,21 @@ def registered():
     names.add(names.MODELS, Narrow, "narrow")
     yield
     del names.MODELS["narrow"]
+
+
+@pytest.mark.parametrize("driver, functions", [
+    (steering_drivers.ddrm, [steering.ddrm]), (steering_drivers.daps, [steering.daps, steering.gaussian_draw]),
+    (steering_drivers.red_diff, [steering.red_diff]), (steering_drivers.mcgdiff, [steering.mcgdiff]),
+])  # fmt: skip
+def test_a_driver_has_the_defaults_of_its_functions(driver, functions):
+    defaults = lambda function: {
+        name: parameter.default
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.default is not parameter.empty
+    }
+    theirs = {name: value for function in functions for name, value in defaults(function).items()}
+    shared = defaults(driver).keys() & theirs.keys()
+    assert shared and {name: defaults(driver)[name] for name in shared} == {name: theirs[name] for name in shared}
 
 
 @pytest.mark.extended

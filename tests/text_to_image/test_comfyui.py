@@ -1,9 +1,9 @@
 """ComfyUI's workflows: what they ask for, the steps of its samplers, and what no request has."""
 
 import copy
+import dataclasses
 import json
 import math
-import types
 from typing import Any
 
 import jax
@@ -286,9 +286,20 @@ def test_a_scheduler_that_is_not_read_is_refused_with_those_that_are():
         schedulers.trajectory(comfyui_steps.stepping(process, "normal"), "pndm", 30)
 
 
-def model_of(process, name="StableDiffusionPipeline", distilled=False, sees_mask=False) -> Any:
+@dataclasses.dataclass
+class ReadModel:
     """What is read of a model whose latents, or tokens, have sides of 16 pixels."""
-    return types.SimpleNamespace(process=process, name=name, distilled=distilled, multiple=16, sees_mask=sees_mask)
+
+    process: schedulers.Process
+    name: str
+    distilled: bool
+    sees_mask: bool
+    multiple: int = 16
+    _programs: dict = dataclasses.field(default_factory=lambda: {"of": "the model's own steps"})
+
+
+def model_of(process, name="StableDiffusionPipeline", distilled=False, sees_mask=False) -> Any:
+    return ReadModel(process, name, distilled, sees_mask)
 
 
 @pytest.mark.extended
@@ -332,6 +343,8 @@ def test_the_steps_that_are_left_are_as_many_in_comfyui(steps, total):
     ({"tile": 512}, "tile = 512 cannot be exported"), ({"merge": 0.5}, r"merge = 0\.5 cannot be exported"),
     ({"sampler": "unipc"}, "sampler='unipc' is not known"), ({"emphasis": "scale"}, "must be none or from_empty"),
     ({"seeds": (1, 3)}, "a workflow has one seed"),
+    ({"controls": (Control("edges", "house.png", mask="left.png"),)}, "a control has a mask or a mode, which none"),
+    ({"controls": (Control("edges", "house.png", mode=0),)}, "a control has a mask or a mode, which none"),
 ])  # fmt: skip
 def test_a_setting_that_no_node_has_is_not_written(change, match):
     request = Request(**{"prompts": ("a",), "steps": 20, "guidance": 7.0, "sampler": "euler"} | change)

@@ -137,6 +137,17 @@ def test_a_flow_takes_a_mask_at_all_steps(place):
         flow._replace(scheduler="ddim_uniform").stepped(SCHNELL)
 
 
+@pytest.mark.parametrize("changes", [
+    KEEPS, SEES, {("3", "latent_image"): ["16", 0], ("3", "denoise"): 0.5}, {("3", "latent_image"): ["5", 0]}
+])  # fmt: skip
+def test_steps_from_below_pure_noise_go_with_all_but_a_kept_part_at_all_steps(place, changes):
+    """With a mask in the last half of the steps, one that the network sees, a picture alone, and neither."""
+    flow = read(changes | {("3", "cfg"): 1}, place)._replace(scheduler="ddim_uniform")
+    model = flow.stepped(SCHNELL)
+    assert schedulers.trajectory(model.process, "euler", 20).start < 1
+    assert SCHNELL._programs and not model._programs  # those are for other steps
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("model, name", [
     ("table", "euler"), ("table", "dpmpp_2m"), ("table", "heun"), ("flow", "euler"), ("flow", "heun"),

@@ -214,6 +214,7 @@ def test_a_flow_of_a_scheduler_for_tables_has_shifted_times(kind, times):
     trajectory = schedulers.trajectory(process, "", 4)
     np.testing.assert_allclose(trajectory.plan.grid, expected, rtol=1e-12)
     received = np.stack([expected, (1000 * expected).astype(np.int64) / 1000], axis=1)  # as whole steps there
+    assert trajectory.network_times is not None
     np.testing.assert_allclose(trajectory.network_times, received, rtol=1e-12)
 
 
