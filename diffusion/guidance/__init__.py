@@ -36,7 +36,13 @@ from diffusion.guidance.projected import adaptive_projected as adaptive_projecte
 from diffusion.guidance.regional import Region as Region, regional as regional
 from diffusion.guidance.renormalised import renormalised as renormalised
 from diffusion.guidance.rescaled import rescaled as rescaled
-from diffusion.guidance.strength import Interval as Interval, Ramp as Ramp, Scale as Scale, power_cosine as power_cosine
+from diffusion.guidance.strength import (
+    Interval as Interval,
+    Ramp as Ramp,
+    Scale as Scale,
+    Stepwise as Stepwise,
+    power_cosine as power_cosine,
+)
 from diffusion.guidance.thresholding import dynamic_threshold as dynamic_threshold
 from diffusion.guidance.zero_star import zero_star as zero_star
 

@@ -1,8 +1,9 @@
 """The strength of a guidance: a number, one for each sample, or a schedule over t; always or within an interval."""
 
-__all__ = ["Interval", "Ramp", "Scale", "check_interval", "power_cosine", "ramped", "strength"]
+__all__ = ["Interval", "Ramp", "Scale", "Stepwise", "check_interval", "power_cosine", "ramped", "strength"]
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
@@ -14,6 +15,23 @@ Scale = ArrayLike | Callable[[Array], ArrayLike]
 """The strength of a guidance: a number, one for each sample `[B]`, or a function of t."""
 Interval = tuple[float, float] | None
 """(t_low, t_high), the times at which a guidance acts; None for all."""
+
+
+class Stepwise(NamedTuple):
+    """A scale with one value for each step: the function of t that a table states. A pytree, so programs may take it.
+
+    Attributes:
+        times: the time at which each step begins, `[N]`.
+        scales: the scale of each step, `[N]`.
+    """
+
+    times: ArrayLike
+    scales: ArrayLike
+
+    def __call__(self, t: ArrayLike) -> Array:
+        """The scale of the step whose time is nearest to t, in t's shape."""
+        distance = jnp.abs(jnp.asarray(t)[..., None] - jnp.asarray(self.times))
+        return jnp.asarray(self.scales)[jnp.argmin(distance, axis=-1)]
 
 
 Ramp = Callable[[Array], Array]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import numpy as np
 
 from diffusion import guidance
 from diffusion.models.attachment import Attachment
@@ -131,6 +132,8 @@ class Kind(NamedTuple):
         objection: denoiser -> why it is another pipeline's, in words after "whose denoiser has"; "" where it is not.
         network: class of its denoiser; None: any.
         guides: (branches, schedule, scale) -> the guided denoiser.
+        dynamic_scales: (scale, times of the training process [N], steps N) -> the scale of each step, if the class has
+            a guidance that changes with the steps; None: it has not.
         student: steps and guidance where model_index.json says is_distilled; None: `usual`.
         students: steps and guidance of a student of few steps, by the shift of its flow, which tells it.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
@@ -162,6 +165,7 @@ class Kind(NamedTuple):
     objection: Callable[[Any], str] = lambda denoiser: ""
     network: type[nn.Module] | None = None
     guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)
+    dynamic_scales: Callable[[float, np.ndarray, int], np.ndarray] | None = None
     student: Usual | None = None
     students: Mapping[float, Usual] = {}
     inpainting: str = ""

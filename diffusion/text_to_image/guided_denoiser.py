@@ -45,8 +45,8 @@ def denoise(
             beside the latents; "reference" [B, h, w, 2 C], latents and noise of a picture that attention reads;
             "regions", a condition for each region; and "words" int [B, S, K], the numbers of their tokens.
         unconditional: condition of the negative prompt; None for no guidance.
-        scale: scale of the guidance, []; [2], by text and by picture, for a model that sees a picture beside its
-            latents; [] or [2] for two denoisers.
+        scale: scale of the guidance, [], or a function of t such as `guidance.Stepwise`; [2], by text and by picture,
+            for a model that sees a picture beside its latents; [] or [2] for two denoisers.
         attached: attachments that add to both conditions.
         cache: the cache of the network's blocks; None runs all of them.
         merge: share of the tokens that self-attention sees merged.

@@ -23,7 +23,7 @@ from jax import Array
 
 from diffusion import caching, flow_maps, sampling, timesteps, watermarks
 from diffusion.data.transforms import to_model
-from diffusion.guidance import Unpaired
+from diffusion.guidance import Stepwise, Unpaired
 from diffusion.models import facts
 from diffusion.models.interchange import schedulers
 from diffusion.published.pipeline_kinds import Usual
@@ -49,8 +49,9 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which documents each: seeds (one number, or N; one prompt with N
             seeds makes N pictures), negative, steps, guidance, sampler, height, width, frames, late_guidance,
-            image_guidance, image, images, mask, margins, strength, resamplings, kept_noise, batch_size, tile, windows,
-            watermark, cache, merge, emphasis, controls, regions, words, attention and reference.
+            dynamic_guidance, image_guidance, image, images, mask, margins, strength, resamplings, kept_noise,
+            batch_size, tile, windows, watermark, cache, merge, emphasis, controls, regions, words, attention and
+            reference.
 
     Returns:
         The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3].
@@ -295,13 +296,21 @@ class Job(NamedTuple):
         program(model, self.course, ("memory", batch, names, reference, *images), check)
         return both
 
-    def scale(self, model: TextToImage) -> Array:
-        """The scale of the guidance: [], or [2] for text and picture, or for the first and the second denoiser."""
+    def scale(self, model: TextToImage) -> Array | Stepwise:
+        """The scale of the guidance: [], or [2] for text and picture, or for the first and the second denoiser.
+
+        A dynamic guidance has one scale for each step.
+        """
         if model.sees_picture:
             return jnp.asarray([self.usual.guidance, self.request.image_guidance], jnp.float32)
         if model.boundary is not None:
             late = self.request.late_guidance
             return jnp.asarray([self.usual.guidance, self.usual.guidance if late is None else late], jnp.float32)
+        if self.request.dynamic_guidance and model.kind.dynamic_scales is not None:
+            times = np.asarray(self.course.trajectory.plan.t, np.float64)
+            of_training = np.rint(times * model.process.T) - 1  # the plan may be rounded to float32
+            scales = model.kind.dynamic_scales(self.usual.guidance, of_training, self.usual.steps)
+            return Stepwise(jnp.asarray(times, jnp.float32), jnp.asarray(scales, jnp.float32))
         return jnp.float32(self.usual.guidance)
 
     def finished(self, pictures: np.ndarray) -> np.ndarray:

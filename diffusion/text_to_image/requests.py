@@ -42,9 +42,9 @@ KEPT_NOISE = ("fresh", "one")
 IMAGES = 16  # images that a denoiser sees beside the noise
 MOVING = "ddim"  # the default where a guidance moves x_t; published methods take it
 VALUES = frozenset({  # settings that a program receives as arrays, or that a field of its `programs.Course` holds
-    "prompts", "negative", "guidance", "late_guidance", "image_guidance", "seeds", "batch_size", "windows", "emphasis",
-    "image", "images", "mask", "margins", "strength", "steps", "height", "width", "frames", "watermark", "controls",
-    "regions", "words", "attention", "reference",
+    "prompts", "negative", "guidance", "late_guidance", "dynamic_guidance", "image_guidance", "seeds", "batch_size",
+    "windows", "emphasis", "image", "images", "mask", "margins", "strength", "steps", "height", "width", "frames",
+    "watermark", "controls", "regions", "words", "attention", "reference",
 })  # fmt: skip
 STRENGTH = schema.Valid("a number above 0 and at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1)
 
@@ -153,6 +153,12 @@ class Request:
         schema.number(-1e6, 1e6),
         "scale of the guidance of a second denoiser, which acts at small t, as in Wan 2.2; by default that of the "
         "first",
+    )
+    dynamic_guidance: bool = setting(
+        False,
+        schema.FLAG,
+        "another scale of the guidance at each step, between 1 and 1 + guidance, for CogVideoX; use_dynamic_cfg in "
+        "diffusers",
     )
     image_guidance: float | None = setting(
         None,
@@ -381,6 +387,13 @@ class Request:
         if self.late_guidance is not None and model.boundary is None:
             raise ValueError(
                 f"late_guidance = {self.late_guidance:g}: this model has only one denoiser; leave late_guidance out"
+            )
+        if self.dynamic_guidance and model.kind.dynamic_scales is None:
+            raise ValueError(f"dynamic_guidance: a {model.name} has one scale at all steps; leave dynamic_guidance out")
+        if self.dynamic_guidance and not self.guided(model):
+            raise ValueError(
+                f"dynamic_guidance changes the scale of the guidance, and guidance = {self.guidance:g} is none. Valid: "
+                "a guidance above 1, or no dynamic_guidance"
             )
         if self.negative and not self.guided(model):
             needs = "another than" if model.sees_picture else "one above"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from diffusion import parameterizations, samplers, schedules, text_to_image, timesteps
+from diffusion import guidance, parameterizations, samplers, schedules, text_to_image, timesteps
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.flow_maps import FlowMap
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
@@ -69,6 +69,9 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
         *_, first, _, beside = begin(model.params["vae"], keys, jnp.asarray(to_model(picture))[None], None)
         seen = model.patches(picture, 2) | beside
         conditional, unconditional = conditional | seen, unconditional | seen
+    scale = 7.5
+    if "scales" in found:  # those that the pipeline has used, another one at each step
+        scale = guidance.Stepwise(jnp.asarray(trajectory.plan.t), jnp.asarray(found["scales"][:, 1], jnp.float32))
     sampler = trajectory.sampler
     if sampler.draws:  # with the noise that theirs received: of the two draws of a step the second
         noises = jnp.stack([drawn(f"step {2 * i}", 2, *shape) for i in range(about["steps"][case])])
@@ -80,7 +83,7 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
 
     @jax.jit
     def walk(weights, x):
-        denoise = text_to_image.denoise(model, weights, conditional, None if model.distilled else unconditional, 7.5)
+        denoise = text_to_image.denoise(model, weights, conditional, None if model.distilled else unconditional, scale)
         denoise = denoise if first is None else video_models.completed(denoise, process.schedule, first, shape[0])
         keys = jax.random.split(jax.random.key(0), 2)
         return samplers.sample(sampler, denoise, process.schedule, x, trajectory.plan, keys)
@@ -275,6 +278,51 @@ def test_the_guidance_of_a_second_denoiser_is_refused_where_there_is_one():
         Job.prepare(loaded("wan", text_to_image.described), Request.make("a cat", frames=5, late_guidance=3.0))
     job = Job.prepare(model := loaded("wan_of_two", text_to_image.described), Request.make("a cat", late_guidance=3.0))
     np.testing.assert_array_equal(job.scale(model), [5, 3])
+
+
+@pytest.mark.extended
+def test_a_dynamic_guidance_has_the_scales_of_diffusers_at_each_step():
+    """The numbers that CogVideoXPipeline used with use_dynamic_cfg, at the times that it listed."""
+    times, scales = made_pipelines.fixture("cogvideox_dynamic")[1]["scales"].T
+    model = loaded("cogvideox_dynamic", text_to_image.described)
+    settings = {"frames": 9, "height": 16, "width": 16, "steps": 25, "guidance": 7.5, "sampler": "ddim"}
+    job = Job.prepare(model, Request.make("a cat", dynamic_guidance=True, **settings))
+    np.testing.assert_array_equal(np.rint(np.asarray(job.course.trajectory.plan.t) * 1000) - 1, times)
+    ours = job.scale(model)
+    assert isinstance(ours, guidance.Stepwise)
+    np.testing.assert_allclose(ours.scales, scales, rtol=1e-6)
+    assert 1 <= scales.min() < 1.5 and 8 < scales.max() <= 8.5  # they differ from step to step
+    at = (times + 1) / 1000
+    np.testing.assert_allclose(ours(jnp.asarray(at)), scales, rtol=1e-6)
+    np.testing.assert_allclose(ours(at[3] + 0.01), scales[3], rtol=1e-6)  # of the step that is nearest
+    assert Job.prepare(model, Request.make("a cat", **settings)).scale(model) == 7.5
+
+
+@pytest.mark.slow
+def test_a_clip_of_a_dynamic_guidance_has_its_scales():
+    """The same clip as by a model of these scales; not that of the constant one."""
+    model = loaded("cogvideox_dynamic")
+    settings = {"frames": 9, "height": 16, "width": 16, "steps": 4, "guidance": 100.0, "seeds": 3}
+    make = functools.partial(text_to_image.generate, model, "a cat", **settings)
+    clip = make(dynamic_guidance=True)
+    *_, last = text_to_image.watch(model, "a cat", dynamic_guidance=True, **settings)
+    assert np.abs(last.pictures.astype(int) - clip).max() <= 1
+    assert np.abs(clip.astype(int) - make()).max() > 1
+    constant = model.kind._replace(dynamic_scales=lambda scale, times, steps: np.full(len(times), scale))
+    fixed = dataclasses.replace(model, kind=constant, _programs={})
+    by_steps = text_to_image.generate(fixed, "a cat", dynamic_guidance=True, **settings)
+    assert np.abs(by_steps.astype(int) - make()).max() <= 1
+
+
+@pytest.mark.parametrize("name, settings, message", [
+    ("wan", {"frames": 5}, "dynamic_guidance: a WanPipeline has one scale at all steps; leave dynamic_guidance out"),
+    ("cogvideox_dynamic", {"frames": 9, "guidance": 1.0},
+     r"dynamic_guidance changes the scale of the guidance, and guidance = 1 is none\. Valid: a guidance above 1"),
+])  # fmt: skip
+def test_a_dynamic_guidance_is_refused_where_nothing_would_change(name, settings, message):
+    model = loaded(name, text_to_image.described)
+    with pytest.raises(ValueError, match=message):
+        Job.prepare(model, Request.make("a cat", height=16, width=16, dynamic_guidance=True, **settings))
 
 
 def test_a_second_denoiser_without_a_boundary_is_refused(tmp_path):

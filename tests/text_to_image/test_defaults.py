@@ -11,7 +11,8 @@ from diffusion.text_to_image.requests import Request, settings
 
 REQUEST = {
     "prompts": ("",), "negative": None, "steps": None, "guidance": None, "late_guidance": None,
-    "image_guidance": None, "seeds": (0,), "sampler": "", "height": 0, "width": 0, "frames": 0, "image": None,
+    "dynamic_guidance": False, "image_guidance": None, "seeds": (0,), "sampler": "", "height": 0,
+    "width": 0, "frames": 0, "image": None,
     "images": (), "mask": None, "margins": (0, 0, 0, 0), "strength": None, "resamplings": 1, "kept_noise": "fresh",
     "batch_size": 1, "tile": 0, "windows": False, "watermark": "", "cache": "", "merge": 0.0, "emphasis": "none",
     "controls": (), "regions": (), "words": (), "attention": 1.0, "reference": None,

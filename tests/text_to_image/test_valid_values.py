@@ -20,6 +20,7 @@ ENDS = {  # setting: what it takes, what it refuses
     "steps": ([1, 1000], [0, 1001]),
     "guidance": ([-1e6, 1e6], [-1.01e6, 1.01e6]),
     "late_guidance": ([-1e6, 1e6], [-1.01e6, 1.01e6]),
+    "dynamic_guidance": ([False, True], [1]),
     "image_guidance": ([-1e6, 1e6], [-1.01e6, 1.01e6]),
     "seeds": ([[0], [2**32 - 1]], [[], [-1], [2**32]]),
     "sampler": (["", "a" * 100], ["a" * 101]),

@@ -7,6 +7,7 @@ from diffusion import public
 if TYPE_CHECKING:
     from diffusion.published.cogvideox import (
         autoencoder_table as autoencoder_table,
+        dynamic_guidance as dynamic_guidance,
         network as network,
         pipeline as pipeline,
         table as table,

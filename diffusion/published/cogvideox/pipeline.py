@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from diffusion.published.cogvideox.dynamic_guidance import dynamic_scales
 from diffusion.published.cogvideox.network import CogVideoX
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
 from diffusion.text.encoding import Encoder, encode
@@ -35,6 +36,7 @@ COGVIDEOX = Kind(
     network=CogVideoX,
     video=COGVIDEOX_CLIPS,
     paired=PAIRED_CLIPS,
+    dynamic_scales=dynamic_scales,
 )
 COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(
     video=COGVIDEOX_CLIPS._replace(begins=True), paired=PAIRED_CLIPS._replace(begins=True)

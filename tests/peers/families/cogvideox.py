@@ -162,6 +162,17 @@ def image_arguments(pipe, usual: dict) -> dict:
     return arguments(pipe, usual) | {"image": [first_frame(usual["height"])] * 2}
 
 
+def dynamic_arguments(pipe, usual: dict) -> dict:
+    """Its scale changes with the steps; the pipeline keeps those that it has used."""
+    pipe.scales = []
+
+    def keep(pipe, index: int, time: torch.Tensor, tensors: dict) -> dict:
+        pipe.scales.append((time.item(), pipe.guidance_scale))
+        return tensors
+
+    return arguments(pipe, usual) | {"use_dynamic_cfg": True, "callback_on_step_end": keep}
+
+
 def decode_last(pipe, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Without the frames that make their number even."""
     latents = output.movedim(2, 1)
@@ -184,6 +195,9 @@ FROM_IMAGE = SHORT._replace(build=from_image, arguments=image_arguments, within=
 EVEN = (4, 4, 4, 4)
 PIPELINES = {
     "cogvideox": SHORT._replace(trajectories=TRAJECTORIES | {"dpmpp_2m_sde": ("CogVideoXDPMScheduler", {})}),
+    "cogvideox_dynamic": SHORT._replace(
+        arguments=dynamic_arguments, further=lambda pipe: {"scales": torch.tensor(pipe.scales, dtype=torch.float64)}
+    ),
     "cogvideox_from_image": FROM_IMAGE,
     "cogvideox_frames": SHORT._replace(build=frames, latents=EVEN),
     "cogvideox_frames_from_image": FROM_IMAGE._replace(build=frames_from_image, latents=EVEN),

@@ -37,6 +37,7 @@ KINDS = {
 }
 CLIP_TRAJECTORIES = {
     "cogvideox": {"ddim": 3e-5, "dpmpp_2m_sde": 3e-5},
+    "cogvideox_dynamic": {"ddim": 3e-5},
     "cogvideox_from_image": {"ddim": 3e-5},
     "cogvideox_frames": {"ddim": 3e-5},
     "cogvideox_frames_from_image": {"ddim": 3e-5},
