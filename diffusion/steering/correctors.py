@@ -70,7 +70,8 @@ def corrected(
     Raises:
         TypeError: as `samplers.sample`.
         ValueError: as `samplers.sample`; for exponents whose sum is not positive, groups that do not divide the batch,
-            another kind of sampler, a plan that renoises, or one that starts at alpha = 0 where B is not 1.
+            another kind of sampler, a plan that renoises, or one that starts at alpha = 0 where B is not 1; outside of
+            `jit`, for a log-weight that is NaN or infinity.
     """
     combined = product(branches, schedule, exponents)
     total = combined.total

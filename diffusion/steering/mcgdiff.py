@@ -78,7 +78,8 @@ def mcgdiff(
     Raises:
         TypeError: as `samplers.sample`.
         ValueError: as `samplers.sample`; for numbers out of range, a measurement without `filtered` and `trace`, groups
-            that do not divide the batch, another kind of sampler, or a plan that renoises.
+            that do not divide the batch, another kind of sampler, or a plan that renoises; outside of `jit`, for a
+            log-weight that is NaN or infinity.
     """
     if not (noise_std >= 0 and smallest >= 0):
         raise ValueError(f"mcgdiff: noise_std = {noise_std} and smallest = {smallest} must be at least 0")

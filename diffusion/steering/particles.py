@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from diffusion import public
 from diffusion.arguments import require_keys, require_shape
@@ -110,6 +112,9 @@ def advance(
 
     Returns:
         (carry, log-weights `[G, K]`, effective sizes before each resampling `[N, G]`).
+
+    Raises:
+        ValueError: outside of `jit`, for a log-weight that is NaN or infinity.
     """
     grouped = lambda a: a.reshape(-1, number)
 
@@ -127,7 +132,18 @@ def advance(
 
     carry, first = begin
     (carry, log_weights), sizes = jax.lax.scan(step, (carry, grouped(first)), jnp.arange(steps))
+    _check_weights(log_weights)
     return carry, log_weights, sizes
+
+
+def _check_weights(log_weights: Array) -> None:
+    if isinstance(log_weights, Tracer) or (log_weights < jnp.inf).all():
+        return
+    group, particle = np.argwhere(~np.asarray(log_weights < jnp.inf))[0]
+    raise ValueError(
+        f"the log-weight of particle {particle} in group {group} is {log_weights[group, particle]}. Valid: a denoiser "
+        "whose predictions are finite, and log-rewards below infinity; -inf is a particle without a weight"
+    )
 
 
 def _chosen(particles: Particles, places: Array) -> Array:

@@ -66,7 +66,7 @@ def twisted(
     Raises:
         TypeError: as `samplers.sample`.
         ValueError: as `samplers.sample`; for groups that do not divide the batch, another kind of sampler, or a plan
-            that renoises.
+            that renoises; outside of `jit`, for a log-weight that is NaN or infinity.
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
     x, plan = prepared(x, plan)
@@ -90,7 +90,8 @@ def twisted(
         ratio = -jnp.sum(shift * (noise + shift / 2), axis=tuple(range(1, x.ndim)))  # log p(x_s | x_t) / q(x_s | x_t)
         ended = lambda: (x, prediction, moved, rewards(twist.log_reward, x), memory)
         carry = jax.lax.cond(i == steps - 1, ended, lambda: look(x, plan.s[i], memory))
-        return carry, ratio + carry[3] - before
+        dead = jnp.isneginf(before)  # what has no weight has none later
+        return carry, jnp.where(dead, before, ratio + carry[3] - jnp.where(dead, 0, before))
 
     begin = look(x, plan.t[0], twist.init(x))
     carry, log_weights, sizes = advance(

@@ -230,6 +230,37 @@ def test_a_plan_that_renoises_and_rewards_of_another_shape_are_refused():
 
 
 @pytest.mark.extended
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_weight_that_is_no_number_is_refused_outside_of_jit(bad):
+    x, keys = jnp.arange(12.0).reshape(6, 2), jax.random.split(jax.random.key(0), 6)
+    plan = timesteps.plan(timesteps.uniform(SCHEDULE, 2))
+    never = lambda key, log_weights: (jnp.arange(3), log_weights)
+    flat = lambda memory, x, t, x0: (jnp.zeros(6), memory)
+    twist = steering.Twist(lambda x: (), flat, lambda x: jnp.where(jnp.arange(6) == 4, bad, 0))
+    run = lambda: (
+        steering.twisted(samplers.ddpm(), DENOISE, SCHEDULE, x, plan, keys, twist, number=3, resample=never).log_weights
+    )
+    with pytest.raises(
+        ValueError, match=rf"the log-weight of particle 1 in group 1 is {bad}\. Valid: a denoiser whose"
+    ):
+        run()
+    np.testing.assert_array_equal(jax.jit(run)(), [[0, 0, 0], [0, bad, 0]])
+
+
+@pytest.mark.extended
+def test_a_particle_without_a_weight_has_none_later():
+    x, keys = jnp.zeros((6, 2)), jax.random.split(jax.random.key(0), 6)
+    plan = timesteps.plan(np.array([1.0, 0.6, 0.3, 0.0]))
+    never = lambda key, log_weights: (jnp.arange(3), log_weights)
+    for time, reward in ((1.0, 0.0), (0.6, 0.0), (None, -jnp.inf)):  # by a twist on the way, and by the reward
+        apply = lambda memory, x, t, x0, time=time: (jnp.where((jnp.arange(6) == 4) & (t == time), -jnp.inf, 0), memory)
+        log_reward = lambda x, reward=reward: jnp.where(jnp.arange(6) == 4, reward, 0)
+        twist = steering.Twist(lambda x: (), apply, log_reward)
+        particles = steering.twisted(samplers.ddpm(), DENOISE, SCHEDULE, x, plan, keys, twist, number=3, resample=never)
+        np.testing.assert_array_equal(particles.log_weights, [[0, 0, 0], [0, -np.inf, 0]])
+
+
+@pytest.mark.extended
 def test_a_learned_variance_scales_the_pull():
     """The ratio of the densities is that of the step's own spread: the constant is unbiased with it too."""
     wide = lambda x, t: DENOISE(x, t)._replace(variance=jnp.full_like(x, 0.9))
