@@ -87,8 +87,8 @@ test-extended: setup
 
 # The mathematics by its formulas: without tests that run every sampler or guidance of the conformance lists, that train,
 # or that have two players.
-MATHEMATICS := tests/schedules tests/timesteps tests/samplers tests/guidance tests/objectives $(addprefix tests/test_, \
-  parameterizations.py weightings.py couplings.py conversions.py flow_maps.py ode.py likelihood.py editing.py)
+MATHEMATICS := tests/schedules tests/timesteps tests/samplers tests/guidance tests/objectives tests/flows tests/sampling/test_editing.py \
+  $(addprefix tests/test_, parameterizations.py conversions.py)
 LONG := few_step_* samplers sampler_orders sampler_gradients sampler_moments guidance_conformance short_trainings
 test-quick: setup
 	$(RUN) -m pytest -n 2 --dist worksteal -q $(MATHEMATICS) $(patsubst %,--ignore-glob='*/test_%.py',$(LONG))

@@ -78,13 +78,21 @@ class _Moved(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self) -> None:
         self.places: dict[str, str] = {}
 
+    def place(self, name: str) -> str | None:
+        """The present name of a module that moved, by itself or within its package; None for any other module."""
+        if name in self.places:
+            return self.places[name]
+        package, _, rest = name.rpartition(".")
+        return f"{inside}.{rest}" if package and (inside := self.place(package)) else None
+
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        return importlib.machinery.ModuleSpec(fullname, self) if fullname in self.places else None
+        return importlib.machinery.ModuleSpec(fullname, self) if self.place(fullname) else None
 
     def exec_module(self, module: Any) -> None:
         name = module.__name__
-        warnings.warn(f"{name} is now {self.places[name]}", DeprecationWarning, stacklevel=2)
-        sys.modules[name] = importlib.import_module(self.places[name])
+        place = str(self.place(name))
+        warnings.warn(f"{name} is now {place}", DeprecationWarning, stacklevel=2)
+        sys.modules[name] = importlib.import_module(place)
 
 
 MOVED = _Moved()
@@ -94,11 +102,11 @@ def moved(places: Mapping[str, str]) -> None:
     """Keeps the deprecated names of modules for one minor version: importing one warns and gives the module itself.
 
     Args:
-        places: {name that a module had: its present name}.
+        places: {name that a module had: its present name}; the modules of a package move with it.
     """
     MOVED.places |= places
     if MOVED not in sys.meta_path:
-        sys.meta_path.insert(0, MOVED)  # a package that moved as a whole would find its modules a second time
+        sys.meta_path.insert(0, MOVED)  # a package that moved would otherwise find its modules a second time
 
 
 def _reexports(namespace: dict[str, Any]) -> Iterator[tuple[str, str]]:

@@ -44,7 +44,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import samplers, timesteps, videos
+from diffusion import samplers, timesteps
 from diffusion.data import pipeline
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.evaluation import clip_pictures
@@ -54,6 +54,7 @@ from diffusion.io import files
 from diffusion.metrics import chunks
 from diffusion.models import facts
 from diffusion.recipe import ConfigError, data
+from diffusion.sampling import videos
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import conditioned
 

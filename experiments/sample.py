@@ -90,11 +90,11 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import numpy as np
 
-from diffusion import watermarks
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import requested, run_samples
 from diffusion.io import content_credentials
 from diffusion.recipe import ConfigError, checks
+from diffusion.sampling import watermarks
 from diffusion.training import sharding
 
 

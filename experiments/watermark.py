@@ -49,12 +49,13 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from diffusion import text_to_image, watermarks
+from diffusion import text_to_image
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import shipped_models, trained_run, watermarked
 from diffusion.io import npz, pictures
 from diffusion.recipe import ConfigError, as_config_errors
+from diffusion.sampling import watermarks
 from diffusion.training.runtime import progress
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -22,16 +22,15 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.namesake", "diffusion.public"),
     ("diffusion.arguments", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
     ("diffusion.schedules", "diffusion.text"),
-    ("diffusion.parameterizations", "diffusion.ode", "diffusion.padding"),
-    ("diffusion.timesteps", "diffusion.weightings", "diffusion.couplings",
-     "diffusion.probability_flow", "diffusion.flow_maps", "diffusion.guidance"),
-    ("diffusion.samplers", "diffusion.likelihood", "diffusion.caching"),
-    ("diffusion.editing", "diffusion.objectives", "diffusion.steering", "diffusion.videos"),
-    ("diffusion.manifolds", "diffusion.sound", "diffusion.discrete"),
-    ("diffusion.proteins",),
+    ("diffusion.parameterizations", "diffusion.padding"),
+    ("diffusion.timesteps", "diffusion.flows", "diffusion.guidance"),
+    ("diffusion.samplers", "diffusion.sampling.caching"),
+    ("diffusion.sampling.editing", "diffusion.objectives", "diffusion.steering", "diffusion.sampling.videos"),
+    ("diffusion.manifolds", "diffusion.data.sound", "diffusion.discrete"),
+    ("diffusion.data.proteins",),
     ("diffusion.data", "diffusion.models"),
     ("diffusion.published",),
-    ("diffusion.adapters", "diffusion.metrics", "diffusion.training", "diffusion.watermarks"),
+    ("diffusion.adapters", "diffusion.metrics", "diffusion.training", "diffusion.sampling.watermarks"),
     ("diffusion.sampling",),
     ("diffusion.text_to_image",),
     ("diffusion.recipe",),
@@ -49,7 +48,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.experiments", "diffusion.launch", "diffusion.__main__"),  # the commands
 )  # fmt: skip
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
-MATHEMATICS = LAYERS[: LAYERS.index(("diffusion.proteins",))]
+MATHEMATICS = LAYERS[: LAYERS.index(("diffusion.data.proteins",))]
 SAME_CONCEPT = {  # files of one name, and why
     "commands": "the commands of an installation; and those of a run of a sweep",
     "distributions": "what is drawn and how likely it is: a point of a manifold; a field of a sweep's runs",

@@ -34,7 +34,7 @@ RENAMED = {
     "pytrees": {"of_leaves": "vector_network"},
     "schedules.noise_schedule": {"of_each_leaf": "leaf_schedules"},
     "training.runtime.process_memory": {"of_machine": "machine_memory"},
-    "watermarks": {"of": "from_entry"},
+    "sampling.watermarks": {"of": "from_entry"},
 }
 MODULES = {name: importlib.import_module(f"diffusion.{name}") for name in RENAMED}
 
@@ -52,13 +52,27 @@ def test_a_deprecated_name_warns_and_gives_the_present_one(name):
     [
         ("adapters.prompt_features", "models.image_encoders.prompt_features"),
         ("adapters.redux_prompt", "published.flux.redux_prompt"),
-        ("conditional_couplings", "couplings.conditional_transport"),
+        ("caching", "sampling.caching"),
+        ("conditional_couplings", "objectives.couplings.conditional_transport"),
         ("conversions", "parameterizations.conversions"),
-        ("equivariant_couplings", "couplings.equivariant_transport"),
+        ("couplings", "objectives.couplings"),
+        ("couplings.transport", "objectives.couplings.transport"),
+        ("editing", "sampling.editing"),
+        ("equivariant_couplings", "objectives.couplings.equivariant_transport"),
         ("experiments.config", "recipe"),
         ("experiments.config.names", "recipe.names"),
         ("experiments.config.command_line", "experiments.command_line"),
         ("experiments.config.stored_runs", "experiments.run_folder.stored_runs"),
+        ("flow_maps", "flows.flow_maps"),
+        ("likelihood", "flows.likelihood"),
+        ("ode", "flows.ode"),
+        ("probability_flow", "flows.probability_flow"),
+        ("proteins", "data.proteins"),
+        ("sound", "data.sound"),
+        ("sound.forms", "data.sound.forms"),
+        ("videos", "sampling.videos"),
+        ("watermarks", "sampling.watermarks"),
+        ("weightings", "objectives.weightings"),
     ],
 )
 def test_the_deprecated_name_of_a_module_warns_and_gives_the_present_one(deprecated, present):

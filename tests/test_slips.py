@@ -17,7 +17,7 @@ from diffusion import (
     schedules,
     timesteps,
 )
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.objectives import feature_losses
 from tests.objectives import few_step_cases, objective_cases
 

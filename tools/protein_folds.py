@@ -1,4 +1,4 @@
-"""Searches the torsions of ideal folds, and prints them: the table diffusion/proteins/fold_torsions.txt.
+"""Searches the torsions of ideal folds, and prints them: the table diffusion/data/proteins/fold_torsions.txt.
 
     python -m tools.protein_folds --starts=96 --steps=400
 
@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jax import Array
 
+from diffusion.data.proteins import backbone
 from diffusion.metrics.backbone_geometry import rmsd
-from diffusion.proteins import backbone
 
 HELIX, STRAND = (-62.0, -43.0), (-118.0, 132.0)
 BASINS = np.array([(-62, -43), (-118, 132), (-70, 150), (57, 45), (80, 5), (-90, 0)], float)

@@ -4,9 +4,10 @@
     diffusion sweep --workdir=runs/weightings --table
 
 A weighting is on the squared error of x0, so that one of them is one and the same loss whatever the network predicts
-(diffusion/weightings.py): what is left between epsilon, x0 and v is how well the network learns each. The training is
-short, a quarter of `configs/digits.py`, so that differences show. All share the process (variance preserving, linear
-beta), its times (uniform), the network, the noise of the samples, and DPM-Solver++ in 20 steps without guidance.
+(diffusion/objectives/weightings.py): what is left between epsilon, x0 and v is how well the network learns each. The
+training is short, a quarter of `configs/digits.py`, so that differences show. All share the process (variance
+preserving, linear beta), its times (uniform), the network, the noise of the samples, and DPM-Solver++ in 20 steps
+without guidance.
 
 Time: about 45 minutes on two CPU cores (measured: a run with its samples and their evaluation 2 minutes of one core of
 2.6 GHz; 45 runs, two at a time). Figures and conclusion: docs/results.md.

@@ -16,6 +16,7 @@
 - `series_masks`: the known and the hidden values of a series; `gaussian_processes`: series with exact conditionals.
 - `english_prose`: documentation strings of installed packages, as letters.
 - `identities`: the stored records that a source reads; `shared_records`: the records that two sources share.
+- `sound`: clips as arrays, and how a clip is an example; `proteins`: backbones, ideal folds and their files.
 - `buckets`: batches of several sizes and aspect ratios in one run.
 """
 
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
         packing as packing,
         pipeline as pipeline,
         preparation as preparation,
+        proteins as proteins,
         series_masks as series_masks,
         shapes as shapes,
         shared_records as shared_records,
         solids as solids,
+        sound as sound,
         sources as sources,
         stream_batches as stream_batches,
         transforms as transforms,

@@ -49,7 +49,7 @@ from diffusion.manifolds.sphere import sphere as sphere
 from diffusion.manifolds.torus import circle as circle, torus as torus
 
 if TYPE_CHECKING:
-    from diffusion.flow_maps import TangentField as TangentField
+    from diffusion.flows.flow_maps import TangentField as TangentField
     from diffusion.manifolds import heat_kernels as heat_kernels, mixtures as mixtures
     from diffusion.manifolds.conditional_flows import riemannian_flow_matching as riemannian_flow_matching
     from diffusion.manifolds.denoising_scores import riemannian_score_matching as riemannian_score_matching

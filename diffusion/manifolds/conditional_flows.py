@@ -11,18 +11,18 @@ from jax import Array
 
 from diffusion import public
 from diffusion.arguments import require
-from diffusion.couplings import Coupling
 from diffusion.manifolds.distributions import Distribution, uniform
 from diffusion.manifolds.geodesic_solvers import RK4, carried
 from diffusion.manifolds.manifold import Manifold, geodesic, scaled
 from diffusion.manifolds.tangent_field import velocity_field
+from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import condition_of_data, pairing, split, times
 from diffusion.objectives.objective import Moves, Objective
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Clock, velocity
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting
 
 Auxiliary = Callable[[Any, Any, Array], Array]
 """(the point at t = 0 to which the velocity leads `[B, *shape]`, x_0, t `[B]`) -> another loss `[B]`."""

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import public
-from diffusion.flow_maps import TangentField
+from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds import rigid_frames
 from diffusion.manifolds.manifold import geodesic
 from diffusion.manifolds.rotations import from_quaternion

@@ -18,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
-from diffusion.flow_maps import TangentField
+from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.manifold import Manifold, scaled
 from diffusion.manifolds.tangent_field import require_brownian
 from diffusion.samplers.sample import Sampler, State

@@ -5,8 +5,8 @@ __all__ = ["geodesic_cost"]
 import jax
 
 from diffusion import public
-from diffusion.couplings import Cost
 from diffusion.manifolds.manifold import Manifold
+from diffusion.objectives.couplings import Cost
 
 
 def geodesic_cost(manifold: Manifold) -> Cost:

@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
-from diffusion.flow_maps import TangentField
+from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.heat_kernels import HeatKernel
 from diffusion.manifolds.manifold import scaled

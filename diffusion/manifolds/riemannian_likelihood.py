@@ -12,8 +12,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
-from diffusion.flow_maps import TangentField
-from diffusion.likelihood import Likelihood
+from diffusion.flows.flow_maps import TangentField
+from diffusion.flows.likelihood import Likelihood
 from diffusion.manifolds.geodesic_solvers import RK4, carried
 from diffusion.manifolds.manifold import Manifold
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.couplings import Coupling
-from diffusion.couplings.equivariant_transport import turn
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.euclidean import euclidean
 from diffusion.manifolds.manifold import Manifold, checked, in_coordinates
 from diffusion.manifolds.product_spaces import power, product
 from diffusion.manifolds.rotations import so3
+from diffusion.objectives.couplings import Coupling
+from diffusion.objectives.couplings.equivariant_transport import turn
 
 
 def centred(n: int, d: int = 3) -> Manifold:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import public
-from diffusion.flow_maps import TangentField
+from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.manifold import Manifold, scaled
 from diffusion.parameterizations import Clock, Network, read_output, time
 from diffusion.schedules import NoiseSchedule

@@ -9,7 +9,7 @@ import itertools
 
 import numpy as np
 
-from diffusion.proteins import backbone
+from diffusion.data.proteins import backbone
 
 BREAK = 2.5  # Angstrom of C-N, beyond which Kabsch and Sander's DSSP (1983) sees a break
 HELIX, STRAND = 1, 2

@@ -3,6 +3,7 @@
 from diffusion import public
 from diffusion.objectives import (
     autoencoding as autoencoding,
+    couplings as couplings,
     decoders as decoders,
     f_divergences as f_divergences,
     image_text as image_text,
@@ -10,6 +11,7 @@ from diffusion.objectives import (
     projectors as projectors,
     recipes as recipes,
     representation_autoencoder as representation_autoencoder,
+    weightings as weightings,
 )
 from diffusion.objectives.adjoint_matching import adjoint_matching as adjoint_matching
 from diffusion.objectives.adjoint_sampling import adjoint_sampling as adjoint_sampling

@@ -15,11 +15,11 @@ from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Beside
 from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, reward_of_pictures, rewarded
 from diffusion.objectives.rollouts import rollouts
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.samplers.ddpm import ddpm
 from diffusion.samplers.posterior import posterior_mean
 from diffusion.timesteps import plan
-from diffusion.weightings import Weighting
 
 
 def adjoint_matching(

@@ -14,11 +14,11 @@ from diffusion.objectives.inputs import normal, split, times, weigh, weighted_me
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.rollouts import rollouts
 from diffusion.objectives.unnormalised_targets import Target
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.samplers.ddpm import ddpm
 from diffusion.schedules import at_each, left_broadcast
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting
 
 
 def adjoint_sampling(

@@ -23,10 +23,10 @@ from diffusion.objectives.few_step import (
 from diffusion.objectives.inputs import normal, pairs, split, times, weighted_mean_square
 from diffusion.objectives.objective import Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.schedules import NoiseSchedule, at_each
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting
 
 
 def adversarial_generator(

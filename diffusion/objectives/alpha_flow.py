@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
+from diffusion.flows.flow_maps import Clocks, mean_velocity, start_and_duration
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, player, sum_square
 from diffusion.objectives.mean_flow import Guidance, adaptive, check_shares, mean_velocity_objective, noised_between

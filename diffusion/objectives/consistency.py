@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import flow_maps, weightings
+from diffusion.flows import flow_maps
+from diffusion.objectives import weightings
 from diffusion.objectives.consistency_times import (
     Pairs,
     constant_curriculum,

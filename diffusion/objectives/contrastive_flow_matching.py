@@ -6,7 +6,7 @@ import math
 
 import jax.numpy as jnp
 
-from diffusion.couplings import Coupling
+from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import in_blocks, noised, pairing, weigh, weighted_mean_square

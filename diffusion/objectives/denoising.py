@@ -7,9 +7,9 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import noised, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Examples
+from diffusion.objectives.weightings import Weighting, error_scale
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting, error_scale
 
 
 def denoising(parameterization: Parameterization, weighting: Weighting, density: Density) -> Objective:

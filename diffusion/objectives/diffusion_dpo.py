@@ -10,10 +10,10 @@ from diffusion.objectives.few_step import frozen, mix, player, sum_square
 from diffusion.objectives.inputs import noised, weigh
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Examples
+from diffusion.objectives.weightings import Weighting, error_scale
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting, error_scale
 
 
 def diffusion_dpo(

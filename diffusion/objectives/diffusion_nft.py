@@ -21,11 +21,11 @@ from diffusion.objectives.rewards import (
     rewarded,
 )
 from diffusion.objectives.rollouts import rollouts
+from diffusion.objectives.weightings import Weighting, error_scale
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.samplers.ddpm import ddim
 from diffusion.samplers.sample import Sampler
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting, error_scale
 
 
 def diffusion_nft(

@@ -32,10 +32,10 @@ from diffusion.objectives.few_step import (
 from diffusion.objectives.inputs import mean_square, normal, split, times
 from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization, predict
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting
 
 
 def distribution_matching(

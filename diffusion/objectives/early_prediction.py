@@ -9,9 +9,9 @@ from diffusion.objectives import projectors
 from diffusion.objectives.feature_losses import Term
 from diffusion.objectives.inputs import mean_square
 from diffusion.objectives.projectors import Projector
+from diffusion.objectives.weightings import error_scale
 from diffusion.parameterizations import Parameterization, velocity
 from diffusion.schedules import left_broadcast, rectified_flow
-from diffusion.weightings import error_scale
 
 
 def early_prediction(

@@ -24,8 +24,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import flow_maps
 from diffusion.arguments import require, require_function, require_shape
+from diffusion.flows import flow_maps
 from diffusion.objectives.inputs import mean_square
 from diffusion.objectives.objective import Jumps
 from diffusion.parameterizations import Network, Parameterization

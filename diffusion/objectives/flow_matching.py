@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.couplings import Coupling
+from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import noised, pairing, weighted_mean, weighted_mean_square

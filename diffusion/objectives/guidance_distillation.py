@@ -13,9 +13,9 @@ from diffusion.objectives.guidance_inputs import guided_prediction, uniform_scal
 from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
 from diffusion.objectives.objective_facts import Condition
+from diffusion.objectives.weightings import Weighting, error_scale
 from diffusion.parameterizations import Parameterization, evaluate, predict
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting, error_scale
 
 
 def guidance_distillation(

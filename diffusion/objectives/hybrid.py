@@ -12,11 +12,11 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import mean_square, noised
 from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.weightings import Weighting, error_scale
 from diffusion.parameterizations import Parameterization, Prediction, evaluate, learned_variance
 from diffusion.samplers.posterior import posterior_mean, posterior_variance, transition_variance
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting, error_scale
 
 
 def hybrid(

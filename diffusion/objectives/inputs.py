@@ -46,7 +46,7 @@ from jax import Array
 
 from diffusion import padding
 from diffusion.arguments import require, require_shape
-from diffusion.couplings import Coupling
+from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.objective import Batch
 from diffusion.objectives.objective_facts import Examples
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import flow_maps, timesteps
+from diffusion import timesteps
+from diffusion.flows import flow_maps
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, to_the_end

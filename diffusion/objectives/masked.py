@@ -16,10 +16,10 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import conditioned, noised, split
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Condition
+from diffusion.objectives.weightings import Weighting, error_scale
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting, error_scale
 
 
 def visible_patches(keys: Array, number: int, least: float, most: float) -> Array:

@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import flow_maps
-from diffusion.flow_maps import Clocks, mean_velocity, start_and_duration
+from diffusion.flows import flow_maps
+from diffusion.flows.flow_maps import Clocks, mean_velocity, start_and_duration
 from diffusion.objectives import projectors
 from diffusion.objectives.conditioning import drop_condition, null_of
 from diffusion.objectives.entry import entry

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.flow_maps import FlowMap, TangentField
+from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.objectives.objective_facts import RECORDS, Beside, Blocks, Condition, Examples, Head, Trained
 from diffusion.parameterizations import Network, Parameterization
 from diffusion.samplers.sample import Sampler

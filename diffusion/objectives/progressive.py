@@ -8,16 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.flow_maps import from_denoiser
+from diffusion.flows.flow_maps import from_denoiser
 from diffusion.guidance import classifier_free, together
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import pairs, split, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective, Stages, Teacher
+from diffusion.objectives.weightings import Weighting, truncated_snr
 from diffusion.parameterizations import Parameterization, denoiser, predict
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
-from diffusion.weightings import Weighting, truncated_snr
 
 
 def progressive_distillation(

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.flow_maps import from_denoiser
+from diffusion.flows.flow_maps import from_denoiser
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained
 from diffusion.objectives.progressive import Taught, check_stages, error_of_x0, stages_of, two_steps
+from diffusion.objectives.weightings import Weighting, truncated_snr
 from diffusion.parameterizations import Parameterization, Prediction, evaluate, predict
 from diffusion.timesteps import clean_time
-from diffusion.weightings import Weighting, truncated_snr
 
 
 def progressive_adversarial(

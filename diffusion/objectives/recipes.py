@@ -21,11 +21,12 @@ __all__ = [
 from collections.abc import Callable
 from typing import NamedTuple
 
-from diffusion import parameterizations, schedules, timesteps, weightings
+from diffusion import parameterizations, schedules, timesteps
+from diffusion.objectives import weightings
+from diffusion.objectives.weightings import Weighting
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density
-from diffusion.weightings import Weighting
 
 
 class Recipe(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any
 import jax
 from jax import Array
 
-from diffusion import samplers, weightings
+from diffusion import samplers
+from diffusion.objectives import weightings
 from diffusion.objectives.denoising import denoising
 from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Objective, Teacher

@@ -8,8 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffusion import flow_maps
-from diffusion.flow_maps import mean_velocity, start_and_duration
+from diffusion.flows import flow_maps
+from diffusion.flows.flow_maps import mean_velocity, start_and_duration
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player
 from diffusion.objectives.inputs import mean_square, pairs, split

@@ -7,9 +7,10 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from diffusion import couplings, padding
-from diffusion.couplings import Coupling
-from diffusion.flow_maps import FlowMap
+from diffusion import padding
+from diffusion.flows.flow_maps import FlowMap
+from diffusion.objectives import couplings
+from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import normal, pairing, pairs, split, times, weigh, weighted_mean_square

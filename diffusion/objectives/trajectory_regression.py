@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.flow_maps import from_denoiser
+from diffusion.flows.flow_maps import from_denoiser
 from diffusion.objectives.backward_simulation import check_chunk, drawn_times, times_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, to_the_end

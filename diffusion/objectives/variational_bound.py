@@ -16,10 +16,10 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import noised, normal, split, weigh, weighted_mean, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Examples, Trained
+from diffusion.objectives.weightings import error_scale
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
-from diffusion.weightings import error_scale
 
 
 def variational_bound(

@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple
 
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.objectives import Objective
 from diffusion.parameterizations import Parameterization
 from diffusion.samplers import Sampler, heun

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from diffusion import parameterizations, timesteps
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import Memory, Product, Unpaired
 from diffusion.models import facts
 from diffusion.objectives import Restores

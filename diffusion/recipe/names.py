@@ -7,19 +7,7 @@ Arguments are those of the function, checked against its signature by `resolve.c
 import functools
 from collections.abc import Callable
 
-from diffusion import (
-    couplings,
-    discrete,
-    flow_maps,
-    manifolds,
-    objectives,
-    parameterizations,
-    schedules,
-    sound,
-    timesteps,
-    watermarks,
-    weightings,
-)
+from diffusion import discrete, manifolds, objectives, parameterizations, schedules, timesteps
 from diffusion.adapters import (
     control,
     custom_diffusion,
@@ -30,7 +18,9 @@ from diffusion.adapters import (
     low_rank,
     textual_inversion,
 )
-from diffusion.data import augmentation, controls, series_masks, sources, transforms
+from diffusion.data import augmentation, controls, series_masks, sound, sources, transforms
+from diffusion.data.proteins import atom_losses
+from diffusion.flows import flow_maps
 from diffusion.metrics import features
 from diffusion.models import MODELS as BACKBONES
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -42,8 +32,16 @@ from diffusion.models.image_encoders import convnext, dinov2, dinov3, ijepa, mae
 from diffusion.models.lpips import LPIPS
 from diffusion.models.symbol_transformer import SymbolTransformer
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPVision
-from diffusion.objectives import classification, consistency, consistency_times, decoders, few_step, interpolants
-from diffusion.proteins import atom_losses
+from diffusion.objectives import (
+    classification,
+    consistency,
+    consistency_times,
+    couplings,
+    decoders,
+    few_step,
+    interpolants,
+    weightings,
+)
 from diffusion.published.pixart.network import PixArt
 from diffusion.recipe import learned_schedule
 from diffusion.recipe.config_errors import ConfigError
@@ -64,6 +62,7 @@ from diffusion.recipe.sampling_names import (  # noqa: F401, names of configs to
     SYMBOL_SAMPLERS,
     UNMASKINGS,
 )
+from diffusion.sampling import watermarks
 from diffusion.training import optimizers, power_ema
 
 MODELS = {

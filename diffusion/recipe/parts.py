@@ -16,7 +16,6 @@ from typing import Any, Generic, TypeVar, overload
 from ml_collections import ConfigDict
 
 from diffusion import pytrees, samplers
-from diffusion.caching import Cache, evaluations
 from diffusion.data import transforms
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.objectives import Objective, Restores
@@ -40,6 +39,7 @@ from diffusion.recipe.encoder import Encoder
 from diffusion.recipe.entries import call, takes
 from diffusion.recipe.perceptual import Perceptual
 from diffusion.recipe.values import plain
+from diffusion.sampling.caching import Cache, evaluations
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import described
 from diffusion.training.optimizers import Optimizer

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 
-from diffusion import caching, discrete, editing, guidance, manifolds, samplers, timesteps
+from diffusion import discrete, guidance, manifolds, samplers, timesteps
 from diffusion.guidance import measurements
 from diffusion.recipe import steering_drivers
 from diffusion.recipe.named import table
+from diffusion.sampling import caching, editing
 
 SAMPLERS = table(
     samplers.ddpm,

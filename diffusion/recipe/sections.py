@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import samplers
-from diffusion.caching import Cache
 from diffusion.guidance import Branches
 from diffusion.recipe.autoencoder import Autoencoder
 from diffusion.recipe.base import TunedNetwork
@@ -19,6 +18,7 @@ from diffusion.recipe.guides import Guide, Measured, Steered
 from diffusion.recipe.perceptual import Perceptual
 from diffusion.recipe.plan_entry import ChosenPlan
 from diffusion.samplers import Sampler
+from diffusion.sampling.caching import Cache
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
 

@@ -171,6 +171,21 @@ def _package_of_recipes(fields: Fields) -> None:
         part["name"] = re.sub(r"^diffusion\.experiments\.config\.", "diffusion.recipe.", part["name"])
 
 
+PACKAGES = {  # packages, and the modules that moved into them as they were
+    "data": ("proteins", "sound"),
+    "flows": ("flow_maps", "likelihood", "ode", "probability_flow"),
+    "objectives": ("couplings", "weightings"),
+    "sampling": ("caching", "editing", "videos", "watermarks"),
+}
+
+
+def _modules_in_packages(fields: Fields) -> None:
+    """A Python run names its parts by modules that lay beside the packages that hold them now."""
+    for part in _named_parts(fields):
+        for package, modules in PACKAGES.items():
+            part["name"] = re.sub(rf"^diffusion\.({'|'.join(modules)})\.", rf"diffusion.{package}.\1.", part["name"])
+
+
 def _named_parts(value: Any) -> Iterator[Fields]:
     """The mappings with a name in a config, at any depth."""
     if isinstance(value, dict) and isinstance(value.get("name"), str):
@@ -211,4 +226,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _modules_of_mathematics,
     _package_of_recipes,
     _adds("data", "processes", 0),
+    _modules_in_packages,
 ]

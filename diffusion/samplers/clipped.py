@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import jax.numpy as jnp
 
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.samplers.sample import Clip
 

@@ -8,7 +8,7 @@ __all__ = ["consistency", "flow_map", "tcd"]
 
 import jax.numpy as jnp
 
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.samplers.posterior import root, transition_variance
 from diffusion.samplers.sample import Sampler, State, start
 

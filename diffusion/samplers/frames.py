@@ -5,7 +5,7 @@ __all__ = ["per_frame"]
 import jax
 import jax.numpy as jnp
 
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.timesteps import Plan, clean_time
 

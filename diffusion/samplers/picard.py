@@ -11,8 +11,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion import probability_flow
-from diffusion.flow_maps import FlowMap
+from diffusion.flows import probability_flow
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real

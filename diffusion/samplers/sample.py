@@ -36,7 +36,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arguments import described, require, require_floats, require_keys, require_shape
-from diffusion.flow_maps import FlowMap, TangentField
+from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.guidance.memory import Memory, Unpaired, within_step
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.leaves import over_leaves

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import caching, guidance, parameterizations, sampling
+from diffusion import guidance, parameterizations, sampling
 from diffusion.guidance.regional import mixed
 from diffusion.models.layers import attention_records
+from diffusion.sampling import caching
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import timed_loras, video_models
 from diffusion.text_to_image.attached import Attached, condition_with, with_seen

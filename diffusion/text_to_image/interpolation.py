@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import editing
+from diffusion.sampling import editing
 from diffusion.text_to_image import programs
 from diffusion.text_to_image.jobs import Job, program
 from diffusion.text_to_image.model import TextToImage

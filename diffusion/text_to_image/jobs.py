@@ -21,12 +21,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import caching, flow_maps, sampling, timesteps, watermarks
+from diffusion import sampling, timesteps
 from diffusion.data.transforms import to_model
+from diffusion.flows import flow_maps
 from diffusion.guidance import Stepwise, Unpaired
 from diffusion.models import facts
 from diffusion.models.interchange import schedulers
 from diffusion.published.pipeline_kinds import Usual
+from diffusion.sampling import caching, watermarks
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import programs, video_models
 from diffusion.text_to_image.attached import Attached, Opened, opened

@@ -29,18 +29,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import caching, editing, flow_maps, samplers, sampling, timesteps
+from diffusion import samplers, sampling, timesteps
 from diffusion.data.transforms import to_uint8
+from diffusion.flows import flow_maps
 from diffusion.models import facts
 from diffusion.models.attachment import Attachment
 from diffusion.models.autoencoders import latent_space, tiles
 from diffusion.models.interchange.schedulers import Trajectory
+from diffusion.sampling import caching, editing
+from diffusion.sampling.watermarks import Watermark
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import video_models
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.guided_denoiser import denoise
 from diffusion.text_to_image.regions import NOWHERE, Places
-from diffusion.watermarks import Watermark
 
 QUARTERS = 4  # number of parts of a trajectory; `resamplings` repeats all but the last
 REFERENCE = 7  # folded into the keys of a reference's noise, which no other draw has

@@ -32,10 +32,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import videos
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.models.autoencoders import latent_space
 from diffusion.parameterizations import Denoiser
+from diffusion.sampling import videos
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import timed_loras
 

@@ -81,7 +81,7 @@ for time in (0.1, 0.5, 0.9):
 # $$
 #
 # For the error of $\varepsilon$, $\alpha$ and $\sigma$ change places: x0 prediction explodes where there is hardly any noise.
-# [`weightings.error_scale`](../../diffusion/weightings.py) is the square of the factor. A loss that is the plain squared
+# [`weightings.error_scale`](../../diffusion/objectives/weightings.py) is the square of the factor. A loss that is the plain squared
 # error of the output is thus a weighted loss on $x_0$, with weight 1 / error_scale: **to choose what is predicted is to
 # choose a weight**.
 
@@ -106,7 +106,7 @@ assert jnp.allclose(weightings.error_scale(schedule, t, kinds["v"]), sigma**2, r
 # We train the same small perceptron three times, on the same data (two bumps on a line), for the same 2,000 steps. The
 # only difference is what it predicts, with weight one on its own output:
 # [`objectives.denoising`](../../diffusion/objectives/denoising.py) with
-# [`weightings.constant`](../../diffusion/weightings.py). The loop is in `small_training.py`, thirty lines beside this
+# [`weightings.constant`](../../diffusion/objectives/weightings.py). The loop is in `small_training.py`, thirty lines beside this
 # notebook. We then compare each network with the exact $\mathbb{E}[x_0 \mid x_t]$, averaged over $x_t$ from the data.
 
 # %%

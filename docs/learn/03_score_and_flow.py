@@ -62,7 +62,7 @@ for time in (0.2, 0.5, 0.8):
 #
 # carries the same amount of mass across every surface as the lines do, and so $dx/dt = u$ has the same $p_t$ (the continuity
 # equation holds for the mean because it is linear in the flux). This is the **probability flow**,
-# [`probability_flow.velocity`](../../diffusion/probability_flow.py) (in another clock). In the language of stochastic
+# [`probability_flow.velocity`](../../diffusion/flows/probability_flow.py) (in another clock). In the language of stochastic
 # equations, with drift $f$ and diffusion $g$ of the process, it reads $u = f x - \tfrac{1}{2} g^2\, \nabla \log p_t$. We check that the two
 # formulas agree.
 
@@ -138,7 +138,7 @@ for name, (end, _) in ways.items():
 # $$
 #
 # (Write the continuity equation $\partial p / \partial t + \operatorname{div}(p\, u) = 0$ and follow a moving point.) So a trained diffusion model has a
-# likelihood, [`likelihood.log_likelihood`](../../diffusion/likelihood.py). Here the answer is known.
+# likelihood, [`likelihood.log_likelihood`](../../diffusion/flows/likelihood.py). Here the answer is known.
 
 # %%
 points = DATA.sample(jax.random.key(4), 200)

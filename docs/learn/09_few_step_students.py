@@ -92,7 +92,7 @@ params["MeanFlow"], losses = small_training.train(
 
 # %% [markdown]
 # A network that jumps is read as a flow map, $(x_t, t, s) \to x_s$, by
-# [`flow_maps.mean_flow`](../../diffusion/flow_maps.py), and only the samplers of flow maps take it:
+# [`flow_maps.mean_flow`](../../diffusion/flows/flow_maps.py), and only the samplers of flow maps take it:
 # [`samplers.flow_map`](../../diffusion/samplers/flow_map.py). We compare where it ends with where the exact flow ends, from
 # the same noise.
 

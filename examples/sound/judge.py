@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion import sound
+from diffusion.data.sound import instruments
 from diffusion.metrics import bootstrap, classifier
-from diffusion.sound import instruments
 
 RATE, LENGTH = 16000, 16384
 BANDS, WINDOW, HOP = 24, 2048, 1024  # of the picture that the judge sees

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from diffusion.data.sound import instruments
 from diffusion.experiments.evaluation import plots, sound_files
-from diffusion.sound import instruments
 from examples.sound.judge import RATE
 
 BEAT = 0.42  # seconds

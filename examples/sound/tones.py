@@ -30,13 +30,13 @@ import jax
 import numpy as np
 
 from diffusion import sound
+from diffusion.data.sound import instruments
 from diffusion.experiments.evaluation import report, sound_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, trained_run
 from diffusion.io import wav
 from diffusion.metrics import bootstrap
 from diffusion.recipe import ConfigError
-from diffusion.sound import instruments
 from examples.sound import judge, melody
 
 SOUND = sound.Sound(judge.RATE, judge.LENGTH, sound.harmonics_and_rest(gains=(10.0, 4.0)))

@@ -10,12 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion.data.proteins import backbone, pdb
 from diffusion.data.sources.spec import Source
 from diffusion.experiments.evaluation.plots import blank, save
 from diffusion.io import files
 from diffusion.metrics import backbone_geometry, bootstrap
 from diffusion.objectives import Moves
-from diffusion.proteins import backbone, pdb
 from diffusion.recipe import ConfigError, data, resolve
 
 NEAREST = 600  # chains of each set whose nearest training chain is looked for

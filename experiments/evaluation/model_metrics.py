@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import likelihood, ode, padding, pytrees
+from diffusion import padding, pytrees
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
@@ -21,6 +21,7 @@ from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
 from diffusion.experiments.sampling import generate
+from diffusion.flows import likelihood, ode
 from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisation
 from diffusion.recipe import ConfigError, checks, resolve
 from diffusion.recipe.values import from_json, to_json

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from diffusion.data.sound import Sound, stft
 from diffusion.experiments.evaluation.plots import BLUE, blank, save
 from diffusion.io import wav
-from diffusion.sound import Sound, stft
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

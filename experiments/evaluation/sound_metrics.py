@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.data.sound import Sound, log_mel
 from diffusion.experiments.evaluation import sample_metrics
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.metrics import features
 from diffusion.recipe import ConfigError, data
-from diffusion.sound import Sound, log_mel
 
 JUDGE = {"mels": 16, "window": 512, "hop": 128}  # the spectrogram that the judge sees
 

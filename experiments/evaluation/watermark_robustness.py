@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import watermarks
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.metrics import bootstrap, detection
 from diffusion.recipe import ConfigError
-from diffusion.watermarks import Reading, Watermark
-from diffusion.watermarks.degradations import DEGRADATIONS
+from diffusion.sampling import watermarks
+from diffusion.sampling.watermarks import Reading, Watermark
+from diffusion.sampling.watermarks.degradations import DEGRADATIONS
 
 REGENERATED = (0.3, 0.6)  # times up to which the model's noise takes a picture
 LEVEL = 0.01  # the level of p-values, and of the false positives at which hits are counted

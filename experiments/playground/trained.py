@@ -12,18 +12,20 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffusion import caching, editing, flow_maps, manifolds, samplers, timesteps
+from diffusion import manifolds, samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, class_models, generate
+from diffusion.flows import flow_maps
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
 from diffusion.recipe import ConfigError, checks, data, names, null_condition, resolve
 from diffusion.recipe.entries import call
 from diffusion.recipe.extensions import printed
 from diffusion.recipe.recipe import Recipe
+from diffusion.sampling import caching, editing
 from diffusion.text_to_image import Frame, programs
 from diffusion.text_to_image.canvas import Canvas
 from diffusion.training.checkpointing import checkpoints

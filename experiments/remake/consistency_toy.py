@@ -8,13 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffusion import flow_maps, objectives, samplers, schedules, timesteps
+from diffusion import objectives, samplers, schedules, timesteps
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.remake.c2ot_moons import moons
 from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.experiments.remake.jit_toy import ReLUNet
 from diffusion.experiments.remake.point_training import squared_transport
 from diffusion.experiments.remake.reflow_toy import falls
+from diffusion.flows import flow_maps
 from diffusion.objectives import consistency, consistency_times as times
 from diffusion.training.step import example_keys
 

@@ -14,10 +14,11 @@ import jax
 import numpy as np
 import scipy.fft
 
-from diffusion import likelihood, ode, schedules
+from diffusion import schedules
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.remake import exact_mixtures
 from diffusion.experiments.remake.claims import Published, Remake
+from diffusion.flows import likelihood, ode
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

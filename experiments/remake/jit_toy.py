@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from diffusion import objectives, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion import objectives, parameterizations, samplers, schedules, timesteps
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.experiments.remake.point_training import squared_transport, train
+from diffusion.objectives import weightings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import editing, samplers, timesteps
+from diffusion import samplers, timesteps
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers import Sampler
+from diffusion.sampling import editing
 from diffusion.schedules import NoiseSchedule
 
 

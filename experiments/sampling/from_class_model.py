@@ -14,12 +14,12 @@ import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion import watermarks
 from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, requested, run_samples
 from diffusion.experiments.sampling.class_models import ClassModel
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
 from diffusion.recipe import ConfigError, as_config_errors, checks
+from diffusion.sampling import watermarks
 
 TAKEN = ("steps", "guidance", "watermark")  # flags of a request by a prompt that apply here too
 OF_RUNS = ("weights", "average", "step")

@@ -13,11 +13,12 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from diffusion import editing, flow_maps, guidance, padding, parameterizations, pytrees, samplers, sampling
+from diffusion import guidance, padding, parameterizations, pytrees, samplers, sampling
 from diffusion.data import pipeline
 from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.sampling import autoencoder_folders, symbol_samples
+from diffusion.flows import flow_maps
 from diffusion.io import npy, npz
 from diffusion.models import facts
 from diffusion.models.layers import conditions, layout
@@ -25,10 +26,11 @@ from diffusion.objectives import Jumps, Moves, Restores, projectors
 from diffusion.parameterizations import Parameterization
 from diffusion.recipe import ConfigError, data, guides, names
 from diffusion.recipe.recipe import Recipe
+from diffusion.sampling import editing
+from diffusion.sampling.watermarks import Watermark
 from diffusion.schedules import NoiseSchedule
 from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned
-from diffusion.watermarks import Watermark
 
 TRAJECTORIES = 32  # number of trajectories from which a plan is chosen
 SEEDS = 1_000_000  # number of samples with the same config.sample.seed

@@ -28,11 +28,11 @@ from diffusion.models import quantised as storage
 from diffusion.recipe import ConfigError, as_config_errors, data, steering_drivers
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import config_hash, plain
+from diffusion.sampling.watermarks import Watermark
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import agreement, progress
 from diffusion.training.step import conditioned
-from diffusion.watermarks import Watermark
 
 
 def sample(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import editing, parameterizations, text_to_image, watermarks
+from diffusion import parameterizations, text_to_image
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.experiments.sampling import generate
@@ -16,8 +16,9 @@ from diffusion.metrics import chunks
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.interchange import schedulers
 from diffusion.recipe import ConfigError
+from diffusion.sampling import editing, watermarks
+from diffusion.sampling.watermarks.initial_noise import initial_noise
 from diffusion.text_to_image import TextToImage
-from diffusion.watermarks.initial_noise import initial_noise
 
 STEPS = 50  # steps of the inversion, as in the paper
 

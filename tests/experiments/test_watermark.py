@@ -20,8 +20,8 @@ from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.experiments.sampling import run_samples, trained_run, watermarked
 from diffusion.io import content_credentials, local_certificates, pictures
 from diffusion.recipe import ConfigError, resolve
+from diffusion.sampling.watermarks import key_files
 from diffusion.training.checkpointing import checkpoints
-from diffusion.watermarks import key_files
 from tests import commands
 from tests.text_to_image import made_pipelines
 

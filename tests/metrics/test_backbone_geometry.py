@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from diffusion.data.proteins import backbone
 from diffusion.metrics import backbone_geometry
-from diffusion.proteins import backbone
 
 RNG = np.random.default_rng(0)
 

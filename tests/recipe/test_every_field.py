@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, samplers, schedules, timesteps
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import classifier_free
 from diffusion.parameterizations import Prediction, velocity
 from diffusion.recipe import ConfigError, names, python_recipes, resolve, settings_checks

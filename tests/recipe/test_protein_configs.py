@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from diffusion.data.proteins import backbone, folds, pdb
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.experiments.evaluation import backbone_figures, model_metrics, real_images
 from diffusion.experiments.sampling import run_samples
 from diffusion.models.frame_transformer import FrameTransformer
-from diffusion.proteins import backbone, folds, pdb
 from diffusion.recipe import ConfigError, checks, recipes
 
 SHAPE = (32, 3, 4)

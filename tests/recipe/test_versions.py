@@ -97,6 +97,17 @@ def test_parts_that_a_python_run_names_are_found_where_they_are_now():
     assert versions.read(json.dumps({"version": 30, "model": part})).model.name == part["name"]
 
 
+def test_parts_whose_modules_moved_into_packages_are_found_there():
+    part = {"name": "diffusion.samplers.sample.Sampler", "takes": [{"name": "diffusion.flow_maps.FlowMap"}]}
+    coupled = {"name": "diffusion.couplings.transport.Coupling", "cache": {"name": "mine.diffusion.caching.f"}}
+    read = plain(versions.read(json.dumps({"version": 31, "model": part, "objective": coupled})))
+    assert read["model"]["takes"][0]["name"] == "diffusion.flows.flow_maps.FlowMap"
+    assert read["objective"] == {
+        "name": "diffusion.objectives.couplings.transport.Coupling",
+        "cache": {"name": "mine.diffusion.caching.f"},
+    }
+
+
 def test_a_config_is_written_with_its_version_and_read_back():
     config = defaults()
     config.second_player.updates = 5
@@ -212,11 +223,11 @@ def test_a_renamed_module_warns_and_is_the_present_one(former, present, monkeypa
         ("parameterizations._unscaled", "parameterizations.targets._unscaled"),
         ("parameterizations.time.<locals>.<lambda>", "parameterizations.clocks.time.<locals>.<lambda>"),
         ("parameterizations.Parameterization", "parameterizations.network_outputs.Parameterization"),
-        ("couplings.sinkhorn.<locals>.pair", "couplings.transport.sinkhorn.<locals>.pair"),
-        ("conditional_couplings.cosine", "couplings.conditional_transport.cosine"),
-        ("equivariant_couplings.aligned", "couplings.equivariant_transport.aligned"),
+        ("couplings.sinkhorn.<locals>.pair", "objectives.couplings.transport.sinkhorn.<locals>.pair"),
+        ("conditional_couplings.cosine", "objectives.couplings.conditional_transport.cosine"),
+        ("equivariant_couplings.aligned", "objectives.couplings.equivariant_transport.aligned"),
         ("conversions.denoiser_under", "parameterizations.conversions.denoiser_under"),
-        ("manifolds.tangent_field.TangentField", "flow_maps.TangentField"),
+        ("manifolds.tangent_field.TangentField", "flows.flow_maps.TangentField"),
         ("samplers.sample.Sampler", "samplers.sample.Sampler"),
     ],
 )

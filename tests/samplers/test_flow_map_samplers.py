@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import flow_maps, samplers, timesteps
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import keys_of_step, normal
 from tests import oracles

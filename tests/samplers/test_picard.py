@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion import samplers, timesteps
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.parameterizations import Prediction
 from tests.conformance import DATA, SAMPLERS, SCHEDULES, exact_denoiser, slow_but, start
 

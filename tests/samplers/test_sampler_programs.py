@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from diffusion import samplers, schedules, timesteps
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.parameterizations import Prediction
 from tests.conformance import DATA, SAMPLERS, SCHEDULES, STOCHASTIC, every_sampler, exact_denoiser, published, start
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from diffusion import guidance, parameterizations, samplers, schedules, text_to_image, timesteps
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.flow_maps import FlowMap
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo

@@ -85,14 +85,14 @@ def test_a_solution_stands_beside_every_exercise(source):
 
 def test_a_page_of_the_site_has_the_text_the_code_the_prints_and_the_pictures():
     cells = [
-        {"cell_type": "markdown", "metadata": {}, "source": "# T\n[`ode.runge_kutta`](../../diffusion/ode.py)"},
+        {"cell_type": "markdown", "metadata": {}, "source": "# T\n[`ode.runge_kutta`](../../diffusion/flows/ode.py)"},
         {"cell_type": "code", "metadata": {}, "source": ["print(1)"], "outputs": [
             {"output_type": "stream", "text": ["1\n"]},
             {"output_type": "display_data", "data": {"image/png": "AAEC", "text/plain": "<Figure>"}}]},
     ]  # fmt: skip
     shown = course.page({"cells": cells}, "09_x")
     assert shown.markdown == (
-        "# T\n[`ode.runge_kutta`][diffusion.ode.runge_kutta]\n\n```python\nprint(1)\n```\n\n"
+        "# T\n[`ode.runge_kutta`][diffusion.flows.ode.runge_kutta]\n\n```python\nprint(1)\n```\n\n"
         "```text\n1\n```\n\n![](09_x_0.png)\n"
     )
     assert shown.pictures == {"09_x_0.png": b"\0\1\2"}

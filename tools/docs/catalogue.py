@@ -47,30 +47,30 @@ PAGES = {
         Section("Schedules", "diffusion.schedules", ("alpha", "sigma", "end", "paper"), ("NoiseSchedule",)),
         Section("Densities of training times", "diffusion.timesteps", ("range", "paper"), ("Density",), summary=True),
         Section("Grids and plans of sampling times", "diffusion.timesteps", ("paper",), ("ndarray",), summary=True),
-        Section("Weightings", "diffusion.weightings", ("paper",), ("Weighting",), summary=True),
+        Section("Weightings", "diffusion.objectives.weightings", ("paper",), ("Weighting",), summary=True),
     ),
     "objectives": (
         Section("Objectives", "diffusion.objectives", ("loss", "networks", "optimum", "paper"), ("Objective",)),
         Section(
             "Samples that generators are trained on", "diffusion.objectives", ("paper",), ("Simulation",), summary=True
         ),
-        Section("Couplings", "diffusion.couplings.transport", ("paper",), ("Coupling",), summary=True),
+        Section("Couplings", "diffusion.objectives.couplings.transport", ("paper",), ("Coupling",), summary=True),
         Section(
             "Couplings under continuous conditions",
-            "diffusion.couplings.conditional_transport",
+            "diffusion.objectives.couplings.conditional_transport",
             ("paper",),
             ("Coupling",),
             summary=True,
         ),
         Section(
             "Couplings of sets of points",
-            "diffusion.couplings.equivariant_transport",
+            "diffusion.objectives.couplings.equivariant_transport",
             ("paper",),
             ("Coupling",),
             summary=True,
         ),
-        Section("Flow maps", "diffusion.flow_maps", ("map", "network", "paper"), ("FlowMap",)),
-        Section("Boundary conditions", "diffusion.flow_maps", ("boundary", "paper"), ("Parameterization",)),
+        Section("Flow maps", "diffusion.flows.flow_maps", ("map", "network", "paper"), ("FlowMap",)),
+        Section("Boundary conditions", "diffusion.flows.flow_maps", ("boundary", "paper"), ("Parameterization",)),
     ),
     "samplers": (
         Section("Samplers", "diffusion.samplers", ("kind", "order", "nfe", "accepts", "paper"), ("Sampler",)),
@@ -84,7 +84,7 @@ PAGES = {
             ("Denoiser", "Memory", "Unpaired"),
             summary=True,
         ),
-        Section("Editing", "diffusion.editing", ("paper",), (), summary=True),
+        Section("Editing", "diffusion.sampling.editing", ("paper",), (), summary=True),
     ),
     "manifolds": (
         Section("Manifolds", "diffusion.manifolds", ("points", "metric", "cut_locus", "paper"), ("Manifold",)),
@@ -93,7 +93,7 @@ PAGES = {
         Section("Samplers", "diffusion.manifolds", ("kind", "order", "nfe", "accepts", "paper"), ("Sampler",)),
     ),
     "inference_speed": (
-        Section("Caches", "diffusion.caching", ("skips", "number", "paper"), (), summary=True),
+        Section("Caches", "diffusion.sampling.caching", ("skips", "number", "paper"), (), summary=True),
         Section("Token merging", "diffusion.models.token_merging", ("skips", "number", "paper"), (), summary=True),
     ),
 }

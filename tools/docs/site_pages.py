@@ -29,29 +29,21 @@ CALL = re.compile(r"(\])(?=[(\[])")
 ZOO = "zoo.md"
 COURSE = "Learn"  # the heading in the navigation
 TOPICS = {  # of the API: title -> modules and packages; a module belongs to the longest name that it begins with
-    "Processes and times": (
-        "schedules",
-        "parameterizations",
-        "timesteps",
-        "weightings",
-        "couplings",
-        "pytrees",
-        "padding",
-    ),
+    "Processes and times": ("schedules", "parameterizations", "timesteps", "pytrees", "padding"),
     "Objectives": ("objectives",),
-    "Samplers and likelihoods": ("samplers", "flow_maps", "ode", "probability_flow", "likelihood", "sampling"),
-    "Guidance, steering, editing, caches": ("guidance", "steering", "editing", "caching"),
-    "Curved spaces, proteins, sound, symbols": ("manifolds", "proteins", "sound", "discrete"),
+    "Samplers and likelihoods": ("samplers", "flows", "sampling"),
+    "Guidance, steering, editing, caches": ("guidance", "steering", "sampling.editing", "sampling.caching"),
+    "Curved spaces, proteins, sound, symbols": ("manifolds", "data.proteins", "data.sound", "discrete"),
     "Networks": ("models",),
     "Layers": ("models.layers",),
     "Autoencoders and encoders": ("models.autoencoders", "models.image_encoders", "models.text_encoders"),
     "Published checkpoints": ("models.interchange", "published", "rooms"),
-    "Text to image and video": ("text_to_image", "text", "adapters", "videos"),
+    "Text to image and video": ("text_to_image", "text", "adapters", "sampling.videos"),
     "Data": ("data",),
     "Drawn scenes": ("data.shapes",),
     "Training": ("training",),
     "Metrics": ("metrics",),
-    "Watermarks": ("watermarks",),
+    "Watermarks": ("sampling.watermarks",),
     "Files and commands": ("io", "arguments", "commands", "namesake", "public"),
 }
 TASKS = "tasks/"  # the pages that a search for a task leads to, before the galleries that show the same words

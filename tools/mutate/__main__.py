@@ -1,9 +1,9 @@
 """Mutation testing: makes one small wrong change at a time, runs its tests, and reports the changes that none finds.
 
-    python -m tools.mutate diffusion/guidance diffusion/weightings.py --per-file 5 --seed 0
+    python -m tools.mutate diffusion/guidance diffusion/objectives/weightings.py --per-file 5 --seed 0
     python -m tools.mutate diffusion/adapters --per-folder 20 --seed 7    20 mutants of a folder, in minutes
     python -m tools.mutate --again runs/mutate/report.json          the survivors of a report, after new tests
-    python -m tools.mutate diffusion/flow_maps.py --per-file 1000   every mutant of a file
+    python -m tools.mutate diffusion/flows/flow_maps.py --per-file 1000   every mutant of a file
 
 The first run executes once the fast tests that import a changed folder, to record the lines that each runs (some
 minutes; the record in runs/mutate is updated for changed files). Each mutant is then made in a scratch copy, in a
@@ -45,10 +45,11 @@ FOLDERS = (
     "training",
     "manifolds",
     "discrete",
-    "sound",
-    "proteins",
-    "caching",
-    "watermarks",
+    "data/sound",
+    "data/proteins",
+    "flows",
+    "sampling/caching",
+    "sampling/watermarks",
     "adapters",
     "data/sources",
     "text_to_image",
@@ -65,15 +66,8 @@ FILES = (
     "parameterizations/conversions.py",
     "parameterizations/network_outputs.py",
     "parameterizations/targets.py",
-    "weightings.py",
-    "couplings/transport.py",
-    "couplings/conditional_transport.py",
-    "flow_maps.py",
-    "ode.py",
-    "probability_flow.py",
-    "likelihood.py",
-    "editing.py",
-    "videos.py",
+    "sampling/editing.py",
+    "sampling/videos.py",
     "published/pipeline_kinds.py",
     "data/series_masks.py",
     "data/gaussian_processes.py",

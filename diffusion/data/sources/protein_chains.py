@@ -8,8 +8,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion.data.proteins import folds
 from diffusion.data.sources.sequences import Records
-from diffusion.proteins import folds
 
 SEEDS = {"train": 2026, "test": 2027}
 BLOCK = 60  # chains of one call; since all calls have one size, a record always has the same bits

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.data.sound import forms, instruments as notes
 from diffusion.data.sources import sequences, splits, table_records
 from diffusion.data.sources.spec import Leaf, Source
 from diffusion.io import wav
-from diffusion.sound import forms, instruments as notes
 
 SEED = 2029
 SPLITS = ("train", "test")

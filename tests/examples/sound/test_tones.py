@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from diffusion import sound
+from diffusion.data.sound import instruments
 from diffusion.io import wav
-from diffusion.sound import instruments
 from examples.sound import judge, melody, tones
 
 PAGE = pathlib.Path(__file__).parents[3] / "docs" / "gallery" / "sound"

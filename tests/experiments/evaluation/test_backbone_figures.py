@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
+from diffusion.data.proteins import backbone, pdb
 from diffusion.experiments.evaluation import backbone_figures
 from diffusion.metrics import bootstrap
 from diffusion.objectives import Moves
-from diffusion.proteins import backbone, pdb
 from diffusion.recipe import ConfigError
 from tests.experiments.evaluation import charts
 

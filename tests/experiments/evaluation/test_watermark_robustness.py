@@ -10,7 +10,7 @@ from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.metrics import bootstrap
 from diffusion.recipe import ConfigError
-from diffusion.watermarks import Reading
+from diffusion.sampling.watermarks import Reading
 from tests.experiments.evaluation import charts
 
 MARK = types.SimpleNamespace(message=np.array([1, 0]), carrier="pictures", identity="a watermark")

@@ -61,7 +61,7 @@ def test_all_sources_of_files_are_here():
     of_clips = {"clip_folder", "clip_shards", "paced"}  # tests/data/sources/test_clip_files.py, ../test_paced_clips.py
     of_sound = {"instruments", "wav_folder"}  # tests/data/sources/test_sound_clips.py
     of_shapes = {"solid_points", "solid_distances", "mesh_clouds"}  # tests/data/sources/test_solid_records.py
-    of_proteins = {"ideal_folds"}  # tests/proteins/test_folds.py
+    of_proteins = {"ideal_folds"}  # tests/data/proteins/test_folds.py
     of_text = {"prose", "text_file"}  # tests/data/test_text_windows.py, test_symbol_training.py
     of_pairs = {"preferences"}  # tests/data/sources/test_preference_pairs.py
     elsewhere = (

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import flow_maps, parameterizations, schedules
+from diffusion import parameterizations, schedules
+from diffusion.flows import flow_maps
 from diffusion.io import limits, schema
 from diffusion.models.interchange.family import Fields, Refusal
 from diffusion.models.interchange.schedulers.solvers import SD_BETAS, SOLVERS, SPACINGS, lcm_indices

@@ -1,0 +1,272 @@
+"""Log-likelihood of a diffusion or flow model through its probability flow, and bits per dimension of images.
+
+The flow dx/dt = alpha' x0(x, t) + sigma' eps(x, t) is integrated in the angle atan2(sigma, alpha) instead of t; see
+`probability_flow`.
+"""
+
+__all__ = [
+    "Divergence",
+    "Field",
+    "Likelihood",
+    "bits_per_dim",
+    "dequantise",
+    "exact",
+    "hutchinson",
+    "log_likelihood",
+    "normal",
+    "normal_density",
+    "rademacher",
+    "times",
+]
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import padding, public
+from diffusion.arguments import require_floats
+from diffusion.flows import probability_flow
+from diffusion.flows.ode import Solver
+from diffusion.parameterizations import Denoiser
+from diffusion.schedules import NoiseSchedule, check_schedule
+
+Field = Callable[[Array], Array]
+"""x `[B, ...]` -> slope of the same shape."""
+Divergence = Callable[[Field, Array], tuple[Array, Array]]
+"""(field, x) -> (field at x, its divergence `[B]`)."""
+
+
+class Likelihood(NamedTuple):
+    """The likelihood of a batch under the flow.
+
+    Attributes:
+        log_density: `[B]` log p(x) in nats, of the model at the first time.
+        latent: `[B, ...]` x carried to the last time.
+        nfe: evaluations of the denoiser, each with one divergence.
+    """
+
+    log_density: Array
+    latent: Array
+    nfe: ArrayLike
+
+
+def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> np.ndarray:
+    """`[steps + 1]` times from t_start up to t_max at which theta^(1/3) is uniform, dense towards the data.
+
+    Args:
+        schedule: the process.
+        steps: number of solver steps, >= 1.
+        t_start: first time; schedule.t_min if None. A network that cannot be read at sigma = 0 needs a little more:
+            1e-5 with a continuous schedule (Song et al. 2021, appendix D.2).
+
+    Raises:
+        ValueError: if steps is not positive, or t_start is outside [t_min, t_max).
+    """
+    if steps < 1:
+        raise ValueError(f"steps = {steps}: a solver takes at least 1 step")
+    t_start = schedule.t_min if t_start is None else t_start
+    if not schedule.t_min <= t_start < schedule.t_max:
+        raise ValueError(
+            f"t_start = {t_start} must be in [{schedule.t_min:g}, {schedule.t_max:g}), where the schedule is defined"
+        )
+    first, last = (float(probability_flow.angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
+    angles = np.linspace(first ** (1 / 3), last ** (1 / 3), steps + 1) ** 3
+    grid = np.array(probability_flow.time(schedule, jnp.asarray(angles)), np.float64)
+    grid[0], grid[-1] = t_start, schedule.t_max
+    return grid
+
+
+def log_likelihood(
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    solver: Solver,
+    divergence: Divergence,
+    log_prior: Callable[[Array], Array] | None = None,
+    real: Array | None = None,
+) -> Likelihood:
+    """Log-density of x under the model, by the change of variables along the probability flow.
+
+        log p_0(x(0)) = log p_T(x(T)) + integral_0^T div dx/dt dt
+
+    Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 39; Chen et al.
+    2018, "Neural Ordinary Differential Equations", eq. 8; Grathwohl et al. 2019, "FFJORD".
+
+    Args:
+        denoise: (x_t, t) -> Prediction; called with t of shape `[B]`.
+        schedule: the process.
+        x: `[B, ...]` data, of any rank.
+        solver: `ode.runge_kutta(times(schedule, 100))` or `ode.dormand_prince(t_start, schedule.t_max)`.
+        divergence: `exact()`, or `hutchinson(probes)`, whose probes stay the same during the whole solve.
+        log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; the density of `schedule.prior` if None. With a mask
+            it is the density of the real values.
+        real: mask of x without its padding, see `diffusion.padding`; the result is the density of the real
+            values, whose number `padding.count` gives for `bits_per_dim`. None: all is real.
+
+    Returns:
+        `Likelihood` at solver.start.
+
+    Raises:
+        ValueError: if the solver leaves the schedule's range, or the mask leaves nothing.
+    """
+    check_schedule(schedule)
+    require_floats(x, "x")
+    if real is not None:
+        padding.check(real, x)
+    if solver.start < schedule.t_min or solver.end > schedule.t_max:
+        raise ValueError(
+            f"likelihood: the solver goes from time {solver.start:g} to {solver.end:g}, but the schedule is defined "
+            f"only in [{schedule.t_min:g}, {schedule.t_max:g}]"
+        )
+    x = jnp.asarray(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = padding.zeroed(x, real)
+    prior = log_prior if log_prior is not None else _log_prior(schedule, real)
+    first, last = (probability_flow.radius(schedule, jnp.asarray(t, x.dtype)) for t in (solver.start, solver.end))
+    velocity = probability_flow.velocity(denoise, schedule)
+    field = lambda theta, u: padding.zeroed(velocity(theta, padding.zeroed(u, real)), real)
+    flow = lambda theta, state: divergence(lambda u: field(theta, u), state[0])
+    begin = (x / first, jnp.zeros(x.shape[:1], x.dtype))
+    (u, gained), nfe = solver.solve(flow, lambda t: probability_flow.angle(schedule, t), begin)
+    latent = u * last
+    log_density = prior(latent) + gained + _total(jnp.log(last) - jnp.log(first), x, real)
+    return Likelihood(log_density, latent, nfe)
+
+
+def exact() -> Divergence:
+    """The trace of the whole Jacobian: one vector-Jacobian product for each number of an example.
+
+    Returns:
+        (field, u `[B, ...]`) -> (field(u), divergence `[B]`), where the field treats examples independently.
+    """
+
+    def divergence(field, u):
+        value, pullback = jax.vjp(field, u)
+        dims = math.prod(u.shape[1:])
+
+        def diagonal(i):
+            basis = jnp.zeros(dims, u.dtype).at[i].set(1).reshape(u.shape[1:])
+            row = pullback(jnp.broadcast_to(basis, u.shape).astype(value.dtype))[0]
+            return row.reshape(len(u), dims)[:, i]
+
+        return value, jax.lax.map(diagonal, jnp.arange(dims)).sum(axis=0)
+
+    return divergence
+
+
+def hutchinson(probes: Array) -> Divergence:
+    """The unbiased estimate mean_k z_k^T (d field / du) z_k, one vector-Jacobian product a probe.
+
+    Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix"; Grathwohl et al. 2019, section 3.1.
+    The probes are an argument so that they cannot change between two evaluations: the solver then integrates a smooth
+    function, and its result is an unbiased estimate of the log-likelihood.
+
+    Args:
+        probes: `[K, B, ...]` from `rademacher` or `normal`.
+
+    Returns:
+        (field, u `[B, ...]`) -> (field(u), estimate of the divergence `[B]`).
+    """
+
+    def divergence(field, u):
+        if probes.shape[1:] != u.shape:
+            raise ValueError(f"probes must have shape [K, {', '.join(map(str, u.shape))}], got {list(probes.shape)}")
+        value, pullback = jax.vjp(field, u)
+        along = lambda z: (z * pullback(z.astype(value.dtype))[0]).reshape(len(u), -1).sum(axis=1)
+        return value, jax.lax.map(along, probes.astype(u.dtype)).mean(axis=0)
+
+    return divergence
+
+
+def rademacher(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
+    """`[count, B, *shape]` probes of -1 and 1, each example's from its own key: the least variance.
+
+    Args:
+        keys: `[B]` random keys, one for each example, used for nothing else.
+        shape: shape of an example.
+        count: number of probes for each example.
+    """
+    return jax.vmap(lambda key: jax.random.rademacher(key, (count, *shape), jnp.float32), out_axes=1)(keys)
+
+
+def normal(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
+    """`[count, B, *shape]` standard normal probes, each example's from its own key.
+
+    Args:
+        keys: `[B]` random keys, one for each example, used for nothing else.
+        shape: shape of an example.
+        count: number of probes for each example.
+    """
+    return jax.vmap(lambda key: jax.random.normal(key, (count, *shape), jnp.float32), out_axes=1)(keys)
+
+
+def normal_density(scale: ArrayLike, real: Array | None = None) -> Callable[[Array], Array]:
+    """x `[B, ...]` -> log N(x; 0, scale^2 I) `[B]`.
+
+    Args:
+        scale: standard deviation, > 0; one, or one for each number of a vector, `[D]`.
+        real: mask of x without its padding, where x is zero; None: all is real.
+    """
+
+    def log_density(x):
+        squares = ((x / scale) ** 2).reshape(len(x), -1)
+        return -0.5 * jnp.sum(squares, axis=1) - _total(0.5 * math.log(2 * math.pi) + jnp.log(scale), x, real)
+
+    return log_density
+
+
+def dequantise(images: Array, keys: Array) -> Array:
+    """Uniform dequantisation (byte + u) / 128 - 1 with u uniform in [0, 1), float32 in [-1, 1).
+
+    Theis et al. 2016, "A note on the evaluation of generative models", section 3.1, in the scaling of Song et al. 2021.
+    Networks trained on byte / 127.5 - 1 see every value within half a step of where they met it.
+
+    Args:
+        images: uint8 `[B, ...]`.
+        keys: `[B]` random keys, one an image, used for nothing else.
+
+    Raises:
+        TypeError: if the images are not uint8.
+    """
+    if images.dtype != jnp.uint8:
+        raise TypeError(f"dequantisation takes uint8 images of 256 levels, got {images.dtype}")
+    noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+    # Both terms are multiples of 2^-16 below 2^8 once the noise is, so that no sum is rounded up to the next level.
+    noise = jnp.floor(noise * 2**16) / 2**16
+    return (images.astype(jnp.float32) + noise) / 128 - 1
+
+
+def bits_per_dim(log_density: Array, dims: ArrayLike) -> Array:
+    """Bits per dimension of images of 256 levels in [-1, 1): -log p(x) / (D ln 2) + 7.
+
+    A level is 2/256 wide, so that -log2 of its probability is -log2 p(x) - log2(2/256) a dimension; the mean over
+    dequantisation noise bounds the true code length from above (Jensen). Theis et al. 2016; Song et al. 2021.
+
+    Args:
+        log_density: `[B]` in nats, of `dequantise`d images.
+        dims: how many numbers D an image has; `[B]` where images are padded, see `padding.count`.
+    """
+    return -log_density / (dims * math.log(2)) + 7
+
+
+def _log_prior(schedule: NoiseSchedule, real: Array | None = None) -> Callable[[Array], Array]:
+    """The density of `schedule.prior`: N(0, I) where the variance is preserved, else N(0, sigma(t_max)^2 I)."""
+    radius = probability_flow.radius(schedule, jnp.asarray(schedule.t_max))
+    sigma = schedule.sigma(schedule.t_max)
+    return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma), real)
+
+
+def _total(value: Array, x: Array, real: Array | None) -> Array:
+    """The sum of a value over the real numbers of an example, `[]` or `[B]`; one value, or one for each, `[D]`."""
+    if jnp.ndim(value) == 0:
+        return value * (math.prod(x.shape[1:]) if real is None else padding.count(real, x))
+    return padding.zeroed(jnp.broadcast_to(value, x.shape), real).reshape(len(x), -1).sum(axis=1)
+
+
+public.declare(__name__)

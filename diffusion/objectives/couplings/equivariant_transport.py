@@ -1,0 +1,129 @@
+"""Couplings of sets of points, whose order or orientation carries no meaning.
+
+The noise is independent of order and orientation, so that any permutation and any rotation of it is as good a partner:
+the one that is nearest to the data gives the straightest paths. The noise of a pair is then no longer N(0, I), only its
+orbit is: the set of its points up to order and orientation. The network must therefore be equivariant under what the
+coupling uses, permutations, rotations or both, so that all of an orbit is one to it; with any other, training and
+sampling start from different distributions.
+"""
+
+__all__ = ["aligned", "equivariant_optimal_transport", "matched", "rotated", "turn"]
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from diffusion import public
+from diffusion.objectives.couplings.transport import Coupling, assignment, in_blocks, within_conditions
+
+ROUNDS = 3  # number of alternations of matching and rotation; each can only shorten the distance
+
+
+def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:
+    """Each example keeps its noise, whose points are put in the order and the orientation nearest to the data's.
+
+        eps -> P eps R,    P, R = argmin |x_0 - P eps R|^2 over permutations P and rotations R
+
+    A permutation alone, or a rotation alone, is the best one; both are found in three rounds of one after the other,
+    each no farther than the one before.
+
+    Facts:
+        paper: Klein et al. 2023, "Equivariant flow matching"; Song et al. 2023, "Equivariant Flow Matching with Hybrid
+            Probability Transport for 3D Molecule Generation"
+
+    Args:
+        permutation: whether points may change places; the network is equivariant under permutations.
+        rotation: whether the set may be rotated about the origin, where both sets should have their centres; the
+            network is equivariant under rotations.
+
+    Raises:
+        ValueError: if neither may be, or, when called, for examples that are not `[N, D]`.
+    """
+    _check(permutation, rotation)
+
+    def pair(keys, x0, eps):
+        _check_points(x0)
+        return jax.vmap(lambda x, e: _nearest(x, e, permutation, rotation))(x0, eps)
+
+    # Only the orbit of a draw is still that of N(0, I), under each condition, and the draw depends on the data.
+    return Coupling(pair, condition="ignored")
+
+
+def equivariant_optimal_transport(block: int = 16, permutation: bool = True, rotation: bool = True) -> Coupling:
+    """Minibatch optimal transport, where the cost of a pair is the least over permutations and rotations.
+
+    As in `couplings.optimal_transport` the pairs are of equal conditions.
+
+    Facts:
+        paper: Klein et al. 2023, "Equivariant flow matching"
+
+    Args:
+        block: number of examples that are matched among themselves, >= 2; block^2 pairs are aligned.
+        permutation: see `aligned`.
+        rotation: see `aligned`.
+
+    Raises:
+        ValueError: as `aligned`; if block < 2, or, when called, if block does not divide the batch or the condition is
+            of floating-point numbers.
+    """
+    _check(permutation, rotation)
+
+    def match(keys, x, e, condition):
+        nearest = jax.vmap(lambda x: jax.vmap(lambda e: _nearest(x, e, permutation, rotation))(e))(x)
+        costs = jnp.sum((nearest - x[:, None]) ** 2, axis=(2, 3))
+        return nearest[jnp.arange(block), assignment(within_conditions(costs, condition))], jnp.zeros([])
+
+    couple = in_blocks("equivariant_optimal_transport", block, match)
+
+    def pair(keys, x0, eps, condition):
+        _check_points(x0)
+        return couple(keys, x0, eps, condition)[0]
+
+    return Coupling(pair, block, condition="seen")
+
+
+def matched(x: Array, e: Array) -> Array:
+    """The points e `[N, D]` in the order that is nearest to x `[N, D]`; Kuhn 1955, "The Hungarian method"."""
+    return e[assignment(-_product(x, e.T))]
+
+
+def rotated(x: Array, e: Array) -> Array:
+    """The points e `[N, D]`, turned about the origin by the rotation that brings them nearest to x `[N, D]`.
+
+    Kabsch 1976, "A solution for the best rotation to relate two sets of vectors"; without reflections.
+    """
+    return _product(e, turn(x, e))
+
+
+def turn(x: Array, e: Array) -> Array:
+    """The rotation R `[D, D]` for which e R is nearest to x, both `[N, D]`; see `rotated`."""
+    u, _, vt = jnp.linalg.svd(_product(e.T, x))
+    last = jnp.ones(x.shape[1]).at[-1].set(jnp.sign(jnp.linalg.det(_product(u, vt))))
+    return _product(u * last, vt)
+
+
+def _product(a: Array, b: Array) -> Array:
+    """The matrix product in full precision on every device."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
+def _nearest(x: Array, e: Array, permutation: bool, rotation: bool) -> Array:
+    for _ in range(ROUNDS if permutation and rotation else 1):
+        e = matched(x, e) if permutation else e
+        e = rotated(x, e) if rotation else e
+    return e
+
+
+def _check(permutation: bool, rotation: bool) -> None:
+    if not (permutation or rotation):
+        raise ValueError(
+            "permutation = rotation = False would leave the noise unchanged. Valid: couplings.independent()"
+        )
+
+
+def _check_points(x: Array) -> None:
+    if x.ndim != 3:
+        raise ValueError(f"examples must be sets of points [B, N, D], got {list(x.shape)}")
+
+
+public.declare(__name__)

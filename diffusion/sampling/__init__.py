@@ -1,0 +1,29 @@
+"""The sampling of a trained network, for runs and for text-to-image models alike: the engine, and what goes with it.
+
+- `engine`: from a network to its denoiser and its samples.
+- `caching`: a part of the network runs in some steps only.
+- `editing`, `videos`: what is kept, edited or continued of pictures and clips.
+- `watermarks`: in the noise that sampling starts from, or in the finished picture.
+
+    guide = lambda branches: guidance.classifier_free(branches, scale=4.0)
+    denoise = sampling.denoiser(network, schedule, parameterization, (condition, null), guide, cache=cache, merge=0.25)
+    x = sampling.marked(watermark, "noise", noise, keys)
+    x, work = sampling.samples(sampler, denoise, schedule, x, plan, keys)
+    sampling.skipped(work, module, sampler, plan)    # the share of its blocks that the cache left out
+"""
+
+from typing import TYPE_CHECKING
+
+from diffusion import public
+
+if TYPE_CHECKING:
+    from diffusion.sampling import caching as caching, editing as editing, videos as videos, watermarks as watermarks
+    from diffusion.sampling.engine import (
+        denoiser as denoiser,
+        in_batches as in_batches,
+        marked as marked,
+        samples as samples,
+        skipped as skipped,
+    )
+
+public.declare(__name__)

@@ -1,0 +1,308 @@
+"""Videos `[B, F, ...]` by a denoiser with a time for each frame: given frames, long videos, and what guides them.
+
+| task                     | how                                                                                 |
+|--------------------------|-------------------------------------------------------------------------------------|
+| image to video           | sample with completing(denoise, schedule, clips, given_pattern("1..."))             |
+| first and last frame     | likewise, given_pattern("1..1")                                                     |
+| interpolation            | likewise, given_pattern("1.1.1")                                                    |
+| extension                | likewise, given_pattern("11..")                                                     |
+| frames in a pyramid      | fill(...) along timesteps.staggered(grid, F, delay): the near future is sharp first |
+| a long video, by itself  | rollout(...): window after window, each from the last frames of the one before      |
+| likewise, causal network | rollout_from_memory(...): new frames alone are evaluated, by keys and values kept      |
+| a long video, at once    | a denoiser by guidance.windows(denoise, (n,), (stride,))                            |
+| a network with one time  | samplers.sample(..., after_step=editing.replacement(schedule, plan, clips, given))  |
+| guidance by given frames | a branch by without_frames(...), e.g. in guidance.text_and_picture                  |
+
+Training is with `timesteps.per_frame` (every frame at its own time) or `timesteps.given_frames`.
+"""
+
+__all__ = ["completing", "fill", "motion", "rollout", "rollout_from_memory", "without_frames"]
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion import public, samplers, timesteps
+from diffusion.flows.flow_maps import FlowMap
+from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.sample import Sampler
+from diffusion.schedules import NoiseSchedule
+from diffusion.timesteps import Plan
+
+
+def completing(
+    denoise: Denoiser | FlowMap, schedule: NoiseSchedule, clips: Array, given: ArrayLike, at: float | None = None
+) -> Any:
+    """The denoiser, or flow map, of the frames that are not given; it sees the given ones as they are, at `clean_time`.
+
+        prediction(x_t, t) = denoise([clips at given frames, x_t at the others], [clean, t]) at the others
+
+    Every sampler and every plan takes it. With the exact denoiser E[x_0 | x_t] for times of single frames, the samples
+    have the exact distribution given the known frames, unlike samples by replacement.
+
+    Facts:
+        nfe: 1
+        neutral: no given frame, the denoiser exactly
+        paper: frames without noise as in Ho et al. 2022, "Video Diffusion Models"
+
+    Args:
+        denoise: denoiser of x `[B, F, ...]` at t `[B, F]`, or a flow map, which takes s `[B, F]` too.
+        schedule: the process.
+        clips: x_0 `[B, F, ...]`; any values in the frames that are made.
+        given: Bool `[F]`, see `timesteps.given_pattern`.
+        at: time of the given frames; None: `timesteps.clean_time`. A later time tells the network that the frames
+            may be wrong, as sampled frames of a rollout are.
+
+    Returns:
+        A denoiser, or a flow map, of `[B, M, ...]`, the M frames that are made; t is `[]`, `[B]` or `[B, M]`.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+    """
+    given = _checked(given, clips)
+    missing = np.flatnonzero(~given)
+    rest = timesteps.clean_time(schedule) if at is None else at
+
+    def clocks(x_t, t):
+        times = jnp.broadcast_to(t[:, None] if jnp.ndim(t) == 1 else t, x_t.shape[:2])
+        return jnp.full(clips.shape[:2], rest, times.dtype).at[:, missing].set(times)
+
+    def assembled(x_t):
+        return clips.astype(x_t.dtype).at[:, missing].set(x_t)
+
+    if isinstance(denoise, FlowMap):
+        return FlowMap(lambda x_t, t, s: denoise(assembled(x_t), clocks(x_t, t), clocks(x_t, s))[:, missing])
+    denoise = checked(denoise)
+    return lambda x_t, t: jax.tree.map(lambda leaf: leaf[:, missing], denoise(assembled(x_t), clocks(x_t, t)))
+
+
+def fill(
+    sampler: Sampler,
+    denoise: Denoiser,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    clips: Array,
+    given: ArrayLike,
+    at: float | None = None,
+) -> Array:
+    """Samples clips whose frames each follow their own times of the plan, while the given ones rest.
+
+        x_T[f] = clips[f] for given f, noise for the others;   t[f] at rest for given f, the plan's for the others
+
+    Where all frames go together, `completing` does the same with any sampler.
+
+    Args:
+        sampler: sampler with one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
+        denoise: denoiser of x `[B, F, ...]` at t `[B, F]`.
+        schedule: the process.
+        x: noise `[B, F, ...]`, from `samplers.prior`.
+        plan: `timesteps.plan(grid)`, or `timesteps.staggered`.
+        keys: `[B]` random keys.
+        clips: x_0 `[B, F, ...]`; any values in the frames that are made.
+        given: Bool `[F]`, see `timesteps.given_pattern`.
+        at: time of the given frames, see `timesteps.held`.
+
+    Returns:
+        x_0 `[B, F, ...]`, in the given frames `clips` itself.
+
+    Raises:
+        ValueError: for shapes that do not fit, and as `timesteps.held` and `samplers.per_frame`.
+
+    Reference: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion".
+    """
+    given = _checked(given, clips)
+    if x.shape != clips.shape:
+        raise ValueError(f"fill takes noise and clips [B, F, ...] with the same shape; got {x.shape} and {clips.shape}")
+    start = jnp.where(_over(given, x), clips.astype(x.dtype), x)
+    return samplers.sample(samplers.per_frame(sampler), denoise, schedule, start, timesteps.held(plan, given, at), keys)
+
+
+def rollout(
+    sampler: Sampler,
+    denoise: Denoiser | FlowMap,
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    context: Array,
+    window: int,
+    at: float | None = None,
+    coding: tuple[Callable[[Array], Array], Callable[[Array], Array]] | None = None,
+) -> Array:
+    """A video of any length, window after window: each window begins with the last frames of the video so far.
+
+        window i = (last K frames, N = window - K frames that are sampled by `completing`)
+
+    If the frames depend on the last K before them alone, the law is exact with the exact denoiser. The whole is one
+    program that is differentiated through the network's own frames. It holds one copy of the network.
+
+    Args:
+        sampler: any sampler that takes `denoise`.
+        denoise: a denoiser or a flow map, of windows `[B, window, ...]` and t `[B, window]`.
+        schedule: the process.
+        x: noise `[B, T, ...]` of the frames that are made, T a multiple of N.
+        plan: plan of the sampler.
+        keys: `[B]` random keys.
+        context: the first frames `[B, K, ...]`, K < window.
+        window: number of frames that the denoiser takes.
+        at: time of the given frames, as in `completing`.
+        coding: (frames -> x, x -> frames), where the denoiser takes latents: the context holds frames, which are
+            encoded again for each window, since an autoencoder of videos codes the first frame of a clip unlike the
+            others.
+            Given frames stay as they are.
+
+    Returns:
+        `[B, K + T, ...]`, which begins with the context; with `coding` frames of pixels.
+
+    Raises:
+        ValueError: for shapes that do not fit.
+
+    Reference: Chen et al. 2024, "Diffusion Forcing" (autoregressive rollout); Huang et al. 2025, "Self
+    Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion" (training on such rollouts).
+    """
+    encode, decode = coding or (lambda frames: frames, lambda x: x)
+    coded = jax.eval_shape(encode, context).shape
+    known, length = coded[1], context.shape[1]
+    new = window - known
+    if not 0 < known < window or x.shape[1] % max(new, 1) or coded[2:] != x.shape[2:]:
+        raise ValueError(
+            f"rollout: a window of {window} frames with a context of {known} makes {new} new frames. The noise must "
+            f"have a multiple of that number, and the context's shape {coded[2:]}; got {x.shape}, with {x.shape[1]} "
+            "frames"
+        )
+    noise = jnp.moveaxis(x.reshape(len(x), -1, new, *x.shape[2:]), 1, 0)
+    given = np.arange(window) < known
+    context = context.astype(x.dtype)
+
+    def piece(last, step):
+        i, noise = step
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        before = encode(last)
+        clips = jnp.concatenate([before, jnp.zeros_like(noise)], axis=1)
+        others = completing(denoise, schedule, clips, given, at)
+        sampled = samplers.sample(sampler, others, schedule, noise, plan, step_keys)
+        sampled = decode(jnp.concatenate([before, sampled], axis=1))[:, length:]
+        return jnp.concatenate([last, sampled], axis=1)[:, -length:], sampled
+
+    _, parts = jax.lax.scan(piece, context, (jnp.arange(len(noise)), noise))
+    sampled = jnp.moveaxis(parts, 0, 1)
+    return jnp.concatenate([context, sampled.reshape(len(x), -1, *sampled.shape[3:])], axis=1)
+
+
+def rollout_from_memory(
+    sampler: Sampler,
+    denoise: Callable[[Any], Denoiser | FlowMap],
+    remember: Callable[[Array, Any], Any],
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    memory: Any,
+    chunk: int,
+) -> Array:
+    """A clip chunk after chunk by a causal network, which keeps what it saw and evaluates the new frames alone.
+
+        x[c] = sample(sampler, denoise(memory_c), noise[c]),    memory_{c + 1} = remember(x[c], memory_c)
+
+    The result equals evaluations of all frames (`samplers.per_frame` along `timesteps.staggered`), with
+    steps + 1 evaluations of each frame in place of steps times the number of chunks.
+
+    Args:
+        sampler: any sampler that takes the result of `denoise`.
+        denoise: memory -> a denoiser or a flow map of `[B, chunk, ...]`.
+        remember: (x_0 `[B, chunk, ...]`, memory) -> the memory with these frames; `models.frame_memory.remembered`.
+        schedule: the process.
+        x: noise `[B, T, ...]`, T a multiple of the chunk.
+        plan: plan of the sampler.
+        keys: `[B]` random keys.
+        memory: memory of the frames before, or `models.frame_memory.empty`.
+        chunk: number of frames that are made together.
+
+    Returns:
+        x_0 `[B, T, ...]`.
+
+    Raises:
+        ValueError: for a chunk that does not divide the frames.
+
+    Reference: Huang et al. 2025, "Self Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion".
+    """
+    if chunk < 1 or x.shape[1] % chunk:
+        raise ValueError(f"rollout_from_memory: chunk = {chunk} does not divide {x.shape[1]} frames. Valid: a divisor")
+    noise = jnp.moveaxis(x.reshape(len(x), -1, chunk, *x.shape[2:]), 1, 0)
+
+    def piece(memory, step):
+        i, noise = step
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+        frames = samplers.sample(sampler, denoise(memory), schedule, noise, plan, step_keys)
+        return remember(frames, memory), frames
+
+    _, parts = jax.lax.scan(piece, memory, (jnp.arange(len(noise)), noise))
+    return jnp.moveaxis(parts, 0, 1).reshape(x.shape)
+
+
+def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike, noise: Array) -> Denoiser:
+    """The denoiser without the given frames: it sees noise at t_max in their place.
+
+    With the denoiser that sees the frames, it is the unconditional branch of a guidance by frames:
+
+        both, frames, neither = d(text), d(null), without_frames(d(null), schedule, given, noise)
+        text_and_picture(separately(both, frames, neither), text_scale=4.0, picture_scale=1.5)
+
+    Facts:
+        nfe: 1
+        neutral: no given frame, the denoiser exactly
+        paper: Song et al. 2025, "History-Guided Video Diffusion"
+
+    Args:
+        denoise: denoiser of x `[B, F, ...]` at t `[B, F]`.
+        schedule: the process, whose prior does not depend on the data (alpha(t_max) = 0, or nearly).
+        given: Bool `[F]`.
+        noise: `[B, F, ...]`, from `samplers.prior`.
+    """
+    given = np.asarray(given, bool)
+    denoise = checked(denoise)
+
+    def guided(x_t, t):
+        x = jnp.where(_over(given, x_t), noise.astype(x_t.dtype), x_t)
+        t = jnp.broadcast_to(t, x_t.shape[:2]) if jnp.ndim(t) != 1 else jnp.broadcast_to(t[:, None], x_t.shape[:2])
+        return denoise(x, jnp.where(given, schedule.t_max, t))  # what it says of the given frames is not read
+
+    return guided
+
+
+def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
+    """`[B]` how much moves: the root mean square of the change from frame to frame, for each second.
+
+        rate sqrt(mean_f mean (x[f + 1] - x[f])^2)
+
+    A network with `vector_width` receives it, and the rate, in the condition's "vector".
+
+    Args:
+        clips: `[B, F, ...]`, F >= 2.
+        rate: frames a second, `[]` or `[B]`.
+
+    Reference: as a condition, Blattmann et al. 2023, "Stable Video Diffusion" (its motion bucket).
+    """
+    change = jnp.square(clips[:, 1:] - clips[:, :-1])
+    return jnp.asarray(rate) * jnp.sqrt(jnp.mean(change, axis=tuple(range(1, change.ndim))))
+
+
+def _checked(given: ArrayLike, clips: Array) -> np.ndarray:
+    given = np.asarray(given, bool)
+    if given.shape != clips.shape[1:2]:
+        raise ValueError(f"given must be Bool [F], one for each frame of clips {clips.shape}; got shape {given.shape}")
+    return given
+
+
+def _over(given: np.ndarray, x: Array) -> np.ndarray:
+    return given.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+public.declare(__name__)

@@ -1,0 +1,24 @@
+"""Invisible watermarks: in the noise that a sampler starts from, or in the finished picture; and how they are read.
+
+    watermark = watermarks.load("mark.json")      # made by `diffusion watermark make`
+    noise = watermark.embed(noise, keys)          # [B, h, w, C]; or pictures, of one whose `carrier` is "pictures"
+    watermark.read(found).p_value                 # [B], under "there is no such watermark"
+
+A function of one's own joins them by `watermarks.WATERMARKS["mine"] = mine`, or in a file that `--extend` names.
+"""
+
+from diffusion import public
+from diffusion.sampling.watermarks import degradations as degradations, keyed as keyed
+from diffusion.sampling.watermarks.gaussian_shading import gaussian_shading as gaussian_shading
+from diffusion.sampling.watermarks.initial_noise import initial_noise as initial_noise
+from diffusion.sampling.watermarks.key_files import (
+    WATERMARKS as WATERMARKS,
+    from_entry as from_entry,
+    load as load,
+    make as make,
+)
+from diffusion.sampling.watermarks.spread_spectrum import spread_spectrum as spread_spectrum
+from diffusion.sampling.watermarks.tree_ring import tree_ring as tree_ring
+from diffusion.sampling.watermarks.watermark import Reading as Reading, Watermark as Watermark
+
+public.declare(__name__, renamed={"of": "from_entry"})

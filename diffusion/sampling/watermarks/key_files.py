@@ -1,0 +1,99 @@
+"""Key files: the name of a watermark, its secret key and its arguments, as JSON that is read and never executed."""
+
+__all__ = ["WATERMARKS", "from_entry", "load", "make"]
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import os
+import pathlib
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from diffusion import public
+from diffusion.io import files, limits, opener
+from diffusion.sampling.watermarks.gaussian_shading import gaussian_shading
+from diffusion.sampling.watermarks.spread_spectrum import spread_spectrum
+from diffusion.sampling.watermarks.tree_ring import tree_ring
+from diffusion.sampling.watermarks.watermark import Watermark
+
+WATERMARKS: dict[str, Callable[..., Watermark]] = {
+    "gaussian_shading": gaussian_shading,
+    "spread_spectrum": spread_spectrum,
+    "tree_ring": tree_ring,
+}
+"""Functions (key, ...) -> `Watermark` by the names that key files have for them."""
+
+
+def from_entry(entry: Mapping[str, Any]) -> Watermark:
+    """The watermark of an entry {"name": ..., "key": ..., **arguments}.
+
+    Raises:
+        ValueError: for a name or an argument that is not known, or what the watermark refuses.
+    """
+    arguments = dict(entry)
+    name = arguments.pop("name", None)
+    if name not in WATERMARKS:
+        near = public.nearest(name, WATERMARKS)
+        hint = f" (did you mean {near!r}?)" if near else ""
+        raise ValueError(f"name = {name!r} is not a watermark{hint}. Valid: {', '.join(sorted(WATERMARKS))}")
+    function = WATERMARKS[name]
+    try:
+        inspect.signature(function).bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}; its arguments are {inspect.signature(function)}") from None
+    digest = hashlib.sha256(json.dumps(dict(entry), sort_keys=True).encode()).hexdigest()
+    try:
+        return dataclasses.replace(function(**arguments), identity=f"{name} {digest[:16]}")
+    except TypeError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def load(path: str | pathlib.Path) -> Watermark:
+    """The watermark of a key file.
+
+    Raises:
+        FileNotFoundError: if there is no file.
+        ValueError: if it is not one; the message names the file.
+    """
+    path = pathlib.Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: there is no such key file; diffusion watermark make writes one.")
+    try:
+        return _of_text(json.dumps(opener.read_table(path)))
+    except limits.Refused:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+@functools.lru_cache(16)
+def _of_text(text: str) -> Watermark:
+    """The same object for the same key file, so that programs of it are compiled once."""
+    return from_entry(json.loads(text))
+
+
+def make(path: str | pathlib.Path, name: str, **arguments: Any) -> Watermark:
+    """Writes a key file with a new random key, readable by its owner alone, and returns its watermark.
+
+    Args:
+        path: the file, which must not exist: an overwritten key is lost, and its watermarks cannot be read again.
+        name: the name of the watermark in `WATERMARKS`.
+        **arguments: its arguments besides the key.
+
+    Raises:
+        FileExistsError: if the file exists.
+        ValueError: as in `from_entry`.
+    """
+    path = pathlib.Path(path).expanduser()
+    if path.exists():
+        raise FileExistsError(f"{path} exists already, and pictures may carry its key. Choose another name.")
+    entry = {"name": name, "key": secrets.token_hex(32), **arguments}
+    watermark = from_entry(entry)
+    with files.atomic(path) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write((json.dumps(entry, indent=2) + "\n").encode())
+    return watermark
