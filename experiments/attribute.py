@@ -136,6 +136,7 @@ def attribute(
 def main(argv: list[str]) -> None:
     """Computes the scores, and writes them and the picture."""
     values = flags.FLAGS
+    out = workdir.output_folder(values.out or pathlib.Path(values.workdir) / "attribution")
     run = trained_run.load(values.workdir)
     if not run.recipe.makes_bytes or run.recipe.on_latents:
         raise ConfigError(
@@ -150,7 +151,6 @@ def main(argv: list[str]) -> None:
     train = (np.asarray(real.images[rows]), real.labels[rows])
     with progress.bar("gradients", len(rows), "pictures") as advance:
         scores = attribute(run, (images, labels), train, values.features, values.draws, advance)
-    out = pathlib.Path(values.out or pathlib.Path(values.workdir) / "attribution")
     out.mkdir(parents=True, exist_ok=True)
     with files.atomic(out / "attribution.npz") as file:
         np.savez(file, scores=scores, samples=images, labels=labels, rows=rows)

@@ -168,7 +168,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     folder = pathlib.Path(values.model)
-    out = pathlib.Path(values.out)
+    out = workdir.output_folder(values.out)
     content = run(
         load(folder),
         folder,

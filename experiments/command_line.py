@@ -1,6 +1,7 @@
 """How a command starts: its flags, the config that they name, and errors in one sentence."""
 
 import argparse
+import fnmatch
 import functools
 import gc
 import logging as python_logging
@@ -22,7 +23,7 @@ from diffusion.experiments import flag_errors
 from diffusion.io import file_systems, limits, opener, stores
 from diffusion.recipe import ConfigError, recipes, spoken, versions
 from diffusion.recipe.extensions import extend, extend_by_project, failed_extension, printed
-from diffusion.recipe.values import require_names
+from diffusion.recipe.values import flattened, plain, require_names
 from diffusion.training.runtime import accelerators, huge_pages
 
 NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that is not there
@@ -55,7 +56,9 @@ def flag() -> None:
 
 
 def saved_flag(
-    unless: tuple[str, ...] = (), of_model: Callable[[str], ConfigDict | None] = lambda folder: None
+    unless: tuple[str, ...] = (),
+    of_model: Callable[[str], ConfigDict | None] = lambda folder: None,
+    unread: tuple[str, ...] = (),
 ) -> None:
     """Defines the flag `config` from the run in `--workdir`, changed by `--config.a.b=value`.
 
@@ -65,9 +68,11 @@ def saved_flag(
         unless: names of flags, any of which makes the command one without a config, unless --model names a folder that
             has a config.
         of_model: a function from the folder of --model to its config, or None.
+        unread: patterns of fields that the command does not read, such as "train.steps"; a change of one is refused.
     """
     extend_flag()
     _of_workdir.add("fetched")
+    _unread[:] = unread
     _checks.append(lambda argv: _define_saved_flag(argv, unless, of_model))
 
 
@@ -77,6 +82,8 @@ def take_stored_runs() -> None:
 
 
 _of_workdir: set[str] = set()  # what --workdir may name: a "stored" run, or one that is "fetched" first
+_unread: list[str] = []  # patterns of the fields that the command does not read
+_saved: dict[str, Any] = {}  # the fields of the saved config, before the flags change it
 _readings: list = []  # runs that were fetched from a store
 _outputs: list = []  # folders and files that are sent to a store
 # An address in '{"name": "tar_files", "path": "s3://bucket/a"}'.
@@ -150,9 +157,24 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
 
 
 def _define(config: ConfigDict, argv: list[str]) -> None:
+    _saved.update(flattened(plain(config)))
     config_flags.DEFINE_config_dict(
         "config", settable(config), sys_argv=argv, lock_config=False, accept_new_attributes=True
     )
+
+
+def _refuse_unread() -> None:
+    """Refuses a change of a field that the command does not read, as it would have no effect."""
+    if not (_saved and _unread):
+        return
+    changed = flattened(plain(flags.FLAGS["config"].value))
+    for field, value in changed.items():
+        unread = any(fnmatch.fnmatchcase(field, pattern) for pattern in _unread)
+        if unread and (field not in _saved or _saved[field] != value):
+            raise ConfigError(
+                f"--config.{field}={value} has no effect: `{program()}` does not read {', '.join(_unread)}. Valid: "
+                "other fields, such as those of config.sample."
+            )
 
 
 def settable(config: ConfigDict) -> ConfigDict:
@@ -366,6 +388,7 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
         for check in _checks:
             check(argv)
         remaining = flags.FLAGS(_with_paths(argv) if _check_recipe in _checks else argv)
+        _refuse_unread()
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every file; their errors become ours
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's errors too

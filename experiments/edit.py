@@ -30,7 +30,6 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import ast
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -105,9 +104,9 @@ def main(argv: list[str]) -> None:
         editor = ast.literal_eval(values.editor)
     except (ValueError, SyntaxError):
         editor = values.editor
+    out = workdir.output_folder(values.out)
     run = trained_run.from_config(values.config, checkpoints.load_ema(values.workdir)[0])
     edited = edit(run, editor, values.pictures, values.labels)
-    out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     with files.atomic(out / "edited.npz") as file:
         np.savez(file, **leaves_of(edited))

@@ -298,7 +298,7 @@ def compare(
     """
     values = flags.FLAGS
     console = Console(highlight=False, soft_wrap=True)
-    out = pathlib.Path(values.out)
+    out = workdir.output_folder(values.out)
     counts = [int(count) for count in values.steps]
     named = lambda folder: (folder, name_of(folder), counts)
     runs = [named(folder) for pattern in values.students for folder in runs_of(pattern)]

@@ -38,7 +38,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 
-import pathlib
 from typing import Any
 
 import jax
@@ -150,9 +149,9 @@ def _check(run: trained_run.Trained) -> None:
 def main(argv: list[str]) -> None:
     """Makes the films, and writes the files."""
     values = flags.FLAGS
+    out = workdir.output_folder(values.out)
     run = trained_run.from_config(values.config, checkpoints.load_ema(values.workdir)[0], any_kind=True)
     content = film(run, values.clips, values.first, values.last, values.every, values.frames)
-    out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     with files.atomic(out / "film.npz") as file:
         np.savez(file, **content)

@@ -142,10 +142,10 @@ def main(argv: list[str]) -> None:
         times = [float(t) for t in values.times]
     except ValueError:
         raise ConfigError(f"--times={','.join(values.times)} must be numbers, such as 0.1,0.3.") from None
+    out = workdir.output_folder(values.out or pathlib.Path(values.workdir) / "membership")
     run = trained_run.load(values.workdir)
     with progress.bar("attacking", len(times), "times") as advance:
         content = measure(run, times, values.number, values.draws, advance)
-    out = pathlib.Path(values.out or pathlib.Path(values.workdir) / "membership")
     out.mkdir(parents=True, exist_ok=True)
     workdir.write_text(out / "membership.json", json.dumps(content, indent=2) + "\n")
     workdir.write_text(out / "membership.md", table(content) + "\n")

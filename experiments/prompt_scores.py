@@ -182,6 +182,7 @@ def main(argv: list[str]) -> None:
         if not pathlib.Path(values.prompts).is_file():
             raise ConfigError(f"--prompts={values.prompts}: there is no such file.")
         prompts = opener.read_text(values.prompts).splitlines()
+    out = workdir.output_folder(values.out)
     sets = [opened(name, prompts) for name in values.images]
     if len({pictures.name for pictures in sets}) < len(sets):
         raise ConfigError(f"--images={','.join(values.images)}: a set is named twice.")
@@ -192,7 +193,6 @@ def main(argv: list[str]) -> None:
             record[part] = {"path": path, "sha256": fingerprint(path)}
     if values.answerer:
         record["answerer"] = values.answerer
-    out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     workdir.write_text(out / "prompt_scores.json", json.dumps(record, indent=2) + "\n")
     rows = io.StringIO()

@@ -47,7 +47,8 @@ if __name__ == "__main__":  # before the imports that take seconds
 
             return class_models.config_of(folder)
 
-    command_line.saved_flag(unless=("model", "again", "prompt"), of_model=class_config)
+    of_training = ("train.steps", "train.batch_size", "train.log_every", "checkpoint.*", "optimizer.*")
+    command_line.saved_flag(unless=("model", "again", "prompt"), of_model=class_config, unread=of_training)
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_string("out", None, "folder to write into; by default the run folder, or pictures/")
     flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
@@ -120,6 +121,7 @@ def main(argv: list[str]) -> None:
         return from_prompt.main(values.out, values.workdir, signer, values.step)
     config = values.config
     config.sample.number = config.sample.number if values.n is None else values.n
+    out = workdir.output_folder(values.out) if values.out else None
     sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
     if values.labels and recipe.examples.num_classes and not recipe.examples.by_class:
@@ -133,7 +135,7 @@ def main(argv: list[str]) -> None:
     with as_config_errors():
         mark = watermarks.load(values.watermark) if values.watermark else None
     chosen = (values.step, values.weights, values.average, mark, signer, values.quantised, values.infill)
-    run_samples.sample(recipe, values.workdir, values.out, labels, *chosen)
+    run_samples.sample(recipe, values.workdir, out, labels, *chosen)
 
 
 def requested_labels(names: list[str], number: int, num_classes: int) -> np.ndarray:

@@ -66,6 +66,19 @@ FAILURES = (  # for command_line.run
 )
 
 
+def output_folder(folder: str | pathlib.Path, flag: str = "--out") -> pathlib.Path:
+    """The folder that a command will write, which may be new: a mistake is refused before the work, which takes long.
+
+    Raises:
+        ConfigError: if it, or a folder that it lies in, is a file.
+    """
+    path = pathlib.Path(folder)
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise ConfigError(f"{flag}={folder}: {part} is a file. Valid: a folder, which may be new.")
+    return path
+
+
 @contextlib.contextmanager
 def lock(workdir: str | pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
     """Holds a folder, a run's or an arena's, for this process; the kernel releases it however the process ends.

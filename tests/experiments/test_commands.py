@@ -10,10 +10,11 @@ import sys
 import pytest
 
 import diffusion.__main__
+from configs import digits
 from diffusion.commands import MOVED, as_process, current, line, module, name_of, purposes
 from diffusion.experiments.evaluation import comparison, image_metrics, model_metrics
 from diffusion.metrics import protocols
-from diffusion.recipe import recipes
+from diffusion.recipe import recipes, versions
 from tests import commands
 from tests.conformance import slow_but
 
@@ -205,6 +206,22 @@ def test_a_command_says_that_it_begins_and_what_is_wrong_before_it_imports_the_l
     assert begun == "diffusion train: loading the libraries\nimports jax\n"
     assert "there is no recipe file 'configs/digitz.py'" in unknown and "imports" not in unknown
     assert "none holds no run" in none and "imports" not in none
+
+
+@pytest.mark.extended
+def test_a_change_that_samples_do_not_read_is_refused_before_the_libraries_are_imported(tmp_path):
+    config = digits.get_config("tiny")
+    (tmp_path / "config.json").write_text(versions.write(config))
+    sample = lambda *words: ("diffusion", "sample", f"--workdir={tmp_path}", *words)
+    same = [f"--config.train.steps={config.train.steps}", "--config.sample.steps=3", "--config.train.dtype=bfloat16"]
+    evaluate = ("diffusion", "evaluate", f"--workdir={tmp_path}", "--config.train.steps=7")
+    changes = ("train.steps=7", "checkpoint.keep=9", "optimizer.b1=0.5")
+    _, said = started(sample(*same), evaluate, *(sample(f"--config.{change}") for change in changes))
+    read, evaluated, *refused = said.values()
+    assert "imports" in read and "imports" in evaluated
+    for change, words in zip(changes, refused, strict=True):
+        expected = f"error: --config.{change} has no effect: `diffusion sample` does not read train.steps, train.batch"
+        assert words.startswith(expected) and "Valid: other fields, such as" in words and "imports" not in words
 
 
 BROKEN = {  # {what a recipe of the user's own says: what the sentence names}

@@ -107,6 +107,17 @@ def test_processes_with_folders_of_their_own_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.extended
+def test_an_output_folder_may_be_new_and_is_no_file(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("")
+    for folder in (tmp_path, tmp_path / "new" / "folder"):
+        assert workdir.output_folder(str(folder)) == folder
+    assert not (tmp_path / "new").exists()
+    for folder in (file, file / "a" / "b"):
+        with pytest.raises(ConfigError, match=rf"--out={folder}: {file} is a file\. Valid: a folder, which may be new"):
+            workdir.output_folder(folder)
+
+
 def test_two_runs_on_one_folder(tmp_path):
     """The second is refused while the first lives; a first that is killed leaves nothing that needs removing."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path)]

@@ -1,0 +1,27 @@
+"""A file in the place of a command's output folder is refused before the command's work."""
+
+import types
+
+import pytest
+
+from diffusion.experiments import attribute, caption_report, edit, few_steps, film, membership, prompt_scores, sample
+from diffusion.recipe import ConfigError
+
+NOTHING = {  # flags whose run, model and data do not exist
+    "workdir": "none", "model": "none", "config": None, "credentials": "", "n": 1, "times": ["0.3"], "editor": "ddim",
+    "prompts": "", "images": ["none"], "steps": [], "students": [], "teacher": "none",
+}  # fmt: skip
+
+
+COMMANDS = (attribute, caption_report, edit, few_steps, film, membership, prompt_scores, sample)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.rpartition(".")[2])
+def test_a_file_is_no_output_folder(command, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    config = types.SimpleNamespace(sample=types.SimpleNamespace())
+    values = types.SimpleNamespace(**NOTHING | {"config": config, "out": str(tmp_path / "file"), "inception": ""})
+    monkeypatch.setattr(command.flags, "FLAGS", values)
+    monkeypatch.setattr("sys.argv", ["diffusion"])  # which sample reads
+    with pytest.raises(ConfigError, match=r"--out=.*/file: .*/file is a file\. Valid: a folder"):
+        command.main([])
