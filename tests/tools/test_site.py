@@ -101,7 +101,7 @@ def test_no_page_of_the_api_lists_more_names_than_a_reader_can_look_through(publ
         assert 3 <= text.count("\n| [`") < 350, group.title
     index = site_pages.index(site_pages.groups(public), public)
     assert index.count("\n| [") == len(site_pages.TOPICS)
-    assert "[`samplers`](samplers.md), [`flows.flow_maps`](flows.flow_maps.md)" in index
+    assert "[`samplers`](samplers.md), `flows`, [`sampling`](sampling.md)" in index
     assert re.search(r"\[Layers\]\(topics/layers\.md\) \| \d+ \| `models\.layers` \|", index)  # has no page of its own
 
 
