@@ -2,12 +2,12 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion import namesake, public as public
+from diffusion.package import namesake, public as public
 
 if TYPE_CHECKING:
     from diffusion import (
         adapters as adapters,
-        arguments as arguments,
+        arrays as arrays,
         data as data,
         discrete as discrete,
         flows as flows,
@@ -17,9 +17,8 @@ if TYPE_CHECKING:
         metrics as metrics,
         models as models,
         objectives as objectives,
-        padding as padding,
+        package as package,
         parameterizations as parameterizations,
-        pytrees as pytrees,
         samplers as samplers,
         sampling as sampling,
         schedules as schedules,
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
         timesteps as timesteps,
         training as training,
     )
+    from diffusion.arrays import arguments as arguments, padding as padding, pytrees as pytrees
     from diffusion.data import proteins as proteins, sound as sound
     from diffusion.flows import (
         flow_maps as flow_maps,
@@ -45,9 +45,11 @@ public.moved(
     {
         f"{__name__}.{name}": f"{__name__}.{package}.{name}"
         for package, names in {
+            "arrays": ("arguments", "padding", "pytrees"),
             "data": ("proteins", "sound"),
             "flows": ("flow_maps", "likelihood", "ode", "probability_flow"),
             "objectives": ("couplings", "weightings"),
+            "package": ("commands", "namesake", "public"),
             "sampling": ("caching", "editing", "videos", "watermarks"),
         }.items()
         for name in names

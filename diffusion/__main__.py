@@ -7,7 +7,7 @@ import sys
 import textwrap
 
 import diffusion
-from diffusion import commands, public
+from diffusion.package import commands, public
 
 EXAMPLE = """\
   diffusion train --config=digits --workdir=runs/digits

@@ -1,6 +1,6 @@
 """What one runs: train, sample, evaluate."""
 
-from diffusion import public
+from diffusion.package import public
 
 __all__ = ["command_line"]  # what projects outside of this library import, beside the commands
 

@@ -18,9 +18,9 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_dict import placeholder
 
-from diffusion import commands
 from diffusion.experiments import flag_errors
 from diffusion.io import file_systems, limits, opener, stores
+from diffusion.package import commands
 from diffusion.recipe import ConfigError, recipes, spoken, versions
 from diffusion.recipe.extensions import extend, extend_by_project, failed_extension, printed
 from diffusion.recipe.values import flattened, plain, require_names

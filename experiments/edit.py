@@ -36,7 +36,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import padding, pytrees, samplers
+from diffusion import samplers
+from diffusion.arrays import padding, pytrees
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir

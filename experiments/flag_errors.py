@@ -5,7 +5,7 @@ import re
 from absl import flags
 from ml_collections import ConfigDict
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.recipe import ConfigError, extensions, recipes
 from diffusion.recipe.values import GONE, flattened, plain
 

@@ -22,9 +22,9 @@ import threading
 import time
 from typing import NamedTuple
 
-from diffusion import commands
 from diffusion.launch import command as launcher
 from diffusion.launch.guard import Guard
+from diffusion.package import commands
 
 NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: passed on, however often they come
 LINES_KEPT = 30  # last lines of a failed process's errors, shown again since the others' output buries them

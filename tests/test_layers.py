@@ -19,10 +19,10 @@ from tools.docs import public_names
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = (  # from the bottom to the top
-    ("diffusion.namesake", "diffusion.public"),
-    ("diffusion.arguments", "diffusion.commands", "diffusion.io", "diffusion.pytrees"),
+    ("diffusion.package",),
+    ("diffusion.arrays", "diffusion.io"),
     ("diffusion.schedules", "diffusion.text"),
-    ("diffusion.parameterizations", "diffusion.padding"),
+    ("diffusion.parameterizations",),
     ("diffusion.timesteps", "diffusion.flows", "diffusion.guidance"),
     ("diffusion.samplers", "diffusion.sampling.caching"),
     ("diffusion.sampling.editing", "diffusion.objectives", "diffusion.steering", "diffusion.sampling.videos"),
@@ -74,6 +74,10 @@ def modules(paths: Iterable[pathlib.Path]) -> dict[str, pathlib.Path]:
 
 
 MODULES = modules(library_files())
+SHORT = {  # {the short name of a module, as "diffusion.ode": its name}
+    f"diffusion.{name}": ".".join(place)
+    for name, place in public_names._read(MODULES["diffusion"], MODULES["diffusion"].relative_to(ROOT)).taken.items()
+}
 
 
 @functools.cache
@@ -91,6 +95,7 @@ def imports(path: pathlib.Path) -> set[str]:
 
 def module_of(name: str) -> str | None:
     """The module of ours that an imported name is, or that holds it."""
+    name = SHORT.get(name, name)
     return name if name in MODULES else name.rpartition(".")[0] if name.rpartition(".")[0] in MODULES else None
 
 
@@ -198,7 +203,8 @@ def not_public(source: str) -> list[str]:
             if node.module == "diffusion.experiments":
                 valid = {*valid, *commands.purposes()}
             wrong += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in valid]
-            known |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+            whole = lambda name, package=node.module: SHORT.get(f"{package}.{name}", f"{package}.{name}")
+            known |= {alias.asname or alias.name: whole(alias.name) for alias in node.names}
         elif isinstance(node, ast.Import):
             wrong += [alias.name for alias in node.names if alias.name.startswith("diffusion.")]
     for node in ast.walk(tree):

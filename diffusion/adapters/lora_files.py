@@ -40,7 +40,6 @@ import flax.linen as nn
 import numpy as np
 from safetensors.numpy import save as serialized
 
-from diffusion import public
 from diffusion.adapters import custom_diffusion_files, lora, lora_kinds, lora_names
 from diffusion.adapters.lora_layers import Part, Place, changed_parts, layers_of, parts_of, stacked, tensors_of
 from diffusion.adapters.lora_updates import Update, their_layers
@@ -48,6 +47,7 @@ from diffusion.io import files
 from diffusion.models.interchange import families, tensor_files
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.layers.choices import look_up
+from diffusion.package import public
 
 LAYOUTS = ("peft", "kohya")
 

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import public
 from diffusion.adapters import lora as factors, lora_files, word_embeddings
 from diffusion.adapters.lora_files import Lora
 from diffusion.adapters.tuning import Params, Tuning, computed
+from diffusion.package import public
 
 ATTENTION = r"(^|\.)(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)$"  # the kernels of denoisers
 TEXT = r"self_attn\.([qkv]|out)_proj$"  # the kernels of CLIP

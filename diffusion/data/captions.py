@@ -35,7 +35,6 @@ import numpy as np
 import safetensors
 from safetensors.numpy import load_file, save
 
-from diffusion import public
 from diffusion.data import fingerprints, pipeline, sources
 from diffusion.data.latent_cache import CacheError
 from diffusion.data.sources import DataSpec
@@ -43,6 +42,7 @@ from diffusion.data.sources.combined_streams import CaptionedStream
 from diffusion.data.sources.spec import ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.io import failures, files, opener
+from diffusion.package import public
 from diffusion.text import Tokenizer, fingerprint
 
 FORMAT = 1

@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from diffusion import public
 from diffusion.data import builders
 from diffusion.io import limits, opener
 from diffusion.io.files import cache
+from diffusion.package import public
 
 # Datasets that the library makes itself on first use; a new one is a TFDS builder that downloads nothing, and a line:
 # the class, or where it is, so that it and TFDS are imported when it is needed.

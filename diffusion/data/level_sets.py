@@ -4,7 +4,7 @@ __all__ = ["cloud_points", "crossings"]
 
 import numpy as np
 
-from diffusion import public
+from diffusion.package import public
 
 POINTS = 128  # default number of points of a surface
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.pytrees import is_shape, shapes_of
+from diffusion.arrays.pytrees import is_shape, shapes_of
 
 
 def pack(example: Any, shape: Any) -> np.ndarray:

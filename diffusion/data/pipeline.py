@@ -35,7 +35,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.data import packing
 from diffusion.data.keyed_permutation import ROUNDS, keyed_permutation
 from diffusion.data.sources import DamagedRecord, DataSpec, IndexedRecords

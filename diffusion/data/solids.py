@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import public
+from diffusion.package import public
 
 ROUNDING = 1e-9  # rounding error of a distance
 NODES = 2000  # directions by which a superellipsoid's area is integrated

@@ -1,6 +1,5 @@
 """Diffusion of symbols: processes, samplers and bounds on integers 0 .. K - 1, t = 0 data and t = 1 noise."""
 
-from diffusion import public
 from diffusion.discrete.block_by_block import (
     block_bound as block_bound,
     sample_blocks as sample_blocks,
@@ -118,5 +117,6 @@ from diffusion.discrete.symbol_objectives import (
 from diffusion.discrete.token_masks import TokenMasks as TokenMasks, token_masks as token_masks
 from diffusion.discrete.trained_masks import TrainedMasks as TrainedMasks, trained_masks as trained_masks
 from diffusion.discrete.truncation import nucleus as nucleus, tempered as tempered, top_k as top_k
+from diffusion.package import public
 
 public.declare(__name__)

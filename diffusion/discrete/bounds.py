@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arguments import require_keys
+from diffusion.arrays.arguments import require_keys
 from diffusion.discrete.categorical import draw, happens
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor

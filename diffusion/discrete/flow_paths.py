@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require_keys
+from diffusion.arrays.arguments import require_keys
 from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import over_positions

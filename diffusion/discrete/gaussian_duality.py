@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require_keys
+from diffusion.arrays.arguments import require_keys
 from diffusion.discrete.categorical import normal
 from diffusion.discrete.processes import Process, check_symbols
 from diffusion.schedules import left_broadcast

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arguments import require_keys
+from diffusion.arrays.arguments import require_keys
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import check_symbols

@@ -18,7 +18,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arguments import described, require
+from diffusion.arrays.arguments import described, require
 from diffusion.discrete.keeping import Keeping
 from diffusion.schedules import left_broadcast
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require
+from diffusion.arrays.arguments import require
 from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.processes import Process
 from diffusion.schedules import left_broadcast

@@ -12,7 +12,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require, require_keys, require_shape
+from diffusion.arrays.arguments import require, require_keys, require_shape
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import AnyPath, MetricPath
 from diffusion.discrete.predictions import Predictor

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor, Reading
 

@@ -28,8 +28,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
-from diffusion.arguments import require_floats, require_function
+from diffusion.arrays.arguments import require_floats, require_function
+from diffusion.package import public
 from diffusion.parameterizations import (
     Clock,
     Denoiser,

@@ -29,10 +29,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import padding, public
-from diffusion.arguments import require_floats
+from diffusion.arrays import padding
+from diffusion.arrays.arguments import require_floats
 from diffusion.flows import probability_flow
 from diffusion.flows.ode import Solver
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule, check_schedule
 

@@ -17,7 +17,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.schedules import left_broadcast
 
 Flow = Callable[[Array, Any], Any]

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.schedules.bisection import bisect

@@ -5,7 +5,6 @@ predictions, so that any guidance combines with either way of evaluating. Negati
 with the negative condition as second branch, or `composed` with a negative weight beside the null one.
 """
 
-from diffusion import public
 from diffusion.guidance import measurements as measurements
 from diffusion.guidance.attention_guidance import Maps as Maps, attend_and_excite as attend_and_excite, layout as layout
 from diffusion.guidance.branches import (
@@ -45,5 +44,6 @@ from diffusion.guidance.strength import (
 )
 from diffusion.guidance.thresholding import dynamic_threshold as dynamic_threshold
 from diffusion.guidance.zero_star import zero_star as zero_star
+from diffusion.package import public
 
 public.declare(__name__, renamed={"of_conditions": "with_conditions", "of_depths": "depth_branches"})

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import public
+from diffusion.package import public
 
 QUERIES = 256  # queries of the maps that are read: 16 x 16 in Stable Diffusion, which show objects best
 SHARPNESS = 100.0  # factor in the softmax over the words, from the code of Attend-and-Excite

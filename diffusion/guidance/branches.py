@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network, Parameterization, Prediction, check_network, checked, predict
 from diffusion.schedules import NoiseSchedule
 

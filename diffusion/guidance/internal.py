@@ -8,10 +8,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
 from diffusion.guidance.branches import Branches
 from diffusion.guidance.classifier_free import classifier_free
 from diffusion.guidance.strength import Interval, Scale
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Parameterization, check_network, predict
 from diffusion.schedules import NoiseSchedule
 

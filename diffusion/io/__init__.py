@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.io import (

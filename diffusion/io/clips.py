@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
-from diffusion import public
 from diffusion.io import budgets, files, films, gif_blocks, limits, opener, pictures
+from diffusion.package import public
 
 SHOWN = 8  # most frames of `row`
 CANVAS = 20  # bytes of a pixel while Pillow composes an animation, with its copies

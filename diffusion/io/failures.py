@@ -13,7 +13,7 @@ import re
 
 import jax
 
-from diffusion import public
+from diffusion.package import public
 
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # the path has no file, or something else than a file
 # How TensorStore, Rust and Riegeli (of array_record) name the operating system's error.

@@ -11,8 +11,8 @@ from typing import BinaryIO, Literal
 
 import numpy as np
 
-from diffusion import public
 from diffusion.io import failures, npy
+from diffusion.package import public
 
 
 def cache(name: str) -> pathlib.Path:

@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion import public
 from diffusion.io import files, limits, opener
+from diffusion.package import public
 
 BYTES = 2**26  # largest file: a text of a million triangles
 MOST = 2**21  # points, and triangles

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from diffusion import public
 from diffusion.io import limits
+from diffusion.package import public
 
 LARGEST = 2**20  # default limit of integers: vocabularies have 2^18 ids
 FARTHEST = 1e12  # default limit of other numbers

@@ -6,7 +6,6 @@ Everything that works on one works on all, through these functions alone.
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
 from diffusion.manifolds import smooth as smooth, symmetric_functions as symmetric_functions, wrapped as wrapped
 from diffusion.manifolds.distributions import (
     Distribution as Distribution,
@@ -47,6 +46,7 @@ from diffusion.manifolds.rotations import (
 from diffusion.manifolds.simplex import simplex as simplex
 from diffusion.manifolds.sphere import sphere as sphere
 from diffusion.manifolds.torus import circle as circle, torus as torus
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.flows.flow_maps import TangentField as TangentField

@@ -9,8 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
-from diffusion.arguments import require
+from diffusion.arrays.arguments import require
 from diffusion.manifolds.distributions import Distribution, uniform
 from diffusion.manifolds.geodesic_solvers import RK4, carried
 from diffusion.manifolds.manifold import Manifold, geodesic, scaled
@@ -21,6 +20,7 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import condition_of_data, pairing, split, times
 from diffusion.objectives.objective import Moves, Objective
 from diffusion.objectives.weightings import Weighting
+from diffusion.package import public
 from diffusion.parameterizations import Clock, velocity
 from diffusion.timesteps import Density
 

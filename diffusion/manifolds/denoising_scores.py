@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion import public
-from diffusion.arguments import require
+from diffusion.arrays.arguments import require
 from diffusion.manifolds.distributions import Distribution, uniform
 from diffusion.manifolds.heat_kernels import HeatKernel
 from diffusion.manifolds.manifold import scaled
@@ -17,6 +16,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import split, times
 from diffusion.objectives.objective import Moves, Objective
+from diffusion.package import public
 from diffusion.parameterizations import Clock, epsilon
 from diffusion.timesteps import Density
 

@@ -5,11 +5,11 @@ __all__ = ["frame_ancestral"]
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
 from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds import rigid_frames
 from diffusion.manifolds.manifold import geodesic
 from diffusion.manifolds.rotations import from_quaternion
+from diffusion.package import public
 from diffusion.samplers.sample import Sampler, State
 
 

@@ -17,10 +17,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
 from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.manifold import Manifold, scaled
 from diffusion.manifolds.tangent_field import require_brownian
+from diffusion.package import public
 from diffusion.samplers.sample import Sampler, State
 
 BASES = 2**24  # numbers of all bases that a random walk holds at a time

@@ -4,9 +4,9 @@ __all__ = ["geodesic_cost"]
 
 import jax
 
-from diffusion import public
 from diffusion.manifolds.manifold import Manifold
 from diffusion.objectives.couplings import Cost
+from diffusion.package import public
 
 
 def geodesic_cost(manifold: Manifold) -> Cost:

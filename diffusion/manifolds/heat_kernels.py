@@ -19,12 +19,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
 from diffusion.manifolds.manifold import Manifold, norm, scaled
 from diffusion.manifolds.rotations import so3 as so3_of
 from diffusion.manifolds.sphere import sphere as sphere_of
 from diffusion.manifolds.spherical_heat import log_heat
 from diffusion.manifolds.torus import torus as torus_of
+from diffusion.package import public
 from diffusion.schedules import left_broadcast
 
 ANGLES = 2048  # entries of the table whose inverse draws the distance from the start

@@ -15,12 +15,12 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
 from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.heat_kernels import HeatKernel
 from diffusion.manifolds.manifold import scaled
 from diffusion.manifolds.sphere import sphere
+from diffusion.package import public
 from diffusion.schedules import NoiseSchedule
 
 

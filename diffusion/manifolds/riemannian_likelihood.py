@@ -11,11 +11,11 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
 from diffusion.flows.flow_maps import TangentField
 from diffusion.flows.likelihood import Likelihood
 from diffusion.manifolds.geodesic_solvers import RK4, carried
 from diffusion.manifolds.manifold import Manifold
+from diffusion.package import public
 
 RiemannianDivergence = Callable[[Manifold, Callable[[Any], Any], Any], tuple[Any, Array]]
 """(manifold, x -> tangent at x, x `[B, *shape]`) -> (the tangents at x, the divergence `[B]`)."""

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
 from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.manifold import Manifold, scaled
+from diffusion.package import public
 from diffusion.parameterizations import Clock, Network, read_output, time
 from diffusion.schedules import NoiseSchedule
 

@@ -39,9 +39,9 @@ import optax
 from jax import Array
 from safetensors.numpy import save
 
-from diffusion import public
 from diffusion.io import failures, files, safetensors_files
 from diffusion.metrics import chunks
+from diffusion.package import public
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers
 WIDTHS = (48, 64, 96)  # features of a patch, of every second neighbourhood, and of the neighbourhoods of these

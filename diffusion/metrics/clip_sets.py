@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from diffusion import public
 from diffusion.data.sources import clip_files
 from diffusion.io import clips, limits, npz, opener, pictures
 from diffusion.metrics.image_sets import ARRAYS, ImageSet, ImageSetError
+from diffusion.package import public
 
 _BLOCK = 2**20
 

@@ -34,8 +34,8 @@ from typing import Any
 
 import numpy as np
 
-from diffusion import public
 from diffusion.metrics import pairwise
+from diffusion.package import public
 
 NUMBERS = 2**22  # distances of points that are held at once: 32 MiB
 

@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
 from diffusion.models import dit as dit, rooms
 from diffusion.models.budget import flops as flops
 from diffusion.models.ddt import DDT as DDT, ddt_preset as ddt_preset, dit_dh_preset as dit_dh_preset
@@ -32,6 +31,7 @@ from diffusion.models.text_encoders import clip as clip, t5 as t5
 from diffusion.models.u_vit import UViT as UViT
 from diffusion.models.unet import UNet as UNet
 from diffusion.models.video_dit import VideoDiT as VideoDiT, video_angles as video_angles, with_frames as with_frames
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.models import (

@@ -37,8 +37,8 @@ __all__ = [
 
 from typing import Any
 
-from diffusion import public
 from diffusion.models.layers.conditions import TextInputs
+from diffusion.package import public
 
 
 def kind(network: Any) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
 from diffusion.models.layers import key_value_memory
 from diffusion.models.layers.attention_records import KEYS_VALUES
 from diffusion.models.layers.key_value_memory import KeyValueMemory
+from diffusion.package import public
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.timesteps import clean_time

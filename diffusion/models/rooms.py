@@ -14,7 +14,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion import public
+from diffusion.package import public
 
 PLACE = "diffusion.published"
 

@@ -1,6 +1,5 @@
 """Training objectives: pure functions (networks, schedule, keys, batch, step) -> (losses `[B]`, metrics)."""
 
-from diffusion import public
 from diffusion.objectives import (
     autoencoding as autoencoding,
     couplings as couplings,
@@ -132,5 +131,6 @@ from diffusion.objectives.unnormalised_targets import (
     many_well as many_well,
 )
 from diffusion.objectives.variational_bound import variational_bound as variational_bound
+from diffusion.package import public
 
 public.declare(__name__)

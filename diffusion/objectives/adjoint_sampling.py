@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import normal, split, times, weigh, weighted_mean_square

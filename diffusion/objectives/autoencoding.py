@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
 from diffusion.objectives import vision_foundation
 from diffusion.objectives.autoencoder_terms import (
     CRITICS,
@@ -35,6 +34,7 @@ from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Objective, Second
 from diffusion.objectives.objective_facts import Beside, Examples, Trained
 from diffusion.objectives.vision_foundation import VisionFoundation
+from diffusion.package import public
 
 
 def kl_autoencoder(

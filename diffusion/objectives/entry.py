@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 import jax.numpy as jnp
 
-from diffusion import padding
-from diffusion.arguments import require, require_floats, require_keys, require_shape
+from diffusion.arrays import padding
+from diffusion.arrays.arguments import require, require_floats, require_keys, require_shape
 from diffusion.objectives.few_step import NETWORKS
 from diffusion.objectives.objective import Loss
 from diffusion.parameterizations import Parameterization, check

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
 from diffusion.objectives import projectors
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import mix, player, with_fixed_parameters

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require, require_function, require_shape
+from diffusion.arrays.arguments import require, require_function, require_shape
 from diffusion.flows import flow_maps
 from diffusion.objectives.inputs import mean_square
 from diffusion.objectives.objective import Jumps

@@ -44,8 +44,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import padding
-from diffusion.arguments import require, require_shape
+from diffusion.arrays import padding
+from diffusion.arrays.arguments import require, require_shape
 from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.objective import Batch
 from diffusion.objectives.objective_facts import Examples

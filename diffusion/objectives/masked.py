@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import conditioned, noised, split
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Condition
 from diffusion.objectives.weightings import Weighting, error_scale
+from diffusion.package import public
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density

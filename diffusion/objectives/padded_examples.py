@@ -5,7 +5,7 @@ __all__ = ["with_padding"]
 import dataclasses
 from typing import Any
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.objectives.entry import entry
 from diffusion.objectives.objective import Objective
 

@@ -21,7 +21,7 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
 from diffusion.objectives.inputs import in_blocks
 
 Reward = Callable[[Array, Any], Array]

@@ -7,7 +7,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from diffusion import padding
+from diffusion.arrays import padding
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.objectives import couplings
 from diffusion.objectives.couplings import Coupling

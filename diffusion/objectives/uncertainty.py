@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Objective

@@ -8,8 +8,8 @@ import math
 import jax
 import jax.numpy as jnp
 
-from diffusion import padding
-from diffusion.arguments import require_shape
+from diffusion.arrays import padding
+from diffusion.arrays.arguments import require_shape
 from diffusion.objectives.decoders import Decoder, levels
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player

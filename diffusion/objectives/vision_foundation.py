@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
 from diffusion.objectives.autoencoder_terms import Coded, adaptive_weight
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective_facts import Head

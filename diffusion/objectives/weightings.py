@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
 

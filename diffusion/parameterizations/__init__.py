@@ -4,7 +4,7 @@ Each parameterization is a tuple of functions of (schedule, t). Samplers, guidan
 predictions, in which alpha(t) x0 + sigma(t) eps = x_t holds.
 """
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.parameterizations.clocks import (
     log_sigma as log_sigma,
     noise_level as noise_level,

@@ -4,7 +4,7 @@ __all__ = ["log_sigma", "noise_level", "reversed_time", "steps", "time"]
 
 import jax.numpy as jnp
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.parameterizations.network_outputs import Clock
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.parameterizations.network_outputs import Denoiser, Prediction
 from diffusion.schedules import NoiseSchedule, left_broadcast
 

@@ -25,8 +25,8 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion import public
-from diffusion.arguments import described, require, require_floats, require_function
+from diffusion.arrays.arguments import described, require, require_floats, require_function
+from diffusion.package import public
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 
 Network = Callable[..., Any]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.parameterizations.clocks import log_sigma, time
 from diffusion.parameterizations.network_outputs import Clock, Parameterization, Prediction, read_output
 from diffusion.schedules import NoiseSchedule, left_broadcast

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.data import series_masks, sources
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import facts

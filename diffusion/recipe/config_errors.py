@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from diffusion import public
+from diffusion.package import public
 
 
 class ConfigError(ValueError):

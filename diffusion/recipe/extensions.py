@@ -22,8 +22,8 @@ import types
 from importlib.abc import Loader
 from typing import NamedTuple
 
-from diffusion import commands
 from diffusion.io import limits, opener
+from diffusion.package import commands
 from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.values import built_in_python
 

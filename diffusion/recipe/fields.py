@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from diffusion.arguments import fits
+from diffusion.arrays.arguments import fits
 from diffusion.data import pipeline
 from diffusion.io import file_systems
 from diffusion.metrics import protocols

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.flows import flow_maps
 from diffusion.recipe import names
 from diffusion.recipe.config_errors import ConfigError

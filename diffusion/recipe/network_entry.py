@@ -6,7 +6,7 @@ import typing
 from types import NoneType
 from typing import Any
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.models import facts
 from diffusion.objectives import Restores
 from diffusion.recipe import names, picture_sizes

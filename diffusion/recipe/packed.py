@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 
 
 class PackedNetwork:

@@ -15,7 +15,8 @@ from typing import Any, Generic, TypeVar, overload
 
 from ml_collections import ConfigDict
 
-from diffusion import pytrees, samplers
+from diffusion import samplers
+from diffusion.arrays import pytrees
 from diffusion.data import transforms
 from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.objectives import Objective, Restores

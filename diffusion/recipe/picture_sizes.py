@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.data import buckets
 from diffusion.models import facts
 from diffusion.recipe import names

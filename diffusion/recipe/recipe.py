@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.data.sources import DataSpec, is_picture
 from diffusion.models import facts
 from diffusion.objectives import Objective, Restores

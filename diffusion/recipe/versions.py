@@ -172,6 +172,7 @@ def _package_of_recipes(fields: Fields) -> None:
 
 
 PACKAGES = {  # packages, and the modules that moved into them as they were
+    "arrays": ("arguments", "padding", "pytrees"),
     "data": ("proteins", "sound"),
     "flows": ("flow_maps", "likelihood", "ode", "probability_flow"),
     "objectives": ("couplings", "weightings"),

@@ -1,6 +1,6 @@
 """Samplers: named pairs of pure functions, scanned over a plan by `sample`."""
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.samplers.adaptive import AdaptiveStats as AdaptiveStats, adaptive as adaptive
 from diffusion.samplers.ancestral import dpm_2_ancestral as dpm_2_ancestral, euler_ancestral as euler_ancestral
 from diffusion.samplers.clipped import clipped as clipped

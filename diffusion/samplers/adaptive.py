@@ -10,7 +10,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arguments import require_floats
+from diffusion.arrays.arguments import require_floats
 from diffusion.flows import ode, probability_flow
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule, check_schedule

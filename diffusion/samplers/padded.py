@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import padding
+from diffusion.arrays import padding
 from diffusion.parameterizations import Prediction
 from diffusion.schedules import left_broadcast
 

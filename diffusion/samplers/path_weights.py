@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arguments import require_keys, require_shape
+from diffusion.arrays.arguments import require_keys, require_shape
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.posterior import posterior_mean, posterior_variance, posterior_weight, transition_variance
 from diffusion.samplers.sample import keys_of_step, normal

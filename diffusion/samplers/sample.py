@@ -35,7 +35,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.arguments import described, require, require_floats, require_keys, require_shape
+from diffusion.arrays.arguments import described, require, require_floats, require_keys, require_shape
 from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.guidance.memory import Memory, Unpaired, within_step
 from diffusion.parameterizations import Denoiser, checked

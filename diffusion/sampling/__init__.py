@@ -14,7 +14,7 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.sampling import caching as caching, editing as editing, videos as videos, watermarks as watermarks

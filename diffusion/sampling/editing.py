@@ -35,9 +35,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public, timesteps
+from diffusion import timesteps
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network
 from diffusion.samplers.sample import AfterStep, Sampler, sample
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast

@@ -10,9 +10,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import guidance, parameterizations, public, samplers
+from diffusion import guidance, parameterizations, samplers
 from diffusion.metrics import chunks
 from diffusion.models import facts, token_merging
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network, Parameterization
 from diffusion.samplers.sample import AfterStep
 from diffusion.sampling import caching

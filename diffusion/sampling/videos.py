@@ -27,8 +27,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public, samplers, timesteps
+from diffusion import samplers, timesteps
 from diffusion.flows.flow_maps import FlowMap
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule

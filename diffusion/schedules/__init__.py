@@ -5,7 +5,8 @@ process through them alone. In every schedule t = 0 is the data: alpha(0) = 1, s
 that a sampling plan can end at the clean sample whatever `t_min` is.
 """
 
-from diffusion import public
+from diffusion.arrays.broadcasting import left_broadcast as left_broadcast
+from diffusion.package import public
 from diffusion.schedules.coefficients import from_alpha_sigma as from_alpha_sigma
 from diffusion.schedules.cosine import cosine as cosine, sigmoid as sigmoid
 from diffusion.schedules.derived import (
@@ -26,7 +27,6 @@ from diffusion.schedules.noise_schedule import (
     Trained as Trained,
     at_each as at_each,
     check_schedule as check_schedule,
-    left_broadcast as left_broadcast,
     preserves_variance as preserves_variance,
 )
 from diffusion.schedules.variance_exploding import edm as edm, variance_exploding as variance_exploding

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion.pytrees import is_shape, sizes_of
+from diffusion.arrays.pytrees import is_shape, sizes_of
 from diffusion.schedules.noise_schedule import NoiseSchedule, check_schedule
 
 

@@ -7,7 +7,6 @@ __all__ = [
     "at_each",
     "check_schedule",
     "leaf_schedules",
-    "left_broadcast",
     "normal",
     "preserves_variance",
     "variance_preserving_from",
@@ -22,8 +21,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
-from diffusion.arguments import require
+from diffusion.arrays.arguments import require
+from diffusion.arrays.broadcasting import left_broadcast
+from diffusion.package import public
 
 
 class Trained(NamedTuple):
@@ -80,25 +80,6 @@ class NoiseSchedule(NamedTuple):
     norm: Callable[[Array, Array], Array]
     trained: Trained | None = None
     leaves: tuple[tuple[int, "NoiseSchedule"], ...] = ()
-
-
-def left_broadcast(t: ArrayLike, x: Array) -> Array:
-    """Returns t with trailing axes of length one, so that it multiplies x example by example.
-
-    Args:
-        t: array whose shape is a prefix of x's: `[]`, `[B]`, `[B, F]`.
-        x: array of any rank, `[B, ...]`.
-
-    Raises:
-        ValueError: if t's shape is not a prefix of x's.
-    """
-    t = jnp.asarray(t)
-    if t.shape != x.shape[: t.ndim]:
-        raise ValueError(
-            f"the shape of t, {t.shape}, is not a prefix of the shape of x, {x.shape}. Pass one time for all ([]), "
-            "for each example ([B]) or for each frame ([B, F])"
-        )
-    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
 def at_each(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> Array:

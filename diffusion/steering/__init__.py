@@ -7,7 +7,7 @@ particles = steering.twisted(samplers.ddpm(), denoise, schedule, x, plan, keys, 
 steering.log_normaliser(particles.log_weights)    # [G], log E_p[exp log_reward(x_0)]; its exponential is unbiased
 """
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.steering.annealed import annealed as annealed, annealing_ladder as annealing_ladder
 from diffusion.steering.correctors import corrected as corrected
 from diffusion.steering.daps import (

@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
+from diffusion.package import public
 from diffusion.samplers.sample import check_start, normal
 from diffusion.steering.particles import Particles, advance
 from diffusion.steering.resampling_schemes import USUAL, Resampling, effective_size, systematic

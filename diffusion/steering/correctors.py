@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
-from diffusion import public
 from diffusion.guidance.branches import Branches
 from diffusion.guidance.density_products import product
+from diffusion.package import public
 from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.schedules import NoiseSchedule

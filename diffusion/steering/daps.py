@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
 from diffusion.guidance.measurements import Measurement
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, check_schedule

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
 from diffusion.guidance.measurements import Measurement
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler, normal

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from diffusion import public
-from diffusion.arguments import require_keys
+from diffusion.arrays.arguments import require_keys
+from diffusion.package import public
 from diffusion.steering.twists import LogReward, rewards
 
 Generate = Callable[[Array], Array]

@@ -11,8 +11,8 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from diffusion import public
-from diffusion.arguments import require_keys, require_shape
+from diffusion.arrays.arguments import require_keys, require_shape
+from diffusion.package import public
 from diffusion.samplers.gaussian_steps import check_gaussian
 from diffusion.samplers.sample import Sampler, check_arguments, check_start, keys_of_step
 from diffusion.schedules import NoiseSchedule

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import logsumexp
 
-from diffusion import public
+from diffusion.package import public
 
 Resampling = Callable[[Array, Array], tuple[Array, Array]]
 """(key, log-weights `[K]`) -> (ancestors Int `[K]`, log-weights `[K]` of the offspring), unbiased:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler, normal

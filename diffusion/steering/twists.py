@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from diffusion import public
-from diffusion.arguments import require_shape
+from diffusion.arrays.arguments import require_shape
+from diffusion.package import public
 
 LogReward = Callable[[Array], Array]
 """x_0 `[B, ...]` -> log-reward `[B]`, of which number b depends on example b alone; reward / beta for a temperature."""

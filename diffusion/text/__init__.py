@@ -8,7 +8,7 @@ The condition of Stable Diffusion, for example, by `diffusion.published.stable_d
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.text import byte_pairs as byte_pairs, tokenizer as tokenizer, weighting as weighting

@@ -1,6 +1,6 @@
 """Times: densities to train on, grids and plans to sample on."""
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.timesteps.align_your_steps import align_your_steps as align_your_steps
 from diffusion.timesteps.densities import (
     Density as Density,

@@ -33,12 +33,12 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusion import commands
 from diffusion.experiments.arena import comparisons, competitors, scores, server, votes as votes_file
 from diffusion.experiments.arena.comparisons import Arena
 from diffusion.experiments.arena.votes import Vote
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
+from diffusion.package import commands
 from diffusion.recipe import ConfigError
 
 USUAL = {"number": 200, "question": "Which picture is better?", "seed": 0}

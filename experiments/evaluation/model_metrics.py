@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import padding, pytrees
+from diffusion.arrays import padding, pytrees
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.data import buckets, captions, packing, pipeline, shared_records, sources
 from diffusion.data.sources import python_objects
 from diffusion.data.sources.spec import class_of

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 
-from diffusion import commands
 from diffusion.experiments.evaluation import comparison, reconstructions, report
 from diffusion.experiments.evaluation.comparison import Request
 from diffusion.experiments.evaluation.image_metrics import ELSEWHERE
@@ -19,6 +18,7 @@ from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sampling import sample_files
 from diffusion.io import limits, opener
 from diffusion.metrics import references
+from diffusion.package import commands
 
 FORMAT = 1  # raised when a change makes older readers wrong
 # How far a value may be off when it is measured again: absolute, and relative besides. Features of other hardware agree

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.data import buckets, captions, feature_cache, latent_cache, pipeline, sources
 from diffusion.data.sources import process_records, python_objects
 from diffusion.data.sources.streams import Stream

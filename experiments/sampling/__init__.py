@@ -1,6 +1,6 @@
 """The parts of sampling from a run."""
 
-from diffusion import public
+from diffusion.package import public
 
 # What projects outside of this library import.
 __all__ = ["autoencoder_folders", "clip_coding", "generate", "trained_run", "tuned_run"]

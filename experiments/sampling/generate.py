@@ -13,7 +13,8 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from diffusion import guidance, padding, parameterizations, pytrees, samplers, sampling
+from diffusion import guidance, parameterizations, samplers, sampling
+from diffusion.arrays import padding, pytrees
 from diffusion.data import pipeline
 from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_model, to_uint8

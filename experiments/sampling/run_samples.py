@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.discrete import SymbolSampler
 from diffusion.experiments.evaluation import plots, sample_pictures
 from diffusion.experiments.run_folder import workdir

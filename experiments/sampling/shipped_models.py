@@ -17,9 +17,9 @@ from typing import Any
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from diffusion import public
 from diffusion.io import opener, safetensors_files
 from diffusion.models.interchange.family import Refusal
+from diffusion.package import public
 from diffusion.recipe import class_folders, versions
 from diffusion.text_to_image import model_index
 

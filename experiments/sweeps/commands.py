@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diffusion import commands as command_lines
 from diffusion.experiments import command_line
 from diffusion.io import opener
+from diffusion.package import commands as command_lines
 from diffusion.recipe import ConfigError, checks, extensions, recipes, versions
 from diffusion.recipe.values import config_hash, differences, from_json, plain, to_json
 

@@ -6,11 +6,11 @@ import shlex
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from diffusion import commands
 from diffusion.experiments.evaluation import figures
 from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.sweeps import naming, sweep_folder
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, Plan
+from diffusion.package import commands
 
 
 class Run(NamedTuple):

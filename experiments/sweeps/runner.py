@@ -17,11 +17,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from diffusion import commands
 from diffusion.experiments.sweeps import sweep_folder
 from diffusion.experiments.sweeps.devices import Slot
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, STOPPED, Plan
 from diffusion.experiments.sweeps.terminal import Display
+from diffusion.package import commands
 
 POLL = 0.1  # seconds
 RETRY_LOCK = 2.0  # seconds after which a run that another process holds is looked at again

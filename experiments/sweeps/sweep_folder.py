@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion import commands as command_lines
 from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
 from diffusion.io import failures, file_systems, limits, opener, schema
 from diffusion.io.json_lines import append, rows
+from diffusion.package import commands as command_lines
 from diffusion.recipe import recipes
 from diffusion.recipe.extensions import printed
 

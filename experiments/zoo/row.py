@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from ml_collections import ConfigDict
 
-from diffusion import commands
+from diffusion.package import commands
 from diffusion.recipe import recipes
 
 DTYPE = "train.dtype"  # field of the type in which a network computes

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from diffusion.commands import purposes
+from diffusion.package.commands import purposes
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDERS = ("benchmarks", "configs", "diffusion", "docs", "examples", "experiments", "launch", "tools")  # without links
@@ -18,7 +18,7 @@ FILES = sorted(
 # {file: why it has another spelling}
 OTHERS = {
     "CHANGELOG.md": "names that changed",
-    "diffusion/commands.py": "the spelling that sweeps of before hold",
+    "diffusion/package/commands.py": "the spelling that sweeps of before hold",
     "docs/install.md": "where the program is not on PATH",
     "experiments/sweeps/sweep_folder.py": "the spelling that sweeps of before hold",
 }

@@ -11,9 +11,9 @@ import pytest
 
 import diffusion.__main__
 from configs import digits
-from diffusion.commands import MOVED, as_process, current, line, module, name_of, purposes
 from diffusion.experiments.evaluation import comparison, image_metrics, model_metrics
 from diffusion.metrics import protocols
+from diffusion.package.commands import MOVED, as_process, current, line, module, name_of, purposes
 from diffusion.recipe import recipes, versions
 from tests import commands
 from tests.conformance import slow_but

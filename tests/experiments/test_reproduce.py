@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion.commands import as_process
 from diffusion.experiments import reproduce, train
 from diffusion.experiments.run import failure
+from diffusion.package.commands import as_process
 from diffusion.recipe import checks, resolve
 from diffusion.training import state
 from diffusion.training.checkpointing import checkpoints

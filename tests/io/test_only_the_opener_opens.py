@@ -54,7 +54,7 @@ ALLOWED: dict[str, dict[str, str]] = {
     "diffusion/metrics/image_sets.py": {"ArrayRecordDataSource": "a path that the opener has checked"},
     "diffusion/metrics/references.py": {"open": "this user's cache, to write", "np.memmap": "this user's cache"},
     "diffusion/metrics/classifier.py": {".read_bytes": "its own code, whose digest names what is kept"},
-    "diffusion/commands.py": {".read_text": "the project file of this library's clone"},
+    "diffusion/package/commands.py": {".read_text": "the project file of this library's clone"},
     "diffusion/experiments/arena/server.py": {".read_bytes": "the files of its own page, by names that it lists"},
     "diffusion/recipe/extensions.py": {".read_text": "pyproject.toml, whose code is run"},
     "diffusion/recipe/recipes.py": {".read_text": "recipes, which are programs of this library"},

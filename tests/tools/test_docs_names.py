@@ -10,7 +10,7 @@ import warnings
 
 import pytest
 
-from diffusion.public import MOVED
+from diffusion.package.public import MOVED
 from diffusion.recipe import names
 from diffusion.text_to_image.requests import Request
 

@@ -22,7 +22,6 @@ from jax import Array
 from matplotlib.figure import Figure
 
 from diffusion import editing, samplers, timesteps
-from diffusion.commands import as_process
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments import command_line
 from diffusion.experiments.evaluation import plots, real_images, sample_metrics
@@ -31,6 +30,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, trained_run
 from diffusion.experiments.sampling.trained_run import Trained
 from diffusion.io import files
+from diffusion.package.commands import as_process
 from diffusion.recipe import ConfigError, names, resolve, unknown
 from diffusion.recipe.extensions import printed
 from diffusion.training.runtime import progress

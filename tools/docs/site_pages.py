@@ -29,7 +29,7 @@ CALL = re.compile(r"(\])(?=[(\[])")
 ZOO = "zoo.md"
 COURSE = "Learn"  # the heading in the navigation
 TOPICS = {  # of the API: title -> modules and packages; a module belongs to the longest name that it begins with
-    "Processes and times": ("schedules", "parameterizations", "timesteps", "pytrees", "padding"),
+    "Processes and times": ("schedules", "parameterizations", "timesteps", "arrays"),
     "Objectives": ("objectives",),
     "Samplers and likelihoods": ("samplers", "flows", "sampling"),
     "Guidance, steering, editing, caches": ("guidance", "steering", "sampling.editing", "sampling.caching"),
@@ -44,7 +44,7 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
     "Training": ("training",),
     "Metrics": ("metrics",),
     "Watermarks": ("sampling.watermarks",),
-    "Files and commands": ("io", "arguments", "commands", "namesake", "public"),
+    "Files and commands": ("io", "package"),
 }
 TASKS = "tasks/"  # the pages that a search for a task leads to, before the galleries that show the same words
 BEHIND = "---\nsearch: {boost: 0.3}\n---\n\n"  # in a search the pages for readers come first

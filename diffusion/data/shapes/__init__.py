@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from diffusion import public
 from diffusion.data.shapes import drawing as drawing, scenes as scenes
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.data.shapes import (

@@ -6,7 +6,6 @@ the host or of JAX.
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
 from diffusion.data.sound.forms import (
     Form as Form,
     Sound as Sound,
@@ -36,6 +35,7 @@ from diffusion.data.sound.spectrograms import (
     mel_filters as mel_filters,
     stft as stft,
 )
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.data.sound import instruments as instruments

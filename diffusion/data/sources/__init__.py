@@ -26,7 +26,7 @@ A new format is a function that returns a `Source`, and a line in `diffusion.rec
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.data.sources import (

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 from PIL import Image
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.data import transforms
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, Leaf, number_type
 from diffusion.io import limits, opener, pictures
-from diffusion.public import nearest
+from diffusion.package.public import nearest
 
 MODES = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3, "YCbCr": 3, "LA": 4}  # channels by Pillow's mode
 EXAMPLE = (

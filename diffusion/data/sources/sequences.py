@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import public, pytrees
+from diffusion.arrays import pytrees
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type
+from diffusion.package import public
 
 
 class Records:

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from diffusion import pytrees
+from diffusion.arrays import pytrees
 from diffusion.data import fingerprints
 from diffusion.io import failures
 

@@ -6,7 +6,7 @@ None has weights: what sees pictures is a function that the caller brings, of a 
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.metrics.prompt_following import (

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import public
 from diffusion.metrics import bootstrap
+from diffusion.package import public
 
 
 class Mean(NamedTuple):

@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion import public
 from diffusion.io import limits, opener
 from diffusion.metrics.prompt_following.readers import (
     Detection,
@@ -37,6 +36,7 @@ from diffusion.metrics.prompt_following.readers import (
     embedded_texts,
     overlap as boxes_overlap,
 )
+from diffusion.package import public
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 """Tasks of the benchmark, by the names that its file of prompts gives them."""

@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import public
 from diffusion.models.image_encoders import picture_fitting
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.layers import bicubic
 from diffusion.models.layers.vision_layers import IMAGENET
 from diffusion.models.text_encoders import clip
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
+from diffusion.package import public
 
 CROP = 224  # of the preprocessing of encoders that were trained on positions for several sizes
 

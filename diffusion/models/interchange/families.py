@@ -6,7 +6,6 @@ from collections.abc import MutableMapping
 
 import flax.linen as nn
 
-from diffusion import public
 from diffusion.models import rooms
 from diffusion.models.interchange import (
     adm_tables,
@@ -42,6 +41,7 @@ from diffusion.models.interchange import (
 )
 from diffusion.models.interchange.family import Family, Refusal
 from diffusion.models.layers.choices import look_up
+from diffusion.package import public
 
 IN_MODELS: dict[str, Family] = {
     family.name: family

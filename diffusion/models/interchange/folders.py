@@ -41,7 +41,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion import public
 from diffusion.io import limits, opener, schema
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange import families, flax_files, quantised_rows, rows, tensor_files
@@ -50,6 +49,7 @@ from diffusion.models.interchange.rows import Mismatch, Row
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.layers.choices import look_up
 from diffusion.models.quantised import Quantised
+from diffusion.package import public
 
 FLOATS = ("float32", "bfloat16", "float16")
 ALIGNMENT = 64  # bytes

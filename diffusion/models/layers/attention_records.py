@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion import public
+from diffusion.package import public
 
 MAPS = "attention_maps"
 STATES = "attention_states"

@@ -5,8 +5,8 @@ __all__ = ["look_up", "sizes"]
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from diffusion import public
 from diffusion.io import limits
+from diffusion.package import public
 
 Choice = TypeVar("Choice")
 

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from diffusion import public
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.norms import rms_norm
+from diffusion.package import public
 
 
 class ExtraLayer(NamedTuple):

@@ -16,7 +16,7 @@ and its condition. For sets of points, `equivariant_transport` also chooses the 
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.objectives.couplings.conditional_transport import (

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
 from diffusion.objectives.couplings.transport import Cost, Coupling, assignment, in_blocks, within_conditions
+from diffusion.package import public
 
 ConditionDistance = Callable[[Array, Array], Array]
 """(a `[n, D]`, b `[m, D]`) -> the distance of each pair of conditions `[n, m]`, zero for equal ones."""

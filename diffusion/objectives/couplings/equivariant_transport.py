@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
 from diffusion.objectives.couplings.transport import Coupling, assignment, in_blocks, within_conditions
+from diffusion.package import public
 
 ROUNDS = 3  # number of alternations of matching and rotation; each can only shorten the distance
 

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
-from diffusion import public
+from diffusion.package import public
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from diffusion import public
+from diffusion.package import public
 
 if TYPE_CHECKING:
     from diffusion.published.kolors import chat_glm as chat_glm, pipeline as pipeline, table as table

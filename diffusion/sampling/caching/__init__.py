@@ -14,7 +14,8 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffusion import arguments, public
+from diffusion.arrays import arguments
+from diffusion.package import public
 from diffusion.sampling.caching.deep_cache import deep_cache as deep_cache
 from diffusion.sampling.caching.evaluations import evaluations as evaluations
 from diffusion.sampling.caching.measures import Measures as Measures, fitted as fitted, measured as measured

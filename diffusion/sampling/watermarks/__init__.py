@@ -7,7 +7,7 @@
 A function of one's own joins them by `watermarks.WATERMARKS["mine"] = mine`, or in a file that `--extend` names.
 """
 
-from diffusion import public
+from diffusion.package import public
 from diffusion.sampling.watermarks import degradations as degradations, keyed as keyed
 from diffusion.sampling.watermarks.gaussian_shading import gaussian_shading as gaussian_shading
 from diffusion.sampling.watermarks.initial_noise import initial_noise as initial_noise

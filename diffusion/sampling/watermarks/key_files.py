@@ -13,8 +13,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from diffusion import public
 from diffusion.io import files, limits, opener
+from diffusion.package import public
 from diffusion.sampling.watermarks.gaussian_shading import gaussian_shading
 from diffusion.sampling.watermarks.spread_spectrum import spread_spectrum
 from diffusion.sampling.watermarks.tree_ring import tree_ring

@@ -38,8 +38,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import public
 from diffusion.io import failures, limits, opener
+from diffusion.package import public
 from diffusion.training.checkpointing import validation
 from diffusion.training.checkpointing.checksums import checksums
 from diffusion.training.runtime import agreement

@@ -6,7 +6,7 @@ import itertools
 import os
 import sys
 
-from diffusion import commands
+from diffusion.package import commands
 
 # XLA allocates and frees its large buffers with every step. The kernel then hands them out page by page, which took
 # 40 % of the demo's step. All threads share two arenas: with an arena for each of many threads, the memory that

@@ -11,7 +11,7 @@ import sys
 
 import jax
 
-from diffusion import public
+from diffusion.package import public
 
 
 def used() -> tuple[int, int | None]:

@@ -26,7 +26,6 @@ One scheduler is ours, with no counterpart in diffusers: OURS, of few-step stude
 `diffusion.experiments.text.model`.
 """
 
-from diffusion import public
 from diffusion.models.interchange.schedulers.process import (
     ONLY as ONLY,
     OPTIONS as OPTIONS,
@@ -42,5 +41,6 @@ from diffusion.models.interchange.schedulers.trajectories import (
     later_steps as later_steps,
     trajectory as trajectory,
 )
+from diffusion.package import public
 
 public.declare(__name__)

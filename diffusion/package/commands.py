@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-PACKAGE = pathlib.Path(__file__).parent
+PACKAGE = pathlib.Path(__file__).parents[1]
 FOLDERS = {"": PACKAGE / "experiments", "launch ": PACKAGE / "launch"}  # {prefix of a command's name: folder}
 PURPOSE = re.compile(r'r?"""(.*?)(?:\.?"""|\.?\n\n)', re.DOTALL)  # the first sentence of a docstring
 PROGRAM = "diffusion"

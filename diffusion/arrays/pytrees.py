@@ -33,7 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import public
+from diffusion.package import public
 
 
 def is_shape(shape: Any) -> bool:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion import public
+from diffusion.package import public
 
 
 def require(value: Any, kind: type, argument: str, valid: str) -> None:

@@ -22,9 +22,9 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
-from diffusion import public
-from diffusion.arguments import described
-from diffusion.schedules import left_broadcast
+from diffusion.arrays.arguments import described
+from diffusion.arrays.broadcasting import left_broadcast
+from diffusion.package import public
 
 
 def check(real: Any, x: Array | jax.ShapeDtypeStruct) -> None:

@@ -1,0 +1,15 @@
+"""Arrays as arguments: their checks, and how times, pytrees and examples of several sizes are one array."""
+
+from typing import TYPE_CHECKING
+
+from diffusion.package import public
+
+if TYPE_CHECKING:
+    from diffusion.arrays import (
+        arguments as arguments,
+        broadcasting as broadcasting,
+        padding as padding,
+        pytrees as pytrees,
+    )
+
+public.declare(__name__)

@@ -1,0 +1,31 @@
+"""Arrays whose shape is a prefix of another's, such as the times of examples beside the examples."""
+
+__all__ = ["left_broadcast"]
+
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from diffusion.package import public
+
+
+def left_broadcast(t: ArrayLike, x: Array) -> Array:
+    """Returns t with trailing axes of length one, so that it multiplies x example by example.
+
+    Args:
+        t: array whose shape is a prefix of x's: `[]`, `[B]`, `[B, F]`.
+        x: array of any rank, `[B, ...]`.
+
+    Raises:
+        ValueError: if t's shape is not a prefix of x's.
+    """
+    t = jnp.asarray(t)
+    if t.shape != x.shape[: t.ndim]:
+        raise ValueError(
+            f"the shape of t, {t.shape}, is not a prefix of the shape of x, {x.shape}. Pass one time for all ([]), "
+            "for each example ([B]) or for each frame ([B, F])"
+        )
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+public.declare(__name__)
