@@ -57,6 +57,7 @@ def test_the_card_of_a_text_model_says_how_it_was_trained_and_how_good_it_is(tra
         "| two: 90% of the pixels in the requested colour | **50.0% (25.0% to 75.0%)** | "
         "real pictures 100.0% (75.0% to 100.0%) |"
     ]
+    assert {path.name for path in out.iterdir()} == {path.name for path in model.iterdir()} | {"README.md"}
     part = "transformer/diffusion_pytorch_model.safetensors"
     stored, exact = (safetensors.numpy.load_file(place / part) for place in (out, model))
     assert {array.dtype.name for array in stored.values()} == {"float16"}

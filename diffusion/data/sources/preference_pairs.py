@@ -50,7 +50,7 @@ class Preferences:
         self._both = preferred, rejected
         self.where = f"{preferred.where} and {rejected.where}"
         name = f"{preferred.spec.name} preferred to {rejected.spec.name}"
-        self.spec = preferred.spec._replace(name=name, size=len(preferred), pairs=True)
+        self.spec = preferred.spec._replace(name=name, pairs=True)
 
     def __len__(self) -> int:
         return len(self._both[0])

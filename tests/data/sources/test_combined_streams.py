@@ -229,6 +229,38 @@ def test_what_is_read_one_after_another_is_an_iterable_or_a_function_without_ran
     assert not any(map(is_iterable, ([1], {1: 2}, np.zeros(3), 5, Lengthless())))
 
 
+@pytest.mark.parametrize("missing", ["get_state", "set_state"])
+def test_an_iterator_keeps_its_state_where_that_can_be_read_and_set(missing):
+    class Counter:
+        def __init__(self):
+            self.state = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.state += 1
+            return {"x": np.float32([self.state, 0])}
+
+        def get_state(self):
+            return self.state
+
+        def set_state(self, state):
+            self.state = state
+
+    class Passes:
+        def __init__(self, kind):
+            self.kind = kind
+
+        def __iter__(self):
+            return self.kind()
+
+    assert Iterated(Passes(Counter)).resume == "state"
+    without = type("Without", (Counter,), {})
+    delattr(Counter, missing)
+    assert Iterated(Passes(without)).resume == "skip"
+
+
 def test_the_first_picture_of_a_stream_says_how_many_channels_all_have():
     def png(picture):
         file = io.BytesIO()

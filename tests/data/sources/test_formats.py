@@ -250,6 +250,8 @@ def test_parquet_of_numbers_and_its_arrow_file(tmp_path, monkeypatch):
     pq.write_table(pa.table({"x": list(x), "label": list("abababab")}), tmp_path / "a.parquet")
     in_memory = sources.parquet(str(tmp_path / "a.parquet"))
     assert in_memory.spec.shape == (3,) and in_memory.spec.classes == ("a", "b")
+    np.testing.assert_allclose(in_memory[5]["x"], x[5])
+    assert not (tmp_path / "cache").exists()
     monkeypatch.setattr("diffusion.data.sources.parquet_files.IN_MEMORY", 0)
     mapped = sources.parquet(str(tmp_path / "a.parquet"))
     for row in range(8):

@@ -5,17 +5,18 @@ The classes and their fields are those of tests/fixtures/text_to_image/scheduler
 
 import functools
 import json
+import types
 
 import jax
 import numpy as np
 import pytest
 import scipy.special
 
-from diffusion import flow_maps, schedules, timesteps
+from diffusion import flow_maps, samplers, schedules, timesteps
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.interchange.schedulers.solvers import SOLVERS
-from diffusion.models.interchange.schedulers.trajectories import levels_between
+from diffusion.models.interchange.schedulers.trajectories import Trajectory, levels_between
 from diffusion.parameterizations import Prediction
 from tests.conformance import slow_but
 from tests.text_to_image import made_pipelines
@@ -296,6 +297,56 @@ def test_the_angles_of_a_trigonometric_process_fall_evenly_but_for_two_steps(ste
 @pytest.mark.parametrize("name, draws", [("dpmpp_2m", 0), ("dpmpp_2m_sde", 1)])
 def test_of_first_order_the_stochastic_solver_alone_draws(name, draws):
     assert SOLVERS[name].make({"solver_order": 1}, 4).draws == draws
+
+
+LOWER, HIGHER = {"lower_order_final": True}, {"lower_order_final": False}
+TO_SIGMA_MIN = {"final_sigmas_type": "sigma_min"}
+MADE = [  # (solver, options, steps, its sampler), as diffusers lowers the order of the last steps and names the solvers
+    ("dpmpp_2m", {}, 14, samplers.dpmpp_2m(True)), ("dpmpp_2m", {}, 15, samplers.dpmpp_2m()),
+    ("dpmpp_2m", HIGHER, 14, samplers.dpmpp_2m()), ("dpmpp_2m", {"euler_at_final": True}, 15, samplers.dpmpp_2m(True)),
+    ("dpmpp_2m", {"solver_type": "heun"}, 15, samplers.dpmpp_2m_sde(0.0, solver="heun")),
+    ("dpmpp_2m_sde", {}, 15, samplers.dpmpp_2m_sde()),
+    ("dpmpp_2m_sde", {"solver_type": "heun"}, 14, samplers.dpmpp_2m_sde(solver="heun", lower_order_final=True)),
+    ("dpmpp_3m", {}, 14, samplers.dpmpp_3m(True)), ("dpmpp_3m", {}, 15, samplers.dpmpp_3m()),
+    ("deis", {"solver_order": 3}, 14, samplers.deis(3, "log-SNR", True)),
+    ("deis", {}, 15, samplers.deis(2, "log-SNR")),
+    ("dpmpp_2s", {}, 4, samplers.dpmpp_2s("grid", True)),
+    ("dpmpp_2s", HIGHER | TO_SIGMA_MIN, 4, samplers.dpmpp_2s("grid")),
+    ("dpmpp_2s", HIGHER | TO_SIGMA_MIN, 5, samplers.dpmpp_2s("grid", True)),
+    ("dpmpp_2s", LOWER | TO_SIGMA_MIN, 4, samplers.dpmpp_2s("grid", True)),
+    ("unipc", {}, 4, samplers.unipc(2, "bh2", True)), ("unipc", HIGHER, 4, samplers.unipc()),
+    ("unipc", {"solver_type": "bh1", "solver_order": 3}, 4, samplers.unipc(3, "bh1", True)),
+]  # fmt: skip
+
+
+@pytest.mark.extended
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("name, options, steps, expected", MADE)
+def test_the_options_of_a_solver_are_the_arguments_of_its_sampler(name, options, steps, expected):
+    silent = dict.fromkeys(("solver_order", "solver_type", "lower_order_final", "final_sigmas_type"))
+    made = SOLVERS[name].make({**silent, "euler_at_final": False, **options}, steps)
+    cosine = types.SimpleNamespace(schedule=schedules.cosine())
+    plan = timesteps.plan(np.linspace(0.9, 0.1, 7))
+    with jax.disable_jit():
+        ours, theirs = (_sampled(cosine, Trajectory(sampler, plan, 1.0)) for sampler in (made, expected))
+    assert made.draws == expected.draws and (ours == theirs).all()
+
+
+@pytest.mark.parametrize("kind, clip, clips", [
+    ("DDIM", None, True), ("DDIM", True, True), ("DDIM", False, False), ("LCM", None, False), ("LCM", True, True),
+    ("EulerDiscrete", True, False),
+])  # fmt: skip
+def test_the_data_are_clipped_where_the_class_has_the_option_and_the_config_sets_it(kind, clip, clips):
+    config = {"_class_name": f"{kind}Scheduler", "timestep_spacing": "trailing"}
+    config |= {} if clip is None else {"clip_sample": clip, "clip_sample_range": 1.0}
+    process = schedulers.read(config)
+    sampler, plan, *_ = schedulers.trajectory(process, "", 1)
+    x = np.zeros((1, 1), np.float32)
+    denoise = lambda x, *times: Prediction(np.full((1, 1), 5.0, np.float32), np.zeros((1, 1), np.float32))
+    if flow_maps.FlowMap in sampler.takes:
+        denoise = flow_maps.from_denoiser(denoise, process.schedule)
+    state = sampler.step(sampler.init(x, process.schedule, plan), denoise, process.schedule, plan, 0, x[None])
+    np.testing.assert_allclose(state.x, 1.0 if clips else 5.0, rtol=1e-6)  # alpha = 1 at the end
 
 
 def test_two_spreads_of_the_levels_are_refused():
