@@ -49,6 +49,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusion.data import feature_cache, latent_cache, latent_writer, sources
+from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.recipe import ConfigError
 from diffusion.recipe.data import named
@@ -151,6 +152,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(
             "--autoencoder and --encoder are both missing. Name the network whose output is to be written, or both."
         )
+    workdir.output_folder(values.out)
     loaded = encoder_features.load(values.encoder, values.encoder_size) if values.encoder else None
     pictures = {"data": values.data, "out": values.out, "data_dir": values.data_dir or "", "size": values.size}
     pictures |= {"flip": values.flip, "batch_size": values.batch_size, "threads": values.threads}

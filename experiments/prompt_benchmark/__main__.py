@@ -164,6 +164,7 @@ def named_readers() -> tuple[Readers, dict[str, Any]]:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
+    out = workdir.output_folder(values.out)
     if values.protocol not in benchmarks.BENCHMARKS:
         raise unknown("--protocol", values.protocol, benchmarks.BENCHMARKS, "protocol")
     if values.model and values.workdir:
@@ -173,7 +174,6 @@ def main(argv: list[str]) -> None:
     named, record = named_readers()
     model = str(workdir.text_model(values.workdir)) if values.workdir else values.model or ""
     settings = {name: values[name].value for name in ("steps", "guidance") if values[name].value is not None}
-    out = pathlib.Path(values.out)
     content = run(
         benchmark,
         pathlib.Path(values.prompts),

@@ -4,23 +4,37 @@ import types
 
 import pytest
 
-from diffusion.experiments import attribute, caption_report, edit, few_steps, film, membership, prompt_scores, sample
+from diffusion.experiments import (
+    attribute,
+    caption_report,
+    edit,
+    encode,
+    few_steps,
+    film,
+    membership,
+    prompt_scores,
+    sample,
+)
+from diffusion.experiments.prompt_benchmark import __main__ as prompt_benchmark
 from diffusion.recipe import ConfigError
 
 NOTHING = {  # flags whose run, model and data do not exist
     "workdir": "none", "model": "none", "config": None, "credentials": "", "n": 1, "times": ["0.3"], "editor": "ddim",
     "prompts": "", "images": ["none"], "steps": [], "students": [], "teacher": "none",
+    "autoencoder": "none", "encoder": "none", "inception": "",
 }  # fmt: skip
 
 
-COMMANDS = (attribute, caption_report, edit, few_steps, film, membership, prompt_scores, sample)
+COMMANDS = (
+    attribute, caption_report, edit, encode, few_steps, film, membership, prompt_benchmark, prompt_scores, sample,
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.split("experiments.")[1])
 def test_a_file_is_no_output_folder(command, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     config = types.SimpleNamespace(sample=types.SimpleNamespace())
-    values = types.SimpleNamespace(**NOTHING | {"config": config, "out": str(tmp_path / "file"), "inception": ""})
+    values = types.SimpleNamespace(**NOTHING | {"config": config, "out": str(tmp_path / "file")})
     monkeypatch.setattr(command.flags, "FLAGS", values)
     monkeypatch.setattr("sys.argv", ["diffusion"])  # which sample reads
     with pytest.raises(ConfigError, match=r"--out=.*/file: .*/file is a file\. Valid: a folder"):
