@@ -22,7 +22,6 @@ if TYPE_CHECKING:
         samplers as samplers,
         sampling as sampling,
         schedules as schedules,
-        steering as steering,
         text as text,
         text_to_image as text_to_image,
         timesteps as timesteps,
@@ -37,7 +36,13 @@ if TYPE_CHECKING:
         probability_flow as probability_flow,
     )
     from diffusion.objectives import couplings as couplings, weightings as weightings
-    from diffusion.sampling import caching as caching, editing as editing, videos as videos, watermarks as watermarks
+    from diffusion.sampling import (
+        caching as caching,
+        editing as editing,
+        steering as steering,
+        videos as videos,
+        watermarks as watermarks,
+    )
 
 __version__ = "0.1.0"
 
@@ -50,7 +55,7 @@ public.moved(
             "flows": ("flow_maps", "likelihood", "ode", "probability_flow"),
             "objectives": ("couplings", "weightings"),
             "package": ("commands", "namesake", "public"),
-            "sampling": ("caching", "editing", "videos", "watermarks"),
+            "sampling": ("caching", "editing", "steering", "videos", "watermarks"),
         }.items()
         for name in names
     }

@@ -25,7 +25,7 @@ LAYERS = (  # from the bottom to the top
     ("diffusion.parameterizations",),
     ("diffusion.timesteps", "diffusion.flows", "diffusion.guidance"),
     ("diffusion.samplers", "diffusion.sampling.caching"),
-    ("diffusion.sampling.editing", "diffusion.objectives", "diffusion.steering", "diffusion.sampling.videos"),
+    ("diffusion.objectives", "diffusion.sampling.editing", "diffusion.sampling.steering", "diffusion.sampling.videos"),
     ("diffusion.manifolds", "diffusion.data.sound", "diffusion.discrete"),
     ("diffusion.data.proteins",),
     ("diffusion.data", "diffusion.models"),

@@ -75,6 +75,8 @@ def test_a_deprecated_name_warns_and_gives_the_present_one(name):
         ("pytrees", "arrays.pytrees"),
         ("sound", "data.sound"),
         ("sound.forms", "data.sound.forms"),
+        ("steering", "sampling.steering"),
+        ("steering.twists", "sampling.steering.twists"),
         ("videos", "sampling.videos"),
         ("watermarks", "sampling.watermarks"),
         ("weightings", "objectives.weightings"),

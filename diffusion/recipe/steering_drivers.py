@@ -24,11 +24,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from diffusion import guidance, samplers, steering
+from diffusion import guidance, samplers
 from diffusion.guidance.measurements import Measurement
+from diffusion.sampling import steering
+from diffusion.sampling.steering.noise_search import Generate
+from diffusion.sampling.steering.twists import LogReward
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.noise_search import Generate
-from diffusion.steering.twists import LogReward
 
 Driver = Callable[..., Any]
 

@@ -176,7 +176,7 @@ PACKAGES = {  # packages, and the modules that moved into them as they were
     "data": ("proteins", "sound"),
     "flows": ("flow_maps", "likelihood", "ode", "probability_flow"),
     "objectives": ("couplings", "weightings"),
-    "sampling": ("caching", "editing", "videos", "watermarks"),
+    "sampling": ("caching", "editing", "steering", "videos", "watermarks"),
 }
 
 

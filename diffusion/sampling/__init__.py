@@ -3,6 +3,7 @@
 - `engine`: from a network to its denoiser and its samples.
 - `caching`: a part of the network runs in some steps only.
 - `editing`, `videos`: what is kept, edited or continued of pictures and clips.
+- `steering`: particles, searches and drivers that follow rewards and measurements.
 - `watermarks`: in the noise that sampling starts from, or in the finished picture.
 
     guide = lambda branches: guidance.classifier_free(branches, scale=4.0)
@@ -17,7 +18,13 @@ from typing import TYPE_CHECKING
 from diffusion.package import public
 
 if TYPE_CHECKING:
-    from diffusion.sampling import caching as caching, editing as editing, videos as videos, watermarks as watermarks
+    from diffusion.sampling import (
+        caching as caching,
+        editing as editing,
+        steering as steering,
+        videos as videos,
+        watermarks as watermarks,
+    )
     from diffusion.sampling.engine import (
         denoiser as denoiser,
         in_batches as in_batches,

@@ -32,7 +32,7 @@ TOPICS = {  # of the API: title -> modules and packages; a module belongs to the
     "Processes and times": ("schedules", "parameterizations", "timesteps", "arrays"),
     "Objectives": ("objectives",),
     "Samplers and likelihoods": ("samplers", "flows", "sampling"),
-    "Guidance, steering, editing, caches": ("guidance", "steering", "sampling.editing", "sampling.caching"),
+    "Guidance, steering, editing, caches": ("guidance", "sampling.steering", "sampling.editing", "sampling.caching"),
     "Curved spaces, proteins, sound, symbols": ("manifolds", "data.proteins", "data.sound", "discrete"),
     "Networks": ("models",),
     "Layers": ("models.layers",),

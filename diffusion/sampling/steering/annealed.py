@@ -14,8 +14,8 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import require_shape
 from diffusion.package import public
 from diffusion.samplers.sample import check_start, normal
-from diffusion.steering.particles import Particles, advance
-from diffusion.steering.resampling_schemes import USUAL, Resampling, effective_size, systematic
+from diffusion.sampling.steering.particles import Particles, advance
+from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling, effective_size, systematic
 
 LogDensity = Callable[[Array], Array]
 """x `[B, ...]` -> log-density `[B]`, differentiable, of which number b depends on example b alone."""

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tests.sampling.steering import groups
 
 from diffusion import steering
-from diffusion.steering.annealed import hamiltonian, leapfrog, looker
-from tests.steering import groups
+from diffusion.sampling.steering.annealed import hamiltonian, leapfrog, looker
 
 STD = 1.2
 MEAN = np.array([0.7, -0.4], np.float32)
@@ -161,7 +161,7 @@ def test_what_cannot_be_annealed_is_refused(name):
 
 
 def test_a_pilot_without_end_is_refused(monkeypatch):
-    monkeypatch.setattr(sys.modules["diffusion.steering.annealed"], "RUNGS", 3)
+    monkeypatch.setattr(sys.modules["diffusion.sampling.steering.annealed"], "RUNGS", 3)
     pilot = functools.partial(steering.annealing_ladder, log_base, log_density, jnp.eye(9, 2), jax.random.key(0), 0.1)
     with pytest.raises(ValueError, match="3 rungs reach b = "):
         pilot(share=0.999)

@@ -10,10 +10,10 @@ from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler, normal
+from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
+from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
+from diffusion.sampling.steering.twists import Twist, rewards
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.particles import Particles, advance, check, prepared, resampled_steps
-from diffusion.steering.resampling_schemes import USUAL, Resampling
-from diffusion.steering.twists import Twist, rewards
 from diffusion.timesteps import Plan
 
 

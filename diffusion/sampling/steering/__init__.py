@@ -8,20 +8,23 @@ steering.log_normaliser(particles.log_weights)    # [G], log E_p[exp log_reward(
 """
 
 from diffusion.package import public
-from diffusion.steering.annealed import annealed as annealed, annealing_ladder as annealing_ladder
-from diffusion.steering.correctors import corrected as corrected
-from diffusion.steering.daps import (
+from diffusion.sampling.steering.annealed import annealed as annealed, annealing_ladder as annealing_ladder
+from diffusion.sampling.steering.correctors import corrected as corrected
+from diffusion.sampling.steering.daps import (
     Draw as Draw,
     daps as daps,
     gaussian_draw as gaussian_draw,
     langevin_draw as langevin_draw,
 )
-from diffusion.steering.ddrm import ddrm as ddrm
-from diffusion.steering.mcgdiff import mcgdiff as mcgdiff
-from diffusion.steering.noise_search import optimised_noise as optimised_noise, searched_noise as searched_noise
-from diffusion.steering.particles import Particles as Particles, best as best, drawn as drawn
-from diffusion.steering.red_diff import red_diff as red_diff
-from diffusion.steering.resampling_schemes import (
+from diffusion.sampling.steering.ddrm import ddrm as ddrm
+from diffusion.sampling.steering.mcgdiff import mcgdiff as mcgdiff
+from diffusion.sampling.steering.noise_search import (
+    optimised_noise as optimised_noise,
+    searched_noise as searched_noise,
+)
+from diffusion.sampling.steering.particles import Particles as Particles, best as best, drawn as drawn
+from diffusion.sampling.steering.red_diff import red_diff as red_diff
+from diffusion.sampling.steering.resampling_schemes import (
     Resampling as Resampling,
     effective_size as effective_size,
     log_normaliser as log_normaliser,
@@ -31,8 +34,8 @@ from diffusion.steering.resampling_schemes import (
     systematic as systematic,
     where_uneven as where_uneven,
 )
-from diffusion.steering.twisted import twisted as twisted
-from diffusion.steering.twists import (
+from diffusion.sampling.steering.twisted import twisted as twisted
+from diffusion.sampling.steering.twists import (
     Twist as Twist,
     largest_so_far as largest_so_far,
     sum_so_far as sum_so_far,

@@ -11,7 +11,7 @@ from jax import Array
 
 from diffusion.arrays.arguments import require_keys
 from diffusion.package import public
-from diffusion.steering.twists import LogReward, rewards
+from diffusion.sampling.steering.twists import LogReward, rewards
 
 Generate = Callable[[Array], Array]
 """Noise `[B, ...]` -> samples `[B, ...]`, of which number b depends on noise b alone, such as `sample` of a flow."""

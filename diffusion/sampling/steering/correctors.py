@@ -14,9 +14,9 @@ from diffusion.guidance.density_products import product
 from diffusion.package import public
 from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler, normal
+from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
+from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
 from diffusion.schedules import NoiseSchedule
-from diffusion.steering.particles import Particles, advance, check, prepared, resampled_steps
-from diffusion.steering.resampling_schemes import USUAL, Resampling
 from diffusion.timesteps import Plan
 
 
