@@ -17,6 +17,7 @@
 | `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
 | `masks_vary`     | False      | whether "keep" may have -1, where an example has fewer patches than others  |
+| `sees_kept`      | False      | whether an autoencoder decodes with the kept part of a picture and a mask   |
 | `takes_dropout`  | False      | whether a call takes `dropout_keys` [B], by which it draws its `dropout`    |
 """
 
@@ -28,6 +29,7 @@ __all__ = [
     "layer_masks",
     "one_size",
     "reuses",
+    "sees_kept",
     "takes_frames",
     "takes_pytrees",
     "takes_rank",
@@ -106,6 +108,11 @@ def feature_blocks(network: Any) -> int:
 def reuses(network: Any) -> tuple[str, ...]:
     """The parts of a module's call, or of one of its class, that a later call may reuse, see `layers.block_reuse`."""
     return getattr(network, "reuses", ())
+
+
+def sees_kept(network: Any) -> bool:
+    """Whether an autoencoder's `decode` takes a picture and the mask outside which the picture is kept."""
+    return getattr(network, "sees_kept", False)
 
 
 def _fact(network: Any, what: str) -> bool:

@@ -33,6 +33,11 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
     taken = getattr(denoiser, "channels", channels)
     if taken != channels:
         raise Refusal(f"{folder}: the denoiser of a {name} must take {channels} channels, but this one takes {taken}.")
+    if getattr(autoencoder, "decoded_factor", autoencoder.factor) != autoencoder.factor:
+        raise Refusal(
+            f"{folder}: the autoencoder of a {name} must decode pictures of the size that it encodes, but this one "
+            f"makes them {autoencoder.factor} times smaller and then {autoencoder.decoded_factor} times larger."
+        )
     if kind.video is not None:
         video = kind.video._replace(clean=clean or kind.video.clean)
         _check_video(f"{folder}: a {name} is supported whose", video, denoiser, autoencoder)

@@ -145,7 +145,8 @@ def _frames(
     decoded = program(model, job.course, "decoded", compiled(programs.decoded))
     params = model.weights
     vae = model.params["vae"]
-    x, keys, known, painted, beside = begin(vae, job.keys(), *job.canvas.arrays(), job.reference, job.images)
+    image, mask = job.canvas.arrays()
+    x, keys, known, painted, beside = begin(vae, job.keys(), image, mask, job.reference, job.images)
     plan = job.course.trajectory.plan
     s = np.asarray(plan.s)
     both = conditional | beside, unconditional | beside
@@ -153,7 +154,7 @@ def _frames(
     for i, state in enumerate(states):
         if plan.renoise[i]:
             continue
-        pictures = np.asarray(decoded(vae, state.x0 if i + 1 < len(s) else state.x, known))
+        pictures = np.asarray(decoded(vae, state.x0 if i + 1 < len(s) else state.x, known, image, mask))
         yield Frame(i + 1, len(s), float(s[i]), job.finished(pictures))
 
 
@@ -293,9 +294,10 @@ class Job(NamedTuple):
             both[0]["words"] = jnp.asarray(token_places(request.words, prompts, _tokenizer(model)))
         reference = self.reference is not None
         images = [image.shape[1:3] for image in self.images]
-        check = lambda *_: check_memory(model, self.course, batch, *both, attached, reference, images)
+        masked = self.canvas.mask is not None
+        check = lambda *_: check_memory(model, self.course, batch, *both, attached, reference, images, masked)
         names = tuple(one.control.attachment for one in self.controls)
-        program(model, self.course, ("memory", batch, names, reference, *images), check)
+        program(model, self.course, ("memory", batch, names, reference, masked, *images), check)
         return both
 
     def scale(self, model: TextToImage) -> Array | Stepwise:

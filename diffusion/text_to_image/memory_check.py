@@ -30,12 +30,14 @@ def check_memory(
     attached: Sequence[Attached] = (),
     reference: bool = False,
     images: Sequence[tuple[int, ...]] = (),
+    masked: bool = False,
 ) -> bool:
     """Refuses pictures that the decoder or a call of the denoiser cannot hold beside the weights; or returns True.
 
     A denoiser that does not take words, or a reference, is refused here, too.
 
-    `images` holds the sides in pixels of the images that the denoiser sees.
+    `images` holds the sides in pixels of the images that the denoiser sees, and `masked` says whether a part of an
+    image is kept, which the decoder may see.
 
     The decoder comes first: while a denoiser is traced it makes a table of positions, as large as the pictures.
     """
@@ -63,7 +65,9 @@ def check_memory(
         peak_memory.check(what, others + peak, instead)
 
     x = jax.ShapeDtypeStruct((batch, *course.latents(model)), jnp.float32)
-    check(model.params["vae"], functools.partial(decoded, model, course), x)
+    side = lambda channels, dtype: jax.ShapeDtypeStruct((1, *course.size, channels), dtype)
+    image_and_mask = (None, side(3, jnp.float32), side(1, jnp.bool_)) if masked else ()
+    check(model.params["vae"], functools.partial(decoded, model, course), x, *image_and_mask)
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
         scale = jnp.full(2, 2.0) if model.sees_picture or model.boundary is not None else 2.0

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.adapters.tuning import CAPTIONED
+from diffusion.models import facts
 from diffusion.models.attachment import Attachment
 from diffusion.models.image_encoders import prompt_features
 from diffusion.models.interchange.schedulers import Process
@@ -213,6 +214,11 @@ class TextToImage:
         """Whether the denoiser was trained to inpaint: it takes a mask and the masked picture beside x_t."""
         channels = (self.channels + 1, self.channels + self.modules["vae"].factor ** 2)
         return self.kind.video is None and self.seen_channels in channels
+
+    @property
+    def decodes_kept(self) -> bool:
+        """Whether its autoencoder decodes with the kept part of a picture."""
+        return facts.sees_kept(self.modules["vae"])
 
     @property
     def seen_channels(self) -> int:

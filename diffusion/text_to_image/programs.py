@@ -259,20 +259,52 @@ def _guided(
     return evaluated, keys, editing.replacement(schedule, plan, known, ~painted)
 
 
-def decode_latents(model: Any, vae_params: Any, x: Array, tile: int = 0, of_clips: bool = False) -> Array:
-    """The pictures [B, H, W, 3], or clips, that the autoencoder decodes from the denoiser's latents."""
+def decode_latents(
+    model: Any,
+    vae_params: Any,
+    x: Array,
+    tile: int = 0,
+    of_clips: bool = False,
+    image: Array | None = None,
+    mask: Array | None = None,
+) -> Array:
+    """The pictures [B, H, W, 3], or clips, that the autoencoder decodes from the denoiser's latents.
+
+    Args:
+        model: the model.
+        vae_params: parameters of its autoencoder.
+        x: the latents.
+        tile: side of the tiles in pixels; 0 for none.
+        of_clips: whether the latents are those of clips.
+        image: the picture whose part outside the mask is kept, [1, H, W, 3], for an autoencoder that sees it.
+        mask: Bool [1, H, W, 1], True where the image is painted.
+    """
     vae = model.modules["vae"]
+    z = latent_space.from_diffusion(x, vae.scale, vae.shift)
+    if mask is not None and facts.sees_kept(vae):
+        return vae.apply({"params": vae_params}, z, image, mask, method="decode")
     _, decode = _autoencoder(model, vae_params, tile, of_clips)
-    return decode(latent_space.from_diffusion(x, vae.scale, vae.shift))
+    return decode(z)
 
 
-def decoded(model: Any, course: Course, vae_params: Any, x: Array, first: Array | None = None) -> Array:
-    """The pictures of latents, uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips, with a known `first` latent frame."""
+def decoded(
+    model: Any,
+    course: Course,
+    vae_params: Any,
+    x: Array,
+    first: Array | None = None,
+    image: Array | None = None,
+    mask: Array | None = None,
+) -> Array:
+    """The pictures of latents, uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips, with a known `first` latent frame.
+
+    `image` and `mask` are those of `decode_latents`.
+    """
     x = x if first is None or not course.frames else jnp.concatenate([first, x], axis=1)
     vae = model.modules["vae"]
     if course.frames:  # the frames that fill up a patch are cut off
         x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]
-    return to_uint8(decode_latents(model, vae_params, x, course.tile, course.frames > 0))
+    return to_uint8(decode_latents(model, vae_params, x, course.tile, course.frames > 0, image, mask))
 
 
 def control_inputs(
@@ -306,7 +338,7 @@ def pictures(
     """The whole trajectory as one program: (uint8 [B, H, W, 3], counts of `caching.Work`)."""
     x, keys, known, painted, beside = begin(model, course, params["vae"], keys, image, mask, reference, images)
     both = conditional | beside, unconditional | beside
-    return sampled(model, course, params, x, *both, scale, keys, known, painted, attached)
+    return sampled(model, course, params, x, *both, scale, keys, known, painted, attached, image=image, mask=mask)
 
 
 def sampled(
@@ -320,10 +352,15 @@ def sampled(
     keys,
     known,
     *rest: Any,
+    image: Array | None = None,
+    mask: Array | None = None,
 ) -> tuple[Array, caching.Work | None]:
-    """Does as `pictures`, from x at the first time; the others are arguments of `_guided`, from the conditions on."""
+    """Does as `pictures`, from x at the first time; the others are arguments of `_guided`, from the conditions on.
+
+    `image` and `mask` are those of `decode_latents`.
+    """
     both = conditional, unconditional
     evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, *rest)
     sampler, plan = course.trajectory.sampler, course.trajectory.plan
     x, work = sampling.samples(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
-    return decoded(model, course, params["vae"], x, known), work
+    return decoded(model, course, params["vae"], x, known, image, mask), work

@@ -358,6 +358,10 @@ class Request:
                 f"tile = {self.tile} must be a multiple of {factor}, the autoencoder's factor, for example "
                 f"{max(self.tile // factor, 1) * factor}; 0 switches tiles off"
             )
+        if self.tile and self.keeps and model.decodes_kept:
+            raise ValueError(
+                f"tile = {self.tile}: the autoencoder of this model sees the whole part that is kept; leave tile out"
+            )
         if model.sees_picture:
             self._check_edit("follows" if model.kind.controlled else "edits")
         if (model.distilled or not model.sees_picture) and self.image_guidance != 1:

@@ -314,6 +314,7 @@ def test_a_clip_of_a_dynamic_guidance_has_its_scales():
     assert np.abs(by_steps.astype(int) - make()).max() <= 1
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, settings, message", [
     ("wan", {"frames": 5}, "dynamic_guidance: a WanPipeline has one scale at all steps; leave dynamic_guidance out"),
     ("cogvideox_dynamic", {"frames": 9, "guidance": 1.0},

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from diffusion.models.autoencoders import (
         autoencoder_dc as autoencoder_dc,
         autoencoder_kl as autoencoder_kl,
+        autoencoder_kl_asymmetric as autoencoder_kl_asymmetric,
         autoencoder_kl_cogvideox as autoencoder_kl_cogvideox,
         autoencoder_kl_hunyuan_video as autoencoder_kl_hunyuan_video,
         autoencoder_kl_ltx as autoencoder_kl_ltx,

@@ -17,6 +17,7 @@ __all__ = [
     "PixelAttention",
     "WithoutPosterior",
     "check_latents",
+    "check_levels",
     "check_options",
     "check_pictures",
     "last",
@@ -25,6 +26,7 @@ __all__ = [
     "shared_options",
 ]
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -133,20 +135,24 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """[B, h, w, D] -> [B, 2^(levels - 1) h, 2^(levels - 1) w, outputs]."""
+    """[B, h, w, D] -> [B, 2^(levels - 1) h, 2^(levels - 1) w, outputs].
+
+    A call may have `blend`, a function of the features [B, H', W', C] that stand before each level, and behind the
+    last.
+    """
 
     options: Options
     outputs: int
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: jax.Array, blend: Callable[[jax.Array], jax.Array] = lambda x: x) -> jax.Array:
         widths, dtype = self.options.widths, self.options.dtype
         x = middle(self.options)(conv(widths[-1], dtype=dtype, name="conv_in")(z))
         for i in reversed(range(len(widths))):
-            x = level(self.options, i, self.options.layers + 1)(x)
+            x = level(self.options, i, self.options.layers + 1)(blend(x))
             if i:
                 x = conv(widths[i], dtype=dtype, name=f"up_{i}")(upsample(x))
-        return last(x, self.outputs, self.options)
+        return last(blend(x), self.outputs, self.options)
 
 
 def shared_options(autoencoder: Any) -> Options:
@@ -160,8 +166,19 @@ def check_options(autoencoder: Any) -> None:
     Raises:
         ValueError: naming the field.
     """
-    widths, layers, groups, levels, *_ = shared_options(autoencoder)
+    check_levels(shared_options(autoencoder))
     input_range = autoencoder.input_range
+    if not input_range[0] < input_range[1]:
+        raise ValueError(f"input_range={input_range}: the first number must be below the second")
+
+
+def check_levels(options: Options) -> None:
+    """Refuses options of an encoder or a decoder that do not fit each other.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    widths, layers, groups, levels, *_ = options
     if not widths or layers <= 0 or groups <= 0:
         raise ValueError(
             f"widths={widths}, layers={layers}, groups={groups}: an autoencoder needs at least one level, and layers "
@@ -173,8 +190,6 @@ def check_options(autoencoder: Any) -> None:
     for i in levels:
         if not 0 <= i < len(widths):
             raise ValueError(f"attention_levels={levels}: there is no level {i}. Valid: 0 .. {len(widths) - 1}")
-    if not input_range[0] < input_range[1]:
-        raise ValueError(f"input_range={input_range}: the first number must be below the second")
 
 
 def check_pictures(x: jax.Array, channels: int, factor: int) -> None:

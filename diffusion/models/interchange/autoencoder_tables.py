@@ -3,6 +3,7 @@
 __all__ = [
     "BODY",
     "CONVS",
+    "DIFFUSERS",
     "INPUT_RANGE",
     "Autoencoder",
     "Names",
@@ -30,6 +31,7 @@ import numpy as np
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_vq import VQModel
+from diffusion.models.autoencoders.encoder_decoder import Options
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, norm, within
@@ -69,6 +71,7 @@ DIFFUSERS = Names(
     mixing=("group_norm", "to_q", "to_k", "to_v", "to_out.0"),
     point=DENSE,
 )
+"""The names of diffusers since 0.14."""
 EARLY_DIFFUSERS = DIFFUSERS._replace(mixing=("group_norm", "query", "key", "value", "proj_attn"))
 ORIGINAL = Names(
     encoder=("down.{n}.block", "down.{n}.attn", "down.{n}.downsample.conv"),
@@ -99,8 +102,8 @@ def mixing_rows(names: Names, theirs: str, ours: str) -> list[Row]:
     return rows
 
 
-def side_rows(module: Autoencoder, names: Names, encoder: bool) -> list[Row]:
-    """The encoder or the decoder."""
+def side_rows(module: Autoencoder | Options, names: Names, encoder: bool) -> list[Row]:
+    """The encoder or the decoder of an autoencoder, or of its options."""
     levels = len(module.widths)
     rows = [
         *linear("conv_in", "conv_in", CONV),

@@ -9,6 +9,7 @@ import flax.linen as nn
 from diffusion.models import rooms
 from diffusion.models.interchange import (
     adm_tables,
+    autoencoder_asymmetric_tables,
     autoencoder_tables,
     autoencoder_tiny_tables,
     blip_captioner_tables,
@@ -46,6 +47,7 @@ from diffusion.package import public
 IN_MODELS: dict[str, Family] = {
     family.name: family
     for family in (
+        autoencoder_asymmetric_tables.FAMILY,
         *autoencoder_tables.FAMILIES,
         autoencoder_tiny_tables.FAMILY,
         blip_captioner_tables.FAMILY,

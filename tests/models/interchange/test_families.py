@@ -32,6 +32,13 @@ def autoencoder_vq(apply, inputs):
     }
 
 
+def autoencoder_asymmetric(apply, inputs):
+    outputs = autoencoder_kl(apply, inputs)
+    if "mask" in inputs:
+        outputs["painted"] = apply(inputs["z"], inputs["picture"], inputs["mask"], method="decode")
+    return outputs
+
+
 def autoencoder_dc(apply, inputs):
     return {"encoded": apply(inputs["x"], method="encode"), "decoded": apply(inputs["z"], method="decode")}
 
@@ -167,6 +174,9 @@ CALLS = {
     "autoencoder_kl_attention": Call(autoencoder_kl, 9e-6, layouts=OWN),
     "autoencoder_kl_uneven": Call(autoencoder_kl, 8e-6),
     "autoencoder_kl_original": Call(autoencoder_kl, 2e-5, slow=True),
+    "autoencoder_kl_asymmetric": Call(autoencoder_asymmetric, 1e-5, layouts=OWN),
+    "autoencoder_kl_asymmetric_equal": Call(autoencoder_asymmetric, 1e-5),
+    "autoencoder_kl_asymmetric_larger": Call(autoencoder_asymmetric, 1e-5),
     "autoencoder_vq_small": Call(autoencoder_vq, 2e-5, layouts=OWN),
     "autoencoder_tiny_small": Call(autoencoder_dc, 5e-6),
     "autoencoder_tiny_flux": Call(autoencoder_dc, 4e-6),
@@ -229,6 +239,8 @@ LISTINGS = {
     "u_vit_full_h_2": "UViT",
     "u_vit_full_coco": "UViT",
     **{f"autoencoder_kl_full_{name}": "AutoencoderKL" for name in ("sd15", "sdxl", "sd3", "flux", "original")},
+    "autoencoder_kl_asymmetric_full_x1_5": "AsymmetricAutoencoderKL",
+    "autoencoder_kl_asymmetric_full_x2": "AsymmetricAutoencoderKL",
     "autoencoder_vq_full_f4": "VQModel",
     "autoencoder_tiny_full_sd": "AutoencoderTiny",
     "autoencoder_vq_full_f8": "VQModel",

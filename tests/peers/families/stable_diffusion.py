@@ -121,6 +121,18 @@ def playground(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
 
 # Trained to paint: of nine channels, the latents, the mask and the latents of what is not masked.
 inpaint = functools.partial(stable_diffusion, kind=diffusers.StableDiffusionInpaintPipeline, in_channels=9)
+
+
+def asymmetric(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Trained to paint, with an autoencoder whose decoder sees what is kept, at its four levels."""
+    pipe = inpaint(folder)
+    levels = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = diffusers.AsymmetricAutoencoderKL(
+        down_block_out_channels=(8, 8, 16, 16), up_block_out_channels=(8, 16, 32, 32), norm_num_groups=4, **levels
+    )
+    return diffusers.StableDiffusionInpaintPipeline(**pipe.components | {"vae": vae}, requires_safety_checker=False)
+
+
 # Trained to edit: of eight channels, the latents and those of the picture.
 instruct_pix2pix = functools.partial(
     stable_diffusion,
@@ -173,6 +185,17 @@ def inpaint_arguments(pipe, usual: dict) -> dict:
     }
 
 
+def asymmetric_arguments(pipe, usual: dict) -> dict:
+    """A picture in [0, 1] for each prompt, whose right half is painted: the decoder takes as many as latents."""
+    picture = torch.from_numpy(drawn("kept", 2, 32, 32, 3)).movedim(-1, 1)
+    return usual | {
+        "image": (picture * 0.25 + 0.5).clip(0, 1),
+        "mask_image": (torch.arange(32) >= 16).float().expand(2, 1, 32, 32),
+        "strength": 1.0,
+        "masked_image_latents": torch.from_numpy(drawn("masked", 2, 4, 4, 4)).movedim(-1, 1),
+    }
+
+
 def edit_arguments(pipe, usual: dict) -> dict:
     """From a picture that has its latents' form, so that it is not encoded."""
     return usual | {"image": pictured(), "image_guidance_scale": 1.5}
@@ -221,6 +244,16 @@ PIPELINES = {
         SD_1,
         {"plms": ("PNDMScheduler", {}), "dpmpp_2m": ("DPMSolverMultistepScheduler", {})},
         arguments=inpaint_arguments,
+    ),
+    "inpaint_asymmetric": Pipeline(
+        asymmetric,
+        SD_1,
+        {"ddim": ("DDIMScheduler", {})},
+        latents=(4, 4, 4),
+        size={"height": 32, "width": 32},
+        steps=2,
+        arguments=asymmetric_arguments,
+        unclipped=True,
     ),
     "edit": Pipeline(
         instruct_pix2pix, SD_1, ANCESTRAL | {"ddim": ("DDIMScheduler", {})}, size={}, arguments=edit_arguments
