@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.sampling.steering import groups
 
 from diffusion import steering
 from diffusion.sampling.steering.annealed import hamiltonian, leapfrog, looker
+from tests.sampling.steering import groups
 
 STD = 1.2
 MEAN = np.array([0.7, -0.4], np.float32)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.sampling.steering import groups
 
 from diffusion import samplers, schedules, steering, timesteps
 from diffusion.guidance import measurements
 from tests import oracles
 from tests.conformance import exact_denoiser, round_denoiser
+from tests.sampling.steering import groups
 
 SCHEDULE = schedules.cosine()
 DENOISE = round_denoiser(SCHEDULE)

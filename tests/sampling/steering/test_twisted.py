@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tests.sampling.steering import groups
 
 from diffusion import guidance, samplers, schedules, steering, timesteps
 from diffusion.parameterizations import Prediction
 from diffusion.samplers.sample import keys_of_step
 from tests.conformance import round_denoiser
+from tests.sampling.steering import groups
 
 STEPS, NUMBER, END = 4, 8, 0.1
 SCHEDULE = schedules.cosine()
