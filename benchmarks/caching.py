@@ -42,7 +42,7 @@ import matplotlib.pyplot as plt
 
 from diffusion import caching, samplers
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.metrics import frechet, image_sets
 from diffusion.models import facts
 from diffusion.recipe import checks
@@ -125,7 +125,7 @@ def program(recipe: Recipe) -> Any:
 
     def run(params, labels, first, rest):
         x = samplers.prior(recipe.schedule, first, recipe.examples.shape)
-        denoise = generate.denoiser(recipe)(params, labels)
+        denoise = run_denoiser.denoiser(recipe)(params, labels)
         return samplers.sample_with_memory(
             recipe.sampling.sampler, denoise, recipe.schedule, x, recipe.sampling.plan, rest
         )

@@ -45,7 +45,7 @@ from rich.console import Console
 from benchmarks import few_steps_report
 from diffusion import samplers, timesteps
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.metrics import frechet, image_sets
 from diffusion.recipe import resolve
 from diffusion.samplers import Sampler
@@ -126,7 +126,7 @@ def digits(folder: str, number: int) -> Problem:
     shape = workdir.example_shape(config)
     params, _ = checkpoints.load_ema(folder, None)
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
-    denoise = generate.denoiser(resolve.recipe(config, shape))
+    denoise = run_denoiser.denoiser(resolve.recipe(config, shape))
     real = image_sets.open_set(f"{config.data.name}@train", config.data.dir)
     images = real.read(0, real.count).reshape(real.count, -1) / 127.5 - 1
     eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, shape))(jax.random.split(jax.random.key(0), number)))

@@ -42,7 +42,7 @@ from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sample import requested_labels
-from diffusion.experiments.sampling import editors, generate, trained_run
+from diffusion.experiments.sampling import editors, generate, run_denoiser, trained_run
 from diffusion.io import files
 from diffusion.io.leaf_names import leaves_of
 from diffusion.recipe import ConfigError
@@ -74,16 +74,16 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         )
     wanted = present if labels is None else requested_labels(labels, len(present), run.recipe.examples.num_classes)
     present, wanted = generate.as_condition(present), generate.as_condition(wanted)
-    real = generate.real_of(run.recipe, present)
+    real = run_denoiser.real_of(run.recipe, present)
     shown = to_uint8 if run.recipe.makes_bytes else lambda x: x
-    generate.check_plain(run.recipe, present)
+    run_denoiser.check_plain(run.recipe, present)
     keys = generate.keys(generate.seeds(run.config, len(x)))[1]
 
     @jax.jit
     def edited(params, x, present, wanted):
-        denoise = generate.denoiser(run.recipe)
+        denoise = run_denoiser.denoiser(run.recipe)
         there, back = (denoise(params, classes) for classes in (present, wanted))
-        beside = functools.partial(generate.side_by_side, run.recipe, params, present, wanted)
+        beside = functools.partial(run_denoiser.side_by_side, run.recipe, params, present, wanted)
         sampler = run.sampler if real is None else samplers.padded(run.sampler, real)
         task = editors.Task(there, back, beside, run.schedule, sampler, padding.zeroed(x, real), run.grid, keys)
         return shown(padding.zeroed(change(task), real))

@@ -48,7 +48,7 @@ from diffusion.data import pipeline
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import autoencoder_folders, clip_coding, generate, trained_run
+from diffusion.experiments.sampling import autoencoder_folders, clip_coding, generate, run_denoiser, trained_run
 from diffusion.io import files
 from diffusion.metrics import chunks
 from diffusion.models import facts
@@ -109,7 +109,7 @@ def film(
     if recipe.examples.null is not None and not recipe.examples.by_class:
         stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
         labels = conditioned(stacked)
-    generate.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))
+    run_denoiser.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = timesteps.plan(run.grid)
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
@@ -118,7 +118,7 @@ def film(
     @jax.jit
     def make(params, coder, clips, labels, seeds):
         starts, keys = generate.keys(seeds)
-        denoise = generate.build_for_sampler(recipe)(params, labels)
+        denoise = run_denoiser.build_for_sampler(recipe)(params, labels)
         x = samplers.prior(run.schedule, starts, (made_frames, *run.shape[1:]))
         if longer:
             coding = (lambda clips: encode(coder, clips), lambda x: decode(coder, x))

@@ -233,14 +233,14 @@ def test_names_that_are_not_public_are_found():
 from diffusion.metrics import bootstrap, features
 from diffusion.experiments import train, run
 from diffusion.recipe import ConfigError, fits
-from diffusion.experiments.sampling.generate import keys
+from diffusion.experiments.sampling.run_samples import keys
 import diffusion.samplers.runge_kutta
 bootstrap.share([]), bootstrap._wilson, train.unless_finished, ConfigError.args, features.Extractor, features.np
 """
     assert not_public(source) == [
         "diffusion.experiments.run",
         "diffusion.recipe.fits",
-        "diffusion.experiments.sampling.generate.keys",
+        "diffusion.experiments.sampling.run_samples.keys",
         "diffusion.samplers.runge_kutta",
         "diffusion.metrics.bootstrap._wilson",
         "diffusion.metrics.features.np",

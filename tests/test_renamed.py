@@ -47,6 +47,13 @@ def test_a_deprecated_name_warns_and_gives_the_present_one(name):
             assert getattr(module, deprecated) is getattr(module, present)
 
 
+def test_a_name_that_moved_to_another_module_warns_and_gives_the_present_one():
+    from diffusion.experiments.sampling import generate, run_denoiser
+
+    with pytest.warns(DeprecationWarning, match=r"generate\.denoiser is now .*run_denoiser\.denoiser"):
+        assert generate.denoiser is run_denoiser.denoiser
+
+
 @pytest.mark.parametrize(
     ("deprecated", "present"),
     [

@@ -11,7 +11,7 @@ from benchmarks.programs.cases import Maker, Program
 from benchmarks.programs.training import SMALL_DIT, dit
 from diffusion import samplers
 from diffusion.experiments.run.networks import flops_of, inputs
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.metrics import inception, inception_weights
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.budget.counted_flops import counted_flops
@@ -44,7 +44,7 @@ def guided(batch: int) -> Maker:
         config.update_from_flattened_dict(fields)
         shape = tuple(config.data.shape)
         recipe = resolve.recipe(config, shape)
-        network = generate.build_for_sampler(recipe)
+        network = run_denoiser.build_for_sampler(recipe)
 
         def sampled(params: Any, labels: jax.Array, seeds: jax.Array) -> jax.Array:
             first, rest = generate.keys(seeds)

@@ -9,7 +9,7 @@ from jax import Array
 from diffusion import samplers, videos
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.sampling import clip_coding, generate, trained_run
+from diffusion.experiments.sampling import clip_coding, generate, run_denoiser, trained_run
 from diffusion.metrics import chunks
 from diffusion.recipe import recipe as recipes
 from diffusion.timesteps import plan
@@ -29,7 +29,7 @@ def check(recipe: recipes.Recipe, words: Words = motions.words) -> None:
     Raises:
         ConfigError: naming the field.
     """
-    generate.check_given_frames(recipe, {"vector": words("")[None]})
+    run_denoiser.check_given_frames(recipe, {"vector": words("")[None]})
 
 
 def context(run: trained_run.Trained) -> int:
@@ -43,7 +43,7 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
     The first frames stand unchanged at the beginning. Windows of the run's clips see the last K before them
     (`videos.rollout`), as often as T needs; what is beyond T is left out. One program is compiled for each K and T.
     """
-    denoiser = generate.denoiser(run.recipe)
+    denoiser = run_denoiser.denoiser(run.recipe)
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     steps = plan(run.grid)
     window = run.shape[0]

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import run_denoiser
 from diffusion.manifolds import riemannian_log_likelihood
 from diffusion.metrics import bootstrap
 from diffusion.objectives import Moves
@@ -41,7 +41,7 @@ def negative_log_likelihood(subject: Any) -> dict:
         )
     schedule = recipe.schedule
     times = np.linspace(schedule.t_min, schedule.t_max, STEPS + 1)
-    field = generate.tangent_field(recipe, reads)
+    field = run_denoiser.tangent_field(recipe, reads)
 
     @jax.jit
     def log_density_of_model(params, points):

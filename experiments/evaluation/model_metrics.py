@@ -20,7 +20,7 @@ from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.flows import likelihood, ode
 from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisation
 from diffusion.recipe import ConfigError, checks, resolve
@@ -128,7 +128,7 @@ def bits_per_dim(subject: Subject) -> dict:
     )
     recipe = generate.on_trained_schedule(recipe, params)
     schedule = recipe.schedule
-    denoise = generate.denoiser(recipe)
+    denoise = run_denoiser.denoiser(recipe)
     start = max(schedule.t_min, EARLIEST)
     pictures = subject.real.images.dtype == np.uint8
     conditions = subject.real.labels if subject.real.conditions is None else subject.real.conditions
@@ -138,7 +138,7 @@ def bits_per_dim(subject: Subject) -> dict:
     def measured(params, images, labels, numbers):
         keys = jax.vmap(lambda number: jax.random.split(jax.random.fold_in(jax.random.key(SEED), number)))(numbers)
         x = likelihood.dequantise(images, keys[:, 0]) if pictures else images
-        real = generate.real_of(recipe, labels)
+        real = run_denoiser.real_of(recipe, labels)
         dims = math.prod(shape) if real is None else padding.count(real, x)
         probe = likelihood.hutchinson(likelihood.rademacher(keys[:, 1], shape))
         density = likelihood.log_likelihood(denoise(params, labels), schedule, x, solver, probe, real=real)

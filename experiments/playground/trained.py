@@ -17,7 +17,7 @@ from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import autoencoder_folders, class_models, generate
+from diffusion.experiments.sampling import autoencoder_folders, class_models, generate, run_denoiser
 from diffusion.flows import flow_maps
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
@@ -196,7 +196,7 @@ class Trained:
 
     def _made(self, recipe: Recipe, plan: timesteps.Plan, noised: bool) -> tuple[Callable, Callable, Callable]:
         schedule = recipe.schedule
-        network = generate.build_for_sampler(recipe)
+        network = run_denoiser.build_for_sampler(recipe)
 
         def begin(seeds: Array, known: Array | None) -> tuple[Array, Array]:
             first, rest = generate.keys(seeds)
@@ -215,7 +215,7 @@ class Trained:
 
     def _check_memory(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan) -> None:
         number = request.number
-        network = generate.build_for_sampler(recipe)
+        network = run_denoiser.build_for_sampler(recipe)
 
         def pictures(params, decoder, labels, keys, x):
             x = samplers.sample(recipe.sampling.sampler, network(params, labels), recipe.schedule, x, plan, keys)

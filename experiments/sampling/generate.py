@@ -1,5 +1,22 @@
 """Samples of a trained network, as its config describes them; training and `diffusion sample` share this code."""
 
+__all__ = [
+    "SEEDS",
+    "TRAJECTORIES",
+    "Generator",
+    "as_condition",
+    "balanced_labels",
+    "build_generator",
+    "classes_of",
+    "conditions_of",
+    "generator",
+    "keys",
+    "measured_pictures",
+    "on_trained_schedule",
+    "seeds",
+    "trained",
+]
+
 import contextlib
 import functools
 import pathlib
@@ -13,23 +30,19 @@ from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from diffusion import guidance, parameterizations, samplers, sampling
-from diffusion.arrays import padding, pytrees
+from diffusion import samplers, sampling
+from diffusion.arrays import padding
 from diffusion.data import pipeline
 from diffusion.data.sources.streams import Stream
 from diffusion.data.transforms import to_model, to_uint8
-from diffusion.experiments.sampling import autoencoder_folders, symbol_samples
-from diffusion.flows import flow_maps
+from diffusion.experiments.sampling import autoencoder_folders, run_denoiser, symbol_samples
 from diffusion.io import npy, npz
-from diffusion.models import facts
-from diffusion.models.layers import conditions, layout
-from diffusion.objectives import Jumps, Moves, Restores, projectors
-from diffusion.parameterizations import Parameterization
-from diffusion.recipe import ConfigError, data, guides, names
+from diffusion.models.layers import layout
+from diffusion.objectives import Moves, Restores
+from diffusion.package import public
+from diffusion.recipe import ConfigError, data, guides
 from diffusion.recipe.recipe import Recipe
-from diffusion.sampling import editing
 from diffusion.sampling.watermarks import Watermark
-from diffusion.schedules import NoiseSchedule
 from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned
 
@@ -92,7 +105,7 @@ def classes_of(recipe: Recipe, conditions: Any) -> np.ndarray:
         return conditions
     if recipe.examples.num_classes:
         return np.asarray(conditions["label"], np.int32)
-    return np.zeros(_number(conditions), np.int32)
+    return np.zeros(run_denoiser.number_of(conditions), np.int32)
 
 
 def seeds(config: Mapping, number: int) -> np.ndarray:
@@ -104,131 +117,6 @@ def keys(seeds: ArrayLike) -> tuple[Array, Array]:
     """(`[N]` keys for the prior, `[N]` keys for `samplers.sample`), each from the seed of its sample."""
     first, rest = jax.vmap(lambda seed: jax.random.split(jax.random.key(seed)), out_axes=1)(seeds)
     return first, rest
-
-
-def denoiser(recipe: Recipe) -> Callable[..., Any]:
-    """The guided denoiser of a run for a shape of examples, of (params, labels `[B]`): what `samplers.sample` takes.
-
-    A third argument holds what its guides read: the weights of other runs, by the paths of their fields, and the
-    measured pictures `[B, ...]`. Without it the weights are read here, and become constants of the program.
-
-    Raises:
-        ConfigError: if the run trains a flow map, which has no denoiser.
-    """
-    kinds = {Jumps: "a flow map", Moves: "a field on a manifold", Restores: "a predictor of symbols"}
-    if trained := kinds.get(type(recipe.objective.reads), ""):
-        raise ConfigError(
-            f"config.objective.name = {recipe.config.objective.name!r} trains {trained}, but this needs a denoiser."
-        )
-    for guide in recipe.sampling.guides:
-        for run in guide.runs:
-            run.check(recipe)
-    guided = (
-        recipe.sampling.depths
-        or recipe.sampling.conditions is not None
-        or (recipe.examples.null is not None and recipe.scale != 1 and not recipe.objective.condition.strength)
-    )
-
-    def build(params: Any, labels: Array, read: GuidesRead | None = None) -> Any:
-        weights, y = read or GuidesRead(guides.weights(recipe.sampling.guides), None)
-        if y is None and any(guide.measured for guide in recipe.sampling.guides):
-            raise ConfigError("config.sample.guides reads measured pictures, which only diffusion sample measures.")
-        rows = guides.Rows(y, recipe.examples.shape)
-        real = real_of(recipe, labels)
-        network = lambda x, clock, condition, **more: recipe.network.apply(params, x, clock, condition, **more)
-        return sampling.denoiser(
-            network if real is None else padding.network(network, real),
-            recipe.schedule,
-            recipe.parameterization,
-            (received_condition(recipe, labels),),
-            recipe.sampling.guidance if guided else None,
-            functools.partial(_branches, recipe, params),
-            changes=[
-                lambda denoise, by=guide: by.apply(denoise, weights, labels, rows) for guide in recipe.sampling.guides
-            ],
-            cache=recipe.sampling.cache,
-            merge=recipe.sampling.merge,
-        )
-
-    return build
-
-
-def _branches(
-    recipe: Recipe,
-    params: Any,
-    network: Callable,
-    schedule: NoiseSchedule,
-    parameterization: Parameterization,
-    conditions: tuple[Any],
-) -> guidance.Branches:
-    """The branches that a run's guidance combines; `conditions` has one entry, the condition."""
-    (condition,) = conditions
-    if recipe.sampling.depths:
-        # `fits.check` refuses this guidance without an early prediction.
-        assert recipe.objective.blocks.early is not None
-        name, layer = recipe.objective.blocks.early
-        head = recipe.objective.heads[name].apply
-        early = lambda h, shape: projectors.untokens(head(params[HEADS][name], h, shape), shape)
-        return guidance.depth_branches(network, schedule, parameterization, condition, layer, early)
-    null = None if recipe.examples.null is None else recipe.examples.null_condition(_number(condition))
-    if null is not None and real_of(recipe, condition) is not None:
-        null = {**null, "real": condition["real"]}
-    both = (condition, null)
-    if recipe.sampling.conditions is not None:
-        both = recipe.sampling.conditions(recipe.network, *both)
-    if len(both) == 1:
-        return guidance.separately(parameterizations.denoiser(network, schedule, parameterization, *both))
-    return guidance.together(network, schedule, parameterization, both)
-
-
-def side_by_side(
-    recipe: Recipe, params: Any, sources: Array, targets: Array, until: float, layers: Sequence[int] | None = None
-) -> Any:
-    """The guided denoiser of `[2 B, ...]` examples of classes and of the edits to others; `editing.prompt_to_prompt`.
-
-    Args:
-        recipe: the recipe of the run.
-        params: the parameters of its network.
-        sources: classes of the pictures, `[B]`.
-        targets: classes of their edits, `[B]`.
-        until: the t below which each edit has its own maps of attention.
-        layers: the layers that borrow the maps of the source before that; None for all.
-
-    Raises:
-        ConfigError: for a network or a guidance that does not support this, or a layer that the network lacks.
-    """
-    network = recipe.network
-    if "borrow" not in facts.layer_masks(network) or not recipe.examples.by_class:
-        valid = ", ".join(sorted(name for name, other in names.MODELS.items() if "borrow" in facts.layer_masks(other)))
-        raise ConfigError(
-            f"config.model.name = {recipe.config.model.name!r} has no layers that can use the attention maps of "
-            f"another example, or it has no classes. Valid: one of {valid}, with classes."
-        )
-    if recipe.sampling.conditions is not None or recipe.sampling.guides:
-        raise ConfigError(
-            "config.sample.guidance, config.sample.guides: examples side by side support only classifier_free."
-        )
-    layers = range(network.depth) if layers is None else layers
-    if outside := [layer for layer in layers if layer not in range(network.depth)]:
-        raise ConfigError(f"layers = {tuple(layers)} has {outside[0]}. Valid: 0 .. {network.depth - 1}.")
-    both = lambda first, second: editing.borrowing(first, second, network.depth, layers)
-    null = recipe.examples.null_condition(len(sources))
-
-    def make(apply: Callable) -> Any:
-        edits = both(sources, targets)
-        to = (apply, recipe.schedule, recipe.parameterization)
-        if recipe.scale == 1:
-            return sampling.denoiser(*to, (edits,))
-        return sampling.denoiser(*to, (edits, both(null, null)), recipe.sampling.guidance)
-
-    return editing.prompt_to_prompt(make, lambda *inputs: network.apply(params, *inputs), until)
-
-
-class GuidesRead(NamedTuple):
-    """The weights and pictures that the guides of a run read, see `denoiser`."""
-
-    weights: dict[str, Any]
-    y: Any
 
 
 def measured_pictures(recipe: Recipe) -> np.ndarray | None:
@@ -265,85 +153,6 @@ def _measured_records(recipe: Recipe) -> Sequence[Any]:
     return pipeline.fetch(source, np.arange(min(recipe.config.sample.number, len(source))))
 
 
-def flow_map(recipe: Recipe, reads: Jumps) -> Callable[[Any, Array], flow_maps.FlowMap]:
-    """The flow map of a run, by its objective, (params, labels `[B]`) -> (x_t, t, s) -> x_s."""
-
-    def build(params: Any, labels: Array) -> flow_maps.FlowMap:
-        network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
-        return reads.flow_map(network, recipe.schedule, condition=received_condition(recipe, labels))
-
-    return build
-
-
-def received_condition(recipe: Recipe, labels: Any) -> Any:
-    """The condition as the network of a run receives it: with the scale and the interval of guidance that are inputs.
-
-    Args:
-        recipe: the recipe of the run.
-        labels: classes `[B]`, or conditions, a pytree of arrays `[B, ...]`.
-    """
-    condition = labels if recipe.examples.null is not None else None
-    received = recipe.objective.condition
-    if not received.strength:
-        return condition
-    chosen, interval = recipe.config.sample.guidance, None
-    if received.interval:
-        interval = jnp.asarray(chosen.interval or (0.0, recipe.schedule.t_max), jnp.float32)
-        interval = jnp.tile(interval, (_number(labels), 1))
-    return conditions.with_strength(condition, jnp.full(_number(labels), chosen.scale, jnp.float32), interval)
-
-
-def tangent_field(recipe: Recipe, reads: Moves) -> Callable[[Any, Array], Any]:
-    """The field of a run on a manifold, by its objective, (params, labels `[B]`) -> `manifolds.TangentField`."""
-
-    def build(params: Any, labels: Array) -> Any:
-        network = lambda x, clock, condition: recipe.network.apply(params, x, clock, condition)
-        condition = labels if recipe.examples.null is not None else None
-        return reads.field(network, recipe.schedule, condition=condition)
-
-    return build
-
-
-def build_for_sampler(recipe: Recipe) -> Callable[[Any, Array], Any]:
-    """`flow_map`, `tangent_field` or `denoiser`: the one that the recipe's sampler takes."""
-    reads = recipe.objective.reads
-    if isinstance(reads, Moves):
-        return tangent_field(recipe, reads)
-    if isinstance(reads, Jumps) and flow_maps.FlowMap in recipe.sampling.sampler.takes:
-        return flow_map(recipe, reads)
-    return denoiser(recipe)
-
-
-def check_plain(recipe: Recipe, condition: Any) -> None:
-    """Refuses a guidance or a cache with which the recipe's denoiser is not a function of x and t alone.
-
-    Args:
-        recipe: the recipe of the run.
-        condition: the condition of one example, as its network receives it.
-
-    Raises:
-        ConfigError: if the recipe has one; the message names both fields.
-    """
-    if isinstance(denoiser(recipe)(None, condition), (guidance.Memory, guidance.Unpaired)):
-        sample = recipe.config.sample
-        raise ConfigError(
-            f"config.sample.guidance.name = {sample.guidance.name!r}, config.sample.cache.name = "
-            f"{sample.cache.name!r}: this needs a plain denoiser. Valid: e.g. classifier_free, without a cache."
-        )
-
-
-def check_given_frames(recipe: Recipe, condition: Any) -> None:
-    """Refuses a sampler, a guidance or a cache that cannot continue given frames; arguments as `check_plain`.
-
-    Raises:
-        ConfigError: naming the field.
-    """
-    if recipe.sampling.sampler.frames:
-        raise ConfigError("config.sample.sampler: given frames already rest. Valid: any sampler except per_frame.")
-    if not isinstance(recipe.objective.reads, Jumps):
-        check_plain(recipe, condition)
-
-
 def on_trained_schedule(recipe: Recipe, params: Any) -> Recipe:
     """The recipe under the schedule that its run has trained, from `params`; unchanged if none was trained."""
     if recipe.schedule.trained is None:
@@ -362,7 +171,7 @@ def trained(recipe: Recipe, params: Any) -> Recipe:
     conditions = jax.tree.map(jnp.asarray, conditions_of(recipe, TRAJECTORIES))
     first, rest = keys(np.arange(TRAJECTORIES, dtype=np.uint32))
     x = samplers.prior(recipe.schedule, first, recipe.examples.shape)
-    denoise = denoiser(recipe)(params, conditions)
+    denoise = run_denoiser.denoiser(recipe)(params, conditions)
     follow = lambda x: samplers.sample_trajectory(samplers.heun(), denoise, recipe.schedule, x, among, rest)[1].x
     return recipe.with_parts(plan=choose(denoise, jax.jit(follow)(x)), chosen_plan=None, cache=cache)
 
@@ -370,15 +179,6 @@ def trained(recipe: Recipe, params: Any) -> Recipe:
 def as_condition(labels: Any) -> Any:
     """Classes `[B]` as int32, or a pytree of conditions, as networks receive them."""
     return jax.tree.map(jnp.asarray, labels) if isinstance(labels, Mapping) else jnp.asarray(labels, jnp.int32)
-
-
-def real_of(recipe: Recipe, condition: Any) -> Array | None:
-    """The mask of padding of samples with these conditions, True where x is real; None without padding."""
-    return pytrees.real_of(condition, recipe.examples.structure or recipe.examples.shape)
-
-
-def _number(labels: Any) -> int:
-    return jax.tree.leaves(labels)[0].shape[0]
 
 
 def generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
@@ -453,7 +253,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     schedule = recipe.schedule
     sampler = recipe.sampling.sampler
     plan = recipe.sampling.plan
-    network = build_for_sampler(recipe)
+    network = run_denoiser.build_for_sampler(recipe)
     if isinstance(recipe.sampling.driver, guides.Steered) and watermark is not None and watermark.carrier == "noise":
         raise ConfigError(
             f"config.sample.driver.name = {config.sample.driver.name!r} chooses its own noise, which cannot carry a "
@@ -469,14 +269,14 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     def sampled(drive, params, reads, labels, seeds):
         first, rest = keys(seeds)
         labels, y = labels
-        read = (GuidesRead(reads["weights"], y),) if reads else ()
+        read = (run_denoiser.GuidesRead(reads["weights"], y),) if reads else ()
         output = recipe.objective.reads
         if isinstance(output, Moves):
             x = output.prior.sample(first)
         else:
             x = samplers.prior(schedule, first, recipe.examples.shape)
         x = sampling.marked(watermark, "noise", x, first, schedule)
-        real = real_of(recipe, labels)
+        real = run_denoiser.real_of(recipe, labels)
         on_real = sampler if real is None else samplers.padded(sampler, real)
         return drive(
             sampler=on_real, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
@@ -504,7 +304,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
         return labels, None if pictures is None else pictures[np.asarray(seeds) % SEEDS % len(pictures)]
 
     def images(params, labels, seeds, progress=lambda done: None):
-        if (real := real_of(recipe, labels)) is not None:
+        if (real := run_denoiser.real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.examples.shape), np.float32))
         nonlocal done  # the sums of `Generator.work` so far
         one_batch = lambda rows: finish(params, decoder, reads, *batch(rows))
@@ -520,3 +320,15 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     if not recipe.sampling.follows_plan:
         return Generator(images, None, None, lambda: done)
     return Generator(images, trajectory, sampler.nfe(plan.solved), lambda: done, skipped)
+
+
+MOVED = (
+    "build_for_sampler",
+    "check_given_frames",
+    "check_plain",
+    "denoiser",
+    "flow_map",
+    "side_by_side",
+    "tangent_field",
+)
+public.declare(__name__, elsewhere=dict.fromkeys(MOVED, "diffusion.experiments.sampling.run_denoiser"))

@@ -21,7 +21,7 @@ from diffusion import samplers
 from diffusion.data.transforms import to_model
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import class_models, generate
+from diffusion.experiments.sampling import class_models, generate, run_denoiser
 from diffusion.objectives import Jumps
 from diffusion.recipe import ConfigError, checks, class_folders
 from diffusion.recipe.recipe import Recipe
@@ -59,7 +59,7 @@ class Trained(NamedTuple):
 
     def denoise(self, labels: Any) -> Any:
         """The denoiser of these classes, int `[B]`, or conditions, guided as config.sample.guidance says."""
-        return generate.denoiser(self.recipe)(self.params, generate.as_condition(labels))
+        return run_denoiser.denoiser(self.recipe)(self.params, generate.as_condition(labels))
 
     def noise(self, number: int) -> tuple[Array, Array]:
         """The start of `samplers.sample` for the seeds of diffusion sample: (x `[B, ...]`, keys)."""
@@ -114,7 +114,7 @@ def from_config(config: ConfigDict, params: Any, any_kind: bool = False) -> Trai
         config: the config of the run.
         params: the parameters of its network.
         any_kind: whether to accept a run that trains a flow map, which has no `denoise`; see
-            `generate.build_for_sampler`.
+            `run_denoiser.build_for_sampler`.
 
     Raises:
         ConfigError: if the config cannot run, or the run trains a flow map and a denoiser is needed.
@@ -122,7 +122,7 @@ def from_config(config: ConfigDict, params: Any, any_kind: bool = False) -> Trai
     params = jax.tree.map(jnp.asarray, params)  # files hold NumPy's arrays, which a call outside of jit cannot index
     recipe = checks.on_its_data(checks.validate(config))
     if not any_kind:
-        generate.denoiser(recipe)  # refuses a flow map
+        run_denoiser.denoiser(recipe)  # refuses a flow map
     recipe = generate.trained(recipe, params)
     return Trained(
         recipe, params, recipe.schedule, recipe.sampling.sampler, recipe.sampling.plan.grid, recipe.examples.shape

@@ -19,7 +19,7 @@ from diffusion.data import pipeline
 from diffusion.experiments import few_steps, reproduce, train
 from diffusion.experiments.evaluation import real_images, sample_metrics
 from diffusion.experiments.run import examples, noise_pairs, players, program as programs
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.recipe import ConfigError, checks, recipes, resolve
 from diffusion.recipe.values import to_json
 from diffusion.training import sharding
@@ -127,7 +127,7 @@ def test_a_guided_student_may_receive_the_scale(written, monkeypatch):
     inputs = []
     network = lambda params, x, clock, condition: inputs.append(condition) or 0 * x
     monkeypatch.setattr(type(recipe.network), "apply", lambda self, *inputs: network(*inputs))
-    generate.denoiser(recipe)(None, jnp.array([3, 1]))(jnp.ones((2, 8, 8, 1)), 0.5)
+    run_denoiser.denoiser(recipe)(None, jnp.array([3, 1]))(jnp.ones((2, 8, 8, 1)), 0.5)
     (condition,) = inputs
     np.testing.assert_array_equal(condition["label"], [3, 1])
     np.testing.assert_array_equal(condition["strength"], [2.5, 2.5])
@@ -271,7 +271,7 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     params, _ = checkpoints.load_ema(teacher)
     schedule = resolve.Resolver(sampling).schedule
     plan = timesteps.plan(timesteps.uniform(schedule, steps=2))
-    denoise = generate.denoiser(resolve.recipe(sampling, (8, 8, 1)))(params, jnp.asarray(batch["label"]))
+    denoise = run_denoiser.denoiser(resolve.recipe(sampling, (8, 8, 1)))(params, jnp.asarray(batch["label"]))
     keys = jax.random.split(jax.random.key(0), 8)
     x = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, batch["noise"], plan, keys)
     np.testing.assert_allclose(batch["x"], x, rtol=1e-4, atol=1e-5)

@@ -11,7 +11,7 @@ import pytest
 from configs import digits
 from diffusion import guidance, schedules
 from diffusion.experiments import train
-from diffusion.experiments.sampling import generate, run_samples
+from diffusion.experiments.sampling import generate, run_denoiser, run_samples
 from diffusion.guidance import measurements
 from diffusion.parameterizations import Denoiser
 from diffusion.recipe import ConfigError, checks, data, names, resolve, versions
@@ -46,7 +46,7 @@ LABELS = jnp.asarray([3, 8, 0, 1], jnp.int32)
 
 def predicted(config, params, t=0.6):
     recipe = checks.validate(config).at(SHAPE)
-    return jax.jit(lambda params: generate.denoiser(recipe)(params, LABELS)(X, t))(params)
+    return jax.jit(lambda params: run_denoiser.denoiser(recipe)(params, LABELS)(X, t))(params)
 
 
 @pytest.mark.extended
@@ -105,7 +105,7 @@ def predicted_of(params, labels):
 @functools.cache
 def plain_network():
     recipe = checks.validate(config_of()).at(SHAPE)
-    return jax.jit(lambda params, labels: generate.denoiser(recipe)(params, labels)(X, 0.6))
+    return jax.jit(lambda params, labels: run_denoiser.denoiser(recipe)(params, labels)(X, 0.6))
 
 
 @pytest.mark.extended
@@ -138,7 +138,7 @@ def second(tmp_path_factory, params):
 def test_autoguidance_is_away_from_the_second_run(second, params):
     folder, worse = second
     entry = {"name": "autoguidance", "worse": str(folder)}
-    of = lambda config: generate.denoiser(checks.validate(config).at(SHAPE))(params, LABELS)(X, 0.6)
+    of = lambda config: run_denoiser.denoiser(checks.validate(config).at(SHAPE))(params, LABELS)(X, 0.6)
     plain = of(config_of())  # without jit, whose rounding depends on the whole program
     one = of(config_of(guides=(entry | {"scale": 1.0},)))
     np.testing.assert_array_equal(one.x0, plain.x0)
@@ -217,7 +217,7 @@ def test_a_classifier_guides_a_mixture_to_its_class(tmp_path, monkeypatch):
         labels = jnp.asarray([0, 1, 1, 0])
         t = 0.9
         x = 0.3 * X
-        guided = jax.jit(lambda weights, labels: generate.denoiser(recipe)(weights, labels)(x, t))(weights, labels)
+        guided = jax.jit(lambda weights, labels: run_denoiser.denoiser(recipe)(weights, labels)(x, t))(weights, labels)
         mean = np.where(labels == 1, 1.0, -1.0).reshape(4, 1, 1, 1)
         spread = (1 - t) ** 2 * STD**2 + t**2
         expected = mean + (1 - t) * STD**2 / spread * (x - (1 - t) * mean)
@@ -355,7 +355,7 @@ def test_the_gradient_of_the_likelihood_is_that_of_the_measured_pictures(gaussia
     recipe = checks.validate(config).at(SHAPE)
     y = generate.measured_pictures(recipe)
     t = 0.6
-    guided = generate.denoiser(recipe)(gaussian, LABELS, generate.GuidesRead({}, np.repeat(y, 4, 0)))(X, t)
+    guided = run_denoiser.denoiser(recipe)(gaussian, LABELS, run_denoiser.GuidesRead({}, np.repeat(y, 4, 0)))(X, t)
     spread = (1 - t) ** 2 * STD**2 + t**2
     slope = (1 - t) * STD**2 / spread
     x0 = MEAN + slope * (X - (1 - t) * MEAN)
@@ -364,7 +364,7 @@ def test_the_gradient_of_the_likelihood_is_that_of_the_measured_pictures(gaussia
     gradient = slope * known * (y - x0) / noise**2
     np.testing.assert_allclose(guided.x0, x0 + 0.5 * t**2 / (1 - t) * gradient, atol=1e-5)
     with pytest.raises(ConfigError, match="only diffusion sample measures"):
-        generate.denoiser(recipe)(gaussian, LABELS)
+        run_denoiser.denoiser(recipe)(gaussian, LABELS)
 
 
 @pytest.mark.parametrize("name", ["proximal", "manifold_preserving"])
@@ -382,7 +382,7 @@ def test_guides_without_a_derivative_read_the_measured_pictures(gaussian, tmp_pa
     config.objective.wrappers = ()
     recipe = checks.validate(config).at(SHAPE)
     y = generate.measured_pictures(recipe)
-    guided = generate.denoiser(recipe)(gaussian, LABELS, generate.GuidesRead({}, np.repeat(y, 4, 0)))(X, t)
+    guided = run_denoiser.denoiser(recipe)(gaussian, LABELS, run_denoiser.GuidesRead({}, np.repeat(y, 4, 0)))(X, t)
     x0 = MEAN + (1 - t) * STD**2 / ((1 - t) ** 2 * STD**2 + t**2) * (X - (1 - t) * MEAN)
     share = 1 / (1 + 0.2 * ((1 - t) * noise / t) ** 2) if name == "proximal" else 0.2 / noise**2
     known = measurements.box(SHAPE, (0, 0), (4, 8))

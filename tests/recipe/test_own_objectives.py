@@ -12,7 +12,7 @@ from configs import digits
 from diffusion import objectives
 from diffusion.experiments import train
 from diffusion.experiments.run import program
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.objectives.objective_facts import flat
 from diffusion.recipe import ConfigError, checks, extensions, names, resolve
 from diffusion.training import sharding
@@ -112,7 +112,7 @@ def test_a_copy_is_accepted_and_its_step_and_its_samples_can_be_built(config_of,
     assert set(built.target.second_players or ()) == ({"shadow"} if name == "own_dmd" else set())
     assert set(built.target.frozen or ()) == (set() if name == "own_flow" else {"teacher"})
     recipe = resolve.recipe(config, (8, 8, 1))
-    jump = generate.flow_map(recipe, recipe.objective.reads)
+    jump = run_denoiser.flow_map(recipe, recipe.objective.reads)
     x = jax.ShapeDtypeStruct((3, 8, 8, 1), np.float32)
     at = jax.ShapeDtypeStruct((3,), np.float32)
     labels = jax.ShapeDtypeStruct((3,), np.int32)

@@ -11,7 +11,7 @@ import pytest
 
 from diffusion import guidance, parameterizations, samplers, schedules, steering, timesteps, watermarks
 from diffusion.experiments import train
-from diffusion.experiments.sampling import generate, run_samples
+from diffusion.experiments.sampling import generate, run_denoiser, run_samples
 from diffusion.guidance import measurements
 from diffusion.recipe import ConfigError, checks, fits, names, recipes, steering_drivers
 from tests.conformance import round_denoiser
@@ -108,7 +108,7 @@ def test_a_driver_reads_the_measured_pictures_as_its_function_does(registered, t
     pooled = measurements.pooled(2)
     first, keys = generate.keys(generate.seeds(recipe.config, 3))
     schedule, plan = recipe.schedule, recipe.sampling.plan
-    denoise = generate.denoiser(recipe)({"params": {"unused": jnp.zeros(1)}}, jnp.zeros(3, int))
+    denoise = run_denoiser.denoiser(recipe)({"params": {"unused": jnp.zeros(1)}}, jnp.zeros(3, int))
     x = samplers.prior(schedule, first, SHAPE)
     if driver["name"] == "ddrm":
         expected = samplers.sample(steering.ddrm(pooled, y, NOISE, 0.7), denoise, schedule, x, plan, keys)

@@ -9,7 +9,7 @@ import pytest
 from configs import digits
 from diffusion import editing, samplers, schedules, timesteps
 from diffusion.experiments import train
-from diffusion.experiments.sampling import generate, run_samples
+from diffusion.experiments.sampling import generate, run_denoiser, run_samples
 from diffusion.recipe import ConfigError, checks, names, resolve
 
 LINE = schedules.rectified_flow()
@@ -66,7 +66,7 @@ def samples(config, shape=SHAPE):
     recipe = generate.trained(recipe, {"params": {"unused": jnp.zeros(1)}})
     first, rest = generate.keys(generate.seeds(config, 4))
     x = samplers.prior(recipe.schedule, first, shape)
-    denoise = generate.build_for_sampler(recipe)({"params": {"unused": jnp.zeros(1)}}, jnp.zeros(4, jnp.int32))
+    denoise = run_denoiser.build_for_sampler(recipe)({"params": {"unused": jnp.zeros(1)}}, jnp.zeros(4, jnp.int32))
     return recipe.sampling.driver(
         sampler=recipe.sampling.sampler, denoise=denoise, schedule=LINE, x=x, plan=recipe.sampling.plan, keys=rest
     ), recipe

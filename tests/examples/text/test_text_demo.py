@@ -16,7 +16,7 @@ from diffusion import flow_maps, text_to_image
 from diffusion.data import captions, latent_cache, shapes as data_shapes, sources
 from diffusion.experiments import train
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.experiments.text import model as text_model
 from diffusion.io import pictures
 from diffusion.io.leaf_names import leaves_of
@@ -191,7 +191,7 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     shape = workdir.example_shape(config)
     config.sample.guidance.scale = scale
     condition, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
-    network = generate.build_for_sampler(resolve.recipe(config, shape))
+    network = run_denoiser.build_for_sampler(resolve.recipe(config, shape))
     params = checkpoints.load_ema(tmp_path)[0]
     x = jax.random.normal(keys[0], (2, *shape))
     theirs = text_to_image.denoise(model, model.params["transformer"], condition, None, 1.0)

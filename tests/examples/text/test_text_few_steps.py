@@ -13,7 +13,7 @@ from diffusion.data import shapes as data
 from diffusion.experiments import few_steps, train
 from diffusion.experiments.run import examples, noise_pairs
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.metrics import attribute_reader
 from diffusion.recipe import ConfigError, resolve
 from diffusion.recipe.values import config_hash
@@ -86,7 +86,7 @@ def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs,
     sampling.sample.update({"steps": 3, "guidance": {"name": "classifier_free", "scale": config.teacher.scale}})
     assert sampling.sample.shift == 3 and config.teacher.scale > 1
     condition = jax.tree.map(jnp.asarray, batch["condition"])
-    denoise = generate.denoiser(resolve.recipe(sampling, shape))(checkpoints.load_ema(runs[0])[0], condition)
+    denoise = run_denoiser.denoiser(resolve.recipe(sampling, shape))(checkpoints.load_ema(runs[0])[0], condition)
     schedule = resolve.Resolver(sampling).schedule
     plan = resolve.Resolver(sampling).plan
     keys = jax.random.split(jax.random.key(0), 4)

@@ -128,7 +128,7 @@ def test_clips_are_made_by_the_denoiser_of_the_run(monkeypatch):
     shade = lambda labels: labels["vector"][:, :1, None, None, None]
     predict = lambda x, labels: Prediction(jnp.broadcast_to(shade(labels), x.shape), jnp.zeros_like(x))
     denoiser = lambda params, labels: lambda x, t: predict(x, labels)
-    monkeypatch.setattr(clip_maker.generate, "denoiser", lambda recipe: denoiser)
+    monkeypatch.setattr(clip_maker.run_denoiser, "denoiser", lambda recipe: denoiser)
     of_pixels = clip_maker.clip_coding.Coding((), lambda params, x: x, lambda params, x: x)
     monkeypatch.setattr(clip_maker.clip_coding, "build_coding", lambda recipe: of_pixels)
     schedule = rectified_flow()

@@ -30,7 +30,7 @@ def subject(monkeypatch):
         if distribution is not None:
             source.distribution = types.SimpleNamespace(log_density=distribution)
         monkeypatch.setattr(manifold_likelihood, "BATCH", batch)
-        monkeypatch.setattr(manifold_likelihood.generate, "tangent_field", lambda recipe, reads: field)
+        monkeypatch.setattr(manifold_likelihood.run_denoiser, "tangent_field", lambda recipe, reads: field)
         monkeypatch.setattr(manifold_likelihood.resolve, "recipe", lambda config, shape: recipe)
         monkeypatch.setattr(manifold_likelihood.checkpoints, "load_ema", lambda folder: (SHRINKS, 7))
         monkeypatch.setattr(

@@ -158,7 +158,7 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
 
     sampled = []
     denoiser_of = lambda recipe: sampled.append(recipe.config.sample) or (lambda params, labels: denoise)
-    monkeypatch.setattr(model_metrics.generate, "denoiser", denoiser_of)
+    monkeypatch.setattr(model_metrics.run_denoiser, "denoiser", denoiser_of)
     monkeypatch.setattr(model_metrics.checkpoints, "load_ema", lambda folder: ((), 7))
     images, labels = real_digits()
     altered = {"sample.merge": 0.5, "sample.cache.name": "forecast", "sample.guidance.scale": 3.0}
@@ -194,7 +194,7 @@ def test_bits_per_dim_of_padded_sets_are_those_of_what_is_real(monkeypatch):
         whitened = (x - alpha * MEAN) / (alpha**2 * STD**2 + sigma**2)
         return Prediction(MEAN + alpha * STD**2 * whitened, sigma * whitened)
 
-    monkeypatch.setattr(model_metrics.generate, "denoiser", lambda recipe: lambda params, labels: denoise)
+    monkeypatch.setattr(model_metrics.run_denoiser, "denoiser", lambda recipe: lambda params, labels: denoise)
     monkeypatch.setattr(model_metrics.checkpoints, "load_ema", lambda folder: ((), 7))
     config = recipes.load("shapes/points:tiny")
     spec = DataSpec("sets", "test", (4, 3), 0, 6, dtype="float32")

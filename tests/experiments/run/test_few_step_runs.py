@@ -6,7 +6,7 @@ import pytest
 
 from configs import digits, digits_improved_mean_flow, digits_mean_flow
 from diffusion.experiments import train
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.recipe import ConfigError, checks, resolve
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import HEADS
@@ -140,4 +140,4 @@ def test_a_flow_map_that_receives_its_guidance_is_sampled_within_its_range():
 
 def test_a_flow_map_has_no_denoiser():
     with pytest.raises(ConfigError, match="trains a flow map, but this needs a denoiser"):
-        generate.denoiser(resolve.recipe(digits_mean_flow.get_config("tiny"), (8, 8, 1)))
+        run_denoiser.denoiser(resolve.recipe(digits_mean_flow.get_config("tiny"), (8, 8, 1)))

@@ -11,7 +11,7 @@ from diffusion.data import pipeline, transforms
 from diffusion.data.sources import python_objects
 from diffusion.experiments import train as training
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import generate, requested, run_samples
+from diffusion.experiments.sampling import requested, run_denoiser, run_samples
 from diffusion.recipe import ConfigError, checks
 from diffusion.training.checkpointing import checkpoints
 from tests import shared_programs
@@ -87,7 +87,7 @@ def test_guidance_reads_the_network_with_and_without_the_vector(tmp_path):
     x, t = np.float32([[0.3, -0.2]]), np.float32([0.5])
     one = recipe_of(vector_config(config.data.source, **{"sample.guidance.scale": 1.0}))
     vector = np.float32([[1.0, 2.0, 3.0]])
-    eps = lambda recipe, c: np.asarray(jax.jit(lambda c: generate.denoiser(recipe)(params, c)(x, t).eps)(c))
+    eps = lambda recipe, c: np.asarray(jax.jit(lambda c: run_denoiser.denoiser(recipe)(params, c)(x, t).eps)(c))
     conditional, unconditional = eps(one, vector), eps(one, 0 * vector)
     assert abs(conditional - unconditional).max() > 1e-3
     expected = unconditional + 3 * (conditional - unconditional)

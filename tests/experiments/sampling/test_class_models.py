@@ -13,7 +13,14 @@ import pytest
 
 from diffusion import samplers
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import class_model_folders, class_models, from_class_model, generate, trained_run
+from diffusion.experiments.sampling import (
+    class_model_folders,
+    class_models,
+    from_class_model,
+    generate,
+    run_denoiser,
+    trained_run,
+)
 from diffusion.io import limits
 from diffusion.models.interchange.family import Refusal
 from diffusion.recipe import ConfigError
@@ -61,7 +68,7 @@ def made(run):
         sampler = sampler._replace(step=step)
     x = float(run.schedule.sigma(run.schedule.t_max)) if run.recipe.config.schedule.name == "edm" else 1.0
     x = x * jnp.asarray(drawn("latents", *shape))
-    network = generate.build_for_sampler(run.recipe)
+    network = run_denoiser.build_for_sampler(run.recipe)
     keys = jax.random.split(jax.random.key(0), 2)
     sample = lambda params, x: samplers.sample(
         sampler, network(params, LABELS), run.schedule, x, run.recipe.sampling.plan, keys

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion import flow_maps
-from diffusion.experiments.sampling import generate
+from diffusion.experiments.sampling import run_denoiser
 from diffusion.objectives import Jumps, Moves
 from diffusion.recipe import ConfigError
 
@@ -38,7 +38,7 @@ LABELS = jnp.array([3, 1, 2])
 JUMPS, MOVES = Jumps(called, None), Moves(called, None, None)
 
 
-@pytest.mark.parametrize("build, reads", [(generate.flow_map, JUMPS), (generate.tangent_field, MOVES)])
+@pytest.mark.parametrize("build, reads", [(run_denoiser.flow_map, JUMPS), (run_denoiser.tangent_field, MOVES)])
 @pytest.mark.parametrize("null", ["null", None])
 def test_labels_are_conditions_of_what_was_trained_with_them(build, reads, null):
     (params, x, clock, condition), schedule = build(recipe_of(reads, null), reads)("params", LABELS)
@@ -47,7 +47,7 @@ def test_labels_are_conditions_of_what_was_trained_with_them(build, reads, null)
 
 
 def test_a_network_of_a_strength_receives_the_scale_of_guidance_for_each_example():
-    (*_, condition), _ = generate.flow_map(recipe_of(JUMPS, strength=(1.0, 4.0)), JUMPS)("params", LABELS)
+    (*_, condition), _ = run_denoiser.flow_map(recipe_of(JUMPS, strength=(1.0, 4.0)), JUMPS)("params", LABELS)
     assert condition["label"] is LABELS
     assert condition["strength"].dtype == jnp.float32 and condition["strength"].shape == (3,)
     np.testing.assert_array_equal(condition["strength"], [2.5, 2.5, 2.5])
@@ -56,15 +56,15 @@ def test_a_network_of_a_strength_receives_the_scale_of_guidance_for_each_example
 @pytest.mark.parametrize("interval, expected", [((), (0, 0.9)), ((0.2, 0.5), (0.2, 0.5))])
 def test_a_network_of_an_interval_receives_that_of_the_config_or_all_times(interval, expected):
     recipe = recipe_of(JUMPS, strength=(1.0, 4.0), interval=interval)
-    (*_, condition), _ = generate.flow_map(recipe, JUMPS)("params", LABELS)
+    (*_, condition), _ = run_denoiser.flow_map(recipe, JUMPS)("params", LABELS)
     assert sorted(condition) == ["interval", "label", "strength"]
     np.testing.assert_array_equal(condition["interval"], np.float32([expected] * 3))
 
 
 def test_the_sampler_decides(monkeypatch):
     for name in ("flow_map", "tangent_field", "denoiser"):
-        monkeypatch.setattr(generate, name, lambda recipe, reads=None, name=name: name)
-    build = generate.build_for_sampler
+        monkeypatch.setattr(run_denoiser, name, lambda recipe, reads=None, name=name: name)
+    build = run_denoiser.build_for_sampler
     assert build(recipe_of(MOVES)) == "tangent_field"
     assert build(recipe_of(JUMPS, takes=(flow_maps.FlowMap,))) == "flow_map"
     assert build(recipe_of(JUMPS, takes=("denoisers",))) == "denoiser"
@@ -76,11 +76,11 @@ def test_the_sampler_decides(monkeypatch):
 
 @pytest.fixture
 def edited(monkeypatch):
-    """`generate.side_by_side` of a run of a network of four layers, with what it calls in place of what it returns."""
-    monkeypatch.setattr(generate.facts, "layer_masks", lambda network: ("borrow",) * network.borrows)
-    monkeypatch.setattr(generate.editing, "borrowing", lambda *inputs: ("borrowing", *inputs))
-    monkeypatch.setattr(generate.editing, "prompt_to_prompt", lambda *inputs: inputs)
-    monkeypatch.setattr(generate.sampling, "denoiser", lambda *inputs: inputs)
+    """`run_denoiser.side_by_side` of a run of a network of four layers, with its calls as results."""
+    monkeypatch.setattr(run_denoiser.facts, "layer_masks", lambda network: ("borrow",) * network.borrows)
+    monkeypatch.setattr(run_denoiser.editing, "borrowing", lambda *inputs: ("borrowing", *inputs))
+    monkeypatch.setattr(run_denoiser.editing, "prompt_to_prompt", lambda *inputs: inputs)
+    monkeypatch.setattr(run_denoiser.sampling, "denoiser", lambda *inputs: inputs)
 
     def call(scale=3.0, borrows=True, by_class=True, conditions=None, guides=(), layers=None):
         recipe = types.SimpleNamespace(
@@ -90,7 +90,7 @@ def edited(monkeypatch):
             sampling=types.SimpleNamespace(conditions=conditions, guides=guides, guidance="guidance"),
             schedule="schedule", parameterization="parameterization", scale=scale,
         )  # fmt: skip
-        return generate.side_by_side(recipe, "params", [1, 2, 3], [4, 5, 6], 0.7, layers)
+        return run_denoiser.side_by_side(recipe, "params", [1, 2, 3], [4, 5, 6], 0.7, layers)
 
     return call
 
@@ -116,6 +116,6 @@ def test_an_edit_borrows_from_its_source_and_guidance_from_no_class(edited, laye
      ({"layers": (-1,)}, r"layers = \(-1,\) has -1\.")],
 )  # fmt: skip
 def test_runs_and_layers_that_cannot_are_refused(edited, settings, message, monkeypatch):
-    monkeypatch.setattr(generate.names, "MODELS", {})
+    monkeypatch.setattr(run_denoiser.names, "MODELS", {})
     with pytest.raises(ConfigError, match=message):
         edited(**settings)
