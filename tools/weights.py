@@ -2,7 +2,7 @@
 
     make demo
     python -m tools.weights digits runs/demo "make demo"    # weights/digits
-    python -m tools.weights drawings runs/counting/drawings_long "COMMAND"    # weights/drawings
+    python -m tools.weights drawings runs/counting/drawings_spelling "COMMAND"    # weights/drawings
     python -m tools.weights moving runs/pairs/denoiser "COMMAND"    # weights/moving, in 8 bits
 
 The line, with the digest, belongs into diffusion/recipe/class_folders.py; the command stands on the model's card. The

@@ -15,7 +15,7 @@ SHIPPED = {
     "digits": "070a2cb69c1819aa96a029c907205074bbc26d7da9ec20e4168656d8560e8c91",
     "moving": "d12e1b42e3281783490c3d27aa65039f9ddff1b5379afec8c2abaa0c33ce6d4d",
     "drawings-fast": "64412d602867e1177c52f076424ceb3a0d3f19a4c16b58062348808b78c55f03",
-    "drawings": "0e77654b5269b0975bd31542a9cb856090d8cc9ef9f1ba322d9a5e83d0331bf5",
+    "drawings": "540bfcbb14a47953bc381af89e1d6488d62ce6d013635f7f777b714d21ba3d76",
 }
 """The SHA-256 of each one's model.safetensors or LoRA, or the fingerprint of a text-to-image model's folder.
 

@@ -12,10 +12,13 @@ again:
       --lora=runs/counting/preferences/tuning/pytorch_lora_weights.safetensors
 
 Presets on real drawings, by the loss of the base's own training: `drawings`, all weights; `drawings_lora`; each for
-39,900 evaluations, too. `drawings_long` trains all weights for as long as a GPU takes minutes.
+39,900 evaluations, too. `drawings_long` trains all weights for as long as a GPU takes minutes. `drawings_spelling` does
+so, too, with words of random letters in two of five drawings, so that the model learns to spell words that it has not
+seen.
 
-The base of the published figures is weights/drawings of commit 9c065274. The present weights are those of
-`drawings_long`, which count already; `--config.base.path` names another base.
+The base of the published figures is weights/drawings of commit 9c065274. `drawings_long` made those of commit f7ffa965
+from it, and `drawings_spelling` the present ones from these. They count already; `--config.base.path` names another
+base.
 """
 
 from typing import Any
@@ -45,14 +48,16 @@ def preferences(samples: str) -> dict[str, Any]:
     }
 
 
-def drawings(several: int, others: int) -> dict[str, Any]:
+def drawings(several: int, others: int, words: float = 0.15) -> dict[str, Any]:
     """All weights by the base's own loss on real drawings, 208 batches of 64.
 
     Args:
         several: number of drawings most of which show several objects.
         others: number of drawings in the shares of the base's training, so that nothing else is lost.
+        words: share of words of random letters among the others, in [0, 1].
     """
-    both = {"name": "counting_drawings", "number": several}, {"name": "spelled_drawings", "number": others}
+    spelled = {"name": "spelled_drawings", "number": others, "share": words}
+    both = {"name": "counting_drawings", "number": several}, spelled
     dropout = {"name": "condition_dropout", "rate": 0.1}
     return {
         "tuning": {"name": "full"},
@@ -66,6 +71,16 @@ def drawings(several: int, others: int) -> dict[str, Any]:
     }
 
 
+LONG = {
+    "optimizer.learning_rate": 1.5e-3,
+    "optimizer.warmup": 200,
+    "ema.decay": 0.999,
+    "ema.warmup": True,
+    "train.batch_size": 256,
+    "train.steps": 12_500,
+    "train.log_every": 50,
+    "checkpoint.every": 2_500,
+}
 PRESETS = {
     "nft": {},
     "policy_gradient": {
@@ -93,17 +108,8 @@ PRESETS = {
     "drawings": drawings(9_000, 4_500),
     "drawings_lora": drawings(9_000, 4_500)
     | {"tuning": LORA, "optimizer.name": "adamw", "optimizer.learning_rate": RATE},
-    "drawings_long": drawings(64_000, 32_000)
-    | {
-        "optimizer.learning_rate": 1.5e-3,
-        "optimizer.warmup": 200,
-        "ema.decay": 0.999,
-        "ema.warmup": True,
-        "train.batch_size": 256,
-        "train.steps": 12_500,
-        "train.log_every": 50,
-        "checkpoint.every": 2_500,
-    },
+    "drawings_long": drawings(64_000, 32_000) | LONG,
+    "drawings_spelling": drawings(48_000, 96_000, words=0.6) | LONG | {"train.steps": 15_000},
 }
 
 

@@ -153,6 +153,14 @@ def test_real_drawings_train_the_whole_model_or_a_lora_on_as_many_evaluations():
     assert long.data.source.of[0]["number"] == 64_000 and long.tuning.name == "full"
 
 
+def test_two_of_five_drawings_of_the_spelling_are_words_of_random_letters():
+    config = recipes.load("examples/counting/recipe.py:drawings_spelling")
+    several, spelled = config.data.source.of
+    assert several["name"] == "counting_drawings" and spelled["name"] == "spelled_drawings"
+    assert spelled["number"] * spelled["share"] / (several["number"] + spelled["number"]) == pytest.approx(2 / 5)
+    assert config.tuning.name == "full" and config.train.steps * config.train.batch_size == 3_840_000
+
+
 @pytest.mark.extended
 def test_half_of_the_real_drawings_show_several_objects_and_some_a_new_word():
     """0.7 of two thirds, and 0.85 times 0.18 of a third; words of random letters are 0.15 of a third."""
