@@ -15,11 +15,9 @@ from typing import Any
 import numpy as np
 
 from diffusion.data.sources import clip_files
-from diffusion.io import clips, limits, npz, opener, pictures
-from diffusion.metrics.image_sets import ARRAYS, ImageSet, ImageSetError
+from diffusion.io import clips, limits, npz, pictures
+from diffusion.metrics.image_sets import ARRAYS, ImageSet, ImageSetError, files_digest
 from diffusion.package import public
-
-_BLOCK = 2**20
 
 
 def open_set(spec: str, frames: int, every: int = 1, side: int = 0, seed: int = 0) -> ImageSet:
@@ -136,16 +134,6 @@ def _record(spec: str, kind: str, dtype: Any, how: Mapping) -> dict:
     return {"images": spec, "kind": kind, "dtype": str(np.dtype(dtype)), **how}
 
 
-def _digest(files: Sequence[pathlib.Path]) -> str:
-    total = hashlib.sha256()
-    for path in files:
-        total.update(f"{path.name} {path.stat().st_size}\n".encode())
-        with opener.open_file(path) as file:
-            while block := file.read(_BLOCK):
-                total.update(block)
-    return total.hexdigest()
-
-
 def _npz(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
     headers = npz.headers(path)
     named = [name for name in ARRAYS if name in headers]
@@ -154,7 +142,9 @@ def _npz(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
             f"{spec} holds {', '.join(headers) or 'nothing'}, but no clips. Valid: an array named {', '.join(ARRAYS)}."
         )
     header = headers[named[0]]
-    return _of_array(spec, "npz", npz.rows(path, named[0]), header.shape, header.dtype, _digest([path]), how)
+    return _of_array(
+        spec, "npz", npz.rows(path, named[0]), header.shape, header.dtype, files_digest([path], named=True), how
+    )
 
 
 def _films(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
@@ -175,7 +165,7 @@ def _films(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
                 )
         return np.stack(clips)
 
-    digest = _digest([file for film in films for file in clip_files.files_of(film)])
+    digest = files_digest([file for film in films for file in clip_files.files_of(film)], named=True)
     return ImageSet(len(films), first.shape, read, _with(digest, how), _record(spec, "films", np.uint8, how))
 
 

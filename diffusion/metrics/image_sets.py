@@ -4,13 +4,13 @@
 pictures, or a prepared dataset as NAME@SPLIT.
 """
 
-__all__ = ["ImageSet", "ImageSetError", "files_of", "from_array", "open_set"]
+__all__ = ["ImageSet", "ImageSetError", "files_digest", "files_of", "from_array", "open_set"]
 
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -154,15 +154,16 @@ def _npz(spec: str, path: pathlib.Path) -> ImageSet:
         count,
         (height, width, channels),
         npz.rows(path, named[0]),
-        _file_digest(path),
+        files_digest([path]),
         _record(spec, "npz", header.dtype),
     )
 
 
-def _file_digest(*paths: pathlib.Path) -> str:
+def files_digest(paths: Sequence[pathlib.Path], named: bool = False) -> str:
+    """The sha256 of the files one after the other; with `named` each behind its name and size."""
     total = hashlib.sha256()
     for path in paths:
-        total.update(f"{path.name} {path.stat().st_size}\n".encode() if len(paths) > 1 else b"")
+        total.update(f"{path.name} {path.stat().st_size}\n".encode() if named else b"")
         with opener.open_file(path) as file:
             while block := file.read(_BLOCK):
                 total.update(block)
@@ -181,7 +182,9 @@ def _folder(spec: str, path: pathlib.Path) -> ImageSet:
     def read(start, stop):
         return np.stack([_decode(str(file), opener.read(file, within=path), first.shape) for file in files[start:stop]])
 
-    return ImageSet(len(files), first.shape, read, _file_digest(*files), _record(spec, "folder", np.uint8))
+    return ImageSet(
+        len(files), first.shape, read, files_digest(files, len(files) > 1), _record(spec, "folder", np.uint8)
+    )
 
 
 def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
@@ -210,7 +213,7 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
             raise ImageSetError(f"{spec} is damaged between records {start} and {stop - 1}.") from error
         return np.stack([_decode(f"{spec}, record {start + i}", data, first.shape) for i, data in enumerate(encoded)])
 
-    return ImageSet(count, first.shape, read, _file_digest(path), _record(spec, "array_record", np.uint8))
+    return ImageSet(count, first.shape, read, files_digest([path]), _record(spec, "array_record", np.uint8))
 
 
 def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray:

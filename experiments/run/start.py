@@ -164,9 +164,7 @@ def _with_autoencoder(path: str, train_state: state.TrainState, average) -> stat
         raise ConfigError(f"config.autoencoder.path = {path!r}: {error}") from error
     if skipped:
         raise ConfigError(f"config.autoencoder.path = {path!r} holds another autoencoder: {skipped[0]}.")
-    params = autoencoder.with_weights(train_state.params, taken)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, train_state.ema)
-    return train_state._replace(params=params, ema=jax.jit(average.init, out_shardings=shardings)(params))
+    return _from_parameters(autoencoder.with_weights(train_state.params, taken), train_state, average)
 
 
 def _from_weights(init_from: ConfigDict, train_state: state.TrainState, average) -> state.TrainState:
@@ -179,6 +177,11 @@ def _from_weights(init_from: ConfigDict, train_state: state.TrainState, average)
     if jax.process_index() == 0:
         print(f"init_from {init_from.path}: took {len(taken)} leaves, skipped {len(skipped)}")
         print("".join(f"  skipped {line}\n" for line in skipped), end="", flush=True)
+    return _from_parameters(params, train_state, average)
+
+
+def _from_parameters(params: Any, train_state: state.TrainState, average) -> state.TrainState:
+    """The state with other parameters, at which its moving average begins too."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, train_state.ema)
     return train_state._replace(params=params, ema=jax.jit(average.init, out_shardings=shardings)(params))
 

@@ -1,5 +1,6 @@
 """Sets of images: the same pixels from every kind of file, and what cannot be measured is refused in words."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -69,6 +70,14 @@ def test_a_dataset_at_its_split():
     np.testing.assert_array_equal(found.read(3, 9), np.stack([records[i]["image"] for i in range(3, 9)]))
     assert found.fingerprint != image_sets.open_set("digits@test[:21]").fingerprint
     assert found.fingerprint == image_sets.open_set("digits@test[:20]").fingerprint
+
+
+def test_the_digest_of_files_is_of_their_bytes_in_order_and_of_their_names_by_choice(tmp_path):
+    paths = [tmp_path / "b", tmp_path / "a"]
+    paths[0].write_bytes(b"xyz")
+    paths[1].write_bytes(b"u")
+    assert image_sets.files_digest(paths) == hashlib.sha256(b"xyzu").hexdigest()
+    assert image_sets.files_digest(paths, named=True) == hashlib.sha256(b"b 3\nxyza 1\nu").hexdigest()
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path, images):
