@@ -1,5 +1,6 @@
 """Watermarks: what is embedded is read back, the noise keeps its law, and p-values hold for what has no watermark."""
 
+import functools
 import json
 import math
 
@@ -159,6 +160,22 @@ def test_a_key_file_is_read_as_the_watermark_that_it_was_made_for(tmp_path, monk
     np.testing.assert_array_equal(watermarks.load(path).message, made.message)
     with pytest.raises(FileExistsError, match="exists already"):
         watermarks.make(path, "tree_ring")
+
+
+@pytest.mark.parametrize(
+    "make, name, least, greatest",
+    [
+        (watermarks.gaussian_shading, "bits", 1, 4096), (watermarks.gaussian_shading, "nonces", 1, 2**16),
+        (watermarks.spread_spectrum, "bits", 1, 4096), (watermarks.tree_ring, "channel", -4096, 4095),
+        (functools.partial(watermarks.spread_spectrum, high=20), "low", 0, 19),
+    ],
+)  # fmt: skip
+def test_whole_numbers_are_valid_up_to_their_ends(make, name, least, greatest):
+    for value in (least, greatest):
+        make(KEY, **{name: value})
+    for value in (least - 1, greatest + 1):
+        with pytest.raises(ValueError, match=rf": {name} = {value} must be an integer, {least} \.\. {greatest}$"):
+            make(KEY, **{name: value})
 
 
 @pytest.mark.parametrize(
