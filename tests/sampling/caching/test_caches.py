@@ -546,6 +546,9 @@ def test_measures_are_means_over_the_tokens_of_what_the_blocks_add():
         assert skipped == 0
     lengths = np.linalg.norm(residuals, axis=-1)
     np.testing.assert_allclose(memory.ratios[1:], (lengths[1:] / lengths[:-1]).mean((1, 2)), rtol=1e-5)
+    change = lambda series: (np.abs(np.diff(series, axis=0)).mean((2, 3)) / np.abs(series[:-1]).mean((2, 3))).mean(1)
+    np.testing.assert_allclose(memory.read[1:], change(starts), rtol=1e-5)  # means over the rows
+    np.testing.assert_allclose(memory.output[1:], change(starts + residuals), rtol=1e-5)
 
 
 def test_mag_cache_skips_from_its_first_chance_on():
