@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from diffusion import commands
+from diffusion.package import commands
 from tests.library_files import example_files, library_files
 from tools.docs import public_names
 

@@ -23,7 +23,7 @@ import setuptools
 from setuptools.config.pyprojecttoml import apply_configuration
 
 import diffusion
-from diffusion import commands
+from diffusion.package import commands
 from tests.test_layers import imports
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -9,8 +9,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from diffusion import commands
 from diffusion.data import series_masks
+from diffusion.package import commands
 from diffusion.recipe import checks, data, recipes
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "series.md").read_text()

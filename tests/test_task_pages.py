@@ -10,8 +10,8 @@ import subprocess
 import numpy as np
 import pytest
 
-from diffusion import commands as known
 from diffusion.metrics import inception_weights
+from diffusion.package import commands as known
 from tests import commands
 from tests.text_to_image import made_pipelines
 

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from diffusion import commands
+from diffusion.package import commands
 from diffusion.recipe import recipes
 
 ROOT = pathlib.Path(__file__).parents[2]
