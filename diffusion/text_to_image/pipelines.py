@@ -66,6 +66,7 @@ def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool =
     | Euler's schedulers, "trailing", epsilon prediction       | 1     | none      | cards of SD-Turbo and SDXL-Turbo  |
     | LCMScheduler, a denoiser that reads the strength         | 4     | 8.5       | LatentConsistencyModelPipeline    |
     | LCMScheduler, another denoiser (LCM merged, PixArt-LCM)  | 4     | none      | cards of the LCM-LoRAs            |
+    | a flow with `stochastic_sampling`                        | 8     | none      | LTX-Video 0.9.6 distilled         |
     | a Flux without guidance_embeds                           | 4     | none      | card of FLUX.1-schnell            |
     | is_distilled (`student`)                                 | 4     | none      | its published use                 |
     | a Z-Image whose flow is shifted by 3                     | 8     | none      | 8 evaluations, by diffusers' page |
@@ -74,6 +75,8 @@ def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool =
     few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
     if few and process.prediction == "epsilon":
         return Usual(1, 1.0)
+    if process.fields.get("stochastic"):
+        return Usual(8, 1.0)
     if process.sampler == "lcm" and not process.fields.get("trigonometric"):
         return LCM if distilled(denoiser) else LCM._replace(guidance=1.0)
     if student and kind.student is not None:

@@ -1,6 +1,6 @@
 """Shifts: a grid moved to noisier or cleaner times."""
 
-__all__ = ["dimension_shift", "dimension_shifted", "flux_shift", "shift"]
+__all__ = ["dimension_shift", "dimension_shifted", "flux_shift", "log_shift_of_tokens", "shift"]
 
 import math
 
@@ -87,6 +87,24 @@ def dimension_shifted(schedule: NoiseSchedule, grid: ArrayLike, dimension: int |
     return shift(schedule, grid, dimension_shift(dimension, base))
 
 
+def log_shift_of_tokens(
+    tokens: int, base: tuple[int, float] = (256, 0.5), largest: tuple[int, float] = (4096, 1.15)
+) -> float:
+    """mu of `flux_shift`, linear in the number of tokens.
+
+    Args:
+        tokens: number of patches that the transformer reads, >= 1.
+        base: (n_1, mu_1).
+        largest: (n_2, mu_2).
+
+    Raises:
+        ValueError: if tokens is not positive.
+    """
+    check_positive("flux_shift", "tokens", tokens)
+    (n_1, mu_1), (n_2, mu_2) = base, largest
+    return mu_1 + (tokens - n_1) * (mu_2 - mu_1) / (n_2 - n_1)
+
+
 def flux_shift(
     schedule: NoiseSchedule,
     grid: ArrayLike,
@@ -113,6 +131,4 @@ def flux_shift(
     Raises:
         ValueError: if tokens is not positive, or the shift leaves the schedule (see `shift`).
     """
-    check_positive("flux_shift", "tokens", tokens)
-    (n_1, mu_1), (n_2, mu_2) = base, largest
-    return shift(schedule, grid, math.exp(mu_1 + (tokens - n_1) * (mu_2 - mu_1) / (n_2 - n_1)))
+    return shift(schedule, grid, math.exp(log_shift_of_tokens(tokens, base, largest)))

@@ -184,6 +184,20 @@ READ = {
     "flow, even, shift 3": Trajectory("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}, "flow", steps=4, even=True),
     "flow, dynamic": Trajectory("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, mu=0.5),
     "flow, dynamic, even": Trajectory("FlowMatchEulerDiscreteScheduler", _dynamic, "flow", steps=4, even=True, mu=0.5),
+    "flow, dynamic, linear": Trajectory(
+        "FlowMatchEulerDiscreteScheduler", {**_dynamic, "time_shift_type": "linear"}, "flow", steps=4, even=True, mu=0.5
+    ),
+    "flow, stochastic": Trajectory(
+        "FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "stochastic_sampling": True}, "flow", steps=4
+    ),
+    "flow, stochastic, beta": Trajectory(
+        "FlowMatchEulerDiscreteScheduler",
+        {**_dynamic, "shift_terminal": 0.1, "stochastic_sampling": True, "use_beta_sigmas": True},
+        "flow",
+        steps=5,
+        even=True,
+        mu=0.5,
+    ),
 }
 
 
@@ -282,7 +296,8 @@ def follow(trajectory: Trajectory, table: dict = TABLE) -> dict[str, np.ndarray]
         if before is not None and not torch.equal(before, arguments["generator"].get_state()):
             again = torch.Generator()
             again.set_state(before)
-            noises.append(torch.randn(x.shape, generator=again, dtype=torch.float64).numpy())
+            drawn_as = torch.float32 if trajectory.space == "flow" else torch.float64  # that scheduler casts samples
+            noises.append(torch.randn(x.shape, generator=again, dtype=drawn_as).double().numpy())
         else:
             noises.append(np.zeros_like(ways[0]))
     found = {"x": np.stack(ways), "level": np.array(levels)}

@@ -25,7 +25,7 @@ FOLDER = pathlib.Path(os.environ.get("PEERS_FIXTURES") or pathlib.Path(__file__)
 FOUND = safetensors.numpy.load_file(FOLDER / "schedulers.safetensors")
 with safetensors.safe_open(FOLDER / "schedulers.safetensors", "numpy") as file:
     READ = json.loads(file.metadata()["read"])
-FAST = [(name,) for name in ("unipc, sigma_min", "deis", "tcd", "edm, euler", "ddim, clipped")]
+FAST = [(name,) for name in ("unipc, sigma_min", "deis", "tcd", "edm, euler", "ddim, clipped", "flow, stochastic")]
 SLOW = (
     "deis, karras",
     "dpmpp_2m, lu",
@@ -58,8 +58,11 @@ MEASURED = {
     "flow": 8.7e-08,
     "flow, dynamic": 7.9e-08,
     "flow, dynamic, even": 6.7e-08,
+    "flow, dynamic, linear": 8.5e-08,
     "flow, even": 8.6e-08,
     "flow, even, shift 3": 6.5e-08,
+    "flow, stochastic": 7.0e-08,
+    "flow, stochastic, beta": 3.1e-07,
     "heun": 8.9e-07,
     "heun, clipped": 7.6e-07,
     "lms, beta": 6.5e-06,

@@ -7,11 +7,13 @@ import re
 import weakref
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
 from diffusion import parameterizations, text_to_image
+from diffusion.flows import flow_maps
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
@@ -185,6 +187,39 @@ def test_a_flow_with_a_dynamic_shift_has_them_too(level, sigmas):
     process = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler"} | config, even=True)
     plan = schedulers.trajectory(process, "", 5, tokens=1024).plan
     np.testing.assert_allclose([*plan.t, plan.s[-1]], sigmas, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps, sigmas", [
+    # `set_timesteps` of diffusers 0.42.1 with mu = 0.8
+    (5, [1, 0.761905, 0.545455, 0.347826, 0.166667, 0]),
+    (2, [1, 0.444444, 0]),
+])  # fmt: skip
+def test_a_flow_with_a_linear_shift_moves_its_times_by_mu_itself(steps, sigmas):
+    """mu / (mu + 1 / t - 1), as CogView 4 is published; where nothing is dynamic the field has no effect."""
+    config = {"_class_name": "FlowMatchEulerDiscreteScheduler", "time_shift_type": "linear", "shift": 3.0}
+    dynamic = {"use_dynamic_shifting": True, "base_shift": 0.8, "max_shift": 0.8}
+    plan = schedulers.trajectory(schedulers.read(config | dynamic, even=True), "", steps, tokens=1024).plan
+    np.testing.assert_allclose([*plan.t, plan.s[-1]], sigmas, atol=1e-6)
+    fixed, usual = (schedulers.trajectory(schedulers.read(one), "", steps).plan for one in (config, FLOW))
+    np.testing.assert_array_equal(fixed.t, usual.t)
+
+
+@pytest.mark.extended
+def test_a_stochastic_flow_draws_new_noise_after_each_step():
+    """(1 - s) x0 + s z of each step, as LTX-Video 0.9.6 distilled is published; a request may name another sampler."""
+    process = schedulers.read(FLOW | {"stochastic_sampling": True})
+    trajectory = schedulers.trajectory(process, "", 4)
+    usual = schedulers.trajectory(schedulers.read(FLOW), "", 4)
+    assert (process.sampler, process.parameterization.name, trajectory.sampler.draws) == ("lcm", "velocity", 1)
+    np.testing.assert_array_equal(trajectory.plan.grid, usual.plan.grid)
+    assert schedulers.trajectory(process, "euler", 4).sampler.draws == 0
+    denoise = lambda x, t: parameterizations.Prediction(jnp.full_like(x, 0.25), x)
+    jump = flow_maps.from_denoiser(denoise, process.schedule)
+    state = trajectory.sampler.init(jnp.ones((1, 2)), process.schedule, trajectory.plan)
+    noise = jnp.array([[[2.0, -1.0]]])
+    for i, s in enumerate(trajectory.plan.s):
+        state = trajectory.sampler.step(state, jump, process.schedule, trajectory.plan, jnp.asarray(i), noise)
+        np.testing.assert_allclose(state.x, (1 - s) * 0.25 + s * noise[0], rtol=1e-6)
 
 
 DPM_FLOW = {
@@ -459,6 +494,11 @@ def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message,
     (OURS | {"prediction_type": "epsilon"}, {}, "prediction_type = 'epsilon' is not supported"),
     (FLOW | {"_class_name": "FlowMatchHeunDiscreteScheduler", "use_karras_sigmas": True}, {}, "use_karras_sigmas"),
     (FLOW | {"use_karras_sigmas": True, "use_beta_sigmas": True}, {}, "only one of use_karras_sigmas"),
+    (FLOW | {"time_shift_type": "cosine"}, {}, "time_shift_type = 'cosine' .*; supported: 'exponential', 'linear'"),
+    (FLOW | {"stochastic_sampling": 1.5}, {}, "stochastic_sampling = 1.5 is not supported; supported: False, True"),
+    (FLOW | {"_class_name": "FlowMatchHeunDiscreteScheduler", "stochastic_sampling": True}, {},
+     "stochastic_sampling = True is not supported; supported: False"),
+    (FLOW | {"invert_sigmas": True}, {}, "invert_sigmas = True is not supported; supported: False"),
     (FLOW | {"use_lu_lambdas": True}, {}, "use_lu_lambdas = True"),
 ])  # fmt: skip
 def test_a_config_that_asks_for_what_is_not_had_or_contradicts_itself_is_refused(config, how, message):

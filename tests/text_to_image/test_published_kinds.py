@@ -95,6 +95,8 @@ PLAIN, STRENGTH, WIDTH = (
         ("StableDiffusionPipeline", process("lcm"), WIDTH, False, (4, 8.5)),
         ("StableDiffusionPipeline", process("lcm"), PLAIN, False, (4, 1.0)),
         ("SanaSprintPipeline", process("lcm", trigonometric=True), STRENGTH, False, (2, 4.5)),
+        ("LTXPipeline", process("lcm", "flow", stochastic=True), PLAIN, False, (8, 1.0)),
+        ("LTXPipeline", process("euler", "flow", stochastic=False), PLAIN, False, (50, 3.0)),
         ("FluxPipeline", process("euler", "flow"), STRENGTH, False, (28, 3.5)),
         ("FluxPipeline", process("euler", "flow"), PLAIN, False, (4, 1.0)),
         ("Flux2KleinPipeline", process("euler", "flow"), PLAIN, True, (4, 1.0)),

@@ -71,6 +71,7 @@ ASIDE = {
     "max_image_seq_len": {"use_dynamic_shifting": True},
     "base_shift": {"use_dynamic_shifting": True},
     "max_shift": {"use_dynamic_shifting": True},
+    "time_shift_type": {"use_dynamic_shifting": True},
     "steps_offset": {"timestep_spacing": "leading"},
     "flow_shift": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"},
     "use_flow_sigmas": {"prediction_type": "flow_prediction"},

@@ -300,10 +300,15 @@ def _flow(fields: Fields, T: int, even: bool, by_steps: bool, bent: bool) -> Pro
             "valid: False."
         )
     options = _options(fields)
-    for level in LEVELS if "Heun" in fields.name else ("use_lu_lambdas",):  # the class does not have them
+    heun = "Heun" in fields.name
+    for level in LEVELS if heun else ("use_lu_lambdas",):  # the class does not have them
         fields.only(level, False, None)
     _only_one_level(fields.name, options)
-    return _flow_process("heun" if "Heun" in fields.name else "euler", T, options | shifts)
+    if heun:
+        return _flow_process("heun", T, options | shifts)
+    shifts["linear"] = fields.only("time_shift_type", "exponential", "linear") == "linear"
+    shifts["stochastic"] = bool(fields.only("stochastic_sampling", False, True, None))
+    return _flow_process("lcm" if shifts["stochastic"] else "euler", T, options | shifts)
 
 
 def _tabulated_flow(fields: Fields, T: int) -> Process:

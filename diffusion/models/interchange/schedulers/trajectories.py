@@ -15,6 +15,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.parameterizations import Parameterization
 from diffusion.samplers import Sampler
 from diffusion.timesteps import Plan
+from diffusion.timesteps.shifts import log_shift_of_tokens
 
 NEAR = 1e-6  # distance from t = 1
 
@@ -221,10 +222,11 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
         last = 1 / steps if fields["even"] else 1 / process.T
         grid = np.append(np.linspace(1.0, last, steps), 0.0)
         if fields["by_steps"]:
-            grid = timesteps.shift(process.schedule, grid, math.exp(_log_shift(tokens, steps)))
+            mu = _log_shift(tokens, steps)
         else:
-            grid = timesteps.flux_shift(process.schedule, grid, tokens, fields["base"], fields["largest"])
-        return _stretched(grid, fields["terminal"])
+            mu = log_shift_of_tokens(tokens, fields["base"], fields["largest"])
+        shifted = timesteps.shift(process.schedule, grid, mu if fields.get("linear") else math.exp(mu))
+        return _stretched(shifted, fields["terminal"])
     if fields.get("even"):
         return _stretched(moved(np.append(np.linspace(1.0, 1 / steps, steps), 0.0)), fields["terminal"])
     if "last" in fields:  # the noise after the last step; at t = 1 UniPC would take the logarithm of no signal
