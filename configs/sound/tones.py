@@ -20,7 +20,7 @@ base = recipes.module("sound/base")
 SMALL = {"model.width": 16, "model.depth": 1, "model.heads": 2, "data.source.length": 4096}
 MODEL = {
     "name": "sequence_transformer", "width": 192, "depth": 4, "heads": 4, "patch": 8, "qk_norm": True,
-    "num_classes": 8, "vector_width": 3,
+    "num_classes": 8, "vector_width": 3, "input_gain": True,
 }  # fmt: skip
 
 

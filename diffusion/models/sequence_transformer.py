@@ -7,7 +7,7 @@ embedding dense sinusoid, MLP     patches, dense, + sin-cos
      silu: c --> [ norm, shift, scale, attention, gate ]
        |         [ norm, shift, scale, MLP, gate       ]  x depth
        |                               |
-       +------> shift, scale -- norm, dense, unpatchify --> [B, L, C]
+       +------> shift, scale -- norm, dense, unpatchify --> [B, L, C]    (+ gain * x)
 """
 
 __all__ = ["SequenceTransformer", "line_angles", "line_positions"]
@@ -85,6 +85,9 @@ class SequenceTransformer(Layered, Backbone):
         qk_norm: RMS-normalise queries and keys, with a learned scale.
         unroll: number of blocks in one turn of the scan; 0: as DiT.
         times: number of times that the network receives as its clock, 1 or 2, as in `DiT`.
+        input_gain: whether the output is o + g x, where the last layer computes both o and g for each value. The best
+            denoiser of white noise is such a g (Wiener), while a token of `width` features cannot hold more values of
+            noise than that.
         shape: (L, C) of the sequences that it is made for; it takes other L too. None: the shape of the first input.
 
     Reference: Peebles & Xie, "Scalable Diffusion Models with Transformers", 2023; Su et al., "RoFormer", 2021; Tashiro
@@ -106,6 +109,7 @@ class SequenceTransformer(Layered, Backbone):
     times: int = 1
     shape: tuple[int, int] | None = None
     given: bool = False
+    input_gain: bool = False
     ranks = (2,)
     choices = Backbone.choices | {"norm": NORMS, "mlp": MLPS, "positions": ("sincos", "rope")}
 
@@ -153,5 +157,9 @@ class SequenceTransformer(Layered, Backbone):
         fields = (self.heads, self.mlp_ratio, self.norm, self.mlp, self.qk_norm, self.attention, self.dtype)
         blocks = Stack("blocks", self.depth, Block, fields, (c, angles, {}), unroll=self.unroll)
         tokens = blocks.run(self, tokens, recorded)
-        out = modulated_output(tokens, c, NORMS[self.norm], self.patch * channels, self.dtype)
+        outputs = self.patch * channels * (2 if self.input_gain else 1)
+        out = modulated_output(tokens, c, NORMS[self.norm], outputs, self.dtype)
+        if self.input_gain:
+            offset, gain = jnp.split(out, 2, axis=-1)
+            out = offset + gain * x.reshape(offset.shape)
         return recorded.beside(out.reshape(x.shape))

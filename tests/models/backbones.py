@@ -172,6 +172,9 @@ BACKBONES = {
         vectors,
         divides=1,
     ),
+    "sequence_transformer, gain": Backbone(
+        SequenceTransformer(24, 2, 2, 2, CLASSES, input_gain=True, shape=(16, 4)), (16, 4), labels
+    ),
     "sequence_transformer, given": Backbone(
         SequenceTransformer(24, 2, 2, 2, vector_width=VECTOR, given=True), (16, 4), parts_of_series
     ),

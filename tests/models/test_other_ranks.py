@@ -91,6 +91,18 @@ def test_attention_over_a_sequence_reads_distances():
     assert len(np.unique(angles[1])) == 4  # half a head of pairs, each of its own frequency
 
 
+def test_a_gain_passes_noise_that_a_token_cannot_hold():
+    """With constant offsets o and gains g the output is o + g x, though a token of 4 features has 32 values."""
+    module = SequenceTransformer(4, 1, 1, 8, input_gain=True)
+    x = jax.random.normal(jax.random.key(0), (2, 16, 4))
+    t = jnp.array([0.1, 0.7])
+    params = module.init(jax.random.key(1), x, t)["params"]
+    offset, gain = jnp.arange(32.0), jnp.linspace(0.5, 2, 32)
+    params["final"]["bias"] = jnp.concatenate([offset, gain])
+    expected = offset.reshape(8, 4) + gain.reshape(8, 4) * x.reshape(2, 2, 8, 4)
+    np.testing.assert_allclose(module.apply({"params": params}, x, t), expected.reshape(x.shape), rtol=1e-6)
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("scale_shift", [False, True])
 def test_a_block_of_series_is_a_block_of_images_of_one_column(scale_shift):
