@@ -63,7 +63,8 @@ def prepare(batch: dict) -> dict:
     Args:
         batch: {"image": uint8 [B, ...], "label": int [B] (optional), "index": int [B]}; or, for data of any other
             kind, "x": float [B, ...] in place of the image, and "condition", a pytree, in place of the label. Other
-            entries ("noise") stay as they are.
+            entries ("noise") stay as they are. The index is the number of an example among all examples of the
+            training, and not its row in the data: strata of times go by it, and would tie each record to one stratum.
 
     Returns:
         {"x": float32 [B, ...], images in [-1, 1]; "condition": labels, the result of `conditioned`, or None; "index":
