@@ -40,7 +40,6 @@ from diffusion.recipe import recipes
 base = recipes.module("pictures")
 
 AUGMENT = {"name": "edm_augmentation", "probability": 0.12}
-DROPPED = {"name": "condition_dropout", "rate": 0.1}
 PUBLISHED = {
     "model.width": 128,
     "model.blocks": 4,
@@ -86,7 +85,7 @@ PRESETS = {
         "train.batch_size": 64,
         "train.log_every": 50,
         "data.augment": ({"name": "flip"},),
-        "objective.wrappers": (DROPPED,),
+        "objective.wrappers": (base.DROPPED,),
         "objective.density.strata": 64,
         "optimizer.warmup": 200,
         "checkpoint.every": 100,
@@ -108,7 +107,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "denoising",
         "density": {"name": "log_normal", "strata": 256},
         "weighting": {"name": "edm"},
-        "wrappers": ({"name": "augmentation", "augment": AUGMENT}, DROPPED),
+        "wrappers": ({"name": "augmentation", "augment": AUGMENT}, base.DROPPED),
     }
     config.model = {
         "name": "song_unet",

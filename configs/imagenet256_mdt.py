@@ -38,7 +38,7 @@ base = recipes.module("pictures")
 def wrappers(patch: int) -> tuple[dict[str, object], ...]:
     """The copy without a part of the patches of that side, and condition dropout."""
     masked = {"name": "masked_copy", "patch": patch, "least": 0.3, "most": 0.5}
-    return (masked, {"name": "condition_dropout", "rate": 0.1})
+    return (masked, base.DROPPED)
 
 
 TINY = {

@@ -74,12 +74,11 @@ from diffusion.recipe import recipes
 base = recipes.module("pictures")
 
 TINY = {"model.width": 64, "model.depth": 2, "model.heads": 4, "model.patch": 8, **base.TINY}
-DROPPED = {"name": "condition_dropout", "rate": 0.1}
 B2 = {"model.width": 768, "model.depth": 12, "model.heads": 12, "train.steps": 400_000, "sample.guidance.scale": 1.0}
 ALIGNED = {"name": "alignment", "layer": 8, "weight": 0.5, "projector": {"name": "mlp", "hidden": 2048}}
 REPA = {
-    "objective.wrappers": (ALIGNED, DROPPED),
-    "encoder.network": {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072},  # ViT-B/14
+    "objective.wrappers": (ALIGNED, base.DROPPED),
+    "encoder.network": base.VIT_B,
     "encoder.size": 224,
     "optimizer.clip": 1.0,
     "train.steps": 4_000_000,
@@ -88,7 +87,10 @@ REPA = {
     "sample.guidance.channels": 4,
 }
 IREPA = REPA | {
-    "objective.wrappers": (ALIGNED | {"projector": {"name": "convolution", "side": 3}, "normalisation": 0.6}, DROPPED)
+    "objective.wrappers": (
+        ALIGNED | {"projector": {"name": "convolution", "side": 3}, "normalisation": 0.6},
+        base.DROPPED,
+    )
 }
 REPAE = REPA | {
     "data.shape": (256, 256, 3),
@@ -110,7 +112,7 @@ EPOCH = 5_004  # steps of 256 of the 1,281,167 pictures, the last incomplete one
 SRA = {
     "objective.wrappers": (
         {"name": "self_alignment", "layer": 8, "teacher_layer": 20, "decay": (149 * EPOCH, 1000 * EPOCH)},
-        DROPPED,
+        base.DROPPED,
     )
 }
 PRESETS = {
@@ -131,7 +133,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.schedule = {"name": "rectified_flow"}
     # SiT counts time from noise to data, so that its networks receive 1 - t.
     config.parameterization = {"name": "velocity", "clock": {"name": "reversed_time"}}
-    config.objective = {"name": "flow_matching", "density": {"name": "uniform_density"}, "wrappers": (DROPPED,)}
+    config.objective = {"name": "flow_matching", "density": {"name": "uniform_density"}, "wrappers": (base.DROPPED,)}
     config.model = {"name": "dit", "patch": 2, "width": 1152, "depth": 28, "heads": 16, "num_classes": 1000}
     config.model["remat"] = "elementwise"  # 53 GB of temporaries on one H100, with "none" 172
     config.optimizer = base.adamw(1e-4, warmup=0)
