@@ -55,6 +55,10 @@ def flag() -> None:
     )
 
 
+TRAINING_FIELDS = ("train.steps", "train.batch_size", "train.log_every", "checkpoint.*", "optimizer.*")
+"""Patterns of the fields that only training reads."""
+
+
 def saved_flag(
     unless: tuple[str, ...] = (),
     of_model: Callable[[str], ConfigDict | None] = lambda folder: None,

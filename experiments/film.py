@@ -25,7 +25,7 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.saved_flag()
+    command_line.saved_flag(unread=command_line.TRAINING_FIELDS)
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/clips")
     flags.DEFINE_string("out", None, "folder to write into, made if missing")
     flags.DEFINE_string("clips", "test", "split of the run's data")

@@ -47,8 +47,8 @@ if __name__ == "__main__":  # before the imports that take seconds
 
             return class_models.config_of(folder)
 
-    training_fields = ("train.steps", "train.batch_size", "train.log_every", "checkpoint.*", "optimizer.*")
-    command_line.saved_flag(unless=("model", "again", "prompt"), of_model=class_config, unread=training_fields)
+    unread = command_line.TRAINING_FIELDS
+    command_line.saved_flag(unless=("model", "again", "prompt"), of_model=class_config, unread=unread)
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_string("out", None, "folder to write into; by default the run folder, or pictures/")
     flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
