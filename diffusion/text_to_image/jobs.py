@@ -312,8 +312,8 @@ class Job(NamedTuple):
             return jnp.asarray([self.usual.guidance, self.usual.guidance if late is None else late], jnp.float32)
         if self.request.dynamic_guidance and model.kind.dynamic_scales is not None:
             times = np.asarray(self.course.trajectory.plan.t, np.float64)
-            of_training = np.rint(times * model.process.T) - 1  # the plan may be rounded to float32
-            scales = model.kind.dynamic_scales(self.usual.guidance, of_training, self.usual.steps)
+            trained = np.rint(times * model.process.T) - 1  # the plan may be rounded to float32
+            scales = model.kind.dynamic_scales(self.usual.guidance, trained, self.usual.steps)
             return Stepwise(jnp.asarray(times, jnp.float32), jnp.asarray(scales, jnp.float32))
         return jnp.float32(self.usual.guidance)
 
