@@ -55,8 +55,8 @@ ITEMS = {
         "Pictures from text",
         "gallery/drawings/trained.png",
         ((390, 520, 780, 875),),
-        "Of 600 captions 94 % get their shape, of those of several objects 94 % as many as requested, and of 600 pairs "
-        "94 % get both colours.",
+        "Of 600 captions 95 % get their shape, of those of several objects 98 % as many as requested, and of 600 pairs "
+        "94 % get both colours; of words that no training picture has, 54 % are spelled right.",
         'diffusion sample --model=drawings --prompt="a large green star on the left" -n 4',
         "gallery/drawings/report.md",
         "gallery/drawings/report.json",
