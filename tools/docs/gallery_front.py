@@ -56,7 +56,7 @@ ITEMS = {
         "gallery/drawings/trained.png",
         ((390, 520, 780, 875),),
         "Of 600 captions 95 % get their shape, of those of several objects 98 % as many as requested, and of 600 pairs "
-        "94 % get both colours; of words that no training picture has, 54 % are spelled right.",
+        "94 % get both colours; of unseen words of three letters 84 % are spelled right, of four letters 3 %.",
         'diffusion sample --model=drawings --prompt="a large green star on the left" -n 4',
         "gallery/drawings/report.md",
         "gallery/drawings/report.json",
