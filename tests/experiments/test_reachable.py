@@ -19,6 +19,7 @@ Place = tuple[str, str]  # a module, and a name at its top level
 UNREACHED = {  # that neither a config names nor a command calls, and why
     "diffusion.guidance.windows": "a canvas larger than the network's pictures, which no run folder describes",
     "diffusion.samplers.denoising_error": "a table of a trained network's errors, which `ddpm` takes as numbers",
+    "diffusion.timesteps.flux_shift": "a scheduler's folder takes mu alone, and shifts by it or by its exponential",
     "diffusion.timesteps.held": "of `videos.fill`, frames that go their own ways; `diffusion film` makes them together",
     "diffusion.schedules.per_leaf": "takes the shape of a user's pytree; docs/pytrees.md names one by --extend",
 } | {
