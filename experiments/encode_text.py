@@ -32,7 +32,7 @@ from diffusion.data import captions, sources
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io import files
 from diffusion.models import interchange
-from diffusion.published.pixart import pipeline as pixart
+from diffusion.published.pixart import pipeline
 from diffusion.recipe import ConfigError
 from diffusion.recipe.data import named
 from diffusion.text import byte_pairs
@@ -74,7 +74,7 @@ def run(
     vocabulary = text.Tokenizer.open(tokenizer)
     _check_lengths(texts, vocabulary)
     encoder = text.Encoder.from_module(vocabulary, module, params, **captions.READING)
-    table = captions.table(texts, lambda few: pixart.pixart(few, encoder))
+    table = captions.table(texts, lambda few: pipeline.pixart(few, encoder))
     captions.write(out, table, captions.describe(source.spec, captions.encoder_fingerprint(params)))
     return table
 
