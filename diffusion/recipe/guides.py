@@ -3,7 +3,7 @@
 import functools
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -249,7 +249,7 @@ def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
             reward = call(names.REWARDS, spec, at, "reward")
             if not callable(reward):
                 raise ConfigError(f"{at}: this reward reads captions, which samples of classes lack.")
-            return lambda x: rewards.rewarded(reward, x, condition)
+            return lambda x: rewards.rewarded(cast(rewards.Reward, reward), x, condition)
 
         readings: dict[str, Any] = {}
         if measured is not None:
