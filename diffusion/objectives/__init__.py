@@ -54,6 +54,7 @@ from diffusion.objectives.distribution_matching import (
     fake_score as fake_score,
     regression as regression,
 )
+from diffusion.objectives.double_well_particles import dw4 as dw4
 from diffusion.objectives.drift import drift as drift, drifting as drifting
 from diffusion.objectives.early_prediction import early_prediction as early_prediction
 from diffusion.objectives.end_to_end import end_to_end as end_to_end, end_to_end_critic as end_to_end_critic

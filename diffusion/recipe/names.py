@@ -339,7 +339,9 @@ F_DIVERGENCES = values(  # f-divergences of "distribution_matching"
     jeffreys=objectives.f_divergences.jeffreys,
 )
 REWARDS = table(objectives.near_value)  # rewards of samples, for objectives of post-training
-TARGETS = table(objectives.gaussian_mixture, objectives.funnel, objectives.many_well)  # unnormalised densities
+TARGETS = table(  # unnormalised densities
+    objectives.gaussian_mixture, objectives.funnel, objectives.many_well, objectives.dw4
+)
 DISTANCES = {**values(squared=few_step.squared), **table(few_step.pseudo_huber)}
 PAIR_WEIGHTINGS = values(inverse_gap=consistency.inverse_gap)
 SOLVERS = values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # solvers of the teacher's flow

@@ -54,6 +54,7 @@ PAGES = {
         Section(
             "Samples that generators are trained on", "diffusion.objectives", ("paper",), ("Simulation",), summary=True
         ),
+        Section("Unnormalised densities", "diffusion.objectives", ("paper",), ("Target",), summary=True),
         Section("Couplings", "diffusion.objectives.couplings.transport", ("paper",), ("Coupling",), summary=True),
         Section(
             "Couplings under continuous conditions",
