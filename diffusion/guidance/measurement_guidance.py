@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from diffusion.guidance.classifier_gradient import shift_score
 from diffusion.guidance.measurements import Measurement
-from diffusion.guidance.prediction_changes import replace_x0
+from diffusion.guidance.prediction_changes import replace_x0, root
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -77,8 +77,7 @@ def negative_distance(operator: Callable[[Array], Array], y: Array) -> Callable[
     """-|y - A(x0)|, whose gradient is the normalised one of DPS's code; arguments as `gaussian_likelihood`."""
 
     def log_likelihood(x0):
-        squared = _squared(y - operator(x0))
-        return -jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+        return -root(_squared(y - operator(x0)))
 
     return log_likelihood
 

@@ -1,6 +1,6 @@
 """Changes of a prediction that keep alpha x0 + sigma eps = x_t."""
 
-__all__ = ["extrapolate", "inner", "replace_x0", "slide"]
+__all__ = ["extrapolate", "inner", "replace_x0", "root", "slide"]
 
 from collections.abc import Sequence
 
@@ -44,3 +44,11 @@ def replace_x0(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, x0
 def inner(a: Array, b: Array) -> Array:
     """<a, b> of each example, `[B, 1, ...]`."""
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
+
+
+def root(squared: Array) -> Array:
+    """The square root of a squared length, with the derivative 0 where the length is 0.
+
+    Without it a length of 0, as of the difference of two equal branches, makes the gradient of a whole batch NaN.
+    """
+    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.memory import Memory
-from diffusion.guidance.prediction_changes import inner, replace_x0
+from diffusion.guidance.prediction_changes import inner, replace_x0, root
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
@@ -62,7 +62,7 @@ def adaptive_projected(
         average = cond.x0 - uncond.x0 + momentum * average
         d = average
         if norm_threshold is not None:
-            d = d * jnp.minimum(1, norm_threshold / _positive(jnp.sqrt(inner(d, d))))
+            d = d * jnp.minimum(1, norm_threshold / _positive(root(inner(d, d))))
         parallel = inner(d, cond.x0) / _positive(inner(cond.x0, cond.x0)) * cond.x0
         x0 = cond.x0 + strength(scale, 1, interval, t, x_t) * (d - (1 - eta) * parallel)
         return replace_x0(cond, schedule, t, x0), average

@@ -7,7 +7,7 @@ from jax import Array
 
 from diffusion import parameterizations
 from diffusion.guidance.branches import Branches, evaluate
-from diffusion.guidance.prediction_changes import extrapolate, slide
+from diffusion.guidance.prediction_changes import extrapolate, root, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, derivatives
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -57,7 +57,7 @@ def renormalised(
         alpha, sigma = (left_broadcast(coefficient(t), x_t) for coefficient in (schedule.alpha, schedule.sigma))
         alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
         u_c, u = (alpha_dot * p.x0 + sigma_dot * p.eps for p in (cond, guided))
-        lengths = lambda u: _lengths(u, patch) if axis is None else jnp.linalg.norm(u, axis=axis, keepdims=True)
+        lengths = lambda u: _lengths(u, patch) if axis is None else root(jnp.sum(u * u, axis, keepdims=True))
         length = lengths(u)
         ratio = jnp.where(length > 0, lengths(u_c) / jnp.where(length > 0, length, 1), 1)
         return slide(guided, schedule, t, (ratio - 1) * u / (alpha * sigma_dot - sigma * alpha_dot))
@@ -73,5 +73,5 @@ def _lengths(u: Array, patch: int) -> Array:
     squares = jnp.sum(u * u, axis=-1)
     cut = squares.reshape(len(u), *(part for side in sides for part in (side // patch, patch)))
     within = tuple(range(2, 2 + 2 * len(sides), 2))
-    lengths = jnp.broadcast_to(jnp.sqrt(cut.sum(within, keepdims=True)), cut.shape)
+    lengths = jnp.broadcast_to(root(cut.sum(within, keepdims=True)), cut.shape)
     return lengths.reshape(*squares.shape, 1)

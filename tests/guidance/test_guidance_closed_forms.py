@@ -488,3 +488,22 @@ def test_each_other_prediction_has_a_strength_of_its_own():
     np.testing.assert_allclose(made.eps, -1 + 0.75 * (-1 + 2))
     with pytest.raises(ValueError, match="shorter"):
         prediction_changes.extrapolate(one, [two, two], [0.5])
+
+
+def test_changes_of_a_prediction_keep_x_and_their_derivatives():
+    """alpha x0 + sigma eps = x_t for a slide and a new x0. At sigma = 0 eps stays, and its slope in t is 0."""
+    schedule = schedules.rectified_flow()
+    x0, eps, c, new = np.random.default_rng(5).standard_normal((4, 3, 2))
+    before = Prediction(jnp.asarray(x0, jnp.float32), jnp.asarray(eps, jnp.float32))
+    t = jnp.array([0.0, 0.25, 1.0])
+    sigma = np.asarray(t)[:, None]
+    slid = prediction_changes.slide(before, schedule, t, jnp.asarray(c, jnp.float32))
+    np.testing.assert_allclose(slid.x0, x0 - sigma * c, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slid.eps, eps + (1 - sigma) * c, rtol=1e-5, atol=1e-6)
+    change = lambda t: prediction_changes.replace_x0(before, schedule, t, jnp.asarray(new, jnp.float32))
+    replaced, back = jax.vjp(change, t)  # backwards a branch that `where` leaves out counts too: 0 times its slope
+    (slope,) = back(Prediction(jnp.zeros_like(replaced.x0), jnp.ones_like(replaced.eps)))
+    ratio = np.array([0.0, 3.0, 0.0])[:, None]  # alpha / sigma, and its derivative -1 / t^2
+    np.testing.assert_array_equal(replaced.x0, np.float32(new))
+    np.testing.assert_allclose(replaced.eps, eps + ratio * (x0 - new), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(slope, [0.0, -16.0, -1.0] * (x0 - new).sum(axis=1), rtol=1e-5, atol=1e-6)

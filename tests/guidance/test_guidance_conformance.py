@@ -414,3 +414,38 @@ def test_bad_arguments_are_refused_by_name(make, words):
 def test_an_operator_refuses_examples_of_another_shape(operator, shape, words):
     with pytest.raises(ValueError, match=words):
         operator.forward(jnp.zeros(shape))
+
+
+NOISY_MEASUREMENTS = (
+    "pseudoinverse",
+    "proximal",
+)  # their variances are compared with sigma^2, and at sigma = 0 have no derivative in t
+
+
+@pytest.mark.extended
+@every_guidance
+def test_derivatives_are_finite_at_both_ends(name):
+    """In x and in t, backwards, at sigma = 0 and at alpha = 0: what `where` leaves out divides by 0 there neither."""
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["rectified_flow"]
+    guided = case.make(_denoisers(schedule), schedule, case.strong)
+    x = jnp.asarray(X, jnp.float32)
+    total = lambda x, t: sum(jnp.sum(part) for part in _call(guided, x, t)[:2])
+    in_x, in_t = jax.jit(jax.grad(total, (0, 1)))(x, jnp.array([0.0, 0.5, 1.0]))
+    assert np.isfinite(in_x).all()
+    assert np.isfinite(in_t[1:] if name in NOISY_MEASUREMENTS else in_t).all()
+
+
+@pytest.mark.extended
+@every_guidance
+@pytest.mark.parametrize("value", ["as the data", "zero"])
+def test_derivatives_are_finite_where_the_branches_agree(name, value):
+    """An example without a condition of its own has nothing to be guided by; nor has a picture of zeros a direction."""
+    case = GUIDANCES[name]
+    schedule = SCHEDULES["cosine"]
+    zero = lambda x, t: Prediction(jnp.zeros_like(x), jnp.zeros_like(x))
+    alone = zero if value == "zero" else _denoisers(schedule)[0]
+    guided = case.make([alone] * 3, schedule, case.strong)
+    total = lambda x, t: sum(jnp.sum(part) for part in _call(guided, x, t)[:2])
+    slopes = jax.jit(jax.grad(total, (0, 1)))(jnp.asarray(X, jnp.float32), jnp.array([0.1, 0.5, 0.9]))
+    assert all(np.isfinite(slope).all() for slope in slopes)
