@@ -148,6 +148,20 @@ def test_check_names_the_first_bad_time():
         parameterizations.check(parameterizations.x0(), schedule, np.array([1.0, 0.5, 0.0]))
 
 
+def test_check_reads_the_schedule_of_every_leaf():
+    """eps is not defined at alpha = 0: at t = 1 of a flow, and at no time of EDM, whose alpha is 1."""
+    flow = schedules.rectified_flow()
+    edm = schedules.edm()
+    shapes = ((2,), (3,))
+    times = np.array([0.5, 1.0])
+    parameterizations.check(parameterizations.epsilon(), schedules.per_leaf((edm, edm), shapes), times)
+    for own in ((flow, edm), (edm, flow)):
+        joint = schedules.per_leaf(own, shapes)
+        parameterizations.check(parameterizations.epsilon(), joint, np.array([0.1, 0.5]))
+        with pytest.raises(ValueError, match=r"t = 1 .*alpha"):
+            parameterizations.check(parameterizations.epsilon(), joint, times)
+
+
 @pytest.mark.parametrize("sigma", [0.002, 0.1, 1.0, 80.0])
 @pytest.mark.parametrize("sigma_data", [0.5, 1.3])
 def test_edm_preconditioning_is_table_1(sigma, sigma_data, x64):
@@ -227,6 +241,23 @@ def test_network_is_fed_its_scale_its_clock_and_its_condition(name, clock):
     np.testing.assert_allclose(fed, scale[:, None] * np.asarray(x), rtol=1e-6)
     np.testing.assert_allclose(time, expected(np.asarray(t), alpha, sigma), rtol=1e-5, atol=1e-6)
     assert condition is labels
+
+
+@pytest.mark.parametrize(
+    "clock, expected",
+    [
+        (parameterizations.time(1000.0), lambda t, alpha, sigma: 1000 * t),
+        (parameterizations.time(0.5), lambda t, alpha, sigma: t / 2),
+        (parameterizations.steps(50), lambda t, alpha, sigma: 50 * t - 1),
+        (parameterizations.log_sigma(250.0), lambda t, alpha, sigma: 250 * np.log(sigma / alpha)),
+    ],
+)
+def test_the_scale_of_a_clock_is_a_factor(clock, expected):
+    schedule = schedules.rectified_flow()  # alpha = 1 - t, sigma = t
+    t = np.array([0.02, 0.5, 0.9])
+    np.testing.assert_allclose(
+        clock(schedule, jnp.asarray(t, jnp.float32)), expected(t, 1 - t, t), rtol=1e-5, atol=1e-4
+    )
 
 
 def test_the_clock_of_steps_counts_from_zero():
@@ -342,6 +373,18 @@ def test_times_out_of_range_are_refused_in_eager_use(t):
         denoise(x, t)
     assert jax.jit(denoise)(x, jnp.asarray(t, jnp.float32)).x0.shape == x.shape
     assert denoise(x, jnp.asarray([0.0, 1.0])).x0.shape == x.shape
+
+
+@pytest.mark.parametrize("t_max", [0.5, 3.0])
+def test_the_last_time_is_the_schedules(t_max):
+    """But for its rounding."""
+    schedule = schedules.rectified_flow()._replace(t_max=t_max)
+    denoise = parameterizations.denoiser(lambda x, clock, condition: x, schedule, parameterizations.velocity())
+    x = jnp.ones((2, 3))
+    for t in (t_max, np.nextafter(np.float32(t_max), np.float32(9))):
+        assert denoise(x, t).x0.shape == x.shape
+    with pytest.raises(ValueError, match=rf"outside the times of this schedule, \[0, {t_max:g}\]"):
+        denoise(x, t_max * 1.001)
 
 
 @pytest.mark.parametrize(

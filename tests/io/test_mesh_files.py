@@ -132,3 +132,17 @@ def test_bad_meshes_are_refused_in_one_sentence(name, text, words, tmp_path):
     with pytest.raises(ValueError, match=re.escape(words)) as found:
         mesh_files.read(tmp_path / name)
     assert name in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("corner", [0, 1, 2])
+def test_each_corner_has_its_share_of_a_point(corner):
+    """The shares of the corners are at least 0 and add up to 1: moved by a vector, a mesh moves its points by it."""
+    vertices = np.eye(3)[[corner, (corner + 1) % 3, (corner + 2) % 3]]
+    points = lambda moved: mesh_files.surface_points(
+        mesh_files.Mesh(vertices + moved, np.array([[0, 1, 2]])), 300, np.random.default_rng(0)
+    )
+    shares = points(0.0)
+    assert (shares >= 0).all() and shares.max() > 0.9
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-12)
+    np.testing.assert_allclose(shares.mean(axis=0), 1 / 3, atol=0.05)
+    np.testing.assert_allclose(points(np.array([5.0, -2.0, 7.0])), shares + [5.0, -2.0, 7.0], rtol=1e-12)

@@ -90,3 +90,12 @@ def test_an_unused_path_is_the_first_that_no_file_has(tmp_path):
     for name in ("a.png", "a-1.png", "a-3.png"):
         (tmp_path / name).touch()
     assert pictures.unused(tmp_path, "a") == tmp_path / "a-2.png"
+
+
+def test_settings_are_as_long_as_they_may_be_and_no_longer(tmp_path, monkeypatch):
+    pictures.write(tmp_path / "a.png", PIXELS, {"seed": 3})
+    monkeypatch.setattr(pictures, "TEXT", len('{"seed": 3}'))
+    assert pictures.settings_of(tmp_path / "a.png") == {"seed": 3}
+    monkeypatch.setattr(pictures, "TEXT", len('{"seed": 3}') - 1)
+    with pytest.raises(ValueError, match=r"a\.png: its settings have 11 characters\. Valid: at most 10"):
+        pictures.settings_of(tmp_path / "a.png")

@@ -1,8 +1,10 @@
 """The local launcher: what each process gets, what is shown, and that none outlives a failure."""
 
+import collections
 import json
 import os
 import pathlib
+import queue
 import re
 import signal
 import subprocess
@@ -416,3 +418,66 @@ multihost_utils.process_allgather(jnp.asarray([2.0]))
     assert done.returncode == 9
     assert "the real reason" in done.stderr.splitlines()[-1] or "process 1, the first to fail" in done.stderr
     assert time.monotonic() - began < 30
+
+
+class Ended:
+    """A process that has ended with a status."""
+
+    pid = 0
+
+    def __init__(self, returncode: int):
+        self.returncode = returncode
+
+    def poll(self) -> int:
+        return self.returncode
+
+
+class Guards:
+    """A guard of nothing."""
+
+    def remove(self, group: int) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    "statuses, lines, received, shown",
+    [
+        ([0, 0], [["a"], ["b"]], [], None),
+        ([5, 0], [["a", "b"], ["c"]], [], (0, ["a", "b"])),
+        ([0, -9], [["a"], ["c"]], [], (1, ["c"])),
+        ([4, 5], [["a"], ["c"]], [], (0, ["a"])),
+        ([5], [["a"]], [], None),  # alone it wrote last anyway
+        ([5, 0], [[], ["c"]], [], None),
+        ([5, 0], [["a"], []], [signal.SIGTERM], None),  # who asked for the end knows why
+        ([5, 0], [["a"], []], [signal.SIGUSR1], None),
+    ],
+)
+def test_the_last_lines_are_those_of_the_first_to_fail_unless_its_end_was_asked_for(
+    statuses, lines, received, shown, capsys
+):
+    processes = [local.Process(Ended(status), [], collections.deque(own)) for status, own in zip(statuses, lines)]
+    signals = queue.SimpleQueue()
+    for number in received:
+        signals.put(number)
+    first = next((status for status in statuses if status), 0)
+    assert local.wait(processes, signals, 10.0, Guards()) == (128 - first if first < 0 else first)
+    said = capsys.readouterr().err.splitlines()
+    heading = [i for i, line in enumerate(said) if "the first to fail, wrote" in line]
+    if shown is None:
+        assert not heading
+    else:
+        index, own = shown
+        assert f"process {index}, the first to fail" in said[heading[0]]
+        assert said[heading[0] + 1 :] == [f"[{index}] {line}" for line in own]
+
+
+def test_a_group_that_was_added_ends_with_the_guard_whose_session_is_its_own(monkeypatch):
+    """In its own session no Ctrl-C of the terminal reaches it, and it sees its launcher end."""
+    guard = Guard()
+    assert os.getsid(guard._guard.pid) == guard._guard.pid != os.getsid(0)
+    left = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    with monkeypatch.context() as as_the_child:
+        as_the_child.setattr(os, "getpid", lambda: left.pid)
+        guard.add_this()
+    guard.close()
+    assert left.wait(10) == -signal.SIGKILL

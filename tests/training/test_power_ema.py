@@ -111,6 +111,8 @@ def test_reconstruction_is_the_average_that_was_not_tracked(step, sigma_rel):
 
 def test_reconstruction_of_other_types_takes_the_last():
     assert reconstruct([np.asarray(3), np.asarray(5)], [0.5, 0.5]) == 5
+    several = [{"w": np.float32(k), "count": np.asarray(k)} for k in (1, 2, 4)]
+    assert reconstruct(several, [0.5, -1.0, 1.5]) == {"w": 0.5 - 2 + 6, "count": 4}
 
 
 @pytest.mark.parametrize(

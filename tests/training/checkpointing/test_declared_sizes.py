@@ -64,3 +64,15 @@ def test_arrays_and_chunks_are_as_large_as_they_are_declared_and_no_larger(tmp_p
         validation.check_item(wide, 10**6)
     with pytest.raises(Refused, match=r"manifest\.ocdbt is missing"):
         validation.check_item(tmp_path, size)
+
+
+def test_a_description_is_as_large_as_a_text_may_be_and_no_larger(tmp_path, monkeypatch):
+    """The values, which lie in folders named d, may have any size."""
+    monkeypatch.setattr(validation.limits, "TEXT", 5)
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "values").write_bytes(b"123456")
+    (tmp_path / "about.json").write_bytes(b"12345")
+    validation.check_files(tmp_path)
+    (tmp_path / "about.json").write_bytes(b"123456")
+    with pytest.raises(Refused, match=r"about\.json has 6 B\. Valid: at most 5 B for a description"):
+        validation.check_files(tmp_path)

@@ -175,3 +175,12 @@ def test_the_unit_of_the_rate_is_what_the_examples_are_called():
         display.first_step()
         display.report(10, 0.5)
     assert "vectors_per_second=" in out.getvalue() and "images" not in out.getvalue()
+
+
+@pytest.mark.parametrize("step, said", [(99, ["about 0s for the 1 steps to come, at 14 steps a second"]), (100, [])])
+def test_a_run_that_is_done_has_no_steps_to_come(monkeypatch, step, said):
+    shown, clock, out = display(monkeypatch)
+    shown.first_step()
+    clock[0] = (step - 1) / 14
+    shown.step_done(step)
+    assert [line for line in out.getvalue().splitlines() if line.startswith("about")] == said
