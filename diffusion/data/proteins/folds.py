@@ -26,15 +26,17 @@ NUMBERS = np.array([len(variants) for variants in FOLDS.values()])
 APART = 2.5  # Angstrom between atoms of residues that are no neighbours; hydrogen bonds are longer
 
 
-def drawn(key: Array, fold: Array) -> Array:
+def drawn(key: Array, fold: Array, first: Array, last: Array) -> Array:
     """The frames of one chain `[RESIDUES, 3, 4]`, centred, in a random orientation: a function of its arguments.
 
     Args:
         key: the random key of its variant, its noise and its orientation.
         fold: the fold, `[]`, a row of `CLASSES`.
+        first: first variant of each class that may be drawn, int `[len(CLASSES)]`, from 0.
+        last: variant of each class after the last one that may be drawn, int `[len(CLASSES)]`, up to `NUMBERS`.
     """
     variant_key, noise_key, turn_key = jax.random.split(key, 3)
-    variant = jax.random.randint(variant_key, (), 0, jnp.asarray(NUMBERS)[fold])
+    variant = jax.random.randint(variant_key, (), jnp.asarray(first)[fold], jnp.asarray(last)[fold])
     ideal = jnp.asarray(TABLE, jnp.float32)[fold, variant]
     noise = jnp.radians(jnp.asarray(SPREADS))[:, None, None] * jax.random.normal(noise_key, ideal.shape)
     angles = ideal + noise

@@ -22,13 +22,18 @@ class ProteinChains(Sequence):
         x: the frames of all chains, float32 `[N, 32, 3, 4]`.
     """
 
-    def __init__(self, split: str, number: int):
+    def __init__(self, split: str, number: int, withheld: int):
         if split not in SEEDS:
             raise ValueError(f"these chains have no split {split!r}. Valid: {', '.join(SEEDS)}")
         if number < 1:
             raise ValueError(f"number = {number} must be at least 1")
+        most = int(folds.NUMBERS.min()) - 1
+        if not 0 <= withheld <= most:
+            raise ValueError(f"withheld = {withheld} must be from 0 to {most}, as one class has {most + 1} variants")
         seed = jax.random.key(SEEDS[split])
-        draw = lambda row: folds.drawn(jax.random.fold_in(seed, row), row % len(folds.CLASSES))
+        none, kept, every = np.zeros_like(folds.NUMBERS), folds.NUMBERS - withheld, folds.NUMBERS
+        first, last = (kept if withheld and split == "test" else none), (kept if split == "train" else every)
+        draw = lambda row: folds.drawn(jax.random.fold_in(seed, row), row % len(folds.CLASSES), first, last)
         block = jax.jit(jax.vmap(draw))
         starts = range(0, number, BLOCK)
         blocks = [np.asarray(block(np.arange(first, first + BLOCK, dtype=np.uint32)), np.float32) for first in starts]
@@ -50,19 +55,21 @@ class ChainRecords(Records):
 
     backbones = True
 
-    def __init__(self, split: str, number: int):
-        super().__init__(ProteinChains(split, number), len(folds.CLASSES), split)
+    def __init__(self, split: str, number: int, withheld: int):
+        super().__init__(ProteinChains(split, number, withheld), len(folds.CLASSES), split)
         self.spec = self.spec._replace(classes=folds.CLASSES)
 
 
-def ideal_folds(split: str = "train", *, number: int = 6000) -> Records:
+def ideal_folds(split: str = "train", *, number: int = 6000, withheld: int = 0) -> Records:
     """Ideal folds of 32 residues, the classes of `proteins.folds.CLASSES`: helices, hairpins, sheets and assemblies.
 
     Args:
         split: "train" or "test".
         number: how many chains to draw, at least 1.
+        withheld: how many variants of each class only the test split draws, from 0 to 2. With 0 both splits draw from
+            all variants.
 
     Raises:
         ValueError: for another split, or a number out of range.
     """
-    return ChainRecords(split, number)
+    return ChainRecords(split, number, withheld)

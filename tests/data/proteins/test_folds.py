@@ -32,7 +32,8 @@ def atoms():
 @functools.cache
 def helices():
     """`[400, 32, 3, 4]`."""
-    draw = jax.jit(jax.vmap(lambda key: folds.drawn(key, folds.CLASSES.index("helix"))))
+    none = np.zeros_like(folds.NUMBERS)
+    draw = jax.jit(jax.vmap(lambda key: folds.drawn(key, folds.CLASSES.index("helix"), none, folds.NUMBERS)))
     return np.asarray(draw(jax.random.split(jax.random.key(0), 400)))
 
 
@@ -68,6 +69,30 @@ def test_bonds_are_ideal_and_chains_centred():
 def test_records_follow_from_their_rows():
     assert (ideal_folds(number=7)[5]["x"] == frames()[5]).all()
     assert np.abs(ideal_folds("test", number=6)[5]["x"] - frames()[5]).max() > 0.1
+
+
+def variants(split, withheld):
+    """`[120]` the variant of each chain, by its torsions, which are spread by at most one degree."""
+    x = ideal_folds(split, number=NUMBER, withheld=withheld)
+    angles = np.degrees(np.asarray(backbone.torsions_of(backbone.atoms_of(np.stack([r["x"] for r in x])))))
+    apart = (angles[:, None, 1:-1, :2] - np.degrees(folds.TABLE)[LABELS][:, :, 1:-1] + 180) % 360 - 180
+    return np.abs(apart).mean((2, 3)).argmin(1)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("withheld", [1, 2])
+def test_withheld_variants_are_drawn_by_the_test_split_alone(withheld):
+    kept = folds.NUMBERS[LABELS] - withheld
+    train, test = variants("train", withheld), variants("test", withheld)
+    assert (train < kept).all() and (test >= kept).all() and (test < folds.NUMBERS[LABELS]).all()
+    for label, number in enumerate(folds.NUMBERS):
+        assert set(train[LABELS == label]) == set(range(number - withheld))
+
+
+@pytest.mark.extended
+def test_both_splits_draw_from_all_variants_unless_some_are_withheld():
+    assert (variants("test", 0) < folds.NUMBERS[LABELS] - 1).any() and (variants("test", 0) > 0).any()
+    assert (ideal_folds(number=7, withheld=0)[5]["x"] == frames()[5]).all()
 
 
 def test_classes_hold_their_secondary_structure():
@@ -108,7 +133,13 @@ def test_orientations_are_uniform():
 
 
 @pytest.mark.parametrize(
-    "arguments, message", [({"split": "validation"}, "Valid: train, test"), ({"number": 0}, "number = 0")]
+    "arguments, message",
+    [
+        ({"split": "validation"}, "Valid: train, test"),
+        ({"number": 0}, "number = 0"),
+        ({"withheld": -1}, "withheld = -1 must be from 0 to 2"),
+        ({"withheld": 3}, "withheld = 3 must be from 0 to 2, as one class has 3 variants"),
+    ],
 )
 def test_what_there_is_not_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -24,7 +24,7 @@ DEFAULTS = {
     "torsion_mixture": NUMBER,
     "rotation_mixture": NUMBER,
     "spirals": NUMBER | {"arms": 3, "noise": 0.03},
-    "ideal_folds": {"split": "train", "number": 6_000},
+    "ideal_folds": {"split": "train", "number": 6_000, "withheld": 0},
     "gaussian_series": NUMBER | {
         "length": 48, "channels": 1, "hide": None, "correlation": 0.6, "noise": 0.05, "share": 0.5, "scale": 10.0,
         "period": 12.0, "apart": True,
