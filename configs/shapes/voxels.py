@@ -1,4 +1,4 @@
-"""Class-conditional flow matching on signed distances of solids at 12^3 voxels, by a U-Net of volumes.
+"""Class-conditional flow matching on signed distances of solids at 16^3 voxels, by a U-Net of volumes.
 
     diffusion train --config=shapes/voxels --workdir=runs/voxels
     diffusion sample --workdir=runs/voxels
@@ -20,7 +20,7 @@ base = recipes.module("shapes/base")
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.flow({"name": "solid_distances", "side": 12})
+    config = base.flow({"name": "solid_distances", "side": 16})
     config.model = {
         "name": "unet",
         "widths": (8, 16, 32),
@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "num_classes": 8,
     }
     config.train.batch_size = 16
-    config.train.steps = 600
+    config.train.steps = 1500
     config.objective.density.strata = 16
     tiny = {
         "data.source": {"name": "solid_distances", "side": 8, "number": 40},

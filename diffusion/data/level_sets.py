@@ -1,8 +1,11 @@
-"""Points of surfaces: the points of a cloud, and the zeros of a signed distance on a grid."""
+"""Surfaces on a grid and of a cloud: points of a surface, and the pieces of a solid by its signed distance."""
 
-__all__ = ["cloud_points", "crossings"]
+__all__ = ["cloud_points", "crossings", "pieces"]
+
+from typing import cast
 
 import numpy as np
+from scipy import ndimage
 
 from diffusion.package import public
 
@@ -34,12 +37,7 @@ def crossings(distance: np.ndarray, rng: np.random.Generator, number: int = POIN
     Raises:
         ValueError: for another shape, or values that are not finite.
     """
-    values = np.asarray(distance, np.float64)
-    values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
-    if values.ndim != 3 or len(set(values.shape)) != 1:
-        raise ValueError(f"a signed distance must be [S, S, S] or [S, S, S, 1], got {list(np.shape(distance))}")
-    if not np.isfinite(values).all():
-        raise ValueError("a signed distance must be finite; this one holds NaN or infinity")
+    values = _checked(distance)
     side = len(values)
     points_by_axis = []
     for axis in range(3):
@@ -53,6 +51,34 @@ def crossings(distance: np.ndarray, rng: np.random.Generator, number: int = POIN
     if not len(points):
         return np.zeros((number, 3))
     return points[rng.choice(len(points), number, replace=len(points) < number)]
+
+
+def pieces(distance: np.ndarray) -> int:
+    """How many pieces a solid has: cells with a negative distance belong together if they share a face.
+
+    Args:
+        distance: the signed distance, [S, S, S] or [S, S, S, 1], negative inside.
+
+    Raises:
+        ValueError: for another shape, or values that are not finite.
+    """
+    _, number = cast(tuple[np.ndarray, int], ndimage.label(_checked(distance) < 0))
+    return number
+
+
+def _checked(distance: np.ndarray) -> np.ndarray:
+    """The distance as float64 [S, S, S].
+
+    Raises:
+        ValueError: for another shape, or values that are not finite.
+    """
+    values = np.asarray(distance, np.float64)
+    values = values[..., 0] if values.ndim == 4 and values.shape[-1] == 1 else values
+    if values.ndim != 3 or len(set(values.shape)) != 1:
+        raise ValueError(f"a signed distance must be [S, S, S] or [S, S, S, 1], got {list(np.shape(distance))}")
+    if not np.isfinite(values).all():
+        raise ValueError("a signed distance must be finite; this one holds NaN or infinity")
+    return values
 
 
 public.declare(__name__, renamed={"of_points": "cloud_points"})

@@ -1,15 +1,21 @@
-"""Figures of samples that are surfaces in space, as point clouds: 1-NNA, coverage and minimum matching distance."""
+"""Figures of samples that are surfaces in space.
 
+As point clouds: 1-NNA, coverage and minimum matching distance. Of signed distances also: the share in one piece.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from diffusion.data import level_sets
 from diffusion.experiments.evaluation.real_images import balanced_order
-from diffusion.metrics import point_clouds
+from diffusion.metrics import bootstrap, point_clouds
 from diffusion.recipe import ConfigError, data
 from diffusion.training.runtime import progress
 
 SEED = 0  # seed of the points of a surface, and of the scattered points
+VOLUMES = 5  # axes of signed distances [N, S, S, S, 1]
 DISTANCES = {"chamfer": point_clouds.chamfer, "earth_movers": point_clouds.earth_movers}
 
 
@@ -17,7 +23,8 @@ def measure_clouds(subject: Any) -> dict:
     """The figures of samples against held-out clouds, of training clouds (the floor), and of scattered points.
 
     Scattered points are clouds whose points are drawn from all training clouds together: they lie where points lie, and
-    make no shape. All sets have one size, at most config.evaluate.number, and their classes take turns.
+    make no shape. All sets have one size, at most config.evaluate.number, and their classes take turns. Of signed
+    distances, `in_one_piece` is the share of solids of which no part is apart, for each class too.
 
     Args:
         subject: `model_metrics.Subject` of a run on a source of surfaces.
@@ -67,4 +74,27 @@ def measure_clouds(subject: Any) -> dict:
                 }
                 for figure, value in figures.items():
                     metrics[f"{figure}_{name}{suffix}"] = {"value": value, "samples": number, "reference": number}
+    if subject.images.ndim == VOLUMES:
+        names = subject.real.spec.classes
+        some = {"": (subject.images, subject.labels), "_of_real_shapes": (subject.train.images, subject.train.labels)}
+        for suffix, (images, labels) in some.items():
+            rows = balanced_order(labels)[:number]
+            shares = in_one_piece(images[rows], labels[rows], names)
+            metrics |= {f"{name}{suffix}": share for name, share in shares.items()}
     return dict(sorted(metrics.items()))
+
+
+def in_one_piece(distances: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict:
+    """The share of solids in one piece, of all as "in_one_piece" and of each class as "in_one_piece_NAME".
+
+    Args:
+        distances: the signed distances `[N, S, S, S, 1]`.
+        labels: the classes, int `[N]`.
+        names: the names of the classes.
+    """
+    whole = np.array([level_sets.pieces(distance) == 1 for distance in distances], float)
+    shares = {"in_one_piece": bootstrap.mean(whole)}
+    for label, name in enumerate(names):
+        if len(chosen := whole[labels == label]):
+            shares[f"in_one_piece_{name}"] = bootstrap.mean(chosen)
+    return shares

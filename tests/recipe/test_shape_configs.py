@@ -12,7 +12,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import run_samples
 from diffusion.recipe import ConfigError, checks, recipes
 
-FORMS = {"points": (128, 3), "voxels": (12, 12, 12, 1)}
+FORMS = {"points": (128, 3), "voxels": (16, 16, 16, 1)}
 
 
 @pytest.mark.parametrize("name", FORMS)

@@ -131,3 +131,32 @@ def test_a_run_on_other_data_is_refused(subject, monkeypatch):
     monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: types.SimpleNamespace())
     with pytest.raises(ConfigError, match="--metrics=clouds is for surfaces in space, but solids holds none"):
         cloud_metrics.measure_clouds(other)
+
+
+def test_the_share_of_solids_in_one_piece_is_measured_of_all_and_of_each_class(subject, monkeypatch):
+    whole, broken = (
+        -np.ones((3, 3, 3, 1)),
+        np.sign(np.abs(np.arange(3) - 1.0) * -2 + 1)[:, None, None, None] * np.ones((3, 3, 3, 1)),
+    )
+    samples = np.stack([whole, broken, whole, whole])  # of the classes 0, 1, 0, 1
+    made = subject(samples, samples, np.stack([whole, whole, broken, whole]), number=4)
+    made.real.spec = made.train.spec = types.SimpleNamespace(name="solids", classes=("table", "chair"))
+    made.real.images, made.train.images = samples, made.train.images
+    monkeypatch.setattr(
+        cloud_metrics.data,
+        "source",
+        lambda config, split: types.SimpleNamespace(surface=lambda x, rng: x.reshape(-1, 3)),
+    )
+    found = cloud_metrics.measure_clouds(made)
+    shares = {name: figure["value"] for name, figure in found.items() if name.startswith("in_one_piece")}
+    assert shares == {
+        "in_one_piece": 0.75, "in_one_piece_table": 1.0, "in_one_piece_chair": 0.5,
+        "in_one_piece_of_real_shapes": 0.75, "in_one_piece_table_of_real_shapes": 0.5,
+        "in_one_piece_chair_of_real_shapes": 1.0,
+    }  # fmt: skip
+
+
+def test_clouds_have_no_pieces(subject):
+    assert not [
+        name for name in cloud_metrics.measure_clouds(subject(*(clouds(n, 3) for n in range(3)))) if "piece" in name
+    ]
