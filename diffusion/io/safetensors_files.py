@@ -1,4 +1,4 @@
-"""Files of safetensors: the header is read once, and each tensor from its own bytes; written tensor after tensor.
+"""Files of safetensors: the header is read once, and each tensor is mapped; they are written tensor after tensor.
 
 size of the header u64, the header in JSON, the bytes of the tensors one after another
 {"__metadata__": {name: text}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..}
@@ -60,23 +60,31 @@ class Stored(NamedTuple):
     begin: int
     size: int
 
+    @property
+    def dtype(self) -> np.dtype | None:
+        """The type of the array that `read` returns; None for an unsupported type."""
+        return np.dtype(DTYPES[self.kind]) if self.kind in DTYPES else None
+
     def read(self) -> np.ndarray:
-        """The tensor, in its stored type.
+        """The tensor, in its stored type: a map of the file, not writable, so that memory holds only what is used.
+
+        The map, and an open file with it, lasts as long as the array. Whoever keeps many tensors copies them.
 
         Raises:
             limits.Refused: for an unsupported type, or a file that has become shorter.
         """
-        if self.kind not in DTYPES:
+        dtype = self.dtype
+        if dtype is None:
             raise limits.Refused(
                 f"{self.path}: {self.name} is stored as {self.kind}, which is not supported; save it as float32, "
                 "float16 or bfloat16."
             )
-        array = np.empty(self.shape, DTYPES[self.kind])
         with opener.open_file(self.path) as file:
-            file.seek(self.begin)
-            if file.readinto(array.reshape(-1).view(np.uint8).data) != self.size:
+            if os.fstat(file.fileno()).st_size < self.begin + self.size:
                 raise limits.Refused(f"{self.path} is truncated: it ends within {self.name}.")
-        return array
+            if self.size == 0:  # a map has at least one byte
+                return np.empty(self.shape, dtype)
+            return np.asarray(np.memmap(file, dtype, "r", self.begin, self.shape))
 
 
 class Header(NamedTuple):
@@ -157,7 +165,7 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
     """
     tensors = header(path).tensors
     limits.fits(str(path), sum(one.size for one in tensors.values()))
-    return {name: one.read() for name, one in tensors.items()}
+    return {name: np.array(one.read()) for name, one in tensors.items()}
 
 
 def write(

@@ -35,6 +35,7 @@ ALLOWED: dict[str, dict[str, str]] = {
         "pq.read_metadata": "a path that the opener has checked",
         "pq.ParquetFile": "a path that the opener has checked",
     },
+    "diffusion/io/safetensors_files.py": {"np.memmap": "a file that the opener has opened"},
     "diffusion/io/pictures.py": {"Image.open": "a file that the opener has opened, or bytes"},
     "diffusion/data/sources/array_files.py": {"np.memmap": "a file that the opener has opened"},
     "diffusion/data/sources/file_streams.py": {"tarfile.open": "a file that the opener has opened"},

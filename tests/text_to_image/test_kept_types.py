@@ -13,7 +13,7 @@ from diffusion import text_to_image
 from diffusion.adapters import full_tuning, lora
 from diffusion.adapters.tuning import computed
 from diffusion.models import interchange
-from diffusion.models.interchange import families, folders
+from diffusion.models.interchange import families, folders, leaf_shards
 from diffusion.published.flux.network import Flux
 from tests.peers.made_weights import made
 from tests.published.family_facts import stated
@@ -75,7 +75,7 @@ def test_a_kernel_of_tensors_in_several_types_is_wide(wide, tmp_path):
 
 @pytest.mark.parametrize("shape", [(3, 5), (7,), ()])
 def test_an_array_begins_where_a_cpu_takes_it_without_a_copy(shape):
-    array = folders._aligned(shape, np.dtype(ml_dtypes.bfloat16))
+    array = leaf_shards._aligned(shape, np.dtype(ml_dtypes.bfloat16))
     assert array.shape == shape and array.dtype == ml_dtypes.bfloat16 and array.ctypes.data % 64 == 0
 
 

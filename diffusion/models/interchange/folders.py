@@ -27,7 +27,6 @@ __all__ = [
 import contextlib
 import dataclasses
 import functools
-import math
 import pathlib
 import re
 import warnings
@@ -39,20 +38,17 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion.io import limits, opener, schema
 from diffusion.io.leaf_names import leaves_of
-from diffusion.models.interchange import families, flax_files, quantised_rows, rows, tensor_files
+from diffusion.models.interchange import families, flax_files, leaf_shards, quantised_rows, rows, tensor_files
 from diffusion.models.interchange.family import Computed, Family, Refusal
 from diffusion.models.interchange.rows import Mismatch, Row
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.layers.choices import look_up
-from diffusion.models.quantised import Quantised
 from diffusion.package import public
 
 FLOATS = ("float32", "bfloat16", "float16")
-ALIGNMENT = 64  # bytes
 
 
 def shapes_of(family: Family, module: nn.Module) -> Any:
@@ -88,7 +84,8 @@ def load(
         config: their config, in place of the folder's.
         dtype: dtype of the parameters: "float32", "bfloat16" or "float16", independent of the file's.
         shardings: (pytree of shapes) -> pytree of shardings, e.g. `lambda shapes: sharding.shardings(shapes, mesh)`.
-            Each leaf is placed before the next is read. By default all are on the first device.
+            Each leaf is placed before the next is read, and each process reads the parts of its own devices. By
+            default all are on the first device.
         quantised: whether kernels in int8 (GGUF's Q8_0) or fp8 with scales stay in 8 bits in memory
             (`models.quantised`); otherwise they become numbers of `dtype`, as all other parameters do.
         keep: whether kernels that the file has in bfloat16 or float16 stay so where `dtype` is float32, in half of the
@@ -410,47 +407,15 @@ def read(
     places = leaves_of(shardings(target)) if shardings else dict.fromkeys(leaves)
 
     def leaf(path: str) -> Any:
+        shape = leaves[path].shape
         if quantised and path.endswith("kernel"):
-            if (assembled := quantised_rows.assembled(by_leaf[path], tensors, leaves[path].shape)) is not None:
-                return jax.block_until_ready(_placed(assembled, places[path]))
-        array = None
-        for row in by_leaf[path]:
-            theirs = tensors.read(row.theirs)
-            narrow = keep and path.endswith("kernel") and dtype == "float32" and str(theirs.dtype) in FLOATS
-            stored_type = theirs.dtype if narrow else np.dtype(dtype)
-            if array is None:
-                array = _aligned(leaves[path].shape, stored_type)
-            elif array.dtype not in (stored_type, np.dtype(dtype)):  # one leaf of tensors in several types
-                array = array.astype(dtype)
-            for copy in row.copies:
-                if not np.array_equal(tensors.read(copy), theirs, equal_nan=True):
-                    raise Mismatch(
-                        f"{tensors.path}: {copy} and {row.theirs} differ, but {family.name} has one layer for both "
-                        "here."
-                    )
-            if row.rows is not None:
-                theirs = theirs[slice(*row.rows)]
-            part = array[*row.at, ...]  # a view, of a single number too
-            rows.fill(part, row.layout.to_ours(theirs, part.shape))
-        assert array is not None  # each leaf has rows, as checked above
-        # Waits for the copy, so that the host never holds two leaves.
-        return jax.block_until_ready(jax.device_put(array, places[path]))
+            if (assembled := quantised_rows.assembled(by_leaf[path], tensors, shape)) is not None:
+                return leaf_shards.placed_quantised(assembled, places[path])
+        stored, *others = {str(tensors.type_of(row.theirs)) for row in by_leaf[path]}
+        narrow = keep and path.endswith("kernel") and dtype == "float32" and stored in FLOATS and not others
+        return leaf_shards.placed(by_leaf[path], tensors, shape, jnp.dtype(stored if narrow else dtype), places[path])
 
     return jax.tree.unflatten(jax.tree.structure(target), [leaf(path) for path in leaves])
-
-
-def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """An array, not filled, that begins at a multiple of 64 bytes: on a CPU JAX takes such an array without a copy."""
-    size = math.prod(shape) * dtype.itemsize
-    content = np.empty(size + ALIGNMENT, np.uint8)
-    begin = -content.ctypes.data % ALIGNMENT
-    return content[begin : begin + size].view(dtype).reshape(shape)
-
-
-def _placed(kernel: Quantised, place: Any) -> Quantised:
-    """A quantised kernel, sharded as the kernel; each device has all of its scales, which are small."""
-    everywhere = NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else place
-    return Quantised(jax.device_put(kernel.values, place), jax.device_put(kernel.scale, everywhere))
 
 
 public.declare(__name__, elsewhere=dict.fromkeys(("save", "write"), "diffusion.models.interchange.folder_writing"))

@@ -26,6 +26,7 @@ from diffusion.models.interchange.quantised_tensors import Quantised
 SUFFIX = ".gguf"
 ORIGINAL = "comfy.gguf.orig_shape."  # the shape of a tensor whose sides no block divides
 BLOCK = 32  # values of a block of Q8_0, behind a float16
+PLAIN = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 
 class Stored(NamedTuple):
@@ -57,6 +58,11 @@ class Stored(NamedTuple):
                 raise limits.Refused(f"{self.path} is truncated: it ends within {self.name}.")
         return content
 
+    @property
+    def dtype(self) -> np.dtype:
+        """The type of the array that `read` returns."""
+        return np.dtype(PLAIN.get(self.kind.name, np.float32))
+
     def quantised(self) -> Quantised | None:
         """Values and scales of a tensor in Q8_0; None for one of another type."""
         if self.kind.name != "Q8_0" or self.sides != self.shape:
@@ -73,9 +79,8 @@ class Stored(NamedTuple):
         """
         import gguf
 
-        plain = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
-        if self.kind.name in plain:
-            return self._bytes().view(plain[self.kind.name]).reshape(self.shape)
+        if self.kind.name in PLAIN:
+            return self._bytes().view(self.dtype).reshape(self.shape)
         rows = self._bytes().reshape(-1, self.size // max(1, int(np.prod(self.sides[:-1]))))
         try:
             return gguf.dequantize(rows, self.kind).reshape(self.shape)

@@ -68,6 +68,7 @@ class _Scaled(NamedTuple):
 
     path = property(lambda self: self.weight.path)
     shape = property(lambda self: self.weight.shape)
+    dtype = property(lambda self: np.dtype(np.float32))
 
 
 def scaled(stored: Mapping[str, Stored]) -> dict[str, Stored | _Scaled]:

@@ -8,10 +8,12 @@ means that their tensor, transposed, is layer 3, query, of our stacked and fused
 """
 
 __all__ = [
+    "Block",
     "Layout",
     "Mismatch",
     "Row",
     "check_cover",
+    "common",
     "compare",
     "conv",
     "cut",
@@ -117,6 +119,9 @@ class Row(NamedTuple):
     at: tuple = ()
     rows: tuple[int, int] | None = None
     copies: tuple[str, ...] = ()
+
+
+Block = tuple[tuple[int, int], ...]  # (begin, stop) along each axis of a leaf
 
 
 class Mismatch(ValueError):
@@ -269,6 +274,33 @@ def _shape_after(function: Callable[[Any], Any], shape: tuple[int, ...]) -> tupl
 def part_shape(shape: tuple[int, ...], at: tuple) -> tuple[int, ...]:
     """The shape of `leaf[at]` for a leaf of this shape."""
     return np.broadcast_to(np.int8(0), shape)[at].shape
+
+
+def common(at: tuple, block: Block) -> tuple[tuple, tuple] | None:
+    """The numbers that a part of our leaf and a block of it have in common.
+
+    Args:
+        at: index of the part in the leaf, as in `Row`.
+        block: the block.
+
+    Returns:
+        Their index in the block, and their index in the part; None if they have none in common.
+    """
+    in_block, in_part = [], []
+    for axis, (begin, stop) in enumerate(block):
+        entry = at[axis] if axis < len(at) else slice(None)
+        if isinstance(entry, int):
+            if not begin <= entry < stop:
+                return None
+            in_block.append(entry - begin)
+            continue
+        first = entry.start or 0
+        lower, upper = max(begin, first), stop if entry.stop is None else min(stop, entry.stop)
+        if lower >= upper:
+            return None
+        in_block.append(slice(lower - begin, upper - begin))
+        in_part.append(slice(lower - first, upper - first))
+    return tuple(in_block), tuple(in_part)
 
 
 def compare(expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:

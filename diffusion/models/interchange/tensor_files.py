@@ -1,10 +1,10 @@
 """Tensors by name in files: safetensors, in one file or several with an index, GGUF, PyTorch's, and Flax's.
 
-Tensors of safetensors and GGUF are read on request, other tensors when the file is opened. Nothing in a file is
-executed.
+Tensors of safetensors are mapped and those of GGUF read on request, other tensors when the file is opened. Nothing in a
+file is executed.
 """
 
-__all__ = ["Tensors", "metadata", "open_tensors", "write_tensors"]
+__all__ = ["Tensors", "metadata", "open_tensors", "slabs", "write_tensors"]
 
 import functools
 import itertools
@@ -31,7 +31,7 @@ DICTIONARIES = ("ema.", "model.", "opt.", "optimizer.", "state_dict.", "args.", 
 INDEX = ".safetensors.index.json"
 # A variant's index is model.safetensors.index.fp16.json, or model.safetensors.fp16.index.json in older folders.
 VARIANT = re.compile(r"\.safetensors(\.[^.]+\.index|\.index\.[^.]+)\.json$")
-PART = 2**20  # values that are checked at once
+PART = 2**16  # values that are checked at once
 SHARD = 5 * 10**9  # bytes of a written file, after which the next begins
 
 
@@ -45,6 +45,7 @@ class Tensors(NamedTuple):
         shapes: shapes by name.
         readers: functions that read a tensor, by its name in the file.
         quantised: functions that read a tensor as values and scales, for the tensors that are stored so.
+        types: the types of the arrays that the readers return, by the name in the file; None for an unsupported type.
     """
 
     path: pathlib.Path
@@ -53,6 +54,7 @@ class Tensors(NamedTuple):
     shapes: Mapping[str, tuple[int, ...]]
     readers: Mapping[str, Callable[[], np.ndarray]] = {}
     quantised: Mapping[str, Callable[[], Quantised | None]] = {}
+    types: Mapping[str, np.dtype | None] = {}
 
     def read(self, name: str) -> np.ndarray:
         """The tensor of that name, in its stored type (bfloat16 and float8 from ml_dtypes).
@@ -60,9 +62,21 @@ class Tensors(NamedTuple):
         Raises:
             limits.Refused: for an unsupported type, or a number that is not finite.
         """
-        array = self.readers[self.names[name]]()
-        self._refuse_unless_finite(name, array)
+        array = self.unchecked(name)
+        self.refuse_unless_finite(name, array)
         return array
+
+    def unchecked(self, name: str) -> np.ndarray:
+        """The tensor of that name, whose numbers are not checked; of safetensors no number is read yet.
+
+        Raises:
+            limits.Refused: for an unsupported type.
+        """
+        return self.readers[self.names[name]]()
+
+    def type_of(self, name: str) -> np.dtype | None:
+        """The type that a tensor is read in; None for an unsupported type."""
+        return self.types[self.names[name]]
 
     def read_quantised(self, name: str) -> Quantised | None:
         """The tensor as values and scales; None where it is stored otherwise.
@@ -73,10 +87,19 @@ class Tensors(NamedTuple):
         reader = self.quantised.get(self.names[name])
         quantised = reader() if reader else None
         for array in quantised or ():
-            self._refuse_unless_finite(name, array)
+            self.refuse_unless_finite(name, array)
         return quantised
 
-    def _refuse_unless_finite(self, name: str, array: np.ndarray) -> None:
+    def refuse_unless_finite(self, name: str, array: np.ndarray) -> None:
+        """Refuses NaN and infinity in a tensor, or in a part of it.
+
+        Args:
+            name: the tensor's name.
+            array: its numbers, or some of them.
+
+        Raises:
+            limits.Refused: naming the file and the tensor.
+        """
         if not _is_finite(array):
             raise limits.Refused(
                 f"{self.places[name]}: {self.names[name]} holds NaN or an infinite number: the file is damaged, or the "
@@ -103,9 +126,20 @@ def _is_finite(array: np.ndarray) -> bool:
     bits = np.dtype(f"u{array.dtype.itemsize}")
     largest = np.asarray(ml_dtypes.finfo(array.dtype).max, array.dtype).view(bits)
     magnitude = bits.type(np.iinfo(bits).max >> 1)
-    values = array.reshape(-1).view(bits)
-    # A part at a time, so that no second array of the tensor's size is made.
-    return all((values[i : i + PART] & magnitude).max() <= largest for i in range(0, values.size, PART))
+    return all((part.view(bits) & magnitude).max() <= largest for part in slabs(array))
+
+
+def slabs(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Parts of about PART numbers that make up an array, in the order of memory: work on one makes no large array."""
+    in_order = array.transpose(sorted(range(array.ndim), key=lambda axis: -abs(array.strides[axis])))
+    if array.size <= PART or array.ndim == 0:
+        yield in_order
+    elif (row := array.size // len(in_order)) > PART:
+        for inner in in_order:
+            yield from slabs(inner)
+    else:
+        step = PART // row
+        yield from (in_order[i : i + step] for i in range(0, len(in_order), step))
 
 
 def open_tensors(path: str | pathlib.Path) -> Tensors:
@@ -191,6 +225,7 @@ def _opened(path: pathlib.Path, stored: Mapping[str, Any]) -> Tensors:
         table(lambda one: one.shape),
         table(lambda one: one.read),
         {name: one.quantised for name, one in stored.items() if hasattr(one, "quantised")},
+        table(lambda one: one.dtype),
     )
 
 
@@ -198,7 +233,8 @@ def _held(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Tensors:
     """The tensors of a file that was read whole."""
     shapes = {name: array.shape for name, array in arrays.items()}
     readers = {name: functools.partial(lambda array: array, array) for name, array in arrays.items()}
-    return Tensors(path, dict.fromkeys(arrays, path), {name: name for name in arrays}, shapes, readers)
+    types = {name: array.dtype for name, array in arrays.items()}
+    return Tensors(path, dict.fromkeys(arrays, path), {name: name for name in arrays}, shapes, readers, types=types)
 
 
 def _main(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
