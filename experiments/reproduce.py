@@ -172,6 +172,7 @@ def _parts(recipe: Recipe, program: programs.Program, mesh: Mesh, before: state.
     keys = example_keys(training_key(seed), before.step, jnp.arange(rows))
     cut = split((keys, prepare(batch)), program.micro_batches, shards)
     shared = {} if recipe.objective.density is None else {"density": before.density}
+    shared |= {} if recipe.objective.buffer is None else {"buffer": before.buffer}
     gradient = None
     parts = []
     for i in range(program.micro_batches):

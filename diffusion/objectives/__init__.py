@@ -93,6 +93,7 @@ from diffusion.objectives.objective import (
 from diffusion.objectives.objective_facts import (
     Beside as Beside,
     Blocks as Blocks,
+    Buffer as Buffer,
     Condition as Condition,
     Examples as Examples,
     Head as Head,

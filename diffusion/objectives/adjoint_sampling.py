@@ -3,6 +3,7 @@
 __all__ = ["adjoint_sampling"]
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import normal, split, times, weigh, weighted_mean_square
 from diffusion.objectives.objective import Denoises, Objective
+from diffusion.objectives.replay_buffer import draw, replay_buffer
 from diffusion.objectives.rollouts import rollouts
 from diffusion.objectives.unnormalised_targets import Target
 from diffusion.objectives.weightings import Weighting
@@ -29,6 +31,8 @@ def adjoint_sampling(
     target_density: Target,
     data_std: float = 1.0,
     noises: int = 4,
+    buffer: int = 0,
+    every: int = 1,
 ) -> Objective:
     """The gradient of log gamma at a sample of the model is regressed on, from fresh noise on this sample.
 
@@ -37,8 +41,10 @@ def adjoint_sampling(
 
     It is adjoint matching whose reference has the data N(0, s^2 I) and the reward log gamma + |x_0|^2 / (2 s^2): the
     lean adjoint is linear there and has this closed form. The reciprocal projection draws x_t from q(x_t | x_0), which
-    the optimum keeps. The path to x_0 is then forgotten, and one gradient of gamma serves several noises; the paper
-    keeps them in a buffer for longer. The model makes x_0 by ancestral sampling. A batch gives the shape of x_0 alone.
+    the optimum keeps. The path to x_0 is then forgotten, and one gradient of gamma serves several noises. With a
+    buffer it also serves several steps: the model makes samples at the steps 0, every, 2 every, ..., and the steps
+    between draw from the `buffer` newest ones. The model makes x_0 by ancestral sampling. A batch gives the shape of
+    x_0 alone.
 
     Facts:
         loss: w(t) |x0 - (alpha r^2 / sigma^2) x_t - r^2 (grad log gamma(x_0) + x_0 / s^2)|^2
@@ -55,6 +61,8 @@ def adjoint_sampling(
         target_density: the density, such as `objectives.funnel()`.
         data_std: standard deviation s of the reference's data, > 0.
         noises: number of noises on each sample, at one time, at least 1.
+        buffer: number of samples that are kept with their gradients, at least 1 if every > 1; 0 keeps none.
+        every: number of steps from one batch of new samples to the next, at least 1.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "log_density" of the
@@ -65,7 +73,15 @@ def adjoint_sampling(
     """
     if noises < 1 or not data_std > 0:
         raise ValueError(f"adjoint_sampling: noises = {noises} must be at least 1, data_std = {data_std} positive")
+    if every < 1 or buffer < 0 or (buffer > 0) != (every > 1):
+        raise ValueError(
+            f"adjoint_sampling: buffer = {buffer} and every = {every} do not go together. Valid: buffer >= 1 and "
+            "every >= 2, or 0 and 1"
+        )
     log_density, shape = target_density.log_density, target_density.shape
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    sample = jax.ShapeDtypeStruct(shape, jnp.float32)
+    replay = replay_buffer({"x": sample, "pull": sample, "log_density": number}, buffer, every) if buffer else None
 
     @entry(parameterization)
     def loss(networks, schedule, keys, batch, step):
@@ -74,10 +90,18 @@ def adjoint_sampling(
         path_keys, time_keys, *noise_keys = split(keys, 2 + noises)
         network = player(networks, "model")
         model = frozen(networks, "model")
-        path = rollouts(model, schedule, parameterization, grid, ddpm(), path_keys, shape, condition)
-        x_0 = path[-1]
-        values, back = jax.vjp(log_density, x_0)
-        pull = back(jnp.ones_like(values))[0] + x_0 / data_std**2
+
+        def samples():
+            x_0 = rollouts(model, schedule, parameterization, grid, ddpm(), path_keys, shape, condition)[-1]
+            values, back = jax.vjp(log_density, x_0)
+            pull = back(jnp.ones_like(values))[0] + x_0 / data_std**2
+            return {"x": x_0, "pull": pull, "log_density": values}
+
+        if replay and "buffer" in batch:
+            used = jax.lax.cond(step % every == 0, samples, lambda: draw(batch["buffer"], path_keys))
+        else:
+            used = samples()
+        x_0, pull = used["x"], used["pull"]
         t, importance = (at_each(schedule, value, x_0) for value in times(density, time_keys, batch))
         alpha, sigma = (left_broadcast(f(t), x_0) for f in (schedule.alpha, schedule.sigma))
         spread = (alpha * data_std) ** 2 + sigma**2
@@ -91,6 +115,9 @@ def adjoint_sampling(
             )
 
         losses = jnp.stack([error(one) for one in noise_keys])
-        return losses.mean(0), {"t": t, "log_density": values}
+        metrics: dict[str, Any] = {"t": t, "log_density": used["log_density"]}
+        if replay:
+            metrics["buffer"] = used
+        return losses.mean(0), metrics
 
-    return Objective(loss, reads=Denoises(parameterization), density=density)
+    return Objective(loss, reads=Denoises(parameterization), density=density, buffer=replay)

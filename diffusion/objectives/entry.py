@@ -24,6 +24,7 @@ ENTRIES = (
     "noise",
     "start",
     "density",
+    "buffer",
     "features",
     "real",
     "rejected",

@@ -9,6 +9,7 @@
     optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them),
     "noise" `[B, ...]`, the other end of each example's path at t_max (drawn from N(0, I) if absent), "real", a mask of
     x without its padding (see `diffusion.padding`), "density", the state of an adaptive density of times,
+    "buffer", the state of the objective's buffer,
     "rejected" `[B, ...]`, examples of the same conditions to which "x" was preferred,
     "metadata" {name: `[B, ...]`}, the facts of each example's caption that a reward reads, and
     "data_condition", the condition as the data has it, where the network receives another (see `conditioned`).

@@ -24,7 +24,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.flows.flow_maps import FlowMap, TangentField
-from diffusion.objectives.objective_facts import RECORDS, Beside, Blocks, Condition, Examples, Head, Trained
+from diffusion.objectives.objective_facts import RECORDS, Beside, Blocks, Buffer, Condition, Examples, Head, Trained
 from diffusion.parameterizations import Network, Parameterization
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
@@ -200,6 +200,7 @@ class Objective:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
         reads: meaning of the trained network when it makes samples; None: it makes none.
         density: density of the training times, whose state the training carries; None: it carries none.
+        buffer: samples that serve several steps, which the training carries; None: it carries none.
         network: the network that the gradient goes to.
         condition: how the loss changes the condition of that network.
         blocks: the blocks of that network whose features the loss reads.
@@ -215,6 +216,7 @@ class Objective:
     loss: Loss
     reads: Denoises | Jumps | Moves | Restores | None
     density: Density | None
+    buffer: Buffer | None
     network: Trained
     condition: Condition
     blocks: Blocks
@@ -239,17 +241,21 @@ class Objective:
         shares: tuple[Any, ...] | None = None,
         beside: Beside = Beside(),
         examples: Examples = Examples(),
+        buffer: Buffer | None = None,
         **alone: Any,
     ):
         """An objective with these facts. A fact outside its record, such as `times`, is deprecated.
 
         Raises:
             TypeError: for an unknown fact.
+            ValueError: for a buffer beside a second player.
         """
+        if buffer is not None and second is not None:
+            raise ValueError("an objective with a buffer has no second player. Valid: buffer=None, or second=None")
         records: dict[str, Any] = {"network": network, "condition": condition, "blocks": blocks}
         records |= {"beside": beside, "examples": examples}
         players = {"teacher": teacher, "second": second, "shares": shares}
-        values = {"loss": loss, "reads": reads, "density": density, "heads": heads or {}} | players
+        values = {"loss": loss, "reads": reads, "density": density, "buffer": buffer, "heads": heads or {}} | players
         for name, value in alone.items():
             if name not in RECORDS:
                 raise TypeError(f"Objective has no fact {name!r}. Valid: {', '.join(sorted(values | records))}")

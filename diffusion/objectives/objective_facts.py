@@ -1,6 +1,6 @@
 """Facts of an objective that belong together: records, and the names of before records held them."""
 
-__all__ = ["Beside", "Blocks", "Condition", "Examples", "Head", "Prior", "Trained", "flat"]
+__all__ = ["Beside", "Blocks", "Buffer", "Condition", "Examples", "Head", "Prior", "Trained", "flat"]
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -208,6 +208,21 @@ class Examples(NamedTuple):
     pairs: bool = False
 
 
+class Buffer(NamedTuple):
+    """Samples, and what was computed from them, that the training carries from one step to the next.
+
+    The loss finds them as the batch's "buffer". Where they are absent, it makes new ones.
+
+    Attributes:
+        init: () -> the buffer before the first step, a pytree of arrays.
+        update: (the buffer, the loss's metric "buffer", a pytree of arrays `[B, ...]` of the whole batch, step) -> the
+            buffer.
+    """
+
+    init: Callable[[], Any]
+    update: Callable[[Any, Any, Any], Any]
+
+
 class Head(NamedTuple):
     """A small network that trains with the model, and whose parameters stand beside the model's.
 
@@ -266,7 +281,7 @@ RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and it
 
 def flat(objective: Any) -> dict[str, Any]:
     """The facts of an objective by their single names, as config.json describes them."""
-    alone = ("loss", "reads", "density", "heads", "teacher", "second", "shares")
+    alone = ("loss", "reads", "density", "buffer", "heads", "teacher", "second", "shares")
     within = {name: getattr(getattr(objective, record), field) for name, (record, field) in RECORDS.items()}
     within["prompts"] = dict(within["prompts"])  # any mapping is valid
     return {name: getattr(objective, name) for name in alone} | within

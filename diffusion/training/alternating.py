@@ -263,6 +263,7 @@ def as_train_step(step: Callable[..., tuple[AlternatingState, dict]]) -> Callabl
             frozen=state.frozen,
             second_players={name: SecondPlayer(after.networks[name], after.opt_state[name]) for name in others},
             unsaved=state.unsaved,
+            buffer=state.buffer,
         ), {name.removeprefix("model/"): value for name, value in metrics.items()}
 
     return on_train_state

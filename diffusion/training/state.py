@@ -40,6 +40,7 @@ class TrainState(NamedTuple):
         second_players: {name: SecondPlayer} of the second players; None without any.
         unsaved: {name: parameters} of further frozen networks, such as an encoder of pictures, which no checkpoint
             keeps: a file or the run's seed gives them again. None without any.
+        buffer: pytree; the samples that an objective keeps for several steps (`objectives.Buffer`). None without any.
     """
 
     step: jax.Array
@@ -51,6 +52,7 @@ class TrainState(NamedTuple):
     frozen: Any = None
     second_players: Any = None
     unsaved: Any = None
+    buffer: Any = None
 
 
 def create(
@@ -61,6 +63,7 @@ def create(
     frozen: Any = None,
     second_players: Any = None,
     unsaved: Any = None,
+    buffer: Any = None,
 ) -> TrainState:
     """Returns the state of a run before its first step.
 
@@ -72,6 +75,7 @@ def create(
         frozen: {name: parameters} of networks that no step changes; None without any.
         second_players: {name: (parameters, optimizer)} of the second players; None without any.
         unsaved: {name: parameters} of further frozen networks, which no checkpoint keeps; None without any.
+        buffer: an `objectives.Buffer` whose samples are carried, or None if there are none to carry.
 
     Returns:
         TrainState with step 0; the moving average starts as a copy of `params`.
@@ -90,4 +94,5 @@ def create(
         frozen=frozen or None,
         second_players=players or None,
         unsaved=unsaved or None,
+        buffer=None if buffer is None else buffer.init(),
     )

@@ -161,6 +161,7 @@ def make_train_step(
     heads: Mapping[str, Callable[..., jax.Array]] = types.MappingProxyType({}),
     base: str = "",
     follow: Mapping[str, Callable[[Any, Any], Any]] = types.MappingProxyType({}),
+    buffer: Any = None,
 ) -> Callable[[TrainState, dict, jax.Array], tuple[TrainState, dict]]:
     """Returns the pure function `(state, batch, key) -> (state, metrics)` of one update.
 
@@ -193,6 +194,7 @@ def make_train_step(
             its own; "" for none.
         follow: {name: (params, the objective's metric of this name) -> params} for the heads that have running
             statistics of the batch; see `objectives.Head`.
+        buffer: the objective's `objectives.Buffer`, whose samples are in `state.buffer`; None for none.
 
     Returns:
         step: (TrainState, batch of the host (see `prepare`), key) -> (TrainState, metrics): "loss", "grad_norm"
@@ -229,6 +231,7 @@ def make_train_step(
         keys = example_keys(key, state.step, first + jnp.arange(rows))
         batch = prepare(batch)
         shared = {} if density is None else {"density": state.density}  # shared by all examples, and never split
+        shared |= {} if buffer is None else {"buffer": state.buffer}
         unchanging = {**(state.frozen or {}), **(state.unsaved or {})}
         others = {
             name: functools.partial(frozen[name], unchanging[name if name in unchanging else base]) for name in frozen
@@ -259,6 +262,7 @@ def make_train_step(
             gathered = jax.lax.all_gather(gathered, axis, tiled=True)  # per example, in the order of the batch
         losses, details = gathered
         t = details.pop("t")
+        replay = state.buffer if buffer is None else buffer.update(state.buffer, details.pop("buffer"), state.step)
         grads = _made_once(grads)
         grad_norm = optax.global_norm(grads)
         nested = sorted(name for name, values in details.items() if name not in follow and not hasattr(values, "mean"))
@@ -286,6 +290,7 @@ def make_train_step(
             frozen=state.frozen,
             second_players=state.second_players,
             unsaved=state.unsaved,
+            buffer=replay,
         )
         stopped = state._replace(failed_at=jnp.where(healthy, state.step, state.failed_at))
         state_after = accepted(updated, stopped)._replace(params=params)

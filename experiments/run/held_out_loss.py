@@ -93,7 +93,7 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
     compiled = jax.jit(losses_of, out_shardings=everywhere)
 
     def measure(state: TrainState) -> dict[str, Any]:
-        state = state._replace(opt_state=(), density=())
+        state = state._replace(opt_state=(), density=(), buffer=None)
         row: dict[str, Any] = {}
         for name, params in zip(WEIGHTS, (state.params, state.ema)):
             losses, t = [], []

@@ -140,7 +140,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         others = {cast.second: (_second(recipe, cast, initial, init_key, frozen), second.optimizer)} if second else {}
         if objective.heads:
             model = {**model, HEADS: _heads(recipe, cast, init_key, model, unsaved.get(players.ENCODER))}
-        return state.create(model, optimizer, average, density, frozen, others, unsaved)
+        return state.create(model, optimizer, average, density, frozen, others, unsaved, objective.buffer)
 
     def networks(state):
         params = {"model": state.params, "target": state.ema, **(state.frozen or {}), **(state.unsaved or {})}
@@ -178,7 +178,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
             step = as_train_step(alternating(turns, cast.apply, schedule, averages, **engine).step)
         else:
             frozen = {name: cast.apply[name] for name in cast.frozen}
-            engine |= {"frozen": frozen, "heads": cast.heads, "follow": cast.follow}
+            engine |= {"frozen": frozen, "heads": cast.heads, "follow": cast.follow, "buffer": objective.buffer}
             step = make_train_step(trained.loss, cast.apply["model"], schedule, optimizer, average, density, **engine)
         if stages:
             step = staged(step, stages.length, optimizer, average)
@@ -236,7 +236,8 @@ def _tuned(recipe: Recipe, tuned: TunedNetwork, second: str, key: jax.Array, bas
     base_parts = {name: base[name] for name in (*parts, NULL)}
     optimizer, average = recipe.training.optimizer, recipe.training.average
     unsaved = {players.BASE: base_parts}
-    return state.create(weights, optimizer, average, recipe.objective.density, None, others, unsaved)
+    objective = recipe.objective
+    return state.create(weights, optimizer, average, objective.density, None, others, unsaved, objective.buffer)
 
 
 def _second(

@@ -1,12 +1,19 @@
 """Adjoint sampling on Gaussian targets, where its loss and its fixed point have closed forms."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from diffusion import objectives, parameterizations, schedules, timesteps
+from diffusion.objectives.objective import Second
 from diffusion.objectives.unnormalised_targets import Target
+from diffusion.training.ema import exponential_moving_average
+from diffusion.training.state import create
+from diffusion.training.step import make_train_step
 
 FLOW, X0, V = schedules.rectified_flow(), parameterizations.x0(), parameterizations.velocity()
 MEAN, STD, SIZE = -0.4, 0.7, 2
@@ -73,7 +80,73 @@ def test_one_gradient_serves_all_noises():
     assert calls == [4]
 
 
+@pytest.mark.extended
+def test_between_new_samples_the_kept_ones_are_trained_on():
+    """The kept pull is that of the exact denoiser less d, so that the error of this denoiser is r^2 d."""
+    d = 0.3
+    made = objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.4, 0.0), TARGET, STD, 2, buffer=8, every=3)
+    assert made.buffer is not None
+    state = made.buffer.init()
+    examples = {
+        "x": jnp.full((8, SIZE), jnp.nan).at[0].set(2.0),  # of which only the first is there
+        "pull": jnp.full((8, SIZE), MEAN / STD**2 - d),
+        "log_density": jnp.full(8, -7.0),
+    }
+    assert jax.tree.map(jnp.shape, state["examples"]) == jax.tree.map(jnp.shape, examples)
+    batch = {"x": jnp.zeros((6, SIZE)), "buffer": {"examples": examples, "number": jnp.int32(1)}}
+    keys = jax.random.split(jax.random.key(0), 6)
+    network = lambda x, t, c: exact(x, t)
+    losses, metrics = made({"model": network}, FLOW, keys, batch, 4)
+    t = metrics["t"]
+    error = STD**2 * t**2 * d / ((1 - t) ** 2 * STD**2 + t**2)
+    np.testing.assert_allclose(losses, (1 + t) * error**2, rtol=1e-3)
+    assert (metrics["log_density"] == -7).all() and (metrics["buffer"]["x"] == 2).all()
+    plain = objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.4, 0.0), TARGET, STD, 2)
+    half = {"model": lambda x, t, c: 0.5 * x}
+    new, _ = made(half, FLOW, keys, batch, 6)
+    np.testing.assert_allclose(new, plain(half, FLOW, keys, {"x": batch["x"]}, 6)[0], rtol=1e-6)
+
+
+def _trained(steps, **engine):
+    """The state after the steps of a training by a buffer; calls of the density, as the examples of each."""
+    calls = []
+
+    def log_density(x):
+        jax.debug.callback(lambda x: calls.append(len(x)), x)
+        return TARGET.log_density(x)
+
+    target = Target(log_density, (SIZE,))
+    made = objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.5, 0.0), target, 1.0, 2, buffer=40, every=3)
+    apply = lambda params, x, t, c: params["slope"] * x + params["shift"]
+    optimizer, average = optax.adam(0.05), exponential_moving_average(0.9)
+    step = jax.jit(make_train_step(made, apply, FLOW, optimizer, average, UNIFORM, buffer=made.buffer, **engine))
+    params = {"slope": jnp.float32(0.3), "shift": jnp.zeros(SIZE)}
+    state = create(params, optimizer, average, UNIFORM, buffer=made.buffer)
+    for _ in range(steps):
+        state, _ = step(state, {"x": np.zeros((16, SIZE), np.float32), "index": np.arange(16)}, jax.random.key(0))
+    jax.block_until_ready(state)
+    jax.effects_barrier()
+    return state, calls
+
+
+@pytest.mark.extended
+def test_a_training_with_a_buffer_evaluates_the_density_at_every_third_step_whatever_its_micro_batches():
+    whole, calls = _trained(7)
+    assert calls == [16] * 3  # at the steps 0, 3 and 6
+    assert int(whole.buffer["number"]) == 40
+    in_micro_batches, _ = _trained(7, accumulate=2)
+    for a, b in zip(jax.tree.leaves(in_micro_batches), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-5)
+
+
 def test_what_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="buffer = 0 and every = 3 do not go together"):
+        objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET, every=3)
+    with pytest.raises(ValueError, match="buffer = 64 and every = 1 do not go together"):
+        objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET, buffer=64)
+    with pytest.raises(ValueError, match="an objective with a buffer has no second player"):
+        made = objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET, buffer=64, every=2)
+        dataclasses.replace(made, second=Second("critic"))
     with pytest.raises(ValueError, match="noises = 0 must be at least 1"):
         objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET, noises=0)
     with pytest.raises(ValueError, match="data_std = 0 positive"):

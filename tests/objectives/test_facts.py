@@ -782,11 +782,13 @@ def test_a_fact_by_itself_acts_for_one_version_and_names_its_record(name):
 
 
 def test_what_is_no_fact_is_refused():
-    with pytest.raises(TypeError, match=r"Objective has no fact 'time'. Valid: beside, blocks, condition, density"):
+    with pytest.raises(
+        TypeError, match=r"Objective has no fact 'time'. Valid: beside, blocks, buffer, condition, density"
+    ):
         Objective(lambda *inputs: None, time=2)
     with pytest.raises(AttributeError, match="'Objective' object has no attribute 'time'"):
         _ = Objective(lambda *inputs: None).time
     plain = Objective(lambda *inputs: None)
     assert pickle.loads(pickle.dumps(dataclasses.replace(plain, loss=max))) == dataclasses.replace(plain, loss=max)
     assert all(len(record._fields) <= 12 for record in (plain.network, plain.condition, plain.blocks, plain.beside))
-    assert len(dataclasses.fields(plain)) == 12
+    assert len(dataclasses.fields(plain)) == 13

@@ -10,6 +10,7 @@ from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.experiments import train
 from diffusion.experiments.sampling import run_samples
 from diffusion.recipe import ConfigError, checks
+from diffusion.training.checkpointing import checkpoints
 
 LINE = schedules.rectified_flow()
 VELOCITY = parameterizations.velocity(parameterizations.steps())
@@ -56,3 +57,30 @@ def test_a_run_trains_and_makes_samples(tmp_path):
     assert train.run(config, tmp_path / "run") == 0
     made = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
     assert made.shape == (8, 4) and np.isfinite(made).all()
+
+
+@pytest.mark.slow
+def test_a_run_with_a_buffer_resumes_bit_for_bit(tmp_path):
+    """It stops between two batches of new samples, so that what it goes on with is the buffer of the checkpoint."""
+
+    def run(folder, steps):
+        config = config_of(tmp_path)
+        config.objective = {
+            "name": "adjoint_sampling",
+            "weighting": {"name": "constant"},
+            "density": {"name": "uniform_density"},
+            "target_density": {"name": "many_well", "wells": 2},
+            "buffer": 20,
+            "every": 3,
+        }
+        config.train.update({"steps": steps, "log_every": 1})
+        config.optimizer.update({"decay": "constant", "warmup": 1})
+        config.checkpoint.every = 2
+        assert train.run(config, tmp_path / folder) == 0
+
+    run("whole", 6)
+    run("parts", 2)
+    run("parts", 6)
+    assert (tmp_path / "whole/metrics.jsonl").read_text() == (tmp_path / "parts/metrics.jsonl").read_text()
+    whole, parts = (checkpoints.read_about(tmp_path / part, 6)["leaves"] for part in ("whole", "parts"))
+    assert whole == parts and any("buffer" in name for name in whole)

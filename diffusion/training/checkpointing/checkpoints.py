@@ -96,6 +96,7 @@ def latest(workdir: str | pathlib.Path) -> int | None:
 def items_of(state: Any) -> dict[str, Any]:
     """The state as the Orbax items of a checkpoint."""
     rest = {"step": state.step, "opt_state": state.opt_state, "density": state.density, "failed_at": state.failed_at}
+    rest |= {} if state.buffer is None else {"buffer": state.buffer}
     others = {name: item for name, item in (("frozen", state.frozen), (SECOND_PLAYERS, state.second_players)) if item}
     return {"params": state.params, "ema": state.ema, "training": rest, **others}
 
