@@ -5,6 +5,7 @@ from diffusion.experiments.remake import (
     c2ot_moons,
     consistency_toy,
     edm_solvers,
+    flow_map_toy,
     gan_digits,
     gaussian_likelihood,
     jit_toy,
@@ -24,6 +25,7 @@ MODULES = (
     c2ot_moons,
     reflow_toy,
     consistency_toy,
+    flow_map_toy,
     gan_digits,
     sbi_posteriors,
 )
