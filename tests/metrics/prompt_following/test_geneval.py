@@ -66,7 +66,14 @@ def test_colours_are_those_of_the_surest_objects():
      ((60, 0, 260, 10), {"left of"})],  # centres 155 apart, 0.1 (10 + 200) = 21
 )  # fmt: skip
 def test_relations(box, holds):
-    assert geneval.relations((0, 0, 10, 10), box) == holds
+    with np.errstate(all="raise"):
+        assert geneval.relations((0, 0, 10, 10), box) == holds
+
+
+@pytest.mark.parametrize("box", [(0, 0, 10, 10), (-5, -5, 15, 15), (4, 2, 6, 8)])
+def test_boxes_of_one_centre_have_no_relation(box):
+    with np.errstate(all="raise"):
+        assert geneval.relations((0, 0, 10, 10), box) == set()
 
 
 def test_objects_that_count():
