@@ -173,6 +173,17 @@ def test_a_network_that_is_no_encoder_is_refused(monkeypatch):
         encoder_features.load("vae", 28)
 
 
+def test_an_encoder_has_a_size_that_it_takes(monkeypatch):
+    module = DINOv2(**TINY)
+    params = jax.eval_shape(lambda x: module.init(jax.random.key(0), x), jnp.zeros((1, 28, 28, 3)))["params"]
+    monkeypatch.setattr(interchange, "load", lambda path: (module, params))
+    encoder, found = encoder_features.load("dino", 14)
+    assert (encoder.module, encoder.path, encoder.size, found) == (module, "dino", 14, {"params": params})
+    for size, words in ((0, "= 0 must be the side"), (-14, "= -14 must be the side"), (15, "= 15: .*multiples of 14")):
+        with pytest.raises(ConfigError, match=f"--encoder_size {words}"):
+            encoder_features.load("dino", size)
+
+
 @pytest.mark.slow
 def test_repa_on_latents_from_pictures_to_samples(tmp_path):
     """A published encoder's folder, latents and features of digits and their mirrors, a run that resumes."""
