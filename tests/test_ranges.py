@@ -326,6 +326,7 @@ RANGES = {
     "pseudo_huber": (few_step.pseudo_huber, [0.0, None], [-1e-9], "c = "),
     "brownian_bridge": (interpolants.brownian_bridge, [0.1], [0.0], "sigma = 0"),
     "strengths": (lambda high: latent_consistency(guidance=(2.0, high)), [2.0], [1.9], "guidance = "),
+    "latent consistency c": (lambda c: latent_consistency(c=c), [1e-6], [0.0, -0.001, math.nan], "c = "),
     "solver_steps": (lambda n: latent_consistency(solver_steps=n, T=5), [1, 5], [0, 6], "solver_steps = "),
     "mean flow share": (lambda share: objectives.mean_flow(UNIFORM, equal=share), [0.0, 1.0], [-0.1, 1.1], "equal = "),
     "mean flow power": (lambda p: objectives.mean_flow(UNIFORM, p=p), [0.0], [-0.1], "p = "),

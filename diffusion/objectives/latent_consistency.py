@@ -57,7 +57,7 @@ def latent_consistency_distillation(
             receive.
         solver_steps: T / k for the paper's skipping interval k = 20.
         T: number of steps of the discrete process; no time lies below 1 / T.
-        c: constant of the Huber distance.
+        c: constant of the Huber distance, > 0.
         shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. Use the student's sampling shift.
         exact_end: whether f_target(x_s, s) is x_s itself in the last of the solver's steps. Set it where no boundary of
             the parameterization makes it so, as for x0.
@@ -66,8 +66,8 @@ def latent_consistency_distillation(
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "guidance", each `[B]`.
 
     Raises:
-        ValueError: if the range of w is empty, or solver_steps is not in [1, T]; when called, without a condition or
-            with a shift out of the schedule's range.
+        ValueError: if the range of w is empty, solver_steps is not in [1, T] or c is not positive; when called, without
+            a condition or with a shift out of the schedule's range.
     """
     receives = not isinstance(guidance, int | float)
     low, high = guidance if receives else (guidance, guidance)
@@ -75,6 +75,8 @@ def latent_consistency_distillation(
         raise ValueError(f"latent consistency: guidance = {guidance} must be (least, largest) w")
     if not 1 <= solver_steps <= T:
         raise ValueError(f"latent consistency: solver_steps = {solver_steps} must be in [1, T = {T}]")
+    if not c > 0:
+        raise ValueError(f"latent consistency: c = {c} must be positive; without it the gradient at no error is NaN")
 
     @entry(parameterization, teacher)
     def loss(networks, schedule, keys, batch, step):
