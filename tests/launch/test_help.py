@@ -3,6 +3,7 @@
 import importlib
 import pathlib
 import re
+import sys
 
 import pytest
 
@@ -10,7 +11,6 @@ from diffusion import launch
 
 FOLDER = pathlib.Path(launch.__file__).parent
 LAUNCHERS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "command", "guard"))
-SHORT = {"slurm_array": ["--runs=2"], "kubernetes": ["--name=a", "--image=b"]}
 
 
 @pytest.mark.parametrize("name", LAUNCHERS)
@@ -25,3 +25,14 @@ def test_a_value_is_called_by_what_it_is_and_not_by_its_option(name, capsys):
     for option, value in options:
         assert (option == "dry-run") == (value == ""), option
         assert value != option.replace("-", "_").upper() or "-" not in option, option
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_option_says_what_it_is_for(name, monkeypatch):
+    parsers = []
+    monkeypatch.setattr("argparse.ArgumentParser.parse_args", lambda self, argv: parsers.append(self) or sys.exit())
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"diffusion.launch.{name}").parse(["--", "true"])
+    (parser,) = parsers
+    for action in parser._actions:
+        assert action.help, action.option_strings

@@ -129,3 +129,18 @@ def test_models_without_classes_have_no_accuracy_and_keep_their_order(run):
     assert found["fd_pixels"].value == pytest.approx((NOISE[:30] + 1).mean() - NOISE[:30].mean())
     few = significance.compare_samples(first, first, config(features=("pixels",)), run)
     assert few.keys() == {"fd_pixels"} and few["fd_pixels"].value == 0 and few["fd_pixels"].p == 1
+
+
+@pytest.mark.parametrize("high", [(0, 1), (6, 7)])
+def test_sets_of_two_sizes_are_exchanged_as_they_are(high):
+    """Of the 28 ways to choose two of eight rows one alone has both high ones; p is its share of the draws."""
+    values = np.zeros(8)
+    values[list(high)] = 10.0
+    sizes = (2, 6) if high == (0, 1) else (6, 2)
+    found = significance._tested(values, sizes, np.mean, False, None)
+    assert found.value == (-10.0 if high == (0, 1) else 10.0)
+    assert found.how == f"{sizes[0]} and {sizes[1]} samples, exchanged"
+    draws = significance.FULL.draws
+    error = np.sqrt(1 / 28 * 27 / 28 / draws)
+    assert abs(found.p - (1 + draws / 28) / (1 + draws)) < 5 * error
+    assert found.low <= found.value <= found.high
