@@ -41,5 +41,5 @@ CHROMA = Kind(
     even=True,
     objection=_objection,
 )
-KINDS = {"ChromaPipeline": CHROMA}
+KINDS = {"ChromaPipeline": CHROMA, "ChromaImg2ImgPipeline": CHROMA, "ChromaInpaintPipeline": CHROMA}
 """The pipelines by the names of their classes in diffusers."""

@@ -48,6 +48,8 @@ FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True, strength=True, c
 KONTEXT = FLUX._replace(undistilled=None, appends=True, strength=True, control_loras=None)
 KINDS = {
     "FluxPipeline": FLUX,
+    "FluxImg2ImgPipeline": FLUX,
+    "FluxInpaintPipeline": FLUX,
     "FluxFillPipeline": FLUX_FILL,
     "FluxControlPipeline": FLUX_CONTROL,
     "FluxKontextPipeline": KONTEXT,

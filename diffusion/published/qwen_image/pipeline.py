@@ -44,5 +44,9 @@ QWEN_IMAGE = Kind(
     network=QwenImage,
     guides=functools.partial(guidance.renormalised, patch=2),
 )
-KINDS = {"QwenImagePipeline": QWEN_IMAGE}
+KINDS = {
+    "QwenImagePipeline": QWEN_IMAGE,
+    "QwenImageImg2ImgPipeline": QWEN_IMAGE,
+    "QwenImageInpaintPipeline": QWEN_IMAGE,
+}
 """The pipelines by the names of their classes in diffusers."""

@@ -52,5 +52,9 @@ SD_3 = Kind(
     lambda denoiser: denoiser.patch,
     Usual(28, 7.0),
 )
-KINDS = {"StableDiffusion3Pipeline": SD_3}
+KINDS = {
+    "StableDiffusion3Pipeline": SD_3,
+    "StableDiffusion3Img2ImgPipeline": SD_3,
+    "StableDiffusion3InpaintPipeline": SD_3,
+}
 """The pipelines by the names of their classes in diffusers."""

@@ -35,5 +35,5 @@ Z_IMAGE = Kind(
     network=ZImage,
     students={3.0: Usual(8, 1.0)},  # Z-Image-Turbo
 )
-KINDS = {"ZImagePipeline": Z_IMAGE}
+KINDS = {"ZImagePipeline": Z_IMAGE, "ZImageImg2ImgPipeline": Z_IMAGE, "ZImageInpaintPipeline": Z_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

@@ -8,4 +8,5 @@ LISTINGS = {"chroma_full": "ChromaTransformer2DModel"}
 KINDS = {
     "ChromaPipeline": KindFacts((35, 5.0), 2, "", {"unit_clock", "even", "approximated"}, [("", {"masked": True}, 512)])
 }
+SAME = {"ChromaImg2ImgPipeline": "ChromaPipeline", "ChromaInpaintPipeline": "ChromaPipeline"}
 TRAJECTORIES = {"chroma": {"euler": 4e-5}}

@@ -54,6 +54,7 @@ KINDS = {
     "FluxControlPipeline": KindFacts((28, 3.5), 2, "", {"unit_clock", "even", "controlled", "strength"}),
     "FluxKontextPipeline": KindFacts((28, 3.5), 2, "", {"unit_clock", "even", "appends", "strength"}),
 }
+SAME = {"FluxImg2ImgPipeline": "FluxPipeline", "FluxInpaintPipeline": "FluxPipeline"}
 TRAJECTORIES = {
     "flux": {"euler": 3e-5},
     "fill": {"euler": 4e-5},

@@ -15,6 +15,7 @@ LISTINGS = {"qwen_image_full": "QwenImageTransformer2DModel"}
 KINDS = {
     "QwenImagePipeline": KindFacts((50, 4.0), 2, "QwenImage", {"unit_clock", "even"}, [("", {"masked": True}, 546)])
 }
+SAME = {"QwenImageImg2ImgPipeline": "QwenImagePipeline", "QwenImageInpaintPipeline": "QwenImagePipeline"}
 TRAJECTORIES = {"qwen_image": {"euler": 4e-5}}
 LORA_LAYERS = {
     "qwen_image": [

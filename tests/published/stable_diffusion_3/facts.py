@@ -43,6 +43,10 @@ LISTINGS = {
 KINDS = {
     "StableDiffusion3Pipeline": KindFacts((28, 7.0), 7, readers=[("", HIDDEN, 0), ("_2", HIDDEN, 0), ("_3", {}, 256)])
 }
+SAME = {
+    "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
+    "StableDiffusion3InpaintPipeline": "StableDiffusion3Pipeline",
+}
 TRAJECTORIES = {"mmdit": {"euler": 7e-6, "heun": 8e-6}, "t5_mmdit": {"euler": 1e-5}}
 BACKBONES = {
     "mmdit": Backbone(

@@ -14,6 +14,7 @@ KINDS = {
         (50, 6.0), 2, "ZImage", {"unit_clock", "even"}, [("", {"masked": True, "layers": (-2,)}, 512)]
     )
 }
+SAME = {"ZImageImg2ImgPipeline": "ZImagePipeline", "ZImageInpaintPipeline": "ZImagePipeline"}
 TRAJECTORIES = {"z_image": {"euler": 4e-5}}
 LORA_LAYERS = {
     "z_image": [
