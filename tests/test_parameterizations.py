@@ -7,6 +7,7 @@ import pytest
 
 from diffusion import parameterizations, schedules, weightings
 from diffusion.parameterizations import Prediction
+from diffusion.training.runtime import compilation_cache
 from tests import oracles
 from tests.conformance import PARAMETERIZATIONS, SCHEDULES, every_schedule, slow_but
 
@@ -404,6 +405,29 @@ def test_what_is_no_denoiser_is_refused(denoise, error, words):
 def test_a_mistake_within_a_denoiser_keeps_its_own_words():
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'c'"):
         parameterizations.checked(lambda x, t: (lambda a, b, c: a)(x, t))(jnp.ones((2, 3)), 0.5)
+
+
+def test_a_check_is_one_program():
+    """Another program would place the times on the device. No other test has times of this shape."""
+    times = np.linspace(0.1, 0.9, 137)
+    with compilation_cache.counted(None) as programs:
+        parameterizations.check(parameterizations.x0(), schedules.rectified_flow(), times)
+    assert programs.found + programs.compiled == 1
+
+
+def test_a_check_inside_a_compiled_function_is_a_program_of_its_own():
+    """Its times are known there, and those that a network cannot be read at are refused while it is traced."""
+
+    def at(t):
+        def function(x):
+            parameterizations.check(parameterizations.x0(), schedules.rectified_flow(), t)
+            return x + 1
+
+        return jax.jit(function)(1.0)
+
+    assert at(0.5) == 2.0
+    with pytest.raises(ValueError, match="x0 prediction is not defined at t = 0 "):
+        at([0.5, 0.0])
 
 
 def test_times_without_a_value_are_not_checked():

@@ -248,7 +248,7 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     times = np.atleast_1d(np.asarray(times, np.float64))
     with jax.ensure_compile_time_eval():  # a denoiser may be built under jit too
         readable = lambda t: (parameterization.defined(schedule, t), jnp.isfinite(parameterization.clock(schedule, t)))
-        defined, finite = jax.jit(readable)(jnp.asarray(times))
+        defined, finite = jax.jit(readable)(times)  # as NumPy's: `jnp.asarray` is a program too
     if isinstance(defined, Tracer) or isinstance(finite, Tracer):
         return  # the schedule itself is being differentiated or compiled, and has no values yet
     defined = np.asarray(defined)
