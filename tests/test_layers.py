@@ -179,6 +179,7 @@ BUILT_ON = {
     "counting": {"text"},
     "glyph": {"text"},
     "steering": {"restoration"},
+    "symbols": {"text"},
     "techniques": {"text", "control", "glyph"},
 }
 

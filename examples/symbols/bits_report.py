@@ -23,6 +23,7 @@ def measured(
     draw: Callable[[np.random.Generator], Any],
     rows: Any,
     times: int,
+    seed: int = 0,
 ) -> tuple[Any, dict[str, Any]]:
     """The trained parameters of a model, from its file or trained now, and its row of the table of bits.
 
@@ -33,23 +34,32 @@ def measured(
         draw: (rng) -> a batch of its loss.
         rows: a batch of its bound, on which its bits are measured.
         times: number of times at which each row is noised.
+        seed: seed of the training's batches and noise.
     """
+    params, minutes = load_or_make(path, lambda: characters.train(params, model.loss, draw, flags.FLAGS.steps, seed))
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    row = {"estimator": model.estimator, "parameters": size, "minutes": minutes}
+    if model.bound is None:
+        return params, row
+    estimate = characters.mean_bits(model.bound, params, rows, times)
+    print(f"{path.stem}: {estimate.bits:.3f} +- {estimate.error:.3f} bits a symbol", flush=True)
+    return params, {**estimate._asdict(), **row}
+
+
+def load_or_make(path: pathlib.Path, make: Callable[[], Any]) -> tuple[Any, float]:
+    """Nested dicts of arrays from a file, or made now and written to it; and the minutes that the making took."""
     if path.exists():
         flat = safetensors_files.load(path)
         minutes = float(safetensors_files.header(path).metadata["minutes"])
-        params = traverse_util.unflatten_dict({key: jnp.asarray(one) for key, one in flat.items()}, ".")
-    else:
-        print(f"{path.stem}:", flush=True)
-        begin = time.monotonic()
-        params = characters.train(params, model.loss, draw, flags.FLAGS.steps, seed=0)
-        minutes = (time.monotonic() - begin) / 60
-        flat = {key: np.asarray(one) for key, one in traverse_util.flatten_dict(params, sep=".").items()}
-        shapes = {key: one.shape for key, one in flat.items()}
-        safetensors_files.write(path, shapes, "float32", iter(flat.items()), {"minutes": f"{minutes:.1f}"})
-    estimate = characters.mean_bits(model.bound, params, rows, times)
-    print(f"{path.stem}: {estimate.bits:.3f} +- {estimate.error:.3f} bits a symbol", flush=True)
-    size = sum(leaf.size for leaf in jax.tree.leaves(params))
-    return params, {**estimate._asdict(), "estimator": model.estimator, "parameters": size, "minutes": minutes}
+        return traverse_util.unflatten_dict({key: jnp.asarray(one) for key, one in flat.items()}, "."), minutes
+    print(f"{path.stem}:", flush=True)
+    begin = time.monotonic()
+    tree = make()
+    minutes = (time.monotonic() - begin) / 60
+    flat = {key: np.asarray(one) for key, one in traverse_util.flatten_dict(tree, sep=".").items()}
+    shapes = {key: one.shape for key, one in flat.items()}
+    safetensors_files.write(path, shapes, "float32", iter(flat.items()), {"minutes": f"{minutes:.1f}"})
+    return tree, minutes
 
 
 def protocol(*fields: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The models of binary digits, of one size: bits under masks or random bits, -1 and 1 under Gaussian noise."""
+"""Models of pictures of a class, of one size: symbols under masks or random ones, numbers under Gaussian noise."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,27 +19,35 @@ VELOCITY = parameterizations.velocity(parameterizations.time(1000.0))
 
 
 class DigitModel(NamedTuple):
-    """A model of digits of a class.
+    """A model of pictures of a class, as L symbols.
 
     Attributes:
         initial: seed -> initial parameters.
-        loss: the loss that it is trained by, of batches {"x": int `[B, 64]` bits, "label": int `[B]`}.
-        bound: an upper bound on -log p in nats a pixel.
+        loss: the loss that it is trained by, of batches {"x": int `[B, L]` symbols, "label": int `[B]`}.
+        bound: an upper bound on -log p in nats a symbol; None where it has none that compares with the others.
         estimator: the kind of `bound`, in words.
-        sample: (params, keys `[B]`, labels `[B]`, steps) -> int `[B, 64]` bits, by as many evaluations as steps.
+        sample: (params, keys `[B]`, labels `[B]`, steps) -> int `[B, L]` symbols, by as many evaluations as steps.
     """
 
     initial: Callable[[int], Any]
     loss: characters.Loss
-    bound: characters.Loss
+    bound: characters.Loss | None
     estimator: str
     sample: Callable[[Any, jax.Array, jax.Array, int], jax.Array]
 
 
 def all_models(width: int, depth: int, heads: int = 4) -> dict[str, DigitModel]:
-    """The models of one width and depth, by their names."""
+    """The models of bits, of one width and depth, by their names."""
+    models_of_bits = symbol_models(2, PIXELS, CLASSES, width, depth, heads)
+    return {**models_of_bits, "Gaussian": _gaussian(width, depth, heads)}
+
+
+def symbol_models(
+    symbols: int, length: int, classes: int, width: int, depth: int, heads: int = 4
+) -> dict[str, DigitModel]:
+    """The models of pictures of some symbols without a mask, by their names."""
     density = timesteps.uniform_density(LINE, TIMES)
-    masks, flips = discrete.absorbing(discrete.linear(), 3), discrete.uniform(discrete.linear(), 2)
+    masks, flips = discrete.absorbing(discrete.linear(), symbols + 1), discrete.uniform(discrete.linear(), symbols)
     context = discrete.from_context
     masked = discrete.masked_diffusion(masks, density)
     entropy = discrete.score_entropy(flips, density, context)
@@ -53,24 +61,24 @@ def all_models(width: int, depth: int, heads: int = 4) -> dict[str, DigitModel]:
         sampler: discrete.SymbolSampler,
         estimator: str,
     ) -> DigitModel:
-        network = models.SymbolTransformer(process.size, width, depth, heads, num_classes=CLASSES, positions="sincos")
-        called = _called(network, 1000.0)
+        network = models.SymbolTransformer(process.size, width, depth, heads, num_classes=classes, positions="sincos")
+        called = network_call(network, 1000.0)
 
         def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
             first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
             predict = discrete.predictor(called(params), process, reading, labels)
             plan = timesteps.plan(np.linspace(1, 0, steps + 1))
-            return discrete.sample(sampler, predict, process, discrete.prior(process, first, (PIXELS,)), plan, keys)
+            return discrete.sample(sampler, predict, process, discrete.prior(process, first, (length,)), plan, keys)
 
-        as_they_are = lambda bits: bits
-        losses = [_loss(called, objective, as_they_are) for objective in (loss, bound)]
-        return DigitModel(_initial(network, jnp.zeros((1, PIXELS), jnp.int32)), losses[0], losses[1], estimator, sample)
+        as_they_are = lambda batch: batch["x"]
+        losses = [loss_of_batches(called, objective, as_they_are) for objective in (loss, bound)]
+        first_input = jnp.zeros((1, length), jnp.int32)
+        return DigitModel(initial_parameters(network, first_input), losses[0], losses[1], estimator, sample)
 
     return {
         "masked": symbol_model(masks, discrete.from_logits, masked, masked, discrete.ancestral(), "masked bound"),
         "uniform": symbol_model(flips, context, entropy, entropy, discrete.ancestral(), "score entropy"),
         "flow": symbol_model(flips, context, matching, entropy, discrete.flow(), "score entropy"),
-        "Gaussian": _gaussian(width, depth, heads),
     }
 
 
@@ -82,7 +90,7 @@ def _gaussian(width: int, depth: int, heads: int) -> DigitModel:
     bound = objectives.variational_bound(VELOCITY, density, FIRST, bits_decoder)
     matching = objectives.flow_matching(timesteps.logit_normal(LINE, strata=TIMES), clock=VELOCITY.clock)
 
-    called = _called(network)
+    called = network_call(network)
 
     def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
         first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
@@ -92,18 +100,20 @@ def _gaussian(width: int, depth: int, heads: int) -> DigitModel:
         x = samplers.sample(samplers.dpmpp_2m(), denoise, LINE, noise, plan, keys)
         return (x[..., 0] > 0).astype(jnp.int32)
 
-    numbers = lambda bits: 2.0 * bits[..., None] - 1
-    losses = [_loss(called, objective, numbers) for objective in (matching, bound)]
+    numbers = lambda batch: 2.0 * batch["x"][..., None] - 1
+    losses = [loss_of_batches(called, objective, numbers) for objective in (matching, bound)]
     in_nats = lambda *arguments: np.log(2) * losses[1](*arguments)  # the bound is in bits
-    return DigitModel(_initial(network, jnp.zeros((1, PIXELS, 1))), losses[0], in_nats, "variational bound", sample)
+    return DigitModel(
+        initial_parameters(network, jnp.zeros((1, PIXELS, 1))), losses[0], in_nats, "variational bound", sample
+    )
 
 
-def _initial(network: nn.Module, x: jax.Array) -> Callable[[int], Any]:
+def initial_parameters(network: nn.Module, x: jax.Array) -> Callable[[int], Any]:
     """seed -> the initial parameters of a network of such examples."""
     return lambda seed: network.init(jax.random.key(seed), x, jnp.ones(1), jnp.zeros(1, jnp.int32))["params"]
 
 
-def _called(network: nn.Module, scale: float = 1.0) -> Callable[[Any], Callable[..., jax.Array]]:
+def network_call(network: nn.Module, scale: float = 1.0) -> Callable[[Any], Callable[..., jax.Array]]:
     """params -> the network (x, t, label) -> output, which receives the time by a scale."""
 
     def called(params: Any) -> Callable[..., jax.Array]:
@@ -117,14 +127,14 @@ def _called(network: nn.Module, scale: float = 1.0) -> Callable[[Any], Callable[
     return called
 
 
-def _loss(
-    called: Callable[[Any], Callable], objective: objectives.Objective, world: Callable[[jax.Array], jax.Array]
+def loss_of_batches(
+    called: Callable[[Any], Callable], objective: objectives.Objective, world: Callable[[Any], jax.Array]
 ) -> characters.Loss:
-    """The losses of an objective on bits, in the world of its network."""
+    """The losses of an objective on batches, whose examples `world` turns into those of the network."""
 
     def loss(params: Any, key: jax.Array, batch: Mapping[str, jax.Array]) -> jax.Array:
-        number = len(batch["x"])
-        examples = {"x": world(batch["x"]), "condition": batch["label"], "index": jnp.arange(number)}
+        number = len(batch["label"])
+        examples = {"x": world(batch), "condition": batch["label"], "index": jnp.arange(number)}
         return objective({"model": called(params)}, LINE, jax.random.split(key, number), examples, 0)[0]
 
     return loss
