@@ -1,5 +1,6 @@
 """The help of every launcher: each option has its value's name, and the usage is that of the command."""
 
+import argparse
 import importlib
 import pathlib
 import re
@@ -27,12 +28,28 @@ def test_a_value_is_called_by_what_it_is_and_not_by_its_option(name, capsys):
         assert value != option.replace("-", "_").upper() or "-" not in option, option
 
 
+def actions(name: str, monkeypatch) -> dict[str, argparse.Action]:
+    """A launcher's options by their names."""
+    parsers = []
+    with monkeypatch.context() as as_it_parses:
+        end = lambda self, argv: parsers.append(self) or sys.exit()
+        as_it_parses.setattr("argparse.ArgumentParser.parse_args", end)
+        with pytest.raises(SystemExit):
+            importlib.import_module(f"diffusion.launch.{name}").parse(["--", "true"])
+    return {action.option_strings[-1]: action for action in parsers[0]._actions}
+
+
 @pytest.mark.parametrize("name", LAUNCHERS)
 def test_every_option_says_what_it_is_for(name, monkeypatch):
-    parsers = []
-    monkeypatch.setattr("argparse.ArgumentParser.parse_args", lambda self, argv: parsers.append(self) or sys.exit())
-    with pytest.raises(SystemExit):
-        importlib.import_module(f"diffusion.launch.{name}").parse(["--", "true"])
-    (parser,) = parsers
-    for action in parser._actions:
-        assert action.help, action.option_strings
+    for option, action in actions(name, monkeypatch).items():
+        assert action.help, option
+
+
+@pytest.mark.parametrize("first, second", [("kubernetes", "kubernetes_array"), ("slurm", "slurm_array")])
+def test_an_array_takes_of_an_option_what_a_job_takes(first, second, monkeypatch):
+    one, other = actions(first, monkeypatch), actions(second, monkeypatch)
+    shared = one.keys() & other.keys() - {"--help"}
+    assert len(shared) >= 10
+    for option in shared:
+        assert one[option].type == other[option].type, option
+        assert one[option].required == other[option].required, option
