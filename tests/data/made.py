@@ -13,7 +13,8 @@ def png(image):
 
 
 def write(folder, features, examples, file_format="array_record", version="1.2.0", called="made"):
-    """Prepares a dataset "made" of these examples, in their order."""
+    """Prepares a dataset "made" of these examples, in their order: the split "train", or splits by their names."""
+    splits = examples if isinstance(examples, dict) else {"train": examples}
 
     class Made(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = called
@@ -26,10 +27,10 @@ def write(folder, features, examples, file_format="array_record", version="1.2.0
             )
 
         def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
+            return {split: self._generate_examples(split) for split in splits}
 
-        def _generate_examples(self):
-            yield from enumerate(examples)
+        def _generate_examples(self, split):
+            yield from enumerate(splits[split])
 
     Made(data_dir=str(folder), file_format=file_format).download_and_prepare()
     return str(folder)

@@ -27,6 +27,7 @@ SPECS = {
     name: DataSpec(name, "train", shape, classes, 100)
     for name, shape, classes in (
         ("digits", (8, 8, 1), 10),
+        ("mnist", (28, 28, 1), 10),
         ("cifar10", (32, 32, 3), 10),
         ("imagenet2012", (32, 32, 4), 1000),
     )
