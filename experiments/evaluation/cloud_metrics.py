@@ -92,9 +92,9 @@ def in_one_piece(distances: np.ndarray, labels: np.ndarray, names: Sequence[str]
         labels: the classes, int `[N]`.
         names: the names of the classes.
     """
-    whole = np.array([level_sets.pieces(distance) == 1 for distance in distances], float)
-    shares = {"in_one_piece": bootstrap.mean(whole)}
+    single = np.array([level_sets.pieces(distance) == 1 for distance in distances], float)
+    shares = {"in_one_piece": bootstrap.mean(single)}
     for label, name in enumerate(names):
-        if len(chosen := whole[labels == label]):
+        if len(chosen := single[labels == label]):
             shares[f"in_one_piece_{name}"] = bootstrap.mean(chosen)
     return shares

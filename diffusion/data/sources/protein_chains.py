@@ -31,8 +31,9 @@ class ProteinChains(Sequence):
         if not 0 <= withheld <= most:
             raise ValueError(f"withheld = {withheld} must be from 0 to {most}, as one class has {most + 1} variants")
         seed = jax.random.key(SEEDS[split])
-        none, kept, every = np.zeros_like(folds.NUMBERS), folds.NUMBERS - withheld, folds.NUMBERS
-        first, last = (kept if withheld and split == "test" else none), (kept if split == "train" else every)
+        end = folds.NUMBERS - withheld  # of the variants that are trained on
+        first = end if withheld and split == "test" else np.zeros_like(end)
+        last = end if split == "train" else folds.NUMBERS
         draw = lambda row: folds.drawn(jax.random.fold_in(seed, row), row % len(folds.CLASSES), first, last)
         block = jax.jit(jax.vmap(draw))
         starts = range(0, number, BLOCK)
