@@ -90,6 +90,8 @@ MODEL_METRICS = {  # how each figure was measured, for the table; see experiment
             "_of_scattered_points": "; points of all training clouds, mixed: what has no shape",
         }.items()
     },
+    "in_one_piece": "share of solids whose cells inside hang together by their faces",
+    "in_one_piece_of_real_shapes": "the same of training solids",
     **{
         f"{name}{suffix}": f"{how}{subject}"
         for name, how in backbone_figures.HOW.items()

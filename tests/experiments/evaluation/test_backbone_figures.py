@@ -94,7 +94,9 @@ def subject(monkeypatch):
     recipe = types.SimpleNamespace(objective=types.SimpleNamespace(reads=reads))
     monkeypatch.setattr(backbone_figures.resolve, "recipe", lambda config, shape: recipe)
     half = lambda kinds, labels: types.SimpleNamespace(
-        images=np.stack([chain(k) for k in kinds]), labels=np.array(labels)
+        images=np.stack([chain(k) for k in kinds]),
+        labels=np.array(labels),
+        spec=types.SimpleNamespace(classes=("coil", "strand", "sheet")),
     )
     return types.SimpleNamespace(
         config={"evaluate": {"split": "test"}, "data": {"source": {"name": "folds"}}},
@@ -114,12 +116,23 @@ def test_samples_stand_beside_real_chains_and_noise(subject):
     assert value["nearest_of_its_fold_of_real"] == pytest.approx(2 / 3)  # of the first three held-out chains
     assert "nearest_of_its_fold_of_noise" not in value and "nearest_rows" not in value
     assert (value["sound_chains"], value["sound_chains_of_real"], value["sound_chains_of_noise"]) == (1, 1, 0)
-    assert {figure["samples"] for figure in found.values()} == {3}
+    by_class = {name: found.pop(f"sound_chains_{name}") for name in ("coil", "strand")}
+    assert {figure["samples"] for figure in found.values()} == {3}  # none of the class sheet, which has no sample
+    assert [figure["samples"] for figure in by_class.values()] == [1, 2]
     helices = backbone_figures.figures(run.images, ca(run.train.images))["helix"]
     assert found["helix"] == bootstrap.mean(helices)
     assert value["helix_of_real"] == pytest.approx(helices[0] / 3, abs=1e-6)
     assert value["ca_ca_error_of_noise"] > 5
     assert set(found) <= {f"{name}{of}" for name in backbone_figures.HOW for of in ("", "_of_real", "_of_noise")}
+
+
+def test_sound_chains_are_counted_by_class(subject):
+    """The second of two strands has a break."""
+    run, _ = subject
+    run.images[2] = moved(chain(STRAND), 6, 50.0)
+    value = {name: figure["value"] for name, figure in backbone_figures.geometry(run).items()}
+    assert value["sound_chains"] == pytest.approx(2 / 3)
+    assert (value["sound_chains_coil"], value["sound_chains_strand"]) == (1, 0.5)
 
 
 @pytest.mark.extended
