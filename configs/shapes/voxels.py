@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "num_classes": 8,
     }
     config.train.batch_size = 16
-    config.train.steps = 1500
+    config.train.steps = 3000
     config.objective.density.strata = 16
     tiny = {
         "data.source": {"name": "solid_distances", "side": 8, "number": 40},
