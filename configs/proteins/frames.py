@@ -50,7 +50,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "num_classes": 6,
     }
     config.checkpoint.every = 500
-    base.sampled(config, "frame_ancestral", steps=50, number=240, batch_size=60)
+    base.sampled(config, "frame_ancestral", steps=100, number=240, batch_size=60)
     config.sample.grid = {"name": "polynomial", "rho": 2.0}
     config.evaluate.number = 600
     return recipes.preset(config, arg, {"tiny": TINY})
