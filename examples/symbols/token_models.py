@@ -14,7 +14,7 @@ MEAN, DEVIATION = 0.87, 0.24  # of the numbers in the patches of training drawin
 
 
 def all_models(codes: int, width: int, depth: int, heads: int = 4) -> dict[str, digit_models.DigitModel]:
-    """The models of so many codes, of one width and depth; the Gaussian one has as many parameters as the others."""
+    """The models of one width and depth for a number of codes; all have about as many parameters."""
     symbol_models = digit_models.symbol_models(codes, LENGTH, CLASSES, width, depth, heads)
     wanted = parameters(symbol_models["uniform"])
     plain = parameters(gaussian(width, depth, heads, 4 * width))

@@ -56,7 +56,7 @@ def board(key: jax.Array, number: int) -> jax.Array:
 
 
 def divergence(points: np.ndarray) -> float:
-    """KL(board || points) by a histogram of 32 x 32 cells, to each of which, and to the outside, one point is added."""
+    """KL(board || points) by a histogram of 32 x 32 cells; each cell, and the outside, has one point more."""
     edges = np.linspace(-EDGE, EDGE, BINS + 1)
     counts = np.histogram2d(points[:, 0], points[:, 1], [edges, edges])[0] + 1
     column, row = np.indices(counts.shape) // (BINS // 4)
@@ -152,9 +152,11 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 def conclude(values: Mapping[str, float]) -> dict[str, float]:
     """The statements from the divergences of all seeds."""
-    of = lambda part, jumps: np.array([values[VALUE.format(part, seed, jumps)] for seed in range(SEEDS)])
+    divergences = lambda part, jumps: np.array([values[VALUE.format(part, seed, jumps)] for seed in range(SEEDS)])
     return {
-        BETTER.format(part, jumps): float(falls(of(LSD, jumps), of(part, jumps))) for part in OTHERS for jumps in JUMPS
+        BETTER.format(part, jumps): float(falls(divergences(LSD, jumps), divergences(part, jumps)))
+        for part in OTHERS
+        for jumps in JUMPS
     }
 
 
