@@ -97,9 +97,10 @@ def test_the_densities_are_those_of_the_stated_mixtures():
 
 def test_what_a_config_leaves_out_keeps_its_number(monkeypatch):
     """Run folders name a source without its defaults: with another number of records they would go on with others."""
-    for module, records in ((manifold_points, "ExactRecords"), (protein_chains, "ChainRecords")):
-        monkeypatch.setattr(module, records, lambda *arguments: arguments[-2:])
+    monkeypatch.setattr(manifold_points, "ExactRecords", lambda *arguments: arguments[-2:])
+    monkeypatch.setattr(protein_chains, "ChainRecords", lambda *arguments: arguments)
     for name, number in (("sphere_mixture", 20000), ("torsion_mixture", 20000), ("rotation_mixture", 20000)):
         assert getattr(sources, name)() == ("train", number)
         assert getattr(sources, name)("test", number=3) == ("test", 3)
-    assert sources.ideal_folds() == ("train", 6000) and sources.ideal_folds("test", number=3) == ("test", 3)
+    assert sources.ideal_folds() == ("train", 6000, 0)
+    assert sources.ideal_folds("test", number=3, withheld=1) == ("test", 3, 1)
