@@ -197,8 +197,8 @@ REMAKE = Remake(
         "Whose steps are meant. Here the statement is tested with 1, 2, 4, 8 and 16 steps. A KL is smaller if its mean "
         "over four seeds is, by more than two standard errors of the difference.",
     ],
-    differs="The gaps are large in one step (0.45 beside 0.52 to 0.70) and tiny in 16 (0.336 beside 0.339 to 0.341): after "
-    "this short training all samples are still blurred there.",
+    differs="The gaps are large in one step (0.45 beside 0.52 to 0.70) and tiny in 16 (0.336 beside 0.339 to 0.341): "
+    "after this short training all samples are still blurred there.",
     left_out="The table's values, which could not be read in the paper's text; FID on pictures, which needs the "
     "paper's networks.",
     draw=draw,
