@@ -121,7 +121,8 @@ class Row(NamedTuple):
     copies: tuple[str, ...] = ()
 
 
-Block = tuple[tuple[int, int], ...]  # (begin, stop) along each axis of a leaf
+Block = tuple[tuple[int, int], ...]
+"""The part of a leaf that a device holds: (begin, stop) along each of its axes."""
 
 
 class Mismatch(ValueError):
