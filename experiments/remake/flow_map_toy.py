@@ -5,7 +5,7 @@ x + (t - s) v_{s,t}(x), and the velocity of the flow is v_{t,t}.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import flax.linen as nn
 import jax
@@ -107,6 +107,11 @@ def loss(method: str, v: Map, teacher: Map, key: jax.Array, batch: int) -> jax.A
     return (jnp.sum(velocity**2) + jnp.sum(residual**2)) / batch
 
 
+def mean_velocity(params: Any) -> Map:
+    """The network with its parameters."""
+    return lambda *inputs: cast(jax.Array, TwoTimeNet().apply(params, *inputs))
+
+
 def train(key: jax.Array, method: str, steps: int, batch: int = BATCH) -> Any:
     """The average of the network's parameters after as many steps of Adam."""
     network, optimizer = TwoTimeNet(), optax.chain(optax.clip_by_global_norm(10), optax.adam(1e-3))
@@ -115,10 +120,9 @@ def train(key: jax.Array, method: str, steps: int, batch: int = BATCH) -> Any:
 
     def update(carried, step):
         params, average, state = carried
-        teacher = lambda *inputs: network.apply(jax.lax.stop_gradient(params), *inputs)
-        objective = lambda trained: loss(
-            method, lambda *inputs: network.apply(trained, *inputs), teacher, jax.random.fold_in(draw_key, step), batch
-        )
+        teacher = mean_velocity(jax.lax.stop_gradient(params))
+        step_key = jax.random.fold_in(draw_key, step)
+        objective = lambda trained: loss(method, mean_velocity(trained), teacher, step_key, batch)
         change, state = optimizer.update(jax.grad(objective)(params), state, params)
         params = optax.apply_updates(params, change)
         return (params, optax.incremental_update(params, average, 1 - AVERAGE), state), None
@@ -142,7 +146,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
     start = jax.vmap(lambda key: jax.random.normal(key, (points, 2)))(keys[:, 1])
     values: dict[str, Any] = {}
     for jumps in JUMPS:
-        follow = lambda params, start, jumps=jumps: samples(lambda *at: TwoTimeNet().apply(params, *at), start, jumps)
+        follow = lambda params, start, jumps=jumps: samples(mean_velocity(params), start, jumps)
         clouds = np.asarray(jax.jit(jax.vmap(follow))(params, start))
         values |= {VALUE.format(part, seed, jumps): divergence(cloud) for seed, cloud in enumerate(clouds)}
         if jumps in (JUMPS[0], JUMPS[-1]):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from diffusion.data.proteins import folds
@@ -34,7 +35,9 @@ class ProteinChains(Sequence):
         end = folds.NUMBERS - withheld  # of the variants that are trained on
         first = end if withheld and split == "test" else np.zeros_like(end)
         last = end if split == "train" else folds.NUMBERS
-        draw = lambda row: folds.drawn(jax.random.fold_in(seed, row), row % len(folds.CLASSES), first, last)
+        draw = lambda row: folds.drawn(
+            jax.random.fold_in(seed, row), row % len(folds.CLASSES), jnp.asarray(first), jnp.asarray(last)
+        )
         block = jax.jit(jax.vmap(draw))
         starts = range(0, number, BLOCK)
         blocks = [np.asarray(block(np.arange(first, first + BLOCK, dtype=np.uint32)), np.float32) for first in starts]
