@@ -2,7 +2,7 @@
 standard error of a mean.
 """
 
-__all__ = ["mean", "percentile_interval", "replicates", "share", "standard_error", "wilson_interval"]
+__all__ = ["mean", "means_by_class", "percentile_interval", "replicates", "share", "standard_error", "wilson_interval"]
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -140,3 +140,15 @@ def mean(values: np.ndarray) -> dict[str, Any]:
         "standard_error": None if np.isnan(error) else error,
         "samples": len(values),
     }
+
+
+def means_by_class(values: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The mean of each class that has values, as `mean` gives it, by the name of the class.
+
+    Args:
+        values: `[N]`, independent draws.
+        labels: int `[N]`, the row of each value's class in names.
+        names: names of the classes.
+    """
+    by_class = {name: values[np.asarray(labels) == label] for label, name in enumerate(names)}
+    return {name: mean(some) for name, some in by_class.items() if len(some)}

@@ -68,16 +68,10 @@ def geometry(subject: Any) -> dict:
             f"{name}{suffix}": bootstrap.mean(np.asarray(values, float)) for name, values in figures_of_set.items()
         }
         if suffix == "":
-            metrics |= _by_class(figures_of_set["sound_chains"], subject.labels, subject.real.spec.classes)
+            sound = np.asarray(figures_of_set["sound_chains"], float)
+            shares = bootstrap.means_by_class(sound, subject.labels, subject.real.spec.classes)
+            metrics |= {f"sound_chains_{name}": share for name, share in shares.items()}
     return metrics
-
-
-def _by_class(sound: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict:
-    """The share of sound chains of each class that has some, as "sound_chains_NAME"."""
-    chosen = {name: sound[np.asarray(labels) == label] for label, name in enumerate(names)}
-    return {
-        f"sound_chains_{name}": bootstrap.mean(np.asarray(some, float)) for name, some in chosen.items() if len(some)
-    }
 
 
 def figures(frames: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:

@@ -93,8 +93,5 @@ def in_one_piece(distances: np.ndarray, labels: np.ndarray, names: Sequence[str]
         names: the names of the classes.
     """
     single = np.array([level_sets.pieces(distance) == 1 for distance in distances], float)
-    shares = {"in_one_piece": bootstrap.mean(single)}
-    for label, name in enumerate(names):
-        if len(chosen := single[labels == label]):
-            shares[f"in_one_piece_{name}"] = bootstrap.mean(chosen)
-    return shares
+    by_class = bootstrap.means_by_class(single, labels, names)
+    return {"in_one_piece": bootstrap.mean(single)} | {f"in_one_piece_{name}": one for name, one in by_class.items()}

@@ -113,3 +113,9 @@ def test_a_mean_has_the_error_of_its_draws():
     }
     assert bootstrap.mean(np.ones(1))["standard_error"] is None and np.isnan(bootstrap.standard_error(np.ones(1)))
     assert bootstrap.mean(np.array([1, np.inf, 2])) == {"value": np.inf, "standard_error": None, "samples": 3}
+
+
+def test_means_by_class_are_those_of_its_values_and_leave_out_a_class_without_any():
+    found = bootstrap.means_by_class(np.array([1.0, 0.0, 1.0, 4.0]), np.array([0, 2, 0, 2]), ("a", "b", "c"))
+    assert found == {"a": bootstrap.mean(np.array([1.0, 1.0])), "c": bootstrap.mean(np.array([0.0, 4.0]))}
+    assert (found["a"]["value"], found["c"]["value"], found["c"]["samples"]) == (1, 2, 2)

@@ -36,7 +36,7 @@ def drawn(key: Array, fold: Array, first: Array, last: Array) -> Array:
         last: variant of each class after the last one that may be drawn, int `[len(CLASSES)]`, up to `NUMBERS`.
     """
     variant_key, noise_key, turn_key = jax.random.split(key, 3)
-    variant = jax.random.randint(variant_key, (), jnp.asarray(first)[fold], jnp.asarray(last)[fold])
+    variant = jax.random.randint(variant_key, (), first[fold], last[fold])
     ideal = jnp.asarray(TABLE, jnp.float32)[fold, variant]
     noise = jnp.radians(jnp.asarray(SPREADS))[:, None, None] * jax.random.normal(noise_key, ideal.shape)
     angles = ideal + noise

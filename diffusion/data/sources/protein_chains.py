@@ -33,11 +33,9 @@ class ProteinChains(Sequence):
             raise ValueError(f"withheld = {withheld} must be from 0 to {most}, as one class has {most + 1} variants")
         seed = jax.random.key(SEEDS[split])
         end = folds.NUMBERS - withheld  # of the variants that are trained on
-        first = end if withheld and split == "test" else np.zeros_like(end)
-        last = end if split == "train" else folds.NUMBERS
-        draw = lambda row: folds.drawn(
-            jax.random.fold_in(seed, row), row % len(folds.CLASSES), jnp.asarray(first), jnp.asarray(last)
-        )
+        first = jnp.asarray(end if withheld and split == "test" else np.zeros_like(end))
+        last = jnp.asarray(end if split == "train" else folds.NUMBERS)
+        draw = lambda row: folds.drawn(jax.random.fold_in(seed, row), row % len(folds.CLASSES), first, last)
         block = jax.jit(jax.vmap(draw))
         starts = range(0, number, BLOCK)
         blocks = [np.asarray(block(np.arange(first, first + BLOCK, dtype=np.uint32)), np.float32) for first in starts]
