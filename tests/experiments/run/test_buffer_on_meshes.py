@@ -8,10 +8,9 @@ import pytest
 from tests.training.test_meshes import run
 
 TRAIN = """
-import json, pathlib, sys, jax, numpy as np
-from diffusion.recipe import checks
-from diffusion.experiments.run import examples, program as programs
+import json, pathlib, sys, numpy as np
 from diffusion.training import sharding
+from tests.experiments.run.started_run import started
 from tests.recipe.test_unnormalised_by_name import config_of
 
 def trained(count, axes):
@@ -20,15 +19,8 @@ def trained(count, axes):
         "name": "adjoint_sampling", "weighting": {"name": "constant"}, "density": {"name": "uniform_density"},
         "target_density": {"name": "many_well", "wells": 2}, "buffer": 512, "every": 2,
     }
-    config.train.update({"batch_size": 16, "steps": 4})
-    config.mesh.update({"data": 1, **axes})
-    recipe = checks.validate(config)
-    opened = examples.open_examples(recipe)
-    recipe = checks.with_data(recipe, opened.spec)
-    mesh = programs.mesh_of(config, jax.devices()[:count])
-    program = programs.build(recipe, mesh)
-    state = sharding.create(program.init, program.target, program.seed)
-    batches = opened.batches(config, 0, sharding.positions(16, mesh), 0)
+    config.train.steps = 4
+    program, mesh, state, batches = started(config, count, axes)
     lines = []
     for _ in range(4):
         batch = next(batches)

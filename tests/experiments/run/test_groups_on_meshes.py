@@ -8,24 +8,16 @@ import pytest
 from tests.training.test_meshes import run
 
 TRAIN = """
-import json, sys, jax, numpy as np
-from diffusion.recipe import checks
-from diffusion.experiments.run import examples, program as programs
+import json, sys
 from diffusion.training import sharding
+from tests.experiments.run.started_run import started
 from tests.experiments.run.test_post_training import ENTRIES, small
 
 def trained(name, count, axes):
     config = small()
     config.objective = {**ENTRIES[name], "beta" if name == "policy_gradient" else "divergence": 0.0}
-    config.train.update({"batch_size": 16, "steps": 3})
-    config.mesh.update({"data": 1, **axes})
-    recipe = checks.validate(config)
-    opened = examples.open_examples(recipe)
-    recipe = checks.with_data(recipe, opened.spec)
-    mesh = programs.mesh_of(config, jax.devices()[:count])
-    program = programs.build(recipe, mesh)
-    state = sharding.create(program.init, program.target, program.seed)
-    batches = opened.batches(config, 0, sharding.positions(16, mesh), 0)
+    config.train.steps = 3
+    program, mesh, state, batches = started(config, count, axes)
     lines = []
     for _ in range(3):
         batch = sharding.to_devices(next(batches), mesh, 16)
