@@ -1,0 +1,158 @@
+"""Classifier guidance of symbols against conditional laws by sums over all states, and against its series by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete, timesteps
+from diffusion.discrete.steps import ancestral_law
+from diffusion.discrete.symbol_classifier import first_order_changes, log_changes
+from tests.discrete.enumerated import PROCESSES, Enumerated
+
+MASKED = PROCESSES["absorbing"]
+CASES = PROCESSES | {"token_masks": discrete.token_masks(np.array([0.5, 1.0, 3.0]))}
+CHANCES = (0.9, 0.2, 0.6, 0.05)  # p(c | first symbol), times a factor of the second
+
+
+class Classified(Enumerated):
+    """Data whose class c depends on the first two symbols, and its exact classifier and conditional law."""
+
+    def __init__(self, process, positions=2):
+        super().__init__(process, 3, positions, concentration=1.0)
+        first, last = self.states[:, 0], self.states[:, -1]
+        self.chance = np.array(CHANCES)[first] * np.where(first == last, 1.0, 0.5)
+
+    def conditional(self):
+        data = Classified(self.process, self.positions)
+        data.p = data.p * data.chance / np.sum(data.p * data.chance)
+        return data
+
+    def joint(self, x, t):
+        """p(x_0) q(x_t | x_0) of all x_0, `[B, S]`."""
+        states = jnp.asarray(self.states)
+        q = self.process.marginal(jnp.broadcast_to(states, (len(x), *states.shape)), t)
+        here = jnp.take_along_axis(q, x[:, None, :, None], -1)[..., 0]
+        return jnp.asarray(self.p, jnp.float32) * jnp.prod(here, -1)
+
+    def log_probability(self, x, t):
+        """log p(c | x_t) of symbols; at t = 1 no symbol shows under masks, and t is 0.9999."""
+        joint = self.joint(x, jnp.minimum(t, 0.9999 if self.process.mask is not None else 1.0))
+        return jnp.log(joint @ jnp.asarray(self.chance, jnp.float32)) - jnp.log(joint.sum(-1))
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("t", [0.2, 0.7, 1.0])
+def test_with_the_exact_classifier_and_a_scale_of_one_it_is_the_conditional_predictor(name, t):
+    data = Classified(CASES[name])
+    x = jnp.asarray(data.states, jnp.int32)
+    times = jnp.full(len(x), t, jnp.float32)
+    guided = discrete.classifier(data.predictor(), data.process, data.log_probability, 1.0, exact=True)
+    exact = np.exp(data.conditional().predictor()(x, times))
+    possible = np.asarray(data.joint(x, times).sum(-1) > 0)
+    found = np.exp(np.asarray(jax.jit(guided)(x, times)))
+    assert possible.any()
+    plain = np.exp(np.asarray(data.predictor()(x, times)))
+    assert np.abs(plain - exact)[possible].max() > 0.05
+    error = 5e-3 if t == 1 else 1e-4  # at the noise the ratios are those of alpha = 1e-3
+    np.testing.assert_allclose(found[possible], exact[possible], atol=error)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", ["absorbing", "uniform"])
+def test_samples_of_one_position_have_the_conditional_law_in_any_number_of_steps(name):
+    data = Classified(PROCESSES[name], positions=1)
+    guided = discrete.classifier(data.predictor(), data.process, data.log_probability, 1.0, exact=True)
+    exact = data.conditional().p
+    sampled = Classified(PROCESSES[name], positions=1)
+    sampled.predictor = lambda: guided
+    for number in (1, 4):
+        np.testing.assert_allclose(sampled.stepped_law(ancestral_law, np.linspace(1, 0, number + 1)), exact, atol=2e-3)
+    assert np.abs(exact - data.p).max() > 0.05
+
+
+@pytest.mark.extended
+def test_first_hitting_samples_have_the_conditional_law():
+    """Three positions under masks, one mask a step."""
+    data, number = Classified(MASKED, positions=3), 5_000
+    guided = discrete.classifier(data.predictor(), MASKED, data.log_probability, 1.0, exact=True)
+    keys = jax.random.split(jax.random.key(7), number)
+    start, plan = jnp.full((number, 3), 3), timesteps.plan(np.linspace(1, 0, 4))
+    run = jax.jit(lambda keys: discrete.sample(discrete.first_hitting(), guided, MASKED, start, plan, keys))
+    found = np.bincount(np.asarray(data.index(run(keys))), minlength=len(data.p)) / number
+    exact = data.conditional().p
+    assert np.abs(found - exact).sum() / 2 < 1.5 * np.sum(np.sqrt(exact / number)) / 2
+    assert np.abs(exact - data.p).sum() / 2 > 0.1
+
+
+WEIGHTS = np.random.default_rng(5).normal(size=(2, 4)).astype(np.float32)
+
+
+def smooth(x, t):
+    """log sigmoid of a sum over positions of numbers of their symbols, of symbols or of one-hot rows."""
+    soft = x if x.ndim == 3 else jax.nn.one_hot(x, 4)
+    return jax.nn.log_sigmoid(jnp.sum(soft * WEIGHTS, (1, 2)) + t)
+
+
+def test_changes_are_those_of_every_replacement_and_of_their_first_order():
+    """By hand: log sigmoid(a + W[i, y] - W[i, x_i]) - log sigmoid(a), and sigmoid(-a) (W[i, y] - W[i, x_i])."""
+    x, t = np.array([[0, 3], [2, 1]]), np.array([0.3, 0.8])
+    here = np.take_along_axis(WEIGHTS[None], x[..., None], -1)
+    step = WEIGHTS[None] - here
+    a = here.sum((1, 2)) + t
+    log_sigmoid = lambda a: -np.log1p(np.exp(-a))
+    exact = log_sigmoid(a[:, None, None] + step) - log_sigmoid(a)[:, None, None]
+    np.testing.assert_allclose(log_changes(smooth, jnp.asarray(x), jnp.asarray(t), 4), exact, atol=2e-6)
+    first = step / (1 + np.exp(a))[:, None, None]
+    np.testing.assert_allclose(first_order_changes(smooth, jnp.asarray(x), jnp.asarray(t), 4), first, atol=2e-6)
+    assert np.abs(first - exact).max() > 0.05
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("exact", [True, False])
+@pytest.mark.parametrize("process", [discrete.uniform(discrete.linear(), 4), MASKED], ids=["uniform", "absorbing"])
+def test_the_rates_of_the_reversed_jumps_change_by_the_ratio_of_the_classifier(process, exact):
+    """Nisonoff et al.: R(x, y) (p(c | y) / p(c | x))^w; from a mask they sum to what they did."""
+    x, t, scale = jnp.array([[0, 3], [2, 1], [3, 3]]), jnp.array([0.3, 0.8, 0.5]), 0.5
+    logits = jnp.asarray(np.random.default_rng(1).normal(size=(3, 2, 4)), jnp.float32)
+
+    @jax.jit
+    def rates(logits, x, t):
+        predict = lambda x, t: discrete.from_context(process, logits, x, t)
+        guided = discrete.classifier(predict, process, smooth, scale, exact)
+        change = (log_changes if exact else first_order_changes)(smooth, x, t, 4)
+        return *(process.reverse_rates(x, jnp.exp(p(x, t)), t) for p in (predict, guided)), change
+
+    plain, found, change = (np.asarray(array, np.float64) for array in rates(logits, x, t))
+    expected = plain * np.exp(scale * change)
+    if process.mask is not None:
+        expected = expected * plain.sum(-1, keepdims=True) / np.maximum(expected.sum(-1, keepdims=True), 1e-30)
+    np.testing.assert_allclose(found, expected, rtol=3e-4, atol=1e-6)
+    assert np.abs(found / np.maximum(plain, 1e-30) - 1)[plain > 0].max() > 0.05
+
+
+def test_no_strength_is_the_predictor_itself_and_what_does_not_fit_is_refused():
+    data = Classified(MASKED)
+    predict = data.predictor()
+    assert discrete.classifier(predict, MASKED, data.log_probability, 0.0) is predict
+    x, t = jnp.array([[3, 1]]), jnp.array([0.5])
+    wrong = discrete.classifier(predict, MASKED, lambda x, t: jnp.zeros((len(x), 2)), exact=True)
+    with pytest.raises(ValueError, match=r"log p\(c \| x_t\), one number an example and of its own c alone"):
+        wrong(x, t)
+    rates = discrete.rate_process(discrete.linear(), discrete.banded_rates(4))
+    path = discrete.metric_path(discrete.line_distances(4))
+    for process in (rates, path):
+        with pytest.raises(ValueError, match=r"do not give the law of x_0 near its noise\. Valid: absorbing, uniform"):
+            discrete.classifier(predict, process, data.log_probability)
+
+
+@pytest.mark.extended
+def test_a_class_that_no_replacement_has_leaves_the_prediction_finite():
+    """p(c | x_t) = 0 whatever one symbol is: nothing is known of the class, and nothing changes."""
+    never = lambda x, t: jnp.full(len(x), -jnp.inf)
+    x, t = jnp.array([[3, 1]]), jnp.array([0.5])
+    for process in (MASKED, discrete.uniform(discrete.linear(), 4)):
+        predict = lambda x, t, process=process: discrete.from_context(process, jnp.zeros((*x.shape, 4)), x, t)
+        guided = discrete.classifier(predict, process, never, 2.0, exact=True)
+        np.testing.assert_allclose(np.exp(jax.jit(guided)(x, t)), np.exp(predict(x, t)), atol=1e-5)
