@@ -185,7 +185,7 @@ for scale, share in composed.items():
 #
 # A model of drawings comes with the project: 11 MB, trained on two cores and a GPU. Its tokenizer knows 640 pieces, a text tower with
 # positions reads the prompt, and each block of a transformer on latents ([notebook 7](07_latents.ipynb)) attends to what it
-# read ([text_demo](../text_demo.md#the-weights-that-come-along)). Ask it for two prompts of the same words.
+# read ([drawings](../drawings.md)). Ask it for two prompts of the same words.
 
 # %%
 model = text_to_image.load("../../weights/drawings")
