@@ -15,25 +15,9 @@ from diffusion.recipe import recipes
 base = recipes.module("pictures")
 
 PRESETS = {
-    "tiny": {
-        "model.width": 64,
-        "model.depth": 2,
-        "model.heads": 4,
-        "model.patch": 4,
-        "train.steps": 100,
-        "train.batch_size": 32,
-        "train.log_every": 10,
-        "train.dtype": "float32",
-        "optimizer.warmup": 10,
-        "objective.density.strata": 32,
-        "checkpoint.every": 50,
-        "ema.decay": 0.99,
-        "sample.steps": 5,
-        "sample.number": 20,
-        "sample.batch_size": 20,
-        "evaluate.every": 0,
-        "evaluate.number": 20,
-    }
+    "tiny": base.tiny(steps=100, batch_size=32, samples=20)
+    | {"model.width": 64, "model.depth": 2, "model.heads": 4, "model.patch": 4}
+    | {"checkpoint.every": 50, "ema.decay": 0.99, "sample.steps": 5}
 }
 
 

@@ -35,6 +35,7 @@ in docs/scale.md.
 
 from ml_collections import ConfigDict
 
+from diffusion.configs.optimizers import annealed
 from diffusion.recipe import recipes
 
 base = recipes.module("pictures")
@@ -58,24 +59,8 @@ PUBLISHED = {
 PRESETS = {
     "one_24gb": {**PUBLISHED, "train.accumulate": 4},
     "one_80gb": {**PUBLISHED, "train.accumulate": 2},
-    "tiny": {
-        "model.width": 8,
-        "model.multipliers": (1, 2),
-        "model.blocks": 1,
-        "train.dtype": "float32",
-        "train.steps": 40,
-        "train.batch_size": 16,
-        "train.log_every": 10,
-        "objective.density.strata": 16,
-        "optimizer.warmup": 10,
-        "checkpoint.every": 10,
-        "checkpoint.keep_every": 10,
-        "sample.steps": 4,
-        "sample.number": 20,
-        "sample.batch_size": 20,
-        "evaluate.every": 0,
-        "evaluate.number": 20,
-    },
+    "tiny": base.tiny(steps=40, batch_size=16, samples=20)
+    | {"model.width": 8, "model.multipliers": (1, 2), "model.blocks": 1, "checkpoint.keep_every": 10},
     "cpu": {  # 1.3 million parameters, 1.9 GFLOP an image to train; four epochs, so flips are all the augmentation
         "model.width": 32,
         "model.multipliers": (1, 2, 2),
@@ -117,14 +102,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "attention_resolutions": (16,),
         "num_classes": 10,
     }
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 1e-3,
-        "warmup": 500,
-        "decay": "cosine",
-        "weight_decay": 0.0,
-        "clip": 1.0,
-    }
+    config.optimizer = annealed(1e-3, warmup=500)
     config.ema.sigma_rel = 0.05
     config.train.steps = 24_000
     config.train.batch_size = 256

@@ -24,24 +24,9 @@ base = recipes.module("pictures")
 
 PRESETS = {
     "ot": {"objective.coupling": {"name": "optimal_transport", "block": 128}},
-    "tiny": {
-        "model.widths": (32, 32),
-        "model.blocks": 1,
-        "model.attention_levels": (1,),
-        "model.head_size": 16,
-        "train.dtype": "float32",
-        "train.steps": 20,
-        "train.batch_size": 8,
-        "train.log_every": 10,
-        "optimizer.warmup": 5,
-        "checkpoint.every": 10,
-        "ema.decay": 0.9,
-        "sample.steps": 4,
-        "sample.number": 4,
-        "sample.batch_size": 4,
-        "evaluate.every": 0,
-        "evaluate.number": 4,
-    },
+    "tiny": base.TINY
+    | {"model.widths": (32, 32), "model.blocks": 1, "model.attention_levels": (1,), "model.head_size": 16}
+    | {"train.log_every": 10, "optimizer.warmup": 5},
 }
 
 

@@ -16,24 +16,8 @@ from diffusion.recipe import recipes
 base = recipes.module("pictures")
 
 PRESETS = {
-    "tiny": {
-        "model.width": 8,
-        "model.multipliers": (1, 2),
-        "model.blocks": 1,
-        "train.steps": 40,
-        "train.batch_size": 16,
-        "train.log_every": 10,
-        "train.dtype": "float32",
-        "optimizer.warmup": 10,
-        "objective.density.strata": 16,
-        "checkpoint.every": 20,
-        "ema.decay": 0.99,
-        "sample.steps": 4,
-        "sample.number": 20,
-        "sample.batch_size": 20,
-        "evaluate.every": 0,
-        "evaluate.number": 20,
-    }
+    "tiny": base.tiny(steps=40, batch_size=16, samples=20)
+    | {"model.width": 8, "model.multipliers": (1, 2), "model.blocks": 1, "checkpoint.every": 20, "ema.decay": 0.99}
 }
 
 

@@ -11,6 +11,7 @@ Presets: `digits:demo` (a narrower network and Muon, in less than half the time:
 
 from ml_collections import ConfigDict
 
+from diffusion.configs.optimizers import annealed
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.recipes import preset
 
@@ -64,14 +65,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "num_classes": 10,
         "unroll": 4,  # a quarter faster on CPU than a scan of single blocks
     }
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 1.5e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.01,
-        "clip": 1.0,
-    }
+    config.optimizer = annealed(1.5e-3, weight_decay=0.01)
     config.ema.update({"decay": 0.999, "warmup": True})
     config.train.steps = 3600
     config.train.batch_size = 64

@@ -24,26 +24,9 @@ base = recipes.module("pictures")
 PRESETS = {
     "one_24gb": {"train.accumulate": 128},
     "one_80gb": {"train.accumulate": 32},
-    "tiny": {
-        "model.widths": (16, 16),
-        "model.blocks": 1,
-        "model.attention_levels": (1,),
-        "model.groups": 16,
-        "model.head_size": 16,
-        "train.dtype": "float32",
-        "train.steps": 20,
-        "train.batch_size": 8,
-        "train.log_every": 10,
-        "optimizer.warmup": 5,
-        "objective.density.strata": 8,
-        "checkpoint.every": 10,
-        "ema.decay": 0.9,
-        "sample.steps": 4,
-        "sample.number": 4,
-        "sample.batch_size": 4,
-        "evaluate.every": 0,
-        "evaluate.number": 4,
-    },
+    "tiny": base.tiny(steps=20, batch_size=8, samples=4)
+    | {"model.widths": (16, 16), "model.blocks": 1, "model.attention_levels": (1,)}
+    | {"model.groups": 16, "model.head_size": 16, "optimizer.warmup": 5, "ema.decay": 0.9},
 }
 
 

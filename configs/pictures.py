@@ -22,6 +22,20 @@ TINY = {  # the preset with which a run takes seconds on a laptop's cores, but f
 }
 
 
+def tiny(steps: int, batch_size: int, samples: int) -> dict[str, Any]:
+    """The same preset of other lengths, for a recipe with strata and a warm-up.
+
+    Args:
+        steps: training steps.
+        batch_size: examples of a training step, and strata of its times.
+        samples: number of samples that are drawn and evaluated.
+    """
+    lengths = {"train.steps": steps, "train.batch_size": batch_size, "train.log_every": 10, "optimizer.warmup": 10}
+    numbers = {"sample.number": samples, "sample.batch_size": samples, "evaluate.number": samples}
+    without_average = {field: value for field, value in TINY.items() if field != "ema.decay"}
+    return without_average | lengths | numbers | {"objective.density.strata": batch_size}
+
+
 DROPPED = {"name": "condition_dropout", "rate": 0.1}
 VIT_B = {"name": "dinov2", "width": 768, "depth": 12, "heads": 12, "hidden": 3072}  # DINOv2 ViT-B/14
 

@@ -14,8 +14,9 @@ Presets: `points:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
-from diffusion.recipe.defaults import defaults
-from diffusion.recipe.recipes import preset
+from diffusion.recipe import recipes
+
+base = recipes.module("small_flow")
 
 PRESETS = {
     "tiny": {
@@ -38,32 +39,14 @@ PRESETS = {
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = defaults()
-    config.data.source = {"name": "spirals"}
-    config.schedule = {"name": "rectified_flow"}
-    config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
-    config.objective = {
+    objective = {
         "name": "flow_matching",
         "density": {"name": "uniform_density", "strata": 128},
         "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
+    config = base.flow({"name": "spirals"}, objective, steps=3000, batch_size=128)
     config.model = {"name": "mlp", "width": 64, "depth": 3, "num_classes": 3}
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.0,
-        "clip": 1.0,
-    }
-    config.ema.update({"decay": 0.999, "warmup": True})
-    config.train.steps = 3000
-    config.train.batch_size = 128
     config.train.log_every = 500
-    config.checkpoint.every = 3000
-    config.sample.sampler = {"name": "dpmpp_2m"}
-    config.sample.steps = 20
-    config.sample.number = 3000
-    config.sample.batch_size = 3000
-    config.evaluate.update({"every": 0, "number": 3000, "split": "test"})
-    return preset(config, arg, PRESETS)
+    base.sampled(config, "dpmpp_2m", steps=20, number=3000, batch_size=3000)
+    config.evaluate.number = 3000
+    return recipes.preset(config, arg, PRESETS)

@@ -2,6 +2,7 @@
 
 from ml_collections import ConfigDict
 
+from diffusion.configs.optimizers import annealed
 from diffusion.recipe.defaults import defaults
 
 TINY = {
@@ -28,14 +29,7 @@ def flow(source: dict, objective: dict, steps: int, batch_size: int) -> ConfigDi
     config.schedule = {"name": "rectified_flow"}
     config.parameterization = {"name": "velocity", "clock": {"name": "steps"}}
     config.objective = objective
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.0,
-        "clip": 1.0,
-    }
+    config.optimizer = annealed(2e-3)
     config.ema.update({"decay": 0.999, "warmup": True})
     config.train.update({"steps": steps, "batch_size": batch_size, "log_every": 100})
     config.checkpoint.every = steps

@@ -4,6 +4,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
+from diffusion.configs.optimizers import annealed
 from diffusion.recipe import ConfigError, recipes, versions
 
 DEFAULT = "runs/digits"  # a run of the recipe `digits`
@@ -56,14 +57,7 @@ def student(arg: str) -> ConfigDict:
     config.init_from.update({"path": folder, "include": ".*"})
     scale = config.sample.guidance.scale
     config.teacher.update({"path": folder, "parameterization": config.parameterization.to_dict(), "scale": scale})
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 5e-4,
-        "warmup": 50,
-        "decay": "cosine",
-        "weight_decay": 0.0,
-        "clip": 1.0,
-    }
+    config.optimizer = annealed(5e-4, warmup=50)
     config.ema.update({"decay": 0.99, "warmup": True, "sigma_rel": 0.0})
     config.checkpoint.update({"every": 500, "keep": 2, "keep_every": 0, "best": ""})
     config.sample.sampler = {"name": "consistency"}

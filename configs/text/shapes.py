@@ -14,6 +14,7 @@ Presets: `shapes:tiny` (minutes; to see that everything works).
 
 from ml_collections import ConfigDict
 
+from diffusion.configs.optimizers import annealed
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.recipes import preset
 
@@ -94,14 +95,7 @@ def encoder() -> ConfigDict:
         },
         "vision": {"patch": 8, "width": 128, "depth": 3, "heads": 4, "hidden": 512},
     }
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 1e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.05,
-        "clip": 1.0,
-    }
+    config.optimizer = annealed(1e-3, weight_decay=0.05)
     return _lengths(config, steps=300, batch_size=128)
 
 
@@ -117,14 +111,7 @@ def autoencoder() -> ConfigDict:
         "groups": 1,
         "middle_attention": False,
     }
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.0,
-        "clip": 1e4,
-    }
+    config.optimizer = annealed(2e-3, clip=1e4)
     return _lengths(config, steps=1_700, batch_size=16)
 
 
@@ -140,14 +127,7 @@ def denoiser() -> ConfigDict:
         "wrappers": ({"name": "condition_dropout", "rate": 0.1},),
     }
     config.model = {"name": "pixart", "patch": 4, "width": 192, "depth": 6, "heads": 6, "text_width": 128, "span": 8.0}
-    config.optimizer = {
-        "name": "muon",
-        "learning_rate": 3e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.01,
-        "clip": 1.0,
-    }
+    config.optimizer = annealed(3e-3, "muon", weight_decay=0.01)
     config.sample.update({"sampler": {"name": "dpmpp_2m"}, "steps": 20, "shift": 3.0, "batch_size": 50})
     config.sample.guidance.scale = 2.0  # the model's own, and what few-step students have built in
     return _lengths(config, steps=5_000, batch_size=64)

@@ -12,6 +12,7 @@ Presets: `autoencoder:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
+from diffusion.configs.optimizers import annealed
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.recipes import preset
 
@@ -41,14 +42,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "temporal": (True,),
         "latent_channels": 8,
     }
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 2e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.0,
-        "clip": 1e4,
-    }
+    config.optimizer = annealed(2e-3, clip=1e4)
     config.train.steps, config.train.batch_size, config.train.log_every = 2_000, 8, 50
     config.checkpoint.every = 250
     config.ema.update({"decay": 0.999, "warmup": True})

@@ -14,6 +14,7 @@ Presets: `drawings:tiny` (seconds; to see that everything works).
 
 from ml_collections import ConfigDict
 
+from diffusion.configs.optimizers import annealed
 from diffusion.recipe import recipes
 
 base = recipes.module("small_flow")
@@ -67,14 +68,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "positions": "sincos_rope",
         "qk_norm": True,
     }
-    config.optimizer = {
-        "name": "muon",
-        "learning_rate": 3e-3,
-        "warmup": 100,
-        "decay": "cosine",
-        "weight_decay": 0.01,
-        "clip": 1.0,
-    }
+    config.optimizer = annealed(3e-3, "muon", weight_decay=0.01)
     config.checkpoint.every = 500
     config.train.log_every = 50
     base.sampled(config, "dpmpp_2m", steps=16, number=40, batch_size=20)
