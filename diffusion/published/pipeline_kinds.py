@@ -138,6 +138,7 @@ class Kind(NamedTuple):
         students: steps and guidance of a student of few steps, by the shift of its flow, which tells it.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
+        attaches: the folder of a network that the class attaches to its denoiser, such as a ControlNet; "": none.
         video: how it makes clips; None: it makes pictures.
         paired: the same where a patch of its denoiser has two frames.
     """
@@ -170,5 +171,6 @@ class Kind(NamedTuple):
     students: Mapping[float, Usual] = {}
     inpainting: str = ""
     edits: str = ""
+    attaches: str = ""
     video: Video | None = None
     paired: Video | None = None

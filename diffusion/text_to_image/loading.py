@@ -47,7 +47,8 @@ def load(
             folder's.
         loras: {LoRA file: weight}, see `with_loras`.
         embeddings: {file of a word (textual inversion): the word in prompts}; "" for the word that the file names.
-        attachments: {name: attachment}, see `with_attachments`.
+        attachments: {name: attachment}, see `with_attachments`. The networks that the folder itself attaches, such as
+            "controlnet", have the names of their folders.
         quantised: whether kernels that the model's files store in 8 bits stay so, see `interchange.load`.
         drop_text: whether the text encoders are read from their files for each request, and dropped before its
             trajectory begins; otherwise they stay in memory.
@@ -59,12 +60,12 @@ def load(
             or contradicts itself.
         Mismatch: if weights do not fit their config.
     """
+    folder = pathlib.Path(folder).expanduser()
     model = described(folder, dtype=dtype, prediction=prediction)
 
     def read(part: str) -> Any:
-        place = pathlib.Path(folder).expanduser() / part
         keep = part != "vae"
-        return interchange.load(place, dtype=model.dtype_of(part), quantised=quantised, keep=keep, **how)[1]
+        return interchange.load(folder / part, dtype=model.dtype_of(part), quantised=quantised, keep=keep, **how)[1]
 
     def added(params: Mapping[str, Any], *dropped: str) -> TextToImage:
         changed = dataclasses.replace(model, params={**{part: model.params[part] for part in dropped}, **params})
@@ -77,7 +78,8 @@ def load(
     if readers:
         text = lambda: added({part: read(part) for part in readers}).params
         result = dataclasses.replace(result, text=text)
-    return with_attachments(result, attachments, **how) if attachments else result
+    every = {**model_index.attached_folders(folder, model.kind.attaches), **(attachments or {})}
+    return with_attachments(result, every, **how) if every else result
 
 
 def described(
@@ -96,6 +98,8 @@ def described(
     if clean and kind.video is not None:
         kind = kind._replace(video=kind.video._replace(clean=True, rate=24.0))
     readers = {f"text_encoder{reader.suffix}": reader for reader in kind.readers}
+    if kind.attaches:
+        model_index.has_part(index, kind.attaches, False)
     encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
     table = opener.read_table(folder / "scheduler" / "scheduler_config.json")
     process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent)

@@ -1,6 +1,6 @@
 """The files at the top of a model's folder, model_index.json and sampling.json, and a checksum of the whole folder."""
 
-__all__ = ["fingerprint", "has_part", "read_index", "read_usual"]
+__all__ = ["attached_folders", "fingerprint", "has_part", "read_index", "read_usual"]
 
 import hashlib
 import json
@@ -82,3 +82,18 @@ def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:
     if stated[0] is None and not optional:
         raise Refusal(f"model_index.json has no {part}, which this pipeline needs: {json.dumps(dict(index))[:200]}")
     return stated[0] is not None
+
+
+def attached_folders(folder: pathlib.Path, part: str) -> dict[str, pathlib.Path]:
+    """The folders of the networks that a class attaches to its denoiser, by their names.
+
+    Several ControlNets or T2I-Adapters are PART, PART_1 and so on, as diffusers saves them.
+
+    Args:
+        folder: the folder of the model.
+        part: the first folder's name, `Kind.attaches`; "" for a class that attaches none.
+    """
+    if not part:
+        return {}
+    more = sorted(path for path in folder.glob(f"{part}_*") if path.is_dir())
+    return {path.name: path for path in (folder / part, *more)}

@@ -17,6 +17,7 @@ class KindFacts(NamedTuple):
         readers: suffix, arguments and length of each text encoder; None: those of another class of the family.
         denoiser: folder of its denoiser.
         left: side of the padding, where its code sets it.
+        attaches: folder of the network that it attaches; "" for none.
         clip: frames, (height, width) and frames a second of its clips, and further fields.
     """
 
@@ -27,6 +28,7 @@ class KindFacts(NamedTuple):
     readers: list[tuple[str, Mapping[str, Any], int]] | None = None
     denoiser: str = "transformer"
     left: bool | None = None
+    attaches: str = ""
     clip: tuple[int, tuple[int, int], float, Mapping[str, Any]] | None = None
 
 

@@ -316,6 +316,25 @@ def controlled(base=""):
         )
 
 
+@pytest.mark.extended
+def test_a_folder_of_controlled_pictures_opens_with_its_control_nets(tmp_path):
+    """Two ControlNets as MultiControlNetModel saves them; one that the caller names so replaces the folder's."""
+    entry = {"_class_name": "StableDiffusionControlNetPipeline", "controlnet": ["diffusers", "MultiControlNetModel"]}
+    index = json.loads(made_pipelines.fixture("sd")[0]["files"]["model_index.json"]) | entry
+    folder = made_pipelines.folder("sd", tmp_path / "model", {"files": {"model_index.json": json.dumps(index)}})
+    nets = {"controlnet": net("edges", folder / "controlnet"), "controlnet_1": net("depth", folder / "controlnet_1")}
+    model = text_to_image.load(folder)
+    for name, place in nets.items():
+        jax.tree.map(np.testing.assert_array_equal, model.attachments[name].params, interchange.load(place)[1])
+    other = text_to_image.load(folder, attachments={"controlnet": nets["controlnet_1"], "more": nets["controlnet"]})
+    assert list(other.attachments) == ["controlnet", "controlnet_1", "more"]
+    same = [other.attachments[name].params for name in ("controlnet", "controlnet_1")]
+    jax.tree.map(np.testing.assert_array_equal, *same)
+    (folder / "model_index.json").write_text(json.dumps(index | {"controlnet": [None, None]}))
+    with pytest.raises(interchange.Refusal, match="has no controlnet, which this pipeline needs"):
+        text_to_image.load(folder)
+
+
 # DDIM's ten steps are at 901, 801 .. 1 there, t = 0.902 .. 0.002 here; the fourth to the seventh are those within 0.25
 # .. 0.75 of the steps.
 TIMES = {"one, weak, in the middle": (0.29, 0.61)}

@@ -45,6 +45,7 @@ FLUX = Kind(
 )
 FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True, control_loras=None)
 FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True, strength=True, control_loras=None)
+FLUX_CONTROLLED = FLUX._replace(usual=Usual(28, 7.0), attaches="controlnet", control_loras=None)
 KONTEXT = FLUX._replace(undistilled=None, appends=True, strength=True, control_loras=None)
 KINDS = {
     "FluxPipeline": FLUX,
@@ -53,6 +54,9 @@ KINDS = {
     "FluxFillPipeline": FLUX_FILL,
     "FluxControlPipeline": FLUX_CONTROL,
     "FluxKontextPipeline": KONTEXT,
+    "FluxControlNetPipeline": FLUX_CONTROLLED,
+    "FluxControlNetImg2ImgPipeline": FLUX_CONTROLLED,
+    "FluxControlNetInpaintPipeline": FLUX_CONTROLLED,
 }
 """The pipelines by the names of their classes in diffusers."""
 ATTACHED = {"FluxPriorReduxPipeline": Attachable("FLUX.1 Redux, which is attached to a FLUX.1", redux_prompt.opened)}

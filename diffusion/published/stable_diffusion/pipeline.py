@@ -68,6 +68,10 @@ XL = Kind(
 )
 XL_EDITS = XL._replace(usual=Usual(100, 5.0), image_guidance=1.5, **ALONE)
 XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
+CONTROLLED = SD._replace(attaches="controlnet", **ALONE)
+XL_CONTROLLED = XL._replace(attaches="controlnet", **ALONE)
+ADAPTED = SD._replace(attaches="adapter", **ALONE)
+XL_ADAPTED = XL._replace(attaches="adapter", **ALONE)
 KINDS = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
@@ -79,5 +83,16 @@ KINDS = {
     "StableDiffusionXLImg2ImgPipeline": XL,
     "StableDiffusionXLInpaintPipeline": XL_INPAINT,
     "StableDiffusionXLInstructPix2PixPipeline": XL_EDITS,
+    "StableDiffusionControlNetPipeline": CONTROLLED,
+    "StableDiffusionControlNetImg2ImgPipeline": CONTROLLED,
+    "StableDiffusionControlNetInpaintPipeline": CONTROLLED,
+    "StableDiffusionXLControlNetPipeline": XL_CONTROLLED,
+    "StableDiffusionXLControlNetImg2ImgPipeline": XL_CONTROLLED,
+    "StableDiffusionXLControlNetInpaintPipeline": XL_CONTROLLED,
+    "StableDiffusionXLControlNetUnionPipeline": XL_CONTROLLED,
+    "StableDiffusionXLControlNetUnionImg2ImgPipeline": XL_CONTROLLED,
+    "StableDiffusionXLControlNetUnionInpaintPipeline": XL_CONTROLLED,
+    "StableDiffusionAdapterPipeline": ADAPTED,
+    "StableDiffusionXLAdapterPipeline": XL_ADAPTED,
 }
 """The pipelines by the names of their classes in diffusers."""

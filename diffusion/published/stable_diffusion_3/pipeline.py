@@ -52,9 +52,12 @@ SD_3 = Kind(
     lambda denoiser: denoiser.patch,
     Usual(28, 7.0),
 )
+SD_3_CONTROLLED = SD_3._replace(attaches="controlnet")
 KINDS = {
     "StableDiffusion3Pipeline": SD_3,
     "StableDiffusion3Img2ImgPipeline": SD_3,
     "StableDiffusion3InpaintPipeline": SD_3,
+    "StableDiffusion3ControlNetPipeline": SD_3_CONTROLLED,
+    "StableDiffusion3ControlNetInpaintingPipeline": SD_3_CONTROLLED,
 }
 """The pipelines by the names of their classes in diffusers."""

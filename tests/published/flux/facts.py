@@ -53,8 +53,14 @@ KINDS = {
     "FluxFillPipeline": KindFacts((50, 30.0), 2, "", {"unit_clock", "even", "fills"}),
     "FluxControlPipeline": KindFacts((28, 3.5), 2, "", {"unit_clock", "even", "controlled", "strength"}),
     "FluxKontextPipeline": KindFacts((28, 3.5), 2, "", {"unit_clock", "even", "appends", "strength"}),
+    "FluxControlNetPipeline": KindFacts((28, 7.0), 2, "", {"unit_clock", "even"}, attaches="controlnet"),
 }
-SAME = {"FluxImg2ImgPipeline": "FluxPipeline", "FluxInpaintPipeline": "FluxPipeline"}
+SAME = {
+    "FluxImg2ImgPipeline": "FluxPipeline",
+    "FluxInpaintPipeline": "FluxPipeline",
+    "FluxControlNetImg2ImgPipeline": "FluxControlNetPipeline",
+    "FluxControlNetInpaintPipeline": "FluxControlNetPipeline",
+}
 TRAJECTORIES = {
     "flux": {"euler": 3e-5},
     "fill": {"euler": 4e-5},

@@ -10,6 +10,7 @@ from tests.published.family_facts import KindFacts
 HIDDEN = {"skip": 1, "norm": False}
 UNET = KindFacts((50, 7.5), 8, denoiser="unet")
 XL = UNET._replace(flags={"edits", "inpainting", "zeros"})
+XL_ATTACHING = UNET._replace(usual=(50, 5.0), flags={"zeros"})
 
 
 def levels(net, a):
@@ -65,12 +66,28 @@ KINDS = {
     "StableDiffusionXLPipeline": XL._replace(usual=(50, 5.0), readers=[("", HIDDEN, 0), ("_2", HIDDEN, 0)]),
     "StableDiffusionXLInpaintPipeline": XL,
     "StableDiffusionXLInstructPix2PixPipeline": XL._replace(usual=(100, 5.0), flags={"zeros"}),
+    "StableDiffusionControlNetPipeline": UNET._replace(attaches="controlnet"),
+    "StableDiffusionXLControlNetPipeline": XL_ATTACHING._replace(attaches="controlnet"),
+    "StableDiffusionAdapterPipeline": UNET._replace(attaches="adapter"),
+    "StableDiffusionXLAdapterPipeline": XL_ATTACHING._replace(attaches="adapter"),
 }
 SAME = {  # classes that differ in what they are given, not in their model
     "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
     "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
     "LatentConsistencyModelImg2ImgPipeline": "LatentConsistencyModelPipeline",
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionControlNetImg2ImgPipeline": "StableDiffusionControlNetPipeline",
+    "StableDiffusionControlNetInpaintPipeline": "StableDiffusionControlNetPipeline",
+    **dict.fromkeys(
+        (
+            "StableDiffusionXLControlNetImg2ImgPipeline",
+            "StableDiffusionXLControlNetInpaintPipeline",
+            "StableDiffusionXLControlNetUnionPipeline",
+            "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+            "StableDiffusionXLControlNetUnionInpaintPipeline",
+        ),
+        "StableDiffusionXLControlNetPipeline",
+    ),
 }
 TRAJECTORIES = {
     "sd": {
