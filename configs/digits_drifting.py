@@ -6,8 +6,8 @@ No teacher, no second network and no times: the examples of a batch attract and 
 sample that is alone of its digit learns nothing, so a batch has about 13 of each. The temperature is a ninth of the
 mean distance between two of a digit. The paper drifts in features of images.
 
-Time and score (docs/students.md): 2.9 minutes of CPU time; 3.34 times the Frechet distance of `configs/digits.py` in
-pixels, since noise stays between the strokes; 95.8 % of the digits are recognised.
+Time and score (docs/students_digits.md): 2.9 minutes of CPU time; 3.34 times the Frechet distance of
+`configs/digits.py` in pixels, since noise stays between the strokes; 95.8 % of the digits are recognised.
 
 Presets: `digits_drifting:tiny` (seconds; to see that everything works).
 """

@@ -5,8 +5,8 @@
 Samples are made by one evaluation of the network, `--config.sample.steps=1`; more steps refine them. The network
 receives two times.
 
-Time and score (docs/students.md): seven minutes of one CPU core; in one evaluation 1.35 times the Frechet distance of
-`configs/digits.py` in pixels, in four 1.15 times.
+Time and score (docs/students_digits.md): seven minutes of one CPU core; in one evaluation 1.35 times the Frechet
+distance of `configs/digits.py` in pixels, in four 1.15 times.
 
 Presets: `digits_mean_flow:tiny` (seconds; to see that everything works).
 """

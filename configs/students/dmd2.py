@@ -6,8 +6,8 @@
 As `students/dmd`, with backward simulation of the four steps of config.sample (grid, steps, shift); without DMD2's
 discriminator.
 
-Time and score (docs/students.md): 4.9 minutes of CPU time; on the digits in two steps 1.04 times the Frechet distance
-of the teacher's 20 in pixels, in its four 1.43 times.
+Time and score (docs/students_digits.md): 4.9 minutes of CPU time; on the digits in two steps 1.04 times the Frechet
+distance of the teacher's 20 in pixels, in its four 1.43 times.
 
 Presets: `dmd2:runs/digits,tiny` (seconds; to see that everything works).
 """

@@ -11,7 +11,8 @@ With a range of scales less 1, the paper's w, the network receives the scale, wh
         --config.objective.guidance="(0.0, 2.0)" --config.sample.guidance.scale=1.5
     diffusion sample --workdir=runs/scales --config.sample.guidance.scale=2.5
 
-Time and score (docs/students.md): 2.6 minutes of CPU time; in eight steps the guided digits teacher's own distances.
+Time and score (docs/students_digits.md): 2.6 minutes of CPU time; in eight steps the guided digits teacher's own
+distances.
 
 Presets: `guided:runs/digits,tiny` (seconds; to see that everything works).
 """

@@ -6,8 +6,8 @@
 A sample costs one evaluation a step at any scale from 1 (none) to twice the teacher's own. The teacher may be one of
 latents or of pictures.
 
-Score (docs/students.md): in 4 steps 1.15 times the Frechet distance of the digits teacher's 20 in pixels, 1.26 times
-in classifier features, after 800 steps of training.
+Score (docs/students_digits.md): in 4 steps 1.15 times the Frechet distance of the digits teacher's 20 in pixels, 1.26
+times in classifier features, after 800 steps of training.
 
 Presets: `lcm:runs/digits,tiny` (seconds; to see that everything works).
 """

@@ -6,7 +6,7 @@
 As `students/dmd`, with another loss of the generator: its gradient goes through both networks, so that an update costs
 about twice as much. Both players act in every step, and Adam has no first moment, as in SiD's code.
 
-Score on the digits (docs/students.md): 1.02 times the teacher's Frechet distance in pixels, in one evaluation.
+Score on the digits (docs/students_digits.md): 1.02 times the teacher's Frechet distance in pixels, in one evaluation.
 
 Presets: `sid:runs/digits,tiny` (seconds; to see that everything works).
 """

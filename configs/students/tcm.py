@@ -7,8 +7,9 @@
 The teacher is a consistency model, from whose weights the student starts, and which remains the target at the times
 before sigma / alpha = 1. Steps of sampling at these times are not for the student.
 
-Time and score (docs/students.md): 2.5 minutes of CPU time; on the digits in one evaluation 1.06 times the Frechet
-distance of the teacher's 20 in pixels, 1.26 times in classifier features; its own teacher has 1.12 and 1.29 times.
+Time and score (docs/students_digits.md): 2.5 minutes of CPU time; on the digits in one evaluation 1.06 times the
+Frechet distance of the teacher's 20 in pixels, 1.26 times in classifier features; its own teacher has 1.12 and 1.29
+times.
 
 Presets: `tcm:runs/consistency,tiny` (seconds; to see that everything works).
 """

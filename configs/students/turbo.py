@@ -7,7 +7,7 @@ The student is trained at the four times at which it is sampled. It is to fool a
 teacher would denoise to. The discriminator is the teacher's network, from its weights, with the mean of its output as
 the logit: the paper's reads the features of an image encoder (DINO), for which there is none of every kind of data.
 
-The settings are the digits'; a text-to-image teacher wanted a stronger discriminator (docs/students.md).
+The settings are the digits'; a text-to-image teacher wanted a stronger discriminator (docs/students_text.md).
 
 Presets: `turbo:runs/digits,tiny` (seconds; to see that everything works).
 """

@@ -9,8 +9,8 @@ DMD2 (Yin et al. 2024) with LoRAs in place of networks: the generator is the bas
 base with another, and the guided base teaches, so that memory holds its weights once. The file is of the same form as
 `tuning/drawings_fast` writes, and comes along as the model drawings-fast.
 
-Time and score (docs/students.md): 15 minutes beside other programs; in four steps 93.5 % of the attributes, where the
-base, the weights of commit 9c065274, has 95.7 % in 20 steps of two passes, at 0.83 times its Frechet distance.
+Time and score (docs/students_text.md): 15 minutes beside other programs; in four steps 93.5 % of the attributes, where
+the base, the weights of commit 9c065274, has 95.7 % in 20 steps of two passes, at 0.83 times its Frechet distance.
 
 Presets: `drawings_dmd:tiny` (to see that everything works).
 """

@@ -9,8 +9,8 @@ Latent consistency distillation (Luo et al. 2023) with one scale of guidance, th
 in. The base teaches, so that memory holds its weights once. The base predicts x0, which has no boundary at t = 0; the
 objective's `exact_end` is in its place.
 
-Time and score (docs/students.md): 5.8 minutes of CPU time; in four steps 86.1 % of the attributes, where the base has
-95.7 % in 20 steps of two passes. Pictures have unfinished objects.
+Time and score (docs/students_text.md): 5.8 minutes of CPU time; in four steps 86.1 % of the attributes, where the base
+has 95.7 % in 20 steps of two passes. Pictures have unfinished objects.
 
 Presets: `drawings_fast:tiny` (to see that everything works).
 """
