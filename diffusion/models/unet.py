@@ -283,56 +283,19 @@ class UNet(UNetLevels, Backbone):
         )(h)
 
 
+def _sizes(widths: tuple[int, ...], blocks: int, attention_levels: tuple[int, ...], side: int) -> dict[str, Any]:
+    return {"widths": widths, "blocks": blocks, "attention_levels": attention_levels, "resolution": side}
+
+
 DDPM = {"padding": "end", "frequency_shift": 1, "sines_first": True, "epsilon": 1e-6}
 ADM = {"scale_shift": True, "resample": "block", "heads": None, "head_size": 64, "out_channels": 6}
 PRESETS = {
-    "ddpm-cifar10": {
-        **DDPM,
-        "widths": (128, 256, 256, 256),
-        "blocks": 2,
-        "attention_levels": (1,),
-        "dropout": 0.1,
-        "resolution": 32,
-    },
-    "ddpm-256": {  # LSUN and CelebA-HQ
-        **DDPM,
-        "widths": (128, 128, 256, 256, 512, 512),
-        "blocks": 2,
-        "attention_levels": (4,),
-        "resolution": 256,
-    },
-    "adm-64": {
-        **ADM,
-        "widths": (192, 384, 576, 768),
-        "blocks": 3,
-        "attention_levels": (1, 2, 3),
-        "dropout": 0.1,
-        "resolution": 64,
-    },
-    "adm-128": {
-        **ADM,
-        "widths": (256, 256, 512, 768, 1024),
-        "blocks": 2,
-        "attention_levels": (2, 3, 4),
-        "heads": 4,
-        "head_size": None,
-        "resolution": 128,
-    },
-    "adm-256": {
-        **ADM,
-        "widths": (256, 256, 512, 512, 1024, 1024),
-        "blocks": 2,
-        "attention_levels": (3, 4, 5),
-        "resolution": 256,
-    },
-    "adm-512": {
-        **ADM,
-        "widths": (128, 256, 256, 512, 512, 1024, 1024),
-        "blocks": 2,
-        "attention_levels": (4, 5, 6),
-        "features": 256,
-        "resolution": 512,
-    },
+    "ddpm-cifar10": DDPM | _sizes((128, 256, 256, 256), 2, (1,), 32) | {"dropout": 0.1},
+    "ddpm-256": DDPM | _sizes((128, 128, 256, 256, 512, 512), 2, (4,), 256),  # LSUN and CelebA-HQ
+    "adm-64": ADM | _sizes((192, 384, 576, 768), 3, (1, 2, 3), 64) | {"dropout": 0.1},
+    "adm-128": ADM | _sizes((256, 256, 512, 768, 1024), 2, (2, 3, 4), 128) | {"heads": 4, "head_size": None},
+    "adm-256": ADM | _sizes((256, 256, 512, 512, 1024, 1024), 2, (3, 4, 5), 256),
+    "adm-512": ADM | _sizes((128, 256, 256, 512, 512, 1024, 1024), 2, (4, 5, 6), 512) | {"features": 256},
 }
 
 

@@ -16,7 +16,7 @@ from diffusion.models.interchange.field_table import Field, FieldTable, Follows,
 from diffusion.models.interchange.image_reward_tables import text_rows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, norm, within
 from diffusion.models.interchange.tensor_files import Tensors
-from diffusion.models.interchange.transformers_config import encoder_sizes, unread
+from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
 from diffusion.models.interchange.vision_rows import HEADS, LEADING, patch_rows, sizes
 from diffusion.models.text_encoders.med import MEDDecoder
 
@@ -101,8 +101,7 @@ CONFIG = FieldTable(
 FAMILY = CONFIG.family(
     lambda module: (array(1, 8, dtype=jnp.int32), array(1, module.vision.size, module.vision.size, 3)),
     {"transformers": _rows},
-    stem="model",
-    library="transformers",
+    **STORED,
     # A table of the numbers 0 to 511, and the head's bias under its other name.
     ignored=(r"text_decoder\.bert\.embeddings\.position_ids", r"text_decoder\.cls\.predictions\.decoder\.bias"),
     varied=_varied,

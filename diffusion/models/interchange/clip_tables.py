@@ -13,7 +13,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.family import Family, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, norm, patches, within
-from diffusion.models.interchange.transformers_config import encoder_sizes, unread
+from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
 from diffusion.models.interchange.vision_rows import HEADS, attention, sizes
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
 
@@ -155,52 +155,20 @@ def _images(module: CLIPVision) -> jax.ShapeDtypeStruct:
     return array(1, module.size, module.size, 3)
 
 
-LARGE = {  # the text tower of ViT-L/14 (OpenAI): SD 1, and the first of SDXL, SD 3 and Flux
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "hidden_act": "quick_gelu",
-    "eos_token_id": 2,
-    "projection_dim": 768,
-}
-HUGE = {  # of ViT-H/14 (OpenCLIP) without its last layer, which SD 2 does not use
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 23,
-    "num_attention_heads": 16,
-    "hidden_act": "gelu",
-    "eos_token_id": 2,
-    "projection_dim": 1024,
-}
-BIG_G = {  # of ViT-bigG/14 (OpenCLIP): the second of SDXL and SD 3
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 20,
-    "hidden_act": "gelu",
-    "eos_token_id": 2,
-    "projection_dim": 1280,
-}
-LARGE_VISION = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "projection_dim": 768,
-}
-HUGE_VISION = {
-    "hidden_size": 1280,
-    "intermediate_size": 5120,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 16,
-    "image_size": 224,
-    "patch_size": 14,
-    "hidden_act": "gelu",
-    "projection_dim": 1024,
-}
+def _sizes(width: int, depth: int, heads: int, projection: int, activation: str, **others: int) -> dict[str, Any]:
+    """The config of a published tower, whose MLPs have four times its width."""
+    sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": depth}
+    return sizes | {"num_attention_heads": heads, "hidden_act": activation, "projection_dim": projection} | others
+
+
+# The text tower of ViT-L/14 (OpenAI): SD 1, and the first of SDXL, SD 3 and Flux.
+LARGE = _sizes(768, 12, 12, 768, "quick_gelu", eos_token_id=2)
+# Of ViT-H/14 (OpenCLIP) without its last layer, which SD 2 does not use.
+HUGE = _sizes(1024, 23, 16, 1024, "gelu", eos_token_id=2)
+# Of ViT-bigG/14 (OpenCLIP): the second of SDXL and SD 3.
+BIG_G = _sizes(1280, 32, 20, 1280, "gelu", eos_token_id=2)
+LARGE_VISION = _sizes(1024, 24, 16, 768, "quick_gelu", image_size=224, patch_size=14)
+HUGE_VISION = _sizes(1280, 32, 16, 1024, "gelu", image_size=224, patch_size=14)
 PREFIXES = {
     "ldm": "cond_stage_model.transformer.",
     "sgm": "conditioner.embedders.0.transformer.",
@@ -216,8 +184,7 @@ TEXT = TEXT_CONFIG.family(
         "transformers 5": text_rows,
         "original": original_text_rows,
     },
-    stem="model",
-    library="transformers",
+    **STORED,
     # SD 2's file has this layer and the parts after it, but SD 2 does not use them.
     ignored=(POSITIONS, r"transformer\.resblocks\.23\..*", "text_projection", "logit_scale"),
     published={"ViT-L/14": LARGE, "ViT-H/14 of SD 2": HUGE},
@@ -236,8 +203,7 @@ TEXT_PROJECTION = Family(
             Row("text_projection", "projection/kernel"),
         ],
     },
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(POSITIONS, "logit_scale"),
     published={"ViT-bigG/14": BIG_G, "ViT-L/14": LARGE},
     prefixes=(
@@ -254,8 +220,7 @@ VISION = VISION_CONFIG.family(
         "transformers": lambda module: within(vision_rows(module), "vision_model."),
         "transformers 5": vision_rows,
     },
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(POSITIONS,),
 )
 VISION_PROJECTION = Family(
@@ -271,8 +236,7 @@ VISION_PROJECTION = Family(
             Row("visual.proj", "projection/kernel"),
         ],
     },
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(POSITIONS,),
     published={"ViT-L/14": LARGE_VISION},
 )
@@ -294,8 +258,7 @@ BOTH = CONFIG.family(
             Row("logit_scale", "logit_scale"),
         ],
     },
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(POSITIONS,),
     published={
         "ViT-L/14": {"text_config": LARGE, "vision_config": LARGE_VISION, "projection_dim": 768},

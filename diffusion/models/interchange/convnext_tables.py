@@ -10,7 +10,7 @@ from diffusion.models.image_encoders.convnext import ConvNeXt
 from diffusion.models.interchange.family import BLOCKS, SIZES, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import SAME, Layout, Row, conv, linear, norm, within
-from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.transformers_config import STORED, unread
 
 RESPONSE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, 1, 1, -1))
 SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, 1, 1))
@@ -141,8 +141,7 @@ def _family(version: int) -> Family:
     return config.family(
         _example,
         tables,
-        stem="model",
-        library="transformers",
+        **STORED,
         dropped=CLASSIFIER,
         published={
             f"ConvNeXt {name}": config.describe(convnext.preset(name))

@@ -16,7 +16,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Refusal
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, layers, within
-from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.text_encoders.decoder import DecoderEncoder
 
 NEAR, FAR = "sliding_attention", "full_attention"
@@ -339,8 +339,7 @@ FAMILIES = tuple(
         describe=functools.partial(describe, name),
         example=lambda module: (jax.ShapeDtypeStruct((1, 8), jnp.int32),),
         tables={layout: functools.partial(rows, before=before) for layout, before in BEFORE.items()},
-        stem="model",
-        library="transformers",
+        **STORED,
         # The head for words, and the part that reads pictures.
         ignored=(
             r"(language_model\.)?lm_head\.weight",

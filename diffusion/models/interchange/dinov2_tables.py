@@ -6,7 +6,7 @@ from diffusion.models.image_encoders.dinov2 import PRESETS, DINOv2, preset
 from diffusion.models.interchange.family import DEPTH, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import DENSE, VECTOR, Row, layers, linear, norm
-from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
 
 IMAGE = ("attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")  # fields of their training
@@ -94,8 +94,7 @@ def _family(name: str, kind: str, registers: int) -> Family:
     return config.family(
         lambda module: (array(1, module.patch, module.patch, 3),),
         {"transformers": rows},
-        stem="model",
-        library="transformers",
+        **STORED,
         published={size: config.describe(preset(size, registers=registers)) for size in PRESETS},
     )
 

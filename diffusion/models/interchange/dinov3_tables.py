@@ -9,7 +9,7 @@ from diffusion.models.interchange.dinov2_tables import BACKBONE
 from diffusion.models.interchange.family import Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import Row, layers, linear, norm, side_by_side
-from diffusion.models.interchange.transformers_config import encoder_sizes, unread
+from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
 from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
 from diffusion.models.layers.vision_layers import PROJECTIONS
 
@@ -81,7 +81,6 @@ FAMILY = CONFIG.family(
     lambda module: (array(1, module.patch, module.patch, 3),),
     {"transformers": rows},
     computed=_no_registers,
-    stem="model",
-    library="transformers",
+    **STORED,
     published={name: CONFIG.describe(preset(name)) for name in PRESETS},
 )

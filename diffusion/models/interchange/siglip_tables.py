@@ -16,7 +16,7 @@ from diffusion.models.image_encoders.siglip import PRESETS, SIZES, SigLIP, prese
 from diffusion.models.interchange.family import SIZE, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable, Follows, part_of
 from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, norm, within
-from diffusion.models.interchange.transformers_config import WITHOUT_EFFECT, encoder_sizes, unread
+from diffusion.models.interchange.transformers_config import STORED, WITHOUT_EFFECT, encoder_sizes, unread
 from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
 from diffusion.models.text_encoders.siglip_text import SigLIPText, SigLIPTowers
 
@@ -93,8 +93,7 @@ FAMILY = CONFIG.family(
         "transformers": lambda module: within(rows(module), "vision_model."),
         "transformers 5": rows,
     },
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(r"((text|vision)_model\.)?embeddings\.position_ids", r"text_model\..*", "logit_scale", "logit_bias"),
     published={name: CONFIG.describe(preset(name)) for name in PRESETS},
     also={"SiglipModel": {}},
@@ -145,8 +144,7 @@ TOWERS = TOWERS_CONFIG.family(
             Row("logit_bias", "logit_bias", LEADING),
         ]
     },
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(r"(text|vision)_model\.embeddings\.position_ids",),
     published={name: _published(name) for name in PRESETS},
 )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from diffusion.models.interchange.family import DEPTH, Family, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers
-from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.text_encoders.t5 import MLPS, T5Encoder
 
 T5, UMT5 = "T5EncoderModel", "UMT5EncoderModel"
@@ -98,8 +98,7 @@ def _family(name: str, published: Mapping[str, Mapping[str, Any]], **how: Any) -
     return config(name).family(
         lambda module: (array(1, 8, dtype=jnp.int32),),
         {"transformers": rows},
-        stem="model",
-        library="transformers",
+        **STORED,
         # The table of tokens under its other name, and the decoder of a whole T5.
         ignored=(r"encoder\.embed_tokens\.weight", r"decoder\..*", r"lm_head\.weight"),
         published=published,

@@ -1,6 +1,6 @@
 """Fields of the configs of transformers' encoders: sizes, and fields that do not change the output."""
 
-__all__ = ["encoder_sizes", "unread"]
+__all__ = ["STORED", "encoder_sizes", "unread"]
 
 from typing import Any
 
@@ -21,6 +21,9 @@ WITHOUT_EFFECT = (
     "tokenizer_class", "top_k", "top_p", "torch_dtype", "transformers_version", "typical_p", "use_bfloat16",
     "use_cache",
 )  # fmt: skip
+
+STORED: dict[str, Any] = {"stem": "model", "library": "transformers"}
+"""The fields of a `Family` whose folders transformers writes."""
 
 
 def unread(*others: str, **written: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from diffusion.models.image_encoders.videomae import VideoMAE
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, cut, layers, linear, norm, within
-from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.interchange.vision_rows import HEADS, attention, sizes
 
 TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "norm_pix_loss")
@@ -113,16 +113,14 @@ CLASSIFIER_CONFIG = _config("VideoMAEForVideoClassification", True)
 MODEL = MODEL_CONFIG.family(
     _example,
     {"transformers": _model, "with its decoder": lambda module: within(_model(module), "videomae.")},
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(r"decoder\..*", r"encoder_to_decoder\..*", "mask_token"),
     also={"VideoMAEForPreTraining": {}},
 )
 CLASSIFIER = CLASSIFIER_CONFIG.family(
     _example,
     {"transformers": _classifier, "authors": _authors},
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(r"classifier\..*", r"head\..*"),
     published={
         name: CLASSIFIER_CONFIG.describe(videomae.preset(name, last_epsilon=LAST_EPSILON)) for name in videomae.PRESETS

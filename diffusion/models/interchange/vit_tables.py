@@ -8,7 +8,7 @@ from diffusion.models.image_encoders.mae import MAE
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, layers, linear, norm, within
-from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows, sizes
 
 TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "encoder_stride", "mlp_ratio")
@@ -63,8 +63,7 @@ MAE_CONFIG = _config("ViTMAEModel", MAE, "vit_mae", DECODER)
 MAE_FAMILY = MAE_CONFIG.family(
     _example,
     {"transformers": _mae_rows, "with its decoder": lambda module: within(_mae_rows(module), "vit.")},
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(r"decoder\..*",),
     published={name: MAE_CONFIG.describe(mae.preset(name)) for name in mae.PRESETS},
     also={"ViTMAEForPreTraining": {}},
@@ -73,8 +72,7 @@ IJEPA_CONFIG = _config("IJepaModel", IJEPA, "ijepa", POOLER)
 IJEPA_FAMILY = IJEPA_CONFIG.family(
     _example,
     {"transformers": _rows},
-    stem="model",
-    library="transformers",
+    **STORED,
     published={name: IJEPA_CONFIG.describe(ijepa.preset(name)) for name in ijepa.PRESETS},
 )
 FAMILIES = (MAE_FAMILY, IJEPA_FAMILY)

@@ -15,7 +15,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Layout, Row, layers
-from diffusion.models.interchange.transformers_config import unread
+from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.published.kolors.chat_glm import ChatGLM
 
 
@@ -89,8 +89,7 @@ CONFIG = FieldTable(
 FAMILY = CONFIG.family(
     lambda module: (array(1, 8, dtype=jnp.int32),),
     {"transformers": rows},
-    stem="model",
-    library="transformers",
+    **STORED,
     ignored=(r"output_layer\.weight", r"rotary_pos_emb\.inv_freq"),  # the head for words, and what is computed
     also={"ChatGLMForConditionalGeneration": {}},
     published={"ChatGLM 3 6B": {"multi_query_attention": True, "multi_query_group_num": 2, "add_qkv_bias": True}},
