@@ -188,10 +188,6 @@ def card(source: pathlib.Path, network: str, license: str = "") -> model_card.Ca
     return model_card.build_source_card(source, network, license)
 
 
-def _is_lora(source: pathlib.Path) -> bool:
-    return source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes)
-
-
 def main(argv: list[str]) -> None:
     """Reads, and writes one folder a network; each file appears whole or not at all."""
     values = flags.FLAGS
@@ -213,7 +209,7 @@ def main(argv: list[str]) -> None:
         written = tuned_files.write(config, source, *checkpoints.load_ema(source), out)
         print(f"what {source} has taught {tuned_run.base_of(source)}: {', '.join(map(str, written))}")
         return
-    if values.base and _is_lora(source):
+    if values.base and source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes):
         changed = convert_lora(source, pathlib.Path(values.base), out, values.layout or "peft", values.license)
         print(f"LoRA of {', '.join(changed)}: {out}")
         return

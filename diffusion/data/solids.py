@@ -268,14 +268,6 @@ def grid(side: int) -> np.ndarray:
 # ==== Kinds, each with drawn proportions ====
 
 
-def _superellipsoid(rng: np.random.Generator) -> Solid:
-    return [superellipsoid(rng.uniform(0.4, 0.8, 3), *rng.uniform(0.3, 1.4, 2))]
-
-
-def _torus(rng: np.random.Generator) -> Solid:
-    return [torus(rng.uniform(0.42, 0.6), rng.uniform(0.13, 0.22))]
-
-
 def _cylinder(rng: np.random.Generator) -> Solid:
     radius, half = rng.uniform(0.25, 0.65), rng.uniform(0.35, 0.8)
     return [revolved([(0, -half), (radius, -half), (radius, half), (0, half)])]
@@ -284,10 +276,6 @@ def _cylinder(rng: np.random.Generator) -> Solid:
 def _cone(rng: np.random.Generator) -> Solid:
     radius, half = rng.uniform(0.35, 0.75), rng.uniform(0.45, 0.8)
     return [revolved([(0, -half), (radius, -half), (0, half)])]
-
-
-def _box(rng: np.random.Generator) -> Solid:
-    return [box(rng.uniform(0.3, 0.8, 3))]
 
 
 def _vase(rng: np.random.Generator) -> Solid:
@@ -318,11 +306,11 @@ def _chair(rng: np.random.Generator) -> Solid:
 
 
 KINDS: dict[str, Callable[[np.random.Generator], Solid]] = {
-    "superellipsoid": _superellipsoid,
-    "torus": _torus,
+    "superellipsoid": lambda rng: [superellipsoid(rng.uniform(0.4, 0.8, 3), *rng.uniform(0.3, 1.4, 2))],
+    "torus": lambda rng: [torus(rng.uniform(0.42, 0.6), rng.uniform(0.13, 0.22))],
     "cylinder": _cylinder,
     "cone": _cone,
-    "box": _box,
+    "box": lambda rng: [box(rng.uniform(0.3, 0.8, 3))],
     "vase": _vase,
     "table": _table,
     "chair": _chair,

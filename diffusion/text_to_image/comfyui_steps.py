@@ -85,29 +85,9 @@ class Levels(NamedTuple):
     ends: tuple[float, float]
 
 
-def _normal(levels: Levels, steps: int) -> np.ndarray:
-    return levels.at(np.linspace(*levels.ends, steps))
-
-
-def _sgm_uniform(levels: Levels, steps: int) -> np.ndarray:
-    return levels.at(np.linspace(*levels.ends, steps + 1)[:-1])
-
-
-def _karras(levels: Levels, steps: int) -> np.ndarray:
-    return levels_between("karras", steps, levels.table[-1], levels.table[0])
-
-
-def _exponential(levels: Levels, steps: int) -> np.ndarray:
-    return levels_between("exponential", steps, levels.table[-1], levels.table[0])
-
-
 def _simple(levels: Levels, steps: int) -> np.ndarray:
     table = levels.table
     return np.array([table[-(1 + int(k * len(table) / steps))] for k in range(steps)])
-
-
-def _ddim_uniform(levels: Levels, steps: int) -> np.ndarray:
-    return levels.table[1 :: max(len(levels.table) // steps, 1)][::-1]
 
 
 def _beta(levels: Levels, steps: int) -> np.ndarray:
@@ -119,12 +99,12 @@ def _beta(levels: Levels, steps: int) -> np.ndarray:
 
 
 SCHEDULERS: Mapping[str, Callable[[Levels, int], np.ndarray]] = {
-    "normal": _normal,
-    "karras": _karras,
-    "exponential": _exponential,
-    "sgm_uniform": _sgm_uniform,
+    "normal": lambda levels, steps: levels.at(np.linspace(*levels.ends, steps)),
+    "karras": lambda levels, steps: levels_between("karras", steps, levels.table[-1], levels.table[0]),
+    "exponential": lambda levels, steps: levels_between("exponential", steps, levels.table[-1], levels.table[0]),
+    "sgm_uniform": lambda levels, steps: levels.at(np.linspace(*levels.ends, steps + 1)[:-1]),
     "simple": _simple,
-    "ddim_uniform": _ddim_uniform,
+    "ddim_uniform": lambda levels, steps: levels.table[1 :: max(len(levels.table) // steps, 1)][::-1],
     "beta": _beta,
 }
 """(levels of a model, number of steps) -> the levels at which the steps begin, by ComfyUI's names."""

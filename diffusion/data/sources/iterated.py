@@ -71,7 +71,7 @@ class Iterated(Stream):
             return some(iter(copy.copy(self._records))), "state"
         iterator = iter(self._records)
         self.repeatable = iterator is not self._records and iter(self._records) is not iterator
-        if _keeps_state(iterator):
+        if hasattr(iterator, "get_state") and hasattr(iterator, "set_state"):
             before = iterator.get_state()
             first = some(iterator)
             if not self.repeatable:
@@ -238,10 +238,6 @@ def digest_of(record: Mapping[str, Any]) -> bytes:
 
 def _has_state(records: Any) -> bool:
     return hasattr(records, "state_dict") and hasattr(records, "load_state_dict")
-
-
-def _keeps_state(iterator: Any) -> bool:
-    return hasattr(iterator, "get_state") and hasattr(iterator, "set_state")
 
 
 def _buffered(records: Any) -> bool:

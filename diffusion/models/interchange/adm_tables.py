@@ -108,10 +108,6 @@ def _read_heads(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, An
     return {"heads": heads, "head_size": None} if head_size == -1 else {"heads": None, "head_size": head_size}
 
 
-def _write_heads(module: UNet) -> dict[str, Any]:
-    return {"num_heads": module.heads or 1, "num_head_channels": module.head_size or -1}
-
-
 def _write_side(module: UNet) -> int:
     if module.resolution is None:
         raise ValueError("the side of the pictures is not known; set it by module.clone(resolution=64).")
@@ -143,7 +139,7 @@ CONFIG = FieldTable(
         Group(
             {"num_heads": (1, None), "num_head_channels": (-1, None), "num_heads_upsample": (-1, schema.ANY)},
             _read_heads,
-            _write_heads,
+            lambda module: {"num_heads": module.heads or 1, "num_head_channels": module.head_size or -1},
         ),
         Field("use_scale_shift_norm", "scale_shift", False),
         Field(

@@ -125,10 +125,6 @@ def _config(version: int) -> FieldTable:
     )
 
 
-def _example(module: ConvNeXt) -> tuple:
-    return (array(1, module.patch, module.patch, 3),)
-
-
 def _family(version: int) -> Family:
     tables = {
         "transformers": _transformers,
@@ -139,7 +135,7 @@ def _family(version: int) -> Family:
         tables["torchvision"] = _torchvision
     config = _config(version)
     return config.family(
-        _example,
+        lambda module: (array(1, module.patch, module.patch, 3),),
         tables,
         **STORED,
         dropped=CLASSIFIER,

@@ -109,12 +109,8 @@ CONFIG = FieldTable(
 )
 
 
-def _example(module: DriftingDiT) -> tuple:
-    return array(1, *module.shape), array(1), array(1, dtype=jnp.int32)
-
-
 FAMILY = CONFIG.family(
-    _example,
+    lambda module: (array(1, *module.shape), array(1), array(1, dtype=jnp.int32)),
     {"flax": _rows},
     library="",
     published={

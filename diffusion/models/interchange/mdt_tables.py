@@ -67,10 +67,6 @@ CONFIG = FieldTable(
 )
 
 
-def _example(module: MDT) -> tuple:
-    return array(1, *module.shape), array(1), array(1, dtype=jnp.int32)
-
-
 def _distances(module: MDT) -> dict[str, Computed]:
     side = module.shape[0] // module.patch
     blocks = ["sideblocks.0"]
@@ -80,7 +76,7 @@ def _distances(module: MDT) -> dict[str, Computed]:
 
 
 FAMILY = CONFIG.family(
-    _example,
+    lambda module: (array(1, *module.shape), array(1), array(1, dtype=jnp.int32)),
     {"original": _rows},
     library="",
     computed=_distances,

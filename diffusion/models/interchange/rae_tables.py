@@ -82,10 +82,6 @@ def decoder_rows(module: RAEDecoder, query: str, out: str) -> list[Row]:
     ]
 
 
-def _authors_rows(module: RAEDecoder) -> list[Row]:
-    return decoder_rows(module, "attention.attention.{0}", "attention.output.dense")
-
-
 def rows(module: AutoencoderRAE, transformers: int = 4) -> list[Row]:
     """The autoencoder by diffusers' names.
 
@@ -116,15 +112,11 @@ def _renamed(name: str, pairs: Iterable[tuple[str, str]]) -> str:
 def _family_of(encoder: nn.Module) -> Family:
     for family in ENCODERS.values():
         if type(encoder) is family.module and (
-            type(encoder) is not DINOv2 or _registers(family) == bool(encoder.registers)
+            type(encoder) is not DINOv2 or (family.name == "Dinov2WithRegistersModel") == bool(encoder.registers)
         ):
             return family
     valid = ", ".join(sorted({family.module.__name__ for family in ENCODERS.values()}))
     raise Refusal(f"{NAME}: an encoder of the class {type(encoder).__name__} cannot be written. Valid: {valid}.")
-
-
-def _registers(family: Family) -> bool:
-    return family.name == "Dinov2WithRegistersModel"
 
 
 # ==== The config ====
@@ -359,7 +351,7 @@ def _positions(module: RAEDecoder) -> dict[str, Computed]:
 
 DECODER_FAMILY = DECODER_CONFIG.family(
     lambda module: (array(1, 1, 1, module.features),),
-    {"original": _authors_rows},
+    {"original": lambda module: decoder_rows(module, "attention.attention.{0}", "attention.output.dense")},
     stem="model",
     computed=_positions,
     published={

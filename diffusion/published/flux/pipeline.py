@@ -25,10 +25,6 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
     return {"text": encode(prompts, t5, **how).tokens, "pooled": pooled(encode(prompts, clip))}
 
 
-def _objection(denoiser: Any) -> str:
-    return "no approximator, as Chroma's" if getattr(denoiser, "approximator", ()) else ""
-
-
 # FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
 FLUX = Kind(
     "Flux",
@@ -40,7 +36,7 @@ FLUX = Kind(
     undistilled=Usual(4, 1.0),
     unit_clock=True,
     even=True,
-    objection=_objection,
+    objection=lambda denoiser: "no approximator, as Chroma's" if getattr(denoiser, "approximator", ()) else "",
     control_loras=ControlLoras("FluxControlPipeline", control_lora.is_control, control_lora.widened),
 )
 FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True, control_loras=None)
