@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import identities
-from diffusion.data.sources.sequences import Records
+from diffusion.data.sources.sequences import Computed, Records, check_made
 
 SEED = 2028  # the seed of `drawings`; the dataset `shapes` has another
 SPELLING_SEED = 2031  # the seed of `spelled_drawings`
@@ -31,7 +31,7 @@ SPELLED = (3, 4)
 """Lengths of the words of random letters in `spelled_drawings`, in letters: those of `shapes.scenes.WORDS`."""
 
 
-class Drawings(Sequence):
+class Drawings(Computed):
     """Records that a function of the row draws."""
 
     def __init__(
@@ -46,25 +46,13 @@ class Drawings(Sequence):
         Raises:
             ValueError: another split, or a number below 1.
         """
-        if split not in splits:
-            raise ValueError(f"drawings have no split {split!r}. Valid: {', '.join(splits)}")
-        if number < 1:
-            raise ValueError(f"number = {number}. Valid: at least 1")
-        self._number = number
-        self._record = make
+        check_made("drawings", split, number, splits)
+        super().__init__(number, make)
         self._split, self._splits = split, splits
-
-    def __len__(self) -> int:
-        return self._number
 
     def identities(self) -> np.ndarray:
         """The identities of drawings, see `data.identities`; drawings of two rows may look alike."""
-        return identities.numbered(["drawings", self._splits], self._split, range(self._number))
-
-    def __getitem__(self, row: Any) -> Any:
-        if not 0 <= row < self._number:
-            raise IndexError(row)
-        return self._record(int(row))
+        return identities.numbered(["drawings", self._splits], self._split, range(len(self)))
 
 
 class Described(Records):

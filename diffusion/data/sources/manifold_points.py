@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.data.sources.sequences import Records
+from diffusion.data.sources.sequences import SEEDS, Records, check_made
 from diffusion.manifolds import heat_kernels, mixtures
 from diffusion.manifolds.distributions import Distribution
 
-SEEDS = {"train": 2026, "test": 2027}
 LOBES = (  # the components of `sphere_mixture`: mean, concentration, weight
     ((0.0, 0.0, 1.0), 40.0, 0.3),
     ((0.8, 0.6, 0.0), 15.0, 0.4),
@@ -41,10 +40,7 @@ class ManifoldPoints(Sequence):
     """
 
     def __init__(self, distribution: Distribution, split: str, number: int):
-        if split not in SEEDS:
-            raise ValueError(f"these points have no split {split!r}. Valid: {', '.join(SEEDS)}")
-        if number < 1:
-            raise ValueError(f"number = {number} must be at least 1")
+        check_made("these points", split, number)
         keys = jax.random.split(jax.random.key(SEEDS[split]), number)
         self.x = np.asarray(jax.jit(distribution.sample)(keys), np.float32)
 

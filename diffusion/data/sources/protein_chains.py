@@ -10,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.data.proteins import folds
-from diffusion.data.sources.sequences import Records
+from diffusion.data.sources.sequences import SEEDS, Records, check_made
 
-SEEDS = {"train": 2026, "test": 2027}
 BLOCK = 60  # chains of one call; since all calls have one size, a record always has the same bits
 
 
@@ -24,10 +23,7 @@ class ProteinChains(Sequence):
     """
 
     def __init__(self, split: str, number: int, withheld: int):
-        if split not in SEEDS:
-            raise ValueError(f"these chains have no split {split!r}. Valid: {', '.join(SEEDS)}")
-        if number < 1:
-            raise ValueError(f"number = {number} must be at least 1")
+        check_made("these chains", split, number)
         most = int(folds.NUMBERS.min()) - 1
         if not 0 <= withheld <= most:
             raise ValueError(f"withheld = {withheld} must be from 0 to {most}, as one class has {most + 1} variants")

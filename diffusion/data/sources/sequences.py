@@ -1,9 +1,9 @@
 """A Python sequence of records as a source: its items are mappings, e.g. {"image": uint8 [H, W, C], "label": int}."""
 
-__all__ = ["Records", "caption", "check", "describe", "describe_record", "plain"]
+__all__ = ["SEEDS", "Computed", "Records", "caption", "check", "check_made", "describe", "describe_record", "plain"]
 
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,40 @@ from diffusion.arrays import pytrees
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type
 from diffusion.package import public
+
+SEEDS = {"train": 2026, "test": 2027}
+"""Seeds of the splits of sources that draw their records."""
+
+
+def check_made(what: str, split: str, number: int = 1, splits: Iterable[str] = SEEDS) -> None:
+    """Refuses a split or a number of records that a source which makes its records does not have.
+
+    Raises:
+        ValueError: naming what is valid.
+    """
+    if split not in splits:
+        raise ValueError(f"{what} have no split {split!r}. Valid: {', '.join(splits)}")
+    if number < 1:
+        raise ValueError(f"number = {number}. Valid: at least 1")
+
+
+class Computed(Sequence):
+    """Records that a function of the row computes."""
+
+    def __init__(self, number: int, make: Callable[[int], Mapping[str, Any]]):
+        """Args:
+        number: how many records there are.
+        make: row -> record; `functools.cache` keeps records in memory.
+        """
+        self._number, self._make = number, make
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __getitem__(self, row: Any) -> Any:
+        if not 0 <= row < self._number:
+            raise IndexError(row)
+        return self._make(int(row))
 
 
 class Records:

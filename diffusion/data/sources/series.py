@@ -13,11 +13,10 @@ import numpy as np
 from diffusion.data import gaussian_processes, identities, series_masks
 from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.data.series_masks import Hiding
-from diffusion.data.sources.sequences import Records
+from diffusion.data.sources.sequences import SEEDS, Records, check_made
 from diffusion.io import limits, npy, npz, opener
 
 COPIES = 4  # float64 arrays that are in memory at once while series are drawn
-SEEDS = {"train": 2026, "test": 2027}
 APART = 1  # is added to the seed of the hidden parts: numpy has one stream for the seeds s and (s, 0)
 
 
@@ -125,10 +124,7 @@ def gaussian_series(
     Raises:
         ValueError: for another split, a number out of range, or more than fits into memory.
     """
-    if split not in SEEDS:
-        raise ValueError(f"gaussian_series has no split {split!r}. Valid: {', '.join(SEEDS)}")
-    if number < 1:
-        raise ValueError(f"number = {number} must be at least 1")
+    check_made("these series", split, number)
     parameters = {"correlation": correlation, "noise": noise, "share": share, "scale": scale, "period": period}
     needed = 8 * COPIES * length * channels * max(length * channels, number)
     if needed > limits.memory():
@@ -220,8 +216,7 @@ def series_windows(
         ValueError: if it holds no series, a series shorter than a window, infinite values or a column without two
             different values, if mean and std are not those of its columns, or if no window is left.
     """
-    if split not in SEEDS:
-        raise ValueError(f"series_windows has no split {split!r}. Valid: {', '.join(SEEDS)}")
+    check_made("these windows", split)
     if length < 2 or stride < 1 or not 0 <= held_out < 1:
         raise ValueError(
             f"length = {length} must be at least 2, stride = {stride} at least 1 and held_out = {held_out} in [0, 1)"

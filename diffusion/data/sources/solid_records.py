@@ -2,32 +2,17 @@
 
 __all__ = ["SurfaceRecords", "solid_distances", "solid_points"]
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from diffusion.data import level_sets, solids
-from diffusion.data.sources.sequences import Records
+from diffusion.data.sources.sequences import Computed, Records, check_made
 
 SEED = 2029
 SPLITS = ("train", "test")
-
-
-class _Solids(Sequence):
-    """Records that a function of the row draws, each once."""
-
-    def __init__(self, number: int, make: Callable[[int], dict[str, Any]]):
-        self._make = make
-        self._kept: list[dict[str, Any] | None] = [None] * number
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-    def __getitem__(self, row: Any) -> Any:
-        if (record := self._kept[row]) is None:
-            record = self._kept[row] = self._make(int(row))
-        return record
 
 
 class SurfaceRecords(Records):
@@ -46,7 +31,7 @@ class SurfaceRecords(Records):
         split: str,
         surface: Callable[[np.ndarray, np.random.Generator], np.ndarray],
     ):
-        super().__init__(_Solids(number, make), len(classes), split)
+        super().__init__(Computed(number, functools.cache(make)), len(classes), split)
         self.spec = self.spec._replace(name=name, classes=classes)
         self.surface = surface
 
@@ -116,9 +101,7 @@ def _maker(
     split: str, number: int, kinds: tuple[str, ...]
 ) -> Callable[[int], tuple[solids.Solid, int, np.random.Generator]]:
     """The function row -> (solid, class, generator in its state after both are drawn)."""
-    if split not in SPLITS:
-        raise ValueError(f"solids have no split {split!r}. Valid: {', '.join(SPLITS)}")
-    _positive("number", number)
+    check_made("solids", split, number, SPLITS)
     classes = _classes(kinds)
     if wrong := [kind for kind in classes if kind not in solids.KINDS]:
         raise ValueError(f"kinds holds {wrong[0]!r}. Valid: {', '.join(solids.KINDS)}")

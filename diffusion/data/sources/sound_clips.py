@@ -48,15 +48,24 @@ def instruments(
     Raises:
         ValueError: for another split, or sizes that do not fit.
     """
-    if split not in SPLITS:
-        raise ValueError(f"instruments have no split {split!r}. Valid: {', '.join(SPLITS)}")
-    if number < 1 or sample_rate < 2000:
-        raise ValueError(f"number = {number} must be at least 1, and sample_rate = {sample_rate} at least 2000 Hz")
+    sequences.check_made("instruments", split, number, SPLITS)
+    if sample_rate < 2000:
+        raise ValueError(f"sample_rate = {sample_rate}. Valid: at least 2000 Hz")
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
     if vibrato and not sound.form.pitched:
         raise ValueError("vibrato = True: only a form with a pitch has a vibrato. Valid: sound.harmonics_and_rest")
-    records = sequences.Records(_Notes(SPLITS.index(split), number, sound, vibrato), len(notes.NAMES), split)
+
+    def make(row: int) -> dict[str, Any]:
+        note = notes.clip((SEED, SPLITS.index(split), row), sample_rate, length)
+        record: dict[str, Any] = {"x": note.waveform, "label": note.label}
+        if sound.form.pitched:
+            fundamental = notes.fundamental(note.label, note.pitch)
+            stated = (fundamental, note.vibrato) if vibrato else (note.pitch,)
+            record["condition"] = {"label": np.int32(note.label), **sound.pitch_condition(*stated)}
+        return record
+
+    records = sequences.Records(sequences.Computed(number, make), len(notes.NAMES), split)
     records.spec = records.spec._replace(name="instruments", classes=notes.NAMES)
     return Sounds(records, sound, kept=True)
 
@@ -145,31 +154,6 @@ class Sounds:
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the waveforms."""
         return self._of.fingerprint()
-
-
-class _Notes(Sequence):
-    """Records of notes, computed when read."""
-
-    def __init__(self, split: int, number: int, sound: forms.Sound, vibrato: bool):
-        self._number = number
-        self._sound = sound
-        self._vibrato = vibrato
-        self._split = split
-
-    def __len__(self) -> int:
-        return self._number
-
-    def __getitem__(self, row: Any) -> Any:
-        if not 0 <= row < self._number:
-            raise IndexError(row)
-        numbers = SEED, self._split, int(row)
-        note = notes.clip(numbers, self._sound.sample_rate, self._sound.length)
-        record = {"x": note.waveform, "label": note.label}
-        if self._sound.form.pitched:
-            fundamental = notes.fundamental(note.label, note.pitch)
-            stated = (fundamental, note.vibrato) if self._vibrato else (note.pitch,)
-            record["condition"] = {"label": np.int32(note.label), **self._sound.pitch_condition(*stated)}
-        return record
 
 
 class _WavFiles:

@@ -7,9 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.data.sources.sequences import Records
-
-SEEDS = {"train": 2026, "test": 2027}
+from diffusion.data.sources.sequences import SEEDS, Records, check_made
 
 
 class Spirals(Sequence):
@@ -23,10 +21,9 @@ class Spirals(Sequence):
     """
 
     def __init__(self, split: str = "train", arms: int = 3, number: int = 20_000, noise: float = 0.03):
-        if split not in SEEDS:
-            raise ValueError(f"spirals have no split {split!r}. Valid: {', '.join(SEEDS)}")
-        if arms < 1 or number < 1 or noise < 0:
-            raise ValueError(f"arms = {arms} and number = {number} must be at least 1, and noise = {noise} at least 0")
+        check_made("spirals", split, number)
+        if arms < 1 or noise < 0:
+            raise ValueError(f"arms = {arms} must be at least 1, and noise = {noise} at least 0")
         rng = np.random.default_rng(SEEDS[split])
         self.label = rng.integers(arms, size=number)
         radius = np.sqrt(rng.uniform(0.04, 1, number))
