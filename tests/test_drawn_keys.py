@@ -335,6 +335,11 @@ DRAWING = {
             lambda z: z, lambda x: x.sum(-1), jnp.zeros((len(keys), 2)), keys, rounds=2, trials=2, distance=0.5
         )
     ),
+    "rejection": keyed(
+        lambda keys: steering.rejected(
+            lambda keys: jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys), lambda x: 0 * x[:, 0], keys
+        )
+    ),
     "objective masked_diffusion": of_symbols_in_training(discrete.masked_diffusion(MASKS, UNIFORM)),
     "objective trained_masks": of_symbols_in_training(discrete.trained_masks(4, UNIFORM)),
     "symbols, all at once": of_symbols(discrete.ancestral(), 2),

@@ -16,7 +16,7 @@ from diffusion.io import limits, opener
 from diffusion.models import facts
 from diffusion.objectives import Denoises, rewards
 from diffusion.parameterizations import Denoiser
-from diffusion.recipe import names, versions
+from diffusion.recipe import names, steering_drivers, versions
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import annotation, call, takes
 from diffusion.recipe.values import plain
@@ -209,10 +209,12 @@ class Steered(NamedTuple):
     Attributes:
         drive: (condition, y, **arguments of `samplers.sample`) -> x at the end of the plan, or (x, numbers about it).
         measured: the measured pictures that it reads; None for what reads none.
+        numbers: the class of its two numbers about a batch, `steering_drivers.Weighed` or alike.
     """
 
     drive: Callable[..., Any]
     measured: Measured | None
+    numbers: type = steering_drivers.Weighed
 
     def reading(self, condition: Any, y: "Rows") -> Callable[..., Any]:
         """The driver for samples of these conditions and measured pictures."""
@@ -262,7 +264,8 @@ def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
         except ValueError as error:
             raise ConfigError(f"{path}: {error}") from error
 
-    return Steered(drive, measured if needs and "log_reward" not in entry else None)
+    numbers = getattr(function, "numbers", steering_drivers.Weighed)
+    return Steered(drive, measured if needs and "log_reward" not in entry else None, numbers)
 
 
 class Rows(NamedTuple):

@@ -91,9 +91,13 @@ DRIVERS = table(
     steering_drivers.daps,
     steering_drivers.red_diff,
     steering_drivers.twisted,
+    steering_drivers.das,
     steering_drivers.corrected,
+    steering_drivers.mixed,
     steering_drivers.mcgdiff,
+    steering_drivers.rejected,
     steering_drivers.searched_noise,
+    steering_drivers.searched_paths,
     steering_drivers.optimised_noise,
 )
 GUIDANCES = table(  # guidances of two branches, condition and null, or of the branches that `with_conditions` names

@@ -1,18 +1,23 @@
 """Steering by a config: drivers that take the place of `samplers.sample`, most with measured pictures or a reward.
 
 Each function returns a driver: (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan, as
-`samplers.sample` is one; a driver of particles returns (x, `Weighed`).
+`samplers.sample` is one; a driver of particles returns (x, `Weighed`), and rejection (x, `Tried`).
 """
 
 __all__ = [
+    "Tried",
     "Weighed",
     "corrected",
     "daps",
+    "das",
     "ddrm",
     "mcgdiff",
+    "mixed",
     "optimised_noise",
     "red_diff",
+    "rejected",
     "searched_noise",
+    "searched_paths",
     "twisted",
 ]
 
@@ -42,8 +47,52 @@ class Weighed(NamedTuple):
         log_normaliser: logarithm of the estimate of the normalising constant `[]`.
     """
 
-    effective_size: Array
-    log_normaliser: Array
+    effective_size: Any
+    log_normaliser: Any
+    title = "particles"
+    undefined = "so the particles' weights mean nothing. Valid: a reward that is finite for each sample"
+
+    def sentence(self) -> str:
+        """The means in words."""
+        return (
+            f"particles of a sample: effective size {self.effective_size:.2f}, log of the normalising constant "
+            f"{self.log_normaliser:.4g}, means over samples"
+        )
+
+
+class Tried(NamedTuple):
+    """How often the samples of a batch were drawn until they were accepted: means over the batch.
+
+    Attributes:
+        trials: number of trials of a sample `[]`.
+        log_normaliser: logarithm of the estimate of the normalising constant `[]`; NaN where a sample was not accepted,
+            or has a reward that is above the bound or no number.
+    """
+
+    trials: Any
+    log_normaliser: Any
+    title = "rejection"
+    undefined = (
+        "so some sample was accepted in none of its trials, or has a reward that is above the bound or no number. "
+        "Valid: more trials, a larger beta, or the reward's upper bound"
+    )
+
+    def sentence(self) -> str:
+        """The means in words."""
+        return (
+            f"rejection: {self.trials:.2f} trials of a sample, log of the normalising constant "
+            f"{self.log_normaliser:.4g}, means over samples"
+        )
+
+
+def numbering(numbers: type) -> Callable[[Callable], Callable]:
+    """A decorator of drivers whose two numbers about a batch are others than `Weighed`."""
+
+    def attach(driver: Callable) -> Callable:
+        driver.numbers = numbers  # type: ignore[attr-defined]
+        return driver
+
+    return attach
 
 
 def ddrm(measurement: Measurement, y: Array, noise_std: float = 0.0, eta: float = 0.85, eta_b: float = 1.0) -> Driver:
@@ -77,55 +126,87 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
         beta: temperature of the reward, > 0.
         pull: scale of the reward's gradient in the proposal, as in `guidance.posterior_sampling`; 0: no gradient.
     """
-    if number < 1 or not beta > 0:
-        raise ValueError(f"twisted: number = {number} must be at least 1, beta = {beta} positive")
-
-    tempered = lambda x: log_reward(x) / beta
-    at = lambda denoise: lambda x, t: _over_particles(lambda x: denoise(x, t), number)(x)
+    tempered = _tempered("twisted", log_reward, number, beta)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        if isinstance(denoise, (guidance.Memory, guidance.Unpaired)):
-            raise ValueError(
-                "twisted needs a plain denoiser. Valid: a guidance such as classifier_free, without a cache"
-            )
+        _check_plain("twisted", denoise)
         pulled = guidance.posterior_sampling(denoise, schedule, tempered, pull) if pull else None
-        starts, walks, draws = _keys_of_particles(keys, number)
-        particles = steering.twisted(
-            sampler,
-            at(denoise),
-            schedule,
-            samplers.prior(schedule, starts, x.shape[1:]),
-            plan,
-            walks,
-            steering.tilt(_over_particles(tempered, number)),
-            number=number,
-            proposal=None if pulled is None else at(pulled),
-        )
+        proposal = None if pulled is None else _each_particle(pulled, number)
+        arguments, draws = _of_particles(denoise, schedule, x, keys, number)
+        twist = steering.tilt(_over_particles(tempered, number))
+        particles = steering.twisted(sampler, plan=plan, twist=twist, proposal=proposal, **arguments)
         return _drawn(particles, draws)
+
+    return drive
+
+
+def das(log_reward: LogReward, number: int, beta: float = 1.0, gamma: float | None = None) -> Driver:
+    """`steering.das` with groups of `number` particles, of which each sample draws one.
+
+    Args:
+        log_reward: x `[B, ...]` -> reward `[B]`, differentiable.
+        number: number of particles a sample, >= 1.
+        beta: temperature of the reward, > 0.
+        gamma: rate of the tempering, > 0; None: the one that ends at 1.
+    """
+    tempered = _tempered("das", log_reward, number, beta)
+
+    def drive(sampler, denoise, schedule, x, plan, keys):
+        _check_plain("das", denoise)
+        arguments, draws = _of_particles(denoise, schedule, x, keys, number)
+        reward = _over_particles(tempered, number)
+        return _drawn(steering.das(sampler, plan=plan, log_reward=reward, gamma=gamma, **arguments), draws)
+
+    return drive
+
+
+def searched_paths(log_reward: LogReward, number: int, width: int = 1) -> Driver:
+    """The best sample of `steering.searched_paths`, with `number` candidates in each step."""
+    tempered = _tempered("searched_paths", log_reward, number, 1.0)
+
+    def drive(sampler, denoise, schedule, x, plan, keys):
+        _check_plain("searched_paths", denoise)
+        arguments, _ = _of_particles(denoise, schedule, x, keys, number)
+        reward = _over_particles(tempered, number)
+        return steering.searched_paths(sampler, plan=plan, log_reward=reward, width=width, **arguments)[0]
+
+    return drive
+
+
+@numbering(Tried)
+def rejected(log_reward: LogReward, beta: float = 1.0, bound: float = 0.0, trials: int = 1000) -> Driver:
+    """`steering.rejected` of the sampler's samples.
+
+    Args:
+        log_reward: x `[B, ...]` -> reward `[B]`.
+        beta: temperature of the reward, > 0.
+        bound: the upper bound of the reward; 0 is that of `near_value`, and of the likelihood of measured pictures.
+        trials: number of trials of a sample at most, >= 1.
+    """
+    tempered = _tempered("rejected", log_reward, 1, beta)
+
+    def drive(sampler, denoise, schedule, x, plan, keys):
+        def draw(keys):
+            starts, walks = jax.vmap(jax.random.split, out_axes=1)(keys)
+            noise = samplers.prior(schedule, starts, x.shape[1:])
+            return samplers.sample(sampler, denoise, schedule, noise, plan, walks)
+
+        outcome = steering.rejected(draw, tempered, keys, bound=bound / beta, trials=trials)
+        right = outcome.accepted.all() & (outcome.highest <= bound / beta).all()
+        log_normaliser = bound / beta - jnp.log(outcome.trials.mean())
+        return outcome.x, Tried(outcome.trials.mean(), jnp.where(right, log_normaliser, jnp.nan))
 
     return drive
 
 
 def mcgdiff(measurement: Measurement, y: Array, number: int, noise_std: float = 0.0) -> Driver:
     """`steering.mcgdiff` with groups of `number` particles, of which each sample draws one."""
-    if number < 1:
-        raise ValueError(f"mcgdiff: number = {number} must be at least 1")
+    _check_number("mcgdiff", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        starts, walks, draws = _keys_of_particles(keys, number)
-        particles = steering.mcgdiff(
-            sampler,
-            lambda x, t: _over_particles(lambda x: denoise(x, t), number)(x),
-            schedule,
-            samplers.prior(schedule, starts, x.shape[1:]),
-            plan,
-            walks,
-            measurement,
-            jnp.repeat(y, number, axis=0),
-            noise_std,
-            number=number,
-        )
-        return _drawn(particles, draws)
+        arguments, draws = _of_particles(denoise, schedule, x, keys, number)
+        measured = {"measurement": measurement, "y": jnp.repeat(y, number, axis=0), "noise_std": noise_std}
+        return _drawn(steering.mcgdiff(sampler, plan=plan, **measured, **arguments), draws)
 
     return drive
 
@@ -135,28 +216,26 @@ def corrected(number: int) -> Driver:
 
     The product is `guidance.product` or `guidance.multiplied`. One particle is the plain sum of the scores.
     """
-    if number < 1:
-        raise ValueError(f"corrected: number = {number} must be at least 1")
+    _check_number("corrected", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        if not isinstance(denoise, guidance.Product):
-            raise ValueError(
-                "corrected weighs a product of densities, and config.sample.guidance and guides make none. Valid: the "
-                "guidance product, or the guide multiplied"
-            )
-        starts, walks, draws = _keys_of_particles(keys, number)
-        branches = lambda x, t: _over_particles(lambda x: denoise.branches(x, t), number)(x)
-        particles = steering.corrected(
-            sampler,
-            branches,
-            denoise.exponents,
-            schedule,
-            samplers.prior(schedule, starts, x.shape[1:]) / denoise.total**0.5,
-            plan,
-            walks,
-            number=number,
-        )
-        return _drawn(particles, draws)
+        arguments, draws = _of_branches("corrected", denoise, schedule, x, keys, number)
+        arguments["x"] = arguments["x"] / denoise.total**0.5
+        return _drawn(steering.corrected(sampler, plan=plan, exponents=denoise.exponents, **arguments), draws)
+
+    return drive
+
+
+def mixed(number: int) -> Driver:
+    """`steering.mixed` of the densities of the run's product, whose exponents are the shares of the mixture.
+
+    The product is `guidance.product` or `guidance.multiplied`; the exponents are positive and sum to 1.
+    """
+    _check_number("mixed", number)
+
+    def drive(sampler, denoise, schedule, x, plan, keys):
+        arguments, draws = _of_branches("mixed", denoise, schedule, x, keys, number)
+        return _drawn(steering.mixed(sampler, plan=plan, shares=denoise.exponents, **arguments), draws)
 
     return drive
 
@@ -186,6 +265,52 @@ def optimised_noise(log_reward: LogReward, updates: int = 10, learning_rate: flo
         return generate(best)
 
     return drive
+
+
+def _check_number(driver: str, number: int) -> None:
+    if number < 1:
+        raise ValueError(f"{driver}: number = {number} must be at least 1")
+
+
+def _check_plain(driver: str, denoise: Any) -> None:
+    if isinstance(denoise, (guidance.Memory, guidance.Unpaired)):
+        raise ValueError(f"{driver} needs a plain denoiser. Valid: a guidance such as classifier_free, without a cache")
+
+
+def _tempered(driver: str, log_reward: LogReward, number: int, beta: float) -> LogReward:
+    """The reward over its temperature, whose number of particles is checked too."""
+    if number < 1 or not beta > 0:
+        raise ValueError(f"{driver}: number = {number} must be at least 1, beta = {beta} positive")
+    return lambda x: log_reward(x) / beta
+
+
+def _of_particles(
+    denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
+) -> tuple[dict[str, Any], Array]:
+    """What functions of particles take, with first noise for samples alike x, and keys `[B]` of the draw of one."""
+    starts, walks, draws = _keys_of_particles(keys, number)
+    noise = samplers.prior(schedule, starts, x.shape[1:])
+    every = _each_particle(denoise, number)
+    return {"denoise": every, "schedule": schedule, "x": noise, "keys": walks, "number": number}, draws
+
+
+def _of_branches(
+    driver: str, denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
+) -> tuple[dict[str, Any], Array]:
+    """`_of_particles` of the branches of a product of densities."""
+    if not isinstance(denoise, guidance.Product):
+        raise ValueError(
+            f"{driver} weighs a product of densities, and config.sample.guidance and guides make none. Valid: the "
+            "guidance product, or the guide multiplied"
+        )
+    arguments, draws = _of_particles(denoise.branches, schedule, x, keys, number)
+    arguments["branches"] = arguments.pop("denoise")
+    return arguments, draws
+
+
+def _each_particle(denoise: Any, number: int) -> Callable[[Array, Any], Any]:
+    """A function (x_t, t) of `number` particles for each sample, of one of samples."""
+    return lambda x, t: _over_particles(lambda x: denoise(x, t), number)(x)
 
 
 def _over_particles(function: Callable[[Array], Any], number: int) -> Callable[[Array], Any]:

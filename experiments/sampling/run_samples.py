@@ -25,7 +25,7 @@ from diffusion.io import files
 from diffusion.io.content_credentials import Signer
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import quantised as storage
-from diffusion.recipe import ConfigError, as_config_errors, data, steering_drivers
+from diffusion.recipe import ConfigError, as_config_errors, data, guides, steering_drivers
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import config_hash, plain
 from diffusion.sampling.watermarks import Watermark
@@ -168,19 +168,18 @@ def sample_weights(
         work = batches_on_disk.work(unfinished)
         skipped = make.skipped(work)
         record = _record(recipe, make.nfe, skipped, description)
-        if make.nfe is None and work.any():  # the numbers of a driver of particles
-            means = steering_drivers.Weighed(*(work / -(-number // batch_size)).tolist())
+        if make.nfe is None and work.any():  # the numbers of a driver of particles or trials
+            driver = recipe.sampling.driver
+            numbers = driver.numbers if isinstance(driver, guides.Steered) else steering_drivers.Weighed
+            means = numbers(*(work / -(-number // batch_size)).tolist())
             if not np.isfinite(means.log_normaliser):
                 batches_on_disk.clear(out)
                 raise ConfigError(
-                    f"config.sample.driver: the log of the normalising constant is {means.log_normaliser}, so the "
-                    "particles' weights mean nothing. Valid: a reward that is finite for each sample."
+                    f"config.sample.driver: the log of the normalising constant is {means.log_normaliser}, "
+                    f"{means.undefined}."
                 )
-            record["particles"] = means._asdict()
-            print(
-                f"particles of a sample: effective size {means.effective_size:.2f}, log of the normalising constant "
-                f"{means.log_normaliser:.4g}, means over samples"
-            )
+            record[means.title] = means._asdict()
+            print(means.sentence())
         shown = _write(out, recipe, make, params, all_images, labels, by_records, seeds, record, classes)
         evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
         if skipped is not None:

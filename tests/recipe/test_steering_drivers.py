@@ -1,5 +1,6 @@
 """Steering by the names of a config, beside closed forms: posteriors of measured pictures, tilted laws, best noises."""
 
+import functools
 import inspect
 import json
 
@@ -119,15 +120,22 @@ def test_a_driver_reads_the_measured_pictures_as_its_function_does(registered, t
     np.testing.assert_allclose(pictures, np.clip(expected, -1, 1), atol=0.006)
 
 
+PULLED = [
+    (steering_drivers.twisted, {"pull": 0.0}),
+    (steering_drivers.twisted, {"pull": 1.0}),
+    (steering_drivers.das, {}),
+]
+
+
 @pytest.mark.extended
-@pytest.mark.parametrize("pull", [0.0, 1.0])
-def test_each_sample_of_twisted_particles_is_tilted_by_its_own_reward(pull):
+@pytest.mark.parametrize("driver, more", PULLED, ids=["twisted", "pulled", "das"])
+def test_each_sample_of_particles_is_tilted_by_its_own_reward(driver, more):
     """Two rewards in one batch, slopes 2 and -1 at beta = 0.5; ancestral steps that are exact for the data."""
     exact = samplers.ddpm("analytic", lambda log_snr: 0.25 / (1 + 0.25 * jnp.exp(log_snr)))
     number, end = 600, 0.1
     slopes = jnp.tile(jnp.array([1.0, -0.5]), number // 2)[:, None]
     keys = jax.random.split(jax.random.key(0), number)
-    drive = steering_drivers.twisted(lambda x: (slopes * x)[:, 0], 16, beta=0.5, pull=pull)
+    drive = driver(lambda x: (slopes * x)[:, 0], 16, beta=0.5, **more)
     arguments = {"sampler": exact, "denoise": DENOISE, "schedule": COSINE, "x": jnp.zeros((number, 1))}
     plan = timesteps.plan(np.linspace(1, end, 5))
     x = np.asarray(jax.jit(lambda keys: drive(**arguments, plan=plan, keys=keys))(keys)[0])
@@ -137,6 +145,69 @@ def test_each_sample_of_twisted_particles_is_tilted_by_its_own_reward(pull):
         mean = 0.4 * alpha + slope * variance
         assert abs(part.mean() - mean) < 4.5 * (variance / len(part)) ** 0.5
         assert abs(part.var() - variance) < 4.5 * variance * (2 / len(part)) ** 0.5
+
+
+@pytest.mark.extended
+def test_each_rejected_sample_is_tilted_by_its_own_reward():
+    """-(x - c)^2 of two centres at beta = 0.5, whose products with the sampler's Gaussian are Gaussians."""
+    exact = samplers.ddpm("analytic", lambda log_snr: 0.25 / (1 + 0.25 * jnp.exp(log_snr)))
+    number, end = 2000, 0.1
+    centres = jnp.tile(jnp.array([1.0, -0.2]), number // 2)
+    drive = steering_drivers.rejected(lambda x: -((x[:, 0] - centres) ** 2), beta=0.5)
+    arguments = {"sampler": exact, "denoise": DENOISE, "schedule": COSINE, "x": jnp.zeros((number, 1))}
+    plan = timesteps.plan(np.linspace(1, end, 4))
+    x, tried = jax.jit(lambda keys: drive(**arguments, plan=plan, keys=keys))(
+        jax.random.split(jax.random.key(0), number)
+    )
+    alpha, sigma = float(COSINE.alpha(end)), float(COSINE.sigma(end))
+    prior, shares = 0.25 * alpha**2 + sigma**2, []
+    for part, centre in ((x[::2], 1.0), (x[1::2], -0.2)):
+        variance = prior * 0.25 / (prior + 0.25)  # exp(-2 (x - c)^2) is a Gaussian of variance 1/4
+        mean = (0.25 * 0.4 * alpha + prior * centre) / (prior + 0.25)
+        assert abs(part.mean() - mean) < 4.5 * (variance / len(part)) ** 0.5
+        assert abs(part.var() - variance) < 4.5 * variance * (2 / len(part)) ** 0.5
+        shares.append(np.sqrt(0.25 / (prior + 0.25)) * np.exp(-((centre - 0.4 * alpha) ** 2) / (2 * (prior + 0.25))))
+    np.testing.assert_allclose(tried.trials, np.mean(1 / np.array(shares)), rtol=0.1)
+    np.testing.assert_allclose(tried.log_normaliser, -np.log(tried.trials), rtol=1e-5)
+    nothing = steering_drivers.rejected(lambda x: 0 * x[:, 0] - jnp.inf, trials=2)
+    above = steering_drivers.rejected(lambda x: 0 * x[:, 0] + 1.0)
+    for refused in (nothing, above):
+        run = jax.jit(functools.partial(refused, **arguments, plan=plan))
+        assert np.isnan(run(keys=jax.random.split(jax.random.key(1), 3))[1].log_normaliser)
+
+
+@pytest.mark.extended
+def test_a_mixture_has_the_shares_of_the_product_s_exponents():
+    """A quarter of N(-1, 0.25) and three of N(0.6, 0.25); the sum of the scores has one peak."""
+    exact = samplers.ddpm("analytic", lambda log_snr: 0.25 / (1 + 0.25 * jnp.exp(log_snr)))
+    number, end = 1600, 0.1
+    shifted = lambda mean: lambda x, t: _moved(DENOISE(x + COSINE.alpha(t) * (0.4 - mean), t), mean - 0.4)
+    _moved = lambda prediction, by: prediction._replace(x0=prediction.x0 + by)
+    both = guidance.product(guidance.separately(shifted(-1.0), shifted(0.6)), COSINE, (0.25, 0.75))
+    arguments = {"sampler": exact, "denoise": both, "schedule": COSINE, "x": jnp.zeros((number, 1))}
+    plan = timesteps.plan(np.linspace(1, end, 7))
+    x, weighed = jax.jit(lambda keys: steering_drivers.mixed(8)(**arguments, plan=plan, keys=keys))(
+        jax.random.split(jax.random.key(0), number)
+    )
+    alpha, sigma = float(COSINE.alpha(end)), float(COSINE.sigma(end))
+    spread, means = 0.25 * alpha**2 + sigma**2, alpha * np.array([-1.0, 0.6])
+    mean = means @ [0.25, 0.75]
+    variance = (means - mean) ** 2 @ [0.25, 0.75] + spread
+    assert abs(x.mean() - mean) < 4.5 * (variance / number) ** 0.5 + 0.01
+    np.testing.assert_allclose(x.var(), variance, rtol=0.12)  # that of the sum of the scores is `spread`, a half of it
+    assert variance > 1.5 * spread and abs(weighed.log_normaliser) < 0.05
+
+
+@pytest.mark.extended
+def test_more_candidates_of_a_path_have_larger_rewards():
+    reward = lambda x: -jnp.sum((x - 1.0) ** 2, -1)
+    keys = jax.random.split(jax.random.key(0), 64)
+    arguments = {"sampler": samplers.ddpm(), "denoise": DENOISE, "schedule": COSINE, "x": jnp.zeros((64, 2))}
+    plan = timesteps.plan(timesteps.uniform(COSINE, 4))
+    run = lambda number: jax.jit(
+        lambda keys: steering_drivers.searched_paths(reward, number)(**arguments, plan=plan, keys=keys)
+    )(keys)
+    assert reward(run(8)).mean() > reward(run(1)).mean() + 0.2
 
 
 @pytest.mark.extended
@@ -273,6 +344,37 @@ REFUSED = {
         {"driver": {"name": "twisted", "number": 0, "log_reward": {"name": "near_value", "value": 0.0}}},
         r"number = 0 must be at least 1",
     ),
+    "no product for a mixture": (
+        SQUARED | {"driver": {"name": "mixed", "number": 2}},
+        r"mixed weighs a product of densities",
+    ),
+    "shares": (
+        SQUARED | {"driver": {"name": "mixed", "number": 2}, "guidance": PAIR | {"exponents": (1.5, -0.5)}},
+        r"the shares \(1\.5, -0\.5\) must be positive and sum to 1",
+    ),
+    "no trial": (
+        {"driver": {"name": "rejected", "trials": 0, "log_reward": {"name": "near_value", "value": 0.0}}},
+        r"trials = 0 must be at least 1",
+    ),
+    "width": (
+        {
+            "driver": {
+                "name": "searched_paths",
+                "number": 3,
+                "width": 2,
+                "log_reward": {"name": "near_value", "value": 0.0},
+            },
+            "sampler": {"name": "ddpm"},
+        },
+        r"width = 2 must be at least 1 and divide number = 3",
+    ),
+    "gamma": (
+        {
+            "driver": {"name": "das", "number": 2, "gamma": 0.0, "log_reward": {"name": "near_value", "value": 0.0}},
+            "sampler": {"name": "ddpm"},
+        },
+        r"gamma = 0\.0 must be positive",
+    ),
     "a sampler without a Gaussian step": (
         {
             "driver": {"name": "twisted", "number": 2, "log_reward": {"name": "near_value", "value": 0.0}},
@@ -346,6 +448,9 @@ def test_the_command_samples_so(tmp_path):
         {"driver": {"name": "twisted", "number": 2, "pull": 0.1} | reward, "sampler": {"name": "ddpm"}},
         {"driver": {"name": "optimised_noise", "updates": 2} | reward},
         SQUARED | {"guidance": PAIR},
+        {"driver": {"name": "rejected", "beta": 1.0} | reward},
+        {"driver": {"name": "das", "number": 2} | reward, "sampler": {"name": "ddpm"}},
+        SQUARED | {"guidance": PAIR, "driver": {"name": "mixed", "number": 2}},
         {"driver": {"name": "mcgdiff", "number": 2}, "measurement": MEASURED, "sampler": {"name": "ddpm"}},
     ):
         changed = config_of(**fields)
@@ -353,6 +458,7 @@ def test_the_command_samples_so(tmp_path):
         made = run_samples.sample(checks.on_its_data(checks.validate(changed)), tmp_path / "run")
         assert made.shape == (4, *SHAPE) and np.ptp(made) > 0
         record = json.loads((tmp_path / "run" / "samples.json").read_text())
-        particles = fields["driver"]["name"] in ("twisted", "corrected", "mcgdiff")
+        particles = fields["driver"]["name"] in ("twisted", "das", "corrected", "mixed", "mcgdiff")
+        assert ("rejection" in record) == (fields["driver"]["name"] == "rejected")
         assert ("particles" in record) == particles
         assert not particles or 1 <= record["particles"]["effective_size"] <= 2

@@ -16,6 +16,7 @@ from diffusion.sampling.steering.daps import (
     gaussian_draw as gaussian_draw,
     langevin_draw as langevin_draw,
 )
+from diffusion.sampling.steering.das import das as das
 from diffusion.sampling.steering.ddrm import ddrm as ddrm
 from diffusion.sampling.steering.mcgdiff import mcgdiff as mcgdiff
 from diffusion.sampling.steering.noise_search import (
@@ -23,7 +24,9 @@ from diffusion.sampling.steering.noise_search import (
     searched_noise as searched_noise,
 )
 from diffusion.sampling.steering.particles import Particles as Particles, best as best, drawn as drawn
+from diffusion.sampling.steering.path_search import searched_paths as searched_paths
 from diffusion.sampling.steering.red_diff import red_diff as red_diff
+from diffusion.sampling.steering.rejection import Accepted as Accepted, rejected as rejected
 from diffusion.sampling.steering.resampling_schemes import (
     Resampling as Resampling,
     effective_size as effective_size,
@@ -34,6 +37,7 @@ from diffusion.sampling.steering.resampling_schemes import (
     systematic as systematic,
     where_uneven as where_uneven,
 )
+from diffusion.sampling.steering.superposition import mixed as mixed
 from diffusion.sampling.steering.twisted import twisted as twisted
 from diffusion.sampling.steering.twists import (
     Twist as Twist,

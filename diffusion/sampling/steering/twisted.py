@@ -1,13 +1,16 @@
 """Sequential Monte Carlo toward p(x_0) exp(reward), with the twist of the estimate on the way."""
 
-__all__ = ["twisted"]
+__all__ = ["twisted", "weighed_steps"]
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.package import public
-from diffusion.parameterizations import Denoiser, checked
+from diffusion.parameterizations import Denoiser, Prediction, checked
 from diffusion.samplers.gaussian_steps import gaussian_step
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
@@ -70,25 +73,54 @@ def twisted(
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
     x, plan = prepared(x, plan)
+
+    def evaluate(x, t):
+        prediction = checked(denoise)(x, t)
+        return prediction, prediction if proposal is None else checked(proposal)(x, t)
+
+    def aim(mean, std, x, moved, i):
+        return mean if proposal is None else gaussian_step(sampler, moved, schedule, x, plan, i)[0]
+
+    return weighed_steps(sampler, evaluate, aim, schedule, x, plan, keys, twist, number, resample)
+
+
+def weighed_steps(
+    sampler: Sampler,
+    evaluate: Callable[[Array, Array], tuple[Prediction, Any]],
+    aim: Callable[[Array, Array, Array, Any, Array], Array],
+    schedule: NoiseSchedule,
+    x: Array,
+    plan: Plan,
+    keys: Array,
+    twist: Twist,
+    number: int,
+    resample: Resampling,
+) -> Particles:
+    """The particles of `twisted`, whose proposal is q(x_s | x_t) = N(aim, std^2) for the sampler's own N(mean, std^2).
+
+    Args:
+        sampler, schedule, twist, number, resample: the arguments of `twisted`, which are checked.
+        evaluate: (x_t, t) -> (prediction of the denoiser, a pytree that `aim` needs).
+        aim: (mean, std, x_t, that pytree, number i of the step) -> mean of the proposal.
+        x, plan, keys: the start, as `prepared` returns it, and the keys.
+    """
     steps = plan.t.shape[0]
 
     def look(x, t, memory):
         """The quantities that the next step from x_t needs."""
-        prediction = checked(denoise)(x, t)
-        moved = prediction if proposal is None else checked(proposal)(x, t)
+        prediction, hint = evaluate(x, t)
         log_psi, memory = twist.apply(memory, x, t, prediction.x0)
-        return x, prediction, moved, log_psi, memory
+        return x, prediction, hint, log_psi, memory
 
     def move(carry, i, step_keys):
-        x, prediction, moved, before, memory = carry
+        x, prediction, hint, before, memory = carry
         mean, std = gaussian_step(sampler, prediction, schedule, x, plan, i)
-        aim = mean if proposal is None else gaussian_step(sampler, moved, schedule, x, plan, i)[0]
         drawn = std > 0
-        shift = jnp.where(drawn, (aim - mean) / jnp.where(drawn, std, 1), 0)
+        shift = jnp.where(drawn, (aim(mean, std, x, hint, i) - mean) / jnp.where(drawn, std, 1), 0)
         noise = normal(step_keys, 1, x)[0]
         x = mean + std * (shift + noise)
         ratio = -jnp.sum(shift * (noise + shift / 2), axis=tuple(range(1, x.ndim)))  # log p(x_s | x_t) / q(x_s | x_t)
-        ended = lambda: (x, prediction, moved, rewards(twist.log_reward, x), memory)
+        ended = lambda: (x, prediction, hint, rewards(twist.log_reward, x), memory)
         carry = jax.lax.cond(i == steps - 1, ended, lambda: look(x, plan.s[i], memory))
         dead = jnp.isneginf(before)  # what has no weight has none later
         return carry, jnp.where(dead, before, ratio + carry[3] - jnp.where(dead, 0, before))

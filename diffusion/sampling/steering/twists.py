@@ -38,7 +38,7 @@ def tilt(log_reward: LogReward, strength: Callable[[ArrayLike], ArrayLike] = lam
 
     With p(y | x_0) in the place of the reward it is the twist of the twisted diffusion sampler; the difference of two
     such is the potential "difference" of Feynman-Kac steering. A strength that grows from 0 to 1 is the tempering of
-    DAS, as the estimate says little at first.
+    `das`, as the estimate says little at first.
 
     Args:
         log_reward: x_0 `[B, ...]` -> log-reward `[B]`.
@@ -50,7 +50,8 @@ def tilt(log_reward: LogReward, strength: Callable[[ArrayLike], ArrayLike] = lam
     """
 
     def apply(memory, x_t, t, x0):
-        return jnp.asarray(strength(t)) * rewards(log_reward, x0), memory
+        factor = jnp.asarray(strength(t))
+        return jnp.where(factor > 0, factor * rewards(log_reward, x0), 0), memory  # 0 of a reward of -inf too
 
     return Twist(lambda x: (), apply, log_reward)
 
