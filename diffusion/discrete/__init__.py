@@ -60,6 +60,7 @@ from diffusion.discrete.predictions import (
     Reading as Reading,
     from_context as from_context,
     from_logits as from_logits,
+    from_rates as from_rates,
     from_ratios as from_ratios,
     from_scaled_ratios as from_scaled_ratios,
     predictor as predictor,

@@ -59,7 +59,7 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
     x_t = jnp.where(block_numbers > chosen, mask, x_t)
     log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
     errors = jnp.where((x_t == mask) & (block_numbers == chosen), -log_x0, 0.0)
-    return number * process.keeping.decay(t) / process.keeping.replaced(t) * jnp.sum(errors, -1)
+    return number * process.keeping.unmasking_rate(t) * jnp.sum(errors, -1)
 
 
 def semi_autoregressive(block: int) -> SymbolSampler:

@@ -107,8 +107,7 @@ def masked_bound_of(likelihood: LogLikelihood, process: AnyProcess, keys: Array,
         raise ValueError("masked_bound: the process has no mask. Valid: discrete.absorbing, or score_entropy_bound")
     x_t = noised(process, keys, x0, t)
     errors = jnp.where(x_t == process.mask, -likelihood(x_t, t, x0), 0.0)
-    weight = process.keeping.decay(t) / process.keeping.replaced(t)
-    return weight * over_positions(errors)
+    return process.keeping.unmasking_rate(t) * over_positions(errors)
 
 
 def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0: Array, t: Array) -> Array:

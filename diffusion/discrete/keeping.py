@@ -32,6 +32,11 @@ class Keeping(NamedTuple):
         """-alpha'(t) / alpha(t): replacements of a symbol in a unit of time; infinite at t = 1."""
         return self.decay(t) / self.alpha(t)
 
+    def unmasking_rate(self, t: ArrayLike) -> Array:
+        """-alpha'(t) / (1 - alpha(t)): the rate at which a mask goes as t falls; 0 at t = 0, where there is none."""
+        replaced = self.replaced(t)
+        return jnp.where(replaced > 0, self.decay(t) / jnp.where(replaced > 0, replaced, 1.0), 0.0)
+
 
 def linear() -> Keeping:
     """alpha(t) = 1 - t: the same number of symbols is replaced in any two stretches of time of one length.

@@ -1,18 +1,28 @@
 """What a network says of the clean symbols: log p(x_0 | x_t), made once of its output."""
 
-__all__ = ["Predictor", "Reading", "from_context", "from_logits", "from_ratios", "from_scaled_ratios", "predictor"]
+__all__ = [
+    "Predictor",
+    "Reading",
+    "from_context",
+    "from_logits",
+    "from_rates",
+    "from_ratios",
+    "from_scaled_ratios",
+    "predictor",
+]
 
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from diffusion.arrays.arguments import require_shape
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.processes import Process
-from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.schedules import left_broadcast
 
 Predictor = Callable[[Array, Array], Array]
@@ -33,7 +43,7 @@ def predictor(
         network: (x_t, t, condition) -> output `[B, ..., K]`.
         process: the process.
         read: the meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits`, `from_context`,
-            `from_ratios` or `from_scaled_ratios`.
+            `from_ratios`, `from_scaled_ratios` or `from_rates`.
         condition: the condition, a pytree of arrays `[B, ...]`.
 
     Returns:
@@ -120,8 +130,12 @@ def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) ->
         float32 `[B, ..., K]`. A score that no data has may give numbers below 0; they are taken as 0, and the rest is
         divided by its sum.
 
+    Raises:
+        ValueError: for token masks and a path of distances, which have no ratios.
+
     The paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution".
     """
+    _check_ratios("from_ratios", process)
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
     ratios = jnp.where(here, 1.0, jnp.exp(log_ratios.astype(jnp.promote_types(log_ratios.dtype, jnp.float32))))
     x0 = jnp.maximum(process.x0_of_ratios(x_t, ratios, t), 0.0)
@@ -153,3 +167,41 @@ def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array)
         raise ValueError("from_scaled_ratios: the process has no mask. Valid: absorbing, or from_ratios")
     scale = jnp.log(process.keeping.replaced(t)) - jnp.log(process.keeping.alpha(t)) + jnp.log(process.size - 1)
     return from_ratios(process, output - left_broadcast(scale, output), x_t, t)
+
+
+def from_rates(process: AnyProcess, log_rates: Array, x_t: Array, t: Array) -> Array:
+    """The log-probabilities of the rates at which the reversed process jumps from x_t to each symbol: their logarithm.
+
+        rate(y) = R_t(y, x_t) p_t(y) / p_t(x_t),    `Process.reverse_rates` is the way back
+
+    with the rates R_t(y, x_t) of the process itself, which are beta(t) pi(x_t) except for a `RateProcess`.
+
+    Args:
+        process: the process; of a `RateProcess` one in which every symbol jumps to every other at once.
+        log_rates: float `[B, ..., K]`; the number at y = x_t is not read.
+        x_t: int `[B, ...]` symbols at time t.
+        t: times in (0, 1), `[B]`.
+
+    Returns:
+        float32 `[B, ..., K]`, as `from_ratios`.
+
+    Raises:
+        ValueError: for rates of which some are 0: they say nothing of those ratios. Also as `from_ratios`.
+
+    The paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models", proposition 1.
+    """
+    _check_ratios("from_rates", process)
+    if isinstance(process, RateProcess) and np.any((process.rates == 0) & ~np.eye(process.size, dtype=bool)):
+        raise ValueError(
+            "from_rates: some rates of this process are 0, and say nothing of the ratios there. Valid: rates above 0, "
+            "or from_ratios"
+        )
+    into = process.rates_into(x_t, t)
+    log_ratios = jnp.where(into > 0, log_rates - jnp.log(jnp.where(into > 0, into, 1.0)), -jnp.inf)
+    return from_ratios(process, log_ratios, x_t, t)
+
+
+def _check_ratios(name: str, process: AnyPath) -> None:
+    """Refuses what has no ratios for the reading of a name."""
+    if not hasattr(process, "x0_of_ratios"):
+        raise ValueError(f"{name}: token_masks and a metric_path have no ratios. Valid: a process, or from_logits")

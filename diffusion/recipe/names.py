@@ -256,6 +256,7 @@ READINGS = values(
     context=discrete.from_context,
     ratios=discrete.from_ratios,
     scaled_ratios=discrete.from_scaled_ratios,
+    rates=discrete.from_rates,
 )  # readings of the outputs of networks of symbols
 MANIFOLDS = table(
     manifolds.euclidean,

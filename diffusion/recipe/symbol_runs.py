@@ -56,6 +56,7 @@ def check(recipe: Any) -> None:
             raise ValueError(
                 f"the network has {size} symbols, but the process has {process.size}. Valid: the same number in both"
             )
+    _check_reading(recipe, recipe.objective.reads)
     _check_sampler(recipe, process)
 
 
@@ -128,6 +129,17 @@ def _check_unread(config: Mapping) -> None:
         default = value(plainest, field)
         if value(plain(config), field) != default:
             raise ConfigError(f"config.{field} = {value(plain(config), field)!r}, but {why}. Valid: {default!r}.")
+
+
+def _check_reading(recipe: Any, reads: Restores) -> None:
+    """Refuses a reading that the process does not have, by a trial on one symbol."""
+    with fits.blamed_on(recipe.config, "objective.reading", "objective.process"):
+        jax.eval_shape(
+            lambda output, x, t: reads.reading(reads.process, output, x, t),
+            jax.ShapeDtypeStruct((1, 1, reads.process.size), np.float32),
+            jax.ShapeDtypeStruct((1, 1), np.int32),
+            jax.ShapeDtypeStruct((1,), np.float32),
+        )
 
 
 def _check_sampler(recipe: Any, process: AnyPath) -> None:

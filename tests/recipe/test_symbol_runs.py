@@ -68,6 +68,9 @@ def test_the_entries_name_processes_readings_and_samplers(text):
     ratios = {**entropy, "process": rates, "reading": {"name": "ratios"}}
     recipe = checks.validate(config_of(text, **{"objective": ratios}))
     assert recipe.objective.reads.reading is discrete.from_ratios
+    full = rates | {"rates": {"name": "gaussian_rates", "size": 3, "width": 1.0}}
+    by_rates = {**entropy, "process": full, "reading": {"name": "rates"}}
+    assert checks.validate(config_of(text, objective=by_rates)).objective.reads.reading is discrete.from_rates
     expected = discrete.rate_process(discrete.cosine(), discrete.banded_rates(3))
     np.testing.assert_array_equal(recipe.objective.reads.process.rates, expected.rates)
     for sampler in (
@@ -116,6 +119,23 @@ REFUSED = [
 def test_what_does_not_fit_is_refused_before_anything_is_read(changes, message):
     with pytest.raises(ConfigError, match=message):
         checks.validate(config_of(**changes))
+
+
+BANDED = {"name": "rate_process", "keeping": LINEAR, "rates": {"name": "banded_rates", "size": 4}}
+TOKENS = {"name": "token_masks", "powers": (1.0, 2.0, 0.5)}
+PATH = {"name": "metric_path", "distances": {"name": "line_distances", "size": 4}}
+
+
+@pytest.mark.parametrize("objective, process, reading, message", [
+    ("score_entropy", UNIFORM, "scaled_ratios", "from_scaled_ratios: the process has no mask"),
+    ("score_entropy", BANDED, "rates", "from_rates: some rates of this process are 0"),
+    ("masked_diffusion", TOKENS, "ratios", "from_ratios: token_masks and a metric_path have no ratios"),
+    ("discrete_flow_matching", PATH, "rates", "from_rates: token_masks and a metric_path have no ratios"),
+])  # fmt: skip
+def test_a_reading_that_the_process_does_not_have_is_refused(objective, process, reading, message):
+    entry = {"name": objective, "process": process, "reading": {"name": reading}, "wrappers": ()}
+    with pytest.raises(ConfigError, match=rf"config\.objective\.reading = .*{reading}.*{message}"):
+        checks.validate(config_of(objective=entry | {"density": {"name": "uniform_density"}}))
 
 
 UNIFORM_RUN = {
