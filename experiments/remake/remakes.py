@@ -12,6 +12,7 @@ from diffusion.experiments.remake import (
     published_costs,
     reflow_toy,
     sbi_posteriors,
+    sddm_toy,
     terminal_snr,
 )
 from diffusion.experiments.remake.claims import Remake
@@ -28,6 +29,7 @@ MODULES = (
     flow_map_toy,
     gan_digits,
     sbi_posteriors,
+    sddm_toy,
 )
 REMAKES: dict[str, Remake] = {
     remake.name: remake
