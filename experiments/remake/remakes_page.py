@@ -10,8 +10,8 @@ from diffusion.training.runtime import progress
 LEFT_OUT = (  # (what, why)
     (
         "Tong et al. 2024, arXiv 2302.00482, table 2",
-        "the table could not be read in the paper's text; notes that quote it have four of its path energies, and the "
-        "ranges over four pairs (OT-CFM 0.018 to 0.087, I-CFM 0.222 to 2.738)",
+        "the table could not be read in the paper's text; `plane_pairs` has its methods and clouds from a "
+        "later paper of the authors, which could be read",
     ),
     (
         "Cardoso et al. 2023, arXiv 2308.07983 (MCGDiff), the table of Gaussian mixtures",
@@ -19,8 +19,8 @@ LEFT_OUT = (  # (what, why)
     ),
     (
         "Sun et al. 2022, arXiv 2211.16750 (SDDM), table 1",
-        "the copies of the paper that we can read end before the table, and no code quotes its values; the section "
-        "of sddm_toy has SDDM's figures on the same clouds from a paper that could be read",
+        "the copies of the paper that we can read end before the table, and no code quotes its values; `sddm_toy` "
+        "has SDDM's figures on the same clouds from a later paper, which could be read",
     ),
 )
 HEADER = ("figure", "published", "here", "verdict")

@@ -17,6 +17,7 @@ from sklearn import datasets
 
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.remake.claims import Published, Remake
+from diffusion.experiments.remake.plane_pairs import ring
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,8 +41,7 @@ def spirals(rng: np.random.Generator, number: int) -> np.ndarray:
 
 def gaussians(rng: np.random.Generator, number: int) -> np.ndarray:
     """Eight Gaussians on a circle."""
-    angle = rng.integers(8, size=number) * np.pi / 4
-    return (4 * np.stack([np.cos(angle), np.sin(angle)], 1) + 0.5 * rng.standard_normal((number, 2))) / 1.414
+    return ring(rng, number, 4.0, 0.5) / 1.414
 
 
 def checkerboard(rng: np.random.Generator, number: int) -> np.ndarray:
@@ -61,12 +61,12 @@ def pinwheel(rng: np.random.Generator, number: int) -> np.ndarray:
 
 def circles(rng: np.random.Generator, number: int) -> np.ndarray:
     """Two noisy circles."""
-    return 3 * datasets.make_circles(number, factor=0.5, noise=0.08, random_state=_seed(rng))[0]
+    return 3 * np.asarray(datasets.make_circles(number, factor=0.5, noise=0.08, random_state=_seed(rng))[0])
 
 
 def moons(rng: np.random.Generator, number: int) -> np.ndarray:
     """Two noisy half circles."""
-    return 2 * datasets.make_moons(number, noise=0.1, random_state=_seed(rng))[0] - np.array([1, 0.2])
+    return 2 * np.asarray(datasets.make_moons(number, noise=0.1, random_state=_seed(rng))[0]) - np.array([1, 0.2])
 
 
 def swissroll(rng: np.random.Generator, number: int) -> np.ndarray:
@@ -196,7 +196,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
     side = np.linspace(-4, 4, 20)
     grid = encode(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2), unit)
     prior = jax.random.randint(jax.random.key(int(seed)), (number + starts, 2), 0, CELLS)
-    start = jnp.concatenate([prior[:number], *(jnp.repeat(each, repeats, 0) for each in (prior[number:], grid))])
+    start = jnp.concatenate([prior[:number], *(jnp.repeat(cells, repeats, 0) for cells in (prior[number:], grid))])
     run = jax.jit(reverse, static_argnames=("method", "steps"))
     values: dict[str, Any] = {}
     for method in RATES:
@@ -205,9 +205,9 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
         bits = (repeated.reshape(starts, repeats, 2, 1) >> np.arange(COUNTED)) & 1
         moved = np.bitwise_count(carried ^ np.asarray(start)[-len(carried) :]).sum(1)
         counted_bits = deviation(bits.reshape(starts, repeats, -1)), moved.mean(), jumps[-len(carried) :].mean()
-        whole = [float(a) + b for a, b in zip(counted_bits, coins(method, steps, repeats), strict=True)]
-        found = (discrepancy(drawn, law), *whole)
-        values |= {FIGURE.format(name, method, figure): value for figure, value in zip(FIGURES, found, strict=True)}
+        sums = [float(a) + b for a, b in zip(counted_bits, coins(method, steps, repeats), strict=True)]
+        figures = (discrepancy(drawn, law), *sums)
+        values |= {FIGURE.format(name, method, figure): value for figure, value in zip(FIGURES, figures, strict=True)}
         if seed == "0":
             values[f"{method} points"] = decode(drawn[:4000], unit)
     return values
