@@ -110,11 +110,11 @@ class Kind(NamedTuple):
 
     Attributes:
         family: the beginning of its classes' names, and of its relatives' names.
-        denoiser: the name of the denoiser's folder.
         readers: the uses of the text encoders, in the order that `condition` takes them.
         condition: (prompts, *encoders, **how) -> condition.
-        multiple: denoiser -> the number that divides the sides of its latents.
         usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
+        denoiser: the name of the denoiser's folder.
+        multiple: denoiser -> the number that divides the sides of its latents.
         image_guidance: scale of the guidance by the picture that is edited, in the same `__call__`; 1 is none.
         undistilled: the same for a denoiser that reads no strength, where the class expects one; None: `usual`.
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
@@ -144,11 +144,11 @@ class Kind(NamedTuple):
     """
 
     family: str
-    denoiser: str
     readers: tuple[Reader, ...]
     condition: Callable[..., dict[str, Any]]
-    multiple: Callable[[nn.Module], int]
     usual: Usual
+    denoiser: str = "transformer"
+    multiple: Callable[[Any], int] = lambda denoiser: denoiser.patch
     image_guidance: float = 1.0
     undistilled: Usual | None = None
     unit_clock: bool = False

@@ -48,7 +48,7 @@ def made_model():
         encoded.append(list(texts))
         return {"tokens": jnp.stack([jnp.linspace(0, len(text), WIDTH) for text in texts])}
 
-    kind = pipelines.Kind("Made", "unet", (), condition, lambda denoiser: 1, pipelines.Usual())
+    kind = pipelines.Kind("Made", (), condition, pipelines.Usual(), "unet", lambda denoiser: 1)
     kernel = jax.random.normal(jax.random.key(0), (WIDTH, 3)) / 10
     params = {"unet": {"kernel": kernel}, "vae": {}}
     modules = {"unet": Product(), "vae": Pixels()}

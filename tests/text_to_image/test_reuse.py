@@ -31,7 +31,7 @@ def model():
             return module.apply(variables, x, clock, condition["label"], **more)
 
     condition = lambda texts, **how: {"label": jnp.array([len(text) % 3 for text in texts])}
-    kind = pipelines.Kind("Made", "denoiser", (), condition, lambda denoiser: 2, pipelines.Usual())
+    kind = pipelines.Kind("Made", (), condition, pipelines.Usual(), "denoiser", lambda denoiser: 2)
     modules = {"denoiser": Denoiser(), "vae": Pixels()}
     process = schedulers.read(CONFIG)
     return text_to_image.TextToImage("", kind, modules, {"denoiser": params, "vae": {}}, {}, process, 8, False)

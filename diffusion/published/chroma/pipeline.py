@@ -32,11 +32,10 @@ def _objection(denoiser: Any) -> str:
 
 CHROMA = Kind(
     "Chroma",
-    "transformer",
     (Reader(how={"masked": True}, length=512),),
     chroma,
-    lambda denoiser: PATCH,
     Usual(35, 5.0),
+    multiple=lambda denoiser: PATCH,
     unit_clock=True,
     even=True,
     objection=_objection,

@@ -28,10 +28,8 @@ COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, masked=False)
 PAIRED_CLIPS = Video(81, (768, 1360), 16.0, masked=False)  # from the card of CogVideoX 1.5
 COGVIDEOX = Kind(
     "CogVideoX",
-    "transformer",
     (Reader(length=226),),
     cogvideox,
-    lambda denoiser: denoiser.patch,
     Usual(50, 6.0),
     network=CogVideoX,
     video=COGVIDEOX_CLIPS,

@@ -28,11 +28,10 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
 # FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
 FLUX = Kind(
     "Flux",
-    "transformer",
     (Reader(), Reader("_2", length=512)),
     flux,
-    lambda denoiser: PATCH,
     Usual(28, 3.5),
+    multiple=lambda denoiser: PATCH,
     undistilled=Usual(4, 1.0),
     unit_clock=True,
     even=True,

@@ -42,11 +42,10 @@ def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, 
 
 FLUX2_KLEIN = Kind(
     "Flux2Klein",
-    "transformer",
     (Reader(how={"masked": True, "layers": (9, 18, 27)}, length=512),),
     flux2_klein,
-    lambda module: 1,
     Usual(50, 4.0),
+    multiple=lambda module: 1,
     unit_clock=True,
     even=True,
     by_steps=True,

@@ -36,11 +36,10 @@ def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: 
 
 HUNYUAN_VIDEO = Kind(
     "HunyuanVideo",
-    "transformer",
     (Reader(how={"masked": True, "layers": (-3,)}, length=95 + 256), Reader("_2")),
     hunyuan_video,
-    lambda denoiser: PATCH,
     Usual(50, 6.0),
+    multiple=lambda denoiser: PATCH,
     unit_clock=True,
     even=True,
     network=HunyuanVideo,

@@ -27,11 +27,10 @@ def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]
 LTX_CLIPS = Video(161, (512, 704), 25.0, clean=True)
 LTX = Kind(
     "LTX",
-    "transformer",
     (Reader(length=128),),
     ltx_video,
-    lambda module: 1,
     Usual(50, 3.0),
+    multiple=lambda module: 1,
     even=True,
     network=LTXVideo,
     video=LTX_CLIPS,

@@ -31,11 +31,10 @@ def lumina2(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, 
 
 LUMINA2 = Kind(
     "Lumina2",
-    "transformer",
     (Reader(how={"masked": True, "layers": (-2,)}, length=256, left=False),),
     lumina2,
-    lambda denoiser: PATCH,
     Usual(30, 4.0),
+    multiple=lambda denoiser: PATCH,
     unit_clock=True,
     even=True,
     network=Lumina2,

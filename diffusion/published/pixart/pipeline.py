@@ -21,14 +21,7 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     return {"text": embeddings.tokens, "text_mask": embeddings.mask}
 
 
-PIXART_ALPHA = Kind(
-    "PixArt",
-    "transformer",
-    (Reader(how={"masked": True}, length=120),),
-    pixart,
-    lambda denoiser: denoiser.patch,
-    Usual(20, 4.5),
-)
+PIXART_ALPHA = Kind("PixArt", (Reader(how={"masked": True}, length=120),), pixart, Usual(20, 4.5))
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
 KINDS = {"PixArtAlphaPipeline": PIXART_ALPHA, "PixArtSigmaPipeline": PIXART_SIGMA}
 """The pipelines by the names of their classes in diffusers."""

@@ -34,11 +34,10 @@ def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, A
 
 QWEN_IMAGE = Kind(
     "QwenImage",
-    "transformer",
     (Reader(how={"masked": True}, length=34 + 512),),
     qwen_image,
-    lambda denoiser: PATCH,
     Usual(50, 4.0),
+    multiple=lambda denoiser: PATCH,
     unit_clock=True,
     even=True,
     network=QwenImage,

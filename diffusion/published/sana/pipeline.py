@@ -54,14 +54,7 @@ def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **h
 
 
 SANA = Kind(
-    "Sana",
-    "transformer",
-    (Reader(how={"masked": True}, length=300, left=False),),
-    sana,
-    lambda denoiser: denoiser.patch,
-    Usual(20, 4.5),
-    network=Sana,
-    instructed=True,
+    "Sana", (Reader(how={"masked": True}, length=300, left=False),), sana, Usual(20, 4.5), network=Sana, instructed=True
 )
 SANA_SPRINT = SANA._replace(family="SanaSprint", usual=Usual(2, 4.5), unit_clock=True, strength=True)
 KINDS = {"SanaPipeline": SANA, "SanaSprintPipeline": SANA_SPRINT}

@@ -44,11 +44,11 @@ def _halvings(denoiser: Any) -> int:
 
 SD = Kind(
     "StableDiffusion",
-    "unet",
     (Reader(),),
     stable_diffusion,
-    _halvings,
     Usual(50, 7.5),
+    denoiser="unet",
+    multiple=_halvings,
     inpainting="StableDiffusionInpaintPipeline",
     edits="StableDiffusionInstructPix2PixPipeline",
 )
@@ -57,11 +57,11 @@ EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5, **ALONE)
 CONSISTENCY = SD._replace(family="LatentConsistencyModel", usual=LCM, **ALONE)
 XL = Kind(
     "StableDiffusionXL",
-    "unet",
     (Reader(how=HIDDEN), Reader("_2", HIDDEN)),
     stable_diffusion_xl,
-    _halvings,
     Usual(50, 5.0),
+    denoiser="unet",
+    multiple=_halvings,
     zeros=True,
     inpainting="StableDiffusionXLInpaintPipeline",
     edits="StableDiffusionXLInstructPix2PixPipeline",

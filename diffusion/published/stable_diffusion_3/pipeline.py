@@ -46,10 +46,8 @@ def stable_diffusion_3(
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
 SD_3 = Kind(
     "StableDiffusion3",
-    "transformer",
     (Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)),
     stable_diffusion_3,
-    lambda denoiser: denoiser.patch,
     Usual(28, 7.0),
 )
 SD_3_CONTROLLED = SD_3._replace(attaches="controlnet")

@@ -28,11 +28,10 @@ def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Arra
 WAN_CLIPS = Video(81, (480, 832), 16.0, second="transformer_2")
 WAN = Kind(
     "Wan",
-    "transformer",
     (Reader(how={"masked": True}, length=512),),
     wan,
-    lambda denoiser: PATCH,
     Usual(50, 5.0),
+    multiple=lambda denoiser: PATCH,
     network=Wan,
     video=WAN_CLIPS,
 )

@@ -25,11 +25,10 @@ def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]
 # diffusers writes pos + w (pos - neg), without guidance at w = 0: our scales are one more.
 Z_IMAGE = Kind(
     "ZImage",
-    "transformer",
     (Reader(how={"masked": True, "layers": (-2,)}, length=512),),
     z_image,
-    lambda denoiser: PATCH,
     Usual(50, 6.0),
+    multiple=lambda denoiser: PATCH,
     unit_clock=True,
     even=True,
     network=ZImage,
