@@ -54,8 +54,5 @@ def euclidean(*shape: int) -> Manifold:
         tangent_normal=lambda key, x: jax.random.normal(key, x.shape, jnp.result_type(x)),
         wrapped_log_density=wrapped.open_(log, inner, no_change, dimension),
         cut_distance=lambda x, y: flat(x, y) + jnp.inf,
-        log_volume=math.inf,
-        uniform=None,
-        injectivity_radius=math.inf,
         check=checked(name, shape, "coordinates are finite", lambda x: np.abs(x - x).max(axes)),
     )

@@ -100,9 +100,6 @@ def poincare(n: int) -> Manifold:
         tangent_normal=lambda key, x: lift(x, jax.random.normal(key, x.shape, jnp.result_type(x))),
         wrapped_log_density=wrapped_log_density,
         cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
-        log_volume=math.inf,
-        uniform=None,
-        injectivity_radius=math.inf,
         check=checked(
             name, (n,), "points are shorter than 1", lambda x: outside(np.linalg.norm(x, axis=-1)) + 0 * x[..., 0], 0.0
         ),
@@ -198,9 +195,6 @@ def lorentz(n: int) -> Manifold:
         tangent_normal=tangent_normal,
         wrapped_log_density=wrapped.open_(log, inner, log_volume_change, n),
         cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
-        log_volume=math.inf,
-        uniform=None,
-        injectivity_radius=math.inf,
         check=checked(name, (n + 1,), "x_0 is (1 + x_1^2 + ... + x_n^2)^(1/2)", off),
     )
 

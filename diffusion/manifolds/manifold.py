@@ -60,10 +60,10 @@ class Manifold(NamedTuple):
         wrapped_log_density: (mean, scale, x) -> `[...]`, of `wrapped_normal`, in the volume of the metric.
         cut_distance: (x, y) -> `[...]`, by how much the geodesic from x to y may become longer and stay the shortest;
             inf where there is no cut locus.
+        check: x -> None; ValueError if the shape is wrong, or, outside of `jit`, if a point is off the manifold.
         log_volume: log of the total volume; inf where the manifold is not compact.
         uniform: (key, batch shape) -> draws, uniform in the volume of the metric; None where that is infinite.
         injectivity_radius: the least distance of a point from its cut locus.
-        check: x -> None; ValueError if the shape is wrong, or, outside of `jit`, if a point is off the manifold.
     """
 
     name: str
@@ -82,10 +82,10 @@ class Manifold(NamedTuple):
     tangent_normal: Callable[[Array, Any], Any]
     wrapped_log_density: Callable[[Any, Any, Any], Array]
     cut_distance: Callable[[Any, Any], Array]
-    log_volume: float
-    uniform: Callable[[Array, tuple[int, ...]], Any] | None
-    injectivity_radius: float
     check: Callable[[Any], None]
+    log_volume: float = math.inf
+    uniform: Callable[[Array, tuple[int, ...]], Any] | None = None
+    injectivity_radius: float = math.inf
 
     @property
     def volume(self) -> float:

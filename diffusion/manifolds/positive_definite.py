@@ -108,9 +108,6 @@ def positive_definite(n: int) -> Manifold:
         tangent_normal=lambda key, x: lift(x, jax.random.normal(key, x.shape, jnp.result_type(x))),
         wrapped_log_density=wrapped.open_(log, inner, log_volume_change, dimension),
         cut_distance=lambda x, y: jnp.full_like(distance(x, y), jnp.inf),
-        log_volume=math.inf,
-        uniform=None,
-        injectivity_radius=math.inf,
         check=checked(name, (n, n), "points are symmetric matrices with positive eigenvalues", off),
     )
 

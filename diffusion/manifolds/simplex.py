@@ -99,7 +99,6 @@ def simplex(n: int) -> Manifold:
         cut_distance=lambda p, q: jnp.full_like(distance(p, q), jnp.inf),
         log_volume=ball.log_volume - math.log(2),
         uniform=lambda key, shape: jax.random.dirichlet(key, jnp.full(n + 1, 0.5), shape),
-        injectivity_radius=math.inf,
         check=checked(
             name,
             (n + 1,),

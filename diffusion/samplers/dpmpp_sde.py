@@ -121,19 +121,14 @@ def dpmpp_2m_sde(
         return _Two(x, jnp.zeros_like(x), jnp.asarray(jnp.inf, x.dtype))
 
     def step(state, denoise, schedule, plan, i, noise):
-        t = plan.t[i]
-        s = plan.s[i]
-        prediction = denoise(state.x, t)
-        x0 = prediction.x0
-        h = log_ratio(schedule, s) - log_ratio(schedule, t)
-        x = _held(schedule, t, s, h, state.x, prediction, noise, eta, s_noise)
+        x, x0, h = _held(state.x, denoise, schedule, plan, i, noise, eta, s_noise)
         both = jnp.isfinite(h) & jnp.isfinite(state.h)
         if lower_order_final:
             both &= i < plan.t.shape[0] - 1
         ratio = jnp.where(both, h / jnp.where(both, state.h, 1), 0)
         k = (1 + eta) * h
         c = -jnp.expm1(-k) / 2 if solver == "midpoint" else _phi_2(k)
-        return _Two(x + schedule.alpha(s) * c * ratio * (x0 - state.x0), x0, h)
+        return _Two(x + schedule.alpha(plan.s[i]) * c * ratio * (x0 - state.x0), x0, h)
 
     return Sampler(init, step, draws=1 if eta > 0 else 0, nfe=lambda steps: steps)
 
@@ -177,12 +172,7 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         return _Three(x, none, none, unknown, unknown)
 
     def step(state, denoise, schedule, plan, i, noise):
-        t = plan.t[i]
-        s = plan.s[i]
-        prediction = denoise(state.x, t)
-        x0 = prediction.x0
-        h = log_ratio(schedule, s) - log_ratio(schedule, t)
-        x = _held(schedule, t, s, h, state.x, prediction, noise, eta, s_noise)
+        x, x0, h = _held(state.x, denoise, schedule, plan, i, noise, eta, s_noise)
         both = jnp.isfinite(h) & jnp.isfinite(state.h)
         h_now = jnp.where(both, h, 0)
         h_last = jnp.where(both, state.h, 1)
@@ -193,19 +183,22 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         d1 = u + h_last * d2
         k = (1 + eta) * h
         phi_2 = _phi_2(k)
-        x = x + schedule.alpha(s) * (phi_2 * h_now * d1 + (1 - 2 * phi_2 / k) * h_now**2 * d2)
+        x = x + schedule.alpha(plan.s[i]) * (phi_2 * h_now * d1 + (1 - 2 * phi_2 / k) * h_now**2 * d2)
         return _Three(x, x0, state.x0, h, state.h)
 
     return Sampler(init, step, draws=1 if eta > 0 else 0, nfe=lambda steps: steps)
 
 
-def _held(schedule, t, s, h, x, prediction, noise, eta, s_noise):
-    """The solution with the estimate of x_0 held fixed."""
+def _held(x, denoise, schedule, plan, i, noise, eta, s_noise):
+    """The solution of a step with the estimate of x_0 held fixed, the estimate, and the step's length in l."""
+    t, s = plan.t[i], plan.s[i]
+    prediction = denoise(x, t)
+    h = log_ratio(schedule, s) - log_ratio(schedule, t)
     if eta == 0:
-        return ddim_step(schedule, s, prediction)
+        return ddim_step(schedule, s, prediction), prediction.x0, h
     ratio = schedule.sigma(s) / schedule.sigma(t) * jnp.exp(-eta * h)
     x = ratio * x - schedule.alpha(s) * jnp.expm1(-(1 + eta) * h) * prediction.x0
-    return x + s_noise * schedule.sigma(s) * root(-jnp.expm1(-2 * eta * h)) * noise[0]
+    return x + s_noise * schedule.sigma(s) * root(-jnp.expm1(-2 * eta * h)) * noise[0], prediction.x0, h
 
 
 def _phi_2(k):

@@ -17,7 +17,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, zero_or_null
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, conv, linear, norm
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, example, only
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example, only
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -52,6 +52,11 @@ def _common_rows() -> list[Row]:
     ]
 
 
+def _part(box: Box, levels: int) -> str:
+    up = f"up_blocks.{levels - 1 - box.level}"
+    return {"down": f"down_blocks.{box.level}", "middle": "mid_block", "up": up}[box.part]
+
+
 def _unet_rows(module: UNet) -> list[Row]:
     levels = len(module.widths)
     table = [*_common_rows(), *norm("conv_norm_out", "norm_out"), *conv("conv_out", "conv_out")]
@@ -59,11 +64,7 @@ def _unet_rows(module: UNet) -> list[Row]:
         table.append(Row("class_embedding.weight", "classes"))
     attends = tuple(i in module.attention_levels for i in range(levels))
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
-        theirs = {
-            "down": f"down_blocks.{box.level}",
-            "middle": "mid_block",
-            "up": f"up_blocks.{levels - 1 - box.level}",
-        }[box.part]
+        theirs = _part(box, levels)
         if box.index is None:
             change = f"{theirs}.{box.part}samplers.0"
             table += (
@@ -87,11 +88,7 @@ def _song_rows(module: SongUNet) -> list[Row]:
     ]
     attends = tuple(module.attends(i) for i in range(levels))
     for box in boxes(module.widths, module.width, module.blocks, attends):
-        theirs = {
-            "down": f"down_blocks.{box.level}",
-            "middle": "mid_block",
-            "up": f"up_blocks.{levels - 1 - box.level}",
-        }[box.part]
+        theirs = _part(box, levels)
         if box.index is None:  # our names have the level after it
             level = box.level + (1 if box.part == "down" else -1)
             table += block_rows(f"{theirs}.resnet_{box.part}", f"{box.part}_{level}_resample", True)
