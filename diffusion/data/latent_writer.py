@@ -120,7 +120,7 @@ def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
     os.replace(part, file)
 
 
-def _settle(folder: pathlib.Path, description: Description, each: int) -> tuple[int, dict[str, int]]:
+def _settle(folder: pathlib.Path, description: Description, records: int) -> tuple[int, dict[str, int]]:
     """Notes what is being written, or compares it with what an earlier writing noted.
 
     Returns:
@@ -128,8 +128,8 @@ def _settle(folder: pathlib.Path, description: Description, each: int) -> tuple[
     """
     noted = next((folder / name for name in (INDEX, BEGUN) if (folder / name).is_file()), None)
     if noted is None:
-        _note(folder / BEGUN, description, each, {})
-        return each, {}
+        _note(folder / BEGUN, description, records, {})
+        return records, {}
     note = opener.read_json(noted)
     if differs := differences(parse(noted, note), description):
         raise CacheError(
@@ -138,8 +138,8 @@ def _settle(folder: pathlib.Path, description: Description, each: int) -> tuple[
     return note["shard_records"], note["files"]
 
 
-def _note(path: pathlib.Path, description: Description, each: int, sizes: Mapping[str, int]) -> None:
-    content = {"format": FORMAT, **description._asdict(), "shard_records": each, "files": sizes}
+def _note(path: pathlib.Path, description: Description, records: int, sizes: Mapping[str, int]) -> None:
+    content = {"format": FORMAT, **description._asdict(), "shard_records": records, "files": sizes}
     with atomic(path) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
@@ -154,6 +154,6 @@ def _alone(folder: pathlib.Path) -> Iterator[None]:
         yield
 
 
-def _names(size: int, each: int) -> list[str]:
-    number = math.ceil(size / each)
+def _names(size: int, records: int) -> list[str]:
+    number = math.ceil(size / records)
     return [f"latents-{i:05}-of-{number:05}.array_record" for i in range(number)]

@@ -53,25 +53,25 @@ def text(longest: int = LONGEST) -> Valid:
     )
 
 
-def several(each: Valid, least: int = 0, most: int = LONGEST) -> Valid:
+def several(entry: Valid, least: int = 0, most: int = LONGEST) -> Valid:
     """Lists of `least` to `most` values of one kind."""
     count = least if least == most else f"{least} to {most}"
     return Valid(
-        f"a list of {count}, each {each.words}",
-        lambda value: isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(each.holds, value)),
+        f"a list of {count}, each {entry.words}",
+        lambda value: isinstance(value, (list, tuple)) and least <= len(value) <= most and all(map(entry.holds, value)),
     )
 
 
-def table(each: Valid, most: int = LONGEST, names: Valid | None = None) -> Valid:
+def table(entry: Valid, most: int = LONGEST, names: Valid | None = None) -> Valid:
     """Tables of at most `most` fields, with values of one kind and names of one kind (texts by default)."""
     names = names or text()
     return Valid(
-        f"a table of at most {most} fields, each {each.words}",
+        f"a table of at most {most} fields, each {entry.words}",
         lambda value: (
             isinstance(value, Mapping)
             and len(value) <= most
             and all(map(names.holds, value))
-            and all(map(each.holds, value.values()))
+            and all(map(entry.holds, value.values()))
         ),
     )
 

@@ -218,12 +218,12 @@ def features(reader: Reader, images: np.ndarray) -> np.ndarray:
     return chunks.applied(functools.partial(_compiled, reader.params), images, CHUNK)
 
 
-def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = None) -> Reader:
+def cached(name: str, train: Callable[[], Reader], folder: pathlib.Path | None = None) -> Reader:
     """The reader of a file, or a new one that is then kept in that file.
 
     Args:
         name: the name of the file, which encodes all that the reader depends on.
-        made: trains a new one.
+        train: trains a new one.
         folder: the folder of the file; "readers" in the library's cache by default.
     """
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
@@ -233,7 +233,7 @@ def cached(name: str, made: Callable[[], Reader], folder: pathlib.Path | None = 
     except (OSError, ValueError) as error:
         if failures.is_machine_failure(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
-        reader = made()
+        reader = train()
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.atomic(path) as file:
         arrays = {key: np.asarray(leaf) for key, leaf in reader.params.items()}

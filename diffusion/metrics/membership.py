@@ -42,8 +42,8 @@ def loss_scores(denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, 
         `[B]`.
     """
 
-    def error(own: Array) -> Array:
-        eps = normal(own, x)
+    def error(noise_keys: Array) -> Array:
+        eps = normal(noise_keys, x)
         return _squares(denoise(schedule.alpha(t) * x + schedule.sigma(t) * eps, t).eps - eps)
 
     return -jax.lax.map(error, split(keys, draws)).mean(0)

@@ -313,20 +313,20 @@ def _check_shapes(name: str, mean: tuple[int, ...], covariance: tuple[int, ...])
         )
 
 
-def differences(made: dict, required: dict) -> list[str]:
+def differences(stated: dict, required: dict) -> list[str]:
     """The fields in which two descriptions of features differ, in words.
 
     Args:
-        made: the "space" of statistics.
+        stated: the "space" of statistics.
         required: the description of the space to compare in.
 
     Returns:
         "field: made with OLD, but needed with NEW" for each, sorted.
     """
     return [
-        f"{field}: made with {made.get(field)!r}, but needed with {required.get(field)!r}"
-        for field in sorted(made.keys() | required.keys())
-        if made.get(field) != required.get(field)
+        f"{field}: made with {stated.get(field)!r}, but needed with {required.get(field)!r}"
+        for field in sorted(stated.keys() | required.keys())
+        if stated.get(field) != required.get(field)
     ]
 
 

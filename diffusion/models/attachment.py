@@ -171,16 +171,16 @@ class ControlNetBeside:
         return Attachment(params, entries, reads_base=self.reads_base, **facts)
 
 
-def begun(own: Any, base: Any) -> Any:
+def begun(initial: Any, base: Any) -> Any:
     """Parameters with which the training of a ControlNet begins: the base's where it has them, float32.
 
     Args:
-        own: initial parameters of the ControlNet. Where a leaf's first axis counts layers, it may have fewer.
+        initial: initial parameters of the ControlNet. Where a leaf's first axis counts layers, it may have fewer.
         base: parameters of the denoiser, whose first layers are copied.
     """
     leaves = leaves_of(base)
     first = lambda path, leaf: jnp.asarray(leaves.get(leaf_name(path), leaf))[: len(leaf)].astype(jnp.float32)
-    return jax.tree_util.tree_map_with_path(first, own)
+    return jax.tree_util.tree_map_with_path(first, initial)
 
 
 def check_heads(heads: int, of_base: int) -> None:

@@ -74,8 +74,8 @@ def weights(params: Any) -> Any:
     return params[HEADS][NAME]["network"]["autoencoder"]
 
 
-def with_weights(params: Any, own: Any) -> Any:
+def with_weights(params: Any, new: Any) -> Any:
     """The parameters of a run with other weights of the autoencoder."""
     head = params[HEADS][NAME]
-    head = {**head, "network": {**head["network"], "autoencoder": own}}
+    head = {**head, "network": {**head["network"], "autoencoder": new}}
     return {**params, HEADS: {**params[HEADS], NAME: head}}

@@ -51,9 +51,9 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
     return joined(list(zip(sizes, leaves)))
 
 
-def joined(own: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
+def joined(members: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
     """The process of leaves one after another, each with its number of values and its schedule; see `per_leaf`."""
-    sizes, leaves = zip(*own)
+    sizes, leaves = zip(*members)
     if any(leaf.trained is not None for leaf in leaves):
         raise ValueError(
             "per_leaf: a leaf has a schedule that trains with the model, which is not supported for pytrees. Valid: "

@@ -145,9 +145,9 @@ def _gather(what, images, space, keep, folder, fresh=False):
             ) from error
 
 
-def _require_same_dims(reference, own, real):
+def _require_same_dims(reference, samples, real):
     for tap, moments in real.statistics.moments.items():
-        ours = own.statistics.moments.get(tap)
+        ours = samples.statistics.moments.get(tap)
         if ours is not None and len(ours.mean) != len(moments.mean):
             raise StatisticsError(
                 f"{reference.spec} has {len(moments.mean)} features of {tap}, but the samples have {len(ours.mean)}; "

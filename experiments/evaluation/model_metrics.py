@@ -1,6 +1,6 @@
 """Metrics of a run's model beyond the distance of its samples: what `evaluate --workdir --metrics` can name.
 
-To add one: a function of a Subject below, `@of_pictures` where it takes nothing else, and a line in METRICS.
+To add one: a function of a Subject below, `@pictures_alone` where it takes nothing else, and a line in METRICS.
 """
 
 import math
@@ -49,18 +49,18 @@ class Subject(NamedTuple):
 Metric = Callable[[Subject], dict]
 
 
-def of_pictures(metric: Metric) -> Metric:
+def pictures_alone(metric: Metric) -> Metric:
     """Marks a metric that takes only pictures; a run on other examples that requests it is refused at once."""
-    metric.of_pictures = True  # type: ignore[attr-defined]
+    metric.pictures_alone = True  # type: ignore[attr-defined]
     return metric
 
 
 def takes_pictures_alone(metric: Metric) -> bool:
-    """Whether a metric is marked by `of_pictures`."""
-    return getattr(metric, "of_pictures", False)
+    """Whether a metric is marked by `pictures_alone`."""
+    return getattr(metric, "pictures_alone", False)
 
 
-@of_pictures
+@pictures_alone
 def accuracy(subject: Subject) -> dict:
     """Classifier accuracy score, and its ceiling: the score of the same number of real training images."""
     if not subject.config["model"].get("num_classes", 0):
@@ -90,7 +90,7 @@ def accuracy(subject: Subject) -> dict:
     return metrics
 
 
-@of_pictures
+@pictures_alone
 def copying(subject: Subject) -> dict:
     """Whether samples lie nearer to the training images than held-out images do: C_T, below -3 where they do; and
     the share of samples that are no near copies, beside the held-out images' share.

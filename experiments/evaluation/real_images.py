@@ -64,8 +64,8 @@ def read_splits(recipe: Recipe) -> tuple[Split, Split]:
     if recipe.config.data.buckets.area:
         height, width, *_ = recipe.examples.shape
         sizes = height, width
-    split_of_own = lambda own, split: _read(
-        python_objects.source_of(own, recipe.examples.num_classes, split), "stop", sizes
+    split_of_own = lambda records, split: _read(
+        python_objects.source_of(records, recipe.examples.num_classes, split), "stop", sizes
     )
     return split_of_own(recipe.data, "train"), split_of_own(recipe.held_out, "held out")
 

@@ -67,7 +67,7 @@ def progress(
         if state == "done"
         else f"{stopped_after}step {frame.step} of {frame.steps}, t = {frame.t:.2f}, {seconds:.1f} s"
     )
-    shown = lambda made: address(made, LARGEST if strip.rate else 0, strip.rate)
+    shown = lambda picture: address(picture, LARGEST if strip.rate else 0, strip.rate)
     figures = "".join(
         f'<figure><img src="{shown(picture)}" alt="the picture of seed {seed}"><figcaption>seed {seed}</figcaption>'
         "</figure>"

@@ -167,19 +167,19 @@ def _clauses(content: Mapping, field: str, where: str) -> tuple[Clause, ...]:
     return tuple(clauses)
 
 
-def _position(found: Any, before: int, where: str) -> tuple[str, int]:
+def _position(position: Any, before: int, where: str) -> tuple[str, int]:
     if not (
-        isinstance(found, (list, tuple))
-        and len(found) == 2
-        and found[0] in RELATIONS
-        and type(found[1]) is int
-        and 0 <= found[1] < before
+        isinstance(position, (list, tuple))
+        and len(position) == 2
+        and position[0] in RELATIONS
+        and type(position[1]) is int
+        and 0 <= position[1] < before
     ):
         raise PromptsError(
-            f"{where}: position = {limits.short(found)}. Valid: one of {', '.join(RELATIONS)}, and the number of an "
+            f"{where}: position = {limits.short(position)}. Valid: one of {', '.join(RELATIONS)}, and the number of an "
             "earlier clause."
         )
-    return found[0], found[1]
+    return position[0], position[1]
 
 
 def counted_objects(detections: Sequence[Detection], tag: str, rules: Rules = PUBLISHED) -> dict[str, list[Detection]]:

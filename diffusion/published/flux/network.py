@@ -195,7 +195,7 @@ class Flux(Layered, Backbone):
         single, picture, text, last = jnp.split(
             vectors, np.cumsum([3 * self.singles, 6 * self.depth, 6 * self.depth]), 1
         )
-        by_layers = lambda own, depth: own.reshape(len(t), depth, -1, self.width).swapaxes(0, 1)
+        by_layers = lambda vectors, depth: vectors.reshape(len(t), depth, -1, self.width).swapaxes(0, 1)
         both = by_layers(picture, self.depth), by_layers(text, self.depth)
         return tuple(jnp.split(last, 2, axis=1)), both, by_layers(single, self.singles)
 

@@ -185,7 +185,7 @@ def _read_levels(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]
             f"transformer_layers_per_block = {depths} has lists, so reverse_transformer_layers_per_block must list "
             "the layers of the upward half."
         )
-    attended = lambda each: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(each, down))
+    attended = lambda depths: tuple(depth if ATTENDS[kind] else 0 for depth, kind in zip(depths, down))
     return {
         "widths": widths,
         "depths": attended(depths),

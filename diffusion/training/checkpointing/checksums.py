@@ -180,7 +180,7 @@ def _summed(leaves: int, number: list[int], parts: list[_Part]) -> np.ndarray:
     return (sums % 2**32).astype(np.uint32)
 
 
-def _of_all(mine: np.ndarray, own: list[bool], subject: str) -> np.ndarray:
+def _of_all(mine: np.ndarray, local: list[bool], subject: str) -> np.ndarray:
     """The checksums, summed over all processes, uint32 [N]; a leaf that is a process's `own` keeps its own."""
     if jax.process_count() == 1:
         return mine
@@ -190,4 +190,4 @@ def _of_all(mine: np.ndarray, own: list[bool], subject: str) -> np.ndarray:
             f"process {', '.join(missing)} of this run has no checksums; that process's output has the reason"
         )
     total = sum(np.frombuffer(bytes.fromhex(text), np.uint32) for text in texts)  # modulo 2^32
-    return np.where(own, mine, total)
+    return np.where(local, mine, total)

@@ -103,32 +103,32 @@ def size(arrays: tuple[Array, ...]) -> int:
     return sum(array.bytes for array in arrays if array.space == 0)
 
 
-def _part(user: Instruction, number: int, whole: int) -> int:
+def _part(user: Instruction, number: int, operand_bytes: int) -> int:
     """The bytes that an instruction reads of its operand of this number."""
     if number == 0 and user.operation in ("slice", "dynamic-slice", "gather"):
-        return min(whole, sum(array.bytes for array in user.results))
+        return min(operand_bytes, sum(array.bytes for array in user.results))
     if number == 0 and user.operation in ("dynamic-update-slice", "scatter"):
         return 0
-    return whole
+    return operand_bytes
 
 
-def _read_by(module: Module, fused: Computation, number: int, whole: int) -> int:
+def _read_by(module: Module, fused: Computation, number: int, operand_bytes: int) -> int:
     """The bytes that a fusion reads of its operand of this number."""
     parameters = (instruction for instruction in fused.instructions.values() if instruction.operation == "parameter")
     names = [instruction.name for instruction in parameters if instruction.argument == str(number)]
     total = 0
     while names:
         name = names.pop()
-        total += whole if name == fused.root else 0
+        total += operand_bytes if name == fused.root else 0
         for user in fused.users(name):
             for place in (place for place, operand in enumerate(user.operands) if operand == name):
                 if user.operation == "bitcast":
                     names.append(user.name)
                 elif user.operation == "fusion":
-                    total += _read_by(module, module.computations[user.called[0]], place, whole)
+                    total += _read_by(module, module.computations[user.called[0]], place, operand_bytes)
                 else:
-                    total += _part(user, place, whole)
-    return min(total, whole)
+                    total += _part(user, place, operand_bytes)
+    return min(total, operand_bytes)
 
 
 def _written(module: Module, computation: Computation, name: str) -> int:
