@@ -30,7 +30,8 @@ def parameters(model: digit_models.DigitModel) -> int:
 def gaussian(width: int, depth: int, heads: int, hidden: int) -> digit_models.DigitModel:
     """Flow matching of patches before they are quantised, in batches {"z": float `[B, 64, 48]`, "label": int `[B]`}.
 
-    Its samples are patches too, float `[B, 64, 48]`.
+    Its samples are patches too, float `[B, 64, 48]`. The network predicts x_0, with the weight of the velocity's error:
+    a velocity would carry the noise of 48 numbers through the features of a patch.
 
     Args:
         width: features of a patch.
@@ -39,16 +40,17 @@ def gaussian(width: int, depth: int, heads: int, hidden: int) -> digit_models.Di
         hidden: hidden features of each layer's MLP.
     """
     line, velocity = digit_models.LINE, digit_models.VELOCITY
+    x0 = parameterizations.x0(velocity.clock)
     network = models.SequenceTransformer(
         width, depth, heads, num_classes=CLASSES, mlp_ratio=(hidden + 0.5) / width
     )  # rounded down
     called = digit_models.network_call(network)
     density = timesteps.logit_normal(line, strata=digit_models.TIMES)
-    matching = objectives.flow_matching(density, clock=velocity.clock)
+    matching = objectives.denoising(x0, objectives.weightings.constant(velocity), density)
 
     def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
         first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        denoise = parameterizations.denoiser(called(params), line, velocity, labels)
+        denoise = parameterizations.denoiser(called(params), line, x0, labels)
         plan = timesteps.plan(timesteps.uniform(line, steps))
         noise = samplers.prior(line, first, (LENGTH, CHANNELS))
         return MEAN + DEVIATION * samplers.sample(samplers.dpmpp_2m(), denoise, line, noise, plan, keys)

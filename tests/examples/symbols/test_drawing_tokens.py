@@ -1,5 +1,7 @@
 """Codes of drawings: patches, a codebook by hand, models of one size, and figures of pictures that are known."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -63,6 +65,15 @@ def test_the_gaussian_model_has_the_size_of_the_others(width, depth):
     assert 0 <= sizes["uniform"] - sizes["Gaussian"] < depth * (2 * width + 1)
     assert sizes["flow"] == sizes["uniform"] and sizes["masked"] == sizes["uniform"] + 2 * width + 1  # the mask's rows
     assert every["Gaussian"].bound is None
+
+
+@pytest.mark.extended
+def test_a_network_that_predicts_the_mean_of_the_patches_draws_it():
+    """It predicts x_0 in numbers of mean 0: zeros are the mean."""
+    model = token_models.gaussian(16, 1, 4, 64)
+    params = jax.tree.map(jnp.zeros_like, model.initial(0))
+    patches = model.sample(params, jax.random.split(jax.random.key(0), 2), jnp.zeros(2, int), 3)
+    np.testing.assert_allclose(patches, np.full((2, 64, 48), token_models.MEAN), atol=1e-6)
 
 
 @pytest.mark.extended
