@@ -35,6 +35,20 @@ def test_runs_have_names_and_commands_of_their_own():
     assert (second, third) == (f"diffusion sample --workdir={folder}", f"diffusion evaluate --workdir={folder}")
 
 
+def test_samplers_of_symbols_vary_and_one_that_the_process_lacks_is_refused_at_once():
+    usual = (train("symbols/prose:tiny"), sample(), evaluate())
+    samplers = [
+        {"name": "ancestral"},
+        {"name": "theta_trapezoidal"},
+        {"name": "unmasking", "choose": {"name": "surest", "number": 2}},
+    ]
+    made = record(product(each("sample.sampler", samplers), each("sample.steps", (4, 8))), usual)
+    assert [plan.name for plan in made.runs][:2] == ["sampler=ancestral,steps=4", "sampler=ancestral,steps=8"]
+    assert len({plan.name for plan in made.runs}) == 6
+    with pytest.raises(ConfigError, match=r"sample\.sampler = \{'name': 'heun'\}.*trains a predictor of symbols"):
+        record(each("sample.sampler", [{"name": "ancestral"}, {"name": "heun"}]), usual)
+
+
 @pytest.mark.parametrize(
     "field, value",
     [

@@ -31,6 +31,16 @@ def get_sweep(arg=""):
     return Sweep(runs, [train("configs/digits.py:tiny"), sample(), evaluate()])
 """
 
+SYMBOLS = """
+from diffusion.experiments.sweeps.combinators import each, product
+from diffusion.experiments.sweeps.commands import evaluate, sample, train
+from diffusion.experiments.sweeps.definition import Sweep
+def get_sweep(arg=""):
+    runs = product(each("sample.sampler", [{"name": "ancestral"}, {"name": "theta_trapezoidal"}]),
+                   [{"train.steps": 4, "evaluate.loss.every": 2, "sample.steps": 4}])
+    return Sweep(runs, [train("symbols/prose:tiny"), sample(), evaluate()])
+"""
+
 
 def started(*argv, **more):
     return subprocess.Popen(
@@ -140,3 +150,15 @@ def test_a_sweep_of_trainings_ends_in_a_table_and_resumes_bit_for_bit(tmp_path):
     assert len((there / "table.md").read_text().splitlines()) == 6
     process, message = finished(f"--sweep={tmp_path / 'real.py'}:50", f"--workdir={there}")
     assert process.returncode == 2 and "--config.train.steps=40 -> --config.train.steps=50" in message
+
+
+def test_samplers_of_symbols_are_compared_in_a_table(tmp_path):
+    (tmp_path / "symbols.py").write_text(SYMBOLS)
+    there = tmp_path / "there"
+    process, message = finished(f"--sweep={tmp_path / 'symbols.py'}", f"--workdir={there}")
+    assert process.returncode == 0 and "2 done" in message, message
+    process, message = finished(f"--workdir={there}", "--table", "--figures=bigram_divergence,loss,nfe")
+    assert process.returncode == 0, message
+    rows = [line for line in (there / "table.md").read_text().splitlines() if line.startswith("|")][2:]
+    evaluations = {row.split("|")[1].strip(): row.split("|")[-2].strip() for row in rows}
+    assert evaluations == {"ancestral": "4", "theta_trapezoidal": "8"}
