@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 from ml_collections import ConfigDict
 
 from configs import digits
@@ -19,7 +20,7 @@ from diffusion.experiments.evaluation import model_metrics
 from diffusion.experiments.run import examples
 from diffusion.experiments.sweeps import commands as sweep_commands
 from diffusion.metrics import features
-from diffusion.recipe import ConfigError, extensions, names, resolve
+from diffusion.recipe import ConfigError, checks, extensions, names, recipes, resolve
 from diffusion.recipe.values import plain
 from tests import commands, conformance
 from tests.guidance import test_guidance_conformance
@@ -35,6 +36,7 @@ KINDS = (
     "coupling",
     "sampler",
     "manifold",
+    "process of symbols",
     "guidance",
     "moving average",
     "backbone",
@@ -43,7 +45,8 @@ KINDS = (
 )
 TABLES = (
     names.SCHEDULES, names.OBJECTIVES, names.WRAPPERS, names.COUPLINGS, names.SAMPLERS, names.MANIFOLDS,
-    names.GUIDANCES, names.AVERAGES, names.MODELS, names.FEATURES, catalog.BUNDLED, model_metrics.METRICS,
+    names.PROCESSES, names.GUIDANCES, names.AVERAGES, names.MODELS, names.FEATURES, catalog.BUNDLED,
+    model_metrics.METRICS,
 )  # fmt: skip
 
 
@@ -116,6 +119,22 @@ def test_the_manifold_is_a_sphere_of_its_radius(ideas):
     density = np.exp(log_density)
     assert density.mean() * globe.volume == pytest.approx(1, abs=4 * float(density.std()) * globe.volume / 2000**0.5)
     assert globe.volume == pytest.approx(4 * np.pi * 9)
+
+
+def test_the_process_of_symbols_is_the_exponential_of_its_rates_and_a_run_has_it(ideas):
+    """Two groups of two: jumps at the rate 1 within a group (4 / 4), and at 1 / 4 to each symbol of the other."""
+    groups = (0, 1, 1, 0)
+    process = {"name": "within_groups", "keeping": {"name": "linear"}, "groups": groups}
+    config = recipes.load("symbols/prose:tiny")
+    density = {"name": "uniform_density"}
+    config.objective = {"name": "score_entropy", "process": process, "density": density, "wrappers": ()}
+    made = checks.validate(config).objective.reads.process
+    rates = np.where(np.equal.outer(groups, groups), 1.0, 0.25) * (1 - np.eye(4))
+    exact = scipy.linalg.expm(-np.log1p(-0.6) * (rates - np.diag(rates.sum(1))))
+    np.testing.assert_allclose(made.marginal(np.arange(4), 0.6), exact, atol=1e-6)
+    config.objective.process = process | {"inside": 0.0}
+    with pytest.raises(ConfigError, match=r"within_groups: inside = 0\.0 must be positive"):
+        checks.validate(config)
 
 
 def test_the_moving_average_stands_still_after_its_share(ideas):

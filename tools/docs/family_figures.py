@@ -3,9 +3,9 @@
     python -m tools.docs.family_figures
     python -m tools.docs.family_figures --families=samplers,guidance --folder=/tmp/pictures
 
-The commands write schedules.png, objectives.png, samplers.png, guidance.png, steering.png and manifolds.png in
-docs/images. The data are mixtures of Gaussians and the denoisers exact (tests/oracles.py): without training, the
-pictures are the same each time.
+The commands write schedules.png, objectives.png, samplers.png, guidance.png, steering.png, manifolds.png and
+symbols.png in docs/images. The data are mixtures of Gaussians and the denoisers exact (tests/oracles.py): without
+training, the pictures are the same each time.
 """
 
 import pathlib
@@ -25,6 +25,7 @@ from diffusion.experiments.evaluation.plots import BLUE, FAINT, INK, ORANGE
 from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import exact_denoiser
+from tools.docs import symbol_processes
 
 GREY, GREEN, RED = "#8a8f98", "#3a8a4d", "#c0392b"
 COLORS = (BLUE, ORANGE, GREEN, RED, "#8e5ea2", "#7a4a12", "#1aa39a", "#d16ba5", "#6b7280", "#b5a02c")
@@ -295,6 +296,7 @@ FAMILIES = {
     "guidance": guidance_picture,
     "steering": steering_picture,
     "manifolds": manifolds_picture,
+    "symbols": symbol_processes.picture,
 }
 
 
