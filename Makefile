@@ -140,6 +140,7 @@ fixtures: $(PEERS)/.complete
 	$(PEERS)/bin/python -m tests.peers.controlled tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.controlled_transformers tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.controlled_union tests/fixtures/text_to_image
+	$(PEERS)/bin/python -m tests.peers.perturbed tests/fixtures/text_to_image
 	$(PEERS)/bin/python -m tests.peers.ip_adapters tests/fixtures/text_to_image/ip_adapter.safetensors
 	$(PEERS)/bin/python -m tests.peers.joint_ip_adapters tests/fixtures/text_to_image/ip_adapter_mmdit.safetensors
 	$(PEERS)/bin/python -m tests.peers.redux tests/fixtures/text_to_image

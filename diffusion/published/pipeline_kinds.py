@@ -139,6 +139,8 @@ class Kind(NamedTuple):
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
         attaches: the folder of a network that the class attaches to its denoiser, such as a ControlNet; "": none.
+        perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None: it has none.
+        perturbed_guidance: scale of that guidance in the same `__call__`; 0 is none.
         video: how it makes clips; None: it makes pictures.
         paired: the same where a patch of its denoiser has two frames.
     """
@@ -172,5 +174,7 @@ class Kind(NamedTuple):
     inpainting: str = ""
     edits: str = ""
     attaches: str = ""
+    perturbs: Callable[[Any], np.ndarray] | None = None
+    perturbed_guidance: float = 0.0
     video: Video | None = None
     paired: Video | None = None

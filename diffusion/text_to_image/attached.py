@@ -191,6 +191,7 @@ def condition_with(
     """
     condition = dict(condition)
     inputs = condition.pop("seen", ())
+    unperturbed = {name: entry for name, entry in condition.items() if name != "identity"}
     t = jnp.ravel(t)
     t = jnp.tile(t, x.shape[0] // t.size)
     result = condition
@@ -200,7 +201,7 @@ def condition_with(
             weight = weight[:, None, None] * one.mask
         parameters = (params,) if one.attachment.reads_base else ()
         evaluate = lambda one=one, sees=sees, weight=weight, parameters=parameters: one.attachment.entries(
-            one.attachment.params, weight, sees, x, t, clock, condition, *parameters
+            one.attachment.params, weight, sees, x, t, clock, unperturbed, *parameters
         )
         nothing = lambda evaluate=evaluate: jax.tree.map(jnp.zeros_like, jax.eval_shape(evaluate))
         result = conditions.added(result, jax.lax.cond(jnp.any(weight != 0), evaluate, nothing))

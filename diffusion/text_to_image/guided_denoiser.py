@@ -36,6 +36,7 @@ def denoise(
     cache: caching.Cache | None = None,
     merge: float = 0.0,
     places: Places = NOWHERE,
+    perturbed: bool = False,
 ) -> parameterizations.Denoiser | guidance.Memory | guidance.Unpaired:
     """The guided denoiser of a model.
 
@@ -47,11 +48,13 @@ def denoise(
             "regions", a condition for each region; and "words" int [B, S, K], the numbers of their tokens.
         unconditional: condition of the negative prompt; None for no guidance.
         scale: scale of the guidance, [], or a function of t such as `guidance.Stepwise`; [2], by text and by picture,
-            for a model that sees a picture beside its latents; [] or [2] for two denoisers.
+            for a model that sees a picture beside its latents; [] or [2] for two denoisers; [2], by text and away from
+            perturbed attention, if `perturbed`.
         attached: attachments that add to both conditions.
         cache: the cache of the network's blocks; None runs all of them.
         merge: share of the tokens that self-attention sees merged.
         places: masks of the regions, and boxes of the words.
+        perturbed: whether a branch has perturbed attention (`guidance.perturbed_attention`).
 
     Returns:
         The denoiser; `Memory` with a cache, `Unpaired` where words move x_t.
@@ -66,6 +69,10 @@ def denoise(
         conditions.append(with_seen(unconditional, attached, 1))
         if model.sees_picture:
             conditions.append({**conditions[-1], "beside": jnp.zeros_like(conditions[-1]["beside"])})
+    if perturbed:
+        layers = model.kind.perturbs(model.denoiser)
+        mask = np.repeat(layers, len(condition["text"]), axis=0)
+        conditions = [{**one, "identity": mask & False} for one in conditions] + [{**condition, "identity": mask}]
     timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
     timely = bool(attached) or timed or "reference" in conditional  # some part reads the schedule's time
 
@@ -89,6 +96,8 @@ def denoise(
         return {**condition, "time": jnp.broadcast_to(t, (batch,))} if timely else condition
 
     def guide(branches: guidance.Branches) -> parameterizations.Denoiser:
+        if perturbed:
+            return guidance.perturbed_attention(branches, scale[1], None if unconditional is None else scale[0])
         if model.sees_picture:
             return guidance.text_and_picture(branches, scale[0], scale[1])
         if regions:

@@ -51,9 +51,9 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which documents each: seeds (one number, or N; one prompt with N
             seeds makes N pictures), negative, steps, guidance, sampler, height, width, frames, late_guidance,
-            dynamic_guidance, image_guidance, image, images, mask, margins, strength, resamplings, kept_noise,
-            batch_size, tile, windows, watermark, cache, merge, emphasis, controls, regions, words, attention and
-            reference.
+            dynamic_guidance, image_guidance, perturbed_guidance, image, images, mask, margins, strength,
+            resamplings, kept_noise, batch_size, tile, windows, watermark, cache, merge, emphasis, controls, regions,
+            words, attention and reference.
 
     Returns:
         The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3].
@@ -251,6 +251,7 @@ class Job(NamedTuple):
             places,
             frames,
             one_noise=request.kept_noise == "one",
+            perturbed=bool(request.perturbed_guidance),
         )
         inputs = tuple(np.asarray(to_model(image))[None] for image in images)
         return cls(request, usual, canvas, course, controls, _reference(request.reference, size), inputs)
@@ -303,8 +304,10 @@ class Job(NamedTuple):
     def scale(self, model: TextToImage) -> Array | Stepwise:
         """The scale of the guidance: [], or [2] for text and picture, or for the first and the second denoiser.
 
-        A dynamic guidance has one scale for each step.
+        With perturbed-attention guidance it is [2], by text and by that; a dynamic guidance has one for each step.
         """
+        if self.course.perturbed:
+            return jnp.asarray([self.usual.guidance, self.request.perturbed_guidance], jnp.float32)
         if model.sees_picture:
             return jnp.asarray([self.usual.guidance, self.request.image_guidance], jnp.float32)
         if model.boundary is not None:

@@ -70,8 +70,10 @@ def check_memory(
     check(model.params["vae"], functools.partial(decoded, model, course), x, *image_and_mask)
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
-        scale = jnp.full(2, 2.0) if model.sees_picture or model.boundary is not None else 2.0
-        denoiser = denoise(model, params[0], condition, other, scale, params[1], places=course.places)
+        two = model.sees_picture or model.boundary is not None or course.perturbed
+        scale = jnp.full(2, 2.0) if two else 2.0
+        how = {"places": course.places, "perturbed": course.perturbed}
+        denoiser = denoise(model, params[0], condition, other, scale, params[1], **how)
         return (denoiser.denoise if isinstance(denoiser, guidance.Unpaired) else denoiser)(x, 0.9)
 
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)

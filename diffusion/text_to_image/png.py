@@ -32,7 +32,7 @@ PLAIN = tuple(name for name in requests.settings(Request) if name not in ("promp
 LATER = (  # settings that older files do not carry
     *("embeddings", "tile", "resamplings", "kept_noise", "emphasis", "watermark", "cache", "merge", "quantised"),
     *("controls", "attachments", "regions", "words", "attention", "reference", "image_guidance"),
-    *("frames", "late_guidance", "images", "dynamic_guidance"),
+    *("frames", "late_guidance", "images", "dynamic_guidance", "perturbed_guidance"),
 )
 CHECKSUM = schema.Valid(
     "a checksum of 64 digits, 0 .. 9 and a .. f",

@@ -83,6 +83,7 @@ class Course(NamedTuple):
         places: the places of regions and words.
         frames: number of frames of a clip; 0 for pictures.
         one_noise: whether the kept part of an image has the noise of the start at all steps.
+        perturbed: whether a branch is evaluated with perturbed attention.
     """
 
     size: tuple[int, int]
@@ -97,6 +98,7 @@ class Course(NamedTuple):
     places: Places = NOWHERE
     frames: int = 0
     one_noise: bool = False
+    perturbed: bool = False
 
     @property
     def key(self) -> tuple:
@@ -245,7 +247,8 @@ def _guided(
     schedule = model.process.schedule
     other = unconditional if course.guided else None
     model = with_clock(model, course.trajectory)
-    evaluated = denoise(model, params, conditional, other, scale, attached, course.cache, course.merge, course.places)
+    how = course.cache, course.merge, course.places, course.perturbed
+    evaluated = denoise(model, params, conditional, other, scale, attached, *how)
     if flow_maps.FlowMap in course.trajectory.sampler.takes:
         evaluated = flow_maps.from_denoiser(evaluated, schedule)
     if course.frames and known is not None:

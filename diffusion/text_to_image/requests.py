@@ -43,6 +43,7 @@ IMAGES = 16  # images that a denoiser sees beside the noise
 MOVING = "ddim"  # the default where a guidance moves x_t; published methods take it
 VALUES = frozenset({  # settings that a program receives as arrays, or that a field of its `programs.Course` holds
     "prompts", "negative", "guidance", "late_guidance", "dynamic_guidance", "image_guidance", "seeds", "batch_size",
+    "perturbed_guidance",
     "windows", "emphasis", "image", "images", "mask", "margins", "strength", "steps", "height", "width", "frames",
     "watermark", "controls", "regions", "words", "attention", "reference",
 })  # fmt: skip
@@ -165,6 +166,12 @@ class Request:
         schema.number(-1e6, 1e6),
         "scale of the guidance by the image, for a model that edits pictures by instructions; 1 is none, and below it "
         "the image counts less; by default as the model was published",
+    )
+    perturbed_guidance: float | None = setting(
+        None,
+        schema.number(0, 1e6),
+        "scale of perturbed-attention guidance, away from a network whose attention sees each token alone; 0 is none; "
+        "by default as the model was published",
     )
     seeds: tuple[int, ...] = setting((0,), schema.several(schema.integer(0, SEED), 1, NUMBER), "seed of each picture")
     sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
@@ -342,6 +349,8 @@ class Request:
         changes = {"steps": steps, "guidance": guidance, "sampler": sampler}
         if self.image_guidance is None:
             changes["image_guidance"] = 1.0 if model.distilled else model.kind.image_guidance
+        if self.perturbed_guidance is None:
+            changes["perturbed_guidance"] = model.kind.perturbed_guidance
         if model.kind.several and self.image is not None and self.strength is None and not self.keeps:
             changes |= {"image": None, "images": (self.image, *self.images)}
         return dataclasses.replace(self, **changes)
@@ -399,6 +408,8 @@ class Request:
                 f"dynamic_guidance changes the scale of the guidance, and guidance = {self.guidance:g} is none. Valid: "
                 "a guidance above 1, or no dynamic_guidance"
             )
+        if self.perturbed_guidance:
+            self._check_perturbed(model)
         if self.negative and not self.guided(model):
             needs = "another than" if model.sees_picture else "one above"
             why = (
@@ -423,6 +434,15 @@ class Request:
         for name, value in (("regions", self.regions), ("reference", self.reference is not None)):
             if value:
                 raise ValueError(f"this model {does} a picture by the prompt and takes no {name}; leave it out")
+
+    def _check_perturbed(self, model: Any) -> None:
+        """Refuses perturbed-attention guidance where the model, or another setting, has a guidance of its own."""
+        stated = f"perturbed_guidance = {self.perturbed_guidance:g}"
+        if model.kind.perturbs is None or model.sees_picture:
+            which = "that edits pictures " if model.sees_picture else ""
+            raise ValueError(f"{stated}: a {model.name} {which}has no perturbed-attention guidance; leave it out")
+        if self.regions:
+            raise ValueError(f"{stated} does not go with regions. Valid: one of both")
 
     def guided(self, model: Any) -> bool:
         """Whether the model is also evaluated with the negative prompt; for a resolved request."""

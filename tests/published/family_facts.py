@@ -18,6 +18,7 @@ class KindFacts(NamedTuple):
         denoiser: folder of its denoiser.
         left: side of the padding, where its code sets it.
         attaches: folder of the network that it attaches; "" for none.
+        perturbed: scale of perturbed-attention guidance, the default of its `__call__`; 0 for none.
         clip: frames, (height, width) and frames a second of its clips, and further fields.
     """
 
@@ -29,6 +30,7 @@ class KindFacts(NamedTuple):
     denoiser: str = "transformer"
     left: bool | None = None
     attaches: str = ""
+    perturbed: float = 0.0
     clip: tuple[int, tuple[int, int], float, Mapping[str, Any]] | None = None
 
 

@@ -451,13 +451,14 @@ def test_every_pipeline_that_loads_is_on_the_page_of_families():
 
 def test_relatives_of_an_unknown_pipeline_are_named_and_strangers_are_not(tmp_path):
     refused = functools.partial(pytest.raises, Refusal)
-    with refused(match=r"PixArtAlphaPAGPipeline.*Its family has PixArtAlphaPipeline, PixArtSigmaPipeline\.$"):
+    relatives = r"PixArtAlphaPipeline, PixArtSigmaPipeline, PixArtSigmaPAGPipeline\.$"
+    with refused(match=rf"PixArtAlphaPAGPipeline.*Its family has {relatives}"):
         pipelines.kind_of("PixArtAlphaPAGPipeline", tmp_path)
     with refused(
         match=r"Its family has StableDiffusionXLPipeline, StableDiffusionXLImg2ImgPipeline, "
-        r"StableDiffusionXLInpaintPipeline, StableDiffusionXLInstructPix2PixPipeline\.$"
+        r"StableDiffusionXLInpaintPipeline, StableDiffusionXLInstructPix2PixPipeline, StableDiffusionXLC[^.]*\.$"
     ):
-        pipelines.kind_of("StableDiffusionXLControlNetPipeline", tmp_path)
+        pipelines.kind_of("StableDiffusionXLControlNetXSPipeline", tmp_path)
     for stranger in ("AudioLDMPipeline", "StableVideoDiffusionPipeline", "None"):
         with refused(match=r"supported: .*PixArtSigmaPipeline, [^.]*\.$"):
             pipelines.kind_of(stranger, tmp_path)

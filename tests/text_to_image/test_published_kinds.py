@@ -29,6 +29,7 @@ def test_every_class_has_its_settings():
         assert bool(kind.objection(of_chroma)) == (kind.family == "Flux"), name
         assert kind.image_guidance == (1.5 if "InstructPix2Pix" in name else 1.0), name
         assert (kind.denoiser, kind.attaches) == (facts.denoiser, facts.attaches), name
+        assert kind.perturbed_guidance == facts.perturbed, name
         assert getattr(kind.network, "__name__", "") == facts.network, name
         assert name.startswith(kind.family)
         assert kind.several in (0, 1024**2)

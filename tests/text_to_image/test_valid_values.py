@@ -21,6 +21,7 @@ ENDS = {  # setting: what it takes, what it refuses
     "guidance": ([-1e6, 1e6], [-1.01e6, 1.01e6]),
     "late_guidance": ([-1e6, 1e6], [-1.01e6, 1.01e6]),
     "dynamic_guidance": ([False, True], [1]),
+    "perturbed_guidance": ([0, 1e6], [-0.1, 1.01e6]),
     "image_guidance": ([-1e6, 1e6], [-1.01e6, 1.01e6]),
     "seeds": ([[0], [2**32 - 1]], [[], [-1], [2**32]]),
     "sampler": (["", "a" * 100], ["a" * 101]),

@@ -4,6 +4,7 @@ __all__ = ["CrossAttention"]
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from diffusion.models.layers import attention_records, extra_attention, layout
 from diffusion.models.layers.attention import attention, probabilities
@@ -35,7 +36,12 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, context: jax.Array | None = None, bias: jax.Array | None = None, extra: tuple | None = None
+        self,
+        x: jax.Array,
+        context: jax.Array | None = None,
+        bias: jax.Array | None = None,
+        extra: tuple | None = None,
+        identity: jax.Array | None = None,
     ) -> jax.Array:
         """Args:
             x: tokens [B, N, D].
@@ -43,6 +49,7 @@ class CrossAttention(nn.Module):
             bias: added to the scores, see `attention` and `mask_bias`.
             extra: image prompts, each (keys, values) or (keys, values, weight) of tokens with an attention of their
                 own, which is added, see `extra_attention`. An adapter has projected the keys and values.
+            identity: Bool [B], examples whose tokens attend to themselves alone (`layers.layer_masks`); None: none.
 
         Returns:
             [B, N, D].
@@ -67,6 +74,8 @@ class CrossAttention(nn.Module):
         out = attention(q, k, v, self.attention, bias)
         if cross and attention_records.shows(self, attention_records.MAPS):
             attention_records.show(self, attention_records.MAPS, probabilities(q, k, bias))
+        if identity is not None:
+            out = jnp.where(identity[:, None, None, None], v[:, : x.shape[1]], out)
         out = extra_attention.added(out, q, extra or (), self.attention)
         out = layout.split(out, "batch", "tokens", "heads", None)
         start = nn.initializers.zeros_init() if self.zero else xavier

@@ -114,13 +114,31 @@ def attend(
     angles: jax.Array | None,
     implementation: str,
     seen: jax.Array | None = None,
+    bias: jax.Array | None = None,
 ) -> jax.Array:
-    """Attention with rotary positions to the tokens that are seen; afterwards tokens are split over devices again."""
+    """Attention with rotary positions to the tokens that are seen; afterwards tokens are split over devices again.
+
+    `bias` is added to the scores, as `attention` takes it.
+    """
     if angles is not None:
         q = turn(q, angles)
         k = turn(k, angles)
-    bias = None if seen is None else mask_bias(seen)
+    if seen is not None:
+        bias = mask_bias(seen) if bias is None else bias + mask_bias(seen)
     return layout.attended(attention(q, k, v, implementation, bias))
+
+
+def _alone(identity: jax.Array, queries: int, keys: int, picture: int) -> jax.Array:
+    """The bias [B, 1, queries, keys] with which the picture's tokens, the last ones, do not attend to each other.
+
+    Args:
+        identity: Bool [B], the examples with this bias; the others have 0.
+        queries, keys: numbers of tokens; of the queries, the text's may be left out.
+        picture: number of the picture's tokens.
+    """
+    n, m = jnp.arange(queries)[:, None] + keys - queries, jnp.arange(keys)
+    others = (n >= keys - picture) & (m >= keys - picture) & (n != m)
+    return mask_bias(~(others & identity[:, None, None]))
 
 
 def to_tokens(x: jax.Array) -> jax.Array:
@@ -187,6 +205,7 @@ class JointBlock(nn.Module):
     angles of text and picture [M + N, D / (2 H)] or None, and this layer's entries of the condition:
 
         "skip"      Bool [B]: the layer does nothing
+        "identity"  Bool [B]: of the picture's tokens each attends to itself alone, and to the text
         "residual"  [B, N, D]: added to the picture after the layer, skipped or not
         "extra"     image prompts: attentions of the picture's queries, before their rotation, whose output is added
                     to the picture after the layer, see `extra_attention`
@@ -238,12 +257,17 @@ class JointBlock(nn.Module):
         picture, vectors = image.enter(x, c, picture_vectors)
         theirs, text_vectors = words.enter(text, c, given_text_vectors)
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(theirs, picture))
-        mixed = attend(picture[0] if self.last else q, k, v, angles, self.attention, inputs.get("seen"))
+        identity, queries = inputs.get("identity"), picture[0] if self.last else q
+        alone = None if identity is None else _alone(identity, queries.shape[1], k.shape[1], x.shape[1])
+        mixed = attend(queries, k, v, angles, self.attention, inputs.get("seen"), alone)
 
         if self.dual:
             second = Projections(width, self.heads, self.qk_norm, self.dtype, name="self_attention")
             q, k, v = second.enter(modulated(x, *vectors[6:8]))
-            x = x + vectors[8] * second.leave(to_tokens(attend(q, k, v, None, self.attention)))
+            mixed_alone = attend(q, k, v, None, self.attention)
+            if identity is not None:
+                mixed_alone = jnp.where(identity[:, None, None, None], v, mixed_alone)
+            x = x + vectors[8] * second.leave(to_tokens(mixed_alone))
         attended = mixed[:, -x.shape[1] :]
         if "extra_joint" in inputs:  # XLA makes one product of these and those of `enter`
             q, k, v = image.projected(streams[0], vectors)

@@ -32,7 +32,8 @@ class TransformerBlock(nn.Module):
     """x <- x + f(norm(x)), with f = attention to itself, attention to the text, and the MLP, one after the other.
 
     Arguments of the call: tokens x [B, N, D], the text [B, M, E], the bias of its keys' scores (or None), image
-    prompts (or None), see `CrossAttention`. Returns (x, None), as a scan expects.
+    prompts (or None) and the examples whose attention to itself is the identity (or None), see `CrossAttention`.
+    Returns (x, None), as a scan expects.
     """
 
     heads: int
@@ -41,14 +42,14 @@ class TransformerBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, text: jax.Array, bias: jax.Array | None, extra: tuple | None
+        self, x: jax.Array, text: jax.Array, bias: jax.Array | None, extra: tuple | None, identity: jax.Array | None
     ) -> tuple[jax.Array, None]:
         # The variance of centred values: the difference of two means would lose digits.
         norm = lambda i: nn.LayerNorm(1e-5, self.dtype, use_fast_variance=False, name=f"norm_{i}")
         attend = lambda name: CrossAttention(
             self.heads, x.shape[-1] // self.heads, attention=self.attention, dtype=self.dtype, name=name
         )
-        x = x + attend("self_attention")(norm(1)(x))
+        x = x + attend("self_attention")(norm(1)(x), identity=identity)
         x = x + attend("cross_attention")(norm(2)(x), text, bias, extra)
         x = x + GatedMlp(self.dtype, name="mlp")(norm(3)(x))
         return layout.split(x, "batch", "tokens", None), None
@@ -83,13 +84,19 @@ class SpatialTransformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, text: jax.Array, bias: jax.Array | None = None, extra: tuple | None = None
+        self,
+        x: jax.Array,
+        text: jax.Array,
+        bias: jax.Array | None = None,
+        extra: tuple | None = None,
+        identity: jax.Array | None = None,
     ) -> jax.Array:
         """Args:
         x: [B, H, W, C].
         text: [B, M, E].
         bias: bias of the scores of the text's keys, see `diffusion.models.layers.attention.mask_bias`.
         extra: image prompts, their keys, values and weights stacked over the blocks, see `extra_attention`.
+        identity: Bool [depth, B], blocks in which an example's pixels attend to themselves alone.
         """
         channels = x.shape[-1]
 
@@ -100,8 +107,9 @@ class SpatialTransformer(nn.Module):
             return nn.Dense(channels, dtype=self.dtype, kernel_init=start, name=name)(h)
 
         h = projected(GroupNorm(self.groups, 1e-6, name="norm")(x), "in")
-        blocks = scanned(TransformerBlock, self.depth, self.remat, self.is_initializing())
+        axes = (nn.broadcast, nn.broadcast, 0, 0)
+        blocks = scanned(TransformerBlock, self.depth, self.remat, self.is_initializing(), axes)
         tokens = layout.split(h.reshape(h.shape[0], -1, channels), "batch", "tokens", None)
-        tokens, _ = blocks(self.heads, self.attention, self.dtype, name="blocks")(tokens, text, bias, extra)
+        tokens, _ = blocks(self.heads, self.attention, self.dtype, name="blocks")(tokens, text, bias, extra, identity)
         h = layout.split(tokens, "batch", None, None).reshape(x.shape)
         return x + projected(h, "out", zero=True)

@@ -31,5 +31,9 @@ KOLORS = stable_diffusion.SD._replace(
     usual=Usual(50, 5.0),
     **stable_diffusion.ALONE,
 )
-KINDS = {"KolorsPipeline": KOLORS, "KolorsImg2ImgPipeline": KOLORS}
+KINDS = {
+    "KolorsPipeline": KOLORS,
+    "KolorsImg2ImgPipeline": KOLORS,
+    "KolorsPAGPipeline": KOLORS._replace(**stable_diffusion.PAG),
+}
 """The pipelines by the names of their classes in diffusers."""

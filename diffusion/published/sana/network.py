@@ -24,7 +24,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
@@ -49,11 +49,14 @@ class LinearSelfAttention(nn.Module):
     dtype: str
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, identity: jax.Array | None = None) -> jax.Array:
+        """x: [B, N, D]. identity: Bool [B], examples whose tokens attend to themselves alone."""
         q, k, v = Heads(self.heads, x.shape[-1] // self.heads, self.dtype, bias=False, name="qkv")(x)
         if self.qk_norm:
             q, k = norm_over_heads(q, "query_norm", self.dtype), norm_over_heads(k, "key_norm", self.dtype)
         out = layout.attended(linear_attention(q, k, v).astype(v.dtype))
+        if identity is not None:
+            out = jnp.where(identity[:, None, None, None], v, out)
         out = layout.split(out, "batch", "tokens", "heads", None)
         out = nn.DenseGeneral(x.shape[-1], (-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
         return layout.split(out, "batch", "tokens", None)
@@ -85,8 +88,8 @@ class SanaBlock(nn.Module):
         x <- x + gate * f((1 + scale) * norm(x) + shift),     f = attention, convolution
 
     Arguments of the call: tokens x [B, N, D]; c [B, 6, D], the same for all layers; the text [B, M, D]; what is added
-    to the scores of its tokens, or None. Returns (x, None), as a scan expects; with `entering` (what its attention
-    reads, None).
+    to the scores of its tokens, or None; this layer's masks, "identity" [B] or none. Returns (x, None), as a scan
+    expects; with `entering` (what its attention reads, None).
 
     Attributes:
         rows, columns: numbers of rows and columns of the tokens.
@@ -108,7 +111,13 @@ class SanaBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, entering: bool = False
+        self,
+        x: jax.Array,
+        c: jax.Array,
+        text: jax.Array,
+        bias: jax.Array | None,
+        masks: dict[str, jax.Array],
+        entering: bool = False,
     ) -> tuple[jax.Array, None]:
         width = x.shape[-1]
         vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
@@ -116,7 +125,8 @@ class SanaBlock(nn.Module):
         read = layer_norm(x) * (1 + scale_a) + shift_a
         if entering:
             return read, None
-        x = x + gate_a * LinearSelfAttention(self.heads, self.qk_norm, self.dtype, name="attention")(read)
+        attention = LinearSelfAttention(self.heads, self.qk_norm, self.dtype, name="attention")
+        x = x + gate_a * attention(read, masks.get("identity"))
         options = (self.text_heads, width // self.text_heads, True, True, self.attention, self.dtype, self.qk_norm)
         x = x + CrossAttention(*options, name="cross_attention")(x, text, bias)
         mlp = MixFfn(self.rows, self.columns, int(self.mlp_ratio * width), self.dtype, name="mlp")
@@ -191,11 +201,12 @@ class Sana(Layered, Backbone):
                 SANA-Sprint.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M]. "strength": [B], with `strength`.
+                "identity": Bool [B, depth], see `diffusion.models.layers.layer_masks`.
 
         Returns:
             [B, H, W, C].
         """
-        inputs = entries(condition, ("text", *("strength",) * self.strength), ("text_mask",))
+        inputs = entries(condition, ("text", *("strength",) * self.strength), ("text_mask", "identity"))
         network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)
         check_strength(x.shape[0], inputs)
@@ -216,9 +227,11 @@ class Sana(Layered, Backbone):
             embedding = embedding + strength(self.strength_scale * inputs["strength"])
         c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
-        axes = (nn.broadcast,) * 3
+        masks = {} if inputs["identity"] is None else {"identity": inputs["identity"]}
+        masks = layer_masks.parted(masks, batch, self.depth)[1]
+        axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
         fields = (rows, columns, self.heads, self.text_heads, self.mlp_ratio, self.qk_norm, self.attention, self.dtype)
-        arguments = (c, text, bias)
+        arguments = (c, text, bias, masks)
 
         def output(tokens: jax.Array) -> jax.Array:
             final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffusion.models.layers import layer_masks
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
 from diffusion.published.sana.network import Sana
 from diffusion.text.encoding import Encoder, encode
@@ -54,8 +55,15 @@ def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **h
 
 
 SANA = Kind(
-    "Sana", (Reader(how={"masked": True}, length=300, left=False),), sana, Usual(20, 4.5), network=Sana, instructed=True
+    "Sana",
+    (Reader(how={"masked": True}, length=300, left=False),),
+    sana,
+    Usual(20, 4.5),
+    network=Sana,
+    instructed=True,
+    perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (0,)),
 )
-SANA_SPRINT = SANA._replace(family="SanaSprint", usual=Usual(2, 4.5), unit_clock=True, strength=True)
-KINDS = {"SanaPipeline": SANA, "SanaSprintPipeline": SANA_SPRINT}
+SANA_SPRINT = SANA._replace(family="SanaSprint", usual=Usual(2, 4.5), unit_clock=True, strength=True, perturbs=None)
+SANA_PERTURBED = SANA._replace(perturbed_guidance=3.0)
+KINDS = {"SanaPipeline": SANA, "SanaPAGPipeline": SANA_PERTURBED, "SanaSprintPipeline": SANA_SPRINT}
 """The pipelines by the names of their classes in diffusers."""

@@ -22,7 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.layers import conditions, extra_attention, network_checks
+from diffusion.models.layers import conditions, extra_attention, layer_masks, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Deep, taken_by
@@ -46,8 +46,9 @@ class ConditionalUNet(Backbone):
     The condition is a dict (`models.layers.conditions`) with "text" [B, M, text_width], with "text_mask" by choice,
     with "pooled" and "size" if `added_width`, with "strength" if `strength_width`, with "label" or "pooled" as
     `class_embedding` selects, and optional entries for adapters: "residuals", as `residual_shapes` lists them,
-    "level_residuals", as `level_shapes` does, with or without the middle's, and "extra", image prompts
-    (`layers.extra_attention`) for the cross-attentions that `extra_layers` lists.
+    "level_residuals", as `level_shapes` does, with or without the middle's, "extra", image prompts
+    (`layers.extra_attention`) for the cross-attentions that `extra_layers` lists, and "identity" Bool
+    [B, transformer_blocks], blocks in which pixels attend to themselves alone (`layers.layer_masks`).
 
     Attributes:
         widths: channels of each level, the finest first.
@@ -183,6 +184,17 @@ class ConditionalUNet(Backbone):
         return (*down, *at(last, self.middle), *up)
 
     @property
+    def transformer_blocks(self) -> int:
+        """Number of transformer blocks, which layer masks count in the order of the network: down, middle, up."""
+        return len(self.extra_layers(0, 0))
+
+    @property
+    def middle_blocks(self) -> range:
+        """The numbers of the transformer blocks in the middle."""
+        first = sum(sum(self.transformers(i, up=False)) for i in range(len(self.widths)))
+        return range(first, first + self.middle)
+
+    @property
     def feature_blocks(self) -> int:
         """Number of blocks whose features a call can return."""
         return len(self.widths) * (2 * self.layers + 1) + 1
@@ -240,7 +252,9 @@ class ConditionalUNet(Backbone):
             *("strength",) * (self.strength_width > 0),
             *CLASS_EMBEDDINGS[self.class_embedding],
         )
-        inputs = conditions.entries(condition, required, ("text_mask", "residuals", "level_residuals", "extra"))
+        inputs = conditions.entries(
+            condition, required, ("text_mask", "residuals", "level_residuals", "extra", "identity")
+        )
         if x.ndim != 4 or x.shape[-1] != self.in_channels:
             raise ValueError(f"this U-Net takes images [B, H, W, {self.in_channels}]; got shape {x.shape}")
         factor = 2 ** (len(self.widths) - 1)
@@ -288,6 +302,8 @@ class ConditionalUNet(Backbone):
             level_shapes_given = shapes if len(inputs["level_residuals"]) == len(shapes) else shapes[:-1]
             _same_shapes("level_residuals", inputs["level_residuals"], level_shapes_given)
         extra_attention.check(inputs["extra"], batch, self.extra_layers(*x.shape[1:3]))
+        if inputs["identity"] is not None:
+            layer_masks.parted({"identity": inputs["identity"]}, batch, self.transformer_blocks)
         return inputs
 
 
@@ -393,14 +409,15 @@ class Layers:
             return h
         unet = self.unet
         depth = depths[j]
-        pairs = None
-        if self.inputs["extra"]:
-            pairs = extra_attention.stacked(self.inputs["extra"], self.attended, self.attended + depth)
-        self.attended += depth
+        first, last = self.attended, self.attended + depth
+        pairs = extra_attention.stacked(self.inputs["extra"], first, last) if self.inputs["extra"] else None
+        identity = self.inputs["identity"]
+        identity = None if identity is None else identity[:, first:last].T
+        self.attended = last
         module = SpatialTransformer(
             depth, unet.heads[level], unet.groups, unet.linear, unet.attention, unet.remat, unet.dtype, name=name
         )
-        return module(h, self.text, self.bias, pairs)
+        return module(h, self.text, self.bias, pairs, identity)
 
     def _embedding(self, t: jax.Array) -> jax.Array:
         unet, inputs = self.unet, self.inputs

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
+from diffusion.models.layers import layer_masks
 from diffusion.published.pipeline_kinds import LCM, Kind, Reader, Usual
 from diffusion.text.encoding import Encoder, encode, pooled, side_by_side
 
@@ -42,6 +44,12 @@ def _halvings(denoiser: Any) -> int:
     return 2 ** (len(denoiser.widths) - 1)
 
 
+def _middle(denoiser: Any) -> np.ndarray:
+    """The layer mask of perturbed-attention guidance: the middle, as diffusers' classes have it by default."""
+    return layer_masks.mask(1, denoiser.transformer_blocks, denoiser.middle_blocks)
+
+
+PAG = {"perturbed_guidance": 3.0}  # of every class with perturbed-attention guidance
 SD = Kind(
     "StableDiffusion",
     (Reader(),),
@@ -51,6 +59,7 @@ SD = Kind(
     multiple=_halvings,
     inpainting="StableDiffusionInpaintPipeline",
     edits="StableDiffusionInstructPix2PixPipeline",
+    perturbs=_middle,
 )
 ALONE = {"inpainting": "", "edits": ""}
 EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5, **ALONE)
@@ -65,11 +74,16 @@ XL = Kind(
     zeros=True,
     inpainting="StableDiffusionXLInpaintPipeline",
     edits="StableDiffusionXLInstructPix2PixPipeline",
+    perturbs=_middle,
 )
 XL_EDITS = XL._replace(usual=Usual(100, 5.0), image_guidance=1.5, **ALONE)
 XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
 CONTROLLED = SD._replace(attaches="controlnet", **ALONE)
 XL_CONTROLLED = XL._replace(attaches="controlnet", **ALONE)
+PERTURBED = SD._replace(**PAG, **ALONE)
+PERTURBED_CONTROLLED = CONTROLLED._replace(**PAG)
+XL_PERTURBED = XL._replace(**PAG, **ALONE)
+XL_PERTURBED_CONTROLLED = XL_CONTROLLED._replace(**PAG)
 ADAPTED = SD._replace(attaches="adapter", **ALONE)
 XL_ADAPTED = XL._replace(attaches="adapter", **ALONE)
 KINDS = {
@@ -94,5 +108,15 @@ KINDS = {
     "StableDiffusionXLControlNetUnionInpaintPipeline": XL_CONTROLLED,
     "StableDiffusionAdapterPipeline": ADAPTED,
     "StableDiffusionXLAdapterPipeline": XL_ADAPTED,
+    "StableDiffusionPAGPipeline": PERTURBED,
+    "StableDiffusionPAGImg2ImgPipeline": PERTURBED,
+    "StableDiffusionPAGInpaintPipeline": PERTURBED,
+    "StableDiffusionControlNetPAGPipeline": PERTURBED_CONTROLLED,
+    "StableDiffusionControlNetPAGInpaintPipeline": PERTURBED_CONTROLLED,
+    "StableDiffusionXLPAGPipeline": XL_PERTURBED,
+    "StableDiffusionXLPAGImg2ImgPipeline": XL_PERTURBED,
+    "StableDiffusionXLPAGInpaintPipeline": XL_INPAINT._replace(**PAG, **ALONE),
+    "StableDiffusionXLControlNetPAGPipeline": XL_PERTURBED_CONTROLLED,
+    "StableDiffusionXLControlNetPAGImg2ImgPipeline": XL_PERTURBED_CONTROLLED,
 }
 """The pipelines by the names of their classes in diffusers."""

@@ -101,7 +101,8 @@ class MMDiT(Layered, Backbone):
             t: the network's clock [B] or [], float32 or wider; the published networks receive 1000 t for t in [0, 1].
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "pooled": [B, pooled_width].
-                "skip": Bool [B, depth], layers to leave out for an example (`diffusion.models.layers.layer_masks`).
+                "skip", "identity": Bool [B, depth], see `diffusion.models.layers.layer_masks`; with "identity" a patch
+                attends to itself and to the text.
                 "residuals": tuple of K <= depth arrays [B, N, width] over the N patches, row by row; the k-th is added
                 to the picture's tokens after each of the layers i with floor(i K / depth) = k, but not after the last.
                 "extra", "extra_joint": image prompts, see `extra_attention`.
@@ -109,7 +110,7 @@ class MMDiT(Layered, Backbone):
         Returns:
             [B, H, W, out_channels].
         """
-        inputs = entries(condition, ("text", "pooled"), ("skip", "residuals", "extra", "extra_joint"))
+        inputs = entries(condition, ("text", "pooled"), ("skip", "identity", "residuals", "extra", "extra_joint"))
         self._check(x, t, inputs)
         batch, height, width, _ = x.shape
 
@@ -167,9 +168,8 @@ class MMDiT(Layered, Backbone):
 
     def _per_layer(self, inputs: dict[str, Any], batch: int) -> dict[str, Any]:
         """The entries of the condition that belong to single layers, each with the layers as first axis."""
-        per_layer: dict[str, Any] = {}
-        if inputs["skip"] is not None:
-            per_layer |= layer_masks.parted({"skip": inputs["skip"]}, batch, self.depth)[1]
+        masks = {name: inputs[name] for name in ("skip", "identity") if inputs[name] is not None}
+        per_layer: dict[str, Any] = layer_masks.parted(masks, batch, self.depth)[1]
         for name in ("extra", "extra_joint"):
             if inputs[name] is not None:
                 per_layer[name] = extra_attention.stacked(inputs[name], 0, self.depth)

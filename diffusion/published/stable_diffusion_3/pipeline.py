@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pixart import pipeline as pixart
 from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, pooled, side_by_side
 
 
@@ -49,13 +50,17 @@ SD_3 = Kind(
     (Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)),
     stable_diffusion_3,
     Usual(28, 7.0),
+    perturbs=pixart.perturbed,
 )
 SD_3_CONTROLLED = SD_3._replace(attaches="controlnet")
+SD_3_PERTURBED = SD_3._replace(perturbed_guidance=3.0)
 KINDS = {
     "StableDiffusion3Pipeline": SD_3,
     "StableDiffusion3Img2ImgPipeline": SD_3,
     "StableDiffusion3InpaintPipeline": SD_3,
     "StableDiffusion3ControlNetPipeline": SD_3_CONTROLLED,
     "StableDiffusion3ControlNetInpaintingPipeline": SD_3_CONTROLLED,
+    "StableDiffusion3PAGPipeline": SD_3_PERTURBED,
+    "StableDiffusion3PAGImg2ImgPipeline": SD_3_PERTURBED,
 }
 """The pipelines by the names of their classes in diffusers."""

@@ -14,7 +14,8 @@ LISTINGS = {"chat_glm_full_6b": "ChatGLMModel"}
 KINDS = {
     "KolorsPipeline": KindFacts(
         (50, 5.0), 8, readers=[("", {"masked": True, "skip": 1, "norm": False}, 256)], denoiser="unet"
-    )
+    ),
+    "KolorsPAGPipeline": KindFacts((50, 5.0), 8, denoiser="unet", perturbed=3.0),
 }
 SAME = {"KolorsImg2ImgPipeline": "KolorsPipeline"}
 TRAJECTORIES = {"kolors": {"euler": 7e-5}}

@@ -29,6 +29,7 @@ LISTINGS = {
 KINDS = {
     "PixArtAlphaPipeline": KindFacts((20, 4.5), 7, readers=[("", {"masked": True}, 120)]),
     "PixArtSigmaPipeline": KindFacts((20, 4.5), 7, readers=[("", {"masked": True}, 300)]),
+    "PixArtSigmaPAGPipeline": KindFacts((20, 4.5), 7, perturbed=3.0),
 }
 TRAJECTORIES = {"pixart": {"dpmpp_2m": 6e-5}, "alpha": {"dpmpp_2m": 5e-5}}
 BACKBONES = {

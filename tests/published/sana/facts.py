@@ -16,6 +16,7 @@ CALLS = {
 LISTINGS = {"sana_full": "SanaTransformer2DModel"}
 KINDS = {
     "SanaPipeline": KindFacts((20, 4.5), 7, "Sana", {"instructed"}, [("", {"masked": True}, 300)], left=False),
+    "SanaPAGPipeline": KindFacts((20, 4.5), 7, "Sana", {"instructed"}, perturbed=3.0),
     "SanaSprintPipeline": KindFacts((2, 4.5), 7, "Sana", {"instructed", "unit_clock", "strength"}),
 }
 TRAJECTORIES = {"sprint": {"lcm": 2e-5, "lcm, two steps": 2e-5}, "sana": {"dpmpp_2m": 3e-5}}

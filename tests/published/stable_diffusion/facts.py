@@ -70,12 +70,22 @@ KINDS = {
     "StableDiffusionXLControlNetPipeline": XL_ATTACHING._replace(attaches="controlnet"),
     "StableDiffusionAdapterPipeline": UNET._replace(attaches="adapter"),
     "StableDiffusionXLAdapterPipeline": XL_ATTACHING._replace(attaches="adapter"),
+    "StableDiffusionPAGPipeline": UNET._replace(perturbed=3.0),
+    "StableDiffusionControlNetPAGPipeline": UNET._replace(attaches="controlnet", perturbed=3.0),
+    "StableDiffusionXLPAGPipeline": XL_ATTACHING._replace(perturbed=3.0),
+    "StableDiffusionXLPAGInpaintPipeline": XL_ATTACHING._replace(usual=(50, 7.5), perturbed=3.0),
+    "StableDiffusionXLControlNetPAGPipeline": XL_ATTACHING._replace(attaches="controlnet", perturbed=3.0),
 }
 SAME = {  # classes that differ in what they are given, not in their model
     "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
     "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
     "LatentConsistencyModelImg2ImgPipeline": "LatentConsistencyModelPipeline",
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
+    "StableDiffusionPAGImg2ImgPipeline": "StableDiffusionPAGPipeline",
+    "StableDiffusionPAGInpaintPipeline": "StableDiffusionPAGPipeline",
+    "StableDiffusionControlNetPAGInpaintPipeline": "StableDiffusionControlNetPAGPipeline",
+    "StableDiffusionXLPAGImg2ImgPipeline": "StableDiffusionXLPAGPipeline",
+    "StableDiffusionXLControlNetPAGImg2ImgPipeline": "StableDiffusionXLControlNetPAGPipeline",
     "StableDiffusionControlNetImg2ImgPipeline": "StableDiffusionControlNetPipeline",
     "StableDiffusionControlNetInpaintPipeline": "StableDiffusionControlNetPipeline",
     **dict.fromkeys(

@@ -43,11 +43,13 @@ LISTINGS = {
 KINDS = {
     "StableDiffusion3Pipeline": KindFacts((28, 7.0), 7, readers=[("", HIDDEN, 0), ("_2", HIDDEN, 0), ("_3", {}, 256)]),
     "StableDiffusion3ControlNetPipeline": KindFacts((28, 7.0), 7, attaches="controlnet"),
+    "StableDiffusion3PAGPipeline": KindFacts((28, 7.0), 7, perturbed=3.0),
 }
 SAME = {
     "StableDiffusion3Img2ImgPipeline": "StableDiffusion3Pipeline",
     "StableDiffusion3InpaintPipeline": "StableDiffusion3Pipeline",
     "StableDiffusion3ControlNetInpaintingPipeline": "StableDiffusion3ControlNetPipeline",
+    "StableDiffusion3PAGImg2ImgPipeline": "StableDiffusion3PAGPipeline",
 }
 TRAJECTORIES = {"mmdit": {"euler": 7e-6, "heun": 8e-6}, "t5_mmdit": {"euler": 1e-5}}
 BACKBONES = {
