@@ -37,7 +37,8 @@ TWO_SIDED = ("ControlNetApplyAdvanced", "InpaintModelConditioning")  # of both c
 CONDITIONS = ("CLIPTextEncode", "ControlNetApply", "FluxGuidance", *TWO_SIDED)
 SAMPLING, SAVING = ("KSampler", "SamplerCustomAdvanced"), ("SaveImage", "PreviewImage")
 FOLDERS = {"loras": "models/loras", "controlnet": "models/controlnet", "input": "input"}  # of ComfyUI's own folder
-PASSING = {"LoraLoader", "DifferentialDiffusion", *comfyui_steps.FLOWS.values()}  # a model passes them
+PERTURBED = "PerturbedAttentionGuidance"
+PASSING = {"LoraLoader", "DifferentialDiffusion", PERTURBED, *comfyui_steps.FLOWS.values()}  # a model passes them
 STRENGTH = 3.5  # of distilled guidance, where no node sets one
 
 
@@ -119,6 +120,10 @@ def check_reading(request: Request, model: TextToImage) -> None:
     comfyui_mask.check(request, model)
     if "shift" not in model.process.fields:
         return
+    if request.perturbed_guidance:
+        raise ValueError(
+            f"a {PERTURBED} does not perturb a {model.name}; it is supported for Stable Diffusion 1 and 2 and SDXL"
+        )
     if request.controls:
         raise ValueError(
             f"a ControlNet of a {model.name} acts in an interval of other times in ComfyUI; it is supported for Stable "
@@ -175,12 +180,12 @@ class _Reader:
         limits.inside(f"{self.what}: node {limits.short(name)}", [file])
         return self.path(folder, file)
 
-    def loaded(self, name: str, field: str) -> tuple[str, list[str], comfyui_steps.Shift | None]:
-        """The loader behind an input, the LoRA nodes on the way, the first to act first, and a shift of the levels."""
+    def loaded(self, name: str, field: str) -> "_Loaded":
+        """The loader behind an input, and what lies on the way."""
         loaders = {"model": ("UNETLoader",), "clip": ("DualCLIPLoader", "TripleCLIPLoader")}[field]
         shifts = tuple(sorted(set(comfyui_steps.FLOWS.values()))) if field == "model" else ()
         kinds = ("LoraLoader", "CheckpointLoaderSimple", *loaders, *shifts)
-        kinds += ("DifferentialDiffusion",) if field == "model" else ()
+        kinds += ("DifferentialDiffusion", PERTURBED) if field == "model" else ()
         passed: list[str] = []
         shift = None
         while self.table[name := self.source(name, field, *kinds)].kind in PASSING:
@@ -191,7 +196,17 @@ class _Reader:
             passed.append(name)
         if self.table[name].kind == "DualCLIPLoader" and self.value(name, "type", str) != "flux":
             raise self.wrong(name, f"has type = {limits.short(self.value(name, 'type', str))}. Valid: flux")
-        return name, [one for one in passed[::-1] if self.table[one].kind == "LoraLoader"], shift
+        of_kind = lambda kind: [one for one in passed[::-1] if self.table[one].kind == kind]
+        return _Loaded(name, of_kind("LoraLoader"), shift, self.perturbed(of_kind(PERTURBED)))
+
+    def perturbed(self, names: list[str]) -> float:
+        """The scale of perturbed-attention guidance of at most one node; 0 without one."""
+        if len(names) > 1:
+            raise self.wrong(names[-1], "follows another one. Valid: one, with the sum of the scales")
+        scale = self.value(names[0], "scale", float) if names else 0.0
+        if not 0 <= scale <= 1000:
+            raise self.wrong(names[0], f"has scale = {scale:g}. Valid: 0 to 1000")
+        return scale
 
     def shift(self, name: str) -> comfyui_steps.Shift:
         """What a node does to the levels of a flow; Flux's log r is linear in the number of its tokens."""
@@ -269,6 +284,22 @@ class _Reader:
         return Mask(self.file(source, "image", "input"), channel, keeps)
 
 
+class _Loaded(NamedTuple):
+    """What lies behind the input of a network.
+
+    Attributes:
+        loader: the node that loads it.
+        loras: the LoRA nodes, the first to act first.
+        shift: the shift of a flow's levels; None without one.
+        perturbed: the scale of perturbed-attention guidance; 0 without any.
+    """
+
+    loader: str
+    loras: list[str]
+    shift: comfyui_steps.Shift | None
+    perturbed: float
+
+
 class _Condition(NamedTuple):
     """A node of text, the nodes that apply ControlNets and masks to it, and the strength of distilled guidance."""
 
@@ -295,8 +326,8 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
     decoded = {reader.source(name, "images", "VAEDecode") for name, node in reader.table.items() if node.kind in SAVING}
     for name in decoded:
         reader.source(name, "samples", *SAMPLING)
-    checkpoint, loras, shift = reader.loaded(sampling.guider, "model")
-    if sampling.steps != sampling.guider and reader.loaded(sampling.steps, "model") != (checkpoint, loras, shift):
+    checkpoint, loras, shift, perturbed = reader.loaded(sampling.guider, "model")
+    if sampling.steps != sampling.guider and reader.loaded(sampling.steps, "model")[:3] != (checkpoint, loras, shift):
         raise reader.wrong(sampling.steps, "has another model than the BasicGuider. Valid: the same model at both")
     simple = reader.table[sampler].kind == "KSampler"
     guidance = reader.value(sampler, "cfg", float) if simple else 1.0
@@ -315,7 +346,7 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
                 sampler, "has other ControlNets at negative than at positive. Valid: the same ones at both"
             )
     for name in read_texts:
-        loader, files_of_text, _ = reader.loaded(name, "clip")
+        loader, files_of_text, *_ = reader.loaded(name, "clip")
         if files_of_text != loras:
             raise reader.wrong(
                 name, "has other LoRA files than the KSampler. Valid: the clip output of the KSampler's last LoraLoader"
@@ -358,7 +389,7 @@ def read(graph: Any, what: str, path: Callable[[str, str], str] = lambda folder,
         )
     request = Request(
         prompts=(texts[0],), negative=texts[1] if texts[1:] else None, emphasis=emphasis, windows=True,
-        controls=tuple(controls), **fields,
+        controls=tuple(controls), perturbed_guidance=perturbed, **fields,
     )  # fmt: skip
     name = reader.value(checkpoint, "ckpt_name" if reader.is_whole(checkpoint) else "unet_name", str)
     scheduler = reader.value(sampling.steps, "scheduler", str)

@@ -20,7 +20,7 @@ from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.requests import Request, settings
 
 USED = ("prompts", "negative", "steps", "guidance", "seeds", "sampler", "height", "width", "image", "strength",
-        "batch_size", "emphasis", "windows", "controls", "mask", "kept_noise")  # fmt: skip
+        "batch_size", "emphasis", "windows", "controls", "mask", "kept_noise", "perturbed_guidance")  # fmt: skip
 
 
 def written(request: Request, source: Mapping[str, Any], model: TextToImage, size: tuple[int, int]) -> dict:
@@ -83,6 +83,8 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
         both = {"strength_model": weight, "strength_clip": weight}
         lora = add("LoraLoader", model=network, clip=clip, lora_name=last(file), **both)
         network, clip = [lora, 0], [lora, 1]
+    if request.perturbed_guidance:
+        network = [add(comfyui.PERTURBED, model=network, scale=request.perturbed_guidance), 0]
     flow, shift = _shift(model, size)
     if shift is not None:
         kind = comfyui_steps.FLOWS[model.name]
@@ -97,7 +99,8 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
     for control in request.controls:
         if control.mask is not None or control.mode is not None:
             raise ValueError("controls: a control has a mask or a mode, which none of the supported nodes can express")
-        net = add("ControlNetLoader", control_net_name=last(source["attachments"][control.attachment]))
+        file = source.get("attachments", {}).get(control.attachment, control.attachment)  # or the model folder's own
+        net = add("ControlNetLoader", control_net_name=last(file))
         shown = add("LoadImage", image=last(control.picture))
         name = add("ControlNetApplyAdvanced", positive=conditions[0], negative=conditions[1], control_net=[net, 0],
                    image=[shown, 0], strength=control.weight, start_percent=1 - control.times[1],

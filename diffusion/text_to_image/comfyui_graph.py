@@ -34,6 +34,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "KSamplerSelect": ("sampler_name",),
     "BasicScheduler": ("scheduler", "steps", "denoise"),
     "SamplerCustomAdvanced": (),
+    "PerturbedAttentionGuidance": ("scale",),
     "LoraLoader": ("lora_name", "strength_model", "strength_clip"),
     "ControlNetLoader": ("control_net_name",),
     "ControlNetApply": ("strength",),

@@ -56,11 +56,12 @@ FLOW_SAMPLERS: Mapping[str, Callable[[], Sampler]] = {
     "heun": samplers.heun,
 }
 """The same for flows: Euler's and Heun's method in t = sigma. (Its dpmpp_2m extrapolates in log sigma there.)"""
-FLOWS = {
-    "FluxPipeline": "ModelSamplingFlux",
-    "FluxFillPipeline": "ModelSamplingFlux",
-    "StableDiffusion3Pipeline": "ModelSamplingSD3",
-}
+FLUX = ("FluxPipeline", "FluxImg2ImgPipeline", "FluxInpaintPipeline", "FluxFillPipeline", "FluxControlNetPipeline",
+        "FluxControlNetImg2ImgPipeline", "FluxControlNetInpaintPipeline")  # fmt: skip
+SD_3 = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ControlNetPipeline", "StableDiffusion3ControlNetInpaintingPipeline",
+        "StableDiffusion3PAGPipeline", "StableDiffusion3PAGImg2ImgPipeline")  # fmt: skip
+FLOWS = {**dict.fromkeys(FLUX, "ModelSamplingFlux"), **dict.fromkeys(SD_3, "ModelSamplingSD3")}
 """The pipelines of flows that are read, and ComfyUI's node that shifts their levels."""
 
 

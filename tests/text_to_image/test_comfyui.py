@@ -51,7 +51,7 @@ def test_the_basic_example_is_a_request():
     flow = comfyui.read(BASIC, "flow.json")
     expected = Request(
         prompts=("masterpiece best quality girl",), negative="bad hands", seeds=(8566257,), steps=20, guidance=8.0,
-        sampler="euler", height=512, width=768, windows=True,
+        sampler="euler", height=512, width=768, windows=True, perturbed_guidance=0.0,
     )  # fmt: skip
     assert flow == comfyui.Workflow("v1-5-pruned-emaonly.safetensors", {}, {}, expected, "normal")
     several = comfyui.read(changed({("5", "batch_size"): 3, ("3", "seed"): 2**32 + 7}), "flow.json").request
@@ -108,6 +108,24 @@ def test_files_controls_and_a_picture_are_parts_of_the_request(form):
     # ComfyUI makes int(20 / 0.6) = 33 steps, and takes the last 20.
     assert (request.image, request.steps, 33 - request.first_step(33)) == ("/comfy/input/cat.png", 33, 20)
     assert (flow.scheduler, request.sampler) == ("karras", "dpmpp_2m")
+
+
+PAG = {"20": {"class_type": "PerturbedAttentionGuidance", "inputs": {"scale": 2.5, "model": ["11", 0]}}}
+
+
+@pytest.mark.parametrize("form", [lambda graph: graph, saved])
+def test_perturbed_attention_is_a_guidance_of_the_request(form):
+    flow = comfyui.read(form(changed(WIRED | {("3", "model"): ["20", 0]}, LORA | PAG)), "flow.json")
+    assert flow.request.perturbed_guidance == 2.5 and list(flow.loras) == ["style/a.safetensors", "b.safetensors"]
+    with pytest.raises(ValueError, match="PerturbedAttentionGuidance does not perturb a StableDiffusion3PAGPipeline"):
+        flow_process = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0})
+        comfyui.check_reading(flow.request, model_of(flow_process, "StableDiffusion3PAGPipeline"))
+    twice = {"21": {"class_type": "PerturbedAttentionGuidance", "inputs": {"scale": 1.0, "model": ["20", 0]}}}
+    with pytest.raises(ValueError, match=r"node '21', a PerturbedAttentionGuidance, follows another one\. Valid: one"):
+        comfyui.read(changed({("3", "model"): ["21", 0], ("20", "model"): ["4", 0]}, PAG | twice), "flow.json")
+    with pytest.raises(ValueError, match=r"has scale = -1\. Valid: 0 to 1000"):
+        wrong = {("3", "model"): ["20", 0], ("20", "model"): ["4", 0], ("20", "scale"): -1.0}
+        comfyui.read(changed(wrong, PAG), "flow.json")
 
 
 def test_both_formats_of_a_workflow_are_one():
@@ -307,18 +325,22 @@ def test_a_request_is_written_as_the_workflow_that_is_read_as_it():
     process = schedulers.read(SD | {"use_karras_sigmas": True})
     request = Request(
         prompts=("a (red) cat",), negative="bad", seeds=(5,), steps=30, guidance=7.0, sampler="euler", image="cat.png",
-        strength=0.6, windows=True, controls=(Control("edges", "house.png", 0.7, (0.25, 0.9)),),
+        strength=0.6, windows=True, perturbed_guidance=3.0, controls=(Control("edges", "house.png", 0.7, (0.25, 0.9)),),
     )  # fmt: skip
     source = {"model": "models/sd15/", "loras": {"a/b.safetensors": 0.8}, "attachments": {"edges": "nets/edges"}}
     graph = json.loads(json.dumps(comfyui_export.written(request, source, model_of(process), (512, 768))))
     flow = comfyui.read(graph, "flow.json")
     assert flow.checkpoint == "sd15.safetensors" and flow.loras == {"b.safetensors": 0.8}
     assert flow.scheduler == "karras" and flow.request.prompts == request.prompts
-    for name in ("negative", "seeds", "steps", "guidance", "sampler", "image", "emphasis"):
+    for name in ("negative", "seeds", "steps", "guidance", "sampler", "image", "emphasis", "perturbed_guidance"):
         assert getattr(flow.request, name) == getattr(request, name), name
     assert flow.request.first_step(30) == request.first_step(30) == 12
     (control,) = flow.request.controls
     assert (control.picture, control.weight) == ("house.png", 0.7)
+    own = comfyui_export.written(request, {"model": "models/controlled"}, model_of(process), (512, 768))
+    assert [node["inputs"] for node in own.values() if node["class_type"] == "ControlNetLoader"] == [
+        {"control_net_name": "edges"}
+    ]
     np.testing.assert_allclose(control.times, (0.25, 0.9))
     plain = comfyui_export.written(Request(prompts=("a",), steps=20, guidance=7.0, sampler="euler"), source,
                             model_of(schedulers.read(SD | {"timestep_spacing": "linspace"})), (512, 768))  # fmt: skip

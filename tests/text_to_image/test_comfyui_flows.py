@@ -13,7 +13,7 @@ import pytest
 from diffusion import samplers
 from diffusion.models.interchange import schedulers
 from diffusion.parameterizations import Prediction
-from diffusion.text_to_image import comfyui, comfyui_export, comfyui_graph, comfyui_steps
+from diffusion.text_to_image import comfyui, comfyui_export, comfyui_graph, comfyui_steps, pipelines
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image.test_comfyui import k_diffusion, model_of, saved, theirs
@@ -71,7 +71,7 @@ def changed(graph, changes, more=None):
 def test_the_published_workflows_of_flux_are_requests(graph, form):
     flow = comfyui.read(form(graph), "flow.json")
     request = Request(prompts=("a fox",), seeds=(972,), steps=20, guidance=1.0, sampler="euler", height=768, width=1024,
-                      windows=True)  # fmt: skip
+                      windows=True, perturbed_guidance=0.0)  # fmt: skip
     assert flow.request == request and (flow.scheduler, flow.strength) == ("simple", 2.5)
     assert flow.checkpoint == ("flux1-dev-fp8.safetensors" if graph is SIMPLE else "flux1-dev.safetensors")
     assert flow.requested(DEV) == dataclasses.replace(request, guidance=2.5)
@@ -206,6 +206,10 @@ def test_samplers_are_those_of_k_diffusion(name):
 def test_another_pipeline_node_or_sampler_of_a_flow_is_refused():
     with pytest.raises(ValueError, match=r"ComfyUI's schedulers are not supported for a SanaPipeline\. Valid: Flux"):
         comfyui_steps.levels_of_flow("SanaPipeline", False)
+    of_class = {name: name.startswith("Flux") for name in pipelines.KINDS if name in comfyui_steps.FLOWS}
+    same_levels = {name: kind.family in ("Flux", "StableDiffusion3") and not (kind.appends or kind.controlled)
+                   for name, kind in pipelines.KINDS.items()}  # fmt: skip
+    assert of_class == {name: comfyui_steps.is_flux(name) for name, same in same_levels.items() if same}
     with pytest.raises(ValueError, match="a ModelSamplingFlux does not apply to a StableDiffusion3Pipeline"):
         comfyui_steps.levels_of_flow("StableDiffusion3Pipeline", False, FLUX_SHIFT)
     stepping = comfyui_steps.stepping(SD3.process, "normal", comfyui_steps.levels_of_flow(SD3.name, False))
@@ -220,7 +224,7 @@ def test_another_pipeline_node_or_sampler_of_a_flow_is_refused():
 ])  # fmt: skip
 def test_a_request_is_written_as_the_workflow_that_is_read_as_it(model, guidance, steps, scheduler, kinds):
     request = Request(prompts=("a (red) fox",), negative="", seeds=(5, 6), steps=steps, guidance=guidance,
-                      sampler="euler", height=768, width=1024, windows=True)  # fmt: skip
+                      sampler="euler", height=768, width=1024, windows=True, perturbed_guidance=0.0)  # fmt: skip
     source = {"model": "models/flow", "loras": {"b.safetensors": 0.8}}
     graph = json.loads(json.dumps(comfyui_export.written(request, source, model, (768, 1024))))
     flow = comfyui.read(graph, "flow.json")
