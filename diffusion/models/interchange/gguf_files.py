@@ -40,6 +40,7 @@ class Stored(NamedTuple):
         sides: sides that it is stored with.
         begin: position of its first byte in the file.
         size: number of its bytes.
+        heads, added: changes by llama.cpp, see `gguf_names.Meaning`.
     """
 
     path: pathlib.Path
@@ -49,6 +50,8 @@ class Stored(NamedTuple):
     sides: tuple[int, ...]
     begin: int
     size: int
+    heads: int = 0
+    added: int = 0
 
     def _bytes(self) -> np.ndarray:
         content = np.empty(self.size, np.uint8)
@@ -65,11 +68,15 @@ class Stored(NamedTuple):
 
     def quantised(self) -> Quantised | None:
         """Values and scales of a tensor in Q8_0; None for one of another type."""
-        if self.kind.name != "Q8_0" or self.sides != self.shape:
+        if self.kind.name != "Q8_0" or self.sides != self.shape or self.added:
             return None
         blocks = self._bytes().reshape(*self.shape[:-1], -1, 2 + BLOCK)
         values = np.ascontiguousarray(blocks[..., 2:]).view(np.int8).reshape(self.shape)
-        return Quantised(values, np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0])
+        scales = np.ascontiguousarray(blocks[..., :2]).view(np.float16)[..., 0]
+        return Quantised(*map(self._in_order, (values, scales)))
+
+    def _in_order(self, rows: np.ndarray) -> np.ndarray:
+        return gguf_names.paired_halves(rows, self.heads) if self.heads else rows
 
     def read(self) -> np.ndarray:
         """The tensor, in float32, or the type of floats that it is stored in.
@@ -77,6 +84,11 @@ class Stored(NamedTuple):
         Raises:
             limits.Refused: for an unsupported type, or a file that has become shorter.
         """
+        array = self._in_order(self._stored())
+        return array - np.asarray(self.added, array.dtype) if self.added else array
+
+    def _stored(self) -> np.ndarray:
+        """The tensor as llama.cpp has it."""
         import gguf
 
         if self.kind.name in PLAIN:
@@ -92,7 +104,7 @@ class Stored(NamedTuple):
 
 
 def read(path: pathlib.Path) -> dict[str, Stored]:
-    """The tensors of a file by their names, of a T5 by transformers'; of the file the header alone is read.
+    """The tensors of a file by their names, of a text encoder by transformers'; of the file the header alone is read.
 
     Raises:
         OSError: if it cannot be read.
@@ -111,7 +123,7 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
             header = gguf_header.read(file, length)
         except ValueError as error:
             raise limits.Refused(f"{path} is not a complete GGUF file: {limits.reason(error)}.") from error
-    names = gguf_names.transformers_names((entry.name for entry in header.entries), path)
+    meanings = gguf_names.meanings((entry.name for entry in header.entries), header.fields, path)
     tensors = {}
     for entry in header.entries:
         what = f"{path}: {entry.name}"
@@ -133,5 +145,10 @@ def read(path: pathlib.Path) -> dict[str, Stored]:
         shape = tuple(header.fields.get(ORIGINAL + entry.name, entry.sides))
         if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) != number:
             raise limits.Refused(f"{what} has the shape {list(entry.sides)}, but its field states {list(shape)}.")
-        tensors[names[entry.name]] = Stored(path, entry.name, kind, shape, entry.sides, begin, size)
+        meaning = meanings[entry.name]
+        if meaning.heads and (not shape or shape[0] % (2 * meaning.heads)):
+            raise limits.Refused(f"{what} has the sides {list(shape)}, which {meaning.heads} heads cannot share.")
+        if meaning.name:
+            stored = Stored(path, entry.name, kind, shape, entry.sides, begin, size, meaning.heads, meaning.added)
+            tensors[meaning.name] = stored
     return tensors

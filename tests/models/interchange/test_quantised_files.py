@@ -1,6 +1,7 @@
 """Files of GGUF and of layers in fp8 with scales: their numbers, what stays in 8 bits, and what is refused."""
 
 import json
+import re
 import sys
 import types
 from typing import Any
@@ -34,9 +35,14 @@ FLUX = {
 RNG = np.random.default_rng(0)
 
 
-def write(path, tensors, kinds=None):
-    """A file as llama.cpp's programs write it; `kinds`: of the tensors that are bytes of blocks."""
-    writer = gguf.GGUFWriter(path, "flux")
+def write(path, tensors, kinds=None, architecture="flux", heads=()):
+    """A file as llama.cpp's programs write it; `kinds`: of the tensors that are bytes of blocks.
+
+    `heads` are numbers of heads, of queries and of keys, for the header.
+    """
+    writer = gguf.GGUFWriter(path, architecture)
+    for add, number in zip((writer.add_head_count, writer.add_head_count_kv), heads):
+        add(number)
     for name, array in tensors.items():
         writer.add_tensor(name, array, raw_dtype=(kinds or {}).get(name))
     writer.write_header_to_file()
@@ -279,9 +285,74 @@ def test_an_encoder_by_the_names_of_llama_cpp_is_that_of_transformers(name, mlp,
         np.testing.assert_array_equal(few[path], leaf, err_msg=path)
 
 
-def test_a_language_model_by_the_names_of_llama_cpp_is_refused_by_name(tmp_path):
-    path = write(tmp_path / "a.gguf", {"blk.0.attn_q.weight": np.zeros((2, 2), np.float32)})
-    with pytest.raises(limits.Refused, match=r"blk\.0\.attn_q\.weight is a tensor of a language model"):
+DECODERS = {  # transformers' class: llama.cpp's architecture
+    "LlamaModel": gguf.MODEL_ARCH.LLAMA,
+    "Qwen2Model": gguf.MODEL_ARCH.QWEN2VL,
+    "Qwen3Model": gguf.MODEL_ARCH.QWEN3,
+    "Gemma2Model": gguf.MODEL_ARCH.GEMMA2,
+    "Gemma3TextModel": gguf.MODEL_ARCH.GEMMA3,
+}
+DECODER = {"vocab_size": 32, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8,
+           "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+HEADS = (4, 2)
+
+
+def of_llama_cpp(arch, key, array):
+    """The tensor as convert_hf_to_gguf.py writes it: `LlamaModel.permute`, and `Gemma3Model.modify_tensors`."""
+    if arch is gguf.MODEL_ARCH.LLAMA and re.search("[qk]_proj", key):
+        heads = HEADS["k_proj" in key]
+        return array.reshape(heads, 2, len(array) // heads // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+    return array + 1 if "GEMMA" in arch.name and key.endswith("norm.weight") else array
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_decoder_by_the_names_of_llama_cpp_is_that_of_transformers(name, tmp_path):
+    family, arch = families.FAMILIES[name], DECODERS[name]
+    config = {"architectures": [name], **DECODER}
+    module = folders.built(family, config)
+    shapes = leaves_of(folders.shapes_of(family, module))
+    expected = folders.expected_of(family, module, "of a whole one", shapes)
+    theirs = {key: RNG.integers(-99, 99, shape).astype(np.float32) / 64 for key, shape in expected.items()}
+    known = gguf.get_tensor_name_map(arch, 2)
+    own = lambda key: known.get_name(key, try_suffixes=(".weight", ".bias"))
+    named = {own(key): of_llama_cpp(arch, key, array) for key, array in theirs.items()}
+    assert None not in named
+    named |= {"output.weight": np.zeros((32, 32), np.float32), "rope_freqs.weight": np.ones(4, np.float32)}
+    for place in ("gguf", "whole"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "config.json").write_text(json.dumps(config))
+    write(tmp_path / "gguf" / "model.gguf", named, None, gguf.MODEL_ARCH_NAMES[arch], HEADS)
+    save_file(theirs, tmp_path / "whole" / "model.safetensors")
+    few, whole = (leaves_of(interchange.load(tmp_path / folder)[1]) for folder in ("gguf", "whole"))
+    assert few.keys() == whole.keys()
+    for path, leaf in whole.items():
+        np.testing.assert_array_equal(few[path], leaf, err_msg=path)
+
+
+def test_rows_in_8_bits_move_with_their_scales(tmp_path):
+    array = RNG.normal(size=(32, 32)).astype(np.float32)
+    content, values = q8_0(of_llama_cpp(gguf.MODEL_ARCH.LLAMA, "q_proj", array))
+    kinds = {"blk.0.attn_q.weight": gguf.GGMLQuantizationType.Q8_0}
+    path = write(tmp_path / "a.gguf", {"blk.0.attn_q.weight": content}, kinds, "llama", HEADS)
+    name = "model.layers.0.self_attn.q_proj.weight"
+    tensors = tensor_files.open_tensors(path)
+    read = tensors.read(name)
+    np.testing.assert_array_equal(of_llama_cpp(gguf.MODEL_ARCH.LLAMA, "q_proj", read), values)
+    few = tensors.read_quantised(name)
+    assert few is not None
+    np.testing.assert_array_equal(few.values * few.repeated(), read)
+
+
+@pytest.mark.parametrize("architecture, heads, name, match", [
+    ("chatglm", HEADS, "blk.0.attn_q.weight", r"blk\.0\.attn_q\.weight is a tensor of a language model.*chatglm"),
+    ("llama", (), "blk.0.attn_q.weight", r"of the architecture 'of no name'\. Valid: qwen2, .*gemma3, or its safe"),
+    ("qwen3", HEADS, "blk.0.ffn_gate_exps.weight", r"'blk\.0\.ffn_gate_exps\.weight' is no tensor of a qwen3 model"),
+    ("llama", (3, 3), "blk.0.attn_k.weight", r"has the sides \[2, 2\], which 3 heads cannot share"),
+])  # fmt: skip
+def test_a_language_model_that_is_not_read_is_refused_by_name(architecture, heads, name, match, tmp_path):
+    path = write(tmp_path / "a.gguf", {name: np.zeros((2, 2), np.float32)}, None, architecture, heads)
+    with pytest.raises(limits.Refused, match=match):
         tensor_files.open_tensors(path)
 
 
