@@ -257,9 +257,9 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     measured = json.loads(path.read_text())["figures"]
     figure = Figure(figsize=(10, 3.1), dpi=plots.DPI, layout="constrained")
     classes, distances, nearest = figure.subplots(1, 3, width_ratios=(1, 1.15, 1))
-    of_classes(classes, measured["asked_class"])
-    of_distances(distances, measured["frechet"])
-    of_neighbours(nearest, measured["neighbours"])
+    draw_classes(classes, measured["asked_class"])
+    draw_distances(distances, measured["frechet"])
+    draw_neighbours(nearest, measured["neighbours"])
     plots.save(figure, place / "evaluation.png")
     _copy(folder / "curves.png", place / "curves.png")
     return Shown(
@@ -269,7 +269,7 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     )
 
 
-def of_classes(axes, accuracy: dict) -> None:
+def draw_classes(axes, accuracy: dict) -> None:
     """Share of each class that the classifier recognises."""
     classes = list(accuracy["by_class"])
     axes.bar(
@@ -292,7 +292,7 @@ def of_classes(axes, accuracy: dict) -> None:
     axes.legend(**LEGEND, ncols=2)
 
 
-def of_distances(axes, frechet: dict) -> None:
+def draw_distances(axes, frechet: dict) -> None:
     """Frechet distances between the floor and noise."""
     for row, figure in enumerate(frechet.values()):
         at = figure["floor"]["mean"]
@@ -317,7 +317,7 @@ def of_distances(axes, frechet: dict) -> None:
     axes.legend(**LEGEND, ncols=3)
 
 
-def of_neighbours(axes, neighbours: dict) -> None:
+def draw_neighbours(axes, neighbours: dict) -> None:
     """Quantiles of the distance to the nearest training image."""
     for name, color, label in (("samples", BLUE, "samples"), ("held_out", INK, "real test images")):
         quantiles = {float(q): value for q, value in neighbours[name]["quantiles"].items()}

@@ -158,7 +158,7 @@ class _Text:
     def end(self, node) -> int:
         return self.begins[node.end_lineno - 1] + node.end_col_offset
 
-    def of(self, node) -> str:
+    def code(self, node) -> str:
         return self.source[self.start(node) : self.end(node)].decode()
 
 
@@ -322,7 +322,7 @@ def _changes(node: ast.AST, text: _Text) -> Iterator[tuple[str, int, int, str]]:
     elif isinstance(node, ast.If):
         if isinstance(node.test, ast.UnaryOp) or len(getattr(node.test, "ops", ())) == 1:
             return  # the negation of "not a" or "a == b" is made of that expression
-        yield "condition", text.start(node.test), text.end(node.test), f"not ({text.of(node.test)})"
+        yield "condition", text.start(node.test), text.end(node.test), f"not ({text.code(node.test)})"
     elif isinstance(node, ast.AugAssign):
         yield from between(node.target, node.value, node.op)
     elif isinstance(node, (ast.Attribute, ast.Name)) and not isinstance(node.ctx, ast.Store):
