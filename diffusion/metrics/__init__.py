@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         clip_protocols as clip_protocols,
         clip_score as clip_score,
         clip_sets as clip_sets,
+        credible_intervals as credible_intervals,
         crps as crps,
         detection as detection,
         encoder_protocols as encoder_protocols,

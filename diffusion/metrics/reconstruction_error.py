@@ -38,36 +38,40 @@ def psnr(pictures: Array, originals: Array) -> Array:
     return 20 * jnp.log10(PEAK) - 10 * jnp.log10(jnp.mean(jnp.square(x - y), axis=(1, 2, 3)))
 
 
-def ssim(pictures: Array, originals: Array) -> Array:
+def ssim(pictures: Array, originals: Array, window: int = WINDOW) -> Array:
     """Structural similarity.
 
         (2 mx my + (K1 L)^2) (2 sxy + (K2 L)^2) / ((mx^2 + my^2 + (K1 L)^2) (sx^2 + sy^2 + (K2 L)^2))
 
     is averaged over windows and channels. The means m, variances s^2 and covariances sxy are weighted by a Gaussian of
     deviation 1.5 in each window of 11 x 11 that lies wholly within the picture; L = 255, K1 = 0.01, K2 = 0.03. It
-    equals the authors' code, which takes grey pictures; here each channel counts as one. (scikit-image agrees with
+    equals the authors' code, which takes grey pictures; here each channel counts as one. Another window, for smaller
+    pictures, has other figures. (scikit-image agrees with
     gaussian_weights=True, sigma=1.5, use_sample_covariance=False.)
 
     Args:
-        pictures: uint8 [B, H, W, C], at least 11 pixels high and wide.
+        pictures: uint8 [B, H, W, C], at least as high and wide as the window.
         originals: the original pictures, likewise.
+        window: side of a window in pixels, odd; 11 in published figures.
 
     Returns:
         float32 [B], in [-1, 1]; 1 where the two are equal.
 
     Raises:
-        ValueError: for other shapes or types, or smaller pictures.
+        ValueError: for other shapes or types, smaller pictures, or an even window.
 
     Reference: Wang, Bovik, Sheikh & Simoncelli, "Image Quality Assessment: From Error Visibility to Structural
     Similarity", 2004, equation 13 and section III.C.
     """
     x, y = _floats(pictures, originals)
-    if min(x.shape[1:3]) < WINDOW:
-        raise ValueError(f"ssim needs pictures of at least {WINDOW} x {WINDOW} pixels, got {x.shape[1]} x {x.shape[2]}")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"ssim: window = {window} must be odd and positive")
+    if min(x.shape[1:3]) < window:
+        raise ValueError(f"ssim needs pictures of at least {window} x {window} pixels, got {x.shape[1]} x {x.shape[2]}")
     # Bytes are centred, since the variances are differences of squares, which would lose digits otherwise.
     x = x - PEAK / 2
     y = y - PEAK / 2
-    mx, my, xx, yy, xy = _windows(jnp.stack([x, y, x * x, y * y, x * y]))
+    mx, my, xx, yy, xy = _windows(jnp.stack([x, y, x * x, y * y, x * y]), window)
     sx = xx - mx * mx
     sy = yy - my * my
     sxy = xy - mx * my
@@ -79,14 +83,14 @@ def ssim(pictures: Array, originals: Array) -> Array:
     return jnp.mean(similarity, axis=(1, 2, 3))
 
 
-def _windows(x: Array) -> Array:
-    """Gaussian means of every window: [K, B, H, W, C] -> [K, B, H - 10, W - 10, C]."""
-    offsets = np.arange(WINDOW) - WINDOW // 2
+def _windows(x: Array, window: int) -> Array:
+    """Gaussian means of every window: [K, B, H, W, C] -> [K, B, H - window + 1, W - window + 1, C]."""
+    offsets = np.arange(window) - window // 2
     weights = np.exp(-(offsets**2) / (2 * DEVIATION**2))
     weights = jnp.asarray(weights / weights.sum(), x.dtype)
     for axis in (2, 3):  # the Gaussian of two dimensions is a product
-        size = x.shape[axis] - WINDOW + 1
-        shifted = [weights[i] * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(WINDOW)]
+        size = x.shape[axis] - window + 1
+        shifted = [weights[i] * jax.lax.slice_in_dim(x, i, i + size, axis=axis) for i in range(window)]
         x = functools.reduce(jnp.add, shifted)
     return x
 

@@ -2,9 +2,10 @@
 
     python -m examples.restoration.report --out=runs/restoration
 
-Two tables, at equal evaluations of the network. The first has a mixture of Gaussians, whose denoiser and posteriors are
-exact: the distance from the samples of a method to the posterior is the method's own error. The second has handwritten
-digits of the test split, by the model that comes along, without their classes. Writes samples.png, report.json and
+Tables at equal evaluations of the network. The first ones have a mixture of Gaussians, whose denoiser and posteriors
+are exact: the distance from a method's samples to the posterior is the method's own error, and so is the coverage of
+its credible intervals. The others have handwritten digits of the test split, by the model that comes along, without
+their classes: PSNR, SSIM, LPIPS where its weights are at hand, and coverage. Writes samples.png, report.json and
 report.md.
 """
 
@@ -16,12 +17,14 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", "digits", "run of 8 x 8 pixels and ten classes, or the weights that come along")
     flags.DEFINE_string("out", None, "folder of the report", required=True)
     flags.DEFINE_integer("steps", 100, "evaluations of the network a sample", lower_bound=10)
-    flags.DEFINE_integer("number", 50, "pictures of the second table", lower_bound=8)
+    flags.DEFINE_integer("number", 16, "pictures of the second table", lower_bound=8)
+    flags.DEFINE_integer("draws", 9, "samples of each picture; its intervals are of 80 %", lower_bound=9)
+    flags.DEFINE_string("lpips", "", "folder of LPIPS's weights, VGG16; without it no table has LPIPS")
     flags.DEFINE_integer("points", 1000, "samples of each posterior of the first table", lower_bound=100)
     command_line.begin()
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,7 +38,10 @@ from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
 from diffusion.guidance import measurements
-from diffusion.metrics import reconstruction_error, vector_distances
+from diffusion.metrics import credible_intervals, reconstruction_error, vector_distances
+from diffusion.models import interchange
+from diffusion.objectives.autoencoder_terms import perceptual_distance
+from diffusion.recipe import ConfigError
 from diffusion.schedules import NoiseSchedule
 from examples.restoration import exact, methods, tasks
 
@@ -44,15 +50,25 @@ MEASURED = ((2, 0.3), (2, 0.05), (4, 0.3), (4, 0.05))  # numbers of rows of A, a
 CASES = 3  # measured points of each
 NULL = 10  # the class that stands for none
 SHOWN = 8
+EXACT_LEVEL, LEVEL = 0.9, 0.8  # of credible intervals: of many samples of one posterior, and of nine of each picture
+WINDOW = 7  # of SSIM, in pictures of 8 x 8 pixels
+ENLARGED = 8  # times, for LPIPS: VGG16 halves pictures four times
+
+Distance = Callable[[Array, Array], Array]
+"""(pictures `[B, H, W, C]` in [-1, 1], originals) -> distances `[B]`."""
 TITLE = "Restoration"
 
 
-def posteriors(steps: int, points: int) -> dict[str, dict[str, float]]:
-    """The sliced 2-Wasserstein distance from each method's samples to the exact posterior, by method and task.
+def posteriors(steps: int, points: int) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
+    """Two figures of each method's samples beside the exact posterior, by method and task.
 
     Args:
         steps: evaluations of the denoiser.
         points: samples of each posterior.
+
+    Returns:
+        (sliced 2-Wasserstein distances to the posterior, shares of the posterior in the samples' intervals of 90 %,
+        means over directions).
     """
     mixture = exact.random_mixture(0, COMPONENTS, DIMENSION, WIDTH)
     schedule = schedules.cosine()
@@ -61,6 +77,7 @@ def posteriors(steps: int, points: int) -> dict[str, dict[str, float]]:
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     data_std = float(exact.draw(mixture, 20_000, 0).std(0).mean())
     far: dict[str, dict[str, float]] = {}
+    covered: dict[str, dict[str, float]] = {}
     for rows, noise_std in MEASURED:
         A = random.standard_normal((rows, DIMENSION)).astype(np.float32) / np.float32(DIMENSION**0.5)
         title = f"{rows} of {DIMENSION}, noise {noise_std}"
@@ -68,6 +85,7 @@ def posteriors(steps: int, points: int) -> dict[str, dict[str, float]]:
         setting = methods.Setting(exact.denoiser(mixture, schedule), schedule, task, steps, data_std)
         runs = methods.programs(setting)
         squares: dict[str, list[float]] = {}
+        shares: dict[str, list[float]] = {}
         for case in range(CASES):
             y = A @ exact.draw(mixture, 1, 100 + case)[0] + noise_std * random.standard_normal(rows)
             target = exact.posterior(mixture, A, y, noise_std)
@@ -76,9 +94,38 @@ def posteriors(steps: int, points: int) -> dict[str, dict[str, float]]:
             drawn = {"the posterior itself": exact.draw(target, points, 8), "the prior": exact.draw(mixture, points, 8)}
             for name, x in (drawn | restored(runs, read, schedule, (DIMENSION,), case)).items():
                 squares.setdefault(name, []).append(vector_distances.sliced_wasserstein(x, reference, along))
+                share = credible_intervals.coverage(x @ along.T, reference @ along.T, EXACT_LEVEL)
+                shares.setdefault(name, []).append(float(share.mean()))
         for name, values in squares.items():
             far.setdefault(name, {})[title] = float(np.mean(values) ** 0.5)
-    return far
+            covered.setdefault(name, {})[title] = float(np.mean(shares[name]))
+    return far, covered
+
+
+def perceived(folder: str) -> Distance | None:
+    """The LPIPS of pictures, enlarged, by the weights in a folder; None for no folder.
+
+    Raises:
+        ConfigError: for a folder without these weights.
+    """
+    if not folder:
+        return None
+    if not pathlib.Path(folder).is_dir():
+        raise ConfigError(
+            f"--lpips={folder} is no folder. Valid: one with config.json and the weights of LPIPS, VGG16."
+        )
+    try:
+        module, params = interchange.load(folder, "LPIPS")
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--lpips={folder} has no weights of LPIPS: {error}") from error
+
+    @jax.jit
+    def distance(x: Array, originals: Array) -> Array:
+        enlarged = lambda x: jnp.repeat(jnp.repeat(x, ENLARGED, axis=1), ENLARGED, axis=2)
+        ours, theirs = (module.apply({"params": params}, enlarged(pictures)) for pictures in (x, originals))
+        return perceptual_distance(ours.layers, theirs.layers, ours.weights)
+
+    return distance
 
 
 def restored(
@@ -90,16 +137,20 @@ def restored(
     return {name: np.asarray(method(y, x, keys)) for name, method in runs.items()}
 
 
-def pictures(model: str, steps: int, number: int) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, np.ndarray]]]:
+def pictures(
+    model: str, steps: int, number: int, draws: int, distance: Distance | None = None
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, np.ndarray]]]:
     """The figures of the digits by task and method, and the pictures of each.
 
     Args:
         model: run, or the name of weights that come along.
         steps: evaluations of the network.
         number: how many test pictures are measured.
+        draws: number of samples of each.
+        distance: LPIPS; None for none.
 
     Returns:
-        ({task: {method: {"psnr", "residual"}}}, {task: {line: pictures `[B, 8, 8, 1]` in [-1, 1]}}).
+        ({task: {method: the figures of `measured`}}, {task: {line: pictures `[B, 8, 8, 1]` in [-1, 1]}}).
     """
     run = trained_run.load(model, {"sample.guidance.scale": 1.0})
     denoise = lambda x, t: run.denoise(np.full(len(x), NULL))(x, t)
@@ -110,28 +161,64 @@ def pictures(model: str, steps: int, number: int) -> tuple[dict[str, dict[str, A
         exact_y = task.forward(truth)
         y = exact_y + task.noise_std * jax.random.normal(jax.random.key(k), exact_y.shape)
         setting = methods.Setting(denoise, run.schedule, task, steps, float(truth.std()))
-        samples = restored(methods.programs(setting), y, run.schedule, run.shape, k)
-        figures[name] = {method: measured(x, truth, task, y) for method, x in samples.items()}
+        several = jnp.tile(y, (draws, *(1,) * (y.ndim - 1)))
+        samples = restored(methods.programs(setting), several, run.schedule, run.shape, k)
+        samples = {method: x.reshape(draws, *truth.shape) for method, x in samples.items()}
+        figures[name] = {method: measured(x, truth, task, y, distance) for method, x in samples.items()}
         inverse = {"A^+ y": np.asarray(task.linear.inverse(y, truth))} if task.linear else {}
-        lines[name] = {"truth": np.asarray(truth)} | inverse | samples
+        lines[name] = {"truth": np.asarray(truth)} | inverse | {method: x[0] for method, x in samples.items()}
     return figures, lines
 
 
-def measured(x: np.ndarray, truth: Array, task: tasks.Task, y: Array) -> dict[str, float]:
-    """The mean PSNR of pictures `[B, 8, 8, 1]`, and the root of their mean squared residual in units of the noise."""
-    decibels = reconstruction_error.psnr(to_uint8(jnp.asarray(x)), to_uint8(truth))
-    residual = jnp.mean((task.forward(jnp.asarray(x)) - y) ** 2) ** 0.5 / task.noise_std
-    return {"psnr": float(decibels.mean()), "residual": float(residual)}
+def measured(
+    x: np.ndarray, truth: Array, task: tasks.Task, y: Array, distance: Distance | None = None
+) -> dict[str, float]:
+    """The figures of S samples of each picture, means over both.
+
+    Args:
+        x: samples `[S, B, 8, 8, 1]` in [-1, 1].
+        truth: pictures `[B, 8, 8, 1]`.
+        task: the operator and its noise.
+        y: what was measured of the pictures.
+        distance: LPIPS; None for none.
+
+    Returns:
+        {"psnr": decibels, "ssim", "residual": root of the mean squared residual in units of the noise, "coverage": the
+        share of pixels whose truth lies in the samples' interval of 80 %}, and "lpips" where there is a distance.
+    """
+    flat = jnp.asarray(x).reshape(-1, *truth.shape[1:])
+    truths = jnp.tile(truth, (len(x), 1, 1, 1))
+    both = to_uint8(flat), to_uint8(truths)
+    residual = jnp.mean((task.forward(flat) - jnp.tile(y, (len(x), *(1,) * (y.ndim - 1)))) ** 2) ** 0.5
+    figures = {
+        "psnr": reconstruction_error.psnr(*both).mean(),
+        "ssim": reconstruction_error.ssim(*both, WINDOW).mean(),
+        "residual": residual / task.noise_std,
+        "coverage": credible_intervals.coverage(x, np.asarray(truth)[None], LEVEL).mean(),
+    }
+    if distance is not None:
+        figures["lpips"] = distance(flat, truths).mean()
+    return {name: float(value) for name, value in figures.items()}
 
 
 def markdown(content: Mapping[str, Any]) -> str:
-    """The page: both tables and the pictures."""
-    far, figures, protocol = content["posteriors"], content["pictures"], content["protocol"]
+    """The page: the tables and the pictures."""
+    far, covered = content["posteriors"], content["covered"]
+    figures, protocol = content["pictures"], content["protocol"]
     names = list(next(iter(far.values())))
-    first = [(method, *(f"{row[name]:.2f}" for name in names)) for method, row in far.items()]
-    every = methods.LINEAR | methods.ANY
-    entry = lambda one: f"{one['psnr']:.1f} ({one['residual']:.1f})" if one else "needs a linear operator"
-    second = [(method, *(entry(row.get(method)) for row in figures.values())) for method in every]
+
+    def of_posteriors(rows: Mapping[str, Mapping[str, float]], form: str) -> str:
+        cells = [(method, *(form.format(row[name]) for name in names)) for method, row in rows.items()]
+        return report.table(("samples", *names), cells)
+
+    def of_pictures(form: str) -> str:
+        entry = lambda one: form.format(**one) if one else "needs a linear operator"
+        every = methods.LINEAR | methods.ANY
+        cells = [(method, *(entry(row.get(method)) for row in figures.values())) for method in every]
+        return report.table(("method", *figures), cells)
+
+    has_lpips = "lpips" in next(iter(next(iter(figures.values())).values()))
+    lpips = [f"LPIPS by VGG16 of the pictures, enlarged {ENLARGED} times.", of_pictures("{lpips:.3f}")]
     parts = [
         f"# {TITLE}",
         f"All methods take {protocol['steps']} evaluations of the network a sample, `twisted` and `MCGDiff` "
@@ -142,13 +229,19 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"A mixture of {COMPONENTS} Gaussians in {DIMENSION} dimensions, {CASES} measurements y = A x + noise of each "
         "kind. The figure is the root of the mean squared sliced Wasserstein distance from the samples to the exact "
         f"posterior, {protocol['points']} samples each.",
-        report.table(("samples", *names), first),
+        of_posteriors(far, "{:.2f}"),
+        f"Coverage: the share of the exact posterior in the central interval of {EXACT_LEVEL:.0%} of a method's "
+        f"samples, the mean over 64 directions. Less than {EXACT_LEVEL:.0%}: they vary too little, or elsewhere.",
+        of_posteriors(covered, "{:.0%}"),
         "## Digits",
-        f"PSNR in decibels of one sample of each of {protocol['number']} test pictures. In brackets stands the "
-        "residual of the measurement in units of its noise: 1.0 is right, more does not agree with y, and less fits "
-        "its noise. "
-        "A sample of the posterior has a lower PSNR than its mean.",
-        report.table(("method", *figures), second),
+        f"PSNR in decibels of {protocol['draws']} samples of each of {protocol['number']} test pictures. In brackets "
+        "stands the residual of the measurement in units of its noise: 1.0 is right, more does not agree with y, and "
+        "less fits its noise. A sample of the posterior has a lower PSNR than its mean.",
+        of_pictures("{psnr:.1f} ({residual:.1f})"),
+        f"SSIM, in windows of {WINDOW} pixels, and in brackets the coverage: the share of pixels whose truth lies in "
+        f"the interval of {LEVEL:.0%} of the {protocol['draws']} samples.",
+        of_pictures("{ssim:.2f} ({coverage:.0%})"),
+        *(lpips if has_lpips else ["LPIPS needs its weights, `--lpips=FOLDER`; this report had none."]),
         "![Test digits, what was measured of them, and the pictures of each method](samples.png)",
         "## Protocol",
         report.table(("model", "commit", "device"), [[protocol[key] for key in ("model", "git_commit", "device")]]),
@@ -172,11 +265,14 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
-    figures, lines = pictures(values.model, values.steps, values.number)
+    distance = perceived(values.lpips)
+    figures, lines = pictures(values.model, values.steps, values.number, values.draws, distance)
     draw(lines, out / "samples.png")
-    protocol = {name: getattr(values, name) for name in ("model", "steps", "number", "points")} | report.software()
-    far = posteriors(values.steps, values.points)
-    content = report.plain({"posteriors": far, "pictures": figures, "protocol": protocol})
+    protocol = {
+        name: getattr(values, name) for name in ("model", "steps", "number", "draws", "points")
+    } | report.software()
+    far, covered = posteriors(values.steps, values.points)
+    content = report.plain({"posteriors": far, "covered": covered, "pictures": figures, "protocol": protocol})
     report.write(out, content, markdown(content))
     print(f"{out}/report.md and samples.png")
 

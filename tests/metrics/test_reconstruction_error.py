@@ -14,18 +14,18 @@ def drawn(*shape, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def written_out(x, y):
+def written_out(x, y, window=11):
     """Wang et al. 2004, equations 13 to 16, one window at a time, in float64."""
-    place = np.arange(11) - 5
+    place = np.arange(window) - window // 2
     weights = np.exp(-(place[:, None] ** 2 + place**2) / (2 * 1.5**2))
     weights /= weights.sum()
     c1 = (0.01 * 255) ** 2
     c2 = (0.03 * 255) ** 2
     values = []
-    for i in range(x.shape[0] - 10):
-        for j in range(x.shape[1] - 10):
+    for i in range(x.shape[0] - window + 1):
+        for j in range(x.shape[1] - window + 1):
             for c in range(x.shape[2]):
-                a, b = (z[i : i + 11, j : j + 11, c].astype(np.float64) for z in (x, y))
+                a, b = (z[i : i + window, j : j + window, c].astype(np.float64) for z in (x, y))
                 ma = (weights * a).sum()
                 mb = (weights * b).sum()
                 va = (weights * (a - ma) ** 2).sum()
@@ -56,6 +56,13 @@ def test_ssim_is_its_definition():
     assert 0.2 < found[1] < found[0] < 0.98
     np.testing.assert_allclose(SSIM(y, x), found, rtol=1e-6)
     np.testing.assert_allclose(SSIM(x, x), 1, rtol=1e-6)
+
+
+def test_a_smaller_window_fits_smaller_pictures():
+    x, y = drawn(2, 8, 8, 1), drawn(2, 8, 8, 1, seed=1)
+    np.testing.assert_allclose(ssim(x, y, 7), [written_out(a, b, 7) for a, b in zip(x, y)], rtol=2e-4)
+    with pytest.raises(ValueError, match="window = 6 must be odd"):
+        ssim(x, y, 6)
 
 
 @pytest.mark.slow

@@ -10,6 +10,9 @@ import pytest
 from diffusion import schedules
 from diffusion.guidance import measurements
 from diffusion.io import opener
+from diffusion.models import interchange
+from diffusion.models.lpips import LPIPS
+from diffusion.recipe import ConfigError
 from examples.restoration import exact, methods, mixtures, report, tasks
 from tests import commands
 
@@ -104,9 +107,34 @@ def test_a_residual_is_counted_in_units_of_the_noise():
     """Pictures that are one grey level of 255 off, of a measurement whose residual is twice the noise everywhere."""
     truth = jnp.zeros((2, *tasks.SHAPE))
     task = tasks.Task(lambda x: x[:, :3], 0.05, None)
-    figures = report.measured(np.full((2, *tasks.SHAPE), 2 / 255), truth, task, jnp.full((2, 3, 8, 1), 2 / 255 - 0.1))
+    x = np.full((9, 2, *tasks.SHAPE), 2 / 255, np.float32)
+    figures = report.measured(x, truth, task, jnp.full((2, 3, 8, 1), 2 / 255 - 0.1))
     assert figures["residual"] == pytest.approx(2, rel=1e-5)
     assert figures["psnr"] == pytest.approx(20 * np.log10(255), rel=1e-4)
+    assert figures["coverage"] == 0 and 0.99 < figures["ssim"] < 1 and "lpips" not in figures
+    x[0, 0], x[4, 1, :4] = -1, -1  # the first picture lies within, and so does the upper half of the second
+    assert report.measured(x, truth, task, jnp.zeros((2, 3, 8, 1)))["coverage"] == 0.75
+
+
+def test_lpips_reads_a_folder_of_its_weights_and_refuses_another(tmp_path):
+    """A network of one stage with weights 1 in its two channels; equal pictures are at the distance 0."""
+    module = LPIPS((2,))
+    params = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    interchange.save(tmp_path / "weights", module, params)
+    distance = report.perceived(str(tmp_path / "weights"))
+    assert distance is not None and report.perceived("") is None
+    x, y = (jax.random.uniform(jax.random.key(k), (2, *tasks.SHAPE), minval=-1) for k in (1, 2))
+    np.testing.assert_allclose(distance(x, x), 0, atol=1e-6)
+    enlarged = [np.asarray(pictures).repeat(8, 1).repeat(8, 2) for pictures in (x, y)]
+    f, g = (module.apply({"params": params}, jnp.asarray(pictures)).layers[0] for pictures in enlarged)
+    unit = lambda f: f / np.maximum(np.linalg.norm(f, axis=-1, keepdims=True), 1e-10)
+    np.testing.assert_allclose(distance(x, y), ((unit(f) - unit(g)) ** 2).sum(-1).mean((1, 2)), rtol=1e-4)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"--lpips=.*other has no weights of LPIPS: "):
+        report.perceived(str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match=r"--lpips=.*nowhere is no folder\. Valid: one with config\.json"):
+        report.perceived(str(tmp_path / "nowhere"))
 
 
 def test_the_problems_are_those_of_the_authors_code():
@@ -140,6 +168,7 @@ def test_the_report_has_every_method(tmp_path):
         "--steps=10",
         "--number=8",
         "--points=100",
+        "--draws=9",
         timeout=900,
     )
     assert done.returncode == 0, done.stderr
