@@ -5,6 +5,7 @@ as features. Like `classifier`, it needs no network library.
 """
 
 __all__ = [
+    "OtherModel",
     "Reader",
     "cached",
     "changed",
@@ -218,18 +219,36 @@ def features(reader: Reader, images: np.ndarray) -> np.ndarray:
     return chunks.applied(functools.partial(_compiled, reader.params), images, CHUNK)
 
 
-def cached(name: str, train: Callable[[], Reader], folder: pathlib.Path | None = None) -> Reader:
+class OtherModel(ValueError):
+    """A file with the parameters of another model than the one that reads it."""
+
+
+def cached(
+    name: str,
+    train: Callable[[], Reader],
+    folder: pathlib.Path | None = None,
+    shapes: Callable[[], Mapping[str, Any]] | None = None,
+) -> Reader:
     """The reader of a file, or a new one that is then kept in that file.
 
     Args:
         name: the name of the file, which encodes all that the reader depends on.
         train: trains a new one.
         folder: the folder of the file; "readers" in the library's cache by default.
+        shapes: () -> {parameter: array, or its shape and type} of such a reader; None to read any file.
+
+    Raises:
+        OtherModel: for a file whose parameters have other names or shapes.
     """
     path = (folder or files.cache("readers")) / f"{name}.safetensors"
     try:
+        params = safetensors_files.load(path)
+        if shapes is not None:
+            _check_model(path, params, jax.eval_shape(shapes))
         classes = {key: int(value) for key, value in safetensors_files.header(path).metadata.items()}
-        return from_params(safetensors_files.load(path), classes)
+        return from_params(params, classes)
+    except OtherModel:
+        raise
     except (OSError, ValueError) as error:
         if failures.is_machine_failure(error):
             raise failures.Unreadable(f"{path} could not be read: {error}.") from error
@@ -239,6 +258,17 @@ def cached(name: str, train: Callable[[], Reader], folder: pathlib.Path | None =
         arrays = {key: np.asarray(leaf) for key, leaf in reader.params.items()}
         file.write(save(arrays, {key: str(value) for key, value in reader.classes.items()}))
     return reader
+
+
+def _check_model(path: pathlib.Path, params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Refuses parameters of other names or shapes, naming the first."""
+    for name in sorted({*params, *expected}):
+        ours, theirs = (list(of[name].shape) if name in of else "missing" for of in (expected, params))
+        if ours != theirs:
+            raise OtherModel(
+                f"{path} is of another model: its {name} is {theirs}, and this judge's is {ours}. Valid: the file of "
+                "this judge, or none, which trains a new one"
+            )
 
 
 def _init(key: Array, shape: tuple[int, ...], classes: Mapping[str, int]) -> dict[str, Array]:

@@ -32,17 +32,29 @@ ATTRIBUTES = {name: values for name, values in judge.ATTRIBUTES.items() if name 
 PATCH = 2  # pixels of the sides of a patch of the measuring judge
 WIDTHS = (16, 32, 64, 96)  # features of its patches, and of every second neighbourhood, three times
 DIM = 128  # features, as many as `attribute_reader.fitted` takes
+PICTURE = (64, 64, 3)  # shape of a drawing
 CHUNK = 100  # pictures in one call of its compiled forward pass
 
 
 def rewarding(folder: pathlib.Path | None = None) -> Reader:
     """The judge that gives rewards, from a folder (by default the library's cache), or trained now (minutes)."""
-    return attribute_reader.cached(f"counting-rewarding-{REWARDING_SEED}-{STEPS}", lambda: _trained(True), folder)
+    name = f"counting-rewarding-{REWARDING_SEED}-{STEPS}"
+    return attribute_reader.cached(name, lambda: _trained(True), folder, lambda: _shapes(True))
 
 
 def measuring(folder: pathlib.Path | None = None) -> Reader:
     """The judge that no training calls, likewise."""
-    return attribute_reader.cached(f"counting-measuring-{MEASURING_SEED}-{STEPS}", lambda: _trained(False), folder)
+    name = f"counting-measuring-{MEASURING_SEED}-{STEPS}"
+    return attribute_reader.cached(name, lambda: _trained(False), folder, lambda: _shapes(False))
+
+
+def _shapes(rewarding: bool) -> dict[str, Array]:
+    """The first weights of one of the judges, for their names and shapes."""
+    classes = {name: len(values) for name, values in ATTRIBUTES.items()}
+    key = jax.random.key(0)
+    if not rewarding:
+        return init(key, classes)
+    return attribute_reader.init_hidden(key, PICTURE) | attribute_reader.init_linear(key, classes)
 
 
 def _trained(rewarding: bool) -> Reader:

@@ -25,7 +25,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -122,7 +122,7 @@ def perceived(folder: str) -> Distance | None:
     @jax.jit
     def distance(x: Array, originals: Array) -> Array:
         enlarged = lambda x: jnp.repeat(jnp.repeat(x, ENLARGED, axis=1), ENLARGED, axis=2)
-        ours, theirs = (module.apply({"params": params}, enlarged(pictures)) for pictures in (x, originals))
+        ours, theirs = (cast(Any, module.apply({"params": params}, enlarged(of))) for of in (x, originals))
         return perceptual_distance(ours.layers, theirs.layers, ours.weights)
 
     return distance

@@ -37,6 +37,18 @@ def measuring():
     return reader_of(lambda key, shape, classes: judges.init(key, classes), seed=1)
 
 
+def test_the_file_of_another_judge_is_refused(rewarding, measuring, tmp_path):
+    """Under the name of the rewarding one; its own file is read."""
+    name = f"counting-rewarding-{judges.REWARDING_SEED}-{judges.STEPS}"
+    attribute_reader.cached(name, lambda: rewarding, tmp_path)
+    assert judges.rewarding(tmp_path).digest == rewarding.digest
+    (tmp_path / f"{name}.safetensors").unlink()
+    attribute_reader.cached(name, lambda: measuring, tmp_path)
+    words = r"is of another model: its anywhere is missing, and this judge's is \[96, 128\]\. Valid: the file of this"
+    with pytest.raises(attribute_reader.OtherModel, match=words):
+        judges.rewarding(tmp_path)
+
+
 def facts_of(texts):
     return jax.tree.map(lambda *rows: np.stack(rows), *map(rewards.requested, texts))
 
