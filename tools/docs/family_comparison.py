@@ -1,0 +1,92 @@
+"""The table on docs/families.md of how far each family lies from diffusers: families, variants, deviation and reason.
+
+    python -m tools.docs.family_comparison
+
+The command rewrites the rows between the markers from what the tests compare: facts.py of each family, and the fixtures
+that diffusers made. A deviation is the bound that the test of that variant has.
+"""
+
+import importlib
+import json
+import pathlib
+from collections.abc import Iterator
+
+from safetensors import safe_open
+
+from tests.text_to_image import made_pipelines
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "families.md"
+BEGIN, END = "<!-- python -m tools.docs.family_comparison -->\n", "<!-- end of the comparison -->\n"
+HEAD = ("family", "variant", "class", "samplers and steps", "deviation", "what differs from the class as it is called")
+MEAN = "its picture is encoded by the mean, where diffusers draws"
+CLEAN = "prompts are not cleaned, and the size is the requested one (clean_caption, use_resolution_binning)"
+REASONS = {
+    "chroma": "its mask is cast to booleans; diffusers adds it to the scores as numbers",
+    "cogvideox_from_image": MEAN,
+    "cogvideox_frames_from_image": MEAN,
+    "ltx_from_image": MEAN,
+    "ltx_conditions": MEAN,
+    "pixart": CLEAN,
+    "alpha": CLEAN,
+    "sana": CLEAN,
+    "sprint": CLEAN,
+    "wan_from_image": "letters are not mended (ftfy)",
+    "wan_5b_from_image": "letters are not mended (ftfy)",
+}
+"""What a test leaves out of a variant's class, by the names of fixtures; of the others the class is called as it is."""
+
+
+def variants() -> dict[str, tuple[str, dict[str, float]]]:
+    """{variant: (family, {trajectory: the bound of its latents, as a part of the largest})} of all families."""
+    table = {}
+    for path in sorted(made_pipelines.FIXTURES.parents[1].glob("published/*/facts.py")):
+        facts = importlib.import_module(f"tests.published.{path.parent.name}.facts")
+        for name in ("TRAJECTORIES", "CLIP_TRAJECTORIES"):
+            table |= {variant: (path.parent.name, cases) for variant, cases in getattr(facts, name, {}).items()}
+    return table
+
+
+def perturbed() -> Iterator[tuple[str, ...]]:
+    """The rows of perturbed-attention guidance."""
+    families = {variant: family for variant, (family, _) in variants().items()}
+    with safe_open(made_pipelines.FIXTURES / "perturbed.safetensors", framework="numpy") as file:
+        about = file.metadata()
+    for case, (base, kind, _) in json.loads(about["cases"]).items():
+        yield (
+            families[base],
+            f"{case}, perturbed",
+            f"`{kind}`",
+            f"its own ({about['steps']})",
+            "1e-4",
+            REASONS.get(base, ""),
+        )
+
+
+def rows() -> list[tuple[str, ...]]:
+    """The rows of the table, by families."""
+    result = []
+    for variant, (family, cases) in variants().items():
+        about = made_pipelines.fixture(variant)[0]
+        kind = json.loads(about["files"]["model_index.json"])["_class_name"]
+        steps = sorted({about["steps"][case] for case in cases})
+        names = dict.fromkeys(case.partition(",")[0].partition(" ")[0] for case in cases)
+        samplers = f"{', '.join(names)} ({', '.join(map(str, steps))})"
+        result.append((family, variant, f"`{kind}`", samplers, f"{max(cases.values()):.0e}", REASONS.get(variant, "")))
+    order = {family: i for i, (family, *_) in enumerate(result)}
+    return sorted([*result, *perturbed()], key=lambda row: order[row[0]])
+
+
+def table() -> str:
+    """The table in Markdown."""
+    lines = [HEAD, ("---",) * len(HEAD), *(tuple(part.replace("e-0", "e-") for part in row) for row in rows())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def written(page: str) -> str:
+    """The page with the table of today."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text()))
