@@ -47,6 +47,7 @@ from diffusion.objectives.consistency import (
 from diffusion.objectives.continuous_consistency import continuous_consistency as continuous_consistency
 from diffusion.objectives.contrastive_flow_matching import contrastive_flow_matching as contrastive_flow_matching
 from diffusion.objectives.denoising import denoising as denoising
+from diffusion.objectives.density_gradient import with_density_gradient as with_density_gradient
 from diffusion.objectives.diffusion_dpo import diffusion_dpo as diffusion_dpo
 from diffusion.objectives.diffusion_nft import diffusion_nft as diffusion_nft
 from diffusion.objectives.distribution_matching import (

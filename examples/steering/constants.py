@@ -19,6 +19,8 @@ ESTIMATES = 8  # independent estimates of each constant
 PARTICLES = 512
 GRID = tuple(np.linspace(1, 0, 33).tolist())  # of paths
 BATCH, GROUP = 256, 64
+WAVES = 8  # sines of time that the networks receive, and cosines
+BUFFER, EVERY = 4096, 20  # of adjoint sampling: samples that are kept, and steps until new ones
 SHARE = 0.75  # of the evaluations of a trained method that its training takes
 SCHEDULE = schedules.trigonometric()
 V = parameterizations.v(parameterizations.time())
@@ -40,6 +42,7 @@ DENSITIES = {
     "mixture of 40": Density(objectives.gaussian_mixture(), 23.0),
     "funnel": Density(objectives.funnel(), 3.0),
     "many-well": Density(objectives.many_well(), 1.7),
+    "DW-4": Density(objectives.dw4(), 2.5),
 }
 
 
@@ -104,11 +107,25 @@ def annealed(target: objectives.Target, evaluations: int, resample: steering.Res
     return estimates_of(jax.jit(lambda x, keys: run(x, keys, resample=resample).log_weights)(x, keys))
 
 
-def trained(objective: objectives.Objective, target: objectives.Target, evaluations: int) -> Estimates:
-    """The weights of paths by a network that the objective has trained with a share of the evaluations."""
-    params = train(objective, target.shape, int(SHARE * evaluations) // BATCH)
+def trained(
+    objective: objectives.Objective,
+    target: objectives.Target,
+    evaluations: int,
+    of_params: Callable[[Any], parameterizations.Network] = lambda params: functools.partial(network, params),
+    every: int = 1,
+) -> Estimates:
+    """The weights of paths by a network that the objective has trained with a share of the evaluations.
+
+    Args:
+        objective: the objective.
+        target: the density.
+        evaluations: number of evaluations, of those that each path counts as one.
+        of_params: parameters -> network.
+        every: number of training steps that one batch of evaluations serves.
+    """
+    params = train(objective, target.shape, every * (int(SHARE * evaluations) // BATCH), of_params)
     number = evaluations - int(SHARE * evaluations)
-    denoise = parameterizations.denoiser(functools.partial(network, params), SCHEDULE, V)
+    denoise = parameterizations.denoiser(of_params(params), SCHEDULE, V)
     paths = lambda keys: samplers.path_weights(
         denoise, SCHEDULE, timesteps.plan(np.array(GRID)), keys, target.shape, target.log_density
     )[1]
@@ -116,38 +133,55 @@ def trained(objective: objectives.Objective, target: objectives.Target, evaluati
     return estimates_of(jax.jit(lambda keys: jax.lax.map(paths, keys))(keys))
 
 
-def train(objective: objectives.Objective, shape: tuple[int, ...], steps: int) -> Any:
+def train(
+    objective: objectives.Objective,
+    shape: tuple[int, ...],
+    steps: int,
+    of_params: Callable[[Any], parameterizations.Network],
+) -> Any:
     """The parameters of a network of 64 units after `steps` batches."""
-    sizes = (math.prod(shape) + 16, 64, 64, 64, math.prod(shape))
+    sizes = (math.prod(shape) + 2 * WAVES, 64, 64, 64, math.prod(shape))
     draw = lambda key, rows, columns: jax.random.normal(key, (rows, columns)) / rows**0.5
     layers = [draw(jax.random.key(k), *pair) for k, pair in enumerate(itertools.pairwise(sizes))]
     layers[-1] = 0 * layers[-1]  # which is the exact denoiser of N(0, I)
-    params = [(layer, jnp.zeros(layer.shape[1])) for layer in layers]
+    gate = jnp.zeros((2 * WAVES, sizes[-1]))
+    params = {"layers": [(layer, jnp.zeros(layer.shape[1])) for layer in layers], "gate": gate}
+    buffer = objective.buffer
     rate = optax.cosine_decay_schedule(2e-3, steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
     def update(carry, step):
-        params, state = carry
+        params, state, replay = carry
         keys = example_keys(jax.random.key(5), step, jnp.arange(BATCH))
 
         def loss(params):
-            networks = {"model": functools.partial(network, params)}
-            return objective(networks, SCHEDULE, keys, {"x": jnp.zeros((BATCH, *shape))}, step)[0].mean()
+            batch = {"x": jnp.zeros((BATCH, *shape))} | ({} if buffer is None else {"buffer": replay})
+            losses, metrics = objective({"model": of_params(params)}, SCHEDULE, keys, batch, step)
+            return losses.mean(), metrics
 
-        change, state = optimizer.update(jax.grad(loss)(params), state, params)
-        return (optax.apply_updates(params, change), state), None
+        slope, metrics = jax.grad(loss, has_aux=True)(params)
+        change, state = optimizer.update(slope, state, params)
+        replay = replay if buffer is None else buffer.update(replay, metrics["buffer"], step)
+        return (optax.apply_updates(params, change), state, replay), None
 
     run = jax.jit(lambda carry: jax.lax.scan(update, carry, jnp.arange(steps))[0])
-    return run((params, optimizer.init(params)))[0]
+    return run((params, optimizer.init(params), None if buffer is None else buffer.init()))[0]
+
+
+def waves_of(t: Array) -> Array:
+    """Sines and cosines of times `[B]`, `[B, 2 WAVES]`."""
+    waves = jnp.reshape(t, (-1, 1)) * jnp.arange(1, WAVES + 1) * math.pi
+    return jnp.concatenate([jnp.sin(waves), jnp.cos(waves)], -1)
 
 
 def network(params: Any, x: Array, t: Array, condition: Any) -> Array:
     """v of a small network of x `[B, D]` and waves of t."""
-    waves = jnp.reshape(t, (-1, 1)) * jnp.arange(1, 9) * math.pi
-    h = jnp.concatenate([x, jnp.sin(waves), jnp.cos(waves)], -1)
-    for weights, bias in params[:-1]:
+    waves = waves_of(t)
+    h = jnp.concatenate([x, jnp.broadcast_to(waves, (len(x), waves.shape[1]))], -1)
+    for weights, bias in params["layers"][:-1]:
         h = jax.nn.gelu(h @ weights + bias)
-    return h @ params[-1][0] + params[-1][1]
+    weights, bias = params["layers"][-1]
+    return h @ weights + bias
 
 
 def log_variance(target: objectives.Target, evaluations: int) -> Estimates:
@@ -155,12 +189,28 @@ def log_variance(target: objectives.Target, evaluations: int) -> Estimates:
     return trained(objectives.log_variance(V, GRID, target, GROUP), target, evaluations)
 
 
-def adjoint_sampling(target: objectives.Target, evaluations: int) -> Estimates:
-    """Paths that were trained by the gradients at their ends."""
+def log_variance_with_gradient(target: objectives.Target, evaluations: int) -> Estimates:
+    """As many paths, whose network receives the gradient of the density in each step: 33 times the evaluations."""
+
+    def of_params(params):
+        gate = lambda t: waves_of(t) @ params["gate"]
+        return objectives.with_density_gradient(functools.partial(network, params), target.log_density, gate)
+
+    return trained(objectives.log_variance(V, GRID, target, GROUP), target, evaluations, of_params)
+
+
+def adjoint_sampling(target: objectives.Target, evaluations: int, every: int = 1) -> Estimates:
+    """Paths that were trained by the gradients at their ends; with a buffer each serves several steps."""
     objective = objectives.adjoint_sampling(
-        V, weightings.constant(V), timesteps.uniform_density(SCHEDULE), GRID, target
+        V,
+        weightings.constant(V),
+        timesteps.uniform_density(SCHEDULE),
+        GRID,
+        target,
+        buffer=BUFFER if every > 1 else 0,
+        every=every,
     )
-    return trained(objective, target, evaluations)
+    return trained(objective, target, evaluations, every=every)
 
 
 NEVER = steering.where_uneven(steering.systematic, 1e-9)
@@ -169,18 +219,33 @@ METHODS: Mapping[str, Callable[[objectives.Target, int], Estimates]] = {
     "annealed importance sampling": functools.partial(annealed, resample=NEVER),
     "sequential Monte Carlo": functools.partial(annealed, resample=steering.where_uneven(steering.systematic)),
     "log-variance": log_variance,
+    "log-variance, gradient as an input": log_variance_with_gradient,
     "adjoint sampling": adjoint_sampling,
+    "adjoint sampling, buffer": functools.partial(adjoint_sampling, every=EVERY),
 }
 
 
-def table(evaluations: int) -> dict[str, dict[str, dict[str, float]]]:
-    """{density: {method: {"error", the root mean square of log Z, "effective", the share of the effective size}}}."""
+def table(
+    evaluations: int, known: Mapping[str, Mapping[str, dict[str, float]]] | None = None
+) -> dict[str, dict[str, dict[str, float]]]:
+    """{density: {method: {"error", the root mean square of log Z, "effective", the share of the effective size}}}.
+
+    Args:
+        evaluations: number of evaluations of the density by each method.
+        known: such a table, whose cells are taken as they are.
+    """
     rows: dict[str, dict[str, dict[str, float]]] = {}
     for name, density in DENSITIES.items():
         target = unit(density)
         for method, estimate in METHODS.items():
-            estimates = estimate(target, evaluations)
-            error = float(np.mean((estimates.log_normalisers - target.log_normaliser) ** 2) ** 0.5)
-            rows.setdefault(name, {})[method] = {"error": error, "effective": estimates.effective}
-            print(f"{name}, {method}: log Z off by {error:.3g}, effective size {estimates.effective:.2%}", flush=True)
+            cell = (known or {}).get(name, {}).get(method)
+            if cell is None:
+                estimates = estimate(target, evaluations)
+                error = float(np.mean((estimates.log_normalisers - target.log_normaliser) ** 2) ** 0.5)
+                cell = {"error": error, "effective": estimates.effective}
+            rows.setdefault(name, {})[method] = cell
+            print(
+                f"{name}, {method}: log Z off by {cell['error']:.3g}, effective size {cell['effective']:.2%}",
+                flush=True,
+            )
     return rows

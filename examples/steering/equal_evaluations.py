@@ -1,6 +1,6 @@
 """Ways to a large reward at equal numbers of evaluations, on a mixture whose tilted law is exact."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +81,42 @@ def gradient_guidance(evaluations: int):
     return lambda x, keys: samplers.sample(samplers.ddpm(), pulled, SCHEDULE, x, plan, keys)
 
 
+def path_search(evaluations: int):
+    """Candidates of each ancestral step, of which the one with the largest reward of its estimate goes on."""
+    number = evaluations // STEPS
+    if number < 2:
+        return None
+
+    def run(x, keys):
+        noise, walks, _ = _particles(keys, number)
+        return steering.searched_paths(
+            samplers.ddpm(), DENOISE, SCHEDULE, noise, PLAN, walks, log_reward, number=number
+        )[0]
+
+    return run
+
+
+def rejection(evaluations: int):
+    """Samples that are accepted with the probability exp(reward); the last try where none is."""
+    trials = evaluations // STEPS
+    if trials < 2:
+        return None
+
+    @jax.jit
+    def tried(keys):
+        draw = lambda keys: generate(samplers.prior(SCHEDULE, keys, (2,)))
+        return steering.rejected(draw, log_reward, keys, trials=trials).x
+
+    return lambda x, keys: tried(keys)
+
+
+def _particles(keys: Array, number: int) -> tuple[Array, Array, Array]:
+    """The first noise and the keys of particles, and the keys of the draw of one of each group."""
+    several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
+    starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
+    return samplers.prior(SCHEDULE, starts, (2,)), walks, several[:, -1]
+
+
 def particles(evaluations: int):
     """Twisted particles, of which one is drawn by its weight."""
     number = evaluations // STEPS
@@ -88,12 +124,10 @@ def particles(evaluations: int):
         return None
 
     def run(x, keys):
-        several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
-        starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
-        noise = samplers.prior(SCHEDULE, starts, (2,))
+        noise, walks, draws = _particles(keys, number)
         twist = steering.tilt(log_reward)
         groups = steering.twisted(samplers.ddpm(), DENOISE, SCHEDULE, noise, PLAN, walks, twist, number=number)
-        return steering.drawn(groups, several[:, -1])
+        return steering.drawn(groups, draws)
 
     return run
 
@@ -101,18 +135,23 @@ def particles(evaluations: int):
 WAYS = {
     "best of N": best_of,
     "search near the best noise": search,
+    "search over paths": path_search,
     "noise optimisation": noise_optimisation,
     "gradient guidance": gradient_guidance,
     "particles (SMC)": particles,
+    "rejection": rejection,
 }
 
 
-def curves(budgets: tuple[int, ...], number: int) -> dict[str, list[dict[str, float]]]:
+def curves(
+    budgets: tuple[int, ...], number: int, known: Mapping[str, list[dict[str, float]]] | None = None
+) -> dict[str, list[dict[str, float]]]:
     """For each way and number of evaluations the mean reward, and the distance to the tilted law.
 
     Args:
         budgets: numbers of evaluations a sample.
         number: number of samples.
+        known: such curves, which are taken as they are.
 
     Returns:
         {way: [{"evaluations", "reward", "distance"}]}, with "the tilted law" and "the model" of one entry each.
@@ -131,6 +170,9 @@ def curves(budgets: tuple[int, ...], number: int) -> dict[str, list[dict[str, fl
         "the model": [figures(STEPS, jax.jit(generate)(x))],
     }
     for name, way in WAYS.items():
+        if name in (known or {}):
+            points[name] = (known or {})[name]
+            continue
         runs = {evaluations: run for evaluations in budgets if (run := way(evaluations)) is not None}
         points[name] = [figures(evaluations, jax.jit(run)(x, keys)) for evaluations, run in runs.items()]
     return points

@@ -3,7 +3,7 @@
     python -m examples.steering.report --out=runs/steering
 
 The plot has a mixture of Gaussians with a quadratic reward, whose denoiser and tilted law are exact. The table has
-densities with known constants; two of its methods train small networks. Writes rewards.png, report.json and report.md.
+densities with known constants; four of its methods train small networks. Writes rewards.png, report.json and report.md.
 """
 
 from absl import flags
@@ -14,6 +14,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", None, "folder of the report", required=True)
     flags.DEFINE_integer("density_evaluations", 131_072, "evaluations of a density by each method", lower_bound=8192)
     flags.DEFINE_integer("most", 1280, "evaluations of the denoiser a sample, at most", lower_bound=80)
+    flags.DEFINE_string("known", "", "report.json of an earlier run, whose curves and cells are taken as they are")
     flags.DEFINE_integer("number", 2000, "samples of each point of the plot", lower_bound=100)
     command_line.begin()
 
@@ -23,10 +24,11 @@ from typing import Any
 
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
+from diffusion.io import opener
 from examples.steering import constants, equal_evaluations
 
 TITLE = "Steering at equal compute"
-COLOURS = ("#2f6db5", "#1aa39a", "#8e5ea2", "#c0392b", "#3a8a4d")
+COLOURS = ("#2f6db5", "#1aa39a", "#b8860b", "#8e5ea2", "#c0392b", "#3a8a4d", "#d2691e")
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -39,17 +41,22 @@ def markdown(content: Mapping[str, Any]) -> str:
         "## Rewards",
         f"A mixture of six Gaussians in the plane and the reward -|x - c|^2 / (2 w^2), {protocol['number']} samples a "
         f"point. A plain sample takes {equal_evaluations.STEPS} evaluations of the denoiser, and one with its "
-        f"derivative counts as {equal_evaluations.DERIVATIVE}. Right: the distance to the tilted law, sliced "
+        f"derivative counts as {equal_evaluations.DERIVATIVE}. Rejection takes at most as many as the point says, and "
+        "keeps its last try where it accepted none. Right: the distance to the tilted law, sliced "
         "2-Wasserstein.",
         "![Mean reward, and distance to the tilted law, by evaluations](rewards.png)",
         "## Constants",
         f"The root mean square of the error of log Z over {constants.ESTIMATES} estimates of "
         f"{protocol['density_evaluations']:,} evaluations of the density, each with its gradient. In brackets stands "
         "the effective size of the last weights as a share of their number. The trained methods spend "
-        f"{constants.SHARE:.0%} of the evaluations on one training, and the rest on each estimate.",
+        f"{constants.SHARE:.0%} of the evaluations on one training, and the rest on each estimate. With the gradient "
+        f"as an input a path takes {len(constants.GRID)} evaluations and not one; it has as many paths, so that it "
+        "spends that many times more. With the buffer "
+        f"of {constants.BUFFER:,} samples each evaluation serves {constants.EVERY} steps.",
         report.table(("method", *table), rows),
         "## Protocol",
         report.table(("commit", "device"), [[protocol[key] for key in ("git_commit", "device")]]),
+        *([f"Of commit {content['known']}: whatever that report had."] if content.get("known") else []),
         report.IN_FULL,
     ]
     return "\n\n".join(parts) + "\n"
@@ -77,11 +84,13 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     budgets = tuple(20 * 2**k for k in range(12) if 20 * 2**k <= values.most)
-    curves = equal_evaluations.curves(budgets, values.number)
+    known = opener.read_table(values.known) if values.known else {}
+    curves = equal_evaluations.curves(budgets, values.number, known.get("rewards"))
     draw(curves, out / "rewards.png")
     protocol = {name: getattr(values, name) for name in ("density_evaluations", "most", "number")} | report.software()
-    table = constants.table(values.density_evaluations)
-    content = report.plain({"rewards": curves, "constants": table, "protocol": protocol})
+    table = constants.table(values.density_evaluations, known.get("constants"))
+    commit = known.get("protocol", {}).get("git_commit", "")
+    content = report.plain({"rewards": curves, "constants": table, "protocol": protocol, "known": commit})
     report.write(out, content, markdown(content))
     print(f"{out}/report.md and rewards.png")
 
