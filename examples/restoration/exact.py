@@ -41,6 +41,13 @@ def draw(mixture: Mixture, number: int, seed: int) -> np.ndarray:
     return mixture.means[component] + noise
 
 
+def moments(mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
+    """The mean `[D]` and the covariance `[D, D]` of a mixture."""
+    mean = mixture.weights @ mixture.means
+    around = mixture.means - mean
+    return mean, mixture.covariance + np.einsum("k,ki,kj->ij", mixture.weights, around, around)
+
+
 def denoiser(mixture: Mixture, schedule: NoiseSchedule) -> Denoiser:
     """The exact denoiser of a mixture of round components, C = s^2 I."""
     variance = float(mixture.covariance[0, 0])

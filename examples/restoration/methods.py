@@ -165,6 +165,16 @@ def red_diff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
     return steering.red_diff(setting.denoise, setting.schedule, log, jnp.zeros_like(x), _plan(setting), keys, optimizer)
 
 
+def d_flow(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
+    """D-Flow: Adam on the noise, through ten deterministic steps; each gradient counts as one evaluation a step."""
+    plan, std = _plan(setting, 10), setting.schedule.sigma(setting.schedule.t_max)
+    generate = lambda z: samplers.sample(samplers.ddim(), setting.denoise, setting.schedule, std * z, plan, keys)
+    updates = max(1, setting.steps // 10 - 1)
+    reward = _likelihood(setting, y)
+    best, _ = steering.optimised_noise(generate, reward, x / std, optax.adam(0.1), steps=updates, prior=1.0)
+    return generate(best)
+
+
 LINEAR = {  # by a linear operator
     "PiGDM": pigdm,
     "DiffPIR": diffpir,
@@ -173,7 +183,7 @@ LINEAR = {  # by a linear operator
     "twisted": twisted,
     "MCGDiff": mcgdiff,
 }
-ANY = {"DPS": dps, "MPGD": mpgd, "DAPS, Langevin": daps_langevin, "RED-diff": red_diff}
+ANY = {"DPS": dps, "MPGD": mpgd, "DAPS, Langevin": daps_langevin, "RED-diff": red_diff, "D-Flow": d_flow}
 
 
 def programs(setting: Setting) -> dict[str, Method]:

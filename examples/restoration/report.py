@@ -59,16 +59,12 @@ Distance = Callable[[Array, Array], Array]
 TITLE = "Restoration"
 
 
-def posteriors(steps: int, points: int) -> tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]:
-    """Two figures of each method's samples beside the exact posterior, by method and task.
+def posteriors(steps: int, points: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Figures of each method's samples beside the exact posterior, `compared`, by figure, method and task.
 
     Args:
         steps: evaluations of the denoiser.
         points: samples of each posterior.
-
-    Returns:
-        (sliced 2-Wasserstein distances to the posterior, shares of the posterior in the samples' intervals of 90 %,
-        means over directions).
     """
     mixture = exact.random_mixture(0, COMPONENTS, DIMENSION, WIDTH)
     schedule = schedules.cosine()
@@ -76,16 +72,14 @@ def posteriors(steps: int, points: int) -> tuple[dict[str, dict[str, float]], di
     along = random.standard_normal((64, DIMENSION))
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     data_std = float(exact.draw(mixture, 20_000, 0).std(0).mean())
-    far: dict[str, dict[str, float]] = {}
-    covered: dict[str, dict[str, float]] = {}
+    figures: dict[str, dict[str, dict[str, float]]] = {}
     for rows, noise_std in MEASURED:
         A = random.standard_normal((rows, DIMENSION)).astype(np.float32) / np.float32(DIMENSION**0.5)
         title = f"{rows} of {DIMENSION}, noise {noise_std}"
         task = tasks.linear(measurements.matrix(A), noise_std)
         setting = methods.Setting(exact.denoiser(mixture, schedule), schedule, task, steps, data_std)
         runs = methods.programs(setting)
-        squares: dict[str, list[float]] = {}
-        shares: dict[str, list[float]] = {}
+        seen: dict[str, dict[str, list[float]]] = {}
         for case in range(CASES):
             y = A @ exact.draw(mixture, 1, 100 + case)[0] + noise_std * random.standard_normal(rows)
             target = exact.posterior(mixture, A, y, noise_std)
@@ -93,13 +87,39 @@ def posteriors(steps: int, points: int) -> tuple[dict[str, dict[str, float]], di
             read = jnp.broadcast_to(jnp.asarray(y, jnp.float32), (points, rows))
             drawn = {"the posterior itself": exact.draw(target, points, 8), "the prior": exact.draw(mixture, points, 8)}
             for name, x in (drawn | restored(runs, read, schedule, (DIMENSION,), case)).items():
-                squares.setdefault(name, []).append(vector_distances.sliced_wasserstein(x, reference, along))
-                share = credible_intervals.coverage(x @ along.T, reference @ along.T, EXACT_LEVEL)
-                shares.setdefault(name, []).append(float(share.mean()))
-        for name, values in squares.items():
-            far.setdefault(name, {})[title] = float(np.mean(values) ** 0.5)
-            covered.setdefault(name, {})[title] = float(np.mean(shares[name]))
-    return far, covered
+                for figure, value in compared(x, target, reference, along).items():
+                    seen.setdefault(figure, {}).setdefault(name, []).append(value)
+        for figure, by_method in seen.items():
+            power = 2 if figure == "distance" else 1  # squared distances are averaged
+            for name, values in by_method.items():
+                mean = float(np.mean(np.array(values) ** power) ** (1 / power))
+                figures.setdefault(figure, {}).setdefault(name, {})[title] = mean
+    return figures
+
+
+def compared(x: np.ndarray, target: exact.Mixture, reference: np.ndarray, along: np.ndarray) -> dict[str, float]:
+    """Four figures of samples beside a posterior.
+
+    Args:
+        x: samples `[N, D]`.
+        target: the posterior.
+        reference: exact samples of it `[M, D]`.
+        along: directions of length 1 `[K, D]`.
+
+    Returns:
+        {"distance": sliced 2-Wasserstein distance to the reference, "mean": distance of the means over the root of the
+        posterior's total variance, "covariance": distance of the covariances over the size of the posterior's, by
+        Frobenius, "coverage": share of the reference in the samples' intervals of 90 %, the mean over the directions}.
+    """
+    mean, covariance = exact.moments(target)
+    error = np.linalg.norm(np.cov(x.T) - covariance)
+    share = credible_intervals.coverage(x @ along.T, reference @ along.T, EXACT_LEVEL)
+    return {
+        "distance": vector_distances.sliced_wasserstein(x, reference, along) ** 0.5,
+        "mean": float(np.linalg.norm(x.mean(0) - mean) / np.trace(covariance) ** 0.5),
+        "covariance": float(error / np.linalg.norm(covariance)),
+        "coverage": float(share.mean()),
+    }
 
 
 def perceived(folder: str) -> Distance | None:
@@ -203,13 +223,15 @@ def measured(
 
 def markdown(content: Mapping[str, Any]) -> str:
     """The page: the tables and the pictures."""
-    far, covered = content["posteriors"], content["covered"]
-    figures, protocol = content["pictures"], content["protocol"]
-    names = list(next(iter(far.values())))
+    posteriors, figures, protocol = (content[name] for name in ("posteriors", "pictures", "protocol"))
+    names = list(next(iter(posteriors["distance"].values())))
 
-    def of_posteriors(rows: Mapping[str, Mapping[str, float]], form: str) -> str:
-        cells = [(method, *(form.format(row[name]) for name in names)) for method, row in rows.items()]
-        return report.table(("samples", *names), cells)
+    def of_posteriors(*forms: str) -> str:
+        """A table of figures, of a cell "distance:.2f" each after the other."""
+        figure_of = lambda form, method, name: format(posteriors[form.split(":")[0]][method][name], form.split(":")[1])
+        cell = lambda method, name: ", ".join(figure_of(form, method, name) for form in forms)
+        rows = [(method, *(cell(method, name) for name in names)) for method in posteriors["distance"]]
+        return report.table(("samples", *names), rows)
 
     def of_pictures(form: str) -> str:
         entry = lambda one: form.format(**one) if one else "needs a linear operator"
@@ -229,10 +251,13 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"A mixture of {COMPONENTS} Gaussians in {DIMENSION} dimensions, {CASES} measurements y = A x + noise of each "
         "kind. The figure is the root of the mean squared sliced Wasserstein distance from the samples to the exact "
         f"posterior, {protocol['points']} samples each.",
-        of_posteriors(far, "{:.2f}"),
+        of_posteriors("distance:.2f"),
+        "The distance of the means, over the root of the posterior's total variance, and the relative error of the "
+        "covariance.",
+        of_posteriors("mean:.2f", "covariance:.2f"),
         f"Coverage: the share of the exact posterior in the central interval of {EXACT_LEVEL:.0%} of a method's "
         f"samples, the mean over 64 directions. Less than {EXACT_LEVEL:.0%}: they vary too little, or elsewhere.",
-        of_posteriors(covered, "{:.0%}"),
+        of_posteriors("coverage:.0%"),
         "## Digits",
         f"PSNR in decibels of {protocol['draws']} samples of each of {protocol['number']} test pictures. In brackets "
         "stands the residual of the measurement in units of its noise: 1.0 is right, more does not agree with y, and "
@@ -271,8 +296,8 @@ def main(argv: list[str]) -> None:
     protocol = {
         name: getattr(values, name) for name in ("model", "steps", "number", "draws", "points")
     } | report.software()
-    far, covered = posteriors(values.steps, values.points)
-    content = report.plain({"posteriors": far, "covered": covered, "pictures": figures, "protocol": protocol})
+    exactly = posteriors(values.steps, values.points)
+    content = report.plain({"posteriors": exactly, "pictures": figures, "protocol": protocol})
     report.write(out, content, markdown(content))
     print(f"{out}/report.md and samples.png")
 

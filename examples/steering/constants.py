@@ -111,7 +111,7 @@ def trained(
     objective: objectives.Objective,
     target: objectives.Target,
     evaluations: int,
-    of_params: Callable[[Any], parameterizations.Network] = lambda params: functools.partial(network, params),
+    build: Callable[[Any], parameterizations.Network] = lambda params: functools.partial(network, params),
     every: int = 1,
 ) -> Estimates:
     """The weights of paths by a network that the objective has trained with a share of the evaluations.
@@ -120,12 +120,12 @@ def trained(
         objective: the objective.
         target: the density.
         evaluations: number of evaluations, of those that each path counts as one.
-        of_params: parameters -> network.
+        build: parameters -> network.
         every: number of training steps that one batch of evaluations serves.
     """
-    params = train(objective, target.shape, every * (int(SHARE * evaluations) // BATCH), of_params)
+    params = train(objective, target.shape, every * (int(SHARE * evaluations) // BATCH), build)
     number = evaluations - int(SHARE * evaluations)
-    denoise = parameterizations.denoiser(of_params(params), SCHEDULE, V)
+    denoise = parameterizations.denoiser(build(params), SCHEDULE, V)
     paths = lambda keys: samplers.path_weights(
         denoise, SCHEDULE, timesteps.plan(np.array(GRID)), keys, target.shape, target.log_density
     )[1]
@@ -137,7 +137,7 @@ def train(
     objective: objectives.Objective,
     shape: tuple[int, ...],
     steps: int,
-    of_params: Callable[[Any], parameterizations.Network],
+    build: Callable[[Any], parameterizations.Network],
 ) -> Any:
     """The parameters of a network of 64 units after `steps` batches."""
     sizes = (math.prod(shape) + 2 * WAVES, 64, 64, 64, math.prod(shape))
@@ -156,7 +156,7 @@ def train(
 
         def loss(params):
             batch = {"x": jnp.zeros((BATCH, *shape))} | ({} if buffer is None else {"buffer": replay})
-            losses, metrics = objective({"model": of_params(params)}, SCHEDULE, keys, batch, step)
+            losses, metrics = objective({"model": build(params)}, SCHEDULE, keys, batch, step)
             return losses.mean(), metrics
 
         slope, metrics = jax.grad(loss, has_aux=True)(params)
@@ -192,11 +192,11 @@ def log_variance(target: objectives.Target, evaluations: int) -> Estimates:
 def log_variance_with_gradient(target: objectives.Target, evaluations: int) -> Estimates:
     """As many paths, whose network receives the gradient of the density in each step: 33 times the evaluations."""
 
-    def of_params(params):
+    def build(params):
         gate = lambda t: waves_of(t) @ params["gate"]
         return objectives.with_density_gradient(functools.partial(network, params), target.log_density, gate)
 
-    return trained(objectives.log_variance(V, GRID, target, GROUP), target, evaluations, of_params)
+    return trained(objectives.log_variance(V, GRID, target, GROUP), target, evaluations, build)
 
 
 def adjoint_sampling(target: objectives.Target, evaluations: int, every: int = 1) -> Estimates:

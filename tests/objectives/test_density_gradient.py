@@ -30,7 +30,7 @@ def test_the_gradient_tells_one_network_the_mean_of_any_gaussian(mean):
     """With the closed forms of network and gate, which hold no mean, the paths' weights are equal."""
     plain = lambda x, t, condition: (gain(t) + reach(t) / STD**2)[:, None] * x
     network = objectives.with_density_gradient(plain, target(mean).log_density, reach)
-    made = objectives.log_variance(X0, np.array([1.0, 0.6, 0.25, 0.0]), target(mean), 2, STD)
+    made = objectives.log_variance(X0, [1.0, 0.6, 0.25, 0.0], target(mean), 2, STD)
     keys = jax.random.split(jax.random.key(0), 6)
     losses, metrics = made({"model": network}, FLOW, keys, {"x": jnp.zeros((6, SIZE))}, 0)
     np.testing.assert_allclose(losses, 0, atol=1e-6)

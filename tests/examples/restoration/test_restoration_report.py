@@ -37,10 +37,8 @@ def test_the_posterior_is_the_density_times_the_likelihood():
     A, y, noise_std = np.array([[1.0, -0.5]]), np.array([0.3]), 0.5
     posterior = exact.posterior(MIXTURE, A, y, noise_std)
     mean, covariance = _moments(_density(GRID) * np.exp(-((y - GRID @ A.T)[:, 0] ** 2) / (2 * noise_std**2)))
-    around = posterior.means - posterior.weights @ posterior.means
-    np.testing.assert_allclose(posterior.weights @ posterior.means, mean, atol=1e-6)
-    spread = posterior.covariance + np.einsum("k,ki,kj->ij", posterior.weights, around, around)
-    np.testing.assert_allclose(spread, covariance, atol=1e-6)
+    for ours, expected in zip(exact.moments(posterior), (mean, covariance)):
+        np.testing.assert_allclose(ours, expected, atol=1e-6)
 
 
 def test_samples_of_a_mixture_have_its_moments():
@@ -116,6 +114,21 @@ def test_a_residual_is_counted_in_units_of_the_noise():
     assert report.measured(x, truth, task, jnp.zeros((2, 3, 8, 1)))["coverage"] == 0.75
 
 
+def test_samples_of_a_shifted_and_wider_gaussian_are_off_by_as_much():
+    """N(m + d, 4 C) beside N(m, C): |d| over the root of the trace, and an error of 3."""
+    target = exact.Mixture(np.ones(1), np.array([[1.0, -1.0]]), 0.25 * np.eye(2))
+    random = np.random.default_rng(0)
+    x = np.array([1.3, -1.0]) + random.standard_normal((20_000, 2))
+    reference = np.array([1.0, -1.0]) + 0.5 * random.standard_normal((20_000, 2))
+    figures = report.compared(x, target, reference, np.array([[0.0, 1.0]]))
+    assert figures["mean"] == pytest.approx(0.3 / 0.5**0.5, abs=0.03)
+    assert figures["covariance"] == pytest.approx(3, abs=0.1)
+    assert figures["coverage"] == pytest.approx(0.9990, abs=0.001)  # within 1.645 of 0, of a Gaussian of width 0.5
+    assert figures["distance"] == pytest.approx(0.5, abs=0.03)
+    itself = report.compared(reference, target, reference, np.eye(2))
+    assert itself["distance"] == 0 and itself["coverage"] == pytest.approx(0.9, abs=0.001)
+
+
 def test_lpips_reads_a_folder_of_its_weights_and_refuses_another(tmp_path):
     """A network of one stage with weights 1 in its two channels; equal pictures are at the distance 0."""
     module = LPIPS((2,))
@@ -173,6 +186,12 @@ def test_the_report_has_every_method(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     content = opener.read_table(tmp_path / "report.json")
-    assert set(content["posteriors"]) == {"the posterior itself", "the prior", *methods.LINEAR, *methods.ANY}
+    assert set(content["posteriors"]) == {"distance", "mean", "covariance", "coverage"}
+    assert set(content["posteriors"]["coverage"]) == {
+        "the posterior itself",
+        "the prior",
+        *methods.LINEAR,
+        *methods.ANY,
+    }
     assert set(content["pictures"]["phase retrieval"]) == set(methods.ANY)
     assert (tmp_path / "samples.png").is_file() and report.TITLE in (tmp_path / "report.md").read_text()
