@@ -102,6 +102,7 @@ from diffusion.discrete.steps import (
     tau_leaping as tau_leaping,
     theta_trapezoidal as theta_trapezoidal,
 )
+from diffusion.discrete.symbol_classification import noisy_symbol_classification as noisy_symbol_classification
 from diffusion.discrete.symbol_classifier import classifier as classifier
 from diffusion.discrete.symbol_guidance import (
     PredictionBranches as PredictionBranches,

@@ -4,7 +4,15 @@ Losses are in nats a symbol: the mean over the positions of an example. Where an
 losses over the data is at least the entropy of the data by the number of positions.
 """
 
-__all__ = ["block_diffusion", "discrete_flow_matching", "hybrid_bound", "in_nats", "masked_diffusion", "score_entropy"]
+__all__ = [
+    "block_diffusion",
+    "discrete_flow_matching",
+    "drawn_times",
+    "hybrid_bound",
+    "in_nats",
+    "masked_diffusion",
+    "score_entropy",
+]
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -264,18 +272,28 @@ def in_nats(
 
     @entry(symbols=True)
     def loss(networks, schedule, keys, batch, step):
-        if schedule.t_max != 1:
-            raise ValueError(
-                f"symbols have times in [0, 1], but this schedule has t_max = {schedule.t_max:g}. Valid: "
-                "rectified_flow()"
-            )
-        x0 = batch["x"]
-        check_symbols(process, x0, 'batch["x"]')
-        time_keys, noise_keys = split(keys, 2)
-        t, importance = times(density, time_keys, batch)
+        x0, noise_keys, t, importance = drawn_times(process, density, schedule, keys, batch)
         losses = nats(networks, batch.get("condition"), noise_keys, x0, t, step)
         return importance * losses / x0[0].size, {"t": t}
 
     reads = Restores(process, reading)
     network = Trained(channels=1, hollow=hollow, last_layer=last_layer, causal=causal)
     return Objective(loss, reads=reads, density=density, network=network, heads=heads, teacher=teacher)
+
+
+def drawn_times(
+    process: AnyPath, density: Density, schedule: Any, keys: Array, batch: Any
+) -> tuple[Array, Array, Array, Array]:
+    """The symbols of a batch, the keys of their noise, their times and the importance of these, each `[B, ...]`.
+
+    Raises:
+        ValueError: for a schedule of other times than [0, 1], and symbols out of range.
+    """
+    if schedule.t_max != 1:
+        raise ValueError(
+            f"symbols have times in [0, 1], but this schedule has t_max = {schedule.t_max:g}. Valid: rectified_flow()"
+        )
+    x0 = batch["x"]
+    check_symbols(process, x0, 'batch["x"]')
+    time_keys, noise_keys = split(keys, 2)
+    return x0, noise_keys, *times(density, time_keys, batch)

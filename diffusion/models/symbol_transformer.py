@@ -108,6 +108,7 @@ class SymbolTransformer(Layered, Backbone):
             blocks before have no time.
         hollow: whether a position's output is of the other positions alone: one evaluation for each position, in which
             it has every symbol equally.
+        outputs: numbers at each position, such as the classes of a classifier; 0: one for each symbol.
         positions: "rope" (rotary, in every attention: distances alone count, as in text) or "sincos" (fixed, added to
             the symbols: the place of a symbol counts, as in pictures).
 
@@ -134,6 +135,7 @@ class SymbolTransformer(Layered, Backbone):
     unroll: int = 0
     causal: int = 0
     hollow: bool = False
+    outputs: int = 0
     positions: str = "rope"
     takes_symbols = True
     last_layer = True
@@ -157,6 +159,8 @@ class SymbolTransformer(Layered, Backbone):
         for field, what in (("length", "any"), ("condition_width", "the width"), ("causal", "all positions")):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be 0 ({what}) or positive")
+        if self.outputs < 0 or (self.outputs and self.tied):
+            raise ValueError(f"outputs={self.outputs} must be 0 (the symbols), or positive with tied=False")
         if self.causal and self.clock != "none":
             raise ValueError(f"causal={self.causal}: the blocks before have no time. Valid: clock='none'")
 
@@ -181,7 +185,8 @@ class SymbolTransformer(Layered, Backbone):
             states: whether the call returns what the last layer reads, for `discrete.in_chunks`.
 
         Returns:
-            [B, L, K]; with `states` (states [B, L, D], kernel [D, K], bias [K] or None) of its last layer.
+            [B, L, K], or `outputs` in place of K; with `states` (states [B, L, D], kernel [D, K], bias [K] or None) of
+            its last layer.
 
         Raises:
             TypeError: for symbols that are no whole numbers.
@@ -242,7 +247,7 @@ class SymbolTransformer(Layered, Backbone):
         tokens = tokens.astype(jnp.float32)
         if self.tied:
             return recorded.beside((tokens, table.T, None) if states else tokens @ table.T)
-        last = nn.Dense(self.size, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")
+        last = nn.Dense(self.outputs or self.size, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")
         if states:
             layer = last.variables["params"]
             return recorded.beside((tokens, layer["kernel"], layer["bias"]))

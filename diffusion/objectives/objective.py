@@ -279,6 +279,11 @@ class Objective:
     ) -> tuple[Array, Metrics]:
         return self.loss(networks, schedule, keys, batch, step)
 
+    @property
+    def process(self) -> Any:
+        """The process of the symbols that the trained network takes; None for a network of numbers."""
+        return self.reads.process if isinstance(self.reads, Restores) else self.network.process
+
     def check_rows(self, rows: int, devices: int = 1) -> None:
         """Refuses a micro-batch that is not a whole number of blocks of consecutive examples.
 

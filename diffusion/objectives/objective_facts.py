@@ -38,6 +38,7 @@ class Trained(NamedTuple):
         last_layer: whether the loss computes the last layer itself, from what a call with `states=True` returns.
         causal: number of positions of a block that is trained beside clean earlier ones, which a block-causal network
             must have too; 0: no block is, so that no block-causal network serves. None: any network serves.
+        process: the process of the symbols that a classifier of noised symbols takes; None for others.
     """
 
     name: str = "model"
@@ -50,6 +51,7 @@ class Trained(NamedTuple):
     hollow: bool = False
     last_layer: bool = False
     causal: int | None = None
+    process: Any = None
 
     def check(self, network: Any) -> None:
         """Refuses a network of another kind, or one that is called otherwise, as `Objective.check_network`.

@@ -11,7 +11,6 @@ from diffusion import parameterizations, timesteps
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import Memory, Product, Unpaired
 from diffusion.models import facts
-from diffusion.objectives import Restores
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.guides import Steered, stand_in
 from diffusion.recipe.values import built_in_python, plain
@@ -120,7 +119,7 @@ def check(recipe: Any) -> None:
                 "interval = None, or improved_mean_flow, whose guidance has an interval"
             )
     check_measured(recipe)
-    if not isinstance(objective.reads, Restores):  # `symbol_runs` checks runs on symbols
+    if objective.process is None:  # `symbol_runs` checks runs on symbols
         _check_way(recipe, kind)
     with blamed("sample.guidance.name"):
         if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:

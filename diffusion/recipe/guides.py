@@ -53,6 +53,9 @@ class SecondRun(NamedTuple):
                 f"{named} has config.schedule = {plain(theirs.schedule)}. Valid: a run with the schedule "
                 f"{plain(ours.config.schedule)}."
             )
+        theirs_on, ours_on = (plain(config.objective).get("process") for config in (theirs, ours.config))
+        if (self.recipe.objective.process is None) != (ours.objective.process is None) or theirs_on != ours_on:
+            raise ConfigError(f"{named} has config.objective.process = {theirs_on}. Valid: a run with {ours_on}.")
         if self.recipe.schedule.trained is not None:
             raise ConfigError(f"{named} trained its own schedule. Valid: a run whose schedule is not trained.")
         classes = self.recipe.examples.num_classes
@@ -74,16 +77,16 @@ def denoiser_of(recipe: Any, params: Any, condition: Any) -> Denoiser:
 
 
 class Guide(NamedTuple):
-    """A function of the guided denoiser, by its entry.
+    """A function of the guided denoiser, or of the guided predictor of symbols, by its entry.
 
     Attributes:
-        apply: (denoise, weights by path, condition, y) -> the denoiser.
+        apply: (denoise, weights by path, condition, y) -> the denoiser, or of predictors the predictor.
         runs: the second runs whose weights it reads.
         measured: whether it reads the measured pictures y.
         on_trial: a denoiser -> what the guide makes of it, with stand-ins for all that it reads.
     """
 
-    apply: Callable[..., Denoiser]
+    apply: Callable[..., Any]
     runs: tuple[SecondRun, ...]
     measured: bool
     on_trial: Callable[[Denoiser], Any]
@@ -124,13 +127,14 @@ def measured(config: Mapping) -> Measured | None:
 
 
 def build_guides(
-    config: Mapping, schedule: Any, measured: Measured | None, parts_of: Callable, shape: Any
+    config: Mapping, schedule: Any, process: Any, measured: Measured | None, parts_of: Callable, shape: Any
 ) -> tuple[Guide, ...]:
     """The guides `config.sample.guides`, in their order.
 
     Args:
         config: the run's config.
         schedule: the run's schedule.
+        process: the process of a run on symbols, whose guides take its predictor as `predict`; None for numbers.
         measured: the run's measured pictures; None without an operator.
         parts_of: a function from a config to the parts of its recipe, for the second runs.
         shape: the shape of an example; None before it is known.
@@ -139,13 +143,20 @@ def build_guides(
         ConfigError: for an entry that is wrong, or a second run that cannot be read.
     """
     return tuple(
-        _guide(entry, f"config.sample.guides[{i}]", schedule, measured, parts_of, shape)
+        _guide(entry, f"config.sample.guides[{i}]", schedule, process, measured, parts_of, shape)
         for i, entry in enumerate(plain(config["sample"]["guides"]))
     )
 
 
-def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, parts_of: Callable, shape: Any) -> Guide:
-    function = names.GUIDES.get(entry.get("name")) if isinstance(entry, dict) else None
+def _guide(
+    entry: Any, path: str, schedule: Any, process: Any, measured: Measured | None, parts_of: Callable, shape: Any
+) -> Guide:
+    function = names.GUIDES.get(entry.get("name", "")) if isinstance(entry, dict) else None
+    guided = "denoise" if process is None else "predict"
+    if not takes(function, guided):
+        valid = "e.g. symbol_classifier" if process is not None else "e.g. classifier or autoguidance"
+        what = "a denoiser" if process is not None else "a predictor of symbols"
+        raise ConfigError(f"{path}: {entry['name']} guides {what}, which this run does not train. Valid: {valid}.")
     read: dict[str, Any] = {}
     for argument in entry if function else ():
         reads = READS.get(annotation(function, argument))
@@ -158,8 +169,8 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, part
             f"Valid: {', '.join(names.MEASUREMENTS)}."
         )
 
-    def apply(denoise: Denoiser, weights: Mapping[str, Any], condition: Any, y: Any) -> Denoiser:
-        supplied = {"denoise": denoise, "schedule": schedule, "condition": condition}
+    def apply(denoise: Any, weights: Mapping[str, Any], condition: Any, y: Any) -> Any:
+        supplied = {guided: denoise, "schedule": schedule, "process": process, "condition": condition}
         nested: dict[str, Callable[..., Any]] = {
             argument: lambda _, at, run=run: run.reads(run.recipe, weights[at], condition)
             for argument, run in read.items()
@@ -177,7 +188,8 @@ def _guide(entry: Any, path: str, schedule: Any, measured: Measured | None, part
             y = Rows(jnp.zeros((1, *(shape or (8, 8, 1)))), shape or (8, 8, 1)) if needs else None
             return apply(denoise, {}, None, y)
         nested = {argument: lambda _, at: stand_in for argument in read}
-        return call(names.GUIDES, entry, path, "guide", nested, denoise=denoise, schedule=schedule, condition=None)
+        supplied = {guided: denoise, "schedule": schedule, "process": process, "condition": None}
+        return call(names.GUIDES, entry, path, "guide", nested, **supplied)
 
     on_trial(stand_in)  # checks the arguments before anything is read
     return Guide(apply, tuple(read.values()), bool(needs), on_trial)

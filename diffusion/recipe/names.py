@@ -237,6 +237,7 @@ OBJECTIVES = table(
     discrete.duo,
     discrete.discrete_consistency,
     discrete.ratio_matching,
+    discrete.noisy_symbol_classification,
     discrete.trained_masks,
 )
 PROCESSES = table(

@@ -8,7 +8,6 @@ from typing import Any
 
 from diffusion.arrays import pytrees
 from diffusion.models import facts
-from diffusion.objectives import Restores
 from diffusion.recipe import names, picture_sizes
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import annotation, call, takes
@@ -62,7 +61,7 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
     objective = parts.objective
     towers = facts.kind(network) == "towers"
     outputs = objective.network.channels or parts.parameterization.channels
-    if outputs > 1 and not (takes(network, "learn_sigma") or takes(network, "out_channels")):
+    if outputs > 1 and not any(takes(network, field) for field in ("learn_sigma", "out_channels", "outputs")):
         by = "config.objective" if objective.network.channels else "config.parameterization (learned_variance)"
         raise ConfigError(
             f"config.model.name = {name!r} returns as many channels as it takes, but {by} needs {outputs} times as "
@@ -83,8 +82,9 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
             "picture_channels": channels,
             "out_channels": channels * outputs,
         }
-        if isinstance(objective.reads, Restores):
-            sized["size"] = objective.reads.process.size
+        if objective.process is not None:
+            sized["size"] = objective.process.size
+            sized["outputs"] = outputs if objective.network.judges else 0
     if isinstance(network, type) and not towers and "config.model" in parts.built:
         return parts.built["config.model"].clone(**{field: x for field, x in sized.items() if takes(network, field)})
     dtype = parts.config["train"]["dtype"]

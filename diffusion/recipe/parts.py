@@ -19,7 +19,7 @@ from diffusion import samplers
 from diffusion.arrays import pytrees
 from diffusion.data import transforms
 from diffusion.guidance import Branches, Memory, Unpaired
-from diffusion.objectives import Objective, Restores
+from diffusion.objectives import Objective
 from diffusion.parameterizations import Clock, Denoiser, Parameterization
 from diffusion.recipe import (
     guidance_entry,
@@ -191,7 +191,7 @@ def build_objective(parts: "Resolver") -> Objective:
 
 def build_parameterization(parts: "Resolver") -> Parameterization | None:
     """The parameterization that reads the network; None for a network of symbols."""
-    return None if isinstance(parts.objective.reads, Restores) else parts.prediction
+    return parts.prediction if parts.objective.process is None else None
 
 
 def build_second(parts: "Resolver") -> SecondPlayer | None:
@@ -264,7 +264,8 @@ def build_guides(parts: "Resolver") -> tuple[guides.Guide, ...]:
     parts_of = lambda config: types.SimpleNamespace(
         config=config, **Resolver(config).arguments(config["data"]["shape"])
     )
-    return guides.build_guides(parts.config, parts.schedule, parts.measured, parts_of, parts.shape)
+    process = parts.objective.process
+    return guides.build_guides(parts.config, parts.schedule, process, parts.measured, parts_of, parts.shape)
 
 
 class Resolver:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from diffusion.arrays import pytrees
 from diffusion.data.sources import DataSpec, is_picture
 from diffusion.models import facts
-from diffusion.objectives import Objective, Restores
+from diffusion.objectives import Objective
 from diffusion.objectives.conditioning import whole_null
 from diffusion.objectives.padded_examples import with_padding
 from diffusion.parameterizations import Parameterization
@@ -146,7 +146,7 @@ class Recipe:
     @property
     def entry(self) -> str:
         """The name of an example in a record and in a batch: "image" for bytes, else "x"."""
-        if isinstance(self.objective.reads, Restores):
+        if self.objective.process is not None:
             return "x"
         if self.examples.dtype is not None:
             return "image" if self.examples.dtype == "uint8" else "x"
@@ -197,7 +197,7 @@ class Recipe:
         """
         if self.on_latents and self.companions.autoencoder is None and not of_samples:
             return "latents"
-        if isinstance(self.objective.reads, Restores):
+        if self.objective.process is not None:
             return "sequences"
         if self.examples.structure is not None or self.examples.shape is None:
             return "examples"

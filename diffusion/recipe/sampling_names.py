@@ -115,16 +115,19 @@ GUIDANCES = table(  # guidances of two branches, condition and null, or of the b
     guidance.internal,
 )
 RAMPS = table(guidance.power_cosine)  # t -> the share of the guidance scale that acts
-GUIDES = table(  # functions that change the guided denoiser
-    guidance.autoguidance,
-    guidance.classifier,
-    guidance.dynamic_threshold,
-    guidance.manifold_preserving,
-    guidance.multiplied,
-    guidance.posterior_sampling,
-    guidance.proximal,
-    guidance.pseudoinverse,
-)
+GUIDES: dict[str, Callable] = {  # functions that change the guided denoiser, or the guided predictor of symbols
+    **table(
+        guidance.autoguidance,
+        guidance.classifier,
+        guidance.dynamic_threshold,
+        guidance.manifold_preserving,
+        guidance.multiplied,
+        guidance.posterior_sampling,
+        guidance.proximal,
+        guidance.pseudoinverse,
+    ),
+    "symbol_classifier": discrete.classifier,
+}
 CACHES = caching.CACHES  # caches of a network's blocks between steps
 LIKELIHOODS = table(  # likelihoods of measured pictures
     guidance.gaussian_likelihood, guidance.negative_distance, guidance.quantile_likelihood

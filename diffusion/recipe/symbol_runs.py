@@ -31,7 +31,6 @@ UNREAD = {  # fields that say nothing of symbols, and why
     "sample.plan": "samplers of symbols take the times of the grid, one after another",
     "sample.guidance.name": "symbols are guided by classifier_free",
     "sample.guidance.interval": "symbols are guided at all times",
-    "sample.guides": "guides are of denoisers",
     "sample.merge": "tokens of symbols are not merged",
     "sample.measurement": "measurements are of pictures",
 }
@@ -45,9 +44,9 @@ def check(recipe: Any) -> None:
         ValueError: likewise without fields, for a recipe that was built in Python.
     """
     _check_network(recipe)
-    if not isinstance(recipe.objective.reads, Restores):
+    process = recipe.objective.process
+    if process is None:
         return
-    process = recipe.objective.reads.process
     if not built_in_python(recipe.config):
         _check_unread(recipe.config)
     with fits.blamed_on(recipe.config, "model.name", "objective.process"):
@@ -56,17 +55,18 @@ def check(recipe: Any) -> None:
             raise ValueError(
                 f"the network has {size} symbols, but the process has {process.size}. Valid: the same number in both"
             )
-    _check_reading(recipe, recipe.objective.reads)
-    _check_sampler(recipe, process)
+    if isinstance(recipe.objective.reads, Restores):  # a classifier makes no samples
+        _check_reading(recipe, recipe.objective.reads)
+        _check_sampler(recipe, process)
 
 
 def _check_network(recipe: Any) -> None:
     """Refuses a network of numbers for an objective of symbols, and the reverse."""
-    restores = isinstance(recipe.objective.reads, Restores)
+    symbols = recipe.objective.process is not None
     with fits.blamed_on(recipe.config, "model.name", "objective.name"):
-        if restores and not facts.takes_symbols(recipe.network):
+        if symbols and not facts.takes_symbols(recipe.network):
             raise ValueError("the objective is for symbols, but the network takes numbers. Valid: symbol_transformer")
-        if facts.takes_symbols(recipe.network) and not restores:
+        if facts.takes_symbols(recipe.network) and not symbols:
             valid = "an objective of symbols, e.g. masked_diffusion"
             raise ValueError(f"the network takes symbols, but the objective is for numbers. Valid: {valid}")
 
@@ -77,10 +77,10 @@ def check_data(recipe: Any, spec: sources.DataSpec) -> None:
     Raises:
         ConfigError, ValueError: as `check`.
     """
-    reads = recipe.objective.reads
+    process = recipe.objective.process
     symbols = spec.dtype == "int32"
     with fits.blamed_on(recipe.config, "objective.name", "data.source"):
-        if symbols != isinstance(reads, Restores):
+        if symbols != (process is not None):
             raise ValueError(
                 f"{spec.name} holds symbols, but the objective is for numbers. Valid: e.g. masked_diffusion"
                 if symbols
@@ -89,20 +89,20 @@ def check_data(recipe: Any, spec: sources.DataSpec) -> None:
     if not symbols or not spec.vocabulary:
         return
     number = len(spec.vocabulary)
-    needed = number if reads.process.mask is None else number + 1
+    needed = number if process.mask is None else number + 1
     with fits.blamed_on(recipe.config, "objective.process"):
-        if reads.process.size != needed:
+        if process.size != needed:
             what = f"{number} symbols" if needed == number else f"{number} symbols, and the mask is one more"
             raise ValueError(
-                f"the process has {reads.process.size} symbols, but {spec.name} has {what}. Valid: size = {needed}"
+                f"the process has {process.size} symbols, but {spec.name} has {what}. Valid: size = {needed}"
             )
 
 
-def check_records(reads: Restores, source: Any) -> None:
+def check_records(process: AnyPath, source: Any) -> None:
     """Refuses records with symbols that the process does not have, or with its mask: compiled programs cannot.
 
     Args:
-        reads: how the objective reads the network.
+        process: the process.
         source: the source, whose first records and some of the others are read.
 
     Raises:
@@ -113,7 +113,7 @@ def check_records(reads: Restores, source: Any) -> None:
     else:
         records = [source[row] for row in np.unique(np.linspace(0, len(source) - 1, CHECKED).astype(int)).tolist()]
     x = np.stack([record[source.spec.entry] for record in records])
-    mask, last = reads.process.mask, reads.process.size - 1
+    mask, last = process.mask, process.size - 1
     most = last - 1 if mask == last else last
     if x.min() < 0 or x.max() > most or (mask is not None and np.any(x == mask)):
         masked = "" if mask is None else f"; {mask} is the mask"

@@ -22,7 +22,7 @@ from diffusion.experiments.run.caption_metadata import with_metadata
 from diffusion.experiments.run.conditioned_latents import Beside
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.models import facts
-from diffusion.objectives import Moves, Restores
+from diffusion.objectives import Moves
 from diffusion.recipe import ConfigError, data, extensions, null_condition, picture_sizes, symbol_runs
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import plain
@@ -245,8 +245,8 @@ def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
     settings = recipe.config["data"]
     if isinstance(recipe.objective.reads, Moves):
         check_points(recipe.objective.reads, source)
-    if isinstance(recipe.objective.reads, Restores):
-        symbol_runs.check_records(recipe.objective.reads, source)
+    if recipe.objective.process is not None:
+        symbol_runs.check_records(recipe.objective.process, source)
     if isinstance(source, Stream):
         _check_stream(recipe, source)
     sizes = picture_sizes.sizes(recipe.config)

@@ -18,7 +18,6 @@ from diffusion.io import limits
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import fp8
 from diffusion.models.layers.layout import MeshError
-from diffusion.objectives.objective import Restores
 from diffusion.objectives.objective_facts import Head
 from diffusion.recipe import ConfigError, fits, picture_sizes
 from diffusion.recipe.base import NULL, TunedNetwork
@@ -185,7 +184,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         return seeded(step)
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
-    numbers = np.int32 if isinstance(objective.reads, Restores) else np.float32
+    numbers = np.float32 if objective.process is None else np.int32
     example = {recipe.entry: (numbers if recipe.entry == "x" else np.uint8, example_shape)}
     if teacher and teacher.pairs:
         example = {name: (np.float32, shape) for name in ("x", "noise")}

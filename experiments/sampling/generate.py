@@ -219,16 +219,19 @@ def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) ->
     """The `generator` of a run on symbols, whose samples are int32 `[N, ...]`."""
     make = symbol_samples.sampled(recipe, reads)
     batch_size, batch = _batches_on(recipe.config, mesh)
+    weights = guides.weights(recipe.sampling.guides)
+    if mesh is not None:
+        weights = jax.device_put(weights, NamedSharding(mesh, PartitionSpec()))
 
-    def finish(params, labels, seeds):
+    def finish(params, weights, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            return make(params, labels, keys(seeds))
+            return make(params, weights, labels, keys(seeds))
 
     finish = jax.jit(finish, out_shardings=None if mesh is None else NamedSharding(mesh, PartitionSpec()))
 
     def samples(params, labels, seeds, progress=lambda done: None):
         return sampling.in_batches(
-            lambda rows: (finish(params, *batch(rows)), None), (labels, seeds), batch_size, progress
+            lambda rows: (finish(params, weights, *batch(rows)), None), (labels, seeds), batch_size, progress
         )[0]
 
     return Generator(samples, None, symbol_samples.evaluations(recipe))

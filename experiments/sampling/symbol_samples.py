@@ -23,25 +23,33 @@ UNKNOWN = "_"  # stands in a text for a character that is filled in
 
 
 def predictor(recipe: Recipe, reads: Restores) -> Callable[..., discrete.Predictor]:
-    """The guided predictor of a run, of (params, labels `[B]`): what `discrete.sample` takes.
+    """The guided predictor of a run, of (params, labels `[B]`, weights): what `discrete.sample` takes.
 
-    A third argument is the memory of earlier blocks, with rows for each branch of the guidance.
+    The weights are those of other runs that its guides read, by the paths of their fields. A fourth argument is the
+    memory of earlier blocks, with rows for each branch of the guidance.
     """
 
-    def build(params: Any, labels: Any, memory: KeyValueMemory | None = None) -> discrete.Predictor:
+    def build(params: Any, labels: Any, weights: Any, memory: KeyValueMemory | None = None) -> discrete.Predictor:
         network = lambda x, t, condition: recipe.network.apply(params, x, t, condition)
         if memory is not None:
             network = key_value_memory.reading(recipe.network, params, memory)
         conditions, process = _conditions(recipe, labels), _process(reads, params)
         if len(conditions) == 1:
-            return discrete.predictor(network, process, reads.reading, *conditions)
-        return discrete.classifier_free(discrete.together(network, process, reads.reading, conditions), recipe.scale)
+            predict = discrete.predictor(network, process, reads.reading, *conditions)
+        else:
+            branches = discrete.together(network, process, reads.reading, conditions)
+            predict = discrete.classifier_free(branches, recipe.scale)
+        for guide in recipe.sampling.guides:
+            predict = guide.apply(predict, weights, labels, None)
+        return predict
 
     return build
 
 
-def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, tuple[Array, Array]], Array]:
-    """The samples int32 `[B, ...]` of (params, labels `[B]`, (keys of the noise `[B]`, keys of the steps `[B]`)).
+def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, Any, tuple[Array, Array]], Array]:
+    """The samples int32 `[B, ...]` of (params, weights of guides, labels `[B]`, keys).
+
+    The keys are those of the noise `[B]` and those of the steps `[B]`.
 
     A block-causal network makes block after block, each by all steps of the plan.
 
@@ -52,12 +60,12 @@ def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, tuple[Array,
     build = predictor(recipe, reads)
     plan, block = recipe.sampling.plan, facts.causal(recipe.network)
 
-    def make(params: Any, labels: Any, keys: tuple[Array, Array]) -> Array:
+    def make(params: Any, weights: Any, labels: Any, keys: tuple[Array, Array]) -> Array:
         process = _process(reads, params)
         first, rest = keys
         x = discrete.prior(process, first, recipe.examples.shape)
         if not block:
-            return discrete.sample(_sampler(recipe), build(params, labels), process, x, plan, rest)
+            return discrete.sample(_sampler(recipe), build(params, labels, weights), process, x, plan, rest)
         conditions = _conditions(recipe, labels)
         condition = jax.tree.map(lambda *rows: jnp.concatenate(rows), *conditions)
         branches = len(conditions)
@@ -65,7 +73,7 @@ def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, tuple[Array,
             recipe.network, params, jnp.concatenate([x] * branches), condition, memory
         )
         memory = symbol_memory.empty(recipe.network, branches * len(x), x.shape[1])
-        predict = lambda memory: build(params, labels, memory)
+        predict = lambda memory: build(params, labels, weights, memory)
         return discrete.sample_blocks(_sampler(recipe), predict, remember, process, x, plan, rest, memory, block)
 
     return make

@@ -110,6 +110,22 @@ def test_a_position_with_probabilities_receives_their_mean_row():
 
 
 @pytest.mark.extended
+def test_other_outputs_are_another_last_layer_of_the_same_tokens():
+    """Its kernel put in place of that of the symbols: a product of the tokens, whose first columns are the same."""
+    x, t, _ = inputs("time")
+    params, apply = made("time")
+    kernel, bias = params["final"]["kernel"], params["final"]["bias"]
+    few = params | {"final": {"kernel": kernel[:, :3], "bias": bias[:3]}}
+    found = network_of("time", outputs=3).apply({"params": few}, x, t)
+    np.testing.assert_allclose(found, apply(params, x, t, None)[..., :3], rtol=1e-5, atol=1e-5)
+    soft = network_of("time", outputs=3).apply({"params": few}, jax.nn.one_hot(x, SIZE), t)
+    np.testing.assert_allclose(soft, found, rtol=1e-4, atol=1e-5)
+    for fields in ({"outputs": -1}, {"outputs": 3, "tied": True}):
+        with pytest.raises(ValueError, match=r"outputs=.* must be 0 \(the symbols\), or positive with tied=False"):
+            network_of("time", **fields).init(jax.random.key(0), x, t)
+
+
+@pytest.mark.extended
 def test_a_hollow_network_says_of_a_position_what_the_others_tell():
     params, apply = made("time, class")
     x, t, label = inputs("time, class")

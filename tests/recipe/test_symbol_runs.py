@@ -184,13 +184,13 @@ def test_another_vocabulary_is_refused(text):
 
 
 def test_symbols_out_of_range_are_refused_where_nothing_says_the_vocabulary():
-    masks = Restores(discrete.absorbing(discrete.linear(), 4), discrete.from_logits)
+    masks = discrete.absorbing(discrete.linear(), 4)
     records = lambda *symbols: sources.sequences.Records([{"x": np.array(symbols)}] * 300)
     symbol_runs.check_records(masks, records(0, 2))
     for symbols in ((0, 3), (-1, 2)):
         with pytest.raises(ConfigError, match=r"has symbols .*Valid: 0 \.\. 2; 3 is the mask"):
             symbol_runs.check_records(masks, records(*symbols))
-    uniform = Restores(discrete.uniform(discrete.linear(), 4), discrete.from_logits)
+    uniform = discrete.uniform(discrete.linear(), 4)
     symbol_runs.check_records(uniform, records(0, 3))
     with pytest.raises(ConfigError, match=r"has symbols 0 \.\. 4\. Valid: 0 \.\. 3\."):
         symbol_runs.check_records(uniform, records(0, 4))
@@ -359,7 +359,7 @@ def test_guidance_of_symbols_is_classifier_free():
     settings = {"sample.guidance.scale": 2.0}
     objective = objectives.with_condition_dropout(discrete.score_entropy(process, density), np.int32(2), 0.1)
     recipe = Recipe(schedules.rectified_flow(), objective, Labelled(), records, config=settings)
-    predict = symbol_samples.predictor(recipe, recipe.objective.reads)({}, jnp.array([0, 1]))
+    predict = symbol_samples.predictor(recipe, recipe.objective.reads)({}, jnp.array([0, 1]), {})
     found = np.exp(predict(jnp.zeros((2, 2), jnp.int32), jnp.full(2, 0.5)))
     p, null = np.exp(np.asarray(rows, np.float64))[:2], np.exp(np.asarray(rows, np.float64))[2]
     expected = p**2 / null

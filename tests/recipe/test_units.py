@@ -12,7 +12,7 @@ from diffusion.recipe.sections import sectioned
 
 def recipe(**facts):
     none = {"on_latents": False, "autoencoder": None, "structure": None, "makes_pictures": False, "makes_bytes": False}
-    none["objective"] = types.SimpleNamespace(reads=None)
+    none["objective"] = types.SimpleNamespace(reads=None, process=None)
     return types.SimpleNamespace(**sectioned(none | facts))
 
 

@@ -124,6 +124,33 @@ def test_a_run_that_goes_on_is_the_undisturbed_one_bit_for_bit(preset, tmp_path,
     assert "bigram_divergence" in last["evaluate"]
 
 
+@pytest.mark.slow
+def test_a_classifier_is_trained_and_guides_the_samples_of_a_run(tmp_path):
+    """Two classes of constant sequences: the classifier knows them at once, and guided samples are of their class."""
+    labels = np.tile([0, 1], 64)
+    np.savez(tmp_path / "made.npz", x=np.tile(labels[:, None], LENGTH), label=labels)
+    config = config_of(**{"train.steps": 300, "train.log_every": 20, "checkpoint.every": 300, "evaluate.loss.every": 0})
+    config.data.source = {"name": "arrays", "path": str(tmp_path / "made.npz"), "x": "x", "label": "label"}
+    config.data.split, config.evaluate.split = "train[:50%]", "train[50%:]"
+    config.model = config.model.to_dict() | {"num_classes": 2, "tied": False}
+    process = {"name": "absorbing", "keeping": {"name": "linear"}, "size": 3}
+    density = {"name": "uniform_density"}
+    judge, run = config.copy_and_resolve_references(), config.copy_and_resolve_references()
+    judge.objective = {"name": "noisy_symbol_classification", "process": process, "density": density, "wrappers": ()}
+    assert train.run(judge, tmp_path / "judge") == 0
+    last = json.loads((tmp_path / "judge/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["loss"] < 0.3
+    dropped = {"name": "condition_dropout", "rate": 0.9}
+    run.objective = {"name": "masked_diffusion", "process": process, "density": density, "wrappers": (dropped,)}
+    run.sample.guidance.scale, run.sample.number = 0.0, 64
+    run.sample.guides = ({"name": "symbol_classifier", "log_probability": str(tmp_path / "judge"), "exact": True},)
+    assert train.run(run, tmp_path / "run") == 0
+    recipe = checks.on_its_data(checks.validate(workdir.read_config(tmp_path / "run")))
+    samples = run_samples.sample(recipe, tmp_path / "run")
+    labels = np.load(tmp_path / "run/samples.npz")["labels"]
+    assert len(np.unique(labels)) == 2 and (samples == labels[:, None]).mean() > 0.9
+
+
 TRAIN = """
 import json, sys
 import jax, numpy as np

@@ -1,0 +1,74 @@
+"""A classifier of noised symbols, for `discrete.classifier`."""
+
+__all__ = ["noisy_symbol_classification"]
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from diffusion.discrete.bounds import noised
+from diffusion.discrete.metric_paths import AnyPath
+from diffusion.discrete.symbol_objectives import drawn_times
+from diffusion.objectives.entry import entry
+from diffusion.objectives.few_step import player
+from diffusion.objectives.objective import Objective
+from diffusion.objectives.objective_facts import Trained
+from diffusion.timesteps import Density
+
+
+def noisy_symbol_classification(process: AnyPath, density: Density, null: Any) -> Objective:
+    """The class of an example from its noised symbols: loss = -log p(c | x_t), t ~ density.
+
+    The classifier is a network of symbols that puts out a number for each class at each position, whose means over all
+    positions are the logits, and it receives the null class.
+
+    Facts:
+        loss: -log p(c | x_t), p the softmax of the mean output
+        networks: model, with a number for each class at each position
+        optimum: p(c | x_t)
+        paper: Nisonoff et al. 2024, "Unlocking Guidance for Discrete State-Space Diffusion and Flow Models"; Schiff et
+            al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models", the noised classifier of D-CBG
+
+    Args:
+        process: the process of the run that it guides.
+        density: the density of t in (0, 1).
+        null: the null class, C; the classes are 0 .. C - 1.
+
+    Returns:
+        An objective, which makes no samples. Its batch has symbols, int `[B, ...]`, as "x", and classes `[B]` as
+        "condition". Metrics: "t" and "accuracy" `[B]`.
+
+    Raises:
+        ValueError: if there are no classes; when called, if the batch has none, or for symbols out of range.
+    """
+    if null is None or np.shape(null) != () or int(null) < 2:
+        raise ValueError(f"noisy_symbol_classification: null = {null}. Valid: the number of classes, at least 2")
+    classes = int(null)
+
+    def log_probabilities(network: Any, x_t: Array, t: Any) -> Array:
+        t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
+        output = network(x_t, t, jnp.full(len(x_t), classes, jnp.int32))
+        return jax.nn.log_softmax(output.reshape(len(x_t), -1, classes).mean(1))
+
+    @entry(symbols=True)
+    def loss(networks, schedule, keys, batch, step):
+        labels = batch.get("condition")
+        if labels is None:
+            raise ValueError('noisy_symbol_classification needs classes, but the batch has no "condition" of labels')
+        x0, noise_keys, t, importance = drawn_times(process, density, schedule, keys, batch)
+        log_p = log_probabilities(player(networks, "model"), noised(process, noise_keys, x0, t), t)
+        right = jnp.argmax(log_p, -1) == labels
+        return -importance * _of(log_p, labels), {"t": t, "accuracy": right.astype(jnp.float32)}
+
+    def judges(network, schedule, labels):
+        return lambda x_t, t: _of(log_probabilities(network, x_t, t), labels)
+
+    network = Trained(channels=classes, judges=judges, causal=0, process=process)
+    return Objective(loss, reads=None, density=density, network=network)
+
+
+def _of(log_p: Array, labels: Array) -> Array:
+    return jnp.take_along_axis(log_p, jnp.asarray(labels)[:, None], axis=1)[:, 0]
