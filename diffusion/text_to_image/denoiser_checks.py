@@ -50,8 +50,6 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
 def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> None:
     if not hasattr(autoencoder, "time_factor"):
         raise Refusal(f"{what} autoencoder must be an autoencoder of clips, but this one is for pictures.")
-    if getattr(denoiser, "picture_tokens", 0):
-        raise Refusal(f"{what} denoiser must see a first frame, but this one sees a first and a last frame.")
     cell = (autoencoder.time_factor, autoencoder.factor, autoencoder.factor)
     if getattr(denoiser, "cell", cell) != cell:
         raise Refusal(

@@ -168,7 +168,7 @@ class Job(NamedTuple):
         course: the facts that programs are compiled for.
         controls: the controls, with their pictures read.
         reference: a picture whose tokens self-attention reads, float32 [1, H, W, 3] in [-1, 1]; None without one.
-        images: the images that the denoiser sees, each float32 [1, h, w, 3] in [-1, 1].
+        images: the images that the denoiser sees, each float32 [1, h, w, 3] in [-1, 1]; of a clip the last frame.
     """
 
     request: Request
@@ -190,8 +190,9 @@ class Job(NamedTuple):
         usual = model.usual.overridden(request.steps, request.guidance)
         request.check(model)
         video_models.check(request, model)
-        canvas = Canvas.open(request.image, request.mask).extended(request.margins)
-        images = edited_images(request.images, model.kind.several, model.multiple)
+        first, *ends = request.images if model.kind.video is not None and request.images else (request.image,)
+        canvas = Canvas.open(first, request.mask).extended(request.margins)
+        images = () if ends else edited_images(request.images, model.kind.several, model.multiple)
         size = request.size(model, canvas.image, images)
         controls = opened(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)
@@ -238,6 +239,9 @@ class Job(NamedTuple):
                 f"cache = {request.cache}: its blocks do not run the self-attention that holds the states of the "
                 "reference. Leave out the cache or the reference"
             )
+        reference = None
+        if request.reference is not None:
+            reference = _same_size("the reference", request.reference, size)
         course = Course(
             size,
             trajectory,
@@ -254,7 +258,8 @@ class Job(NamedTuple):
             perturbed=bool(request.perturbed_guidance),
         )
         inputs = tuple(np.asarray(to_model(image))[None] for image in images)
-        return cls(request, usual, canvas, course, controls, _reference(request.reference, size), inputs)
+        inputs += tuple(_same_size("the last image", last, size) for last in ends)
+        return cls(request, usual, canvas, course, controls, reference, inputs)
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
         """The attachments of the controls, with the inputs that they read from the pictures."""
@@ -287,14 +292,17 @@ class Job(NamedTuple):
             model, prompts, request.negative, self.usual.guidance, *self.course.size, **how
         )
         both: tuple[Any, Any] = encode(prompts)
-        if patches := model.patches(self.canvas.image, len(prompts)):
+        frames = [] if self.canvas.image is None else [self.canvas.image]
+        if self.course.frames and self.request.images:
+            frames.append(np.asarray(Canvas.open(self.request.images[-1], None).image))
+        if patches := model.patches(frames, len(prompts)):
             both = both[0] | patches, both[1] | patches
         if request.regions:
             both[0]["regions"] = tuple(encode([region.prompt] * len(prompts))[0] for region in request.regions)
         if request.words:
             both[0]["words"] = jnp.asarray(token_places(request.words, prompts, _tokenizer(model)))
         reference = self.reference is not None
-        images = [image.shape[1:3] for image in self.images]
+        images = [] if self.course.frames else [image.shape[1:3] for image in self.images]
         masked = self.canvas.mask is not None
         check = lambda *_: check_memory(model, self.course, batch, *both, attached, reference, images, masked)
         names = tuple(one.control.attachment for one in self.controls)
@@ -377,14 +385,12 @@ def _places(model: TextToImage, request: Request, masks: list[np.ndarray], plan:
     return Places(small, boxes, request.attention, len(_tokenizer(model).start), ends(plan))
 
 
-def _reference(reference: str | np.ndarray | None, size: tuple[int, int]) -> np.ndarray | None:
-    """The reference as the autoencoder reads it; a ValueError if it has another size than the pictures."""
-    if reference is None:
-        return None
-    picture = np.asarray(Canvas.open(reference, None).image)
+def _same_size(what: str, image: str | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture as the autoencoder reads it; a ValueError if it has another size than the pictures."""
+    picture = np.asarray(Canvas.open(image, None).image)
     if picture.shape[:2] != tuple(size):
         raise ValueError(
-            f"the reference has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), but the pictures "
+            f"{what} has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), but the pictures "
             f"have {size[0]} x {size[1]}: scale or crop it"
         )
     return np.asarray(to_model(picture))[None]

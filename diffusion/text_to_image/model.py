@@ -177,15 +177,19 @@ class TextToImage:
             inputs["seconds"] = jnp.tile(video_models.seconds(self, frames), (number, 1))
         return inputs
 
-    def patches(self, picture: np.ndarray | None, number: int) -> dict[str, Array]:
-        """The image encoder's features of a picture uint8 [H, W, 3], repeated N times; {} without an image encoder."""
-        if picture is None or not getattr(self.denoiser, "picture_width", 0):
+    def patches(self, pictures: Sequence[np.ndarray], number: int) -> dict[str, Array]:
+        """The image encoder's features of pictures uint8 [H, W, 3], one after the other, repeated N times.
+
+        They are {} without an image encoder, or without a picture.
+        """
+        if not pictures or not getattr(self.denoiser, "picture_width", 0):
             return {}
         reader = self.modules[EYES]
-        image = prompt_features.fitted(reader, picture)[None]
+        images = np.stack([prompt_features.fitted(reader, picture) for picture in pictures])
         patches = jax.jit(functools.partial(prompt_features.image_features, reader, whole=True))(
-            self.params[EYES], image
+            self.params[EYES], images
         )
+        patches = patches.reshape(1, -1, patches.shape[-1])
         return {"patches": jnp.repeat(patches, number, axis=0)}
 
     def as_pipeline(self, name: str) -> "TextToImage":

@@ -184,7 +184,7 @@ def begin(
     for_all = lambda z: jnp.repeat(z, keys.size, axis=0)
     x = course.trajectory.start * noise
     beside: dict[str, Any] = {}
-    if images:  # encoded by the posterior's mean
+    if images and not course.frames:  # encoded by the posterior's mean
         latents = [latent_space.to_diffusion(mean(image), vae.scale, vae.shift) for image in images]
         beside["pictures"] = tuple(map(for_all, latents))
     if reference is not None:
@@ -197,7 +197,7 @@ def begin(
         return x[:, 1:], keys, first, None, beside
     if course.frames:
         if model.kind.video.masked:
-            frames = video_models.given(vae, encode, image, course.frames)
+            frames = video_models.given(vae, encode, image, course.frames, *images)
         else:
             frames = video_models.padded(vae, encode, image, shape[0])
         return x, keys, None, None, beside | {"beside": jnp.repeat(frames, keys.size, axis=0)}

@@ -188,7 +188,8 @@ class Request:
     images: tuple[str | np.ndarray, ...] = setting(
         (),
         schema.several(PICTURE, 0, IMAGES),
-        "pictures that the prompt edits or combines, by a model that sees several, such as FLUX.2; each a path",
+        "pictures that the prompt edits or combines, by a model that sees several, such as FLUX.2; or the first and "
+        "the last frame of a clip of Wan; each a path",
         lambda value: valid_as(PICTURE, "images", typed(str, value)),
     )
     mask: str | np.ndarray | None = setting(
@@ -378,7 +379,7 @@ class Request:
                 f"image_guidance = {self.image_guidance:g}: this model has only the guidance by the text; leave "
                 "image_guidance out"
             )
-        if self.images and not model.kind.several:
+        if self.images and not model.kind.several and model.kind.video is None:
             one = "one picture, its image" if model.sees_picture else "none"
             raise ValueError(
                 f"images: a {model.name} sees {one}; only models such as FLUX.2 see several pictures. Leave images out"

@@ -20,6 +20,7 @@ __all__ = [
     "latent_frames",
     "padded",
     "seconds",
+    "takes_last",
 ]
 
 import dataclasses
@@ -146,6 +147,17 @@ def check_learned(model: Any, size: tuple[int, int], number: int) -> None:
         )
 
 
+def takes_last(model: Any) -> bool:
+    """Whether the clips of a model may end with an image, too: with masks of known frames, and where it sees both.
+
+    A Wan whose denoiser sees the first image through an encoder must have positions for the tokens of two.
+    """
+    video = model.kind.video
+    if video is None or not video.begins or not video.masked or video.clean:
+        return False
+    return not getattr(model.denoiser, "picture_width", 0) or bool(model.denoiser.picture_tokens)
+
+
 def check(request: Any, model: Any) -> None:
     """Refuses what a model of clips cannot do.
 
@@ -159,11 +171,21 @@ def check(request: Any, model: Any) -> None:
     video = model.kind.video
     if video is None:
         return
+    ends = takes_last(model)
     for name, nothing in OF_PICTURES.items():
+        if name == "images" and ends:
+            continue
         value = getattr(request, name)
         if value is not nothing and value != nothing:
             raise ValueError(f"this model makes clips and takes no {name}; leave it out")
-    if video.begins and not video.clean and request.image is None:
+    if request.images and (len(request.images) != 2 or request.image is not None):
+        raise ValueError(
+            f"images: {len(request.images)} of them{'' if request.image is None else ' beside an image'}. Valid: the "
+            "first and the last frame of the clip, without an image; or an image alone, with which it begins"
+        )
+    if ends and getattr(model.denoiser, "picture_tokens", 0) and not request.images:
+        raise ValueError("the clips of this model start and end with pictures; name both by images")
+    if video.begins and not video.clean and request.image is None and not request.images:
         raise ValueError("the clips of this model start from a picture; name the image")
     if not (video.begins or video.clean) and request.image is not None:
         raise ValueError(f"this model makes clips from prompts alone ({model.name}); leave the image out")
@@ -254,26 +276,31 @@ def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int) 
     return jnp.pad(first, ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
 
 
-def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int) -> Array:
-    """A denoiser's input for a clip with a known first frame: `time_factor` masks, and latents.
+def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int, last: Array | None = None) -> Array:
+    """A denoiser's input for a clip with a known first frame, or last one too: `time_factor` masks, and latents.
 
-        [whether a frame is known, latents of (image, 0, 0, ...)]
+        [whether a frame is known, latents of (image, 0, 0, ..., 0 or last)]
+
+    The first latent frame is of one frame, whose mask it has `time_factor` times.
 
     Args:
         vae: the autoencoder.
         encode: the encoder that `coding` returns.
         image: the first frame, [1, H, W, C] in [-1, 1].
         number: number of frames of the clip, F.
+        last: the last frame, as the first; None if it is not known.
 
     Returns:
         The input, [1, F', h, w, time_factor + D].
 
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, on image to video.
     """
-    rest = jnp.zeros((1, number - 1, *image.shape[1:]), image.dtype)
-    z = encode(jnp.concatenate([image[:, None], rest], axis=1))
+    unknown = number - 1 - (last is not None)
+    ends = [] if last is None else [last[:, None]]
+    clip = [image[:, None], jnp.zeros((1, unknown, *image.shape[1:]), image.dtype), *ends]
+    z = encode(jnp.concatenate(clip, axis=1))
     z = z.mean if isinstance(z, latent_space.Moments) else z
     z = latent_space.to_diffusion(z, vae.scale, vae.shift)
-    first = jnp.arange(z.shape[1]) == 0
-    mask = jnp.broadcast_to(first[None, :, None, None, None], (*z.shape[:-1], vae.time_factor))
+    known = np.array([True] * vae.time_factor + [False] * unknown + [True] * len(ends))
+    mask = jnp.broadcast_to(known.reshape(1, -1, 1, 1, vae.time_factor), (*z.shape[:-1], vae.time_factor))
     return jnp.concatenate([mask.astype(z.dtype), z], axis=-1)

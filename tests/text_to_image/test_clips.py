@@ -62,12 +62,14 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     sides = vae.factor * shape[1], vae.factor * shape[2]
     course = programs.Course(sides, trajectory, False, True, 0, (), frames=frames)
     first = None
-    if name.endswith(("from_image", "conditions")):
+    if name.endswith(("from_image", "conditions", "and_last")):
         picture = (128 + 60 * drawn("first frame", *sides, 3)).clip(0, 255).astype(np.uint8)
         begin = jax.jit(functools.partial(programs.begin, model, course))
         keys = jax.random.split(jax.random.key(0), 2)
-        *_, first, _, beside = begin(model.params["vae"], keys, jnp.asarray(to_model(picture))[None], None)
-        seen = model.patches(picture, 2) | beside
+        pictures = [picture, picture[::-1, ::-1]][: 1 + name.endswith("and_last")]
+        arrays = [jnp.asarray(to_model(one))[None] for one in pictures]
+        *_, first, _, beside = begin(model.params["vae"], keys, arrays[0], None, None, arrays[1:])
+        seen = model.patches(pictures, 2) | beside
         conditional, unconditional = conditional | seen, unconditional | seen
     scale = 7.5
     if "scales" in found:  # those that the pipeline has used, another one at each step
@@ -145,6 +147,44 @@ def test_a_model_that_begins_with_a_picture_needs_one_and_sees_it():
     job = Job.prepare(model, Request.make("a cat", image=np.zeros((16, 24, 3), np.uint8), **settings))
     assert (job.course.size, job.course.noised, model.seen_channels) == ((16, 24), False, 2 + 4)
     assert not model.sees_mask and not model.sees_picture
+
+
+@pytest.mark.extended
+def test_a_model_of_a_first_and_a_last_frame_needs_both():
+    model = loaded("wan_first_and_last", text_to_image.described)
+    picture, settings = np.zeros((16, 24, 3), np.uint8), {"frames": 5, "guidance": 1.0}
+    prepare = lambda **more: Job.prepare(model, Request.make("a cat", **settings, **more))
+    job = prepare(images=(picture, picture + 255))
+    assert job.course.size == (16, 24) and [image.mean() for image in job.images] == [1]
+    with pytest.raises(ValueError, match="the clips of this model start and end with pictures; name both by images"):
+        prepare(image=picture)
+    for images, image in (((picture,), None), ((picture,) * 3, None), ((picture,) * 2, picture)):
+        with pytest.raises(ValueError, match=rf"images: {len(images)} of them.* Valid: the first and the last frame"):
+            prepare(images=images, image=image)
+    with pytest.raises(ValueError, match="the last image has 16 x 16 pixels"):
+        prepare(images=(picture, picture[:, :16]))
+    with pytest.raises(ValueError, match="this model makes clips and takes no images"):
+        prompts_alone = loaded("wan", text_to_image.described)
+        Job.prepare(prompts_alone, Request.make("a cat", images=(picture, picture), **settings))
+
+
+class Coded:
+    """An autoencoder of two frames a latent, whose latents are sums."""
+
+    time_factor, scale, shift = 2, np.float32(1), np.float32(0)
+
+
+@pytest.mark.parametrize("last, masks", [
+    (None, [[1, 1], [0, 0], [0, 0]]), (7.0, [[1, 1], [0, 0], [0, 1]]),
+])  # fmt: skip
+def test_masks_say_which_frames_of_each_latent_are_known(last, masks):
+    """The first latent is of one frame, the others of two each."""
+    by_latent = lambda clip: jnp.concatenate([clip[:, :1], clip[:, 1:].reshape(1, 2, 2, 1, 1, 1).sum(2)], axis=1)
+    frame = lambda value: jnp.full((1, 1, 1, 1), value)
+    found = video_models.given(Coded, by_latent, frame(3.0), 5, *([] if last is None else [frame(last)]))
+    assert found.shape == (1, 3, 1, 1, 3)
+    np.testing.assert_array_equal(found[0, :, 0, 0, :2], masks)
+    np.testing.assert_array_equal(found[0, :, 0, 0, 2], [3, 0, last or 0])
 
 
 @pytest.mark.extended

@@ -223,17 +223,19 @@ def test_patches_of_a_picture_are_its_tokens_once_for_each(model):
         size = 8
 
         def apply(self, variables, images):
-            return ImageFeatures(images.reshape(1, 64, 3)[:, :5], images[:, 0, 0])
+            return ImageFeatures(images.reshape(len(images), 64, 3)[:, :5], images[:, 0, 0])
 
     picture = np.arange(8 * 8 * 3, dtype=np.uint8).reshape(8, 8, 3)
     sees = dataclasses.replace(
         model, modules={**model.modules, "image_encoder": Reader()}, params={**model.params, "image_encoder": {}}
     )
-    assert sees.patches(picture, 2) == {}
+    assert sees.patches([picture], 2) == {}
     sees.denoiser.picture_width = 3
-    assert sees.patches(None, 2) == {}
+    assert sees.patches([], 2) == {}
     rows = picture.reshape(64, 3)[:5] / 127.5 - 1
-    np.testing.assert_allclose(sees.patches(picture, 2)["patches"], [rows, rows], atol=1e-6)
+    np.testing.assert_allclose(sees.patches([picture], 2)["patches"], [rows, rows], atol=1e-6)
+    two = np.concatenate([rows, -rows])
+    np.testing.assert_allclose(sees.patches([picture, 255 - picture], 1)["patches"], [two], atol=1e-6)
 
 
 def test_instructed_prompts_and_negative_ones_are_as_long(model):

@@ -12,6 +12,7 @@ import transformers
 from diffusers import WanTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from PIL import Image
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
@@ -137,8 +138,10 @@ WAN_FLOW = {  # as it is published, for 480 pixels
 }
 
 
-def pipeline(folder: pathlib.Path, second: bool = False, image: bool = False) -> diffusers.DiffusionPipeline:
-    """Wan 2.1 of prompts, or from an image, which CLIP sees; with a second transformer as 2.2."""
+def pipeline(
+    folder: pathlib.Path, second: bool = False, image: bool = False, ends: bool = False
+) -> diffusers.DiffusionPipeline:
+    """Wan 2.1 of prompts, or from an image, which CLIP sees, or two; with a second transformer as 2.2."""
     vae = {"base_dim": 8, "z_dim": 4, "dim_mult": [1, 2], "num_res_blocks": 1, "temperal_downsample": [True],
            "scale_factor_temporal": 2, "scale_factor_spatial": 2}  # fmt: skip
     transformer = lambda: diffusers.WanTransformer3DModel(
@@ -150,6 +153,7 @@ def pipeline(folder: pathlib.Path, second: bool = False, image: bool = False) ->
         ffn_dim=40,
         num_layers=2,
         **({"image_dim": 24, "added_kv_proj_dim": 32} if image else {}),
+        **({"pos_embed_seq_len": 10} if ends else {}),  # two images of four patches and a class token
     )
     seen = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
             "image_size": 8, "patch_size": 4, "hidden_act": "gelu"}  # fmt: skip
@@ -186,13 +190,19 @@ def mend_letters() -> None:
     module.ftfy = mock.MagicMock(fix_text=lambda text: text)
 
 
-def from_image(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+def from_image(folder: pathlib.Path, ends: bool = False) -> diffusers.DiffusionPipeline:
     mend_letters()
-    return pipeline(folder, image=True)
+    return pipeline(folder, image=True, ends=ends)
 
 
 def image_arguments(pipe, usual: dict) -> dict:
     return usual | {"image": first_frame(usual["height"])}
+
+
+def ends_arguments(pipe, usual: dict) -> dict:
+    """The last frame is the first one, turned by half a turn."""
+    image = first_frame(usual["height"])
+    return usual | {"image": image, "last_image": image.transpose(Image.Transpose.ROTATE_180)}
 
 
 def decode(pipe, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -215,6 +225,7 @@ PIPELINES = {
     "wan": CLIP._replace(scheduler=WAN_FLOW, trajectories={"unipc": ("UniPCMultistepScheduler", {})}),
     "wan_of_two": CLIP._replace(build=functools.partial(pipeline, second=True)),
     "wan_from_image": CLIP._replace(build=from_image, arguments=image_arguments),
+    "wan_first_and_last": CLIP._replace(build=functools.partial(from_image, ends=True), arguments=ends_arguments),
     "wan_5b": LARGE,
     "wan_5b_from_image": LARGE._replace(build=functools.partial(large, image=True), arguments=image_arguments),
 }

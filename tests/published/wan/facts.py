@@ -41,7 +41,10 @@ KINDS = {
 }
 CLIP_TRAJECTORIES = {
     "wan": {"unipc": 3e-5},
-    **{name: {"euler": 1e-5} for name in ("wan_of_two", "wan_from_image", "wan_5b", "wan_5b_from_image")},
+    **{
+        name: {"euler": 1e-5}
+        for name in ("wan_of_two", "wan_from_image", "wan_first_and_last", "wan_5b", "wan_5b_from_image")
+    },
 }
 LORA_LAYERS = {
     "wan": [
