@@ -14,7 +14,7 @@ from diffusion.io import limits, schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, SIZE
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default, zero_or_null
-from diffusion.models.interchange.rows import Row, conv, linear, norm
+from diffusion.models.interchange.rows import Row, conv, linear, mlp, norm
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, example
 from diffusion.models.unet import UNet
 
@@ -22,8 +22,7 @@ from diffusion.models.unet import UNet
 def _rows(module: UNet, ones: int = 1) -> list[Row]:
     """The table, where the 1 x 1 convolutions of attention have `ones` axes of length one."""
     table = [
-        *linear("time_embed.0", "time_hidden"),
-        *linear("time_embed.2", "time_out"),
+        *mlp("time_embed.0", "time_embed.2", "time_"),
         *conv("input_blocks.0.0", "conv_in"),
         *norm("out.0", "norm_out"),
         *conv("out.2", "conv_out"),

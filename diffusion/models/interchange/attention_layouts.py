@@ -1,12 +1,12 @@
 """Layouts of attention with queries, keys and values from one layer; ours is [C, 3, heads, size]."""
 
-__all__ = ["Rotary", "alternating", "fused", "interleaved", "neighbours", "point_out", "rotary"]
+__all__ = ["Rotary", "alternating", "cut_heads", "fused", "interleaved", "neighbours", "point_out", "rotary"]
 
 from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.models.interchange.rows import Layout
+from diffusion.models.interchange.rows import DENSE, VECTOR, Layout, Row, linear
 
 OURS = "ihd"  # which of q, k, v; the head; the feature of the head
 
@@ -90,6 +90,23 @@ def rotary(order: np.ndarray) -> Rotary:
     )
     bias = Layout(lambda a, shape: a.reshape(-1, size)[:, order], lambda a: a[..., back].reshape(-1))
     return Rotary(kernel, bias, Layout(lambda a, shape: a[order], lambda a: a[back]))
+
+
+def cut_heads(theirs: str, width: int, turned: Rotary, bias: bool = True) -> list[Row]:
+    """The rows of their one layer of queries, keys and values, in this order; ours is "attention/qkv".
+
+    Args:
+        theirs: its name.
+        width: number of outputs of each of the three.
+        turned: the layouts of queries and keys.
+        bias: whether it has one.
+    """
+    rows = []
+    for i, layouts in enumerate((turned, turned, (DENSE, VECTOR))):
+        part = linear(theirs, "attention/qkv", at=(slice(None), i), bias=bias)
+        outputs = (i * width, (i + 1) * width)
+        rows += [row._replace(layout=layout, rows=outputs) for row, layout in zip(part, layouts)]
+    return rows
 
 
 def neighbours(size: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, part_of
 from diffusion.models.interchange.image_reward_tables import text_rows
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, norm, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
 from diffusion.models.interchange.vision_rows import HEADS, LEADING, patch_rows, sizes
@@ -26,7 +26,7 @@ HEAD = "text_decoder.cls.predictions."
 def _vision_rows(module: BLIP) -> list[Row]:
     layer = norm("layer_norm1", "norm_1") + norm("layer_norm2", "norm_2")
     layer += cut("self_attn.qkv.", HEADS, module.width) + linear("self_attn.projection", "attention/out", DENSE_OUT)
-    layer += linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
+    layer += mlp("mlp.fc1", "mlp.fc2", "mlp/")
     return [
         Row("embeddings.class_embedding", "class_token", LEADING),
         Row("embeddings.position_embedding", "positions/table", LEADING),

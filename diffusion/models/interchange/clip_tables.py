@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from diffusion.io import schema
 from diffusion.models.interchange.family import Family, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Choice, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, norm, patches, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, mlp, norm, patches, within
 from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
 from diffusion.models.interchange.vision_rows import HEADS, attention, sizes
 from diffusion.models.text_encoders.clip import CLIP, CLIPText, CLIPTextProjection, CLIPVision, CLIPVisionProjection
@@ -22,7 +22,7 @@ def _layer() -> list[Row]:
     """A layer by transformers' names."""
     table = norm("layer_norm1", "norm_1") + norm("layer_norm2", "norm_2")
     table += attention("self_attn.{1}_proj", "self_attn.out_proj")
-    return table + linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
+    return table + mlp("mlp.fc1", "mlp.fc2", "mlp/")
 
 
 def original_layer(width: int) -> list[Row]:
@@ -33,7 +33,7 @@ def original_layer(width: int) -> list[Row]:
     """
     table = norm("ln_1", "norm_1") + norm("ln_2", "norm_2")
     table += cut("attn.in_proj_", HEADS, width) + linear("attn.out_proj", "attention/out", DENSE_OUT)
-    return table + linear("mlp.c_fc", "mlp/hidden") + linear("mlp.c_proj", "mlp/out")
+    return table + mlp("mlp.c_fc", "mlp.c_proj", "mlp/")
 
 
 def text_rows(module: CLIPText) -> list[Row]:

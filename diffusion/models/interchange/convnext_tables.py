@@ -9,7 +9,7 @@ from diffusion.models.image_encoders import convnext
 from diffusion.models.image_encoders.convnext import ConvNeXt
 from diffusion.models.interchange.family import BLOCKS, SIZES, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import SAME, Layout, Row, conv, linear, norm, within
+from diffusion.models.interchange.rows import SAME, Layout, Row, conv, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, unread
 
 RESPONSE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, 1, 1, -1))
@@ -53,8 +53,7 @@ def _rows(
             table += [
                 *conv(name(depthwise), f"{ours}/depthwise"),
                 *norm(name(middle), f"{ours}/norm"),
-                *linear(name(hidden), f"{ours}/hidden"),
-                *linear(name(out), f"{ours}/out"),
+                *mlp(name(hidden), name(out), f"{ours}/"),
             ]
             if module.version == 2:
                 table += [

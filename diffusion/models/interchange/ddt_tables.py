@@ -8,53 +8,40 @@ DDT: MCG-NJU/DDT, src/models/denoiser/decoupled_improved_dit.py. DiT^DH: bytetri
 __all__ = ["both_depths", "plain_block_rows", "unfolded"]
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion.io import schema
 from diffusion.models.ddt import DDT, DIT_DH, ddt_preset, dit_dh_preset
-from diffusion.models.interchange.attention_layouts import alternating, rotary
+from diffusion.models.interchange.attention_layouts import alternating, cut_heads, rotary
 from diffusion.models.interchange.family import DEPTH, Computed, require
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.lightning_rows import block_rows, options, rotary_tables, switch
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, linear, patches, stacked
+from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, mlp, patches, side_by_side
 from diffusion.models.interchange.square_images import CLASSES, NULL_CLASS, example, side_of_shape, sincos_table
 
 PLAIN = {"final_norm": "layernorm", "bias": False, "qk_norm": True, "positions": "rope", "span": 16.0}
 PLAIN |= {"norm": "scaled_rmsnorm", "mlp": "swiglu", "mlp_ratio": 4.0, "clock": "positional", "silu_again": False}
 
 
-def plain_block_rows(width: int, heads: int, theirs: str, ours: str) -> list[Row]:
-    """The rows of a block, by the names of DDT's repository and of repositories built on it.
+def plain_block_rows(width: int, heads: int) -> list[Row]:
+    """The rows of a block, by its own names in DDT's repository and in repositories built on it.
 
     Args:
         width: width of the block.
         heads: number of heads of its attention.
-        theirs: its name, "blocks.0".
-        ours: its path, "blocks".
     """
     turned = rotary(alternating(width // heads))
-    attention = [
-        Row(
-            f"{theirs}.attn.qkv.weight",
-            f"{ours}/attention/qkv/kernel",
-            DENSE if name == "v" else turned.kernel,
-            (slice(None), i),
-            (i * width, (i + 1) * width),
-        )
-        for i, name in enumerate("qkv")
-    ]
     return [
-        *attention,
-        Row(f"{theirs}.attn.q_norm.weight", f"{ours}/attention/query_norm/scale", turned.scale),
-        Row(f"{theirs}.attn.k_norm.weight", f"{ours}/attention/key_norm/scale", turned.scale),
-        *linear(f"{theirs}.attn.proj", f"{ours}/attention/out", DENSE_OUT),
-        Row(f"{theirs}.norm1.weight", f"{ours}/attention_norm/scale"),
-        Row(f"{theirs}.norm2.weight", f"{ours}/mlp_norm/scale"),
-        *linear(f"{theirs}.mlp.w1", f"{ours}/mlp/hidden", at=(slice(None), 0), bias=False),
-        *linear(f"{theirs}.mlp.w3", f"{ours}/mlp/hidden", at=(slice(None), 1), bias=False),
-        *linear(f"{theirs}.mlp.w2", f"{ours}/mlp/out", bias=False),
-        *linear(f"{theirs}.adaLN_modulation.0", f"{ours}/modulation/dense"),
+        *cut_heads("attn.qkv", width, turned, bias=False),
+        Row("attn.q_norm.weight", "attention/query_norm/scale", turned.scale),
+        Row("attn.k_norm.weight", "attention/key_norm/scale", turned.scale),
+        *linear("attn.proj", "attention/out", DENSE_OUT),
+        Row("norm1.weight", "attention_norm/scale"),
+        Row("norm2.weight", "mlp_norm/scale"),
+        *side_by_side(("mlp.w1", "mlp.w3"), "mlp/hidden", bias=False),
+        *linear("mlp.w2", "mlp/out", bias=False),
+        *linear("adaLN_modulation.0", "modulation/dense"),
     ]
 
 
@@ -81,20 +68,17 @@ def _folded(side: int) -> tuple[Layout, Layout]:
 
 def _embeddings(module: DDT) -> list[Row]:
     table = [
-        *linear("t_embedder.mlp.0", "timestep_embedding/hidden"),
-        *linear("t_embedder.mlp.2", "timestep_embedding/out"),
+        *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "timestep_embedding/"),
         Row("y_embedder.embedding_table.weight", "label_embedding/embedding"),
     ]
     return table + [Row("t_embedder.W", "timestep_embedding/frequencies")] * (module.clock == "fourier")
 
 
-def _stacks(module: DDT) -> list[tuple[int, str, int, int, int]]:
-    """(number among their blocks, our path, layer, width, heads) of each block."""
-    encoder = [(i, "blocks", i, module.width, module.heads) for i in range(module.depth)]
-    return encoder + [
-        (module.depth + i, "decoder_blocks", i, module.decoder_width, module.decoder_heads)
-        for i in range(module.decoder_depth)
-    ]
+def _blocks(module: DDT, block: Callable[[int, int], list[Row]]) -> list[Row]:
+    """The rows of all blocks, which they number in a row; `block`: (width, heads) -> the rows of one."""
+    table = layers(block(module.width, module.heads), module.depth, "blocks.", "blocks/")
+    decoder = block(module.decoder_width, module.decoder_heads)
+    return table + layers(decoder, module.decoder_depth, "blocks.", "decoder_blocks/", first=module.depth)
 
 
 def _plain_rows(module: DDT) -> list[Row]:
@@ -108,9 +92,7 @@ def _plain_rows(module: DDT) -> list[Row]:
         final._replace(layout=kernel),
         final_bias._replace(layout=bias),
     ]
-    for number, ours, layer, width, heads in _stacks(module):
-        table += stacked(plain_block_rows(width, heads, f"blocks.{number}", ours), layer)
-    return table
+    return table + _blocks(module, plain_block_rows)
 
 
 def _head_rows(module: DDT) -> list[Row]:
@@ -125,9 +107,7 @@ def _head_rows(module: DDT) -> list[Row]:
         table += linear("s_projector", "decoder_condition")
     if module.final_norm == "scaled_rmsnorm":
         table.append(Row("final_layer.norm_final.weight", "final_norm/scale"))
-    for number, ours, layer, width, heads in _stacks(module):
-        table += stacked(block_rows(module, width, heads, f"blocks.{number}", ours), layer)
-    return table
+    return table + _blocks(module, functools.partial(block_rows, module))
 
 
 def both_depths(all_blocks: str, first_blocks: str, second: str) -> Group:

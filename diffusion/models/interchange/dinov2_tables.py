@@ -5,7 +5,7 @@ __all__ = ["rows"]
 from diffusion.models.image_encoders.dinov2 import PRESETS, DINOv2, preset
 from diffusion.models.interchange.family import DEPTH, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import DENSE, VECTOR, Row, layers, linear, norm
+from diffusion.models.interchange.rows import DENSE, VECTOR, Row, layers, linear, mlp, norm
 from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
 
@@ -18,7 +18,7 @@ def _layer(module: DINOv2) -> list[Row]:
     table += attention("attention.attention.{0}", "attention.output.dense")
     table += [Row(f"layer_scale{i}.lambda1", f"scale_{i}") for i in (1, 2)]
     if not module.gated:
-        return table + linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
+        return table + mlp("mlp.fc1", "mlp.fc2", "mlp/")
     for i in range(2):  # the gate, and what it gates: rows of one matrix
         rows = (i * module.hidden, (i + 1) * module.hidden)
         table += [

@@ -8,7 +8,7 @@ from diffusion.models.image_encoders.dinov3 import PRESETS, DINOv3, preset
 from diffusion.models.interchange.dinov2_tables import BACKBONE
 from diffusion.models.interchange.family import Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import Row, layers, linear, norm, side_by_side
+from diffusion.models.interchange.rows import Row, layers, linear, mlp, norm, side_by_side
 from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
 from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
 from diffusion.models.layers.vision_layers import PROJECTIONS
@@ -29,7 +29,7 @@ def _layer(module: DINOv3) -> list[Row]:
     table += attention("attention.{1}_proj", "attention.o_proj", module.biased)
     table += [Row(f"layer_scale{i}.lambda1", f"scale_{i}") for i in (1, 2)]
     if not module.gated:
-        return table + linear("mlp.up_proj", "mlp/hidden") + linear("mlp.down_proj", "mlp/out")
+        return table + mlp("mlp.up_proj", "mlp.down_proj", "mlp/")
     return table + side_by_side(("mlp.gate_proj", "mlp.up_proj"), "mlp/hidden") + linear("mlp.down_proj", "mlp/out")
 
 

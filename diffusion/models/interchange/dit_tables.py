@@ -12,7 +12,7 @@ the noise to the data, against ours (`parameterizations.velocity`). REPA's SiT h
 ours, and its files hold projectors too, which are left out.
 """
 
-__all__ = ["original_block_rows", "original_end_rows"]
+__all__ = ["ORIGINAL_BLOCK", "original_end_rows"]
 
 from typing import Any
 
@@ -21,7 +21,18 @@ import numpy as np
 from diffusion.models.dit import DiT
 from diffusion.models.interchange.family import DEPTH
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, SAME, Row, linear, patches, stacked, within
+from diffusion.models.interchange.rows import (
+    DENSE_OUT,
+    SAME,
+    Row,
+    layers,
+    linear,
+    mlp,
+    patches,
+    side_by_side,
+    stacked,
+    within,
+)
 from diffusion.models.interchange.square_images import (
     CLASSES,
     NULL_CLASS,
@@ -41,8 +52,7 @@ def _diffusers_rows(module: DiT) -> list[Row]:
     # Every block has its own embeddings of the time and the class; in converted files they are copies.
     block = "transformer_blocks.{}.norm1.emb.".format
     embeddings = [
-        *linear("timestep_embedder.linear_1", "timestep_embedding/hidden"),
-        *linear("timestep_embedder.linear_2", "timestep_embedding/out"),
+        *mlp("timestep_embedder.linear_1", "timestep_embedder.linear_2", "timestep_embedding/"),
         Row("class_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
     ]
     if module.own_embeddings:
@@ -55,25 +65,16 @@ def _diffusers_rows(module: DiT) -> list[Row]:
             )
             for row in embeddings
         ]
-    for layer in range(module.depth):
-        before = f"transformer_blocks.{layer}"
-        table += stacked(
-            [
-                *linear(f"{before}.norm1.linear", "blocks/modulation/dense"),
-                *(
-                    row
-                    for i, name in enumerate("qkv")
-                    for row in linear(f"{before}.attn1.to_{name}", "blocks/attention/qkv", at=(slice(None), i))
-                ),
-                *linear(f"{before}.attn1.to_out.0", "blocks/attention/out", DENSE_OUT),
-                *linear(f"{before}.ff.net.0.proj", "blocks/mlp/hidden"),
-                *linear(f"{before}.ff.net.2", "blocks/mlp/out"),
-            ],
-            layer,
-        )
+    layer = [
+        *linear("norm1.linear", "modulation/dense"),
+        *side_by_side((f"attn1.to_{name}" for name in "qkv"), "attention/qkv"),
+        *linear("attn1.to_out.0", "attention/out", DENSE_OUT),
+        *mlp("ff.net.0.proj", "ff.net.2", "mlp/"),
+    ]
     return [
         *linear("pos_embed.proj", "patch_embedding", patches(module.patch)),
         *table,
+        *layers(layer, module.depth, "transformer_blocks.", "blocks/"),
         *linear("proj_out_1", "final_modulation/dense"),
         *linear("proj_out_2", "final"),
     ]
@@ -101,10 +102,7 @@ def _legacy_rows(module: DiT) -> list[Row]:
 
 
 def _original_rows(module: DiT) -> list[Row]:
-    table = original_end_rows(module.patch)
-    for layer in range(module.depth):
-        table += stacked(original_block_rows(f"blocks.{layer}", "blocks"), layer)
-    return table
+    return original_end_rows(module.patch) + layers(ORIGINAL_BLOCK, module.depth, "blocks.", "blocks/")
 
 
 def original_end_rows(patch: int) -> list[Row]:
@@ -115,30 +113,20 @@ def original_end_rows(patch: int) -> list[Row]:
     """
     return [
         *linear("x_embedder.proj", "patch_embedding", patches(patch)),
-        *linear("t_embedder.mlp.0", "timestep_embedding/hidden"),
-        *linear("t_embedder.mlp.2", "timestep_embedding/out"),
+        *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "timestep_embedding/"),
         Row("y_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
         *linear("final_layer.adaLN_modulation.1", "final_modulation/dense"),
         *linear("final_layer.linear", "final"),
     ]
 
 
-def original_block_rows(theirs: str, ours: str) -> list[Row]:
-    """The rows of a block, by the names of DiT's repository and of repositories built on it.
-
-    Args:
-        theirs: its name, "blocks.0".
-        ours: its path, "blocks".
-    """
-    return [
-        *linear(f"{theirs}.adaLN_modulation.1", f"{ours}/modulation/dense"),
-        *linear(f"{theirs}.attn.qkv", f"{ours}/attention/qkv"),
-        *linear(f"{theirs}.attn.proj", f"{ours}/attention/out", DENSE_OUT),
-        *linear(f"{theirs}.mlp.fc1", f"{ours}/mlp/hidden"),
-        *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/out"),
-    ]
-
-
+ORIGINAL_BLOCK = [
+    *linear("adaLN_modulation.1", "modulation/dense"),
+    *linear("attn.qkv", "attention/qkv"),
+    *linear("attn.proj", "attention/out", DENSE_OUT),
+    *mlp("mlp.fc1", "mlp.fc2", "mlp/"),
+]
+"""The rows of a block, by the names of DiT's repository and of repositories built on it."""
 UNGUIDED = {"strength": False, "interval": False}
 FIXED = {"norm": "layernorm", "mlp": "gelu", "positions": "sincos", "qk_norm": False, "times": 1, **UNGUIDED}
 

@@ -12,14 +12,12 @@ import numpy as np
 from diffusion.models.drifting import SIZES, DriftingDiT, drifting_preset
 from diffusion.models.interchange.family import DEPTH, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import Layout, Row, stacked
+from diffusion.models.interchange.flax_rows import INPUTS, OUTPUTS
+from diffusion.models.interchange.rows import VECTOR, Layout, Row, layers
 from diffusion.models.interchange.square_images import dit_sizes
 
 NAME = "DitGen"
 FIRST = Layout(lambda a, shape: a[0], lambda a: a[None])
-OUTPUTS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(a.shape[0], -1))
-INPUTS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]))
-VECTOR = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1))
 
 
 def _order(size: int) -> np.ndarray:
@@ -66,23 +64,19 @@ def _rows(module: DriftingDiT) -> list[Row]:
         *_dense("LightningDiT_0.FinalLayer_0.TorchLinear_0", "final_modulation/dense"),
         *_dense("LightningDiT_0.FinalLayer_0.TorchLinear_1", "final"),
     ]
-    for layer in range(module.depth):
-        before = f"LightningDiT_0.blocks_{layer}"
-        attention = f"{before}.Attention_0"
-        block = [
-            Row(f"{before}.RMSNorm_0.weight", "blocks/attention_norm/scale"),
-            Row(f"{before}.RMSNorm_1.weight", "blocks/mlp_norm/scale"),
-            *_dense(f"{before}.TorchLinear_0", "blocks/modulation/dense"),
-            *_dense(f"{attention}.TorchLinear_0", "blocks/attention/qkv", kernel, bias),
-            *_dense(f"{attention}.TorchLinear_1", "blocks/attention/out", INPUTS),
-            Row(f"{attention}.q_norm.weight", "blocks/attention/query_norm/scale", scale),
-            Row(f"{attention}.k_norm.weight", "blocks/attention/key_norm/scale", scale),
-            *_dense(f"{before}.SwiGLUFFN_0.TorchLinear_0", "blocks/mlp/hidden", at=(slice(None), 0)),
-            *_dense(f"{before}.SwiGLUFFN_0.TorchLinear_1", "blocks/mlp/hidden", at=(slice(None), 1)),
-            *_dense(f"{before}.SwiGLUFFN_0.TorchLinear_2", "blocks/mlp/out"),
-        ]
-        table += stacked(block, layer)
-    return table
+    block = [
+        Row("RMSNorm_0.weight", "attention_norm/scale"),
+        Row("RMSNorm_1.weight", "mlp_norm/scale"),
+        *_dense("TorchLinear_0", "modulation/dense"),
+        *_dense("Attention_0.TorchLinear_0", "attention/qkv", kernel, bias),
+        *_dense("Attention_0.TorchLinear_1", "attention/out", INPUTS),
+        Row("Attention_0.q_norm.weight", "attention/query_norm/scale", scale),
+        Row("Attention_0.k_norm.weight", "attention/key_norm/scale", scale),
+        *_dense("SwiGLUFFN_0.TorchLinear_0", "mlp/hidden", at=(slice(None), 0)),
+        *_dense("SwiGLUFFN_0.TorchLinear_1", "mlp/hidden", at=(slice(None), 1)),
+        *_dense("SwiGLUFFN_0.TorchLinear_2", "mlp/out"),
+    ]
+    return table + layers(block, module.depth, "LightningDiT_0.blocks_", "blocks/")
 
 
 CONFIG = FieldTable(

@@ -16,7 +16,7 @@ from diffusion.io import schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, SIZES, Computed, Refusal
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default
-from diffusion.models.interchange.rows import DENSE, Row, conv, linear, norm
+from diffusion.models.interchange.rows import DENSE, Row, conv, linear, mlp, norm
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
@@ -82,11 +82,7 @@ def _song_path(box: Box) -> str:
 def _song_rows(module: SongUNet) -> list[Row]:
     side = lambda level: f"{module.resolution >> level}x{module.resolution >> level}"
     levels = len(module.widths)
-    table = [
-        *conv(f"enc.{side(0)}_conv", "conv_in"),
-        *linear("map_layer0", "time_hidden"),
-        *linear("map_layer1", "time_out"),
-    ]
+    table = [*conv(f"enc.{side(0)}_conv", "conv_in"), *mlp("map_layer0", "map_layer1", "time_")]
     if module.clock == "fourier":
         table.append(Row("map_noise.freqs", "frequencies"))
     if module.num_classes:
@@ -162,8 +158,7 @@ def _dhariwal_rows(module: UNet) -> list[Row]:
     side = module.resolution
     table = [
         *conv(f"enc.{side}x{side}_conv", "conv_in"),
-        *linear("map_layer0", "time_hidden"),
-        *linear("map_layer1", "time_out"),
+        *mlp("map_layer0", "map_layer1", "time_"),
         *norm("out_norm", "norm_out"),
         *conv("out_conv", "conv_out"),
     ]

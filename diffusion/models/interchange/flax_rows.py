@@ -2,12 +2,11 @@
 
 __all__ = ["flax_linear", "flax_patches"]
 
-from diffusion.models.interchange.rows import Layout, Row
+from diffusion.models.interchange.rows import VECTOR, Layout, Row
 
 # A dense layer: theirs [in, out], ours [in, *out] or [*in, out].
 OUTPUTS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(a.shape[0], -1))
 INPUTS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, a.shape[-1]))
-VECTOR = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1))
 
 
 def flax_linear(theirs: str, ours: str, several: str = "", at: tuple = (), bias: bool = True) -> list[Row]:

@@ -11,7 +11,7 @@ from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.image_reward import ImageReward
 from diffusion.models.interchange.family import SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, part_of
-from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, norm, within
+from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.transformers_config import encoder_sizes
 from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
 from diffusion.models.text_encoders.med import MED, MEDText
@@ -22,7 +22,7 @@ HEAD = (0, 2, 4, 6, 7)  # numbers of the dense layers in the authors' list; the 
 def _vision_rows(module: BLIP) -> list[Row]:
     layer = norm("norm1", "norm_1") + norm("norm2", "norm_2")
     layer += cut("attn.qkv.", HEADS, module.width) + linear("attn.proj", "attention/out", DENSE_OUT)
-    layer += linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
+    layer += mlp("mlp.fc1", "mlp.fc2", "mlp/")
     return [
         Row("cls_token", "class_token", LEADING),
         Row("pos_embed", "positions/table", LEADING),
@@ -36,7 +36,7 @@ def text_rows(module: MED) -> list[Row]:
     """BLIP's BERT, of its encoder and its decoder."""
     attended = attention("self.{0}", "output.dense") + norm("output.LayerNorm", "norm")
     layer = within(attended, "attention.", "self/") + within(attended, "crossattention.", "cross/")
-    layer += linear("intermediate.dense", "mlp/hidden") + linear("output.dense", "mlp/out")
+    layer += mlp("intermediate.dense", "output.dense", "mlp/")
     layer += norm("output.LayerNorm", "norm")
     return [
         Row("embeddings.word_embeddings.weight", "tokens/embedding"),

@@ -12,7 +12,7 @@ from typing import Any
 from diffusion.models.interchange.family import DEPTH, Computed
 from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.lightning_rows import block_rows, rotary_tables
-from diffusion.models.interchange.rows import POINT, SAME, Row, linear, patches, stacked
+from diffusion.models.interchange.rows import POINT, SAME, Row, layers, linear, mlp, patches
 from diffusion.models.interchange.square_images import CLASSES, dit_sizes, example, patches_on_a_side, sincos_table
 from diffusion.models.interchange.vision_rows import LEADING
 from diffusion.models.jit import PRESETS, JiT, jit_preset
@@ -22,8 +22,7 @@ def _rows(module: JiT) -> list[Row]:
     table = [
         Row("x_embedder.proj1.weight", "patch_bottleneck/kernel", patches(module.patch)),
         *linear("x_embedder.proj2", "patch_embedding", POINT),
-        *linear("t_embedder.mlp.0", "timestep_embedding/hidden"),
-        *linear("t_embedder.mlp.2", "timestep_embedding/out"),
+        *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "timestep_embedding/"),
         Row("y_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
         Row("final_layer.norm_final.weight", "final_norm/scale", SAME),
         *linear("final_layer.adaLN_modulation.1", "final_modulation/dense"),
@@ -31,12 +30,9 @@ def _rows(module: JiT) -> list[Row]:
     ]
     if module.class_tokens:
         table += [Row("in_context_posemb", "class_positions", LEADING)]
-    for layer in range(module.depth):
-        early = layer < module.class_start
-        ours = "early_blocks" if early else "blocks"
-        block = block_rows(module, module.width, module.heads, f"blocks.{layer}", ours)
-        table += stacked(block, layer if early else layer - module.class_start)
-    return table
+    block, early = block_rows(module, module.width, module.heads), module.class_start
+    table += layers(block, early, "blocks.", "early_blocks/")
+    return table + layers(block, module.depth - early, "blocks.", "blocks/", first=early)
 
 
 CONFIG = FieldTable(

@@ -13,7 +13,7 @@ from diffusion.models.interchange.dit_tables import UNGUIDED, original_end_rows
 from diffusion.models.interchange.family import Computed
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.lightning_rows import block_rows, options, rotary_tables, switch
-from diffusion.models.interchange.rows import Row, stacked
+from diffusion.models.interchange.rows import Row, layers
 from diffusion.models.interchange.square_images import CLASSES, NULL_CLASS, dit_sizes, example, sincos_table
 
 
@@ -21,9 +21,7 @@ def _rows(module: DiT) -> list[Row]:
     table = original_end_rows(module.patch)
     if module.norm == "scaled_rmsnorm":
         table.append(Row("final_layer.norm_final.weight", "final_norm/scale"))
-    for layer in range(module.depth):
-        table += stacked(block_rows(module, module.width, module.heads, f"blocks.{layer}", "blocks"), layer)
-    return table
+    return table + layers(block_rows(module, module.width, module.heads), module.depth, "blocks.", "blocks/")
 
 
 CONFIG = FieldTable(

@@ -7,46 +7,35 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.models.interchange.attention_layouts import neighbours, rotary
+from diffusion.models.interchange.attention_layouts import cut_heads, neighbours, rotary
 from diffusion.models.interchange.family import Computed
 from diffusion.models.interchange.field_table import Choice, Field, Follows
-from diffusion.models.interchange.rows import DENSE_OUT, Row, linear
+from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, mlp
 from diffusion.models.layers.embeddings import rope_angles
 
 
-def block_rows(module: Any, width: int, heads: int, theirs: str, ours: str) -> list[Row]:
-    """The rows of one of its blocks.
+def block_rows(module: Any, width: int, heads: int) -> list[Row]:
+    """The rows of a block, by its own names.
 
     Args:
         module: a network with the fields `norm`, `mlp` and `qk_norm`.
         width: width of the block.
         heads: number of heads of its attention.
-        theirs: its name, "blocks.0".
-        ours: its path, "blocks".
     """
     turned = rotary(neighbours(width // heads))
     table = [
-        *linear(f"{theirs}.adaLN_modulation.1", f"{ours}/modulation/dense"),
-        *linear(f"{theirs}.attn.proj", f"{ours}/attention/out", DENSE_OUT),
+        *linear("adaLN_modulation.1", "modulation/dense"),
+        *cut_heads("attn.qkv", width, turned),
+        *linear("attn.proj", "attention/out", DENSE_OUT),
     ]
-    for i, name in enumerate("qkv"):
-        kernel, bias = linear(f"{theirs}.attn.qkv", f"{ours}/attention/qkv", at=(slice(None), i))
-        if name != "v":
-            kernel = kernel._replace(layout=turned.kernel)
-            bias = bias._replace(layout=turned.bias)
-        table += [row._replace(rows=(i * width, (i + 1) * width)) for row in (kernel, bias)]
     if module.norm == "scaled_rmsnorm":
-        table.append(Row(f"{theirs}.norm1.weight", f"{ours}/attention_norm/scale"))
-        table.append(Row(f"{theirs}.norm2.weight", f"{ours}/mlp_norm/scale"))
+        table.append(Row("norm1.weight", "attention_norm/scale"))
+        table.append(Row("norm2.weight", "mlp_norm/scale"))
     if module.qk_norm:
-        table.append(Row(f"{theirs}.attn.q_norm.weight", f"{ours}/attention/query_norm/scale", turned.scale))
-        table.append(Row(f"{theirs}.attn.k_norm.weight", f"{ours}/attention/key_norm/scale", turned.scale))
+        table.append(Row("attn.q_norm.weight", "attention/query_norm/scale", turned.scale))
+        table.append(Row("attn.k_norm.weight", "attention/key_norm/scale", turned.scale))
     hidden, out = ("w12", "w3") if module.mlp == "swiglu" else ("fc1", "fc2")
-    return [
-        *table,
-        *linear(f"{theirs}.mlp.{hidden}", f"{ours}/mlp/hidden"),
-        *linear(f"{theirs}.mlp.{out}", f"{ours}/mlp/out"),
-    ]
+    return table + mlp(f"mlp.{hidden}", f"mlp.{out}", "mlp/")
 
 
 def switch(theirs: str, ours: str, default: bool, on: Any, off: Any) -> Choice:

@@ -9,10 +9,10 @@ __all__ = []
 from collections.abc import Mapping
 from typing import Any
 
-from diffusion.models.interchange.dit_tables import original_block_rows
+from diffusion.models.interchange.dit_tables import ORIGINAL_BLOCK
 from diffusion.models.interchange.family import DEPTH, Computed
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import Layout, Row, linear, patches, stacked
+from diffusion.models.interchange.rows import Layout, Row, layers, linear, mlp, patches
 from diffusion.models.interchange.square_images import dit_sizes, example, patches_on_a_side, sincos_table
 from diffusion.models.mask_dit import MaskDiT, mask_dit_preset
 
@@ -22,8 +22,7 @@ TOKEN = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None, None])
 def _rows(module: MaskDiT) -> list[Row]:
     table = [
         *linear("x_embedder.proj", "patch_embedding", patches(module.patch)),
-        *linear("t_embedder.mlp.0", "timestep_embedding/hidden"),
-        *linear("t_embedder.mlp.2", "timestep_embedding/out"),
+        *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "timestep_embedding/"),
         *linear("decoder_layer.adaLN_modulation.1", "decoder_modulation/dense"),
         *linear("decoder_layer.linear", "decoder_embedding"),
         Row("mask_token", "mask_token", TOKEN),
@@ -32,13 +31,8 @@ def _rows(module: MaskDiT) -> list[Row]:
     ]
     if module.num_classes:
         table += linear("y_embedder.embedding_table", "label_embedding", bias=False)
-    for theirs, ours, depth in (
-        ("blocks", "blocks", module.depth),
-        ("decoder_blocks", "decoder_blocks", module.decoder_depth),
-    ):
-        for layer in range(depth):
-            table += stacked(original_block_rows(f"{theirs}.{layer}", ours), layer)
-    return table
+    table += layers(ORIGINAL_BLOCK, module.depth, "blocks.", "blocks/")
+    return table + layers(ORIGINAL_BLOCK, module.decoder_depth, "decoder_blocks.", "decoder_blocks/")
 
 
 DECODER = {"decoder_hidden_size": 512, "decoder_depth": 8, "decoder_num_heads": 16}

@@ -8,10 +8,10 @@ __all__ = []
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.interchange.dit_tables import original_block_rows, original_end_rows
+from diffusion.models.interchange.dit_tables import ORIGINAL_BLOCK, original_end_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Group
-from diffusion.models.interchange.rows import Layout, Row, linear, stacked
+from diffusion.models.interchange.rows import Layout, Row, layers, linear, within
 from diffusion.models.interchange.square_images import CLASSES, NULL_CLASS, dit_sizes
 from diffusion.models.mdt import MDT, distances, mdt_preset
 
@@ -19,37 +19,29 @@ TABLE = Layout(lambda a, shape: a[0], lambda a: a[None])
 TOKEN = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None, None])
 
 
-def _block(theirs: str, ours: str, skip: bool) -> list[Row]:
-    bias = Row(f"{theirs}.attn.rel_pos_bias.relative_position_bias_table", f"{ours}/relative_positions")
-    return [
-        *original_block_rows(theirs, ours),
-        bias,
-        *(linear(f"{theirs}.skip_linear", f"{ours}/skip") if skip else ()),
-    ]
+BLOCK = [*ORIGINAL_BLOCK, Row("attn.rel_pos_bias.relative_position_bias_table", "relative_positions")]
+WITH_SKIP = [*BLOCK, *linear("skip_linear", "skip")]
 
 
-def _stacks(module: MDT) -> list[tuple[str, str, int, bool]]:
-    """(their name, our path, length, whether there are skips) of each stack."""
+def _stacks(module: MDT) -> list[tuple[list[Row], int, str, str]]:
+    """(rows of a block, length, their name, our path) of each stack."""
     half = (module.depth - module.decoder_depth) // 2
     return [
-        ("en_inblocks", "in_blocks", half, False),
-        ("en_outblocks", "out_blocks", half, True),
-        ("de_blocks", "decoder_blocks", module.decoder_depth, True),
+        (BLOCK, half, "en_inblocks.", "in_blocks/"),
+        (WITH_SKIP, half, "en_outblocks.", "out_blocks/"),
+        (WITH_SKIP, module.decoder_depth, "de_blocks.", "decoder_blocks/"),
     ]
 
 
 def _rows(module: MDT) -> list[Row]:
-    table = [
+    return [
         *original_end_rows(module.patch),
         Row("pos_embed", "positions", TABLE),
         Row("decoder_pos_embed", "decoder_positions", TABLE),
         Row("mask_token", "mask_token", TOKEN),
-        *_block("sideblocks.0", "side_block", False),
+        *within(BLOCK, "sideblocks.0.", "side_block/"),
+        *(row for stack in _stacks(module) for row in layers(*stack)),
     ]
-    for theirs, ours, length, skip in _stacks(module):
-        for layer in range(length):
-            table += stacked(_block(f"{theirs}.{layer}", ours, skip), layer)
-    return table
 
 
 CONFIG = FieldTable(
@@ -70,7 +62,7 @@ CONFIG = FieldTable(
 def _distances(module: MDT) -> dict[str, Computed]:
     side = module.shape[0] // module.patch
     blocks = ["sideblocks.0"]
-    blocks += [f"{theirs}.{layer}" for theirs, _, length, _ in _stacks(module) for layer in range(length)]
+    blocks += [f"{theirs}{layer}" for _, length, theirs, _ in _stacks(module) for layer in range(length)]
     table = Computed((side**2, side**2), lambda: distances(side, side).astype(np.int64))
     return {f"{block}.attn.rel_pos_bias.relative_position_index": table for block in blocks}
 

@@ -21,7 +21,7 @@ from diffusion.models.interchange.dit_tables import FIXED
 from diffusion.models.interchange.family import array, require
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.flax_rows import flax_linear, flax_patches
-from diffusion.models.interchange.rows import Layout, Row, stacked
+from diffusion.models.interchange.rows import Layout, Row, layers, stacked, within
 from diffusion.models.interchange.square_images import CLASSES, dit_sizes
 from diffusion.models.mit import TOKENS, MiT, imf_preset, pmf_preset
 
@@ -54,19 +54,34 @@ def _dit_rows(module: DiT) -> list[Row]:
         *flax_linear("final_layer.adaLN_modulation.layers_1", "final_modulation/dense"),
         *flax_linear("final_layer.linear", "final"),
     ]
-    for layer in range(module.depth):
-        before = f"blocks.layers_{layer}"
-        table += stacked(
-            [
-                *flax_linear(f"{before}.adaLN_modulation.layers_1", "blocks/modulation/dense"),
-                *flax_linear(f"{before}.attn.qkv", "blocks/attention/qkv"),
-                *flax_linear(f"{before}.attn.proj", "blocks/attention/out", "inputs"),
-                *flax_linear(f"{before}.mlp.fc1", "blocks/mlp/hidden"),
-                *flax_linear(f"{before}.mlp.fc2", "blocks/mlp/out"),
-            ],
-            layer,
-        )
-    return table
+    block = [
+        *flax_linear("adaLN_modulation.layers_1", "modulation/dense"),
+        *flax_linear("attn.qkv", "attention/qkv"),
+        *flax_linear("attn.proj", "attention/out", "inputs"),
+        *flax_linear("mlp.fc1", "mlp/hidden"),
+        *flax_linear("mlp.fc2", "mlp/out"),
+    ]
+    return table + layers(block, module.depth, "blocks.layers_", "blocks/")
+
+
+def _mit_block() -> list[Row]:
+    parts = {"attn.{}_proj": ("qkv", "attention/qkv"), "mlp.w{}": ("13", "mlp/hidden")}
+    return [
+        *(
+            row
+            for theirs, (names, ours) in parts.items()
+            for i, name in enumerate(names)
+            for row in flax_linear(theirs.format(name), ours, at=(slice(None), i), bias=False)
+        ),
+        *flax_linear("attn.out_proj", "attention/out", "inputs", bias=False),
+        *flax_linear("mlp.w2", "mlp/out", bias=False),
+        Row("attn.q_norm.kernel", "attention/query_norm/scale"),
+        Row("attn.k_norm.kernel", "attention/key_norm/scale"),
+        Row("norm1.kernel", "attention_norm/scale"),
+        Row("norm2.kernel", "mlp_norm/scale"),
+        Row("attn_scale", "attention_gate"),
+        Row("mlp_scale", "mlp_gate"),
+    ]
 
 
 DIT_CONFIG = FieldTable(
@@ -104,28 +119,7 @@ def _mit_rows(module: MiT) -> list[Row]:
     shared = module.depth - _head(module)
     for layer in range(module.depth):
         before = f"shared_blocks_{layer}" if layer < shared else f"u_heads_{layer - shared}"
-        table += stacked(
-            [
-                *(
-                    row
-                    for i, name in enumerate("qkv")
-                    for row in flax_linear(
-                        f"{before}.attn.{name}_proj", "blocks/attention/qkv", at=(slice(None), i), bias=False
-                    )
-                ),
-                *flax_linear(f"{before}.attn.out_proj", "blocks/attention/out", "inputs", bias=False),
-                Row(f"{before}.attn.q_norm.kernel", "blocks/attention/query_norm/scale"),
-                Row(f"{before}.attn.k_norm.kernel", "blocks/attention/key_norm/scale"),
-                Row(f"{before}.norm1.kernel", "blocks/attention_norm/scale"),
-                Row(f"{before}.norm2.kernel", "blocks/mlp_norm/scale"),
-                *flax_linear(f"{before}.mlp.w1", "blocks/mlp/hidden", at=(slice(None), 0), bias=False),
-                *flax_linear(f"{before}.mlp.w3", "blocks/mlp/hidden", at=(slice(None), 1), bias=False),
-                *flax_linear(f"{before}.mlp.w2", "blocks/mlp/out", bias=False),
-                Row(f"{before}.attn_scale", "blocks/attention_gate"),
-                Row(f"{before}.mlp_scale", "blocks/mlp_gate"),
-            ],
-            layer,
-        )
+        table += within(stacked(_mit_block(), layer), f"{before}.", "blocks/")
     return table
 
 

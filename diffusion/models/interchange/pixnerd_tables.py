@@ -10,7 +10,7 @@ import functools
 
 from diffusion.models.interchange.ddt_tables import both_depths, plain_block_rows, unfolded
 from diffusion.models.interchange.field_table import Field, FieldTable
-from diffusion.models.interchange.rows import DENSE, VECTOR, Row, linear, stacked
+from diffusion.models.interchange.rows import Row, cut, layers, linear, mlp
 from diffusion.models.interchange.square_images import CLASSES, example, side_of_shape
 from diffusion.models.pixnerd import SIZES, PixNerd, pixnerd_preset
 
@@ -19,26 +19,15 @@ def _rows(module: PixNerd) -> list[Row]:
     table = [
         *linear("s_embedder.proj", "patch_embedding", unfolded(module.patch)),
         *linear("x_embedder.embedder.0", "pixel_embedding"),
-        *linear("t_embedder.mlp.0", "timestep_embedding/hidden"),
-        *linear("t_embedder.mlp.2", "timestep_embedding/out"),
+        *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "timestep_embedding/"),
         Row("y_embedder.embedding_table.weight", "label_embedding/embedding"),
         Row("final_layer.norm.weight", "final_norm/scale"),
         *linear("final_layer.linear", "final"),
     ]
-    for layer in range(module.depth):
-        table += stacked(plain_block_rows(module.width, module.heads, f"blocks.{layer}", "blocks"), layer)
+    table += layers(plain_block_rows(module.width, module.heads), module.depth, "blocks.", "blocks/")
     numbers = module.field_ratio * module.field_width**2
-    for layer in range(module.field_depth):
-        theirs = f"blocks.{module.depth + layer}"
-        block = [Row(f"{theirs}.norm.weight", "field_blocks/norm/scale")]
-        for i, name in enumerate(("first", "second")):
-            part = (i * numbers, (i + 1) * numbers)
-            block += [
-                Row(f"{theirs}.param_generator1.0.weight", f"field_blocks/{name}/kernel", DENSE, rows=part),
-                Row(f"{theirs}.param_generator1.0.bias", f"field_blocks/{name}/bias", VECTOR, rows=part),
-            ]
-        table += stacked(block, layer)
-    return table
+    field = [Row("norm.weight", "norm/scale"), *cut("param_generator1.0.", ("first", "second"), numbers)]
+    return table + layers(field, module.field_depth, "blocks.", "field_blocks/", first=module.depth)
 
 
 CONFIG = FieldTable(

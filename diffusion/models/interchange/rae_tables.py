@@ -25,7 +25,7 @@ from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import dinov2_tables, dinov3_tables, siglip_tables, vit_tables
 from diffusion.models.interchange.family import DEPTH, SIZE, Computed, Family, Fields, Refusal, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable
-from diffusion.models.interchange.rows import Layout, Row, layers, linear, norm, within
+from diffusion.models.interchange.rows import Layout, Row, layers, linear, mlp, norm, within
 from diffusion.models.interchange.vision_rows import LEADING, attention
 from diffusion.models.layers.embeddings import sincos_positions
 from diffusion.models.layers.vision_layers import IMAGENET
@@ -62,7 +62,7 @@ CHANNELS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, 1, 
 def _layers(module: RAEDecoder, query: str, out: str) -> list[Row]:
     """The rows of the decoder's layers, and of the norm after them."""
     layer = norm("layernorm_before", "norm_1") + norm("layernorm_after", "norm_2") + attention(query, out)
-    layer += linear("intermediate.dense", "mlp/hidden") + linear("output.dense", "mlp/out")
+    layer += mlp("intermediate.dense", "output.dense", "mlp/")
     return layers(layer, module.depth, "decoder_layers.", "layers/layers/") + norm("decoder_norm", "layers/norm")
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "fill",
     "layers",
     "linear",
+    "mlp",
     "names",
     "norm",
     "part_shape",
@@ -166,6 +167,17 @@ def linear(theirs: str, ours: str, kernel: Layout = DENSE, at: tuple = (), bias:
     return rows + [Row(f"{theirs}.bias", f"{ours}/bias", VECTOR, outputs)] * bias
 
 
+def mlp(hidden: str, out: str, ours: str) -> list[Row]:
+    """The rows of two dense layers, such as an MLP and the embedding of a time.
+
+    Args:
+        hidden: their name of the first, "mlp.fc1".
+        out: their name of the second.
+        ours: the beginning of our two paths, before "hidden" and "out", such as "mlp/".
+    """
+    return linear(hidden, f"{ours}hidden") + linear(out, f"{ours}out")
+
+
 def conv(theirs: str, ours: str) -> list[Row]:
     """The rows of a convolution of pictures."""
     return linear(theirs, ours, CONV)
@@ -204,7 +216,7 @@ def norm(theirs: str, ours: str, affine: bool = True) -> list[Row]:
     return affine * [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
 
 
-def layers(layer: Sequence[Row], depth: int, theirs: str, ours: str) -> list[Row]:
+def layers(layer: Sequence[Row], depth: int, theirs: str, ours: str, first: int = 0) -> list[Row]:
     """The rows of a stack of equal layers.
 
     Args:
@@ -212,8 +224,9 @@ def layers(layer: Sequence[Row], depth: int, theirs: str, ours: str) -> list[Row
         depth: number of layers.
         theirs: prefix before the number of a layer, "encoder.layer.".
         ours: path of the stack, with its slash.
+        first: their number of the first layer.
     """
-    return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{i}.", ours)]
+    return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{first + i}.", ours)]
 
 
 def names(table: Iterable[Row]) -> set[str]:

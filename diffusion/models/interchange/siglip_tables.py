@@ -15,7 +15,7 @@ from diffusion.io import schema
 from diffusion.models.image_encoders.siglip import PRESETS, SIZES, SigLIP, preset
 from diffusion.models.interchange.family import SIZE, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable, Follows, part_of
-from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, norm, within
+from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, WITHOUT_EFFECT, encoder_sizes, unread
 from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
 from diffusion.models.text_encoders.siglip_text import SigLIPText, SigLIPTowers
@@ -27,15 +27,14 @@ def _pool(width: int) -> list[Row]:
         *norm("layernorm", "norm"),
         *cut("attention.in_proj_", HEADS, width),
         *linear("attention.out_proj", "attention/out", DENSE_OUT),
-        *linear("mlp.fc1", "mlp/hidden"),
-        *linear("mlp.fc2", "mlp/out"),
+        *mlp("mlp.fc1", "mlp.fc2", "mlp/"),
     ]
 
 
 def _layers(depth: int) -> list[Row]:
     layer = norm("layer_norm1", "norm_1") + norm("layer_norm2", "norm_2")
     layer += attention("self_attn.{1}_proj", "self_attn.out_proj")
-    layer += linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
+    layer += mlp("mlp.fc1", "mlp.fc2", "mlp/")
     return layers(layer, depth, "encoder.layers.", "encoder/layers/")
 
 

@@ -19,9 +19,9 @@ import numpy as np
 
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange import folder_writing, folders, tensor_files
-from diffusion.models.interchange.attention_layouts import rotary
+from diffusion.models.interchange.attention_layouts import cut_heads, rotary
 from diffusion.models.interchange.family import Family, array
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Mismatch, Row, linear, stacked
+from diffusion.models.interchange.rows import DENSE_OUT, Mismatch, Row, layers, linear, mlp
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.symbol_transformer import SymbolTransformer
 
@@ -91,38 +91,22 @@ def _order(size: int) -> np.ndarray:
 
 def _rows(module: SymbolTransformer) -> list[Row]:
     width = module.width
-    turned = rotary(_order(width // module.heads)).kernel
     table = [
         Row("vocab_embed.embedding", "table"),
-        *linear("sigma_map.mlp.0", "condition/timestep_embedding/hidden"),
-        *linear("sigma_map.mlp.2", "condition/timestep_embedding/out"),
+        *mlp("sigma_map.mlp.0", "sigma_map.mlp.2", "condition/timestep_embedding/"),
         Row("output_layer.norm_final.weight", "final_norm/scale"),
         *linear("output_layer.adaLN_modulation", "final_modulation/dense"),
         *linear("output_layer.linear", "final"),
     ]
-    for layer in range(module.depth):
-        before = f"blocks.{layer}"
-        parts = (turned, turned, DENSE)  # queries, keys, values
-        block = [
-            Row(f"{before}.norm1.weight", "blocks/attention_norm/scale"),
-            Row(f"{before}.norm2.weight", "blocks/mlp_norm/scale"),
-            *linear(f"{before}.adaLN_modulation", "blocks/modulation/dense"),
-            *(
-                Row(
-                    f"{before}.attn_qkv.weight",
-                    "blocks/attention/qkv/kernel",
-                    layout,
-                    (slice(None), i),
-                    (i * width, (i + 1) * width),
-                )
-                for i, layout in enumerate(parts)
-            ),
-            *linear(f"{before}.attn_out", "blocks/attention/out", DENSE_OUT, bias=False),
-            *linear(f"{before}.mlp.0", "blocks/mlp/hidden"),
-            *linear(f"{before}.mlp.2", "blocks/mlp/out"),
-        ]
-        table += stacked(block, layer)
-    return table
+    block = [
+        Row("norm1.weight", "attention_norm/scale"),
+        Row("norm2.weight", "mlp_norm/scale"),
+        *linear("adaLN_modulation", "modulation/dense"),
+        *cut_heads("attn_qkv", width, rotary(_order(width // module.heads)), bias=False),
+        *linear("attn_out", "attention/out", DENSE_OUT, bias=False),
+        *mlp("mlp.0", "mlp.2", "mlp/"),
+    ]
+    return table + layers(block, module.depth, "blocks.", "blocks/")
 
 
 def _no_config(config: Any) -> Any:

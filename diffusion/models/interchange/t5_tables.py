@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from diffusion.models.interchange.family import DEPTH, Family, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, side_by_side
 from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.text_encoders.t5 import MLPS, T5Encoder
 
@@ -23,18 +23,14 @@ USUAL: Mapping[str, Mapping[str, Any]] = {  # defaults of their configs that dif
 
 def _layer(module: T5Encoder) -> list[Row]:
     table = [Row("layer.0.layer_norm.weight", "norm_1/scale"), Row("layer.1.layer_norm.weight", "norm_2/scale")]
-    for i, theirs in enumerate("qkv"):
-        at = (slice(None), i)
-        table.append(Row(f"layer.0.SelfAttention.{theirs}.weight", "attention/qkv/kernel", DENSE, at))
+    table += side_by_side((f"layer.0.SelfAttention.{theirs}" for theirs in "qkv"), "attention/qkv", bias=False)
     table.append(Row("layer.0.SelfAttention.o.weight", "attention/out/kernel", DENSE_OUT))
     if module.own_positions:
         table.append(Row(POSITIONS, "positions"))
     if module.mlp == "relu":
         table.append(Row("layer.1.DenseReluDense.wi.weight", "mlp/hidden/kernel", DENSE))
     else:
-        table += [
-            Row(f"layer.1.DenseReluDense.wi_{i}.weight", "mlp/hidden/kernel", DENSE, (slice(None), i)) for i in range(2)
-        ]
+        table += side_by_side((f"layer.1.DenseReluDense.wi_{i}" for i in range(2)), "mlp/hidden", bias=False)
     return [*table, Row("layer.1.DenseReluDense.wo.weight", "mlp/out/kernel", DENSE)]
 
 

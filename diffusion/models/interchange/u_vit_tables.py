@@ -13,46 +13,51 @@ import jax.numpy as jnp
 
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import CONV, DENSE_OUT, Layout, Row, cut, linear, norm, patches, stacked
+from diffusion.models.interchange.rows import (
+    CONV,
+    DENSE_OUT,
+    Layout,
+    Row,
+    cut,
+    layers,
+    linear,
+    mlp,
+    norm,
+    patches,
+    within,
+)
 from diffusion.models.interchange.square_images import side_of_shape
-from diffusion.models.layers.vision_layers import PROJECTIONS
+from diffusion.models.interchange.vision_rows import HEADS
 from diffusion.models.u_vit import UViT
 
 POSITIONS = Layout(lambda a, shape: a[0], lambda a: a[None])
 
 
-def _block(module: UViT, theirs: str, ours: str, skip: bool = False) -> list[Row]:
-    heads = [f"{ours}/attention/{name}" for name in PROJECTIONS]
-    return [
-        *norm(f"{theirs}.norm1", f"{ours}/norm_1"),
-        *norm(f"{theirs}.norm2", f"{ours}/norm_2"),
-        *cut(f"{theirs}.attn.qkv.", heads, module.width, module.qkv_bias),
-        *linear(f"{theirs}.attn.proj", f"{ours}/attention/out", DENSE_OUT),
-        *linear(f"{theirs}.mlp.fc1", f"{ours}/mlp/hidden"),
-        *linear(f"{theirs}.mlp.fc2", f"{ours}/mlp/out"),
-        *(linear(f"{theirs}.skip_linear", f"{ours}/skip") if skip else ()),
-    ]
-
-
 def _rows(module: UViT) -> list[Row]:
+    block = [
+        *norm("norm1", "norm_1"),
+        *norm("norm2", "norm_2"),
+        *cut("attn.qkv.", HEADS, module.width, module.qkv_bias),
+        *linear("attn.proj", "attention/out", DENSE_OUT),
+        *mlp("mlp.fc1", "mlp.fc2", "mlp/"),
+    ]
     table = [
         *linear("patch_embed.proj", "patch_embedding", patches(module.patch)),
         Row("pos_embed", "positions", POSITIONS),
         *norm("norm", "norm"),
         *linear("decoder_pred", "final"),
-        *_block(module, "mid_block", "middle_block"),
+        *within(block, "mid_block.", "middle_block/"),
+        *layers(block, module.depth // 2, "in_blocks.", "in_blocks/"),
+        *layers([*block, *linear("skip_linear", "skip")], module.depth // 2, "out_blocks.", "out_blocks/"),
     ]
     if module.time_mlp:
-        table += [*linear("time_embed.0", "time_hidden"), *linear("time_embed.2", "time_out")]
+        table += mlp("time_embed.0", "time_embed.2", "time_")
     if module.num_classes:
         table += [Row("label_emb.weight", "label_embedding/embedding")]
     if module.text_width:
         table += linear("context_embed", "text_embedding")
     if module.last_conv:
         table += linear("final_layer", "final_conv", CONV)
-    for layer in range(module.depth // 2):
-        table += stacked(_block(module, f"in_blocks.{layer}", "in_blocks"), layer)
-        table += stacked(_block(module, f"out_blocks.{layer}", "out_blocks", skip=True), layer)
     return table
 
 

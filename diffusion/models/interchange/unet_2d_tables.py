@@ -16,7 +16,7 @@ import flax.linen as nn
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, zero_or_null
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, conv, linear, norm
+from diffusion.models.interchange.rows import DENSE_OUT, Row, conv, linear, mlp, norm, side_by_side
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example, only
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
@@ -35,9 +35,7 @@ def block_rows(theirs: str, ours: str, shortcut: bool) -> list[Row]:
 def attention_rows(theirs: str, ours: str) -> list[Row]:
     """Attention of pixels."""
     rows = norm(f"{theirs}.group_norm", f"{ours}/norm") + linear(f"{theirs}.to_out.0", f"{ours}/out", DENSE_OUT)
-    for i, name in enumerate("qkv"):
-        rows += linear(f"{theirs}.to_{name}", f"{ours}/qkv", DENSE, at=(slice(None), i))
-    return rows
+    return rows + side_by_side((f"{theirs}.to_{name}" for name in "qkv"), f"{ours}/qkv")
 
 
 def _rows(module: SongUNet | UNet) -> list[Row]:
@@ -45,11 +43,7 @@ def _rows(module: SongUNet | UNet) -> list[Row]:
 
 
 def _common_rows() -> list[Row]:
-    return [
-        *conv("conv_in", "conv_in"),
-        *linear("time_embedding.linear_1", "time_hidden"),
-        *linear("time_embedding.linear_2", "time_out"),
-    ]
+    return conv("conv_in", "conv_in") + mlp("time_embedding.linear_1", "time_embedding.linear_2", "time_")
 
 
 def _part(box: Box, levels: int) -> str:

@@ -10,7 +10,7 @@ from diffusion.models.image_encoders import videomae
 from diffusion.models.image_encoders.videomae import VideoMAE
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, cut, layers, linear, norm, within
+from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.interchange.vision_rows import HEADS, attention, sizes
 
@@ -41,7 +41,7 @@ def _encoder(module: VideoMAE) -> list[Row]:
     layer = norm("layernorm_before", "norm_1") + norm("layernorm_after", "norm_2")
     layer += attention("attention.attention.{0}", "attention.output.dense", ())
     layer += _biases(module, "attention.attention.")
-    layer += linear("intermediate.dense", "mlp/hidden") + linear("output.dense", "mlp/out")
+    layer += mlp("intermediate.dense", "output.dense", "mlp/")
     patches = _patches("embeddings.patch_embeddings.projection", module)
     return patches + layers(layer, module.depth, "encoder.layer.", "layers/")
 
@@ -56,7 +56,7 @@ def _authors(module: VideoMAE) -> list[Row]:
     layer = norm("norm1", "norm_1") + norm("norm2", "norm_2") + cut("attn.qkv.", HEADS, module.width, bias=False)
     layer += _biases(module, "attn.")
     layer += linear("attn.proj", "attention/out", DENSE_OUT)
-    layer += linear("mlp.fc1", "mlp/hidden") + linear("mlp.fc2", "mlp/out")
+    layer += mlp("mlp.fc1", "mlp.fc2", "mlp/")
     rows = _patches("patch_embed.proj", module) + layers(layer, module.depth, "blocks.", "layers/")
     return rows + norm("fc_norm" if module.last == "mean" else "norm", "norm", module.last != "none")
 

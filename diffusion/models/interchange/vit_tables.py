@@ -7,7 +7,7 @@ from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import Row, layers, linear, norm, within
+from diffusion.models.interchange.rows import Row, layers, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows, sizes
 
@@ -26,7 +26,7 @@ POOLER = ("pooler_act", "pooler_output_size")  # fields of a layer that the publ
 def _rows(module: MAE | IJEPA) -> list[Row]:
     layer = norm("layernorm_before", "norm_1") + norm("layernorm_after", "norm_2")
     layer += attention("attention.attention.{0}", "attention.output.dense")
-    layer += linear("intermediate.dense", "mlp/hidden") + linear("output.dense", "mlp/out")
+    layer += mlp("intermediate.dense", "output.dense", "mlp/")
     return [
         *patch_rows("embeddings.patch_embeddings.projection", module.patch),
         Row("embeddings.position_embeddings", "positions/table", LEADING),

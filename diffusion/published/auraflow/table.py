@@ -10,7 +10,7 @@ from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import shift_and_scale
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, patches, side_by_side, within
+from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, mlp, patches, side_by_side, within
 from diffusion.published.auraflow.network import AuraFlow
 
 NAME = "AuraFlowTransformer2DModel"
@@ -80,8 +80,7 @@ def table(module: AuraFlow, layout: str) -> list[Row]:
         Row(names["positions"], "positions", TOKENS),
         Row(names["registers"], "registers", TOKENS),
         *linear(names["text_embedding"], "text_embedding", bias=False),
-        *linear(names["time/hidden"], "time/hidden"),
-        *linear(names["time/out"], "time/out"),
+        *mlp(names["time/hidden"], names["time/out"], "time/"),
         *linear(names["final"], "final", bias=False),
     ]
     final = shift_and_scale(names["final_modulation"], "final_modulation", module.width, layout == "diffusers")

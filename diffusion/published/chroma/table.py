@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusion.models.interchange.family import BLOCKS, by_layout, prompted
 from diffusion.models.interchange.field_table import FieldTable, Group
-from diffusion.models.interchange.rows import Row, linear, within
+from diffusion.models.interchange.rows import Row, linear, mlp, within
 from diffusion.published.flux import table as flux_tables
 from diffusion.published.flux.network import PATCH, Flux
 
@@ -25,9 +25,7 @@ def table(module: Flux, layout: str) -> list[Row]:
     first, second, scale = LAYER[layout]
     approximator = linear("in_proj", "enter") + linear("out_proj", "leave")
     for i in range(module.approximator[2]):
-        approximator += linear(f"layers.{i}.{first}", f"layer_{i}/hidden") + linear(
-            f"layers.{i}.{second}", f"layer_{i}/out"
-        )
+        approximator += mlp(f"layers.{i}.{first}", f"layers.{i}.{second}", f"layer_{i}/")
         approximator.append(Row(f"norms.{i}.{scale}", f"norm_{i}/scale"))
     return rows + within(approximator, "distilled_guidance_layer.", "approximator/")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, tuple_of, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, norm, patches, side_by_side
+from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, mlp, norm, patches, side_by_side
 from diffusion.published.cogvideox.network import CogVideoX
 
 NAME = "CogVideoXTransformer3DModel"
@@ -24,8 +24,7 @@ LAYER = [
     *norm("attn1.norm_q", "query_norm"),
     *norm("attn1.norm_k", "key_norm"),
     *linear("attn1.to_out.0", "out", DENSE_OUT),
-    *linear("ff.net.0.proj", "mlp/hidden"),
-    *linear("ff.net.2", "mlp/out"),
+    *mlp("ff.net.0.proj", "ff.net.2", "mlp/"),
 ]
 
 
@@ -59,8 +58,7 @@ def _rows(module: CogVideoX) -> list[Row]:
     table = [
         *linear("patch_embed.proj", "patch_embedding", _inner(module)),
         *linear("patch_embed.text_proj", "text_embedding"),
-        *linear("time_embedding.linear_1", "timestep_embedding/hidden"),
-        *linear("time_embedding.linear_2", "timestep_embedding/out"),
+        *mlp("time_embedding.linear_1", "time_embedding.linear_2", "timestep_embedding/"),
         *norm("norm_final", "norm"),
         *norm("norm_out.norm", "norm_out"),
         *linear("norm_out.linear", "final_modulation/dense"),
@@ -70,10 +68,7 @@ def _rows(module: CogVideoX) -> list[Row]:
     if module.learned:
         table += [Row("patch_embed.pos_embedding", "positions_of_all", WHOLE)]
     if module.offset:
-        table += [
-            *linear("ofs_embedding.linear_1", "offset_embedding/hidden"),
-            *linear("ofs_embedding.linear_2", "offset_embedding/out"),
-        ]
+        table += [*mlp("ofs_embedding.linear_1", "ofs_embedding.linear_2", "offset_embedding/")]
     table += layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
     return table
 

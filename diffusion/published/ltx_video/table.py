@@ -4,7 +4,7 @@ __all__ = []
 
 from diffusion.models.interchange.family import DEPTH, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Row, layers, linear
+from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Row, layers, linear, mlp
 from diffusion.published.ltx_video.network import LTXVideo
 
 NAME = "LTXVideoTransformer3DModel"
@@ -29,19 +29,17 @@ LAYER = [
     Row("scale_shift_table", "table"),
     *_attention("attn1", "attention"),
     *_attention("attn2", "cross_attention"),
-    *linear("ff.net.0.proj", "mlp/hidden"),
-    *linear("ff.net.2", "mlp/out"),
+    *mlp("ff.net.0.proj", "ff.net.2", "mlp/"),
 ]
 
 
 def _rows(module: LTXVideo) -> list[Row]:
+    embedder = "time_embed.emb.timestep_embedder."
     table = [
         *linear("proj_in", "patch_embedding"),
-        *linear("time_embed.emb.timestep_embedder.linear_1", "timestep_embedding/hidden"),
-        *linear("time_embed.emb.timestep_embedder.linear_2", "timestep_embedding/out"),
+        *mlp(f"{embedder}linear_1", f"{embedder}linear_2", "timestep_embedding/"),
         *linear("time_embed.linear", "modulation"),
-        *linear("caption_projection.linear_1", "text_hidden"),
-        *linear("caption_projection.linear_2", "text_out"),
+        *mlp("caption_projection.linear_1", "caption_projection.linear_2", "text_"),
         Row("scale_shift_table", "final_table"),
         *linear("proj_out", "final"),
     ]

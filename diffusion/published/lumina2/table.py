@@ -8,7 +8,7 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, side_by_side
 from diffusion.published.lumina2.network import PATCH, Lumina2
 
 NAME = "Lumina2Transformer2DModel"
@@ -66,8 +66,7 @@ def _layer(module: Lumina2, layout: str, conditioned: bool) -> list[Row]:
     norms = {first: "attention_norm", last: "after_attention", "ffn_norm1": "mlp_norm", "ffn_norm2": "after_mlp"}
     rows = [Row(f"{theirs}.weight", f"{ours}/scale") for theirs, ours in norms.items()]
     rows += _attention(module, layout)
-    for i, n in ((0, 1), (1, 3)):
-        rows.append(Row(f"feed_forward.{mlp}{n}.weight", "mlp/hidden/kernel", DENSE, (slice(None), i)))
+    rows += side_by_side((f"feed_forward.{mlp}{n}" for n in (1, 3)), "mlp/hidden", bias=False)
     rows.append(Row(f"feed_forward.{mlp}2.weight", "mlp/out/kernel", DENSE))
     return rows + (linear(modulation, "modulation/dense") if conditioned else [])
 

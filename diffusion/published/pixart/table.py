@@ -15,7 +15,7 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, patches, side_by_side
+from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, mlp, patches, side_by_side
 from diffusion.models.interchange.square_images import doubled_channels, side_of_shape
 from diffusion.published.pixart.network import PixArt
 
@@ -25,32 +25,26 @@ LAYER = [
     *linear("attn1.to_out.0", "attention/out", DENSE_OUT),
     *(row for name in ("query", "key", "value") for row in linear(f"attn2.to_{name[0]}", f"cross_attention/{name}")),
     *linear("attn2.to_out.0", "cross_attention/out", DENSE_OUT),
-    *linear("ff.net.0.proj", "mlp/hidden"),
-    *linear("ff.net.2", "mlp/out"),
+    *mlp("ff.net.0.proj", "ff.net.2", "mlp/"),
 ]
 """The rows of a layer, by diffusers' names."""
 
 
-def _embedding(theirs: tuple[str, ...], ours: str) -> list[Row]:
-    return [*linear(theirs[0], f"{ours}/hidden"), *linear(theirs[1], f"{ours}/out")]
-
-
 def _diffusers_rows(module: PixArt) -> list[Row]:
-    embedder = lambda name: tuple(f"adaln_single.emb.{name}.linear_{i}" for i in (1, 2))
+    embedder = lambda name: (f"adaln_single.emb.{name}.linear_1", f"adaln_single.emb.{name}.linear_2")
     table = [
         *linear("pos_embed.proj", "patch_embedding", patches(module.patch)),
-        *_embedding(embedder("timestep_embedder"), "timestep_embedding"),
+        *mlp(*embedder("timestep_embedder"), "timestep_embedding/"),
         *linear("adaln_single.linear", "modulation"),
-        *linear("caption_projection.linear_1", "text_hidden"),
-        *linear("caption_projection.linear_2", "text_out"),
+        *mlp("caption_projection.linear_1", "caption_projection.linear_2", "text_"),
         Row("scale_shift_table", "final_table"),
         *linear("proj_out", "final"),
     ]
     if module.strength:
-        table += _embedding(embedder("guidance_embedder"), "strength_embedding")
+        table += mlp(*embedder("guidance_embedder"), "strength_embedding/")
     if module.sized:
-        table += _embedding(embedder("resolution_embedder"), "original_embedding")
-        table += _embedding(embedder("aspect_ratio_embedder"), "ratio_embedding")
+        table += mlp(*embedder("resolution_embedder"), "original_embedding/")
+        table += mlp(*embedder("aspect_ratio_embedder"), "ratio_embedding/")
     table += layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
     return table
 
@@ -59,16 +53,15 @@ def _original_rows(module: PixArt) -> list[Row]:
     embedder = lambda name: (f"{name}.mlp.0", f"{name}.mlp.2")
     table = [
         *linear("x_embedder.proj", "patch_embedding", patches(module.patch)),
-        *_embedding(embedder("t_embedder"), "timestep_embedding"),
+        *mlp(*embedder("t_embedder"), "timestep_embedding/"),
         *linear("t_block.1", "modulation"),
-        *linear("y_embedder.y_proj.fc1", "text_hidden"),
-        *linear("y_embedder.y_proj.fc2", "text_out"),
+        *mlp("y_embedder.y_proj.fc1", "y_embedder.y_proj.fc2", "text_"),
         Row("final_layer.scale_shift_table", "final_table"),
         *linear("final_layer.linear", "final"),
     ]
     if module.sized:
-        table += _embedding(embedder("csize_embedder"), "original_embedding")
-        table += _embedding(embedder("ar_embedder"), "ratio_embedding")
+        table += mlp(*embedder("csize_embedder"), "original_embedding/")
+        table += mlp(*embedder("ar_embedder"), "ratio_embedding/")
     layer = [
         Row("scale_shift_table", "table"),
         *linear("attn.qkv", "attention/qkv"),
@@ -76,8 +69,7 @@ def _original_rows(module: PixArt) -> list[Row]:
         *linear("cross_attn.q_linear", "cross_attention/query"),
         *cut("cross_attn.kv_linear.", ("cross_attention/key", "cross_attention/value"), module.width),
         *linear("cross_attn.proj", "cross_attention/out", DENSE_OUT),
-        *linear("mlp.fc1", "mlp/hidden"),
-        *linear("mlp.fc2", "mlp/out"),
+        *mlp("mlp.fc1", "mlp.fc2", "mlp/"),
     ]
     return table + layers(layer, module.depth, "blocks.", "blocks/")
 

@@ -5,7 +5,7 @@ __all__ = ["table"]
 from diffusion.models.interchange.family import DEPTH, SIZES, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import DIFFUSERS, shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import Row, layers, linear
+from diffusion.models.interchange.rows import Row, layers, linear, mlp
 from diffusion.published.flux.table import PACKED_BIAS, PACKED_IN, PACKED_OUT
 from diffusion.published.qwen_image.network import PATCH, QwenImage
 
@@ -18,12 +18,12 @@ STREAMS = {
 
 def table(module: QwenImage) -> list[Row]:
     """The rows of a network."""
+    embedder = "time_text_embed.timestep_embedder."
     rows = [
         *linear("img_in", "patch_embedding", PACKED_IN),
         Row("txt_norm.weight", "text_norm/scale"),
         *linear("txt_in", "text_embedding"),
-        *linear("time_text_embed.timestep_embedder.linear_1", "time/hidden"),
-        *linear("time_text_embed.timestep_embedder.linear_2", "time/out"),
+        *mlp(f"{embedder}linear_1", f"{embedder}linear_2", "time/"),
         *shift_and_scale("norm_out.linear", "final_modulation", module.width, True),
         Row("proj_out.weight", "final/kernel", PACKED_OUT),
         Row("proj_out.bias", "final/bias", PACKED_BIAS),

@@ -15,6 +15,7 @@ from diffusion.models.interchange.rows import (
     cut,
     layers,
     linear,
+    mlp,
     patches,
     side_by_side,
 )
@@ -100,7 +101,7 @@ def table(module: Sana, layout: str) -> list[Row]:
     for theirs, ours in ENDS[layout].items():
         rows += linear(theirs, ours, patches(module.patch)) if ours == "patch_embedding" else linear(theirs, ours)
     for ours, theirs in _embeddings(module, layout).items():
-        rows += linear(theirs[0], f"{ours}/hidden") + linear(theirs[1], f"{ours}/out")
+        rows += mlp(*theirs, f"{ours}/")
     name, layer = LAYERS[layout]
     rows += layers(layer(module), module.depth, f"{name}.", "blocks/")
     return rows

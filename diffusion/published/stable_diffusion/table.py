@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from diffusion.io import schema
 from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES, by_layout
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, zero_or_null
-from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, stacked, within
+from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, mlp, stacked, within
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 
 ATTENDS = {"DownBlock2D": False, "CrossAttnDownBlock2D": True}
@@ -149,7 +149,7 @@ def _transformer(depth: int, dense: bool) -> list[Row]:
             for letter, name in (("q", "query"), ("k", "key"), ("v", "value")):
                 block += linear(f"attn{n}.to_{letter}", f"{attention}/{name}", bias=False)
             block += linear(f"attn{n}.to_out.0", f"{attention}/out", DENSE_OUT)
-        block += _layer("norm3", "norm_3") + linear("ff.net.0.proj", "mlp/hidden") + linear("ff.net.2", "mlp/out")
+        block += _layer("norm3", "norm_3") + mlp("ff.net.0.proj", "ff.net.2", "mlp/")
         rows += within(stacked(block, i), f"transformer_blocks.{i}.", "blocks/")
     return rows
 

@@ -6,7 +6,7 @@ __all__ = ["table"]
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, layers, linear
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, layers, linear, mlp, side_by_side
 from diffusion.published.z_image.network import PATCH, ZImage
 
 NAME = "ZImageTransformer2DModel"
@@ -29,12 +29,8 @@ def _attention(layout: str) -> list[Row]:
             Row("attention.k_norm.weight", "attention/key_norm/scale"),
             Row("attention.out.weight", "attention/out/kernel", DENSE_OUT),
         ]
-    rows = [
-        Row(f"attention.to_{name}.weight", "attention/qkv/kernel", DENSE, (slice(None), i))
-        for i, name in enumerate("qkv")
-    ]
     return [
-        *rows,
+        *side_by_side((f"attention.to_{name}" for name in "qkv"), "attention/qkv", bias=False),
         Row("attention.norm_q.weight", "attention/query_norm/scale"),
         Row("attention.norm_k.weight", "attention/key_norm/scale"),
         Row("attention.to_out.0.weight", "attention/out/kernel", DENSE_OUT),
@@ -43,10 +39,7 @@ def _attention(layout: str) -> list[Row]:
 
 def _layer(layout: str, conditioned: bool) -> list[Row]:
     rows = [Row(f"{theirs}.weight", f"{ours}/scale") for ours, theirs in NORMS.items()]
-    rows += _attention(layout)
-    rows += [
-        Row(f"feed_forward.w{n}.weight", "mlp/hidden/kernel", DENSE, (slice(None), i)) for i, n in ((0, 1), (1, 3))
-    ]
+    rows += _attention(layout) + side_by_side(("feed_forward.w1", "feed_forward.w3"), "mlp/hidden", bias=False)
     rows.append(Row("feed_forward.w2.weight", "mlp/out/kernel", DENSE))
     return rows + (linear("adaLN_modulation.0", "modulation/dense") if conditioned else [])
 
@@ -56,8 +49,7 @@ def table(module: ZImage, layout: str) -> list[Row]:
     enter, leave = ENDS[layout]
     rows = [
         *linear(enter, "patch_embedding"),
-        *linear("t_embedder.mlp.0", "time/hidden"),
-        *linear("t_embedder.mlp.2", "time/out"),
+        *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "time/"),
         Row("cap_embedder.0.weight", "text_norm/scale"),
         *linear("cap_embedder.1", "text_embedding"),
         Row("x_pad_token", "picture_padding", PADDING),
