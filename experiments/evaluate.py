@@ -75,9 +75,9 @@ if __name__ == "__main__":  # before the imports that take seconds
         "metrics",
         None,
         "figures to compute: fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; by default fid,kid,pr; with "
-        "--workdir also cas,copying,bpd,nll,crps,process,sound,clouds,backbone, in the report. nll is for runs on "
-        "manifolds, crps for series of which a part is given, process for whole series, sound for runs on sound, "
-        "clouds for shapes, backbone for proteins",
+        "--workdir also cas,copying,bpd,nll,crps,process,sound,clouds,backbone,symbols, in the report. nll is for runs "
+        "on manifolds, crps for series of which a part is given, process for whole series, sound for runs on sound, "
+        "clouds for shapes, backbone for proteins, symbols for bits a symbol",
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
     flags.DEFINE_integer(

@@ -20,6 +20,7 @@ from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
+from diffusion.experiments.evaluation.symbol_bounds import bits_per_symbol
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.flows import likelihood, ode
 from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisation
@@ -193,6 +194,7 @@ METRICS: dict[str, Metric] = {
     "sound": sound_metrics.heard,
     "clouds": measure_clouds,
     "backbone": backbone_figures.geometry,
+    "symbols": bits_per_symbol,
 }
 REMOVED = {
     "vocoder": "it went with the recipe sound/vocoder, whose clips were no nearer to the notes than the noise that "

@@ -1,6 +1,6 @@
 """Samples of a run on symbols: its sampler along its plan, guided, and with known positions of a text."""
 
-__all__ = ["evaluations", "infilled", "predictor", "sampled", "texts"]
+__all__ = ["evaluations", "infilled", "predictor", "process_of", "sampled", "texts"]
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -33,7 +33,7 @@ def predictor(recipe: Recipe, reads: Restores) -> Callable[..., discrete.Predict
         network = lambda x, t, condition: recipe.network.apply(params, x, t, condition)
         if memory is not None:
             network = key_value_memory.reading(recipe.network, params, memory)
-        conditions, process = _conditions(recipe, labels), _process(reads, params)
+        conditions, process = _conditions(recipe, labels), process_of(reads, params)
         if len(conditions) == 1:
             predict = discrete.predictor(network, process, reads.reading, *conditions)
         else:
@@ -61,7 +61,7 @@ def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, Any, tuple[A
     plan, block = recipe.sampling.plan, facts.causal(recipe.network)
 
     def make(params: Any, weights: Any, labels: Any, keys: tuple[Array, Array]) -> Array:
-        process = _process(reads, params)
+        process = process_of(reads, params)
         first, rest = keys
         x = discrete.prior(process, first, recipe.examples.shape)
         if not block:
@@ -86,7 +86,7 @@ def evaluations(recipe: Recipe) -> int:
     return recipe.examples.shape[0] // block * (steps + 1) if block else steps
 
 
-def _process(reads: Restores, params: Any) -> Any:
+def process_of(reads: Restores, params: Any) -> Any:
     """The process of a run, as it has trained with the network if it does."""
     process = reads.process
     return process.trained(params[HEADS]["powers"]) if isinstance(process, discrete.TrainedMasks) else process

@@ -9,6 +9,7 @@ import pytest
 from diffusion import discrete
 from diffusion.data import english_prose, pipeline
 from diffusion.experiments import evaluate, train
+from diffusion.experiments.evaluation import model_metrics, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import run_samples
 from diffusion.recipe import checks, recipes
@@ -53,6 +54,13 @@ def test_a_run_is_trained_sampled_and_measured(tmp_path):
     assert lines == ["".join(letters[row]) for row in samples]
     report = evaluate.run(recipe.config, tmp_path, "test")
     assert set(report["figures"]["distances"]) == {"unigram_divergence", "bigram_divergence", "trigram_divergence"}
+    train_split, real = real_images.splits_of(recipe.config)
+    labels = np.zeros(6, np.int32)
+    measured = model_metrics.METRICS["symbols"](
+        model_metrics.Subject(recipe.config, tmp_path, samples, labels, train_split, real)
+    )
+    assert measured["nats_per_symbol"]["protocol"]["estimator"] == "masked_bound"
+    assert 0 < measured["nats_per_symbol"]["value"] < 1.2 * np.log(27)
 
 
 @pytest.mark.slow

@@ -1,0 +1,75 @@
+"""Bits a symbol of held-out sequences: of the exact network the entropy of the data, and the estimator's name."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import discrete, timesteps
+from diffusion.experiments.evaluation import symbol_bounds
+from diffusion.objectives import Objective
+from diffusion.recipe import ConfigError
+from diffusion.schedules import rectified_flow
+from tests.discrete.enumerated import PROCESSES, Enumerated
+
+DENSITY = timesteps.uniform_density(rectified_flow())
+RATES = discrete.rate_process(discrete.linear(), discrete.banded_rates(4))
+
+
+def recipe_of(objective, data=None, null=None):
+    network = types.SimpleNamespace(apply=lambda params, x, t, condition: data.predictor()(x, t))
+    config = types.SimpleNamespace(objective=types.SimpleNamespace(name="its name"))
+    examples = types.SimpleNamespace(null=null, by_class=False)
+    return types.SimpleNamespace(objective=objective, network=network, examples=examples, config=config)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name, make", [
+    ("absorbing", discrete.masked_diffusion),
+    ("uniform", discrete.score_entropy),
+    ("uniform", discrete.discrete_flow_matching),
+])  # fmt: skip
+def test_the_exact_network_needs_the_entropy_of_the_data(name, make, monkeypatch):
+    data, number = Enumerated(PROCESSES[name], positions=2), 300
+    recipe = recipe_of(make(data.process, DENSITY), data)
+    monkeypatch.setattr(symbol_bounds.checkpoints, "load_ema", lambda folder: ({}, 7))
+    monkeypatch.setattr(symbol_bounds.resolve, "recipe", lambda config, shape: recipe)
+    rows = np.repeat(np.arange(len(data.p)), np.round(data.p * 400).astype(int))
+    real = types.SimpleNamespace(images=data.states[rows], labels=np.zeros(len(rows), int))
+    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=number))
+    found = symbol_bounds.bits_per_symbol(types.SimpleNamespace(config=config, workdir="run", real=real))
+    nats, bits, perplexity = (found[key] for key in ("nats_per_symbol", "bits_per_symbol", "perplexity"))
+    error = nats["standard_error"]
+    assert nats["samples"] == number and error < 0.05
+    assert abs(nats["value"] - data.entropy / 2) < 4 * error, (nats, data.entropy / 2)
+    assert bits["value"] == pytest.approx(nats["value"] / np.log(2))
+    assert bits["standard_error"] == pytest.approx(error / np.log(2))
+    assert perplexity["value"] == pytest.approx(np.exp(nats["value"]))
+    assert perplexity["standard_error"] == pytest.approx(error * perplexity["value"])
+    estimator = "masked_bound" if name == "absorbing" else "score_entropy_bound"
+    assert all(figure["protocol"]["estimator"] == estimator for figure in found.values())
+    assert 0 < nats["protocol"]["deviation_of_a_draw"] and nats["protocol"]["step"] == 7
+
+
+@pytest.mark.parametrize("objective, name", [
+    (discrete.masked_diffusion(discrete.token_masks([1.0, 2.0, 0.5]), DENSITY), "token_masked_bound"),
+    (discrete.trained_masks(4, DENSITY), "token_masked_bound"),
+    (discrete.block_diffusion(PROCESSES["absorbing"], DENSITY, 2), "block_bound of blocks of 2"),
+    (discrete.score_entropy(RATES, DENSITY), "score_entropy_bound"),
+])  # fmt: skip
+def test_the_estimator_is_that_of_the_process(objective, name):
+    assert symbol_bounds.bound_of(recipe_of(objective), {})[0] == name
+
+
+def test_what_has_no_bound_is_refused():
+    path = discrete.metric_path(discrete.line_distances(4))
+    with pytest.raises(
+        ConfigError, match=r"--metrics=symbols: .*'its name' has a path of distances, which has no bound"
+    ):
+        symbol_bounds.bound_of(recipe_of(discrete.discrete_flow_matching(path, DENSITY)), {})
+    with pytest.raises(ConfigError, match=r"--metrics=symbols is for runs on symbols, but .*'its name'"):
+        symbol_bounds.bound_of(recipe_of(Objective(lambda *inputs: None)), {})
+    masked = discrete.masked_diffusion(PROCESSES["absorbing"], DENSITY)
+    with pytest.raises(ConfigError, match=r"the conditions of this run are no classes\. Valid: classes, or none"):
+        symbol_bounds.bound_of(recipe_of(masked, null=jnp.zeros(3)), {})
