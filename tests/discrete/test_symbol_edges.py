@@ -199,3 +199,27 @@ def test_no_call_has_an_array_of_all_pairs_of_many_symbols(name, process):
         traced = jax.make_jaxpr(lambda logits: call(process, logits, x, t))(logits)
     largest = max(sizes_of(traced.jaxpr))
     assert 6 * MANY <= largest <= 2 * 6 * MANY
+
+
+@pytest.mark.extended
+def test_a_general_prior_that_comes_near_to_the_mask_comes_near_to_masks():
+    """Of marginals, posteriors, ratios and rates of a prior of eps / 4 beside the mask; a rate matrix likewise."""
+    special, x0 = discrete.absorbing(LINE, 4), jnp.array([[0.5, 0.3, 0.2, 0.0]])
+    x, t, s = jnp.array([3]), 0.6, 0.25
+    quantities = {
+        "marginal": lambda process: process.marginal(jnp.arange(4), t),
+        "transition": lambda process: process.transition(jnp.arange(4), s, t),
+        "posterior": lambda process: process.posterior(x, x0, t, s),
+        "ratios": lambda process: process.ratios(x, x0, t),
+        "reverse_rates": lambda process: process.reverse_rates(x, x0, t),
+    }
+    prior = lambda eps: np.eye(4)[3] * (1 - eps) + eps / 4
+    general = {
+        "mixture": lambda eps: discrete.mixture(LINE, prior(eps)),
+        "rate_process": lambda eps: discrete.rate_process(LINE, np.tile(prior(eps), (4, 1))),
+    }
+    for name, make in general.items():
+        for what, of in quantities.items():
+            exact = np.asarray(of(special))
+            far, near = (np.abs(np.asarray(of(make(eps))) - exact).max() for eps in (1e-2, 1e-4))
+            assert 0 < near < 5e-4 and far > 20 * near, (name, what, far, near)

@@ -82,7 +82,7 @@ def test_it_measures_examples_of_any_kind(kind, spread, tmp_path):
 @pytest.mark.parametrize("kind", SOURCES)
 def test_one_that_needs_pictures_is_refused_there(kind, spread, tmp_path):
     config, _ = run_of(SOURCES[kind], tmp_path)
-    model_metrics.of_pictures(spread)
+    model_metrics.pictures_alone(spread)
     with pytest.raises(ConfigError, match="--metrics=spread is for pictures"):
         evaluate.require_pictures(config, ["spread"])
 

@@ -131,7 +131,7 @@ def test_a_metric_of_ones_own_is_of_any_examples_unless_it_says_that_it_is_of_pi
     config = config_of({"name": "spirals", "arms": 2, "number": 40})
     monkeypatch.setattr(model_metrics, "METRICS", dict(model_metrics.METRICS))
     names.add(model_metrics.METRICS, lambda subject: {}, "spread")
-    names.add(model_metrics.METRICS, model_metrics.of_pictures(lambda subject: {}), "brightness")
+    names.add(model_metrics.METRICS, model_metrics.pictures_alone(lambda subject: {}), "brightness")
     evaluate.require_pictures(config, ["spread", "bpd"])
     for metric in ("brightness", "cas", "copying", "fid"):
         with pytest.raises(ConfigError, match=rf"--metrics={metric} is for pictures.*Valid: .*bpd.*spread"):
