@@ -76,6 +76,8 @@ class Video(NamedTuple):
         clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
             the latent is clean (TI2V-5B of Wan 2.2, LTX-Video).
         blur: the noise of that frame: blur t^2 times N(0, I), at the time t of the other frames.
+        fills: whether its denoiser sees a clip and masks of the frames that it makes (VACE); a request may name the
+            first frame, or the first and the last.
         timed: whether its denoiser receives the time of each latent frame in seconds: the time of the last frame that
             it stands for.
     """
@@ -88,6 +90,7 @@ class Video(NamedTuple):
     masked: bool = True
     clean: bool = False
     blur: float = 0.0
+    fills: bool = False
     timed: bool = False
 
 

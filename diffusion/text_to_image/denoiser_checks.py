@@ -57,6 +57,9 @@ def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> No
         )
     if getattr(denoiser, "frames", 1) not in (1, 2):
         raise Refusal(f"{what} denoiser must have patches of one or two frames; this one has {denoiser.frames}.")
+    controlled = 2 * autoencoder.latent_channels + autoencoder.factor**2 if video.fills else 0
+    if (stated_controls := getattr(denoiser, "control_channels", 0)) != controlled:
+        raise Refusal(f"{what} denoiser must see a control of {controlled} channels; this one sees {stated_controls}.")
     valid = autoencoder.latent_channels
     if video.begins and not video.clean:
         valid += video.masked * autoencoder.time_factor + autoencoder.latent_channels

@@ -82,6 +82,8 @@ def check_memory(
         more["picture"] = x
     elif model.sees_mask or model.sees_picture or (course.frames and model.seen_channels):
         more["beside"] = jax.ShapeDtypeStruct((*x.shape[:-1], model.seen_channels), jnp.float32)
+    if channels := getattr(model.denoiser, "control_channels", 0):
+        more["control"] = jax.ShapeDtypeStruct((*x.shape[:-1], channels), jnp.float32)
     if images:
         factor = model.modules["vae"].factor
         shape = lambda sides: (batch, sides[0] // factor, sides[1] // factor, model.channels)

@@ -190,6 +190,9 @@ def begin(
     if reference is not None:
         other = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, REFERENCE), shape))(encoding)
         beside["reference"] = jnp.concatenate([encoded(reference), other], axis=-1)
+    if course.frames and model.kind.video.fills:
+        control = video_models.filled(vae, encode, course.size, course.frames, image, *images)
+        return x, keys, None, None, beside | {"control": jnp.repeat(control, keys.size, axis=0)}
     if image is None:
         return x, keys, None, None, beside
     if course.frames and model.kind.video.clean:

@@ -14,6 +14,7 @@ __all__ = [
     "coding",
     "completed",
     "evaluated",
+    "filled",
     "first_latent",
     "frames",
     "given",
@@ -148,11 +149,13 @@ def check_learned(model: Any, size: tuple[int, int], number: int) -> None:
 
 
 def takes_last(model: Any) -> bool:
-    """Whether the clips of a model may end with an image, too: with masks of known frames, and where it sees both.
+    """Whether the clips of a model may begin and end with images: with masks of known frames, and where it sees both.
 
     A Wan whose denoiser sees the first image through an encoder must have positions for the tokens of two.
     """
     video = model.kind.video
+    if video is not None and video.fills:
+        return True
     if video is None or not video.begins or not video.masked or video.clean:
         return False
     return not getattr(model.denoiser, "picture_width", 0) or bool(model.denoiser.picture_tokens)
@@ -187,7 +190,7 @@ def check(request: Any, model: Any) -> None:
         raise ValueError("the clips of this model start and end with pictures; name both by images")
     if video.begins and not video.clean and request.image is None and not request.images:
         raise ValueError("the clips of this model start from a picture; name the image")
-    if not (video.begins or video.clean) and request.image is not None:
+    if not (video.begins or video.clean or video.fills) and request.image is not None:
         raise ValueError(f"this model makes clips from prompts alone ({model.name}); leave the image out")
     if request.cache and video.second:
         raise ValueError(
@@ -304,3 +307,39 @@ def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int, l
     known = np.array([True] * vae.time_factor + [False] * unknown + [True] * len(ends))
     mask = jnp.broadcast_to(known.reshape(1, -1, 1, 1, vae.time_factor), (*z.shape[:-1], vae.time_factor))
     return jnp.concatenate([mask.astype(z.dtype), z], axis=-1)
+
+
+def filled(vae: Any, encode: Callable[[Array], Any], size: tuple[int, int], number: int, *known: Array | None) -> Array:
+    """The control of a denoiser that fills clips (VACE): latents of what is known and of what is not, and masks.
+
+        [latents of (first, 0, ..., last), latents of (0, 0, ...), whether a frame is made]
+
+    A frame that is made is 0 in both clips, since a request names no others; each latent has the mask of one frame.
+
+    Args:
+        vae: the autoencoder.
+        encode: the encoder that `coding` returns.
+        size: height and width in pixels.
+        number: number of frames of the clip, F.
+        *known: the first frame, and the last one, each [1, H, W, 3] in [-1, 1]; None for one that is not known.
+
+    Returns:
+        The control, [1, F', h, w, 2 D + factor^2].
+
+    Reference: Jiang et al., "VACE: All-in-One Video Creation and Editing", 2025, section 3.
+    """
+    empty = jnp.zeros((1, number, *size, 3))
+    clip, unknown = empty, np.ones(number, bool)
+    for at, frame in zip((0, -1), known):
+        if frame is not None:
+            clip, unknown[at] = clip.at[:, at].set(frame), False
+
+    def latents(clip: Array) -> Array:
+        z = encode(clip)
+        z = z.mean if isinstance(z, latent_space.Moments) else z
+        return latent_space.to_diffusion(z, vae.scale, vae.shift)
+
+    z = latents(clip)
+    nearest = np.floor((np.arange(z.shape[1]) + 0.5) * number / z.shape[1]).astype(int)
+    mask = jnp.broadcast_to(unknown[nearest].reshape(1, -1, 1, 1, 1), (*z.shape[:-1], vae.factor**2))
+    return jnp.concatenate([z, latents(empty), mask.astype(z.dtype)], axis=-1)

@@ -5,6 +5,7 @@ import functools
 import json
 import pathlib
 import tempfile
+import types
 
 import jax
 import jax.numpy as jnp
@@ -51,7 +52,8 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     shape = found[f"latents/{case}"].shape[1:]
     model = loaded(name)
     frames = 1 + model.modules["vae"].time_factor * 2
-    conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", 7.5, 16, 16, frames)
+    rows = len(found[f"latents/{case}"])
+    conditional, unconditional = text_to_image.conditions(model, PROMPTS[:rows], "bad", 7.5, 16, 16, frames)
     process = schedulers.read(about["walks"][case], even=model.kind.even, bent=model.kind.bent)
     trajectory = schedulers.trajectory(process, case, about["steps"][case], int(np.prod(shape[:3])))
     if case == "unipc":
@@ -62,14 +64,14 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     sides = vae.factor * shape[1], vae.factor * shape[2]
     course = programs.Course(sides, trajectory, False, True, 0, (), frames=frames)
     first = None
-    if name.endswith(("from_image", "conditions", "and_last")):
+    if name.endswith(("from_image", "conditions", "and_last")) or "vace" in name:
         picture = (128 + 60 * drawn("first frame", *sides, 3)).clip(0, 255).astype(np.uint8)
         begin = jax.jit(functools.partial(programs.begin, model, course))
-        keys = jax.random.split(jax.random.key(0), 2)
-        pictures = [picture, picture[::-1, ::-1]][: 1 + name.endswith("and_last")]
-        arrays = [jnp.asarray(to_model(one))[None] for one in pictures]
-        *_, first, _, beside = begin(model.params["vae"], keys, arrays[0], None, None, arrays[1:])
-        seen = model.patches(pictures, 2) | beside
+        keys = jax.random.split(jax.random.key(0), rows)
+        pictures = [picture, picture[::-1, ::-1]][: 2 if name.endswith("and_last") else name != "wan_vace"]
+        image, *ends = [jnp.asarray(to_model(one))[None] for one in pictures] or [None]
+        *_, first, _, beside = begin(model.params["vae"], keys, image, None, None, ends)
+        seen = model.patches(pictures, rows) | beside
         conditional, unconditional = conditional | seen, unconditional | seen
     scale = 7.5
     if "scales" in found:  # those that the pipeline has used, another one at each step
@@ -81,13 +83,13 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
             state, denoise, schedule, plan, i, noises[i][None]
         )
         sampler = sampler._replace(step=step)
-    x = trajectory.start * jnp.asarray(drawn("latents", 2, *shape))[:, 0 if first is None else 1 :]
+    x = trajectory.start * jnp.asarray(drawn("latents", 2, *shape))[:rows, 0 if first is None else 1 :]
 
     @jax.jit
     def walk(weights, x):
         denoise = text_to_image.denoise(model, weights, conditional, None if model.distilled else unconditional, scale)
         denoise = denoise if first is None else video_models.completed(denoise, process.schedule, first, shape[0])
-        keys = jax.random.split(jax.random.key(0), 2)
+        keys = jax.random.split(jax.random.key(0), rows)
         return samplers.sample(sampler, denoise, process.schedule, x, trajectory.plan, keys)
 
     ours, theirs = walk(model.weights, x), found[f"latents/{case}"]
@@ -95,7 +97,7 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
     theirs = found[f"latents/{next(iter(about['walks']))}"]  # of which the picture is
     clip = jax.jit(functools.partial(programs.decoded, model, course))(model.params["vae"], theirs)
-    assert clip.shape == (2, frames, *sides, 3)
+    assert clip.shape == (rows, frames, *sides, 3)
     theirs = np.asarray(to_uint8(found["picture"]), int)  # of large clips some frames of the first
     seen = clip if theirs.shape == clip.shape else clip[:1, ::4]
     assert np.abs(np.asarray(seen, int) - theirs).max() <= 1
@@ -185,6 +187,36 @@ def test_masks_say_which_frames_of_each_latent_are_known(last, masks):
     assert found.shape == (1, 3, 1, 1, 3)
     np.testing.assert_array_equal(found[0, :, 0, 0, :2], masks)
     np.testing.assert_array_equal(found[0, :, 0, 0, 2], [3, 0, last or 0])
+
+
+@pytest.mark.parametrize("known, masks", [
+    ((), [1, 1, 1]), ((3.0,), [0, 1, 1]), ((None, 7.0), [1, 1, 0]), ((3.0, 7.0), [0, 1, 0]),
+])  # fmt: skip
+def test_the_control_of_a_clip_that_is_filled_has_what_is_known_and_masks(known, masks):
+    """The nearest of five frames to the middle of each third are the first, the third and the fifth."""
+    vae = types.SimpleNamespace(factor=2, scale=np.float32(1), shift=np.float32(0))
+    every_second = lambda clip: clip[:, ::2, ::2, ::2, :1]
+    frames = [value and jnp.full((1, 4, 6, 3), value) for value in known]
+    found = video_models.filled(vae, every_second, (4, 6), 5, *frames)
+    assert found.shape == (1, 3, 2, 3, 1 + 1 + 4)
+    first, last = [*known, None, None][:2]
+    for column, expected in ((0, [first or 0, 0, last or 0]), (1, [0, 0, 0]), (2, masks), (5, masks)):
+        np.testing.assert_array_equal(found[0, :, 1, 2, column], expected)
+
+
+@pytest.mark.extended
+def test_a_vace_makes_clips_of_prompts_and_between_frames_and_no_other_class_takes_its_denoiser(tmp_path):
+    model = loaded("wan_vace", text_to_image.described)
+    picture, settings = np.zeros((16, 24, 3), np.uint8), {"frames": 5, "guidance": 1.0}
+    prepare = lambda **more: Job.prepare(model, Request.make("a cat", **settings, **more))
+    assert prepare(height=16, width=24).course.size == prepare(image=picture).course.size == (16, 24)
+    assert len(prepare(images=(picture, picture)).images) == 1
+    index = json.loads(made_pipelines.fixture("wan_vace")[0]["files"]["model_index.json"])
+    for fixture, kind, sees in (("wan_vace", "WanPipeline", 12), ("wan", "WanVACEPipeline", 0)):
+        changed = {"files": {"model_index.json": json.dumps(index | {"_class_name": kind})}}
+        folder = made_pipelines.folder(fixture, tmp_path / kind, changed)
+        with pytest.raises(Refusal, match=rf"must see a control of {12 - sees} channels; this one sees {sees}\."):
+            text_to_image.described(folder)
 
 
 @pytest.mark.extended

@@ -53,7 +53,8 @@ def test_texts_are_as_long_and_of_the_layers_that_the_class_reads(name):
 
 
 def test_clips_have_the_frames_the_size_and_the_rate_of_their_class():
-    rest = {"second": "", "begins": False, "clean": False, "timed": False, "blur": 0.0, "masked": True}
+    rest = {"second": "", "begins": False, "clean": False, "timed": False, "blur": 0.0, "masked": True,
+            "fills": False}  # fmt: skip
     for name, kind in KINDS.items():
         clip = FACTS[SAME.get(name, name)].clip
         assert (kind.video is None) == (clip is None), name

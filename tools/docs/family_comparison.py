@@ -32,6 +32,8 @@ REASONS = {
     "sprint": CLEAN,
     "wan_from_image": "letters are not mended (ftfy)",
     "wan_first_and_last": "letters are not mended (ftfy)",
+    "wan_vace": "letters are not mended (ftfy)",
+    "wan_vace_first_and_last": "letters are not mended (ftfy)",
     "wan_5b_from_image": "letters are not mended (ftfy)",
 }
 """What a test leaves out of a variant's class, by the names of fixtures; of the others the class is called as it is."""

@@ -1,14 +1,12 @@
 """The pipelines of PixArt-alpha and PixArt-Sigma, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "perturbed", "pixart"]
+__all__ = ["KINDS", "pixart"]
 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from diffusion.models.layers import layer_masks
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pixart.perturbed_layers import perturbed_layers
 from diffusion.text.encoding import Encoder, encode
 
 
@@ -24,15 +22,9 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     return {"text": embeddings.tokens, "text_mask": embeddings.mask}
 
 
-def perturbed(denoiser: Any) -> np.ndarray:
-    """The layer mask of perturbed-attention guidance.
-
-    diffusers' default, "blocks.1", is the beginning of a name there: of 28 layers it is 1 and 10 to 19.
-    """
-    return layer_masks.mask(1, denoiser.depth, [i for i in range(denoiser.depth) if str(i).startswith("1")])
-
-
-PIXART_ALPHA = Kind("PixArt", (Reader(how={"masked": True}, length=120),), pixart, Usual(20, 4.5), perturbs=perturbed)
+PIXART_ALPHA = Kind(
+    "PixArt", (Reader(how={"masked": True}, length=120),), pixart, Usual(20, 4.5), perturbs=perturbed_layers
+)
 PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
 KINDS = {
     "PixArtAlphaPipeline": PIXART_ALPHA,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
-from diffusion.published.pixart import pipeline as pixart
+from diffusion.published.pixart.perturbed_layers import perturbed_layers
 from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, pooled, side_by_side
 
 
@@ -50,7 +50,7 @@ SD_3 = Kind(
     (Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)),
     stable_diffusion_3,
     Usual(28, 7.0),
-    perturbs=pixart.perturbed,
+    perturbs=perturbed_layers,
 )
 SD_3_CONTROLLED = SD_3._replace(attaches="controlnet")
 SD_3_PERTURBED = SD_3._replace(perturbed_guidance=3.0)

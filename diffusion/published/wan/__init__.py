@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Wan as Wan,
         WanAttention as WanAttention,
         WanBlock as WanBlock,
+        WanControlBlock as WanControlBlock,
     )
 
 public.declare(__name__)

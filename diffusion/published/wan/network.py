@@ -13,7 +13,7 @@
 Videos and features are channels last; a picture is a video of one frame.
 """
 
-__all__ = ["PictureEmbedding", "Wan", "WanAttention", "WanBlock"]
+__all__ = ["PictureEmbedding", "Wan", "WanAttention", "WanBlock", "WanControlBlock"]
 
 import functools
 from typing import Any
@@ -35,7 +35,7 @@ from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.pixart_block import small, table
 from diffusion.models.layers.rotary import axis_angles, turn
-from diffusion.models.layers.scan import keep_narrow
+from diffusion.models.layers.scan import keep_narrow, scanned
 from diffusion.models.layers.stacks import Layered, single_stack
 
 PATCH = 2  # side of a patch, which is of one frame
@@ -95,8 +95,9 @@ class WanBlock(nn.Module):
         x <- x + attention(norm(x), text)
 
     Arguments of the call: tokens x [B, N, D]; c [B, F, 6, D], the same for all layers, with F = 1 where all frames have
-    one time; the angles of the patches; the text [B, M, D]; tokens of pictures [B, K, D] or None. Returns (x, None), as
-    a scan expects; with `entering` (what its attention reads, None).
+    one time; the angles of the patches; the text [B, M, D]; tokens of pictures [B, K, D] or None; hints [L, B, N, D]
+    and the number of the one that is added after the layer, or None. Returns (x, None), as a scan expects; with
+    `entering` (what its attention reads, None).
     """
 
     heads: int
@@ -113,8 +114,10 @@ class WanBlock(nn.Module):
         angles: jax.Array,
         text: jax.Array,
         pictures: jax.Array | None,
+        hints: jax.Array | None = None,
+        hint: jax.Array | None = None,
         entering: bool = False,
-    ) -> tuple[jax.Array, None]:
+    ) -> tuple[jax.Array, Any]:
         width = x.shape[-1]
         vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (vectors[:, :, i] for i in range(6))
@@ -129,7 +132,18 @@ class WanBlock(nn.Module):
         hidden = dense(self.hidden, name="mlp_hidden")(_modulated(x, shift_m, scale_m))
         hidden = layout.split(gelu(hidden), "batch", "tokens", "hidden")
         x = x + _of_tokens(gate_m, x) * keep_narrow(dense(width, name="mlp_out")(hidden))
+        if hints is not None and hint is not None:
+            x = x + jnp.take(hints, hint, axis=0)
         return layout.split(x, "batch", "tokens", None), None
+
+
+class WanControlBlock(WanBlock):
+    """A layer of VACE's branch: `WanBlock`, whose tokens a dense layer also turns into a hint. Returns (x, hint)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *arguments: Any) -> tuple[jax.Array, jax.Array]:
+        x, _ = super().__call__(x, *arguments)
+        return x, nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name="hint")(x)
 
 
 def _of_tokens(vectors: jax.Array, x: jax.Array) -> jax.Array:
@@ -180,6 +194,8 @@ class Wan(Layered, Backbone):
         picture_tokens: number K of these patches, where they have learned positions; 0: they have none, and any number
             is valid.
         text_norm: whether the attention to the text has its own norm.
+        control_layers: numbers of the layers to whose tokens VACE's branch adds a hint, in order from 0; (): no branch.
+        control_channels: number of channels of the branch's input.
 
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, and its code.
     """
@@ -194,6 +210,8 @@ class Wan(Layered, Backbone):
     picture_width: int = 0
     picture_tokens: int = 0
     text_norm: bool = True
+    control_layers: tuple[int, ...] = ()
+    control_channels: int = 0
     text_inputs = EMBEDDINGS
     ranks = (4,)
     takes_frames = True
@@ -206,6 +224,13 @@ class Wan(Layered, Backbone):
                 f"in_channels={self.in_channels}, picture_width={self.picture_width}, "
                 f"picture_tokens={self.picture_tokens}: a Wan needs at least its own {self.channels} channels, and no "
                 "number may be negative"
+            )
+        layers = self.control_layers
+        ordered = list(layers) == sorted(set(layers)) and layers[0] == 0 and layers[-1] < self.depth if layers else True
+        if not ordered or bool(layers) != (self.control_channels > 0):
+            raise ValueError(
+                f"control_layers={layers}, control_channels={self.control_channels}: the numbers of layers begin with "
+                f"0, grow and stay below depth={self.depth}, and the channels are positive if there are any"
             )
         network_checks.rotary_axes(self, 3)
 
@@ -228,18 +253,23 @@ class Wan(Layered, Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], all of whose tokens are attended to.
                 "patches": [B, K, picture_width], with `picture_width`.
+                "control": [B, F, H, W, control_channels], with `control_layers`.
 
         Returns:
             [B, F, H, W, channels].
         """
-        inputs = entries(condition, ("text", *("patches",) * bool(self.picture_width)))
+        required = ("text", *("patches",) * bool(self.picture_width), *("control",) * bool(self.control_layers))
+        inputs = entries(condition, required)
         self._check(x, t, inputs)
         batch, frames, height, width, _ = x.shape
         rows, columns = height // PATCH, width // PATCH
         dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
 
-        tokens = dense(self.width, "patch_embedding")(patchify(x.reshape(-1, *x.shape[2:]), PATCH))
-        tokens = layout.split(tokens.reshape(batch, -1, self.width), "batch", "tokens", None)
+        def embedded(x: jax.Array, name: str) -> jax.Array:
+            tokens = dense(self.width, name)(patchify(x.reshape(-1, *x.shape[2:]), PATCH))
+            return layout.split(tokens.reshape(batch, -1, self.width), "batch", "tokens", None)
+
+        tokens = embedded(x, "patch_embedding")
         text = dense(self.width, "text_hidden", small)(inputs["text"])
         text = dense(self.width, "text_out", small)(gelu(text))
         pictures = None
@@ -254,9 +284,17 @@ class Wan(Layered, Backbone):
         embedding = embedding.reshape(*t.shape, self.width)
 
         grid = np.indices((frames, rows, columns)).reshape(3, -1).T
-        arguments = (c, jnp.asarray(axis_angles(grid, self.axes)), text, pictures)
+        arguments: tuple[Any, ...] = (c, jnp.asarray(axis_angles(grid, self.axes)), text, pictures)
         axes = (nn.broadcast,) * 4
         fields = (self.heads, self.hidden, self.text_norm, self.attention, self.dtype)
+        if number := len(self.control_layers):
+            control = dense(self.width, "control_in")(embedded(inputs["control"], "control_embedding")) + tokens
+            branch = scanned(WanControlBlock, number, self.remat, self.is_initializing(), axes)
+            _, hints = branch(*fields, name="control_blocks")(control, *arguments)
+            hint = np.full(self.depth, number, np.int32)  # the last one is zero, for the other layers
+            hint[list(self.control_layers)] = np.arange(number)
+            arguments = (*arguments, jnp.concatenate([hints, jnp.zeros_like(hints[:1])]), hint)
+            axes = (*axes, nn.broadcast, 0)
 
         def output(tokens: jax.Array) -> jax.Array:
             final = self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
@@ -277,6 +315,12 @@ class Wan(Layered, Backbone):
             )
         network_checks.frame_times(self, x, t)
         check_text(x.shape[0], self.text_width, inputs)
+        expected = (*x.shape[:-1], self.control_channels)
+        if self.control_layers and inputs["control"].shape != expected:
+            raise ValueError(
+                f"the condition's 'control' must be [B, F, H, W, control_channels] = {expected}; got "
+                f"{inputs['control'].shape}"
+            )
         if self.picture_width:
             patches = inputs["patches"].shape
             number = self.picture_tokens or (patches[1] if len(patches) == 3 else 0)

@@ -36,5 +36,6 @@ WAN = Kind(
     video=WAN_CLIPS,
 )
 WAN_FROM_IMAGE = WAN._replace(video=WAN_CLIPS._replace(begins=True))
-KINDS = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN_FROM_IMAGE}
+WAN_VACE = WAN._replace(video=WAN_CLIPS._replace(fills=True))
+KINDS = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN_FROM_IMAGE, "WanVACEPipeline": WAN_VACE}
 """The pipelines by the names of their classes in diffusers."""

@@ -4,12 +4,13 @@ __all__ = ["example", "table"]
 
 from typing import Any
 
+from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array, by_layout
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads, zero_or_null
 from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, layers, linear, norm, patches, within
 from diffusion.published.wan.network import PATCH, Wan
 
-NAME = "WanTransformer3DModel"
+NAME, VACE_NAME = "WanTransformer3DModel", "WanVACETransformer3DModel"
 LAYOUTS = ("diffusers", "original")
 TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # vectors; theirs have one more axis
 _of_pictures = patches(PATCH)
@@ -37,6 +38,8 @@ HEADS = {"query": ("to_q", "q"), "key": ("to_k", "k"), "value": ("to_v", "v")}
 PICTURE_HEADS = {"picture_key": ("add_k_proj", "k_img"), "picture_value": ("add_v_proj", "v_img")}
 OUT = ("to_out.0", "o")
 NORMS = {"query_norm": ("norm_q", "norm_q"), "key_norm": ("norm_k", "norm_k")}
+CONTROL_IN, HINT = ("proj_in", "before_proj"), ("proj_out", "after_proj")
+LAYERS = schema.several(schema.integer(0), 1, 512)
 PICTURE_NORM = {"picture_norm": ("norm_added_k", "norm_k_img")}
 
 
@@ -69,29 +72,40 @@ def table(module: Wan, layout: str) -> list[Row]:
     if module.picture_tokens:
         rows.append(Row(PICTURE_POSITIONS[at], "picture_embedding/positions", TABLE))
     rows += layers(_layer(module, at), module.depth, "blocks.", "blocks/")
+    if number := len(module.control_layers):
+        rows += linear("vace_patch_embedding", "control_embedding", PATCHES)
+        rows += linear(f"vace_blocks.0.{CONTROL_IN[at]}", "control_in")
+        rows += layers([*_layer(module, at), *linear(HINT[at], "hint")], number, "vace_blocks.", "control_blocks/")
     return rows
 
 
-CONFIG = FieldTable(
-    NAME,
+FIELDS = (
+    Follows("patch_size", (1, PATCH, PATCH)),
+    *width_of_heads(40, 128),
+    Field("in_channels", "in_channels", 16),
+    Field("out_channels", "channels", 16, MAYBE_SIZE, read=lambda channels, ours: channels or ours["in_channels"]),
+    Field("text_dim", "text_width", 4096),
+    Follows("freq_dim", 256),
+    Field("ffn_dim", "hidden", 13824),
+    Field("num_layers", "depth", 40, DEPTH),
+    Field("cross_attn_norm", "text_norm", True),
+    Follows("qk_norm", "rms_norm_across_heads"),
+    Follows("eps", 1e-6),
+    zero_or_null("image_dim", "picture_width"),
+    Follows("added_kv_proj_dim", lambda module: module.width if module.picture_width else None, default=None),
+    zero_or_null("pos_embed_seq_len", "picture_tokens"),
+)
+UNREAD = {"rope_max_seq_len": 1024}
+CONFIG = FieldTable(NAME, Wan, FIELDS, unread=UNREAD, required={"control_layers": ()})
+VACE_CONFIG = FieldTable(
+    VACE_NAME,
     Wan,
     (
-        Follows("patch_size", (1, PATCH, PATCH)),
-        *width_of_heads(40, 128),
-        Field("in_channels", "in_channels", 16),
-        Field("out_channels", "channels", 16, MAYBE_SIZE, read=lambda channels, ours: channels or ours["in_channels"]),
-        Field("text_dim", "text_width", 4096),
-        Follows("freq_dim", 256),
-        Field("ffn_dim", "hidden", 13824),
-        Field("num_layers", "depth", 40, DEPTH),
-        Field("cross_attn_norm", "text_norm", True),
-        Follows("qk_norm", "rms_norm_across_heads"),
-        Follows("eps", 1e-6),
-        zero_or_null("image_dim", "picture_width"),
-        Follows("added_kv_proj_dim", lambda module: module.width if module.picture_width else None, default=None),
-        zero_or_null("pos_embed_seq_len", "picture_tokens"),
+        *FIELDS,
+        Field("vace_layers", "control_layers", [*range(0, 40, 5)], LAYERS, read=lambda layers, ours: tuple(layers)),
+        Field("vace_in_channels", "control_channels", 96),
     ),
-    unread={"rope_max_seq_len": 1024},
+    unread=UNREAD,
 )
 
 
@@ -100,6 +114,8 @@ def example(module: Wan) -> tuple:
     condition = {"text": array(1, 1, module.text_width)}
     if module.picture_width:
         condition["patches"] = array(1, module.picture_tokens or 1, module.picture_width)
+    if module.control_layers:
+        condition["control"] = array(1, 1, PATCH, PATCH, module.control_channels)
     return array(1, 1, PATCH, PATCH, module.in_channels), array(1), condition
 
 
@@ -122,4 +138,14 @@ FAMILY = CONFIG.family(
     prefixes=("model.diffusion_model.", ""),
     kohya="original",
 )
-FAMILIES = {FAMILY.name: FAMILY}
+VACE = VACE_CONFIG.family(
+    example,
+    by_layout(table, LAYOUTS),
+    published={
+        "Wan 2.1 VACE, 1.3B": _published(12, 8960, 30, vace_layers=[*range(0, 30, 2)]),
+        "Wan 2.1 VACE, 14B": _published(40, 13824, 40),
+    },
+    prefixes=("model.diffusion_model.", ""),
+    kohya="original",
+)
+FAMILIES = {family.name: family for family in (FAMILY, VACE)}

@@ -9,7 +9,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import WanTransformer3DModel
+from diffusers import WanTransformer3DModel, WanVACETransformer3DModel
 from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from PIL import Image
@@ -79,6 +79,11 @@ def run(module: torch.nn.Module, a: dict[str, torch.Tensor]) -> dict[str, torch.
     return {"output": call(a["t"]), "by_frame": call(by_token)}
 
 
+def vace(module: torch.nn.Module, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With a branch on a control."""
+    return {"output": last(module(first(a["x"]), a["t"], a["text"], None, first(a["control"])).sample)}
+
+
 def original() -> Translated:
     """Under the names of the authors' files."""
     module = WanTransformer3DModel(**SMALL | PICTURED)
@@ -108,6 +113,11 @@ CASES = {
         inputs("wan first and last", 12, WORDS, patches=two),
         run,
     ),
+    "wan_vace": Case(
+        lambda: WanVACETransformer3DModel(**SMALL | {"num_layers": 4}, vace_layers=[0, 2, 3], vace_in_channels=16),
+        inputs("wan vace", 4, control=drawn("wan vace control", 2, 3, 4, 6, 16)),
+        vace,
+    ),
     "wan_original": Case(original, inputs("wan original", 12, WORDS, patches=drawn("wan picture", 2, 3, 20)), run),
 }
 FULL = {
@@ -117,6 +127,9 @@ FULL = {
     "ti2v_5b": {"num_attention_heads": 24, "ffn_dim": 14336, "num_layers": 30, "in_channels": 48, "out_channels": 48},
 }
 LISTINGS = {f"wan_full_{name}": functools.partial(WanTransformer3DModel, **fields) for name, fields in FULL.items()}
+LISTINGS["wan_full_vace_1_3b"] = functools.partial(
+    WanVACETransformer3DModel, **FULL["1_3b"], vace_layers=[*range(0, 30, 2)]
+)
 
 
 WAN_FLOW = {  # as it is published, for 480 pixels
@@ -195,6 +208,34 @@ def from_image(folder: pathlib.Path, ends: bool = False) -> diffusers.DiffusionP
     return pipeline(folder, image=True, ends=ends)
 
 
+def of_vace(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """Wan with a branch on a control: four channels for the pixels of a latent."""
+    base = pipeline(folder)
+    fields = {name: value for name, value in base.transformer.config.items() if not name.startswith("_")}
+    transformer = WanVACETransformer3DModel(**fields, vace_layers=[0, 1], vace_in_channels=2 * 4 + 4)
+    module = importlib.import_module("diffusers.pipelines.wan.pipeline_wan_vace")
+    module.ftfy = mock.MagicMock(fix_text=lambda text: text)
+    return diffusers.WanVACEPipeline(**parts_of(base) | {"transformer": transformer})
+
+
+def alone(pipe, usual: dict) -> dict:
+    """Of one prompt, since VACE takes no more."""
+    one = {"prompt": usual["prompt"][0], "negative_prompt": usual["negative_prompt"][0]}
+    return usual | one | {"latents": usual["latents"][:1]}
+
+
+def filled_arguments(pipe, usual: dict) -> dict:
+    """Between two frames that are known; the others are made, and 0 after the change of range."""
+    image = first_frame(usual["height"])
+    ends = [np.asarray(one, np.float32) / 255 for one in (image, image.transpose(Image.Transpose.ROTATE_180))]
+    video = np.full((usual["num_frames"], *ends[0].shape), 0.5, np.float32)
+    video[0], video[-1] = ends
+    mask = np.ones_like(video)
+    mask[0] = mask[-1] = 0
+    frames = lambda clip: torch.from_numpy(clip).movedim(-1, 1)[None]
+    return alone(pipe, usual) | {"video": frames(video), "mask": frames(mask)}
+
+
 def image_arguments(pipe, usual: dict) -> dict:
     return usual | {"image": first_frame(usual["height"])}
 
@@ -226,6 +267,8 @@ PIPELINES = {
     "wan_of_two": CLIP._replace(build=functools.partial(pipeline, second=True)),
     "wan_from_image": CLIP._replace(build=from_image, arguments=image_arguments),
     "wan_first_and_last": CLIP._replace(build=functools.partial(from_image, ends=True), arguments=ends_arguments),
+    "wan_vace": CLIP._replace(build=of_vace, arguments=alone),
+    "wan_vace_first_and_last": CLIP._replace(build=of_vace, arguments=filled_arguments),
     "wan_5b": LARGE,
     "wan_5b_from_image": LARGE._replace(build=functools.partial(large, image=True), arguments=image_arguments),
 }

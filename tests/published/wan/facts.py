@@ -17,12 +17,17 @@ def wan(net, a):
     return {"output": net(a["x"], a["t"], condition), "by_frame": net(a["x"], by_frame, condition)}
 
 
+def vace(net, a):
+    return {"output": net(a["x"], a["t"], {"text": a["text"], "control": a["control"]})}
+
+
 CALLS = {
     "wan": Call(wan, 2e-5, slow=True),
     "wan_plain": Call(wan, 2e-5, slow=True),
     "wan_pictured": Call(wan, 2e-5),
     "wan_first_and_last": Call(wan, 2e-5, slow=True),
     "wan_original": Call(wan, 2e-5, slow=True),
+    "wan_vace": Call(vace, 2e-5),
     "wan_autoencoder": Call(autoencoder_kl, 1e-5, slow=True),
     "wan_autoencoder_two": Call(autoencoder_kl, 1e-5, slow=True),
     "wan_autoencoder_residual": Call(autoencoder_kl, 1e-5, slow=True),
@@ -30,6 +35,7 @@ CALLS = {
 LISTINGS = {
     **dict.fromkeys(("wan_full_1_3b", "wan_full_14b", "wan_full_i2v_14b", "wan_full_ti2v_5b"), "WanTransformer3DModel"),
     **dict.fromkeys(("wan_autoencoder_full", "wan_autoencoder_residual_full"), "AutoencoderKLWan"),
+    "wan_full_vace_1_3b": "WanVACETransformer3DModel",
 }
 KINDS = {
     "WanPipeline": KindFacts(
@@ -38,12 +44,21 @@ KINDS = {
     "WanImageToVideoPipeline": KindFacts(
         (50, 5.0), 2, "Wan", clip=(*CLIP, {"second": "transformer_2", "begins": True})
     ),
+    "WanVACEPipeline": KindFacts((50, 5.0), 2, "Wan", clip=(*CLIP, {"second": "transformer_2", "fills": True})),
 }
 CLIP_TRAJECTORIES = {
     "wan": {"unipc": 3e-5},
     **{
         name: {"euler": 1e-5}
-        for name in ("wan_of_two", "wan_from_image", "wan_first_and_last", "wan_5b", "wan_5b_from_image")
+        for name in (
+            "wan_of_two",
+            "wan_from_image",
+            "wan_first_and_last",
+            "wan_vace",
+            "wan_vace_first_and_last",
+            "wan_5b",
+            "wan_5b_from_image",
+        )
     },
 }
 LORA_LAYERS = {
