@@ -174,8 +174,8 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
         f"Every model has {protocol['depth']} layers of width {protocol['width']}, reads the class and the time, and "
         f"was trained for {protocol['steps']:,} steps on the same batches of {protocol['batch']} of "
         f"{protocol['drawings']:,} drawings, from {protocol['seeds']} seed{'s'[: protocol['seeds'] > 1]}. The Gaussian "
-        "model is a rectified flow of the patches before they are quantised, whose network predicts x_0. Its second "
-        "row has the nearest codes of its samples."
+        "model is a rectified flow of the patches before they are quantised, with the prediction, the weights and the "
+        "times of the recipe `text/shapes`. Its second row has the nearest codes of its samples."
     )
     yield "![Samples of each model, below real drawings](drawings.png)"
     yield (

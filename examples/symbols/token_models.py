@@ -11,6 +11,7 @@ from examples.symbols import digit_models, drawing_codes
 
 LENGTH, CHANNELS, CLASSES = drawing_codes.TOKENS, drawing_codes.CHANNELS, len(drawing_codes.PAIRS)
 MEAN, DEVIATION = 0.87, 0.24  # of the numbers in the patches of training drawings, about
+NOISY, SHIFT = 1.5, 3.0  # mean of the logits of times, and shift of the sampler's, of `configs/text/shapes`
 
 
 def all_models(codes: int, width: int, depth: int, heads: int = 4) -> dict[str, digit_models.DigitModel]:
@@ -30,8 +31,8 @@ def parameters(model: digit_models.DigitModel) -> int:
 def gaussian(width: int, depth: int, heads: int, hidden: int) -> digit_models.DigitModel:
     """Flow matching of patches before they are quantised, in batches {"z": float `[B, 64, 48]`, "label": int `[B]`}.
 
-    Its samples are patches too, float `[B, 64, 48]`. The network predicts x_0, with the weight of the velocity's error:
-    a velocity would carry the noise of 48 numbers through the features of a patch.
+    Its samples are patches too, float `[B, 64, 48]`. Prediction, weight and times are those of `configs/text/shapes`,
+    since layouts form at more noise than patches: x_0, the velocity's error, and times near the noise.
 
     Args:
         width: features of a patch.
@@ -45,13 +46,13 @@ def gaussian(width: int, depth: int, heads: int, hidden: int) -> digit_models.Di
         width, depth, heads, num_classes=CLASSES, mlp_ratio=(hidden + 0.5) / width
     )  # rounded down
     called = digit_models.network_call(network)
-    density = timesteps.logit_normal(line, strata=digit_models.TIMES)
+    density = timesteps.logit_normal(line, NOISY, strata=digit_models.TIMES)
     matching = objectives.denoising(x0, objectives.weightings.constant(velocity), density)
 
     def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
         first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         denoise = parameterizations.denoiser(called(params), line, x0, labels)
-        plan = timesteps.plan(timesteps.uniform(line, steps))
+        plan = timesteps.plan(timesteps.shift(line, timesteps.uniform(line, steps), SHIFT))
         noise = samplers.prior(line, first, (LENGTH, CHANNELS))
         return MEAN + DEVIATION * samplers.sample(samplers.dpmpp_2m(), denoise, line, noise, plan, keys)
 
