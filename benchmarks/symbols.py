@@ -1,6 +1,7 @@
 """A train step and samples of masked diffusion of symbols, beside PyTorch, the same network and loss written plainly.
 
     python -m benchmarks.symbols --torch_python=.venv-peers/bin/python --out=runs/bench/symbols.json
+    python -m benchmarks.symbols --chunks=0,256,32     # memory at 50,000 symbols, of compiled programs that never run
 
 The network is MDLM's small one, cut to what two cores do. A step is the masked bound, AdamW and the moving
 average; a sample takes ancestral steps, each of one evaluation. PyTorch is eager, and under torch.compile. Before
@@ -14,6 +15,7 @@ from diffusion.experiments import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer("rounds", 5, "how often everything is measured in turn")
     flags.DEFINE_string("torch_python", None, "python of the environment of `make fixtures`; ours alone without")
+    flags.DEFINE_list("chunks", [], "positions of a chunk, 0 for all: prints the memory of the step, and times nothing")
     flags.DEFINE_string("out", None, "file for the rows, as JSON")
     command_line.begin()
 
@@ -33,8 +35,10 @@ from diffusion.training.step import make_train_step
 
 THREADS = 2  # of PyTorch: the cores
 SIZE, LENGTH, WIDTH, DEPTH, HEADS, BATCH, STEPS = 8192, 128, 256, 4, 4, 8, 16
+MANY = 50_000  # symbols of the step whose memory is read
 SHAPE = f"{DEPTH} x {WIDTH}, {SIZE:,} symbols, {LENGTH} positions, batch {BATCH}"
 PROCESS = discrete.absorbing(discrete.linear(), SIZE)
+KEY = jax.random.key(2)
 NETWORK = SymbolTransformer(SIZE, WIDTH, DEPTH, HEADS, clock="none")
 
 
@@ -42,6 +46,10 @@ def main(argv: list[str]) -> None:
     """Measures in turn, and prints one table."""
     logging.set_verbosity(logging.ERROR)  # JAX tells of backends that are not there
     args = flags.FLAGS
+    for chunk in map(int, args.chunks):
+        print(f"{MANY:,} symbols, {chunk or 'all'} positions at once: {step_memory(chunk) / 1e6:,.0f} MB")
+    if args.chunks:
+        return
     cases = {"train": rows.seconds(train_step()), "sample": rows.seconds(samples())}
     version = ""
     if args.torch_python:
@@ -93,6 +101,21 @@ def train_step() -> Callable[[], None]:
 
     run()
     return run
+
+
+def step_memory(chunk: int) -> int:
+    """The temporary bytes of a compiled update at `MANY` symbols, whose logits are computed `chunk` positions at once.
+
+    The parameters, their moments and their average are no part of them; their gradients are.
+    """
+    schedule = schedules.rectified_flow()
+    process, network = discrete.absorbing(discrete.linear(), MANY), NETWORK.clone(size=MANY)
+    objective = discrete.masked_diffusion(process, timesteps.uniform_density(schedule), chunk=chunk)
+    optimizer, average = optimizers.adamw(1e-4, steps=1000), ema.exponential_moving_average()
+    step = jax.jit(make_train_step(objective, network.apply, schedule, optimizer, average), donate_argnums=0)
+    batch = {"x": jax.ShapeDtypeStruct((BATCH, LENGTH), jnp.int32), "index": jax.ShapeDtypeStruct((BATCH,), jnp.int32)}
+    begun = jax.eval_shape(lambda key, x: state.create(network.init(key, x), optimizer, average), KEY, batch["x"])
+    return step.lower(begun, batch, KEY).compile().memory_analysis().temp_size_in_bytes
 
 
 def samples() -> Callable[[], None]:
