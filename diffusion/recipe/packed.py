@@ -27,9 +27,19 @@ class PackedNetwork:
         return PackedNetwork(self.module.clone(**changes), self.structure, self.own_times)
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
-        """The parameters of the module."""
+        """The parameters of the module.
+
+        Raises:
+            ValueError: if the module cannot take a pytree; its own error is the cause.
+        """
         inputs = pytrees.leaves_and_clocks(x, self._clock(x, clock), self.structure)
-        return self.module.init(key, *inputs, condition)
+        try:
+            return self.module.init(key, *inputs, condition)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"the network {type(self.module).__name__} fails on an example that is the pytree {self.structure}: "
+                f"{error}. Valid: a network that takes the pytree; docs/pytrees.md has one"
+            ) from error
 
     def apply(self, params: Any, x: jax.Array, clock: Any, condition: Any, **features: Any) -> Any:
         """The output `[B, D]`; with `features`: (that, the module's features).

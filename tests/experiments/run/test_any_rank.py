@@ -181,6 +181,16 @@ def test_records_that_are_none_are_refused(record, words):
         Recipe(LINE, FLOW, Rows(), [record], config=SETTINGS)
 
 
+def test_a_network_of_one_array_on_pytrees_is_refused_in_a_sentence(tmp_path):
+    class OneArray(nn.Module):
+        @nn.compact
+        def __call__(self, x, t, condition=None):
+            return nn.Dense(3)(x)
+
+    with pytest.raises(ValueError, match=r"^the network OneArray fails on .*'positions': \(5, 3\).* docs/pytrees\.md"):
+        training.train(Recipe(LINE, FLOW, OneArray(), molecules(), config=SETTINGS), tmp_path)
+
+
 def test_a_network_that_puts_out_another_pytree_is_refused(tmp_path):
     class Flat(nn.Module):
         @nn.compact
