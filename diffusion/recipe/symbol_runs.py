@@ -146,7 +146,11 @@ def _check_sampler(recipe: Any, process: AnyPath) -> None:
     """Refuses a sampler or a plan that the process does not have, by a trial without the network."""
     plan, sampler, shape = recipe.sampling.plan, recipe.sampling.sampler, recipe.examples.shape
     block = facts.causal(recipe.network)
-    with fits.blamed_on(recipe.config, "model.causal"):
+    with fits.blamed_on(recipe.config, "model.causal", "sample.guides"):
+        if block and recipe.sampling.guides:
+            raise ValueError(
+                "a guide sees whole sequences, but this network makes block after block. Valid: causal = 0, or no guide"
+            )
         if shape and block and shape[0] % block:
             raise ValueError(f"blocks of {block} of {shape[0]} positions. Valid: a divisor of these")
     predict = lambda x, t: jnp.zeros((*x.shape, process.size))

@@ -132,6 +132,16 @@ def test_a_guide_or_a_second_run_that_does_not_fit_is_refused_at_once(judged):
         ConfigError, match=r"has config\.objective\.process = .*'size': 5.*Valid: a run with .*'size': 4"
     ):
         checks.validate(config)
+    blocks = {"name": "block_diffusion", "process": MASKS, "density": DENSITY, "block": 2, "wrappers": ()}
+    causal = config_of(log_probability=judged())
+    causal.objective, causal.model = (
+        blocks,
+        {"name": "symbol_transformer", "clock": "none", "causal": 2, "num_classes": 2},
+    )
+    with pytest.raises(
+        ConfigError, match=r"config\.model\.causal = 2, config\.sample\.guides = .*sees whole sequences"
+    ):
+        checks.validate(causal)
     path_of_distances = {"name": "metric_path", "distances": {"name": "line_distances", "size": 4}}
     flow = {"name": "discrete_flow_matching", "process": path_of_distances, "density": DENSITY, "wrappers": ()}
     judged(objective=flow | {"name": "noisy_symbol_classification"})
