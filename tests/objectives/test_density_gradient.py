@@ -1,5 +1,6 @@
 """Networks that receive the gradient of a density: of a Gaussian it is all that they need to know of its mean."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,14 +55,26 @@ def test_the_vector_is_the_gradient_within_its_limit_and_labels_stay():
     np.testing.assert_allclose(gated(x, jnp.array([0.1, 1.0])), x + np.array([[-1, -3], [20, -5]]))
 
 
+class Informed(nn.Module):
+    """A network of the library that receives the gradient, as a config names one."""
+
+    @nn.compact
+    def __call__(self, x, t, condition=None):
+        mlp = models.MLP(width=8, depth=1, vector_width=3, name="mlp")
+        return objectives.with_density_gradient(mlp, lambda x: jnp.sum(x**2, -1))(x, t, condition)
+
+
 @pytest.mark.extended
 def test_a_network_of_the_library_receives_it():
-    network = models.MLP(width=8, depth=1, vector_width=3)
-    x, t = jnp.ones((2, 3)), jnp.ones(2)
-    params = network.init(jax.random.key(0), x, t, {"vector": x})
-    apply = lambda x, t, condition: network.apply(params, x, t, condition)
-    informed = objectives.with_density_gradient(apply, lambda x: jnp.sum(x**2, -1))
-    np.testing.assert_array_equal(informed(x, t), apply(x, t, {"vector": 2 * x}))
+    x, t, keys = jnp.array([[1.0, 2.0, 3.0], [-1.0, 0.0, 5.0]]), jnp.ones(2), jax.random.split(jax.random.key(0))
+    params = Informed().init(keys[0], x, t)
+    random = lambda leaf: jax.random.normal(keys[1], leaf.shape)  # its last layer is zero at first
+    params = jax.tree.map(random, params)
+    mlp = models.MLP(width=8, depth=1, vector_width=3)
+    plain = lambda vector: mlp.apply({"params": params["params"]["mlp"]}, x, t, {"vector": vector})
+    output = Informed().apply(params, x, t)
+    np.testing.assert_allclose(output, plain(2 * x), rtol=1e-5)
+    assert np.abs(output - plain(x)).max() > 1e-2
 
 
 def test_what_is_no_density_is_refused():
