@@ -226,15 +226,17 @@ METHODS: Mapping[str, Callable[[objectives.Target, int], Estimates]] = {
 
 
 def table(
-    evaluations: int, known: Mapping[str, Mapping[str, dict[str, float]]] | None = None
-) -> dict[str, dict[str, dict[str, float]]]:
+    evaluations: int, known: Mapping[str, Mapping[str, dict[str, float | None]]] | None = None
+) -> dict[str, dict[str, dict[str, float | None]]]:
     """{density: {method: {"error", the root mean square of log Z, "effective", the share of the effective size}}}.
+
+    The error is None where a training diverged.
 
     Args:
         evaluations: number of evaluations of the density by each method.
         known: such a table, whose cells are taken as they are.
     """
-    rows: dict[str, dict[str, dict[str, float]]] = {}
+    rows: dict[str, dict[str, dict[str, float | None]]] = {}
     for name, density in DENSITIES.items():
         target = unit(density)
         for method, estimate in METHODS.items():
@@ -242,10 +244,7 @@ def table(
             if cell is None:
                 estimates = estimate(target, evaluations)
                 error = float(np.mean((estimates.log_normalisers - target.log_normaliser) ** 2) ** 0.5)
-                cell = {"error": error, "effective": estimates.effective}
+                cell = {"error": error if math.isfinite(error) else None, "effective": estimates.effective}
             rows.setdefault(name, {})[method] = cell
-            print(
-                f"{name}, {method}: log Z off by {cell['error']:.3g}, effective size {cell['effective']:.2%}",
-                flush=True,
-            )
+            print(f"{name}, {method}: log Z off by {cell['error']}, effective size {cell['effective']:.2%}", flush=True)
     return rows

@@ -34,7 +34,7 @@ COLOURS = ("#2f6db5", "#1aa39a", "#b8860b", "#8e5ea2", "#c0392b", "#3a8a4d", "#d
 def markdown(content: Mapping[str, Any]) -> str:
     """The page: the plot and the table."""
     table, protocol = content["constants"], content["protocol"]
-    cell = lambda one: f"{one['error']:.3f} ({one['effective']:.1%})"
+    cell = lambda one: "diverged" if one["error"] is None else f"{one['error']:.3f} ({one['effective']:.1%})"
     rows = [(method, *(cell(row[method]) for row in table.values())) for method in constants.METHODS]
     parts = [
         f"# {TITLE}",
