@@ -101,6 +101,9 @@ class Workflow(NamedTuple):
             noise = "one" if self.mask.keeps else request.kept_noise
             request = dataclasses.replace(request, image=image, mask=mask, kept_noise=noise)
         check_reading(request, model)
+        if "shift" in model.process.fields and (first := request.first_step(request.steps or 1)):
+            total = request.steps or 1  # a flow also runs the step of which the strength leaves a half
+            request = dataclasses.replace(request, strength=(total - first - 0.5) / total)
         if not model.distilled:
             return request
         if request.guidance != 1:

@@ -56,7 +56,7 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
         raise ValueError("a workflow has one prompt, and the emphasis must be none or from_empty")
     comfyui.check_reading(request, model)
     last = lambda path: str(path).rstrip("/").rpartition("/")[2]
-    first = request.first_step(request.steps or 1)
+    first = request.first_step(request.steps or 1, begun="shift" in model.process.fields)
     steps = (request.steps or 1) - first
     # ComfyUI cuts steps / denoise to a whole number of all steps.
     denoise = steps / ((request.steps or 1) + 0.5) if first else 1.0

@@ -199,7 +199,8 @@ class Job(NamedTuple):
         video_models.check_learned(model, size, frames)
         tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
         tokens *= video_models.latent_frames(model, frames) if frames else 1
-        first = 0 if model.sees_picture or frames else request.first_step(usual.steps)
+        begun = model.process.prediction == "flow_prediction"
+        first = 0 if model.sees_picture or frames else request.first_step(usual.steps, begun)
         trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
         complete_plan = trajectory.plan
         if request.resamplings > 1:

@@ -320,14 +320,18 @@ class Request:
         """Whether a part of the image is kept."""
         return self.mask is not None or any(self.margins)
 
-    def first_step(self, steps: int) -> int:
+    def first_step(self, steps: int, begun: bool = False) -> int:
         """The index of the first step that is run of `steps`; a lower strength begins later.
+
+        Args:
+            steps: number of steps of the whole trajectory.
+            begun: whether a step that the strength leaves in part is run, as in diffusers' classes of flows.
 
         Raises:
             ValueError: for a strength that leaves no step.
         """
         strength = self.strength if self.strength is not None else 1.0 if self.image is None or self.keeps else 0.8
-        left = int(steps * strength)
+        left = steps - int(max(steps - steps * strength, 0)) if begun else int(steps * strength)
         if not left and steps > 0:
             raise ValueError(
                 f"strength = {strength} of {steps} steps is less than one step. Valid: at least {1 / steps:.3g}"

@@ -239,6 +239,17 @@ def test_a_request_is_written_as_the_workflow_that_is_read_as_it(model, guidance
     assert set(graph[name]["class_type"] for name in graph) <= set(comfyui_graph.FIELDS)
 
 
+@pytest.mark.parametrize("strength, left", [(0.6, 17), (0.8, 23), (0.5, 14)])
+def test_as_many_steps_of_a_flow_are_left_from_a_picture_as_in_comfyui(strength, left):
+    """28 * 0.6 = 16.8 of which the begun step is run, as diffusers does."""
+    request = Request(prompts=("a",), steps=28, guidance=4.5, sampler="euler", image="cat.png", strength=strength)
+    graph = comfyui_export.written(request, {"model": "a"}, SD3, (512, 512))
+    (sampling,) = [node["inputs"] for node in graph.values() if node["class_type"] == "KSampler"]
+    assert (sampling["steps"], int(sampling["steps"] / sampling["denoise"])) == (left, 28)
+    again = comfyui.read(graph, "a").requested(SD3)
+    assert 28 - again.first_step(28, begun=True) == left
+
+
 def test_the_node_that_shifts_levels_counts_tokens_of_16_pixels():
     small = copy.copy(DEV)
     small.multiple = 4

@@ -37,6 +37,7 @@ from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.regions import Places
 from diffusion.text_to_image.requests import Request
 from diffusion.text_to_image.timed_loras import TimedLora
+from tests.text_to_image import made_pipelines
 from tests.text_to_image.stand_ins import CONFIG, WIDTH, Pixels, Product, made_model
 
 
@@ -146,6 +147,18 @@ def test_every_setting_of_a_request_chooses_a_function_or_is_declared_a_value(mo
         "windows": True, "emphasis": "scale", "image": image + 1, "mask": ~mask, "reference": image,
     }  # fmt: skip
     assert {key(**{name: value}) for name, value in arrays.items()} == {key()}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name, steps", [("sd", 16), ("mmdit", 17), ("z_image", 17)])
+def test_as_many_steps_are_left_from_a_picture_as_in_diffusers(name, steps, tmp_path):
+    """28 * 0.6 = 16.8: Stable Diffusion leaves the begun step out, and flows run it."""
+    described = text_to_image.described(made_pipelines.folder(name, tmp_path), weights=False)
+    picture = np.zeros((16, 16, 3), np.uint8)
+    job = Job.prepare(
+        described, Request.make("a cat", image=picture, strength=0.6, steps=28, sampler="" if steps > 16 else "ddim")
+    )
+    assert len(job.course.trajectory.plan.t) == steps
 
 
 def test_every_field_of_a_course_is_in_its_key(model):

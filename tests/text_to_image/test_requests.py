@@ -75,6 +75,10 @@ def test_less_strength_begins_later_and_what_is_kept_is_sampled_from_the_start()
     first = lambda steps=10, **how: Request(image=IMAGE, **how).first_step(steps)
     assert [first(), first(strength=0.5), first(strength=1)] == [2, 5, 0]
     assert first(margins=(4, 0, 0, 0)) == first(mask=np.ones((16, 16), bool)) == Request().first_step(10) == 0
+    # Of a flow as diffusers 0.42.1's `get_timesteps` of FLUX.1, Stable Diffusion 3 and Z-Image has it; 25 * 0.56 > 14.
+    cases = [(28, 0.6), (28, 0.8), (10, 0.3), (25, 0.56), (4, 0.1), (30, 1.0)]
+    of_flow = [Request(image=IMAGE, strength=strength).first_step(steps, begun=True) for steps, strength in cases]
+    assert of_flow == [11, 5, 7, 10, 3, 0]
     with pytest.raises(ValueError, match=r"strength = 0\.05 of 10 steps is less than one step\..*at least 0\.1"):
         first(strength=0.05)
 
