@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.autoencoders.encoder_decoder import check_latents, check_pictures
-from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.autoencoders.latent_space import Factor, stream_moments
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.layers import bicubic
 
@@ -154,33 +154,16 @@ def resized(x: jax.Array, to: tuple[int, int]) -> jax.Array:
 def measured(features: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """The mean and the standard deviation of each position's features in a stream of them.
 
-    The moments are merged batch by batch in float64, from centred values; no features are kept.
-
     Args:
-        features: batches [B, h, w, C], of any sizes.
+        features: batches [B, h, w, C], of any sizes; none of them is kept.
 
     Returns:
         (mean, std), each [h, w, C] float32; the deviation is taken over the whole stream, without Bessel's correction.
 
     Raises:
         ValueError: for a stream of fewer than two, or numbers that are not finite.
-
-    Reference: Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979,
-    equations 2.1.
     """
-    count = 0
-    mean = np.zeros(())
-    squares = np.zeros(())
-    for batch in features:
-        values = np.asarray(batch, np.float64)
-        size = len(values)
-        if not size:
-            continue
-        average = values.mean(axis=0)
-        difference = average - mean
-        squares = squares + ((values - average) ** 2).sum(axis=0) + difference**2 * count * size / (count + size)
-        count += size
-        mean = mean + difference * size / count
+    count, mean, squares = stream_moments(features)
     if count < 2 or not np.isfinite(squares).all():
         raise ValueError(f"statistics need at least two pictures with finite features; got {count}")
     return mean.astype(np.float32), np.sqrt(squares / count).astype(np.float32)

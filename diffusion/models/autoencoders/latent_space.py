@@ -91,13 +91,36 @@ class Scaling(NamedTuple):
     shift: Factor
 
 
+def stream_moments(batches: Iterable[np.ndarray]) -> tuple[int, np.ndarray, np.ndarray]:
+    """The count, the mean and the sum of squared deviations of a stream's rows, merged from centred values in float64.
+
+    Args:
+        batches: [N, ...], of any sizes; no rows are kept.
+
+    Reference: Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979,
+    equations 2.1.
+    """
+    count, mean, squares = 0, np.zeros(()), np.zeros(())
+    for batch in batches:
+        rows = np.asarray(batch, np.float64)
+        size = len(rows)
+        if not size:
+            continue
+        average = rows.mean(axis=0)
+        difference = average - mean
+        squares = squares + ((rows - average) ** 2).sum(axis=0) + difference**2 * count * size / (count + size)
+        count += size
+        mean = mean + difference * size / count
+    return count, mean, squares
+
+
 def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scaling:
     """The scale and shift after which a stream of latents has mean 0 and variance 1.
 
         shift = mean(z),    scale = 1 / sqrt(mean((z - shift)^2))
 
-    The moments are merged batch by batch in float64, from centred values; no latents are kept. For a stream
-    of images `estimate(encode(x) for x in batches)`, then `vae.clone(scale=..., shift=...)`.
+    For a stream of images `estimate(encode(x) for x in batches)`, then `vae.clone(scale=..., shift=...)`; no latents
+    are kept.
 
     Args:
         latents: batches [B, h, w, D], of any sizes.
@@ -106,24 +129,10 @@ def estimate(latents: Iterable[np.ndarray], per_channel: bool = False) -> Scalin
 
     Raises:
         ValueError: for an empty stream, numbers that are not finite, or latents that do not vary.
-
-    Reference: Chan, Golub & LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979,
-    equations 2.1.
     """
-    count = 0
-    mean = np.zeros(1)
-    squares = np.zeros(1)
-    for batch in latents:
-        values = np.asarray(batch, np.float64)
-        values = values.reshape(-1, values.shape[-1] if per_channel else 1)
-        if not len(values):
-            continue
-        size = len(values)
-        average = values.mean(0)
-        difference = average - mean
-        squares = squares + ((values - average) ** 2).sum(0) + difference**2 * count * size / (count + size)
-        count += size
-        mean = mean + difference * size / count
+    count, mean, squares = stream_moments(
+        np.reshape(batch, (-1, np.shape(batch)[-1] if per_channel else 1)) for batch in latents
+    )
     if not count:
         raise ValueError("the scale of latents is estimated from a stream of them, but the stream was empty")
     if not (np.isfinite(squares).all() and (squares > 0).all()):

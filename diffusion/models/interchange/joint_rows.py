@@ -4,7 +4,7 @@ __all__ = ["StreamNames", "projection_rows", "shift_and_scale", "stream_rows"]
 
 from typing import NamedTuple
 
-from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, side_by_side, within
+from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, mlp, side_by_side, within
 
 
 class StreamNames(NamedTuple):
@@ -68,9 +68,7 @@ def stream_rows(names: StreamNames, ours: str, qk_norm: bool) -> list[Row]:
     """
     rows = linear(names.modulation, "modulation/dense")
     rows += projection_rows(names.attention, names.norms if qk_norm else (), "attention")
-    for name, part in zip(names.mlp, ("hidden", "out")):
-        rows += linear(name, f"mlp/{part}")
-    return within(rows, ours=f"{ours}/")
+    return within(rows + mlp(*names.mlp, "mlp/"), ours=f"{ours}/")
 
 
 def shift_and_scale(theirs: str, ours: str, width: int, scale_first: bool) -> list[Row]:

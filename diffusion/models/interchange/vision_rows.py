@@ -25,18 +25,19 @@ def patch_rows(theirs: str, side: int) -> list[Row]:
     return [Row(f"{theirs}.weight", "patches/dense/kernel", patches(side)), Row(f"{theirs}.bias", "patches/dense/bias")]
 
 
-def attention(projection: str, out: str, biased: tuple[str, ...] = PROJECTIONS) -> list[Row]:
+def attention(projection: str, out: str, biased: tuple[str, ...] = PROJECTIONS, ours: str = "attention") -> list[Row]:
     """The rows of attention.
 
     Args:
         projection: their name of a projection, with {0} for "query", "key" or "value", or {1} for its first letter.
         out: their name of the projection after the heads.
         biased: the projections with a bias.
+        ours: our path of the attention.
     """
     rows = []
     for name in PROJECTIONS:
-        rows += linear(projection.format(name, name[0]), f"attention/{name}", bias=name in biased)
-    return rows + linear(out, "attention/out", DENSE_OUT)
+        rows += linear(projection.format(name, name[0]), f"{ours}/{name}", bias=name in biased)
+    return rows + linear(out, f"{ours}/out", DENSE_OUT)
 
 
 def sizes(patch: int = 16) -> tuple[Field, ...]:

@@ -9,7 +9,7 @@ from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, stacked, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers
 from diffusion.published.flux import table as flux_tables
 from diffusion.published.flux2.network import Flux2
 
@@ -63,8 +63,7 @@ def table(module: Flux2, layout: str) -> list[Row]:
     ]
     names = ("transformer_blocks", "single_transformer_blocks") if diffusers else ("double_blocks", "single_blocks")
     rows += layers(joint, module.depth, f"{names[0]}.", "blocks/")
-    for i in range(module.singles):
-        rows += within(stacked(single, i), f"{names[1]}.{i}.", "single_blocks/")
+    rows += layers(single, module.singles, f"{names[1]}.", "single_blocks/")
     return [row for row in rows if not row.theirs.endswith(".bias")]
 
 

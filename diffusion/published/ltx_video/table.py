@@ -4,7 +4,8 @@ __all__ = []
 
 from diffusion.models.interchange.family import DEPTH, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Row, layers, linear, mlp
+from diffusion.models.interchange.rows import VECTOR, Row, layers, linear, mlp
+from diffusion.models.interchange.vision_rows import attention
 from diffusion.published.ltx_video.network import LTXVideo
 
 NAME = "LTXVideoTransformer3DModel"
@@ -18,8 +19,7 @@ ORIGINAL = {
 
 def _attention(theirs: str, ours: str) -> list[Row]:
     return [
-        *(row for name in ("query", "key", "value") for row in linear(f"{theirs}.to_{name[0]}", f"{ours}/{name}")),
-        *linear(f"{theirs}.to_out.0", f"{ours}/out", DENSE_OUT),
+        *attention(f"{theirs}.to_{{1}}", f"{theirs}.to_out.0", ours=ours),
         Row(f"{theirs}.norm_q.weight", f"{ours}/query_norm/scale", VECTOR),
         Row(f"{theirs}.norm_k.weight", f"{ours}/key_norm/scale", VECTOR),
     ]

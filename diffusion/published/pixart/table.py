@@ -17,14 +17,14 @@ from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, mlp, patches, side_by_side
 from diffusion.models.interchange.square_images import doubled_channels, side_of_shape
+from diffusion.models.interchange.vision_rows import attention
 from diffusion.published.pixart.network import PixArt
 
 LAYER = [
     Row("scale_shift_table", "table"),
     *side_by_side(("attn1.to_q", "attn1.to_k", "attn1.to_v"), "attention/qkv"),
     *linear("attn1.to_out.0", "attention/out", DENSE_OUT),
-    *(row for name in ("query", "key", "value") for row in linear(f"attn2.to_{name[0]}", f"cross_attention/{name}")),
-    *linear("attn2.to_out.0", "cross_attention/out", DENSE_OUT),
+    *attention("attn2.to_{1}", "attn2.to_out.0", ours="cross_attention"),
     *mlp("ff.net.0.proj", "ff.net.2", "mlp/"),
 ]
 """The rows of a layer, by diffusers' names."""

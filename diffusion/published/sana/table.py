@@ -19,6 +19,7 @@ from diffusion.models.interchange.rows import (
     patches,
     side_by_side,
 )
+from diffusion.models.interchange.vision_rows import attention
 from diffusion.published.sana.network import Sana
 
 NAME = "SanaTransformer2DModel"
@@ -43,9 +44,7 @@ def _diffusers_layer(module: Sana) -> list[Row]:
     rows = [Row("scale_shift_table", "table")]
     rows += side_by_side(("attn1.to_q", "attn1.to_k", "attn1.to_v"), "attention/qkv", bias=False)
     rows += linear("attn1.to_out.0", "attention/out", DENSE_OUT)
-    for part in ("query", "key", "value"):
-        rows += linear(f"attn2.to_{part[0]}", f"cross_attention/{part}")
-    rows += linear("attn2.to_out.0", "cross_attention/out", DENSE_OUT) + _mlp("ff.conv_{}")
+    rows += attention("attn2.to_{1}", "attn2.to_out.0", ours="cross_attention") + _mlp("ff.conv_{}")
     if module.qk_norm:
         rows += _norms("attn1.norm_{}", "attention") + _norms("attn2.norm_{}", "cross_attention")
     return rows
