@@ -29,7 +29,7 @@ from diffusion.metrics.inception_weights import WeightsError, digest
 from diffusion.metrics.references import Space
 from diffusion.models import interchange
 from diffusion.models.image_encoders import convnext, dinov2, mae, siglip
-from diffusion.models.interchange import clip_tables, folders, tensor_files
+from diffusion.models.interchange import clip_tables, folders, rows, tensor_files
 from diffusion.models.interchange.family import Family
 from diffusion.models.text_encoders import clip
 
@@ -239,7 +239,7 @@ def load(protocol: EncoderProtocol, path: str | pathlib.Path) -> Encoder:
     leaves = leaves_of(folders.shapes_of(family, module))
     expected = {layout: folders.expected_of(family, module, layout, leaves) for layout in folders.layouts(family)}
     layout = max(expected, key=lambda layout: len(expected[layout].keys() & tensors.shapes.keys()))
-    if difference := _first_difference(expected[layout], tensors.shapes):
+    if difference := rows.first_difference(expected[layout], tensors.shapes):
         raise WeightsError(f"{path} does not hold {protocol.network}: {difference}.")
     if path.is_dir() and (difference := _other_config(family, module, folders.read_config(path))):
         raise WeightsError(f"{path} does not hold {protocol.network}: {difference}.")
@@ -247,16 +247,6 @@ def load(protocol: EncoderProtocol, path: str | pathlib.Path) -> Encoder:
     return Encoder(
         protocol, module, params, digest({name: np.asarray(leaf) for name, leaf in leaves_of(params).items()})
     )
-
-
-def _first_difference(expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The first tensor, in the network's order, that is missing or has another shape, or that it does not have."""
-    for name, shape in expected.items():
-        if name not in shapes:
-            return f"{name} {list(shape)} is missing"
-        if tuple(shapes[name]) != tuple(shape):
-            return f"{name} has the shape {list(shapes[name])}, not {list(shape)}"
-    return next((f"it has no {name}, which the file has" for name in shapes if name not in expected), "")
 
 
 def _other_config(family: Family, module: nn.Module, config: Mapping[str, Any]) -> str:

@@ -9,9 +9,8 @@ import numpy as np
 from diffusion.experiments.zoo.row import Row
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
-from diffusion.models.interchange import folders, tensor_files
+from diffusion.models.interchange import folders, rows, tensor_files
 from diffusion.models.interchange.folders import Found
-from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.recipe import ConfigError
 from diffusion.recipe.recipe import Recipe
 
@@ -57,19 +56,9 @@ def find(row: Row, recipe: Recipe, path: str | pathlib.Path) -> Found:
     ]
     agreeing = lambda candidate: len(candidate[0].shapes.items() & candidate[2].items())
     mine, layout, expected = max(candidates, key=agreeing)
-    if difference := _first_difference(mine, expected):
+    if difference := rows.first_difference(expected, mine.shapes):
         raise interchange.Mismatch(f"--weights={path} is not {row.method} ({row.checkpoint.file}): {difference}.")
     return Found(family, module, layout, mine)
-
-
-def _first_difference(tensors: Tensors, expected: dict[str, tuple[int, ...]]) -> str:
-    """The first tensor, in the network's order, that is missing or has another shape, or that it does not have."""
-    for name, shape in expected.items():
-        if name not in tensors.shapes:
-            return f"{name} {list(shape)} is missing"
-        if tuple(tensors.shapes[name]) != tuple(shape):
-            return f"{name} has the shape {list(tensors.shapes[name])}, not {list(shape)}"
-    return next((f"the network has no {name}" for name in tensors.shapes if name not in expected), "")
 
 
 def read(row: Row, recipe: Recipe, network: Found) -> Weights:

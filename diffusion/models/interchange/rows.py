@@ -18,6 +18,7 @@ __all__ = [
     "conv",
     "cut",
     "fill",
+    "first_difference",
     "layers",
     "linear",
     "mlp",
@@ -338,3 +339,21 @@ def compare(expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[
     if problems:
         more = f", and {len(problems) - 6} more" if len(problems) > 6 else ""
         raise Mismatch(f"{what}: {'; '.join(problems[:6])}{more}.")
+
+
+def first_difference(expected: Mapping[str, tuple[int, ...]], shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The first tensor, in the network's order, that is missing, has another shape or is not the network's, in words.
+
+    Args:
+        expected: shapes by name, from the table.
+        shapes: shapes by name, from the file.
+
+    Returns:
+        What differs, for a message; "" if nothing does.
+    """
+    for name, shape in expected.items():
+        if name not in shapes:
+            return f"{name} {list(shape)} is missing"
+        if tuple(shapes[name]) != tuple(shape):
+            return f"{name} has the shape {list(shapes[name])}, not {list(shape)}"
+    return next((f"it has no {name}, which the file has" for name in shapes if name not in expected), "")

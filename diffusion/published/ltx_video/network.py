@@ -28,7 +28,7 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
-from diffusion.models.layers.blocks import Gelu, xavier, zeros
+from diffusion.models.layers.blocks import Gelu, modulated_output, xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
@@ -185,11 +185,8 @@ class LTXVideo(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             final = embedding[:, :, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            shift, scale = (_each(final[:, :, i], tokens) for i in range(2))
-            tokens = layer_norm(tokens) * (1 + scale) + shift
-            # In float32: bfloat16 would round the output to 8 bits.
-            tokens = nn.Dense(channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
-            return tokens.reshape(x.shape)
+            vectors = _each(final[:, :, 0], tokens), _each(final[:, :, 1], tokens)
+            return modulated_output(tokens, embedding, layer_norm, channels, self.dtype, vectors).reshape(x.shape)
 
         fields = (self.heads, self.attention, self.dtype)
         arguments = (c, text, bias, angles)

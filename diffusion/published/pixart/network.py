@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
 from diffusion.models.layers.attention import mask_bias
-from diffusion.models.layers.blocks import xavier, zeros
+from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.layers.extra_attention import ExtraLayer
@@ -135,10 +135,9 @@ class PixArt(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
-            # In float32: bfloat16 would round the output to 8 bits.
+            vectors = final[:, 0, None], final[:, 1, None]
             outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
-            tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+            tokens = modulated_output(tokens, embedding, layer_norm, outputs, self.dtype, vectors)
             return unpatchify(tokens, self.patch, height, width)
 
         return single_stack(self, PixArtBlock, fields, tokens, arguments, axes, output, features, through)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.attention import mask_bias
-from diffusion.models.layers.blocks import xavier, zeros
+from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.convolutions import gated_convolution
 from diffusion.models.layers.cross_attention import CrossAttention
@@ -235,10 +235,8 @@ class Sana(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            tokens = layer_norm(tokens) * (1 + final[:, 1, None]) + final[:, 0, None]
-            # In float32: bfloat16 would round the output to 8 bits.
-            outputs = self.patch**2 * channels
-            tokens = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
+            vectors = final[:, 0, None], final[:, 1, None]
+            tokens = modulated_output(tokens, embedding, layer_norm, self.patch**2 * channels, self.dtype, vectors)
             return unpatchify(tokens, self.patch, height, width)
 
         return single_stack(self, SanaBlock, fields, tokens, arguments, axes, output, features, through)

@@ -26,7 +26,7 @@ import numpy as np
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
 from diffusion.models.layers.attention import attention
-from diffusion.models.layers.blocks import xavier, zeros
+from diffusion.models.layers.blocks import modulated_output, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
@@ -298,11 +298,9 @@ class Wan(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             final = self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            tokens = _modulated(tokens, embedding + final[0], embedding + final[1])
-            # In float32: bfloat16 would round the output to 8 bits.
-            outputs = PATCH**2 * self.channels
-            final = nn.Dense(outputs, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final")(tokens)
-            pictures = unpatchify(final.reshape(batch * frames, rows * columns, -1), PATCH, height, width)
+            vectors = _of_tokens(embedding + final[0], tokens), _of_tokens(embedding + final[1], tokens)
+            tokens = modulated_output(tokens, embedding, layer_norm, PATCH**2 * self.channels, self.dtype, vectors)
+            pictures = unpatchify(tokens.reshape(batch * frames, rows * columns, -1), PATCH, height, width)
             return pictures.reshape(*x.shape[:-1], self.channels)
 
         return single_stack(self, WanBlock, fields, tokens, arguments, axes, output, features, through)
