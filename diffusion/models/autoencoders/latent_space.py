@@ -15,6 +15,7 @@ __all__ = [
     "estimate",
     "from_diffusion",
     "from_range",
+    "stream_moments",
     "to_diffusion",
     "to_range",
 ]
