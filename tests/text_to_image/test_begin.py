@@ -156,7 +156,9 @@ def test_clips_see_their_first_frame_as_their_kind_does(model):
     first = np.repeat(latents(IMAGE)[:, None], 3, axis=0)
 
     def begun(**video):
-        kind = model.kind._replace(video=types.SimpleNamespace(**{"clean": False, "masked": True} | video))
+        kind = model.kind._replace(
+            video=types.SimpleNamespace(**{"clean": False, "masked": True, "fills": False} | video)
+        )
         vae = types.SimpleNamespace(**{name: getattr(Halves, name) for name in ("factor", "scale", "shift")})
         vae.latent_channels, vae.time_factor, vae.apply = 3, 2, Halves.apply
         half = lambda x: x[:, ::2, ::2, ::2]
