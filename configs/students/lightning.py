@@ -7,6 +7,9 @@
 The stages of `students/progressive`: the first learns by the squared error, the later ones against a judge, which in
 the first half of a stage also sees where a step began. The judge is the teacher's network, from its weights.
 
+Score on the digits (docs/students_digits.md): 2.27 times the teacher's Frechet distance in pixels in eight steps, 3.78
+times in one; `students/progressive` has 1.02 and 1.29.
+
 Presets: `lightning:runs/digits,tiny` (seconds; to see that everything works).
 """
 

@@ -29,8 +29,9 @@ def with_density_gradient(
     a network in any parameterization, which objectives, denoisers and samplers take like others. No derivative passes
     through g.
 
+    Each call costs a gradient of log gamma.
+
     Facts:
-        nfe: 1 gradient of log gamma a call
         paper: Zhang and Chen 2022, "Path Integral Sampler", section 4, the parameterization of the control; Vargas et
             al. 2023, "Denoising Diffusion Samplers", appendix on the network
 
