@@ -199,8 +199,8 @@ class _Reader:
             passed.append(name)
         if self.table[name].kind == "DualCLIPLoader" and self.value(name, "type", str) != "flux":
             raise self.wrong(name, f"has type = {limits.short(self.value(name, 'type', str))}. Valid: flux")
-        of_kind = lambda kind: [one for one in passed[::-1] if self.table[one].kind == kind]
-        return _Loaded(name, of_kind("LoraLoader"), shift, self.perturbed(of_kind(PERTURBED)))
+        nodes = lambda kind: [one for one in passed[::-1] if self.table[one].kind == kind]
+        return _Loaded(name, nodes("LoraLoader"), shift, self.perturbed(nodes(PERTURBED)))
 
     def perturbed(self, names: list[str]) -> float:
         """The scale of perturbed-attention guidance of at most one node; 0 without one."""

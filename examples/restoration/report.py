@@ -79,7 +79,7 @@ def posteriors(steps: int, points: int) -> dict[str, dict[str, dict[str, float]]
         task = tasks.linear(measurements.matrix(A), noise_std)
         setting = methods.Setting(exact.denoiser(mixture, schedule), schedule, task, steps, data_std)
         runs = methods.programs(setting)
-        seen: dict[str, dict[str, list[float]]] = {}
+        by_figure: dict[str, dict[str, list[float]]] = {}
         for case in range(CASES):
             y = A @ exact.draw(mixture, 1, 100 + case)[0] + noise_std * random.standard_normal(rows)
             target = exact.posterior(mixture, A, y, noise_std)
@@ -88,8 +88,8 @@ def posteriors(steps: int, points: int) -> dict[str, dict[str, dict[str, float]]
             drawn = {"the posterior itself": exact.draw(target, points, 8), "the prior": exact.draw(mixture, points, 8)}
             for name, x in (drawn | restored(runs, read, schedule, (DIMENSION,), case)).items():
                 for figure, value in compared(x, target, reference, along).items():
-                    seen.setdefault(figure, {}).setdefault(name, []).append(value)
-        for figure, by_method in seen.items():
+                    by_figure.setdefault(figure, {}).setdefault(name, []).append(value)
+        for figure, by_method in by_figure.items():
             power = 2 if figure == "distance" else 1  # squared distances are averaged
             for name, values in by_method.items():
                 mean = float(np.mean(np.array(values) ** power) ** (1 / power))
@@ -142,7 +142,7 @@ def perceived(folder: str) -> Distance | None:
     @jax.jit
     def distance(x: Array, originals: Array) -> Array:
         enlarged = lambda x: jnp.repeat(jnp.repeat(x, ENLARGED, axis=1), ENLARGED, axis=2)
-        ours, theirs = (cast(Any, module.apply({"params": params}, enlarged(of))) for of in (x, originals))
+        ours, theirs = (cast(Any, module.apply({"params": params}, enlarged(images))) for images in (x, originals))
         return perceptual_distance(ours.layers, theirs.layers, ours.weights)
 
     return distance
@@ -199,7 +199,7 @@ def measured(
         x: samples `[S, B, 8, 8, 1]` in [-1, 1].
         truth: pictures `[B, 8, 8, 1]`.
         task: the operator and its noise.
-        y: what was measured of the pictures.
+        y: measurements of the pictures.
         distance: LPIPS; None for none.
 
     Returns:
@@ -226,21 +226,21 @@ def markdown(content: Mapping[str, Any]) -> str:
     posteriors, figures, protocol = (content[name] for name in ("posteriors", "pictures", "protocol"))
     names = list(next(iter(posteriors["distance"].values())))
 
-    def of_posteriors(*forms: str) -> str:
+    def posterior_table(*forms: str) -> str:
         """A table of figures, of a cell "distance:.2f" each after the other."""
         figure_of = lambda form, method, name: format(posteriors[form.split(":")[0]][method][name], form.split(":")[1])
         cell = lambda method, name: ", ".join(figure_of(form, method, name) for form in forms)
         rows = [(method, *(cell(method, name) for name in names)) for method in posteriors["distance"]]
         return report.table(("samples", *names), rows)
 
-    def of_pictures(form: str) -> str:
+    def picture_table(form: str) -> str:
         entry = lambda one: form.format(**one) if one else "needs a linear operator"
         every = methods.LINEAR | methods.ANY
         cells = [(method, *(entry(row.get(method)) for row in figures.values())) for method in every]
         return report.table(("method", *figures), cells)
 
     has_lpips = "lpips" in next(iter(next(iter(figures.values())).values()))
-    lpips = [f"LPIPS by VGG16 of the pictures, enlarged {ENLARGED} times.", of_pictures("{lpips:.3f}")]
+    lpips = [f"LPIPS by VGG16 of the pictures, enlarged {ENLARGED} times.", picture_table("{lpips:.3f}")]
     parts = [
         f"# {TITLE}",
         f"All methods take {protocol['steps']} evaluations of the network a sample, `twisted` and `MCGDiff` "
@@ -251,21 +251,21 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"A mixture of {COMPONENTS} Gaussians in {DIMENSION} dimensions, {CASES} measurements y = A x + noise of each "
         "kind. The figure is the root of the mean squared sliced Wasserstein distance from the samples to the exact "
         f"posterior, {protocol['points']} samples each.",
-        of_posteriors("distance:.2f"),
+        posterior_table("distance:.2f"),
         "The distance of the means, over the root of the posterior's total variance, and the relative error of the "
         "covariance.",
-        of_posteriors("mean:.2f", "covariance:.2f"),
+        posterior_table("mean:.2f", "covariance:.2f"),
         f"Coverage: the share of the exact posterior in the central interval of {EXACT_LEVEL:.0%} of a method's "
         f"samples, the mean over 64 directions. Less than {EXACT_LEVEL:.0%}: they vary too little, or elsewhere.",
-        of_posteriors("coverage:.0%"),
+        posterior_table("coverage:.0%"),
         "## Digits",
         f"PSNR in decibels of {protocol['draws']} samples of each of {protocol['number']} test pictures. In brackets "
         "stands the residual of the measurement in units of its noise: 1.0 is right, more does not agree with y, and "
         "less fits its noise. A sample of the posterior has a lower PSNR than its mean.",
-        of_pictures("{psnr:.1f} ({residual:.1f})"),
+        picture_table("{psnr:.1f} ({residual:.1f})"),
         f"SSIM, in windows of {WINDOW} pixels, and in brackets the coverage: the share of pixels whose truth lies in "
         f"the interval of {LEVEL:.0%} of the {protocol['draws']} samples.",
-        of_pictures("{ssim:.2f} ({coverage:.0%})"),
+        picture_table("{ssim:.2f} ({coverage:.0%})"),
         *(lpips if has_lpips else ["LPIPS needs its weights, `--lpips=FOLDER`; this report had none."]),
         "![Test digits, what was measured of them, and the pictures of each method](samples.png)",
         "## Protocol",

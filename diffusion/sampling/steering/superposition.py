@@ -81,8 +81,8 @@ def mixed(
 
     def move(carry, i, step_keys):
         x, predictions, log_kappa = carry
-        of_models = [gaussian_step(sampler, prediction, schedule, x, plan, i) for prediction in predictions]
-        means, std = jnp.stack([mean for mean, _ in of_models], 1), of_models[0][1]
+        laws = [gaussian_step(sampler, prediction, schedule, x, plan, i) for prediction in predictions]
+        means, std = jnp.stack([mean for mean, _ in laws], 1), laws[0][1]
         drawn = std > 0
         kappa = left_broadcast(jnp.exp(log_kappa), means)
         mean = (kappa * means).sum(1)
