@@ -4,14 +4,13 @@ __all__ = ["noisy_symbol_classification"]
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from diffusion.discrete.bounds import noised
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.symbol_objectives import drawn_times
+from diffusion.objectives.classification import class_log_probabilities, class_number, label_log_probabilities
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective import Objective
@@ -44,14 +43,12 @@ def noisy_symbol_classification(process: AnyPath, density: Density, null: Any) -
     Raises:
         ValueError: if there are no classes; when called, if the batch has none, or for symbols out of range.
     """
-    if null is None or np.shape(null) != () or int(null) < 2:
-        raise ValueError(f"noisy_symbol_classification: null = {null}. Valid: the number of classes, at least 2")
-    classes = int(null)
+    classes = class_number("noisy_symbol_classification", null)
 
     def log_probabilities(network: Any, x_t: Array, t: Any) -> Array:
         t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (len(x_t),))
         output = network(x_t, t, jnp.full(len(x_t), classes, jnp.int32))
-        return jax.nn.log_softmax(output.reshape(len(x_t), -1, classes).mean(1))
+        return class_log_probabilities(output, classes)
 
     @entry(symbols=True)
     def loss(networks, schedule, keys, batch, step):
@@ -61,14 +58,10 @@ def noisy_symbol_classification(process: AnyPath, density: Density, null: Any) -
         x0, noise_keys, t, importance = drawn_times(process, density, schedule, keys, batch)
         log_p = log_probabilities(player(networks, "model"), noised(process, noise_keys, x0, t), t)
         right = jnp.argmax(log_p, -1) == labels
-        return -importance * _of(log_p, labels), {"t": t, "accuracy": right.astype(jnp.float32)}
+        return -importance * label_log_probabilities(log_p, labels), {"t": t, "accuracy": right.astype(jnp.float32)}
 
     def judges(network, schedule, labels):
-        return lambda x_t, t: _of(log_probabilities(network, x_t, t), labels)
+        return lambda x_t, t: label_log_probabilities(log_probabilities(network, x_t, t), labels)
 
     network = Trained(channels=classes, judges=judges, causal=0, process=process)
     return Objective(loss, reads=None, density=density, network=network)
-
-
-def _of(log_p: Array, labels: Array) -> Array:
-    return jnp.take_along_axis(log_p, jnp.asarray(labels)[:, None], axis=1)[:, 0]

@@ -1,6 +1,6 @@
 """A classifier of noised examples, for classifier guidance."""
 
-__all__ = ["noisy_classification"]
+__all__ = ["class_log_probabilities", "class_number", "label_log_probabilities", "noisy_classification"]
 
 from typing import Any
 
@@ -41,16 +41,13 @@ def noisy_classification(density: Density, parameterization: Parameterization, n
     Raises:
         ValueError: if there are no classes; when called, if the batch has none.
     """
-    if null is None or np.shape(null) != () or int(null) < 2:
-        raise ValueError(f"noisy_classification: null = {null}. Valid: the number of classes, at least 2")
-    classes = int(null)
+    classes = class_number("noisy_classification", null)
     outputs = parameterization._replace(channels=classes)
 
     def log_probabilities(network, schedule, x_t, t) -> tuple[Array, Array]:
         condition = jnp.full(x_t.shape[0], classes, jnp.int32)
         output, t = evaluate(network, schedule, outputs, x_t, t, condition)
-        logits = output.reshape(x_t.shape[0], -1, classes).mean(axis=1)
-        return jax.nn.log_softmax(logits), t
+        return class_log_probabilities(output, classes), t
 
     @entry(outputs)
     def loss(networks, schedule, keys, batch, step):
@@ -60,13 +57,34 @@ def noisy_classification(density: Density, parameterization: Parameterization, n
         _, _, x_t, t, importance = noised(schedule, density, keys, batch)
         log_p, t = log_probabilities(player(networks, "model"), schedule, x_t, t)
         right = jnp.argmax(log_p, axis=1) == labels
-        return -importance * _of(log_p, labels), {"t": t, "accuracy": right.astype(jnp.float32)}
+        return -importance * label_log_probabilities(log_p, labels), {"t": t, "accuracy": right.astype(jnp.float32)}
 
     def judges(network, schedule, labels):
-        return lambda x_t, t: _of(log_probabilities(network, schedule, x_t, t)[0], labels)
+        return lambda x_t, t: label_log_probabilities(log_probabilities(network, schedule, x_t, t)[0], labels)
 
     return Objective(loss, reads=None, density=density, network=Trained(channels=classes, judges=judges))
 
 
-def _of(log_p: Array, labels: Array) -> Array:
+def class_number(objective: str, null: Any) -> int:
+    """The number of classes, which is the null class.
+
+    Args:
+        objective: name of the objective, for the error.
+        null: the null class of a run.
+
+    Raises:
+        ValueError: if there are fewer than two classes.
+    """
+    if null is None or np.shape(null) != () or int(null) < 2:
+        raise ValueError(f"{objective}: null = {null}. Valid: the number of classes, at least 2")
+    return int(null)
+
+
+def class_log_probabilities(output: Array, classes: int) -> Array:
+    """log p(y | x_t) of all classes `[B, K]`, from a network's output `[B, ..., K]`, whose means are the logits."""
+    return jax.nn.log_softmax(output.reshape(len(output), -1, classes).mean(1))
+
+
+def label_log_probabilities(log_p: Array, labels: Array) -> Array:
+    """log p of each example's own class `[B]`, of log-probabilities `[B, K]` and labels int `[B]`."""
     return jnp.take_along_axis(log_p, jnp.asarray(labels)[:, None], axis=1)[:, 0]
