@@ -55,17 +55,17 @@ def ring(rng: np.random.Generator, number: int, radius: float = 5.0, deviation: 
 
 def moons(rng: np.random.Generator, number: int) -> np.ndarray:
     """Two half circles with a noise of 0.05, twice as large, around the origin."""
-    return 2 * np.asarray(datasets.make_moons(number, noise=0.05, random_state=_seed(rng))[0]) - np.array([1, 0])
+    return 2 * np.asarray(datasets.make_moons(number, noise=0.05, random_state=scikit_seed(rng))[0]) - np.array([1, 0])
 
 
 def scurve(rng: np.random.Generator, number: int) -> np.ndarray:
     """The S of scikit-learn with a noise of 0.05, seen from the side, 1.5 times as large."""
-    return 1.5 * datasets.make_s_curve(number, noise=0.05, random_state=_seed(rng))[0][:, [0, 2]]
+    return 1.5 * datasets.make_s_curve(number, noise=0.05, random_state=scikit_seed(rng))[0][:, [0, 2]]
 
 
 def large_moons(rng: np.random.Generator, number: int) -> np.ndarray:
     """Two half circles with a noise of 0.1; all coordinates together have a mean of 0 and a deviation of 7."""
-    points = np.asarray(datasets.make_moons(number, noise=0.1, random_state=_seed(rng))[0])
+    points = np.asarray(datasets.make_moons(number, noise=0.1, random_state=scikit_seed(rng))[0])
     return 7 * (points - points.mean()) / points.std(ddof=1)
 
 
@@ -74,7 +74,8 @@ def large_ring(rng: np.random.Generator, number: int) -> np.ndarray:
     return ring(rng, number, 12.0, 1.5)
 
 
-def _seed(rng: np.random.Generator) -> int:
+def scikit_seed(rng: np.random.Generator) -> int:
+    """A seed of scikit-learn's clouds."""
     return int(rng.integers(2**31))
 
 

@@ -17,7 +17,7 @@ from sklearn import datasets
 
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.remake.claims import Published, Remake
-from diffusion.experiments.remake.plane_pairs import ring
+from diffusion.experiments.remake.plane_pairs import ring, scikit_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,21 +61,17 @@ def pinwheel(rng: np.random.Generator, number: int) -> np.ndarray:
 
 def circles(rng: np.random.Generator, number: int) -> np.ndarray:
     """Two noisy circles."""
-    return 3 * np.asarray(datasets.make_circles(number, factor=0.5, noise=0.08, random_state=_seed(rng))[0])
+    return 3 * np.asarray(datasets.make_circles(number, factor=0.5, noise=0.08, random_state=scikit_seed(rng))[0])
 
 
 def moons(rng: np.random.Generator, number: int) -> np.ndarray:
     """Two noisy half circles."""
-    return 2 * np.asarray(datasets.make_moons(number, noise=0.1, random_state=_seed(rng))[0]) - np.array([1, 0.2])
+    return 2 * np.asarray(datasets.make_moons(number, noise=0.1, random_state=scikit_seed(rng))[0]) - np.array([1, 0.2])
 
 
 def swissroll(rng: np.random.Generator, number: int) -> np.ndarray:
     """A noisy spiral."""
-    return datasets.make_swiss_roll(number, noise=1.0, random_state=_seed(rng))[0][:, [0, 2]] / 5
-
-
-def _seed(rng: np.random.Generator) -> int:
-    return int(rng.integers(2**31))
+    return datasets.make_swiss_roll(number, noise=1.0, random_state=scikit_seed(rng))[0][:, [0, 2]] / 5
 
 
 CLOUDS: dict[str, Points] = {
