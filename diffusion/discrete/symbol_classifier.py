@@ -32,8 +32,8 @@ def classifier(
     that every step unmasks as many symbols as without guidance. With the exact p(c | x_t), `exact` and w = 1, it is
     the predictor of p(x_0 | c).
 
-    Without `exact` the change of log p(c | x_t) is that of its first-order series in one-hot symbols. Where alpha is
-    below 1e-3 and the process has no mask, the change is that at alpha = 1e-3: at alpha = 0 all ratios are 1.
+    Without `exact` the first-order series in one-hot symbols gives the change of log p(c | x_t). Where alpha is below
+    1e-3 and the process has no mask, the change at alpha = 1e-3 stands for it: at alpha = 0 all ratios are 1.
 
     Facts:
         nfe: 1 call of the network, and 1 gradient of the classifier; if exact, (positions times symbols) calls of it

@@ -263,7 +263,7 @@ def cached(
 def _check_model(path: pathlib.Path, params: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Refuses parameters of other names or shapes, naming the first."""
     for name in sorted({*params, *expected}):
-        ours, theirs = (list(of[name].shape) if name in of else "missing" for of in (expected, params))
+        ours, theirs = (list(arrays[name].shape) if name in arrays else "missing" for arrays in (expected, params))
         if ours != theirs:
             raise OtherModel(
                 f"{path} is of another model: its {name} is {theirs}, and this judge's is {ours}. Valid: the file of "

@@ -16,7 +16,7 @@ def coverage(samples: np.ndarray, truths: np.ndarray, level: float) -> np.ndarra
 
     Args:
         samples: samples `[S, ...]`.
-        truths: truths `[M, ...]`, each of which is compared with all samples.
+        truths: truths `[M, ...]`; each is compared with all samples.
         level: probability of the interval, in (0, 1).
 
     Returns:

@@ -180,7 +180,7 @@ def rejected(log_reward: LogReward, beta: float = 1.0, bound: float = 0.0, trial
     Args:
         log_reward: x `[B, ...]` -> reward `[B]`.
         beta: temperature of the reward, > 0.
-        bound: the upper bound of the reward; 0 is that of `near_value`, and of the likelihood of measured pictures.
+        bound: the upper bound of the reward; `near_value` and the likelihood of measured pictures have 0.
         trials: number of trials of a sample at most, >= 1.
     """
     tempered = _tempered("rejected", log_reward, 1, beta)

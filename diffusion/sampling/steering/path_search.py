@@ -65,8 +65,8 @@ def searched_paths(
         return jnp.repeat(places, number // width), jnp.repeat(values, number // width)
 
     tilted = tilt(log_reward)
-    found = twisted(sampler, denoise, schedule, x, plan, keys, tilted, number=number, resample=largest)
-    return best(found, found.log_weights.ravel()), found.log_weights.max(-1)
+    particles = twisted(sampler, denoise, schedule, x, plan, keys, tilted, number=number, resample=largest)
+    return best(particles, particles.log_weights.ravel()), particles.log_weights.max(-1)
 
 
 public.declare(__name__)

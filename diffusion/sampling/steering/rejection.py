@@ -78,15 +78,15 @@ def rejected(
     x, reward, passes = attempt(0)
     first = Accepted(x, passes, jnp.ones(len(x), jnp.int32), reward)
     left = lambda state: (state[0] < trials) & ~state[1].accepted.all()
-    _, found = jax.lax.while_loop(left, again, (jnp.int32(1), first))
-    _check(found, bound, trials)
-    return found
+    _, outcome = jax.lax.while_loop(left, again, (jnp.int32(1), first))
+    _check(outcome, bound, trials)
+    return outcome
 
 
-def _check(found: Accepted, bound: float, trials: int) -> None:
-    if isinstance(found.highest, Tracer):
+def _check(outcome: Accepted, bound: float, trials: int) -> None:
+    if isinstance(outcome.highest, Tracer):
         return
-    highest, accepted = np.asarray(found.highest), np.asarray(found.accepted)
+    highest, accepted = np.asarray(outcome.highest), np.asarray(outcome.accepted)
     if (wrong := ~(highest <= bound)).any():
         b = int(wrong.argmax())
         raise ValueError(f"rejected: the reward of sample {b} is {highest[b]:.6g}. Valid: at most bound = {bound:g}")
