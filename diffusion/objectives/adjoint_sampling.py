@@ -33,6 +33,7 @@ def adjoint_sampling(
     noises: int = 4,
     buffer: int = 0,
     every: int = 1,
+    max_norm: float = float("inf"),
 ) -> Objective:
     """The gradient of log gamma at a sample of the model is regressed on, from fresh noise on this sample.
 
@@ -45,6 +46,11 @@ def adjoint_sampling(
     buffer it also serves several steps: the model makes samples at the steps 0, every, 2 every, ..., and the steps
     between draw from the `buffer` newest ones. The model makes x_0 by ancestral sampling. A batch gives the shape of
     x_0 alone.
+
+    The vector grad log gamma(x_0) + x_0 / s^2 is shortened to `max_norm` where it is longer, as the paper's code does.
+    Where log gamma falls like a power of x above the second, a training without this limit diverges: a sample too far
+    out is sent further out on the other side. The optimum is the target's denoiser only as far as no vector is
+    shortened there.
 
     Facts:
         loss: w(t) |x0 - (alpha r^2 / sigma^2) x_t - r^2 (grad log gamma(x_0) + x_0 / s^2)|^2
@@ -63,6 +69,8 @@ def adjoint_sampling(
         noises: number of noises on each sample, at one time, at least 1.
         buffer: number of samples that are kept with their gradients, at least 1 if every > 1; 0 keeps none.
         every: number of steps from one batch of new samples to the next, at least 1.
+        max_norm: largest length of grad log gamma(x_0) + x_0 / s^2 along the last axis, > 0; 50 in the paper's code,
+            where this axis holds the coordinates of one atom.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "log_density" of the
@@ -73,6 +81,8 @@ def adjoint_sampling(
     """
     if noises < 1 or not data_std > 0:
         raise ValueError(f"adjoint_sampling: noises = {noises} must be at least 1, data_std = {data_std} positive")
+    if not max_norm > 0:
+        raise ValueError(f"adjoint_sampling: max_norm = {max_norm} must be positive")
     if every < 1 or buffer < 0 or (buffer > 0) != (every > 1):
         raise ValueError(
             f"adjoint_sampling: buffer = {buffer} and every = {every} do not go together. Valid: buffer >= 1 and "
@@ -95,6 +105,8 @@ def adjoint_sampling(
             x_0 = rollouts(model, schedule, parameterization, grid, ddpm(), path_keys, shape, condition)[-1]
             values, back = jax.vjp(log_density, x_0)
             pull = back(jnp.ones_like(values))[0] + x_0 / data_std**2
+            length = jnp.linalg.norm(pull, axis=-1, keepdims=True)
+            pull = jnp.where(length > max_norm, max_norm / length, 1) * pull
             return {"x": x_0, "pull": pull, "log_density": values}
 
         if replay and "buffer" in batch:

@@ -21,6 +21,7 @@ GRID = tuple(np.linspace(1, 0, 33).tolist())  # of paths
 BATCH, GROUP = 256, 64
 WAVES = 8  # sines of time that the networks receive, and cosines
 BUFFER, EVERY = 4096, 20  # of adjoint sampling: samples that are kept, and steps until new ones
+MAX_NORM = 50.0  # of the gradients that adjoint sampling follows; without it the training with a buffer diverges
 SHARE = 0.75  # of the evaluations of a trained method that its training takes
 SCHEDULE = schedules.trigonometric()
 V = parameterizations.v(parameterizations.time())
@@ -209,6 +210,7 @@ def adjoint_sampling(target: objectives.Target, evaluations: int, every: int = 1
         target,
         buffer=BUFFER if every > 1 else 0,
         every=every,
+        max_norm=MAX_NORM,
     )
     return trained(objective, target, evaluations, every=every)
 

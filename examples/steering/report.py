@@ -52,7 +52,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"{constants.SHARE:.0%} of the evaluations on one training, and the rest on each estimate. With the gradient "
         f"as an input a path takes {len(constants.GRID)} evaluations and not one; it has as many paths, so that it "
         "spends that many times more. With the buffer "
-        f"of {constants.BUFFER:,} samples each evaluation serves {constants.EVERY} steps.",
+        f"of {constants.BUFFER:,} samples each evaluation serves {constants.EVERY} steps. Adjoint sampling "
+        f"shortens gradients to a length of {constants.MAX_NORM:.0f}, as its authors do.",
         report.table(("method", *table), rows),
         "## Protocol",
         report.table(("commit", "device"), [[protocol[key] for key in ("git_commit", "device")]]),

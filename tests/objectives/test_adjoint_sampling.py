@@ -65,6 +65,20 @@ def test_the_exact_denoiser_is_a_fixed_point_whatever_the_reference():
         assert error < 0.05 and abs(np.mean(values)) < 4.5 * error
 
 
+@pytest.mark.parametrize("max_norm", [0.5, 2.0])
+def test_a_long_pull_is_shortened_and_a_short_one_is_not(max_norm):
+    """With a reference as wide as the target the pull is m / v, of length 1.15. Shortened, it lacks d in each
+    coordinate, so that the exact denoiser errs by r^2 d."""
+    made = objectives.adjoint_sampling(V, rate, UNIFORM, (1.0, 0.4, 0.0), TARGET, STD, 1, max_norm=max_norm)
+    keys = jax.random.split(jax.random.key(0), 6)
+    network = lambda x, t, c: (x - exact(x, t)) / t[:, None]
+    losses, metrics = made({"model": network}, FLOW, keys, {"x": jnp.zeros((6, SIZE))}, 0)
+    t, length = metrics["t"], abs(MEAN) / STD**2 * SIZE**0.5
+    d = max(length - max_norm, 0) / SIZE**0.5
+    error = STD**2 * t**2 * d / ((1 - t) ** 2 * STD**2 + t**2)
+    np.testing.assert_allclose(losses, (1 + t) * error**2, rtol=1e-3, atol=1e-10)
+
+
 def test_one_gradient_serves_all_noises():
     calls = []
 
@@ -149,6 +163,8 @@ def test_what_does_not_fit_is_refused():
         dataclasses.replace(made, second=Second("critic"))
     with pytest.raises(ValueError, match="noises = 0 must be at least 1"):
         objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET, noises=0)
+    with pytest.raises(ValueError, match="max_norm = 0 must be positive"):
+        objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET, max_norm=0)
     with pytest.raises(ValueError, match="data_std = 0 positive"):
         objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET, 0)
     made = objectives.adjoint_sampling(X0, rate, UNIFORM, (1.0, 0.0), TARGET)
