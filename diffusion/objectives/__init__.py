@@ -35,6 +35,7 @@ from diffusion.objectives.concept_direction import (
 from diffusion.objectives.conditioning import (
     drop_condition as drop_condition,
     with_condition_dropout as with_condition_dropout,
+    with_padding as with_padding,
 )
 from diffusion.objectives.consistency import (
     cd as cd,
@@ -101,7 +102,6 @@ from diffusion.objectives.objective_facts import (
     Prior as Prior,
     Trained as Trained,
 )
-from diffusion.objectives.padded_examples import with_padding as with_padding
 from diffusion.objectives.pictures_of_clips import with_pictures as with_pictures
 from diffusion.objectives.policy_gradient import policy_gradient as policy_gradient
 from diffusion.objectives.prior_preservation import with_prior_preservation as with_prior_preservation

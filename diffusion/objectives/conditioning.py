@@ -1,6 +1,6 @@
-"""Dropping the condition of some examples, so that one network learns both terms of classifier-free guidance."""
+"""Objectives that read the condition: they drop it for some examples, or read there what is padding of an example."""
 
-__all__ = ["drop_condition", "null_of", "whole_null", "with_condition_dropout"]
+__all__ = ["drop_condition", "null_of", "whole_null", "with_condition_dropout", "with_padding"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays import pytrees
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import conditioned, split
 from diffusion.objectives.objective import Objective
@@ -118,3 +119,31 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
     return dataclasses.replace(
         objective, loss=dropped, condition=objective.condition._replace(dropout=1 - conditioned_share)
     )
+
+
+def with_padding(objective: Objective, shape: Any) -> Objective:
+    """The objective on what is real of x, by the entry "real" of the condition, which the network receives too.
+
+    Facts:
+        loss: the wrapped objective's, a mean over the real values
+        networks: the wrapped objective's
+        optimum: the wrapped objective's
+        paper: none
+
+    Args:
+        objective: objective whose losses heed a mask of padding, such as `denoising` or `flow_matching`.
+        shape: shape of an example, or the pytree of its leaves' shapes, see `pytrees.mask`.
+
+    Raises:
+        ValueError: if the objective takes no mask; when called, if the condition has no such entry.
+    """
+    objective.check_real()
+
+    @entry(entries=None, real=True)
+    def loss(networks, schedule, keys, batch, step):
+        real = pytrees.real_of(batch.get("condition"), shape)
+        if real is None:
+            raise ValueError('with_padding needs the entry "real" of the condition, the mask of what is not padding')
+        return objective.loss(networks, schedule, keys, {**batch, "real": real}, step)
+
+    return dataclasses.replace(objective, loss=loss)

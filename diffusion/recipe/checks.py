@@ -24,8 +24,7 @@ from diffusion.recipe import (
 )
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.recipe import Recipe
-from diffusion.recipe.settings_checks import refused, wrappers
-from diffusion.recipe.values import built_in_python, plain
+from diffusion.recipe.values import blamed_on, built_in_python, plain, refused, wrappers
 
 
 def validate(config: Mapping) -> Recipe:
@@ -62,7 +61,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
         why = f"the examples of {name} are pytrees of {', '.join(leaves_of(spec.shape, pytrees.is_shape))}"
         valid = "a network of your own, which takes the pytree; docs/pytrees.md has one"
         raise refused(config, "model.name", why, valid)
-    symbol_runs.check_data(recipe, spec)
+    _check_symbols(recipe, spec)
     if recipe.objective.examples.pairs and not spec.pairs:
         why = f"the objective compares two examples of a pair, and {name} holds pairs without a preference, or none"
         valid = '{"name": "preferences", "of": (source of the preferred examples, source of the rejected ones)}'
@@ -82,6 +81,29 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     on_data = recipe.on(spec)
     _check_condition(on_data, spec)
     return on_data
+
+
+def _check_symbols(recipe: Recipe, spec: sources.DataSpec) -> None:
+    """Refuses data that are no symbols for an objective of symbols, the reverse, and another vocabulary."""
+    process = recipe.objective.process
+    symbols = spec.dtype == "int32"
+    with blamed_on(recipe.config, "objective.name", "data.source"):
+        if symbols != (process is not None):
+            raise ValueError(
+                f"{spec.name} holds symbols, but the objective is for numbers. Valid: e.g. masked_diffusion"
+                if symbols
+                else f"{spec.name} holds {spec.dtype}, but the objective is for symbols. Valid: data of signed integers"
+            )
+    if not symbols or not spec.vocabulary:
+        return
+    number = len(spec.vocabulary)
+    needed = number if process.mask is None else number + 1
+    with blamed_on(recipe.config, "objective.process"):
+        if process.size != needed:
+            what = f"{number} symbols" if needed == number else f"{number} symbols, and the mask is one more"
+            raise ValueError(
+                f"the process has {process.size} symbols, but {spec.name} has {what}. Valid: size = {needed}"
+            )
 
 
 def _check_hidden(config: Mapping) -> None:
@@ -120,7 +142,7 @@ def on_its_data(recipe: Recipe) -> Recipe:
 def _check_condition(recipe: Recipe, spec: Any) -> None:
     """Refuses a network that does not receive what the records have as their condition, or that needs another."""
     config = recipe.config
-    fits.check_null(recipe)
+    recipe.check_null()
     if not built_in_python(config) and hasattr(recipe.network, "vector_width") and not recipe.receives_text:
         vector = spec.condition.get("vector") if isinstance(spec.condition, Mapping) else spec.condition
         width = vector.shape[0] if isinstance(vector, sources.Leaf) and len(vector.shape) == 1 else 0

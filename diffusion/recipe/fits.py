@@ -1,7 +1,6 @@
 """Checks that the parts of a recipe fit each other: calls the parts' own checks, and names the config's fields."""
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,35 +10,9 @@ from diffusion import parameterizations, timesteps
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import Memory, Product, Unpaired
 from diffusion.models import facts
-from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.guides import Steered, stand_in
-from diffusion.recipe.values import built_in_python, plain
+from diffusion.recipe.values import blamed_on, built_in_python, plain
 from diffusion.samplers.sample import check_plan
-
-
-@contextlib.contextmanager
-def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
-    """Turns a ValueError in its block into a ConfigError that begins with these dotted fields and their values.
-
-    Fields that the config lacks are left out. The parts of a recipe from Python have no fields: their errors stay as
-    they are.
-    """
-    try:
-        yield
-    except ConfigError:
-        raise
-    except ValueError as error:
-        if built_in_python(config):
-            raise
-        named = []
-        for field in fields:
-            *sections, last = field.split(".")
-            entry = plain(config)
-            for section in sections:
-                entry = entry.get(section, {})
-            if last in entry:
-                named.append(f"config.{field} = {entry[last]!r}")
-        raise ConfigError(f"{', '.join(named)}: {error}.") from error
 
 
 def check(recipe: Any) -> None:
@@ -103,7 +76,7 @@ def check(recipe: Any) -> None:
                     'the sampler needs a variance, but the network predicts none. Valid: variance = "small" or "large"'
                 )
     if built_in_python(config) or not conditions_may_follow(config):
-        check_null(recipe)
+        recipe.check_null()
     scale = recipe.scale
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(scale)
@@ -268,31 +241,6 @@ def conditions_may_follow(config: Mapping) -> bool:
     """
     classes = config["model"].get("num_classes", 0)
     return not classes and plain(config["data"]["source"]).get("name") != "tfds"
-
-
-def check_null(recipe: Any) -> None:
-    """Refuses guidance and condition dropout where neither the network nor the data have a condition.
-
-    Raises:
-        ConfigError, ValueError: as `check`.
-    """
-    if recipe.examples.null is not None:
-        return
-    objective = recipe.objective
-    guided = recipe.scale != 1 and FlowMap not in recipe.sampling.sampler.takes
-    with blamed_on(recipe.config, "model.num_classes"):
-        if (
-            guided
-            or objective.condition.strength
-            or (recipe.companions.teacher and recipe.companions.teacher.scale != 1)
-        ):
-            raise ValueError("guidance needs a null class, but the network has no classes. Valid: a scale of 1")
-    with blamed_on(recipe.config, "objective.wrappers"):
-        if objective.condition.dropout:
-            raise ValueError(
-                "condition dropout needs a condition, and there is none. Valid: no dropout, classes, or data with a "
-                "condition"
-            )
 
 
 def _check_form(network: Any) -> None:

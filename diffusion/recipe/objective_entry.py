@@ -10,7 +10,7 @@ from diffusion import objectives
 from diffusion.recipe import fields, fits, kinds, null_condition
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import annotation, applied, requires, takes, tuples_of
-from diffusion.recipe.values import plain
+from diffusion.recipe.values import blamed_on, plain
 
 SETTINGS = ("guidance", "aligned", "equivariance")  # arguments of objectives that are tuples of settings
 PATHS = {"objective": "config.objective", "second player": "config.second_player.objective"}
@@ -42,7 +42,7 @@ def build(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
         objective = _wrapped(parts, objective, wrapper, f"{path}.wrappers[{i}]")
     if parts.schedule.trained is None or kind != "objective":
         return objective
-    with fits.blamed_on(parts.config, "schedule", f"{path.removeprefix('config.')}.name"):
+    with blamed_on(parts.config, "schedule", f"{path.removeprefix('config.')}.name"):
         return objectives.with_trained_schedule(objective, parts.schedule.trained)
 
 

@@ -15,8 +15,7 @@ from diffusion.recipe.defaults import defaults
 from diffusion.recipe.described import described
 from diffusion.recipe.parts import PARTS, Resolver
 from diffusion.recipe.sections import argument
-from diffusion.recipe.settings_checks import refused
-from diffusion.recipe.values import differences, put
+from diffusion.recipe.values import differences, put, refused
 
 # The fields that an argument in Python stands for: beside it they would be a second answer to one question.
 STANDS_FOR = PARTS | {

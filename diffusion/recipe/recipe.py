@@ -10,14 +10,15 @@ from jax.sharding import Mesh
 
 from diffusion.arrays import pytrees
 from diffusion.data.sources import DataSpec, is_picture
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.models import facts
 from diffusion.objectives import Objective
-from diffusion.objectives.conditioning import whole_null
-from diffusion.objectives.padded_examples import with_padding
+from diffusion.objectives.conditioning import whole_null, with_padding
 from diffusion.parameterizations import Parameterization
 from diffusion.recipe import fits, python_recipes, settings_checks, symbol_runs
 from diffusion.recipe.packed import PackedNetwork
 from diffusion.recipe.sections import Companions, Examples, Rebuilt, Sampling, Training, flat, sectioned
+from diffusion.recipe.values import blamed_on
 from diffusion.schedules import NoiseSchedule
 from diffusion.training import micro_batches as rule
 
@@ -96,7 +97,7 @@ class Recipe:
         """
         network_at = self.rebuilt.network or (lambda shape: self.network)
         if self.companions.autoencoder is not None:
-            with fits.blamed_on(self.config, "autoencoder.network.name", "data.name"):
+            with blamed_on(self.config, "autoencoder.network.name", "data.name"):
                 latent = self.companions.autoencoder.latent_shape(tuple(shape))
             return self.with_parts(network=network_at(latent), shape=latent, pictures=tuple(shape))
         network = network_at(shape)
@@ -116,9 +117,7 @@ class Recipe:
             null = {**spec.null, **null} if self.receives_text else whole_null(null, spec.null)
         objective = self.objective
         if isinstance(spec.condition, Mapping) and "real" in spec.condition:
-            with fits.blamed_on(
-                self.config, "objective.name", "objective.coupling", "objective.wrappers", "data.source"
-            ):
+            with blamed_on(self.config, "objective.name", "objective.coupling", "objective.wrappers", "data.source"):
                 objective = with_padding(objective, spec.shape)
         return self.at(spec.shape).with_parts(objective=objective, null=null, dtype=spec.dtype)
 
@@ -178,6 +177,27 @@ class Recipe:
         null = np.ones(1, np.int32)
         leaves = jax.tree.leaves(self.sampling.conditions(self.network, np.zeros(1, np.int32), null))
         return 0.0 if any(leaf is null for leaf in leaves) else 1.0
+
+    def check_null(self) -> None:
+        """Refuses guidance and condition dropout where neither the network nor the data have a condition.
+
+        Raises:
+            ConfigError: naming the fields of the config.
+            ValueError: likewise without fields, for a recipe that was built in Python.
+        """
+        if self.examples.null is not None:
+            return
+        guided = self.scale != 1 and FlowMap not in self.sampling.sampler.takes
+        teacher = self.companions.teacher
+        with blamed_on(self.config, "model.num_classes"):
+            if guided or self.objective.condition.strength or (teacher and teacher.scale != 1):
+                raise ValueError("guidance needs a null class, but the network has no classes. Valid: a scale of 1")
+        with blamed_on(self.config, "objective.wrappers"):
+            if self.objective.condition.dropout:
+                raise ValueError(
+                    "condition dropout needs a condition, and there is none. Valid: no dropout, classes, or data with "
+                    "a condition"
+                )
 
     @property
     def receives_text(self) -> bool:

@@ -1,6 +1,6 @@
 """Checks that the settings of a run, from a config or Python, fit each other, its parts, and the files they name."""
 
-__all__ = ["check", "refused", "wrappers"]
+__all__ = ["check"]
 
 import math
 import pathlib
@@ -11,7 +11,7 @@ from diffusion.metrics import features, ngrams, vector_distances
 from diffusion.models import facts
 from diffusion.recipe import null_condition
 from diffusion.recipe.config_errors import ConfigError, unknown
-from diffusion.recipe.values import built_in_python, plain
+from diffusion.recipe.values import refused, wrappers
 from diffusion.training import sharding
 
 LOSS = "held_out_loss"  # the figure of config.evaluate.loss, of the moving average
@@ -37,19 +37,6 @@ def check(recipe: Any, check_base: Callable[[], None] = lambda: None) -> None:
     _check_latents(recipe.config)
     _check_held_out_loss(recipe)
     _check_measured(recipe)
-
-
-def refused(config: Mapping, field: str, why: str, valid: str) -> ConfigError:
-    """The error for a field: its path, its value, why it is refused, and what is valid."""
-    value = plain(config)
-    for name in field.split("."):
-        value = value[name]
-    return ConfigError(f"config.{field} = {value!r}, but {why}. Valid: {valid}.")
-
-
-def wrappers(config: Mapping) -> str:
-    """The field that has the wrappers of the objective; the objective's own where Python built it."""
-    return "objective.name" if built_in_python(config) else "objective.wrappers"
 
 
 def _check_training(config: Mapping) -> None:

@@ -1,6 +1,6 @@
 """Checks of a run on symbols: what it reads of a config, and that process, network, sampler and data fit each other."""
 
-__all__ = ["check", "check_data", "check_records"]
+__all__ = ["check", "check_records"]
 
 import functools
 import operator
@@ -12,15 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import discrete
-from diffusion.data import sources
 from diffusion.data.sources.streams import Stream
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.models import facts
 from diffusion.objectives import Restores
-from diffusion.recipe import fits
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.defaults import defaults
-from diffusion.recipe.values import built_in_python, plain
+from diffusion.recipe.values import blamed_on, built_in_python, plain
 
 CHECKED = 256  # records whose symbols are compared with the process before a run
 UNREAD = {  # fields that say nothing of symbols, and why
@@ -49,7 +47,7 @@ def check(recipe: Any) -> None:
         return
     if not built_in_python(recipe.config):
         _check_unread(recipe.config)
-    with fits.blamed_on(recipe.config, "model.name", "objective.process"):
+    with blamed_on(recipe.config, "model.name", "objective.process"):
         size = getattr(recipe.network, "size", process.size)
         if size != process.size:
             raise ValueError(
@@ -63,39 +61,12 @@ def check(recipe: Any) -> None:
 def _check_network(recipe: Any) -> None:
     """Refuses a network of numbers for an objective of symbols, and the reverse."""
     symbols = recipe.objective.process is not None
-    with fits.blamed_on(recipe.config, "model.name", "objective.name"):
+    with blamed_on(recipe.config, "model.name", "objective.name"):
         if symbols and not facts.takes_symbols(recipe.network):
             raise ValueError("the objective is for symbols, but the network takes numbers. Valid: symbol_transformer")
         if facts.takes_symbols(recipe.network) and not symbols:
             valid = "an objective of symbols, e.g. masked_diffusion"
             raise ValueError(f"the network takes symbols, but the objective is for numbers. Valid: {valid}")
-
-
-def check_data(recipe: Any, spec: sources.DataSpec) -> None:
-    """Refuses data that are no symbols for an objective of symbols, the reverse, and another vocabulary.
-
-    Raises:
-        ConfigError, ValueError: as `check`.
-    """
-    process = recipe.objective.process
-    symbols = spec.dtype == "int32"
-    with fits.blamed_on(recipe.config, "objective.name", "data.source"):
-        if symbols != (process is not None):
-            raise ValueError(
-                f"{spec.name} holds symbols, but the objective is for numbers. Valid: e.g. masked_diffusion"
-                if symbols
-                else f"{spec.name} holds {spec.dtype}, but the objective is for symbols. Valid: data of signed integers"
-            )
-    if not symbols or not spec.vocabulary:
-        return
-    number = len(spec.vocabulary)
-    needed = number if process.mask is None else number + 1
-    with fits.blamed_on(recipe.config, "objective.process"):
-        if process.size != needed:
-            what = f"{number} symbols" if needed == number else f"{number} symbols, and the mask is one more"
-            raise ValueError(
-                f"the process has {process.size} symbols, but {spec.name} has {what}. Valid: size = {needed}"
-            )
 
 
 def check_records(process: AnyPath, source: Any) -> None:
@@ -133,7 +104,7 @@ def _check_unread(config: Mapping) -> None:
 
 def _check_reading(recipe: Any, reads: Restores) -> None:
     """Refuses a reading that the process does not have, by a trial on one symbol."""
-    with fits.blamed_on(recipe.config, "objective.reading", "objective.process"):
+    with blamed_on(recipe.config, "objective.reading", "objective.process"):
         jax.eval_shape(
             lambda output, x, t: reads.reading(reads.process, output, x, t),
             jax.ShapeDtypeStruct((1, 1, reads.process.size), np.float32),
@@ -146,7 +117,7 @@ def _check_sampler(recipe: Any, process: AnyPath) -> None:
     """Refuses a sampler or a plan that the process does not have, by a trial without the network."""
     plan, sampler, shape = recipe.sampling.plan, recipe.sampling.sampler, recipe.examples.shape
     block = facts.causal(recipe.network)
-    with fits.blamed_on(recipe.config, "model.causal", "sample.guides"):
+    with blamed_on(recipe.config, "model.causal", "sample.guides"):
         if block and recipe.sampling.guides:
             raise ValueError(
                 "a guide sees whole sequences, but this network makes block after block. Valid: causal = 0, or no guide"
@@ -154,7 +125,7 @@ def _check_sampler(recipe: Any, process: AnyPath) -> None:
         if shape and block and shape[0] % block:
             raise ValueError(f"blocks of {block} of {shape[0]} positions. Valid: a divisor of these")
     predict = lambda x, t: jnp.zeros((*x.shape, process.size))
-    with fits.blamed_on(recipe.config, "sample.sampler", "sample.steps", "objective.process"):
+    with blamed_on(recipe.config, "sample.sampler", "sample.steps", "objective.process"):
         discrete.check_steps(sampler, process, plan)
         if shape is None:
             return

@@ -1,12 +1,13 @@
-"""A config's content: as plain values, as JSON and back, as a hash, and as the fields in which two configs differ.
+"""A config's content: as plain values, as JSON, as a hash; the fields in which two differ; the errors of its fields.
 
 A config is an `ml_collections.ConfigDict` of numbers, strings, booleans, None, sequences and mappings, so that it is
 written to and read from JSON without executing anything.
 """
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -115,6 +116,44 @@ def require_names(config: Mapping, workdir: Any) -> None:
             "from Python with the Recipe that made it: train(recipe, folder), sample(recipe, folder) or "
             "evaluate(recipe, folder); see docs/extend.md."
         )
+
+
+def refused(config: Mapping, field: str, why: str, valid: str) -> ConfigError:
+    """The error for a field: its path, its value, why it is refused, and what is valid."""
+    value = plain(config)
+    for name in field.split("."):
+        value = value[name]
+    return ConfigError(f"config.{field} = {value!r}, but {why}. Valid: {valid}.")
+
+
+def wrappers(config: Mapping) -> str:
+    """The field that has the wrappers of the objective; the objective's own where Python built it."""
+    return "objective.name" if built_in_python(config) else "objective.wrappers"
+
+
+@contextlib.contextmanager
+def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
+    """Turns a ValueError in its block into a ConfigError that begins with these dotted fields and their values.
+
+    Fields that the config lacks are left out. The parts of a recipe from Python have no fields: their errors stay as
+    they are.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except ValueError as error:
+        if built_in_python(config):
+            raise
+        named = []
+        for field in fields:
+            *sections, last = field.split(".")
+            entry = plain(config)
+            for section in sections:
+                entry = entry.get(section, {})
+            if last in entry:
+                named.append(f"config.{field} = {entry[last]!r}")
+        raise ConfigError(f"{', '.join(named)}: {error}.") from error
 
 
 def config_hash(config: ConfigDict | Mapping) -> str:

@@ -19,10 +19,10 @@ from diffusion.models.budget import peak_memory
 from diffusion.models.layers import fp8
 from diffusion.models.layers.layout import MeshError
 from diffusion.objectives.objective_facts import Head
-from diffusion.recipe import ConfigError, fits, picture_sizes
+from diffusion.recipe import ConfigError, picture_sizes
 from diffusion.recipe.base import NULL, TunedNetwork
 from diffusion.recipe.recipe import Recipe
-from diffusion.recipe.values import built_in_python
+from diffusion.recipe.values import blamed_on, built_in_python
 from diffusion.training import ema, parallel, sharding, state
 from diffusion.training.alternating import Average, Player, alternating, as_train_step
 from diffusion.training.stages import staged
@@ -157,7 +157,7 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
 
     number = recipe.micro_batches(mesh, init)
     if number > 1:  # a micro-batch takes examples of each device; a block must not span two
-        with fits.blamed_on(config, "train.batch_size", "train.accumulate"):
+        with blamed_on(config, "train.batch_size", "train.accumulate"):
             objective.check_rows(config.train.batch_size // number, sharding.batch_shards(mesh))
     seed = np.uint32(config.seed)
     unsplit = sharding.WHOLE[config.mesh.split]
