@@ -54,10 +54,6 @@ class Usual(NamedTuple):
     steps: int = 30
     guidance: float = 7.5
 
-    def overridden(self, steps: int | None, guidance: float | None) -> "Usual":
-        """These values, overridden by the values of a request."""
-        return Usual(self.steps if steps is None else steps, self.guidance if guidance is None else guidance)
-
 
 USUAL = Usual()  # for a model without a folder
 LCM = Usual(4, 8.5)  # the defaults of LatentConsistencyModelPipeline, for every latent consistency model

@@ -20,6 +20,7 @@ __all__ = [
     "noised",
     "prompt_to_prompt",
     "repaint",
+    "repaint_quarters",
     "replacement",
     "replacement_along",
     "sdedit",
@@ -162,6 +163,12 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
             level -= 1
         levels.append(level)
     return timesteps.plan(grid[last - np.array(levels)], renoise=np.diff(levels) > 0)
+
+
+def repaint_quarters(plan: Plan, first: int, resamplings: int) -> Plan:
+    """`repaint` of the steps of a plan from `first` on, with jumps of a quarter of these steps."""
+    grid = plan.grid[first:]
+    return repaint(grid, max((len(grid) - 1) // 4, 1), resamplings)
 
 
 def extended(images: Array, pad: Sequence[tuple[int, int]]) -> tuple[Array, Array]:

@@ -1,8 +1,8 @@
-"""The pictures of a request: the canvas, an image with margins and a mask to repaint, and the edited images."""
+"""The pictures of a request: the canvas, which is repainted, the edited images, and the pictures of controls."""
 
-__all__ = ["Canvas", "edited_images"]
+__all__ = ["Canvas", "OpenedControl", "edited_images", "opened_controls"]
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
 import jax.numpy as jnp
@@ -12,6 +12,8 @@ from PIL import Image
 
 from diffusion.data.transforms import to_model
 from diffusion.io import pictures
+from diffusion.models.attachment import Attachment
+from diffusion.text_to_image.picture_controls import Control
 
 
 class Canvas(NamedTuple):
@@ -127,3 +129,102 @@ def _fitted(picture: np.ndarray, most: int, multiple: int) -> np.ndarray:
         )
     top, left = ((side - rest) // 2 for side, rest in zip(picture.shape, sides))
     return picture[top : top + sides[0], left : left + sides[1]]
+
+
+class OpenedControl(NamedTuple):
+    """A control whose picture has been read.
+
+    Attributes:
+        attachment: the attachment that the control names.
+        picture: the picture as the attachment reads it, float32 [1, ...].
+        control: the control.
+        mask: the strength of the control over the picture, float32 [1, H, W]; None for 1 everywhere.
+    """
+
+    attachment: Attachment
+    picture: np.ndarray
+    control: Control
+    mask: np.ndarray | None = None
+
+
+def opened_controls(
+    controls: Sequence[Control], attachments: Mapping[str, Attachment], size: tuple[int, int]
+) -> tuple[OpenedControl, ...]:
+    """Reads the pictures of controls.
+
+    Args:
+        controls: the controls of a request.
+        attachments: the attachments of the model, by their names.
+        size: (height, width) of the pictures that are made.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: for an attachment that the model does not have, or a picture that does not fit, which it names.
+    """
+    ready = []
+    for control in controls:
+        if control.attachment not in attachments:
+            raise ValueError(
+                f"the control {control.attachment!r} names no attachment of this model. Valid: "
+                f"{', '.join(map(repr, attachments)) or 'none'}. Attachments are loaded with the model: "
+                "text_to_image.load(.., attachments={'edges': FOLDER}), --attach=edges=FOLDER"
+            )
+        attachment = attachments[control.attachment]
+        _check_mode(control, attachment)
+        picture = control.picture
+        picture = pictures.read(picture) if isinstance(picture, str) else picture
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[-1] != 3:
+            raise ValueError(
+                f"the picture of the control {control.attachment!r} must be uint8 [H, W, 3]; got {picture.dtype} "
+                f"{list(picture.shape)}"
+            )
+        if attachment.inpaints and picture.shape[:2] == tuple(size):  # `read` refuses a picture of another size
+            picture = np.dstack([picture, _painted(control, size)])
+        try:
+            array = attachment.read(picture, size)
+        except ValueError as error:
+            raise ValueError(f"the picture of the control {control.attachment!r} does not fit: {error}") from None
+        ready.append(OpenedControl(attachment, array[None], control, _mask(control, attachment, size)))
+    return tuple(ready)
+
+
+def _check_mode(control: Control, attachment: Attachment) -> None:
+    """Refuses a kind of control that is missing or unknown to the attachment; a ValueError names the control."""
+    if (control.mode is None) != (attachment.modes == 0) or (control.mode or 0) >= max(attachment.modes, 1):
+        valid = f"0 to {attachment.modes - 1}, one of the kinds that it knows" if attachment.modes else "None"
+        raise ValueError(f"the control {control.attachment!r} has mode = {control.mode}. Valid: {valid}")
+
+
+def _mask(control: Control, attachment: Attachment, size: tuple[int, int]) -> np.ndarray | None:
+    """The checked mask of a control; a ValueError names the control and both sizes."""
+    if control.mask is None or attachment.inpaints:
+        return None
+    if not attachment.masked:
+        raise ValueError(
+            f"the mask of the control {control.attachment!r} would have no effect, because this attachment acts on "
+            "the whole picture; leave the mask out"
+        )
+    return _read_mask(control, size)[None].astype(np.float32)
+
+
+def _painted(control: Control, size: tuple[int, int]) -> np.ndarray:
+    """The mask of an inpainting control, uint8 [H, W], 255 where the picture is repainted."""
+    if control.mask is None:
+        raise ValueError(
+            f"the control {control.attachment!r} has no mask, but this attachment inpaints. Valid: a mask, white "
+            "where the picture is to be painted"
+        )
+    return 255 * _read_mask(control, size).astype(np.uint8)
+
+
+def _read_mask(control: Control, size: tuple[int, int]) -> np.ndarray:
+    """The mask of a control, Bool [H, W]."""
+    if isinstance(control.mask, str):
+        return pictures.read_mask(control.mask, size)
+    if control.mask is None or control.mask.shape != tuple(size) or control.mask.dtype != bool:
+        actual = "none" if control.mask is None else f"{control.mask.dtype} {list(control.mask.shape)}"
+        raise ValueError(
+            f"the mask of the control {control.attachment!r} must be Bool with the size of the pictures {list(size)}; "
+            f"got {actual}"
+        )
+    return control.mask

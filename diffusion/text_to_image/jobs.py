@@ -28,11 +28,11 @@ from diffusion.guidance import Stepwise, Unpaired
 from diffusion.models import facts
 from diffusion.models.interchange import schedulers
 from diffusion.published.pipeline_kinds import Usual
-from diffusion.sampling import caching, watermarks
+from diffusion.sampling import caching, editing, watermarks
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import programs, video_models
-from diffusion.text_to_image.attached import Attached, Opened, opened
-from diffusion.text_to_image.canvas import Canvas, edited_images
+from diffusion.text_to_image.attached import Attached
+from diffusion.text_to_image.canvas import Canvas, OpenedControl, edited_images, opened_controls
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.programs import Course, compiled
@@ -175,7 +175,7 @@ class Job(NamedTuple):
     usual: Usual
     canvas: Canvas
     course: Course
-    controls: tuple[Opened, ...] = ()
+    controls: tuple[OpenedControl, ...] = ()
     reference: np.ndarray | None = None
     images: tuple[np.ndarray, ...] = ()
 
@@ -187,14 +187,15 @@ class Job(NamedTuple):
             FileNotFoundError, ValueError: if the request does not fit the model.
         """
         request = request.resolved(model)
-        usual = model.usual.overridden(request.steps, request.guidance)
+        assert request.steps is not None and request.guidance is not None  # they are resolved
+        usual = Usual(request.steps, request.guidance)
         request.check(model)
         video_models.check(request, model)
         first, *ends = request.images if model.kind.video is not None and request.images else (request.image,)
         canvas = Canvas.open(first, request.mask).extended(request.margins)
         images = () if ends else edited_images(request.images, model.kind.several, model.multiple)
         size = request.size(model, canvas.image, images)
-        controls = opened(request.controls, model.attachments, size)
+        controls = opened_controls(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)
         video_models.check_learned(model, size, frames)
         tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
@@ -204,7 +205,7 @@ class Job(NamedTuple):
         trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
         complete_plan = trajectory.plan
         if request.resamplings > 1:
-            plan = programs.repeated(complete_plan, first, request.resamplings)
+            plan = editing.repaint_quarters(complete_plan, first, request.resamplings)
         else:
             plan = schedulers.later_steps(complete_plan, request.sampler, first)
         trajectory = trajectory._replace(plan=plan)

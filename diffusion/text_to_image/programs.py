@@ -13,7 +13,6 @@ __all__ = [
     "decoded",
     "noised",
     "pictures",
-    "repeated",
     "sampled",
     "stepwise",
     "with_clock",
@@ -44,7 +43,6 @@ from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.guided_denoiser import denoise
 from diffusion.text_to_image.regions import NOWHERE, Places
 
-QUARTERS = 4  # number of parts of a trajectory; `resamplings` repeats all but the last
 REFERENCE = 7  # folded into the keys of a reference's noise, which no other draw has
 
 
@@ -52,12 +50,6 @@ def noised(schedule: NoiseSchedule, plan: timesteps.Plan, known: Array, noise: A
     """The start of a trajectory at a picture: alpha known + sigma noise at the plan's first time."""
     t = plan.t[0]
     return schedule.alpha(t) * known + schedule.sigma(t) * noise
-
-
-def repeated(plan: timesteps.Plan, first: int, resamplings: int) -> timesteps.Plan:
-    """The plan from the step `first` on; with `resamplings`, RePaint repeats each quarter but the last."""
-    grid = plan.grid[first:]
-    return editing.repaint(grid, max((len(grid) - 1) // QUARTERS, 1), resamplings)
 
 
 class Kept(NamedTuple):

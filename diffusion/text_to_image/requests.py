@@ -349,16 +349,16 @@ class Request:
 
     def resolved(self, model: Any) -> Self:
         """The request, with the model's own steps, guidances and sampler if it names none."""
-        steps, guidance = model.usual.overridden(self.steps, self.guidance)
-        sampler = self.sampler or (MOVING if self.words else model.process.sampler)
-        changes = {"steps": steps, "guidance": guidance, "sampler": sampler}
+        sampler = MOVING if self.words else model.process.sampler
+        request = self.completed({**model.usual._asdict(), "sampler": sampler})
+        changes: dict[str, Any] = {}
         if self.image_guidance is None:
             changes["image_guidance"] = 1.0 if model.distilled else model.kind.image_guidance
         if self.perturbed_guidance is None:
             changes["perturbed_guidance"] = model.kind.perturbed_guidance
         if model.kind.several and self.image is not None and self.strength is None and not self.keeps:
             changes |= {"image": None, "images": (self.image, *self.images)}
-        return dataclasses.replace(self, **changes)
+        return dataclasses.replace(request, **changes)
 
     def check(self, model: Any) -> None:
         """Checks a resolved request against a model, and warns of a setting without effect.

@@ -110,7 +110,7 @@ class Trained:
         recipe = self._configured(request)
         labels = self._labels(request)
         first = request.first_step(len(recipe.sampling.plan.t))
-        plan = programs.repeated(recipe.sampling.plan, first, request.resamplings)
+        plan = editing.repaint_quarters(recipe.sampling.plan, first, request.resamplings)
         if recipe.sampling.cache is not None:  # the cache of the remaining steps
             along = caching.evaluations(plan, recipe.sampling.plan)
             cache = call(names.CACHES, recipe.config.sample.cache, "config.sample.cache", "cache", **along)

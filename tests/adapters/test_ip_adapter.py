@@ -25,7 +25,7 @@ from diffusion.published.flux.network import Flux
 from diffusion.published.pixart.network import PixArt
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion.table import FAMILY, PUBLISHED
-from diffusion.text_to_image import attached
+from diffusion.text_to_image import attached, canvas
 from diffusion.text_to_image.picture_controls import Control
 from tests.drawn_parameters import drawn as parameters
 from tests.peers.made_weights import drawn, made
@@ -231,7 +231,7 @@ def latents(model, kinds, weights, names, masks):
     conditional, unconditional = text_to_image.conditions(model, ["a cat"], "bad", 5.0, 16, 16)
     ready = []
     for kind, weight, name, mask in zip(kinds, weights, names, masks):
-        (one,) = attached.opened([Control(kind, picture(name), weight, mask=mask)], model.attachments, (16, 16))
+        (one,) = canvas.opened_controls([Control(kind, picture(name), weight, mask=mask)], model.attachments, (16, 16))
         seen = one.attachment.encode(one.attachment.params, jnp.asarray(one.picture))
         ready.append(attached.Attached(one.attachment, seen, jnp.float32(weight), jnp.array([0.0, 1.0]), one.mask))
     process = schedulers.read(made_pipelines.fixture("sd")[0]["walks"]["ddim"])

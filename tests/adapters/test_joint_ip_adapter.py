@@ -24,7 +24,7 @@ from diffusion.models.layers import extra_attention
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion_3.network import MMDiT
-from diffusion.text_to_image import attached
+from diffusion.text_to_image import attached, canvas
 from diffusion.text_to_image.picture_controls import Control
 from tests.adapters.test_ip_adapter import picture
 from tests.peers.made_weights import drawn, made
@@ -141,7 +141,7 @@ def theirs():
 def latents(model, weight=0.7):
     """Those of a prompt, a negative prompt and a picture after four steps, as in tests/peers/joint_ip_adapters.py."""
     conditional, unconditional = text_to_image.conditions(model, ["a cat"], "bad", 5.0, 16, 16)
-    (one,) = attached.opened([Control("style", picture("first"), weight)], model.attachments, (16, 16))
+    (one,) = canvas.opened_controls([Control("style", picture("first"), weight)], model.attachments, (16, 16))
     seen = one.attachment.encode(one.attachment.params, jnp.asarray(one.picture))
     ready = [attached.Attached(one.attachment, seen, jnp.float32(weight), jnp.array([0.0, 1.0]))]
     trajectory = schedulers.trajectory(model.process, "euler", 4, tokens=16)

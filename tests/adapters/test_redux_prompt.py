@@ -16,7 +16,7 @@ from diffusion.models.layers.joint_conditions import lengthened
 from diffusion.published.flux import redux_prompt
 from diffusion.published.flux.network import Flux
 from diffusion.published.flux.redux import Redux
-from diffusion.text_to_image import attached
+from diffusion.text_to_image import attached, canvas
 from diffusion.text_to_image.picture_controls import Control
 from tests.adapters.test_ip_adapter import picture
 from tests.peers.made_weights import drawn
@@ -68,7 +68,7 @@ def theirs():
 def latents(model):
     """Those of a prompt and a picture after four steps, and the text with its tokens, as in tests/peers/redux.py."""
     conditional, _ = text_to_image.conditions(model, ["a cat"], None, 3.5, 16, 16)
-    (one,) = attached.opened([Control("look", picture("first"))], model.attachments, (16, 16))
+    (one,) = canvas.opened_controls([Control("look", picture("first"))], model.attachments, (16, 16))
     seen = jax.jit(one.attachment.encode)(one.attachment.params, jnp.asarray(one.picture))
     ready = [attached.Attached(one.attachment, seen, jnp.float32(1), jnp.array([0.0, 1.0]))]
     trajectory = schedulers.trajectory(model.process, "euler", 4, tokens=16)

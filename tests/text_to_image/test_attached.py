@@ -29,7 +29,7 @@ from diffusion.published.stable_diffusion.control_net import ControlNet
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion_3.control_net import MMDiTControlNet
 from diffusion.published.stable_diffusion_3.network import MMDiT
-from diffusion.text_to_image import attached, pipelines, png, programs
+from diffusion.text_to_image import canvas, pipelines, png, programs
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request
@@ -133,7 +133,7 @@ def test_an_attachment_that_inpaints_reads_what_is_kept_and_where():
     mask[1:, 1:] = True
     one = Attachment(jnp.float32(1.0), read=same_size_to_inpaint, entries=None, latents=True, inpaints=True)
     control = Control("paint", shown, mask=mask)
-    (read,) = attached.opened([control], {"paint": one}, (4, 4))
+    (read,) = canvas.opened_controls([control], {"paint": one}, (4, 4))
     assert read.mask is None
     np.testing.assert_array_equal(read.picture[0, ..., 3], ~mask)
     np.testing.assert_array_equal(
@@ -145,11 +145,11 @@ def test_an_attachment_that_inpaints_reads_what_is_kept_and_where():
     np.testing.assert_allclose(seen[0, :, :, 3], [[1, 1], [1, 0]])
     np.testing.assert_allclose(seen[0, :, :, 0], [[1.5, 1.5], [1.5, -4.5]])  # (z - 0.5) 3
     with pytest.raises(ValueError, match=r"'paint' has no mask, but this attachment inpaints\..*a mask,"):
-        attached.opened([control._replace(mask=None)], {"paint": one}, (4, 4))
+        canvas.opened_controls([control._replace(mask=None)], {"paint": one}, (4, 4))
     with pytest.raises(ValueError, match="mask of the control 'paint' must be Bool with"):
-        attached.opened([control._replace(mask=mask[:2])], {"paint": one}, (4, 4))
+        canvas.opened_controls([control._replace(mask=mask[:2])], {"paint": one}, (4, 4))
     with pytest.raises(ValueError, match=r"picture of the control 'paint' does not fit: it has 2 x 4 pixels"):
-        attached.opened([control._replace(picture=shown[:2])], {"paint": one}, (4, 4))
+        canvas.opened_controls([control._replace(picture=shown[:2])], {"paint": one}, (4, 4))
 
 
 @pytest.mark.parametrize("text, control", [
@@ -196,7 +196,7 @@ def test_a_text_that_is_no_control_is_refused():
 ])  # fmt: skip
 def test_a_control_that_does_not_fit_is_refused_in_a_sentence(control, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        attached.opened([Control.read(control)], {"edges": constant(1.0)}, (8, 8))
+        canvas.opened_controls([Control.read(control)], {"edges": constant(1.0)}, (8, 8))
 
 
 def test_a_file_for_another_base_is_refused_by_its_first_leaf():
@@ -348,7 +348,7 @@ def latents(model, controls, steps):
     ready = [
         Attached(one.attachment, one.attachment.encode(one.attachment.params, jnp.asarray(one.picture)),
                  jnp.float32(one.control.weight), jnp.asarray(one.control.times))
-        for one in attached.opened(controls, model.attachments, (16, 16))
+        for one in canvas.opened_controls(controls, model.attachments, (16, 16))
     ]  # fmt: skip
     trajectory = schedulers.trajectory(model.process, "ddim", steps)
 
@@ -407,7 +407,7 @@ def test_five_controlled_steps_end_where_diffusers_pipeline_does(base, name):
         side = case.get("side", 16)
         mask = PAINTED if case.get("inpaints") else None
         control = Control(used, picture(shown, side), scale, mode=mode, mask=mask)
-        ((attachment, read, _, _),) = attached.opened([control], model.attachments, (side, side))
+        ((attachment, read, _, _),) = canvas.opened_controls([control], model.attachments, (side, side))
         seen = programs.control_inputs(
             model, types.SimpleNamespace(tile=0), model.params["vae"], attachment, jnp.asarray(read)
         )
@@ -495,7 +495,9 @@ def test_a_mask_of_an_inpainting_control_is_black_and_white():
     """As a picture's alpha has it: 255 where it is painted, 0 elsewhere."""
     mask = np.eye(4, dtype=bool)
     one = Attachment(jnp.float32(1.0), read=lambda picture, size: picture, entries=None, inpaints=True)
-    (read,) = attached.opened([Control("paint", np.zeros((4, 4, 3), np.uint8), mask=mask)], {"paint": one}, (4, 4))
+    (read,) = canvas.opened_controls(
+        [Control("paint", np.zeros((4, 4, 3), np.uint8), mask=mask)], {"paint": one}, (4, 4)
+    )
     np.testing.assert_array_equal(read.picture[0, ..., 3], np.where(mask, 255, 0))
 
 
@@ -504,7 +506,7 @@ def test_a_kind_of_control_is_one_that_the_attachment_knows():
     for modes, valid, wrong in ((0, [None], [0, 1]), (1, [0], [None, 1]), (3, [0, 2], [None, 3])):
         one = Attachment(jnp.float32(1.0), read=lambda picture, size: picture, entries=None, modes=modes)
         for mode in valid:
-            attached.opened([Control("edges", shown, mode=mode)], {"edges": one}, (4, 4))
+            canvas.opened_controls([Control("edges", shown, mode=mode)], {"edges": one}, (4, 4))
         for mode in wrong:
             with pytest.raises(ValueError, match=f"mode = {mode}"):
-                attached.opened([Control("edges", shown, mode=mode)], {"edges": one}, (4, 4))
+                canvas.opened_controls([Control("edges", shown, mode=mode)], {"edges": one}, (4, 4))

@@ -8,7 +8,7 @@ import pytest
 
 from diffusion.models.interchange.family import Refusal
 from diffusion.published.pipeline_kinds import Attachable
-from diffusion.text_to_image import attached, jobs
+from diffusion.text_to_image import attached, canvas, jobs
 from diffusion.text_to_image.picture_controls import Control
 
 
@@ -59,8 +59,8 @@ def test_a_job_sees_each_control_with_its_weight_times_kind_and_mask(monkeypatch
     monkeypatch.setattr(jobs, "program", lambda model, course, name, make: encode)
     mask = np.ones((1, 4, 4), np.float32) / 2
     controls = (
-        attached.Opened("edges", np.full((1, 2, 2, 3), 1.0), Control("edges", None, 0.5, times=(0.2, 0.9)), mask),
-        attached.Opened("union", np.full((1, 2, 2, 3), 2.0), Control("union", None, mode=3), None),
+        canvas.OpenedControl("edges", np.full((1, 2, 2, 3), 1.0), Control("edges", None, 0.5, times=(0.2, 0.9)), mask),
+        canvas.OpenedControl("union", np.full((1, 2, 2, 3), 2.0), Control("union", None, mode=3), None),
     )
     job = types.SimpleNamespace(controls=controls, course=None)
     first, second = jobs.Job.attached(job, types.SimpleNamespace(params={"vae": None}))

@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from diffusion import samplers, text_to_image
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import attached, pipelines, programs
+from diffusion.text_to_image import canvas, pipelines, programs
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request
@@ -50,7 +50,9 @@ def test_six_perturbed_steps_end_where_diffusers_class_does(case, tmp_path):
     conditional, unconditional = text_to_image.conditions(model, prompts, "bad", scale, size, size)
     ready = []
     if model.attachments:
-        ((one, read, _, _),) = attached.opened([Control("controlnet", picture("edges"))], model.attachments, (16, 16))
+        ((one, read, _, _),) = canvas.opened_controls(
+            [Control("controlnet", picture("edges"))], model.attachments, (16, 16)
+        )
         seen = one.encode(one.params, jnp.asarray(read))
         ready = [Attached(one, seen, jnp.float32(1.0), jnp.asarray((0.0, 1.0)))]
     trajectory = schedulers.trajectory(model.process, SAMPLERS[base], STEPS, tokens=16)

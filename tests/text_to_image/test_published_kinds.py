@@ -10,6 +10,7 @@ from diffusion import text_to_image
 from diffusion.models.interchange.family import Refusal
 from diffusion.text_to_image import pipelines
 from diffusion.text_to_image.pipelines import KINDS, Usual
+from diffusion.text_to_image.requests import Request
 from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
@@ -124,9 +125,10 @@ def test_a_class_that_is_not_supported_is_refused_with_its_relatives():
         pipelines.kind_of("Unheard", pathlib.Path("folder"))
     assert pipelines.kind_of("FluxPipeline", pathlib.Path("folder")) is KINDS["FluxPipeline"]
     assert pipelines.distilled(STRENGTH) and pipelines.distilled(WIDTH) and not pipelines.distilled(PLAIN)
-    usual = Usual(30, 7.5)
-    assert (usual.overridden(None, None), usual.overridden(0, None), usual.overridden(None, 0.0)) == (
-        usual, (0, 7.5), (30, 0.0))  # fmt: skip
+    completed = lambda **named: Request(**named).completed(Usual(30, 7.5)._asdict())
+    steps_and_guidance = [(request.steps, request.guidance) for request in (
+        completed(), completed(steps=3), completed(guidance=0.0))]  # fmt: skip
+    assert steps_and_guidance == [(30, 7.5), (3, 7.5), (30, 0.0)]
 
 
 @pytest.mark.extended

@@ -12,8 +12,9 @@ from diffusion import text_to_image, timesteps
 from diffusion.guidance import Unpaired
 from diffusion.io import pictures
 from diffusion.models.layers import attention_records
+from diffusion.sampling import editing
 from diffusion.text import Tokenizer
-from diffusion.text_to_image import png, programs
+from diffusion.text_to_image import png
 from diffusion.text_to_image.regions import Places, Region, Word, ends, on_latents, token_places
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
@@ -84,9 +85,9 @@ def test_words_act_in_the_first_half_and_in_the_first_fifth_of_the_steps():
     """Of few steps, too, and of those that are left; steps that are repeated count once."""
     grid = np.array([0.752, 0.502, 0.252, 0.002, 0.0])
     assert ends(timesteps.plan(grid)) == (0.502, 0.752)
-    assert ends(programs.repeated(timesteps.plan(grid), 1, 1)) == (0.252, 0.502)
+    assert ends(editing.repaint_quarters(timesteps.plan(grid), 1, 1)) == (0.252, 0.502)
     fifty = np.linspace(1, 0, 51)
-    for plan in (timesteps.plan(fifty), programs.repeated(timesteps.plan(fifty), 0, 3)):
+    for plan in (timesteps.plan(fifty), editing.repaint_quarters(timesteps.plan(fifty), 0, 3)):
         assert ends(plan) == (fifty[24], fifty[9])
 
 
