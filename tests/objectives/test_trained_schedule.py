@@ -12,7 +12,7 @@ from diffusion.experiments.sampling import generate
 from diffusion.recipe import ConfigError, checks, learned_schedule
 from diffusion.training import sharding
 
-FIRST = learned_schedule.learned(log_snr_max=6.0, log_snr_min=-4.0, features=5)
+FIRST = learned_schedule.learned(log_snr_max=6.0, log_snr_min=-4.0, features=5, seed=2)
 GRID = {"name": "uniform_log_snr", "sigma_min": 0.1, "sigma_max": 2.5}
 KEYS = jax.random.split(jax.random.key(0), 3)
 BATCH = {"x": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 4)), jnp.float32), "condition": None}
@@ -27,7 +27,9 @@ def test_its_value_is_that_of_the_objective_under_the_schedule_of_these_paramete
     head = trained.heads["schedule"]
     ends = head.init(jax.random.key(3), 0, 0)
     assert {name: float(end) for name, end in ends.items()} == {"log_snr_max": 6.0, "range": 10.0}
-    shape = schedules.init_learned(jax.random.key(0), 6.0, -4.0, 5)
+    shape = schedules.init_learned(jax.random.key(2), 6.0, -4.0, 5)
+    t = jnp.linspace(0.0, 1.0, 5)
+    np.testing.assert_allclose(FIRST.log_snr(t), schedules.learned(shape).log_snr(t), rtol=1e-6)
 
     @jax.jit
     def both(ends):
