@@ -92,14 +92,16 @@ def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
 
     Raises:
         ValueError: for rewards of another shape; outside of `jit`, for one that is not finite, whose example is named.
-            A compiled step has a loss there that is not finite, and `diffusion reproduce` names the example.
+            A compiled step receives NaN in place of such a reward, so that its example's loss is not finite, and
+            `diffusion reproduce` names the example.
     """
     rewards = reward(x_0, condition)
     require_shape(rewards, x_0.shape[:1], "the rewards, one number an example,")
     if not isinstance(rewards, Tracer) and not np.isfinite(rewards).all():
         worst = int(np.argmin(np.isfinite(rewards)))
         raise ValueError(f"the reward of example {worst} is {float(rewards[worst])}. Valid: finite rewards")
-    return rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
+    rewards = rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
+    return jnp.where(jnp.isfinite(rewards), rewards, jnp.nan)  # exp(-inf) and clipped advantages would hide it
 
 
 def repeat_in_groups(condition: Any, group: int) -> Any:

@@ -1,5 +1,7 @@
 """Rewards: what they receive, no gradient through them, and one that is not finite in the loss of its example alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,8 +18,8 @@ UNIFORM = timesteps.uniform_density(FLOW, t_min=0.1)
 WEIGHTING = weightings.constant(X0)
 
 
-def broken(x, condition):
-    return jnp.where(jnp.arange(8) == 5, jnp.nan, x[:, 0])
+def broken(x, condition, value=jnp.nan):
+    return jnp.where(jnp.arange(8) == 5, value, x[:, 0])
 
 
 PLAIN = objectives.denoising(X0, WEIGHTING, UNIFORM)
@@ -34,8 +36,9 @@ KEYS = jax.random.split(jax.random.key(0), 8)
 
 @pytest.mark.extended
 @pytest.mark.parametrize("name", MADE)
-def test_the_loss_of_its_example_alone_is_not_finite(name):
-    objective = MADE[name](broken)
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_the_loss_of_its_example_alone_is_not_finite(name, value):
+    objective = MADE[name](functools.partial(broken, value=value))
     losses = jax.jit(lambda keys: objective(NETWORKS, FLOW, keys, {"x": jnp.zeros((8, 1))}, 0)[0])(KEYS)
     np.testing.assert_array_equal(np.isfinite(losses), np.arange(8) != 5)
 
