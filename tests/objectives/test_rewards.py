@@ -75,6 +75,11 @@ def test_a_reward_of_captions_sees_pictures():
     np.testing.assert_allclose(seen(jnp.array([[1.0], [2.0]]), jnp.array([10.0, 20.0])), [113, 226])
 
 
+def test_a_group_of_equal_rewards_has_no_advantages():
+    """The other group's two are a deviation of 1 away from its mean, which grows by 1e-4."""
+    np.testing.assert_allclose(advantages(jnp.array([2.0, 2.0, 1.0, 3.0]), 2), [0, 0, -1 / 1.0001, 1 / 1.0001])
+
+
 def test_no_gradient_goes_through_advantages_and_rollouts():
     weights = jnp.array([1.0, 2.0, 3.0, 5.0])
     of_rewards = lambda rewards: (weights * advantages(rewards, 2)).sum()

@@ -39,7 +39,18 @@ ENTRIES = {
         "beta": 0.01,
         "policy": "target",
     },
+    "reward_backpropagation": {
+        "name": "reward_backpropagation",
+        "reward": {"name": "near_value", "value": 0.5},
+        "last": 1,
+    },
+    "reward_weights": {
+        "name": "flow_matching",
+        "density": {"name": "uniform_density"},
+        "wrappers": ({"name": "reward_weights", "reward": {"name": "near_value", "value": 0.5}, "beta": 0.5},),
+    },
 }
+WITHOUT_REFERENCE = ("reward_backpropagation", "reward_weights")
 
 
 def small():
@@ -56,8 +67,11 @@ def small():
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
+    return made_reference(tmp_path_factory.mktemp("reference"))
+
+
+def made_reference(folder):
     """The folder of a trained model, and of files of pictures of which one was preferred to the other."""
-    folder = tmp_path_factory.mktemp("reference")
     config = small()
     config.train.steps = 2
     assert train.run(config, folder) == 0
@@ -70,8 +84,10 @@ def reference(tmp_path_factory):
 def post_training(name, folder, steps, rejected="rejected"):
     config = small()
     config.objective = dict(ENTRIES[name])
-    config.teacher.path = config.init_from.path = str(folder)
-    config.teacher.parameterization = config.parameterization
+    config.init_from.path = str(folder)
+    if name not in WITHOUT_REFERENCE:
+        config.teacher.path = str(folder)
+        config.teacher.parameterization = config.parameterization
     config.train.steps = steps
     config.optimizer.update({"decay": "constant", "warmup": 1})
     config.checkpoint.every = 2

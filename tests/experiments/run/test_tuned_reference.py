@@ -25,6 +25,8 @@ ENTRIES = {
     "policy_gradient": {"beta": 0.01, "sampler": {"name": "ddim", "eta": 1.0}, **REWARD},
     "diffusion_nft": {"divergence": 0.01, **UNIFORM, **REWARD},
     "adjoint_matching": {"beta": 0.5, "weighting": {"name": "constant"}, "reward": REWARD["reward"]},
+    "reward_backpropagation": {"reward": REWARD["reward"], "last": 1},
+    "denoising": {**UNIFORM, "wrappers": ({"name": "reward_weights", "beta": 0.5, "reward": REWARD["reward"]},)},
     "latent_consistency_distillation": {"guidance": 1.0, "solver_steps": 4, "exact_end": True},
     "distribution_matching": {"density": UNIFORM["density"], "samples": {"name": "backward_simulation"}},
 }
