@@ -55,6 +55,13 @@ def test_the_vector_is_the_gradient_within_its_limit_and_labels_stay():
     np.testing.assert_allclose(gated(x, jnp.array([0.1, 1.0])), x + np.array([[-1, -3], [20, -5]]))
 
 
+def test_no_derivative_passes_through_the_vector():
+    """Of the sum of x + 10 g with g = -x a derivative through g would be -9."""
+    informed = objectives.with_density_gradient(lambda x, t, c: x, lambda x: -jnp.sum(x**2, -1) / 2, lambda t: 10 * t)
+    slope = jax.grad(lambda x: informed(x, jnp.ones(2)).sum())(jnp.array([[1.0, 0.3], [-2.0, 0.5]]))
+    np.testing.assert_array_equal(slope, 1)
+
+
 class Informed(nn.Module):
     """A network of the library that receives the gradient, as a config names one."""
 

@@ -124,6 +124,17 @@ def test_the_loss_is_the_papers():
     np.testing.assert_allclose(metrics["moved"], 3 * AT**2 * 0.16, rtol=1e-5)
 
 
+def test_the_times_of_examples_lie_in_the_strata_of_their_indices():
+    made = objectives.diffusion_nft(
+        V, lambda schedule, t: 1.0, timesteps.uniform_density(FLOW, strata=8), GRID, lambda x, c: x[:, 0], 4
+    )
+    networks = dict.fromkeys(("model", "target"), lambda x, t, c: 0.5 * x)
+    index = jnp.array([9, 3, 0, 6])
+    batch = {"x": jnp.zeros((4, 1)), "index": index}
+    _, metrics = made(networks, FLOW, jax.random.split(jax.random.key(0), 4), batch, 0)
+    np.testing.assert_array_equal(np.floor(8 * np.asarray(metrics["t"])), [1, 3, 0, 6])
+
+
 @pytest.mark.parametrize(
     "fields, words",
     [

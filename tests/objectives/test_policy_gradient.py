@@ -121,6 +121,17 @@ def test_the_ratio_is_clipped_where_a_step_would_go_further(shift):
     assert (np.asarray(slopes)[:, 0] == 0).tolist() == beyond.tolist() and 0 < beyond.sum() < 64
 
 
+def test_where_all_draws_are_clipped_their_share_is_one():
+    """Of the two steps that draw; the third one, onto the data, has no part in it."""
+    made = objectives.policy_gradient(
+        X0, (1.0, 0.6, 0.3, 0.0), lambda x, c: x[:, 0], 2, policy="target", clip=1e-6, sampler=samplers.ddpm()
+    )
+    old = lambda x, t, c: 0.2 * x
+    networks = {"model": lambda x, t, c: 0.3 + old(x, t, c), "target": old}
+    _, metrics = made(networks, FLOW, jax.random.split(jax.random.key(0), 4), {"x": jnp.zeros((4, 1))}, 0)
+    np.testing.assert_array_equal(metrics["clipped"], 1)
+
+
 @pytest.mark.extended
 def test_with_a_linear_reward_the_fixed_point_on_gaussians_is_the_tilted_one():
     """N(0, S) tilted by exp(g x / beta) is N(S g / beta, S).

@@ -62,6 +62,10 @@ def test_the_optimum_is_the_denoiser_of_the_tilted_data():
 
 
 def test_what_cannot_be_weighed_is_refused():
+    """A reward of x sees the padding too, so that a mask of it is refused."""
+    PLAIN.check_real()
+    with pytest.raises(ValueError, match="a mask of padding, which this objective does not support"):
+        objectives.with_reward_weights(PLAIN, objectives.near_value(0.0), 1.0).check_real()
     reward = objectives.near_value(0.0)
     with pytest.raises(ValueError, match="beta = 0 must be positive"):
         objectives.with_reward_weights(PLAIN, reward, 0)

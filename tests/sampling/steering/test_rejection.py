@@ -73,6 +73,14 @@ def test_rewards_at_the_bound_are_accepted_at_once():
     np.testing.assert_array_equal(found.trials, 1)
 
 
+def test_a_trial_whose_reward_is_nan_is_an_error_and_no_refusal():
+    """The first draws of some of the samples have such a reward, and a later one would be accepted."""
+    keys = jax.random.split(jax.random.key(0), 32)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (1,)))
+    with pytest.raises(ValueError, match=r"the reward of sample \d+ is nan\. Valid"):
+        steering.rejected(uniform, lambda x: jnp.where(x[:, 0] > 0.5, jnp.nan, 0.0), keys)
+
+
 def test_what_cannot_be_rejected_is_refused():
     keys = jax.random.split(jax.random.key(0), 3)
     run = lambda log_reward, **more: steering.rejected(draw, log_reward, keys, **more)

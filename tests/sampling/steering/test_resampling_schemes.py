@@ -57,6 +57,14 @@ def test_a_part_is_resampled_and_the_rest_stays():
     assert stays.sum(1).min() >= 4
 
 
+def test_a_part_of_one_particle_changes_nothing():
+    """The smallest part, of a share below one of K."""
+    log_weights = jnp.array([0.3, -1.0, 2.0, 0.0])
+    ancestors, offspring = steering.partial(steering.systematic, 0.01)(jax.random.key(0), log_weights)
+    np.testing.assert_array_equal(ancestors, np.arange(4))
+    np.testing.assert_allclose(offspring, log_weights, rtol=1e-6, atol=1e-6)
+
+
 def test_even_weights_are_left_alone():
     even, uneven = jnp.zeros(8), jnp.array([0.0] + [-9.0] * 7)
     resample = steering.where_uneven(steering.multinomial)

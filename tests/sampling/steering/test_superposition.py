@@ -83,6 +83,21 @@ def test_of_mixtures_each_component_has_its_share_and_the_sum_of_scores_has_anot
     assert np.abs(inside(np.asarray(naive)[:, 0]).mean(0) - truth).max() > 0.15
 
 
+@pytest.mark.extended
+def test_a_step_without_noise_takes_each_model_with_its_share():
+    """One step onto the data, of models that put out 0, 1 and 2, has their numbers alone."""
+    constant = lambda value: lambda x, t: Prediction(jnp.full_like(x, value), x)
+    branches = guidance.separately(*(constant(value) for value in (0.0, 1.0, 2.0)))
+    count, shares = 4096, np.array([0.2, 0.5, 0.3])
+    keys = jax.random.split(jax.random.key(0), count)
+    plan = timesteps.plan(np.array([1.0, 0.0]))
+    x = jnp.zeros((count, 1))
+    particles = steering.mixed(samplers.ddpm(), branches, shares.tolist(), SCHEDULE, x, plan, keys, number=1)
+    found = np.bincount(np.round(np.asarray(particles.x)[:, 0]).astype(int), minlength=3) / count
+    np.testing.assert_array_less(np.abs(found - shares), 4.5 * np.sqrt(shares * (1 - shares) / count))
+    np.testing.assert_allclose(particles.x, np.round(particles.x), atol=1e-5)
+
+
 def test_one_model_is_sample():
     keys = jax.random.split(jax.random.key(0), 12)
     x = samplers.prior(SCHEDULE, jax.random.split(jax.random.key(1), 12), (2,))
