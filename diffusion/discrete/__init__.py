@@ -103,7 +103,7 @@ from diffusion.discrete.steps import (
     theta_trapezoidal as theta_trapezoidal,
 )
 from diffusion.discrete.symbol_classification import noisy_symbol_classification as noisy_symbol_classification
-from diffusion.discrete.symbol_classifier import classifier as classifier
+from diffusion.discrete.symbol_classifier import classifier as classifier, guided_rates as guided_rates
 from diffusion.discrete.symbol_guidance import (
     PredictionBranches as PredictionBranches,
     classifier_free as classifier_free,

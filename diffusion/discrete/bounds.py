@@ -28,6 +28,10 @@ from diffusion.discrete.processes import check_symbols, over_positions
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.token_masks import TokenMasks
 
+LEAST = 1e-7  # of alpha: rates are infinite at 0
+BELOW_ONE = 1 - 2**-24  # the last time before 1 in float32
+TINY = 2.0**-126  # the least float32, for the logarithm of what a prediction excludes
+
 LogLikelihood = Callable[[Array, Array, Array], Array]
 """(x_t int `[B, ...]`, t `[B]`, x_0 int `[B, ...]`) -> log p(x_0 | x_t) at masked positions, float32 `[B, ...]`."""
 
@@ -162,7 +166,9 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
         t: `[B]` times in (0, 1), uniform for the bound.
 
     Returns:
-        float32 `[B]` in nats an example, without the distance of q(x_1 | x_0) from the prior, which is 0.
+        float32 `[B]` in nats an example, without the distance of q(x_1 | x_0) from the prior, which is 0. At t = 1,
+        where rates are infinite, it is the number for alpha = 1e-7. At t = 0 it is finite, and 0 where x_t alone is
+        predicted.
 
     Raises:
         ValueError: for a path of distances or token masks, and as `noised`.
@@ -178,11 +184,17 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
 
 def score_entropy_at(process: AnyProcess, log_p: Array, x_t: Array, x0: Array, t: Array) -> Array:
     """The score entropy of a prediction log p(x_0 | x_t) at x_t: what `score_entropy_bound` is the mean of."""
+    t = jnp.minimum(t, jnp.minimum(process.keeping.time(LEAST), BELOW_ONE))
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
     model = process.ratios(x_t, jnp.exp(log_p), t)
     data = process.ratios(x_t, jax.nn.one_hot(x0, process.size), t)
-    log = lambda ratios: jnp.log(jnp.where(ratios > 0, ratios, 1.0))
-    errors = model - data + jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
+    known = jnp.where(data > 0, data, 1.0)
+    excess = jnp.where(data > 0, (model - data) / known, 0.0)
+    near = jnp.abs(excess) < 0.5
+    # Near the noise all ratios come near to each other, and the rates grow as their difference falls.
+    far = jnp.log(jnp.maximum(model, TINY)) - jnp.log(known)
+    log = jnp.where(near, jnp.log1p(jnp.where(near, excess, 0.0)), far)
+    errors = jnp.where(data > 0, known * (excess - log), model)
     summed = process.rates_into(x_t, t) * jnp.where(here, 0.0, errors)
     return over_positions(summed)
 
@@ -217,8 +229,8 @@ def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
     x_t = noised(process, keys, x0, t)
     data = process.posterior(x_t, jax.nn.one_hot(x0, process.size), t, s)
     model = process.posterior(x_t, jnp.exp(predict(x_t, t)), t, s)
-    log = lambda p: jnp.log(jnp.where(p > 0, p, 1.0))
-    terms = jnp.where(data > 0, data * (log(data) - log(model)), 0.0)
+    log_data = jnp.log(jnp.where(data > 0, data, 1.0))
+    terms = jnp.where(data > 0, data * (log_data - jnp.log(jnp.maximum(model, TINY))), 0.0)
     return steps * over_positions(terms)
 
 

@@ -1,6 +1,8 @@
 """Guidance of symbols by a classifier of noised symbols: each replacement of one symbol is weighed by the class."""
 
-__all__ = ["classifier", "first_order_changes", "log_changes"]
+__all__ = ["GuidedJumps", "classifier", "first_order_changes", "guided_rates", "log_changes"]
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +12,11 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import require_shape
 from diffusion.discrete.predictions import Predictor, from_ratios
 from diffusion.discrete.processes import Process
+from diffusion.discrete.rate_processes import AnyProcess, RateProcess
+from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.discrete.token_masks import TokenMasks
 from diffusion.guidance import LogProbability
+from diffusion.timesteps import Plan
 
 LEAST = 1e-3  # of alpha: nearer to the noise than this, float32 ratios say nothing of x_0
 LARGEST = 60.0  # of a logarithm of ratios, whose sums over symbols stay finite in float32
@@ -54,12 +59,18 @@ def classifier(
         (x_t, t) -> log p(x_0 | x_t). It raises ValueError for a classifier with another number than one an example.
 
     Raises:
-        ValueError: for a process whose ratios do not give the law of x_0 near its noise.
+        ValueError: for a process whose ratios do not give the law of x_0 near its noise, and for a path of distances:
+            its velocity is no reversal of jumps, so that the factor above would lead to another law.
     """
+    if isinstance(process, RateProcess):
+        raise ValueError(
+            "classifier: the ratios of a RateProcess do not give the law of x_0 near its noise. Valid: absorbing, "
+            "uniform, mixture or token_masks, or a sampler of discrete.guided_rates"
+        )
     if not isinstance(process, Process | TokenMasks):
         raise ValueError(
-            f"classifier: the ratios of a {type(process).__name__} do not give the law of x_0 near its noise. Valid: "
-            "absorbing, uniform, mixture or token_masks"
+            f"classifier: the jumps of a {type(process).__name__} are no reversal of a process, and a class does not "
+            "change them by the ratio of its probabilities. Valid: absorbing, uniform, mixture or token_masks"
         )
     if scale == 0:
         return predict
@@ -77,6 +88,64 @@ def classifier(
         return from_ratios(process, jnp.minimum(log_ratios, LARGEST), x_t, t)
 
     return guided
+
+
+def guided_rates(
+    sampler: SymbolSampler, log_probability: LogProbability, scale: float = 1.0, exact: bool = False
+) -> SymbolSampler:
+    """Classifier guidance of the reversed jumps themselves, for a process of any rates.
+
+        R_t(y, x_t) p_t(y) / p_t(x_t) (p(c | y) / p(c | x_t))^w,    y = x_t but for one position
+
+    With the exact p(c | x_t), `exact` and w = 1, these are the reversed rates of the data of class c, by Bayes' rule:
+    the jumps of the noise do not depend on c. No law of x_0 is read from ratios, so that `rate_process` has it too.
+
+    Facts:
+        nfe: as many calls of the network as the sampler says, and for each 1 gradient of the classifier; if exact,
+            (positions times symbols) calls of it
+        neutral: w = 0, the sampler exactly
+        paper: Nisonoff et al. 2024, "Unlocking Guidance for Discrete State-Space Diffusion and Flow Models", eq. 3
+
+    Args:
+        sampler: a sampler that reads rates: `euler`, `tau_leaping`, `theta_trapezoidal` or your own.
+        log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, as for `classifier`.
+        scale: guidance scale w.
+        exact: whether every symbol at every position is put to the classifier; else the first-order series in one-hot
+            symbols gives the change of log p(c | x_t).
+
+    Raises:
+        ValueError: for a sampler that reads no rates; when it samples, as `classifier`.
+    """
+    if not sampler.rates:
+        raise ValueError(
+            "guided_rates: this sampler does not read the rates of jumps. Valid: euler, tau_leaping or "
+            "theta_trapezoidal, or discrete.classifier, which guides a prediction"
+        )
+    if scale == 0:
+        return sampler
+
+    def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> Any:
+        guided = GuidedJumps(process, log_probability, scale, exact)
+        return sampler.step(state, predict, guided, plan, i, keys)
+
+    return sampler._replace(step=step)
+
+
+class GuidedJumps:
+    """A process whose reversed jumps are guided, and which is as it was in all else."""
+
+    def __init__(
+        self, process: AnyProcess | TokenMasks, log_probability: LogProbability, scale: float, exact: bool
+    ) -> None:
+        self.process, self.log_probability, self.scale = process, log_probability, scale
+        self.changes = log_changes if exact else first_order_changes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.process, name)
+
+    def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
+        change = self.scale * self.changes(self.log_probability, x_t, t, self.process.size)
+        return self.process.reverse_rates(x_t, x0, t) * jnp.exp(jnp.minimum(change, LARGEST))
 
 
 def log_changes(log_probability: LogProbability, x_t: Array, t: ArrayLike, size: int) -> Array:

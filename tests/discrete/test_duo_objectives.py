@@ -1,5 +1,7 @@
 """Duo's objectives: the bound of uniform processes through Gaussian latents, and the distillation along their paths."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -111,6 +113,51 @@ def test_the_distillation_is_the_divergence_of_both_ends_of_a_path(step, gap):
     losses = np.asarray(jax.jit(distilled, static_argnums=2)(STUDENT, TEACHER, step), np.float64)
     error = losses.std() / np.sqrt(NUMBER)
     assert error < 0.01 and abs(losses.mean() - expected) < 4 * error, (losses.mean(), expected, error)
+
+
+@pytest.mark.extended
+def test_the_optimum_of_the_distillation_is_the_geometric_mean_along_the_paths():
+    """At t = 0.6 with s = 0.35, of every x_t of two positions of three symbols; in float64 by the paths of one noise.
+
+    A symbol of x_t that is not the data's is at s the same, or the data's: (1 - alpha_s) / K, (alpha_s - alpha_t) / K.
+    """
+    process, at, gap = discrete.uniform(discrete.cosine(), 3), 0.6, 0.25
+    rng = np.random.default_rng(2)
+    states = np.array(list(itertools.product(range(3), repeat=2)))
+    p, teacher = rng.dirichlet(np.ones(9)), rng.normal(size=(9, 2, 3))
+    alpha_t, alpha_s = (1 - np.cos(np.pi * (1 - time) / 2) for time in (at, at - gap))
+    one = np.zeros((3, 3, 3))  # [x_0, x_t, x_s]
+    for a, b in itertools.product(range(3), repeat=2):
+        one[a, b, b] = alpha_t + (1 - alpha_t) / 3 if a == b else (1 - alpha_s) / 3
+        if a != b:
+            one[a, b, a] = (alpha_s - alpha_t) / 3
+    np.testing.assert_allclose(one.sum((1, 2)), 1)
+    x0, x_t, x_s = np.meshgrid(range(9), range(9), range(9), indexing="ij")
+    joint = p[:, None, None] * np.prod([one[states[x0, i], states[x_t, i], states[x_s, i]] for i in (0, 1)], 0)
+    joint = joint.sum(0)
+    log_teacher = teacher - np.log(np.exp(teacher).sum(-1, keepdims=True))
+    optimum = np.einsum("ts,slk->tlk", joint / joint.sum(1, keepdims=True), log_teacher)
+
+    density = DENSITY._replace(sample=lambda state, keys, index: (jnp.full(len(keys), at), jnp.ones(len(keys))))
+    objective = discrete.discrete_consistency(process, density, steps=4, stage=10, rounds=1)
+    x = jnp.asarray(states[rng.choice(9, NUMBER, p=p)], jnp.int32)
+
+    @jax.jit
+    def slopes(table, teacher, x, keys):
+        """The mean slopes by each logit of the student `[S, L, K]`, and their errors."""
+        by = lambda table: lambda x, t, condition: table[x[:, 0] * 3 + x[:, 1]]
+        loss = lambda table, x, key: objective(
+            {"model": by(table), "teacher": by(teacher)}, LINE, key[None], {"x": x[None]}, 0
+        )[0][0]
+        each = jax.vmap(jax.grad(loss), (None, 0, 0))(table, x, keys)
+        return each.mean(0), each.std(0) / jnp.sqrt(NUMBER) + 1e-7
+
+    arguments = jnp.asarray(teacher, jnp.float32), x, KEYS
+    found, errors = map(np.asarray, slopes(jnp.asarray(optimum, jnp.float32), *arguments))
+    assert errors.max() < 1e-3 and (np.abs(found) < 4.5 * errors).all(), found / errors
+    away = np.log(np.einsum("ts,slk->tlk", joint / joint.sum(1, keepdims=True), np.exp(log_teacher)))  # another mean
+    moved, errors = map(np.asarray, slopes(jnp.asarray(away, jnp.float32), *arguments))
+    assert (np.abs(moved) > 6 * errors).sum() > 5, moved / errors
 
 
 def test_the_teacher_of_the_distillation_does_not_learn():

@@ -1,14 +1,17 @@
 """Classifier guidance of symbols against conditional laws by sums over all states, and against its series by hand."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from diffusion import discrete, timesteps
-from diffusion.discrete.steps import ancestral_law
-from diffusion.discrete.symbol_classifier import first_order_changes, log_changes
+from diffusion.discrete.steps import ancestral_law, euler_law
+from diffusion.discrete.symbol_classifier import GuidedJumps, first_order_changes, log_changes
 from tests.discrete.enumerated import PROCESSES, Enumerated
+from tests.discrete.test_rate_processes import PROCESSES as RATE_PROCESSES, EnumeratedRates, generator
 
 MASKED = PROCESSES["absorbing"]
 CASES = PROCESSES | {"token_masks": discrete.token_masks(np.array([0.5, 1.0, 3.0]))}
@@ -24,7 +27,7 @@ class Classified(Enumerated):
         self.chance = np.array(CHANCES)[first] * np.where(first == last, 1.0, 0.5)
 
     def conditional(self):
-        data = Classified(self.process, self.positions)
+        data = type(self)(self.process, self.positions)
         data.p = data.p * data.chance / np.sum(data.p * data.chance)
         return data
 
@@ -132,6 +135,91 @@ def test_the_rates_of_the_reversed_jumps_change_by_the_ratio_of_the_classifier(p
     assert np.abs(found / np.maximum(plain, 1e-30) - 1)[plain > 0].max() > 0.05
 
 
+class ClassifiedRates(Classified, EnumeratedRates):
+    """The same data under a process of rates, or under one of the special ones."""
+
+    def matrix(self, alpha):
+        return (EnumeratedRates if isinstance(self.process, discrete.RateProcess) else Enumerated).matrix(self, alpha)
+
+
+RATE_CASES = {name: RATE_PROCESSES[name] for name in ("gaussian", "not reversible")} | {
+    name: CASES[name] for name in ("uniform", "mixture", "absorbing")
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", RATE_CASES)
+def test_guided_rates_are_the_reversed_rates_of_the_class(name):
+    """beta R(y, x) p_t(y | c) / p_t(x | c), in float64; a square root of the ratio for a scale of 1 / 2."""
+    data = ClassifiedRates(RATE_CASES[name])
+    process, t = data.process, 0.6
+    x, times = jnp.asarray(data.states, jnp.int32), jnp.full(len(data.states), t, jnp.float32)
+    table = jnp.exp(data.predictor()(x, times))
+
+    def rates(of):
+        at, size, index = of.at(t), process.size, np.arange(len(of.states))
+        one = generator(process) if isinstance(process, discrete.RateProcess) else np.tile(process.prior, (size, 1))
+        found = np.zeros((len(index), of.positions, size))
+        for state, i, y in itertools.product(index, range(of.positions), range(size)):
+            other = of.states[state].copy()
+            other[i] = y
+            if y != of.states[state, i] and at[state] > 0:
+                ratio = at[(of.states == other).all(1)][0] / at[state]
+                found[state, i, y] = float(process.keeping.rate(t)) * one[y, of.states[state, i]] * ratio
+        return found
+
+    plain, conditional = rates(data), rates(data.conditional())
+    assert np.abs(conditional / np.maximum(plain, 1e-9) - 1)[plain > 0].max() > 0.2
+    for scale, expected in ((1.0, conditional), (0.5, np.sqrt(plain * conditional))):
+        guided = GuidedJumps(process, data.log_probability, scale, exact=True)
+        np.testing.assert_allclose(guided.reverse_rates(x, table, times), expected, rtol=2e-3, atol=1e-5)
+
+
+@pytest.mark.extended
+def test_samples_of_guided_rates_come_to_the_law_of_the_class_by_first_order():
+    data = ClassifiedRates(RATE_PROCESSES["not reversible"])
+    exact, guided = data.conditional(), GuidedJumps(data.process, data.log_probability, 1.0, exact=True)
+    data.prior = lambda: exact.at(0.9)
+    law = lambda predict, process, *arguments: euler_law(predict, guided, *arguments)
+    errors = [np.abs(data.stepped_law(law, np.linspace(0.9, 0.1, n + 1)) - exact.at(0.1)).sum() for n in (24, 48)]
+    assert 0.8 < np.log2(errors[0] / errors[1]) < 1.25, errors
+    assert np.abs(exact.at(0.1) - data.at(0.1)).sum() > 10 * errors[1]
+
+
+@pytest.mark.extended
+def test_a_sampler_of_guided_rates_draws_the_class():
+    data, number = ClassifiedRates(RATE_PROCESSES["gaussian"], positions=1), 2000
+    keys = jax.random.split(jax.random.key(3), (2, number))
+    plan = timesteps.plan(np.linspace(0.98, 0.0, 41))
+
+    def run(sampler):
+        start = discrete.prior(data.process, keys[0], (1,))
+        made = jax.jit(lambda x: discrete.sample(sampler, data.tabled(), data.process, x, plan, keys[1]))(start)
+        return np.bincount(np.asarray(made).ravel(), minlength=4) / number
+
+    found = run(discrete.guided_rates(discrete.tau_leaping(), data.log_probability, exact=True))
+    exact = data.conditional().p
+    assert np.abs(found - exact).max() < 0.05 < 0.1 < np.abs(run(discrete.tau_leaping()) - exact).max()
+
+
+def test_a_class_does_not_change_the_velocity_of_a_path_by_the_ratio_of_its_probabilities():
+    """Why a path of distances is refused: so guided, fine steps in float64 end away from the law of the class."""
+    path = discrete.metric_path(discrete.line_distances(4, power=1.0), scale=1.0)
+    p, chance, ends = np.array([0.4, 0.1, 0.2, 0.3]), np.array(CHANCES), np.linspace(0, 6, 2001)
+    plain = guided = np.full(4, 0.25)
+    for nearness, step in zip(ends, np.diff(ends)):
+        q = np.exp(-nearness * path.distances.T)
+        q /= q.sum(1, keepdims=True)
+        given, seen = p[:, None] * q / (p @ q), (p * chance) @ q / (p @ q)  # p(x_0 | x_t), p(c | x_t)
+        towards = np.maximum(path.distances.T[:, :, None] - path.distances.T[:, None], 0)  # [x_0, x, y]
+        u = np.einsum("ax,ay,axy->xy", given, q, towards)
+        v = u * seen / seen[:, None]
+        plain = plain + step * (plain @ u - plain * u.sum(1))
+        guided = guided + step * (guided @ v - guided * v.sum(1))
+    of_class = p * chance / np.sum(p * chance)
+    assert np.abs(plain - p @ q).sum() < 1e-3 and np.abs(guided - of_class @ q).sum() > 0.1
+
+
 def test_no_strength_is_the_predictor_itself_and_what_does_not_fit_is_refused():
     data = Classified(MASKED)
     predict = data.predictor()
@@ -142,9 +230,19 @@ def test_no_strength_is_the_predictor_itself_and_what_does_not_fit_is_refused():
         wrong(x, t)
     rates = discrete.rate_process(discrete.linear(), discrete.banded_rates(4))
     path = discrete.metric_path(discrete.line_distances(4))
-    for process in (rates, path):
-        with pytest.raises(ValueError, match=r"do not give the law of x_0 near its noise\. Valid: absorbing, uniform"):
-            discrete.classifier(predict, process, data.log_probability)
+    with pytest.raises(
+        ValueError, match=r"do not give the law of x_0 near its noise\. Valid: .* discrete\.guided_rates"
+    ):
+        discrete.classifier(predict, rates, data.log_probability)
+    with pytest.raises(
+        ValueError, match="the jumps of a MetricPath are no reversal of a process, and a class does not"
+    ):
+        discrete.classifier(predict, path, data.log_probability)
+    for sampler in (discrete.ancestral(), discrete.metric_flow(), discrete.corrected()):
+        with pytest.raises(ValueError, match="guided_rates: this sampler does not read the rates of jumps"):
+            discrete.guided_rates(sampler, data.log_probability)
+    euler = discrete.euler()
+    assert discrete.guided_rates(euler, data.log_probability, 0.0) is euler
 
 
 @pytest.mark.extended

@@ -1,5 +1,7 @@
 """Ends of what symbols can be: two, one position, all or nothing masked, both ends of t, rare ones and many."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 
 from diffusion import discrete, timesteps
 from diffusion.discrete import steps
+from diffusion.discrete.bounds import score_entropy_at
 from tests.discrete.enumerated import PROCESSES, Enumerated
-from tests.discrete.test_rate_processes import PROCESSES as RATE_PROCESSES, RATES, EnumeratedRates
+from tests.discrete.test_rate_processes import PROCESSES as RATE_PROCESSES, RATES, EnumeratedRates, generator
 from tests.discrete.test_symbol_samplers import SAMPLERS
 
 LINE = discrete.linear()
@@ -67,6 +70,63 @@ def test_the_bound_of_masks_is_finite_where_nothing_and_where_all_is_masked(t, w
     assert np.isfinite(jax.grad(lambda logits: losses(logits).sum())(logits)).all()
     block = discrete.block_bound(lambda x, t: blind(process)(x, t), process, keys, x0, jnp.full(2, t), 3)
     np.testing.assert_allclose(block, weight * 3 * np.log(3) * np.ones(2), rtol=1e-6)
+
+
+NEAR_THE_NOISE = {
+    "masks": discrete.absorbing(LINE, 4),
+    "uniform": discrete.uniform(LINE, 4),
+    "mixture": discrete.mixture(LINE, [0.5, 0.3, 0.2, 0.0]),
+    "rates": RATE_PROCESSES["gaussian"],
+    "rates that cannot be reversed": RATE_PROCESSES["not reversible"],
+}
+
+
+def score_entropy(data, p, alpha):
+    """The score entropy of one position in float64 at alpha = 1 - t, for every x_t and x_0: `[K, K]`."""
+    process, q = data.process, data.matrix(alpha)
+    rates = generator(process) if isinstance(process, discrete.RateProcess) else np.tile(process.prior, (4, 1))
+    found = np.zeros((4, 4))
+    for x, x0, y in itertools.product(range(4), repeat=3):
+        if y != x and rates[y, x] > 0:
+            s, r = p @ (q[:, y] / q[:, x]), q[x0, y] / q[x0, x]
+            found[x, x0] += rates[y, x] / alpha * (s - r + (r * np.log(r / s) if r > 0 else 0.0))
+    return found
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("process", NEAR_THE_NOISE.values(), ids=NEAR_THE_NOISE)
+@pytest.mark.parametrize("t", [1 - 2**-20, 1.0])
+def test_the_score_entropy_is_exact_near_the_noise_and_finite_at_it(process, t):
+    """At t = 1 it is that of alpha = 1e-7, which is 2 * 2^-24 in times of float32."""
+    data = (EnumeratedRates if isinstance(process, discrete.RateProcess) else Enumerated)(process, positions=1)
+    p = np.array([0.2, 0.5, 0.3, 0.0 if process.mask is not None else 0.4])
+    p = p / p.sum()
+    x, x0 = (part.ravel() for part in np.meshgrid(range(4), range(3), indexing="ij"))
+    held = np.asarray(process.prior)[x] > 0
+    x, x0 = x[held], x0[held]
+
+    def losses(logits):
+        log_p = jnp.broadcast_to(jax.nn.log_softmax(logits), (len(x), 1, 4))
+        return score_entropy_at(process, log_p, jnp.asarray(x)[:, None], jnp.asarray(x0)[:, None], jnp.full(len(x), t))
+
+    logits = jnp.log(jnp.asarray(p, jnp.float32))
+    expected = score_entropy(data, p, 1 - t if t < 1 else 2**-23)[x, x0]
+    np.testing.assert_allclose(losses(logits), expected, rtol=1e-3, atol=5e-5)
+    assert np.isfinite(jax.grad(lambda logits: losses(logits).sum())(jnp.maximum(logits, -30.0))).all()
+
+
+def test_the_truth_that_a_prediction_excludes_costs_what_float32_can_say():
+    """Not 0 nats: -log 2^-126 = 87.3, at a rate of 2 for a mask at t = 1 / 2, and twice for the first of two steps."""
+    keys, x0, t = jax.random.split(jax.random.key(0), 64), jnp.zeros((64, 1), int), jnp.full(64, 0.5)
+    never = lambda x, t: discrete.from_logits(
+        MASKED, jnp.broadcast_to(jnp.array([-jnp.inf, 0, 0, 0]), (64, 1, 4)), x, t
+    )
+    masked = np.asarray(discrete.noised(MASKED, keys, x0, t) == MASKED.mask)[:, 0]
+    assert masked.any() and not masked.all()
+    found = np.asarray(discrete.score_entropy_bound(never, MASKED, keys, x0, t))
+    np.testing.assert_allclose(found, np.where(masked, 2 * 126 * np.log(2), 0), rtol=0.01)
+    found = np.asarray(discrete.discrete_time_bound(never, MASKED, keys, x0, jnp.full(64, 0), 2))
+    np.testing.assert_allclose(found, np.where(masked, 2 * 126 * np.log(2), 0), rtol=0.01)
 
 
 EVERY = {
