@@ -1,4 +1,4 @@
-"""LLaDA's and Dream's files: made weights by their names, against their architecture written again in float64."""
+"""LLaDA's and Dream's files: made weights by their names, against transformers and their architecture in float64."""
 
 import json
 
@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from diffusion import discrete, timesteps
 from diffusion.models.interchange import Mismatch, language_tables
 from diffusion.models.interchange.family import Refusal
+from tests.models.interchange import published
 
 SIZE, WIDTH, DEPTH, HEADS, KEY_HEADS, HIDDEN, MASK = 11, 16, 2, 4, 2, 12, 7
 LLADA = {
@@ -102,6 +103,31 @@ def test_a_folder_gives_the_outputs_of_their_architecture(tmp_path, kind):
     for i in range(2):
         expected = theirs(kind, weights(kind), ids[i])
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_folder_gives_the_logits_of_the_decoder_of_transformers_in_which_all_tokens_see_each_other(tmp_path, kind):
+    """Llama under LLaDA's names, and Qwen 2.5, whose logits Dream reads one token later (tests/peers/families)."""
+    peer = published.case(kind)
+    sizes = {"vocab_size": "vocab_size", "embedding_size": "vocab_size", "d_model": "hidden_size",
+             "n_layers": "num_hidden_layers", "n_heads": "num_attention_heads", "n_kv_heads": "num_key_value_heads",
+             "mlp_hidden_size": "intermediate_size", "hidden_size": "hidden_size",
+             "num_hidden_layers": "num_hidden_layers", "num_attention_heads": "num_attention_heads",
+             "num_key_value_heads": "num_key_value_heads", "intermediate_size": "intermediate_size"}  # fmt: skip
+    config = CONFIGS[kind] | {ours: peer.config[theirs] for ours, theirs in sizes.items() if ours in CONFIGS[kind]}
+    assert config["rms_norm_eps"] == peer.config["rms_norm_eps"]
+    assert config["rope_theta"] == peer.config["rope_parameters"]["rope_theta"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tensors = peer.tensors()
+    save_file({peer.same.get(name, name): array for name, array in tensors.items()}, tmp_path / "model.safetensors")
+    model = language_tables.load(tmp_path)
+    found = np.asarray(model.network.apply(model.variables, jnp.asarray(peer.inputs["ids"])))
+    expected = peer.outputs["logits"]
+    if kind == "dream":
+        expected = np.concatenate([expected[:, :1], expected[:, :-1]], 1)
+    assert expected.std() > 0.3
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.extended
