@@ -3,10 +3,12 @@
     diffusion train --config=students/rcm:runs/digits --workdir=runs/rcm
     diffusion sample --workdir=runs/rcm --config.sample.steps=2
 
-The student's network has EDM's preconditioning. It starts from the teacher's weights where the teacher has it too, and
-from new ones otherwise. Its clock is t itself, since the loss differentiates it by time.
+The student has the teacher's parameterization and begins with its weights, as in the paper, where that is a velocity, v
+or EDM's preconditioning: these say a velocity at all times. Otherwise its network has EDM's preconditioning and a clock
+of t itself, and begins with new weights.
 
-Score on the digits (docs/students_digits.md): none that is of use. From new weights it makes noise after 2,000 steps.
+Score on the digits (docs/students_digits.md): none yet. From new weights it made noise after 2,000 steps; from the
+teacher's it was not trained.
 
 Presets: `rcm:runs/digits,tiny` (seconds; to see that everything works).
 """
@@ -25,9 +27,9 @@ def get_config(arg: str = "") -> ConfigDict:
     sigma_data = 0.5
     if config.teacher.parameterization.name == "edm":
         sigma_data = config.teacher.parameterization.get("sigma_data", 0.5)
-    else:
+    elif config.teacher.parameterization.name not in ("velocity", "v"):
         config.init_from.path = ""
-    config.parameterization = {"name": "edm", "sigma_data": sigma_data, "clock": {"name": "time"}}
+        config.parameterization = {"name": "edm", "sigma_data": sigma_data, "clock": {"name": "time"}}
     config.objective = {
         "name": "score_regularised_consistency",
         "student_density": {"name": "uniform_density", "strata": 32},

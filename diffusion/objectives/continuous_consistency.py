@@ -10,7 +10,7 @@ from diffusion.objectives.few_step import derivative, frozen, player, sum_square
 from diffusion.objectives.inputs import noised
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.objectives.objective_facts import Trained
-from diffusion.parameterizations import Clock, Parameterization, edm, predict, read_output
+from diffusion.parameterizations import Clock, Parameterization, edm, predict
 from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Density
 
@@ -22,6 +22,7 @@ def continuous_consistency(
     c: float = 0.1,
     clock: Clock | None = None,
     teacher: Parameterization | None = None,
+    student: Parameterization | None = None,
 ) -> Objective:
     """sCM: df(x_t, t) / dt = 0 along the flow, in TrigFlow's angle a = atan(sigma / (alpha sigma_data)).
 
@@ -30,9 +31,13 @@ def continuous_consistency(
         g = -cos^2(a) (sigma_data F - x') - r cos(a) sin(a) (x + sigma_data dF/da),    r = min(1, step / warmup)
         loss = |F - stop(F + g / (|g| + c))|^2 / D
 
-    g is cos(a) df/da at r = 1. Scaling x and renaming t turn any schedule into a TrigFlow, so that the network has the
-    parameterization `edm(sigma_data, clock)`, whose output is -F, and is sampled with it. The paper's adaptive
-    weighting e^w loss - w is `with_uncertainty` of this objective, with u = -w.
+    g is cos(a) df/da at r = 1. Scaling x and renaming t turn any schedule into a TrigFlow, in which a prediction is
+
+        F = cos(a) eps - sin(a) x_0 / sigma_data
+
+    so that a network of any parameterization can be the student, and can begin with its teacher's weights. Of
+    `edm(sigma_data, clock)` the output is -F. The paper's adaptive weighting e^w loss - w is `with_uncertainty` of this
+    objective, with u = -w.
 
     Facts:
         loss: |F - stop(F + g / (|g| + c))|^2 / D
@@ -50,6 +55,8 @@ def continuous_consistency(
         clock: the network's time; `log_sigma()` if None. The paper's network receives the angle, which varies less at
             the ends.
         teacher: parameterization of the network "teacher"; None trains without one.
+        student: parameterization of the network "model"; `edm(sigma_data, clock)` if None. It must be finite at all
+            times of the density, as a velocity and `edm` are.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "tangent" (|g|), each `[B]`.
@@ -59,9 +66,9 @@ def continuous_consistency(
     """
     if not (warmup >= 0 and c >= 0):
         raise ValueError(f"continuous_consistency: warmup = {warmup} and c = {c} must not be negative")
-    parameterization = edm(sigma_data, clock)
+    student = edm(sigma_data, clock) if student is None else student
 
-    @entry(parameterization, teacher)
+    @entry(student, teacher)
     def loss(networks, schedule, keys, batch, step):
         if schedule.leaves:
             raise ValueError(
@@ -84,8 +91,11 @@ def continuous_consistency(
         x_dot = cos * sigma_data * eps_dot - sin * x_0_dot
 
         def trigflow(x, t):
-            output = player(networks, "model")(x / sigma_data, parameterization.clock(schedule, t), condition)
-            return -read_output(output, x)
+            alpha, sigma = (left_broadcast(number(t), x) for number in (schedule.alpha, schedule.sigma))
+            size = jnp.sqrt((sigma_data * alpha) ** 2 + sigma**2)
+            x_t = size / sigma_data * x
+            predicted = predict(player(networks, "model"), schedule, student, x_t, t, condition)
+            return (sigma_data * alpha * predicted.eps - sigma / sigma_data * predicted.x0) / size
 
         # The factor cos sin inside keeps the derivative small at both ends, as in the paper's section 4.1.
         speed = jnp.cos(a) * jnp.sin(a)
@@ -100,7 +110,7 @@ def continuous_consistency(
 
     return Objective(
         loss,
-        reads=to_the_end(parameterization),
+        reads=to_the_end(student),
         density=density,
         network=Trained(forward_mode=True),
         teacher=None if teacher is None else Teacher(),

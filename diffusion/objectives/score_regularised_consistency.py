@@ -26,15 +26,16 @@ def score_regularised_consistency(
     c: float = 0.1,
     clock: Clock | None = None,
     samples: Simulation | None = None,
+    student: Parameterization | None = None,
 ) -> Objective:
     """The loss of sCD on data, and after its warm-up also the loss of DMD on the student's own samples.
 
         loss = |F - stop(F + g / (|g| + c))|^2 / D + weight mean |x - stop(x - g')|^2
 
     with F and g of `continuous_consistency` with a teacher, and x and g' of `distribution_matching`. Consistency covers
-    the teacher's distribution, and the divergence of the second term corrects the details. The network has the
-    parameterization `edm(sigma_data, clock)`. As the tangent's unstable part fades in, the authors' code scales its
-    stable part otherwise than sCM; here it is sCM's.
+    the teacher's distribution, and the divergence of the second term corrects the details. The student has any
+    parameterization: with the teacher's it begins with the teacher's weights, as in the paper. As the tangent's
+    unstable part fades in, the authors' code scales its stable part otherwise than sCM; here it is sCM's.
 
     Facts:
         loss: |F - stop(F + g / (|g| + c))|^2 / D + weight mean |x - stop(x - g')|^2
@@ -55,6 +56,8 @@ def score_regularised_consistency(
         c: constant of the tangent's normalisation; 0.1 in the authors' code.
         clock: the network's time; `log_sigma()` if None.
         samples: simulation by which the student makes its samples; `one_step` if None.
+        student: parameterization of the network "model", as of `continuous_consistency`; `edm(sigma_data, clock)` if
+            None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "tangent" of sCD, and "consistency" and
@@ -66,8 +69,8 @@ def score_regularised_consistency(
     """
     if not weight >= 0:
         raise ValueError(f"score_regularised_consistency: weight = {weight} must not be negative (0.01 in the paper)")
-    student = edm(sigma_data, clock)
-    consistency = continuous_consistency(student_density, sigma_data, warmup, c, clock, teacher)
+    student = edm(sigma_data, clock) if student is None else student
+    consistency = continuous_consistency(student_density, sigma_data, warmup, c, clock, teacher, student)
     matching = distribution_matching(student, teacher, fake, density, samples=samples or one_step())
 
     @entry(student, teacher, fake)

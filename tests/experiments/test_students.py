@@ -136,6 +136,12 @@ def test_a_guided_student_may_receive_the_scale(written, monkeypatch):
             student("guided", written, **changes | wrong)
 
 
+def test_a_student_of_rcm_begins_with_the_weights_of_a_teacher_that_says_a_velocity(written):
+    config = student("rcm", written)
+    assert config.init_from.path == str(written) and config.parameterization == config.teacher.parameterization
+    assert checks.validate(config).objective.reads.parameterization.name == "velocity"
+
+
 @pytest.mark.extended
 def test_every_recipe_serves_a_teacher_of_x0(tmp_path):
     config = of_teacher()

@@ -90,6 +90,12 @@ EXACT = {  # the objective, its schedule, the optimal network, the networks besi
         exact_trigflow(COSINE, 0.5),
         {"teacher": exact_denoiser(COSINE)},
     ),
+    "continuous_consistency(student)": (
+        lambda _: objectives.continuous_consistency(at(0.7), 0.8, teacher=V, student=V),
+        COSINE,
+        as_v(COSINE, lambda t, x: exact_end(COSINE, t, x)),
+        {"teacher": exact_denoiser(COSINE)},
+    ),
     "score_regularised_consistency": (  # a fake score that agrees with the teacher's, as it does at the optimum
         lambda _: objectives.score_regularised_consistency(V, V, at(0.7), at(0.4), clock=CLOCK),
         COSINE,

@@ -48,6 +48,18 @@ def test_it_is_consistency_and_from_its_warmup_on_distribution_matching(step):
         np.testing.assert_array_equal(slopes[frozen], 0)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("student", [V, parameterizations.velocity(), parameterizations.edm(0.7, CLOCK)])
+def test_a_student_with_the_weights_of_its_teacher_begins_at_the_teachers_flow(student):
+    """The tangent's stable part, the distance of both velocities, is 0, and the unstable one is left out at step 0."""
+    objective = objectives.continuous_consistency(UNIFORM, 0.7, 7, teacher=student, student=student)
+    players = {name: functools.partial(network, PARAMETERS["teacher"]) for name in ("model", "teacher")}
+    losses, metrics = jax.jit(lambda step: objective(players, FLOW, KEYS, BATCH, step))(0)
+    assert metrics["tangent"].max() < 1e-4 and losses.max() < 1e-6
+    players["model"] = functools.partial(network, PARAMETERS["model"])
+    assert objective(players, FLOW, KEYS, BATCH, 0)[1]["tangent"].max() > 0.1
+
+
 def test_a_negative_weight_is_refused():
     with pytest.raises(ValueError, match="weight = -1"):
         objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, -1)
