@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         pipeline_kinds as pipeline_kinds,
         pixart as pixart,
         qwen_image as qwen_image,
+        qwen_vl as qwen_vl,
         sana as sana,
         stable_diffusion as stable_diffusion,
         stable_diffusion_3 as stable_diffusion_3,

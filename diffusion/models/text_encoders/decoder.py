@@ -267,7 +267,15 @@ class DecoderEncoder(Backbone):
             )
 
     @nn.compact
-    def __call__(self, ids: jax.Array, mask: jax.Array | None = None, *, layers: Sequence[int] = (-1,)) -> Encoded:
+    def __call__(
+        self,
+        ids: jax.Array,
+        mask: jax.Array | None = None,
+        *,
+        layers: Sequence[int] = (-1,),
+        replaced: tuple[jax.Array, jax.Array] | None = None,
+        angles: jax.Array | None = None,
+    ) -> Encoded:
         """Args:
             ids: integers [B, N], 0 .. vocabulary - 1.
             mask: Bool [B, N], True where other tokens may attend to a token, with padding on the left or on the right;
@@ -275,6 +283,10 @@ class DecoderEncoder(Backbone):
             layers: indices of the states that are returned, their features one after the other, numbered as
                 transformers' hidden states: 0 is the embedding, i the state after layer i, `depth` or -1 the state
                 after the last layer and the final norm, -2 the state before it.
+            replaced: Bool [B, N], True where a token of a picture stands, and these tokens [B, N, width], which replace
+                the embeddings there; None for a text alone.
+            angles: the angles [B, N, head_size / 2] of the tokens, where a position has several coordinates; None: a
+                token's number times the frequencies.
 
         Returns:
             `Encoded`: tokens [B, N, K width]; pooled is None.
@@ -291,6 +303,7 @@ class DecoderEncoder(Backbone):
         embedding = nn.Embed(self.vocabulary, self.width, embedding_init=nn.initializers.normal(0.02), name="tokens")
         x = layout.split(embedding(ids).astype(jnp.float32), "batch", "tokens", None)
         x = x * self.width**0.5 if self.gemma else x
+        x = x if replaced is None else jnp.where(replaced[0][..., None], replaced[1], x)
         states = {0: x}
 
         turns = [frequencies(self.head_size, self.theta, self.scaling)]
@@ -298,7 +311,7 @@ class DecoderEncoder(Backbone):
         if any(self.near):
             turns.append(frequencies(self.head_size, self.near_theta) if self.near_theta else turns[0])
             views.append(visible(length, mask, self.window, self.causal))
-        angles = tuple(jnp.asarray(np.outer(np.arange(length), turn), jnp.float32) for turn in turns)
+        counted = tuple(jnp.asarray(np.outer(np.arange(length), turn), jnp.float32) for turn in turns)
         inner = sorted({layer for layer in wanted if 0 < layer < self.depth})
         stack = scanned(Layer, self.depth, self.remat, self.is_initializing(), (*(nn.broadcast,) * 3, 0), kept=inner)
         fields = (self.heads, self.key_heads, self.head_size, self.biased, self.qk_norm, self.gemma, self.cap,
@@ -306,7 +319,8 @@ class DecoderEncoder(Backbone):
         stack = stack(self.hidden, self.activation, fields, self.epsilon, self.gemma, self.dtype, name="layers")
         biases = tuple(mask_bias(tokens) for tokens in views)
         sighted = tuple(tokens.any(-1)[..., None] for tokens in views)
-        x, features = stack(x, angles, biases, sighted, np.array(self.near or (False,) * self.depth))
+        turned = counted if angles is None else (angles,) * len(turns)
+        x, features = stack(x, turned, biases, sighted, np.array(self.near or (False,) * self.depth))
         states |= dict(zip(inner, features or ()))
         states[self.depth] = RmsNorm(self.epsilon, self.gemma, "float32", name="final_norm")(x)
         return Encoded(jnp.concatenate([states[layer] for layer in wanted], axis=-1), None)

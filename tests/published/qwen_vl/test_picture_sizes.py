@@ -1,0 +1,81 @@
+"""Qwen 2.5 VL sees pictures at the sizes of transformers' `smart_resize`; processors of other kinds are refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from diffusion.io import limits
+from diffusion.published.qwen_vl import picture_sizes
+from diffusion.published.qwen_vl.network import text_positions, windows
+from diffusion.published.qwen_vl.picture_sizes import Bounds
+
+# By `smart_resize` of transformers 5.23.0, with factor 28 and the default bounds.
+SIZES = {
+    (1024, 1024): (980, 980),  # larger than 28 x 28 x 1280 pixels
+    (448, 896): (448, 896),
+    (434, 434): (448, 448),
+    (42, 70): (56, 56),  # halves are rounded to even numbers
+    (30, 30): (56, 56),
+    (10, 100): (28, 196),
+    (3000, 200): (2996, 196),
+}
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_picture_is_seen_at_the_size_of_the_peer(size):
+    assert picture_sizes.seen_size(*size, 28, Bounds()) == SIZES[size]
+
+
+def test_a_strip_is_refused():
+    with pytest.raises(ValueError, match=r"a picture of 201 x 1 pixels .* at most 200 times"):
+        picture_sizes.seen_size(201, 1, 28, Bounds())
+
+
+def write(folder, **fields):
+    (folder / "preprocessor_config.json").write_text(json.dumps(fields))
+    return folder
+
+
+def test_the_bounds_are_those_of_the_processor_in_both_of_its_spellings(tmp_path):
+    assert picture_sizes.read_bounds(write(tmp_path)) == Bounds(3136, 1003520)
+    assert picture_sizes.read_bounds(write(tmp_path, min_pixels=784, max_pixels=12845056)) == (784, 12845056)
+    edges = {"shortest_edge": 784, "longest_edge": 1568}
+    assert picture_sizes.read_bounds(write(tmp_path, size=edges)) == (784, 1568)
+    whole = tmp_path / "processor_config.json"
+    (tmp_path / "preprocessor_config.json").rename(whole)
+    whole.write_text(json.dumps({"image_processor": {"size": edges}}))
+    assert picture_sizes.read_bounds(tmp_path) == (784, 1568)
+
+
+@pytest.mark.parametrize("fields, message", [
+    ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean = .* Valid: .* as Qwen 2.5 VL's"),
+    ({"resample": 2}, "resample = 2. Valid: 3"),
+    ({"max_pixels": "many"}, "the area = 'many'. Valid: a whole number"),
+])  # fmt: skip
+def test_another_processor_is_refused(fields, message, tmp_path):
+    with pytest.raises(limits.Refused, match=message):
+        picture_sizes.read_bounds(write(tmp_path, **fields))
+
+
+def test_a_folder_without_processor_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"neither preprocessor_config.json nor processor_config.json"):
+        picture_sizes.read_bounds(tmp_path)
+
+
+def test_windows_part_a_grid_into_squares_from_its_corner():
+    found = windows(3, 5, 2)
+    # 0  1 | 2  3 | 4
+    # 5  6 | 7  8 | 9
+    # ------+------+--
+    # 10 11| 12 13| 14
+    whole = [[0, 1, 5, 6], [2, 3, 7, 8], [4, -1, 9, -1], [10, 11, -1, -1], [12, 13, -1, -1], [14, -1, -1, -1]]
+    np.testing.assert_array_equal(found, whole)
+
+
+def test_words_go_on_behind_the_longer_side_of_a_picture():
+    """The example of two pictures of 1 x 2 and 3 x 1 tokens between three words."""
+    standing = np.array([[False, True, True, False, True, True, True, False]])
+    found = text_positions(standing, [(1, 2), (3, 1)])[0]
+    rows = [(0, 0, 0), (1, 1, 1), (1, 1, 2), (3, 3, 3), (4, 4, 4), (4, 5, 4), (4, 6, 4), (7, 7, 7)]
+    np.testing.assert_array_equal(found, rows)
