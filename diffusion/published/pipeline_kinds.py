@@ -1,6 +1,6 @@
 """The kind of a pipeline: what its prompts become, and the facts by which one program makes pictures or clips."""
 
-__all__ = ["Attachable", "ControlLoras", "Kind", "Reader", "Usual", "Video"]
+__all__ = ["Attachable", "ControlLoras", "EditedPictures", "Kind", "Reader", "Usual", "Video"]
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ class Reader(NamedTuple):
         length: length of its texts in tokens, at most the positions of its encoder; 0 for the tokenizer's length.
         optional: whether a folder may lack it.
         left: whether padding stands before its texts; None: as the folder of its tokenizer says.
+        family: name of the architecture by which its folder is opened, see `interchange.load`; "" for its config's.
     """
 
     suffix: str = ""
@@ -41,6 +42,7 @@ class Reader(NamedTuple):
     length: int = 0
     optional: bool = False
     left: bool | None = None
+    family: str = ""
 
 
 class Usual(NamedTuple):
@@ -57,6 +59,31 @@ class Usual(NamedTuple):
 
 USUAL = Usual()  # for a model without a folder
 LCM = Usual(4, 8.5)  # the defaults of LatentConsistencyModelPipeline, for every latent consistency model
+
+
+class EditedPictures(NamedTuple):
+    """How the pictures that a prompt edits or combines are prepared; the denoiser sees them as further tokens.
+
+    Attributes:
+        pixels: number of pixels of a picture: larger ones are reduced to as many.
+        divisor: the number that divides the sides of a picture, which is scaled to about `pixels` whatever its size; 0:
+            smaller pictures stay as they are, and edges are cut off until the sides fit the latents.
+        number: the most pictures of a request; 0: any number.
+        needed: whether a request must have one.
+        sized: index of the picture whose size the result has.
+        prompt_pixels: the number of pixels of a picture in the prompt, to which it is scaled likewise; 0: the text
+            encoder sees none.
+        sight: (folder of the model, text encoder) -> (picture uint8 [H, W, 3] -> uint8 [h, w, 3] as the text encoder
+            takes it); None: it sees none.
+    """
+
+    pixels: int
+    divisor: int = 0
+    number: int = 0
+    needed: bool = False
+    sized: int = 0
+    prompt_pixels: int = 0
+    sight: Callable[..., Callable[[np.ndarray], np.ndarray]] | None = None
 
 
 class Video(NamedTuple):
@@ -123,8 +150,7 @@ class Kind(NamedTuple):
         strength: whether its denoiser must read the strength of the guidance.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
-        several: the most pixels of each of several pictures that its denoiser sees as further tokens where a request
-            has some, to which larger ones are scaled; 0: it sees none.
+        several: how several pictures that its denoiser sees as further tokens are prepared; None: it sees none.
         controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
         fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
         control_loras: how LoRA files make a controlled pipeline of it; None: there are none.
@@ -160,7 +186,7 @@ class Kind(NamedTuple):
     strength: bool = False
     zeros: bool = False
     appends: bool = False
-    several: int = 0
+    several: EditedPictures | None = None
     controlled: bool = False
     fills: bool = False
     control_loras: ControlLoras | None = None

@@ -72,11 +72,15 @@ class Encoder(NamedTuple):
 
     Attributes:
         tokenizer: tokenizer of the network's vocabulary.
-        network: (ids [B, N], mask [B, N]) -> (tokens [B, N, D], pooled [B, P] or None).
+        network: (ids [B, N], mask [B, N]) -> (tokens [B, N, D], pooled [B, P] or None). That of an encoder that sees
+            pictures also takes `pictures`, their tokens.
+        see: function from a picture [1, H, W, 3] in [-1, 1] to its tokens [h, w, D], each of which has a placeholder in
+            the text; None: the encoder sees no pictures.
     """
 
     tokenizer: Tokenizer | AlreadyRead
     network: Network
+    see: Callable[[Any], jax.Array] | None = None
 
     @classmethod
     def from_module(
@@ -96,8 +100,15 @@ class Encoder(NamedTuple):
 
 
 def reading(module: Any, *, masked: bool = False, **how: Any) -> Callable[[Any, Any, Any], tuple]:
-    """(parameters, ids, mask) -> (tokens, pooled) of a Linen module; arguments as `Encoder.from_module`."""
-    return lambda params, ids, mask: tuple(module.apply({"params": params}, ids, mask if masked else None, **how))
+    """(parameters, ids, mask) -> (tokens, pooled) of a Linen module; arguments as `Encoder.from_module`.
+
+    For a module that sees pictures the function also takes `pictures`.
+    """
+
+    def read(params: Any, ids: Any, mask: Any, **seen: Any) -> tuple:
+        return tuple(module.apply({"params": params}, ids, mask if masked else None, **how, **seen))
+
+    return read
 
 
 class Embeddings(NamedTuple):

@@ -1,7 +1,8 @@
 """The pictures of a request: the canvas, which is repainted, the edited images, and the pictures of controls."""
 
-__all__ = ["Canvas", "OpenedControl", "edited_images", "opened_controls"]
+__all__ = ["Canvas", "OpenedControl", "edited_images", "opened_controls", "scaled"]
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self
 
@@ -13,6 +14,7 @@ from PIL import Image
 from diffusion.data.transforms import to_model
 from diffusion.io import pictures
 from diffusion.models.attachment import Attachment
+from diffusion.published.pipeline_kinds import EditedPictures
 from diffusion.text_to_image.picture_controls import Control
 
 
@@ -94,25 +96,52 @@ class Canvas(NamedTuple):
         return np.where(self.mask[..., None], generated, self.image)
 
 
-def edited_images(images: Sequence[str | np.ndarray], most: int, multiple: int) -> tuple[np.ndarray, ...]:
+def edited_images(images: Sequence[np.ndarray], how: EditedPictures, multiple: int) -> tuple[np.ndarray, ...]:
     """The pictures that a denoiser sees as further tokens, and that the prompt edits or combines (FLUX.2).
 
-    A picture of more than `most` pixels is reduced to as many by Pillow's Lanczos filter. Then it is cropped to its
-    middle, so that `multiple` divides the sides.
+    Where `how` has a divisor, every picture is scaled, see `scaled`. Otherwise a picture of more than `how.pixels`
+    pixels is reduced to as many by Pillow's Lanczos filter. Then it is cropped to its middle, so that `multiple`
+    divides the sides.
 
     Args:
-        images: the pictures, paths or uint8 [H, W, 3].
-        most: the largest number of pixels of a picture.
+        images: the pictures, uint8 [H, W, 3].
+        how: how they are prepared.
         multiple: the number of pixels that must divide the sides.
 
     Returns:
         The pictures, uint8 [h, w, 3], each with its own sides.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: for a file that is no sound picture, an array of another type, or a picture that is too narrow.
+        ValueError: for a picture that is too narrow.
     """
-    return tuple(_fitted(np.asarray(Canvas.open(image, None).image), most, multiple) for image in images)
+    if how.divisor:
+        return tuple(scaled(image, how.pixels, how.divisor) for image in images)
+    return tuple(_fitted(image, how.pixels, multiple) for image in images)
+
+
+def scaled(picture: np.ndarray, pixels: int, divisor: int) -> np.ndarray:
+    """A picture uint8 [H, W, 3] at about its own ratio and number of pixels, by Pillow's Lanczos filter.
+
+        w = sqrt(pixels W / H),   h = w H / W,   each rounded to a multiple of the divisor
+
+    Args:
+        picture: the picture.
+        pixels: the number of pixels.
+        divisor: the number that divides the sides of the result.
+
+    Raises:
+        ValueError: for a picture that is too narrow.
+    """
+    height, width = picture.shape[:2]
+    wide = math.sqrt(pixels * (width / height))
+    multiple = lambda side: round(side / divisor) * divisor
+    sides = multiple(wide), multiple(wide / (width / height))
+    if not all(sides):
+        raise ValueError(
+            f"one of the images has {height} x {width} pixels (height x width), which is too narrow to be scaled to "
+            f"{pixels:,} pixels with sides of at least {divisor}"
+        )
+    return np.asarray(Image.fromarray(picture).resize(sides, Image.Resampling.LANCZOS))
 
 
 def _fitted(picture: np.ndarray, most: int, multiple: int) -> np.ndarray:

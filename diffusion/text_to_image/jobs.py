@@ -32,7 +32,7 @@ from diffusion.sampling import caching, editing, watermarks
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import programs, video_models
 from diffusion.text_to_image.attached import Attached
-from diffusion.text_to_image.canvas import Canvas, OpenedControl, edited_images, opened_controls
+from diffusion.text_to_image.canvas import Canvas, OpenedControl, edited_images, opened_controls, scaled
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.programs import Course, compiled
@@ -169,6 +169,7 @@ class Job(NamedTuple):
         controls: the controls, with their pictures read.
         reference: a picture whose tokens self-attention reads, float32 [1, H, W, 3] in [-1, 1]; None without one.
         images: the images that the denoiser sees, each float32 [1, h, w, 3] in [-1, 1]; of a clip the last frame.
+        prompt_images: the images that the text encoder sees in the prompts, likewise.
     """
 
     request: Request
@@ -178,6 +179,7 @@ class Job(NamedTuple):
     controls: tuple[OpenedControl, ...] = ()
     reference: np.ndarray | None = None
     images: tuple[np.ndarray, ...] = ()
+    prompt_images: tuple[np.ndarray, ...] = ()
 
     @classmethod
     def prepare(cls, model: TextToImage, request: Request) -> "Job":
@@ -193,7 +195,12 @@ class Job(NamedTuple):
         video_models.check(request, model)
         first, *ends = request.images if model.kind.video is not None and request.images else (request.image,)
         canvas = Canvas.open(first, request.mask).extended(request.margins)
-        images = () if ends else edited_images(request.images, model.kind.several, model.multiple)
+        edits = None if ends else model.kind.several
+        originals = [np.asarray(Canvas.open(image, None).image) for image in request.images] if edits else []
+        images = edited_images(originals, edits, model.multiple) if edits else ()
+        in_prompt: tuple[np.ndarray, ...] = ()
+        if edits and model.sight is not None:
+            in_prompt = tuple(model.sight(scaled(image, edits.prompt_pixels, edits.divisor)) for image in originals)
         size = request.size(model, canvas.image, images)
         controls = opened_controls(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)
@@ -259,9 +266,9 @@ class Job(NamedTuple):
             one_noise=request.kept_noise == "one",
             perturbed=bool(request.perturbed_guidance),
         )
-        inputs = tuple(np.asarray(to_model(image))[None] for image in images)
-        inputs += tuple(_same_size("the last image", last, size) for last in ends)
-        return cls(request, usual, canvas, course, controls, reference, inputs)
+        in_range = lambda pictures: tuple(np.asarray(to_model(picture))[None] for picture in pictures)
+        inputs = in_range(images) + tuple(_same_size("the last image", last, size) for last in ends)
+        return cls(request, usual, canvas, course, controls, reference, inputs, in_range(in_prompt))
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
         """The attachments of the controls, with the inputs that they read from the pictures."""
@@ -290,6 +297,7 @@ class Job(NamedTuple):
         request = self.request
         prompts, _ = request.rows()
         how = {"windows": request.windows, "emphasis": request.emphasis, "frames": self.course.frames}
+        how["pictures"] = self.prompt_images
         encode = lambda prompts: conditions(
             model, prompts, request.negative, self.usual.guidance, *self.course.size, **how
         )

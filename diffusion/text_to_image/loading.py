@@ -65,7 +65,8 @@ def load(
 
     def read(part: str) -> Any:
         keep = part != "vae"
-        return interchange.load(folder / part, dtype=model.dtype_of(part), quantised=quantised, keep=keep, **how)[1]
+        family, dtype = model.opened_as(part), model.dtype_of(part)
+        return interchange.load(folder / part, family, dtype=dtype, quantised=quantised, keep=keep, **how)[1]
 
     def added(params: Mapping[str, Any], *dropped: str) -> TextToImage:
         changed = dataclasses.replace(model, params={**{part: model.params[part] for part in dropped}, **params})
@@ -108,7 +109,8 @@ def described(
     eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()
     for part in (kind.denoiser, *second, "vae", *encoders, *eyes):
         wanted = "float32" if part == "vae" else dtype
-        family, module = folders.find(folder / part)[:2] if weights else folders.described(folder / part)
+        opened_as = readers[part].family if part in readers else ""
+        family, module = (folders.find if weights else folders.described)(folder / part, opened_as)[:2]
         params[part] = jax.tree.map(
             lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind), folders.shapes_of(family, module)
         )
@@ -140,7 +142,10 @@ def described(
     student = bool(index.get("is_distilled"))
     usual = model_index.read_usual(folder, pipelines.published(kind, process, denoiser, student))
     model = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
-    return dataclasses.replace(model, boundary=boundary)
+    sight = None
+    if kind.several is not None and kind.several.sight is not None:
+        sight = kind.several.sight(folder, modules[encoders[0]])
+    return dataclasses.replace(model, boundary=boundary, sight=sight)
 
 
 def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, tuple[str, ...]]:

@@ -49,6 +49,7 @@ class TextToImage:
         timed: LoRAs of the denoiser that act in an interval of t.
         boundary: the smallest t of the denoiser if a second one takes the smaller t; None if there is one denoiser.
         text: () -> parameters of the text encoders, for a model that drops them; None if they are in `params`.
+        sight: picture uint8 [H, W, 3] -> uint8 [h, w, 3] as the text encoder takes it; None if it sees no pictures.
     """
 
     name: str
@@ -66,6 +67,7 @@ class TextToImage:
     timed: tuple[TimedLora, ...] = ()
     boundary: float | None = None
     text: Callable[[], Mapping[str, Any]] | None = None
+    sight: Callable[[np.ndarray], np.ndarray] | None = None
     _programs: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -91,6 +93,16 @@ class TextToImage:
         """(parameters, ids, mask) -> (tokens, pooled) of its text encoders, compiled once."""
         return {name: jax.jit(reading(self.modules[name], **reader.how)) for name, reader in self.readers.items()}
 
+    @functools.cached_property
+    def _seeings(self) -> dict[str, Callable[[Any, Any], Array]]:
+        """(parameters, picture) -> tokens of a picture, by its text encoders that see pictures, compiled once."""
+        see = lambda module: lambda params, picture: module.apply({"params": params}, picture, method="see")[0]
+        return {name: jax.jit(see(self.modules[name])) for name in self.readers if hasattr(self.modules[name], "see")}
+
+    def opened_as(self, part: str) -> str:
+        """The architecture by which the folder of a network is opened; "" for that of its config."""
+        return self.readers[part].family if part in self.readers else ""
+
     @property
     def encoders(self) -> tuple[Encoder | None, ...]:
         """The compiled text encoders; None for one that the folder leaves out.
@@ -99,12 +111,12 @@ class TextToImage:
         """
         params = self.params if self.text is None else self.text()
         names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
-        return tuple(
-            Encoder(self.tokenizers[name], functools.partial(self._readings[name], params[name]))
-            if name in self.modules
-            else None
-            for name in names
-        )
+
+        def encoder(name: str) -> Encoder:
+            see = functools.partial(self._seeings[name], params[name]) if name in self._seeings else None
+            return Encoder(self.tokenizers[name], functools.partial(self._readings[name], params[name]), see)
+
+        return tuple(encoder(name) if name in self.modules else None for name in names)
 
     @property
     def readers(self) -> dict[str, Reader]:

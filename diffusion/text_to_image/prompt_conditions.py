@@ -37,6 +37,7 @@ def conditions(
     height: int,
     width: int,
     frames: int = 0,
+    pictures: Sequence[np.ndarray] = (),
     **how: Any,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The conditions of the denoiser's two branches: N prompts, and N times the negative prompt.
@@ -48,6 +49,8 @@ def conditions(
         guidance: the strength that a distilled model receives.
         height, width: height and width of the pictures in pixels, which some models receive.
         frames: number of frames of a clip, whose times some models receive; 0 for pictures.
+        pictures: pictures in the prompts, each float32 [1, h, w, 3] in [-1, 1], for a model whose text encoder sees
+            them.
         **how: arguments of `text.encode`.
 
     Returns:
@@ -58,6 +61,8 @@ def conditions(
     encoders = model.encoders
     if None in encoders:  # SD 3 without T5 receives zeros in its place
         how = {"width": model.denoiser.text_width, **how}
+    if model.sight is not None:
+        how = {"pictures": pictures, **how}
     number = len(prompts)
     encode = lambda texts, **more: model.kind.condition(texts, *encoders, **how, **more)
     rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)

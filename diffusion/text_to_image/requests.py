@@ -388,6 +388,8 @@ class Request:
             raise ValueError(
                 f"images: a {model.name} sees {one}; only models such as FLUX.2 see several pictures. Leave images out"
             )
+        if edits := model.kind.several:
+            self._check_edited(edits)
         if model.sees_mask and not self.keeps:
             raise ValueError("this model was trained to inpaint: name an image and a mask")
         if model.sees_mask and self.resamplings > 1:
@@ -440,6 +442,15 @@ class Request:
             if value:
                 raise ValueError(f"this model {does} a picture by the prompt and takes no {name}; leave it out")
 
+    def _check_edited(self, edits: Any) -> None:
+        """Refuses more pictures than a model edits or combines, or none where it needs one."""
+        if edits.needed and not self.images:
+            raise ValueError(
+                "this model edits pictures by the prompt; name the image, or images, without strength, mask and margins"
+            )
+        if edits.number and len(self.images) > edits.number:
+            raise ValueError(f"images: {len(self.images)} pictures. Valid: at most {edits.number} for this model")
+
     def _check_perturbed(self, model: Any) -> None:
         """Refuses perturbed-attention guidance where the model, or another setting, has a guidance of its own."""
         stated = f"perturbed_guidance = {self.perturbed_guidance:g}"
@@ -460,8 +471,8 @@ class Request:
     def size(self, model: Any, image: np.ndarray | None, images: Sequence[np.ndarray] = ()) -> tuple[int, int]:
         """(height, width) of the pictures that a model makes for the request.
 
-        The size of the image with its margins comes first, then the size in the request, then the size of the first of
-        the `images`, as `canvas.edited_images` returns them.
+        The size of the image with its margins comes first, then the size in the request, then the size of one of the
+        `images`, as `canvas.edited_images` returns them: of the first, or of the one that the kind names.
 
         Raises:
             ValueError: for a size that is not the image's, or that the model cannot make.
@@ -475,7 +486,8 @@ class Request:
                     f"has {sides[0]} x {sides[1]}; leave height and width out, or scale the image"
                 )
             height, width = sides
-        usual = images[0].shape if images else model.sides
+        edits = model.kind.several
+        usual = images[edits.sized if edits else 0].shape if images else model.sides
         height, width = height or usual[0], width or usual[1]
         for name, value in (("height", height), ("width", width)):
             if value % model.multiple:

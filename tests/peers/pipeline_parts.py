@@ -139,13 +139,16 @@ def t5_tokenizer(folder: pathlib.Path):
     return transformers.T5Tokenizer.from_pretrained(folder_of(folder, "t5"))
 
 
-def qwen_tokenizer(thought: str = ""):
-    """Bytes, some of them merged, with the template of Qwen 3's chats for one message, and what it answers at once."""
+def qwen_tokenizer(thought: str = "", further: tuple[str, ...] = ()):
+    """Bytes, some of them merged, with the template of Qwen 3's chats for one message, and what it answers at once.
+
+    `further` are special words behind the others.
+    """
     letters = sorted(bytes_to_unicode().values())
     merges = [("c", "a"), ("ca", "t"), ("Ġ", "cat"), ("u", "s"), ("e", "r"), ("us", "er")]
     words = [*letters, *("".join(pair) for pair in merges), "<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = transformers.Qwen2Tokenizer({word: i for i, word in enumerate(words)}, merges)
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>", *further]})
     tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n" + thought + "{% endif %}"

@@ -17,6 +17,7 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space as autoencoders
 from diffusion.models.interchange import folders, schedulers
+from diffusion.published.qwen_vl import network as qwen_vl_network
 from diffusion.text_to_image import pipelines, programs
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
@@ -26,6 +27,14 @@ from tests.text_to_image import made_pipelines
 
 PROMPTS = ["a cat", "the red car on a hill"]
 ABOUT, FOUND = made_pipelines.fixture("sd")
+
+
+EDITS = {  # the sides of the pictures that the denoiser sees, and of the results
+    **dict.fromkeys(("flux2_edits", "klein_edits"), ([(64, 64), (64, 72)], 32)),
+    "qwen_image_edit": ([(64, 128)], 16),
+    "qwen_image_edit_plus": ([(64, 128), (96, 96)], 16),
+}
+SMALLER = 128  # by which pictures that are scaled have fewer pixels, in the fixtures too
 
 
 class Compiled:
@@ -45,8 +54,27 @@ class Compiled:
 
 @functools.cache
 def loaded(name="sd"):
+    """The model; pictures that it scales have fewer pixels than its class gives them."""
     with tempfile.TemporaryDirectory() as place:
-        return text_to_image.load(made_pipelines.folder(name, pathlib.Path(place)))
+        model = text_to_image.load(made_pipelines.folder(name, pathlib.Path(place)))
+    edits = model.kind.several
+    if edits is None or not edits.divisor:
+        return model
+    fewer = edits._replace(pixels=edits.pixels // SMALLER, prompt_pixels=edits.prompt_pixels // SMALLER)
+    return dataclasses.replace(model, kind=model.kind._replace(several=fewer))
+
+
+def edited(name):
+    """The pictures of the fixture."""
+    return tuple(made_pipelines.fixture(name)[1][f"image/{i}"] for i in range(len(EDITS[name][0])))
+
+
+def edit(name, model):
+    """The job of the fixture's pictures."""
+    sides, result = EDITS[name]
+    job = Job.prepare(model, Request(images=edited(name), prompts=PROMPTS, height=result, width=result))
+    assert [image.shape[1:3] for image in job.images] == sides
+    return job
 
 
 @functools.cache
@@ -56,7 +84,8 @@ def compiled(name):
     scale = model.usual.guidance if name == "lcm" else 7.5
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the second prompt is too long for CLIP, there and here
-        conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", scale, 16, 16)
+        how = {"pictures": edit(name, model).prompt_images} if model.sight else {}
+        conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", scale, 16, 16, **how)
     modules = {**model.modules, model.kind.denoiser: Compiled(model.denoiser)}
     return dataclasses.replace(model, modules=modules), conditional, unconditional
 
@@ -68,7 +97,7 @@ TRAJECTORIES = stated("TRAJECTORIES")
 OWN_SAMPLER = {name: next(iter(cases)) for name, cases in TRAJECTORIES.items()} | {"edit_xl": "euler"}
 # Whose whole programs other tests run.
 ELSEWHERE = ("sd", "inpaint", "edit", "edit_xl", "xl", "mmdit", "t5_mmdit", "pixart", "alpha", "flux", "flux2_edits",
-             "klein_edits")  # fmt: skip
+             "klein_edits", "qwen_image_edit")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)
@@ -79,8 +108,32 @@ def test_every_trajectory_of_a_fixture_is_compared(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, case", [(name, case) for name, cases in TRAJECTORIES.items() for case in cases])
 def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
-    about, found = made_pipelines.fixture(name)
-    model, conditional, unconditional = compiled(name)
+    ours = end_of_trajectory(name, case, *compiled(name))
+    theirs = made_pipelines.fixture(name)[1][f"latents/{case}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TRAJECTORIES[name][case] * np.abs(theirs).max())
+
+
+def counted(placeholders, grids):
+    """Each token's number three times, that of a picture too."""
+    return jnp.broadcast_to(jnp.arange(placeholders.shape[1])[:, None], (*placeholders.shape, 3))
+
+
+@pytest.mark.slow
+def test_a_picture_whose_tokens_are_counted_as_words_is_edited_as_diffusers_does_as_it_is_called(monkeypatch):
+    """It does not tell transformers 5 which tokens are a picture's, whose rows and columns are then unknown."""
+    fresh = dataclasses.replace(loaded("qwen_image_edit"))  # without compiled programs
+    with monkeypatch.context() as patch:
+        patch.setattr(qwen_vl_network, "text_positions", counted)
+        patch.setattr(f"{__name__}.loaded", lambda name: fresh)
+        ours = end_of_trajectory("qwen_image_edit", "euler", *compiled.__wrapped__("qwen_image_edit"))
+    found = made_pipelines.fixture("qwen_image_edit")[1]
+    np.testing.assert_allclose(ours, found["as_called"], rtol=0, atol=4e-5 * np.abs(found["as_called"]).max())
+    assert np.abs(found["as_called"] - found["latents/euler"]).max() > 1e-3 * np.abs(found["as_called"]).max()
+
+
+def end_of_trajectory(name, case, model, conditional, unconditional):
+    """The latents at the end of a fixture's trajectory, by what `compiled` returns."""
+    about = made_pipelines.fixture(name)[0]
     process = schedulers.read(about["walks"][case], even=model.kind.even, by_steps=model.kind.by_steps)
     tokens = 64 // model.kind.multiple(model.denoiser) ** 2
     trajectory = schedulers.trajectory(
@@ -109,10 +162,8 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
         seen = "picture" if model.kind.appends else "beside"
         beside = {seen: jnp.asarray(drawn("pictured", 2, 8, 8, 4))}
         conditional, unconditional, scale = conditional | beside, unconditional | beside, jnp.array([7.5, 1.5])
-    if name.endswith("_edits"):
-        request = Request(images=tuple(found[f"image/{i}"] for i in range(2)), prompts=PROMPTS, height=32, width=32)
-        job = Job.prepare(loaded(name), request)
-        assert [image.shape[1:3] for image in job.images] == [(64, 64), (64, 72)]
+    if name in EDITS:
+        job = edit(name, loaded(name))
         with jax.disable_jit(False):
             begin = jax.jit(
                 lambda vae, images: programs.begin(model, job.course, vae, job.keys(), None, None, None, images)
@@ -125,11 +176,9 @@ def test_thirty_guided_steps_end_where_diffusers_pipeline_does(name, case):
         denoise = flow_maps.from_denoiser(denoise, process.schedule)
     x = trajectory.start * jnp.asarray(drawn("latents", *shape))
     with jax.disable_jit():
-        ours = samplers.sample(
+        return samplers.sample(
             sampler, denoise, process.schedule, x, trajectory.plan, jax.random.split(jax.random.key(0), 2)
         )
-    theirs = found[f"latents/{case}"]
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=TRAJECTORIES[name][case] * np.abs(theirs).max())
 
 
 @pytest.mark.slow
@@ -238,6 +287,7 @@ def test_pictures_of_the_whole_program_follow_from_prompt_and_seed(name):
     seen = {"height": 16, "width": 16} | (
         {"image": picture()[:, :16]} if name in ("kontext", "control", "fill") else {}
     )
+    seen |= {"images": edited(name)} if name in EDITS else {}
     seen |= {"mask": np.add.outer(np.arange(16), np.arange(16)) > 12} if name == "fill" else {}
     draw = lambda prompt, seed: text_to_image.generate(loaded(name), prompt, seeds=seed, steps=4, sampler="", **seen)
     first = draw("a cat", 1)

@@ -138,6 +138,15 @@ def test_the_image_of_a_model_that_sees_several_is_the_first_of_its_images_unles
     with pytest.raises(ValueError, match=r"one of the images has 33 x 9 pixels .* at least 16"):
         edited_images((odd[:, :9],), kind.several, 16)
 
+    needing = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["QwenImageEditPipeline"]})
+    checked = lambda **settings: Request(prompts=("a cat",), **settings).resolved(needing).check(needing)
+    checked(image="a.png")
+    for named in ({}, {"image": "a.png", "strength": 0.5}):
+        with pytest.raises(ValueError, match="edits pictures by the prompt; name the image, or images, without"):
+            checked(**named)
+    with pytest.raises(ValueError, match=r"images: 2 pictures\. Valid: at most 1 for this model"):
+        checked(images=["a.png", "b.png"])
+
     kontext = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["FluxKontextPipeline"],
                                        "sees_picture": True, "distilled": True})  # fmt: skip
     with pytest.raises(

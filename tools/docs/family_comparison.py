@@ -20,6 +20,7 @@ BEGIN, END = "<!-- python -m tools.docs.family_comparison -->\n", "<!-- end of t
 HEAD = ("family", "variant", "class", "samplers and steps", "deviation", "what differs from the class as it is called")
 MEAN = "its picture is encoded by the mean, where diffusers draws"
 CLEAN = "prompts are not cleaned, and the size is the requested one (clean_caption, use_resolution_binning)"
+TOLD = "its text encoder is told which tokens are a picture's, and pictures have fewer pixels"
 REASONS = {
     "chroma": "its mask is cast to booleans; diffusers adds it to the scores as numbers",
     "cogvideox_from_image": MEAN,
@@ -28,6 +29,8 @@ REASONS = {
     "ltx_conditions": MEAN,
     "pixart": CLEAN,
     "alpha": CLEAN,
+    "qwen_image_edit": TOLD,
+    "qwen_image_edit_plus": TOLD,
     "sana": CLEAN,
     "sprint": CLEAN,
     "wan_from_image": "letters are not mended (ftfy)",

@@ -154,12 +154,12 @@ def find(
     return _varied(Found(known, module, layout, tensors))
 
 
-def described(folder: str | pathlib.Path) -> tuple[Family, nn.Module]:
-    """The network that a folder's config.json describes; the folder needs no weights. Errors as `load`."""
+def described(folder: str | pathlib.Path, family: str = "") -> tuple[Family, nn.Module]:
+    """The network that a folder's config.json describes; it needs no weights. Arguments and errors as `load`."""
     folder = pathlib.Path(folder).expanduser()
     config = read_config(folder)
-    family = families.find(family_of(config, folder))
-    return family, built(family, config)
+    known = families.find(family or family_of(config, folder))
+    return known, built(known, config)
 
 
 def _beginnings(tensors: Tensors) -> list[str]:

@@ -3,6 +3,7 @@
 __all__ = [
     "Conditioning",
     "JointBlock",
+    "MixedTimes",
     "PictureBlock",
     "Projections",
     "SingleBlock",
@@ -13,7 +14,7 @@ __all__ = [
     "to_tokens",
 ]
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -146,6 +147,20 @@ def to_tokens(x: jax.Array) -> jax.Array:
     return layout.split(x, "batch", "tokens", "heads", None)
 
 
+class MixedTimes(NamedTuple):
+    """The conditions of a picture's tokens that have one of two times.
+
+    Attributes:
+        c: [B, D] after SiLU, of the text's tokens and of most of the picture's.
+        other: [B, D] after SiLU, of the others.
+        others: Bool [N], True for the picture's tokens with the other time.
+    """
+
+    c: jax.Array
+    other: jax.Array
+    others: jax.Array
+
+
 class Stream(nn.Module):
     """One stream's part of a joint layer: adaLN, projections to and from the joint attention, and an MLP.
 
@@ -166,8 +181,16 @@ class Stream(nn.Module):
         self.mlp = SwiGlu(GATED, self.dtype, bias=False) if self.gated else Gelu(4.0, self.dtype)
 
     def vectors_of(self, c: Any, given: jax.Array | None) -> list[jax.Array]:
-        """The stream's vectors [B, 1, D], of the condition, or as they are given [B, vectors, D]."""
-        return self.modulation(c) if given is None else _each(given)
+        """The stream's vectors [B, 1, D], of the condition, or as they are given [B, vectors, D].
+
+        They are [B, N, D] for `MixedTimes`.
+        """
+        if given is not None:
+            return _each(given)
+        if not isinstance(c, MixedTimes):
+            return self.modulation(c)
+        both = zip(self.modulation(c.c), self.modulation(c.other))
+        return [jnp.where(c.others[:, None], other, one) for one, other in both]
 
     def enter(self, x: jax.Array, c: Any, given: jax.Array | None = None) -> tuple[list[jax.Array], list[jax.Array]]:
         """x [B, N, D] -> ([q, k, v], the stream's vectors [B, 1, D])."""
@@ -201,8 +224,9 @@ class JointBlock(nn.Module):
         stream <- stream + gate * leave(attention(q, k, v))
         stream <- stream + gate' * mlp(norm(stream) (1 + scale') + shift')
 
-    Arguments of the call: the streams (picture [B, N, D], text [B, M, D]), the condition c [B, D] after SiLU, rotary
-    angles of text and picture [M + N, D / (2 H)] or None, and this layer's entries of the condition:
+    Arguments of the call: the streams (picture [B, N, D], text [B, M, D]), the condition c [B, D] after SiLU or
+    `MixedTimes`, rotary angles of text and picture [M + N, D / (2 H)] or None, and this layer's entries of the
+    condition:
 
         "skip"      Bool [B]: the layer does nothing
         "identity"  Bool [B]: of the picture's tokens each attends to itself alone, and to the text
@@ -255,7 +279,7 @@ class JointBlock(nn.Module):
         words = Stream(*stream, 2 if self.last else 6, self.gated, name="text")
 
         picture, vectors = image.enter(x, c, picture_vectors)
-        theirs, text_vectors = words.enter(text, c, given_text_vectors)
+        theirs, text_vectors = words.enter(text, c.c if isinstance(c, MixedTimes) else c, given_text_vectors)
         q, k, v = (jnp.concatenate(pair, axis=1) for pair in zip(theirs, picture))
         identity, queries = inputs.get("identity"), picture[0] if self.last else q
         alone = None if identity is None else _alone(identity, queries.shape[1], k.shape[1], x.shape[1])

@@ -1,12 +1,30 @@
 """Checks of the texts, strengths and residuals that transformers receive in their condition."""
 
-__all__ = ["check_residuals", "check_strength", "check_text", "lengthened"]
+__all__ = ["check_pictures", "check_residuals", "check_strength", "check_text", "lengthened"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+
+def check_pictures(x: jax.Array, pictures: Sequence[jax.Array]) -> None:
+    """Refuses latents of pictures that are edited, of another batch or other channels than x.
+
+    Args:
+        x: noised latents [B, H, W, C].
+        pictures: the condition's 'pictures', each [B, h, w, C].
+
+    Raises:
+        ValueError: naming the shape.
+    """
+    for latents in pictures:
+        if latents.ndim != 4 or (latents.shape[0], latents.shape[3]) != (x.shape[0], x.shape[3]):
+            raise ValueError(
+                f"each of the condition's 'pictures' must be [B, h, w, C] = ({x.shape[0]}, h, w, {x.shape[3]}); got "
+                f"{latents.shape}"
+            )
 
 
 def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width: int = 0) -> None:

@@ -31,7 +31,7 @@ from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
-from diffusion.models.layers.joint_conditions import check_strength, check_text
+from diffusion.models.layers.joint_conditions import check_pictures, check_strength, check_text
 from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
@@ -127,12 +127,7 @@ class Flux2(Layered, Backbone):
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         network_checks.latents(self, x, t, self.channels)
-        for latents in inputs["pictures"] or ():
-            if latents.ndim != 4 or (latents.shape[0], latents.shape[3]) != (x.shape[0], self.channels):
-                raise ValueError(
-                    f"each of the condition's 'pictures' must be [B, h, w, C] = ({x.shape[0]}, h, w, "
-                    f"{self.channels}); got {latents.shape}"
-                )
+        check_pictures(x, inputs["pictures"] or ())
         check_text(x.shape[0], self.text_width, inputs)
         check_strength(x.shape[0], inputs)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion.published.flux2.network import Flux2
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import EditedPictures, Kind, Reader, Usual
 from diffusion.text.encoding import Encoder, encode
 from diffusion.text.qwen_chat import ANSWER, NO_THOUGHT, USER
 
@@ -50,7 +50,7 @@ FLUX2_KLEIN = Kind(
     even=True,
     by_steps=True,
     network=Flux2,
-    several=1024**2,
+    several=EditedPictures(1024**2),
     student=Usual(4, 1.0),
 )
 FLUX2 = FLUX2_KLEIN._replace(

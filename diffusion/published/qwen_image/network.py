@@ -15,6 +15,7 @@ Pictures and features are channels last.
 
 __all__ = ["QwenImage"]
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -26,8 +27,8 @@ from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
-from diffusion.models.layers.joint_blocks import JointBlock
-from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.joint_blocks import JointBlock, MixedTimes
+from diffusion.models.layers.joint_conditions import check_pictures, check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
@@ -41,8 +42,9 @@ class QwenImage(Layered, Backbone):
     """The transformer of Qwen-Image: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1]; the network multiplies it by 1000. Of h x w patches, patch (r, c) has the position
-    (0, r - ceil(h / 2), c - ceil(w / 2)), and text token i, 0 the first, three times max(floor(h / 2), floor(w / 2)) +
-    i: pictures grow around their centre, and the text stands on the diagonal behind.
+    (k, r - ceil(h / 2), c - ceil(w / 2)), with k = 0 for x and k = 1, 2, ... for the pictures that are edited. Text
+    token i, 0 the first, has three times m + i, m the largest floor(h / 2) or floor(w / 2) of all: pictures grow around
+    their centre, and the text stands on the diagonal behind.
 
     Attributes:
         channels: C of the latents.
@@ -51,6 +53,7 @@ class QwenImage(Layered, Backbone):
         heads: number of attention heads.
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
+        clean: whether the pictures that are edited have the time 0 (Qwen-Image-Edit-2511), not the time of x.
 
     Reference: Qwen Team, "Qwen-Image Technical Report", 2025, and its code.
     """
@@ -61,6 +64,7 @@ class QwenImage(Layered, Backbone):
     heads: int = 24
     text_width: int = 3584
     axes: tuple[int, int, int] = (16, 56, 56)
+    clean: bool = False
     ranks = (3,)
     reuses = ("blocks",)
     positive = ("channels", "width", "depth", "heads", "text_width")
@@ -78,30 +82,39 @@ class QwenImage(Layered, Backbone):
             x: noised latents [B, H, W, C]; H and W even.
             t: times in [0, 1], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
-                "text": [B, M, text_width]. "text_mask": Bool [B, M].
+                "text": [B, M, text_width]. "text_mask": Bool [B, M]. "pictures": a tuple of latents [B, h, w, C], h and
+                w even, of pictures that are edited or combined; they are further tokens.
 
         Returns:
             [B, H, W, C].
         """
-        inputs = entries(condition, ("text", "text_mask"))
+        inputs = entries(condition, ("text", "text_mask"), ("pictures",))
         network_checks.latents(self, x, t, self.channels)
+        pictures = tuple(inputs["pictures"] or ())
+        check_pictures(x, pictures)
         check_text(x.shape[0], self.text_width, inputs)
         batch, height, width, _ = x.shape
 
         dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
-        image = dense("patch_embedding")(patchify(x, PATCH))
+        parts = [patchify(latents.astype(x.dtype), PATCH) for latents in (x, *pictures)]
+        image = dense("patch_embedding")(jnp.concatenate(parts, axis=1))
         text = dense("text_embedding")(nn.RMSNorm(dtype=self.dtype, name="text_norm")(inputs["text"]))
         t = jnp.broadcast_to(jnp.asarray(t), (batch,))
-        c = nn.silu(TimestepEmbedding(self.width, self.dtype, name="time")(1000 * t))
-        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], height // PATCH, width // PATCH), self.axes))
+        embedding = TimestepEmbedding(self.width, self.dtype, name="time")
+        c = nn.silu(embedding(1000 * t))
+        sides = [(latents.shape[1] // PATCH, latents.shape[2] // PATCH) for latents in (x, *pictures)]
+        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], sides), self.axes))
 
         shown = jnp.concatenate([inputs["text_mask"], jnp.ones(image.shape[:2], bool)], axis=1)
         per_layer = {"seen": jnp.broadcast_to(shown, (self.depth, *shown.shape))}
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        arguments = (c, angles, per_layer)
+        times = c
+        if self.clean and pictures:
+            times = MixedTimes(c, nn.silu(embedding(0 * t)), jnp.arange(image.shape[1]) >= parts[0].shape[1])
+        arguments = (times, angles, per_layer)
         axes = (nn.broadcast, nn.broadcast, 0)
         fields = (self.heads, True, False, False, self.attention, self.dtype)
-        picture = lambda streams: streams[0]
+        picture = lambda streams: streams[0][:, : parts[0].shape[1]]
         output = lambda tokens: self._output(tokens, c, height, width)
         return single_stack(self, JointBlock, fields, streams, arguments, axes, output, features, through, picture)
 
@@ -110,12 +123,15 @@ class QwenImage(Layered, Backbone):
         return unpatchify(tokens, PATCH, height, width)
 
 
-def _token_positions(words: int, rows: int, columns: int) -> np.ndarray:
-    """Rotary positions of M words and of rows x columns patches: [M + N, 3]."""
-    row, column = np.indices((rows, columns)).reshape(2, -1)
-    patches = np.stack([np.zeros_like(row), row - (rows - rows // 2), column - (columns - columns // 2)], axis=1)
-    text = max(rows // 2, columns // 2) + np.arange(words)
-    return np.concatenate([np.stack([text] * 3, axis=1), patches])
+def _token_positions(words: int, sides: Sequence[tuple[int, int]]) -> np.ndarray:
+    """Rotary positions of M words and of the patches of pictures, pairs [rows, columns], x first: [M + N, 3]."""
+    positions = []
+    for k, (rows, columns) in enumerate(sides):
+        row, column = np.indices((rows, columns)).reshape(2, -1)
+        still = np.full_like(row, k)
+        positions.append(np.stack([still, row - (rows - rows // 2), column - (columns - columns // 2)], axis=1))
+    text = max(side // 2 for pair in sides for side in pair) + np.arange(words)
+    return np.concatenate([np.stack([text] * 3, axis=1), *positions])
 
 
 MODELS = {"qwen_image": QwenImage}  # by its name in configs

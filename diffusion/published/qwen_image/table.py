@@ -45,6 +45,9 @@ CONFIG = FieldTable(
         Field("joint_attention_dim", "text_width", 3584),
         Follows("guidance_embeds", False),
         Field("axes_dims_rope", "axes", (16, 56, 56), SIZES),
+        Field("zero_cond_t", "clean", False),
+        Follows("use_additional_t_cond", False, silent=True),
+        Follows("use_layer3d_rope", False, silent=True),
     ),
     unread={"pooled_projection_dim": None},
 )

@@ -1,22 +1,41 @@
 """Qwen-Image of diffusers: its transformer, small and at the published size; its pipeline."""
 
+import contextlib
+import functools
 import pathlib
+import sys
+from unittest import mock
 
 import diffusers
 import numpy as np
 import torch
 import transformers
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
+from PIL import Image
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
-from tests.peers.pipeline_parts import QWEN, Pipeline, by_channel, qwen_tokenizer
+from tests.peers.pipeline_parts import (
+    GUIDANCE,
+    NEGATIVE,
+    PROMPTS,
+    QWEN,
+    STEPS,
+    Pipeline,
+    by_channel,
+    bytes_of,
+    changed,
+    parts_of,
+    qwen_tokenizer,
+)
 
 INPUTS = {
     "x": drawn("qwen_image x", 2, 6, 10, 4),  # an odd number of patches on both sides
     "t": np.array([0.003, 0.7315], np.float32),
     "text": drawn("qwen_image text", 2, 5, 24),
     "text_mask": np.arange(5) < np.array([[5], [3]]),
+    "picture_0": drawn("qwen_image picture 0", 2, 4, 6, 4),
+    "picture_1": drawn("qwen_image picture 1", 2, 14, 2, 4),
 }
 
 
@@ -34,14 +53,24 @@ def small(**options) -> QwenImageTransformer2DModel:
 
 
 def run(module: QwenImageTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Also with two pictures that are edited, as the pipeline has their tokens."""
     batch, height, width, channels = a["x"].shape
-    tokens = QwenImagePipeline._pack_latents(first(a["x"]), batch, channels, height, width)
-    shapes = [[(1, height // 2, width // 2)]] * batch
-    out = module(tokens, a["text"], a["text_mask"], a["t"], shapes).sample
-    return {"output": last(QwenImagePipeline._unpack_latents(out, 8 * height, 8 * width, 8).squeeze(2))}
+
+    def call(*pictures: torch.Tensor) -> torch.Tensor:
+        parts = [a["x"], *pictures]
+        packed = [QwenImagePipeline._pack_latents(first(part), batch, channels, *part.shape[1:3]) for part in parts]
+        shapes = [[(1, part.shape[1] // 2, part.shape[2] // 2) for part in parts]] * batch
+        out = module(torch.cat(packed, dim=1), a["text"], a["text_mask"], a["t"], shapes).sample
+        of_x = out[:, : packed[0].shape[1]]
+        return last(QwenImagePipeline._unpack_latents(of_x, 8 * height, 8 * width, 8).squeeze(2))
+
+    return {"output": call(), "edited": call(a["picture_0"], a["picture_1"])}
 
 
-CASES = {"qwen_image": Case(small, INPUTS, run)}
+CASES = {
+    "qwen_image": Case(small, INPUTS, run),
+    "qwen_image_clean": Case(functools.partial(small, zero_cond_t=True), INPUTS, run),
+}
 LISTINGS = {"qwen_image_full": QwenImageTransformer2DModel}
 
 
@@ -56,12 +85,17 @@ QWEN_FLOW = {  # as it is published
 }
 
 
-def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+def reader(**vision) -> transformers.Qwen2_5_VLForConditionalGeneration:
+    """Qwen 2.5 VL, with further fields of its tower."""
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
-              "patch_size": 4}  # fmt: skip
+              "patch_size": 4} | vision  # fmt: skip
     turns = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 1e6}
     text = {name: value for name, value in QWEN.items() if name != "head_dim"} | {"rope_parameters": turns}
     config = transformers.Qwen2_5_VLConfig(text_config=text | {"hidden_size": 32}, vision_config=vision)
+    return transformers.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     return diffusers.QwenImagePipeline(
         vae=diffusers.AutoencoderKLQwenImage(
             base_dim=8,
@@ -73,7 +107,7 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
             latents_std=[2.8, 1.4, 0.7, 1.9],
         ),
         tokenizer=qwen_tokenizer(),
-        text_encoder=transformers.Qwen2_5_VLForConditionalGeneration(config),
+        text_encoder=reader(),
         transformer=small(joint_attention_dim=32),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(QWEN_FLOW),
     )
@@ -93,4 +127,97 @@ def decode(pipe, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return latents[:, :, 0], picture
 
 
-PIPELINES = {"qwen_image": Pipeline(pipeline, QWEN_FLOW, arguments=arguments, decoded=decode)}
+SEEING = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+SMALLER = 128  # by which the pictures of the edits have fewer pixels here than the classes give them
+PICTURES = tuple(bytes_of(drawn(f"qwen edited {i}", *sides, 3)) for i, sides in enumerate([(48, 90), (70, 64)]))
+
+
+class OfPictures(transformers.Qwen2VLProcessor):
+    """The processor without its part for clips, which needs torchvision."""
+
+    def check_argument_for_proper_class(self, name, argument):
+        return type(argument)
+
+    def save_pretrained(self, folder, **_):
+        self.image_processor.save_pretrained(folder)
+
+
+def parts_for_edits(folder: pathlib.Path) -> dict:
+    """The parts of a pipeline whose text encoder sees pictures, in windows of 4 tokens but for its second layer."""
+    parts = parts_of(pipeline(folder))
+    tokenizer = qwen_tokenizer(further=SEEING)
+    processor = OfPictures(
+        transformers.Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 10**6}),
+        tokenizer,
+    )
+    text = reader(depth=2, window_size=32, fullatt_block_indexes=[1])
+    text.config.image_token_id = tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    return parts | {"tokenizer": tokenizer, "processor": processor, "text_encoder": text}
+
+
+def placed(parts: dict) -> dict:
+    """The parts, with a text encoder that is told which tokens are pictures, without which it counts all as words."""
+    text = parts["text_encoder"]
+    text.forward = functools.partial(types_told, text, text.forward)
+    return parts
+
+
+def types_told(text, forward, input_ids, **rest):
+    return forward(input_ids, mm_token_type_ids=(input_ids == text.config.image_token_id).int(), **rest)
+
+
+class OneByOne:
+    """A pipeline that is called with one prompt at a time: one class takes no more, one scales no list of pictures."""
+
+    def __call__(self, prompt, negative_prompt, latents, **rest):
+        each = zip(prompt, negative_prompt, latents.split(1))
+        calls = [super(OneByOne, self).__call__(prompt=p, negative_prompt=n, latents=x, **rest) for p, n, x in each]
+        return type(calls[0])(images=torch.cat([call.images for call in calls]))
+
+
+def one_by_one(published: type, parts: dict) -> diffusers.DiffusionPipeline:
+    """A pipeline of a class, under its name."""
+    return type(published.__name__, (OneByOne, published), {"__module__": published.__module__})(**parts)
+
+
+def edit(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    return one_by_one(diffusers.QwenImageEditPipeline, placed(parts_for_edits(folder)))
+
+
+def edit_plus(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    parts = placed(parts_for_edits(folder))
+    parts["transformer"] = changed(parts["transformer"], zero_cond_t=True)
+    return one_by_one(diffusers.QwenImageEditPlusPipeline, parts)
+
+
+def edit_arguments(pipe, usual: dict) -> dict:
+    """It takes one picture."""
+    return arguments(pipe, usual | {"image": usual["image"][0]})
+
+
+@contextlib.contextmanager
+def smaller(pipe, latents: torch.Tensor):
+    """The call of a pipeline that scales pictures to fewer pixels."""
+    module = sys.modules[type(pipe).__module__]
+    published = module.calculate_dimensions
+    with mock.patch.object(module, "calculate_dimensions", lambda area, ratio: published(area / SMALLER, ratio)):
+        yield
+
+
+def as_called(pipe) -> dict[str, torch.Tensor]:
+    """The latents of the pipeline without a change: its text encoder counts the picture's tokens as words."""
+    del pipe.text_encoder.forward
+    latents = torch.from_numpy(drawn("latents", 2, *OF_EDITS.latents)).movedim(-1, 1)
+    usual = {"prompt": [*PROMPTS], "negative_prompt": [NEGATIVE] * 2, "num_inference_steps": STEPS}
+    usual |= {"guidance_scale": GUIDANCE, "image": [Image.fromarray(PICTURES[0])], "latents": latents, **OF_EDITS.size}
+    with torch.no_grad(), smaller(pipe, latents):
+        output = pipe(output_type="latent", **edit_arguments(pipe, usual))
+    return {"as_called": last(decode(pipe, output.images)[0]).contiguous()}
+
+
+OF_EDITS = Pipeline(edit, QWEN_FLOW, arguments=edit_arguments, within=smaller, decoded=decode, images=PICTURES[:1])
+PIPELINES = {
+    "qwen_image": Pipeline(pipeline, QWEN_FLOW, arguments=arguments, decoded=decode),
+    "qwen_image_edit": OF_EDITS._replace(further=as_called),
+    "qwen_image_edit_plus": OF_EDITS._replace(build=edit_plus, arguments=arguments, images=PICTURES),
+}

@@ -2,21 +2,34 @@
 
 from diffusion.published.qwen_image import QwenImage
 from tests.models.backbone import TEXT, Backbone, words
-from tests.models.interchange.calls import OWN, Call, autoencoder_kl, denoised
+from tests.models.interchange.calls import OWN, Call, autoencoder_kl
 from tests.published.family_facts import KindFacts
 
 SMALL = QwenImage(4, 24, 2, 2, TEXT, (4, 4, 4))
 
+
+def edited(net, a):
+    """The output, alone and beside two pictures."""
+    inputs = {name: a[name] for name in ("text", "text_mask")}
+    pictures = {"pictures": (a["picture_0"], a["picture_1"])}
+    return {"output": net(a["x"], a["t"], inputs), "edited": net(a["x"], a["t"], inputs | pictures)}
+
+
 CALLS = {
-    "qwen_image": Call(denoised, 4e-5, layouts=OWN),
+    "qwen_image": Call(edited, 4e-5, layouts=OWN),
+    "qwen_image_clean": Call(edited, 4e-5, layouts=OWN, slow=True),
     "qwen_image_autoencoder": Call(autoencoder_kl, 1e-5, slow=True),
 }
 LISTINGS = {"qwen_image_full": "QwenImageTransformer2DModel"}
+FLAGS = {"unit_clock", "even"}
+EDIT = KindFacts((50, 4.0), 2, "QwenImage", FLAGS | {"several"}, [("", {"masked": True}, 576)])
 KINDS = {
-    "QwenImagePipeline": KindFacts((50, 4.0), 2, "QwenImage", {"unit_clock", "even"}, [("", {"masked": True}, 546)])
+    "QwenImagePipeline": KindFacts((50, 4.0), 2, "QwenImage", FLAGS, [("", {"masked": True}, 546)]),
+    "QwenImageEditPipeline": EDIT,
+    "QwenImageEditPlusPipeline": EDIT,
 }
 SAME = {"QwenImageImg2ImgPipeline": "QwenImagePipeline", "QwenImageInpaintPipeline": "QwenImagePipeline"}
-TRAJECTORIES = {"qwen_image": {"euler": 4e-5}}
+TRAJECTORIES = {name: {"euler": 4e-5} for name in ("qwen_image", "qwen_image_edit", "qwen_image_edit_plus")}
 LORA_LAYERS = {
     "qwen_image": [
         (SMALL, "diffusers", "transformer_blocks.1.attn.add_q_proj"),
