@@ -18,6 +18,7 @@ Two papers have it: DDT (Wang et al., 2025), with a decoder as wide as the encod
 
 __all__ = ["DDT", "ddt_preset", "dit_dh_preset"]
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -26,17 +27,12 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, modulated_output, normalisation, xavier
+from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, normalisation, xavier
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.embeddings import (
-    FourierEmbedding,
-    LabelEmbedding,
-    TimestepEmbedding,
-    rope_angles,
-    sincos_positions,
-)
+from diffusion.models.layers.condition_embedding import condition_vector, time_and_class
+from diffusion.models.layers.embeddings import FourierEmbedding, TimestepEmbedding, rope_angles
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, picture_output
 from diffusion.models.layers.stacks import Layered, Stack
 
 
@@ -136,18 +132,14 @@ class DDT(Layered, Backbone):
         label, masks = layer_masks.parted(condition, x.shape[0], self.feature_blocks)
         network_checks.labelled_images(self, x, t, label)
         recorded = Features(features, self.feature_blocks)
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         rows = height // self.patch
         columns = width // self.patch
-        patches = patchify(x, self.patch)
 
-        embedding = FourierEmbedding if self.clock == "fourier" else TimestepEmbedding
-        periods: dict[str, Any] = {} if self.clock == "fourier" else {"max_period": 10.0}
-        time = embedding(self.width, self.dtype, **periods, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
-        c = time
-        if self.num_classes:
-            c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
-        c = nn.silu(c)
+        sinusoids = functools.partial(TimestepEmbedding, max_period=10.0)
+        times = FourierEmbedding if self.clock == "fourier" else sinusoids
+        time, class_vector = time_and_class(self, t, label, batch, times)
+        c = condition_vector(time, class_vector)
 
         def stack(tokens: jax.Array, c: jax.Array, name: str, depth: int, heads: int, first: int) -> jax.Array:
             angles = rope_angles(rows, columns, tokens.shape[-1] // heads, span=self.span or None)
@@ -158,21 +150,17 @@ class DDT(Layered, Backbone):
             blocks = Stack(name, depth, Block, (heads, self.mlp_ratio, *fields), arguments, unroll=self.unroll)
             return blocks.run(self, tokens, recorded)
 
-        dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
         again = nn.silu if self.silu_again else lambda c: c
-        s = dense(self.width, "patch_embedding")(patches)
-        if self.positions == "sincos_rope":
-            s = s + jnp.asarray(sincos_positions(rows, columns, self.width), s.dtype)
+        s = embedded_patches(x, self.patch, self.width, self.dtype, self.positions == "sincos_rope")
         s = stack(s, again(c), "blocks", self.depth, self.heads, 0)
         s = nn.silu(time[:, None] + s)
         if self.decoder_width != self.width:
-            s = dense(self.decoder_width, "decoder_condition")(s)
+            s = nn.Dense(self.decoder_width, dtype=self.dtype, kernel_init=xavier, name="decoder_condition")(s)
         s = again(s)
-        tokens = dense(self.decoder_width, "decoder_patch_embedding")(patches)
+        tokens = embedded_patches(x, self.patch, self.decoder_width, self.dtype, name="decoder_patch_embedding")
         tokens = stack(tokens, s, "decoder_blocks", self.decoder_depth, self.decoder_heads, self.depth)
         norm = normalisation(self.final_norm, "final_norm", self.dtype)
-        tokens = modulated_output(tokens, s, norm, self.patch**2 * channels, self.dtype)
-        return recorded.beside(unpatchify(tokens, self.patch, height, width))
+        return recorded.beside(picture_output(tokens, s, norm, self.patch, x.shape, self.dtype))
 
 
 def _sizes(width: int, depth: int, heads: int, decoder_depth: int) -> dict[str, int]:

@@ -26,13 +26,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layer_masks, layout, network_checks
-from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, modulated_output, normalisation, xavier
+from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Block, normalisation
 from diffusion.models.layers.choices import look_up
+from diffusion.models.layers.condition_embedding import condition_vector, time_and_class
 from diffusion.models.layers.conditions import check_label
-from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles
 from diffusion.models.layers.joint_conditions import check_strength
 from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers, Through
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, picture_output
 from diffusion.models.layers.stacks import Layered, single_stack
 
 SIZES = {  # width, depth, heads: table 1 of the paper
@@ -145,15 +146,12 @@ class DiT(Layered, Backbone):
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         clocks = t if isinstance(t, tuple) else (t,)
         self._check(x, clocks, label)
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         rows = height // self.patch
         columns = width // self.patch
 
-        tokens = patchify(x, self.patch)
-        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)
+        tokens = embedded_patches(x, self.patch, self.width, self.dtype, self.positions != "rope")
         angles = None
-        if self.positions != "rope":
-            tokens = tokens + jnp.asarray(sincos_positions(rows, columns, self.width), tokens.dtype)
         if self.positions != "sincos":
             angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
@@ -166,18 +164,11 @@ class DiT(Layered, Backbone):
         )
         if not self.own_embeddings:
             wrapped = lambda module: module
-        embeddings = [
-            wrapped(TimestepEmbedding)(
-                self.width, self.dtype, self.frequency_shift, name=f"timestep_embedding{number}"
-            )(jnp.broadcast_to(clock, (batch,)))
-            for number, clock in zip(("", *(f"_{i}" for i in range(2, self.times + 1))), clocks)
-        ]
-        c = sum(embeddings[1:], embeddings[0])
+        times = functools.partial(wrapped(TimestepEmbedding), shift=self.frequency_shift)
+        c, class_vector = time_and_class(self, t, label, batch, times, wrapped(LabelEmbedding))
         for name, number in guidance.items():
             c = c + wrapped(TimestepEmbedding)(self.width, self.dtype, name=f"{name}_embedding")(1000 * number)
-        if self.num_classes:
-            c = c + wrapped(LabelEmbedding)(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
-        c = nn.silu(c)
+        c = condition_vector(c, class_vector)
 
         tokens = layout.split(tokens, "batch", "tokens", None)
 
@@ -186,10 +177,9 @@ class DiT(Layered, Backbone):
         arguments = (c, angles, masks)
 
         def output(tokens):
-            outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
             norm = normalisation(self.norm, "final_norm", self.dtype)
-            tokens = modulated_output(tokens, c[0] if self.own_embeddings else c, norm, outputs, self.dtype)
-            return unpatchify(tokens, self.patch, height, width)
+            first = c[0] if self.own_embeddings else c
+            return picture_output(tokens, first, norm, self.patch, x.shape, self.dtype, self.learn_sigma)
 
         return single_stack(self, Block, fields, tokens, arguments, axes, output, features, through, unroll=self.unroll)
 

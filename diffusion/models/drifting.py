@@ -28,11 +28,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import conditions, layout, network_checks
-from diffusion.models.layers.blocks import Block, modulated_output, normalisation, xavier
+from diffusion.models.layers.blocks import Block, normalisation, xavier
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, sincos_positions
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, picture_output
 from diffusion.models.layers.stacks import Layered, single_stack
 
 SIZES = {"B": (768, 12, 12), "L": (1024, 24, 16)}  # width, depth, heads: configs/gen/*_sota_*.yaml of the authors
@@ -127,7 +127,7 @@ class DriftingDiT(Layered, Backbone):
         entries = condition if isinstance(condition, Mapping) else {"label": condition}
         parts = conditions.entries(entries, (), ("label", "strength", "style"))
         self._check(x, t, parts)
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         rows = height // self.patch
         columns = width // self.patch
 
@@ -141,12 +141,12 @@ class DriftingDiT(Layered, Backbone):
         scale = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")(strength)
         c = c + STRENGTH_SHARE * normalisation("scaled_rmsnorm", "strength_norm", self.dtype)(scale)
 
-        dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
-        tokens = dense("patch_embedding")(patchify(x, self.patch))
+        tokens = embedded_patches(x, self.patch, self.width, self.dtype)
         sincos = lambda *_: jnp.asarray(sincos_positions(rows, columns, self.width))
         tokens = tokens + self.param("positions", sincos, (rows * columns, self.width)).astype(tokens.dtype)
         learned = self.param("class_positions", nn.initializers.normal(0.02), (self.class_tokens, self.width))
-        prefix = dense("class_embedding")(c)[:, None] + learned.astype(tokens.dtype)
+        prefix = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="class_embedding")(c)
+        prefix = prefix[:, None] + learned.astype(tokens.dtype)
         tokens = layout.split(jnp.concatenate([prefix, tokens], axis=1), "batch", "tokens", None)
 
         # Rotary positions count along the sequence; a layer of DiT takes the pairs in two halves of a head.
@@ -157,8 +157,7 @@ class DriftingDiT(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             norm = normalisation("scaled_rmsnorm", "final_norm", self.dtype)
-            tokens = modulated_output(tokens, nn.silu(c), norm, self.patch**2 * channels, self.dtype)
-            return unpatchify(tokens, self.patch, height, width)
+            return picture_output(tokens, nn.silu(c), norm, self.patch, x.shape, self.dtype)
 
         ratio = 1.5 * (self.hidden + 0.5) / self.width  # two thirds of it, rounded down, are `hidden`
         fields = (self.heads, ratio, "scaled_rmsnorm", "swiglu", True, self.attention, self.dtype)

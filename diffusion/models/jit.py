@@ -27,11 +27,12 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks, layout, network_checks
-from diffusion.models.layers.blocks import Block, modulated_output, normalisation, xavier
+from diffusion.models.layers.blocks import Block, normalisation, xavier
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.layers.condition_embedding import condition_vector, time_and_class
+from diffusion.models.layers.embeddings import rope_angles
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers, Through
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, picture_output
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
 SIZES = {  # width, depth, heads, bottleneck, class_start: the authors' model_jit.py
@@ -117,31 +118,25 @@ class JiT(Layered, Backbone):
         """
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         network_checks.labelled_images(self, x, t, label)
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         rows = height // self.patch
         columns = width // self.patch
 
         # The largest patches have 3,072 pixels' numbers, and pictures far fewer degrees of freedom.
         narrow = nn.Dense(self.bottleneck, False, self.dtype, kernel_init=xavier, name="patch_bottleneck")
-        tokens = narrow(patchify(x, self.patch))
-        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)
-        tokens = tokens + jnp.asarray(sincos_positions(rows, columns, self.width), tokens.dtype)
+        tokens = embedded_patches(x, self.patch, self.width, self.dtype, sincos=True, narrow=narrow)
         tokens = layout.split(tokens, "batch", "tokens", None)
         angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads))
 
-        c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
-        label_vector = None
-        if self.num_classes:
-            label_vector = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
-            c = c + label_vector
-        c = nn.silu(c)
+        time, class_vector = time_and_class(self, t, label, batch)
+        c = condition_vector(time, class_vector)
 
         picture = lambda tokens: tokens[:, -rows * columns :]
         early = c, angles, jax.tree.map(lambda mask: mask[: self.class_start], masks)
         join = lambda tokens: tokens
-        if label_vector is not None and self.class_tokens:
+        if class_vector is not None and self.class_tokens:
             positions = self.param("class_positions", nn.initializers.normal(0.02), (self.class_tokens, self.width))
-            first = label_vector[:, None] + positions.astype(tokens.dtype)
+            first = class_vector[:, None] + positions.astype(tokens.dtype)
             join = lambda tokens: jnp.concatenate([first, tokens], axis=1)
             angles = jnp.concatenate([jnp.zeros((self.class_tokens, *angles.shape[1:])), angles])
         late = c, angles, jax.tree.map(lambda mask: mask[self.class_start :], masks)
@@ -152,8 +147,7 @@ class JiT(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             norm = normalisation(self.norm, "final_norm", self.dtype)
-            tokens = modulated_output(tokens, c, norm, self.patch**2 * channels, self.dtype)
-            return unpatchify(tokens, self.patch, height, width)
+            return picture_output(tokens, c, norm, self.patch, x.shape, self.dtype)
 
         return several_stacks(self, stacks, tokens, output, features, through, picture)
 

@@ -29,13 +29,14 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.blocks import Block, Modulation, modulated_output, xavier, zeros
+from diffusion.models.layers.blocks import Block, Modulation, zeros
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
+from diffusion.models.layers.condition_embedding import time_and_class
+from diffusion.models.layers.embeddings import sincos_positions
 from diffusion.models.layers.kept_patches import check_keep, completed, parted_keep, picked
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, picture_output
 from diffusion.models.layers.stacks import Layered, Stack
 
 SIZES = {  # width, depth, heads: models/maskdit.py of the authors' repository
@@ -118,16 +119,13 @@ class MaskDiT(Layered, Backbone):
         label, masks = layer_masks.parted(condition, x.shape[0], self.feature_blocks)
         network_checks.labelled_images(self, x, t, label)
         recorded = Features(features, self.feature_blocks)
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         rows = height // self.patch
         columns = width // self.patch
         check_keep(keep, batch, rows * columns)
-        positions = lambda size: jnp.asarray(sincos_positions(rows, columns, size), self.dtype)
 
-        tokens = patchify(x, self.patch)
-        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(tokens)
-        tokens = picked(tokens + positions(self.width), keep)
-        c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
+        tokens = picked(embedded_patches(x, self.patch, self.width, self.dtype, sincos=True), keep)
+        c, _ = time_and_class(self, t, None, batch)
         if self.num_classes:  # the null class has no row: its embedding is zero
             small = nn.initializers.normal(0.02)
             table = nn.Dense(self.width, False, self.dtype, kernel_init=small, name="label_embedding")
@@ -146,10 +144,10 @@ class MaskDiT(Layered, Backbone):
         narrow = nn.Dense(self.decoder_width, dtype=self.dtype, kernel_init=zeros, name="decoder_embedding")
         tokens = narrow(layer_norm(tokens) * (1 + scale) + shift)
         mask_token = self.param("mask_token", nn.initializers.normal(0.02), (self.decoder_width,))
-        tokens = completed(tokens, keep, mask_token, rows * columns) + positions(self.decoder_width)
+        positions = jnp.asarray(sincos_positions(rows, columns, self.decoder_width), self.dtype)
+        tokens = completed(tokens, keep, mask_token, rows * columns) + positions
         tokens = stack(tokens, "decoder_blocks", self.decoder_depth, self.decoder_heads, self.depth)
-        tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * channels, self.dtype)
-        return recorded.beside(unpatchify(tokens, self.patch, height, width))
+        return recorded.beside(picture_output(tokens, c, layer_norm, self.patch, x.shape, self.dtype))
 
 
 def mask_dit_preset(size: str, num_classes: int = 1000, **options: Any) -> MaskDiT:

@@ -34,13 +34,14 @@ import numpy as np
 
 from diffusion.models.layers import conditions, layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.blocks import Attention, Gelu, Modulation, modulated_output, xavier
+from diffusion.models.layers.blocks import Attention, Gelu, Modulation, xavier
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, sincos_positions
+from diffusion.models.layers.condition_embedding import condition_vector, time_and_class
+from diffusion.models.layers.embeddings import sincos_positions
 from diffusion.models.layers.kept_patches import check_keep, completed, parted_keep, picked
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, picture_output
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered
 
@@ -183,7 +184,7 @@ class MDT(Layered, Backbone):
         label, masks = layer_masks.parted(condition, x.shape[0], self.depth)
         self._check(x, t, label)
         recorded = Features(features, self.feature_blocks)
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         rows = height // self.patch
         columns = width // self.patch
         check_keep(keep, batch, rows * columns)
@@ -192,14 +193,10 @@ class MDT(Layered, Backbone):
 
         start = lambda key, shape: jnp.asarray(sincos_positions(rows, columns, self.width))
         positions = lambda name: self.param(name, start, (rows * columns, self.width)).astype(self.dtype)
-        tokens = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(
-            patchify(x, self.patch)
-        )
+        tokens = embedded_patches(x, self.patch, self.width, self.dtype)
         all_tokens = layout.split(tokens + positions("positions"), "batch", "tokens", None)
-        c = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
-        if self.num_classes:
-            c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
-        c = nn.silu(c)
+        time, class_vector = time_and_class(self, t, label, batch)
+        c = condition_vector(time, class_vector)
 
         between = jnp.asarray(distances(rows, columns))[None]
         fields = (self.heads, self.mlp_ratio, (2 * rows - 1) * (2 * columns - 1) + 3, self.attention, self.dtype)
@@ -234,9 +231,8 @@ class MDT(Layered, Backbone):
         decoder = stack(every, self.decoder_depth, "decoder_blocks", recorded.among(self.decoder_depth))
         tokens, states = decoder(tokens, all_tokens, c, between, None, part_masks(2 * half, self.decoder_depth))
         recorded.stack(self.decoder_depth, states if recorded.among(self.decoder_depth) else ())
-        outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
-        tokens = modulated_output(tokens, c, layer_norm, outputs, self.dtype)
-        return recorded.beside(unpatchify(tokens, self.patch, height, width))
+        output = picture_output(tokens, c, layer_norm, self.patch, x.shape, self.dtype, self.learn_sigma)
+        return recorded.beside(output)
 
     def _check(self, x, t, label):
         if x.shape[1:] != tuple(self.shape):

@@ -34,7 +34,7 @@ from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
 from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, unpatchify
 from diffusion.models.layers.products import rows_first
 from diffusion.models.layers.rotary import axis_angles, turn
 from diffusion.models.layers.stacks import Layered, Stack
@@ -186,11 +186,10 @@ class MiT(Layered, Backbone):
         rows = height // self.patch
         columns = width // self.patch
 
-        tokens = patchify(x, self.patch)
-        dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
+        narrow = None
         if self.bottleneck:
-            tokens = dense(self.bottleneck, "patch_bottleneck")(tokens)
-        tokens = dense(self.width, "patch_embedding")(tokens)
+            narrow = nn.Dense(self.bottleneck, dtype=self.dtype, kernel_init=xavier, name="patch_bottleneck")
+        tokens = embedded_patches(x, self.patch, self.width, self.dtype, narrow=narrow)
 
         strength = jnp.full(batch, self.default_strength) if parts["strength"] is None else parts["strength"]
         interval = jnp.tile(jnp.asarray(self.default_interval, jnp.float32), (batch, 1))

@@ -18,6 +18,7 @@ patch, so that detail costs no tokens. Pictures and features are channels last.
 
 __all__ = ["FieldBlock", "PixNerd", "pixnerd_preset", "place_features"]
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -29,9 +30,10 @@ from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, normalisation, xavier, zeros
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles
+from diffusion.models.layers.condition_embedding import condition_vector, time_and_class
+from diffusion.models.layers.embeddings import TimestepEmbedding, rope_angles
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, patchify, unpatchify
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered, Stack
 
@@ -154,22 +156,19 @@ class PixNerd(Layered, Backbone):
         batch, height, width, channels = x.shape
         rows = height // self.patch
         columns = width // self.patch
-        patches = patchify(x, self.patch)
 
-        time = TimestepEmbedding(self.width, self.dtype, max_period=10.0, name="timestep_embedding")
-        time = time(jnp.broadcast_to(t, (batch,)))
-        c = time
-        if self.num_classes:
-            c = c + LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(label)
+        times = functools.partial(TimestepEmbedding, max_period=10.0)
+        time, class_vector = time_and_class(self, t, label, batch, times)
+        c = condition_vector(time, class_vector)
         dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
-        tokens = layout.split(dense(self.width, "patch_embedding")(patches), "batch", "tokens", None)
+        tokens = layout.split(embedded_patches(x, self.patch, self.width, self.dtype), "batch", "tokens", None)
         angles = jnp.asarray(rope_angles(rows, columns, self.width // self.heads, span=self.span))
         fields = (self.heads, self.mlp_ratio, "scaled_rmsnorm", "swiglu", True, self.attention, self.dtype, False)
-        blocks = Stack("blocks", self.depth, Block, fields, (nn.silu(c), angles, masks))
+        blocks = Stack("blocks", self.depth, Block, fields, (c, angles, masks))
         tokens = blocks.run(self, tokens, recorded)
         tokens = nn.silu(time[:, None] + tokens)
 
-        pixels = patches.reshape(batch, rows * columns, self.patch**2, channels)
+        pixels = patchify(x, self.patch).reshape(batch, rows * columns, self.patch**2, channels)
         places = jnp.asarray(place_features(self.patch, self.frequencies), pixels.dtype)
         places = jnp.broadcast_to(places, (*pixels.shape[:3], places.shape[-1]))
         h = dense(self.field_width, "pixel_embedding")(jnp.concatenate([pixels, places], axis=-1))

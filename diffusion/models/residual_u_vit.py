@@ -24,12 +24,12 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.blocks import Block, modulated_output, xavier
+from diffusion.models.layers.blocks import Block, xavier
 from diffusion.models.layers.convolutions import ResnetBlock
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import patchify, picture_output
 from diffusion.models.layers.resampling import double, halve
 from diffusion.models.layers.scan import scanned
 
@@ -116,7 +116,7 @@ class ResidualUViT(Backbone):
         label, masks = layer_masks.parted(condition, x.shape[0], self.middle)
         self._check(x, t, label)
         recorded = Features(features, self.feature_blocks)
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         init = self.is_initializing()
         dense = lambda size, name: nn.Dense(size, dtype=self.dtype, kernel_init=xavier, name=name)
 
@@ -158,8 +158,7 @@ class ResidualUViT(Backbone):
             h = high + double(dense(self.widths[level], f"up_{level}_dense")(h - low))
             h = level_blocks(h, level, "up")
         tokens = h.reshape(batch, -1, self.widths[0])
-        tokens = modulated_output(tokens, nn.silu(c), layer_norm, self.patch**2 * channels, self.dtype)
-        return recorded.beside(unpatchify(tokens, self.patch, height, width))
+        return recorded.beside(picture_output(tokens, nn.silu(c), layer_norm, self.patch, x.shape, self.dtype))
 
     def _check(self, x, t, label):
         network_checks.labelled_images(self, x, t, label)

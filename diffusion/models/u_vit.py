@@ -34,7 +34,7 @@ from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import LabelEmbedding, sinusoid
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, unpatchify
 from diffusion.models.layers.scan import scanned
 
 small = nn.initializers.truncated_normal(0.02)
@@ -165,7 +165,7 @@ class UViT(Backbone):
         time = sinusoid(jnp.broadcast_to(t, (batch,)), self.width)[:, None].astype(self.dtype)
         if self.time_mlp:
             time = dense(self.width, "time_out")(nn.silu(dense(4 * self.width, "time_hidden")(time)))
-        tokens = [time, dense(self.width, "patch_embedding")(patchify(x, self.patch))]
+        tokens = [time, embedded_patches(x, self.patch, self.width, self.dtype, init=small)]
         if self.num_classes:
             label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")(inputs["label"])
             tokens.insert(0, label[:, None])

@@ -33,20 +33,13 @@ from diffusion.models.dit import DiT
 from diffusion.models.layers import conditions, key_value_memory, layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.block_features import Features
-from diffusion.models.layers.blocks import (
-    BLOCK_NORMS,
-    MLPS,
-    Attention,
-    Modulation,
-    modulated_output,
-    normalisation,
-    xavier,
-)
+from diffusion.models.layers.blocks import BLOCK_NORMS, MLPS, Attention, Modulation, normalisation, xavier
+from diffusion.models.layers.condition_embedding import time_and_class
 from diffusion.models.layers.cross_attention import CrossAttention
-from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles, sincos_positions
+from diffusion.models.layers.embeddings import rope_angles
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Numbers
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches, picture_output
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.stacks import Layered, Stack
 from diffusion.models.sequence_transformer import line_angles
@@ -279,9 +272,7 @@ class VideoDiT(Layered, Backbone):
         dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
 
         pictures = x.reshape(-1, height, width, channels)
-        tokens = dense("patch_embedding")(patchify(pictures, self.patch))
-        if self.positions != "rope":
-            tokens = tokens + jnp.asarray(sincos_positions(rows, columns, self.width), tokens.dtype)
+        tokens = embedded_patches(pictures, self.patch, self.width, self.dtype, self.positions != "rope")
         tokens = layout.split(tokens.reshape(batch, -1, self.width), "batch", "tokens", None)
         c = self._embedding(t, inputs, batch)
         text = None if inputs["text"] is None else dense("text_embedding")(inputs["text"])
@@ -298,22 +289,20 @@ class VideoDiT(Layered, Backbone):
         tokens = blocks.run(self, tokens, recorded)
 
         c = jnp.broadcast_to(c, (batch, frames, self.width)).reshape(-1, self.width)
-        outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
         norm = normalisation(self.norm, "final_norm", self.dtype)
-        tokens = modulated_output(tokens.reshape(batch * frames, -1, self.width), c, norm, outputs, self.dtype)
-        output = unpatchify(tokens, self.patch, height, width)
+        tokens = tokens.reshape(batch * frames, -1, self.width)
+        output = picture_output(tokens, c, norm, self.patch, pictures.shape, self.dtype, self.learn_sigma)
         return recorded.beside(_unfolded(output.reshape(*x.shape[:-1], -1), shape[1]))
 
     def _embedding(self, t: jax.Array, inputs: dict[str, Any], batch: int) -> jax.Array:
         """silu of the sum of what is learned of the times, the class and the vector: [B, F or 1, width]."""
         t = jnp.broadcast_to(t, (batch,))[:, None] if jnp.ndim(t) < 2 else t
-        times = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(t.reshape(-1))
+        times, class_vector = time_and_class(self, t.reshape(-1), inputs["label"], t.size)
         c = times.reshape(*t.shape, self.width)
         if t.shape[1] > 1:
             c = c.reshape(batch, -1, self.patch_frames, self.width).mean(2)
-        if self.num_classes:
-            label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")
-            c = c + label(inputs["label"])[:, None]
+        if class_vector is not None:
+            c = c + class_vector[:, None]
         if self.vector_width:
             c = c + nn.Dense(self.width, dtype=self.dtype, name="vector_embedding")(inputs["vector"])[:, None]
         return nn.silu(c)

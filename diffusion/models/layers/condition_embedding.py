@@ -1,7 +1,10 @@
-"""The condition of the networks of points, series and sets: times, a class and a vector, as one embedding."""
+"""The condition of a diffusion transformer and its relatives: times, a class and a vector, as one embedding."""
 
-__all__ = ["ConditionEmbedding", "check_fields"]
+__all__ = ["ConditionEmbedding", "check_fields", "condition_vector", "time_and_class"]
 
+import functools
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -48,16 +51,47 @@ class ConditionEmbedding(nn.Module):
         conditions.check_label(inputs["label"], batch, self.num_classes)
         conditions.check_vector(inputs["vector"], batch, self.vector_width)
 
-        c = jnp.zeros((batch, self.width), self.dtype)
-        for i, clock in enumerate(clocks):
-            name = "timestep_embedding" + (f"_{i + 1}" if i else "")
-            c = c + TimestepEmbedding(self.width, self.dtype, name=name)(jnp.broadcast_to(clock, (batch,)))
-        if self.num_classes:
-            label = LabelEmbedding(self.num_classes, self.width, self.dtype, name="label_embedding")
-            c = c + label(inputs["label"])
+        time, label = time_and_class(self, t, inputs["label"], batch)
+        vector = None
         if self.vector_width:
-            c = c + nn.Dense(self.width, dtype=self.dtype, name="vector_embedding")(inputs["vector"])
-        return nn.silu(c)
+            vector = nn.Dense(self.width, dtype=self.dtype, name="vector_embedding")(inputs["vector"])
+        return condition_vector(time, label, vector)
+
+
+def time_and_class(
+    network: Any,
+    t: Any,
+    label: jax.Array | None,
+    batch: int,
+    times: Callable[..., Any] = TimestepEmbedding,
+    classes: Callable[..., Any] = LabelEmbedding,
+) -> tuple[jax.Array, jax.Array | None]:
+    """What a network learns of its times, summed, and of the class, each [B, width].
+
+    Called inside the network's `__call__`, whose layers "timestep_embedding", "timestep_embedding_2", ... and
+    "label_embedding" they are.
+
+    Args:
+        network: the network, with the fields `width`, `dtype`, and, if it receives classes, `num_classes`.
+        t: its clock, [B] or []; or a tuple of several.
+        label: the class labels int [B]; None without.
+        batch: number B of examples.
+        times: class of the modules that embed a time, as `TimestepEmbedding`.
+        classes: class of the module that embeds the label, as `LabelEmbedding`.
+    """
+    vectors = []
+    for number, clock in enumerate(t if isinstance(t, tuple) else (t,), start=1):
+        name = "timestep_embedding" if number == 1 else f"timestep_embedding_{number}"
+        vectors.append(times(network.width, network.dtype, name=name)(jnp.broadcast_to(clock, (batch,))))
+    time = functools.reduce(operator.add, vectors)
+    if label is None:
+        return time, None
+    return time, classes(network.num_classes, network.width, network.dtype, name="label_embedding")(label)
+
+
+def condition_vector(*vectors: jax.Array | None) -> jax.Array:
+    """silu of the sum of vectors [B, width], without those that are None."""
+    return nn.silu(functools.reduce(operator.add, [vector for vector in vectors if vector is not None]))
 
 
 def check_fields(network: Any, positive: tuple[str, ...]) -> None:
