@@ -61,6 +61,7 @@ public.moved(
     }
     | {
         f"{__name__}.conditional_couplings": f"{__name__}.objectives.couplings.conditional_transport",
+        f"{__name__}.metrics.chunks": f"{__name__}.arrays.chunks",
         f"{__name__}.conversions": f"{__name__}.parameterizations.conversions",
         f"{__name__}.equivariant_couplings": f"{__name__}.objectives.couplings.equivariant_transport",
         f"{__name__}.rooms": f"{__name__}.models.rooms",

@@ -35,12 +35,13 @@ import numpy as np
 from jax import Array
 
 from diffusion import parameterizations
+from diffusion.arrays import chunks
 from diffusion.data.transforms import to_model
 from diffusion.experiments.evaluation import plots, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files, trained_run
 from diffusion.io import files
-from diffusion.metrics import attribution, chunks
+from diffusion.metrics import attribution
 from diffusion.recipe import ConfigError
 from diffusion.schedules import left_broadcast
 from diffusion.training.runtime import progress

@@ -44,13 +44,13 @@ import jax
 import numpy as np
 
 from diffusion import samplers, timesteps
+from diffusion.arrays import chunks
 from diffusion.data import pipeline
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, clip_coding, generate, run_denoiser, trained_run
 from diffusion.io import files
-from diffusion.metrics import chunks
 from diffusion.models import facts
 from diffusion.recipe import ConfigError, data
 from diffusion.sampling import videos

@@ -33,10 +33,11 @@ import numpy as np
 from jax import Array
 
 from diffusion import parameterizations
+from diffusion.arrays import chunks
 from diffusion.experiments.evaluation import held_out, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
-from diffusion.metrics import chunks, detection, membership
+from diffusion.metrics import detection, membership
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 

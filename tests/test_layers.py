@@ -1,8 +1,8 @@
 """Imports point downward, without circles, and no two unrelated files have the same name.
 
-Imports are read from the source, also those inside functions. A module belongs to the layer of its longest name below;
-it imports its own package, and what lies in lower layers. A new command needs no entry: it is in
-"diffusion.experiments".
+Imports are read from the source, also those inside functions. The seven floors below have one to six layers. A module
+belongs to the layer of its longest name; it imports its own package, and what lies in lower layers. A new command needs
+no entry: it is in "diffusion.experiments".
 """
 
 import ast
@@ -18,37 +18,51 @@ from tests.library_files import example_files, library_files
 from tools.docs import public_names
 
 ROOT = pathlib.Path(__file__).parents[1]
-LAYERS = (  # from the bottom to the top
-    ("diffusion.package",),
-    ("diffusion.arrays", "diffusion.io"),
-    ("diffusion.schedules", "diffusion.text"),
-    ("diffusion.parameterizations",),
-    ("diffusion.timesteps", "diffusion.flows", "diffusion.guidance"),
-    ("diffusion.samplers", "diffusion.sampling.caching"),
-    ("diffusion.objectives", "diffusion.sampling.editing", "diffusion.sampling.steering", "diffusion.sampling.videos"),
-    ("diffusion.manifolds", "diffusion.data.sound", "diffusion.discrete"),
-    ("diffusion.data.proteins",),
-    ("diffusion.data", "diffusion.models"),
-    ("diffusion.published",),
-    ("diffusion.adapters", "diffusion.metrics", "diffusion.training", "diffusion.sampling.watermarks"),
-    ("diffusion.sampling",),
-    ("diffusion.text_to_image",),
-    ("diffusion.recipe",),
-    ("diffusion",),  # the names of all these
-    ("diffusion.experiments.run_folder",),
-    ("diffusion.experiments.flag_errors",),
-    ("diffusion.experiments.command_line",),
-    ("diffusion.experiments.sampling",),
-    ("diffusion.experiments.evaluation",),
-    ("diffusion.experiments.run", "diffusion.experiments.sampling.run_samples",
-     "diffusion.experiments.sampling.trained_run"),
-    ("diffusion.experiments.planning", "diffusion.experiments.playground", "diffusion.experiments.sweeps",
-     "diffusion.experiments.text", "diffusion.experiments.sampling.watermarked",
-     "diffusion.experiments.sampling.from_class_model"),
-    ("diffusion.experiments", "diffusion.launch", "diffusion.__main__"),  # the commands
-)  # fmt: skip
+FLOORS = {  # from the bottom to the top, as docs/architecture.md draws them; each has layers, the lowest first
+    "files": (
+        ("diffusion.package",),
+        ("diffusion.arrays", "diffusion.io"),
+        ("diffusion.text",),
+    ),
+    "mathematics": (
+        ("diffusion.schedules", "diffusion.data.sound"),
+        ("diffusion.parameterizations",),
+        ("diffusion.timesteps", "diffusion.flows", "diffusion.guidance"),
+        ("diffusion.samplers", "diffusion.sampling.caching"),
+        ("diffusion.objectives", "diffusion.sampling.editing", "diffusion.sampling.steering",
+         "diffusion.sampling.videos"),
+        ("diffusion.manifolds", "diffusion.discrete"),
+    ),
+    "backbones": (
+        ("diffusion.models",),
+    ),
+    "training": (
+        ("diffusion.data",),
+        ("diffusion.metrics", "diffusion.training"),
+    ),
+    "published": (
+        ("diffusion.published", "diffusion.sampling"),
+        ("diffusion.adapters",),
+        ("diffusion.text_to_image",),
+    ),
+    "recipe": (
+        ("diffusion.recipe", "diffusion"),  # and the names of all these
+    ),
+    "commands": (
+        ("diffusion.experiments.run_folder", "diffusion.experiments.flag_errors"),
+        ("diffusion.experiments.command_line", "diffusion.experiments.sampling"),
+        ("diffusion.experiments.evaluation",),
+        ("diffusion.experiments.run", "diffusion.experiments.sampling.run_samples",
+         "diffusion.experiments.sampling.trained_run", "diffusion.experiments.playground",
+         "diffusion.experiments.sweeps"),
+        ("diffusion.experiments.planning", "diffusion.experiments.text", "diffusion.experiments.sampling.watermarked",
+         "diffusion.experiments.sampling.from_class_model"),
+        ("diffusion.experiments", "diffusion.launch", "diffusion.__main__"),
+    ),
+}  # fmt: skip
+LAYERS = [names for layers in FLOORS.values() for names in layers]
 LAYER = {name: layer for layer, names in enumerate(LAYERS) for name in names}
-MATHEMATICS = LAYERS[: LAYERS.index(("diffusion.data.proteins",))]
+MATHEMATICS = FLOORS["files"] + FLOORS["mathematics"]
 SAME_CONCEPT = {  # files of one name, and why
     "commands": "the commands of an installation; and those of a run of a sweep",
     "distributions": "what is drawn and how likely it is: a point of a manifold; a field of a sweep's runs",
@@ -141,6 +155,12 @@ def circles(graph: dict[str, set[str]]) -> list[str]:
 def test_every_package_of_the_library_has_a_layer():
     assert [module for module in MODULES if module.startswith("diffusion") and not listed(module)] == []
     assert [name for names in LAYERS for name in names if name not in MODULES] == []
+
+
+def test_the_page_of_the_architecture_draws_every_floor():
+    drawing = (ROOT / "docs" / "architecture.md").read_text().partition("```")[2].partition("```")[0]
+    floors = [line.split("floor:")[1].strip() for line in drawing.splitlines() if "floor:" in line]
+    assert floors == list(reversed(FLOORS))
 
 
 @pytest.mark.extended

@@ -74,6 +74,7 @@ def test_a_name_that_moved_to_another_module_warns_and_gives_the_present_one():
         ("experiments.config.stored_runs", "experiments.run_folder.stored_runs"),
         ("flow_maps", "flows.flow_maps"),
         ("likelihood", "flows.likelihood"),
+        ("metrics.chunks", "arrays.chunks"),
         ("ode", "flows.ode"),
         ("padding", "arrays.padding"),
         ("probability_flow", "flows.probability_flow"),

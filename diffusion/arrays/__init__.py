@@ -1,4 +1,4 @@
-"""Arrays as arguments: their checks, and how times, pytrees and examples of several sizes are one array."""
+"""Arrays as arguments: their checks, how times, pytrees and examples of several sizes are one array, and chunks."""
 
 from typing import TYPE_CHECKING
 
@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from diffusion.arrays import (
         arguments as arguments,
         broadcasting as broadcasting,
+        chunks as chunks,
         padding as padding,
         pytrees as pytrees,
     )

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
         bootstrap as bootstrap,
         bradley_terry as bradley_terry,
         caption_retrieval as caption_retrieval,
-        chunks as chunks,
         classifier as classifier,
         classifier_accuracy as classifier_accuracy,
         clip_protocols as clip_protocols,
@@ -56,4 +55,4 @@ if TYPE_CHECKING:
         vqa_score as vqa_score,
     )
 
-public.declare(__name__)
+public.declare(__name__, elsewhere={"chunks": "diffusion.arrays"})

@@ -40,8 +40,8 @@ import optax
 from jax import Array
 from safetensors.numpy import save
 
+from diffusion.arrays import chunks
 from diffusion.io import failures, files, safetensors_files
-from diffusion.metrics import chunks
 from diffusion.package import public
 
 PATCH = 4  # pixels of the sides of a patch; each becomes WIDTHS[0] numbers

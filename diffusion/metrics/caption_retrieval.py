@@ -19,7 +19,8 @@ import numpy as np
 import optax
 from jax import Array
 
-from diffusion.metrics import attribute_reader, bootstrap, chunks
+from diffusion.arrays import chunks
+from diffusion.metrics import attribute_reader, bootstrap
 
 DIM = 64  # dimension of the space that both towers share
 SHARPNESS = 16.0  # factor of the cosines

@@ -21,8 +21,8 @@ import optax
 import safetensors.numpy
 from jax import Array
 
+from diffusion.arrays import chunks
 from diffusion.io import failures, files, limits, safetensors_files
-from diffusion.metrics import chunks
 
 Params = dict[str, Array]
 """Arrays by their names."""

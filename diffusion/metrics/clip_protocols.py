@@ -21,9 +21,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays import chunks
 from diffusion.io import limits
 from diffusion.io.leaf_names import leaves_of
-from diffusion.metrics import chunks, i3d, resizing
+from diffusion.metrics import i3d, resizing
 from diffusion.metrics.inception_weights import WeightsError, digest
 from diffusion.metrics.references import Space
 from diffusion.models import interchange

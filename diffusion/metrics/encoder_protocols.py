@@ -22,9 +22,10 @@ import flax.linen as nn
 import jax
 import numpy as np
 
+from diffusion.arrays import chunks
 from diffusion.io import limits
 from diffusion.io.leaf_names import leaves_of
-from diffusion.metrics import chunks, resizing
+from diffusion.metrics import resizing
 from diffusion.metrics.inception_weights import WeightsError, digest
 from diffusion.metrics.references import Space
 from diffusion.models import interchange

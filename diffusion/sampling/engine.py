@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import guidance, parameterizations, samplers
-from diffusion.metrics import chunks
+from diffusion.arrays import chunks
 from diffusion.models import facts, token_merging
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network, Parameterization

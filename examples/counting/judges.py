@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays import chunks
 from diffusion.data.shapes.scenes import NONE, Scene
-from diffusion.metrics import attribute_reader, chunks
+from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.training.runtime import progress
 from examples.text import judge

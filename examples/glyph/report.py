@@ -35,6 +35,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import text_to_image
+from diffusion.arrays import chunks
 from diffusion.data import shapes
 from diffusion.data.shapes.scenes import Scene
 from diffusion.data.transforms import to_uint8
@@ -44,7 +45,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import model as model_folder
 from diffusion.io import json_lines
-from diffusion.metrics import attribute_reader, chunks
+from diffusion.metrics import attribute_reader
 from diffusion.recipe import ConfigError, resolve
 from diffusion.text_to_image import TextToImage, model_index
 from examples.glyph import glyph, glyph_metrics, report_pictures

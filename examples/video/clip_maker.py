@@ -7,10 +7,10 @@ import numpy as np
 from jax import Array
 
 from diffusion import samplers, videos
+from diffusion.arrays import chunks
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.sampling import clip_coding, generate, run_denoiser, trained_run
-from diffusion.metrics import chunks
 from diffusion.recipe import recipe as recipes
 from diffusion.timesteps import plan
 from examples.video.clip_judge import FRAMES

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.metrics import attribute_reader, chunks
+from diffusion.arrays import chunks
+from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
 
 DIM = 128  # features, as many as `attribute_reader.fitted` takes

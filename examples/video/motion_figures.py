@@ -10,9 +10,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays import chunks
 from diffusion.data.shapes import drawing, motions, scenes
 from diffusion.data.shapes.motions import Clip
-from diffusion.metrics import bootstrap, chunks, frechet, neighbours, reconstruction_error
+from diffusion.metrics import bootstrap, frechet, neighbours, reconstruction_error
 from diffusion.metrics.prompt_following import clustered
 from examples.video import clip_judge, clip_reader, clip_templates, moving_objects
 from examples.video.clip_judge import Judge

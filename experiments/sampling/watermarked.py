@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from diffusion import parameterizations, text_to_image
+from diffusion.arrays import chunks
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.experiments.sampling import generate
 from diffusion.experiments.sampling.trained_run import Trained
-from diffusion.metrics import chunks
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.interchange import schedulers
 from diffusion.recipe import ConfigError
