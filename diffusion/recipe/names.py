@@ -42,7 +42,6 @@ from diffusion.objectives import (
     interpolants,
     weightings,
 )
-from diffusion.published.pixart.network import PixArt
 from diffusion.recipe import learned_schedule
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.named import table, values
@@ -70,7 +69,6 @@ MODELS = {
     "autoencoder_kl": AutoencoderKL,
     "autoencoder_kl_video": AutoencoderKLVideo,
     "clip": CLIP,
-    "pixart": PixArt,
     "rae_decoder": RAEDecoder,
     "symbol_transformer": SymbolTransformer,
 }

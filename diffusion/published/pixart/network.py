@@ -187,3 +187,6 @@ class PixArt(Layered, Backbone):
         tokens = (batch, x.shape[1] * x.shape[2] // self.patch**2, self.width)
         check_residuals(inputs["residuals"], tokens, self.depth)
         extra_attention.check(inputs["extra"], x.shape[0], self.extra_layers(*x.shape[1:3]))
+
+
+MODELS = {"pixart": PixArt}  # by its name in configs
