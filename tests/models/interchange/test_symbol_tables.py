@@ -1,4 +1,4 @@
-"""MDLM's and SEDD's files: made weights by their names, against their architecture written again in NumPy, float64."""
+"""MDLM's and SEDD's files: made weights by their names, against d3-dna and their architecture in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from diffusion import discrete
 from diffusion.models.interchange import Mismatch, symbol_tables
 from diffusion.models.symbol_transformer import SymbolTransformer
 from tests.drawn_parameters import drawn
+from tests.models.interchange import published
 
 SIZE, WIDTH, DEPTH, HEADS, CONDITION = 7, 16, 2, 2, 5
 
@@ -100,6 +101,19 @@ def test_a_file_gives_the_outputs_of_their_architecture(tmp_path, prefix):
     for i in range(2):
         expected = theirs(state, ids[i], float(sigma[i]))
         np.testing.assert_allclose(found[i], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.extended
+def test_a_file_gives_the_outputs_of_the_layers_of_sedd_that_a_package_has(tmp_path):
+    """d3-dna's copy of the authors' layers (tests/peers/families/sedd.py), which puts out 0 at the symbol of x_t."""
+    peer = published.case("sedd")
+    save_file(peer.tensors(), tmp_path / "model.safetensors")
+    module, variables = symbol_tables.load(tmp_path, heads=peer.config["heads"])
+    ids = peer.inputs["ids"]
+    found = np.array(module.apply(variables, jnp.asarray(ids, jnp.int32), jnp.asarray(peer.inputs["sigma"]), None))
+    np.put_along_axis(found, ids[..., None], 0.0, -1)
+    assert peer.outputs["output"].std() > 0.3
+    np.testing.assert_allclose(found, peer.outputs["output"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.extended
