@@ -84,6 +84,8 @@ def trained_masks(size: int, density: Density, power: float = 1.0, reading: Read
 
 def _log_probability(process: TokenMasks, x_t: Array, x0: Array, t: Array) -> Array:
     """log q(x_t | x_0) of each example, `[B]`."""
+    here = x_t == process.mask
     masked = process.masked(x0, t)
-    log_q = jnp.where(x_t == process.mask, jnp.log(masked), jnp.log1p(-masked))
+    # The logarithm of what did not happen may be infinite, and its derivative would be no number.
+    log_q = jnp.where(here, jnp.log(jnp.where(here, masked, 1.0)), jnp.log1p(-jnp.where(here, 0.0, masked)))
     return over_positions(log_q)

@@ -66,6 +66,19 @@ def test_corrected_steps_draw_the_law_of_step_and_corrections():
     assert np.abs(exact - data.p).sum() < 0.8 * np.abs(alone - data.p).sum()  # what the corrections are for
 
 
+@pytest.mark.parametrize("size", [0.5, 2.0])
+def test_a_correction_lasts_for_its_share_of_the_step(size):
+    """From 0.75 to 0.5 by a law that stays: a mask goes at the rate 2 of s, for size times 0.25."""
+    process, number = PROCESSES["absorbing"], 4000
+    stay = lambda predict, process, x, t, s: jax.nn.one_hot(x, process.size)
+    blind = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, process.size)), x, t)
+    keys = jax.random.split(jax.random.key(0), number)
+    start, plan = jnp.full((number, 1), process.mask), timesteps.plan(np.array([0.75, 0.5]))
+    found = discrete.sample(discrete.corrected(1, size, stay), blind, process, start, plan, keys)
+    share, exact = np.mean(np.asarray(found) != process.mask), -np.expm1(-2 * size * 0.25)
+    assert abs(share - exact) < 4 * 0.5 / np.sqrt(number)
+
+
 def test_numbers_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"corrected: 0 corrections of size 1\.0. Valid: at least 1, above 0"):
         discrete.corrected(0)

@@ -58,6 +58,17 @@ def test_the_gradient_of_the_powers_is_the_exact_one():
     assert (np.abs(slope - partial) > 12 * errors).all()  # the draws' share of the gradient is seen
 
 
+@pytest.mark.extended
+def test_the_gradient_of_the_powers_is_exact_where_all_is_masked():
+    """t = 1 and two equally likely symbols: p_v - 1[v = x_0] (1 - log 2) of a power, and their mean."""
+    end = POINT._replace(sample=lambda state, keys, index: (jnp.ones(len(keys)), jnp.ones(len(keys))))
+    objective, keys = discrete.trained_masks(3, end), jax.random.split(jax.random.key(0), 1)
+    blind = lambda x, t, condition: jnp.zeros((*x.shape, 3))
+    loss = lambda w: objective({"model": blind, "powers": lambda: w}, LINE, keys, {"x": X0}, 0)[0][0]
+    slope = jax.jit(jax.grad(loss))(jnp.array([0.7, 2.0]))
+    np.testing.assert_allclose(slope, [np.log(2) / 2] * 2, rtol=1e-5)
+
+
 def test_the_powers_begin_at_the_given_one_and_samples_have_the_trained_ones():
     head, process = OBJECTIVE.heads["powers"], OBJECTIVE.reads.process
     np.testing.assert_allclose(head.apply(head.init(jax.random.key(0), 0, 0)), [2.0, 2.0], rtol=1e-6)

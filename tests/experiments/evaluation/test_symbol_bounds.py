@@ -52,6 +52,25 @@ def test_the_exact_network_needs_the_entropy_of_the_data(name, make, monkeypatch
     assert 0 < nats["protocol"]["deviation_of_a_draw"] and nats["protocol"]["step"] == 7
 
 
+@pytest.mark.extended
+def test_the_deviation_of_a_draw_is_that_of_the_bound_at_one_time(monkeypatch):
+    """One position at alpha = 1 - t^4, blind: 4 log 3 / t with probability t^4, drawn again in NumPy."""
+    process = discrete.absorbing(discrete.polynomial(4.0), 4)
+    recipe = recipe_of(discrete.masked_diffusion(process, DENSITY))
+    recipe.network.apply = lambda params, x, t, condition: jnp.zeros((*x.shape, 4))
+    monkeypatch.setattr(symbol_bounds.checkpoints, "load_ema", lambda folder: ({}, 7))
+    monkeypatch.setattr(symbol_bounds.resolve, "recipe", lambda config, shape: recipe)
+    real = types.SimpleNamespace(images=np.zeros((600, 1), int), labels=np.zeros(600, int))
+    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=600))
+    found = symbol_bounds.bits_per_symbol(types.SimpleNamespace(config=config, workdir="run", real=real))
+    deviation = found["nats_per_symbol"]["protocol"]["deviation_of_a_draw"]
+    rng = np.random.default_rng(0)
+    t = (np.arange(32) + rng.uniform(size=(20_000, 32))) / 32
+    draws = np.where(rng.uniform(size=t.shape) < t**4, 4 * np.log(3) / t, 0)
+    assert deviation == pytest.approx(draws.std(1, ddof=1).mean(), rel=0.04)
+    assert found["nats_per_symbol"]["value"] == pytest.approx(np.log(3), abs=4 * draws.mean(1).std() / np.sqrt(600))
+
+
 @pytest.mark.parametrize("objective, name", [
     (discrete.masked_diffusion(discrete.token_masks([1.0, 2.0, 0.5]), DENSITY), "token_masked_bound"),
     (discrete.trained_masks(4, DENSITY), "token_masked_bound"),
