@@ -220,24 +220,6 @@ def test_groups_have_one_condition_and_statistics_of_their_own():
     np.testing.assert_array_equal(np.isnan(rewards.advantages(poisoned, 4)), np.arange(12) == 5)
 
 
-def test_the_rollout_and_the_losses_are_one_program_without_a_loop_over_steps():
-    """The network is traced as often for 30 steps as for 3."""
-    calls = []
-
-    def model(x, t, condition):
-        calls.append(1)
-        return 0.5 * x
-
-    counts = []
-    for steps in (3, 30):
-        calls.clear()
-        made = objectives.policy_gradient(X0, np.linspace(1, 0, steps + 1), objectives.near_value(0.5), 2)
-        run = lambda keys, made=made: made({"model": model}, FLOW, keys, {"x": jnp.zeros((4, 1))}, 0)[0]
-        jax.eval_shape(run, jax.random.split(jax.random.key(0), 4))
-        counts.append(len(calls))
-    assert counts[0] == counts[1] <= 4
-
-
 @pytest.mark.parametrize(
     "fields, words",
     [

@@ -24,10 +24,10 @@ def broken(x, condition, value=jnp.nan):
 
 PLAIN = objectives.denoising(X0, WEIGHTING, UNIFORM)
 MADE = {
-    "adjoint_matching": lambda reward: objectives.adjoint_matching(X0, X0, WEIGHTING, GRID, reward, 1.0),
-    "diffusion_nft": lambda reward: objectives.diffusion_nft(X0, WEIGHTING, UNIFORM, GRID, reward, 4),
-    "policy_gradient": lambda reward: objectives.policy_gradient(X0, GRID, reward, 4),
-    "reward_backpropagation": lambda reward: objectives.reward_backpropagation(X0, GRID, reward),
+    "adjoint_matching": lambda reward, grid=GRID: objectives.adjoint_matching(X0, X0, WEIGHTING, grid, reward, 1.0),
+    "diffusion_nft": lambda reward, grid=GRID: objectives.diffusion_nft(X0, WEIGHTING, UNIFORM, grid, reward, 4),
+    "policy_gradient": lambda reward, grid=GRID: objectives.policy_gradient(X0, grid, reward, 4),
+    "reward_backpropagation": lambda reward, grid=GRID: objectives.reward_backpropagation(X0, grid, reward, 2),
     "with_reward_weights": lambda reward: objectives.with_reward_weights(PLAIN, reward, 1.0),
 }
 NETWORKS = dict.fromkeys(("model", "target", "teacher"), lambda x, t, condition: 0.5 * x)
@@ -41,6 +41,22 @@ def test_the_loss_of_its_example_alone_is_not_finite(name, value):
     objective = MADE[name](functools.partial(broken, value=value))
     losses = jax.jit(lambda keys: objective(NETWORKS, FLOW, keys, {"x": jnp.zeros((8, 1))}, 0)[0])(KEYS)
     np.testing.assert_array_equal(np.isfinite(losses), np.arange(8) != 5)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", [name for name in MADE if name != "with_reward_weights"])
+def test_the_rollout_and_the_losses_are_one_program_without_a_loop_over_steps(name):
+    """The networks are traced as often for 30 steps as for 3."""
+    counts = []
+    for steps in (3, 30):
+        calls = []
+        network = lambda x, t, condition, calls=calls: calls.append(1) or 0.5 * x
+        networks = dict.fromkeys(("model", "target", "teacher"), network)
+        made = MADE[name](objectives.near_value(0.5), np.linspace(1, 0, steps + 1))
+        run = lambda keys, made=made, networks=networks: made(networks, FLOW, keys, {"x": jnp.zeros((8, 1))}, 0)[0]
+        jax.eval_shape(run, KEYS)
+        counts.append(len(calls))
+    assert 0 < counts[0] == counts[1] <= 8
 
 
 @pytest.mark.extended
