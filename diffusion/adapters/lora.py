@@ -27,6 +27,7 @@ Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", for t
 __all__ = [
     "Scale",
     "adapted",
+    "changeable",
     "init",
     "merge",
     "nested",
@@ -199,6 +200,18 @@ def merge(params: Any, adapter: Any, scale: Scale | Sequence[Scale] = 1.0) -> An
         return total.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(lambda path, leaf: updated(leaf_name(path), leaf), params)
+
+
+def changeable(params: Any, adapter: Any, dtype: str) -> Any:
+    """The parameters with the leaves that `merge` changes in at least a type, to which it rounds its sums.
+
+    Args:
+        params: pytree of parameters.
+        adapter: an adapter, or a sequence of adapters.
+        dtype: the type in which the network computes.
+    """
+    changed = replaced(params, adapter)
+    return unmerge(params, {path: leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for path, leaf in changed.items()})
 
 
 def replaced(params: Any, adapter: Any) -> dict[str, Array]:

@@ -19,7 +19,7 @@ from jax import Array
 
 from diffusion.adapters import lora as factors, lora_files, word_embeddings
 from diffusion.adapters.lora_files import Lora
-from diffusion.adapters.tuning import Params, Tuning, computed
+from diffusion.adapters.tuning import Params, Tuning
 from diffusion.package import public
 
 ATTENTION = r"(^|\.)(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)$"  # the kernels of denoisers
@@ -207,7 +207,9 @@ def tuning_of_adapters(base: Any, parts: tuple[str, ...], init: Any, adapters: A
 
     def merged(params: Params, weights: Any) -> dict[str, Any]:
         loras = adapters(weights)
-        return {**params} | {part: factors.merge(params[part], one.adapter, one.scale) for part, one in loras.items()}
+        wide = lambda part, one: factors.changeable(params[part], one.adapter, base.dtype_of(part))
+        merged_part = lambda part, one: factors.merge(wide(part, one), one.adapter, one.scale)
+        return {**params} | {part: merged_part(part, one) for part, one in loras.items()}
 
     def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
         params = merged(jax.lax.stop_gradient(dict(params)), weights)
@@ -216,11 +218,11 @@ def tuning_of_adapters(base: Any, parts: tuple[str, ...], init: Any, adapters: A
         return base.denoiser.apply({"params": params[denoiser]}, x, clock, condition)
 
     def attach(model: Any, weights: Any) -> Any:
-        changed = jax.jit(merged)(computed(model, parts), weights)
+        changed = jax.jit(merged)({part: model.params[part] for part in parts}, weights)
         return dataclasses.replace(model, params={**model.params, **changed}, _programs={})
 
     networks = (denoiser, *base.readers) if encoders else (denoiser,)
-    return Tuning(base, init, apply, write, attach, networks, encodes=bool(encoders))
+    return Tuning(base, init, apply, write, attach, networks, encodes=bool(encoders), narrow=True)
 
 
 public.declare(__name__, renamed={"of_adapters": "tuning_of_adapters"})

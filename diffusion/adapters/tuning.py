@@ -58,6 +58,8 @@ class Tuning:
         sees_of: entry of a record's condition whose pictures `see` receives; "" for the record's own picture.
         apart: entries of the condition that a run also drops alone, each of other examples, with the share of examples
             that it drops the whole condition of; `CAPTIONED` stands for the text.
+        narrow: whether `init` and `apply` take kernels in the types of the base's files, bfloat16 or float16, where the
+            base computes in float32, and round no sum to them.
     """
 
     base: Any
@@ -76,6 +78,7 @@ class Tuning:
     sees: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     sees_of: str = ""
     apart: tuple[str, ...] = ()
+    narrow: bool = False
 
 
 def computed(model: Any, parts: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ __all__ = ["with_attachments", "with_loras", "with_quantised", "with_words"]
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -119,7 +119,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
             one = file.pop(denoiser)
             scales = jax.tree.map(jnp.float32, one.weighted(weight.weight))
             timed.append(TimedLora(one.adapter, scales, weight.times))
-            wide = _changeable(model.params[denoiser], [one.adapter], model.dtype_of(denoiser))
+            wide = lora.changeable(model.params[denoiser], [one.adapter], model.dtype_of(denoiser))
             model = dataclasses.replace(model, params={**model.params, denoiser: wide})
     loaded = [(file, weight.weight) for file, _, weight in files]
     params = dict(model.params)
@@ -130,7 +130,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
                 raise ValueError(f"the kernels of {part} are quantised; merge LoRA files before with_quantised")
             scales = [one.weighted(weight) for one, weight in updates]
             adapters = [one.adapter for one, _ in updates]
-            wide = _changeable(params[part], adapters, model.dtype_of(part))
+            wide = lora.changeable(params[part], adapters, model.dtype_of(part))
             params[part] = jax.jit(lora.merge)(wide, adapters, scales)
     return dataclasses.replace(model, params=params, timed=(*model.timed, *timed), _programs={})
 
@@ -166,14 +166,6 @@ def _before_control(
     modules, added = {**model.modules, part: module}, {part: params} if part in model.params else {}
     wide = dataclasses.replace(model, modules=modules, params={**model.params, **added}, _programs={})
     return wide.as_pipeline(how.pipeline), control
-
-
-def _changeable(params: Any, adapters: Sequence[Any], dtype: str) -> Any:
-    """The parameters with the leaves that adapters change in at least a type, which a sum is rounded to."""
-    changed = lora.replaced(params, adapters)
-    return lora.unmerge(
-        params, {path: leaf.astype(jnp.promote_types(leaf.dtype, dtype)) for path, leaf in changed.items()}
-    )
 
 
 def _has_quantised(params: Any) -> bool:

@@ -51,6 +51,9 @@ def restored(
     base = _loaded(program, (*parts, *tuned.tuning.copies))
     now = describe_base(tuned, base)
     differs = [name for name, leaf in now["leaves"].items() if before and before["leaves"].get(name) != leaf]
+    if tuned.tuning.narrow and before:  # an earlier version cast all kernels to float32
+        leaves = leaves_of(dict(base))
+        differs = [name for name in differs if described_leaf(leaves[name], "float32") != before["leaves"].get(name)]
     if before and differs:
         raise ConfigError(
             f"config.base.path = {tuned.base.path!r} holds another model than the run has tuned so far (from "
@@ -74,7 +77,13 @@ def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
         return jax.tree.map(lambda leaf: replicated, shapes)
 
     null = {name: jax.device_put(leaf, replicated) for name, leaf in base.null.items()}
-    return {**base.load(dict.fromkeys(parts), shardings), NULL: null}
+    return {**base.load(dict.fromkeys(parts), shardings, program.tuned.tuning.narrow), NULL: null}
+
+
+def described_leaf(leaf: Any, dtype: str) -> str:
+    """The record of one leaf in `describe_base`, cast to a type."""
+    ((_, checksum),) = checksums.checksums({"leaf": leaf.astype(dtype)}).items()
+    return f"{leaf.shape} {dtype} {checksum}"
 
 
 def describe_base(tuned: TunedNetwork, kept: Mapping[str, Any]) -> dict[str, Any]:

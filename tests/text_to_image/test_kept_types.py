@@ -10,11 +10,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion import text_to_image
-from diffusion.adapters import full_tuning, lora
+from diffusion.adapters import full_tuning, lora, low_rank
 from diffusion.adapters.tuning import computed
 from diffusion.models import interchange
 from diffusion.models.interchange import families, folders, leaf_shards
 from diffusion.published.flux.network import Flux
+from diffusion.recipe.base import Base, TunedNetwork
 from tests.peers.made_weights import made
 from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
@@ -99,6 +100,31 @@ def test_a_lora_s_sum_is_not_rounded_to_the_type_of_the_file(tmp_path):
             after = merged.weights.changed[merged.weights.acting.index((True,))]
         assert after[changed].dtype == np.float32
         np.testing.assert_allclose(after[changed], expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuning", [low_rank.lora, low_rank.dora, low_rank.loha])
+def test_a_low_rank_tuning_computes_the_same_beside_kernels_of_the_file_s_type(tuning, tmp_path):
+    folder = halved("pixart", tmp_path)
+    base = Base(str(folder), text_to_image.described(folder))
+    tuned = TunedNetwork(base, tuning(base.model, rank=2))
+    narrow, wide = (base.load(["transformer"], keep=keep) for keep in (True, False))
+    expected = tuned.shapes()["transformer"]
+    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), narrow["transformer"]) == jax.tree.map(
+        lambda leaf: (leaf.shape, leaf.dtype), expected
+    )
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(narrow)} == {"bfloat16", "float32"}
+    model = base.model
+    condition = {"text": made("text", (1, 3, model.denoiser.text_width)), "text_mask": np.ones((1, 3), bool)}
+    call = lambda params, weights: tuned.tuning.apply(params, weights, made("x", (1, 8, 8, 4)), jnp.full(1, 500.0),
+                                                      condition)  # fmt: skip
+    outputs = []
+    for params in (narrow, wide):
+        weights = tuned.init(jax.random.key(0), params)
+        weights = jax.tree.map(lambda leaf: leaf + 1e-3 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), weights)
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(weights)} == {"float32"}
+        outputs.append(jax.jit(call)(params, weights))
+    np.testing.assert_allclose(*outputs, rtol=0, atol=1e-6 * np.abs(outputs[1]).max())
 
 
 @pytest.mark.extended

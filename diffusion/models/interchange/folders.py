@@ -14,6 +14,7 @@ __all__ = [
     "expected_of",
     "family_of",
     "find",
+    "kept_shapes",
     "layouts",
     "load",
     "names_of",
@@ -401,9 +402,7 @@ def read(
         eps = float(jnp.finfo(theirs.dtype).eps) if jnp.issubdtype(theirs.dtype, jnp.floating) else 0.0
         if not np.allclose(theirs.astype(np.float32), computed.make(), atol=max(4e-3, eps / 2)):
             raise Mismatch(f"{tensors.path}: {name} differs from the table that {family.name} computes.")
-    by_leaf: dict[str, list[Row]] = {}
-    for row in table:
-        by_leaf.setdefault(row.ours, []).append(row)
+    by_leaf = _by_leaf(table)
     places = leaves_of(shardings(target)) if shardings else dict.fromkeys(leaves)
 
     def leaf(path: str) -> Any:
@@ -411,11 +410,39 @@ def read(
         if quantised and path.endswith("kernel"):
             if (assembled := quantised_rows.assembled(by_leaf[path], tensors, shape)) is not None:
                 return leaf_shards.placed_quantised(assembled, places[path])
-        stored, *others = {str(tensors.type_of(row.theirs)) for row in by_leaf[path]}
-        narrow = keep and path.endswith("kernel") and dtype == "float32" and stored in FLOATS and not others
-        return leaf_shards.placed(by_leaf[path], tensors, shape, jnp.dtype(stored if narrow else dtype), places[path])
+        kind = jnp.dtype(_type_of(path, by_leaf[path], tensors, dtype, keep))
+        return leaf_shards.placed(by_leaf[path], tensors, shape, kind, places[path])
 
     return jax.tree.unflatten(jax.tree.structure(target), [leaf(path) for path in leaves])
+
+
+def kept_shapes(found: Found, dtype: str) -> Any:
+    """The shapes and types of the parameters that `read` returns with `keep`, jax.ShapeDtypeStruct; reads no tensor.
+
+    Args:
+        found: the network and its tensors.
+        dtype: dtype of the parameters.
+    """
+    target = shapes_of(found.family, found.module)
+    by_leaf = _by_leaf(rows_of(found.family, found.module, found.layout))
+    kind = lambda path: _type_of(path, by_leaf[path], found.tensors, dtype, True)
+    narrow = [jax.ShapeDtypeStruct(leaf.shape, kind(path)) for path, leaf in leaves_of(target).items()]
+    return jax.tree.unflatten(jax.tree.structure(target), narrow)
+
+
+def _by_leaf(table: Sequence[Row]) -> dict[str, list[Row]]:
+    """The rows of each of our leaves."""
+    by_leaf: dict[str, list[Row]] = {}
+    for row in table:
+        by_leaf.setdefault(row.ours, []).append(row)
+    return by_leaf
+
+
+def _type_of(path: str, of_leaf: Sequence[Row], tensors: Tensors, dtype: str, keep: bool) -> str:
+    """The type of a leaf in memory; `keep` as in `load`."""
+    stored, *others = {str(tensors.type_of(row.theirs)) for row in of_leaf}
+    narrow = keep and path.endswith("kernel") and dtype == "float32" and stored in FLOATS and not others
+    return stored if narrow else dtype
 
 
 public.declare(__name__, elsewhere=dict.fromkeys(("save", "write"), "diffusion.models.interchange.folder_writing"))

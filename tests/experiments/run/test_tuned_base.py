@@ -24,7 +24,7 @@ def program(monkeypatch):
     monkeypatch.setattr(tuned_base, "_loaded", lambda program, parts: asked.append(parts) or dict(weights))
     base = types.SimpleNamespace(path="B")
     target = types.SimpleNamespace(unsaved={BASE: {"transformer": None, NULL: None}})
-    tuned = types.SimpleNamespace(base=base, tuning=types.SimpleNamespace(copies=("vae",)))
+    tuned = types.SimpleNamespace(base=base, tuning=types.SimpleNamespace(copies=("vae",), narrow=False))
     made = types.SimpleNamespace(tuned=tuned, target=target)
     return made, weights, asked
 
@@ -50,6 +50,20 @@ def test_other_weights_types_and_shapes_are_refused_by_the_leaf(program, value):
     weights["transformer"] = {"w": value}
     with pytest.raises(ConfigError, match=r"holds another model than .*\(from B\): transformer/w differs"):
         tuned_base.restored(made, STATE, before)
+
+
+def test_a_run_that_keeps_the_types_of_files_goes_on_with_a_record_of_their_casts(program):
+    made, weights, _ = program
+    before = tuned_base.restored(made, STATE, None)[1]
+    made.tuned.tuning.narrow = True
+    weights["transformer"] = {"w": np.ones(2, np.float16)}
+    assert tuned_base.restored(made, STATE, before)[1] == before
+    weights["transformer"] = {"w": np.full(2, 1.5, np.float16)}
+    with pytest.raises(ConfigError, match=r"holds another model than .*\(from B\): transformer/w differs"):
+        tuned_base.restored(made, STATE, before)
+    weights["transformer"] = {"w": np.ones(2, np.float16)}
+    now = tuned_base.restored(made, STATE, None)[1]
+    assert now["leaves"]["transformer/w"].startswith("(2,) float16 ")
 
 
 def test_a_run_without_a_base_has_none():

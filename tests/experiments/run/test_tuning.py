@@ -7,6 +7,7 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
@@ -105,6 +106,27 @@ def test_a_lora_trains_alone_and_leaves_the_base_as_it_is(trained):
     up = lambda weights: [leaf for path, leaf in jax.tree.leaves_with_path(weights) if "up" in str(path[-1])]
     assert all(np.abs(leaf).max() > 0 for leaf in up(state.params)) and not any(leaf.any() for leaf in up(first))
     assert np.abs(tuned(state.unsaved["base"], state.params) - before).max() > 1e-4
+
+
+@pytest.mark.slow
+def test_a_run_keeps_a_base_of_bfloat16_in_its_type_and_trains_as_beside_its_cast(tmp_path):
+    weights, kept = {}, {}
+    for kind in (ml_dtypes.bfloat16, np.float32):
+        (tmp_path / np.dtype(kind).name).mkdir()
+        config = config_of(tmp_path / np.dtype(kind).name, LORA)
+        for file in pathlib.Path(config.base.path).glob("transformer/*.safetensors"):
+            narrow = {name: array.astype(ml_dtypes.bfloat16) for name, array in load_file(file).items()}
+            save_file({name: array.astype(kind) for name, array in narrow.items()}, file)
+        run = tmp_path / np.dtype(kind).name / "run"
+        assert train.run(config, run) == 0
+        _, made, first, _ = begun(config, run)
+        kept[kind] = {str(leaf.dtype) for leaf in jax.tree.leaves(first.unsaved["base"]["transformer"])}
+        state, about = checkpoints.restore(run, 2, made.target)
+        assert tuned_base.restored(made, state, about["base"])[1] == about["base"]
+        weights[kind] = state.params
+    assert kept == {ml_dtypes.bfloat16: {"bfloat16", "float32"}, np.float32: {"float32"}}
+    near = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6)
+    jax.tree.map(near, weights[ml_dtypes.bfloat16], weights[np.float32])
 
 
 @pytest.mark.extended
