@@ -98,7 +98,7 @@ class Published:
 
     @property
     def several(self) -> bool:
-        return self.model.kind.several > 0
+        return self.model.kind.several is not None
 
     def resolved(self, request: PageRequest) -> PageRequest:
         return request.resolved(self.model)

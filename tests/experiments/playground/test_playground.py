@@ -22,7 +22,7 @@ from diffusion.experiments.sampling import generate, model_flags
 from diffusion.io import clips, limits, pictures
 from diffusion.recipe import ConfigError, checks, data, resolve
 from diffusion.recipe.values import to_json
-from diffusion.text_to_image import Frame, png
+from diffusion.text_to_image import Frame, pipelines, png
 from tests import commands
 
 SHAPE = (8, 8, 1)
@@ -353,3 +353,12 @@ def test_what_a_run_of_clips_cannot_do_is_refused_in_words(clips_run, files, wro
     wrong = {name: files.get(value, value) if name == "image" else value for name, value in wrong.items()}
     with pytest.raises(ValueError, match=message):
         next(source.make(clips_run, dataclasses.replace(clips_run.usual, **wrong), tmp_path))
+
+
+@pytest.mark.parametrize("name, several", [
+    ("Flux2KleinPipeline", True), ("QwenImageEditPlusPipeline", True), ("FluxPipeline", False),
+])  # fmt: skip
+def test_the_page_asks_for_several_pictures_where_the_model_sees_them(name, several):
+    published = object.__new__(source.Published)
+    published.model = types.SimpleNamespace(kind=pipelines.KINDS[name])
+    assert published.several is several
