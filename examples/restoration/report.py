@@ -240,7 +240,10 @@ def markdown(content: Mapping[str, Any]) -> str:
         return report.table(("method", *figures), cells)
 
     has_lpips = "lpips" in next(iter(next(iter(figures.values())).values()))
-    lpips = [f"LPIPS by VGG16 of the pictures, enlarged {ENLARGED} times.", picture_table("{lpips:.3f}")]
+    lpips = "LPIPS needs its weights, `--lpips=FOLDER`; this report had none."
+    if has_lpips:
+        title = f"LPIPS by VGG16 of the pictures, enlarged {ENLARGED} times."
+        lpips = f"{title}\n\n{picture_table('{lpips:.3f}')}"
     parts = [
         f"# {TITLE}",
         f"All methods take {protocol['steps']} evaluations of the network a sample, `twisted` and `MCGDiff` "
@@ -266,7 +269,7 @@ def markdown(content: Mapping[str, Any]) -> str:
         f"SSIM, in windows of {WINDOW} pixels, and in brackets the coverage: the share of pixels whose truth lies in "
         f"the interval of {LEVEL:.0%} of the {protocol['draws']} samples.",
         picture_table("{ssim:.2f} ({coverage:.0%})"),
-        *(lpips if has_lpips else ["LPIPS needs its weights, `--lpips=FOLDER`; this report had none."]),
+        lpips,
         "![Test digits, what was measured of them, and the pictures of each method](samples.png)",
         "## Protocol",
         report.table(("model", "commit", "device"), [[protocol[key] for key in ("model", "git_commit", "device")]]),

@@ -150,6 +150,22 @@ def test_lpips_reads_a_folder_of_its_weights_and_refuses_another(tmp_path):
         report.perceived(str(tmp_path / "nowhere"))
 
 
+@pytest.mark.parametrize("more", [{}, {"lpips": 0.125}])
+def test_the_page_has_every_figure_with_the_weights_of_lpips_and_without(more):
+    figures = {"psnr": 16.5, "residual": 1.1, "ssim": 0.75, "coverage": 0.625} | more
+    by_method = {"the prior": {"2 of 8": 0.5}}
+    content = {
+        "posteriors": dict.fromkeys(("distance", "mean", "covariance", "coverage"), by_method),
+        "pictures": {"inpainting": {"DPS": figures}},
+        "protocol": {
+            "model": "digits", "steps": 50, "number": 8, "draws": 9, "points": 500, "git_commit": "a", "device": "cpu"
+        },
+    }  # fmt: skip
+    page = report.markdown(content)
+    assert "| DPS | 16.5 (1.1) |" in page and "| DPS | 0.75 (62%) |" in page and "| DDRM | needs a linear" in page
+    assert ("| DPS | 0.125 |" in page, "this report had none" in page) == ((True, False) if more else (False, True))
+
+
 def test_the_problems_are_those_of_the_authors_code():
     """In units of a component's width: means on a grid of step 8, singular values in (0, 1), less noise."""
     mixture, A, y, noise_std = mixtures.problem(6, 4, 1)
