@@ -227,7 +227,8 @@ def _check_base(recipe: Recipe) -> None:
     if base.model.sees_mask and "mask" not in tuning.reads:
         why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
         raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")
-    if base.model.sees_picture:
+    edits = base.model.kind.several
+    if base.model.sees_picture or (edits is not None and edits.needed):
         why = f"{config['base']['path']} was trained to edit pictures, which no tuning reads beside x_t"
         raise refused(config, "tuning.name", why, "the model that it was made from as the base")
 

@@ -155,6 +155,15 @@ def test_the_networks_outputs_are_those_of_the_casts(name, tmp_path):
     np.testing.assert_allclose(latents[0], latents[1], rtol=0, atol=1e-6 * np.abs(latents[1]).max())
 
 
+@pytest.mark.slow
+def test_the_tokens_of_a_picture_in_a_prompt_are_those_of_the_casts(tmp_path):
+    model = text_to_image.load(halved("qwen_image_edit", tmp_path))
+    wide = dataclasses.replace(model, params={**model.params, **computed(model, ("text_encoder",))}, _programs={})
+    picture = made("picture", (1, 24, 40, 3))
+    narrow, cast = (one.encoders[0].see(picture) for one in (model, wide))
+    np.testing.assert_allclose(narrow, cast, rtol=0, atol=1e-6 * np.abs(cast).max())
+
+
 def _prediction(model, side):
     """The denoiser's output for a prompt, by its text encoders."""
     encoders = model.encoders

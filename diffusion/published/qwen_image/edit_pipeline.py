@@ -33,8 +33,8 @@ def _edits(prompts: Sequence[str], qwen: Encoder, pictures: Sequence[Any], names
     before = TASK + USER + "".join(names.format(i + 1) + picture for i, picture in enumerate(shown))
     room = qwen.tokenizer.longer(sum(counts))
     network: Any = qwen.network
-    reader = Encoder(room, lambda ids, mask: network(ids, mask, pictures=tokens))
-    embeddings = encode(texts, reader, before=before, behind=ANSWER, **how)
+    seeing = (lambda ids, mask: network(ids, mask, pictures=tokens)) if tokens else network
+    embeddings = encode(texts, Encoder(room, seeing), before=before, behind=ANSWER, **how)
     return text_first(embeddings._replace(tokens=embeddings.tokens[:, OF_TASK:], mask=embeddings.mask[:, OF_TASK:]))
 
 

@@ -76,7 +76,7 @@ class PatchEmbedding(nn.Module):
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
         kernel = self.param("kernel", xavier, (FRAMES, 3 * self.patch**2, self.width))
-        return patchify(images.astype(self.dtype), self.patch) @ kernel.sum(0).astype(self.dtype)
+        return patchify(images.astype(self.dtype), self.patch) @ kernel.astype(self.dtype).sum(0)
 
 
 class Attention(nn.Module):

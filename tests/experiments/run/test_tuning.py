@@ -108,6 +108,16 @@ def test_a_lora_trains_alone_and_leaves_the_base_as_it_is(trained):
     assert np.abs(tuned(state.unsaved["base"], state.params) - before).max() > 1e-4
 
 
+@pytest.mark.extended
+def test_a_base_whose_prompts_hold_the_edited_pictures_is_refused(tmp_path):
+    """No tuning has them; without them its texts can be encoded all the same."""
+    with pytest.raises(ConfigError, match=r"config\.tuning\.name = 'lora', but .* was trained to edit pictures"):
+        checks.validate(config_of(tmp_path, LORA, "qwen_image_edit"))
+    model = text_to_image.described(tmp_path / "qwen_image_edit")
+    tokens = model.tokens(["a cat"])
+    assert jax.eval_shape(model.encoded, model.params, tokens)["text"].shape == (1, 512, model.denoiser.text_width)
+
+
 @pytest.mark.slow
 def test_a_run_keeps_a_base_of_bfloat16_in_its_type_and_trains_as_beside_its_cast(tmp_path):
     weights, kept = {}, {}
