@@ -7,8 +7,8 @@ The student has the teacher's parameterization and begins with its weights, as i
 or EDM's preconditioning: these say a velocity at all times. Otherwise its network has EDM's preconditioning and a clock
 of t itself, and begins with new weights.
 
-Score on the digits (docs/students_digits.md): none yet. From new weights it made noise after 2,000 steps; from the
-teacher's it was not trained.
+Score on the digits (docs/students_digits.md): 2.00 times the teacher's Frechet distance in pixels in one step, 1.44
+times in two, after 900 steps. From new weights it made noise after 2,000.
 
 Presets: `rcm:runs/digits,tiny` (seconds; to see that everything works).
 """

@@ -104,7 +104,8 @@ def guided_rates(
         nfe: as many calls of the network as the sampler says, and for each 1 gradient of the classifier; if exact,
             (positions times symbols) calls of it
         neutral: w = 0, the sampler exactly
-        paper: Nisonoff et al. 2024, "Unlocking Guidance for Discrete State-Space Diffusion and Flow Models", eq. 3
+        paper: Nisonoff et al. 2024, "Unlocking Guidance for Discrete State-Space Diffusion and Flow Models", its
+            predictor guidance of rates
 
     Args:
         sampler: a sampler that reads rates: `euler`, `tau_leaping`, `theta_trapezoidal` or your own.
