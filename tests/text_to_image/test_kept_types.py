@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion import text_to_image
-from diffusion.adapters import full_tuning, lora, low_rank
+from diffusion.adapters import full_tuning, lora, low_rank, textual_inversion
 from diffusion.adapters.tuning import computed
 from diffusion.models import interchange
 from diffusion.models.interchange import families, folders, leaf_shards
@@ -125,6 +125,25 @@ def test_a_low_rank_tuning_computes_the_same_beside_kernels_of_the_file_s_type(t
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(weights)} == {"float32"}
         outputs.append(jax.jit(call)(params, weights))
     np.testing.assert_allclose(*outputs, rtol=0, atol=1e-6 * np.abs(outputs[1]).max())
+
+
+@pytest.mark.slow
+def test_a_new_word_learns_the_same_beside_kernels_of_the_file_s_type(tmp_path):
+    base = Base(str(tmp_path), text_to_image.described(halved("sd", tmp_path)))
+    tuned = TunedNetwork(base, textual_inversion.textual_inversion(base.model, word="<new>", initial="cat"))
+    parts = tuned.kept_networks()
+    held = tuned.shapes()
+    assert all({str(leaf.dtype) for leaf in jax.tree.leaves(held[part])} == {"bfloat16", "float32"} for part in parts)
+    tokens = tuned.tuning.base.tokens(["a <new>"])
+    x = made("x", (1, 8, 8, 4))
+    loss = lambda weights, params: (tuned.tuning.apply(params, weights, x, jnp.full(1, 500.0), tokens) ** 2).sum()
+    gradients = []
+    for keep in (True, False):
+        params = base.load(parts, keep=keep)
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"float32", *["bfloat16"] * keep}
+        gradients.append(jax.jit(jax.grad(loss))(tuned.init(jax.random.key(0), params), params)["text_encoder"])
+    assert gradients[0].dtype == np.float32 and np.abs(gradients[0]).max() > 0
+    np.testing.assert_allclose(*gradients, rtol=0, atol=1e-6 * np.abs(gradients[1]).max())
 
 
 @pytest.mark.extended
