@@ -294,11 +294,10 @@ def main(argv: list[str]) -> None:
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
     distance = perceived(values.lpips)
+    software = report.software()  # before the folder of the report, which may be one of the clone, changes
     figures, lines = pictures(values.model, values.steps, values.number, values.draws, distance)
     draw(lines, out / "samples.png")
-    protocol = {
-        name: getattr(values, name) for name in ("model", "steps", "number", "draws", "points")
-    } | report.software()
+    protocol = {name: getattr(values, name) for name in ("model", "steps", "number", "draws", "points")} | software
     exactly = posteriors(values.steps, values.points)
     content = report.plain({"posteriors": exactly, "pictures": figures, "protocol": protocol})
     report.write(out, content, markdown(content))

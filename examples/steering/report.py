@@ -84,11 +84,12 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     out = pathlib.Path(values.out)
     out.mkdir(parents=True, exist_ok=True)
+    software = report.software()  # before the folder of the report, which may be one of the clone, changes
     budgets = tuple(20 * 2**k for k in range(12) if 20 * 2**k <= values.most)
     known = opener.read_table(values.known) if values.known else {}
     curves = equal_evaluations.curves(budgets, values.number, known.get("rewards"))
     draw(curves, out / "rewards.png")
-    protocol = {name: getattr(values, name) for name in ("density_evaluations", "most", "number")} | report.software()
+    protocol = {name: getattr(values, name) for name in ("density_evaluations", "most", "number")} | software
     table = constants.table(values.density_evaluations, known.get("constants"))
     commit = known.get("protocol", {}).get("git_commit", "")
     content = report.plain({"rewards": curves, "constants": table, "protocol": protocol, "known": commit})

@@ -28,7 +28,7 @@ def test_the_page_is_written_from_its_items_which_are_eight_with_a_clean_commit_
             assert picture.width == sum(box[2] - box[0] for box in shown.boxes), name
 
 
-MEASURED_WITH_CHANGES = {"image_prompt", "restoration"}  # whose reports were made before this rule
+MEASURED_WITH_CHANGES = {"image_prompt"}  # whose report was made before this rule
 
 
 def test_reports_of_the_gallery_are_of_clean_commits():
