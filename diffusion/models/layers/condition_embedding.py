@@ -73,7 +73,7 @@ def time_and_class(
 
     Args:
         network: the network, with the fields `width`, `dtype`, and, if it receives classes, `num_classes`.
-        t: its clock, [B] or []; or a tuple of several.
+        t: its clock, [B] or []; or a tuple of several, or of none, for which the first result is zeros.
         label: the class labels int [B]; None without.
         batch: number B of examples.
         times: class of the modules that embed a time, as `TimestepEmbedding`.
@@ -83,7 +83,7 @@ def time_and_class(
     for number, clock in enumerate(t if isinstance(t, tuple) else (t,), start=1):
         name = "timestep_embedding" if number == 1 else f"timestep_embedding_{number}"
         vectors.append(times(network.width, network.dtype, name=name)(jnp.broadcast_to(clock, (batch,))))
-    time = functools.reduce(operator.add, vectors)
+    time = functools.reduce(operator.add, vectors) if vectors else jnp.zeros((batch, network.width), network.dtype)
     if label is None:
         return time, None
     return time, classes(network.num_classes, network.width, network.dtype, name="label_embedding")(label)
