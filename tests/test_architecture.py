@@ -40,14 +40,15 @@ def test_a_way_through_the_house_is_a_list_of_files(heading, least):
 
 
 def test_every_folder_of_the_picture_exists():
-    """The names that end in a slash, below the package that stands at the left."""
+    """The names that end in a slash: packages of `diffusion` at the left, and folders below them in the rest."""
     picture = ARCHITECTURE.split("```")[1]
-    parts = re.findall(r"^(diffusion|experiments)/\s(.*?)(?=^\S|\Z)", picture, re.MULTILINE | re.DOTALL)
-    assert [package for package, _ in parts] == ["experiments", "diffusion"]
-    for package, part in parts:
-        folders = re.findall(r"\b(\w+)/", part)
-        found = {path.name for path in (ROOT / package).rglob("*") if path.is_dir()}
-        assert len(folders) > 6 and set(folders) <= found, set(folders) - found
+    rooms = [
+        name for left in re.findall(r"^ {4}((?:\w+/ *)+)", picture, re.MULTILINE) for name in re.findall(r"\w+", left)
+    ]
+    assert len(rooms) > 20 and [name for name in rooms if not (ROOT / "diffusion" / name).is_dir()] == []
+    named = set(re.findall(r"\b(\w+)/", picture))
+    folders = {path.name for room in rooms for path in (ROOT / "diffusion" / room).rglob("*") if path.is_dir()}
+    assert len(named) > 40 and named - folders - set(rooms) == set()
 
 
 def test_every_make_target_of_the_tests_exists():
