@@ -74,8 +74,8 @@ class Encoder(NamedTuple):
         tokenizer: tokenizer of the network's vocabulary.
         network: (ids [B, N], mask [B, N]) -> (tokens [B, N, D], pooled [B, P] or None). That of an encoder that sees
             pictures also takes `pictures`, their tokens.
-        see: function from a picture [1, H, W, 3] in [-1, 1] to its tokens [h, w, D], each of which has a placeholder in
-            the text; None: the encoder sees no pictures.
+        see: function from a picture [1, H, W, 3] in [-1, 1] to its tokens [h, w, D], whose places the text's
+            placeholders hold; None: the encoder sees no pictures.
     """
 
     tokenizer: Tokenizer | AlreadyRead

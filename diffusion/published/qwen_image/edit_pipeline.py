@@ -59,7 +59,7 @@ def qwen_image_edit_plus(
     return _edits(prompts, qwen, pictures, "Picture {}: ", **how)
 
 
-ONE = EditedPictures(1024**2, DIVISOR, 1, True, prompt_pixels=1024**2, sight=picture_sizes.of_pipeline)
+ONE = EditedPictures(1024**2, DIVISOR, 1, True, prompt_pixels=1024**2, sight=picture_sizes.sight_of_pipeline)
 EDIT = QWEN_IMAGE._replace(
     readers=(Reader(how={"masked": True}, length=OF_TASK + 512, family="Qwen2_5_VLModel"),),
     condition=qwen_image_edit,

@@ -134,12 +134,12 @@ class QwenVision(VisionTransformer):
     merge x merge patches. The rotary positions of patch (r, c) turn half of the pairs of a head by r, half by c.
 
     Attributes:
-        width, depth, heads, hidden: as in `VisionTransformer`.
+        width, depth, heads, hidden: fields of `VisionTransformer`.
         features: number of features of a token that it returns, the language model's width.
         patch: side of a patch in pixels.
         merge: side of a token in patches.
         window: side of a window in pixels, at least `side`.
-        whole: the layers that attend to the whole picture, 0 the first.
+        full_attention: the layers that attend to the whole picture, 0 the first.
 
     Reference: Bai et al., "Qwen2.5-VL Technical Report", 2025, section 2.1.1.
     """
@@ -148,7 +148,7 @@ class QwenVision(VisionTransformer):
     patch: int = 14
     merge: int = 2
     window: int = 112
-    whole: tuple[int, ...] = (7, 15, 23, 31)
+    full_attention: tuple[int, ...] = (7, 15, 23, 31)
     positive = ("merge", "window")
 
     def check_fields(self) -> None:
@@ -160,8 +160,8 @@ class QwenVision(VisionTransformer):
             )
         if self.window < self.side:
             raise ValueError(f"window={self.window} is smaller than a token of {self.side} pixels")
-        if any(not 0 <= layer < self.depth for layer in self.whole):
-            raise ValueError(f"whole={self.whole} must be layers, 0 to {self.depth - 1}")
+        if any(not 0 <= layer < self.depth for layer in self.full_attention):
+            raise ValueError(f"full_attention={self.full_attention} must be layers, 0 to {self.depth - 1}")
 
     @property
     def side(self) -> int:
@@ -178,10 +178,10 @@ class QwenVision(VisionTransformer):
         row, column = np.indices((rows, columns)).reshape(2, -1)
         angles = jnp.asarray(np.concatenate([np.outer(row, turns), np.outer(column, turns)], axis=1), jnp.float32)
         grouped = windows(rows, columns, self.window // self.side * self.merge)
-        whole = np.isin(np.arange(self.depth), self.whole)
+        seeing_all = np.isin(np.arange(self.depth), self.full_attention)
         stack = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast, 0))
         grouped = tuple(map(tuple, grouped.tolist()))
-        x, _ = stack(self.heads, self.hidden, grouped, self.attention, self.dtype, name="layers")(x, angles, whole)
+        x, _ = stack(self.heads, self.hidden, grouped, self.attention, self.dtype, name="layers")(x, angles, seeing_all)
         x = RmsNorm(EPSILON, False, self.dtype, name="norm")(x)
         x = x.reshape(len(x), rows // self.merge, self.merge, columns // self.merge, self.merge, self.width)
         x = x.swapaxes(2, 3).reshape(*x.shape[:2], columns // self.merge, -1)
@@ -233,7 +233,7 @@ class QwenVL(nn.Module):
             mask: Bool [B, N], True where other tokens may attend to a token, with padding on the right; None: True for
                 all.
             pictures: tokens [h, w, width] of the pictures of every text, in its order, as `see` returns them.
-            layers: as in `DecoderEncoder`.
+            layers: numbers of the layers to return, which `DecoderEncoder` explains.
         """
         if self.is_initializing():
             self.see(jnp.zeros((1, self.vision.side, self.vision.side, 3)))

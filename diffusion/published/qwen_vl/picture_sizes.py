@@ -1,6 +1,6 @@
 """The size at which Qwen 2.5 VL sees a picture: its tokens divide the sides, and its area lies within two bounds."""
 
-__all__ = ["Bounds", "of_pipeline", "read_bounds", "resized", "seen_size"]
+__all__ = ["Bounds", "read_bounds", "resized", "seen_size", "sight_of_pipeline"]
 
 import math
 import pathlib
@@ -91,7 +91,7 @@ def read_bounds(folder: pathlib.Path) -> Bounds:
     return Bounds(*stated)
 
 
-def of_pipeline(folder: pathlib.Path, encoder: QwenVL) -> Callable[[np.ndarray], np.ndarray]:
+def sight_of_pipeline(folder: pathlib.Path, encoder: QwenVL) -> Callable[[np.ndarray], np.ndarray]:
     """Picture -> the picture as the text encoder of a pipeline sees it, by the folder of its processor."""
     bounds = read_bounds(folder / "processor")
     return lambda picture: resized(picture, encoder.vision.side, bounds)

@@ -77,7 +77,7 @@ VISION_CONFIG = FieldTable(
         Field("patch_size", "patch", 14),
         Field("spatial_merge_size", "merge", 2),
         Field("window_size", "window", 112),
-        Field("fullatt_block_indexes", "whole", (7, 15, 23, 31), schema.several(schema.integer(0), 0, 512)),
+        Field("fullatt_block_indexes", "full_attention", (7, 15, 23, 31), schema.several(schema.integer(0), 0, 512)),
         Follows("temporal_patch_size", FRAMES),
         Follows("in_channels", 3),
         Follows("in_chans", 3, silent=True),
