@@ -53,7 +53,8 @@ def restored(
     differs = [name for name, leaf in now["leaves"].items() if before and before["leaves"].get(name) != leaf]
     if tuned.tuning.narrow and before:  # an earlier version cast all kernels to float32
         leaves = leaves_of(dict(base))
-        differs = [name for name in differs if described_leaf(leaves[name], "float32") != before["leaves"].get(name)]
+        cast = lambda name: describe_leaves({name: leaves[name].astype("float32")})[name]
+        differs = [name for name in differs if cast(name) != before["leaves"].get(name)]
     if before and differs:
         raise ConfigError(
             f"config.base.path = {tuned.base.path!r} holds another model than the run has tuned so far (from "
@@ -80,16 +81,15 @@ def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
     return {**base.load(dict.fromkeys(parts), shardings, program.tuned.tuning.narrow), NULL: null}
 
 
-def described_leaf(leaf: Any, dtype: str) -> str:
-    """The record of one leaf in `describe_base`, cast to a type."""
-    ((_, checksum),) = checksums.checksums({"leaf": leaf.astype(dtype)}).items()
-    return f"{leaf.shape} {dtype} {checksum}"
+def describe_leaves(kept: Mapping[str, Any]) -> dict[str, str]:
+    """The shape, the type and a checksum of each leaf, by its name."""
+    sums = checksums.checksums(dict(kept))
+    leaves = leaves_of(dict(kept))
+    return {name: f"{leaves[name].shape} {leaves[name].dtype} {sums[name]}" for name in sorted(sums)}
 
 
 def describe_base(tuned: TunedNetwork, kept: Mapping[str, Any]) -> dict[str, Any]:
     """{"path", "sha256", "leaves"}: where the weights of a base lie, a checksum of each leaf, and a hash of all."""
-    leaves = checksums.checksums(dict(kept))
-    shapes = {name: f"{leaf.shape} {leaf.dtype}" for name, leaf in leaves_of(dict(kept)).items()}
-    leaves = {name: f"{shapes[name]} {leaves[name]}" for name in sorted(leaves)}
+    leaves = describe_leaves(kept)
     listed = "".join(f"{name} {leaf}\n" for name, leaf in leaves.items())
     return {"path": str(tuned.base.path), "sha256": hashlib.sha256(listed.encode()).hexdigest(), "leaves": leaves}
