@@ -15,7 +15,7 @@ from diffusion.adapters import custom_diffusion_files
 from diffusion.adapters.erasure import CROSS
 from diffusion.adapters.full_tuning import chosen_leaves, nested, with_leaves
 from diffusion.adapters.textual_inversion import text_of, textual_inversion
-from diffusion.adapters.tuning import Params, Tuning, computed
+from diffusion.adapters.tuning import Params, Tuning
 
 
 def custom_diffusion(
@@ -46,12 +46,13 @@ def custom_diffusion(
 
     def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
         condition = text_of(words.base, params, weights["words"], condition)
-        network = with_leaves(jax.lax.stop_gradient(params[denoiser]), weights["layers"])
+        frozen = jax.lax.stop_gradient(params[denoiser])
+        network = with_leaves(frozen, weights["layers"], base.dtype_of(denoiser))
         return base.denoiser.apply({"params": network}, x, clock, condition)
 
     def attach(model: Any, weights: Any) -> Any:
-        layers = with_leaves(computed(model, (denoiser,))[denoiser], jax.tree.map(jnp.asarray, weights["layers"]))
-        model = dataclasses.replace(model, params={**model.params, denoiser: layers}, _programs={})
+        network = with_leaves(model.params[denoiser], weights["layers"], model.dtype_of(denoiser))
+        model = dataclasses.replace(model, params={**model.params, denoiser: network}, _programs={})
         return words.attach(model, weights["words"])
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.adapters import lora
-from diffusion.adapters.tuning import Params, Tuning, computed
+from diffusion.adapters.tuning import Params, Tuning
 from diffusion.io.leaf_names import leaf_name, leaves_of
 from diffusion.models.interchange import families, folders
 
@@ -47,7 +47,8 @@ def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
         """The networks with their new weights."""
         if not some:
             return dict(weights)
-        return {**weights, denoiser: with_leaves(jax.lax.stop_gradient(params[denoiser]), weights[denoiser])}
+        frozen = jax.lax.stop_gradient(params[denoiser])
+        return {**weights, denoiser: with_leaves(frozen, weights[denoiser], base.dtype_of(denoiser))}
 
     def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
         networks = merged_networks(params, weights)
@@ -56,10 +57,8 @@ def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
         return base.denoiser.apply({"params": networks[denoiser]}, x, clock, condition)
 
     def attach(model: Any, weights: Any) -> Any:
-        old_networks = computed(model, parts)
-        networks = merged_networks(old_networks, jax.tree.map(jnp.asarray, weights))
-        cast = lambda part: jax.tree.map(lambda new, old: new.astype(old.dtype), networks[part], old_networks[part])
-        return dataclasses.replace(model, params={**model.params, **{part: cast(part) for part in parts}}, _programs={})
+        tuned = {part: with_leaves(model.params[part], weights[part], model.dtype_of(part)) for part in parts}
+        return dataclasses.replace(model, params={**model.params, **tuned}, _programs={})
 
     networks = (denoiser,) if some else ()
     nothing = lambda folder, weights, metadata: []
@@ -89,10 +88,20 @@ def chosen_leaves(module: Any, pattern: str) -> set[str]:
     return leaves
 
 
-def with_leaves(params: Any, new: Any) -> Any:
-    """The parameters with some leaves replaced, in their types."""
+def with_leaves(params: Any, new: Any, dtype: str) -> Any:
+    """The parameters with some leaves replaced, in their types or a wider one.
+
+    Args:
+        params: pytree of parameters.
+        new: the new leaves, nested as the parameters are.
+        dtype: the type in which the network computes, which a new leaf has at least.
+    """
     leaves = leaves_of(new)
-    put = lambda path, leaf: leaves[leaf_name(path)].astype(leaf.dtype) if leaf_name(path) in leaves else leaf
+
+    def put(path: tuple, leaf: Array) -> Array:
+        name = leaf_name(path)
+        return jnp.asarray(leaves[name], jnp.promote_types(leaf.dtype, dtype)) if name in leaves else leaf
+
     return jax.tree_util.tree_map_with_path(put, params)
 
 

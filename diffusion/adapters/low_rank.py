@@ -222,7 +222,7 @@ def tuning_of_adapters(base: Any, parts: tuple[str, ...], init: Any, adapters: A
         return dataclasses.replace(model, params={**model.params, **changed}, _programs={})
 
     networks = (denoiser, *base.readers) if encoders else (denoiser,)
-    return Tuning(base, init, apply, write, attach, networks, encodes=bool(encoders), narrow=True)
+    return Tuning(base, init, apply, write, attach, networks, encodes=bool(encoders))
 
 
 public.declare(__name__, renamed={"of_adapters": "tuning_of_adapters"})

@@ -60,7 +60,7 @@ def textual_inversion(base: Any, word: str = "<new>", vectors: int = 1, initial:
         return word_embeddings.extended(model, [Word(word, weights)])
 
     networks = (base.kind.denoiser, *base.readers)
-    return Tuning(larger, init, apply, write, attach, networks, encodes=True, words=(word,), narrow=True)
+    return Tuning(larger, init, apply, write, attach, networks, encodes=True, words=(word,))
 
 
 def text_of(larger: Any, params: Params, rows: Mapping[str, Array], condition: Mapping[str, Array]) -> dict[str, Any]:

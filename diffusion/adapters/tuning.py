@@ -35,7 +35,9 @@ class Tuning:
     Attributes:
         base: the model as the tuning reads it, a `text_to_image.TextToImage` without its weights; with more tokens
             than the folder's where the tuning adds some.
-        init: (key, params of `networks` and `copies`) -> weights, the pytree that the run trains.
+        init: (key, params of `networks` and `copies`) -> weights, the pytree that the run trains, float32. Here and in
+            `apply`, kernels of params may have the types of the base's files, bfloat16 or float16, where the base
+            computes in float32; no sum is rounded to these.
         apply: (params of `networks`, weights, x_t, clock, condition) -> output of the denoiser, a pure function. The
             condition has what the denoiser receives; where the tuning `encodes`, tokens in place of the text.
         write: (folder, weights, metadata) -> the files that it wrote there, in the spellings that others read.
@@ -58,8 +60,6 @@ class Tuning:
         sees_of: entry of a record's condition whose pictures `see` receives; "" for the record's own picture.
         apart: entries of the condition that a run also drops alone, each of other examples, with the share of examples
             that it drops the whole condition of; `CAPTIONED` stands for the text.
-        narrow: whether `init` and `apply` take kernels in the types of the base's files, bfloat16 or float16, where the
-            base computes in float32, and round no sum to them.
     """
 
     base: Any
@@ -78,7 +78,6 @@ class Tuning:
     sees: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     sees_of: str = ""
     apart: tuple[str, ...] = ()
-    narrow: bool = False
 
 
 def computed(model: Any, parts: Sequence[str]) -> dict[str, Any]:

@@ -43,28 +43,25 @@ class Base:
             return predicts
         return schedulers.PREDICTIONS[self.model.process.prediction](predicts.clock)
 
-    def load(
-        self, parts: Iterable[str], shardings: Callable[[str, Any], Any] | None = None, keep: bool = False
-    ) -> dict[str, Any]:
-        """The parameters of some of its networks, on the devices.
+    def load(self, parts: Iterable[str], shardings: Callable[[str, Any], Any] | None = None) -> dict[str, Any]:
+        """The parameters of some of its networks, on the devices; kernels in the types of the files, except the vae's.
 
         Args:
             parts: their names.
             shardings: (name, pytree of shapes) -> pytree of shardings; None: all on the first device.
-            keep: whether kernels stay in the types of their files, see `interchange.load`; the autoencoder's do not.
         """
         folder = pathlib.Path(self.path).expanduser()
 
         def read(part: str) -> Any:
             placed = functools.partial(shardings, part) if shardings else None
-            how = {"dtype": self.model.dtype_of(part), "shardings": placed, "keep": keep and part != "vae"}
+            how = {"dtype": self.model.dtype_of(part), "shardings": placed, "keep": part != "vae"}
             return interchange.load(folder / part, self.model.opened_as(part), **how)[1]
 
         return {part: read(part) for part in parts}
 
-    def shapes(self, part: str, keep: bool = False) -> Any:
+    def shapes(self, part: str) -> Any:
         """The shapes of a network's parameters, as `load` returns them."""
-        if not keep or part == "vae":
+        if part == "vae":
             return self.model.params[part]
         network = folders.find(pathlib.Path(self.path).expanduser() / part, self.model.opened_as(part))
         return folders.kept_shapes(network, self.model.dtype_of(part))
@@ -112,7 +109,7 @@ class TunedNetwork:
     def shapes(self, plain: bool = False, pictures: bool = False) -> dict[str, Any]:
         """The shapes of the base's parameters that a run reads when it begins, and of the null condition."""
         parts = (*self.kept_networks(plain, pictures), *self.tuning.copies)
-        params = {part: self.base.shapes(part, self.tuning.narrow) for part in parts}
+        params = {part: self.base.shapes(part) for part in parts}
         text = {name: leaf for name, leaf in self.text().items() if name != CAPTIONED}
         return params | {NULL: {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in text.items()}}
 

@@ -51,7 +51,7 @@ def restored(
     base = _loaded(program, (*parts, *tuned.tuning.copies))
     now = describe_base(tuned, base)
     differs = [name for name, leaf in now["leaves"].items() if before and before["leaves"].get(name) != leaf]
-    if tuned.tuning.narrow and before:  # an earlier version cast all kernels to float32
+    if before:  # an earlier version cast all kernels to float32
         leaves = leaves_of(dict(base))
         cast = lambda name: describe_leaves({name: leaves[name].astype("float32")})[name]
         differs = [name for name in differs if cast(name) != before["leaves"].get(name)]
@@ -78,7 +78,7 @@ def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
         return jax.tree.map(lambda leaf: replicated, shapes)
 
     null = {name: jax.device_put(leaf, replicated) for name, leaf in base.null.items()}
-    return {**base.load(dict.fromkeys(parts), shardings, program.tuned.tuning.narrow), NULL: null}
+    return {**base.load(dict.fromkeys(parts), shardings), NULL: null}
 
 
 def describe_leaves(kept: Mapping[str, Any]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Kernels that a folder has in half precision stay so, and the networks compute as with their casts to float32."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion import text_to_image
-from diffusion.adapters import full_tuning, lora, low_rank, textual_inversion
+from diffusion.adapters import control, full_tuning, lora, low_rank, textual_inversion
+from diffusion.adapters.custom_diffusion import custom_diffusion
+from diffusion.adapters.inpainting import inpainting
 from diffusion.adapters.tuning import computed
 from diffusion.models import interchange
 from diffusion.models.interchange import families, folders, leaf_shards
@@ -102,28 +105,55 @@ def test_a_lora_s_sum_is_not_rounded_to_the_type_of_the_file(tmp_path):
         np.testing.assert_allclose(after[changed], expected, rtol=0, atol=1e-7)
 
 
+TUNINGS = {
+    "lora": functools.partial(low_rank.lora, rank=2),
+    "dora": functools.partial(low_rank.dora, rank=2),
+    "loha": functools.partial(low_rank.loha, rank=2),
+    "all": full_tuning.full,
+    "some": functools.partial(full_tuning.full, targets="attn2", text=True),
+    "custom_diffusion": functools.partial(custom_diffusion, word="<new>", initial="cat"),
+    "control_net": control.control_net,
+    "inpainting": inpainting,
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("tuning", [low_rank.lora, low_rank.dora, low_rank.loha])
-def test_a_low_rank_tuning_computes_the_same_beside_kernels_of_the_file_s_type(tuning, tmp_path):
-    folder = halved("pixart", tmp_path)
+@pytest.mark.parametrize(("name", "kind"), [
+    ("pixart", "lora"), ("pixart", "dora"), ("pixart", "loha"), ("pixart", "all"), ("sd", "some"),
+    ("sd", "custom_diffusion"), ("sd", "control_net"), ("mmdit", "control_net"), ("sd", "inpainting"),
+])  # fmt: skip
+def test_a_tuning_computes_the_same_beside_kernels_of_the_file_s_type(name, kind, tmp_path):
+    folder = halved(name, tmp_path)
     base = Base(str(folder), text_to_image.described(folder))
-    tuned = TunedNetwork(base, tuning(base.model, rank=2))
-    narrow, wide = (base.load(["transformer"], keep=keep) for keep in (True, False))
-    expected = tuned.shapes()["transformer"]
-    assert jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), narrow["transformer"]) == jax.tree.map(
-        lambda leaf: (leaf.shape, leaf.dtype), expected
-    )
+    tuning = TUNINGS[kind](base.model)
+    tuned = TunedNetwork(base, tuning)
+    parts = dict.fromkeys((*tuning.networks, *tuning.copies))
+    narrow = base.load(parts)
+    expected = {part: tuned.shapes()[part] for part in parts}
+    form = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)
+    assert form(narrow) == form(expected)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(narrow)} == {"bfloat16", "float32"}
-    model = base.model
-    condition = {"text": made("text", (1, 3, model.denoiser.text_width)), "text_mask": np.ones((1, 3), bool)}
-    call = lambda params, weights: tuned.tuning.apply(params, weights, made("x", (1, 8, 8, 4)), jnp.full(1, 500.0),
-                                                      condition)  # fmt: skip
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)
+    x = made("x", (1, 8, 8, base.model.channels))
+    side = 8 * base.model.modules["vae"].factor
+    picture, mask = made("picture", (1, side, side, 3)), np.ones((1, side, side, 1))
+    beside = {"control": x if "control" in tuning.latents else picture, "picture": picture, "mask": mask}
+    condition = tuning.base.tokens(["a cat"])
+    if not tuning.encodes:
+        text = base.load(base.model.readers)
+        condition = jax.jit(base.model.encoded)(text, condition)
+    condition = {
+        **condition,
+        **base.model.beside(1, 1.0, side, side),
+        **{entry: beside[entry] for entry in tuning.reads},
+    }
     outputs = []
     for params in (narrow, wide):
         weights = tuned.init(jax.random.key(0), params)
         weights = jax.tree.map(lambda leaf: leaf + 1e-3 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape), weights)
         assert {str(leaf.dtype) for leaf in jax.tree.leaves(weights)} == {"float32"}
-        outputs.append(jax.jit(call)(params, weights))
+        kept = {part: params[part] for part in tuning.networks}
+        outputs.append(jax.jit(tuning.apply)(kept, weights, x, jnp.full(1, 500.0), condition))
     np.testing.assert_allclose(*outputs, rtol=0, atol=1e-6 * np.abs(outputs[1]).max())
 
 
@@ -138,9 +168,9 @@ def test_a_new_word_learns_the_same_beside_kernels_of_the_file_s_type(tmp_path):
     x = made("x", (1, 8, 8, 4))
     loss = lambda weights, params: (tuned.tuning.apply(params, weights, x, jnp.full(1, 500.0), tokens) ** 2).sum()
     gradients = []
-    for keep in (True, False):
-        params = base.load(parts, keep=keep)
-        assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"float32", *["bfloat16"] * keep}
+    narrow = base.load(parts)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(narrow)} == {"float32", "bfloat16"}
+    for params in (narrow, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), narrow)):
         gradients.append(jax.jit(jax.grad(loss))(tuned.init(jax.random.key(0), params), params)["text_encoder"])
     assert gradients[0].dtype == np.float32 and np.abs(gradients[0]).max() > 0
     np.testing.assert_allclose(*gradients, rtol=0, atol=1e-6 * np.abs(gradients[1]).max())
