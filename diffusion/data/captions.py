@@ -39,7 +39,7 @@ from diffusion.data import fingerprints, pipeline, sources
 from diffusion.data.latent_cache import CacheError
 from diffusion.data.sources import DataSpec
 from diffusion.data.sources.combined_streams import CaptionedStream
-from diffusion.data.sources.spec import ManyAtOnce
+from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.io import failures, files, opener
 from diffusion.package import public
@@ -73,7 +73,7 @@ class Table(NamedTuple):
         return {name: rows[0] for name, rows in self.entries.items()}
 
 
-class Captioned(ManyAtOnce):
+class Captioned(Derived, ManyAtOnce):
     """A source whose records have what a table has of their captions, {name: [...]}, beside their own.
 
     That is a text encoder's input or output in "condition", or the facts that a reward reads in "metadata".
@@ -91,32 +91,20 @@ class Captioned(ManyAtOnce):
                 f"there are {len(source):,} records but captions for {len(table.row):,}; both must have the same number"
             )
         if entry == "condition":
-            _require_other_names(getattr(getattr(source, "spec", None), "condition", None), table.entries)
-        self._source, self._table, self._entry = source, table, entry
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    @property
-    def spec(self) -> sources.DataSpec:
-        """The description of the source, without the table's entries."""
-        return self._source.spec
-
-    @property
-    def where(self) -> str:
-        """The place of the source."""
-        return self._source.where
+            _require_other_names(source.spec.condition, table.entries)
+        super().__init__(source)  # the description is that of the source, without the table's entries
+        self._table, self._entry = table, entry
 
     def fingerprint(self) -> dict[str, int | str]:
         """The source's fingerprint, and "conditions", or "metadata": a digest of each record's row and of some rows."""
         row, entries = self._table.row, self._table.entries
         some = [entries[name][k].tobytes() for name in sorted(entries) for k in fingerprints.rows(len(entries[name]))]
         name = "conditions" if self._entry == "condition" else self._entry
-        return self._source.fingerprint() | {name: fingerprints.digest([row.tobytes(), *some])}
+        return super().fingerprint() | {name: fingerprints.digest([row.tobytes(), *some])}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records; errors as the source's."""
-        records = pipeline.fetch(self._source, np.asarray(rows))
+        records = pipeline.fetch(self._of, np.asarray(rows))
         entries, entry = self._table.entries, self._entry
         return [
             record | {entry: {**record.get(entry, {}), **{name: entries[name][k] for name in entries}}}

@@ -18,38 +18,28 @@ import numpy as np
 
 from diffusion.data import latent_cache, pipeline
 from diffusion.data.latent_cache import CacheError, Description, Latents
-from diffusion.data.sources import DataSpec
-from diffusion.data.sources.spec import ManyAtOnce
+from diffusion.data.sources.spec import Derived, ManyAtOnce
 
 FOLDER = "features"  # inside the folder of the latents
 DTYPE = "float16"  # type on disk and in a batch: 11 bits suffice for a cosine
 
 
-class Featured(ManyAtOnce):
-    """Latents whose records have "features" `[views, N, D]` beside their own entries.
-
-    Attributes:
-        spec: the spec of the latents.
-        where: the folder where they lie.
-    """
+class Featured(Derived, ManyAtOnce):
+    """Latents whose records have "features" `[views, N, D]` beside their own entries."""
 
     def __init__(self, latents: Latents, features: Latents):
-        self.spec: DataSpec = latents.spec
-        self.where = latents.where
-        self._latents, self._features = latents, features
-
-    def __len__(self) -> int:
-        return len(self._latents)
+        super().__init__(latents)
+        self._features = features
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records; errors as for the two caches."""
-        both = (pipeline.fetch(source, np.asarray(rows)) for source in (self._latents, self._features))
+        both = (pipeline.fetch(source, np.asarray(rows)) for source in (self._of, self._features))
         return [record | {"features": theirs["x"][:, 0, 0]} for record, theirs in zip(*both)]
 
     def fingerprint(self) -> dict[str, int | str]:
         """The latents' fingerprint, "features": a digest of some features, and "encoder": a digest of its weights."""
         features = self._features
-        return self._latents.fingerprint() | {
+        return super().fingerprint() | {
             "features": features.fingerprint()["sha256"],
             "encoder": features.description.autoencoder["sha256"],
         }

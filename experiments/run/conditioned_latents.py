@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import latent_cache, pipeline, sources
-from diffusion.data.sources.spec import ManyAtOnce
+from diffusion.data.sources.spec import Derived, ManyAtOnce, read_many
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def every_record() -> Iterator[None]:
         raise error.where_none_is_left_out() from error
 
 
-class Beside(ManyAtOnce):
+class Beside(Derived, ManyAtOnce):
     """Latents with what their pictures' records have as their condition, such as a control or the words of a caption.
 
     A source with `conditions(rows)` gives these without its pictures.
@@ -27,11 +27,9 @@ class Beside(ManyAtOnce):
 
     def __init__(self, latents: latent_cache.Latents, source: sources.Source):
         """Joins them, record by record."""
-        self._latents, self._source = latents, source
+        super().__init__(latents)  # whose fingerprint the latent cache takes from the pictures
+        self._source = source
         self.spec = latents.spec._replace(condition=source.spec.condition)
-
-    def __len__(self) -> int:
-        return len(self._latents)
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""
@@ -40,13 +38,4 @@ class Beside(ManyAtOnce):
                 theirs = known(rows)
             else:
                 theirs = [record["condition"] for record in pipeline.fetch(self._source, np.asarray(rows))]
-        return [record | {"condition": one} for record, one in zip(self._latents.__getitems__(rows), theirs)]
-
-    @property
-    def where(self) -> str:
-        """The folder of the latents."""
-        return self._latents.where
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the latents, which the latent cache takes from the pictures."""
-        return self._latents.fingerprint()
+        return [record | {"condition": one} for record, one in zip(read_many(self._of, rows), theirs)]

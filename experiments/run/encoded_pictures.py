@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.data import latent_cache, pipeline, sources
-from diffusion.data.sources.spec import ManyAtOnce
+from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.io import npz
 from diffusion.training.runtime import progress
 
@@ -47,27 +47,20 @@ class Sight(NamedTuple):
         return height, width, channels
 
 
-class Pictures(ManyAtOnce):
+class Pictures(Derived, ManyAtOnce):
     """The pictures that a sight is of, as records of their own."""
 
     def __init__(self, source: sources.Source, column: str):
         """Shows one column of the records of a source, or their own pictures."""
-        self._source, self._column = source, column
-        spec = source.spec
+        super().__init__(source)
+        self._column, spec = column, source.spec
         shape = spec.condition[column].shape if column else spec.shape
         self.spec = spec._replace(shape=shape, num_classes=0, classes=(), condition=None)
 
-    def __len__(self) -> int:
-        return len(self._source)
-
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""
-        records = pipeline.fetch(self._source, np.asarray(rows))
+        records = pipeline.fetch(self._of, np.asarray(rows))
         return [{"image": one["condition"][self._column] if self._column else one["image"]} for one in records]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the records."""
-        return self._source.fingerprint()
 
 
 class Rows:
@@ -153,27 +146,20 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: i
         )
 
 
-class Seen(ManyAtOnce):
+class Seen(Derived, ManyAtOnce):
     """Records with what was seen of their pictures in their condition."""
 
     def __init__(self, source: sources.Source, name: str, sight: Sight, folder: pathlib.Path):
         """Adds the entry of that name to the records of a source, from the cache that `write` wrote."""
-        self._source, self._name, self._shape = source, name, sight.shape
+        super().__init__(source)
+        self._name, self._shape = name, sight.shape
         self._entries, _ = latent_cache.open_cache(folder)
-        self.spec, self.where = source.spec, source.where
-
-    def __len__(self) -> int:
-        return len(self._source)
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns many records."""
-        records, entries = (pipeline.fetch(source, np.asarray(rows)) for source in (self._source, self._entries))
+        records, entries = (pipeline.fetch(source, np.asarray(rows)) for source in (self._of, self._entries))
         named = lambda entry: {self._name: entry["x"][0, 0].reshape(self._shape)}
         return [
             record | {"condition": {**record.get("condition", {}), **named(entry)}}
             for record, entry in zip(records, entries)
         ]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the records, whose pictures the entries are computed from."""
-        return self._source.fingerprint()

@@ -23,7 +23,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from diffusion import objectives, parameterizations, timesteps
 from diffusion.data import pipeline, sources
-from diffusion.data.sources.spec import ManyAtOnce
+from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.run import players
 from diffusion.experiments.run.examples import Accompanied, Examples, RunExamples
@@ -63,27 +63,19 @@ class Paired(Accompanied):
         return batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
 
 
-class Pairs(ManyAtOnce):
+class Pairs(Derived, ManyAtOnce):
     """The data's records, over and over, each with its pair in place of its example."""
 
     def __init__(self, source: sources.Source, spec: sources.DataSpec, parts: Sequence[np.ndarray]):
-        self._source, self._parts = source, parts
+        super().__init__(source)
+        self._parts = parts
         self.spec = spec._replace(shape=(2, *spec.shape), dtype="float32")
-
-    @property
-    def where(self) -> str:
-        """The folder or file of the data's records."""
-        return self._source.where
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the data's records."""
-        return self._source.fingerprint()
 
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        records = pipeline.fetch(self._source, np.asarray(rows) % len(self._source))
+        records = pipeline.fetch(self._of, np.asarray(rows) % len(self._of))
         return [record | {"x": np.array(self._parts[row // FILE][row % FILE])} for record, row in zip(records, rows)]
 
 

@@ -22,6 +22,8 @@ def table():
 
 
 class Source:
+    spec, where = SPEC, "memory"
+
     def __len__(self):
         return len(TEXTS)
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources.combined_streams import FilteredStream, MixedStream
-from diffusion.data.sources.spec import DataSpec, ManyAtOnce, Source, read_many
+from diffusion.data.sources.spec import DataSpec, Derived, ManyAtOnce, Source, read_many
 from diffusion.data.sources.streams import Stream
 
 LONGEST = 2**28  # the most records of an epoch of a mixture
@@ -162,17 +162,16 @@ class Mixture:
         return {"records": len(self), "ends": self._ends, "of": [source.fingerprint() for source in self._of]}
 
 
-class Filtered(ManyAtOnce):
+class Filtered(Derived, ManyAtOnce):
     """The records of a source that pass a filter; a `Source`."""
 
     def __init__(self, of: Source, by: Callable[[Mapping[str, Any]], bool]):
         """Applies the filter to every record once; see `filtered`."""
+        super().__init__(of)
         columns_of = getattr(of, "metadata", of.__getitem__)
-        self._of = of
         self._rows = np.array([row for row in range(len(of)) if by(columns_of(row))], np.int64)
         if not len(self._rows):
             raise ValueError(f"the filter keeps none of the {len(of):,} records of {of.spec.name}.")
-        self.where = of.where
         self.spec = of.spec._replace(size=len(self._rows))
 
     def __len__(self) -> int:
@@ -207,4 +206,4 @@ class Filtered(ManyAtOnce):
 
     def fingerprint(self) -> dict[str, Any]:
         """The source's fingerprint, and a digest of the rows that are kept."""
-        return self._of.fingerprint() | {"records": len(self), "kept": fingerprints.digest([self._rows.tobytes()])}
+        return super().fingerprint() | {"records": len(self), "kept": fingerprints.digest([self._rows.tobytes()])}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import identities
-from diffusion.data.sources.spec import DamagedRecord, Leaf, Source
+from diffusion.data.sources.spec import DamagedRecord, Derived, Leaf, Source
 from diffusion.data.sources.streams import Stream
 
 
@@ -67,7 +67,7 @@ def painted(of: Any, least: float = 0.1, most: float = 0.6, seed: int = 0) -> "C
     return Controlled(of, leaves, lambda row, picture: {"picture": picture, "mask": mask(row, picture.shape[:2])})
 
 
-class Controlled:
+class Controlled(Derived):
     """Pictures with more entries in their condition; a `Source`."""
 
     def __init__(
@@ -95,13 +95,9 @@ class Controlled:
             raise ValueError(
                 f"the condition of {of.spec.name} is {condition}. Valid: named entries, without the name {names}."
             )
-        self._of = of
+        super().__init__(of)
         self._entries = entries
-        self.where = of.where
         self.spec = of.spec._replace(condition={**condition, **new})
-
-    def __len__(self) -> int:
-        return len(self._of)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Returns one record.
@@ -128,7 +124,3 @@ class Controlled:
     def stamp(self) -> str:
         """The stamp of the source."""
         return self._of.stamp()  # type: ignore[attr-defined]
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the source."""
-        return self._of.fingerprint()

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import identities
-from diffusion.data.sources.spec import Leaf, Source
+from diffusion.data.sources.spec import Derived, Leaf, Source
 from diffusion.data.sources.streams import Stream
 
 
@@ -35,7 +35,7 @@ def paced(of: Any, frames: int, paces: Sequence[int] = (1, 2), seed: int = 0) ->
     return PacedClips(of, frames, tuple(paces), seed)
 
 
-class PacedClips:
+class PacedClips(Derived):
     """Clips at several rates; a `Source`."""
 
     def __init__(self, of: Source, frames: int, paces: tuple[int, ...], seed: int):
@@ -51,14 +51,11 @@ class PacedClips:
                 f"frames = {frames}, paces = {paces}. Valid: at least 2 frames, and paces from 1 to T / frames, where "
                 f"T = {shape[0]} frames."
             )
-        self._of, self._frames, self._paces, self._seed = of, frames, paces, seed
-        self.where = of.where
+        super().__init__(of)
+        self._frames, self._paces, self._seed = frames, paces, seed
         labelled = {"label": Leaf((), "int32")} if of.spec.num_classes and "label" not in condition else {}
         entries = {**condition, **labelled, "vector": Leaf((2,), "float32")}
         self.spec = of.spec._replace(shape=(frames, *shape[1:]), condition=entries)
-
-    def __len__(self) -> int:
-        return len(self._of)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Returns one record.
@@ -92,4 +89,4 @@ class PacedClips:
 
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the source, with the parameters of the draws."""
-        return {**self._of.fingerprint(), "paced": f"{self._frames} of {self._paces} by {self._seed}"}
+        return {**super().fingerprint(), "paced": f"{self._frames} of {self._paces} by {self._seed}"}

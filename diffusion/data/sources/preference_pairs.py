@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from diffusion.data import fingerprints, identities
-from diffusion.data.sources.spec import DamagedRecord, Source, class_of
+from diffusion.data.sources.spec import DamagedRecord, Derived, Source, class_of
 from diffusion.data.sources.streams import Stream
 
 
@@ -108,26 +108,22 @@ class Preferences:
         return {"records": len(self), "of": [source.fingerprint() for source in self._both]}
 
 
-class Rejected:
+class Rejected(Derived):
     """The rejected examples of a source of pairs, as records of their own; a `Source`."""
 
     def __init__(self, pairs: Source):
         """Shows the rejected examples of a source."""
-        self._pairs = pairs
-        self.where = pairs.where
+        super().__init__(pairs)
         self.spec = pairs.spec._replace(pairs=False, condition=None)
-
-    def __len__(self) -> int:
-        return len(self._pairs)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Returns one record; errors as the pairs'."""
-        record = self._pairs[row]
+        record = self._of[row]
         return {self.spec.entry: record["rejected"], "label": class_of(record)}
 
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the pairs, which these rejected examples belong to."""
-        return {"rejected": self._pairs.fingerprint()}
+        return {"rejected": super().fingerprint()}
 
 
 def _same(a: Any, b: Any) -> bool:

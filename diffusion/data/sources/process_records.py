@@ -13,21 +13,18 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from diffusion.data.sources.spec import ManyAtOnce, Source, read_many
+from diffusion.data.sources.spec import Derived, ManyAtOnce, Source, read_many
 from diffusion.io import failures
 from diffusion.package import public
 
 ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-class ProcessRecords(ManyAtOnce):
+class ProcessRecords(Derived, ManyAtOnce):
     """A source whose records come from worker processes; it has all other attributes of the source too.
 
     Row r is read by process r mod N alone, so that what a source keeps in memory is kept once. The processes begin when
     records are first read, and end with the last reference to this object, or with this process, however it ends.
-
-    Attributes:
-        spec, where: description and place of the records, from the source.
     """
 
     def __init__(self, source: Source, reopen: Callable[[], Source], processes: int):
@@ -36,9 +33,7 @@ class ProcessRecords(ManyAtOnce):
         reopen: a function that pickles, and opens the same source in another process.
         processes: number N of worker processes, at least 1.
         """
-        self.spec = source.spec
-        self.where = source.where
-        self._source = source
+        super().__init__(source)
         self._reopen = reopen
         self._number = processes
         self._starting = threading.Lock()
@@ -46,14 +41,7 @@ class ProcessRecords(ManyAtOnce):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return getattr(self._source, name)
-
-    def __len__(self) -> int:
-        return len(self._source)
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the source."""
-        return self._source.fingerprint()
+        return getattr(self._of, name)
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the records of many rows.

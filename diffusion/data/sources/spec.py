@@ -3,6 +3,7 @@
 __all__ = [
     "DamagedRecord",
     "DataSpec",
+    "Derived",
     "IndexedRecords",
     "Leaf",
     "ManyAtOnce",
@@ -216,6 +217,25 @@ class ManyAtOnce:
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Returns one record."""
         return self.__getitems__([row])[0]
+
+
+class Derived:
+    """Records that are made of a source's, row by row; a subclass makes them, and describes what differs.
+
+    Attributes:
+        spec: the description of the records, the source's until a subclass changes it.
+        where: the folder or file of the source's records.
+    """
+
+    def __init__(self, of: Source):
+        self._of, self.spec, self.where = of, of.spec, of.where
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The fingerprint of the source's records."""
+        return self._of.fingerprint()
 
 
 def read_many(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ import pytest
 from configs import digits
 from diffusion import objectives
 from diffusion.data import captions, pipeline
+from diffusion.data.sources import sequences
 from diffusion.experiments.run import caption_metadata, examples
 from diffusion.recipe import ConfigError, checks, names
 from tests.experiments.run.made_tuning import pictures
@@ -20,7 +21,7 @@ def recipe_of(metadata):
 
 
 def records(number):
-    return [{"x": np.zeros(2)} for _ in range(number)]
+    return sequences.Records([{"x": np.zeros(2)} for _ in range(number)])
 
 
 def test_each_caption_is_read_once_beside_the_empty_one_and_each_record_has_its_facts():

@@ -60,6 +60,8 @@ def test_prompts_are_encoded_once_as_records_of_their_own(tmp_path, monkeypatch)
 class Latents(list):
     """Latents of a cache, by their rows."""
 
+    where = "memory"
+
     def __init__(self, number, spec):
         super().__init__({"x": row} for row in range(number))
         self.spec = spec
