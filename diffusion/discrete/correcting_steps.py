@@ -2,20 +2,16 @@
 
 __all__ = ["corrected", "corrector_law"]
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
-from diffusion.discrete.steps import Law, ancestral_law, at_constant_rates, sample_alone
+from diffusion.discrete.steps import Law, ancestral_law, at_constant_rates, memoryless
 from diffusion.schedules import left_broadcast
-from diffusion.timesteps import Plan
 
 
 def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law) -> SymbolSampler:
@@ -40,11 +36,7 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
     if corrections < 1 or not size > 0:
         raise ValueError(f"corrected: {corrections} corrections of size {size}. Valid: at least 1, above 0")
 
-    def step(
-        state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array
-    ) -> tuple[Array]:
-        (x,) = state
-        t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
+    def move(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array, keys: Array) -> Array:
         keys = jax.vmap(lambda key: jax.random.split(key, 1 + corrections), out_axes=1)(keys)
         x = draw(keys[0], law(predict, process, x, t, s))
         at = jnp.where(s > 0, s, t)  # a time with rates
@@ -53,9 +45,9 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
             moved = draw(keys, corrector_law(predict, process, x, at, size * (t - s)))
             return jnp.where(left_broadcast(s, x) > 0, moved, x), None
 
-        return (jax.lax.scan(correct, x, keys[1:])[0],)
+        return jax.lax.scan(correct, x, keys[1:])[0]
 
-    return SymbolSampler(sample_alone, step, lambda steps: (1 + corrections) * steps)
+    return memoryless(move, evaluations=1 + corrections)
 
 
 def corrector_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, duration: Array) -> Array:

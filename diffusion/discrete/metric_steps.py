@@ -2,20 +2,16 @@
 
 __all__ = ["metric_flow", "metric_step_law"]
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import ArrayLike
 
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import MetricPath
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.sampling_loop import SymbolSampler
-from diffusion.discrete.steps import at_constant_rates, sample_alone
+from diffusion.discrete.steps import at_constant_rates, memoryless
 from diffusion.schedules import left_broadcast
-from diffusion.timesteps import Plan
 
 
 def metric_flow() -> SymbolSampler:
@@ -29,16 +25,14 @@ def metric_flow() -> SymbolSampler:
             measured by beta, so that no rate is infinite at t = 1
     """
 
-    def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
-        (x,) = state
-        t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
+    def move(predict: Predictor, path: MetricPath, x: Array, t: Array, s: Array, keys: Array) -> Array:
         first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         x0 = draw(first, jnp.exp(predict(x, t)))
         at = jnp.where(s > 0, s, t)  # where beta is finite
-        jumped = draw(second, metric_step_law(process, x, x0, t, at))
-        return (jnp.where(left_broadcast(s, x) > 0, jumped, x0),)
+        jumped = draw(second, metric_step_law(path, x, x0, t, at))
+        return jnp.where(left_broadcast(s, x) > 0, jumped, x0)
 
-    return SymbolSampler(sample_alone, step, lambda steps: steps, by_distances=True)
+    return memoryless(move, by_distances=True)
 
 
 def metric_step_law(path: MetricPath, x: Array, x0: Array, t: Array, s: Array) -> Array:

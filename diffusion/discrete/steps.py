@@ -9,7 +9,7 @@ __all__ = [
     "euler_law",
     "first_hitting",
     "first_stage",
-    "sample_alone",
+    "memoryless",
     "second_stage",
     "stepped",
     "tau_leaping",
@@ -26,7 +26,6 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.discrete.categorical import draw
-from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
@@ -46,14 +45,25 @@ def stepped(law: Law, rates: bool = False, masked: bool = False) -> SymbolSample
         masked: whether the law is for masked processes alone.
     """
 
-    def step(
-        state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array
-    ) -> tuple[Array]:
+    move = lambda predict, process, x, t, s, keys: draw(keys, law(predict, process, x, t, s))
+    return memoryless(move, masked=masked, rates=rates)
+
+
+def memoryless(move: Callable[..., Array], evaluations: int = 1, **facts: Any) -> SymbolSampler:
+    """The sampler without history whose step is a move (predict, process, x_t, t `[B]`, s `[B]`, keys `[B]`) -> x_s.
+
+    Args:
+        move: the move.
+        evaluations: number of network evaluations of a step.
+        **facts: the facts of `SymbolSampler`.
+    """
+
+    def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
         (x,) = state
         t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (jnp.asarray(plan.t), jnp.asarray(plan.s)))
-        return (draw(keys, law(predict, process, x, t, s)),)
+        return (move(predict, process, x, t, s, keys),)
 
-    return SymbolSampler(sample_alone, step, lambda steps: steps, masked=masked, rates=rates)
+    return SymbolSampler(lambda x, process, plan: (x,), step, lambda steps: evaluations * steps, **facts)
 
 
 def ancestral() -> SymbolSampler:
@@ -141,16 +151,14 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
     if not 0 < theta < 1:
         raise ValueError(f"theta_trapezoidal: theta = {theta}. Valid: a share in (0, 1), e.g. 0.5")
 
-    def step(state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: Any, keys: Array) -> tuple[Array]:
-        (x,) = state
-        t, s = (jnp.broadcast_to(time[i], (len(x),)) for time in (plan.t, plan.s))
+    def move(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array, keys: Array) -> Array:
         first, second = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         rates = _rates(predict, process, x, t)
         middle = draw(first, first_stage(theta, rates, x, t, s))
         later = _rates(predict, process, middle, t - theta * (t - s))
-        return (draw(second, second_stage(theta, rates, later, process, middle, t, s)),)
+        return draw(second, second_stage(theta, rates, later, process, middle, t, s))
 
-    return SymbolSampler(sample_alone, step, lambda steps: 2 * steps, masked=True, rates=True)
+    return memoryless(move, evaluations=2, masked=True, rates=True)
 
 
 def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Array:
@@ -204,11 +212,6 @@ def first_hitting() -> SymbolSampler:
         return jnp.where(filled, symbols, x.reshape(len(x), -1)).reshape(x.shape), alpha
 
     return SymbolSampler(init, step, lambda steps: steps, masked=True)
-
-
-def sample_alone(x: Array, process: AnyPath, plan: Plan) -> tuple[Array]:
-    """The state of a sampler without history."""
-    return (x,)
 
 
 def _rates(predict: Predictor, process: AnyProcess, x: Array, t: Array) -> Array:
