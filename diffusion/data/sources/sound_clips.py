@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.data.sound import forms, instruments as notes
 from diffusion.data.sources import sequences, splits, table_records
-from diffusion.data.sources.spec import Leaf, Source
+from diffusion.data.sources.spec import Derived, Leaf, Source
 from diffusion.io import wav
 
 SEED = 2029
@@ -106,7 +106,7 @@ def wav_folder(
     return Sounds(table_records.Records(_WavFiles(path, split, sample_rate, length), split), sound)
 
 
-class Sounds:
+class Sounds(Derived):
     """Clips in the form of examples; a `Source`.
 
     Attributes:
@@ -121,17 +121,13 @@ class Sounds:
             sound: the form of the examples.
             kept: whether each example stays in memory once it is made.
         """
-        self._of = of
+        super().__init__(of)
         self._record = functools.cache(self._made) if kept else self._made
         self.sound = sound
-        self.where = of.where
         self.spec = of.spec._replace(shape=sound.shape)
         if sound.mels:
             levels = {"spectrogram": Leaf(sound.condition_shape, "float32")}
             self.spec = self.spec._replace(num_classes=0, classes=(), condition=levels)
-
-    def __len__(self) -> int:
-        return len(self._of)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Returns one record.
@@ -150,10 +146,6 @@ class Sounds:
             record["condition"] = {"spectrogram": np.asarray(levels, np.float32)}
             record.pop("label", None)
         return record
-
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the waveforms."""
-        return self._of.fingerprint()
 
 
 class _WavFiles:
