@@ -70,6 +70,7 @@ class EditedPictures(NamedTuple):
             smaller pictures stay as they are, and edges are cut off until the sides fit the latents.
         number: the most pictures of a request; 0: any number.
         needed: whether a request must have one.
+        repainted: whether an image that is changed or repainted is the first of them, too.
         sized: index of the picture whose size the result has.
         prompt_pixels: the number of pixels of a picture in the prompt, to which it is scaled likewise; 0: the text
             encoder sees none.
@@ -81,6 +82,7 @@ class EditedPictures(NamedTuple):
     divisor: int = 0
     number: int = 0
     needed: bool = False
+    repainted: bool = False
     sized: int = 0
     prompt_pixels: int = 0
     sight: Callable[..., Callable[[np.ndarray], np.ndarray]] | None = None

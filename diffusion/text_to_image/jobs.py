@@ -196,7 +196,8 @@ class Job(NamedTuple):
         first, *ends = request.images if model.kind.video is not None and request.images else (request.image,)
         canvas = Canvas.open(first, request.mask).extended(request.margins)
         edits = None if ends else model.kind.several
-        originals = [np.asarray(Canvas.open(image, None).image) for image in request.images] if edits else []
+        edited = request.edited(edits) if edits else ()
+        originals = [np.asarray(Canvas.open(image, None).image) for image in edited]
         images = edited_images(originals, edits, model.multiple) if edits else ()
         in_prompt: tuple[np.ndarray, ...] = ()
         if edits and model.sight is not None:

@@ -126,7 +126,8 @@ class Request:
     image, mask: paths of pictures, or arrays: the image uint8 [H, W, 3], the mask Bool [H, W], True where the image is
         repainted. The rest of the image stays, pixel for pixel.
     images: pictures of any size; the first one sets the size of the pictures where the request names none. For a model
-        that takes them, `image` without strength, mask and margins is the first of them.
+        that takes them, `image` without strength, mask and margins is the first of them; for some, such as
+        Qwen-Image-Edit, in any case (`EditedPictures.repainted`).
     resamplings: RePaint (Lugmayr et al. 2022); the number of evaluations grows almost by this factor.
     kept_noise: "fresh" is `editing.replacement`, "one" is `editing.replacement_along` with the noise of the start.
     tile: with tiles the autoencoder's memory does not grow with the picture; neighbouring tiles share a quarter of
@@ -442,14 +443,17 @@ class Request:
             if value:
                 raise ValueError(f"this model {does} a picture by the prompt and takes no {name}; leave it out")
 
+    def edited(self, edits: Any) -> tuple[str | np.ndarray, ...]:
+        """The pictures that a model edits or combines, by its `EditedPictures`; for a resolved request."""
+        return (self.image, *self.images) if edits.repainted and self.image is not None else self.images
+
     def _check_edited(self, edits: Any) -> None:
         """Refuses more pictures than a model edits or combines, or none where it needs one."""
-        if edits.needed and not self.images:
-            raise ValueError(
-                "this model edits pictures by the prompt; name the image, or images, without strength, mask and margins"
-            )
-        if edits.number and len(self.images) > edits.number:
-            raise ValueError(f"images: {len(self.images)} pictures. Valid: at most {edits.number} for this model")
+        pictures = self.edited(edits)
+        if edits.needed and not pictures:
+            raise ValueError("this model edits pictures by the prompt; name the image, or images")
+        if edits.number and len(pictures) > edits.number:
+            raise ValueError(f"images: {len(pictures)} pictures. Valid: at most {edits.number} for this model")
 
     def _check_perturbed(self, model: Any) -> None:
         """Refuses perturbed-attention guidance where the model, or another setting, has a guidance of its own."""

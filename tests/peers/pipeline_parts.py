@@ -15,6 +15,7 @@ import transformers
 from PIL import Image
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from tests.peers.cases import last
 from tests.peers.made_weights import drawn
 from tests.text.vocabularies import folder_of
 
@@ -168,9 +169,29 @@ def first_frame(side: int) -> Image.Image:
     return Image.fromarray(bytes_of(drawn("first frame", side, side, 3)))
 
 
-def mask() -> torch.Tensor:
+def mask(height: int = 16, width: int = 16) -> torch.Tensor:
     """One where it is painted: the right half of a picture."""
-    return (torch.arange(16) >= 8).float().expand(1, 1, 16, 16)
+    return (torch.arange(width) >= width // 2).float().expand(1, 1, height, width)
+
+
+def painted(pipe, strengths, picture: np.ndarray, latents, **arguments) -> dict[str, torch.Tensor]:
+    """The right half of a picture, painted by a prompt: the latents, by their strengths.
+
+    Args:
+        pipe: the pipeline, of a class that sees the picture that it paints.
+        strengths: parts of the trajectory.
+        picture: uint8 [H, W, 3].
+        latents: the pipeline's output -> latents [1, C, h, w].
+        **arguments: further arguments of the call.
+    """
+    pipe.set_progress_bar_config(disable=True)
+    usual = {"prompt": [PROMPTS[0]], "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, **arguments}
+    usual |= {"image": Image.fromarray(picture), "mask_image": mask(*picture.shape[:2]), "output_type": "latent"}
+    arrays = {}
+    for strength in strengths:
+        with made_noise(pipe), torch.no_grad():
+            arrays[f"painted/{strength}"] = last(latents(pipe(strength=strength, **usual).images)).contiguous()
+    return arrays
 
 
 def made_noise(scheduler):

@@ -227,6 +227,70 @@ def test_a_part_is_painted_as_diffusers_paints_it(strength):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name, kind, strength", [
+    ("qwen_image_edit", "QwenImageEditInpaintPipeline", 1.0), ("qwen_image_edit", "QwenImageEditInpaintPipeline", 0.6),
+    ("klein_edits", "Flux2KleinInpaintPipeline", 1.0), ("klein_edits", "Flux2KleinInpaintPipeline", 0.6),
+    ("kontext", "FluxKontextInpaintPipeline", 1.0),
+])  # fmt: skip
+def test_a_part_of_a_picture_that_the_denoiser_sees_is_painted_as_diffusers_paints_it(name, kind, strength):
+    """With one noise on what is kept, from the same noise; the kept latents are the means that the denoiser sees."""
+    found = made_pipelines.fixture(name)[1]
+    picture = found["painted/image"] if "painted/image" in found else found["image/0"]
+    model = loaded(name).as_pipeline(kind)
+    if model.kind.several and model.kind.several.divisor:  # to the size that the picture has
+        edits = model.kind.several._replace(pixels=2048, prompt_pixels=2048)
+        model = dataclasses.replace(model, kind=model.kind._replace(several=edits))
+    height, width = picture.shape[:2]
+    right = np.broadcast_to(np.arange(width) >= width // 2, (height, width))
+    negative = "bad" if name == "qwen_image_edit" else ""
+    settings = {"image": picture, "mask": right, "kept_noise": "one", "steps": 30, "guidance": 7.5}
+    job = Job.prepare(model, Request.make("a cat", negative=negative, strength=strength, **settings))
+    conditional, unconditional = job.conditions(model, 1)
+    course, plan, schedule = job.course, job.course.trajectory.plan, model.process.schedule
+    inputs = model.params["vae"], job.keys(), *job.canvas.arrays(), None, job.images
+    _, keys, kept, part, seen = jax.jit(functools.partial(programs.begin, model, course))(*inputs)
+    known = seen["pictures"][0] if "pictures" in seen else seen["picture"]
+    noise = jnp.asarray(drawn("step 0", 1, *known.shape[1:]))
+    assert isinstance(kept, programs.Kept) and course.noised == (strength < 1)
+    x = text_to_image.noised(schedule, plan, known, noise) if course.noised else noise
+
+    def painted(params, x, known, noise, *both):
+        arguments = params, *both, job.scale(model), keys, programs.Kept(known, noise), part
+        evaluated, _, hook = programs._guided(model, course, *arguments)
+        return samplers.sample(course.trajectory.sampler, evaluated, schedule, x, plan, keys, after_step=hook)
+
+    ours = jax.jit(painted)(model.weights, x, known, noise, conditional | seen, unconditional | seen)
+    theirs = found[f"painted/{strength}"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.slow
+def test_a_picture_is_changed_in_few_steps_as_diffusers_changes_it():
+    """SANA-Sprint, 3 of 4 steps from the latents that its autoencoder gives, with the noise that theirs received."""
+    found = made_pipelines.fixture("sprint")[1]
+    model = loaded("sprint").as_pipeline("SanaSprintImg2ImgPipeline")
+    settings = {"image": found["changed/image"], "strength": 0.6, "steps": 4, "guidance": 7.5}
+    job = Job.prepare(model, Request.make("a cat", **settings))
+    conditional, _ = job.conditions(model, 1)
+    course, plan, schedule = job.course, job.course.trajectory.plan, model.process.schedule
+    assert course.noised and len(plan.t) == 3
+    vae = model.modules["vae"]
+    encode = jax.jit(lambda params, picture: vae.apply({"params": params}, picture, method="encode"))
+    known = autoencoders.to_diffusion(encode(model.params["vae"], job.canvas.arrays()[0]), vae.scale, vae.shift)
+    noise = lambda i: jnp.asarray(drawn(f"step {i}", 1, *known.shape[1:]))
+    x = text_to_image.noised(schedule, plan, known, noise(0))
+    sampler = course.trajectory.sampler
+    step = lambda state, denoise, schedule, plan, i, _: sampler.step(state, denoise, schedule, plan, i, noise(i)[None])
+    compiled_model = dataclasses.replace(model, modules={**model.modules, "transformer": Compiled(model.denoiser)})
+    evaluated, keys, _ = programs._guided(compiled_model, course, model.weights, conditional, {}, job.scale(model),
+                                          job.keys(), None, None)  # fmt: skip
+    with jax.disable_jit():
+        ours = samplers.sample(sampler._replace(step=step), evaluated, schedule, x, plan, keys)
+    theirs = found["changed/0.6"]
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-5 * np.abs(theirs).max())
+
+
+@pytest.mark.slow
 def test_pictures_of_bfloat16_are_near_those_of_float32():
     with tempfile.TemporaryDirectory() as place:
         half = text_to_image.load(made_pipelines.folder("sd", pathlib.Path(place)), dtype="bfloat16")

@@ -140,12 +140,16 @@ def test_the_image_of_a_model_that_sees_several_is_the_first_of_its_images_unles
 
     needing = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["QwenImageEditPipeline"]})
     checked = lambda **settings: Request(prompts=("a cat",), **settings).resolved(needing).check(needing)
-    checked(image="a.png")
-    for named in ({}, {"image": "a.png", "strength": 0.5}):
-        with pytest.raises(ValueError, match="edits pictures by the prompt; name the image, or images, without"):
+    for named in ({"image": "a.png"}, {"images": "a.png"}, {"image": "a.png", "strength": 0.5}):
+        checked(**named)
+    with pytest.raises(ValueError, match=r"edits pictures by the prompt; name the image, or images$"):
+        checked()
+    for named in ({"images": ["a.png", "b.png"]}, {"image": "a.png", "mask": "m.png", "images": "b.png"}):
+        with pytest.raises(ValueError, match=r"images: 2 pictures\. Valid: at most 1 for this model"):
             checked(**named)
-    with pytest.raises(ValueError, match=r"images: 2 pictures\. Valid: at most 1 for this model"):
-        checked(images=["a.png", "b.png"])
+    repainted = Request(prompts=("a cat",), image="a.png", mask="m.png", images="b.png").resolved(model)
+    for name, seen in (("Flux2KleinPipeline", ("b.png",)), ("Flux2KleinInpaintPipeline", ("a.png", "b.png"))):
+        assert repainted.edited(pipelines.KINDS[name].several) == seen and repainted.image == "a.png"
 
     kontext = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["FluxKontextPipeline"],
                                        "sees_picture": True, "distilled": True})  # fmt: skip

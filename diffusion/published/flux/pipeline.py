@@ -49,6 +49,7 @@ KINDS = {
     "FluxFillPipeline": FLUX_FILL,
     "FluxControlPipeline": FLUX_CONTROL,
     "FluxKontextPipeline": KONTEXT,
+    "FluxKontextInpaintPipeline": KONTEXT,
     "FluxControlNetPipeline": FLUX_CONTROLLED,
     "FluxControlNetImg2ImgPipeline": FLUX_CONTROLLED,
     "FluxControlNetInpaintPipeline": FLUX_CONTROLLED,

@@ -60,5 +60,11 @@ FLUX2 = FLUX2_KLEIN._replace(
     strength=True,
     student=None,
 )
-KINDS = {"Flux2Pipeline": FLUX2, "Flux2KleinPipeline": FLUX2_KLEIN}
+KINDS = {
+    "Flux2Pipeline": FLUX2,
+    "Flux2KleinPipeline": FLUX2_KLEIN,
+    "Flux2KleinInpaintPipeline": FLUX2_KLEIN._replace(
+        usual=Usual(50, 8.0), several=EditedPictures(1024**2, repainted=True)
+    ),
+}
 """The pipelines by the names of their classes in diffusers."""

@@ -59,7 +59,8 @@ def qwen_image_edit_plus(
     return _edits(prompts, qwen, pictures, "Picture {}: ", **how)
 
 
-ONE = EditedPictures(1024**2, DIVISOR, 1, True, prompt_pixels=1024**2, sight=picture_sizes.sight_of_pipeline)
+SIGHT = picture_sizes.sight_of_pipeline
+ONE = EditedPictures(1024**2, DIVISOR, 1, True, repainted=True, prompt_pixels=1024**2, sight=SIGHT)
 EDIT = QWEN_IMAGE._replace(
     readers=(Reader(how={"masked": True}, length=OF_TASK + 512, family="Qwen2_5_VLModel"),),
     condition=qwen_image_edit,
@@ -67,6 +68,7 @@ EDIT = QWEN_IMAGE._replace(
 )
 KINDS = {
     "QwenImageEditPipeline": EDIT,
+    "QwenImageEditInpaintPipeline": EDIT,
     "QwenImageEditPlusPipeline": EDIT._replace(
         condition=qwen_image_edit_plus, several=ONE._replace(number=0, sized=-1, prompt_pixels=384**2)
     ),

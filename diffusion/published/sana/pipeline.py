@@ -65,5 +65,10 @@ SANA = Kind(
 )
 SANA_SPRINT = SANA._replace(family="SanaSprint", usual=Usual(2, 4.5), unit_clock=True, strength=True, perturbs=None)
 SANA_PERTURBED = SANA._replace(perturbed_guidance=3.0)
-KINDS = {"SanaPipeline": SANA, "SanaPAGPipeline": SANA_PERTURBED, "SanaSprintPipeline": SANA_SPRINT}
+KINDS = {
+    "SanaPipeline": SANA,
+    "SanaPAGPipeline": SANA_PERTURBED,
+    "SanaSprintPipeline": SANA_SPRINT,
+    "SanaSprintImg2ImgPipeline": SANA_SPRINT,
+}
 """The pipelines by the names of their classes in diffusers."""

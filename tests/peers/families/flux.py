@@ -16,11 +16,13 @@ from tests.peers.pipeline_parts import (
     DYNAMIC,
     VAE,
     Pipeline,
+    bytes_of,
     changed,
     clip,
     clip_tokenizer,
     decode,
     mask,
+    painted,
     parts_of,
     pictured,
     t5,
@@ -262,10 +264,21 @@ def kontext_arguments(pipe, usual: dict) -> dict:
     return arguments(pipe, usual, image=pictured(), max_area=256, _auto_resize=False)
 
 
+PICTURE = bytes_of(drawn("kontext painted", 16, 16, 3))
+
+
+def kontext_painted(pipe) -> dict[str, torch.Tensor]:
+    """By the class that repaints, of 16 x 16 pixels."""
+    paint = diffusers.FluxKontextInpaintPipeline(**pipe.components)
+    latents = lambda output: paint._unpack_latents(output, 16, 16, paint.vae_scale_factor)
+    size = {"height": 16, "width": 16, "max_area": 256, "_auto_resize": False}
+    return {"painted/image": torch.from_numpy(PICTURE)} | painted(paint, (1.0,), PICTURE, latents, **size)
+
+
 FLUX = Pipeline(pipeline, DYNAMIC, arguments=arguments, decoded=unpacked)
 PIPELINES = {
     "flux": FLUX,
     "fill": FLUX._replace(build=fill, arguments=fill_arguments),
     "control": FLUX._replace(build=control, arguments=control_arguments),
-    "kontext": FLUX._replace(build=kontext, arguments=kontext_arguments),
+    "kontext": FLUX._replace(build=kontext, arguments=kontext_arguments, further=kontext_painted),
 }

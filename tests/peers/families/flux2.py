@@ -12,7 +12,7 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
-from tests.peers.pipeline_parts import DYNAMIC, QWEN, VAE, Pipeline, bytes_of, changed, qwen_tokenizer
+from tests.peers.pipeline_parts import DYNAMIC, QWEN, VAE, Pipeline, bytes_of, changed, painted, qwen_tokenizer
 
 INPUTS = {
     "x": drawn("flux2 x", 2, 4, 6, 12),
@@ -185,9 +185,18 @@ DEV = Pipeline(dev, DYNAMIC, size={"height": 32, "width": 32}, arguments=argumen
 KLEIN_BASE = DEV._replace(build=klein, arguments=klein_arguments, decoded=decode_klein)
 # Pictures have at least 64 pixels; the sides of one are not divided by its factor.
 PICTURES = tuple(bytes_of(drawn(f"edited {i}", *sides, 3)) for i, sides in enumerate([(64, 64), (66, 75)]))
+
+
+def klein_painted(pipe) -> dict[str, torch.Tensor]:
+    """By the class that repaints, whose negative prompt is the empty one."""
+    paint = diffusers.Flux2KleinInpaintPipeline(**pipe.components)
+    latents = lambda output: decode_klein(paint, output)[0]
+    return painted(paint, (1.0, 0.6), PICTURES[0], latents)
+
+
 PIPELINES = {
     "flux2": DEV,
     "klein": KLEIN_BASE,
     "flux2_edits": DEV._replace(images=PICTURES),
-    "klein_edits": KLEIN_BASE._replace(images=PICTURES),
+    "klein_edits": KLEIN_BASE._replace(images=PICTURES, further=klein_painted),
 }

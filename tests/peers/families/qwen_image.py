@@ -25,6 +25,7 @@ from tests.peers.pipeline_parts import (
     by_channel,
     bytes_of,
     changed,
+    painted,
     parts_of,
     qwen_tokenizer,
 )
@@ -196,23 +197,47 @@ def edit_arguments(pipe, usual: dict) -> dict:
 
 
 @contextlib.contextmanager
-def smaller(pipe, latents: torch.Tensor):
+def smaller(pipe, latents: torch.Tensor | None = None, fewer: int = SMALLER):
     """The call of a pipeline that scales pictures to fewer pixels."""
     module = sys.modules[type(pipe).__module__]
     published = module.calculate_dimensions
-    with mock.patch.object(module, "calculate_dimensions", lambda area, ratio: published(area / SMALLER, ratio)):
+    with mock.patch.object(module, "calculate_dimensions", lambda area, ratio: published(area / fewer, ratio)):
         yield
+
+
+def at_their_means(encode):
+    """The encoder of an autoencoder whose distributions are drawn at their means."""
+
+    def call(picture):
+        moments = encode(picture)
+        moments.latent_dist.sample = lambda generator=None: moments.latent_dist.mode()
+        return moments
+
+    return call
+
+
+PICTURE = bytes_of(drawn("qwen painted", 32, 64, 3))
+
+
+def edit_painted(pipe) -> dict[str, torch.Tensor]:
+    """By the class that repaints, which scales its picture to 32 x 64 pixels here, the picture's own."""
+    paint = diffusers.QwenImageEditInpaintPipeline(**pipe.components)
+    latents = lambda output: paint._unpack_latents(output, 32, 64, paint.vae_scale_factor).squeeze(2)
+    how = {"negative_prompt": [NEGATIVE], "true_cfg_scale": GUIDANCE, "guidance_scale": None}
+    with smaller(paint, fewer=4 * SMALLER), mock.patch.object(paint.vae, "encode", at_their_means(paint.vae.encode)):
+        return {"painted/image": torch.from_numpy(PICTURE)} | painted(paint, (1.0, 0.6), PICTURE, latents, **how)
 
 
 def as_called(pipe) -> dict[str, torch.Tensor]:
     """The latents of the pipeline without a change: its text encoder counts the picture's tokens as words."""
+    arrays = edit_painted(pipe)
     del pipe.text_encoder.forward
     latents = torch.from_numpy(drawn("latents", 2, *OF_EDITS.latents)).movedim(-1, 1)
     usual = {"prompt": [*PROMPTS], "negative_prompt": [NEGATIVE] * 2, "num_inference_steps": STEPS}
     usual |= {"guidance_scale": GUIDANCE, "image": [Image.fromarray(PICTURES[0])], "latents": latents, **OF_EDITS.size}
     with torch.no_grad(), smaller(pipe, latents):
         output = pipe(output_type="latent", **edit_arguments(pipe, usual))
-    return {"as_called": last(decode(pipe, output.images)[0]).contiguous()}
+    return arrays | {"as_called": last(decode(pipe, output.images)[0]).contiguous()}
 
 
 OF_EDITS = Pipeline(edit, QWEN_FLOW, arguments=edit_arguments, within=smaller, decoded=decode, images=PICTURES[:1])

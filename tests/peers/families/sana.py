@@ -8,10 +8,22 @@ import torch
 import transformers
 from diffusers import SanaTransformer2DModel
 from diffusers.loaders.single_file_utils import convert_sana_transformer_to_diffusers
+from PIL import Image
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
-from tests.peers.pipeline_parts import GEMMA, NEGATIVE, Pipeline, as_written, changed, gemma_tokenizer
+from tests.peers.pipeline_parts import (
+    GEMMA,
+    GUIDANCE,
+    NEGATIVE,
+    PROMPTS,
+    Pipeline,
+    as_written,
+    bytes_of,
+    changed,
+    gemma_tokenizer,
+    made_noise,
+)
 from tests.peers.translated import Translated, dense, under
 
 INPUTS = {
@@ -133,9 +145,24 @@ def sprint_arguments(pipe, usual: dict) -> dict:
     return as_written(pipe, usual) | {"intermediate_timesteps": between}
 
 
+PICTURE = bytes_of(drawn("sana changed", 32, 32, 3))
+
+
+def sprint_changed(pipe) -> dict[str, torch.Tensor]:
+    """By the class that changes a picture, in the last 3 of 4 steps."""
+    change = diffusers.SanaSprintImg2ImgPipeline(**pipe.components)
+    change.set_progress_bar_config(disable=True)
+    how = {"num_inference_steps": 4, "intermediate_timesteps": None, "guidance_scale": GUIDANCE, "strength": 0.6}
+    how = as_written(change, how | {"image": Image.fromarray(PICTURE), "output_type": "latent", **SIZE})
+    with made_noise(change), made_noise(change.scheduler), torch.no_grad():
+        found = change([PROMPTS[0]], **how).images
+    return {"changed/image": torch.from_numpy(PICTURE), "changed/0.6": last(found).contiguous()}
+
+
 SIZE = {"height": 32, "width": 32}
 SANA = Pipeline(
     pipeline, FLOW_SIGMAS, {"dpmpp_2m": ("DPMSolverMultistepScheduler", {})}, size=SIZE, arguments=arguments
 )
 TRAJECTORIES = {"lcm": ("SCMScheduler", {}), "lcm, two steps": ("SCMScheduler", {})}
-PIPELINES = {"sana": SANA, "sprint": Pipeline(sprint_pipeline, {}, TRAJECTORIES, size=SIZE, arguments=sprint_arguments)}
+SPRINT = Pipeline(sprint_pipeline, {}, TRAJECTORIES, size=SIZE, arguments=sprint_arguments, further=sprint_changed)
+PIPELINES = {"sana": SANA, "sprint": SPRINT}

@@ -58,6 +58,7 @@ KINDS = {
 SAME = {
     "FluxImg2ImgPipeline": "FluxPipeline",
     "FluxInpaintPipeline": "FluxPipeline",
+    "FluxKontextInpaintPipeline": "FluxKontextPipeline",
     "FluxControlNetImg2ImgPipeline": "FluxControlNetPipeline",
     "FluxControlNetInpaintPipeline": "FluxControlNetPipeline",
 }

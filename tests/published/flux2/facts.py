@@ -26,6 +26,7 @@ KINDS = {
         (50, 4.0), 1, "Flux2", FLAGS | {"strength"}, [("", MASKED | {"layers": (10, 20, 30)}, 512)]
     ),
     "Flux2KleinPipeline": KindFacts((50, 4.0), 1, "Flux2", FLAGS, [("", MASKED | {"layers": (9, 18, 27)}, 512)]),
+    "Flux2KleinInpaintPipeline": KindFacts((50, 8.0), 1, "Flux2", FLAGS),
 }
 TRAJECTORIES = {name: {"euler": 4e-5} for name in ("flux2", "klein", "flux2_edits", "klein_edits")}
 LORA_LAYERS = {

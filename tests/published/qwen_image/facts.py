@@ -28,7 +28,11 @@ KINDS = {
     "QwenImageEditPipeline": EDIT,
     "QwenImageEditPlusPipeline": EDIT,
 }
-SAME = {"QwenImageImg2ImgPipeline": "QwenImagePipeline", "QwenImageInpaintPipeline": "QwenImagePipeline"}
+SAME = {
+    "QwenImageImg2ImgPipeline": "QwenImagePipeline",
+    "QwenImageInpaintPipeline": "QwenImagePipeline",
+    "QwenImageEditInpaintPipeline": "QwenImageEditPipeline",
+}
 TRAJECTORIES = {name: {"euler": 4e-5} for name in ("qwen_image", "qwen_image_edit", "qwen_image_edit_plus")}
 LORA_LAYERS = {
     "qwen_image": [

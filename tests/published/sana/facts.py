@@ -19,6 +19,7 @@ KINDS = {
     "SanaPAGPipeline": KindFacts((20, 4.5), 7, "Sana", {"instructed"}, perturbed=3.0),
     "SanaSprintPipeline": KindFacts((2, 4.5), 7, "Sana", {"instructed", "unit_clock", "strength"}),
 }
+SAME = {"SanaSprintImg2ImgPipeline": "SanaSprintPipeline"}
 TRAJECTORIES = {"sprint": {"lcm": 2e-5, "lcm, two steps": 2e-5}, "sana": {"dpmpp_2m": 3e-5}}
 LORA_LAYERS = {
     "sana": [
