@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.adapters import lora
 from diffusion.adapters.tuning import Params, Tuning
+from diffusion.io import leaf_names
 from diffusion.io.leaf_names import leaf_name, leaves_of
 from diffusion.models.interchange import families, folders
 
@@ -107,4 +107,6 @@ def with_leaves(params: Any, new: Any, dtype: str) -> Any:
 
 def nested(params: Any, chosen: set[str] | None) -> dict[str, Any]:
     """The chosen leaves of parameters, nested as they are; None: all."""
-    return lora.nested({path: leaf for path, leaf in leaves_of(params).items() if chosen is None or path in chosen})
+    return leaf_names.nested(
+        {path: leaf for path, leaf in leaves_of(params).items() if chosen is None or path in chosen}
+    )

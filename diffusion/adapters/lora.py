@@ -30,7 +30,6 @@ __all__ = [
     "changeable",
     "init",
     "merge",
-    "nested",
     "parsed",
     "places_of",
     "replaced",
@@ -49,7 +48,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.io.leaf_names import leaf_name, leaves_of
+from diffusion.io.leaf_names import leaf_name, leaves_of, nested
 
 Scale = float | Array | Mapping[str, float]
 """The scale of an adapter: one number, an array, or one for each kernel (or part of one) by its name."""
@@ -279,18 +278,6 @@ def places_of(adapter: Any) -> dict[str, dict[str, Array]]:
                 "'difference' alone"
             )
     return places
-
-
-def nested(places: Mapping[str, Any]) -> dict[str, Any]:
-    """The adapter with these factors by place: the inverse of `places_of`."""
-    tree: dict[str, Any] = {}
-    for place, factors in places.items():
-        *outer, last = place.split("/")
-        node = tree
-        for name in outer:
-            node = node.setdefault(name, {})
-        node[last] = factors
-    return tree
 
 
 def parsed(place: str) -> tuple[str, tuple]:

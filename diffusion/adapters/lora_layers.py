@@ -13,6 +13,7 @@ import numpy as np
 
 from diffusion.adapters import lora, lora_kinds
 from diffusion.adapters.separation import Separation, separation
+from diffusion.io.leaf_names import nested
 from diffusion.models.interchange import families, folders, rows
 from diffusion.models.interchange.rows import Mismatch, Row
 
@@ -155,7 +156,7 @@ def stacked(parts: Sequence[Part]) -> tuple[dict[str, Any], dict[str, float]]:
         else:
             for part in group:
                 put(part.path, part.at, part.factors, part.scale)
-    return lora.nested(adapter), scale
+    return nested(adapter), scale
 
 
 def _stack(arrays: Sequence[Any]) -> Any:

@@ -20,6 +20,7 @@ from jax import Array
 from diffusion.adapters import lora as factors, lora_files, word_embeddings
 from diffusion.adapters.lora_files import Lora
 from diffusion.adapters.tuning import Params, Tuning
+from diffusion.io.leaf_names import nested
 from diffusion.package import public
 
 ATTENTION = r"(^|\.)(to_[qkv]|to_out\.0|add_[qkv]_proj|to_add_out)$"  # the kernels of denoisers
@@ -131,7 +132,7 @@ def lokr(
             ]
             scales = {place: scale for one in ones for place, scale in one.scale.items()}
             places = {place: parts for one in ones for place, parts in factors.places_of(one.adapter).items()}
-            loras[part] = Lora(factors.nested(places), scales)
+            loras[part] = Lora(nested(places), scales)
         return loras
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:

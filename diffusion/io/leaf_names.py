@@ -1,8 +1,8 @@
 """The leaves of a pytree by name: the one spelling that checkpoints, shardings, tables and adapters share."""
 
-__all__ = ["leaf_name", "leaves_of"]
+__all__ = ["leaf_name", "leaves_of", "nested"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,3 +16,15 @@ def leaf_name(path: tuple[Any, ...]) -> str:
 def leaves_of(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> dict[str, Any]:
     """The leaves of a pytree by name; `is_leaf` is as in `jax.tree`."""
     return {leaf_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree, is_leaf)}
+
+
+def nested(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The dicts in dicts with these leaves by name: the inverse of `leaves_of`."""
+    tree: dict[str, Any] = {}
+    for path, leaf in leaves.items():
+        *outer, last = path.split("/")
+        node = tree
+        for name in outer:
+            node = node.setdefault(name, {})
+        node[last] = leaf
+    return tree

@@ -20,6 +20,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from diffusion.io.leaf_names import leaf_name, nested
+
 
 @dataclasses.dataclass(frozen=True)
 class Functions:
@@ -59,7 +61,8 @@ class NNX:
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> dict[str, Any]:
         """The module's parameters at their start, by the key alone."""
-        return _nested({path: leaf[...] for path, leaf in _parameters(self.make(nnx.Rngs(key))).items()})
+        leaves = _parameters(self.make(nnx.Rngs(key)))
+        return nested({"/".join(map(str, path)): leaf[...] for path, leaf in leaves.items()})
 
     def apply(self, params: dict[str, Any], x: jax.Array, clock: Any, condition: Any, **features: Any) -> Any:
         """The module's output with these parameters."""
@@ -112,7 +115,7 @@ class Equinox:
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> dict[str, Any]:
         """The module's parameters at their start, by the key alone."""
         leaves = jax.tree_util.tree_leaves_with_path(self.make(key))
-        return _nested({_names(path): leaf for path, leaf in leaves if _is_parameter(path, leaf)})
+        return nested({leaf_name(path): leaf for path, leaf in leaves if _is_parameter(path, leaf)})
 
     def apply(self, params: dict[str, Any], x: jax.Array, clock: Any, condition: Any, **features: Any) -> Any:
         """The module's output with these parameters, example by example (`jax.vmap`)."""
@@ -144,7 +147,7 @@ def _is_parameter(path: tuple, leaf: Any) -> bool:
     """
     if isinstance(leaf, jax.Array) and not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
-            f"the network has an array of {leaf.dtype} at {'/'.join(_names(path))}, which is not a parameter. Valid: "
+            f"the network has an array of {leaf.dtype} at {leaf_name(path)}, which is not a parameter. Valid: "
             "arrays of floating-point numbers; make a constant a NumPy array or a number"
         )
     return isinstance(leaf, jax.Array)
@@ -153,18 +156,6 @@ def _is_parameter(path: tuple, leaf: Any) -> bool:
 def _names(path: tuple) -> tuple[str, ...]:
     """The keys of a path in a pytree, as text."""
     return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
-
-
-def _nested(leaves: dict[tuple, Any]) -> dict[str, Any]:
-    """Dicts in dicts from leaves by their paths."""
-    tree: dict[str, Any] = {}
-    for path, leaf in leaves.items():
-        *parents, last = map(str, path)
-        inner = tree
-        for name in parents:
-            inner = inner.setdefault(name, {})
-        inner[last] = leaf
-    return tree
 
 
 def _at(tree: dict[str, Any], path: tuple) -> Any:

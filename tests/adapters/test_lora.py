@@ -9,6 +9,7 @@ import pytest
 
 from diffusion import objectives, schedules, timesteps
 from diffusion.adapters import lora
+from diffusion.io.leaf_names import nested
 from diffusion.models.dit import DiT
 from diffusion.training.ema import exponential_moving_average
 from diffusion.training.optimizers import adamw
@@ -54,7 +55,7 @@ FAST = ("blocks/attention/qkv/kernel",)
 @pytest.mark.parametrize("path", [pytest.param(path, marks=() if path in FAST else pytest.mark.slow) for path in KINDS])
 def test_the_update_of_every_kind_of_kernel_is_alpha_over_r_down_up(path):
     shape, product = KINDS[path]
-    params = lora.nested({path: random(*shape), "conv_1/bias": random(6)})
+    params = nested({path: random(*shape), "conv_1/bias": random(6)})
     adapter = lora.init(jax.random.key(0), params, rank=2, pattern=".")
     assert lora.places_of(adapter).keys() == {path}  # no bias
     unchanged = lora.merge(params, adapter, 3.0)
@@ -86,7 +87,7 @@ def test_factors_of_a_part_change_that_part_alone():
     assert lora.parsed("a/kernel[:, 4:8]") == ("a/kernel", (slice(None), slice(4, 8)))
     down = random(4, 2)
     up = random(2, 2, 2)
-    merged = lora.merge(params, lora.nested({place: {"down": down, "up": up}}))
+    merged = lora.merge(params, nested({place: {"down": down, "up": up}}))
     expected = params["blocks"]["qkv"]["kernel"].copy()
     expected[1, :, 2] += np.einsum("ir,rhd->ihd", down, up)
     np.testing.assert_allclose(merged["blocks"]["qkv"]["kernel"], expected, rtol=1e-6, atol=1e-6)

@@ -6,6 +6,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files
+from diffusion.io.leaf_names import nested
 from diffusion.models.interchange import families, folders, rows
 from tests.peers.made_weights import made
 from tests.published.cogvideox.facts import SMALL as COGVIDEOX
@@ -53,7 +54,7 @@ def test_a_layer_is_updated_under_each_of_its_names(module, layout, layer, tmp_p
         found = lora_files.load(tmp_path / "a.safetensors", {"transformer": module})
         assert found.keys() == {"transformer"}
         one = found["transformer"]
-        after = folders.leaves_of(lora.merge(lora.nested(leaves), one.adapter, one.scale))
+        after = folders.leaves_of(lora.merge(nested(leaves), one.adapter, one.scale))
         assert [path for path in leaves if not np.array_equal(after[path], leaves[path])] == [row.ours], name
         theirs = np.asarray(row.layout.to_theirs(np.asarray(after[row.ours])[row.at]))
         np.testing.assert_allclose(theirs, before + (0.5 if kohya else 1.0) * up @ down, rtol=1e-5, atol=1e-6)
@@ -65,7 +66,7 @@ def test_networks_of_clips_begin_as_their_base_and_are_merged_to_what_they_were(
     """At step 0 the base's output to the bit; trained, the output of the merged weights and of the file written."""
     module, pattern, shape, conditions = CLIPS[name]
     shapes = folders.shapes_of(families.family_of(module), module)
-    params = lora.nested({path: made(path, leaf.shape) for path, leaf in folders.leaves_of(shapes).items()})
+    params = nested({path: made(path, leaf.shape) for path, leaf in folders.leaves_of(shapes).items()})
     condition = {key: np.abs(made(key, each)) > 0.1 if key == "text_mask" else made(key, each)
                  for key, each in conditions.items()}  # fmt: skip
     run = jax.jit(lambda params: module.apply({"params": params}, made("x", shape), np.float32([0.5]), condition))
@@ -104,7 +105,7 @@ def test_a_layer_whose_halves_are_ours_in_another_order_is_written(tmp_path):
         path: np.zeros(leaf.shape, np.float32)
         for path, leaf in folders.leaves_of(folders.shapes_of(families.family_of(KLEIN), KLEIN)).items()
     }
-    both = [folders.leaves_of(lora.merge(lora.nested(zeros), each.adapter, each.scale)) for each in (one, again)]
+    both = [folders.leaves_of(lora.merge(nested(zeros), each.adapter, each.scale)) for each in (one, again)]
     assert any(leaf.any() for leaf in both[0].values())
     for path, leaf in both[0].items():
         np.testing.assert_allclose(both[1][path], leaf, rtol=0, atol=1e-6, err_msg=path)

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion.adapters import lora, lora_files, lora_layers, lora_names
 from diffusion.adapters.lora_files import Lora
 from diffusion.adapters.separation import separation
+from diffusion.io.leaf_names import nested
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import folders, rows
@@ -144,9 +145,9 @@ def test_layers_that_differ_in_rank_stay_apart_and_mean_the_same(tmp_path):
     whole = "down_0_transformer_0/blocks/self_attention/query/kernel"
     one, other = (lora.places_of(found.adapter)[f"{whole}[{i}]"] for i in (0, 1))
     assert one["down"].shape == (16, 3) and other["down"].shape == (16, 6)
-    kernel = lora.nested({whole: np.zeros((2, 16, 2, 8), np.float32)})
+    kernel = nested({whole: np.zeros((2, 16, 2, 8), np.float32)})
     kept = {place: factors for place, factors in lora.places_of(found.adapter).items() if place.startswith(whole)}
-    merged = jax.tree.leaves(lora.merge(kernel, lora.nested(kept), found.scale))[0]
+    merged = jax.tree.leaves(lora.merge(kernel, nested(kept), found.scale))[0]
     np.testing.assert_allclose(
         merged[1].reshape(16, 16).T, tensors[f"{name}.lora_B.weight"] @ tensors[f"{name}.lora_A.weight"], atol=1e-5
     )
@@ -169,7 +170,7 @@ def test_one_file_of_a_fused_layer_reaches_its_parts_and_back(tmp_path):
     """The original DiT has queries, keys and values in one layer, as ours has; diffusers' has three."""
     module = DiT(patch=2, width=32, depth=2, heads=2, num_classes=3, frequency_shift=1, shape=(8, 8, 4))
     factors = {"down": made("d", (2, 32, 4)), "up": made("u", (2, 4, 3, 2, 16))}
-    adapter = lora.nested({"blocks/attention/qkv/kernel": factors})
+    adapter = nested({"blocks/attention/qkv/kernel": factors})
     lora_files.save(tmp_path / "a.safetensors", {"transformer": Lora(adapter, 0.5)}, {"transformer": module})
     tensors = load_file(tmp_path / "a.safetensors")
     assert len(tensors) == 2 * 2 * 3
@@ -285,14 +286,14 @@ def test_factors_that_would_grow_beyond_the_weight_are_refused(tmp_path):
 def test_what_their_layers_cannot_say_is_not_written(tmp_path):
     unet = {"unet": modules()["unet"]}
     place = "conv_in/kernel[:, :, :, 0:4]"
-    adapter = lora.nested({place: {"down": made("d", (3, 3, 4, 2)), "up": made("u", (2, 4))}})
+    adapter = nested({place: {"down": made("d", (3, 3, 4, 2)), "up": made("u", (2, 4))}})
     with pytest.raises(ValueError, match=r"conv_in/kernel.* is not a layer of UNet2DConditionModel"):
         lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(adapter, 1.0)}, unet)
     plain = {"down": made("d", (3, 3, 32, 2)), "up": made("u", (2, 32))}
     dora = plain | {"magnitude": made("m", (32,))}
     convs = {"middle_resnet_0/conv_1/kernel": dora, "middle_resnet_0/conv_2/kernel": plain}
     with pytest.raises(ValueError, match=r'has a magnitude \(DoRA\) and .* has none.*layout = "kohya"'):
-        lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(lora.nested(convs), 1.0)}, unet)
+        lora_files.save(tmp_path / "a.safetensors", {"unet": Lora(nested(convs), 1.0)}, unet)
     with pytest.raises(ValueError, match=r"layout='kohia' is not known.*'kohya'"):
         lora_files.save(tmp_path / "a.safetensors", {}, unet, "kohia")
 
@@ -306,7 +307,7 @@ def test_kernels_are_read_as_the_tables_of_their_family_have_them(name, tmp_path
     family = interchange.FAMILIES[folders.family_of(config, tmp_path)]
     module = family.build(config)
     leaves = folders.leaves_of(folders.shapes_of(family, module))
-    adapter = lora.places_of(jax.eval_shape(lambda: lora.init(jax.random.key(0), lora.nested(leaves), 1, "kernel$")))
+    adapter = lora.places_of(jax.eval_shape(lambda: lora.init(jax.random.key(0), nested(leaves), 1, "kernel$")))
     seen = 0
     for table in family.tables.values():
         table = [row for row in table(module) if row.ours.endswith("kernel")]

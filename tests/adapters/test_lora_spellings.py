@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion.adapters import lora, lora_files, lora_kinds, lora_layers, lora_names
+from diffusion.io.leaf_names import nested
 from diffusion.models import interchange
 from diffusion.models.interchange import folders, rows
 from diffusion.models.interchange.rows import Mismatch
@@ -76,7 +77,7 @@ def merged(tensors, path, name="unet", layout="diffusers", metadata=None, config
     modules = {name: module, "text_encoder": test_lora_files.modules()["text_encoder"]}
     found = lora_files.load(path / "a.safetensors", modules)
     assert found.keys() == {name}
-    after = folders.leaves_of(lora.merge(lora.nested(leaves), found[name].adapter, found[name].scale))
+    after = folders.leaves_of(lora.merge(nested(leaves), found[name].adapter, found[name].scale))
     old = weights(name, leaves, layout)
     new = weights(name, after, layout)
     changed = {key for key in old if not np.array_equal(old[key], new[key])}

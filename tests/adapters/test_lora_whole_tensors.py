@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from diffusion import text_to_image
 from diffusion.adapters import lora, lora_files, lora_names
 from diffusion.adapters.lora_files import Lora
+from diffusion.io.leaf_names import nested
 from diffusion.models.interchange import families, folders, rows
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.published.flux import control_lora
@@ -68,7 +69,7 @@ def test_a_distilled_file_of_wan_changes_every_tensor_as_its_extractor_wrote_it(
     save_file(tensors, tmp_path / "a.safetensors")
     found = lora_files.load(tmp_path / "a.safetensors", {"transformer": WAN})["transformer"]
     assert set(found.scale.values()) == {1.0}
-    after = folders.leaves_of(jax.jit(lora.merge)(lora.nested(leaves), found.adapter, found.weighted(0.5)))
+    after = folders.leaves_of(jax.jit(lora.merge)(nested(leaves), found.adapter, found.weighted(0.5)))
     for name, array in state(WAN, "original", after).items():
         expected = before[name] + 0.5 * change.get(name, 0)
         np.testing.assert_allclose(array, expected, rtol=0, atol=1e-5, err_msg=name)
@@ -155,7 +156,7 @@ def test_a_control_lora_of_flux_widens_its_first_layer_and_replaces_its_norms(la
     assert not control_lora.is_control(shapes, WAN)
     leaves = drawn(DEV)
     before = state(DEV, layout, leaves)
-    module, params = control_lora.widened(DEV, lora.nested(leaves))
+    module, params = control_lora.widened(DEV, nested(leaves))
     assert module == wide and control_lora.widened(DEV, None) == (wide, None)
     found = lora_files.load(tmp_path / "a.safetensors", {"transformer": module})["transformer"]
     after = state(wide, layout, folders.leaves_of(jax.jit(lora.merge)(params, found.adapter, found.scale)))
@@ -220,7 +221,7 @@ def test_a_config_with_lora_bias_and_no_bias_in_the_file_is_refused():
 
 
 def test_a_difference_is_no_lora_that_can_be_written(tmp_path):
-    adapter = lora.nested({"blocks/mlp_hidden/bias": {"difference": np.zeros((2, 40), np.float32)}})
+    adapter = nested({"blocks/mlp_hidden/bias": {"difference": np.zeros((2, 40), np.float32)}})
     with pytest.raises(
         ValueError, match="blocks/mlp_hidden/bias has a difference of its values, which the LoRA formats cannot hold"
     ):

@@ -11,10 +11,11 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from diffusion import text_to_image
-from diffusion.adapters import control, full_tuning, lora, low_rank, textual_inversion
+from diffusion.adapters import control, full_tuning, low_rank, textual_inversion
 from diffusion.adapters.custom_diffusion import custom_diffusion
 from diffusion.adapters.inpainting import inpainting
 from diffusion.adapters.tuning import computed
+from diffusion.io.leaf_names import nested
 from diffusion.models import interchange
 from diffusion.models.interchange import families, folders, leaf_shards
 from diffusion.published.flux.network import Flux
@@ -43,7 +44,7 @@ def saved(place, dtypes):
     """A folder of a small FLUX.1 whose tensors have the types of the first pattern that their names hold."""
     family = families.family_of(DEV)
     shapes = folders.leaves_of(folders.shapes_of(family, DEV))
-    interchange.save(place, DEV, lora.nested({path: made(path, leaf.shape) for path, leaf in shapes.items()}))
+    interchange.save(place, DEV, nested({path: made(path, leaf.shape) for path, leaf in shapes.items()}))
     (file,) = place.glob("*.safetensors")
     kind = lambda name: next(dtype for pattern, dtype in dtypes.items() if pattern in name)
     save_file({name: array.astype(kind(name)) for name, array in load_file(file).items()}, file)

@@ -39,6 +39,7 @@ import jax
 import numpy as np
 
 from diffusion.io import failures, limits, opener
+from diffusion.io.leaf_names import nested
 from diffusion.package import public
 from diffusion.training.checkpointing import validation
 from diffusion.training.checkpointing.checksums import checksums
@@ -336,14 +337,9 @@ def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any
         with _reading(path):
             limits.fits(f"{path / item}", validation.check_leaves("", description["leaves"]).get(item, 0))
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        target: dict = {}
-        for name, leaf in description["leaves"].items():
-            first, *inner, last = name.split("/")
-            if first == item:
-                node = target
-                for key in inner:
-                    node = node.setdefault(key, {})
-                node[last] = jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=where)
+        shape = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=where)
+        parts = ((*name.split("/", 1), leaf) for name, leaf in description["leaves"].items())
+        target = nested({rest: shape(leaf) for first, rest, leaf in parts if first == item})
         return description, _read(workdir, step, description, {item: target})
 
     description, restored = _together(path, read)
