@@ -98,8 +98,14 @@ class Video(NamedTuple):
         second: the folder of a second denoiser for the times below model_index.json's boundary_ratio; "" for none.
         begins: whether its clips begin with the image of the request, whose latents its denoiser sees beside its own.
         masked: whether it then sees masks of the known frames, too.
+        one_mask: whether it sees, without `masked`, one mask of the known latent frame behind these latents.
+        hint: share of that image's latents in every frame of the noise from which its clips are made.
+        left_out: number of latent frames at the beginning that are left out of the finished clip.
+        sight: (folder of the model, text encoder) -> (picture uint8 [H, W, 3] -> uint8 [h, w, 3] as the text encoder
+            takes it), where the text encoder sees that image, too, and a black one beside a negative prompt; None: it
+            sees none.
         clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
-            the latent is clean (TI2V-5B of Wan 2.2, LTX-Video).
+            the latent is clean (TI2V-5B of Wan 2.2, LTX-Video, HunyuanVideo that replaces tokens).
         blur: the noise of that frame: blur t^2 times N(0, I), at the time t of the other frames.
         fills: whether its denoiser sees a clip and masks of the frames that it makes (VACE); a request may name the
             first frame, or the first and the last.
@@ -113,6 +119,10 @@ class Video(NamedTuple):
     second: str = ""
     begins: bool = False
     masked: bool = True
+    one_mask: bool = False
+    hint: float = 0.0
+    left_out: int = 0
+    sight: Callable[..., Callable[[np.ndarray], np.ndarray]] | None = None
     clean: bool = False
     blur: float = 0.0
     fills: bool = False
@@ -169,7 +179,7 @@ class Kind(NamedTuple):
         perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None: it has none.
         perturbed_guidance: scale of that guidance in the same `__call__`; 0 is none.
         video: how it makes clips; None: it makes pictures.
-        paired: the same where a patch of its denoiser has two frames.
+        variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
     """
 
     family: str
@@ -204,4 +214,4 @@ class Kind(NamedTuple):
     perturbs: Callable[[Any], np.ndarray] | None = None
     perturbed_guidance: float = 0.0
     video: Video | None = None
-    paired: Video | None = None
+    variant: Callable[["Kind", Any], "Kind"] = lambda kind, denoiser: kind

@@ -28,6 +28,7 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
             f"{folder}: the denoiser of a {name} must be a {kind.network.__name__}, but this one is a "
             f"{type(denoiser).__name__}."
         )
+    kind = kind.variant(kind, denoiser)
     latents = autoencoder.latent_channels
     channels = latents + kind.controlled * latents + kind.fills * (latents + autoencoder.factor**2)
     taken = getattr(denoiser, "channels", channels)
@@ -62,7 +63,7 @@ def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> No
         raise Refusal(f"{what} denoiser must see a control of {controlled} channels; this one sees {stated_controls}.")
     valid = autoencoder.latent_channels
     if video.begins and not video.clean:
-        valid += video.masked * autoencoder.time_factor + autoencoder.latent_channels
+        valid += video.masked * autoencoder.time_factor + video.one_mask + autoencoder.latent_channels
     stated_channels = getattr(denoiser, "in_channels", valid)
     if stated_channels != valid:
         raise Refusal(f"{what} denoiser must see {valid} channels; this one sees {stated_channels}.")

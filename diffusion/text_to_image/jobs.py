@@ -202,6 +202,8 @@ class Job(NamedTuple):
         in_prompt: tuple[np.ndarray, ...] = ()
         if edits and model.sight is not None:
             in_prompt = tuple(model.sight(scaled(image, edits.prompt_pixels, edits.divisor)) for image in originals)
+        elif model.sight is not None and canvas.image is not None:
+            in_prompt = (model.sight(canvas.image),)
         size = request.size(model, canvas.image, images)
         controls = opened_controls(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)

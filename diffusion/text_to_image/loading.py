@@ -136,15 +136,15 @@ def described(
     schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
     side = config.get("sample_size") or 128 // getattr(modules["vae"], "packed", 1)
     side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
-    if kind.paired is not None and getattr(denoiser, "frames", 1) == 2:
-        kind = kind._replace(video=kind.paired)
+    kind = kind.variant(kind, denoiser)
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
     student = bool(index.get("is_distilled"))
     usual = model_index.read_usual(folder, pipelines.published(kind, process, denoiser, student))
     model = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
     sight = None
-    if kind.several is not None and kind.several.sight is not None:
-        sight = kind.several.sight(folder, modules[encoders[0]])
+    pictured = kind.several if kind.video is None else kind.video
+    if pictured is not None and pictured.sight is not None:
+        sight = pictured.sight(folder, modules[encoders[0]])
     return dataclasses.replace(model, boundary=boundary, sight=sight)
 
 

@@ -207,6 +207,7 @@ class TextToImage:
     def as_pipeline(self, name: str) -> "TextToImage":
         """The model in another pipeline, a class in `pipelines.KINDS`, with the usual steps of that pipeline."""
         kind = pipelines.KINDS[name]
+        kind = kind.variant(kind, self.denoiser)
         usual = kind.usual if self.usual == self.kind.usual else self.usual
         return dataclasses.replace(self, name=name, kind=kind, usual=usual)
 

@@ -189,12 +189,14 @@ def begin(
         return x, keys, None, None, beside
     if course.frames and model.kind.video.clean:
         first = jnp.repeat(video_models.first_latent(vae, encode, image), keys.size, axis=0)
-        return x[:, 1:], keys, first, None, beside
+        return video_models.hinted(x, first, model.kind.video.hint)[:, 1:], keys, first, None, beside
     if course.frames:
-        if model.kind.video.masked:
+        video = model.kind.video
+        if video.masked:
             frames = video_models.given(vae, encode, image, course.frames, *images)
         else:
-            frames = video_models.padded(vae, encode, image, shape[0])
+            frames = video_models.padded(vae, encode, image, shape[0], video.one_mask)
+            x = video_models.hinted(x, frames[:, :1, ..., : model.channels], video.hint)
         return x, keys, None, None, beside | {"beside": jnp.repeat(frames, keys.size, axis=0)}
     if model.sees_picture:  # encoded by the mean; a U-Net sees it beside x_t without the latents' scale
         z = mean(image)
@@ -302,7 +304,8 @@ def decoded(
     vae = model.modules["vae"]
     if course.frames:  # the frames that fill up a patch are cut off
         x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]
-    return to_uint8(decode_latents(model, vae_params, x, course.tile, course.frames > 0, image, mask))
+    pictures = to_uint8(decode_latents(model, vae_params, x, course.tile, course.frames > 0, image, mask))
+    return pictures[:, model.kind.video.left_out * vae.time_factor :] if course.frames else pictures
 
 
 def control_inputs(

@@ -64,11 +64,16 @@ def conditions(
     if model.sight is not None:
         how = {"pictures": pictures, **how}
     number = len(prompts)
-    encode = lambda texts, **more: model.kind.condition(texts, *encoders, **how, **more)
+    encode = lambda texts, **more: model.kind.condition(texts, *encoders, **{**how, **more})
     rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
     if model.kind.instructed:
         conditional = rows(encode(different), [different.index(prompt) for prompt in prompts])
         unconditional = rows(encode([negative or ""], instructed=False), [0] * number)
+        conditional, unconditional = _equally_long(conditional, unconditional)
+    elif model.kind.video is not None and pictures:
+        black = tuple(np.full_like(picture, -1) for picture in pictures)
+        conditional = rows(encode(different), [different.index(prompt) for prompt in prompts])
+        unconditional = rows(encode([negative or ""], pictures=black), [0] * number)
         conditional, unconditional = _equally_long(conditional, unconditional)
     else:  # in one call, so that both have the same number of tokens
         texts = list(dict.fromkeys([*different, negative or ""]))
@@ -82,7 +87,8 @@ def conditions(
 
 
 def _equally_long(*conditions: dict[str, Array]) -> list[dict[str, Array]]:
-    """Conditions of a text [B, M, E] and its mask [B, M], padded to the longest of them."""
+    """Conditions of a text [B, M, E] and its mask [B, M], padded to the longest of them; "pooled" has no length."""
     longest = max(condition["text"].shape[1] for condition in conditions)
     pad = lambda leaf: jnp.pad(leaf, [(0, 0), (0, longest - leaf.shape[1]), *[(0, 0)] * (leaf.ndim - 2)])
-    return [jax.tree.map(pad, condition) for condition in conditions]
+    padded = lambda condition: {name: leaf if name == "pooled" else pad(leaf) for name, leaf in condition.items()}
+    return [padded(condition) for condition in conditions]

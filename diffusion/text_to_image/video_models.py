@@ -18,6 +18,7 @@ __all__ = [
     "first_latent",
     "frames",
     "given",
+    "hinted",
     "latent_frames",
     "padded",
     "seconds",
@@ -188,7 +189,8 @@ def check(request: Any, model: Any) -> None:
         )
     if ends and getattr(model.denoiser, "picture_tokens", 0) and not request.images:
         raise ValueError("the clips of this model start and end with pictures; name both by images")
-    if video.begins and not video.clean and request.image is None and not request.images:
+    needed = video.begins and (not video.clean or video.sight is not None)
+    if needed and request.image is None and not request.images:
         raise ValueError("the clips of this model start from a picture; name the image")
     if not (video.begins or video.clean or video.fills) and request.image is not None:
         raise ValueError(f"this model makes clips from prompts alone ({model.name}); leave the image out")
@@ -262,20 +264,30 @@ def completed(
     return FlowMap(at) if isinstance(denoise, FlowMap) else at
 
 
-def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int) -> Array:
-    """A denoiser's input for a clip with a known first frame, without masks: (its latents, 0, 0, ...).
+def hinted(x: Array, first: Array, share: float) -> Array:
+    """The noise x [B, F', h, w, D] with a share of the first frame's latents [B, 1, h, w, D] in each of its frames.
+
+    Reference: as in the code of HunyuanVideo-I2V (Tencent, 2025), "i2v_stability".
+    """
+    return (1 - share) * x + share * first if share else x
+
+
+def padded(vae: Any, encode: Callable[[Array], Any], image: Array, frames: int, one_mask: bool = False) -> Array:
+    """A denoiser's input for a clip with a known first frame: (its latents, 0, 0, ...), by choice with a mask behind.
 
     Args:
         vae: the autoencoder; one of CogVideoX says whether it divides by its scale here, where it multiplies otherwise.
         encode: the encoder that `coding` returns.
         image: the first frame, [1, H, W, C] in [-1, 1].
         frames: number of latent frames, F'.
+        one_mask: whether one mask, 1 at the first frame and 0 at the others, stands behind the latents.
 
     Returns:
-        The input, [1, F', h, w, D].
+        The input, [1, F', h, w, D], or D + 1.
     """
     first = first_latent(vae, encode, image)
     first = first / vae.scale**2 if getattr(vae, "inverted", False) else first
+    first = jnp.concatenate([first, jnp.ones_like(first[..., :1])], axis=-1) if one_mask else first
     return jnp.pad(first, ((0, 0), (0, frames - 1), (0, 0), (0, 0), (0, 0)))
 
 

@@ -35,11 +35,13 @@ PIPELINES: dict[str, Pipeline] = stated("PIPELINES")
 STEPS_OF = {"lcm": 4, "lcm, two steps": 2, "pndm": 25}
 # The half steps of PNDM are whole numbers of the process's: of 40, not of 33.
 LARGE = 10_000  # numbers of a picture that the fixture holds in part
-OTHERWISE = {  # parts of Mistral 3's names in memory, and in a file
+OTHERWISE = {  # parts of the names of Mistral 3 and Llava in memory, and in a file
+    "lm_head.": "language_model.lm_head.",
     "model.language_model.": "language_model.model.",
     "model.vision_tower.": "vision_tower.",
     "model.multi_modal_projector.": "multi_modal_projector.",
 }
+SEEING = transformers.Mistral3ForConditionalGeneration, transformers.LlavaForConditionalGeneration
 
 
 def fill(pipe) -> None:
@@ -47,7 +49,7 @@ def fill(pipe) -> None:
     for component, module in pipe.components.items():
         if isinstance(module, torch.nn.Module):
             module.eval()
-            saved_as = OTHERWISE if isinstance(module, transformers.Mistral3ForConditionalGeneration) else {}
+            saved_as = OTHERWISE if isinstance(module, SEEING) else {}
             with torch.no_grad():
                 for name, tensor in module.named_parameters():
                     for own, theirs in saved_as.items():

@@ -10,7 +10,7 @@ from diffusion import published
 from diffusion.models import MODELS, interchange, rooms
 from diffusion.text_to_image import pipelines
 
-READERS = ("qwen_vl",)  # the rooms of text encoders, which make no pictures
+READERS = ("llava", "qwen_vl")  # the rooms of text encoders, which make no pictures
 ROOMS = [name for name in published.__all__ if hasattr(getattr(published, name), "__path__") and name not in READERS]
 
 

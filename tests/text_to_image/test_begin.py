@@ -10,6 +10,7 @@ import pytest
 
 from diffusion import timesteps
 from diffusion.models.autoencoders.latent_space import Moments
+from diffusion.published.pipeline_kinds import Video
 from diffusion.text_to_image import programs
 from tests.text_to_image.stand_ins import made_model
 
@@ -156,9 +157,7 @@ def test_clips_see_their_first_frame_as_their_kind_does(model):
     first = np.repeat(latents(IMAGE)[:, None], 3, axis=0)
 
     def begun(**video):
-        kind = model.kind._replace(
-            video=types.SimpleNamespace(**{"clean": False, "masked": True, "fills": False} | video)
-        )
+        kind = model.kind._replace(video=Video(3, (8, 8), 1.0, **video))
         vae = types.SimpleNamespace(**{name: getattr(Halves, name) for name in ("factor", "scale", "shift")})
         vae.latent_channels, vae.time_factor, vae.apply = 3, 2, Halves.apply
         half = lambda x: x[:, ::2, ::2, ::2]
@@ -167,7 +166,9 @@ def test_clips_see_their_first_frame_as_their_kind_does(model):
             size=(8, 8), tile=0, frames=3, watermark=None, noised=False, latents=lambda model: (2, 4, 4, 3),
             trajectory=types.SimpleNamespace(start=1.0, plan=None),
         )  # fmt: skip
-        made = types.SimpleNamespace(modules={"vae": vae}, kind=kind, sees_picture=False, sees_mask=False, process=None)
+        made = types.SimpleNamespace(
+            modules={"vae": vae}, kind=kind, sees_picture=False, sees_mask=False, process=None, channels=3
+        )
         return programs.begin(made, course, {}, KEYS, IMAGE, None)
 
     x, _, known, painted, beside = begun(clean=True)
@@ -180,3 +181,8 @@ def test_clips_see_their_first_frame_as_their_kind_does(model):
     *_, beside = begun(masked=False)
     np.testing.assert_allclose(beside["beside"][:, :1], first, rtol=1e-5, atol=1e-6)
     assert beside["beside"].shape == (3, 2, 4, 4, 3) and not np.any(beside["beside"][:, 1:])
+    hinted, *_, beside = begun(masked=False, one_mask=True, hint=0.25)
+    np.testing.assert_allclose(hinted, 0.75 * x + 0.25 * first, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(beside["beside"][..., 3], np.broadcast_to([[[[1]], [[0]]]], (3, 2, 4, 4)))
+    hinted, *_ = begun(clean=True, hint=0.25)
+    np.testing.assert_allclose(hinted, (0.75 * x + 0.25 * first)[:, 1:], rtol=1e-5, atol=1e-6)

@@ -17,12 +17,14 @@ from diffusion import guidance, parameterizations, samplers, schedules, text_to_
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.quantised import is_quantised
 from diffusion.published.cogvideox import CogVideoX
+from diffusion.published.hunyuan_video import HunyuanVideo
 from diffusion.published.ltx_video import LTXVideo
 from diffusion.text_to_image import denoiser_checks, programs, video_models
 from diffusion.text_to_image.jobs import Job
@@ -33,6 +35,7 @@ from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
 PROMPTS = ["a cat", "the red car on a hill"]
+BESIDE, REPLACING = (HunyuanVideo(image_condition=name) for name in ("latent_concat", "token_replace"))
 
 
 @functools.cache
@@ -53,19 +56,22 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     model = loaded(name)
     frames = 1 + model.modules["vae"].time_factor * 2
     rows = len(found[f"latents/{case}"])
-    conditional, unconditional = text_to_image.conditions(model, PROMPTS[:rows], "bad", 7.5, 16, 16, frames)
+    vae = model.modules["vae"]
+    sides = vae.factor * shape[1], vae.factor * shape[2]
+    pictured = name.endswith(("from_image", "conditions", "and_last")) or "vace" in name
+    picture = (128 + 60 * drawn("first frame", *sides, 3)).clip(0, 255).astype(np.uint8)
+    prompted = [to_model(model.sight(picture))[None]] if model.sight else []
+    conditional, unconditional = text_to_image.conditions(model, PROMPTS[:rows], "bad", 7.5, 16, 16, frames, prompted)
     process = schedulers.read(about["walks"][case], even=model.kind.even, bent=model.kind.bent)
     trajectory = schedulers.trajectory(process, case, about["steps"][case], int(np.prod(shape[:3])))
     if case == "unipc":
         assert process.parameterization.name == model.process.parameterization.name and model.process.sampler == case
     unit = {"parameterization": model.process.parameterization} if model.kind.unit_clock else {}
     model = programs.with_clock(dataclasses.replace(model, process=process._replace(**unit)), trajectory)
-    vae = model.modules["vae"]
-    sides = vae.factor * shape[1], vae.factor * shape[2]
     course = programs.Course(sides, trajectory, False, True, 0, (), frames=frames)
     first = None
-    if name.endswith(("from_image", "conditions", "and_last")) or "vace" in name:
-        picture = (128 + 60 * drawn("first frame", *sides, 3)).clip(0, 255).astype(np.uint8)
+    x = trajectory.start * jnp.asarray(drawn("latents", 2, *shape))[:rows]
+    if pictured:
         begin = jax.jit(functools.partial(programs.begin, model, course))
         keys = jax.random.split(jax.random.key(0), rows)
         pictures = [picture, picture[::-1, ::-1]][: 2 if name.endswith("and_last") else name != "wan_vace"]
@@ -73,6 +79,8 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
         *_, first, _, beside = begin(model.params["vae"], keys, image, None, None, ends)
         seen = model.patches(pictures, rows) | beside
         conditional, unconditional = conditional | seen, unconditional | seen
+        if share := model.kind.video.hint:
+            x = (1 - share) * x + share * (beside["beside"][:, :1, ..., : model.channels] if first is None else first)
     scale = 7.5
     if "scales" in found:  # those that the pipeline has used, another one at each step
         scale = guidance.Stepwise(jnp.asarray(trajectory.plan.t), jnp.asarray(found["scales"][:, 1], jnp.float32))
@@ -83,7 +91,7 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
             state, denoise, schedule, plan, i, noises[i][None]
         )
         sampler = sampler._replace(step=step)
-    x = trajectory.start * jnp.asarray(drawn("latents", 2, *shape))[:rows, 0 if first is None else 1 :]
+    x = x if first is None else x[:, 1:]
 
     @jax.jit
     def walk(weights, x):
@@ -97,7 +105,7 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
     theirs = found[f"latents/{next(iter(about['walks']))}"]  # of which the picture is
     clip = jax.jit(functools.partial(programs.decoded, model, course))(model.params["vae"], theirs)
-    assert clip.shape == (rows, frames, *sides, 3)
+    assert clip.shape == (rows, frames - model.kind.video.left_out * vae.time_factor, *sides, 3)
     theirs = np.asarray(to_uint8(found["picture"]), int)  # of large clips some frames of the first
     seen = clip if theirs.shape == clip.shape else clip[:1, ::4]
     assert np.abs(np.asarray(seen, int) - theirs).max() <= 1
@@ -189,6 +197,40 @@ def test_masks_say_which_frames_of_each_latent_are_known(last, masks):
     np.testing.assert_array_equal(found[0, :, 0, 0, 2], [3, 0, last or 0])
 
 
+def test_one_mask_stands_behind_the_latents_of_a_known_first_frame():
+    vae = types.SimpleNamespace(scale=np.float32(2), shift=np.float32(1))
+    found = video_models.padded(vae, lambda clip: clip, jnp.full((1, 1, 1, 2), 4.0), 3, one_mask=True)
+    np.testing.assert_array_equal(found[0, :, 0, 0], [[6, 6, 1], [0, 0, 0], [0, 0, 0]])
+
+
+def test_noise_is_mixed_with_a_share_of_the_first_frame_in_each_frame():
+    x, first = np.float32([[[4, 8], [0, 12]]]), np.float32([[[0, 4]]])
+    np.testing.assert_array_equal(video_models.hinted(x, first, 0.25), [[[3, 7], [0, 10]]])
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name, frames", [("hunyuan_video_from_image", 9), ("hunyuan_video_concat_from_image", 5)])
+def test_a_hunyuan_video_from_an_image_needs_it_and_its_text_encoder_sees_it(name, frames):
+    model = loaded(name, text_to_image.described)
+    settings = {"frames": 9, "height": 16, "width": 16}
+    with pytest.raises(ValueError, match="the clips of this model start from a picture; name the image"):
+        Job.prepare(model, Request.make("a cat", **settings))
+    job = Job.prepare(model, Request.make("a cat", image=np.zeros((16, 16, 3), np.uint8), **settings))
+    assert [picture.shape for picture in job.prompt_images] == [(1, 12, 12, 3)] and job.usual == (50, 1.0)
+    clip = jax.eval_shape(functools.partial(programs.decoded, model, job.course), model.params["vae"],
+                          jax.ShapeDtypeStruct((1, 3, 2, 2, 4), jnp.float32))  # fmt: skip
+    assert clip.shape == (1, frames, 16, 16, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, frames", [("hunyuan_video_from_image", 9), ("hunyuan_video_concat_from_image", 5)])
+def test_a_hunyuan_video_follows_its_image(name, frames):
+    picture = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    make = functools.partial(text_to_image.generate, loaded(name), "a cat", frames=9, steps=2, seeds=(0,))
+    clip, other = make(image=picture), make(image=255 - picture)
+    assert clip.shape == (1, frames, 16, 16, 3) and np.abs(clip.astype(int) - other).max() > 1
+
+
 @pytest.mark.parametrize("known, masks", [
     ((), [1, 1, 1]), ((3.0,), [0, 1, 1]), ((None, 7.0), [1, 1, 0]), ((3.0, 7.0), [0, 1, 0]),
 ])  # fmt: skip
@@ -250,6 +292,11 @@ def test_other_families_have_the_size_and_the_frames_of_their_class(name, course
     ("CogVideoXPipeline", CogVideoX(in_channels=32), AutoencoderKLCogVideoX(), "16 channels; this one sees 32"),
     ("CogVideoXImageToVideoPipeline", CogVideoX(in_channels=32), AutoencoderKLCogVideoX(), ""),
     ("CogVideoXImageToVideoPipeline", CogVideoX(), AutoencoderKLCogVideoX(), "32 channels; this one sees 16"),
+    ("HunyuanVideoImageToVideoPipeline", BESIDE, AutoencoderKLHunyuanVideo(), ""),
+    ("HunyuanVideoImageToVideoPipeline", REPLACING, AutoencoderKLHunyuanVideo(), ""),
+    ("HunyuanVideoImageToVideoPipeline", HunyuanVideo(), AutoencoderKLHunyuanVideo(), "33 channels; this one sees 16"),
+    ("HunyuanVideoPipeline", REPLACING, AutoencoderKLHunyuanVideo(), "must have no image_condition_type"),
+    ("HunyuanVideoPipeline", BESIDE, AutoencoderKLHunyuanVideo(), "16 channels; this one sees 33"),
 ])  # fmt: skip
 def test_a_denoiser_of_clips_fits_its_autoencoder(name, denoiser, autoencoder, message, tmp_path):
     check = functools.partial(denoiser_checks.check_denoiser, tmp_path, name, denoiser, autoencoder)

@@ -8,6 +8,8 @@ import pytest
 
 from diffusion import text_to_image
 from diffusion.models.interchange.family import Refusal
+from diffusion.published.cogvideox import CogVideoX
+from diffusion.published.hunyuan_video import HunyuanVideo
 from diffusion.text_to_image import pipelines
 from diffusion.text_to_image.pipelines import KINDS, Usual
 from diffusion.text_to_image.requests import Request
@@ -55,18 +57,27 @@ def test_texts_are_as_long_and_of_the_layers_that_the_class_reads(name):
 
 def test_clips_have_the_frames_the_size_and_the_rate_of_their_class():
     rest = {"second": "", "begins": False, "clean": False, "timed": False, "blur": 0.0, "masked": True,
-            "fills": False}  # fmt: skip
+            "one_mask": False, "hint": 0.0, "left_out": 0, "fills": False}  # fmt: skip
     for name, kind in KINDS.items():
         clip = FACTS[SAME.get(name, name)].clip
         assert (kind.video is None) == (clip is None), name
         if clip is not None:
             assert (kind.video.frames, kind.video.size, kind.video.rate) == clip[:3], name
             assert {field: getattr(kind.video, field) for field in rest} == rest | clip[3], name
-    paired = {name: kind.paired for name, kind in KINDS.items() if kind.paired is not None}
-    assert paired.keys() == {"CogVideoXPipeline", "CogVideoXImageToVideoPipeline"}  # CogVideoX 1.5, by its card
-    for name, video in paired.items():
+
+
+def test_the_clips_of_a_class_follow_its_denoiser():
+    """CogVideoX 1.5, by its card, and HunyuanVideo's conditions of an image."""
+    for name in ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"):
+        plain, video = (KINDS[name].variant(KINDS[name], CogVideoX(frames=frames)).video for frames in (1, 2))
+        assert plain is KINDS[name].video
         assert (video.frames, video.size, video.rate, video.masked) == (81, (768, 1360), 16.0, False)
         assert video.begins == (name == "CogVideoXImageToVideoPipeline")
+    kind = KINDS["HunyuanVideoImageToVideoPipeline"]
+    assert kind.variant(kind, HunyuanVideo(image_condition="latent_concat")) is kind
+    replacing = kind.variant(kind, HunyuanVideo(image_condition="token_replace"))
+    assert replacing.video == kind.video._replace(clean=True, one_mask=False, left_out=0)
+    assert replacing.condition.keywords == {"every": 4}
 
 
 def test_latents_have_a_multiple_of_what_the_denoiser_takes_together():

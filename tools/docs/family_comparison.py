@@ -21,10 +21,13 @@ HEAD = ("family", "variant", "class", "samplers and steps", "deviation", "what d
 MEAN = "its picture is encoded by the mean, where diffusers draws"
 CLEAN = "prompts are not cleaned, and the size is the requested one (clean_caption, use_resolution_binning)"
 TOLD = "its text encoder is told which tokens are a picture's, and pictures have fewer pixels"
+FEW = "its template counts nine tokens of a picture (prompt_template), as many as the small image tower makes"
 REASONS = {
     "chroma": "its mask is cast to booleans; diffusers adds it to the scores as numbers",
     "cogvideox_from_image": MEAN,
     "cogvideox_frames_from_image": MEAN,
+    "hunyuan_video_from_image": FEW,
+    "hunyuan_video_concat_from_image": FEW,
     "ltx_from_image": MEAN,
     "ltx_conditions": MEAN,
     "pixart": CLEAN,

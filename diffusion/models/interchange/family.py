@@ -131,7 +131,8 @@ def prompted(*grid: int, masked: bool = False) -> Callable[[Any], tuple]:
         condition |= {"text_mask": array(1, 1, dtype=bool)} if masked else {}
         condition |= {"pooled": array(1, module.pooled_width)} if getattr(module, "pooled_width", 0) else {}
         condition |= {"strength": array(1)} if getattr(module, "strength", False) else {}
-        return array(1, *(grid or 2 * (module.patch,)), module.channels), array(1), condition
+        channels = getattr(module, "in_channels", module.channels)
+        return array(1, *(grid or 2 * (module.patch,)), channels), array(1), condition
 
     return example
 

@@ -153,12 +153,18 @@ class MixedTimes(NamedTuple):
     Attributes:
         c: [B, D] after SiLU, of the text's tokens and of most of the picture's.
         other: [B, D] after SiLU, of the others.
-        others: Bool [N], True for the picture's tokens with the other time.
+        others: Bool [N], True for the picture's tokens with the other time; Bool [M + N] where text and picture are
+            one stream.
     """
 
     c: jax.Array
     other: jax.Array
     others: jax.Array
+
+    def vectors(self, modulation: Modulation) -> list[jax.Array]:
+        """The vectors [B, N, D] of the tokens, by the modulation of a layer."""
+        both = zip(modulation(self.c), modulation(self.other))
+        return [jnp.where(self.others[:, None], other, one) for one, other in both]
 
 
 class Stream(nn.Module):
@@ -187,10 +193,7 @@ class Stream(nn.Module):
         """
         if given is not None:
             return _each(given)
-        if not isinstance(c, MixedTimes):
-            return self.modulation(c)
-        both = zip(self.modulation(c.c), self.modulation(c.other))
-        return [jnp.where(c.others[:, None], other, one) for one, other in both]
+        return c.vectors(self.modulation) if isinstance(c, MixedTimes) else self.modulation(c)
 
     def enter(self, x: jax.Array, c: Any, given: jax.Array | None = None) -> tuple[list[jax.Array], list[jax.Array]]:
         """x [B, N, D] -> ([q, k, v], the stream's vectors [B, 1, D])."""
@@ -348,8 +351,7 @@ class SingleBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, c: Any, angles: jax.Array, inputs: dict[str, jax.Array]) -> tuple[jax.Array, None]:
-        given = inputs.get("vectors")
-        shift, scale, gate = Modulation(3, self.dtype, name="modulation")(c) if given is None else _each(given)
+        shift, scale, gate = self._vectors(c, inputs.get("vectors"))
         options = {"beside": 6 if self.gated else 4, "bias": not self.gated}
         both = Projections(x.shape[-1], self.heads, True, self.dtype, **options, name="attention")
         q, k, v, hidden = both.enter(modulated(x, shift, scale))
@@ -360,3 +362,9 @@ class SingleBlock(nn.Module):
             text = x.shape[1] - inputs["residual"].shape[1]
             x = x.at[:, text:].add(inputs["residual"].astype(x.dtype))
         return layout.split(x, "batch", "tokens", None), None
+
+    def _vectors(self, c: Any, given: jax.Array | None) -> list[jax.Array]:
+        if given is not None:
+            return _each(given)
+        modulation = Modulation(3, self.dtype, name="modulation")
+        return c.vectors(modulation) if isinstance(c, MixedTimes) else modulation(c)

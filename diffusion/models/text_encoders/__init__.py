@@ -9,6 +9,7 @@ if TYPE_CHECKING:
         clip as clip,
         decoder as decoder,
         med as med,
+        placeholders as placeholders,
         siglip_text as siglip_text,
         t5 as t5,
     )

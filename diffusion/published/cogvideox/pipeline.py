@@ -24,8 +24,14 @@ def cogvideox(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, jax.
     return {"text": encode(prompts, t5, **how).tokens}
 
 
+def _paired(kind: Kind, denoiser: CogVideoX) -> Kind:
+    """The clips of CogVideoX 1.5, whose patches have two frames, are those of its card."""
+    assert kind.video is not None
+    return kind._replace(video=PAIRED_CLIPS._replace(begins=kind.video.begins)) if denoiser.frames == 2 else kind
+
+
 COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, masked=False)
-PAIRED_CLIPS = Video(81, (768, 1360), 16.0, masked=False)  # from the card of CogVideoX 1.5
+PAIRED_CLIPS = Video(81, (768, 1360), 16.0, masked=False)
 COGVIDEOX = Kind(
     "CogVideoX",
     (Reader(length=226),),
@@ -33,11 +39,9 @@ COGVIDEOX = Kind(
     Usual(50, 6.0),
     network=CogVideoX,
     video=COGVIDEOX_CLIPS,
-    paired=PAIRED_CLIPS,
+    variant=_paired,
     dynamic_scales=dynamic_scales,
 )
-COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(
-    video=COGVIDEOX_CLIPS._replace(begins=True), paired=PAIRED_CLIPS._replace(begins=True)
-)
+COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(video=COGVIDEOX_CLIPS._replace(begins=True))
 KINDS = {"CogVideoXPipeline": COGVIDEOX, "CogVideoXImageToVideoPipeline": COGVIDEOX_FROM_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

@@ -7,6 +7,7 @@ from diffusion.package import public
 if TYPE_CHECKING:
     from diffusion.published.hunyuan_video import (
         autoencoder_table as autoencoder_table,
+        image_pipeline as image_pipeline,
         network as network,
         pipeline as pipeline,
         table as table,

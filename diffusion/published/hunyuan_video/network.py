@@ -26,7 +26,7 @@ from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.blocks import Attention, Modulation, modulated_output, xavier
 from diffusion.models.layers.conditions import entries
-from diffusion.models.layers.joint_blocks import Conditioning
+from diffusion.models.layers.joint_blocks import Conditioning, MixedTimes
 from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
@@ -97,8 +97,13 @@ class HunyuanVideo(Layered, Backbone):
         pooled_width: number P of features of the pooled text.
         axes: features of a head that rotate with frame, row and column; they sum to width / heads.
         strength: the network receives the guidance strength that it imitates.
+        image_condition: how the network sees an image with which the clip begins:
+            "none": not at all.
+            "latent_concat": channels beside the latents hold those of the image, zeros behind it, and a mask.
+            "token_replace": the first latent frame is the image's, and its tokens have the time 0 and no strength.
 
-    Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024.
+    Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024; the image
+    conditions are those of the code of HunyuanVideo-I2V (Tencent, 2025).
     """
 
     channels: int = 16
@@ -111,39 +116,49 @@ class HunyuanVideo(Layered, Backbone):
     pooled_width: int = 768
     axes: tuple[int, int, int] = (16, 56, 56)
     strength: bool = True
+    image_condition: str = "none"
     depths = ("depth", "singles")
     ranks = (4,)
     takes_frames = True
     positive = ("channels", "width", "depth", "singles", "refiners", "heads", "text_width", "pooled_width")
+    choices = Backbone.choices | {"image_condition": ("none", "latent_concat", "token_replace")}
 
     def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
+
+    @property
+    def in_channels(self) -> int:
+        """The number of channels of the network's input."""
+        return 2 * self.channels + 1 if self.image_condition == "latent_concat" else self.channels
 
     @nn.compact
     def __call__(self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None) -> Any:
         """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
-            x: noised latents [B, F, H, W, C]; H and W even.
-            t: times in [0, 1], [B] or [], float32 or wider.
+            x: noised latents [B, F, H, W, in_channels]; H and W even.
+            t: times in [0, 1], [B] or [], float32 or wider. With "token_replace" also [B, F], of which the last one
+                counts: the first frame has none, and all others have the same.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of Llama. "text_mask": Bool [B, M]. "pooled": [B, pooled_width], of CLIP.
                 "strength": [B], required where the network receives it, refused elsewhere.
 
         Returns:
-            [B, F, H, W, C].
+            [B, F, H, W, channels].
         """
         inputs = entries(condition, ("text", "text_mask", "pooled", *("strength",) * self.strength))
-        self._check(x, t, inputs)
-        batch, frames, height, width, channels = x.shape
+        t = self._checked_time(x, t, inputs)
+        batch, frames, height, width, _ = x.shape
         t = 1000 * jnp.broadcast_to(jnp.asarray(t), (batch,))
 
-        patches = patchify(x.reshape(-1, height, width, channels), PATCH).reshape(batch, -1, PATCH**2 * channels)
+        patches = patchify(x.reshape(batch * frames, *x.shape[2:]), PATCH)
+        patches = patches.reshape(batch, -1, patches.shape[-1])
         video = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patches)
         refiner = TextRefiner(self.width, self.refiners, self.heads, self.attention, self.dtype, name="refiner")
         text = refiner(inputs["text"], inputs["text_mask"], t)
         strength = 1000 * inputs["strength"] if self.strength else None
-        c = Conditioning(self.width, self.dtype, name="conditioning")(t, inputs["pooled"], strength)
+        conditioning = Conditioning(self.width, self.dtype, name="conditioning")
+        c = conditioning(t, inputs["pooled"], strength)
         words = text.shape[1]
         grid = np.indices((frames, height // PATCH, width // PATCH)).reshape(3, -1).T
         angles = jnp.asarray(np.pad(axis_angles(grid, self.axes, THETA), [(words, 0), (0, 0)]))
@@ -151,20 +166,34 @@ class HunyuanVideo(Layered, Backbone):
         per_layer = lambda depth: {"seen": jnp.broadcast_to(shown, (depth, *shown.shape))}
 
         streams = layout.split(video, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
-        joint = (self.heads, True, False, False, self.attention, self.dtype), (c, angles, per_layer(self.depth))
-        single = (self.heads, self.attention, self.dtype), (c, angles, per_layer(self.singles))
+        joint_condition = single_condition = c
+        if self.image_condition == "token_replace":
+            first_condition = conditioning(jnp.zeros_like(t), inputs["pooled"])
+            first = np.arange(video.shape[1]) < video.shape[1] // frames
+            joint_condition = MixedTimes(c, first_condition, jnp.asarray(first))
+            single_condition = joint_condition._replace(others=jnp.asarray(np.pad(first, (words, 0))))
+        joint = (
+            (self.heads, True, False, False, self.attention, self.dtype),
+            (joint_condition, angles, per_layer(self.depth)),
+        )
+        single = (self.heads, self.attention, self.dtype), (single_condition, angles, per_layer(self.singles))
 
         def output(tokens: jax.Array) -> jax.Array:
-            tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * channels, self.dtype)
+            tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype)
             pictures = unpatchify(tokens.reshape(batch * frames, -1, tokens.shape[-1]), PATCH, height, width)
-            return pictures.reshape(x.shape)
+            return pictures.reshape(*x.shape[:-1], self.channels)
 
         return joint_then_single(self, streams, joint, single, video.shape[1], output, features)
 
-    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
-        network_checks.latents(self, x, t, self.channels, video=True)
+    def _checked_time(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> jax.Array:
+        """The time of all frames, or of those behind the first, [B] or []."""
+        if self.image_condition == "token_replace" and jnp.ndim(t) == 2:
+            network_checks.frame_times(self, x, t)
+            t = t[:, -1]
+        network_checks.latents(self, x, t, self.in_channels, video=True)
         check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
         check_strength(x.shape[0], inputs)
+        return t
 
 
 MODELS = {"hunyuan_video": HunyuanVideo}  # by its name in configs

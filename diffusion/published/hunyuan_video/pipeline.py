@@ -42,6 +42,7 @@ HUNYUAN_VIDEO = Kind(
     multiple=lambda denoiser: PATCH,
     unit_clock=True,
     even=True,
+    objection=lambda denoiser: "no image_condition_type" * (getattr(denoiser, "image_condition", "none") != "none"),
     network=HunyuanVideo,
     video=Video(129, (720, 1280), 24.0),
 )

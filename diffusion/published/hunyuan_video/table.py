@@ -4,8 +4,8 @@ __all__ = ["table"]
 
 
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, SIZES, by_layout, prompted
-from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, by_layout, prompted
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, norm, side_by_side, within
 from diffusion.published.flux.table import PACKED_BIAS, PACKED_OUT, diffusers_single
@@ -67,6 +67,7 @@ REFINER = {
     "out": ("ff.net.2", "mlp.fc2"),
     "gates/dense": ("norm_out.linear", "adaLN_modulation.1"),
 }
+IMAGE_CONDITIONS = ("latent_concat", "token_replace")
 PARTS = ("attn.to_q", "attn.to_k", "attn.to_v")  # parts of diffusers' attention; the original has one matrix
 
 
@@ -117,8 +118,13 @@ CONFIG = FieldTable(
     NAME,
     HunyuanVideo,
     (
-        Field("in_channels", "channels", 16),
-        Follows("out_channels", lambda module: module.channels, default=16, optional=True),
+        Choice("image_condition_type", "image_condition", {None: "none"} | {name: name for name in IMAGE_CONDITIONS}),
+        Group(
+            {"in_channels": (16, None), "out_channels": (16, MAYBE_SIZE)},
+            lambda values, _: {"channels": values["out_channels"] or values["in_channels"]},
+            lambda module: {"out_channels": module.channels},
+        ),
+        Follows("in_channels", lambda module: module.in_channels, default=16),
         *width_of_heads(24, 128),
         Field("num_layers", "depth", 20, DEPTH),
         Field("num_single_layers", "singles", 40, DEPTH),
@@ -132,14 +138,21 @@ CONFIG = FieldTable(
         Field("pooled_projection_dim", "pooled_width", 768),
         Follows("rope_theta", THETA),
         Field("rope_axes_dim", "axes", (16, 56, 56), SIZES),
-        Follows("image_condition_type", None),
     ),
 )
 
 FAMILY = CONFIG.family(
     prompted(1, PATCH, PATCH, masked=True),
     by_layout(table, LAYOUTS),
-    published={"HunyuanVideo": {}},
+    published={
+        "HunyuanVideo": {},
+        "HunyuanVideo-I2V": {"image_condition_type": "token_replace"},
+        "HunyuanVideo-I2V, 33 channels": {
+            "in_channels": 33,
+            "image_condition_type": "latent_concat",
+            "guidance_embeds": False,
+        },
+    },
     prefixes=("model.diffusion_model.", ""),
     kohya="original",
 )

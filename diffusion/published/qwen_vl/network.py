@@ -22,6 +22,7 @@ from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.vision_layers import PROJECTIONS, GatedMlp, VisionTransformer, images_checked, normalised
 from diffusion.models.text_encoders.clip import MEAN, STD, Encoded
 from diffusion.models.text_encoders.decoder import DecoderEncoder, RmsNorm, frequencies
+from diffusion.models.text_encoders.placeholders import in_places
 
 THETA = 10_000.0  # base of the tower's rotary frequencies
 EPSILON = 1e-6  # epsilon of the tower's norms
@@ -239,13 +240,11 @@ class QwenVL(nn.Module):
             self.see(jnp.zeros((1, self.vision.side, self.vision.side, 3)))
         if not pictures:
             return self.text(ids, mask, layers=layers)
-        standing = ids == self.placeholder
-        tokens = jnp.concatenate([picture.reshape(-1, picture.shape[-1]) for picture in pictures])
-        number = jnp.clip(jnp.cumsum(standing, axis=1) - 1, 0, len(tokens) - 1)
-        positions = text_positions(standing, [(picture.shape[0], picture.shape[1]) for picture in pictures])
+        replaced = in_places(ids, self.placeholder, pictures)
+        positions = text_positions(replaced[0], [(picture.shape[0], picture.shape[1]) for picture in pictures])
         turns = frequencies(self.text.head_size, self.text.theta, self.text.scaling)
         angles = positions[..., np.repeat(np.arange(3), self.sections)] * jnp.asarray(turns, jnp.float32)
-        return self.text(ids, mask, layers=layers, replaced=(standing, tokens[number]), angles=angles)
+        return self.text(ids, mask, layers=layers, replaced=replaced, angles=angles)
 
     def see(self, images: jax.Array) -> jax.Array:
         """The tokens of pictures, as the tower returns them."""

@@ -1,20 +1,25 @@
 """HunyuanVideo of diffusers: its transformer, small, at the published size, by its authors' names; its pipeline."""
 
+import functools
 import pathlib
 import re
 
 import diffusers
 import numpy as np
+import tokenizers
 import torch
 import transformers
 from diffusers import HunyuanVideoTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_hunyuan_video_transformer_to_diffusers
-from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video as hunyuan
+from diffusers.pipelines.hunyuan_video import (
+    pipeline_hunyuan_video as hunyuan,
+    pipeline_hunyuan_video_image2video as from_image,
+)
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
-from tests.peers.pipeline_parts import CLIP, Pipeline, clip_tokenizer
+from tests.peers.pipeline_parts import CLIP, Pipeline, changed, clip_tokenizer, decode, first_frame, parts_of
 from tests.peers.translated import Tensors, Translated, dense, under
 
 INPUTS = {
@@ -102,31 +107,66 @@ def run(module: HunyuanVideoTransformer3DModel, a: dict[str, torch.Tensor]) -> d
     return {"output": last(out)}
 
 
-CASES = {"hunyuan_video": Case(small, INPUTS, run), "hunyuan_video_original": Case(original, INPUTS, run)}
-LISTINGS = {"hunyuan_video_full": HunyuanVideoTransformer3DModel}
+def beside() -> HunyuanVideoTransformer3DModel:
+    """Its guidance is not distilled in."""
+    return small(in_channels=9, image_condition_type="latent_concat", guidance_embeds=False)
+
+
+def run_beside(module: HunyuanVideoTransformer3DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    out = module(first(a["x"]), 1000 * a["t"], a["text"], a["text_mask"].long(), a["pooled"]).sample
+    return {"output": last(out)}
+
+
+CASES = {
+    "hunyuan_video": Case(small, INPUTS, run),
+    "hunyuan_video_original": Case(original, INPUTS, run),
+    "hunyuan_video_token_replace": Case(
+        lambda: small(image_condition_type="token_replace"),
+        INPUTS,
+        lambda module, a: dict.fromkeys(("output", "by_frame"), run(module, a)["output"]),
+    ),
+    "hunyuan_video_latent_concat": Case(
+        beside,
+        {name: value for name, value in INPUTS.items() if name != "strength"}
+        | {"x": drawn("hunyuan_video latent_concat x", 2, 3, 4, 6, 9)},
+        run_beside,
+    ),
+}
+FROM_IMAGE = {
+    "token_replace": {"image_condition_type": "token_replace"},
+    "latent_concat": {"image_condition_type": "latent_concat", "in_channels": 33, "guidance_embeds": False},
+}
+LISTINGS = {
+    "hunyuan_video_full": HunyuanVideoTransformer3DModel,
+    **{
+        f"hunyuan_video_full_{name}": functools.partial(HunyuanVideoTransformer3DModel, **fields)
+        for name, fields in FROM_IMAGE.items()
+    },
+}
 FLOW = {"shift": 7.0}
+LLAMA = {"hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 4, "num_attention_heads": 4,
+         "num_key_value_heads": 2}  # fmt: skip
 
 
-def llama_tokenizer():
-    """Bytes, of which the words of HunyuanVideo's task are merged, so that the prompt fits behind it."""
-    task = hunyuan.DEFAULT_PROMPT_TEMPLATE["template"].replace("{}", "")
-    words = [word.replace(" ", "Ġ") for word in re.findall(r" ?[a-zA-Z]+", re.sub(r"<\|.*?\|>", "", task))]
-    merges = list(dict.fromkeys((word[:i], word[i]) for word in words for i in range(1, len(word))))
-    special = ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+def llama_tokenizer(
+    task: str = hunyuan.DEFAULT_PROMPT_TEMPLATE["template"], merged: tuple[str, ...] = (), special: tuple[str, ...] = ()
+):
+    """Bytes, of which the words of a task are merged, so that the prompt fits behind it; further words, and special."""
+    words = [word.replace(" ", "Ġ") for word in re.findall(r" ?[a-zA-Z]+", re.sub(r"<\|.*?\|>|{}", "", task))]
+    merges = list(dict.fromkeys((word[:i], word[i]) for word in [*words, *merged] for i in range(1, len(word))))
+    special = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", *special)
     letters = sorted(bytes_to_unicode().values())
     known = dict.fromkeys([*letters, *("".join(pair) for pair in merges), "<|endoftext|>", *special])
     tokenizer = transformers.Qwen2Tokenizer({word: i for i, word in enumerate(known)}, merges)
-    tokenizer.add_special_tokens({"additional_special_tokens": special})
+    tokenizer.add_special_tokens({"additional_special_tokens": [*special]})
     return tokenizer
 
 
 def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     tokenizer, of_clip = llama_tokenizer(), clip_tokenizer(folder / "clip")
     of_clip.model_max_length = 77
-    config = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 40, "num_hidden_layers": 4,
-              "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
     return diffusers.HunyuanVideoPipeline(
-        text_encoder=transformers.LlamaModel(transformers.LlamaConfig(**config)),
+        text_encoder=transformers.LlamaModel(transformers.LlamaConfig(**LLAMA | {"vocab_size": len(tokenizer)})),
         tokenizer=tokenizer,
         transformer=small(
             num_layers=1, num_single_layers=1, num_refiner_layers=1, text_embed_dim=32, pooled_projection_dim=24
@@ -147,6 +187,66 @@ def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     )
 
 
+def llava(folder: pathlib.Path) -> dict:
+    """Llava and its vocabulary, with a start and two line breaks as one word, as Llama 3's."""
+    start, lines = "<|begin_of_text|>", "ĊĊ"
+    tokenizer = llama_tokenizer(from_image.DEFAULT_PROMPT_TEMPLATE["template"], (lines,), (start, "<image>"))
+    library = tokenizer.backend_tokenizer
+    library.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, tokenizer.convert_tokens_to_ids(start))]
+    )
+    seen = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "image_size": 12, "patch_size": 4}  # fmt: skip
+    config = transformers.LlavaConfig(
+        vision_config=seen,
+        text_config=LLAMA | {"vocab_size": len(tokenizer), "model_type": "llama"},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    sides = {"size": {"shortest_edge": 12}, "crop_size": {"height": 12, "width": 12}}
+    return {
+        "text_encoder": transformers.LlavaForConditionalGeneration(config),
+        "tokenizer": tokenizer,
+        "image_processor": transformers.CLIPImageProcessor(**sides),
+    }
+
+
+def image_pipeline(folder: pathlib.Path, **options) -> diffusers.DiffusionPipeline:
+    """From an image, by either condition."""
+    base = pipeline(folder)
+    transformer = changed(base.transformer, **options)
+    return diffusers.HunyuanVideoImageToVideoPipeline(**parts_of(base) | llava(folder) | {"transformer": transformer})
+
+
+# Of the picture's tokens, nine instead of 576.
+TEMPLATE = from_image.DEFAULT_PROMPT_TEMPLATE | {"image_emb_len": 9, "image_emb_end": 14}
+
+
+def replacing_arguments(pipe, usual: dict) -> dict:
+    return arguments(pipe, usual) | {"image": [first_frame(usual["height"])] * 2, "prompt_template": TEMPLATE}
+
+
+def beside_arguments(pipe, usual: dict) -> dict:
+    """Of one prompt and one negative prompt, whose black picture the pipeline makes; it keeps all latents."""
+    alone = {"prompt": usual["prompt"][:1], "negative_prompt": usual["negative_prompt"][:1]}
+    guided = {"true_cfg_scale": usual["guidance_scale"], "guidance_scale": 1.0, "latents": usual["latents"][:1]}
+
+    def keep(pipe, step, time, last: dict) -> dict:
+        pipe.last_latents = last["latents"]
+        return {}
+
+    image = {"image": first_frame(usual["height"]), "prompt_template": TEMPLATE, "callback_on_step_end": keep}
+    return usual | alone | guided | image
+
+
+def decode_behind_first(pipe, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """All latents, of which the pipeline leaves the first frame out, and of the clip the frames behind its four."""
+    whole = pipe.last_latents
+    if not torch.equal(whole[:, :, 1:], latents):
+        raise ValueError("the pipeline leaves out another frame than the first of its latents")
+    return whole, decode(pipe, whole)[1][:, :, 4:]
+
+
 def arguments(pipe, usual: dict) -> dict:
     """Its guidance is distilled in."""
     del usual["negative_prompt"]
@@ -154,4 +254,15 @@ def arguments(pipe, usual: dict) -> dict:
 
 
 SIZE = {"height": 16, "width": 16, "num_frames": 9}
-PIPELINES = {"hunyuan_video": Pipeline(pipeline, FLOW, latents=(3, 2, 2, 4), size=SIZE, arguments=arguments)}
+CLIP_OF_PROMPTS = Pipeline(pipeline, FLOW, latents=(3, 2, 2, 4), size=SIZE, arguments=arguments)
+PIPELINES = {
+    "hunyuan_video": CLIP_OF_PROMPTS,
+    "hunyuan_video_from_image": CLIP_OF_PROMPTS._replace(
+        build=functools.partial(image_pipeline, **FROM_IMAGE["token_replace"]), arguments=replacing_arguments
+    ),
+    "hunyuan_video_concat_from_image": CLIP_OF_PROMPTS._replace(
+        build=functools.partial(image_pipeline, **FROM_IMAGE["latent_concat"] | {"in_channels": 9}),
+        arguments=beside_arguments,
+        decoded=decode_behind_first,
+    ),
+}
