@@ -1,5 +1,7 @@
 """The report of steering: its tilted law, what its ways may spend, its densities, and the command."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -63,12 +65,20 @@ def test_a_unit_leaves_the_integral(name):
 
 @pytest.mark.slow
 def test_the_report_has_every_method(tmp_path):
+    """It measures one density by all of them, and takes the other densities from an earlier report."""
+    row = {method: {"error": 0.5, "effective": 0.25} for method in constants.METHODS}
+    known = {name: row for name in constants.DENSITIES if name != "funnel"}
+    earlier = tmp_path / "earlier.json"
+    earlier.write_text(json.dumps({"constants": known, "protocol": {"git_commit": "abc"}}))
     done = commands.run(
         "-m", "examples.steering.report", f"--out={tmp_path}", "--most=80", "--number=100",
-        "--density_evaluations=8192", timeout=900,
+        "--density_evaluations=8192", f"--known={earlier}", timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     content = opener.read_table(tmp_path / "report.json")
     assert set(content["rewards"]) == {"the tilted law", "the model", *equal_evaluations.WAYS}
+    assert set(content["constants"]) == set(constants.DENSITIES) and content["known"] == "abc"
     assert all(set(row) == set(constants.METHODS) for row in content["constants"].values())
+    assert {name: content["constants"][name] for name in known} == known
+    assert all(cell != row["log-variance"] for cell in content["constants"]["funnel"].values())
     assert (tmp_path / "rewards.png").is_file() and report.TITLE in (tmp_path / "report.md").read_text()
