@@ -5,7 +5,6 @@ __all__ = ["depth_branches", "internal"]
 from collections.abc import Callable
 from typing import Any
 
-import jax.numpy as jnp
 from jax import Array
 
 from diffusion.guidance.branches import Branches
@@ -63,7 +62,6 @@ def depth_branches(
     check_network(network, schedule, parameterization)
 
     def branches(x_t, t):
-        t = jnp.broadcast_to(jnp.asarray(t), x_t.shape[:1])
         features = []
 
         def full(x, clock, condition):

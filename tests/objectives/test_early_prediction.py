@@ -44,7 +44,11 @@ def test_the_term_is_the_velocitys_error_of_what_the_head_predicts(make):
     np.testing.assert_allclose(losses, np.square(v).mean((1, 2, 3)) + 2 * metrics["term"], rtol=1e-3)
 
 
-def test_guidance_goes_from_the_early_prediction_through_the_networks_own():
+@pytest.mark.parametrize(
+    "t", [0.4, np.float32([0.2, 0.4, 0.9]), np.linspace(0.1, 0.9, 12, dtype=np.float32).reshape(3, 4)]
+)
+def test_guidance_goes_from_the_early_prediction_through_the_networks_own(t):
+    """One time for all, or one for each example or row of it."""
     calls = []
 
     def network(x, clock, condition, features=()):
@@ -53,8 +57,8 @@ def test_guidance_goes_from_the_early_prediction_through_the_networks_own():
 
     head = lambda h, shape: projectors.untokens(h, shape)
     branches = guidance.depth_branches(network, SCHEDULE, parameterizations.velocity(), None, 3, head)
-    t = 0.4
     guided = guidance.internal(branches, 1.7)(X, t)
+    t = np.reshape(t, np.shape(t) + (1,) * (X.ndim - np.ndim(t)))
     v = np.cos(X) + 1.7 * (0.5 * X - np.cos(X))
     np.testing.assert_allclose(guided.x0, X - t * v, rtol=1e-4, atol=1e-5)
     assert calls == [(3,)]
