@@ -99,3 +99,13 @@ def test_settings_are_as_long_as_they_may_be_and_no_longer(tmp_path, monkeypatch
     monkeypatch.setattr(pictures, "TEXT", len('{"seed": 3}') - 1)
     with pytest.raises(ValueError, match=r"a\.png: its settings have 11 characters\. Valid: at most 10"):
         pictures.settings_of(tmp_path / "a.png")
+
+
+def test_settings_of_a_mebibyte_are_read(tmp_path):
+    """Pillow itself reads no more than that, of text that is compressed."""
+    text = "x" * (2**20 - len('{"a": ""}'))
+    pictures.write(tmp_path / "a.png", PIXELS, {"a": text})
+    assert pictures.settings_of(tmp_path / "a.png") == {"a": text}
+    pictures.write(tmp_path / "a.png", PIXELS, {"a": text + "x"})
+    with pytest.raises(ValueError, match=r"has 1,048,577 characters|have 1,048,577 characters"):
+        pictures.settings_of(tmp_path / "a.png")

@@ -1,0 +1,116 @@
+"""What the headers of Parquet's pages say, from bytes that were laid by hand, and what they cost of a budget."""
+
+import pathlib
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from diffusion.io import budgets, limits, parquet_batches
+
+PATH = pathlib.Path("a.parquet")
+
+
+def varint(value):
+    content = b""
+    while value > 127:
+        content, value = content + bytes([value & 127 | 128]), value >> 7
+    return content + bytes([value])
+
+
+def struct(fields):
+    """A struct of Thrift's compact protocol: numbers of 32 bits and structs, by field."""
+    content, last = b"", 0
+    for field, value in sorted(fields.items()):
+        kind = 12 if isinstance(value, dict) else 5
+        content += bytes([(field - last) << 4 | kind])
+        content += struct(value) if kind == 12 else varint(2 * value if value >= 0 else -2 * value - 1)
+        last = field
+    return content + b"\0"
+
+
+@pytest.mark.parametrize("kind", [5, 7, 8])  # the header of a page of data, of a dictionary, of data of version 2
+def test_a_page_says_its_sizes_and_the_number_of_its_values(kind):
+    header = struct({1: 0, 2: 300, 3: 200, kind: {1: 70, 2: 0}})
+    assert parquet_batches._page(header + b"the page itself", PATH) == (len(header), 300, 200, 70)
+
+
+def test_a_page_of_an_index_has_no_values():
+    assert parquet_batches._page(struct({1: 1, 2: 0, 3: 0, 6: {}}), PATH)[1:] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("fields", [{2: -300}, {3: -200}, {5: {1: -70}}])
+def test_a_negative_size_is_refused(fields):
+    header = struct({1: 0, 2: 300, 3: 200, 5: {1: 70}} | fields)
+    with pytest.raises(limits.Refused, match=r"a\.parquet is damaged: a page declares negative sizes: .*-\d+"):
+        parquet_batches._page(header, PATH)
+
+
+@pytest.mark.parametrize("content", [b"", struct({1: 0, 2: 300}), struct({1: 0, 2: 300, 3: 200, 5: {1: 70}})[:-2]])
+def test_a_page_without_a_whole_header_is_refused(content):
+    with pytest.raises(limits.Refused, match=r"a\.parquet is damaged: a page has no header"):
+        parquet_batches._page(content, PATH)
+
+
+@pytest.mark.parametrize(
+    "dictionary, start", [({}, 100), ({11: None}, 100), ({11: 0}, 100), ({11: 40}, 40), ({11: 200}, 100)]
+)
+def test_a_column_begins_with_its_dictionary_if_it_has_one_before_its_data(dictionary, start):
+    chunk = parquet_batches._chunk({3: [b"x"], 6: 90, 7: 30, 9: 100} | dictionary)
+    assert chunk == ("x", start, start + 30, 90)
+
+
+def test_a_column_unpacks_to_no_fewer_bytes_than_none():
+    """Damaged columns would otherwise make up for each other in the sum."""
+    assert parquet_batches._chunk({3: [b"x"], 6: -90, 7: 30, 9: 100}).unpacked == 0
+
+
+COSTS = {  # {type: (values, bytes of the values of a page, bytes that a value takes in memory, longest value)}
+    "int64": (pa.int64(), [1, 2, 3], 24, 8, 8),
+    "int32": (pa.int32(), [1, 2, 3], 12, 4, 4),
+    "bytes of one length": (pa.binary(5), [b"abcde"] * 4, 20, 5, 5),
+    "bytes of any length": (pa.binary(), [b"abc", b"a"], 2 * 4 + 4, 4, 2 * 4 + 4),
+}
+
+
+@pytest.fixture
+def spent(monkeypatch):
+    spends = []
+
+    class Budget(budgets.Budget):
+        def spend(self, size=0, members=0):
+            spends.append((size, members))
+
+    monkeypatch.setattr(budgets, "Budget", Budget)
+    return spends
+
+
+def checked(path, table, columns=None):
+    """The longest value that the pages of a file may have."""
+    pq.write_table(table, path, use_dictionary=False, compression="none")
+    with open(path, "rb") as file:
+        return parquet_batches._check_pages(file, pq.read_metadata(path), columns, [0], path)
+
+
+@pytest.mark.parametrize("name", COSTS)
+def test_a_page_costs_what_it_unpacks_to_and_room_for_its_values(name, spent, tmp_path):
+    kind, values, packed, width, longest = COSTS[name]
+    table = pa.table({"x": pa.array(values, kind)}, schema=pa.schema([pa.field("x", kind, nullable=False)]))
+    assert checked(tmp_path / "a.parquet", table) == longest
+    assert spent == [(packed + len(values) * width, 1)]
+
+
+def test_columns_that_nobody_reads_cost_nothing(spent, tmp_path):
+    assert checked(tmp_path / "a.parquet", pa.table({"x": [1, 2], "y": ["a", "b"]}), ["x"]) == 8
+    assert len(spent) == 1
+
+
+def test_one_row_may_have_all_values_of_a_repeated_column_each_as_long_as_the_page(spent, tmp_path):
+    longest = checked(tmp_path / "a.parquet", pa.table({"x": pa.array([[b"a", b"b"], [b"c"]])}))
+    (page, members), (repeated, _) = spent
+    assert (page - 3 * 4, members, repeated) == (longest, 1, 3 * longest)
+
+
+def test_numbers_of_a_repeated_column_are_as_long_as_they_are(spent, tmp_path):
+    assert checked(tmp_path / "a.parquet", pa.table({"x": pa.array([[1, 2], [3]])})) == 8
+    assert len(spent) == 1
