@@ -66,6 +66,69 @@ def test_a_module_of_a_package_in_the_current_folder():
     assert sys.path[-1] == str(pathlib.Path.cwd())  # behind what is installed
 
 
+def test_code_that_is_named_again_runs_once_and_is_printed_once():
+    pathlib.Path("counted.py").write_text("import sys\nsys.path.append('counted')\n")
+    for _ in range(2):
+        extensions.extend("counted.py")
+    assert sys.path.count("counted") == 1
+    assert extensions.printed("sample") == "diffusion sample --extend=counted.py"
+
+
+def test_the_current_folder_is_searched_once(monkeypatch):
+    package("paper_f")
+    package("paper_g")
+    for name in ("paper_f.register", "paper_g.register"):
+        extensions.extend(name)
+    assert sys.path.count(str(pathlib.Path.cwd())) == 1
+
+
+def test_a_module_that_is_one_file_is_its_own_home():
+    pathlib.Path("paper_h.py").write_text("")
+    extensions.extend("paper_h")
+    assert (
+        extensions.loaded["paper_h"].home == extensions.loaded["paper_h"].path == pathlib.Path("paper_h.py").absolute()
+    )
+    with pytest.raises(ConfigError, match=r"there is no module 'paper_h\.register', neither"):
+        extensions.extend("paper_h.register")
+
+
+def test_a_package_in_a_package_is_a_module():
+    package("paper_i")
+    folder = pathlib.Path("paper_i/inner")
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    extensions.extend("paper_i.inner")
+    assert extensions.loaded["paper_i.inner"].path == folder.absolute() / "__init__.py"
+
+
+@pytest.mark.parametrize(
+    "code, said",
+    [
+        ("from diffusion.recipe import ConfigError\nraise ConfigError('mine')\n", ", line 2: mine"),
+        ("\n\nx = (1,\n", ", line 3: SyntaxError: "),
+        ("x = 1 +\n", ", line 1: SyntaxError: "),
+    ],
+)
+def test_own_code_that_cannot_run_is_named_with_its_line(code, said):
+    pathlib.Path("broken.py").write_text(code)
+    with pytest.raises(ConfigError) as error:
+        extensions.extend("broken.py")
+    assert str(error.value).startswith(f"--extend=broken.py{said}")
+
+
+def test_an_error_that_did_not_pass_through_own_code_says_its_kind():
+    error = extensions.failed("--extend=own.py", pathlib.Path("own.py"), ConfigError("theirs"))
+    assert str(error) == "--extend=own.py: ConfigError: theirs"
+
+
+def test_how_a_user_goes_on_depends_on_who_built_the_run(tmp_path):
+    """A config that is damaged is the command's to refuse."""
+    for content in (None, "{", "{}"):
+        if content is not None:
+            (tmp_path / "config.json").write_text(content)
+        assert extensions.way_on("sample", tmp_path) == f"diffusion sample --workdir={tmp_path}"
+
+
 @pytest.mark.parametrize("value, more", [("register", []), ("register:setup", ["paper_b_schedule_by_a_function"])])
 def test_an_entry_point_of_a_module_or_of_a_function(value, more, monkeypatch):
     for name in ("paper_b", "paper_b.register", "paper_b.mathematics"):
