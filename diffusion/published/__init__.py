@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         flux2 as flux2,
         hunyuan_video as hunyuan_video,
         kolors as kolors,
+        krea2 as krea2,
         llava as llava,
         ltx_video as ltx_video,
         lumina2 as lumina2,

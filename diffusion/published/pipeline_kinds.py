@@ -172,9 +172,11 @@ class Kind(NamedTuple):
         dynamic_scales: (scale, times of the training process [N], steps N) -> the scale of each step, if the class has
             a guidance that changes with the steps; None: it has not.
         student: steps and guidance where model_index.json says is_distilled; None: `usual`.
+        student_schedule: fields of the scheduler's config that a student has in place of the file's.
         students: steps and guidance of a student of few steps, by the shift of its flow, which tells it.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
+        stated: further fields of model_index.json, with the one value of each that is supported.
         attaches: the folder of a network that the class attaches to its denoiser, such as a ControlNet; "": none.
         perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None: it has none.
         perturbed_guidance: scale of that guidance in the same `__call__`; 0 is none.
@@ -207,9 +209,11 @@ class Kind(NamedTuple):
     guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)
     dynamic_scales: Callable[[float, np.ndarray, int], np.ndarray] | None = None
     student: Usual | None = None
+    student_schedule: Mapping[str, Any] = {}
     students: Mapping[float, Usual] = {}
     inpainting: str = ""
     edits: str = ""
+    stated: Mapping[str, Any] = {}
     attaches: str = ""
     perturbs: Callable[[Any], np.ndarray] | None = None
     perturbed_guidance: float = 0.0

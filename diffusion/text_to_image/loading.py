@@ -95,6 +95,7 @@ def described(
     index = model_index.read_index(folder)
     name = str(index.get("_class_name"))
     kind = pipelines.kind_of(name, folder)
+    model_index.check_stated(index, kind, folder)
     clean = bool(index.get("expand_timesteps"))
     if clean and kind.video is not None:
         kind = kind._replace(video=kind.video._replace(clean=True, rate=24.0))
@@ -102,7 +103,9 @@ def described(
     if kind.attaches:
         model_index.has_part(index, kind.attaches, False)
     encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
+    student = bool(index.get("is_distilled"))
     table = opener.read_table(folder / "scheduler" / "scheduler_config.json")
+    table = {**table, **kind.student_schedule} if student else table
     process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent)
     modules, params, tokenizers = {}, {}, {}
     boundary, second = _two_denoisers(kind, index)
@@ -138,7 +141,6 @@ def described(
     side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
     kind = kind.variant(kind, denoiser)
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
-    student = bool(index.get("is_distilled"))
     usual = model_index.read_usual(folder, pipelines.published(kind, process, denoiser, student))
     model = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
     sight = None

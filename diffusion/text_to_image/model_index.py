@@ -1,6 +1,6 @@
 """The files at the top of a model's folder, model_index.json and sampling.json, and a checksum of the whole folder."""
 
-__all__ = ["attached_folders", "fingerprint", "has_part", "read_index", "read_usual"]
+__all__ = ["attached_folders", "check_stated", "fingerprint", "has_part", "read_index", "read_usual"]
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusion.io import limits, opener, schema
 from diffusion.models.interchange.family import Refusal
-from diffusion.published.pipeline_kinds import Usual
+from diffusion.published.pipeline_kinds import Kind, Usual
 
 SAMPLING = "sampling.json"  # our own; other programs ignore it
 CONTENT = (".json", ".txt", ".model", ".safetensors", ".gguf")  # the files of a folder that change its pictures
@@ -49,6 +49,18 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     if index.get("is_cosxl_edit"):  # its picture's latents have another scale, and its process is EDM's
         raise Refusal(f"{path}: is_cosxl_edit = true is not supported. Valid: false.")
     return index
+
+
+def check_stated(index: Mapping[str, Any], kind: Kind, folder: pathlib.Path) -> None:
+    """Refuses a value of a field of model_index.json that its pipeline does not support; null stands for that value.
+
+    Raises:
+        Refusal: naming the field and its values.
+    """
+    for field, valid in kind.stated.items():
+        value = index.get(field)
+        if value is not None and value != valid:
+            raise Refusal(f"{folder / 'model_index.json'}: {field} = {value} is not supported. Valid: {valid}.")
 
 
 def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:

@@ -16,6 +16,7 @@ from diffusion.published import (
     flux,
     flux2,
     hunyuan_video,
+    krea2,
     ltx_video,
     lumina2,
     pixart,
@@ -139,6 +140,7 @@ LETTERS = Encoder(  # each a token, behind a start; the state of a token is its 
         (flux2.pipeline.flux2_klein, "a cat", f"{USER}a cat{ANSWER}{NO_THOUGHT}", False, 10),
         (z_image.pipeline.z_image, "a cat", f"{USER}a cat{ANSWER}", True, 10),
         (qwen_image.pipeline.qwen_image, "a cat", f"{qwen_image.pipeline.TASK}{USER}a cat{ANSWER}"[33:], True, 10),
+        (krea2.pipeline.krea2, "a cat", f"{qwen_image.pipeline.TASK}{USER}a cat{ANSWER}"[33:], True, 10),
         (
             lambda prompts, encoder: hunyuan_video.pipeline.hunyuan_video(prompts, encoder, encoder),
             "a cat",
@@ -147,7 +149,7 @@ LETTERS = Encoder(  # each a token, behind a start; the state of a token is its 
             10,
         ),
     ],
-    ids="wan cogvideox ltx_video lumina2 flux2 klein z_image qwen_image hunyuan_video".split(),
+    ids="wan cogvideox ltx_video lumina2 flux2 klein z_image qwen_image krea2 hunyuan_video".split(),
 )
 def test_a_prompt_stands_in_its_template_and_the_padding_behind(condition, prompt, seen, masked, padding):
     """The start goes with the template where that is left out: 34 tokens of Qwen-Image, 95 of HunyuanVideo."""

@@ -115,6 +115,8 @@ PLAIN, STRENGTH, WIDTH = (
         ("FluxPipeline", process("euler", "flow"), PLAIN, False, (4, 1.0)),
         ("Flux2KleinPipeline", process("euler", "flow"), PLAIN, True, (4, 1.0)),
         ("Flux2KleinPipeline", process("euler", "flow"), PLAIN, False, (50, 4.0)),
+        ("Krea2Pipeline", process("euler", "flow"), PLAIN, True, (8, 1.0)),
+        ("Krea2Pipeline", process("euler", "flow"), PLAIN, False, (28, 5.5)),
         ("Flux2Pipeline", process("euler", "flow"), STRENGTH, True, (50, 4.0)),
         ("FluxFillPipeline", process("euler", "flow"), PLAIN, False, (50, 30.0)),
         ("ZImagePipeline", process("euler", "flow", shift=3.0), PLAIN, False, (8, 1.0)),
@@ -152,6 +154,7 @@ def test_a_class_that_is_not_supported_is_refused_with_its_relatives():
         ("hunyuan_video", "left", True),
         ("sana", "left", False),  # the code of these two pipelines says "right" whatever the folder has
         ("lumina2", "left", False),
+        ("krea2", "left", False),  # whose code has the padding behind the prompt
         ("auraflow", None, True),  # as Llama's class does
         ("kolors", None, True),
     ],

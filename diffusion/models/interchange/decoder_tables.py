@@ -33,6 +33,7 @@ BEFORE = {  # {layout: the prefix of the names}
     "of a whole one": "model.",
     "of pictures and text": "model.language_model.",
     "of pictures and text, transformers 4": "language_model.model.",
+    "of pictures and text alone": "language_model.",
 }
 
 
@@ -105,6 +106,13 @@ PUBLISHED = {
         _qwen_near,
         4096,
     ),
+    "Qwen3VLTextModel": Published(
+        "qwen3_vl_text",
+        ("Qwen3VLModel", "Qwen3VLForConditionalGeneration"),
+        {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32, "head_dim": 128,
+         "rope_theta": 500_000.0},
+        {"qk_norm": True},
+    ),
     "Gemma2Model": Published(
         "gemma2",
         ("Gemma2ForCausalLM",),
@@ -172,8 +180,8 @@ def rows(module: DecoderEncoder, before: str) -> list[Row]:
 def _turns(stated: Mapping[str, Any], theta: float) -> tuple[float, tuple[float, ...]]:
     """(base, scaling) of a table of rotary parameters, in the words of any version of transformers."""
     kind = stated.get("rope_type") or stated.get("type") or "default"
-    # A token of Qwen 2.5 VL has three coordinates ("mrope"), which are equal in a text.
-    known = {"rope_type", "type", "rope_theta", "mrope_section", *LLAMA_3}
+    # A token of Qwen 2.5 VL and 3 VL has three coordinates ("mrope"), which are equal in a text.
+    known = {"rope_type", "type", "rope_theta", "mrope_section", "mrope_interleaved", *LLAMA_3}
     if kind not in SCALINGS or stated.keys() - known:
         raise ValueError(
             f"rotary positions {str(dict(stated))[:200]} are not supported. Supported types: {', '.join(SCALINGS)}."

@@ -146,6 +146,7 @@ CALLS = {
     "decoder_mistral": Call(decoder, 9e-6, layouts=OWN, slow=True),
     "decoder_qwen2": Call(decoder, 1e-5, layouts=OWN, slow=True),
     "decoder_qwen3": Call(decoder, 9e-6, layouts=OWN, slow=True),
+    "decoder_qwen3_vl": Call(decoder, 7e-6, layouts=OWN, slow=True),
     "decoder_gemma2": Call(decoder, 6e-6, layouts=OWN),
     "decoder_gemma3": Call(decoder, 1e-5, layouts=OWN),
     "clip_both": Call(clip_both, 6e-6, layouts=OWN),

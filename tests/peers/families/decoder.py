@@ -49,6 +49,15 @@ CASES = {
     "decoder_mistral": case("Mistral", rms_norm_eps=1e-5, sliding_window=6, rope_theta=1e6),
     "decoder_qwen2": case("Qwen2", rope_theta=1e6, sliding_window=None),
     "decoder_qwen3": case("Qwen3", rope_theta=1e6, use_sliding_window=True, sliding_window=5, max_window_layers=2),
+    "decoder_qwen3_vl": case(
+        "Qwen3VLText",
+        rope_parameters={
+            "rope_type": "default",
+            "mrope_section": [2, 1, 1],
+            "mrope_interleaved": True,
+            "rope_theta": 5e6,
+        },
+    ),
     "decoder_gemma2": case("Gemma2", sliding_window=6, query_pre_attn_scalar=14, attn_logit_softcapping=0.5),
     "decoder_gemma3": case(
         "Gemma3Text",

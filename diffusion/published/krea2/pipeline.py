@@ -1,0 +1,42 @@
+"""The pipeline of Krea 2, whose prompts are Qwen-Image's, as twelve layers of Qwen 3 VL read them."""
+
+__all__ = ["KINDS", "krea2"]
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusion.published.krea2.network import PATCH, Krea2
+from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.qwen_image.pipeline import OF_TASK, qwen_image
+from diffusion.text.encoding import Encoder
+
+STATES = tuple(range(2, 36, 3))
+
+
+def krea2(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Krea 2: the prompt as in `qwen_image`, each token's states one after the other.
+
+    Args:
+        prompts: B texts.
+        qwen: Qwen 3 VL's states after twelve of its layers, `masked=True, layers=STATES`, with a tokenizer of 34 + 512
+            tokens.
+        **how: further arguments of `encode`.
+    """
+    return qwen_image(prompts, qwen, **how)
+
+
+KREA2 = Kind(
+    "Krea2",
+    (Reader(how={"masked": True, "layers": STATES}, length=OF_TASK + 512, left=False),),
+    krea2,
+    Usual(28, 5.5),  # 1 + the guidance_scale of its `__call__`
+    multiple=lambda denoiser: PATCH,
+    unit_clock=True,
+    even=True,
+    network=Krea2,
+    student=Usual(8, 1.0),
+    student_schedule={"base_shift": 1.15, "max_shift": 1.15},
+    stated={"patch_size": PATCH, "text_encoder_select_layers": list(STATES)},
+)
+KINDS = {"Krea2Pipeline": KREA2}
+"""The pipelines by the names of their classes in diffusers."""
