@@ -99,7 +99,7 @@ def test_diffusers_merges_what_we_write_for_transformers(tmp_path):
     """Every matrix but the last modulation and convolutions of each channel alone, which have no LoRA here."""
     files, expected, rng = tmp_path / "files", {}, np.random.default_rng(0)
     files.mkdir()
-    for name in (*("fill", "kontext", "chroma", "sana", "lumina2", "flux2"), *CLIPS):
+    for name in (*("fill", "kontext", "chroma", "sana", "lumina2", "flux2", "krea2"), *CLIPS):
         model = text_to_image.load(made_pipelines.folder(name, tmp_path / name))
         module, params = model.denoiser, model.params["transformer"]
         blank = lora_files.blank(module, "^(?!norm_out|.*conv_depth)", rank=2)

@@ -215,6 +215,7 @@ LISTINGS = {
     **dict.fromkeys(("t5_base", "t5_xxl"), "T5EncoderModel"),
     "umt5_xxl": "UMT5EncoderModel",
     "decoder_full_qwen3_4b": "Qwen3Model",
+    "decoder_full_qwen3_vl_4b": "Qwen3VLTextModel",
     "decoder_full_gemma2_2b": "Gemma2Model",
     **{f"dinov2_full_{size}": "Dinov2Model" for size in ("small", "base", "large", "giant")},
     "dinov2_full_registers_large": "Dinov2WithRegistersModel",

@@ -90,6 +90,32 @@ LISTINGS = {
         max_position_embeddings=40960,
         tie_word_embeddings=True,
     ),
+    # Of Krea 2, with its image tower.
+    "decoder_full_qwen3_vl_4b": listing(
+        "Qwen3VL",
+        text_config={
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_hidden_layers": 36,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5e6,
+                "mrope_section": [24, 20, 20],
+                "mrope_interleaved": True,
+            },
+            "tie_word_embeddings": True,
+        },
+        vision_config={
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "out_hidden_size": 2560,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+    ),
     # Of SANA and Lumina-Image 2.
     "decoder_full_gemma2_2b": listing("Gemma2"),
 }
