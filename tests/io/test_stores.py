@@ -47,6 +47,26 @@ def test_a_store_that_knows_no_folder_of_the_prefix_has_nothing_there(tmp_path):
     assert store(Unlisted(tmp_path), pause=lambda seconds: pytest.fail("it waited")).names("leases") == []
 
 
+@pytest.mark.parametrize(
+    "info, version",
+    [
+        ({"ETag": "a", "generation": "1", "mtime": 3.0}, "a"),
+        ({"generation": "1", "etag": "b", "mtime": 3.0}, "1"),
+        ({"ETag": None, "generation": "", "etag": "b", "mtime": 3.0}, "b"),
+        ({"mtime": 3.0}, "3.0"),
+        ({}, ""),
+    ],
+)
+def test_the_version_of_an_object_is_what_its_store_says_of_the_content(tmp_path, info, version):
+    """A folder that some tools mark by an empty object of its name is none."""
+
+    class Listing(DiskStore):
+        def find(self, path, detail=False):
+            return {"bucket/run/a": {"size": 3, **info}, "bucket/run/folder/": {"size": 0, **info}}
+
+    assert store(Listing(tmp_path)).versions() == {"a": (3, version)}
+
+
 def test_a_store_that_fails_every_tenth_call_does_everything(tmp_path):
     system = DiskStore(tmp_path, every_tenth)
     waits = []
@@ -155,6 +175,7 @@ def test_a_store_of_an_address_lists_what_is_there_now(tmp_path, monkeypatch):
     assert asked == [("s3", {"use_listings_cache": False, "skip_instance_cache": True})]
     objects.write("a", b"one")
     assert (tmp_path / "bucket/run/a").read_bytes() == b"one" and objects.names("") == ["a"]
+    assert system.calls == [("write", "bucket/run/a"), ("list", "bucket/run")]  # a store takes no stroke for another
     system._before = lambda number, name, path: (_ for _ in ()).throw(fault("throttled"))
     objects._pause = lambda seconds: None
     with pytest.raises(stores.StoreError, match="s3://bucket/run/ could not read a: Fault: throttled"):

@@ -19,7 +19,7 @@ from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.resampling import double, halve
 from diffusion.models.sequence_transformer import line_angles
 from diffusion.recipe import ConfigError, checks, resolve
-from tests import oracles
+from tests import drawn_parameters, oracles
 from tests.conformance import slow_but
 from tests.models import backbones
 from tests.recipe.test_resolve import changed
@@ -77,6 +77,25 @@ def test_a_set_has_no_order(name):
 def test_a_sequence_has_an_order():
     apply, x, t, condition = network("sequence_transformer")
     assert np.abs(apply(x[:, ::-1], t, condition)[:, ::-1] - apply(x, t, condition)).max() > 1e-2
+
+
+def test_the_angles_of_a_line_are_the_positions_times_frequencies_in_two_rows():
+    """out[n, j, i] = n w[2 i + j], w[k] = theta^(-k / (head_size / 2))."""
+    angles = line_angles(3, 16, theta=256.0)
+    for n, j, i in np.ndindex(3, 2, 4):
+        np.testing.assert_allclose(angles[n, j, i], n * 256.0 ** (-(2 * i + j) / 8), rtol=1e-6)
+
+
+def test_what_is_not_known_of_a_series_is_not_seen():
+    """Given values where the mask is False, of which the data have any, change nothing."""
+    module = SequenceTransformer(8, 1, 1, 2, given=True)
+    x, given, other = jax.random.normal(jax.random.key(0), (3, 1, 4, 2))
+    mask = jnp.asarray([[[True, False], [False, True], [True, True], [False, False]]])
+    condition = {"given": given, "mask": mask, "real": jnp.ones_like(mask)}
+    params = drawn_parameters.drawn(module.init, x, jnp.full(1, 0.5), condition)
+    apply = jax.jit(lambda given: module.apply(params, x, jnp.full(1, 0.5), condition | {"given": given}))
+    np.testing.assert_array_equal(apply(jnp.where(mask, given, jnp.nan)), apply(given))
+    assert (apply(jnp.where(mask, other, given)) != apply(given)).any()
 
 
 def test_attention_over_a_sequence_reads_distances():
@@ -189,6 +208,7 @@ def test_attention_over_a_volume_is_attention_over_its_pixels():
         (lambda: MLP(vector_width=-1), "vector_width=-1"),
         (lambda: SequenceTransformer(width=20, heads=2, positions="rope"), "width=20.*8"),
         (lambda: SequenceTransformer(width=20, heads=3), "width=20.*heads=3"),
+        (lambda: SequenceTransformer(width=21, heads=3), "width=21 must be even"),
         (lambda: SequenceTransformer(positions="learned"), "positions='learned'.*sincos"),
         (lambda: SetTransformer(width=20, heads=3), "heads=3"),
         (lambda: SetTransformer(summaries=-1), "summaries=-1"),

@@ -27,7 +27,21 @@ def test_a_picture_is_seen_at_the_size_of_the_peer(size):
     assert picture_sizes.seen_size(*size, 28, Bounds()) == SIZES[size]
 
 
+@pytest.mark.parametrize(
+    "size, bounds, seen",
+    [
+        ((56, 84), Bounds(4704, 4704), (56, 84)),  # an area that is a bound itself
+        ((56, 2800), Bounds(1, 56 * 2800 // 4), (28, 1400)),  # both halved
+        ((56, 2800), Bounds(1, 56 * 2800 // 9), (28, 924)),  # a third of 56 is less than a token
+    ],
+)
+def test_sides_are_whole_tokens_and_at_least_one(size, bounds, seen):
+    """scale^2 = H W / most; both sides are divided by it and rounded down."""
+    assert picture_sizes.seen_size(*size, 28, bounds) == seen
+
+
 def test_a_strip_is_refused():
+    assert picture_sizes.seen_size(200, 1, 28, Bounds())[1] == 28  # 200 times is allowed
     with pytest.raises(ValueError, match=r"a picture of 201 x 1 pixels .* at most 200 times"):
         picture_sizes.seen_size(201, 1, 28, Bounds())
 
@@ -42,6 +56,9 @@ def test_the_bounds_are_those_of_the_processor_in_both_of_its_spellings(tmp_path
     assert picture_sizes.read_bounds(write(tmp_path, min_pixels=784, max_pixels=12845056)) == (784, 12845056)
     edges = {"shortest_edge": 784, "longest_edge": 1568}
     assert picture_sizes.read_bounds(write(tmp_path, size=edges)) == (784, 1568)
+    both = write(tmp_path, size=edges, max_pixels=3136)  # a field of the old name counts before the new one
+    assert picture_sizes.read_bounds(both) == (784, 3136)
+    write(tmp_path, size=edges)
     whole = tmp_path / "processor_config.json"
     (tmp_path / "preprocessor_config.json").rename(whole)
     whole.write_text(json.dumps({"image_processor": {"size": edges}}))
