@@ -133,6 +133,7 @@ def encode(
     windows: bool = False,
     before: str = "",
     behind: str = "",
+    closed: bool = False,
 ) -> Embeddings:
     """The embeddings of prompts.
 
@@ -150,6 +151,7 @@ def encode(
         windows: whether a long prompt is read in several windows, which follow one another, [B, K N, D]; pooled is the
             first's. Otherwise what does not fit is cut, and a warning quotes it.
         before, behind: texts around each prompt, also an empty one, with weight 1: the template of a chat.
+        closed: whether `behind` stays where a prompt is cut, which then leaves room for it.
 
     Returns:
         `Embeddings`, with M = N, or K N for the K windows of the longest prompt.
@@ -165,6 +167,10 @@ def encode(
 
     def in_windows(prompt: str) -> Windows:
         parts = [(prompt, 1.0)] if emphasis == "none" else weighting.parse(prompt)
+        if closed and not windows:
+            end = [(token, 1.0) for token in tokenizer.split(behind)[0]]
+            (row,), cut = first_window(weighting.joined([(before, 1.0), *parts]), tokenizer.longer(-len(end)))
+            return Windows([[*row, *end]], cut)
         parts = weighting.joined([(before, 1.0), *parts, (behind, 1.0)])
         return (all_windows if windows else first_window)(parts, tokenizer)
 

@@ -165,6 +165,16 @@ def test_a_prompt_stands_in_its_template_and_the_padding_behind(condition, promp
         np.testing.assert_array_equal(found["pooled"], [[ord("a"), ord(" ")]])
 
 
+def test_a_long_prompt_of_krea_is_cut_before_the_end_of_the_chat():
+    """As its pipeline has it: 34 + 512 tokens less the end's of task, user and prompt, and then the end."""
+    room = LETTERS._replace(tokenizer=LETTERS.tokenizer._replace(length=300))
+    with pytest.warns(UserWarning, match="this part is left out: 'yz"):
+        found = krea2.pipeline.krea2(["x" * (299 - len(qwen_image.pipeline.TASK + USER + ANSWER)) + "yz"], room)
+    ids = np.asarray(found["text"][0, :, 0]) - 10
+    assert "".join(map(chr, ids[-len(ANSWER) - 1 :])) == f"x{ANSWER}"
+    assert ids.shape == (300 - 34,) and found["text_mask"].all()
+
+
 def test_a_negative_prompt_of_lumina_stands_alone():
     found = lumina2.pipeline.lumina2(["a cat"], LETTERS, instructed=False)
     np.testing.assert_array_equal(found["text"][0, :7, 0], [11, *(10 + ord(letter) for letter in "a cat"), 10])

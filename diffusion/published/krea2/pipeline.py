@@ -16,13 +16,15 @@ STATES = tuple(range(2, 36, 3))
 def krea2(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
     """{"text", "text_mask"} of Krea 2: the prompt as in `qwen_image`, each token's states one after the other.
 
+    A long prompt is cut before the end of the chat.
+
     Args:
         prompts: B texts.
         qwen: Qwen 3 VL's states after twelve of its layers, `masked=True, layers=STATES`, with a tokenizer of 34 + 512
             tokens.
         **how: further arguments of `encode`.
     """
-    return qwen_image(prompts, qwen, **how)
+    return qwen_image(prompts, qwen, closed=True, **how)
 
 
 KREA2 = Kind(
