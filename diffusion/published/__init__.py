@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         flux as flux,
         flux2 as flux2,
         hunyuan_video as hunyuan_video,
+        hunyuan_video_15 as hunyuan_video_15,
         kolors as kolors,
         krea2 as krea2,
         llava as llava,

@@ -6,6 +6,7 @@
 A folder holds `tokenizer.json`, or `vocab.json` and `merges.txt` (CLIP's byte-pair encoding), or `vocab.txt` (BERT's
 pieces of words), all read by the `tokenizers` library, or `spiece.model` (T5's) or `tokenizer.model` (ChatGLM's), by
 `sentencepiece`; and beside it, where it is published, `tokenizer_config.json`, which says the length and the padding.
+ByT5 reads bytes, so that its folder holds that file and no vocabulary.
 CLIP's own vocabulary is padded with the end of the text in SD 1 and in the first encoder of SDXL, and with "!", id 0,
 in SD 2 and in SDXL's second.
 """
@@ -60,6 +61,7 @@ CLIP_SPECIAL = {
 
 # Classes of transformers that pad on the left where neither tokenizer_config.json nor tokenizer.json says a side.
 LEFT_PADDED = ("LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer", "CohereTokenizer")
+BYTES, OF_BYTES = "ByT5Tokenizer", 3  # the class that has no vocabulary, and its ids before those of bytes
 BERT_FRAME = {"cls_token": "[CLS]", "sep_token": "[SEP]"}  # start and end
 
 
@@ -113,13 +115,15 @@ class Tokenizer(NamedTuple):
             limits.Refused: for damaged files.
         """
         folder = pathlib.Path(folder).expanduser()
+        config = _config(folder / "special_tokens_map.json") | _config(folder / "tokenizer_config.json")
         build = next((build for name, build in BUILDS.items() if (folder / name).is_file()), None)
+        if build is None and config.get("tokenizer_class") == BYTES:
+            build = _from_bytes
         if build is None:
             holds = ", ".join(sorted(p.name for p in folder.iterdir())[:8]) if folder.is_dir() else "no such folder"
             raise FileNotFoundError(
                 f"{folder} holds no vocabulary ({', '.join(BUILDS)}); it holds {holds or 'nothing'}."
             )
-        config = _config(folder / "special_tokens_map.json") | _config(folder / "tokenizer_config.json")
         known = config.get("model_max_length") or 0
         length = length or (known if known < BOUNDLESS else 0)
         if length < 1:
@@ -366,6 +370,16 @@ def _from_chat_glm(folder: pathlib.Path, config: Mapping[str, Any], length: int)
     join = lambda ids: library.decode([i for i in ids if i < size])
     # Behind the vocabulary stand [MASK], [gMASK], [sMASK] and sop: the second and the last begin a text.
     return Tokenizer(split, (size + 1, size + 3), (), library.unk_id(), length, left=True, join=join)
+
+
+def _from_bytes(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:
+    """ByT5's: the bytes of a text behind three special ids, the padding, the end and one that no text has."""
+    split = lambda text: (
+        [byte + OF_BYTES for byte in text.encode()],
+        lambda first: text.encode()[first:].decode(errors="ignore"),
+    )
+    letters = lambda ids: bytes(i - OF_BYTES for i in ids if 0 <= i - OF_BYTES < 256)
+    return Tokenizer(split, (), (1,), 0, length, join=lambda ids: letters(ids).decode(errors="ignore"))
 
 
 def _from_words(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:

@@ -141,7 +141,8 @@ def described(
     side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
     kind = kind.variant(kind, denoiser)
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
-    usual = model_index.read_usual(folder, pipelines.published(kind, process, denoiser, student))
+    usual = model_index.read_guidance(folder, index, pipelines.published(kind, process, denoiser, student))
+    usual = model_index.read_usual(folder, usual)
     model = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
     sight = None
     pictured = kind.several if kind.video is None else kind.video

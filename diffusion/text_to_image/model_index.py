@@ -1,6 +1,6 @@
 """The files at the top of a model's folder, model_index.json and sampling.json, and a checksum of the whole folder."""
 
-__all__ = ["attached_folders", "check_stated", "fingerprint", "has_part", "read_index", "read_usual"]
+__all__ = ["attached_folders", "check_stated", "fingerprint", "has_part", "read_guidance", "read_index", "read_usual"]
 
 import hashlib
 import json
@@ -12,6 +12,10 @@ from diffusion.io import limits, opener, schema
 from diffusion.models.interchange.family import Refusal
 from diffusion.published.pipeline_kinds import Kind, Usual
 
+PLAIN_GUIDANCE = {  # the fields of a guider in diffusers that leave classifier-free guidance as it is
+    "_class_name": "ClassifierFreeGuidance", "guidance_rescale": 0.0, "use_original_formulation": False, "start": 0.0,
+    "stop": 1.0,
+}  # fmt: skip
 SAMPLING = "sampling.json"  # our own; other programs ignore it
 CONTENT = (".json", ".txt", ".model", ".safetensors", ".gguf")  # the files of a folder that change its pictures
 
@@ -80,6 +84,24 @@ def read_usual(folder: pathlib.Path, otherwise: Usual) -> Usual:
         if why := schema.objection(field, getattr(usual, field), valid):
             raise Refusal(f"{path}: {why} A guidance of 1 means no guidance.")
     return usual
+
+
+def read_guidance(folder: pathlib.Path, index: Mapping[str, Any], otherwise: Usual) -> Usual:
+    """The guidance that the folder's guider states, where it has one; `otherwise` for the steps.
+
+    Raises:
+        Refusal: for another guidance than the classifier-free one at all steps.
+    """
+    if not has_part(index, "guider", True):
+        return otherwise
+    path = folder / "guider" / "guider_config.json"
+    table = opener.read_table(path)
+    schema.check({"guidance_scale": schema.number(), "enabled": schema.FLAG}, table, str(path))
+    for name, value in PLAIN_GUIDANCE.items():
+        if (stated := table.get(name, value)) != value:
+            raise Refusal(f"{path}: {name} = {limits.short(stated)} is not supported. Valid: {value!r}.")
+    scale = float(table.get("guidance_scale", 7.5)) if table.get("enabled", True) else 1.0
+    return otherwise._replace(guidance=scale)
 
 
 def has_part(index: Mapping[str, Any], part: str, optional: bool) -> bool:

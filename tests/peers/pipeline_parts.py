@@ -20,6 +20,7 @@ from tests.peers.made_weights import drawn
 from tests.text.vocabularies import folder_of
 
 PROMPTS, NEGATIVE = ["a cat", "the red car on a hill"], "bad"
+QUOTED_PROMPTS = ['a cat with "hé" and “cat”', PROMPTS[1]]
 STEPS, GUIDANCE = 30, 7.5
 SHIFTED = {"shift": 3.0}
 DYNAMIC = SHIFTED | {"use_dynamic_shifting": True}

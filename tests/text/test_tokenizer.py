@@ -51,6 +51,17 @@ def test_t5s_ids_are_joined_and_a_vocabulary_that_does_not_say_how_has_no_join(t
     assert Tokenizer.open(folder_of(tmp_path / "clip", "clip")).join is None
 
 
+def test_byt5_reads_bytes_and_its_folder_needs_no_vocabulary(tmp_path):
+    """The ids are those of transformers' ByT5Tokenizer, with its end and its padding."""
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
+    tokenizer = Tokenizer.open(tmp_path, 16)
+    tokens = tokenizer(['Text "hé". ', "é" * 9])
+    assert tokens.ids[0].tolist() == [87, 104, 123, 119, 35, 37, 107, 198, 172, 37, 49, 35, 1, 0, 0, 0]
+    assert tokens.mask[0].tolist() == [True] * 13 + [False] * 3
+    assert tokens.ids[1].tolist() == [198, 172] * 7 + [198, 1] and tokens.cut == ("", "é")
+    assert tokenizer.join is not None and tokenizer.join([87, 1, 198, 172, 259, 300]) == "Té"
+
+
 def test_a_tokenizer_without_a_config_requires_the_length(tmp_path):
     folder = folder_of(tmp_path / "folder", "t5")
     config = json.loads((folder / "tokenizer_config.json").read_text())

@@ -18,6 +18,7 @@ from diffusion.data.transforms import to_model, to_uint8
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
+from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video_15 import AutoencoderKLHunyuanVideo15
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.interchange import schedulers
@@ -25,6 +26,7 @@ from diffusion.models.interchange.family import Refusal
 from diffusion.models.quantised import is_quantised
 from diffusion.published.cogvideox import CogVideoX
 from diffusion.published.hunyuan_video import HunyuanVideo
+from diffusion.published.hunyuan_video_15 import HunyuanVideo15
 from diffusion.published.ltx_video import LTXVideo
 from diffusion.text_to_image import denoiser_checks, programs, video_models
 from diffusion.text_to_image.jobs import Job
@@ -35,6 +37,7 @@ from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
 PROMPTS = ["a cat", "the red car on a hill"]
+QUOTED = ['a cat with "hé" and “cat”', PROMPTS[1]]
 BESIDE, REPLACING = (HunyuanVideo(image_condition=name) for name in ("latent_concat", "token_replace"))
 
 
@@ -61,7 +64,9 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     pictured = name.endswith(("from_image", "conditions", "and_last")) or "vace" in name
     picture = (128 + 60 * drawn("first frame", *sides, 3)).clip(0, 255).astype(np.uint8)
     prompted = [to_model(model.sight(picture))[None]] if model.sight else []
-    conditional, unconditional = text_to_image.conditions(model, PROMPTS[:rows], "bad", 7.5, 16, 16, frames, prompted)
+    conditional, unconditional = text_to_image.conditions(
+        model, (QUOTED if "_15" in name else PROMPTS)[:rows], "bad", 7.5, 16, 16, frames, prompted
+    )
     process = schedulers.read(about["walks"][case], even=model.kind.even, bent=model.kind.bent)
     trajectory = schedulers.trajectory(process, case, about["steps"][case], int(np.prod(shape[:3])))
     if case == "unipc":
@@ -274,6 +279,7 @@ def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(n
     ("ltx", ((512, 704), 161, (21, 16, 22, 8)), (50, 3.0)),
     ("cogvideox", ((480, 720), 49, (13, 120, 180, 4)), (50, 6.0)),
     ("hunyuan_video", ((720, 1280), 129, (33, 90, 160, 4)), (50, 6.0)),
+    ("hunyuan_video_15", ((32, 32), 121, (31, 2, 2, 4)), (50, 5.0)),  # its folder states the size and the guidance
     ("ltx_conditions", ((512, 704), 161, (21, 16, 22, 8)), (50, 3.0)),
     ("cogvideox_frames", ((768, 1360), 81, (22, 192, 340, 4)), (50, 6.0)),
 ])  # fmt: skip
@@ -295,6 +301,10 @@ def test_other_families_have_the_size_and_the_frames_of_their_class(name, course
     ("HunyuanVideoImageToVideoPipeline", BESIDE, AutoencoderKLHunyuanVideo(), ""),
     ("HunyuanVideoImageToVideoPipeline", REPLACING, AutoencoderKLHunyuanVideo(), ""),
     ("HunyuanVideoImageToVideoPipeline", HunyuanVideo(), AutoencoderKLHunyuanVideo(), "33 channels; this one sees 16"),
+    ("HunyuanVideo15Pipeline", HunyuanVideo15(), AutoencoderKLHunyuanVideo15(), ""),
+    ("HunyuanVideo15ImageToVideoPipeline", HunyuanVideo15(from_image=True), AutoencoderKLHunyuanVideo15(), ""),
+    ("HunyuanVideo15ImageToVideoPipeline", HunyuanVideo15(), AutoencoderKLHunyuanVideo15(), "65 channels; this one s"),
+    ("HunyuanVideo15Pipeline", HunyuanVideo15(from_image=True), AutoencoderKLHunyuanVideo15(), "32 channels; this one"),
     ("HunyuanVideoPipeline", REPLACING, AutoencoderKLHunyuanVideo(), "must have no image_condition_type"),
     ("HunyuanVideoPipeline", BESIDE, AutoencoderKLHunyuanVideo(), "16 channels; this one sees 33"),
 ])  # fmt: skip

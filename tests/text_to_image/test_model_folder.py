@@ -4,6 +4,9 @@ import json
 
 import pytest
 
+from diffusion.io import limits
+from diffusion.models.interchange.family import Refusal
+from diffusion.published.pipeline_kinds import Usual
 from diffusion.text_to_image import model_folder, model_index
 
 
@@ -58,3 +61,20 @@ def test_a_model_that_is_no_folder_is_said_to_be_a_file_or_missing(tmp_path):
     for place in (tmp_path / "text.txt", tmp_path / "nowhere.gguf", tmp_path):
         with pytest.raises(FileNotFoundError, match=r"model_index\.json does not exist\. A text-to-image model"):
             model_index.read_index(place)
+
+
+@pytest.mark.parametrize("guider, expected", [
+    (None, 6.0), ({"guidance_scale": 5.0}, 5.0), ({"guidance_scale": 5.0, "enabled": False}, 1.0),
+    ({"_class_name": "AdaptiveProjectedGuidance"}, "_class_name = "), ({"stop": 0.5}, r"stop = 0\.5 is not supported"),
+    ({"guidance_scale": "5"}, "guidance_scale"),
+])  # fmt: skip
+def test_the_guidance_is_that_of_the_folders_guider(guider, expected, tmp_path):
+    """Of classifier-free guidance at all steps; another one is refused."""
+    index, usual = {"guider": ["diffusers", "ClassifierFreeGuidance"]} if guider else {}, Usual(50, 6.0)
+    (tmp_path / "guider").mkdir()
+    (tmp_path / "guider" / "guider_config.json").write_text(json.dumps(guider))
+    if not isinstance(expected, str):
+        assert model_index.read_guidance(tmp_path, index, usual) == Usual(50, expected)
+        return
+    with pytest.raises((limits.Refused, Refusal), match=expected):
+        model_index.read_guidance(tmp_path, index, usual)

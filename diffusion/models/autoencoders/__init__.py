@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         autoencoder_kl_asymmetric as autoencoder_kl_asymmetric,
         autoencoder_kl_cogvideox as autoencoder_kl_cogvideox,
         autoencoder_kl_hunyuan_video as autoencoder_kl_hunyuan_video,
+        autoencoder_kl_hunyuan_video_15 as autoencoder_kl_hunyuan_video_15,
         autoencoder_kl_ltx as autoencoder_kl_ltx,
         autoencoder_kl_video as autoencoder_kl_video,
         autoencoder_rae as autoencoder_rae,

@@ -5,11 +5,12 @@
 | `streamed` | whose frames see earlier ones alone         | the whole clip's result, up to rounding       |
 | `lagging`  | whose convolutions see later frames equally | the whole clip's result, up to rounding       |
 | `blended`  | whose norms are over a whole clip           | parts of four groups, coded apart and blended |
+| `at_once`  | whose attention is over a whole clip        | the whole clip's, with its memory             |
 
 An autoencoder says which is its own: `module.in_parts(module, params, "decode")`.
 """
 
-__all__ = ["blended", "lagging", "streamed"]
+__all__ = ["at_once", "blended", "lagging", "streamed"]
 
 from collections.abc import Callable
 from typing import Any
@@ -179,6 +180,12 @@ def blended(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]
         return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, axis=1)[:, :wanted], *coded)
 
     return over_clip
+
+
+def at_once(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]:
+    """Codes a video at once, with the memory of all of it; arguments as in `blended`."""
+    look_up(METHODS, method, "method")
+    return lambda x: module.apply({"params": params}, x, method=method)
 
 
 def _joined(parts: jax.Array) -> jax.Array:

@@ -90,7 +90,7 @@ PUBLISHED = {
     ),
     "Qwen2Model": Published(
         "qwen2",
-        ("Qwen2ForCausalLM", "Qwen2_5_VLForConditionalGeneration"),
+        ("Qwen2ForCausalLM", "Qwen2_5_VLForConditionalGeneration", "Qwen2_5_VLTextModel"),
         {"vocab_size": 151936, "intermediate_size": 22016, "num_key_value_heads": 32},
         {"biased": True},
         QWEN_NEAR,

@@ -1,6 +1,6 @@
 """HunyuanVideo's transformer by the names of diffusers' HunyuanVideoTransformer3DModel and of its authors' files."""
 
-__all__ = ["table"]
+__all__ = ["refiner_rows", "table"]
 
 
 from diffusion.models.interchange import joint_rows
@@ -71,8 +71,10 @@ IMAGE_CONDITIONS = ("latent_concat", "token_replace")
 PARTS = ("attn.to_q", "attn.to_k", "attn.to_v")  # parts of diffusers' attention; the original has one matrix
 
 
-def _refiner(at: int) -> list[Row]:
-    if LAYOUTS[at] == "original":
+def refiner_rows(layout: str) -> list[Row]:
+    """The rows of a `RefinerBlock`, by the names of a layout."""
+    at = LAYOUTS.index(layout)
+    if layout == "original":
         rows = linear("self_attn_qkv", "attention/qkv")
     else:
         rows = side_by_side(PARTS, "attention/qkv")
@@ -106,7 +108,7 @@ def table(module: HunyuanVideo, layout: str) -> list[Row]:
         if module.strength or "/strength/" not in ours:
             rows += linear(theirs[at], ours)
     for i in range(module.refiners):
-        rows += within(_refiner(at), f"{names['refiner/block']}.{i}.", f"refiner/block_{i}/")
+        rows += within(refiner_rows(layout), f"{names['refiner/block']}.{i}.", f"refiner/block_{i}/")
     joint = [row for stream, ours in zip(JOINT[at], ("image", "text")) for row in stream_rows(stream, ours, True)]
     rows += layers(joint, module.depth, f"{names['blocks']}.", "blocks/")
     single = diffusers_single() if layout == "diffusers" else _original_single()

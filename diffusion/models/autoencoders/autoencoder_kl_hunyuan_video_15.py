@@ -1,0 +1,221 @@
+"""HunyuanVideo 1.5's autoencoder: causal layers, and a shortcut without parameters around each change of the sides.
+
+    x [B, 1 + f_t n, H, W, C] - Encoder - mean, log variance [B, 1 + n, H/f, W/f, D]
+    z [B, 1 + n, h, w, D]     - Decoder - x [B, 1 + f_t n, f h, f w, C]
+
+    encoder: conv - [block x layers - fold] x levels - block - attention - block - norm - conv, + means of channels
+    decoder: conv, + repeated channels - block - attention - block - [block x (layers + 1) - unfold] x levels - norm -
+             conv
+
+A fold brings the pixels of a box of 2 x 2, or 2 x 2 x 2 with time, into the channels. The first frame has a box of its
+own in time. Convolutions repeat the pixels at the edge; norms are of single pixels; a pixel attends to its frame and
+earlier ones.
+"""
+
+__all__ = [
+    "AutoencoderKLHunyuanVideo15",
+    "CausalBlock15",
+    "Decoder15",
+    "Encoder15",
+    "PixelAttention",
+    "folded",
+    "unfolded",
+]
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.autoencoders.causal_layers import ChannelNorm
+from diffusion.models.autoencoders.clip_parts import at_once
+from diffusion.models.autoencoders.edge_convolution import EdgeConv
+from diffusion.models.autoencoders.latent_space import Factor
+from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder
+from diffusion.models.layers.attention import attention, mask_bias
+from diffusion.models.layers.network_bases import CheckedNetwork
+
+
+def folded(x: jax.Array, time: int) -> jax.Array:
+    """The pixels of boxes as channels: [B, F, H, W, C] -> [B, F / time, H / 2, W / 2, time 4 C]."""
+    batch, frames, height, width, channels = x.shape
+    boxes = x.reshape(batch, frames // time, time, height // 2, 2, width // 2, 2, channels)
+    boxes = boxes.transpose(0, 1, 3, 5, 2, 4, 6, 7)
+    return boxes.reshape(batch, frames // time, height // 2, width // 2, 4 * time * channels)
+
+
+def unfolded(x: jax.Array, time: int) -> jax.Array:
+    """The inverse of `folded`."""
+    batch, frames, height, width, channels = x.shape
+    channels //= 4 * time
+    boxes = x.reshape(batch, frames, height, width, time, 2, 2, channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
+    return boxes.reshape(batch, frames * time, 2 * height, 2 * width, channels)
+
+
+def _means(x: jax.Array, features: int) -> jax.Array:
+    """The means of as many groups of neighbouring channels."""
+    return x.reshape(*x.shape[:-1], features, x.shape[-1] // features).mean(-1)
+
+
+class CausalBlock15(nn.Module):
+    """x + conv(silu(norm(h))), h = conv(silu(norm(x))), with norms of single pixels."""
+
+    features: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        h = x
+        for i in (1, 2):
+            h = nn.silu(ChannelNorm(name=f"norm_{i}")(h))
+            h = EdgeConv(self.features, repeats=True, dtype=self.dtype, name=f"conv_{i}")(h)
+        return x + h
+
+
+class PixelAttention(nn.Module):
+    """x + project(attention(norm(x))): a pixel attends to its frame's and earlier frames' pixels, with one head."""
+
+    attention: str
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        batch, frames, height, width, channels = x.shape
+        dense = lambda name: nn.Dense(channels, dtype=self.dtype, name=name)
+        h = ChannelNorm(name="norm")(x).reshape(batch, -1, 1, channels)
+        times = np.repeat(np.arange(frames), height * width)
+        bias = mask_bias(jnp.asarray(times[:, None] >= times)[None])
+        q, k, v = (dense(name)(h) for name in ("query", "key", "value"))
+        return x + dense("project")(attention(q, k, v, self.attention, bias)).reshape(x.shape)
+
+
+class _Levels15(nn.Module):
+    """The base of encoder and decoder; fields as `AutoencoderKLHunyuanVideo15`."""
+
+    widths: tuple[int, ...]
+    layers: int
+    halvings: int
+    latent_channels: int
+    picture_channels: int
+    attention: str
+    dtype: str
+
+    def conv(self, features: int, name: str) -> EdgeConv:
+        return EdgeConv(features, repeats=True, dtype=self.dtype, name=name)
+
+    def mixed(self, x: jax.Array) -> jax.Array:
+        """block - attention - block, at the smallest side."""
+        x = CausalBlock15(self.widths[-1], self.dtype, name="middle_block_0")(x)
+        x = PixelAttention(self.attention, self.dtype, name="mixing")(x)
+        return CausalBlock15(self.widths[-1], self.dtype, name="middle_block_1")(x)
+
+    def last(self, x: jax.Array, features: int) -> jax.Array:
+        """The output, in float32: bfloat16 would round it to 8 bits."""
+        return EdgeConv(features, repeats=True, name="conv_out")(nn.silu(ChannelNorm(name="norm_out")(x)))
+
+
+class Encoder15(_Levels15):
+    """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, 2 D]."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        last = len(self.widths) - 1
+        x = self.conv(self.widths[0], "conv_in")(x)
+        for i, width in enumerate(self.widths):
+            for j in range(self.layers):
+                x = CausalBlock15(width, self.dtype, name=f"level_{i}_block_{j}")(x)
+            if i < last:
+                x = self._halved(x, i, 2 if i >= last - self.halvings else 1)
+        x = self.mixed(x)
+        return self.last(x, 2 * self.latent_channels) + _means(x, 2 * self.latent_channels)
+
+    def _halved(self, x: jax.Array, level: int, time: int) -> jax.Array:
+        features = self.widths[level + 1]
+        h = self.conv(features // (4 * time), f"down_{level}")(x)
+        if time == 1:
+            return folded(h, 1) + _means(folded(x, 1), features)
+        first = jnp.tile(folded(h[:, :1], 1), 2) + _means(folded(x[:, :1], 1), features)
+        return jnp.concatenate([first, folded(h[:, 1:], 2) + _means(folded(x[:, 1:], 2), features)], axis=1)
+
+
+class Decoder15(_Levels15):
+    """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, C]."""
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        x = self.conv(self.widths[-1], "conv_in")(z) + jnp.repeat(z, self.widths[-1] // self.latent_channels, axis=-1)
+        x = self.mixed(x)
+        last = len(self.widths) - 1
+        for i in reversed(range(len(self.widths))):
+            for j in range(self.layers + 1):
+                x = CausalBlock15(self.widths[i], self.dtype, name=f"level_{i}_block_{j}")(x)
+            if i:
+                x = self._doubled(x, i, 2 if i > last - self.halvings else 1)
+        return self.last(x, self.picture_channels)
+
+    def _doubled(self, x: jax.Array, level: int, time: int) -> jax.Array:
+        features = self.widths[level - 1]
+        h = self.conv(features * 4 * time, f"up_{level}")(x)
+        times = features * 4 * time // x.shape[-1]
+        if time == 1:
+            return unfolded(h, 1) + unfolded(jnp.repeat(x, times, axis=-1), 1)
+        first = unfolded(h[:, :1], 1)[..., :features] + jnp.repeat(unfolded(x[:, :1], 1), times // 2, axis=-1)
+        later = unfolded(h[:, 1:], 2) + jnp.repeat(unfolded(x[:, 1:], 2), times, axis=-1)
+        return jnp.concatenate([first, later], axis=1)
+
+
+class AutoencoderKLHunyuanVideo15(VideoAutoencoder, CheckedNetwork):
+    """Videos to the moments of a Gaussian, and latents to videos, as HunyuanVideo 1.5 has it; f = 2^(levels - 1).
+
+    Attributes:
+        widths: channels of each level, from the picture's side on.
+        layers: residual blocks of a level of the encoder; the decoder has one more.
+        halvings: number of halvings of time, at the smallest sides of both; f_t = 2^halvings.
+        latent_channels: number D of the latents' channels.
+        picture_channels: number C of the pictures' channels.
+        scale: scale of the latents, see `latent_space.to_diffusion`.
+        shift: shift of the latents, likewise.
+
+    Reference: Tencent Hunyuan, "HunyuanVideo 1.5 Technical Report", 2025, and its code; Chen et al., "Deep Compression
+    Autoencoder for Efficient High-Resolution Diffusion Models", 2024, section 3.2, on the shortcuts.
+    """
+
+    widths: tuple[int, ...] = (128, 256, 512, 1024, 1024)
+    layers: int = 2
+    halvings: int = 2
+    latent_channels: int = 32
+    picture_channels: int = 3
+    scale: Factor = 1.03682
+    shift: Factor = 0.0
+    in_parts = staticmethod(at_once)
+    positive = ("layers", "latent_channels", "picture_channels")
+
+    def check_fields(self) -> None:
+        last = len(self.widths) - 1
+        if not self.widths or min(self.widths) < 1 or not 0 <= self.halvings <= last:
+            raise ValueError(
+                f"widths={self.widths}, halvings={self.halvings}: an autoencoder has one or more positive widths, and "
+                "no more halvings of time than of the sides"
+            )
+        for i, (before, after) in enumerate(zip(self.widths, self.widths[1:])):
+            box = 8 if i >= last - self.halvings else 4
+            if after % box or 4 * before % after:
+                raise ValueError(
+                    f"widths={self.widths}: {after} must be a multiple of the {box} pixels of a box, and divide 4 x "
+                    f"{before}"
+                )
+        if self.widths[-1] % (2 * self.latent_channels):
+            raise ValueError(
+                f"latent_channels={self.latent_channels}: twice that must divide the last width, {self.widths[-1]}"
+            )
+
+    def setup(self):
+        fields = (self.widths, self.layers, self.halvings, self.latent_channels, self.picture_channels)
+        self.encoder = Encoder15(*fields, self.attention, self.dtype)
+        self.decoder = Decoder15(*fields, self.attention, self.dtype)
+
+    def _posterior(self, x: jax.Array) -> list[jax.Array]:
+        return jnp.split(self.encoder(x), 2, axis=-1)
+
+    def _video(self, z: jax.Array) -> jax.Array:
+        return self.decoder(z)

@@ -1,0 +1,187 @@
+"""The transformer of HunyuanVideo 1.5: joint layers over the latents of all frames, and tokens of three encoders.
+
+    patches of an image -- norm, MLP, norm -------+
+    words in quotes     -- norm, three layers ----+-- side by side, each with a vector of its kind
+    text                -- refined ---------------+          |          x [B, F, H, W, C]
+                                                             |                 |  dense
+    t --> [ joint layer: attention over both, an MLP each ] x depth -----------+
+                                                             |
+                                          norm, shift, scale, dense --> [B, F, H, W, C]
+
+A token of the clip is one value of the latent. Videos and features are channels last.
+"""
+
+__all__ = ["GlyphEmbedding", "HunyuanVideo15"]
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffusion.models.layers import layout, network_checks
+from diffusion.models.layers.blocks import modulated_output, xavier
+from diffusion.models.layers.conditions import entries
+from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.joint_blocks import JointBlock
+from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.stacks import Layered, single_stack
+from diffusion.published.hunyuan_video.network import THETA, TextRefiner
+from diffusion.published.wan.network import PictureEmbedding
+
+KINDS = 3  # of the tokens beside the clip's: text, words in quotes, patches
+GLYPH_HIDDEN = 2048  # features inside the embedding of words in quotes
+
+
+class GlyphEmbedding(nn.Module):
+    """Tokens of words in quotes, [B, M, G] -> [B, M, width]: a norm and three dense layers, GELU between."""
+
+    width: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        dense = lambda features, name: nn.Dense(features, dtype=self.dtype, kernel_init=xavier, name=name)
+        x = nn.LayerNorm(1e-5, dtype=self.dtype, name="norm")(x)
+        for i in range(2):
+            x = nn.gelu(dense(GLYPH_HIDDEN, f"hidden_{i}")(x), approximate=False)
+        return dense(self.width, "out")(x)
+
+
+class HunyuanVideo15(Layered, Backbone):
+    """The transformer of HunyuanVideo 1.5: `apply(variables, x, t, condition)` is a `Network`.
+
+    Attributes:
+        channels: C of the latents.
+        width: number of features of a token, a multiple of `heads`.
+        depth: number of layers.
+        refiners: layers of the text alone.
+        heads: number of attention heads.
+        text_width: number E of features of the text's tokens.
+        glyph_width: number G of features of the tokens of words in quotes.
+        patch_width: number P of features of the patches of an image.
+        axes: features of a head that rotate with frame, row and column; they sum to width / heads.
+        from_image: whether a clip begins with an image: its latents stand beside the clip's, with a mask, and the
+            network receives its patches.
+        side: side in pixels of the square that has as many pixels as a frame of the clips that it was trained on.
+
+    Reference: Tencent Hunyuan, "HunyuanVideo 1.5 Technical Report", 2025, and its code.
+    """
+
+    channels: int = 32
+    width: int = 2048
+    depth: int = 54
+    refiners: int = 2
+    heads: int = 16
+    text_width: int = 3584
+    glyph_width: int = 1472
+    patch_width: int = 1152
+    axes: tuple[int, int, int] = (16, 56, 56)
+    from_image: bool = False
+    side: int = 640
+    ranks = (4,)
+    takes_frames = True
+    reuses = ("blocks",)
+    positive = ("channels", "width", "depth", "refiners", "heads", "text_width", "glyph_width", "patch_width", "side")
+
+    def check_fields(self) -> None:
+        network_checks.rotary_axes(self, 3)
+
+    @property
+    def in_channels(self) -> int:
+        """The number of channels of the network's input: with an image also its latents and a mask."""
+        return 2 * self.channels + 1 if self.from_image else self.channels
+
+    @property
+    def picture_width(self) -> int:
+        """The features of the patches that the network receives; 0 if it receives none."""
+        return self.patch_width if self.from_image else 0
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, t: jax.Array, condition: Entries, features: Numbers = None, through: Through = None
+    ) -> Any:
+        """One evaluation of the network, see `network_bases.Backbone`.
+
+        Args:
+            x: noised latents [B, F, H, W, in_channels].
+            t: times in [0, 1], [B] or [], float32 or wider.
+            condition: inputs by name, see `diffusion.models.layers.conditions`:
+                "text": [B, M, text_width]. "text_mask": Bool [B, M].
+                "glyphs": [B, K, glyph_width], of words in quotes. "glyph_mask": Bool [B, K].
+                "patches": [B, L, patch_width], with `from_image`.
+
+        Returns:
+            [B, F, H, W, channels].
+        """
+        required = ("text", "text_mask", "glyphs", "glyph_mask", *("patches",) * self.from_image)
+        inputs = entries(condition, required)
+        self._check(x, t, inputs)
+        batch, frames, height, width, channels = x.shape
+        t = 1000 * jnp.broadcast_to(jnp.asarray(t), (batch,))
+
+        # A network of prompts has the channels of an image too, which are zero.
+        x = jnp.pad(x, [(0, 0)] * 4 + [(0, 2 * self.channels + 1 - channels)])
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")
+        clip = dense(x.reshape(batch, -1, x.shape[-1]))
+        others, mask = self._others(t, inputs)
+        c = nn.silu(TimestepEmbedding(self.width, self.dtype, name="time")(t))
+        number = others.shape[1]
+        grid = np.indices((frames, height, width)).reshape(3, -1).T
+        angles = jnp.asarray(np.pad(axis_angles(grid, self.axes, THETA), [(number, 0), (0, 0)]))
+        shown = jnp.concatenate([mask, jnp.ones(clip.shape[:2], bool)], axis=1)
+        per_layer = {"seen": jnp.broadcast_to(shown, (self.depth, *shown.shape))}
+        streams = layout.split(clip, "batch", "tokens", None), layout.split(others, "batch", "tokens", None)
+
+        def output(tokens: jax.Array) -> jax.Array:
+            tokens = modulated_output(tokens, c, layer_norm, self.channels, self.dtype)
+            return tokens.reshape(batch, frames, height, width, self.channels)
+
+        axes = (nn.broadcast, nn.broadcast, 0)
+        fields = (self.heads, True, False, False, self.attention, self.dtype)
+        arguments, picture = (c, angles, per_layer), lambda streams: streams[0]
+        return single_stack(self, JointBlock, fields, streams, arguments, axes, output, features, through, picture)
+
+    def _others(self, t: jax.Array, inputs: dict[str, Any]) -> tuple[jax.Array, jax.Array]:
+        """The tokens beside the clip's [B, N, width] and their mask Bool [B, N]."""
+        kinds = self.param("kinds", nn.initializers.normal(0.02), (KINDS, self.width)).astype(self.dtype)
+        refiner = TextRefiner(self.width, self.refiners, self.heads, self.attention, self.dtype, name="refiner")
+        text = refiner(inputs["text"], inputs["text_mask"], t) + kinds[0]
+        glyphs = GlyphEmbedding(self.width, self.dtype, name="glyph_embedding")(inputs["glyphs"]) + kinds[1]
+        tokens, masks = [glyphs, text], [inputs["glyph_mask"], inputs["text_mask"]]
+        patches = inputs.get("patches")
+        if patches is None and self.is_initializing():  # published networks of prompts have these parameters, too
+            patches = jnp.zeros((len(text), 1, self.patch_width))
+        if patches is not None:
+            embedded = PictureEmbedding(self.width, 0, self.dtype, name="picture_embedding")(patches) + kinds[2]
+            tokens, masks = [embedded, *tokens], [jnp.ones(embedded.shape[:2], bool), *masks]
+        return jnp.concatenate(tokens, axis=1), jnp.concatenate(masks, axis=1)
+
+    def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
+        network_checks.latents(self, x, t, self.in_channels, video=True)
+        check_text(x.shape[0], self.text_width, inputs)
+        glyphs, mask = inputs["glyphs"], inputs["glyph_mask"]
+        if glyphs.ndim != 3 or (glyphs.shape[0], glyphs.shape[2]) != (x.shape[0], self.glyph_width):
+            raise ValueError(
+                f"the condition's 'glyphs' must be [B, K, glyph_width] = ({x.shape[0]}, K, {self.glyph_width}); got "
+                f"{glyphs.shape}"
+            )
+        if mask.shape != glyphs.shape[:2] or mask.dtype != bool:
+            raise ValueError(
+                f"the condition's 'glyph_mask' must be Bool [B, K] = {glyphs.shape[:2]}; got {mask.dtype} of shape "
+                f"{mask.shape}"
+            )
+        if self.from_image:
+            patches = inputs["patches"].shape
+            if len(patches) != 3 or (patches[0], patches[2]) != (x.shape[0], self.patch_width):
+                raise ValueError(
+                    f"the condition's 'patches' must be [B, L, patch_width] = ({x.shape[0]}, L, {self.patch_width}); "
+                    f"got {patches}"
+                )
+
+
+MODELS = {"hunyuan_video_15": HunyuanVideo15}  # by its name in configs

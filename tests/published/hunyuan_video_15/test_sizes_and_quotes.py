@@ -1,0 +1,21 @@
+"""The sizes of HunyuanVideo 1.5's clips, and the words in quotes that its second text encoder reads."""
+
+import pytest
+
+from diffusion.published.hunyuan_video_15.clip_sizes import nearest_size
+from diffusion.published.hunyuan_video_15.quoted_words import in_quotes
+
+
+@pytest.mark.parametrize("given, side, expected", [  # by diffusers 0.42's calculate_default_height_width
+    ((9, 16), 480, (352, 624)), ((9, 16), 640, (480, 848)), ((9, 16), 720, (544, 944)), ((9, 16), 960, (720, 1280)),
+    ((32, 32), 32, (32, 32)), ((9, 16), 32, (32, 32)),
+])  # fmt: skip
+def test_sizes_are_those_of_diffusers(given, side, expected):
+    assert nearest_size(*given, side) == expected
+
+
+@pytest.mark.parametrize("prompt, expected", [
+    ("a cat", ""), ('"a" cat', 'Text "a". '), ('“b” and "a" and "b"', 'Text "b". Text "a". '), ('""', 'Text "". '),
+])  # fmt: skip
+def test_words_in_quotes_stand_one_after_the_other_and_once(prompt, expected):
+    assert in_quotes(prompt) == expected
