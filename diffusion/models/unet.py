@@ -52,7 +52,7 @@ class UNet(UNetLevels, Backbone):
     Attributes:
         widths: channels of each level, the finest first.
         blocks: residual blocks of a level on the way down; one more on the way up.
-        attention_levels: levels that have attention behind each of their blocks; the middle always has.
+        attention_levels: levels that have attention behind each of their blocks.
         num_classes: number of classes, see `diffusion.models.layers.unet_inputs`; 0 for an unconditional network.
         in_channels: C of the input.
         out_channels: number of channels of the output; 2 C for a learned variance (Nichol & Dhariwal, 2021).
@@ -73,6 +73,8 @@ class UNet(UNetLevels, Backbone):
         vector_width: number of values in the condition's "vector", which is added to the embedding; 0 for none.
         qkv_per_head: whether the queries, keys and values of a head are adjacent in files of ADM's layout (in all files
             of the authors but ImageNet 64); does not change the network.
+        middle_attention: attention between the two blocks of the middle.
+        centred: whether the input, in [0, 1], enters as 2 x - 1.
         remat: parts of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
             convolutions and attention; "dots", all but products without batch dimensions; or "full".
 
@@ -101,6 +103,8 @@ class UNet(UNetLevels, Backbone):
     axes: int = 2
     vector_width: int = 0
     qkv_per_head: bool = False
+    middle_attention: bool = True
+    centred: bool = False
     ranks = (2, 3, 4)
     reuses = ("deep",)
     positive = ("blocks", "in_channels", "out_channels", "groups", "epsilon")
@@ -214,7 +218,7 @@ class UNet(UNetLevels, Backbone):
 
         first = taken_by(branch, deep, len(self.widths) * (self.blocks + 1))
         number = None if deep is None else (branch or 0) + 1  # number of skips that the last blocks take
-        h = conv(self.widths[0], axes=self.axes, dtype=self.dtype, name="conv_in")(x)
+        h = conv(self.widths[0], axes=self.axes, dtype=self.dtype, name="conv_in")(2 * x - 1 if self.centred else x)
         skips = [h]
         for i in range(len(self.widths)):
             for j in range(self.blocks):
@@ -228,7 +232,8 @@ class UNet(UNetLevels, Backbone):
 
         last = len(self.widths) - 1
         if deep is None:
-            h = attend(block(h, last, "middle_block_0"), "middle_attention")
+            h = block(h, last, "middle_block_0")
+            h = attend(h, "middle_attention") if self.middle_attention else h
             h = block(h, last, "middle_block_1")
             recorded.block(h)
         residuals = inputs["residuals"]

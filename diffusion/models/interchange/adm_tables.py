@@ -15,7 +15,7 @@ from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, SIZE
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default, zero_or_null
 from diffusion.models.interchange.rows import Row, conv, linear, mlp, norm
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, boxes, example
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, USUAL, boxes, example
 from diffusion.models.unet import UNet
 
 
@@ -152,7 +152,8 @@ CONFIG = FieldTable(
     ),
     unread={"use_checkpoint": None, "use_fp16": None},
     required={
-        "groups": 32, "epsilon": 1e-5, "padding": "both", "frequency_shift": 0, "sines_first": False, **OF_IMAGES
+        "groups": 32, "epsilon": 1e-5, "padding": "both", "frequency_shift": 0, "sines_first": False,
+        **OF_IMAGES, **USUAL,
     },
 )  # fmt: skip
 

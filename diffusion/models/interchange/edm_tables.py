@@ -17,7 +17,7 @@ from diffusion.models.interchange.attention_layouts import fused, point_out
 from diffusion.models.interchange.family import DEPTH, SIZES, Computed, Refusal
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default
 from diffusion.models.interchange.rows import DENSE, Row, conv, linear, mlp, norm
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, USUAL, Box, boxes, example
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -245,6 +245,7 @@ DHARIWAL_CONFIG = FieldTable(
         "frequency_shift": 0,
         "sines_first": False,
         **OF_IMAGES,
+        **USUAL,
     },
 )
 

@@ -66,7 +66,7 @@ def _unet_rows(module: UNet) -> list[Row]:
             )
             continue
         table += block_rows(f"{theirs}.resnets.{box.index}", box.ours, box.shortcut)
-        if box.attends:
+        if box.attends and (box.part != "middle" or module.middle_attention):
             ours = "middle_attention" if box.part == "middle" else f"{box.ours}_attention"
             table += attention_rows(f"{theirs}.attentions.{box.index}", ours)
     return table
@@ -195,9 +195,7 @@ def _write_heads(module: UNet) -> dict[str, Any]:
 
 COMMON = (
     Follows("act_fn", "silu"),
-    Follows("center_input_sample", False, silent=True),
     Follows("mid_block_type", "UNetMidBlock2D", silent=True),
-    Follows("add_attention", True, silent=True),
     Follows("class_embed_type", None, silent=True),
     Follows("time_embedding_dim", lambda module: 4 * module.widths[0], default=None, optional=True, silent=True),
     Field("layers_per_block", "blocks", 2, DEPTH),
@@ -208,6 +206,8 @@ UNET_CONFIG = FieldTable(
     UNet,
     (
         *COMMON,
+        Field("center_input_sample", "centred", False),
+        Field("add_attention", "middle_attention", True),
         Group(
             {**KINDS, "downsample_type": CHANGE, "upsample_type": CHANGE, "downsample_padding": PADDING},
             _read_levels,
@@ -307,6 +307,8 @@ SONG_CONFIG = FieldTable(
     SongUNet,
     (
         *COMMON,
+        Follows("center_input_sample", False, silent=True),
+        Follows("add_attention", True, silent=True),
         Group({**KINDS, "sample_size": (None, SIDES)}, _read_song, _write_song),
         Follows("time_embedding_type", "fourier"),
         Group(

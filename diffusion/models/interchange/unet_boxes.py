@@ -1,6 +1,6 @@
 """The blocks of a U-Net, in the order of its computation, for the tables of its names."""
 
-__all__ = ["OF_IMAGES", "Box", "boxes", "example", "only"]
+__all__ = ["OF_IMAGES", "USUAL", "Box", "boxes", "example", "only"]
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -64,6 +64,8 @@ def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool,
 
 OF_IMAGES = {"axes": 2, "vector_width": 0}
 """The fields of `UNet` that no other library's files can express."""
+USUAL = {"middle_attention": True, "centred": False}
+"""The fields of `UNet` that only diffusers' files can express."""
 
 
 def only(name: str, module: nn.Module, **valid: tuple) -> None:

@@ -188,6 +188,7 @@ CALLS = {
     "autoencoder_rae_mae": Call(autoencoder_dc, 2e-5, layouts=("diffusers, transformers 5",), slow=True),
     "unet_2d_ddpm": Call(denoised, 2e-5, layouts=OWN),
     "unet_2d_heads": Call(denoised, 8e-6, layouts=OWN, slow=True),
+    "unet_2d_centred": Call(denoised, 5e-6, layouts=OWN, slow=True),
     "unet_2d_adm": Call(denoised, 2e-5, layouts=OWN),
     "unet_2d_ncsnpp": Call(ncsnpp, 8e-6, layouts=OWN, slow=True),
     "adm_unet_new": Call(denoised, 3e-5, slow=True),

@@ -115,3 +115,15 @@ def test_a_network_goes_to_the_family_that_has_words_for_it():
         of(UNet((32, 64), 1, heads=2, padding="end"))
     with pytest.raises(Refusal, match=r"clock = 'positional' cannot be written in.*: 'fourier'"):
         interchange.FAMILIES["UNet2DModel"].describe(SongUNet(32))
+
+
+@pytest.mark.parametrize("field", [{"middle_attention": False}, {"centred": True}])
+def test_what_only_diffusers_files_express_is_refused_by_the_others(field):
+    """UNet2DModel has both in its config."""
+    ((name, value),) = field.items()
+    module = unet_preset("adm-64", **field)
+    config = interchange.FAMILIES["UNet2DModel"].describe(module)
+    assert interchange.FAMILIES["UNet2DModel"].build(config) == module.clone(resolution=64)
+    for family in ("ADMUNet", "DhariwalUNet"):
+        with pytest.raises(Refusal, match=rf"{name} = {value}"):
+            interchange.FAMILIES[family].describe(module.clone(num_classes=1000))

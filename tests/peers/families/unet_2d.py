@@ -98,6 +98,19 @@ CASES = {
         {"x": X, "t": T, "label": np.array([4, 0], np.int64)},
         run,
     ),
+    "unet_2d_centred": Case(
+        small(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            center_input_sample=True,
+            add_attention=False,
+            **types("a-", *PLAIN),
+        ),
+        {"x": X, "t": T},
+        run,
+    ),
     # 128 channels are the fewest of which diffusers' norms have groups as the paper's.
     "unet_2d_ncsnpp": Case(
         small(sample_size=8, block_out_channels=(32, 32, 128), layers_per_block=1, **skips("--a"), **SONG),
