@@ -3,7 +3,7 @@
 | model             | name in GGUF            | transformers' name                             | changed               |
 |-------------------|-------------------------|------------------------------------------------|-----------------------|
 | T5, umT5          | enc.blk.3.attn_q.weight | encoder.block.3.layer.0.SelfAttention.q.weight | nothing               |
-| Qwen 2, 2.5 VL, 3 | blk.3.attn_q.weight     | model.layers.3.self_attn.q_proj.weight         | nothing               |
+| Qwen 2 to 3 VL    | blk.3.attn_q.weight     | model.layers.3.self_attn.q_proj.weight         | nothing               |
 | Llama, Mistral    | the same                | the same                                       | order of q and k rows |
 | Gemma 2, 3        | blk.3.attn_norm.weight  | model.layers.3.input_layernorm.weight          | norms' scales, by + 1 |
 
@@ -55,7 +55,8 @@ DECODER_ENDS = {
     "output.weight": "lm_head.weight",
     "rope_freqs.weight": "",  # of Llama 3.1; config.json states them
 }
-PLAIN, PAIRED, GEMMA = ("qwen2", "qwen2vl", "qwen3"), ("llama",), ("gemma2", "gemma3")  # llama.cpp's architectures
+# llama.cpp's architectures
+PLAIN, PAIRED, GEMMA = ("qwen2", "qwen2vl", "qwen3", "qwen3vl"), ("llama",), ("gemma2", "gemma3")
 
 
 class Meaning(NamedTuple):

@@ -289,6 +289,7 @@ DECODERS = {  # transformers' class: llama.cpp's architecture
     "LlamaModel": gguf.MODEL_ARCH.LLAMA,
     "Qwen2Model": gguf.MODEL_ARCH.QWEN2VL,
     "Qwen3Model": gguf.MODEL_ARCH.QWEN3,
+    "Qwen3VLTextModel": gguf.MODEL_ARCH.QWEN3VL,
     "Gemma2Model": gguf.MODEL_ARCH.GEMMA2,
     "Gemma3TextModel": gguf.MODEL_ARCH.GEMMA3,
 }
