@@ -39,18 +39,19 @@ PLACE = pytest.StashKey[int]()
 def pytest_configure(config):
     """A recompilation is a warning in use and a failure here. (In pyproject.toml the line would import jax first.)
 
-    The fast tests spend most of their time in XLA's compiler, on programs that then run for milliseconds: they are
-    compiled without its optimizations and with those of `XLA_FLAGS` that XLA knows, and kept for the next run (also by
-    the processes of tests/reliability). With the slow ones (make test-all) every program is compiled as in use.
+    The tests spend most of their time in XLA's compiler, on programs that then run for milliseconds: these are kept for
+    the next run, and for the other runs of a test that resumes one (also by the processes of tests/reliability). For
+    the fast tests they are compiled without XLA's optimizations and with those of `XLA_FLAGS` that XLA knows. With the
+    slow ones (make test-all) every program is compiled as in use.
     """
     config.addinivalue_line("filterwarnings", "error::diffusion.training.runtime.recompilation.RecompilationWarning")
     if config.option.markexpr in FAST:
         jax.config.update("jax_disable_most_optimizations", True)
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
         xla_flags.add(XLA_FLAGS)
-        if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
-            kept_programs.keep(first=not hasattr(config, "workerinput"))
         mlir.make_ir_context = _shared_context
+    if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
+        kept_programs.keep(first=not hasattr(config, "workerinput"))
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Compiled programs, kept in this checkout from one run of the fast tests to the next.
+"""Compiled programs, kept in this checkout from one run of the tests to the next.
 
 JAX finds a kept program by a hash of its operations, options and versions, so that a change of the code compiles anew.
 """
@@ -19,7 +19,7 @@ EVERY = {
     "jax_persistent_cache_min_entry_size_bytes": -1,
     "jax_persistent_cache_enable_xla_caches": "none",  # else the folder, a new one for each session, is in the hash
 }
-LIMIT = 2**30  # bytes after which the next run starts with none
+LIMIT = 2**32  # bytes after which the next run starts with none
 FOLDER = "TESTS_KEPT_PROGRAMS"  # the environment variable that names the folder to processes
 
 
