@@ -49,6 +49,16 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize("stored, computed, changed", [
+    ("float32", "bfloat16", "float32"), ("bfloat16", "float32", "float32"), ("bfloat16", "bfloat16", "bfloat16"),
+])  # fmt: skip
+def test_what_is_merged_is_changed_in_the_wider_of_two_types_and_nothing_else_is(stored, computed, changed):
+    params = nested({"a/kernel": jnp.ones((4, 6), stored), "b/kernel": jnp.ones((4, 6), stored)})
+    adapter = lora.init(jax.random.key(0), params, rank=2, pattern="a/")
+    found = lora.changeable(params, adapter, computed)
+    assert (found["a"]["kernel"].dtype, found["b"]["kernel"].dtype) == (changed, stored)
+
+
 FAST = ("blocks/attention/qkv/kernel",)
 
 

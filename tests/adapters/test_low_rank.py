@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from diffusion import text_to_image
 from diffusion.adapters import lora, lora_files, low_rank
+from diffusion.io.leaf_names import leaves_of
 from tests.text_to_image import made_pipelines
 
 KINDS = {"lora": low_rank.lora, "dora": low_rank.dora, "loha": low_rank.loha, "lokr": low_rank.lokr}
@@ -62,6 +63,24 @@ def test_a_tuning_begins_at_the_base_and_its_file_is_what_it_is(kind, text_targe
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), read, attached)
     moved = sum(np.abs(a - b).max() > 1e-3 for a, b in zip(jax.tree.leaves(attached), jax.tree.leaves(model.params)))
     assert moved >= (8 if text_targets else 2)
+
+
+@pytest.mark.parametrize(
+    "size, factor, sides",
+    [(32, -1, (4, 8)), (12, -1, (3, 4)), (7, -1, (1, 7)), (12, 2, (2, 6)), (12, 6, (2, 6)), (12, 5, (3, 4))],
+)
+def test_a_side_is_split_as_lycoris_splits_it(size, factor, sides):
+    """By its factor if that divides it, the smaller part first; otherwise near the square root."""
+    assert low_rank._split(size, factor) == sides
+
+
+def test_networks_with_layers_of_one_name_begin_with_factors_of_their_own(base):
+    described, model = base
+    tuning = low_rank.lora(described, rank=2, targets="attn.to_q$", text_targets=r"self_attn\.q_proj$")
+    weights = tuning.init(jax.random.key(0), model.params)
+    one, other = (leaves_of(weights[part]) for part in ("text_encoder", "text_encoder_2"))
+    shared = [name for name in one if name.endswith("down") and np.shape(other.get(name)) == one[name].shape]
+    assert shared and all((one[name] != other[name]).all() for name in shared)
 
 
 def test_a_convolution_has_the_shapes_of_peft(base, tmp_path):

@@ -1,5 +1,7 @@
 """Captions as conditions: the row of each record, on disk and in batches, and what is refused."""
 
+import types
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -37,6 +39,34 @@ def test_each_distinct_caption_is_read_once_and_the_empty_one_is_the_first():
     assert seen[:4] == ["", "a cat", "a dog", "a fox"] and not any(seen[4:])
     assert found.row.tolist() == [1, 2, 1, 3, 2, 2]
     assert found.null["n"] == 0 and found.entries["n"].tolist() == [0, 5, 5, 5]
+
+
+def test_captions_are_numbered_as_they_come_and_read_in_batches_of_one_size():
+    """A program compiles for each size of its inputs."""
+    sizes = []
+    lengths = lambda few: sizes.append(len(few)) or {"n": np.array([len(text) for text in few])}
+    found = captions.table(["bbb", "", "a", "bbb", "cc"], lengths, batch_size=3)
+    assert found.row.tolist() == [1, 0, 2, 1, 3] and found.entries["n"].tolist() == [0, 3, 1, 2]
+    assert sizes == [3, 3]
+
+
+def test_a_stream_has_the_entries_that_the_network_receives(monkeypatch):
+    read = lambda texts: {"ids": np.array([[len(text)] for text in texts]), "mask": np.ones((len(texts), 1), bool)}
+    monkeypatch.setattr(captions, "_reader", lambda tokenizer: read)
+    monkeypatch.setattr(captions, "CaptionedStream", lambda stream, read: read)
+    stream = types.SimpleNamespace(spec=SPEC)
+    assert captions.tokenized_stream(stream, "folder", ("ids",))("a cat") == {"ids": np.array([5])}
+
+
+@pytest.mark.parametrize("condition, is_refused", [
+    (None, False), ({"mask": (4,)}, False), ({"mask": (4,), "ids": (4,)}, True), ((4,), True),
+])  # fmt: skip
+def test_a_condition_beside_captions_has_other_names(condition, is_refused):
+    if not is_refused:
+        captions._require_other_names(condition, ("ids", "text"))
+        return
+    with pytest.raises(ValueError, match=r"cannot hold the captions too\. Valid: a mapping whose names differ"):
+        captions._require_other_names(condition, ("ids", "text"))
 
 
 def test_batches_bring_each_picture_its_own_caption():
@@ -106,6 +136,24 @@ def test_damaged_and_missing_folders_are_refused(tmp_path):
             read(tmp_path)
     with pytest.raises(CacheError, match="there are 2 records but captions for 6; both must have the"):
         captions.Captioned([1, 2], table())
+
+
+@pytest.mark.parametrize("row", [[0, 4], [-1, 2], [0.0, 1.0]])
+def test_rows_that_no_caption_has_are_refused(row, tmp_path):
+    rows = np.array(row)
+    rows = rows.astype(np.int32) if rows.dtype.kind == "i" else rows
+    captions.write(tmp_path, table()._replace(row=rows), captions.describe(SPEC, "e5"))
+    with pytest.raises(CacheError, match="is damaged: its rows do not belong together"):
+        captions.read(tmp_path)
+
+
+def test_a_folder_that_is_written_anew_is_whole_or_none(tmp_path, monkeypatch):
+    captions.write(tmp_path, table(), captions.describe(SPEC, "e5"))
+    monkeypatch.setattr(captions, "save", lambda arrays: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        captions.write(tmp_path, table(), captions.describe(SPEC, "another"))
+    with pytest.raises(FileNotFoundError, match="holds no captions"):
+        captions.read(tmp_path)
 
 
 def test_empty_captions_are_refused_and_all_named(tmp_path):

@@ -175,6 +175,21 @@ def test_guided_rates_are_the_reversed_rates_of_the_class(name):
         np.testing.assert_allclose(guided.reverse_rates(x, table, times), expected, rtol=2e-3, atol=1e-5)
 
 
+def test_guided_rates_without_exact_take_the_slope_of_the_classifier():
+    """Of log p(c | x) = (a . x)^2, in one-hot symbols x: the change at a position is 2 (a . x) (a_y - a_x)."""
+    process, t = discrete.uniform(discrete.linear(), 3), jnp.full(1, 0.5)
+    a, x = np.array([[0.1, 0.5, -0.3], [0.2, -0.4, 0.6]]), jnp.array([[0, 1]])
+    table = jnp.full((1, 2, 3), 1 / 3)
+    log_probability = lambda x, t: jnp.sum(a * x, (1, 2)) ** 2
+    there = np.array([[0.1], [-0.4]])
+    change = 2 * there.sum() * (a - there)
+    plain = process.reverse_rates(x, table, t)
+    guided = GuidedJumps(process, log_probability, 0.7, exact=False).reverse_rates(x, table, t)
+    np.testing.assert_allclose(guided[0], plain[0] * np.exp(0.7 * change), rtol=1e-5)
+    extreme = GuidedJumps(process, log_probability, 1e6, exact=False).reverse_rates(x, table, t)
+    assert np.isfinite(extreme).all()
+
+
 @pytest.mark.extended
 def test_samples_of_guided_rates_come_to_the_law_of_the_class_by_first_order():
     data = ClassifiedRates(RATE_PROCESSES["not reversible"])

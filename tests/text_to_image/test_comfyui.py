@@ -178,6 +178,22 @@ def test_what_no_request_has_is_refused_by_its_node(graph, match):
         comfyui.read(graph, "flow.json")
 
 
+def test_a_file_has_as_many_nodes_as_it_may_and_no_more(monkeypatch):
+    for graph, number in ((BASIC, len(BASIC)), (saved(BASIC), len(saved(BASIC)["nodes"]))):
+        monkeypatch.setattr(comfyui_graph, "NODES", number)
+        assert len(comfyui_graph.nodes(graph, "a")) == len(BASIC)
+        monkeypatch.setattr(comfyui_graph, "NODES", number - 1)
+        with pytest.raises(ValueError, match=rf"a has {number} nodes\. Valid: at most {number - 1}"):
+            comfyui_graph.nodes(graph, "a")
+
+
+@pytest.mark.parametrize("kind", ["Note", "MarkdownNote"])
+def test_notes_are_left_out(kind):
+    graph = saved(BASIC)
+    graph["nodes"].append({"id": 70, "type": kind, "widgets_values": ["a text"]})
+    assert comfyui.read(graph, "a") == comfyui.read(BASIC, "a")
+
+
 def test_a_muted_node_and_values_of_another_version_are_refused():
     muted = saved(BASIC)
     muted["nodes"][0]["mode"] = 4
@@ -300,6 +316,8 @@ def test_a_scheduler_that_is_not_read_is_refused_with_those_that_are():
         comfyui_steps.stepping(zero, "normal")
     with pytest.raises(ValueError, match=r"31 steps instead of steps = 30\. Valid: a number that divides 1000"):
         schedulers.trajectory(comfyui_steps.stepping(process, "ddim_uniform"), "euler", 30)
+    with pytest.raises(ValueError, match="999 steps instead of steps = 1001"):
+        schedulers.trajectory(comfyui_steps.stepping(process, "ddim_uniform"), "euler", 1001)
     with pytest.raises(ValueError, match="sampler='pndm' is not known"):
         schedulers.trajectory(comfyui_steps.stepping(process, "normal"), "pndm", 30)
 
@@ -364,7 +382,7 @@ def test_the_steps_that_are_left_are_as_many_in_comfyui(steps, total):
 @pytest.mark.parametrize("change, match", [
     ({"tile": 512}, "tile = 512 cannot be exported"), ({"merge": 0.5}, r"merge = 0\.5 cannot be exported"),
     ({"sampler": "unipc"}, "sampler='unipc' is not known"), ({"emphasis": "scale"}, "must be none or from_empty"),
-    ({"seeds": (1, 3)}, "a workflow has one seed"),
+    ({"seeds": (1, 3)}, "a workflow has one seed"), ({"prompts": ("a", "b")}, "a workflow has one prompt"),
     ({"controls": (Control("edges", "house.png", mask="left.png"),)}, "a control has a mask or a mode, which none"),
     ({"controls": (Control("edges", "house.png", mode=0),)}, "a control has a mask or a mode, which none"),
 ])  # fmt: skip
@@ -372,6 +390,13 @@ def test_a_setting_that_no_node_has_is_not_written(change, match):
     request = Request(**{"prompts": ("a",), "steps": 20, "guidance": 7.0, "sampler": "euler"} | change)
     with pytest.raises(ValueError, match=match):
         comfyui_export.written(request, {"model": "a"}, model_of(schedulers.read(SD)), (512, 512))
+
+
+def test_guidance_below_1_is_none():
+    request = Request(prompts=("a",), steps=20, guidance=0.5, sampler="euler")
+    model = model_of(schedulers.read(SD | {"use_karras_sigmas": True}))
+    graph = comfyui_export.written(request, {"model": "a"}, model, (512, 512))
+    assert [node["inputs"]["cfg"] for node in graph.values() if node["class_type"] == "KSampler"] == [1.0]
 
 
 @pytest.mark.extended

@@ -123,6 +123,8 @@ def test_a_value_of_the_page_that_nodes_share_is_read():
     (changed(CUSTOM, {("11", "type"): "sdxl"}), "node '11', a DualCLIPLoader, has type = 'sdxl'. Valid: flux"),
     (changed(CUSTOM, {("17", "model"): ["12", 0]}), "node '17', a BasicScheduler, has another model than the"),
     (changed(CUSTOM, {("30", "max_shift"): 0, ("30", "base_shift"): 0.3, ("30", "width"): 4096}), "shifts the levels"),
+    (changed(SIMPLE, {("31", "model"): ["41", 0]}, {"41": {
+        "class_type": "ModelSamplingSD3", "inputs": {"shift": 0.005, "model": ["30", 0]}}}), "node '41', a ModelSam"),
     (changed(CUSTOM, {("30", "max_shift"): 1e9}), "node '30', a ModelSamplingFlux, shifts the levels too far"),
     (changed(CUSTOM, {("30", "model"): ["30", 0]}), "is part of a cycle"),
     (changed(CUSTOM, {("17", "denoise"): 0.5}), "node '17', a BasicScheduler, has denoise = 0.5 with an empty latent"),
@@ -248,6 +250,17 @@ def test_as_many_steps_of_a_flow_are_left_from_a_picture_as_in_comfyui(strength,
     assert (sampling["steps"], int(sampling["steps"] / sampling["denoise"])) == (left, 28)
     again = comfyui.read(graph, "a").requested(SD3)
     assert 28 - again.first_step(28, begun=True) == left
+
+
+@pytest.mark.parametrize("total, left", [(25, 14), (29, 15), (35, 29)])
+def test_steps_of_a_flow_from_a_picture_are_counted_whatever_is_rounded(total, left):
+    """25 (14 / 25) is 14.000000000000002."""
+    request = Request(
+        prompts=("a",), steps=total, guidance=4.5, sampler="euler", image="cat.png", strength=left / total
+    )
+    flow = comfyui.Workflow("a", {}, {}, request, "normal")
+    again = flow.requested(SD3)
+    assert again.first_step(total, begun=True) == request.first_step(total)
 
 
 def test_the_node_that_shifts_levels_counts_tokens_of_16_pixels():

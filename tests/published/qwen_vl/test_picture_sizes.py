@@ -30,7 +30,7 @@ def test_a_picture_is_seen_at_the_size_of_the_peer(size):
 @pytest.mark.parametrize(
     "size, bounds, seen",
     [
-        ((56, 84), Bounds(4704, 4704), (56, 84)),  # an area that is a bound itself
+        ((60, 80), Bounds(4704, 4704), (56, 84)),  # whose area is a bound itself
         ((56, 2800), Bounds(1, 56 * 2800 // 4), (28, 1400)),  # both halved
         ((56, 2800), Bounds(1, 56 * 2800 // 9), (28, 924)),  # a third of 56 is less than a token
     ],
