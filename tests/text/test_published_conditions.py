@@ -16,6 +16,7 @@ from diffusion.published import (
     flux,
     flux2,
     hunyuan_video,
+    hunyuan_video_15,
     krea2,
     ltx_video,
     lumina2,
@@ -148,11 +149,18 @@ LETTERS = Encoder(  # each a token, behind a start; the state of a token is its 
             True,
             10,
         ),
+        (
+            lambda prompts, encoder: hunyuan_video_15.pipeline.hunyuan_video_15(prompts, encoder, encoder),
+            "",
+            f"{hunyuan_video_15.pipeline.TASK} {ANSWER}"[107:],
+            True,
+            10,
+        ),
     ],
-    ids="wan cogvideox ltx_video lumina2 flux2 klein z_image qwen_image krea2 hunyuan_video".split(),
+    ids="wan cogvideox ltx_video lumina2 flux2 klein z_image qwen_image krea2 hunyuan_video hunyuan_video_15".split(),
 )
 def test_a_prompt_stands_in_its_template_and_the_padding_behind(condition, prompt, seen, masked, padding):
-    """The start goes with the template where that is left out: 34 tokens of Qwen-Image, 95 of HunyuanVideo."""
+    """The start goes with the template where that is left out: 34 tokens of Qwen-Image, 95 of HunyuanVideo, 108."""
     found = condition([prompt], LETTERS)
     text = [*([1] if len(found["text"][0]) == 1000 else []), *map(ord, seen)]
     expected = np.full(len(found["text"][0]), padding)
@@ -163,6 +171,14 @@ def test_a_prompt_stands_in_its_template_and_the_padding_behind(condition, promp
         np.testing.assert_array_equal(found["text_mask"][0], np.arange(len(expected)) < len(text))
     if "pooled" in found:
         np.testing.assert_array_equal(found["pooled"], [[ord("a"), ord(" ")]])
+
+
+def test_words_in_quotes_are_read_apart_and_shown_where_there_are_some():
+    """A start and a letter a token; the prompt without quotes has none."""
+    found = hunyuan_video_15.pipeline.hunyuan_video_15(['"a" cat', "a cat"], LETTERS, LETTERS)
+    shown = [1, *map(ord, 'Text "a". ')]
+    np.testing.assert_array_equal(found["glyphs"][0, : len(shown), 0], np.array(shown) + 10)
+    np.testing.assert_array_equal(found["glyph_mask"], [np.arange(1000) < len(shown), np.zeros(1000, bool)])
 
 
 def test_a_long_prompt_of_krea_is_cut_before_the_end_of_the_chat():
