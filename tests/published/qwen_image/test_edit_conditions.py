@@ -9,6 +9,7 @@ import pytest
 from diffusion.published.qwen_image import edit_pipeline
 from diffusion.text.encoding import Embeddings, Encoder
 from diffusion.text.qwen_chat import ANSWER, USER
+from diffusion.text_to_image.requests import Request
 
 PAD = edit_pipeline.PLACEHOLDER
 SIDES = {"small": (2, 3), "wide": (1, 4)}  # tokens of two pictures
@@ -65,3 +66,12 @@ def test_the_condition_begins_behind_the_task(read):
     first = float(edit_pipeline.OF_TASK)
     np.testing.assert_array_equal(condition["text"][0, :2, 0], [first, first + 1])
     np.testing.assert_array_equal(condition["text_mask"], [[True, True, False]])
+
+
+@pytest.mark.parametrize("name, size", [("QwenImageEditPipeline", (64, 128)), ("QwenImageEditPlusPipeline", (96, 48))])
+def test_the_result_has_the_size_of_the_only_picture_or_of_the_last(name, size):
+    """As in diffusers' classes: `image.size`, and `image[-1].size`."""
+    model = types.SimpleNamespace(kind=edit_pipeline.KINDS[name], multiple=16, sides=(32, 32))
+    pictures = [np.zeros((64, 128, 3)), np.zeros((16, 16, 3)), np.zeros((96, 48, 3))]
+    shown = pictures[:1] if model.kind.several.number == 1 else pictures
+    assert Request(prompts=("a cat",)).size(model, None, shown) == size
