@@ -27,6 +27,6 @@ def flow(source: dict) -> ConfigDict:
     return config
 
 
-def finished(config: ConfigDict, arg: str, tiny: dict) -> ConfigDict:
-    """The config with a preset: "tiny" shrinks it."""
-    return recipes.preset(config, arg, {"tiny": TINY | tiny})
+def finished(config: ConfigDict, arg: str, tiny: dict, other: dict) -> ConfigDict:
+    """The config with a preset: "tiny" shrinks it; those of `other` are one recipe's own."""
+    return recipes.preset(config, arg, {"tiny": TINY | tiny, **other})

@@ -40,4 +40,4 @@ def get_config(arg: str = "") -> ConfigDict:
         "model.widths": (8, 8),
         "model.attention_levels": (),
     }
-    return base.finished(config, arg, tiny)
+    return base.finished(config, arg, tiny, {})
