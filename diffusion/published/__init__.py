@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         cogvideox as cogvideox,
         flux as flux,
         flux2 as flux2,
+        hidream as hidream,
         hunyuan_video as hunyuan_video,
         hunyuan_video_15 as hunyuan_video_15,
         kolors as kolors,

@@ -35,6 +35,7 @@ class Reader(NamedTuple):
         optional: whether a folder may lack it.
         left: whether padding stands before its texts; None: as the folder of its tokenizer says.
         family: name of the architecture by which its folder is opened, see `interchange.load`; "" for its config's.
+        pad: the token behind its texts by its name in tokenizer_config.json, such as "eos_token"; "" for its pad_token.
     """
 
     suffix: str = ""
@@ -43,6 +44,7 @@ class Reader(NamedTuple):
     optional: bool = False
     left: bool | None = None
     family: str = ""
+    pad: str = ""
 
 
 class Usual(NamedTuple):
@@ -173,7 +175,8 @@ class Kind(NamedTuple):
             a guidance that changes with the steps; None: it has not.
         student: steps and guidance where model_index.json says is_distilled; None: `usual`.
         student_schedule: fields of the scheduler's config that a student has in place of the file's.
-        students: steps and guidance of a student of few steps, by the shift of its flow, which tells it.
+        students: steps and guidance of a student of few steps, by the sampler of its folder and the shift of its flow,
+            which tell it.
         inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
         edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
         stated: further fields of model_index.json, with the one value of each that is supported.
@@ -210,7 +213,7 @@ class Kind(NamedTuple):
     dynamic_scales: Callable[[float, np.ndarray, int], np.ndarray] | None = None
     student: Usual | None = None
     student_schedule: Mapping[str, Any] = {}
-    students: Mapping[float, Usual] = {}
+    students: Mapping[tuple[str, float], Usual] = {}
     inpainting: str = ""
     edits: str = ""
     stated: Mapping[str, Any] = {}

@@ -102,12 +102,13 @@ class Tokenizer(NamedTuple):
     join: Callable[[Sequence[int]], str] | None = None
 
     @classmethod
-    def open(cls, folder: str | pathlib.Path, length: int = 0) -> "Tokenizer":
+    def open(cls, folder: str | pathlib.Path, length: int = 0, pad: str = "") -> "Tokenizer":
         """Reads a tokenizer's folder, in the form in which it is published beside an encoder.
 
         Args:
             folder: published folder, see the module.
             length: number N of ids for each text; 0: the number in tokenizer_config.json.
+            pad: the token that pads a text by its name in tokenizer_config.json, such as "eos_token"; "": "pad_token".
 
         Raises:
             FileNotFoundError: if no vocabulary is there.
@@ -124,6 +125,7 @@ class Tokenizer(NamedTuple):
             raise FileNotFoundError(
                 f"{folder} holds no vocabulary ({', '.join(BUILDS)}); it holds {holds or 'nothing'}."
             )
+        config = config | {"pad_token": config.get(pad)} if pad else config
         known = config.get("model_max_length") or 0
         length = length or (known if known < BOUNDLESS else 0)
         if length < 1:

@@ -121,7 +121,8 @@ def described(
     for part in encoders:
         reader = readers[part]
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no largest length
-        tokenizer = Tokenizer.open(folder / f"tokenizer{reader.suffix}", min(reader.length, longest))
+        vocabulary = folder / f"tokenizer{reader.suffix}"
+        tokenizer = Tokenizer.open(vocabulary, min(reader.length, longest), reader.pad)
         tokenizers[part] = tokenizer if reader.left is None else tokenizer._replace(left=reader.left)
     denoiser = modules[kind.denoiser]
     denoiser_checks.check_denoiser(folder, name, denoiser, modules["vae"], clean)

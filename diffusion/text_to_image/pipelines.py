@@ -70,17 +70,19 @@ def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool =
     | a Flux without guidance_embeds                           | 4     | none      | card of FLUX.1-schnell            |
     | is_distilled (`student`)                                 | 4     | none      | its published use                 |
     | a Z-Image whose flow is shifted by 3                     | 8     | none      | 8 evaluations, by diffusers' page |
+    | a HiDream-I1 with FlowMatchLCMScheduler, shifted by 6    | 28    | none      | its authors' code, -Dev           |
+    | the same, shifted by 3                                   | 16    | none      | its authors' code, -Fast          |
     | anything else                                            | `kind.usual`      | the pipeline's `__call__`         |
     """
     few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
     if few and process.prediction == "epsilon":
         return Usual(1, 1.0)
+    if (few_steps := kind.students.get((process.sampler, process.fields.get("shift", 1.0)))) is not None:
+        return few_steps
     if process.fields.get("stochastic"):
         return Usual(8, 1.0)
     if process.sampler == "lcm" and not process.fields.get("trigonometric"):
         return LCM if distilled(denoiser) else LCM._replace(guidance=1.0)
     if student and kind.student is not None:
         return kind.student
-    if (few_steps := kind.students.get(process.fields.get("shift", 1.0))) is not None:
-        return few_steps
     return kind.usual if kind.undistilled is None or distilled(denoiser) else kind.undistilled

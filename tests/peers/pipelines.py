@@ -126,8 +126,8 @@ def defaults(folder: pathlib.Path) -> None:
     """Writes the config that each scheduler has by default, all fields of it."""
     classes = ("DDIM", "DDPM", "PNDM", "EulerDiscrete", "EulerAncestralDiscrete", "HeunDiscrete", "KDPM2Discrete",
                "KDPM2AncestralDiscrete", "LMSDiscrete", "DPMSolverMultistep", "DPMSolverSinglestep", "DEISMultistep",
-               "UniPCMultistep", "LCM", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "TCD", "DPMSolverSDE",
-               "EDMEuler", "EDMDPMSolverMultistep")  # fmt: skip
+               "UniPCMultistep", "LCM", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM", "TCD",
+               "DPMSolverSDE", "EDMEuler", "EDMDPMSolverMultistep")  # fmt: skip
     with tempfile.TemporaryDirectory() as place:
         found = {}
         for name in classes:

@@ -40,6 +40,7 @@ SD_1 = {
     "clip_sample": False,
 }
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+FLOW_LCM = {"_class_name": "FlowMatchLCMScheduler", "scale_factors": None, "upscale_mode": "bicubic"}
 
 
 def indices(trajectory):
@@ -205,9 +206,13 @@ def test_a_flow_with_a_linear_shift_moves_its_times_by_mu_itself(steps, sigmas):
 
 
 @pytest.mark.extended
-def test_a_stochastic_flow_draws_new_noise_after_each_step():
-    """(1 - s) x0 + s z of each step, as LTX-Video 0.9.6 distilled is published; a request may name another sampler."""
-    process = schedulers.read(FLOW | {"stochastic_sampling": True})
+@pytest.mark.parametrize("config", [{"stochastic_sampling": True}, FLOW_LCM])
+def test_a_stochastic_flow_draws_new_noise_after_each_step(config):
+    """(1 - s) x0 + s z of each step, as LTX-Video 0.9.6 distilled and HiDream-I1-Dev are published.
+
+    A request may name another sampler.
+    """
+    process = schedulers.read(FLOW | config)
     trajectory = schedulers.trajectory(process, "", 4)
     usual = schedulers.trajectory(schedulers.read(FLOW), "", 4)
     assert (process.sampler, process.parameterization.name, trajectory.sampler.draws) == ("lcm", "velocity", 1)
@@ -499,6 +504,7 @@ def test_what_a_folder_says_wrongly_of_its_sampling_is_refused(content, message,
     (FLOW | {"stochastic_sampling": 1.5}, {}, "stochastic_sampling = 1.5 is not supported; supported: False, True"),
     (FLOW | {"_class_name": "FlowMatchHeunDiscreteScheduler", "stochastic_sampling": True}, {},
      "stochastic_sampling = True is not supported; supported: False"),
+    (FLOW | FLOW_LCM | {"scale_factors": [0.5]}, {}, r"scale_factors = \[0\.5\] is not supported; supported: None"),
     (FLOW | {"invert_sigmas": True}, {}, "invert_sigmas = True is not supported; supported: False"),
     (FLOW | {"use_lu_lambdas": True}, {}, "use_lu_lambdas = True"),
 ])  # fmt: skip
@@ -510,11 +516,12 @@ def test_a_config_that_asks_for_what_is_not_had_or_contradicts_itself_is_refused
 def test_what_every_scheduler_says_by_default_is_known():
     """All fields that diffusers writes, none of them set."""
     configs = json.loads((made_pipelines.FIXTURES / "schedulers.json").read_text())
-    assert len(configs) == 20
+    assert len(configs) == 21
     own = {name: schedulers.read(config).sampler for name, config in configs.items()}
     assert own["DDIM"] == "ddim" and own["UniPCMultistep"] == "unipc" and own["PNDM"] == "pndm"
     assert own["EDMEuler"] == "euler" and own["EDMDPMSolverMultistep"] == "dpmpp_2m" and own["TCD"] == "tcd"
     assert own["DEISMultistep"] == "deis" and own["FlowMatchHeunDiscrete"] == "heun"
+    assert own["FlowMatchLCM"] == "lcm"
 
 
 def test_unknown_names_are_answered_with_the_nearest():

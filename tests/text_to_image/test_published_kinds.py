@@ -121,6 +121,9 @@ PLAIN, STRENGTH, WIDTH = (
         ("FluxFillPipeline", process("euler", "flow"), PLAIN, False, (50, 30.0)),
         ("ZImagePipeline", process("euler", "flow", shift=3.0), PLAIN, False, (8, 1.0)),
         ("ZImagePipeline", process("euler", "flow", shift=6.0), PLAIN, False, (50, 6.0)),
+        ("HiDreamImagePipeline", process("unipc", "flow", shift=3.0), PLAIN, False, (50, 5.0)),
+        ("HiDreamImagePipeline", process("lcm", "flow", shift=6.0, stochastic=True), PLAIN, False, (28, 1.0)),
+        ("HiDreamImagePipeline", process("lcm", "flow", shift=3.0, stochastic=True), PLAIN, False, (16, 1.0)),
     ],
 )
 def test_steps_and_guidance_are_those_that_a_folder_shows(name, process, denoiser, student, expected):

@@ -26,6 +26,7 @@ REASONS = {
     "chroma": "its mask is cast to booleans; diffusers adds it to the scores as numbers",
     "cogvideox_from_image": MEAN,
     "cogvideox_frames_from_image": MEAN,
+    "hidream": "pictures have the pixels of its default_sample_size, which is made small",
     "hunyuan_video_from_image": FEW,
     "hunyuan_video_concat_from_image": FEW,
     "ltx_from_image": MEAN,

@@ -32,7 +32,7 @@ Z_IMAGE = Kind(
     unit_clock=True,
     even=True,
     network=ZImage,
-    students={3.0: Usual(8, 1.0)},  # Z-Image-Turbo
+    students={("euler", 3.0): Usual(8, 1.0)},  # Z-Image-Turbo
 )
 KINDS = {"ZImagePipeline": Z_IMAGE, "ZImageImg2ImgPipeline": Z_IMAGE, "ZImageInpaintPipeline": Z_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

@@ -299,7 +299,7 @@ def test_configs(tmp_path, config, error, message):
         interchange.load(place)
 
 
-@pytest.mark.parametrize("name", ["HiDreamImageTransformer2DModel", "PriorTransformer2DModel", "AutoencoderKLMagvit"])
+@pytest.mark.parametrize("name", ["AllegroTransformer3DModel", "PriorTransformer2DModel", "AutoencoderKLMagvit"])
 def test_strangers_are_not_answered_with_a_family_of_like_spelling(tmp_path, monkeypatch, name):
     monkeypatch.setattr(families, "FAMILIES", interchange.FAMILIES)
     with pytest.raises(ValueError, match=f"'{name}' is not known. Valid: .*'EDM2UNet'$"):

@@ -27,7 +27,8 @@ PREDICTIONS = {
 """Parameterizations by the prediction_type of a scheduler's config."""
 OURS = "FlowConsistencyScheduler"
 """The class that our own scheduler has in a scheduler's config."""
-FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+FLOW_LCM = "FlowMatchLCMScheduler"
+FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", FLOW_LCM)
 EDMS = {"EDMEulerScheduler": "euler", "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}
 COGVIDEOX = {"CogVideoXDDIMScheduler": "ddim", "CogVideoXDPMScheduler": "dpmpp_2m_sde"}
 OPTIONS: Mapping[str, tuple] = {
@@ -65,6 +66,7 @@ ONLY: Mapping[str, tuple] = {
     "time_shift_type": ("exponential",),
     "shift_terminal": (None,),
     "use_dynamic_shifting": (False, None),
+    "scale_factors": (None,),
 }
 """Fields of which only these values are supported."""
 WITHOUT_EFFECT: Mapping[str, str] = {
@@ -73,6 +75,7 @@ WITHOUT_EFFECT: Mapping[str, str] = {
     "noise_sampler_seed": "every sample has its own key",
     "flow_shift": "of use_flow_sigmas, which reads it",
     "skip_prk_steps": "of PNDM, which reads it",
+    "upscale_mode": "of scale_factors, which is refused",
 }
 """Fields that are read without effect, and why."""
 
@@ -307,7 +310,8 @@ def _flow(fields: Fields, T: int, even: bool, by_steps: bool, bent: bool) -> Pro
     if heun:
         return _flow_process("heun", T, options | shifts)
     shifts["linear"] = fields.only("time_shift_type", "exponential", "linear") == "linear"
-    shifts["stochastic"] = bool(fields.only("stochastic_sampling", False, True, None))
+    always = fields.name == FLOW_LCM  # the class has no such field
+    shifts["stochastic"] = always or bool(fields.only("stochastic_sampling", False, True, None))
     return _flow_process("lcm" if shifts["stochastic"] else "euler", T, options | shifts)
 
 

@@ -1,0 +1,57 @@
+"""The pipeline of HiDream-I1, whose prompts two CLIPs, T5 and many layers of Llama read."""
+
+__all__ = ["KINDS", "hidream"]
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from diffusion.published.hidream.network import LLAMA_LAYERS, HiDream
+from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.text.encoding import Encoder, encode, pooled, side_by_side
+
+LENGTH = 128  # of every text, in tokens
+
+
+def hidream(
+    prompts: Sequence[str], clip: Encoder, clip_g: Encoder, t5: Encoder, llama: Encoder, **how: Any
+) -> dict[str, jax.Array]:
+    """{"text", "pooled"} of HiDream-I1: the padding of T5 and Llama is read too.
+
+    Args:
+        prompts: B texts.
+        clip: ViT-L's text tower with its projection; like the next, it reads the first window of a long prompt alone.
+        clip_g: ViT-bigG's text tower with its projection.
+        t5: T5's encoder, `masked=True`, with a tokenizer of 128 tokens.
+        llama: Llama's states after the layers that the denoiser reads, `masked=True`, with a tokenizer of as many.
+        **how: further arguments of `encode`, for T5 and Llama.
+    """
+    text = side_by_side(encode(prompts, t5, **how), encode(prompts, llama, **how)).tokens
+    both = [pooled(encode(prompts, encoder)) for encoder in (clip, clip_g)]
+    return {"text": text, "pooled": jnp.concatenate(both, axis=-1)}
+
+
+def _readers(layers: Sequence[int]) -> tuple[Reader, ...]:
+    """The four text encoders, of which Llama's states are those after these layers, 0 for the first."""
+    after = tuple(layer + 1 for layer in sorted(set(layers)))
+    return (
+        Reader(length=LENGTH),
+        Reader("_2", length=LENGTH),
+        Reader("_3", {"masked": True}, LENGTH),
+        Reader("_4", {"masked": True, "layers": after}, LENGTH, pad="eos_token"),
+    )
+
+
+HIDREAM = Kind(
+    "HiDream",
+    _readers(LLAMA_LAYERS),
+    hidream,
+    Usual(50, 5.0),
+    network=HiDream,
+    students={("lcm", 6.0): Usual(28, 1.0), ("lcm", 3.0): Usual(16, 1.0)},  # HiDream-I1-Dev, -Fast
+    variant=lambda kind, denoiser: kind._replace(readers=_readers(denoiser.llama_layers)),
+)
+KINDS = {"HiDreamImagePipeline": HIDREAM}
+"""The pipelines by the names of their classes in diffusers."""

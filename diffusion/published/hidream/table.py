@@ -1,0 +1,127 @@
+"""HiDream-I1's transformer by the names of diffusers' HiDreamImageTransformer2DModel, which are its authors', too."""
+
+__all__ = ["table"]
+
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion.io import schema
+from diffusion.models.interchange.family import DEPTH, SIZE, SIZES, prompted
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, width_of_heads, without_default
+from diffusion.models.interchange.joint_rows import projection_rows
+from diffusion.models.interchange.rows import (
+    DENSE,
+    VECTOR,
+    Row,
+    cut,
+    layers,
+    linear,
+    mlp,
+    side_by_side,
+    stacked,
+    within,
+)
+from diffusion.published.hidream.network import LLAMA_LAYERS, HiDream
+
+NAME = "HiDreamImageTransformer2DModel"
+LAYERS_VALID = schema.several(schema.integer(0, 512), 1, 1024)  # valid values of llama_layers
+
+
+def _mlp(theirs: str, ours: str) -> list[Row]:
+    """The rows of a gated MLP."""
+    rows = side_by_side(("w1", "w3"), "hidden", bias=False) + linear("w2", "out", bias=False)
+    return within(rows, f"{theirs}.", f"{ours}/")
+
+
+def _experts(module: HiDream, theirs: str, ours: str) -> list[Row]:
+    rows = [Row("gate.weight", "router/kernel", DENSE), *_mlp("shared_experts", "shared")]
+    for i in range(module.experts):
+        rows += stacked(_mlp(f"experts.{i}", "experts/mlp"), i)
+    return within(rows, f"{theirs}.", f"{ours}/")
+
+
+def _attention(end: str, ours: str) -> list[Row]:
+    """The rows of a stream's attention, whose names of theirs have an end."""
+    parts = tuple(f"attn1.to_{name}{end}" for name in ("q", "k", "v", "out"))
+    rows = projection_rows(parts, (), f"{ours}/attention")
+    for name, norm in (("query", "q"), ("key", "k")):
+        rows.append(Row(f"attn1.{norm}_rms_norm{end}.weight", f"{ours}/{name}_norm/scale", VECTOR))
+    return rows
+
+
+def table(module: HiDream) -> list[Row]:
+    """The rows of a network."""
+    joint = [
+        *cut("adaLN_modulation.1.", ("image/modulation/dense", "text/modulation/dense"), 6 * module.width),
+        *_attention("", "image"),
+        *_attention("_t", "text"),
+        *_experts(module, "ff_i", "image/mlp"),
+        *_mlp("ff_t", "text/mlp"),
+    ]
+    single = [
+        *linear("adaLN_modulation.1", "tokens/modulation/dense"),
+        *_attention("", "tokens"),
+        *_experts(module, "ff_i", "tokens/mlp"),
+    ]
+    number = len(module.llama_layers)
+    texts = linear("linear", "llama_embeddings", bias=False)
+    return [
+        *linear("x_embedder.proj", "patch_embedding"),
+        *mlp("t_embedder.timestep_embedder.linear_1", "t_embedder.timestep_embedder.linear_2", "conditioning/time/"),
+        *mlp("p_embedder.pooled_embedder.linear_1", "p_embedder.pooled_embedder.linear_2", "conditioning/pooled/"),
+        *layers(texts, number, "caption_projection.", ""),
+        *linear(f"caption_projection.{number}.linear", "t5_embedding", bias=False),
+        *layers(within(joint, "block."), module.depth, "double_stream_blocks.", "blocks/"),
+        *layers(within(single, "block."), module.singles, "single_stream_blocks.", "single_blocks/"),
+        *linear("final_layer.adaLN_modulation.1", "final_modulation/dense"),
+        *linear("final_layer.linear", "final"),
+    ]
+
+
+def _text_widths(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    (widths,) = values.values()
+    if widths is None:
+        raise ValueError("the config has no caption_channels.")
+    return dict(zip(("t5_width", "llama_width"), widths))
+
+
+CONFIG = FieldTable(
+    NAME,
+    HiDream,
+    (
+        without_default("patch_size", "patch", SIZE),
+        Field("in_channels", "channels", 64),
+        Follows("out_channels", lambda module: module.channels, optional=True),
+        Field("num_layers", "depth", 16, DEPTH),
+        Field("num_single_layers", "singles", 32, DEPTH),
+        *width_of_heads(20, 128),
+        Group(
+            {"caption_channels": (None, schema.optional(schema.several(SIZE, 2, 2)))},
+            _text_widths,
+            write=lambda module: {"caption_channels": (module.t5_width, module.llama_width)},
+        ),
+        Field("text_emb_dim", "pooled_width", 2048),
+        Field("num_routed_experts", "experts", 4),
+        Field("num_activated_experts", "active", 2),
+        Field("axes_dims_rope", "axes", (32, 32), SIZES),
+        Field("max_resolution", "largest", (128, 128), schema.several(SIZE, 2, 2)),
+        without_default("llama_layers", "llama_layers", LAYERS_VALID),
+    ),
+    unread={"force_inference_output": None},
+)
+
+FAMILY = CONFIG.family(
+    prompted(),
+    {"diffusers": table},
+    published={
+        "HiDream-I1": {
+            "patch_size": 2,
+            "in_channels": 16,
+            "caption_channels": [4096, 4096],
+            "axes_dims_rope": [64, 32, 32],
+            "llama_layers": list(LLAMA_LAYERS),
+        }
+    },
+    prefixes=("model.diffusion_model.", ""),
+)
+FAMILIES = {FAMILY.name: FAMILY}
