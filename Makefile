@@ -101,6 +101,9 @@ test-newest: test-quick
 	$(RUN) -m diffusion evaluate --workdir=runs/newest
 	$(RUN) -m pytest -n 2 -q -m "" tests/experiments/test_commands.py -k help
 
+# The remakes of up to ten minutes, and all inputs of the fuzzing, take nearly three hours of its processor time.
+test-all: export REMAKE_MINUTES ?= 10
+test-all: export FUZZED_INPUTS ?= 5000
 test-all: setup
 	$(RUN) -m pytest -n 2 --dist loadfile -m ""
 
