@@ -87,7 +87,7 @@ def test_every_module_of_the_api_stands_under_one_topic(public):
     assert [group.title for group in groups] == list(site_pages.TOPICS) and all(group.modules for group in groups)
     topic = {module: group.title for group in groups for module in group.modules}
     assert topic["diffusion.models"] == "Networks" and topic["diffusion.models.layers.attention"] == "Layers"
-    assert topic["diffusion.published.flux"] == "Published checkpoints"
+    assert topic["diffusion.published.flux"] == "Published families"
     assert groups[0].modules[0] == "diffusion.schedules"
     with pytest.raises(ValueError, match=r"diffusion\.unheard_of has no topic"):
         site_pages.groups({"diffusion.unheard_of": []})
