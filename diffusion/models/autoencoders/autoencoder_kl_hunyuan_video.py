@@ -10,7 +10,10 @@ Convolutions and the attention see no later frame; the norms see all. Its author
 blended (`clip_parts.blended`).
 """
 
-__all__ = ["AutoencoderKLHunyuanVideo", "CausalAttention", "Decoder", "Encoder", "VideoBlock"]
+__all__ = ["AutoencoderKLHunyuanVideo", "CausalAttention", "Decoder", "Encoder", "Levels", "VideoBlock"]
+
+import functools
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -26,29 +29,25 @@ from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.network_bases import CheckedNetwork
 
 
-def _norm(groups: int, dtype: str, name: str) -> nn.GroupNorm:
-    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
-
-
 class VideoBlock(nn.Module):
     """x + conv(silu(norm(h))), h = conv(silu(norm(x))).
 
     Attributes:
         features: number of channels of the output; the input goes through a convolution of one pixel where it has
             others.
-        groups: number of groups of the norms, which are over all frames.
+        norm: name -> norm.
         dtype: compute type.
     """
 
     features: int
-    groups: int
+    norm: Callable[..., nn.Module]
     dtype: str
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         h = x
         for i in (1, 2):
-            h = nn.silu(_norm(self.groups, self.dtype, f"norm_{i}")(h))
+            h = nn.silu(self.norm(name=f"norm_{i}")(h))
             h = EdgeConv(self.features, repeats=True, dtype=self.dtype, name=f"conv_{i}")(h)
         if x.shape[-1] != self.features:
             x = EdgeConv(self.features, (1, 1, 1), dtype=self.dtype, name="shortcut")(x)
@@ -58,7 +57,7 @@ class VideoBlock(nn.Module):
 class CausalAttention(nn.Module):
     """x + project(attention(norm(x))): a pixel attends to its frame's and earlier frames' pixels, with one head."""
 
-    groups: int
+    norm: Callable[..., nn.Module]
     attention: str
     dtype: str
 
@@ -66,20 +65,28 @@ class CausalAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         batch, frames, height, width, channels = x.shape
         dense = lambda name: nn.Dense(channels, dtype=self.dtype, name=name)
-        h = _norm(self.groups, self.dtype, "norm")(x).reshape(batch, -1, 1, channels)
+        h = self.norm(name="norm")(x).reshape(batch, -1, 1, channels)
         times = np.repeat(np.arange(frames), height * width)
         bias = mask_bias(jnp.asarray(times[:, None] >= times)[None])
         q, k, v = (dense(name)(h) for name in ("query", "key", "value"))
         return x + dense("project")(attention(q, k, v, self.attention, bias)).reshape(x.shape)
 
 
-class _Levels(nn.Module):
-    """The base of encoder and decoder; fields as `AutoencoderKLHunyuanVideo`."""
+class Levels(nn.Module):
+    """The base of encoder and decoder.
+
+    Attributes:
+        widths, layers, halvings, mixes: as in `AutoencoderKLHunyuanVideo`.
+        norm: name -> norm.
+        outputs: number of channels of the output.
+        attention: implementation, see `diffusion.models.layers.attention`.
+        dtype: compute type.
+    """
 
     widths: tuple[int, ...]
     layers: int
     halvings: int
-    groups: int
+    norm: Callable[..., nn.Module]
     mixes: bool
     outputs: int
     attention: str
@@ -87,18 +94,18 @@ class _Levels(nn.Module):
 
     def mixed(self, x: jax.Array) -> jax.Array:
         """block - attention - block, at the smallest side."""
-        x = VideoBlock(self.widths[-1], self.groups, self.dtype, name="middle_block_0")(x)
+        x = VideoBlock(self.widths[-1], self.norm, self.dtype, name="middle_block_0")(x)
         if self.mixes:
-            x = CausalAttention(self.groups, self.attention, self.dtype, name="mixing")(x)
-        return VideoBlock(self.widths[-1], self.groups, self.dtype, name="middle_block_1")(x)
+            x = CausalAttention(self.norm, self.attention, self.dtype, name="mixing")(x)
+        return VideoBlock(self.widths[-1], self.norm, self.dtype, name="middle_block_1")(x)
 
     def last(self, x: jax.Array) -> jax.Array:
         """The output, in float32: bfloat16 would round it to 8 bits."""
-        h = nn.silu(_norm(self.groups, self.dtype, "norm_out")(x))
+        h = nn.silu(self.norm(name="norm_out")(x))
         return EdgeConv(self.outputs, repeats=True, name="conv_out")(h)
 
 
-class Encoder(_Levels):
+class Encoder(Levels):
     """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, outputs]."""
 
     @nn.compact
@@ -108,14 +115,14 @@ class Encoder(_Levels):
         x = conv(self.widths[0], "conv_in")(x)
         for i, width in enumerate(self.widths):
             for j in range(self.layers):
-                x = VideoBlock(width, self.groups, self.dtype, name=f"level_{i}_block_{j}")(x)
+                x = VideoBlock(width, self.norm, self.dtype, name=f"level_{i}_block_{j}")(x)
             if i < last:
                 stride = (2 if i >= last - self.halvings else 1, 2, 2)
                 x = conv(width, f"down_{i}", stride=stride)(x)
         return self.last(self.mixed(x))
 
 
-class Decoder(_Levels):
+class Decoder(Levels):
     """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, outputs]."""
 
     @nn.compact
@@ -124,7 +131,7 @@ class Decoder(_Levels):
         x = self.mixed(conv(self.widths[-1], "conv_in")(z))
         for i in reversed(range(len(self.widths))):
             for j in range(self.layers + 1):
-                x = VideoBlock(self.widths[i], self.groups, self.dtype, name=f"level_{i}_block_{j}")(x)
+                x = VideoBlock(self.widths[i], self.norm, self.dtype, name=f"level_{i}_block_{j}")(x)
             if i:
                 x = doubled(x)
                 if i <= self.halvings:
@@ -167,7 +174,8 @@ class AutoencoderKLHunyuanVideo(VideoAutoencoder, CheckedNetwork):
         check_levels(self)
 
     def setup(self):
-        fields = (self.widths, self.layers, self.halvings, self.groups, self.mixes)
+        norm = functools.partial(nn.GroupNorm, self.groups, epsilon=1e-6, dtype=self.dtype, use_fast_variance=False)
+        fields = (self.widths, self.layers, self.halvings, norm, self.mixes)
         how = (self.attention, self.dtype)
         self.encoder = Encoder(*fields, 2 * self.latent_channels, *how)
         self.decoder = Decoder(*fields, self.picture_channels, *how)

@@ -12,27 +12,19 @@ own in time. Convolutions repeat the pixels at the edge; norms are of single pix
 earlier ones.
 """
 
-__all__ = [
-    "AutoencoderKLHunyuanVideo15",
-    "CausalBlock15",
-    "Decoder15",
-    "Encoder15",
-    "PixelAttention",
-    "folded",
-    "unfolded",
-]
+__all__ = ["AutoencoderKLHunyuanVideo15", "Decoder15", "Encoder15", "folded", "unfolded"]
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import Levels, VideoBlock
 from diffusion.models.autoencoders.causal_layers import ChannelNorm
 from diffusion.models.autoencoders.clip_parts import at_once
+from diffusion.models.autoencoders.deep_compression import averaged, repeated
 from diffusion.models.autoencoders.edge_convolution import EdgeConv
 from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder
-from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.network_bases import CheckedNetwork
 
 
@@ -52,115 +44,56 @@ def unfolded(x: jax.Array, time: int) -> jax.Array:
     return boxes.reshape(batch, frames * time, 2 * height, 2 * width, channels)
 
 
-def _means(x: jax.Array, features: int) -> jax.Array:
-    """The means of as many groups of neighbouring channels."""
-    return x.reshape(*x.shape[:-1], features, x.shape[-1] // features).mean(-1)
+def _conv(dtype: str, features: int, name: str) -> EdgeConv:
+    return EdgeConv(features, repeats=True, dtype=dtype, name=name)
 
 
-class CausalBlock15(nn.Module):
-    """x + conv(silu(norm(h))), h = conv(silu(norm(x))), with norms of single pixels."""
-
-    features: int
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        h = x
-        for i in (1, 2):
-            h = nn.silu(ChannelNorm(name=f"norm_{i}")(h))
-            h = EdgeConv(self.features, repeats=True, dtype=self.dtype, name=f"conv_{i}")(h)
-        return x + h
-
-
-class PixelAttention(nn.Module):
-    """x + project(attention(norm(x))): a pixel attends to its frame's and earlier frames' pixels, with one head."""
-
-    attention: str
-    dtype: str
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        batch, frames, height, width, channels = x.shape
-        dense = lambda name: nn.Dense(channels, dtype=self.dtype, name=name)
-        h = ChannelNorm(name="norm")(x).reshape(batch, -1, 1, channels)
-        times = np.repeat(np.arange(frames), height * width)
-        bias = mask_bias(jnp.asarray(times[:, None] >= times)[None])
-        q, k, v = (dense(name)(h) for name in ("query", "key", "value"))
-        return x + dense("project")(attention(q, k, v, self.attention, bias)).reshape(x.shape)
-
-
-class _Levels15(nn.Module):
-    """The base of encoder and decoder; fields as `AutoencoderKLHunyuanVideo15`."""
-
-    widths: tuple[int, ...]
-    layers: int
-    halvings: int
-    latent_channels: int
-    picture_channels: int
-    attention: str
-    dtype: str
-
-    def conv(self, features: int, name: str) -> EdgeConv:
-        return EdgeConv(features, repeats=True, dtype=self.dtype, name=name)
-
-    def mixed(self, x: jax.Array) -> jax.Array:
-        """block - attention - block, at the smallest side."""
-        x = CausalBlock15(self.widths[-1], self.dtype, name="middle_block_0")(x)
-        x = PixelAttention(self.attention, self.dtype, name="mixing")(x)
-        return CausalBlock15(self.widths[-1], self.dtype, name="middle_block_1")(x)
-
-    def last(self, x: jax.Array, features: int) -> jax.Array:
-        """The output, in float32: bfloat16 would round it to 8 bits."""
-        return EdgeConv(features, repeats=True, name="conv_out")(nn.silu(ChannelNorm(name="norm_out")(x)))
-
-
-class Encoder15(_Levels15):
+class Encoder15(Levels):
     """[B, 1 + f_t n, H, W, C] -> [B, 1 + n, H/f, W/f, 2 D]."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         last = len(self.widths) - 1
-        x = self.conv(self.widths[0], "conv_in")(x)
+        x = _conv(self.dtype, self.widths[0], "conv_in")(x)
         for i, width in enumerate(self.widths):
             for j in range(self.layers):
-                x = CausalBlock15(width, self.dtype, name=f"level_{i}_block_{j}")(x)
+                x = VideoBlock(width, self.norm, self.dtype, name=f"level_{i}_block_{j}")(x)
             if i < last:
                 x = self._halved(x, i, 2 if i >= last - self.halvings else 1)
         x = self.mixed(x)
-        return self.last(x, 2 * self.latent_channels) + _means(x, 2 * self.latent_channels)
+        return self.last(x) + averaged(x, self.outputs)
 
     def _halved(self, x: jax.Array, level: int, time: int) -> jax.Array:
         features = self.widths[level + 1]
-        h = self.conv(features // (4 * time), f"down_{level}")(x)
+        h = _conv(self.dtype, features // (4 * time), f"down_{level}")(x)
         if time == 1:
-            return folded(h, 1) + _means(folded(x, 1), features)
-        first = jnp.tile(folded(h[:, :1], 1), 2) + _means(folded(x[:, :1], 1), features)
-        return jnp.concatenate([first, folded(h[:, 1:], 2) + _means(folded(x[:, 1:], 2), features)], axis=1)
+            return folded(h, 1) + averaged(folded(x, 1), features)
+        first = jnp.tile(folded(h[:, :1], 1), 2) + averaged(folded(x[:, :1], 1), features)
+        return jnp.concatenate([first, folded(h[:, 1:], 2) + averaged(folded(x[:, 1:], 2), features)], axis=1)
 
 
-class Decoder15(_Levels15):
+class Decoder15(Levels):
     """[B, 1 + n, h, w, D] -> [B, 1 + f_t n, f h, f w, C]."""
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        x = self.conv(self.widths[-1], "conv_in")(z) + jnp.repeat(z, self.widths[-1] // self.latent_channels, axis=-1)
+        x = _conv(self.dtype, self.widths[-1], "conv_in")(z) + repeated(z, self.widths[-1])
         x = self.mixed(x)
         last = len(self.widths) - 1
         for i in reversed(range(len(self.widths))):
             for j in range(self.layers + 1):
-                x = CausalBlock15(self.widths[i], self.dtype, name=f"level_{i}_block_{j}")(x)
+                x = VideoBlock(self.widths[i], self.norm, self.dtype, name=f"level_{i}_block_{j}")(x)
             if i:
                 x = self._doubled(x, i, 2 if i > last - self.halvings else 1)
-        return self.last(x, self.picture_channels)
+        return self.last(x)
 
     def _doubled(self, x: jax.Array, level: int, time: int) -> jax.Array:
         features = self.widths[level - 1]
-        h = self.conv(features * 4 * time, f"up_{level}")(x)
-        times = features * 4 * time // x.shape[-1]
+        h = _conv(self.dtype, features * 4 * time, f"up_{level}")(x)
         if time == 1:
-            return unfolded(h, 1) + unfolded(jnp.repeat(x, times, axis=-1), 1)
-        first = unfolded(h[:, :1], 1)[..., :features] + jnp.repeat(unfolded(x[:, :1], 1), times // 2, axis=-1)
-        later = unfolded(h[:, 1:], 2) + jnp.repeat(unfolded(x[:, 1:], 2), times, axis=-1)
+            return unfolded(h, 1) + unfolded(repeated(x, 4 * features), 1)
+        first = unfolded(h[:, :1], 1)[..., :features] + repeated(unfolded(x[:, :1], 1), features)
+        later = unfolded(h[:, 1:], 2) + repeated(unfolded(x[:, 1:], 2), features)
         return jnp.concatenate([first, later], axis=1)
 
 
@@ -210,9 +143,9 @@ class AutoencoderKLHunyuanVideo15(VideoAutoencoder, CheckedNetwork):
             )
 
     def setup(self):
-        fields = (self.widths, self.layers, self.halvings, self.latent_channels, self.picture_channels)
-        self.encoder = Encoder15(*fields, self.attention, self.dtype)
-        self.decoder = Decoder15(*fields, self.attention, self.dtype)
+        fields, how = (self.widths, self.layers, self.halvings, ChannelNorm, True), (self.attention, self.dtype)
+        self.encoder = Encoder15(*fields, 2 * self.latent_channels, *how)
+        self.decoder = Decoder15(*fields, self.picture_channels, *how)
 
     def _posterior(self, x: jax.Array) -> list[jax.Array]:
         return jnp.split(self.encoder(x), 2, axis=-1)
