@@ -68,10 +68,10 @@ class Choices:
         x: `[N, D]` rows, N of at least 2.
         y: `[N, D]` columns.
         """
-        kept = min(KEPT, len(y))
+        number = min(KEPT, len(y))
         self._x, self._coordinates = x, np.ascontiguousarray(y.T)
-        self._columns = np.zeros((len(x), kept), int)
-        self._costs = np.zeros((len(x), kept))
+        self._columns = np.zeros((len(x), number), int)
+        self._costs = np.zeros((len(x), number))
         self._bound = np.full(len(x), -np.inf)  # no other column is better than this, at any later prices
 
     def two(self, row: int, prices: np.ndarray) -> tuple[int, float, float]:
@@ -88,10 +88,10 @@ class Choices:
     def _look(self, row: int, prices: np.ndarray) -> None:
         """Takes the best columns of a row at the present prices."""
         costs = np.square(self._coordinates - self._x[row][:, None]).sum(0)
-        sums, kept = costs + prices, self._columns.shape[1]
-        if kept == len(sums):
-            order, self._bound[row] = np.arange(kept), np.inf
+        sums, number = costs + prices, self._columns.shape[1]
+        if number == len(sums):
+            order, self._bound[row] = np.arange(number), np.inf
         else:
-            order = np.argpartition(sums, kept)  # the column at `kept` is the least of those behind
-            self._bound[row] = sums[order[kept]]
-        self._columns[row], self._costs[row] = order[:kept], costs[order[:kept]]
+            order = np.argpartition(sums, number)  # the column at `number` is the least of those behind
+            self._bound[row] = sums[order[number]]
+        self._columns[row], self._costs[row] = order[:number], costs[order[:number]]

@@ -178,7 +178,7 @@ class HiDreamBlock(nn.Module):
         ]
         if entering:
             return parts[0].read(streams[0], c)[0][:, -self.picture :], None
-        kept = streams[-1].shape[1]
+        staying = streams[-1].shape[1]
         streams = (*streams[:-1], jnp.concatenate([text, streams[-1]], axis=1))
         entered, vectors = zip(*(part.enter(x, c) for part, x in zip(parts, streams)))
         q, k, v = (jnp.concatenate(arrays[::-1], axis=1) for arrays in zip(*entered))
@@ -190,7 +190,7 @@ class HiDreamBlock(nn.Module):
         ends = list(itertools.accumulate(x.shape[1] for x in streams[::-1]))
         mixed = jnp.split(attend(q, k, v, angles, self.attention, bias=bias), ends[:-1], axis=1)[::-1]
         left = [part.leave(x, m, vector) for part, x, m, vector in zip(parts, streams, mixed, vectors)]
-        return (*left[:-1], left[-1][:, -kept:]), None
+        return (*left[:-1], left[-1][:, -staying:]), None
 
 
 class HiDream(Layered, Backbone):

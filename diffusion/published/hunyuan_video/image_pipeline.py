@@ -41,7 +41,7 @@ def hunyuan_video_from_image(
         llava: Llava's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 103 + 256
             tokens that pads on the right.
         clip: ViT-L's text tower; it reads the first window of a long prompt alone.
-        pictures: at most one picture, float32 [1, S, S, 3] in [-1, 1] at the size that Llava sees.
+        pictures: the picture, or none: float32 [1, S, S, 3] in [-1, 1] at the size that Llava sees.
         every: stride at which the picture's tokens are kept; the first is.
         **how: further arguments of `encode`, for Llava.
     """
@@ -51,11 +51,11 @@ def hunyuan_video_from_image(
     network: Any = llava.network
     seeing = (lambda ids, mask: network(ids, mask, pictures=tokens)) if tokens else network
     reader = Encoder(llava.tokenizer.longer(count - 1), seeing)
-    whole = encode(texts, reader, before=TASK.format(PLACEHOLDER * count), behind=ANSWER, **how)
-    to_the_end = jnp.cumsum(whole.mask[:, ::-1], axis=1)[:, ::-1]  # how many tokens there are from each one on
-    kept = whole.mask & ~((to_the_end > 1) & (to_the_end <= OF_ANSWER))
+    read = encode(texts, reader, before=TASK.format(PLACEHOLDER * count), behind=ANSWER, **how)
+    to_the_end = jnp.cumsum(read.mask[:, ::-1], axis=1)[:, ::-1]  # how many tokens there are from each one on
+    shown = read.mask & ~((to_the_end > 1) & (to_the_end <= OF_ANSWER))
     parts = slice(BEFORE_PICTURE, BEFORE_PICTURE + count, every), slice(OF_TASK + count, None)
-    states, shown = (jnp.concatenate([each[:, part] for part in parts], axis=1) for each in (whole.tokens, kept))
+    states, shown = (jnp.concatenate([array[:, part] for part in parts], axis=1) for array in (read.tokens, shown))
     return text_first(Embeddings(states, shown, None)) | {"pooled": pooled(encode(texts, clip))}
 
 

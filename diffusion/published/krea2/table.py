@@ -57,7 +57,7 @@ TEXT_LAYER = [
 def table(module: Krea2, layout: str) -> list[Row]:
     """The rows of a network, by the names of a layout, "diffusers" or "original"."""
     original = layout == "original"
-    own = Row("scale_shift_table", "table", VECTOR) if original else Row("scale_shift_table", "table")
+    modulation = Row("scale_shift_table", "table", VECTOR) if original else Row("scale_shift_table", "table")
     rows = [
         *linear("img_in", "patch_embedding", PACKED_IN),
         *mlp("time_embed.linear_1", "time_embed.linear_2", "time_"),
@@ -71,7 +71,7 @@ def table(module: Krea2, layout: str) -> list[Row]:
         Row("final_layer.linear.bias", "final/bias", PACKED_BIAS),
         *layers(TEXT_LAYER, module.state_layers, "text_fusion.layerwise_blocks.", "state_blocks/"),
         *layers(TEXT_LAYER, module.text_layers, "text_fusion.refiner_blocks.", "text_blocks/"),
-        *layers([*TEXT_LAYER, own], module.depth, "transformer_blocks.", "blocks/"),
+        *layers([*TEXT_LAYER, modulation], module.depth, "transformer_blocks.", "blocks/"),
     ]
     return [row._replace(theirs=_original_name(row.theirs)) for row in rows] if original else rows
 
