@@ -76,7 +76,7 @@ class Levels(nn.Module):
     """The base of encoder and decoder.
 
     Attributes:
-        widths, layers, halvings, mixes: as in `AutoencoderKLHunyuanVideo`.
+        widths, layers, halvings, mixes: fields of `AutoencoderKLHunyuanVideo`.
         norm: name -> norm.
         outputs: number of channels of the output.
         attention: implementation, see `diffusion.models.layers.attention`.

@@ -285,12 +285,12 @@ class HiDream(Layered, Backbone):
         number, padding = height * width // self.patch**2, self._padding(height, width)
         patches = jnp.pad(patchify(x, self.patch), ((0, 0), (int(padding > 0), 0), (0, 0)))
         image = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patches)
-        text, own = self._texts(inputs["text"])
+        text, llama = self._texts(inputs["text"])
         c = Conditioning(self.width, self.dtype, name="conditioning")(t, inputs["pooled"])
 
         row, column = np.indices((height // self.patch, width // self.patch)).reshape(2, -1)
         positions = np.stack([np.zeros_like(row), row, column], axis=1)
-        others = image.shape[1] - number + text.shape[1] + own.shape[2]
+        others = image.shape[1] - number + text.shape[1] + llama.shape[2]
         angles = jnp.asarray(axis_angles(np.pad(positions, [(others, 0), (0, 0)]), self.axes))
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         picture = lambda streams: streams[0][:, -number:]
@@ -301,7 +301,7 @@ class HiDream(Layered, Backbone):
                 self.depth,
                 HiDreamBlock,
                 (("image", "text"), *fields),
-                (c, angles, own[: self.depth]),
+                (c, angles, llama[: self.depth]),
                 picture=picture,
             ),
             Stack(
@@ -309,7 +309,7 @@ class HiDream(Layered, Backbone):
                 self.singles,
                 HiDreamBlock,
                 (("tokens",), *fields),
-                (c, angles, own[self.depth :]),
+                (c, angles, llama[self.depth :]),
                 enter=lambda streams: (jnp.concatenate(streams[::-1], axis=1),),
                 picture=picture,
             ),
@@ -336,8 +336,8 @@ class HiDream(Layered, Backbone):
         t5 = dense(name="t5_embedding")(text[..., : self.t5_width])
         states = jnp.split(text[..., self.t5_width :], len(self.states), axis=-1)
         states = jnp.stack([states[self.states.index(layer)] for layer in self.llama_layers])
-        own = dense(batch_dims=(0,), name="llama_embeddings")(states)
-        return jnp.concatenate([t5, own[-1]], axis=1), own
+        llama = dense(batch_dims=(0,), name="llama_embeddings")(states)
+        return jnp.concatenate([t5, llama[-1]], axis=1), llama
 
 
 MODELS = {"hidream": HiDream}  # by its name in configs

@@ -237,7 +237,7 @@ class Krea2(Layered, Backbone):
         positions = np.concatenate([np.zeros((text.shape[1], 3), int), patches])
         angles = jnp.asarray(axis_angles(positions, self.axes, THETA))
         number = image.shape[1]
-        seen = jnp.concatenate([shown, jnp.ones((batch, number), bool)], axis=1)
+        attended = jnp.concatenate([shown, jnp.ones((batch, number), bool)], axis=1)
         tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
 
         def output(tokens: jax.Array) -> jax.Array:
@@ -252,7 +252,7 @@ class Krea2(Layered, Backbone):
         axes = (nn.broadcast,) * 3
         picture = lambda tokens: tokens[:, -number:]
         return single_stack(
-            self, Krea2Block, fields, tokens, (c, angles, seen), axes, output, features, through, picture
+            self, Krea2Block, fields, tokens, (c, angles, attended), axes, output, features, through, picture
         )
 
     def _fused(self, text: jax.Array, shown: jax.Array) -> jax.Array:
