@@ -205,22 +205,22 @@ BUILT_ON = {
 
 
 @functools.cache
-def listed_names(module: str) -> tuple[str, ...] | None:
-    """The names that a module of the library lists as public, as its file states them; None where it lists none."""
-    return public_names._read(MODULES[module], MODULES[module].relative_to(ROOT)).listed
+def public_in(module: str) -> set[str]:
+    """The public names of a module of the library, as its file states them."""
+    return public_names._read(MODULES[module], MODULES[module].relative_to(ROOT)).public()
 
 
 def not_public(source: str) -> list[str]:
     """What a file takes of the library beside its public names.
 
-    Public are the names that a module lists in its `__all__`, and the commands. Of a module of `diffusion.experiments`
-    that its package lists, whatever has no underscore is public.
+    Public are the names that a module lists or has without an underscore, and the commands. Of a module of
+    `diffusion.experiments` or `diffusion.recipe` that its package lists, whatever has no underscore is public.
     """
     tree = ast.parse(source)
     wrong, known = [], {}
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module.partition(".")[0] == "diffusion":
-            valid = listed_names(node.module) or ()
+            valid = public_in(node.module)
             if node.module == "diffusion.experiments":
                 valid = {*valid, *commands.purposes()}
             wrong += [f"{node.module}.{alias.name}" for alias in node.names if alias.name not in valid]
@@ -231,7 +231,9 @@ def not_public(source: str) -> list[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known:
             module = known[node.value.id]
-            names = listed_names(module) if module in MODULES else None
+            names = (
+                public_in(module) if module in MODULES and module.split(".")[1] not in public_names.UNLISTED else None
+            )
             if node.attr != "__file__" and (node.attr.startswith("_") or (names and node.attr not in names)):
                 wrong.append(f"{module}.{node.attr}")
     return wrong

@@ -1,7 +1,5 @@
 """Tunings by a second picture of each record: a ControlNet beside any frozen denoiser, a T2I-Adapter beside a U-Net."""
 
-__all__ = ["NAME", "control_net", "t2i_adapter"]
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Custom diffusion: a new word, and the keys and values by which cross-attention reads the text."""
 
-__all__ = ["custom_diffusion"]
-
 import dataclasses
 import pathlib
 from collections.abc import Mapping

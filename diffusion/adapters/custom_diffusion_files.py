@@ -11,8 +11,6 @@ Without the last kind, diffusers refuses a file that does not have all attention
 there. A layer V in place of W is an adapter of `lora` with the update V - W, so that it has a weight and an interval.
 """
 
-__all__ = ["load", "recognised", "save", "tensors_of"]
-
 import pathlib
 import re
 from collections.abc import Iterable, Mapping

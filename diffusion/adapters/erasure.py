@@ -8,8 +8,6 @@ c_i are embeddings of tokens that are erased, d_i of the tokens that replace the
 Reference: Gandikota et al. 2024, "Unified Concept Editing in Diffusion Models", eq. 7.
 """
 
-__all__ = ["CROSS", "aligned", "edited", "solved"]
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

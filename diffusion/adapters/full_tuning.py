@@ -1,7 +1,5 @@
 """The tuning of a whole denoiser, and of the text encoders too: DreamBooth as it was published."""
 
-__all__ = ["chosen_leaves", "full", "nested", "with_leaves"]
-
 import dataclasses
 import re
 from collections.abc import Mapping

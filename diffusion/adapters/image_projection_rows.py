@@ -1,7 +1,5 @@
 """The names of an IP-Adapter's projection in files, and which projection has them."""
 
-__all__ = ["check_heads", "read", "rows"]
-
 from collections.abc import Mapping
 from typing import Any
 

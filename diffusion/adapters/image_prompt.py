@@ -3,8 +3,6 @@
 The image encoder reads each picture once, before the training; a run keeps what it makes of them (`Tuning.see`).
 """
 
-__all__ = ["NAME", "ip_adapter"]
-
 import dataclasses
 import functools
 import pathlib

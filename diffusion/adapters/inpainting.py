@@ -1,7 +1,5 @@
 """A tuning that makes an inpainting model of a text-to-image one, whose U-Net sees a mask and what is not masked."""
 
-__all__ = ["inpainting"]
-
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """A tuning that makes a model which edits pictures by instructions of a text-to-image one: InstructPix2Pix."""
 
-__all__ = ["instruct_pix2pix"]
-
 from typing import Any
 
 import jax.numpy as jnp

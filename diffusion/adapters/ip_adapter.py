@@ -6,8 +6,6 @@ extra = ip_adapter.prompt(adapter, params, features, weight, layers=unet.extra_l
 output = unet.apply(variables, x, t, {**condition, "extra": (extra,)})
 """
 
-__all__ = ["attachment", "opened", "prompt"]
-
 import pathlib
 from collections.abc import Sequence
 from typing import Any

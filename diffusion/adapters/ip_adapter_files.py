@@ -16,8 +16,6 @@ Which projection a file has, and its sizes, follow from its names and shapes. di
 they are, and XLabs' for Flux.
 """
 
-__all__ = ["fresh", "load", "numbers", "recognised", "save", "table", "widths"]
-
 import pathlib
 from collections.abc import Mapping
 from typing import Any

@@ -24,20 +24,6 @@ With D = down up the merged kernel is W + scale D. Files have further kinds:
 Reference: Liu et al. 2024, "DoRA: Weight-Decomposed Low-Rank Adaptation", for the magnitudes.
 """
 
-__all__ = [
-    "Scale",
-    "adapted",
-    "changeable",
-    "init",
-    "merge",
-    "parsed",
-    "places_of",
-    "replaced",
-    "started",
-    "unmerge",
-    "written",
-]
-
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence

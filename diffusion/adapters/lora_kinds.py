@@ -12,8 +12,6 @@ tiled, so that two pairs (A, B) hold every kind. A is [r, in, ..] and B is [out,
 Reference: Yeh et al. 2023, "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to Model Evaluation".
 """
 
-__all__ = ["Pair", "Parts", "Update", "first_rows", "loha", "lokr", "lora", "magnitude", "update"]
-
 import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Layers of a LoRA file as parts of our parameters: which part a layer is, and the adapter that such parts make."""
 
-__all__ = ["Part", "Place", "changed_parts", "layers_of", "parts_of", "stacked", "tensors_of"]
-
 import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple

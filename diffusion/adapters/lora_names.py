@@ -1,7 +1,5 @@
 """The names in LoRA files of every tool that writes them, and their alpha."""
 
-__all__ = ["configs", "is_lora", "parsed", "prefix_of", "said", "scale", "shown", "spelled", "tensor_of"]
-
 import math
 import pathlib
 import re

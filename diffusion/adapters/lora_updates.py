@@ -1,7 +1,5 @@
 """An adapter of ours as updates of the layers that a LoRA file names, for writing."""
 
-__all__ = ["Update", "their_layers"]
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

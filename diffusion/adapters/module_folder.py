@@ -1,7 +1,5 @@
 """The folder of a tuned network, in the names of its own library."""
 
-__all__ = ["writer"]
-
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -5,8 +5,6 @@ theirs becomes one of our inputs, and every output one of our outputs. Two array
 layout show the mapping.
 """
 
-__all__ = ["Separation", "separation"]
-
 import functools
 import math
 from typing import NamedTuple

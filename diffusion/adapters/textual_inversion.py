@@ -1,7 +1,5 @@
 """Textual inversion: a new word, whose embeddings alone are trained."""
 
-__all__ = ["text_of", "textual_inversion"]
-
 import pathlib
 from collections.abc import Mapping
 from typing import Any

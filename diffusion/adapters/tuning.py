@@ -9,8 +9,6 @@
 A function that a config names in `config.tuning` receives the base, and returns a `Tuning`.
 """
 
-__all__ = ["CAPTIONED", "Params", "Tuning", "computed"]
-
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence

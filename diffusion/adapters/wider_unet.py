@@ -1,7 +1,5 @@
 """Tunings of a whole U-Net that sees more beside x_t: channels of its first convolution, zero at the start."""
 
-__all__ = ["Seen", "widened"]
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any

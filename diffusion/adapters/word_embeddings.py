@@ -10,8 +10,6 @@
 A word of several vectors is K tokens, one after the other.
 """
 
-__all__ = ["Word", "encoders_of", "extended", "load", "save", "table_of", "with_rows"]
-
 import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """A function of rows applied to any number of them, in calls of one size."""
 
-__all__ = ["applied"]
-
 from collections.abc import Callable
 from typing import Any
 

@@ -11,8 +11,6 @@ the Design Space of Diffusion-Based Generative Models", 2022, appendix F.2: the 
 change, and zeros (no change) when sampling, so that no change leaks into the samples.
 """
 
-__all__ = ["edm_augmentation", "transform"]
-
 import math
 
 import jax

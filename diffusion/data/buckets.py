@@ -10,8 +10,6 @@ pictures that do not fill a batch at the end of an epoch begin the bucket's firs
 picture is left out.
 """
 
-__all__ = ["Order", "Size", "batches", "fit", "measured", "measured_once", "nearest", "widest", "within"]
-
 import contextlib
 import functools
 import itertools

@@ -1,7 +1,5 @@
 """The code that makes a dataset, as a checksum, so that records which other code has made are not taken for its own."""
 
-__all__ = ["checksum"]
-
 import ast
 import hashlib
 import inspect

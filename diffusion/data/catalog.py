@@ -1,7 +1,5 @@
 """The catalog of datasets: which there are, where they lie on disk, and whether their folders are safe to open."""
 
-__all__ = ["available", "bundled", "check_folder", "find", "root_of"]
-
 import contextlib
 import io
 import json

@@ -5,8 +5,6 @@
 Each function here returns such a pure function. A config names them in `{"name": "controlled", "control": ...}`.
 """
 
-__all__ = ["Control", "downsampled", "edges", "sketch"]
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Scikit-learn's handwritten digits as a TFDS dataset, so that a first run needs no download."""
 
-__all__ = ["Digits", "digits"]
-
 import io
 from collections.abc import Iterator
 

@@ -5,19 +5,6 @@ folded to a .. z and the space, as text8 is. One paragraph in ten is held out, b
 whatever else is installed.
 """
 
-__all__ = [
-    "PACKAGES",
-    "SYMBOLS",
-    "Prose",
-    "decode",
-    "encode",
-    "folded",
-    "is_held_out",
-    "is_prose",
-    "paragraphs",
-    "read",
-]
-
 import ast
 import functools
 import hashlib

@@ -8,8 +8,6 @@ are latents of the mirror images too, there are also features of them; a run tha
 draws the same view of its features.
 """
 
-__all__ = ["Featured", "beside", "open_beside"]
-
 import pathlib
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Fingerprints of a source's examples: a few words that change with them and are the same on every host."""
 
-__all__ = ["digest", "rows"]
-
 import hashlib
 from collections.abc import Iterable
 

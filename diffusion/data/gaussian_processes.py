@@ -1,7 +1,5 @@
 """Gaussian processes on the steps of a series, whose conditional distributions are closed forms."""
 
-__all__ = ["GaussianProcess", "conditional", "deviation", "draw", "matern", "periodic", "stationary"]
-
 import math
 from typing import NamedTuple
 

@@ -4,8 +4,6 @@ A source says it by `identities() -> int64 [N, 3] | None`: for each record the s
 part of that set, and its number there.
 """
 
-__all__ = ["count_common", "have_common_set", "numbered", "stated"]
-
 import json
 from collections.abc import Iterable
 from typing import Any

@@ -7,8 +7,6 @@
 `prepare(FOLDER, name="mine", data_dir=DIR, side=64)` writes DIR/mine/1.0.0, which is read as any dataset is.
 """
 
-__all__ = ["Row", "prepare", "read_metadata"]
-
 import csv
 import io
 import pathlib

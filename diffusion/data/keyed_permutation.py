@@ -1,7 +1,5 @@
 """A permutation of any number of records that is computed where it is needed: no table, whatever the number."""
 
-__all__ = ["keyed_permutation"]
-
 import numpy as np
 
 ROUNDS = 10  # number of rounds of the Feistel network, as in NIST's FF1

@@ -9,20 +9,6 @@ posterior. Moments, not draws, so that training draws another latent of a pictur
 the encoder itself; `scale` and `shift` are applied when a record is read, and stored beside it.
 """
 
-__all__ = [
-    "INDEX",
-    "CacheError",
-    "Description",
-    "Latents",
-    "dataset_of",
-    "describe",
-    "differences",
-    "named",
-    "open_cache",
-    "parse",
-    "require",
-]
-
 import json
 import pathlib
 import shlex

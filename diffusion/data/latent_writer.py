@@ -1,7 +1,5 @@
 """Writes a cache of latents (`diffusion.data.latent_cache`): resumable after a kill, never taken half-finished."""
 
-__all__ = ["write"]
-
 import fcntl
 import json
 import math

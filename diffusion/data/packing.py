@@ -1,7 +1,5 @@
 """Records that are pytrees of arrays, as one vector each; `diffusion.pytrees` has the same of batches."""
 
-__all__ = ["pack"]
-
 from typing import Any
 
 import jax

@@ -5,27 +5,6 @@ augmented by draws that depend on (seed, i) alone. Batches and processes cut thi
 position in it is one number, valid for any batch size and number of processes.
 """
 
-__all__ = [
-    "Batch",
-    "Batches",
-    "assembled",
-    "augmented",
-    "batches",
-    "conditions",
-    "epoch",
-    "fetch",
-    "iterate",
-    "permutation",
-    "positions_of",
-    "records_at",
-    "rngs_of",
-    "rows",
-    "shuffled",
-    "sound",
-    "stacked_conditions",
-    "view",
-]
-
 import functools
 import sys
 import warnings

@@ -4,8 +4,6 @@ DIFFUSION_CACHE/tfds_environment      made once, with tensorflow-datasets and te
 DATA_DIR/NAME/VERSION                 the dataset, as array_record
 """
 
-__all__ = ["PreparationFailed", "environment", "install", "prepare", "require_datasets", "requirements"]
-
 import json
 import os
 import pathlib

@@ -9,8 +9,6 @@ The run then learns p(hidden | known): noise, losses and samples concern only th
 `diffusion.padding`). A missing value is not known; in training it is not hidden either.
 """
 
-__all__ = ["Hiding", "check", "forecast", "gaps", "missing", "record"]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The records that two sources share: by their numbers, by the ends of their splits, or by their content."""
 
-__all__ = ["Known", "Part", "by_content", "by_number", "identify"]
-
 import hashlib
 from collections.abc import Iterable
 from typing import NamedTuple

@@ -4,8 +4,6 @@ The records of a stream are the examples 0, 1, 2, ... of the run, in their order
 augmentation draws depend on (seed, global example index), as in `pipeline.batches`.
 """
 
-__all__ = ["StreamBatches"]
-
 import sys
 import threading
 import warnings

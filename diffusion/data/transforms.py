@@ -1,7 +1,5 @@
 """The steps of one image between the disk and the network: decoding, augmentation, and the change of range."""
 
-__all__ = ["Augmentation", "crop", "decode", "decode_any", "decode_square", "flip", "square", "to_model", "to_uint8"]
-
 from collections.abc import Callable, Iterable
 
 import numpy as np

@@ -6,8 +6,6 @@ A network of all positions serves: it sees the blocks before as they are, the bl
 behind it.
 """
 
-__all__ = ["block_bound", "sample_blocks", "semi_autoregressive", "semi_autoregressive_law"]
-
 from collections.abc import Callable
 from typing import Any
 

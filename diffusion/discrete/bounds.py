@@ -1,19 +1,5 @@
 """Losses of models of symbols: bounds on -log p(x_0) in nats, one for each example."""
 
-__all__ = [
-    "LogLikelihood",
-    "check_bounded",
-    "check_ratios",
-    "discrete_time_bound",
-    "masked_bound",
-    "masked_bound_of",
-    "noised",
-    "score_entropy_at",
-    "score_entropy_bound",
-    "token_masked_at",
-    "token_masked_bound",
-]
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Draws of symbols from probabilities, and of the noise behind them, each example's from its own key."""
 
-__all__ = ["draw", "exponential", "happens", "normal"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -6,8 +6,6 @@ A head of 126,464 symbols over 4,096 positions has logits of 2 GB in float32, an
 of 256 positions they take 130 MB each, for one more product of the head in the backward pass.
 """
 
-__all__ = ["in_chunks", "states_in_chunks"]
-
 from collections.abc import Callable
 
 import jax

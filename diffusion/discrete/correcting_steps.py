@@ -1,7 +1,5 @@
 """Steps that are corrected: after each one, jumps that keep the law of its time bring a sample nearer to that law."""
 
-__all__ = ["corrected", "corrector_law"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -1,7 +1,5 @@
 """Objectives of uniform processes through their Gaussian latents: Duo's curriculum, and its distillation."""
 
-__all__ = ["discrete_consistency", "duo"]
-
 from typing import Any
 
 import jax

@@ -7,8 +7,6 @@ With independent ends, x_1 from the prior, these are the marginals of a `Process
 other jumps than the reversed process does, and is finite at t = 1.
 """
 
-__all__ = ["between", "flow", "flow_cross_entropy", "flow_law", "flow_rates"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -6,8 +6,6 @@ x_t has the marginals of the uniform process with alpha_t = T(alpha~_t). The pat
 that process.
 """
 
-__all__ = ["check_uniform", "diffusion_transformation", "gaussian_latents", "latent_noise", "underlying_gaussian"]
-
 import functools
 
 import jax

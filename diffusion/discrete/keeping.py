@@ -1,7 +1,5 @@
 """How long a symbol keeps its value: the probability alpha(t) that time t finds it as it was."""
 
-__all__ = ["Keeping", "cosine", "linear", "polynomial", "power"]
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Infilling: some positions are known, any of them, and a sampler draws the others."""
 
-__all__ = ["infilling"]
-
 from typing import Any
 
 import jax

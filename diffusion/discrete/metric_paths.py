@@ -5,8 +5,6 @@
 for each position by itself. At t = 1 all symbols are equally likely; as t falls, the ones far from x_0 go first.
 """
 
-__all__ = ["AnyPath", "MetricPath", "embedded_distances", "line_distances", "metric_path"]
-
 import math
 from typing import NamedTuple
 

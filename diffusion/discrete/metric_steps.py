@@ -1,7 +1,5 @@
 """The sampler of a metric path: a symbol jumps from neighbour to neighbour, towards a clean symbol that is drawn."""
 
-__all__ = ["metric_flow", "metric_step_law"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

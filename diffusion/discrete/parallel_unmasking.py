@@ -1,17 +1,5 @@
 """Parallel unmasking: the network chooses which masks a step fills in, by its confidence or by its entropy."""
 
-__all__ = [
-    "Choice",
-    "blockwise",
-    "confident",
-    "low_entropy",
-    "mask_time",
-    "surest",
-    "unmasking",
-    "unmasking_law",
-    "until_unmasked",
-]
-
 import math
 from collections.abc import Callable
 

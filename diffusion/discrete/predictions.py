@@ -1,16 +1,5 @@
 """What a network says of the clean symbols: log p(x_0 | x_t), made once of its output."""
 
-__all__ = [
-    "Predictor",
-    "Reading",
-    "from_context",
-    "from_logits",
-    "from_rates",
-    "from_ratios",
-    "from_scaled_ratios",
-    "predictor",
-]
-
 from collections.abc import Callable
 from typing import Any
 

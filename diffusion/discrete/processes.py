@@ -6,8 +6,6 @@ for each position by itself. The prior pi of a masked process is one symbol; of 
 likely. Everything below costs O(K) a position: no matrix of K x K is made.
 """
 
-__all__ = ["Process", "Symbols", "absorbing", "check_symbols", "mixture", "over_positions", "uniform"]
-
 import math
 from typing import NamedTuple, Protocol
 

@@ -7,8 +7,6 @@ product of numbers of one sign alone, so that small probabilities are exact too.
 O(K^3) for a time.
 """
 
-__all__ = ["AnyProcess", "RateProcess", "banded_rates", "gaussian_rates", "rate_process"]
-
 import math
 from typing import NamedTuple
 

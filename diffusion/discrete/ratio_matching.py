@@ -6,8 +6,6 @@ Here p(a | x_t^others) is what a network says of the clean symbol that sees the 
 `from_context`, `ancestral` draws from it as the paper's analytical sampler does.
 """
 
-__all__ = ["marginal_cross_entropy", "ratio_matching"]
-
 from typing import Any
 
 import jax

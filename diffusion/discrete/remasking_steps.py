@@ -1,7 +1,5 @@
 """Ancestral steps that may mask a symbol again, so that a later step corrects it."""
 
-__all__ = ["Remasking", "capped", "remasking", "remasking_law", "rescaled"]
-
 from collections.abc import Callable
 
 import jax

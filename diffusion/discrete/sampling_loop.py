@@ -1,7 +1,5 @@
 """The loop of every sampler of symbols: a scan over the steps of a plan."""
 
-__all__ = ["SymbolSampler", "check_steps", "prior", "sample"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

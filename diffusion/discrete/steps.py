@@ -1,22 +1,5 @@
 """Samplers of symbols: how a step of a plan goes back from x_t to x_s."""
 
-__all__ = [
-    "Law",
-    "ancestral",
-    "ancestral_law",
-    "at_constant_rates",
-    "euler",
-    "euler_law",
-    "first_hitting",
-    "first_stage",
-    "memoryless",
-    "second_stage",
-    "stepped",
-    "tau_leaping",
-    "tau_leaping_law",
-    "theta_trapezoidal",
-]
-
 from collections.abc import Callable
 from typing import Any
 

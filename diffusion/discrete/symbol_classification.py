@@ -1,7 +1,5 @@
 """A classifier of noised symbols, for `discrete.classifier`."""
 
-__all__ = ["noisy_symbol_classification"]
-
 from typing import Any
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Guidance of symbols by a classifier of noised symbols: each replacement of one symbol is weighed by the class."""
 
-__all__ = ["GuidedJumps", "classifier", "first_order_changes", "guided_rates", "log_changes"]
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Classifier-free guidance of symbols: several predictions of one state become one."""
 
-__all__ = ["PredictionBranches", "classifier_free", "separately", "together"]
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,16 +4,6 @@ Losses are in nats a symbol: the mean over the positions of an example. Where an
 losses over the data is at least the entropy of the data by the number of positions.
 """
 
-__all__ = [
-    "block_diffusion",
-    "discrete_flow_matching",
-    "drawn_times",
-    "hybrid_bound",
-    "in_nats",
-    "masked_diffusion",
-    "score_entropy",
-]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

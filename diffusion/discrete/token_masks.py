@@ -5,8 +5,6 @@
 A symbol of a large w stays near the noise for longer as t falls to it, and is masked late as t grows.
 """
 
-__all__ = ["TokenMasks", "token_masks"]
-
 from typing import NamedTuple
 
 import jax

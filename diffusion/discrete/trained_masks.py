@@ -6,8 +6,6 @@ The first part is the derivative of the bound's rates. The second is REINFORCE's
 the baseline of the other.
 """
 
-__all__ = ["TrainedMasks", "trained_masks"]
-
 import math
 from typing import Any
 

@@ -5,8 +5,6 @@ Each takes log-probabilities and returns log-probabilities. Between predictor an
     predict_sharp = lambda x, t: discrete.nucleus(predict(x, t), 0.9)
 """
 
-__all__ = ["nucleus", "tempered", "top_k"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

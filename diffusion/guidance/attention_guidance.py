@@ -1,7 +1,5 @@
 """Guidance by the maps of cross-attention: x_t is moved so that words are seen, or seen where they belong."""
 
-__all__ = ["Maps", "attend_and_excite", "layout"]
-
 from collections.abc import Callable, Sequence
 
 import jax

@@ -1,7 +1,5 @@
 """Extrapolation away from a second prediction: without the condition, for another condition, or of a worse network."""
 
-__all__ = ["autoguidance", "classifier_free"]
-
 import jax.numpy as jnp
 
 from diffusion.guidance.branches import Branches, evaluate, separately

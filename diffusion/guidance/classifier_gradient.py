@@ -1,7 +1,5 @@
 """Guidance by the gradient of a classifier of noisy samples."""
 
-__all__ = ["LogProbability", "classifier", "shift_score"]
-
 from collections.abc import Callable
 
 import jax

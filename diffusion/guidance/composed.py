@@ -1,7 +1,5 @@
 """Several conditions at once."""
 
-__all__ = ["composed"]
-
 from collections.abc import Sequence
 
 from diffusion.guidance.branches import Branches, class_conditions, evaluate, with_conditions

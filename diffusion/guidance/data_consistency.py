@@ -1,7 +1,5 @@
 """Reconstruction guidance that needs no derivative of the network: it changes the estimate of the data alone."""
 
-__all__ = ["manifold_preserving", "proximal"]
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Products of densities to powers, of which the sum of the scores is the usual approximation."""
 
-__all__ = ["Product", "multiplied", "product", "product_conditions"]
-
 import functools
 import math
 import operator

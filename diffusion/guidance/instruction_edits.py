@@ -1,7 +1,5 @@
 """Guidance of a model that edits a picture by an instruction, with a scale for each of the two."""
 
-__all__ = ["text_and_picture"]
-
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser

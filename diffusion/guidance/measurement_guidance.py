@@ -1,7 +1,5 @@
 """Reconstruction guidance: samples that agree with a measurement y = A(x_0) + noise, from an unconditional network."""
 
-__all__ = ["gaussian_likelihood", "negative_distance", "posterior_sampling", "pseudoinverse", "quantile_likelihood"]
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Measurements of a picture in a linear inverse problem: y = A x_0 + sigma_y z."""
 
-__all__ = ["Measurement", "at_random", "blurred", "box", "masked", "matrix", "pooled"]
-
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Guidances that are not plain functions (x_t, t) -> Prediction; only `samplers.sample` can call them."""
 
-__all__ = ["Memory", "Unpaired", "within_step"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

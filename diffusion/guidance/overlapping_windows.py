@@ -1,7 +1,5 @@
 """A canvas larger than the network's pictures, by overlapping windows."""
 
-__all__ = ["windows"]
-
 from collections.abc import Sequence
 
 import jax

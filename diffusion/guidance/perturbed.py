@@ -1,7 +1,5 @@
 """Guidance away from the same network with some of its layers impaired (`models.layers.layer_masks`)."""
 
-__all__ = ["perturbed_attention", "skip_layer"]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

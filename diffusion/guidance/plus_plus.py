@@ -1,7 +1,5 @@
 """CFG++: guidance of the clean estimate alone."""
 
-__all__ = ["classifier_free_plus_plus"]
-
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.memory import Unpaired
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength

@@ -1,7 +1,5 @@
 """Changes of a prediction that keep alpha x0 + sigma eps = x_t."""
 
-__all__ = ["extrapolate", "inner", "replace_x0", "root", "slide"]
-
 from collections.abc import Sequence
 
 import jax.numpy as jnp

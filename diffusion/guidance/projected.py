@@ -1,7 +1,5 @@
 """Adaptive projected guidance."""
 
-__all__ = ["adaptive_projected"]
-
 import jax.numpy as jnp
 
 from diffusion.guidance.branches import Branches, evaluate

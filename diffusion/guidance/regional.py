@@ -1,7 +1,5 @@
 """Conditions that hold in parts of the picture."""
 
-__all__ = ["Region", "mixed", "regional", "shares"]
-
 import math
 from collections.abc import Sequence
 

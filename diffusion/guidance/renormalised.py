@@ -1,7 +1,5 @@
 """Classifier-free guidance of flows that keeps the length of the conditional velocity, token by token."""
 
-__all__ = ["renormalised"]
-
 import jax.numpy as jnp
 from jax import Array
 

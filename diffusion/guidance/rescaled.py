@@ -1,7 +1,5 @@
 """Classifier-free guidance that keeps the contrast of the conditional prediction."""
 
-__all__ = ["rescaled"]
-
 import jax.numpy as jnp
 from jax import Array
 

@@ -1,7 +1,5 @@
 """The strength of a guidance: a number, one for each sample, or a schedule over t; always or within an interval."""
 
-__all__ = ["Interval", "Ramp", "Scale", "Stepwise", "check_interval", "power_cosine", "ramped", "strength"]
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Dynamic thresholding of the clean estimate."""
 
-__all__ = ["dynamic_threshold"]
-
 import math
 
 import jax.numpy as jnp

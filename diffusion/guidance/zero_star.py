@@ -1,7 +1,5 @@
 """CFG-Zero*: classifier-free guidance of flows with a fitted scale of the unconditional velocity."""
 
-__all__ = ["zero_star"]
-
 import jax.numpy as jnp
 
 from diffusion import parameterizations

@@ -1,7 +1,5 @@
 """Reads pickles of tables of NumPy's arrays without executing their content, and writes them."""
 
-__all__ = ["read", "write"]
-
 import io
 import os
 import pathlib

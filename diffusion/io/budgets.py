@@ -1,7 +1,5 @@
 """Budgets of unpacking a file: bytes, members and seconds; a small file can ask for more than a machine has."""
 
-__all__ = ["Budget", "unpacked"]
-
 import time
 
 from diffusion.io import limits

@@ -5,8 +5,6 @@ signer is a folder with chain.pem (the signer's certificate first) and key.pem (
 makes one for tests.
 """
 
-__all__ = ["Credentials", "Signer", "library", "printable", "read", "statement"]
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Where runs and data may lie: on a local or shared file system, not in an object store, mounted or not."""
 
-__all__ = ["Lacking", "address", "objection", "probe", "trying"]
-
 import contextlib
 import errno
 import os

@@ -7,8 +7,6 @@ FFmpeg reads files of many kinds in C, and some kinds name other files or hosts.
 package.
 """
 
-__all__ = ["Ended", "main"]
-
 import array
 import importlib
 import io

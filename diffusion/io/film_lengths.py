@@ -1,7 +1,5 @@
 """How long the file of a film is by its own word: what a film that was cut short shows, where it states no frames."""
 
-__all__ = ["missing_bytes"]
-
 import struct
 from typing import BinaryIO
 

@@ -1,7 +1,5 @@
 """Films (MP4, WebM ...) by a child process that decodes them, one for each process that reads; see `film_child`."""
 
-__all__ = ["INSTALL", "Frames", "has_library", "properties", "read"]
-
 import atexit
 import importlib.util
 import io

@@ -3,8 +3,6 @@
 Reference: CompuServe, "Graphics Interchange Format, Version 89a", 1990.
 """
 
-__all__ = ["Blocks", "read"]
-
 from typing import NamedTuple
 
 FRAMES = 100_000  # most frames of an animation: 50 minutes at 30 a second

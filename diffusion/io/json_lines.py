@@ -1,7 +1,5 @@
 """Files of one JSON object a line, which a crash or a second writer leaves whole up to a torn last line."""
 
-__all__ = ["append", "mend", "rewind", "rows", "sync"]
-
 import json
 import os
 import pathlib

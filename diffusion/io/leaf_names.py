@@ -1,7 +1,5 @@
 """The leaves of a pytree by name: the one spelling that checkpoints, shardings, tables and adapters share."""
 
-__all__ = ["leaf_name", "leaves_of", "nested"]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

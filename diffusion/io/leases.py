@@ -7,8 +7,6 @@ raises `snapshots.Fenced`. Successors compare two readings of one heartbeat, and
     leases/000003.json     the heartbeat of the third holder, written by it alone
 """
 
-__all__ = ["InUse", "require_over", "say"]
-
 import json
 import time
 from collections.abc import Callable

@@ -6,20 +6,6 @@ calls these functions before it allocates or opens. The limits follow from the m
 model is.
 """
 
-__all__ = [
-    "Refused",
-    "array_bytes",
-    "fits",
-    "inside",
-    "memory",
-    "no_links",
-    "parse_json",
-    "plain_files",
-    "reason",
-    "short",
-    "size",
-]
-
 import json
 import math
 import os

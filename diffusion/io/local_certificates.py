@@ -1,7 +1,5 @@
 """Certificates of one's own to try content credentials with: a root that nobody trusts, and a signer under it."""
 
-__all__ = ["make"]
-
 import datetime
 import pathlib
 from typing import Any

@@ -1,7 +1,5 @@
 """Arrays in NumPy's own format, .npy: no larger than the bytes that hold them, and never by pickle."""
 
-__all__ = ["Header", "decoded", "mapped", "read_header"]
-
 import io
 import os
 import struct

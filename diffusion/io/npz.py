@@ -1,7 +1,5 @@
 """Arrays out of .npz files from elsewhere: without pickle, no larger than they are, row by row where they are large."""
 
-__all__ = ["decoded", "header", "headers", "load", "names", "rows", "stored"]
-
 import contextlib
 import errno
 import io

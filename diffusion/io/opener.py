@@ -8,8 +8,6 @@ open nothing by themselves: they call `open_file` or a function here that does, 
 by name. `budgets` bounds what a file unpacks to.
 """
 
-__all__ = ["check", "open_file", "read", "read_json", "read_table", "read_text", "text_of"]
-
 import contextlib
 import functools
 import io

@@ -4,8 +4,6 @@ Some bytes of a file can stand for thousands of millions: a page that is compres
 of a dictionary that each row names. The headers of the pages say how much each unpacks to, so they are read first.
 """
 
-__all__ = ["batches", "metadata", "unpacked"]
-
 import os
 import pathlib
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ A pickle is a program. This one runs it: it knows lists, tuples, dictionaries, t
 every name that the kind of file does not need (`torch_files`, `array_pickles`).
 """
 
-__all__ = ["Kind", "Name", "only", "run"]
-
 import pickle
 import pickletools
 from collections.abc import Callable

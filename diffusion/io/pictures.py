@@ -1,7 +1,5 @@
 """Picture files: read as what the models take, and written with the settings that made them."""
 
-__all__ = ["opened", "read", "read_mask", "read_with_alpha", "settings_of", "unused", "write"]
-
 import io
 import json
 import os

@@ -4,8 +4,6 @@ size of the header u64, the header in JSON, the bytes of the tensors one after a
 {"__metadata__": {name: text}, name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [begin, end]}, ..}
 """
 
-__all__ = ["Header", "Stored", "header", "load", "write"]
-
 import json
 import math
 import os

@@ -7,8 +7,6 @@ A writer sends the objects first and creates the next list last: a reader finds 
 after, never between. Two writers cannot create one number, so the later one reads the other's list and adds to it.
 """
 
-__all__ = ["Entry", "Fenced", "Holder", "Snapshot", "commit", "latest"]
-
 import json
 import re
 import uuid

@@ -5,8 +5,6 @@ The folder's own record, .store.json, says which object each file came from or w
 moment: a file is fetched under another name first, and the record is written whole.
 """
 
-__all__ = ["Altered", "Copy"]
-
 import contextlib
 import hashlib
 import json

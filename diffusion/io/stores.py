@@ -4,8 +4,6 @@ A store has no folders, no append, no rename and no locks. All that is built on 
 that create one object, one succeeds (S3's If-None-Match, GCS's ifGenerationMatch).
 """
 
-__all__ = ["Store", "StoreError", "connect", "is_address"]
-
 import importlib
 import os
 import pathlib

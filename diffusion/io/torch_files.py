@@ -5,8 +5,6 @@ of torch.save before 1.6. In each a pickle describes the tensors, which `pickles
 nothing, and refuses every name that no file of weights needs.
 """
 
-__all__ = ["Tensor", "is_torch", "read"]
-
 import io
 import pathlib
 import stat

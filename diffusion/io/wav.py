@@ -1,7 +1,5 @@
 """WAV files of uncompressed sound: read as numbers in [-1, 1], written whole."""
 
-__all__ = ["Header", "header", "read", "write"]
-
 import os
 import pathlib
 import struct

@@ -1,7 +1,5 @@
 """Distributions on manifolds whose density is exact, in the volume of the metric."""
 
-__all__ = ["Distribution", "uniform", "wrapped_normal"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Flat space."""
 
-__all__ = ["euclidean"]
-
 import math
 
 import jax

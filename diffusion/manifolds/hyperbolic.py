@@ -1,7 +1,5 @@
 """Hyperbolic space of curvature -1, in the coordinates of the Poincare ball and of the Lorentz model."""
 
-__all__ = ["lorentz", "lorentz_to_poincare", "poincare", "poincare_to_lorentz"]
-
 import math
 
 import jax

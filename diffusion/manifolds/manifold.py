@@ -4,19 +4,6 @@ Points are arrays of coordinates, with the batch in front; a point of a product 
 in the same coordinates as the points. Functions broadcast over the batches of their arguments.
 """
 
-__all__ = [
-    "Manifold",
-    "Shape",
-    "check_targets",
-    "checked",
-    "geodesic",
-    "identity_basis",
-    "in_coordinates",
-    "leaf_shapes",
-    "norm",
-    "scaled",
-]
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Symmetric positive definite matrices."""
 
-__all__ = ["positive_definite"]
-
 import math
 
 import jax

@@ -1,7 +1,5 @@
 """Products of manifolds, and powers of one: everything is the sum, or the least, over the factors."""
 
-__all__ = ["packed", "power", "product"]
-
 import functools
 import math
 from collections.abc import Callable

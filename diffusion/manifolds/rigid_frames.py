@@ -1,7 +1,5 @@
 """Frames of n residues as one array: SE(3)^n with the common translation removed."""
 
-__all__ = ["aligned", "aligned_frames", "centred", "frame_prior", "frames"]
-
 import math
 
 import jax

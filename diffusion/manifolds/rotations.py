@@ -1,7 +1,5 @@
 """Rotations of space, and rigid motions."""
 
-__all__ = ["from_quaternion", "from_rotation_vector", "hat", "se3", "so3", "to_quaternion", "to_rotation_vector"]
-
 import math
 
 import jax

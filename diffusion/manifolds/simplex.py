@@ -1,7 +1,5 @@
 """The probability simplex."""
 
-__all__ = ["simplex"]
-
 import itertools
 import math
 

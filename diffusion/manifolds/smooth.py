@@ -5,8 +5,6 @@ function below is one such series, evaluated by its closed form away from zero. 
 function: spheres and hyperbolic spaces share their formulas.
 """
 
-__all__ = ["arctan_ratio", "cosine", "length", "log_sinh_ratio", "root", "sine_ratio", "tanh_ratio", "versine_ratio"]
-
 import math
 from collections.abc import Callable, Sequence
 

@@ -1,7 +1,5 @@
 """The unit sphere."""
 
-__all__ = ["sphere"]
-
 import math
 
 import jax

@@ -1,7 +1,5 @@
 """The heat kernel of a sphere by the distance: exact for small and large variances, up to the antipode."""
 
-__all__ = ["log_heat"]
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Functions of symmetric matrices through their eigenvalues, with derivatives also where eigenvalues coincide."""
 
-__all__ = ["eigenvalues", "exp", "log", "square_root"]
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """The circle of angles, and the flat torus, its power."""
 
-__all__ = ["circle", "torus"]
-
 import math
 
 import jax

@@ -7,8 +7,6 @@ Continuous Normalizing Flows", appendix. Where exp is one-to-one the sum has one
 2 pi it has one for each time that they are run through.
 """
 
-__all__ = ["WRAPS", "closed", "log_normal", "open_", "require_scale"]
-
 import math
 from collections.abc import Callable
 from typing import Any

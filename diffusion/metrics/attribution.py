@@ -5,8 +5,6 @@ of_train = features(params, x_i, key_i)         # `Features`, one for each examp
 scores = attribution.trak(of_queries.loss, of_train.loss, of_train.output)      # [Q, N]
 """
 
-__all__ = ["Features", "features", "sketch", "trak"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

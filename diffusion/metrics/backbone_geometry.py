@@ -3,8 +3,6 @@
 All functions take CA or atoms in Angstrom and NumPy arrays, and know nothing of how a chain was made.
 """
 
-__all__ = ["between_residues", "nearest", "radius_of_gyration", "ramachandran", "rmsd", "secondary_structure"]
-
 import itertools
 
 import numpy as np

@@ -2,8 +2,6 @@
 standard error of a mean.
 """
 
-__all__ = ["mean", "means_by_class", "percentile_interval", "replicates", "share", "standard_error", "wilson_interval"]
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

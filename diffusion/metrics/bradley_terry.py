@@ -1,7 +1,5 @@
 """Strengths of players from paired comparisons, by the model of Bradley and Terry."""
 
-__all__ = ["ELO", "bradley_terry"]
-
 import numpy as np
 
 ELO = 400 / np.log(10)

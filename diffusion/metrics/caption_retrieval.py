@@ -4,8 +4,6 @@ The tower of pictures is the network of `attribute_reader`; a caption is the sum
 train by CLIP's loss, which moves a picture nearer to its own caption than to the others of its batch.
 """
 
-__all__ = ["Retriever", "bags", "features", "retrieved", "similarities", "split", "train"]
-
 import functools
 import hashlib
 import re

@@ -3,8 +3,6 @@
 It is written with jax.lax alone: the library's mathematics does not depend on a network library.
 """
 
-__all__ = ["Classifier", "Params", "cached", "features", "predict", "train"]
-
 import functools
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """Classifier accuracy score: the accuracy on real images of a classifier that is trained on samples alone."""
 
-__all__ = ["Accuracy", "classifier_accuracy"]
-
 import pathlib
 from typing import NamedTuple
 

@@ -10,8 +10,6 @@
 To add one: a line in PROTOCOLS.
 """
 
-__all__ = ["ClipNetwork", "ClipProtocol", "described", "load", "prepared", "record", "space"]
-
 import functools
 import pathlib
 from collections.abc import Callable

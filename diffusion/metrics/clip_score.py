@@ -5,8 +5,6 @@ captions -> [B, D]; `features.rows` gathers the first over all images. Report th
 ViT-L/14 in most reports of text-to-image models) and the preprocessing beside the figure.
 """
 
-__all__ = ["ClipScore", "clip_score", "clip_scores"]
-
 from typing import NamedTuple
 
 import numpy as np

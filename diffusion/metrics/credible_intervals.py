@@ -1,7 +1,5 @@
 """Credible intervals of samples, and how often they cover the truth."""
 
-__all__ = ["coverage"]
-
 import math
 
 import numpy as np

@@ -6,8 +6,6 @@ It is 0 for a point at y, |X - y| for any other point, and in units of y; lower 
 the distribution of y: a proper score (Gneiting and Raftery 2007).
 """
 
-__all__ = ["LEVELS", "coverage", "fair", "gaussian", "plug_in", "quantile_form", "quantile_sum"]
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """How well a score tells two sets apart: the area under the curve of hits against false alarms, with its interval."""
 
-__all__ = ["auroc", "hits_at"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -12,8 +12,6 @@
 To add one: a line in PROTOCOLS.
 """
 
-__all__ = ["Encoder", "EncoderProtocol", "described", "load", "prepared", "record", "space"]
-
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The Frechet distance at infinitely many samples, and its bias at finitely many."""
 
-__all__ = ["Extrapolation", "extrapolate"]
-
 from typing import NamedTuple
 
 import numpy as np

@@ -3,8 +3,6 @@
 To add one: a factory below, and a line in FEATURES.
 """
 
-__all__ = ["Extractor", "classifier_features", "inception_features", "moments", "names", "pixels", "rows"]
-
 import functools
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,17 +1,5 @@
 """Frechet distance between two sets of features, from float64 moments that batches update one by one."""
 
-__all__ = [
-    "Moments",
-    "cholesky",
-    "covariance",
-    "distance_to",
-    "frechet_distance",
-    "init",
-    "merge",
-    "one_thread",
-    "update",
-]
-
 import contextlib
 import functools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The standard error of a Frechet distance over draws of the samples."""
 
-__all__ = ["standard_error"]
-
 import numpy as np
 
 from diffusion.metrics import bootstrap, frechet, pairwise

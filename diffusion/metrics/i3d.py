@@ -7,8 +7,6 @@ with which the published FVDs were measured, differs from the one in the authors
 a figure is of.
 """
 
-__all__ = ["I3D", "SHAPES", "features", "fold", "load", "mixed", "read"]
-
 import pathlib
 from typing import NamedTuple
 

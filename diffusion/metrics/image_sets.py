@@ -4,8 +4,6 @@
 pictures, or a prepared dataset as NAME@SPLIT.
 """
 
-__all__ = ["ImageSet", "ImageSetError", "files_digest", "files_of", "from_array", "open_set"]
-
 import hashlib
 import json
 import os

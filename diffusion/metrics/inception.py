@@ -9,8 +9,6 @@ For speed on a CPU, the convolutions of one pixel that enter a block are one mat
 their convolution (both are linear), and every convolution has padding (see `_conv`).
 """
 
-__all__ = ["Inception", "Params", "extract", "features", "fold", "load", "record", "require_known"]
-
 import functools
 import pathlib
 from collections.abc import Callable, Sequence

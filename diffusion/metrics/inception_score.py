@@ -1,7 +1,5 @@
 """The Inception Score, from the logits of a classifier."""
 
-__all__ = ["InceptionScore", "inception_score"]
-
 import itertools
 from typing import NamedTuple
 

@@ -7,8 +7,6 @@ without a scale; `output.weight` [1008, 2048] and `output.bias` [1008] where the
 these tensors, not of the file, identifies the network.
 """
 
-__all__ = ["Rows", "Weights", "WeightsError", "describe", "digest", "read", "read_tensors", "save"]
-
 import hashlib
 import pathlib
 import re

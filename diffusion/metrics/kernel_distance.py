@@ -1,7 +1,5 @@
 """Kernel distances between two sets of features: the squared maximum mean discrepancy, KID and CMMD."""
 
-__all__ = ["Discrepancy", "Kernel", "SubsetMean", "cmmd", "cubic", "gaussian", "kid", "mmd2"]
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Precision, recall, density and coverage: overlap of two sets of features, by balls around their rows."""
 
-__all__ = ["Overlap", "overlap"]
-
 from typing import NamedTuple
 
 import numpy as np

@@ -4,8 +4,6 @@ scores = membership.loss_scores(denoise, schedule, x, t=0.3, keys=keys)     # [B
 detection.auroc(scores_of_train, scores_of_held_out)                         # 0.5: the model tells nothing
 """
 
-__all__ = ["inversion_scores", "loss_scores"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,16 +1,5 @@
 """Metrics of copying from the training set, in a space of features; `neighbours` finds exact copies in pixels."""
 
-__all__ = [
-    "DataCopying",
-    "Share",
-    "authenticity",
-    "copied_by_ratio",
-    "copied_by_similarity",
-    "data_copying",
-    "most_similar",
-    "nearest",
-]
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """MIND, the Monge Inception distance: the sliced Wasserstein distance of features, on the scale of FID."""
 
-__all__ = ["Monge", "mind"]
-
 from typing import NamedTuple
 
 import numpy as np

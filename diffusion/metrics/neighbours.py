@@ -1,7 +1,5 @@
 """Exact nearest neighbours in the training set, which show copies."""
 
-__all__ = ["copying", "nearest"]
-
 import numpy as np
 
 from diffusion.metrics import pairwise

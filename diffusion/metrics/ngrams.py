@@ -1,7 +1,5 @@
 """Runs of n symbols: the divergence between samples and real sequences."""
 
-__all__ = ["NAMES", "codes", "divergence"]
-
 import numpy as np
 
 NAMES = ("unigram_divergence", "bigram_divergence", "trigram_divergence")

@@ -1,7 +1,5 @@
 """Pairs of rows of two sets of features, block by block, so that no array holds all N^2 distances."""
 
-__all__ = ["blocks", "centre", "checked", "nearest", "same_dim", "smallest", "squared_distances", "unit"]
-
 from collections.abc import Callable, Iterator
 
 import ml_dtypes

@@ -1,7 +1,5 @@
 """Permutation tests: whether two sets of rows could be one set that was dealt out to two by chance."""
 
-__all__ = ["p_value"]
-
 from collections.abc import Callable
 
 import numpy as np

@@ -13,19 +13,6 @@
 To add one: a function of a `Source` that returns a `Scorer`, and a line in SCORES.
 """
 
-__all__ = [
-    "PROTOCOLS",
-    "SCORES",
-    "Columns",
-    "PromptProtocol",
-    "Scorer",
-    "Source",
-    "Towers",
-    "clip_towers",
-    "described",
-    "opened",
-]
-
 import dataclasses
 import functools
 import pathlib

@@ -1,7 +1,5 @@
 """Preference between pictures of one prompt, by the scores that a model of human choices gives them."""
 
-__all__ = ["preferred"]
-
 import numpy as np
 
 

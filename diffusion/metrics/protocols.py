@@ -4,8 +4,6 @@ Two figures compare only if their whole protocol is the same. All of these proto
 2015-12-05 (`inception`); they differ before and after it. To add a protocol: a line in PROTOCOLS.
 """
 
-__all__ = ["Protocol", "get", "preprocess", "record", "to_bytes"]
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -3,8 +3,6 @@
 Both take bytes, since published figures are of bytes; round a model's floats first.
 """
 
-__all__ = ["psnr", "ssim"]
-
 import functools
 
 import jax

@@ -3,19 +3,6 @@
 A file's name is a hash of the images, their preparation and the network's weights, so that only the same three find it.
 """
 
-__all__ = [
-    "Gathered",
-    "Reference",
-    "Space",
-    "cache_folder",
-    "function_space",
-    "gather",
-    "in_space",
-    "inception_space",
-    "open_reference",
-    "versions",
-]
-
 import contextlib
 import fcntl
 import functools

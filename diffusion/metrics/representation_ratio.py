@@ -1,7 +1,5 @@
 """FDr^k: a Frechet distance in each of k feature spaces, as a multiple of the real images' distance, averaged."""
 
-__all__ = ["FLOORS", "representation_ratio"]
-
 from collections.abc import Mapping
 
 FLOORS = {"adm": 1.68, "fdr-convnext": 56.87, "dinov2": 14.19, "fdr-mae": 0.04, "siglip": 0.60, "clip": 5.60}

@@ -7,8 +7,6 @@ Each but `pillow` is separable and linear, so that it is a matrix [out, in] for 
 To add one: a function (in, out) -> matrix, and a line in RESIZES.
 """
 
-__all__ = ["bicubic_pil", "bilinear_tf1", "bilinear_torch", "none", "pillow", "resize"]
-
 import functools
 from collections.abc import Callable
 

@@ -14,8 +14,6 @@ JSON. Others' have no description; of them these arrays are read and written:
 The .npz of `write_npz` has mu, sigma and reps, and our description as text, which these programs do not look at.
 """
 
-__all__ = ["Statistics", "StatisticsError", "differences", "read", "require_same", "write", "write_npz", "write_pickle"]
-
 import hashlib
 import json
 import pathlib

@@ -22,24 +22,6 @@ Reference: Huang et al. 2024, "VBench: Comprehensive Benchmark Suite for Video G
 https://arxiv.org/abs/2311.17982; where the paper is silent, the authors' code, Vchitect/VBench.
 """
 
-__all__ = [
-    "DIMENSIONS",
-    "Dimension",
-    "Flow",
-    "Interpolate",
-    "action",
-    "colour",
-    "consistency",
-    "dynamic",
-    "flickering",
-    "motion_smoothness",
-    "objects",
-    "relation",
-    "scene",
-    "text_consistency",
-    "total",
-]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 

@@ -5,17 +5,6 @@ distributions: never negative, and above zero for two sets of one distribution, 
 Compare it with a floor, the same distance for as many real rows.
 """
 
-__all__ = [
-    "NAMES",
-    "directions",
-    "energy",
-    "gaussian_mmd",
-    "median_distance",
-    "minus_distance",
-    "sliced_to",
-    "sliced_wasserstein",
-]
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,7 +1,5 @@
 """How far several voters agree beyond chance: Krippendorff's alpha."""
 
-__all__ = ["NO_VOTE", "krippendorff_alpha"]
-
 import numpy as np
 
 NO_VOTE = -1

@@ -3,8 +3,6 @@
 This module has no weights: bring a function of your own, which may be any such model.
 """
 
-__all__ = ["ANSWER", "QUESTION", "AnswerLogProbability", "log_probabilities", "vqa_score"]
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

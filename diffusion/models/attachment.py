@@ -9,19 +9,6 @@ A module whose files attach to a denoiser has a method `attachment(params, denoi
 `base` are the denoiser's parameters. ControlNet is an example; any other value of this type does as well.
 """
 
-__all__ = [
-    "Attachment",
-    "ControlNetBeside",
-    "begun",
-    "both",
-    "check_base",
-    "check_heads",
-    "check_layers",
-    "same_size",
-    "same_size_in_range",
-    "same_size_to_inpaint",
-]
-
 import dataclasses
 import functools
 import re

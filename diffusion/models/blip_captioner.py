@@ -5,8 +5,6 @@ cache = network.apply(variables, images, length, method="begin")               #
 logits, cache = network.apply(variables, ids[:, i], cache, i, method="step")    # of token i + 1
 """
 
-__all__ = ["BLIPCaptioner"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

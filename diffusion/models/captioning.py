@@ -7,8 +7,6 @@ The next token is the likeliest one, or it is drawn from the likeliest ones. A p
 and not on the pictures beside it.
 """
 
-__all__ = ["Captioner", "generated", "opened"]
-
 import functools
 import pathlib
 from collections.abc import Callable, Sequence

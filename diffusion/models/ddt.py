@@ -16,8 +16,6 @@ Two papers have it: DDT (Wang et al., 2025), with a decoder as wide as the encod
 2025), a LightningDiT as the encoder with a shallow, wide head.
 """
 
-__all__ = ["DDT", "ddt_preset", "dit_dh_preset"]
-
 import functools
 from typing import Any
 

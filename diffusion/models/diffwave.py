@@ -16,8 +16,6 @@
 Convolutions look both ways, so that all samples are made at once.
 """
 
-__all__ = ["DiffWave", "DilatedConvolution", "ResidualLayer"]
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -14,8 +14,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["DiT", "check_labels", "dit_preset"]
-
 import functools
 from collections.abc import Mapping
 from typing import Any, cast

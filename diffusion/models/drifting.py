@@ -17,8 +17,6 @@
 The codes of style are further noise, which changes the whole picture: each is one of a few learned vectors.
 """
 
-__all__ = ["DriftingDiT", "drifting_preset", "styles_of"]
-
 from collections.abc import Mapping
 from typing import Any
 

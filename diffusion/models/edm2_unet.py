@@ -16,8 +16,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["ClassWeights", "EDM2Block", "EDM2UNet", "edm2_preset"]
-
 import itertools
 from typing import Any
 

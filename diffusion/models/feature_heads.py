@@ -1,7 +1,5 @@
 """Heads of a discriminator on the features of a frozen backbone: one logit for each of its blocks that are read."""
 
-__all__ = ["FeatureHeads"]
-
 from typing import Any
 
 import flax.linen as nn

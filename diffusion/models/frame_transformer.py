@@ -17,9 +17,6 @@ structure module, so that a rigid motion of x_t moves the output along. Near the
 is smooth; the velocity there changes as fast as 1 / t, and a network whose output it is cannot follow.
 """
 
-__all__ = ["FrameTransformer", "neighbours", "tangents"]
-
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -12,8 +12,6 @@ Reference: Ye et al., "IP-Adapter: Text Compatible Image Prompt Adapter for Text
 code for the projections other than the first.
 """
 
-__all__ = ["FullProjection", "GlobalProjection", "IPAdapter", "Resampler", "ResamplerLayer", "check_features", "norm"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -5,8 +5,6 @@
 The reward is (r - mean) / std over the authors' pictures, so that 0 is an average picture of their training.
 """
 
-__all__ = ["MEAN", "STD", "ImageReward"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

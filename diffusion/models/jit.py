@@ -18,8 +18,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["JiT", "jit_preset"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -9,8 +9,6 @@ initial value from which an adapter of this kind changes nothing: it is read and
 Reference: the code of SD3.5-Large-IP-Adapter (InstantX, 2024).
 """
 
-__all__ = ["JointIPAdapter", "TimedResampler"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -3,8 +3,6 @@
 ids [B, L] -> DecoderEncoder(causal=False) -> head -> logits [B, L, K]
 """
 
-__all__ = ["LanguageDenoiser"]
-
 from typing import Any
 
 import flax.linen as nn

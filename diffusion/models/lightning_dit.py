@@ -4,8 +4,6 @@ It is `DiT` with norm="scaled_rmsnorm", mlp="swiglu" and positions="sincos_rope"
 is its recipe.
 """
 
-__all__ = ["lightning_dit_preset"]
-
 from typing import Any
 
 from diffusion.models.dit import DiT

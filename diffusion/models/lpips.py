@@ -1,7 +1,5 @@
 """LPIPS: the features of VGG16 by which pictures are compared as people do, and their weights."""
 
-__all__ = ["CONVOLUTIONS", "LPIPS", "WIDTHS"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -19,8 +19,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["MaskDiT", "mask_dit_preset"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -22,8 +22,6 @@
 A layer is DiT's, whose attention has a learned bias for each distance of two patches. Channels last.
 """
 
-__all__ = ["MDT", "MDTBlock", "distances", "mdt_preset"]
-
 from collections.abc import Sequence
 from typing import Any
 

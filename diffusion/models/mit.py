@@ -16,8 +16,6 @@
 The gates are learned vectors that start at 0. Nothing is modulated, and the time itself is no input.
 """
 
-__all__ = ["MiT", "imf_preset", "pmf_preset"]
-
 from collections.abc import Mapping
 from typing import Any
 

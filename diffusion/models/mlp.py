@@ -11,8 +11,6 @@
 It is DiT without attention, on one token.
 """
 
-__all__ = ["MLP", "MLPBlock"]
-
 import math
 from typing import Any
 

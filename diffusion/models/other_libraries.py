@@ -9,8 +9,6 @@ with dropout is refused. Parameters are dicts, named by the attributes that lead
 checkpoints read them.
 """
 
-__all__ = ["NNX", "Equinox", "Functions"]
-
 import dataclasses
 import functools
 from collections.abc import Callable

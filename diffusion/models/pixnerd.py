@@ -16,8 +16,6 @@ Every patch has its own MLPs, whose weights the transformer puts out; they are f
 patch, so that detail costs no tokens. Pictures and features are channels last.
 """
 
-__all__ = ["FieldBlock", "PixNerd", "pixnerd_preset", "place_features"]
-
 import functools
 from typing import Any
 

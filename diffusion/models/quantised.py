@@ -1,7 +1,5 @@
 """Weights stored in 8 bits: int8 or fp8 with a scale for each output channel, and dequantised in the product."""
 
-__all__ = ["KINDS", "Quantised", "Stored", "is_quantised", "quantised", "stored"]
-
 import dataclasses
 import functools
 from collections.abc import Mapping

@@ -13,8 +13,6 @@
 The only connections between the two sides are those drawn: one for each level, none for each block. Channels last.
 """
 
-__all__ = ["ResidualUViT"]
-
 from collections.abc import Sequence
 from typing import Any
 

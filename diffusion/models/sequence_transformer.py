@@ -10,8 +10,6 @@ embedding dense sinusoid, MLP     patches, dense, + sin-cos
        +------> shift, scale -- norm, dense, unpatchify --> [B, L, C]    (+ gain * x)
 """
 
-__all__ = ["SequenceTransformer", "line_angles", "line_positions"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -14,8 +14,6 @@ the condition's mask "real". With `summaries` M, elements attend to M
 summaries of the set, which attend to the elements, so that a layer costs N M in place of N^2.
 """
 
-__all__ = ["SetTransformer", "SummaryBlock"]
-
 from collections.abc import Mapping
 from typing import Any
 

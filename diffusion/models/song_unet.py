@@ -20,8 +20,6 @@
 | taps                 | (1, 1)     | (1, 3, 3, 1)   | (1, 3, 3, 1)                     |
 """
 
-__all__ = ["SongUNet", "song_unet_preset"]
-
 import itertools
 import math
 from typing import Any

@@ -10,8 +10,6 @@
 Positions do not see later blocks, so that what is kept stays true.
 """
 
-__all__ = ["empty", "remembered"]
-
 from typing import Any
 
 from jax import Array

@@ -12,8 +12,6 @@ embedding  sinusoid, MLP   table
 Without a clock and without classes there is no c: nothing shifts, scales or gates.
 """
 
-__all__ = ["SymbolBlock", "SymbolTransformer", "symbol_transformer_preset"]
-
 from typing import Any
 
 import flax.linen as nn

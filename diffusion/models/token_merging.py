@@ -1,7 +1,5 @@
 """Token merging: self-attention over fewer tokens; the most similar tokens share one."""
 
-__all__ = ["matching", "merged"]
-
 import math
 from collections.abc import Callable
 from typing import Any

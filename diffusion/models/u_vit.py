@@ -18,8 +18,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["UViT", "UViTBlock"]
-
 from collections.abc import Sequence
 from typing import Any
 

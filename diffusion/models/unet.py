@@ -21,8 +21,6 @@
 `axes` is 2 for pictures, 1 for series, and 3 for volumes or short video.
 """
 
-__all__ = ["UNet", "unet_preset"]
-
 import functools
 import itertools
 from typing import Any

@@ -17,8 +17,6 @@ frames that are known are at t = 0 (the first frame of image-to-video, both ends
 are sampled (`samplers.per_frame`).
 """
 
-__all__ = ["VideoBlock", "VideoDiT", "video_angles", "with_frames"]
-
 from collections.abc import Mapping
 from typing import Any
 

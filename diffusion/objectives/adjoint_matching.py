@@ -1,7 +1,5 @@
 """Adjoint matching: a regression whose optimum is the reference, tilted by a reward that has a gradient."""
 
-__all__ = ["adjoint_matching"]
-
 from collections.abc import Sequence
 
 import jax

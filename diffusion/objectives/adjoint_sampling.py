@@ -1,7 +1,5 @@
 """Adjoint sampling: adjoint matching toward an unnormalised density, with one gradient of it for each sample."""
 
-__all__ = ["adjoint_sampling"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ ADD's discriminator sees clean samples, or a frozen network's features of them. 
 teacher's features of noised samples (`blocks`), whose noise level has a distribution of its own (`noise_density`).
 """
 
-__all__ = ["adversarial_discriminator", "adversarial_generator"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

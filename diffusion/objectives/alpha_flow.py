@@ -1,7 +1,5 @@
 """AlphaFlow: from trajectory flow matching to MeanFlow, by a step that shrinks during the training."""
 
-__all__ = ["alpha_flow"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

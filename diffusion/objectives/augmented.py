@@ -1,7 +1,5 @@
 """Training on augmented examples, with a description of the augmentation in the network's condition."""
 
-__all__ = ["Augmentation", "with_augmentation"]
-
 import dataclasses
 from collections.abc import Callable, Mapping
 

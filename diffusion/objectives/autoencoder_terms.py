@@ -1,18 +1,5 @@
 """Terms of the losses of autoencoders: KL, perceptual distance, adaptive weight, and the losses of a patch critic."""
 
-__all__ = [
-    "Coded",
-    "Perceived",
-    "adaptive_weight",
-    "choice",
-    "example_means",
-    "gaussian_kl",
-    "hinge",
-    "perceptual_distance",
-    "picture_error",
-    "vanilla",
-]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 

@@ -12,19 +12,6 @@
 `distribution_matching` and `fake_score` take one of them, both the same.
 """
 
-__all__ = [
-    "Simulation",
-    "backward_simulation",
-    "check_chunk",
-    "check_frames",
-    "drawn_times",
-    "generate",
-    "noised_chunks",
-    "one_step",
-    "self_forcing",
-    "times_of",
-]
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

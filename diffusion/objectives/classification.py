@@ -1,7 +1,5 @@
 """A classifier of noised examples, for classifier guidance."""
 
-__all__ = ["class_log_probabilities", "class_number", "label_log_probabilities", "noisy_classification"]
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Training without pictures of a thing: towards what the frozen base predicts for other prompts."""
 
-__all__ = ["concept_direction", "concept_slider", "erased_concept"]
-
 import jax
 
 from diffusion.objectives.entry import entry

@@ -1,7 +1,5 @@
 """Objectives that read the condition: they drop it for some examples, or read there what is padding of an example."""
 
-__all__ = ["drop_condition", "null_of", "whole_null", "with_condition_dropout", "with_padding"]
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

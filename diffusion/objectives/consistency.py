@@ -1,18 +1,5 @@
 """Consistency training and distillation at two neighbouring times: f(x_t, t) = f(x_s, s) along the flow."""
 
-__all__ = [
-    "PairWeighting",
-    "Solver",
-    "cd",
-    "consistency_distillation",
-    "consistency_training",
-    "ct",
-    "ect",
-    "end_of_flow",
-    "ict",
-    "inverse_gap",
-]
-
 from collections.abc import Callable
 
 import jax

@@ -5,17 +5,6 @@
 takes a time from any density and the training step, and returns the pair that is trained on.
 """
 
-__all__ = [
-    "Curriculum",
-    "Pairs",
-    "constant_curriculum",
-    "discretised",
-    "doubling_curriculum",
-    "ramp_density",
-    "shrinking",
-    "square_root_curriculum",
-]
-
 import math
 from collections.abc import Callable
 

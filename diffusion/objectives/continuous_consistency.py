@@ -1,7 +1,5 @@
 """Consistency training and distillation in continuous time (sCM), by the derivative of the network along the flow."""
 
-__all__ = ["continuous_consistency"]
-
 import jax
 import jax.numpy as jnp
 

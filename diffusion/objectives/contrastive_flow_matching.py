@@ -1,7 +1,5 @@
 """Contrastive flow matching: towards the example's own velocity, and away from another example's."""
 
-__all__ = ["contrastive_flow_matching"]
-
 import math
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Decoders of the variational bound: log p(x_0 | x_t) at the first time, entry by entry."""
 
-__all__ = ["Decoder", "gaussian", "levels"]
-
 import math
 from collections.abc import Callable
 

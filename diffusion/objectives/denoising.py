@@ -1,7 +1,5 @@
 """The denoising objective: regress a network's output on its target at a random time."""
 
-__all__ = ["denoising"]
-
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import noised, weigh, weighted_mean_square

@@ -1,7 +1,5 @@
 """Networks that receive the gradient of an unnormalised density, as those of path-space samplers do."""
 
-__all__ = ["with_density_gradient"]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Direct preference optimisation: a model learns from pairs of a preferred and a rejected example, without a reward."""
 
-__all__ = ["diffusion_dpo"]
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """DiffusionNFT: the model moves towards samples with a reward above the mean, and away from the others."""
 
-__all__ = ["diffusion_nft"]
-
 from collections.abc import Sequence
 
 import jax.numpy as jnp

@@ -7,8 +7,6 @@ With the losses below the best logit is the ratio of the two densities of x_t:
     D(x_t) = log p_t(x_t) / q_t(x_t)    for data (p) and samples (q) that are noised alike
 """
 
-__all__ = ["check", "fooled", "judged", "logits_of", "shared"]
-
 from typing import Any
 
 import jax

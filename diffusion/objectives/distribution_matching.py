@@ -6,8 +6,6 @@ Player(fake, "fake", ...) at every step and Player(generator, "model", ..., ever
 the fake network (`block`), and f-distill reads from it the ratio of densities by which it weights the gradient (`f`).
 """
 
-__all__ = ["distribution_matching", "fake_score", "regression"]
-
 import math
 
 import jax

@@ -1,7 +1,5 @@
 """DW-4: four particles in the plane with a double well between each pair, and the integral of its density."""
 
-__all__ = ["dw4", "log_integral", "well"]
-
 import functools
 import itertools
 import math

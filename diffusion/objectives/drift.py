@@ -1,7 +1,5 @@
 """Drifting: a generator of one step, whose samples are moved towards the data and away from each other."""
 
-__all__ = ["drift", "drifting"]
-
 from typing import Any
 
 import jax

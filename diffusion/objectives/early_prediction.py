@@ -1,7 +1,5 @@
 """A prediction from the middle of a network, trained with it, by which samples can be guided (RAEv2)."""
 
-__all__ = ["early_prediction"]
-
 import jax
 import jax.numpy as jnp
 

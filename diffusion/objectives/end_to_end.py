@@ -6,8 +6,6 @@ The batch's "x" are pictures. The autoencoder is a head of the objective, so tha
 model's, with the running statistics by which its latents are normalised: networks["autoencoder"](x, keys) -> `Tuned`.
 """
 
-__all__ = ["Latents", "Tuned", "end_to_end", "end_to_end_critic", "followed", "normalised", "restored"]
-
 import dataclasses
 import functools
 import operator

@@ -1,7 +1,5 @@
 """Checks of the arguments and the result of an objective, the same for all of them."""
 
-__all__ = ["entry"]
-
 import functools
 from collections.abc import Callable, Mapping
 

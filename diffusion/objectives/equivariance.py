@@ -1,7 +1,5 @@
 """EQ-VAE: an autoencoder whose decoder commutes with scaling and turning, as an objective's transformations."""
 
-__all__ = ["Equivariance", "transformed"]
-
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -19,16 +19,6 @@ The gradient comes from Xu et al. 2025, "One-step Diffusion Models with f-Diverg
 weights are those of its code, up to their scales.
 """
 
-__all__ = [
-    "Divergence",
-    "forward_kl",
-    "jeffreys",
-    "jensen_shannon",
-    "reverse_kl",
-    "softened_reverse_kl",
-    "squared_hellinger",
-]
-
 from collections.abc import Callable
 
 import jax

@@ -6,8 +6,6 @@ The network "model" is called with `features=(8,)` and returns (output, features
 the term the features.
 """
 
-__all__ = ["Seen", "Term", "added", "alignment", "dispersive", "self_alignment", "structured_alignment"]
-
 import dataclasses
 import math
 from collections.abc import Callable, Mapping

@@ -1,20 +1,5 @@
 """The parts that objectives of few-step networks share: named networks, derivatives through them, distances."""
 
-__all__ = [
-    "Distance",
-    "derivative",
-    "frozen",
-    "mix",
-    "per_example",
-    "player",
-    "pseudo_huber",
-    "squared",
-    "sum_square",
-    "to_the_end",
-    "with_features",
-    "with_fixed_parameters",
-]
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any

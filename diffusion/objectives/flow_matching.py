@@ -1,7 +1,5 @@
 """Conditional flow matching, with any coupling of data and noise."""
 
-__all__ = ["flow_matching"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -1,7 +1,5 @@
 """Guidance distillation: one network with the output of a guided teacher, at half the cost of a step."""
 
-__all__ = ["guidance_distillation"]
-
 from typing import Any
 
 import jax

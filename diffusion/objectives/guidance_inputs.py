@@ -1,7 +1,5 @@
 """Guidance that a network receives as an input: scale and interval are drawn in training, chosen in sampling."""
 
-__all__ = ["GuidanceInputs", "draw_guidance", "guided_prediction", "guided_target", "uniform_scales"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Improved DDPM's hybrid objective, for networks that also predict the variance of each step."""
 
-__all__ = ["bound_term", "discretized_gaussian_log_likelihood", "hybrid"]
-
 import math
 
 import jax

@@ -6,8 +6,6 @@ is an objective for the train step, with networks["model"](x, clock, condition) 
 []) for pictures x in [-1, 1] and, as the condition, the tokens of their captions.
 """
 
-__all__ = ["contrastive", "contrastive_pretraining", "sigmoid"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -22,23 +22,6 @@ Losses that compare examples do so within fixed blocks of consecutive ones, so t
 of devices or of micro-batches, as long as each holds whole blocks.
 """
 
-__all__ = [
-    "Noised",
-    "condition_of_data",
-    "conditioned",
-    "in_blocks",
-    "mean_square",
-    "noised",
-    "normal",
-    "pairing",
-    "pairs",
-    "split",
-    "times",
-    "weigh",
-    "weighted_mean",
-    "weighted_mean_square",
-]
-
 from typing import Any, NamedTuple
 
 import jax

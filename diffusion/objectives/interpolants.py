@@ -5,8 +5,6 @@
 Albergo et al. 2023, "Stochastic Interpolants: A Unifying Framework for Flows and Diffusions", whose data is at t = 1.
 """
 
-__all__ = ["Interpolant", "brownian_bridge", "encoding_decoding", "smooth_bridge"]
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Latent consistency distillation: a consistency function of the guided flow, conditioned on the guidance scale."""
 
-__all__ = ["latent_consistency_distillation"]
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """Training without data: the weights of paths toward an unnormalised density are to be equal."""
 
-__all__ = ["log_variance"]
-
 from collections.abc import Sequence
 
 import jax

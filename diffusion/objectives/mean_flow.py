@@ -1,17 +1,5 @@
 """MeanFlow: the mean velocity between two times, learned from an identity for its derivative along the flow."""
 
-__all__ = [
-    "Guidance",
-    "adaptive",
-    "check_shares",
-    "guided_velocity",
-    "improved_mean_flow",
-    "mean_flow",
-    "mean_velocity_objective",
-    "noised_between",
-    "two_times",
-]
-
 import dataclasses
 import functools
 from typing import Any, NamedTuple

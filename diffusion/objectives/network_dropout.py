@@ -1,7 +1,5 @@
 """Training of networks with dropout: the keys of its draws."""
 
-__all__ = ["with_dropout"]
-
 import dataclasses
 
 import jax

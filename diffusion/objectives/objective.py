@@ -1,19 +1,5 @@
 """An objective as a value: its loss, and the facts that training, sampling and the network need."""
 
-__all__ = [
-    "Batch",
-    "Denoises",
-    "Jumps",
-    "Loss",
-    "Metrics",
-    "Moves",
-    "Objective",
-    "Restores",
-    "Second",
-    "Stages",
-    "Teacher",
-]
-
 import dataclasses
 import math
 import warnings

@@ -1,7 +1,5 @@
 """Facts of an objective that belong together: records, and the names of before records held them."""
 
-__all__ = ["Beside", "Blocks", "Buffer", "Condition", "Examples", "Head", "Prior", "Trained", "flat"]
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Training on clips and pictures in one batch: a picture is a clip of one frame."""
 
-__all__ = ["frame_by_frame", "with_pictures"]
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Policy gradients: sampling is a chain of Gaussian draws, whose likelihood follows the advantage of the sample."""
 
-__all__ = ["policy_gradient"]
-
 from collections.abc import Sequence
 
 import jax

@@ -1,7 +1,5 @@
 """Prior preservation: what a model knows of a class stays, while it learns one thing of it."""
 
-__all__ = ["with_prior_preservation"]
-
 import dataclasses
 
 from diffusion.objectives.entry import entry

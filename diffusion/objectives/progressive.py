@@ -1,7 +1,5 @@
 """Progressive distillation: a student that does in one step of DDIM what its teacher does in two."""
 
-__all__ = ["Taught", "check_stages", "error_of_x0", "progressive_distillation", "stages_of", "two_steps"]
-
 from typing import Any, NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """Progressive adversarial distillation: halved steps, of which a judge says whether the teacher took them."""
 
-__all__ = ["progressive_adversarial", "transition_judge"]
-
 from typing import Any
 
 import jax

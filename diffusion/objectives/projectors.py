@@ -4,8 +4,6 @@ A projector is a pair of pure functions. The features h are tokens `[B, N, D]`, 
 it returns are tokens `[B, N, width]`.
 """
 
-__all__ = ["Projector", "convolution", "final_layer", "mlp", "tokens", "untokens"]
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -6,18 +6,6 @@
 Each is a function without required arguments; RECIPES has them by name.
 """
 
-__all__ = [
-    "Recipe",
-    "ddpm",
-    "edm",
-    "latent_diffusion",
-    "min_snr",
-    "rectified_flow",
-    "stable_diffusion_3",
-    "v_prediction",
-    "vdm_plus_plus",
-]
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Reflow: flow matching on the pairs that a trained flow has made, whose paths are straighter."""
 
-__all__ = ["reflow", "reflow_pairs"]
-
 import dataclasses
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A replay buffer: the newest samples that a training made, which serve several of its steps."""
 
-__all__ = ["draw", "replay_buffer"]
-
 from typing import Any
 
 import jax

@@ -5,8 +5,6 @@ networks["model"](features, keys, condition, size=(H, W)) the `Coded` pictures. 
 the autoencoders of `diffusion.objectives.autoencoding`.
 """
 
-__all__ = ["rae_critic", "rae_decoder"]
-
 import dataclasses
 from collections.abc import Callable, Sequence
 

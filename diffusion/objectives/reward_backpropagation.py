@@ -1,7 +1,5 @@
 """Reward backpropagation: samples are made, and the gradient of their reward goes back through the last steps."""
 
-__all__ = ["reward_backpropagation"]
-
 from collections.abc import Sequence
 
 import jax

@@ -1,7 +1,5 @@
 """Reward-weighted regression: any objective, whose examples count more, the larger their reward."""
 
-__all__ = ["with_reward_weights"]
-
 import dataclasses
 
 import jax

@@ -1,17 +1,5 @@
 """Rewards of samples, and the advantages that they are within groups of samples of one condition."""
 
-__all__ = [
-    "CaptionReward",
-    "Metadata",
-    "Reward",
-    "advantages",
-    "metadata_of",
-    "near_value",
-    "repeat_in_groups",
-    "reward_of_pictures",
-    "rewarded",
-]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """Samples that an objective makes as it trains: one compiled scan, through which no gradient goes."""
 
-__all__ = ["rollouts"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Score identity distillation (SiD): a generator of one or few steps, by the identities of two scores."""
 
-__all__ = ["score_identity"]
-
 import jax
 import jax.numpy as jnp
 

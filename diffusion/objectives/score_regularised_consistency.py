@@ -1,7 +1,5 @@
 """Score-regularised consistency (rCM): continuous consistency distillation, with distribution matching beside it."""
 
-__all__ = ["score_regularised_consistency"]
-
 import jax.numpy as jnp
 
 from diffusion.objectives.backward_simulation import Simulation, one_step

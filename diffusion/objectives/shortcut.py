@@ -1,7 +1,5 @@
 """Shortcut models: one network for every step size, which learns each size from two steps of half that size."""
 
-__all__ = ["shortcut"]
-
 import functools
 import math
 

@@ -1,7 +1,5 @@
 """Stochastic interpolants and Schroedinger bridges: velocity and noise of a path between any two distributions."""
 
-__all__ = ["schroedinger_bridge", "stochastic_interpolant"]
-
 import functools
 
 import jax

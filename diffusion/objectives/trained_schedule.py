@@ -1,7 +1,5 @@
 """A noise schedule that trains with the model, by an objective that bounds the same quantity under each schedule."""
 
-__all__ = ["with_trained_schedule"]
-
 import dataclasses
 
 from diffusion.objectives.entry import entry

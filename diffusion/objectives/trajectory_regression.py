@@ -1,7 +1,5 @@
 """Regression along trajectories of a teacher's flow: how a causal student of clips begins (CausVid)."""
 
-__all__ = ["trajectory_regression"]
-
 from collections.abc import Sequence
 
 import jax

@@ -1,7 +1,5 @@
 """Truncated consistency (TCM): a consistency model of the noisy times alone, which ends in a trained one."""
 
-__all__ = ["truncated_consistency"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Learned uncertainty weighting: every noise level contributes equally, whatever the size of its loss."""
 
-__all__ = ["Uncertainty", "uncertainty", "with_uncertainty"]
-
 import dataclasses
 import math
 from collections.abc import Callable, Mapping

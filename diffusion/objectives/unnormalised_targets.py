@@ -1,7 +1,5 @@
 """Densities that are known up to their constant, on which their samplers are compared: the constant is known too."""
 
-__all__ = ["Target", "funnel", "gaussian_mixture", "many_well"]
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The variational bound on the log-likelihood in continuous time, for fixed schedules and for learned ones."""
 
-__all__ = ["variational_bound"]
-
 import functools
 import math
 

@@ -1,7 +1,5 @@
 """VA-VAE's alignment of an autoencoder's latents with the features of a frozen vision model."""
 
-__all__ = ["VisionFoundation", "latent_alignment", "marginal_cosine", "marginal_distance_matrix"]
-
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 

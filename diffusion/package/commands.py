@@ -5,8 +5,6 @@ A command is a module of `diffusion.experiments` with `main(argv)` that runs as 
 example of a clone, `examples.text.demo`, is started as a module of Python, and is no command of an installation.
 """
 
-__all__ = ["as_process", "current", "line", "module", "name_of", "purposes"]
-
 import pathlib
 import re
 import shlex

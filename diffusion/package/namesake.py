@@ -1,7 +1,5 @@
 """The other distribution that brings a package called `diffusion`, in the folder where this one lies."""
 
-__all__ = ["warn"]
-
 import os
 import re
 import warnings

@@ -1,7 +1,5 @@
 """The kind of a pipeline: what its prompts become, and the facts by which one program makes pictures or clips."""
 
-__all__ = ["Attachable", "ControlLoras", "EditedPictures", "Kind", "Reader", "Usual", "Video"]
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The facts that a model's folder states without the libraries that read its networks; and the bundled models."""
 
-__all__ = ["INDEX", "LORA", "SHIPPED", "WEIGHTS", "folder_of", "is_of_classes", "is_shipped"]
-
 import pathlib
 
 from diffusion.io import opener

@@ -1,7 +1,5 @@
 """Fields of earlier versions in a new config: they act for one version, and say what takes their place."""
 
-__all__ = ["current", "warned"]
-
 import warnings
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The entry `config.sample.guidance`: the guidance that it names, and the conditions of its branches."""
 
-__all__ = ["conditions", "guided", "takes_depths"]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

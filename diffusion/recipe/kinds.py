@@ -1,7 +1,5 @@
 """The kinds of entries that a config has: the table of each, the entries among its arguments, what it may ask for."""
 
-__all__ = ["ASKED_FOR", "KINDS", "Kind"]
-
 import math
 from collections import ChainMap
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """Tables of functions by the names that a config has for them; a look-up may be by any value of a config."""
 
-__all__ = ["table", "values"]
-
 import functools
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """The entry of a network, whose sizes, channels and times come from the rest of the config."""
 
-__all__ = ["build"]
-
 import typing
 from types import NoneType
 from typing import Any

@@ -1,7 +1,5 @@
 """The condition that stands for none: a class beyond the last, or the empty caption."""
 
-__all__ = ["TEXT_FOLDERS", "null", "null_class", "text_inputs"]
-
 from collections.abc import Mapping
 from typing import Any
 

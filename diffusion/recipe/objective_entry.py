@@ -1,7 +1,5 @@
 """The entry of an objective, and the list of what wraps it: terms, augmentation, condition dropout, ..."""
 
-__all__ = ["build"]
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any

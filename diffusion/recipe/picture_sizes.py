@@ -1,7 +1,5 @@
 """The sizes of a run's pictures by its config, and what a network can do with them."""
 
-__all__ = ["check_shape", "sizes", "varied"]
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The times of sampling by their entries: the grid, its steps, and a plan that the trained network decides."""
 
-__all__ = ["ChosenPlan", "chosen_plan", "grid", "plan"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

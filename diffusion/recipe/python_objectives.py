@@ -4,8 +4,6 @@ A fact that comes later then changes no description of before, so that earlier r
 had all facts.
 """
 
-__all__ = ["NAME", "without_defaults"]
-
 from typing import Any
 
 NAME = "diffusion.objectives.objective.Objective"

@@ -6,8 +6,6 @@ from diffusion.recipe import deprecated_fields
 from diffusion.recipe.parts import Resolver
 from diffusion.recipe.recipe import Recipe
 
-__all__ = ["Resolver", "recipe"]
-
 
 def recipe(config: ConfigDict, shape: tuple[int, ...] | None = None) -> Recipe:
     """The recipe that a config describes, for examples of a shape if it is known; `checks.validate` checks it too.

@@ -1,7 +1,5 @@
 """Checks that the settings of a run, from a config or Python, fit each other, its parts, and the files they name."""
 
-__all__ = ["check"]
-
 import math
 import pathlib
 from collections.abc import Callable, Mapping

@@ -4,23 +4,6 @@ Each function returns a driver: (sampler=, denoise=, schedule=, x=, plan=, keys=
 `samplers.sample` is one; a driver of particles returns (x, `Weighed`), and rejection (x, `Tried`).
 """
 
-__all__ = [
-    "Tried",
-    "Weighed",
-    "corrected",
-    "daps",
-    "das",
-    "ddrm",
-    "mcgdiff",
-    "mixed",
-    "optimised_noise",
-    "red_diff",
-    "rejected",
-    "searched_noise",
-    "searched_paths",
-    "twisted",
-]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

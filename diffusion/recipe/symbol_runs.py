@@ -1,7 +1,5 @@
 """Checks of a run on symbols: what it reads of a config, and that process, network, sampler and data fit each other."""
 
-__all__ = ["check", "check_records"]
-
 import functools
 import operator
 from collections.abc import Mapping

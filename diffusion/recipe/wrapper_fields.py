@@ -4,8 +4,6 @@ Run folders are read for good (`versions`). A new config that sets such a field 
 (`deprecated_fields`).
 """
 
-__all__ = ["into_list", "prior_entry"]
-
 from collections.abc import Callable, Container
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A driver beside `sample` that chooses its own steps."""
 
-__all__ = ["AdaptiveStats", "adaptive"]
-
 from typing import NamedTuple
 
 import jax.numpy as jnp

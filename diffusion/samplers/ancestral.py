@@ -1,7 +1,5 @@
 """Ancestral samplers: a deterministic step to less noise than at s, then fresh noise."""
 
-__all__ = ["dpm_2_ancestral", "euler_ancestral"]
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """Samplers whose estimates of the data keep to the range of the data."""
 
-__all__ = ["clipped"]
-
 from typing import Any, TypeVar
 
 import jax.numpy as jnp

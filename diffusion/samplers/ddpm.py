@@ -1,7 +1,5 @@
 """The samplers of DDPM and DDIM, for any schedule and any pair of times."""
 
-__all__ = ["ddim", "ddpm"]
-
 from collections.abc import Callable
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """The error of a denoiser as a function of the noise level: the statistic of `ddpm`'s analytic variance."""
 
-__all__ = ["denoising_error"]
-
 from collections.abc import Callable
 
 import jax

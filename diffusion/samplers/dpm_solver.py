@@ -1,7 +1,5 @@
 """DPM-Solver, single step: exponential integrators of eps in lambda = log(alpha / sigma)."""
 
-__all__ = ["dpm_2", "dpm_solver_2", "dpm_solver_3"]
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """DPM-Solver++: exponential integrators of x0 in lambda = log(alpha / sigma)."""
 
-__all__ = ["data_weights", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m"]
-
 from typing import NamedTuple
 
 import jax

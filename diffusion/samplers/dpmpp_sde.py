@@ -10,8 +10,6 @@ where h is infinite: the step from alpha(t) = 0 uses its own D alone, and so doe
 returns D.
 """
 
-__all__ = ["dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde"]
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """The stochastic sampler of EDM."""
 
-__all__ = ["edm"]
-
 import math
 
 import jax

@@ -9,8 +9,6 @@ and s. Every method here is this step plus differences of network outputs times 
 proposition 3.1, and "DPM-Solver++", proposition 4.1.
 """
 
-__all__ = ["between", "data_gain", "ddim_step", "log_ratio", "noise_gain"]
-
 import jax.numpy as jnp
 from jax import Array
 

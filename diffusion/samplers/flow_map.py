@@ -4,8 +4,6 @@ They take a `FlowMap` where other samplers take a denoiser. With the exact map e
 `flow_map` follows the trajectory of the flow, the others keep every marginal.
 """
 
-__all__ = ["consistency", "flow_map", "tcd"]
-
 import jax.numpy as jnp
 
 from diffusion.flows.flow_maps import FlowMap

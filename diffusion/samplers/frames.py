@@ -1,7 +1,5 @@
 """Sampling of sequences whose frames are at different times."""
 
-__all__ = ["per_frame"]
-
 import jax
 import jax.numpy as jnp
 

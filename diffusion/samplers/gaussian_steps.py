@@ -1,7 +1,5 @@
 """Steps that are one Gaussian draw, x_s ~ N(mean, std^2), so that their likelihood is known."""
 
-__all__ = ["check_gaussian", "gaussian_step"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -3,8 +3,6 @@
 A plan that goes up already inverts with `ddim`, `heun` and other deterministic samplers, to their accuracy.
 """
 
-__all__ = ["bdia", "ddim_inversion", "edict"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

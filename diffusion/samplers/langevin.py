@@ -1,7 +1,5 @@
 """Predictors that follow the reverse process, and correctors that follow Langevin's equation at one noise level."""
 
-__all__ = ["predictor_corrector", "reverse_diffusion"]
-
 import jax
 import jax.numpy as jnp
 

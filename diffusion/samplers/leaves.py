@@ -1,7 +1,5 @@
 """The step of a sampler on a pytree whose leaves each have a schedule."""
 
-__all__ = ["over_leaves"]
-
 from typing import Any, NamedTuple
 
 import jax

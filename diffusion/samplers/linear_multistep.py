@@ -5,8 +5,6 @@ integral (sigma / alpha for eps, alpha / sigma for x0; see `exponential`). A nod
 effect. So the first steps have the order that their history allows, and a start from alpha(t) = 0 drops out.
 """
 
-__all__ = ["History", "correction", "deis", "integrate_polynomials", "latest", "lms", "no_history", "prepend"]
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Samples of several sizes in one array, with zeros on padding."""
 
-__all__ = ["over_real", "padded"]
-
 from typing import Any, TypeVar
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Importance weights of whole paths, for a density that is known up to its constant."""
 
-__all__ = ["path_weights"]
-
 import math
 from collections.abc import Callable
 

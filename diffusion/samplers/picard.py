@@ -1,7 +1,5 @@
 """A driver beside `sample` that computes many steps of a trajectory in parallel and repeats them until they agree."""
 
-__all__ = ["PicardStats", "picard"]
-
 from typing import NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """Pseudo numerical methods: Adams-Bashforth weights for eps in t, with the step of DDIM in place of a straight line."""
 
-__all__ = ["plms", "pndm"]
-
 from typing import NamedTuple
 
 import jax

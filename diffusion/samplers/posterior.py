@@ -4,17 +4,6 @@ q(x_t | x_s) and q(x_s | x_t, x_0) as in Kingma et al. 2021, "Variational Diffus
 exact at both ends (alpha_t = 0, s = 0), because 1 - SNR_t / SNR_s is computed from the difference of log-SNRs.
 """
 
-__all__ = [
-    "check_eta",
-    "forward",
-    "posterior_mean",
-    "posterior_variance",
-    "posterior_weight",
-    "root",
-    "split_noise",
-    "transition_variance",
-]
-
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike

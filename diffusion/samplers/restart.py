@@ -1,7 +1,5 @@
 """Restart: plans that go back up by fresh noise and down again, several times over the same interval."""
 
-__all__ = ["Restart", "restart_plan"]
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -10,8 +10,6 @@ A method that reads these slopes falls to order 1 once the error is about a tent
 read alpha and sigma alone and keep their orders.
 """
 
-__all__ = ["euler", "heun", "midpoint", "rk4"]
-
 import jax
 import jax.numpy as jnp
 

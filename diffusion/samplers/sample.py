@@ -1,30 +1,5 @@
 """The one loop of every sampler: a scan over the steps of a plan, or the same steps one by one."""
 
-__all__ = [
-    "AfterStep",
-    "Clip",
-    "Loop",
-    "Sampler",
-    "State",
-    "Trajectory",
-    "check_arguments",
-    "check_plan",
-    "check_start",
-    "check_taken",
-    "checked_map",
-    "checker",
-    "held_at_ends",
-    "keys_of_step",
-    "loop",
-    "normal",
-    "prior",
-    "sample",
-    "sample_trajectory",
-    "sample_with_memory",
-    "start",
-    "stepwise",
-]
-
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The reverse stochastic differential equation, with any amount of noise, by the method of Euler and Maruyama."""
 
-__all__ = ["Diffusion", "euler_maruyama", "interpolant_sde"]
-
 from collections.abc import Callable
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """UniPC: a predictor and a corrector of DPM-Solver++'s kind that share their evaluations."""
 
-__all__ = ["unipc"]
-
 import jax.numpy as jnp
 from jax import Array
 

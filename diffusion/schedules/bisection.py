@@ -1,7 +1,5 @@
 """The inverse of a decreasing function of time."""
 
-__all__ = ["bisect"]
-
 from collections.abc import Callable
 
 import jax

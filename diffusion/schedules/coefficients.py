@@ -1,7 +1,5 @@
 """A schedule from its two coefficients alone: the rest by automatic differentiation and bisection."""
 
-__all__ = ["Coefficient", "from_alpha_sigma"]
-
 from collections.abc import Callable
 
 import jax

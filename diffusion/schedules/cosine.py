@@ -1,7 +1,5 @@
 """Variance-preserving schedules defined by the shape of alpha: cosine and sigmoid."""
 
-__all__ = ["cosine", "sigmoid"]
-
 import math
 from collections.abc import Callable
 

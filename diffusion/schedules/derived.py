@@ -1,7 +1,5 @@
 """Functions from schedule to schedule: shifts of the log-SNR, and zero signal at the end."""
 
-__all__ = ["interpolated", "shifted", "zero_terminal_snr"]
-
 import math
 from collections.abc import Callable
 from typing import Any

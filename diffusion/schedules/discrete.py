@@ -1,7 +1,5 @@
 """Discrete variance-preserving processes: DDPM's, latent diffusion's, and any list of betas."""
 
-__all__ = ["from_betas", "linear_beta", "scaled_linear"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

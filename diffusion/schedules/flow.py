@@ -1,7 +1,5 @@
 """Interpolations of flow matching: straight lines, and quarter circles."""
 
-__all__ = ["rectified_flow", "trigonometric"]
-
 import math
 
 import jax

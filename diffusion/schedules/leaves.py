@@ -1,7 +1,5 @@
 """A schedule for each leaf of a pytree, as one schedule of the vector of its numbers."""
 
-__all__ = ["joined", "per_leaf"]
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Schedules defined by their log-SNR: an array of values, or a monotone network that is trained with the model."""
 
-__all__ = ["from_log_snr", "init_learned", "learned"]
-
 from collections.abc import Mapping
 
 import jax

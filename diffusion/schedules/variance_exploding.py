@@ -1,7 +1,5 @@
 """Schedules that leave the data as it is, alpha = 1, and add noise: variance exploding and EDM."""
 
-__all__ = ["edm", "variance_exploding"]
-
 import math
 
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """The stochastic differential equations of Song et al. with a linear beta(t): variance preserving and sub-VP."""
 
-__all__ = ["sub_vp", "variance_preserving"]
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Words that a vocabulary does not have, with further ids, as textual inversion learns them."""
 
-__all__ = ["named_in", "with_words"]
-
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 

@@ -7,8 +7,6 @@ The order of the ids is CLIP's: 256 bytes, 256 bytes that end a word, the merges
 end of a text is therefore its largest id, by which CLIP's text tower finds it, and no text is unknown.
 """
 
-__all__ = ["BytePairs", "learn", "write"]
-
 import json
 import pathlib
 from collections.abc import Iterable, Sequence

@@ -5,8 +5,6 @@ The cached encoder takes the place of the encoder:
     t5 = text.cached(t5, text.fingerprint(params))
 """
 
-__all__ = ["cached", "fingerprint"]
-
 import hashlib
 import pathlib
 import uuid

@@ -1,18 +1,5 @@
 """Prompts as embeddings: by one text encoder, or by several whose embeddings are joined."""
 
-__all__ = [
-    "AlreadyRead",
-    "Embeddings",
-    "Encoder",
-    "Network",
-    "encode",
-    "one_after_other",
-    "pooled",
-    "reading",
-    "side_by_side",
-    "text_first",
-]
-
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

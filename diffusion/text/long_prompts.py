@@ -4,8 +4,6 @@ A window ends where it is full, or after its last comma if that is near the end,
 the prompt ends one by hand. AUTOMATIC1111's "stable-diffusion-webui" does the same.
 """
 
-__all__ = ["Windows", "all_windows", "first_window"]
-
 import re
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """What stands before and behind the words of a user in the chats of Qwen."""
 
-__all__ = ["ANSWER", "NO_THOUGHT", "USER"]
-
 USER = "<|im_start|>user\n"
 """What stands before them."""
 ANSWER = "<|im_end|>\n<|im_start|>assistant\n"

@@ -11,8 +11,6 @@ CLIP's own vocabulary is padded with the end of the text in SD 1 and in the firs
 in SD 2 and in SDXL's second.
 """
 
-__all__ = ["Tokenizer", "Tokens", "checked"]
-
 import contextlib
 import math
 import pathlib

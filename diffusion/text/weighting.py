@@ -11,8 +11,6 @@ Brackets nest, and their factors multiply. A bracket that is left open closes at
 closes nothing is text. Syntax and corner cases follow AUTOMATIC1111's "stable-diffusion-webui".
 """
 
-__all__ = ["joined", "parse"]
-
 import re
 from collections.abc import Iterable
 

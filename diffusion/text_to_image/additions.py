@@ -1,7 +1,5 @@
 """A model with LoRA files, words or attachments, or with kernels in 8 bits; the model itself stays as it is."""
 
-__all__ = ["with_attachments", "with_loras", "with_quantised", "with_words"]
-
 import dataclasses
 import pathlib
 import warnings

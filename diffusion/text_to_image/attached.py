@@ -1,7 +1,5 @@
 """Attachments in use: they are read from files, and evaluated at each step."""
 
-__all__ = ["Attached", "condition_with", "load", "with_seen"]
-
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """The pictures of a request: the canvas, which is repainted, the edited images, and the pictures of controls."""
 
-__all__ = ["Canvas", "OpenedControl", "edited_images", "opened_controls", "scaled"]
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Self

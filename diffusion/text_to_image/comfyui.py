@@ -9,8 +9,6 @@ files with one strength for both networks, texts, ControlNets, an empty latent o
 SamplerCustomAdvanced, and a saved picture. ComfyUI draws other noise from a seed than this library.
 """
 
-__all__ = ["Workflow", "check_reading", "read"]
-
 import dataclasses
 import math
 import re

@@ -3,8 +3,6 @@
 graph = comfyui_export.written(request, source, model, (height, width))    # a dict, for a .json file
 """
 
-__all__ = ["written"]
-
 import math
 import re
 from collections.abc import Mapping

@@ -7,8 +7,6 @@ The API has {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "model": ["4"
 nodes, whose connections are numbers of a list of links, and whose values stand in the order of the node's fields.
 """
 
-__all__ = ["FIELDS", "INSTEAD", "Link", "Node", "nodes"]
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -8,8 +8,6 @@ the noise of the start: `kept_noise="one"`. With InpaintModelConditioning and no
 mask and the picture without the painted part, and nothing is replaced.
 """
 
-__all__ = ["Mask", "check"]
-
 from typing import NamedTuple
 
 import numpy as np

@@ -17,19 +17,6 @@ sampler takes the same steps.
 Reference: the code of ComfyUI, `comfy/samplers.py`, `comfy/model_sampling.py` and `comfy/supported_models.py`.
 """
 
-__all__ = [
-    "FLOWS",
-    "FLOW_SAMPLERS",
-    "SAMPLERS",
-    "SCHEDULERS",
-    "Levels",
-    "Shift",
-    "is_flux",
-    "levels",
-    "levels_of_flow",
-    "stepping",
-]
-
 import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

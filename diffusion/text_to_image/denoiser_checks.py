@@ -1,7 +1,5 @@
 """Checks that the networks of a folder fit its pipeline: the inputs of the denoiser, and the size of a latent."""
 
-__all__ = ["check_denoiser"]
-
 import pathlib
 from typing import Any
 

@@ -3,8 +3,6 @@
 `model` is a `text_to_image.TextToImage`.
 """
 
-__all__ = ["denoise"]
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Pictures on the way from one prompt, or one noise, to another."""
 
-__all__ = ["between"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

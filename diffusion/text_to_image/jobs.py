@@ -9,8 +9,6 @@ A picture depends on its own prompt, seed and settings alone. Pictures are edite
 in part by `mask`, and made larger by `margins`.
 """
 
-__all__ = ["Frame", "Job", "cache_of", "frames", "generate", "make", "make_and_count", "program", "watch"]
-
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Reads a text-to-image model from its folder, with its weights or with their shapes alone."""
 
-__all__ = ["described", "load"]
-
 import dataclasses
 import pathlib
 from collections.abc import Mapping

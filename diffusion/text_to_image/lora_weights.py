@@ -1,7 +1,5 @@
 """How a LoRA file is used: its weight, and the interval of t in which it acts."""
 
-__all__ = ["LoraWeight"]
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 

@@ -3,8 +3,6 @@
 `model` is a `text_to_image.TextToImage`.
 """
 
-__all__ = ["check_memory"]
-
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """A text-to-image model: its networks and its process, LoRA files merged into it, and the conditions of prompts."""
 
-__all__ = ["TextToImage"]
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence

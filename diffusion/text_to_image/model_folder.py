@@ -1,7 +1,5 @@
 """The folder of a text-to-image model that was made of another: some new networks, and the other model's files."""
 
-__all__ = ["complete", "save"]
-
 import json
 import pathlib
 import shutil

@@ -1,7 +1,5 @@
 """The files at the top of a model's folder, model_index.json and sampling.json, and a checksum of the whole folder."""
 
-__all__ = ["attached_folders", "check_stated", "fingerprint", "has_part", "read_guidance", "read_index", "read_usual"]
-
 import hashlib
 import json
 import pathlib

@@ -1,7 +1,5 @@
 """A picture that an attachment of a model reads: as a value, a table of its parts, or the text of a flag."""
 
-__all__ = ["Control"]
-
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple

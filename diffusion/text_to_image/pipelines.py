@@ -3,8 +3,6 @@
 A folder has a denoiser, an autoencoder, text encoders and a scheduler; the class in its model_index.json is in `KINDS`.
 """
 
-__all__ = ["ATTACHED", "KINDS", "OF_CLASSES", "attachable", "distilled", "kind_of", "published"]
-
 import pathlib
 
 import flax.linen as nn

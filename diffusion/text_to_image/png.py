@@ -4,8 +4,6 @@
 `read` checks each setting.
 """
 
-__all__ = ["checksum", "is_complete", "model", "named_files", "read", "records", "request"]
-
 import dataclasses
 import hashlib
 import importlib.metadata

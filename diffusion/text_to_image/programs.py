@@ -3,21 +3,6 @@
 `model` is a `text_to_image.TextToImage`.
 """
 
-__all__ = [
-    "Course",
-    "Kept",
-    "begin",
-    "compiled",
-    "control_inputs",
-    "decode_latents",
-    "decoded",
-    "noised",
-    "pictures",
-    "sampled",
-    "stepwise",
-    "with_clock",
-]
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence

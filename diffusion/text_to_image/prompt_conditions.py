@@ -1,7 +1,5 @@
 """The conditions of a denoiser: prompts encoded by a model's text encoders, sizes, guidance and frame times."""
 
-__all__ = ["check_words", "conditions"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ As texts they are "a red ball:0,0,0.5,1", "a red ball:mask=left.png"; "ball", "b
 right, bottom as shares of the picture's sides.
 """
 
-__all__ = ["Box", "Places", "Region", "Word", "ends", "on_latents", "token_places"]
-
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 

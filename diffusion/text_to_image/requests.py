@@ -8,8 +8,6 @@ A request checks itself when it is built: each setting alone, then the settings 
 `size` check what depends on the model, a `text_to_image.TextToImage`.
 """
 
-__all__ = ["Request", "Setting", "setting", "settings"]
-
 import dataclasses
 import functools
 import json

@@ -7,8 +7,6 @@ The network stands in the program once for each combination. Parameters that are
 would be copied at each evaluation.
 """
 
-__all__ = ["Timed", "TimedLora", "at", "timed"]
-
 import dataclasses
 import functools
 import itertools

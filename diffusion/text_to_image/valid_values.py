@@ -1,7 +1,5 @@
 """The valid values of a request, and the conversion of values from JSON or other libraries to their types."""
 
-__all__ = ["one_of", "text", "typed", "valid_as"]
-
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any

@@ -7,24 +7,6 @@ Its denoiser takes x_t [B, F', h, w, C] and its autoencoder is one of frames, wi
 time_factor. A model of Wan 2.2 has two denoisers, each for its part of the trajectory.
 """
 
-__all__ = [
-    "Experts",
-    "check",
-    "check_learned",
-    "coding",
-    "completed",
-    "evaluated",
-    "filled",
-    "first_latent",
-    "frames",
-    "given",
-    "hinted",
-    "latent_frames",
-    "padded",
-    "seconds",
-    "takes_last",
-]
-
 import dataclasses
 import functools
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Grids that were optimised for a published network, as data."""
 
-__all__ = ["align_your_steps"]
-
 import numpy as np
 
 from diffusion.schedules import NoiseSchedule

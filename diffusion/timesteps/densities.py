@@ -1,20 +1,5 @@
 """Densities: distributions of the times that a network is trained at."""
 
-__all__ = [
-    "Density",
-    "beta_density",
-    "cosmap",
-    "dimension_shifted_density",
-    "discrete_density",
-    "from_quantile",
-    "laplace",
-    "log_normal",
-    "logit_normal",
-    "mode",
-    "per_frame",
-    "uniform_density",
-]
-
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """Grids on the times (i + 1) / T of a discrete process."""
 
-__all__ = ["leading", "linspace", "trailing"]
-
 import numpy as np
 
 from diffusion.schedules import NoiseSchedule

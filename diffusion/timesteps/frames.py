@@ -1,7 +1,5 @@
 """Plans with a time for each frame of a sequence."""
 
-__all__ = ["staggered"]
-
 import numpy as np
 from jax.typing import ArrayLike
 

@@ -1,7 +1,5 @@
 """Frames that are given: they stay at the clean end of the process while the others are noised, trained or sampled."""
 
-__all__ = ["clean_time", "given_frames", "given_pattern", "held"]
-
 from collections.abc import Sequence
 
 import jax

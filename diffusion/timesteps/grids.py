@@ -1,18 +1,5 @@
 """Grids: where a sampler's steps begin and end, for any schedule; `steps + 1` decreasing times, the last of them 0."""
 
-__all__ = [
-    "beta",
-    "ending_at_zero",
-    "exponential",
-    "karras",
-    "karras_levels",
-    "kl_optimal",
-    "polynomial",
-    "sigmoid",
-    "uniform",
-    "uniform_log_snr",
-]
-
 import itertools
 
 import jax

@@ -1,7 +1,5 @@
 """Adaptive importance sampling of training times by the losses that were seen there."""
 
-__all__ = ["loss_second_moment"]
-
 import jax
 import jax.numpy as jnp
 from jax import Array

@@ -1,7 +1,5 @@
 """The best grid for a trained network and a number of steps."""
 
-__all__ = ["optimal"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

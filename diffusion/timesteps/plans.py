@@ -1,7 +1,5 @@
 """Plans: the pairs of times that a sampler steps between."""
 
-__all__ = ["Plan", "plan"]
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Shifts: a grid moved to noisier or cleaner times."""
 
-__all__ = ["dimension_shift", "dimension_shifted", "flux_shift", "log_shift_of_tokens", "shift"]
-
 import math
 
 import jax

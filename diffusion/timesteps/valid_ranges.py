@@ -1,7 +1,5 @@
 """Checks of the arguments of grids and densities."""
 
-__all__ = ["at_least_one", "check_one_schedule", "check_positive", "check_sigmas"]
-
 import math
 
 import jax

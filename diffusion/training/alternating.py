@@ -10,8 +10,6 @@ In this example the score acts at every step and the student at every fifth:
     state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 """
 
-__all__ = ["Alternating", "AlternatingState", "Average", "Player", "alternating", "as_train_step"]
-
 import functools
 import types
 from collections.abc import Callable, Mapping

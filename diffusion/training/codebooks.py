@@ -8,8 +8,6 @@
     state, metrics = jax.jit(step, donate_argnums=0)(state, batch, key)
 """
 
-__all__ = ["FollowingState", "following"]
-
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn

@@ -7,8 +7,6 @@ They go into the networks of `alternating`:
     state = init({"model": coding.parameters(params), "critic": ..., "features": ...})
 """
 
-__all__ = ["decoder_network", "kl_network", "parameters", "vq_network"]
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Exponential moving average of parameters."""
 
-__all__ = ["ExponentialMovingAverage", "exponential_moving_average", "rate"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -6,8 +6,6 @@ Names and norms come in the same order:
     by_block(gradients)    # float32 [K], in that order
 """
 
-__all__ = ["by_block", "names"]
-
 from collections.abc import Iterator
 from typing import Any
 

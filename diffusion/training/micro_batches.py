@@ -1,7 +1,5 @@
 """The best number of micro-batches of a step."""
 
-__all__ = ["convolves", "number"]
-
 from collections.abc import Callable
 from typing import Any
 

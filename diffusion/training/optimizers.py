@@ -1,7 +1,5 @@
 """Optimizers by name. To add one: a function that returns an `Optimizer`, and its line in `OPTIMIZERS`."""
 
-__all__ = ["COOLDOWN", "AdanState", "Optimizer", "adamw", "adan", "hidden_matrices", "learning_rate_schedule", "muon"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

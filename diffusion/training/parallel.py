@@ -5,8 +5,6 @@ those of `make_train_step` that depend on the engine. Both return a step on glob
 batch from `sharding.to_devices`. Both donate the state, and compute the same.
 """
 
-__all__ = ["jit", "pmap"]
-
 from collections.abc import Callable
 from typing import Any
 

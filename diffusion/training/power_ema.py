@@ -10,8 +10,6 @@ width of p is a share sigma_rel of the training so far; gamma and sigma_rel dete
     params = reconstruct(averages, weights)
 """
 
-__all__ = ["gamma", "moving_average", "power_function", "reconstruct", "reconstruction_weights", "tracked"]
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -15,21 +15,6 @@ mesh axes over which the leaf's *last* dimensions are split; () splits none. The
 is still whole and that it divides.
 """
 
-__all__ = [
-    "abstract",
-    "batch_sharding",
-    "batch_shards",
-    "check_batch_size",
-    "create",
-    "initialize_distributed",
-    "limits",
-    "make_mesh",
-    "one_step_in_flight",
-    "positions",
-    "shardings",
-    "to_devices",
-]
-
 import math
 import os
 import re

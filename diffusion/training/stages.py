@@ -1,7 +1,5 @@
 """Training in stages: after each the student becomes the teacher, and the rest of the state restarts."""
 
-__all__ = ["staged"]
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Everything that a training run carries from one step to the next, as one pytree."""
 
-__all__ = ["SecondPlayer", "TrainState", "create"]
-
 from typing import Any, NamedTuple
 
 import jax

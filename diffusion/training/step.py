@@ -1,17 +1,5 @@
 """The train step: one pure function, the same on one device and on a mesh."""
 
-__all__ = [
-    "conditioned",
-    "example_keys",
-    "join",
-    "loss_by_t",
-    "make_train_step",
-    "prepare",
-    "seeded",
-    "split",
-    "training_key",
-]
-
 import functools
 import types
 from collections.abc import Callable, Mapping

@@ -1,7 +1,5 @@
 """A run that starts from the parameters of another run or of a file."""
 
-__all__ = ["read", "warm_start"]
-
 import pathlib
 import re
 from typing import Any

@@ -1,6 +1,7 @@
 """Rooms of published families: their tables are read by the floors below; a new room is its folder and one line."""
 
 import importlib
+import inspect
 import subprocess
 import sys
 
@@ -38,7 +39,11 @@ def test_every_room_has_a_table_and_a_pipeline_with_its_conditions(name):
     table, pipeline = (importlib.import_module(f"diffusion.published.{name}.{part}") for part in ("table", "pipeline"))
     assert table.FAMILIES.items() <= dict(interchange.FAMILIES).items()
     assert pipeline.KINDS.items() <= dict(pipelines.KINDS).items()
-    functions = {getattr(pipeline, function) for function in pipeline.__all__ if function.islower()}
+    functions = {
+        value
+        for function, value in inspect.getmembers(pipeline, inspect.isfunction)
+        if value.__module__ == pipeline.__name__ and not function.startswith("_")
+    }
     masks = {kind.perturbs for kind in pipeline.KINDS.values()}
     assert {kind.condition for kind in pipeline.KINDS.values()} == functions - masks
 

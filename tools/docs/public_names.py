@@ -1,8 +1,8 @@
 """Reads the public names of the library from its source: the module of each, its kind, and its sentence.
 
-The names of a package's `__all__`, and those that it imports as themselves, are public. So are the functions, classes
-and types that any other module defines, unless their name or module begins with an underscore. A name that a package
-imports from one of its modules is public only in the package. Constants are public where `__all__` names them.
+The names of a module's `__all__`, and those that a package imports as themselves, are public. A module without such a
+list makes its functions, classes and types public, and its constants that have a docstring, unless the name or the
+module begins with an underscore. A name that a package imports from one of its modules is public only in the package.
 """
 
 import ast
@@ -41,6 +41,13 @@ class _Module(NamedTuple):
     taken: dict[str, tuple[str, str]]  # what `__all__` lists and another module defines: that, and its name there
     listed: tuple[str, ...] | None  # `__all__`
 
+    def public(self) -> set[str]:
+        """The names that the module lists, or those that are public without a list."""
+        if self.listed is not None:
+            return set(self.listed)
+        known = {name for name, what in self.defined.items() if what.kind != "constant" or what.sentence}
+        return {name for name in known if not name.startswith("_")}
+
 
 def public_names(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[str, list[Name]]:
     """All public names of a package, by the module where they are public.
@@ -63,10 +70,11 @@ def public_names(root: pathlib.Path = ROOT, package: str = "diffusion") -> dict[
             for name, place in module.taken.items()
             if place[0] in every and place[1] in every[place[0]].defined
         ]
-        for name in module.defined.values():
-            listed = name.name in module.listed if module.listed is not None else name.kind != "constant"
-            if listed and not name.name.startswith("_") and (module.name, name.name) not in taken:
-                names.append(name)
+        names += [
+            name
+            for name in module.defined.values()
+            if name.name in module.public() and not name.name.startswith("_") and (module.name, name.name) not in taken
+        ]
         if names:
             public[module.name] = sorted(names, key=lambda name: name.name.casefold())
     return dict(sorted(public.items()))

@@ -1,7 +1,5 @@
 """Losses of a backbone's atoms and of the distances between them, beside the loss of its frames."""
 
-__all__ = ["atoms_and_distances"]
-
 from collections.abc import Callable
 
 import jax.numpy as jnp

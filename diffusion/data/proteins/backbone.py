@@ -8,8 +8,6 @@ Bond lengths and angles are as in Engh and Huber 1991, "Accurate bond and angle 
 refinement", so that a backbone is its frames, or its torsions.
 """
 
-__all__ = ["atoms_of", "clashes", "dihedral", "frames_of", "from_torsions", "placed", "torsions_of", "with_oxygen"]
-
 import math
 
 import jax

@@ -1,7 +1,5 @@
 """The torsions phi and psi of ideal folds in whole degrees, of 32 residues, as tools/protein_folds.py prints them."""
 
-__all__ = ["FOLDS"]
-
 import pathlib
 
 from diffusion.io import opener

@@ -3,8 +3,6 @@
 `tools/protein_folds.py` found the table of torsions. Chains of it have ideal bonds, and no clashes.
 """
 
-__all__ = ["crowded", "drawn"]
-
 import math
 
 import jax

@@ -1,7 +1,5 @@
 """Backbones in files of the Protein Data Bank's format: ATOM records in fixed columns, version 3.3."""
 
-__all__ = ["load", "save"]
-
 import math
 import os
 import pathlib

@@ -11,24 +11,6 @@
 A picture has the style, the colours and the sizes of `scenes`. Its shapes stand anywhere, or at places that are given.
 """
 
-__all__ = [
-    "ANYWHERE",
-    "CONTROLS",
-    "Arrangement",
-    "Control",
-    "Example",
-    "Thing",
-    "centres",
-    "check_places",
-    "draw",
-    "example",
-    "layers",
-    "outlines",
-    "picture",
-    "sketch",
-    "visible",
-]
-
 import itertools
 from collections.abc import Callable
 from typing import NamedTuple

@@ -3,20 +3,6 @@
 A signed distance is negative inside a shape; a pixel is covered by clip(1/2 - distance, 0, 1) of it.
 """
 
-__all__ = [
-    "DISTANCES",
-    "NIGHT",
-    "PALETTE",
-    "PAPERS",
-    "PLACES",
-    "RADII",
-    "SIDE",
-    "Distance",
-    "draw",
-    "nearest_hue",
-    "paint",
-]
-
 import colorsys
 import math
 from collections.abc import Callable, Mapping

@@ -13,26 +13,6 @@ A clip has one shape, or two, each in its half of the picture. Pairs of a shape 
 and a shape that `scenes` withholds, stand in no clip of training; each clip of the split "withheld" has one.
 """
 
-__all__ = [
-    "DIRECTIONS",
-    "MOTIONS",
-    "SEED",
-    "SPEEDS",
-    "STREAMS",
-    "WORDS",
-    "Clip",
-    "Mover",
-    "Setting",
-    "caption",
-    "draw",
-    "example",
-    "painted",
-    "said",
-    "shrunk",
-    "words",
-    "words_of_both",
-]
-
 import math
 from collections.abc import Mapping
 from types import MappingProxyType

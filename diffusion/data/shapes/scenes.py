@@ -8,28 +8,6 @@ colour and a shape are withheld from training: one for each colour and one for e
 trained with.
 """
 
-__all__ = [
-    "ATTRIBUTES",
-    "COLOURS",
-    "NONE",
-    "POSITIONS",
-    "RELATIONS",
-    "SHAPES",
-    "SIZES",
-    "WITHHELD",
-    "WITHHELD_WORDS",
-    "WORDS",
-    "Lot",
-    "Scene",
-    "Shares",
-    "caption",
-    "completed",
-    "draw",
-    "parsed",
-    "phrase",
-    "withheld",
-]
-
 from typing import NamedTuple
 
 import numpy as np

@@ -12,8 +12,6 @@ Whatever its numbers, a shape of the first three kinds is kept only if it is in 
 the eight, at any size, place and turn, covers it by 0.8: half of a diamond is a triangle, and no broken shape.
 """
 
-__all__ = ["KINDS", "SHARES", "Spoilt", "blended", "blurred", "broken", "draw", "shapes"]
-
 import functools
 import math
 from typing import NamedTuple

@@ -8,8 +8,6 @@ The shapes of the data are known exactly, so that no network is needed: every te
 the intersection over union. All intersections of a mask are one matrix product with the templates.
 """
 
-__all__ = ["Fits", "Templates", "drawn", "edge_length", "fits"]
-
 import functools
 from typing import NamedTuple
 

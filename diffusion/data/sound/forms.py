@@ -3,8 +3,6 @@
 All are without loss.
 """
 
-__all__ = ["Form", "Sound", "harmonics_and_rest", "lapped_spectrum", "samples"]
-
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 

@@ -12,8 +12,6 @@ plus Stochastic Decomposition", 1990; Moorer, "The Heterodyne Filter as a Tool f
 1973, for the amplitudes.
 """
 
-__all__ = ["harmonic_amplitudes", "harmonic_sum", "harmonics_apart"]
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Eight synthetic instruments: a clip is a function of its number alone."""
 
-__all__ = ["HARMONIC", "NAMES", "VIBRATOS", "Note", "Vibrato", "clip", "fundamental"]
-
 import math
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The modified discrete cosine transform of a clip: as many numbers as samples, orthonormal, with an exact inverse."""
 
-__all__ = ["imdct", "kaiser_bessel_derived", "mdct", "sine_window"]
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The pitch of a clip, and how much of its energy lies on the multiples of a pitch."""
 
-__all__ = ["cents", "harmonic_share", "yin"]
-
 import numpy as np
 
 from diffusion.data.sound.spectrograms import stft

@@ -7,8 +7,6 @@ Reference: Koizumi et al., "SpecGrad: Diffusion Probabilistic Model based Neural
 Shaping", 2022.
 """
 
-__all__ = ["envelope", "flattened", "shaped"]
-
 import math
 from typing import Any
 

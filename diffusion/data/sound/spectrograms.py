@@ -1,7 +1,5 @@
 """Spectrograms that do not determine the phase: the short-time Fourier transform, log-mel levels, Griffin and Lim."""
 
-__all__ = ["between_bands", "griffin_lim", "istft", "log_mel", "mel_corners", "mel_filters", "stft"]
-
 import functools
 from typing import Any
 

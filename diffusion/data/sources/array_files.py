@@ -6,8 +6,6 @@ An array that is stored as it is (.npy, and .npz of `np.savez`) is mapped into m
 `np.savez_compressed` is read whole.
 """
 
-__all__ = ["Arrays", "arrays"]
-
 import pathlib
 from collections.abc import Sequence
 from typing import Any, cast

@@ -6,8 +6,6 @@ The text beside a film or folder is its caption; either all have one or none has
 shards of WebDataset.
 """
 
-__all__ = ["clip_folder", "clip_shards", "files_of", "films_of", "square"]
-
 import itertools
 import pathlib
 import re

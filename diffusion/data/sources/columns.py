@@ -1,7 +1,5 @@
 """From the columns of a format to a record: its example, label, condition and text."""
 
-__all__ = ["Columns", "PictureFile", "class_numbers", "content_of", "encoded", "numeric", "opened", "stored_bytes"]
-
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,8 +1,5 @@
 """Sources of other sources: mixtures by weight, and records that pass a filter."""
 
-__all__ = ["Filtered", "Mixture", "filtered", "mixture"]
-
-
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence

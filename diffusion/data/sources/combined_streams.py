@@ -1,7 +1,5 @@
 """Streams of other streams: records that pass a filter, mixtures by weight, and captions as a condition."""
 
-__all__ = ["CaptionedStream", "FilteredStream", "MixedStream"]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Sources of pictures that add entries to the condition of their records: a control of the picture, or a mask."""
 
-__all__ = ["Controlled", "controlled", "painted"]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -5,8 +5,6 @@ An epoch visits the files in a random order, and shuffles the records of a windo
 its window again, and the part of the file before it.
 """
 
-__all__ = ["FileStream", "Raw", "parquet_records", "parquet_stream", "tar_records", "tar_stream"]
-
 import functools
 import itertools
 import lzma

@@ -1,7 +1,5 @@
 """The records of a Python iterable as a stream. Its methods, and two readings, show what it can promise on resume."""
 
-__all__ = ["Iterated", "digest_of", "is_iterable"]
-
 import base64
 import copy
 import itertools

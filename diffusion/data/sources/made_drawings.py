@@ -1,17 +1,5 @@
 """Drawings of shapes, drawn when a record is read: with exact controls, with silent captions, or in motion."""
 
-__all__ = [
-    "SILENT",
-    "SPELLED",
-    "Described",
-    "Drawings",
-    "arranged_drawings",
-    "drawings",
-    "moving_drawings",
-    "moving_pairs",
-    "spelled_drawings",
-]
-
 import functools
 import string
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Points of exact mixtures on manifolds, drawn when the source is opened, with their density."""
 
-__all__ = ["ExactRecords", "ManifoldPoints", "rotation_mixture", "sphere_mixture", "torsion_mixture"]
-
 import math
 from collections.abc import Sequence
 from typing import Any

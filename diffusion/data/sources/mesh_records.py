@@ -5,8 +5,6 @@ meshes/train/chair/one.obj or meshes/chair/train/one.off                # with s
 meshes/one.obj, meshes/two.npy                                          # no classes
 """
 
-__all__ = ["CloudRecords", "MeshClouds", "mesh_clouds"]
-
 import functools
 import pathlib
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Clips cut out of longer ones at several frame rates, with the rate and the amount of motion as their condition."""
 
-__all__ = ["PacedClips", "paced"]
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

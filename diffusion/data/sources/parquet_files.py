@@ -4,9 +4,6 @@ Rows have random access once the columns that a run reads are in memory (up to `
 in DIFFUSION_CACHE, which is mapped. pyarrow comes with tensorflow-datasets.
 """
 
-__all__ = ["Parquet", "parquet"]
-
-
 import hashlib
 import json
 import pathlib

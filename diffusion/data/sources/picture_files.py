@@ -10,9 +10,6 @@
 Nothing is ever written into them.
 """
 
-__all__ = ["ClassFolders", "PictureFolder", "class_folders", "picture_folder", "pictures_in", "read_table", "sidecar"]
-
-
 import csv
 import io
 import os

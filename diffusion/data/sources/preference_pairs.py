@@ -1,7 +1,5 @@
 """Pairs of examples with one condition: a preferred one and a rejected one."""
 
-__all__ = ["Preferences", "Rejected", "preferences"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Backbones of ideal folds, all drawn when the source is opened."""
 
-__all__ = ["ChainRecords", "ProteinChains", "ideal_folds"]
-
 from collections.abc import Sequence
 from typing import Any
 

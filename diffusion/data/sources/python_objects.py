@@ -1,7 +1,5 @@
 """Python objects as sources: sequences, iterables, and the datasets of Hugging Face's library."""
 
-__all__ = ["HuggingFace", "huggingface", "source_of"]
-
 import copy
 import pathlib
 from collections.abc import Mapping, Sequence

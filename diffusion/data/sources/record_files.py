@@ -6,9 +6,6 @@ Without a parser the first bytes say what a record is: an encoded picture, a .np
 of TFDS, whose records are features, are read by `tfds_records`.
 """
 
-__all__ = ["ArrayRecords", "Parser", "array_records", "by_its_first_bytes"]
-
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Series with a given part: draws of a Gaussian process, or windows of the user's own files."""
 
-__all__ = ["ExactSeries", "SeriesWindows", "StandardSeries", "gaussian_series", "read_series", "series_windows"]
-
 import csv
 import io
 import pathlib

@@ -1,7 +1,5 @@
 """Solids with drawn proportions as records: point clouds, and signed distances on a grid of voxels."""
 
-__all__ = ["SurfaceRecords", "solid_distances", "solid_points"]
-
 import functools
 from collections.abc import Callable
 from typing import Any

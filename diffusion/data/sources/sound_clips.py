@@ -1,7 +1,5 @@
 """Sources of sound: notes of synthetic instruments, computed when read, and clips of a folder of WAV files."""
 
-__all__ = ["Sounds", "instruments", "wav_folder"]
-
 import functools
 from collections.abc import Sequence
 from typing import Any

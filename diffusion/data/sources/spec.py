@@ -1,22 +1,5 @@
 """The description of a source's records, the protocol of a source, and what sources with random access share."""
 
-__all__ = [
-    "DamagedRecord",
-    "DataSpec",
-    "Derived",
-    "IndexedRecords",
-    "Leaf",
-    "ManyAtOnce",
-    "RandomAccess",
-    "Source",
-    "blame",
-    "class_of",
-    "is_mask",
-    "is_picture",
-    "number_type",
-    "read_many",
-]
-
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Points on the arms of a spiral: a first run on data that are no pictures."""
 
-__all__ = ["Spirals", "spirals"]
-
 from collections.abc import Sequence
 from typing import Any
 

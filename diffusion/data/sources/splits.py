@@ -1,18 +1,5 @@
 """Splits of a source of files: "train", or a part of it such as "train[:90%]", a fair sample in a fixed order."""
 
-__all__ = [
-    "Split",
-    "class_files",
-    "class_of",
-    "files_at",
-    "files_of",
-    "numbers",
-    "parse",
-    "split_of",
-    "split_of_folders",
-    "within",
-]
-
 import pathlib
 import re
 from collections.abc import Callable, Sequence

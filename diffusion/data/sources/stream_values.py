@@ -1,7 +1,5 @@
 """The values that an iterable yields: records as they are, or the stored columns of a record."""
 
-__all__ = ["Mappings", "Stored", "Values"]
-
 from collections.abc import Mapping
 from typing import Any, Protocol
 

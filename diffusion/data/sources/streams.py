@@ -12,8 +12,6 @@ Every process of a run reads the whole stream and decodes the records of its own
 number of processes. A record is read *raw*; `Stream.decode` decodes it, in any thread.
 """
 
-__all__ = ["Cursor", "Stream"]
-
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping

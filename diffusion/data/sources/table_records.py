@@ -3,8 +3,6 @@
 `Records` decodes pictures, numbers classes, slices splits, and names damaged records.
 """
 
-__all__ = ["Records", "Table", "stamp_of"]
-
 import hashlib
 import json
 import os

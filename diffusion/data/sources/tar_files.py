@@ -6,8 +6,6 @@ The headers of a shard are read once, and the positions of its members are kept 
 the requested record are read from a shard, so the order of a run is the same as from any other source.
 """
 
-__all__ = ["Strict", "TarShards", "tar_shards", "value_of"]
-
 import functools
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Text as windows of characters, each a symbol: the prose of installed packages, and a file of the user's."""
 
-__all__ = ["TextRecords", "Windows", "prose", "text_file"]
-
 import hashlib
 import pathlib
 from collections.abc import Sequence

@@ -1,8 +1,5 @@
 """A dataset that TFDS has prepared, by its name; TensorFlow is not needed, and nothing is downloaded."""
 
-__all__ = ["Records", "column", "describe", "open_source", "shape", "tfds"]
-
-
 import functools
 import hashlib
 import json

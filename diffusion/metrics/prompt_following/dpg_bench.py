@@ -5,8 +5,6 @@ The rules are taken from TencentQQGYLab/ELLA, dpg_bench/compute_dpg_bench.py.
 Paper: Hu et al. 2024, "ELLA: Equip Diffusion Models with LLM for Enhanced Semantic Alignment".
 """
 
-__all__ = ["Prompt", "Question", "cells", "read", "score", "yes"]
-
 import csv
 import io
 import pathlib

@@ -4,25 +4,6 @@ Each takes a list and answers with a list of the same length, so that it may rea
 them and refuse an answer of another form.
 """
 
-__all__ = [
-    "Answerer",
-    "Depth",
-    "Detection",
-    "Detector",
-    "Embedder",
-    "Grammar",
-    "Parse",
-    "PromptsError",
-    "ReaderError",
-    "answered",
-    "depths",
-    "detected",
-    "embedded_pictures",
-    "embedded_texts",
-    "overlap",
-    "parsed",
-]
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple

@@ -14,18 +14,6 @@ Paper: Huang et al. 2023, "T2I-CompBench: A Comprehensive Benchmark for Open-wor
     Generation".
 """
 
-__all__ = [
-    "action",
-    "attributes",
-    "objects_of",
-    "place",
-    "questions",
-    "read",
-    "read_complex",
-    "spatial",
-    "three_in_one",
-]
-
 import itertools
 import math
 import pathlib

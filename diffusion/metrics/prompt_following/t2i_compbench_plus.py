@@ -12,8 +12,6 @@ Paper: Huang et al. 2025, "T2I-CompBench++: An Enhanced and Comprehensive Benchm
     Generation".
 """
 
-__all__ = ["count_objects", "depth_order", "numeracy", "objects_and_numbers", "read_objects", "spatial_3d"]
-
 import pathlib
 import re
 from collections.abc import Mapping, Sequence

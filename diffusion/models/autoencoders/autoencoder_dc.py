@@ -9,8 +9,6 @@
 Level i has side H / 2^i. If level 0 has no layers, the first convolution halves and the last one doubles.
 """
 
-__all__ = ["AutoencoderDC", "Decoder", "Encoder", "Level", "Levels"]
-
 import itertools
 from typing import NamedTuple
 

@@ -14,8 +14,6 @@
 FLUX.2 has 32 channels at f = 8, and `packed` joins patches of 2 x 2 of these to the values of its latents.
 """
 
-__all__ = ["AutoencoderKL"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -11,8 +11,6 @@ So the kept part reaches the output without the loss of the latents. Without a p
 | asymmetric-autoencoder-kl-x-2    | 256, 512, 1024, 1024  | 6                 |
 """
 
-__all__ = ["AsymmetricAutoencoderKL", "ConditionEncoder", "condition_widths"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

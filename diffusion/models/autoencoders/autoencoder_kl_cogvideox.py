@@ -12,8 +12,6 @@ group norm has the statistics of one chunk. Here the whole video is coded at onc
 each place.
 """
 
-__all__ = ["AutoencoderKLCogVideoX", "ChunkNorm", "Decoder", "Encoder", "GroupBlock"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

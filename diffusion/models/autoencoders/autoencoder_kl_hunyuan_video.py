@@ -10,8 +10,6 @@ Convolutions and the attention see no later frame; the norms see all. Its author
 blended (`clip_parts.blended`).
 """
 
-__all__ = ["AutoencoderKLHunyuanVideo", "CausalAttention", "Decoder", "Encoder", "Levels", "VideoBlock"]
-
 import functools
 from collections.abc import Callable
 

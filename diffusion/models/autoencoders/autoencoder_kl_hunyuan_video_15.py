@@ -12,8 +12,6 @@ own in time. Convolutions repeat the pixels at the edge; norms are of single pix
 earlier ones.
 """
 
-__all__ = ["AutoencoderKLHunyuanVideo15", "Decoder15", "Encoder15", "folded", "unfolded"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -17,8 +17,6 @@ also the last step of the denoiser: it receives the time of the noise that its l
 | 0.9.5 ..  | spatial, temporal, spatiotemporal, spatiotemporal     | yes            | no                   |
 """
 
-__all__ = ["NOISE", "AutoencoderKLLTX", "Decoder", "Double", "Encoder", "Halve", "ResidualBlock", "fold", "unfold"]
-
 import math
 
 import flax.linen as nn

@@ -19,8 +19,6 @@ Wan 2.2's autoencoder is residual: around each level is a shortcut of means or c
 patches of 2 x 2.
 """
 
-__all__ = ["AutoencoderKLVideo", "Decoder", "Encoder", "Middle"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

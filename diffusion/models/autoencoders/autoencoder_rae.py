@@ -4,8 +4,6 @@ x [B, H, W, 3] - resized - encoder - features of the patches - normalised by sto
 z [B, h, w, C] - the statistics undone - RAEDecoder - x [B, p h, p w, 3]
 """
 
-__all__ = ["AutoencoderRAE", "measured", "resized", "with_statistics"]
-
 from collections.abc import Iterable
 from typing import Any
 

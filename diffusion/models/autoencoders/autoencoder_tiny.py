@@ -8,8 +8,6 @@
 It has no norms and no attention. For SD it has 2.4 M parameters, some fifty times fewer than the original.
 """
 
-__all__ = ["AutoencoderTiny", "TinyBlock", "TinyDecoder", "TinyEncoder"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

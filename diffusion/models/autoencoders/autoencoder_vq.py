@@ -10,8 +10,6 @@
 | VQ-f16                                | 16 | 16,384 | 8 |
 """
 
-__all__ = ["VQModel"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

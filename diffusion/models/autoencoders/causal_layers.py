@@ -9,21 +9,6 @@ its last ones for the next call:
 Without the collection the input begins a video.
 """
 
-__all__ = [
-    "STREAM",
-    "CausalBlock",
-    "CausalConv",
-    "ChannelNorm",
-    "DoubleTime",
-    "FrameAttention",
-    "FrameConv",
-    "HalveTime",
-    "averaged",
-    "doubled",
-    "repeated",
-    "with_past",
-]
-
 from typing import Any
 
 import flax.linen as nn

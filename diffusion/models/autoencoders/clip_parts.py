@@ -10,8 +10,6 @@
 An autoencoder says which is its own: `module.in_parts(module, params, "decode")`.
 """
 
-__all__ = ["at_once", "blended", "lagging", "streamed"]
-
 from collections.abc import Callable
 from typing import Any
 

@@ -4,20 +4,6 @@ Reference: Chen et al., "Deep Compression Autoencoder for Efficient High-Resolut
 "EfficientViT: Multi-Scale Linear Attention for High-Resolution Dense Prediction", 2023.
 """
 
-__all__ = [
-    "Double",
-    "FixedBatchNorm",
-    "GatedConv",
-    "Halve",
-    "LinearAttention",
-    "PlainBlock",
-    "RmsNorm",
-    "averaged",
-    "channels_to_space",
-    "repeated",
-    "space_to_channels",
-]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -4,8 +4,6 @@ Under the collection `causal_layers.STREAM` a video comes chunk by chunk: a caus
 chunk, and one that sees later frames, too, puts out the frames before them (`Place`).
 """
 
-__all__ = ["EdgeConv", "Place", "delayed"]
-
 from typing import Any, NamedTuple
 
 import flax.linen as nn

@@ -9,23 +9,6 @@ Reference: Esser et al., "Taming Transformers for High-Resolution Image Synthesi
 "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, appendix G.
 """
 
-__all__ = [
-    "Blocks",
-    "Decoder",
-    "Encoder",
-    "Options",
-    "PixelAttention",
-    "WithoutPosterior",
-    "check_latents",
-    "check_levels",
-    "check_options",
-    "check_pictures",
-    "last",
-    "level",
-    "middle",
-    "shared_options",
-]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -7,19 +7,6 @@ From an image to latents and back:
     x = vae.apply({"params": params}, from_diffusion(z, vae.scale, vae.shift), method="decode")
 """
 
-__all__ = [
-    "Factor",
-    "Moments",
-    "Scaling",
-    "draw",
-    "estimate",
-    "from_diffusion",
-    "from_range",
-    "stream_moments",
-    "to_diffusion",
-    "to_range",
-]
-
 from collections.abc import Iterable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """PatchGAN: a convolutional network with one logit for each patch of a picture."""
 
-__all__ = ["PatchDiscriminator"]
-
 import flax.linen as nn
 import jax
 

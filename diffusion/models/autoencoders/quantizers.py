@@ -10,21 +10,6 @@
 Under `jit` sums over a batch are sums over the whole batch, on any number of devices.
 """
 
-__all__ = [
-    "Codebook",
-    "FiniteScalar",
-    "Quantized",
-    "codebook_init",
-    "codebook_update",
-    "histogram",
-    "nearest",
-    "perplexity",
-    "quantize",
-    "restart_dead",
-    "straight_through",
-    "usage",
-]
-
 import dataclasses
 import math
 from typing import NamedTuple

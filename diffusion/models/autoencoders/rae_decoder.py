@@ -1,7 +1,5 @@
 """The decoder of a representation autoencoder: a vision transformer from an encoder's patch features to pixels."""
 
-__all__ = ["PRESETS", "RAEDecoder", "preset"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -10,8 +10,6 @@ blending hides it.
 The size of the autoencoder's training pictures is a good tile.
 """
 
-__all__ = ["Cut", "cut", "tiled", "weights"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The common part of the autoencoders of videos: their calls, and the checks of their inputs."""
 
-__all__ = ["VideoAutoencoder", "check_latents", "check_levels", "check_video"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -22,8 +22,6 @@ compute type and 2 N D of float32. JAX's linearisation of the code in `blocks` k
 term by term. XLA may keep fewer where two are equal, but does not on a TPU.
 """
 
-__all__ = ["kept_bytes", "layer_bytes"]
-
 import functools
 
 import jax

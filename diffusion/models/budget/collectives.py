@@ -35,8 +35,6 @@ XLA for TPU, whose devices form a torus, differs in four ways, seen in compiled 
 | each collective, but these windows | collectives beside kernels           | collectives while no kernel runs        |
 """
 
-__all__ = ["Collective", "collectives", "sent"]
-
 import math
 import re
 from typing import Any, NamedTuple

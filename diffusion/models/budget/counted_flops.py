@@ -6,8 +6,6 @@ Training takes three times as many (see `flops.train_flops`). `flops` is the for
 with this count.
 """
 
-__all__ = ["counted_flops"]
-
 import math
 from collections.abc import Callable
 from typing import Any

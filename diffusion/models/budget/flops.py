@@ -8,8 +8,6 @@ With N tokens of D features, hidden width M and L layers, in multiply-adds for o
 A SwiGLU MLP has three matrices of 2 M / 3 instead of two of M.
 """
 
-__all__ = ["flops", "hidden", "recomputed_flops", "tokens", "train_flops"]
-
 from diffusion.models.dit import DiT
 
 

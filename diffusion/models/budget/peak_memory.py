@@ -1,7 +1,5 @@
 """The memory that a program needs, from its trace, before it is compiled or allocates anything."""
 
-__all__ = ["available", "check", "held", "peak"]
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """BLIP's image tower: a plain vision transformer, whose tokens a text encoder attends to."""
 
-__all__ = ["BLIP"]
-
 from diffusion.models.image_encoders.plain_vit import PlainViT
 from diffusion.models.text_encoders.clip import MEAN, STD
 

@@ -6,8 +6,6 @@
 V2 has the response normalisation GRN and no scale, V1 the scale and no GRN.
 """
 
-__all__ = ["PRESETS", "ConvNeXt", "preset"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """DINOv2: a vision transformer trained by self-distillation, with and without registers."""
 
-__all__ = ["PRESETS", "DINOv2", "preset"]
-
 from typing import Any
 
 import flax.linen as nn

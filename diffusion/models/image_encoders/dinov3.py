@@ -1,7 +1,5 @@
 """DINOv3: DINOv2's successor, with rotary positions and register tokens."""
 
-__all__ = ["PRESETS", "DINOv3", "angles", "preset"]
-
 import math
 from typing import Any
 

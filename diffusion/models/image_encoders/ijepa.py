@@ -1,7 +1,5 @@
 """I-JEPA's target encoder: a plain vision transformer without a class token."""
 
-__all__ = ["IJEPA", "PRESETS", "preset"]
-
 from typing import Any
 
 from diffusion.models.image_encoders.plain_vit import PlainViT

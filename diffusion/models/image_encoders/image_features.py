@@ -9,8 +9,6 @@ the caller's: any that the patch divides. A module has the fields `patch` and `w
 so can stand wherever ours do.
 """
 
-__all__ = ["ImageFeatures"]
-
 from typing import NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """MAE's encoder: a plain vision transformer, trained to reconstruct the patches that it does not see."""
 
-__all__ = ["MAE", "PRESETS", "preset"]
-
 from typing import Any
 
 from diffusion.models.image_encoders.plain_vit import PlainViT

@@ -4,17 +4,6 @@ Each is a function of a picture, uint8 [H, W, 1 or 3], and the side of the resul
 floats in about [-1, 1] where the published code does not round. They give the same picture other scores.
 """
 
-__all__ = [
-    "FITTINGS",
-    "cropped",
-    "cropped_evenly",
-    "padded",
-    "padded_plain",
-    "squeezed",
-    "squeezed_bilinear",
-    "stated_square",
-]
-
 import pathlib
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """The plain vision transformer, which MAE, I-JEPA and BLIP have in common."""
 
-__all__ = ["PlainViT"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """SigLIP 2's image tower: a vision transformer whose pooled vector lies in the space that it shares with texts."""
 
-__all__ = ["PRESETS", "SigLIP", "preset"]
-
 from typing import Any
 
 import flax.linen as nn

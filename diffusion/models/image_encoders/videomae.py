@@ -1,7 +1,5 @@
 """VideoMAE's encoder: a plain vision transformer over tubelets of clips, patches of two frames each."""
 
-__all__ = ["PRESETS", "VideoMAE", "preset"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -4,8 +4,6 @@ The files of consistency models (openai/consistency_models, cm/unet.py) have the
 attention are convolutions in two dimensions, not one, and the queries, keys and values stand one after another.
 """
 
-__all__ = []
-
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Layouts of attention with queries, keys and values from one layer; ours is [C, 3, heads, size]."""
 
-__all__ = ["Rotary", "alternating", "cut_heads", "fused", "interleaved", "neighbours", "point_out", "rotary"]
-
 from typing import NamedTuple
 
 import numpy as np

@@ -1,7 +1,5 @@
 """AsymmetricAutoencoderKL by diffusers' names."""
 
-__all__ = []
-
 from typing import Any
 
 from diffusion.models.autoencoders.autoencoder_kl_asymmetric import AsymmetricAutoencoderKL, condition_widths

@@ -1,26 +1,5 @@
 """AutoencoderKL and VQModel by the names of diffusers (current, and before 0.14) and of the original repositories."""
 
-__all__ = [
-    "BODY",
-    "CONVS",
-    "DIFFUSERS",
-    "INPUT_RANGE",
-    "Autoencoder",
-    "Names",
-    "block_rows",
-    "body_rows",
-    "kl_rows",
-    "levels_of",
-    "mixing_rows",
-    "one_scale",
-    "per_channel",
-    "picture",
-    "side_rows",
-    "sizes",
-    "tables",
-    "vq_rows",
-]
-
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple

@@ -3,8 +3,6 @@
 All layers are in one list with one count: convolutions, activations, blocks and upsampling.
 """
 
-__all__ = []
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ The published head is the table of tokens. Files that older versions of transfor
 fine-tuned ones a head of its own: where a file has a head, that one is read.
 """
 
-__all__ = []
-
 import jax.numpy as jnp
 
 from diffusion.io import schema

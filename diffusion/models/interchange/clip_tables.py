@@ -1,7 +1,5 @@
 """CLIP's towers: transformers' classes, and OpenCLIP's names in the single files of SD 2 and SDXL."""
 
-__all__ = ["original_layer", "original_text_rows", "original_vision_rows", "text_rows", "vision_rows"]
-
 from collections.abc import Mapping
 from typing import Any
 

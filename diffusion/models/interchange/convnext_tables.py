@@ -1,7 +1,5 @@
 """ConvNeXt and ConvNeXt V2 by the names of transformers (ConvNextModel, ConvNextV2Model), timm and torchvision (V1)."""
 
-__all__: list[str] = []
-
 from collections.abc import Callable
 
 from diffusion.io import schema

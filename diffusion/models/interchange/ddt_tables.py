@@ -5,8 +5,6 @@ DDT: MCG-NJU/DDT, src/models/denoiser/decoupled_improved_dit.py. DiT^DH: bytetri
 "ema_denoiser" is the one that is published and sampled.
 """
 
-__all__ = ["both_depths", "plain_block_rows", "unfolded"]
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -3,8 +3,6 @@
 The files of all classes name the tensors alike. PUBLISHED has the differences, one entry for each class.
 """
 
-__all__ = ["Published", "build", "describe", "rows"]
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """AutoencoderDC by the names of diffusers and of the original repository (efficientvit)."""
 
-__all__ = ["Table", "imagenet"]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

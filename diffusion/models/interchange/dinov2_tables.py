@@ -1,7 +1,5 @@
 """DINOv2: transformers' Dinov2Model and Dinov2WithRegistersModel."""
 
-__all__ = ["rows"]
-
 from diffusion.models.image_encoders.dinov2 import PRESETS, DINOv2, preset
 from diffusion.models.interchange.family import DEPTH, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows

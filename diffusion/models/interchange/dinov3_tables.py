@@ -1,7 +1,5 @@
 """DINOv3: transformers' DINOv3ViTModel."""
 
-__all__ = ["rows"]
-
 import numpy as np
 
 from diffusion.models.image_encoders.dinov3 import PRESETS, DINOv3, preset

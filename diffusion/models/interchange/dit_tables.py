@@ -12,8 +12,6 @@ the noise to the data, against ours (`parameterizations.velocity`). REPA's SiT h
 ours, and its files hold projectors too, which are left out.
 """
 
-__all__ = ["ORIGINAL_BLOCK", "original_end_rows"]
-
 from typing import Any
 
 import numpy as np

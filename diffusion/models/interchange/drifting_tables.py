@@ -4,8 +4,6 @@ lambertae/drifting, jax/models/generator.py, whose modules have Flax's own names
 `DitGen`. The code in JAX could be read in a copy of it (RahulBhalley/drifting, src/drifting_jax).
 """
 
-__all__: list[str] = []
-
 import jax.numpy as jnp
 import numpy as np
 

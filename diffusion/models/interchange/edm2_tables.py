@@ -5,8 +5,6 @@ their program. In the file of a whole Precond the names have the prefix "unet.".
 only training uses it, and `objectives.uncertainty` has its own.
 """
 
-__all__ = []
-
 from diffusion.io import schema
 from diffusion.models.edm2_unet import WIDTHS, EDM2UNet
 from diffusion.models.interchange.attention_layouts import interleaved, point_out

@@ -5,8 +5,6 @@ one, write its weights to safetensors with their program. In the file of a whole
 "model."; its clock is ln(sigma) / 4 (`parameterizations.edm`).
 """
 
-__all__ = ["Named"]
-
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """One architecture that others publish: their config, their names of tensors, and our module for it."""
 
-__all__ = ["Computed", "Family", "Fields", "Refusal", "array", "by_layout", "prompted", "require"]
-
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple

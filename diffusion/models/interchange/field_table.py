@@ -11,21 +11,6 @@ CONFIG.build(config), CONFIG.describe(module)                        # the two d
 FAMILY = CONFIG.family(example, {"diffusers": table}, published={"Theirs, 1 B": {}})
 """
 
-__all__ = [
-    "ABSENT",
-    "Choice",
-    "Field",
-    "FieldTable",
-    "Follows",
-    "Group",
-    "Inline",
-    "part_of",
-    "tuple_of",
-    "width_of_heads",
-    "without_default",
-    "zero_or_null",
-]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

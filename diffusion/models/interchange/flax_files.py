@@ -4,8 +4,6 @@ A leaf's name is its path with dots: "ema_params.net.blocks_0.attn.q_proj.kernel
 msgpack knows numbers, texts, lists, tables and the bytes of arrays.
 """
 
-__all__ = ["is_flax", "read"]
-
 import pathlib
 from typing import Any
 

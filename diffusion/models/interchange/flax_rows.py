@@ -1,7 +1,5 @@
 """Rows of networks that others train in Flax, whose kernels stand as ours do, and of their module `TorchLinear`."""
 
-__all__ = ["flax_linear", "flax_patches"]
-
 from diffusion.models.interchange.rows import VECTOR, Layout, Row
 
 # A dense layer: theirs [in, out], ours [in, *out] or [*in, out].

@@ -3,8 +3,6 @@
 interchange.save("mine/unet", module, params)
 """
 
-__all__ = ["save", "write"]
-
 import json
 import pathlib
 from collections.abc import Iterator, Mapping

@@ -9,8 +9,6 @@
 Denoisers have the names of the original repositories' single files, text encoders llama.cpp's (`gguf_names`).
 """
 
-__all__ = ["Stored", "read"]
-
 import math
 import os
 import pathlib

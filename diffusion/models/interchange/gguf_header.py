@@ -7,8 +7,6 @@
 Long values are passed over, not read. Lists in lists are refused, as ggml refuses them.
 """
 
-__all__ = ["Entry", "Header", "read"]
-
 import math
 import struct
 from typing import BinaryIO, NamedTuple

@@ -12,8 +12,6 @@ llama.cpp turns neighbouring rows of q and k together in a Llama, and transforme
 Reference: llama.cpp, `gguf-py/gguf/tensor_mapping.py` and `convert_hf_to_gguf.py`.
 """
 
-__all__ = ["Meaning", "meanings", "paired_halves"]
-
 import pathlib
 import re
 from collections.abc import Iterable, Mapping

@@ -3,8 +3,6 @@
 The names come from salesforce/BLIP, models/vit.py and models/med.py; the sizes of BLIP's ViT-L and med_config.json.
 """
 
-__all__ = ["text_rows"]
-
 import jax.numpy as jnp
 
 from diffusion.models.image_encoders.blip import BLIP

@@ -5,8 +5,6 @@ A config holds the arguments of its class there. The authors publish pickled fil
 `safetensors.torch.save_file`.
 """
 
-__all__ = []
-
 from typing import Any
 
 from diffusion.models.interchange.family import DEPTH, Computed

@@ -1,7 +1,5 @@
 """Rows of the layers of `models.layers.joint_blocks`, with any names: the shared part of SD3's and Flux's tables."""
 
-__all__ = ["StreamNames", "projection_rows", "shift_and_scale", "stream_rows"]
-
 from typing import NamedTuple
 
 from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, mlp, side_by_side, within

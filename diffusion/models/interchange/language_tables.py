@@ -6,8 +6,6 @@
 | Dream | Qwen 2.5's names | Qwen 2.5's layers; the state of a token says the next one |
 """
 
-__all__ = ["LanguageModel", "load"]
-
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple

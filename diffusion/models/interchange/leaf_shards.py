@@ -4,8 +4,6 @@ A process reads what its own devices hold, and of the file only these numbers: t
 table says where a tensor lies in the leaf. Beside the leaf itself memory holds one tensor.
 """
 
-__all__ = ["placed", "placed_quantised"]
-
 import math
 from collections.abc import Sequence
 from typing import Any

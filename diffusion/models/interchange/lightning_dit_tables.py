@@ -4,8 +4,6 @@ A config holds the arguments of its class there. A checkpoint of its train.py ha
 that is published and sampled.
 """
 
-__all__ = []
-
 import functools
 
 from diffusion.models.dit import DiT

@@ -1,7 +1,5 @@
 """Rows and fields that LightningDiT and the networks written after its code share."""
 
-__all__ = ["block_rows", "options", "rotary_tables", "switch"]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

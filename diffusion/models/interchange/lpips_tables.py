@@ -1,7 +1,5 @@
 """LPIPS with VGG16, as the state of the lpips package's LPIPS(net="vgg") names its tensors."""
 
-__all__ = ["rows"]
-
 import numpy as np
 
 from diffusion.io import schema

@@ -4,8 +4,6 @@ A config holds the arguments of its class `DiT` there. A checkpoint has the aver
 of EDM's preconditioning.
 """
 
-__all__ = []
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 A config holds the arguments of its class there; `mask_ratio` is the least share that its training leaves out.
 """
 
-__all__ = []
-
 import jax.numpy as jnp
 import numpy as np
 

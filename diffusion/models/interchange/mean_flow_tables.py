@@ -10,8 +10,6 @@ A config holds the arguments of the class. Of a checkpoint the average is read, 
 and pmfDiT, for the velocity at a single time, only training uses.
 """
 
-__all__ = []
-
 from typing import Any
 
 import jax.numpy as jnp

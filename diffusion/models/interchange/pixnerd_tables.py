@@ -4,8 +4,6 @@ A config holds the arguments of its class there. A checkpoint of its training ha
 the one that is published and sampled.
 """
 
-__all__ = []
-
 import functools
 
 from diffusion.models.interchange.ddt_tables import both_depths, plain_block_rows, unfolded

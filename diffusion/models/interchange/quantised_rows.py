@@ -1,7 +1,5 @@
 """One of our kernels, built from tensors that a file stores as values and scales and that stay quantised."""
 
-__all__ = ["assembled"]
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A tensor of a file that is stored in few bits: values and a scale for each block of them."""
 
-__all__ = ["Quantised", "scaled"]
-
 from collections.abc import Mapping
 from typing import NamedTuple
 

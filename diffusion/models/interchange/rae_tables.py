@@ -4,8 +4,6 @@ diffusers builds an encoder of one of three kinds with few free sizes. Another e
 of its own class with its whole config, "encoder_config", which diffusers refuses to open.
 """
 
-__all__ = ["decoder_rows", "rows"]
-
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

@@ -7,31 +7,6 @@ A family's table is a list of rows, written once and used in both directions:
 means that their tensor, transposed, is layer 3, query, of our stacked and fused kernel [L, D, 3, heads, size].
 """
 
-__all__ = [
-    "Block",
-    "Layout",
-    "Mismatch",
-    "Row",
-    "check_cover",
-    "common",
-    "compare",
-    "conv",
-    "cut",
-    "fill",
-    "first_difference",
-    "layers",
-    "linear",
-    "mlp",
-    "names",
-    "norm",
-    "part_shape",
-    "patches",
-    "side_by_side",
-    "stacked",
-    "their_shapes",
-    "within",
-]
-
 import functools
 import itertools
 import math

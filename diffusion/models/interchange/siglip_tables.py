@@ -4,8 +4,6 @@ A folder of a SiglipModel is opened as its image tower, which most of its users 
 `interchange.load(folder, "SiglipModel")`.
 """
 
-__all__ = ["rows", "text_rows"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,16 +1,5 @@
 """Common parts of published networks on square images: fields of their configs, tables, and the arguments of a call."""
 
-__all__ = [
-    "CLASSES",
-    "NULL_CLASS",
-    "dit_sizes",
-    "doubled_channels",
-    "example",
-    "patches_on_a_side",
-    "side_of_shape",
-    "sincos_table",
-]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -8,8 +8,6 @@
 A folder has it in its scheduler_config.json. Most single files state nothing.
 """
 
-__all__ = ["prediction"]
-
 import pathlib
 
 from diffusion.models.interchange import tensor_files

@@ -8,8 +8,6 @@ features are 64 in the published networks. MDLM's files have the network's names
   0.
 """
 
-__all__ = ["load", "save"]
-
 import pathlib
 import re
 from typing import Any

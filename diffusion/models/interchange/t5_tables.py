@@ -1,7 +1,5 @@
 """T5's encoder: transformers' T5EncoderModel, also out of a whole T5, and of SD 3's single file; and umT5's."""
 
-__all__ = ["config", "rows"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Tensors of safetensors are mapped and those of GGUF read on request, other tenso
 file is executed.
 """
 
-__all__ = ["Tensors", "metadata", "open_tensors", "slabs", "write_tensors"]
-
 import functools
 import itertools
 import json

@@ -1,7 +1,5 @@
 """Fields of the configs of transformers' encoders: sizes, and fields that do not change the output."""
 
-__all__ = ["STORED", "encoder_sizes", "unread"]
-
 from typing import Any
 
 from diffusion.models.interchange.family import DEPTH

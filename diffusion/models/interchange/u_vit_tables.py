@@ -4,8 +4,6 @@ A config holds the arguments of its class there. In the networks trained for gui
 null class. The networks of ImageNet at 64 x 64 pixels have none, so that here their `num_classes` is 999.
 """
 
-__all__ = []
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -5,8 +5,6 @@ caller: `unet_2d(x, sigma) = song_unet(x, ln(sigma)) / sigma`, the score. `inter
 `SongUNet` with these options in these names, any other in EDM's; family="SongUNet" selects EDM's for this one too.
 """
 
-__all__ = ["attention_rows", "block_rows"]
-
 import math
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """The blocks of a U-Net, in the order of its computation, for the tables of its names."""
 
-__all__ = ["OF_IMAGES", "USUAL", "Box", "boxes", "example", "only"]
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

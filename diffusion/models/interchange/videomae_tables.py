@@ -1,7 +1,5 @@
 """VideoMAE's encoder by transformers' names (VideoMAEModel, and within its classifier) and by the authors'."""
 
-__all__ = []
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Common parts of the tables of several image encoders: rows of patches and attention, and the fields of sizes."""
 
-__all__ = ["HEADS", "attention", "patch_rows", "sizes"]
-
 from diffusion.models.interchange.field_table import Field
 from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches
 from diffusion.models.interchange.transformers_config import encoder_sizes

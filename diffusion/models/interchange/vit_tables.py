@@ -1,7 +1,5 @@
 """Plain vision transformers by transformers' names: MAE's encoder (ViTMAEModel) and I-JEPA's (IJepaModel)."""
 
-__all__ = []
-
 from diffusion.models.image_encoders import ijepa, mae
 from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE

@@ -1,7 +1,5 @@
 """GELU with a derivative that the backward pass computes from its input alone."""
 
-__all__ = ["gelu"]
-
 import math
 
 import flax.linen as nn

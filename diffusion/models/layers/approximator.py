@@ -1,7 +1,5 @@
 """One network that makes all vectors by which layers are shifted, scaled and gated (Chroma)."""
 
-__all__ = ["Approximator", "numbered"]
-
 import math
 
 import flax.linen as nn

@@ -21,19 +21,6 @@ has it; a run that finds "auto" takes "auto_jvp". cuDNN's kernel defines only it
 "Batching rule for 'linear_call' not implemented".
 """
 
-__all__ = [
-    "attention",
-    "auto_jvp",
-    "choice",
-    "cudnn",
-    "cudnn_jvp",
-    "mask_bias",
-    "matmul",
-    "probabilities",
-    "splash",
-    "xla",
-]
-
 import jax
 import jax.numpy as jnp
 

@@ -10,8 +10,6 @@ them. So no device holds scores of more than [N / P, M / P], and heads need not 
 Reference: Liu et al., "Ring Attention with Blockwise Transformers", 2023.
 """
 
-__all__ = ["ring"]
-
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name

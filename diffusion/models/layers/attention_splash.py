@@ -10,8 +10,6 @@ heads (`diffusion.models.layers.layout`).
 Reference: Dao et al., "FlashAttention", 2022; the kernels are `jax.experimental.pallas.ops.tpu.splash_attention`.
 """
 
-__all__ = ["splash"]
-
 import functools
 from typing import Any
 

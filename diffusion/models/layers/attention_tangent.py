@@ -11,8 +11,6 @@ sums of exp(s - m), exp(s - m) ds and exp(s - m) (ds V + dV) are scaled again wh
 Reference: Lu and Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", appendix F.
 """
 
-__all__ = ["Attend", "tangent", "with_tangent"]
-
 import functools
 from collections.abc import Callable
 

@@ -11,8 +11,6 @@ JAX, since no composition of others has derivatives of that kind.
 On other devices it is `jax.lax.dot_general`, which sums in float32 and rounds once, too.
 """
 
-__all__ = ["NAME", "product"]
-
 from typing import Any
 
 import jax

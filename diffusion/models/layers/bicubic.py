@@ -1,7 +1,5 @@
 """Bicubic interpolation of a grid along one axis, as a matrix [out, in] that acts on the rows or the columns."""
 
-__all__ = ["antialiased", "cubic", "interpolated", "plain"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -5,8 +5,6 @@
 Block k is the k-th that runs, 1 the first. Without `features` a program has no trace of them.
 """
 
-__all__ = ["Features"]
-
 from collections.abc import Sequence
 from typing import Any
 

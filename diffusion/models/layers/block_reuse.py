@@ -7,8 +7,6 @@ else), and the call returns (output, that anything). A U-Net returns its deep fe
 `Deep`. Without these arguments a program has no trace of them.
 """
 
-__all__ = ["Blocks", "Deep", "Segment", "params_of", "taken_by"]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The transformer layers of DiT, conditioned by adaptive layer norm."""
 
-__all__ = ["Attention", "Block", "Gelu", "Modulation", "SwiGlu", "modulated_output", "normalisation"]
-
 import functools
 from collections.abc import Callable
 from typing import Any

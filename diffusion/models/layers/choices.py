@@ -1,7 +1,5 @@
 """The look-up of a name in a table of choices, with one error message for every misspelling."""
 
-__all__ = ["look_up", "sizes"]
-
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 

@@ -5,8 +5,6 @@ One layer is
     x = x + attention(norm(x));  x = x + out(act(hidden(norm(x))))
 """
 
-__all__ = ["Layer", "Layers", "Mlp", "layer_norm", "tower_layers"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """The condition of a diffusion transformer and its relatives: times, a class and a vector, as one embedding."""
 
-__all__ = ["ConditionEmbedding", "check_fields", "condition_vector", "time_and_class"]
-
 import functools
 import operator
 from collections.abc import Callable

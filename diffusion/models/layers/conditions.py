@@ -31,8 +31,6 @@ The layer masks (`models.layers.layer_masks`) are entries of the same dict. The 
 so that guidance concatenates conditions with one `jax.tree.map`. A network refuses an unknown entry.
 """
 
-__all__ = ["TextInputs", "added", "check_label", "check_vector", "entries", "named", "series_parts", "with_strength"]
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

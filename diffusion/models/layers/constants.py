@@ -3,8 +3,6 @@
 They are leaves of the parameters since files hold them beside the trained ones.
 """
 
-__all__ = ["NAMES", "constant"]
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Convolutional layers that the U-Nets and autoencoders of the field share, channels last."""
 
-__all__ = ["GroupNorm", "ResnetBlock", "conv", "gated_convolution", "upsample"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -1,7 +1,5 @@
 """Attention of tokens to themselves or to a context, with the projections of most published checkpoints."""
 
-__all__ = ["CrossAttention"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

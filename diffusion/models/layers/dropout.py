@@ -1,7 +1,5 @@
 """Dropout whose draws have one key an example: batch size, devices and micro-batches change none of them."""
 
-__all__ = ["dropped", "keys_of"]
-
 import jax
 import jax.numpy as jnp
 

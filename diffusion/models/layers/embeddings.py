@@ -1,16 +1,5 @@
 """Embeddings of a transformer's other inputs: the time, the class label, the position of a token."""
 
-__all__ = [
-    "FourierEmbedding",
-    "LabelEmbedding",
-    "TimestepEmbedding",
-    "rope_angles",
-    "rotate",
-    "rotate_halves",
-    "sincos_positions",
-    "sinusoid",
-]
-
 import math
 
 import flax.linen as nn

@@ -13,8 +13,6 @@ output. No derivative in forward mode is defined.
 Reference: Micikevicius et al. 2022, "FP8 Formats for Deep Learning".
 """
 
-__all__ = ["in_fp8", "is_used", "product", "quantised", "refusal"]
-
 import contextlib
 import contextvars
 import functools

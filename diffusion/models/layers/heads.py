@@ -1,7 +1,5 @@
 """The projection of tokens into the heads of an attention."""
 
-__all__ = ["Heads", "norm_over_heads"]
-
 import math
 from collections.abc import Callable
 

@@ -1,7 +1,5 @@
 """Self-attention of the pixels of an image, between the residual blocks of U-Nets."""
 
-__all__ = ["ImageAttention"]
-
 import flax.linen as nn
 import jax
 

@@ -1,7 +1,5 @@
 """Attention among frames that does not depend on where and how the whole of them lies in space."""
 
-__all__ = ["InvariantPointAttention"]
-
 import math
 
 import flax.linen as nn

@@ -1,19 +1,5 @@
 """The transformer layers of SD3 and Flux, in which picture and text are two streams with a joint attention."""
 
-__all__ = [
-    "Conditioning",
-    "JointBlock",
-    "MixedTimes",
-    "PictureBlock",
-    "Projections",
-    "SingleBlock",
-    "Stream",
-    "VectorEmbedding",
-    "attend",
-    "modulated",
-    "to_tokens",
-]
-
 from typing import Any, NamedTuple
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """Checks of the texts, strengths and residuals that transformers receive in their condition."""
 
-__all__ = ["check_pictures", "check_residuals", "check_strength", "check_text", "lengthened"]
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Joint layers of two streams, and then single layers of both in one: the stacks of Flux and its relatives."""
 
-__all__ = ["joint_then_single"]
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ A network with `masks_vary` takes -1 too, for no patch, and hides such a token f
 Without the entry they see all. Sampling never has it.
 """
 
-__all__ = ["check_keep", "completed", "parted_keep", "picked"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Keys and values of a causal attention that a network keeps of what came before, along one axis."""
 
-__all__ = ["KeyValueMemory", "causal_bias", "empty", "extended", "following_positions", "reading"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -15,8 +15,6 @@ they have no effect: `{"label": labels, "skip": layer_masks.mask(B, L, ())}`. Wi
 them.
 """
 
-__all__ = ["mask", "parted"]
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

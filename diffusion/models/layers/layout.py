@@ -16,8 +16,6 @@ The axis tensor follows Shoeybi et al. 2019, "Megatron-LM", section 3; sequence 
 stay split inside attention, too, and keys and values travel round a ring of the devices (`attention_ring`).
 """
 
-__all__ = ["MeshError", "attended", "in_a_ring", "is_split", "on_each_device", "over", "row_major", "split"]
-
 import contextlib
 import contextvars
 import math

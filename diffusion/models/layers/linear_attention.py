@@ -1,7 +1,5 @@
 """Attention whose cost is linear in the number of tokens."""
 
-__all__ = ["linear_attention"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

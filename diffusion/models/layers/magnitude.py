@@ -4,8 +4,6 @@ For independent inputs of magnitude 1 each output has magnitude 1, so that no la
 Equation numbers refer to Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models".
 """
 
-__all__ = ["MPConv", "MPFourier", "forced", "forcing", "mp_cat", "mp_silu", "mp_sum", "unit"]
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The base of the backbones: the fields that say how they compute, the checks of fields, and the types of a call."""
 
-__all__ = ["Backbone", "CheckedNetwork", "Clock", "Condition", "Entries", "Numbers", "Through"]
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

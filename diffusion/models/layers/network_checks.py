@@ -1,23 +1,5 @@
 """Checks that networks share: of their fields when they are constructed, and of their inputs before any computation."""
 
-__all__ = [
-    "classes",
-    "example",
-    "frame_times",
-    "heads",
-    "ids",
-    "images",
-    "known",
-    "labelled_images",
-    "latents",
-    "own_times",
-    "positive",
-    "rotary_axes",
-    "times",
-    "tower",
-    "whole_patches",
-]
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Normalisations over the features of a token, without learned parameters: the condition scales and shifts instead."""
 
-__all__ = ["layer_norm", "rms_norm"]
-
 import jax
 import jax.numpy as jnp
 

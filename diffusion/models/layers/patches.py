@@ -1,7 +1,5 @@
 """Pictures as tokens, one for each patch, and back: how a diffusion transformer begins and ends."""
 
-__all__ = ["embedded_patches", "patchify", "picture_output", "unpatchify"]
-
 from collections.abc import Callable
 from typing import Any
 

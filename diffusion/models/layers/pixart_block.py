@@ -1,7 +1,5 @@
 """The layer of PixArt's transformer, and the Gaussian table that its vectors begin from."""
 
-__all__ = ["PixArtBlock", "table"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """The product of tokens with a kernel, as one matrix product over all tokens of all examples."""
 
-__all__ = ["rows_first"]
-
 import math
 from typing import Any
 

@@ -6,8 +6,6 @@ Reference: Karras et al., "Analyzing and Improving the Image Quality of StyleGAN
 (2021) and EDM (Karras et al., 2022) use.
 """
 
-__all__ = ["check_taps", "double", "halve"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -3,8 +3,6 @@
 (DiT's `embeddings.rope_angles` and `rotate` are for two axes, with the pairs half a head apart.)
 """
 
-__all__ = ["axis_angles", "turn"]
-
 from collections.abc import Sequence
 
 import jax

@@ -1,7 +1,5 @@
 """The transformer layers of Lumina-Image 2 and Z-Image, normalised before and after attention and MLP."""
 
-__all__ = ["GroupedProjections", "SandwichBlock"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """Stacks of equal layers as one scan, which compiles once whatever their number, and their rematerialisation."""
 
-__all__ = ["differentiated", "keep", "keep_narrow", "rematerialised", "scanned", "turn"]
-
 import contextlib
 import contextvars
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Transformer layers inside a convolutional network, where the pixels of Stable Diffusion attend to the prompt."""
 
-__all__ = ["GatedMlp", "SpatialTransformer", "TransformerBlock"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

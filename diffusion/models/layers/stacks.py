@@ -1,7 +1,5 @@
 """Networks whose layers are one or several stacks of equal ones: what a call returns, whoever runs the layers."""
 
-__all__ = ["Layered", "Stack", "several_stacks", "single_stack"]
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

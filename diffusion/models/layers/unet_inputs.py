@@ -4,8 +4,6 @@ The label is one of `num_classes` classes, or `num_classes`, the null class. Thi
 time, as in EDM, so that label dropout and classifier-free guidance need no row in a published table.
 """
 
-__all__ = ["checked", "class_rows", "with_residuals"]
-
 from collections.abc import Sequence
 from typing import Any
 

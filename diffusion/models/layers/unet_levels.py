@@ -1,7 +1,5 @@
 """The levels of a U-Net: their channels, their blocks, and which of them have attention."""
 
-__all__ = ["LevelsByResolution", "UNetLevels"]
-
 from diffusion.models.layers.resampling import check_taps
 
 

@@ -7,21 +7,6 @@ One layer is
 with learned scales s of each feature in the DINO family, and s = 1 elsewhere.
 """
 
-__all__ = [
-    "AttentionPool",
-    "GatedMlp",
-    "Layer",
-    "Layers",
-    "Patches",
-    "Positions",
-    "SelfAttention",
-    "VisionTransformer",
-    "distilled_patches",
-    "encoder_layers",
-    "images_checked",
-    "normalised",
-]
-
 from typing import Any
 
 import flax.linen as nn

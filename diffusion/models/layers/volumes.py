@@ -1,7 +1,5 @@
 """Convolutions of volumes as sums of convolutions of planes, which are faster on CPU."""
 
-__all__ = ["by_planes"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Attention whose queries and keys are normalised over all heads at once, with rotary positions by choice."""
 
-__all__ = ["WideAttention"]
-
 import flax.linen as nn
 import jax
 

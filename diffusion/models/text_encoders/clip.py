@@ -15,17 +15,6 @@ Text-to-image models read the states of the text's tokens, and some the pooled v
 | SDXL, 3 | `apply(variables, ids, skip=1, norm=False)`    | of the layer before, as they are                 |
 """
 
-__all__ = [
-    "CLIP",
-    "CLIPText",
-    "CLIPTextProjection",
-    "CLIPVision",
-    "CLIPVisionProjection",
-    "Encoded",
-    "normalised",
-    "unit",
-]
-
 from typing import NamedTuple
 
 import flax.linen as nn

@@ -18,8 +18,6 @@
 Tokens are the second axis, features the last.
 """
 
-__all__ = ["Attention", "DecoderEncoder", "Layer", "Mlp", "RmsNorm", "frequencies", "visible"]
-
 from collections.abc import Sequence
 
 import flax.linen as nn

@@ -8,8 +8,6 @@ In the encoder a token attends to all tokens, in the decoder to itself and those
 keys and values of the picture and of the tokens so far, so that a further token costs one token's computation.
 """
 
-__all__ = ["MED", "Attended", "Attention", "Cache", "KeysValues", "Layer", "MEDDecoder", "MEDText"]
-
 from typing import NamedTuple
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """The tokens of pictures in the places that a text keeps for them."""
 
-__all__ = ["in_places"]
-
 from collections.abc import Sequence
 
 import jax

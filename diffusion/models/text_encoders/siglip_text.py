@@ -7,8 +7,6 @@
 The probability that a text and an image belong together is the sigmoid of their logit.
 """
 
-__all__ = ["SigLIPText", "SigLIPTowers"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

@@ -10,8 +10,6 @@
 Tokens are the second axis, features the last.
 """
 
-__all__ = ["Attention", "Layer", "Mlp", "T5Encoder", "buckets"]
-
 import math
 from typing import Any
 

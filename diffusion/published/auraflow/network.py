@@ -17,8 +17,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["AuraFlow", "AuraFlowBlock", "AuraFlowStream"]
-
 import functools
 import itertools
 from typing import Any

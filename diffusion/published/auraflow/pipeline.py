@@ -1,7 +1,5 @@
 """The pipeline of AuraFlow, and the conditions of its prompts."""
 
-__all__ = ["KINDS", "auraflow"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """AuraFlow's transformer by the names of diffusers' AuraFlowTransformer2DModel and of its authors' single files."""
 
-__all__ = ["table"]
-
 import math
 from collections.abc import Mapping
 from typing import Any

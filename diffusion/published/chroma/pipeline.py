@@ -1,7 +1,5 @@
 """The pipelines of Chroma, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "chroma"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Chroma's transformer: Flux's names without the modulation's, and the network that makes its vectors."""
 
-__all__ = ["table"]
-
 from typing import Any
 
 from diffusion.models.interchange.family import BLOCKS, by_layout, prompted

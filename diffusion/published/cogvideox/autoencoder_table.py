@@ -1,7 +1,5 @@
 """CogVideoX's autoencoder by diffusers' names, AutoencoderKLCogVideoX."""
 
-__all__ = []
-
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES, array

@@ -1,7 +1,5 @@
 """CogVideoX's scale of the guidance, another one at each step: `use_dynamic_cfg` of its pipelines in diffusers."""
 
-__all__ = ["dynamic_scales"]
-
 import numpy as np
 
 POWER = 5

@@ -8,8 +8,6 @@ t [B] -- c [B, T] --> [ attention over both, with rotary positions of the video 
          norm, norm, shift, scale, dense, unpatchify -- [B, F, H, W, C]
 """
 
-__all__ = ["CogVideoX", "CogVideoXBlock"]
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The pipelines of CogVideoX, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "cogvideox"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """CogVideoX's transformer by diffusers' names, CogVideoXTransformer3DModel."""
 
-__all__ = []
-
 from collections.abc import Mapping
 from typing import Any
 

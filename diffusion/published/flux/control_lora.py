@@ -8,8 +8,6 @@ ones, which leaves its output as it was.
 Reference: Black Forest Labs, 2024, "FLUX.1 Tools"; the code of diffusers' FluxControlPipeline.
 """
 
-__all__ = ["is_control", "widened"]
-
 from collections.abc import Mapping
 from typing import Any
 

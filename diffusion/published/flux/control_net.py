@@ -11,8 +11,6 @@ ControlNet knows several kinds of control: the embedding of a kind is one more t
 Pictures and features are channels last.
 """
 
-__all__ = ["FluxControlNet"]
-
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Flux's ControlNets by diffusers' names: the parameters of the transformer's first layers, a hint and residuals."""
 
-__all__ = ["example", "table"]
-
 from collections.abc import Mapping
 from typing import Any
 

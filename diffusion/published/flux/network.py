@@ -20,8 +20,6 @@ Chroma has neither the pooled text nor the strength: one network makes the vecto
 Pictures and features are channels last.
 """
 
-__all__ = ["Flux"]
-
 import math
 from collections.abc import Sequence
 from typing import Any

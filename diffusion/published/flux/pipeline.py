@@ -1,7 +1,5 @@
 """The pipelines of FLUX.1, and the conditions of their prompts."""
 
-__all__ = ["ATTACHED", "KINDS", "flux"]
-
 from collections.abc import Sequence
 from typing import Any
 

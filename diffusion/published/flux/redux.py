@@ -1,7 +1,5 @@
 """FLUX.1 Redux: the tokens of a picture, by SigLIP, as further tokens of the text."""
 
-__all__ = ["Redux"]
-
 import flax.linen as nn
 import jax
 

@@ -3,8 +3,6 @@
 attachment = redux_prompt.opened("FLUX.1-Redux-dev", flux)    # with its folders image_encoder and image_embedder
 """
 
-__all__ = ["attachment", "opened"]
-
 import pathlib
 from typing import Any
 

@@ -1,7 +1,5 @@
 """FLUX.1 Redux by the names of its repository, which diffusers' ReduxImageEncoder has too."""
 
-__all__ = ["example", "table"]
-
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.rows import Row, linear

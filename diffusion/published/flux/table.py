@@ -1,7 +1,5 @@
 """Flux's transformer by the names of diffusers' FluxTransformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["FIELDS", "diffusers_single", "table"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 The norm's statistics are the scale and the shift of our module: its config lacks them, and its files have them.
 """
 
-__all__ = []
-
 from functools import partial
 
 import numpy as np

@@ -17,8 +17,6 @@
 A value of x is a patch of 2 x 2 of the autoencoder's latents. Pictures and features are channels last.
 """
 
-__all__ = ["Flux2"]
-
 from collections.abc import Sequence
 from typing import Any
 

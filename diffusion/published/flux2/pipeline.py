@@ -1,7 +1,5 @@
 """The pipelines of FLUX.2, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "flux2", "flux2_klein"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """FLUX.2's transformer by the names of diffusers' Flux2Transformer2DModel and of Black Forest Labs' single files."""
 
-__all__ = ["table"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -16,8 +16,6 @@
 A layer's Llama leaves after the layer. Pictures and features are channels last.
 """
 
-__all__ = ["LLAMA_LAYERS", "Expert", "Experts", "HiDream", "HiDreamBlock", "HiDreamStream"]
-
 import functools
 import itertools
 import math

@@ -1,7 +1,5 @@
 """The pipeline of HiDream-I1, whose prompts two CLIPs, T5 and many layers of Llama read."""
 
-__all__ = ["KINDS", "hidream"]
-
 from collections.abc import Sequence
 from typing import Any
 

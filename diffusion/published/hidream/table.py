@@ -1,7 +1,5 @@
 """HiDream-I1's transformer by the names of diffusers' HiDreamImageTransformer2DModel, which are its authors', too."""
 
-__all__ = ["table"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """HunyuanVideo's autoencoder by diffusers' names, AutoencoderKLHunyuanVideo."""
 
-__all__ = []
-
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES

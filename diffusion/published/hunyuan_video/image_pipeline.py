@@ -1,7 +1,5 @@
 """The pipeline of HunyuanVideo from an image, which its denoiser and its text encoder see."""
 
-__all__ = ["KINDS", "hunyuan_video_from_image", "sight"]
-
 import functools
 import pathlib
 from collections.abc import Callable, Sequence

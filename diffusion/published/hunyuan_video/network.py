@@ -13,8 +13,6 @@
 Videos and features are channels last.
 """
 
-__all__ = ["HunyuanVideo", "RefinerBlock", "TextRefiner"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """The pipelines of HunyuanVideo, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "hunyuan_video"]
-
 from collections.abc import Sequence
 from typing import Any
 

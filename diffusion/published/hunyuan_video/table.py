@@ -1,8 +1,5 @@
 """HunyuanVideo's transformer by the names of diffusers' HunyuanVideoTransformer3DModel and of its authors' files."""
 
-__all__ = ["refiner_rows", "table"]
-
-
 from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, width_of_heads

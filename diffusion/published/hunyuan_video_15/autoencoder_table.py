@@ -1,7 +1,5 @@
 """HunyuanVideo 1.5's autoencoder by diffusers' names, AutoencoderKLHunyuanVideo15."""
 
-__all__ = []
-
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video_15 import AutoencoderKLHunyuanVideo15
 from diffusion.models.interchange.autoencoder_tables import one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES

@@ -1,7 +1,5 @@
 """The sizes of the clips that HunyuanVideo 1.5 was trained on."""
 
-__all__ = ["nearest_size"]
-
 UNIT = 16  # pixels that divide the sides
 NARROWEST = 4  # the largest ratio of the sides
 

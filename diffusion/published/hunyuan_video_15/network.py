@@ -11,8 +11,6 @@
 A token of the clip is one value of the latent. Videos and features are channels last.
 """
 
-__all__ = ["GlyphEmbedding", "HunyuanVideo15"]
-
 from typing import Any
 
 import flax.linen as nn

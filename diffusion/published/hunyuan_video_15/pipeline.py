@@ -1,7 +1,5 @@
 """The pipelines of HunyuanVideo 1.5, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "hunyuan_video_15"]
-
 from collections.abc import Sequence
 from typing import Any
 

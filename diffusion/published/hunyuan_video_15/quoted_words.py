@@ -1,7 +1,5 @@
 """The words in quotes of a prompt, which the second text encoder of HunyuanVideo 1.5 reads alone."""
 
-__all__ = ["in_quotes"]
-
 import re
 
 QUOTED = re.compile(r"\"(.*?)\"|“(.*?)”")

@@ -1,7 +1,5 @@
 """HunyuanVideo 1.5's transformer by the names of diffusers' HunyuanVideo15Transformer3DModel."""
 
-__all__ = ["table"]
-
 from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads

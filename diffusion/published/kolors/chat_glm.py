@@ -7,8 +7,6 @@
 Tokens are the second axis, features the last.
 """
 
-__all__ = ["ChatGLM"]
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp

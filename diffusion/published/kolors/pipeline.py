@@ -1,7 +1,5 @@
 """The pipelines of Kolors, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "kolors"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 They turn neighbouring features of a head, and we features half a head apart: queries and keys are in another order.
 """
 
-__all__ = ["rows"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -21,8 +21,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["GatedAttention", "Krea2", "Krea2Block", "TextBlock"]
-
 import functools
 from typing import Any
 

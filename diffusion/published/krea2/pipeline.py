@@ -1,7 +1,5 @@
 """The pipeline of Krea 2, whose prompts are Qwen-Image's, as twelve layers of Qwen 3 VL read them."""
 
-__all__ = ["KINDS", "krea2"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Krea 2's transformer by the names of diffusers' Krea2Transformer2DModel and of its authors' files."""
 
-__all__ = ["table"]
-
 from typing import Any
 
 from diffusion.io import schema

@@ -4,8 +4,6 @@ picture [B, S, S, 3] -> CLIP's patches before its last layer -> dense, GELU, den
 ids [B, N], with h w placeholders for each picture -> embeddings, the picture's tokens in their places -> decoder
 """
 
-__all__ = ["Llava"]
-
 from collections.abc import Sequence
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """Llava by the names of transformers: Llama, CLIP's image tower and the two layers between them."""
 
-__all__ = ["rows"]
-
 import functools
 
 import jax.numpy as jnp

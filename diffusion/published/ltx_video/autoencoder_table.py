@@ -3,8 +3,6 @@
 The mean and deviation of the latents' channels are in the files, not in the config.
 """
 
-__all__ = []
-
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -16,8 +16,6 @@
 Its latents are small (32 x 32 pixels and 8 frames each), so that each of them is a token.
 """
 
-__all__ = ["LTXBlock", "LTXVideo", "ltx_angles"]
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The pipelines of LTX-Video, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "ltx_video"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LTX-Video's transformer: diffusers' LTXVideoTransformer3DModel, and the names of its authors' files."""
 
-__all__ = []
-
 from diffusion.models.interchange.family import DEPTH, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import VECTOR, Row, layers, linear, mlp

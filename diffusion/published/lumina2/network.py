@@ -17,8 +17,6 @@
 Each key and value serves several queries. Pictures and features are channels last.
 """
 
-__all__ = ["Lumina2"]
-
 from typing import Any
 
 import flax.linen as nn

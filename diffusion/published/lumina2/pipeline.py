@@ -1,7 +1,5 @@
 """The pipelines of Lumina-Image 2, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "lumina2"]
-
 import functools
 from collections.abc import Sequence
 from typing import Any

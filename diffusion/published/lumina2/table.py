@@ -1,7 +1,5 @@
 """Lumina-Image 2's transformer by the names of diffusers' Lumina2Transformer2DModel and of its authors' files."""
 
-__all__ = ["table"]
-
 from collections.abc import Mapping
 from typing import Any
 

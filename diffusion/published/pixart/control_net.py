@@ -10,8 +10,6 @@
 Embedding, prompt and time are the base's own: the file of a ControlNet holds the copies and the dense layers alone.
 """
 
-__all__ = ["PixArtControlNet"]
-
 import functools
 from typing import Any
 

@@ -4,8 +4,6 @@ Its config names the number of layers alone, of PixArt's own width. Ours of anot
 beside it, by the names of their arguments.
 """
 
-__all__ = ["describe", "example", "table"]
-
 from typing import Any
 
 import jax

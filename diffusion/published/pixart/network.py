@@ -15,8 +15,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["PixArt"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The layers of a transformer that perturbed-attention guidance perturbs where diffusers states "blocks.1"."""
 
-__all__ = ["perturbed_layers"]
-
 from typing import Any
 
 import numpy as np

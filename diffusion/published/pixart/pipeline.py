@@ -1,7 +1,5 @@
 """The pipelines of PixArt-alpha and PixArt-Sigma, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "pixart"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ A file of theirs does not record the size of its training pictures, and the posi
 only at 256 pixels (interpolation_scale): a single file without a config counts as one of 512 pixels or more.
 """
 
-__all__ = ["LAYER"]
-
 from collections.abc import Mapping
 from typing import Any
 

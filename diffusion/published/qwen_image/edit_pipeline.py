@@ -1,7 +1,5 @@
 """The pipelines of Qwen-Image-Edit, whose prompts hold the pictures that they edit or combine."""
 
-__all__ = ["KINDS", "qwen_image_edit", "qwen_image_edit_plus"]
-
 from collections.abc import Sequence
 from typing import Any
 

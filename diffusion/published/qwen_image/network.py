@@ -13,8 +13,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["QwenImage"]
-
 from collections.abc import Sequence
 from typing import Any
 

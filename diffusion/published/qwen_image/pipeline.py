@@ -1,7 +1,5 @@
 """The pipelines of Qwen-Image, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "qwen_image"]
-
 import functools
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Qwen-Image's transformer by the names of diffusers' QwenImageTransformer2DModel; its authors have the same."""
 
-__all__ = ["table"]
-
 from diffusion.models.interchange.family import DEPTH, SIZES, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import DIFFUSERS, shift_and_scale, stream_rows

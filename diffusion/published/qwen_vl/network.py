@@ -4,8 +4,6 @@ picture [B, H, W, 3] -> patches -> layers, most of which attend within windows -
 ids [B, N], with h w placeholders for each picture -> embeddings, the picture's tokens in their places -> decoder
 """
 
-__all__ = ["Attention", "Layer", "PatchEmbedding", "QwenVL", "QwenVision", "text_positions", "windows"]
-
 from collections.abc import Sequence
 
 import flax.linen as nn

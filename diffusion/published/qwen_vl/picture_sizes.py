@@ -1,7 +1,5 @@
 """The size at which Qwen 2.5 VL sees a picture: its tokens divide the sides, and its area lies within two bounds."""
 
-__all__ = ["Bounds", "read_bounds", "resized", "seen_size", "sight_of_pipeline"]
-
 import math
 import pathlib
 from collections.abc import Callable

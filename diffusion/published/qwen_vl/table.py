@@ -4,8 +4,6 @@ A folder of a Qwen2_5_VLForConditionalGeneration is opened as its language model
 need; both by the name of the family: `interchange.load(folder, "Qwen2_5_VLModel")`.
 """
 
-__all__ = ["build", "describe", "rows", "vision_rows"]
-
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -16,8 +16,6 @@ Latents of a deep-compression autoencoder have few pixels, each of them a token.
 convolutions see, and a table in the networks of 2048 pixels and more. Pictures and features are channels last.
 """
 
-__all__ = ["LinearSelfAttention", "MixFfn", "Sana", "SanaBlock"]
-
 from typing import Any
 
 import flax.linen as nn

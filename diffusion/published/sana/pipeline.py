@@ -1,7 +1,5 @@
 """The pipelines of SANA and SANA-Sprint, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "sana"]
-
 from collections.abc import Sequence
 from typing import Any
 

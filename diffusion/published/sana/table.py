@@ -1,8 +1,5 @@
 """SANA's transformer by the names of diffusers' SanaTransformer2DModel and of the authors' repository."""
 
-__all__ = ["table"]
-
-
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, by_layout, prompted
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads

@@ -13,8 +13,6 @@ itself, so that a picture does not depend on the others of its batch.
 Pictures and features are channels last.
 """
 
-__all__ = ["ControlNet"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -4,8 +4,6 @@ Their names are diffusers', or come from the authors' single files (control_v11p
 unions diffusers' alone are known, for both.
 """
 
-__all__ = ["example", "table"]
-
 from collections.abc import Mapping
 from typing import Any
 

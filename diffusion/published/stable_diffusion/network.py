@@ -14,8 +14,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["ConditionalUNet", "Layers", "level_shapes", "residual_shapes", "strength_features"]
-
 from typing import Any
 
 import flax.linen as nn

@@ -1,7 +1,5 @@
 """The pipelines of Stable Diffusion 1, 2 and XL, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "stable_diffusion", "stable_diffusion_xl"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["T2IAdapter"]
-
 import functools
 from typing import Any
 

@@ -3,8 +3,6 @@
 The authors count the residual blocks of all levels in one list, "body"; ComfyUI reads both.
 """
 
-__all__ = ["example", "table"]
-
 from collections.abc import Mapping
 from typing import Any
 

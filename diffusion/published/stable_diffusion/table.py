@@ -4,8 +4,6 @@ The original names come from latent diffusion's code (and XL's, which added "lab
 `middle_block`, `output_blocks`, with one count for all levels; diffusers counts blocks level by level.
 """
 
-__all__ = ["DOWN", "Place", "example", "mirrored", "places", "table"]
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 

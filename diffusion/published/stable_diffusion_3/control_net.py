@@ -8,8 +8,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["MMDiTControlNet"]
-
 import functools
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """SD 3's ControlNets by diffusers' names: the parameters of the transformer's first layers, of a hint and residuals."""
 
-__all__ = ["example", "table"]
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -15,8 +15,6 @@
 Pictures and features are channels last.
 """
 
-__all__ = ["MMDiT"]
-
 from typing import Any
 
 import flax.linen as nn

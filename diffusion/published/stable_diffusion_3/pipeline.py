@@ -1,7 +1,5 @@
 """The pipelines of Stable Diffusion 3 and 3.5, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "stable_diffusion_3"]
-
 from collections.abc import Sequence
 from typing import Any
 

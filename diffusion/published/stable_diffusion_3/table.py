@@ -1,7 +1,5 @@
 """SD3's transformer by the names of diffusers' SD3Transformer2DModel and of Stability AI's single files."""
 
-__all__ = ["table"]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 The encoder's layers are in one list with one count: blocks, and the convolutions that halve.
 """
 
-__all__ = ["level_rows", "video", "video_conv"]
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

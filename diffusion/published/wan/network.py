@@ -13,8 +13,6 @@
 Videos and features are channels last; a picture is a video of one frame.
 """
 
-__all__ = ["PictureEmbedding", "Wan", "WanAttention", "WanBlock", "WanControlBlock"]
-
 import functools
 from typing import Any
 

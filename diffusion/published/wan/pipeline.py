@@ -1,7 +1,5 @@
 """The pipelines of Wan 2.1 and 2.2, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "wan"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Wan's transformer by the names of diffusers' WanTransformer3DModel, and by its authors' names."""
 
-__all__ = ["example", "table"]
-
 from typing import Any
 
 from diffusion.io import schema

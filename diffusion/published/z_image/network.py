@@ -18,8 +18,6 @@ Text and picture are each padded to a multiple of 32 tokens by a learned token, 
 features are channels last.
 """
 
-__all__ = ["ZImage"]
-
 from typing import Any
 
 import flax.linen as nn

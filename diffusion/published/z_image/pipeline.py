@@ -1,7 +1,5 @@
 """The pipelines of Z-Image, and the conditions of their prompts."""
 
-__all__ = ["KINDS", "z_image"]
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,8 +1,5 @@
 """Z-Image's transformer by the names of diffusers' ZImageTransformer2DModel and of its authors' single files."""
 
-__all__ = ["table"]
-
-
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows

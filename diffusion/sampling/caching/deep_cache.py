@@ -1,7 +1,5 @@
 """DeepCache: the deep features of a U-Net, reused by its outer blocks."""
 
-__all__ = ["Deep", "deep_cache"]
-
 from typing import Any, NamedTuple
 
 import jax

@@ -1,7 +1,5 @@
 """Positions of a plan's evaluations along a whole trajectory, for the caches whose rule knows the step."""
 
-__all__ = ["evaluations"]
-
 from typing import Any
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Constants of caches that a model's own trajectory gives: the ratios of MagCache and the polynomial of TeaCache."""
 
-__all__ = ["Measures", "fitted", "measured"]
-
 from typing import Any, NamedTuple
 
 import jax

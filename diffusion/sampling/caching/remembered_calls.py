@@ -1,7 +1,5 @@
 """Caches: what one evaluation of a network leaves for the next, so that a part of it need not run again."""
 
-__all__ = ["Cache", "Call", "Remembered", "Work", "cached", "work"]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

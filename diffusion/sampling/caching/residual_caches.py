@@ -1,7 +1,5 @@
 """Caches of what a stack of blocks adds to its input, reused while a cheap sign says that it hardly changes."""
 
-__all__ = ["Kept", "first_block", "mag_cache", "relative_change", "tea_cache"]
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

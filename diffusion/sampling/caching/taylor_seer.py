@@ -1,7 +1,5 @@
 """TaylorSeer: what a stack of blocks adds, forecast between the evaluations that run it."""
 
-__all__ = ["Forecast", "taylor_seer"]
-
 import math
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """What happens to pictures on their way: JPEG, resizing, crops, noise, blur. All take and return uint8 [B, H, W, C]."""
 
-__all__ = ["DEGRADATIONS", "blurred", "cropped", "jpeg", "noisy", "resized"]
-
 import functools
 import io
 from collections.abc import Callable, Mapping

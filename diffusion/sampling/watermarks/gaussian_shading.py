@@ -1,7 +1,5 @@
 """Gaussian Shading: an encrypted message in the signs of the initial noise, whose distribution stays N(0, 1)."""
 
-__all__ = ["gaussian_shading"]
-
 import functools
 import math
 

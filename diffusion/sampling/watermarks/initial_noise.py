@@ -1,7 +1,5 @@
 """From a picture back to the noise that it was sampled from, in which a watermark is read."""
 
-__all__ = ["initial_noise"]
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,7 +1,5 @@
 """Key files: the name of a watermark, its secret key and its arguments, as JSON that is read and never executed."""
 
-__all__ = ["WATERMARKS", "from_entry", "load", "make"]
-
 import dataclasses
 import functools
 import hashlib

@@ -1,7 +1,5 @@
 """Bits and numbers that whoever knows a key can make again, and nobody else can guess: SHAKE-256 of key and purpose."""
 
-__all__ = ["bits", "normals", "order", "secret"]
-
 import hashlib
 import re
 

@@ -1,7 +1,5 @@
 """A watermark for any finished picture: a message spread over its cosine transform."""
 
-__all__ = ["spread_spectrum"]
-
 import numpy as np
 import scipy  # reads its parts where they are first used
 

@@ -1,7 +1,5 @@
 """Tree-Ring: rings in the Fourier transform of the initial noise."""
 
-__all__ = ["tree_ring"]
-
 import functools
 
 import jax.numpy as jnp

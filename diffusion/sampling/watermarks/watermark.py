@@ -1,7 +1,5 @@
 """What a watermark is: how it is put in, and how it is read."""
 
-__all__ = ["Reading", "Watermark", "check_finite", "check_whole"]
-
 import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple

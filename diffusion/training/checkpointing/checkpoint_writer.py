@@ -3,8 +3,6 @@
 A checkpoint appears under its step only when all of its items are on the disk; `checkpoints` reads it.
 """
 
-__all__ = ["Checkpoints"]
-
 import contextlib
 import json
 import pathlib

@@ -4,8 +4,6 @@ Orbax restores a file with a flipped bit without an error, so a checkpoint has c
 hashes of (position, value): every process adds up the sums of its own shards, and no array is ever gathered.
 """
 
-__all__ = ["checksum", "checksums", "later", "mix"]
-
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor

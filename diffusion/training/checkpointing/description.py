@@ -3,8 +3,6 @@
 Orbax gives a checkpoint its name only after every item is written, this one too, however late it was made.
 """
 
-__all__ = ["DescriptionHandler", "DescriptionSave"]
-
 import dataclasses
 import json
 from collections.abc import Callable

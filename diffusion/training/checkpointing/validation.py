@@ -1,7 +1,5 @@
 """Checkpoint validation: checks of the declared sizes and files before anything is allocated or opened."""
 
-__all__ = ["check_files", "check_item", "check_leaves"]
-
 import math
 import pathlib
 

@@ -1,7 +1,5 @@
 """An accelerator of this machine that JAX cannot use as it is installed; nothing here imports JAX."""
 
-__all__ = ["advice", "refusal"]
-
 import importlib.util
 import os
 import pathlib

@@ -3,8 +3,6 @@
 No device takes part, so that a process whose device or disk has failed can still report it.
 """
 
-__all__ = ["Abandoned", "first", "gather", "together"]
-
 import collections
 import contextlib
 import time

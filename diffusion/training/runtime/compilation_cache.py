@@ -4,8 +4,6 @@ JAX finds a program by a hash of its operations, options and versions, so that c
 programs for CPUs are for one kind of processor, and have a folder for each.
 """
 
-__all__ = ["NONE", "Programs", "counted", "enable", "processor", "write_whole"]
-
 import contextlib
 import grp
 import hashlib

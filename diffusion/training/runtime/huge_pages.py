@@ -1,7 +1,5 @@
 """Huge pages and few arenas for a command on CPU: settings that the C library reads before a process starts."""
 
-__all__ = ["start_anew"]
-
 import itertools
 import os
 import sys

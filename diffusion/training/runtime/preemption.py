@@ -1,7 +1,5 @@
 """Requests to stop: Ctrl-C, SIGTERM, and the notices of schedulers, which a run checks between steps."""
 
-__all__ = ["Interrupted", "StopRequest", "leave"]
-
 import contextlib
 import os
 import signal

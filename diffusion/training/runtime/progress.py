@@ -3,8 +3,6 @@
 Only process 0 speaks.
 """
 
-__all__ = ["Display", "bar", "due", "duration", "held", "line"]
-
 import contextlib
 import math
 import sys

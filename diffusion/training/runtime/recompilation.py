@@ -4,8 +4,6 @@ Work of one kind (a step, an evaluation, a save) may compile at its first time. 
 recompilation: a shape, a type or a sharding has changed, or a new function is made at each call.
 """
 
-__all__ = ["RecompilationWarning", "Watch"]
-
 import contextlib
 import warnings
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """scheduler_config.json as the process that a network was trained with, and what the config says of its sampling."""
 
-__all__ = ["ONLY", "OPTIONS", "OURS", "PREDICTIONS", "WITHOUT_EFFECT", "Process", "read"]
-
 import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType

@@ -1,7 +1,5 @@
 """The solvers of diffusers' schedulers, by the names that people know, and the indices at which their steps lie."""
 
-__all__ = ["SOLVERS", "Options", "Solver", "lcm_indices", "spaced_indices"]
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """A solver by name for a process, and its steps."""
 
-__all__ = ["Trajectory", "later_steps", "levels_between", "trajectory"]
-
 import math
 from typing import NamedTuple
 
