@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from benchmarks.programs import cases
+from benchmarks.programs import cases, source_code
 from benchmarks.programs.table import PROGRAMS
 from diffusion.experiments.planning.compiled import analysis
 
@@ -45,6 +45,7 @@ def compiled(case: str) -> tuple[dict[str, Any], str]:
     memory = analysis.memory(executable)
     description = {"case": case, "machine": devices.machine, "devices": devices.number, "batch": program.batch}
     seconds = {"trace": traced - began, "compile": ended - traced}
+    definitions = source_code.definitions(text, analysis.ROOT)
     fits = memory["peak"] <= devices.sheet.memory
     return {
         **description,
@@ -53,6 +54,7 @@ def compiled(case: str) -> tuple[dict[str, Any], str]:
         "seconds": seconds,
         "memory": memory,
         "fits": fits,
+        "code": {"definitions": definitions, "digest": source_code.digest(definitions, analysis.ROOT)},
         **analysed,
     }, text
 

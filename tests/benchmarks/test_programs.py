@@ -1,5 +1,6 @@
 """Programs as evidence: cases, gates, tables and differences by hand; and (slow) small programs for an H100."""
 
+import importlib.util
 import json
 import os
 import pathlib
@@ -8,9 +9,10 @@ import shutil
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from benchmarks.programs import __main__ as command, cases, gates, page
+from benchmarks.programs import __main__ as command, cases, gates, page, source_code
 from benchmarks.programs.table import CASES, PROGRAMS
 from tests import accelerators
 
@@ -116,6 +118,71 @@ def test_rows_are_of_the_version_of_jax_that_is_locked():
     older = [entry["case"] for entry in json.loads(command.RECORDED.read_text()) if entry["jax"] not in locked]
     again = f".venv-accelerators/bin/python -m benchmarks.programs --record --cases={','.join(older)}"
     assert not older, f"compiled by another JAX than {locked}; make accelerators-env, and then {again}"
+
+
+def test_rows_are_of_the_code_that_is_here():
+    """A row whose train step or network was changed since is recorded again by the command that this test prints."""
+    rows = [entry for entry in json.loads(command.RECORDED.read_text()) if "code" in entry]
+    digests = {entry["case"]: source_code.digest(entry["code"]["definitions"], ROOT) for entry in rows}
+    older = [entry["case"] for entry in rows if entry["code"]["digest"] != digests[entry["case"]]]
+    again = f".venv-accelerators/bin/python -m benchmarks.programs --record --cases={','.join(older)}"
+    assert not older, f"compiled from other code; make accelerators-env, and then {again}"
+
+
+STEP = '''"""A file."""
+
+
+@jax.jit
+def step(x):
+    """Doubles."""
+    return x * 2  # twice
+
+
+class Other:
+    y = "# no comment"
+'''
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("Doubles.", "Doubles\n    a number.", True),
+        ("  # twice", "", True),
+        ('"""A file."""', "import jax", True),
+        ("# no comment", "# another", True),  # of another definition
+        ("x * 2", "x * 3", False),
+        ("@jax.jit\n", "", False),
+        ("def step", "def steps", False),
+    ],
+)
+def test_the_digest_is_of_the_code_without_its_comments(tmp_path, old, new, same):
+    file = tmp_path / "step.py"
+    digests = []
+    for text in (STEP, STEP.replace(old, new)):
+        file.write_text(text)
+        digests.append(source_code.digest({"step.py": ["step"]}, tmp_path))
+    assert (digests[0] == digests[1]) == same
+
+
+def test_a_string_that_looks_like_a_comment_is_code(tmp_path):
+    file = tmp_path / "step.py"
+    digests = []
+    for text in (STEP, STEP.replace("# no comment", "# another")):
+        file.write_text(text)
+        digests.append(source_code.digest({"step.py": ["Other"]}, tmp_path))
+    assert digests[0] != digests[1]
+
+
+def test_a_program_names_the_functions_that_it_comes_from(tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(
+        "import jax.numpy as jnp\n\n\ndef unused(x):\n    return x\n\n\ndef net(x):\n    return jnp.sin(x)\n"
+    )
+    spec = importlib.util.spec_from_file_location("net_of_a_test", file)
+    net = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(net)
+    text = jax.jit(net.net).lower(jax.ShapeDtypeStruct((3,), "float32")).compile().as_text()
+    assert source_code.definitions(text, tmp_path) == {"net.py": ["net"]}
 
 
 @pytest.mark.slow

@@ -58,11 +58,14 @@ def place(module: Module, instruction: Instruction, root: pathlib.Path) -> Place
         instruction: an instruction of the program.
         root: folder of the repository.
     """
-    lines = module.lines(instruction)
-    inside = lambda line: line.startswith(f"{root}/") and "/site-packages/" not in line  # an environment may lie there
-    ours = [line.removeprefix(f"{root}/") for line in lines if inside(line)]
     path = re.sub(r"^jit\(\w+\)/|while/body/|closed_call/", "", instruction.path)
-    return Place(tuple(ours[:SHOWN] or lines[:1]), path)
+    return Place(tuple(lines_inside(module, instruction, root)[:SHOWN] or module.lines(instruction)[:1]), path)
+
+
+def lines_inside(module: Module, instruction: Instruction, root: pathlib.Path) -> list[str]:
+    """The lines of this repository that an instruction comes from, "FILE:LINE" relative to root, innermost first."""
+    inside = lambda line: line.startswith(f"{root}/") and "/site-packages/" not in line  # an environment may lie there
+    return [line.removeprefix(f"{root}/") for line in module.lines(instruction) if inside(line)]
 
 
 def products(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) -> list[dict[str, Any]]:
