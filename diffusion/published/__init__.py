@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         kolors as kolors,
         krea2 as krea2,
         llava as llava,
+        ltx2 as ltx2,
         ltx_video as ltx_video,
         lumina2 as lumina2,
         pipeline_kinds as pipeline_kinds,

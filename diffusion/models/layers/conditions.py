@@ -6,6 +6,8 @@
 | "vector"       | [B, P]         | numbers that describe the example: a measurement, parameters, an embedding         |
 | "text"         | [B, M, E]      | embeddings of the prompt's tokens                                                  |
 | "text_mask"    | Bool [B, M]    | which of these tokens are valid; without it all are                                |
+| "sound_text"   | [B, M, E]      | embeddings of the same tokens for the sound of a clip (LTX-2)                      |
+| "apart"        | Bool [B]       | whether a clip and its sound leave out each other (LTX-2); without it, no          |
 | "pooled"       | [B, P]         | one embedding of the whole prompt                                                  |
 | "size"         | [B, 6]         | original height and width, top and left of the crop, requested height and width    |
 | "strength"     | [B]            | guidance strength that the network was distilled with                              |

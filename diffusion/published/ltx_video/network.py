@@ -44,11 +44,7 @@ RATE = 25.0
 def ltx_angles(seconds: jax.Array, rows: int, columns: int, width: int) -> jax.Array:
     """Angles of the pairs of neighbouring features of a token, other ones in each head.
 
-        p = (seconds_f / 20, 32 i / 2048, 32 j / 2048),   w_k = (pi / 2) 10000^(k / (K - 1)),   k < K = floor(D / 6)
-        out[n] = [0, .., w_0 (2 p_0 - 1), w_0 (2 p_1 - 1), w_0 (2 p_2 - 1), w_1 (2 p_0 - 1), ..]
-
-    There are D / 2 - 3 K zeros. The arithmetic is float32's, as in training: the largest angles, of 15,708
-    radians, are rounded there.
+        p = (seconds_f / 20, 32 i / 2048, 32 j / 2048);   the angles are those of `span_angles`
 
     Args:
         seconds: time in the video of each frame of the latents, [B, F].
@@ -65,9 +61,28 @@ def ltx_angles(seconds: jax.Array, rows: int, columns: int, width: int) -> jax.A
     grid = jnp.asarray(grid.reshape(-1, 3), jnp.float32)
     times = jnp.repeat(seconds, rows * columns, axis=1) / SPAN[0]
     sides = [jnp.broadcast_to(grid[:, a] * CELL[a] / SPAN[a], times.shape) for a in (1, 2)]
-    positions = jnp.stack([times, *sides], axis=-1)
-    exponents = np.linspace(0, 1, width // 6, dtype=np.float32)
-    frequencies = np.float32(10_000) ** exponents * np.float32(math.pi) / np.float32(2)
+    return span_angles(jnp.stack([times, *sides], axis=-1), width)
+
+
+def span_angles(positions: jax.Array, width: int, dtype: type[np.floating] = np.float32) -> jax.Array:
+    """Angles of the pairs of features of tokens whose coordinates are parts of the largest ones.
+
+        w_k = (pi / 2) 10000^(k / (K - 1)),   k < K = floor(D / (2 A))
+        out[n] = [0, .., w_0 (2 p_0 - 1), w_0 (2 p_1 - 1), .., w_1 (2 p_0 - 1), ..]
+
+    There are D / 2 - A K zeros. The products are float32's, as in training: the largest angles, of 15,708 radians, are
+    rounded there.
+
+    Args:
+        positions: coordinates p of the tokens, [B, N, A], 1 at the end of the span.
+        width: number D of features, even and at least 4 A.
+        dtype: type in which the frequencies are computed, before they become float32.
+
+    Returns:
+        [B, N, D / 2] in radians, float32.
+    """
+    exponents = np.linspace(0, 1, width // (2 * positions.shape[-1]), dtype=dtype)
+    frequencies = (dtype(10_000) ** exponents * dtype(math.pi) / dtype(2)).astype(np.float32)
     angles = frequencies[:, None] * (positions[..., None, :] * 2 - 1)
     angles = angles.reshape(*positions.shape[:2], -1)
     return jnp.pad(angles, [(0, 0), (0, 0), (width // 2 - angles.shape[-1], 0)])
@@ -95,7 +110,7 @@ class LTXBlock(nn.Module):
     ) -> tuple[jax.Array, None]:
         width = x.shape[-1]
         vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (_each(vectors[:, :, i], x) for i in range(6))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (for_tokens(vectors[:, :, i], x) for i in range(6))
         attend = lambda name: WideAttention(self.heads, 1e-5, self.attention, self.dtype, name=name)
         read = rms_norm(x) * (1 + scale_a) + shift_a
         x = x + gate_a * attend("attention")(read, angles=angles)
@@ -105,8 +120,8 @@ class LTXBlock(nn.Module):
         return layout.split(x, "batch", "tokens", None), None
 
 
-def _each(vectors: jax.Array, x: jax.Array) -> jax.Array:
-    """Vectors of the frames [B, F or 1, D] for each of their tokens: [B, N or 1, D]."""
+def for_tokens(vectors: jax.Array, x: jax.Array) -> jax.Array:
+    """Vectors of the frames [B, F or 1, D] for each of their tokens x [B, N, D]: [B, N or 1, D]."""
     frames = vectors.shape[1]
     return vectors if frames == 1 else jnp.repeat(vectors, x.shape[1] // frames, axis=1)
 
@@ -183,7 +198,7 @@ class LTXVideo(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             final = embedding[:, :, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            vectors = _each(final[:, :, 0], tokens), _each(final[:, :, 1], tokens)
+            vectors = for_tokens(final[:, :, 0], tokens), for_tokens(final[:, :, 1], tokens)
             return modulated_output(tokens, embedding, layer_norm, channels, self.dtype, vectors).reshape(x.shape)
 
         fields = (self.heads, self.attention, self.dtype)

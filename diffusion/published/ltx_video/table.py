@@ -15,18 +15,26 @@ ORIGINAL = {
 }
 
 
-def _attention(theirs: str, ours: str) -> list[Row]:
+def wide_attention(theirs: str, ours: str, gated: bool = False) -> list[Row]:
+    """The rows of a `WideAttention`.
+
+    Args:
+        theirs: its name, "attn1".
+        ours: its path.
+        gated: whether its heads have gates.
+    """
     return [
         *attention(f"{theirs}.to_{{1}}", f"{theirs}.to_out.0", ours=ours),
         Row(f"{theirs}.norm_q.weight", f"{ours}/query_norm/scale", VECTOR),
         Row(f"{theirs}.norm_k.weight", f"{ours}/key_norm/scale", VECTOR),
+        *(linear(f"{theirs}.to_gate_logits", f"{ours}/gate") if gated else ()),
     ]
 
 
 LAYER = [
     Row("scale_shift_table", "table"),
-    *_attention("attn1", "attention"),
-    *_attention("attn2", "cross_attention"),
+    *wide_attention("attn1", "attention"),
+    *wide_attention("attn2", "cross_attention"),
     *mlp("ff.net.0.proj", "ff.net.2", "mlp/"),
 ]
 

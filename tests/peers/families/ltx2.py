@@ -1,0 +1,183 @@
+"""LTX-2 of diffusers: its transformer of clips and sounds, as 2.0 and as 2.3, by both kinds of names."""
+
+import numpy as np
+import torch
+from diffusers import LTX2VideoTransformer3DModel
+from diffusers.loaders.single_file_utils import convert_ltx2_transformer_to_diffusers
+from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+
+from tests.peers.cases import Case
+from tests.peers.made_weights import drawn
+from tests.peers.translated import Translated, dense, under
+
+WIDTH, SOUND_WIDTH, TEXT = 28, 16, 10
+OF_23 = {"gated_attn": True, "cross_attn_mod": True, "audio_gated_attn": True, "audio_cross_attn_mod": True,
+         "use_prompt_embeddings": False, "perturbed_attn": True}  # fmt: skip
+
+
+def small(**options) -> LTX2VideoTransformer3DModel:
+    fields = {
+        "in_channels": 6,
+        "out_channels": 6,
+        "num_attention_heads": 2,
+        "attention_head_dim": WIDTH // 2,  # six does not divide the width
+        "cross_attention_dim": WIDTH,
+        "audio_in_channels": 5,
+        "audio_out_channels": 5,
+        "audio_num_attention_heads": 2,
+        "audio_attention_head_dim": SOUND_WIDTH // 2,
+        "audio_cross_attention_dim": SOUND_WIDTH,
+        "num_layers": 2,
+        "caption_channels": TEXT,
+        "rope_type": "split",
+    }
+    return LTX2VideoTransformer3DModel(**fields | options)
+
+
+def inputs(text: int, sound_text: int) -> dict[str, np.ndarray]:
+    return {
+        "video": drawn("ltx2 video", 2, 3, 2, 3, 6),
+        "sound": drawn("ltx2 sound", 2, 7, 5),
+        "t_of_frames": np.array([[0.0, 612.0, 612.0], [31.0, 31.0, 900.0]], np.float32),
+        "t_of_sound": np.array([250.0, 731.5], np.float32),
+        "rate": np.array([12.0, 30.0], np.float32),
+        "text": drawn("ltx2 text", 2, 5, text),
+        "sound_text": drawn("ltx2 sound text", 2, 5, sound_text),
+        "text_mask": np.arange(5) < np.array([[5], [3]]),
+    }
+
+
+def run(module, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As its pipelines call it, with a time for each frame, and another for the sound."""
+    network = module if isinstance(module, LTX2VideoTransformer3DModel) else module.network()
+    video, sound = a["video"], a["sound"]
+    frames, height, width = video.shape[1:4]
+    sizes = {"num_frames": frames, "height": height, "width": width}
+    coordinates = [
+        network.rope.prepare_video_coords(1, frames, height, width, video.device, fps=float(rate)) for rate in a["rate"]
+    ]
+    mask = a["text_mask"].float()
+    how = {
+        "audio_hidden_states": sound,
+        "encoder_hidden_states": a["text"],
+        "audio_encoder_hidden_states": a["sound_text"],
+        "timestep": a["t_of_frames"].repeat_interleave(height * width, dim=1),
+        "audio_timestep": a["t_of_sound"],
+        "sigma": a["t_of_frames"].amax(1),
+        "audio_sigma": a["t_of_sound"],
+        "encoder_attention_mask": mask,
+        "audio_encoder_attention_mask": mask,
+        **sizes,
+        "audio_num_frames": sound.shape[1],
+        "video_coords": torch.cat(coordinates),
+        "use_cross_timestep": True,
+        "return_dict": False,
+    }
+
+    def call(name: str, **more) -> dict[str, torch.Tensor]:
+        output, sound_output = network(video.flatten(1, 3), **how, **more)
+        return {f"{name}video": output.reshape(video.shape), f"{name}sound": sound_output}
+
+    outputs = call("")
+    if network.config["perturbed_attn"]:
+        outputs |= call("perturbed_", spatio_temporal_guidance_blocks=[1])
+        outputs |= call("apart_", isolate_modalities=True)
+    return outputs
+
+
+def attention(query: int, context: int, size: int) -> dict[str, tuple[int, ...]]:
+    shapes = dense(to_q=(query, size), to_k=(context, size), to_v=(context, size), to_out__0=(size, query))
+    return shapes | {"q_norm.weight": (size,), "k_norm.weight": (size,)}
+
+
+def times(name: str, width: int, count: int) -> dict[str, tuple[int, ...]]:
+    shapes = under(f"{name}.emb.timestep_embedder", dense(linear_1=(256, width), linear_2=(width, width)))
+    return shapes | under(name, dense(linear=(width, count * width)))
+
+
+def original() -> Translated:
+    """Under the names of the authors' files of 2.0, without a table."""
+    shapes = {}
+    for prefix, width, other, name, gate, channels in (
+        ("", WIDTH, SOUND_WIDTH, "video", "a2v", 6),
+        ("audio_", SOUND_WIDTH, WIDTH, "audio", "v2a", 5),
+    ):
+        layers = {f"{prefix}patchify_proj": (channels, width), f"{prefix}proj_out": (width, channels)}
+        layers |= {f"{prefix}caption_projection__linear_1": (TEXT, width)}
+        layers |= {f"{prefix}caption_projection__linear_2": (width, width)}
+        shapes |= dense(**layers) | {f"{prefix}scale_shift_table": (2, width)}
+        shapes |= times(f"{prefix}adaln_single", width, 6)
+        shapes |= times(f"av_ca_{name}_scale_shift_adaln_single", width, 4)
+        shapes |= times(f"av_ca_{gate}_gate_adaln_single", width, 1)
+        for i in range(2):
+            across = "audio_to_video_attn" if name == "video" else "video_to_audio_attn"
+            layer = under(f"{prefix}attn1", attention(width, width, width))
+            layer |= under(f"{prefix}attn2", attention(width, width, width))
+            layer |= under(across, attention(width, other, SOUND_WIDTH))
+            layer |= under(f"{prefix}ff.net", dense(**{"0__proj": (width, 4 * width), "2": (4 * width, width)}))
+            layer |= {f"{prefix}scale_shift_table": (6, width), f"scale_shift_table_a2v_ca_{name}": (5, width)}
+            shapes |= under(f"transformer_blocks.{i}", layer)
+    return Translated(small(), shapes, convert_ltx2_transformer_to_diffusers)
+
+
+CASES = {
+    "ltx2": Case(small, inputs(TEXT, TEXT), run),
+    "ltx2_neighbours": Case(lambda: small(rope_type="interleaved"), inputs(TEXT, TEXT), run),
+    "ltx2_gated": Case(lambda: small(**OF_23), inputs(WIDTH, SOUND_WIDTH), run),
+    "ltx2_original": Case(original, inputs(TEXT, TEXT), run),
+}
+LISTINGS = {
+    "ltx2_full": lambda: LTX2VideoTransformer3DModel(rope_type="split"),
+    "ltx2_full_2_3": lambda: LTX2VideoTransformer3DModel(rope_type="split", **OF_23),
+}
+
+STATES, OF_STATE, TOKENS = 3, 8, 8
+CONNECTED_23 = {"per_modality_projections": True, "proj_bias": True, "video_gated_attn": True, "audio_gated_attn": True,
+                "video_connector_attention_head_dim": 8, "video_hidden_dim": 16, "audio_hidden_dim": 8}  # fmt: skip
+STATE_INPUTS = {
+    "states": drawn("ltx2 states", 2, TOKENS, STATES * OF_STATE),
+    "mask": np.arange(TOKENS) >= np.array([[3], [6]]),  # padding stands in front
+}
+
+
+def connectors(**options) -> LTX2TextConnectors:
+    fields = {
+        "caption_channels": OF_STATE,
+        "text_proj_in_factor": STATES,
+        "video_connector_num_attention_heads": 2,
+        "video_connector_attention_head_dim": OF_STATE // 2,
+        "video_connector_num_learnable_registers": 4,
+        "audio_connector_num_attention_heads": 2,
+        "audio_connector_attention_head_dim": OF_STATE // 2,
+        "audio_connector_num_learnable_registers": 4,
+        "rope_type": "split",
+    }
+    return LTX2TextConnectors(**fields | options)
+
+
+def connect(module: LTX2TextConnectors, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    states = a["states"].unflatten(-1, (STATES, OF_STATE)).transpose(2, 3)
+    text, sound_text, mask = module(states, a["mask"].long())
+    assert mask.all()
+    return {"text": text, "sound_text": sound_text}
+
+
+CASES |= {
+    "ltx2_connectors": Case(connectors, STATE_INPUTS, connect),
+    "ltx2_connectors_separate": Case(lambda: connectors(**CONNECTED_23), STATE_INPUTS, connect),
+}
+LISTINGS |= {
+    "ltx2_connectors_full": lambda: LTX2TextConnectors(rope_type="split"),
+    "ltx2_connectors_full_2_3": lambda: LTX2TextConnectors(
+        rope_type="split",
+        **CONNECTED_23
+        | {
+            "video_connector_num_attention_heads": 32,
+            "video_connector_attention_head_dim": 128,
+            "video_hidden_dim": 4096,
+            "audio_connector_num_attention_heads": 32,
+            "audio_connector_attention_head_dim": 64,
+            "audio_hidden_dim": 2048,
+        },
+    ),
+}

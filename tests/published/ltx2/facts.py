@@ -1,0 +1,54 @@
+"""Facts of LTX-2 for the tests of all families."""
+
+import numpy as np
+
+from diffusion.published.ltx2 import LTX2
+from tests.models.interchange.calls import OWN, Call
+
+SMALL = LTX2(6, 5, 24, 16, 2, 2, 12, halves=True)
+
+
+def ltx2(net, a, **more):
+    """With a time for each frame, and another for the sound."""
+    condition = {name: a[name] for name in ("text", "sound_text", "text_mask", "rate")}
+    x = {"video": a["video"], "sound": a["sound"]}
+    t = {"video": a["t_of_frames"], "sound": a["t_of_sound"]}
+    return net(x, t, condition | more)
+
+
+def ltx2_of_guidance(net, a):
+    """And with the second layer perturbed, and with both modalities apart."""
+    batch = len(a["sound"])
+    outputs = {
+        "": ltx2(net, a),
+        "perturbed_": ltx2(net, a, identity=np.tile([False, True], (batch, 1))),
+        "apart_": ltx2(net, a, apart=np.ones(batch, bool)),
+    }
+    return {f"{name}{leaf}": array for name, output in outputs.items() for leaf, array in output.items()}
+
+
+def connected(net, a):
+    return dict(zip(("text", "sound_text"), net(a["states"], a["mask"])))
+
+
+CALLS = {
+    "ltx2": Call(ltx2, 3e-5, layouts=OWN),
+    "ltx2_neighbours": Call(ltx2, 3e-5),
+    "ltx2_gated": Call(ltx2_of_guidance, 4e-5),
+    "ltx2_original": Call(ltx2, 2e-5),
+    "ltx2_connectors": Call(connected, 5e-6),
+    "ltx2_connectors_separate": Call(connected, 5e-6),
+}
+LISTINGS = {
+    **dict.fromkeys(("ltx2_full", "ltx2_full_2_3"), "LTX2VideoTransformer3DModel"),
+    **dict.fromkeys(("ltx2_connectors_full", "ltx2_connectors_full_2_3"), "LTX2TextConnectors"),
+}
+LORA_LAYERS = {
+    "ltx2": [
+        (SMALL, "diffusers", "transformer_blocks.1.audio_to_video_attn.to_v"),
+        (SMALL, "diffusers", "transformer_blocks.0.audio_ff.net.0.proj"),
+        (SMALL, "diffusers", "av_cross_attn_audio_v2a_gate.linear"),
+        (SMALL, "original", "audio_adaln_single.linear"),
+        (SMALL, "original", "patchify_proj"),
+    ]
+}
