@@ -15,9 +15,13 @@ also the last step of the denoiser: it receives the time of the noise that its l
 | 0.9.0     | conv, conv, conv                                      | no             | no                   |
 | 0.9.1     | conv, conv, conv                                      | yes            | yes                  |
 | 0.9.5 ..  | spatial, temporal, spatiotemporal, spatiotemporal     | yes            | no                   |
+| LTX-2     | spatial, temporal, spatiotemporal, spatiotemporal     | no             | no                   |
+
+Around a frame stand zeros; in LTX-2's decoder the pixels beside the edge, mirrored.
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -74,6 +78,7 @@ class ResidualBlock(nn.Module):
         noise: whether each of the two adds noise of a frame's pixels, times a learned scale of each channel.
         timed: whether the call has a condition [B, 4, features], the two shifts and scales.
         dtype: compute type.
+        reflects: whether the convolutions mirror pixels at the edge.
 
     With a `place` the call takes a chunk, and returns the chunk that begins two frames earlier.
     """
@@ -83,6 +88,7 @@ class ResidualBlock(nn.Module):
     noise: bool = False
     timed: bool = False
     dtype: str = "float32"
+    reflects: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, c: jax.Array | None = None, place: Place | None = None) -> jax.Array:
@@ -95,7 +101,8 @@ class ResidualBlock(nn.Module):
         for i in range(2):
             h = nn.silu(rms_norm(h, EPSILON) * (1 + scale[i]) + shift[i])
             earlier = place and place.earlier(i)
-            h = EdgeConv(self.features, causal=self.causal, dtype=self.dtype, name=f"conv_{i + 1}")(h, earlier)
+            how: Any = {"causal": self.causal, "reflects": self.reflects, "dtype": self.dtype}
+            h = EdgeConv(self.features, **how, name=f"conv_{i + 1}")(h, earlier)
             if self.noise:
                 size = self.param(f"noise_{i + 1}", nn.initializers.zeros_init(), (self.features,)).astype(h.dtype)
                 if self.has_rng(NOISE):
@@ -137,6 +144,7 @@ class Double(nn.Module):
         features: number of channels of the output.
         residual: whether the input is added.
         dtype: compute type.
+        reflects: whether the convolution mirrors pixels at the edge.
 
     With a `place` the call takes a chunk, and puts out the chunk that `_doubled` gives.
     """
@@ -144,11 +152,13 @@ class Double(nn.Module):
     features: int
     residual: bool
     dtype: str
+    reflects: bool
 
     @nn.compact
     def __call__(self, x: jax.Array, place: Place | None = None) -> jax.Array:
         stride = (2, 2, 2)
-        h = unfold(EdgeConv(8 * self.features, causal=False, dtype=self.dtype, name="conv")(x, place), stride)
+        conv = EdgeConv(8 * self.features, causal=False, reflects=self.reflects, dtype=self.dtype, name="conv")
+        h = unfold(conv(x, place), stride)
         if self.residual:
             x = x if place is None else delayed(self, x, 1)
             same = unfold(x, stride)
@@ -205,9 +215,11 @@ class Decoder(nn.Module):
     outputs: int
     patch: int
     dtype: str
+    reflects: bool
 
     @nn.compact
     def __call__(self, z: jax.Array, t: jax.Array | None, place: Place | None = None) -> jax.Array:
+        mirrored: Any = {"reflects": self.reflects}
         clock = self.param("clock", nn.initializers.constant(1000.0), ()) if self.timed else 1.0
 
         def vectors(count: int, width: int, name: str) -> jax.Array | None:
@@ -220,20 +232,21 @@ class Decoder(nn.Module):
             c = vectors(4, x.shape[-1], f"{name}_time")
             for j in range(self.layers[level]):
                 fields = (x.shape[-1], False, self.noise[level], self.timed, self.dtype)
-                x = ResidualBlock(*fields, name=f"{name}_block_{j}")(x, c, place and place.earlier(2 * j))
+                x = ResidualBlock(*fields, **mirrored, name=f"{name}_block_{j}")(x, c, place and place.earlier(2 * j))
             return x
 
-        x = EdgeConv(self.widths[-1], causal=False, dtype=self.dtype, name="conv_in")(z, place)
+        x = EdgeConv(self.widths[-1], causal=False, **mirrored, dtype=self.dtype, name="conv_in")(z, place)
         place = place and place.earlier(1)
         x = blocks(x, -1, "middle", place)
         place = place and place.earlier(2 * self.layers[-1])
         for i in reversed(range(len(self.widths))):
             width = self.widths[i] // self.narrowing[i]
             if self.narrowing[i] == 1 and x.shape[-1] != width:
-                x = ResidualBlock(width, False, self.noise[i], dtype=self.dtype, name=f"narrow_{i}")(x, place=place)
+                narrow = ResidualBlock(width, False, self.noise[i], dtype=self.dtype, **mirrored, name=f"narrow_{i}")
+                x = narrow(x, place=place)
                 place = place and place.earlier(2)
             if self.double[i]:
-                x = Double(width, self.residual[i], self.dtype, name=f"double_{i}")(x, place)
+                x = Double(width, self.residual[i], self.dtype, self.reflects, name=f"double_{i}")(x, place)
                 place = place and _doubled(place)
             x = blocks(x, i, f"level_{i}", place)
             place = place and place.earlier(2 * self.layers[i])
@@ -242,7 +255,7 @@ class Decoder(nn.Module):
         if last is not None:
             last = last + self.param("final_table", table, last.shape[1:]).astype(last.dtype)
             x = x * (1 + last[:, 1, None, None, None]) + last[:, 0, None, None, None]
-        x = EdgeConv(self.outputs * self.patch**2, causal=False, name="conv_out")(nn.silu(x), place)
+        x = EdgeConv(self.outputs * self.patch**2, causal=False, **mirrored, name="conv_out")(nn.silu(x), place)
         return _pixels(x, self.patch)
 
 
@@ -266,6 +279,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
         scale: scale of the latents, see `latent_space.to_diffusion`; one number or one for each channel.
         shift: shift of the latents, likewise.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
+        reflects: whether the decoder mirrors pixels at the edge of a frame; its latents have at least two on a side.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -289,6 +303,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
     scale: Factor = 1.0
     shift: Factor = 0.0
     dtype: str = "float32"
+    reflects: bool = False
     in_parts = staticmethod(lagging)
 
     def __post_init__(self):
@@ -383,6 +398,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
             self.picture_channels,
             self.patch,
             self.dtype,
+            self.reflects,
         )
 
     def _posterior(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -406,6 +422,8 @@ class AutoencoderKLLTX(VideoAutoencoder):
             ValueError: for another rank or number of channels, and a time that the decoder does not receive.
         """
         check_latents(self, z)
+        if self.reflects and min(z.shape[2:4]) < 2:
+            raise ValueError(f"this decoder mirrors pixels at the edge: latents must have two on a side; got {z.shape}")
         if t is not None and not self.timed:
             raise ValueError("this autoencoder's decoder receives no time. Valid: t = None")
         time = jnp.broadcast_to(jnp.asarray(0.0 if t is None else t, jnp.float32), z.shape[:1]) if self.timed else None

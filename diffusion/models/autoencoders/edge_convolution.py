@@ -40,7 +40,7 @@ class EdgeConv(nn.Module):
         out[f] = sum_k K_k * x[s f - (T - 1) + k],   k < T,   causal;
         out[f] = sum_k K_k * x[s f - (T - 1) / 2 + k]         not causal;   x[j] = x[0], j < 0;   x[F + j] = x[F - 1]
 
-    Rows and columns are padded by half the kernel, with zeros or with the pixels at the edge.
+    Rows and columns are padded by half the kernel, with zeros, the pixels at the edge, or those before the edge.
 
     Attributes:
         features: number D of output channels.
@@ -48,6 +48,7 @@ class EdgeConv(nn.Module):
         stride: s, of frames, rows and columns.
         causal: whether a frame sees itself and earlier ones alone.
         repeats: whether pixels at the edge are repeated; else zeros stand around a frame.
+        reflects: whether the pixels before the edge are mirrored at it, in place of zeros.
         dtype: compute type.
     """
 
@@ -56,6 +57,7 @@ class EdgeConv(nn.Module):
     stride: tuple[int, int, int] = (1, 1, 1)
     causal: bool = True
     repeats: bool = False
+    reflects: bool = False
     dtype: str = "float32"
 
     @nn.compact
@@ -79,9 +81,10 @@ class EdgeConv(nn.Module):
             x = _within(with_past(self, x, frames - 1)[0], place.earlier(frames - 1))
         elif frames > 1:
             x = jnp.pad(x, [(0, 0), (frames // 2, frames // 2), *[(0, 0)] * 3], "edge")
-        if self.repeats:
-            x = jnp.pad(x, [(0, 0), (0, 0), *around, (0, 0)], "edge")
-        padding = [(0, 0), *([(0, 0)] * 2 if self.repeats else around)]
+        if self.repeats or self.reflects:
+            x = jnp.pad(x, [(0, 0), (0, 0), *around, (0, 0)], "edge" if self.repeats else "reflect")
+            around = [(0, 0)] * 2
+        padding = [(0, 0), *around]
         form = ("NDHWC", "DHWIO", "NDHWC")
         return (
             jax.lax.conv_general_dilated(x.astype(self.dtype), kernel, self.stride, padding, dimension_numbers=form)

@@ -70,7 +70,8 @@ def _block(theirs: str, ours: str, changes: bool, noise: bool = False, timed: bo
     return rows
 
 
-def _encoder(module: AutoencoderKLLTX) -> list[Row]:
+def encoder_rows(module: AutoencoderKLLTX) -> list[Row]:
+    """The rows of the encoder."""
     rows = video_conv("encoder.conv_in", "encoder/conv_in") + video_conv("encoder.conv_out", "encoder/conv_out")
     for i, how in enumerate(module.halve):
         theirs = f"encoder.down_blocks.{i}"
@@ -86,7 +87,8 @@ def _encoder(module: AutoencoderKLLTX) -> list[Row]:
     return rows
 
 
-def _decoder(module: AutoencoderKLLTX) -> list[Row]:
+def decoder_rows(module: AutoencoderKLLTX) -> list[Row]:
+    """The rows of the decoder."""
     rows = video_conv("decoder.conv_in", "decoder/conv_in") + video_conv("decoder.conv_out", "decoder/conv_out")
     if module.timed:
         rows += [Row("decoder.timestep_scale_multiplier", "decoder/clock")]
@@ -185,22 +187,22 @@ CONFIG = FieldTable(
         _ratio("spatial_compression_ratio", lambda module: module.factor),
         _ratio("temporal_compression_ratio", lambda module: module.time_factor),
     ),
+    required={"reflects": False},  # the decoder of LTX-2 does
 )
 
 
-def _varied(module: AutoencoderKLLTX, tensors: Tensors) -> AutoencoderKLLTX:
+def with_statistics(module: Any, tensors: Tensors) -> Any:
     """The module, with the file's scale and mean of each channel."""
     if not {"latents_mean", "latents_std"} <= tensors.shapes.keys():
         return module
     mean, deviation = (np.asarray(tensors.read(f"latents_{name}"), np.float64) for name in ("mean", "std"))
     if mean.shape != deviation.shape or (deviation <= 0).any():
-        raise Refusal(
-            f"{NAME}: latents_mean and latents_std must have the same length, and latents_std must be above 0."
-        )
+        raise Refusal("latents_mean and latents_std must have the same length, and latents_std must be above 0.")
     return module.clone(scale=tuple(map(float, module.scale / deviation)), shift=tuple(map(float, mean)))
 
 
-def _statistics(module: AutoencoderKLLTX) -> dict[str, Computed]:
+def statistics(module: AutoencoderKLLTX) -> dict[str, Computed]:
+    """The mean and deviation of the latents' channels, which are tensors of the file."""
     channels = (module.latent_channels,)
     return {
         "latents_mean": Computed(channels, lambda: per_channel(module, module.shift).astype(np.float32)),
@@ -210,9 +212,9 @@ def _statistics(module: AutoencoderKLLTX) -> dict[str, Computed]:
 
 FAMILY = CONFIG.family(
     video,
-    {"diffusers": lambda module: _encoder(module) + _decoder(module)},
-    computed=_statistics,
-    varied=_varied,
+    {"diffusers": lambda module: encoder_rows(module) + decoder_rows(module)},
+    computed=statistics,
+    varied=with_statistics,
     published=VERSIONS,
 )
 FAMILIES = {FAMILY.name: FAMILY}

@@ -2,11 +2,12 @@
 
 import numpy as np
 import torch
-from diffusers import LTX2VideoTransformer3DModel
+from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2Pipeline, LTX2VideoTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_ltx2_transformer_to_diffusers
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
-from tests.peers.cases import Case
+from tests.peers.cases import Case, first, last
 from tests.peers.made_weights import drawn
 from tests.peers.translated import Translated, dense, under
 
@@ -181,3 +182,87 @@ LISTINGS |= {
         },
     ),
 }
+
+CLIP_VAE = {
+    "block_out_channels": (8, 16, 32),
+    "down_block_types": ("LTX2VideoDownBlock3D",) * 3,
+    "layers_per_block": (1, 1, 1, 1),
+    "spatio_temporal_scaling": (True,) * 3,
+    "downsample_type": ("spatial", "temporal", "spatiotemporal"),
+    "decoder_block_out_channels": (8, 16),
+    "decoder_layers_per_block": (1, 2, 1),
+    "decoder_spatio_temporal_scaling": (True, True),
+    "decoder_inject_noise": (False,) * 3,
+    "upsample_type": ("spatiotemporal",) * 2,
+    "upsample_residual": (True, True),
+    "upsample_factor": (2, 2),
+    "latent_channels": 8,
+    "patch_size": 2,
+    "decoder_causal": False,
+    "spatial_compression_ratio": 8,
+    "temporal_compression_ratio": 4,
+}
+
+
+def clip_vae(**options) -> AutoencoderKLLTX2Video:
+    module = AutoencoderKLLTX2Video(**CLIP_VAE | options)
+    channels = len(module.latents_mean)
+    module.latents_mean.copy_(torch.arange(channels) / 4)
+    module.latents_std.copy_(1 + torch.arange(channels) / 2)
+    return module
+
+
+def clip_moments(module: AutoencoderKLLTX2Video, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    posterior = module.encode(first(a["x"])).latent_dist
+    decoded = module.decode(first(a["z"])).sample
+    return {"mean": last(posterior.mean), "log_variance": last(posterior.logvar), "decoded": last(decoded)}
+
+
+CLIP_INPUTS = {"x": drawn("ltx2 clip x", 2, 5, 8, 16, 3), "z": drawn("ltx2 clip z", 2, 2, 2, 3, 8)}
+CASES["ltx2_autoencoder"] = Case(clip_vae, CLIP_INPUTS, clip_moments, kept=("latents_mean", "latents_std"))
+LISTINGS["ltx2_autoencoder_full"] = lambda: AutoencoderKLLTX2Video(decoder_causal=False)
+
+
+def sound_vae(**options) -> AutoencoderKLLTX2Audio:
+    fields = {"base_channels": 8, "ch_mult": (1, 2, 2), "num_res_blocks": 1, "latent_channels": 2, "mel_bins": 16}
+    module = AutoencoderKLLTX2Audio(**fields | options)
+    features = len(module.latents_mean)
+    module.latents_mean.copy_(torch.arange(features) / 4 - 1)
+    module.latents_std.copy_(1 + torch.arange(features) / 2)
+    return module
+
+
+def sound_moments(module: AutoencoderKLLTX2Audio, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """And the latents of a diffusion model's tokens, as its pipeline has them."""
+    posterior = module.encode(first(a["x"])).latent_dist
+    moments = module.latents_mean, module.latents_std
+    latents = LTX2Pipeline._denormalize_audio_latents(a["tokens"], *moments)
+    latents = LTX2Pipeline._unpack_audio_latents(latents, a["tokens"].shape[1], module.config.mel_bins // 4)
+    tokens = LTX2Pipeline._normalize_audio_latents(LTX2Pipeline._pack_audio_latents(posterior.mean), *moments)
+    decoded = module.decode(latents).sample
+    outputs = {"mean": posterior.mean, "log_variance": posterior.logvar, "latents": latents, "decoded": decoded}
+    return {name: last(array) for name, array in outputs.items()} | {"tokens": tokens}
+
+
+def vocoder(**options) -> LTX2Vocoder:
+    fields = {
+        "in_channels": 8,
+        "hidden_channels": 16,
+        "upsample_kernel_sizes": [7, 4],
+        "upsample_factors": [3, 2],
+        "resnet_kernel_sizes": [3, 5],
+        "resnet_dilations": [[1, 3], [2]],
+    }
+    return LTX2Vocoder(**fields | options)
+
+
+SOUND_INPUTS = {"x": drawn("ltx2 sound x", 2, 9, 16, 2), "tokens": drawn("ltx2 sound tokens", 2, 3, 8)}
+CASES |= {
+    "ltx2_sound_autoencoder": Case(sound_vae, SOUND_INPUTS, sound_moments, kept=("latents_mean", "latents_std")),
+    "ltx2_vocoder": Case(
+        vocoder,
+        {"x": drawn("ltx2 spectrogram", 2, 5, 4, 2)},
+        lambda module, a: {"waveform": last(module(first(a["x"])))},
+    ),
+}
+LISTINGS |= {"ltx2_sound_autoencoder_full": AutoencoderKLLTX2Audio, "ltx2_vocoder_full": LTX2Vocoder}

@@ -3,7 +3,7 @@
 import numpy as np
 
 from diffusion.published.ltx2 import LTX2
-from tests.models.interchange.calls import OWN, Call
+from tests.models.interchange.calls import OWN, Call, autoencoder_kl
 
 SMALL = LTX2(6, 5, 24, 16, 2, 2, 12, halves=True)
 
@@ -31,16 +31,30 @@ def connected(net, a):
     return dict(zip(("text", "sound_text"), net(a["states"], a["mask"])))
 
 
+def sounds(apply, inputs):
+    """And what a diffusion model's tokens are of latents."""
+    moments = apply(inputs["x"], method="encode")
+    latents = apply(inputs["tokens"], method="latents")
+    decoded, tokens = apply(latents, method="decode"), apply(moments.mean, method="tokens")
+    return {**moments._asdict(), "latents": latents, "decoded": decoded, "tokens": tokens}
+
+
 CALLS = {
     "ltx2": Call(ltx2, 3e-5, layouts=OWN),
     "ltx2_neighbours": Call(ltx2, 3e-5),
     "ltx2_gated": Call(ltx2_of_guidance, 4e-5),
     "ltx2_original": Call(ltx2, 2e-5),
+    "ltx2_autoencoder": Call(autoencoder_kl, 1e-5),
+    "ltx2_sound_autoencoder": Call(sounds, 6e-6),
+    "ltx2_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 2e-6),
     "ltx2_connectors": Call(connected, 5e-6),
     "ltx2_connectors_separate": Call(connected, 5e-6),
 }
 LISTINGS = {
     **dict.fromkeys(("ltx2_full", "ltx2_full_2_3"), "LTX2VideoTransformer3DModel"),
+    "ltx2_autoencoder_full": "AutoencoderKLLTX2Video",
+    "ltx2_sound_autoencoder_full": "AutoencoderKLLTX2Audio",
+    "ltx2_vocoder_full": "LTX2Vocoder",
     **dict.fromkeys(("ltx2_connectors_full", "ltx2_connectors_full_2_3"), "LTX2TextConnectors"),
 }
 LORA_LAYERS = {
