@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         qwen_image as qwen_image,
         qwen_vl as qwen_vl,
         sana as sana,
+        stable_cascade as stable_cascade,
         stable_diffusion as stable_diffusion,
         stable_diffusion_3 as stable_diffusion_3,
         wan as wan,

@@ -1,6 +1,8 @@
 """The kind of a pipeline: what its prompts become, and the facts by which one program makes pictures or clips."""
 
+import pathlib
 from collections.abc import Callable, Mapping
+from fractions import Fraction
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -129,6 +131,26 @@ class Video(NamedTuple):
     timed: bool = False
 
 
+class SecondStage(NamedTuple):
+    """A second denoiser, which makes the autoencoder's latents from those of the first (Stable Cascade's stage B).
+
+    It reads the first stage's latents as "coarse", and the pooled prompt, without guidance.
+
+    Attributes:
+        network: the folder of the second denoiser.
+        scheduler: the folder of its scheduler.
+        steps: number of its steps, at least 1.
+        factor: number of the picture's pixels along a side for one of the first stage's latents.
+        side: height and width of the pictures that the first stage was trained on, in pixels.
+    """
+
+    network: str
+    scheduler: str
+    steps: int
+    factor: Fraction
+    side: int
+
+
 class ControlLoras(NamedTuple):
     """How a LoRA file makes a controlled pipeline of one that sees no picture.
 
@@ -183,6 +205,8 @@ class Kind(NamedTuple):
         perturbed_guidance: scale of that guidance in the same `__call__`; 0 is none.
         video: how it makes clips; None: it makes pictures.
         variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
+        second_stage: a denoiser between this one and the autoencoder; None: there is none.
+        place: (folder of the model, name of a part) -> the part's folder, such as that of "vae" or "tokenizer_2".
     """
 
     family: str
@@ -220,3 +244,5 @@ class Kind(NamedTuple):
     perturbed_guidance: float = 0.0
     video: Video | None = None
     variant: Callable[["Kind", Any], "Kind"] = lambda kind, denoiser: kind
+    second_stage: SecondStage | None = None
+    place: Callable[[pathlib.Path, str], pathlib.Path] = lambda folder, part: folder / part

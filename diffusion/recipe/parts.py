@@ -89,7 +89,12 @@ def build_base(parts: "Resolver") -> Base | None:
         return None
     try:
         folder = str(pathlib.Path(settings["path"]).expanduser().absolute())
-        return Base(folder, described(folder, dtype=settings["dtype"]))
+        model = described(folder, dtype=settings["dtype"])
+        if model.kind.second_stage is not None:
+            raise ValueError(
+                f"a {model.name} cannot be tuned: its folder has no encoder of pictures into the first stage's latents"
+            )
+        return Base(folder, model)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.base.path = {settings['path']!r}: {error}") from error
 

@@ -27,7 +27,7 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
             f"{type(denoiser).__name__}."
         )
     kind = kind.variant(kind, denoiser)
-    latents = autoencoder.latent_channels
+    latents = denoiser.channels if kind.second_stage is not None else autoencoder.latent_channels
     channels = latents + kind.controlled * latents + kind.fills * (latents + autoencoder.factor**2)
     taken = getattr(denoiser, "channels", channels)
     if taken != channels:
@@ -44,6 +44,25 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
         raise Refusal(f"{folder}: the denoiser of a {name} must have {why}.")
     if kind.strength and not distilled(denoiser):
         raise Refusal(f"{folder}: the denoiser of a {name} must have guidance_embeds, but this one has none.")
+
+
+def check_second_stage(folder: pathlib.Path, denoiser: Any, second: Any, autoencoder: Any) -> None:
+    """Refuses a second stage that does not fit between the first one and the autoencoder.
+
+    Args:
+        folder: the folder of the model, for the message.
+        denoiser, second, autoencoder: the modules of the networks.
+
+    Raises:
+        Refusal: if the channels of their latents differ.
+    """
+    wanted = denoiser.channels, autoencoder.latent_channels
+    taken = getattr(second, "coarse_channels", 0), second.channels
+    if taken != wanted:
+        raise Refusal(
+            f"{folder}: the second stage must make latents of {wanted[1]} channels from those of {wanted[0]}, but this "
+            f"one makes {taken[1]} from {taken[0]}."
+        )
 
 
 def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> None:

@@ -44,8 +44,7 @@ def between(
     x = one if seeds[0] == seeds[1] else editing.slerp(one, other, weight)
     keys = jax.random.split(jax.random.key(seeds[0]), len(weights))
     sampled = program(model, job.course, "sampled", programs.compiled(programs.sampled))
-    params = {model.kind.denoiser: model.weights, "vae": model.params["vae"]}
-    return np.asarray(sampled(params, x, *conditions, guidance, keys, None, None)[0])
+    return np.asarray(sampled(model.drawing, x, *conditions, guidance, keys, None, None)[0])
 
 
 def _mixed(ends: jax.Array, weight: jax.Array) -> jax.Array:

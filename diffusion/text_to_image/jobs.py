@@ -28,7 +28,7 @@ from diffusion.models.interchange import schedulers
 from diffusion.published.pipeline_kinds import Usual
 from diffusion.sampling import caching, editing, watermarks
 from diffusion.text import Tokenizer
-from diffusion.text_to_image import programs, video_models
+from diffusion.text_to_image import programs, second_stage, video_models
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.canvas import Canvas, OpenedControl, edited_images, opened_controls, scaled
 from diffusion.text_to_image.memory_check import check_memory
@@ -116,7 +116,7 @@ def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, fl
     attached = job.attached(model)
     conditional, unconditional = job.conditions(model, batch, attached)
     pictures = program(model, job.course, "pictures", compiled(programs.pictures))
-    params = {model.kind.denoiser: model.weights, "vae": model.params["vae"]}
+    params = model.drawing
     fixed = (*job.canvas.arrays(), attached, job.reference, job.images)
     one_batch = lambda rows: pictures(params, *rows[:2], job.scale(model), rows[2], *fixed)
     images, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
@@ -140,6 +140,9 @@ def _frames(
 ) -> Iterator[Frame]:
     begin = program(model, job.course, "begin", compiled(programs.begin))
     run = program(model, job.course, "steps", programs.stepwise)
+    finer = lambda params, x, *_: x
+    if model.kind.second_stage is not None:
+        finer = program(model, job.course, "finer", compiled(second_stage.finer))
     decoded = program(model, job.course, "decoded", compiled(programs.decoded))
     params = model.weights
     vae = model.params["vae"]
@@ -152,7 +155,8 @@ def _frames(
     for i, state in enumerate(states):
         if plan.renoise[i]:
             continue
-        pictures = np.asarray(decoded(vae, state.x0 if i + 1 < len(s) else state.x, known, image, mask))
+        x = finer(model.drawing, state.x0 if i + 1 < len(s) else state.x, both[0], keys)
+        pictures = np.asarray(decoded(vae, x, known, image, mask))
         yield Frame(i + 1, len(s), float(s[i]), job.finished(pictures))
 
 

@@ -64,7 +64,8 @@ def load(
     def read(part: str) -> Any:
         keep = part != "vae"
         family, dtype = model.opened_as(part), model.dtype_of(part)
-        return interchange.load(folder / part, family, dtype=dtype, quantised=quantised, keep=keep, **how)[1]
+        place = model.kind.place(folder, part)
+        return interchange.load(place, family, dtype=dtype, quantised=quantised, keep=keep, **how)[1]
 
     def added(params: Mapping[str, Any], *dropped: str) -> TextToImage:
         changed = dataclasses.replace(model, params={**{part: model.params[part] for part in dropped}, **params})
@@ -102,16 +103,18 @@ def described(
         model_index.has_part(index, kind.attaches, False)
     encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
     student = bool(index.get("is_distilled"))
-    table = opener.read_table(folder / "scheduler" / "scheduler_config.json")
+    table = opener.read_table(kind.place(folder, "scheduler") / "scheduler_config.json")
     table = {**table, **kind.student_schedule} if student else table
     process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent)
     modules, params, tokenizers = {}, {}, {}
     boundary, second = _two_denoisers(kind, index)
     eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()
-    for part in (kind.denoiser, *second, "vae", *encoders, *eyes):
+    stage = kind.second_stage
+    finer = () if stage is None else (stage.network,)
+    for part in (kind.denoiser, *second, *finer, "vae", *encoders, *eyes):
         wanted = "float32" if part == "vae" else dtype
         opened_as = readers[part].family if part in readers else ""
-        family, module = (folders.find if weights else folders.described)(folder / part, opened_as)[:2]
+        family, module = (folders.find if weights else folders.described)(kind.place(folder, part), opened_as)[:2]
         params[part] = jax.tree.map(
             lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind), folders.shapes_of(family, module)
         )
@@ -119,11 +122,13 @@ def described(
     for part in encoders:
         reader = readers[part]
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no largest length
-        vocabulary = folder / f"tokenizer{reader.suffix}"
+        vocabulary = kind.place(folder, f"tokenizer{reader.suffix}")
         tokenizer = Tokenizer.open(vocabulary, min(reader.length, longest), reader.pad)
         tokenizers[part] = tokenizer if reader.left is None else tokenizer._replace(left=reader.left)
     denoiser = modules[kind.denoiser]
     denoiser_checks.check_denoiser(folder, name, denoiser, modules["vae"], clean)
+    if stage is not None:
+        denoiser_checks.check_second_stage(folder, denoiser, modules[stage.network], modules["vae"])
     if getattr(denoiser, "picture_width", 0) and not eyes:
         raise Refusal(f"{folder}: its denoiser sees a picture through an {EYES}, which model_index.json does not name.")
     if any(modules[part] != denoiser for part in second):
@@ -134,10 +139,17 @@ def described(
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):
         process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
-    config = opener.read_table(folder / kind.denoiser / "config.json")
-    schema.check({"sample_size": SIDES}, config, f"{folder / kind.denoiser}: config.json")
+    denoiser_folder = kind.place(folder, kind.denoiser)
+    config = opener.read_table(denoiser_folder / "config.json")
+    schema.check({"sample_size": SIDES}, config, f"{denoiser_folder}: config.json")
     side = config.get("sample_size") or 128 // getattr(modules["vae"], "packed", 1)
     side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
+    second_process = None
+    if stage is not None:
+        side = stage.side
+        second_process = schedulers.read(
+            opener.read_table(kind.place(folder, stage.scheduler) / "scheduler_config.json")
+        )
     kind = kind.variant(kind, denoiser)
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
     usual = model_index.read_guidance(folder, index, pipelines.published(kind, process, denoiser, student))
@@ -147,7 +159,7 @@ def described(
     pictured = kind.several if kind.video is None else kind.video
     if pictured is not None and pictured.sight is not None:
         sight = pictured.sight(folder, modules[encoders[0]])
-    return dataclasses.replace(model, boundary=boundary, sight=sight)
+    return dataclasses.replace(model, boundary=boundary, sight=sight, second_process=second_process)
 
 
 def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, tuple[str, ...]]:

@@ -65,7 +65,8 @@ def check_memory(
     x = jax.ShapeDtypeStruct((batch, *course.latents(model)), jnp.float32)
     side = lambda channels, dtype: jax.ShapeDtypeStruct((1, *course.size, channels), dtype)
     image_and_mask = (None, side(3, jnp.float32), side(1, jnp.bool_)) if masked else ()
-    check(model.params["vae"], functools.partial(decoded, model, course), x, *image_and_mask)
+    fine = jax.ShapeDtypeStruct((batch, *course.decoded_latents(model)), jnp.float32)
+    check(model.params["vae"], functools.partial(decoded, model, course), fine, *image_and_mask)
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
         two = model.sees_picture or model.boundary is not None or course.perturbed

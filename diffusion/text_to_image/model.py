@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import flax.linen as nn
@@ -48,6 +49,7 @@ class TextToImage:
         boundary: the smallest t of the denoiser if a second one takes the smaller t; None if there is one denoiser.
         text: () -> parameters of the text encoders, for a model that drops them; None if they are in `params`.
         sight: picture uint8 [H, W, 3] -> uint8 [h, w, 3] as the text encoder takes it; None if it sees no pictures.
+        second_process: the process of the second stage (`kind.second_stage`); None if there is none.
     """
 
     name: str
@@ -66,6 +68,7 @@ class TextToImage:
     boundary: float | None = None
     text: Callable[[], Mapping[str, Any]] | None = None
     sight: Callable[[np.ndarray], np.ndarray] | None = None
+    second_process: Process | None = None
     _programs: dict = dataclasses.field(default_factory=dict, repr=False)
 
     @property
@@ -81,6 +84,13 @@ class TextToImage:
         if self.boundary is None or self.kind.video is None:
             return params
         return Experts(params, self.params[self.kind.video.second], self.boundary)
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """The parameters of the networks that make pictures of conditions, by their names."""
+        stage = self.kind.second_stage
+        second = {} if stage is None else {stage.network: self.params[stage.network]}
+        return {self.kind.denoiser: self.weights, **second, "vae": self.params["vae"]}
 
     def dtype_of(self, part: str) -> str:
         """The type of a network's parameters."""
@@ -215,14 +225,20 @@ class TextToImage:
         return (self.side, self.side) if self.kind.video is None else self.kind.video.size
 
     @property
+    def factor(self) -> int | Fraction:
+        """The number of the picture's pixels along a side for one of the denoiser's latents."""
+        stage = self.kind.second_stage
+        return self.modules["vae"].factor if stage is None else stage.factor
+
+    @property
     def multiple(self) -> int:
         """The number of pixels that divides the sides of its pictures."""
-        return self.modules["vae"].factor * self.kind.multiple(self.denoiser)
+        return int(self.factor * self.kind.multiple(self.denoiser))
 
     @property
     def channels(self) -> int:
-        """The number of channels of its latents."""
-        return self.modules["vae"].latent_channels
+        """The number of channels of the denoiser's latents."""
+        return self.modules["vae"].latent_channels if self.kind.second_stage is None else self.denoiser.channels
 
     @property
     def sees_mask(self) -> bool:

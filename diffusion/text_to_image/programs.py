@@ -23,7 +23,7 @@ from diffusion.models.interchange.schedulers import Trajectory
 from diffusion.sampling import caching, editing
 from diffusion.sampling.watermarks import Watermark
 from diffusion.schedules import NoiseSchedule
-from diffusion.text_to_image import video_models
+from diffusion.text_to_image import second_stage, video_models
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.guided_denoiser import denoise
 from diffusion.text_to_image.regions import NOWHERE, Places
@@ -89,10 +89,14 @@ class Course(NamedTuple):
         return tuple(self._replace(trajectory=trajectory, cache=None, places=self.places.key))
 
     def latents(self, model: Any) -> tuple[int, ...]:
-        """The shape of the latents of one example of a model."""
-        vae = model.modules["vae"]
+        """The shape of the denoiser's latents of one example of a model."""
         frames = (video_models.latent_frames(model, self.frames),) if self.frames else ()
-        return (*frames, self.size[0] // vae.factor, self.size[1] // vae.factor, model.channels)
+        return (*frames, *(side // model.factor for side in self.size), model.channels)
+
+    def decoded_latents(self, model: Any) -> tuple[int, ...]:
+        """The shape of the latents of one example that the autoencoder decodes: those of `latents`, or finer ones."""
+        vae = model.modules["vae"]
+        return (*self.latents(model)[:-3], *(side // vae.factor for side in self.size), vae.latent_channels)
 
 
 def compiled(function: Callable) -> Callable[[Any, Course], Any]:
@@ -349,4 +353,5 @@ def sampled(
     evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, *rest)
     sampler, plan = course.trajectory.sampler, course.trajectory.plan
     x, work = sampling.samples(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
+    x = second_stage.finer(model, course, params, x, conditional, keys)
     return decoded(model, course, params["vae"], x, known, image, mask), work

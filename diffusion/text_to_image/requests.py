@@ -377,6 +377,16 @@ class Request:
             )
         if model.sees_picture:
             self._check_edit("follows" if model.kind.controlled else "edits")
+        if model.kind.second_stage is not None:
+            for name, value in (
+                ("image", self.image),
+                ("reference", self.reference),
+                ("regions", self.regions or None),
+            ):
+                if value is not None:
+                    raise ValueError(
+                        f"{name}: a {model.name} makes its first latents of whole prompts alone; leave {name} out"
+                    )
         if (model.distilled or not model.sees_picture) and self.image_guidance != 1:
             raise ValueError(
                 f"image_guidance = {self.image_guidance:g}: this model has only the guidance by the text; leave "
@@ -496,7 +506,7 @@ class Request:
                 low = max(value // model.multiple, 1) * model.multiple
                 raise ValueError(
                     f"{name} = {value} must be a multiple of {model.multiple} (the autoencoder's "
-                    f"{model.modules['vae'].factor} times the denoiser's {model.kind.multiple(model.denoiser)}). "
+                    f"{model.factor} times the denoiser's {model.kind.multiple(model.denoiser)}). "
                     f"Valid: e.g. {low} or {low + model.multiple}"
                 )
         return height, width

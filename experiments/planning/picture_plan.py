@@ -60,13 +60,13 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
         return conditions(encoder, prompts, request.negative, job.usual.guidance, *job.course.size, **how)
 
     both = jax.eval_shape(encoded, model.params)
-    latents = jax.ShapeDtypeStruct((batch, *job.course.latents(model)), jnp.float32)
+    latents = jax.ShapeDtypeStruct((batch, *job.course.decoded_latents(model)), jnp.float32)
 
     def trajectory(params: Mapping[str, Any], conditional: dict, other: dict, keys: Any) -> Any:
         image, mask = job.canvas.arrays()
         return programs.pictures(model, job.course, params, conditional, other, job.scale(model), keys, image, mask)
 
-    used = {part: model.params[part] for part in (model.kind.denoiser, "vae")}
+    used = {part: model.params[part] for part in model.drawing}
     keys = jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.zeros(batch, jnp.uint32)))
     trace = jax.make_jaxpr(trajectory)(used, *both, keys).jaxpr
     decode = lambda vae, x: programs.decoded(model, job.course, vae, x, None, *job.canvas.arrays())

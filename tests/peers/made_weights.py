@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-LAST, SMALL = ("conv_out.", "proj_out.", "all_final_layer.", "norm_out.linear_2."), 0.1
+LAST, SMALL = ("conv_out.", "proj_out.", "all_final_layer.", "norm_out.linear_2.", "clf.1."), 0.1
+DENOISERS = ("unet", "transformer", "transformer_2", "prior_prior", "decoder")
 
 
 def made(name: str, shape: tuple[int, ...], dtype: str = "float32") -> np.ndarray:
@@ -36,7 +37,7 @@ def made_in(part: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
 
     So a trajectory follows the noise, and not the rounding.
     """
-    small = part in ("unet", "transformer", "transformer_2") and name.startswith(LAST)
+    small = part in DENOISERS and name.startswith(LAST)
     return np.asarray(made(f"{part}.{name}", shape) * np.float32(SMALL if small else 1))
 
 

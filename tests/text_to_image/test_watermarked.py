@@ -10,7 +10,7 @@ from diffusion import watermarks
 from diffusion.text_to_image import jobs, png, programs
 from diffusion.text_to_image.requests import Request
 
-MODEL = types.SimpleNamespace(modules={"vae": types.SimpleNamespace(factor=2, apply=abs)}, channels=4)
+MODEL = types.SimpleNamespace(modules={"vae": types.SimpleNamespace(factor=2, apply=abs)}, factor=2, channels=4)
 
 
 def course(mark):

@@ -19,7 +19,7 @@ from diffusion.models.layers.vision_layers import IMAGENET, images_checked, norm
 EPSILON = 1e-6  # epsilon of the norms inside, and of GRN
 
 
-class _Response(nn.Module):
+class ResponseNorm(nn.Module):
     """Global response normalisation: x + scale * x |x| / mean |x| + bias, |x| a channel's length over the image."""
 
     @nn.compact
@@ -45,7 +45,7 @@ class _Block(nn.Module):
         h = nn.LayerNorm(EPSILON, dtype=self.dtype, name="norm")(depthwise(x))
         h = nn.gelu(dense(4 * width, "hidden")(h), approximate=False)
         if self.version == 2:
-            h = _Response(name="response")(h)
+            h = ResponseNorm(name="response")(h)
         h = dense(width, "out")(h)
         if self.version == 1:
             h = h * self.param("scale", nn.initializers.constant(1e-6), (width,), jnp.float32).astype(h.dtype)

@@ -27,6 +27,8 @@ OURS = "FlowConsistencyScheduler"
 """The class that our own scheduler has in a scheduler's config."""
 FLOW_LCM = "FlowMatchLCMScheduler"
 FLOWS = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", FLOW_LCM)
+COSINE = "DDPMWuerstchenScheduler"
+SIGNALS = (1e-4, 0.9999)  # least and largest alpha^2 of that scheduler, which clips it
 EDMS = {"EDMEulerScheduler": "euler", "EDMDPMSolverMultistepScheduler": "dpmpp_2m"}
 COGVIDEOX = {"CogVideoXDDIMScheduler": "ddim", "CogVideoXDPMScheduler": "dpmpp_2m_sde"}
 OPTIONS: Mapping[str, tuple] = {
@@ -158,6 +160,8 @@ def read(
         process = _trigonometric(fields, T)
     elif name in EDMS:
         process = _edm(fields, name, T)
+    elif name == COSINE:
+        process = _cosine(fields, T)
     else:
         process = _tabulated(fields, name, T)
     for field, valid in ONLY.items():
@@ -259,6 +263,19 @@ def _edm(fields: Fields, name: str, T: int) -> Process:
         "sigma_schedule": fields.only("sigma_schedule", "karras", "exponential"),
     }
     return Process(schedules.edm(low, high), parameterization, predicts, sampler, T, _options(fields) | levels)
+
+
+def _cosine(fields: Fields, T: int) -> Process:
+    """The cosine process in continuous time, between two levels of noise, as Stable Cascade is sampled."""
+    fields.only("scaler", 1.0)
+    s = fields.take("s", 0.008, schema.number(1e-6, 1))
+    at = lambda signal: math.acos(math.sqrt(signal) * math.cos(math.pi / 2 * s / (1 + s))) / (math.pi / 2) * (1 + s) - s
+    first, last = map(at, SIGNALS)
+    schedule = schedules.cosine(s)._replace(t_min=last, t_max=first)
+    epsilon = parameterizations.epsilon(parameterizations.time())
+    named = {"name": "cosine", "s": s}
+    ends = {"first_and_last": (first, last)}
+    return Process(schedule, epsilon, "epsilon", "ddpm", T, _options(fields) | ends, named)
 
 
 def _negated(parameterization: Parameterization) -> Parameterization:

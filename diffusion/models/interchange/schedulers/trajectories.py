@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -66,6 +67,8 @@ def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> T
         return _of_flow(process, name, solver, steps, tokens)
     if "sigma_schedule" in process.fields:
         return _of_edm(process, solver, steps)
+    if "first_and_last" in process.fields:
+        return _of_cosine(process, name, solver, steps)
     return _of_table(process, name, solver, steps)
 
 
@@ -108,6 +111,30 @@ def _of_edm(process: Process, solver: Solver, steps: int) -> Trajectory:
     end = grid[-1] if fields["final_sigmas_type"] == "sigma_min" else 0.0
     plan = _ending(grid, end, solver.beyond)
     return Trajectory(solver.make(fields, steps), plan, math.hypot(ends[0], 1))
+
+
+def _of_cosine(process: Process, name: str, solver: Solver, steps: int) -> Trajectory:
+    """The trajectory of a cosine process whose even times are cut where diffusers clips its levels of noise.
+
+    The network receives the times before they are cut. Steps between two times with one level are left out.
+    """
+    received = np.linspace(1, 0, steps + 1)
+    first, last = process.fields["first_and_last"]
+    grid = np.clip(received, last, first)
+    moving = np.append(np.diff(grid) != 0, True)
+    sampler = solver.make(process.fields, steps)
+    sampler = _noiseless_at_the_end(sampler) if name == "ddpm" else sampler
+    return Trajectory(sampler, timesteps.plan(grid[moving]), 1.0, np.stack([grid, received], axis=1)[moving])
+
+
+def _noiseless_at_the_end(sampler: Sampler) -> Sampler:
+    """A stochastic sampler whose last step draws nothing, though the process still has noise at its end."""
+
+    def step(state, denoise, schedule, plan, i, noise):
+        noise = jax.tree.map(lambda leaf: jnp.where(i + 1 < len(plan.t), leaf, 0), noise)
+        return sampler.step(state, denoise, schedule, plan, i, noise)
+
+    return sampler._replace(step=step)
 
 
 def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajectory:
