@@ -55,8 +55,11 @@ def flag() -> None:
     )
 
 
-TRAINING_FIELDS = ("train.steps", "train.batch_size", "train.log_every", "checkpoint.*", "optimizer.*")
-"""Patterns of the fields that only training reads."""
+RECORDING_FIELDS = ("train.log_every", "checkpoint.*")
+"""Patterns of the fields that say what a run writes and when."""
+
+TRAINING_FIELDS = ("train.steps", "train.batch_size", "optimizer.*", *RECORDING_FIELDS)
+"""Patterns of the fields that samples do not depend on."""
 
 
 def saved_flag(

@@ -38,7 +38,8 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.saved_flag(unless=("reference", "ratio", "verify"))
+    unread = ("optimizer.*", *command_line.RECORDING_FIELDS)
+    command_line.saved_flag(unless=("reference", "ratio", "verify"), unread=unread)
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_string(
         "samples",

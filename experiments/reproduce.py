@@ -17,7 +17,7 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.saved_flag()
+    command_line.saved_flag(unread=command_line.RECORDING_FIELDS)
     flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
     flags.DEFINE_integer(
         "step", None, "repeat the step after this checkpoint of the run, instead of the step that failed"

@@ -208,9 +208,6 @@ def test_a_command_says_that_it_begins_and_what_is_wrong_before_it_imports_the_l
     assert "none holds no run" in none and "imports" not in none
 
 
-OTHERS = ("edit", "film")  # commands that read no field of training either
-
-
 @pytest.mark.extended
 def test_a_change_that_samples_do_not_read_is_refused_before_the_libraries_are_imported(tmp_path):
     config = digits.get_config("tiny")
@@ -218,13 +215,23 @@ def test_a_change_that_samples_do_not_read_is_refused_before_the_libraries_are_i
     sample = lambda *words: ("diffusion", "sample", f"--workdir={tmp_path}", *words)
     same = [f"--config.train.steps={config.train.steps}", "--config.sample.steps=3", "--config.train.dtype=bfloat16"]
     evaluate = ("diffusion", "evaluate", f"--workdir={tmp_path}", "--config.train.steps=7")
+    of_others = {  # command: a change of a field that it does not read
+        "edit --out=x": "train.steps=7",
+        "film --out=x": "train.steps=7",
+        "evaluate": "optimizer.b1=0.5",
+        "reproduce": "checkpoint.keep=9",
+    }
     changes = ("train.steps=7", "checkpoint.keep=9", "optimizer.b1=0.5")
-    others = [("diffusion", name, f"--workdir={tmp_path}", "--out=x", "--config.train.steps=7") for name in OTHERS]
+    others = [
+        ("diffusion", *words.split(), f"--workdir={tmp_path}", f"--config.{change}")
+        for words, change in of_others.items()
+    ]
     _, said = started(sample(*same), evaluate, *(sample(f"--config.{change}") for change in changes), *others)
     read, evaluated, *refused = said.values()
     refused, refused_by_others = refused[: len(changes)], refused[len(changes) :]
-    for name, words in zip(OTHERS, refused_by_others, strict=True):
-        assert words.startswith(f"error: --config.train.steps=7 has no effect: `diffusion {name}` does not read")
+    for (command, change), words in zip(of_others.items(), refused_by_others, strict=True):
+        name = command.split()[0]
+        assert words.startswith(f"error: --config.{change} has no effect: `diffusion {name}` does not read")
     assert "imports" in read and "imports" in evaluated
     for change, words in zip(changes, refused, strict=True):
         expected = f"error: --config.{change} has no effect: `diffusion sample` does not read train.steps, train.batch"
