@@ -18,6 +18,7 @@ from diffusion.package import public
 
 SHOWN = 8  # most frames of `row`
 CANVAS = 20  # bytes of a pixel while Pillow composes an animation, with its copies
+LAYOUTS = {1: "mono", 2: "stereo"}
 
 
 class About(NamedTuple):
@@ -182,21 +183,26 @@ def _indexed(picture: Image.Image) -> Image.Image:
     return picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
 
 
-def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
-    """Writes an MP4 film of H.264, whole or not at all.
+def write_mp4(
+    path: str | os.PathLike, frames: np.ndarray, rate: float, sound: tuple[np.ndarray, int] | None = None
+) -> None:
+    """Writes an MP4 film of H.264, with its sound in AAC where it has one, whole or not at all.
 
     Args:
         path: the file.
         frames: the clip, uint8 [F, H, W, 3], H and W even.
         rate: frames a second.
+        sound: waveform, float [L, 1] or [L, 2] in [-1, 1], and its samples a second; None: the film is silent.
 
     Raises:
-        ValueError: if PyAV is not installed, or a side is odd.
+        ValueError: if PyAV is not installed, a side is odd, or the waveform has another shape.
     """
     if frames.shape[1] % 2 or frames.shape[2] % 2:
         raise ValueError(
             f"an MP4 film must have even sides; these frames have {frames.shape[1]} x {frames.shape[2]} pixels"
         )
+    if sound is not None and (sound[0].ndim != 2 or sound[0].shape[1] not in (1, 2) or not np.isfinite(sound[0]).all()):
+        raise ValueError(f"the waveform has the shape {sound[0].shape}. Valid: [L, 1] or [L, 2], with finite values")
     if not films.has_library():
         raise ValueError(
             f"{path} can only be written with PyAV, which is not installed. Install it: {films.INSTALL}; or write a GIF"
@@ -211,9 +217,16 @@ def write_mp4(path: str | os.PathLike, frames: np.ndarray, rate: float) -> None:
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"  # every player can show it
         stream.options = {"crf": "14"}
+        audio = None if sound is None else film.add_stream("aac", rate=sound[1], layout=LAYOUTS[sound[0].shape[1]])
         for frame in frames:
             film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         film.mux(stream.encode())
+        if audio is not None and sound is not None:
+            planes = np.ascontiguousarray(np.clip(sound[0].T, -1, 1), np.float32)
+            waveform = av.AudioFrame.from_ndarray(planes, format="fltp", layout=LAYOUTS[len(planes)])
+            waveform.sample_rate = sound[1]
+            film.mux(audio.encode(waveform))
+            film.mux(audio.encode())
     with files.atomic(pathlib.Path(path)) as file:
         file.write(content.getvalue())
 

@@ -42,6 +42,30 @@ def decoded(path):
 
 
 @pytest.mark.extended
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_film_has_its_sound(tmp_path, channels):
+    """Tones of 500 Hz and 2,000 Hz for a second, whose strongest frequency each channel of the file has, too."""
+    rate = 24000
+    tones = np.stack([np.sin(2 * np.pi * f * np.arange(rate) / rate) / 2 for f in (500, 2000)[:channels]], axis=1)
+    clips.write_mp4(tmp_path / "a.mp4", FRAMES, 8, (tones.astype(np.float32), rate))
+    np.testing.assert_array_equal(decoded(tmp_path / "a.mp4").shape, FRAMES.shape)
+    with av.open(str(tmp_path / "a.mp4")) as content:
+        (stream,) = content.streams.audio
+        heard = np.concatenate([frame.to_ndarray() for frame in content.decode(audio=0)], axis=1)
+    assert (stream.rate, len(heard)) == (rate, channels) and abs(heard.shape[1] - rate) <= 2048
+    middle = heard[:, 4000:16000]
+    strongest = np.abs(np.fft.rfft(middle)).argmax(axis=1) * rate / middle.shape[1]
+    np.testing.assert_allclose(strongest, (500, 2000)[:channels], atol=2)
+    np.testing.assert_allclose(middle.std(axis=1), 0.5 / 2**0.5, rtol=0.02)
+
+
+@pytest.mark.parametrize("waveform", [np.zeros(5), np.zeros((5, 3)), np.full((5, 1), np.nan)])
+def test_a_sound_of_another_shape_is_refused(tmp_path, waveform):
+    with pytest.raises(ValueError, match=r"Valid: \[L, 1\] or \[L, 2\], with finite values"):
+        clips.write_mp4(tmp_path / "a.mp4", FRAMES, 8, (waveform, 24000))
+
+
+@pytest.mark.extended
 @pytest.mark.parametrize("options", [{"bf": "0"}, {"bf": "3", "g": "4"}])
 @pytest.mark.parametrize("ending", ["mp4", "mkv", "avi", "mov"])
 def test_frames_are_those_that_pyav_decodes(tmp_path, ending, options):

@@ -35,13 +35,17 @@ PIPELINES: dict[str, Pipeline] = stated("PIPELINES")
 STEPS_OF = {"lcm": 4, "lcm, two steps": 2, "pndm": 25}
 # The half steps of PNDM are whole numbers of the process's: of 40, not of 33.
 LARGE = 10_000  # numbers of a picture that the fixture holds in part
-OTHERWISE = {  # parts of the names of Mistral 3 and Llava in memory, and in a file
+OTHERWISE = {  # parts of the names of Mistral 3, Llava and Gemma 3 in memory, and in a file
     "lm_head.": "language_model.lm_head.",
     "model.language_model.": "language_model.model.",
     "model.vision_tower.": "vision_tower.",
     "model.multi_modal_projector.": "multi_modal_projector.",
 }
-SEEING = transformers.Mistral3ForConditionalGeneration, transformers.LlavaForConditionalGeneration
+SEEING = (
+    transformers.Mistral3ForConditionalGeneration,
+    transformers.LlavaForConditionalGeneration,
+    transformers.Gemma3ForConditionalGeneration,
+)
 
 
 def fill(pipe) -> None:

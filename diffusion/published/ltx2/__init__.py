@@ -1,4 +1,4 @@
-"""LTX-2: networks of clips with their sound, names of weights."""
+"""LTX-2: networks of clips with their sound, names of weights, pipeline."""
 
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,9 @@ if TYPE_CHECKING:
         autoencoder_table as autoencoder_table,
         connectors as connectors,
         connectors_table as connectors_table,
+        guidance as guidance,
         network as network,
+        pipeline as pipeline,
         sound_autoencoder as sound_autoencoder,
         sound_autoencoder_table as sound_autoencoder_table,
         table as table,

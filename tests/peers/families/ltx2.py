@@ -1,14 +1,20 @@
 """LTX-2 of diffusers: its transformer of clips and sounds, as 2.0 and as 2.3, by both kinds of names."""
 
+import pathlib
+
+import diffusers
 import numpy as np
 import torch
+import transformers
 from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2Pipeline, LTX2VideoTransformer3DModel
 from diffusers.loaders.single_file_utils import convert_ltx2_transformer_to_diffusers
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 
 from tests.peers.cases import Case, first, last
+from tests.peers.families.ltx_video import LTX_FLOW
 from tests.peers.made_weights import drawn
+from tests.peers.pipeline_parts import GEMMA, NEGATIVE, PROMPTS, Pipeline, gemma_tokenizer
 from tests.peers.translated import Translated, dense, under
 
 WIDTH, SOUND_WIDTH, TEXT = 28, 16, 10
@@ -266,3 +272,61 @@ CASES |= {
     ),
 }
 LISTINGS |= {"ltx2_sound_autoencoder_full": AutoencoderKLLTX2Audio, "ltx2_vocoder_full": LTX2Vocoder}
+
+
+FRAMES, STEPS, LENGTH = 9, 6, 16
+SCALES = {"guidance_scale": 3.5, "stg_scale": 1.2, "modality_scale": 2.5, "guidance_rescale": 0.6,
+          "audio_guidance_scale": 6.0, "audio_stg_scale": 0.8, "audio_modality_scale": 3.0,
+          "audio_guidance_rescale": 0.3}  # fmt: skip
+
+
+def pipeline(folder: pathlib.Path) -> LTX2Pipeline:
+    """Of 2.0, whose denoiser has layers that may be perturbed, as 2.3's."""
+    text = {**GEMMA, "layer_types": ["sliding_attention", "full_attention"], "sliding_window": 8}
+    vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1,
+              "image_size": 8, "patch_size": 4}  # fmt: skip
+    encoder = transformers.Gemma3ForConditionalGeneration(
+        transformers.Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    )
+    width = GEMMA["hidden_size"]
+    connected = {
+        "caption_channels": width,
+        "video_connector_attention_head_dim": width // 2,
+        "audio_connector_attention_head_dim": width // 2,
+    }
+    channels = {"in_channels": 8, "out_channels": 8, "audio_in_channels": 8, "audio_out_channels": 8}
+    return LTX2Pipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(LTX_FLOW),
+        vae=clip_vae(),
+        audio_vae=sound_vae(),
+        text_encoder=encoder,
+        tokenizer=gemma_tokenizer(),
+        connectors=connectors(**connected),
+        transformer=small(**channels, caption_channels=width, perturbed_attn=True),
+        vocoder=vocoder(in_channels=32),
+    )
+
+
+def clips(pipe: LTX2Pipeline) -> dict[str, torch.Tensor]:
+    """Latents, clips and sounds of two prompts: with all guidances, and with none."""
+    noise = torch.from_numpy(drawn("latents", 2, 3, 4, 8, 8)).movedim(-1, 1)
+    sound = torch.from_numpy(drawn("sound latents", 2, 9, 8))  # 25 a second, of 9 / 24 seconds
+    usual = {"prompt": [*PROMPTS], "negative_prompt": [NEGATIVE] * 2, "num_inference_steps": STEPS, "height": 32,
+             "width": 64, "num_frames": FRAMES, "max_sequence_length": LENGTH, "latents": pipe._pack_latents(noise),
+             "audio_latents": pipe._denormalize_audio_latents(sound, pipe.audio_vae.latents_mean,
+                                                              pipe.audio_vae.latents_std)}  # fmt: skip
+    alone = dict.fromkeys(SCALES, 1.0) | {"stg_scale": 0.0, "audio_stg_scale": 0.0, "guidance_rescale": 0.0}
+    blocks = {"spatio_temporal_guidance_blocks": [1]}
+    arrays = {}
+    with torch.no_grad():
+        for name, scales in (("guided", SCALES | blocks), ("alone", alone)):
+            latents, sounds = pipe(**usual, **scales, output_type="latent", return_dict=False)
+            arrays |= {
+                f"{name}/latents": last(latents).contiguous(),
+                f"{name}/sound_latents": last(sounds).contiguous(),
+            }
+        clip, waveform = pipe(**usual, **SCALES, **blocks, output_type="pt", return_dict=False)
+    return arrays | {"clip": clip.movedim(2, -1)[:1, ::4].contiguous(), "waveform": last(waveform).contiguous()}
+
+
+PIPELINES = {"ltx2": Pipeline(pipeline, LTX_FLOW, {}, further=clips)}
