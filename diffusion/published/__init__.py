@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         pipeline_kinds as pipeline_kinds,
         pixart as pixart,
         qwen_image as qwen_image,
+        qwen_image_21 as qwen_image_21,
         qwen_vl as qwen_vl,
         sana as sana,
         stable_cascade as stable_cascade,

@@ -29,13 +29,14 @@ class Reader(NamedTuple):
     """The use of one text encoder in a pipeline.
 
     Attributes:
-        suffix: the end of its folders' names, "text_encoder" + suffix and "tokenizer" + suffix.
+        suffix: the end of its folders' names, "text_encoder" + suffix and `vocabulary` + suffix.
         how: arguments of `text.Encoder.from_module`.
         length: length of its texts in tokens, at most the positions of its encoder; 0 for the tokenizer's length.
         optional: whether a folder may lack it.
         left: whether padding stands before its texts; None: as the folder of its tokenizer says.
         family: name of the architecture by which its folder is opened, see `interchange.load`; "" for its config's.
         pad: the token behind its texts by its name in tokenizer_config.json, such as "eos_token"; "" for its pad_token.
+        vocabulary: the beginning of the name of the folder with its tokenizer.
     """
 
     suffix: str = ""
@@ -45,6 +46,7 @@ class Reader(NamedTuple):
     left: bool | None = None
     family: str = ""
     pad: str = ""
+    vocabulary: str = "tokenizer"
 
 
 class Usual(NamedTuple):
@@ -204,6 +206,7 @@ class Kind(NamedTuple):
         perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None: it has none.
         perturbed_guidance: scale of that guidance in the same `__call__`; 0 is none.
         video: how it makes clips; None: it makes pictures.
+        sample_size: side of the latents that it was trained on, where the config of its denoiser states none.
         variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
         second_stage: a denoiser between this one and the autoencoder; None: there is none.
         place: (folder of the model, name of a part) -> the part's folder, such as that of "vae" or "tokenizer_2".
@@ -243,6 +246,7 @@ class Kind(NamedTuple):
     perturbs: Callable[[Any], np.ndarray] | None = None
     perturbed_guidance: float = 0.0
     video: Video | None = None
+    sample_size: int = 128
     variant: Callable[["Kind", Any], "Kind"] = lambda kind, denoiser: kind
     second_stage: SecondStage | None = None
     place: Callable[[pathlib.Path, str], pathlib.Path] = lambda folder, part: folder / part

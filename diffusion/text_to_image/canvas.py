@@ -88,10 +88,11 @@ class Canvas(NamedTuple):
         return image, None if self.mask is None else jnp.asarray(self.mask)[None, :, :, None]
 
     def with_original(self, generated: np.ndarray) -> np.ndarray:
-        """Pictures [B, H, W, C] with the image wherever the mask is False."""
+        """Pictures [B, H, W, C] with the image wherever the mask is False, which is opaque if they have alpha."""
         if self.mask is None or self.image is None:
             return generated
-        return np.where(self.mask[..., None], generated, self.image)
+        alpha = np.full((*self.image.shape[:2], generated.shape[-1] - self.image.shape[-1]), 255, np.uint8)
+        return np.where(self.mask[..., None], generated, np.concatenate([self.image, alpha], axis=-1))
 
 
 def edited_images(images: Sequence[np.ndarray], how: EditedPictures, multiple: int) -> tuple[np.ndarray, ...]:

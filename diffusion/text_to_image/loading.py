@@ -122,7 +122,7 @@ def described(
     for part in encoders:
         reader = readers[part]
         longest = getattr(modules[part], "positions", reader.length)  # T5 has no largest length
-        vocabulary = kind.place(folder, f"tokenizer{reader.suffix}")
+        vocabulary = kind.place(folder, f"{reader.vocabulary}{reader.suffix}")
         tokenizer = Tokenizer.open(vocabulary, min(reader.length, longest), reader.pad)
         tokenizers[part] = tokenizer if reader.left is None else tokenizer._replace(left=reader.left)
     denoiser = modules[kind.denoiser]
@@ -142,7 +142,7 @@ def described(
     denoiser_folder = kind.place(folder, kind.denoiser)
     config = opener.read_table(denoiser_folder / "config.json")
     schema.check({"sample_size": SIDES}, config, f"{denoiser_folder}: config.json")
-    side = config.get("sample_size") or 128 // getattr(modules["vae"], "packed", 1)
+    side = config.get("sample_size") or kind.sample_size // getattr(modules["vae"], "packed", 1)
     side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
     second_process = None
     if stage is not None:

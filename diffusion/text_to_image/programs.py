@@ -123,6 +123,8 @@ def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> 
         encode, decode = video_models.coding(vae, params)
     elif facts.takes_frames(vae):  # a picture is a clip of one frame
         encode, decode = _of_one_frame(encode), _of_one_frame(decode)
+    if getattr(vae, "picture_channels", 3) > 3:
+        encode = _of_opaque(encode)
     if tile:
         few = tile // vae.factor
         decode = tiles.tiled(decode, few, few // 4)
@@ -132,6 +134,11 @@ def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> 
 
 def _of_one_frame(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
     return lambda x: jax.tree.map(lambda leaf: leaf[:, 0], function(x[:, None]))
+
+
+def _of_opaque(encode: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """The encoder of pictures with alpha, as one of pictures [B, H, W, 3], whose alpha is 1 everywhere."""
+    return lambda x: encode(jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1))
 
 
 def begin(
@@ -258,6 +265,8 @@ def decode_latents(
     mask: Array | None = None,
 ) -> Array:
     """The pictures [B, H, W, 3], or clips, that the autoencoder decodes from the denoiser's latents.
+
+    They are [B, H, W, 4], the last channel alpha, by an autoencoder of such pictures.
 
     Args:
         model: the model.

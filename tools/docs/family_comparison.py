@@ -33,6 +33,7 @@ REASONS = {
     "ltx_conditions": MEAN,
     "pixart": CLEAN,
     "alpha": CLEAN,
+    "qwen_image_21": "it is called with one prompt at a time",
     "qwen_image_edit": TOLD,
     "qwen_image_edit_plus": TOLD,
     "sana": CLEAN,

@@ -14,6 +14,7 @@ of one frame. Norms are of single pixels, so that a video is coded chunk by chun
 |-----------|---|-----|----|---------------------------|
 | Wan 2.1   | 8 | 4   | 16 | of each channel           |
 | Wan 2.2, 5B | 16 | 4 | 48 | of each channel          |
+| Qwen-Image 2.1, pictures alone | 16 | - | 64 | of each channel |
 
 Wan 2.2's autoencoder is residual: around each level is a shortcut of means or copies of channels, and it sees pixels in
 patches of 2 x 2.
@@ -48,17 +49,18 @@ class Middle(nn.Module):
     width: int
     attention: str
     dtype: str
+    still: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = CausalBlock(self.width, self.dtype, name="block_0")(x)
+        x = CausalBlock(self.width, self.dtype, self.still, name="block_0")(x)
         x = FrameAttention(self.attention, self.dtype, name="mixing_0")(x)
-        return CausalBlock(self.width, self.dtype, name="block_1")(x)
+        return CausalBlock(self.width, self.dtype, self.still, name="block_1")(x)
 
 
-def _last(x: jax.Array, outputs: int) -> jax.Array:
+def _last(x: jax.Array, outputs: int, still: bool) -> jax.Array:
     """The output, in float32: bfloat16 would round it to 8 bits."""
-    return CausalConv(outputs, name="conv_out")(nn.silu(ChannelNorm(name="norm_out")(x)))
+    return CausalConv(outputs, still=still, name="conv_out")(nn.silu(ChannelNorm(name="norm_out")(x)))
 
 
 class _Levels(nn.Module):
@@ -71,6 +73,7 @@ class _Levels(nn.Module):
     attention: str
     dtype: str
     residual: bool = False
+    still: bool = False
 
 
 class Encoder(_Levels):
@@ -78,18 +81,19 @@ class Encoder(_Levels):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = CausalConv(self.widths[0], dtype=self.dtype, name="conv_in")(x)
+        x = CausalConv(self.widths[0], dtype=self.dtype, still=self.still, name="conv_in")(x)
         for i, width in enumerate(self.widths):
             entering, last = x, i + 1 == len(self.widths)
             for j in range(self.layers):
-                x = CausalBlock(width, self.dtype, name=f"level_{i}_block_{j}")(x)
+                x = CausalBlock(width, self.dtype, self.still, name=f"level_{i}_block_{j}")(x)
             if i + 1 < len(self.widths):
                 x = FrameConv(width, True, self.dtype, name=f"down_{i}")(x)
                 if self.temporal[i]:
-                    x = HalveTime(self.dtype, name=f"halve_{i}")(x)
+                    x = HalveTime(self.dtype, self.still, name=f"halve_{i}")(x)
             if self.residual:
                 x = x + averaged(entering, width, 1 if last else 1 + self.temporal[i], 1 if last else 2)
-        return _last(Middle(self.widths[-1], self.attention, self.dtype, name="middle")(x), self.outputs)
+        x = Middle(self.widths[-1], self.attention, self.dtype, self.still, name="middle")(x)
+        return _last(x, self.outputs, self.still)
 
 
 class Decoder(_Levels):
@@ -98,19 +102,19 @@ class Decoder(_Levels):
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         begins = not self.variables.get(STREAM)
-        x = CausalConv(self.widths[-1], dtype=self.dtype, name="conv_in")(z)
-        x = Middle(self.widths[-1], self.attention, self.dtype, name="middle")(x)
+        x = CausalConv(self.widths[-1], dtype=self.dtype, still=self.still, name="conv_in")(z)
+        x = Middle(self.widths[-1], self.attention, self.dtype, self.still, name="middle")(x)
         for i in reversed(range(len(self.widths))):
             entering, width = x, self.widths[i]
             for j in range(self.layers + 1):
-                x = CausalBlock(self.widths[i], self.dtype, name=f"level_{i}_block_{j}")(x)
+                x = CausalBlock(self.widths[i], self.dtype, self.still, name=f"level_{i}_block_{j}")(x)
             if i:
                 if self.temporal[i - 1]:
-                    x = DoubleTime(self.dtype, name=f"double_{i}")(x)
+                    x = DoubleTime(self.dtype, self.still, name=f"double_{i}")(x)
                 x = FrameConv(width if self.residual else width // 2, False, self.dtype, name=f"up_{i}")(doubled(x))
                 if self.residual:
                     x = x + repeated(entering, width, 1 + self.temporal[i - 1], 2, begins)
-        return _last(x, self.outputs)
+        return _last(x, self.outputs, self.still)
 
 
 class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
@@ -127,6 +131,8 @@ class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
         residual: whether each level has a shortcut around it (Wan 2.2).
         decoder_widths: channels of each level of the decoder; (): the encoder's.
         patch: side of the patches of pixels that the first level sees as channels.
+        still: whether it codes pictures alone, clips of one frame, so that no kernel extends over frames
+            (Qwen-Image 2.1); `temporal` then decides its shortcuts alone.
 
     Reference: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models", 2025, section on the
     spatio-temporal VAE; Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023,
@@ -143,6 +149,7 @@ class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
     residual: bool = False
     decoder_widths: tuple[int, ...] = ()
     patch: int = 1
+    still: bool = False
     in_parts = staticmethod(streamed)
 
     def check_fields(self) -> None:
@@ -180,7 +187,7 @@ class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
 
     def setup(self):
         fields = (self.layers, self.temporal)
-        how = (self.attention, self.dtype, self.residual)
+        how = (self.attention, self.dtype, self.residual, self.still)
         self.encoder = Encoder(self.widths, *fields, 2 * self.latent_channels, *how)
         outputs = self.picture_channels * self.patch**2
         self.decoder = Decoder(self.decoder_widths or self.widths, *fields, outputs, *how)
@@ -188,10 +195,16 @@ class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
         self.latents_conv = nn.Dense(self.latent_channels)
 
     def _posterior(self, x: jax.Array) -> list[jax.Array]:
+        self._check_still(x)
         return jnp.split(self.moments_conv(self.encoder(_folded(x, self.patch))), 2, axis=-1)
 
     def _video(self, z: jax.Array) -> jax.Array:
+        self._check_still(z)
         return _unfolded(self.decoder(self.latents_conv(z)), self.patch)
+
+    def _check_still(self, x: jax.Array) -> None:
+        if self.still and x.shape[1] != 1:
+            raise ValueError(f"this autoencoder codes pictures, clips of 1 frame; got {x.shape[1]} frames")
 
 
 def _folded(x: jax.Array, patch: int) -> jax.Array:

@@ -62,6 +62,7 @@ class CausalConv(nn.Module):
         size: size of the kernel along each axis, 3 or 1.
         zero: whether to begin with a kernel of zeros.
         dtype: compute type.
+        still: whether the kernel has one frame, as for pictures alone.
 
     Reference: Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023, section 3.
     """
@@ -70,15 +71,16 @@ class CausalConv(nn.Module):
     size: int = 3
     zero: bool = False
     dtype: str = "float32"
+    still: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        channels = x.shape[-1]
+        channels, frames = x.shape[-1], 1 if self.still else self.size
         start = nn.initializers.zeros_init() if self.zero else nn.initializers.lecun_normal()
-        kernel = self.param("kernel", start, (self.size,) * 3 + (channels, self.features))
+        kernel = self.param("kernel", start, (frames, self.size, self.size, channels, self.features))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.features,))
-        if self.size > 1:
-            x = _windows(with_past(self, x, self.size - 1)[0], self.size)
+        if frames > 1:
+            x = _windows(with_past(self, x, frames - 1)[0], frames)
         planes = kernel.transpose(1, 2, 0, 3, 4).reshape(self.size, self.size, -1, self.features)
         padding = [(self.size // 2, self.size // 2)] * 2
         return _frames(lambda x: _conv(x, planes, bias, (1, 1), padding, self.dtype), x)
@@ -137,14 +139,16 @@ class CausalBlock(nn.Module):
         features: number of channels of the output; the input goes through a convolution of one pixel where it has
             others.
         dtype: compute type.
+        still: whether the kernels have one frame, see `CausalConv`.
     """
 
     features: int
     dtype: str = "float32"
+    still: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        conv = lambda name, **how: CausalConv(self.features, dtype=self.dtype, name=name, **how)
+        conv = lambda name, **how: CausalConv(self.features, dtype=self.dtype, still=self.still, name=name, **how)
         h = conv("conv_1")(nn.silu(ChannelNorm(name="norm_1")(x)))
         h = conv("conv_2", zero=True)(nn.silu(ChannelNorm(name="norm_2")(h)))
         return (x if x.shape[-1] == self.features else conv("shortcut", size=1)(x)) + h
@@ -179,13 +183,17 @@ class HalveTime(nn.Module):
 
     Attributes:
         dtype: compute type.
+        still: whether there are pictures alone, which stay as they are; the kernel has one frame and is not used.
     """
 
     dtype: str = "float32"
+    still: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        weight, bias = _time_kernel(self, x.shape[-1], x.shape[-1], (0.0, 0.5, 0.5))
+        weight, bias = _time_kernel(self, x.shape[-1], x.shape[-1], (1.0,) if self.still else (0.0, 0.5, 0.5))
+        if self.still:
+            return x
         joined, begins = with_past(self, x, 1)
         if begins:
             joined = x
@@ -204,14 +212,18 @@ class DoubleTime(nn.Module):
 
     Attributes:
         dtype: compute type.
+        still: whether there are pictures alone, see `HalveTime`.
     """
 
     dtype: str = "float32"
+    still: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        weight, bias = _time_kernel(self, channels, 2 * channels, (0.0, 0.0, 1.0))
+        weight, bias = _time_kernel(self, channels, 2 * channels, (1.0,) if self.still else (0.0, 0.0, 1.0))
+        if self.still:
+            return x
         begins = not self.has_variable(STREAM, "past")
         first, later = (x[:, :1], x[:, 1:]) if begins else (x[:, :0], x)
         joined, _ = with_past(self, later, 2)
@@ -223,13 +235,13 @@ class DoubleTime(nn.Module):
 
 
 def _time_kernel(module: Any, inputs: int, outputs: int, taps: tuple[float, ...]) -> tuple[jax.Array, jax.Array]:
-    """The kernel [3 C, D] and bias [D] of a convolution over three frames, which begins as their weighted sum."""
+    """The kernel [K C, D] and bias [D] of a convolution over K frames, which begins as their weighted sum."""
 
     def start(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
         same = jnp.tile(jnp.eye(inputs, dtype=dtype), outputs // inputs)
         return jnp.stack([tap * same for tap in taps])
 
-    kernel = module.param("kernel", start, (3, inputs, outputs))
+    kernel = module.param("kernel", start, (len(taps), inputs, outputs))
     bias = module.param("bias", nn.initializers.zeros_init(), (outputs,))
     return kernel.reshape(-1, outputs).astype(module.dtype), bias.astype(module.dtype)
 

@@ -271,6 +271,7 @@ class DecoderEncoder(Backbone):
         mask: jax.Array | None = None,
         *,
         layers: Sequence[int] = (-1,),
+        norm: bool = True,
         replaced: tuple[jax.Array, jax.Array] | None = None,
         angles: jax.Array | None = None,
     ) -> Encoded:
@@ -281,6 +282,7 @@ class DecoderEncoder(Backbone):
             layers: indices of the states that are returned, their features one after the other, numbered as
                 transformers' hidden states: 0 is the embedding, i the state after layer i, `depth` or -1 the state
                 after the last layer and the final norm, -2 the state before it.
+            norm: whether the state after the last layer is normalised.
             replaced: Bool [B, N], True where a token of a picture stands, and these tokens [B, N, width], which replace
                 the embeddings there; None for a text alone.
             angles: the angles [B, N, head_size / 2] of the tokens, where a position has several coordinates; None: a
@@ -320,5 +322,6 @@ class DecoderEncoder(Backbone):
         turned = counted if angles is None else (angles,) * len(turns)
         x, features = stack(x, turned, biases, sighted, np.array(self.near or (False,) * self.depth))
         states |= dict(zip(inner, features or ()))
-        states[self.depth] = RmsNorm(self.epsilon, self.gemma, "float32", name="final_norm")(x)
+        normalised = RmsNorm(self.epsilon, self.gemma, "float32", name="final_norm")(x)
+        states[self.depth] = normalised if norm else x
         return Encoded(jnp.concatenate([states[layer] for layer in wanted], axis=-1), None)

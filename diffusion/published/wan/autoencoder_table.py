@@ -4,7 +4,7 @@ The encoder's layers are in one list with one count: blocks, and the convolution
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
@@ -61,44 +61,61 @@ def level_rows(
     return rows
 
 
+class Kernels(NamedTuple):
+    """The layouts of an autoencoder's convolutions: over a box, along the frames, and of single pixels."""
+
+    box: Layout = VIDEO
+    time: Layout = TIME
+    pixel: Layout = PIXEL
+
+
+# Of pictures alone, without an axis of the frames: theirs [out, in, H, W], ours [1, H, W, in, out] and [1, in, out].
+STILL = Kernels(
+    Layout(lambda a, shape: CONV.to_ours(a, shape[1:])[None], lambda a: CONV.to_theirs(a[0])),
+    Layout(lambda a, shape: POINT.to_ours(a, shape[1:])[None], lambda a: POINT.to_theirs(a[0])),
+    POINT,
+)
+
+
 def _norm(theirs: str, ours: str, layout: Layout = VIDEO_SCALE) -> Row:
     return Row(f"{theirs}.gamma", f"{ours}/scale", layout)
 
 
-def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
+def _block(theirs: str, ours: str, shortcut: bool, box: Layout = VIDEO) -> list[Row]:
     rows = [_norm(f"{theirs}.norm{k}", f"{ours}/norm_{k}") for k in (1, 2)]
     for k in (1, 2):
-        rows += linear(f"{theirs}.conv{k}", f"{ours}/conv_{k}", VIDEO)
-    return rows + linear(f"{theirs}.conv_shortcut", f"{ours}/shortcut", VIDEO) * shortcut
+        rows += linear(f"{theirs}.conv{k}", f"{ours}/conv_{k}", box)
+    return rows + linear(f"{theirs}.conv_shortcut", f"{ours}/shortcut", box) * shortcut
 
 
-def _ends(side: str) -> list[Row]:
+def _ends(side: str, box: Layout = VIDEO) -> list[Row]:
     """Rows that the encoder and the decoder share: the first and the last convolution, and the middle."""
     mixing, ours = f"{side}.mid_block.attentions.0", f"{side}/middle/mixing_0"
     return [
-        *linear(f"{side}.conv_in", f"{side}/conv_in", VIDEO),
-        *linear(f"{side}.conv_out", f"{side}/conv_out", VIDEO),
+        *linear(f"{side}.conv_in", f"{side}/conv_in", box),
+        *linear(f"{side}.conv_out", f"{side}/conv_out", box),
         _norm(f"{side}.norm_out", f"{side}/norm_out"),
-        *_block(f"{side}.mid_block.resnets.0", f"{side}/middle/block_0", False),
-        *_block(f"{side}.mid_block.resnets.1", f"{side}/middle/block_1", False),
+        *_block(f"{side}.mid_block.resnets.0", f"{side}/middle/block_0", False, box),
+        *_block(f"{side}.mid_block.resnets.1", f"{side}/middle/block_1", False, box),
         _norm(f"{mixing}.norm", f"{ours}/norm", FRAME_SCALE),
         *linear(f"{mixing}.to_qkv", f"{ours}/qkv", POINT),
         *linear(f"{mixing}.proj", f"{ours}/project", POINT),
     ]
 
 
-def _residual_rows(module: AutoencoderKLVideo) -> list[Row]:
+def residual_rows(module: AutoencoderKLVideo) -> list[Row]:
     """Rows of Wan 2.2's autoencoder, whose encoder has a list for each level, as the decoder."""
     levels = len(module.widths)
+    kernels = STILL if module.still else Kernels()
     rows = []
     for side, widths, extra in (("encoder", module.widths, 0), ("decoder", module.decoder_widths or module.widths, 1)):
-        rows += _ends(side)
+        rows += _ends(side, kernels.box)
         for i, width in enumerate(widths):
             before = widths[max(i - 1, 0)] if side == "encoder" else widths[min(i + 1, levels - 1)]
             theirs = f"encoder.down_blocks.{i}" if side == "encoder" else f"decoder.up_blocks.{levels - 1 - i}"
             for j in range(module.layers + extra):
                 ours = f"{side}/level_{i}_block_{j}"
-                rows += _block(f"{theirs}.resnets.{j}", ours, j == 0 and before != width)
+                rows += _block(f"{theirs}.resnets.{j}", ours, j == 0 and before != width, kernels.box)
             resampled, level, at = (
                 (i + 1 < levels, i, f"{theirs}.downsampler")
                 if side == "encoder"
@@ -107,14 +124,14 @@ def _residual_rows(module: AutoencoderKLVideo) -> list[Row]:
             if resampled:
                 spatial, temporal = ("down", "halve") if side == "encoder" else ("up", "double")
                 rows += linear(f"{at}.resample.1", f"{side}/{spatial}_{i}", CONV)
-                rows += linear(f"{at}.time_conv", f"{side}/{temporal}_{i}", TIME) * module.temporal[level]
-    rows += linear("quant_conv", "moments_conv", PIXEL)
-    return rows + linear("post_quant_conv", "latents_conv", PIXEL)
+                rows += linear(f"{at}.time_conv", f"{side}/{temporal}_{i}", kernels.time) * module.temporal[level]
+    rows += linear("quant_conv", "moments_conv", kernels.pixel)
+    return rows + linear("post_quant_conv", "latents_conv", kernels.pixel)
 
 
 def _rows(module: AutoencoderKLVideo) -> list[Row]:
     if module.residual:
-        return _residual_rows(module)
+        return residual_rows(module)
     widths, levels = module.widths, len(module.widths)
     rows = _ends("encoder") + _ends("decoder")
     layer = 0
@@ -165,7 +182,7 @@ def _write_widths(module: AutoencoderKLVideo) -> dict[str, Any]:
     return {"base_dim": base, "dim_mult": multiples, "decoder_base_dim": outer[0] if outer else ABSENT}
 
 
-def _pixels(theirs: str) -> Field:
+def pixels(theirs: str) -> Field:
     """The channels of a picture; a patch has the channels of all of its pixels."""
 
     def read(channels: int, ours: Mapping[str, Any]) -> int:
@@ -176,10 +193,10 @@ def _pixels(theirs: str) -> Field:
             )
         return channels // patch**2
 
-    return Field(theirs, "picture_channels", 3, SIZE, read, write=_channels)
+    return Field(theirs, "picture_channels", 3, SIZE, read, write=channels_of_patch)
 
 
-def _channels(module: AutoencoderKLVideo) -> int:
+def channels_of_patch(module: AutoencoderKLVideo) -> int:
     return module.picture_channels * module.patch**2
 
 
@@ -201,25 +218,33 @@ def _write_latents(module: AutoencoderKLVideo) -> dict[str, Any]:
     }
 
 
-LEVELS = (
-    Group(
-        {"base_dim": (96, SIZE), "dim_mult": ((1, 2, 4, 4), SIZES), "decoder_base_dim": (None, MAYBE_SIZE)},
-        _read_widths,
-        _write_widths,
-    ),
-    Follows("attn_scales", ()),
-    Group(
-        {
-            "z_dim": (16, SIZE),
-            "latents_mean": (WAN["latents_mean"], NUMBERS),
-            "latents_std": (WAN["latents_std"], NUMBERS),
-        },
-        _read_latents,
-        _write_latents,
-    ),
-    Field("num_res_blocks", "layers", 2, DEPTH),
-    Field("temperal_downsample", "temporal", (False, True, True), HALVINGS),
-)
+def level_fields(
+    multiples: tuple[int, ...],
+    outer: int | None,
+    halvings: tuple[bool, ...],
+    mean: tuple[float, ...],
+    deviation: tuple[float, ...],
+) -> tuple[Group | Follows | Field, ...]:
+    """The fields of levels and latents.
+
+    Args:
+        multiples: default of dim_mult.
+        outer: default of decoder_base_dim.
+        halvings: default of temperal_downsample.
+        mean, deviation: defaults of latents_mean and latents_std, one number for each channel of the latents.
+    """
+    widths = {"base_dim": (96, SIZE), "dim_mult": (multiples, SIZES), "decoder_base_dim": (outer, MAYBE_SIZE)}
+    latents = {"z_dim": (len(mean), SIZE), "latents_mean": (mean, NUMBERS), "latents_std": (deviation, NUMBERS)}
+    return (
+        Group(widths, _read_widths, _write_widths),
+        Follows("attn_scales", ()),
+        Group(latents, _read_latents, _write_latents),
+        Field("num_res_blocks", "layers", 2, DEPTH),
+        Field("temperal_downsample", "temporal", halvings, HALVINGS),
+    )
+
+
+LEVELS = level_fields((1, 2, 4, 4), None, (False, True, True), WAN["latents_mean"], WAN["latents_std"])
 FACTORS = Group(  # repeated, and not read
     {"scale_factor_temporal": (None, schema.ANY), "scale_factor_spatial": (None, schema.ANY)},
     lambda values, ours: {},
@@ -239,18 +264,19 @@ CONFIG = FieldTable(
             write=lambda module: None if module.patch == 1 else module.patch,
         ),
         *LEVELS,
-        _pixels("in_channels"),
-        Follows("out_channels", _channels),
+        pixels("in_channels"),
+        Follows("out_channels", channels_of_patch),
         FACTORS,
     ),
     unread={"dropout": 0.0, "clip_output": None},
+    required={"still": False},
 )
 QWEN_CONFIG = FieldTable(
     "AutoencoderKLQwenImage",
     AutoencoderKLVideo,
-    (*LEVELS, _pixels("input_channels")),
+    (*LEVELS, pixels("input_channels")),
     unread={"dropout": 0.0, "clip_output": None, "scale_factor_temporal": None, "scale_factor_spatial": None},
-    required={"residual": False, "patch": 1, "decoder_widths": ()},
+    required={"residual": False, "patch": 1, "decoder_widths": (), "still": False},
 )
 
 

@@ -1,0 +1,42 @@
+"""The pipeline of Qwen-Image 2.1, and the condition of its prompts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.qwen_image_21.network import PATCH, QwenImage21
+from diffusion.text.encoding import Encoder, encode, text_first
+from diffusion.text.qwen_chat import ANSWER, USER
+
+SYSTEM = "<|im_start|>system\nComprehend and analyze the provided prompt.<|im_end|>\n"
+OF_SYSTEM = 14  # tokens of this message
+
+
+def qwen_image_21(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask"} of Qwen-Image 2.1: the chat with the prompt, without the message of the system before it.
+
+    Args:
+        prompts: B texts; an empty one is a space.
+        qwen: Qwen 3 VL's states after its last layer, `masked=True, norm=False`, with a tokenizer of 14 + 1024 tokens.
+        **how: further arguments of `encode`.
+    """
+    texts = [prompt or " " for prompt in prompts]
+    embeddings = encode(texts, qwen, before=SYSTEM + USER, behind=ANSWER, closed=True, **how)
+    tokens, mask = embeddings.tokens[:, OF_SYSTEM:], embeddings.mask[:, OF_SYSTEM:]
+    return text_first(embeddings._replace(tokens=tokens, mask=mask))
+
+
+QWEN_IMAGE_21 = Kind(
+    "QwenImage21",
+    (Reader(how={"masked": True, "norm": False}, length=OF_SYSTEM + 1024, left=False, vocabulary="processor"),),
+    qwen_image_21,
+    Usual(40, 1.0),
+    multiple=lambda denoiser: PATCH,
+    unit_clock=True,
+    even=True,
+    network=QwenImage21,
+    sample_size=64,
+    stated={"sample_sigmas": None},
+)
+KINDS = {"QwenImage21Pipeline": QWEN_IMAGE_21}
+"""The pipelines by the names of their classes in diffusers."""
