@@ -52,6 +52,9 @@ class QwenImage(Layered, Backbone):
         text_width: number E of features of the text's tokens.
         axes: features of a head that rotate with each of the three coordinates; they sum to width / heads.
         clean: whether the pictures that are edited have the time 0 (Qwen-Image-Edit-2511), not the time of x.
+        layered: whether x holds the L layers of a picture (Qwen-Image-Layered), [B, L, H, W, C]. Layer l has the
+            position k = l, and the last of the pictures, which is taken apart, k = -1; the times of the text are at
+            least the number of layers and of the other pictures. One of two learned vectors is added to the time's.
 
     Reference: Qwen Team, "Qwen-Image Technical Report", 2025, and its code.
     """
@@ -63,12 +66,17 @@ class QwenImage(Layered, Backbone):
     text_width: int = 3584
     axes: tuple[int, int, int] = (16, 56, 56)
     clean: bool = False
-    ranks = (3,)
+    layered: bool = False
     reuses = ("blocks",)
     positive = ("channels", "width", "depth", "heads", "text_width")
 
     def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
+
+    @property
+    def ranks(self) -> tuple[int]:
+        """The rank of one example."""
+        return (4,) if self.layered else (3,)
 
     @nn.compact
     def __call__(
@@ -77,58 +85,81 @@ class QwenImage(Layered, Backbone):
         """One evaluation of the network, see `network_bases.Backbone`.
 
         Args:
-            x: noised latents [B, H, W, C]; H and W even.
+            x: noised latents [B, H, W, C], or of layers [B, L, H, W, C]; H and W even.
             t: times in [0, 1], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M]. "pictures": a tuple of latents [B, h, w, C], h and
-                w even, of pictures that are edited or combined; they are further tokens.
+                w even, of pictures that are edited or combined; they are further tokens. Layers need one.
+                "kind": integers [B] of layers, 0 or 1, which of the two vectors is added; without it 0, as the
+                published pipeline has it.
 
         Returns:
-            [B, H, W, C].
+            Numbers of the shape of x.
         """
-        inputs = entries(condition, ("text", "text_mask"), ("pictures",))
-        network_checks.latents(self, x, t, self.channels)
+        inputs = entries(condition, ("text", "text_mask"), ("pictures", *("kind",) * self.layered))
+        network_checks.latents(self, x, t, self.channels, video=self.layered)
         pictures = tuple(inputs["pictures"] or ())
-        check_pictures(x, pictures)
+        if self.layered and not pictures:
+            raise ValueError("the condition's 'pictures' must hold the picture that is taken apart into layers")
+        layers = tuple(jnp.moveaxis(x, 1, 0)) if self.layered else (x,)
+        check_pictures(layers[0], pictures)
         check_text(x.shape[0], self.text_width, inputs)
-        batch, height, width, _ = x.shape
+        batch, height, width, _ = layers[0].shape
 
         dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
-        parts = [patchify(latents.astype(x.dtype), PATCH) for latents in (x, *pictures)]
+        parts = [patchify(latents.astype(x.dtype), PATCH) for latents in (*layers, *pictures)]
+        number = len(layers) * parts[0].shape[1]
         image = dense("patch_embedding")(jnp.concatenate(parts, axis=1))
         text = dense("text_embedding")(nn.RMSNorm(dtype=self.dtype, name="text_norm")(inputs["text"]))
         t = jnp.broadcast_to(jnp.asarray(t), (batch,))
         embedding = TimestepEmbedding(self.width, self.dtype, name="time")
-        c = nn.silu(embedding(1000 * t))
-        sides = [(latents.shape[1] // PATCH, latents.shape[2] // PATCH) for latents in (x, *pictures)]
-        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], sides), self.axes))
+        kind = self._kind(inputs, batch)
+        c = nn.silu(embedding(1000 * t) + kind)
+        sides = [(latents.shape[1] // PATCH, latents.shape[2] // PATCH) for latents in (*layers, *pictures)]
+        angles = jnp.asarray(axis_angles(_token_positions(text.shape[1], sides, self.layered), self.axes))
 
         shown = jnp.concatenate([inputs["text_mask"], jnp.ones(image.shape[:2], bool)], axis=1)
         per_layer = {"seen": jnp.broadcast_to(shown, (self.depth, *shown.shape))}
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         times = c
         if self.clean and pictures:
-            times = MixedTimes(c, nn.silu(embedding(0 * t)), jnp.arange(image.shape[1]) >= parts[0].shape[1])
+            times = MixedTimes(c, nn.silu(embedding(0 * t) + kind), jnp.arange(image.shape[1]) >= number)
         arguments = (times, angles, per_layer)
         axes = (nn.broadcast, nn.broadcast, 0)
         fields = (self.heads, True, False, False, self.attention, self.dtype)
-        picture = lambda streams: streams[0][:, : parts[0].shape[1]]
-        output = lambda tokens: self._output(tokens, c, height, width)
+        picture = lambda streams: streams[0][:, :number]
+
+        def output(tokens: jax.Array) -> jax.Array:
+            tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype)
+            by_layer = tokens.reshape(batch * len(layers), -1, tokens.shape[-1])
+            return unpatchify(by_layer, PATCH, height, width).reshape(x.shape)
+
         return single_stack(self, JointBlock, fields, streams, arguments, axes, output, features, through, picture)
 
-    def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
-        tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype)
-        return unpatchify(tokens, PATCH, height, width)
+    def _kind(self, inputs: dict[str, Any], batch: int) -> jax.Array | float:
+        """The vector [B, D] of each example's kind; 0 without layers."""
+        if not self.layered:
+            return 0.0
+        kind = jnp.zeros(batch, int) if inputs["kind"] is None else jnp.asarray(inputs["kind"])
+        if kind.shape != (batch,) or not jnp.issubdtype(kind.dtype, jnp.integer):
+            raise ValueError(
+                f"the condition's 'kind' must be integers [B] = ({batch},); got {kind.dtype} of shape {kind.shape}"
+            )
+        return nn.Embed(2, self.width, dtype=self.dtype, name="kinds")(kind)
 
 
-def _token_positions(words: int, sides: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Rotary positions of M words and of the patches of pictures, pairs [rows, columns], x first: [M + N, 3]."""
+def _token_positions(words: int, sides: Sequence[tuple[int, int]], layered: bool = False) -> np.ndarray:
+    """Rotary positions of M words and of the patches of pictures, pairs [rows, columns], x first: [M + N, 3].
+
+    With `layered`, the last picture has the position -1.
+    """
     positions = []
     for k, (rows, columns) in enumerate(sides):
         row, column = np.indices((rows, columns)).reshape(2, -1)
-        still = np.full_like(row, k)
+        still = np.full_like(row, -1 if layered and k == len(sides) - 1 else k)
         positions.append(np.stack([still, row - (rows - rows // 2), column - (columns - columns // 2)], axis=1))
-    text = max(side // 2 for pair in sides for side in pair) + np.arange(words)
+    behind = max(side // 2 for pair in sides for side in pair)
+    text = max(behind, len(sides) - 1 if layered else 0) + np.arange(words)
     return np.concatenate([np.stack([text] * 3, axis=1), *positions])
 
 

@@ -39,6 +39,7 @@ QWEN_IMAGE = Kind(
     unit_clock=True,
     even=True,
     network=QwenImage,
+    objection=lambda denoiser: "no layers (use_layer3d_rope)" if getattr(denoiser, "layered", False) else "",
     guides=functools.partial(guidance.renormalised, patch=2),
 )
 KINDS = {

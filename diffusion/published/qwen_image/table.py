@@ -1,7 +1,10 @@
 """Qwen-Image's transformer by the names of diffusers' QwenImageTransformer2DModel; its authors have the same."""
 
-from diffusion.models.interchange.family import DEPTH, SIZES, prompted
-from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
+from collections.abc import Mapping
+from typing import Any
+
+from diffusion.models.interchange.family import DEPTH, SIZES, array, prompted
+from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, width_of_heads
 from diffusion.models.interchange.joint_rows import DIFFUSERS, shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import Row, layers, linear, mlp
 from diffusion.published.flux.table import PACKED_BIAS, PACKED_IN, PACKED_OUT
@@ -26,9 +29,27 @@ def table(module: QwenImage) -> list[Row]:
         Row("proj_out.weight", "final/kernel", PACKED_OUT),
         Row("proj_out.bias", "final/bias", PACKED_BIAS),
     ]
+    if module.layered:
+        rows.append(Row("time_text_embed.addition_t_embedding.weight", "kinds/embedding"))
     layer = [row for ours, names in STREAMS.items() for row in stream_rows(names, ours, True)]
     rows += layers(layer, module.depth, "transformer_blocks.", "blocks/")
     return rows
+
+
+LAYERS = ("use_additional_t_cond", "use_layer3d_rope")
+
+
+def _read_layers(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    if len(set(values.values())) > 1:
+        raise ValueError(f"{values}: of these two fields, both or neither must be true.")
+    return {"layered": values["use_layer3d_rope"]}
+
+
+def _example(module: QwenImage) -> tuple:
+    x, t, condition = prompted(PATCH, PATCH, masked=True)(module)
+    if not module.layered:
+        return x, t, condition
+    return array(1, 1, *x.shape[1:]), t, condition | {"pictures": (x,)}
 
 
 CONFIG = FieldTable(
@@ -44,16 +65,19 @@ CONFIG = FieldTable(
         Follows("guidance_embeds", False),
         Field("axes_dims_rope", "axes", (16, 56, 56), SIZES),
         Field("zero_cond_t", "clean", False),
-        Follows("use_additional_t_cond", False, silent=True),
-        Follows("use_layer3d_rope", False, silent=True),
+        Group(
+            {"use_additional_t_cond": (False, None), "use_layer3d_rope": (False, None)},
+            _read_layers,
+            lambda module: dict.fromkeys(LAYERS, module.layered) if module.layered else {},
+        ),
     ),
     unread={"pooled_projection_dim": None},
 )
 
 FAMILY = CONFIG.family(
-    prompted(PATCH, PATCH, masked=True),
+    _example,
     {"diffusers": table},
-    published={"Qwen-Image": {}},
+    published={"Qwen-Image": {}, "Qwen-Image-Layered": dict.fromkeys(LAYERS, True)},
     prefixes=("model.diffusion_model.", ""),
 )
 FAMILIES = {FAMILY.name: FAMILY}

@@ -68,11 +68,43 @@ def run(module: QwenImageTransformer2DModel, a: dict[str, torch.Tensor]) -> dict
     return {"output": call(), "edited": call(a["picture_0"], a["picture_1"])}
 
 
+def run_layers(module: QwenImageTransformer2DModel, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Of three layers and the picture that is taken apart, as the pipeline has their tokens."""
+    batch, layers, height, width, channels = a["x"].shape
+    pipe = diffusers.QwenImageLayeredPipeline
+    parts = [a["x"], a["picture_0"][:, None]]
+    packed = [
+        pipe._pack_latents(part.movedim(-1, 2).contiguous(), batch, channels, *part.shape[2:4], part.shape[1])
+        for part in parts
+    ]
+    shapes = [[(1, part.shape[2] // 2, part.shape[3] // 2) for part in parts for _ in range(part.shape[1])]] * batch
+
+    def call(kind: torch.Tensor) -> torch.Tensor:
+        how = {"img_shapes": shapes, "additional_t_cond": kind}
+        out = module(torch.cat(packed, dim=1), a["text"], a["text_mask"], a["t"], **how).sample
+        latents = pipe._unpack_latents(out[:, : packed[0].shape[1]], 8 * height, 8 * width, layers - 1, 8)
+        return last(latents)
+
+    return {"output": call(torch.zeros(batch, dtype=torch.long)), "of_kind": call(a["kind"])}
+
+
+OF_LAYERS = {name: INPUTS[name] for name in ("t", "text", "text_mask", "picture_0")} | {
+    "x": drawn("qwen_image layers", 2, 3, 6, 10, 4),
+    "kind": np.array([1, 0]),
+}
 CASES = {
+    "qwen_image_layered": Case(
+        functools.partial(small, use_additional_t_cond=True, use_layer3d_rope=True), OF_LAYERS, run_layers
+    ),
     "qwen_image": Case(small, INPUTS, run),
     "qwen_image_clean": Case(functools.partial(small, zero_cond_t=True), INPUTS, run),
 }
-LISTINGS = {"qwen_image_full": QwenImageTransformer2DModel}
+LISTINGS = {
+    "qwen_image_full": QwenImageTransformer2DModel,
+    "qwen_image_layered_full": functools.partial(
+        QwenImageTransformer2DModel, use_additional_t_cond=True, use_layer3d_rope=True
+    ),
+}
 
 
 QWEN_FLOW = {  # as it is published

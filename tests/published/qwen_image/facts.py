@@ -15,12 +15,19 @@ def edited(net, a):
     return {"output": net(a["x"], a["t"], inputs), "edited": net(a["x"], a["t"], inputs | pictures)}
 
 
+def of_layers(net, a):
+    """The output for layers of a picture, of the usual kind and of others."""
+    inputs = {name: a[name] for name in ("text", "text_mask")} | {"pictures": (a["picture_0"],)}
+    return {"output": net(a["x"], a["t"], inputs), "of_kind": net(a["x"], a["t"], inputs | {"kind": a["kind"]})}
+
+
 CALLS = {
+    "qwen_image_layered": Call(of_layers, 4e-5, layouts=OWN, slow=True),
     "qwen_image": Call(edited, 4e-5, layouts=OWN),
     "qwen_image_clean": Call(edited, 4e-5, layouts=OWN, slow=True),
     "qwen_image_autoencoder": Call(autoencoder_kl, 1e-5, slow=True),
 }
-LISTINGS = {"qwen_image_full": "QwenImageTransformer2DModel"}
+LISTINGS = dict.fromkeys(("qwen_image_full", "qwen_image_layered_full"), "QwenImageTransformer2DModel")
 FLAGS = {"unit_clock", "even"}
 EDIT = KindFacts((50, 4.0), 2, "QwenImage", FLAGS | {"several"}, [("", {"masked": True}, 576)])
 KINDS = {
