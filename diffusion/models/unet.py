@@ -33,7 +33,7 @@ from diffusion.models.layers import network_checks, unet_inputs
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.block_reuse import Deep, taken_by
 from diffusion.models.layers.choices import look_up
-from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
+from diffusion.models.layers.convolutions import ACTIVATIONS, GroupNorm, ResnetBlock, conv, upsample
 from diffusion.models.layers.dropout import keys_of
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.image_attention import ImageAttention
@@ -73,6 +73,9 @@ class UNet(UNetLevels, Backbone):
             of the authors but ImageNet 64); does not change the network.
         middle_attention: attention between the two blocks of the middle.
         centred: whether the input, in [0, 1], enters as 2 x - 1.
+        activation: activation of the blocks: "silu", "gelu", "relu" or "mish".
+        learned_times: number of times 0, 1, ... that have learned features in place of sinusoids, which the time that
+            is nearest to t gives; 0: sinusoids.
         remat: parts of the blocks to compute again in the backward pass: "none"; "elementwise", all but products,
             convolutions and attention; "dots", all but products without batch dimensions; or "full".
 
@@ -103,10 +106,16 @@ class UNet(UNetLevels, Backbone):
     qkv_per_head: bool = False
     middle_attention: bool = True
     centred: bool = False
+    activation: str = "silu"
+    learned_times: int = 0
     ranks = (2, 3, 4)
     reuses = ("deep",)
     positive = ("blocks", "in_channels", "out_channels", "groups", "epsilon")
-    choices = Backbone.choices | {"resample": ("conv", "block"), "padding": ("both", "end")}
+    choices = Backbone.choices | {
+        "resample": ("conv", "block"),
+        "padding": ("both", "end"),
+        "activation": tuple(ACTIVATIONS),
+    }
 
     def check_fields(self) -> None:
         super().check_fields()
@@ -117,6 +126,7 @@ class UNet(UNetLevels, Backbone):
         if self.vector_width < 0:
             raise ValueError(f"vector_width={self.vector_width} must be 0 (no vector), or the length of the vector")
         network_checks.classes(self)
+        network_checks.positive(self, ("learned_times",), zero=True)
         if (self.heads is None) == (self.head_size is None):
             raise ValueError(
                 f"heads={self.heads} and head_size={self.head_size}: set one of them, and the other to None"
@@ -195,6 +205,7 @@ class UNet(UNetLevels, Backbone):
                 self.dropout,
                 self.dtype,
                 resample,
+                activation=self.activation,
                 name=name,
             )(h, embedding, keys_of(dropout_keys, next(numbers)))
 
@@ -264,10 +275,14 @@ class UNet(UNetLevels, Backbone):
 
     def _embedding(self, t: jax.Array, label: jax.Array | None, vector: jax.Array | None) -> jax.Array:
         """The embedding of clock, class and vector, [B, 4 features]."""
-        features = sinusoid(t, self.time_features, shift=self.frequency_shift)
         width = 4 * self.time_features
-        if self.sines_first:
-            features = jnp.roll(features, self.time_features // 2, axis=-1)
+        if self.learned_times:
+            table = self.param("times", nn.initializers.normal(1.0), (self.learned_times, self.time_features))
+            nearest = jnp.rint(t).astype(jnp.int32)
+            features = table.at[nearest].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        else:
+            features = sinusoid(t, self.time_features, shift=self.frequency_shift)
+            features = jnp.roll(features, self.time_features // 2, axis=-1) if self.sines_first else features
         h = nn.silu(nn.Dense(width, dtype=self.dtype, name="time_hidden")(features))
         h = nn.Dense(width, dtype=self.dtype, name="time_out")(h)
         if self.num_classes:

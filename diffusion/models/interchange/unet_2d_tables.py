@@ -13,9 +13,10 @@ import flax.linen as nn
 
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
-from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, zero_or_null
+from diffusion.models.interchange.field_table import ABSENT, Choice, Field, FieldTable, Follows, Group, zero_or_null
 from diffusion.models.interchange.rows import DENSE_OUT, Row, conv, linear, mlp, norm, side_by_side
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example, only
+from diffusion.models.layers.convolutions import ACTIVATIONS
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
 
@@ -54,6 +55,8 @@ def _unet_rows(module: UNet) -> list[Row]:
     table = [*_common_rows(), *norm("conv_norm_out", "norm_out"), *conv("conv_out", "conv_out")]
     if module.num_classes:
         table.append(Row("class_embedding.weight", "classes"))
+    if module.learned_times:
+        table.append(Row("time_proj.weight", "times"))
     attends = tuple(i in module.attention_levels for i in range(levels))
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
         theirs = _part(box, levels)
@@ -191,8 +194,20 @@ def _write_heads(module: UNet) -> dict[str, Any]:
     return {"attention_head_dim": module.head_size}
 
 
+def _read_times(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of our learned times, which only such a network needs."""
+    kind, number = values.values()
+    if kind == "learned" and number is None:
+        raise ValueError("time_embedding_type = 'learned' needs num_train_timesteps, the number of the times.")
+    return {"learned_times": number if kind == "learned" else 0}
+
+
+def _write_times(module: UNet) -> dict[str, Any]:
+    kind = "learned" if module.learned_times else "positional"
+    return {"time_embedding_type": kind, "num_train_timesteps": module.learned_times or ABSENT}
+
+
 COMMON = (
-    Follows("act_fn", "silu"),
     Follows("mid_block_type", "UNetMidBlock2D", silent=True),
     Follows("class_embed_type", None, silent=True),
     Follows("time_embedding_dim", lambda module: 4 * module.widths[0], default=None, optional=True, silent=True),
@@ -204,6 +219,7 @@ UNET_CONFIG = FieldTable(
     UNet,
     (
         *COMMON,
+        Choice("act_fn", "activation", {**{name: name for name in ACTIVATIONS}, "swish": "silu"}),
         Field("center_input_sample", "centred", False),
         Field("add_attention", "middle_attention", True),
         Group(
@@ -211,7 +227,14 @@ UNET_CONFIG = FieldTable(
             _read_levels,
             _write_levels,
         ),
-        Follows("time_embedding_type", "positional"),
+        Group(
+            {
+                "time_embedding_type": ("positional", ["positional", "learned"]),
+                "num_train_timesteps": (None, schema.optional(schema.integer(1, 10**5))),
+            },
+            _read_times,
+            _write_times,
+        ),
         Follows("mid_block_scale_factor", 1, silent=True),
         Group(
             {
@@ -240,7 +263,6 @@ UNET_CONFIG = FieldTable(
             "sample_size", "resolution", None, SIDES, read=lambda size, ours: size if isinstance(size, int) else None
         ),
     ),
-    unread={"num_train_timesteps": None},
     required=OF_IMAGES,
 )
 
@@ -305,6 +327,7 @@ SONG_CONFIG = FieldTable(
     SongUNet,
     (
         *COMMON,
+        Follows("act_fn", "silu"),
         Follows("center_input_sample", False, silent=True),
         Follows("add_attention", True, silent=True),
         Group({**KINDS, "sample_size": (None, SIDES)}, _read_song, _write_song),

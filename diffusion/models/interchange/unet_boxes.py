@@ -62,7 +62,7 @@ def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool,
 
 OF_IMAGES = {"axes": 2, "vector_width": 0}
 """The fields of `UNet` that no other library's files can express."""
-USUAL = {"middle_attention": True, "centred": False}
+USUAL = {"middle_attention": True, "centred": False, "activation": "silu", "learned_times": 0}
 """The fields of `UNet` that only diffusers' files can express."""
 
 

@@ -1,5 +1,7 @@
 """Convolutional layers that the U-Nets and autoencoders of the field share, channels last."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -92,6 +94,15 @@ def conv(
     )
 
 
+ACTIVATIONS = {
+    "silu": nn.silu,
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "relu": nn.relu,
+    "mish": jax.nn.mish,
+}
+"""The activations of `ResnetBlock`, by their names."""
+
+
 class ResnetBlock(nn.Module):
     """x + conv(act(norm(h))), h = conv(act(norm(x))), with the time added between: the block of DDPM's U-Net.
 
@@ -111,6 +122,7 @@ class ResnetBlock(nn.Module):
         project: a convolution of one pixel on x even if the number of channels does not change.
         gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
         least: least number of channels in a group of the norms, see `GroupNorm`.
+        activation: name of the activation, in `ACTIVATIONS`.
 
     Reference: Ho et al., "Denoising Diffusion Probabilistic Models", 2020, appendix B; Dhariwal & Nichol, "Diffusion
     Models Beat GANs", 2021, section 3; Song et al., "Score-Based Generative Modeling through SDEs", 2021, appendix H.
@@ -127,6 +139,7 @@ class ResnetBlock(nn.Module):
     project: bool = False
     gain: float = 1.0
     least: int = 1
+    activation: str = "silu"
 
     @nn.compact
     def __call__(
@@ -137,7 +150,8 @@ class ResnetBlock(nn.Module):
         embedding: embedding of the time, [B, E], before its activation; None for a network without time.
         dropout_keys: one key for each example, [B], by which dropout is drawn; None: nothing is dropped.
         """
-        h = nn.silu(GroupNorm(self.groups, self.epsilon, self.least, name="norm_1")(x))
+        act = ACTIVATIONS[self.activation]
+        h = act(GroupNorm(self.groups, self.epsilon, self.least, name="norm_1")(x))
         if self.resample != "keep":
             side = {"down": halve, "up": double}[self.resample]
             x = side(x, self.taps)
@@ -149,14 +163,14 @@ class ResnetBlock(nn.Module):
             h = norm(h)
         else:
             width = self.features * (2 if self.scale_shift else 1)
-            time = nn.Dense(width, dtype=self.dtype, name="time")(nn.silu(embedding))
+            time = nn.Dense(width, dtype=self.dtype, name="time")(act(embedding))
             time = jnp.expand_dims(time, tuple(range(1, axes + 1)))
             if self.scale_shift:
                 scale, shift = jnp.split(time, 2, axis=-1)
                 h = norm(h) * (1 + scale) + shift
             else:
                 h = norm(h + time)
-        h = dropped(nn.silu(h), dropout_keys, self.dropout)
+        h = dropped(act(h), dropout_keys, self.dropout)
         h = conv(self.features, axes=axes, dtype=self.dtype, zero=True, name="conv_2")(h)
         if self.project or x.shape[-1] != self.features:
             x = conv(self.features, 1, axes=axes, dtype=self.dtype, name="shortcut")(x)

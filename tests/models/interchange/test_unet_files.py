@@ -117,7 +117,9 @@ def test_a_network_goes_to_the_family_that_has_words_for_it():
         interchange.FAMILIES["UNet2DModel"].describe(SongUNet(32))
 
 
-@pytest.mark.parametrize("field", [{"middle_attention": False}, {"centred": True}])
+@pytest.mark.parametrize(
+    "field", [{"middle_attention": False}, {"centred": True}, {"activation": "mish"}, {"learned_times": 20}]
+)
 def test_what_only_diffusers_files_express_is_refused_by_the_others(field):
     """UNet2DModel has both in its config."""
     ((name, value),) = field.items()
@@ -125,5 +127,24 @@ def test_what_only_diffusers_files_express_is_refused_by_the_others(field):
     config = interchange.FAMILIES["UNet2DModel"].describe(module)
     assert interchange.FAMILIES["UNet2DModel"].build(config) == module.clone(resolution=64)
     for family in ("ADMUNet", "DhariwalUNet"):
-        with pytest.raises(Refusal, match=rf"{name} = {value}"):
+        with pytest.raises(Refusal, match=rf"{name} = {value!r}"):
             interchange.FAMILIES[family].describe(module.clone(num_classes=1000))
+
+
+@pytest.mark.parametrize(
+    "field, words",
+    [
+        ({"time_embedding_type": "learned"}, "needs num_train_timesteps, the number of the times"),
+        (
+            {"time_embedding_type": "learned", "num_train_timesteps": 0},
+            "num_train_timesteps = 0. Valid: a whole number",
+        ),
+        ({"act_fn": "elu"}, "act_fn = 'elu' is not supported; supported: 'silu', 'gelu', 'relu', 'mish', 'swish'"),
+    ],
+)
+def test_times_without_a_number_and_other_activations_are_refused(field, words):
+    family = interchange.FAMILIES["UNet2DModel"]
+    config = family.describe(unet_preset("adm-64"))
+    with pytest.raises(Refusal, match=words):
+        family.build({**config, **field})
+    assert family.build({**config, "act_fn": "swish"}) == unet_preset("adm-64")

@@ -13,8 +13,9 @@ T = np.array([3.0, 731.0], np.float32)
 
 
 def run(module, inputs):
-    """One evaluation; of classes where there are any."""
-    return {"output": last(module(first(inputs["x"]), inputs["t"], class_labels=inputs.get("label")).sample)}
+    """One evaluation; of classes where there are any. A learned time is a whole number."""
+    t = inputs["t"].long() if module.config.time_embedding_type == "learned" else inputs["t"]
+    return {"output": last(module(first(inputs["x"]), t, class_labels=inputs.get("label")).sample)}
 
 
 def types(attends: str, down: str, up: str) -> dict:
@@ -107,6 +108,34 @@ CASES = {
             center_input_sample=True,
             add_attention=False,
             **types("a-", *PLAIN),
+        ),
+        {"x": X, "t": T},
+        run,
+    ),
+    "unet_2d_mish": Case(
+        small(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            act_fn="mish",
+            time_embedding_type="learned",
+            num_train_timesteps=20,
+            attn_norm_num_groups=8,
+            **types("-a", *RESNET),
+            **ADM,
+        ),
+        {"x": X, "t": np.array([3.0, 19.0], np.float32)},
+        run,
+    ),
+    "unet_2d_gelu": Case(
+        small(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            act_fn="gelu",
+            **types("-a", *PLAIN),
         ),
         {"x": X, "t": T},
         run,
