@@ -67,9 +67,8 @@ def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[
     """
     entries, waiting = list(entries), list(waiting)
     minutes = sum(remake.minutes for remake in [*(remake for remake, _ in entries), *waiting])
-    sections = [
-        f"All of them, also those not measured yet, take about {progress.duration(60 * minutes)} on two cores.\n"
-    ]
+    all_of_them = "All of them, also those not measured yet," if waiting else "All of them"
+    sections = [f"{all_of_them} take about {progress.duration(60 * minutes)} on two cores.\n"]
     sections += [_section(remake, record) for remake, record in entries]
     lines = [
         f"- `{remake.name}`: {remake.title} ({remake.paper}; {remake.place}). It would take about "
