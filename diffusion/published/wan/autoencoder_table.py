@@ -197,6 +197,7 @@ def pixels(theirs: str) -> Field:
 
 
 def channels_of_patch(module: AutoencoderKLVideo) -> int:
+    """The number of channels of a picture whose patches are folded into its channels."""
     return module.picture_channels * module.patch**2
 
 
