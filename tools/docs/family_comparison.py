@@ -38,6 +38,7 @@ REASONS = {
     "qwen_image_edit_plus": TOLD,
     "sana": CLEAN,
     "sprint": CLEAN,
+    "stable_cascade": "stage B then takes 12 steps",
     "wan_from_image": "letters are not mended (ftfy)",
     "wan_first_and_last": "letters are not mended (ftfy)",
     "wan_vace": "letters are not mended (ftfy)",
@@ -52,7 +53,7 @@ def variants() -> dict[str, tuple[str, dict[str, float]]]:
     table = {}
     for path in sorted(made_pipelines.FIXTURES.parents[1].glob("published/*/facts.py")):
         facts = importlib.import_module(f"tests.published.{path.parent.name}.facts")
-        for name in ("TRAJECTORIES", "CLIP_TRAJECTORIES"):
+        for name in ("TRAJECTORIES", "CLIP_TRAJECTORIES", "STAGED_TRAJECTORIES"):
             table |= {variant: (path.parent.name, cases) for variant, cases in getattr(facts, name, {}).items()}
     return table
 

@@ -41,6 +41,7 @@ KINDS = {
     f"StableCascade{half}Pipeline": KindFacts((steps, 4.0), 3, "StableCascade", readers=READERS, denoiser="prior")
     for half, steps in (("Combined", 60), ("Prior", 20), ("Decoder", 20))
 }
+STAGED_TRAJECTORIES = {"stable_cascade": {"ddpm": 2e-5}}  # the larger bound, of stage C
 LISTINGS = {
     "stable_cascade_c_full": "StableCascadeUNet",
     "stable_cascade_b_full": "StableCascadeUNet",
