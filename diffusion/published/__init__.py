@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         flux as flux,
         flux2 as flux2,
         hidream as hidream,
+        hunyuan_image as hunyuan_image,
         hunyuan_video as hunyuan_video,
         hunyuan_video_15 as hunyuan_video_15,
         kolors as kolors,

@@ -193,6 +193,9 @@ class Kind(NamedTuple):
         objection: denoiser -> why it is another pipeline's, in words after "whose denoiser has"; "" where it is not.
         network: class of its denoiser; None: any.
         guides: (branches, schedule, scale) -> the guided denoiser.
+        guided_by_condition: whether `guides` also takes the condition of the prompts.
+        guiders: (kind, folder, whether it has a part of a name, steps and guidance) -> the kind and these with what the
+            folder's guiders state; None: they are classifier-free, see `model_index.read_guidance`.
         dynamic_scales: (scale, times of the training process [N], steps N) -> the scale of each step, if the class has
             a guidance that changes with the steps; None: it has not.
         student: steps and guidance where model_index.json says is_distilled; None: `usual`.
@@ -235,6 +238,8 @@ class Kind(NamedTuple):
     objection: Callable[[Any], str] = lambda denoiser: ""
     network: type[nn.Module] | None = None
     guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)
+    guided_by_condition: bool = False
+    guiders: Callable[..., tuple["Kind", Usual]] | None = None
     dynamic_scales: Callable[[float, np.ndarray, int], np.ndarray] | None = None
     student: Usual | None = None
     student_schedule: Mapping[str, Any] = {}

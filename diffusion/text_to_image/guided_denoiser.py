@@ -104,6 +104,8 @@ def denoise(
                 return lambda x, t: branches(x, t)[0]
         if isinstance(params, video_models.Experts):
             return lambda x, t: model.kind.guides(branches, schedule, params.scale(t, scale))(x, t)
+        if model.kind.guided_by_condition:
+            return model.kind.guides(branches, schedule, scale, condition)
         return model.kind.guides(branches, schedule, scale)
 
     def maps(x: Array, t: Any) -> tuple[Array, ...]:

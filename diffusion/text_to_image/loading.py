@@ -152,7 +152,11 @@ def described(
         )
     kind = kind.variant(kind, denoiser)
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
-    usual = model_index.read_guidance(folder, index, pipelines.published(kind, process, denoiser, student))
+    usual = pipelines.published(kind, process, denoiser, student)
+    if kind.guiders is None:
+        usual = model_index.read_guidance(folder, index, usual)
+    elif not pipelines.distilled(denoiser):
+        kind, usual = kind.guiders(kind, folder, lambda part: model_index.has_part(index, part, True), usual)
     usual = model_index.read_usual(folder, usual)
     model = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
     sight = None

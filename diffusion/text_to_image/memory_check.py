@@ -73,6 +73,8 @@ def check_memory(
         scale = jnp.full(2, 2.0) if two else 2.0
         how = {"places": course.places, "perturbed": course.perturbed}
         denoiser = denoise(model, params[0], condition, other, scale, params[1], **how)
+        if isinstance(denoiser, guidance.Memory):
+            return denoiser.apply(denoiser.init(x), x, 0.9)
         return (denoiser.denoise if isinstance(denoiser, guidance.Unpaired) else denoiser)(x, 0.9)
 
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)

@@ -26,6 +26,7 @@ from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
 PROMPTS = ["a cat", "the red car on a hill"]
+QUOTED = ['a cat with "hé" and “cat”', PROMPTS[1]]
 ABOUT, FOUND = made_pipelines.fixture("sd")
 
 
@@ -82,10 +83,11 @@ def compiled(name):
     """(model, conditional, unconditional): its denoiser is compiled for two pictures with guidance, LCM's own."""
     model = loaded(name)
     scale = model.usual.guidance if name == "lcm" else 7.5
+    prompts = QUOTED if name == "hunyuan_image" else PROMPTS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the second prompt is too long for CLIP, there and here
         how = {"pictures": edit(name, model).prompt_images} if model.sight else {}
-        conditional, unconditional = text_to_image.conditions(model, PROMPTS, "bad", scale, 16, 16, **how)
+        conditional, unconditional = text_to_image.conditions(model, prompts, "bad", scale, 16, 16, **how)
     modules = {**model.modules, model.kind.denoiser: Compiled(model.denoiser)}
     return dataclasses.replace(model, modules=modules), conditional, unconditional
 

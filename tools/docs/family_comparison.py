@@ -27,6 +27,7 @@ REASONS = {
     "cogvideox_from_image": MEAN,
     "cogvideox_frames_from_image": MEAN,
     "hidream": "pictures have the pixels of its default_sample_size, which is made small",
+    "hunyuan_image": "it is called with one prompt at a time",
     "hunyuan_video_from_image": FEW,
     "hunyuan_video_concat_from_image": FEW,
     "ltx_from_image": MEAN,

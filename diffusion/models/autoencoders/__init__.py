@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         autoencoder_kl as autoencoder_kl,
         autoencoder_kl_asymmetric as autoencoder_kl_asymmetric,
         autoencoder_kl_cogvideox as autoencoder_kl_cogvideox,
+        autoencoder_kl_hunyuan_image as autoencoder_kl_hunyuan_image,
         autoencoder_kl_hunyuan_video as autoencoder_kl_hunyuan_video,
         autoencoder_kl_hunyuan_video_15 as autoencoder_kl_hunyuan_video_15,
         autoencoder_kl_ltx as autoencoder_kl_ltx,

@@ -50,6 +50,29 @@ class GlyphEmbedding(nn.Module):
         return dense(self.width, "out")(x)
 
 
+def check_glyphs(batch: int, glyph_width: int, inputs: dict[str, Any]) -> None:
+    """Refuses tokens of words in quotes, or their mask, of other shapes than the network's.
+
+    Args:
+        batch: number B of examples.
+        glyph_width: number G of features of these tokens.
+        inputs: entries of the condition, with "glyphs" and "glyph_mask".
+
+    Raises:
+        ValueError: naming both shapes.
+    """
+    glyphs, mask = inputs["glyphs"], inputs["glyph_mask"]
+    if glyphs.ndim != 3 or (glyphs.shape[0], glyphs.shape[2]) != (batch, glyph_width):
+        raise ValueError(
+            f"the condition's 'glyphs' must be [B, K, glyph_width] = ({batch}, K, {glyph_width}); got {glyphs.shape}"
+        )
+    if mask.shape != glyphs.shape[:2] or mask.dtype != bool:
+        raise ValueError(
+            f"the condition's 'glyph_mask' must be Bool [B, K] = {glyphs.shape[:2]}; got {mask.dtype} of shape "
+            f"{mask.shape}"
+        )
+
+
 class HunyuanVideo15(Layered, Backbone):
     """The transformer of HunyuanVideo 1.5: `apply(variables, x, t, condition)` is a `Network`.
 
@@ -162,17 +185,7 @@ class HunyuanVideo15(Layered, Backbone):
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         network_checks.latents(self, x, t, self.in_channels, video=True)
         check_text(x.shape[0], self.text_width, inputs)
-        glyphs, mask = inputs["glyphs"], inputs["glyph_mask"]
-        if glyphs.ndim != 3 or (glyphs.shape[0], glyphs.shape[2]) != (x.shape[0], self.glyph_width):
-            raise ValueError(
-                f"the condition's 'glyphs' must be [B, K, glyph_width] = ({x.shape[0]}, K, {self.glyph_width}); got "
-                f"{glyphs.shape}"
-            )
-        if mask.shape != glyphs.shape[:2] or mask.dtype != bool:
-            raise ValueError(
-                f"the condition's 'glyph_mask' must be Bool [B, K] = {glyphs.shape[:2]}; got {mask.dtype} of shape "
-                f"{mask.shape}"
-            )
+        check_glyphs(x.shape[0], self.glyph_width, inputs)
         if self.from_image:
             patches = inputs["patches"].shape
             if len(patches) != 3 or (patches[0], patches[2]) != (x.shape[0], self.patch_width):

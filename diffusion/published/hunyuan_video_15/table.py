@@ -12,31 +12,44 @@ from diffusion.published.wan.autoencoder_table import PIXEL
 
 NAME = "HunyuanVideo15Transformer3DModel"
 
+GLYPH_ROWS = [
+    *norm("context_embedder_2.norm", "glyph_embedding/norm"),
+    *linear("context_embedder_2.linear_1", "glyph_embedding/hidden_0"),
+    *linear("context_embedder_2.linear_2", "glyph_embedding/hidden_1"),
+    *linear("context_embedder_2.linear_3", "glyph_embedding/out"),
+]
+"""The rows of the embedding of words in quotes."""
 
-def table(module: HunyuanVideo15) -> list[Row]:
-    """The rows of a network."""
-    refined, refiner = "context_embedder.time_text_embed.", "context_embedder."
+
+def text_rows(refiners: int) -> list[Row]:
+    """The rows of the text's refiner, by the number of its layers."""
+    refiner, refined = "context_embedder.", "context_embedder.time_text_embed."
     rows = [
-        *linear("x_embedder.proj", "patch_embedding", PIXEL),
-        *mlp("time_embed.timestep_embedder.linear_1", "time_embed.timestep_embedder.linear_2", "time/"),
-        Row("cond_type_embed.weight", "kinds"),
         *linear(f"{refiner}proj_in", "refiner/enter"),
         *mlp(
             f"{refined}timestep_embedder.linear_1", f"{refined}timestep_embedder.linear_2", "refiner/conditioning/time/"
         ),
         *mlp(f"{refined}text_embedder.linear_1", f"{refined}text_embedder.linear_2", "refiner/conditioning/pooled/"),
-        *norm("context_embedder_2.norm", "glyph_embedding/norm"),
-        *linear("context_embedder_2.linear_1", "glyph_embedding/hidden_0"),
-        *linear("context_embedder_2.linear_2", "glyph_embedding/hidden_1"),
-        *linear("context_embedder_2.linear_3", "glyph_embedding/out"),
+    ]
+    for i in range(refiners):
+        rows += within(refiner_rows("diffusers"), f"{refiner}token_refiner.refiner_blocks.{i}.", f"refiner/block_{i}/")
+    return rows
+
+
+def table(module: HunyuanVideo15) -> list[Row]:
+    """The rows of a network."""
+    rows = [
+        *linear("x_embedder.proj", "patch_embedding", PIXEL),
+        *mlp("time_embed.timestep_embedder.linear_1", "time_embed.timestep_embedder.linear_2", "time/"),
+        Row("cond_type_embed.weight", "kinds"),
+        *text_rows(module.refiners),
+        *GLYPH_ROWS,
         *norm("image_embedder.norm_in", "picture_embedding/norm_in"),
         *mlp("image_embedder.linear_1", "image_embedder.linear_2", "picture_embedding/"),
         *norm("image_embedder.norm_out", "picture_embedding/norm_out"),
         *shift_and_scale("norm_out.linear", "final_modulation", module.width, True),
         *linear("proj_out", "final"),
     ]
-    for i in range(module.refiners):
-        rows += within(refiner_rows("diffusers"), f"{refiner}token_refiner.refiner_blocks.{i}.", f"refiner/block_{i}/")
     joint = [
         row for stream, ours in zip(joint_rows.DIFFUSERS, ("image", "text")) for row in stream_rows(stream, ours, True)
     ]

@@ -1,0 +1,81 @@
+"""The pipeline of HunyuanImage 2.1, and the condition of its prompts."""
+
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffusion.published.hunyuan_image import guidance
+from diffusion.published.hunyuan_image.network import HunyuanImage
+from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.qwen_image.pipeline import OF_TASK, TASK
+from diffusion.text.encoding import Encoder, encode, text_first
+from diffusion.text.qwen_chat import USER
+
+QUOTES = ("''", '""', "‘’", "“”")  # in the order in which their words are read
+
+
+def in_quotes(prompt: str) -> str:
+    """The words in quotes of a prompt, as their encoder reads them, with repetitions; "" without any.
+
+    An apostrophe is a quote, too, as in the code of the pipeline.
+    """
+    words = [word for begin, end in QUOTES for word in re.findall(f"{begin}(.*?){end}", prompt)]
+    return "".join(f'Text "{word}". ' for word in words)
+
+
+def hunyuan_image(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: Any) -> dict[str, Any]:
+    """{"text", "text_mask", "glyphs", "glyph_mask"} of HunyuanImage 2.1: the prompt behind a task, and words in quotes.
+
+    Args:
+        prompts: B texts.
+        qwen: Qwen 2.5 VL's states before its last two layers, `masked=True, layers=(-3,)`, with a tokenizer of 34 +
+            1000 tokens.
+        byt5: ByT5's encoder, `masked=True`, with a tokenizer of 128 tokens.
+        **how: further arguments of `encode`, for Qwen.
+    """
+    embeddings = encode(prompts, qwen, before=TASK + USER, behind="<|im_end|>", **how)
+    tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
+    quoted = [in_quotes(prompt) for prompt in prompts]
+    glyphs = encode(quoted, byt5)
+    shown = glyphs.mask & np.array([bool(words) for words in quoted])[:, None]
+    text = text_first(embeddings._replace(tokens=tokens, mask=mask))
+    return text | {"glyphs": glyphs.tokens, "glyph_mask": shown}
+
+
+def with_guiders(kind: Kind, folder: pathlib.Path, has: Callable[[str], bool], usual: Usual) -> tuple[Kind, Usual]:
+    """The kind with the guidance of its folder's guiders, and the scale that they state."""
+    parts = {part: has(part) for part in ("guider", "ocr_guider")}
+    plain, quoting = guidance.guiders(folder, parts)
+
+    def guides(branches: Any, schedule: Any, scale: Any, condition: Any) -> Any:
+        quotes = condition["glyph_mask"].any(axis=1)
+        return guidance.projected_velocity(branches, schedule, scale, plain, quoting, quotes)
+
+    return kind._replace(guides=guides), usual._replace(guidance=plain.scale)
+
+
+HUNYUAN_IMAGE = Kind(
+    "HunyuanImage",
+    (
+        Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
+        Reader("_2", how={"masked": True}, length=128),
+    ),
+    hunyuan_image,
+    Usual(50, 3.25),
+    multiple=lambda denoiser: 1,
+    undistilled=Usual(50, 3.5),  # the scale of the guider's class
+    unit_clock=True,
+    even=True,
+    network=HunyuanImage,
+    objection=lambda denoiser: (
+        "" if getattr(denoiser, "glyph_width", 1) else "the tokens of words in quotes (text_embed_2_dim)"
+    ),
+    sample_size=64,
+    guided_by_condition=True,
+    guiders=with_guiders,
+)
+KINDS = {"HunyuanImagePipeline": HUNYUAN_IMAGE}
+"""The pipelines by the names of their classes in diffusers."""
