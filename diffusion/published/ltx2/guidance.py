@@ -56,7 +56,7 @@ def needed(scales: Mapping[str, Scales]) -> tuple[str, ...]:
     return tuple(name for name in BRANCHES if any(one.strengths[name] for one in scales.values()))
 
 
-def of_modalities(
+def guided(
     branches: Branches, schedule: NoiseSchedule, shape: Any, scales: Mapping[str, Scales], names: Sequence[str]
 ) -> Denoiser:
     """The guided denoiser of packed pytrees.
@@ -73,17 +73,18 @@ def of_modalities(
     """
     sizes = dict(zip(sorted(shape), pytrees.sizes_of(shape)))
 
-    def each(of_leaf: Any) -> np.ndarray:
-        """One number for each number of x, the same in a leaf."""
-        return np.concatenate([np.full(size, of_leaf(scales[leaf]), np.float32) for leaf, size in sizes.items()])
+    def strengths_of(branch: str) -> np.ndarray:
+        """The strength of a branch for each number of x."""
+        sides = [np.full(size, scales[leaf].strengths[branch], np.float32) for leaf, size in sizes.items()]
+        return np.concatenate(sides)
 
-    strengths = [each(lambda one, name=name: one.strengths[name]) for name in names]
+    strengths = [strengths_of(name) for name in names]
 
-    def rescaled(guided: Array, conditional: Array, share: float) -> Array:
+    def rescaled(x0: Array, conditional: Array, share: float) -> Array:
         deviation = lambda a: root(jnp.var(a, axis=tuple(range(1, a.ndim)), keepdims=True))
-        wide = deviation(guided)
+        wide = deviation(x0)
         ratio = jnp.where(wide > 0, deviation(conditional) / jnp.where(wide > 0, wide, 1), 1)
-        return guided * (share * ratio + 1 - share)
+        return x0 * (share * ratio + 1 - share)
 
     def denoise(x_t: Array, t: Any) -> Any:
         order = f"(condition, {', '.join(names)})"
@@ -92,7 +93,7 @@ def of_modalities(
         for strength, other in zip(strengths, others):
             x0 = x0 + strength * (conditional.x0 - other.x0)
         leaves = jax.tree.map(
-            lambda guided, plain, leaf: rescaled(guided, plain, scales[leaf].rescale),
+            lambda combined, plain, leaf: rescaled(combined, plain, scales[leaf].rescale),
             pytrees.unpack(x0, shape),
             pytrees.unpack(conditional.x0, shape),
             {leaf: leaf for leaf in shape},

@@ -75,7 +75,7 @@ def sound_positions(length: int) -> jax.Array:
 
 
 class StreamInputs(NamedTuple):
-    """What all layers read of one modality, beside its tokens.
+    """The inputs that all layers share of one modality, beside its tokens.
 
     Attributes:
         vectors: vectors of its time, [B, F or 1, 6 or 9, D]: shift, scale and gate of its attention, of its MLP, and of
@@ -112,7 +112,7 @@ class TimeVectors(nn.Module):
 
 
 class LTX2Entry(nn.Module):
-    """What enters the layers of one modality: (tokens, embedding of its time, `StreamInputs`).
+    """The input of one modality's layers: (tokens, embedding of its time, `StreamInputs`).
 
     Arguments of the call: latents [B, N, C]; its times [B, F or 1]; the time of the other modality [B, 1]; its text;
     its angles, and those of its times. Fields are those of `LTX2`.
@@ -196,12 +196,12 @@ class LTX2Stream(nn.Module):
         text = text * (1 + reading[:, :, 1]) + reading[:, :, 0]
         return x + gate * self.text_attention(read * (1 + scale) + shift, text, bias)
 
-    def shown(self, x: jax.Array, inputs: StreamInputs, of_sound: int) -> jax.Array:
-        """What the attention of the clip (0), or of the sound (1), reads of its tokens."""
+    def modulated_for(self, x: jax.Array, inputs: StreamInputs, reader: int) -> jax.Array:
+        """Its tokens as the attention of the clip (0), or of the sound (1), reads them."""
         vectors = inputs.between + self.other_table.astype(inputs.between.dtype)
-        return rms_norm(x) * (1 + vectors[:, :, 2 * of_sound]) + vectors[:, :, 2 * of_sound + 1]
+        return rms_norm(x) * (1 + vectors[:, :, 2 * reader]) + vectors[:, :, 2 * reader + 1]
 
-    def seeing(
+    def cross_attended(
         self, x: jax.Array, inputs: StreamInputs, read: jax.Array, other: jax.Array, times: jax.Array, apart: Any
     ) -> jax.Array:
         """x after the attention to the other modality, which examples that are `apart` leave out."""
@@ -210,7 +210,7 @@ class LTX2Stream(nn.Module):
         mixed = gate * mixed
         return x + (mixed if apart is None else jnp.where(apart[:, None, None], 0, mixed))
 
-    def leave(self, x: jax.Array, inputs: StreamInputs) -> jax.Array:
+    def after_mlp(self, x: jax.Array, inputs: StreamInputs) -> jax.Array:
         """x after the MLP."""
         vectors = self.conditions(x, inputs)
         x = x + vectors[5] * self.mlp(rms_norm(x) * (1 + vectors[4]) + vectors[3])
@@ -244,14 +244,14 @@ class LTX2Block(nn.Module):
         identity = masks.get("identity")
         clip, sound = (part.attended(x, given, bias, identity) for part, x, given in zip(streams, carry, inputs))
         for_clip, for_sound = (
-            [part.shown(x, given, reader) for part, x, given in zip(streams, (clip, sound), inputs)]
+            [part.modulated_for(x, given, reader) for part, x, given in zip(streams, (clip, sound), inputs)]
             for reader in (0, 1)
         )
         crossed = (
-            streams[0].seeing(clip, inputs[0], for_clip[0], for_clip[1], inputs[1].times, apart),
-            streams[1].seeing(sound, inputs[1], for_sound[1], for_sound[0], inputs[0].times, apart),
+            streams[0].cross_attended(clip, inputs[0], for_clip[0], for_clip[1], inputs[1].times, apart),
+            streams[1].cross_attended(sound, inputs[1], for_sound[1], for_sound[0], inputs[0].times, apart),
         )
-        return tuple(part.leave(x, given) for part, x, given in zip(streams, crossed, inputs)), None
+        return tuple(part.after_mlp(x, given) for part, x, given in zip(streams, crossed, inputs)), None
 
 
 class LTX2Output(nn.Module):

@@ -10,7 +10,7 @@ clips.write_mp4("dog.mp4", made.clips[0], made.rate, (made.sounds[0], made.sampl
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -28,7 +28,7 @@ from diffusion.models.autoencoders import latent_space
 from diffusion.models.interchange import schedulers
 from diffusion.models.interchange.family import Refusal
 from diffusion.models.layers import layer_masks
-from diffusion.published.ltx2.guidance import SCALES, Scales, needed, of_modalities
+from diffusion.published.ltx2.guidance import SCALES, Scales, guided, needed
 from diffusion.published.ltx2.network import SOUND_CELL, SPECTRA
 from diffusion.text.encoding import Encoder, encode
 from diffusion.text.tokenizer import Tokenizer
@@ -59,17 +59,23 @@ class LTX2Model:
         params: their parameters, likewise.
         process: the diffusion process.
         encoder: Gemma 3, whose tokens have the states after all layers side by side.
+        programs: its compiled functions, by names that tell them apart.
     """
 
     modules: Mapping[str, nn.Module]
     params: Mapping[str, Any]
     process: schedulers.Process
     encoder: Encoder
+    programs: dict[Hashable, Callable] = dataclasses.field(default_factory=dict)
+
+    def compiled(self, name: Hashable, function: Callable) -> Callable:
+        """A function as a compiled program, which the model keeps under this name."""
+        return self.programs.setdefault(name, jax.jit(function))
 
     def apply(self, part: str, *arguments: Any, **how: Any) -> Any:
         """The value of a network's call; `how` may name its method."""
-        module, params = self.modules[part], self.params[part]
-        return jax.jit(functools.partial(module.apply, **how))({"params": params}, *arguments)
+        call = self.compiled((part, *how.items()), functools.partial(self.modules[part].apply, **how))
+        return call({"params": self.params[part]}, *arguments)
 
 
 def load(folder: str | pathlib.Path, *, dtype: str = "float32", length: int = LENGTH, **how: Any) -> LTX2Model:
@@ -183,27 +189,27 @@ def latents(
     schedule, parameterization = model.process.schedule, trajectory.clocked(model.process.parameterization)
     keys = jax.vmap(jax.random.key)(jnp.arange(batch))  # of the sampler, which draws nothing
 
-    @jax.jit
     def sampled(params: Any, x: Array, conditions: tuple) -> Array:
         apply = lambda x, clock, condition: network.apply({"params": params}, x, clock, condition)
-        of_vectors = pytrees.vector_network(apply, shape)
+        vectors_network = pytrees.vector_network(apply, shape)
         if names:
-            branches = guidance.together(of_vectors, schedule, parameterization, conditions)
+            branches = guidance.together(vectors_network, schedule, parameterization, conditions)
         else:
             branches = guidance.separately(
-                parameterizations.denoiser(of_vectors, schedule, parameterization, conditions[0])
+                parameterizations.denoiser(vectors_network, schedule, parameterization, conditions[0])
             )
-        denoise = of_modalities(branches, schedule, shape, course.scales, names)
+        denoise = guided(branches, schedule, shape, course.scales, names)
         return samplers.sample(trajectory.sampler, denoise, schedule, x, trajectory.plan, keys)
 
-    x = sampled(model.params["transformer"], trajectory.start * pytrees.pack(dict(noise)), conditions)
+    program = model.compiled(("latents", batch, str(course)), sampled)
+    x = program(model.params["transformer"], trajectory.start * pytrees.pack(dict(noise)), conditions)
     return pytrees.unpack(x, shape)
 
 
 def decoded(model: LTX2Model, z: Mapping[str, Array]) -> tuple[np.ndarray, np.ndarray]:
     """(frames uint8 [B, F, H, W, 3], waveforms float32 [B, L, 2] in [-1, 1]) of the denoiser's latents."""
     vae, params = model.modules["vae"], model.params["vae"]
-    decode = jax.jit(lambda params, z: vae.in_parts(vae, params, "decode")(z))
+    decode = model.compiled("clips", lambda params, z: vae.in_parts(vae, params, "decode")(z))
     frames = to_uint8(decode(params, latent_space.from_diffusion(z["video"], vae.scale, vae.shift)))
     spectrograms = model.apply("audio_vae", model.modules["audio_vae"].latents(z["sound"]), method="decode")
     return np.asarray(frames), np.asarray(model.apply("vocoder", spectrograms))
@@ -245,11 +251,11 @@ def generate(
     seeds = list(seeds) * len(prompts) if len(seeds) == 1 else list(seeds)
     if isinstance(prompts, str) or len(seeds) != len(prompts):
         raise ValueError(f"prompts must be a list of texts, with one seed or one for each; got {len(seeds)} seeds")
-    of_request = course(model, **settings)
+    settled = course(model, **settings)
     both = condition(model, [*prompts, *[negative] * len(prompts)])
     positive, other = ({name: jnp.split(array, 2)[i] for name, array in both.items()} for i in (0, 1))
     keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32))
-    draw = lambda key: jax.random.normal(key, pytrees.packed_shape(of_request.shape))
-    noise = pytrees.unpack(jax.vmap(draw)(keys), of_request.shape)
-    frames, sounds = decoded(model, latents(model, of_request, noise, positive, other))
-    return ClipsWithSound(frames, sounds, of_request.rate, model.modules["vocoder"].sample_rate)
+    draw = lambda key: jax.random.normal(key, pytrees.packed_shape(settled.shape))
+    noise = pytrees.unpack(jax.vmap(draw)(keys), settled.shape)
+    frames, sounds = decoded(model, latents(model, settled, noise, positive, other))
+    return ClipsWithSound(frames, sounds, settled.rate, model.modules["vocoder"].sample_rate)

@@ -52,6 +52,9 @@ def test_a_clip_depends_on_its_own_prompt_and_seed_alone(model):
     one = pipeline.generate(model, ["a red car"], negative="bad", seeds=[4], **sizes)
     assert two.clips.shape == (2, 9, 32, 64, 3) and two.sounds.shape == (2, 33 * 6, 2)
     assert (two.rate, two.sample_rate) == (24.0, 24000)
+    programs = set(model.programs)
+    again = pipeline.generate(model, ["a red car"], negative="bad", seeds=[4], **sizes)
+    assert set(model.programs) == programs and np.array_equal(again.clips, one.clips)
     np.testing.assert_allclose(np.int16(two.clips[1:]), one.clips, rtol=0, atol=1)
     np.testing.assert_allclose(two.sounds[1:], one.sounds, rtol=0, atol=1e-4)
 
