@@ -33,7 +33,7 @@ def definitions(text: str, root: pathlib.Path) -> dict[str, list[str]]:
         for name, node in _top_level(root / file).items():
             if node.lineno <= int(number) <= (node.end_lineno or node.lineno):
                 names.setdefault(file, set()).add(name)
-    return {file: sorted(found) for file, found in sorted(names.items())}
+    return {file: sorted(inside) for file, inside in sorted(names.items())}
 
 
 def digest(definitions: Mapping[str, Sequence[str]], root: pathlib.Path) -> str:

@@ -45,10 +45,10 @@ def _rows(module: LTX2SoundAutoencoder) -> list[Row]:
 
 def _statistics(module: LTX2SoundAutoencoder) -> dict[str, Computed]:
     """The mean and deviation of a token's features, of which the file has as many as `base_channels`."""
-    each = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.width)
+    channelwise = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.width)
     return {
-        "latents_mean": Computed((module.width,), lambda: each(module.shift).astype(np.float32)),
-        "latents_std": Computed((module.width,), lambda: (1 / each(module.scale)).astype(np.float32)),
+        "latents_mean": Computed((module.width,), lambda: channelwise(module.shift).astype(np.float32)),
+        "latents_std": Computed((module.width,), lambda: (1 / channelwise(module.scale)).astype(np.float32)),
     }
 
 

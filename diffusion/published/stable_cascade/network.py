@@ -219,16 +219,16 @@ class StableCascade(Backbone):
             h = h + self._picture(resized(inputs["coarse"], *h.shape[1:3]), "coarse")
         if self.pixel_channels:
             h = h + self._picture(jnp.zeros((1, 1, 1, self.pixel_channels), h.dtype), "pixels")
-        seen, skips = Features(features, self.feature_blocks), []
+        recorded, skips = Features(features, self.feature_blocks), []
         for i in range(len(self.widths)):
             h = self._smaller(layer_norm(h), i) if i else h
-            h = self._level(h, i, "down", shared, seen)
+            h = self._level(h, i, "down", shared, recorded)
             skips.append(h)
         for i in reversed(range(len(self.widths))):
-            h = self._level(h, i, "up", shared, seen, skips[i] if i < len(self.widths) - 1 else None)
+            h = self._level(h, i, "up", shared, recorded, skips[i] if i < len(self.widths) - 1 else None)
             h = self._larger(layer_norm(h), i) if i else h
         h = self._dense(self.patch**2 * self.channels, "final")(layer_norm(h)).astype(jnp.float32)
-        return seen.beside(channels_to_space(h) if self.patch == 2 else h)
+        return recorded.beside(channels_to_space(h) if self.patch == 2 else h)
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, name=name)
@@ -251,31 +251,31 @@ class StableCascade(Backbone):
         return layer_norm(jnp.concatenate(parts, axis=1))
 
     def _level(
-        self, h: jax.Array, level: int, way: str, shared: tuple, seen: Features, skip: jax.Array | None = None
+        self, h: jax.Array, level: int, way: str, shared: tuple, recorded: Features, skip: jax.Array | None = None
     ) -> jax.Array:
         """A level's layers, several times with the same parameters; the first of them reads the skip."""
         layers, turns = (self.layers, self.repeats) if way == "down" else (self.up_layers, self.up_repeats)
         name, fields = f"{way}_{level}", (self.heads[level], self.kernel, self.attention, self.dtype)
         first, number, stack = None, layers[level], None
-        requested = seen.among(turns[level] * number)
-        kept = {(block - 1) % number + 1 - (skip is not None) for block in requested} - {0}
+        requested = recorded.among(turns[level] * number)
+        returned = {(block - 1) % number + 1 - (skip is not None) for block in requested} - {0}
         if skip is not None:
             first = rematerialised(CascadeLayer, self.remat)(*fields, name=f"{name}_first")
             number -= 1
         if number:
-            axes, kept = (nn.broadcast, nn.broadcast), sorted(kept)
-            stack = scanned(CascadeLayer, number, self.remat, self.is_initializing(), axes, kept=kept)(
+            axes, returned = (nn.broadcast, nn.broadcast), sorted(returned)
+            stack = scanned(CascadeLayer, number, self.remat, self.is_initializing(), axes, kept=returned)(
                 *fields, name=name
             )
         for turn in range(turns[level]):
             h = self._dense(self.widths[level], f"{name}_repeat_{turn}")(h) if turn else h
             if first is not None and skip is not None:
                 h, _ = first(resized(h, *skip.shape[1:3]), *shared, skip)
-                seen.block(h)
+                recorded.block(h)
             if stack is not None:
                 h, states = stack(h, *shared)
-                among = seen.among(number)
-                seen.stack(number, [state for layer, state in zip(kept, states or ()) if layer in among])
+                among = recorded.among(number)
+                recorded.stack(number, [state for layer, state in zip(returned, states or ()) if layer in among])
         return h
 
     def _smaller(self, h: jax.Array, level: int) -> jax.Array:
