@@ -9,9 +9,9 @@ from tests.published.hunyuan_video_15.facts import quoted
 SMALL = HunyuanImage(4, 24, 2, 2, 1, 2, TEXT, 10, (4, 8))
 
 CALLS = {
-    "hunyuan_image": Call(denoised, 1e-4, layouts=OWN),
+    "hunyuan_image": Call(denoised, 4e-6, layouts=OWN),
     "hunyuan_image_strength": Call(denoised, 1e-4, slow=True),
-    "hunyuan_image_autoencoder": Call(autoencoder_kl, 1e-5, layouts=OWN),
+    "hunyuan_image_autoencoder": Call(autoencoder_kl, 9e-6, layouts=OWN),
 }
 LISTINGS = {
     "hunyuan_image_full": "HunyuanImageTransformer2DModel",
@@ -26,7 +26,7 @@ KINDS = {
         [("", {"masked": True, "layers": (-3,)}, 1034), ("_2", {"masked": True}, 128)],
     )
 }
-TRAJECTORIES = {"hunyuan_image": {"euler": 4e-5}}
+TRAJECTORIES = {"hunyuan_image": {"euler": 4e-6}}
 LORA_LAYERS = {
     "hunyuan_image": [
         (SMALL, "diffusers", "transformer_blocks.1.attn.add_k_proj"),

@@ -90,7 +90,7 @@ def test_the_step_has_a_largest_norm_and_keeps_a_share_of_its_parallel_part():
     d = 0.1 * np.array([1, 2]) / np.sqrt(5)
     along = d @ [3, 4] / 25 * np.array([3, 4])
     np.testing.assert_allclose(second[0], 2 + 2 * (d - 0.5 * along), rtol=1e-5)
-    wide = limited._replace(norm_threshold=10.0, eta=1.0)
+    wide = limited._replace(norm_threshold=2.0, eta=1.0)  # below the first step's norm, which the memory keeps whole
     _, second = guided(wide, wide, [False, False], 2)
     np.testing.assert_allclose(second[0], [2 + 2 * 0.5, 2 + 2 * 1.0], rtol=1e-5)
 

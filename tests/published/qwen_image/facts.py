@@ -22,7 +22,7 @@ def of_layers(net, a):
 
 
 CALLS = {
-    "qwen_image_layered": Call(of_layers, 4e-5, layouts=OWN, slow=True),
+    "qwen_image_layered": Call(of_layers, 5e-5, layouts=OWN, slow=True),
     "qwen_image": Call(edited, 4e-5, layouts=OWN),
     "qwen_image_clean": Call(edited, 4e-5, layouts=OWN, slow=True),
     "qwen_image_autoencoder": Call(autoencoder_kl, 1e-5, slow=True),

@@ -8,8 +8,8 @@ from tests.published.family_facts import KindFacts
 SMALL = QwenImage21(4, 24, 2, 2, TEXT, 2, (4, 4, 4))
 
 CALLS = {
-    "qwen_image_21": Call(denoised, 4e-5, layouts=OWN),
-    "qwen_image_21_of_time": Call(denoised, 4e-5, slow=True),
+    "qwen_image_21": Call(denoised, 3e-5, layouts=OWN),
+    "qwen_image_21_of_time": Call(denoised, 3e-5, slow=True),
     "qwen_image_21_autoencoder": Call(autoencoder_kl, 1e-5, layouts=OWN, slow=True),
 }
 LISTINGS = {
@@ -21,7 +21,7 @@ KINDS = {
         (40, 1.0), 1, "QwenImage21", {"unit_clock", "even"}, [("", {"masked": True, "norm": False}, 1038)], left=False
     )
 }
-TRAJECTORIES = {"qwen_image_21": {"euler": 4e-5}}
+TRAJECTORIES = {"qwen_image_21": {"euler": 7e-6}}
 LORA_LAYERS = {
     "qwen_image_21": [
         (SMALL, "diffusers", "transformer_blocks.1.attn.to_k"),
