@@ -99,7 +99,7 @@ def projected_velocity(
         step, last = memory
         cond, uncond = branches(x, t)
         wide = lambda numbers: jnp.reshape(numbers, (-1,) + (1,) * (x.ndim - 1))
-        chosen = Guider(*(wide(jnp.where(quotes, *pair)) for pair in zip(quoting, plain)))
+        chosen = plain._make(wide(jnp.where(quotes, *pair)) for pair in zip(quoting, plain))
         v, v_u = cond.eps - cond.x0, uncond.eps - uncond.x0
         average = v - v_u + chosen.momentum * last
         norm = root(inner(average, average))
