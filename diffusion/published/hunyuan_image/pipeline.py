@@ -5,10 +5,9 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from diffusion.published.hunyuan_image import guidance
 from diffusion.published.hunyuan_image.network import HunyuanImage
+from diffusion.published.hunyuan_video_15.quoted_words import glyphs
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
 from diffusion.published.qwen_image.pipeline import OF_TASK, TASK
 from diffusion.text.encoding import Encoder, encode, text_first
@@ -38,11 +37,8 @@ def hunyuan_image(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: A
     """
     embeddings = encode(prompts, qwen, before=TASK + USER, behind="<|im_end|>", **how)
     tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
-    quoted = [in_quotes(prompt) for prompt in prompts]
-    glyphs = encode(quoted, byt5)
-    shown = glyphs.mask & np.array([bool(words) for words in quoted])[:, None]
     text = text_first(embeddings._replace(tokens=tokens, mask=mask))
-    return text | {"glyphs": glyphs.tokens, "glyph_mask": shown}
+    return text | glyphs([in_quotes(prompt) for prompt in prompts], byt5)
 
 
 def with_guiders(kind: Kind, folder: pathlib.Path, has: Callable[[str], bool], usual: Usual) -> tuple[Kind, Usual]:

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from diffusion.published.hunyuan_video_15.clip_sizes import nearest_size
 from diffusion.published.hunyuan_video_15.network import HunyuanVideo15
-from diffusion.published.hunyuan_video_15.quoted_words import in_quotes
+from diffusion.published.hunyuan_video_15.quoted_words import glyphs, in_quotes
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
@@ -36,11 +34,8 @@ def hunyuan_video_15(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how
     """
     embeddings = encode([prompt or " " for prompt in prompts], qwen, before=TASK, behind=ANSWER, **how)
     tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
-    quoted = [in_quotes(prompt) for prompt in prompts]
-    glyphs = encode(quoted, byt5)
-    shown = glyphs.mask & np.array([bool(words) for words in quoted])[:, None]
     text = text_first(embeddings._replace(tokens=tokens, mask=mask))
-    return text | {"glyphs": glyphs.tokens, "glyph_mask": shown}
+    return text | glyphs([in_quotes(prompt) for prompt in prompts], byt5)
 
 
 def _variant(kind: Kind, denoiser: HunyuanVideo15) -> Kind:
