@@ -119,7 +119,7 @@ def guiders(folder: pathlib.Path, parts: Mapping[str, bool]) -> tuple[Guider, Gu
 
     Args:
         folder: the model's folder.
-        parts: which of "guider" and "ocr_guider" it has.
+        parts: flags by "guider" and "ocr_guider", whether it has that part.
 
     Raises:
         Refusal: for guiders that are not supported together.
