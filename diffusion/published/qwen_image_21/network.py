@@ -68,15 +68,15 @@ class CausalTextBlock(nn.Module):
         self,
         x: jax.Array,
         vectors: jax.Array,
-        of_text: jax.Array,
+        text_vectors: jax.Array,
         angles: jax.Array,
-        seen: jax.Array,
+        attended: jax.Array,
         entering: bool = False,
     ) -> tuple[jax.Array, None]:
         words = x.shape[1] - self.picture
         is_text = jnp.arange(x.shape[1])[:, None] < words
         scale_a, gate_a, scale_m, gate_m = (
-            jnp.where(is_text, of_text[:, i, None], vectors[:, i, None]) for i in range(4)
+            jnp.where(is_text, text_vectors[:, i, None], vectors[:, i, None]) for i in range(4)
         )
         read = layer_norm(x, EPSILON) * (1 + scale_a)
         if entering:
@@ -84,9 +84,9 @@ class CausalTextBlock(nn.Module):
         heads = Projections(x.shape[-1], self.heads, True, self.dtype, bias=False, epsilon=EPSILON, name="attention")
         q, k, v = heads.enter(read)
         q, k = (turn(a, angles) for a in (q, k))
-        before = jnp.tril(jnp.ones((words, words), bool)) & seen[:, None, :words]
+        before = jnp.tril(jnp.ones((words, words), bool)) & attended[:, None, :words]
         text = attention(q[:, :words], k[:, :words], v[:, :words], self.attention, mask_bias(before))
-        picture = attention(q[:, words:], k, v, self.attention, mask_bias(seen))
+        picture = attention(q[:, words:], k, v, self.attention, mask_bias(attended))
         mixed = layout.attended(jnp.concatenate([text, picture], axis=1))
         x = x + jnp.tanh(gate_a) * heads.leave(to_tokens(mixed))
         mlp = SwiGlu(1.0, self.dtype, bias=False, hidden=self.hidden, name="mlp")
@@ -141,7 +141,7 @@ class QwenImage21(Layered, Backbone):
             t: times in [0, 1], [B] or [], float32 or wider.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M], a text's tokens before its padding; without it all
-                are seen.
+                are attended.
 
         Returns:
             [B, H, W, C].
@@ -163,9 +163,9 @@ class QwenImage21(Layered, Backbone):
         t = jnp.broadcast_to(jnp.asarray(t), (batch,))
         c = nn.silu(embedding(1000 * t))
         vectors = jnp.concatenate(modulation(c), axis=1)
-        of_text = jnp.concatenate(modulation(nn.silu(embedding(0 * t))), axis=1) if self.clean else vectors
+        text_vectors = jnp.concatenate(modulation(nn.silu(embedding(0 * t))), axis=1) if self.clean else vectors
         angles = _angles(words, height, width, self.axes, shown.sum(axis=1))
-        seen = jnp.concatenate([shown, jnp.ones((batch, number), bool)], axis=1)
+        attended = jnp.concatenate([shown, jnp.ones((batch, number), bool)], axis=1)
         tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
 
         def output(tokens: jax.Array) -> jax.Array:
@@ -178,7 +178,7 @@ class QwenImage21(Layered, Backbone):
         fields = (number, self.heads, self.mlp_ratio * self.width, self.attention, self.dtype)
         axes = (nn.broadcast,) * 4
         picture = lambda tokens: tokens[:, words:]
-        arguments = (vectors, of_text, angles, seen)
+        arguments = (vectors, text_vectors, angles, attended)
         return single_stack(self, CausalTextBlock, fields, tokens, arguments, axes, output, features, through, picture)
 
 
