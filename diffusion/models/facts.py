@@ -6,8 +6,8 @@
 | `text_inputs`    | None       | its inputs from a text, e.g. `conditions.TOKENS`                            |
 | `one_size`       | False      | whether it takes pictures of one size alone                                 |
 | `layer_masks`    | ()         | the masks of `depth` layers that its condition may have, e.g. "skip"        |
-| `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any           |
-| `takes_arrays`   | False      | whether it takes no pytrees; one with `ranks` takes none either             |
+| `ranks`          | None       | of one example that it takes, 3 for pictures (H, W, C); None: any; (): none |
+| `takes_arrays`   | False      | whether it takes no pytrees; one with a rank takes none either              |
 | `takes_frames`   | False      | whether the first axis counts frames, which neither patches nor levels part |
 | `takes_symbols`  | False      | whether it takes symbols, whole numbers, and puts out a number for each      |
 | `hollow`         | False      | whether what it puts out at a position depends on the other positions alone |
@@ -97,7 +97,7 @@ def takes_rank(network: Any, shape: tuple[int, ...]) -> bool:
 
 def takes_pytrees(network: Any) -> bool:
     """Whether a module, or one of its class, may take examples that are pytrees."""
-    return getattr(network, "ranks", None) is None and not _fact(network, "arrays")
+    return not getattr(network, "ranks", None) and not _fact(network, "arrays")
 
 
 def feature_blocks(network: Any) -> int:

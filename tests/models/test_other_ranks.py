@@ -256,8 +256,8 @@ def test_a_network_of_pictures_refuses_other_ranks_and_names_those_that_do_not(s
     of_rank = {
         1: "mlp, symbol_transformer",
         2: "diffwave, mlp, sequence_transformer, set_transformer, unet",
-        4: "autoencoder_kl, autoencoder_kl_video, cogvideox, hunyuan_video, hunyuan_video_15, ltx_video, mlp, unet, "
-        "video_dit",
+        4: "autoencoder_kl, autoencoder_kl_video, cogvideox, hunyuan_video, hunyuan_video_15, ltx_video, mlp, "
+        "qwen_image, unet, video_dit",
     }[len(shape)]
     config = changed()
     recipe = checks.validate(config)

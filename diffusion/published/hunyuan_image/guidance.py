@@ -1,7 +1,7 @@
 """The guidance of HunyuanImage 2.1: classifier-free at first, then projected, of the velocity and with momentum."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from diffusion.guidance.prediction_changes import inner, root, slide
 from diffusion.io import limits, opener, schema
 from diffusion.models.interchange.family import Refusal
 from diffusion.parameterizations import Prediction
+from diffusion.published.pipeline_kinds import Kind, Usual
 from diffusion.schedules import NoiseSchedule
 
 NAME = "AdaptiveProjectedMixGuidance"
@@ -133,3 +134,15 @@ def guiders(folder: pathlib.Path, parts: Mapping[str, bool]) -> tuple[Guider, Gu
             "one scale for all prompts."
         )
     return plain, quoting
+
+
+def with_guiders(kind: Kind, folder: pathlib.Path, has: Callable[[str], bool], usual: Usual) -> tuple[Kind, Usual]:
+    """The kind with the guidance of its folder's guiders, and the scale that they state."""
+    parts = {part: has(part) for part in ("guider", "ocr_guider")}
+    plain, quoting = guiders(folder, parts)
+
+    def guides(branches: Any, schedule: Any, scale: Any, condition: Any) -> Any:
+        quotes = condition["glyph_mask"].any(axis=1)
+        return projected_velocity(branches, schedule, scale, plain, quoting, quotes)
+
+    return kind._replace(guides=guides), usual._replace(guidance=plain.scale)

@@ -1,8 +1,7 @@
 """The pipeline of HunyuanImage 2.1, and the condition of its prompts."""
 
-import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from diffusion.published.hunyuan_image import guidance
@@ -16,7 +15,7 @@ from diffusion.text.qwen_chat import USER
 QUOTES = ("''", '""', "‘’", "“”")  # in the order in which their words are read
 
 
-def in_quotes(prompt: str) -> str:
+def _in_quotes(prompt: str) -> str:
     """The words in quotes of a prompt, as their encoder reads them, with repetitions; "" without any.
 
     An apostrophe is a quote, too, as in the code of the pipeline.
@@ -38,19 +37,7 @@ def hunyuan_image(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: A
     embeddings = encode(prompts, qwen, before=TASK + USER, behind="<|im_end|>", **how)
     tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
     text = text_first(embeddings._replace(tokens=tokens, mask=mask))
-    return text | glyphs([in_quotes(prompt) for prompt in prompts], byt5)
-
-
-def with_guiders(kind: Kind, folder: pathlib.Path, has: Callable[[str], bool], usual: Usual) -> tuple[Kind, Usual]:
-    """The kind with the guidance of its folder's guiders, and the scale that they state."""
-    parts = {part: has(part) for part in ("guider", "ocr_guider")}
-    plain, quoting = guidance.guiders(folder, parts)
-
-    def guides(branches: Any, schedule: Any, scale: Any, condition: Any) -> Any:
-        quotes = condition["glyph_mask"].any(axis=1)
-        return guidance.projected_velocity(branches, schedule, scale, plain, quoting, quotes)
-
-    return kind._replace(guides=guides), usual._replace(guidance=plain.scale)
+    return text | glyphs([_in_quotes(prompt) for prompt in prompts], byt5)
 
 
 HUNYUAN_IMAGE = Kind(
@@ -71,7 +58,7 @@ HUNYUAN_IMAGE = Kind(
     ),
     sample_size=64,
     guided_by_condition=True,
-    guiders=with_guiders,
+    guiders=guidance.with_guiders,
 )
 KINDS = {"HunyuanImagePipeline": HUNYUAN_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

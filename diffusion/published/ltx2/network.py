@@ -304,6 +304,7 @@ class LTX2(Layered, Backbone):
     modulated: bool = False
     perturbed: bool = False
     gate_clock: int = 1000
+    ranks = ()  # it takes pytrees alone
     layer_masks = ("identity",)
     cell = CELL
     positive = ("channels", "sound_channels", "width", "sound_width", "depth", "heads", "text_width", "gate_clock")

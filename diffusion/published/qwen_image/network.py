@@ -67,16 +67,12 @@ class QwenImage(Layered, Backbone):
     axes: tuple[int, int, int] = (16, 56, 56)
     clean: bool = False
     layered: bool = False
+    ranks = (3, 4)
     reuses = ("blocks",)
     positive = ("channels", "width", "depth", "heads", "text_width")
 
     def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
-
-    @property
-    def ranks(self) -> tuple[int]:
-        """The rank of one example."""
-        return (4,) if self.layered else (3,)
 
     @nn.compact
     def __call__(

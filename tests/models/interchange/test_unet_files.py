@@ -61,7 +61,7 @@ def test_a_published_network_is_described_as_it_was_built(name):
 @pytest.mark.parametrize(
     ("family", "config", "message"),
     [
-        ("UNet2DModel", {**SMALL, "act_fn": "gelu"}, "act_fn = 'gelu' is not supported; supported: 'silu'"),
+        ("UNet2DModel", {**SMALL, "act_fn": "elu"}, "act_fn = 'elu' is not supported; supported: 'silu'"),
         ("UNet2DModel", {**SMALL, "down_block_types": ["KDownBlock2D"] * 2}, "blocks of the type 'KDownBlock2D'"),
         ("UNet2DModel", {**SMALL, "up_block_types": ["ResnetUpsampleBlock2D", "UpBlock2D"]}, "one way to change"),
         ("UNet2DModel", {**SMALL, "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}, "the same attention"),

@@ -114,7 +114,7 @@ def test_each_example_has_the_guider_of_its_prompt():
     ],
 )
 def test_words_in_quotes_are_read_by_the_kind_of_quotes(prompt, words):
-    assert pipeline.in_quotes(prompt) == words
+    assert pipeline._in_quotes(prompt) == words
 
 
 def written(folder, **fields):
@@ -129,9 +129,9 @@ def test_the_guidance_is_that_of_the_folders_guiders(tmp_path):
     plain, quoting = guidance.guiders(tmp_path, every)
     assert plain == Guider(4.0, 10.0, -0.5, 10.0, 0.5, 5) and quoting == Guider(4.0, 10.0, -0.5, 10.0, 0.0, 38)
     assert guidance.guiders(tmp_path, every | {"ocr_guider": False}) == (plain, plain)
-    usual = pipeline.with_guiders(pipeline.HUNYUAN_IMAGE, tmp_path, lambda part: True, Usual(50, 3.5))[1]
+    usual = guidance.with_guiders(pipeline.HUNYUAN_IMAGE, tmp_path, lambda part: True, Usual(50, 3.5))[1]
     assert usual == (50, 4.0)
-    without = pipeline.with_guiders(pipeline.HUNYUAN_IMAGE, tmp_path, lambda part: False, Usual(50, 3.5))[1]
+    without = guidance.with_guiders(pipeline.HUNYUAN_IMAGE, tmp_path, lambda part: False, Usual(50, 3.5))[1]
     assert without == (50, 1.0)
 
 

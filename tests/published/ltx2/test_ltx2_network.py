@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.published.ltx2.network import LTX2Entry, clip_positions, sound_positions
+from diffusion.models import facts
+from diffusion.published.ltx2.network import LTX2, LTX2Entry, clip_positions, sound_positions
 from tests.published.ltx2.facts import SMALL
 
 SHAPES = {"video": (1, 2, 1, 1, 6), "sound": (1, 3, 5)}
@@ -59,3 +60,7 @@ def test_inputs_of_another_shape_are_refused(changes, words):
         jax.eval_shape(
             SMALL.init, jax.random.key(0), arguments["x"], arguments["t"], {**TEXTS, **arguments["condition"]}
         )
+
+
+def test_it_takes_pytrees_alone():
+    assert facts.takes_pytrees(LTX2) and not any(facts.takes_rank(LTX2, (8,) * rank) for rank in range(1, 5))
