@@ -3,15 +3,18 @@
 import ast
 import hashlib
 import io
+import itertools
 import pathlib
 import tokenize
 from collections.abc import Mapping, Sequence
 
 from diffusion.experiments.planning.compiled import findings, hlo
 
+TRACED_BY = "benchmarks/programs/cases.py:"
+
 
 def definitions(text: str, root: pathlib.Path) -> dict[str, list[str]]:
-    """The functions and classes whose lines a program names.
+    """The functions and classes whose lines a program names, without the callers that had it traced.
 
     Args:
         text: text of the compiled program.
@@ -25,7 +28,7 @@ def definitions(text: str, root: pathlib.Path) -> dict[str, list[str]]:
         line
         for computation in module.computations.values()
         for instruction in computation.instructions.values()
-        for line in findings.lines_inside(module, instruction, root)
+        for line in itertools.takewhile(_is_traced, findings.lines_inside(module, instruction, root))
     }
     names: dict[str, set[str]] = {}
     for line in lines:
@@ -34,6 +37,11 @@ def definitions(text: str, root: pathlib.Path) -> dict[str, list[str]]:
             if node.lineno <= int(number) <= (node.end_lineno or node.lineno):
                 names.setdefault(file, set()).add(name)
     return {file: sorted(inside) for file, inside in sorted(names.items())}
+
+
+def _is_traced(line: str) -> bool:
+    """Whether a line lies within the program; the lines of its callers begin with the file that traces it."""
+    return not line.startswith(TRACED_BY)
 
 
 def digest(definitions: Mapping[str, Sequence[str]], root: pathlib.Path) -> str:

@@ -194,6 +194,8 @@ def test_a_program_names_the_functions_that_it_comes_from(fresh, tmp_path):
     spec.loader.exec_module(net)
     text = jax.jit(net.net).lower(jax.ShapeDtypeStruct((3,), "float32")).compile().as_text()
     assert source_code.definitions(text, tmp_path) == {"net.py": ["net"]}
+    callers = text.replace("net.py", "benchmarks/programs/cases.py")
+    assert source_code.definitions(callers, tmp_path) == {}
 
 
 @pytest.mark.slow
