@@ -57,15 +57,17 @@ def denoiser(
     to = (schedule, parameterization)
 
     def make(network: Network) -> Any:
-        def guided(conditions: tuple[Any, ...]) -> Any:
+        def evaluated(conditions: tuple[Any, ...]) -> Any:
             if guide is None:
                 return parameterizations.denoiser(network, *to, *conditions)
-            return guide(branches(network, *to, conditions))
+            return branches(network, *to, conditions)
 
-        def timed(conditions: Callable[[Array, ArrayLike], tuple[Any, ...]]) -> Any:
-            return lambda x, t: guided(conditions(x, t))(x, t)
-
-        denoise = guided(conditions) if isinstance(conditions, tuple) else timed(conditions)
+        if isinstance(conditions, tuple):
+            denoise = evaluated(conditions)
+        else:
+            denoise = lambda x, t: evaluated(conditions(x, t))(x, t)
+        if guide is not None:
+            denoise = guide(denoise)
         for change in changes:
             denoise = change(denoise)
         return denoise

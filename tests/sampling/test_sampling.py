@@ -42,6 +42,19 @@ def test_conditions_may_depend_on_the_time():
     assert [velocity(denoise, t)[0] for t in (0.2, 0.7)] == pytest.approx([2, 7], rel=1e-5)
 
 
+def test_a_guidance_with_memory_takes_conditions_that_depend_on_the_time():
+    """Conditions that do not change give the same by a function of the time."""
+    conditions = (jnp.full(2, 1.0), jnp.full(2, 4.0))
+    guide = lambda branches: guidance.adaptive_projected(branches, SCHEDULE, 3.0, eta=1.0, momentum=-0.5)
+    plan, keys = timesteps.plan(np.array([1.0, 0.6, 0.3, 0.0])), jax.random.split(jax.random.key(0), 2)
+    ends = [
+        sampling.samples(samplers.euler(), sampling.denoiser(NETWORK, *TO, given, guide), SCHEDULE, X, plan, keys)[0]
+        for given in (conditions, lambda x, t: conditions)
+    ]
+    np.testing.assert_allclose(ends[1], ends[0], rtol=1e-6)
+    assert np.abs(ends[0] - (X + 5)).max() > 0.1  # where it ends without momentum
+
+
 def test_a_cache_refuses_a_denoiser_that_is_moved():
     with pytest.raises(TypeError, match="cache needs a denoiser whose x0 and eps satisfy alpha x0"):
         sampling.denoiser(NETWORK, *TO, (X[:, 0],), changes=(guidance.Unpaired,), cache=caching.first_block(0.1))
