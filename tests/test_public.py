@@ -50,6 +50,7 @@ def test_what_type_checkers_read_is_what_is_imported():
                         assert getattr(package, alias.name) is getattr(module, alias.name), (package, alias.name)
 
 
+@pytest.mark.extended
 def test_a_module_lists_its_public_names_where_it_declares_them_and_nowhere_else():
     """The list is whole: functions, classes and types without an underscore, and constants with a docstring."""
     for name in LIBRARY:
