@@ -50,3 +50,15 @@ def root(squared: Array) -> Array:
     Without it a length of 0, as of the difference of two equal branches, makes the gradient of a whole batch NaN.
     """
     return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
+
+
+def deviation_ratio(a: Array, b: Array, real: Array | None = None) -> Array:
+    """std(a) / std(b) over the values of each example, `[B, 1, ...]`; 1 where b is constant.
+
+    Args:
+        a, b: `[B, ...]`.
+        real: mask of the values that count, of a shape that broadcasts to theirs; None for all.
+    """
+    deviation = lambda x: root(jnp.var(x, axis=tuple(range(1, x.ndim)), keepdims=True, where=real))
+    wide = deviation(b)
+    return jnp.where(wide > 0, deviation(a) / jnp.where(wide > 0, wide, 1), 1)

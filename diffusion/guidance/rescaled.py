@@ -1,10 +1,9 @@
 """Classifier-free guidance that keeps the contrast of the conditional prediction."""
 
-import jax.numpy as jnp
 from jax import Array
 
 from diffusion.guidance.branches import Branches, evaluate
-from diffusion.guidance.prediction_changes import extrapolate, root, slide
+from diffusion.guidance.prediction_changes import deviation_ratio, extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -53,9 +52,7 @@ def rescaled(
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
         guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
         some = None if real is None else left_broadcast(real, x_t)
-        deviation = lambda a: root(jnp.var(a, axis=tuple(range(1, a.ndim)), keepdims=True, where=some))
-        wide = deviation(v(guided))
-        ratio = jnp.where(wide > 0, deviation(v(cond)) / jnp.where(wide > 0, wide, 1), 1)
+        ratio = deviation_ratio(v(cond), v(guided), some)
         return slide(guided, schedule, t, rescale * (ratio - 1) * v(guided) / (alpha**2 + sigma**2))
 
     return denoise

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from diffusion.arrays import pytrees
 from diffusion.guidance.branches import Branches, evaluate
-from diffusion.guidance.prediction_changes import replace_x0, root
+from diffusion.guidance.prediction_changes import deviation_ratio, replace_x0
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule
 
@@ -81,10 +80,7 @@ def guided(
     strengths = [strengths_of(name) for name in names]
 
     def rescaled(x0: Array, conditional: Array, share: float) -> Array:
-        deviation = lambda a: root(jnp.var(a, axis=tuple(range(1, a.ndim)), keepdims=True))
-        wide = deviation(x0)
-        ratio = jnp.where(wide > 0, deviation(conditional) / jnp.where(wide > 0, wide, 1), 1)
-        return x0 * (share * ratio + 1 - share)
+        return x0 * (share * deviation_ratio(conditional, x0) + 1 - share)
 
     def denoise(x_t: Array, t: Any) -> Any:
         order = f"(condition, {', '.join(names)})"
