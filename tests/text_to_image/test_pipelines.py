@@ -449,7 +449,7 @@ def test_every_pipeline_that_loads_is_on_the_page_of_families():
     page = (
         (pathlib.Path(__file__).parents[2] / "docs" / "families.md")
         .read_text()
-        .partition("## What is there in part")[0]
+        .partition("## What is supported in part")[0]
     )
     assert set(re.findall(r"`(\w+Pipeline)`", page)) == set(pipelines.KINDS)
 

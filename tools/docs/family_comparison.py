@@ -1,4 +1,4 @@
-"""The table on docs/families.md of how far each family lies from diffusers: families, variants, deviation and reason.
+"""The table on docs/families.md of how closely each family agrees with diffusers: variants, deviations and reasons.
 
     python -m tools.docs.family_comparison
 
@@ -17,36 +17,36 @@ from tests.text_to_image import made_pipelines
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "families.md"
 BEGIN, END = "<!-- python -m tools.docs.family_comparison -->\n", "<!-- end of the comparison -->\n"
-HEAD = ("family", "variant", "class", "samplers and steps", "deviation", "what differs from the class as it is called")
-MEAN = "its picture is encoded by the mean, where diffusers draws"
-CLEAN = "prompts are not cleaned, and the size is the requested one (clean_caption, use_resolution_binning)"
-TOLD = "its text encoder is told which tokens are a picture's, and pictures have fewer pixels"
-FEW = "its template counts nine tokens of a picture (prompt_template), as many as the small image tower makes"
+HEAD = ("family", "variant", "class", "samplers and steps", "deviation", "what the test changes in the class")
+MEAN = "its picture is encoded by the mean of the distribution, where diffusers draws a sample"
+CLEAN = "prompts are not cleaned (clean_caption), and the size is the requested one (use_resolution_binning)"
+TOLD = "its text encoder receives the positions of the picture's tokens, and pictures have fewer pixels"
+FEW = "prompt_template counts nine tokens for a picture, which is what the small image tower outputs"
 REASONS = {
-    "chroma": "its mask is cast to booleans; diffusers adds it to the scores as numbers",
+    "chroma": "its attention mask is cast to booleans; diffusers adds it to the scores as numbers",
     "cogvideox_from_image": MEAN,
     "cogvideox_frames_from_image": MEAN,
-    "hidream": "pictures have the pixels of its default_sample_size, which is made small",
-    "hunyuan_image": "it is called with one prompt at a time",
+    "hidream": "default_sample_size is made small, and pictures have that number of pixels",
+    "hunyuan_image": "the pipeline is called with one prompt at a time",
     "hunyuan_video_from_image": FEW,
     "hunyuan_video_concat_from_image": FEW,
     "ltx_from_image": MEAN,
     "ltx_conditions": MEAN,
     "pixart": CLEAN,
     "alpha": CLEAN,
-    "qwen_image_21": "it is called with one prompt at a time",
+    "qwen_image_21": "the pipeline is called with one prompt at a time",
     "qwen_image_edit": TOLD,
     "qwen_image_edit_plus": TOLD,
     "sana": CLEAN,
     "sprint": CLEAN,
-    "stable_cascade": "stage B then takes 12 steps",
-    "wan_from_image": "letters are not mended (ftfy)",
-    "wan_first_and_last": "letters are not mended (ftfy)",
-    "wan_vace": "letters are not mended (ftfy)",
-    "wan_vace_first_and_last": "letters are not mended (ftfy)",
-    "wan_5b_from_image": "letters are not mended (ftfy)",
+    "stable_cascade": "stage B takes 12 steps",
+    "wan_from_image": "prompts are not cleaned by ftfy",
+    "wan_first_and_last": "prompts are not cleaned by ftfy",
+    "wan_vace": "prompts are not cleaned by ftfy",
+    "wan_vace_first_and_last": "prompts are not cleaned by ftfy",
+    "wan_5b_from_image": "prompts are not cleaned by ftfy",
 }
-"""What a test leaves out of a variant's class, by the names of fixtures; of the others the class is called as it is."""
+"""What a test changes in the class of a variant, by the fixture's name. The classes of other variants are unchanged."""
 
 
 def variants() -> dict[str, tuple[str, dict[str, float]]]:
@@ -69,7 +69,7 @@ def perturbed() -> Iterator[tuple[str, ...]]:
             families[base],
             f"{case}, perturbed",
             f"`{kind}`",
-            f"its own ({about['steps']})",
+            f"the default ({about['steps']})",
             "1e-4",
             REASONS.get(base, ""),
         )
