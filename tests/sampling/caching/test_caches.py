@@ -150,6 +150,20 @@ def test_a_batch_runs_whole_when_one_of_its_rows_does_and_each_row_keeps_its_own
     assert whole == expected
 
 
+@pytest.mark.extended
+def test_tea_cache_runs_a_batch_whole_when_the_change_of_one_of_its_rows_is_large():
+    """By hand: row 1 is a step ahead, and each row's change since the last whole step is a sum of its own."""
+    _, whole, _ = _trajectory(caching.tea_cache(0.15), rows=(0, 1))
+    changes = np.append(np.diff(READ) / READ[:-1], 0.0)  # of row 1 in step i, and of row 0 in step i + 1
+    expected, distances = [0], np.zeros(2)
+    for i in range(1, STEPS):
+        distances = distances + (changes[i - 1], changes[i])
+        if distances.max() >= 0.15:
+            distances = np.zeros(2)
+            expected.append(i)
+    assert whole == expected and 2 < len(whole) < STEPS
+
+
 def test_taylor_seer_forecasts_a_linear_residual_exactly_and_runs_at_its_steps():
     added = 5.0 + 0.25 * np.arange(STEPS) - SIGNS  # the whole residual is linear in the step
     outputs, whole, _ = _trajectory(caching.taylor_seer(4, order=1, first=2), added=added)
@@ -447,13 +461,18 @@ def test_branches_that_are_called_one_by_one_have_memories_of_their_own():
     assert int(memory.work.run) == 8 * 4 + 4 + 7
 
 
-def test_a_guidance_with_memory_keeps_its_own_beside_the_caches():
+@pytest.mark.parametrize(
+    "sampler", [samplers.ddim(), pytest.param(samplers.heun(), marks=pytest.mark.extended)], ids=["ddim", "heun"]
+)
+def test_a_guidance_with_memory_keeps_its_own_beside_the_caches(sampler):
+    """Heun's second evaluation of a step reads the memory of the guidance too."""
+
     def make(network):
         both = guidance.together(network, *TO, (LABELS, jnp.zeros(2)))
         return guidance.adaptive_projected(both, SCHEDULE, 3.0, momentum=-0.5)
 
-    x, memory = _sampled(caching.cached(make, _network([]), caching.first_block(1e-30)))
-    plain, own = _sampled(make(_network([])))
+    x, memory = _sampled(caching.cached(make, _network([]), caching.first_block(1e-30)), sampler)
+    plain, own = _sampled(make(_network([])), sampler)
     np.testing.assert_allclose(x, plain, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(memory.denoiser, own, rtol=1e-5, atol=1e-6)
 
