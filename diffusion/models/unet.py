@@ -59,7 +59,7 @@ class UNet(UNetLevels, Backbone):
         scale_shift: the embedding scales and shifts the norm (ADM); else it is added (DDPM).
         resample: the operation that changes the side, "conv" or "block", see the table above.
         padding: padding of the convolutions that halve: zeros on "both" sides, or at the "end" alone (DDPM's code).
-        features: number of sinusoids of the time, a quarter of the embedding's width; None: widths[0].
+        features: number of sinusoids of the time; None: widths[0].
         frequency_shift: shift of the sinusoids' frequencies, 0 or 1 (DDPM), see `embeddings.sinusoid`.
         sines_first: order of the sinusoids; cosines first if False.
         groups: number of groups of the norms, a divisor of the widths.
@@ -69,9 +69,14 @@ class UNet(UNetLevels, Backbone):
         axes: number of axes of x between batch and channels: 1 for series [B, L, C], 2 for images, 3 for volumes
             [B, D, H, W, C].
         vector_width: number of values in the condition's "vector", which is added to the embedding; 0 for none.
+        vector_embedding: way by which the vector is added: "linear" by a dense layer; "identity" as it is, in the width
+            of the embedding; "time" as one number, which is embedded as the time is, by layers of its own.
+        embedding_width: width of the embedding; None: four times the number of the time's features.
         qkv_per_head: whether the queries, keys and values of a head are adjacent in files of ADM's layout (in all files
             of the authors but ImageNet 64); does not change the network.
         middle_attention: attention between the two blocks of the middle.
+        middle_groups: number of groups of the norm of that attention, 0 for no norm; None: `groups`.
+        middle_gain: factor of the sums in the middle, > 0, see `ResnetBlock.gain`.
         centred: whether the input, in [0, 1], enters as 2 x - 1.
         activation: activation of the blocks: "silu", "gelu", "relu" or "mish".
         learned_times: number of times 0, 1, ... that have learned features in place of sinusoids, which the time that
@@ -103,17 +108,22 @@ class UNet(UNetLevels, Backbone):
     resolution: int | None = None
     axes: int = 2
     vector_width: int = 0
+    vector_embedding: str = "linear"
+    embedding_width: int | None = None
     qkv_per_head: bool = False
     middle_attention: bool = True
+    middle_groups: int | None = None
+    middle_gain: float = 1.0
     centred: bool = False
     activation: str = "silu"
     learned_times: int = 0
     ranks = (2, 3, 4)
     reuses = ("deep",)
-    positive = ("blocks", "in_channels", "out_channels", "groups", "epsilon")
+    positive = ("blocks", "in_channels", "out_channels", "groups", "epsilon", "middle_gain")
     choices = Backbone.choices | {
         "resample": ("conv", "block"),
         "padding": ("both", "end"),
+        "vector_embedding": ("linear", "identity", "time"),
         "activation": tuple(ACTIVATIONS),
     }
 
@@ -125,6 +135,11 @@ class UNet(UNetLevels, Backbone):
             raise ValueError(f"axes={self.axes} must be 1 (series), 2 (images) or 3 (volumes, video)")
         if self.vector_width < 0:
             raise ValueError(f"vector_width={self.vector_width} must be 0 (no vector), or the length of the vector")
+        width = {"linear": self.vector_width, "identity": self.time_width, "time": 1}[self.vector_embedding]
+        if self.vector_width != width:
+            raise ValueError(
+                f"vector_width={self.vector_width} must be {width} with vector_embedding={self.vector_embedding!r}"
+            )
         network_checks.classes(self)
         network_checks.positive(self, ("learned_times",), zero=True)
         if (self.heads is None) == (self.head_size is None):
@@ -133,6 +148,9 @@ class UNet(UNetLevels, Backbone):
             )
         if not self.widths or any(width <= 0 or width % self.groups for width in self.widths):
             raise ValueError(f"groups={self.groups} must divide every width of widths={self.widths}")
+        groups = self.middle_groups
+        if groups is not None and (groups < 0 or (groups and self.widths[-1] % groups)):
+            raise ValueError(f"middle_groups={groups} must be 0, or divide the width {self.widths[-1]} of the middle")
         for level in {*self.attention_levels, len(self.widths) - 1}:
             if not 0 <= level < len(self.widths):
                 raise ValueError(
@@ -154,6 +172,11 @@ class UNet(UNetLevels, Backbone):
     def time_features(self) -> int:
         """Number of sinusoids of the time."""
         return self.widths[0] if self.features is None else self.features
+
+    @property
+    def time_width(self) -> int:
+        """Width of the embedding of the time."""
+        return 4 * self.time_features if self.embedding_width is None else self.embedding_width
 
     @nn.compact
     def __call__(
@@ -196,7 +219,7 @@ class UNet(UNetLevels, Backbone):
         block_class, attention_class = (rematerialised(kind, self.remat) for kind in (ResnetBlock, ImageAttention))
         numbers = itertools.count()  # numbers of the blocks: each draws its own dropout
 
-        def block(h: jax.Array, level: int, name: str, resample: str = "keep") -> jax.Array:
+        def block(h: jax.Array, level: int, name: str, resample: str = "keep", gain: float = 1.0) -> jax.Array:
             return block_class(
                 self.widths[level],
                 self.groups,
@@ -205,15 +228,17 @@ class UNet(UNetLevels, Backbone):
                 self.dropout,
                 self.dtype,
                 resample,
+                gain=gain,
                 activation=self.activation,
                 name=name,
             )(h, embedding, keys_of(dropout_keys, next(numbers)))
 
-        def attend(h: jax.Array, name: str) -> jax.Array:
+        def attend(h: jax.Array, name: str, groups: int = self.groups, gain: float = 1.0) -> jax.Array:
             return attention_class(
                 self.heads or h.shape[-1] // (self.head_size or 1),
-                self.groups,
+                groups,
                 self.epsilon,
+                gain=gain,
                 attention=self.attention,
                 dtype=self.dtype,
                 name=name,
@@ -241,9 +266,10 @@ class UNet(UNetLevels, Backbone):
 
         last = len(self.widths) - 1
         if deep is None:
-            h = block(h, last, "middle_block_0")
-            h = attend(h, "middle_attention") if self.middle_attention else h
-            h = block(h, last, "middle_block_1")
+            groups = self.groups if self.middle_groups is None else self.middle_groups
+            h = block(h, last, "middle_block_0", gain=self.middle_gain)
+            h = attend(h, "middle_attention", groups, self.middle_gain) if self.middle_attention else h
+            h = block(h, last, "middle_block_1", gain=self.middle_gain)
             recorded.block(h)
         residuals = inputs["residuals"]
         if deep is not None and residuals is not None:
@@ -274,24 +300,34 @@ class UNet(UNetLevels, Backbone):
         return recorded.beside(output) if branch is None else (output, Deep(start, recorded.done, self.feature_blocks))
 
     def _embedding(self, t: jax.Array, label: jax.Array | None, vector: jax.Array | None) -> jax.Array:
-        """The embedding of clock, class and vector, [B, 4 features]."""
-        width = 4 * self.time_features
-        if self.learned_times:
-            table = self.param("times", nn.initializers.normal(1.0), (self.learned_times, self.time_features))
-            nearest = jnp.rint(t).astype(jnp.int32)
-            features = table.at[nearest].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
-        else:
-            features = sinusoid(t, self.time_features, shift=self.frequency_shift)
-            features = jnp.roll(features, self.time_features // 2, axis=-1) if self.sines_first else features
-        h = nn.silu(nn.Dense(width, dtype=self.dtype, name="time_hidden")(features))
-        h = nn.Dense(width, dtype=self.dtype, name="time_out")(h)
+        """The embedding of clock, class and vector, [B, time_width]."""
+        table = self.learned_times and self.param(
+            "times", nn.initializers.normal(1.0), (self.learned_times, self.time_features)
+        )
+
+        def embedded(number: jax.Array, name: str) -> jax.Array:
+            """An embedding of a number, [B] -> [B, time_width], by the features of the time."""
+            if self.learned_times:
+                nearest = jnp.rint(number).astype(jnp.int32)
+                features = table.at[nearest].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+            else:
+                features = sinusoid(number, self.time_features, shift=self.frequency_shift)
+                features = jnp.roll(features, self.time_features // 2, axis=-1) if self.sines_first else features
+            h = nn.silu(nn.Dense(self.time_width, dtype=self.dtype, name=f"{name}_hidden")(features))
+            return nn.Dense(self.time_width, dtype=self.dtype, name=f"{name}_out")(h)
+
+        h = embedded(t, "time")
         if self.num_classes:
             init = nn.initializers.normal(1.0)
-            table = self.param("classes", init, (self.num_classes, width))
-            h = h + unet_inputs.class_rows(table, label).astype(h.dtype)
-        if self.vector_width:
-            h = h + nn.Dense(width, dtype=self.dtype, name="vector")(vector)
-        return h
+            classes = self.param("classes", init, (self.num_classes, self.time_width))
+            h = h + unet_inputs.class_rows(classes, label).astype(h.dtype)
+        if vector is None:
+            return h
+        if self.vector_embedding == "time":
+            return h + embedded(vector[:, 0], "vector")
+        if self.vector_embedding == "linear":
+            vector = nn.Dense(self.time_width, dtype=self.dtype, name="vector")(vector)
+        return h + vector.astype(h.dtype)
 
     def _convolve_down(self, h: jax.Array, level: int, name: str) -> jax.Array:
         """A convolution of stride 2, with the zeros of `padding`."""

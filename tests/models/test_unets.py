@@ -210,6 +210,9 @@ def test_published_sizes(model, millions):
         (UNet, {"heads": 3}, "heads=3 does not divide the width 32 of level 1"),
         (UNet, {"resample": "pool"}, "resample='pool' is not known. Valid: 'conv', 'block'"),
         (UNet, {"dropout": 1.0}, "dropout=1.0"),
+        (UNet, {"middle_groups": 5}, "middle_groups=5 must be 0, or divide the width 32"),
+        (UNet, {"vector_embedding": "time"}, "vector_width=0 must be 1 with vector_embedding='time'"),
+        (UNet, {"vector_width": 8, "vector_embedding": "identity"}, "vector_width=8 must be 64"),
         (SongUNet, {"clock": "fourrier"}, "clock='fourrier'.*mean 'fourier'"),
         (SongUNet, {"taps": (1, 2, 1)}, r"taps=\(1, 2, 1\).*even number"),
         (SongUNet, {"resolution": 9}, "resolution=9 cannot be halved 1 times"),
@@ -275,3 +278,49 @@ def test_song_unet_has_the_sines_of_its_clock_first(clock):
     found = model.apply({"params": params}, jnp.asarray(t, jnp.float32))
     features = np.concatenate([np.sin(np.outer(t, frequencies)), np.cos(np.outer(t, frequencies))], 1)
     np.testing.assert_allclose(found[:, :8], features / (1 + np.exp(-features)), rtol=1e-5, atol=1e-6)  # its silu
+
+
+TINY = {"widths": (8,), "blocks": 1, "groups": 4, "in_channels": 1, "out_channels": 1}
+
+
+@pytest.mark.extended
+def test_a_vector_is_added_as_it_is_or_embedded_as_the_time_is():
+    """A number embedded by layers of its own is the same as its embedding, made in numpy, as a vector."""
+    by_number = UNet(**TINY, vector_width=1, vector_embedding="time")
+    as_it_is = UNet(**TINY, vector_width=32, vector_embedding="identity")
+    x = jax.random.normal(jax.random.key(1), (2, 2, 2, 1))
+    t, numbers = jnp.array([3.0, 700.0]), np.array([[5.0], [20.0]])
+    shapes = jax.eval_shape(by_number.init, jax.random.key(0), x, t, jnp.array(numbers, jnp.float32))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    angles = numbers * 1e4 ** -(np.arange(4) / 4)
+    h = np.concatenate([np.cos(angles), np.sin(angles)], 1) @ params["vector_hidden"]["kernel"]
+    h += params["vector_hidden"]["bias"]
+    h = h / (1 + np.exp(-h)) @ params["vector_out"]["kernel"] + params["vector_out"]["bias"]
+    output = apply(by_number, params, x, t, jnp.array(numbers, jnp.float32))
+    others = {name: leaf for name, leaf in params.items() if not name.startswith("vector")}
+    expected = apply(as_it_is, others, x, t, jnp.array(h, jnp.float32))
+    np.testing.assert_allclose(output, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    swapped = apply(as_it_is, others, x, t, jnp.array(h[::-1], jnp.float32))
+    assert np.abs(output - swapped).max() > 1e-3 * np.abs(expected).max()
+
+
+@pytest.mark.extended
+def test_the_middle_has_its_own_gain_and_norm():
+    """At the start its three sums add zeros, so that it multiplies with the third power of its gain."""
+    x, t = jax.random.normal(jax.random.key(1), (1, 2, 2, 1)), jnp.array([3.0])
+    network = UNet(**TINY)
+    params = jax.jit(network.init)(jax.random.key(0), x, t)["params"]
+    middle = jax.jit(lambda network, p: network.apply({"params": p}, x, t, features=(2,))[1][0], static_argnums=0)
+    half = network.clone(middle_gain=0.5)
+    np.testing.assert_allclose(middle(half, params), middle(network, params) / 8, rtol=1e-6)
+    bare = network.clone(middle_groups=0)
+    attention = {name: leaf for name, leaf in params["middle_attention"].items() if name != "norm"}
+    kernel = jnp.ones((1, 8, 8)) / 8  # the mean of all channels of the values, in each
+    attention |= {"out": {"kernel": kernel, "bias": jnp.zeros(8)}, "qkv": dict(attention["qkv"])}
+    attention["qkv"]["kernel"] = jnp.zeros((8, 3, 1, 8)).at[:, 2, 0].set(jnp.eye(8))
+    attention["qkv"]["bias"] = jnp.zeros((3, 1, 8))
+    plain = middle(network, params)
+    np.testing.assert_allclose(
+        middle(bare, params | {"middle_attention": attention}), plain + plain.mean(), rtol=1e-5, atol=1e-6
+    )

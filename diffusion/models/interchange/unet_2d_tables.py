@@ -13,7 +13,7 @@ import flax.linen as nn
 
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
-from diffusion.models.interchange.field_table import ABSENT, Choice, Field, FieldTable, Follows, Group, zero_or_null
+from diffusion.models.interchange.field_table import ABSENT, Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE_OUT, Row, conv, linear, mlp, norm, side_by_side
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example, only
 from diffusion.models.layers.convolutions import ACTIVATIONS
@@ -31,9 +31,10 @@ def block_rows(theirs: str, ours: str, shortcut: bool) -> list[Row]:
     return rows + (conv(f"{theirs}.conv_shortcut", f"{ours}/shortcut") if shortcut else [])
 
 
-def attention_rows(theirs: str, ours: str) -> list[Row]:
-    """Attention of pixels."""
-    rows = norm(f"{theirs}.group_norm", f"{ours}/norm") + linear(f"{theirs}.to_out.0", f"{ours}/out", DENSE_OUT)
+def attention_rows(theirs: str, ours: str, normed: bool = True) -> list[Row]:
+    """Attention of pixels, with or without its norm."""
+    rows = norm(f"{theirs}.group_norm", f"{ours}/norm") if normed else []
+    rows += linear(f"{theirs}.to_out.0", f"{ours}/out", DENSE_OUT)
     return rows + side_by_side((f"{theirs}.to_{name}" for name in "qkv"), f"{ours}/qkv")
 
 
@@ -57,6 +58,8 @@ def _unet_rows(module: UNet) -> list[Row]:
         table.append(Row("class_embedding.weight", "classes"))
     if module.learned_times:
         table.append(Row("time_proj.weight", "times"))
+    if module.vector_embedding == "time":
+        table += mlp("class_embedding.linear_1", "class_embedding.linear_2", "vector_")
     attends = tuple(i in module.attention_levels for i in range(levels))
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
         theirs = _part(box, levels)
@@ -69,7 +72,8 @@ def _unet_rows(module: UNet) -> list[Row]:
         table += block_rows(f"{theirs}.resnets.{box.index}", box.ours, box.shortcut)
         if box.attends and (box.part != "middle" or module.middle_attention):
             ours = "middle_attention" if box.part == "middle" else f"{box.ours}_attention"
-            table += attention_rows(f"{theirs}.attentions.{box.index}", ours)
+            normed = box.part != "middle" or module.middle_groups != 0
+            table += attention_rows(f"{theirs}.attentions.{box.index}", ours, normed)
     return table
 
 
@@ -168,24 +172,26 @@ def _write_levels(module: UNet) -> dict[str, Any]:
 
 
 def _read_norms(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
-    """Our groups of the norms, and whether the time scales and shifts."""
-    groups, kind, norm = values.values()
+    """Our groups of the norms, of the middle's attention apart, and whether the time scales and shifts."""
+    groups, kind, middle = values.values()
     scale_shift = kind == "scale_shift"
     if groups is None:
         raise ValueError("norm_num_groups = None is supported only with SkipDownBlock2D.")
-    if norm != groups and (scale_shift or norm is not None):  # with scale_shift None leaves the norm out
-        raise ValueError(
-            f"attn_norm_num_groups = {norm!r} is not supported with norm_num_groups = {groups} and "
-            f"resnet_time_scale_shift = {kind!r}."
-        )
-    return {"groups": groups, "scale_shift": scale_shift}
+    if middle is None and scale_shift:  # then they leave the norm out
+        middle = 0
+    return {"groups": groups, "scale_shift": scale_shift, "middle_groups": None if middle == groups else middle}
 
 
 def _write_norms(module: UNet) -> dict[str, Any]:
+    middle = module.groups if module.middle_groups is None else module.middle_groups
+    if middle == (0 if module.scale_shift else module.groups):
+        middle = None
+    if middle == 0:
+        raise ValueError("middle_groups = 0 can be written in this format only with scale_shift = True.")
     return {
         "norm_num_groups": module.groups,
         "resnet_time_scale_shift": "scale_shift" if module.scale_shift else "default",
-        "attn_norm_num_groups": module.groups if module.scale_shift else None,
+        "attn_norm_num_groups": middle,
     }
 
 
@@ -207,10 +213,41 @@ def _write_times(module: UNet) -> dict[str, Any]:
     return {"time_embedding_type": kind, "num_train_timesteps": module.learned_times or ABSENT}
 
 
+CLASSES = {None: "linear", "timestep": "time", "identity": "identity"}
+"""Our `vector_embedding` for their class_embed_type."""
+
+
+def _read_classes(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
+    """Our table of classes, or what is added to the embedding in its place, and the width of the embedding."""
+    kind, number, width = values.values()
+    if width == 4 * ours["widths"][0]:
+        width = None
+    vector = {None: 0, "timestep": 1, "identity": width or 4 * ours["widths"][0]}[kind]
+    return {
+        "num_classes": 0 if kind else number or 0,
+        "vector_embedding": CLASSES[kind],
+        "vector_width": vector,
+        "embedding_width": width,
+    }
+
+
+def _write_classes(module: UNet) -> dict[str, Any]:
+    kind = next(theirs for theirs, ours in CLASSES.items() if ours == module.vector_embedding)
+    if module.vector_width and (kind is None or module.num_classes):
+        raise ValueError(
+            f"vector_width = {module.vector_width} cannot be written in this format with vector_embedding = "
+            f"{module.vector_embedding!r} and num_classes = {module.num_classes}. Valid: 'time' or 'identity', without "
+            "classes."
+        )
+    return {
+        "class_embed_type": ABSENT if kind is None else kind,
+        "num_class_embeds": module.num_classes or None,
+        "time_embedding_dim": module.embedding_width or ABSENT,
+    }
+
+
 COMMON = (
     Follows("mid_block_type", "UNetMidBlock2D", silent=True),
-    Follows("class_embed_type", None, silent=True),
-    Follows("time_embedding_dim", lambda module: 4 * module.widths[0], default=None, optional=True, silent=True),
     Field("layers_per_block", "blocks", 2, DEPTH),
     Field("dropout", "dropout", 0.0),
 )
@@ -235,7 +272,14 @@ UNET_CONFIG = FieldTable(
             _read_times,
             _write_times,
         ),
-        Follows("mid_block_scale_factor", 1, silent=True),
+        Field(
+            "mid_block_scale_factor",
+            "middle_gain",
+            1,
+            schema.number(1e-3, 1e3),
+            read=lambda factor, _: 1 / factor,
+            write=lambda module: ABSENT if module.middle_gain == 1 else 1 / module.middle_gain,
+        ),
         Group(
             {
                 "norm_num_groups": (32, MAYBE_SIZE),
@@ -253,7 +297,15 @@ UNET_CONFIG = FieldTable(
             },
             _write_heads,
         ),
-        zero_or_null("num_class_embeds", "num_classes"),
+        Group(
+            {
+                "class_embed_type": (None, list(CLASSES)),
+                "num_class_embeds": (None, MAYBE_SIZE),
+                "time_embedding_dim": (None, MAYBE_SIZE),
+            },
+            _read_classes,
+            _write_classes,
+        ),
         Field("in_channels", "in_channels", 3),
         Field("out_channels", "out_channels", 3),
         Choice("freq_shift", "frequency_shift", {0: 0, 1: 1}),
@@ -342,7 +394,9 @@ SONG_CONFIG = FieldTable(
         Follows("attention_head_dim", None, default=8),
         Follows("resnet_time_scale_shift", "default", silent=True),
         Follows("attn_norm_num_groups", None, silent=True),
+        Follows("class_embed_type", None, silent=True),
         Follows("num_class_embeds", None, silent=True),
+        Follows("time_embedding_dim", lambda module: 4 * module.widths[0], default=None, optional=True, silent=True),
         Follows("in_channels", 3),
         Follows("out_channels", 3),
     ),

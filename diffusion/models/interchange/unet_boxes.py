@@ -60,9 +60,18 @@ def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool,
             yield Box(f"up_{level}_resample", "up", level, None, False, False)
 
 
-OF_IMAGES = {"axes": 2, "vector_width": 0}
+OF_IMAGES = {"axes": 2}
 """The fields of `UNet` that no other library's files can express."""
-USUAL = {"middle_attention": True, "centred": False, "activation": "silu", "learned_times": 0}
+USUAL = {
+    "middle_attention": True,
+    "middle_groups": None,
+    "middle_gain": 1.0,
+    "centred": False,
+    "activation": "silu",
+    "learned_times": 0,
+    "embedding_width": None,
+    "vector_width": 0,
+}
 """The fields of `UNet` that only diffusers' files can express."""
 
 
@@ -90,5 +99,7 @@ def example(module: nn.Module) -> tuple:
     side = 2 ** (len(module.widths) - 1)
     channels = getattr(module, "in_channels", None) or module.channels
     image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-    label = jax.ShapeDtypeStruct((1,), jnp.int32) if module.num_classes else None
-    return image, jax.ShapeDtypeStruct((1,), jnp.float32), label
+    condition = {"label": jax.ShapeDtypeStruct((1,), jnp.int32)} if module.num_classes else {}
+    vector = getattr(module, "vector_width", 0)
+    condition |= {"vector": jax.ShapeDtypeStruct((1, vector), jnp.float32)} if vector else {}
+    return image, jax.ShapeDtypeStruct((1,), jnp.float32), condition or None

@@ -15,7 +15,7 @@ class ImageAttention(nn.Module):
 
     Attributes:
         heads: number of heads, a divisor of C.
-        groups: number of groups of the norm.
+        groups: number of groups of the norm; 0 for no norm.
         epsilon: epsilon of the norm, > 0.
         least: least number of channels in a group of the norm, see `GroupNorm`.
         gain: factor of the sum; sqrt(1/2) keeps its variance (Song et al., 2021).
@@ -37,7 +37,8 @@ class ImageAttention(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        h = GroupNorm(self.groups, self.epsilon, self.least, name="norm")(x).reshape(x.shape[0], -1, channels)
+        h = GroupNorm(self.groups, self.epsilon, self.least, name="norm")(x) if self.groups else x
+        h = h.reshape(x.shape[0], -1, channels)
         heads = (3, self.heads, channels // self.heads)
         qkv = nn.DenseGeneral(heads, dtype=self.dtype, name="qkv")(h)
         qkv = layout.split(qkv, "batch", None, None, "heads", None)

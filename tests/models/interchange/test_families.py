@@ -191,6 +191,8 @@ CALLS = {
     "unet_2d_centred": Call(denoised, 5e-6, layouts=OWN, slow=True),
     "unet_2d_mish": Call(denoised, 1e-5, layouts=OWN, slow=True),
     "unet_2d_gelu": Call(denoised, 9e-6, layouts=OWN, slow=True),
+    "unet_2d_number": Call(denoised, 9e-6, layouts=OWN, slow=True),
+    "unet_2d_embedding": Call(denoised, 7e-6, layouts=OWN, slow=True),
     "unet_2d_adm": Call(denoised, 2e-5, layouts=OWN),
     "unet_2d_ncsnpp": Call(ncsnpp, 8e-6, layouts=OWN, slow=True),
     "adm_unet_new": Call(denoised, 3e-5, slow=True),

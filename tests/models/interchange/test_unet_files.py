@@ -65,7 +65,14 @@ def test_a_published_network_is_described_as_it_was_built(name):
         ("UNet2DModel", {**SMALL, "down_block_types": ["KDownBlock2D"] * 2}, "blocks of the type 'KDownBlock2D'"),
         ("UNet2DModel", {**SMALL, "up_block_types": ["ResnetUpsampleBlock2D", "UpBlock2D"]}, "one way to change"),
         ("UNet2DModel", {**SMALL, "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}, "the same attention"),
-        ("UNet2DModel", {**SMALL, "resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups = None"),
+        ("UNet2DModel", {**SMALL, "attn_norm_num_groups": 7}, "middle_groups=7 must be 0, or divide the width 64"),
+        (
+            "UNet2DModel",
+            {**SMALL, "class_embed_type": "projection"},
+            "class_embed_type = 'projection' is not supported",
+        ),
+        ("UNet2DModel", {**SMALL, "mid_block_type": None}, "mid_block_type = None is not supported"),
+        ("UNet2DModel", {**SMALL, "time_embedding_type": "fourier"}, "time_embedding_type = 'fourier' is not supp"),
         ("UNet2DModel", {**SMALL, "down_block_types": ["SkipDownBlock2D"] * 2}, r"\(Attn\)SkipUpBlock2D in the rev"),
         ("UNet2DModel", {**SMALL, "block_out_channels": [32]}, "has 1 levels, down_block_types 2"),
         (
@@ -118,7 +125,16 @@ def test_a_network_goes_to_the_family_that_has_words_for_it():
 
 
 @pytest.mark.parametrize(
-    "field", [{"middle_attention": False}, {"centred": True}, {"activation": "mish"}, {"learned_times": 20}]
+    "field",
+    [
+        {"middle_attention": False},
+        {"middle_groups": 0},
+        {"middle_gain": 0.5},
+        {"centred": True},
+        {"activation": "mish"},
+        {"learned_times": 20},
+        {"embedding_width": 96},
+    ],
 )
 def test_what_only_diffusers_files_express_is_refused_by_the_others(field):
     """UNet2DModel has both in its config."""
@@ -129,6 +145,30 @@ def test_what_only_diffusers_files_express_is_refused_by_the_others(field):
     for family in ("ADMUNet", "DhariwalUNet"):
         with pytest.raises(Refusal, match=rf"{name} = {value!r}"):
             interchange.FAMILIES[family].describe(module.clone(num_classes=1000))
+
+
+@pytest.mark.parametrize(
+    ("field", "config"),
+    [
+        ({"vector_embedding": "time", "vector_width": 1}, {"class_embed_type": "timestep", "num_class_embeds": None}),
+        ({"vector_embedding": "identity", "vector_width": 768}, {"class_embed_type": "identity"}),
+        ({"middle_groups": 0}, {"attn_norm_num_groups": None}),
+        ({"middle_groups": 16}, {"attn_norm_num_groups": 16}),
+        ({"middle_gain": 0.8}, {"mid_block_scale_factor": 1.25}),
+    ],
+)
+def test_what_is_added_to_the_time_and_the_middle_are_written_as_diffusers_says(field, config):
+    family = interchange.FAMILIES["UNet2DModel"]
+    module = unet_preset("adm-64", **field)
+    written = family.describe(module)
+    assert written | config == written
+    assert family.build(written) == module
+
+
+def test_a_vector_that_diffusers_does_not_add_is_refused():
+    for fields in ({"vector_width": 3}, {"vector_width": 1, "vector_embedding": "time", "num_classes": 3}):
+        with pytest.raises(Refusal, match="cannot be written in this format with vector_embedding"):
+            interchange.FAMILIES["UNet2DModel"].describe(unet_preset("adm-64", **fields))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ T = np.array([3.0, 731.0], np.float32)
 def run(module, inputs):
     """One evaluation; of classes where there are any. A learned time is a whole number."""
     t = inputs["t"].long() if module.config.time_embedding_type == "learned" else inputs["t"]
-    return {"output": last(module(first(inputs["x"]), t, class_labels=inputs.get("label")).sample)}
+    labels = inputs.get("label", inputs.get("vector"))
+    labels = labels[:, 0] if module.config.class_embed_type == "timestep" else labels
+    return {"output": last(module(first(inputs["x"]), t, class_labels=labels).sample)}
 
 
 def types(attends: str, down: str, up: str) -> dict:
@@ -138,6 +140,35 @@ CASES = {
             **types("-a", *PLAIN),
         ),
         {"x": X, "t": T},
+        run,
+    ),
+    # A number in place of a class; the middle's attention has no norm, which is the default where the time scales.
+    "unet_2d_number": Case(
+        small(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            class_embed_type="timestep",
+            time_embedding_dim=24,
+            mid_block_scale_factor=1.25,
+            **types("-a", *RESNET),
+            **ADM,
+        ),
+        {"x": X, "t": T, "vector": np.array([[4.5], [810.0]], np.float32)},
+        run,
+    ),
+    "unet_2d_embedding": Case(
+        small(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            norm_num_groups=8,
+            class_embed_type="identity",
+            attn_norm_num_groups=4,
+            **types("a-", *PLAIN),
+        ),
+        {"x": X, "t": T, "vector": drawn("unet_2d vector", 2, 64)},
         run,
     ),
     # 128 channels are the fewest of which diffusers' norms have groups as the paper's.
