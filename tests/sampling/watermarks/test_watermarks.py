@@ -131,6 +131,36 @@ def test_degradations_change_pictures_and_keep_their_form():
     assert degradations.cropped(centre, 0.5).min() == 200
 
 
+def test_noise_is_of_each_picture_and_a_blur_of_each_channel():
+    grey = np.full((2, 32, 32, 3), 128, np.uint8)
+    noisy = degradations.noisy(grey, 0.1).astype(float) - 128
+    assert abs(np.corrcoef(noisy.reshape(2, -1))[0, 1]) < 0.1
+    np.testing.assert_allclose(noisy.std(axis=(1, 2, 3)), 25.5, rtol=0.05)
+    for channel in range(3):
+        alone = degradations.blurred(SCENES[..., channel : channel + 1], 1.0)
+        np.testing.assert_array_equal(degradations.blurred(SCENES, 1.0)[..., channel : channel + 1], alone)
+
+
+def test_what_black_and_white_cut_off_of_a_spread_spectrum_is_put_in_again():
+    """Half of the pixels of a black and white picture cannot take the change; the signs are those of a flat one."""
+    mark = watermarks.spread_spectrum(KEY, bits=1, low=3, high=24, strength=4)
+    coefficients = lambda pictures: scipy.fft.dctn(pictures.mean(-1), axes=(1, 2), norm="ortho")
+    beyond = np.maximum(*np.indices((64, 64)))
+    band = (beyond >= 3) & (beyond < 24)
+    flat = np.full((1, 64, 64, 3), 128, np.uint8)
+    signs = np.sign(coefficients(mark.embed(flat) - 128.0)[0][band])
+    stark = np.random.default_rng(0).choice([0, 255], (4, 64, 64, 1)).astype(np.uint8)
+    along = coefficients(mark.embed(stark))[:, band] @ signs / band.sum()
+    margin = 4 * 64 / np.sqrt(band.sum())
+    assert (along > 0.8 * margin).all() and (along < 1.1 * margin).all()
+
+
+def test_a_message_that_is_there_with_the_other_sign_is_no_evidence():
+    marked = watermarks.spread_spectrum(KEY, 8, 3, 16).embed(SCENES)
+    reading = watermarks.spread_spectrum(KEY, 8, 3, 16).read(255 - marked)
+    assert (reading.score < 0).all() and (reading.p_value == 1).all()
+
+
 def test_every_coefficient_of_a_flat_picture_has_the_margin_of_the_strength():
     """Nothing of the picture is along the signs, so that each of the band changes by the same, whatever its sign."""
     flat = np.full((1, 64, 64, 3), 128, np.uint8)
