@@ -39,6 +39,46 @@ def test_a_lapped_spectrum_is_that_of_the_clip_with_its_magnitudes_pressed(along
     np.testing.assert_allclose(form.waveform(x), clip, atol=1e-6)
 
 
+def test_the_condition_of_a_pitch_has_octaves_hundredths_and_hertz():
+    """880 Hz is an octave above 440 Hz; a depth of 2 % is two units, and 6 Hz half a Hertz above the middle rate."""
+    of = sound.Sound(8000, 512, sound.harmonics_and_rest())
+    (vector,) = of.pitch_condition([880.0], [[0.02, 6.0]]).values()
+    np.testing.assert_allclose(vector, [[1, 2, 0.5]], rtol=1e-6)
+    np.testing.assert_allclose(of.pitch_condition([220.0, 440.0])["vector"], [[-1], [0]], atol=1e-7)
+
+
+@pytest.mark.parametrize("vibrato", [None, (0.02, 6.0)])
+def test_a_tone_is_its_amplitude_real_parts_first_whatever_its_vibrato(vibrato):
+    """cos(2 pi phi) / 4 has the amplitude 1/4 and 2 sin(4 pi phi) that of -2 i: a |a|^(-1/2) times 2, at all times."""
+    of = sound.Sound(16000, 4096, sound.harmonics_and_rest(harmonics=2, hop=512))
+    depth, rate = vibrato or (0.0, 5.5)
+    time = np.arange(of.length) / of.sample_rate
+    phase = 2 * np.pi * 440 * (time + depth * (1 - np.cos(2 * np.pi * rate * time)) / (2 * np.pi * rate))
+    condition = of.pitch_condition(440.0, vibrato)
+    clip = np.cos(phase) / 4 + 2 * np.sin(2 * phase)
+    x = of.example(clip, condition)
+    assert x.shape == of.shape == (2 + 256, 2 * 8)
+    amplitudes = np.stack(np.split(x[:2], 2, axis=-1))[..., 1:-1]  # the ends have half a window
+    expected = np.array([[1, 0], [0, -2 * 2**0.5]])[..., None] * np.ones(6)
+    np.testing.assert_allclose(amplitudes, expected, atol=0.05)
+    np.testing.assert_allclose(of.waveform(x, condition=condition), clip, atol=1e-5)
+
+
+@pytest.mark.parametrize("along, shape", [("time", (8, 4)), ("frequency", (32, 8))])
+def test_the_shape_of_a_condition_is_said_beforehand(along, shape):
+    of = sound.Sound(8000, 512, sound.lapped_spectrum(32, along=along), mels=4)
+    levels = of.levels(np.ones(512))
+    assert of.condition(levels).shape == of.condition_shape == shape
+
+
+def test_a_shaped_clip_is_divided_by_the_levels_of_its_own_window():
+    of = sound.Sound(8000, 1024, sound.samples(gain=1.0), mels=8, window=256, hop=64, shaped=True)
+    clip = np.random.default_rng(0).normal(size=1024)
+    x = of.example(clip)
+    np.testing.assert_allclose(x[:, 0], sound.flattened(clip, of.levels(clip), 8000, 256), rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(of.waveform(x, of.levels(clip)), clip, atol=1e-6)
+
+
 def test_the_shortest_clip_is_one_sample_at_one_hertz():
     of = sound.Sound(1, 1, sound.samples())
     of.check()

@@ -22,6 +22,17 @@ def test_the_pitch_of_a_tone_is_known_closely(pitch, sizes):
     assert abs(sound.cents(found, pitch)) < 2
 
 
+def test_the_pitch_of_a_tone_that_decays_is_the_first_deep_dip_of_its_differences():
+    """The definition of YIN, sum by sum: the energies of both halves of a difference are not those of the first."""
+    clip = (tone(300.0, (1.0, 0.5)) * np.exp(-TIME / 0.02))[:1000]
+    d = np.array([((clip[:500] - clip[lag : lag + 500]) ** 2).sum() for lag in range(230)])
+    normalised = np.append(1.0, d[1:] * np.arange(1, 230) / np.cumsum(d[1:]))
+    lag = next(k for k in range(13, 228) if normalised[k] < 0.1 and normalised[k] == normalised[k - 1 : k + 2].min())
+    before, at, after = d[lag - 1 : lag + 2]
+    lowest = lag + (before - after) / (2 * (before - 2 * at + after))
+    assert sound.yin(clip, RATE) == pytest.approx(RATE / lowest, rel=1e-9)
+
+
 def test_the_pitch_of_notes():
     """Within 20 cents of the pitch that they state, though two instruments have vibrato and noise."""
     for row in (3, 4, 5, 1):
@@ -49,6 +60,8 @@ def test_shares_by_closed_forms():
     noise = np.random.default_rng(0).normal(size=RATE * 8)
     assert sound.harmonic_share(noise, RATE, 400.0) == pytest.approx(40 / 400, abs=0.01)
     assert sound.harmonic_share(np.zeros(RATE), RATE, 400.0) == 0
+    low = np.sin(2 * np.pi * 50 * TIME)
+    assert sound.harmonic_share(low, RATE, 400.0, within=100.0) < 1e-3  # 0 Hz is no multiple
 
 
 @pytest.mark.parametrize("within, share", [(11.9, 1 / 6), (12.0, 5 / 6), (16.0, 1.0)])

@@ -106,3 +106,11 @@ def test_sizes_that_do_not_fit(window, hop):
 
 def test_bands_at_the_lowest_level_are_silent():
     np.testing.assert_array_equal(sound.griffin_lim(np.zeros((8, 40)), RATE, 256, 64, steps=1), np.zeros(512))
+
+
+def test_between_bands_values_are_linear_in_frequency_at_the_middles_of_bins():
+    """Of values that are the bands' own middles: the frequencies (k + 1/2) R / (2 N), cut off at the outermost."""
+    middles = sound.mel_corners(6, 8000)[1:-1]
+    frequencies = (np.arange(16) + 0.5) * 8000 / 32
+    between = sound.between_bands(middles, 8000, 16)
+    np.testing.assert_allclose(between, np.clip(frequencies, middles[0], middles[-1]), rtol=1e-5)
