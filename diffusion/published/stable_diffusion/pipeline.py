@@ -88,6 +88,7 @@ KINDS = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
     "StableDiffusionInpaintPipeline": SD,
+    "StableDiffusionAttendAndExcitePipeline": SD,
     "StableDiffusionInstructPix2PixPipeline": EDITS,
     "LatentConsistencyModelPipeline": CONSISTENCY,
     "LatentConsistencyModelImg2ImgPipeline": CONSISTENCY,

@@ -79,6 +79,7 @@ KINDS = {
 SAME = {  # classes that differ in what they are given, not in their model
     "StableDiffusionImg2ImgPipeline": "StableDiffusionPipeline",
     "StableDiffusionInpaintPipeline": "StableDiffusionPipeline",
+    "StableDiffusionAttendAndExcitePipeline": "StableDiffusionPipeline",
     "LatentConsistencyModelImg2ImgPipeline": "LatentConsistencyModelPipeline",
     "StableDiffusionXLImg2ImgPipeline": "StableDiffusionXLPipeline",
     "StableDiffusionPAGImg2ImgPipeline": "StableDiffusionPAGPipeline",
