@@ -53,6 +53,30 @@ def test_side_chains_second_chains_and_models_are_left_out(tmp_path):
     np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS)
 
 
+def test_a_later_model_is_left_out_also_where_it_is_longer_and_no_line_ends_the_chain(tmp_path):
+    pdb.save(tmp_path / "a.pdb", ATOMS)
+    lines = (tmp_path / "a.pdb").read_text().splitlines()[:12]
+    models = ["MODEL        1", *lines[:8], "ENDMDL", "MODEL        2", *lines, "ENDMDL"]
+    (tmp_path / "b.pdb").write_text("\n".join(models))
+    np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS[:2])
+
+
+def test_residues_of_one_number_keep_the_order_of_the_file(tmp_path):
+    """1B before 1A, as some schemes of numbering count."""
+    pdb.save(tmp_path / "a.pdb", ATOMS)
+    lines = (tmp_path / "a.pdb").read_text().splitlines()[:12]
+    numbered = [line[:22] + ("   1B", "   1A", "   2 ")[i // 4] + line[27:] for i, line in enumerate(lines)]
+    (tmp_path / "b.pdb").write_text("\n".join(numbered))
+    np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS)
+
+
+def test_the_largest_coordinate_is_the_one_that_is_written_as_the_largest(tmp_path):
+    atoms = ATOMS.copy()
+    atoms[2, 3, 1] = 9999.9994
+    pdb.save(tmp_path / "a.pdb", atoms)
+    np.testing.assert_array_equal(pdb.load(tmp_path / "a.pdb"), atoms.round(3))
+
+
 def test_residues_of_one_number_are_told_apart_by_their_insertion_codes(tmp_path):
     """Residues 1, 1A and 2, as in antibodies; of CA of the second B and A, the first counts."""
     pdb.save(tmp_path / "a.pdb", ATOMS)
