@@ -33,6 +33,14 @@ def test_clips_are_cut_at_the_rate_that_they_say():
     assert paced.fingerprint() != other.fingerprint() == sources.paced(of, 4, (1, 2, 3), seed=1).fingerprint()
 
 
+def test_a_clip_may_be_all_of_its_film_and_another_seed_cuts_others():
+    of = sources.moving_drawings("train", frames=8, side=8, number=6)
+    for row in range(2):
+        np.testing.assert_array_equal(sources.paced(of, 4, (2,))[row]["image"], of[row]["image"][::2])
+    first, second = (sources.paced(of, 2, (1, 2), seed=seed) for seed in (0, 1))
+    assert any((first[row]["image"] != second[row]["image"]).any() for row in range(6))
+
+
 def test_clips_that_do_not_fit_are_refused():
     of = sources.moving_drawings("train", frames=8, side=8, number=2)
     for how, message in (

@@ -27,6 +27,8 @@ def test_a_batch_has_both_halves_moved_by_the_same_draws():
     assert len(set(shifts)) > 1
     swapped = sources.preferences([source(PICTURES[1]), source(PICTURES[0])])
     assert pairs.fingerprint() != swapped.fingerprint()
+    others = sources.preferences([source(PICTURES[0]), source(255 - PICTURES[1])])
+    assert pairs.fingerprint() != others.fingerprint()
 
 
 @pytest.mark.parametrize(

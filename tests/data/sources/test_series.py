@@ -18,6 +18,8 @@ def test_draws_have_the_covariance_and_the_conditional_is_that_of_draws():
     assert process.covariance[0, 1] == pytest.approx(0.9 * 0.6)
     lag = 4 * np.sqrt(3) / 3.0
     assert process.covariance[0, 8] == pytest.approx(0.9 * (0.5 * (1 + lag) * np.exp(-lag) + 0.5))
+    half = lag / 2  # half a season apart sin^2 is 1
+    assert process.covariance[0, 4] == pytest.approx(0.9 * 0.5 * ((1 + half) * np.exp(-half) + np.exp(-2)))
     rng = np.random.default_rng(0)
     x = gaussian_processes.draw(np.zeros(12), process.covariance, 60_000, rng)
     np.testing.assert_allclose(np.cov(x.T), process.covariance, atol=0.02)
@@ -106,6 +108,7 @@ def test_windows_of_files(tmp_path):
     train, test = of("a.csv", columns=("load", "price")), of("a.csv", "test", columns=("load", "price"))
     assert (len(train), len(test)) == (9, 1)  # of 48 and 12 steps; the last begins at 36, out of step
     np.testing.assert_allclose(train.mean, np.nanmean(table[:48], 0))
+    np.testing.assert_allclose(train.std, np.nanstd(table[:48], 0))
     record = train[8]
     condition = record["condition"]
     scaled = record["x"] + condition["given"]
@@ -146,6 +149,15 @@ def test_windows_of_files(tmp_path):
     np.testing.assert_allclose(again[:, 0], np.where(np.isnan(table[:, 0]), source.mean[0], table[:, 0]))
 
 
+def test_a_missing_value_that_no_sample_is_of_stays_missing(tmp_path):
+    """The first value is missing and given, as nobody hides it; what is hidden is in the file."""
+    values = np.append(np.nan, np.arange(11.0))
+    np.save(tmp_path / "a.npy", values)
+    source = sources.series_windows(str(tmp_path / "a.npy"), length=12, held_out=0.0, hide=series_masks.forecast(3))
+    (filled,) = source.filled(np.full((1, 12, 1), 5.0)).values()
+    np.testing.assert_array_equal(filled[:, 0], values)
+
+
 def test_empty_lines_of_a_table_are_missing_values_or_refused(tmp_path):
     (tmp_path / "one.csv").write_text("load\n1\n2\n\n4\n")
     np.testing.assert_array_equal(series.read_series(str(tmp_path / "one.csv"))["one"][:, 0], [1, 2, np.nan, 4])
@@ -161,7 +173,7 @@ def test_mistakes_are_refused(tmp_path):
     values[[3, 15]] = [[1.0], [2.0]]
     files = {
         "gone": values, "flat": np.ones(30), "short": np.zeros((2, 3)), "infinite": np.array([1.0, np.inf] * 9),
-        "holes": np.append(np.arange(29.0), np.nan),
+        "holes": np.append(np.arange(29.0), np.nan), "empty": np.zeros((0, 2)),
     }  # fmt: skip
     for name, array in files.items():
         np.save(tmp_path / f"{name}.npy", array)
@@ -205,6 +217,7 @@ def test_mistakes_are_refused(tmp_path):
         (lambda: window("flat.npy"), "channel 0 has no two different values"),
         (lambda: window("short.npy"), "series 'short' has 2 steps in 'train' (held_out = 0.0), fewer than length = 6"),
         (lambda: window("infinite.npy"), "infinite values"),
+        (lambda: window("empty.npy"), "series 'empty' is float64 [0, 2]. Valid: numbers [T] or [T, C]"),
         (lambda: window("flat.npy", held_out=0.99), "has 0 steps in 'train' (held_out = 0.99)"),
         (lambda: window("flat.npy", mean=(0.0,)), "mean = (0.0,) and std ="),
         (lambda: window("flat.npy", mean=(0.0,), std=(0.0,)), "those for std positive, or () for both"),
