@@ -5,7 +5,7 @@ __all__ = ["cloud_points", "crossings", "pieces"]
 from typing import cast
 
 import numpy as np
-from scipy import ndimage
+import scipy  # reads its parts where they are first used
 
 from diffusion.package import public
 
@@ -62,7 +62,7 @@ def pieces(distance: np.ndarray) -> int:
     Raises:
         ValueError: for another shape, or values that are not finite.
     """
-    _, number = cast(tuple[np.ndarray, int], ndimage.label(_checked(distance) < 0))
+    _, number = cast(tuple[np.ndarray, int], scipy.ndimage.label(_checked(distance) < 0))
     return number
 
 

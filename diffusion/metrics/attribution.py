@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
+import scipy  # reads its parts where they are first used
 from jax import Array
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy  # reads its parts where they are first used
 from numpy.typing import ArrayLike
 
 from diffusion.metrics import bootstrap

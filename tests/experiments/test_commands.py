@@ -1,5 +1,6 @@
 """Every command explains itself, with an example, and keeps the arguments that it was started with."""
 
+import ast
 import importlib.util
 import os
 import pathlib
@@ -348,3 +349,17 @@ def test_a_process_starts_anew_before_it_imports_libraries(tmp_path, words):
         env=environment | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, cwd=ROOT,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (7, "[]\n"), done.stderr
+
+
+@pytest.mark.extended
+def test_commands_start_without_the_parts_of_scipy_and_matplotlib():
+    """They take longer to import than this library does."""
+    modules = [module(name) for name in sorted(purposes()) if name != "playground"]
+    code = (
+        f"import importlib, sys\nfor name in {modules}: importlib.import_module(name)\n"
+        "print(sorted(name for name in sys.modules if name.startswith(('scipy.', 'matplotlib', 'pandas'))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    loaded = ast.literal_eval(done.stdout)
+    assert [name for name in loaded if not name.startswith(("scipy._", "scipy.version"))] == []

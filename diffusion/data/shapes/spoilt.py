@@ -17,7 +17,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
+import scipy  # reads its parts where they are first used
 
 from diffusion.data.shapes import drawing, templates
 from diffusion.data.shapes.drawing import DISTANCES, Distance
@@ -66,8 +66,8 @@ def shapes(number: int = NUMBER, seed: int = 0) -> tuple[Spoilt, ...]:
 
 def _pieces(mask: np.ndarray) -> int:
     """Number of connected parts of at least 4 pixels; corners connect."""
-    labels, number = ndimage.label(mask, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
-    return int((ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
+    labels, number = scipy.ndimage.label(mask, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    return int((scipy.ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
 
 
 def _shape(kind: str, lot: Lot) -> Spoilt:
@@ -157,5 +157,5 @@ def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
 def blurred(picture: np.ndarray, lot: Lot) -> np.ndarray:
     """A picture uint8 [H, W, 3] under a Gaussian filter, whose deviation is drawn for a side H of 64 pixels."""
     deviation = lot.between(*DEVIATIONS) * len(picture) / drawing.SIDE
-    smooth = ndimage.gaussian_filter(picture.astype(np.float64), (deviation, deviation, 0), mode="nearest")
+    smooth = scipy.ndimage.gaussian_filter(picture.astype(np.float64), (deviation, deviation, 0), mode="nearest")
     return np.clip(np.round(smooth), 0, 255).astype(np.uint8)
