@@ -183,6 +183,7 @@ class Kind(NamedTuple):
         by_steps: whether the shift of its flow depends on their number, too, as FLUX.2's does; see `schedulers.read`.
         even, bent: whether it sets the steps of a flow itself, see `schedulers.read`.
         instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
+        jumps: whether its denoiser receives the end of a step, too, so that it makes a flow map.
         strength: whether its denoiser must read the strength of the guidance.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
@@ -228,6 +229,7 @@ class Kind(NamedTuple):
     bent: bool = False
     by_steps: bool = False
     instructed: bool = False
+    jumps: bool = False
     strength: bool = False
     zeros: bool = False
     appends: bool = False

@@ -12,6 +12,8 @@ import numpy as np
 from jax import Array
 
 from diffusion import guidance, parameterizations, sampling
+from diffusion.flows import flow_maps
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance.regional import mixed
 from diffusion.models.layers import attention_records
 from diffusion.sampling import caching
@@ -35,6 +37,7 @@ def denoise(
     merge: float = 0.0,
     places: Places = NOWHERE,
     perturbed: bool = False,
+    end: Any = None,
 ) -> parameterizations.Denoiser | guidance.Memory | guidance.Unpaired:
     """The guided denoiser of a model.
 
@@ -53,6 +56,7 @@ def denoise(
         merge: share of the tokens that self-attention sees merged.
         places: masks of the regions, and boxes of the words.
         perturbed: whether a branch has perturbed attention (`guidance.perturbed_attention`).
+        end: the time at which a step ends, [], for a denoiser that receives it, too (`Kind.jumps`); None elsewhere.
 
     Returns:
         The denoiser; `Memory` with a cache, `Unpaired` where words move x_t.
@@ -86,7 +90,8 @@ def denoise(
             if reference is not None:
                 variables |= _states(model, variables, reference, x, t, clock, inner)
             inputs = x if beside is None else jnp.concatenate([x, beside], axis=-1)
-            return model.denoiser.apply(variables, inputs, clock, inner, **more)
+            clocks = clock if end is None else (clock, parameterization.clock(schedule, end))
+            return model.denoiser.apply(variables, inputs, clocks, inner, **more)
 
         return video_models.evaluated(params, t, evaluate)
 
@@ -137,6 +142,19 @@ def denoise(
         cache=cache,
         merge=merge,
     )
+
+
+def flow_map(model: Any, *arguments: Any) -> FlowMap:
+    """The flow map of a model: a step of DDIM by `denoise`, which knows the end of the step if the denoiser jumps.
+
+    In a flow this is x_s = x_t + (s - t) v, with the velocity at t, or the mean velocity from s to t.
+    """
+
+    def carry(x_t: Array, t: Any, s: Any) -> Array:
+        evaluated = denoise(model, *arguments, end=s if model.kind.jumps else None)
+        return flow_maps.from_denoiser(evaluated, model.process.schedule)(x_t, t, s)
+
+    return FlowMap(carry)
 
 
 def _states(

@@ -151,6 +151,8 @@ def described(
             opener.read_table(kind.place(folder, stage.scheduler) / "scheduler_config.json")
         )
     kind = kind.variant(kind, denoiser)
+    if kind.jumps:
+        process = process._replace(fields={**process.fields, "jumps": True})
     zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
     usual = pipelines.published(kind, process, denoiser, student)
     if kind.guiders is None:

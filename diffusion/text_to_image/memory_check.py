@@ -71,7 +71,7 @@ def check_memory(
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
         two = model.sees_picture or model.boundary is not None or course.perturbed
         scale = jnp.full(2, 2.0) if two else 2.0
-        how = {"places": course.places, "perturbed": course.perturbed}
+        how = {"places": course.places, "perturbed": course.perturbed, "end": 0.0 if model.kind.jumps else None}
         denoiser = denoise(model, params[0], condition, other, scale, params[1], **how)
         if isinstance(denoiser, guidance.Memory):
             return denoiser.apply(denoiser.init(x), x, 0.9)

@@ -15,7 +15,7 @@ from jax import Array
 
 from diffusion import samplers, sampling, timesteps
 from diffusion.data.transforms import to_uint8
-from diffusion.flows import flow_maps
+from diffusion.flows.flow_maps import FlowMap
 from diffusion.models import facts
 from diffusion.models.attachment import Attachment
 from diffusion.models.autoencoders import latent_space, tiles
@@ -25,7 +25,7 @@ from diffusion.sampling.watermarks import Watermark
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import second_stage, video_models
 from diffusion.text_to_image.attached import Attached
-from diffusion.text_to_image.guided_denoiser import denoise
+from diffusion.text_to_image.guided_denoiser import denoise, flow_map
 from diffusion.text_to_image.regions import NOWHERE, Places
 
 REFERENCE = 7  # folded into the keys of a reference's noise, which no other draw has
@@ -241,9 +241,8 @@ def _guided(
     other = unconditional if course.guided else None
     model = with_clock(model, course.trajectory)
     how = course.cache, course.merge, course.places, course.perturbed
-    evaluated = denoise(model, params, conditional, other, scale, attached, *how)
-    if flow_maps.FlowMap in course.trajectory.sampler.takes:
-        evaluated = flow_maps.from_denoiser(evaluated, schedule)
+    evaluate = flow_map if FlowMap in course.trajectory.sampler.takes else denoise
+    evaluated = evaluate(model, params, conditional, other, scale, attached, *how)
     if course.frames and known is not None:
         frames, blur = course.latents(model)[0], model.kind.video.blur
         return video_models.completed(evaluated, schedule, known, frames, blur, keys), keys, None

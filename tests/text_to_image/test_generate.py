@@ -19,6 +19,7 @@ from diffusion.models.autoencoders import latent_space as autoencoders
 from diffusion.models.interchange import folders, schedulers
 from diffusion.published.qwen_vl import network as qwen_vl_network
 from diffusion.text_to_image import pipelines, programs
+from diffusion.text_to_image.guided_denoiser import flow_map
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
@@ -47,7 +48,8 @@ class Compiled:
 
     def apply(self, variables, x, clock, condition):
         with jax.disable_jit(False):
-            return self._call(variables["params"], x, jnp.asarray(clock, jnp.float32), dict(condition))
+            clock = jax.tree.map(lambda time: jnp.asarray(time, jnp.float32), clock)
+            return self._call(variables["params"], x, clock, dict(condition))
 
     def __getattr__(self, name):
         return getattr(self._module, name)
@@ -83,7 +85,7 @@ def compiled(name):
     """(model, conditional, unconditional): its denoiser is compiled for two pictures with guidance, LCM's own."""
     model = loaded(name)
     scale = model.usual.guidance if name == "lcm" else 7.5
-    prompts = QUOTED if name == "hunyuan_image" else PROMPTS
+    prompts = QUOTED if name.startswith("hunyuan_image") else PROMPTS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the second prompt is too long for CLIP, there and here
         how = {"pictures": edit(name, model).prompt_images} if model.sight else {}
@@ -137,6 +139,8 @@ def end_of_trajectory(name, case, model, conditional, unconditional):
     """The latents at the end of a fixture's trajectory, by what `compiled` returns."""
     about = made_pipelines.fixture(name)[0]
     process = schedulers.read(about["walks"][case], even=model.kind.even, by_steps=model.kind.by_steps)
+    if model.kind.jumps:
+        process = process._replace(fields={**process.fields, "jumps": True})
     tokens = 64 // model.kind.multiple(model.denoiser) ** 2
     trajectory = schedulers.trajectory(
         process, case.partition(",")[0].partition(" ")[0], about["steps"][case], tokens=tokens
@@ -173,9 +177,8 @@ def end_of_trajectory(name, case, model, conditional, unconditional):
             beside = begin(model.params["vae"], job.images)[-1]
         conditional, unconditional = conditional | beside, unconditional | beside
     other = unconditional if guided else None
-    denoise = text_to_image.denoise(model, model.params[part], conditional, other, scale)
-    if flow_maps.FlowMap in sampler.takes:
-        denoise = flow_maps.from_denoiser(denoise, process.schedule)
+    evaluate = flow_map if flow_maps.FlowMap in sampler.takes else text_to_image.denoise
+    denoise = evaluate(model, model.params[part], conditional, other, scale)
     x = trajectory.start * jnp.asarray(drawn("latents", *shape))
     with jax.disable_jit():
         return samplers.sample(

@@ -28,6 +28,7 @@ REASONS = {
     "cogvideox_frames_from_image": MEAN,
     "hidream": "default_sample_size is made small, and pictures have that number of pixels",
     "hunyuan_image": "the pipeline is called with one prompt at a time",
+    "hunyuan_image_distilled": "the pipeline is called with one prompt at a time",
     "hunyuan_video_from_image": FEW,
     "hunyuan_video_concat_from_image": FEW,
     "ltx_from_image": MEAN,

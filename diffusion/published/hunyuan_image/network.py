@@ -46,6 +46,8 @@ class HunyuanImage(Layered, Backbone):
         glyph_width: number G of features of the tokens of words in quotes; 0 for a network without them.
         axes: features of a head that rotate with row and column; they sum to width / heads.
         strength: the network receives the guidance strength that it imitates.
+        times: number of times that the network receives as its clock: 1, or 2 for a distilled network, which receives
+            the time at which a step ends, too, and whose output is the mean velocity up to there (MeanFlow).
 
     Reference: Tencent Hunyuan, "HunyuanImage 2.1", 2025, and its code.
     """
@@ -60,6 +62,7 @@ class HunyuanImage(Layered, Backbone):
     glyph_width: int = 1472
     axes: tuple[int, int] = (64, 64)
     strength: bool = False
+    times: int = 1
     depths = ("depth", "singles")
     ranks = (3,)
     reuses = ("blocks",)
@@ -67,6 +70,8 @@ class HunyuanImage(Layered, Backbone):
 
     def check_fields(self) -> None:
         network_checks.rotary_axes(self, 2)
+        if self.times not in (1, 2):
+            raise ValueError(f"times={self.times} must be 1, or 2 for a network that receives the end of a step, too")
 
     @nn.compact
     def __call__(
@@ -76,7 +81,8 @@ class HunyuanImage(Layered, Backbone):
 
         Args:
             x: noised latents [B, H, W, C].
-            t: times in [0, 1], [B] or [], float32 or wider.
+            t: times in [0, 1], [B] or [], float32 or wider; a tuple of two, the begin and the end of a step, if `times`
+                is 2.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width]. "text_mask": Bool [B, M].
                 "glyphs": [B, K, glyph_width], of words in quotes. "glyph_mask": Bool [B, K]. A network with
@@ -88,11 +94,13 @@ class HunyuanImage(Layered, Backbone):
         """
         glyph_names = ("glyphs", "glyph_mask") if self.glyph_width else ()
         inputs = entries(condition, ("text", "text_mask", *glyph_names, *("strength",) * self.strength))
-        network_checks.latents(self, x, t, self.channels)
+        clocks = t if isinstance(t, tuple) else (t,)
+        network_checks.latents(self, x, clocks[0], self.channels)
+        network_checks.own_times(self, x, *clocks)
         check_text(x.shape[0], self.text_width, inputs)
         check_strength(x.shape[0], inputs)
         batch, height, width, channels = x.shape
-        t = 1000 * jnp.broadcast_to(jnp.asarray(t), (batch,))
+        t, *end = (1000 * jnp.broadcast_to(jnp.asarray(clock), (batch,)) for clock in clocks)
 
         dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")
         image = dense(x.reshape(batch, -1, channels))
@@ -104,6 +112,8 @@ class HunyuanImage(Layered, Backbone):
             text = jnp.concatenate([glyphs, text], axis=1)
             mask = jnp.concatenate([inputs["glyph_mask"], mask], axis=1)
         c = TimestepEmbedding(self.width, self.dtype, name="time")(t)
+        if end:
+            c = (c + TimestepEmbedding(self.width, self.dtype, name="end")(end[0])) / 2
         if self.strength:
             c = c + TimestepEmbedding(self.width, self.dtype, name="strength_embedding")(1000 * inputs["strength"])
         c = nn.silu(c)

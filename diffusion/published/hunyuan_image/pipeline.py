@@ -40,6 +40,18 @@ def hunyuan_image(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: A
     return text | glyphs([_in_quotes(prompt) for prompt in prompts], byt5)
 
 
+def _objection(denoiser: Any) -> str:
+    if not getattr(denoiser, "glyph_width", 1):
+        return "the tokens of words in quotes (text_embed_2_dim)"
+    distilled = getattr(denoiser, "times", 1) == 1 or denoiser.strength
+    return "" if distilled else "a strength of the guidance (guidance_embeds) beside the end of a step (use_meanflow)"
+
+
+def _distilled(kind: Kind, denoiser: Any) -> Kind:
+    """The kind of a distilled denoiser, with the steps of its documentation in diffusers."""
+    return kind._replace(jumps=True, usual=Usual(8, 3.25)) if denoiser.times == 2 else kind
+
+
 HUNYUAN_IMAGE = Kind(
     "HunyuanImage",
     (
@@ -53,12 +65,11 @@ HUNYUAN_IMAGE = Kind(
     unit_clock=True,
     even=True,
     network=HunyuanImage,
-    objection=lambda denoiser: (
-        "" if getattr(denoiser, "glyph_width", 1) else "the tokens of words in quotes (text_embed_2_dim)"
-    ),
+    objection=_objection,
     sample_size=64,
     guided_by_condition=True,
     guiders=guidance.with_guiders,
+    variant=_distilled,
 )
 KINDS = {"HunyuanImagePipeline": HUNYUAN_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

@@ -2,7 +2,7 @@
 
 from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, SIZES, array
-from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads, zero_or_null
+from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads, zero_or_null
 from diffusion.models.interchange.joint_rows import shift_and_scale, stream_rows
 from diffusion.models.interchange.rows import POINT, Row, layers, linear, mlp
 from diffusion.published.flux.table import diffusers_single
@@ -25,6 +25,8 @@ def table(module: HunyuanImage) -> list[Row]:
     ]
     if module.glyph_width:
         rows += GLYPH_ROWS
+    if module.times == 2:
+        rows += mlp(f"{times}timestep_embedder_r.linear_1", f"{times}timestep_embedder_r.linear_2", "end/")
     if module.strength:
         rows += mlp(f"{times}guidance_embedder.linear_1", f"{times}guidance_embedder.linear_2", "strength_embedding/")
     joint = [
@@ -52,7 +54,7 @@ CONFIG = FieldTable(
         zero_or_null("text_embed_2_dim", "glyph_width"),
         Follows("rope_theta", THETA),
         Field("rope_axes_dim", "axes", (64, 64), SIZES),
-        Follows("use_meanflow", False),
+        Choice("use_meanflow", "times", {False: 1, True: 2}),
     ),
 )
 
@@ -62,8 +64,16 @@ def _example(module: HunyuanImage) -> tuple:
     if module.glyph_width:
         condition |= {"glyphs": array(1, 1, module.glyph_width), "glyph_mask": array(1, 1, dtype=bool)}
     condition |= {"strength": array(1)} if module.strength else {}
-    return array(1, 1, 1, module.channels), array(1), condition
+    clock = (array(1), array(1)) if module.times == 2 else array(1)
+    return array(1, 1, 1, module.channels), clock, condition
 
 
-FAMILY = CONFIG.family(_example, {"diffusers": table}, published={"HunyuanImage-2.1": {"text_embed_2_dim": 1472}})
+FAMILY = CONFIG.family(
+    _example,
+    {"diffusers": table},
+    published={
+        "HunyuanImage-2.1": {"text_embed_2_dim": 1472},
+        "HunyuanImage-2.1, distilled": {"text_embed_2_dim": 1472, "guidance_embeds": True, "use_meanflow": True},
+    },
+)
 FAMILIES = {FAMILY.name: FAMILY}

@@ -42,6 +42,8 @@ def run(module: HunyuanImageTransformer2DModel, a: dict[str, torch.Tensor]) -> d
         how |= {"encoder_hidden_states_2": a["glyphs"], "encoder_attention_mask_2": a["glyph_mask"].long()}
     if "strength" in a:
         how["guidance"] = 1000 * a["strength"]
+    if "end" in a:
+        how["timestep_r"] = 1000 * a["end"]
     return {"output": last(module(first(a["x"]), 1000 * a["t"], **how).sample)}
 
 
@@ -70,6 +72,11 @@ PUBLISHED = AUTOENCODER | {
 CASES = {
     "hunyuan_image": Case(small, INPUTS, run),
     "hunyuan_image_strength": Case(functools.partial(small, text_embed_2_dim=None, guidance_embeds=True), PLAIN, run),
+    "hunyuan_image_mean_flow": Case(
+        functools.partial(small, guidance_embeds=True, use_meanflow=True),
+        INPUTS | {"strength": PLAIN["strength"], "end": np.float32([0.125, 0.0])},
+        run,
+    ),
     "hunyuan_image_autoencoder": Case(
         lambda: AutoencoderKLHunyuanImage(**AUTOENCODER),
         {"x": drawn("hunyuan_image coded x", 2, 8, 12, 3), "z": drawn("hunyuan_image coded z", 2, 2, 3, 4)},
@@ -94,20 +101,29 @@ def guiders(scale: float) -> dict[str, AdaptiveProjectedMixGuidance]:
 
 def pipeline(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
     """Called with one prompt at a time: words in quotes of one decide on the guider of all."""
+    return one_by_one(diffusers.HunyuanImagePipeline, parts() | guiders(3.5))
+
+
+def distilled(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """The pipeline of a denoiser that receives the end of a step, without guiders."""
+    mean_flow = {"guidance_embeds": True, "use_meanflow": True}
+    return one_by_one(diffusers.HunyuanImagePipeline, parts(**mean_flow) | {"guider": None, "ocr_guider": None})
+
+
+def parts(**fields) -> dict:
     tokenizer = qwen_tokenizer()
     text = {name: value for name, value in QWEN.items() if name != "head_dim"} | {"vocab_size": len(tokenizer)}
     turns = {"rope_type": "default", "mrope_section": [1, 1, 1], "rope_theta": 1e4}
     text |= {"rope_parameters": turns, "num_hidden_layers": 4}
-    parts = {
+    return {
         "scheduler": diffusers.FlowMatchEulerDiscreteScheduler.from_config(FLOW),
         "vae": AutoencoderKLHunyuanImage(**AUTOENCODER),
         "text_encoder": Qwen2_5_VLTextModel(transformers.Qwen2_5_VLTextConfig(**text)),
         "tokenizer": tokenizer,
         "text_encoder_2": t5(),
         "tokenizer_2": transformers.ByT5Tokenizer(),
-        "transformer": small(num_layers=1, num_single_layers=1, text_embed_dim=24, text_embed_2_dim=32),
+        "transformer": small(num_layers=1, num_single_layers=1, text_embed_dim=24, text_embed_2_dim=32, **fields),
     }
-    return one_by_one(diffusers.HunyuanImagePipeline, parts | guiders(3.5))
 
 
 def arguments(pipe, usual: dict) -> dict:
@@ -117,5 +133,12 @@ def arguments(pipe, usual: dict) -> dict:
     return usual | {"prompt": QUOTED_PROMPTS}
 
 
-FLOW = {"shift": 5.0}
-PIPELINES = {"hunyuan_image": Pipeline(pipeline, FLOW, size={"height": 32, "width": 32}, arguments=arguments)}
+def distilled_arguments(pipe, usual: dict) -> dict:
+    return usual | {"prompt": QUOTED_PROMPTS, "distilled_guidance_scale": usual.pop("guidance_scale")}
+
+
+FLOW, SIZE = {"shift": 5.0}, {"height": 32, "width": 32}
+PIPELINES = {
+    "hunyuan_image": Pipeline(pipeline, FLOW, size=SIZE, arguments=arguments),
+    "hunyuan_image_distilled": Pipeline(distilled, FLOW, size=SIZE, steps=8, arguments=distilled_arguments),
+}

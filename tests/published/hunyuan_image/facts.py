@@ -8,9 +8,18 @@ from tests.published.hunyuan_video_15.facts import quoted
 
 SMALL = HunyuanImage(4, 24, 2, 2, 1, 2, TEXT, 10, (4, 8))
 
+
+def mean_flow(net, a):
+    """The output for the begin and the end of a step."""
+    return denoised(
+        lambda x, t, condition: net(x, (t, a["end"]), condition), {k: v for k, v in a.items() if k != "end"}
+    )
+
+
 CALLS = {
     "hunyuan_image": Call(denoised, 4e-6, layouts=OWN),
     "hunyuan_image_strength": Call(denoised, 1e-4, slow=True),
+    "hunyuan_image_mean_flow": Call(mean_flow, 1e-4, slow=True),
     "hunyuan_image_autoencoder": Call(autoencoder_kl, 9e-6, layouts=OWN),
 }
 LISTINGS = {
@@ -26,7 +35,7 @@ KINDS = {
         [("", {"masked": True, "layers": (-3,)}, 1034), ("_2", {"masked": True}, 128)],
     )
 }
-TRAJECTORIES = {"hunyuan_image": {"euler": 4e-6}}
+TRAJECTORIES = {"hunyuan_image": {"euler": 4e-6}, "hunyuan_image_distilled": {"euler": 3e-5}}
 LORA_LAYERS = {
     "hunyuan_image": [
         (SMALL, "diffusers", "transformer_blocks.1.attn.add_k_proj"),

@@ -1,18 +1,23 @@
 """HunyuanImage 2.1: its config in both directions, its guidance, its prompts, and the guiders of its folder."""
 
 import json
+import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import schedules
+from diffusion import samplers, schedules
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_image import AutoencoderKLHunyuanImage
-from diffusion.models.interchange import Refusal
-from diffusion.parameterizations import Prediction
+from diffusion.models.interchange import Refusal, schedulers
+from diffusion.parameterizations import Prediction, velocity as velocity_of_flow
 from diffusion.published.hunyuan_image import HunyuanImage, autoencoder_table, guidance, pipeline, table
 from diffusion.published.hunyuan_image.guidance import Guider
 from diffusion.published.pipeline_kinds import Usual
+from diffusion.text_to_image.guided_denoiser import flow_map
+from tests.published.hunyuan_image.facts import SMALL
+from tests.published.hunyuan_video_15.facts import quoted
 
 FLOW = schedules.rectified_flow()
 
@@ -27,7 +32,7 @@ def test_the_defaults_are_diffusers():
 @pytest.mark.parametrize(
     ("build", "field", "words"),
     [
-        (table.CONFIG.build, {"use_meanflow": True}, "use_meanflow = True is not supported; supported: False"),
+        (table.CONFIG.build, {"use_meanflow": None}, "use_meanflow = None is not supported; supported: False, True"),
         (table.CONFIG.build, {"patch_size": [1, 1, 1]}, "patch_size = .* is not supported"),
         (table.CONFIG.build, {"rope_axes_dim": [64, 32]}, "must be 2 even numbers that sum to 128"),
         (
@@ -45,6 +50,70 @@ def test_the_defaults_are_diffusers():
 def test_another_value_is_refused(build, field, words):
     with pytest.raises(Refusal, match=words):
         build(field)
+
+
+def test_a_distilled_network_has_steps_of_its_own_and_needs_the_strength():
+    distilled = table.CONFIG.build({"use_meanflow": True, "guidance_embeds": True, "text_embed_2_dim": 1472})
+    assert distilled == HunyuanImage(strength=True, times=2)
+    kind = pipeline.HUNYUAN_IMAGE.variant(pipeline.HUNYUAN_IMAGE, distilled)
+    assert kind.jumps and kind.usual == Usual(8, 3.25) and not kind.objection(distilled)
+    assert pipeline.HUNYUAN_IMAGE.variant(pipeline.HUNYUAN_IMAGE, HunyuanImage()) == pipeline.HUNYUAN_IMAGE
+    assert "guidance_embeds" in kind.objection(distilled.clone(strength=False))
+    with pytest.raises(ValueError, match="times=3 must be 1, or 2"):
+        HunyuanImage(times=3)
+
+
+@pytest.mark.extended
+def test_the_embedding_of_both_times_is_their_mean():
+    """A step without length, whose two times have the same layers, has the output of the network of one time."""
+    two = SMALL.clone(depth=1, singles=1, times=2)
+    x, t = jax.random.normal(jax.random.key(1), (1, 2, 2, 4)), jnp.array([0.3])
+    condition = jax.tree.map(lambda leaf: leaf[:1], quoted(2))
+    shapes = jax.eval_shape(two.init, jax.random.key(0), x, (t, t), condition)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: 0.3 * rng.normal(size=leaf.shape).astype(np.float32), shapes)
+    other = {name: leaf for name, leaf in params.items() if name != "end"}
+    output = jax.jit(lambda network, p, t: network.apply({"params": p}, x, t, condition), static_argnums=0)
+    expected = output(two.clone(times=1), other, t)
+    same = output(two, other | {"end": params["time"]}, (t, t))
+    np.testing.assert_allclose(same, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    later = output(two, other | {"end": params["time"]}, (t, t / 2))
+    assert np.abs(later - expected).max() > 1e-3 * np.abs(expected).max()
+
+
+class Stub:
+    """A denoiser whose output is three times the end of the step, plus its begin."""
+
+    times = 2
+
+    def apply(self, variables, x, clocks, condition):
+        t, end = clocks
+        return jnp.zeros_like(x) + jnp.reshape(t, (-1, 1)) + 3 * end
+
+
+def test_a_step_is_a_jump_with_the_velocity_of_its_begin_and_its_end():
+    """x_s = x_t + (s - t) (t + 3 s), with the process's shifted times, the last of which is 0."""
+    scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 5.0}
+    process = schedulers.read(scheduler, even=True)
+    process = process._replace(parameterization=velocity_of_flow(), fields={**process.fields, "jumps": True})
+    trajectory = schedulers.trajectory(process, "", 3)
+    model = types.SimpleNamespace(
+        kind=pipeline.HUNYUAN_IMAGE._replace(jumps=True, guiders=None, guided_by_condition=False),
+        process=process,
+        denoiser=Stub(),
+        sees_picture=False,
+    )
+    x, expected = X, np.asarray(X, np.float64)
+    evaluated = flow_map(model, {}, {}, None, 1.0)
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = samplers.sample(trajectory.sampler, evaluated, process.schedule, X, trajectory.plan, keys)
+    shifted = lambda t: 5 * t / (1 + 4 * t)
+    for t, s in ((1, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0)):
+        t, s = shifted(t), shifted(s)
+        expected = expected + (s - t) * (t + 3 * s)
+    np.testing.assert_allclose(x, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"jumps from the begin of a step to its end\. Valid: 'euler'"):
+        schedulers.trajectory(process, "heun", 3)
 
 
 def branches_of(conditional, unconditional, x, t):

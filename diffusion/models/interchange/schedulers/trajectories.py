@@ -94,7 +94,9 @@ def later_steps(plan: Plan, sampler: str, first: int) -> Plan:
 
 
 def _of_flow(process: Process, name: str, solver: Solver, steps: int, tokens: int) -> Trajectory:
-    in_t = {"euler": samplers.euler, "heun": samplers.heun}
+    if process.fields.get("jumps") and name != "euler":
+        raise ValueError(f"sampler = {name!r}: the network jumps from the begin of a step to its end. Valid: 'euler'")
+    in_t = {"euler": samplers.flow_map if process.fields.get("jumps") else samplers.euler, "heun": samplers.heun}
     sampler = in_t[name]() if name in in_t else solver.make(process.fields, steps)
     grid = _flow_grid(process, steps, tokens)
     if level := next((level for level in LEVELS if process.fields[level]), None):
