@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from diffusion.data import pipeline, sources
+from diffusion.data import identities, pipeline, sources
 from diffusion.data.sources.sequences import Records
 from tests.data.sources import stored
 
@@ -74,3 +74,39 @@ def test_sizes_of_a_mixture_are_those_of_its_records():
     rows = [5, 0, 3, 2, 4]
     values = [int(mixture[row]["x"][0]) for row in rows]
     np.testing.assert_array_equal(mixture.sizes(rows), [[value, value + 50] for value in values])
+
+
+class Told(Records):
+    """Records with captions, identities and a stamp, as a source of files has them."""
+
+    def __init__(self, name, number):
+        super().__init__([{"x": np.float32([k]), "caption": f"{name} {k}"} for k in range(number)])
+        self.name = name
+
+    def identities(self):
+        return identities.numbered(self.name, "all", np.arange(len(self)))
+
+    def stamp(self):
+        return f"{self.name} {len(self)}"
+
+
+def test_what_a_source_says_of_its_records_is_said_of_those_that_are_kept():
+    of = Told("a", 5)
+    odd, even = (sources.filtered(of, lambda record, rest=rest: record["x"][0] % 2 == rest) for rest in (1, 0))
+    assert odd.captions() == ["a 1", "a 3"]
+    np.testing.assert_array_equal(odd.identities(), of.identities()[[1, 3]])
+    other = sources.filtered(Told("b", 5), lambda record: record["x"][0] % 2 == 1)
+    assert len({odd.stamp(), even.stamp(), other.stamp()}) == 3
+
+
+def test_what_sources_say_of_their_records_is_said_of_an_epoch_of_their_mixture():
+    """Of 4 and 2 records in equal shares the two come twice."""
+    parts = Told("a", 4), Told("b", 2)
+    mixture = sources.mixture(parts, (1, 1))
+    assert mixture.captions() == ["a 0", "a 1", "a 2", "a 3", "b 0", "b 1", "b 0", "b 1"]
+    first, second = (part.identities() for part in parts)
+    np.testing.assert_array_equal(mixture.identities(), np.concatenate([first, second, second]))
+    others = sources.mixture(parts, (1, 2)), sources.mixture((Told("c", 4), Told("b", 2)), (1, 1))
+    assert len({mixture.stamp(), *(other.stamp() for other in others)}) == 3
+    unknown = sources.mixture([Told("a", 4), numbered(0, 4)])
+    assert unknown.identities() is None

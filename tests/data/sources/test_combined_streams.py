@@ -2,6 +2,7 @@
 
 import io
 import json
+import types
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from diffusion.data import captions, sources
 from diffusion.data.sources.columns import Columns
 from diffusion.data.sources.iterated import Iterated, is_iterable
+from diffusion.data.sources.spec import DamagedRecord
 from diffusion.data.sources.stream_values import Stored
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.text import byte_pairs
@@ -65,6 +67,18 @@ def test_each_stream_has_its_share_of_any_records_in_a_row(weights):
         assert mine == [i % (5 + k) for i in range(len(mine))]  # each in its own order, over and over
 
 
+def test_the_largest_share_comes_first_and_a_pass_ends_with_the_last_of_the_streams():
+    """Of shares 1/10 and 9/10 the second is furthest behind for four records: .9, 1.8 - 1, 2.7 - 2 and 3.6 - 3."""
+    mixed = sources.mixture([numbers(0, 1), numbers(100, 6)], (1, 9))
+    cursor = mixed.cursor()
+    assert [cursor.next()[0] for _ in range(4)] == [1, 1, 1, 1]
+    assert [cursor.next()[0] for _ in range(6)].count(0) == 1
+    even = sources.mixture([numbers(0, 2), numbers(100, 50)], (1, 1)).cursor()
+    for _ in range(10):
+        even.next()
+    assert even.passes == 0
+
+
 def test_mixtures_and_filters_within_each_other_are_exact_from_any_state():
     mixed = lambda: sources.mixture([numbered(), numbers(100, 3, number=0)], (2, 1))
     assert is_exact_from_any_state(mixed)
@@ -90,6 +104,35 @@ def test_a_mixture_promises_what_the_least_of_its_streams_does():
 
 
 @pytest.mark.extended
+def test_a_mixture_can_be_repeated_if_all_can_and_goes_on_only_if_all_do():
+    """Streams that say what each can, whose positions have read again 3 and 4 records."""
+
+    def stream(resume, repeatable, read_again):
+        one, states = numbers(0, 5), []
+        one.resume, one.repeatable = resume, repeatable
+        one.cursor = lambda state=None: states.append(state) or types.SimpleNamespace(read_again=read_again)
+        return one, states
+
+    (first, of_first), (second, of_second) = stream("state", True, 3), stream("state", False, 4)
+    mixed = sources.mixture([first, second], (1, 1))
+    assert not mixed.repeatable
+    assert mixed.cursor({"of": ["a", "b"], "taken": [2, 2]}).read_again == 7
+    assert (of_first, of_second) == (["a"], ["b"])
+    (fickle, of_fickle) = stream("anew", True, 0)
+    sources.mixture([first, fickle], (1, 1)).cursor({"of": ["a", "b"], "taken": [2, 2]})
+    assert of_first[1:] == of_fickle == [None]
+
+
+def test_a_damaged_record_passes_a_filter_so_that_it_is_named():
+    of = numbered()
+
+    def damaged(raw):
+        raise DamagedRecord("it is damaged.", "Mend it")
+
+    of.metadata = damaged
+    assert sources.filtered(of, lambda record: False).keeps(of.first[0])
+
+
 def test_streams_of_files_are_mixed_and_filtered_by_their_columns(tmp_path):
     tars, parquets = (stored.FORMATS[name](tmp_path / name)["path"] for name in ("tar_shards", "parquet"))
     opened = lambda: sources.mixture(
