@@ -91,7 +91,7 @@ def text_to_image(batch: int, steps: int) -> Maker:
         def pictures(params: Any, text: jax.Array, other: jax.Array, scale: jax.Array, seeds: jax.Array) -> jax.Array:
             keys = jax.vmap(jax.random.key)(seeds)
             conditions = ({"text": text}, {"text": other})
-            return programs.pictures(model, course, params, *conditions, scale, keys, None, None)[0]
+            return programs.pictures(model, course, params, *conditions, scale, keys, None, None)[0].pictures
 
         rows = jax.ShapeDtypeStruct((batch, *TEXT), jnp.bfloat16)
         seeds = jax.ShapeDtypeStruct((batch,), np.uint32)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import GifImagePlugin, Image, ImageChops
 
-from diffusion.io import budgets, files, films, gif_blocks, limits, opener, pictures
+from diffusion.io import budgets, files, films, gif_blocks, limits, opener, pictures, wav
 from diffusion.package import public
 
 SHOWN = 8  # most frames of `row`
@@ -121,7 +121,13 @@ def row(frames: np.ndarray) -> np.ndarray:
     return np.concatenate(list(frames[some]), axis=1)
 
 
-def write_with_row(path: str | pathlib.Path, frames: np.ndarray, rate: float, about: Mapping[str, Any]) -> pathlib.Path:
+def write_with_row(
+    path: str | pathlib.Path,
+    frames: np.ndarray,
+    rate: float,
+    about: Mapping[str, Any],
+    sound: tuple[np.ndarray, int] | None = None,
+) -> tuple[pathlib.Path, ...]:
     """Writes a clip, and beside it a PNG file of some of its frames, which carries its settings.
 
     Args:
@@ -129,29 +135,40 @@ def write_with_row(path: str | pathlib.Path, frames: np.ndarray, rate: float, ab
         frames: the clip, uint8 [F, H, W, 3].
         rate: frames a second.
         about: the settings, see `pictures.write`.
+        sound: the clip's waveform and its samples in a second, see `write_mp4`; None: the clip is silent.
 
     Returns:
-        The path of the clip.
+        The path of the clip; behind it that of its sound, a WAV file beside a GIF.
     """
-    film = write(path, frames, rate)
+    film = write(path, frames, rate, sound)
     pictures.write(path, row(frames), about)
-    return film
+    return (film, film.with_suffix(".wav")) if sound is not None and film.suffix == ".gif" else (film,)
 
 
-def write(path: str | os.PathLike, frames: np.ndarray, rate: float) -> pathlib.Path:
+def write(
+    path: str | os.PathLike, frames: np.ndarray, rate: float, sound: tuple[np.ndarray, int] | None = None
+) -> pathlib.Path:
     """Writes a clip: an MP4 film where PyAV is installed and the sides are even, else a GIF animation.
+
+    The sound of a clip stands in the film, or in a WAV file beside the animation.
 
     Args:
         path: the file, whose suffix becomes .mp4 or .gif.
         frames: the clip, uint8 [F, H, W, 3].
         rate: frames a second.
+        sound: the clip's waveform and its samples in a second, see `write_mp4`; None: the clip is silent.
 
     Returns:
-        The path.
+        The path of the clip.
     """
     film = films.has_library() and not (frames.shape[1] % 2 or frames.shape[2] % 2)
     path = pathlib.Path(path).with_suffix(".mp4" if film else ".gif")
-    (write_mp4 if film else write_gif)(path, frames, rate)
+    if film:
+        write_mp4(path, frames, rate, sound)
+        return path
+    write_gif(path, frames, rate)
+    if sound is not None:
+        wav.write(path.with_suffix(".wav"), *sound)
     return path
 
 

@@ -87,22 +87,24 @@ def read(
 
 
 def write(path: str | os.PathLike, waveform: np.ndarray, sample_rate: int) -> None:
-    """Writes a mono WAV file of 16 bits, whole or not at all.
+    """Writes a WAV file of 16 bits, whole or not at all.
 
     Args:
         path: the WAV file.
-        waveform: the samples, float `[L]`; values outside of [-1, 1] are clipped.
+        waveform: the samples, float `[L]`, or `[L, channels]`; values outside of [-1, 1] are clipped.
         sample_rate: samples a second, in Hz.
 
     Raises:
         ValueError: for another shape, or numbers that are not finite.
     """
     waveform = np.asarray(waveform, np.float64)
-    if waveform.ndim != 1 or not np.isfinite(waveform).all():
-        raise ValueError(f"the waveform has the shape {waveform.shape}. Valid: [L], with finite values")
+    if waveform.ndim not in (1, 2) or not np.isfinite(waveform).all():
+        raise ValueError(
+            f"the waveform has the shape {waveform.shape}. Valid: [L] or [L, channels], with finite values"
+        )
     content = np.clip(np.round(waveform * 32768), -32768, 32767).astype("<i2").tobytes()
     with files.atomic(pathlib.Path(path)) as file, wave.open(file, "wb") as sound:
-        sound.setnchannels(1)
+        sound.setnchannels(waveform.shape[1] if waveform.ndim == 2 else 1)
         sound.setsampwidth(2)
         sound.setframerate(sample_rate)
         sound.writeframes(content)

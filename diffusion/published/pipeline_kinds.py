@@ -115,6 +115,7 @@ class Video(NamedTuple):
             first frame, or the first and the last.
         timed: whether its denoiser receives the time of each latent frame in seconds: the time of the last frame that
             it stands for.
+        rated: whether its denoiser receives the frames a second, which a request may then name.
     """
 
     frames: int
@@ -131,6 +132,34 @@ class Video(NamedTuple):
     blur: float = 0.0
     fills: bool = False
     timed: bool = False
+    rated: bool = False
+
+
+class Sound(NamedTuple):
+    """The sound that a pipeline makes with each clip; its denoiser is a network of {"video", "sound"}.
+
+    Attributes:
+        networks: the folders of the networks that turn latents into waveforms.
+        shape: (modules, frames, frames a second) -> shape of the sound's latents of one clip; the modules are all
+            networks of the model by the names of their folders.
+        waveforms: (modules, parameters, latents [B, *shape]) -> waveforms [B, L, 1] or [B, L, 2] in [-1, 1], a pure
+            function of the parameters of `networks` by their names.
+        sample_rate: modules -> samples of a waveform in a second.
+        guides: (branches, schedule, shapes of {"video", "sound"}, scales, names of the branches behind the first) ->
+            the guided denoiser. The scales are {"video": {name: scale}, "sound": ...} with the names "text",
+            "perturbed" and "apart"; the branches are in this order, too.
+        guidance: scale of the sound's guidance by the text, in the class's `__call__`; 1 is none.
+        modality_guidance: scale of the guidance away from a clip and a sound that leave out each other (the entry
+            "apart" of a condition), likewise.
+    """
+
+    networks: tuple[str, ...]
+    shape: Callable[[Mapping[str, Any], int, float], tuple[int, ...]]
+    waveforms: Callable[[Mapping[str, Any], Mapping[str, Any], Any], Any]
+    sample_rate: Callable[[Mapping[str, Any]], int]
+    guides: Callable[..., Denoiser]
+    guidance: float = 1.0
+    modality_guidance: float = 1.0
 
 
 class SecondStage(NamedTuple):
@@ -173,7 +202,7 @@ class Kind(NamedTuple):
     Attributes:
         family: the beginning of its classes' names, and of its relatives' names.
         readers: the uses of the text encoders, in the order that `condition` takes them.
-        condition: (prompts, *encoders, **how) -> condition.
+        condition: (prompts, *encoders, *connectors, **how) -> condition.
         usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
         denoiser: the name of the denoiser's folder.
         multiple: denoiser -> the number that divides the sides of its latents.
@@ -209,7 +238,9 @@ class Kind(NamedTuple):
         attaches: the folder of a network that the class attaches to its denoiser, such as a ControlNet; "": none.
         perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None: it has none.
         perturbed_guidance: scale of that guidance in the same `__call__`; 0 is none.
+        connectors: the folders of further networks that `condition` takes behind the encoders, as functions of arrays.
         video: how it makes clips; None: it makes pictures.
+        sound: how its clips have a sound; None: they are silent.
         sample_size: side of the latents that it was trained on, where the config of its denoiser states none.
         variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
         second_stage: a denoiser between this one and the autoencoder; None: there is none.
@@ -252,8 +283,15 @@ class Kind(NamedTuple):
     attaches: str = ""
     perturbs: Callable[[Any], np.ndarray] | None = None
     perturbed_guidance: float = 0.0
+    connectors: tuple[str, ...] = ()
     video: Video | None = None
+    sound: Sound | None = None
     sample_size: int = 128
     variant: Callable[["Kind", Any], "Kind"] = lambda kind, denoiser: kind
     second_stage: SecondStage | None = None
     place: Callable[[pathlib.Path, str], pathlib.Path] = lambda folder, part: folder / part
+
+    @property
+    def decoders(self) -> tuple[str, ...]:
+        """The folders of the networks behind the latents, which are float32."""
+        return ("vae",) if self.sound is None else ("vae", *self.sound.networks)

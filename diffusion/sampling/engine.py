@@ -126,23 +126,23 @@ def samples(
 
 
 def in_batches(
-    program: Callable[[Any], tuple[Array, Any]], rows: Any, size: int, done: Callable[[int], None] = lambda done: None
-) -> tuple[np.ndarray, np.ndarray]:
+    program: Callable[[Any], tuple[Any, Any]], rows: Any, size: int, done: Callable[[int], None] = lambda done: None
+) -> tuple[Any, np.ndarray]:
     """The samples of any number of rows, made in batches of one size, and the sums of the two numbers of each batch.
 
     Args:
-        program: (pytree of arrays `[size, ...]`) -> (samples `[size, ...]`, `caching.Work`, other numbers or
-            None), each sample from its own row alone.
+        program: (pytree of arrays `[size, ...]`) -> (samples, an array or a pytree of arrays `[size, ...]`,
+            `caching.Work`, other numbers or None), each sample from its own row alone.
         rows: pytree of arrays `[N, ...]`.
         size: number of rows in a batch.
         done: function of the number of samples that are made, called after each batch.
 
     Returns:
-        (samples `[N, ...]`, sums `[2]`).
+        (samples, arrays `[N, ...]` of the same structure, sums `[2]`).
     """
     counts = np.zeros(2, np.int64)
 
-    def counted(batch: Any) -> Array:
+    def counted(batch: Any) -> Any:
         nonlocal counts
         x, work = program(batch)
         if work is not None:

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from diffusion.text_to_image.interpolation import between as between
     from diffusion.text_to_image.jobs import (
         Frame as Frame,
+        Results as Results,
         frames as frames,
         generate as generate,
         make as make,
+        results as results,
         watch as watch,
     )
     from diffusion.text_to_image.loading import described as described, load as load

@@ -3,6 +3,7 @@
 `model` is a `text_to_image.TextToImage`.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import guidance, parameterizations, sampling
+from diffusion.arrays import pytrees
 from diffusion.flows import flow_maps
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance.regional import mixed
@@ -37,6 +39,8 @@ def denoise(
     merge: float = 0.0,
     places: Places = NOWHERE,
     perturbed: bool = False,
+    apart: bool = False,
+    shape: Any = (),
     end: Any = None,
 ) -> parameterizations.Denoiser | guidance.Memory | guidance.Unpaired:
     """The guided denoiser of a model.
@@ -50,12 +54,14 @@ def denoise(
         unconditional: condition of the negative prompt; None for no guidance.
         scale: scale of the guidance, [], or a function of t such as `guidance.Stepwise`; [2], by text and by picture,
             for a model that sees a picture beside its latents; [] or [2] for two denoisers; [2], by text and away from
-            perturbed attention, if `perturbed`.
+            perturbed attention, if `perturbed`; for clips with a sound as `Sound.guides` takes it.
         attached: attachments that add to both conditions.
         cache: the cache of the network's blocks; None runs all of them.
         merge: share of the tokens that self-attention sees merged.
         places: masks of the regions, and boxes of the words.
         perturbed: whether a branch has perturbed attention (`guidance.perturbed_attention`).
+        apart: whether a branch has a clip and a sound that leave out each other.
+        shape: shapes of {"video", "sound"} of one example, for a model whose clips have a sound (`Course.shape`).
         end: the time at which a step ends, [], for a denoiser that receives it, too (`Kind.jumps`); None elsewhere.
 
     Returns:
@@ -75,6 +81,9 @@ def denoise(
         layers = model.kind.perturbs(model.denoiser)
         mask = np.repeat(layers, len(condition["text"]), axis=0)
         conditions = [{**one, "identity": mask & False} for one in conditions] + [{**condition, "identity": mask}]
+    if apart:
+        plain = np.zeros(len(condition["text"]), bool)
+        conditions = [{**one, "apart": plain} for one in conditions] + [{**conditions[0], "apart": ~plain}]
     timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
     timely = bool(attached) or timed or "reference" in conditional  # some part reads the schedule's time
 
@@ -90,8 +99,10 @@ def denoise(
             if reference is not None:
                 variables |= _states(model, variables, reference, x, t, clock, inner)
             inputs = x if beside is None else jnp.concatenate([x, beside], axis=-1)
+            apply = functools.partial(model.denoiser.apply, variables)
+            apply = apply if model.kind.sound is None else pytrees.vector_network(apply, shape)
             clocks = clock if end is None else (clock, parameterization.clock(schedule, end))
-            return model.denoiser.apply(variables, inputs, clocks, inner, **more)
+            return apply(inputs, clocks, inner, **more)
 
         return video_models.evaluated(params, t, evaluate)
 
@@ -99,6 +110,10 @@ def denoise(
         return {**condition, "time": jnp.broadcast_to(t, (batch,))} if timely else condition
 
     def guide(branches: guidance.Branches) -> parameterizations.Denoiser:
+        if model.kind.sound is not None:
+            flags = {"text": unconditional is not None, "perturbed": perturbed, "apart": apart}
+            names = tuple(name for name, flag in flags.items() if flag)
+            return model.kind.sound.guides(branches, schedule, shape, scale, names)
         if perturbed:
             return guidance.perturbed_attention(branches, scale[1], None if unconditional is None else scale[0])
         if model.sees_picture:

@@ -44,7 +44,7 @@ def between(
     x = one if seeds[0] == seeds[1] else editing.slerp(one, other, weight)
     keys = jax.random.split(jax.random.key(seeds[0]), len(weights))
     sampled = program(model, job.course, "sampled", programs.compiled(programs.sampled))
-    return np.asarray(sampled(model.drawing, x, *conditions, guidance, keys, None, None)[0])
+    return np.asarray(sampled(model.drawing, x, *conditions, guidance, keys, None, None)[0].pictures)
 
 
 def _mixed(ends: jax.Array, weight: jax.Array) -> jax.Array:

@@ -48,13 +48,14 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         model: a model that `load` returned.
         prompts: one text, or N.
         **settings: the other fields of a `Request`, which documents each: seeds (one number, or N; one prompt with N
-            seeds makes N pictures), negative, steps, guidance, sampler, height, width, frames, late_guidance,
-            dynamic_guidance, image_guidance, perturbed_guidance, image, images, mask, margins, strength,
-            resamplings, kept_noise, batch_size, tile, windows, watermark, cache, merge, emphasis, controls, regions,
-            words, attention and reference.
+            seeds makes N pictures), negative, steps, guidance, sampler, height, width, frames, frame_rate,
+            late_guidance, dynamic_guidance, image_guidance, perturbed_guidance, sound_guidance, modality_guidance,
+            image, images, mask, margins, strength, resamplings, kept_noise, batch_size, tile, windows, watermark,
+            cache, merge, emphasis, controls, regions, words, attention and reference.
 
     Returns:
-        The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3].
+        The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3]. `results` also returns their
+        sounds.
 
     Raises:
         TypeError: for a setting that is not known.
@@ -73,12 +74,16 @@ class Frame(NamedTuple):
         t: the time after this step, plan.s.
         pictures: the prediction of x_0, uint8 [N, H, W, 3], or [N, F, H, W, 3] for clips; after the last step the
             pictures that `generate` returns.
+        sounds: waveforms of the clips after the last step, as in `Results`; otherwise None.
+        sample_rate: samples of these in a second.
     """
 
     step: int
     steps: int
     t: float
     pictures: np.ndarray
+    sounds: np.ndarray | None = None
+    sample_rate: int = 0
 
 
 def watch(model: TextToImage, prompts: str | Sequence[str], **settings: Any) -> Iterator[Frame]:
@@ -106,11 +111,38 @@ def make(model: TextToImage, request: Request) -> np.ndarray:
         model: a model that `load` returned.
         request: the request for N pictures.
     """
-    return make_and_count(model, request)[0]
+    return results(model, request).pictures
 
 
-def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, float | None]:
-    """(pictures of `make`, share of the denoiser's blocks that the cache has skipped; None without a cache)."""
+class Results(NamedTuple):
+    """What a request makes.
+
+    Attributes:
+        pictures: uint8 [N, H, W, 3]; clips [N, F, H, W, 3].
+        sounds: waveforms of the clips, float32 [N, L, K] in [-1, 1]; None for a model that makes none.
+        rate: frames of a clip in a second; 0 for pictures.
+        sample_rate: samples of a waveform in a second; 0 without sounds.
+        skipped: share of the denoiser's blocks that the cache has skipped; None without a cache.
+    """
+
+    pictures: np.ndarray
+    sounds: np.ndarray | None = None
+    rate: float = 0.0
+    sample_rate: int = 0
+    skipped: float | None = None
+
+    def sound(self, i: int) -> tuple[np.ndarray, int] | None:
+        """The waveform of clip i and its samples in a second, as `clips.write_mp4` takes them; None without sounds."""
+        return None if self.sounds is None else (self.sounds[i], self.sample_rate)
+
+
+def results(model: TextToImage, request: Request) -> Results:
+    """Makes the pictures of a request, or its clips with their sounds; errors as in `generate`.
+
+    Args:
+        model: a model that `load` returned.
+        request: the request for N pictures.
+    """
     job = Job.prepare(model, request)
     batch = request.batch_size
     attached = job.attached(model)
@@ -119,8 +151,10 @@ def make_and_count(model: TextToImage, request: Request) -> tuple[np.ndarray, fl
     params = model.drawing
     fixed = (*job.canvas.arrays(), attached, job.reference, job.images)
     one_batch = lambda rows: pictures(params, *rows[:2], job.scale(model), rows[2], *fixed)
-    images, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
-    return job.finished(images), job.skipped(model, *work)
+    decoded, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
+    sounds = None if decoded.sounds is None else np.asarray(decoded.sounds, np.float32)
+    skipped = job.skipped(model, *work)
+    return Results(job.finished(decoded.pictures), sounds, job.course.rate, model.sample_rate, skipped)
 
 
 def frames(model: TextToImage, request: Request) -> Iterator[Frame]:
@@ -156,8 +190,12 @@ def _frames(
         if plan.renoise[i]:
             continue
         x = finer(model.drawing, state.x0 if i + 1 < len(s) else state.x, both[0], keys)
-        pictures = np.asarray(decoded(vae, x, known, image, mask))
-        yield Frame(i + 1, len(s), float(s[i]), job.finished(pictures))
+        pictures = np.asarray(decoded(vae, job.course.pictured(model, x), known, image, mask))
+        sounds = None
+        if model.kind.sound is not None and i + 1 == len(s):
+            hear = program(model, job.course, "sounds", compiled(programs.sounds))
+            sounds = np.asarray(hear(model.drawing, x), np.float32)
+        yield Frame(i + 1, len(s), float(s[i]), job.finished(pictures), sounds, model.sample_rate)
 
 
 class Job(NamedTuple):
@@ -209,6 +247,7 @@ class Job(NamedTuple):
         size = request.size(model, canvas.image, images)
         controls = opened_controls(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)
+        rate = video_models.frame_rate(request, model)
         video_models.check_learned(model, size, frames)
         tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
         tokens *= video_models.latent_frames(model, frames) if frames else 1
@@ -270,6 +309,8 @@ class Job(NamedTuple):
             frames,
             one_noise=request.kept_noise == "one",
             perturbed=bool(request.perturbed_guidance),
+            rate=rate,
+            apart=request.modality_guidance not in (None, 1),
         )
         in_range = lambda pictures: tuple(np.asarray(to_model(picture))[None] for picture in pictures)
         inputs = in_range(images) + tuple(_same_size("the last image", last, size) for last in ends)
@@ -302,7 +343,7 @@ class Job(NamedTuple):
         request = self.request
         prompts, _ = request.rows()
         how = {"windows": request.windows, "emphasis": request.emphasis, "frames": self.course.frames}
-        how["pictures"] = self.prompt_images
+        how |= {"pictures": self.prompt_images, "rate": self.course.rate}
         encode = lambda prompts: conditions(
             model, prompts, request.negative, self.usual.guidance, *self.course.size, **how
         )
@@ -324,11 +365,20 @@ class Job(NamedTuple):
         program(model, self.course, ("memory", batch, names, reference, masked, *images), check)
         return both
 
-    def scale(self, model: TextToImage) -> Array | Stepwise:
+    def scale(self, model: TextToImage) -> Any:
         """The scale of the guidance: [], or [2] for text and picture, or for the first and the second denoiser.
 
-        With perturbed-attention guidance it is [2], by text and by that; a dynamic guidance has one for each step.
+        With perturbed-attention guidance it is [2], by text and by that; a dynamic guidance has one for each step. For
+        clips with a sound it is what `Sound.guides` takes.
         """
+        if model.kind.sound is not None:
+            request = self.request
+            others = {"perturbed": request.perturbed_guidance, "apart": request.modality_guidance}
+            scales = {
+                "video": {"text": self.usual.guidance, **others},
+                "sound": {"text": request.sound_guidance, **others},
+            }
+            return jax.tree.map(jnp.float32, scales)
         if self.course.perturbed:
             return jnp.asarray([self.usual.guidance, self.request.perturbed_guidance], jnp.float32)
         if model.sees_picture:

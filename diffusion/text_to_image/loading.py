@@ -62,7 +62,7 @@ def load(
     model = described(folder, dtype=dtype, prediction=prediction)
 
     def read(part: str) -> Any:
-        keep = part != "vae"
+        keep = part not in model.kind.decoders
         family, dtype = model.opened_as(part), model.dtype_of(part)
         place = model.kind.place(folder, part)
         return interchange.load(place, family, dtype=dtype, quantised=quantised, keep=keep, **how)[1]
@@ -111,8 +111,8 @@ def described(
     eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()
     stage = kind.second_stage
     finer = () if stage is None else (stage.network,)
-    for part in (kind.denoiser, *second, *finer, "vae", *encoders, *eyes):
-        wanted = "float32" if part == "vae" else dtype
+    for part in (kind.denoiser, *second, *finer, *kind.decoders, *encoders, *kind.connectors, *eyes):
+        wanted = "float32" if part in kind.decoders else dtype
         opened_as = readers[part].family if part in readers else ""
         family, module = (folders.find if weights else folders.described)(kind.place(folder, part), opened_as)[:2]
         params[part] = jax.tree.map(

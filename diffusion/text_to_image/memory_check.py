@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import guidance
+from diffusion.arrays import pytrees
 from diffusion.models.budget import peak_memory
 from diffusion.text_to_image import timed_loras, video_models
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.guided_denoiser import denoise
-from diffusion.text_to_image.programs import Course, decoded
+from diffusion.text_to_image.programs import Course, decoded, sounds
 
 
 def check_memory(
@@ -62,16 +63,22 @@ def check_memory(
         others = peak_memory.held((model.params, timed, merged, attached)) - peak_memory.held(params)
         peak_memory.check(what, others + peak, instead)
 
-    x = jax.ShapeDtypeStruct((batch, *course.latents(model)), jnp.float32)
+    x = jax.ShapeDtypeStruct((batch, *pytrees.packed_shape(course.shape(model))), jnp.float32)
     side = lambda channels, dtype: jax.ShapeDtypeStruct((1, *course.size, channels), dtype)
     image_and_mask = (None, side(3, jnp.float32), side(1, jnp.bool_)) if masked else ()
     fine = jax.ShapeDtypeStruct((batch, *course.decoded_latents(model)), jnp.float32)
     check(model.params["vae"], functools.partial(decoded, model, course), fine, *image_and_mask)
+    if model.kind.sound is not None:
+        networks = {part: model.params[part] for part in model.kind.sound.networks}
+        check(networks, functools.partial(sounds, model, course), x)
 
     def guided(params: Any, x: Array, condition: Any, other: Any) -> Any:
         two = model.sees_picture or model.boundary is not None or course.perturbed
-        scale = jnp.full(2, 2.0) if two else 2.0
-        how = {"places": course.places, "perturbed": course.perturbed, "end": 0.0 if model.kind.jumps else None}
+        scale: Any = jnp.full(2, 2.0) if two else 2.0
+        if model.kind.sound is not None:
+            scale = dict.fromkeys(("video", "sound"), dict.fromkeys(("text", "perturbed", "apart"), 2.0))
+        how = {"places": course.places, "perturbed": course.perturbed, "apart": course.apart}
+        how |= {"shape": course.shape(model), "end": 0.0 if model.kind.jumps else None}
         denoiser = denoise(model, params[0], condition, other, scale, params[1], **how)
         if isinstance(denoiser, guidance.Memory):
             return denoiser.apply(denoiser.init(x), x, 0.9)

@@ -43,7 +43,7 @@ class TextToImage:
         zeros: whether its unconditional branch receives zeros if there is no negative prompt.
         usual: default steps and guidance.
         words: the words that were added to its vocabularies, see `adapters.word_embeddings`.
-        dtype: the type of all networks but the autoencoder, which is float32.
+        dtype: the type of all networks but those behind the latents (`Kind.decoders`), which are float32.
         attachments: the attachments, by the names that controls of requests use.
         timed: LoRAs of the denoiser that act in an interval of t.
         boundary: the smallest t of the denoiser if a second one takes the smaller t; None if there is one denoiser.
@@ -90,11 +90,16 @@ class TextToImage:
         """The parameters of the networks that make pictures of conditions, by their names."""
         stage = self.kind.second_stage
         second = {} if stage is None else {stage.network: self.params[stage.network]}
-        return {self.kind.denoiser: self.weights, **second, "vae": self.params["vae"]}
+        return {self.kind.denoiser: self.weights, **second} | {part: self.params[part] for part in self.kind.decoders}
 
     def dtype_of(self, part: str) -> str:
         """The type of a network's parameters."""
-        return "float32" if part == "vae" else self.dtype
+        return "float32" if part in self.kind.decoders else self.dtype
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples in a second of the sound that its clips have; 0 where it makes none."""
+        return 0 if self.kind.sound is None else self.kind.sound.sample_rate(self.modules)
 
     @functools.cached_property
     def _readings(self) -> dict[str, Callable[[Any, Any, Any], tuple]]:
@@ -107,15 +112,26 @@ class TextToImage:
         see = lambda module: lambda params, picture: module.apply({"params": params}, picture, method="see")[0]
         return {name: jax.jit(see(self.modules[name])) for name in self.readers if hasattr(self.modules[name], "see")}
 
+    @functools.cached_property
+    def _connections(self) -> dict[str, Callable[..., Any]]:
+        """(parameters, *arrays) -> outputs of the networks behind its text encoders, compiled once."""
+        apply = lambda module: lambda params, *arrays: module.apply({"params": params}, *arrays)
+        return {name: jax.jit(apply(self.modules[name])) for name in self.kind.connectors}
+
+    def connected(self, params: Mapping[str, Any]) -> tuple[Callable[..., Any], ...]:
+        """The networks behind its text encoders, as functions of arrays."""
+        return tuple(functools.partial(apply, params[name]) for name, apply in self._connections.items())
+
     def opened_as(self, part: str) -> str:
         """The architecture by which the folder of a network is opened; "" for that of its config."""
         return self.readers[part].family if part in self.readers else ""
 
     @property
-    def encoders(self) -> tuple[Encoder | None, ...]:
-        """The compiled text encoders; None for one that the folder leaves out.
+    def encoders(self) -> tuple[Any, ...]:
+        """What the condition of prompts takes: its compiled text encoders, and the networks behind them.
 
-        A model that drops its text encoders reads them here; they stay in memory as long as the result.
+        An encoder is None where the folder leaves it out. A model that drops its text encoders reads them here; they
+        stay in memory as long as the result.
         """
         params = self.params if self.text is None else self.text()
         names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
@@ -124,7 +140,7 @@ class TextToImage:
             see = functools.partial(self._seeings[name], params[name]) if name in self._seeings else None
             return Encoder(self.tokenizers[name], functools.partial(self._readings[name], params[name]), see)
 
-        return tuple(encoder(name) if name in self.modules else None for name in names)
+        return *(encoder(name) if name in self.modules else None for name in names), *self.connected(self.params)
 
     @property
     def readers(self) -> dict[str, Reader]:
@@ -135,6 +151,11 @@ class TextToImage:
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """The inputs of its text encoders: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N], ..."""
         entries = {}
+
+        if self.kind.connectors:
+            raise ValueError(
+                f"a {self.name} reads the states of its text encoders; its prompts cannot be read by tokens"
+            )
 
         def recording(name: str) -> Encoder:
             def network(ids: Any, mask: Any) -> tuple[Array, Array]:
@@ -160,7 +181,7 @@ class TextToImage:
             return Encoder(read, functools.partial(apply, params[name]))
 
         number = len(tokens[f"{next(iter(self.readers))}.ids"])
-        return self._conditions([""] * number, encoder)
+        return self._conditions([""] * number, encoder, *self.connected(params))
 
     def with_text(self, params: Mapping[str, Any], condition: Mapping[str, Any]) -> dict[str, Any]:
         """A condition whose tokens are replaced by the text encoders' outputs; arguments as in `encoded`.
@@ -175,18 +196,21 @@ class TextToImage:
             text = {name: jnp.where(present(leaf), leaf, 0) for name, leaf in text.items()}
         return {name: entry for name, entry in condition.items() if name not in gone} | text
 
-    def _conditions(self, texts: Sequence[str], encoder: Callable[[str], Encoder]) -> dict[str, Any]:
+    def _conditions(self, texts: Sequence[str], encoder: Callable[[str], Encoder], *connectors: Any) -> dict[str, Any]:
         """The condition of texts, encoded by `encoder(name)` for each encoder's name."""
         names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
         encoders = [encoder(name) if name in self.modules else None for name in names]
         # Without T5, SD 3 receives zeros in its place.
         how = {"width": self.denoiser.text_width} if None in encoders else {}
-        return self.kind.condition(list(texts), *encoders, **how)
+        return self.kind.condition(list(texts), *encoders, *connectors, **how)
 
-    def beside(self, number: int, guidance: float, height: int, width: int, frames: int = 0) -> dict[str, Array]:
+    def beside(
+        self, number: int, guidance: float, height: int, width: int, frames: int = 0, rate: float = 0.0
+    ) -> dict[str, Array]:
         """The denoiser's inputs beside the text for N pictures or clips.
 
-        They are the sizes, the strength of the guidance and the times of the frames, if the denoiser reads them.
+        They are the sizes, the strength of the guidance, the times of the frames and their number in a second, if the
+        denoiser reads them.
         """
         inputs = {}
         if getattr(self.denoiser, "added_width", 0) or getattr(self.denoiser, "sized", False):
@@ -195,6 +219,8 @@ class TextToImage:
             inputs["strength"] = jnp.full(number, guidance, jnp.float32)
         if frames and self.kind.video is not None and self.kind.video.timed:
             inputs["seconds"] = jnp.tile(video_models.seconds(self, frames), (number, 1))
+        if frames and self.kind.video is not None and self.kind.video.rated:
+            inputs["rate"] = jnp.full(number, rate, jnp.float32)
         return inputs
 
     def patches(self, pictures: Sequence[np.ndarray], number: int) -> dict[str, Array]:

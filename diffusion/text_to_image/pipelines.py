@@ -17,8 +17,6 @@ KINDS = rooms.Entries("pipeline", "KINDS")
 """The kinds by the names of their classes in diffusers: those of every room in `diffusion.published`."""
 ATTACHED = rooms.Entries("pipeline", "ATTACHED")
 """The classes that make no pictures themselves, those of every room."""
-ELSEWHERE = rooms.Entries("pipeline", "ELSEWHERE")
-"""The classes that rooms open by functions of their own, each with words that name the function."""
 OF_CLASSES = ("DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "DiTPipeline")
 """The classes of pipelines that read no prompt, and that `diffusion sample` takes as it takes a run."""
 
@@ -36,8 +34,6 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
             f"{folder} is {ATTACHED[name].words}: text_to_image.load(.., attachments={{'look': FOLDER}}), "
             "--attach=look=FOLDER, and --controls=look:PICTURE"
         )
-    if name in ELSEWHERE:
-        raise Refusal(f"{folder} is a {name}, which {ELSEWHERE[name]}({str(folder)!r})")
     if name in OF_CLASSES:
         raise Refusal(
             f"{folder} is a {name}, which reads no prompt. Sample it like a run: diffusion sample --model={folder}; "

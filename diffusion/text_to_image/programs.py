@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import samplers, sampling, timesteps
+from diffusion.arrays import pytrees
 from diffusion.data.transforms import to_uint8
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.models import facts
@@ -61,6 +62,8 @@ class Course(NamedTuple):
         frames: number of frames of a clip; 0 for pictures.
         one_noise: whether the kept part of an image has the noise of the start at all steps.
         perturbed: whether a branch is evaluated with perturbed attention.
+        rate: frames of a clip in a second; 0 for pictures.
+        apart: whether a branch is evaluated whose clip and sound leave out each other.
     """
 
     size: tuple[int, int]
@@ -76,6 +79,8 @@ class Course(NamedTuple):
     frames: int = 0
     one_noise: bool = False
     perturbed: bool = False
+    rate: float = 0.0
+    apart: bool = False
 
     @property
     def key(self) -> tuple:
@@ -92,6 +97,17 @@ class Course(NamedTuple):
         """The shape of the denoiser's latents of one example of a model."""
         frames = (video_models.latent_frames(model, self.frames),) if self.frames else ()
         return (*frames, *(side // model.factor for side in self.size), model.channels)
+
+    def shape(self, model: Any) -> Any:
+        """The shape of x of one example: that of `latents`, or those of {"video", "sound"}, which x has packed."""
+        sound = model.kind.sound
+        if sound is None:
+            return self.latents(model)
+        return {"video": self.latents(model), "sound": sound.shape(model.modules, self.frames, self.rate)}
+
+    def pictured(self, model: Any, x: Array) -> Array:
+        """The latents of the pictures or clips in x [B, ...]; x itself where they have no sound."""
+        return x if model.kind.sound is None else pytrees.unpack(x, self.shape(model))["video"]
 
     def decoded_latents(self, model: Any) -> tuple[int, ...]:
         """The shape of the latents of one example that the autoencoder decodes: those of `latents`, or finer ones."""
@@ -157,7 +173,8 @@ def begin(
     encode, _ = _autoencoder(model, vae_params, course.tile, course.frames > 0)
     noise_keys, keys, encoding = jax.vmap(lambda key: jax.random.split(key, 3), out_axes=1)(keys)
     shape = course.latents(model)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape))(noise_keys)
+    packed = pytrees.packed_shape(course.shape(model))
+    noise = jax.vmap(lambda key: jax.random.normal(key, packed))(noise_keys)
     noise = sampling.marked(course.watermark, "noise", noise, noise_keys)
 
     def encoded(image: Array) -> Array:
@@ -240,7 +257,7 @@ def _guided(
     schedule = model.process.schedule
     other = unconditional if course.guided else None
     model = with_clock(model, course.trajectory)
-    how = course.cache, course.merge, course.places, course.perturbed
+    how = course.cache, course.merge, course.places, course.perturbed, course.apart, course.shape(model)
     evaluate = flow_map if FlowMap in course.trajectory.sampler.takes else denoise
     evaluated = evaluate(model, params, conditional, other, scale, attached, *how)
     if course.frames and known is not None:
@@ -305,6 +322,27 @@ def decoded(
     return pictures[:, model.kind.video.left_out * vae.time_factor :] if course.frames else pictures
 
 
+class Decoded(NamedTuple):
+    """What a trajectory ends with.
+
+    Attributes:
+        pictures: uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips.
+        sounds: waveforms of the clips, float [B, L, K] in [-1, 1]; None where they have none.
+    """
+
+    pictures: Array
+    sounds: Array | None
+
+
+def sounds(model: Any, course: Course, params: Mapping[str, Any], x: Array) -> Array | None:
+    """The waveforms of x [B, D] at the end of a trajectory, see `Decoded`; the parameters are those of all networks."""
+    sound = model.kind.sound
+    if sound is None:
+        return None
+    networks = {part: params[part] for part in sound.networks}
+    return sound.waveforms(model.modules, networks, pytrees.unpack(x, course.shape(model))["sound"])
+
+
 def control_inputs(
     model: Any, course: Course, vae_params: Any, attachment: Attachment, picture: Array
 ) -> tuple[Any, Any]:
@@ -332,8 +370,8 @@ def pictures(
     attached: Sequence[Attached] = (),
     reference: Array | None = None,
     images: Sequence[Array] = (),
-) -> tuple[Array, caching.Work | None]:
-    """The whole trajectory as one program: (uint8 [B, H, W, 3], counts of `caching.Work`)."""
+) -> tuple[Decoded, caching.Work | None]:
+    """The whole trajectory as one program: (its pictures and sounds, counts of `caching.Work`)."""
     x, keys, known, painted, beside = begin(model, course, params["vae"], keys, image, mask, reference, images)
     both = conditional | beside, unconditional | beside
     return sampled(model, course, params, x, *both, scale, keys, known, painted, attached, image=image, mask=mask)
@@ -352,7 +390,7 @@ def sampled(
     *rest: Any,
     image: Array | None = None,
     mask: Array | None = None,
-) -> tuple[Array, caching.Work | None]:
+) -> tuple[Decoded, caching.Work | None]:
     """Does as `pictures`, from x at the first time; the others are arguments of `_guided`, from the conditions on.
 
     `image` and `mask` are those of `decode_latents`.
@@ -362,4 +400,6 @@ def sampled(
     sampler, plan = course.trajectory.sampler, course.trajectory.plan
     x, work = sampling.samples(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
     x = second_stage.finer(model, course, params, x, conditional, keys)
-    return decoded(model, course, params["vae"], x, known, image, mask), work
+    waveforms = sounds(model, course, params, x)
+    x = course.pictured(model, x)
+    return Decoded(decoded(model, course, params["vae"], x, known, image, mask), waveforms), work

@@ -36,6 +36,7 @@ def conditions(
     width: int,
     frames: int = 0,
     pictures: Sequence[np.ndarray] = (),
+    rate: float = 0.0,
     **how: Any,
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The conditions of the denoiser's two branches: N prompts, and N times the negative prompt.
@@ -49,6 +50,7 @@ def conditions(
         frames: number of frames of a clip, whose times some models receive; 0 for pictures.
         pictures: pictures in the prompts, each float32 [1, h, w, 3] in [-1, 1], for a model whose text encoder sees
             them.
+        rate: frames of a clip in a second, which some models receive.
         **how: arguments of `text.encode`.
 
     Returns:
@@ -80,7 +82,7 @@ def conditions(
         unconditional = rows(encoded, [texts.index(negative or "")] * number)
     if model.zeros and negative is None:
         unconditional = jax.tree.map(jnp.zeros_like, unconditional)
-    beside = model.beside(number, guidance, height, width, frames)
+    beside = model.beside(number, guidance, height, width, frames, rate)
     return conditional | beside, unconditional | beside
 
 

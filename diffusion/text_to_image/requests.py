@@ -29,6 +29,7 @@ STEPS = 1000
 RESAMPLINGS = 100  # the paper takes 10
 BATCH = 4096  # pictures at once
 FRAMES = 10_000  # frames of a clip
+RATE = 1000  # frames a second
 NUMBER = 2**20  # pictures of one request
 SIDE = 2**16  # pixels
 SEED = 2**32 - 1
@@ -38,10 +39,11 @@ REGIONS = 16
 WORDS = 16
 KEPT_NOISE = ("fresh", "one")
 IMAGES = 16  # images that a denoiser sees beside the noise
+OF_SOUND = {"sound_guidance": "guidance", "modality_guidance": "modality_guidance"}  # with the fields of `Sound`
 MOVING = "ddim"  # the default where a guidance moves x_t; published methods take it
 VALUES = frozenset({  # settings that a program receives as arrays, or that a field of its `programs.Course` holds
     "prompts", "negative", "guidance", "late_guidance", "dynamic_guidance", "image_guidance", "seeds", "batch_size",
-    "perturbed_guidance",
+    "perturbed_guidance", "sound_guidance", "modality_guidance", "frame_rate",
     "windows", "emphasis", "image", "images", "mask", "margins", "strength", "steps", "height", "width", "frames",
     "watermark", "controls", "regions", "words", "attention", "reference",
 })  # fmt: skip
@@ -172,6 +174,18 @@ class Request:
         "scale of perturbed-attention guidance, away from a network whose attention sees each token alone; 0 is none; "
         "by default as the model was published",
     )
+    sound_guidance: float | None = setting(
+        None,
+        schema.number(-1e6, 1e6),
+        "scale of the sound's guidance by the text, for a model that makes clips with their sound; 1 is none; by "
+        "default as the model was published",
+    )
+    modality_guidance: float | None = setting(
+        None,
+        schema.number(-1e6, 1e6),
+        "scale of the guidance away from a clip and a sound that leave out each other, for the same models; 1 is "
+        "none; by default as the model was published",
+    )
     seeds: tuple[int, ...] = setting((0,), schema.several(schema.integer(0, SEED), 1, NUMBER), "seed of each picture")
     sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
     height: int = setting(
@@ -182,6 +196,12 @@ class Request:
     )
     frames: int = setting(
         0, schema.integer(0, FRAMES), "frames of a clip, for a model that makes clips; 0: as the model was published"
+    )
+    frame_rate: float = setting(
+        0.0,
+        schema.number(0, RATE),
+        "frames a second of a clip, for a model whose denoiser receives them, such as LTX-2; 0: as the model was "
+        "published",
     )
     image: str | np.ndarray | None = setting(None, PICTURE, "a picture to start from")
     images: tuple[str | np.ndarray, ...] = setting(
@@ -355,6 +375,9 @@ class Request:
             changes["image_guidance"] = 1.0 if model.distilled else model.kind.image_guidance
         if self.perturbed_guidance is None:
             changes["perturbed_guidance"] = model.kind.perturbed_guidance
+        if (sound := model.kind.sound) is not None:
+            unset = [name for name in OF_SOUND if getattr(self, name) is None]
+            changes |= {name: getattr(sound, OF_SOUND[name]) for name in unset}
         if model.kind.several and self.image is not None and self.strength is None and not self.keeps:
             changes |= {"image": None, "images": (self.image, *self.images)}
         return dataclasses.replace(request, **changes)
@@ -424,6 +447,9 @@ class Request:
                 f"dynamic_guidance changes the scale of the guidance, and guidance = {self.guidance:g} is none. Valid: "
                 "a guidance above 1, or no dynamic_guidance"
             )
+        for name in OF_SOUND:
+            if model.kind.sound is None and getattr(self, name) is not None:
+                raise ValueError(f"{name} = {getattr(self, name):g}: a {model.name} makes no sound; leave {name} out")
         if self.perturbed_guidance:
             self._check_perturbed(model)
         if self.negative and not self.guided(model):
@@ -478,7 +504,7 @@ class Request:
             return False
         if model.sees_picture:  # a scale below 1 acts too: it weakens the text, or the image
             return self.guidance != 1 or self.image_guidance != 1
-        return max(self.guidance or 0, self.late_guidance or 0) > 1
+        return max(self.guidance or 0, self.late_guidance or 0, self.sound_guidance or 0) > 1
 
     def size(self, model: Any, image: np.ndarray | None, images: Sequence[np.ndarray] = ()) -> tuple[int, int]:
         """(height, width) of the pictures that a model makes for the request.

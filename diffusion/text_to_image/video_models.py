@@ -107,6 +107,19 @@ def frames(request: Any, model: Any) -> int:
     return wanted
 
 
+def frame_rate(request: Any, model: Any) -> float:
+    """The frames a second of a request's clips; 0 for a model that makes pictures.
+
+    Raises:
+        ValueError: for a rate where the denoiser receives none.
+    """
+    video = model.kind.video
+    if request.frame_rate and (video is None or not video.rated):
+        how = "makes single pictures" if video is None else f"makes clips of {video.rate:g} frames a second"
+        raise ValueError(f"frame_rate = {request.frame_rate:g}: this model {how}; leave frame_rate out")
+    return 0.0 if video is None else request.frame_rate or video.rate
+
+
 def check_learned(model: Any, size: tuple[int, int], number: int) -> None:
     """Refuses clips of another shape than the one whose positions a denoiser has learned.
 
@@ -162,7 +175,7 @@ def check(request: Any, model: Any) -> None:
         if name == "images" and ends:
             continue
         value = getattr(request, name)
-        if value is not nothing and value != nothing:
+        if value is not nothing and (isinstance(value, np.ndarray) or value != nothing):
             raise ValueError(f"this model makes clips and takes no {name}; leave it out")
     if request.images and (len(request.images) != 2 or request.image is not None):
         raise ValueError(

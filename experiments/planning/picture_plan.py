@@ -57,6 +57,7 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
         encoder = dataclasses.replace(model, params=params, _programs={})
         prompts = np.resize(job.request.rows()[0], batch).tolist()
         how = {"windows": request.windows, "emphasis": request.emphasis, "frames": job.course.frames}
+        how["rate"] = job.course.rate
         return conditions(encoder, prompts, request.negative, job.usual.guidance, *job.course.size, **how)
 
     both = jax.eval_shape(encoded, model.params)

@@ -144,12 +144,14 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
             yield Made(frame, notes)
     out.mkdir(parents=True, exist_ok=True)
     paths, shown = [], []
-    for picture, settings in zip(frame.pictures, png.records(request, source.record(request))):
+    for i, settings in enumerate(png.records(request, source.record(request))):
         path = pictures.unused(out, str(settings["seed"]))
-        picture = coloured(picture)
+        picture = coloured(frame.pictures[i])
         paths.append(path)
         if source.clip_rate:
-            shown.append(clips.write_with_row(path, picture, source.clip_rate, settings))
+            sound = None if frame.sounds is None else (frame.sounds[i], frame.sample_rate)
+            rate = request.frame_rate or source.clip_rate
+            shown.append(clips.write_with_row(path, picture, rate, settings, sound)[0])
         else:
             pictures.write(path, picture, settings)
             shown.append(path)

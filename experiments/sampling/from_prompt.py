@@ -9,10 +9,10 @@
     diffusion sample --again=pictures/42.png
 
 --workdir is a folder of examples.text, or a run that tunes a model (docs/tuning.md). Writes OUT/<seed>.png; of a
-clip these are some of its frames, and OUT/<seed>.mp4 is the clip, or .gif without PyAV. Each PNG
-file carries its origin: settings, checksums of the model and of the edited files, versions, and the kind of the
-device. `--again` makes the picture again from that: the same bytes on the same kind of device with the same versions,
-elsewhere from the same draws, with pixels that differ by rounding.
+clip these are some of its frames, and OUT/<seed>.mp4 is the clip with its sound, if it has one; without PyAV these are
+OUT/<seed>.gif and OUT/<seed>.wav. Each PNG file carries its origin: settings, checksums of the model and of the edited
+files, versions, and the kind of the device. `--again` makes the picture again from that: the same bytes on the same
+kind of device with the same versions, elsewhere from the same draws, with pixels that differ by rounding.
 """
 
 import importlib.metadata
@@ -34,7 +34,6 @@ from diffusion.experiments.sampling.prompt_flags import AGAIN
 from diffusion.io import clips, opener, pictures
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
-from diffusion.published.pipeline_kinds import Video
 from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.text_to_image import jobs, model_index, png
 from diffusion.text_to_image.png import STORED
@@ -107,13 +106,13 @@ def main(
         target = pathlib.Path(out or "pictures")
         target.mkdir(parents=True, exist_ok=True)
         request = request.resolved(model)
-        generated, skipped = jobs.make_and_count(model, request)
-        if skipped is not None:
-            print(f"{100 * skipped:.1f} % of the denoiser's blocks skipped")
+        results = jobs.results(model, request)
+        if results.skipped is not None:
+            print(f"{100 * results.skipped:.1f} % of the denoiser's blocks skipped")
         written = []
-        for picture, settings in zip(generated, png.records(request, png.model(folder, **source) | tuned)):
+        for i, settings in enumerate(png.records(request, png.model(folder, **source) | tuned)):
             path = pictures.unused(target, str(settings["seed"]))
-            _write(path, picture, model.kind.video, settings)
+            _write(path, results, i, settings)
             print(path, flush=True)
             written.append((path, settings))
         if signer is not None:
@@ -121,12 +120,13 @@ def main(
                 signer.sign(path, settings, diffusion.__version__)
 
 
-def _write(path: pathlib.Path, pixels: np.ndarray, video: Video | None, about: Mapping[str, Any]) -> None:
-    """Writes the PNG file of what was made; of a clip it has some frames, and the clip is beside it."""
+def _write(path: pathlib.Path, results: jobs.Results, i: int, about: Mapping[str, Any]) -> None:
+    """Writes the PNG file of picture i; of a clip it has some frames, and the clip is beside it."""
+    pixels = results.pictures[i]
     if pixels.ndim == 3:
         return pictures.write(path, pixels, about)
-    assert video is not None  # it made a clip
-    print(clips.write_with_row(path, pixels, video.rate, about), flush=True)
+    for film in clips.write_with_row(path, pixels, results.rate, about, results.sound(i)):
+        print(film, flush=True)
     return None
 
 
@@ -153,11 +153,10 @@ def again(
         raise ValueError(f"{path} was made as picture {settings['at']} (counted from 0) of {len(settings['seeds'])}")
     request = png.request(settings, Request())
     where: str = folder or settings["model"]
-    generated, video = make(request, settings, where, path, drop_text)
-    picture = generated[settings["at"]]
+    results = make(request, settings, where, path, drop_text)
     target = pictures.unused(pathlib.Path(out) if out else path.parent, f"{path.stem}_again")
     target.parent.mkdir(parents=True, exist_ok=True)
-    _write(target, picture, video, settings)
+    _write(target, results, settings["at"], settings)
     print(target, verdict(path, target, settings, jax.devices()[0].device_kind), sep=": ")
     if signer is not None:
         signer.sign(target, settings, diffusion.__version__)
@@ -165,11 +164,8 @@ def again(
 
 def make(
     request: Request, about: Mapping[str, Any], folder: str, path: pathlib.Path, drop_text: bool = False
-) -> tuple[np.ndarray, Video | None]:
-    """The pictures of a request, if the model and the files are the ones that a picture's settings name.
-
-    And how the model makes clips, or None.
-    """
+) -> jobs.Results:
+    """The results of a request, if the model and the files are the ones that a picture's settings name."""
     if not os.path.isfile(os.path.join(os.path.expanduser(folder), "model_index.json")):
         raise FileNotFoundError(f"{folder}, the model that made {path}, does not exist. Name its folder by --model")
     checkpoint = model_index.fingerprint(folder)
@@ -192,7 +188,7 @@ def make(
         model = text_to_image.load(folder, **how, quantised=keeps_stored, drop_text=drop_text)
     if about.get("quantised") in KINDS:
         model, _ = text_to_image.with_quantised(model, about["quantised"])
-    return text_to_image.make(model, request), model.kind.video
+    return jobs.results(model, request)
 
 
 def verdict(path: pathlib.Path, target: pathlib.Path, about: Mapping[str, Any], device: str) -> str:

@@ -22,6 +22,9 @@ def test_what_is_written_is_what_scipy_reads(tmp_path):
     assert rate == RATE and read.shape == (100, 1) and read.dtype == np.float32
     np.testing.assert_allclose(read[:, 0], np.clip(x, -1, 1), atol=1.01 / 32768)
     np.testing.assert_array_equal(wav.read(path, 10, 5)[0], read[10:15])
+    wav.write(path, np.stack([x, -x / 2], axis=1), RATE)
+    np.testing.assert_array_equal(scipy.io.wavfile.read(path)[1][:, 0], numbers)
+    np.testing.assert_allclose(wav.read(path)[0][:, 1], -x / 2, atol=1.01 / 32768)
     assert [each.name for each in tmp_path.iterdir()] == ["a.wav"]
 
 

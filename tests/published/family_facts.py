@@ -20,6 +20,8 @@ class KindFacts(NamedTuple):
         attaches: folder of the network that it attaches; "" for none.
         perturbed: scale of perturbed-attention guidance, the default of its `__call__`; 0 for none.
         clip: frames, (height, width) and frames a second of its clips, and further fields.
+        sound: scales of the sound's guidance by the text, and away from a clip and a sound apart, the defaults of its
+            `__call__`; None for silent clips.
     """
 
     usual: tuple[int, float]
@@ -32,6 +34,7 @@ class KindFacts(NamedTuple):
     attaches: str = ""
     perturbed: float = 0.0
     clip: tuple[int, tuple[int, int], float, Mapping[str, Any]] | None = None
+    sound: tuple[float, float] | None = None
 
 
 def stated(table: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from diffusion import published
 from diffusion.models import MODELS, interchange, rooms
 from diffusion.text_to_image import pipelines
 
-READERS = ("llava", "ltx2", "qwen_vl")  # the rooms of text encoders, which make no pictures, and one opened elsewhere
+READERS = ("llava", "qwen_vl")  # the rooms of text encoders, which make no pictures
 ROOMS = [name for name in published.__all__ if hasattr(getattr(published, name), "__path__") and name not in READERS]
 
 

@@ -23,11 +23,12 @@ from diffusion.experiments.playground.page_request import PageRequest, read_file
 from diffusion.experiments.sampling import from_prompt
 from diffusion.io import pictures
 from diffusion.text_to_image import jobs, load, model_index, png
+from diffusion.text_to_image.jobs import Results
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image import made_pipelines
 
 CHECKSUM = "0" * 64
-MODEL = types.SimpleNamespace(kind=types.SimpleNamespace(video=None))  # of pictures; nothing of it is computed
+MODEL = types.SimpleNamespace()  # nothing of it is computed
 SOUND = {
     "format": 1,
     "model": "model",
@@ -172,7 +173,7 @@ def used(folder):
     patch.setattr(model_index, "fingerprint", lambda folder: CHECKSUM)
 
     def use(content, make=lambda model, request: np.zeros((request.number, 8, 8, 3), np.uint8)):
-        patch.setattr(text_to_image, "make", make)
+        patch.setattr(jobs, "results", lambda *both: Results(make(*both)))
         path = pathlib.Path("fuzzed.png")
         path.write_bytes(content)
         errors = []

@@ -57,13 +57,15 @@ def test_texts_are_as_long_and_of_the_layers_that_the_class_reads(name):
 
 def test_clips_have_the_frames_the_size_and_the_rate_of_their_class():
     rest = {"second": "", "begins": False, "clean": False, "timed": False, "blur": 0.0, "masked": True,
-            "one_mask": False, "hint": 0.0, "left_out": 0, "fills": False}  # fmt: skip
+            "one_mask": False, "hint": 0.0, "left_out": 0, "fills": False, "rated": False}  # fmt: skip
     for name, kind in KINDS.items():
         clip = FACTS[SAME.get(name, name)].clip
         assert (kind.video is None) == (clip is None), name
         if clip is not None:
             assert (kind.video.frames, kind.video.size, kind.video.rate) == clip[:3], name
             assert {field: getattr(kind.video, field) for field in rest} == rest | clip[3], name
+        sound = None if kind.sound is None else (kind.sound.guidance, kind.sound.modality_guidance)
+        assert sound == FACTS[SAME.get(name, name)].sound, name
 
 
 def test_the_clips_of_a_class_follow_its_denoiser():

@@ -45,17 +45,17 @@ def _request(**settings):
 def test_a_request_names_a_cache_and_learns_what_it_skipped(model):
     """TaylorSeer runs the steps 0, 1 and 5 of 8."""
     entry = '{"name": "taylor_seer", "interval": 4, "first": 2}'
-    pictures, skipped = jobs.make_and_count(model, _request(cache=entry))
+    pictures, *_, skipped = jobs.results(model, _request(cache=entry))
     assert skipped == pytest.approx(5 / 8)
     assert pictures.shape == (2, 8, 8, 3)
 
 
 @pytest.mark.slow
 def test_watch_shows_the_pictures_of_generate_with_a_cache_and_merged_tokens(model):
-    plain, nothing = jobs.make_and_count(model, _request(batch_size=2))
+    plain, *_, nothing = jobs.results(model, _request(batch_size=2))
     assert nothing is None
     settings = {"cache": '{"name": "first_block", "threshold": 10.0}', "merge": 0.5, "batch_size": 2}
-    pictures, skipped = jobs.make_and_count(model, _request(**settings))
+    pictures, *_, skipped = jobs.results(model, _request(**settings))
     assert 0 < skipped < 2 / 3
     *_, last = text_to_image.frames(model, _request(**settings))
     assert np.abs(last.pictures.astype(int) - pictures).max() <= 1

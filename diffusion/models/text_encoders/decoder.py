@@ -270,7 +270,7 @@ class DecoderEncoder(Backbone):
         ids: jax.Array,
         mask: jax.Array | None = None,
         *,
-        layers: Sequence[int] = (-1,),
+        layers: Sequence[int] | None = (-1,),
         norm: bool = True,
         replaced: tuple[jax.Array, jax.Array] | None = None,
         angles: jax.Array | None = None,
@@ -281,7 +281,7 @@ class DecoderEncoder(Backbone):
                 None: True for all. Positions count the padding, too.
             layers: indices of the states that are returned, their features one after the other, numbered as
                 transformers' hidden states: 0 is the embedding, i the state after layer i, `depth` or -1 the state
-                after the last layer and the final norm, -2 the state before it.
+                after the last layer and the final norm, -2 the state before it. None: all states, the embedding first.
             norm: whether the state after the last layer is normalised.
             replaced: Bool [B, N], True where a token of a picture stands, and these tokens [B, N, width], which replace
                 the embeddings there; None for a text alone.
@@ -295,6 +295,7 @@ class DecoderEncoder(Backbone):
             ValueError: for shapes that do not fit, or a layer that is not there.
         """
         network_checks.ids(ids, mask)
+        layers = tuple(range(self.depth + 1)) if layers is None else layers
         if not layers or any(not -self.depth - 1 <= layer <= self.depth for layer in layers):
             valid = f"{-self.depth - 1} to {self.depth}"
             raise ValueError(f"layers={tuple(layers)} of a network with {self.depth} layers. Valid: {valid}")

@@ -13,10 +13,11 @@ import pytest
 
 from diffusion import text_to_image, watermarks
 from diffusion.experiments.sampling import from_prompt, model_flags, prompt_flags
-from diffusion.io import clips, content_credentials, local_certificates, pictures
+from diffusion.io import clips, content_credentials, local_certificates, pictures, wav
 from diffusion.models.quantised import KINDS
 from diffusion.recipe import ConfigError
-from diffusion.text_to_image import model_index, png
+from diffusion.text_to_image import jobs, model_index, png
+from diffusion.text_to_image.jobs import Results
 from diffusion.text_to_image.requests import Request, settings
 from tests import commands
 from tests.text_to_image import made_pipelines
@@ -209,18 +210,40 @@ def test_what_differs_is_said_in_words(tmp_path):
     assert "MORE THAN the 8" in from_prompt.verdict(tmp_path / "a.png", tmp_path / "c.png", about, "cpu")
 
 
+def test_a_clip_is_written_with_its_sound(tmp_path, monkeypatch, capsys):
+    """In the film; in a WAV file beside an animation, where PyAV is not installed."""
+    waveforms = np.random.default_rng(0).uniform(-1, 1, (2, 300, 2)).astype(np.float32)
+    results = Results(np.zeros((2, 3, 8, 8, 3), np.uint8), waveforms, 12.0, 600)
+    monkeypatch.setattr(clips.films, "has_library", lambda: False)
+    from_prompt._write(tmp_path / "7.png", results, 1, {"seed": 7})
+    assert capsys.readouterr().out.split() == [str(tmp_path / name) for name in ("7.gif", "7.wav")]
+    heard, rate = wav.read(tmp_path / "7.wav")
+    assert rate == 600 and clips.properties(tmp_path / "7.gif").rate == pytest.approx(12, abs=0.6)
+    np.testing.assert_allclose(heard, waveforms[1], atol=1.01 / 32768)
+    written = []
+    monkeypatch.setattr(clips.films, "has_library", lambda: True)
+    monkeypatch.setattr(clips, "write_mp4", lambda path, frames, rate, sound: written.append((path, rate, sound)))
+    from_prompt._write(tmp_path / "8.png", results, 0, {"seed": 8})
+    ((path, rate, (waveform, sample_rate)),) = written
+    assert (path, rate, sample_rate) == (tmp_path / "8.mp4", 12.0, 600)
+    np.testing.assert_array_equal(waveform, waveforms[0])
+    assert capsys.readouterr().out.split() == [str(tmp_path / "8.mp4")]
+
+
 @pytest.mark.extended
 def test_a_clip_has_the_rate_of_its_model_and_not_of_its_class(flags, tmp_path, monkeypatch):
     """TI2V-5B of Wan 2.2 makes 24 frames a second, where the class has 16."""
     folder = made_pipelines.folder("wan_5b", tmp_path)
     model = text_to_image.described(folder)
     monkeypatch.setattr(text_to_image, "load", lambda *_, **__: model)
-    monkeypatch.setattr(text_to_image, "make", lambda *_, **__: np.zeros((2, 1, 8, 8, 3), np.uint8))
     rates = []
-    monkeypatch.setattr(clips, "write_with_row", lambda path, made, rate, about: rates.append(rate) or path)
+    monkeypatch.setattr(clips, "write_with_row", lambda path, made, rate, *_: rates.append(rate) or [path])
+    made = np.zeros((2, 1, 8, 8, 3), np.uint8)
+    rate = lambda model, request: jobs.Job.prepare(model, request.resolved(model)).course.rate
+    monkeypatch.setattr(jobs, "results", lambda *both: Results(made, rate=rate(*both)))
     about = {"checkpoint": model_index.fingerprint(folder), "dtype": "float32", "loras": {}, "files": {}}
-    made, video = from_prompt.make(Request(prompts="a cat"), about, str(folder), tmp_path / "0.png")
-    from_prompt._write(tmp_path / "0.png", made[0], video, about)
+    results = from_prompt.make(Request(prompts="a cat"), about, str(folder), tmp_path / "0.png")
+    from_prompt._write(tmp_path / "0.png", results, 0, about)
     assert rates == [24.0]
 
 
@@ -241,7 +264,7 @@ def test_a_command_writes_what_its_flags_say_with_all_that_it_was_made_of(flags,
     monkeypatch.setattr(from_prompt.tuned_run, "load", lambda *rest, **how: (calls.append((rest, how)) or model, 30))
     monkeypatch.setattr(from_prompt.tuned_run, "base_of", lambda work: "BASE" if work == "tuned" else "")
     monkeypatch.setattr(from_prompt.tuned_run, "settings_of", lambda work: {})
-    monkeypatch.setattr(from_prompt.jobs, "make_and_count", lambda model, request: (made, 0.25))
+    monkeypatch.setattr(from_prompt.jobs, "results", lambda model, request: Results(made, skipped=0.25))
     monkeypatch.setattr(from_prompt.Request, "resolved", lambda request, model: request)
     monkeypatch.setattr(png, "model", lambda folder, **source: {"model": folder, **source})
     records = lambda request, about: [{"seed": seed, **about} for seed in request.seeds]

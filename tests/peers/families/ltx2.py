@@ -274,7 +274,25 @@ CASES |= {
 LISTINGS |= {"ltx2_sound_autoencoder_full": AutoencoderKLLTX2Audio, "ltx2_vocoder_full": LTX2Vocoder}
 
 
-FRAMES, STEPS, LENGTH = 9, 6, 16
+PUBLISHED_CELL = {
+    "block_out_channels": (8, 8, 16, 16),
+    "down_block_types": ("LTX2VideoDownBlock3D",) * 4,
+    "layers_per_block": (1,) * 5,
+    "spatio_temporal_scaling": (True,) * 4,
+    "downsample_type": ("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
+    "decoder_block_out_channels": (8, 16, 32),
+    "decoder_layers_per_block": (1,) * 4,
+    "decoder_spatio_temporal_scaling": (True,) * 3,
+    "decoder_inject_noise": (False,) * 4,
+    "upsample_type": ("spatiotemporal",) * 3,
+    "upsample_residual": (True,) * 3,
+    "upsample_factor": (2,) * 3,
+    "patch_size": 4,
+    "spatial_compression_ratio": 32,
+    "temporal_compression_ratio": 8,
+}
+"""The autoencoder whose latents stand for 8 frames of 32 x 32 pixels, as the positions of the denoiser count."""
+FRAMES, STEPS, LENGTH = 17, 6, 16
 SCALES = {"guidance_scale": 3.5, "stg_scale": 1.2, "modality_scale": 2.5, "guidance_rescale": 0.6,
           "audio_guidance_scale": 6.0, "audio_stg_scale": 0.8, "audio_modality_scale": 3.0,
           "audio_guidance_rescale": 0.3}  # fmt: skip
@@ -297,7 +315,7 @@ def pipeline(folder: pathlib.Path) -> LTX2Pipeline:
     channels = {"in_channels": 8, "out_channels": 8, "audio_in_channels": 8, "audio_out_channels": 8}
     return LTX2Pipeline(
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler.from_config(LTX_FLOW),
-        vae=clip_vae(),
+        vae=clip_vae(**PUBLISHED_CELL),
         audio_vae=sound_vae(),
         text_encoder=encoder,
         tokenizer=gemma_tokenizer(),
@@ -309,9 +327,9 @@ def pipeline(folder: pathlib.Path) -> LTX2Pipeline:
 
 def clips(pipe: LTX2Pipeline) -> dict[str, torch.Tensor]:
     """Latents, clips and sounds of two prompts: with all guidances, and with none."""
-    noise = torch.from_numpy(drawn("latents", 2, 3, 4, 8, 8)).movedim(-1, 1)
-    sound = torch.from_numpy(drawn("sound latents", 2, 9, 8))  # 25 a second, of 9 / 24 seconds
-    usual = {"prompt": [*PROMPTS], "negative_prompt": [NEGATIVE] * 2, "num_inference_steps": STEPS, "height": 32,
+    noise = torch.from_numpy(drawn("latents", 2, 3, 2, 2, 8)).movedim(-1, 1)
+    sound = torch.from_numpy(drawn("sound latents", 2, 18, 8))  # 25 a second, of 17 / 24 seconds
+    usual = {"prompt": [*PROMPTS], "negative_prompt": [NEGATIVE] * 2, "num_inference_steps": STEPS, "height": 64,
              "width": 64, "num_frames": FRAMES, "max_sequence_length": LENGTH, "latents": pipe._pack_latents(noise),
              "audio_latents": pipe._denormalize_audio_latents(sound, pipe.audio_vae.latents_mean,
                                                               pipe.audio_vae.latents_std)}  # fmt: skip

@@ -4,6 +4,7 @@ import numpy as np
 
 from diffusion.published.ltx2 import LTX2
 from tests.models.interchange.calls import OWN, Call, autoencoder_kl
+from tests.published.family_facts import KindFacts
 
 SMALL = LTX2(6, 5, 24, 16, 2, 2, 12, halves=True)
 
@@ -39,6 +40,19 @@ def sounds(apply, inputs):
     return {**moments._asdict(), "latents": latents, "decoded": decoded, "tokens": tokens}
 
 
+KINDS = {
+    "LTX2Pipeline": KindFacts(
+        (30, 3.0),
+        1,
+        "LTX2",
+        {"even"},
+        [("", {"masked": True, "layers": None}, 1024)],
+        left=True,
+        perturbed=1.0,
+        clip=(121, (512, 768), 24.0, {"rated": True}),
+        sound=(7.0, 3.0),
+    )
+}
 CALLS = {
     "ltx2": Call(ltx2, 3e-5, layouts=OWN),
     "ltx2_neighbours": Call(ltx2, 3e-5),

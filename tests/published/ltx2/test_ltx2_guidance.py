@@ -1,4 +1,4 @@
-"""LTX-2's guidance restated by hand, leaf by leaf, and the branches that it needs."""
+"""LTX-2's guidance restated by hand, leaf by leaf."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from diffusion import schedules
 from diffusion.arrays import pytrees
 from diffusion.parameterizations import Prediction
-from diffusion.published.ltx2.guidance import ALONE, SCALES, Scales, guided, needed
+from diffusion.published.ltx2.guidance import SCALES, Scales, guided
 
 SHAPE = {"video": (2, 3), "sound": (4,)}
 PLACES = {"sound": slice(0, 4), "video": slice(4, 10)}  # in the order of the leaves' names
@@ -24,9 +24,10 @@ def test_each_modality_has_its_scales_and_its_own_deviation():
     """A flow at t = 0.4, where x_t = 0.6 x0 + 0.4 eps."""
     x_t, predictions = branches(0.4)
     scales = {"video": Scales(3.0, 1.5, 2.0, 0.7), "sound": Scales(7.0, 0.5, 4.0, 0.0)}
-    names = needed(scales)
+    names = ("text", "perturbed", "apart")
+    stated = {leaf: one._asdict() for leaf, one in scales.items()}
     schedule = schedules.rectified_flow()
-    out = guided(lambda x, t: predictions, schedule, SHAPE, scales, names)(x_t, np.full(2, 0.4, np.float32))
+    out = guided(lambda x, t: predictions, schedule, SHAPE, stated, names)(x_t, np.full(2, 0.4, np.float32))
     plain, negative, perturbed, apart = (np.float64(one.x0) for one in predictions)
     for leaf, place in PLACES.items():
         one = scales[leaf]
@@ -40,16 +41,15 @@ def test_each_modality_has_its_scales_and_its_own_deviation():
 
 def test_without_guidance_the_prediction_is_the_networks():
     x_t, (only, *_) = branches(0.4)
-    denoise = guided(lambda x, t: (only,), schedules.rectified_flow(), SHAPE, ALONE, ())
+    denoise = guided(lambda x, t: (only,), schedules.rectified_flow(), SHAPE, {"video": {}, "sound": {}}, ())
     out = denoise(x_t, np.full(2, 0.4, np.float32))
     np.testing.assert_allclose(out.x0, only.x0, rtol=0, atol=1e-6)
 
 
-def test_a_branch_is_evaluated_if_a_modality_needs_it():
-    assert needed(SCALES) == ("text", "perturbed", "apart") and needed(ALONE) == ()
-    assert needed({**ALONE, "sound": Scales(1.0, 0.0, 3.0)}) == ("apart",)
-    assert needed({**ALONE, "video": Scales(2.0, 0.0, 1.0)}) == ("text",)
-    wrong = guided(lambda x, t: branches(0.4)[1], schedules.rectified_flow(), SHAPE, SCALES, ("text",))
+def test_another_number_of_branches_is_refused():
+    assert SCALES == {"video": (3.0, 1.0, 3.0, 0.7), "sound": (7.0, 1.0, 3.0, 0.7)}
+    none = {"video": {}, "sound": {}}
+    wrong = guided(lambda x, t: branches(0.4)[1], schedules.rectified_flow(), SHAPE, none, ("text",))
     with pytest.raises(ValueError, match=r"the branches \(condition, text\), one each; got 4 branches"):
         wrong(branches(0.4)[0], np.full(2, 0.4, np.float32))
 

@@ -1,85 +1,109 @@
-"""A whole tiny LTX-2 beside diffusers': latents, clips and sounds; its sizes, and what it refuses."""
+"""A whole tiny LTX-2 beside diffusers': latents, clips and sounds; its sizes, and what its requests become."""
 
-import json
+import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from diffusion import samplers, text_to_image
+from diffusion.arrays import pytrees
 from diffusion.models.autoencoders import latent_space
-from diffusion.models.interchange import Refusal
-from diffusion.published.ltx2 import pipeline
-from diffusion.published.ltx2.guidance import ALONE, SCALES, Scales
-from diffusion.text_to_image import pipelines
+from diffusion.published.ltx2 import LTX2, pipeline, sound_latents
+from diffusion.text_to_image import jobs, programs
+from diffusion.text_to_image.jobs import Job
+from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
 
-GUIDED = {"video": Scales(3.5, 1.2, 2.5, 0.6), "sound": Scales(6.0, 0.8, 3.0, 0.3)}
+VIDEO = {"text": 3.5, "perturbed": 1.2, "apart": 2.5, "rescale": 0.6}
+GUIDED = {"video": VIDEO, "sound": {"text": 6.0, "perturbed": 0.8, "apart": 3.0, "rescale": 0.3}}
 PROMPTS = ["a cat", "the red car on a hill"]
-NOISE = {"video": drawn("latents", 2, 3, 4, 8, 8), "sound": drawn("sound latents", 2, 9, 8)}
-SIZES = {"frames": 9, "size": (32, 64), "rate": 24.0, "steps": 6, "perturbed": (1,)}
+NOISE = {"video": drawn("latents", 2, 3, 2, 2, 8), "sound": drawn("sound latents", 2, 18, 8)}
+SIZES = {"frames": 17, "height": 64, "width": 64}
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return pipeline.load(made_pipelines.folder("ltx2", tmp_path_factory.mktemp("ltx2")), length=16)
+    """With prompts of 16 tokens, as the fixture's."""
+    model = text_to_image.load(made_pipelines.folder("ltx2", tmp_path_factory.mktemp("ltx2")))
+    tokenizers = {name: tokenizer._replace(length=16) for name, tokenizer in model.tokenizers.items()}
+    return dataclasses.replace(model, tokenizers=tokenizers)
 
 
 @pytest.mark.slow
 def test_latents_clips_and_sounds_are_diffusers(model):
     """Six steps of LTX2Pipeline with all its guidances and with none, from the same noise."""
     _, arrays = made_pipelines.fixture("ltx2")
+    course = Job.prepare(model, Request.make(PROMPTS, steps=6, **SIZES)).course
+    shape, schedule, trajectory = course.shape(model), model.process.schedule, course.trajectory
+    assert {name: leaf.shape[1:] for name, leaf in NOISE.items()} == shape
     with pytest.warns(UserWarning, match="this part is left out: 'ill'"):  # of more than 16 tokens
-        both = pipeline.condition(model, [*PROMPTS, "bad", "bad"])
-    positive, negative = ({name: array[i : i + 2] for name, array in both.items()} for i in (0, 2))
+        both = text_to_image.conditions(model, PROMPTS, "bad", 1.0, 64, 64, 17, rate=course.rate)
+    model = programs.with_clock(model, trajectory)
     vae, of_sound = model.modules["vae"], model.modules["audio_vae"]
-    for name, scales, within in (("alone", ALONE, 6e-5), ("guided", GUIDED, 4e-5)):
-        course = pipeline.course(model, scales=scales, **SIZES)
-        z = pipeline.latents(model, course, NOISE, positive, negative)
+    keys = jax.random.split(jax.random.key(0), 2)  # of the sampler, which draws nothing
+
+    def sampled(weights, x, conditional, unconditional, scale):
+        flags = {} if unconditional is None else {"perturbed": True, "apart": True}
+        denoise = text_to_image.denoise(model, weights, conditional, unconditional, scale, shape=shape, **flags)
+        return samplers.sample(trajectory.sampler, denoise, schedule, x, trajectory.plan, keys)
+
+    start = trajectory.start * pytrees.pack(NOISE)
+    for name, (unconditional, scale), within in (
+        ("alone", (None, None), 6e-5),
+        ("guided", (both[1], jax.tree.map(jnp.float32, GUIDED)), 4e-5),
+    ):
+        x = jax.jit(sampled)(model.weights, start, both[0], unconditional, scale)
+        z = pytrees.unpack(x, shape)
         video = latent_space.from_diffusion(z["video"], vae.scale, vae.shift)
         for key, ours in (("latents", video), ("sound_latents", of_sound.latents(z["sound"]))):
             expected = arrays[f"{name}/{key}"]
             np.testing.assert_allclose(ours, expected, rtol=0, atol=within * np.abs(expected).max())
-    frames, waveform = pipeline.decoded(model, z)
+    frames = programs.decoded(model, course, model.params["vae"], course.pictured(model, x))
     np.testing.assert_allclose(frames[:1, ::4] / 255, arrays["clip"], rtol=0, atol=0.5 / 255 + 1e-4)
     expected = arrays["waveform"]
+    waveform = programs.sounds(model, course, model.drawing, x)
     np.testing.assert_allclose(waveform, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
 
 
 @pytest.mark.slow
 def test_a_clip_depends_on_its_own_prompt_and_seed_alone(model):
-    sizes = SIZES | {"steps": 2}
-    two = pipeline.generate(model, ["a cat", "a red car"], negative="bad", seeds=[3, 4], **sizes)
-    one = pipeline.generate(model, ["a red car"], negative="bad", seeds=[4], **sizes)
-    assert two.clips.shape == (2, 9, 32, 64, 3) and two.sounds.shape == (2, 33 * 6, 2)
+    make = lambda prompts, seeds: jobs.results(
+        model, Request.make(prompts, seeds=seeds, negative="bad", steps=2, **SIZES)
+    )
+    two, one = make(["a cat", "a red car"], [3, 4]), make("a red car", 4)
+    assert two.pictures.shape == (2, 17, 64, 64, 3) and two.sounds.shape == (2, 69 * 6, 2)
     assert (two.rate, two.sample_rate) == (24.0, 24000)
-    programs = set(model.programs)
-    again = pipeline.generate(model, ["a red car"], negative="bad", seeds=[4], **sizes)
-    assert set(model.programs) == programs and np.array_equal(again.clips, one.clips)
-    np.testing.assert_allclose(np.int16(two.clips[1:]), one.clips, rtol=0, atol=1)
-    np.testing.assert_allclose(two.sounds[1:], one.sounds, rtol=0, atol=1e-4)
+    np.testing.assert_array_equal(two.pictures[1:], one.pictures)
+    np.testing.assert_array_equal(two.sounds[1:], one.sounds)
+    assert (two.pictures[:1] != one.pictures).any()
 
 
-@pytest.mark.extended
-def test_sizes_of_a_clip_and_its_sound(model):
-    """A latent of the clip is 8 x 8 pixels and 4 frames here; one of the sound 40 ms."""
-    course = pipeline.course(model, 25, (16, 32), 25.0)
-    assert course.shape == {"video": (7, 2, 4, 8), "sound": (25, 8)} and course.scales is SCALES
-    assert pipeline.course(model, 9, (16, 16), 24.0).shape["sound"] == (9, 8)  # of 9.375
-    with pytest.raises(ValueError, match=r"frames = 10\. Valid: 1 \+ 4 n, such as 9"):
-        pipeline.course(model, 10, (16, 16))
-    with pytest.raises(ValueError, match=r"size = \(16, 20\) must be multiples of 8, at least 16"):
-        pipeline.course(model, 9, (16, 20))
-    with pytest.raises(ValueError, match="with one seed or one for each; got 3 seeds"):
-        pipeline.generate(model, PROMPTS, seeds=[1, 2, 3])
+def test_a_latent_of_the_sound_is_40_milliseconds():
+    """Of its frames at 24 a second, rounded; never none."""
+    modules = {"transformer": LTX2(sound_channels=8)}
+    for frames, rate, length in ((121, 24.0, 126), (25, 25.0, 25), (9, 24.0, 9), (17, 24.0, 18), (1, 60.0, 1)):
+        assert sound_latents.shape(modules, frames, rate) == (length, 8)
 
 
-def test_another_pipeline_is_refused(tmp_path):
-    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "LTX2ImageToVideoPipeline"}))
-    with pytest.raises(Refusal, match="is a LTX2ImageToVideoPipeline; this opens a LTX2Pipeline"):
-        pipeline.load(tmp_path)
+def test_layers_are_perturbed_where_the_denoiser_says_so():
+    """Layer 28, or the last of a smaller one."""
+    for perturbed in (False, True):
+        kind = pipeline.LTX_2.variant(pipeline.LTX_2, LTX2(perturbed=perturbed))
+        assert (kind.perturbed_guidance, kind.perturbs is None) == (float(perturbed), not perturbed)
+    for depth, layer in ((48, 28), (2, 1)):
+        (mask,) = pipeline.LTX_2.perturbs(LTX2(depth=depth))
+        assert mask.shape == (depth,) and np.flatnonzero(mask).tolist() == [layer]
 
 
-def test_text_to_image_names_the_function_that_opens_it(tmp_path):
-    words = r"is a LTX2Pipeline, which makes clips with their sound\. Open it .*: diffusion\.published\.ltx2\.pipeline"
-    with pytest.raises(Refusal, match=words):
-        pipelines.kind_of("LTX2Pipeline", tmp_path)
+def test_texts_of_clip_and_sound_are_the_connectors(monkeypatch):
+    """Prompts have no blanks around them; the first of both texts is the clip's."""
+    read = []
+    monkeypatch.setattr(pipeline, "encode", lambda prompts, gemma, **how: read.append((prompts, gemma, how)) or made)
+    made = type("", (), {"tokens": jnp.ones((2, 3, 4)), "mask": np.array([[True], [False]])})()
+    result = pipeline.ltx2([" a cat\n", "b"], "gemma", lambda states, mask: (2 * states, mask), windows=False)
+    assert read == [(["a cat", "b"], "gemma", {"windows": False})]
+    np.testing.assert_array_equal(result["text"], 2 * made.tokens)
+    np.testing.assert_array_equal(result["sound_text"], made.mask)
