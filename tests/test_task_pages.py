@@ -40,7 +40,7 @@ def test_a_page_is_short_says_what_can_go_wrong_and_leads_further(page):
     assert len(prose.split()) < WORDS
     headings = re.findall(r"^## (.*)", text, re.MULTILINE)
     assert headings[-2:] == ["What can go wrong", "Further"]
-    assert "](../" in text.split("\n## Further\n")[1]
+    assert "](../" in text.split("\n## Read on\n")[1]
     for language, code in snippets(page):
         if language == "python":
             assert ast.parse(code).body
