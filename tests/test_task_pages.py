@@ -39,7 +39,7 @@ def test_a_page_is_short_says_what_can_go_wrong_and_leads_further(page):
     prose = SNIPPET.sub("", text)
     assert len(prose.split()) < WORDS
     headings = re.findall(r"^## (.*)", text, re.MULTILINE)
-    assert headings[-2:] == ["What can go wrong", "Further"]
+    assert headings[-2:] == ["What can go wrong", "Read on"]
     assert "](../" in text.split("\n## Read on\n")[1]
     for language, code in snippets(page):
         if language == "python":
