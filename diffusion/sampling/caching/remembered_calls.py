@@ -109,8 +109,6 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
         )
     if cache.idle:
         return plain
-    remembers = isinstance(plain, Memory)
-    evaluate = plain.apply if isinstance(plain, Memory) else lambda inner, x_t, t: (plain(x_t, t), inner)
 
     def init(x: Array) -> Remembered:
         shapes = []
@@ -154,9 +152,18 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
     def again(memory: Remembered, x: Array) -> Remembered:
         first = init(x)
         calls = first.calls if cache.again is None else tuple(map(cache.again, memory.calls, first.calls))
-        return first._replace(calls=calls, work=memory.work)
+        inner = first.denoiser
+        if isinstance(plain, Memory) and plain.again is not None:
+            inner = plain.again(memory.denoiser, x)
+        return Remembered(calls, inner, memory.work)
 
-    later = lambda memory, x_t, t: evaluate(memory.denoiser if remembers else (), x_t, t)[0]
+    def later(memory: Remembered, x_t: Array, t: ArrayLike) -> Prediction:
+        if not isinstance(plain, Memory):
+            return plain(x_t, t)
+        if plain.later is not None:
+            return plain.later(memory.denoiser, x_t, t)
+        return plain.apply(memory.denoiser, x_t, t)[0]
+
     return Memory(init, apply, later, again)
 
 

@@ -478,6 +478,27 @@ def test_a_guidance_with_memory_keeps_its_own_beside_the_caches(sampler):
 
 
 @pytest.mark.extended
+def test_what_a_guidance_with_memory_does_later_and_after_noise_it_does_beside_a_cache():
+    """It counts its steps, scales its prediction by them, and has another one for Heun's second evaluation."""
+
+    def make(network):
+        denoise = parameterizations.denoiser(network, *TO, LABELS)
+        scaled = lambda by, x_t, t: jax.tree.map(lambda leaf: by * leaf, denoise(x_t, t))
+        return guidance.Memory(
+            lambda x: jnp.ones(()),
+            lambda steps, x_t, t: (scaled(steps, x_t, t), steps + 0.25),
+            lambda steps, x_t, t: scaled(-steps, x_t, t),
+            lambda steps, x: steps + 2,
+        )
+
+    renoised = PLAN._replace(renoise=np.arange(8) == 3, s=np.where(np.arange(8) == 3, PLAN.t, PLAN.s))
+    x, memory = _sampled(caching.cached(make, _network([]), caching.first_block(1e-30)), samplers.heun(), renoised)
+    plain, steps = _sampled(make(_network([])), samplers.heun(), renoised)
+    np.testing.assert_allclose(x, plain, rtol=1e-4, atol=1e-5)
+    assert float(memory.denoiser) == float(steps) == 1 + 7 / 4 + 2
+
+
+@pytest.mark.extended
 def test_later_evaluations_of_a_step_run_whole_and_a_step_that_renoises_begins_anew():
     ran = []
     cache = caching.taylor_seer(99, 0, 1)
