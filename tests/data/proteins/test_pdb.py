@@ -62,10 +62,11 @@ def test_a_later_model_is_left_out_also_where_it_is_longer_and_no_line_ends_the_
 
 
 def test_residues_of_one_number_keep_the_order_of_the_file(tmp_path):
-    """1B before 1A, as some schemes of numbering count."""
+    """1B before 1A, as some schemes of numbering count; column 28 belongs to no field."""
     pdb.save(tmp_path / "a.pdb", ATOMS)
     lines = (tmp_path / "a.pdb").read_text().splitlines()[:12]
-    numbered = [line[:22] + ("   1B", "   1A", "   2 ")[i // 4] + line[27:] for i, line in enumerate(lines)]
+    numbers = ("   1B", "   1A", "   2 ")
+    numbered = [line[:22] + numbers[i // 4] + " x"[i % 2] + line[28:] for i, line in enumerate(lines)]
     (tmp_path / "b.pdb").write_text("\n".join(numbered))
     np.testing.assert_array_equal(pdb.load(tmp_path / "b.pdb"), ATOMS)
 

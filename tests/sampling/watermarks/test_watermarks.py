@@ -131,6 +131,12 @@ def test_degradations_change_pictures_and_keep_their_form():
     assert degradations.cropped(centre, 0.5).min() == 200
 
 
+@pytest.mark.parametrize("sides", [(1, 8), (8, 1)])
+def test_a_picture_of_one_row_or_column_can_be_resized(sides):
+    pictures = np.full((1, *sides, 3), 7, np.uint8)
+    np.testing.assert_array_equal(degradations.resized(pictures, 0.5), pictures)
+
+
 def test_noise_is_of_each_picture_and_a_blur_of_each_channel():
     grey = np.full((2, 32, 32, 3), 128, np.uint8)
     noisy = degradations.noisy(grey, 0.1).astype(float) - 128
