@@ -7,15 +7,15 @@
 # %% [markdown]
 # # 1. The forward process
 #
-# A diffusion model learns to undo noise. So we first say how noise is added. There is one line for it, and every
-# Gaussian process of the field is that line with its own two functions of time:
+# A diffusion model learns to undo noise. So we first define how noise is added. One equation is enough: every Gaussian
+# diffusion process in the literature has this form, with its own two functions of time:
 #
 # $$
 # x_t = \alpha(t)\, x_0 + \sigma(t)\, \varepsilon, \qquad \varepsilon \sim \mathcal{N}(0, I), \qquad t \text{ from } 0 \text{ (data) to } 1 \text{ (noise)}
 # $$
 #
-# In this notebook you see what $\alpha$ and $\sigma$ do to a distribution, why only their ratio matters, and what became of
-# the familiar chain of many small steps.
+# In this notebook you see how $\alpha$ and $\sigma$ change a distribution, why only their ratio matters, and how this
+# equation relates to the familiar Markov chain of many small steps.
 
 # %%
 import jax
@@ -31,11 +31,13 @@ plt.style.use("course.mplstyle")
 # %% [markdown]
 # ## Three schedules
 #
-# A schedule is a value that holds $\alpha$ and $\sigma$:
-# [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py). Here are three that papers use.
+# A schedule is an object that holds the functions $\alpha$ and $\sigma$:
+# [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py). These three are common in papers:
 #
-# - [`schedules.cosine`](../../diffusion/schedules/cosine.py): $\alpha^2 + \sigma^2 = 1$, so data of variance one keep it.
-# - [`schedules.rectified_flow`](../../diffusion/schedules/flow.py): a straight line, $\alpha = 1 - t$ and $\sigma = t$.
+# - [`schedules.cosine`](../../diffusion/schedules/cosine.py): $\alpha^2 + \sigma^2 = 1$, so if the data have variance
+#   one, $x_t$ has variance one at every $t$.
+# - [`schedules.rectified_flow`](../../diffusion/schedules/flow.py): a straight line from data to noise,
+#   $\alpha = 1 - t$ and $\sigma = t$.
 # - [`schedules.edm`](../../diffusion/schedules/variance_exploding.py): $\alpha = 1$, and $\sigma$ grows to 80.
 
 # %%
@@ -55,16 +57,17 @@ plt.show()
 # %% [markdown]
 # ## The distribution at time t
 #
-# Take data whose distribution we know: two bumps on a line. Given which bump $x_0$ comes from, $x_0$ is Gaussian, and a sum
-# of independent Gaussians is Gaussian. Means add, and variances add:
+# Take data whose distribution we know: a mixture of two Gaussians on a line. Within one component, $x_0$ is Gaussian. A
+# sum of independent Gaussians is Gaussian too, its mean is the sum of the means, and its variance is the sum of the
+# variances:
 #
 # $$
 # x_0 \sim \mathcal{N}(\mu, s^2) \quad\Longrightarrow\quad x_t \sim \mathcal{N}(\alpha \mu,\; \alpha^2 s^2 + \sigma^2)
 # $$
 #
-# So $p_t$ is again a mixture of two Gaussians: $\alpha$ moves the means towards 0, and $\sigma$ makes the bumps wider. (The
-# class `Mixture` in `exact_mixture.py`, beside this notebook, has these two lines.) We draw $x_t$ by the line above and
-# compare.
+# So $p_t$ is again a mixture of two Gaussians: $\alpha$ moves the means towards 0, and $\sigma$ makes the components
+# wider. (The class `Mixture` in `exact_mixture.py`, in the folder of this notebook, computes this density.) We draw
+# samples of $x_t$ with the equation at the top and compare their histogram with the exact density.
 
 # %% tags=["picture"]
 schedule = schedules.rectified_flow()
@@ -93,13 +96,14 @@ for time in (0.0, 0.3, 0.6, 1.0):
     assert abs(drawn - exact) < 0.02
 
 # %% [markdown]
-# At $t = 1$ nothing is left of the data under rectified flow: $\alpha = 0$, and $p_1$ is $\mathcal{N}(0, 1)$ exactly. That is where sampling
-# starts, since we can draw from $\mathcal{N}(0, 1)$ without knowing the data.
+# With rectified flow, $x_1$ contains no information about the data: $\alpha(1) = 0$, and $p_1$ is exactly
+# $\mathcal{N}(0, 1)$. Sampling starts at $t = 1$, since we can draw from $\mathcal{N}(0, 1)$ without knowing the data.
 #
 # ## Where is the Markov chain?
 #
-# DDPM writes the process as a thousand small steps, $x_i = \sqrt{1 - \beta_i}\, x_{i-1} + \sqrt{\beta_i}\, \varepsilon_i$. Put one step
-# into the next. The factors of $x_0$ multiply. Each step also shrinks the noise of the steps before it, and adds its own:
+# DDPM writes the process as a thousand small steps,
+# $x_i = \sqrt{1 - \beta_i}\, x_{i-1} + \sqrt{\beta_i}\, \varepsilon_i$. Substitute each step into the next one. The
+# factors in front of $x_0$ multiply. Each step also scales the earlier noise down and adds new noise:
 #
 # $$
 # \begin{aligned}
@@ -108,10 +112,11 @@ for time in (0.0, 0.3, 0.6, 1.0):
 # \end{aligned}
 # $$
 #
-# The second follows by induction: if $\sigma_{i-1}^2 = 1 - \alpha_{i-1}^2$, then
-# $(1 - \beta)(1 - \alpha^2) + \beta = 1 - (1 - \beta)\, \alpha^2$. The chain of a thousand steps is thus one jump by the line at the top.
-# [`schedules.from_betas`](../../diffusion/schedules/discrete.py) makes its $\alpha$ and $\sigma$ from the $\beta_i$. We go through
-# the chain, jump, and compare.
+# The last equation follows by induction: if $\sigma_{i-1}^2 = 1 - \alpha_{i-1}^2$, then
+# $(1 - \beta)(1 - \alpha^2) + \beta = 1 - (1 - \beta)\, \alpha^2$. So a single draw from the equation at the top
+# replaces the chain of a thousand steps. [`schedules.from_betas`](../../diffusion/schedules/discrete.py) computes
+# $\alpha$ and $\sigma$ from the $\beta_i$. We run 400 steps of the chain, draw the same $x_t$ directly, and compare the
+# two distributions.
 
 # %%
 betas = np.linspace(1e-4, 0.02, 1000)
@@ -135,15 +140,15 @@ assert gap < 0.04
 # %% [markdown]
 # ## Only the ratio matters
 #
-# Two schedules with the same $\alpha / \sigma$ at some times show the network the same picture up to a factor:
+# If two schedules have the same ratio $\alpha / \sigma$ at two times, their $x_t$ are equal up to a factor:
 #
 # $$
 # \frac{x_t}{\alpha} = x_0 + \frac{\sigma}{\alpha}\, \varepsilon
 # $$
 #
-# So a schedule is a clock: it says when each noise level comes. At each t of `cosine` we look up the t at which `edm` has
-# the same log-SNR, by `inverse_log_snr` of [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py), and
-# compare $x_t / \alpha$.
+# So a schedule is a clock: it determines the time at which each noise level occurs. For three times t of `cosine`, we
+# find the time at which `edm` has the same log-SNR, with the method `inverse_log_snr` of
+# [`schedules.NoiseSchedule`](../../diffusion/schedules/noise_schedule.py), and compare $x_t / \alpha$.
 
 # %%
 cosine, edm = named["cosine"], named["edm"]
@@ -155,14 +160,16 @@ for time in (0.2, 0.5, 0.8):
     assert jnp.allclose(a, b, atol=1e-3)
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - A Gaussian process is $\alpha(t)$ and $\sigma(t)$. To train, one draws $x_t$ in one line, at any t.
-# - $p_t$ goes from the data to a Gaussian that we can draw from.
-# - Processes of different names (VP, VE, flow matching) differ in a factor and in the clock of the same noise levels.
+# - The functions $\alpha(t)$ and $\sigma(t)$ define a Gaussian diffusion process. For training, one equation draws
+#   $x_t$ at any t.
+# - $p_t$ changes from the data distribution to a Gaussian from which we can draw samples.
+# - VP diffusion, VE diffusion and flow matching go through the same noise levels. They differ only in the scale of
+#   $x_t$ and in the clock.
 #
-# **Try it**: write a schedule of your own by [`schedules.from_alpha_sigma`](../../diffusion/schedules/coefficients.py) and repeat
-# the histogram. All schedules of the library are in [schedules](../schedules.md).
+# **Try it**: define your own schedule with [`schedules.from_alpha_sigma`](../../diffusion/schedules/coefficients.py)
+# and repeat the histograms. The page [schedules](../schedules.md) lists all schedules of the library.
 
 # %% tags=["solution"]
 own = schedules.from_alpha_sigma(lambda t: (1 - t) ** 2, lambda t: jnp.sqrt(t))

@@ -7,9 +7,9 @@
 # %% [markdown]
 # # 2. What the network predicts: epsilon, x0 or v
 #
-# A network sees $x_t = \alpha x_0 + \sigma \varepsilon$ and returns one array. Papers let this array stand for the noise, the data,
-# or a mixture of the two. For a perfect network the choice makes no difference. For a real one it does, and you will see
-# why.
+# A network sees $x_t = \alpha x_0 + \sigma \varepsilon$ and returns one array. In some papers this array is an estimate
+# of the noise, in others of the data, or of a combination of both. For a perfect network the choice makes no
+# difference. For a trained network it does, and this notebook shows why.
 
 # %%
 import jax
@@ -21,13 +21,14 @@ from exact_mixture import TWO_MODES
 from diffusion import objectives, parameterizations, schedules, timesteps, weightings
 
 plt.style.use("course.mplstyle")
-schedule = schedules.cosine()._replace(t_max=0.99)  # why it stops there is said below
+schedule = schedules.cosine()._replace(t_max=0.99)  # the text below says why it stops there
 
 # %% [markdown]
-# ## One of them gives all of them
+# ## Each prediction determines the others
 #
-# $x_t$ is known, and $\alpha x_0 + \sigma \varepsilon = x_t$ is one equation. So an estimate of $\varepsilon$ is an estimate of $x_0$, and the other
-# way round. With $v = \alpha \varepsilon - \sigma x_0$ the two equations are a rotation, if $\alpha^2 + \sigma^2 = 1$:
+# Since $x_t$ is known, the equation $\alpha x_0 + \sigma \varepsilon = x_t$ turns an estimate of $\varepsilon$ into an
+# estimate of $x_0$, and vice versa. A third choice is $v = \alpha \varepsilon - \sigma x_0$. If
+# $\alpha^2 + \sigma^2 = 1$, then $(x_t, v)$ is a rotation of $(x_0, \varepsilon)$:
 #
 # $$
 # \begin{aligned}
@@ -37,15 +38,16 @@ schedule = schedules.cosine()._replace(t_max=0.99)  # why it stops there is said
 # \end{aligned}
 # $$
 #
-# In the code these are
-# [`parameterizations.epsilon`](../../diffusion/parameterizations/targets.py),
+# In the code these are [`parameterizations.epsilon`](../../diffusion/parameterizations/targets.py),
 # [`parameterizations.x0`](../../diffusion/parameterizations/targets.py) and
 # [`parameterizations.v`](../../diffusion/parameterizations/targets.py), and
-# [`parameterizations.denoiser`](../../diffusion/parameterizations/network_outputs.py) turns a network into a function
-# $(x_t, t) \to$ `Prediction(x0, eps)` by them. Samplers never learn which prediction it was. `denoiser` refuses epsilon
-# prediction on a schedule that reaches $\alpha = 0$, where $x_0$ would be $0 / 0$; so we end our schedule at $t = 0.99$.
+# [`parameterizations.denoiser`](../../diffusion/parameterizations/network_outputs.py) uses them to turn a network into
+# a function $(x_t, t) \to$ `Prediction(x0, eps)`. Samplers use only this function and do not depend on what the network
+# predicts. `denoiser` refuses epsilon prediction on a schedule that reaches $\alpha = 0$, where $x_0$ would be $0 / 0$.
+# We therefore end our schedule at $t = 0.99$.
 #
-# We make three perfect networks from the exact answer, one of each kind, and read them.
+# We construct three perfect networks from the exact denoiser, one for each kind of prediction, and convert their
+# outputs.
 
 # %%
 kinds = {"epsilon": parameterizations.epsilon(), "x0": parameterizations.x0(), "v": parameterizations.v()}
@@ -68,22 +70,19 @@ for time in (0.1, 0.5, 0.9):
     assert spread < 1e-4
 
 # %% [markdown]
-# ## What an error becomes
+# ## How an error of the output changes $x_0$
 #
 # Now let the network be wrong by $\delta$. Every formula above is linear, so the error of $x_0$ is $\delta$ times a factor:
 #
-# $$
-# \begin{aligned}
-# \varepsilon: & & |\text{error of } x_0| &= \tfrac{\sigma}{\alpha}\, \delta & &\text{explodes where there is only noise} \\
-# x_0: & & |\text{error of } x_0| &= \delta \\
-# v: & & |\text{error of } x_0| &= \sigma \delta & &\text{never above } \delta
-# \end{aligned}
+# $$ \begin{aligned} \varepsilon: & & |\text{error of } x_0| &= \tfrac{\sigma}{\alpha}\, \delta & &\text{grows without
+# bound where } \alpha \to 0 \\ x_0: & & |\text{error of } x_0| &= \delta \\ v: & & |\text{error of } x_0| &= \sigma
+# \delta & &\text{never above } \delta \end{aligned}
 # $$
 #
-# For the error of $\varepsilon$, $\alpha$ and $\sigma$ change places: x0 prediction explodes where there is hardly any noise.
-# [`weightings.error_scale`](../../diffusion/objectives/weightings.py) is the square of the factor. A loss that is the plain squared
-# error of the output is thus a weighted loss on $x_0$, with weight 1 / error_scale: **to choose what is predicted is to
-# choose a weight**.
+# For the error of $\varepsilon$, $\alpha$ and $\sigma$ change places: with x0 prediction, it grows without bound where
+# there is hardly any noise. [`weightings.error_scale`](../../diffusion/objectives/weightings.py) is the square of the
+# factor. The plain squared error of the output is therefore a weighted squared error of $x_0$, with weight 1 /
+# error_scale: **to choose a prediction is to choose a weighting of the loss**.
 
 # %%
 t = jnp.linspace(0.005, 0.985, 300)
@@ -103,11 +102,12 @@ assert jnp.allclose(weightings.error_scale(schedule, t, kinds["v"]), sigma**2, r
 # %% [markdown]
 # ## Three real networks
 #
-# We train the same small perceptron three times, on the same data (two bumps on a line), for the same 2,000 steps. The
-# only difference is what it predicts, with weight one on its own output:
+# We train the same small perceptron three times, on the same data (a mixture of two Gaussians on a line), for 2,000
+# steps each. Only the prediction differs. Each loss is the unweighted squared error of the output:
 # [`objectives.denoising`](../../diffusion/objectives/denoising.py) with
-# [`weightings.constant`](../../diffusion/objectives/weightings.py). The loop is in `small_training.py`, thirty lines beside this
-# notebook. We then compare each network with the exact $\mathbb{E}[x_0 \mid x_t]$, averaged over $x_t$ from the data.
+# [`weightings.constant`](../../diffusion/objectives/weightings.py). The training loop is in `small_training.py`, in the
+# folder of this notebook. We then compare the estimate of each network with the exact $\mathbb{E}[x_0 \mid x_t]$, as a
+# root mean square over $x_t$ drawn from noised data.
 
 # %%
 density = timesteps.uniform_density(schedule)
@@ -152,9 +152,10 @@ panels[0].legend()
 plt.show()
 
 # %% [markdown]
-# The picture follows the factors. Near pure noise (right) epsilon prediction is worst in $x_0$, since a small error of $\varepsilon$ is
-# divided by $\alpha$. Near the data (left) x0 prediction is worst in $\varepsilon$, since its error is divided by $\sigma$. v is near the
-# better of the two at both ends. That is why v is used where $\alpha$ reaches 0 (zero terminal SNR, few-step students).
+# The picture agrees with the factors above. Near pure noise (right) epsilon prediction is worst in $x_0$, since a small
+# error of $\varepsilon$ is divided by $\alpha$. Near the data (left) x0 prediction is worst in $\varepsilon$, since its
+# error is divided by $\sigma$. At both ends, v prediction is about as good as the better of the two. This is why v
+# prediction is used for schedules on which $\alpha$ reaches 0 (zero terminal SNR) and for few-step students.
 
 # %%
 late, early = -1, 0
@@ -164,11 +165,12 @@ for name, (of_x0, of_eps) in measured.items():
     print(f"{name:8} error of x_0 at t = 0.98: {of_x0[late]:.4f}     error of eps at t = 0.02: {of_eps[early]:.4f}")
 
 # %% [markdown]
-# ## The velocity is a fourth name
+# ## The velocity, a fourth prediction
 #
-# Flow matching lets the network predict $dx_t/dt = \alpha' x_0 + \sigma' \varepsilon$, which is
-# [`parameterizations.velocity`](../../diffusion/parameterizations/targets.py). On the cosine schedule $\alpha' = -\tfrac{\pi}{2} \sigma$ and
-# $\sigma' = \tfrac{\pi}{2} \alpha$, nearly (the schedule leaves a little noise at $t = 0$), so the velocity is $v$ times $\pi/2$.
+# In flow matching, the network predicts $dx_t/dt = \alpha' x_0 + \sigma' \varepsilon$, which is
+# [`parameterizations.velocity`](../../diffusion/parameterizations/targets.py). On the cosine schedule
+# $\alpha' = -\tfrac{\pi}{2} \sigma$ and $\sigma' = \tfrac{\pi}{2} \alpha$ hold approximately, so the velocity is about
+# $v$ times $\pi/2$. They are not exact because the schedule keeps a little noise at $t = 0$.
 # [`schedules.trigonometric`](../../diffusion/schedules/flow.py) is the schedule for which this is exact.
 
 # %%
@@ -179,14 +181,15 @@ print("velocity / v:", float(jnp.median(ratio)), "   pi / 2:", float(jnp.pi / 2)
 assert jnp.allclose(ratio, jnp.pi / 2, rtol=1e-2)
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - All predictions hold the same information. The library turns each into `Prediction(x0, eps)` once.
-# - They differ in how a network's error is spread over t. That is a weight, and you can choose the weight independently of
-#   the prediction: `objectives.denoising(parameterization, weighting, density)`.
+# - All predictions contain the same information. The library converts each of them to `Prediction(x0, eps)` once.
+# - They differ in how the error of the network is distributed over t. This amounts to a weighting of the loss, and you
+#   can choose the weighting independently of the prediction:
+#   `objectives.denoising(parameterization, weighting, density)`.
 #
-# **Try it**: train epsilon prediction with the weight of v, `weightings.constant(parameterizations.v())`, and look at the
-# left picture again. Which part of the difference was the weight?
+# **Try it**: train epsilon prediction with the weighting of v prediction, `weightings.constant(parameterizations.v())`,
+# and draw the left panel again. How much of the difference does the weighting explain?
 
 # %% tags=["solution"]
 weighted = objectives.denoising(kinds["epsilon"], weightings.constant(kinds["v"]), density)
@@ -203,7 +206,7 @@ panel.legend()
 plt.show()
 for name in ("epsilon", "epsilon, weight of v", "v"):
     print(f"{name:20} error of x_0 at t = 0.98: {measured[name][0][late]:.4f}")
-# Most of the difference at the end was the weight. In the middle the weight of v costs epsilon prediction accuracy.
+# The weighting explains most of the difference near t = 1. In the middle, epsilon prediction is less accurate with it.
 assert measured["epsilon, weight of v"][0][late] < measured["epsilon"][0][late] / 2
 
 # %% [markdown]

@@ -7,9 +7,10 @@
 # %% [markdown]
 # # 3. Score and flow
 #
-# The denoiser of the last notebook answers: which noise is in $x_t$? Here the answer turns out to be the score, the gradient
-# of $\log p_t$, up to a factor. The score gives an ordinary differential equation that carries noise to data, and a family
-# of stochastic ones. All of them have the same distribution at each time. We check each statement against the exact mixture.
+# The denoiser of the last notebook estimates the noise in $x_t$. This notebook shows that the estimate is the score,
+# the gradient of $\log p_t$, up to a factor. The score defines an ordinary differential equation that transports noise
+# to data, and a family of stochastic differential equations. All of them have the same marginal distribution at each
+# time. We check each statement on the exact mixture.
 
 # %%
 import jax
@@ -26,8 +27,9 @@ denoise = DATA.denoiser(schedule)
 # %% [markdown]
 # ## The score is the noise, up to a factor
 #
-# Given $x_0$, $x_t$ is Gaussian with mean $\alpha x_0$, so that $\nabla \log p(x_t \mid x_0) = -(x_t - \alpha x_0) / \sigma^2 = -\varepsilon / \sigma$.
-# The density of $x_t$ is the mean over $x_0$. Differentiate under the integral and divide by $p_t$:
+# Given $x_0$, $x_t$ is Gaussian with mean $\alpha x_0$ and standard deviation $\sigma$, so
+# $\nabla \log p(x_t \mid x_0) = -(x_t - \alpha x_0) / \sigma^2 = -\varepsilon / \sigma$. The density $p_t(x)$ is the
+# mean of $p(x \mid x_0)$ over $x_0$. Differentiate under the integral and divide by $p_t$:
 #
 # $$
 # \begin{aligned}
@@ -36,9 +38,10 @@ denoise = DATA.denoiser(schedule)
 # \end{aligned}
 # $$
 #
-# This is Tweedie's formula. So a network that was trained to find noise knows the score:
-# [`parameterizations.score`](../../diffusion/parameterizations/targets.py). We compare $-\mathbb{E}[\varepsilon \mid x] / \sigma$ with the gradient of
-# the log-density, by automatic differentiation.
+# This is Tweedie's formula. So a network that was trained to predict the noise also predicts the score:
+# [`parameterizations.score`](../../diffusion/parameterizations/targets.py). We compare
+# $-\mathbb{E}[\varepsilon \mid x] / \sigma$ with the gradient of the exact log-density, computed by automatic
+# differentiation.
 
 # %%
 x = 1.5 * jax.random.normal(jax.random.key(0), (500, 2))
@@ -53,18 +56,18 @@ for time in (0.2, 0.5, 0.8):
 # %% [markdown]
 # ## The flow
 #
-# Hold $(x_0, \varepsilon)$ fixed and let $t$ run: $x_t$ moves with velocity $\alpha' x_0 + \sigma' \varepsilon$. At a point $x$ many such lines cross.
-# Their mean velocity,
+# For fixed $(x_0, \varepsilon)$, $x_t$ moves along a path with velocity $\alpha' x_0 + \sigma' \varepsilon$. Many such
+# paths cross at a point $x$. Their mean velocity,
 #
 # $$
 # u(x, t) = \alpha'\, \mathbb{E}[x_0 \mid x] + \sigma'\, \mathbb{E}[\varepsilon \mid x],
 # $$
 #
-# carries the same amount of mass across every surface as the lines do, and so $dx/dt = u$ has the same $p_t$ (the continuity
-# equation holds for the mean because it is linear in the flux). This is the **probability flow**,
-# [`probability_flow.velocity`](../../diffusion/flows/probability_flow.py) (in another clock). In the language of stochastic
-# equations, with drift $f$ and diffusion $g$ of the process, it reads $u = f x - \tfrac{1}{2} g^2\, \nabla \log p_t$. We check that the two
-# formulas agree.
+# carries the same amount of mass across every surface as the paths together do. Therefore $dx/dt = u$ has the same
+# marginals $p_t$ (the continuity equation holds for the mean velocity because it is linear in the flux). This is the
+# **probability flow ODE**, [`probability_flow.velocity`](../../diffusion/flows/probability_flow.py) (which uses another
+# clock). For a stochastic differential equation with drift $f x$ and diffusion coefficient $g$, the same velocity is
+# $u = f x - \tfrac{1}{2} g^2\, \nabla \log p_t$. We check that the two formulas agree.
 
 # %%
 derivative = lambda coefficient, time: jax.grad(coefficient)(jnp.asarray(time))
@@ -77,18 +80,19 @@ for time in (0.2, 0.5, 0.8):
     assert jnp.allclose(u, other, atol=1e-3)
 
 # %% [markdown]
-# ## Many roads, one distribution
+# ## Many processes, one distribution
 #
-# Noise may be added along the way if the score pushes back: for every $h \ge 0$,
+# A sampler may also add noise if the score term compensates for it. For every $h \ge 0$, the equation
 #
 # $$
 # dx = \Big(f x - \frac{g^2 + h^2}{2}\, \nabla \log p_t\Big)\, dt + h\, dw \qquad \text{(backwards in time)}
 # $$
 #
-# has the same $p_t$, since the extra score cancels the Laplacian that the noise adds. With $h = 0$ it is the flow, which
-# [`samplers.heun`](../../diffusion/samplers/runge_kutta.py) solves. With $h = g$ it is the reverse process of Anderson (1982),
-# which [`samplers.euler_maruyama`](../../diffusion/samplers/stochastic_interpolant.py) solves. We follow both from the same
-# noise.
+# has the same marginals $p_t$, since the additional score term cancels the Laplacian that the noise adds to the
+# Fokker-Planck equation. With $h = 0$ it is the probability flow, which
+# [`samplers.heun`](../../diffusion/samplers/runge_kutta.py) solves. With $h = g$ it is the reverse process of Anderson
+# (1982), which [`samplers.euler_maruyama`](../../diffusion/samplers/stochastic_interpolant.py) solves. We run both from
+# the same initial noise.
 
 # %% tags=["picture"]
 keys = jax.random.split(jax.random.key(1), 3000)
@@ -131,14 +135,15 @@ for name, (end, _) in ways.items():
 # %% [markdown]
 # ## The flow knows the density
 #
-# A flow that carries $p_1$ to $p_0$ changes the density by how much it squeezes:
+# Along a path of the flow, the density changes by the divergence of the velocity:
 #
 # $$
 # \frac{d}{dt} \log p_t(x(t)) = -\operatorname{div} u \quad\Longrightarrow\quad \log p_0(x(0)) = \log p_1(x(1)) + \int_0^1 \operatorname{div} u \; dt
 # $$
 #
-# (Write the continuity equation $\partial p / \partial t + \operatorname{div}(p\, u) = 0$ and follow a moving point.) So a trained diffusion model has a
-# likelihood, [`likelihood.log_likelihood`](../../diffusion/flows/likelihood.py). Here the answer is known.
+# (Write the continuity equation $\partial p / \partial t + \operatorname{div}(p\, u) = 0$ and follow a point that moves
+# with the flow.) So a trained diffusion model has a likelihood, computed by
+# [`likelihood.log_likelihood`](../../diffusion/flows/likelihood.py). Here we can compare it with the exact density.
 
 # %%
 points = DATA.sample(jax.random.key(4), 200)
@@ -150,13 +155,14 @@ print(f"largest difference over 200 points: {float(jnp.abs(found - right).max())
 assert jnp.abs(found - right).max() < 0.02
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - Denoiser, score and velocity are one function with different factors.
-# - To sample is to solve an equation from $t = 1$ to $t = 0$. The next notebook does it with as few steps as possible.
+# - Denoiser, score and velocity contain the same information: each is a linear function of any other and of $x_t$.
+# - Sampling means solving a differential equation from $t = 1$ to $t = 0$. The next notebook does this in as few steps
+#   as possible.
 # - `probability_flow` integrates in the angle $\operatorname{atan2}(\sigma, \alpha)$, where neither end is singular.
 #
-# **Try it**: replace `rectified_flow` by `cosine`. The paths change, the histogram does not.
+# **Try it**: replace `rectified_flow` by `cosine`. The paths change, but the histogram stays the same.
 
 # %% tags=["solution"]
 cosine = schedules.cosine()

@@ -7,9 +7,9 @@
 # %% [markdown]
 # # 4. Samplers as solvers
 #
-# To sample is to solve the probability flow. A network evaluation is expensive, so the question is how near the exact end
-# a solver comes with few of them. Here the denoiser is exact, so every error you see is the solver's own. You measure the
-# order of each solver, and see what a good variable and a good grid do, and why no solver helps below about four steps.
+# Most samplers solve the probability flow ODE numerically. Network evaluations are expensive, so a good solver comes
+# close to the exact solution with few of them. Here the denoiser is exact, so every error comes from the solver. You
+# measure the order of each solver, and see the effect of the integration variable and of the grid.
 
 # %%
 import jax
@@ -22,7 +22,7 @@ from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.parameterizations import Prediction
 from diffusion.schedules import left_broadcast
 
-jax.config.update("jax_enable_x64", True)  # so that errors below 1e-7 are seen
+jax.config.update("jax_enable_x64", True)  # so that errors below 1e-7 are visible
 plt.style.use("course.mplstyle")
 schedule = schedules.cosine()
 denoise = DATA.denoiser(schedule)
@@ -30,28 +30,30 @@ denoise = DATA.denoiser(schedule)
 # %% [markdown]
 # ## Why DDIM is Euler's method in the right variable
 #
-# Divide $x_t = \alpha x_0 + \sigma \varepsilon$ by $\alpha$, and call $r = \sigma / \alpha$ the noise level. Hold $(x_0, \varepsilon)$ fixed: the line
-# is $x_t / \alpha = x_0 + r \varepsilon$, whose slope in $r$ is $\varepsilon$. So in $y = x_t / \alpha$ the probability flow is
+# Divide $x_t = \alpha x_0 + \sigma \varepsilon$ by $\alpha$, and call $r = \sigma / \alpha$ the noise level. For fixed
+# $(x_0, \varepsilon)$, $x_t / \alpha = x_0 + r \varepsilon$ is a straight line in $r$ with slope $\varepsilon$. So in
+# the variable $y = x_t / \alpha$ the probability flow is
 #
 # $$
 # \frac{dy}{dr} = \mathbb{E}[\varepsilon \mid x_t]
 # $$
 #
-# with no other term. Euler's method in $r$ takes $\varepsilon$ as constant during a step:
+# without any other term. Euler's method in $r$ holds $\varepsilon$ constant during a step:
 #
 # $$
 # y_s = y_t + (r_s - r_t)\, \varepsilon \quad\Longleftrightarrow\quad x_s = \alpha_s x_0 + \sigma_s \varepsilon, \qquad x_0 = \frac{x_t - \sigma_t \varepsilon}{\alpha_t}
 # $$
 #
-# which is [`samplers.ddim`](../../diffusion/samplers/ddpm.py). If the data are one point, $\varepsilon$ is constant, and one step is
-# exact, whatever its length. Euler's method in $t$, [`samplers.euler`](../../diffusion/samplers/runge_kutta.py), is not exact.
+# This is [`samplers.ddim`](../../diffusion/samplers/ddpm.py). If all data are the same point, $\varepsilon$ is constant
+# along each path, and a step of any length is exact. Euler's method in $t$,
+# [`samplers.euler`](../../diffusion/samplers/runge_kutta.py), is not exact.
 
 # %%
 POINT = 0.7
 
 
 def one_point(x, t):
-    """The denoiser of data that are one point."""
+    """The exact denoiser if all data are the same point."""
     alpha, sigma = (left_broadcast(coefficient(jnp.asarray(t)), x) for coefficient in (schedule.alpha, schedule.sigma))
     return Prediction(jnp.full_like(x, POINT), (x - alpha * POINT) / sigma)
 
@@ -67,17 +69,20 @@ for name, sampler in {"ddim": samplers.ddim(), "euler in t": samplers.euler()}.i
         assert jnp.allclose(end, exact, atol=1e-6)
 
 # %% [markdown]
-# ## Orders, measured
+# ## Measuring the order
 #
-# A method of order $p$ has an error of $c\, h^p$, where $h$ is the length of a step: twice the steps, $2^p$ times less error. On
-# logarithmic axes that is a straight line of slope $-p$. We go from $t = 0.8$ to 0.15 on the mixture and compare with 4,000
-# steps of the classical method of order four.
+# A method of order $p$ has an error of $c\, h^p$, where $h$ is the length of a step: twice as many steps make the error
+# $2^p$ times smaller. On logarithmic axes, the error against the number of steps is a straight line of slope $-p$. We
+# integrate from $t = 0.8$ to 0.15 on the mixture, and compare with 4,000 steps of the classical Runge-Kutta method of
+# order four.
 #
-# - [`samplers.ddim`](../../diffusion/samplers/ddpm.py) takes one slope a step: order 1;
-# - [`samplers.heun`](../../diffusion/samplers/runge_kutta.py) takes two slopes a step: order 2;
-# - [`samplers.dpmpp_2m`](../../diffusion/samplers/dpmpp.py) takes one new slope and the last step's: order 2;
-# - [`samplers.unipc`](../../diffusion/samplers/unipc.py) takes one new slope, the last step's, and a corrector: order 3;
-# - [`samplers.rk4`](../../diffusion/samplers/runge_kutta.py) takes four slopes a step: order 4.
+# - [`samplers.ddim`](../../diffusion/samplers/ddpm.py) evaluates one slope per step: order 1;
+# - [`samplers.heun`](../../diffusion/samplers/runge_kutta.py) evaluates two slopes per step: order 2;
+# - [`samplers.dpmpp_2m`](../../diffusion/samplers/dpmpp.py) evaluates one new slope and reuses the slope of the last
+#   step: order 2;
+# - [`samplers.unipc`](../../diffusion/samplers/unipc.py) evaluates one new slope, reuses that of the last step, and
+#   adds a corrector: order 3;
+# - [`samplers.rk4`](../../diffusion/samplers/runge_kutta.py) evaluates four slopes per step: order 4.
 
 # %%
 start, stop = 0.8, 0.15
@@ -120,21 +125,23 @@ for name, (sampler, order) in solvers.items():
     assert abs(slope - order) < 0.2, name
 
 # %% [markdown]
-# The left picture is a fact about equations. The right one is a fact about money: `rk4` pays four evaluations a step, `heun`
-# two, and the multistep methods one. So `dpmpp_2m` and `heun` have the same order, and `dpmpp_2m` costs less. On this smooth
-# middle stretch `rk4` is the best of all from 13 evaluations on. On the whole way, with its ends, eight evaluations are fewer
-# than three steps of `rk4`, and with 16 the best multistep methods are as good or better: [samplers](../samplers.md) has the
-# measurement for every sampler and grid.
+# The left panel compares solvers at the same number of steps, and the right panel at the same cost. `rk4` needs four
+# evaluations per step, `heun` two, and the multistep methods one. So `dpmpp_2m` and `heun` have the same order, but
+# `dpmpp_2m` costs less. On this smooth part in the middle of the path, `rk4` has the smallest error from 13 evaluations
+# on. On the full path from noise to data, eight evaluations allow fewer than three steps of `rk4`, and with 16
+# evaluations the best multistep methods are as good or better. The page [samplers](../samplers.md) has measurements for
+# every sampler and grid.
 #
-# A multistep method has no history at its first step, which is therefore of order one. The same page says what each method
-# loses at the ends.
+# At its first step, a multistep method has no earlier slopes, so this step has order one. The same page says how much
+# accuracy each method loses at the ends of the path.
 #
-# ## The grid is half of the solver
+# ## The grid matters as much as the solver
 #
-# We let the same solver take the same ten steps, from pure noise to data, on two grids. EDM's schedule has $\sigma = 80\, t$. A
-# grid that is uniform in $t$ spends all steps but the last where there is nothing but noise. Karras' grid
-# ([`timesteps.karras`](../../diffusion/timesteps/grids.py)) is uniform in $\sigma^{1/7}$, and spends its steps where the path
-# turns. [`timesteps.optimal`](../../diffusion/timesteps/optimal.py) finds a grid for your own denoiser.
+# We run the same solvers for ten steps from pure noise to data, on two grids. EDM's schedule has $\sigma = 80\, t$. A
+# grid that is uniform in $t$ spends all steps but the last at noise levels where $x_t$ is almost pure noise. Karras'
+# grid ([`timesteps.karras`](../../diffusion/timesteps/grids.py)) is uniform in $\sigma^{1/7}$, and places its steps
+# where the path bends. [`timesteps.optimal`](../../diffusion/timesteps/optimal.py) computes a grid for your own
+# denoiser.
 
 # %%
 edm = schedules.edm()
@@ -157,12 +164,13 @@ for grid in ("uniform", "karras"):
 assert found["karras", "dpmpp_2m"] < found["uniform", "dpmpp_2m"] / 3
 
 # %% [markdown]
-# ## What noise is good for
+# ## Why some samplers add noise
 #
-# A stochastic sampler needs more steps for the same accuracy, since it also has to get the noise right. But it forgets: the
-# noise, with the score that answers it, pulls $x_t$ back towards $p_t$. So it partly washes out an early error of the network
-# or of a coarse step. We start both kinds of samplers at $t = 0.8$, once in the right place and once moved by 0.5 along each
-# axis, and look at how far apart the means end.
+# A stochastic sampler needs more steps for the same accuracy, since it also discretizes the noise. But it forgets
+# errors: the noise, together with the score term that compensates for it, pulls the distribution of $x_t$ back towards
+# $p_t$. So it partly corrects an early error of the network or of a coarse step. We start both kinds of samplers at
+# $t = 0.8$, once from the correct distribution and once shifted by 0.5 along each axis, and measure the distance
+# between the two means at the end.
 
 # %%
 plan = timesteps.plan(np.linspace(start, 0.01, 401))
@@ -177,20 +185,20 @@ for name, sampler in {"heun (the flow)": samplers.heun(), "euler_maruyama (noise
 assert left_over["euler_maruyama (noise)"] < 0.8 * left_over["heun (the flow)"]
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - A slope shows the order. Every solver's docstring says its order and its variable, and a test measures all orders:
-#   `tests/samplers/test_sampler_orders.py`.
-# - Count evaluations, not steps: `sampler.nfe(steps)`.
+# - The slope of the error shows the order. The docstring of every solver states its order and its integration variable,
+#   and a test measures all orders: `tests/samplers/test_sampler_orders.py`.
+# - Compare solvers by evaluations, not by steps: `sampler.nfe(steps)`.
 # - Below four evaluations, do not look for a better solver. Train a network that jumps
 #   ([notebook 9](09_few_step_students.ipynb)).
 #
-# **Try it**: write Ralston's method as a sampler of your own; [extend](../extend.md#a-sampler) has the ten lines.
+# **Try it**: write Ralston's method as a sampler; [extend](../extend.md#a-sampler) shows a sampler of ten lines.
 
 
 # %% tags=["solution"]
 def ralston():
-    """Ralston's method in t: x_s = x_t + h (k_1 + 3 k_2) / 4, with k_2 at two thirds of the way."""
+    """Ralston's method in t: x_s = x_t + h (k_1 + 3 k_2) / 4, with k_2 at two thirds of the step."""
 
     def step(state, denoise, schedule, plan, i, noise):
         def slope(x, t):

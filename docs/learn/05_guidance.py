@@ -5,11 +5,11 @@
 # ---
 
 # %% [markdown]
-# # 5. Guidance, and how it fries
+# # 5. Guidance, and why it oversaturates
 #
-# A conditional model samples $p(x \mid c)$. Guidance asks for more of $c$ than the data have: samples look clearer and more
-# alike, and at high scales they burn. On an exact mixture you see what guidance promises, what it does instead, and how far
-# the repairs help.
+# A conditional model samples $p(x \mid c)$. Guidance strengthens the influence of $c$ beyond that in the data. Samples
+# then look clearer and more alike, and at high scales they are oversaturated. On an exact mixture you see which
+# distribution guidance is meant to sample, which one it samples, and how far the known corrections help.
 
 # %%
 import jax
@@ -25,7 +25,8 @@ schedule = schedules.rectified_flow()
 # %% [markdown]
 # ## The formula
 #
-# By Bayes, $\log p(c \mid x) = \log p(x \mid c) - \log p(x) + \text{const}$. To weigh the classifier $w - 1$ times more than the data do, take
+# By Bayes, $\log p(c \mid x) = \log p(x \mid c) - \log p(x) + \text{const}$. To raise the influence of the classifier
+# $p(c \mid x)$, define
 #
 # $$
 # \begin{aligned}
@@ -34,11 +35,13 @@ schedule = schedules.rectified_flow()
 # \end{aligned}
 # $$
 #
-# The score is $-\varepsilon / \sigma$ ([notebook 3](03_score_and_flow.ipynb)), so the same line holds for $\varepsilon$ and for $x_0$. It needs no
-# classifier: [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py). In the library a guidance turns two
-# denoisers into one, and no sampler knows of it. At $w = 1$ the guided denoiser is exactly the conditional one.
+# The score is $-\varepsilon / \sigma$ ([notebook 3](03_score_and_flow.ipynb)), so the same equation holds for
+# $\varepsilon$ and for $x_0$. It needs no classifier:
+# [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py). In the library, guidance combines two
+# denoisers into one, so samplers need no change. At $w = 1$ the guided denoiser is exactly the conditional one.
 #
-# Our data: two classes on a line. Class $c$ has its bumps at 0.6 and 1.6; the other one is at -0.4 and -1.4.
+# Our data are two classes on a line. Class $c$ has modes at 0.6 and 1.6, and the other class has modes at -0.4 and
+# -1.4.
 
 # %%
 ours = mixture([0.5, 0.5], [[0.6], [1.6]], [0.35, 0.35])
@@ -78,18 +81,20 @@ assert samples[8.0].mean() > samples[1.0].mean() + 0.5 and samples[8.0].std() < 
 # %% [markdown]
 # The picture shows three things.
 #
-# 1. At $w = 1$ the samples, in blue, have the distribution of the class.
-# 2. $p_w$, in orange, keeps both bumps of the class and only cuts the side towards the other class. The samples do not: the
-#    bump at 0.6, which is nearer to the other class, is empty at $w = 4$. That is the loss of diversity.
-# 3. The rest becomes narrow and moves outwards. At $w = 8$ it sits where there are hardly any data. In pictures that is
-#    saturated colour and hard contrast: burned.
+# 1. At $w = 1$ the samples (blue) follow the distribution of the class.
+# 2. $p_w$ (orange) keeps both modes of the class and only removes mass on the side of the other class. The samples do
+#    not keep both modes: at $w = 4$, the mode at 0.6, which is nearer to the other class, is empty. This is the loss of
+#    diversity.
+# 3. The remaining mode becomes narrow and moves outwards. At $w = 8$ it lies where there are hardly any data. In
+#    pictures, this effect appears as saturated colours and hard contrast.
 #
-# ## Why p_w is not what comes out
+# ## Why the samples do not follow p_w
 #
-# The score of $p_w$ at $t = 0$ is the formula. But at $t > 0$ the formula uses the scores of $p_t(x \mid c)$ and $p_t(x)$, each noised
-# on its own, and noising does not commute with taking powers: $(p_t)^w$ is not $(p^w)_t$. So the guided flow is not the flow of
-# any noised $p_w$. Where both noised densities are small at $x_t$, the difference of their predictions is large, and it is
-# multiplied by $w - 1$. We measure the push $(w - 1)\, |x_0^c - x_0^u|$ along the guided paths.
+# At $t = 0$ the formula gives the score of $p_w$. At $t > 0$ it combines the scores of $p_t(x \mid c)$ and $p_t(x)$.
+# Each of them is the score of a noised density, and noising does not commute with taking powers: $(p_t)^w$ is not
+# $(p^w)_t$. So the guided flow is not the probability flow of $p_w$. Where both noised densities are small at $x_t$,
+# the difference between the two predictions is large, and it is multiplied by $w - 1$. We measure this guidance term,
+# $(w - 1)\, |x_0^c - x_0^u|$, along the guided paths.
 
 # %%
 figure, panels = plt.subplots(1, 2)
@@ -110,18 +115,19 @@ panels[1].legend()
 plt.show()
 
 # %% [markdown]
-# The push is hardest at high noise, where the class means already differ and nothing else is known, and the estimate of $x_0$
-# lies far outside the data ([-2.5, 2.7]) from the first steps on. A sample near 0.6 is pushed away before it is decided
-# which bump it belongs to.
+# The guidance term is largest at high noise. There the means of the classes already differ, and nothing else is known,
+# so the estimate of $x_0$ lies far outside the data ([-2.5, 2.7]) from the first steps on. Guidance pushes a sample
+# away from 0.6 before the sampler has settled on one of the modes.
 #
-# ## Repairs
+# ## Corrections
 #
-# - **An interval** guides at middle noise levels alone (Kynkaanniemi et al. 2024), by `interval=` of
-#   [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py).
-# - **A projection** removes the part of the push along the prediction, which only makes the prediction larger:
-#   [`guidance.adaptive_projected`](../../diffusion/guidance/projected.py).
-# - **A bad version of the model** in place of the unconditional one pushes towards what the good model does better, and
-#   keeps all modes: [`guidance.autoguidance`](../../diffusion/guidance/classifier_free.py) (Karras et al. 2024).
+# - **An interval** restricts guidance to intermediate noise levels (Kynkaanniemi et al. 2024): the argument `interval=`
+#   of [`guidance.classifier_free`](../../diffusion/guidance/classifier_free.py).
+# - **A projection** removes the component of the guidance term that is parallel to the prediction, since this component
+#   only makes the prediction larger: [`guidance.adaptive_projected`](../../diffusion/guidance/projected.py).
+# - **A weaker version of the model** can replace the unconditional model. The guidance term then points to what the
+#   better model does better, and all modes are kept:
+#   [`guidance.autoguidance`](../../diffusion/guidance/classifier_free.py) (Karras et al. 2024).
 
 # %%
 blurred = mixture([0.5, 0.5], [[0.6], [1.6]], [0.6, 0.6])  # the same class, learned badly
@@ -149,14 +155,16 @@ assert lower["plain, w = 4"] < lower["interval (0.1, 0.5), w = 4"]
 assert lower["autoguidance, w = 2"] > 0.4
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - Guidance is a formula on predictions. It changes the distribution even when the network is perfect. Only at $w = 1$ do the
-#   samples have the model's distribution.
-# - So a figure with guidance measures two things at once. State the scale, and show more than one.
-# - [The page of guidance](../guidance.md) has every guidance of the library with its paper.
+# - Guidance is a formula for predictions. It changes the distribution even if the network is perfect. Only at $w = 1$
+#   do the samples follow the distribution of the model.
+# - So a score that is measured with guidance depends on the model and on the guidance. State the scale, and report more
+#   than one scale.
+# - [The page on guidance](../guidance.md) lists every guidance method of the library with its paper.
 #
-# **Try it**: let `scale` be a function of t in `classifier_free`, and find one that keeps both bumps at w = 4 in the middle.
+# **Try it**: in `classifier_free`, `scale` can be a function of t. Find one that reaches w = 4 at intermediate t and
+# keeps both modes.
 
 # %% tags=["solution"]
 middle = lambda t: 1 + 3 * jnp.exp(-(((t - 0.3) / 0.12) ** 2))  # 4 at t = 0.3, and 1 at both ends
@@ -172,4 +180,4 @@ print(f"share on the side of the lower bump {share:.0%}, beyond all data {float(
 assert share > lower["plain, w = 4"]
 
 # %% [markdown]
-# Next: [6. A DiT, from einsum up](06_dit.ipynb), or [10. Evaluation, and how FID lies](10_evaluation.ipynb), which needs no training.
+# Next: [6. A DiT, from einsum up](06_dit.ipynb), or [10. Evaluation, and how FID misleads](10_evaluation.ipynb), which needs no training.

@@ -7,11 +7,11 @@
 # %% [markdown]
 # # 6. A DiT, from einsum up
 #
-# So far the network was a perceptron, and the data were points. A diffusion transformer takes pictures: it cuts a picture
-# into patches, treats them as a set of tokens, and lets attention find out what belongs together. Here you write the DiT of
-# [Peebles & Xie (2023)](https://arxiv.org/abs/2212.09748) in eighty lines of plain JAX, find that it is the library's
-# [`models.DiT`](../../diffusion/models/dit.py) with the same parameters, draw digits with the weights that come with the
-# package, and train it from the start.
+# So far the network was a perceptron, and the data were points. A diffusion transformer (DiT) processes pictures: it
+# cuts a picture into patches, treats the patches as a set of tokens, and relates the tokens to each other by attention.
+# Here you write the DiT of [Peebles & Xie (2023)](https://arxiv.org/abs/2212.09748) in eighty lines of plain JAX. You
+# check that it computes the same function as the library's [`models.DiT`](../../diffusion/models/dit.py) with the same
+# parameters, generate digits with the weights that ship with the package, and train it from scratch.
 
 # %%
 import jax
@@ -29,13 +29,13 @@ PATCH, WIDTH, DEPTH, HEADS, CLASSES = 2, 64, 4, 4, small_digits.CLASSES
 # %% [markdown]
 # ## `einsum`
 #
-# Every product of this notebook is an `einsum`: each array has a letter for each axis, and a letter that does not occur in the
-# result is summed over. `"bnd,de->bne"` is a dense layer for the tokens of a batch:
+# Every product in this notebook is an `einsum`. Each axis of an array has a letter, and `einsum` sums over the letters
+# that do not occur in the result. For example, `"bnd,de->bne"` applies a dense layer to the tokens of a batch:
 #
 # $$ y_{bne} = \sum_d x_{bnd}\, W_{de} $$
 #
-# A picture becomes tokens by an `einsum`, too. Rows and columns of pixels have two letters each, the patch and the place
-# inside the patch, and only the order of the letters changes.
+# An `einsum` also turns a picture into tokens. Rows and columns of pixels have two letters each: one for the patch and
+# one for the position inside the patch. Only the order of the letters changes.
 
 
 # %%
@@ -59,10 +59,11 @@ print("a picture", digits.shape[1:], "becomes", patchify(digits).shape[1], "toke
 assert (unpatchify(patchify(digits), 8, 8) == digits).all()
 
 # %% [markdown]
-# ## Where a token is, and when
+# ## Position and time embeddings
 #
-# A set has no order, so each token is told its place: sines and cosines of its column, then of its row, are added to it. The
-# same functions of $t$, with a perceptron behind them, tell the network the time. With $D$ numbers for a place or a time,
+# A set has no order, so each token needs its position: the sines and cosines of its column, then of its row, are added
+# to the token. The sines and cosines of $t$, followed by a perceptron, encode the time. If a position or a time is
+# encoded in $D$ numbers, the frequencies are
 #
 # $$ w_i = 10000^{-i / n}, \qquad i = 0, \dots, n - 1, \qquad n = D / 2 \text{ for a time}, \; D / 4 \text{ for a row or a column} $$
 
@@ -86,13 +87,15 @@ def positions(rows, columns):
 # %% [markdown]
 # ## Attention
 #
-# One product gives all queries, keys and values: the letter $a$ counts the three, $h$ the heads, $s$ the numbers of a head. Each
-# query is compared with all keys, the softmax turns the scores into weights, and the values are averaged by them
+# One product computes all queries, keys and values: the letter $a$ selects one of the three, $h$ is the head, and $s$
+# the component within a head. Each query is compared with all keys. The softmax turns these scores into weights, and
+# the output is the weighted mean of the values
 # ([`models.layers.attention.attention`](../../diffusion/models/layers/attention.py)):
 #
 # $$ A_{bhnm} = \operatorname{softmax}_m\!\left(\frac{1}{\sqrt{S}} \sum_s q_{bnhs}\, k_{bmhs}\right), \qquad y_{bnhs} = \sum_m A_{bhnm}\, v_{bmhs} $$
 #
-# Division by $\sqrt{S}$ keeps the scores at the size of one: a sum of $S$ products of independent numbers has variance $S$.
+# The division by $\sqrt{S}$ keeps the variance of the scores near one: a sum of $S$ products of independent numbers of
+# variance one has variance $S$.
 
 
 # %%
@@ -106,14 +109,16 @@ def attention(p, x):
 # %% [markdown]
 # ## adaLN-zero
 #
-# How does a block learn the time and the class? One could add them to the tokens. In DiT they set the norm. A vector $c$ of time and class gives
-# each block six vectors: a shift $b$, a scale $s$ and a gate $g$ for the attention, and three more for the perceptron
+# How does a block receive the time and the class? One could add their embeddings to the tokens. In DiT they modulate
+# the normalization. A vector $c$ encodes time and class. In each block, a dense layer maps $c$ to six vectors: a shift
+# $b$, a scale $s$ and a gate $g$ for the attention, and three more for the perceptron
 # ([`models.layers.blocks.Block`](../../diffusion/models/layers/blocks.py)):
 #
 # $$ x \leftarrow x + g \odot f\big((1 + s) \odot \operatorname{norm}(x) + b\big), \qquad (b, s, g) = W c + w, \qquad f = \text{attention, then perceptron} $$
 #
-# All $W$ and $w$ start at zero. So every gate is zero, and the blocks start as the identity, however many there are: that is the
-# "zero" of the name. Figure 5 of the paper compares adaLN-zero with three other ways to use the condition, and it is the best.
+# All $W$ and $w$ are initialized at zero. So every gate is zero, and each block starts as the identity: hence the
+# "zero" in the name. Figure 5 of the paper compares adaLN-zero with three other ways to use the condition, and
+# adaLN-zero is the best.
 
 
 # %%
@@ -137,9 +142,9 @@ def block(p, x, c):
 # %% [markdown]
 # ## The network
 #
-# The network has patches, positions, blocks, and a last layer that makes each token a patch again. The blocks differ only in
-# their parameters, so these are stacked along a first axis, and `jax.lax.scan` goes along it: one block is compiled, whatever
-# the depth.
+# The network consists of the patches, the positions, the blocks, and a last layer that turns each token back into a
+# patch. The blocks differ only in their parameters. We stack the parameters along a first axis, over which
+# `jax.lax.scan` loops, so JAX compiles a single block for any depth.
 
 
 # %%
@@ -162,7 +167,7 @@ def dit(params, x, t, label):
 # %% [markdown]
 # ## The same network in the library
 #
-# Parameters are arrays in nested dictionaries. With the library's names, both networks take the same dictionary.
+# Parameters are arrays in nested dictionaries. We use the library's names, so both networks accept the same dictionary.
 
 
 # %%
@@ -189,7 +194,7 @@ def init(key):
 
 
 def moved(params, key, scale):
-    """Parameters that are moved at random, so that no layer is zero."""
+    """The initial parameters plus random numbers, so that no layer is zero."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     return tree.unflatten([a + scale * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys)])
@@ -213,12 +218,12 @@ first_block = jax.tree.map(lambda a: a[0], params["blocks"])
 assert (block(first_block, tokens, condition_vector(params, t, label)) == tokens).all()  # the identity at the start
 
 # %% [markdown]
-# ## Digits at once
+# ## Digits from the package's weights
 #
-# The package has the weights of this network: the recipe `digits` trained it for 3,000 steps, and predicts the velocity of
-# the straight path. Our eighty lines take its dictionary as it is. `small_digits.py` has digits that it has not seen, a judge
-# of their class, and the distance to them. The weights know an eleventh class, "none", for guidance
-# ([notebook 5](05_guidance.ipynb)).
+# The package contains trained weights of this network. The recipe `digits` trained it for 3,000 steps to predict the
+# velocity of the straight path. Our eighty lines use its parameter dictionary unchanged. `small_digits.py` provides
+# held-out digits, a classifier that judges the class of samples, and the Fréchet distance to the held-out digits. The
+# network was also trained with an eleventh class, "none", for guidance ([notebook 5](05_guidance.ipynb)).
 
 # %%
 run = trained_run.load("digits")
@@ -237,10 +242,10 @@ assert recognised["samples, w = 2"] > 0.9
 # %% [markdown]
 # ## Training
 #
-# The loop that makes such weights is `small_training.py` again, with another network. The loss is
-# [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py), and the class of every tenth digit is dropped
-# ([`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py)). A tenth of the package's steps shows how
-# the loss falls; with 3,000 the pictures are as good as those above.
+# To train such a network, we use the loop of `small_training.py` again. The loss is
+# [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py), and the class is dropped with probability
+# 0.1 ([`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py)). We train for a tenth of the
+# package's steps to show how the loss falls. After 3,000 steps the pictures are as good as those above.
 
 # %%
 STEPS = 300
@@ -254,10 +259,11 @@ print(f"mean loss of the first 20 steps {losses[:20].mean():.3f}, of the last 10
 assert losses[-100:].mean() < 0.6 * losses[:20].mean()
 
 # %% [markdown]
-# ## What the gates do with the time
+# ## How the gates depend on the time
 #
-# Every gate was zero at the start. We draw the mean size of the gates of each block over $t$, for the class 3, and the scales
-# of the norm for the last block. The network uses the time: with much noise it computes something else than with little.
+# Before training, every gate was zero. We plot the mean absolute gate of each block against $t$, for class 3, and the
+# mean absolute scale before the perceptron. Both depend on $t$: the network computes a different function at each noise
+# level.
 
 # %%
 time = jnp.linspace(0.0, 1.0, 60)
@@ -279,16 +285,18 @@ plt.show()
 assert gate_a.min() > 0
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - A DiT is four einsums for attention, two dense layers, and norms that the condition sets. Nothing in it knows that its tokens
-#   are a picture, apart from patches and positions. So the same blocks make series, clips and sets.
-# - adaLN-zero starts a deep network as the identity. It costs parameters rather than time: here a third of a block's weights
-#   make its six vectors.
-# - What later papers change is small in this code: rotary positions, RMS norms, SwiGLU, normalised queries and keys are options of
-#   [`models.DiT`](../../diffusion/models/dit.py), and [`models.lightning_dit_preset`](../../diffusion/models/lightning_dit.py) sets the first three.
+# - Each block of a DiT consists of four einsums for attention, two dense layers, and norms that the condition
+#   modulates. Only the patches and the positions depend on the fact that the data are pictures. So the same blocks work
+#   for time series, clips and sets.
+# - adaLN-zero starts a deep network as the identity. It costs parameters rather than time: here a third of a block's
+#   weights belong to the layer that computes the six vectors.
+# - Later papers change only a few lines of this code: rotary positions, RMS norms, SwiGLU, and normalized queries and
+#   keys are options of [`models.DiT`](../../diffusion/models/dit.py), and
+#   [`models.lightning_dit_preset`](../../diffusion/models/lightning_dit.py) sets the first three.
 #
-# **Try it**: take the positions away. What can the network no longer know? Show it without training.
+# **Try it**: remove the position embeddings. What can the network no longer distinguish? Show it without training.
 
 # %% tags=["solution"]
 permutation = jax.random.permutation(jax.random.key(5), 16)

@@ -7,9 +7,9 @@
 # %% [markdown]
 # # 7. Latents
 #
-# Large image models do not diffuse pixels. An autoencoder makes a smaller array of each picture, the latent, and the
-# diffusion model learns the latents. Here the autoencoder is linear, so its loss is a formula. You see why latents must be
-# scaled, and where the ceiling of the quality is.
+# Large image models do not diffuse pixels. An autoencoder maps each picture to a smaller array, the latent, and the
+# diffusion model learns the distribution of the latents. Here the autoencoder is linear, so its error has a formula.
+# You see why latents must be scaled, and how the autoencoder limits the quality of the samples.
 
 # %%
 import jax
@@ -29,15 +29,17 @@ schedule = schedules.rectified_flow()
 # %% [markdown]
 # ## The best linear autoencoder
 #
-# Encode by $z = V^\top (x - m)$ with the mean $m$, decode by $m + V z$, with $k$ orthonormal columns $V$. The squared error is what $V$ leaves out:
+# Let $m$ be the mean of the data, and let the matrix $V$ have $k$ orthonormal columns. The encoder is
+# $z = V^\top (x - m)$, and the decoder is $m + V z$. The squared error is the variance outside the span of $V$:
 #
 # $$
 # \mathbb{E}\,|x - (m + V z)|^2 = \operatorname{Tr} C - \operatorname{Tr} V^\top C V,
 # $$
 #
-# which is least for the $k$ largest eigenvectors of the covariance $C$, and then is the sum of the other eigenvalues.
+# where $C$ is the covariance of the data. It is smallest if the columns of $V$ are the eigenvectors of the $k$ largest
+# eigenvalues, and then equals the sum of the other eigenvalues.
 #
-# These are the principal components. Digits of 64 pixels keep most of their variance in 16 numbers.
+# These columns are the principal components. For digits of 64 pixels, 16 numbers keep most of the variance.
 
 # %%
 digits = load_digits().data / 8 - 1  # in [-1, 1]
@@ -58,19 +60,20 @@ assert abs(lost - values[K:].sum()) < 1e-6
 # %% [markdown]
 # ## Why latents are scaled
 #
-# A schedule supposes data of about variance one. Let the latents have standard deviation $s$ and divide the line of
-# [notebook 1](01_forward_process.ipynb) by $s$:
+# A schedule assumes that the data have a variance of about one. Let the latents have standard deviation $s$, and
+# rewrite the equation of [notebook 1](01_forward_process.ipynb):
 #
 # $$
 # x_t = \alpha z + \sigma \varepsilon = s \left(\alpha\, \frac{z}{s} + \frac{\sigma}{s}\, \varepsilon\right)
 # $$
 #
-# So unscaled latents are unit latents under a schedule with $\sigma / s$ in place of $\sigma$: the log-SNR is moved by $2 \ln s$. With
-# $s = 0.1$ nearly all times are noise, with $s = 10$ nearly all are clean, and the network learns little in either case. For
-# Gaussian latents, the share of the variance that $x_t$ leaves unknown is $\sigma^2 / (\alpha^2 s^2 + \sigma^2)$.
-# [`schedules.shifted`](../../diffusion/schedules/derived.py) makes the moved schedule, and
-# [`models.autoencoders.latent_space.to_diffusion`](../../diffusion/models/autoencoders/latent_space.py) scales latents, which
-# is the simpler cure. (0.18215 in Stable Diffusion's config is this number.)
+# So unscaled latents are equivalent to latents of variance one under a schedule with $\sigma / s$ in place of $\sigma$:
+# the log-SNR is shifted by $2 \ln s$. With $s = 0.1$, $x_t$ is almost pure noise at nearly all times. With $s = 10$, it
+# is almost free of noise at nearly all times. The network learns little in either case. For Gaussian latents, the
+# fraction of the variance that remains unknown given $x_t$ is $\sigma^2 / (\alpha^2 s^2 + \sigma^2)$.
+# [`schedules.shifted`](../../diffusion/schedules/derived.py) builds the shifted schedule. Scaling the latents with
+# [`models.autoencoders.latent_space.to_diffusion`](../../diffusion/models/autoencoders/latent_space.py) is simpler.
+# (The number 0.18215 in Stable Diffusion's config is this scale, $1 / s$.)
 
 # %%
 t = jnp.linspace(0.001, 0.999, 200)
@@ -90,12 +93,12 @@ plt.show()
 # %% [markdown]
 # ## Diffusion in pixels and in latents
 #
-# We train the same perceptron for the same steps, once on 64 pixels and once on 16 scaled latents. We sample both, decode,
-# and measure the Fréchet distance to held-out digits. The reconstructions of real digits show what the decoder allows: a
-# diffusion model on latents can be no better than its autoencoder.
+# We train the same perceptron for the same number of steps, once on 64 pixels and once on 16 scaled latents. We sample
+# from both, decode the latents, and measure the Fréchet distance to held-out digits. We also measure the
+# reconstructions of real digits: they show the best distance that this autoencoder allows.
 
 # %%
-deviation = encode(train).std(0)  # one scale a channel
+deviation = encode(train).std(0)  # one scale per channel
 latents = np.asarray(latent_space.to_diffusion(jnp.asarray(encode(train)), tuple((1 / deviation).tolist()), 0.0))
 spaces = {"pixels": jnp.asarray(train, jnp.float32), "latents": jnp.asarray(latents, jnp.float32)}
 objective = objectives.flow_matching(timesteps.uniform_density(schedule))
@@ -135,17 +138,18 @@ for row, (name, rows) in zip(panels, pictures.items()):
 plt.show()
 
 # %% [markdown]
-# The model of latents is nearly at its ceiling: almost all of its distance is the autoencoder's, and little its own. By this
-# figure pixels win, since 64 numbers are few and a linear code is a poor one. A picture of 256x256 pixels has 196,608 numbers.
-# A trained autoencoder makes 4,096 of them, with a loss that is hardly seen, and the network that diffuses these costs a
-# small part of what pixels would cost.
+# The latent model is close to the limit: almost all of its distance comes from the autoencoder, and little from the
+# diffusion model. The model of pixels has the smaller distance here, since 64 pixels are few and a linear autoencoder
+# is poor. But a picture of 256x256 pixels has 196,608 numbers. A trained autoencoder compresses them to 4,096 with a
+# hardly visible error, and a network that diffuses these latents costs a small fraction of a network on pixels.
 #
 # ## A real autoencoder
 #
-# Real ones are convolutional, keep the plane of the picture, and give a Gaussian for each latent instead of a point:
-# [`models.autoencoders.autoencoder_kl.AutoencoderKL`](../../diffusion/models/autoencoders/autoencoder_kl.py), trained with a
-# perceptual and an adversarial loss, so that its loss is not seen ([latents](../latents.md)). It is used by the same three
-# lines. Here only the shapes are computed, by `jax.eval_shape`, without parameters.
+# Autoencoders for large images are convolutional, and their latents keep the two spatial axes. The encoder returns a
+# Gaussian for each latent instead of a point:
+# [`models.autoencoders.autoencoder_kl.AutoencoderKL`](../../diffusion/models/autoencoders/autoencoder_kl.py). A
+# perceptual and an adversarial loss make its errors hard to see ([latents](../latents.md)). The same three lines of
+# code encode and decode. Here `jax.eval_shape` computes only the shapes, without parameters.
 
 # %%
 vae = autoencoder_kl.AutoencoderKL(widths=(8, 16), layers=1, latent_channels=2, picture_channels=1, groups=4, scale=1.0)
@@ -163,13 +167,14 @@ z, back = jax.eval_shape(there_and_back, jnp.zeros((4, 8, 8, 1)))
 print("picture", (4, 8, 8, 1), "-> latent", z.shape, "-> picture", back.shape)
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - A latent model is two models. Measure the reconstructions first; they are the ceiling.
-# - Scale latents to unit variance, or move the schedule. It is the same thing.
+# - A latent diffusion model consists of two models. Measure the reconstructions first, since they limit the quality of
+#   the samples.
+# - Scale latents to unit variance, or shift the schedule. Both have the same effect.
 #
-# **Try it**: draw the ceiling for every number of latents from 1 to 64. From how many on are reconstructions within twice the
-# floor?
+# **Try it**: plot the distance of the reconstructions for latents of 1 to 64 numbers. How many numbers are needed to
+# bring it below twice the floor?
 
 # %% tags=["solution"]
 ceilings = []

@@ -7,10 +7,10 @@
 # %% [markdown]
 # # 8. Text
 #
-# A prompt is a condition with parts: any number of words, which combine. Here prompts say where a point in the plane is
-# ("left", "high left", nothing at all), and the exact answer to each prompt is known. You build the three parts of every
-# text-to-image model: tokens, embeddings, and attention from the sample to the words. Then you ask for a combination that was
-# never trained.
+# A prompt is a condition that consists of several words. Here prompts say where a point in the plane lies ("left",
+# "high left", or nothing at all), and the exact conditional distribution of each prompt is known. You build the three
+# parts of every text-to-image model: tokens, embeddings, and attention from the sample to the words. Then you prompt
+# the model with a combination of words that it has not seen in training.
 
 # %%
 import jax
@@ -26,9 +26,9 @@ schedule = schedules.rectified_flow()
 # %% [markdown]
 # ## Tokens
 #
-# A tokenizer cuts a text into tokens of a fixed list. It returns their numbers, padded to one length, with a mask of the
-# real ones. Published tokenizers cut rare words into parts, so that every text has tokens: `text.Tokenizer`
-# ([text to image](../text_to_image.md)). Our tokenizer knows six words.
+# A tokenizer splits a text into tokens from a fixed vocabulary. It returns their ids, padded to a fixed length, and a
+# mask that marks the tokens that are not padding. Published tokenizers split rare words into parts, so that they can
+# encode any text: `text.Tokenizer` ([text to image](../text_to_image.md)). Our tokenizer has a vocabulary of six words.
 
 # %%
 WORDS = ("left", "middle", "right", "low", "centre", "high")
@@ -46,9 +46,9 @@ print(tokens("high left"), tokens("right"), tokens(""))
 # %% [markdown]
 # ## Data with captions
 #
-# The data are nine clusters on a grid, one for each pair of words. A caption states each word only sometimes, as real captions
-# do. So the right answer to "left" is a mixture of three clusters, and the answer to "" a mixture of all. One pair,
-# "high right", is withheld from training.
+# The data are nine clusters on a grid, one for each pair of words. A caption contains each of its two words only
+# sometimes, as real captions are often incomplete. So the correct distribution for "left" is a mixture of three
+# clusters, and for "" a mixture of all clusters. We withhold one pair, "high right", from training.
 
 # %%
 SPACING, SPREAD = 1.2, 0.2
@@ -70,17 +70,19 @@ def draw(key, number):
 # %% [markdown]
 # ## Attention to the words
 #
-# Each token has an embedding $e_i$. The sample asks with a query $q$, made of $x_t$ and $t$, and each word answers as much as it fits:
+# Each token has an embedding $e_i$. The network computes a query $q$ from $x_t$ and $t$. The output is a mean of values
+# $V e_i$, weighted by how well the key $K e_i$ of each word matches the query:
 #
 # $$
 # \operatorname{attention}(q, e) = \sum_i \operatorname{softmax}_i(q \cdot K e_i)\; V e_i
 # $$
 #
-# Padding gets a score of minus infinity. One more token always exists, so that the sum of an empty prompt has a term. That
-# is all of cross-attention. The library's layer is
+# Padding has a score of minus infinity. One additional token is always present, so that the sum has a term for an empty
+# prompt. This layer is called cross-attention. In the library it is
 # [`models.layers.cross_attention.CrossAttention`](../../diffusion/models/layers/cross_attention.py).
-# [`published.pixart.PixArt`](../../diffusion/published/pixart/network.py) and Stable Diffusion's U-Net have it, with many heads,
-# many tokens of the sample, and embeddings by CLIP or T5 that have read the whole prompt.
+# [`published.pixart.PixArt`](../../diffusion/published/pixart/network.py) and Stable Diffusion's U-Net use it with many
+# heads and many tokens of the sample. Their embeddings come from CLIP or T5, so each embedding depends on the whole
+# prompt.
 
 # %%
 WIDTH = 96
@@ -120,9 +122,9 @@ params, losses = small_training.train(
 )
 
 # %% [markdown]
-# Captions that state nothing are the null condition of classifier-free guidance, so the network has learned it already. If
-# captions are always full, [`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py) drops a share of
-# them.
+# Empty captions are the null condition of classifier-free guidance, so the network learns the null condition from them.
+# If captions are always complete, [`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py)
+# drops a fraction of them.
 #
 # ## Prompts
 
@@ -142,7 +144,7 @@ def sample(prompt, scale=1.0):
 
 
 def share_in(x, place):
-    """The share of points that are nearest to a cluster."""
+    """The share of the points whose nearest cluster is the one at `place`."""
     nearest = jnp.clip(jnp.round(x / SPACING), -1, 1) + 1
     return float((nearest == jnp.array(place)).all(1).mean())
 
@@ -166,11 +168,11 @@ print(f'"left": {sum(counts["left"][:3]):.0%} on the left;  "left high": {counts
 assert sum(counts["left"][:3]) > 0.9 and counts["left high"][2] > 0.9 and max(counts[""]) < 0.2
 
 # %% [markdown]
-# ## Does it compose?
+# ## Does the model combine words?
 #
-# Each of the two words of "right high" was trained, but the pair was not. The ideal answer is not in the data, where this pair
-# has no points. What the network does depends on its architecture; that is why combinations are held out and measured
-# ([the text demo](../text_demo.md) withholds pairs of a colour and a shape).
+# The training data contain both words of "right high", but never together, so the data do not determine the answer to
+# this prompt. It depends on how the network generalizes. For this reason, one withholds combinations from training and
+# measures them separately ([the text demo](../text_demo.md) withholds pairs of a colour and a shape).
 
 # %%
 composed = {scale: share_in(sample("right high", scale), WITHHELD) for scale in (1.0, 2.0, 4.0)}
@@ -178,14 +180,15 @@ for scale, share in composed.items():
     print(f'"right high" at w = {scale:g}: {share:.0%} where both words are right')
 
 # %% [markdown]
-# Without guidance the points stop short of the corner, as the picture shows: each word pulls, but the network never saw both
-# words together. Guidance pulls further along both words, and all points arrive.
+# Without guidance some points do not reach the corner, as the picture shows: each word has an effect, but the network
+# never saw both words together. Guidance strengthens the effect of both words, and all points reach the corner.
 #
 # ## The same parts on pictures
 #
-# A model of drawings comes with the project: 11 MB, trained on two cores and a GPU. Its tokenizer knows 640 pieces, a text tower with
-# positions reads the prompt, and each block of a transformer on latents ([notebook 7](07_latents.ipynb)) attends to what it
-# read ([drawings](../drawings.md)). Ask it for two prompts of the same words.
+# The project ships with a text-to-image model of drawings: 11 MB, trained on two cores and a GPU. Its tokenizer has a
+# vocabulary of 640 tokens. A text encoder with position embeddings encodes the prompt, and each block of a transformer
+# on latents ([notebook 7](07_latents.ipynb)) attends to this encoding ([drawings](../drawings.md)). We try two prompts
+# with the same words in a different order.
 
 # %%
 model = text_to_image.load("../../weights/drawings")
@@ -203,7 +206,7 @@ plt.show()
 
 # %%
 def height_of(pictures, channel):
-    """Mean height of what has more of a colour channel than of its opposite, from 0 at the bottom to 1 at the top."""
+    """Mean height of the pixels in which a colour channel exceeds its opposite, from 0 at the bottom to 1 at the top."""
     weight = jnp.maximum(pictures[..., channel].astype(float) - pictures[..., 2 - channel] - 40, 0)
     rows = jnp.linspace(1, 0, pictures.shape[1])[:, None]
     return (weight * rows).sum((1, 2)) / weight.sum((1, 2))
@@ -215,19 +218,21 @@ for prompt, (first, second) in zip(prompts, ((0, 2), (2, 0))):
     assert (above > below + 0.3).all()
 
 # %% [markdown]
-# The order of the words decides which colour stands above, since the tower adds a position to each of them. Shapes are less
-# sure than colours: a corner may be round. [Its report](../gallery/drawings/report.md) counts both over hundreds of prompts.
+# The order of the words decides which colour is above, since the text encoder adds a position embedding to each word.
+# Shapes are less reliable than colours: some corners are round.
+# [The report of this model](../gallery/drawings/report.md) measures both over hundreds of prompts.
 #
-# ## What you take with you
+# ## Summary
 #
-# - A text model is a conditional model whose condition is a set of vectors with a mask. Nothing in schedules, objectives or
-#   samplers changes.
-# - A prompt that leaves something open asks for a mixture, and a good model gives all of it. High guidance gives the mode.
-# - Measure combinations that were not trained separately from trained ones.
+# - A text-conditional model is a conditional model whose condition is a set of vectors with a mask. Schedules,
+#   objectives and samplers stay the same.
+# - If a prompt leaves something open, the correct distribution is a mixture, and a good model samples all of its
+#   components. With high guidance, samples concentrate on a mode.
+# - Measure withheld combinations separately from trained ones.
 #
-# **Try it**: ask for "high left" in place of "left high". Why does the answer stay the same, and what would be needed for
-# a language in which the order counts? (A sum over tokens has no order. Published encoders add a position to each embedding,
-# as [notebook 6](06_dit.ipynb) does for patches.)
+# **Try it**: use the prompt "high left" in place of "left high". Why does the answer stay the same, and what would a
+# language need in which the order of words matters? (A sum over tokens has no order. Published encoders add a position
+# embedding to each token, as [notebook 6](06_dit.ipynb) does for patches.)
 
 # %% tags=["solution"]
 ids, mask = tokens("left high")

@@ -7,9 +7,10 @@
 # %% [markdown]
 # # 9. Students that need few steps
 #
-# Below four evaluations no solver helps ([notebook 4](04_samplers_as_solvers.ipynb)): the path bends, and a straight step
-# misses. So we train a network that jumps: it receives two times, $t$ and $s$, and says where the path from $x_t$ is at $s$. Here
-# you derive MeanFlow, train it, and compare its jumps with the exact flow of a mixture.
+# With fewer than four evaluations no solver is accurate ([notebook 4](04_samplers_as_solvers.ipynb)): the path bends,
+# and a long straight step leaves it. So we train a network that jumps: it receives two times, $t$ and $s$, and predicts
+# where the path through $x_t$ is at time $s$. Here you derive MeanFlow, train it, and compare its jumps with the exact
+# flow of a mixture.
 
 # %%
 import jax
@@ -27,9 +28,9 @@ exact = DATA.denoiser(schedule)
 # %% [markdown]
 # ## What one step of a perfect denoiser does
 #
-# At $t = 1$ rectified flow has $x_t = \varepsilon$, which says nothing of the data. So the best estimate $\mathbb{E}[x_0 \mid x_1]$ is the mean of all
-# data, and one Euler step takes every sample there. This is not a fault of the network: it answers the question it was
-# trained on. A student is trained on another question.
+# At $t = 1$ rectified flow has $x_t = \varepsilon$, which contains no information about the data. So the best estimate
+# $\mathbb{E}[x_0 \mid x_1]$ is the mean of all data, and one Euler step moves every sample to this mean. This is not an
+# error of the network, which was trained to predict exactly this mean. A student is trained to predict something else.
 
 # %%
 keys = jax.random.split(jax.random.key(0), 2000)
@@ -45,7 +46,7 @@ assert jnp.allclose(one_step, DATA.weights @ DATA.means, atol=1e-4)
 # %% [markdown]
 # ## The mean velocity
 #
-# Let $u(x_t, t, s)$ be the mean velocity along the path between $s$ and $t$, so that one jump is exact:
+# Let $u(x_t, t, s)$ be the mean velocity along the path between $s$ and $t$. A jump with this velocity is exact:
 #
 # $$
 # x_s = x_t - (t - s)\, u(x_t, t, s), \qquad (t - s)\, u = \int_s^t v(x_r, r)\, dr
@@ -57,13 +58,13 @@ assert jnp.allclose(one_step, DATA.weights @ DATA.means, atol=1e-4)
 # u + (t - s)\, \frac{du}{dt} = v \quad\Longrightarrow\quad u = v - (t - s)\, \frac{du}{dt}, \qquad \frac{du}{dt} = \Big(v \cdot \nabla_x + \frac{\partial}{\partial t}\Big) u
 # $$
 #
-# The right side needs no integral. It needs the velocity $v$ of the flow, and one derivative of the network in the direction
-# $(v, 1, 0)$. The velocity $\varepsilon - x_0$ of one pair can replace $v$, since its mean given $x_t$ is $v$, and the formula is linear
-# in it. Forward-mode differentiation gives the derivative for the price of one more evaluation. The network is regressed on the
-# right side, with its own derivative held fixed: [`objectives.mean_flow`](../../diffusion/objectives/mean_flow.py) (Geng et al.
-# 2025).
+# The right side needs no integral. It needs the velocity $v$ of the flow, and one directional derivative of the
+# network, in the direction $(v, 1, 0)$. The velocity $\varepsilon - x_0$ of one pair can replace $v$, since its mean
+# given $x_t$ is $v$, and the formula is linear in $v$. Forward-mode differentiation computes the derivative at about
+# the cost of one more evaluation. The network is regressed on the right side, with a stopped gradient:
+# [`objectives.mean_flow`](../../diffusion/objectives/mean_flow.py) (Geng et al. 2025).
 #
-# For $s = t$ it is flow matching. So one network learns the flow and its jumps.
+# For $s = t$ this loss is flow matching. So one network learns both the flow and its jumps.
 
 # %%
 density = timesteps.uniform_density(schedule)
@@ -76,7 +77,7 @@ params["flow matching"], _ = small_training.train(
 
 
 def slow(params, x, times, condition=None):
-    """The perceptron with waves of at most two turns: the loss differentiates by the times, which amplifies fast ones."""
+    """The perceptron with low frequencies: the loss differentiates with respect to time, which amplifies high ones."""
     return small_training.perceptron(params, x, jax.tree.map(lambda time: time / 8, times))
 
 
@@ -91,10 +92,10 @@ params["MeanFlow"], losses = small_training.train(
 )
 
 # %% [markdown]
-# A network that jumps is read as a flow map, $(x_t, t, s) \to x_s$, by
-# [`flow_maps.mean_flow`](../../diffusion/flows/flow_maps.py), and only the samplers of flow maps take it:
-# [`samplers.flow_map`](../../diffusion/samplers/flow_map.py). We compare where it ends with where the exact flow ends, from
-# the same noise.
+# [`flow_maps.mean_flow`](../../diffusion/flows/flow_maps.py) converts such a network to a flow map,
+# $(x_t, t, s) \to x_s$. Only the samplers of flow maps accept it:
+# [`samplers.flow_map`](../../diffusion/samplers/flow_map.py). We start the student and the exact flow from the same
+# noise, and compare their end points.
 
 # %%
 velocity = lambda x, t, condition: small_training.perceptron(params["flow matching"], x, t)
@@ -127,21 +128,22 @@ panels[3].legend(fontsize=7.5)
 plt.show()
 
 # %% [markdown]
-# ## What you see, and what it costs
+# ## What the picture shows, and what the student costs
 #
-# - One jump finds the three clusters, with blurred edges; one Euler step finds a point. A jump is as near to the exact end as
-#   eight Euler steps.
-# - The curves come together: with many steps the plain flow needs no student. The student's error comes from its training
-#   rather than from its steps, so more steps reduce it little.
-# - MeanFlow had more than twice the training here, and a derivative in forward mode (some attention kernels have none).
+# - One jump gives the three clusters, with blurred edges, while one Euler step gives a single point. The error of one
+#   jump equals that of eight Euler steps.
+# - The two curves approach each other: with many steps, the student has hardly any advantage over the flow. The error
+#   of the student comes from its training rather than from the step size, so more steps reduce it little.
+# - Here MeanFlow was trained more than twice as long, and it needs a forward-mode derivative, which some attention
+#   kernels lack.
 #
-# There are other students. Consistency models jump to $t = 0$ alone; distillation learns from a trained flow; shortcut models
-# learn two steps as one. [The page of students](../students.md) compares them by cost and quality, and
-# [the page of objectives](../objectives.md) has the facts of each.
+# There are other few-step students. Consistency models jump only to $t = 0$. Distillation learns from a trained flow.
+# Shortcut models learn to make two of their steps in one. [The page on students](../students.md) compares their cost
+# and quality, and [the page on objectives](../objectives.md) lists the properties of each.
 #
-# **Try it**: an exact flow map composes: the jump from 1 to 0 is the jump from 1 to 1/2, and then to 0. How far is the
-# trained map from that? (For a consistency model in place of MeanFlow, see `objectives.consistency_training` and
-# [`objectives.ct`](../../diffusion/objectives/consistency.py).)
+# **Try it**: for an exact flow map, the jump from 1 to 0 equals the jump from 1 to 1/2 followed by the jump from 1/2 to
+# 0. How far apart are the two results for the trained map? (To train a consistency model instead of MeanFlow, see
+# `objectives.consistency_training` and [`objectives.ct`](../../diffusion/objectives/consistency.py).)
 
 # %% tags=["solution"]
 half = jnp.full(len(noise), 0.5)
@@ -155,4 +157,4 @@ print(
 assert apart < by_euler[0] / 2
 
 # %% [markdown]
-# Next: [10. Evaluation, and how FID lies](10_evaluation.ipynb)
+# Next: [10. Evaluation, and how FID misleads](10_evaluation.ipynb)

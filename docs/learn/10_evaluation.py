@@ -5,10 +5,11 @@
 # ---
 
 # %% [markdown]
-# # 10. Evaluation, and how FID lies
+# # 10. Evaluation, and how FID misleads
 #
-# The Fréchet distance (FID, when its features are Inception's) is the field's figure. It is a good one if you know what it
-# cannot see. Here you meet four of its lies, on data where the truth is known, and learn what to report beside the distance.
+# The Fréchet distance is the standard metric of the field; with features of an Inception network it is called FID. It
+# is a good metric if you know its limits. Here you see four ways in which it misleads, on data where the truth is
+# known, and learn what to report together with the distance.
 
 # %%
 import jax
@@ -35,9 +36,10 @@ def distance(a, b):
 # %% [markdown]
 # ## The formula
 #
-# Fit a Gaussian to the features of each set, and take the squared 2-Wasserstein distance of the two. If the covariances
-# share their axes, the best transport moves each axis by itself: a linear map takes $\mathcal{N}(m, s^2)$ to $\mathcal{N}(n, r^2)$,
-# and costs $(m - n)^2 + (s - r)^2$. In general coordinates the sum of these costs is
+# Fit a Gaussian to the features of each set, and compute the squared 2-Wasserstein distance between the two Gaussians.
+# If their covariances have the same principal axes, the optimal transport treats each axis separately: along one axis,
+# a linear map takes $\mathcal{N}(m, s^2)$ to $\mathcal{N}(n, r^2)$ at a cost of $(m - n)^2 + (s - r)^2$. For arbitrary
+# covariances $S$ and $R$, the distance is
 #
 # $$
 # d^2 = |m - n|^2 + \operatorname{Tr} S + \operatorname{Tr} R - 2 \operatorname{Tr} \big(S^{1/2} R\, S^{1/2}\big)^{1/2}
@@ -54,12 +56,12 @@ print(f"axis by axis {by_hand:.6f}, by the function {by_code:.6f}")
 assert abs(by_hand - by_code) < 1e-6
 
 # %% [markdown]
-# ## Lie 1: fewer samples, worse model
+# ## Limit 1: the distance depends on the number of samples
 #
-# The covariance of $N$ samples is noisy, and noise has a distance from the truth: $d^2$ is biased upwards by about $c / N$. So a
-# good model with 500 samples loses to a worse one with 5,000. Both models below are Gaussians in 64 dimensions; the data
-# are N(0, I), the good model is exact, and the worse one has a standard deviation of 0.93, whose true distance is
-# $64\, (1 - 0.93)^2 = 0.31$.
+# The covariance of $N$ samples is a noisy estimate, and the noise increases the distance: $d^2$ is biased upwards by
+# about $c / N$. So a good model with 500 samples looks worse than a bad model with 5,000. Both models below are
+# Gaussians in 64 dimensions, and the data are N(0, I). The good model is exact. The worse one has a standard deviation
+# of 0.93, so its true distance is $64\, (1 - 0.93)^2 = 0.31$.
 
 # %% tags=["picture"]
 D = 64
@@ -84,8 +86,9 @@ good, worse = curves.values()
 assert good[2] > 2 * worse[-1], "700 samples of the good model look worse than 12,000 of the worse one"
 
 # %% [markdown]
-# Extrapolate to $N = \infty$ ([`metrics.extrapolation.extrapolate`](../../diffusion/metrics/extrapolation.py), Chong and Forsyth
-# 2020), or compare only at the same N. And state the floor: the distance of real data from real data at that N.
+# Extrapolate to $N = \infty$ ([`metrics.extrapolation.extrapolate`](../../diffusion/metrics/extrapolation.py), Chong
+# and Forsyth 2020), or compare models only at the same N. Also state the floor: the distance between two sets of N real
+# examples.
 
 # %%
 for name, width in models.items():
@@ -97,11 +100,11 @@ for name, width in models.items():
     assert abs(found.value - truth) < 0.06
 
 # %% [markdown]
-# ## Lie 2: two moments are all it sees
+# ## Limit 2: the distance sees only mean and covariance
 #
-# A Gaussian with the mean and the covariance of the data has distance zero, whatever the data look like. The kernel
-# distance (KID, [`metrics.kernel_distance.mmd2`](../../diffusion/metrics/kernel_distance.py)) sees the third moments, too, if
-# its kernel is cubic, and all moments if its kernel is Gaussian.
+# A Gaussian with the mean and the covariance of the data has distance zero, even if the data are far from Gaussian. The
+# kernel distance (KID, [`metrics.kernel_distance.mmd2`](../../diffusion/metrics/kernel_distance.py)) also compares
+# third moments if its kernel is cubic, and all moments if its kernel is Gaussian.
 
 # %%
 data = np.asarray(THREE_CLUSTERS.sample(jax.random.key(0), 4000), np.float64)
@@ -118,11 +121,11 @@ kernel = lambda rows: kernel_distance.mmd2(kernel_distance.gaussian(0.5), rows, 
 assert distance(blob, data) < 0.02 and kernel(blob) > 10 * abs(kernel(again))
 
 # %% [markdown]
-# ## Lie 3: a copy is the best model
+# ## Limit 3: copies of the training set score best
 #
-# A model that returns its training set has the training set's distance. We split the digits of scikit-learn: one half is
-# the training set, the other one is held out. "Copies" are training digits with a little noise. The held-out digits, which
-# are real, have the larger distance!
+# A model that copies its training set has a distance near zero to the training set. We split scikit-learn's digits into
+# two halves: a training set and a held-out set. The "copies" are training digits with a little noise. The held-out
+# digits, which are real, have a larger distance to the training set than the copies.
 
 # %%
 digits, labels = load_digits(return_X_y=True)
@@ -140,16 +143,17 @@ assert (
 )
 
 # %% [markdown]
-# So measure against held-out data if you can, and run a test of copying
-# ([`metrics.memorisation.copied_by_ratio`](../../diffusion/metrics/memorisation.py): is a sample much nearer to one training
-# example than to any other?). `diffusion evaluate` does both for a run.
+# So compare with held-out data if you can, and test for copies:
+# [`metrics.memorisation.copied_by_ratio`](../../diffusion/metrics/memorisation.py) checks whether a sample is much
+# nearer to one training example than to any other. `diffusion evaluate` does both for a run.
 #
-# ## Lie 4: the features choose the winner
+# ## Limit 4: the features decide which model wins
 #
-# The distance is taken between features, and each space of features is blind somewhere. Here are two damages of digits: three
-# pixels that are black in all data light up (a viewer sees it at once, and reads every digit), or each digit is blended
-# with another one (many cannot be read). We measure both damages by pixels and by the features of a classifier (the linear
-# discriminants of ten classes, which give no weight to pixels that never change).
+# The distance compares features, and every set of features ignores some differences. We corrupt digits in two ways.
+# Either three pixels that are black in all data become bright (a viewer notices this at once, but can read every
+# digit), or each digit is blended with another one (many digits become illegible). We measure both corruptions with
+# pixels and with the features of a classifier (the linear discriminants of ten classes, which give no weight to pixels
+# that never change).
 
 # %%
 lit = held_out.copy()
@@ -175,19 +179,21 @@ plt.show()
 assert lit_pixels > 2 * blended_pixels and blended_features > 2 * lit_features
 
 # %% [markdown]
-# By pixels the lit digits are far worse; by the classifier they are real. Inception's features are blind in their own way:
-# they were trained to distinguish the objects of ImageNet.
+# With pixels as features, the digits with bright pixels are far worse than the blended ones. With the classifier's
+# features, they are as good as real digits. Inception's features have blind spots too, since they were trained to
+# distinguish the object classes of ImageNet.
 #
 # ## What to report
 #
-# - The protocol: features, N, reference, resizing, guidance. [`metrics.protocols.get`](../../diffusion/metrics/protocols.py) has
-#   the published ones, and a figure of the library carries its own ([evaluation](../evaluation.md)).
-# - The floor beside the figure, an interval, and more than one seed.
-# - A second figure that sees something else: KID, precision and recall, or a test of copying.
-# - Pictures, chosen at random.
+# - The protocol: features, N, reference set, resizing, guidance.
+#   [`metrics.protocols.get`](../../diffusion/metrics/protocols.py) returns published protocols, and every figure of
+#   this library states its protocol ([evaluation](../evaluation.md)).
+# - The floor, a confidence interval, and more than one seed.
+# - A second metric with other blind spots: KID, precision and recall, or a test for copies.
+# - Samples, chosen at random.
 #
-# **Try it**: the floor is a random number too. Measure it for 100, 200 and 400 digits, each 20 times with another split. By how
-# much does it fall, and how much does it scatter?
+# **Try it**: the floor is a random number too. Measure it for 100, 200 and 400 digits, on 20 random splits each. How do
+# its mean and its standard deviation depend on N?
 
 # %% tags=["solution"]
 floors = {}

@@ -7,10 +7,10 @@
 # %% [markdown]
 # # 11. Your own objective
 #
-# You have an idea for a loss. Before you spend a GPU on it, ask what its best network would be, and check that on data
-# where the answer is known. Here a change that looks harmless, from squared to absolute error, makes a model of the wrong
-# distribution. You see it on paper, in a test that takes seconds, and in samples. Then we train a sound objective of our own
-# as a run, from Python, with checkpoints.
+# You have an idea for a loss. Before you train a large model, derive the network that minimizes it, and check the
+# result on data where the answer is known. Here a change that looks harmless, from squared to absolute error, leads to
+# a model of the wrong distribution. You see this in a derivation, in a test that takes seconds, and in samples. Then we
+# train with a correct new objective as a run, from Python, with checkpoints.
 
 # %%
 import pathlib
@@ -42,15 +42,15 @@ density = timesteps.uniform_density(schedule)
 # loss(networks, schedule, keys, batch, step) -> (losses [B], metrics)
 # ```
 #
-# [`objectives.inputs.noised`](../../diffusion/objectives/inputs.py) draws a time and a noise for each example, from that
-# example's own key. [`objectives.Objective`](../../diffusion/objectives/objective.py) adds the facts that samplers and the
-# training loop need; here only the density of the times differs from the default. We vary the power p: $p = 2$ is flow
-# matching, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py).
+# [`objectives.inputs.noised`](../../diffusion/objectives/inputs.py) draws a time and noise for each example from the
+# key of that example. [`objectives.Objective`](../../diffusion/objectives/objective.py) adds the properties that
+# samplers and the training loop need. Here only the density of the times differs from its default. We vary the power p
+# of the error: $p = 2$ is flow matching, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py).
 
 
 # %%
 def velocity_error(power):
-    """The power of the error of the velocity."""
+    """An objective: the error of the velocity to some power."""
 
     def loss(networks, schedule, keys, batch, step):
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
@@ -61,10 +61,10 @@ def velocity_error(power):
 
 
 # %% [markdown]
-# ## What would a perfect network say?
+# ## What would a perfect network predict?
 #
-# At a point $(x_t, t)$ the network must answer with one number for many pairs $(x_0, \varepsilon)$. Let $Y = \varepsilon - x_0$ be their
-# velocity. The best answer depends on the power:
+# Many pairs $(x_0, \varepsilon)$ lead to the same point $(x_t, t)$, but the network can predict only one number there.
+# Let $Y = \varepsilon - x_0$ be the velocity of a pair. The best prediction depends on the power:
 #
 # $$
 # \begin{aligned}
@@ -73,10 +73,11 @@ def velocity_error(power):
 # \end{aligned}
 # $$
 #
-# The flow needs the mean: only then is mass carried as the pairs carry it ([notebook 3](03_score_and_flow.ipynb)). At $t = 1$,
-# $x_t$ is the noise itself, and $Y = \varepsilon - x_0$ is $x_t - x_0$. So the mean velocity is $x_t$ minus the mean of the data, and the
-# median velocity $x_t$ minus their **median**. Our data have two bumps of weights 0.4 and 0.6, and their median lies in the
-# larger one. The first step of an L1 model already leaves for the larger bump.
+# The flow needs the mean: only the mean velocity gives the correct marginals ([notebook 3](03_score_and_flow.ipynb)).
+# At $t = 1$, $x_t$ is the noise, and $Y = \varepsilon - x_0$ is $x_t - x_0$. So the mean velocity is $x_t$ minus the
+# mean of the data, and the median velocity is $x_t$ minus their **median**. Our data have two modes with weights 0.4
+# and 0.6, and their median lies in the larger mode. So already in the first step, the L1 model moves all samples
+# towards the larger mode.
 
 # %%
 x_0 = TWO_MODES.sample(jax.random.key(0), 100_000)
@@ -95,8 +96,8 @@ for power, params in trained.items():
     print(f"power {power}: x_t - velocity at t = 0.999 is {estimate.mean():.2f}")
 
 # %% [markdown]
-# As computed, the network of power 2 aims at the mean, and the network of power 1 at the median. We now draw samples of both
-# beside the exact density.
+# As derived, the network with power 2 predicts the mean, and the network with power 1 the median. We now compare
+# samples of both with the exact density.
 
 # %% tags=["picture"]
 plan = timesteps.plan(timesteps.uniform(schedule, steps=50))
@@ -119,19 +120,20 @@ plt.show()
 assert abs(share[2] - 0.4) < 0.03 < abs(share[1] - 0.4)
 
 # %% [markdown]
-# The loss of the wrong model fell as nicely as the other's. Only the exact answer shows the mistake. In the library every
-# objective has such a test; `tests/objectives/objective_cases.py` states the optimum of each.
+# The loss of the wrong model fell just as smoothly. Only the comparison with the exact answer reveals the mistake. In
+# the library every objective has such a test, and `tests/objectives/objective_cases.py` states the optimum of each.
 #
-# ## A sound objective of our own, as a run
+# ## A correct new objective, trained as a run
 #
-# Which changes keep the mean? Any positive weight $w(x_t, t)$ does, since it does not move the minimum at a point. Let us
-# weigh each time by how hard it is: $w(t) = 1 / (\mathbb{E}\,|Y - \mathbb{E}[Y \mid x_t]|^2 + 0.1)$, from the exact answer on a grid of times.
-# This weight evens out the gradient's noise over $t$.
+# Which changes keep the mean as the minimizer? Any positive weight $w(x_t, t)$ does, since it does not move the minimum
+# at a point. We give less weight to times at which the velocity is hard to predict:
+# $w(t) = 1 / (\mathbb{E}\,|Y - \mathbb{E}[Y \mid x_t]|^2 + 0.1)$, computed from the exact answer on a grid of times.
+# This weight makes the noise of the gradient more uniform over $t$.
 
 
 # %%
 def hardness(time):
-    """E|Y - E[Y | x_t]|^2 for Y = eps - x_0, by drawing."""
+    """E|Y - E[Y | x_t]|^2 for Y = eps - x_0, estimated from samples."""
     keys = jax.random.split(jax.random.key(3), 2)
     x_0 = TWO_MODES.sample(keys[0], 20_000)
     eps = jax.random.normal(keys[1], x_0.shape)
@@ -144,7 +146,7 @@ variance = jax.lax.map(hardness, jnp.clip(grid, 1e-3))
 
 
 def evened(networks, schedule, keys, batch, step):
-    """Flow matching in which each time counts by how predictable its velocity is."""
+    """Flow matching with more weight on times at which the velocity is predictable."""
     x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch)
     error = networks["model"](x_t, t, None) - (eps - x_0)
     weight = 1 / (jnp.interp(t, grid, variance) + 0.1)
@@ -152,13 +154,13 @@ def evened(networks, schedule, keys, batch, step):
 
 
 # %% [markdown]
-# Your own network is anything with `init` and `apply`. A `Recipe` holds the parts, and `train` runs it: it writes checkpoints,
-# metrics and the config into a folder, and the same call goes on where it stopped.
+# Your own network is any object with `init` and `apply`. A `Recipe` holds the parts of a run, and `train` runs it: it
+# writes checkpoints, metrics and the config into a folder. If the run was interrupted, the same call continues it.
 
 
 # %%
 class Perceptron(nn.Module):
-    """Three layers."""
+    """A perceptron with three layers."""
 
     width: int = 128
 
@@ -202,13 +204,14 @@ print(f"{left:.0%} in the left bump; mean distance of quantiles {gap:.3f}")
 assert abs(left - 0.4) < 0.05 and gap < 0.1
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - Ask for the minimiser first. A weight keeps it; a nonlinear change of the error does not.
+# - Derive the minimizer of a loss first. A weight does not change it, but another power of the error does.
 # - Write the objective as a function, and test it where $\mathbb{E}[\text{target} \mid x_t]$ is known.
-# - In a config, the function is named by `--extend=my_file.py`; [extend](../extend.md#an-objective) has the lines.
+# - To use the function in a config, pass its file with `--extend=my_file.py`; [extend](../extend.md#an-objective) shows
+#   the code.
 #
-# **Try it**: set the power to 1.5. Is the share of the left bump between the shares of the two powers?
+# **Try it**: set the power to 1.5. Does the share of the left mode lie between the shares for the powers 1 and 2?
 
 # %% tags=["solution"]
 params, _ = small_training.train(

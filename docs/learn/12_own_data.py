@@ -7,9 +7,9 @@
 # %% [markdown]
 # # 12. Your own data
 #
-# Most data are not pictures of a known dataset. Here you bring time series, whose exact denoiser is known because they come
-# from a Gaussian process, and then a folder of files that are read when they are needed. A stopped run on your data resumes
-# with the same bits, and you check that too.
+# Most research data are not a standard dataset of pictures. Here you train on time series from a Gaussian process,
+# whose exact denoiser is known, and then on a folder of files that are read on demand. You also check that an
+# interrupted run on your data resumes bit for bit.
 
 # %%
 import pathlib
@@ -39,16 +39,16 @@ folder = pathlib.Path(tempfile.mkdtemp())
 # %% [markdown]
 # ## A record
 #
-# Data are a sequence of records: `{"x": float32 array of any shape}`, or `{"image": uint8 [H, W, C], "label": int}` for
-# pictures. A list is a sequence, and so is anything with `len` and `[i]`. Each of our series has 24 values of a damped
-# oscillation with noise, a Gaussian process with covariance
+# A dataset is a sequence of records: `{"x": float32 array of any shape}`, or `{"image": uint8 [H, W, C], "label": int}`
+# for pictures. The sequence can be a list or any object with `len` and `[i]`. Each of our series has 24 values of a
+# damped random oscillation, a Gaussian process with covariance
 #
 # $$
 # K_{ij} = \exp\!\left(-\frac{|i - j|}{8}\right) \cos\!\left(\frac{\pi\, |i - j|}{5}\right)
 # $$
 #
-# The scale matters: schedules suppose data of about variance one. Divide yours by their standard deviation, and multiply the
-# samples by it.
+# The scale matters: schedules assume that the data have a variance of about one. Divide your data by their standard
+# deviation, and multiply the samples by it.
 
 # %%
 lag = np.abs(np.subtract.outer(np.arange(24), np.arange(24)))
@@ -60,14 +60,14 @@ records = [{"x": row} for row in series]
 # %% [markdown]
 # ## A network for them
 #
-# A network is anything with `init` and `apply`, or a plain function. Ours is a perceptron, written out. The library has
-# networks for points, series, sets and volumes, among them a transformer of sequences:
+# A network is any object with `init` and `apply`, or a plain function. We write a perceptron ourselves. The library has
+# networks for points, series, sets and volumes, among them a transformer for sequences:
 # [models](../models.md#points-series-sets-volumes-and-video).
 
 
 # %%
 class Perceptron(nn.Module):
-    """Two hidden layers, with the time by waves."""
+    """A perceptron with two hidden layers; sines and cosines encode the time."""
 
     width: int = 256
 
@@ -120,17 +120,18 @@ plt.show()
 assert np.abs(covariance(made) - K[0, :16]).max() < 0.12
 
 # %% [markdown]
-# ## Is the network right, and not only its samples?
+# ## Is the denoiser correct as well?
 #
-# $x_0$ and $x_t$ are jointly Gaussian, so the best denoiser is linear. With $\operatorname{Cov}(x_0, x_t) = \alpha K$ and
-# $\operatorname{Cov}(x_t) = \alpha^2 K + \sigma^2 I$,
+# Since $x_0$ and $x_t$ are jointly Gaussian, the optimal denoiser is linear. With
+# $\operatorname{Cov}(x_0, x_t) = \alpha K$ and $\operatorname{Cov}(x_t) = \alpha^2 K + \sigma^2 I$,
 #
 # $$
 # \mathbb{E}[x_0 \mid x_t] = \alpha K \left(\alpha^2 K + \sigma^2 I\right)^{-1} x_t
 # $$
 #
-# We load the moving average of the run's parameters, read the network by
-# [`parameterizations.denoiser`](../../diffusion/parameterizations/network_outputs.py), and compare.
+# We load the moving average of the parameters, convert the network with
+# [`parameterizations.denoiser`](../../diffusion/parameterizations/network_outputs.py), and compare it with the optimal
+# denoiser.
 
 # %%
 params, _ = checkpoints.load_ema(folder / "series")
@@ -150,16 +151,16 @@ for time in (0.2, 0.5, 0.8):
     assert error < 0.5 * best
 
 # %% [markdown]
-# ## A folder that is read as needed
+# ## A folder that is read on demand
 #
-# A source of data that do not fit into memory is a class of two methods. The order of a run is a function of its seed and the
-# step, so a source needs no state, and several threads may read it (`data.threads`). We write the digits as PNGs and read
-# them back.
+# If data do not fit into memory, write a class with two methods, `__len__` and `__getitem__`. The order of the examples
+# in a run is a function of the seed and the step. Therefore the class needs no state, and several threads may read from
+# it (`data.threads`). We write digits to PNG files and read them back.
 
 
 # %%
 class Folder:
-    """Pictures of a folder; the label is the name of the folder inside."""
+    """The pictures in the subfolders of a folder; the name of the subfolder is the label."""
 
     def __init__(self, path):
         self.files = sorted(path.glob("*/*.png"))
@@ -181,10 +182,10 @@ source = Folder(folder / "pictures")
 print(len(source), "pictures;", source[0]["image"].shape, source[0]["label"])
 
 # %% [markdown]
-# The library has such a source, which also resizes, names a damaged file and takes parts of a folder for a split
-# ([`data.sources.class_folders`](../../diffusion/data/sources/picture_files.py)). In a config it is
-# `config.data.source = {"name": "class_folders", "path": "pictures"}`. [The page of data](../data.md) has the sources for
-# captions, tar shards, Parquet and arrays. The records of `class_folders` are equal to ours:
+# The library has such a source, [`data.sources.class_folders`](../../diffusion/data/sources/picture_files.py). It also
+# resizes pictures, names damaged files, and can split a folder into parts. In a config it is
+# `config.data.source = {"name": "class_folders", "path": "pictures"}`. [The page on data](../data.md) describes the
+# sources for captions, tar shards, Parquet files and arrays. The records of `class_folders` are equal to ours:
 
 # %%
 ready = sources.class_folders(folder / "pictures")
@@ -196,13 +197,14 @@ for i in range(len(ready)):
 # %% [markdown]
 # ## Stopped and resumed
 #
-# A run that stops after 20 steps and resumes to 40 has the same parameters, to the bit, as a run of 40 steps without a stop.
-# The checkpoint holds the index of the next example, and all draws are functions of this index, the step and the seed.
+# If a run stops after 20 steps and resumes until step 40, its parameters equal those of an uninterrupted run of 40
+# steps, bit for bit. The checkpoint stores the index of the next example, and all random numbers are functions of this
+# index, the step and the seed.
 
 
 # %%
 class Tiny(nn.Module):
-    """One hidden layer on the pixels."""
+    """A perceptron with one hidden layer, on pixels."""
 
     @nn.compact
     def __call__(self, x, t, condition=None):
@@ -219,14 +221,15 @@ print("the same bits:", all(jax.tree.leaves(same)))
 assert all(jax.tree.leaves(same))
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - Data are records of any shape, from any sequence. Scale them to variance one.
-# - Make up data like yours whose answer is known (a Gaussian process, a mixture), train on them first, and compare.
+# - A dataset is any sequence of records, and a record can have any shape. Scale the data to variance one.
+# - First train on synthetic data that resemble yours and have a known answer (a Gaussian process, a mixture), and
+#   compare.
 # - The library has sources for folders, captions, shards, tables and arrays: [data](../data.md).
 #
-# **Try it**: hold out a fifth of the pictures of the folder, so that a new picture moves no other one from one part to the
-# other. (A split by position would.)
+# **Try it**: hold out a fifth of the pictures in the folder, so that a new picture moves no other picture between the
+# two parts. (With a split by position it would.)
 
 
 # %% tags=["solution"]

@@ -7,10 +7,11 @@
 # %% [markdown]
 # # 13. A paper's experiment, end to end
 #
-# Lipman et al. (2023, "Flow Matching for Generative Modeling") say that straight paths need fewer network evaluations than
-# the paths of diffusion, at the same quality. We repeat that experiment in miniature: digits of 8x8 pixels, a small DiT, two
-# processes, two seeds, four numbers of steps, with the floor and the spread beside each figure. It has the shape of a real
-# study: fix everything but one thing, measure against held-out data, and report even what you did not expect.
+# Lipman et al. (2023, "Flow Matching for Generative Modeling") report that straight paths need fewer network
+# evaluations than diffusion paths for the same quality. We repeat this experiment on a small scale: digits of 8x8
+# pixels, a small DiT, two processes, two seeds, and four numbers of steps. Every figure comes with the floor and the
+# spread. The structure is that of a real study: vary one thing and fix everything else, compare with held-out data, and
+# also report what you did not expect.
 
 # %%
 import pathlib
@@ -32,21 +33,22 @@ from diffusion.training.checkpointing import checkpoints
 plt.style.use("course.mplstyle")
 
 # %% [markdown]
-# ## The question, and what is held fixed
+# ## The question and the fixed settings
 #
-# - **Varies**: the path. It is the straight path, [`schedules.rectified_flow`](../../diffusion/schedules/flow.py), or the path
-#   of variance preserving diffusion,
+# - **Varied**: the path. It is the straight path, [`schedules.rectified_flow`](../../diffusion/schedules/flow.py), or
+#   the path of variance-preserving diffusion,
 #   [`schedules.variance_preserving`](../../diffusion/schedules/variance_preserving.py) (the paper's "VP").
-# - **Fixed**: the data and their split, the network ([`models.DiT`](../../diffusion/models/dit.py)), the prediction (the
-#   velocity, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py)), optimizer, steps, batch, moving
-#   average, the solver (Euler's method, where straightness must show).
-# - **Measured**: the Fréchet distance of pixels to held-out digits, divided by the distance of real training digits (the
-#   floor). At 1 a set of samples is as near to the held-out digits as new real digits are.
+# - **Fixed**: the data and their split, the network ([`models.DiT`](../../diffusion/models/dit.py)), the prediction
+#   (the velocity, [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py)), the optimizer, the number
+#   of steps, the batch size, the moving average, and the solver (Euler's method, for which straight paths should help
+#   most).
+# - **Measured**: the Fréchet distance of pixels between samples and held-out digits, divided by the same distance for
+#   real training digits (the floor). At a value of 1, samples are as close to the held-out digits as real digits are.
 #
-# The claim has a reason that we can write down. Euler's method with step $h$ has a local error of $h^2/2$ times the acceleration
-# of the path. Given $(x_0, \varepsilon)$, the acceleration is $\alpha'' x_0 + \sigma'' \varepsilon$, which is zero on the straight path and not on
-# the other. (The paths of the *flow* are means over many such lines, and so are not straight. That is why more than one step
-# is needed.)
+# There is a theoretical reason for the claim. Euler's method with step $h$ has a local error of $h^2/2$ times the
+# acceleration of the path. Given $(x_0, \varepsilon)$, the acceleration is $\alpha'' x_0 + \sigma'' \varepsilon$. It is
+# zero on the straight path, but not on the other path. (The velocity of the *flow* is a mean over many such paths, so
+# the paths of the flow are not straight. This is why more than one step is needed.)
 
 # %%
 digits, labels = load_digits(return_X_y=True)
@@ -72,8 +74,8 @@ print(f"floor, 497 real training digits against 497 held out: {floor:.3f} +- {np
 # %% [markdown]
 # ## The runs
 #
-# Each run is a `Recipe`, trained into a folder of its own. The folder can be resumed, sampled and looked at later. In a study
-# with a config file, `diffusion sweep` does the same.
+# Each run is a `Recipe` that trains in its own folder. From this folder, you can later resume the run, sample from it
+# and inspect it. With a config file, `diffusion sweep` does the same.
 
 # %%
 STEPS = 600
@@ -115,8 +117,8 @@ for path in paths:
 # %% [markdown]
 # ## The measurement
 #
-# All four networks start from the same 497 noises and from the labels of the held-out digits. Since the noise is the same, the
-# difference between two paths is less noisy than each figure.
+# We sample from all four networks with the same 497 noise arrays and with the labels of the held-out digits. Since the
+# noise is the same, the difference between two paths varies less than each figure.
 
 # %%
 keys = jax.random.split(jax.random.key(7), len(held_out))
@@ -179,11 +181,12 @@ for n in (2, 4):
     assert max(times_floor["straight", s, n] for s in (0, 1)) < min(times_floor["VP diffusion", s, n] for s in (0, 1))
 
 # %% [markdown]
-# ## The question that a reviewer asks
+# ## A reviewer's question
 #
-# Is it the path, or the grid? [Notebook 1](01_forward_process.ipynb) says that two schedules are clocks on the same noise
-# levels. So we sample both paths by DDIM, which knows nothing of $t$ ([notebook 4](04_samplers_as_solvers.ipynb)), on grids with
-# the same noise levels: equal steps of log-SNR from $\sigma / \alpha = 50$ down to 0.02, by
+# Does the difference come from the path or from the grid? [Notebook 1](01_forward_process.ipynb) shows that two
+# schedules are two clocks for the same noise levels. So we sample both paths with DDIM, which depends only on the noise
+# levels and not on $t$ ([notebook 4](04_samplers_as_solvers.ipynb)). Both grids have the same noise levels: equal steps
+# of log-SNR from $\sigma / \alpha = 50$ down to 0.02, from
 # [`timesteps.uniform_log_snr`](../../diffusion/timesteps/grids.py).
 
 # %%
@@ -199,24 +202,24 @@ for n in (4, 16):
     print(f"{n:11}  " + "".join(f"{cell:>24}" for cell in cells))
 
 # %% [markdown]
-# ## The conclusion, as far as it goes
+# ## The conclusion and its limits
 #
-# With two evaluations the straight path is better by a factor of 2.5, far outside the spread of the seeds. So the claim seems
-# to hold. But read the rest of the tables:
+# With two evaluations the straight path is better by a factor of 2.5, a difference far larger than the spread over the
+# seeds. So the claim seems to hold. But the rest of the tables shows more:
 #
-# - With 32 evaluations, where the error of the solver is gone, a factor of 1.5 is left. This part comes from the networks:
-#   after 600 steps the network of the straight path has learned more (the two losses weigh the noise levels differently), and
-#   both are far from the floor.
-# - On matched noise levels the factor is 1.6 with four evaluations and 1.5 with 16. So the grid explains nearly all of what
-#   straightness seemed to give at few evaluations: equal steps of $t$ are a good grid on the straight path, and a poor one on
-#   VP's.
+# - With 32 evaluations, where the solver has hardly any error, a factor of 1.5 remains. This part comes from the
+#   networks: after 600 steps the network of the straight path has learned more (the two losses weight the noise levels
+#   differently), and both networks are far from the floor.
+# - With the same noise levels, the factor is 1.6 with four evaluations and 1.5 with 16. So the grid explains nearly all
+#   of the advantage that the straight path seemed to have at few evaluations: equal steps of $t$ are a good grid for
+#   the straight path, and a poor one for the VP path.
 #
-# A reader needs to know both, and neither is in the first figure. A paper would need three things more: training until the
-# distance stops falling; more seeds, for an interval rather than a spread (`diffusion sweep --table` tests the difference);
-# and images rather than 64 pixels. [The page of results](../results.md) says what was measured at larger sizes, and what was
-# not.
+# A reader needs to know both findings, and the first figure shows neither. A paper would need three more things:
+# training until the distance stops falling; more seeds, for an interval rather than a spread (`diffusion sweep --table`
+# tests the difference); and images with more than 64 pixels. [The page of results](../results.md) says what was
+# measured at larger sizes, and what was not.
 #
-# That is the whole way: a process, a prediction, an objective, a network, a solver, a measure. Each was one line above, and
-# each can be yours.
+# These are the parts of a study: a process, a prediction, an objective, a network, a solver and a metric. Each was one
+# line above, and you can replace each of them with your own.
 #
 # Next: [14. A U-Net with attention](14_unet.ipynb)

@@ -7,9 +7,10 @@
 # %% [markdown]
 # # 14. A U-Net with attention
 #
-# The DiT of [notebook 6](06_dit.ipynb) knows nothing of the plane of a picture but its patches. DDPM's U-Net is built on the
-# plane: neighbours matter, and the same stroke may stand anywhere. Here you write a U-Net in plain JAX, layer by layer,
-# find that it is the library's [`models.UNet`](../../diffusion/models/unet.py) with the same parameters, and train it on digits.
+# The DiT of [notebook 6](06_dit.ipynb) uses the spatial structure of a picture only in its patches and positions.
+# DDPM's U-Net is built on it: convolutions connect neighbouring pixels, and treat a stroke the same way at every
+# position. Here you write a U-Net in plain JAX, layer by layer. You check that it computes the same function as the
+# library's [`models.UNet`](../../diffusion/models/unet.py) with the same parameters, and train it on digits.
 
 # %%
 import jax
@@ -26,13 +27,14 @@ WIDTH, GROUPS, HEADS, CLASSES = 16, 8, 2, small_digits.CLASSES
 # %% [markdown]
 # ## A convolution is nine matrix products
 #
-# A convolution gives each pixel a linear function of its neighbours, and the function is the same at every pixel:
+# At each pixel, a convolution computes a linear function of the neighbouring pixels. The function is the same at every
+# pixel:
 #
 # $$ y_{h,w} = b + \sum_{i=0}^{2} \sum_{j=0}^{2} x_{h+i-1,\; w+j-1}\, W_{ij} $$
 #
-# Each $W_{ij}$ is a matrix from the channels of $x$ to the channels of $y$. So we shift the picture nine times, put the nine
-# side by side, and multiply once. The picture is padded with zeros. With a stride of 2 only every second pixel is computed, which
-# halves the side.
+# Each $W_{ij}$ is a matrix from the channels of $x$ to the channels of $y$. So we shift the picture in nine ways,
+# concatenate the nine results along the channels, and multiply once. The picture is padded with zeros. With a stride of
+# 2 only every second pixel is computed, which halves the side length.
 
 
 # %%
@@ -52,11 +54,11 @@ def conv(p, x, stride=1):
 # %% [markdown]
 # ## The residual block
 #
-# Deep stacks train because each block adds to what it got: $h \leftarrow h + f(h)$. DDPM's $f$ is norm, SiLU, convolution,
-# twice. The norm centres and scales groups of channels over all pixels of a picture
-# ([`models.layers.convolutions.GroupNorm`](../../diffusion/models/layers/convolutions.py)). Between the convolutions the block
-# reads a vector $e$ of the time and the class, which a dense layer turns into one number for each channel. The last
-# convolution starts at zero, so that the block starts as the identity.
+# Deep networks are easier to train if each block adds to its input: $h \leftarrow h + f(h)$. In DDPM, $f$ applies norm,
+# SiLU and convolution, twice. The norm standardizes groups of channels over all pixels of a picture
+# ([`models.layers.convolutions.GroupNorm`](../../diffusion/models/layers/convolutions.py)). The vector $e$ encodes the
+# time and the class. A dense layer maps $e$ to one number for each channel, which is added between the two
+# convolutions. The last convolution is initialized at zero, so each block starts as the identity.
 
 
 # %%
@@ -78,13 +80,13 @@ def residual(p, x, e):
 # %% [markdown]
 # ## Attention between pixels
 #
-# A convolution sees three pixels across. The two loops of an 8 are further apart than that. Attention lets every pixel look at
-# every other. Each pixel $n$ has a query, a key and a value, in each of a few heads:
+# A convolution sees a neighbourhood of 3x3 pixels. The two loops of an 8 are further apart. Attention connects every
+# pixel with every other pixel. Each pixel $n$ has a query, a key and a value in each head:
 #
 # $$ y_n = \sum_m \operatorname{softmax}_m\!\left(\frac{q_n \cdot k_m}{\sqrt{S}}\right) v_m $$
 #
-# where $S$ is the length of a query. The cost grows with the square of the number of pixels, so U-Nets have attention only
-# where the side is small. [Notebook 6](06_dit.ipynb) takes this layer apart.
+# where $S$ is the length of a query. The cost grows with the square of the number of pixels, so U-Nets use attention
+# only at low resolutions. [Notebook 6](06_dit.ipynb) explains this layer in detail.
 
 
 # %%
@@ -104,10 +106,10 @@ def attend(p, x):
 # %% [markdown]
 # ## The U
 #
-# On the way down the network halves the side and sees more of the picture at once. On the way up it doubles the side again. The
-# fine structure is lost at the bottom, so every block on the way up also reads the output of the way down at the same size: the
-# **skips**. The time comes as sines and cosines of many frequencies, since a network hardly resolves a single number from 0 to
-# 999.
+# On the way down, the network halves the side length, so each convolution sees more of the picture. On the way up, it
+# doubles the side length again. Fine structure is lost at the lowest resolution. Therefore every block on the way up
+# also reads an output of the way down at the same size, by a **skip connection**. Sines and cosines of many frequencies
+# encode the time, since a network can hardly resolve a single number between 0 and 1000.
 
 
 # %%
@@ -141,7 +143,7 @@ def unet(p, x, t, label):
 # %% [markdown]
 # ## Parameters, and the same network in the library
 #
-# Parameters are arrays in nested dictionaries. We take the library's names, so both networks take the same dictionary.
+# Parameters are arrays in nested dictionaries. We use the library's names, so both networks accept the same dictionary.
 
 
 # %%
@@ -189,7 +191,7 @@ def init(key):
 
 
 def moved(params, key, scale):
-    """Parameters that are moved at random, so that no layer is zero."""
+    """The initial parameters plus random numbers, so that no layer is zero."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
     return tree.unflatten([a + scale * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys)])
@@ -221,11 +223,11 @@ assert (jax.jit(unet)(params, x, t, label) == 0).all()  # the last layer starts 
 # %% [markdown]
 # ## Training
 #
-# The loop is `small_training.py` again, with another network. We predict the velocity of the straight path, by
-# [`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py), and drop the class of every tenth digit
-# ([`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py)), for guidance
-# ([notebook 5](05_guidance.ipynb)). `small_digits.py` has the digits, a judge of their class, and the distance to held-out
-# digits.
+# We use the loop of `small_training.py` again. The network predicts the velocity of the straight path
+# ([`objectives.flow_matching`](../../diffusion/objectives/flow_matching.py)). For guidance
+# ([notebook 5](05_guidance.ipynb)), the class is dropped with probability 0.1
+# ([`objectives.with_condition_dropout`](../../diffusion/objectives/conditioning.py)). `small_digits.py` provides the
+# digits, a classifier that judges samples, and the Fréchet distance to held-out digits.
 
 # %%
 STEPS = 700
@@ -248,13 +250,14 @@ recognised = small_digits.judge(pictures)
 assert recognised["samples, w = 2"] > 0.9
 
 # %% [markdown]
-# A row has one noise and one class for each column. Guidance makes the classes surer and the distance greater, as
-# [notebook 5](05_guidance.ipynb) says.
+# Both rows of samples start from the same noise, and each column is one class. Guidance makes the classes easier to
+# recognize and increases the distance, as in [notebook 5](05_guidance.ipynb).
 #
-# ## Where does a pixel look?
+# ## What does a pixel attend to?
 #
-# The attention in the middle has 16 pixels of 32 channels. We take its weights for one noised digit, averaged over the heads,
-# and draw where four of the pixels look. A mean over all pixels would be 1/16 everywhere.
+# The attention layer in the middle of the network has 16 pixels with 32 channels. We plot its weights for one noised
+# digit and four of the pixels, averaged over the heads. If a pixel attended equally to all pixels, every weight would
+# be 1/16.
 
 
 # %%
@@ -287,15 +290,17 @@ plt.show()
 assert jnp.allclose(weights.sum(1), 1, atol=1e-5)
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - A U-Net has four parts: convolutions for what is near, attention for what is far, skips for what is fine, and a vector of
-#   time and class in every block.
-# - The block of ADM differs in two lines: the vector scales and shifts the norm, and the side changes inside a block
-#   (`scale_shift` and `resample` of [`models.UNet`](../../diffusion/models/unet.py)).
-# - A network that you write yourself needs nothing from the library: any function of $(x_t, t, \text{condition})$ will do.
+# - A U-Net has four parts: convolutions connect near pixels, attention connects distant ones, skip connections keep
+#   fine structure, and a vector of time and class enters every block.
+# - The block of ADM differs in two lines: the vector scales and shifts the output of the norm, and the resolution
+#   changes inside a block (`scale_shift` and `resample` of [`models.UNet`](../../diffusion/models/unet.py)).
+# - A network that you write yourself needs nothing from the library: any function of $(x_t, t, \text{condition})$
+#   works.
 #
-# **Try it**: write `conv` by `jax.lax.conv_general_dilated`, as the library does, and check that the network stays the same.
+# **Try it**: write `conv` with `jax.lax.conv_general_dilated`, as the library does, and check that the outputs of the
+# network stay the same.
 
 
 # %% tags=["solution"]
@@ -310,3 +315,6 @@ same = jax.jit(lambda *inputs: unet(*inputs))(random, x, t, label)
 conv = nine_products
 print(f"largest difference {float(jnp.abs(same - ours).max()):.1e}")
 assert jnp.abs(same - ours).max() < 1e-6
+
+# %% [markdown]
+# Next: [15. Symbols](15_symbols.ipynb)

@@ -7,10 +7,10 @@
 # %% [markdown]
 # # 15. Symbols
 #
-# Text has no noise between "cat" and "dog". Diffusion of symbols therefore replaces noise by masks: at $t = 0$ all letters
-# show, at $t = 1$ none does, and to sample is to fill them in. Here the data are words of three letters with known
-# probabilities. You derive the reverse step, see what the loss bounds, train a network on that bound, and see what it costs to
-# fill in several letters at once.
+# Between "cat" and "dog" there are no intermediate values, so Gaussian noise does not apply to text. Masked diffusion
+# replaces noise by masks: at $t = 0$ all letters are visible, at $t = 1$ none is, and sampling fills them in. Here the
+# data are words of three letters with known probabilities. You derive the reverse step, show that the loss is a bound
+# on the likelihood, train a network with that bound, and measure the error of filling in several letters at once.
 
 # %%
 import jax
@@ -29,7 +29,7 @@ MASK = K - 1
 ids = lambda word: np.array(["abcdegot_".index(letter) for letter in word])
 spelled = lambda symbols: "".join("abcdegot_"[symbol] for symbol in symbols)
 
-# p(x_0) over all 8 x 8 x 8 strings: the words, and one time in fifty any string.
+# p(x_0) over all 8 x 8 x 8 strings: the words, and with probability 1/50 a uniformly random string.
 law = np.full((MASK,) * 3, 0.02 / MASK**3)
 for word, weight in WORDS.items():
     law[tuple(ids(word))] += 0.98 * weight / sum(WORDS.values())
@@ -46,9 +46,9 @@ print("data:", ", ".join(map(spelled, np.asarray(draw(jax.random.key(0), 8)))))
 print(f"entropy: {entropy:.3f} nats, of at most {3 * np.log(MASK):.3f}")
 
 # %% [markdown]
-# ## Forward: each letter is masked by itself
+# ## Forward process: each letter is masked independently
 #
-# A letter is kept with probability $\alpha_t$, here $1 - t$, and is the mask otherwise
+# Each letter is kept with probability $\alpha_t$, here $1 - t$, and replaced by the mask otherwise
 # ([`discrete.absorbing`](../../diffusion/discrete/processes.py)):
 #
 # $$
@@ -63,17 +63,18 @@ for t in (0.0, 0.3, 0.6, 0.9):
     print(f"t = {t}: ", "  ".join(map(spelled, np.asarray(masked))))
 
 # %% [markdown]
-# ## Backward: Bayes' rule has one number
+# ## Reverse process: Bayes' rule gives one probability
 #
-# Let a letter be masked at time $t$. It still showed at $s < t$ with probability $\alpha_s$, and was masked between $s$ and $t$
-# with probability $1 - \alpha_t / \alpha_s$. Divide by the probability $1 - \alpha_t$ that it is masked at $t$:
+# Suppose that a letter is masked at time $t$. A letter is still visible at $s < t$ with probability $\alpha_s$, and is
+# then masked between $s$ and $t$ with probability $1 - \alpha_t / \alpha_s$. Divide by the probability $1 - \alpha_t$
+# that it is masked at $t$:
 #
 # $$
 # q(x_s = x_0 \mid x_t = \text{mask}, x_0) = \frac{\alpha_s (1 - \alpha_t / \alpha_s)}{1 - \alpha_t} = \frac{\alpha_s - \alpha_t}{1 - \alpha_t}
 # $$
 #
-# Otherwise the position stays masked. A letter that shows is $x_0$ and stays. So a step back fills in each mask with that
-# probability, and the only unknown is **which** letter: $p(x_0^i \mid x_t)$.
+# Otherwise the position stays masked. A visible letter equals $x_0$ and stays. So a reverse step fills in each mask
+# with this probability, and the only unknown is **which** letter to fill in: $p(x_0^i \mid x_t)$.
 
 # %%
 t, s = 0.8, 0.5
@@ -86,21 +87,21 @@ print(
 assert np.isclose(back[ids("dog")[0]], by_hand, atol=1e-6)
 
 # %% [markdown]
-# ## What there is to learn does not depend on the time
+# ## The target does not depend on the time
 #
-# The probability that exactly these positions are masked, $\alpha_t^{\text{shown}} (1 - \alpha_t)^{\text{masked}}$, is the same for
-# every word. It cancels, and only the law of the data given the letters that show is left:
+# The probability that exactly these positions are masked, $\alpha_t^{\text{shown}} (1 - \alpha_t)^{\text{masked}}$, is
+# the same for every word. It cancels, and only the distribution of the data given the visible letters remains:
 #
+# $$ p(x_0^i = a \mid x_t) = p(x_0^i = a \mid \text{visible letters})
 # $$
-# p(x_0^i = a \mid x_t) = p(x_0^i = a \mid \text{letters that show})
-# $$
 #
-# A masked model is a model of all such conditionals at once. Ours can be counted from the table.
+# A masked model learns all such conditional distributions at once. Here we can compute them exactly from the table of
+# probabilities.
 
 
 # %%
 def conditionals(x_t):
-    """p(x_0^i | the letters that show): float `[N, 3, K]` of `[N, 3]`, by a sum over all 512 strings."""
+    """p(x_0^i | the visible letters): float `[N, 3, K]` for x_t `[N, 3]`, by a sum over all 512 strings."""
     fits = ((x_t[:, None] == strings[None]) | (x_t[:, None] == MASK)).all(-1)
     share = fits * law.ravel()
     share = share / share.sum(1, keepdims=True)
@@ -116,19 +117,21 @@ for shown in ("___", "_o_", "_og"):
     print(f"{shown}: first letter", ", ".join(f"{LETTERS[i]} {first[i]:.2f}" for i in np.argsort(-first)[:3]))
 
 # %% [markdown]
-# ## The loss is a bound, and for the exact answer it is the entropy
+# ## The loss is a bound, and for the exact model it is the entropy
 #
-# Let the masks fall one after the other. In any order, the log-probability of a word is a sum over its letters, each given the
-# letters that showed before it. A mask falls between $t$ and $t - dt$ with probability $-\alpha'_t\, dt / (1 - \alpha_t)$, so
+# Remove the masks one after the other. For any order, the log-probability of a word is a sum over its letters, each
+# given the letters that are already visible. A mask is removed between $t$ and $t - dt$ with probability
+# $-\alpha'_t\, dt / (1 - \alpha_t)$, so
 #
 # $$
 # -\log p(x_0) \le \int_0^1 \frac{-\alpha'_t}{1 - \alpha_t}\; \mathbb{E}_{x_t} \sum_{i \text{ masked}} -\log p_\theta(x_0^i \mid x_t)\; dt
 # $$
 #
-# which [`discrete.masked_bound`](../../diffusion/discrete/bounds.py) estimates at one time for each example. The inequality is
-# Jensen's, over the order in which the masks fall. For the exact conditionals every order gives the same product, and the mean
-# over the data is the entropy. No model can be lower. A model that knows only how often each letter occurs at each position
-# pays the entropies of the positions.
+# [`discrete.masked_bound`](../../diffusion/discrete/bounds.py) estimates this integral at one time for each example.
+# The inequality is Jensen's, over the order in which the masks are removed. For the exact conditionals every order
+# gives the same product, so the mean over the data is the entropy. No model has a lower bound than that. For a model
+# that knows only the frequencies of the letters at each position, the bound is the sum of the entropies of the
+# positions.
 
 # %%
 N = 40_000
@@ -147,8 +150,9 @@ for name, predict, answer in (("exact", exact, entropy), ("letters by themselves
 # %% [markdown]
 # ## A network that learns it
 #
-# Three letters and a mask are 27 numbers in, and 27 logits out. The time is not an input. `from_logits` gives the mask no
-# probability and keeps the letters that show, so that the network says something only where there is a mask.
+# Three positions with nine symbols each (eight letters and the mask) give 27 inputs and 27 logits. The time is not an
+# input. `from_logits` sets the probability of the mask to zero and keeps the visible letters, so the output of the
+# network matters only at masked positions.
 
 # %%
 sizes = [(3 * K, 256), (256, 256), (256, 3 * K)]
@@ -195,20 +199,20 @@ print(f"the network's bound is {excess.mean():.4f} +- {excess.std() / N**0.5:.4f
 assert -4 * excess.std() / N**0.5 < excess.mean() < 0.1
 
 # %% [markdown]
-# ## Sampling: letters of one step are drawn independently
+# ## Sampling: the letters of one step are independent
 #
-# The reverse step above treats each position by itself. If two masks fall in one step, each letter is drawn from its own
-# conditional, and neither draw knows the other: in "_o_" the "c" of "cot" can meet the "g" of "dog". With $N$ steps the
-# probability that two masks fall together goes as $1 / N$ ([`discrete.ancestral`](../../diffusion/discrete/steps.py)).
-# [`discrete.first_hitting`](../../diffusion/discrete/steps.py) draws the time at which the next mask falls, and fills in this
-# position alone: its law is exact, in as many evaluations as there are letters.
+# The reverse step above treats each position separately. If one step fills in two letters, it draws them independently
+# of each other: in "_o_" it can combine the "c" of "cot" with the "g" of "dog". With $N$ steps the probability that one
+# step fills in two letters is proportional to $1 / N$ ([`discrete.ancestral`](../../diffusion/discrete/steps.py)).
+# [`discrete.first_hitting`](../../diffusion/discrete/steps.py) draws the time at which the next letter is filled in,
+# and fills in only this position. Its samples have the exact distribution, with one evaluation per letter.
 
 # %% tags=["picture"]
 many = 20_000
 
 
 def samples(sampler, predict, steps):
-    """int `[many, 3]`, from masks alone, in equal steps of time."""
+    """Samples, int `[many, 3]`: starts with all positions masked and takes equal steps of time."""
     start, keys = jax.random.split(jax.random.key(6))
     x = discrete.prior(process, jax.random.split(start, many), (3,))
     plan = timesteps.plan(jnp.linspace(1.0, 0.0, steps + 1))
@@ -254,10 +258,11 @@ assert once["exact"] < 1.5 * floor < by_steps["exact"][2]
 assert 1.6 < by_steps["exact"][1] / by_steps["exact"][2] < 2.6  # halved by twice the steps
 
 # %% [markdown]
-# ## Infilling needs nothing more
+# ## Infilling works without changes
 #
-# A letter that shows stays. To fill in "_o_", begin with it: the samples have the law of the data given that letter
-# ([`discrete.infilling`](../../diffusion/discrete/known_positions.py) does it for any sampler and process).
+# Visible letters stay. To fill in "_o_", start from it: the samples follow the conditional distribution of the data
+# given that letter ([`discrete.infilling`](../../diffusion/discrete/known_positions.py) does this for any sampler and
+# process).
 
 # %%
 asked = jnp.asarray(np.tile(ids("_o_"), (many, 1)))
@@ -272,17 +277,21 @@ for word in ("dog", "cot", "dot", "god"):
     assert abs(share - exactly) < 4 * (exactly / many) ** 0.5
 
 # %% [markdown]
-# ## What you take with you
+# ## Summary
 #
-# - A masked model is a time-free model of all conditionals. The time says how many letters show, and nothing more.
-# - The loss is a bound on $-\log p$ in nats, comparable with that of an autoregressive model: both have the entropy as floor.
-# - With few steps the letters lose their dependence, not their sharpness. Samplers choose which letters to fill in together:
-#   some of [the page of symbols](../discrete.md#samplers) take the surest ones, and some bound the loss.
-# - The same sampler loop takes [`discrete.uniform`](../../diffusion/discrete/processes.py), whose letters are replaced by others and can be
-#   corrected later, and score-based networks ([`discrete.from_ratios`](../../diffusion/discrete/predictions.py)).
+# - A masked model learns all conditional distributions and does not depend on the time. The time only determines how
+#   many letters are visible.
+# - The loss is a bound on $-\log p$ in nats. It is comparable with the loss of an autoregressive model: the entropy is
+#   the minimum of both.
+# - With few steps, letters that are filled in together become independent, but each letter still has the right
+#   distribution. Better samplers choose which letters to fill in together: some of
+#   [these samplers](../discrete.md#samplers) choose the most certain letters, and some bound the resulting error.
+# - The same sampling loop works for [`discrete.uniform`](../../diffusion/discrete/processes.py), which replaces letters
+#   by other letters and can correct them later, and for score-based networks
+#   ([`discrete.from_ratios`](../../diffusion/discrete/predictions.py)).
 #
-# **Try it**: in one step all letters are drawn independently. Compute how far that law is from the data without a single
-# sample, and compare the distance with the first point of the right panel.
+# **Try it**: with one step all letters are drawn independently. Compute the distance between this distribution and the
+# data without sampling, and compare it with the first point of the right panel.
 
 # %% tags=["solution"]
 together = np.einsum("i,j,k->ijk", *marginals)
@@ -291,5 +300,5 @@ print(f"exactly {one_step:.4f}, of {many} samples {by_steps['exact'][0]:.4f}")
 assert abs(one_step - by_steps["exact"][0]) < 2 * floor
 
 # %% [markdown]
-# [The page of symbols](../discrete.md) has the processes, bounds and samplers, and
+# [The page on discrete data](../discrete.md) describes the processes, bounds and samplers, and
 # [examples/symbols](../../examples/symbols/README.md) trains on characters of prose.

@@ -1,7 +1,7 @@
-"""Data whose every answer is known: a mixture of round Gaussians, noised by any Gaussian process.
+"""Data with known exact answers: a mixture of isotropic Gaussians, noised by any Gaussian process.
 
 If x_0 is drawn from sum_k w_k N(mu_k, s_k^2 I) and x_t = alpha x_0 + sigma eps, then x_t given k is
-N(alpha mu_k, (alpha^2 s_k^2 + sigma^2) I), and everything below is a sum over k.
+N(alpha mu_k, (alpha^2 s_k^2 + sigma^2) I), and every function below is a sum over k.
 """
 
 from typing import NamedTuple
@@ -17,9 +17,9 @@ class Mixture(NamedTuple):
     """The distribution sum_k weights[k] N(means[k], scales[k]^2 I).
 
     Attributes:
-        weights: `[K]`, summing to one.
-        means: `[K, D]`.
-        scales: `[K]`, the standard deviation of each component in every direction.
+        weights: probabilities of the components, `[K]`; they sum to one.
+        means: means of the components, `[K, D]`.
+        scales: standard deviation of each component in every direction, `[K]`.
     """
 
     weights: jax.Array
@@ -27,7 +27,7 @@ class Mixture(NamedTuple):
     scales: jax.Array
 
     def sample(self, key, number: int):
-        """`[number, D]` samples."""
+        """Samples `[number, D]`."""
         which, noise = jax.random.split(key)
         k = jax.random.choice(which, len(self.weights), (number,), p=self.weights)
         return self.means[k] + self.scales[k, None] * jax.random.normal(noise, (number, self.means.shape[1]))
@@ -37,7 +37,7 @@ class Mixture(NamedTuple):
         return jax.nn.logsumexp(self._joint(x, *_columns(alpha, sigma))[0], axis=1)
 
     def score(self, x, alpha, sigma):
-        """The gradient of log p_t(x) with respect to x, `[B, D]`: by the formula, not by differentiation."""
+        """The gradient of log p_t(x) with respect to x, `[B, D]`: by the formula, without automatic differentiation."""
         return -self.denoise(x, alpha, sigma).eps / jnp.reshape(sigma, (-1, 1))
 
     def denoise(self, x, alpha, sigma) -> Prediction:
@@ -51,7 +51,7 @@ class Mixture(NamedTuple):
         return Prediction((share * x0).sum(1), (share * eps).sum(1))
 
     def denoiser(self, schedule: NoiseSchedule) -> Denoiser:
-        """(x_t, t) -> Prediction, the best denoiser that there is under a schedule."""
+        """(x_t, t) -> Prediction, the optimal denoiser for a schedule."""
         return lambda x, t: self.denoise(x, schedule.alpha(jnp.asarray(t)), schedule.sigma(jnp.asarray(t)))
 
     def _joint(self, x, alpha, sigma):
@@ -67,12 +67,12 @@ def _columns(alpha, sigma):
 
 
 def mixture(weights, means, scales) -> Mixture:
-    """A mixture from lists."""
+    """Builds a mixture from lists."""
     return Mixture(*(jnp.asarray(part, float) for part in (weights, means, scales)))
 
 
 TWO_MODES = mixture([0.4, 0.6], [[-1.0], [1.0]], [0.25, 0.35])
-"""In one dimension: two unequal bumps."""
+"""One-dimensional: two unequal modes."""
 
 THREE_CLUSTERS = mixture([0.5, 0.3, 0.2], [[1.2, -0.4], [-1.0, 0.8], [0.2, 1.6]], [0.35, 0.3, 0.25])
-"""In two dimensions: three unequal clusters."""
+"""Two-dimensional: three unequal clusters."""

@@ -1,8 +1,8 @@
 """Handwritten digits of 8x8 pixels, and two measures of pictures of them.
 
 The 1,797 digits are scikit-learn's, in the split of the dataset `digits`, which the weights of the package were trained
-on: 1,258 for training, 359 held out. The notebooks that build a network of classes make samples at the held-out
-classes, draw them below held-out digits, and judge them.
+on: 1,258 for training, 359 held out. The notebooks that build a class-conditional network sample it at the
+labels of the held-out digits, draw the samples below those digits, and judge them.
 """
 
 import functools
@@ -31,20 +31,20 @@ labels, held_out_labels = _labels[_rows["train"]], _labels[_rows["test"]]
 
 
 def draw(key, number):
-    """A batch of training digits with their classes, as `small_training.train` takes it."""
+    """A batch of training digits with their classes, in the form that `small_training.train` expects."""
     rows = jax.random.randint(key, (number,), 0, len(images))
     return {"x": jnp.asarray(images)[rows], "condition": jnp.asarray(labels)[rows]}
 
 
 def distance(pictures):
-    """The Fréchet distance of 359 pictures to the held-out digits, over that of 359 training digits (the floor)."""
+    """The Fréchet distance of 359 pictures to the held-out digits, divided by that of 359 training digits (the floor)."""
     reference = _moments(held_out)
     floor = frechet.frechet_distance(_moments(images[: len(held_out)]), reference)
     return float(frechet.frechet_distance(_moments(np.clip(pictures, -1, 1)), reference) / floor)
 
 
 def recognised(pictures, classes):
-    """The share of pictures whose nearest training digit is of the class that is asked for."""
+    """The share of pictures whose nearest training digit has the requested class."""
     judge = KNeighborsClassifier(1).fit(images.reshape(len(images), -1), labels)
     return judge.score(np.clip(pictures, -1, 1).reshape(len(pictures), -1), classes)
 
@@ -58,10 +58,10 @@ def samples(network, params, schedule, parameterization, scales):
 
     Args:
         network: (params, x_t, t, label) -> output; the label `CLASSES` stands for none.
-        params: of the network.
+        params: the parameters of the network.
         schedule: the process.
         parameterization: what the network predicts.
-        scales: of classifier-free guidance; 1 is none.
+        scales: scales of classifier-free guidance; 1 means no guidance.
     """
     keys = jax.random.split(jax.random.key(3), len(held_out))
     noise = samplers.prior(schedule, keys, (8, 8, 1))
@@ -80,7 +80,7 @@ def samples(network, params, schedule, parameterization, scales):
 
 
 def draw_rows(pictures):
-    """Draws one digit of each class from each set of pictures, a row for a set."""
+    """Draws one digit of each class from each set of pictures, one row per set."""
     first = [int(np.flatnonzero(held_out_labels == digit)[0]) for digit in range(CLASSES)]
     _, panels = plt.subplots(len(pictures), CLASSES, figsize=(7.5, 0.9 * len(pictures)))
     for row, (name, images) in zip(panels, pictures.items(), strict=True):

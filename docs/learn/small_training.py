@@ -1,4 +1,4 @@
-"""The smallest training that shows something: a perceptron for points, and a loop of Adam in one compiled program."""
+"""A minimal training: a perceptron for points, and a loop of Adam steps in one compiled program."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import optax
 
 
 def init(key, dims: int, width: int = 128, times: int = 1):
-    """Parameters of a perceptron with two hidden layers, for points of some dimensions and one or two times."""
+    """Parameters of a perceptron with two hidden layers, for points with `dims` coordinates and one or two times."""
     sizes = [dims + 16 * times, width, width, dims]
     keys = jax.random.split(key, len(sizes) - 1)
     return [
@@ -16,7 +16,7 @@ def init(key, dims: int, width: int = 128, times: int = 1):
 
 
 def perceptron(params, x, t, condition=None):
-    """A network (x_t `[B, D]`, t `[B]` or a pair of them) -> `[B, D]`; it takes no notice of a condition."""
+    """A network (x_t `[B, D]`, t `[B]` or a pair of them) -> `[B, D]`; it ignores the condition."""
     times = t if isinstance(t, tuple) else (t,)
     hidden = jnp.concatenate([x, *map(waves, times)], axis=1)
     for weight, bias in params[:-1]:
@@ -37,13 +37,13 @@ def train(objective, schedule, params, draw, steps=2000, batch=256, seed=0, netw
     Args:
         objective: one of `diffusion.objectives`, or your own.
         schedule: the process.
-        params: of the network.
-        draw: (key, number) -> data `[number, D]`, or {"x": data, "condition": what belongs to them}.
-        steps: of Adam, whose rate falls to zero as a cosine.
-        batch: examples a step.
-        seed: of data, times and noise.
+        params: the initial parameters of the network.
+        draw: (key, number) -> data `[number, D]`, or {"x": data, "condition": their conditions}.
+        steps: number of steps of Adam; the learning rate follows a cosine to zero.
+        batch: number of examples per step.
+        seed: seed of data, times and noise.
         network: (params, x_t, t, condition) -> output.
-        rate: of Adam, at its start.
+        rate: initial learning rate of Adam.
     """
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
 
@@ -52,7 +52,7 @@ def train(objective, schedule, params, draw, steps=2000, batch=256, seed=0, netw
         data_key, noise_key = jax.random.split(key)
         drawn = draw(data_key, batch)
         examples = drawn if isinstance(drawn, dict) else {"x": drawn}
-        keys = jax.random.split(noise_key, batch)  # one an example
+        keys = jax.random.split(noise_key, batch)  # one key per example
 
         def loss(params):
             losses, _ = objective({"model": lambda *inputs: network(params, *inputs)}, schedule, keys, examples, 0)
