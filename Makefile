@@ -123,37 +123,45 @@ $(STORES)/.complete: tests/store_servers/requirements.txt | setup
 test-stores: $(STORES)/.complete
 	$(STORES)/bin/python -m pytest -n 0 -m "" tests/store_servers
 
-# The values of other libraries that the tests compare with; tests/fixtures holds them, so that only a change needs this.
+# The values of other libraries that the tests compare with. tests/fixtures holds them, so that only a change needs
+# `make fixtures`; `make test-peers` makes them again beside, and compares them with the recorded ones and with us.
 $(PEERS)/.complete: tests/peers/requirements.txt
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/peers/requirements.txt
 	@touch $@
 
+# Tests that compare whole pipelines, adapters and controls among them.
+BESIDE_PIPELINES := $(addprefix tests/text_to_image/test_, generate.py attached.py perturbed.py clips.py) \
+  tests/published/ltx2 tests/published/stable_cascade tests/adapters/test_ip_adapter.py \
+  tests/experiments/sampling/test_class_models.py
+
+define record_peers
+	mkdir -p $(1)/models $(1)/text $(1)/text_to_image
+	$(PEERS)/bin/python -m tests.peers.diffusers_reference $(1)/diffusers.safetensors
+	$(PEERS)/bin/python -m tests.peers.cases $(1)/models
+	$(PEERS)/bin/python -m tests.peers.i3d_reference $(1)/i3d.safetensors
+	$(PEERS)/bin/python -m tests.peers.tokenizers_reference $(1)/text
+	$(PEERS)/bin/python -m tests.peers.text_conditions_reference $(1)/text
+	$(PEERS)/bin/python -m tests.peers.loras $(1)/text_to_image/lora.safetensors
+	$(PEERS)/bin/python -m tests.peers.loras spellings $(1)/text_to_image/lora_spellings.safetensors
+	$(PEERS)/bin/python -m tests.peers.pipelines $(1)/text_to_image
+	$(PEERS)/bin/python -m tests.peers.class_pipelines $(1)/text_to_image
+	$(PEERS)/bin/python -m tests.peers.controlled $(1)/text_to_image
+	$(PEERS)/bin/python -m tests.peers.controlled_transformers $(1)/text_to_image
+	$(PEERS)/bin/python -m tests.peers.controlled_union $(1)/text_to_image
+	$(PEERS)/bin/python -m tests.peers.perturbed $(1)/text_to_image
+	$(PEERS)/bin/python -m tests.peers.ip_adapters $(1)/text_to_image/ip_adapter.safetensors
+	$(PEERS)/bin/python -m tests.peers.joint_ip_adapters $(1)/text_to_image/ip_adapter_mmdit.safetensors
+	$(PEERS)/bin/python -m tests.peers.redux $(1)/text_to_image
+endef
+
 fixtures: $(PEERS)/.complete
-	$(PEERS)/bin/python -m tests.peers.diffusers_reference tests/fixtures/diffusers.safetensors
-	$(PEERS)/bin/python -m tests.peers.cases tests/fixtures/models
-	$(PEERS)/bin/python -m tests.peers.i3d_reference tests/fixtures/i3d.safetensors
-	$(PEERS)/bin/python -m tests.peers.tokenizers_reference tests/fixtures/text
-	$(PEERS)/bin/python -m tests.peers.text_conditions_reference tests/fixtures/text
-	mkdir -p tests/fixtures/text_to_image
-	$(PEERS)/bin/python -m tests.peers.loras tests/fixtures/text_to_image/lora.safetensors
-	$(PEERS)/bin/python -m tests.peers.loras spellings tests/fixtures/text_to_image/lora_spellings.safetensors
-	$(PEERS)/bin/python -m tests.peers.pipelines tests/fixtures/text_to_image
-	$(PEERS)/bin/python -m tests.peers.class_pipelines tests/fixtures/text_to_image
-	$(PEERS)/bin/python -m tests.peers.controlled tests/fixtures/text_to_image
-	$(PEERS)/bin/python -m tests.peers.controlled_transformers tests/fixtures/text_to_image
-	$(PEERS)/bin/python -m tests.peers.controlled_union tests/fixtures/text_to_image
-	$(PEERS)/bin/python -m tests.peers.perturbed tests/fixtures/text_to_image
-	$(PEERS)/bin/python -m tests.peers.ip_adapters tests/fixtures/text_to_image/ip_adapter.safetensors
-	$(PEERS)/bin/python -m tests.peers.joint_ip_adapters tests/fixtures/text_to_image/ip_adapter_mmdit.safetensors
-	$(PEERS)/bin/python -m tests.peers.redux tests/fixtures/text_to_image
+	$(call record_peers,tests/fixtures)
 
 test-peers: setup $(PEERS)/.complete
-	mkdir -p runs/peers
-	$(PEERS)/bin/python -m tests.peers.diffusers_reference runs/peers/diffusers.safetensors
-	$(PEERS)/bin/python -m tests.peers.i3d_reference runs/peers/i3d.safetensors
+	$(call record_peers,runs/peers)
 	PEERS_FIXTURES=runs/peers $(RUN) -m pytest tests/peers
-	PEERS_FIXTURES=runs/peers $(RUN) -m pytest -n 0 -m "slow or not slow" tests/metrics/test_i3d.py
+	PEERS_FIXTURES=runs/peers $(RUN) -m pytest -m "" tests/metrics/test_i3d.py $(BESIDE_PIPELINES)
 
 # What runs here; benchmarks.programs, in the environment of accelerators-env, compiles for what is not here.
 bench: setup

@@ -3,13 +3,15 @@
 import functools
 import gzip
 import json
+import os
 import pathlib
 
 from safetensors.numpy import load_file, save_file
 
 from tests.peers.made_weights import made_in
 
-FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image"
+RECORDED = pathlib.Path(__file__).parents[1] / "fixtures"
+FIXTURES = pathlib.Path(os.environ.get("PEERS_FIXTURES") or RECORDED) / "text_to_image"  # make test-peers names others
 
 
 @functools.cache
@@ -27,7 +29,7 @@ def folder(name, place, changed=None):
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         (place / file).write_text(text)
     for file in about.get("sentencepiece", ()):
-        (place / file).write_bytes((FIXTURES.parent / "text" / "spiece.model").read_bytes())
+        (place / file).write_bytes((RECORDED / "text" / "spiece.model").read_bytes())
     for file, shapes in about["shapes"].items():
         component = file.split("/")[0]
         tensors = {key: made_in(component, key, tuple(shape)) for key, shape in shapes.items()}

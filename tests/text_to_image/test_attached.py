@@ -36,8 +36,6 @@ from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn, made
 from tests.text_to_image import made_pipelines
 
-FIXTURES = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image"
-
 
 class Sum:
     """A denoiser whose prediction is x plus the text plus the residuals."""
@@ -284,7 +282,7 @@ def test_the_files_of_a_picture_are_its_controls_and_the_attachments_in_use():
 
 @functools.cache
 def fixture(base=""):
-    arrays = load_file(FIXTURES / f"controlled{base and '_'}{base}.safetensors")
+    arrays = load_file(made_pipelines.FIXTURES / f"controlled{base and '_'}{base}.safetensors")
     return json.loads(gzip.decompress(arrays.pop("about").tobytes())), arrays
 
 

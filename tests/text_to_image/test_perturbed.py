@@ -1,7 +1,6 @@
 """Perturbed-attention guidance of published models: the latents of diffusers' classes, and what is refused."""
 
 import json
-import pathlib
 import types
 
 import jax
@@ -20,7 +19,7 @@ from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
 from tests.text_to_image.test_attached import net, picture
 
-FIXTURE = pathlib.Path(__file__).parents[1] / "fixtures" / "text_to_image" / "perturbed.safetensors"
+FIXTURE = made_pipelines.FIXTURES / "perturbed.safetensors"
 with safe_open(FIXTURE, framework="numpy") as file:
     CASES = json.loads(file.metadata()["cases"])
     STEPS = int(file.metadata()["steps"])
