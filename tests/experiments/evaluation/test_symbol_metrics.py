@@ -38,6 +38,12 @@ def test_divergences_of_one_and_two_symbols_by_hand():
     assert found["distances"]["unigram_divergence"]["value"] == pytest.approx(one)
 
 
+def test_a_symbol_of_the_samples_alone_is_shared_with_nothing():
+    """By the real symbols' numbers, below 2, the runs 1 1 and 0 3 would be one."""
+    found = measured([[0, 3]] * 4, [[1, 1]] * 4, [[1, 1]] * 4)
+    assert [distance["value"] for distance in found["distances"].values()] == pytest.approx([1, 1])
+
+
 def test_the_floor_is_of_training_examples_and_the_noise_of_all_symbols_alike():
     """Symbols that the training examples alone have count among the noise's, and share nothing with the real ones."""
     rows = 500

@@ -43,6 +43,25 @@ def test_real_examples_are_near_the_floor_and_others_far_above():
         assert real[name]["noise"] < 3 * real[name]["floor"]["mean"], name  # here the noise is the distribution
 
 
+@pytest.mark.extended
+def test_noise_has_the_mean_and_the_deviation_of_each_number():
+    scale, shift = np.float32([1, 100, 0.1]), np.float32([0, 1000, -5])
+    rows = [split(normals(seed) * scale + shift) for seed in (1, 2)]
+    found = vector_metrics.measure(normals(3) * scale + shift, defaults(), *rows, 0, 5)["distances"]
+    for name, figure in found.items():
+        assert figure["noise"] < 5 * figure["floor"]["mean"], name
+
+
+def test_an_interval_lies_about_its_figure_though_resamples_repeat_rows():
+    """A distance that counts repeated rows: 0 of all rows once, and some 37 of 100 in each resample."""
+    rows = np.zeros((100, 1))
+    distance = lambda rows: lambda chosen: float(len(chosen) - len(np.unique(chosen)))
+    how, rng = {"repeats": ""}, np.random.default_rng(0)
+    found = vector_metrics.compared({"repeats": distance}, rows, [rows, rows], rows, 100, 40, rng, how)
+    low, high = found["distances"]["repeats"]["interval"]
+    assert -20 < low < 0 < high < 20
+
+
 def test_the_figures_are_those_of_the_metrics():
     samples, real = normals(3, mean=0.5), normals(2)
     found = measured(samples)
