@@ -90,6 +90,23 @@ def test_two_players_by_hand(every):
     assert int(state.step) == 7 and int(state.failed_at) == -1
 
 
+@pytest.mark.extended
+def test_the_warm_up_of_an_average_counts_the_steps_of_its_player():
+    """Its n-th update has the decay (1 + n) / (10 + n), though the player acts at every third step alone."""
+    player = Player(_pay("a", lambda o: 0 * o["a"]), "a", optax.sgd(0.5), every=3)
+    averages = {"target": Average("a", ema_lib.exponential_moving_average(0.9))}
+    init, step = alternating({"generator": player}, {"a": _apply}, None, averages)
+    state, step = init({"a": jnp.float32(8.0)}), jax.jit(step)
+    a = average = 8.0
+    for k in range(7):
+        state, _ = step(state, BATCH, KEY)
+        if k % 3 == 0:
+            a /= 2
+            decay = (1 + k // 3) / (10 + k // 3)
+            average = decay * average + (1 - decay) * a
+    np.testing.assert_allclose(state.networks["target"], average, rtol=1e-5)
+
+
 @pytest.mark.parametrize("base", [0.5, 0.0])
 def test_two_players_beside_one_base_by_hand(base):
     """The same game of (base + a) x and (base + b) x, where the teacher is 3 base x; the base stays as it is."""

@@ -26,29 +26,32 @@ class Scaled:
         return x * variables["params"]["scale"]
 
 
-def training(failed_at=HEALTHY):
-    """A training whose step doubles the scale and leaves the codes."""
+def training(failed_at=HEALTHY, moves=0.0):
+    """A training whose step doubles the scale and moves the codes, as weight decay may; by nothing if not said."""
 
     def init(networks):
         return AlternatingState(jnp.int32(0), dict(networks), {}, {}, jnp.int32(HEALTHY))
 
     def step(state, batch, key):
         player = state.networks["model"]
-        weights = {**player["autoencoder"], "scale": 2 * player["autoencoder"]["scale"]}
+        codes = player["autoencoder"]["codebook"] + moves
+        weights = {**player["autoencoder"], "scale": 2 * player["autoencoder"]["scale"], "codebook": codes}
         networks = {**state.networks, "model": {**player, "autoencoder": weights}}
         return state._replace(step=state.step + 1, networks=networks, failed_at=jnp.int32(failed_at)), {"loss": 1.0}
 
     return Alternating(init, step)
 
 
-def begun(failed_at=HEALTHY, **how):
-    init, step = codebooks.following(training(failed_at), Scaled(), **how)
+def begun(failed_at=HEALTHY, moves=0.0, **how):
+    init, step = codebooks.following(training(failed_at, moves), Scaled(), **how)
     model = {"autoencoder": {"scale": jnp.float32(0.5), "codebook": jnp.asarray(CODES)}, "log_variance": 0.0}
     return init({"model": model, "critic": "other"}), step
 
 
-def test_codes_move_to_the_mean_of_their_vectors_under_the_new_encoder():
-    state, step = begun(decay=0.75, threshold=0.1)
+@pytest.mark.parametrize("moves", [0.0, 5.0])
+def test_codes_move_to_the_mean_of_their_vectors_under_the_new_encoder(moves):
+    """Whatever the player's optimizer does with the codes."""
+    state, step = begun(moves=moves, decay=0.75, threshold=0.1)
     np.testing.assert_array_equal(state.counts, np.ones(3))
     np.testing.assert_array_equal(state.sums, CODES)
     state, metrics = step(state, {"x": X}, KEY)

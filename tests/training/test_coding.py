@@ -48,6 +48,9 @@ def test_a_posterior_is_drawn_and_decoded():
     drawn = coding.kl_network(module)(params, X, KEYS)
     assert np.std(drawn.latents - z) == pytest.approx(0.5, rel=0.3)  # of 72 values
     np.testing.assert_allclose(drawn.x, drawn.latents @ OUT, rtol=1e-4, atol=1e-5)
+    x, z = drawn.recode(IN)  # by the same draws
+    np.testing.assert_array_equal(z, drawn.latents)
+    np.testing.assert_array_equal(x, drawn.x)
 
 
 def test_other_kernels_of_the_last_layers_take_their_place():

@@ -23,9 +23,9 @@ def reading(score, p, bits=None):
 def test_figures_by_hand():
     """Marked scores 3, 1 against 2, 0: three of four pairs are in order; p below 0.01, not at it."""
     marked = reading([3, 1], [0.001, 0.01], np.array([[1, 0], [1, 1]]))
-    found = watermark_robustness.figures(MARK, marked, reading([2, 0], [0.5, 0.009], None))
+    found = watermark_robustness.figures(MARK, marked, reading([2, 0], [0.5, 0.02], None))
     assert found["auroc"]["value"] == 0.75 and found["bit_accuracy"] == 0.75
-    assert found["detected"]["share"] == 0.5 and found["false_positives"]["share"] == 0.5
+    assert found["detected"]["share"] == 0.5 and found["false_positives"]["share"] == 0
     assert found["detected"] == bootstrap.share([True, False])
     assert 0 <= found["hits"] <= 0.5  # above the threshold that 1 % of the others exceed, which is near 2
     assert watermark_robustness.figures(MARK, reading([1, 1], [1, 1]), reading([0, 0], [1, 1]))["bit_accuracy"] is None
