@@ -7,6 +7,7 @@ from diffusion.package import public
 if TYPE_CHECKING:
     from diffusion.arrays import (
         arguments as arguments,
+        boxes as boxes,
         broadcasting as broadcasting,
         chunks as chunks,
         padding as padding,

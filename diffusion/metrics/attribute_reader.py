@@ -41,6 +41,7 @@ from jax import Array
 from safetensors.numpy import save
 
 from diffusion.arrays import chunks
+from diffusion.arrays.boxes import space_to_depth
 from diffusion.io import failures, files, safetensors_files
 from diffusion.package import public
 
@@ -307,10 +308,7 @@ def he_normal(key: Array, shape: tuple[int, ...]) -> Array:
 
 def hidden(params: Mapping[str, Array], images: Array) -> Array:
     """The last hidden layer [B, DIM] of pictures [B, H, W, 3] in 0..255."""
-    batch, height, width, channels = images.shape
-    x = images.astype(jnp.float32) / 127.5 - 1
-    x = x.reshape(batch, height // PATCH, PATCH, width // PATCH, PATCH, channels).swapaxes(2, 3)
-    x = x.reshape(batch, height // PATCH, width // PATCH, -1)
+    x = space_to_depth(images.astype(jnp.float32) / 127.5 - 1, (PATCH, PATCH))
     for i, stride in enumerate((0, 2, 1)):
         # Convolutions as matrix products of neighbourhoods: XLA's own take many times as long on a CPU.
         x = neighbourhoods(x, stride) if stride else x

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.attachment import begun
 from diffusion.models.dit import DiT
@@ -257,8 +258,7 @@ class VideoDiT(Layered, Backbone):
             [B, F, H, W, C], or [B, F, H, W, 2 C] with `learn_sigma`.
         """
         self._check_videos(x, t)
-        shape = x.shape
-        x = _folded(x, self.patch_frames)
+        x = space_to_depth(x, (self.patch_frames, 1, 1))
         if memory is not None and not self.causal:
             raise ValueError(
                 "a memory of earlier frames needs a network with causal, in which frames see no later ones"
@@ -290,7 +290,7 @@ class VideoDiT(Layered, Backbone):
         norm = normalisation(self.norm, "final_norm", self.dtype)
         tokens = tokens.reshape(batch * frames, -1, self.width)
         output = picture_output(tokens, c, norm, self.patch, pictures.shape, self.dtype, self.learn_sigma)
-        return recorded.beside(_unfolded(output.reshape(*x.shape[:-1], -1), shape[1]))
+        return recorded.beside(depth_to_space(output.reshape(*x.shape[:-1], -1), (self.patch_frames, 1, 1)))
 
     def _embedding(self, t: jax.Array, inputs: dict[str, Any], batch: int) -> jax.Array:
         """silu of the sum of what is learned of the times, the class and the vector: [B, F or 1, width]."""
@@ -336,20 +336,6 @@ class VideoDiT(Layered, Backbone):
         if self.text_width:
             check_text(batch, self.text_width, inputs)
         return inputs
-
-
-def _folded(x: jax.Array, together: int) -> jax.Array:
-    """Frames that share a patch as channels: [B, F, H, W, C] -> [B, F / p, H, W, p C]."""
-    batch, frames, height, width, channels = x.shape
-    cut = x.reshape(batch, frames // together, together, height, width, channels)
-    return jnp.moveaxis(cut, 2, 4).reshape(batch, frames // together, height, width, together * channels)
-
-
-def _unfolded(x: jax.Array, frames: int) -> jax.Array:
-    """The inverse of `_folded`, to F frames."""
-    batch, groups, height, width, _ = x.shape
-    cut = x.reshape(batch, groups, height, width, frames // groups, -1)
-    return jnp.moveaxis(cut, 4, 2).reshape(batch, frames, height, width, -1)
 
 
 def with_frames(

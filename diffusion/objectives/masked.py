@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.boxes import space_to_depth
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import conditioned, noised, split
@@ -181,9 +182,8 @@ def _number(x: Array, patch: int) -> int:
 
 def _patches(x: Array, patch: int) -> Array:
     """[B, H, W, C] -> [B, N, patch^2 C], row by row."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
+    grid = space_to_depth(x, (patch, patch))
+    return grid.reshape(len(grid), -1, grid.shape[-1])
 
 
 def _mean(values: Array, chosen: Array) -> Array:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         autoencoder_vq as autoencoder_vq,
         causal_layers as causal_layers,
         clip_parts as clip_parts,
+        column_patches as column_patches,
         deep_compression as deep_compression,
         edge_convolution as edge_convolution,
         encoder_decoder as encoder_decoder,

@@ -18,6 +18,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
 from diffusion.models.autoencoders import encoder_decoder, latent_space
 from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, shared_options
 from diffusion.models.autoencoders.latent_space import Factor, Moments
@@ -119,7 +120,7 @@ class AutoencoderKL(CheckedNetwork):
         h = self.encoder(latent_space.to_range(x, self.input_range))
         if self.quantization_convs:
             h = self.moments_conv(h)
-        mean, log_variance = (_packed(part, self.packed) for part in jnp.split(h, 2, axis=-1))
+        mean, log_variance = (pixel_unshuffle(part, (self.packed, self.packed)) for part in jnp.split(h, 2, axis=-1))
         return Moments(mean, log_variance.clip(*LOG_VARIANCE))
 
     def decode(self, z: jax.Array) -> jax.Array:
@@ -138,7 +139,7 @@ class AutoencoderKL(CheckedNetwork):
             pictures = self.decode(z.reshape(-1, *z.shape[2:]))
             return pictures.reshape(*z.shape[:2], *pictures.shape[1:])
         encoder_decoder.check_latents(z, self.latent_channels)
-        z = _unpacked(z, self.packed)
+        z = pixel_shuffle(z, (self.packed, self.packed))
         if self.convs[1]:
             z = self.latents_conv(z)
         return latent_space.from_range(self.decoder(z), self.input_range)
@@ -146,17 +147,3 @@ class AutoencoderKL(CheckedNetwork):
     def __call__(self, x: jax.Array) -> jax.Array:
         """The reconstruction of pictures [B, H, W, C] from the mean of their posterior."""
         return self.decode(self.encode(x).mean)
-
-
-def _packed(z: jax.Array, side: int) -> jax.Array:
-    """Patches as values, channel by channel: [B, p h, p w, C] -> [B, h, w, C p p]."""
-    batch, height, width, _ = z.shape
-    cut = z.reshape(batch, height // side, side, width // side, side, -1)
-    return cut.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // side, width // side, -1)
-
-
-def _unpacked(z: jax.Array, side: int) -> jax.Array:
-    """The inverse of `_packed`."""
-    batch, height, width, _ = z.shape
-    cut = z.reshape(batch, height, width, -1, side, side)
-    return cut.transpose(0, 1, 4, 2, 5, 3).reshape(batch, height * side, width * side, -1)

@@ -14,24 +14,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.models.autoencoders import encoder_decoder, latent_space
 from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
-from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video_15 import folded, unfolded
 from diffusion.models.autoencoders.deep_compression import averaged, repeated
 from diffusion.models.autoencoders.encoder_decoder import Options, shared_options
 from diffusion.models.autoencoders.latent_space import Factor, Moments
 from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.network_bases import CheckedNetwork
 
-
-def _folded(x: jax.Array) -> jax.Array:
-    """The pixels of boxes as channels: [B, H, W, C] -> [B, H / 2, W / 2, 4 C]."""
-    return folded(x[:, None], 1)[:, 0]
-
-
-def _unfolded(x: jax.Array) -> jax.Array:
-    """The inverse of `_folded`."""
-    return unfolded(x[:, None], 1)[:, 0]
+BOX = (2, 2)  # pixels that become channels
 
 
 class Encoder(nn.Module):
@@ -48,7 +40,7 @@ class Encoder(nn.Module):
             x = encoder_decoder.level(self.options, i, self.options.layers)(x)
             if i + 1 < len(widths):
                 h = conv(widths[i + 1] // 4, dtype=dtype, name=f"down_{i}")(x)
-                x = _folded(h) + averaged(_folded(x), widths[i + 1])
+                x = space_to_depth(h, BOX) + averaged(space_to_depth(x, BOX), widths[i + 1])
         x = encoder_decoder.middle(self.options)(x)
         return encoder_decoder.last(x, self.outputs, self.options) + averaged(x, self.outputs)
 
@@ -68,7 +60,7 @@ class Decoder(nn.Module):
             x = encoder_decoder.level(self.options, i, self.options.layers + 1)(x)
             if i:
                 h = conv(4 * widths[i - 1], dtype=dtype, name=f"up_{i}")(x)
-                x = _unfolded(h) + _unfolded(repeated(x, 4 * widths[i - 1]))
+                x = depth_to_space(h, BOX) + depth_to_space(repeated(x, 4 * widths[i - 1]), BOX)
         return encoder_decoder.last(x, self.outputs, self.options)
 
 

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import Levels, VideoBlock
 from diffusion.models.autoencoders.causal_layers import ChannelNorm
 from diffusion.models.autoencoders.clip_parts import at_once
@@ -25,21 +26,7 @@ from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder
 from diffusion.models.layers.network_bases import CheckedNetwork
 
-
-def folded(x: jax.Array, time: int) -> jax.Array:
-    """The pixels of boxes as channels: [B, F, H, W, C] -> [B, F / time, H / 2, W / 2, time 4 C]."""
-    batch, frames, height, width, channels = x.shape
-    boxes = x.reshape(batch, frames // time, time, height // 2, 2, width // 2, 2, channels)
-    boxes = boxes.transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    return boxes.reshape(batch, frames // time, height // 2, width // 2, 4 * time * channels)
-
-
-def unfolded(x: jax.Array, time: int) -> jax.Array:
-    """The inverse of `folded`."""
-    batch, frames, height, width, channels = x.shape
-    channels //= 4 * time
-    boxes = x.reshape(batch, frames, height, width, time, 2, 2, channels).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return boxes.reshape(batch, frames * time, 2 * height, 2 * width, channels)
+FRAME, PAIR = (1, 2, 2), (2, 2, 2)  # boxes of one frame and of two, of four pixels each
 
 
 def _conv(dtype: str, features: int, name: str) -> EdgeConv:
@@ -65,9 +52,10 @@ class Encoder15(Levels):
         features = self.widths[level + 1]
         h = _conv(self.dtype, features // (4 * time), f"down_{level}")(x)
         if time == 1:
-            return folded(h, 1) + averaged(folded(x, 1), features)
-        first = jnp.tile(folded(h[:, :1], 1), 2) + averaged(folded(x[:, :1], 1), features)
-        return jnp.concatenate([first, folded(h[:, 1:], 2) + averaged(folded(x[:, 1:], 2), features)], axis=1)
+            return space_to_depth(h, FRAME) + averaged(space_to_depth(x, FRAME), features)
+        first = jnp.tile(space_to_depth(h[:, :1], FRAME), 2) + averaged(space_to_depth(x[:, :1], FRAME), features)
+        later = space_to_depth(h[:, 1:], PAIR) + averaged(space_to_depth(x[:, 1:], PAIR), features)
+        return jnp.concatenate([first, later], axis=1)
 
 
 class Decoder15(Levels):
@@ -89,9 +77,9 @@ class Decoder15(Levels):
         features = self.widths[level - 1]
         h = _conv(self.dtype, features * 4 * time, f"up_{level}")(x)
         if time == 1:
-            return unfolded(h, 1) + unfolded(repeated(x, 4 * features), 1)
-        first = unfolded(h[:, :1], 1)[..., :features] + repeated(unfolded(x[:, :1], 1), features)
-        later = unfolded(h[:, 1:], 2) + repeated(unfolded(x[:, 1:], 2), features)
+            return depth_to_space(h, FRAME) + depth_to_space(repeated(x, 4 * features), FRAME)
+        first = depth_to_space(h[:, :1], FRAME)[..., :features] + repeated(depth_to_space(x[:, :1], FRAME), features)
+        later = depth_to_space(h[:, 1:], PAIR) + repeated(depth_to_space(x[:, 1:], PAIR), features)
         return jnp.concatenate([first, later], axis=1)
 
 

@@ -27,8 +27,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
 from diffusion.models.autoencoders.causal_layers import STREAM
 from diffusion.models.autoencoders.clip_parts import lagging
+from diffusion.models.autoencoders.column_patches import column_patches, column_pixels
 from diffusion.models.autoencoders.edge_convolution import EdgeConv, Place, delayed
 from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder, check_latents
@@ -41,31 +43,6 @@ EPSILON = 1e-8  # epsilon of the norms
 NOISE = "noise"
 """The stream of random numbers that the decoder of 0.9.1 adds, `rngs={"noise": key}`; without it their mean, zero."""
 STRIDES = {"conv": (2, 2, 2), "spatial": (1, 2, 2), "temporal": (2, 1, 1), "spatiotemporal": (2, 2, 2), "": (1, 1, 1)}
-
-
-def fold(x: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
-    """Each box of (s, r, c) pixels as channels: [B, F, H, W, C] -> [B, F/s, H/r, W/c, C s r c], channel first."""
-    batch, *sizes, channels = x.shape
-    parts = [part for size, step in zip(sizes, stride) for part in (size // step, step)]
-    x = x.reshape(batch, *parts, channels).transpose(0, 1, 3, 5, 7, 2, 4, 6)
-    return x.reshape(*x.shape[:4], -1)
-
-
-def unfold(x: jax.Array, stride: tuple[int, int, int]) -> jax.Array:
-    """The inverse of `fold`."""
-    batch, *sizes, _ = x.shape
-    x = x.reshape(batch, *sizes, -1, *stride).transpose(0, 1, 5, 2, 6, 3, 7, 4)
-    return x.reshape(batch, *(size * step for size, step in zip(sizes, stride)), -1)
-
-
-def _patches(x: jax.Array, patch: int) -> jax.Array:
-    """Patches as channels, with the columns outermost."""
-    return fold(x.swapaxes(2, 3), (1, patch, patch)).swapaxes(2, 3)
-
-
-def _pixels(x: jax.Array, patch: int) -> jax.Array:
-    """The inverse of `_patches`."""
-    return unfold(x.swapaxes(2, 3), (1, patch, patch)).swapaxes(2, 3)
 
 
 class ResidualBlock(nn.Module):
@@ -115,7 +92,7 @@ class ResidualBlock(nn.Module):
 
 
 class Halve(nn.Module):
-    """fold(conv(x)) + mean of groups of fold(x), behind the first frame once more where time is halved.
+    """pixel_unshuffle(conv(x)) + means of groups of pixel_unshuffle(x); time is halved behind a repeated first frame.
 
     `begins` of the call says whether its frames begin the video.
 
@@ -133,12 +110,12 @@ class Halve(nn.Module):
     def __call__(self, x: jax.Array, begins: bool = True) -> jax.Array:
         x = jnp.concatenate([x[:, : self.stride[0] - 1], x], axis=1) if begins else x
         h = EdgeConv(self.features // math.prod(self.stride), dtype=self.dtype, name="conv")(x)
-        same = fold(x, self.stride)
-        return fold(h, self.stride) + same.reshape(*same.shape[:-1], self.features, -1).mean(-1)
+        same = pixel_unshuffle(x, self.stride)
+        return pixel_unshuffle(h, self.stride) + same.reshape(*same.shape[:-1], self.features, -1).mean(-1)
 
 
 class Double(nn.Module):
-    """unfold(conv(x)), without the first frame; by choice + unfold(x), whose channels are repeated.
+    """pixel_shuffle(conv(x)), without the first frame; by choice + pixel_shuffle(x), whose channels are repeated.
 
     Attributes:
         features: number of channels of the output.
@@ -158,10 +135,10 @@ class Double(nn.Module):
     def __call__(self, x: jax.Array, place: Place | None = None) -> jax.Array:
         stride = (2, 2, 2)
         conv = EdgeConv(8 * self.features, causal=False, reflects=self.reflects, dtype=self.dtype, name="conv")
-        h = unfold(conv(x, place), stride)
+        h = pixel_shuffle(conv(x, place), stride)
         if self.residual:
             x = x if place is None else delayed(self, x, 1)
-            same = unfold(x, stride)
+            same = pixel_shuffle(x, stride)
             h = h + jnp.concatenate([same] * (self.features // same.shape[-1]), axis=-1)
         return h[:, 1:] if place is None else h
 
@@ -185,7 +162,7 @@ class Encoder(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         begins = not self.variables.get(STREAM)
         block = lambda features, name: ResidualBlock(features, True, dtype=self.dtype, name=name)
-        x = EdgeConv(self.widths[0], dtype=self.dtype, name="conv_in")(_patches(x, self.patch))
+        x = EdgeConv(self.widths[0], dtype=self.dtype, name="conv_in")(column_patches(x, self.patch))
         for i, how in enumerate(self.halve):
             width, wider = self.widths[i : i + 2]
             for j in range(self.layers[i]):
@@ -256,7 +233,7 @@ class Decoder(nn.Module):
             last = last + self.param("final_table", table, last.shape[1:]).astype(last.dtype)
             x = x * (1 + last[:, 1, None, None, None]) + last[:, 0, None, None, None]
         x = EdgeConv(self.outputs * self.patch**2, causal=False, **mirrored, name="conv_out")(nn.silu(x), place)
-        return _pixels(x, self.patch)
+        return column_pixels(x, self.patch)
 
 
 class AutoencoderKLLTX(VideoAutoencoder):

@@ -38,6 +38,7 @@ from diffusion.models.autoencoders.causal_layers import (
     repeated,
 )
 from diffusion.models.autoencoders.clip_parts import streamed
+from diffusion.models.autoencoders.column_patches import column_patches, column_pixels
 from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.autoencoders.video_autoencoder import VideoAutoencoder
 from diffusion.models.layers.network_bases import CheckedNetwork
@@ -196,26 +197,12 @@ class AutoencoderKLVideo(VideoAutoencoder, CheckedNetwork):
 
     def _posterior(self, x: jax.Array) -> list[jax.Array]:
         self._check_still(x)
-        return jnp.split(self.moments_conv(self.encoder(_folded(x, self.patch))), 2, axis=-1)
+        return jnp.split(self.moments_conv(self.encoder(column_patches(x, self.patch))), 2, axis=-1)
 
     def _video(self, z: jax.Array) -> jax.Array:
         self._check_still(z)
-        return _unfolded(self.decoder(self.latents_conv(z)), self.patch)
+        return column_pixels(self.decoder(self.latents_conv(z)), self.patch)
 
     def _check_still(self, x: jax.Array) -> None:
         if self.still and x.shape[1] != 1:
             raise ValueError(f"this autoencoder codes pictures, clips of 1 frame; got {x.shape[1]} frames")
-
-
-def _folded(x: jax.Array, patch: int) -> jax.Array:
-    """[B, F, H, W, C] -> [B, F, H / p, W / p, C p p]: channels first, then columns, then rows."""
-    batch, frames, height, width, _ = x.shape
-    x = x.reshape(batch, frames, height // patch, patch, width // patch, patch, -1)
-    return x.transpose(0, 1, 2, 4, 6, 5, 3).reshape(batch, frames, height // patch, width // patch, -1)
-
-
-def _unfolded(x: jax.Array, patch: int) -> jax.Array:
-    """The inverse of `_folded`."""
-    batch, frames, height, width, _ = x.shape
-    x = x.reshape(batch, frames, height, width, -1, patch, patch).transpose(0, 1, 2, 6, 3, 5, 4)
-    return x.reshape(batch, frames, height * patch, width * patch, -1)

@@ -15,6 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.convolutions import upsample
 
@@ -264,9 +265,7 @@ def averaged(x: jax.Array, features: int, time: int, space: int) -> jax.Array:
     Diffusion Models", 2024, section 3.2.
     """
     x = jnp.pad(x, ((0, 0), (-x.shape[1] % time, 0), (0, 0), (0, 0), (0, 0)))
-    batch, frames, height, width, channels = x.shape
-    boxes = x.reshape(batch, frames // time, time, height // space, space, width // space, space, channels)
-    values = boxes.transpose(0, 1, 3, 5, 7, 2, 4, 6).reshape(*boxes.shape[:2], height // space, width // space, -1)
+    values = pixel_unshuffle(x, (time, space, space))
     return values.reshape(*values.shape[:-1], features, -1).mean(-1)
 
 
@@ -284,10 +283,8 @@ def repeated(x: jax.Array, features: int, time: int, space: int, begins: bool) -
 
     Reference: as `averaged`.
     """
-    batch, frames, height, width, channels = x.shape
-    values = jnp.repeat(x, features * time * space**2 // channels, axis=-1)
-    boxes = values.reshape(*x.shape[:-1], features, time, space, space).transpose(0, 1, 5, 2, 6, 3, 7, 4)
-    video = boxes.reshape(batch, frames * time, height * space, width * space, features)
+    values = jnp.repeat(x, features * time * space**2 // x.shape[-1], axis=-1)
+    video = pixel_shuffle(values, (time, space, space))
     return video[:, time - 1 :] if begins else video
 
 

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
 from diffusion.models.layers import layout
 from diffusion.models.layers.constants import constant
 from diffusion.models.layers.convolutions import conv, gated_convolution, upsample
@@ -16,21 +17,7 @@ from diffusion.models.layers.linear_attention import linear_attention
 ACTIVATIONS = {"silu": nn.silu, "relu": nn.relu}
 
 
-def space_to_channels(x: jax.Array) -> jax.Array:
-    """Four pixels as the channels of one: [B, 2 h, 2 w, C] -> [B, h, w, 4 C].
-
-    Channel c becomes the channels 4 c .. 4 c + 3, its four pixels row by row.
-    """
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    return x.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // 2, width // 2, 4 * channels)
-
-
-def channels_to_space(x: jax.Array) -> jax.Array:
-    """Four channels as the pixels of one: [B, h, w, 4 C] -> [B, 2 h, 2 w, C]; the inverse of `space_to_channels`."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height, width, channels // 4, 2, 2)
-    return x.transpose(0, 1, 4, 2, 5, 3).reshape(batch, 2 * height, 2 * width, channels // 4)
+BOX = (2, 2)  # four pixels that are the channels of one
 
 
 def averaged(x: jax.Array, channels: int) -> jax.Array:
@@ -139,11 +126,11 @@ class GatedConv(nn.Module):
 
 
 class Halve(nn.Module):
-    """A convolution that halves the sides, plus the mean of channels after `space_to_channels`.
+    """A convolution that halves the sides, plus the mean of channels after `pixel_unshuffle`.
 
     Attributes:
         features: number D of output channels.
-        shuffle: whether to convolve to D / 4 channels, then `space_to_channels`; else convolve with stride 2.
+        shuffle: whether to convolve to D / 4 channels, then `pixel_unshuffle`; else convolve with stride 2.
         shortcut: whether to add the mean.
         dtype: compute type.
     """
@@ -156,18 +143,18 @@ class Halve(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.shuffle:
-            h = space_to_channels(conv(self.features // 4, dtype=self.dtype, name="conv")(x))
+            h = pixel_unshuffle(conv(self.features // 4, dtype=self.dtype, name="conv")(x), BOX)
         else:
             h = conv(self.features, stride=2, dtype=self.dtype, name="conv")(x)
-        return h + averaged(space_to_channels(x), self.features) if self.shortcut else h
+        return h + averaged(pixel_unshuffle(x, BOX), self.features) if self.shortcut else h
 
 
 class Double(nn.Module):
-    """A convolution that doubles the sides, plus `channels_to_space` of repeated channels.
+    """A convolution that doubles the sides, plus `pixel_shuffle` of repeated channels.
 
     Attributes:
         features: number D of output channels.
-        shuffle: whether to convolve to 4 D channels, then `channels_to_space`; else convolve the nearest neighbours.
+        shuffle: whether to convolve to 4 D channels, then `pixel_shuffle`; else convolve the nearest neighbours.
         shortcut: whether to add the repeated channels.
         dtype: compute type.
     """
@@ -180,7 +167,7 @@ class Double(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.shuffle:
-            h = channels_to_space(conv(4 * self.features, dtype=self.dtype, name="conv")(x))
+            h = pixel_shuffle(conv(4 * self.features, dtype=self.dtype, name="conv")(x), BOX)
         else:
             h = conv(self.features, dtype=self.dtype, name="conv")(upsample(x))
-        return h + channels_to_space(repeated(x, 4 * self.features)) if self.shortcut else h
+        return h + pixel_shuffle(repeated(x, 4 * self.features), BOX) if self.shortcut else h

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import space_to_depth
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.layers.choices import look_up, sizes
 from diffusion.models.layers.clip_layers import layer_norm
@@ -71,9 +72,8 @@ class VideoMAE(VisionTransformer):
         if clips.ndim != 5 or clips.shape[1:] != expected or not jnp.issubdtype(clips.dtype, jnp.floating):
             raise ValueError(f"this encoder takes floats [B, {', '.join(map(str, expected))}]; got {clips.dtype} "
                              f"{list(clips.shape)}")  # fmt: skip
-        time, side = self.frames // self.tubelet, self.size // self.patch
-        cut = clips.astype(self.dtype).reshape(-1, time, self.tubelet, side, self.patch, side, self.patch, 3)
-        tubelets = cut.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(len(clips), time * side**2, -1)
+        tubelets = space_to_depth(clips.astype(self.dtype), (self.tubelet, self.patch, self.patch))
+        tubelets = tubelets.reshape(len(clips), -1, tubelets.shape[-1])
         x = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patches")(tubelets)
         x = x + jnp.asarray(_positions(x.shape[1], self.width), x.dtype)
         layers = scanned(Layer, self.depth, "none", self.is_initializing(), (nn.broadcast,), kept=())(

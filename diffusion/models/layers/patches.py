@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.embeddings import sincos_positions
 
@@ -20,14 +21,13 @@ def patchify(x: jax.Array, patch: int) -> jax.Array:
     batch, height, width, channels = x.shape
     if height % patch or width % patch:
         raise ValueError(f"patch={patch} does not divide height {height} and width {width}; choose a patch that does")
-    x = x.reshape(batch, height // patch, patch, width // patch, patch, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch * patch * channels)
+    return space_to_depth(x, (patch, patch)).reshape(batch, -1, patch * patch * channels)
 
 
 def unpatchify(tokens: jax.Array, patch: int, height: int, width: int) -> jax.Array:
     """Puts tokens [B, H W / p^2, p p C] back into images [B, H, W, C]: the inverse of `patchify`."""
-    x = tokens.reshape(tokens.shape[0], height // patch, width // patch, patch, patch, -1)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(tokens.shape[0], height, width, -1)
+    grid = tokens.reshape(tokens.shape[0], height // patch, width // patch, -1)
+    return depth_to_space(grid, (patch, patch))
 
 
 def embedded_patches(

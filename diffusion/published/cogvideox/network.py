@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.blocks import Gelu, Modulation, xavier, zeros
@@ -160,7 +161,7 @@ class CogVideoX(Layered, Backbone):
         words = inputs["text"].shape[1]
         dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
 
-        video = dense("patch_embedding")(_boxes(x, grid, box))
+        video = dense("patch_embedding")(space_to_depth(x, box).reshape(len(x), int(np.prod(grid)), -1))
         angles = None
         if self.positions == "sincos" and not self.learned:
             video = video + jnp.asarray(self._added(grid), video.dtype)
@@ -187,7 +188,7 @@ class CogVideoX(Layered, Backbone):
             final = nn.Dense(
                 math.prod(box) * self.channels, dtype=jnp.float32, kernel_init=zeros, bias_init=zeros, name="final"
             )
-            return _pixels(final(video), grid, box)
+            return depth_to_space(final(video).reshape(len(x), *grid, -1), box)
 
         fields = (words, self.heads, self.attention, self.dtype)
         axes = (nn.broadcast, nn.broadcast)
@@ -235,19 +236,6 @@ class CogVideoX(Layered, Backbone):
                 f"{x.shape[2]} x {x.shape[3]}"
             )
         check_text(x.shape[0], self.text_width, inputs)
-
-
-def _boxes(x: jax.Array, grid: tuple[int, int, int], box: tuple[int, int, int]) -> jax.Array:
-    """[B, F, H, W, C] -> [B, N, box C]: the values of a box of frames, rows and columns, channels last."""
-    parts = [part for pair in zip(grid, box) for part in pair]
-    x = x.reshape(len(x), *parts, x.shape[-1]).transpose(0, 1, 3, 5, 2, 4, 6, 7)
-    return x.reshape(len(x), int(np.prod(grid)), -1)
-
-
-def _pixels(tokens: jax.Array, grid: tuple[int, int, int], box: tuple[int, int, int]) -> jax.Array:
-    """The inverse of `_boxes`."""
-    x = tokens.reshape(len(tokens), *grid, *box, -1).transpose(0, 1, 4, 2, 5, 3, 6, 7)
-    return x.reshape(len(x), *(size * side for size, side in zip(grid, box)), -1)
 
 
 def _fitted(sides: tuple[int, int], training: tuple[int, int]) -> list[np.ndarray]:

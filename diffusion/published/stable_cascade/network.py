@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.autoencoders.deep_compression import channels_to_space, space_to_channels
+from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
 from diffusion.models.image_encoders.convnext import ResponseNorm
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.block_features import Features
@@ -213,7 +213,7 @@ class StableCascade(Backbone):
         embedded = [time_features(time, self.time_width) for time in (t, *[jnp.zeros_like(t)] * (self.times - 1))]
         shared = jnp.stack(embedded, axis=1).astype(self.dtype), self._tokens(inputs)
 
-        h = space_to_channels(x) if self.patch == 2 else x
+        h = pixel_unshuffle(x, (2, 2)) if self.patch == 2 else x
         h = layer_norm(self._dense(self.widths[0], "patch_embedding")(h))
         if self.coarse_channels:
             h = h + self._picture(resized(inputs["coarse"], *h.shape[1:3]), "coarse")
@@ -228,7 +228,7 @@ class StableCascade(Backbone):
             h = self._level(h, i, "up", shared, recorded, skips[i] if i < len(self.widths) - 1 else None)
             h = self._larger(layer_norm(h), i) if i else h
         h = self._dense(self.patch**2 * self.channels, "final")(layer_norm(h)).astype(jnp.float32)
-        return recorded.beside(channels_to_space(h) if self.patch == 2 else h)
+        return recorded.beside(pixel_shuffle(h, (2, 2)) if self.patch == 2 else h)
 
     def _dense(self, features: int, name: str) -> nn.Dense:
         return nn.Dense(features, dtype=self.dtype, name=name)

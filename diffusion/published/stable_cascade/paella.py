@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
 from diffusion.models.autoencoders import quantizers
-from diffusion.models.autoencoders.deep_compression import FixedBatchNorm, channels_to_space, space_to_channels
+from diffusion.models.autoencoders.deep_compression import FixedBatchNorm
 from diffusion.models.autoencoders.encoder_decoder import WithoutPosterior
 from diffusion.models.layers.network_bases import CheckedNetwork
 from diffusion.models.layers.norms import layer_norm
@@ -36,7 +37,7 @@ class _Encoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        h = nn.Dense(self.widths[0], name="conv_in")(space_to_channels(x))
+        h = nn.Dense(self.widths[0], name="conv_in")(pixel_unshuffle(x, (2, 2)))
         for i, width in enumerate(self.widths):
             if i:
                 h = nn.Conv(width, (4, 4), (2, 2), ((1, 1), (1, 1)), name=f"down_{i - 1}")(h)
@@ -57,7 +58,7 @@ class _Decoder(nn.Module):
                 h = _Block(name=f"level_{i}_block_{j}")(h)
             if i:
                 h = nn.ConvTranspose(self.widths[i - 1], (4, 4), (2, 2), name=f"up_{i}")(h)
-        return channels_to_space(nn.Dense(4 * self.outputs, name="conv_out")(h))
+        return pixel_shuffle(nn.Dense(4 * self.outputs, name="conv_out")(h), (2, 2))
 
 
 class PaellaVQ(WithoutPosterior, CheckedNetwork):

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import pixel_unshuffle
 from diffusion.models.attachment import Attachment, same_size
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.convolutions import conv
@@ -64,16 +65,13 @@ class T2IAdapter(nn.Module):
         Raises:
             ValueError: for sides that `factor` does not divide, or another number of channels.
         """
-        batch, height, width, channels = picture.shape
+        _, height, width, channels = picture.shape
         if channels != self.channels or height % self.factor or width % self.factor:
             raise ValueError(
                 f"this T2I-Adapter reads pictures of {self.channels} channels whose sides are multiples of "
                 f"{self.factor}; got {height} x {width} with {channels} channels"
             )
-        squares = picture.reshape(
-            batch, height // self.factor, self.factor, width // self.factor, self.factor, channels
-        )
-        h = squares.transpose(0, 1, 3, 5, 2, 4).reshape(batch, height // self.factor, width // self.factor, -1)
+        h = pixel_unshuffle(picture, (self.factor, self.factor))
         light = self.kind == "light"
         if not light:
             h = conv(self.widths[0], dtype=self.dtype, name="conv_in")(h)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX, ResidualBlock, fold, unfold
+from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX, ResidualBlock
 
 
 @pytest.mark.extended
@@ -20,15 +20,6 @@ def test_noise_is_one_picture_for_all_frames_times_a_scale_of_each_channel():
     added = (block.apply({"params": params}, x, rngs={"noise": jax.random.key(1)}) - x) / sizes
     np.testing.assert_allclose(added, np.broadcast_to(added[:1, :1, ..., :1], x.shape), atol=1e-5)
     assert 0.8 < added[0, 0, ..., 0].std() < 1.2
-
-
-def test_a_fold_has_the_channel_outside_and_unfold_is_its_inverse():
-    x = np.arange(2 * 2 * 4 * 2).reshape(1, 2, 2, 4, 2)
-    folded = fold(x, (2, 1, 2))
-    assert folded.shape == (1, 1, 2, 2, 8)
-    expected = [x[0, f, 1, 2 + c, channel] for channel in range(2) for f in range(2) for c in range(2)]
-    np.testing.assert_array_equal(folded[0, 0, 1, 1], expected)
-    np.testing.assert_array_equal(unfold(folded, (2, 1, 2)), x)
 
 
 def test_refusals_name_what_fits():
