@@ -4,7 +4,7 @@
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import guidance, parameterizations, sampling
+from diffusion import guidance, parameterizations, sampling, timesteps
 from diffusion.arrays import pytrees
 from diffusion.flows import flow_maps
 from diffusion.flows.flow_maps import FlowMap
@@ -50,7 +50,8 @@ def denoise(
         params: the parameters of the denoiser, `TextToImage.weights`.
         conditional: condition of B pictures. Its optional entries are "beside" [B, h, w, K], what the network sees
             beside the latents; "reference" [B, h, w, 2 C], latents and noise of a picture that attention reads;
-            "regions", a condition for each region; and "words" int [B, S, K], the numbers of their tokens.
+            "clean" Bool [B, F], the frames of a clip with a sound that are known; "regions", a condition for each
+            region; and "words" int [B, S, K], the numbers of their tokens.
         unconditional: condition of the negative prompt; None for no guidance.
         scale: scale of the guidance, [], or a function of t such as `guidance.Stepwise`; [2], by text and by picture,
             for a model that sees a picture beside its latents; [] or [2] for two denoisers; [2], by text and away from
@@ -87,10 +88,23 @@ def denoise(
     timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
     timely = bool(attached) or timed or "reference" in conditional  # some part reads the schedule's time
 
+    def by_leaves(apply: Callable[..., Any], clean: Array | None) -> Callable[..., Any]:
+        """A network of a clip and its sound, whose clean frames have the time of what has no noise."""
+        if clean is None:
+            return apply
+        still = parameterization.clock(schedule, jnp.float32(timesteps.clean_time(schedule)))
+
+        def network(x: Mapping[str, Array], clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
+            of_frames = jnp.where(clean, still, jnp.reshape(clock, (-1, 1)))
+            return apply(x, {"video": of_frames, "sound": clock}, condition, **more)
+
+        return network
+
     def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
         condition = dict(condition)
         beside = condition.pop("beside", None)
         reference = condition.pop("reference", None)
+        clean = condition.pop("clean", None)
         t: Any = condition.pop("time", None)
 
         def evaluate(now: Any) -> Any:
@@ -100,7 +114,7 @@ def denoise(
                 variables |= _states(model, variables, reference, x, t, clock, inner)
             inputs = x if beside is None else jnp.concatenate([x, beside], axis=-1)
             apply = functools.partial(model.denoiser.apply, variables)
-            apply = apply if model.kind.sound is None else pytrees.vector_network(apply, shape)
+            apply = apply if model.kind.sound is None else pytrees.vector_network(by_leaves(apply, clean), shape)
             clocks = clock if end is None else (clock, parameterization.clock(schedule, end))
             return apply(inputs, clocks, inner, **more)
 

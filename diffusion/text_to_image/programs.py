@@ -202,6 +202,8 @@ def begin(
         return x, keys, None, None, beside
     if course.frames and model.kind.video.clean:
         first = jnp.repeat(video_models.first_latent(vae, encode, image), keys.size, axis=0)
+        if model.kind.sound is not None:  # x keeps the place of the first frame, which the guidance sees
+            return x, keys, first, None, beside | {"clean": jnp.tile(np.arange(shape[0]) == 0, (keys.size, 1))}
         return video_models.hinted(x, first, model.kind.video.hint)[:, 1:], keys, first, None, beside
     if course.frames:
         video = model.kind.video
@@ -261,6 +263,8 @@ def _guided(
     evaluate = flow_map if FlowMap in course.trajectory.sampler.takes else denoise
     evaluated = evaluate(model, params, conditional, other, scale, attached, *how)
     if course.frames and known is not None:
+        if model.kind.sound is not None:
+            return video_models.begun(evaluated, course.shape(model), known), keys, None
         frames, blur = course.latents(model)[0], model.kind.video.blur
         return video_models.completed(evaluated, schedule, known, frames, blur, keys), keys, None
     if known is None or painted is None:
@@ -314,7 +318,9 @@ def decoded(
 
     `image` and `mask` are those of `decode_latents`.
     """
-    x = x if first is None or not course.frames else jnp.concatenate([first, x], axis=1)
+    if first is not None and course.frames:
+        others = course.latents(model)[0] - 1
+        x = jnp.concatenate([first, x[:, x.shape[1] - others :]], axis=1)
     vae = model.modules["vae"]
     if course.frames:  # the frames that fill up a patch are cut off
         x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]

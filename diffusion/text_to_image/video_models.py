@@ -9,7 +9,7 @@ time_factor. A model of Wan 2.2 has two denoisers, each for its part of the traj
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays import pytrees
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.models.autoencoders import latent_space
 from diffusion.parameterizations import Denoiser
@@ -257,6 +258,23 @@ def completed(
         return completing(first + blur * now**2 * noise)(x_t, t, *later)
 
     return FlowMap(at) if isinstance(denoise, FlowMap) else at
+
+
+def begun(denoise: Any, shape: Mapping[str, Any], first: Array) -> Any:
+    """The denoiser, or flow map, of a clip and its sound that sees the clean first frame at its place of x_t.
+
+    Args:
+        denoise: denoiser, or flow map, of packed {"video", "sound"}.
+        shape: the shapes of both, without the batch.
+        first: the latent of the first frame, [B, 1, h, w, D].
+    """
+
+    def assembled(x_t: Array) -> Array:
+        parts = pytrees.unpack(x_t, shape)
+        return pytrees.pack(parts | {"video": parts["video"].at[:, :1].set(first)})
+
+    evaluate = lambda x_t, *times: denoise(assembled(x_t), *times)
+    return FlowMap(evaluate) if isinstance(denoise, FlowMap) else evaluate
 
 
 def hinted(x: Array, first: Array, share: float) -> Array:

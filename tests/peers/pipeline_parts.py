@@ -96,6 +96,7 @@ class Pipeline(NamedTuple):
         images: uint8 pictures [H, W, 3] of the argument `image`, which the fixture holds.
         unclipped: whether the fixture has the picture of the pipeline itself, before it is clipped.
         further: pipeline -> further arrays of the fixture.
+        further_steps: steps of the trajectories that `further` runs, by the names of our samplers.
     """
 
     build: Callable[[pathlib.Path], diffusers.DiffusionPipeline]
@@ -110,6 +111,7 @@ class Pipeline(NamedTuple):
     images: tuple[np.ndarray, ...] = ()
     unclipped: bool = False
     further: Callable[[Any], Mapping[str, torch.Tensor]] = lambda pipe: {}
+    further_steps: Mapping[str, int] = {}
 
 
 def clip_tokenizer(folder: pathlib.Path):

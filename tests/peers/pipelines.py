@@ -91,7 +91,7 @@ def write(name: str, folder: pathlib.Path) -> None:
     arrays = {f"kept/{key}": torch.from_numpy(value) for key, value in about.pop("kept").items()}
     print(name, "kept:", ", ".join(arrays) or "none")
     arrays |= {f"image/{i}": torch.from_numpy(image) for i, image in enumerate(pipeline.images)}
-    about["walks"], about["steps"] = {}, {}
+    about["walks"], about["steps"] = {}, {**pipeline.further_steps}
     for trajectory, (scheduler, settings) in pipeline.trajectories.items():
         pipe.scheduler = getattr(diffusers, scheduler).from_config(pipeline.scheduler | settings)
         about["walks"][trajectory] = {"_class_name": scheduler, **pipeline.scheduler, **settings}

@@ -12,7 +12,7 @@ import pytest
 
 from diffusion import text_to_image
 from diffusion.arrays import pytrees
-from diffusion.data.transforms import to_uint8
+from diffusion.data.transforms import to_model, to_uint8
 from diffusion.io import limits
 from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import schedulers
@@ -35,14 +35,14 @@ class Clips:
     factor, time_factor, latent_channels, scale, shift = 1, 2, 3, 1.0, 0.0
 
     def apply(self, variables, z, method):
-        return jnp.repeat(z, 2, axis=1)[:, 1:]
+        return z if method == "encode" else jnp.repeat(z, 2, axis=1)[:, 1:]
 
     def in_parts(self, vae, params, method):
         return lambda z: self.apply({}, z, method)
 
 
 class Two:
-    """The velocities of a clip and a sound, which see each other unless they are apart."""
+    """The velocities of a clip and a sound, which see each other unless they are apart, and the times of frames."""
 
     channels, sound_channels, depth = 3, 2, LAYERS
 
@@ -53,12 +53,13 @@ class Two:
         self.traced.append({name: leaf.shape for name, leaf in x.items()})
         tilt = condition.get("identity", np.zeros((1, LAYERS), bool)) @ np.array([100.0, 0.0, 0.3])
         seen = 1 - condition["apart"] if "apart" in condition else 1.0
-        return {name: velocity(leaf, *shifts(condition, x, seen, tilt, name)) for name, leaf in x.items()}
+        clocks = clock if isinstance(clock, dict) else dict.fromkeys(x, clock)
+        return {name: velocity(leaf, clocks[name], *shifts(condition, x, seen, tilt, name)) for name, leaf in x.items()}
 
 
-def velocity(leaf, shift, other):
-    wide = lambda value: jnp.reshape(value, (-1, *[1] * (leaf.ndim - 1)))
-    return 0.4 * leaf + wide(shift) + wide(other)
+def velocity(leaf, clock, shift, other):
+    wide = lambda value: jnp.reshape(value, (*jnp.shape(value), *[1] * (leaf.ndim - jnp.ndim(value))))
+    return 0.4 * leaf + wide(clock) / 2000 + wide(jnp.broadcast_to(shift + other, len(leaf)))
 
 
 def shifts(condition, x, seen, tilt, name):
@@ -88,7 +89,7 @@ def model():
     kind = Kind(
         "Made", (), condition, Usual(4, 3.0), multiple=lambda denoiser: 1, perturbed_guidance=1.0, sound=sound,
         perturbs=lambda denoiser: np.arange(LAYERS)[None] == 2, connectors=("twice",),
-        video=Video(9, (8, 8), 10.0, rated=True),
+        video=Video(9, (8, 8), 10.0, clean=True, rated=True),
     )  # fmt: skip
 
     class Twice:
@@ -107,44 +108,62 @@ def wide(value, leaf):
     return np.reshape(value, (-1, *[1] * (leaf.ndim - 1)))
 
 
-def predicted(x, t, name, lengths, rate, tilt=0.0, seen=1.0):
-    """x_0 of one modality, for prompts of these lengths."""
+def predicted(x, t, name, lengths, rate, tilt=0.0, seen=1.0, begun=False):
+    """x_0 of one modality, for prompts of these lengths; the clock of a known first frame is 0."""
     other = x["sound" if name == "video" else "video"]
     mean = other.reshape(len(other), -1).mean(1)
     shift = {"video": 0.01, "sound": 0.02}[name] * 2 * np.array(lengths) + rate / 100 + tilt
-    return x[name] - t * (0.4 * x[name] + wide(shift + 0.5 * seen * mean, x[name]))
+    clock = np.full(x[name].shape[:2], t / 2)
+    clock[:, 0] *= not (begun and name == "video")
+    clock = clock.reshape(*clock.shape, *[1] * (x[name].ndim - 2))
+    return x[name] - t * (0.4 * x[name] + clock + wide(shift + 0.5 * seen * mean, x[name]))
 
 
-def by_numpy(noise, texts, rate):
+def by_numpy(noise, texts, rate, first=None):
     """The latents at the end of three steps, with all guidances; the negative text is "bad"."""
     x = {name: np.asarray(leaf, np.float64) for name, leaf in noise.items()}
+    how = {"begun": first is not None}
+    if first is not None:
+        x["video"][:, 0] = first
     lengths, times = [len(text) for text in texts], np.array([1.0, 2 / 3, 1 / 3, 0.0])
     for t, s in itertools.pairwise(times):
         after = {}
         for name, leaf in x.items():
             of_name = (x, t, name)
-            plain = predicted(*of_name, lengths, rate)
+            plain = predicted(*of_name, lengths, rate, **how)
             text = SCALES["guidance" if name == "video" else "sound_guidance"]
-            combined = plain + (text - 1) * (plain - predicted(*of_name, [3] * len(texts), rate))
-            combined += SCALES["perturbed_guidance"] * (plain - predicted(*of_name, lengths, rate, tilt=0.3))
-            combined += (SCALES["modality_guidance"] - 1) * (plain - predicted(*of_name, lengths, rate, seen=0.0))
+            combined = plain + (text - 1) * (plain - predicted(*of_name, [3] * len(texts), rate, **how))
+            combined += SCALES["perturbed_guidance"] * (plain - predicted(*of_name, lengths, rate, tilt=0.3, **how))
+            combined += (SCALES["modality_guidance"] - 1) * (
+                plain - predicted(*of_name, lengths, rate, seen=0.0, **how)
+            )
             ratio = plain.reshape(len(leaf), -1).std(1) / combined.reshape(len(leaf), -1).std(1)
             combined *= wide(0.7 * ratio + 0.3, leaf)
             after[name] = leaf + (s - t) * (leaf - combined) / t
         x = after
+        if first is not None:
+            x["video"][:, 0] = first
     return x
 
 
-def test_clips_and_waveforms_are_those_of_the_formulas(model):
-    """Of two prompts, each with its seed, by all guidances of both modalities."""
+@pytest.mark.parametrize("begins", [False, True])
+def test_clips_and_waveforms_are_those_of_the_formulas(model, begins):
+    """Of two prompts, each with its seed, by all guidances of both modalities; and from a first frame."""
     prompts = ["a cat", "the red car"]
-    request = Request.make(prompts, seeds=[3, 4], batch_size=2, frame_rate=8.0, **REQUEST)
+    image = np.arange(4 * 4 * 3, dtype=np.uint8).reshape(4, 4, 3) if begins else None
+    request = Request.make(prompts, seeds=[3, 4], batch_size=2, frame_rate=8.0, image=image, **REQUEST)
     results = text_to_image.results(model, request)
     job = Job.prepare(model, request)
     assert job.course.shape(model) == {"video": (3, 4, 4, 3), "sound": (6, 2)}
-    x, *_ = programs.begin(model, job.course, {}, job.keys(), None, None)
+    x, _, first, _, beside = programs.begin(model, job.course, {}, job.keys(), *job.canvas.arrays())
+    if begins:
+        np.testing.assert_array_equal(beside["clean"], [[True, False, False]] * 2)
+        np.testing.assert_allclose(first[:, 0], np.tile(to_model(image), (2, 1, 1, 1)))
+        assert np.abs(results.pictures[:, 0].astype(int) - image).max() <= 1
     assert x.shape == (2, 3 * 4 * 4 * 3 + 6 * 2) and abs(float(x.std()) - 1) < 0.1
-    expected = by_numpy(pytrees.unpack(x, job.course.shape(model)), prompts, 8.0)
+    expected = by_numpy(
+        pytrees.unpack(x, job.course.shape(model)), prompts, 8.0, first if first is None else first[:, 0]
+    )
     clips = to_uint8(np.repeat(expected["video"], 2, axis=1)[:, 1:])
     assert results.pictures.shape == (2, 5, 4, 4, 3) and np.abs(results.pictures.astype(int) - clips).max() <= 1
     np.testing.assert_allclose(results.sounds, np.tanh(GAIN * expected["sound"][..., :1]), atol=2e-5)
@@ -184,8 +203,9 @@ def test_scales_and_seeds_build_no_program_again(model):
 
 @pytest.mark.extended
 def test_the_last_frame_has_the_sound_and_the_earlier_ones_have_none(model):
-    *earlier, last = text_to_image.watch(model, "a cat", seeds=[1, 2], **REQUEST)
-    whole = text_to_image.results(model, Request.make("a cat", seeds=[1, 2], **REQUEST))
+    how = REQUEST | {"image": np.full((4, 4, 3), 90, np.uint8)}
+    *earlier, last = text_to_image.watch(model, "a cat", seeds=[1, 2], **how)
+    whole = text_to_image.results(model, Request.make("a cat", seeds=[1, 2], **how))
     assert [frame.sounds for frame in earlier] == [None, None] and last.sample_rate == 4000
     np.testing.assert_allclose(last.sounds, whole.sounds, atol=1e-5)
     assert np.abs(last.pictures.astype(int) - whole.pictures).max() <= 1

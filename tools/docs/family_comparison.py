@@ -33,6 +33,7 @@ REASONS = {
     "hunyuan_video_concat_from_image": FEW,
     "ltx_from_image": MEAN,
     "ltx_conditions": MEAN,
+    "ltx2_from_image": "its picture is not compressed by H.264 first (image_crf)",
     "pixart": CLEAN,
     "alpha": CLEAN,
     "qwen_image_21": "the pipeline is called with one prompt at a time",
@@ -55,7 +56,7 @@ def variants() -> dict[str, tuple[str, dict[str, float]]]:
     table = {}
     for path in sorted(made_pipelines.FIXTURES.parents[1].glob("published/*/facts.py")):
         facts = importlib.import_module(f"tests.published.{path.parent.name}.facts")
-        for name in ("TRAJECTORIES", "CLIP_TRAJECTORIES", "STAGED_TRAJECTORIES"):
+        for name in ("TRAJECTORIES", "CLIP_TRAJECTORIES", "STAGED_TRAJECTORIES", "SOUND_TRAJECTORIES"):
             table |= {variant: (path.parent.name, cases) for variant, cases in getattr(facts, name, {}).items()}
     return table
 

@@ -1,4 +1,4 @@
-"""The pipeline of LTX-2, whose clips have a sound, and the condition of its prompts."""
+"""The pipelines of LTX-2, whose clips have a sound, and the condition of their prompts."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,7 +46,7 @@ LTX_2 = Kind(
     perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (min(PERTURBED, denoiser.depth - 1),)),
     perturbed_guidance=SCALES["video"].perturbed,
     connectors=("connectors",),
-    video=Video(121, (512, 768), 24.0, rated=True),
+    video=Video(121, (512, 768), 24.0, clean=True, rated=True),
     sound=Sound(
         ("audio_vae", "vocoder"),
         sound_latents.shape,
@@ -58,5 +58,5 @@ LTX_2 = Kind(
     ),
     variant=_variant,
 )
-KINDS = {"LTX2Pipeline": LTX_2}
+KINDS = {"LTX2Pipeline": LTX_2, "LTX2ImageToVideoPipeline": LTX_2}
 """The pipelines by the names of their classes in diffusers."""

@@ -1,12 +1,20 @@
 """LTX-2 of diffusers: its transformer of clips and sounds, as 2.0 and as 2.3, by both kinds of names."""
 
 import pathlib
+import sys
+from unittest import mock
 
 import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import AutoencoderKLLTX2Audio, AutoencoderKLLTX2Video, LTX2Pipeline, LTX2VideoTransformer3DModel
+from diffusers import (
+    AutoencoderKLLTX2Audio,
+    AutoencoderKLLTX2Video,
+    LTX2ImageToVideoPipeline,
+    LTX2Pipeline,
+    LTX2VideoTransformer3DModel,
+)
 from diffusers.loaders.single_file_utils import convert_ltx2_transformer_to_diffusers
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
 from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
@@ -14,7 +22,7 @@ from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
 from tests.peers.cases import Case, first, last
 from tests.peers.families.ltx_video import LTX_FLOW
 from tests.peers.made_weights import drawn
-from tests.peers.pipeline_parts import GEMMA, NEGATIVE, PROMPTS, Pipeline, gemma_tokenizer
+from tests.peers.pipeline_parts import GEMMA, NEGATIVE, PROMPTS, Pipeline, first_frame, gemma_tokenizer
 from tests.peers.translated import Translated, dense, under
 
 WIDTH, SOUND_WIDTH, TEXT = 28, 16, 10
@@ -325,26 +333,52 @@ def pipeline(folder: pathlib.Path) -> LTX2Pipeline:
     )
 
 
-def clips(pipe: LTX2Pipeline) -> dict[str, torch.Tensor]:
-    """Latents, clips and sounds of two prompts: with all guidances, and with none."""
-    noise = torch.from_numpy(drawn("latents", 2, 3, 2, 2, 8)).movedim(-1, 1)
-    sound = torch.from_numpy(drawn("sound latents", 2, 18, 8))  # 25 a second, of 17 / 24 seconds
-    usual = {"prompt": [*PROMPTS], "negative_prompt": [NEGATIVE] * 2, "num_inference_steps": STEPS, "height": 64,
-             "width": 64, "num_frames": FRAMES, "max_sequence_length": LENGTH, "latents": pipe._pack_latents(noise),
-             "audio_latents": pipe._denormalize_audio_latents(sound, pipe.audio_vae.latents_mean,
-                                                              pipe.audio_vae.latents_std)}  # fmt: skip
-    alone = dict.fromkeys(SCALES, 1.0) | {"stg_scale": 0.0, "audio_stg_scale": 0.0, "guidance_rescale": 0.0}
-    blocks = {"spatio_temporal_guidance_blocks": [1]}
+def from_image(folder: pathlib.Path) -> LTX2ImageToVideoPipeline:
+    return LTX2ImageToVideoPipeline(**pipeline(folder).components)
+
+
+NOISE = torch.from_numpy(drawn("latents", 2, 3, 2, 2, 8)).movedim(-1, 1)
+SOUND = torch.from_numpy(drawn("sound latents", 2, 18, 8))  # 25 a second, of 17 / 24 seconds
+USUAL = {"prompt": [*PROMPTS], "negative_prompt": [NEGATIVE] * 2, "num_inference_steps": STEPS, "height": 64,
+         "width": 64, "num_frames": FRAMES, "max_sequence_length": LENGTH}  # fmt: skip
+GUIDED = SCALES | {"spatio_temporal_guidance_blocks": [1]}
+ALONE = dict.fromkeys(SCALES, 1.0) | {"stg_scale": 0.0, "audio_stg_scale": 0.0, "guidance_rescale": 0.0}
+
+
+def trajectories(pipe, usual: dict) -> dict[str, torch.Tensor]:
+    """Latents of two prompts: with all guidances, and with none."""
     arrays = {}
     with torch.no_grad():
-        for name, scales in (("guided", SCALES | blocks), ("alone", alone)):
+        for name, scales in (("guided", GUIDED), ("alone", ALONE)):
             latents, sounds = pipe(**usual, **scales, output_type="latent", return_dict=False)
             arrays |= {
                 f"{name}/latents": last(latents).contiguous(),
                 f"{name}/sound_latents": last(sounds).contiguous(),
             }
-        clip, waveform = pipe(**usual, **SCALES, **blocks, output_type="pt", return_dict=False)
+    return arrays
+
+
+def clips(pipe: LTX2Pipeline) -> dict[str, torch.Tensor]:
+    """And the clips and the sounds of all guidances."""
+    moments = pipe.audio_vae.latents_mean, pipe.audio_vae.latents_std
+    sound = pipe._denormalize_audio_latents(SOUND, *moments)
+    usual = USUAL | {"latents": pipe._pack_latents(NOISE), "audio_latents": sound}
+    arrays = trajectories(pipe, usual)
+    with torch.no_grad():
+        clip, waveform = pipe(**usual, **GUIDED, output_type="pt", return_dict=False)
     return arrays | {"clip": clip.movedim(2, -1)[:1, ::4].contiguous(), "waveform": last(waveform).contiguous()}
 
 
-PIPELINES = {"ltx2": Pipeline(pipeline, LTX_FLOW, {}, further=clips)}
+def clips_from_image(pipe: LTX2ImageToVideoPipeline) -> dict[str, torch.Tensor]:
+    """It draws the same noise, and encodes its first frame as it is."""
+    sound = SOUND.unflatten(2, (2, 4)).transpose(1, 2)
+    noise = {tuple(array.shape): array for array in (NOISE, sound)}
+    module = sys.modules[type(pipe).__module__]
+    with mock.patch.object(module, "randn_tensor", lambda shape, **_: noise[tuple(shape)].clone()):
+        return trajectories(pipe, USUAL | {"image": first_frame(64), "image_crf": 0})
+
+
+PIPELINES = {
+    "ltx2": Pipeline(pipeline, LTX_FLOW, {}, further=clips, further_steps={"euler": STEPS}),
+    "ltx2_from_image": Pipeline(from_image, LTX_FLOW, {}, further=clips_from_image, further_steps={"euler": STEPS}),
+}

@@ -49,10 +49,12 @@ KINDS = {
         [("", {"masked": True, "layers": None}, 1024)],
         left=True,
         perturbed=1.0,
-        clip=(121, (512, 768), 24.0, {"rated": True}),
+        clip=(121, (512, 768), 24.0, {"clean": True, "rated": True}),
         sound=(7.0, 3.0),
     )
 }
+SAME = {"LTX2ImageToVideoPipeline": "LTX2Pipeline"}
+SOUND_TRAJECTORIES = {"ltx2": {"euler": 6e-5}, "ltx2_from_image": {"euler": 6e-5}}
 CALLS = {
     "ltx2": Call(ltx2, 3e-5, layouts=OWN),
     "ltx2_neighbours": Call(ltx2, 3e-5),

@@ -1,6 +1,7 @@
 """A whole tiny LTX-2 beside diffusers': latents, clips and sounds; its sizes, and what its requests become."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from diffusion.text_to_image import jobs, programs
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn
+from tests.published.ltx2.facts import SOUND_TRAJECTORIES
 from tests.text_to_image import made_pipelines
 
 VIDEO = {"text": 3.5, "perturbed": 1.2, "apart": 2.5, "rescale": 0.6}
@@ -24,43 +26,53 @@ NOISE = {"video": drawn("latents", 2, 3, 2, 2, 8), "sound": drawn("sound latents
 SIZES = {"frames": 17, "height": 64, "width": 64}
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def opened(name, place):
     """With prompts of 16 tokens, as the fixture's."""
-    model = text_to_image.load(made_pipelines.folder("ltx2", tmp_path_factory.mktemp("ltx2")))
+    model = text_to_image.load(made_pipelines.folder(name, place))
     tokenizers = {name: tokenizer._replace(length=16) for name, tokenizer in model.tokenizers.items()}
     return dataclasses.replace(model, tokenizers=tokenizers)
 
 
 @pytest.mark.slow
-def test_latents_clips_and_sounds_are_diffusers(model):
-    """Six steps of LTX2Pipeline with all its guidances and with none, from the same noise."""
-    _, arrays = made_pipelines.fixture("ltx2")
-    course = Job.prepare(model, Request.make(PROMPTS, steps=6, **SIZES)).course
-    shape, schedule, trajectory = course.shape(model), model.process.schedule, course.trajectory
+@pytest.mark.parametrize("name", SOUND_TRAJECTORIES)
+def test_latents_clips_and_sounds_are_diffusers(name, tmp_path):
+    """Six steps with all guidances and with none, from the same noise; and from a first frame."""
+    _, arrays = made_pipelines.fixture(name)
+    model = opened(name, tmp_path)
+    picture = (128 + 60 * drawn("first frame", 64, 64, 3)).clip(0, 255).astype(np.uint8)
+    image = picture if name.endswith("from_image") else None
+    job = Job.prepare(model, Request.make(PROMPTS, seeds=[0, 1], steps=6, image=image, **SIZES))
+    course, keys = job.course, job.keys()
+    shape = course.shape(model)
     assert {name: leaf.shape[1:] for name, leaf in NOISE.items()} == shape
     with pytest.warns(UserWarning, match="this part is left out: 'ill'"):  # of more than 16 tokens
         both = text_to_image.conditions(model, PROMPTS, "bad", 1.0, 64, 64, 17, rate=course.rate)
-    model = programs.with_clock(model, trajectory)
+    begin = jax.jit(functools.partial(programs.begin, model, course))
+    _, _, first, _, beside = begin(model.params["vae"], keys, *job.canvas.arrays())
+    conditional, unconditional = (one | beside for one in both)
     vae, of_sound = model.modules["vae"], model.modules["audio_vae"]
-    keys = jax.random.split(jax.random.key(0), 2)  # of the sampler, which draws nothing
+    plain = course._replace(guided=False, perturbed=False, apart=False)
+    assert course.guided and course.perturbed and course.apart
 
-    def sampled(weights, x, conditional, unconditional, scale):
-        flags = {} if unconditional is None else {"perturbed": True, "apart": True}
-        denoise = text_to_image.denoise(model, weights, conditional, unconditional, scale, shape=shape, **flags)
-        return samplers.sample(trajectory.sampler, denoise, schedule, x, trajectory.plan, keys)
+    def sampled(course, scale, params, x):
+        evaluated, keys_of_steps, _ = programs._guided(
+            model, course, params, conditional, unconditional, scale, keys, first, None
+        )
+        sampler, plan = course.trajectory.sampler, course.trajectory.plan
+        return samplers.sample(sampler, evaluated, model.process.schedule, x, plan, keys_of_steps)
 
-    start = trajectory.start * pytrees.pack(NOISE)
-    for name, (unconditional, scale), within in (
-        ("alone", (None, None), 6e-5),
-        ("guided", (both[1], jax.tree.map(jnp.float32, GUIDED)), 4e-5),
-    ):
-        x = jax.jit(sampled)(model.weights, start, both[0], unconditional, scale)
+    start = course.trajectory.start * pytrees.pack(NOISE)
+    for case, settled, scale in (("alone", plain, None), ("guided", course, jax.tree.map(jnp.float32, GUIDED))):
+        x = jax.jit(functools.partial(sampled, settled, scale))(model.weights, start)
         z = pytrees.unpack(x, shape)
+        z["video"] = z["video"] if first is None else z["video"].at[:, :1].set(first)
         video = latent_space.from_diffusion(z["video"], vae.scale, vae.shift)
         for key, ours in (("latents", video), ("sound_latents", of_sound.latents(z["sound"]))):
-            expected = arrays[f"{name}/{key}"]
-            np.testing.assert_allclose(ours, expected, rtol=0, atol=within * np.abs(expected).max())
+            expected = arrays[f"{case}/{key}"]
+            within = SOUND_TRAJECTORIES[name]["euler"] * np.abs(expected).max()
+            np.testing.assert_allclose(ours, expected, rtol=0, atol=within, err_msg=f"{case}, {key}")
+    if image is not None:
+        return
     frames = programs.decoded(model, course, model.params["vae"], course.pictured(model, x))
     np.testing.assert_allclose(frames[:1, ::4] / 255, arrays["clip"], rtol=0, atol=0.5 / 255 + 1e-4)
     expected = arrays["waveform"]
@@ -69,7 +81,8 @@ def test_latents_clips_and_sounds_are_diffusers(model):
 
 
 @pytest.mark.slow
-def test_a_clip_depends_on_its_own_prompt_and_seed_alone(model):
+def test_a_clip_depends_on_its_own_prompt_and_seed_alone(tmp_path):
+    model = opened("ltx2", tmp_path)
     make = lambda prompts, seeds: jobs.results(
         model, Request.make(prompts, seeds=seeds, negative="bad", steps=2, **SIZES)
     )
