@@ -22,6 +22,6 @@ if TYPE_CHECKING:
     from diffusion.published.ltx2.connectors import LTX2Connectors as LTX2Connectors
     from diffusion.published.ltx2.network import LTX2 as LTX2
     from diffusion.published.ltx2.sound_autoencoder import LTX2SoundAutoencoder as LTX2SoundAutoencoder
-    from diffusion.published.ltx2.vocoder import LTX2Vocoder as LTX2Vocoder
+    from diffusion.published.ltx2.vocoder import LTX2Vocoder as LTX2Vocoder, LTX2WideVocoder as LTX2WideVocoder
 
 public.declare(__name__)

@@ -17,7 +17,7 @@ from diffusers import (
 )
 from diffusers.loaders.single_file_utils import convert_ltx2_transformer_to_diffusers
 from diffusers.pipelines.ltx2.connectors import LTX2TextConnectors
-from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
+from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder, LTX2VocoderWithBWE
 
 from tests.peers.cases import Case, first, last
 from tests.peers.families.ltx_video import LTX_FLOW
@@ -280,6 +280,31 @@ CASES |= {
     ),
 }
 LISTINGS |= {"ltx2_sound_autoencoder_full": AutoencoderKLLTX2Audio, "ltx2_vocoder_full": LTX2Vocoder}
+
+
+def wide_vocoder() -> LTX2VocoderWithBWE:
+    """Three times the rate; of nine frames the waveform has 54 samples, which its hop of four does not divide."""
+    blocks = {"resnet_kernel_sizes": [3, 5], "resnet_dilations": [[1, 3], [2]]}
+    first = {"in_channels": 8, "hidden_channels": 8, "upsample_kernel_sizes": [7, 4], "upsample_factors": [3, 2]}
+    second = {"in_channels": 6, "hidden_channels": 8, "upsample_kernel_sizes": [8, 5], "upsample_factors": [4, 3]}
+    return LTX2VocoderWithBWE(
+        **first | blocks,
+        **{f"bwe_{name}": value for name, value in (second | blocks).items()},
+        filter_length=16,
+        hop_length=4,
+        window_length=16,
+        num_mel_channels=3,
+        input_sampling_rate=100,
+        output_sampling_rate=300,
+    )
+
+
+CASES["ltx2_wide_vocoder"] = Case(
+    wide_vocoder,
+    {"x": drawn("ltx2 spectrogram", 2, 9, 4, 2)},
+    lambda module, a: {"waveform": last(module(first(a["x"])))},
+)
+LISTINGS["ltx2_wide_vocoder_full"] = LTX2VocoderWithBWE
 
 
 PUBLISHED_CELL = {

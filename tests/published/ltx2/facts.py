@@ -63,6 +63,7 @@ CALLS = {
     "ltx2_autoencoder": Call(autoencoder_kl, 1e-5),
     "ltx2_sound_autoencoder": Call(sounds, 6e-6),
     "ltx2_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 2e-6),
+    "ltx2_wide_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 1e-5),
     "ltx2_connectors": Call(connected, 5e-6),
     "ltx2_connectors_separate": Call(connected, 5e-6),
 }
@@ -71,6 +72,7 @@ LISTINGS = {
     "ltx2_autoencoder_full": "AutoencoderKLLTX2Video",
     "ltx2_sound_autoencoder_full": "AutoencoderKLLTX2Audio",
     "ltx2_vocoder_full": "LTX2Vocoder",
+    "ltx2_wide_vocoder_full": "LTX2VocoderWithBWE",
     **dict.fromkeys(("ltx2_connectors_full", "ltx2_connectors_full_2_3"), "LTX2TextConnectors"),
 }
 LORA_LAYERS = {

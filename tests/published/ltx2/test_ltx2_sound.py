@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from diffusion.models.interchange import Refusal
-from diffusion.published.ltx2 import sound_autoencoder_table, vocoder_table
+from diffusion.published.ltx2 import sound_autoencoder_table, vocoder, vocoder_table
 from diffusion.published.ltx2.sound_autoencoder import LTX2SoundAutoencoder
-from diffusion.published.ltx2.vocoder import LTX2Vocoder
+from diffusion.published.ltx2.vocoder import LTX2Vocoder, LTX2WideVocoder
 
 SMALL = LTX2SoundAutoencoder(4, (1, 2, 2), 1, 2, 1, 8)
 VOCODER = LTX2Vocoder(8, 8, 1, (7, 4), (3, 2), (3,), ((1, 2),))
@@ -30,8 +30,9 @@ def test_the_defaults_are_diffusers():
         (sound_autoencoder_table, {"attn_resolutions": [64]}, "attn_resolutions = .* is not supported"),
         (sound_autoencoder_table, {"ch_mult": [1, 2]}, r"multiples=\(1, 2\) must be 3 positive numbers"),
         (sound_autoencoder_table, {"mel_bins": 62}, "bands=62 must be a multiple of 4"),
-        (vocoder_table, {"act_fn": "snakebeta"}, "act_fn = 'snakebeta' is not supported; supported: 'leaky_relu'"),
-        (vocoder_table, {"final_act_fn": "clamp"}, "final_act_fn = 'clamp' is not supported; supported: 'tanh'"),
+        (vocoder_table, {"act_fn": "snakebeta"}, "antialias = False is not supported; supported: True"),
+        (vocoder_table, {"final_act_fn": "clamp"}, "final_act_fn = 'clamp' is not supported; supported: 'tanh', None"),
+        (vocoder_table, {"act_fn": "snake"}, "act_fn = 'snake' is not supported; supported: 'leaky_relu', 'snakebeta'"),
         (vocoder_table, {"upsample_factors": [6, 5, 2, 2]}, "must have one entry for each level"),
         (vocoder_table, {"upsample_factors": [5, 5, 2, 2, 2]}, "or an even number larger"),
         (vocoder_table, {"resnet_kernel_sizes": [3, 7]}, "must have one entry for each block"),
@@ -79,3 +80,42 @@ def test_tokens_have_the_bands_of_a_channel_one_after_the_other():
 def test_inputs_of_another_shape_are_refused(module, shape, method, words):
     with pytest.raises(ValueError, match=words):
         jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(shape), method=method))
+
+
+def test_the_defaults_of_the_wide_vocoder_are_diffusers():
+    module = vocoder_table.WIDE_CONFIG.build({})
+    assert module == LTX2WideVocoder() and (module.sample_rate, module.factor) == (48000, 3)
+    assert vocoder_table.WIDE_CONFIG.build(vocoder_table.WIDE_CONFIG.describe(module)) == module
+    assert (
+        module.vocoder.factor == 160 and module.extension.factor == 240
+    )  # 16,000 samples of 100 frames, 48,000 of 200
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ({"output_sampling_rate": 44100}, "extension must make sample_rate=44100 a multiple of the vocoder's 16000"),
+        ({"hop_length": 160}, "as many samples of a frame as hop=160 has then; it makes 240"),
+        ({"num_mel_channels": 80}, "extension must take bands=80 of 2 channels"),
+        ({"filter_length": 64}, "window_length = 512 is not supported; supported: 64|hop=80 must be at most window=64"),
+        ({"bwe_antialias": False}, "bwe_antialias = False is not supported; supported: True"),
+    ],
+)
+def test_another_value_of_the_wide_vocoder_is_refused(field, words):
+    with pytest.raises(Refusal, match=words):
+        vocoder_table.WIDE_CONFIG.build(field | ({"window_length": 512} if "filter_length" in field else {}))
+
+
+def test_filters_keep_a_slow_wave_and_end_a_fast_one():
+    """A wave of eight samples at twice the rate has sixteen, where it was in between; one of two samples is lost."""
+    slow, fast = (np.cos(2 * np.pi * np.arange(64) / period)[None, :, None] for period in (8, 2))
+    taps = jnp.asarray(vocoder.low_pass(2, 12))
+    twice = vocoder.lengthened(jnp.asarray(slow), taps, 2, 5)
+    middle = slice(16, -16)
+    expected = np.cos(2 * np.pi * (np.arange(128) - 0.5) / 16)
+    np.testing.assert_allclose(twice[0, middle, 0], expected[middle], atol=0.02)
+    assert np.abs(vocoder.shortened(jnp.asarray(fast), taps, 2)[0, 8:-8]).max() < 0.03
+    resampled = vocoder.lengthened(
+        jnp.asarray(slow), jnp.asarray(vocoder.resampling(3)[0]), 3, vocoder.resampling(3)[1]
+    )
+    np.testing.assert_allclose(resampled[0, 24:-24, 0], np.cos(2 * np.pi * np.arange(192) / 24)[24:-24], atol=0.02)
