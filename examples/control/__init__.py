@@ -1,1 +1,1 @@
-"""ControlNets and an IP-Adapter of the model of `examples.text`, measured where the truth is known."""
+"""ControlNets and an IP-Adapter for the model of `examples.text`, measured against a known ground truth."""

@@ -1,6 +1,7 @@
-"""How a model follows controls of the drawings: position error in pixels, order, and what the prompt requests.
+"""Measures how well a model follows controls: position error in pixels, order, and agreement with the prompt.
 
-`make` is all that is known of the model: the real pictures can stand in its place, and give the error of the measure.
+The measures see the model only through its function `make`. A function that returns real pictures can replace it, which
+gives the error of the measure itself.
 """
 
 __all__ = ["CLOSE", "Make", "covered", "follows", "on_top", "rows"]

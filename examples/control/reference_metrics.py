@@ -1,6 +1,7 @@
-"""What comes back of a reference drawing: its content and its style, by the judge, beside no reference and chance.
+"""Measures what pictures take over from a reference drawing, compared with no reference and with chance.
 
-`make` is all that is known of the model: the references themselves can stand in its place, and give the judge's error.
+The judge reads content and style. The measures see the model only through its function `make`. A function that returns
+the references themselves can replace it, which gives the error of the judge.
 """
 
 __all__ = ["CONTENT", "STYLE", "Make", "agreement", "alone", "fits", "paper", "references", "with_prompt"]

@@ -1,13 +1,14 @@
-"""Measures ControlNets and an IP-Adapter of the drawings' model: position error, what a reference gives; and pictures.
+"""Measures ControlNets and an IP-Adapter for the model of drawings, and shows pictures of them.
 
     python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control
     python -m examples.control.report --reference=runs/reference --out=runs/image_prompt
 
-The runs are those of `tuning/drawings_control` and `tuning/drawings_image_prompt`. The controls are of drawings that
-no training has seen, and known exactly: where the shapes of a picture stand is compared with where they should, in
-pixels, with the control and without it from the same noise; real pictures of the same plans give the error of the
-measure itself. What a reference drawing gives to a picture is read by the judge of `examples.text`, beside no
-reference and chance. A picture for each run shows the first examples.
+The runs come from the recipes `tuning/drawings_control` and `tuning/drawings_image_prompt`. The controls belong to
+drawings that were not used in training, and the planned positions of their shapes are known exactly. The report
+compares these positions, in pixels, with those in the generated pictures, with and without the control, from the same
+noise. Real pictures of the same plans give the error of the measure itself. For a reference drawing, the judge of
+`examples.text` measures what pictures take over from it, compared with no reference and with chance. One figure per run
+shows the first examples.
 """
 
 from absl import flags
@@ -15,12 +16,14 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_list("runs", [], "run folders of ControlNets")
-    flags.DEFINE_string("reference", "", "run folder of an IP-Adapter")
-    flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 1000, "pictures of each figure", lower_bound=8)
-    flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
-    flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
+    flags.DEFINE_list("runs", [], "run folders of ControlNets, separated by commas")
+    flags.DEFINE_string(
+        "reference", "", "run folder of an IP-Adapter; without it, the report has no reference pictures"
+    )
+    flags.DEFINE_string("out", None, "folder for the report")
+    flags.DEFINE_integer("number", 1000, "number of pictures per figure", lower_bound=8)
+    flags.DEFINE_integer("steps", 20, "number of sampling steps", lower_bound=1)
+    flags.DEFINE_float("guidance", 2.0, "guidance scale; 1 means no guidance", lower_bound=0)
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 

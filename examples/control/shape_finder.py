@@ -1,7 +1,7 @@
-"""Where the shapes of a drawing stand: connected parts of one hue that are not paper, and their distance to a plan.
+"""Finds the shapes of a drawing, as connected components of one hue, and measures their distance to a plan.
 
-It reads pixels and needs no training. A part is a set of neighbouring pixels that differ from the paper (the median of
-the picture's border) and have the nearest hue of one colour of the palette; rings are filled.
+It needs no network. A component is a set of neighbouring pixels that differ from the paper (the median of the picture's
+border) and whose hue is nearest to the same colour of the palette. Rings are filled.
 """
 
 __all__ = ["FAR", "Found", "Matched", "alone", "find_shapes", "hues", "matched"]

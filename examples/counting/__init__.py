@@ -1,1 +1,1 @@
-"""The drawings' model learns to count from rewards: by one judge, with results by another."""
+"""The model of drawings learns to count from rewards of one judge; a second judge measures the result."""

@@ -1,4 +1,4 @@
-"""The names that `--extend=examples.counting.extension` adds: the reward of a caption, and drawings for it."""
+"""Registers names for `--extend=examples.counting.extension`: a reward for captions, and a source of drawings."""
 
 from diffusion.recipe import names
 from examples.counting import rewards

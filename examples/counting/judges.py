@@ -1,10 +1,11 @@
-"""Two judges of drawings that share no picture, no weight and no architecture: one gives rewards, the other results.
+"""Two judges of drawings that share no pictures, weights or architecture: one rewards, the other one measures.
 
-    rewarding   `attribute_reader`, on drawings of one seed: patches of 4 pixels, and a dense layer over all places
-    measuring   convolutions from patches of 2 pixels to 16 places, whose mean and largest value are read; another seed
+    rewarding   `attribute_reader`, on drawings of one seed: patches of 4 pixels, and a dense layer over all positions
+    measuring   convolutions from patches of 2 pixels to 16 positions, then their mean and maximum; another seed
 
-A model that is trained on rewards finds pictures that its judge alone likes. The other one, which no training calls,
-shows how far. Both learn from real drawings, a quarter of them spoilt, by `examples.text.judge.pictures`.
+A model that is trained on rewards may find pictures that only the rewarding judge accepts. The measuring judge, which
+is not used in training, shows to what extent. Both judges learn from real drawings, a quarter of them corrupted, from
+`examples.text.judge.pictures`.
 """
 
 __all__ = ["ATTRIBUTES", "features", "measuring", "read", "rewarding"]

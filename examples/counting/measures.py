@@ -1,4 +1,4 @@
-"""What pictures of captions show, before and after: without a network, by both judges, and how varied they are."""
+"""Measures of pictures for captions: counts without a network, the verdicts of both judges, and variety."""
 
 __all__ = ["CAPTIONS", "SEEDS", "captions", "make", "measured", "ratio"]
 

@@ -1,10 +1,10 @@
-"""Pictures of the base, chosen by the judge that rewards: accepted ones, and pairs of an accepted and a refused one.
+"""Draws samples of the base model, from which the rewarding judge selects accepted pictures and pairs.
 
 python -m examples.counting.own_samples --out=runs/counting/samples
 
-OUT/accepted              for rejection sampling: the pictures of which all that the caption requests is probable
-OUT/preferred, rejected   for preferences: an accepted picture and a refused one of the same caption, by name
-OUT/drawn.json            how many were drawn, by which the report counts their evaluations
+OUT/accepted              for rejection sampling: pictures that very likely show everything the caption requests
+OUT/preferred, rejected   for preferences: an accepted and a rejected picture of one caption, with equal names
+OUT/drawn.json            number of pictures drawn, from which the report computes their evaluations
 """
 
 from absl import flags
@@ -12,12 +12,12 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("model", "drawings", "folder of the model, or the name of one that comes along")
-    flags.DEFINE_string("out", None, "folder of the pictures", required=True)
-    flags.DEFINE_string("lora", "", "a LoRA file for the model, for pairs of another round")
-    flags.DEFINE_integer("first", 0, "the number of the first caption", lower_bound=0)
-    flags.DEFINE_integer("number", 400, "how many captions; each has 4 pictures", lower_bound=2)
-    flags.DEFINE_integer("steps", 8, "steps of the sampler", lower_bound=1)
+    flags.DEFINE_string("model", "drawings", "folder of the model, or the name of a model that ships with the package")
+    flags.DEFINE_string("out", None, "folder for the pictures", required=True)
+    flags.DEFINE_string("lora", "", "LoRA file to add to the model, for another round of pairs; by default none")
+    flags.DEFINE_integer("first", 0, "index of the first caption", lower_bound=0)
+    flags.DEFINE_integer("number", 400, "number of captions; 4 pictures are drawn for each", lower_bound=2)
+    flags.DEFINE_integer("steps", 8, "number of sampling steps", lower_bound=1)
     command_line.begin()
 
 import json

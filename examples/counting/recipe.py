@@ -1,24 +1,24 @@
-"""The drawings' model learns to count: by rewards, or from real drawings most of which show several objects.
+"""The model of drawings learns to count: from rewards, or from real drawings, most of which show several objects.
 
     diffusion train --config=examples/counting/recipe.py:nft --workdir=runs/counting/nft \\
       --extend=examples.counting.extension
 
-Presets by rewards, with a LoRA: `nft`, `policy_gradient`, `reward_backpropagation`; and, on samples of the base that
-the judge chose (`python -m examples.counting.own_samples`), `rejection` and `preferences`. Each takes 39,900
-evaluations of the network. `preferences_2` goes on with pairs of the tuned model's own, for about as many evaluations
-again:
+Presets with rewards, which train a LoRA: `nft`, `policy_gradient` and `reward_backpropagation`. The presets `rejection`
+and `preferences` train on samples of the base model that the judge selected
+(`python -m examples.counting.own_samples`). Each preset uses 39,900 evaluations of the network. `preferences_2`
+continues with pairs of samples from the tuned model, for about as many evaluations again:
 
     python -m examples.counting.own_samples --out=runs/counting/samples_2 --first=400 --number=500 \\
       --lora=runs/counting/preferences/tuning/pytorch_lora_weights.safetensors
 
-Presets on real drawings, by the loss of the base's own training: `drawings`, all weights; `drawings_lora`; each for
-39,900 evaluations, too. `drawings_long` trains all weights for as long as a GPU takes minutes. `drawings_spelling` does
-so, too, with words of random letters in two of five drawings, so that the model learns to spell words that it has not
-seen.
+Presets on real drawings, with the loss that trained the base model: `drawings` trains all weights and `drawings_lora` a
+LoRA, also for 39,900 evaluations each. `drawings_long` trains all weights for longer, which takes minutes on a GPU.
+`drawings_spelling` is similar, with words of random letters in two of five drawings, so that the model learns to spell
+words that it has not seen.
 
-The base of the published figures is weights/drawings of commit 9c065274. `drawings_long` made those of commit f7ffa965
-from it, and `drawings_spelling` the present ones from these. They count already; `--config.base.path` names another
-base.
+The base model of the published figures is weights/drawings of commit 9c065274. `drawings_long` trained it further to
+the weights of commit f7ffa965, and `drawings_spelling` trained those further to the current weights, which already
+count well. `--config.base.path` selects another base model.
 """
 
 from typing import Any

@@ -1,12 +1,13 @@
-"""Counting before and after, method by method and with the evaluations of each, by measures that no training saw.
+"""Compares counting before and after each method, with its evaluations, by measures that were not used in training.
 
     python -m examples.counting.report --out=runs/counting/report \\
         --runs=nft=runs/counting/nft,policy_gradient=runs/counting/policy_gradient
 
-Rows: the base at its own guidance and at the guidance of the trainings, the best of several pictures of the base by the
-judge that rewards, and each run; a run of all weights also at the base's own guidance. All make the same captions from
-the same noise. Writes pictures.png, report.json and report.md; the pictures of each row stay in OUT/pictures, so that
-the same command goes on.
+The rows are the base model with its default guidance and with the guidance of the trainings, the best of several
+pictures of the base model as chosen by the rewarding judge, and each run. A run that trained all weights is also
+measured with the default guidance of the base model. All rows use the same captions and the same noise. The command
+writes pictures.png, report.json and report.md. It keeps the pictures of each row in OUT/pictures, so the same command
+continues after an interruption.
 """
 
 from absl import flags
@@ -14,11 +15,13 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("model", "drawings", "folder of the base, or the name of one that comes along")
-    flags.DEFINE_list("runs", [], "NAME=FOLDER of the runs of examples/counting/recipe.py")
-    flags.DEFINE_string("out", None, "folder of the report", required=True)
-    flags.DEFINE_float("share", 1.0, "share of the captions of each kind", lower_bound=0.02, upper_bound=1)
-    flags.DEFINE_list("best_of", ["2", "4"], "numbers of candidates of the best pictures of the base")
+    flags.DEFINE_string(
+        "model", "drawings", "folder of the base model, or the name of a model that ships with the package"
+    )
+    flags.DEFINE_list("runs", [], "runs of examples/counting/recipe.py, as NAME=FOLDER, separated by commas")
+    flags.DEFINE_string("out", None, "folder for the report", required=True)
+    flags.DEFINE_float("share", 1.0, "share of the captions of each kind to use", lower_bound=0.02, upper_bound=1)
+    flags.DEFINE_list("best_of", ["2", "4"], "numbers of candidates for best of N with the base model")
     command_line.begin()
 
 import pathlib

@@ -1,4 +1,4 @@
-"""The reward of a caption by a judge, and drawings most of which show several objects; `extension` names them.
+"""A judge's reward for a caption, and a source of drawings with several objects; `extension` registers both.
 
     diffusion train --config=examples/counting/recipe.py:nft --workdir=runs/counting/nft \\
       --extend=examples.counting.extension

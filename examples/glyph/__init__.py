@@ -1,1 +1,1 @@
-"""A glyph that no picture of the data has, taught from five pictures to the model of `examples.text`."""
+"""Finetuning of the model of `examples.text` on five pictures of a glyph that its training data do not contain."""

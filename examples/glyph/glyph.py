@@ -1,8 +1,8 @@
-"""A glyph that no picture of `shapes` has, to teach to a model from five pictures: a ghost.
+"""Draws a ghost, a glyph that the pictures of `shapes` do not contain, for finetuning on five pictures.
 
-FOLDER/0.png ... 4.png      of several sizes, colours and places
-FOLDER/metadata.csv         file_name, caption ("a large purple ghost in the middle"), and `word`, the same with
-                            "<ghost>", as textual inversion writes it
+FOLDER/0.png ... 4.png      ghosts of several sizes and colours at several positions
+FOLDER/metadata.csv         file_name, caption ("a large purple ghost in the middle"), and `word`, the caption with
+                            "<ghost>", the form that textual inversion uses
 """
 
 import csv

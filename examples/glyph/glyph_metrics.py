@@ -1,12 +1,13 @@
-"""Figures of a model that was taught a glyph: whether it shows it, as requested, and what else has changed.
+"""Measures of a model that was finetuned on a glyph: whether pictures show it as requested, and side effects.
 
-All take pictures, uint8 [N, 64, 64, 3], so that real ones can stand in a model's place.
+All measures take pictures, uint8 [N, 64, 64, 3], so they can also measure real pictures.
 
-Subject fidelity is a retriever's: in the features of the judge, which never saw the glyph, each picture is compared
-with real ones of its own prompt, which have the glyph or any other shape in the glyph's place, and with spoilt glyphs:
-broken, blended with another shape, or blurred. A picture is refused where a spoilt one is nearer by a factor, which is
-set on real pictures of the glyph so that 1 % of them are. How often the retriever is mistaken is measured on others.
-Beside it stands the glyph's own mask, without a network (`drawn_objects`).
+A retriever measures subject fidelity. In the features of the judge, which was not trained on the glyph, it compares
+each picture with real pictures of the same prompt that show the glyph or another shape in its place, and with corrupted
+glyphs: broken, blended with another shape, or blurred. It rejects a picture if a corrupted glyph is nearer by a certain
+factor, which is chosen such that 1 % of real pictures of the glyph are rejected. The error rate of the retriever is
+measured on other pictures. A second measure compares the picture with the mask of the glyph, without a network
+(`drawn_objects`).
 """
 
 from collections.abc import Callable, Sequence

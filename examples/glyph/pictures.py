@@ -1,4 +1,4 @@
-"""Writes five pictures of a glyph that `shapes` does not have, with captions, to teach to the model of `examples.text`.
+"""Writes five pictures of a ghost, which `shapes` does not contain, with captions, to finetune a model.
 
 python -m examples.glyph.pictures --out=runs/glyph/pictures
 diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
@@ -9,7 +9,7 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("out", None, "folder of the pictures and of their table, metadata.csv")
+    flags.DEFINE_string("out", None, "folder for the pictures and their table, metadata.csv")
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 

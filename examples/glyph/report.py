@@ -1,4 +1,4 @@
-"""Compares tunings that taught a glyph from five pictures to the model of `examples.text`: a table, and pictures.
+"""Compares ways to finetune the model of `examples.text` on five pictures of a glyph: a table, and pictures.
 
     python -m examples.glyph.pictures --out=runs/glyph/pictures
     diffusion train --config=tuning/glyph:textual_inversion --workdir=runs/glyph/textual_inversion
@@ -7,10 +7,11 @@
     python -m examples.glyph.report --model=runs/text/model --out=runs/glyph/report \\
         --runs=runs/glyph/textual_inversion,runs/glyph/lora,runs/glyph/dreambooth
 
-The judge of `examples.text`, trained apart from the model (minutes, once), says whether pictures of prompts
-with the glyph show it, and what else they were to show. Captions without the glyph, from the same noise, say what has
-changed beside it. The first row is the model before any tuning; the last ones are real pictures, of which those through
-the autoencoder bound what the model could reach. Writes report.json, report.md and glyph.png.
+The judge of `examples.text` is trained separately from the model (once, which takes minutes). It decides whether
+pictures of prompts with the glyph show the glyph and the other requested properties. Captions without the glyph, from
+the same noise, show the side effects. The first row is the model before finetuning. The last rows are real pictures;
+real pictures after the autoencoder are an upper bound for the model. The command writes report.json, report.md and
+glyph.png.
 """
 
 from absl import flags
@@ -18,11 +19,11 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("model", None, "folder of the model before the tuning, with model_index.json")
-    flags.DEFINE_list("runs", None, "folders of the runs that tuned it")
-    flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 1000, "prompts with the glyph, and captions without it", lower_bound=8)
-    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.DEFINE_string("model", None, "folder of the model before finetuning, with model_index.json")
+    flags.DEFINE_list("runs", None, "folders of the finetuning runs, separated by commas")
+    flags.DEFINE_string("out", None, "folder for the report")
+    flags.DEFINE_integer("number", 1000, "number of prompts with the glyph, and of captions without it", lower_bound=8)
+    flags.DEFINE_integer("batch_size", 50, "number of pictures at once", lower_bound=1)
     flags.mark_flags_as_required(["model", "runs", "out"])
     command_line.begin()
 

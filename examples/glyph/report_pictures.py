@@ -1,4 +1,4 @@
-"""The picture of the report: what was taught, and below it each model's pictures."""
+"""The figure of the report: the training pictures, and below them the pictures of each model."""
 
 import pathlib
 import textwrap

@@ -1,1 +1,1 @@
-"""Pictures from what was measured of them, by many methods, and beside exact posteriors."""
+"""Restores pictures from measurements with many methods, and compares them with exact posteriors."""

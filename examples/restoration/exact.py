@@ -1,4 +1,4 @@
-"""A mixture of Gaussians: its denoiser, its measurements and its posteriors in closed form."""
+"""A mixture of Gaussians with its denoiser, measurements and posteriors in closed form."""
 
 from typing import NamedTuple
 

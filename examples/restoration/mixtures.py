@@ -1,10 +1,11 @@
-"""Five methods on the mixtures of MCGDiff's authors, in 8 and 80 dimensions: distances to exact posteriors.
+"""Measures five methods on the mixtures of the MCGDiff paper, in 8 and 80 dimensions, against exact posteriors.
 
     python -m examples.restoration.mixtures --seeds=6
 
-The data are 25 Gaussians of width 1 whose means lie on a grid of step 8, with uneven weights. A has one or four rows,
-singular values uniform in (0, 1), and a noise that is uniform up to the largest of them. Prints the mean over the seeds
-of the sliced 2-Wasserstein distance to the exact posterior, with its standard error.
+The data are a mixture of 25 Gaussians with standard deviation 1 and unequal weights, whose means lie on a grid of step
+8. The matrix A has one or four rows. Its singular values are uniform in (0, 1), and the standard deviation of the noise
+is uniform up to the largest singular value. The command prints the mean over the seeds of the sliced 2-Wasserstein
+distance to the exact posterior, with its standard error.
 """
 
 from absl import flags
@@ -12,10 +13,12 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_integer("steps", 100, "evaluations of the denoiser a sample, or a particle", lower_bound=10)
-    flags.DEFINE_integer("points", 250, "samples of each posterior", lower_bound=50)
-    flags.DEFINE_integer("seeds", 6, "problems of each kind", lower_bound=2)
-    flags.DEFINE_multi_integer("dimension", [8, 80], "dimensions of the data, even numbers", lower_bound=4)
+    flags.DEFINE_integer("steps", 100, "number of denoiser evaluations per sample or particle", lower_bound=10)
+    flags.DEFINE_integer("points", 250, "number of samples of each posterior", lower_bound=50)
+    flags.DEFINE_integer("seeds", 6, "number of problems of each kind", lower_bound=2)
+    flags.DEFINE_multi_integer(
+        "dimension", [8, 80], "dimension of the data, an even number; may be repeated", lower_bound=4
+    )
     command_line.begin()
 
 import jax.numpy as jnp

@@ -1,12 +1,12 @@
-"""Restores pictures and points by every method: beside exact posteriors, and beside the pictures that were measured.
+"""Restores pictures and points with every method, and compares them with exact posteriors and the original pictures.
 
     python -m examples.restoration.report --out=runs/restoration
 
-Tables at equal evaluations of the network. The first ones have a mixture of Gaussians, whose denoiser and posteriors
-are exact: the distance from a method's samples to the posterior is the method's own error, and so is the coverage of
-its credible intervals. The others have handwritten digits of the test split, by the model that comes along, without
-their classes: PSNR, SSIM, LPIPS where its weights are at hand, and coverage. Writes samples.png, report.json and
-report.md.
+All tables use an equal number of evaluations of the network. The first tables use a mixture of Gaussians, whose
+denoiser and posteriors are exact. There the distance from the samples of a method to the posterior, and the coverage of
+its credible intervals, show the error of the method alone. The other tables use handwritten digits of the test split
+and the model that ships with the package, without classes: PSNR, SSIM, coverage, and LPIPS if its weights are
+available. The command writes samples.png, report.json and report.md.
 """
 
 from absl import flags
@@ -14,13 +14,19 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("model", "digits", "run of 8 x 8 pixels and ten classes, or the weights that come along")
-    flags.DEFINE_string("out", None, "folder of the report", required=True)
-    flags.DEFINE_integer("steps", 100, "evaluations of the network a sample", lower_bound=10)
-    flags.DEFINE_integer("number", 16, "pictures of the second table", lower_bound=8)
-    flags.DEFINE_integer("draws", 9, "samples of each picture; its intervals are of 80 %", lower_bound=9)
-    flags.DEFINE_string("lpips", "", "folder of LPIPS's weights, VGG16; without it no table has LPIPS")
-    flags.DEFINE_integer("points", 1000, "samples of each posterior of the first table", lower_bound=100)
+    flags.DEFINE_string(
+        "model",
+        "digits",
+        "run folder of a model of 8x8 pixels and ten classes, or digits for the weights in the package",
+    )
+    flags.DEFINE_string("out", None, "folder for the report", required=True)
+    flags.DEFINE_integer("steps", 100, "number of network evaluations per sample", lower_bound=10)
+    flags.DEFINE_integer("number", 16, "number of pictures in the tables of digits", lower_bound=8)
+    flags.DEFINE_integer(
+        "draws", 9, "number of samples per picture, from which its 80 % intervals are computed", lower_bound=9
+    )
+    flags.DEFINE_string("lpips", "", "folder with the VGG16 weights of LPIPS; without it the tables have no LPIPS")
+    flags.DEFINE_integer("points", 1000, "number of samples per posterior in the first tables", lower_bound=100)
     command_line.begin()
 
 import pathlib

@@ -1,4 +1,4 @@
-"""What is measured of a picture: five operators for pictures of 8 x 8 pixels in [-1, 1], and the noise of each."""
+"""Measurements of pictures: five operators for pictures of 8 x 8 pixels in [-1, 1], and the noise of each."""
 
 from collections.abc import Callable
 from typing import NamedTuple

@@ -1,1 +1,1 @@
-"""Sound as examples of a run: notes of eight instruments, what a run makes of them, and what a judge hears."""
+"""Sound as the data of a run: notes of eight instruments, generated notes, and a judge that classifies them."""

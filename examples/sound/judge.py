@@ -1,8 +1,8 @@
-"""Whether a note is heard as its instrument, at its pitch and as a tone; the judge can also say "none of these".
+"""Measures whether a note has the right instrument and pitch and is a clear tone; the judge can say "none of these".
 
-The judge is a small classifier of pictures of levels, trained on real notes of the eight instruments, and on broken
-ones as a ninth class: tones whose phases are noise, two instruments at once, and strokes that are played backwards.
-Pitch and harmonic share are measured without a network (`sound.yin`, `sound.harmonic_share`).
+The judge is a small classifier of spectrograms. It is trained on real notes of the eight instruments, and on broken
+notes as a ninth class: tones with random phases, two instruments at once, and struck notes that are played backwards.
+Pitch and the share of harmonics are measured without a network (`sound.yin`, `sound.harmonic_share`).
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""A melody of notes of a trained run: each is a sample of its own at the requested pitch."""
+"""A melody of notes from a trained run: each note is a separate sample at the requested pitch."""
 
 import pathlib
 from collections.abc import Callable

@@ -1,15 +1,15 @@
-"""Notes and a melody of a run of sound/tones, at pitches of the test split, and what a judge hears of them.
+"""Generates notes and a melody with a run of sound/tones, at the pitches of the test split, and judges them.
 
     diffusion train --config=sound/tones:large --workdir=runs/tones    # on a GPU; sound/tones on two cores
     python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report
 
-    OUT/notes/NAME.wav      a note of each instrument, of the test split
-    OUT/samples/NAME.wav    the run's note of this instrument, at the same pitch
+    OUT/notes/NAME.wav      a real note of each instrument, from the test split
+    OUT/samples/NAME.wav    a generated note of this instrument, at the same pitch
     OUT/notes.png, samples.png, melody.png
-    OUT/melody.wav          notes of the run, one after the other
-    OUT/report.json         the figures of samples, beside those of real notes
+    OUT/melody.wav          a melody of generated notes
+    OUT/report.json         the figures of generated notes and of real notes
 
-Without --workdir it writes the notes alone.
+Without --workdir the command writes only the real notes.
 """
 
 from absl import flags
@@ -17,9 +17,9 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "folder of a run of sound/tones; the notes of the data alone without it")
-    flags.DEFINE_string("out", None, "folder of the files, e.g. runs/tones/report")
-    flags.DEFINE_integer("number", 176, "notes to measure, a multiple of 8", lower_bound=8)
+    flags.DEFINE_string("workdir", None, "run folder of sound/tones; without it, only real notes are written")
+    flags.DEFINE_string("out", None, "folder for the files, e.g. runs/tones/report")
+    flags.DEFINE_integer("number", 176, "number of notes to measure, a multiple of 8", lower_bound=8)
     flags.mark_flag_as_required("out")
     command_line.begin()
 

@@ -1,1 +1,1 @@
-"""Steering at equal compute: rewards by evaluations on an exact problem, and constants of standard densities."""
+"""Steering at equal compute: rewards on a problem with an exact solution, and constants of standard densities."""

@@ -1,4 +1,4 @@
-"""The constants of standard densities by several methods, at equal numbers of evaluations of the density."""
+"""Estimates the normalizing constants of standard densities with several methods, at equal numbers of evaluations."""
 
 import functools
 import itertools

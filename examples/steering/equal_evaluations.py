@@ -1,4 +1,4 @@
-"""Ways to a large reward at equal numbers of evaluations, on a mixture whose tilted law is exact."""
+"""Methods that raise the reward, at equal numbers of evaluations, on a mixture with an exact tilted distribution."""
 
 from collections.abc import Callable, Mapping
 

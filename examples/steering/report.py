@@ -1,9 +1,10 @@
-"""Steering at equal compute: a plot of rewards by evaluations, and a table of the constants of standard densities.
+"""Compares steering methods at equal compute: a plot of rewards, and a table of normalizing constants.
 
     python -m examples.steering.report --out=runs/steering
 
-The plot has a mixture of Gaussians with a quadratic reward, whose denoiser and tilted law are exact. The table has
-densities with known constants; four of its methods train small networks. Writes rewards.png, report.json and report.md.
+The plot shows the reward against the number of evaluations, for a mixture of Gaussians with a quadratic reward, whose
+denoiser and tilted distribution are known exactly. The table lists errors for densities with known normalizing
+constants; four of its methods train small networks. The command writes rewards.png, report.json and report.md.
 """
 
 from absl import flags
@@ -11,11 +12,13 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("out", None, "folder of the report", required=True)
-    flags.DEFINE_integer("density_evaluations", 131_072, "evaluations of a density by each method", lower_bound=8192)
-    flags.DEFINE_integer("most", 1280, "evaluations of the denoiser a sample, at most", lower_bound=80)
-    flags.DEFINE_string("known", "", "report.json of an earlier run, whose curves and cells are taken as they are")
-    flags.DEFINE_integer("number", 2000, "samples of each point of the plot", lower_bound=100)
+    flags.DEFINE_string("out", None, "folder for the report", required=True)
+    flags.DEFINE_integer("density_evaluations", 131_072, "number of density evaluations per method", lower_bound=8192)
+    flags.DEFINE_integer("most", 1280, "largest number of denoiser evaluations per sample", lower_bound=80)
+    flags.DEFINE_string(
+        "known", "", "report.json of an earlier run, whose curves and cells are reused; by default none"
+    )
+    flags.DEFINE_integer("number", 2000, "number of samples per point of the plot", lower_bound=100)
     command_line.begin()
 
 import pathlib

@@ -1,1 +1,1 @@
-"""Characters of English prose as examples of masked diffusion, from the documentation of installed packages."""
+"""Masked diffusion of characters of English prose, from the documentation of installed packages."""

@@ -1,4 +1,4 @@
-"""A transformer that reads characters from left to right: the layers of `SymbolTransformer` under a causal mask."""
+"""An autoregressive transformer of characters: the layers of `SymbolTransformer` with a causal mask."""
 
 import flax.linen as nn
 import jax

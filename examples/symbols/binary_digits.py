@@ -1,9 +1,9 @@
-"""Compares symbols with Gaussian noise on one task: binary digits of a class, by networks of one size and cost.
+"""Compares discrete with Gaussian diffusion on class-conditional binary digits, with networks of one size and cost.
 
     python -m examples.symbols.binary_digits --out=runs/binary
 
-Scikit-learn's 8x8 digits are rounded to black and white. Writes report.md, report.json, digits.png and the trained
-weights; a second call goes on with the first model whose weights are missing.
+The data are scikit-learn's 8x8 digits, rounded to black and white. The command writes report.md, report.json,
+digits.png and the trained weights. A second call continues with the first model whose weights are missing.
 """
 
 from absl import flags
@@ -11,14 +11,14 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("out", None, "folder of the report and the weights", required=True)
-    flags.DEFINE_integer("steps", 2500, "steps of training of each model", lower_bound=1)
-    flags.DEFINE_integer("batch", 64, "pictures of a step, a multiple of 32", lower_bound=32)
-    flags.DEFINE_integer("width", 64, "features of a pixel, a multiple of 16", lower_bound=16)
-    flags.DEFINE_integer("depth", 3, "layers", lower_bound=1)
-    flags.DEFINE_integer("number", 1000, "samples of each number of evaluations", lower_bound=20)
-    flags.DEFINE_integer("pictures", 360, "test digits whose bits are measured", lower_bound=2)
-    flags.DEFINE_list("evaluations", "16,64", "numbers of evaluations of a sample")
+    flags.DEFINE_string("out", None, "folder for the report and the weights", required=True)
+    flags.DEFINE_integer("steps", 2500, "number of training steps per model", lower_bound=1)
+    flags.DEFINE_integer("batch", 64, "number of pictures per step, a multiple of 32", lower_bound=32)
+    flags.DEFINE_integer("width", 64, "number of features per pixel, a multiple of 16", lower_bound=16)
+    flags.DEFINE_integer("depth", 3, "number of layers", lower_bound=1)
+    flags.DEFINE_integer("number", 1000, "number of samples for each number of evaluations", lower_bound=20)
+    flags.DEFINE_integer("pictures", 360, "number of test digits whose likelihood is measured", lower_bound=2)
+    flags.DEFINE_list("evaluations", "16,64", "numbers of network evaluations per sample, separated by commas")
     command_line.begin()
 
 import pathlib

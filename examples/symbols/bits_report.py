@@ -1,4 +1,4 @@
-"""What reports on models of symbols share: a model trained once and measured, the table of bits, and the protocol."""
+"""Shared code of the reports on models of symbols: training and evaluation, the table of bits, and the protocol."""
 
 import pathlib
 import time

@@ -1,4 +1,4 @@
-"""How likely a text is by the characters before each one: counts of runs of characters in a training text."""
+"""An n-gram model of characters: the likelihood of a text from counts of character runs in a training text."""
 
 from typing import NamedTuple
 

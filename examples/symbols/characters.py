@@ -1,8 +1,8 @@
-"""Trains masked diffusion on characters, and shows bits a character of held-out text, samples and an infilled line.
+"""Trains masked diffusion on characters; prints bits per character of held-out text, samples and an infilled line.
 
     python -m examples.symbols.characters --steps=2000
 
-Everything is in sight: the network, the bound, one jitted step of optax, the estimate and the samplers.
+This file contains the complete program: the network, the bound, one jitted optax step, the estimate and the samplers.
 """
 
 from absl import flags
@@ -10,13 +10,13 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_integer("steps", 2000, "steps of training", lower_bound=1)
-    flags.DEFINE_integer("batch", 32, "windows of a step", lower_bound=1)
-    flags.DEFINE_integer("length", 96, "characters of a window", lower_bound=8)
-    flags.DEFINE_integer("width", 128, "features of a character, a multiple of 32", lower_bound=32)
-    flags.DEFINE_integer("depth", 4, "layers", lower_bound=1)
-    flags.DEFINE_integer("windows", 200, "windows of the estimate", lower_bound=2)
-    flags.DEFINE_integer("times", 32, "times at which each is masked", lower_bound=1)
+    flags.DEFINE_integer("steps", 2000, "number of training steps", lower_bound=1)
+    flags.DEFINE_integer("batch", 32, "number of windows per step", lower_bound=1)
+    flags.DEFINE_integer("length", 96, "number of characters per window", lower_bound=8)
+    flags.DEFINE_integer("width", 128, "number of features per character, a multiple of 32", lower_bound=32)
+    flags.DEFINE_integer("depth", 4, "number of layers", lower_bound=1)
+    flags.DEFINE_integer("windows", 200, "number of held-out windows for the estimate", lower_bound=2)
+    flags.DEFINE_integer("times", 32, "number of times at which each window is masked", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "seed of the run", lower_bound=0)
     command_line.begin()
 

@@ -1,9 +1,10 @@
-"""Compares models of characters of one size: masked, uniform and flow diffusion, left to right, runs of characters, xz.
+"""Compares models of characters: masked and uniform diffusion, discrete flow, autoregressive, n-grams and xz.
 
     python -m examples.symbols.comparison --out=runs/symbols
 
-All neural models have the same layers, optimizer, steps and batches of the same windows. Writes report.md, report.json,
-symbols.png and the trained weights; a second call goes on with the first model whose weights are missing.
+All neural models have the same layers, optimizer, number of steps and batches. The command writes report.md,
+report.json, symbols.png and the trained weights. A second call continues with the first model whose weights are
+missing.
 """
 
 from absl import flags
@@ -11,16 +12,18 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("out", None, "folder of the report and the weights", required=True)
-    flags.DEFINE_integer("steps", 2000, "steps of training of each model", lower_bound=1)
-    flags.DEFINE_integer("batch", 32, "windows of a step", lower_bound=1)
-    flags.DEFINE_integer("length", 96, "characters of a window", lower_bound=12)
-    flags.DEFINE_integer("width", 128, "features of a character, a multiple of 32", lower_bound=32)
-    flags.DEFINE_integer("depth", 4, "layers", lower_bound=1)
-    flags.DEFINE_integer("windows", 200, "held-out windows that are measured", lower_bound=2)
-    flags.DEFINE_integer("times", 32, "times at which each of these is noised", lower_bound=1)
-    flags.DEFINE_integer("number", 128, "samples of each number of evaluations", lower_bound=2)
-    flags.DEFINE_list("evaluations", "8,16,32,64,128,256", "numbers of evaluations of a sample")
+    flags.DEFINE_string("out", None, "folder for the report and the weights", required=True)
+    flags.DEFINE_integer("steps", 2000, "number of training steps per model", lower_bound=1)
+    flags.DEFINE_integer("batch", 32, "number of windows per step", lower_bound=1)
+    flags.DEFINE_integer("length", 96, "number of characters per window", lower_bound=12)
+    flags.DEFINE_integer("width", 128, "number of features per character, a multiple of 32", lower_bound=32)
+    flags.DEFINE_integer("depth", 4, "number of layers", lower_bound=1)
+    flags.DEFINE_integer("windows", 200, "number of held-out windows to measure", lower_bound=2)
+    flags.DEFINE_integer("times", 32, "number of times at which each window is noised", lower_bound=1)
+    flags.DEFINE_integer("number", 128, "number of samples for each number of evaluations", lower_bound=2)
+    flags.DEFINE_list(
+        "evaluations", "8,16,32,64,128,256", "numbers of network evaluations per sample, separated by commas"
+    )
     command_line.begin()
 
 import pathlib

@@ -1,4 +1,4 @@
-"""Models of pictures of a class, of one size: symbols under masks or random ones, numbers under Gaussian noise."""
+"""Class-conditional models of pictures, of one size: masked, uniform and Gaussian diffusion."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

@@ -1,9 +1,9 @@
-"""Drawings of one shape as 64 symbols: each patch of 4 x 4 pixels becomes the number of its nearest code.
+"""Drawings of one shape as 64 symbols: each patch of 4 x 4 pixels becomes the index of its nearest code.
 
     picture uint8 [32, 32, 3] - patches [64, 48] - the nearest of 512 codes - symbols [64]
 
-The codebook is learned by Lloyd's iterations and has no network: a patch is its own vector. A class is a pair of a
-colour and a shape that `shapes.scenes` does not withhold; size, position and paper are free.
+Lloyd's algorithm learns the codebook directly on patches, without a network. A class is a pair of a colour and a shape
+that `shapes.scenes` does not withhold. Size, position and paper vary.
 """
 
 from typing import NamedTuple

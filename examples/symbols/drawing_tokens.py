@@ -1,9 +1,10 @@
-"""Compares symbols with Gaussian noise on codes of drawings: one shape of a class, by networks of one size and cost.
+"""Compares discrete with Gaussian diffusion on codes of drawings, with networks of one size and cost.
 
     python -m examples.symbols.drawing_tokens --out=runs/tokens
 
-A drawing is 64 codes of patches. Writes report.md, report.json, drawings.png, the codebook and the trained weights; a
-second call goes on with the first model whose weights are missing.
+A drawing shows one shape and consists of 64 codes of patches; its class is its colour and shape. The command writes
+report.md, report.json, drawings.png, the codebook and the trained weights. A second call continues with the first model
+whose weights are missing.
 """
 
 from absl import flags
@@ -11,17 +12,19 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("out", None, "folder of the report and the weights", required=True)
-    flags.DEFINE_integer("codes", 512, "codes of the codebook", lower_bound=2)
-    flags.DEFINE_integer("drawings", 6000, "drawings to train on", lower_bound=32)
-    flags.DEFINE_integer("steps", 1000, "steps of training of each model", lower_bound=1)
-    flags.DEFINE_integer("batch", 32, "drawings of a step, a multiple of 32", lower_bound=32)
-    flags.DEFINE_integer("width", 64, "features of a code, a multiple of 16", lower_bound=16)
-    flags.DEFINE_integer("depth", 3, "layers", lower_bound=1)
-    flags.DEFINE_integer("seeds", 1, "trainings of each model", lower_bound=1)
-    flags.DEFINE_integer("number", 300, "samples of each number of evaluations, and test drawings", lower_bound=20)
-    flags.DEFINE_integer("pictures", 100, "test drawings whose bits are measured", lower_bound=2)
-    flags.DEFINE_list("evaluations", "8,32", "numbers of evaluations of a sample")
+    flags.DEFINE_string("out", None, "folder for the report and the weights", required=True)
+    flags.DEFINE_integer("codes", 512, "number of codes in the codebook", lower_bound=2)
+    flags.DEFINE_integer("drawings", 6000, "number of training drawings", lower_bound=32)
+    flags.DEFINE_integer("steps", 1000, "number of training steps per model", lower_bound=1)
+    flags.DEFINE_integer("batch", 32, "number of drawings per step, a multiple of 32", lower_bound=32)
+    flags.DEFINE_integer("width", 64, "number of features per code, a multiple of 16", lower_bound=16)
+    flags.DEFINE_integer("depth", 3, "number of layers", lower_bound=1)
+    flags.DEFINE_integer("seeds", 1, "number of trainings per model, with different seeds", lower_bound=1)
+    flags.DEFINE_integer(
+        "number", 300, "number of test drawings, and of samples for each number of evaluations", lower_bound=20
+    )
+    flags.DEFINE_integer("pictures", 100, "number of test drawings whose likelihood is measured", lower_bound=2)
+    flags.DEFINE_list("evaluations", "8,32", "numbers of network evaluations per sample, separated by commas")
     command_line.begin()
 
 import pathlib

@@ -1,6 +1,6 @@
-"""The neural models of the comparison, each by its network, its losses and its sampler.
+"""The neural models of the comparison, each with its network, losses and sampler.
 
-Sizes differ by the part that reads the time: masks and text from left to right need none.
+The sizes differ only by the layers that process the time: masked diffusion and autoregressive models need none.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""The models of drawings' codes: symbols under masks or random ones, and their patches under Gaussian noise."""
+"""Models of the codes of drawings: masked and uniform diffusion of codes, and Gaussian diffusion of patches."""
 
 from typing import Any
 

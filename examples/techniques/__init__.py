@@ -1,1 +1,1 @@
-"""Each technique that steers or changes a text-to-image model, in a row of pictures with its figure."""
+"""Techniques that steer or change a text-to-image model, each with a row of pictures and a score."""

@@ -1,12 +1,12 @@
-"""Each technique that steers or changes a text-to-image model, in a row of pictures with its figure.
+"""Shows techniques that steer or change a text-to-image model, each with a row of pictures and a score.
 
     python -m examples.techniques.report --out=runs/techniques
     python -m examples.techniques.report --out=runs/techniques --only=slider --runs=slider=runs/concepts/slider
 
-Both lines of a row are made from the same noise, without the technique and with it, through the requests and files that
-users have. The figures need no network: each picture is compared with drawn templates (`examples.text.drawn_objects`).
-Without --runs, the rows that need no training are made. --only makes some rows; the others of --out stay.
-Writes NAME.png for each row, report.json and report.md.
+Each row shows pictures without and with the technique, from the same noise. They are generated through the same
+requests and files that users have. The scores need no network: each picture is compared with drawn templates
+(`examples.text.drawn_objects`). Without --runs, the command makes the rows that need no training. With --only it makes
+only some rows, and keeps the other rows in --out. It writes NAME.png for each row, report.json and report.md.
 """
 
 from absl import flags
@@ -14,11 +14,11 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("model", "drawings", "folder of the model, or the name of one that comes along")
-    flags.DEFINE_list("runs", [], "NAME=FOLDER of the runs of the techniques that train")
-    flags.DEFINE_list("only", [], "names of the rows to make; by default all that can be made")
-    flags.DEFINE_string("out", None, "folder of the report", required=True)
-    flags.DEFINE_integer("number", 32, "pictures of each figure", lower_bound=8)
+    flags.DEFINE_string("model", "drawings", "folder of the model, or the name of a model that ships with the package")
+    flags.DEFINE_list("runs", [], "runs of the techniques that need training, as NAME=FOLDER, separated by commas")
+    flags.DEFINE_list("only", [], "names of the rows to make; by default all that need no training or have a run")
+    flags.DEFINE_string("out", None, "folder for the report", required=True)
+    flags.DEFINE_integer("number", 32, "number of pictures per score", lower_bound=8)
     command_line.begin()
 
 import functools

@@ -1,4 +1,4 @@
-"""What is shown of a technique: the same noise without it and with it, a figure of both, and what to look at."""
+"""A row of the report: pictures without and with a technique from the same noise, their scores, and a comment."""
 
 __all__ = ["Row", "close", "inside", "share_of_colour", "shares"]
 

@@ -1,7 +1,7 @@
-"""Techniques that train for minutes: a slider, ESD, custom diffusion, and controls with weights and intervals.
+"""Techniques that need minutes of training: a slider, ESD, Custom Diffusion, and controls with weights and intervals.
 
 Each function of `ROWS` takes (model, the folder of its run, the number of pictures, at least 8) and returns its `Row`.
-The runs are those of the recipes `tuning/drawings_concepts` and `tuning/drawings_control`.
+The runs come from the recipes `tuning/drawings_concepts` and `tuning/drawings_control`.
 """
 
 __all__ = ["ROWS"]

@@ -1,1 +1,1 @@
-"""Text to image from nothing, on captioned drawings, and a judge who reads what the pictures show."""
+"""Training of a text-to-image model from scratch on captioned drawings, and a judge of its pictures."""

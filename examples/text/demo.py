@@ -1,20 +1,19 @@
-"""Trains a text-to-image model from captioned pictures: text encoder, autoencoder, denoiser, and one folder of all.
+"""Trains a text-to-image model on captioned pictures: a text encoder, an autoencoder and a denoiser in one folder.
 
     python -m examples.text.demo --config=text/shapes --workdir=runs/text
     python -m examples.text.demo --config=text/shapes:tiny --workdir=runs/text_tiny
     diffusion sample --model=runs/text/model --prompt="a red circle above a blue square"
 
-    WORKDIR/tokenizer                         byte pairs of the captions' words
+    WORKDIR/tokenizer                         byte-pair encoding, learned from the captions
     WORKDIR/encoder, autoencoder, denoiser    runs of diffusion train, with their checkpoints, metrics and curves
-    WORKDIR/text_encoder, image_encoder, vae  of the first two, as other programs read them
-    WORKDIR/captions, latents                 what these make of the pictures and captions, for the third
-    WORKDIR/model                             the model, with model_index.json
+    WORKDIR/text_encoder, image_encoder, vae  the first two, in the format of other programs
+    WORKDIR/captions, latents                 the encoded captions and pictures, on which the denoiser trains
+    WORKDIR/model                             the complete model, with model_index.json
 
-The same command goes on where it was stopped, or where --until=autoencoder ended. Each stage can be run by itself: it
-is a command that the stage's first line names. Any field of a stage's config is changed by
---config.denoiser.train.steps=12000 and the like.
+The same command continues after an interruption, or after --until=autoencoder. Each stage can also run alone, by the
+command that it prints first. Flags such as --config.denoiser.train.steps=12000 change a field in the config of a stage.
 
-Exit status: as experiments.train.
+Exit status: as that of diffusion train.
 """
 
 from absl import flags
@@ -23,12 +22,12 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
-    flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/text")
+    flags.DEFINE_string("workdir", None, "folder for all results, e.g. runs/text")
     flags.DEFINE_enum(
         "until",
         "denoiser",
         ["encoder", "autoencoder", "denoiser"],
-        "the last training; without it the same command goes on from there",
+        "last stage to train; the same command without this flag continues from there",
     )
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.begin()

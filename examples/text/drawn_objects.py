@@ -1,14 +1,16 @@
-"""What pictures of `shapes` show, measured without a network: each object of a caption against the drawings' own masks.
+"""Measures pictures of `shapes` without a network: compares each object of a caption with the mask of a drawing.
 
-The mask of an object. Let p be a pixel, w the paper (the median of the picture's border) and D the 80 % quantile of
-|p - w| over the pixels of the object's part of the picture with |p - w| > 60, its full colour. The mask is
+The mask of an object is defined as follows. Let p be a pixel, w the paper (the median of the picture's border) and D
+the full colour: the 80 % quantile of |p - w| over those pixels in the object's part of the picture for which |p - w| >
+60. The mask is
 
     {|p - w| > D / 2},    which for a drawing is exactly {pixels whose centre lies inside the edge}.
 
-Outlines and neon are filled; neon, whose glow reaches beyond its line, takes 0.7 in place of 1/2. The object's part of
-the picture is all of it for one object, a half for one of two, and a connected part for one of several. A picture of
-two is cut at the emptiest column or row near its middle; of the four ways to name its halves, that one counts in which
-the overlaps and the shares of colour sum to the most. Written words are not measured.
+Outlines and neon shapes are filled. For neon, whose glow reaches beyond its line, the factor 1/2 is replaced by 0.7.
+The object's part of the picture is the whole picture for a single object, one half for two objects, and a connected
+component for several objects. A picture of two objects is cut at the emptiest column or row near its middle. Of the
+four possible assignments of halves to objects, the one with the largest sum of overlaps and colour shares counts.
+Written words are not measured.
 """
 
 __all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "mask", "measured", "paper_of", "score", "score_of", "verdict"]

@@ -1,8 +1,9 @@
-"""Reads a written word letter by letter, without a network: each letter's cell against the drawings' own 26 letters.
+"""Reads a written word letter by letter, without a network: compares the cell of each letter with 26 drawn letters.
 
-The mask of a picture is {|p - w| > D / 2}, as in `drawn_objects`. A word of n letters stands in n cells of 12 x 22
-pixels in the middle of a row, at one of three heights. Each cell reads as the letter of largest overlap (intersection
-over union); of all lengths and heights that word counts whose drawing overlaps most with the whole mask.
+The mask of a picture is {|p - w| > D / 2}, as in `drawn_objects`. A word of n letters occupies n cells of 12 x 22
+pixels in the middle of a row, at one of three heights. Each cell is read as the letter with the largest overlap
+(intersection over union). Of the words for all lengths and heights, the result is the one whose drawing overlaps most
+with the whole mask.
 """
 
 __all__ = ["LENGTHS", "Reading", "read", "score_of"]

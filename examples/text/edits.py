@@ -1,7 +1,7 @@
-"""Editing by a text-to-image model, measured on the captioned shapes: what stays, whether the seam shows, what changed.
+"""Measures edits by a text-to-image model on captioned shapes: what is kept, visible seams, and what changed.
 
-Each function of `EDITS` takes (model, the judge, the number of pictures, **settings of `text_to_image.generate`), and
-returns {"figures": ..., "rows": [(words, uint8 [C, H, W, 3]), ..]}, the rows for a picture.
+Each function in `EDITS` takes (model, judge, number of pictures, **settings of `text_to_image.generate`). It returns
+{"figures": ..., "rows": [(words, uint8 [C, H, W, 3]), ..]}, where the rows are for a figure.
 """
 
 import functools

@@ -1,14 +1,14 @@
-"""Compares few-step students of a text-to-image run with it: prompt adherence and distances, by network evaluations.
+"""Compares few-step students with their text-to-image teacher: prompt adherence and distances, by evaluations.
 
     diffusion train --config=students/lcm:runs/text/denoiser --workdir=runs/text_students/lcm
     python -m examples.text.few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
         --out=runs/text_few_steps
 
-As `diffusion few_steps`, for runs on the captioned shapes: the prompts are the captions of the first training
-pictures, the judge of `examples.text.report` reads the attributes that they request, and the Frechet distance, in the
-judge's features, is to new pictures that are drawn as the training pictures are. Each run samples as its own config
-says, but for the number of steps. Writes table.md, few_steps.json, plot.png and samples.png (the same prompts and
-seeds, one below the other) into --out, and goes on where it was interrupted.
+This is `diffusion few_steps` for runs on captioned shapes. The prompts are the captions of the first training pictures.
+The judge of `examples.text.report` reads the requested attributes. The Frechet distance, in the features of the judge,
+compares with new pictures from the distribution of the training pictures. Each run samples with the settings of its
+config, except for the number of steps. The command writes table.md, few_steps.json, plot.png and samples.png (the same
+prompts and seeds in every row) into --out, and continues after an interruption.
 """
 
 from diffusion.experiments import command_line

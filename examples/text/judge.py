@@ -1,11 +1,11 @@
-"""Whether a picture shows what its caption requests: an evaluator that was trained apart from every text encoder.
+"""A judge that decides whether a picture shows what its caption requests; it is independent of every text encoder.
 
-It is a small network (`diffusion.metrics.attribute_reader`) that reads the attributes of pictures of `shapes`, trained
-on pictures of its own (another seed, withheld combinations among them), so that it owes nothing to the model that it
-judges. Its errors on real pictures stand beside every figure.
+The judge is a small network (`diffusion.metrics.attribute_reader`) that reads the attributes of pictures of `shapes`.
+It is trained on other pictures than the model (another seed, including the withheld combinations), so it does not
+depend on the model that it judges. Every report lists its errors on real pictures.
 
-It can refuse: a quarter of its pictures are spoilt drawings (`shapes.spoilt`), whose shape is "none of these". How
-readily it says so is set on drawings of another seed, of which it refuses 1 %.
+The judge can reject pictures: a quarter of its training pictures are corrupted drawings (`shapes.spoilt`), whose shape
+is "none of these". The threshold is chosen such that it rejects 1 % of the drawings of another seed.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""A share that an imperfect judge has counted, corrected for the errors that it makes on known examples."""
+"""Corrects a share that an imperfect judge has measured, using its errors on known examples."""
 
 __all__ = ["Corrected", "corrected"]
 

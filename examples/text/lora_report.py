@@ -1,13 +1,13 @@
-"""Measures a few-step LoRA of a model of drawings beside its base: figures by steps, and pictures of the same noise.
+"""Compares a few-step LoRA with its base model of drawings: scores for several numbers of steps, and pictures.
 
     diffusion train --config=tuning/drawings_fast --workdir=runs/drawings_fast
     python -m examples.text.lora_report --model=drawings --out=runs/drawings_fast/report \\
         --lora=runs/drawings_fast/tuning/pytorch_lora_weights.safetensors
 
-The captions are new, and so are the pictures that distances are measured to: none is in the dataset `shapes`, or in a
-source of drawings. The judge of `examples.text.report` reads the pictures. Its features give the Frechet distance, and
-the variety of four pictures of one caption, as a share of the variety of real ones. The base has its own sampler and
-guidance; with the LoRA it has `lcm`, without guidance. Writes table.md, report.json and samples.png into --out.
+The captions and the reference pictures are new: none is in the dataset `shapes` or in a source of drawings. The judge
+of `examples.text.report` reads the pictures. Its features give the Frechet distance, and the variety of four pictures
+per caption as a share of the variety of real pictures. The base model uses its default sampler and guidance. With the
+LoRA, the sampler is `lcm`, without guidance. The command writes table.md, report.json and samples.png into --out.
 """
 
 from absl import flags
@@ -15,12 +15,14 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("model", "drawings", "the base: the folder of a model, or the name of one that comes along")
-    flags.DEFINE_string("lora", None, "the LoRA's file")
-    flags.DEFINE_list("steps", ["1", "2", "4", "8"], "sampling steps with the LoRA")
-    flags.DEFINE_list("base_steps", ["4", "8", "20", "50"], "sampling steps of the base")
-    flags.DEFINE_integer("number", 400, "captions", lower_bound=10)
-    flags.DEFINE_string("out", None, "folder to write into")
+    flags.DEFINE_string(
+        "model", "drawings", "base model: its folder, or the name of a model that ships with the package"
+    )
+    flags.DEFINE_string("lora", None, "file of the LoRA")
+    flags.DEFINE_list("steps", ["1", "2", "4", "8"], "numbers of sampling steps with the LoRA")
+    flags.DEFINE_list("base_steps", ["4", "8", "20", "50"], "numbers of sampling steps of the base model")
+    flags.DEFINE_integer("number", 400, "number of captions", lower_bound=10)
+    flags.DEFINE_string("out", None, "folder for the report")
     flags.mark_flags_as_required(["lora", "out"])
     command_line.begin()
 

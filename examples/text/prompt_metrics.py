@@ -1,7 +1,7 @@
-"""Figures of a text-to-image model on the captioned shapes; `examples.text.report` writes them.
+"""Measures of a text-to-image model on captioned shapes, for `examples.text.report`.
 
-Each is a function of a `Subject`, whose `make` is all that is known of the model: the real pictures themselves, or
-pictures of other captions, can stand in its place, which is how the figures are tested.
+Each measure is a function of a `Subject` and sees the model only through its function `make`. A function that returns
+real pictures, or pictures of other captions, can replace it; the tests of the measures do this.
 """
 
 import math

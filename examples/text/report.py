@@ -1,19 +1,19 @@
-"""Measures a text-to-image model on the captioned shapes that it was trained on: report.json, report.md and pictures.
+"""Measures a text-to-image model that was trained on captioned shapes: writes report.json, report.md and pictures.
 
     python -m examples.text.report --model=runs/text/model --out=runs/text/report
     python -m examples.text.report --model=runs/text/model --out=runs/text/report --number=50 --parts=sweep,prompts
 
-A judge reads the attributes of the pictures: a network that was trained apart from the model, on pictures of its own,
-and that refuses shapes which are none of the eight. Beside it stands a measure without a network: each object's overlap
-with the drawings' own masks, its parts, edges and colours. What both say of real pictures stands beside every figure.
-The guidance is chosen on validation captions, all else is measured on captions of the test split and of the withheld
-combinations. Parts, in this order:
+A judge reads the attributes of the pictures. It is a network that was trained separately from the model, on other
+pictures, and that rejects shapes which are none of the eight. A second measure needs no network: it compares the
+overlap with drawn masks, the connected components, the edges and the colours of each object. The report also lists both
+measures for real pictures. The guidance scale is chosen on validation captions. Everything else is measured on captions
+of the test split and of the withheld combinations. The parts are, in this order:
 
-    sweep       fidelity and variety by guidance; chooses it where --guidance is not set
-    prompts     attributes that are right, on trained and on withheld combinations; counting, relations, words
-    geneval     GenEval's six tasks in shapes, as the judge sees them, and corrected for its own error rate
-    negative    how often a picture shows what the negative prompt names, before and after
-    distances   Frechet distance beside the floor, and copies of training pictures
+    sweep       fidelity and variety for several guidance scales; chooses the scale if --guidance is not set
+    prompts     share of right attributes, for trained and withheld combinations; counting, relations, words
+    geneval     GenEval's six tasks for shapes, as the judge sees them, and corrected for its error rate
+    negative    how often a picture shows what the negative prompt names, without and with this prompt
+    distances   Frechet distance and its floor, and copies of training pictures
     edits       image to image, style, inpainting, outpainting, interpolation
 """
 
@@ -23,16 +23,16 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
-    flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 1000, "captions of the test split, and of the withheld combinations", lower_bound=16)
-    flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
-    flags.DEFINE_float("guidance", 0.0, "scale; by default the one that is best on validation captions", lower_bound=0)
-    flags.DEFINE_list("scales", ["1", "1.5", "2", "3", "4", "6", "9"], "of the sweep")
-    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.DEFINE_string("out", None, "folder for the report")
+    flags.DEFINE_integer(
+        "number", 1000, "number of captions of the test split, and of the withheld combinations", lower_bound=16
+    )
+    flags.DEFINE_integer("steps", 20, "number of sampling steps", lower_bound=1)
+    flags.DEFINE_float("guidance", 0.0, "guidance scale; 0 chooses the best on validation captions", lower_bound=0)
+    flags.DEFINE_list("scales", ["1", "1.5", "2", "3", "4", "6", "9"], "guidance scales of the sweep")
+    flags.DEFINE_integer("batch_size", 50, "number of pictures at once", lower_bound=1)
     flags.DEFINE_list(
-        "parts",
-        ["sweep", "prompts", "geneval", "negative", "distances", "edits"],
-        "what is measured; all of it by default",
+        "parts", ["sweep", "prompts", "geneval", "negative", "distances", "edits"], "parts to measure; by default all"
     )
     flags.mark_flags_as_required(["model", "out"])
     command_line.begin()

@@ -1,4 +1,4 @@
-"""The picture of a sweep: guidance as a curve of fidelity and variety."""
+"""The plot of a guidance sweep: fidelity against variety."""
 
 import pathlib
 from collections.abc import Sequence

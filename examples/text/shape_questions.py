@@ -1,9 +1,9 @@
-"""GenEval's questions on the captioned shapes, with the judge as its detector, and the judge's own error rate.
+"""GenEval's questions for captioned shapes, with the judge as the detector, and the error rate of the judge.
 
 The prompts have GenEval's six forms ("a circle", "a circle and a star", "three stars", "a red circle", "a circle left
-of a star", "a red circle and a blue star"), and its rules decide, by the objects that the judge reads. How often the
-judge is wrong is measured on pictures that are drawn for the same prompts: some show what is requested, and the others
-differ from it in one requested attribute.
+of a star", "a red circle and a blue star"). GenEval's rules decide whether a picture is right, from the objects that
+the judge detects. The error rate of the judge is measured on drawn pictures for the same prompts: some show the
+request, and the others differ from it in one attribute.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""The report of a text-to-image model on the captioned shapes: its rows, each beside its reference, and as Markdown."""
+"""The report of a text-to-image model on captioned shapes: its rows with their references, and its Markdown page."""
 
 import pathlib
 from collections.abc import Iterator, Mapping

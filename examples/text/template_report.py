@@ -1,17 +1,18 @@
-"""Measures a text-to-image model of `shapes` by the drawings' own masks alone, with enough pictures of each kind.
+"""Measures a text-to-image model of `shapes` with masks of drawings, without a judge.
 
     python -m examples.text.template_report --model=drawings --out=runs/drawings/templates
 
-No network reads the pictures (`drawn_objects`, `drawn_words`), so that it needs no judge and takes minutes. Captions:
+No network reads the pictures (`drawn_objects`, `drawn_words`), so the command needs no trained judge and takes minutes.
+Kinds of captions:
 
-    trained     objects of the test split, one, several alike or two
-    withheld    objects of the split "withheld", with pairs of a colour and a shape that no training picture has
-    pairs       two objects of the test split
+    trained     captions of the test split with one object, several equal objects, or two objects
+    withheld    captions of the split "withheld", with pairs of a colour and a shape that are not in the training data
+    pairs       captions of the test split with two objects
     seen        words of the training pictures, each in several colours
     unseen      words that no training picture has
 
-Writes report.json, report.md, and NAME.png with the first pictures of each kind; the same of real pictures stands
-beside each figure. The command of examples.text.report measures more, by a trained judge.
+The command writes report.json, report.md, and NAME.png with the first pictures of each kind. The report lists the same
+measures for real pictures. The command examples.text.report measures more, with a trained judge.
 """
 
 from absl import flags
@@ -20,13 +21,13 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
-        "model", None, "folder of the model, with model_index.json, or the name of one that comes along"
+        "model", None, "folder of the model, with model_index.json, or the name of a model that ships with the package"
     )
-    flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 1000, "captions of each kind", lower_bound=8)
-    flags.DEFINE_integer("steps", 0, "steps of the sampler; 0: the model's own", lower_bound=0)
-    flags.DEFINE_float("guidance", 0.0, "scale; 0: the model's own", lower_bound=0)
-    flags.DEFINE_integer("batch_size", 50, "pictures at once", lower_bound=1)
+    flags.DEFINE_string("out", None, "folder for the report")
+    flags.DEFINE_integer("number", 1000, "number of captions of each kind", lower_bound=8)
+    flags.DEFINE_integer("steps", 0, "number of sampling steps; 0 uses the default of the model", lower_bound=0)
+    flags.DEFINE_float("guidance", 0.0, "guidance scale; 0 uses the default of the model", lower_bound=0)
+    flags.DEFINE_integer("batch_size", 50, "number of pictures at once", lower_bound=1)
     flags.mark_flags_as_required(["model", "out"])
     command_line.begin()
 

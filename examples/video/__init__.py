@@ -1,1 +1,1 @@
-"""Text to video from nothing, on moving drawings, and a judge who knows how they move."""
+"""Training of a text-to-video model from scratch on moving drawings, and a judge of its clips."""

@@ -1,10 +1,11 @@
-"""What clips of one moving shape show, by networks that were trained apart from every model of videos.
+"""A judge of clips of one moving shape; its networks are trained separately from every video model.
 
-Places, areas and speeds are measured by arithmetic (`metrics.moving_objects`). One network reads colour and shape in
-the part of a frame around its place (`metrics.attribute_reader`), one motion, direction and speed in these parts of all
-frames and in the places (`metrics.clip_reader`). They learn from clips of their own seed, withheld combinations among
-them. The reader of frames can refuse: a quarter of its clips have a shape that is none of the eight (`spoilt_clips`),
-and how readily it says so is set on clips of another seed, of whose frames it refuses 1 %.
+Positions, areas and speeds are measured without a network (`moving_objects`). One network reads colour and shape from
+the part of a frame around the position (`metrics.attribute_reader`). Another network reads motion, direction and speed
+from these parts of all frames and from the positions (`clip_reader`). Both learn from clips of a separate seed,
+including the withheld combinations. The reader of frames can reject shapes: a quarter of its training clips have a
+shape that is none of the eight (`spoilt_clips`). Its threshold is chosen such that it rejects 1 % of the frames in
+clips of another seed.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Clips of a trained run: from captions, from first frames, and longer ones by windows."""
+"""Generates clips with a trained run: from captions, from first frames, and longer clips by windows."""
 
 from collections.abc import Callable, Sequence
 

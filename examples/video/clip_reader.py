@@ -1,8 +1,8 @@
-"""A small network that predicts the class of each attribute of a clip, such as its motion, to judge made clips.
+"""A small network that predicts the class of each attribute of a clip, such as its motion, to judge generated clips.
 
-It is `attribute_reader` with an eye on change: the layers of a picture read each frame with the frames before and after
-it as further channels, and two more layers read what they found in all frames, and numbers that stand beside the clip,
-such as places. The outputs of the last are its features, in which the Frechet distance of clips is taken.
+It extends `attribute_reader` to changes over time: its first layers read each frame together with the frames before and
+after it, as further channels. Two more layers read the results of all frames, and additional numbers such as positions.
+The outputs of the last of these layers are the features in which the Frechet distance of clips is computed.
 """
 
 __all__ = ["features", "read", "train"]

@@ -1,4 +1,4 @@
-"""Clips beside each other as one animation, with their captions in a text file."""
+"""Writes several clips side by side as one animation, with their captions in a text file."""
 
 __all__ = ["write"]
 

@@ -1,8 +1,8 @@
-"""Frames of one moving shape measured without a network: the best of the eight drawn shapes, and the nearest colour.
+"""Classifies frames of one moving shape without a network: the best of eight drawn shapes, and the nearest colour.
 
-A frame is enlarged to 64 pixels a side by cubic splines of its chroma c, the greatest less the least of red, green and
-blue, of which paper and bars have none. With C the 80 % quantile of c over the pixels with c > 54, its full chroma, the
-mask of the thing is {c > C / 2}. Masks are compared with drawings at any turn by intersection over union.
+The chroma c of a pixel is the maximum minus the minimum of red, green and blue; paper and bars have none. Cubic splines
+enlarge the chroma of a frame to 64 pixels a side. Let C be the full chroma, the 80 % quantile of c over the pixels with
+c > 54. The mask of the object is {c > C / 2}. It is compared with rotated drawings by intersection over union.
 """
 
 __all__ = ["WHOLE", "Templates", "measured"]

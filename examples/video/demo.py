@@ -1,4 +1,4 @@
-"""Trains a model of moving drawings, and measures clips of captions, of pictures, and longer ones, by a judge.
+"""Trains a video model of moving drawings, and measures clips from captions, clips from pictures, and longer clips.
 
     python -m examples.video.demo --config=video/drawings --workdir=runs/video
     python -m examples.video.demo --config=video/drawings:tiny --workdir=runs/video_tiny --number=4
@@ -7,13 +7,13 @@
     python -m examples.video.demo --config=video/pairs --workdir=runs/pairs --config.data.processes=14    # a GPU
 
     WORKDIR/denoiser    a run of diffusion train
-    WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, where PyAV is installed)
-    WORKDIR/clips       those of --prompt
+    WORKDIR/report      report.json, report.md, and the clips as GIF (and MP4, if PyAV is installed)
+    WORKDIR/clips       the clips for --prompt
 
-The same command goes on where it was stopped, or where --until=denoiser ended. A trained judge is kept in the library's
-cache.
+The same command continues after an interruption, or after --until=denoiser. The trained judge is kept in the cache of
+the library.
 
-Exit status: as experiments.train.
+Exit status: as that of diffusion train.
 """
 
 from absl import flags
@@ -22,11 +22,11 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.flag()
-    flags.DEFINE_string("workdir", None, "the folder of all that is made, e.g. runs/video")
-    flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "the last stage")
-    flags.DEFINE_integer("number", 1000, "clips of each kind of caption in the report", lower_bound=4)
-    flags.DEFINE_multi_string("prompt", [], "a caption whose clips are made in place of the report")
-    flags.DEFINE_integer("n", 4, "clips of each prompt", lower_bound=1)
+    flags.DEFINE_string("workdir", None, "folder for all results, e.g. runs/video")
+    flags.DEFINE_enum("until", "report", ["autoencoder", "denoiser", "report"], "last stage to run")
+    flags.DEFINE_integer("number", 1000, "number of clips of each kind in the report", lower_bound=4)
+    flags.DEFINE_multi_string("prompt", [], "caption for which to generate clips, without a report; may be repeated")
+    flags.DEFINE_integer("n", 4, "number of clips per --prompt", lower_bound=1)
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.begin()
 

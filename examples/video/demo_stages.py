@@ -1,8 +1,8 @@
-"""The trainings of the demo of videos: a denoiser of pixels, or an autoencoder and a denoiser of its latents.
+"""The training stages of the video demo: a denoiser of pixels, or an autoencoder and a denoiser of its latents.
 
 WORKDIR/autoencoder    a run of diffusion train, on clips
-WORKDIR/vae            what it learned, as other programs read it; its latents have mean 0 and variance 1
-WORKDIR/latents        the latents of the training clips, as diffusion encode writes them
+WORKDIR/vae            the trained autoencoder, in the format of other programs; its latents have mean 0 and variance 1
+WORKDIR/latents        the latents of the training clips, written as by diffusion encode
 WORKDIR/denoiser       a run of diffusion train, on these latents or on clips
 """
 

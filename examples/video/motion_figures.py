@@ -1,7 +1,7 @@
-"""Figures of a model of moving drawings: whether clips show their captions, keep what they show, and move as real ones.
+"""Measures of a video model of moving drawings: agreement with captions, consistency over time, and motion.
 
-Each part is measured on made clips and, by the same functions, on real clips of the same captions, whose figures are
-the floor of the measurement.
+The same functions measure generated clips and real clips with the same captions. The figures of real clips show the
+error of the measure.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,10 +1,10 @@
-"""What moves in clips of coloured things on pale paper: places, areas and colours by frame, and figures of them.
+"""Measures moving objects in clips of coloured shapes on pale paper: positions, areas and colours per frame.
 
-Everything here is arithmetic of pixels. A pixel belongs to a thing as far as it has a colour,
+No network is used. A pixel belongs to an object to the degree to which it has a colour,
 
     w = clip((max - min of its red, green and blue - 24) / 60, 0, 1),
 
-so that white, grey and black, paper and bars, are none. Lengths are pixels of the clip.
+so white, grey and black pixels, such as those of paper and bars, do not count. Lengths are in pixels of the clip.
 """
 
 __all__ = [

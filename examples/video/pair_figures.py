@@ -1,8 +1,9 @@
-"""Clips of one or two moving shapes measured without a network, each shape by itself.
+"""Measures clips of one or two moving shapes without a network, each shape separately.
 
-Of two shapes each has its half of the picture, so that a clip of two is measured as two clips of one, in which paper
-stands for the other half. The drawings' own templates say which shape is seen in a frame (`clip_templates`), arithmetic
-where it is (`moving_objects`), and the truth of a real clip of the same caption which frames should show all of it.
+Two shapes occupy separate halves of the picture. So a clip of two shapes is measured as two clips of one shape, in
+which paper replaces the other half. Drawn templates classify the shape in a frame (`clip_templates`), and
+`moving_objects` computes its position. The ground truth of a real clip with the same caption says which frames should
+show the complete shape.
 """
 
 __all__ = ["LAST", "Objects", "frechet_distances", "measured", "objects", "speed_error"]

@@ -1,17 +1,17 @@
-"""Measures a model of clips of one or two moving shapes by the drawings' own masks, with clips of each kind.
+"""Measures a model of clips of one or two moving shapes with masks of drawings, for each kind of clip.
 
     python -m examples.video.pairs_report --model=runs/pairs/denoiser --out=runs/pairs/report --number=200
 
-No network reads the clips (`pair_figures`), so that it needs no judge. Kinds:
+No network reads the clips (`pair_figures`), so the command needs no judge. Kinds of clips:
 
     test                captions without withheld combinations
-    withheld            captions that each have a withheld combination
-    image_to_video      test captions, from the first frame of a real clip
-    extension           64 frames, by windows that see the last 8 before, from the first 8 of a real clip; only what
-                        bounces or turns, a quarter of the number
+    withheld            captions with a withheld combination
+    image_to_video      test captions, continued from the first frame of a real clip
+    extension           64 frames, continued from the first 8 of a real clip by windows that see the 8 frames before;
+                        only shapes that bounce or turn, and a quarter of --number
 
-Writes report.json, report.md, and KIND.gif with the first clips and KIND.txt with their captions; the same of real
-clips stands beside each figure.
+The command writes report.json, report.md, and for each kind KIND.gif with the first clips and KIND.txt with their
+captions. The report lists the same measures for real clips.
 """
 
 from absl import flags
@@ -19,11 +19,11 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("model", None, "the folder of a run of video/pairs")
-    flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 400, "clips of each kind", lower_bound=8)
-    flags.DEFINE_integer("steps", 0, "steps of the sampler; 0: the model's own", lower_bound=0)
-    flags.DEFINE_float("guidance", 0.0, "scale; 0: the model's own", lower_bound=0)
+    flags.DEFINE_string("model", None, "run folder of video/pairs")
+    flags.DEFINE_string("out", None, "folder for the report")
+    flags.DEFINE_integer("number", 400, "number of clips of each kind", lower_bound=8)
+    flags.DEFINE_integer("steps", 0, "number of sampling steps; 0 uses the default of the model", lower_bound=0)
+    flags.DEFINE_float("guidance", 0.0, "guidance scale; 0 uses the default of the model", lower_bound=0)
     flags.mark_flags_as_required(["model", "out"])
     command_line.begin()
 

@@ -1,4 +1,4 @@
-"""Clips of one moving shape that is none of the eight, from which the judge of frames learns to refuse."""
+"""Clips of one moving shape that is none of the eight, from which the judge of frames learns to reject."""
 
 __all__ = ["example"]
 

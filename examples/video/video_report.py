@@ -1,4 +1,4 @@
-"""The report of a model of moving drawings: its rows, each beside the row of real clips, and as Markdown."""
+"""The report of a video model of moving drawings: its rows with those of real clips, and its Markdown page."""
 
 import pathlib
 from collections.abc import Mapping
