@@ -9,7 +9,7 @@ from diffusion.parameterizations.network_outputs import Clock
 
 
 def time(scale: float = 1.0) -> Clock:
-    """The network receives scale t: t itself, or 1000 t by the transformers of flows (Esser et al. 2024)."""
+    """The network receives scale t: t itself, or 1000 t in flow transformers (Esser et al. 2024)."""
     return lambda schedule, t: scale * jnp.asarray(t) if scale != 1 else jnp.asarray(t)
 
 
@@ -23,15 +23,15 @@ def steps(T: int = 1000) -> Clock:
 
 
 def log_sigma(scale: float = 0.25) -> Clock:
-    """The network receives scale ln(sigma / alpha), a quarter by Karras et al. 2022 (table 1, c_noise).
+    """The network receives scale ln(sigma / alpha); scale = 1/4 in Karras et al. 2022 (table 1, c_noise).
 
-    The code of consistency models (Song et al. 2023) has 250.
+    The code of consistency models (Song et al. 2023) uses scale = 250.
     """
     return lambda schedule, t: -scale / 2 * schedule.log_snr(t)
 
 
 def reversed_time() -> Clock:
-    """The network receives 1 - t, for networks trained with their data at time 1 (Ma et al. 2024, SiT's code)."""
+    """The network receives 1 - t, for networks trained with the data at time 1 (SiT's code, Ma et al. 2024)."""
     return lambda schedule, t: 1 - jnp.asarray(t)
 
 

@@ -17,19 +17,19 @@ def denoiser_under(denoise: Denoiser, trained: NoiseSchedule, sampled: NoiseSche
         denoise'(x_t, t) = denoise(alpha_trained(s) / alpha_sampled(t) x_t, s),
         log-SNR_trained(s) = log-SNR_sampled(t)
 
-    Two processes differ in the clock and in the scale of x alone: at equal log-SNR they hold the same information,
-    and the estimates of x_0 and eps are the same. So a network trained on one is sampled on any other, without
-    training it again: for example a DDPM network along EDM's noise levels, or along straight lines. A discrete
-    process is evaluated at times between its steps. Where `trained` has no such log-SNR, beyond its t_min and t_max,
-    the denoiser is evaluated at the nearer end. Only the part that x_t does not determine is kept of that
-    prediction: x_0 where x_t has more noise, eps where it has less.
+    Two processes differ only in the time variable and in the scale of x. At equal log-SNR their samples hold the same
+    information, and the estimates of x_0 and eps are equal. A network trained on one process can therefore be sampled
+    on any other without further training, for example a DDPM network along EDM's noise levels or along straight lines.
+    A discrete process is then also evaluated between its steps. Outside the range of log-SNRs from t_min to t_max of
+    `trained`, the denoiser is evaluated at the nearer end. Its x_0 is kept where x_t has more noise than this end, its
+    eps where x_t has less, and the other estimate follows from x_t.
 
     Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", section 4 and appendix C.
 
     Args:
         denoise: (x_t, t) -> `Prediction`, under `trained`.
         trained: the schedule that the denoiser belongs to.
-        sampled: the schedule along which a sampler goes.
+        sampled: the schedule that the sampler uses.
 
     Returns:
         denoise'(x_t, t), where t has a shape that is a prefix of x_t's.

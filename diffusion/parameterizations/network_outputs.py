@@ -30,9 +30,9 @@ from diffusion.package import public
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 
 Network = Callable[..., Any]
-"""(x, clock or clocks, condition) -> an array, with heads beside it where an objective needs them.
+"""(x, clock or clocks, condition) -> an array, or a tuple of it and further heads where an objective needs them.
 
-With features=(block, ...), where an objective requests them: (that, a tuple of the features after these blocks).
+With features=(block, ...), which some objectives pass: (this output, a tuple of the features after these blocks).
 """
 Clock = Callable[[NoiseSchedule, ArrayLike], Array]
 """(schedule, t) -> the time that a network receives."""
@@ -61,14 +61,14 @@ class Parameterization(NamedTuple):
     """The input of a network at time t, and the meaning of its output.
 
     Attributes:
-        name: its name in the tables of names.
+        name: the parameterization's name in a config.
         input_scale: (schedule, t) -> c_in, by which x_t is multiplied before it enters the network.
         clock: (schedule, t) -> the time that the network receives.
         to_prediction: (schedule, t, x_t, output) -> `Prediction`.
         target: (schedule, t, x0, eps) -> the output that a perfect network would have for this pair.
         defined: (schedule, t) -> Bool, whether `to_prediction` divides by nothing that vanishes at t.
         needs: the condition that `defined` checks, in words.
-        channels: number of the network's channels over x's: 1, or 2 where it learns a variance too.
+        channels: the network's output channels divided by the channels of x: 1, or 2 if it also learns a variance.
     """
 
     name: str
@@ -98,9 +98,9 @@ def denoiser(
         denoise(x_t, t), where t has a shape that is a prefix of x_t's; predictions are at least float32.
 
     Raises:
-        TypeError: if one of them has another type, such as schedules.cosine without ().
-        ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts; from denoise, as
-            `evaluate`.
+        TypeError: if an argument has the wrong type, such as schedules.cosine without ().
+        ValueError: if the parameterization is not defined at schedule.t_max, where sampling starts. The returned
+            function raises the errors of `evaluate`.
     """
     check_network(network, schedule, parameterization)
 
@@ -126,7 +126,7 @@ def predict(
         parameterization: the meaning of the output.
         x_t: noisy samples `[B, ...]`.
         t: times, of a shape that is a prefix of x_t's: `[]`, `[B]`, or `[B, F]`.
-        condition: the condition, a pytree that the network takes; None for none.
+        condition: the network's condition, a pytree, or None.
     """
     output, t = evaluate(network, schedule, parameterization, x_t, t, condition)
     return parameterization.to_prediction(schedule, t, x_t, output)
@@ -167,15 +167,15 @@ def evaluate(
 
 
 def read_output(output: Any, x: Array, channels: int = 1) -> Array:
-    """A network's output for x, in float32 or wider; refuses another shape, which would be broadcast.
+    """A network's output for x, in float32 or wider; refuses an output of a wrong shape, which would be broadcast.
 
     Args:
-        output: `[B, ..., channels C]`.
-        x: `[B, ..., C]`.
-        channels: number of its channels over x's.
+        output: the network's output `[B, ..., channels C]`.
+        x: the samples `[B, ..., C]` that the network received.
+        channels: the output's channels divided by the channels of x.
 
     Raises:
-        ValueError: naming both shapes.
+        ValueError: if the output has another shape; the message names both shapes.
     """
     shape = x.shape if channels == 1 else (*x.shape[:-1], channels * x.shape[-1])
     if getattr(output, "shape", None) != shape:
@@ -230,11 +230,12 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
     Args:
         parameterization: the parameterization.
         schedule: the process.
-        times: concrete times of any shape, each one at which the network is to be evaluated; schedule.t_max if None.
+        times: concrete times, of any shape, at which the network will be evaluated; schedule.t_max if None.
 
     Raises:
         TypeError: if the schedule or the parameterization has another type.
-        ValueError: naming the first time at which it is not defined, and what it needs.
+        ValueError: if the parameterization is not defined at one of the times. The message names the first such time
+            and the condition that fails.
     """
     check_schedule(schedule)
     require(parameterization, Parameterization, "parameterization", "a Parameterization, such as parameterizations.v()")

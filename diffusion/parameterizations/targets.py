@@ -17,7 +17,7 @@ def epsilon(clock: Clock | None = None) -> Parameterization:
     """The network predicts the noise: x0 = (x_t - sigma eps) / alpha. Ho et al. 2020, eq. 11.
 
     Args:
-        clock: the network's time; `time()` if None, as in every parameterization but EDM's.
+        clock: the time that the network receives; `time()` if None, as in every parameterization except `edm`.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -39,7 +39,7 @@ def x0(clock: Clock | None = None) -> Parameterization:
     """The network predicts the data: eps = (x_t - alpha x0) / sigma. Salimans and Ho 2022, section 4.
 
     Args:
-        clock: the network's time.
+        clock: the time that the network receives; `time()` if None.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -58,18 +58,18 @@ def x0(clock: Clock | None = None) -> Parameterization:
 
 
 def clipped_x0(floor: float = 0.05, clock: Clock | None = None) -> Parameterization:
-    """The network predicts the data, and is read as a velocity without division by less than `floor`.
+    """The network predicts the data; its velocity is computed with a divisor of at least `floor`.
 
         u = (sigma' / w x_t - output) / max(sigma / w, floor),    w = alpha sigma' - sigma alpha'
 
     and x0, eps follow from u as in `velocity`. For the rectified flow u = (x_t - output) / max(t, floor): above the
     floor the output is x0; below it x0 lies between the output and x_t, and everything stays finite up to the data.
-    With the weighting constant(velocity()) the loss is JiT's, on the velocity. Li and He 2025, "Back to Basics: Let
+    With the weighting constant(velocity()) the loss is JiT's loss on the velocity. Li and He 2025, "Back to Basics: Let
     Denoising Generative Models Denoise", section 3 and the authors' denoiser.py, whose t_eps is `floor`.
 
     Args:
-        floor: least value of sigma / w, > 0; of the rectified flow's t.
-        clock: the network's time.
+        floor: smallest divisor sigma / w, > 0; for the rectified flow, the smallest t.
+        clock: the time that the network receives; `time()` if None.
 
     Raises:
         ValueError: if floor is not positive.
@@ -105,7 +105,7 @@ def v(clock: Clock | None = None) -> Parameterization:
     alpha^2 + sigma^2 = 1 there.
 
     Args:
-        clock: the network's time.
+        clock: the time that the network receives; `time()` if None.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -126,7 +126,7 @@ def score(clock: Clock | None = None) -> Parameterization:
     The score is -E[eps | x_t] / sigma only where eps was drawn independently of x_0. Song et al. 2021, eq. 7.
 
     Args:
-        clock: the network's time.
+        clock: the time that the network receives; `time()` if None.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -152,12 +152,12 @@ def velocity(clock: Clock | None = None) -> Parameterization:
 
         x0 = (sigma' x_t - sigma u) / w,    eps = (alpha u - alpha' x_t) / w,    w = alpha sigma' - sigma alpha'
 
-    For the rectified flow u = eps - x0 and w = 1 at every t. Where sigma leaves 0 with an infinite slope, as that of
-    `schedules.cosine`, u is infinite at t = 0, and the prediction is the limit for any finite output: x0 = x_t / alpha
+    For the rectified flow u = eps - x0 and w = 1 at every t. Where sigma has an infinite slope at t = 0, as in
+    `schedules.cosine`, u is infinite there. The prediction is then the limit for any finite output: x0 = x_t / alpha
     and eps = 0. Lipman et al. 2023, "Flow Matching for Generative Modeling", eq. 23; Ma et al. 2024, "SiT".
 
     Args:
-        clock: the network's time.
+        clock: the time that the network receives; `time()` if None.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -199,7 +199,7 @@ def edm(sigma_data: float = 0.5, clock: Clock | None = None) -> Parameterization
 
     Args:
         sigma_data: standard deviation of the data, > 0.
-        clock: the network's time; `log_sigma()` if None, as published.
+        clock: the time that the network receives; `log_sigma()` if None, as in the paper.
 
     Raises:
         ValueError: if sigma_data is not positive.
@@ -227,13 +227,13 @@ def edm(sigma_data: float = 0.5, clock: Clock | None = None) -> Parameterization
 
 
 def learned_variance(parameterization: Parameterization) -> Parameterization:
-    """A network with twice the channels: the first half as in `parameterization`, the second the variance.
+    """The network has twice the channels: the first half is read by `parameterization`, the second is the variance.
 
-    The second half o in [-1, 1] gives the fraction (o + 1) / 2 of `Prediction.variance`. `target` stays the target
-    of the first half. Nichol and Dhariwal 2021, eq. 15, in the scaling of the authors' code; DiT's "learned sigma".
+    The second half o in [-1, 1] gives `Prediction.variance` = (o + 1) / 2. `target` is the target of the first half.
+    Nichol and Dhariwal 2021, eq. 15, in the scaling of the authors' code; DiT's "learned sigma".
 
     Args:
-        parameterization: the meaning of the first C of 2 C channels.
+        parameterization: the parameterization of the first C of the 2 C output channels.
     """
 
     def to_prediction(schedule, t, x_t, output):
@@ -254,9 +254,9 @@ def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array,
 
 
 def _rates(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array, Array, Array]:
-    """alpha', sigma' and w = alpha sigma' - sigma alpha', up to a common factor; and whether sigma' is infinite there.
+    """alpha', sigma', w = alpha sigma' - sigma alpha', up to a common factor, and whether sigma' is infinite at t.
 
-    The factor is 1 but at the data, sigma = 0, where w may be infinite.
+    The factor is 1, except at the data (sigma = 0) where w is infinite.
     """
     alpha, sigma = _coefficients(schedule, t, x)
     alpha_dot, sigma_dot = derivatives(schedule, t, x)

@@ -1,8 +1,8 @@
 """Noise schedules: x_t = alpha(t) x_0 + sigma(t) eps, with data at t = 0 and noise growing with t.
 
-A schedule is a `NoiseSchedule`, a tuple of elementwise functions of t. Everything else in the library reads the
-process through them alone. In every schedule t = 0 is the data: alpha(0) = 1, sigma(0) = 0 and log_snr(0) = +inf, so
-that a sampling plan can end at the clean sample whatever `t_min` is.
+A schedule is a `NoiseSchedule`, a tuple of elementwise functions of t. The rest of the library uses the process only
+through these functions. In every schedule t = 0 is the data: alpha(0) = 1, sigma(0) = 0 and log_snr(0) = +inf, so that
+a sampling plan can end at the clean sample whatever `t_min` is.
 """
 
 from diffusion.arrays.broadcasting import left_broadcast as left_broadcast

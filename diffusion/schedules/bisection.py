@@ -9,14 +9,14 @@ from jax.typing import ArrayLike
 
 
 def bisect(decreasing: Callable[[Array], Array], target: Array, steps: ArrayLike) -> tuple[Array, Array]:
-    """Returns the ends of an interval of times in [0, 1] between which a decreasing function passes its target.
+    """Returns the ends of a short interval of times in [0, 1] in which a decreasing function passes its target.
 
-    It carries no derivatives; one Newton step from it does.
+    The result carries no derivatives; a Newton step from there adds them.
 
     Args:
-        decreasing: t, float of any shape -> float of the same shape.
-        target: float of any shape, in the range of the function.
-        steps: halvings of [0, 1].
+        decreasing: elementwise decreasing function of t, float of any shape -> float of the same shape.
+        target: values to reach, float of any shape, in the range of the function.
+        steps: number of halvings of [0, 1], >= 0.
 
     Returns:
         (low, high), each of the target's shape, high - low = 2^-steps.

@@ -1,4 +1,4 @@
-"""A schedule from its two coefficients alone: the rest by automatic differentiation and bisection."""
+"""A schedule from alpha and sigma alone: automatic differentiation and bisection supply its other functions."""
 
 from collections.abc import Callable
 
@@ -17,29 +17,30 @@ Coefficient = Callable[[Array], Array]
 
 
 def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None = None) -> NoiseSchedule:
-    """The process of any alpha and sigma on t in [0, 1], whose log-SNR decreases.
+    """The process with any coefficients alpha(t) and sigma(t), for t in [0, 1], whose log-SNR decreases.
 
         log-SNR = 2 ln(alpha / sigma),    f = alpha' / alpha,    g^2 = (sigma^2)' - 2 f sigma^2
 
-    The derivatives are automatic. The inverse of the log-SNR is found by bisection and one Newton step, which carries
-    the derivatives; so alpha and sigma may hold parameters that are trained, as in `learned`. Write sigma so that it
-    keeps its digits near the data: sqrt((1 - alpha) (1 + alpha)), not sqrt(1 - alpha^2).
+    The derivatives are automatic. The inverse of the log-SNR is found by bisection and one Newton step. The Newton step
+    carries the derivatives, so alpha and sigma may contain trained parameters, as in `learned`. Write sigma without
+    cancellation near the data: sqrt((1 - alpha) (1 + alpha)), not sqrt(1 - alpha^2).
 
     Facts:
-        alpha: the function
-        sigma: the function
-        end: the functions' own
+        alpha: the argument `alpha`
+        sigma: the argument `sigma`
+        end: alpha(1) and sigma(1)
         paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", eq. 5, for
             drift and diffusion of any process; Kingma et al. 2021, "Variational Diffusion Models", appendix A
 
     Args:
-        alpha: t -> signal coefficient in [0, 1], by jax.numpy, for arrays of times in [0, 1].
-        sigma: t -> noise standard deviation, >= 0. Where sigma(0) > 0, it jumps there from the data, which is at t = 0.
-        t_min: smallest time at which a network is trained or evaluated; if None, 0 where alpha and sigma reach the
-            data, (1, 0), at t = 0, else 1e-5.
+        alpha: t -> signal coefficient in [0, 1], written with jax.numpy, for arrays of times in [0, 1].
+        sigma: t -> noise standard deviation, >= 0. If sigma(0) > 0, the schedule's sigma is 0 at t = 0, the data, and
+            jumps to this value just after it.
+        t_min: smallest time at which a network is trained or evaluated. If None, it is 0 if alpha(0) = 1 and sigma(0) =
+            0, and 1e-5 otherwise.
 
     Raises:
-        TypeError: if alpha or sigma is no function.
+        TypeError: if alpha or sigma is not a function.
         ValueError: if they are not elementwise, not finite, or the log-SNR does not decrease from 0 to 1.
     """
     for name, function in (("alpha", alpha), ("sigma", sigma)):
@@ -98,7 +99,7 @@ def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None
 
 
 def _values(alpha: Coefficient, sigma: Coefficient, times: np.ndarray) -> tuple:
-    """alpha and sigma at the times, checked; (None, None) where they have no values yet, being trained or compiled."""
+    """alpha and sigma at the times, checked; (None, None) where they are traced and have no values yet."""
     with jax.ensure_compile_time_eval():
         t = as_float(jnp.asarray(times))
         values = alpha(t), sigma(t)
@@ -135,7 +136,7 @@ def _values(alpha: Coefficient, sigma: Coefficient, times: np.ndarray) -> tuple:
 
 
 def _kind(a: np.ndarray | None, s: np.ndarray) -> Callable | None:
-    """The norm of a process of a known kind: quarter circles, straight lines, or alpha = 1."""
+    """The norm of a known kind of process (quarter circles, straight lines, or alpha = 1); None for any other."""
     if a is None:
         return None
     kinds = ((jnp.hypot, np.hypot(a, s)), (jnp.add, a + s), (_first, a))
@@ -158,10 +159,11 @@ def _inverse(log_snr: Coefficient) -> Coefficient:
         inside = jnp.isfinite(value) & (value >= log_snr(jnp.ones_like(value)))
         target = jnp.where(inside, value, log_snr(jnp.full_like(value, 0.5)))
 
-        # 40 more than the digits of a number, for the digits of times down to 2^-40.
+        # One halving for each bit of the mantissa, and about 40 more, so that times down to 2^-40 have all their
+        # digits.
         _, t = bisect(log_snr, target, jnp.finfo(value.dtype).nmant + 42)
-        # The Newton step carries the derivatives in the value and in what alpha and sigma hold. At alpha = 0, where the
-        # slope is infinite, t stays.
+        # The Newton step carries the derivatives with respect to the value and to the parameters of alpha and sigma. At
+        # alpha = 0, where the slope is infinite, t does not change.
         reached, rate = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))
         step = jnp.isfinite(reached) & jnp.isfinite(rate) & (rate < 0)
         slope = jax.lax.stop_gradient(jnp.where(step, rate, -1))

@@ -24,7 +24,7 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
         paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", eq. 17
 
     Args:
-        s: offset that keeps the noise near t = 0 from vanishing too fast, > 0; 0.008 in the paper. With s = 0 it is
+        s: offset that keeps the noise near t = 0 from vanishing too fast, > 0; 0.008 in the paper. The limit s = 0 is
             `trigonometric`.
 
     Raises:
@@ -35,7 +35,7 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
     rate = math.pi / 2 / (1 + s)
     a_0 = rate * s
 
-    # Each is written by a difference of angles, which stays exact at the end where it vanishes.
+    # Both are written with differences of angles, which stay exact at the end where the coefficient vanishes.
     def alpha(t):
         return jnp.sin(rate * (1 - as_float(t))) / math.cos(a_0)
 
@@ -61,13 +61,13 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
 
 
 def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSchedule:
-    """A segment of the logistic curve, stretched to reach from 1 to 0, for t in [0, 1].
+    """alpha^2 is a segment of the logistic curve, rescaled to fall from 1 to 0, for t in [0, 1].
 
         alpha^2 = (S(end) - S(start + t (end - start))) / (S(end) - S(start)),    S(x) = 1 / (1 + exp(-x / tau))
 
-    The clipping of alpha^2 at 1e-9 in the paper's code is not applied. alpha falls to zero as sqrt(1 - t), so that
-    its derivative is infinite at t = 1: velocities in t are defined for t < 1 only, and the samplers that integrate
-    them (euler, heun, midpoint, rk4) take DDIM's step from there.
+    The clipping of alpha^2 at 1e-9 in the paper's code is not applied. alpha falls to zero as sqrt(1 - t), so that its
+    derivative is infinite at t = 1: velocities in t are defined for t < 1 only. The samplers that integrate velocities
+    (euler, heun, midpoint, rk4) use a DDIM step at t = 1.
 
     Facts:
         alpha: sqrt((S(end) - S(start + t (end - start))) / (S(end) - S(start)))
@@ -79,10 +79,10 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
     Args:
         start: start of the segment; -3 in the papers, or 0.
         end: end of the segment, > start; 3 in the papers.
-        tau: temperature, > 0: 1 here as in the code, 0.3 to 1.1 in the second paper.
+        tau: temperature, > 0; 1 in the papers' code, 0.3 to 1.1 in the second paper.
 
     Raises:
-        ValueError: if (end - start) / tau is not in (0, 80], beyond which float32 holds no values.
+        ValueError: if tau <= 0 or (end - start) / tau is not in (0, 80]; beyond 80, float32 overflows.
     """
     if not (tau > 0 and 0 < (end - start) / tau <= 80):
         raise ValueError(
@@ -92,8 +92,8 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
     first = start / tau
     last = end / tau
     width = (end - start) / tau
-    # S(x) - S(y) = sinh((x - y) / 2 tau) / (2 cosh(x / 2 tau) cosh(y / 2 tau)): no difference of like numbers is left.
-    # alpha^2 and sigma^2 are two such differences, here without what they share, over their sum.
+    # S(x) - S(y) = sinh((x - y) / 2 tau) / (2 cosh(x / 2 tau) cosh(y / 2 tau)) has no cancellation. alpha^2 and sigma^2
+    # are two such differences without their common factor, divided by their sum.
     signal = lambda t: math.cosh(first / 2) * jnp.sinh(width / 2 * (1 - t))
     noise = lambda t: math.cosh(last / 2) * jnp.sinh(width / 2 * t)
 

@@ -15,17 +15,17 @@ from diffusion.schedules.noise_schedule import NoiseSchedule, Trained, as_float,
 
 
 def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
-    """The process of the same kind with `factor` times the noise at every t: for pictures of another resolution.
+    """The schedule with sigma / alpha multiplied by `factor` at every t, for pictures of another resolution.
 
         log-SNR'(t) = log-SNR(t) - 2 ln(factor),    (alpha', sigma') = (alpha, factor sigma) / norm(alpha, factor sigma)
 
-    With the cosine schedule this is simple diffusion's "shifted cosine", factor = d / 64 for pictures of d x d where
-    the schedule was made for 64 x 64. On the rectified flow it is SD3's shift of the time.
+    With the cosine schedule this is simple diffusion's "shifted cosine", where factor = d / 64 for pictures of d x d if
+    the schedule was made for 64 x 64. On the rectified flow it is SD3's time shift.
 
     Facts:
         alpha: alpha / norm(alpha, factor sigma)
         sigma: factor sigma / norm(alpha, factor sigma)
-        end: alpha = 0 where the schedule has it; log-SNR lower by 2 ln(factor) elsewhere
+        end: alpha = 0 if the schedule ends there; otherwise a log-SNR lower by 2 ln(factor)
         paper: Hoogeboom et al. 2023, "simple diffusion", eq. 4; Esser et al. 2024, eq. 23
 
     Args:
@@ -50,17 +50,18 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
 
 
 def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSchedule:
-    """The process of the same kind with `first` times the noise near the data, and `last` times near pure noise.
+    """The schedule with sigma / alpha multiplied by a factor, `first` at the data and `last` at the noise.
 
         log-SNR'(t) = log-SNR(t) - 2 ln f(t),    f(t) = first^(1 - t) last^t
 
-    With the cosine schedule this is simple diffusion's interpolation of two shifted ones, for pictures of d x d with
-    first = d / 256 and last = d / 32: large structures are drowned, and details are seen by as many times as before.
+    With the cosine schedule this is simple diffusion's interpolation between two shifted schedules; for pictures of d x
+    d, first = d / 256 and last = d / 32. The noise then hides the large structures too, and details still get as many
+    training times as before.
 
     Facts:
         alpha: alpha / norm(alpha, f sigma), f = first^(1 - t) last^t
         sigma: f sigma / norm(alpha, f sigma)
-        end: alpha = 0 where the schedule has it; log-SNR lower by 2 ln(last) elsewhere
+        end: alpha = 0 if the schedule ends there; otherwise a log-SNR lower by 2 ln(last)
         paper: Hoogeboom et al. 2023, "simple diffusion", section 3.2; Hoogeboom et al. 2024, "Simpler Diffusion (SiD2)"
 
     Args:
@@ -89,7 +90,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         end = as_float(target)
         target = jnp.where(jnp.isfinite(end), end, 0)
         t, _ = bisect(log_snr, target, jnp.finfo(target.dtype).nmant + 2)
-        # One Newton step for t = g(t) takes the last digits, also where t is small, and carries the derivative.
+        # One Newton step for t = g(t) corrects the last digits, also where t is small, and carries the derivative.
         shift = lambda t: schedule.inverse_log_snr(target + 2 * (math.log(first) + growth * t))
         reached, rate = jax.jvp(shift, (t,), (jnp.ones_like(t),))
         t = jnp.clip(t + (reached - t) / (1 - jax.lax.stop_gradient(rate)), 0, 1)
@@ -110,7 +111,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
 def _with_noise(schedule: NoiseSchedule, factor: Callable[[Array], Any]) -> tuple[Callable, NoiseSchedule]:
     """The norm by which both coefficients are divided, and the process with factor(t) times the noise.
 
-    Its log-SNR and diffusion are the old ones.
+    `log_snr` and `diffusion` of the returned process are still those of `schedule`.
     """
 
     def norm(t):
@@ -141,9 +142,9 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
 
         alpha'(t) = alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max)),    sigma'^2 = 1 - alpha'^2
 
-    for t >= t_min; below t_min nothing changes. On a discrete process this is the paper's algorithm at its times,
-    where t_min is the first. Everything else (log-SNR, drift, weights) follows the new process. Train with v or
-    another parameterization that is defined at alpha = 0, and sample on a grid that starts there (`trailing`).
+    for t >= t_min; below t_min nothing changes. On a discrete process, whose first time is t_min, this is the paper's
+    algorithm. Log-SNR, drift and loss weights follow the new process. Train with v or another parameterization that is
+    defined at alpha = 0, and sample on a grid that starts there (`trailing`).
 
     Facts:
         alpha: alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max))
@@ -155,7 +156,7 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
         schedule: a schedule that preserves the variance, discrete or not.
 
     Raises:
-        ValueError: if it does not preserve the variance: its noise would not end at one.
+        ValueError: if the schedule does not preserve the variance, because its sigma would then not end at 1.
     """
     if schedule.leaves:
         return _each(schedule, zero_terminal_snr)
@@ -182,7 +183,7 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
     def changed(t):
         before = t < schedule.t_min
         _, k, c = constants(t)
-        # Inside the root too, so that no derivative is taken of the root of a negative number.
+        # The argument of the root is replaced too, so that no root of a negative number is differentiated.
         later = jnp.where(before, schedule.t_max, t)
         squared = (k * _complement(schedule, later) + c) * (1 + alpha(later))
         return jnp.where(before, schedule.sigma(t), jnp.sqrt(jnp.where(before, 1, squared)))
@@ -222,7 +223,7 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
 
 
 def _each(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedule]) -> NoiseSchedule:
-    """The change of the schedule of each leaf."""
+    """Applies the change to the schedule of each leaf."""
     return joined([(size, change(leaf)) for size, leaf in schedule.leaves])
 
 
@@ -237,6 +238,6 @@ def _data(t: ArrayLike) -> Array:
 
 
 def _trained(schedule: NoiseSchedule, change: Callable[[NoiseSchedule], NoiseSchedule]) -> Trained | None:
-    """The training of the changed schedule: the same parameters, and the change of the schedule that they give."""
+    """The `trained` field of the changed schedule: the same parameters, which build the changed schedule."""
     base = schedule.trained
     return None if base is None else base._replace(build=lambda params: change(base.build(params)))

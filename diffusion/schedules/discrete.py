@@ -49,13 +49,13 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
 
         alpha(t_i)^2 = prod_{j <= i} (1 - beta_j)
 
-    A float64 table holds these values, which are read by integer index at the grid's times. Between them, and down to
+    These values are computed in float64 and looked up by index at the times t_i. Between these times, and down to
     alpha(0) = 1, log alpha is linear in t.
 
     Facts:
         alpha: sqrt(prod_{j <= i} (1 - beta_j)) at t = (i + 1) / T
         sigma: sqrt(1 - alpha^2)
-        end: the last beta's
+        end: alpha and sigma of the last step
         paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 4
 
     Args:
@@ -89,7 +89,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         values = jnp.asarray(table, t.dtype)
         return values[i] + (u - i) * (values[jnp.minimum(i + 1, T)] - values[i])
 
-    # The look-up on the grid has the derivative zero, unlike the process.
+    # The derivative of the look-up is zero on the grid; that of the process is not.
     log_alpha.defjvp(lambda t, t_dot: (log_alpha(*t), slope(*t) * t_dot[0]))
 
     def alpha(t):

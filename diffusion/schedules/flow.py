@@ -11,7 +11,7 @@ from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
 def rectified_flow(noise_scale: float = 1.0) -> NoiseSchedule:
     """Straight lines between data and noise: alpha = 1 - t, sigma = noise_scale t, for t in [0, 1].
 
-    The papers write the time the other way round; eq. 20 of the second has sigma_min = 0 here.
+    The papers have the data at time 1. Eq. 20 of the second paper becomes this process with sigma_min = 0.
 
     Facts:
         alpha: 1 - t
@@ -55,8 +55,8 @@ def rectified_flow(noise_scale: float = 1.0) -> NoiseSchedule:
 def trigonometric() -> NoiseSchedule:
     """Quarter circles between data and noise: alpha = cos(pi t / 2), sigma = sin(pi t / 2), for t in [0, 1].
 
-    TrigFlow's time is pi t / 2, and its data is divided by sigma_data first; SiT calls it the generalized
-    variance-preserving interpolant, with the time the other way round.
+    TrigFlow's time is pi t / 2, and it divides the data by sigma_data first. SiT calls this process the generalized
+    variance-preserving interpolant; its code has the data at time 1.
 
     Facts:
         alpha: cos(pi t / 2)

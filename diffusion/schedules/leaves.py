@@ -1,4 +1,4 @@
-"""A schedule for each leaf of a pytree, as one schedule of the vector of its numbers."""
+"""Pytrees whose leaves follow different schedules, as one schedule for the flat vector of the pytree's numbers."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -13,13 +13,13 @@ from diffusion.schedules.noise_schedule import NoiseSchedule, check_schedule
 
 
 def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
-    """The process of a pytree whose leaves each follow a schedule, on its vector of numbers `[B, D]`.
+    """The process of a pytree with a schedule for each leaf, acting on the flat vector `[B, D]` of its numbers.
 
         x_t[d] = alpha_l(t) x_0[d] + sigma_l(t) eps[d],    l the leaf of the number d
 
-    Its functions take a time for each number, t `[B, ..., D]`, or one for all, `[]` or `[B, ..., 1]`, and return
-    `[..., D]`. They refuse times `[B]`, whose B may be D.
-    Denoisers, objectives, samplers and likelihoods turn their t `[]` or `[B]` into such times.
+    Its functions take a time for each number, t `[B, ..., D]`, or one for all, `[]` or `[B, ..., 1]`, and return `[...,
+    D]`. They refuse times `[B]`, which would be ambiguous where B = D. Denoisers, objectives, samplers and likelihoods
+    convert their t `[]` or `[B]` to this form.
 
     Facts:
         alpha: alpha of each leaf's schedule
@@ -33,7 +33,7 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
         shape: the pytree of the leaves' shapes, without the batch.
 
     Raises:
-        TypeError: for a leaf that is no schedule.
+        TypeError: if a leaf is not a schedule.
         ValueError: if the pytrees differ, the schedules end at different times, or one trains with the model.
     """
     sizes = sizes_of(shape)
@@ -50,7 +50,7 @@ def per_leaf(schedules: Any, shape: Any) -> NoiseSchedule:
 
 
 def joined(members: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
-    """The process of leaves one after another, each with its number of values and its schedule; see `per_leaf`."""
+    """The process of the concatenated leaves, from the number of values and the schedule of each; see `per_leaf`."""
     sizes, leaves = zip(*members)
     if any(leaf.trained is not None for leaf in leaves):
         raise ValueError(
@@ -67,10 +67,10 @@ def joined(members: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
     starts = [sum(sizes[:i]) for i in range(len(sizes))]
 
     def columns(field: str) -> Callable[..., Array]:
-        """The function of that name, on the numbers of each leaf by its own schedule."""
+        """The schedule's function `field`, evaluated for the numbers of each leaf with the leaf's own schedule."""
 
         def on_columns(*t: ArrayLike) -> Array:
-            # The two lengths of a norm are numbers of x, and no times.
+            # The two arguments of a norm have the shape of x; they are not times.
             times = [_of_each(one, dims, values=field == "norm") for one in t]
             parts = [
                 getattr(leaf, field)(*(one[..., start : start + size] for one in times))

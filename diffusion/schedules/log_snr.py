@@ -15,17 +15,17 @@ T_MIN = 1e-5
 
 
 def from_log_snr(log_snr: np.ndarray, times: np.ndarray | None = None) -> NoiseSchedule:
-    """A variance-preserving process whose log-SNR has known values at some times, with straight lines between them.
+    """A variance-preserving process whose log-SNR interpolates linearly between known values.
 
     Facts:
         alpha: sqrt(sigmoid(log-SNR))
         sigma: sqrt(sigmoid(-log-SNR))
-        end: as in the array, with a finite log-SNR
+        end: the last log-SNR of the array, which is finite
         paper: Kingma et al. 2021, "Variational Diffusion Models": alpha^2 and sigma^2 are sigmoids of the log-SNR
 
     Args:
         log_snr: `[N + 1]` finite and strictly decreasing values.
-        times: `[N + 1]` strictly increasing times from 0 to 1 at which they hold; uniform if None.
+        times: `[N + 1]` strictly increasing times of these values, from 0 to 1; uniform if None.
 
     Raises:
         ValueError: if the values or the times are not of this form.
@@ -51,7 +51,7 @@ def from_log_snr(log_snr: np.ndarray, times: np.ndarray | None = None) -> NoiseS
 def init_learned(
     key: Array, log_snr_max: float = 13.3, log_snr_min: float = -5.0, features: int = 1024
 ) -> Mapping[str, Array]:
-    """Parameters of a `learned` schedule: nearly a straight line in log-SNR between the two ends.
+    """Initial parameters of a `learned` schedule: its log-SNR is nearly linear in t between the two ends.
 
     Args:
         key: random key.
@@ -81,9 +81,9 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         log-SNR(t) = log_snr_max - range (h(t) - h(0)) / (h(1) - h(0)),
         h(t) = |slope| t + mean(|outer| tanh(|inner| (2 t - 1) + bias))
 
-    The network is taken from the authors' code, with the postprocessing of the paper's appendix H, which lets the ends
-    be learned (by the bound) apart from the shape between them (by the variance of its estimate). Build it inside
-    the loss, so that gradients reach `params`.
+    The network is that of the authors' code. The normalization of appendix H separates the ends, which are trained to
+    improve the bound, from the shape between them, which is trained to reduce the variance of the bound's estimate.
+    Build the schedule inside the loss, so that gradients reach `params`.
 
     Facts:
         alpha: sqrt(sigmoid(log-SNR)), log-SNR a monotone network
@@ -92,7 +92,7 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         paper: Kingma et al. 2021, "Variational Diffusion Models", section 4.1 and appendix H
 
     Args:
-        params: parameters as `init_learned` makes them.
+        params: parameters from `init_learned`.
     """
 
     def shape(p, t):
@@ -110,7 +110,8 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         target = jnp.clip(value, ends[1], ends[0])
 
         t, _ = bisect(log_snr, target, jnp.finfo(value.dtype).nmant + 2)
-        # One Newton step takes the last digits, and carries the derivatives in the value and in the parameters.
+        # One Newton step corrects the last digits, and carries the derivatives with respect to the value and the
+        # parameters.
         reached, rate = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))
         return jnp.clip(t + (target - reached) / jax.lax.stop_gradient(rate), 0, 1)
 

@@ -1,4 +1,4 @@
-"""The type that every factory of this package returns, and the functions that they share."""
+"""The type that every factory of this package returns, and the functions that the factories share."""
 
 __all__ = [
     "NoiseSchedule",
@@ -27,7 +27,7 @@ from diffusion.package import public
 
 
 class Trained(NamedTuple):
-    """The training of a schedule with the model.
+    """The parameters of a schedule that is trained together with the model.
 
     Attributes:
         init: () -> initial parameters.
@@ -58,11 +58,13 @@ class NoiseSchedule(NamedTuple):
         prior: (key, shape) -> one example of the distribution that sampling starts from: N(0, I) where the variance is
             preserved, for data of mean 0 and variance 1, and N(0, sigma(t_max)^2 I) elsewhere.
         norm: (a, b) -> the norm that is 1 along the process, norm(alpha(t), sigma(t)) = 1, with norm(c a, c b) = c
-            norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. It
-            defines the kind of process, whatever its clock: (a, b) / norm(a, b) is its point with the ratio a / b.
-        trained: its training with the model, where this schedule is the initial one; None: it is not trained.
+            norm(a, b): `jnp.hypot` where the variance is preserved, a + b on straight lines, a where alpha = 1. The
+            norm defines the process up to a change of the time variable: (a, b) / norm(a, b) is the process's point
+            with the ratio a / b.
+        trained: how the schedule is trained with the model, where this schedule is the initial one; None for a fixed
+            schedule.
         leaves: the number of values and the schedule of each leaf, for a pytree whose leaves have a schedule each
-            (`schedules.per_leaf`); (): one schedule for all.
+            (`schedules.per_leaf`); () for a single schedule.
 
     Every function of t takes float t of any shape (integers and half precision are promoted to float32) and returns
     the same shape, float32, or float64 where t is.
@@ -83,12 +85,12 @@ class NoiseSchedule(NamedTuple):
 
 
 def at_each(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> Array:
-    """t as the schedule takes it for x: as it is, or, where leaves have a schedule each, one time for each number of x.
+    """The times in the shape that the schedule takes: t itself, or one time for each number of x.
 
     Args:
         schedule: the process.
-        t: array whose shape is a prefix of x's.
-        x: `[B, ...]`; `[B, D]`, the numbers of a pytree, where leaves have a schedule each.
+        t: times, an array whose shape is a prefix of x's.
+        x: samples `[B, ...]`; the flat numbers `[B, D]` of a pytree, if its leaves have a schedule each.
 
     Raises:
         ValueError: if t's shape is not a prefix of x's.
@@ -97,7 +99,7 @@ def at_each(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> Array:
 
 
 def leaf_schedules(schedule: NoiseSchedule) -> list[NoiseSchedule]:
-    """The schedules of the leaves, where they have one each; else the schedule itself alone."""
+    """The schedules of the leaves, if they have one each; otherwise a list with the schedule itself."""
     return [leaf for _, leaf in schedule.leaves] or [schedule]
 
 
@@ -105,7 +107,7 @@ def check_schedule(schedule: Any) -> None:
     """Refuses a value that is not a schedule, such as a function of `schedules` that was not called.
 
     Raises:
-        TypeError: naming the value.
+        TypeError: if the value is not a schedule; the message names it.
     """
     require(schedule, NoiseSchedule, "schedule", "a NoiseSchedule, such as schedules.rectified_flow()")
 
@@ -125,8 +127,8 @@ def variance_preserving_from(
 
     Args:
         log_snr: decreasing, differentiable function of float t.
-        inverse_log_snr: its inverse, for log-SNRs down to log_snr(1); it may return anything for those above
-            log_snr(0).
+        inverse_log_snr: its inverse, for log-SNRs down to log_snr(1); for log-SNRs above log_snr(0) it may return
+            anything.
         t_min: smallest time at which a network is trained or evaluated, > 0.
     """
 
@@ -135,7 +137,7 @@ def variance_preserving_from(
         return jnp.where(t > 0, log_snr(t), jnp.inf)
 
     def sigma(t):
-        # At t = 0 the root has no derivative by the parameters of the log-SNR, and none is taken.
+        # At t = 0 the root has no derivative with respect to the log-SNR's parameters, so it is not evaluated there.
         t = as_float(t)
         return jnp.where(t > 0, jnp.sqrt(jax.nn.sigmoid(-log_snr(jnp.where(t > 0, t, 1)))), 0)
 
@@ -166,7 +168,7 @@ def variance_preserving_from(
 def with_data_end(
     function: Callable[[Array], Array], value: ArrayLike, rate: ArrayLike
 ) -> Callable[[ArrayLike], Array]:
-    """A coefficient with its value and its derivative at t = 0, where its formula has none: the root of zero.
+    """A coefficient with its value and derivative at t = 0 set explicitly, because a root of 0 has no derivative.
 
     Args:
         function: the coefficient, of t > 0.
@@ -184,7 +186,7 @@ def with_data_end(
 
 @jax.custom_jvp
 def _rising(t: Array, rate: ArrayLike) -> Array:
-    """0, whose derivative is the rate at t = 0."""
+    """Returns 0, with the derivative `rate` at t = 0."""
     return jnp.zeros_like(t)
 
 
@@ -195,7 +197,7 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def as_float(t: ArrayLike) -> Array:
-    """t in float32, or in float64 where it is that already."""
+    """t in float32, or in float64 if it is float64 already."""
     t = jnp.asarray(t)
     return t.astype(jnp.promote_types(t.dtype, jnp.float32))
 

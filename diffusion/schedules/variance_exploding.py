@@ -11,7 +11,8 @@ def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Nois
     """Noise in geometric progression: alpha = 1, sigma(t) = sigma_min (sigma_max / sigma_min)^t for t in (0, 1].
 
     sigma jumps from 0 at t = 0, the data, to sigma_min just after it (the paper's remark in appendix C), so t_min is
-    the paper's 1e-5. Its images are in [0, 1], with sigma_max near the largest distance between two of them.
+    the paper's 1e-5. The paper's images have values in [0, 1], and its sigma_max is about the largest distance between
+    two images.
 
     Facts:
         alpha: 1

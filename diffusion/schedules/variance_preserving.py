@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal, with_data_end
 
-# Both papers' codes train down to this time, where sigma is 1e-3 and 1e-6.
+# The authors' code trains down to this time, where sigma is 1e-3 (variance preserving) and 1e-6 (sub-VP).
 T_MIN = 1e-5
 
 
@@ -18,7 +18,7 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseS
         alpha = e^(-B(t) / 2),    sigma^2 = 1 - e^(-B(t)),
         B(t) = int_0^t beta = beta_min t + (beta_max - beta_min) t^2 / 2
 
-    The limit of DDPM's process for many steps: beta_i = beta(i / T) / T.
+    This is the limit of DDPM's process for many steps, with beta_i = beta(i / T) / T.
 
     Facts:
         alpha: exp(-B(t) / 2), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2
@@ -53,7 +53,7 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
 
         alpha = e^(-B(t) / 2),    sigma = 1 - e^(-B(t)) = 1 - alpha^2,    B(t) = int_0^t beta
 
-    sigma is a standard deviation, not a variance. It is not the limit of any discrete process.
+    sigma is a standard deviation, not a variance. This process is not the limit of a discrete one.
 
     Facts:
         alpha: exp(-B(t) / 2), B(t) = beta_min t + (beta_max - beta_min) t^2 / 2
@@ -102,5 +102,5 @@ def _linear_beta(name: str, beta_min: float, beta_max: float) -> tuple[Callable,
 
 
 def _time(beta_min, beta_max, integral):
-    # The root of a quadratic, in the form without cancellation; it is written for an infinite integral too.
+    # The root of a quadratic, in the form without cancellation, which also holds for an infinite integral.
     return 2 / (beta_min / integral + jnp.sqrt((beta_min / integral) ** 2 + 2 * (beta_max - beta_min) / integral))

@@ -6,8 +6,8 @@ from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.grids import ending_at_zero
 from diffusion.timesteps.valid_ranges import at_least_one, check_sigmas
 
-# sigma / alpha at the starts of ten steps and at the end of the last; from the authors' page "Quickstart Guide", in the
-# digits that ComfyUI's `nodes_align_your_steps.py` keeps of it.
+# sigma / alpha at the starts of ten steps and at the end of the last step, from the authors' page "Quickstart Guide",
+# with the digits of ComfyUI's `nodes_align_your_steps.py`.
 SIGMAS = {
     "stable_diffusion_1.5": (
         14.6146412293,
@@ -40,10 +40,10 @@ SIGMAS = {
 
 
 def align_your_steps(schedule: NoiseSchedule, steps: int, network: str) -> np.ndarray:
-    """`[steps + 1]` times of the published optimal grid of a network, then 0 in place of its last.
+    """`[steps + 1]` times of the published optimal grid of a network, with 0 in place of its last time.
 
-    The tables are of ten steps; for another number ln(sigma / alpha) is interpolated linearly in the index, as the
-    authors do.
+    The tables hold ten steps. For another number of steps, ln(sigma / alpha) is interpolated linearly in the index, as
+    by the authors.
 
     Facts:
         paper: Sabour et al. 2024, "Align Your Steps: Optimizing Sampling Schedules in Diffusion Models"

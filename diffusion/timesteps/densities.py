@@ -19,9 +19,9 @@ class Density(NamedTuple):
 
     Attributes:
         init: () -> state; a pytree, empty unless the density adapts.
-        sample: (state, keys `[B]`, index `[B]`) -> (t `[B]`, importance `[B]`): a time for each example, from its own
-            key and its global index alone, and the weight of its loss, which corrects for a density that is drawn from
-            in place of another.
+        sample: (state, keys `[B]`, index `[B]`) -> (t `[B]`, importance `[B]`): a time for each example, which depends
+            only on the example's key and global index, and the importance weight of its loss, which corrects for
+            sampling from another density than the loss is defined with.
         update: (state, t `[B]`, losses `[B]`) -> state.
     """
 
@@ -35,11 +35,11 @@ def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None)
 
         u_i = ((index_i mod strata) + r_i) / strata,    r_i uniform in (0, 1)
 
-    Any `strata` consecutive examples then cover (0, 1) evenly, which lowers the variance of the loss as the common
-    offset of Kingma et al. 2021 does, while each example's time depends on nothing but its own key and index.
+    Any `strata` consecutive examples then cover (0, 1) evenly. This lowers the variance of the loss, like the common
+    offset of Kingma et al. 2021, but each example's time depends only on its own key and index.
 
     Facts:
-        range: the quantile function's
+        range: the range of the quantile function
         paper: Kingma et al. 2021, "Variational Diffusion Models", appendix I.1, low-discrepancy sampler, for the strata
 
     Args:
@@ -54,7 +54,7 @@ def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None)
 
     def sample(state, keys, index):
         u = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
-        u = u + 2.0**-24  # the middle of the cells of 2^-23 that float32 draws have: neither 0 nor 1
+        u = u + 2.0**-24  # the middle of a cell of width 2^-23, the grid of float32 draws: neither 0 nor 1
         if strata is not None:
             u = (index % strata + u) / strata
             u = jnp.minimum(u, 1 - 2.0**-24)
@@ -72,9 +72,9 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None, t_min: f
         range: (t_min, t_max)
 
     Args:
-        schedule: the process, which gives the range.
+        schedule: the process, which defines t_min and t_max.
         strata: number of strata or None, see `from_quantile`.
-        t_min: a later first time, such as the t_start of `objectives.variational_bound`; the schedule's if None.
+        t_min: smallest time, for example the t_start of `objectives.variational_bound`; the schedule's t_min if None.
 
     Raises:
         ValueError: if t_min is outside of the schedule's times.
@@ -97,9 +97,10 @@ def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None 
 
     Args:
         schedule: the discrete process; its t_max must be 1.
-        T: number of its steps.
+        T: number of steps of the process, >= 1.
         strata: number of strata or None, see `from_quantile`.
-        shift: moves the times to noisier ones, see `timesteps.shift`; for a model that samples in T steps so shifted.
+        shift: factor of `timesteps.shift`, > 0, for a model that is sampled at T shifted times; above 1 the times are
+            noisier.
 
     Raises:
         ValueError: if T < 1 or the schedule does not hold all these times.
@@ -114,14 +115,14 @@ def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None 
 
 
 def logit_normal(schedule: NoiseSchedule, mean: float = 0.0, std: float = 1.0, strata: int | None = None) -> Density:
-    """logit((t - t_min) / (t_max - t_min)) ~ N(mean, std^2). A positive mean leans to the noise.
+    """logit((t - t_min) / (t_max - t_min)) ~ N(mean, std^2). A positive mean favours noisy times.
 
     Facts:
         paper: Esser et al. 2024, "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", eq. 19
         range: (t_min, t_max)
 
     Args:
-        schedule: the process, which gives the range.
+        schedule: the process, which defines t_min and t_max.
         mean: location, on the scale of logits.
         std: scale, > 0.
         strata: number of strata or None, see `from_quantile`.
@@ -140,7 +141,7 @@ def mode(schedule: NoiseSchedule, scale: float = 1.29, strata: int | None = None
         range: (t_min, t_max)
 
     Args:
-        schedule: the process, which gives the range.
+        schedule: the process, which defines t_min and t_max.
         scale: strength of the mode, in [-1, 2 / (pi - 2)], where the function of u is monotone: 0 is uniform, positive
             values favour the middle and negative ones the ends; 1.29 in the paper's best setting.
         strata: number of strata or None, see `from_quantile`.
@@ -154,7 +155,7 @@ def mode(schedule: NoiseSchedule, scale: float = 1.29, strata: int | None = None
 
 
 def cosmap(schedule: NoiseSchedule, strata: int | None = None) -> Density:
-    """The times at which the rectified flow has the log-SNRs that the cosine schedule has at uniform ones.
+    """The times at which the rectified flow has the log-SNRs of the cosine schedule at uniform times.
 
         (t - t_min) / (t_max - t_min) = 1 - 1 / (tan(pi u / 2) + 1)
 
@@ -163,7 +164,7 @@ def cosmap(schedule: NoiseSchedule, strata: int | None = None) -> Density:
         range: (t_min, t_max)
 
     Args:
-        schedule: the process, which gives the range.
+        schedule: the process, which defines t_min and t_max.
         strata: number of strata or None, see `from_quantile`.
     """
 
@@ -176,15 +177,15 @@ def cosmap(schedule: NoiseSchedule, strata: int | None = None) -> Density:
 
 
 def beta_density(schedule: NoiseSchedule, a: float, b: float, strata: int | None = None) -> Density:
-    """(t - t_min) / (t_max - t_min) ~ Beta(a, b): a > b leans to the noise.
+    """(t - t_min) / (t_max - t_min) ~ Beta(a, b); a > b favours noisy times.
 
     Facts:
-        paper: Black et al. 2024, "pi_0: A Vision-Language-Action Flow Model", appendix B, with a = 1.5 on the side of
-            the noise and b = 1
+        paper: Black et al. 2024, "pi_0: A Vision-Language-Action Flow Model", appendix B, with a = 1.5 and b = 1, which
+            favours noisy times
         range: (t_min, t_max)
 
     Args:
-        schedule: the process, which gives the range.
+        schedule: the process, which defines t_min and t_max.
         a: exponent of t plus 1, > 0.
         b: exponent of 1 - t plus 1, > 0.
         strata: number of strata or None, see `from_quantile`.
@@ -235,7 +236,7 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
 
         p(log-SNR) = exp(-|log-SNR - mean| / scale) / (2 scale)
 
-    The paper states it as a noise schedule; drawing the log-SNR is the same.
+    The paper states it as a noise schedule, which is equivalent to this density of the log-SNR.
 
     Facts:
         paper: Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1
@@ -270,22 +271,22 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
 def dimension_shifted_density(
     schedule: NoiseSchedule, density: Density, dimension: int | None, base: int = 4096
 ) -> Density:
-    """The times of `density`, moved to a log-SNR that is smaller by ln(dimension / base): for data of more dimensions.
+    """The times of `density`, with the log-SNR lowered by ln(dimension / base) for data of more dimensions.
 
     For the rectified flow this is t' = a t / (1 + (a - 1) t) with a = sqrt(dimension / base).
 
     Facts:
         paper: Zheng et al. 2025, "Diffusion Transformers with Representation Autoencoders", section 4.2
-        range: the density's, moved
+        range: the shifted range of the density
 
     Args:
         schedule: the process.
         density: density of the times before the shift.
-        dimension: how many numbers an example has; a config fills it in from its data.shape.
+        dimension: how many numbers an example has, >= 1; a config sets it from data.shape.
         base: dimension for which the schedule was made, see `timesteps.dimension_shift`.
 
     Raises:
-        ValueError: as `timesteps.dimension_shift`.
+        ValueError: under the conditions of `timesteps.dimension_shift`.
     """
     check_one_schedule("dimension_shifted_density", schedule)
     fall = 2 * math.log(dimension_shift(dimension, base))
@@ -306,10 +307,10 @@ def per_frame(density: Density, frames: int) -> Density:
 
     Facts:
         paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 1
-        range: the density's
+        range: the range of the density
 
     Args:
-        density: the density of one time.
+        density: the density of a single time.
         frames: number of frames F, >= 1: the second axis of the data.
 
     Raises:
@@ -331,7 +332,7 @@ def per_frame(density: Density, frames: int) -> Density:
 
 
 def _of_fraction(schedule: NoiseSchedule, fraction: Callable[[Array], Array], strata: int | None) -> Density:
-    """The density of t_min + (t_max - t_min) fraction(u), kept away from the ends, where a schedule may be singular."""
+    """The density of t_min + (t_max - t_min) fraction(u), clipped off the ends, where a schedule may be singular."""
     span = schedule.t_max - schedule.t_min
     return from_quantile(lambda u: schedule.t_min + span * jnp.clip(fraction(u), 2.0**-24, 1 - 2.0**-24), strata)
 

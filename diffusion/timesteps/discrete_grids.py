@@ -9,7 +9,7 @@ from diffusion.timesteps.valid_ranges import at_least_one
 def leading(schedule: NoiseSchedule, steps: int, T: int = 1000, offset: int = 0) -> np.ndarray:
     """`[steps + 1]` times at the indices i (T // steps) + offset of a discrete process, from high to low, then 0.
 
-    It never reaches the last time of the process.
+    With offset 0 and fewer than T steps, the grid starts below t = 1, the last time of the process.
 
     Facts:
         paper: Song et al. 2021, "Denoising Diffusion Implicit Models", appendix D.2; Lin et al. 2024, table 2
@@ -40,9 +40,8 @@ def trailing(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
 
 
 def linspace(schedule: NoiseSchedule, steps: int, T: int = 1000) -> np.ndarray:
-    """`[steps + 1]` times at `steps` indices of a discrete process from T - 1 to 0, evenly and rounded, then 0.
+    """`[steps + 1]` times at `steps` evenly spaced, rounded indices of a discrete process from T - 1 to 0, then 0.
 
-    Indices count from 0 when they are rounded.
 
     Facts:
         paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models"; Lin et al. 2024, table 2

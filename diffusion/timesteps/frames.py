@@ -7,10 +7,11 @@ from diffusion.timesteps.plans import Plan, plan
 
 
 def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
-    """The plan in which chunk c of the frames follows the grid `delay` c steps after the first, for `per_frame`.
+    """A plan for `per_frame` in which chunk c of the frames starts on the grid c `delay` steps after the first chunk.
 
-    With delay 0 all frames go together, with delay N one after the other; between them is diffusion forcing's pyramid,
-    in which the near future is sharp before the far one. Frame f is in chunk f // chunk, whose frames go together.
+    With delay 0 all frames are denoised together; with delay N the chunks are denoised one after the other. A delay in
+    between gives the pyramid of diffusion forcing, in which the near future becomes sharp before the far future. Frame
+    f belongs to chunk f // chunk; the frames of a chunk share their times.
 
     Facts:
         paper: Chen et al. 2024, "Diffusion Forcing", section 3.2; chunks as Huang et al. 2025, "Self Forcing"
@@ -18,14 +19,14 @@ def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
     Args:
         grid: `[N + 1]` times, strictly decreasing.
         frames: number F of frames, >= 1.
-        delay: steps between the starts of two chunks, >= 0.
-        chunk: frames that go together, >= 1; it divides F.
+        delay: number of steps between the starts of two chunks, >= 0.
+        chunk: number of frames in a chunk, >= 1; it divides F.
 
     Returns:
         A plan with t and s of shape `[N + delay (F / chunk - 1), F]`; a frame rests where they are equal.
 
     Raises:
-        ValueError: if frames, delay or chunk is out of range, or as `plan` does.
+        ValueError: if frames, delay or chunk is out of range, and under the conditions of `plan`.
     """
     if frames < 1 or delay < 0:
         raise ValueError(f"staggered: frames = {frames}, delay = {delay}. Valid: frames >= 1 and delay >= 0")

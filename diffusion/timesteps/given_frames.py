@@ -1,4 +1,4 @@
-"""Frames that are given: they stay at the clean end of the process while the others are noised, trained or sampled."""
+"""Known frames: they stay at the clean end of the process while the others are noised, trained or sampled."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ from diffusion.timesteps.valid_ranges import check_one_schedule
 
 
 def clean_time(schedule: NoiseSchedule) -> float:
-    """The time at which a network sees frames that are given: t_min + 2^-24 (t_max - t_min).
+    """The time at which a network sees known frames: t_min + 2^-24 (t_max - t_min).
 
-    No weight of a loss and no derivative of a prediction divides by zero there, as they do at t_min where sigma is 0.
+    No loss weight and no derivative of a prediction divides by zero there; they may at t_min, where sigma may be 0.
 
     Facts:
         paper: none
@@ -25,27 +25,27 @@ def clean_time(schedule: NoiseSchedule) -> float:
 
 
 def given_pattern(pattern: str) -> np.ndarray:
-    """Bool `[F]`, True for the frames that are given, of a pattern with a character for each frame: "1..1".
+    """Bool `[F]`, True for the known frames of a pattern with one character for each frame, such as "1..1".
 
     Facts:
         paper: none
 
     Args:
-        pattern: "1" for a frame that is given, "." for one that is made.
+        pattern: one character for each frame: "1" for a known frame, "." for a frame that is generated.
 
     Raises:
-        ValueError: for another character, no frame, or none that is made.
+        ValueError: if the pattern has another character, or no frame that is generated.
     """
     if set(pattern) - set("1.") or "." not in pattern:
         raise ValueError(
-            f"the pattern {pattern!r} must have '1' for each frame that is given and '.' for each frame that is "
+            f"the pattern {pattern!r} must have '1' for each known frame and '.' for each frame that is "
             "generated, at least one: for example '1...', '1..1' or '1.1.1'"
         )
     return np.array([mark == "1" for mark in pattern])
 
 
 def held(plan: Plan, given: ArrayLike, at: float | None = None) -> Plan:
-    """The plan with the given frames at rest, for `samplers.per_frame`.
+    """The plan in which the known frames keep their time, for `samplers.per_frame`.
 
         t[i, f] = s[i, f] = at   for given f
 
@@ -54,12 +54,12 @@ def held(plan: Plan, given: ArrayLike, at: float | None = None) -> Plan:
 
     Args:
         plan: plan with t and s `[N]` or `[N, F]`, without steps that renoise.
-        given: Bool `[F]`.
-        at: time of the given frames; None: the end of the plan, where they are clean. A little later tells the network
-            that they may be wrong, as a rollout's own frames are.
+        given: Bool `[F]`, True for the known frames.
+        at: time of the known frames; None for the end of the plan, where frames are clean. A slightly later time tells
+            the network that these frames may have errors, as generated ones do in a rollout.
 
     Raises:
-        ValueError: for another shape of `given`, or a plan that renoises.
+        ValueError: if `given` has the wrong shape, or the plan renoises.
     """
     given = np.asarray(given, bool)
     t, s = (np.asarray(times) for times in (plan.t, plan.s))
@@ -77,27 +77,28 @@ def held(plan: Plan, given: ArrayLike, at: float | None = None) -> Plan:
 def given_frames(
     schedule: NoiseSchedule, density: Density, patterns: Sequence[str], shares: Sequence[float] = ()
 ) -> Density:
-    """The density under which an example's given frames are clean and without a loss: t `[B, F]`, importance `[B, F]`.
+    """A density of times t `[B, F]` under which the known frames of an example are clean and have no loss.
 
         t[f] = clean_time, importance[f] = 0                   for the given frames
         t[f], importance[f] = the density's, F / M             for the others, M frames
 
-    Each example draws a pattern. A network with a time for each frame so learns E[x_0 | x_t] where these frames are
-    known: "...." to make whole clips, "1..." to continue a picture, "1..1" to join two.
+    Each example draws a pattern. A network with a time for each frame thus learns E[x_0 | x_t] given the known frames:
+    "...." generates whole clips, "1..." continues a picture, "1..1" interpolates between two.
 
     Facts:
         paper: the noise level of each frame of Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets
             Full-Sequence Diffusion"; frames without noise as in Ho et al. 2022, "Video Diffusion Models"
-        range: the density's, and clean_time
+        range: the range of the density, and clean_time
 
     Args:
         schedule: the process.
-        density: density of one time for each example, or one for each frame (`per_frame`); it does not adapt.
-        patterns: patterns as for `given_pattern`, all as long as the data has frames.
+        density: density of one time for each example, or of one for each frame (`per_frame`); it must not be adaptive.
+        patterns: patterns as in `given_pattern`, each with one character for each frame of the data.
         shares: relative frequencies of the patterns; () for equal ones.
 
     Raises:
-        ValueError: for patterns of several lengths, none, another number of shares, or a density that adapts.
+        ValueError: if there are no patterns, their lengths differ, there is not one share for each, or the density is
+            adaptive.
     """
     check_one_schedule("given_frames", schedule)
     masks = [given_pattern(pattern) for pattern in patterns]
@@ -109,8 +110,8 @@ def given_frames(
         )
     if jax.tree.leaves(density.init()):
         raise ValueError(
-            "given_frames: an adaptive density would learn from frames that are given. Valid: a density that does not "
-            "adapt"
+            "given_frames: an adaptive density would learn from known frames, which have no loss. Valid: a density "
+            "that does not adapt"
         )
     table = np.stack(masks)
     weight = table.shape[1] / np.sum(~table, axis=1, keepdims=True)

@@ -1,4 +1,4 @@
-"""Grids: where a sampler's steps begin and end, for any schedule; `steps + 1` decreasing times, the last of them 0."""
+"""Grids: the `steps + 1` decreasing times between which a sampler steps, for any schedule; the last time is 0."""
 
 import itertools
 
@@ -17,7 +17,7 @@ def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> n
             D.4
 
     Args:
-        schedule: the process, which gives t_max.
+        schedule: the process, which defines t_max.
         steps: number of solver steps, >= 1.
         last: length of the last step, in (0, t_max), 0.04 in SiT's stochastic sampler; the other steps are equal. If
             None, all steps are equal.
@@ -40,7 +40,7 @@ def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndar
             discrete process); Lu et al. 2022, "DPM-Solver", appendix, "time_quadratic" of the authors' code
 
     Args:
-        schedule: the process, which gives t_max.
+        schedule: the process, which defines t_max.
         steps: number of solver steps N, >= 1.
         rho: exponent, > 0; 1 is uniform, larger values put more steps near the data.
     """
@@ -51,14 +51,14 @@ def polynomial(schedule: NoiseSchedule, steps: int, rho: float = 2.0) -> np.ndar
 def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) -> np.ndarray:
     """`[steps + 1]` times t_i = t_max Q(1 - i / N), with Q the quantile function of Beta(a, b).
 
-    Below one, a and b put more steps at both ends. As in ComfyUI the quantiles are of the time; diffusers takes them
-    of sigma instead, which is the same thing for a rectified flow.
+    With a and b below 1, there are more steps at both ends. The quantiles are times, as in ComfyUI; in diffusers they
+    are values of sigma, which is the same for a rectified flow.
 
     Facts:
         paper: Lee et al. 2024, "Beta Sampling is All You Need"
 
     Args:
-        schedule: the process, which gives t_max.
+        schedule: the process, which defines t_max.
         steps: number of solver steps N, >= 1.
         a: first parameter of Beta(a, b), > 0; smaller values put more steps near the data.
         b: second parameter of Beta(a, b), > 0; smaller values put more steps near the noise.
@@ -71,7 +71,7 @@ def beta(schedule: NoiseSchedule, steps: int, a: float = 0.6, b: float = 0.6) ->
 
 
 def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> np.ndarray:
-    """`[steps + 1]` times along the sigmoid from `start` to `end`, more of them at both ends.
+    """`[steps + 1]` times spaced by a sigmoid from `start` to `end`, which puts more steps at both ends.
 
         t_i = t_max (S(1 - i / N) - S(0)) / (S(1) - S(0)),    S(u) = sigmoid((start + u (end - start)) / tau)
 
@@ -81,11 +81,11 @@ def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float
             the steps
 
     Args:
-        schedule: the process, which gives t_max.
+        schedule: the process, which defines t_max.
         steps: number of solver steps N, >= 1.
-        start: argument at the data.
-        end: argument at the noise, > start.
-        tau: temperature, > 0; large ones are uniform.
+        start: argument of the sigmoid at the data.
+        end: argument of the sigmoid at the noise, > start.
+        tau: temperature, > 0; a large tau gives a nearly uniform grid.
     """
     if not start < end:
         raise ValueError(f"sigmoid: start = {start} must be below end = {end}")
@@ -104,7 +104,7 @@ def uniform_log_snr(schedule: NoiseSchedule, steps: int, sigma_min: float, sigma
     """`[steps + 1]` times: `steps` values of sigma / alpha in geometric progression, then 0.
 
     Facts:
-        paper: Lu et al. 2022, "DPM-Solver", section 3.3, with the last step to the clean sample
+        paper: Lu et al. 2022, "DPM-Solver", section 3.3, with a last step to the clean sample
 
     Args:
         schedule: the process, which turns sigma / alpha into t.
@@ -118,7 +118,7 @@ def uniform_log_snr(schedule: NoiseSchedule, steps: int, sigma_min: float, sigma
 def exponential(
     schedule: NoiseSchedule, steps: int, sigma_min: float, sigma_max: float, rho: float = 1.0
 ) -> np.ndarray:
-    """`[steps + 1]` times at which ln(sigma / alpha) is a polynomial of the step, then 0.
+    """`[steps + 1]` times at which ln(sigma / alpha) is a power function of the step index, then 0.
 
         ln sigma_i = ln sigma_min + (1 - i / (N - 1))^rho ln(sigma_max / sigma_min),    sigma_N = 0
 
@@ -172,9 +172,10 @@ def karras_levels(
     levels: int = 40,
     chosen: tuple[int, ...] = (),
 ) -> np.ndarray:
-    """`[steps + 1]` times: `steps` of the N levels that `karras` has in N steps, then 0.
+    """`[steps + 1]` times: `steps` of the N noise levels of `karras` with N steps, then 0.
 
-    Level i (N // steps) for i = 0, 1, .., or the chosen ones, (0, 22) of 40 for the authors' ImageNet 64.
+    The levels have the indices i (N // steps) for i = 0, 1, .., or those in `chosen`, which is (0, 22) of 40 in the
+    authors' two-step sampling of ImageNet 64.
 
     Facts:
         paper: Song et al. 2023, "Consistency Models", section 7 and the authors' code
@@ -183,10 +184,10 @@ def karras_levels(
         schedule: the process, which turns sigma / alpha into t.
         steps: number of solver steps, in [1, levels].
         sigma_min: smallest sigma / alpha of the levels.
-        sigma_max: the largest, where to start; at most sigma / alpha at t_max.
+        sigma_max: largest sigma / alpha, where sampling starts; at most its value at t_max.
         rho: exponent, > 0; larger values put more levels near the data.
-        levels: number N of levels of the discretisation of training.
-        chosen: increasing indices of `steps` levels, the first 0; () for evenly spaced ones.
+        levels: number N of noise levels in training.
+        chosen: `steps` increasing indices of levels, the first of them 0; () for evenly spaced ones.
 
     Raises:
         ValueError: for more steps than levels, or indices that are not valid.
@@ -206,7 +207,8 @@ def kl_optimal(
 ) -> np.ndarray:
     """`[steps + 1]` times: `steps` values of sigma / alpha uniform in the angle arctan(sigma / sigma_data), then 0.
 
-    Without the last step it has the least bound on the Kullback-Leibler divergence for data N(0, sigma_data^2 I).
+    Apart from the last step, this grid minimizes a bound on the Kullback-Leibler divergence of samples from the data
+    N(0, sigma_data^2 I).
 
     Facts:
         paper: Sabour et al. 2024, "Align Your Steps", theorem 3.1

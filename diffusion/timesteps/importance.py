@@ -1,4 +1,4 @@
-"""Adaptive importance sampling of training times by the losses that were seen there."""
+"""Adaptive importance sampling of training times, in proportion to the recent losses at these times."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ from diffusion.timesteps.densities import Density
 def loss_second_moment(
     schedule: NoiseSchedule, bins: int = 1000, discrete: bool = False, history: int = 10, uniform_prob: float = 0.001
 ) -> Density:
-    """Times in proportion to the root mean square of the last losses of their bin, with weights that undo it.
+    """Samples times in proportion to the root mean square of recent losses, with weights that correct for it.
 
         p_i = (1 - q) r_i / sum_j r_j + q / bins,    r_i^2 = mean of the last `history` squared losses of bin i
         importance = 1 / (bins p_i)
 
     so that the expected loss equals the loss under uniform times, with less variance. Times are uniform until every bin
-    has seen `history` losses. The history holds losses without their importance, which `update` divides out.
+    has seen `history` losses. The history holds losses without their importance weights, which `update` divides out.
 
     Facts:
         paper: Nichol and Dhariwal 2021, "Improved Denoising Diffusion Probabilistic Models", section 3.3 and the
@@ -25,15 +25,15 @@ def loss_second_moment(
         range: (t_min, t_max), or 1 / bins .. 1 if discrete
 
     Args:
-        schedule: the process, which gives the range.
+        schedule: the process, which defines t_min and t_max.
         bins: number of bins of t; if discrete, the number of steps of the process.
         discrete: whether t is (i + 1) / bins, as in the paper, or uniform within bin i of (t_min, t_max).
-        history: losses that each bin remembers; 10 in the paper.
+        history: number of recent losses that each bin keeps, >= 1; 10 in the paper.
         uniform_prob: q, the share of times that is drawn uniformly, in (0, 1]; 0.001 in the paper.
 
     Returns:
-        A density whose state is {"losses": `[bins, history]`, "seen": `[bins]`}, the last losses of each bin and how
-        many it has seen.
+        A density whose state is {"losses": `[bins, history]`, "seen": `[bins]`}: the recent losses of each bin and the
+        number of losses that it has received.
 
     Raises:
         ValueError: if bins or history is below 1, uniform_prob is not in (0, 1], or the schedule does not hold the
@@ -71,7 +71,7 @@ def loss_second_moment(
         position = t * bins - 1 if discrete else (t - schedule.t_min) / span * bins
         i = jnp.clip((jnp.round if discrete else jnp.floor)(position).astype(jnp.int32), 0, bins - 1)
         losses = losses * bins * probabilities(state)[i]
-        # The rank of each example among those of its bin; a bin keeps its last ones in a ring.
+        # The rank of each example among those of its bin; a bin keeps its most recent losses in a ring buffer.
         order = jnp.argsort(i, stable=True)
         i = i[order]
         losses = losses[order]

@@ -1,4 +1,4 @@
-"""The best grid for a trained network and a number of steps."""
+"""The best grid for a trained network and a fixed number of steps."""
 
 import jax
 import jax.numpy as jnp
@@ -12,17 +12,17 @@ from diffusion.timesteps.valid_ranges import at_least_one
 
 
 def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Array, steps: int) -> np.ndarray:
-    """The `steps + 1` times of a fine grid on which `ddim` stays closest to trajectories that were solved finely.
+    """The `steps + 1` times of a fine grid on which `ddim` stays closest to accurately solved trajectories.
 
-    A step of ddim from t_i to t_j, taken at the trajectory's own x_i, misses x_j by
+    A DDIM step from t_i to t_j, starting at the trajectory's x_i, misses x_j by
 
         e_ij = |alpha_j x0(x_i, t_i) + sigma_j eps(x_i, t_i) - x_j| / std(x_j)    (root mean squares over the batch),
 
     and dynamic programming finds the path of `steps` steps from the first time to the last with the least sum of
-    errors: no other choice of these times has a smaller sum. The division by the spread of the x_j brings errors at all
-    times to the scale that they have in the data, which is exact where the data are Gaussian. It costs one evaluation
-    of the network on the whole batch for each time of the fine grid. It is made for solvers of order 1 (ddim; euler,
-    where the paths are straight); one of a higher order may do better on another grid.
+    errors: no other choice of these times has a smaller sum. Dividing by the spread of the x_j converts errors at all
+    times to the error that they cause in the data, exactly so for Gaussian data. The search costs one evaluation of the
+    network on the whole batch for each time of the fine grid but the last. The criterion is that of solvers of order 1
+    (`ddim`, and `euler` where the paths are straight); a solver of higher order may do better on another grid.
 
         _, trajectory = samplers.sample_trajectory(samplers.heun(), denoise, schedule, x, timesteps.plan(fine), keys)
         grid = timesteps.optimal(denoise, schedule, fine, trajectory.x, steps=8)
@@ -36,11 +36,11 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
         denoise: (x_t, t) -> Prediction; called with every time of the grid but the last.
         schedule: the process.
         grid: `[M + 1]` decreasing times to choose from; 50 to 100 are usual.
-        x: `[M + 1, B, ...]` the trajectories on this grid, by any solver of the flow; B of a few dozen.
+        x: `[M + 1, B, ...]` trajectories on this grid, by any solver of the flow; a few dozen (B) suffice.
         steps: number of steps N of the new grid, in [1, M].
 
     Returns:
-        `[N + 1]` times, which begin and end as the fine grid does.
+        `[N + 1]` times, with the first and last time of the fine grid.
 
     Raises:
         ValueError: if the trajectories do not belong to the grid, or there are fewer times than `steps + 1`.
@@ -75,7 +75,7 @@ def _errors(denoise: Denoiser, schedule: NoiseSchedule, grid: Array, x: Array) -
 
 def _shortest_path(errors: np.ndarray, steps: int) -> np.ndarray:
     """The `[steps + 1]` indices, from the first to the last, of the path with the least sum of errors."""
-    best = errors[0]  # best[j]: the least sum on the way from 0 to j in the steps so far
+    best = errors[0]  # best[j]: the least sum of errors from 0 to j in the steps so far
     before = []
     for _ in range(steps - 1):
         through = best[:, None] + errors

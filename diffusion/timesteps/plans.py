@@ -12,7 +12,7 @@ class Plan(NamedTuple):
 
     Attributes:
         t: `[N]` time at which step i starts.
-        s: `[N]` time at which it ends.
+        s: `[N]` time at which step i ends.
         renoise: `[N]` Bool; where True, s > t and the step draws q(x_s | x_t) without the network.
     """
 
@@ -22,7 +22,7 @@ class Plan(NamedTuple):
 
     @property
     def grid(self) -> np.ndarray:
-        """`[N + 1]` times between which it steps, the latest of its frames; of a plan of known times, not traced."""
+        """`[N + 1]` times between which the plan steps, the largest over frames; the times must not be traced."""
         times = np.concatenate([self.t, self.s[-1:]])
         return times if times.ndim == 1 else times.max(axis=1)
 
@@ -36,12 +36,13 @@ def plan(grid: ArrayLike, renoise: ArrayLike | None = None) -> Plan:
     """The plan that follows a grid of times.
 
     Args:
-        grid: `[N + 1]` times, strictly decreasing for sampling or strictly increasing for inversion; with `renoise`,
-            in any order without repetition.
-        renoise: `[N]` Bool, the steps that add noise; they must go up. None for no such step.
+        grid: `[N + 1]` times, strictly decreasing for sampling or strictly increasing for inversion; with `renoise`, in
+            any order without equal neighbours.
+        renoise: `[N]` Bool, True for the steps that add noise, whose time must increase; None for no such step.
 
     Raises:
-        ValueError: if a time is repeated, not finite or negative, or the grid turns where it must not.
+        ValueError: if two neighbouring times are equal, a time is not finite or negative, or the grid changes direction
+            without `renoise`.
     """
     grid = np.asarray(grid)
     if grid.ndim != 1 or grid.size < 2:

@@ -22,7 +22,7 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     Args:
         schedule: the process.
         grid: `[N + 1]` times.
-        factor: a > 0; above 1 for pictures larger than those that the schedule was made for.
+        factor: shift a > 0; above 1 for pictures larger than those that the schedule was made for.
 
     Raises:
         ValueError: if a time would leave the schedule's range, or two would coincide at its end.
@@ -32,7 +32,7 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
     if factor == 1:
         return grid
     check_one_schedule("shift", schedule)
-    with jax.ensure_compile_time_eval():  # a grid is known before the program, also where it is made within one
+    with jax.ensure_compile_time_eval():  # the grid is a concrete value, also inside a compiled function
         moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
     outside = ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
     if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):
@@ -45,18 +45,18 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
 
 
 def dimension_shift(dimension: int | None, base: int = 4096) -> float:
-    """The factor of `shift` for data of another dimension than the schedule's: sqrt(dimension / base).
+    """The factor of `shift` for data of another dimension than the schedule was made for: sqrt(dimension / base).
 
     Facts:
         paper: Zheng et al. 2025, "Diffusion Transformers with Representation Autoencoders", section 4.2: the shift of
-            Esser et al. 2024 by the numbers of a latent, in place of its resolution
+            Esser et al. 2024, by the dimension of a latent instead of its resolution
 
     Args:
-        dimension: how many numbers m an example has: height x width x channels of a latent.
-        base: dimension n for which the schedule was made; 4096 in the paper.
+        dimension: how many numbers an example has, m >= 1: height x width x channels of a latent.
+        base: dimension n >= 1 for which the schedule was made; 4096 in the paper.
 
     Raises:
-        ValueError: if one is not positive, or the dimension is not known.
+        ValueError: if dimension or base is not positive, or dimension is None.
     """
     if dimension is None:
         raise ValueError(
@@ -76,11 +76,11 @@ def dimension_shifted(schedule: NoiseSchedule, grid: ArrayLike, dimension: int |
     Args:
         schedule: the process.
         grid: `[N + 1]` times.
-        dimension: how many numbers an example has; a config fills it in from its data.shape.
+        dimension: how many numbers an example has, >= 1; a config sets it from data.shape.
         base: dimension for which the schedule was made, see `dimension_shift`.
 
     Raises:
-        ValueError: as `dimension_shift` and `shift`.
+        ValueError: under the conditions of `dimension_shift` and `shift`.
     """
     return shift(schedule, grid, dimension_shift(dimension, base))
 
@@ -114,7 +114,7 @@ def flux_shift(
 
         mu = mu_1 + (tokens - n_1) (mu_2 - mu_1) / (n_2 - n_1),    t' = e^mu / (e^mu + 1 / t - 1)
 
-    The formula of t' is the rectified flow's; elsewhere the log-SNR falls by 2 mu, which is the same thing.
+    The formula of t' holds for the rectified flow. For every schedule the log-SNR falls by 2 mu.
 
     Facts:
         paper: none; the code of FLUX.1 (Black Forest Labs 2024), `get_schedule`

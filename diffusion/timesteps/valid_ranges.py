@@ -8,7 +8,7 @@ from diffusion.schedules import NoiseSchedule
 
 
 def at_least_one(steps: int) -> int:
-    """`steps` as an int; refuses what is not a whole number of steps, at least one."""
+    """`steps` as an int; refuses a value that is not an integer of at least 1."""
     if not math.isfinite(steps) or int(steps) != steps or steps < 1:
         raise ValueError(f"steps = {steps}: a sampler takes an integer number of steps, at least 1")
     return int(steps)
@@ -21,7 +21,7 @@ def check_positive(function: str, name: str, value: float) -> None:
 
 
 def check_one_schedule(function: str, schedule: NoiseSchedule) -> None:
-    """Refuses leaves with a schedule each, whose log-SNRs are no one's; the message names the function."""
+    """Refuses a schedule of leaves, which has several log-SNRs at one time; the message names the function."""
     if schedule.leaves:
         raise ValueError(
             f"{function} chooses times by their log-SNR, but leaves with a schedule each have several. Valid: a "
