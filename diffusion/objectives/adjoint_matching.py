@@ -1,4 +1,4 @@
-"""Adjoint matching: a regression whose optimum is the reference, tilted by a reward that has a gradient."""
+"""Adjoint matching: a regression whose optimum is the reference model tilted by a differentiable reward."""
 
 from collections.abc import Sequence
 
@@ -28,19 +28,19 @@ def adjoint_matching(
     reward: Reward | CaptionReward,
     beta: float,
 ) -> Objective:
-    """The score of the model less the reference's becomes the gradient of the reward, carried back by the reference.
+    """Regresses the difference of the model and the reference on the gradient of a reward, propagated back in time.
 
         loss = mean over steps of w(t) |x0 - x0_ref + (sigma^2 / alpha) a_t|^2,
         a_0 = -grad r(x_0) / beta,   a_t = (d mu_ref(x_t) / d x_t)^T a_s,   s < t the next time
 
-    The ways x_T, ..., x_0 are the model's own, by ancestral sampling: its noise is memoryless, so that x_0 does not
-    depend on x_T, which tilting needs. mu_ref is the mean of the reference's step. No gradient goes through the ways.
-    From alpha(t) = 0 the step takes (sigma^2 / alpha) a at s.
+    The trajectories x_T, ..., x_0 are samples of the model by ancestral sampling. Its noise is memoryless: x_0 does not
+    depend on x_T, as tilting requires. mu_ref is the mean of the reference's step. No gradient flows through the
+    trajectories. Where alpha(t) = 0, the target uses (sigma^2 / alpha) a at the next time s.
 
     Facts:
         loss: w(t) |x0 - x0_ref + (sigma^2 / alpha) a_t|^2, a the lean adjoint
         networks: model, teacher (the frozen reference)
-        optimum: p_ref(x) exp(r(x) / beta), up to the length of the steps
+        optimum: p_ref(x) exp(r(x) / beta), in the limit of small steps
         paper: Domingo-Enrich et al. 2024, "Adjoint Matching: Fine-tuning Flow and Diffusion Generative Models with
             Memoryless Stochastic Optimal Control", eq. 37 to 39; w = -d SNR / dt / 2 there
 
@@ -56,7 +56,7 @@ def adjoint_matching(
         An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", the first time, and "reward".
 
     Raises:
-        ValueError: if beta is not positive; when called, as `rewards.rewarded`.
+        ValueError: if beta is not positive; when called, under the conditions of `rewards.rewarded`.
     """
     if not beta > 0:
         raise ValueError(f"adjoint_matching: beta = {beta} must be positive")
@@ -74,7 +74,7 @@ def adjoint_matching(
         first = -jax.grad(lambda x: decoded_reward(x, condition).sum())(way[-1]) / beta
 
         def back(adjoint, i):
-            """The adjoint at t, and the x0 that the model is to have there."""
+            """The adjoint at t, and the target of the model's x0 there."""
 
             def move(x):
                 x0 = predict(reference, schedule, teacher, x, t[i], condition).x0
@@ -98,7 +98,7 @@ def adjoint_matching(
             return total + weighted_mean_square(weight, x0 - targets[i]), None
 
         total, _ = jax.lax.scan(add_step, jnp.zeros(keys.shape, way.dtype), jnp.arange(number))
-        losses = jnp.where(jnp.isfinite(rewards), total / number, jnp.nan)  # a finite gradient hides such a reward
+        losses = jnp.where(jnp.isfinite(rewards), total / number, jnp.nan)  # its gradient may be finite
         return losses, {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards}
 
     beside = Beside(pictures=True, metadata=metadata_of(reward))

@@ -1,4 +1,4 @@
-"""Adjoint sampling: adjoint matching toward an unnormalised density, with one gradient of it for each sample."""
+"""Adjoint sampling: adjoint matching for an unnormalised density, with one gradient of the density per sample."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,27 +33,26 @@ def adjoint_sampling(
     every: int = 1,
     max_norm: float = float("inf"),
 ) -> Objective:
-    """The gradient of log gamma at a sample of the model is regressed on, from fresh noise on this sample.
+    """Regresses the model's x0 on the gradient of log gamma at its own samples, which are noised afresh.
 
         loss = w(t) |x0 - (alpha r^2 / sigma^2) x_t - r^2 (grad log gamma(x_0) + x_0 / s^2)|^2,
         x_t = alpha x_0 + sigma eps,    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2
 
-    It is adjoint matching whose reference has the data N(0, s^2 I) and the reward log gamma + |x_0|^2 / (2 s^2): the
-    lean adjoint is linear there and has this closed form. The reciprocal projection draws x_t from q(x_t | x_0), which
-    the optimum keeps. The path to x_0 is then forgotten, and one gradient of gamma serves several noises. With a
-    buffer it also serves several steps: the model makes samples at the steps 0, every, 2 every, ..., and the steps
-    between draw from the `buffer` newest ones. The model makes x_0 by ancestral sampling. A batch gives the shape of
-    x_0 alone.
+    This is adjoint matching with the reference data N(0, s^2 I) and the reward log gamma + |x_0|^2 / (2 s^2), for which
+    the lean adjoint is linear and has this closed form. The model generates x_0 by ancestral sampling. The reciprocal
+    projection then draws x_t from q(x_t | x_0), which is also the optimum's distribution, so the trajectory to x_0 is
+    not needed and one gradient of log gamma serves several noises. With a buffer it also serves several training steps:
+    the model generates samples at the steps 0, every, 2 every, ..., and the other steps draw from the `buffer` newest
+    samples. The batch defines only the shape of x_0.
 
-    The vector grad log gamma(x_0) + x_0 / s^2 is shortened to `max_norm` where it is longer, as the paper's code does.
-    Where log gamma falls like a power of x above the second, a training without this limit diverges: a sample too far
-    out is sent further out on the other side. The optimum is the target's denoiser only as far as no vector is
-    shortened there.
+    The vector grad log gamma(x_0) + x_0 / s^2 is clipped to the length `max_norm`, as in the paper's code. Where log
+    gamma falls faster than quadratically, training without this limit diverges: a sample that lies too far out is sent
+    even further out on the other side. The optimum is the target's denoiser only if no vector is clipped there.
 
     Facts:
         loss: w(t) |x0 - (alpha r^2 / sigma^2) x_t - r^2 (grad log gamma(x_0) + x_0 / s^2)|^2
         networks: model
-        optimum: the denoiser of the target, up to the length of the steps
+        optimum: the denoiser of the target, in the limit of small steps
         paper: Havens et al. 2025, "Adjoint Sampling: Highly Scalable Diffusion Samplers via Adjoint Matching",
             reciprocal adjoint matching and algorithm 1
 
@@ -62,10 +61,10 @@ def adjoint_sampling(
         weighting: (schedule, t) -> weight on the squared difference of x0.
         density: density of the training times.
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
-        target_density: the density, such as `objectives.funnel()`.
+        target_density: the density gamma, such as `objectives.funnel()`.
         data_std: standard deviation s of the reference's data, > 0.
-        noises: number of noises on each sample, at one time, at least 1.
-        buffer: number of samples that are kept with their gradients, at least 1 if every > 1; 0 keeps none.
+        noises: number of noise draws for each sample, all at one time, at least 1.
+        buffer: number of samples that are stored with their gradients, at least 1 if every > 1; 0 stores none.
         every: number of steps from one batch of new samples to the next, at least 1.
         max_norm: largest length of grad log gamma(x_0) + x_0 / s^2 along the last axis, > 0; 50 in the paper's code,
             where this axis holds the coordinates of one atom.
@@ -75,7 +74,8 @@ def adjoint_sampling(
         samples.
 
     Raises:
-        ValueError: for a number that is out of range; when called, for examples of another shape than the target's.
+        ValueError: if an argument is out of range; when called, if the examples do not have the shape of the target's
+            samples.
     """
     if noises < 1 or not data_std > 0:
         raise ValueError(f"adjoint_sampling: noises = {noises} must be at least 1, data_std = {data_std} positive")

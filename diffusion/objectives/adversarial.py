@@ -1,7 +1,7 @@
-"""Adversarial diffusion distillation: a student of one or few steps between a teacher and a discriminator.
+"""Adversarial diffusion distillation: a student of one or few steps learns from a teacher and a discriminator.
 
 ADD's discriminator sees clean samples, or a frozen network's features of them. LADD's consists of heads on the
-teacher's features of noised samples (`blocks`), whose noise level has a distribution of its own (`noise_density`).
+teacher's features of noised samples (`blocks`), whose noise levels are drawn from `noise_density`.
 """
 
 import jax
@@ -37,13 +37,13 @@ def adversarial_generator(
     noise_density: Density | None = None,
     blocks: tuple[int, ...] = (),
 ) -> Objective:
-    """The student's loss: to fool the discriminator, and to agree with the teacher's denoising.
+    """The student's loss: it fools the discriminator, and agrees with the teacher's denoising.
 
         x = x0_student(alpha_s x_0 + sigma_s eps, s),    x_t = alpha_t x + sigma_t eps'
         loss = -D(x) + weight c(t) mean |x - stop x0_teacher(stop x_t, t)|^2
 
-    With blocks, D(x) is D(h), h the features of the teacher in these blocks at alpha_r x + sigma_r eps'', through which
-    the gradient flows. LADD has no second term.
+    With blocks, D(x) stands for D(h), where h are the teacher's features after these blocks for the input alpha_r x +
+    sigma_r eps''; the gradient flows through them. LADD has no second term.
 
     Facts:
         loss: -D(x) + weight c(t) mean |x - stop x0_teacher(x_t, t)|^2; with heads, D is the mean over them
@@ -57,19 +57,20 @@ def adversarial_generator(
         teacher: parameterization of the network "teacher".
         student_density: distribution of s: the few times at which the student is sampled, t_max among them.
         density: distribution of t.
-        weight: lambda of the paper, 2.5 there; 0 for LADD: the teacher then makes no estimate.
+        weight: weight of the distillation term, lambda of the paper; 2.5 there. With 0, as in LADD, the teacher's
+            estimate is not computed.
         weighting: (schedule, t) -> c; alpha(t) if None, the paper's "exponential weighting".
-        noise_density: distribution of r, the time at which samples are judged, with blocks; a logit-normal one in LADD,
-            whose noise decides whether the discriminator sees structure or detail.
-        blocks: blocks of the teacher whose features the discriminator receives as a tuple, 1 the first; (): it receives
-            the clean sample.
+        noise_density: distribution of r, the time at which the discriminator sees samples, needed with blocks;
+            logit-normal in LADD. More noise shows the discriminator structure, less noise shows it detail.
+        blocks: indices, from 1, of the teacher's blocks whose features the discriminator receives as a tuple; () if it
+            receives the clean sample.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" (the student's time), "adversarial" and
         "distillation", each `[B]`.
 
     Raises:
-        ValueError: if there are blocks without noise_density, or the reverse.
+        ValueError: if blocks are given without noise_density, or noise_density without blocks.
     """
     _check("adversarial_generator", noise_density, blocks)
     weighting = weighting or (lambda schedule, t: schedule.alpha(t))
@@ -111,13 +112,13 @@ def adversarial_discriminator(
     noise_density: Density | None = None,
     blocks: tuple[int, ...] = (),
 ) -> Objective:
-    """The discriminator's hinge loss, with R1 on real data.
+    """The discriminator's hinge loss, with the R1 gradient penalty on real data.
 
         loss = max(0, 1 - D(x_0)) + max(0, 1 + D(stop x)) + r1 |grad D(x_0)|^2
 
-    The gradient is taken with respect to the features where a frozen network "features" makes the discriminator's
-    input, as DINO does in the paper, or the teacher with blocks, as in LADD; otherwise with respect to x_0. With blocks
-    data and samples are noised at the same time, with noise of their own.
+    The penalty's gradient is with respect to the discriminator's input: x_0, the features of the frozen network
+    "features" (DINO in the paper), or the teacher's features of `blocks` (LADD). With blocks, data and samples are
+    noised to the same time r with different noise.
 
     Facts:
         loss: max(0, 1 - D(x_0)) + max(0, 1 + D(x)) + r1 |grad D(x_0)|^2; with heads, the mean over them
@@ -129,16 +130,17 @@ def adversarial_discriminator(
     Args:
         student: parameterization of the network "model".
         student_density: distribution of the student's times.
-        r1: gamma of the paper, >= 0; 1e-5 there; 0 saves the second derivative.
+        r1: weight of the penalty, gamma of the paper, >= 0; 1e-5 there. 0 saves the second derivative.
         teacher: parameterization of the network "teacher", for blocks.
-        noise_density: distribution of the time at which examples are judged, as in the generator's objective.
+        noise_density: distribution of the time r at which the discriminator sees examples, as in the generator's
+            objective.
         blocks: blocks of the teacher whose features the discriminator receives, as in the generator's objective.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (mean logits), each `[B]`.
 
     Raises:
-        ValueError: if r1 is negative, or there are blocks without noise_density, or the reverse.
+        ValueError: if r1 is negative, or only one of blocks and noise_density is given.
     """
     _check("adversarial_discriminator", noise_density, blocks)
     if not r1 >= 0:
@@ -153,7 +155,7 @@ def adversarial_discriminator(
         r = _noise_times(noise_density, r_keys, batch)
         see = lambda keys, x: _input(networks, schedule, teacher, blocks, r, keys, x, condition)
         judge = lambda features: _logits(networks, features, r, condition)
-        # A head's logit of an example depends on that example alone, so that one pass differentiates them all.
+        # The logits of an example depend only on that example, so one pass differentiates all of them.
         real, slope = jax.vjp(judge, see(real_keys, batch["x"]))
         penalty = 0.0
         if r1:
@@ -186,7 +188,7 @@ def _noise_times(density: Density | None, keys, batch) -> Array:
 
 
 def _input(networks, schedule: NoiseSchedule, teacher, blocks, r, keys, x, condition):
-    """What the discriminator reads of x: x, a frozen network's features of it, or the teacher's of x at the times r."""
+    """The discriminator's input: x, a frozen network's features of x, or the teacher's features of x noised to r."""
     if not blocks:
         return networks["features"](x, r, condition) if "features" in networks else x
 
@@ -214,5 +216,5 @@ def _check(name: str, noise_density: Density | None, blocks: tuple[int, ...]) ->
 
 
 def _shared(blocks: tuple[int, ...]) -> tuple | None:
-    """The setting of both players: which blocks judge; None for clean samples."""
+    """The setting that both players share: the discriminator's blocks; None for clean samples."""
     return tuple(f"features of block {block}" for block in blocks) or None

@@ -1,4 +1,4 @@
-"""AlphaFlow: from trajectory flow matching to MeanFlow, by a step that shrinks during the training."""
+"""AlphaFlow: from trajectory flow matching to MeanFlow, by a step that shrinks during training."""
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ def alpha_flow(
     guidance: Guidance | None = None,
     clocks: Clocks | None = None,
 ) -> Objective:
-    """Regression on a mean of v over a share alpha of the way, and of the network itself over the rest.
+    """Regresses the mean velocity on v over a share alpha of [s, t], and on the network's own output over the rest.
 
         r = t - alpha (t - s),    x_r = x_t - (t - r) v,    v = alpha' x_0 + sigma' eps
         Delta = u(x_t, t, s) - stop(alpha v + (1 - alpha) u(x_r, r, s))
@@ -35,16 +35,16 @@ def alpha_flow(
         alpha = 1 - sigmoid(gamma (k - (k_0 + k_1) / 2) / (k_1 - k_0)),    k_0 = start total, k_1 = end total
 
     at training step k. At alpha = 1 this is trajectory flow matching, whose target is v for every s; at 1/2 the target
-    equals the one of a shortcut whose first half is v. As alpha vanishes, Delta / alpha becomes `mean_flow`'s error;
-    alpha below `clamp`, and after k_1, counts as 0, where the loss is `mean_flow`'s with its derivative in forward
-    mode. Above 1 - `clamp`, and before k_0, it counts as 1. Examples with s = t have the loss of flow matching
-    throughout. p = 0 is the definition, p = 1 the weight of the authors' code, where |Delta|^2 is a mean over the
-    numbers of an example. The code's clipping of the target is left out.
+    is that of a shortcut model whose first half step follows v. As alpha vanishes, Delta / alpha becomes `mean_flow`'s
+    error; below `clamp`, and after step k_1, alpha is set to 0, where the loss is that of `mean_flow` with its
+    forward-mode derivative. Above 1 - `clamp`, and before step k_0, alpha is set to 1. Examples with s = t always have
+    the loss of flow matching. p = 0 is the definition, p = 1 the weight of the authors' code, where |Delta|^2 is a mean
+    over the numbers of an example. The clipping of the target in the authors' code is not applied.
 
     Facts:
         loss: alpha^(2 p - 1) |u - stop(alpha v + (1 - alpha) u(x_r, r, s))|^2 / stop(|..|^2 + c)^p
         networks: model, of two times
-        optimum: at alpha = 0 that of `mean_flow`; at alpha = 1 the velocity at t for every s
+        optimum: at alpha = 0 the optimum of `mean_flow`; at alpha = 1 the velocity at t for every s
         paper: Zhang et al. 2025, "AlphaFlow: Understanding and Improving MeanFlow Models", definition 1 and algorithm
             2; weight, clamping and values as in the authors' code
 
@@ -59,14 +59,15 @@ def alpha_flow(
         gamma: steepness of the fall, > 0; 25 in the authors' code.
         clamp: distance of alpha from 0 and from 1 below which it is set to them, in [0, 0.5); 0.005 in the authors'
             code.
-        guidance: None for none; the condition of a share `guidance.dropout` is then dropped here.
-        clocks: the two times that the network receives for t and s; `start_and_duration()` if None.
+        guidance: classifier-free guidance that the network learns, or None. With it, this objective drops the condition
+            of a share `guidance.dropout` of the examples.
+        clocks: the two time inputs of the network, as functions of t and s; `start_and_duration()` if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "alpha", each `[B]`.
 
     Raises:
-        ValueError: if equal is not in [0, 1], p < 0, total < 1, start and end are no part of the training, gamma is not
+        ValueError: if equal is not in [0, 1], p < 0, total < 1, 0 <= start < end <= 1 does not hold, gamma is not
             positive, or clamp not in [0, 0.5); TypeError from the objective, if the network has no forward derivative.
     """
     check_shares(equal, p)

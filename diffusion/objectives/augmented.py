@@ -16,7 +16,7 @@ class Augmentation:
     """A random change of an example, and numbers that describe the change, which the network receives.
 
     Attributes:
-        change: (key, x [...]) -> (x [...], numbers [A]); the numbers are zero where x did not change.
+        change: (key, x [...]) -> (augmented x [...], numbers [A]); the numbers are zero if x is unchanged.
         numbers: number A of values that describe an augmentation.
     """
 
@@ -28,12 +28,12 @@ class Augmentation:
 
 
 def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
-    """An objective on augmented examples, whose condition has the numbers of the change as "augment".
+    """The objective on augmented examples; the condition's entry "augment" describes each augmentation.
 
     Facts:
         loss: the wrapped objective's
         networks: the wrapped objective's
-        optimum: the wrapped objective's for examples as they are, where "augment" is zero
+        optimum: where "augment" is zero, the wrapped objective's for examples without augmentation
         paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", appendix F.2
 
     Args:

@@ -15,12 +15,12 @@ class Coded(NamedTuple):
     Attributes:
         x: `[B, H, W, C]` the reconstructions.
         penalties: {name: `[B]`}: "kl", or "codebook" and "commitment".
-        last: the kernel of the decoder's last layer, at which gradients are compared.
-        redo: kernel -> x, with this kernel in place of the last one.
-        log_variance: `[]` learned log-variance of the pixels; 0 where none is learned.
-        latents: `[B, h, w, D]` that were decoded, before any transformation; None where nobody reads them.
-        first: the kernel of the encoder's last layer, at which gradients are compared too; None where there is none.
-        recode: kernel -> (x, latents), with this kernel in place of that one.
+        last: the kernel of the decoder's last layer, with respect to which the adaptive weight takes gradients.
+        redo: kernel -> x, the reconstructions with this kernel in the last layer.
+        log_variance: `[]` learned log-variance of the pixels; 0 if it is not learned.
+        latents: `[B, h, w, D]` decoded latents, before any transformation; None if they are not needed.
+        first: the kernel of the encoder's last layer, for the adaptive weight of the alignment; None if there is none.
+        recode: kernel -> (x, latents), with this kernel in the encoder's last layer.
     """
 
     x: Array
@@ -60,7 +60,7 @@ def gaussian_kl(mean: Array, log_variance: Array) -> Array:
 def perceptual_distance(
     features: Sequence[Array], others: Sequence[Array], weights: Sequence[Array] | None = None
 ) -> Array:
-    """`[B]` distance of features, each normalised over its channels, as LPIPS takes it.
+    """`[B]` LPIPS distance of features, which are normalised over their channels.
 
         sum over layers of mean over positions of sum_c w_c (f_c / |f| - g_c / |g|)^2
 
@@ -94,8 +94,8 @@ def adaptive_weight(reconstruction: Array, adversarial: Array, limit: float = 1e
     Args:
         reconstruction: the gradient of the reconstruction loss, of any shape.
         adversarial: the gradient of the adversarial loss.
-        limit: lambda is at most this.
-        delta: against division by zero, 1e-4 in the authors' code (1e-6 in the paper).
+        limit: largest lambda.
+        delta: constant against division by zero; 1e-4 in the authors' code, 1e-6 in the paper.
 
     Returns:
         `[]`, without gradient.
@@ -135,17 +135,18 @@ def picture_error(
     x: Array,
     reconstruction: Array,
 ) -> tuple[Array, dict[str, Array]]:
-    """The error of reconstructions: the mean over pixels, and the distance of features if there are any.
+    """The error of reconstructions: a mean over pixels, plus a perceptual distance if there is a network "features".
 
         error = mean distance(x - y) + perceptual P(x, y)
 
     Args:
         networks: the players; the second term needs "features".
         distance: one of `PIXELS`.
-        perceptual: weight of the distance of features.
-        channel_weights: weights for `perceptual_distance`; None: the weights of "features" itself where it has some.
+        perceptual: weight of the perceptual distance P.
+        channel_weights: weights for `perceptual_distance`; if None, the weights that the network "features" returns, if
+            any.
         x: `[B, H, W, C]` the pictures.
-        reconstruction: `[B, H, W, C]` y.
+        reconstruction: `[B, H, W, C]` the reconstructions y.
 
     Returns:
         (`[B]` errors, {"reconstruction": `[B]`, "perceptual": `[B]`}).

@@ -4,8 +4,8 @@ Two players, for `training.alternating`:
 
     players = {"autoencoder": Player(kl_autoencoder(), "model", adam), "critic": Player(patch_critic(), "critic", adam)}
 
-networks["model"](x, keys, condition) returns `Coded`; the keys, one for each example, draw from the posterior, and
-stand where a denoiser has its clock (`diffusion.training.coding` makes such networks). networks["critic"](x, clock,
+networks["model"](x, keys, condition) returns `Coded`; the keys, one for each example, draw from the posterior; they
+take the place of a denoiser's clock (`diffusion.training.coding` builds such networks). networks["critic"](x, clock,
 condition) returns logits `[B, h, w, 1]`, one for each patch. networks["features"], which is optional, returns a
 sequence of features `[B, h, w, C]` of a frozen network, or `Perceived`. Pictures are in [-1, 1].
 """
@@ -52,9 +52,9 @@ def kl_autoencoder(
         error = sum over pixels of (|x - y| + perceptual P(x, y)),   N numbers a picture
         loss = error / exp(s) + N s + kl KL(q(z | x) || N(0, 1)) + adversarial lambda mean -D(y)
 
-    with y the reconstruction from a draw of q, s the learned log-variance, and lambda by `adaptive_weight`; sums over
-    pixels and components, as in the authors' code. Lambda is one for the batch (with accumulation, for the
-    micro-batch).
+    where y is the reconstruction from a draw of q, s the learned log-variance, and lambda the `adaptive_weight`. Errors
+    and KL are summed over pixels and components, as in the authors' code. The batch (with gradient accumulation, the
+    micro-batch) has a single lambda.
 
     Facts:
         loss: error / exp(s) + N s + kl KL + adversarial lambda mean -D(y); the last term from step `start` on
@@ -66,12 +66,13 @@ def kl_autoencoder(
     Args:
         pixels: "l1" (|x - y|) or "l2" ((x - y)^2).
         kl: weight of the KL, >= 0.
-        perceptual: weight of the distance of features, used where there is a network "features".
-        adversarial: weight beside lambda, used where there is a network "critic".
+        perceptual: weight of the perceptual distance, used if there is a network "features".
+        adversarial: factor of the adversarial term besides lambda, used if there is a network "critic".
         start: step from which the adversarial term counts.
-        channel_weights: weights for `perceptual_distance`; None: the weights of "features" itself where it has some.
-        aligned: the alignment of the latents with a frozen encoder's features (VA-VAE); None: none.
-        equivariance: transformations of pictures and latents (EQ-VAE); None: none.
+        channel_weights: weights for `perceptual_distance`; if None, the weights that the network "features" returns, if
+            any.
+        aligned: alignment of the latents with a frozen encoder's features (VA-VAE), or None.
+        equivariance: transformations of pictures and latents (EQ-VAE), or None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), "reconstruction" (the
@@ -79,8 +80,8 @@ def kl_autoencoder(
         "foundation" and "foundation_weight".
 
     Raises:
-        ValueError: for an unknown `pixels`, values of `equivariance` out of range, or it and `aligned` together; when
-            called, for an encoder with another number of positions than the latents.
+        ValueError: if `pixels` is unknown, `equivariance` is out of range, or `equivariance` and `aligned` are both
+            given; when called, if the frozen encoder's features and the latents differ in their number of positions.
     """
     distance = choice(PIXELS, pixels, "pixels")
 
@@ -126,12 +127,12 @@ def vq_autoencoder(
 
     Args:
         pixels: "l1" or "l2".
-        codebook: weight of the codebook's loss; 0 where it is a moving average, or there is none to learn.
-        commitment: weight of the commitment.
+        codebook: weight of the codebook loss; 0 if the codebook is a moving average, or is not learned.
+        commitment: weight of the commitment loss.
         perceptual, adversarial, start, channel_weights: weights and first step, as in `kl_autoencoder`.
 
     Returns:
-        An objective, as `kl_autoencoder`, with "codebook" and "commitment" among the metrics.
+        An objective, as by `kl_autoencoder`, with "codebook" and "commitment" among the metrics.
 
     Raises:
         ValueError: for an unknown `pixels`.
@@ -166,8 +167,8 @@ def reconstruction_objective(
 
     Args:
         losses_of: (networks, x, coded, reconstructions) -> (losses `[B]`, metrics).
-        weights: {name: weight} of the penalties that count, of those in `Coded.penalties`.
-        adversarial: weight beside lambda, used where there is a network "critic".
+        weights: {name: weight} of the penalties in `Coded.penalties` that enter the loss.
+        adversarial: factor of the adversarial term besides lambda, used if there is a network "critic".
         start: step from which the adversarial term counts.
         aligned: the alignment of the latents, as in `kl_autoencoder`.
         equivariance: transformations, as in `kl_autoencoder`.
@@ -178,7 +179,7 @@ def reconstruction_objective(
     """
 
     def compared(networks, x, coded, condition, step):
-        """The losses of the reconstructions, compared with the pictures x."""
+        """The losses of the reconstructions with respect to the pictures x."""
         losses, metrics = losses_of(networks, x, coded, coded.x)
         for name, weight in weights.items():
             if name in coded.penalties:
@@ -191,7 +192,7 @@ def reconstruction_objective(
             metrics |= measured
         if "critic" in networks:
             fooled = lambda pictures: -example_means(networks["critic"](pictures, jnp.zeros(x.shape[0]), condition))
-            # Only the last kernel varies: the forward pass above has evaluated the layers before it.
+            # Only the last kernel varies; the forward pass above has evaluated the layers before it.
             mine = jax.grad(lambda kernel: jnp.mean(losses_of(networks, x, coded, coded.redo(kernel))[0]))(coded.last)
             theirs = jax.grad(lambda kernel: jnp.mean(fooled(coded.redo(kernel))))(coded.last)
             weight = adaptive_weight(mine, theirs)
@@ -229,7 +230,7 @@ def _first(keys: Array) -> Array:
 
 
 def patch_critic(loss: str = "hinge", start: int = 0, equivariance: Equivariance | None = None) -> Objective:
-    """The discriminator's loss: to distinguish patches of pictures from patches of reconstructions.
+    """The discriminator's loss: it distinguishes patches of pictures from patches of reconstructions.
 
         loss = 1/2 mean max(0, 1 - D(x)) + 1/2 mean max(0, 1 + D(stop y))          "hinge"
         loss = 1/2 mean softplus(-D(x)) + 1/2 mean softplus(D(stop y))            "vanilla"
@@ -259,14 +260,14 @@ def patch_critic(loss: str = "hinge", start: int = 0, equivariance: Equivariance
 def critic_of(
     loss: str, start: int, code: Callable[..., Coded], equivariance: Equivariance | None, shares: tuple
 ) -> Objective:
-    """The critic of an autoencoder's reconstructions: its loss of real pictures and of reconstructions.
+    """The objective of a critic that distinguishes real pictures from an autoencoder's reconstructions.
 
     Args:
         loss: "hinge" or "vanilla".
         start: step from which the critic learns.
         code: (networks, x, keys, condition) -> `Coded`; with `equivariance` it takes a transformation too.
-        equivariance: transformations of the pictures; None: none.
-        shares: the settings that must be equal in the autoencoder's objective, see `Objective.shares`.
+        equivariance: transformations of the pictures, or None.
+        shares: settings that must equal those of the autoencoder's objective, see `Objective.shares`.
     """
     compare = choice(CRITICS, loss, "loss")
 

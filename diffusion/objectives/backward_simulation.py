@@ -1,4 +1,4 @@
-"""Simulations: samples that a generator is trained on, made as it will make them when it is sampled.
+"""Simulations: samples that a generator is trained on, generated in the same way as in sampling.
 
 | samples                   | what they are                         | how the generator is sampled                  |
 |---------------------------|---------------------------------------|-----------------------------------------------|
@@ -9,7 +9,7 @@
 | noised_chunks(grid, chunk)| x0 at data whose chunks are noised    | likewise                                      |
 |                           | to steps of their own                 |                                               |
 
-`distribution_matching` and `fake_score` take one of them, both the same.
+`distribution_matching` and `fake_score` take one of these simulations; both must take the same one.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,14 +31,14 @@ from diffusion.timesteps import clean_time, plan
 
 
 class Simulation(NamedTuple):
-    """A way to make the samples that a generator is trained on.
+    """A procedure that generates the samples on which a generator is trained.
 
     Attributes:
-        draw: (network, schedule, its parameterization, keys `[B]`, batch) -> x `[B, ...]`, of the shape of the
-            batch's "x", under its "condition".
-        setting: its name and arguments, which the objectives of the generator and of the fake score share.
-        one_step: whether the generator is evaluated at t_max alone.
-        in_chunks: whether it makes clips chunk after chunk; the teacher and the fake score see whole clips.
+        draw: (network, schedule, the network's parameterization, keys `[B]`, batch) -> samples x `[B, ...]` with the
+            shape of the batch's "x", under its "condition".
+        setting: name and arguments of the simulation, which must be equal for the generator and the fake score.
+        one_step: whether the generator is evaluated at t_max only.
+        in_chunks: whether the generator makes clips chunk after chunk; the teacher and the fake score see whole clips.
     """
 
     draw: Callable[[Network, NoiseSchedule, Parameterization, Array, Batch], Array]
@@ -50,7 +50,7 @@ class Simulation(NamedTuple):
 def generate(
     network: Network, schedule: NoiseSchedule, parameterization: Parameterization, noise: Array, condition=None
 ) -> Array:
-    """One-step samples: the generator's x0 at pure noise, x = x0(z, t_max).
+    """One-step samples: the generator's x0 of pure noise, x = x0(z, t_max).
 
     Args:
         network: the generator.
@@ -63,7 +63,7 @@ def generate(
 
 
 def one_step() -> Simulation:
-    """Samples of one step, x = x0(z, t_max), with the gradient of that evaluation.
+    """Samples of one step, x = x0(z, t_max), through which the gradient flows.
 
     Facts:
         paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation"
@@ -77,23 +77,23 @@ def one_step() -> Simulation:
 
 
 def backward_simulation(grid: Sequence[float]) -> Simulation:
-    """Samples at one of a few steps, whose noisy input the generator made itself as it does when it is sampled.
+    """Samples from one of a few steps, whose noisy input the generator produced in the earlier steps, as in sampling.
 
         x_0 = z,   x_{i+1} = alpha(t_{i+1}) stop x0(x_i, t_i) + sigma(t_{i+1}) eps_i     for i < k
         x = x0(x_k, t_k),   k uniform in 0 .. N - 1, for each example
 
-    The steps before k have no gradient. N evaluations; one of them is differentiated. On the grid (t_max, 0) it is
-    `one_step` to the bit.
+    The steps before k have no gradient. The cost is N evaluations, of which one is differentiated. On the grid (t_max,
+    0) the result equals `one_step` bit for bit.
 
     Facts:
         paper: Yin et al. 2024, "Improved Distribution Matching Distillation for Fast Image Synthesis", section 4.5
 
     Args:
-        grid: `[N + 1]` times from t_max down to 0, as `samplers.consistency` will take them. In a config it is the
-            grid of config.sample (grid, steps, shift) unless the entry has its own.
+        grid: `[N + 1]` times from t_max down to 0, on which `samplers.consistency` will sample. In a config it is the
+            grid of config.sample (grid, steps, shift) unless the entry sets it.
 
     Raises:
-        ValueError: for a grid that does not go down to 0; when called, for one that does not begin at t_max.
+        ValueError: if the grid does not end at 0; when called, if it does not begin at t_max.
     """
     times = times_of(grid, "backward_simulation")
 
@@ -105,26 +105,26 @@ def backward_simulation(grid: Sequence[float]) -> Simulation:
 
 
 def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
-    """Clips that the generator makes chunk after chunk, each behind the frames that it made itself.
+    """Clips that the generator makes chunk after chunk, each conditioned on its own earlier frames.
 
         x[c] = backward_simulation of the chunk c, by x0(stop x[< c] at clean_time, x_t[c] at t, z[> c] at t_max)
 
-    The network sees each chunk as when it is sampled, with the errors of the earlier chunks; later chunks are
-    still noise. Later chunks send no gradient to earlier ones. All chunks of an example share the step k. Each chunk
-    costs N evaluations of the clip, of which one is differentiated; the program holds one copy of the network for the
-    evaluations with a gradient and one for the others.
+    The network sees each chunk as in sampling, with its own errors in the earlier chunks and noise in the later ones.
+    No gradient flows from later chunks to earlier ones. All chunks of an example share the step k. Each chunk costs N
+    evaluations of the clip, of which one is differentiated. The compiled program holds the network twice, once for the
+    evaluations with a gradient and once for the others.
 
     Facts:
-        paper: Huang et al. 2025, "Self Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion",
-            section 3 and algorithm 1; there k is one for the whole batch
+        paper: Huang et al. 2025, "Self Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion", section
+            3 and algorithm 1; there the whole batch shares k
 
     Args:
         grid: `[N + 1]` times, as in `backward_simulation`.
-        chunk: number of frames that are made together, >= 1; it divides the number of frames of a clip.
+        chunk: number of frames that are generated together, >= 1; it divides the number of frames of a clip.
 
     Raises:
-        ValueError: as `backward_simulation`, and for a chunk below 1; when called, for one that does not divide the
-            frames of x.
+        ValueError: under the conditions of `backward_simulation`, and if chunk is below 1; when called, if chunk does
+            not divide the number of frames of x.
     """
     times = times_of(grid, "self_forcing")
     check_chunk("self_forcing", chunk)
@@ -153,13 +153,13 @@ def self_forcing(grid: Sequence[float], chunk: int) -> Simulation:
 
 
 def noised_chunks(grid: Sequence[float], chunk: int) -> Simulation:
-    """Clips that the generator restores from data, each chunk from a step of its own.
+    """Clips that the generator denoises from noised data, with an independent step for each chunk.
 
         x_t[c] = alpha(t_c) x_0[c] + sigma(t_c) eps,    t_c uniform among the times of the grid, for each chunk
         x[c] = x0(x_t, t)[c],    x_0[c] where t_c = 0
 
-    One evaluation, in which a causal generator sees earlier chunks at any step, the clean ones among them, but never
-    its own errors. CausVid's code evaluates the generator at clean chunks too.
+    The cost is one evaluation. A causal generator sees earlier chunks at any step, also clean, but never with its own
+    errors. CausVid's code evaluates the generator for clean chunks too.
 
     Facts:
         paper: Yin et al. 2025, "From Slow Bidirectional to Fast Autoregressive Video Diffusion Models" (CausVid),
@@ -167,10 +167,10 @@ def noised_chunks(grid: Sequence[float], chunk: int) -> Simulation:
 
     Args:
         grid: `[N + 1]` times, as in `backward_simulation`.
-        chunk: number of frames that are made together, >= 1; it divides the number of frames of a clip.
+        chunk: number of frames that are generated together, >= 1; it divides the number of frames of a clip.
 
     Raises:
-        ValueError: as `self_forcing`.
+        ValueError: under the conditions of `self_forcing`.
     """
     times = times_of(grid, "noised_chunks")
     check_chunk("noised_chunks", chunk)
@@ -189,18 +189,18 @@ def noised_chunks(grid: Sequence[float], chunk: int) -> Simulation:
 def drawn_times(
     name: str, schedule: NoiseSchedule, keys: Array, times: Sequence[float], shape: tuple[int, ...], chunk: int
 ) -> tuple[Array, Array]:
-    """int `[B, F]` steps in 0 .. N, one for each chunk of each clip, and their times; step N is clean.
+    """Steps int `[B, F]` in 0 .. N, drawn for each chunk of each clip, and their times; step N is clean.
 
     Args:
-        name: name of the function that needs them.
+        name: name of the calling function, for errors.
         schedule: the process.
         keys: `[B]` random keys.
-        times: N times of `times_of`.
+        times: the N times from `times_of`.
         shape: shape [B, F, ...] of the clips.
         chunk: number of frames of a chunk.
 
     Raises:
-        ValueError: as `check_frames`.
+        ValueError: under the conditions of `check_frames`.
     """
     check_frames(name, shape, chunk)
     steps = jax.vmap(lambda key: jax.random.randint(key, (shape[1] // chunk,), 0, len(times) + 1))(keys)
@@ -209,10 +209,10 @@ def drawn_times(
 
 
 def check_frames(name: str, shape: tuple[int, ...], chunk: int) -> None:
-    """Refuses a chunk that does not divide the frames of clips of shape [B, F, ...].
+    """Refuses a chunk that does not divide the number F of frames of clips [B, F, ...].
 
     Raises:
-        ValueError: naming both.
+        ValueError: if chunk does not divide F; the message names both.
     """
     if len(shape) < 2 or shape[1] % chunk:
         raise ValueError(
@@ -222,10 +222,10 @@ def check_frames(name: str, shape: tuple[int, ...], chunk: int) -> None:
 
 
 def check_chunk(name: str, chunk: int) -> None:
-    """Refuses a chunk without frames.
+    """Refuses a chunk of less than one frame.
 
     Raises:
-        ValueError: naming it.
+        ValueError: if chunk is below 1; the message names it.
     """
     if chunk < 1:
         raise ValueError(f"{name}: chunk = {chunk} frames. Valid: at least 1")
@@ -239,7 +239,7 @@ def _simulated(
     last: Array,
     keys: Array,
 ) -> Array:
-    """x0 at the step `last` `[B]` of each example, which alone has a gradient; estimate is (x_t, t `[B]`) -> x0."""
+    """x0 at the step `last` `[B]` of each example, the only step with a gradient; estimate is (x_t, t `[B]`) -> x0."""
     all_times = jnp.asarray(times, jnp.promote_types(z.dtype, jnp.float32))
     for_examples = lambda t: jnp.broadcast_to(t, last.shape)
 
@@ -262,7 +262,7 @@ def _drawn(schedule: NoiseSchedule, times: tuple[float, ...], keys: Array, batch
         raise ValueError(
             f"the grid of a generator begins at t = {times[0]:g}, but it must begin at the noise, t_max = {t_max:g}"
         )
-    starts, choices, noises = (keys,) * 3 if len(times) == 1 else split(keys, 3)  # one step chooses nothing
+    starts, choices, noises = (keys,) * 3 if len(times) == 1 else split(keys, 3)  # a single step needs one key
     last = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(times)))(choices)
     return prior(schedule, starts, batch["x"].shape[1:]), last, noises
 
@@ -271,7 +271,7 @@ def times_of(grid: Sequence[float], name: str) -> tuple[float, ...]:
     """The times of the grid at which the network is evaluated: all but the last, which is 0.
 
     Raises:
-        ValueError: for a grid that does not go down to 0, with the name of the function that takes it.
+        ValueError: if the grid does not end at 0; the message has the caller's name.
     """
     steps = plan(np.asarray(grid))
     if steps.t[0] < steps.s[0] or steps.s[-1] != 0:

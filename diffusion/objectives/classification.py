@@ -17,27 +17,28 @@ from diffusion.timesteps import Density
 
 
 def noisy_classification(density: Density, parameterization: Parameterization, null: Any) -> Objective:
-    """The class of an example from the noised example: loss = -log p(y | x_t), t ~ density.
+    """Cross-entropy of the class given the noised example: loss = -log p(y | x_t), t ~ density.
 
-    A backbone is the classifier: it puts out K channels for each one of the data, whose means over all positions are
-    the logits of the K classes, and it receives the null class.
+    Any backbone can be the classifier: it has K output channels for each channel of the data, and their means over all
+    positions are the logits of the K classes. It receives the null class as its condition.
 
     Facts:
         loss: -log p(y | x_t), p the softmax of the mean output
-        networks: model, with K channels for each one of the data
+        networks: model, with K output channels for each channel of the data
         optimum: p(y | x_t)
         paper: Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", section 4
 
     Args:
         density: distribution of t.
-        parameterization: the network's inputs: its clock, and the scale of its input.
+        parameterization: the parameterization that defines the network's clock and the scale of its input.
         null: the null class, K; the classes are 0 .. K - 1.
 
     Returns:
-        An objective, which makes no samples; see `diffusion.objectives.inputs`. Metrics: "t" and "accuracy" `[B]`.
+        An objective of a network that is not sampled; see `diffusion.objectives.inputs`. Metrics: "t" and "accuracy"
+        `[B]`.
 
     Raises:
-        ValueError: if there are no classes; when called, if the batch has none.
+        ValueError: if there are fewer than two classes; when called, if the batch has no labels.
     """
     classes = class_number("noisy_classification", null)
     outputs = parameterization._replace(channels=classes)
@@ -64,7 +65,7 @@ def noisy_classification(density: Density, parameterization: Parameterization, n
 
 
 def class_number(objective: str, null: Any) -> int:
-    """The number of classes, which is the null class.
+    """The number of classes, which equals the index of the null class.
 
     Args:
         objective: name of the objective, for the error.
@@ -79,10 +80,10 @@ def class_number(objective: str, null: Any) -> int:
 
 
 def class_log_probabilities(output: Array, classes: int) -> Array:
-    """log p(y | x_t) of all classes `[B, K]`, from a network's output `[B, ..., K]`, whose means are the logits."""
+    """`[B, K]` log p(y | x_t) of all classes, from a network's output `[B, ..., K]`, whose means are the logits."""
     return jax.nn.log_softmax(output.reshape(len(output), -1, classes).mean(1))
 
 
 def label_log_probabilities(log_p: Array, labels: Array) -> Array:
-    """log p of each example's own class `[B]`, of log-probabilities `[B, K]` and labels int `[B]`."""
+    """`[B]` log p of each example's class, from log-probabilities `[B, K]` and labels int `[B]`."""
     return jnp.take_along_axis(log_p, jnp.asarray(labels)[:, None], axis=1)[:, 0]

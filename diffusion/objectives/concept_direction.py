@@ -1,4 +1,4 @@
-"""Training without pictures of a thing: towards what the frozen base predicts for other prompts."""
+"""Edits of a concept without training pictures: the frozen base's predictions for other prompts are the target."""
 
 import jax
 
@@ -20,12 +20,12 @@ def concept_direction(
     negative: str,
     scale: float = 1.0,
 ) -> Objective:
-    """Moves the output for one prompt along the difference of two other prompts, as the base predicts them.
+    """Moves the output for one prompt along the difference of the base's outputs for two other prompts.
 
         loss = mean |f(x_t, target) - (b(x_t, neutral) + scale (b(x_t, positive) - b(x_t, negative)))|^2
 
-    f is the trained network and b the frozen one, "base". x_t is made of the batch's examples: pictures that the base
-    made of the target, for example.
+    f is the trained network and b the frozen network "base". x_t are the batch's examples with noise, for example of
+    pictures that the base generated for the target.
 
     Facts:
         loss: |f - (b + scale (b+ - b-))|^2, of the outputs
@@ -35,7 +35,8 @@ def concept_direction(
             Gandikota et al. 2023, "Erasing Concepts from Diffusion Models", eq. 6
 
     Args:
-        parameterization: the networks' parameterization; every one is affine in its output, as the guidance is.
+        parameterization: the parameterization of both networks. Any will do, because predictions are affine in the
+            output, as guidance is.
         density: distribution of t.
         target, neutral, positive, negative: prompts; "" is the empty one.
         scale: factor of the difference.
@@ -61,9 +62,11 @@ def concept_direction(
 def concept_slider(
     parameterization: Parameterization, density: Density, target: str, positive: str, negative: str, scale: float = 4.0
 ) -> Objective:
-    """A slider: the target moves towards `positive` and away from `negative`; as a LoRA of either sign in sampling.
+    """A concept slider: moves the target towards `positive` and away from `negative`.
 
-    Arguments as `concept_direction`, whose neutral prompt is the target.
+    Train it as a LoRA, whose scale may have either sign in sampling.
+
+    The arguments are those of `concept_direction`, with the target as its neutral prompt.
 
     Facts:
         loss: |f - (b + scale (b+ - b-))|^2, of the outputs
@@ -78,15 +81,15 @@ def erased_concept(parameterization: Parameterization, density: Density, concept
     """ESD: trains the output for a concept towards the base's output without a prompt, guided away from it.
 
     Facts:
-        loss: |f(concept) - (b - scale (b(concept) - b))|^2, of the outputs; b: the base's without a prompt
+        loss: |f(concept) - (b - scale (b(concept) - b))|^2, of the outputs; b is the base's output without a prompt
         networks: model, base
-        optimum: the base with a negative guidance
+        optimum: the base with negative guidance
         paper: Gandikota et al. 2023, "Erasing Concepts from Diffusion Models", eq. 6
 
     Args:
         parameterization: the networks' parameterization.
         density: distribution of t.
         concept: a prompt, e.g. "Van Gogh".
-        scale: eta, 1 in the paper.
+        scale: strength eta of the negative guidance; 1 in the paper.
     """
     return concept_direction(parameterization, density, concept, "", "", concept, scale)

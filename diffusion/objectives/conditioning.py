@@ -1,4 +1,4 @@
-"""Objectives that read the condition: they drop it for some examples, or read there what is padding of an example."""
+"""Wrappers that read the condition: they drop it for some examples, or take the mask of padding from it."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,15 @@ from diffusion.schedules import left_broadcast
 def drop_condition(keys: Array, condition: Any, null: Any, rate: float, alone: Sequence[str] = ()) -> Any:
     """Replaces each example's condition by the null condition with probability `rate`.
 
-    One random number decides for each example. With `alone`, different examples lose different parts: a share `rate`
-    loses the whole condition, and for each entry of `alone` another share `rate` loses that entry alone.
+    One random number decides for each example. With `alone`, the examples fall into disjoint groups: a share `rate`
+    loses the whole condition, and for each entry in `alone` another share `rate` loses only that entry.
 
     Args:
-        keys: `[B]` random keys, used for nothing else.
+        keys: `[B]` random keys, which must not be used elsewhere.
         condition: pytree of arrays `[B, ...]`.
         null: the null condition of one example, see `whole_null`.
         rate: probability that a condition is dropped, in [0, 1].
-        alone: names of entries of a condition that is a mapping.
+        alone: names of entries of the condition, which is then a mapping.
 
     Returns:
         A condition of the same structure, shapes and dtypes.
@@ -42,9 +42,9 @@ def drop_condition(keys: Array, condition: Any, null: Any, rate: float, alone: S
 
 
 def null_of(condition: Any, null: Any) -> Any:
-    """The null condition of one example, see `whole_null`, for every example of `condition`, in its form.
+    """The null condition for every example, with the structure, shapes and dtypes of `condition`; see `whole_null`.
 
-    A mask of padding, the entry "real", stays: it says what x is, not what it is to be.
+    The entry "real", the mask of padding, is kept, because it describes x and is not a wish for x.
     """
     nulls = whole_null(null, jax.tree.map(jnp.zeros_like, condition))
     if isinstance(condition, Mapping) and "real" in condition:
@@ -53,16 +53,16 @@ def null_of(condition: Any, null: Any) -> Any:
 
 
 def whole_null(null: Any, zeros: Any) -> Any:
-    """The null condition with zeros for all that it does not name.
+    """The null condition, completed with zeros for the entries that it does not name.
 
     Args:
-        null: a pytree of the structure of `zeros`; None; or, for a condition that is a mapping, some of its entries. A
-            class alone is the entry "label": the integer num_classes, of {"label", "vector"}, is
-            {"label": num_classes, "vector": zeros}.
-        zeros: zeros in the form of the condition.
+        null: a pytree with the structure of `zeros`; None for zeros; or, for a condition that is a mapping, some of its
+            entries. A single class stands for the entry "label": for a condition {"label", "vector"}, the integer
+            num_classes means {"label": num_classes, "vector": zeros}.
+        zeros: zeros with the structure and shapes of the condition.
 
     Raises:
-        ValueError: for an entry that the condition does not have.
+        ValueError: if `null` has an entry that the condition lacks.
     """
     if null is None:
         return zeros
@@ -89,13 +89,14 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
 
     Args:
         objective: the objective to wrap.
-        null: the null condition of one example; for class labels the integer num_classes; None for zeros in the form of
-            the condition; some entries of a condition that is a mapping, whose others are then zeros.
+        null: the null condition of one example: for class labels, the integer num_classes; None for zeros; for a
+            condition that is a mapping, some of its entries, the others being zeros.
         rate: share of examples, in [0, 1); 0.1 is usual.
-        alone: entries of the condition that further shares of this rate lack alone; 1 / (1 + their number) bounds it.
+        alone: entries of the condition that are each dropped alone in a further share `rate` of the examples; rate is
+            then at most 1 / (1 + number of entries).
 
     Raises:
-        ValueError: if rate is not in [0, 1), or too large for what is dropped alone.
+        ValueError: if rate is not in [0, 1), or too large for the number of entries in `alone`.
     """
     if not 0 <= rate < 1:
         raise ValueError(f"condition dropout: rate = {rate} must be in [0, 1); 0.1 is usual")
@@ -120,7 +121,7 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
 
 
 def with_padding(objective: Objective, shape: Any) -> Objective:
-    """The objective on what is real of x, by the entry "real" of the condition, which the network receives too.
+    """The objective without the padding of x; the mask is the condition's entry "real", which also reaches the network.
 
     Facts:
         loss: the wrapped objective's, a mean over the real values
@@ -129,11 +130,11 @@ def with_padding(objective: Objective, shape: Any) -> Objective:
         paper: none
 
     Args:
-        objective: objective whose losses heed a mask of padding, such as `denoising` or `flow_matching`.
+        objective: objective that supports a mask of padding, such as `denoising` or `flow_matching`.
         shape: shape of an example, or the pytree of its leaves' shapes, see `pytrees.mask`.
 
     Raises:
-        ValueError: if the objective takes no mask; when called, if the condition has no such entry.
+        ValueError: if the objective does not support a mask; when called, if the condition has no entry "real".
     """
     objective.check_real()
 
@@ -141,7 +142,7 @@ def with_padding(objective: Objective, shape: Any) -> Objective:
     def loss(networks, schedule, keys, batch, step):
         real = pytrees.real_of(batch.get("condition"), shape)
         if real is None:
-            raise ValueError('with_padding needs the entry "real" of the condition, the mask of what is not padding')
+            raise ValueError('with_padding needs the entry "real" of the condition, a mask that is False on padding')
         return objective.loss(networks, schedule, keys, {**batch, "real": real}, step)
 
     return dataclasses.replace(objective, loss=loss)

@@ -29,7 +29,7 @@ from diffusion.timesteps.valid_ranges import check_one_schedule
 PairWeighting = Callable[[NoiseSchedule, Array, Array], Array]
 """(schedule, t, s) -> weight of the pair."""
 Solver = Callable[..., flow_maps.FlowMap]
-"""(denoise, schedule) -> the flow map that follows it."""
+"""(denoise, schedule) -> the flow map of one solver step with this denoiser."""
 
 
 def consistency_training(
@@ -44,7 +44,7 @@ def consistency_training(
 
         loss = w(t, s) d(f(x_t, t), stop f_target(x_s, s)),    x_t = alpha_t x_0 + sigma_t eps, x_s likewise
 
-    `ct`, `ict` and `ect` are this with the published arguments.
+    `ct`, `ict` and `ect` are this objective with the published arguments.
 
     Facts:
         loss: w(t, s) d(f(x_t, t), f_target(x_s, s))
@@ -58,7 +58,7 @@ def consistency_training(
         pairs: (schedule, t, step) -> (t, s).
         distance: d of two batches -> `[B]`; the mean square if None.
         pair_weighting: (schedule, t, s) -> w; 1 if None.
-        target: the network at s, through which no gradient flows; "model" for no EMA.
+        target: name of the network that is evaluated at s, without a gradient; "model" to use no EMA.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
@@ -96,15 +96,15 @@ def consistency_distillation(
     Facts:
         loss: w(t, s) d(f(x_t, t), f_target(solver(x_t), s))
         networks: model, target (EMA of the model), teacher
-        optimum: the end of the teacher's flow, up to the solver's global error: of order 2 in t - s with Heun, 1 with
-            DDIM
+        optimum: the end of the teacher's flow, up to the solver's global error, which is of order 2 in t - s with Heun
+            and 1 with DDIM
         paper: Song et al. 2023, "Consistency Models", algorithm 2
 
     Args:
         parameterization: the network's parameterization, whose x0 is f; see `flow_maps.consistency`.
         teacher: parameterization of the network "teacher".
         density: distribution of t.
-        pairs: (schedule, t, step) -> (t, s); `discretised` of a fixed number, 18 for Heun in the paper.
+        pairs: (schedule, t, step) -> (t, s); `discretised` with a fixed number of times, 18 for Heun in the paper.
         distance: d of two batches -> `[B]`; the mean square if None.
         pair_weighting: (schedule, t, s) -> w; 1 if None.
         solver: (denoise, schedule) -> flow map: `flow_maps.heun` or `flow_maps.from_denoiser` (DDIM).
@@ -157,7 +157,7 @@ def ct(schedule: NoiseSchedule, parameterization: Parameterization, total: int, 
 def ict(
     schedule: NoiseSchedule, parameterization: Parameterization, total: int, strata: int | None = None
 ) -> Objective:
-    """Improved consistency training: no EMA, pseudo-Huber distance, log-normal times, 1 / gap weights, N(k) doubling.
+    """Improved consistency training: no EMA, pseudo-Huber distance, log-normal times, inverse-gap weights, larger N(k).
 
     Facts:
         loss: (sqrt(|f(x_t, t) - stop f(x_s, s)|^2 + c^2) - c) / (r_t - r_s), r = sigma / alpha

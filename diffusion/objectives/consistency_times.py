@@ -2,7 +2,7 @@
 
     pairs(schedule, t, step) -> (t, s)
 
-takes a time from any density and the training step, and returns the pair that is trained on.
+takes a time from any density and the training step, and returns the pair of times for training.
 """
 
 import math
@@ -18,13 +18,13 @@ from diffusion.timesteps import Density, from_quantile
 from diffusion.timesteps.valid_ranges import check_one_schedule
 
 Pairs = Callable[[NoiseSchedule, Array, ArrayLike], tuple[Array, Array]]
-"""(schedule, t, step) -> (t, s), the pair of times that is trained on."""
+"""(schedule, t, step) -> (t, s), the pair of times for training."""
 Curriculum = Callable[[ArrayLike], Array]
 """Training step -> number of times."""
 
 
 def constant_curriculum(N: int) -> Curriculum:
-    """N times throughout, as distillation has them.
+    """N times throughout training, as in distillation.
 
     Facts:
         paper: Song et al. 2023, "Consistency Models", algorithm 2
@@ -78,16 +78,16 @@ def doubling_curriculum(total: int, first: int = 10, last: int = 1280) -> Curric
 def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Pairs:
     """The two neighbours of t among Karras's N(k) values of sigma / alpha.
 
-    A density of t gives each pair the mass between its times: with `log_normal` the weights of iCT, with
-    `ramp_density` equal weights, as in CT.
+    The probability of a pair is the mass of the density of t between its two times: with `log_normal` these are the
+    probabilities of iCT, with `ramp_density` all pairs are equally likely, as in CT.
 
     Facts:
         paper: Song et al. 2023, "Consistency Models", appendix C; Song and Dhariwal 2023, eq. 10
 
     Args:
         curriculum: step -> N, number of times; `constant_curriculum(N)` for a fixed number.
-        sigma_min: smallest sigma / alpha; the schedule's own if that is larger.
-        sigma_max: largest; the schedule's own if that is smaller.
+        sigma_min: smallest sigma / alpha; raised to the schedule's smallest value.
+        sigma_max: largest sigma / alpha; lowered to the schedule's largest value.
         rho: spacing of the times, as in `timesteps.karras`.
     """
 
@@ -130,7 +130,7 @@ def ramp_density(
 def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pairs:
     """r_s = r_t (1 - n(r_t) / q^a), n(r) = 1 + k sigmoid(-b r), in r = sigma / alpha; a = 1 + floor(step / stage).
 
-    Where this is not positive, s = 0, the data itself: training starts with the loss of a diffusion model.
+    Where this is not positive, s = 0, the data; training therefore starts with the loss of a diffusion model.
 
     Facts:
         paper: Geng et al. 2024, "Consistency Models Made Easy", eq. 16 and 18, with the values of the authors' code
@@ -138,8 +138,8 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
     Args:
         stage: training steps of one stage.
         q: factor by which a stage brings the times closer, > 1; 4 for ImageNet and 256 for CIFAR-10 in the paper.
-        k: factor k, by which the gap is wider near the data.
-        b: rate b at which this widening falls off with r.
+        k: factor k, by which the gap widens near the data.
+        b: rate b at which this widening decays with r.
 
     Raises:
         ValueError: if stage < 1 or q <= 1.

@@ -33,15 +33,15 @@ def continuous_consistency(
 
         F = cos(a) eps - sin(a) x_0 / sigma_data
 
-    so that a network of any parameterization can be the student, and can begin with its teacher's weights. Of
-    `edm(sigma_data, clock)` the output is -F. The paper's adaptive weighting e^w loss - w is `with_uncertainty` of this
-    objective, with u = -w.
+    so that a network of any parameterization can be the student, and can begin with its teacher's weights. With
+    `edm(sigma_data, clock)` the output is -F. The paper's adaptive weighting e^w loss - w is `with_uncertainty` around
+    this objective, with u = -w.
 
     Facts:
         loss: |F - stop(F + g / (|g| + c))|^2 / D
         networks: model; teacher for distillation
-        optimum: the end of the probability flow from x_t, exactly if c is large or g symmetric at fixed x_t; for
-            distillation the end of the teacher's flow, exactly
+        optimum: the end of the probability flow from x_t, exact if c is large or g is symmetric at fixed x_t; for
+            distillation, exactly the end of the teacher's flow
         paper: Lu and Song 2024, "Simplifying, Stabilizing and Scaling Continuous-Time Consistency Models", algorithm 1
 
     Args:
@@ -50,11 +50,11 @@ def continuous_consistency(
         warmup: steps over which the unstable part of the tangent fades in; 10 000 in the paper, 0 for none.
         c: constant of the tangent's normalisation; 0.1 in the paper. Normalising biases sCT in few dimensions, where
             |g| varies.
-        clock: the network's time; `log_sigma()` if None. The paper's network receives the angle, which varies less at
-            the ends.
-        teacher: parameterization of the network "teacher"; None trains without one.
+        clock: the time that the network receives; `log_sigma()` if None. The paper's network receives the angle, which
+            varies less at the ends.
+        teacher: parameterization of the network "teacher"; None for training without a teacher.
         student: parameterization of the network "model"; `edm(sigma_data, clock)` if None. It must be finite at all
-            times of the density, as a velocity and `edm` are.
+            times of the density, as `velocity` and `edm` are.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "tangent" (|g|), each `[B]`.
@@ -95,7 +95,7 @@ def continuous_consistency(
             predicted = predict(player(networks, "model"), schedule, student, x_t, t, condition)
             return (sigma_data * alpha * predicted.eps - sigma / sigma_data * predicted.x0) / size
 
-        # The factor cos sin inside keeps the derivative small at both ends, as in the paper's section 4.1.
+        # The factor cos(a) sin(a) inside the derivative keeps it small at both ends, as in the paper's section 4.1.
         speed = jnp.cos(a) * jnp.sin(a)
         F, F_dot = derivative(trigflow, (x, t), (left_broadcast(speed, x) * x_dot, speed / a_dot))
         fixed, F_dot = jax.lax.stop_gradient((F, F_dot))

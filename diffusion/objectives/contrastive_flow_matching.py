@@ -1,4 +1,4 @@
-"""Contrastive flow matching: towards the example's own velocity, and away from another example's."""
+"""Contrastive flow matching: towards the velocity of the example, and away from that of another example."""
 
 import math
 
@@ -20,10 +20,11 @@ def contrastive_flow_matching(
 
         loss = mean |u - (alpha' x_0 + sigma' eps)|^2 - weight mean |u - (alpha' x_0~ + sigma' eps~)|^2
 
-    with u at (x_t, t) and (x_0~, eps~) the next example of the same block of consecutive ones; the authors' code draws
-    any other example of the batch. Where the condition says nothing about x_0, the minimiser is off by
-    weight / (1 - weight) times the distance to the mean target: the method is for conditional training. With a mask of
-    padding, the second term is a mean over the numbers that are real in both examples.
+    where u is evaluated at (x_t, t), and (x_0~, eps~) is the next example in the same block of consecutive examples;
+    the authors' code draws any other example of the batch. If the condition says nothing about x_0, the minimiser
+    deviates from flow matching's by weight / (1 - weight) times the distance to the mean target, so the method is for
+    conditional training. With a mask of padding, the second term is a mean over the values that are real in both
+    examples.
 
     Facts:
         loss: |u - target|^2 - weight |u - another target|^2
@@ -58,10 +59,11 @@ def contrastive_flow_matching(
         x_0, eps, x_t, t, importance = noised(schedule, density, keys, batch, coupling)
         u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         real = batch.get("real")
-        # The other pair at this example's own time; on the rectified flow these are the authors' shuffled targets.
+        # The target of the other pair at this example's time; on the rectified flow these are the authors' shuffled
+        # targets.
         target = parameterization.target(schedule, t, x_0, eps)
         other = parameterization.target(schedule, t, *(another(a) for a in (x_0, eps)))
-        # The padding of the other example is no target to move away from.
+        # The model must not move away from the padding of the other example.
         share = importance if real is None else weigh(importance, another(real))
         positive = weighted_mean_square(importance, u - target)
         negative = weighted_mean_square(share, u - other)

@@ -1,4 +1,4 @@
-"""Decoders of the variational bound: log p(x_0 | x_t) at the first time, entry by entry."""
+"""Decoders of the variational bound: log p(x_0 | x_t) at the smallest time, for each number of x_0."""
 
 import math
 from collections.abc import Callable
@@ -8,17 +8,17 @@ import jax.numpy as jnp
 from jax import Array
 
 Decoder = Callable[[Array, Array, Array], Array]
-"""(x_0, noise, sigma / alpha) -> log p(x_0 | x_t) entry by entry."""
+"""(x_0, noise, sigma / alpha) -> log p(x_0 | x_t) for each number of x_0."""
 
 
 def levels(count: int = 256) -> Decoder:
-    """The decoder of data on `count` levels of [-1, 1]: p(x_0 | x_t) proportional to q(x_t | x_0), entry by entry.
+    """The decoder of data on `count` levels of [-1, 1]: p(x_0 | x_t) is proportional to q(x_t | x_0), number by number.
 
-    Kingma et al. 2021, as in the authors' code. The bound is then on the probability of the data, not on a
-    density. Data outside of [-1, 1] has a bound of NaN.
+    Kingma et al. 2021, as in the authors' code. The bound then holds for the probability of the data, not for a
+    density. Data outside of [-1, 1] have a bound of NaN.
 
     Args:
-        count: number of levels, -1 + 2 k / (count - 1).
+        count: number of levels -1 + 2 k / (count - 1), at least 2.
     """
     half = (count - 1) / 2
 

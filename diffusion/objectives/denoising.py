@@ -1,4 +1,4 @@
-"""The denoising objective: regress a network's output on its target at a random time."""
+"""The denoising objective: regression of a network's output on its target at a random time."""
 
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
@@ -15,8 +15,8 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
 
         loss = w(t) (d x0 / d output)^2 mean |output(x_t, t) - target|^2,    t ~ density, eps ~ N(0, I)
 
-    where w is the weight on the error of x0, so that the loss is the same whatever the network predicts. The argument
-    sets of published methods are in `objectives.recipes`.
+    where w is the weight on the squared error of x0, so that the loss does not depend on the parameterization. The
+    arguments of published methods are in `objectives.recipes`.
 
     Facts:
         loss: w(t) |x0 - x0_hat|^2, in any parameterization
@@ -28,7 +28,7 @@ def denoising(parameterization: Parameterization, weighting: Weighting, density:
     Args:
         parameterization: parameterization of the network "model".
         weighting: (schedule, t) -> weight on the squared error of x0.
-        density: distribution of t; one with a time for each frame (`timesteps.per_frame`) is diffusion forcing.
+        density: distribution of t; with a time for each frame (`timesteps.per_frame`) this is diffusion forcing.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.

@@ -1,4 +1,4 @@
-"""Networks that receive the gradient of an unnormalised density, as those of path-space samplers do."""
+"""Networks that receive the gradient of an unnormalised density, as in path-space samplers."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,14 +18,14 @@ def with_density_gradient(
     gate: Callable[[Array], Array] | None = None,
     limit: float = 100.0,
 ) -> Network:
-    """A network that knows where the density gamma rises: the published drift of path-space samplers.
+    """A network that receives and adds the gradient of log gamma, as the published drifts of path-space samplers do.
 
         output = network(x_t, clock, g) + gate(clock) g,    g = grad log gamma at x_t, each number within +-limit
 
-    The gradient g reaches the network as the condition's "vector" `[B, D]`, as `models.MLP` with vector_width = D takes
-    it; a network that reads no vector has the form of the paper, NN_1(x, t) + NN_2(t) grad log gamma(x). The result is
-    a network in any parameterization, which objectives, denoisers and samplers take like others. No derivative passes
-    through g.
+    The network receives g as the condition's entry "vector" `[B, D]`, which `models.MLP` with vector_width = D reads.
+    With a network that ignores it, the output has the paper's form NN_1(x, t) + NN_2(t) grad log gamma(x). Objectives,
+    denoisers and samplers use the result like any other network, in any parameterization. No derivative flows through
+    g.
 
     Each call costs a gradient of log gamma.
 
@@ -35,12 +35,12 @@ def with_density_gradient(
 
     Args:
         network: the network (x_t, clock, condition) -> output.
-        log_density: x `[B, ...]` -> log gamma `[B]`, of which number b depends on example b alone.
+        log_density: x `[B, ...]` -> log gamma `[B]`, whose number b depends only on example b.
         gate: clock `[B]` -> factors of the gradient, `[B]` or `[B, ...]`; None adds no gradient to the output.
         limit: largest size of a number of the gradient, > 0.
 
     Raises:
-        ValueError: for a limit that is not positive; when called, for log-densities of another shape.
+        ValueError: if limit is not positive; when called, if log_density returns another shape than `[B]`.
     """
     if not limit > 0:
         raise ValueError(f"with_density_gradient: limit = {limit} must be positive")

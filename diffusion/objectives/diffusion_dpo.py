@@ -17,36 +17,36 @@ from diffusion.timesteps import Density
 def diffusion_dpo(
     parameterization: Parameterization, teacher: Parameterization, weighting: Weighting, density: Density, beta: float
 ) -> Objective:
-    """Diffusion-DPO: the model's error falls below the reference's on what was preferred more than on what was not.
+    """Diffusion-DPO: the model lowers its denoising error, relative to a reference, more on preferred examples.
 
         loss = -log sigmoid(-beta [(l(x_w) - l_ref(x_w)) - (l(x_l) - l_ref(x_l))]),
         l(x) = w(t) |x0 - x0_hat(alpha x + sigma eps)|^2, a sum over x's numbers, with t and eps alike for both
 
-    x_w is the batch's "x" and x_l its "rejected", of one condition. beta (l_ref - l) estimates the reward that the
-    model implies, beta log p(x) / p_ref(x): in the mean over t and eps exactly so for exact denoisers, where w is the
-    likelihood's, -d SNR / dt / 2 for t ~ U(0, 1). The loss bounds from above the one of that mean.
+    x_w is the batch's "x" and x_l its "rejected", both for the same condition. beta (l_ref - l) estimates the model's
+    implicit reward beta log(p(x) / p_ref(x)). With exact denoisers and the likelihood weights w = -d SNR / dt / 2, t ~
+    U(0, 1), the estimate is exact in the mean over t and eps. The loss is an upper bound of the loss of this mean.
 
     Facts:
         loss: -log sigmoid(-beta [(l(x_w) - l_ref(x_w)) - (l(x_l) - l_ref(x_l))])
         networks: model, teacher (the frozen reference)
-        optimum: about p_ref(x) exp(r(x) / beta), for preferences that Bradley and Terry's model has by a reward r; of
-            the mean over t and eps exactly
-        paper: Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", eq. 14; the code
-            of the authors takes the mean over D numbers in place of the sum, and its beta is 2 D times this one
+        optimum: about p_ref(x) exp(r(x) / beta), for preferences that follow the Bradley-Terry model of a reward r;
+            exactly so for the loss of the mean over t and eps
+        paper: Wallace et al. 2023, "Diffusion Model Alignment Using Direct Preference Optimization", eq. 14; the
+            authors' code has the mean over D numbers instead of the sum, and its beta is 2 D times this one
 
     Args:
         parameterization: parameterization of the network "model".
-        teacher: parameterization of the network "teacher", which stays as it is.
+        teacher: parameterization of the network "teacher", the frozen reference.
         weighting: (schedule, t) -> weight on the squared error of x0, T omega in the paper.
         density: distribution of t.
-        beta: strength of the divergence from the reference, > 0.
+        beta: strength of the regularization towards the reference, > 0.
 
     Returns:
-        An objective of pairs; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "margin", the implied
-        reward of the preferred example less the reward of the rejected one.
+        An objective of pairs; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "margin", the implicit
+        reward of the preferred example minus that of the rejected one.
 
     Raises:
-        ValueError: if beta is not positive; when called, for pairs without a preference.
+        ValueError: if beta is not positive; when called, if the batch has no "rejected" examples.
     """
     if not beta > 0:
         raise ValueError(f"diffusion_dpo: beta = {beta} must be positive")

@@ -40,45 +40,46 @@ def diffusion_nft(
     divergence: float = 0.0,
     deviation: bool = True,
 ) -> Objective:
-    """A regression on the model's own samples x_0, weighed by their rewards, in two implicit models f+ and f-.
+    """Regresses two implicit models f+ and f- on the model's samples x_0, weighted by their rewards.
 
         loss = w(t) (p |f+ - y|^2 + (1 - p) |f- - y|^2 + divergence |f - f_ref|^2),
         f+ = f_old + beta (f - f_old),   f- = f_old - beta (f - f_old),   p = (1 + clip(A / limit, -1, 1)) / 2
 
-    f is the output of the model and y its target at x_t = alpha x_0 + sigma eps. x_0 are samples of the moving average,
-    "target", whose output is f_old; any sampler makes them. A is as `rewards.advantages` has it, over groups of
-    consecutive examples with the condition of their first one.
+    f is the output of the model and y its target at x_t = alpha x_0 + sigma eps. x_0 are samples, by any sampler, of
+    the moving average "target", whose output is f_old. A are the advantages (`rewards.advantages`) within groups of
+    consecutive examples, which all get the condition of the group's first example.
 
     Facts:
         loss: w(t) (p |f+ - y|^2 + (1 - p) |f- - y|^2 + divergence |f - f_ref|^2)
         networks: model, target (EMA of the model), teacher (the frozen reference, if divergence > 0)
-        optimum: f_old + (2 / beta) Cov(p, y | x_t), of each round; without a divergence the largest reward. With one
-            the fixed point is f_ref + (2 beta / divergence) Cov(p, y | x_t): of Gaussians and a linear reward
-            p_ref(x) exp(beta r(x) / (divergence limit std r)), of others not the tilted distribution
+        optimum: f_old + (2 / beta) Cov(p, y | x_t) in each round; without a divergence the largest reward. With one the
+            fixed point is f_ref + (2 beta / divergence) Cov(p, y | x_t), which is p_ref(x) exp(beta r(x) / (divergence
+            limit std r)) for Gaussians and a linear reward, but not a tilted distribution in general
         paper: Zheng et al. 2025, "DiffusionNFT: Online Diffusion Reinforcement with Forward Process", eq. 5 and theorem
-            3.2; the authors' code divides each error by its own size
+            3.2; the authors' code divides each error by its size
 
     Args:
         parameterization: parameterization of the network "model".
         weighting: (schedule, t) -> weight on the squared error of x0.
         density: distribution of t.
-        grid: `[N + 1]` times from t_max down to 0, of the samples. In a config it is the grid of config.sample.
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, which are not differentiated; or a `CaptionReward`.
+        grid: `[N + 1]` times from t_max down to 0, on which the samples are generated. In a config it is the grid of
+            config.sample.
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, which need no derivative; or a `CaptionReward`.
         group: number of samples of one condition that are compared, at least 2.
         teacher: parameterization of the network "teacher", which is needed for divergence > 0.
-        sampler: sampler of denoisers; `ddim()` if None.
-        beta: share of the model in f+, > 0; a smaller one takes longer steps.
-        limit: advantage from which on p is 1, and below whose negative it is 0, > 0; 5 in the authors' code.
+        sampler: sampler that generates the samples; `ddim()` if None.
+        beta: share of the model in f+, > 0; a smaller beta gives larger updates.
+        limit: advantage, > 0, at which p reaches 1; at its negative p reaches 0. 5 in the authors' code.
         divergence: weight of the squared distance from the reference's output, >= 0.
         deviation: whether advantages are divided by the standard deviation of their group.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", "reward", and "moved", w(t) |f -
-        f_old|^2.
+        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", "reward", and "moved", which is w(t)
+        |f - f_old|^2.
 
     Raises:
-        ValueError: for an argument out of range, or a divergence without a teacher; when called, for groups that do not
-            divide the batch, and as `rewards.rewarded`.
+        ValueError: if an argument is out of range, or divergence > 0 without a teacher; when called, if group does not
+            divide the batch, and under the conditions of `rewards.rewarded`.
     """
     if group < 2:
         raise ValueError(
@@ -115,7 +116,7 @@ def diffusion_nft(
         losses = p * above + (1 - p) * below
         if divergence and teacher is not None:
             read = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition)
-            held = parameterization.target(schedule, at, read.x0, read.eps)  # the reference's, as the model's output
+            held = parameterization.target(schedule, at, read.x0, read.eps)  # as an output of the model
             losses = losses + divergence * weighted_mean_square(weight, output - held)
         return losses, {"t": t, "reward": rewards, "moved": weighted_mean_square(weight, moved)}
 

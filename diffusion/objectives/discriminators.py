@@ -1,10 +1,10 @@
-"""Discriminators inside a network of scores: one of its blocks says whether x_t is noised data or a noised sample.
+"""Discriminators inside a score network: a block's features tell noised data from noised samples.
 
-The logits are the means of that block's features over the channels, one for each position, without parameters of their
-own (SiDA). The network is the one of the generator's scores, "fake", which learns both tasks in one update, as in DMD2.
-With the losses below the best logit is the ratio of the two densities of x_t:
+The logits are the means of that block's features over the channels, one for each position, without further parameters
+(SiDA). The network is "fake", the score network of the generator's samples, which learns both tasks in one update, as
+in DMD2. The logit that minimizes the losses below is the log-ratio of the two densities of x_t:
 
-    D(x_t) = log p_t(x_t) / q_t(x_t)    for data (p) and samples (q) that are noised alike
+    D(x_t) = log(p_t(x_t) / q_t(x_t)) for noised data (p) and noised samples (q)
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ def judged(
     condition: Any,
     block: int | None,
 ) -> tuple[Array, Array | None]:
-    """x0 `[B, ...]` and logits `[B, K]` of one evaluation; without a block there are no logits."""
+    """x0 `[B, ...]` and logits `[B, K]` from one evaluation; the logits are None if block is None."""
     if block is None:
         return predict(network, schedule, parameterization, x_t, t, condition).x0, None
     judge, recorded = with_features(network, (block,))
@@ -43,21 +43,21 @@ def judged(
 
 
 def fooled(logits: Array) -> Array:
-    """`[B]` loss of a generator, mean log(1 + exp(-D)) over an example's logits; of a discriminator on data."""
+    """`[B]` mean of log(1 + exp(-D)) over an example's logits: a generator's loss, or a discriminator's on data."""
     return jnp.mean(jax.nn.softplus(-logits), axis=1)
 
 
 def check(name: str, block: int | None, adversarial: float, needed: bool = False) -> None:
-    """Refuses a discriminator without a block, and a block without a use.
+    """Refuses a discriminator loss without a block, and a block that no loss uses.
 
     Args:
         name: name of the objective.
-        block: block of the discriminator; None: there is none.
+        block: index of the discriminator's block, from 1; None if there is no discriminator.
         adversarial: weight of the adversarial loss.
-        needed: whether the objective reads the logits otherwise.
+        needed: whether the objective also uses the logits for another purpose.
 
     Raises:
-        ValueError: naming the value.
+        ValueError: if a value is invalid; the message names it.
     """
     if not adversarial >= 0:
         raise ValueError(f"{name}: adversarial = {adversarial} must not be negative")
@@ -73,5 +73,5 @@ def check(name: str, block: int | None, adversarial: float, needed: bool = False
 
 
 def shared(samples: Simulation, block: int | None) -> tuple:
-    """The settings of both players: how samples are made, and which block judges them."""
+    """The settings that both players share: how samples are generated, and the discriminator's block."""
     return samples.setting if block is None else (*samples.setting, f"a discriminator in block {block}")

@@ -1,9 +1,10 @@
 """Distribution matching distillation: a few-step generator whose samples follow the teacher's distribution.
 
-There are three objectives: for the generator, for the score of its samples ("fake"), and DMD's regression on a fixed
-set of the teacher's samples. DMD2 has no regression and more updates of the fake score: `alternating` with
-Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5). DMD2's discriminator is a block of
-the fake network (`block`), and f-distill reads from it the ratio of densities by which it weights the gradient (`f`).
+There are three objectives: one for the generator, one for the score network of its samples ("fake"), and DMD's
+regression on a fixed set of the teacher's samples. DMD2 has no regression and updates the fake score more often:
+`alternating` with Player(fake, "fake", ...) at every step and Player(generator, "model", ..., every=5). DMD2's
+discriminator uses the features of a block of the fake network (`block`). f-distill computes from its logits the ratio
+of densities that weights the gradient (`f`).
 """
 
 import math
@@ -48,21 +49,21 @@ def distribution_matching(
     block: int | None = None,
     adversarial: float = 0.0,
 ) -> Objective:
-    """The generator's loss, whose gradient lowers a divergence of its samples from the teacher's: KL, or another.
+    """The generator's loss, whose gradient lowers a divergence (KL or another) of its samples from the teacher's.
 
         x = G(z),    x_t = alpha_t x + sigma_t eps,    G as `samples` say
         loss = mean |x - stop(x - g)|^2 / 2,    g = (x0_fake(x_t) - x0_teacher(x_t)) / mean |x - x0_teacher(x_t)|
 
     so that d loss / dx = g / D. Without the denominator, g = sigma^2 / alpha (score_fake - score_teacher), whose
     expectation times dx / d theta is, up to the factor alpha^2 / sigma^2, the gradient of KL(p_fake,t || p_teacher,t).
-    With a discriminator in the fake network, whose mean logit D is log p_data,t / p_fake,t, f-distill's loss has
-    h(exp D) g in the place of g, the gradient of the f-divergence. DMD2's adds adversarial log(1 + exp(-D(x_t))).
+    A discriminator in the fake network has the mean logit D = log(p_data,t / p_fake,t). f-distill uses h(exp D) g, the
+    gradient of the f-divergence, instead of g. DMD2 adds the loss adversarial log(1 + exp(-D(x_t))).
 
-    f-distill's code divides the ratios by running means of their times, and h by its mean over the batch. Here h is 1
-    where both densities agree, and an example's loss depends on that example alone.
+    f-distill's code divides the ratios by their running means at each time, and h by its mean over the batch. Here h is
+    1 where both densities agree, and an example's loss depends only on that example.
 
     Facts:
-        loss: mean |x - stop(x - h g)|^2 / 2 + adversarial log(1 + exp(-D)); its value is no divergence
+        loss: mean |x - stop(x - h g)|^2 / 2 + adversarial log(1 + exp(-D)); its value is not a divergence
         networks: model (the generator), teacher, fake (the score of the generator's samples)
         optimum: the teacher's distribution (the exact fake score gives the gradient of a KL divergence)
         paper: Yin et al. 2024, "One-step Diffusion with Distribution Matching Distillation", eq. 7 and 8; factors as in
@@ -74,22 +75,23 @@ def distribution_matching(
         generator: parameterization of the network "model", defined at t_max.
         teacher: parameterization of the network "teacher".
         fake: parameterization of the network "fake".
-        density: distribution of t, within [0.02, 0.98] of the range in the paper.
-        normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
-        samples: simulation by which the generator makes them: `backward_simulation` (DMD2), `self_forcing`; `one_step`
-            if None.
-        f: divergence as the weight h of `objectives.f_divergences`; None: KL, without the discriminator.
-        ratios: least and largest ratio of densities at which h is taken; (0.1, 20) in f-distill's code.
-        block: block of the fake network whose features are the discriminator's logits, 1 the first; None: there is no
+        density: distribution of t; in the paper, uniform on [0.02, 0.98] of the range.
+        normalise: whether to divide by the distance from the sample to the teacher's estimate, as published.
+        samples: simulation that generates the samples, such as `backward_simulation` (DMD2) or `self_forcing`;
+            `one_step` if None.
+        f: weight h of the f-divergence, from `objectives.f_divergences`; None for KL, which needs no discriminator.
+        ratios: smallest and largest value to which the ratio of densities is clipped; (0.1, 20) in f-distill's code.
+        block: index, from 1, of the fake network's block whose features give the discriminator's logits; None for no
             discriminator.
         adversarial: weight of the discriminator's term, >= 0; 0.003 in DMD2's code on ImageNet.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`; with a
-        discriminator "adversarial" too, and with f its weight h, "ratio_weight".
+        An objective; see `diffusion.objectives.inputs`. Only the shape of the batch's "x" is used. Metrics: "t" `[B]`;
+        with a discriminator also "adversarial", and with f also "ratio_weight", the weight h.
 
     Raises:
-        ValueError: if the discriminator has no block, or no use, or the ratios are not 0 < least <= 1 <= largest.
+        ValueError: if a discriminator is needed without a block, a block is unused, or 0 < least <= 1 <= largest does
+            not hold.
     """
     check("distribution_matching", block, adversarial, f is not None)
     if not 0 < ratios[0] <= 1 <= ratios[1]:
@@ -141,12 +143,12 @@ def fake_score(
     block: int | None = None,
     adversarial: float = 0.0,
 ) -> Objective:
-    """Denoising of the generator's own samples, by which "fake" learns their score, and with a block their density.
+    """Denoising of the generator's samples, by which "fake" learns their score, and with a block a density ratio.
 
         x = stop G(z),    x_t = alpha_t x + sigma_t eps,    y_t = alpha_t x_0 + sigma_t eps'
         loss = w(t) |x0_fake(x_t) - x|^2 + adversarial (log(1 + exp(-D(y_t))) + log(1 + exp(D(x_t))))
 
-    The first term is in the scale of `denoising`. D are the logits of a block of the fake network, for data y_t and
+    The first term is scaled as in `denoising`. D are the logits from a block of the fake network, for data y_t and
     samples x_t at the same times; their mean estimates the log-ratio of the two densities.
 
     Facts:
@@ -162,16 +164,17 @@ def fake_score(
         fake: parameterization of the network "fake".
         weighting: (schedule, t) -> weight on the squared error of x0; `edm(0.5)` in the authors' code for EDM.
         density: distribution of t.
-        samples: simulation by which the generator makes them, as in its own objective.
-        block: block of the fake network whose features are the discriminator's logits, as in the generator's objective.
+        samples: simulation that generates the samples, as in the generator's objective.
+        block: index of the fake network's block whose features give the discriminator's logits, as in the generator's
+            objective.
         adversarial: weight of the discriminator's loss, > 0 with a block; 0.01 in DMD2's code on ImageNet.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Without a block the batch's "x" gives shapes alone. Metrics:
-        "t" `[B]`; with a block "real" and "generated" too, the mean logits.
+        An objective; see `diffusion.objectives.inputs`. Without a block, only the shape of the batch's "x" is used.
+        Metrics: "t" `[B]`; with a block also the mean logits "real" and "generated".
 
     Raises:
-        ValueError: if the discriminator has no block, or no weight.
+        ValueError: if there is a weight without a block, or a block without a weight.
     """
     check("fake_score", block, adversarial)
     samples = samples or one_step()
@@ -182,7 +185,7 @@ def fake_score(
         prior_keys, denoise_keys, *real_keys = split(keys, 2 if block is None else 3)
         x = samples.draw(frozen(networks, "model"), schedule, generator, prior_keys, batch)
         generated = {**batch, "x": jax.lax.stop_gradient(x)}
-        generated.pop("noise", None)  # it is paired with the batch's own x
+        generated.pop("noise", None)  # it is paired with the data x
         if block is None:
             return denoise({"model": player(networks, "fake")}, schedule, denoise_keys, generated, step)
         judge, recorded = with_features(player(networks, "fake"), (block,))
@@ -199,7 +202,7 @@ def fake_score(
 
 
 def regression(generator: Parameterization, distance: Distance | None = None) -> Objective:
-    """DMD's regression on pairs of a start and the teacher's sample from it: loss = d(G(z), y).
+    """DMD's regression on pairs of noise z and the teacher's sample y from it: loss = d(G(z), y).
 
     Facts:
         loss: d(G(z), y)
@@ -212,11 +215,11 @@ def regression(generator: Parameterization, distance: Distance | None = None) ->
         distance: d of two batches -> `[B]`; the mean square if None.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. The batch holds "start" (z, as `samplers.prior` draws it), or
-        "noise" as the pairs of `reflow_pairs` have it, and "x" (y). Metrics: "t" `[B]`.
+        An objective; see `diffusion.objectives.inputs`. The batch holds "x" (y) and either "start" (z, drawn by
+        `samplers.prior`) or "noise", as in the pairs of `reflow_pairs`. Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: when called, if the batch has neither.
+        ValueError: when called, if the batch has neither "start" nor "noise".
     """
     distance = per_example(distance or squared)
 

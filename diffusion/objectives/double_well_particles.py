@@ -1,4 +1,4 @@
-"""DW-4: four particles in the plane with a double well between each pair, and the integral of its density."""
+"""DW-4: four particles in the plane with a double well between each pair, and the normaliser of its density."""
 
 import functools
 import itertools
@@ -23,9 +23,9 @@ def dw4() -> Target:
 
         log gamma = -|2 m|^2 / 2 - sum over pairs of 0.9 (d - 4)^4 - 4 (d - 4)^2,    d = |x_i - x_j|
 
-    m is the mean of the particles. The published energy does not depend on it, so that its integral is infinite; here
-    the coordinates 2 m are standard normal, and x - m has the published distribution. A sample has the numbers
-    (x_1, y_1, x_2, y_2, ...). The constant is `log_integral` of the well.
+    m is the mean of the particles. The published energy does not depend on m, so that its density has no finite
+    integral. Here the coordinates 2 m are standard normal, and x - m has the published distribution. A sample holds the
+    numbers (x_1, y_1, x_2, y_2, ...). The log-normaliser is `log_integral(well)`.
 
     Facts:
         paper: Koehler et al. 2020, "Equivariant Flows: Exact Likelihood Generative Learning for Symmetric Densities",
@@ -36,7 +36,7 @@ def dw4() -> Target:
     def log_density(x):
         particles = x.reshape(-1, 4, 2)
         first, second = (particles[:, which] for which in PAIRS)
-        d = jnp.sqrt(jnp.sum((first - second) ** 2, -1) + 1e-12)  # with a gradient where two particles meet
+        d = jnp.sqrt(jnp.sum((first - second) ** 2, -1) + 1e-12)  # 1e-12 keeps the gradient finite at d = 0
         return -2 * jnp.sum(particles.mean(1) ** 2, -1) - jnp.sum(well(d), -1)
 
     return Target(log_density, (8,), log_integral(well))
@@ -49,12 +49,12 @@ def log_integral(energy: Callable[[np.ndarray], np.ndarray], points: int = 100, 
         2 pi / 4 * integral over d of 2 pi d e(d) * integrals over p and q of g(p) e(|p - q|) g(q),
         e = exp(-energy),    g(p) = e(|p - u|) e(|p + u|),    u = (d / 2, 0)
 
-    Two particles stand at -u and u, after a rotation, and p and q are the others. The integrals over p and q are a
-    convolution on a grid, the one over d is a Gauss-Legendre sum. Both converge exponentially for a smooth density: the
-    result for DW-4 is 31.505109300, to 9 digits with the default numbers.
+    After a rotation, two particles are at -u and u; p and q are the positions of the others. The integrals over p and q
+    are a convolution on a grid, and the integral over d is a Gauss-Legendre sum. Both converge exponentially for a
+    smooth density. The result for DW-4 is 31.505109300, with 9 correct digits at the default numbers.
 
     Args:
-        energy: distances -> energies, so large beyond 8 that nothing is left there.
+        energy: distances -> energies, so large beyond a distance of 8 that the density is negligible there.
         points: number of points of each axis of the grid.
         distances: number of distances d.
     """

@@ -1,4 +1,4 @@
-"""Drifting: a generator of one step, whose samples are moved towards the data and away from each other."""
+"""Drifting: a one-step generator whose samples are moved towards the data and away from each other."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ KERNELS = {
 
 
 def drifting(generator: Parameterization, temperature: float, block: int, similarity: str = "laplace") -> Objective:
-    """Regression of the generator's samples on themselves, drifted towards the data.
+    """Regresses the generator's samples on the same samples after a drift towards the data.
 
         x = G(z),    loss = mean |x - stop(x + V(x))|^2,    V of `drift`, by the data and the samples of the block
 
@@ -45,7 +45,7 @@ def drifting(generator: Parameterization, temperature: float, block: int, simila
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if block is below 2, temperature is not positive or there is no such kernel; when called, if block
+        ValueError: if block is below 2, temperature is not positive or similarity is unknown; when called, if block
             does not divide the batch.
     """
     if block < 2 or not temperature > 0:
@@ -72,22 +72,23 @@ def drift(x: Array, data: Array, temperature: float, similarity: str = "laplace"
         V(x) = sum_y k(x, y) (y - x) / sum_y k(x, y) over the data - the same over the other samples
         k(x, y) = exp(-|x - y| / temperature)  (laplace)   or   exp(-|x - y|^2 / (2 temperature^2))  (gaussian)
 
-    With the Gaussian kernel each sum is temperature^2 times the score of its points, smoothed by noise of that size.
+    With the Gaussian kernel each of the two terms is temperature^2 times the score of its points after smoothing by
+    Gaussian noise with the standard deviation `temperature`.
 
     Facts:
         paper: Deng et al. 2026, "Generative Modeling via Drifting", eq. 8 to 12
 
     Args:
         x: samples `[N, ...]`.
-        data: data `[N, ...]`, as many as samples.
+        data: data `[N, ...]`, in the same number as the samples.
         temperature: tau, > 0.
         similarity: "laplace" or "gaussian".
-        condition: pytree of arrays `[N, ...]`, of both the samples and the data; only points with an equal condition
-            act on a sample. None: all act.
+        condition: condition of sample i and of data i, a pytree of arrays `[N, ...]`; only points with an equal
+            condition act on a sample. If None, all points act.
 
     Returns:
-        V `[N, ...]`; 0 for a sample on which no other sample acts, since attraction alone is not 0 on samples of the
-        data.
+        V `[N, ...]`. It is 0 for a sample on which no other sample acts, because the attraction alone does not vanish
+        at the data distribution.
 
     Raises:
         ValueError: if there is no such kernel.

@@ -1,4 +1,4 @@
-"""A prediction from the middle of a network, trained with it, by which samples can be guided (RAEv2)."""
+"""A prediction from an intermediate block, trained with the network and usable for guidance (RAEv2)."""
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,11 @@ def early_prediction(
     until: int | None = None,
     projector: Projector | None = None,
 ) -> Term:
-    """A second output of the network, made of the features of a block, as a weaker model for `guidance.internal`.
+    """A second output of the network, from the features of a block, which is the weaker model of `guidance.internal`.
 
         term = mean |v_hat - v|^2,    v = alpha' x_0 + sigma' eps,    v_hat of what project(h) predicts
 
-    project(h) means what the network's own output does.
+    project(h) is read with the same parameterization as the network's output.
 
     Facts:
         loss: |v_hat - v|^2 of the prediction project(h)
@@ -33,15 +33,16 @@ def early_prediction(
             (DiTwDDTHeadIG), whose final layer reads h + the embedding of t; this one reads h alone
 
     Args:
-        parameterization: the network's parameterization, by which its output is read.
+        parameterization: the network's parameterization.
         layer: index of the block whose features are h; 8 of 28 in the authors' code.
         weight: weight of the term; 1 in the authors' code.
-        until: the training step at which it ends; None: it goes on.
-        projector: projector from h to the values of x that a token stands for; None: `projectors.final_layer()`.
+        until: training step at which the term ends; None for no end.
+        projector: projector from h to the values of x that a token represents; `projectors.final_layer()` if None.
 
     Raises:
-        ValueError: for a layer below 1, and for a parameterization whose velocity divides the output by what vanishes
-            at an end of the process (x0, epsilon, score): the term would weigh that end without bound.
+        ValueError: if layer is below 1, or if the parameterization is x0, epsilon or score: the conversion to a
+            velocity divides their output by a coefficient that vanishes at one end of the process, where the term would
+            be unbounded.
     """
     if layer < 1:
         raise ValueError(f"early_prediction: layer = {layer} must be at least 1, the first block of the network")
@@ -67,7 +68,7 @@ def early_prediction(
 
 
 def _is_bounded(parameterization: Parameterization) -> bool:
-    """Whether an error of the output stays bounded as one of the velocity, near both ends of the rectified flow."""
+    """Whether an error of the output gives a bounded error of the velocity at both ends of the rectified flow."""
     schedule = rectified_flow()
     ends = jnp.array([1e-4, 1 - 1e-4])
     with jax.ensure_compile_time_eval():

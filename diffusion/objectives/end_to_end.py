@@ -2,8 +2,8 @@
 
     objective = end_to_end(added(flow_matching(density), alignment(layer=8)), autoencoder)
 
-The batch's "x" are pictures. The autoencoder is a head of the objective, so that its parameters stand beside the
-model's, with the running statistics by which its latents are normalised: networks["autoencoder"](x, keys) -> `Tuned`.
+The batch's "x" are pictures. The autoencoder is a head of the objective: its parameters, and the running statistics
+that normalise its latents, are stored with the model's parameters. networks["autoencoder"](x, keys) returns `Tuned`.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from diffusion.objectives.objective import Objective, Second
 from diffusion.objectives.objective_facts import Head
 
 NAME = "autoencoder"  # name of the head, and of its statistics among the metrics
-SHARES = ("pictures of an autoencoder that trains with a model",)  # what the objective shares with its critic
+SHARES = ("pictures of an autoencoder that trains with a model",)  # the setting shared with the critic
 
 
 class Latents(NamedTuple):
@@ -35,8 +35,8 @@ class Latents(NamedTuple):
     Attributes:
         init: key -> parameters.
         apply: (parameters, pictures `[B, H, W, C]`, keys `[B]`) -> `Coded`, with its latents drawn by the keys.
-        mean: `[D]` that the running mean of the latents begins with.
-        variance: `[D]` likewise.
+        mean: `[D]` initial running mean of the latents.
+        variance: `[D]` initial running variance of the latents.
     """
 
     init: Callable[[Array], Any]
@@ -60,22 +60,22 @@ class Tuned(NamedTuple):
 
 
 def normalised(z: Array, mean: Array, variance: Array, epsilon: float = 1e-4) -> Array:
-    """Latents as the model has them: (z - mean) / sqrt(variance + epsilon), for each channel."""
+    """The model's latents, normalised for each channel: (z - mean) / sqrt(variance + epsilon)."""
     return (z - mean) * jax.lax.rsqrt(variance + epsilon)
 
 
 def restored(x: Array, mean: Array, variance: Array) -> Array:
-    """Latents as the autoencoder has them: mean + sqrt(variance) x; without epsilon, as in the authors' code."""
+    """The autoencoder's latents: mean + sqrt(variance) x, without epsilon, as in the authors' code."""
     return mean + jnp.sqrt(variance) * x
 
 
 def followed(mean: Array, variance: Array, z: Array, momentum: float = 0.1) -> tuple[Array, Array]:
-    """Running statistics one step later: (1 - momentum) old + momentum batch's.
+    """Running statistics after a step: (1 - momentum) times the old ones plus momentum times the batch's.
 
     Args:
         mean: `[D]` running mean.
         variance: `[D]` running variance.
-        z: latents `[B, ..., D]` of the whole batch, whose unbiased variance is taken.
+        z: latents `[B, ..., D]` of the whole batch, which contribute their mean and unbiased variance.
         momentum: share of the batch's statistics, in (0, 1].
     """
     return _followed(mean, variance, _statistics(z, mean), momentum)
@@ -95,40 +95,43 @@ def end_to_end(
     condition_dropout: float = 0.0,
     null: Any = None,
 ) -> Objective:
-    """An objective on latents with terms of alignment, and the training of the autoencoder that makes the latents.
+    """An objective on latents with alignment terms, plus the training of the autoencoder that encodes the latents.
 
         z ~ q(z | x),    y = D(z)
         model:         objective(batch norm(stop z)), which has its own terms
         autoencoder:   mean |x - y| + perceptual P(x, y) + kl KL(q || N(0, 1)) + adversarial mean -C(y)
                        + alignment terms(running norm(z)), through the model and its projectors as they are
 
-    Only terms that read the encoder count here; others, such as `early_prediction`, reach the model alone.
+    Only terms that read the frozen encoder train the autoencoder; others, such as `early_prediction`, train only the
+    model.
 
-    The diffusion loss does not reach the autoencoder, and the terms' gradient for it reaches nothing else. Both parts
-    have the same z, times and noise. Batch norm has no scale parameter; it takes the statistics of the batch,
-    or of the part of a batch that one device (`pmap`) or micro-batch has; the running ones follow the whole batch.
+    The diffusion loss has no gradient for the autoencoder, and the terms in the autoencoder's loss have a gradient for
+    nothing else. Both parts use the same z, times and noise. The batch norm has no scale parameter. It uses the
+    statistics of the batch, or of one device's part of it (`pmap`) or of a micro-batch; the running statistics follow
+    the whole batch.
 
     Facts:
         loss: the objective's on normalised latents, plus |x - y| + P + KL + adversarial -C(y) + alignment terms
-        networks: model and encoder, as the terms read them; autoencoder (a head); features and critic (optional)
-        optimum: the objective's, on the latents of an autoencoder that the terms have changed
+        networks: model and encoder, as the terms need them; autoencoder (a head); features and critic (optional)
+        optimum: the objective's, on the latents of the jointly trained autoencoder
         paper: Leng et al. 2025, "REPA-E: Unlocking VAE for End-to-End Tuning with Latent Diffusion Transformers"; the
             values are taken from the authors' code
 
     Args:
-        objective: the model's objective, with at least one term that reads the encoder (`added`). The values of these
-            terms, without their own weights, align the autoencoder.
+        objective: the model's objective, with at least one term that reads the encoder (`added`). These terms, without
+            their weights, also align the autoencoder.
         autoencoder: the autoencoder's functions and initial running statistics.
-        alignment: weight of the terms for the autoencoder, > 0; the model's is the term's own, 0.5 in the paper.
+        alignment: weight of the terms in the autoencoder's loss, > 0. In the model's loss each term has its own weight,
+            0.5 in the paper.
         pixels: "l1" (the authors' code), or "l2".
-        perceptual: weight of the distance of features, used where there is a network "features".
-        kl: weight of the KL, a sum over a latent.
-        adversarial: weight of the adversarial term, used where there is a network "critic"; it does not adapt.
+        perceptual: weight of the perceptual distance, used if there is a network "features".
+        kl: weight of the KL, which is summed over a latent.
+        adversarial: fixed weight of the adversarial term, used if there is a network "critic".
         start: step from which the adversarial term counts.
         momentum: momentum of the running statistics, in (0, 1].
         epsilon: constant added to the variance in both norms.
-        condition_dropout: share of the examples that the model is trained on with the null condition; the autoencoder
-            is aligned with all conditions, as in the authors' code.
+        condition_dropout: share of the examples for which the model receives the null condition; the autoencoder's
+            terms always have the condition, as in the authors' code.
         null: the null condition, see `objectives.with_condition_dropout`.
 
     Returns:
@@ -136,8 +139,8 @@ def end_to_end(
         "reconstruction", "perceptual", "kl" and "adversarial", each `[B]`.
 
     Raises:
-        ValueError: for an objective without a term that reads the encoder, with other players, or that moves its
-            examples, and for a value out of range.
+        ValueError: if the objective has no term that reads the encoder, or has a teacher, a second player or an
+            augmentation, or if a value is out of range.
     """
     _check(objective, momentum, condition_dropout)
     weights = {"perceptual": perceptual, "kl": kl, "adversarial": adversarial, "start": start, "epsilon": epsilon}
@@ -202,7 +205,7 @@ def end_to_end(
 
 
 def end_to_end_critic(loss: str = "hinge", start: int = 0) -> Objective:
-    """The discriminator's loss beside `end_to_end`: `patch_critic`'s, on the head's reconstructions.
+    """The discriminator's loss for `end_to_end`: `patch_critic` on the reconstructions of the head "autoencoder".
 
     Facts:
         loss: as `patch_critic`
@@ -215,7 +218,7 @@ def end_to_end_critic(loss: str = "hinge", start: int = 0) -> Objective:
         start: step from which the critic learns.
 
     Returns:
-        An objective, as `patch_critic`.
+        An objective, as by `patch_critic`.
 
     Raises:
         ValueError: for an unknown loss.

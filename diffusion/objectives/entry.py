@@ -1,4 +1,4 @@
-"""Checks of the arguments and the result of an objective, the same for all of them."""
+"""Checks of the arguments and the result of an objective, shared by all objectives."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ from diffusion.objectives.objective import Loss
 from diffusion.parameterizations import Parameterization, check
 from diffusion.schedules import check_schedule
 
-# All entries of a batch that some objective of this library reads: two players share one batch.
+# All entries of a batch that some objective of this library reads; two players share one batch.
 ENTRIES = (
     "x",
     "condition",
@@ -32,24 +32,25 @@ ENTRIES = (
 def entry(
     *read: Parameterization | None, entries: tuple[str, ...] | None = ENTRIES, real: bool = False, symbols: bool = False
 ) -> Callable[[Loss], Loss]:
-    """A decorator of losses that refuses what they would otherwise broadcast, ignore, or train in vain.
+    """A decorator of losses that refuses arguments which the loss would otherwise broadcast or ignore.
 
         @entry(parameterization)
         def loss(networks, schedule, keys, batch, step): ...
 
     Args:
-        *read: the parameterizations of its networks; None stands for no network.
-        entries: names that the batch may hold; None for a wrapper, whose wrapped objective checks them.
-        real: whether the losses are means over what is real of x, where the batch has that mask; a wrapper says so
-            where it leaves x and its mask to the objective that it wraps.
-        symbols: whether x is an array of symbols, which the loss checks itself; else it is floating-point.
+        *read: the parameterizations of the loss's networks; None stands for no network.
+        entries: names of the entries that the batch may hold; None for a wrapper, whose wrapped objective checks them.
+        real: whether the loss supports a mask of padding, as a mean over the real values of x; True for a wrapper that
+            passes x and its mask on to the wrapped objective.
+        symbols: whether x is an array of symbols, which the loss itself checks; otherwise x must be floating-point.
 
     Returns:
-        loss -> the checked loss. It raises a TypeError for networks, a schedule or a batch of another type, or an x of
-        integers. It raises a ValueError for keys that are not one for each example, an entry of the batch that no
-        objective reads, noise of another shape than x's, a mask that leaves nothing of an example or that the losses do
-        not heed, losses that are not one for each example, and, as `parameterizations.denoiser`, a parameterization
-        that is not defined at schedule.t_max: what is trained there could not be sampled.
+        A function from a loss to the checked loss. The checked loss raises a TypeError if the networks, the schedule or
+        the batch have the wrong type, or x has integers. It raises a ValueError if there is not one key for each
+        example; if no objective reads an entry of the batch; if the noise has another shape than x; if a mask removes a
+        whole example, or the loss does not support masks; if the losses are not one for each example; and, like
+        `parameterizations.denoiser`, if a parameterization is not defined at schedule.t_max, because the trained
+        network could not be sampled.
     """
 
     def decorate(loss: Loss) -> Loss:

@@ -1,4 +1,4 @@
-"""EQ-VAE: an autoencoder whose decoder commutes with scaling and turning, as an objective's transformations."""
+"""EQ-VAE: random transformations that train a decoder to commute with scaling and rotation."""
 
 import functools
 from collections.abc import Callable
@@ -10,20 +10,21 @@ from jax import Array
 
 
 class Equivariance(NamedTuple):
-    """Transformations by which `kl_autoencoder` and `patch_critic` change the pictures and latents of a step.
+    """The transformations that `kl_autoencoder` and `patch_critic` apply to the pictures and latents of a step.
 
         with probability p:            loss(T x, decode(T z)),    T = turn by 90, 180 or 270 degrees after scaling by s
         of the rest, with share q:     loss(S x, decode(z(S x))),    S = scaling by s
         else:                          loss(x, decode(z(x)))
 
-    with z a draw of q(z | x). s is one of `scales`; scaling is bilinear, without antialiasing. One draw, from the first
-    example's key, holds for all examples (with accumulation, for a micro-batch), since they have one shape; each scale
-    is a separate program, of which one runs. In the authors' code the scales are 8/32, 9/32 .. 31/32.
+    where z is a draw of q(z | x) and s is one of `scales`. Scaling is bilinear, without antialiasing. All examples
+    (with gradient accumulation, those of a micro-batch) share one draw, from the first example's key, since they must
+    have one shape. Each scale is a separate branch of the program, and one of them runs. In the authors' code the
+    scales are 8/32, 9/32 .. 31/32.
 
     Attributes:
-        probability: probability p of a transformed latent; 0.5 in the authors' code.
-        low_resolution: share q of the rest at lower resolution; 0.25 in the authors' code.
-        scales: factors s in (0, 1], which scale the latents' sides to whole numbers.
+        probability: probability p of transforming the latents; 0.5 in the authors' code.
+        low_resolution: share q, among the other steps, at lower resolution; 0.25 in the authors' code.
+        scales: factors s in (0, 1], for which the scaled sides of the latents are integers.
 
     Reference: Kouzelis et al. 2025, "EQ-VAE: Equivariance Regularized Latent Space for Improved Generative Image
     Modeling", equation 6, and the authors' code.
@@ -37,7 +38,7 @@ class Equivariance(NamedTuple):
         """Refuses values out of range.
 
         Raises:
-            ValueError: naming the value.
+            ValueError: if a value is out of range; the message names it.
         """
         for name in ("probability", "low_resolution"):
             if not 0 <= getattr(self, name) <= 1:
@@ -50,15 +51,15 @@ class Equivariance(NamedTuple):
 
         Args:
             key: random key of the draw.
-            x: pictures [B, H, W, C]; squares.
+            x: square pictures [B, H, W, C], H = W.
             loss: (x, target picture, transformation of the latents or None) -> a pytree of fixed shapes.
 
         Raises:
-            ValueError: for pictures that are no squares.
+            ValueError: if the pictures are not square.
         """
         if x.shape[1] != x.shape[2]:
             raise ValueError(
-                f"equivariance: pictures are rotated, so they must be squares; got {x.shape[1]} x {x.shape[2]}"
+                f"equivariance: pictures are rotated, so they must be square; got {x.shape[1]} x {x.shape[2]}"
             )
         kind_key, low_key, scale_key, turn_key = jax.random.split(key, 4)
         turns = jax.random.randint(turn_key, (), 1, 4)
@@ -79,15 +80,15 @@ class Equivariance(NamedTuple):
 
 
 def transformed(h: Array, scale: float, turns: int | Array) -> Array:
-    """Pictures or latents [B, H, W, C], H = W, scaled and then turned by `turns` quarters, from columns to rows.
+    """Pictures or latents [B, H, W, C], H = W, scaled and then rotated clockwise by `turns` quarter turns.
 
     Args:
         h: pictures or latents.
-        scale: factor of their sides, in (0, 1].
+        scale: factor of the sides, in (0, 1].
         turns: number of quarter turns, int in 0 .. 3.
 
     Raises:
-        ValueError: if the scaled side is no whole number.
+        ValueError: if the scaled side is not an integer.
     """
     side = h.shape[1] * scale
     if abs(side - round(side)) > 1e-6 or round(side) < 1:

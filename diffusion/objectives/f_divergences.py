@@ -1,10 +1,10 @@
-"""Divergences D_f(p || q) = E_q[f(p / q)] as weights of a difference of scores, for `distribution_matching`.
+"""Divergences D_f(p || q) = E_q[f(p / q)] as weights of a score difference, for `distribution_matching`.
 
-For samples x of q that move with theta, and r = p / q,
+For samples x of q that depend on parameters theta, and r = p / q,
 
     grad D_f = E_q[h(r) (score_q - score_p) dx / dtheta],    h(r) = f''(r) r^2
 
-Each f is scaled so that h(1) = f''(1) = 1: near the optimum all of them are one and the same loss.
+Each f is scaled so that h(1) = f''(1) = 1, so near the optimum all of them give the same gradient.
 
 | name                | f(r), up to its scale              | h(r)          | character                              |
 |---------------------|------------------------------------|---------------|----------------------------------------|
@@ -15,8 +15,8 @@ Each f is scaled so that h(1) = f''(1) = 1: near the optimum all of them are one
 | forward_kl          | r log r                            | r             | covers modes; of a high variance       |
 | jeffreys            | (r - 1) log r                      | (1 + r) / 2   | the sum of the two directions of KL    |
 
-The gradient comes from Xu et al. 2025, "One-step Diffusion Models with f-Divergence Distribution Matching", and the
-weights are those of its code, up to their scales.
+The gradient is due to Xu et al. 2025, "One-step Diffusion Models with f-Divergence Distribution Matching". The weights
+are those of the authors' code, up to scale.
 """
 
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""Added terms on a network's features, from the same forward pass as the objective that they are added to.
+"""Additional loss terms on a network's features, from the same forward pass as the objective.
 
     objective = added(flow_matching(density), alignment(layer=8))
 
-The network "model" is called with `features=(8,)` and returns (output, features); the objective reads the output, and
-the term the features.
+The network "model" is called with `features=(8,)` and returns (output, features); the objective uses the output, and
+the term uses the features.
 """
 
 import dataclasses
@@ -32,15 +32,15 @@ class Seen(NamedTuple):
     """The inputs of a term.
 
     Attributes:
-        features: features of the network's blocks that the term names, in their order.
-        project: features -> tokens `[B, N, D]`, by the projector; without one the features as they are.
-        judge: tokens `[B, N, D]` -> logits `[B, N]`, by the critic; None without one.
-        x: the network's input x_t, scaled as it receives it.
+        features: features of the blocks in `Term.layers`, in this order.
+        project: features -> tokens `[B, N, D]`, by the projector; the identity if there is none.
+        judge: tokens `[B, N, D]` -> logits `[B, N]`, by the critic; None if there is none.
+        x: the network's input, x_t after the input scaling.
         t: times `[B]`.
         networks: networks by name.
-        schedule: schedule of the noise.
+        schedule: the process.
         batch: the objective's batch.
-        keys: `[B]` random keys, for the draws of the term alone.
+        keys: `[B]` random keys, used only by the term.
     """
 
     features: tuple[Array, ...]
@@ -66,18 +66,18 @@ class Term:
 
     Attributes:
         loss: `Seen` -> losses `[B]`.
-        layers: indices of the blocks whose features it reads; layer k is the k-th block that runs, 1 the first.
+        layers: indices, from 1, of the blocks whose features the term reads, in the order in which they run.
         weight: factor of the term.
-        until: the training step from which it has no weight; None: it has throughout.
-        decay: (start, steps): from the training step `start` on its weight falls tenfold in every `steps` steps; None:
-            it does not fall.
-        projector: projector of the features of the first layer; None: the term reads them as they are.
-        critic: critic of the projected features and the encoder's, a network that trains with the model; None for none.
-        encoder: whether it reads the network "encoder", with which it aligns the features.
-        target: the block whose number of features the projector puts out; 0: the number of values of x for each token;
-            None: the encoder's number.
-        predicts: whether the projector's output, as a picture, has the meaning of the network's own output.
-        block: number of consecutive examples that it compares, as in `Objective.block`.
+        until: training step from which the term has no weight; None for no end.
+        decay: (start, steps): from the training step `start` on, the weight falls tenfold in every `steps` steps; None
+            for a constant weight.
+        projector: projector of the features of the first layer; None if the term reads the features directly.
+        critic: discriminator between the projected features and the encoder's, trained with the model, or None.
+        encoder: whether the term reads the network "encoder", to align the features with it.
+        target: index of the block whose width is the projector's output width; 0 for the number of values of x in a
+            token; None for the encoder's width.
+        predicts: whether the projector's output, as a picture, is a prediction in the network's parameterization.
+        block: number of consecutive examples that the term compares, as in `Objective.block`.
     """
 
     loss: Callable[[Seen], Array]
@@ -101,21 +101,22 @@ def added(objective: Objective, *terms: Term) -> Objective:
     Facts:
         loss: the objective's plus weight times the term
         networks: the objective's and the terms'; model returns (output, features) when it is called with `features`
-        optimum: the objective's where the term does not bind the output
+        optimum: the objective's, as far as the term does not constrain the output
         paper: Yu et al. 2025, for `alignment`; Wang and He 2025, for `dispersive`; Jiang et al. 2025, for
             `self_alignment`
 
     Args:
-        objective: one that evaluates the network once, outside of any derivative: `denoising`, `flow_matching` ...
-        *terms: terms on its features.
+        objective: objective that evaluates the network once, outside of any derivative, such as `denoising` or
+            `flow_matching`.
+        *terms: terms on the network's features.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics: the objective's, and "term" `[B]` of the first
-        term, "term_2" of the second ..., without their weights.
+        An objective; see `diffusion.objectives.inputs`. Metrics: the objective's, and the unweighted terms: "term"
+        `[B]`, "term_2" `[B]` and so on.
 
     Raises:
-        ValueError: if the objective differentiates the network in forward mode; when called, if it calls the network
-            more than once, or this returns no features.
+        ValueError: if the objective differentiates the network in forward mode; when called, if the objective calls the
+            network more than once, or the network returns no features.
     """
     if objective.network.forward_mode:
         raise ValueError(
@@ -162,7 +163,7 @@ def _with_term(objective: Objective, term: Term) -> Objective:
         shape = batch["x"].shape[1:]
         project = lambda h: player(networks, name)(h, shape) if name in heads else tokens(h)
         judge = lambda h: player(networks, f"{name}_critic")(h, shape)[..., 0]
-        term_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)  # the objective's draws stay what they are
+        term_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)  # the objective's draws do not change
         known = (networks, schedule, batch, term_keys, judge if term.critic else None)
         extra = term.loss(Seen(features, project, x, metrics["t"], *known))
         require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
@@ -206,8 +207,9 @@ def alignment(
 
         term = -mean over tokens of cos(project(h), y),    y = encoder(x_0) of the clean data
 
-    iREPA has a convolution as the projector, and y with `normalisation` = a: over the tokens of a picture, each feature
-    is (y - a mean) / standard deviation, which leaves the differences between positions.
+    iREPA has a convolution as the projector, and normalises y with `normalisation` = a: each feature becomes (y - a
+    mean) / standard deviation, with the statistics over a picture's tokens, so that the differences between positions
+    remain.
 
     Facts:
         loss: -cos(project(h), y), averaged over tokens
@@ -220,16 +222,17 @@ def alignment(
     Args:
         layer: index of the block whose features are h; 8 in the paper.
         weight: weight of the term.
-        until: the training step at which it ends (early stop); None: it goes on.
-        projector: projector of h; None: `projectors.mlp()`, as in the paper.
-        normalisation: factor a of the mean, 1 in the authors' code of iREPA; None: y as it is.
+        until: training step at which the term ends (early stopping); None for no end.
+        projector: projector of h; `projectors.mlp()`, as in the paper, if None.
+        normalisation: factor a of the mean, 1 in the authors' code of iREPA; None for no normalisation.
 
     Returns:
-        A term. The encoder's features `[B, N, D]` are the batch's entry "features", where it has one; else
-        networks["encoder"] is called with the clean data, clock None and the condition None. No gradient goes to it.
+        A term. The encoder's features `[B, N, D]` are the batch's entry "features", if there is one. Otherwise
+        networks["encoder"] is called with the clean data, clock None and condition None, without a gradient.
 
     Raises:
-        ValueError: for a layer below 1; when called, if there is no encoder, or it has other tokens than the network.
+        ValueError: if layer is below 1; when called, if there is no encoder, or its number of tokens is not the
+            network's.
     """
     _check_layer("alignment", layer)
 
@@ -250,21 +253,21 @@ def structured_alignment(
     projector: Projector | None = None,
     critic: Projector | None = None,
 ) -> Term:
-    """Structural and adversarial alignment (SARA): of features, of the tokens' relations, and of distributions.
+    """Structural and adversarial alignment (SARA): aligns features, relations between tokens, and distributions.
 
         term = -mean cos(p, y) + structure mean_ij (A(p) - A(y))^2 + adversarial (softplus(-D(p)) + L_D)
         p = project(h),    y = encoder(x_0),    A(p)_ij = cos(p_i, p_j),
         L_D = (softplus(-D(y)) + softplus(D(stop p))) / 2
 
-    A is the autocorrelation of a picture's tokens, whose difference is compared by its Frobenius norm, squared and
-    divided by the number of pairs. D judges each token; its own loss L_D reaches D alone, and the term before it p
-    alone. We knew the paper by its abstract and summaries alone: that norm, D's form and loss, and both weights are
-    ours.
+    A is the autocorrelation of a picture's tokens; the second term is the squared Frobenius norm of the difference,
+    divided by the number of pairs. D classifies each token. Its loss L_D trains only D, and the term softplus(-D(p))
+    trains only p. This follows the paper's abstract and summaries, not its full text: the norm, D's architecture and
+    loss, and both weights are our choice.
 
     Facts:
         loss: -cos(p, y) + structure |A(p) - A(y)|^2 + adversarial (softplus(-D(p)) + L_D)
         networks: model, which returns (output, features); encoder
-        optimum: project(h) along E[y / |y| | x_t, condition] without the last two parts; with them none by itself
+        optimum: project(h) along E[y / |y| | x_t, condition] without the last two parts; with them none in closed form
         paper: Chen et al. 2025, "SARA: Structural and Adversarial Representation Alignment for Training-efficient
             Diffusion Models"
 
@@ -273,15 +276,16 @@ def structured_alignment(
         adversarial: weight of the adversarial part, >= 0.
         layer: index of the block whose features are h.
         weight: weight of the whole term.
-        until: the training step at which it ends; None: it goes on.
-        projector: projector of h; None: `projectors.mlp()`.
-        critic: critic D, with one number for each token; None: `projectors.mlp(512)`.
+        until: training step at which the term ends; None for no end.
+        projector: projector of h; `projectors.mlp()` if None.
+        critic: discriminator D, with one output for each token; `projectors.mlp(512)` if None.
 
     Returns:
-        A term, as `alignment`; D trains with the model.
+        A term, as by `alignment`; D is trained with the model.
 
     Raises:
-        ValueError: for a layer below 1 or a negative weight of a part; when called, as `alignment`.
+        ValueError: if layer is below 1 or a part's weight is negative; when called, under the conditions of
+            `alignment`.
     """
     _check_layer("structured_alignment", layer)
     for name, value in (("structure", structure), ("adversarial", adversarial)):
@@ -316,34 +320,35 @@ def self_alignment(
     projector: Projector | None = None,
     decay: tuple[int, int] | None = None,
 ) -> Term:
-    """Self-representation alignment (SRA): features follow a later layer of the averaged model at a lower noise.
+    """Self-representation alignment (SRA): aligns features with a later layer of the averaged model at lower noise.
 
         term = mean of huber(project(h(x_t, t)) - h'(x_s, s)),    s = max(t - interval u, t_min),    u ~ U(0, 1)
 
-    h' are the features of the network "target", the moving average of the model, and x_s has the noise of x_t; huber is
-    the smooth L1 distance, e^2 / (2 beta) up to beta and |e| - beta / 2 beyond.
+    h' are the features of the network "target", the moving average of the model, and x_s has the same noise eps as x_t.
+    huber is the smooth L1 distance: e^2 / (2 beta) for |e| <= beta, and |e| - beta / 2 beyond.
 
     Facts:
         loss: smooth L1(project(h), h'), averaged over tokens and features
         networks: model, which returns (output, features); target, likewise
-        optimum: project(h) the features of the later layer, as far as x_t tells them
+        optimum: project(h) predicts the features of the later layer from x_t
         paper: Jiang et al. 2025, "No Other Representation Component Is Needed: Diffusion Transformers Can Provide
             Representation Guidance by Themselves"
 
     Args:
-        parameterization: the network's parameterization, by which its input is made.
+        parameterization: the network's parameterization, which defines its input.
         layer: index of the model's block.
-        teacher_layer: index of the averaged model's block, a later one.
-        interval: largest t - s, > 0.
+        teacher_layer: index of the averaged model's block; a later block than `layer` in the paper.
+        interval: largest difference t - s, > 0.
         beta: width of the distance's quadratic part, > 0.
         weight: weight of the term.
-        until: the training step at which it ends; None: it goes on.
-        projector: projector of h; None: `projectors.mlp()`.
-        decay: (start, steps): from the training step `start` on the weight falls tenfold in `steps` steps. In the
-            authors' code for ImageNet at 256: from epoch 149 on, tenfold in 1000 epochs, by whole epochs.
+        until: training step at which the term ends; None for no end.
+        projector: projector of h; `projectors.mlp()` if None.
+        decay: (start, steps): from the training step `start` on, the weight falls tenfold in every `steps` steps; None
+            for a constant weight. In the authors' code for ImageNet at 256 it falls from epoch 149 on, tenfold in 1000
+            epochs and once an epoch.
 
     Raises:
-        ValueError: for a layer below 1, an interval or a beta that is not positive, or a decay of other numbers.
+        ValueError: if layer is below 1, interval or beta is not positive, or decay is invalid.
     """
     _check_layer("self_alignment", layer)
     _check_layer("self_alignment", teacher_layer)
@@ -385,7 +390,7 @@ def dispersive(layer: int, block: int, temperature: float = 1.0, weight: float =
     Facts:
         loss: log mean exp(-|h_i - h_j|^2 / (D temperature))
         networks: model, which returns (output, features)
-        optimum: features as far apart as the other losses let them be
+        optimum: features as far apart as the other losses allow
         paper: Wang and He 2025, "Diffuse and Disperse: Image Generation with Representation Regularization",
             InfoNCE with L2 distances, as in the authors' code, whose temperature is 1
 
@@ -394,10 +399,10 @@ def dispersive(layer: int, block: int, temperature: float = 1.0, weight: float =
         block: number of consecutive examples that repel each other, >= 2; it divides the batch.
         temperature: temperature of the loss, > 0.
         weight: weight of the term; 0.5 in the paper.
-        until: the training step at which it ends; None: it goes on.
+        until: training step at which the term ends; None for no end.
 
     Returns:
-        A term: each example has the value of its block.
+        A term; all examples of a block have the block's value.
 
     Raises:
         ValueError: if layer, block or temperature is out of range; when called, if block does not divide the batch.
@@ -425,7 +430,7 @@ def _check_layer(name: str, layer: int) -> None:
 
 
 def _targets(name: str, seen: Seen, layer: int) -> Array:
-    """The encoder's features `[B, N, D]` of clean data, without a gradient, one for each token of the network."""
+    """The encoder's features `[B, N, D]` of the clean data, without a gradient, one for each token of the network."""
     y = tokens(jax.lax.stop_gradient(seen.encoded()))
     number = tokens(seen.features[0]).shape[1]
     if y.shape[1] != number:
@@ -443,7 +448,7 @@ def _autocorrelation(features: Array) -> Array:
 
 
 def _spatially_normalised(y: Array, a: float) -> Array:
-    """(y - a mean) / standard deviation over the tokens `[B, N, D]`, with Bessel's correction as PyTorch has it."""
+    """(y - a mean) / standard deviation over the tokens `[B, N, D]`, with Bessel's correction, as in PyTorch."""
     mean = jnp.mean(y, axis=1, keepdims=True)
     return (y - a * mean) / (jnp.std(y, axis=1, keepdims=True, ddof=1) + 1e-6)
 

@@ -1,4 +1,4 @@
-"""The parts that objectives of few-step networks share: named networks, derivatives through them, distances."""
+"""Functions shared by objectives of few-step networks: named networks, derivatives through them, distances."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -22,11 +22,11 @@ NETWORKS = 'a mapping from names to networks, {"model": network}'  # what `netwo
 
 
 def player(networks: Mapping[str, Network], name: str) -> Network:
-    """The network of that name.
+    """The network with this name.
 
     Raises:
         TypeError: if networks is not a mapping of functions.
-        ValueError: if there is none.
+        ValueError: if there is no such network.
     """
     require(networks, Mapping, "networks", NETWORKS)
     if name not in networks:
@@ -36,17 +36,17 @@ def player(networks: Mapping[str, Network], name: str) -> Network:
 
 
 def frozen(networks: Mapping[str, Network], name: str) -> Network:
-    """The network of that name, through whose output no gradient reaches its parameters."""
+    """The network with this name, with a gradient neither for its parameters nor through its output."""
     network = player(networks, name)
     return lambda x, clock, condition: jax.lax.stop_gradient(network(x, clock, condition))
 
 
 def with_fixed_parameters(function: Callable[..., Any], x: Array) -> Any:
-    """function(x), with a gradient by x alone: parameters that it was made with have none.
+    """function(x), with a gradient only with respect to x: traced parameters in the function get none.
 
     Args:
-        function: function of one array; it may hold traced parameters.
-        x: its argument.
+        function: function of one array, which may close over traced parameters.
+        x: the argument of the function.
     """
     converted, held = jax.closure_convert(function, x)
     return converted(x, *jax.lax.stop_gradient(held))
@@ -55,15 +55,15 @@ def with_fixed_parameters(function: Callable[..., Any], x: Array) -> Any:
 def with_features(
     network: Network, blocks: tuple[int, ...], reader: str = "a discriminator"
 ) -> tuple[Callable[..., Any], list[tuple[Array, ...]]]:
-    """A network that appends the features of each call to the list beside it.
+    """The network as a function that returns its output and appends the features of each call to a list.
 
     Args:
         network: network that returns (output, features) when it is called with `features`.
-        blocks: blocks whose features are read, 1 the first.
-        reader: name of what reads them, for the error.
+        blocks: indices, from 1, of the blocks whose features are read.
+        reader: name of the function that reads the features, for the error.
 
     Raises:
-        ValueError: when called, if it returns no features.
+        ValueError: when called, if the network returns no features.
     """
     recorded: list[tuple[Array, ...]] = []
 
@@ -88,12 +88,12 @@ def mix(schedule: NoiseSchedule, t: ArrayLike, x_0: Array, eps: Array) -> Array:
 
 
 def derivative(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[Any, Any]:
-    """f, an array or a tuple of arrays, and its derivative along the tangents, in one forward pass (`jax.jvp`).
+    """The value of f and its derivative along the tangents, in one forward pass (`jax.jvp`).
 
     Raises:
-        TypeError: if a part of f has no forward-mode derivative.
+        TypeError: if an operation in f has no forward-mode derivative.
     """
-    # Under jit JAX raises only later, and its message names a primitive "custom_lin" without a rule.
+    # Under jit JAX raises the error only later, with a message about a primitive "custom_lin" without a rule.
     program = jax.make_jaxpr(lambda primals, tangents: jax.jvp(f, primals, tangents))(primals, tangents)
     if "custom_lin" in str(program):
         raise TypeError(
@@ -105,14 +105,14 @@ def derivative(f: Callable[..., Any], primals: tuple, tangents: tuple) -> tuple[
 
 
 def to_the_end(parameterization: Parameterization, one_step: bool = False) -> Jumps:
-    """The fact that a network is read as a consistency function; see `flow_maps.consistency` and `Jumps`."""
+    """The description of a network that is a consistency function; see `flow_maps.consistency` and `Jumps`."""
     return Jumps(
         functools.partial(flow_maps.consistency, parameterization=parameterization), parameterization, one_step
     )
 
 
 def per_example(distance: Distance) -> Distance:
-    """The distance, with an error where it does not return one number an example."""
+    """The distance, which raises an error unless it returns one number for each example."""
 
     def read(a, b):
         value = distance(a, b)
@@ -139,8 +139,8 @@ def pseudo_huber(c: float | None = None) -> Distance:
         paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 7
 
     Args:
-        c: constant of the distance, >= 0; 0.00054 sqrt(D) for data of D numbers if None, as in the paper; 0 gives the
-            distance itself.
+        c: constant of the distance, >= 0; if None, 0.00054 sqrt(D) for data of D numbers, as in the paper. 0 gives the
+            Euclidean distance.
     """
     if c is not None and not c >= 0:
         raise ValueError(f"pseudo_huber: c = {c} must not be negative; None selects the paper's 0.00054 sqrt(D)")
@@ -148,7 +148,7 @@ def pseudo_huber(c: float | None = None) -> Distance:
     def distance(a, b):
         offset = 0.00054 * (a.size / a.shape[0]) ** 0.5 if c is None else c
         squared = sum_square(a - b) + offset**2
-        # The root has no derivative at 0; the error is zero there, so that nothing is lost.
+        # The root has no derivative at 0. The error is 0 there, so a zero gradient is right.
         return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0) - offset
 
     return distance

@@ -12,7 +12,7 @@ from diffusion.objectives.objective import Denoises, Objective
 from diffusion.parameterizations import Clock, evaluate, velocity
 from diffusion.timesteps import Density
 
-SHORTEST = 1e-3  # below this length of a velocity its direction counts less, so that it has a derivative at 0
+SHORTEST = 1e-3  # the direction of a shorter velocity is scaled down, so that it has a derivative at 0
 
 
 def flow_matching(
@@ -22,9 +22,9 @@ def flow_matching(
 
         loss = mean |u(x_t, t) - (alpha' x_0 + sigma' eps)|^2,    t ~ density, (x_0, eps) ~ coupling
 
-    On the rectified flow the target is eps - x_0. With `direction` a multiple of 1 - cos(u, target) is added, the mean
-    over positions of the cosine of their channels (Yao et al. 2024, "FasterDiT", section 3.4); the optimum is then
-    another.
+    On the rectified flow the target is eps - x_0. With `direction` > 0, the loss adds `direction` times the mean of 1 -
+    cos(u, target) over positions, where the cosine is taken over the channels (Yao et al. 2024, "FasterDiT", section
+    3.4). This changes the optimum.
 
     Facts:
         loss: |u - (alpha' x_0 + sigma' eps)|^2
@@ -34,10 +34,10 @@ def flow_matching(
             Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", for couplings
 
     Args:
-        density: distribution of t, for each example or (`timesteps.per_frame`) each frame.
-        coupling: (keys, x0, eps) -> eps re-paired; if None, the pairs stay as the batch has them or as they are drawn.
+        density: distribution of t for each example, or for each frame (`timesteps.per_frame`).
+        coupling: (keys, x0, eps) -> eps re-paired; if None, each x0 keeps the noise of the batch or the drawn noise.
         clock: the time that the network "model" receives; t itself if None.
-        direction: weight >= 0 of the velocity's direction; LightningDiT has 1.
+        direction: weight of the velocity's direction, >= 0; 1 in LightningDiT.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`, with `direction` also "direction" `[B]`,
@@ -66,5 +66,5 @@ def flow_matching(
 
 
 def _direction(v: Array) -> Array:
-    """v / |v| over the last axis, and about 0 for a v much shorter than SHORTEST."""
+    """v / |v| over the last axis; about 0 for a v much shorter than SHORTEST."""
     return v * jax.lax.rsqrt(jnp.square(v).sum(-1, keepdims=True) + SHORTEST**2)

@@ -1,4 +1,4 @@
-"""Guidance distillation: one network with the output of a guided teacher, at half the cost of a step."""
+"""Guidance distillation: a network that predicts a guided teacher's output, at half the cost per step."""
 
 from typing import Any
 
@@ -24,18 +24,18 @@ def guidance_distillation(
     guidance: tuple[float, float] | None = None,
     null: Any = None,
 ) -> Objective:
-    """Regression on the guided teacher's estimate, at every time.
+    """Regresses the student on the guided teacher's estimate of x0.
 
         loss = w(t) mean |x0(x_t, t) - stop x0_teacher(x_t, t)|^2, in the scale of `denoising`
 
-    The student is a denoiser for any sampler, whose step costs one evaluation. Without `guidance` the network "teacher"
-    is guided already, as a run guides its teacher with one scale, which the student has built in; it may then be a
-    teacher for `progressive_distillation`. With `guidance`, as in the paper, the student receives w ~ U(guidance), in
-    the condition (condition, w `[B]`), and x0_teacher = (1 + w) x0_teacher(condition) - w x0_teacher(null).
+    The student is a denoiser for any sampler, with one evaluation per step. Without `guidance`, the network "teacher"
+    is already guided, with one scale that the student learns; the student can then be the teacher of
+    `progressive_distillation`. With `guidance`, as in the paper, the student receives w ~ U(guidance) in the condition
+    (condition, w `[B]`), and x0_teacher = (1 + w) x0_teacher(condition) - w x0_teacher(null).
 
     Facts:
         loss: w(t) |x0_hat - x0_teacher|^2, in any parameterization
-        networks: model, teacher (guided, where the student receives no scale)
+        networks: model, teacher (already guided, if the student receives no scale)
         optimum: the guided teacher, exactly, whatever the data
         paper: Meng et al. 2023, "On Distillation of Guided Diffusion Models", section 3.1 and algorithm 1
 
@@ -44,14 +44,15 @@ def guidance_distillation(
         teacher: parameterization of the network "teacher".
         weighting: (schedule, t) -> weight on the squared error of x0.
         density: distribution of t.
-        guidance: least and largest w, 0 and 4 in the paper; None: the student receives none.
-        null: the null condition of one example, where the student receives w.
+        guidance: smallest and largest w, 0 and 4 in the paper; None if the student receives no w.
+        null: the null condition of one example, used if the student receives w.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`, and "guidance" (w) where there is one.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`, and "guidance" (w) if the student receives
+        w.
 
     Raises:
-        ValueError: if the range of w is empty; when called, for a range of w without a condition.
+        ValueError: if the range of w is empty; when called, if there is a range of w but no condition.
     """
     low, high = guidance or (0.0, 0.0)
     if not low <= high:

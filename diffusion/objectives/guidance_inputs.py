@@ -1,4 +1,4 @@
-"""Guidance that a network receives as an input: scale and interval are drawn in training, chosen in sampling."""
+"""Guidance as a network's input: scale and interval are drawn in training and chosen in sampling."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class GuidanceInputs(NamedTuple):
         null: the null condition of one example; for class labels the integer num_classes.
         largest: largest scale, >= 1; the density of the scale w is proportional to w^-beta on [1, largest].
         beta: exponent of that density.
-        interval: whether the network also receives the times from and to which it is guided.
+        interval: whether the network also receives the interval of times in which it is guided.
         dropout: share of examples that train on the null condition, without guidance.
     """
 
@@ -31,10 +31,10 @@ class GuidanceInputs(NamedTuple):
     dropout: float = 0.1
 
     def check(self) -> None:
-        """Refuses scales below 1 and a share outside [0, 1].
+        """Refuses a largest scale below 1 and a dropout outside of [0, 1].
 
         Raises:
-            ValueError: naming both.
+            ValueError: if one is out of range; the message names both.
         """
         if not (self.largest >= 1 and 0 <= self.dropout <= 1):
             raise ValueError(
@@ -55,7 +55,8 @@ def draw_guidance(
         guidance: the guidance.
         schedule: the process.
         keys: `[B]` random keys.
-        everywhere: `[B]` whether the interval of an example is (0, t_max); so are all without `guidance.interval`.
+        everywhere: Bool `[B]`, whether an example's interval is (0, t_max); without `guidance.interval` all intervals
+            are.
 
     Returns:
         w `[B]` and the intervals `[B, 2]`.
@@ -82,29 +83,29 @@ def guided_target(
     condition: Any,
     everywhere: Array,
 ) -> tuple[Array, Array, Any]:
-    """What a network that is guided by its inputs learns from, by its own velocities.
+    """The training target of a network with guidance inputs, computed from the network's own velocities.
 
         target = v + (1 - 1 / w) (v_w - v_null),    w = 1 at times t outside the interval
 
-    v_w is the network's velocity at t of the condition at scale w, so that the fixed point is
-    w v_1 - (w - 1) v_null. A share of the conditions is dropped, with their guidance.
+    v_w is the network's velocity for the condition at scale w, so that the fixed point is v_w = w v_1 - (w - 1) v_null.
+    A share `guidance.dropout` of the examples is trained on the null condition, without guidance.
 
     Args:
         guidance: the guidance.
-        velocity_of: condition, as the network receives it -> its velocity at t, `[B, ...]`.
+        velocity_of: condition, as the network receives it -> the network's velocity `[B, ...]` at (x_t, t).
         schedule: the process.
         keys: `[B]` random keys.
         t: times `[B]`.
         v: `[B, ...]` velocities of the pairs.
         condition: condition of the batch.
-        everywhere: `[B]` whether the interval of an example is (0, t_max).
+        everywhere: Bool `[B]`, whether an example's interval is (0, t_max).
 
     Returns:
         The target, the velocity v_w of the guided flow at x_t (both without a gradient), and the condition with w - 1
         and the interval, as the network receives it.
 
     Raises:
-        ValueError: without a condition.
+        ValueError: if there is no condition.
     """
     if condition is None:
         raise ValueError("guidance that the network receives needs a condition, but the batch has none")
@@ -125,7 +126,7 @@ def guided_target(
 
 
 def uniform_scales(keys: Array, low: float, high: float) -> Array:
-    """w ~ U(low, high) of each example, `[B]` float32, by its own key."""
+    """w ~ U(low, high) `[B]` float32, each drawn from the example's key."""
     return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32, low, high))(keys)
 
 
@@ -138,7 +139,7 @@ def guided_prediction(
     conditions: tuple[Any, Any],
     w: Array,
 ) -> Prediction:
-    """What a teacher predicts at a scale of its own for each example: (1 + w) conditional - w unconditional.
+    """A teacher's guided prediction with one scale for each example: (1 + w) conditional - w unconditional.
 
     Args:
         network: the teacher.
@@ -147,7 +148,7 @@ def guided_prediction(
         x_t: noised data `[B, ...]`.
         t: times `[B]`.
         conditions: the condition and the null condition.
-        w: scales less 1, `[B]`.
+        w: guidance scales minus 1, `[B]`.
     """
     extra = left_broadcast(w, x_t)
     both = (predict(network, schedule, parameterization, x_t, t, condition)[:2] for condition in conditions)

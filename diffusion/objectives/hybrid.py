@@ -29,9 +29,9 @@ def hybrid(
         loss = v(t) mean |output - target|^2 + vlb_weight L_t
         L_t = KL(q(x_s | x_t, x_0) || p(x_s | x_t)) for s = t - 1/T > 0,    -log p(x_0 | x_1) at the first step,
 
-    in bits per dimension, with the mean's gradient stopped in L_t. In the paper lambda is vlb_weight / T; DiT's code
-    has the weight 1 without 1/T, where L_t is one of the T terms. The decoder term discretises a Gaussian over the 256
-    levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
+    in bits per dimension, with the mean's gradient stopped in L_t. The paper's lambda is vlb_weight / T. DiT's code has
+    weight 1 on L_t, which is one of the T terms, without the factor 1 / T. The decoder term discretises a Gaussian over
+    the 256 levels of data in [-1, 1]; Ho et al. 2020, eq. 13.
 
     Facts:
         loss: |output - target|^2 + vlb_weight L_t
@@ -44,8 +44,8 @@ def hybrid(
         density: distribution of t over the times (i + 1) / T.
         T: number of steps of the discrete process.
         vlb_weight: weight of the bound's term, >= 0.
-        weighting: (schedule, t) -> weight on the squared error of x0; v is the same weight on the output's error; None:
-            v = 1, as published. MDTv2 has `min_snr`.
+        weighting: (schedule, t) -> weight on the squared error of x0, which v converts to the output's error; None for
+            v = 1, as published. MDTv2 uses `min_snr`.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "mse" and "vlb", each `[B]`.
@@ -74,14 +74,14 @@ def bound_term(schedule, t, x_0, x_t, prediction: Prediction, T: int):
     Args:
         schedule: a discrete process of T steps.
         t: `[B]` times (i + 1) / T.
-        x_0: `[B, ...]` clean data, in [-1, 1] and on 256 levels for the first step's term to mean a likelihood.
+        x_0: `[B, ...]` clean data in [-1, 1], on 256 levels if the first step's term is to be a likelihood.
         x_t: `[B, ...]` noised data.
-        prediction: the network's, with its variance fraction.
+        prediction: the network's prediction, with a variance.
         T: number of steps.
     """
     s = jnp.maximum(jnp.round(t * T) - 1, 0) / T
     first = s == 0
-    # The true posterior of the first step has no width; the authors' code takes the second step's instead.
+    # The true posterior of the first step has variance 0; the authors' code uses the second step's variance instead.
     smallest = jnp.where(first, posterior_variance(schedule, 2 / T, 1 / T), posterior_variance(schedule, t, s))
     low = left_broadcast(jnp.log(smallest), x_t)
     high = left_broadcast(jnp.log(transition_variance(schedule, t, s)), x_t)
@@ -104,12 +104,12 @@ def discretized_gaussian_log_likelihood(x, mean, log_std):
         log_std: logarithms of the standard deviations, in the same shape.
     """
     inv_std = jnp.exp(-log_std)
-    # By symmetry the probability is the difference of the tails on the far side, which loses no digits.
+    # By symmetry the probability is the difference of the two tails on the far side, which avoids cancellation.
     distance = jnp.abs(x - mean)
     log_near = log_ndtr((1 / 255 - distance) * inv_std)
     log_far = log_ndtr((-1 / 255 - distance) * inv_std)
     inside = log_near + jnp.log(-jnp.expm1(jnp.minimum(log_far - log_near, -1e-6)))
-    # An outermost level also holds the tail beyond it.
+    # An outermost level also contains the tail beyond it.
     highest = log_ndtr((mean - x + 1 / 255) * inv_std)
     lowest = log_ndtr((x + 1 / 255 - mean) * inv_std)
     return jnp.where(x > 0.999, highest, jnp.where(x < -0.999, lowest, inside))

@@ -1,9 +1,9 @@
-"""Losses that bring the embeddings of a picture and its caption together, and move all other pairs of the batch apart.
+"""Losses that pull the embeddings of a picture and its caption together, and push all other pairs of the batch apart.
 
-Two of them are pure functions of two rows of embeddings, of `models.clip.CLIP` or of any two networks. They contrast
-the whole global batch: under `jit` on a mesh B is the global batch, and the compiler gathers the embeddings. The third
-is an objective for the train step, with networks["model"](x, clock, condition) -> (texts [B, D], images [B, D], scale
-[]) for pictures x in [-1, 1] and, as the condition, the tokens of their captions.
+Two of them are pure functions of the embeddings of pictures and captions, by `models.clip.CLIP` or any two networks.
+They contrast the whole global batch: under `jit` on a mesh, B is the global batch, and the compiler gathers the
+embeddings. The third is an objective for the train step, with networks["model"](x, clock, condition) -> (texts [B, D],
+images [B, D], scale []) for pictures x in [-1, 1] and, as the condition, the tokens of their captions.
 """
 
 import jax
@@ -18,7 +18,7 @@ MOST_SCALE = 100.0  # Radford et al., 2021, section 2.5
 
 
 def contrastive(images: Array, texts: Array, scale: Array | float) -> Array:
-    """CLIP's loss: cross-entropy of each picture's own caption among the batch's, and of each caption's own picture.
+    """CLIP's loss: cross-entropy of each picture's caption among the batch's captions, and of each caption's picture.
 
         z_ij = scale x_i . y_j
         loss_i = -1/2 (log softmax_j(z_ij)[j = i] + log softmax_j(z_ji)[j = i])
@@ -26,13 +26,13 @@ def contrastive(images: Array, texts: Array, scale: Array | float) -> Array:
     Args:
         images: embeddings x [B, D], of length one.
         texts: embeddings y [B, D] of their captions, of length one.
-        scale: [], > 0, learned: exp of a parameter that starts at ln(1 / 0.07); the paper cuts the scale at 100.
+        scale: learned factor [], > 0: exp of a parameter that starts at ln(1 / 0.07); the paper clips the scale at 100.
 
     Returns:
         losses [B], float32 or wider.
 
     Raises:
-        ValueError: if the shapes are not [B, D] twice.
+        ValueError: if images and texts do not have the same shape [B, D].
 
     Reference: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021, figure 3.
     """
@@ -42,7 +42,7 @@ def contrastive(images: Array, texts: Array, scale: Array | float) -> Array:
 
 
 def sigmoid(images: Array, texts: Array, scale: Array | float, bias: Array | float) -> Array:
-    """SigLIP's loss: binary cross-entropy of each of the B^2 pairs, whether picture and caption belong together.
+    """SigLIP's loss: for each of the B^2 pairs, binary cross-entropy of whether picture and caption belong together.
 
         z_ij = scale x_i . y_j + bias
         loss_i = -sum_j log sigmoid(z_ij if i = j else -z_ij)
@@ -50,14 +50,14 @@ def sigmoid(images: Array, texts: Array, scale: Array | float, bias: Array | flo
     Args:
         images: embeddings x [B, D], of length one.
         texts: embeddings y [B, D] of their captions, of length one.
-        scale: [], > 0, learned: exp of a parameter that starts at ln(10).
-        bias: [], learned, starting at -10: most pairs do not belong together.
+        scale: learned factor [], > 0: exp of a parameter that starts at ln(10).
+        bias: learned offset [], which starts at -10 because most pairs do not belong together.
 
     Returns:
-        losses [B], float32 or wider; their mean is the paper's loss.
+        losses [B], float32 or wider; the paper's loss is their mean.
 
     Raises:
-        ValueError: if the shapes are not [B, D] twice.
+        ValueError: if images and texts do not have the same shape [B, D].
 
     Reference: Zhai et al., "Sigmoid Loss for Language Image Pre-Training", 2023, algorithm 1.
     """
@@ -67,17 +67,17 @@ def sigmoid(images: Array, texts: Array, scale: Array | float, bias: Array | flo
 
 
 def contrastive_pretraining() -> Objective:
-    """CLIP's training: `contrastive`, with the scale cut at 100.
+    """CLIP's training: `contrastive`, with the scale clipped at 100.
 
     Facts:
         loss: -1/2 (log softmax over texts + log softmax over images) at the pairs that belong together
         networks: model (both towers), conditioned on the captions' tokens
-        optimum: scale x . y = log p(x, y) / (p(x) p(y)) up to a constant, for B to infinity
+        optimum: scale x . y = log(p(x, y) / (p(x) p(y))) up to a constant, for B to infinity
         paper: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), and "found", whether no
-        caption of the batch is nearer to a picture than its own, each `[B]`.
+        An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros: there is no time), and "found", whether a
+        picture's caption is the nearest to it in the batch, each `[B]`.
     """
 
     def loss(networks, schedule, keys, batch, step):
@@ -99,5 +99,5 @@ def _products(images: Array, texts: Array) -> Array:
             f"{texts.shape}"
         )
     wide = jnp.promote_types(images.dtype, jnp.float32)
-    # Accelerators keep 8 bits by default: a product would be off by 0.4 of a logit at a scale of 100.
+    # Accelerators multiply with 8 bits by default: at a scale of 100, a logit would be off by 0.4.
     return jnp.matmul(images.astype(wide), texts.astype(wide).T, precision=jax.lax.Precision.HIGHEST)

@@ -1,11 +1,10 @@
-"""The arguments of an objective, and its first step: a time and a noise for each example, from that example's key.
+"""The arguments of an objective, and the draw of a time and a noise for each example from the example's key.
 
     objective(networks, schedule, keys, batch, step) -> (losses [B], metrics)
 
-  networks: mapping from names to networks, {"model": (x_t, clock, condition) -> output}.
-  schedule: the process.
-  keys: `[B]` random keys, one an example.
-  batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a pytree with leading axis B, or None),
+  networks: mapping from names to networks, {"model": (x_t, clock, condition) -> output}. schedule: the process. keys:
+  `[B]` random keys, one for each example. batch: mapping with "x" `[B, ...]` clean data in float32, "condition" (a
+  pytree with leading axis B, or None),
     optionally "index" `[B]`, the examples' global indices (0 .. B - 1 if absent; stratified densities use them),
     "noise" `[B, ...]`, the other end of each example's path at t_max (drawn from N(0, I) if absent), "real", a mask of
     x without its padding (see `diffusion.padding`), "density", the state of an adaptive density of times,
@@ -15,11 +14,11 @@
     "data_condition", the condition as the data has it, where the network receives another (see `conditioned`).
   step: the training step, for objectives that follow a curriculum.
 
-  losses: `[B]` float32, one an example; the training step takes their mean.
-  metrics: mapping from names to `[B]` arrays; "t" is always among them, `[B, F]` where each frame has its own time.
+  losses: `[B]` float32, one for each example; the training step takes their mean. metrics: mapping from names to `[B]`
+  arrays. It always has "t", which is `[B, F]` if each frame has its own time.
 
-Losses that compare examples do so within fixed blocks of consecutive ones, so that they do not depend on the number
-of devices or of micro-batches, as long as each holds whole blocks.
+Losses that compare examples do so within fixed blocks of consecutive examples. They therefore do not depend on the
+number of devices or micro-batches, as long as each holds whole blocks.
 """
 
 from typing import Any, NamedTuple
@@ -44,9 +43,10 @@ class Noised(NamedTuple):
         x_0: `[B, ...]` clean data.
         eps: `[B, ...]` noise.
         x_t: `[B, ...]` noised data.
-        t: `[B]` times, or `[B, F]`; x's shape where leaves have a schedule each.
-        importance: weight of a loss at t, which corrects for a density drawn from in place of another, of t's shape;
-            with a mask it is 0 on padding, and the rest of x has the larger share.
+        t: times `[B]` or `[B, F]`, or x's shape if leaves have a schedule each.
+        importance: weight of a loss at t, in t's shape, which corrects for sampling t from another density than the
+            loss is defined with. With a mask it is 0 on padding and larger on the real values, so that a mean over x is
+            a mean over the real values.
     """
 
     x_0: Array
@@ -59,7 +59,7 @@ class Noised(NamedTuple):
 def noised(
     schedule: NoiseSchedule, density: Density, keys: Array, batch: Batch, coupling: Coupling | None = None
 ) -> Noised:
-    """Draws a time and a noise for each example, from two keys that are split from its own."""
+    """Draws a time and a noise for each example, from two keys that are split from the example's key."""
     time_keys, noise_keys = split(keys, 2)
     x_0, eps = pairs(noise_keys, batch, coupling)
     t, importance = (at_each(schedule, value, x_0) for value in times(density, time_keys, batch))
@@ -70,10 +70,10 @@ def noised(
 
 
 def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[Array, Array]:
-    """The two ends of each path, `[B, ...]` each: data, and the batch's "noise" or a draw; zeros on padding.
+    """The two ends of each path, `[B, ...]` each: the data, and the batch's "noise" or drawn noise; both 0 on padding.
 
     Raises:
-        ValueError: for a mask with a coupling that chooses the noise by the data, or a condition that it refuses.
+        ValueError: if the coupling depends on the data and there is a mask, or the coupling refuses the condition.
     """
     if "real" in batch and not (coupling is None or coupling.independent):
         raise ValueError(
@@ -92,10 +92,10 @@ def pairs(keys: Array, batch: Batch, coupling: Coupling | None = None) -> tuple[
 
 
 def conditioned(batch: Batch, condition: Any) -> dict[str, Any]:
-    """The batch with another condition for the network, while couplings still see the data's.
+    """The batch with another condition for the network, while couplings still see the data's condition.
 
-    What a wrapper drops from the condition, or adds to it, says nothing about the data. The velocities with a condition
-    and without one are then of the same pairs, as classifier-free guidance supposes.
+    The entries that a wrapper drops from the condition, or adds to it, say nothing about the data. The velocities with
+    and without a condition are then learned from the same pairs, as classifier-free guidance assumes.
 
     Args:
         batch: the batch that the wrapper received.
@@ -105,12 +105,12 @@ def conditioned(batch: Batch, condition: Any) -> dict[str, Any]:
 
 
 def condition_of_data(batch: Batch) -> Any:
-    """The condition of a batch as the data has it; None without one."""
+    """The data's condition in a batch, before wrappers changed it; None if there is none."""
     return batch["data_condition"] if "data_condition" in batch else batch.get("condition")
 
 
 def pairing(coupling: Coupling | None) -> Examples:
-    """How an objective takes its examples that pairs data and noise by a coupling."""
+    """How an objective with a coupling of data and noise uses its examples."""
     if coupling is None:
         return Examples(real=True)
     require(coupling, Coupling, "coupling", "a Coupling, e.g. couplings.optimal_transport()")
@@ -118,18 +118,18 @@ def pairing(coupling: Coupling | None) -> Examples:
 
 
 def times(density: Density, keys: Array, batch: Batch) -> tuple[Array, Array]:
-    """A time for each example (or frame), and its importance."""
+    """A time for each example (or frame), and the importance weight of its loss."""
     index = batch.get("index", jnp.arange(keys.shape[0]))
     return density.sample(batch.get("density", density.init()), keys, index)
 
 
 def normal(keys: Array, x: Array) -> Array:
-    """Standard normal noise of x's shape `[B, ...]`, each example's from its own key."""
+    """Standard normal noise of x's shape `[B, ...]`, drawn for each example from its key."""
     return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
 def split(keys: Array, parts: int) -> Array:
-    """`[parts, B]` independent keys from `[B]`: one for every decision made for an example."""
+    """`[parts, B]` independent keys, split from keys `[B]`."""
     return jax.vmap(lambda key: jax.random.split(key, parts), out_axes=1)(keys)
 
 
@@ -139,17 +139,17 @@ def mean_square(error: Array) -> Array:
 
 
 def weighted_mean_square(weight: Array, error: Array) -> Array:
-    """`[B]` mean of weight |error|^2 over all axes but the first, with one weight an example or one a frame."""
+    """`[B]` mean of weight |error|^2 over all axes but the first, with one weight for each example or each frame."""
     return weighted_mean(weight, jnp.square(error))
 
 
 def weighted_mean(weight: Array, loss: Array) -> Array:
-    """`[B]` mean of weight times loss over all axes but the first, with one weight an example or one a frame."""
+    """`[B]` mean of weight times loss over all axes but the first, with one weight for each example or each frame."""
     return jnp.mean(left_broadcast(weight, loss) * loss, axis=tuple(range(1, loss.ndim)))
 
 
 def weigh(weight: Array, other: Array) -> Array:
-    """The product of two weights of a loss; one may have further axes of x: `[B]` and `[B, F]`."""
+    """The product of two weights of a loss; one may have more axes of x than the other: `[B]` and `[B, F]`."""
     most = max(weight, other, key=jnp.ndim)
     return left_broadcast(weight, most) * left_broadcast(other, most)
 

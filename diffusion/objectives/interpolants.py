@@ -17,7 +17,7 @@ class Interpolant(NamedTuple):
     """A path of pairs.
 
     Attributes:
-        mean: (t, x_0, x_1) -> I(t, x_0, x_1), where t broadcasts against both ends.
+        mean: (t, x_0, x_1) -> I(t, x_0, x_1), where t broadcasts against x_0 and x_1.
         gamma: t -> the noise's coefficient, elementwise.
     """
 
@@ -48,7 +48,7 @@ def smooth_bridge() -> Interpolant:
 
 
 def encoding_decoding() -> Interpolant:
-    """cos^2(pi t) x_0 up to t = 1/2, then cos^2(pi t) x_1, + sin^2(pi t) z: at t = 1/2 there is noise alone.
+    """cos^2(pi t) x_0 up to t = 1/2, then cos^2(pi t) x_1, plus sin^2(pi t) z: at t = 1/2 there is only noise.
 
     Albergo et al. 2023, section 4.
     """

@@ -36,8 +36,8 @@ def latent_consistency_distillation(
         x_s = one step of DDIM with (1 + w) teacher(x_t, t) - w teacher(x_t, t, null),    w ~ U(guidance)
 
     The student's condition is the pair (condition, w `[B]`); the teacher's is the condition alone. w is the paper's
-    omega: classifier-free guidance of scale 1 + w. LCM-LoRA's student has one w built in and receives the condition
-    alone, as a network does that has no input for w.
+    omega: classifier-free guidance of scale 1 + w. LCM-LoRA's student learns a single w and receives only the
+    condition, like a network that has no input for w.
 
     Facts:
         loss: Huber distance of f(x_t, t, w) to f_target(x_s, s, w), element by element
@@ -51,21 +51,21 @@ def latent_consistency_distillation(
             paper.
         teacher: parameterization of the network "teacher".
         null: the null condition of one example.
-        guidance: least and largest w; 2 and 14 in the paper. One number: w of all examples, which the student does not
-            receive.
-        solver_steps: T / k for the paper's skipping interval k = 20.
+        guidance: smallest and largest w, 2 and 14 in the paper; or one number, the w of all examples, which the student
+            does not receive.
+        solver_steps: number of DDIM steps, in [1, T]: T / k for the paper's skipping interval k = 20.
         T: number of steps of the discrete process; no time lies below 1 / T.
         c: constant of the Huber distance, > 0.
         shift: moves t and s to noisier times, see `timesteps.shift`; 1 in the paper. Use the student's sampling shift.
-        exact_end: whether f_target(x_s, s) is x_s itself in the last of the solver's steps. Set it where no boundary of
-            the parameterization makes it so, as for x0.
+        exact_end: whether f_target(x_s, s) is replaced by x_s in the last of the solver's steps. Set it if the
+            parameterization has no boundary condition that ensures it, as for x0.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "s" and "guidance", each `[B]`.
 
     Raises:
-        ValueError: if the range of w is empty, solver_steps is not in [1, T] or c is not positive; when called, without
-            a condition or with a shift out of the schedule's range.
+        ValueError: if the range of w is empty, solver_steps is not in [1, T] or c is not positive; when called, if
+            there is no condition or the shift leaves the schedule's range.
     """
     receives = not isinstance(guidance, int | float)
     low, high = guidance if receives else (guidance, guidance)
@@ -74,7 +74,7 @@ def latent_consistency_distillation(
     if not 1 <= solver_steps <= T:
         raise ValueError(f"latent consistency: solver_steps = {solver_steps} must be in [1, T = {T}]")
     if not c > 0:
-        raise ValueError(f"latent consistency: c = {c} must be positive; without it the gradient at no error is NaN")
+        raise ValueError(f"latent consistency: c = {c} must be positive; at 0 the gradient at an error of 0 is NaN")
 
     @entry(parameterization, teacher)
     def loss(networks, schedule, keys, batch, step):

@@ -1,4 +1,4 @@
-"""Training without data: the weights of paths toward an unnormalised density are to be equal."""
+"""Training on an unnormalised density without data, by the variance of the log-weights of paths."""
 
 from collections.abc import Sequence
 
@@ -21,19 +21,19 @@ from diffusion.timesteps import plan
 def log_variance(
     parameterization: Parameterization, grid: Sequence[float], target_density: Target, group: int, data_std: float = 1.0
 ) -> Objective:
-    """The variance of log w over the paths of a group, which is 0 where the paths are those of the noised target.
+    """The variance of log w over the paths of a group, which is 0 if the paths follow the noised target.
 
         loss = K / (K - 1) (log w - mean log w)^2,    w as in `samplers.path_weights`
 
-    The model draws the paths, which are constants. The expected gradient is the gradient of KL(model's paths |
-    target's), but at the optimum it has no variance. A batch gives the shape of samples alone. A group is `group`
-    consecutive examples. The trained network is an ordinary denoiser, for any sampler.
+    The model draws the paths, through which no gradient flows. The expected gradient is that of KL(model's paths |
+    target's paths), and at the optimum the gradient has no variance. The batch defines only the shape of samples. A
+    group consists of `group` consecutive examples. The trained network is an ordinary denoiser, for any sampler.
 
     Facts:
         loss: K / (K - 1) (log w - mean log w)^2, of the K paths of a group
         networks: model
         optimum: the denoiser of the target in the limit of short steps; for N(m, data_std^2 I) in any number of steps,
-            where alpha_T = 0
+            if alpha_T = 0
         paper: Richter and Berner 2024, "Improved Sampling via Learned Diffusions", the log-variance loss of the
             time-reversed diffusion sampler (DIS); Berner et al. 2024, "An Optimal Control Perspective on
             Diffusion-Based Generative Modeling"
@@ -43,15 +43,15 @@ def log_variance(
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
         target_density: the density, such as `objectives.funnel()`.
         group: number K of paths that are compared, at least 2; it divides the batch.
-        data_std: standard deviation of the target that the width of a step assumes, > 0.
+        data_std: standard deviation of the target, > 0, from which the variance of a step is computed.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", the first time, and "log_weight",
         whose mean is a lower bound of the target's log-normaliser.
 
     Raises:
-        ValueError: for a group of less than 2 or a data_std that is not positive; when called, for groups that do not
-            divide the batch, or examples of another shape than the target's.
+        ValueError: if group is below 2 or data_std is not positive; when called, if group does not divide the batch, or
+            the examples do not have the shape of the target's samples.
     """
     if group < 2 or not data_std > 0:
         raise ValueError(f"log_variance: group = {group} must be at least 2, data_std = {data_std} positive")

@@ -1,4 +1,4 @@
-"""Training of networks that see a part of the patches: their condition's entry "keep" has the numbers of these."""
+"""Training of networks that see a part of the patches, whose indices are the condition's entry "keep"."""
 
 __all__ = ["masked_denoising", "visible_patches", "with_masked_copy"]
 
@@ -24,17 +24,17 @@ from diffusion.timesteps import Density
 
 
 def visible_patches(keys: Array, number: int, least: float, most: float) -> Array:
-    """Draws the patches that a network sees: all but a share between `least` and `most` of them.
+    """Draws the patches that a network sees, leaving out a share of them between `least` and `most`.
 
     Args:
-        keys: `[B]` random keys, used for nothing else.
+        keys: `[B]` random keys, which must not be used elsewhere.
         number: number N of patches of a picture.
         least: smallest share that is left out.
         most: largest share that is left out; each example's share is uniform between the two.
 
     Returns:
-        int32 `[B, K]` with K = floor(N (1 - least)): the indices of the patches, where all subsets of a size are
-        equally likely; -1 at the end of an example from which more are left out.
+        int32 `[B, K]` indices of the patches, K = floor(N (1 - least)), where all subsets of one size are equally
+        likely. An example with fewer patches ends with entries -1.
     """
     places = max(int(number * (1 - least)), 1)
 
@@ -58,26 +58,25 @@ def masked_denoising(
     ratio: float = 0.5,
     reconstruction: float = 0.1,
 ) -> Objective:
-    """Denoising by a network that sees half of the patches, and reconstruction of the others.
+    """Denoising by a network that sees a part of the patches, and reconstruction of the others.
 
         loss = w(t) mean over seen patches of |x0_hat - x_0|^2
              + reconstruction mean over the others of |x0_hat - norm(x_t)|^2
 
-    where norm takes a patch to mean 0 and standard deviation 1. The patches that the network does not see have x_t as
-    their target, as in a masked autoencoder: from the others it can tell that much. Train the end without a mask, by
-    `denoising`.
+    where norm standardizes a patch to mean 0 and standard deviation 1. For the patches that the network does not see,
+    the target is x_t, as in a masked autoencoder. Train the last steps without a mask, by `denoising`.
 
     Facts:
         loss: w(t) |x0 - x0_hat|^2 on seen patches + reconstruction |norm(x_t) - x0_hat|^2 on the others
         networks: model, whose condition has "keep"
-        optimum: E[target | the seen patches of x_t] on these
+        optimum: E[target | the seen patches of x_t] on the seen patches
         paper: Zheng et al. 2023, "Fast Training of Diffusion Models with Masked Transformers", equations 4 to 6
 
     Args:
         parameterization: parameterization of the network "model".
         weighting: (schedule, t) -> weight on the squared error of x0.
         density: distribution of t.
-        patch: side of a patch in pixels, the network's.
+        patch: side of the network's patches in pixels, >= 1.
         ratio: share of the patches that the network does not see, in (0, 1).
         reconstruction: weight of the second term, >= 0.
 
@@ -86,7 +85,7 @@ def masked_denoising(
         terms without the weight `reconstruction`.
 
     Raises:
-        ValueError: for an argument out of range; when called, if x is not of pictures that the patch divides.
+        ValueError: if an argument is out of range; when called, if x are not pictures whose sides the patch divides.
     """
     _check("masked_denoising", patch, ratio, ratio)
     if not reconstruction >= 0:
@@ -111,40 +110,41 @@ def masked_denoising(
         target = (noisy - noisy.mean(-1, keepdims=True)) / jnp.sqrt(noisy.var(-1, keepdims=True, ddof=1) + 1e-6)
         x0_hat = _patches(parameterization.to_prediction(schedule, t, x_t, output).x0, patch)
         rest = _mean(jnp.square(x0_hat - target).mean(-1), 1 - visible)
-        # The expectation of the whole loss is over the density that `importance` corrects for.
+        # `importance` multiplies the whole loss, so that its expectation is over the intended density.
         return denoised + reconstruction * importance * rest, {"t": t, "seen": denoised, "reconstruction": rest}
 
     return Objective(loss, reads=Denoises(parameterization), density=density, condition=Condition(masks=patch))
 
 
 def with_masked_copy(objective: Objective, patch: int = 2, least: float = 0.3, most: float = 0.5) -> Objective:
-    """An objective plus a copy of it with other times and noises, whose network sees a part of the patches.
+    """An objective plus a second loss, with other times and noise, in which the network sees a part of the patches.
 
     Facts:
         loss: the wrapped objective's, with all patches and with a part of them
-        networks: the wrapped objective's; the condition of model has "keep" in the second
+        networks: the wrapped objective's; in the second evaluation, the condition of model has "keep"
         optimum: the wrapped objective's
         paper: Gao et al. 2023, "Masked Diffusion Transformer is a Strong Image Synthesizer", section 3, and
             the authors' code, in which both have the same times
 
     Args:
         objective: the objective to wrap. Wrap condition dropout around this one, so that it does not drop "keep".
-        patch: side of a patch in pixels, the network's.
+        patch: side of the network's patches in pixels, >= 1.
         least: smallest share of the patches that the network does not see, in (0, 1).
-        most: largest share, in [least, 1); each example's is uniform between the two, which some networks do not take.
+        most: largest share, in [least, 1); each example's share is uniform between the two. Some networks need least =
+            most.
 
     Returns:
         An objective. Metrics: the objective's, and "masked" `[B]`, the second loss.
 
     Raises:
-        ValueError: for an argument out of range; when called, if x is not of pictures that the patch divides.
+        ValueError: if an argument is out of range; when called, if x are not pictures whose sides the patch divides.
     """
     _check("with_masked_copy", patch, least, most)
 
     @entry(entries=None)
     def both(networks, schedule, keys, batch, step):
         losses, metrics = objective(networks, schedule, keys, batch, step)
-        # The keys of the objective's own draws stay what they are.
+        # The keys of the objective's draws do not change.
         mask_keys, keys = split(jax.vmap(jax.random.fold_in, (0, None))(keys, 1), 2)
         keep = visible_patches(mask_keys, _number(batch["x"], patch), least, most)
         masked = conditioned(batch, _with_keep(batch.get("condition"), keep))
@@ -168,7 +168,7 @@ def _check(name: str, patch: int, least: float, most: float) -> None:
         raise ValueError(f"{name}: patch = {patch} must be the side of the network's patches, a positive number")
     if not 0 < least <= most < 1:
         given = f"ratio = {least}" if least == most else f"least = {least}, most = {most}"
-        raise ValueError(f"{name}: {given} must be shares of the patches in [0, 1], with least <= most")
+        raise ValueError(f"{name}: {given} must be shares of the patches in (0, 1), with least <= most")
 
 
 def _number(x: Array, patch: int) -> int:

@@ -29,8 +29,8 @@ class Guidance(NamedTuple):
 
     Attributes:
         null: the null condition of one example; for class labels the integer num_classes.
-        omega: weight of the sample's own velocity.
-        kappa: weight of the network's own conditional velocity; the scale that results is omega / (1 - kappa).
+        omega: weight of the conditional velocity v of the sample.
+        kappa: weight of the network's conditional velocity; the resulting guidance scale is omega / (1 - kappa).
         dropout: share of examples that train on the null condition, without guidance.
     """
 
@@ -53,26 +53,28 @@ def mean_flow(
         loss = |u(x_t, t, s) - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p,    v = alpha' x_0 + sigma' eps
         du/dt = (v . grad_x + d/dt) u(x_t, t, s)
 
-    t and s are the larger and the smaller of two draws, or both the larger for a share `equal` of the examples, as in
-    the authors' code: t has one distribution, whether s = t or not. With guidance, v is replaced by omega v +
-    kappa u(x_t, t, t) + (1 - omega - kappa) u(x_t, t, t, null). Published for the rectified flow, the identity holds
-    for any schedule with finite derivatives.
+    t and s are the larger and the smaller of two draws. For a share `equal` of the examples, s = t, the larger draw, as
+    in the authors' code; t thus has the same distribution in both cases. With guidance, v is replaced by omega v +
+    kappa u(x_t, t, t) + (1 - omega - kappa) u(x_t, t, t, null). The paper states the identity for the rectified flow;
+    it holds for any schedule with finite derivatives.
 
     Facts:
         loss: |u - stop(v - (t - s) du/dt)|^2 / stop(|..|^2 + c)^p
         networks: model, of two times
-        optimum: the mean velocity of the flow from s to t; exactly for p = 0, or where v is symmetric at fixed x_t
+        optimum: the mean velocity of the flow from s to t; exact for p = 0, or if v is symmetrically distributed at
+            fixed x_t
         paper: Geng et al. 2025, "Mean Flows for One-step Generative Modeling", algorithm 1 and eq. 19-22
 
     Args:
         density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the paper.
         equal: share of examples with s = t, in [0, 1]; 0.75 in the paper.
-        p: power of the adaptive weight; 1 in the paper, 0 for the plain squared error. With p > 0 the loss is a robust
-            one, whose location need not be the mean: harmless for images, where all errors are about equally long, and
-            a large bias in few dimensions.
+        p: power of the adaptive weight; 1 in the paper, 0 for the plain squared error. With p > 0 the loss is robust,
+            and its minimiser need not be the mean. This is harmless for images, where all errors have about the same
+            norm, but gives a large bias in few dimensions.
         c: constant of the adaptive weight; 0.01 in the authors' code.
-        guidance: None for none; the condition of a share `guidance.dropout` is then dropped here.
-        clocks: the two times that the network receives for t and s; `start_and_duration()` if None.
+        guidance: classifier-free guidance that the network learns, or None. With it, this objective drops the condition
+            of a share `guidance.dropout` of the examples.
+        clocks: the two time inputs of the network, as functions of t and s; `start_and_duration()` if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`.
@@ -107,34 +109,34 @@ def improved_mean_flow(
     velocity_layer: int | None = None,
     projector: Projector | None = None,
 ) -> Objective:
-    """MeanFlow as a regression on v whose input is x_t alone, with the derivative along the network's own velocity.
+    """MeanFlow as a regression on v, with the derivative along the network's velocity instead of the sample's.
 
         V = u(x_t, t, s) + (t - s) stop(du/dt),    du/dt = (v_hat(x_t, t) . grad_x + d/dt) u(x_t, t, s)
         loss = |V - v|^2 / stop(|V - v|^2 + c)^p,    v = alpha' x_0 + sigma' eps
 
-    The tangent of `mean_flow` is v, which holds the noise of one pair; this tangent does not. v_hat is u(x_t, t, t), or
-    the output of a velocity head, whose own loss |v_hat - v|^2 / stop(|v_hat - v|^2 + c)^p is then added. With guidance
-    the network receives the scale w and the interval in its condition, and v is replaced by
-    v + (1 - 1 / w) (v_hat(w) - v_hat(null)), w = 1 outside the interval.
+    The tangent of `mean_flow` is v, which depends on the drawn pair; here the tangent depends only on x_t. v_hat is
+    u(x_t, t, t), or the output of a velocity head, whose loss |v_hat - v|^2 / stop(|v_hat - v|^2 + c)^p is then added.
+    With guidance the network receives the scale w and the interval in its condition, and v is replaced by v + (1 - 1 /
+    w) (v_hat(w) - v_hat(null)), with w = 1 outside the interval.
 
     Facts:
         loss: |u + (t - s) stop(du/dt) - v|^2 / stop(|..|^2 + c)^p, and |v_hat - v|^2 / stop(|..|^2 + c)^p of the head
         networks: model, of two times; velocity, the head on features of the model (optional)
-        optimum: the mean velocity of the flow from s to t, guided as the network receives it; exactly for p = 0, or
-            where v is symmetric at fixed x_t
+        optimum: the mean velocity of the flow from s to t, guided with the received scale; exact for p = 0, or if v is
+            symmetrically distributed at fixed x_t
         paper: Geng et al. 2025, "Improved Mean Flows: On the Challenges of Fastforward Generative Models", eq. 12, and
-            the authors' code, whose head has blocks of its own, and whose dropped examples keep the tangent of their
-            condition
+            the authors' code, in which the head has additional blocks, and examples without a condition keep the
+            conditional tangent
 
     Args:
         density: distribution of each of the two times; `logit_normal(schedule, -0.4, 1.0)` in the authors' code.
-        equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code. Their interval is all times.
+        equal: share of examples with s = t, in [0, 1]; 0.5 in the authors' code. Their guidance interval is all times.
         p: power of the adaptive weight; 1 in the authors' code, 0 for the plain squared error; see `mean_flow`.
         c: constant of the adaptive weight.
-        clocks: the two times that the network receives for t and s; `start_and_duration()` if None.
-        guidance: guidance that the network receives; None for none.
-        velocity_layer: index of the block whose features the velocity head reads; None: there is no head.
-        projector: projector of the head, to the values of x that a token stands for; None: `projectors.final_layer()`.
+        clocks: the two time inputs of the network, as functions of t and s; `start_and_duration()` if None.
+        guidance: guidance inputs of the network, or None.
+        velocity_layer: index, from 1, of the block whose features the velocity head reads; None for no head.
+        projector: network of the head, from features to the values of x in a token; `projectors.final_layer()` if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "s", each `[B]`, and with a head
@@ -185,7 +187,7 @@ def improved_mean_flow(
 
 
 def _with_velocity(networks, schedule, clocks, layer, x, t, s, condition) -> tuple[Array, Array]:
-    """u(x, t, s), and the velocity head's output of the same evaluation; u itself without a head."""
+    """u(x, t, s), and the velocity head's output from the same evaluation, or u again if there is no head."""
     if layer is None:
         u = mean_velocity(player(networks, "model"), schedule, clocks, x, t, s, condition)
         return u, u
@@ -199,7 +201,7 @@ def _with_velocity(networks, schedule, clocks, layer, x, t, s, condition) -> tup
 def noised_between(density, equal, guidance, u, schedule, keys, batch) -> tuple[Array, Array, Array, Array, Array, Any]:
     """The start of a loss on mean velocities: t, s, their importance, x_t, v at t, and the condition.
 
-    With guidance v is the guided velocity, and a share of the conditions is dropped.
+    With guidance, v is the guided velocity, and the condition of a share of the examples is dropped.
     """
     pair_keys, noise_keys, drop_keys = split(keys, 3)
     t, s, importance = two_times(density, equal, pair_keys, batch)
@@ -215,7 +217,7 @@ def noised_between(density, equal, guidance, u, schedule, keys, batch) -> tuple[
 def mean_velocity_objective(
     loss, density: Density, clocks: Clocks, guidance: Guidance | GuidanceInputs | None = None
 ) -> Objective:
-    """The objective of a loss of a network of two times that is read as the mean velocity between them."""
+    """The objective for a loss whose network predicts the mean velocity between two times."""
     condition = Condition(0.0 if guidance is None else guidance.dropout)
     if isinstance(guidance, GuidanceInputs):
         condition = condition._replace(strength=(1.0, guidance.largest), interval=guidance.interval)
@@ -229,9 +231,9 @@ def mean_velocity_objective(
 
 
 def two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
-    """The larger and the smaller of two draws, or the larger twice for a share of the examples, and their importance.
+    """The larger and the smaller of two drawn times, or twice the larger for a share `equal`, and their importance.
 
-    Here each decision has its own key; the authors' code takes the first rows of the batch for s = t.
+    Here each example draws whether s = t; the authors' code sets s = t for the first rows of the batch.
     """
     first_keys, second_keys, equal_keys, stratum_keys = split(keys, 4)
     first, weight = times(density, first_keys, batch)
@@ -244,7 +246,7 @@ def two_times(density, equal, keys, batch) -> tuple[Array, Array, Array]:
 
 
 def guided_velocity(guidance: Guidance, u, keys, x_t, t, v, condition):
-    """The guided velocity and the condition; a share of the conditions is dropped, with their guidance."""
+    """The guided velocity and the condition; a share of the examples loses the condition, and with it the guidance."""
     if condition is None:
         raise ValueError("mean_flow: guidance needs a condition, but the batch has none")
     null = null_of(condition, guidance.null)
@@ -268,7 +270,7 @@ def check_shares(equal: float, p: float) -> None:
     """Refuses a share outside [0, 1] and a negative power.
 
     Raises:
-        ValueError: naming both.
+        ValueError: if one is out of range; the message names both.
     """
     if not (0 <= equal <= 1 and p >= 0):
         raise ValueError(f"mean flow: equal = {equal} must be a share in [0, 1], and p = {p} must not be negative")

@@ -13,10 +13,10 @@ from diffusion.parameterizations import Network
 
 
 def with_dropout(objective: Objective) -> Objective:
-    """An objective whose trained network draws its dropout, by one key an example.
+    """An objective that passes a dropout key for each example to the trained network.
 
-    All calls of the network in one evaluation of the loss drop the same features of an example, and so does the
-    moving average "target", as the authors of consistency models have it in their code.
+    All calls of the network in one evaluation of the loss drop the same features of an example, also those of the
+    moving average "target", as in the code of consistency models.
 
     Facts:
         loss: the wrapped objective's
@@ -26,7 +26,7 @@ def with_dropout(objective: Objective) -> Objective:
             shared draws: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", section 3.2
 
     Args:
-        objective: the objective to wrap. Its networks of other names are called without keys.
+        objective: the objective to wrap. Its other networks are called without keys.
     """
 
     @entry(entries=None, real=True)
@@ -40,7 +40,7 @@ def with_dropout(objective: Objective) -> Objective:
 
 
 def _drawing(network: Network, keys: Array) -> Network:
-    """The network with dropout, for x of the batch or of several copies of it, one after the other."""
+    """The network with dropout keys, for the x of a batch, or for several concatenated copies of a batch."""
 
     def call(x, *inputs, **more):
         rows = len(jax.tree.leaves(x)[0])

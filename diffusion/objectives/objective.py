@@ -19,16 +19,16 @@ from diffusion.timesteps import Density
 Batch = Mapping[str, Any]
 """Arrays `[B, ...]` by their names: "x", and further entries that the objective reads."""
 Metrics = Mapping[str, Array]
-"""Arrays `[B]` by their names; "t" is always there."""
+"""Arrays `[B]` by their names, always with "t"."""
 Loss = Callable[[Mapping[str, Network], NoiseSchedule, Array, Batch, ArrayLike], tuple[Array, Metrics]]
 """(networks by name, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics)."""
 
 
 class Denoises(NamedTuple):
-    """The trained network is read as a denoiser.
+    """The trained network is a denoiser.
 
     Attributes:
-        parameterization: the network's parameterization; None: the run's.
+        parameterization: the network's parameterization; None for the run's.
     """
 
     parameterization: Parameterization | None = None
@@ -38,12 +38,12 @@ DENOISER = Denoises()
 
 
 class Jumps(NamedTuple):
-    """The trained network is read as a flow map, which the samplers of flow maps take.
+    """The trained network is a flow map, for the samplers of flow maps.
 
     Attributes:
         flow_map: (network, schedule, condition=condition) -> the map (x_t, t, s) -> x_s.
-        parameterization: the network's parameterization; None: the run's.
-        one_step: whether it is trained at t_max alone, and makes its samples in one step.
+        parameterization: the network's parameterization; None for the run's.
+        one_step: whether the network is trained only at t_max, and samples in one step.
     """
 
     flow_map: Callable[..., FlowMap]
@@ -52,13 +52,13 @@ class Jumps(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """The trained network is read as a tangent field on a manifold, which the samplers that stay on it take.
+    """The trained network is a tangent field on a manifold, for the samplers that stay on the manifold.
 
     Attributes:
         field: (network, schedule, condition=condition) -> `manifolds.TangentField`.
-        prior: `manifolds.Distribution` that samples start from.
+        prior: `manifolds.Distribution` from which sampling starts.
         manifold: `manifolds.Manifold` on which the samples lie.
-        parameterization: the network's parameterization; None: the run's.
+        parameterization: the network's parameterization; None for the run's.
     """
 
     field: Callable[..., Any]
@@ -68,12 +68,12 @@ class Moves(NamedTuple):
 
 
 class Restores(NamedTuple):
-    """The trained network is read as a predictor of clean symbols, which the samplers of symbols take.
+    """The trained network predicts clean symbols, for the samplers of symbols.
 
     Attributes:
-        process: `discrete.Process`, `discrete.RateProcess` or `discrete.MetricPath` that replaces symbols.
+        process: `discrete.Process`, `discrete.RateProcess` or `discrete.MetricPath` that corrupts the symbols.
         reading: the meaning of the network's output, (process, output, x_t, t) -> log p(x_0 | x_t).
-        parameterization: None: no parameterization reads the network.
+        parameterization: always None, because networks of symbols have no parameterization.
     """
 
     process: Any
@@ -81,7 +81,7 @@ class Restores(NamedTuple):
     parameterization: None = None
 
 
-# How a network is read, what its samplers then take, what was trained, and samplers of it.
+# The meaning of a network, the type that its samplers take, the words for it in messages, and its samplers.
 TAKEN = (
     (Restores, Restores, "a predictor of symbols", "a sampler of symbols, e.g. ancestral"),
     (
@@ -95,7 +95,7 @@ TAKEN = (
 
 
 class Stages(NamedTuple):
-    """A training in stages: after each the student becomes the teacher.
+    """A training in stages: after each stage the student becomes the teacher.
 
     Attributes:
         length: number of training steps of a stage.
@@ -106,10 +106,10 @@ class Stages(NamedTuple):
     sampling_steps: tuple[int, ...]
 
     def check(self, steps: int) -> None:
-        """Refuses a training of more steps than all stages have.
+        """Refuses a training with more steps than all stages together.
 
         Raises:
-            ValueError: naming both.
+            ValueError: if there are more steps; the message names both numbers.
         """
         most = self.length * len(self.sampling_steps)
         if steps > most:
@@ -123,12 +123,11 @@ class Teacher(NamedTuple):
     """An objective's use of the frozen network "teacher".
 
     Attributes:
-        pairs: whether it learns from pairs of a noise and the teacher's sample of it, the batch's "noise" and "x". The
-            run makes them before the training, which then needs no teacher.
-        scale: scale of the classifier-free guidance that the objective itself applies to the teacher; None: the run
-            guides the teacher.
-        stages: stages of the training; None: there is one teacher throughout.
-        bidirectional: whether it sees the whole of an example where the model is block-causal.
+        pairs: whether the objective learns from pairs of noise and the teacher's sample from it, the batch's "noise"
+            and "x". The run generates the pairs before training, which then needs no teacher.
+        scale: guidance scale that the objective itself applies to the teacher; None if the run guides the teacher.
+        stages: stages of the training; None for one teacher throughout.
+        bidirectional: whether the teacher sees whole examples even if the model is block-causal.
     """
 
     pairs: bool = False
@@ -137,14 +136,14 @@ class Teacher(NamedTuple):
     bidirectional: bool = False
 
     def check(self, scale: float, pairs: int) -> None:
-        """Refuses a run that guides the teacher otherwise than the objective does, or makes other pairs than it needs.
+        """Refuses a run whose guidance of the teacher, or whose number of pairs, does not fit the objective.
 
         Args:
-            scale: scale of the classifier-free guidance that the run gives the teacher; 1 for no guidance.
-            pairs: number of pairs that the run makes.
+            scale: guidance scale that the run applies to the teacher; 1 for no guidance.
+            pairs: number of pairs that the run generates.
 
         Raises:
-            ValueError: naming the value and what is valid.
+            ValueError: if one does not fit; the message names the valid values.
         """
         if self.scale not in (None, scale):
             raise ValueError(
@@ -157,15 +156,16 @@ class Teacher(NamedTuple):
 
 
 class Second(NamedTuple):
-    """The player that trains in turn with the model, by another objective.
+    """The second player, a network that is trained in turn with the model by another objective.
 
     Attributes:
-        network: its name among the networks.
-        logit: whether objectives read one logit an example in its output.
-        by: the function that makes its objective; None: the user gives the objective.
-        optional: whether the model can train without it.
-        separate: whether it has its own architecture; else it has the teacher's, and starts from the teacher's weights.
-        features: the blocks whose features objectives read: its own, or the teacher's if its architecture is separate.
+        network: name of the second player's network.
+        logit: whether objectives read one logit for each example from its output.
+        by: the factory of its objective; None if the user passes the objective.
+        optional: whether the model can train without the second player.
+        separate: whether it has a separate architecture; if not, it has the teacher's architecture and initial weights.
+        features: indices of the blocks whose features objectives read: blocks of this network, or of the teacher if the
+            architecture is separate.
     """
 
     network: str
@@ -184,19 +184,19 @@ class Objective:
 
     Attributes:
         loss: (networks, schedule, keys `[B]`, batch, step) -> (losses `[B]`, metrics); see `objectives.inputs`.
-        reads: meaning of the trained network when it makes samples; None: it makes none.
-        density: density of the training times, whose state the training carries; None: it carries none.
-        buffer: samples that serve several steps, which the training carries; None: it carries none.
-        network: the network that the gradient goes to.
-        condition: how the loss changes the condition of that network.
-        blocks: the blocks of that network whose features the loss reads.
+        reads: meaning of the trained network in sampling; None if it is not sampled.
+        density: density of the training times, whose state the training carries; None if it carries none.
+        buffer: samples that the training carries from step to step; None if it carries none.
+        network: the trained network, which receives the gradient.
+        condition: how the loss changes the trained network's condition.
+        blocks: the blocks of the trained network whose features the loss reads.
         heads: networks that train with the model, by name.
-        teacher: the objective's use of a trained network; None: it has no teacher.
-        second: the second player; None: the model trains alone.
-        shares: the settings that must be equal in this objective and in the second player's; None for a second player
-            that goes with any objective.
-        beside: the frozen networks, the autoencoder and the texts that stand beside the trained network.
-        examples: how the loss takes the examples of a batch.
+        teacher: the objective's use of a frozen network "teacher"; None if it has no teacher.
+        second: the second player; None if the model trains alone.
+        shares: settings that must be equal in this objective and the second player's; None for a second player that
+            fits any objective.
+        beside: the frozen networks, the autoencoder and the texts that the loss needs besides the trained network.
+        examples: how the loss uses the examples of a batch.
     """
 
     loss: Loss
@@ -230,11 +230,11 @@ class Objective:
         buffer: Buffer | None = None,
         **alone: Any,
     ):
-        """An objective with these facts. A fact outside its record, such as `times`, is deprecated.
+        """An objective with these facts. Passing a fact outside of its record, such as `times`, is deprecated.
 
         Raises:
-            TypeError: for an unknown fact.
-            ValueError: for a buffer beside a second player.
+            TypeError: if a fact is unknown.
+            ValueError: if there are both a buffer and a second player.
         """
         if buffer is not None and second is not None:
             raise ValueError("an objective with a buffer has no second player. Valid: buffer=None, or second=None")
@@ -253,7 +253,7 @@ class Objective:
             object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        """A fact outside its record, which is deprecated."""
+        """A fact by its name outside of its record, which is deprecated."""
         if name not in RECORDS:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
         record, field = RECORDS[name]
@@ -267,7 +267,7 @@ class Objective:
 
     @property
     def process(self) -> Any:
-        """The process of the symbols that the trained network takes; None for a network of numbers."""
+        """The process of the symbols that the trained network reads; None for a network of numbers."""
         return self.reads.process if isinstance(self.reads, Restores) else self.network.process
 
     def check_rows(self, rows: int, devices: int = 1) -> None:
@@ -275,10 +275,10 @@ class Objective:
 
         Args:
             rows: number of examples of the micro-batch.
-            devices: number of devices; a micro-batch has equally many consecutive examples from each device.
+            devices: number of devices; a micro-batch has the same number of consecutive examples from each.
 
         Raises:
-            ValueError: naming the block and the examples.
+            ValueError: if it is not; the message names the block and the number of examples.
         """
         block, consecutive = self.examples.block or 1, rows // devices
         if consecutive % block:
@@ -289,14 +289,14 @@ class Objective:
             )
 
     def check_players(self, teacher: bool, second: str | None) -> None:
-        """Refuses a run without the players that the objective needs, and one with others.
+        """Refuses a run that lacks a player of the objective, or has another player.
 
         Args:
             teacher: whether the run has a teacher.
-            second: name of the network that its second player trains; None without one.
+            second: name of the network that the run's second player trains; None if there is none.
 
         Raises:
-            ValueError: naming the player.
+            ValueError: if the players differ; the message names the player.
         """
         if teacher != (self.teacher is not None):
             raise ValueError(
@@ -318,10 +318,10 @@ class Objective:
             )
 
     def check_real(self) -> None:
-        """Refuses examples with a mask of padding if the losses of the objective ignore it.
+        """Refuses examples with a mask of padding if the objective does not support it.
 
         Raises:
-            ValueError: naming objectives that read it.
+            ValueError: if it does not; the message names objectives that do.
         """
         if not self.examples.real:
             raise ValueError(
@@ -331,28 +331,28 @@ class Objective:
             )
 
     def check_network(self, network: Any) -> None:
-        """Refuses a network that does not receive what the loss passes to it.
+        """Refuses a network that lacks an input which the loss passes to it.
 
         Args:
-            network: network with its `kind`, and the `times`, `strength`, `augmentations`, `masks` and `masks_vary`
-                that it receives, whether it is `hollow`, and whether it returns what its `last_layer` reads; without
-                these attributes it is a backbone that receives one time and nothing else.
+            network: network with the attributes `kind`, `times`, `strength`, `augmentations`, `masks`, `masks_vary`,
+                `hollow` and `last_layer`, which describe its inputs and outputs. Without them, it is taken for a
+                backbone that receives only one time.
 
         Raises:
-            ValueError: naming what it receives.
+            ValueError: if it lacks one; the message names it.
         """
         self.network.check(network)
         self.condition.check(network)
 
     def check_features(self, network: Any, encoder: bool) -> None:
-        """Refuses a network without the features that the loss reads, and an encoder that is missing or superfluous.
+        """Refuses a network without the features that the loss reads, and a missing or unused encoder.
 
         Args:
-            network: network with its `feature_blocks`; without this attribute it gives no features.
+            network: network with the attribute `feature_blocks`; without it, the network returns no features.
             encoder: whether the run has an encoder.
 
         Raises:
-            ValueError: naming what is valid.
+            ValueError: if one does not fit; the message names the valid values.
         """
         number = getattr(network, "feature_blocks", 0)
         targets = tuple(head.target for head in self.heads.values() if head.target)
@@ -372,10 +372,10 @@ class Objective:
             raise ValueError("the objective uses no encoder. Valid: no encoder, or a term of alignment")
 
     def check_parameterization(self, parameterization: Parameterization) -> None:
-        """Refuses a parameterization by which samples would misread the trained network.
+        """Refuses a parameterization with which sampling would misread the trained network.
 
         Raises:
-            ValueError: naming what the network predicts.
+            ValueError: if it would; the message names what the network predicts.
         """
         reading = self.reads and self.reads.parameterization
         if self.reads is None or (
@@ -390,10 +390,10 @@ class Objective:
         )
 
     def check_sampler(self, sampler: Sampler) -> None:
-        """Refuses a sampler that does not take the trained network.
+        """Refuses a sampler of another kind of network.
 
         Raises:
-            ValueError: naming samplers that do.
+            ValueError: if the sampler does not fit; the message names samplers that do.
         """
         for kind, taken, what, samplers in TAKEN:
             if (trains := isinstance(self.reads, kind)) != (taken in sampler.takes):
@@ -413,13 +413,13 @@ class Objective:
             )
 
     def check_scale(self, scale: float) -> None:
-        """Refuses a scale of classifier-free guidance with which the trained network cannot make samples.
+        """Refuses a guidance scale with which the trained network cannot be sampled.
 
         Args:
-            scale: 1 is no guidance.
+            scale: scale of classifier-free guidance; 1 for no guidance.
 
         Raises:
-            ValueError: naming the valid scales.
+            ValueError: if it cannot; the message names the valid scales.
         """
         if self.condition.strength is not None:
             low, high = self.condition.strength

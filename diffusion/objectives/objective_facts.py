@@ -1,4 +1,4 @@
-"""Facts of an objective that belong together: records, and the names of before records held them."""
+"""The facts of an objective, grouped in records, and their deprecated names outside of the records."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -7,10 +7,10 @@ from jax import Array
 
 
 class Prior(NamedTuple):
-    """Pictures of a class beside the examples, which the tuned model makes before the training.
+    """Pictures of a class for prior preservation, which the tuned model generates before the training.
 
     Attributes:
-        prompt: prompt of the class; "": whoever trains puts the examples of the class into the batch.
+        prompt: prompt of the class; "" if the caller puts the examples of the class into the batch.
         number: number of pictures, at least 1.
     """
 
@@ -19,24 +19,26 @@ class Prior(NamedTuple):
 
 
 class Trained(NamedTuple):
-    """The network that the gradient goes to, as the loss calls it.
+    """The trained network, and how the loss calls it.
 
     Attributes:
-        name: its name among the networks.
-        kind: its kind: "backbone", "autoencoder", "decoder", or "towers" of images and texts.
-        channels: number of its output channels for each channel of the data; None: the number that the run's
-            parameterization reads.
-        times: number of times that it receives: 1, or 2 for networks that jump from one to the other.
-        forward_mode: whether the loss differentiates it in forward mode (`jax.jvp`), which fused attention does not
-            have.
-        judges: the network as a classifier: (network, schedule, labels `[B]`) -> the function
-            (x_t, t) -> log p(y | x_t) `[B]`; None for a network that is no classifier.
-        schedule: whether values under different schedules can be compared, so that the objective may train one.
-        hollow: whether its output at each position must depend on the other positions alone.
-        last_layer: whether the loss computes the last layer itself, from what a call with `states=True` returns.
-        causal: number of positions of a block that is trained beside clean earlier ones, which a block-causal network
-            must have too; 0: no block is, so that no block-causal network serves. None: any network serves.
-        process: the process of the symbols that a classifier of noised symbols takes; None for others.
+        name: name of the network.
+        kind: kind of the network: "backbone", "autoencoder", "decoder", or "towers" of images and texts.
+        channels: the network's output channels divided by the channels of the data; None for the number of the run's
+            parameterization.
+        times: number of times that the network receives: 1, or 2 for networks that jump from one time to another.
+        forward_mode: whether the loss differentiates the network in forward mode (`jax.jvp`), which fused attention
+            does not support.
+        judges: the network as a classifier: (network, schedule, labels `[B]`) -> the function (x_t, t) -> log p(y |
+            x_t) `[B]`; None for a network that is not a classifier.
+        schedule: whether losses under different schedules are comparable, so that the objective may train the schedule.
+        hollow: whether the network's output at a position must depend only on the other positions.
+        last_layer: whether the loss evaluates the last layer itself, on the states that a call with `states=True`
+            returns.
+        causal: number of positions in a block, if the loss trains blocks given clean earlier blocks; a block-causal
+            network must have the same number. 0 if the loss trains whole examples, which excludes block-causal
+            networks. None if any network fits.
+        process: the process of the symbols, for a classifier of noised symbols; None for other networks.
     """
 
     name: str = "model"
@@ -52,10 +54,10 @@ class Trained(NamedTuple):
     process: Any = None
 
     def check(self, network: Any) -> None:
-        """Refuses a network of another kind, or one that is called otherwise, as `Objective.check_network`.
+        """Refuses a network of another kind, or one with another call signature; see `Objective.check_network`.
 
         Raises:
-            ValueError: naming what is valid.
+            ValueError: if it does not fit; the message names the valid values.
         """
         kind = getattr(network, "kind", "backbone")
         times = getattr(network, "times", 1)
@@ -71,8 +73,8 @@ class Trained(NamedTuple):
             )
         if self.hollow and not getattr(network, "hollow", False):
             raise ValueError(
-                "the objective asks of each position what the others tell of it, but in this network a position sees "
-                "itself. Valid: a network with hollow = True, e.g. symbol_transformer"
+                "the objective predicts each position from the others, but in this network a position sees itself. "
+                "Valid: a network with hollow = True, e.g. symbol_transformer"
             )
         if self.last_layer and not getattr(network, "last_layer", False):
             raise ValueError(
@@ -95,16 +97,17 @@ class Trained(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """The loss's changes of the network's condition.
+    """The changes that the loss makes to the network's condition.
 
     Attributes:
         dropout: share of the examples that are trained on the null condition.
-        strength: least and largest guidance scale that the network is trained for and receives in its condition; the
-            loss calls it with (condition, scale - 1 `[B]`). None: it receives none.
-        interval: whether it also receives the times from and to which it is guided; the loss calls it with
+        strength: smallest and largest guidance scale that the network receives in training; the loss calls it with
+            (condition, scale - 1 `[B]`). None if the network receives no scale.
+        interval: whether the network also receives the interval of times with guidance; the loss calls it with
             (condition, scale - 1 `[B]`, interval `[B, 2]`).
         augmentations: number of values that describe an example's augmentation, which the loss adds as "augment".
-        masks: side of the patches, if the loss leaves out some of them by the entry "keep"; 0: it leaves out no patch.
+        masks: side of the patches in pixels, if the loss leaves out patches by the entry "keep"; 0 if it leaves out
+            none.
         masks_vary: whether the number of patches left out varies between examples; "keep" is then padded with -1.
     """
 
@@ -116,10 +119,10 @@ class Condition(NamedTuple):
     masks_vary: bool = False
 
     def check(self, network: Any) -> None:
-        """Refuses a network that does not receive this condition, as `Objective.check_network`.
+        """Refuses a network that does not receive this condition; see `Objective.check_network`.
 
         Raises:
-            ValueError: naming what is valid.
+            ValueError: if it does not fit; the message names the valid values.
         """
         examples = {"strength": "dit or pixart", "interval": "dit or mit, or guidance with interval = False"}
         for name, valid in examples.items():
@@ -150,11 +153,11 @@ class Blocks(NamedTuple):
     """The blocks of the trained network whose features the loss reads.
 
     Attributes:
-        features: their indices: the loss calls the network with `features`.
-        terms: names of the terms on features that are added to the objective, as its metrics have them.
+        features: indices of the blocks, with which the loss calls the network as `features`.
+        terms: names of the added terms on features, as in the metrics.
         aligned: names of the terms that align the features with the frozen encoder's.
-        early: (name, layer) of the head whose output has the meaning of the model's, from that block's features; None:
-            there is none.
+        early: (name, layer) of the head that predicts like the model from the features of this block; None if there is
+            none.
     """
 
     features: tuple[int, ...] = ()
@@ -164,21 +167,20 @@ class Blocks(NamedTuple):
 
 
 class Beside(NamedTuple):
-    """The networks and texts beside the trained network of a run.
+    """The further networks and texts that the loss needs.
 
     Attributes:
         encoder: whether the loss reads the frozen network "encoder" of clean pictures.
-        autoencoder: whether an autoencoder trains with the model, as its head of that name: the model reads latents,
-            and the batch holds pictures.
-        perceptual: whether the loss compares pictures by the frozen network "features", where there is one.
-        prompts: texts by name, whose conditions the run adds to each batch as its "prompts"; beside them the loss reads
-            the frozen network "base", which the run tunes.
-        prior: pictures of a class, of which each example has one beside it, as the batch's "prior"; None: there are
-            none.
-        pictures: whether the loss reads samples as pictures: a run that tunes a base of latents adds the frozen network
-            "pictures", x_0 -> pictures, which decodes them.
+        autoencoder: whether an autoencoder is trained with the model, as the head "autoencoder"; the model then reads
+            latents, and the batch holds pictures.
+        perceptual: whether the loss compares pictures by the frozen network "features", if there is one.
+        prompts: texts by name; the run adds their conditions to each batch as "prompts", and the loss also reads the
+            frozen network "base", the model before tuning.
+        prior: pictures of a class; the batch's "prior" has one for each example. None if there are none.
+        pictures: whether the loss reads samples as pictures; a run that tunes a latent model then adds the frozen
+            network "pictures", x_0 -> pictures, which decodes latents.
         metadata: caption -> {name: number or array}, facts of each example's caption, which the run adds to each batch
-            as its "metadata", {name: `[B, ...]`}; None: the loss reads none.
+            as "metadata", {name: `[B, ...]`}; None if the loss reads none.
     """
 
     encoder: bool = False
@@ -191,15 +193,15 @@ class Beside(NamedTuple):
 
 
 class Examples(NamedTuple):
-    """How the loss takes the examples of a batch.
+    """How the loss uses the examples of a batch.
 
     Attributes:
-        block: number of consecutive examples that are compared with each other; 1: each stands alone. None: all
-            examples of the batch are compared.
-        real: whether the losses are means over the real values of x, where the batch has their mask
+        block: number of consecutive examples that are compared with each other; 1 if examples are independent, None if
+            all examples of the batch are compared.
+        real: whether the losses are means over the real values of x, if the batch has a mask of padding
             (`diffusion.padding`).
-        score: whether the trained denoiser determines the score, as it does where x and its noise are independent.
-        pairs: whether each example has beside it one that was preferred less, the batch's "rejected".
+        score: whether the trained denoiser determines the score, which it does if data and noise are independent.
+        pairs: whether each example comes with a less preferred one, in the batch's "rejected".
     """
 
     block: int | None = 1
@@ -209,9 +211,9 @@ class Examples(NamedTuple):
 
 
 class Buffer(NamedTuple):
-    """Samples, and what was computed from them, that the training carries from one step to the next.
+    """Samples, and values computed from them, that the training carries from one step to the next.
 
-    The loss finds them as the batch's "buffer". Where they are absent, it makes new ones.
+    The loss reads them as the batch's "buffer". If that is absent, it generates new samples.
 
     Attributes:
         init: () -> the buffer before the first step, a pytree of arrays.
@@ -224,18 +226,17 @@ class Buffer(NamedTuple):
 
 
 class Head(NamedTuple):
-    """A small network that trains with the model, and whose parameters stand beside the model's.
+    """A small network that is trained with the model, and whose parameters are stored with the model's.
 
     Attributes:
-        layer: the block of the model whose features it receives; 0: the latents of an autoencoder;
-            None: it receives none.
-        init: (key, number of these features, number of features of its output) -> parameters; without features both
-            numbers are 0.
+        layer: index, from 1, of the model's block whose features the head receives; 0 for the latents of an
+            autoencoder; None if it receives no features.
+        init: (key, width of the input features, width of the output) -> parameters; without features both widths are 0.
         apply: (parameters, *inputs) -> output; objectives call it as networks[name](*inputs).
-        target: the block of the model whose number of features the output has; 0: the output has an example's values
-            per token; None: the encoder's number of features.
-        follow: (parameters after an update, the loss's metric of the head's name, `[B, ...]` of the whole batch) ->
-            parameters with updated running statistics; None: the head has none.
+        target: index of the model's block whose width is the output's width; 0 for the number of values of an example
+            in a token; None for the width of the encoder.
+        follow: (parameters after an update, the loss's metric with the head's name, `[B, ...]` of the whole batch) ->
+            parameters with updated running statistics; None if the head has none.
     """
 
     layer: int | None
@@ -245,7 +246,7 @@ class Head(NamedTuple):
     follow: Callable[[Any, Any], Any] | None = None
 
 
-RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and its name there
+RECORDS: dict[str, tuple[str, str]] = {  # deprecated name of a fact -> its record and its name there
     "trains": ("network", "name"),
     "kind": ("network", "kind"),
     "channels": ("network", "channels"),
@@ -280,7 +281,7 @@ RECORDS: dict[str, tuple[str, str]] = {  # a fact by itself -> its record and it
 
 
 def flat(objective: Any) -> dict[str, Any]:
-    """The facts of an objective by their single names, as config.json describes them."""
+    """The facts of an objective by their names without records, as in config.json."""
     alone = ("loss", "reads", "density", "buffer", "heads", "teacher", "second", "shares")
     within = {name: getattr(getattr(objective, record), field) for name, (record, field) in RECORDS.items()}
     within["prompts"] = dict(within["prompts"])  # any mapping is valid

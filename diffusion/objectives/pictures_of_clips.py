@@ -23,7 +23,7 @@ def frame_by_frame(network: Callable[..., Any]) -> Callable[..., Any]:
         network: (x `[B, F, ...]`, clock `[]`, `[B]` or `[B, F]`, condition) -> output.
 
     Returns:
-        A network of the same inputs.
+        A network with the same inputs.
     """
 
     def apply(x, clock, condition):
@@ -42,8 +42,8 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
         loss of a clip = mean over its frames of their losses as pictures,   for a share of the examples
                          the objective's loss,                               for the others
 
-    The network sees clips and pictures in each step, and learns from both at once. Each step draws which examples
-    are pictures. It costs as much as the clips alone, less the attention along the frames.
+    In each step the network learns from clips and pictures at once. Each step draws which examples are pictures. The
+    cost is that of the clips alone, minus the attention between frames in the pictures.
 
     Facts:
         loss: the wrapped objective's, on clips, and on clips of one frame
@@ -53,14 +53,15 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
             Transformer for Video Generation"
 
     Args:
-        objective: the objective to wrap: of the network "model" alone, whose features it does not read.
-        share: share of the examples, in (0, 1); at least one of a batch.
+        objective: the objective to wrap; it has only the network "model" and does not read features.
+        share: share of the examples that are treated as pictures, in (0, 1); at least one example of a batch.
 
     Returns:
-        An objective, with the metrics of the one it wraps.
+        An objective with the metrics of the wrapped one.
 
     Raises:
-        ValueError: for a share out of range, or an objective with heads or features; when called, for a batch of one.
+        ValueError: if share is out of range, or the objective has heads, features or a teacher; when called, if the
+            batch has only one example.
     """
     if not 0 < share < 1:
         raise ValueError(f"with_pictures: share = {share}. Valid: above 0 and below 1")

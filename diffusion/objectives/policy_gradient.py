@@ -1,4 +1,4 @@
-"""Policy gradients: sampling is a chain of Gaussian draws, whose likelihood follows the advantage of the sample."""
+"""Policy gradients for samplers whose steps are Gaussian draws with a known likelihood."""
 
 from collections.abc import Sequence
 
@@ -41,21 +41,21 @@ def policy_gradient(
     deviation: bool = True,
     policy: str = "model",
 ) -> Objective:
-    """Flow-GRPO and DDPO: the likelihood of each draw of a sample rises with the advantage of the sample.
+    """Flow-GRPO and DDPO: raises the likelihood of each step of a sample in proportion to the sample's advantage.
 
         loss = mean over steps of -min(rho A, clip(rho, 1 - c, 1 + c) A) + beta KL,
         rho = p(x_s | x_t) / p_old(x_s | x_t),   KL = |mu - mu_ref|^2 / (2 std^2),   A as `rewards.advantages`
 
-    Samples come from p_old: the model as it is (rho = 1, and clipping does nothing), or its moving average, "target".
-    A group is `group` consecutive examples with the condition of their first one. A step that draws nothing, such as
-    the one onto sigma = 0, has no likelihood: its estimate of x_0 counts as a part of the reward.
+    Samples come from p_old: the current model (then rho = 1, and clipping has no effect), or its moving average,
+    "target". A group consists of `group` consecutive examples, which all get the condition of the first one. A
+    deterministic step, such as the step to sigma = 0, has no likelihood; it counts as a part of the reward.
 
     Facts:
         loss: -min(rho A, clip(rho) A) + beta |mu - mu_ref|^2 / (2 std^2), a mean over steps
         networks: model, target (as the policy), teacher (the frozen reference, if beta > 0)
-        optimum: for beta = 0 the largest reward; else p_ref(x) exp(r(x) / (beta std r)) in the limit of short steps, if
-            x_0 does not depend on x_T and KL not on x_t, as for Gaussians and a linear r. Elsewhere it is another one:
-            the paper's KL has no part in the advantage of the draws that lead to it
+        optimum: for beta = 0 the largest reward; else p_ref(x) exp(r(x) / (beta std r)) in the limit of small steps, if
+            x_0 does not depend on x_T and KL does not depend on x_t, as for Gaussians and a linear r. In general the
+            optimum differs, because the paper's KL does not enter the advantage of the draws that lead to it
         paper: Liu et al. 2025, "Flow-GRPO: Training Flow Matching Models via Online RL", eq. 4 to 9, whose code takes
             means over D numbers for log rho and KL; Black et al. 2023, "Training Diffusion Models with Reinforcement
             Learning", section 4.3, for `ddpm` and `ddim(1)`
@@ -63,22 +63,22 @@ def policy_gradient(
     Args:
         parameterization: parameterization of the network "model".
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
-        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, which are not differentiated; or a `CaptionReward`.
+        reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, which need no derivative; or a `CaptionReward`.
         group: number of samples of one condition that are compared, at least 2.
         teacher: parameterization of the network "teacher", which is needed for beta > 0.
         sampler: sampler whose step is one Gaussian draw; Flow-GRPO's `interpolant_sde("flow_grpo", 0.49)` if None.
-        clip: range c of the ratio, > 0.
-        beta: weight of the divergence from the reference, exact in each step, >= 0.
+        clip: clipping range c of the ratio rho, > 0.
+        beta: weight of the KL divergence from the reference, which is exact in each step, >= 0.
         deviation: whether advantages are divided by the standard deviation of their group.
-        policy: "model" or "target", which makes the samples.
+        policy: network that generates the samples, "model" or "target".
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", the first time, "reward", "kl", the
-        divergence of a whole way, and "clipped", the share of its steps in which the ratio is out of range.
+        An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", the first time; "reward"; "kl", the
+        divergence of a whole trajectory; and "clipped", the share of its steps in which the ratio is out of range.
 
     Raises:
-        ValueError: for an argument out of range, beta without a teacher, or a sampler without such a step; when called,
-            for groups that do not divide the batch, and as `rewarded`.
+        ValueError: if an argument is out of range, beta > 0 without a teacher, or the sampler's step is not a Gaussian
+            draw; when called, if group does not divide the batch, and under the conditions of `rewarded`.
     """
     if group < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Prior preservation: what a model knows of a class stays, while it learns one thing of it."""
+"""Prior preservation: a model keeps its knowledge of a class while it learns one member of the class."""
 
 import dataclasses
 
@@ -11,12 +11,12 @@ from diffusion.objectives.objective_facts import Prior
 def with_prior_preservation(
     objective: Objective, weight: float = 1.0, prompt: str = "", number: int = 200
 ) -> Objective:
-    """An objective that trains on an example of the class beside each example.
+    """An objective that trains on each example together with an example of its class.
 
         loss = l(x, c) + weight l(x_prior, c_prior),    each with its own time and noise
 
-    The batch has the example of the class as its entry "prior", {"x" `[B, ...]`, "condition"}: a sample that the
-    model made from the class's prompt before the training.
+    The examples of the class are the batch's entry "prior", {"x" `[B, ...]`, "condition"}: samples that the model
+    generated from the class's prompt before the training.
 
     Facts:
         loss: the weighted sum of the wrapped objective's two losses
@@ -28,9 +28,9 @@ def with_prior_preservation(
     Args:
         objective: the objective to wrap.
         weight: weight of the prior's loss, lambda >= 0; 1 in the paper.
-        prompt: prompt of the class, of which a run that tunes a model makes pictures before the training; "": whoever
-            calls the objective puts the examples of the class into the batch.
-        number: number of these pictures, at least 1.
+        prompt: prompt of the class, from which a tuning run generates pictures before the training; "" if the caller
+            puts the examples of the class into the batch.
+        number: number of these pictures, at least 1; 200 by default.
 
     Returns:
         An objective, with the metrics of the examples; "prior" `[B]` is the loss on the examples of the class.

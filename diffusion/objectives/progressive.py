@@ -1,4 +1,4 @@
-"""Progressive distillation: a student that does in one step of DDIM what its teacher does in two."""
+"""Progressive distillation: a student learns to do in one DDIM step what its teacher does in two."""
 
 from typing import Any, NamedTuple
 
@@ -27,19 +27,18 @@ def progressive_distillation(
     teacher_scale: float = 1.0,
     null: Any = None,
 ) -> Objective:
-    """One halving of the number of sampling steps, from 2 N to N; with `stage`, one after the other down to 1.
+    """Halves the number of sampling steps, from 2 N to N, and with `stage` repeatedly down to 1.
 
-        t = i / N,    x_s = two steps of DDIM of the teacher, from t to t - 1 / (2 N) and to s = t - 1 / N
-        x_target = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)
-        loss = w(t) mean |x0(x_t, t) - x_target|^2
+        t = i / N, x_s = two DDIM steps of the teacher, from t to t - 1 / (2 N) and to s = t - 1 / N x_target = (x_s -
+        (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t) loss = w(t) mean |x0(x_t, t) - x_target|^2
 
     The student starts as the teacher, becomes the teacher of the next halving (`diffusion.training.stages`), and is
-    sampled with `ddim()` on N uniform steps. Only the first teacher is guided; the students have the guidance built in.
+    sampled with `ddim()` on N uniform steps. Only the first teacher is guided; the students learn the guided output.
 
     Facts:
         loss: w(t) mean |x0 - x_target|^2
         networks: model, teacher
-        optimum: one DDIM step of the student is two of the teacher, exactly
+        optimum: one DDIM step of the student equals two of the teacher exactly
         paper: Salimans and Ho 2022, "Progressive Distillation for Fast Sampling of Diffusion Models", algorithm 2; Meng
             et al. 2023, "On Distillation of Guided Diffusion Models", for a guided teacher
 
@@ -48,16 +47,16 @@ def progressive_distillation(
         teacher: parameterization of the network "teacher".
         N: number of the student's steps after the first halving, >= 1.
         weighting: (schedule, t) -> weight on the squared error of x0; `truncated_snr()`, max(SNR, 1), if None.
-        stage: training steps after which N halves; N is then a power of 2. None: N stays.
-        teacher_scale: scale of the first teacher's guidance; 1 for no guidance.
-        null: the null condition of one example, where the scale is not 1.
+        stage: training steps after which N halves; N must then be a power of 2. None for a fixed N.
+        teacher_scale: guidance scale of the first teacher; 1 for no guidance.
+        null: the null condition of one example, used if teacher_scale is not 1.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if N < 1, or, with `stage`, N is not a power of 2; from the objective, for a guided teacher without
-            a condition.
+        ValueError: if N < 1, or, with `stage`, N is not a power of 2; when called, if the teacher is guided and there
+            is no condition.
     """
     check_stages("progressive_distillation", N, stage)
     weighting = weighting or truncated_snr()
@@ -74,13 +73,13 @@ def progressive_distillation(
 
 
 class Taught(NamedTuple):
-    """Two steps of the teacher, which are one of the student.
+    """Two steps of the teacher, which the student learns to do in one.
 
     Attributes:
-        x_t: `[B, ...]` noised data, from which both start.
+        x_t: `[B, ...]` noised data, from which teacher and student start.
         t: `[B]` times of x_t.
-        s: `[B]` times at which they end.
-        x_s: `[B, ...]` where the teacher ends, without a gradient.
+        s: `[B]` times at which the steps end.
+        x_s: `[B, ...]` the teacher's result at s, without a gradient.
     """
 
     x_t: Array
@@ -92,12 +91,12 @@ class Taught(NamedTuple):
 def two_steps(
     networks, schedule, teacher, keys, batch, step, N: int, stage: int | None, teacher_scale: float, null: Any
 ) -> Taught:
-    """Two steps of DDIM of the teacher on the uniform grid of the stage, from data noised to t = i / N.
+    """Two DDIM steps of the teacher on the uniform grid of the stage, from data noised to t = i / N.
 
     Only the first teacher is guided.
 
     Raises:
-        ValueError: for a guided teacher without a condition.
+        ValueError: if the teacher is guided and there is no condition.
     """
     time_keys, noise_keys = split(keys, 2)
     condition = batch.get("condition")
@@ -125,7 +124,7 @@ def two_steps(
 
 
 def error_of_x0(schedule: NoiseSchedule, weighting: Weighting, taught: Taught, x0: Array) -> Array:
-    """`[B]` weighted mean square of a student's x0 at x_t, to the x0 by which one step of DDIM leads to x_s."""
+    """`[B]` weighted mean squared error of the student's x0 at x_t, to the x0 whose DDIM step leads to x_s."""
     x_t = taught.x_t
     at_t, at_s = (at_each(schedule, at, x_t) for at in (taught.t, taught.s))
     ratio = schedule.sigma(at_s) / schedule.sigma(at_t)
@@ -138,7 +137,7 @@ def check_stages(name: str, N: int, stage: int | None) -> None:
     """Refuses a number of steps that cannot be halved down to 1.
 
     Raises:
-        ValueError: naming it.
+        ValueError: if N cannot; the message names it.
     """
     if N < 1:
         raise ValueError(f"{name}: N = {N} must be at least 1, the steps of the student")
@@ -150,5 +149,5 @@ def check_stages(name: str, N: int, stage: int | None) -> None:
 
 
 def stages_of(N: int, stage: int) -> Stages:
-    """The stages of N, N / 2, .. 1 steps of sampling, of `stage` steps of training each."""
+    """The stages with N, N / 2, .. 1 sampling steps, of `stage` training steps each."""
     return Stages(stage, tuple(N >> halvings for halvings in range(N.bit_length())))

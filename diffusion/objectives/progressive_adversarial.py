@@ -1,4 +1,4 @@
-"""Progressive adversarial distillation: halved steps, of which a judge says whether the teacher took them."""
+"""Progressive adversarial distillation: a discriminator distinguishes the student's steps from the teacher's."""
 
 from typing import Any
 
@@ -26,37 +26,38 @@ def progressive_adversarial(
     teacher_scale: float = 1.0,
     null: Any = None,
 ) -> Objective:
-    """`progressive_distillation` whose later stages are to fool a judge of the student's steps.
+    """`progressive_distillation` whose later stages fool a discriminator of the student's steps, the judge.
 
         first stage:  w(t) mean |x0(x_t, t) - x_target|^2, as `progressive_distillation`
         later stages: log(1 + exp(-D(x_hat_s))),    x_hat_s = one step of DDIM of the student, from x_t to s
 
-    In the first half of a stage the judge also sees x_t, from which the step began, so that the student keeps to the
-    teacher's flow; in the second half it sees x_hat_s alone, which lets the student leave the flow where its few steps
-    cannot follow it, and not the distribution. Each stage halves the number of steps; in the paper the first takes a
-    quarter, and those for one and two steps also judge noised samples.
+    In the first half of a stage the judge also sees the start x_t of the step, so that the student follows the
+    teacher's flow. In the second half it sees only x_hat_s: the student may leave the flow where its few steps cannot
+    follow it, but must match the distribution. Each stage halves the number of steps. In the paper the first stage
+    divides it by four, and the stages with one and two steps also judge noised samples.
 
     Facts:
         loss: that of progressive_distillation, then log(1 + exp(-D(x_hat_s)))
         networks: model, teacher, judge
-        optimum: of the first stage one DDIM step for two of the teacher; then a game with `transition_judge`, at rest
-            where both take the same steps
+        optimum: in the first stage, one DDIM step equals two of the teacher; then a game with `transition_judge`, with
+            its equilibrium where student and teacher take the same steps
         paper: Lin et al. 2024, "SDXL-Lightning: Progressive Adversarial Diffusion Distillation", section 3
 
     Args:
         parameterization: the student's parameterization, defined at every t = i / N.
-        teacher: parameterization of the network "teacher", and of the time and input of the network "judge".
+        teacher: parameterization of the network "teacher", which also defines the clock and input scale of the network
+            "judge".
         N: number of the student's steps after the first halving, a power of 2.
         stage: training steps after which N halves.
         weighting: (schedule, t) -> weight on the squared error of x0 in the first stage; `truncated_snr()` if None.
-        teacher_scale: scale of the first teacher's guidance; 1 for no guidance.
-        null: the null condition of one example, where the scale is not 1.
+        teacher_scale: guidance scale of the first teacher; 1 for no guidance.
+        null: the null condition of one example, used if teacher_scale is not 1.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "squared_error" and "adversarial", each `[B]`.
 
     Raises:
-        ValueError: as `progressive_distillation`.
+        ValueError: under the conditions of `progressive_distillation`.
     """
     check_stages("progressive_adversarial", N, stage)
     weighting = weighting or truncated_snr()
@@ -91,34 +92,35 @@ def transition_judge(
     teacher_scale: float = 1.0,
     null: Any = None,
 ) -> Objective:
-    """The judge of `progressive_adversarial`: whether x_s is where the teacher's two steps end, or the student's one.
+    """The judge of `progressive_adversarial`: distinguishes the end of two teacher steps from that of a student step.
 
         loss = log(1 + exp(-D(x_s))) + log(1 + exp(D(stop x_hat_s)))
         D(x_s) = mean d(x_s, s) (1 + d(x_t, t)) in the first half of a stage, mean d(x_s, s) in the second
 
     d is the judge's output, a picture of features; the product is the inner product of a projection discriminator. The
-    paper's head, convolutions on features of a U-Net's encoder, has parameters of its own.
+    paper's judge has an additional head, convolutions on the features of a U-Net's encoder.
 
     Facts:
         loss: log(1 + exp(-D(x_s))) + log(1 + exp(D(x_hat_s)))
         networks: judge, model (the student), teacher
-        optimum: the logarithm of the ratio of the densities of x_s and x_hat_s, given x_t or not
+        optimum: the log-ratio of the densities of x_s and x_hat_s, given x_t in the first half of a stage
         paper: Lin et al. 2024, "SDXL-Lightning: Progressive Adversarial Diffusion Distillation", section 3; Miyato and
             Koyama 2018, "cGANs with Projection Discriminator", for the product
 
     Args:
         parameterization: parameterization of the network "model".
-        teacher: parameterization of the network "teacher", and of the time and input of the network "judge".
-        N: number of the student's steps after the first halving, that of its objective.
+        teacher: parameterization of the network "teacher", which also defines the clock and input scale of the network
+            "judge".
+        N: number of the student's steps after the first halving, as in the student's objective.
         stage: training steps after which N halves.
-        teacher_scale: scale of the first teacher's guidance.
-        null: null condition of one example, where the scale is not 1.
+        teacher_scale: guidance scale of the first teacher; 1 for no guidance.
+        null: the null condition of one example, used if teacher_scale is not 1.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (logits), each `[B]`.
 
     Raises:
-        ValueError: as `progressive_distillation`.
+        ValueError: under the conditions of `progressive_distillation`.
     """
     check_stages("transition_judge", N, stage)
 
@@ -135,14 +137,14 @@ def transition_judge(
 
 
 def _ended(schedule, predicted: Prediction, taught: Taught) -> Array:
-    """The end x_hat_s of the student's step of DDIM."""
+    """The result x_hat_s of the student's DDIM step."""
     return from_denoiser(lambda x_t, t: predicted, schedule)(taught.x_t, taught.t, taught.s)
 
 
 def _logits(networks, schedule, parameterization, taught: Taught, x_s: Array, condition, step, stage: int) -> Array:
     """`[B]` logits D(x_s) in float32."""
     features = lambda x, t: evaluate(player(networks, "judge"), schedule, parameterization, x, t, condition)[0]
-    # Where x_s is clean, the logarithm of sigma would be no number.
+    # Where x_s is clean, the logarithm of sigma would not be finite.
     end_features = features(x_s, jnp.maximum(taught.s, clean_time(schedule)))
     beside = jnp.where(2 * (step % stage) < stage, features(taught.x_t, taught.t), 0)
     return jnp.mean(end_features * (1 + beside), axis=tuple(range(1, x_s.ndim)))

@@ -1,7 +1,7 @@
-"""Projectors: small networks from a network's features to another network's, trained with the former.
+"""Projectors: small networks that map a network's features to another network's, trained with the first network.
 
-A projector is a pair of pure functions. The features h are tokens `[B, N, D]`, row by row, or maps `[B, H, W, D]`; what
-it returns are tokens `[B, N, width]`.
+A projector is a pair of pure functions. Its input features h are tokens `[B, N, D]`, row by row, or maps `[B, H, W,
+D]`; its output is tokens `[B, N, width]`.
 """
 
 import math
@@ -16,7 +16,7 @@ xavier = jax.nn.initializers.xavier_uniform()
 
 
 class Projector(NamedTuple):
-    """A network of features.
+    """A small network on features.
 
     Attributes:
         init: (key, D, width) -> parameters.
@@ -36,7 +36,7 @@ def mlp(hidden: int = 2048) -> Projector:
     """REPA's projector: three dense layers with SiLU between them, on each token.
 
     Args:
-        hidden: features between the layers; 2048 in the paper.
+        hidden: width of the hidden layers, >= 1; 2048 in the paper.
 
     Raises:
         ValueError: if hidden is below 1.
@@ -66,7 +66,7 @@ def convolution(side: int = 3) -> Projector:
     """iREPA's projector: one convolution over the grid of tokens, which preserves their neighbourhoods.
 
     Args:
-        side: side of its kernel, odd; 3 in the paper.
+        side: side of the kernel, odd and >= 1; 3 in the paper.
 
     Raises:
         ValueError: if side is not a positive odd number.
@@ -75,7 +75,7 @@ def convolution(side: int = 3) -> Projector:
         raise ValueError(f"convolution: side = {side} must be odd and positive (3 in the paper)")
 
     def init(key, features, width):
-        bound = 1 / math.sqrt(features * side**2)  # PyTorch's default, as the authors' code has it
+        bound = 1 / math.sqrt(features * side**2)  # PyTorch's default, as in the authors' code
         draw = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -bound, bound)
         kernel_key, bias_key = jax.random.split(key)
         return {"kernel": draw(kernel_key, (side, side, features, width)), "bias": draw(bias_key, (width,))}
@@ -93,7 +93,7 @@ def convolution(side: int = 3) -> Projector:
 
 
 def final_layer() -> Projector:
-    """The last layer of a diffusion transformer, modulated by what it reads, from silu(h); it begins with zeros.
+    """The last layer of a diffusion transformer, modulated by its own input silu(h), with an initial output of zero.
 
         c = silu(h),    (shift, scale) = dense(silu(c)),    out = dense(norm(c) (1 + scale) + shift)
 
@@ -119,10 +119,11 @@ def final_layer() -> Projector:
 
 
 def untokens(values: Array, shape: tuple[int, ...]) -> Array:
-    """Pictures `[B, H, W, C]` of tokens `[B, N, p p C]` of their patches, row by row.
+    """Pictures `[B, H, W, C]` from the tokens `[B, N, p p C]` of their patches, row by row.
 
     Raises:
-        ValueError: for tokens that are no grid of pictures of that shape (H, W, C), or have other numbers of values.
+        ValueError: if the tokens do not form a grid of pictures of this shape (H, W, C), or have a wrong number of
+            values.
     """
     rows, columns = _grid(values.shape[1], shape)
     height, width, channels = shape
@@ -136,10 +137,10 @@ def untokens(values: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _grid(number: int, shape: tuple[int, ...]) -> tuple[int, int]:
-    """Rows and columns of this number of tokens of pictures (H, W, C).
+    """The number of rows and columns into which the tokens of pictures (H, W, C) are arranged.
 
     Raises:
-        ValueError: if they are no grid of the pictures' ratio.
+        ValueError: if they form no grid with the pictures' aspect ratio.
     """
     rows = round(math.sqrt(number * shape[0] / shape[1])) if len(shape) == 3 else 0
     if rows == 0 or number % rows or rows * shape[1] != number // rows * shape[0]:

@@ -1,9 +1,9 @@
-"""Recipes: the arguments with which `denoising` is a published method.
+"""Recipes: the arguments of `denoising` that give published methods.
 
     recipe = recipes.edm()
     objective = objectives.denoising(recipe.parameterization, recipe.weighting, recipe.density)
 
-Each is a function without required arguments; RECIPES has them by name.
+Each recipe is a function without required arguments; RECIPES maps names to them.
 """
 
 from collections.abc import Callable
@@ -18,12 +18,12 @@ from diffusion.timesteps import Density
 
 
 class Recipe(NamedTuple):
-    """The schedule and losses that a paper trains with.
+    """The schedule, parameterization, loss weights and times of a published method.
 
     Attributes:
         schedule: the process.
-        parameterization: meaning of the network's output, and the time that it receives.
-        weighting: weight on the error of x0.
+        parameterization: meaning of the network's output, and of its time input.
+        weighting: weight on the squared error of x0.
         density: distribution of t.
     """
 
@@ -38,8 +38,8 @@ def ddpm(T: int = 1000, strata: int | None = None) -> Recipe:
 
     Args:
         T: number of steps of the process.
-        strata: strata of the density, as in all recipes: the batch size for stratified times, None for independent
-            ones.
+        strata: number of strata of the density, here and in all recipes: the batch size for stratified times, None for
+            independent times.
     """
     return _epsilon(schedules.linear_beta(T=T), T, strata)
 
@@ -75,7 +75,7 @@ def vdm_plus_plus(bias: float = 2.0, strata: int | None = None) -> Recipe:
     """sigmoid(bias - log-SNR) |eps - eps_hat|^2 over log-SNRs, by v prediction on the cosine schedule.
 
     Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation", up to a factor
-    of 1/2; their adaptive times lower the variance alone.
+    of 1/2; their adaptive times only lower the variance.
     """
     schedule = schedules.cosine()
     weighting = weightings.per_log_snr(weightings.sigmoid(bias))

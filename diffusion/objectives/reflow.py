@@ -1,4 +1,4 @@
-"""Reflow: flow matching on the pairs that a trained flow has made, whose paths are straighter."""
+"""Reflow: flow matching on the pairs that a trained flow generates, which gives straighter paths."""
 
 import dataclasses
 from typing import Any
@@ -17,16 +17,16 @@ from diffusion.timesteps import Density, Plan
 
 
 def reflow(density: Density, parameterization: Parameterization | None = None) -> Objective:
-    """Flow matching on the pairs ("x", "noise") of the batch, as `reflow_pairs` makes them.
+    """Flow matching on the pairs ("x", "noise") of the batch, which `reflow_pairs` generates.
 
         loss = mean |u(x_t, t) - (alpha' x_0 + sigma' z)|^2,    x_0 = ODE(z),    t ~ density
 
-    where u is the velocity, whatever the network predicts.
+    where u is the velocity, converted from the network's parameterization.
 
     Facts:
         loss: |u - (alpha' x_0 + sigma' z)|^2 on pairs of a trained flow
         networks: model
-        optimum: E[alpha' x_0 + sigma' z | x_t]; loss 0 where the pairs' paths do not cross
+        optimum: E[alpha' x_0 + sigma' z | x_t]; the loss is 0 if the pairs' paths do not cross
         paper: Liu et al. 2023, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
             eq. 1 and algorithm 1
 
@@ -62,18 +62,18 @@ def reflow_pairs(
     shape: tuple[int, ...],
     sampler: samplers.Sampler | None = None,
 ) -> dict[str, Any]:
-    """Pairs (x_0, z) with x_0 the end of a trained flow that starts at z.
+    """Pairs (x_0, z) where x_0 is the end of the trained flow that starts at z.
 
     Args:
         denoise: the teacher, (x_t, t) -> Prediction.
-        schedule: its process.
+        schedule: the process of the teacher.
         plan: plan from t_max to 0.
         keys: `[B]` random keys, one for each pair.
         shape: shape of one sample.
         sampler: a deterministic sampler; Heun's method if None.
 
     Returns:
-        {"x": `[B, *shape]`, "noise": `[B, *shape]`}; add conditions and indices where there are any.
+        {"x": `[B, *shape]`, "noise": `[B, *shape]`}, to which the caller adds conditions and indices, if any.
 
     Raises:
         ValueError: if the sampler is stochastic, so that its noise does not determine the sample.

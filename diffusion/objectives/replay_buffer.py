@@ -1,4 +1,4 @@
-"""A replay buffer: the newest samples that a training made, which serve several of its steps."""
+"""A replay buffer: the newest samples of a training, which serve several of its steps."""
 
 from typing import Any
 
@@ -10,15 +10,16 @@ from diffusion.objectives.objective_facts import Buffer
 
 
 def replay_buffer(example: Any, size: int, every: int) -> Buffer:
-    """The `size` newest examples; a batch of new ones comes in at the steps 0, every, 2 every, ...
+    """A buffer of the `size` newest examples, to which the steps 0, every, 2 every, ... add a batch.
 
     Args:
-        example: one example, a pytree of anything with a shape and a dtype.
-        size: number of examples that it holds, at least 1.
+        example: one example, a pytree whose leaves have a shape and a dtype.
+        size: number of examples in the full buffer, at least 1.
         every: number of training steps from one new batch to the next, at least 1.
 
     Returns:
-        A buffer whose state is {"examples": leaves `[size, ...]`, the newest first, "number": how many there are}.
+        A buffer whose state is {"examples": leaves `[size, ...]`, the newest first, "number": how many of them are
+        filled}.
     """
     if size < 1 or every < 1:
         raise ValueError(f"replay_buffer: size = {size} and every = {every} must be at least 1")
@@ -39,6 +40,6 @@ def replay_buffer(example: Any, size: int, every: int) -> Buffer:
 
 
 def draw(state: Any, keys: Array) -> Any:
-    """An example for each key `[B]`, each of those in the buffer with equal probability, `[B, ...]`."""
+    """An example `[B, ...]` for each key `[B]`, drawn uniformly from the filled part of the buffer."""
     rows = jax.vmap(lambda key: jax.random.randint(key, (), 0, state["number"]))(keys)
     return jax.tree.map(lambda leaf: leaf[rows], state["examples"])

@@ -1,7 +1,7 @@
-"""The decoder of a representation autoencoder (RAE), which learns from noised features of a frozen encoder.
+"""The decoder of a representation autoencoder (RAE), which learns to decode noised features of a frozen encoder.
 
 networks["encoder"](x, clock, condition) returns the frozen features `[B, N, D]` of a picture's patches, and
-networks["model"](features, keys, condition, size=(H, W)) the `Coded` pictures. The critic is another player, as for
+networks["model"](features, keys, condition, size=(H, W)) the `Coded` pictures. The critic is a second player, as for
 the autoencoders of `diffusion.objectives.autoencoding`.
 """
 
@@ -37,7 +37,7 @@ def rae_decoder(
         y = D(E(x) + sigma eps),    sigma = tau |n| with n ~ N(0, 1),    eps ~ N(0, I),    one sigma an example
         loss = mean |x - y| / 2 + perceptual P(x, y) + adversarial lambda mean -C(y)
 
-    The halves come from pictures in [0, 1], which the authors' code compares. E is frozen.
+    The factor 1/2 appears because the authors' code compares pictures in [0, 1]. E is frozen.
 
     Facts:
         loss: mean |x - y| / 2 + P + adversarial lambda mean -C(y); the last term from step `start` on
@@ -54,7 +54,7 @@ def rae_decoder(
         noise: distribution of sigma: "half_normal" (the paper), or "uniform" in (0, tau) (the authors' code).
 
     Returns:
-        An objective, as `kl_autoencoder`; its metrics have "sigma" `[B]` too.
+        An objective, as by `kl_autoencoder`, with the additional metric "sigma" `[B]`.
 
     Raises:
         ValueError: for an unknown `pixels` or `noise`, or a negative tau.
@@ -76,7 +76,7 @@ def rae_decoder(
 
 
 def rae_critic(loss: str = "hinge", start: int = 15_013, tau: float = 0.8, noise: str = "half_normal") -> Objective:
-    """The discriminator's loss beside `rae_decoder`: `patch_critic`'s, on reconstructions from noised features.
+    """The discriminator's loss for `rae_decoder`: that of `patch_critic`, on reconstructions from noised features.
 
     Facts:
         loss: as `patch_critic`
@@ -90,7 +90,7 @@ def rae_critic(loss: str = "hinge", start: int = 15_013, tau: float = 0.8, noise
         tau, noise: scale and distribution of the noise, as in `rae_decoder`.
 
     Returns:
-        An objective, as `patch_critic`.
+        An objective, as by `patch_critic`.
 
     Raises:
         ValueError: for an unknown loss or noise, or a negative tau.

@@ -1,4 +1,4 @@
-"""Reward backpropagation: samples are made, and the gradient of their reward goes back through the last steps."""
+"""Reward backpropagation: the gradient of a sample's reward flows back through the last sampling steps."""
 
 from collections.abc import Sequence
 
@@ -25,17 +25,18 @@ def reward_backpropagation(
     last: int = 1,
     sampler: Sampler | None = None,
 ) -> Objective:
-    """DRaFT-K: the reward of a sample, differentiated through the last K steps of the sampler that made it.
+    """DRaFT-K: maximises the reward of a sample, differentiated through the last K steps of the sampler.
 
         x_T ~ prior,   x_{T-1}, ..., x_0 by the sampler,   loss = -r(x_0),   with x_K taken as a constant
 
-    K = N is the whole gradient of E r(x_0). Activations of one step at a time are kept. Nothing holds the network near
-    the model that it began from: train a LoRA (`config.tuning`), or stop early. The data give the conditions alone.
+    K = N gives the full gradient of E r(x_0). Memory holds the activations of one step at a time. The loss does not
+    keep the network near the initial model, so train a LoRA (`config.tuning`), or stop early. The data define only the
+    conditions.
 
     Facts:
         loss: -r(x_0)
         networks: model
-        optimum: samples of the largest reward, whatever the data
+        optimum: samples with the largest reward, whatever the data
         paper: Clark et al. 2024, "Directly Fine-Tuning Diffusion Models on Differentiable Rewards", algorithm 1;
             Prabhudesai et al. 2023, "Aligning Text-to-Image Diffusion Models with Reward Backpropagation"
 
@@ -43,15 +44,15 @@ def reward_backpropagation(
         parameterization: parameterization of the network "model".
         grid: `[N + 1]` times from t_max down to 0. In a config it is the grid of config.sample (grid, steps, shift).
         reward: (x_0 `[B, ...]`, condition) -> rewards `[B]`, differentiable.
-        last: number K of steps that have a gradient, 1 to N.
-        sampler: sampler of denoisers; `ddim()` if None.
+        last: number K of steps with a gradient, in [1, N].
+        sampler: sampler that generates the samples; `ddim()` if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`, the time of the first step with a gradient,
         and "reward" `[B]`.
 
     Raises:
-        ValueError: for a number of steps that the grid does not have; when called, as `rewarded`.
+        ValueError: if last is not in [1, N]; when called, under the conditions of `rewarded`.
     """
     steps = plan(np.asarray(grid))
     number = len(steps.t)

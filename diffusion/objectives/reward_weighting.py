@@ -1,4 +1,4 @@
-"""Reward-weighted regression: any objective, whose examples count more, the larger their reward."""
+"""Reward-weighted regression: an objective in which examples with a larger reward count more."""
 
 import dataclasses
 
@@ -14,32 +14,33 @@ from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, rew
 def with_reward_weights(
     objective: Objective, reward: Reward | CaptionReward, beta: float, baseline: float = 0.0
 ) -> Objective:
-    """Reward-weighted regression: an objective whose examples count more, the larger their reward.
+    """Reward-weighted regression: an objective in which examples with a larger reward count more.
 
         loss = exp((r(x_0, c) - baseline) / beta) l(x_0, c)
 
-    The data decide what is tilted: samples of the reference become the reference tilted. On its own samples, round
-    after round, the model goes on to p(x) exp(k r(x) / beta) after k rounds, and to the largest reward at last.
+    The tilted distribution is that of the data: with samples of a reference, the model learns the tilted reference.
+    Trained on its own samples for k rounds, the model learns p(x) exp(k r(x) / beta), and in the limit the largest
+    reward.
 
     Facts:
         loss: exp((r(x_0) - baseline) / beta) times the wrapped objective's
         networks: the wrapped objective's
-        optimum: the wrapped objective's for the data tilted, p(x | c) exp(r(x, c) / beta) / Z(c), exactly
+        optimum: exactly the wrapped objective's for the tilted data, p(x | c) exp(r(x, c) / beta) / Z(c)
         paper: Peters and Schaal 2007, "Reinforcement Learning by Reward-Weighted Regression for Operational Space
             Control"; for diffusion Lee et al. 2023, "Aligning Text-to-Image Models using Human Feedback"
 
     Args:
-        objective: the objective to wrap, in which each example stands alone.
+        objective: the objective to wrap, whose examples must be independent.
         reward: (x_0 `[B, ...]`, condition of the data) -> rewards `[B]`.
         beta: temperature, > 0.
-        baseline: reward of the weight 1; the largest one keeps all weights below 1.
+        baseline: reward at which the weight is 1; with the largest reward, all weights are at most 1.
 
     Returns:
-        An objective, with the metrics of the wrapped one, "reward" `[B]` and "weight" `[B]`.
+        An objective with the metrics of the wrapped one, "reward" `[B]` and "weight" `[B]`.
 
     Raises:
-        ValueError: if beta is not positive, the objective compares examples with each other, or both have rewards of
-            captions.
+        ValueError: if beta is not positive, the objective compares examples with each other, or both the reward and the
+            objective read metadata of captions.
     """
     if not beta > 0:
         raise ValueError(f"reward weights: beta = {beta} must be positive")

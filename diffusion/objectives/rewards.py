@@ -1,4 +1,4 @@
-"""Rewards of samples, and the advantages that they are within groups of samples of one condition."""
+"""Rewards of samples, and advantages within groups of samples with one condition."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,21 +13,21 @@ from diffusion.arrays.arguments import require_shape
 from diffusion.objectives.inputs import in_blocks
 
 Reward = Callable[[Array, Any], Array]
-"""(x_0 `[B, ...]`, condition) -> rewards `[B]`, of which number b depends on example b alone."""
+"""(x_0 `[B, ...]`, condition) -> rewards `[B]`, where reward b depends only on example b."""
 Metadata = Callable[[str], Mapping[str, Any]]
-"""caption -> {name: number or array}, of the same names, shapes and types for all captions, the empty one too."""
+"""caption -> {name: number or array}, with the same names, shapes and types for all captions, also the empty one."""
 
 
 class CaptionReward(NamedTuple):
-    """A reward that depends on what the caption of a sample says, such as a number of objects.
+    """A reward that depends on facts in a sample's caption, such as a number of objects.
 
-    A run computes the metadata once for each distinct caption, before it trains; no text encoder is needed for it.
+    A run computes the metadata once for each distinct caption before training, without a text encoder.
 
     Attributes:
-        reward: (x_0 `[B, ...]`, condition, metadata {name: `[B, ...]`}) -> rewards `[B]`, of which number b depends on
-            example b alone.
-        metadata: caption -> {name: number or array}, the facts of the caption that the reward reads, of the same
-            names, shapes and types for all captions, the empty one too.
+        reward: (x_0 `[B, ...]`, condition, metadata {name: `[B, ...]`}) -> rewards `[B]`, where reward b depends only
+            on example b.
+        metadata: caption -> {name: number or array}, the facts of the caption that the reward reads, with the same
+            names, shapes and types for all captions, also the empty one.
     """
 
     reward: Callable[[Array, Any, Mapping[str, Array]], Array]
@@ -35,12 +35,12 @@ class CaptionReward(NamedTuple):
 
 
 def metadata_of(reward: "Reward | CaptionReward") -> Metadata | None:
-    """The function from a caption to the facts that a reward reads; None for a reward that reads none."""
+    """The function from a caption to the metadata that a reward reads; None for a reward without metadata."""
     return reward.metadata if isinstance(reward, CaptionReward) else None
 
 
 def near_value(value: float | Sequence[float]) -> Reward:
-    """How near a sample is to one value: r(x_0) = -mean (x_0 - value)^2.
+    """The negative squared distance of a sample from one value: r(x_0) = -mean (x_0 - value)^2.
 
     Args:
         value: the value, or one for each channel, such as a colour in [-1, 1].
@@ -55,7 +55,7 @@ def near_value(value: float | Sequence[float]) -> Reward:
 def reward_of_pictures(
     reward: Reward | CaptionReward, networks: Mapping[str, Any], metadata: Mapping[str, Array] | None = None
 ) -> Reward:
-    """The reward of samples that are latents, by their pictures; without a decoder, of the samples themselves.
+    """The reward of the pictures that latents decode to, or, without a decoder, of the samples themselves.
 
         r(x_0) = reward(D(x_0), condition)    or, of a `CaptionReward`, reward(D(x_0), condition, metadata)
 
@@ -65,7 +65,7 @@ def reward_of_pictures(
         metadata: the batch's "metadata", {name: `[B, ...]`}, the facts of each sample's caption.
 
     Raises:
-        ValueError: for a reward of captions without their metadata.
+        ValueError: if the reward is a `CaptionReward` and there is no metadata.
     """
     decode = networks.get("pictures", lambda x_0: x_0)
     if not isinstance(reward, CaptionReward):
@@ -79,9 +79,9 @@ def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
     """The rewards `[B]` of samples.
 
     Raises:
-        ValueError: for rewards of another shape; outside of `jit`, for one that is not finite, whose example is named.
-            A compiled step receives NaN in place of such a reward, so that its example's loss is not finite, and
-            `diffusion reproduce` names the example.
+        ValueError: if the rewards have another shape; outside of `jit` also if one is not finite, with a message that
+            names its example. A compiled step receives NaN instead of such a reward, so that the example's loss is not
+            finite, and `diffusion reproduce` names the example.
     """
     rewards = reward(x_0, condition)
     require_shape(rewards, x_0.shape[:1], "the rewards, one number an example,")
@@ -89,29 +89,29 @@ def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
         worst = int(np.argmin(np.isfinite(rewards)))
         raise ValueError(f"the reward of example {worst} is {float(rewards[worst])}. Valid: finite rewards")
     rewards = rewards.astype(jnp.promote_types(rewards.dtype, jnp.float32))
-    return jnp.where(jnp.isfinite(rewards), rewards, jnp.nan)  # exp(-inf) and clipped advantages would hide it
+    return jnp.where(jnp.isfinite(rewards), rewards, jnp.nan)  # exp(-inf) or a clipped advantage would hide it
 
 
 def repeat_in_groups(condition: Any, group: int) -> Any:
-    """Gives all examples of a group the condition of its first one; a group is `group` consecutive examples."""
+    """Gives all examples of a group, `group` consecutive examples, the condition of the first one."""
     return jax.tree.map(lambda leaf: jnp.repeat(in_blocks(leaf, group)[:, 0], group, axis=0), condition)
 
 
 def advantages(rewards: Array, group: int, deviation: bool = True) -> Array:
     """A = (r - mean r) / std r, `[B]`, over each group of consecutive examples, without a gradient.
 
-    A reward that is not finite has no part in the statistics of its group, and leaves the others' advantages finite.
+    A reward that is not finite is left out of its group's statistics, so that the other advantages remain finite.
 
     Args:
         rewards: rewards `[B]`.
-        group: number of examples of a group, at least 2.
+        group: number of examples in a group, at least 2.
         deviation: whether to divide by the standard deviation.
 
     Reference: Shao et al. 2024, "DeepSeekMath", eq. 3; Liu et al. 2025, "Understanding R1-Zero-Like Training", for the
     advantage without the deviation.
 
     Raises:
-        ValueError: if the groups do not divide the batch.
+        ValueError: if group does not divide the batch.
     """
     grouped = in_blocks(jax.lax.stop_gradient(rewards), group)
     finite = jnp.isfinite(grouped)

@@ -1,4 +1,4 @@
-"""Samples that an objective makes as it trains: one compiled scan, through which no gradient goes."""
+"""Samples that an objective generates in training, by one scan through which no gradient flows."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,10 +24,10 @@ def rollouts(
     shape: tuple[int, ...],
     condition: Any = None,
 ) -> Array:
-    """The ways from the prior to the data, `[N + 1, B, ...]`; the last are the samples.
+    """The trajectories `[N + 1, B, ...]` from the prior to the data; the last entries are the samples.
 
     Args:
-        network: the network that makes them.
+        network: the network that is sampled.
         schedule: the process.
         parameterization: parameterization of the network.
         grid: `[N + 1]` times from t_max down to 0.

@@ -1,4 +1,4 @@
-"""Score identity distillation (SiD): a generator of one or few steps, by the identities of two scores."""
+"""Score identity distillation (SiD) of a generator with one or few steps, by identities between two scores."""
 
 import jax
 import jax.numpy as jnp
@@ -30,10 +30,10 @@ def score_identity(
         x = G(z),    x_t = alpha_t x + sigma_t eps,    delta = x0_teacher(x_t) - x0_fake(x_t)
         loss = mean delta ((x0_teacher(x_t) - x) - alpha delta) / stop mean |x - x0_teacher(x_t)|
 
-    The gradient goes through both networks to x_t, where `distribution_matching` stops it, and to neither's parameters.
-    With the exact fake score and without the denominator, the loss has the expectation (1 - alpha) mean |delta|^2.
-    Up to the factor sigma^4 / alpha_t^2, mean |delta|^2 is the Fisher divergence of the two scores. At alpha = 1/2 the
-    loss has half of its gradient, although the fake network does not change with the generator.
+    The gradient flows through both networks to x_t, where `distribution_matching` stops it, but not to their
+    parameters. With the exact fake score and without the denominator, the expectation of the loss is (1 - alpha) mean
+    |delta|^2. Up to the factor sigma^4 / alpha_t^2, mean |delta|^2 is the Fisher divergence of the two scores. At alpha
+    = 1/2 the gradient of the loss is half the gradient of mean |delta|^2, although the fake network is held fixed.
 
     With a discriminator D in the fake network, which `fake_score` trains on the data, SiDA adds to the numerator
     adversarial log(1 + exp(-D(x_t))), the mean over the logits of each example. In the authors' code this mean is over
@@ -56,19 +56,19 @@ def score_identity(
         density: distribution of t; in the authors' code Karras's sigma with uniform positions on the lower 80 % of the
             grid.
         alpha: weight of the biased estimate that is subtracted; 1.2 in the paper, 1 for its other setting.
-        normalise: whether to divide by the distance of the sample to the teacher's estimate, as published.
-        samples: simulation by which the generator makes them; `one_step` if None.
-        block: block of the fake network whose features are the discriminator's logits, 1 the first; None: there is no
+        normalise: whether to divide by the distance from the sample to the teacher's estimate, as published.
+        samples: simulation that generates the samples; `one_step` if None.
+        block: index, from 1, of the fake network's block whose features give the discriminator's logits; None for no
             discriminator.
-        adversarial: weight of the discriminator's term, > 0 with a block; in SiDA's code 0.0001, beside a mean over the
-            numbers of x.
+        adversarial: weight of the discriminator's term, > 0 with a block; 0.0001 in SiDA's code, relative to a mean
+            over the numbers of x.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`; with a
-        block "adversarial" too.
+        An objective; see `diffusion.objectives.inputs`. Only the shape of the batch's "x" is used. Metrics: "t" `[B]`;
+        with a block also "adversarial".
 
     Raises:
-        ValueError: if the discriminator has no block, or no weight.
+        ValueError: if there is a weight without a block, or a block without a weight.
     """
     check("score_identity", block, adversarial)
     samples = samples or one_step()

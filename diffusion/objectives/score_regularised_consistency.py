@@ -1,4 +1,4 @@
-"""Score-regularised consistency (rCM): continuous consistency distillation, with distribution matching beside it."""
+"""Score-regularised consistency (rCM): continuous consistency distillation plus distribution matching."""
 
 import jax.numpy as jnp
 
@@ -26,19 +26,20 @@ def score_regularised_consistency(
     samples: Simulation | None = None,
     student: Parameterization | None = None,
 ) -> Objective:
-    """The loss of sCD on data, and after its warm-up also the loss of DMD on the student's own samples.
+    """The loss of sCD on data, and after the warm-up also the loss of DMD on the student's samples.
 
         loss = |F - stop(F + g / (|g| + c))|^2 / D + weight mean |x - stop(x - g')|^2
 
-    with F and g of `continuous_consistency` with a teacher, and x and g' of `distribution_matching`. Consistency covers
-    the teacher's distribution, and the divergence of the second term corrects the details. The student has any
-    parameterization: with the teacher's it begins with the teacher's weights, as in the paper. As the tangent's
-    unstable part fades in, the authors' code scales its stable part otherwise than sCM; here it is sCM's.
+    where F and g are those of `continuous_consistency` with a teacher, and x and g' those of `distribution_matching`.
+    The consistency loss covers the teacher's distribution, and the second term improves details. The student may have
+    any parameterization; with the teacher's it can start from the teacher's weights, as in the paper. While the
+    tangent's unstable part fades in, the authors' code scales the stable part differently from sCM; here it is scaled
+    as in sCM.
 
     Facts:
         loss: |F - stop(F + g / (|g| + c))|^2 / D + weight mean |x - stop(x - g')|^2
         networks: model (the student), teacher, fake (the score of the student's samples)
-        optimum: the end of the teacher's flow, exactly, where the student's samples have the teacher's distribution
+        optimum: exactly the end of the teacher's flow, where the student's samples have the teacher's distribution
         paper: Zheng et al. 2025, "Large Scale Diffusion Distillation via Score-Regularized Continuous-Time
             Consistency"; factors and values as in the authors' code
 
@@ -49,12 +50,12 @@ def score_regularised_consistency(
         density: distribution of the times at which the scores are compared.
         weight: lambda of the paper, >= 0; 0.01 there.
         sigma_data: standard deviation of the data, > 0.
-        warmup: steps over which the unstable part of the tangent fades in, and before which the second term is left
-            out; 1000 in the authors' code.
+        warmup: number of steps over which the unstable part of the tangent fades in, and in which the second term is
+            left out; 1000 in the authors' code.
         c: constant of the tangent's normalisation; 0.1 in the authors' code.
-        clock: the network's time; `log_sigma()` if None.
-        samples: simulation by which the student makes its samples; `one_step` if None.
-        student: parameterization of the network "model", as of `continuous_consistency`; `edm(sigma_data, clock)` if
+        clock: the time that the network receives; `log_sigma()` if None.
+        samples: simulation that generates the student's samples; `one_step` if None.
+        student: parameterization of the network "model", as in `continuous_consistency`; `edm(sigma_data, clock)` if
             None.
 
     Returns:

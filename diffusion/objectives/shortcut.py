@@ -18,27 +18,27 @@ from diffusion.schedules import at_each, left_broadcast
 
 
 def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: Clock | None = None) -> Objective:
-    """Flow matching at the smallest step, self-consistency above it.
+    """Flow matching at the smallest step size, and self-consistency at larger ones.
 
         d = 1 / M:   loss = mean |u(x_t, t, d) - (alpha' x_0 + sigma' eps)|^2
         d > 1 / M:   loss = mean |u(x_t, t, d) - stop(u_1 + u_2) / 2|^2,
                      u_1 = u_target(x_t, t, d / 2),    u_2 = u_target(x_t - d / 2 u_1, t - d / 2, d / 2)
 
-    d is one of 2 / M, 4 / M .. 1 and t a multiple of d, in units of t_max. Here each example draws its case; the
-    authors' code takes fixed rows of the batch.
+    In the second case d is one of 2 / M, 4 / M .. 1, and t is a multiple of d, in units of t_max. Here each example
+    draws its case; the authors' code assigns fixed rows of the batch.
 
     Facts:
         loss: mean |u - v|^2 or mean |u - stop(u_1 + u_2) / 2|^2
         networks: model and target (EMA of the model), of two times
-        optimum: M Euler steps of the probability flow, joined in twos; the flow itself as M grows
+        optimum: M Euler steps of the probability flow, merged in pairs; the flow itself as M grows
         paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 1; the network receives 1 / M
             where the paper writes d = 0, as in the authors' code
 
     Args:
         M: number of steps at the smallest step size, a power of two; 128 in the paper.
         share: share of the examples with the second loss, in [0, 1]; 1/4 in the paper.
-        clip: largest absolute value of x and of the target; 4 in the authors' code, none here.
-        clock: the network's time; `time()` if None.
+        clip: largest absolute value of x and of the target; 4 in the authors' code, no limit by default.
+        clock: the time that the network receives; `time()` if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and "duration", each `[B]`.

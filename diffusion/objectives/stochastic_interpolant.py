@@ -42,9 +42,9 @@ def stochastic_interpolant(
         loss = sum over the predicted quantities of mean |output - target|^2
 
     The flow's samples have the distribution of the SDE dx = (b - e score) dt + sqrt(2 e) dw run from t = 1 to 0, for
-    any e >= 0. x_1 is the batch's "noise", which may be data of another kind, or N(0, I). Where gamma' is infinite at
-    the ends (Brownian bridges) the velocity's loss is not integrable: keep the density away from them, or learn
-    mean_velocity.
+    any e >= 0. x_1 is the batch's "noise", which may be another kind of data, or a draw from N(0, I). Where gamma' is
+    infinite at the ends (Brownian bridges) the velocity's loss is not integrable: keep the density away from the ends,
+    or learn mean_velocity.
 
     Facts:
         loss: sum of |b - (dI/dt + gamma' z)|^2, |v - dI/dt|^2 and |eta - z|^2 over the quantities in `predicts`
@@ -56,12 +56,12 @@ def stochastic_interpolant(
         interpolant: I and gamma; see `objectives.interpolants`.
         density: distribution of t in (0, 1).
         predicts: names of the quantities in the channels of the network "model", in order.
-        coupling: (keys, x_0, x_1) -> x_1 re-paired; if None, the pairs stay as the batch has them or as they are drawn.
+        coupling: (keys, x_0, x_1) -> x_1 re-paired; if None, each x_0 keeps the batch's "noise" or the drawn one.
         clock: the time that the network receives; t itself if None. The schedule has no other use here.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" and the loss of each quantity by its name, `[B]`.
-        A network that predicts b, or v and eta, is read as a flow map: steps of Euler's method from x_1 ~ N(0, I).
+        A network that predicts b, or v and eta, is sampled as a flow map, with Euler steps from x_1 ~ N(0, I).
 
     Raises:
         ValueError: if a name is unknown; when called, if the network does not have C channels for each quantity.
@@ -69,7 +69,7 @@ def stochastic_interpolant(
     unknown = [name for name in predicts if name not in TARGETS]
     if unknown or not predicts:
         raise ValueError(f"stochastic_interpolant: predicts = {predicts}. Valid: one or more of {', '.join(TARGETS)}")
-    outputs = velocity(clock)._replace(channels=len(predicts))  # the outputs may mean anything: only the clock is read
+    outputs = velocity(clock)._replace(channels=len(predicts))  # only the clock is used
 
     @entry(outputs, real=True)
     def loss(networks, schedule, keys, batch, step):
@@ -102,11 +102,11 @@ def stochastic_interpolant(
 
 
 def _flow(network, schedule, condition, interpolant, predicts, outputs):
-    """One step of Euler's method for dx = b dt, as a flow map."""
+    """An Euler step of dx = b dt, as a flow map."""
     if schedule.t_max != 1:
         raise ValueError(
-            f"a stochastic interpolant ends at t = 1, but this schedule at {schedule.t_max:g}. Valid: rectified_flow, "
-            "whose prior is N(0, I)"
+            f"a stochastic interpolant ends at t = 1, but this schedule ends at {schedule.t_max:g}. Valid: "
+            "rectified_flow, whose prior is N(0, I)"
         )
 
     def flow_map(x_t, t, s):
@@ -114,7 +114,7 @@ def _flow(network, schedule, condition, interpolant, predicts, outputs):
         parts = dict(zip(predicts, jnp.split(output, len(predicts), axis=-1)))
         if "velocity" not in parts:
             gamma, gamma_dot = jax.jvp(interpolant.gamma, (t,), (jnp.ones_like(t),))
-            rate = left_broadcast(jnp.where(gamma > 0, gamma_dot, 0), x_t)  # infinite, perhaps, where gamma vanishes
+            rate = left_broadcast(jnp.where(gamma > 0, gamma_dot, 0), x_t)  # gamma' may be infinite where gamma = 0
             parts["velocity"] = parts["mean_velocity"] + rate * parts["denoiser"]
         return x_t + left_broadcast(s - t, x_t) * parts["velocity"]
 
@@ -129,10 +129,10 @@ def schroedinger_bridge(
         loss = mean |b - (x_1 - x_0 + sigma (1 - 2 t) / (2 sqrt(t (1 - t))) z)|^2 + mean |eta - z|^2,
         x_t  = (1 - t) x_0 + t x_1 + sigma sqrt(t (1 - t)) z,    (x_0, x_1) ~ coupling
 
-    With b and the score -eta / (sigma sqrt(t (1 - t))) the bridge is dx = (b - sigma^2 / 2 score) dt + sigma dw from
-    t = 1 to 0, and the flow dx = b dt has its marginals. The second term is the authors' weighted score loss. It is
-    the `stochastic_interpolant` of Brownian bridges; with pairs that the learned bridge itself has made as the batch's
-    "noise", it is one iteration of bridge matching (Shi et al. 2023, "Diffusion Schroedinger Bridge Matching").
+    With b and the score -eta / (sigma sqrt(t (1 - t))) the bridge is dx = (b - sigma^2 / 2 score) dt + sigma dw from t
+    = 1 to 0, and the flow dx = b dt has its marginals. The second term is the authors' weighted score loss. This is the
+    `stochastic_interpolant` of Brownian bridges. If the batch's "noise" are the pairs that the learned bridge
+    generates, it is one iteration of bridge matching (Shi et al. 2023, "Diffusion Schroedinger Bridge Matching").
 
     Facts:
         loss: |b - target|^2 + |eta - z|^2

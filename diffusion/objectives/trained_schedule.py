@@ -1,4 +1,4 @@
-"""A noise schedule that trains with the model, by an objective that bounds the same quantity under each schedule."""
+"""A noise schedule that is trained with the model, by an objective whose values are comparable between schedules."""
 
 import dataclasses
 
@@ -10,7 +10,7 @@ from diffusion.schedules.noise_schedule import Trained
 
 
 def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
-    """The objective under a schedule whose parameters its gradient trains, in place of the call's schedule.
+    """The objective under a schedule with trained parameters, in place of the schedule that it is called with.
 
         loss = objective(networks, schedule = trained.build(parameters), ...)
 
@@ -21,11 +21,11 @@ def with_trained_schedule(objective: Objective, trained: Trained) -> Objective:
         paper: Kingma et al. 2021, "Variational Diffusion Models", section 4 and appendix H
 
     Args:
-        objective: an objective whose values under different schedules can be compared: `variational_bound`.
+        objective: an objective whose values under different schedules are comparable, such as `variational_bound`.
         trained: initial parameters, and the function from parameters to the schedule: a schedule's `trained`.
 
     Raises:
-        ValueError: for another objective, which a schedule would only make trivial.
+        ValueError: if the values are not comparable, because the schedule could make the objective trivial.
     """
     if not objective.network.schedule:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Regression along trajectories of a teacher's flow: how a causal student of clips begins (CausVid)."""
+"""Regression along a teacher's trajectories, which initialises a causal student of clips (CausVid)."""
 
 from collections.abc import Sequence
 
@@ -19,19 +19,20 @@ from diffusion.samplers.sample import prior
 def trajectory_regression(
     generator: Parameterization, teacher: Parameterization, grid: Sequence[float], chunk: int, solver_steps: int = 4
 ) -> Objective:
-    """The ends of the teacher's trajectories, from states whose chunks lie at steps of their own.
+    """Regresses on the ends of the teacher's trajectories, from states in which each chunk has its own time.
 
         x(t_0) = z,    x(t_k) = solver_steps steps of DDIM of the teacher from x(t_{k - 1})
         loss = mean [t_c > 0] |x0(x_t, t)[c] - x(0)[c]|^2,    x_t[c] = x(t_c)[c],    t_c uniform among the grid's times
 
-    A causal student, which sees of chunk c the earlier chunks alone, learns how the teacher, which sees whole clips,
-    ends. Each training step makes new trajectories, by N solver_steps evaluations without a gradient; the paper trains
-    on a fixed set of them. It is the start of `distribution_matching` with `noised_chunks`.
+    A causal student, which sees only chunk c and the earlier chunks, learns to predict the result of a teacher that
+    sees whole clips. Each training step generates new trajectories, by N solver_steps evaluations without a gradient;
+    the paper trains on a fixed set of trajectories. The student then initialises `distribution_matching` with
+    `noised_chunks`.
 
     Facts:
         loss: mean [t_c > 0] |x0(x_t, t)[c] - x(0)[c]|^2
         networks: model (the generator), teacher
-        optimum: the mean of the end of the teacher's trajectory, given what the generator sees of it
+        optimum: the mean of the end of the teacher's trajectory, given the part of the state that the generator sees
         paper: Yin et al. 2025, "From Slow Bidirectional to Fast Autoregressive Video Diffusion Models" (CausVid),
             section 4.3
 
@@ -40,16 +41,16 @@ def trajectory_regression(
         teacher: parameterization of the network "teacher".
         grid: `[N + 1]` times from t_max down to 0, at which the generator will be sampled. In a config it is the grid
             of config.sample (grid, steps, shift) unless the entry has its own.
-        chunk: number of frames that are made together, >= 1; it divides the number of frames of a clip.
+        chunk: number of frames that are generated together, >= 1; it divides the number of frames of a clip.
         solver_steps: number of the teacher's steps between two times of the grid, >= 1.
 
     Returns:
-        An objective; see `diffusion.objectives.inputs`. The batch's "x" gives shapes alone. Metrics: "t" `[B]`, the
-        mean over the frames.
+        An objective; see `diffusion.objectives.inputs`. Only the shape of the batch's "x" is used. Metrics: "t" `[B]`,
+        the mean over the frames.
 
     Raises:
-        ValueError: for a grid that does not go down to 0, a chunk below 1 or no solver step; when called, for a chunk
-            that does not divide the frames of x.
+        ValueError: if the grid does not end at 0, or chunk or solver_steps is below 1; when called, if chunk does not
+            divide the number of frames of x.
     """
     times = times_of(grid, "trajectory_regression")
     check_chunk("trajectory_regression", chunk)

@@ -1,4 +1,4 @@
-"""Truncated consistency (TCM): a consistency model of the noisy times alone, which ends in a trained one."""
+"""Truncated consistency (TCM): a consistency model for the noisy times, which continues a trained one."""
 
 import jax
 import jax.numpy as jnp
@@ -27,27 +27,27 @@ def truncated_consistency(
     distance: Distance | None = None,
     pair_weighting: PairWeighting | None = None,
 ) -> Objective:
-    """Consistency training at times t >= t', whose targets before t' are a trained consistency model's.
+    """Consistency training at times t >= t', whose targets at times below t' come from a trained consistency model.
 
         t' where sigma / alpha = boundary,    t = t' for a share of the examples, else max(t, t')
         target = f(x_s, s) for s >= t',   f_teacher(x_s, s) for s < t'
         loss = a w(t, s) d(f(x_t, t), stop target),    a = weight / share at t = t' and 1 / (1 - share) else
 
-    Its expectation is the loss of consistency training plus `weight` times the boundary's. The teacher is a consistency
-    model of all times, as `ct` or `ict` trains it; with the network "model" starting from its weights
-    this is the paper's second stage. The trained network is not for times before t'.
+    The expectation is the loss of consistency training plus `weight` times the loss at the boundary t'. The teacher is
+    a consistency model for all times, trained by `ct` or `ict`. If the network "model" starts from its weights, this is
+    the paper's second stage. The trained network is not defined at times below t'.
 
     Facts:
         loss: a w(t, s) d(f(x_t, t), stop f(x_s, s)), with f_teacher(x_s, s) for s < t'
         networks: model, teacher (a consistency model)
-        optimum: the end of the probability flow from x_t, if the teacher's f is it, up to an error of order 1 in the
+        optimum: the end of the probability flow from x_t, if the teacher's f is exact, up to an error of order 1 in the
             gap t - s
         paper: Lee et al. 2024, "Truncated Consistency Models", section 3; values as in the authors' code
 
     Args:
         parameterization: the network's parameterization, whose x0 is f; see `flow_maps.consistency`.
         teacher: parameterization of the network "teacher", whose x0 is f_teacher.
-        density: distribution of t; a Student's t of ln sigma, heavy-tailed above t', in the paper.
+        density: distribution of t; in the paper, ln sigma follows a Student's t distribution, heavy-tailed above t'.
         pairs: (schedule, t, step) -> (t, s); `shrinking` in the authors' code.
         boundary: sigma / alpha at t', > 0; 1 in the paper.
         share: share of the examples at t', in (0, 1); 0.25 in the paper.

@@ -1,4 +1,4 @@
-"""Learned uncertainty weighting: every noise level contributes equally, whatever the size of its loss."""
+"""Learned uncertainty weighting: every noise level contributes equally, however large its loss is."""
 
 import dataclasses
 import math
@@ -19,11 +19,11 @@ from diffusion.schedules.noise_schedule import leaf_schedules
 
 
 class Uncertainty(NamedTuple):
-    """A network of the noise level alone, which predicts the logarithm of the loss at that level.
+    """A network that predicts the logarithm of the loss from the noise level.
 
     Attributes:
         init: () -> parameters.
-        apply: (parameters, clock `[B]`) -> u `[B]`, of the clock ln(sigma / alpha) / 4.
+        apply: (parameters, clock `[B]`) -> u `[B]`, where the clock is ln(sigma / alpha) / 4.
     """
 
     init: Callable[[], Mapping[str, Array]]
@@ -35,12 +35,12 @@ def uncertainty(channels: int = 128, seed: int = 0) -> Uncertainty:
 
         u = sum_i w_i sqrt(2) cos(f_i ln(sigma / alpha) / 4 + phi_i),    f_i ~ N(0, (2 pi)^2), phi_i ~ U(0, 2 pi)
 
-    The frequencies are fixed. The weights start at zero, u = 0, and are free in length; the authors' code normalises
-    them. Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", appendix B.
+    The frequencies are fixed. The weights start at zero, so that u = 0; the authors' code normalises the weights.
+    Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", appendix B.
 
     Args:
         channels: number of features; 128 in the authors' code.
-        seed: seed of the frequencies; the same when a run is resumed.
+        seed: seed of the frequencies; keep it when a run is resumed.
 
     Raises:
         ValueError: if channels is below 1.
@@ -63,23 +63,24 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
 
         loss' = loss / exp(u) + u,    u = uncertainty(ln(sigma / alpha) / 4)
 
-    The first network then receives the gradient of the loss relative to its size at each noise level. The second
-    is `networks["uncertainty"]`, called as any network but with x_t and the condition None:
-    `lambda x_t, clock, condition: pair.apply(params, clock)` with the pair `uncertainty()`.
+    The model thus receives the gradient of the loss relative to its size at each noise level. The second network is
+    `networks["uncertainty"]`, called like any network but with x_t and condition None: `lambda x_t, clock, condition:
+    pair.apply(params, clock)` with the pair `uncertainty()`.
 
     Facts:
         loss: loss / exp(u) + u
         networks: the objective's, uncertainty
-        optimum: the objective's, and u = ln E[loss | t], where the value is 1 + u
+        optimum: the objective's, and u = ln E[loss | t], where the loss is 1 + u
         paper: Karras et al. 2024, "Analyzing and Improving the Training Dynamics of Diffusion Models", eq. 21; Kendall
             et al. 2018
 
     Args:
         objective: the objective to wrap, with one time for each example.
-        network: the second one, which a run then trains with the model; None: whoever calls the objective does.
+        network: the second network, which a run then trains with the model; None if the caller trains it.
 
     Returns:
-        An objective with the metrics of the first, and "unweighted" `[B]`, its losses, and "uncertainty" `[B]`.
+        An objective with the metrics of the wrapped one, "unweighted" `[B]`, the wrapped losses, and "uncertainty"
+        `[B]`.
     """
 
     @entry(entries=None, real=True)
@@ -91,7 +92,7 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
                 "with_uncertainty needs one time for each example; the objective's times have the shape "
                 f"{metrics['t'].shape}, and its losses {losses.shape}"
             )
-        # If leaves have a schedule each, the mean of their noise levels is as good a clock as t.
+        # If leaves have a schedule each, the clock is the mean of their noise levels.
         levels = [log_sigma()(leaf, metrics["t"]) for leaf in leaf_schedules(schedule)]
         u = predict(None, sum(levels) / len(levels), None)
         require_shape(u, losses.shape, 'with_uncertainty: what the network "uncertainty" returns, one an example,')

@@ -1,4 +1,4 @@
-"""Densities that are known up to their constant, on which their samplers are compared: the constant is known too."""
+"""Benchmark densities for samplers of unnormalised densities, with known normalisers where possible."""
 
 import math
 from collections.abc import Callable
@@ -17,8 +17,8 @@ class Target(NamedTuple):
     Attributes:
         log_density: x `[B, *shape]` -> log gamma `[B]`, differentiable.
         shape: shape of one sample.
-        log_normaliser: the logarithm of the integral of gamma; None where it is not known.
-        draw: keys `[B]` -> exact samples `[B, *shape]`; None where there is no such function.
+        log_normaliser: the logarithm of the integral of gamma; None if it is not known.
+        draw: keys `[B]` -> exact samples `[B, *shape]`; None if there is no such function.
     """
 
     log_density: Callable[[Array], Array]
@@ -28,9 +28,9 @@ class Target(NamedTuple):
 
 
 def gaussian_mixture(number: int = 40, dimension: int = 2, side: float = 80.0, seed: int = 0) -> Target:
-    """GMM-40: round Gaussians of equal weight, whose means are uniform in a cube around 0; its integral is 1.
+    """GMM-40: isotropic Gaussians of equal weight, whose means are uniform in a cube around 0; the integral is 1.
 
-    Their standard deviation is log(1 + e) = 1.31, as in the paper's code, whose means come from another generator.
+    Their standard deviation is log(1 + e) = 1.31, as in the paper's code. The means come from another random generator.
 
     Facts:
         paper: Midgley et al. 2023, "Flow Annealed Importance Sampling Bootstrap", section 4.1
@@ -89,9 +89,9 @@ def funnel(dimension: int = 10, std: float = 3.0) -> Target:
 
 
 def many_well(wells: int = 16) -> Target:
-    """Many-well: pairs (a, b) with log gamma = sum of -a^4 + 6 a^2 + a/2 - b^2/2, so that it has 2^wells modes.
+    """Many-well: pairs (a, b) with log gamma = sum of -a^4 + 6 a^2 + a/2 - b^2/2, which has 2^wells modes.
 
-    The integral of each pair is a sum over a fine grid.
+    The normaliser of each pair is computed by a sum over a fine grid.
 
     Facts:
         paper: Noe et al. 2019, "Boltzmann Generators"; Midgley et al. 2023, "Flow Annealed Importance Sampling

@@ -1,4 +1,4 @@
-"""The variational bound on the log-likelihood in continuous time, for fixed schedules and for learned ones."""
+"""The variational bound on the log-likelihood in continuous time, for fixed and learned schedules."""
 
 import functools
 import math
@@ -31,7 +31,7 @@ def variational_bound(
 
     Every term is differentiable in the schedule. A schedule that is built from parameters inside the loss,
     `variational_bound(...)(networks, learned(parameters), ...)`, therefore receives the bound's gradient. Between fixed
-    ends a schedule changes the variance of the estimate alone, not its mean.
+    ends, a schedule changes only the variance of the estimate, not its mean.
 
     Facts:
         loss: prior + reconstruction + diffusion, in bits per dimension
@@ -41,11 +41,11 @@ def variational_bound(
 
     Args:
         parameterization: parameterization of the network "model".
-        density: density of t, uniform in (t_start, t_max), as timesteps.uniform_density(schedule, t_min=t_start), or
-            another density with an importance that corrects for it.
-        t_start: first time, where sigma > 0; the schedule's t_min if None.
-        decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) entry by entry, of
-            `objectives.decoders`; `decoders.levels()` if None, for bytes.
+        density: density of t: timesteps.uniform_density(schedule, t_min=t_start), which is uniform in (t_start, t_max),
+            or another density whose importance weights correct for the difference.
+        t_start: smallest time, where sigma > 0; the schedule's t_min if None.
+        decoder: (x_0, noise, sigma / alpha) -> log p(x_0 | x_{t_start}) for each number of x_0, see
+            `objectives.decoders`; `decoders.levels()`, for bytes, if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "prior", "reconstruction", "diffusion", `[B]`.
@@ -92,7 +92,7 @@ def variational_bound(
 
 
 def _prior(schedule, x_0):
-    """KL(q(x_T | x_0) || N(0, s^2)) entry by entry; s = 1 where the variance is preserved, sigma(T) elsewhere."""
+    """KL(q(x_T | x_0) || N(0, s^2)) for each number; s = 1 if the variance is preserved, otherwise s = sigma(T)."""
     alpha = schedule.alpha(schedule.t_max)
     sigma = schedule.sigma(schedule.t_max)
     s = jnp.where(jnp.abs(jnp.hypot(alpha, sigma) - 1) < 1e-5, 1.0, sigma)

@@ -18,14 +18,14 @@ class VisionFoundation(NamedTuple):
 
         term = weight lambda (marginal_cosine(W z, f, m_1) + marginal_distance_matrix(W z, f, m_2))
 
-    W is a linear map of each place's channels, which trains with the autoencoder; lambda is `adaptive_weight` of the
-    two gradients with respect to the kernel of the encoder's last layer.
+    W is a linear map of the channels at each position, trained with the autoencoder. lambda is the `adaptive_weight` of
+    the reconstruction loss and the term, from their gradients with respect to the kernel of the encoder's last layer.
 
     Attributes:
-        weight: 0.1 in the paper.
-        cosine_margin: m_1, 0.5 in the paper.
-        distance_margin: m_2, 0.25 in the paper.
-        adaptive: whether lambda is that; else 1.
+        weight: weight of the term; 0.1 in the paper.
+        cosine_margin: margin m_1; 0.5 in the paper.
+        distance_margin: margin m_2; 0.25 in the paper.
+        adaptive: whether lambda is the adaptive weight; otherwise it is 1.
 
     Reference: Yao, Yang and Wang 2025, "Reconstruction vs. Generation: Taming Optimization Dilemma in Latent Diffusion
     Models", section 3.2 and the authors' code, which compares the projected latents in both terms.
@@ -38,12 +38,12 @@ class VisionFoundation(NamedTuple):
 
 
 def marginal_cosine(z: Array, f: Array, margin: float = 0.5) -> Array:
-    """`[B]` how far the cosines of features at the same place fall short: mean_i max(0, 1 - margin - cos(z_i, f_i)).
+    """`[B]` hinge loss on cosines of features at the same position: mean_i max(0, 1 - margin - cos(z_i, f_i)).
 
     Args:
-        z: `[B, N, D]`, latents in the space of the features.
-        f: `[B, N, D]`, features.
-        margin: m_1, by which a cosine may fall short of 1.
+        z: latents `[B, N, D]`, mapped to the space of the features.
+        f: features `[B, N, D]`.
+        margin: margin m_1, by which a cosine may fall short of 1.
 
     Raises:
         ValueError: if the shapes differ.
@@ -56,15 +56,15 @@ def marginal_cosine(z: Array, f: Array, margin: float = 0.5) -> Array:
 
 
 def marginal_distance_matrix(z: Array, f: Array, margin: float = 0.25) -> Array:
-    """`[B]` how far cosines between places differ: mean_ij max(0, |cos(z_i, z_j) - cos(f_i, f_j)| - margin).
+    """`[B]` hinge loss on cosines between positions: mean_ij max(0, |cos(z_i, z_j) - cos(f_i, f_j)| - margin).
 
     Args:
-        z: `[B, N, C]`, latents.
-        f: `[B, N, D]`, features of the same places.
-        margin: m_2, by which two cosines may differ.
+        z: latents `[B, N, C]`.
+        f: features `[B, N, D]` at the same positions.
+        margin: margin m_2, by which two cosines may differ.
 
     Raises:
-        ValueError: if the places differ.
+        ValueError: if the numbers of positions differ.
 
     Reference: Yao, Yang and Wang 2025, equation 5.
     """
@@ -84,9 +84,10 @@ def latent_alignment(
     """The weighted alignment of an autoencoder's latents with the features of a frozen encoder.
 
     Args:
-        networks: the players: "encoder", (x, clock, condition) -> features `[B, N, D]`, and "projection", of `HEADS`.
+        networks: networks by name: "encoder", (x, clock, condition) -> features `[B, N, D]`, and "projection", from
+            `HEADS`.
         aligned: the term's weights and margins.
-        error: `[B, H, W, C]` reconstructions -> `[B]` losses, whose gradient is compared with the term's.
+        error: reconstructions `[B, H, W, C]` -> losses `[B]`, whose gradient is compared with the term's.
         x: `[B, H, W, C]` the pictures.
         coded: the autoencoder's output for x, with its latents.
 
@@ -123,7 +124,7 @@ def latent_alignment(
 
 
 def _init_projection(key: Array, features: int, to: int) -> Array:
-    """A linear map without a bias, as the authors' code has it."""
+    """A linear map without a bias, as in the authors' code."""
     bound = features**-0.5
     return jax.random.uniform(key, (features, to), jnp.float32, -bound, bound)
 

@@ -1,8 +1,8 @@
-"""Loss weights, all stated as one thing: the weight on the squared error of x0.
+"""Loss weights, all stated as the weight on the squared error of x0.
 
-Multiplying by `error_scale` turns such a weight into the weight on the squared error of a network's own output, so
-that one weighting means the same loss under every parameterization. (Implementations of min-SNR often miss this.) A
-weight w on x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where the variance is preserved.
+Multiplying by `error_scale` converts such a weight to the weight on the squared error of a network's output, so that a
+weighting means the same loss under every parameterization. (Implementations of min-SNR often miss this.) A weight w on
+x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where the variance is preserved.
 """
 
 __all__ = [
@@ -50,7 +50,7 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
         Array of t's shape.
 
     Raises:
-        ValueError: for a parameterization with learned variance, which has two outputs.
+        ValueError: if the parameterization has a learned variance, and thus two outputs.
     """
     if parameterization.name == "learned_variance":
         raise ValueError(
@@ -63,7 +63,7 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
 
 
 def constant(parameterization: Parameterization) -> Weighting:
-    """Weight one on the squared error of `parameterization`'s own output.
+    """Weight one on the squared error of the output of `parameterization`.
 
     DDPM's loss is constant(epsilon()), whose weight on x0 is the SNR; progressive distillation's is constant(v()),
     SNR + 1; flow matching is constant(velocity()).
@@ -72,7 +72,7 @@ def constant(parameterization: Parameterization) -> Weighting:
         paper: Ho et al. 2020, eq. 14; Salimans and Ho 2022, section 4; Lipman et al. 2023, eq. 9
 
     Args:
-        parameterization: the space in which the weight is one.
+        parameterization: the parameterization whose output has weight one.
     """
     return lambda schedule, t: 1 / error_scale(schedule, t, parameterization)
 
@@ -114,7 +114,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
 
 
 def soft_min_snr(gamma: float = 4.0) -> Weighting:
-    """SNR gamma / (SNR + gamma) = 1 / (s^2 + 1 / gamma) with s = sigma / alpha: min(SNR, gamma) without its corner.
+    """SNR gamma / (SNR + gamma) = 1 / (s^2 + 1 / gamma) with s = sigma / alpha: a smooth min(SNR, gamma).
 
     Facts:
         paper: Crowson et al. 2024, "Scalable High-Resolution Pixel-Space Image Synthesis with Hourglass Diffusion
@@ -133,10 +133,10 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
 
 
 def at_most(weighting: Weighting, most: float) -> Weighting:
-    """min(w, most): a weight that grows towards the data ends at a share of noise.
+    """min(w, most): bounds a weight that grows towards the data.
 
-    Of `constant(velocity())`, whose weight on x0 is 1 / t^2 on straight paths, at_most(100) ends at t = 0.1, as the
-    losses of FrameFlow do.
+    For example, `constant(velocity())` has the weight 1 / t^2 on straight paths; a bound of 100 applies below t = 0.1,
+    as in FrameFlow.
 
     Facts:
         paper: Yim et al. 2023, "Fast protein backbone generation with SE(3) flow matching"
@@ -177,14 +177,14 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
 
 
 def sigmoid(bias: float = 2.0) -> Weighting:
-    """SNR sigmoid(bias - log-SNR) = e^bias sigmoid(log-SNR - bias): epsilon's error by a sigmoid of the log-SNR.
+    """SNR sigmoid(bias - log-SNR) = e^bias sigmoid(log-SNR - bias): a sigmoid weight on epsilon's squared error.
 
-    The papers state it for log-SNRs drawn evenly: with times drawn uniformly it is per_log_snr(sigmoid(bias)), the
-    loss of VDM++ and of simpler diffusion.
+    The papers state it as an integral over the log-SNR. With times drawn uniformly, the loss of VDM++ and of simpler
+    diffusion is therefore per_log_snr(sigmoid(bias)).
 
     Facts:
         paper: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation";
-            Hoogeboom et al. 2024, "Simpler Diffusion (SiD2)", who set the bias by the resolution
+            Hoogeboom et al. 2024, "Simpler Diffusion (SiD2)", where the bias depends on the resolution
 
     Args:
         bias: log-SNR at which the weight of epsilon's error is a half; 2 in the first paper.
@@ -193,11 +193,11 @@ def sigmoid(bias: float = 2.0) -> Weighting:
 
 
 def per_log_snr(weighting: Weighting) -> Weighting:
-    """The weight for times drawn uniformly that is `weighting` for log-SNRs drawn evenly: w(t) (-d log-SNR / dt).
+    """The weight w(t) (-d log-SNR / dt), which turns a mean over uniform times into an integral over the log-SNR.
 
         int w(t) (-d log-SNR / dt) |x0_hat - x0|^2 dt = int w |x0_hat - x0|^2 d log-SNR
 
-    so that the loss is the same under every schedule with these ends. With `snr` it is twice the diffusion loss of
+    so that the loss is the same under every schedule with the same ends. With `snr` it is twice the diffusion loss of
     the likelihood bound, in nats.
 
     Facts:

@@ -93,7 +93,7 @@ def test_tokens_go_back_where_they_were():
 def test_what_does_not_fit_is_refused():
     x0 = (parameterizations.x0(), weightings.snr(), timesteps.uniform_density(SCHEDULE))
     for arguments, message in (
-        ({"ratio": 1.0}, r"ratio = 1\.0 must be shares of the patches in \[0, 1"),
+        ({"ratio": 1.0}, r"ratio = 1\.0 must be shares of the patches in \(0, 1\)"),
         ({"patch": 0}, "patch = 0 must be the side of the network's patches, a positive"),
         ({"reconstruction": -1.0}, "reconstruction = -1.0"),
     ):

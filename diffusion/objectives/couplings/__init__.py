@@ -1,13 +1,13 @@
 """Couplings: which noise goes with which data.
 
-A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`, condition) -> eps re-paired. The keys serve pairs
-that are drawn at random, and nothing else. With any coupling but `independent`, E[eps | x_t] is no longer -sigma times
-the score, so samplers that read a score do not apply to a network that is trained with it.
+A coupling is a function (keys `[B]`, x0 `[B, ...]`, eps `[B, ...]`, condition) -> eps re-paired. The keys are used only
+by couplings that draw pairs at random. With any coupling other than `independent`, E[eps | x_t] is no longer -sigma
+times the score, so samplers that use the score do not apply to a network trained with it.
 
-Samples of a condition start from the prior, so that the noise given the condition must have its distribution in
-training too. Transport between all examples of a block takes the noise that lies nearest to a class for that class, and
-leaves it another distribution. The couplings here therefore pair examples of equal conditions alone;
-`conditional_transport` is for conditions that are continuous, and `across_conditions` for pairs that ignore them.
+Sampling starts from the prior under every condition, so in training too the noise given the condition must follow the
+prior. Transport between all examples of a block violates this: it gives each class the noise that lies nearest to it.
+The couplings here therefore pair only examples of equal conditions. `conditional_transport` is for continuous
+conditions, and `across_conditions` ignores conditions on purpose.
 
 Transport plans are solved in fixed blocks of consecutive examples of the global batch, so that the pairs do not
 depend on the number of devices or of micro-batches, as long as each holds whole blocks. Every x0 keeps its position

@@ -1,8 +1,8 @@
-"""Transport under conditions that are continuous, such as features of a text or an angle.
+"""Transport under continuous conditions, such as text features or an angle.
 
-No two examples have equal continuous conditions, so that transport between equal ones leaves all pairs as they are
-drawn. A cost of unequal conditions lets nearby ones exchange their noises, and the noise given a condition is close to
-all noise, the closer the larger the weight of that cost.
+No two examples have equal continuous conditions, so transport between equal conditions would change no pair. A cost on
+the distance of conditions lets examples with nearby conditions exchange their noise. The larger the weight of this
+cost, the closer the noise given a condition is to the prior.
 """
 
 __all__ = ["ConditionDistance", "condition_weight", "conditional_optimal_transport", "cosine", "squared"]
@@ -24,24 +24,25 @@ ConditionDistance = Callable[[Array, Array], Array]
 def conditional_optimal_transport(
     ratio: float, block: int = 64, distance: ConditionDistance | None = None, cost: Cost | None = None
 ) -> Coupling:
-    """Minibatch optimal transport with a cost of pairs whose noise was drawn for another condition.
+    """Minibatch optimal transport with an added cost for pairs of different conditions.
 
         sigma = argmin sum_i |x_i - e_sigma(i)|^2 + w d(c_i, c_sigma(i))
 
-    within blocks, where w is the weight at which the share `ratio` of all pairs costs no more than the pair that was
-    drawn, see `condition_weight`. A small ratio keeps the noise of a condition closer to the prior, a large one gives
-    straighter paths; a ratio of 1 / block leaves all pairs as they are drawn. Leaves of integers or booleans, such as
-    classes, are equal in all pairs, as in `couplings.optimal_transport`.
+    within blocks. The weight w is set so that a share `ratio` of all possible pairs costs no more than the drawn pair,
+    see `condition_weight`. A small ratio keeps the noise of a condition closer to the prior, and a large ratio gives
+    straighter paths; a ratio of 1 / block would change no pair. Integer or boolean leaves of the condition, such as
+    classes, must be equal in a pair, as in `couplings.optimal_transport`.
 
     Facts:
         paper: Cheng and Schwing 2025, "The Curse of Conditions: Analyzing and Improving Optimal Transport for
             Conditional Flow-Based Generation"
 
     Args:
-        ratio: r of the paper, in (1 / block, 1]; in the authors' code 0.05 for points in the plane, 0.2 for ImageNet.
+        ratio: share r of the paper, in (1 / block, 1]; in the authors' code 0.05 for points in the plane, 0.2 for
+            ImageNet.
         block: number of examples that are matched among themselves, >= 2; the work grows as its cube.
-        distance: the distance of two conditions, all leaves of floating-point numbers as one vector; `squared` if None.
-            The authors have `cosine` for CLIP's features.
+        distance: distance of two conditions, whose floating-point leaves are concatenated to one vector; `squared` if
+            None. The authors use `cosine` for CLIP features.
         cost: the cost of a pair; the squared distance if None.
 
     Raises:
@@ -67,26 +68,26 @@ def conditional_optimal_transport(
     if not 1 / block < ratio <= 1:
         raise ValueError(
             f"conditional_optimal_transport: ratio = {ratio} must be above 1 / block = {1 / block:.3g} and at most 1; "
-            "it is the share of the pairs that are drawn"
+            "1 / block is the share of the drawn pairs among all pairs"
         )
     return Coupling(lambda *batch: couple(*batch)[0], block, condition="seen")
 
 
 def condition_weight(costs: Array, apart: Array, ratio: float) -> Array:
-    """`[]` the weight w >= 0 at which a share of the pairs costs no more than the pair that was drawn.
+    """`[]` the weight w >= 0 at which a share `ratio` of all pairs costs no more than the drawn pair.
 
         share(w) = mean_ij [M_ij + w C_ij <= M_ii] = ratio
 
-    The share falls as w grows: a pair is counted while w <= (M_ii - M_ij) / C_ij. The weight is that quantile of these
-    quotients, and the share is the ratio to the nearest pair; the authors find it by bisection. It is 0 where no weight
-    has as large a share, and infinite where pairs of C_ij = 0 alone are more than the share.
+    The share falls as w grows, since a pair counts while w <= (M_ii - M_ij) / C_ij. The weight is a quantile of these
+    quotients, so that the share equals the ratio up to one pair; the authors find it by bisection. The weight is 0 if
+    no weight gives so large a share, and infinite if the pairs with C_ij = 0 already exceed it.
 
     Cheng and Schwing 2025, "The Curse of Conditions: Analyzing and Improving Optimal Transport for Conditional
     Flow-Based Generation".
 
     Args:
-        costs: `[n, n]` M, of data i and noise j, which were drawn as pairs i = j; a constant may be added to a row.
-        apart: `[n, n]` C >= 0, the distance of their conditions, zero for equal ones.
+        costs: `[n, n]` costs M of data i and noise j, drawn as pairs i = j; adding a constant to a row changes nothing.
+        apart: `[n, n]` distances C >= 0 of the conditions, zero for equal ones.
         ratio: share of the n^2 pairs, in (0, 1].
     """
     gain = jnp.diagonal(costs)[:, None] - costs
@@ -108,12 +109,12 @@ def cosine(a: Array, b: Array) -> Array:
 
 
 def _weighted(weight: Array, apart: Array) -> Array:
-    """The product, where 0 times an infinite weight is 0: equal conditions cost nothing."""
+    """weight * apart, where 0 times an infinite weight is 0, because equal conditions cost nothing."""
     return jnp.where(apart > 0, weight * apart, 0)
 
 
 def _parts(condition: Any, size: int) -> tuple[list[Array], Array | None]:
-    """The leaves that must be equal, and the others as one vector an example `[n, D]`."""
+    """The leaves that must be equal, and the other leaves as one vector for each example `[n, D]`."""
     leaves = jax.tree.leaves(condition)
     inexact = [jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves]
     floats = [leaf.reshape(size, -1).astype(jnp.float32) for leaf, one in zip(leaves, inexact) if one]

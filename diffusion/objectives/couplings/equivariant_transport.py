@@ -1,10 +1,10 @@
 """Couplings of sets of points, whose order or orientation carries no meaning.
 
-The noise is independent of order and orientation, so that any permutation and any rotation of it is as good a partner:
-the one that is nearest to the data gives the straightest paths. The noise of a pair is then no longer N(0, I), only its
-orbit is: the set of its points up to order and orientation. The network must therefore be equivariant under what the
-coupling uses, permutations, rotations or both, so that all of an orbit is one to it; with any other, training and
-sampling start from different distributions.
+The distribution of the noise is invariant under permutations and rotations, so any permuted or rotated noise is an
+equally valid partner; the one nearest to the data gives the straightest paths. The noise of a pair is then no longer
+distributed as N(0, I); only its orbit is, the set of points up to order and orientation. The network must therefore be
+equivariant under the transformations that the coupling uses (permutations, rotations or both). With any other network,
+training and sampling would start from different distributions.
 """
 
 __all__ = ["aligned", "equivariant_optimal_transport", "matched", "rotated", "turn"]
@@ -20,24 +20,24 @@ ROUNDS = 3  # number of alternations of matching and rotation; each can only sho
 
 
 def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:
-    """Each example keeps its noise, whose points are put in the order and the orientation nearest to the data's.
+    """Each example keeps its noise, permuted and rotated to be nearest to the data.
 
         eps -> P eps R,    P, R = argmin |x_0 - P eps R|^2 over permutations P and rotations R
 
-    A permutation alone, or a rotation alone, is the best one; both are found in three rounds of one after the other,
-    each no farther than the one before.
+    A permutation alone or a rotation alone is optimal. With both, three rounds alternate between them, which never
+    increases the distance but may miss the optimum.
 
     Facts:
         paper: Klein et al. 2023, "Equivariant flow matching"; Song et al. 2023, "Equivariant Flow Matching with Hybrid
             Probability Transport for 3D Molecule Generation"
 
     Args:
-        permutation: whether points may change places; the network is equivariant under permutations.
-        rotation: whether the set may be rotated about the origin, where both sets should have their centres; the
-            network is equivariant under rotations.
+        permutation: whether points may be permuted; the network must then be equivariant under permutations.
+        rotation: whether the noise may be rotated about the origin, where both sets should be centred; the network must
+            then be equivariant under rotations.
 
     Raises:
-        ValueError: if neither may be, or, when called, for examples that are not `[N, D]`.
+        ValueError: if both are False; when called, if examples are not sets of points `[N, D]`.
     """
     _check(permutation, rotation)
 
@@ -45,26 +45,27 @@ def aligned(permutation: bool = True, rotation: bool = True) -> Coupling:
         _check_points(x0)
         return jax.vmap(lambda x, e: _nearest(x, e, permutation, rotation))(x0, eps)
 
-    # Only the orbit of a draw is still that of N(0, I), under each condition, and the draw depends on the data.
+    # Under each condition only the orbit of the noise is distributed as that of N(0, I), and the noise depends on the
+    # data.
     return Coupling(pair, condition="ignored")
 
 
 def equivariant_optimal_transport(block: int = 16, permutation: bool = True, rotation: bool = True) -> Coupling:
     """Minibatch optimal transport, where the cost of a pair is the least over permutations and rotations.
 
-    As in `couplings.optimal_transport` the pairs are of equal conditions.
+    As in `couplings.optimal_transport`, only examples of equal conditions are paired.
 
     Facts:
         paper: Klein et al. 2023, "Equivariant flow matching"
 
     Args:
-        block: number of examples that are matched among themselves, >= 2; block^2 pairs are aligned.
+        block: number of examples that are matched among themselves, >= 2; the block^2 possible pairs are all aligned.
         permutation: see `aligned`.
         rotation: see `aligned`.
 
     Raises:
-        ValueError: as `aligned`; if block < 2, or, when called, if block does not divide the batch or the condition is
-            of floating-point numbers.
+        ValueError: under the conditions of `aligned`, or if block < 2; when called, if block does not divide the batch
+            or the condition has floating-point leaves.
     """
     _check(permutation, rotation)
 

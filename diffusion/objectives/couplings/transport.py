@@ -37,8 +37,8 @@ class Coupling:
             (keys, x0, eps, condition) -> eps re-paired.
         block: number of consecutive examples that are paired among themselves; it divides the batch.
         independent: whether the noise is independent of the data, so that a trained network determines the score.
-        condition: treatment of examples that have a condition. "seen": `pair` receives the condition, a pytree of
-            arrays `[B, ...]`, or None. "ignored": `pair` does without it. "refused": it takes no such examples.
+        condition: treatment of conditional examples. "seen": `pair` receives the condition, a pytree of arrays `[B,
+            ...]`, or None. "ignored": `pair` does not receive it. "refused": examples with a condition raise an error.
     """
 
     pair: Callable[..., Array]
@@ -54,10 +54,10 @@ class Coupling:
         """Pairs the noise of a batch.
 
         Args:
-            keys: `[B]` random keys, one an example.
+            keys: `[B]` random keys, one for each example.
             x0: `[B, ...]` data.
             eps: `[B, ...]` noise.
-            condition: pytree of arrays `[B, ...]` as the data has it, before any of it is dropped; None without one.
+            condition: the data's condition before dropout, a pytree of arrays `[B, ...]`; None if there is none.
 
         Returns:
             `[B, ...]` noise.
@@ -91,10 +91,11 @@ def independent() -> Coupling:
 
 
 def across_conditions(coupling: Coupling) -> Coupling:
-    """The pairs that a coupling makes of examples without a condition, whatever their conditions are.
+    """The coupling, applied as if the examples had no conditions.
 
-    It is for data whose condition says nothing about x0, and for comparison with what is published: samples of a
-    condition start from the prior, and the noise that these pairs give it is another.
+    Use it if the condition says nothing about x0, or to compare with published results. Otherwise it introduces an
+    error: sampling starts from the prior under every condition, but these pairs give each condition another
+    distribution of noise.
 
     Facts:
         paper: Tong et al. 2024, "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal
@@ -112,8 +113,8 @@ def optimal_transport(block: int = 64, cost: Cost | None = None) -> Coupling:
 
         sigma = argmin sum_i cost(x_i, e_sigma(i)),    c_sigma(i) = c_i
 
-    over the permutations that leave the conditions c as they are, so that the noise of a condition has the distribution
-    of all noise. An example whose condition no other one of its block has keeps its own noise.
+    over the permutations that preserve the conditions c, so that the noise given a condition follows the prior. An
+    example whose condition is unique in its block keeps its noise.
 
     Facts:
         paper: Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et al. 2024, "Improving and
@@ -126,8 +127,8 @@ def optimal_transport(block: int = 64, cost: Cost | None = None) -> Coupling:
         cost: the cost of a pair; the squared distance if None.
 
     Raises:
-        ValueError: if block < 2, or, when called, if block does not divide the batch or the condition is of
-            floating-point numbers, see `conditional_transport`.
+        ValueError: if block < 2; when called, if block does not divide the batch or the condition has floating-point
+            leaves, for which see `conditional_transport`.
     """
 
     def match(keys, x, e, condition):
@@ -148,8 +149,8 @@ def sinkhorn(
 
     in blocks of n examples, with every row and column of pi summing to 1 / n. A noise may be drawn twice, or not at
     all, as in the authors' code. That code also draws the x_i with replacement; here each x_i is used once. The limit
-    for reg -> 0 is `optimal_transport`, that for reg -> infinity `independent` pairs. As in `optimal_transport` the
-    pairs are of equal conditions: pi_ij = 0 of all others.
+    reg -> 0 is `optimal_transport`, and the limit reg -> infinity gives independent pairs. As in `optimal_transport`,
+    only equal conditions are paired: pi_ij = 0 for unequal ones.
 
     Facts:
         paper: Cuturi 2013, "Sinkhorn Distances"; Pooladian et al. 2023, "Multisample Flow Matching", section 3; Tong et
@@ -160,14 +161,14 @@ def sinkhorn(
         reg: weight of the entropy, > 0, in units of squared distance (0.05 in the authors' code, for data in the
             plane); in D dimensions distances are about D times larger.
         block: number of examples that are matched among themselves, >= 2.
-        tolerance: relative error of the columns' sums at which the iteration stops.
-        iterations: number of iterations at which it stops at the latest; a small reg needs more, about in proportion
-            to the squared distances over reg.
+        tolerance: relative error of the column sums at which the iteration stops.
+        iterations: largest number of iterations; it must grow about in proportion to the squared distances divided by
+            reg.
         cost: the cost of a pair; |x_i - e_j|^2 if None.
 
     Raises:
-        ValueError: if reg <= 0, block < 2, or, when called, if block does not divide the batch or the condition is of
-            floating-point numbers; outside of `jit` also if the iteration ends before the tolerance is reached. A
+        ValueError: if reg <= 0 or block < 2; when called, if block does not divide the batch or the condition has
+            floating-point leaves; outside of `jit` also if the iteration ends before the tolerance is reached. A
             compiled program cannot raise: try the arguments on a batch first, or look at `marginal_error` of the
             `entropic_plan`.
     """
@@ -217,10 +218,10 @@ def schroedinger_bridge(sigma: float, block: int = 64, tolerance: float = 1e-3, 
 
 
 def marginal_error(log_plan: Array) -> Array:
-    """`[]` the largest relative error of the columns' sums of a plan, which is exact in its rows.
+    """`[]` the largest relative error of the column sums of a plan; its row sums are exact.
 
     Args:
-        log_plan: `[n, n]`, of `entropic_plan`.
+        log_plan: `[n, n]` logarithm of the plan, from `entropic_plan`.
     """
     return jnp.max(jnp.abs(log_plan.shape[0] * jnp.exp(jax.nn.logsumexp(log_plan, 0)) - 1))
 
@@ -238,8 +239,8 @@ def entropic_plan(
 
         log pi_ij = f_i + g_j - |x_i - e_j|^2 / reg,    f and g set in turn so that rows and columns sum to 1 / n
 
-    in logarithms, so that a small reg does not underflow. The rows are exact, the columns within `tolerance`
-    unless the iterations end first, which `marginal_error` shows.
+    computed in logarithms, so that a small reg does not underflow. The row sums are exact. The column sums are within
+    `tolerance`, unless the iterations end first, which `marginal_error` shows.
 
     Args:
         x: `[n, ...]` points.
@@ -248,11 +249,11 @@ def entropic_plan(
         tolerance: see `sinkhorn`.
         iterations: see `sinkhorn`.
         cost: see `sinkhorn`.
-        condition: pytree of integers `[n, ...]`, one an example; the plan is zero between unequal ones. None for none.
+        condition: pytree of integers `[n, ...]`, one for each example, or None; the plan is zero between unequal ones.
     """
     n = x.shape[0]
     if cost is None:
-        # The plan does not depend on the means of the two sets; without them, differences keep their digits.
+        # The plan does not depend on the means of the two sets; subtracting them preserves the digits of differences.
         x, e = (a.reshape(n, -1) - a.reshape(n, -1).mean(0) for a in (x, e))
         scores = 2 * x @ e.T / reg
     else:
@@ -273,14 +274,14 @@ def entropic_plan(
 
 
 def within_conditions(costs: Array, condition: Any) -> Array:
-    """`[n, n]` the costs of pairs, infinite between unequal conditions; as they are without a condition.
+    """`[n, n]` the costs of pairs, infinite between unequal conditions, and unchanged if there is no condition.
 
     Args:
         costs: `[n, n]` costs.
         condition: pytree of arrays `[n, ...]`, as in `same_condition`, or None.
 
     Raises:
-        ValueError: as `same_condition`.
+        ValueError: under the conditions of `same_condition`.
     """
     return costs if condition is None else jnp.where(same_condition(condition), costs, jnp.inf)
 
@@ -292,7 +293,7 @@ def same_condition(condition: Any) -> Array:
         condition: pytree of arrays `[n, ...]` of integers or booleans.
 
     Raises:
-        ValueError: for floating-point numbers, because no two of them are equal, or leaves without one row per example.
+        ValueError: if a leaf has floating-point numbers, of which no two are equal, or not one row per example.
     """
     leaves = jax.tree.leaves(condition)
     if any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in leaves):
@@ -306,10 +307,10 @@ def same_condition(condition: Any) -> Array:
 
 
 def assignment(costs: Array) -> Array:
-    """`[n]` the column of each row in the assignment of least total cost; an infinite cost is no pair.
+    """`[n]` the column of each row in the assignment of least total cost; an infinite cost forbids a pair.
 
     Args:
-        costs: `[n, n]`, with at least one assignment of finite cost.
+        costs: `[n, n]` costs, with at least one assignment of finite total.
     """
     import optax  # imported here: nothing else in the mathematics needs it
 
