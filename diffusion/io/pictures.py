@@ -150,6 +150,25 @@ def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, 
         Image.fromarray(picture).save(file, "PNG", pnginfo=text)
 
 
+def write_layers(path: str | pathlib.Path, layers: np.ndarray, settings: Mapping[str, Any]) -> list[pathlib.Path]:
+    """Writes the layers of a picture, a PNG file each, and one of all beside each other, which carries the settings.
+
+    Args:
+        path: the PNG file of all layers; theirs have its name and their number, 1 the first.
+        layers: the layers, uint8 [L, H, W, 4].
+        settings: the settings, a table that JSON can hold.
+
+    Returns:
+        The paths of the layers.
+    """
+    path = pathlib.Path(path)
+    paths = [path.with_name(f"{path.stem}_layer_{i}.png") for i in range(1, len(layers) + 1)]
+    for place, layer in zip(paths, layers):
+        write(place, layer, {})
+    write(path, np.concatenate(list(layers), axis=1), settings)
+    return paths
+
+
 def unused(folder: pathlib.Path, stem: str) -> pathlib.Path:
     """A path that no file has yet: stem.png, stem-1.png, .."""
     names = [f"{stem}.png", *(f"{stem}-{i}.png" for i in range(1, 10_000))]

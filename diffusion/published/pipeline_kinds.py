@@ -211,11 +211,14 @@ class Kind(NamedTuple):
         unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
         by_steps: whether the shift of its flow depends on their number, too, as FLUX.2's does; see `schedulers.read`.
         even, bent: whether it sets the steps of a flow itself, see `schedulers.read`.
+        by_root: whether the shift of its flow follows the root of the number of tokens; see `schedulers.read`.
         instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
         jumps: whether its denoiser receives the end of a step, too, so that it makes a flow map.
         strength: whether its denoiser must read the strength of the guidance.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
+        layers: number of layers, pictures with alpha, into which it takes a picture apart where a request names none;
+            0: it makes pictures.
         several: how several pictures that its denoiser sees as further tokens are prepared; None: it sees none.
         controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
         fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
@@ -259,11 +262,13 @@ class Kind(NamedTuple):
     even: bool = False
     bent: bool = False
     by_steps: bool = False
+    by_root: bool = False
     instructed: bool = False
     jumps: bool = False
     strength: bool = False
     zeros: bool = False
     appends: bool = False
+    layers: int = 0
     several: EditedPictures | None = None
     controlled: bool = False
     fills: bool = False

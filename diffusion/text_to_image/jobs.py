@@ -50,12 +50,13 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
         **settings: the other fields of a `Request`, which documents each: seeds (one number, or N; one prompt with N
             seeds makes N pictures), negative, steps, guidance, sampler, height, width, frames, frame_rate,
             late_guidance, dynamic_guidance, image_guidance, perturbed_guidance, sound_guidance, modality_guidance,
-            image, images, mask, margins, strength, resamplings, kept_noise, batch_size, tile, windows, watermark,
-            cache, merge, emphasis, controls, regions, words, attention and reference.
+            layers, image, images, mask, margins, strength, resamplings, kept_noise, batch_size, tile, windows,
+            watermark, cache, merge, emphasis, controls, regions, words, attention and reference.
 
     Returns:
-        The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3]. `results` also returns their
-        sounds.
+        The pictures, uint8 [N, H, W, 3]; for a model that makes clips [N, F, H, W, 3]; for one that takes pictures
+        apart the layers [N, L, H, W, 4], the last channel alpha, from the back to the front. `results` also returns
+        the sounds of clips.
 
     Raises:
         TypeError: for a setting that is not known.
@@ -118,7 +119,7 @@ class Results(NamedTuple):
     """What a request makes.
 
     Attributes:
-        pictures: uint8 [N, H, W, 3]; clips [N, F, H, W, 3].
+        pictures: uint8 [N, H, W, 3]; clips [N, F, H, W, 3]; layers [N, L, H, W, 4].
         sounds: waveforms of the clips, float32 [N, L, K] in [-1, 1]; None for a model that makes none.
         rate: frames of a clip in a second; 0 for pictures.
         sample_rate: samples of a waveform in a second; 0 without sounds.
@@ -307,6 +308,7 @@ class Job(NamedTuple):
             request.merge,
             places,
             frames,
+            request.layers or model.kind.layers,
             one_noise=request.kept_noise == "one",
             perturbed=bool(request.perturbed_guidance),
             rate=rate,

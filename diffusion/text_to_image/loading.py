@@ -105,7 +105,7 @@ def described(
     student = bool(index.get("is_distilled"))
     table = opener.read_table(kind.place(folder, "scheduler") / "scheduler_config.json")
     table = {**table, **kind.student_schedule} if student else table
-    process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent)
+    process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent, kind.by_root)
     modules, params, tokenizers = {}, {}, {}
     boundary, second = _two_denoisers(kind, index)
     eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()

@@ -31,7 +31,7 @@ LATER = (  # settings that older files do not carry
     *("embeddings", "tile", "resamplings", "kept_noise", "emphasis", "watermark", "cache", "merge", "quantised"),
     *("controls", "attachments", "regions", "words", "attention", "reference", "image_guidance"),
     *("frames", "late_guidance", "images", "dynamic_guidance", "perturbed_guidance"),
-    *("sound_guidance", "modality_guidance", "frame_rate"),
+    *("sound_guidance", "modality_guidance", "frame_rate", "layers"),
 )
 CHECKSUM = schema.Valid(
     "a checksum of 64 digits, 0 .. 9 and a .. f",

@@ -60,6 +60,7 @@ class Course(NamedTuple):
         merge: share of the tokens that self-attention sees merged.
         places: the places of regions and words.
         frames: number of frames of a clip; 0 for pictures.
+        layers: number of layers into which a picture is taken apart; 0 for pictures.
         one_noise: whether the kept part of an image has the noise of the start at all steps.
         perturbed: whether a branch is evaluated with perturbed attention.
         rate: frames of a clip in a second; 0 for pictures.
@@ -77,6 +78,7 @@ class Course(NamedTuple):
     merge: float = 0.0
     places: Places = NOWHERE
     frames: int = 0
+    layers: int = 0
     one_noise: bool = False
     perturbed: bool = False
     rate: float = 0.0
@@ -94,8 +96,9 @@ class Course(NamedTuple):
         return tuple(self._replace(trajectory=trajectory, cache=None, places=self.places.key))
 
     def latents(self, model: Any) -> tuple[int, ...]:
-        """The shape of the denoiser's latents of one example of a model."""
+        """The shape of the denoiser's latents of one example of a model; before the layers stands their whole."""
         frames = (video_models.latent_frames(model, self.frames),) if self.frames else ()
+        frames = (1 + self.layers,) if self.layers else frames
         return (*frames, *(side // model.factor for side in self.size), model.channels)
 
     def shape(self, model: Any) -> Any:
@@ -316,8 +319,12 @@ def decoded(
 ) -> Array:
     """The pictures of latents, uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips, with a known `first` latent frame.
 
-    `image` and `mask` are those of `decode_latents`.
+    Of a picture that is taken apart they are its layers, [B, L, H, W, 4]. `image` and `mask` are those of
+    `decode_latents`.
     """
+    if course.layers:
+        apart = to_uint8(decode_latents(model, vae_params, x[:, 1:].reshape(-1, *x.shape[2:]), course.tile))
+        return apart.reshape(len(x), course.layers, *apart.shape[1:])
     if first is not None and course.frames:
         others = course.latents(model)[0] - 1
         x = jnp.concatenate([first, x[:, x.shape[1] - others :]], axis=1)

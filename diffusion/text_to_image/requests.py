@@ -30,6 +30,7 @@ RESAMPLINGS = 100  # the paper takes 10
 BATCH = 4096  # pictures at once
 FRAMES = 10_000  # frames of a clip
 RATE = 1000  # frames a second
+LAYERS = 100  # layers of a picture
 NUMBER = 2**20  # pictures of one request
 SIDE = 2**16  # pixels
 SEED = 2**32 - 1
@@ -45,6 +46,7 @@ VALUES = frozenset({  # settings that a program receives as arrays, or that a fi
     "prompts", "negative", "guidance", "late_guidance", "dynamic_guidance", "image_guidance", "seeds", "batch_size",
     "perturbed_guidance", "sound_guidance", "modality_guidance", "frame_rate",
     "windows", "emphasis", "image", "images", "mask", "margins", "strength", "steps", "height", "width", "frames",
+    "layers",
     "watermark", "controls", "regions", "words", "attention", "reference",
 })  # fmt: skip
 STRENGTH = schema.Valid("a number above 0 and at most 1", lambda value: type(value) in (int, float) and 0 < value <= 1)
@@ -202,6 +204,12 @@ class Request:
         schema.number(0, RATE),
         "frames a second of a clip, for a model whose denoiser receives them, such as LTX-2; 0: as the model was "
         "published",
+    )
+    layers: int = setting(
+        0,
+        schema.integer(0, LAYERS),
+        "layers into which a picture is taken apart, for a model that does so, such as Qwen-Image-Layered; 0: as the "
+        "model was published",
     )
     image: str | np.ndarray | None = setting(None, PICTURE, "a picture to start from")
     images: tuple[str | np.ndarray, ...] = setting(
@@ -400,6 +408,10 @@ class Request:
             )
         if model.sees_picture:
             self._check_edit("follows" if model.kind.controlled else "edits")
+        if self.layers and not model.kind.layers:
+            raise ValueError(f"layers = {self.layers}: a {model.name} makes no layers; leave layers out")
+        if model.kind.layers:
+            self._check_layers(model)
         if model.kind.second_stage is not None:
             for name, value in (
                 ("image", self.image),
@@ -488,6 +500,20 @@ class Request:
             raise ValueError("this model edits pictures by the prompt; name the image, or images")
         if edits.number and len(pictures) > edits.number:
             raise ValueError(f"images: {len(pictures)} pictures. Valid: at most {edits.number} for this model")
+
+    def _check_layers(self, model: Any) -> None:
+        """Refuses what does not go with a picture that is taken apart into layers."""
+        if not all(prompt.strip() for prompt in self.prompts):
+            raise ValueError(f"a {model.name} reads a prompt that describes the picture; write one")
+        for name, value in (
+            ("mask, margins and strength", self.image),
+            ("reference", self.reference),
+            ("regions", self.regions or None),
+            ("watermark", self.watermark or None),
+            ("height and width", self.height or self.width or None),
+        ):
+            if value is not None:
+                raise ValueError(f"{name}: a {model.name} takes one picture apart, at its size; leave {name} out")
 
     def _check_perturbed(self, model: Any) -> None:
         """Refuses perturbed-attention guidance where the model, or another setting, has a guidance of its own."""

@@ -100,10 +100,12 @@ def address(pictures: np.ndarray, most: int = 0, rate: float = 0.0) -> str:
     """A data URL of a picture uint8 [H, W, C], or of a clip [F, H, W, C] that plays for ever.
 
     Args:
-        pictures: a picture or a clip.
+        pictures: a picture, its layers [L, H, W, 4], which are shown beside each other, or a clip.
         most: pixels to which the larger side is reduced; 0: as it is.
         rate: frames a second of a clip.
     """
+    if pictures.ndim == 4 and not rate:
+        pictures = np.concatenate(list(pictures), axis=1)
     frames = [Image.fromarray(frame) for frame in coloured(pictures if rate else pictures[None])]
     for frame in frames:
         if most and max(frame.size) > most:

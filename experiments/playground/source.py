@@ -152,6 +152,8 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
             sound = None if frame.sounds is None else (frame.sounds[i], frame.sample_rate)
             rate = request.frame_rate or source.clip_rate
             shown.append(clips.write_with_row(path, picture, rate, settings, sound)[0])
+        elif picture.ndim == 4:
+            shown += pictures.write_layers(path, picture, settings)
         else:
             pictures.write(path, picture, settings)
             shown.append(path)

@@ -121,10 +121,12 @@ def main(
 
 
 def _write(path: pathlib.Path, results: jobs.Results, i: int, about: Mapping[str, Any]) -> None:
-    """Writes the PNG file of picture i; of a clip it has some frames, and the clip is beside it."""
+    """Writes the PNG file of picture i; a clip, of which it has some frames, or layers are beside it."""
     pixels = results.pictures[i]
     if pixels.ndim == 3:
         return pictures.write(path, pixels, about)
+    if not results.rate:
+        return print(*pictures.write_layers(path, pixels, about), sep="\n", flush=True)
     for film in clips.write_with_row(path, pixels, results.rate, about, results.sound(i)):
         print(film, flush=True)
     return None

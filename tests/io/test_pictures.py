@@ -109,3 +109,14 @@ def test_settings_of_a_mebibyte_are_read(tmp_path):
     pictures.write(tmp_path / "a.png", PIXELS, {"a": text + "x"})
     with pytest.raises(ValueError, match=r"has 1,048,577 characters|have 1,048,577 characters"):
         pictures.settings_of(tmp_path / "a.png")
+
+
+def test_layers_are_written_each_and_beside_each_other(tmp_path):
+    layers = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 4)).astype(np.uint8)
+    paths = pictures.write_layers(tmp_path / "7.png", layers, {"seed": 7})
+    assert [path.name for path in paths] == ["7_layer_1.png", "7_layer_2.png", "7_layer_3.png"]
+    for path, layer in zip(paths, layers):
+        np.testing.assert_array_equal(pictures.read_with_alpha(path), layer)
+    row = pictures.read_with_alpha(tmp_path / "7.png")
+    assert row.shape == (4, 15, 4) and pictures.settings_of(tmp_path / "7.png") == {"seed": 7}
+    np.testing.assert_array_equal(row[:, 5:10], layers[1])

@@ -13,7 +13,7 @@ REQUEST = {
     "prompts": ("",), "negative": None, "steps": None, "guidance": None, "late_guidance": None,
     "dynamic_guidance": False, "image_guidance": None, "perturbed_guidance": None, "sound_guidance": None,
     "modality_guidance": None, "seeds": (0,),
-    "sampler": "", "height": 0, "width": 0, "frames": 0, "frame_rate": 0.0, "image": None,
+    "sampler": "", "height": 0, "width": 0, "frames": 0, "frame_rate": 0.0, "layers": 0, "image": None,
     "images": (), "mask": None, "margins": (0, 0, 0, 0), "strength": None, "resamplings": 1, "kept_noise": "fresh",
     "batch_size": 1, "tile": 0, "windows": False, "watermark": "", "cache": "", "merge": 0.0, "emphasis": "none",
     "controls": (), "regions": (), "words": (), "attention": 1.0, "reference": None,
@@ -24,7 +24,8 @@ DEFAULTS = [
     (Control, {"weight": 1.0, "times": (0.0, 1.0), "mask": None, "mode": None}),
     (lora_weights.LoraWeight, {"times": (0.0, 1.0)}),
     (regions.Places, {"masks": (), "boxes": (), "attention": 1.0, "first": 0, "ends": (0.5, 0.8)}),
-    (programs.Course, {"merge": 0.0, "frames": 0, "one_noise": False, "perturbed": False, "rate": 0.0, "apart": False}),
+    (programs.Course, {"merge": 0.0, "frames": 0, "layers": 0, "one_noise": False, "perturbed": False}),
+    (programs.Course, {"rate": 0.0, "apart": False}),
     (model_folder.complete, {"pipeline": ""}),
     (png.model, {"quantised": ""}),
 ]

@@ -17,8 +17,8 @@ from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
 FACTS, SAME = stated("KINDS"), stated("SAME")
-FLAGS = ("zeros", "unit_clock", "even", "bent", "by_steps", "instructed", "strength", "appends", "several",
-         "controlled", "fills", "inpainting", "edits")  # fmt: skip
+FLAGS = ("zeros", "unit_clock", "even", "bent", "by_steps", "by_root", "instructed", "strength", "appends", "layers",
+         "several", "controlled", "fills", "inpainting", "edits")  # fmt: skip
 
 
 def test_every_class_has_its_settings():
@@ -35,7 +35,7 @@ def test_every_class_has_its_settings():
         assert kind.perturbed_guidance == facts.perturbed, name
         assert getattr(kind.network, "__name__", "") == facts.network, name
         assert name.startswith(kind.family)
-        assert kind.several is None or kind.several.pixels == 1024**2
+        assert kind.several is None or kind.several.pixels == (640 if kind.layers else 1024) ** 2
     dynamic = {name for name, kind in KINDS.items() if kind.dynamic_scales is not None}
     assert dynamic == {"CogVideoXPipeline", "CogVideoXImageToVideoPipeline"}
     assert all(KINDS[name] is KINDS[other] for name, other in SAME.items())

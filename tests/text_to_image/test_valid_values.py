@@ -31,6 +31,7 @@ ENDS = {  # setting: what it takes, what it refuses
     "width": ([0, 2**16], [-1, 2**16 + 1]),
     "frames": ([0, 10_000], [-1, 10_001]),
     "frame_rate": ([0, 1000], [-0.1, 1001]),
+    "layers": ([0, 100], [-1, 101]),
     "image": ([PATH, np.zeros((1, 1, 3), np.uint8)], [PATH + "a"]),
     "images": ([[], ["a"] * 16], [["a"] * 17]),
     "mask": ([PATH], [PATH + "a"]),

@@ -38,6 +38,7 @@ REASONS = {
     "alpha": CLEAN,
     "qwen_image_21": "the pipeline is called with one prompt at a time",
     "qwen_image_edit": TOLD,
+    "qwen_image_layered": "pictures have fewer pixels, and the latents are those of the last step",
     "qwen_image_edit_plus": TOLD,
     "sana": CLEAN,
     "sprint": CLEAN,
@@ -56,7 +57,8 @@ def variants() -> dict[str, tuple[str, dict[str, float]]]:
     table = {}
     for path in sorted(made_pipelines.FIXTURES.parents[1].glob("published/*/facts.py")):
         facts = importlib.import_module(f"tests.published.{path.parent.name}.facts")
-        for name in ("TRAJECTORIES", "CLIP_TRAJECTORIES", "STAGED_TRAJECTORIES", "SOUND_TRAJECTORIES"):
+        kinds = ("", "CLIP_", "STAGED_", "SOUND_", "LAYERED_")
+        for name in (f"{kind}TRAJECTORIES" for kind in kinds):
             table |= {variant: (path.parent.name, cases) for variant, cases in getattr(facts, name, {}).items()}
     return table
 

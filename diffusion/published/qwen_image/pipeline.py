@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion import guidance
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import EditedPictures, Kind, Reader, Usual
 from diffusion.published.qwen_image.network import PATCH, QwenImage
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
@@ -42,8 +42,16 @@ QWEN_IMAGE = Kind(
     objection=lambda denoiser: "no layers (use_layer3d_rope)" if getattr(denoiser, "layered", False) else "",
     guides=functools.partial(guidance.renormalised, patch=2),
 )
+LAYERED = QWEN_IMAGE._replace(
+    by_root=True,
+    layers=4,
+    several=EditedPictures(640**2, 32, 1, True),
+    objection=lambda denoiser: "" if getattr(denoiser, "layered", True) else "layers (use_layer3d_rope)",
+    guides=lambda branches, schedule, scale: guidance.classifier_free(branches, scale),
+)
 KINDS = {
     "QwenImagePipeline": QWEN_IMAGE,
+    "QwenImageLayeredPipeline": LAYERED,
     "QwenImageImg2ImgPipeline": QWEN_IMAGE,
     "QwenImageInpaintPipeline": QWEN_IMAGE,
 }

@@ -267,6 +267,15 @@ def test_the_strip_shows_the_first_the_last_and_some_between():
     assert "<b>" not in live_view.refused("<b>").replace("<b>Not made.</b>", "")
 
 
+def test_the_layers_of_a_picture_are_shown_beside_each_other():
+    layers = np.zeros((2, 4, 6, 4), np.uint8)
+    layers[1, ..., 3] = 255
+    url = live_view.address(layers)
+    shown = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert shown.size == (12, 4)
+    assert np.asarray(shown.convert("RGBA"))[0, ::6, 3].tolist() == [0, 255]
+
+
 @pytest.mark.extended
 def test_one_model_is_named():
     done = commands.run("-m", "experiments.playground", "--workdir=runs/none", "--model=x")

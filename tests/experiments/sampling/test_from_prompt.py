@@ -311,3 +311,10 @@ def test_a_model_is_named_once(flags):
     flags.model = flags.again = None
     with pytest.raises(ConfigError, match="name its folder by --model"):
         from_prompt.main(None)
+
+
+def test_the_layers_of_a_picture_are_written_beside_it(tmp_path, capsys):
+    layers = np.zeros((2, 4, 5, 4), np.uint8)
+    from_prompt._write(tmp_path / "0.png", Results(layers[None]), 0, {"seed": 0})
+    assert capsys.readouterr().out.split() == [str(tmp_path / f"0_layer_{i}.png") for i in (1, 2)]
+    assert {path.name for path in tmp_path.iterdir()} == {"0.png", "0_layer_1.png", "0_layer_2.png"}

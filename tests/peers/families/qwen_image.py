@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import transformers
 from diffusers import QwenImagePipeline, QwenImageTransformer2DModel
+from diffusers.pipelines.qwenimage.pipeline_output import QwenImagePipelineOutput
 from PIL import Image
 
 from tests.peers.cases import Case, first, last
@@ -118,6 +119,9 @@ QWEN_FLOW = {  # as it is published
 }
 
 
+LAYERED_FLOW = {"use_dynamic_shifting": True, "time_shift_type": "exponential"}  # with the numbers of the class
+
+
 def reader(**vision) -> transformers.Qwen2_5_VLForConditionalGeneration:
     """Qwen 2.5 VL, with further fields of its tower."""
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 32,
@@ -205,12 +209,13 @@ class OneByOne:
     def __call__(self, prompt, negative_prompt, latents, **rest):
         each = zip(prompt, negative_prompt, latents.split(1))
         calls = [super(OneByOne, self).__call__(prompt=p, negative_prompt=n, latents=x, **rest) for p, n, x in each]
-        return type(calls[0])(images=torch.cat([call.images for call in calls]))
+        images = [call.images if torch.is_tensor(call.images) else torch.cat(list(call.images)) for call in calls]
+        return type(calls[0])(images=torch.cat(images))
 
 
-def one_by_one(published: type, parts: dict) -> diffusers.DiffusionPipeline:
-    """A pipeline of a class, under its name."""
-    return type(published.__name__, (OneByOne, published), {"__module__": published.__module__})(**parts)
+def one_by_one(published: type, parts: dict, way: type = OneByOne) -> diffusers.DiffusionPipeline:
+    """A pipeline of a class, under its name, called in a way."""
+    return type(published.__name__, (way, published), {"__module__": published.__module__})(**parts)
 
 
 def edit(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
@@ -272,9 +277,66 @@ def as_called(pipe) -> dict[str, torch.Tensor]:
     return arrays | {"as_called": last(decode(pipe, output.images)[0]).contiguous()}
 
 
+# Latents of a picture of 32 x 64 pixels; the class takes what has as many channels as they for latents.
+LAYERS, LAYER_SIDES, LAYER_CHANNELS = 2, (16, 32), 6
+
+
+class ByItsSteps(OneByOne):
+    """A pipeline whose last latents are those of its last step: the class returns none, whatever is requested."""
+
+    def __call__(self, output_type, prompt, **rest):
+        latents = []
+
+        def step(pipe, i, t, values):
+            latents.append(values["latents"])
+            return {}
+
+        super().__call__(prompt=prompt, output_type="pt", callback_on_step_end=step, **rest)
+        number = len(latents) // len(prompt)
+        return QwenImagePipelineOutput(images=torch.cat(latents[number - 1 :: number]))
+
+
+def layered(folder: pathlib.Path) -> diffusers.DiffusionPipeline:
+    """The pipeline that takes a picture apart, by an autoencoder of pictures with alpha."""
+    flow = diffusers.FlowMatchEulerDiscreteScheduler.from_config(LAYERED_FLOW)
+    parts = parts_for_edits(folder) | {"text_encoder": reader(), "scheduler": flow}
+    sizes = {"joint_attention_dim": 32, "in_channels": 4 * LAYER_CHANNELS, "out_channels": LAYER_CHANNELS}
+    parts["transformer"] = small(**sizes, use_additional_t_cond=True, use_layer3d_rope=True)
+    scales = {"latents_mean": [-0.7, 0.1, 0.9, -0.2, 0.3, 0.0], "latents_std": [2.8, 1.4, 0.7, 1.9, 1.0, 2.1]}
+    parts["vae"] = changed(parts["vae"], input_channels=4, z_dim=LAYER_CHANNELS, **scales)
+    return one_by_one(diffusers.QwenImageLayeredPipeline, parts, ByItsSteps)
+
+
+def layered_arguments(pipe, usual: dict) -> dict:
+    """It takes one picture, with alpha, and patches of all layers and of their whole."""
+    latents = usual["latents"].transpose(1, 2)
+    latents = pipe._pack_latents(latents.contiguous(), 2, LAYER_CHANNELS, *LAYER_SIDES, LAYERS + 1)
+    scale = {"true_cfg_scale": usual.pop("guidance_scale"), "layers": LAYERS}
+    return usual | scale | {"image": usual["image"][0].convert("RGBA"), "latents": latents}
+
+
+def decode_layers(pipe, output: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The whole and the layers of two pictures, and the decoded layers, those of the first picture first."""
+    latents = pipe._unpack_latents(output, 32, 64, LAYERS, pipe.vae_scale_factor)
+    mean, deviation = (by_channel(pipe.vae.config[f"latents_{one}"]) for one in ("mean", "std"))
+    layers = (latents * deviation + mean)[:, :, 1:].transpose(1, 2).flatten(0, 1)
+    return latents, pipe.vae.decode(layers[:, :, None]).sample[:, :, 0]
+
+
 OF_EDITS = Pipeline(edit, QWEN_FLOW, arguments=edit_arguments, within=smaller, decoded=decode, images=PICTURES[:1])
 PIPELINES = {
     "qwen_image": Pipeline(pipeline, QWEN_FLOW, arguments=arguments, decoded=decode),
+    "qwen_image_layered": Pipeline(
+        layered,
+        LAYERED_FLOW,
+        latents=(LAYERS + 1, *LAYER_SIDES, LAYER_CHANNELS),
+        size={},
+        steps=10,
+        arguments=layered_arguments,
+        within=smaller,
+        decoded=decode_layers,
+        images=PICTURES[:1],
+    ),
     "qwen_image_edit": OF_EDITS._replace(further=as_called),
     "qwen_image_edit_plus": OF_EDITS._replace(build=edit_plus, arguments=arguments, images=PICTURES),
 }

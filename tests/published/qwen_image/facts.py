@@ -32,6 +32,9 @@ FLAGS = {"unit_clock", "even"}
 EDIT = KindFacts((50, 4.0), 2, "QwenImage", FLAGS | {"several"}, [("", {"masked": True}, 576)])
 KINDS = {
     "QwenImagePipeline": KindFacts((50, 4.0), 2, "QwenImage", FLAGS, [("", {"masked": True}, 546)]),
+    "QwenImageLayeredPipeline": KindFacts(
+        (50, 4.0), 2, "QwenImage", FLAGS | {"by_root", "layers", "several"}, [("", {"masked": True}, 546)]
+    ),
     "QwenImageEditPipeline": EDIT,
     "QwenImageEditPlusPipeline": EDIT,
 }
@@ -41,6 +44,7 @@ SAME = {
     "QwenImageEditInpaintPipeline": "QwenImageEditPipeline",
 }
 TRAJECTORIES = {name: {"euler": 4e-5} for name in ("qwen_image", "qwen_image_edit", "qwen_image_edit_plus")}
+LAYERED_TRAJECTORIES = {"qwen_image_layered": {"euler": 8e-6}}
 LORA_LAYERS = {
     "qwen_image": [
         (SMALL, "diffusers", "transformer_blocks.1.attn.add_q_proj"),

@@ -132,7 +132,12 @@ class Process(NamedTuple):
 
 
 def read(
-    config: Mapping[str, Any], prediction: str = "", even: bool = False, by_steps: bool = False, bent: bool = False
+    config: Mapping[str, Any],
+    prediction: str = "",
+    even: bool = False,
+    by_steps: bool = False,
+    bent: bool = False,
+    by_root: bool = False,
 ) -> Process:
     """The process of a scheduler's config.
 
@@ -145,6 +150,8 @@ def read(
             in FLUX.2's pipeline.
         bent: whether the pipeline lays the steps of a flow itself, first slowly and then fast, as the pipeline
             of LTX-Video 0.9.5 and later.
+        by_root: whether a dynamic shift follows the root of the number of tokens, and not the config's numbers, as in
+            Qwen-Image-Layered's pipeline.
 
     Raises:
         Refusal: for what is not supported, or a prediction that contradicts the config.
@@ -155,7 +162,7 @@ def read(
     fields = Fields(name or "scheduler", config, tuple(WITHOUT_EFFECT), KINDS)
     T = fields.take("num_train_timesteps", 1000)
     if name in FLOWS or config.get("use_flow_sigmas"):
-        process = _flow(fields, T, even, by_steps, bent)
+        process = _flow(fields, T, even, by_steps, bent, by_root)
     elif name == "SCMScheduler":
         process = _trigonometric(fields, T)
     elif name in EDMS:
@@ -299,7 +306,7 @@ def _trigonometric(fields: Fields, T: int) -> Process:
     return _flow_process("lcm", T, _options(fields) | {"shift": 1.0, "dynamic": False, "trigonometric": True})
 
 
-def _flow(fields: Fields, T: int, even: bool, by_steps: bool, bent: bool) -> Process:
+def _flow(fields: Fields, T: int, even: bool, by_steps: bool, bent: bool, by_root: bool) -> Process:
     if fields.take("use_flow_sigmas", False):
         return _tabulated_flow(fields, T)
     shifts = {
@@ -307,6 +314,7 @@ def _flow(fields: Fields, T: int, even: bool, by_steps: bool, bent: bool) -> Pro
         "even": even,
         "by_steps": by_steps,
         "bent": bent,
+        "by_root": by_root,
         "dynamic": bool(fields.take("use_dynamic_shifting", False)),
         "base": (fields.take("base_image_seq_len", 256), fields.take("base_shift", 0.5)),
         "terminal": fields.take("shift_terminal") or 0.0,

@@ -17,6 +17,7 @@ from diffusion.timesteps import Plan
 from diffusion.timesteps.shifts import log_shift_of_tokens
 
 NEAR = 1e-6  # distance from t = 1
+BASE_TOKENS = 256  # tokens of a picture of 256 x 256 pixels, for which Qwen-Image-Layered's log shift is 1
 
 
 class Trajectory(NamedTuple):
@@ -250,6 +251,8 @@ def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
         grid = np.append(np.linspace(1.0, last, steps), 0.0)
         if fields["by_steps"]:
             mu = _log_shift(tokens, steps)
+        elif fields["by_root"]:
+            mu = math.sqrt(tokens / BASE_TOKENS)
         else:
             mu = log_shift_of_tokens(tokens, fields["base"], fields["largest"])
         shifted = timesteps.shift(process.schedule, grid, mu if fields.get("linear") else math.exp(mu))
