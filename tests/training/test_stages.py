@@ -32,3 +32,13 @@ def test_a_stage_begins_with_the_student_as_its_teacher():
         seen, [[3, 2, 2, 1], [5, 3.5, 2, 2], [7, 5.25, 3.5, 1], [10.5, 7.875, 3.5, 2], [15.75, 11.8125, 7.875, 1]]
     )
     assert int(now.step) == 5
+
+
+def test_an_average_starts_from_the_rounded_student():
+    """A student in bfloat16 begins a stage at the average's nearest number, and so does its average."""
+    optimizer, ema = optax.sgd(0.1), ema_lib.exponential_moving_average(0.5, warmup=False)
+    now = state.create(jnp.bfloat16(1.0), optimizer, ema, frozen={"teacher": jnp.float32(2.0)})
+    now = now._replace(step=jnp.int32(2), ema=jnp.float32(1.001))
+    after, _ = staged(lambda now, batch, key: (now, {}), 2, optimizer, ema)(now, "batch", "key")
+    assert (float(after.params), float(after.ema)) == (1.0, 1.0)
+    np.testing.assert_allclose(after.frozen["teacher"], 1.001)

@@ -6,7 +6,7 @@ import pytest
 
 from diffusion.training.ema import exponential_moving_average
 from diffusion.training.state import SecondPlayer, create
-from diffusion.training.step import make_train_step, prepare, seeded
+from diffusion.training.step import loss_by_t, make_train_step, prepare, seeded
 from tests.training import toys
 
 KEY = jax.random.key(3)
@@ -247,6 +247,20 @@ def test_what_the_step_does_not_train_stays_in_the_state():
     before = toys.make_state()._replace(second_players=others, frozen={"teacher": jnp.ones(3)})
     after, _ = jax.eval_shape(step, before, toys.batch(0), KEY)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
+
+
+def test_a_clip_counts_at_the_time_of_its_first_frame():
+    bins = loss_by_t(jnp.array([[0.05, 0.95], [0.35, 0.15], [1.0, 0.5]]), jnp.array([1.0, 2.0, 4.0]))
+    np.testing.assert_array_equal(bins["sum"], [1, 0, 0, 2, 0, 0, 0, 0, 0, 4])
+    np.testing.assert_array_equal(bins["count"], [1, 0, 0, 1, 0, 0, 0, 0, 0, 1])
+
+
+def test_both_pictures_of_a_pair_are_prepared_alike():
+    pictures = np.array([[[[0], [51]], [[204], [255]]]], np.uint8)
+    batch = prepare({"image": pictures, "rejected": 255 - pictures, "index": np.array([3]), "skipped": np.array([0])})
+    np.testing.assert_allclose(batch["x"].ravel(), [-1, -0.6, 0.6, 1], atol=1e-6)
+    np.testing.assert_allclose(batch["rejected"], -batch["x"], atol=1e-6)
+    assert batch.keys() == {"x", "rejected", "condition", "index"} and batch["condition"] is None
 
 
 def test_bytes_of_a_condition_become_numbers_as_those_of_x_do():

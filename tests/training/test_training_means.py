@@ -70,3 +70,8 @@ def test_totals_count_from_the_beginning_of_the_run():
     assert row["skipped"] == 3 and row["fake/skipped"] == 3
     sums = training_means.add(training_means.empty(sums), {**metrics(1), "skipped": np.int32(4)})
     assert training_means.row(4, sums)["skipped"] == 7 and sums["steps"] == 1
+
+
+def test_records_that_are_skipped_where_a_player_rests_are_counted():
+    sums = training_means.add({"steps": 0, "skipped": 2}, {"loss": np.nan, "skipped": 3})
+    assert sums["skipped"] == 5
