@@ -85,6 +85,20 @@ def test_a_denoiser_of_the_other_frames_serves_every_sampler():
     np.testing.assert_allclose(found, s[1:3, 1:3] - gain @ s[::3, 1:3], atol=0.01)
 
 
+@pytest.mark.parametrize("at, rest", [(None, 0.0), (0.25, 0.25)])
+def test_each_clip_has_its_own_time_at_the_frames_that_are_made(at, rest):
+    seen = []
+
+    def recorded(x, t):
+        seen.append(np.asarray(t))
+        return Prediction(x, x)
+
+    clips = jnp.zeros((2, F, 1))
+    completed = videos.completing(recorded, SCHEDULE, clips, timesteps.given_pattern("1..."), at)
+    completed(jnp.zeros((2, F - 1, 1)), jnp.array([0.4, 0.9]))
+    np.testing.assert_allclose(seen[-1], [[rest, 0.4, 0.4, 0.4], [rest, 0.9, 0.9, 0.9]], atol=1e-6)
+
+
 def test_a_rollout_follows_the_law_of_the_long_video():
     """Of a process in which a frame depends on the last one alone, 6 frames behind one, in windows of 3."""
 
@@ -111,6 +125,15 @@ def test_a_rollout_on_latents_codes_the_last_frames_anew():
         *way, first, window=3, coding=(lambda frames: 4 * frames, lambda x: jnp.repeat(x, 2, 1)[:, 1:])
     )
     assert pairs.shape == (2, 1 + 2 * 6, 1)
+    # Three given frames are two latents; each of the four that are made is two frames, alike by this decoder.
+    three = jnp.concatenate([first, 2 * first, 3 * first], axis=1)
+    of_three = (lambda frames: frames[:, ::2], lambda x: jnp.repeat(x, 2, 1)[:, 1:])
+    longer = videos.rollout(
+        samplers.ddim(), denoise, SCHEDULE, x[:, :4], PLAN, KEYS(2), three, window=4, coding=of_three
+    )
+    assert longer.shape == (2, 3 + 8, 1)
+    np.testing.assert_array_equal(longer[:, :3], three)
+    np.testing.assert_array_equal(longer[:, 3::2], longer[:, 4::2])
 
 
 @pytest.mark.parametrize("make", ["rollout", "fill"])

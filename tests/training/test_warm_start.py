@@ -56,6 +56,13 @@ def test_names_without_their_collection_are_completed_if_none_has_it():
     assert sorted(taken) == ["params/b", "params/w"] and float(params["params"]["w"][0]) == 1
     _, taken, skipped = warm_start(ours, {"params/w": np.ones(1), "b": np.ones(1)})
     assert taken == ["params/w"] and skipped == ["params/b: not in the source", "b: only in the source"]
+    _, taken, _ = warm_start(ours | {"heads": {"w": jnp.zeros(1)}}, {"w": np.ones(1)})
+    assert taken == ["params/w"]  # a run's heads stand beside the collection
+
+
+def test_parameters_keep_their_type():
+    params, _, _ = warm_start({"w": jnp.zeros(2, jnp.bfloat16)}, {"w": np.ones(2, np.float32)})
+    assert params["w"].dtype == jnp.bfloat16 and float(params["w"][1]) == 1
 
 
 def test_reads_a_safetensors_file(tmp_path):
