@@ -99,6 +99,16 @@ def test_each_clip_has_its_own_time_at_the_frames_that_are_made(at, rest):
     np.testing.assert_allclose(seen[-1], [[rest, 0.4, 0.4, 0.4], [rest, 0.9, 0.9, 0.9]], atol=1e-6)
 
 
+def test_given_frames_of_a_clip_that_is_filled_rest_at_the_time_that_is_said():
+    """What is made is the last prediction, here the sum of all frames' times: that of the given one beside three."""
+    times = lambda x, t: Prediction(jnp.broadcast_to(t.sum(1)[:, None, None], x.shape), x)
+    given, zero = timesteps.given_pattern("1..."), jnp.zeros((1, F, 1))
+    plan = timesteps.plan(np.array([1.0, 0.5, 0.0]))
+    way = (samplers.ddim(), times, SCHEDULE, zero, plan, KEYS(1), zero, given)
+    clean, later = (videos.fill(*way, at)[0, 1:, 0] for at in (None, 0.25))
+    np.testing.assert_allclose([clean, later], [[1.5] * 3, [1.75] * 3], rtol=1e-6)
+
+
 def test_a_rollout_follows_the_law_of_the_long_video():
     """Of a process in which a frame depends on the last one alone, 6 frames behind one, in windows of 3."""
 
