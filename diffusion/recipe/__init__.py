@@ -1,4 +1,4 @@
-"""A run as one value: `Recipe`, from Python or from a config of plain data, and the names that a config may use."""
+"""A run as one value, `Recipe`, built in Python or from a config of plain data; and the names that a config may use."""
 
 from typing import TYPE_CHECKING
 

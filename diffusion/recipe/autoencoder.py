@@ -1,4 +1,4 @@
-"""The autoencoder that trains with the model of a run, on whose latents the model is trained."""
+"""The autoencoder that is trained together with the model of a run, which is trained on its latents."""
 
 import dataclasses
 from typing import Any

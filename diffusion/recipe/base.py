@@ -1,4 +1,4 @@
-"""The text-to-image model that a run tunes: its folder, and the network that the run trains beside it."""
+"""The text-to-image model that a run tunes: its folder, and the network of new weights that the run trains."""
 
 import dataclasses
 import functools

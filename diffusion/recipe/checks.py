@@ -1,4 +1,4 @@
-"""The recipe of a config: what its fields must fit, with each other, with the data, with the files that they name."""
+"""Checks of a config: its fields must fit each other, the data, and the files that they name."""
 
 import functools
 import operator

@@ -1,4 +1,4 @@
-"""The facts that a model's folder states without the libraries that read its networks; and the bundled models."""
+"""What can be read from a model's folder without importing the libraries for its networks; and the bundled models."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Who trains or teaches beside the model of a run: the second player, and the teacher."""
+"""The networks besides the model of a run: the second player, which is also trained, and the teacher."""
 
 from typing import Any, NamedTuple
 

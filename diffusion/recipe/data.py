@@ -1,4 +1,4 @@
-"""The data of a config: the source that `config.data.source` names, at a split."""
+"""The data of a config: one split of the source that `config.data.source` names."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The fields that every config has, with their defaults: recipes change values, and no other field is known.
+"""The fields of every config, with their defaults. Recipes change values; other fields do not exist.
 
 An entry with a "name" names a function of the library and its arguments, e.g. {"name": "cosine", "s": 0.008};
 diffusion/recipe/names.py lists the names.

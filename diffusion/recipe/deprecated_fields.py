@@ -1,4 +1,4 @@
-"""Fields of earlier versions in a new config: they act for one version, and say what takes their place."""
+"""Fields of earlier versions in a new config: they work for one version, with a warning that names the new field."""
 
 import warnings
 from typing import Any

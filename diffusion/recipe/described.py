@@ -1,4 +1,4 @@
-"""A part of a recipe that is an object, as data for config.json."""
+"""The description of a recipe's part that is a Python object, as data for config.json."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""The frozen encoder of a run, whose features of clean pictures an objective reads."""
+"""The frozen encoder of a run, whose features of clean pictures an objective uses."""
 
 import dataclasses
 from typing import Any

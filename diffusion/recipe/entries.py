@@ -1,4 +1,4 @@
-"""An entry of a config, {"name": ..., **arguments}, to the call of the function that it names."""
+"""Calls the function that an entry of a config names: {"name": ..., **arguments}."""
 
 import inspect
 import types

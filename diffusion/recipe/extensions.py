@@ -1,12 +1,12 @@
-"""Code of a user's own that extends a command, and the command lines that name it again.
+"""The user's code that extends a command, and the flags by which later commands name it again.
 
-It is named on the command line, `--extend=my_ideas.py,mypaper.register,plugin:NAME`, or in the project file of the
-current folder:
+The user names it on the command line, `--extend=my_ideas.py,mypaper.register,plugin:NAME`, or in the project file of
+the current folder:
 
     [tool.diffusion]
     extend = ["mypaper.register"]
 
-A run's own config brings no code.
+A config never names code.
 """
 
 import importlib

@@ -1,4 +1,4 @@
-"""The fields that a config may have, their types and their ranges: the conditions on each field by itself."""
+"""The fields that a config may have, with their types and ranges: the conditions on each single field."""
 
 import functools
 import pathlib

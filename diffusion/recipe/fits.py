@@ -1,4 +1,4 @@
-"""Checks that the parts of a recipe fit each other: calls the parts' own checks, and names the config's fields."""
+"""Checks that the parts of a recipe fit each other: calls their checks, and names the config's fields in errors."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Parts that change a run's denoiser while it samples: guides in their order, second runs, and measured pictures."""
+"""The parts that change a run's denoiser during sampling: guides in their order, second runs, and measured pictures."""
 
 import functools
 import pathlib

@@ -1,4 +1,4 @@
-"""The kinds of entries that a config has: the table of each, the entries among its arguments, what it may ask for."""
+"""The kinds of entries in a config: the table of each kind, nested entries, and the values of the run for arguments."""
 
 import math
 from collections import ChainMap

@@ -1,4 +1,4 @@
-"""The schedule of a config whose ends train with the model."""
+"""A schedule whose end points are trained together with the model."""
 
 import jax
 

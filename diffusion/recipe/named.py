@@ -1,4 +1,4 @@
-"""Tables of functions by the names that a config has for them; a look-up may be by any value of a config."""
+"""Tables from names in a config to functions; a look-up accepts any value that a config may have."""
 
 import functools
 from collections.abc import Callable

@@ -1,7 +1,7 @@
-"""The names that a config can use, and their functions. A line in a table adds one.
+"""The names that a config can use, and their functions. One line in a table adds a name.
 
-Arguments are those of the function, checked against its signature by `resolve.call`; what does not come from the entry
-(the schedule, what the network predicts, the steps of the run ...) is supplied there.
+The arguments of an entry are those of the function, checked against its signature by `resolve.call`. It also supplies
+the arguments that do not come from the entry (the schedule, the parameterization, the steps of the run ...).
 """
 
 import functools

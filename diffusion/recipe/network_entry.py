@@ -1,4 +1,4 @@
-"""The entry of a network, whose sizes, channels and times come from the rest of the config."""
+"""The entry of a network; its sizes, channels and times follow from the rest of the config."""
 
 import typing
 from types import NoneType

@@ -1,4 +1,4 @@
-"""The condition that stands for none: a class beyond the last, or the empty caption."""
+"""The null condition: the class after the last one, or the empty caption."""
 
 from collections.abc import Mapping
 from typing import Any

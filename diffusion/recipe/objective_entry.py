@@ -1,4 +1,4 @@
-"""The entry of an objective, and the list of what wraps it: terms, augmentation, condition dropout, ..."""
+"""The entry of an objective, and the list of its wrappers: terms, augmentation, condition dropout, ..."""
 
 import functools
 from collections.abc import Callable, Mapping

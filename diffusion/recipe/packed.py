@@ -1,4 +1,4 @@
-"""A network of pytrees as a network of vectors, for examples that are pytrees of arrays."""
+"""A network for pytrees as a network for vectors, for examples that are pytrees of arrays."""
 
 from typing import Any
 

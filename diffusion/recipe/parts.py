@@ -1,7 +1,7 @@
-"""The builder of a run: the table of its parts, each with the function that builds it and its fields of the config.
+"""The builder of a run: the table of its parts, each with its fields of the config and the function that builds it.
 
-`Resolver` is that table, in the order in which a run is built: a function reads the config and the parts above its own.
-An object from Python takes the place of what its function would build.
+`Resolver` is this table, in the order in which a run is built: a function reads the config and the parts above it. If
+Python passes an object for a part, the function of this part is not called.
 """
 
 import functools

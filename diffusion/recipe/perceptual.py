@@ -1,4 +1,4 @@
-"""The frozen network of a run whose features an objective compares pictures by."""
+"""The frozen network of a run whose features an objective uses to compare pictures."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""The sizes of a run's pictures by its config, and what a network can do with them."""
+"""The sizes of a run's pictures, as set by its config, and whether a network supports them."""
 
 import math
 from collections.abc import Mapping

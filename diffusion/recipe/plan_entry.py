@@ -1,4 +1,4 @@
-"""The times of sampling by their entries: the grid, its steps, and a plan that the trained network decides."""
+"""The sampling times from their entries: the grid, its steps, and a plan that depends on the trained network."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

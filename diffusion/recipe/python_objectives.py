@@ -1,7 +1,7 @@
-"""The description in config.json of an objective that Python built: its loss, and the facts that are no defaults.
+"""The description in config.json of an objective that Python built: its loss, and the facts that differ from defaults.
 
-A fact that comes later then changes no description of before, so that earlier runs go on. Until version 25 descriptions
-had all facts.
+If a later version adds a fact, earlier descriptions therefore stay the same, and earlier runs can be resumed. Up to
+version 25, descriptions contained all facts.
 """
 
 from typing import Any

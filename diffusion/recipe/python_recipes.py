@@ -1,4 +1,4 @@
-"""A recipe of Python: objects for some parts, the builder's for the others, and how config.json records the objects."""
+"""A recipe from Python: objects for some parts, the config for the others, and the record of objects in config.json."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""A run as one value: what is trained, how, on what, and how it makes samples."""
+"""A run as one value: what is trained, how, on which data, and how it is sampled."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Config files in Python: a function `get_config(arg)`, whose argument names a preset of the recipe.
 
-A file of your own is named by its path, a recipe of this library by its name: `mine.py:tiny`, `digits:tiny`. One can be
-built on another:
+Your own file is named by its path, a recipe of this library by its name: `mine.py:tiny`, `digits:tiny`. A config can be
+built on another one:
 
     config = recipes.load("digits")
 """

@@ -1,4 +1,4 @@
-"""The recipe of a config: its entries become the arguments of `Recipe`, which Python calls too."""
+"""Builds the recipe of a config: its entries become the arguments of `Recipe`, which Python users call as well."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""The names that a config can use for sampling: samplers, grids, plans, drivers, guidances, and what steers them."""
+"""The names that a config can use for sampling: samplers, grids, plans, drivers, guidances, guides, and measurements."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The sections of a recipe: the parts of a run, by what they are for."""
+"""The sections of a recipe: the parts of a run, grouped by purpose."""
 
 import dataclasses
 from collections.abc import Callable, Mapping

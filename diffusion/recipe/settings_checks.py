@@ -1,4 +1,4 @@
-"""Checks that the settings of a run, from a config or Python, fit each other, its parts, and the files they name."""
+"""Checks that the settings of a run, from a config or from Python, fit each other, the parts, and the named files."""
 
 import math
 import pathlib

@@ -1,7 +1,7 @@
-"""Steering by a config: drivers that take the place of `samplers.sample`, most with measured pictures or a reward.
+"""Steering from a config: drivers that replace `samplers.sample`, most of which use measured pictures or a reward.
 
-Each function returns a driver: (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan, as
-`samplers.sample` is one; a driver of particles returns (x, `Weighed`), and rejection (x, `Tried`).
+Each function returns a driver: (sampler=, denoise=, schedule=, x=, plan=, keys=) -> x at the end of the plan,
+with the signature of `samplers.sample`. A particle driver returns (x, `Weighed`), and rejection returns (x, `Tried`).
 """
 
 from collections.abc import Callable

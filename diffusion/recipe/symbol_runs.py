@@ -1,4 +1,4 @@
-"""Checks of a run on symbols: what it reads of a config, and that process, network, sampler and data fit each other."""
+"""Checks of a run on symbols: the supported fields, and that process, network, sampler and data fit each other."""
 
 import functools
 import operator

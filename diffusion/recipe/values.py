@@ -1,4 +1,4 @@
-"""A config's content: as plain values, as JSON, as a hash; the fields in which two differ; the errors of its fields.
+"""The content of a config as plain values, JSON or a hash; the fields in which two configs differ; errors of fields.
 
 A config is an `ml_collections.ConfigDict` of numbers, strings, booleans, None, sequences and mappings, so that it is
 written to and read from JSON without executing anything.

@@ -1,8 +1,8 @@
-"""config.json of a run folder: a config with the version of its fields, and the changes from each version to the next.
+"""The file config.json of a run folder: a config with the version of its fields, and the migrations between versions.
 
-A folder without a version is of version 0. `MIGRATIONS[v]` turns a config of version v into one of version v + 1, so
-that the run computes what it did; a field that moves or comes adds a function to the end of the list. The functions up
-to version 7 ask whether the field is there: folders of all of these versions say none.
+A file without a version has version 0. `MIGRATIONS[v]` turns a config of version v into one of version v + 1 with which
+the run computes the same. To move or add a field, append a function to the list. The functions up to version 7 check
+whether a field exists, because folders of all these versions state no version.
 """
 
 import json

@@ -1,6 +1,6 @@
-"""The fields of an objective that were its wrappers before `objective.wrappers` was their list.
+"""The fields that configured the wrappers of an objective before `objective.wrappers` became a list.
 
-Run folders are read for good (`versions`). A new config that sets such a field acts as before for one version
+Old run folders stay readable (`versions`). A new config may still set such a field for one version
 (`deprecated_fields`).
 """
 

@@ -1,4 +1,4 @@
-"""From a prompt to a picture, by any of the published models that `diffusion.text_to_image.pipelines` reads."""
+"""Generates pictures from prompts with the published models that `diffusion.text_to_image.pipelines` supports."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""A model with LoRA files, words or attachments, or with kernels in 8 bits; the model itself stays as it is."""
+"""Adds LoRA files, words, attachments or 8-bit kernels to a model; the model that is passed does not change."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""Attachments in use: they are read from files, and evaluated at each step."""
+"""Reads attachments from files, and evaluates them in each step."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

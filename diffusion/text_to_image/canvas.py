@@ -1,4 +1,4 @@
-"""The pictures of a request: the canvas, which is repainted, the edited images, and the pictures of controls."""
+"""The pictures in a request: the canvas that is repainted, the images to edit, and the pictures of controls."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,12 +1,13 @@
-"""ComfyUI's workflows as requests; `comfyui_export` writes them.
+"""Reads ComfyUI's workflows as requests; `comfyui_export` writes them.
 
     flow = comfyui.read(opener.read_json("flow.json"), "flow.json")
     model = text_to_image.load(folder, loras=flow.loras, attachments=flow.attachments)
     pictures = text_to_image.make(flow.stepped(model), flow.requested(model))
 
-A workflow is read whose nodes are in `comfyui_graph.FIELDS` and make one picture: a checkpoint or its networks, LoRA
-files with one strength for both networks, texts, ControlNets, an empty latent or a picture's, one KSampler or
-SamplerCustomAdvanced, and a saved picture. ComfyUI draws other noise from a seed than this library.
+A workflow is supported if its nodes are in `comfyui_graph.FIELDS` and generate one picture: a checkpoint or its
+networks, LoRA files with the same strength for both networks, texts, ControlNets, an empty latent or that of a picture,
+one KSampler or SamplerCustomAdvanced, and a saved picture. For the same seed, ComfyUI draws different noise than this
+library.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Requests as ComfyUI's workflows, in the format of its API.
+"""Writes requests as ComfyUI workflows, in the format of its API.
 
 graph = comfyui_export.written(request, source, model, (height, width))    # a dict, for a .json file
 """

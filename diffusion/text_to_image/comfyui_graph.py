@@ -1,10 +1,10 @@
-"""The nodes of ComfyUI's workflow files, in the format of its API and in the one that its page saves.
+"""Reads the nodes of ComfyUI's workflow files, in the format of its API and in the format that its page saves.
 
     nodes = comfyui_graph.nodes(opener.read_json("flow.json"), "flow.json")
     nodes["3"].kind, nodes["3"].inputs                     # "KSampler", {"seed": 5, "model": Link("4", 0), ...}
 
 The API has {"3": {"class_type": "KSampler", "inputs": {"seed": 5, "model": ["4", 0], ...}}}. The page saves a list of
-nodes, whose connections are numbers of a list of links, and whose values stand in the order of the node's fields.
+nodes, whose connections are indices into a list of links, and whose values are in the order of the node's fields.
 """
 
 from collections.abc import Mapping, Sequence

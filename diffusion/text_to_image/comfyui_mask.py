@@ -1,10 +1,10 @@
-"""The masks of ComfyUI's workflows: a channel of a picture, and how its nodes keep the rest of the picture.
+"""The masks in ComfyUI's workflows: a channel of a picture, and how the nodes keep the rest of the picture.
 
     mask = Mask("input/cat.png", "alpha", keeps=True)
     painted, colours = mask.read()                         # Bool [H, W], True where the picture is painted, and uint8
 
-With SetLatentNoiseMask ComfyUI replaces the kept latents before each evaluation of the network, by the picture's with
-the noise of the start: `kept_noise="one"`. With InpaintModelConditioning and noise_mask = False the network sees the
+With SetLatentNoiseMask, ComfyUI replaces the kept latents before each evaluation of the network by those of the picture
+with the initial noise: `kept_noise="one"`. With InpaintModelConditioning and noise_mask = False, the network reads the
 mask and the picture without the painted part, and nothing is replaced.
 """
 

@@ -1,17 +1,18 @@
-"""ComfyUI's samplers and schedulers of Stable Diffusion 1, 2, 3 and 3.5, SDXL and FLUX.1.
+"""ComfyUI's samplers and schedulers for Stable Diffusion 1, 2, 3 and 3.5, SDXL and FLUX.1.
 
     process = comfyui_steps.stepping(model.process, "karras")    # and its sampler by the name in SAMPLERS
     flow = comfyui_steps.levels_of_flow("FluxPipeline", distilled=True)
     process = comfyui_steps.stepping(model.process, "simple", flow)
 
-ComfyUI lays the steps over a table of levels. Of Stable Diffusion 1 and 2 and SDXL it has sigma / alpha of the T steps,
-starts at noise of variance 1, and its network receives the whole step of the nearest level. Of a flow it has
+ComfyUI selects the steps from a table of noise levels. For Stable Diffusion 1 and 2 and SDXL, the table contains sigma
+/ alpha of the T training timesteps; sampling starts from noise of variance 1, and the network receives the integer
+timestep of the nearest level. For a flow, the table contains
 
     sigma(t) = r t / (1 + (r - 1) t)
 
 at t = 1/T, 2/T, .. 1: T = 10,000 and log r = 1.15 for FLUX.1 with distilled guidance, T = 1000 and r = 1 for FLUX.1
-without, T = 1000 and r = 3 for Stable Diffusion 3. Its "normal" and "sgm_uniform" apply this function to values that
-are evenly spread between the table's own ends, to which it was applied already. A name stands here where this library's
+without, T = 1000 and r = 3 for Stable Diffusion 3. Its "normal" and "sgm_uniform" apply this function to evenly spaced
+values between the ends of the table, to which it has already been applied. A sampler is listed here if this library's
 sampler takes the same steps.
 
 Reference: the code of ComfyUI, `comfy/samplers.py`, `comfy/model_sampling.py` and `comfy/supported_models.py`.

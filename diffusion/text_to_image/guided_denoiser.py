@@ -1,4 +1,4 @@
-"""The guided denoiser of a text-to-image model, with attachments, cache, merging, regions and words of a request.
+"""The guided denoiser of a text-to-image model, with the attachments, cache, merging, regions and words of a request.
 
 `model` is a `text_to_image.TextToImage`.
 """

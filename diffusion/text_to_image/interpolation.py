@@ -1,4 +1,4 @@
-"""Pictures on the way from one prompt, or one noise, to another."""
+"""Pictures that interpolate between two prompts or two noises."""
 
 import jax
 import jax.numpy as jnp

@@ -1,12 +1,12 @@
-"""From a prompt to a picture, by any of the published models that `diffusion.text_to_image.pipelines` reads.
+"""Generates pictures from prompts with the published models that `diffusion.text_to_image.pipelines` supports.
 
     from diffusion import text_to_image
     model = text_to_image.load("stable-diffusion-v1-5")
     pictures = text_to_image.generate(model, ["a cat on a mat"] * 4, negative="blurry", seeds=range(4))
     for frame in text_to_image.watch(model, "a cat on a mat"): show(frame.pictures)
 
-A picture depends on its own prompt, seed and settings alone. Pictures are edited by `image` and `strength`, repainted
-in part by `mask`, and made larger by `margins`.
+A picture depends only on its prompt, seed and settings. `image` and `strength` edit a picture, `mask` repaints a part
+of it, and `margins` extend it.
 """
 
 import dataclasses

@@ -1,4 +1,4 @@
-"""Reads a text-to-image model from its folder, with its weights or with their shapes alone."""
+"""Reads a text-to-image model from its folder, with its weights or only with their shapes."""
 
 import dataclasses
 import pathlib

@@ -1,4 +1,4 @@
-"""How a LoRA file is used: its weight, and the interval of t in which it acts."""
+"""The use of a LoRA file: its weight, and the interval of t in which it acts."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Self

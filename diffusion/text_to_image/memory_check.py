@@ -1,4 +1,4 @@
-"""Whether pictures or clips fit in memory beside a model's weights, before anything of them is computed.
+"""Checks that pictures or clips fit into memory in addition to a model's weights, before anything is computed.
 
 `model` is a `text_to_image.TextToImage`.
 """

@@ -1,4 +1,4 @@
-"""A text-to-image model: its networks and its process, LoRA files merged into it, and the conditions of prompts."""
+"""A text-to-image model: its networks, its noise schedule, the merging of LoRA files, and the conditions of prompts."""
 
 import dataclasses
 import functools

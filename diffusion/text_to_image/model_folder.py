@@ -1,4 +1,4 @@
-"""The folder of a text-to-image model that was made of another: some new networks, and the other model's files."""
+"""Writes the folder of a text-to-image model that was made from another one: some new networks, and the other files."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""A picture that an attachment of a model reads: as a value, a table of its parts, or the text of a flag."""
+"""A control, a picture that an attachment of a model reads: as a value, a table of its parts, or the text of a flag."""
 
 import re
 from collections.abc import Mapping

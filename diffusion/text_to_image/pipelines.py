@@ -1,4 +1,4 @@
-"""The pipelines of text-to-image and text-to-video models as diffusers publishes them, each in its family's room.
+"""The pipelines of text-to-image and text-to-video models by their class in diffusers, each in its family's folder.
 
 A folder has a denoiser, an autoencoder, text encoders and a scheduler; the class in its model_index.json is in `KINDS`.
 """

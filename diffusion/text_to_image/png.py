@@ -1,7 +1,7 @@
-"""The settings in the PNG file of a picture: its request, and what it was made by.
+"""The settings in the PNG file of a picture: its request, and the model and files from which it was generated.
 
-`diffusion.io.pictures` reads and writes the file; here is what its JSON holds. A file may come from anyone, so that
-`read` checks each setting.
+`diffusion.io.pictures` reads and writes the file; this module defines its JSON. A file may come from anyone, so `read`
+checks each setting.
 """
 
 import dataclasses

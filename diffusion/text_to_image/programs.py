@@ -1,4 +1,4 @@
-"""The compiled programs of text to image, for a model and one course of settings: as a whole, or step by step.
+"""The compiled programs of text to image, for a model and one set of settings: the whole trajectory, or step by step.
 
 `model` is a `text_to_image.TextToImage`.
 """

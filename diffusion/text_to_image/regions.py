@@ -1,10 +1,10 @@
-"""Regions, prompts that describe a part of a picture, and words that the picture must show, anywhere or in a box.
+"""Regions, which are prompts for a part of a picture; and words that the picture must show, anywhere or in a box.
 
     Region("a red ball", (0.0, 0.0, 0.5, 1.0))    # or where = a mask: a path, or Bool [H, W]
     Word("ball"), Word("ball", (0.5, 0.5, 1.0, 1.0))
 
-As texts they are "a red ball:0,0,0.5,1", "a red ball:mask=left.png"; "ball", "ball:0.5,0.5,1,1". A box is left, top,
-right, bottom as shares of the picture's sides.
+As texts they are "a red ball:0,0,0.5,1", "a red ball:mask=left.png"; "ball", "ball:0.5,0.5,1,1". A box is (left, top,
+right, bottom) as shares of the picture's sides.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

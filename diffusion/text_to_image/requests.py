@@ -1,11 +1,11 @@
-"""A request for pictures. Functions, commands, the page and files read the type, range and help of its settings here.
+"""A request for pictures: its settings, each with type, range and help, for functions, commands, the page and files.
 
     request = Request(prompts="a cat", seeds=range(4), steps=30, guidance=7.5)
     for name, setting in settings(Request).items():
         print(name, setting.type, setting.default, setting.help)
 
-A request checks itself when it is built: each setting alone, then the settings that must fit together. `check` and
-`size` check what depends on the model, a `text_to_image.TextToImage`.
+A request is validated when it is built: first each setting alone, then the settings that must fit together. `check` and
+`size` validate what depends on the model, a `text_to_image.TextToImage`.
 """
 
 import dataclasses
@@ -39,9 +39,9 @@ CONTROLS = 16  # pictures that attachments read
 REGIONS = 16
 WORDS = 16
 KEPT_NOISE = ("fresh", "one")
-IMAGES = 16  # images that a denoiser sees beside the noise
+IMAGES = 16  # images that a denoiser sees in addition to the noise
 OF_SOUND = {"sound_guidance": "guidance", "modality_guidance": "modality_guidance"}  # with the fields of `Sound`
-MOVING = "ddim"  # the default where a guidance moves x_t; published methods take it
+MOVING = "ddim"  # the default for a guidance that moves x_t; the published methods use it
 VALUES = frozenset({  # settings that a program receives as arrays, or that a field of its `programs.Course` holds
     "prompts", "negative", "guidance", "late_guidance", "dynamic_guidance", "image_guidance", "seeds", "batch_size",
     "perturbed_guidance", "sound_guidance", "modality_guidance", "frame_rate",
@@ -69,12 +69,12 @@ class Setting(NamedTuple):
     """One setting of a request.
 
     Attributes:
-        type: int, float, bool, str or tuple; a picture is a str, its path.
-        default: the value if the caller names none.
-        valid: its valid values.
-        optional: whether it may also be None.
+        type: int, float, bool, str or tuple; the type of a picture is str, its path.
+        default: the value if the caller passes none.
+        valid: the valid values.
+        optional: whether the value may also be None.
         help: the description for users.
-        item: caller's value -> part of the tuple; None keeps the value.
+        item: conversion of the caller's value to an item of the tuple; None if the setting is no tuple.
     """
 
     type: type
@@ -85,7 +85,7 @@ class Setting(NamedTuple):
     item: Callable[[Any], Any] | None = None
 
     def read(self, name: str, value: Any) -> Any:
-        """The value in the setting's type: numbers of JSON and NumPy are converted, a value becomes a tuple of one.
+        """The value in the setting's type: JSON and NumPy numbers are converted, and a single value becomes a tuple.
 
         Raises:
             ValueError: for a value of another type, or out of range.
@@ -101,13 +101,13 @@ class Setting(NamedTuple):
 
 
 def setting(default: Any, valid: schema.Valid, help: str, item: Callable[[Any], Any] | None = None) -> Any:
-    """A field of a dataclass of settings, with its default, valid values (besides None), help and parts."""
+    """A field of a dataclass of settings: its default, valid values (besides None), help, and conversion of items."""
     return dataclasses.field(default=default, metadata={"valid": valid, "help": help, "item": item})
 
 
 @functools.cache
 def settings(record: type) -> Mapping[str, Setting]:
-    """The settings of `Request`, or of a dataclass that adds some to it, by their names."""
+    """The settings of `Request`, or of a dataclass that extends it, by name."""
     hints = typing.get_type_hints(record)
     table = {}
     for field in dataclasses.fields(record):
@@ -120,90 +120,93 @@ def settings(record: type) -> Mapping[str, Setting]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Request:
-    """A request for pictures: N prompts with N seeds, or one of either for all pictures.
+    """A request for pictures: N prompts with N seeds, or one prompt or one seed for all pictures.
 
-    `settings(Request)` has the type, default, range and help of each field. None leaves a setting to the model or to
-    the other settings. Some settings need more words:
+    `settings(Request)` has the type, default, range and help of each field. None means that the model or the other
+    settings determine the value. Further details of some settings:
 
-    image, mask: paths of pictures, or arrays: the image uint8 [H, W, 3], the mask Bool [H, W], True where the image is
-        repainted. The rest of the image stays, pixel for pixel.
-    images: pictures of any size; the first one sets the size of the pictures where the request names none. For a model
-        that takes them, `image` without strength, mask and margins is the first of them; for some, such as
-        Qwen-Image-Edit, in any case (`EditedPictures.repainted`).
+    image, mask: paths of pictures, or arrays: the image uint8 [H, W, 3], the mask Bool [H, W], True where the image
+        is repainted. The rest of the image stays, pixel for pixel.
+    images: pictures of any size; if the request names no size, the results have the size of the first. For a model
+        that supports them, an `image` without strength, mask and margins is the first of them; for some models,
+        such as Qwen-Image-Edit, it is the first in any case (`EditedPictures.repainted`).
     resamplings: RePaint (Lugmayr et al. 2022); the number of evaluations grows almost by this factor.
-    kept_noise: "fresh" is `editing.replacement`, "one" is `editing.replacement_along` with the noise of the start.
-    tile: with tiles the autoencoder's memory does not grow with the picture; neighbouring tiles share a quarter of
-        their side (`diffusion.models.autoencoders.tiles`).
+    kept_noise: "fresh" is `editing.replacement`, "one" is `editing.replacement_along` with the initial noise.
+    tile: the side of tiles, with which the autoencoder's memory does not grow with the picture; neighbouring tiles
+        overlap by a quarter of their side (`diffusion.models.autoencoders.tiles`).
     windows, emphasis: see `diffusion.text.encode`.
-    controls: `Control`s, or tuples or tables of their parts; the effects of several add up.
-    regions: `Region`s, or texts. The prompt describes the rest of the picture; overlapping regions share their pixels.
+    controls: `Control`s, or tuples or tables of their parts; the effects of several controls are added.
+    regions: `Region`s, or texts. The prompt describes the rest of the picture; overlapping regions share their
+        pixels.
     words: `Word`s, or texts. Attend-and-Excite guides words without a box, layout guidance words with one.
-    reference: a picture; self-attention reads its tokens, noised as the step is, beside its own.
+    reference: a picture; self-attention also attends to its tokens, noised to the level of the step.
     """
 
     prompts: tuple[str, ...] = setting(("",), schema.several(PROMPT, 1, NUMBER), "what the pictures show")
-    negative: str | None = setting(None, PROMPT, "what the pictures are pushed away from; one text for all of them")
+    negative: str | None = setting(None, PROMPT, "what the pictures must not show; one text for all of them")
     steps: int | None = setting(
-        None, schema.integer(1, STEPS), "steps of the sampler; by default as the model was published"
+        None, schema.integer(1, STEPS), "steps of the sampler; by default those of the published model"
     )
     guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "scale of classifier-free guidance, or the strength that a distilled model reads; 1 or below is none, of a "
-        "model that edits pictures by instructions 1 alone; by default as the model was published",
+        "scale of classifier-free guidance, or the guidance that a distilled model receives as an input; 1 or less "
+        "means no guidance (only 1, for a model that edits pictures by instructions); by default that of the "
+        "published model",
     )
     late_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "scale of the guidance of a second denoiser, which acts at small t, as in Wan 2.2; by default that of the "
-        "first",
+        "guidance scale of a second denoiser, which acts at small t, as in Wan 2.2; by default that of the first",
     )
     dynamic_guidance: bool = setting(
         False,
         schema.FLAG,
-        "another scale of the guidance at each step, between 1 and 1 + guidance, for CogVideoX; use_dynamic_cfg in "
+        "vary the guidance scale from step to step between 1 and 1 + guidance, for CogVideoX; use_dynamic_cfg in "
         "diffusers",
     )
     image_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "scale of the guidance by the image, for a model that edits pictures by instructions; 1 is none, and below it "
-        "the image counts less; by default as the model was published",
+        "guidance scale of the image, for a model that edits pictures by instructions; 1 means no guidance, and a "
+        "scale below 1 weakens the image; by default that of the published model",
     )
     perturbed_guidance: float | None = setting(
         None,
         schema.number(0, 1e6),
-        "scale of perturbed-attention guidance, away from a network whose attention sees each token alone; 0 is none; "
-        "by default as the model was published",
+        "scale of perturbed-attention guidance, away from a network whose tokens attend only to themselves; 0 means "
+        "none; by default that of the published model",
     )
     sound_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "scale of the sound's guidance by the text, for a model that makes clips with their sound; 1 is none; by "
-        "default as the model was published",
+        "guidance scale of the sound by the text, for a model that generates clips with sound; 1 means no guidance; by "
+        "default that of the published model",
     )
     modality_guidance: float | None = setting(
         None,
         schema.number(-1e6, 1e6),
-        "scale of the guidance away from a clip and a sound that leave out each other, for the same models; 1 is "
-        "none; by default as the model was published",
+        "scale of the guidance away from a clip and a sound that ignore each other, for the same models; 1 means no "
+        "guidance; by default that of the published model",
     )
     seeds: tuple[int, ...] = setting((0,), schema.several(schema.integer(0, SEED), 1, NUMBER), "seed of each picture")
-    sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default the model's own")
+    sampler: str = setting("", text(100), "a sampler, for example dpmpp_2m; by default that of the model")
     height: int = setting(
-        0, schema.integer(0, SIDE), "height of the pictures in pixels; 0: that of the image, or the model's own"
+        0, schema.integer(0, SIDE), "height of the pictures in pixels; 0: that of the image, or the model's default"
     )
     width: int = setting(
-        0, schema.integer(0, SIDE), "width of the pictures in pixels; 0: that of the image, or the model's own"
+        0, schema.integer(0, SIDE), "width of the pictures in pixels; 0: that of the image, or the model's default"
     )
     frames: int = setting(
-        0, schema.integer(0, FRAMES), "frames of a clip, for a model that makes clips; 0: as the model was published"
+        0,
+        schema.integer(0, FRAMES),
+        "frames of a clip, for a model that generates clips; 0: the number of the published model",
     )
     frame_rate: float = setting(
         0.0,
         schema.number(0, RATE),
-        "frames a second of a clip, for a model whose denoiser receives them, such as LTX-2; 0: as the model was "
-        "published",
+        "frames per second of a clip, for a model whose denoiser receives this number, such as LTX-2; 0: the rate of "
+        "the published model",
     )
     layers: int = setting(
         0,
@@ -215,17 +218,17 @@ class Request:
     images: tuple[str | np.ndarray, ...] = setting(
         (),
         schema.several(PICTURE, 0, IMAGES),
-        "pictures that the prompt edits or combines, by a model that sees several, such as FLUX.2; or the first and "
-        "the last frame of a clip of Wan; each a path",
+        "pictures to edit or combine as the prompt says, for a model that supports several, such as FLUX.2; or the "
+        "first and the last frame of a clip, for Wan; each a path",
         lambda value: valid_as(PICTURE, "images", typed(str, value)),
     )
     mask: str | np.ndarray | None = setting(
-        None, PICTURE, "a picture of the image's size, white where the image is painted again; the rest does not change"
+        None, PICTURE, "a picture of the image's size, white where the image is repainted; the rest does not change"
     )
     margins: tuple[int, int, int, int] = setting(
         (0, 0, 0, 0),
         schema.several(schema.integer(0, SIDE), 4, 4),
-        "pixels to add to the image and paint: top,bottom,left,right",
+        "pixels by which the image is extended: top,bottom,left,right",
     )
     strength: float | None = setting(
         None,
@@ -235,21 +238,23 @@ class Request:
     resamplings: int = setting(
         1,
         schema.integer(1, RESAMPLINGS),
-        "with a mask or margins: how often each quarter of the trajectory but the last is sampled, so that what is "
-        "painted agrees with what is kept (RePaint)",
+        "with a mask or margins: how often each quarter of the trajectory except the last is sampled, so that the "
+        "painted part agrees with the kept part (RePaint)",
     )
     kept_noise: str = setting(
         "fresh",
         one_of(*KEPT_NOISE),
-        "with a mask or margins: the noise on what is kept, fresh after each step, or one for all steps, as diffusers "
-        "has it",
+        "with a mask or margins: the noise on the kept part, fresh after each step, or one noise for all steps, as in "
+        "diffusers",
     )
-    batch_size: int = setting(1, schema.integer(1, BATCH), "pictures at once")
+    batch_size: int = setting(1, schema.integer(1, BATCH), "number of pictures computed at once")
     tile: int = setting(
-        0, schema.integer(0, SIDE), "side in pixels of the tiles in which the autoencoder sees a large picture; 0: none"
+        0,
+        schema.integer(0, SIDE),
+        "side in pixels of the tiles into which the autoencoder splits a large picture; 0: no tiles",
     )
     windows: bool = setting(
-        False, schema.FLAG, "read a prompt longer than the text encoder's context in several windows"
+        False, schema.FLAG, "encode a prompt that is longer than the text encoder's context in several windows"
     )
     watermark: str = setting(
         "", FILE, "key file of an invisible watermark for the pictures, from diffusion watermark make; by default none"
@@ -258,32 +263,34 @@ class Request:
         "", ENTRY, 'cache of the denoiser\'s blocks, e.g. {"name": "first_block", "threshold": 0.1}; by default none'
     )
     merge: float = setting(
-        0.0, schema.number(0, 0.75), "share of the tokens that self-attention sees merged; 0 merges nothing"
+        0.0, schema.number(0, 0.75), "share of the tokens that are merged for self-attention; 0 merges none"
     )
-    emphasis: str = setting("none", one_of(*EMPHASIS), f"what brackets in a prompt do: {', '.join(EMPHASIS)}")
+    emphasis: str = setting("none", one_of(*EMPHASIS), f"meaning of brackets in a prompt: {', '.join(EMPHASIS)}")
     controls: tuple[Control, ...] = setting(
         (),
         schema.several(schema.Valid("a control", lambda value: isinstance(value, Control)), 0, CONTROLS),
         "a picture that an attachment reads, ATTACHMENT:PICTURE, with its weight and the interval of t in which it "
-        "acts: edges:house.png:0.8:0.2-1; several add up",
+        "acts: edges:house.png:0.8:0.2-1; the effects of several are added",
         Control.read,
     )
     regions: tuple[Region, ...] = setting(
         (),
         schema.several(schema.Valid("a region", lambda value: isinstance(value, Region)), 0, REGIONS),
-        "a prompt that holds in a part of the picture, PROMPT:left,top,right,bottom in parts of its sides, or "
+        "a prompt for a part of the picture, PROMPT:left,top,right,bottom as shares of its sides, or "
         "PROMPT:mask=PICTURE",
         Region.read,
     )
     words: tuple[Word, ...] = setting(
         (),
         schema.several(schema.Valid("words", lambda value: isinstance(value, Word)), 0, WORDS),
-        "words of the prompt that must be seen, or be seen in a box: WORDS:left,top,right,bottom",
+        "words of the prompt that the picture must show, or must show in a box: WORDS:left,top,right,bottom",
         Word.read,
     )
-    attention: float = setting(1.0, schema.number(0, 100), "scale of what words do; 1 as published, 0 is nothing")
+    attention: float = setting(
+        1.0, schema.number(0, 100), "strength of the effect of words; 1 as published, 0 for none"
+    )
     reference: str | np.ndarray | None = setting(
-        None, PICTURE, "a picture whose look is taken over, without training: attention to it beside one's own"
+        None, PICTURE, "a picture whose look is copied without training: self-attention also attends to this picture"
     )
 
     def __post_init__(self):

@@ -1,4 +1,4 @@
-"""The second stage of a text-to-image model: the autoencoder's latents from those of the first denoiser.
+"""The second stage of a text-to-image model, which generates the autoencoder's latents from those of the first stage.
 
 `model` is a `text_to_image.TextToImage`.
 """

@@ -1,10 +1,10 @@
-"""LoRAs that act in an interval of t: merged once for each combination at some t, and chosen at each evaluation.
+"""LoRAs that act in an interval of t: each combination at some t is merged once, and selected in each evaluation.
 
     weights = timed_loras.timed(params, loras)
     output = timed_loras.at(weights, t, lambda params: network.apply({"params": params}, x, clock, condition))
 
-The network stands in the program once for each combination. Parameters that are chosen, or merged, within the program
-would be copied at each evaluation.
+The program contains the network once for each combination. If parameters were selected or merged inside the program,
+they would be copied in each evaluation.
 """
 
 import dataclasses

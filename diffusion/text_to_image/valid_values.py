@@ -1,4 +1,4 @@
-"""The valid values of a request, and the conversion of values from JSON or other libraries to their types."""
+"""The valid values in a request, and the conversion of values from JSON or other libraries to their types."""
 
 import os
 from collections.abc import Iterable, Mapping

@@ -1,10 +1,10 @@
-"""Clips by the same requests as pictures: a pipeline with a `Video` makes [F, H, W, C] of each prompt and seed.
+"""Clips from the same requests as pictures: a pipeline with a `Video` generates [F, H, W, C] for each prompt and seed.
 
     model = text_to_image.load("Wan2.1-T2V-1.3B-Diffusers")
     clips = text_to_image.generate(model, "a cat runs", frames=33, height=480, width=832)      # uint8 [1, 33, H, W, 3]
 
-Its denoiser takes x_t [B, F', h, w, C] and its autoencoder is one of frames, with `time_factor`: F = 1 + (F' - 1)
-time_factor. A model of Wan 2.2 has two denoisers, each for its part of the trajectory.
+Its denoiser takes x_t [B, F', h, w, C], and its autoencoder compresses frames by `time_factor`: F = 1 + (F' - 1)
+time_factor. A model of Wan 2.2 has two denoisers, each for one part of the trajectory.
 """
 
 import dataclasses
