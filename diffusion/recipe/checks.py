@@ -59,11 +59,11 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
         raise refused(config, "model.name", f"{name} holds examples of {spec.shape}", valid)
     if not pytrees.is_shape(spec.shape) and not facts.takes_pytrees(recipe.network):
         why = f"the examples of {name} are pytrees of {', '.join(leaves_of(spec.shape, pytrees.is_shape))}"
-        valid = "a network of your own, which takes the pytree; docs/pytrees.md has one"
+        valid = "your own network for this pytree, as in docs/pytrees.md"
         raise refused(config, "model.name", why, valid)
     _check_symbols(recipe, spec)
     if recipe.objective.examples.pairs and not spec.pairs:
-        why = f"the objective compares two examples of a pair, and {name} holds pairs without a preference, or none"
+        why = f"the objective needs pairs with a preference, and {name} has none"
         valid = '{"name": "preferences", "of": (source of the preferred examples, source of the rejected ones)}'
         raise refused(config, "data.source", why, valid)
     classes = spec.num_classes
@@ -74,7 +74,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
         valid = ", ".join(sorted(names.FEATURES.keys() - {"classifier"}))
         raise refused(config, "evaluate.features", f"{name} has no classes to train a classifier on", valid)
     if spec.condition is not None and recipe.examples.num_classes and not spec.has_class:
-        why = f"{name} has a condition without the class, and a network receives one condition"
+        why = f"{name} has a condition that does not contain the class, and a network receives only one condition"
         valid = '0, or the column of the class as an entry of the condition, ("label", ...)'
         raise refused(config, "model.num_classes", why, valid)
     _check_hidden(config)
@@ -100,7 +100,7 @@ def _check_symbols(recipe: Recipe, spec: sources.DataSpec) -> None:
     needed = number if process.mask is None else number + 1
     with blamed_on(recipe.config, "objective.process"):
         if process.size != needed:
-            what = f"{number} symbols" if needed == number else f"{number} symbols, and the mask is one more"
+            what = f"{number} symbols" if needed == number else f"{number} symbols, and the mask is a further symbol"
             raise ValueError(
                 f"the process has {process.size} symbols, but {spec.name} has {what}. Valid: size = {needed}"
             )
@@ -110,7 +110,7 @@ def _check_hidden(config: Mapping) -> None:
     """Refuses series that hide only missing values: nobody knows the hidden values."""
     hide = plain(config["data"]["source"]).get("hide")
     if isinstance(hide, Mapping) and names.HIDINGS.get(hide.get("name")) is series_masks.missing:
-        why = "what is missing has no values to learn from"
+        why = "missing values cannot be used for training"
         raise refused(config, "data.source.hide", why, f"with the name {hidings_of_known_values()}")
 
 
@@ -152,13 +152,15 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
     if not built_in_python(config) and hasattr(recipe.network, "given"):
         part = isinstance(spec.condition, Mapping) and "given" in spec.condition
         if recipe.network.given != part:
-            has = "a series of which a part is given" if part else "nothing that is given of a series"
+            has = "a series with a given part" if part else "no given part of a series"
             raise refused(config, "model.given", f"{spec.name} has {has} in its condition", str(part))
     if recipe.objective.condition.augmentations and spec.masks:
-        why = f"it would move the examples of {spec.name}, and not the picture that is their condition"
-        raise refused(config, wrappers(config), why, "no augmentation there; config.data.augment moves both")
+        why = f"it would transform the examples of {spec.name}, but not the pictures in their condition"
+        raise refused(
+            config, wrappers(config), why, "no augmentation in the wrappers; config.data.augment transforms both"
+        )
     if config["data"]["buckets"]["area"] and spec.masks:
-        why = f"{spec.name} has pictures as conditions, which are not cut as the examples are"
+        why = f"{spec.name} has pictures as conditions, which are not cropped together with the examples"
         raise refused(config, "data.buckets.area", why, "0")
 
 
@@ -169,23 +171,23 @@ def _check_base(recipe: Recipe) -> None:
     if not config["base"]["path"]:
         return
     if recipe.companions.tuned is None:
-        why = "config.base names a model, and nothing to teach it"
+        why = "config.base names a model, but config.tuning names no tuning"
         raise refused(config, "tuning.name", why, ", ".join(sorted(names.TUNINGS)))
     base, tuning = recipe.companions.tuned.base, recipe.companions.tuned.tuning
     for section in ("schedule", "parameterization", "model"):
         if plain(config[section]) != plain(defaults()[section]):
-            raise refused(config, section, "the folder of config.base says it", "the default")
+            raise refused(config, section, "it comes from the folder of config.base", "the default")
     alone = {
-        "evaluate.every": (0, "a run that tunes a model makes no samples of classes"),
+        "evaluate.every": (0, "a run that tunes a model has no classes to sample"),
         "data.buckets.area": (0, "the pictures are encoded in one size"),
-        "data.text.tokenizer": ("", "the model has its own"),
-        "data.text.dir": ("", "the model's own text encoders read the captions when the run begins"),
+        "data.text.tokenizer": ("", "the model has its own tokenizer"),
+        "data.text.dir": ("", "the model's text encoders encode the captions when the run begins"),
         "teacher.path": ("", "the base is the teacher"),
-        "encoder.network.name": ("", "no encoder sees latents"),
-        "perceptual.network.name": ("", "latents are compared as they are"),
-        "train.dtype": ("float32", "config.base.dtype is that of its computations"),
-        "train.products": ("dtype", "config.base.dtype is that of its computations"),
-        "data.damaged": ("stop", "the pictures are encoded before the training"),
+        "encoder.network.name": ("", "an encoder cannot read latents"),
+        "perceptual.network.name": ("", "latents are compared without a network"),
+        "train.dtype": ("float32", "config.base.dtype sets the type of the computations"),
+        "train.products": ("dtype", "config.base.dtype sets the type of the computations"),
+        "data.damaged": ("stop", "the pictures are encoded before training starts"),
     }
     for field, (valid, why) in alone.items():
         *sections, last = field.split(".")
@@ -194,43 +196,45 @@ def _check_base(recipe: Recipe) -> None:
             raise refused(config, field, why, repr(valid))
     if plain(config["data"]["augment"]) not in ((), ({"name": "flip"},)):
         valid = '(), or ({"name": "flip"},)'
-        raise refused(config, "data.augment", "latents of the pictures are kept", valid)
+        raise refused(config, "data.augment", "the latents of the pictures are cached", valid)
     more = (*tuning.reads, *tuning.sees)
     prior = recipe.objective.beside.prior
     if recipe.objective.condition.augmentations:
-        raise refused(config, "objective.wrappers", "latents are not moved", "no augmentation there")
+        raise refused(
+            config, "objective.wrappers", "cached latents cannot be augmented", "no augmentation in the wrappers"
+        )
     if prior and more:
-        why = f"pictures that the base makes have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
-        raise refused(config, "objective.wrappers", why, "no prior_preservation there")
+        why = f"pictures from the base model have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
+        raise refused(config, "objective.wrappers", why, "no prior_preservation in the wrappers")
     if recipe.objective.beside.prompts and more:
         why = f"its prompts have no {', '.join(more)}, which config.tuning.name = {named!r} reads"
-        raise refused(config, "objective.name", why, "'denoising', or a tuning that reads text alone")
+        raise refused(config, "objective.name", why, "'denoising', or a tuning that reads only text")
     teaches = recipe.objective.teacher
     if teaches is None and config["teacher"]["scale"] != 1:
         raise refused(config, "teacher.scale", "config.objective learns from no teacher", "1")
     if teaches is not None and more:
-        why = f"the base, which teaches, sees no {', '.join(more)}, which config.tuning.name = {named!r} reads"
-        raise refused(config, "objective.name", why, "'denoising', or a tuning that reads text alone")
+        why = f"the base model, the teacher, reads no {', '.join(more)}, which config.tuning.name = {named!r} reads"
+        raise refused(config, "objective.name", why, "'denoising', or a tuning that reads only text")
     if teaches is not None and teaches.stages is not None:
-        why = "each of its stages is taught by the one before, and the base stays as it is"
+        why = "the student of each stage becomes the next teacher, but here the base model always stays the teacher"
         raise refused(config, "objective.name", why, "an objective without stages, e.g. 'consistency_distillation'")
     second = recipe.objective.second
     if second is not None and (second.logit or prior):
-        why = "the second player is further new weights beside the base, and neither judges nor keeps a class"
+        why = "the second player is a tuning of the base model, without a logit and without prior preservation"
         raise refused(config, "second_player.objective.name", why, "fake_score, without prior_preservation")
     if recipe.objective.beside.prompts and prior:
-        why = "config.objective compares predictions for its own prompts, and keeps no class"
-        raise refused(config, "objective.wrappers", why, "no prior_preservation there")
+        why = "config.objective uses only its own prompts, which leaves no place for the class that should be preserved"
+        raise refused(config, "objective.wrappers", why, "no prior_preservation in the wrappers")
     if prior and recipe.objective.density and jax.tree.leaves(recipe.objective.density.init()):
-        why = "it adapts to the losses of its times, and those of the class, at other times, are added to them"
+        why = "it adapts to the loss at each time, and prior preservation adds losses at other times"
         raise refused(config, "objective.density", why, "a density that does not adapt, or no prior_preservation")
     if base.model.sees_mask and "mask" not in tuning.reads:
         why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
         raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")
     edits = base.model.kind.several
     if base.model.sees_picture or (edits is not None and edits.needed):
-        why = f"{config['base']['path']} was trained to edit pictures, which no tuning reads beside x_t"
-        raise refused(config, "tuning.name", why, "the model that it was made from as the base")
+        why = f"{config['base']['path']} was trained to edit pictures, which no tuning passes to it"
+        raise refused(config, "tuning.name", why, "the text-to-image model from which it was trained")
 
 
 def _check_buckets(resolver: resolve.Resolver) -> None:
@@ -244,13 +248,18 @@ def _check_buckets(resolver: resolve.Resolver) -> None:
         why = f"config.data.latents.dir = {data['latents']['dir']!r} holds latents of one size"
         raise refused(config, "data.buckets.area", why, "0, or pictures")
     if data["damaged"] == "skip":
-        raise refused(config, "data.damaged", "in config.data.buckets a damaged picture has no size", '"stop"')
+        raise refused(
+            config,
+            "data.damaged",
+            "config.data.buckets must know the size of each picture, which a damaged one does not have",
+            '"stop"',
+        )
     if facts.one_size(names.MODELS[config["model"]["name"]]):
         others = ", ".join(name for name, other in sorted(names.MODELS.items()) if not facts.one_size(other))
-        why = f"config.model.name = {config['model']['name']!r} learns the positions of one size"
-        raise refused(config, "data.buckets.area", why, f"0, or a model out of {others}")
+        why = f"config.model.name = {config['model']['name']!r} learns positions for only one size"
+        raise refused(config, "data.buckets.area", why, f"0, or one of the models {others}")
     if shape is None or len(shape) != 3 or tuple(shape[:2]) not in sizes:
-        valid = f"(height, width, channels) of a size out of {', '.join(f'{h} x {w}' for h, w in sizes)}"
-        raise refused(config, "data.shape", "config.data.buckets needs the shape of the samples", valid)
+        valid = f"(height, width, channels) with one of the sizes {', '.join(f'{h} x {w}' for h, w in sizes)}"
+        raise refused(config, "data.shape", "config.data.buckets needs the shape of samples", valid)
     for size in sizes:  # patches and halvings
         resolver.model((*size, shape[-1]))

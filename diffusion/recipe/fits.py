@@ -44,7 +44,8 @@ def check(recipe: Any) -> None:
         beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.separate)
         if beside and recipe.companions.second is not None:
             raise ValueError(
-                "with a second player, no further network can train beside the model, and its features are not read. "
+                "with a second player, no other network can be trained with the model, and its features are not "
+                "available. "
                 "Valid: no terms, and no uncertainty"
             )
     with blamed("autoencoder.network.name", "objective.wrappers"):
@@ -113,11 +114,11 @@ def check(recipe: Any) -> None:
         learns_variance = recipe.parameterization is not None and recipe.parameterization.channels > 1
         if recipe.sampling.depths and (objective.blocks.early is None or learns_variance):
             raise ValueError(
-                "the guidance reads a prediction from the middle of the network, but the network makes none there, or "
+                "the guidance needs a prediction from the middle of the network, but the network has none, or "
                 "it learns a variance. Valid: early_prediction among objective.wrappers"
             )
         if recipe.sampling.depths and recipe.sampling.cache is not None:
-            raise ValueError("the guidance needs features that a cache would leave out. Valid: no cache")
+            raise ValueError("the guidance needs features that a cache would skip. Valid: no cache")
     for guide in recipe.sampling.guides:
         for run in guide.runs:
             run.check(recipe)
@@ -143,7 +144,7 @@ def _check_cache(recipe: Any, guided: Any) -> None:
     recipe.sampling.cache.check(facts.reuses(recipe.network))
     if not recipe.sampling.follows_plan or FlowMap in recipe.sampling.sampler.takes:
         raise ValueError(
-            "only the driver sample with a sampler of denoisers can carry a cache. Valid: driver sample, e.g. ddim"
+            "a cache works only with the driver sample and a sampler of denoisers. Valid: driver sample, e.g. ddim"
         )
     if recipe.scale != 1 and isinstance(guided, Unpaired):
         raise ValueError(
@@ -271,7 +272,7 @@ def _check_players(recipe: Any) -> None:
     with blamed("second_player.network.name", "second_player.objective.name"):
         if second is not None and recipe.objective.second.separate != (second.network is not None):
             raise ValueError(
-                "the second player needs an architecture of its own. Valid: patch_discriminator, or feature_heads for "
+                "the second player needs its own architecture. Valid: patch_discriminator, or feature_heads for "
                 "the features of blocks"
                 if second.network is None
                 else "the second player uses the teacher's architecture. Valid: no network"
@@ -288,8 +289,8 @@ def _check_players(recipe: Any) -> None:
         with blamed("teacher.scale", "teacher.pairs.number", "teacher.pairs.sampler"):
             if learns.pairs and tunes:
                 raise ValueError(
-                    "the objective learns from pairs that are made before the training, but the base, which is the "
-                    "teacher here, makes none. Valid: e.g. 'consistency_distillation'"
+                    "the objective learns from pairs generated before training, but the base model, which is the "
+                    "teacher here, cannot generate them. Valid: e.g. 'consistency_distillation'"
                 )
             learns.check(teacher.scale, teacher.pairs)
             teacher.check()

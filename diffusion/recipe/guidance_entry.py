@@ -67,7 +67,7 @@ def conditions(config: Mapping) -> Callable[..., tuple[Any, ...]] | None:
         def mask(layers):
             if not facts.layer_masks(network):
                 raise ValueError(
-                    f"config.model.name = {config['model']['name']!r} has no layers that a mask could leave out. "
+                    f"config.model.name = {config['model']['name']!r} has no layers that can be skipped. "
                     f"Valid: {', '.join((name for name, other in names.MODELS.items() if facts.layer_masks(other)))}"
                 )
             return layer_masks.mask(number, network.depth, layers)

@@ -57,7 +57,7 @@ class SecondRun(NamedTuple):
         if (self.recipe.objective.process is None) != (ours.objective.process is None) or theirs_on != ours_on:
             raise ConfigError(f"{named} has config.objective.process = {theirs_on}. Valid: a run with {ours_on}.")
         if self.recipe.schedule.trained is not None:
-            raise ConfigError(f"{named} trained its own schedule. Valid: a run whose schedule is not trained.")
+            raise ConfigError(f"{named} has a trained schedule. Valid: a run with a fixed schedule.")
         classes = self.recipe.examples.num_classes
         if classes not in (0, ours.examples.num_classes):
             valid = f"a run with {ours.examples.num_classes}, or none"

@@ -109,7 +109,7 @@ def settings(given: Mapping[str, Any], reads: Any = None) -> tuple[ConfigDict, s
             try:
                 put(config, field, value)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
-                raise ConfigError(f"config = {dict(given)!r} holds a setting that does not exist: {error}.") from error
+                raise ConfigError(f"config = {dict(given)!r} has a setting that does not exist: {error}.") from error
     if not _within("sample.sampler", changed):
         usual = {Moves: "geodesic_heun", Jumps: "flow_map", Restores: "ancestral"}
         config.sample.sampler = {"name": usual.get(type(reads), "heun")}

@@ -1,4 +1,4 @@
-"""The names that a config can use for sampling: samplers, grids, plans, drivers, guidances, guides, and measurements."""
+"""The names that a config can use for sampling: samplers, grids, plans, drivers, guidances, guides, measurements."""
 
 from collections.abc import Callable
 

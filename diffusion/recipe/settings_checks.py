@@ -50,13 +50,13 @@ def _check_training(config: Mapping) -> None:
         )
     start = config["init_from"]["path"]
     if start and not pathlib.Path(start).expanduser().exists():
-        raise refused(config, "init_from.path", "it is not there", "a run folder, a checkpoint or a file")
+        raise refused(config, "init_from.path", "it does not exist", "a run folder, a checkpoint or a file")
     if teacher["path"] and not pathlib.Path(teacher["path"]).expanduser().is_dir():
         raise refused(config, "teacher.path", "there is no such folder", "the folder of a run")
     if not teacher["path"] and not config["base"]["path"] and teacher["scale"] != 1:
         raise refused(config, "teacher.scale", "there is no teacher", "1")
     if not teacher["path"] and teacher["pairs"]["number"]:
-        raise refused(config, "teacher.pairs.number", "there is no teacher that makes them", "0")
+        raise refused(config, "teacher.pairs.number", "there is no teacher to generate the pairs", "0")
     if not config["second_player"]["objective"].get("name") and config["second_player"]["updates"] != 1:
         raise refused(config, "second_player.updates", "there is no second player", "1")
 
@@ -70,7 +70,7 @@ def _check_evaluation(config: Mapping) -> None:
     if "inception" in settings["features"] and not pathlib.Path(settings["inception"]).expanduser().is_file():
         valid = "a file of FID's Inception-v3; docs/evaluation.md says where to get it"
         raise refused(
-            config, "evaluate.inception", 'it is no file, and config.evaluate.features has "inception"', valid
+            config, "evaluate.inception", 'it is not a file, and config.evaluate.features has "inception"', valid
         )
     if best:
         distances = [*(f"fd_{name}" for name in settings["features"]), *vector_distances.NAMES, *ngrams.NAMES]
@@ -79,8 +79,8 @@ def _check_evaluation(config: Mapping) -> None:
             raise unknown("config.checkpoint.best", best, figures, "figure")
         section, field = (settings["loss"], "loss.every") if best == LOSS else (settings, "every")
         if section["every"] == 0:
-            why = f"config.evaluate.{field} = 0: it is not measured in the loop"
-            raise refused(config, "checkpoint.best", why, '"", or evaluations every so many steps, e.g. 1000')
+            why = f"config.evaluate.{field} = 0: this figure is not measured during training"
+            raise refused(config, "checkpoint.best", why, '"", or evaluations during training, e.g. every 1000 steps')
 
 
 def _check_no_base(recipe: Any) -> None:
@@ -89,7 +89,7 @@ def _check_no_base(recipe: Any) -> None:
     named = config["tuning"].get("name")
     prior = recipe.objective.beside.prior
     if prior and not prior.prompt:
-        raise refused(config, wrappers(config), "prior preservation has no prompt of the class", "'a photo of a dog'")
+        raise refused(config, wrappers(config), "prior preservation needs a prompt for the class", "'a photo of a dog'")
     if config["base"]["path"]:
         return
     asks = {"tuning.name": named, "data.text.prompt": config["data"]["text"]["prompt"]}
@@ -112,10 +112,10 @@ def _check_text(recipe: Any) -> None:
             valid = f"''{f' here, and config.data.text.{field}' if field else ''}"
             raise refused(config, f"data.text.{other}", f"{by} does not receive it", valid)
     if (field or recipe.objective.reads is None) and config["evaluate"]["every"]:
-        why = f"{by} makes no samples of classes that the loop could evaluate"
+        why = f"{by} has no classes, so no samples can be evaluated during training"
         raise refused(config, "evaluate.every", why, "0")
     if field and config["data"]["buckets"]["area"]:
-        why = f"{by} receives text, which comes with pictures of one size"
+        why = f"{by} receives text, which is supported only for pictures of one size"
         raise refused(config, "data.buckets.area", why, "0")
     read = getattr(recipe.network, "text_width", None)
     if field == "dir" and read not in (None, recipe.examples.null["text"].shape[-1]):
@@ -138,12 +138,12 @@ def _check_autoencoder(recipe: Any) -> None:
         return
     path = recipe.companions.autoencoder.path
     if path and not pathlib.Path(path).expanduser().exists():
-        raise refused(config, "autoencoder.path", "it is not there", "a folder or file of an autoencoder, or ''")
+        raise refused(config, "autoencoder.path", "it does not exist", "a folder or file of an autoencoder, or ''")
     if config["data"]["latents"]["dir"]:
-        why = "config.autoencoder makes latents of pictures itself"
+        why = "config.autoencoder encodes the pictures in each step"
         raise refused(config, "data.latents.dir", why, "'', or no autoencoder")
     if config["data"]["buckets"]["area"]:
-        why = "config.autoencoder trains with the model, on pictures of one size"
+        why = "config.autoencoder is trained together with the model, on pictures of one size"
         raise refused(config, "data.buckets.area", why, "0")
 
 
@@ -153,19 +153,14 @@ def _check_encoder(recipe: Any) -> None:
     if encoder is None or not encoder.cached:
         return
     if not encoder.size:
-        why = "its features are read beside latents, where no picture says its size"
-        raise refused(
-            config,
-            "encoder.size",
-            why,
-            "the features of an encoder are read beside latents, so the size of its pictures must be stated",
-        )
+        why = "with latents, the size of the pictures is not known from the data"
+        raise refused(config, "encoder.size", why, "the side of the pictures that the encoder reads")
     if recipe.objective.condition.augmentations:
-        why = "an augmentation moves the examples, and their features are read from a cache"
+        why = "an augmentation changes the examples, but their features come from a cache"
         raise refused(config, wrappers(config), why, "no augmentation there")
     if config["teacher"]["pairs"]["number"]:
-        why = "the samples of a teacher stand in place of the pictures, and their features are read from a cache"
-        raise refused(config, "teacher.pairs.number", why, "0, or no term that reads an encoder")
+        why = "training uses samples of the teacher, but the cached features are those of the pictures"
+        raise refused(config, "teacher.pairs.number", why, "0, or no term that uses an encoder")
     try:
         encoder.features()
     except ValueError as error:
@@ -176,15 +171,15 @@ def _check_latents(config: Mapping) -> None:
     latents = config["data"]["latents"]
     if not latents["dir"]:
         if latents["autoencoder"]:
-            why = "config.data.latents.dir = '': there are no latents that it could have made"
+            why = "config.data.latents.dir = '': the run uses no latents"
             raise refused(config, "data.latents.autoencoder", why, "'', or latents by `diffusion encode`")
         return
     if config["data"]["augment"]:
-        why = f"it changes pictures, and config.data.latents.dir = {latents['dir']!r} holds latents"
-        raise refused(config, "data.augment", why, "(); encode --flip keeps those of mirrored pictures")
+        why = f"it changes pictures, but config.data.latents.dir = {latents['dir']!r} holds latents"
+        raise refused(config, "data.augment", why, "(); to include mirrored pictures, use diffusion encode --flip")
     if config["evaluate"]["every"] and not latents["autoencoder"]:
         valid = "0, or config.data.latents.autoencoder = the folder of the autoencoder"
-        raise refused(config, "evaluate.every", "samples of latents are no pictures", valid)
+        raise refused(config, "evaluate.every", "samples are latents, which must be decoded to pictures", valid)
 
 
 def _check_held_out_loss(recipe: Any) -> None:
@@ -198,18 +193,18 @@ def _check_held_out_loss(recipe: Any) -> None:
         return
     data = config["data"]
     missing = {
-        "a run that tunes a model has pictures of its subject alone": config["base"]["path"],
-        "the pairs that a teacher makes are all trained on": config["teacher"]["pairs"]["number"],
-        "pictures of several sizes (config.data.buckets) make no batches of one size": data["buckets"]["area"],
-        "config.data.text.dir holds the texts of the training split alone": data["text"]["dir"],
+        "a run that tunes a model has only pictures of its subject": config["base"]["path"],
+        "all pairs of a teacher are used for training": config["teacher"]["pairs"]["number"],
+        "pictures of several sizes (config.data.buckets) cannot form batches of one size": data["buckets"]["area"],
+        "config.data.text.dir contains only the texts of the training split": data["text"]["dir"],
     }
     if why := next((why for why, given in missing.items() if given), ""):
         raise refused(config, field, why, "0")
     if recipe.data is not None and recipe.held_out is None:
         raise refused(config, field, "no records are held out", "0, or Recipe(held_out=records)")
     if bool(data["latents"]["dir"]) != bool(settings["latents"]):
-        why = "config.data.latents.dir has latents, and these are of pictures that are held out"
-        valid = "a folder that `diffusion encode` wrote of another split"
+        why = "the run trains on latents, so the held-out records must be latents, too"
+        valid = "a folder that `diffusion encode` wrote for another split"
         if settings["latents"]:
             why, valid = "config.data.latents.dir = '': the run trains on no latents", "''"
         raise refused(config, "evaluate.loss.latents", why, valid)

@@ -283,7 +283,7 @@ def _of_branches(
     """`_of_particles` of the branches of a product of densities."""
     if not isinstance(denoise, guidance.Product):
         raise ValueError(
-            f"{driver} weighs a product of densities, and config.sample.guidance and guides make none. Valid: the "
+            f"{driver} needs a product of densities, which config.sample.guidance and guides do not define. Valid: the "
             "guidance product, or the guide multiplied"
         )
     arguments, draws = _of_particles(denoise.branches, schedule, x, keys, number)

@@ -95,7 +95,7 @@ def from_json(text: str) -> ConfigDict:
         return ConfigDict(value)
     # A field that would hide a method of ConfigDict's, as "__class__", or has a dot in its name.
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"config.json holds a field that none may have: {error}.") from error
+        raise ConfigError(f"config.json has an invalid field: {error}.") from error
 
 
 def built_in_python(config: Mapping) -> bool:

@@ -149,7 +149,7 @@ def _before_control(
         return model, loras
     if not model.distilled:
         raise ValueError(
-            f"{next(iter(control))} is a control LoRA for a FLUX.1 that reads the strength of the guidance "
+            f"{next(iter(control))} is a control LoRA for a FLUX.1 that receives the guidance as an input "
             "(FLUX.1-dev), but this model does not read it"
         )
     if part in model.params and _has_quantised(model.params[part]):
@@ -175,7 +175,7 @@ def _check_has_text(model: TextToImage) -> None:
     """Refuses a model that drops its text encoders: it reads them again from files, without additions."""
     if model.text is not None:
         raise ValueError(
-            "this model drops its text encoders, so words and LoRA files must be given when it is loaded. Valid: "
+            "this model frees its text encoders, so pass words and LoRA files when it is loaded. Valid: "
             "load(..., loras, embeddings, drop_text=True)"
         )
 
@@ -192,7 +192,7 @@ def _of_its_denoiser(
         return file, path, weight
     if (low, high) != (0.0, model.boundary):
         raise ValueError(
-            f"{path}: one of the two denoisers acts at t from {model.boundary:g} on, and the other below. Valid "
+            f"{path}: one of the two denoisers acts at t from {model.boundary:g} on, and the other one below. Valid "
             f"intervals: 0-{model.boundary:g}, or above {model.boundary:g}"
         )
     return {video.second if name == part else name: one for name, one in file.items()}, path, LoraWeight(weight.weight)

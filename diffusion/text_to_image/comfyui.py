@@ -79,7 +79,9 @@ class Workflow(NamedTuple):
         steps = self.request.steps or 1
         trajectory = schedulers.trajectory(process, self.request.sampler, steps)  # raises before a network runs
         if self.mask and self.mask.keeps and flow and trajectory.start < 1 and not self.request.first_step(steps):
-            raise ValueError(f"the scheduler {self.scheduler} begins below pure noise, which does not go with a mask")
+            raise ValueError(
+                f"the scheduler {self.scheduler} starts below pure noise, which cannot be combined with a mask"
+            )
         return dataclasses.replace(model, process=process, _programs={})
 
     def requested(self, model: TextToImage) -> Request:
@@ -92,7 +94,7 @@ class Workflow(NamedTuple):
         request = self.request
         if self.mask and self.mask.keeps == model.sees_mask:
             valid = "InpaintModelConditioning with noise_mask = False" if model.sees_mask else "SetLatentNoiseMask"
-            raise ValueError(f"the mask does not reach a {model.name} by the workflow's nodes. Valid: a {valid}")
+            raise ValueError(f"the workflow's nodes do not pass the mask to a {model.name}. Valid: a {valid}")
         if self.mask:
             mask, colours = self.mask.read()
             in_alpha = self.mask.channel == "alpha" and self.mask.file == request.image
@@ -132,7 +134,9 @@ def check_reading(request: Request, model: TextToImage) -> None:
             "Diffusion 1 and 2 and SDXL"
         )
     if request.emphasis != "none" and comfyui_steps.is_flux(model.name):
-        raise ValueError(f"a {model.name} reads no weights such as (word:1.2). Valid: brackets with a \\ before each")
+        raise ValueError(
+            f"a {model.name} does not support weights such as (word:1.2). Valid: brackets with a \\ before each"
+        )
 
 
 class _Sampling(NamedTuple):
@@ -192,7 +196,7 @@ class _Reader:
         shift = None
         while self.table[name := self.source(name, field, *kinds)].kind in PASSING:
             if name in passed or len(passed) >= LORAS:
-                raise self.wrong(name, "is part of a cycle, or behind too many other nodes")
+                raise self.wrong(name, "is part of a cycle, or follows too many other nodes")
             if self.table[name].kind in shifts:
                 shift = shift or self.shift(name)  # the node that acts last counts
             passed.append(name)
@@ -247,7 +251,7 @@ class _Reader:
     def same_checkpoint(self, name: str, loader: str, checkpoint: str) -> None:
         """Refuses a network out of another checkpoint than the denoiser's; a file of one network is taken to fit."""
         if self.is_whole(loader) and loader != checkpoint:
-            raise self.wrong(name, f"uses node {limits.short(loader)}, another checkpoint than the denoiser's")
+            raise self.wrong(name, f"uses node {limits.short(loader)}, which is not the checkpoint of the denoiser")
 
     def lora(self, name: str) -> tuple[str, float]:
         strength, text = (self.value(name, field, float) for field in ("strength_model", "strength_clip"))
@@ -271,7 +275,7 @@ class _Reader:
                 controls = select("ControlNetApply", "ControlNetApplyAdvanced")
                 return _Condition(at, controls, select("InpaintModelConditioning"), strength)
             if at in passed or len(passed) >= LORAS:
-                raise self.wrong(at, "is part of a cycle, or behind too many other nodes")
+                raise self.wrong(at, "is part of a cycle, or follows too many other nodes")
             if kind == "FluxGuidance" and strength is None:  # the node that acts last counts
                 strength = self.value(at, "guidance", float)
             passed.append(at)

@@ -56,11 +56,12 @@ def check(request: Request, model: TextToImage) -> None:
     if not request.keeps or model.sees_mask:
         return
     if request.kept_noise != "one":
-        raise ValueError(f"kept_noise = {request.kept_noise!r}: ComfyUI has one noise at all steps. Valid: one")
+        raise ValueError(f"kept_noise = {request.kept_noise!r}: ComfyUI uses one noise in all steps. Valid: one")
     if request.sampler == "heun":
         raise ValueError("with a mask ComfyUI's heun keeps latents within its steps too. Valid: another sampler")
     if not request.first_step(request.steps or 1) and "shift" not in model.process.fields:
         raise ValueError(
-            "with a mask and all steps ComfyUI begins at the noised picture where it is kept, and this model at noise. "
+            "with a mask and all steps, ComfyUI starts the kept part from the noised picture, but this model starts it "
+            "from noise. "
             "Valid: a denoise, or a strength, that leaves out the first step"
         )

@@ -202,7 +202,7 @@ def _states(
         variables, noised.astype(x.dtype), clock, entries, mutable=[attention_records.STATES]
     )
     if not jax.tree.leaves(states):
-        raise ValueError(f"a {type(model.denoiser).__name__} has no self-attention that could take a reference")
+        raise ValueError(f"a {type(model.denoiser).__name__} has no self-attention that can use a reference")
     return dict(states)
 
 

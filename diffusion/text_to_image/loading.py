@@ -130,7 +130,9 @@ def described(
     if stage is not None:
         denoiser_checks.check_second_stage(folder, denoiser, modules[stage.network], modules["vae"])
     if getattr(denoiser, "picture_width", 0) and not eyes:
-        raise Refusal(f"{folder}: its denoiser sees a picture through an {EYES}, which model_index.json does not name.")
+        raise Refusal(
+            f"{folder}: its denoiser reads a picture through an {EYES}, which model_index.json does not name."
+        )
     if any(modules[part] != denoiser for part in second):
         raise Refusal(
             f"{folder}: its two denoisers have different configs. Supported: two denoisers with the same config."
@@ -175,7 +177,6 @@ def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, 
     boundary = index.get("boundary_ratio")
     if boundary is None:
         raise Refusal(
-            f"model_index.json has a {kind.video.second} but no boundary_ratio, which says where this second denoiser "
-            "begins."
+            f"model_index.json has a {kind.video.second} but no boundary_ratio, which defines where it begins."
         )
     return float(boundary), (kind.video.second,)

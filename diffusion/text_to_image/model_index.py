@@ -39,7 +39,7 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     if not path.is_file():
         single = folder.suffix in (".safetensors", ".gguf") and folder.is_file()
         raise FileNotFoundError(
-            f"{folder} is a single file; diffusion convert makes a folder of each network in it."
+            f"{folder} is a single file; diffusion convert writes a folder for each network in it."
             if single
             else f"{path} does not exist. A text-to-image model is a folder with model_index.json and a subfolder for "
             "each network, as diffusers' save_pretrained writes it."

@@ -36,7 +36,7 @@ def kind_of(name: str, folder: pathlib.Path) -> Kind:
         )
     if name in OF_CLASSES:
         raise Refusal(
-            f"{folder} is a {name}, which reads no prompt. Sample it like a run: diffusion sample --model={folder}; "
+            f"{folder} is a {name}, which has no prompt. Sample it like a run: diffusion sample --model={folder}; "
             f"in Python, diffusion.experiments.sampling.trained_run.load({str(folder)!r})"
         )
     family = max((kind.family for kind in KINDS.values() if name.startswith(kind.family)), key=len, default=None)

@@ -164,7 +164,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
             elif name in valid:
                 settings[name] = valid_as(valid[name], name, value)
     except ValueError as error:
-        raise ValueError(f"{path} carries settings that this program does not write: {error}") from None
+        raise ValueError(f"{path} has settings that this program does not write: {error}") from None
     return settings
 
 

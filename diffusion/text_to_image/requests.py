@@ -306,9 +306,9 @@ class Request:
         if self.image is None and (self.mask is not None or any(self.margins)):
             raise ValueError("a mask and margins apply to an image; name the image")
         if self.image is None and self.strength not in (None, 1):
-            raise ValueError(f"strength = {self.strength} says how much of an image is changed; name the image")
+            raise ValueError(f"strength = {self.strength} sets how much of an image is changed; name the image")
         if self.words and (self.windows or self.emphasis != "none"):
-            raise ValueError("words are located in a prompt as it is written; leave windows and emphasis out")
+            raise ValueError("words are located in the prompt by its text; leave windows and emphasis out")
         if self.resamplings > 1 and not self.keeps:
             raise ValueError(
                 f"resamplings = {self.resamplings} makes the painted part agree with the part that is kept; name a "
@@ -411,7 +411,7 @@ class Request:
             )
         if self.tile and self.keeps and model.decodes_kept:
             raise ValueError(
-                f"tile = {self.tile}: the autoencoder of this model sees the whole part that is kept; leave tile out"
+                f"tile = {self.tile}: the autoencoder of this model needs the whole kept part; leave tile out"
             )
         if model.sees_picture:
             self._check_edit("follows" if model.kind.controlled else "edits")
@@ -427,17 +427,18 @@ class Request:
             ):
                 if value is not None:
                     raise ValueError(
-                        f"{name}: a {model.name} makes its first latents of whole prompts alone; leave {name} out"
+                        f"{name}: the first stage of a {model.name} supports only whole prompts; leave {name} out"
                     )
         if (model.distilled or not model.sees_picture) and self.image_guidance != 1:
             raise ValueError(
-                f"image_guidance = {self.image_guidance:g}: this model has only the guidance by the text; leave "
+                f"image_guidance = {self.image_guidance:g}: this model has only guidance by the text; leave "
                 "image_guidance out"
             )
         if self.images and not model.kind.several and model.kind.video is None:
             one = "one picture, its image" if model.sees_picture else "none"
             raise ValueError(
-                f"images: a {model.name} sees {one}; only models such as FLUX.2 see several pictures. Leave images out"
+                f"images: a {model.name} sees {one}; only models such as FLUX.2 support several pictures. Leave images "
+                "out"
             )
         if edits := model.kind.several:
             self._check_edited(edits)
@@ -460,7 +461,9 @@ class Request:
                 f"late_guidance = {self.late_guidance:g}: this model has only one denoiser; leave late_guidance out"
             )
         if self.dynamic_guidance and model.kind.dynamic_scales is None:
-            raise ValueError(f"dynamic_guidance: a {model.name} has one scale at all steps; leave dynamic_guidance out")
+            raise ValueError(
+                f"dynamic_guidance: a {model.name} has the same scale at all steps; leave dynamic_guidance out"
+            )
         if self.dynamic_guidance and not self.guided(model):
             raise ValueError(
                 f"dynamic_guidance changes the scale of the guidance, and guidance = {self.guidance:g} is none. Valid: "
@@ -468,7 +471,9 @@ class Request:
             )
         for name in OF_SOUND:
             if model.kind.sound is None and getattr(self, name) is not None:
-                raise ValueError(f"{name} = {getattr(self, name):g}: a {model.name} makes no sound; leave {name} out")
+                raise ValueError(
+                    f"{name} = {getattr(self, name):g}: a {model.name} generates no sound; leave {name} out"
+                )
         if self.perturbed_guidance:
             self._check_perturbed(model)
         if self.negative and not self.guided(model):

@@ -94,7 +94,7 @@ def frames(request: Any, model: Any) -> int:
     video = model.kind.video
     if video is None:
         if request.frames:
-            raise ValueError(f"frames = {request.frames}: this model makes single pictures; leave frames out")
+            raise ValueError(f"frames = {request.frames}: this model generates single pictures; leave frames out")
         return 0
     wanted = request.frames or video.frames
     vae = model.modules["vae"]
@@ -102,7 +102,7 @@ def frames(request: Any, model: Any) -> int:
     if (wanted - 1) % factor:
         low = 1 + (wanted - 1) // factor * factor
         raise ValueError(
-            f"frames = {wanted}: the autoencoder codes the first frame alone and the others in groups of {factor}. "
+            f"frames = {wanted}: the autoencoder encodes the first frame alone and the others in groups of {factor}. "
             f"Valid: e.g. {low} or {low + factor}"
         )
     return wanted
@@ -177,7 +177,7 @@ def check(request: Any, model: Any) -> None:
             continue
         value = getattr(request, name)
         if value is not nothing and (isinstance(value, np.ndarray) or value != nothing):
-            raise ValueError(f"this model makes clips and takes no {name}; leave it out")
+            raise ValueError(f"this model generates clips and does not support {name}; leave it out")
     if request.images and (len(request.images) != 2 or request.image is not None):
         raise ValueError(
             f"images: {len(request.images)} of them{'' if request.image is None else ' beside an image'}. Valid: the "
@@ -189,7 +189,7 @@ def check(request: Any, model: Any) -> None:
     if needed and request.image is None and not request.images:
         raise ValueError("the clips of this model start from a picture; name the image")
     if not (video.begins or video.clean or video.fills) and request.image is not None:
-        raise ValueError(f"this model makes clips from prompts alone ({model.name}); leave the image out")
+        raise ValueError(f"this model ({model.name}) generates clips only from prompts; leave the image out")
     if request.cache and video.second:
         raise ValueError(
             f"cache = {request.cache}: this model has two denoisers, which no cache supports; leave it out"

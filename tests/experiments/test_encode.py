@@ -204,9 +204,9 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
 
 def test_configs_that_mix_latents_and_pictures_are_refused(tmp_path):
     for change, match in [
-        ({"data.augment": ({"name": "flip"},)}, "changes pictures, and config.data.latents.dir"),
-        ({"evaluate.every": 2}, "samples of latents are no pictures"),
-        ({"data.latents.dir": "", "data.latents.autoencoder": "vae"}, "no latents that it could have made"),
+        ({"data.augment": ({"name": "flip"},)}, "changes pictures, but config.data.latents.dir"),
+        ({"evaluate.every": 2}, "samples are latents, which must be decoded to pictures"),
+        ({"data.latents.dir": "", "data.latents.autoencoder": "vae"}, "the run uses no latents"),
     ]:
         with pytest.raises(ConfigError, match=match):
             checks.validate(config_of(tmp_path, **change))

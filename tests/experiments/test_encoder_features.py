@@ -137,11 +137,11 @@ def test_the_features_on_disk_are_the_encoders(cache):
 @pytest.mark.parametrize(("changes", "message"), [
     ({"encoder.network": {"name": "one_convolution", "width": 5}}, r"of another encoder.*network.width: 6 -> 5"),
     ({"encoder.size": 8}, r"config\.encoder:.*of another encoder \(.*: size: 4 -> 8"),
-    ({"encoder.size": 0}, r"config\.encoder\.size = 0, but .*no picture says its size"),
+    ({"encoder.size": 0}, r"config\.encoder\.size = 0, but .*not known from the data"),
     ({"encoder.network": {"name": "dinov2", **TINY}, "encoder.size": 30},
      r"config\.encoder\.size = 30: this encoder takes images \[B, H, W, 3\] whose sides are multiples of 14"),
     ({"objective.wrappers": ({"name": "augmentation", "augment": {"name": "edm_augmentation"}}, ALIGNMENT),
-      "model": U_NET, "sample.guidance.scale": 1.0}, r"objective\.wrappers.*an augmentation moves the examples"),
+      "model": U_NET, "sample.guidance.scale": 1.0}, r"objective\.wrappers.*an augmentation changes the examples"),
     ({"encoder.network": {"name": ""}}, "aligns features with an encoder's, but the run has no encoder"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_in_one_sentence(cache, changes, message):

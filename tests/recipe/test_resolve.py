@@ -127,7 +127,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
         [("checkpoint.best", "fd_pixels"), ("evaluate.every", 0), ("evaluate.features", ("pixels",))],
         ["config.checkpoint.best", "evaluate.every = 0"],
     ),
-    "no Inception file": ([("evaluate.features", ("inception",))], ["config.evaluate.inception = ''", "no file"]),
+    "no Inception file": ([("evaluate.features", ("inception",))], ["config.evaluate.inception = ''", "not a file"]),
     "unknown protocol": ([("evaluate.protocol", "fid")], ["config.evaluate.protocol", "'fid'", "pytorch-fid"]),
     "unknown features": (
         [("evaluate.features", ("pixels", "clasifier"))],

@@ -306,10 +306,10 @@ def test_each_sample_of_mcgdiff_follows_its_own_picture():
 SQUARED = {"driver": {"name": "corrected", "number": 2}, "sampler": {"name": "ddpm"}}
 PAIR = {"name": "product", "exponents": (0.5, 0.5), "labels": (3,)}
 REFUSED = {
-    "no product": (SQUARED, r"corrected weighs a product of densities.*Valid: the guidance product"),
+    "no product": (SQUARED, r"corrected needs a product of densities.*Valid: the guidance product"),
     "a product after which a guide comes": (
         SQUARED | {"guidance": PAIR, "guides": ({"name": "dynamic_threshold"},)},
-        r"corrected weighs a product of densities",
+        r"corrected needs a product of densities",
     ),
     "no density at alpha = 0": (
         SQUARED | {"guidance": {"name": "product", "exponents": (2.0,)}},
@@ -346,7 +346,7 @@ REFUSED = {
     ),
     "no product for a mixture": (
         SQUARED | {"driver": {"name": "mixed", "number": 2}},
-        r"mixed weighs a product of densities",
+        r"mixed needs a product of densities",
     ),
     "shares": (
         SQUARED | {"driver": {"name": "mixed", "number": 2}, "guidance": PAIR | {"exponents": (1.5, -0.5)}},

@@ -174,7 +174,9 @@ def test_another_vocabulary_is_refused(text):
     with pytest.raises(ConfigError, match="guidance needs a null class, but the network has no classes"):
         checks.with_data(checks.validate(unguided), source.spec)
     wide = config_of(text, **{"objective.process": {**MASKS, "size": 5}})
-    message = r"the process has 5 symbols, but text\.txt has 3 symbols, and the mask is one more\. Valid: size = 4"
+    message = (
+        r"the process has 5 symbols, but text\.txt has 3 symbols, and the mask is a further symbol\. Valid: size = 4"
+    )
     with pytest.raises(ConfigError, match=message):
         checks.with_data(checks.validate(wide), source.spec)
     narrow = config_of(text, **UNIFORM_RUN)

@@ -109,7 +109,7 @@ def test_a_name_in_the_list_means_one_function(monkeypatch):
         (({"name": "end_to_end"},), r"config\.autoencoder\.network =.*config\.objective trains an autoencoder"),
         (
             ({"name": "prior_preservation", "number": 3},),
-            r"config\.objective\.wrappers = .*prior preservation has no prompt",
+            r"config\.objective\.wrappers = .*prior preservation needs a prompt",
         ),
         (({"name": "prior_preservation", "prompt": "a dog"},), "config.base.path = '' names no model to tune"),
         (({"name": "prior_preservation", "prompt": "a dog", "number": 0},), "number = 0 must be at least 1"),

@@ -129,10 +129,10 @@ def test_a_clip_depends_on_its_own_seed_and_frames_alone():
 
 @pytest.mark.extended
 @pytest.mark.parametrize("settings, message", [
-    ({"frames": 6}, r"frames = 6: the autoencoder codes the first frame alone .* groups of 2\. Valid: e\.g\. 5 or 7"),
+    ({"frames": 6}, r"frames = 6: the autoencoder encodes the first frame alone .* groups of 2\. Valid: e\.g\. 5 or 7"),
     ({"height": 18}, "height = 18 must be a multiple of 4"),
-    ({"image": np.zeros((16, 16, 3), np.uint8)}, "makes clips from prompts alone"),
-    ({"merge": 0.5}, "this model makes clips and takes no merge"),
+    ({"image": np.zeros((16, 16, 3), np.uint8)}, "generates clips only from prompts"),
+    ({"merge": 0.5}, "this model generates clips and does not support merge"),
     ({"frames": 9999, "height": 8192, "width": 8192}, "1 clip of 9999 frames of 8192 x 8192"),
 ])  # fmt: skip
 def test_what_a_model_of_clips_cannot_make_is_refused_before_anything_is_computed(settings, message):
@@ -178,7 +178,7 @@ def test_a_model_of_a_first_and_a_last_frame_needs_both():
             prepare(images=images, image=image)
     with pytest.raises(ValueError, match="the last image has 16 x 16 pixels"):
         prepare(images=(picture, picture[:, :16]))
-    with pytest.raises(ValueError, match="this model makes clips and takes no images"):
+    with pytest.raises(ValueError, match="this model generates clips and does not support images"):
         prompts_alone = loaded("wan", text_to_image.described)
         Job.prepare(prompts_alone, Request.make("a cat", images=(picture, picture), **settings))
 
@@ -445,7 +445,7 @@ def test_a_clip_of_a_dynamic_guidance_has_its_scales():
 
 @pytest.mark.extended
 @pytest.mark.parametrize("name, settings, message", [
-    ("wan", {"frames": 5}, "dynamic_guidance: a WanPipeline has one scale at all steps; leave dynamic_guidance out"),
+    ("wan", {"frames": 5}, "a WanPipeline has the same scale at all steps; leave dynamic_guidance out"),
     ("cogvideox_dynamic", {"frames": 9, "guidance": 1.0},
      r"dynamic_guidance changes the scale of the guidance, and guidance = 1 is none\. Valid: a guidance above 1"),
 ])  # fmt: skip

@@ -129,7 +129,7 @@ def test_a_value_of_the_page_that_nodes_share_is_read():
     (changed(CUSTOM, {("30", "model"): ["30", 0]}), "is part of a cycle"),
     (changed(CUSTOM, {("17", "denoise"): 0.5}), "node '17', a BasicScheduler, has denoise = 0.5 with an empty latent"),
     (changed(CUSTOM, {("8", "samples"): ["13", 1]}), "uses output 1 of a SamplerCustomAdvanced at samples"),
-    (changed(CUSTOM, {("8", "vae"): ["40", 2]}, {"40": SIMPLE["30"]}), "uses node '40', another checkpoint"),
+    (changed(CUSTOM, {("8", "vae"): ["40", 2]}, {"40": SIMPLE["30"]}), "uses node '40', which is not the checkpoint"),
     (changed(CUSTOM, {("13", "guider"): ["16", 0]}), "has a KSamplerSelect at guider. Valid: BasicGuider"),
 ])  # fmt: skip
 def test_what_no_request_has_is_refused_by_its_node(graph, match):
@@ -141,7 +141,7 @@ def test_what_no_request_has_is_refused_by_its_node(graph, match):
     "changes, model, match",
     [
         ({("31", "cfg"): 2}, DEV, "has cfg = 2, but the model has its guidance distilled in. Valid: 1"),
-        ({("6", "text"): "a (red:1.2) fox"}, DEV, r"a FluxPipeline reads no weights such as \(word:1\.2\)"),
+        ({("6", "text"): "a (red:1.2) fox"}, DEV, r"a FluxPipeline does not support weights such as \(word:1\.2\)"),
     ],
 )
 def test_what_a_model_reads_otherwise_is_refused(changes, model, match):

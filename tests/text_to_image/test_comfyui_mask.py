@@ -119,10 +119,10 @@ def test_nodes_that_mask_otherwise_are_refused_by_name(place):
 
 
 @pytest.mark.parametrize("changes, model, match", [
-    (KEEPS, INPAINTS, "does not reach a .* by the workflow's nodes. Valid: a InpaintModelConditioning with noise_mask"),
-    (SEES, SD_MODEL, "does not reach a .* by the workflow's nodes. Valid: a SetLatentNoiseMask"),
+    (KEEPS, INPAINTS, "workflow's nodes do not pass the mask to a .*Valid: a InpaintModelConditioning with noise_mask"),
+    (SEES, SD_MODEL, "workflow's nodes do not pass the mask to a .*Valid: a SetLatentNoiseMask"),
     (KEEPS | {("3", "sampler_name"): "heun"}, SD_MODEL, "ComfyUI's heun keeps latents within its steps too"),
-    (KEEPS | {("3", "denoise"): 1}, SD_MODEL, "ComfyUI begins at the noised picture where it is kept"),
+    (KEEPS | {("3", "denoise"): 1}, SD_MODEL, "ComfyUI starts the kept part from the noised picture"),
     (KEEPS | {("17", "mask"): ["19", 0], ("19", "channel"): "blue"}, SD_MODEL, "mask.png paints nothing by"),
 ])  # fmt: skip
 def test_what_a_model_does_otherwise_is_refused(place, changes, model, match):
@@ -217,8 +217,8 @@ def test_a_request_with_a_mask_is_written_as_the_workflow_that_is_read_as_it(pla
 
 
 @pytest.mark.parametrize("change, match", [
-    ({"kept_noise": "fresh"}, r"kept_noise = 'fresh': ComfyUI has one noise at all steps\. Valid: one"),
-    ({"strength": 1.0}, "with a mask and all steps ComfyUI begins at the noised picture"),
+    ({"kept_noise": "fresh"}, r"kept_noise = 'fresh': ComfyUI uses one noise in all steps\. Valid: one"),
+    ({"strength": 1.0}, "with a mask and all steps, ComfyUI starts the kept part from the noised picture"),
     ({"mask": None, "kept_noise": "fresh", "strength": 1.0}, "strength: with all steps ComfyUI would begin at noise"),
     ({"margins": (8, 0, 0, 0)}, r"margins = .* cannot be exported"),
 ])  # fmt: skip

@@ -76,7 +76,7 @@ def test_a_request_with_a_mask_is_decoded_with_the_part_that_is_kept():
 @pytest.mark.extended
 def test_tiles_are_refused_with_a_kept_part():
     model = loaded(text_to_image.described)
-    message = "tile = 16: the autoencoder of this model sees the whole part that is kept; leave tile out"
+    message = "tile = 16: the autoencoder of this model needs the whole kept part; leave tile out"
     with pytest.raises(ValueError, match=message):
         Job.prepare(model, Request.make("a cat", tile=16, **SETTINGS))
     Job.prepare(model, Request.make("a cat", **SETTINGS))

@@ -55,7 +55,7 @@ def test_another_class_is_written_into_the_index_alone(base, folder):
 def test_a_model_that_is_no_folder_is_said_to_be_a_file_or_missing(tmp_path):
     single = tmp_path / "model.safetensors"
     single.write_bytes(b"")
-    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a single file; diffusion convert makes"):
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors is a single file; diffusion convert writes"):
         model_index.read_index(single)
     (tmp_path / "text.txt").write_text("")
     for place in (tmp_path / "text.txt", tmp_path / "nowhere.gguf", tmp_path):

@@ -594,7 +594,7 @@ def test_text_encoders_that_are_dropped_are_read_for_each_request(tmp_path):
     plain = text_to_image.conditions(text_to_image.load(folder), ["a dog"], "bad", 2.0, 16, 16)
     assert np.abs(plain[0]["text"] - both[0][0]["text"]).max() > 1e-3
     assert module.vocabulary + 1 == dropping.modules["text_encoder"].vocabulary
-    with pytest.raises(ValueError, match=r"drops its text encoders,.*\. Valid: load"):
+    with pytest.raises(ValueError, match=r"frees its text encoders,.*\. Valid: load"):
         text_to_image.with_loras(dropping, files["loras"])
 
 
@@ -610,7 +610,7 @@ def test_redux_is_refused_as_a_model_with_how_it_is_attached(tmp_path):
 @pytest.mark.parametrize("name", ["DDPMPipeline", "DDIMPipeline", "ConsistencyModelPipeline", "DiTPipeline"])
 def test_a_pipeline_of_classes_names_the_command_that_takes_it(name, tmp_path):
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
-    message = rf"{tmp_path} is a {name}, which reads no prompt\. .*diffusion sample --model={tmp_path}; in Python, "
+    message = rf"{tmp_path} is a {name}, which has no prompt\. .*diffusion sample --model={tmp_path}; in Python, "
     with pytest.raises(Refusal, match=message + rf"diffusion\.experiments\.sampling\.trained_run\.load\('{tmp_path}'"):
         text_to_image.load(tmp_path)
 

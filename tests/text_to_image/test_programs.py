@@ -312,7 +312,7 @@ def test_a_reference_is_counted_before_anything_is_sampled(model):
             return (x, {}) if mutable else x
 
     without = dataclasses.replace(model, modules={**model.modules, "unet": Without()})
-    with pytest.raises(ValueError, match="Without has no self-attention that could take a reference"):
+    with pytest.raises(ValueError, match="Without has no self-attention that can use a reference"):
         text_to_image.watch(without, "a cat", reference=IMAGE, steps=1, guidance=1, sampler="ddim", seeds=[0, 1])
     assert without.denoiser.traced == [(2, 8, 8, 3)]
     model.denoiser.in_channels = 7
@@ -357,7 +357,7 @@ def test_a_model_that_edits_has_three_branches_and_two_scales(model):
     ):
         with pytest.raises(ValueError, match=message):
             text_to_image.watch(made, "a cat", **{"image": IMAGE, "image_guidance": 1.5, "sampler": "ddim", **wrong})
-    with pytest.raises(ValueError, match="image_guidance = 2: this model has only the guidance"):
+    with pytest.raises(ValueError, match="image_guidance = 2: this model has only guidance by the text"):
         text_to_image.watch(model, "a cat", image_guidance=2, sampler="ddim")
 
 

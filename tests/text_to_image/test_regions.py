@@ -49,7 +49,7 @@ def test_words_are_written_as_text_as_a_pair_or_as_a_table():
     ({"regions": [("a ball", 3)]}, r"ball' applies at 3\..*: four numbers left.*a mask"),
     ({"words": [3]}, r"words: 3\..*: words of the prompt, each with a box or"),
     ({"words": ["ball:0,0,2,1"]}, "words: the box of 'ball' = .*. Valid: four numbers"),
-    ({"words": ["ball"], "emphasis": "scale"}, "words are located in a prompt as it is written"),
+    ({"words": ["ball"], "emphasis": "scale"}, "words are located in the prompt by its text"),
     ({"attention": -1}, "attention = -1. Valid: a number from 0 to 100"),
 ])  # fmt: skip
 def test_what_is_no_place_is_refused_where_it_is_made(wrong, message):

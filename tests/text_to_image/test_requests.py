@@ -154,7 +154,7 @@ def test_the_image_of_a_model_that_sees_several_is_the_first_of_its_images_unles
     kontext = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["FluxKontextPipeline"],
                                        "sees_picture": True, "distilled": True})  # fmt: skip
     with pytest.raises(
-        ValueError, match=r"images: a .* sees one picture, its image; only models such as FLUX\.2 see several"
+        ValueError, match=r"images: a .* sees one picture, its image; only models such as FLUX\.2 support several"
     ):
         Request(prompts=("a cat",), image="a.png", images="b.png").resolved(kontext).check(kontext)
 

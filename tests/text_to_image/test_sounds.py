@@ -232,7 +232,7 @@ def _refuse(what, peak):
 def test_settings_of_sounds_and_rates_are_refused_elsewhere(model):
     pictures = made_model()
     for name in ("sound_guidance", "modality_guidance"):
-        with pytest.raises(ValueError, match=f"{name} = 2: a made makes no sound; leave {name} out"):
+        with pytest.raises(ValueError, match=f"{name} = 2: a made generates no sound; leave {name} out"):
             text_to_image.generate(pictures, "a cat", sampler="ddim", **{name: 2})
     with pytest.raises(ValueError, match=r"frame_rate = 12: this model makes single pictures; leave frame_rate out"):
         text_to_image.generate(pictures, "a cat", sampler="ddim", frame_rate=12)
@@ -242,7 +242,7 @@ def test_settings_of_sounds_and_rates_are_refused_elsewhere(model):
             text_to_image.TextToImage("made", fixed, model.modules, model.params, {}, model.process, 8, False),
             Request.make("a cat", frame_rate=12.0),
         )
-    with pytest.raises(ValueError, match="takes no reference"):
+    with pytest.raises(ValueError, match="does not support reference"):
         text_to_image.generate(model, "a cat", reference=np.zeros((8, 8, 3), np.uint8))
 
 

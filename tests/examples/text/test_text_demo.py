@@ -323,7 +323,7 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
             {"objective": {"name": "kl_autoencoder"}},
             r"'clip', .* 'kl_autoencoder': .* a network of the kind 'autoencoder', .* of the kind 'towers'\. Valid",
         ),
-        ({"evaluate.every": 5}, r"config\.evaluate\.every = 5, but config\.model\.name = 'clip' makes no samples"),
+        ({"evaluate.every": 5}, r"config\.evaluate\.every = 5, but config\.model\.name = 'clip' has no classes"),
         (
             {"data.text.dir": "x"},
             r"config\.data\.text\.dir = 'x', but config\.model\.name = 'clip' does not receive it\. Valid: ''",

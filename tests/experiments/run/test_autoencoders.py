@@ -92,7 +92,7 @@ REFUSED = {
     "an encoder without use": (config_of(KL, {"name": "kl_autoencoder"}, **ENCODER), "the objective uses no encoder"),
     "no network of the critic": (
         config_of(DECODER, RAE, **ENCODER, second_player__objective={"name": "rae_critic"}),
-        "config.second_player.network.name = '', .* an architecture of its own. Valid: patch_discriminator",
+        "config.second_player.network.name = '', .* its own architecture. Valid: patch_discriminator",
     ),
     "a critic without use": (
         config_of(DIT, FLOW, second_player__objective={"name": "patch_critic"}, second_player__network=CRITIC),

@@ -198,8 +198,8 @@ def test_the_networks_of_the_library_take_both(tmp_path):
 @pytest.mark.parametrize(
     "source, changes, words",
     [
-        ({"condition": "vector"}, {}, r"config\.model\.num_classes = 3, but .* has a condition without the class.*"),
-        ({"condition": ("vector",)}, {}, r"config\.model\.num_classes = 3, but .* has a condition without the class"),
+        ({"condition": "vector"}, {}, r"config\.model\.num_classes = 3, but .* that does not contain the class.*"),
+        ({"condition": ("vector",)}, {}, r"config\.model\.num_classes = 3, but .* that does not contain the class"),
         ({}, {"model": {"name": "mlp", "width": 4, "depth": 1, "num_classes": 3, "vector_width": 2}},
          r"config\.model\.vector_width = 2, .*a condition of 1 numbers\. Valid: 1"),
         ({}, {"model": {"name": "mlp", "width": 4, "depth": 1, "num_classes": 4, "vector_width": 1}},

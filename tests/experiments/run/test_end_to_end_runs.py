@@ -94,7 +94,7 @@ REFUSED = {
         r"^(?!.*To replace).*wrappers\[1\]: unknown argument of end_to_end 'null'",
     ),
     "no file": ({"autoencoder.path": "/nowhere"}, "config.autoencoder.path = '/nowhere', but it is not there"),
-    "latents": ({"data.latents.dir": "/nowhere"}, "config.autoencoder makes latents of pictures itself"),
+    "latents": ({"data.latents.dir": "/nowhere"}, "config.autoencoder encodes the pictures in each step"),
 }
 
 

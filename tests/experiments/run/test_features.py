@@ -215,7 +215,7 @@ def test_a_run_without_terms_has_no_trace_of_them():
     (("dispersive",), {"objective.name": "mean_flow", "sample.sampler": {"name": "flow_map"}}, r"differentiates it"),
     (("dispersive",), {"objective.wrappers": ({"name": "uncertainty", "network": {"name": "certainty"}},)},
      r"config\.objective\.wrappers\[0\]\.network\.name: unknown network of uncertainty 'certainty'.*uncertainty"),
-    (("repa",), {"data.latents.dir": "latents"}, r"config\.encoder\.size = 0, but .*beside latents"),
+    (("repa",), {"data.latents.dir": "latents"}, r"config\.encoder\.size = 0, but with latents"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused_before_anything_is_made(terms, changes, message, weights):
     with pytest.raises(ConfigError, match=message):

@@ -230,7 +230,7 @@ def test_sets_too_large_to_compare_by_content_are_not_called_held_out(monkeypatc
         ({"evaluate.loss.latents": "/x"}, "config.evaluate.loss.latents = '/x', but config.data.latents.dir = ''"),
         ({"evaluate.loss.latents": "/x", "evaluate.loss.every": 0}, "no loss is measured"),
         ({"data.latents.dir": "/x"}, "config"),
-        ({"checkpoint.best": "held_out_loss", "evaluate.loss.every": 0}, "it is not measured in the loop"),
+        ({"checkpoint.best": "held_out_loss", "evaluate.loss.every": 0}, "this figure is not measured during training"),
         ({"evaluate.loss.number": 0}, "config.evaluate.loss.number = 0"),
     ],
 )
@@ -316,9 +316,7 @@ def test_latents_are_of_a_cache_of_held_out_pictures(tmp_path):
         encode = lambda x: np.full((len(x), 1, 4, 4, 4), 2.0, np.float32)
         latent_writer.write(tmp_path / split, some, spec._replace(size=8), made, encode, threads=0)
     config = digits_config(**{"data.latents.dir": str(tmp_path / "train"), "data.shape": (4, 4, 4)})
-    with pytest.raises(
-        ConfigError, match=r"config.evaluate.loss.latents = '', but config.data.latents.dir has latents"
-    ):
+    with pytest.raises(ConfigError, match=r"config.evaluate.loss.latents = '', but the run trains on latents"):
         checks.validate(config)
     config.evaluate.loss.latents = str(tmp_path / "validation")
     row = measured(resolve.recipe(config, (4, 4, 4)))

@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused_in_a_sentence(reference, tmp_path):
         train.run(config, tmp_path / "fewer")
     config = post_training("diffusion_dpo", reference, 2)
     config.data.source = digits.get_config("tiny").data.source
-    with pytest.raises(ConfigError, match=r"config.data.source.*compares two examples of a pair.*preferences"):
+    with pytest.raises(ConfigError, match=r"config.data.source.*needs pairs with a preference.*preferences"):
         train.run(config, tmp_path / "single")
 
 

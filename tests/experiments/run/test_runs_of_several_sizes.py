@@ -138,7 +138,7 @@ REFUSED = {
     "patch": ({"model.patch": 8}, r"config\.model\.patch = 8.*\(16, 4, 3\)"),
     "u_vit": (
         {"model": {"name": "u_vit", "patch": 4, "width": 16, "depth": 2, "heads": 2, "num_classes": 2}},
-        r"'u_vit' learns the positions of one size.*dit",
+        r"'u_vit' learns positions for only one size.*dit",
     ),
     "devices": ({"mesh.data": 3}, r"config\.train\.batch_size = 4 does not divide evenly into 0.*on 3 devices"),
     "latents": ({"data.latents.dir": "/cache", "data.augment": ()}, r"latents of one size"),

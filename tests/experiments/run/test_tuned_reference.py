@@ -186,10 +186,13 @@ def test_a_reward_knows_the_captions_of_its_samples(place, tmp_path):
     "changes, words",
     [
         ({"teacher.path": "."}, r"config\.teacher\.path = '\.', but the base is the teacher"),
-        ({"objective": {"name": "progressive_distillation", "N": 4, "stage": 2}}, "the base stays as it is"),
+        (
+            {"objective": {"name": "progressive_distillation", "N": 4, "stage": 2}},
+            "the base model always stays the teacher",
+        ),
         (
             {"objective": {"name": "reflow", "density": UNIFORM["density"]}},
-            "the base, which is the teacher here, makes none",
+            "the base model, which is the teacher here, cannot generate them",
         ),
         ({"objective": {"name": "denoising", **UNIFORM}, "teacher.scale": 2.0}, "learns from no teacher"),
         ({"data.latents.dir": "elsewhere"}, "two pictures in each record"),

@@ -115,7 +115,7 @@ def test_a_command_may_train_what_a_later_one_learns_from():
     student = train(TINY, "{folder}/student", "--config.init_from.path={folder}/teacher")
     made = record(each("seed", (0, 1)), (train(TINY, "{folder}/teacher"), student, sample(folder="{folder}/student")))
     assert sweep_folder.commands(DIR, made.runs[0])[1][-1] == "--config.init_from.path=runs/x/seed=0/teacher"
-    with pytest.raises(ConfigError, match=r"init_from\.path = .*it is not there"):
+    with pytest.raises(ConfigError, match=r"init_from\.path = .*it does not exist"):
         record(each("seed", (0, 1)), (student,))
 
 
