@@ -181,3 +181,13 @@ def test_tokens_before_the_last_layer_do_not_know_it():
     np.testing.assert_array_equal(before, after)
     whole = [encoder.apply({"params": one}, x).patches for one in (params, last)]
     assert np.abs(whole[0] - whole[1]).max() > 1e-3
+
+
+def test_siglip_sees_all_of_a_picture_and_clip_its_middle():
+    picture = np.zeros((16, 32, 3), np.uint8)
+    picture[:, :4] = 255  # a stripe that the middle square does not have
+    siglip, middle = (
+        prompt_features.fitted(encoder, picture) for encoder in (SigLIP(12, 1, 2, 8, size=8, patch=4), CLIP)
+    )
+    assert siglip.shape == middle.shape == (8, 8, 3)
+    assert siglip[:, 0].min() > 0 and (middle == -1).all()

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from diffusion.text_to_image.canvas import Canvas
+from diffusion.text_to_image.canvas import Canvas, edited_images, scaled
 from diffusion.text_to_image.jobs import Job
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
@@ -62,3 +62,14 @@ def test_the_share_of_blocks_that_did_not_run(run, evaluations, steps, nfe, expe
     course = types.SimpleNamespace(trajectory=trajectory)
     job = types.SimpleNamespace(course=course)
     assert Job.skipped(job, types.SimpleNamespace(denoiser=None), run, evaluations) == expected
+
+
+def test_an_edited_picture_keeps_its_ratio_and_its_middle():
+    """6,400 pixels of 100 x 400 are 40 x 160; without a divisor 19 x 21 pixels keep the middle 16 x 16."""
+    wide = np.zeros((100, 400, 3), np.uint8)
+    assert scaled(wide, 6400, 8).shape == (40, 160, 3)
+    assert scaled(wide.swapaxes(0, 1), 6400, 8).shape == (160, 40, 3)
+    picture = np.random.default_rng(0).integers(0, 256, (19, 21, 3), np.uint8)
+    how = types.SimpleNamespace(divisor=0, pixels=10**6)
+    (edited,) = edited_images([picture], how, 8)
+    np.testing.assert_array_equal(edited, picture[1:17, 2:18])

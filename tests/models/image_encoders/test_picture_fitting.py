@@ -75,3 +75,20 @@ def test_a_picture_is_squeezed_into_a_square():
     for fitting, name in ((picture_fitting.squeezed, "BICUBIC"), (picture_fitting.squeezed_bilinear, "BILINEAR")):
         expected = np.asarray(Image.fromarray(picture).resize((8, 8), getattr(Image.Resampling, name)))
         np.testing.assert_array_equal(fitting(picture, 8), expected)
+
+
+@pytest.mark.parametrize("sides", [(10, 18), (18, 10)])
+def test_the_longer_side_is_rounded_down_before_the_middle_is_cut_out(sides):
+    """12.6 pixels are 12, as int() makes them in transformers and torchvision, of which 2 go at the beginning."""
+    picture = np.random.default_rng(0).integers(0, 256, (*sides, 3), np.uint8)
+    new = tuple(7 if side == 10 else 12 for side in sides)
+    resized = np.asarray(Image.fromarray(picture).resize(new[::-1], Image.Resampling.BICUBIC))
+    middle = resized[:, 2:9] if new[1] == 12 else resized[2:9]
+    np.testing.assert_array_equal(picture_fitting.cropped(picture, 7), middle)
+    np.testing.assert_array_equal(picture_fitting.cropped_evenly(picture, 7), middle)
+
+
+def test_the_shorter_side_is_rounded_to_the_nearest_before_black_is_put_beside_it():
+    """10 of 18 rows at a side of 7 are 3.89: four rows in the middle of seven."""
+    padded = picture_fitting.padded(np.full((10, 18, 3), 255, np.uint8), 7)
+    np.testing.assert_array_equal(padded[..., 0].max(1) > 0, [False, True, True, True, True, False, False])
