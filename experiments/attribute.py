@@ -1,13 +1,13 @@
-"""Shows the training pictures that samples of a small run come from, by TRAK's scores.
+"""Shows the training pictures that influence samples of a small run the most, by TRAK's scores.
 
     diffusion attribute --workdir=runs/digits --number=4
     diffusion attribute --workdir=runs/digits --number=4 --features=4096 --draws=16 --out=runs/digits/attribution
 
-The command takes the first samples of each class from samples.npz of the run folder (diffusion sample writes it). It
-projects the gradient of the loss at each of them and at every training picture. It writes attribution.png (each sample
-beside the training pictures whose absence would raise its loss most), attribution.npz (scores `[samples, pictures]`)
-and attribution.json. Every draw needs a gradient of every training picture, so a run should have at most some ten
-thousand.
+The command takes the first samples of each class from samples.npz in the run folder, which diffusion sample writes. It
+computes a random projection of the gradient of the loss for each sample and for every training picture. It writes
+attribution.png (each sample with the training pictures whose removal would raise its loss most), attribution.npz
+(scores `[samples, pictures]`) and attribution.json. Every draw needs a gradient for every training picture, so the
+training set should have at most about ten thousand pictures.
 """
 
 from absl import flags
@@ -15,13 +15,13 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits", required=True)
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits", required=True)
     flags.DEFINE_integer("number", 8, "number of samples", lower_bound=1)
     flags.DEFINE_integer("top", 8, "number of training pictures to show for each sample", lower_bound=1)
     flags.DEFINE_integer("features", 2048, "length of a projected gradient", lower_bound=1)
-    flags.DEFINE_integer("draws", 8, "draws of time and noise for each picture", lower_bound=1)
-    flags.DEFINE_integer("train", 0, "number of training pictures; 0 for all of them", lower_bound=0)
-    flags.DEFINE_string("out", None, "folder to write into; WORKDIR/attribution by default")
+    flags.DEFINE_integer("draws", 8, "number of draws of time and noise per picture", lower_bound=1)
+    flags.DEFINE_integer("train", 0, "number of training pictures to use; 0 uses all of them", lower_bound=0)
+    flags.DEFINE_string("out", None, "folder for the results; WORKDIR/attribution by default")
     command_line.begin()
 
 import json

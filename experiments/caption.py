@@ -1,16 +1,17 @@
-"""Writes a caption beside each picture of a folder, by the folder of a published captioner (BLIP).
+"""Writes captions for the pictures of a folder, with a published captioner (BLIP).
 
     diffusion caption --model=blip-image-captioning-large --folder=photos
     diffusion caption --model=blip-image-captioning-large --folder=photos --prompt="a photography of" --top_p=0.9
     diffusion train --config=... --config.data.source='{"name": "picture_folder", "path": "photos", "side": 64}'
 
---model is a folder of transformers' BlipForConditionalGeneration with its weights as safetensors. The caption of
-photos/a.png is photos/a.txt, which the source picture_folder reads. Pictures that have a caption are left alone, so
-that the same command goes on with what an earlier one left; with --again all are captioned. --out writes the captions
-into another folder, under the same names.
+--model is a folder of transformers' BlipForConditionalGeneration with its weights as safetensors. The command writes
+the caption of photos/a.png to photos/a.txt, which the data source picture_folder reads. It skips pictures that already
+have a caption, so the same command continues after an interruption. With --again it captions all pictures. --out writes
+the captions into another folder, under the same names.
 
-A caption begins with --prompt, and continues with the likeliest word each time. With --top_p=0.9 each word is drawn
-from the likeliest ones, which have 90 % of the probability together; the draws depend on --seed and the picture's name.
+A caption begins with --prompt and continues with the most likely token at each step. With --top_p=0.9, each token is
+drawn from the most likely tokens that have 90 % of the probability together. The draws depend on --seed and on the name
+of the picture.
 """
 
 from absl import flags
@@ -19,15 +20,24 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the captioner, with config.json and model.safetensors")
-    flags.DEFINE_string("folder", None, "folder of the pictures; pictures in folders below it count too")
-    flags.DEFINE_string("prompt", "", "beginning of every caption, e.g. 'a photography of'")
-    flags.DEFINE_string("out", None, "folder of the captions; by default that of the pictures")
-    flags.DEFINE_bool("again", False, "caption pictures that have a caption, too")
-    flags.DEFINE_integer("length", 30, "tokens of the longest caption, with its start, prompt and end", lower_bound=2)
-    flags.DEFINE_float("top_p", None, "share of the probability of the tokens to draw from; by default the likeliest")
-    flags.DEFINE_integer("seed", 0, "seed of the draws")
-    flags.DEFINE_integer("batch_size", 8, "number of pictures at once", lower_bound=1)
-    flags.DEFINE_enum("damaged", "stop", ["stop", "skip"], "what a damaged picture does to the command")
+    flags.DEFINE_string("folder", None, "folder of the pictures, including its subfolders")
+    flags.DEFINE_string("prompt", "", "beginning of every caption, e.g. 'a photography of'; empty by default")
+    flags.DEFINE_string("out", None, "folder for the captions; by default the folder of the pictures")
+    flags.DEFINE_bool("again", False, "also caption pictures that already have a caption")
+    flags.DEFINE_integer(
+        "length", 30, "largest length of a caption in tokens, including its start, prompt and end", lower_bound=2
+    )
+    flags.DEFINE_float(
+        "top_p",
+        None,
+        "total probability of the most likely tokens from which each token is drawn; by default the most "
+        "likely token is chosen",
+    )
+    flags.DEFINE_integer("seed", 0, "seed for --top_p")
+    flags.DEFINE_integer("batch_size", 8, "number of pictures to caption at once", lower_bound=1)
+    flags.DEFINE_enum(
+        "damaged", "stop", ["stop", "skip"], "what to do with a damaged picture: stop the command, or skip the picture"
+    )
     flags.mark_flags_as_required(["model", "folder"])
     command_line.begin()
 

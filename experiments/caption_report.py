@@ -1,12 +1,13 @@
-"""Measures a text-to-image model on real captioned pictures, such as emoji, by retrieval: report.json and pictures.
+"""Measures by retrieval how well a text-to-image model follows the captions of real pictures, such as emoji.
 
     diffusion caption_report --model=runs/emoji/model --data="noto_emoji@train[:90%]" \\
         --held_out="noto_emoji@train[90%:]" --out=runs/emoji/report
 
-Two small towers, which train on the pictures of --data independently of the model, find the nearest caption of a
-picture: the requested one, or one of 49 others drawn at random. The report compares this figure with chance, and with
-real pictures: those that the towers learned from, and held-out ones. It also has the Frechet distance in the towers'
-features beside its floor, and copies of training pictures.
+Two small encoders, one for pictures and one for captions, are trained on --data, independently of the model. They find
+the caption that is nearest to a generated picture, among its prompt and 49 other captions drawn at random. The report
+compares the share of right captions with chance, with the training pictures of the encoders, and with held-out
+pictures. It also lists the Frechet distance in the features of the encoders with its floor, and copies of training
+pictures.
 """
 
 from absl import flags
@@ -15,13 +16,13 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the model, with model_index.json")
-    flags.DEFINE_string("data", None, "captions to request, and pictures to compare with: NAME@SPLIT")
-    flags.DEFINE_string("held_out", None, "other pictures: NAME@SPLIT")
-    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_string("out", None, "folder of the report")
-    flags.DEFINE_integer("number", 400, "number of pictures", lower_bound=50)
-    flags.DEFINE_float("guidance", 2.0, "scale of the guidance", lower_bound=0)
-    flags.DEFINE_integer("steps", 20, "steps of the sampler", lower_bound=1)
+    flags.DEFINE_string("data", None, "captions for the prompts and pictures for comparison, as NAME@SPLIT")
+    flags.DEFINE_string("held_out", None, "held-out pictures with captions, as NAME@SPLIT")
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets; by default TFDS_DATA_DIR")
+    flags.DEFINE_string("out", None, "folder for the report")
+    flags.DEFINE_integer("number", 400, "number of pictures to generate", lower_bound=50)
+    flags.DEFINE_float("guidance", 2.0, "guidance scale; 1 means no guidance", lower_bound=0)
+    flags.DEFINE_integer("steps", 20, "number of sampling steps", lower_bound=1)
     flags.DEFINE_integer("batch_size", 50, "number of pictures at once", lower_bound=1)
     flags.mark_flags_as_required(["model", "data", "held_out", "out"])
     command_line.begin()

@@ -1,18 +1,17 @@
-"""Compares runs: the config fields that differ, their training curves, and their figures with tests.
+"""Compares runs: their differences in the config, their training curves, and their results with statistical tests.
 
     diffusion compare runs/digits runs/other
     diffusion compare runs/v_0 runs/v_1 runs/x0_0 runs/x0_1 --figures=fd_pixels,asked_class --out=runs/v_x0
     diffusion compare runs/digits runs/digits/guided        # two sets of samples of one run
 
-Runs whose configs differ only in their seeds are one setting, and their figures are averaged. Runs of the same config
-and seed are separate settings. Each setting is compared with the first. The test of a difference depends on the runs:
+Runs whose configs differ only in the seed form one setting, and their results are averaged. Runs with the same config
+and seed are separate settings. Each setting is compared with the first. The statistical test depends on the runs:
 
     several seeds          Student's t, in pairs of equal seeds if there are any
-    single runs            samples are exchanged, in pairs if sample i of both begins with the same noise
-    neither is possible    the intervals of both
+    single runs            a permutation test of samples, in pairs if sample i of both runs starts from the same noise
+    neither is possible    the confidence intervals of both
 
-Figures that were measured under different protocols are refused. The command writes comparison.md and comparison.png
-into --out.
+The command refuses to compare results from different protocols. It writes comparison.md and comparison.png into --out.
 """
 
 from absl import flags
@@ -21,7 +20,7 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", "comparison", "folder for comparison.md and comparison.png")
-    flags.DEFINE_list("figures", None, "figures to compare, e.g. fd_pixels,loss; all by default")
+    flags.DEFINE_list("figures", None, "names of the figures to compare, e.g. fd_pixels,loss; all by default")
     command_line.begin(takes_words=True)
 
 import itertools

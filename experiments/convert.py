@@ -1,4 +1,4 @@
-"""Converts networks between the files of other libraries and ours.
+"""Converts networks between the file formats of other libraries and of this one.
 
     diffusion convert --source=stable-diffusion/unet --out=unet_half --dtype=float16
     diffusion convert --source=v1-5-pruned.safetensors --out=sd15
@@ -11,31 +11,33 @@
 --source is one of these:
 
     a folder of diffusers or transformers    config.json beside safetensors, in one file or with an index
-    a single file of an original repository  safetensors, or .pt and .pth of torch.save; it is recognised by the names
-                                             and shapes of its tensors. From the state of a training the average is
-                                             read; --prefix=ema_params.500.net. chooses one of several
-    a run folder of ours                     its moving average; for the decoder of a representation autoencoder also
+    a single file of an original repository  safetensors, or .pt and .pth of torch.save; recognized by the
+                                             names and shapes of its tensors. A training state gives its average;
+                                             --prefix=ema_params.500.net. chooses one of several averages
+    a run folder of this library             its moving average; for the decoder of a representation autoencoder also
                                              the encoder, and statistics of the training pictures
-    a run that tunes a model                 (docs/tuning.md) the tuned weights, by the moving average of the latest
+    a finetuning run                         (docs/tuning.md) the finetuned weights: the moving average of the latest
                                              checkpoint; --out is a new folder, or the run's `tuning`, which is replaced
-    a published model of classes             (docs/class_models.md) a folder with model_index.json; --out is then a run
-                                             folder, to evaluate, to distil or to start from
+    a published class-conditional model      (docs/class_models.md) a folder with model_index.json; --out is then a run
+                                             folder, for evaluation, distillation or further training
 
---out is a folder that the library of the architecture opens with `from_pretrained`. A file with several networks
-becomes one folder for each. --layout names the tensors as the original repository does, or as our own parameters
-("ours": a run's config.init_from.path can name that file).
+--out is a folder that the original library of the architecture opens with `from_pretrained`. A file with several
+networks becomes one folder per network. --layout selects the naming of the tensors: that of an original repository, or
+that of our own parameters ("ours", which config.init_from.path of a run can read).
 
---base is the folder of a pipeline of the same architecture. --out is then the folder of a pipeline: the file's networks
-with the tokenizers, the scheduler and the rest of the base, which diffusion sample --model takes. For a LoRA file in
-kohya's or peft's layout, --base is the pipeline that it belongs to, and --out a file in the layout "peft" (the default)
-or "kohya".
+--base is the folder of a pipeline of the same architecture. --out is then also the folder of a pipeline, for diffusion
+sample --model: it contains the networks of the file, and the tokenizers, the scheduler and all other parts of the base.
+For a LoRA file in kohya's or peft's layout, --base is the pipeline to which it belongs, and --out is a file in the
+layout "peft" (the default) or "kohya".
 
-With --pipeline a run of classes is written as a folder that diffusers opens. These commands go to a run and back:
+--pipeline writes a class-conditional run as a folder that diffusers can open. These commands convert a pipeline to a
+run, and a run to a pipeline:
 
     diffusion convert --source=ddpm-cifar10-32 --out=runs/ddpm
     diffusion convert --source=runs/tuned --pipeline --out=tuned
 
-Every tensor of the source is accounted for, and nothing in it is executed. docs/models.md lists the known networks.
+The command accounts for every tensor of the source, and executes no code from it. docs/models.md lists the known
+networks.
 """
 
 from absl import flags
@@ -46,18 +48,24 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("source", None, "folder, .safetensors, .pt or .pth file, or run folder to read", required=True)
     flags.DEFINE_string("out", None, "folder to write, which must not hold a network yet", required=True)
     flags.DEFINE_string(
-        "architecture", "", "name of the architecture in docs/models.md; by default the name that the source states"
+        "architecture",
+        "",
+        "name of the architecture, as in docs/models.md; by default the architecture that the source states",
     )
-    flags.DEFINE_string("layout", "", "naming of the tensors; by default as in the architecture's own library")
-    flags.DEFINE_string("prefix", "", "prefix of the tensors to read, for a file that holds several averages")
+    flags.DEFINE_string(
+        "layout", "", "naming of the tensors in the output; by default that of the architecture's own library"
+    )
+    flags.DEFINE_string("prefix", "", "prefix of the tensors to read, if a file holds several averages")
     flags.DEFINE_string(
         "base", "", "folder of a pipeline to which a LoRA file belongs, or which completes a single file"
     )
-    flags.DEFINE_bool("pipeline", False, "write a run on classes as a pipeline that diffusers can open")
+    flags.DEFINE_bool("pipeline", False, "write a class-conditional run as a pipeline that diffusers can open")
     flags.DEFINE_string(
-        "license", "", "license in the model card; by default the license in the source's card, or unknown"
+        "license",
+        "",
+        "license to state in the model card; by default the license in the card of the source, or unknown",
     )
-    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "type of the written numbers")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16", "float16"], "data type of the written tensors")
     command_line.begin()
 
 import pathlib

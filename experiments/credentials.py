@@ -1,12 +1,12 @@
-"""Reads and verifies the content credentials (C2PA) of pictures; makes certificates to try them with.
+"""Reads and verifies the content credentials (C2PA) of pictures, and creates certificates for tests.
 
     diffusion credentials --make=signer                              # a test certificate, which nobody trusts
     diffusion sample --workdir=runs/text --prompt="a red circle" --credentials=signer
     diffusion credentials --read=pictures/0.png --root=signer/root.pem
 
---read prints what the signed file says: that a model made it, which model, and from which request. A picture without
-credentials, or one that was changed after it was signed, ends the command with one sentence and status 1. Needs the
-extra "provenance" (c2pa-python).
+--read prints the content of the credentials: that a model generated the picture, which model, and from which request.
+If a picture has no credentials, or was changed after it was signed, the command ends with one sentence and status 1. It
+needs the extra "provenance" (c2pa-python).
 """
 
 from absl import flags
@@ -14,9 +14,9 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("make", None, "folder to write for tests: root.pem, chain.pem, key.pem")
-    flags.DEFINE_list("read", None, "PNG files to verify, e.g. a.png,b.png")
-    flags.DEFINE_string("root", None, "PEM file of root certificates that you trust")
+    flags.DEFINE_string("make", None, "folder for a new test certificate: root.pem, chain.pem, key.pem")
+    flags.DEFINE_list("read", None, "PNG files to verify, separated by commas, e.g. a.png,b.png")
+    flags.DEFINE_string("root", None, "PEM file with the root certificates that you trust")
     command_line.begin()
 
 from diffusion.io import content_credentials, local_certificates

@@ -1,15 +1,15 @@
-"""Changes pictures by a trained run: to noise and back under another class.
+"""Edits pictures with a trained run: inverts them to noise and samples them again with another class.
 
     diffusion edit --workdir=runs/digits --labels=3 --out=edits
     diffusion edit --workdir=runs/digits --labels=3 --out=edits --editor='{"name": "edict", "t_0": 0.6}'
     diffusion edit --workdir=runs/digits --labels=3 --out=edits --editor='{"name": "prompt_to_prompt", "until": 0.6}'
-    diffusion edit --workdir=runs/digits --out=edits --editor='{"name": "bdia"}'   # back to what they were
+    diffusion edit --workdir=runs/digits --out=edits --editor='{"name": "bdia"}'   # reconstructs the pictures
 
 The command reads config.sample.number pictures of a split with their classes, and the EMA weights of the run's latest
 checkpoint. It writes edited.npz (images uint8 [N, H, W, C], originals, labels) and edited.png. If the examples are not
-pictures, it writes only the arrays, in the form of samples.npz. Padding of an example stays zero. The editors are ddim
-(DDIM's inversion), edict and bdia (exact inversions), sdedit, and prompt_to_prompt, which keeps the layout of a picture
-by its attention maps. config.sample sets grid and steps, and for sdedit the sampler.
+pictures, it writes only the arrays, in the format of samples.npz. Padding in an example stays zero. The editors are
+ddim (DDIM inversion), edict and bdia (exact inversions), sdedit, and prompt_to_prompt, which reuses the attention maps
+of a picture to keep its layout. config.sample sets the grid and the steps, and for sdedit the sampler.
 """
 
 from absl import flags
@@ -18,13 +18,13 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag(unread=command_line.TRAINING_FIELDS)
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    flags.DEFINE_string("out", None, "folder to write into, made if missing")
-    flags.DEFINE_string("pictures", "test", "split of the run's data to edit")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits")
+    flags.DEFINE_string("out", None, "folder for the results, created if missing")
+    flags.DEFINE_string("pictures", "test", "split of the run's dataset from which to edit pictures")
     flags.DEFINE_string(
-        "editor", '{"name": "ddim"}', "ddim, edict, bdia, sdedit or prompt_to_prompt, with its arguments"
+        "editor", '{"name": "ddim"}', "editing method and its arguments: ddim, edict, bdia, sdedit or prompt_to_prompt"
     )
-    flags.DEFINE_list("labels", None, "classes to edit to, in turn, e.g. 3,8; by default each picture's own class")
+    flags.DEFINE_list("labels", None, "target classes, used in turn, e.g. 3,8; by default each picture keeps its class")
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 

@@ -1,20 +1,22 @@
-"""Writes the latents of a dataset, which training then reads in place of its pictures, and features of an encoder.
+"""Encodes a dataset once: stores its latents, and features of an encoder, for training.
 
     diffusion encode --autoencoder=sd-vae --data=cifar10@train --out=latents/cifar10
     diffusion encode --autoencoder=sd-vae --data=imagenet2012@train --size=256 --flip --out=latents/in256
     diffusion train --config=FILE --workdir=DIR --config.data.latents.dir=latents/in256
 
-The autoencoder is a folder as its library publishes it, or a single file. The dataset has the name that TFDS gives it,
-with its split. The command stores the mean and the log variance of each picture's posterior, so that every epoch draws
-new latents; --mean stores only the means. --flip also stores the mirrored pictures, from which training draws equally
-often. The same command goes on after an interruption, with the same result.
+Training then reads the latents instead of the pictures. --autoencoder is a published folder or a single file. --data is
+the TFDS name of the dataset with its split. The command stores the mean and the log variance of each picture's
+posterior, so that every epoch draws new latents. --mean stores only the means. --flip also stores the latents of the
+mirrored pictures, which training uses equally often. The same command continues after an interruption, with the same
+result.
 
     diffusion encode --encoder=dinov2-base --encoder_size=224 --data=imagenet2012@train --size=256 --flip \\
         --out=latents/in256
 
 This command adds the features of a frozen encoder to the latents of the same pictures, for objectives with an alignment
-term. OUT/features then holds the features of each patch in float16. The encoder is a folder or a file as transformers
-publishes it, and receives the pictures at --encoder_size. With both flags the command writes both.
+term. OUT/features then contains the features of each patch in float16. --encoder is a folder or a file in the format of
+transformers. The encoder receives the pictures at the size --encoder_size. With --autoencoder and --encoder together,
+one command writes latents and features.
 """
 
 from absl import flags
@@ -23,22 +25,24 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
-    flags.DEFINE_string("encoder", None, "folder or file of a frozen image encoder whose features are written")
-    flags.DEFINE_integer("encoder_size", 0, "side of the pictures that the encoder reads", lower_bound=0)
-    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. cifar10@train")
+    flags.DEFINE_string("encoder", None, "folder or file of a frozen image encoder, whose features are stored")
+    flags.DEFINE_integer(
+        "encoder_size", 0, "side length in pixels to which pictures are resized for the encoder", lower_bound=0
+    )
+    flags.DEFINE_string("data", None, "dataset of pictures, as NAME@SPLIT, e.g. cifar10@train")
     flags.DEFINE_integer(
         "size",
         0,
-        "resize pictures of any size to squares of this side: the shorter side is resized and the middle cut out, as "
-        "ADM's code does; 0 if all pictures have one size",
+        "side length of the squares to which pictures are resized and cropped in the middle, as in ADM's "
+        "code; 0 if all pictures have one size",
         lower_bound=0,
     )
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_string("out", None, "folder of the cache, made if missing")
+    flags.DEFINE_string("out", None, "folder for the cache, created if missing")
     flags.DEFINE_bool("mean", False, "store only the means: half the size, but the same latent in every epoch")
     flags.DEFINE_bool("flip", False, "also encode the mirrored pictures")
     flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "type of the latents on disk")
-    flags.DEFINE_integer("batch_size", 64, "number of pictures that are encoded at once", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "number of pictures to encode at once", lower_bound=1)
     flags.DEFINE_integer("threads", 4, "number of threads that read pictures", lower_bound=0)
     flags.mark_flags_as_required(["data", "out"])
     command_line.begin()

@@ -1,12 +1,12 @@
-"""Writes what networks receive of a dataset's captions: a vocabulary, and a text encoder's output for each caption.
+"""Prepares the captions of a dataset for training: learns a vocabulary, or stores the output of a text encoder.
 
     diffusion encode_text --data=shapes@train --vocabulary=1024 --length=24 --out=runs/text/tokenizer
     diffusion encode_text --data=shapes@train --tokenizer=runs/text/tokenizer \\
         --text_encoder=runs/text/text_encoder --out=runs/text/captions
 
-The first command learns byte pairs from the captions, and writes them in CLIP's form. The second runs a text encoder
-(a folder of CLIP's text tower or T5's encoder) once for each distinct caption; training (config.data.text.dir) then
-reads its output, and needs no text encoder.
+The first command learns a byte-pair encoding from the captions, and writes it in CLIP's format. The second command runs
+a text encoder (a folder of CLIP's text encoder or T5's encoder) once for each distinct caption. Training then reads the
+stored output (config.data.text.dir), and needs no text encoder.
 """
 
 from absl import flags
@@ -14,13 +14,13 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("data", None, "the pictures, NAME@SPLIT, e.g. shapes@train, or '{SOURCE}@train'")
+    flags.DEFINE_string("data", None, "dataset with captions, as NAME@SPLIT, e.g. shapes@train, or '{SOURCE}@train'")
     flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
-    flags.DEFINE_integer("vocabulary", 0, "largest number of ids of a vocabulary to learn", lower_bound=0)
-    flags.DEFINE_integer("length", 24, "length of a text in ids, including start and end")
-    flags.DEFINE_string("tokenizer", None, "folder of a vocabulary")
+    flags.DEFINE_integer("vocabulary", 0, "largest size of a vocabulary to learn", lower_bound=0)
+    flags.DEFINE_integer("length", 24, "length of a tokenized text, including start and end token")
+    flags.DEFINE_string("tokenizer", None, "folder of a learned vocabulary")
     flags.DEFINE_string("text_encoder", None, "folder of a text encoder to run on the captions")
-    flags.DEFINE_string("out", None, "folder to write, made if missing")
+    flags.DEFINE_string("out", None, "folder for the results, created if missing")
     flags.mark_flags_as_required(["data", "out"])
     command_line.begin()
 

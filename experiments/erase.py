@@ -1,10 +1,10 @@
-"""Erases concepts of a text-to-image model without training, by the keys and values of its cross-attention (UCE).
+"""Erases concepts from a text-to-image model without training, by editing its cross-attention weights (UCE).
 
     diffusion erase --model=stable-diffusion-v1-5 --concept="Van Gogh=art" --keep=Monet --keep=Picasso --out=erased
     diffusion sample --model=erased --prompt="a house by Van Gogh"
 
---concept names what is erased and, after "=", what the model sees in its place, by default an empty text. --concept
-and --keep may be repeated. --out becomes the folder of the whole model. To erase by training, use the recipe
+--concept is the text to erase and, after "=", the text that replaces it, by default an empty text. --concept and --keep
+may be repeated. The command writes the complete model to --out. To erase concepts by training, use the recipe
 tuning/erase (docs/tuning.md).
 """
 
@@ -15,12 +15,12 @@ from diffusion.experiments import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of a text-to-image model, with model_index.json", required=True)
     flags.DEFINE_multi_string(
-        "concept", None, "OLD=NEW: a concept to erase, and the text that replaces it; may be repeated", required=True
+        "concept", None, "concept to erase and the text that replaces it, as OLD=NEW; may be repeated", required=True
     )
-    flags.DEFINE_multi_string("keep", [], "a text whose meaning must not change; may be repeated")
-    flags.DEFINE_float("preserve", 1.0, "weight of the texts that must not change", lower_bound=0)
-    flags.DEFINE_float("near", 0.1, "weight of the distance to the old layers, above 0")
-    flags.DEFINE_string("out", None, "folder to write; it must not exist yet", required=True)
+    flags.DEFINE_multi_string("keep", [], "text whose meaning must not change; may be repeated")
+    flags.DEFINE_float("preserve", 1.0, "weight of the --keep texts in the objective", lower_bound=0)
+    flags.DEFINE_float("near", 0.1, "weight of the distance to the old weights in the objective, above 0")
+    flags.DEFINE_string("out", None, "folder for the new model; it must not exist yet", required=True)
     command_line.begin()
 
 import json

@@ -18,19 +18,22 @@
     diffusion evaluate --ratio=fid.json,fdd.json --floors=real_fid.json,real_fdd.json --out=fdr.json
     diffusion evaluate --verify=result.json
 
-With --workdir: reads config.json, and samples.npz (from diffusion sample, whose --out is our --samples). Measures
-the share of samples that a classifier of real images takes for the requested class, the Frechet distance to the real
-images of config.evaluate.split in each feature space of config.evaluate.features, beside real images and noise, and
-nearest neighbours in the training set. Also draws curves.png from the metrics of the training, and writes report.md
-and report.json beside the samples; with --protocol and --inception also the Inception figures, in inception.json; with
---metrics=cas,copying,bpd also the classifier accuracy score, tests of copying, and bits per dimension.
+With --workdir, the command reads config.json of the run, and samples.npz, which diffusion sample writes (--samples here
+is --out of diffusion sample). It trains a classifier on real images, and measures the share of samples that it
+recognizes as the requested class. It computes the Frechet distance to the real images of config.evaluate.split in each
+feature space of config.evaluate.features, and compares it with the distances of real images and of noise. It also finds
+the nearest neighbours in the training set. It plots the metrics of the training in curves.png, and writes report.md and
+report.json into the folder of the samples. With --protocol and --inception it also writes the metrics with Inception
+features to inception.json. With --metrics=cas,copying,bpd it also measures the classifier accuracy score, tests for
+copies, and bits per dimension.
 
-Without: FID, KID, precision and recall and more (--metrics) of any images against any reference, under a published
-protocol, with FID's network (--inception) or that of FDD or CMMD (--encoder), into a record (--out) that --verify
-measures again: exit status 1 where it finds another value. A --reference alone is computed and written as a statistics
-file (--out=FILE.safetensors). With --autoencoder: PSNR, SSIM and, with --inception, rFID of its reconstructions of the
-reference. --ratio and --floors are records of samples and of held-out real images in several spaces: FDr^k, the mean
-ratio of their Frechet distances. See docs/evaluation.md.
+Without --workdir, the command computes FID, KID, precision, recall and other metrics (--metrics) of any images against
+any reference, under a published protocol, with the network of FID (--inception) or of FDD or CMMD (--encoder). It
+writes the results to a record (--out). --verify measures a record again, and ends with status 1 if a value differs.
+With only --reference, the command writes the statistics of the reference (--out=FILE.safetensors). With --autoencoder,
+it measures PSNR, SSIM and, with --inception, rFID of the reconstructions of the reference. From the records --ratio of
+samples and --floors of held-out real images in several feature spaces, it computes FDr^k, the mean ratio of their
+Frechet distances. See docs/evaluation.md.
 """
 
 from absl import flags
@@ -40,63 +43,70 @@ from diffusion.experiments import command_line
 if __name__ == "__main__":  # before the imports that take seconds
     unread = ("optimizer.*", *command_line.RECORDING_FIELDS)
     command_line.saved_flag(unless=("reference", "ratio", "verify"), unread=unread)
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits")
     flags.DEFINE_string(
         "samples",
         None,
-        "with --workdir: folder of samples.npz and of the report, by default the run folder; otherwise images: a "
-        ".npz, a folder of pictures, an .array_record, or NAME@SPLIT",
+        "with --workdir, the folder of samples.npz, by default the run folder; without it, images: an "
+        ".npz file, a folder of pictures, an .array_record file, or NAME@SPLIT",
     )
     flags.DEFINE_string(
         "reference",
         None,
-        "images in the same forms, or statistics: .safetensors, .npz with mu and sigma or reps, .pkl of EDM2; with "
-        "--workdir by default the run's dataset at the protocol's split",
+        "reference images in the same forms, or their statistics: a .safetensors file, an .npz file with "
+        "mu and sigma or reps, or a .pkl file of EDM2; with --workdir, by default the dataset of the run "
+        "at the split of the protocol",
     )
-    flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder, to measure its reconstructions")
+    flags.DEFINE_string("autoencoder", None, "folder or file of an autoencoder whose reconstructions are measured")
     flags.DEFINE_string(
         "protocol",
         None,
-        "how images are prepared: adm, edm, pytorch-fid, torch-fidelity, mind, clean-fid, tf-gan; in the features of "
-        "another network (--encoder): dgm-eval, edm2-dinov2, cmmd, cmmd-siglip2, fdr-convnext, fdr-mae; for clips: "
-        "fvd, stylegan-v, stylegan-v-128, cd-fvd; or all, for a table of the Frechet distance under each",
+        "published protocol, which fixes how images are prepared: adm, edm, pytorch-fid, torch-fidelity, "
+        "mind, clean-fid, tf-gan; with the features of another network (--encoder): dgm-eval, "
+        "edm2-dinov2, cmmd, cmmd-siglip2, fdr-convnext, fdr-mae; for clips: fvd, stylegan-v, "
+        "stylegan-v-128, cd-fvd; all writes a table of the Frechet distance under each protocol",
     )
     flags.DEFINE_string(
         "encoder",
         None,
-        "folder or .safetensors of a protocol's encoder, as transformers writes it; file of FVD's I3D; with "
-        "--protocol=all NAME=FOLDER,NAME=FOLDER",
+        "encoder of the protocol: a folder or .safetensors file as transformers writes it, or the file of"
+        " FVD's I3D; with --protocol=all, NAME=FOLDER,NAME=FOLDER",
     )
-    flags.DEFINE_string("inception", None, "file of FID's Inception-v3: .pth, TorchScript or .safetensors")
+    flags.DEFINE_string("inception", None, "file of FID's Inception-v3, as .pth, TorchScript or .safetensors")
     flags.DEFINE_string(
-        "inception_sha256", None, "digest that the network must have; by default the digest of 2015-12-05"
+        "inception_sha256",
+        None,
+        "expected sha256 of the Inception network; by default that of the network of 2015-12-05",
     )
-    flags.DEFINE_string("features", None, "space to compare in, without --workdir: inception, pixels")
+    flags.DEFINE_string("features", None, "feature space for a comparison without --workdir: inception, pixels")
     flags.DEFINE_list(
         "metrics",
         None,
-        "figures to compute: fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; by default fid,kid,pr; with "
-        "--workdir also cas,copying,bpd,nll,crps,process,sound,clouds,backbone,symbols, in the report. nll is for runs "
-        "on manifolds, crps for series of which a part is given, process for whole series, sound for runs on sound, "
-        "clouds for shapes, backbone for proteins, symbols for bits a symbol",
+        "metrics to compute: fid,sfid,fid_infinity,kid,cmmd,mind,pr,dc,is,authenticity; by default "
+        "fid,kid,pr; with --workdir also cas,copying,bpd,nll,crps,process,sound,clouds,backbone,symbols, "
+        "in the report. nll is for runs on manifolds, crps for series that are given in part, process for"
+        " complete series, sound for runs on sound, clouds for shapes, backbone for proteins, and symbols"
+        " for bits per symbol",
     )
-    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; TFDS_DATA_DIR by default")
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets; by default TFDS_DATA_DIR")
     flags.DEFINE_integer(
         "size",
         None,
-        "resize a dataset's pictures of any size to squares of this side, as ADM's code does; by default 0, for "
-        "pictures of one size",
+        "side length of the squares to which the pictures of a dataset are resized, as in ADM's code; by "
+        "default 0, for pictures of one size",
         lower_bound=0,
     )
-    flags.DEFINE_integer("seed", None, "seed of random subsets; 0 by default")
+    flags.DEFINE_integer("seed", None, "seed for random subsets; 0 by default")
     flags.DEFINE_string(
-        "out", None, "file of the record (.json), or of a reference's statistics (.safetensors, .npz, .pkl)"
+        "out", None, "file for the record (.json), or for the statistics of a reference (.safetensors, .npz, .pkl)"
     )
-    flags.DEFINE_list("ratio", None, "records of samples in several spaces, for which FDr^k is computed")
+    flags.DEFINE_list("ratio", None, "records of samples in several feature spaces, for which to compute FDr^k")
     flags.DEFINE_list(
-        "floors", None, "with --ratio: records of held-out real images, the same number in the same spaces"
+        "floors",
+        None,
+        "records of held-out real images for --ratio, with the same number of images and the same feature spaces",
     )
-    flags.DEFINE_string("verify", None, "a record to measure again")
+    flags.DEFINE_string("verify", None, "record to measure again and compare with its stored values")
     command_line.begin()
 
 import hashlib

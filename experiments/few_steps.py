@@ -1,17 +1,18 @@
-"""Compares few-step students with their teacher: figures by the number of network evaluations, from the same noise.
+"""Compares few-step students with their teacher: metrics by the number of network evaluations, from the same noise.
 
     diffusion few_steps --teacher=runs/digits --out=runs/few_steps \\
         --students=runs/digits_students/student=lcm,seed=0 --students=runs/digits_students/student=turbo
     diffusion few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
 
-Each run samples as its own config says, except for the number of steps: students take 1, 2, 4 and 8 (--steps), and the
-teacher 8, 20 and 50 (--teacher_steps). A generator of one step takes one, and a progressive student of K steps is the
-checkpoint at the end of its stage. The figures are the Frechet distance to the real images of config.evaluate.split, in
-pixels and in features of a classifier (FID with --inception=FILE), the share of those real images that have a sample
-near them (coverage, in the classifier's features), and the share of samples that the classifier takes for the requested
-class. Runs that differ in their seed alone (student=lcm,seed=0 and student=lcm,seed=1) are one row, the mean over them
-with its standard deviation. The command writes table.md, few_steps.json, plot.png and samples.png (the same noise, one
-below the other, of the first seed) into --out. It goes on after an interruption, and measures again what has changed.
+Each run samples with the settings of its config, except for the number of steps: students use 1, 2, 4 and 8 steps
+(--steps), and the teacher 8, 20 and 50 (--teacher_steps). A one-step generator always uses one step. For K steps, a
+progressive student uses the checkpoint at the end of the stage for K steps. The metrics are the Frechet distance to the
+real images of config.evaluate.split, with pixels and with features of a classifier (and FID with --inception=FILE); the
+share of these real images that have a sample near them (coverage, in the features of the classifier); and the share of
+samples that the classifier recognizes as the requested class. Runs that differ only in the seed (student=lcm,seed=0 and
+student=lcm,seed=1) share a row, which shows their mean and standard deviation. The command writes table.md,
+few_steps.json, plot.png and samples.png (rows with the same noise, for the first seed) into --out. It continues after
+an interruption, and measures again what has changed.
 """
 
 from absl import flags
@@ -21,7 +22,7 @@ from diffusion.experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
     few_step_flags.define("runs/digits", "runs/digits_students", "runs/few_steps")
-    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for FID beside the other distances")
+    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, to add FID to the other distances")
     command_line.begin()
 
 import functools

@@ -1,22 +1,22 @@
-"""Makes clips by a trained run of videos from known frames: from a picture, between frames, or after them.
+"""Generates clips with a trained video model from known frames: from a picture, between frames, or after them.
 
     diffusion film --workdir=runs/clips --first=1 --out=films               # from a picture
     diffusion film --workdir=runs/clips --first=1 --last=1 --out=films      # from the first to the last frame
-    diffusion film --workdir=runs/clips --every=4 --out=films               # the frames between every fourth
-    diffusion film --workdir=runs/clips --first=4 --frames=64 --out=films   # sixty frames that follow four
+    diffusion film --workdir=runs/clips --every=4 --out=films               # the frames between every fourth frame
+    diffusion film --workdir=runs/clips --first=4 --frames=64 --out=films   # sixty frames after the first four
 
-The command reads the known frames, and their classes or conditions, from config.sample.number clips of a split, and the
-EMA weights of the run's latest checkpoint. config.sample sets sampler, steps and guidance. If a film has more frames
-than the run's clips, it is made window after window, each from the last --first frames. The command writes film.npz
-(images uint8 [N, F, H, W, C], given Bool [F], originals, labels), samples.gif and samples.png.
+The command reads the known frames and their classes or conditions from config.sample.number clips of a split, and the
+EMA weights of the run's latest checkpoint. config.sample sets the sampler, the steps and the guidance. If a film has
+more frames than the run's clips, it is generated window by window, each from the last --first frames. The command
+writes film.npz (images uint8 [N, F, H, W, C], given Bool [F], originals, labels), samples.gif and samples.png.
 
-A student by self-forcing goes on chunk after chunk, where --first and its chunk are the frames of its clips:
+A student trained by self-forcing continues chunk by chunk, if --first and one chunk together are as long as its clips:
 
     diffusion film --workdir=runs/self_forcing --first=4 --frames=64 --out=films \
         --config.sample.sampler='{"name": "consistency"}' --config.sample.plan='{"name": "plan"}'
 
 For a run on latents, these numbers count frames of the latent, and config.data.latents.autoencoder encodes and decodes
-them. The network must have a time for each frame (video_dit), and must have been trained with known frames
+them. The network must take a separate time for each frame (video_dit), and must have been trained with known frames
 (config.objective.density: given_frames or per_frame).
 """
 
@@ -26,15 +26,15 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag(unread=command_line.TRAINING_FIELDS)
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/clips")
-    flags.DEFINE_string("out", None, "folder to write into, made if missing")
-    flags.DEFINE_string("clips", "test", "split of the run's data")
-    flags.DEFINE_integer("first", 0, "number of given frames at the beginning", lower_bound=0)
-    flags.DEFINE_integer("last", 0, "number of given frames at the end", lower_bound=0)
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/clips")
+    flags.DEFINE_string("out", None, "folder for the results, created if missing")
+    flags.DEFINE_string("clips", "test", "split of the run's dataset that provides the known frames")
+    flags.DEFINE_integer("first", 0, "number of known frames at the beginning", lower_bound=0)
+    flags.DEFINE_integer("last", 0, "number of known frames at the end", lower_bound=0)
     flags.DEFINE_integer(
-        "every", 0, "distance between given frames, from the first frame on; 0 for none", lower_bound=0
+        "every", 0, "distance between known frames, counted from the first frame; 0 for no such frames", lower_bound=0
     )
-    flags.DEFINE_integer("frames", 0, "number of frames of a film; 0: as many as the run's clips", lower_bound=0)
+    flags.DEFINE_integer("frames", 0, "number of frames per film; 0 for the length of the run's clips", lower_bound=0)
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 

@@ -1,9 +1,9 @@
-"""Prepares a folder of pictures with captions as a dataset, which training then reads by its name.
+"""Prepares a folder of pictures with captions as a named dataset for training.
 
     diffusion image_folder --folder=photos --name=photos --side=64 --data_dir=data
     diffusion train --config=FILE --workdir=DIR --config.data.name=photos --config.data.dir=data
 
-FOLDER/metadata.csv has the columns file_name, caption and, by choice, category.
+FOLDER/metadata.csv has the columns file_name, caption and, optionally, category.
 """
 
 from absl import flags
@@ -11,11 +11,11 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("folder", None, "the pictures, and metadata.csv")
-    flags.DEFINE_string("name", None, "name of the dataset")
-    flags.DEFINE_string("data_dir", None, "folder of prepared datasets, where it is written")
+    flags.DEFINE_string("folder", None, "folder of the pictures, with metadata.csv")
+    flags.DEFINE_string("name", None, "name of the new dataset")
+    flags.DEFINE_string("data_dir", None, "folder of prepared datasets, into which the new one is written")
     flags.DEFINE_integer(
-        "side", 0, "resize pictures of any size to squares of this side; 0 if all pictures have one size"
+        "side", 0, "side length of the squares to which pictures are resized; 0 if all pictures have one size"
     )
     flags.mark_flags_as_required(["folder", "name", "data_dir"])
     command_line.begin()

@@ -1,10 +1,10 @@
-"""Writes a paper's own project that runs at once: config, objective, data, a test against an exact solution, a sweep.
+"""Creates a new project that runs at once: config, objective, data, a test against an exact solution, and a sweep.
 
     diffusion init my_paper
     cd my_paper && diffusion train --config=config.py:tiny --workdir=runs/tiny
 
-The README of the folder has the commands. Its Python package is named as the folder; pyproject.toml lists the module
-that registers what configs name, so that every command in the folder knows it.
+The README in the folder lists its commands. Its Python package has the name of the folder. pyproject.toml lists the
+module that registers the names for configs, so every command that runs in the folder knows them.
 """
 
 import argparse

@@ -1,13 +1,13 @@
-"""Measures whether a trained run tells its training pictures from held-out ones (membership inference).
+"""Measures how well a trained model reveals which pictures were in its training set (membership inference).
 
     diffusion membership --workdir=runs/digits
     diffusion membership --workdir=runs/digits --times=0.1,0.3,0.5 --number=500 --out=runs/digits/membership
 
-Two attacks use the EMA weights of the latest checkpoint, at each time t: the loss of the predicted noise, and SecMI's
-error of a step of DDIM up and back. The command prints the AUROC with its 95 % interval (at 0.5 the model reveals
-nothing), and the share of members that are found at 1 % false positives. It writes them to membership.json and
-membership.md. Members are pictures of the split that the run was trained on; the others belong to
-config.evaluate.split.
+Two attacks use the EMA weights of the latest checkpoint at each time t. One uses the loss of the predicted noise, and
+the other (SecMI) the error after a DDIM step towards noise and a step back. The command prints the AUROC with its 95 %
+interval (a value of 0.5 reveals nothing), and the share of members that are detected at 1 % false positives. It writes
+them to membership.json and membership.md. Members are pictures of the split on which the run was trained; non-members
+come from config.evaluate.split.
 """
 
 from absl import flags
@@ -15,11 +15,13 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits", required=True)
-    flags.DEFINE_list("times", ["0.1", "0.3", "0.5"], "times t of the attacks, in (0, 0.9 t_max)")
-    flags.DEFINE_integer("number", 500, "number of pictures from each split, at most all of them", lower_bound=2)
-    flags.DEFINE_integer("draws", 8, "draws of the noise for each picture, for the attack by the loss", lower_bound=1)
-    flags.DEFINE_string("out", None, "folder of the figures; WORKDIR/membership by default")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits", required=True)
+    flags.DEFINE_list("times", ["0.1", "0.3", "0.5"], "times t at which to attack, each in (0, 0.9 t_max)")
+    flags.DEFINE_integer(
+        "number", 500, "number of pictures from each split; capped at the size of the split", lower_bound=2
+    )
+    flags.DEFINE_integer("draws", 8, "number of noise draws per picture for the attack by the loss", lower_bound=1)
+    flags.DEFINE_string("out", None, "folder for the results; WORKDIR/membership by default")
     command_line.begin()
 
 import functools

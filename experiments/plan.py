@@ -1,4 +1,4 @@
-"""Says what a run would need of its devices and how fast it could be, without any of them.
+"""Estimates the memory and the speed of a run on given devices, without these devices.
 
     diffusion plan --config=imagenet256_dit
     diffusion plan --config=imagenet256_dit --devices=64 --config.mesh.fsdp=64
@@ -6,26 +6,27 @@
     tpu/bin/python -m diffusion plan --config=imagenet256_dit --devices=64 --machine=v5p --compile
     cuda/bin/python -m diffusion plan --config=imagenet256_dit --devices=1 --machine=h100 --compile
 
-A DiT is planned by formulas. The plan of every other network has the exact bytes of the state, and the operations and
-the temporary memory of the traced step. A run that tunes a text-to-image model (config.base.path) is planned from the
-folder of the base and the pictures.
+The plan of a DiT uses formulas. The plan of every other network contains the exact bytes of the state, and the
+operations and the temporary memory of the traced step. For a run that finetunes a text-to-image model
+(config.base.path), the command reads the folder of the base model and the pictures.
 
     diffusion plan --config=symbols/prose --devices=8 --machine=h100
     diffusion plan --config=tuning/lora --config.base.path=stable-diffusion-v1-5 --config.data.source.path=photos
 
-With --model the plan says what a text-to-image model needs of one device to make pictures, and the shortest time. The
-folder's configs and tokenizers are enough, so that you know what fits before you have the weights. The settings are
-those of diffusion sample.
+With --model, the plan states the memory that a text-to-image model needs on one device to generate pictures, and the
+shortest possible time. The folder needs only the configs and tokenizers, so you can check what fits before you download
+the weights. The flags for the pictures are those of diffusion sample.
 
     diffusion plan --model=FLUX.1-dev --machine=rtx4090
     diffusion plan --model=stable-diffusion-xl --height=768 --width=1344 --steps=20 --batch_size=4
 
-The command takes the config of a run, like diffusion train, and any mesh of --devices devices, by default of those
-that JAX finds on this machine. Bytes of the state are exact. Every other figure is an estimate by formulas, and times
-follow the makers' data sheets, which no program reaches. --compile compiles the step itself for a TPU or for H100s, and
-shows XLA's figures (experiments/planning/ahead_of_time.py says how to install its compilers).
+The command reads the config of a run, like diffusion train, and plans any mesh of --devices devices. The bytes of the
+state are exact. All other figures are estimates by formulas. Times follow the data sheets of the manufacturers, which
+no real program reaches. --compile compiles the step for a TPU or for H100s, and shows XLA's figures
+(experiments/planning/ahead_of_time.py explains how to install the compilers).
 
-Exit status: 0, also where the run would not fit; 1 without the compiler where it is needed; 2 a mistake in the config.
+Exit status: 0 a plan was made, even if the run would not fit; 1 --compile lacks its compiler; 2 a mistake in the
+config.
 """
 
 from absl import flags
@@ -43,13 +44,15 @@ if __name__ == "__main__":  # before the imports that take seconds
         command_line.flag()
         flags.mark_flags_as_required(["config"])
     flags.DEFINE_string(
-        "model", None, "a text-to-image model whose generation is planned, a folder with model_index.json"
+        "model", None, "folder of a text-to-image model, with model_index.json, whose sampling is planned"
     )
     flags.DEFINE_integer(
-        "devices", None, "number of devices of the run, e.g. 64; by default the devices of this machine"
+        "devices", None, "number of devices of the run, e.g. 64; by default the number on this machine"
     )
-    flags.DEFINE_enum("machine", "all", [*MACHINES, "all"], "kind of device, described by its data sheet")
-    flags.DEFINE_string("out", "", "file for the plan as JSON, e.g. plan.json")
+    flags.DEFINE_enum(
+        "machine", "all", [*MACHINES, "all"], "kind of device, described by its data sheet; all compares every kind"
+    )
+    flags.DEFINE_string("out", "", "file for the plan as JSON, e.g. plan.json; by default it is only printed")
     flags.DEFINE_bool("compile", False, "compile the step (h100, v5p, v6e) and show what XLA reports about it")
     command_line.begin()
 

@@ -1,13 +1,13 @@
-"""Prepares a dataset of TFDS for training, by TensorFlow in a Python environment of its own that the command makes.
+"""Prepares a TFDS dataset for training, with TensorFlow in a separate Python environment that the command creates.
 
     diffusion prepare cifar10
     diffusion prepare oxford_flowers102 --data_dir=data
     diffusion train --config=FILE --workdir=DIR --config.data.name=oxford_flowers102 --config.data.dir=data
 
-This process and that of a run import no TensorFlow. The environment (about 2 GB) is made once, in DIFFUSION_CACHE or
-~/.cache/diffusion. A folder that holds something else than datasets is left alone.
+This process and training runs never import TensorFlow. The environment (about 2 GB) is created once, in DIFFUSION_CACHE
+or ~/.cache/diffusion. The command does not write into a folder that contains anything but datasets.
 
-Exit status: 0 prepared, or there already; 1 failed; 2 a mistake in the command line.
+Exit status: 0 the dataset is prepared, or was already; 1 failed; 2 a mistake in the command line.
 """
 
 from absl import flags
@@ -18,7 +18,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
         "data_dir", "", "folder of prepared datasets; by default TFDS_DATA_DIR or ~/tensorflow_datasets"
     )
-    flags.DEFINE_string("environment", "", "folder of the Python environment; one in DIFFUSION_CACHE by default")
+    flags.DEFINE_string("environment", "", "folder of the Python environment; by default a folder in DIFFUSION_CACHE")
     command_line.begin(takes_words=True)
 
 import functools

@@ -1,4 +1,4 @@
-"""Scores how well pictures fit their prompts, by a published network or by a function of your own.
+"""Scores how well pictures match their prompts, with a published network or with your own function.
 
     diffusion prompt_scores --weights=clip-vit-large-patch14 --images=cats
     diffusion prompt_scores --score=pickscore --weights=PickScore_v1 --images=runs/a/pictures,runs/b/pictures
@@ -6,13 +6,14 @@
     diffusion prompt_scores --score=imagereward --weights=ImageReward.pt --tokenizer=bert-base-uncased ...
     diffusion prompt_scores --score=vqascore --extend=my_vqa.py --answerer=my_vqa --images=theirs --prompts=prompts.txt
 
---score is one of docs/evaluation.md, or one that --extend adds. --weights is the published folder or file of its
-network, and --tokenizer the folder of its vocabulary, if this does not lie beside the weights. --images are sets of
-pictures. The files of diffusion sample --prompt carry their prompts; for others --prompts names a file with one prompt
-a line, in the order of the pictures. With several sets, pictures of equal prompts are compared, too.
+--score is one of the scores in docs/evaluation.md, or one that --extend registers. --weights is the published folder or
+file of its network. --tokenizer is the folder of its vocabulary, if this is not in the folder of the weights. --images
+are sets of pictures. Pictures from diffusion sample --prompt carry their prompts. For other pictures, --prompts names a
+file with one prompt per line, in the order of the pictures. With several sets, the command also compares pictures with
+equal prompts.
 
 The command writes OUT/prompt_scores.json, with the protocol and the sha256 of the weights, and OUT/prompt_scores.csv,
-with a line for each picture.
+with one line per picture.
 """
 
 from absl import flags
@@ -21,13 +22,17 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
-    flags.DEFINE_string("score", "clip", "clip, pickscore, hpsv2, hpsv2-plain, siglip, imagereward, vqascore, or yours")
+    flags.DEFINE_string(
+        "score",
+        "clip",
+        "score to compute: clip, pickscore, hpsv2, hpsv2-plain, siglip, imagereward, vqascore, or one of your own",
+    )
     flags.DEFINE_string("weights", "", "folder or file of the network")
     flags.DEFINE_alias("clip", "weights")
     flags.DEFINE_string("tokenizer", "", "folder of the network's vocabulary; by default the folder of the weights")
-    flags.DEFINE_string("answerer", "", "name of the function for vqascore, which --extend adds")
-    flags.DEFINE_list("images", None, "sets of pictures: folders, .npz files", required=True)
-    flags.DEFINE_string("prompts", None, "file with one prompt a line, if the pictures carry none")
+    flags.DEFINE_string("answerer", "", "name of your function for vqascore, registered by --extend")
+    flags.DEFINE_list("images", None, "sets of pictures, separated by commas: folders or .npz files", required=True)
+    flags.DEFINE_string("prompts", None, "file with one prompt per line, for pictures that carry no prompts")
     flags.DEFINE_string("out", ".", "folder for prompt_scores.json and prompt_scores.csv")
     flags.DEFINE_integer("batch_size", 32, "number of pictures at once", 1)
     command_line.begin()

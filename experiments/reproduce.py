@@ -1,15 +1,16 @@
-"""Repeats one step of a run from a checkpoint, and says what in it is not finite.
+"""Repeats one step of a run from a checkpoint, and reports which values are not finite.
 
     diffusion reproduce --workdir=runs/digits
     diffusion reproduce --workdir=runs/digits --config.optimizer.clip=1.0
     diffusion reproduce --workdir=runs/digits --step=1200
 
-A failed run keeps the state before the failing step in WORKDIR/failed. From this state the same program with the same
-batch and draws computes the same step on the same devices, bit for bit. Change the config to see whether the change
-would mend it. With --step the command repeats the step after that checkpoint of the run. A stream goes to its position
-before the step; one that begins again at each start is refused. Nothing is written.
+A failed run stores the state before the failing step in WORKDIR/failed. From this state, the same program with the same
+batch and random numbers computes the same step on the same devices, bit for bit. Change the config to see whether the
+change would fix the failure. With --step, the command repeats the step after that checkpoint of the run. If the data
+are a stream, the stream is moved to its position before the step; streams that start anew each time are refused. The
+command writes no files.
 
-Exit status: 0 the step is finite; 1 it is not, or there is no such state; 2 a mistake in the config.
+Exit status: 0 the step is finite; 1 it is not, or the state does not exist; 2 a mistake in the config.
 """
 
 from absl import flags
@@ -18,9 +19,11 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.saved_flag(unread=command_line.RECORDING_FIELDS)
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits")
     flags.DEFINE_integer(
-        "step", None, "repeat the step after this checkpoint of the run, instead of the step that failed"
+        "step",
+        None,
+        "training step of the checkpoint from which to repeat a step; by default the step that failed is repeated",
     )
     command_line.begin()
 

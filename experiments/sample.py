@@ -1,27 +1,28 @@
-"""Samples from a trained run, with the pictures that show them; or pictures of prompts by a published model.
+"""Samples from a trained run, or from a published model by class or by prompt.
 
     diffusion sample --workdir=runs/digits -n 4
     diffusion sample --workdir=runs/digits --config.sample.steps=8 --config.sample.guidance.scale=2.0
     diffusion sample --workdir=runs/digits --labels=3,8 --out=runs/digits/threes_and_eights
-    diffusion sample --workdir=runs/fields --condition=0.5,-1.2          # of data with vectors as conditions
+    diffusion sample --workdir=runs/fields --condition=0.5,-1.2          # for data with vectors as conditions
     diffusion sample --workdir=runs/fields --condition=conditions.npy
     diffusion sample --model=moving --condition="a red star bounces" -n 4
     diffusion sample --workdir=runs/prose --infill="the sum of the ________ of a matrix"
 
-Reads the run's config and the EMA weights of its latest checkpoint. Writes samples.npz (images uint8 [N, H, W, C],
-labels, seeds), samples.json (how they were made), samples.png and trajectory.png into the run folder, or into --out;
-of texts samples.txt in place of the pictures.
-Each device of a process makes a part of every batch, and each of several processes (launch/) a share of the batches, in
-a folder that all see. The same command goes on with samples that were interrupted. --watermark=KEYFILE puts an
-invisible watermark into what is made, and --credentials=FOLDER signs the PNG files (docs/provenance.md). --model is a
-published model, or "digits", which comes along. One of classes, or of nothing (docs/class_models.md), is sampled as a
-run is, into --out:
+The command reads the run's config and the EMA weights of its latest checkpoint. It writes samples.npz (images uint8 [N,
+H, W, C], labels, seeds), samples.json (the settings), samples.png and trajectory.png into the run folder, or into
+--out. For text data it writes samples.txt instead of the pictures. The devices of a process share every batch, and
+several processes (launch/) share the batches, in a folder that all of them can access. The same command continues after
+an interruption. --watermark=KEYFILE adds an invisible watermark to the samples, and --credentials=FOLDER signs the PNG
+files (docs/provenance.md).
+
+--model is a published model, or the name of a model in the package, such as "digits". Class-conditional and
+unconditional models (docs/class_models.md) are sampled like a run, into --out:
 
     diffusion sample --model=digits
     diffusion sample --model=DiT-XL-2-256 --labels=207,360 -n 8
     diffusion sample --model=ddpm-cifar10-32 -n 16 --steps=100 --config.sample.seed=1
 
-One of prompts is sampled by from_prompt.py, and so is `--again`:
+Text-to-image and text-to-video models generate pictures or clips from --prompt:
 
     diffusion sample --model=stable-diffusion-v1-5 --prompt="a cat on a mat" -n 4
     diffusion sample --model=Wan2.1-T2V-1.3B-Diffusers --prompt="a cat runs" --frames=33      # an MP4 film
@@ -49,33 +50,41 @@ if __name__ == "__main__":  # before the imports that take seconds
 
     unread = command_line.TRAINING_FIELDS
     command_line.saved_flag(unless=("model", "again", "prompt"), of_model=class_config, unread=unread)
-    flags.DEFINE_string("workdir", None, "the run folder, e.g. runs/digits")
-    flags.DEFINE_string("out", None, "folder to write into; by default the run folder, or pictures/")
-    flags.DEFINE_integer("step", None, "training step of the checkpoint; the latest by default")
-    flags.DEFINE_enum("weights", "ema", ["ema", "params"], "the weights to use: the moving average, or the raw ones")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits")
+    flags.DEFINE_string(
+        "out", None, "folder for the results; by default the run folder, or pictures/ for a published model"
+    )
+    flags.DEFINE_integer("step", None, "training step of the checkpoint; by default the latest")
+    flags.DEFINE_enum(
+        "weights", "ema", ["ema", "params"], "weights to use: ema for the moving average, params for the raw parameters"
+    )
     flags.DEFINE_float(
         "average",
         None,
-        "width, as a share of the run, of a moving average that is computed from all kept checkpoints; for a run with "
-        "config.ema.sigma_rel",
+        "width of a moving average, as a fraction of the training, computed from all kept checkpoints; "
+        "for runs with config.ema.sigma_rel",
     )
     flags.DEFINE_list(
-        "labels", None, "classes to sample, in turn, e.g. 3,8, or in a published model their names; all by default"
+        "labels",
+        None,
+        "classes to sample, used in turn, e.g. 3,8; for a published model also their names; all classes by default",
     )
     flags.DEFINE_string(
         "condition",
         None,
-        "for a run on data with conditions: the numbers of a vector, e.g. 0.5,-1.2, a caption where the data have "
-        "captions, or a .npy or .npz file of conditions [K, ...], used in turn; by default the conditions of the first "
-        "records",
+        "condition for runs on data with conditions: the numbers of a vector, e.g. 0.5,-1.2, a caption if"
+        " the data have captions, or a .npy or .npz file of conditions [K, ...], used in turn; by default"
+        " the conditions of the first records",
     )
     flags.DEFINE_string(
         "credentials",
         None,
-        "folder of a signer's certificates; the PNG files then carry signed content credentials (C2PA)",
+        "folder with the certificates of a signer; the PNG files then carry signed content credentials (C2PA)",
     )
     flags.DEFINE_string(
-        "infill", "", "for a run on characters: a text in which each low line is filled in, and the rest after its end"
+        "infill",
+        "",
+        "text with gaps for runs on characters; each underscore is filled in, and the text is continued after its end",
     )
     if command_line.names("model", "again", "prompt") or command_line.help_is_requested():
         from diffusion.experiments.sampling import model_flags, prompt_flags
@@ -83,8 +92,13 @@ if __name__ == "__main__":  # before the imports that take seconds
         for module in (prompt_flags, model_flags):
             flags.adopt_module_key_flags(module)  # --help then lists their flags
     else:  # for a prompt they are the flags of the request and of its model
-        flags.DEFINE_integer("n", None, "number of samples; config.sample.number by default")
-        flags.DEFINE_enum("quantised", "", ["", "int8", "fp8"], "store the network's kernels in 8 bits")
+        flags.DEFINE_integer("n", None, "number of samples; by default config.sample.number")
+        flags.DEFINE_enum(
+            "quantised",
+            "",
+            ["", "int8", "fp8"],
+            "store the weights of the network in 8 bits, as int8 or fp8; by default in full precision",
+        )
         flags.DEFINE_string("watermark", None, "key file of an invisible watermark, made by diffusion watermark make")
     command_line.begin()
 

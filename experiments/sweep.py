@@ -1,19 +1,20 @@
-"""Runs many trainings, or many samplings of one, by a file that names what varies; goes on where it was stopped.
+"""Runs many trainings, or many samplings of one run, from a file that lists what varies; continues when interrupted.
 
     diffusion sweep --sweep=digits_weightings --dry-run
     diffusion sweep --sweep=digits_weightings --workdir=runs/weightings --jobs=2
     diffusion sweep --workdir=runs/weightings --table --figures=fd_pixels,asked_class
 
-Each run has a folder DIR/NAME, whose name says what differs. Its commands (by default train, sample and evaluate) are
-ordinary ones, which --dry-run shows. If a run fails, the others continue; --retry=1 tries failed runs once more,
-including runs that failed at an earlier start. At Ctrl-C or SIGTERM the current runs save, and the sweep ends; the same
-command goes on with all of them. --table works while the sweep runs, and writes table.md, table.csv and runs.csv.
+Each run has a folder DIR/NAME, where NAME states its differing settings. Its commands (by default train, sample and
+evaluate) are ordinary commands, which --dry-run shows. If a run fails, the others continue. --retry=1 tries failed runs
+once more, including runs that failed in an earlier start. At Ctrl-C or SIGTERM the current runs save their state, and
+the sweep ends; the same command continues all of them. --table also works while the sweep runs, and writes table.md,
+table.csv and runs.csv.
 
-On a cluster each task executes one run: --run=INDEX (diffusion launch slurm_array, or kubernetes_array). See
+On a cluster, each task executes one run with --run=INDEX (diffusion launch slurm_array or kubernetes_array). See
 docs/sweeps.md.
 
-Exit status: 0 all runs are done; 1 some failed, or were stopped by someone else; 2 a mistake, before anything started;
-130 after Ctrl-C, 143 after SIGTERM. With --run the status of the run's command.
+Exit status: 0 all runs are done; 1 some failed, or were stopped by another process; 2 a mistake, before any run
+started; 130 after Ctrl-C, 143 after SIGTERM. With --run, the status is that of the run's command.
 """
 
 from absl import flags
@@ -21,20 +22,24 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("sweep", None, "sweep with its preset, or a file of your own: digits_weightings, mine.py")
-    flags.DEFINE_string("workdir", None, "folder of the sweep, made if missing; runs/NAME by default")
-    flags.DEFINE_integer("jobs", None, "number of runs at the same time; by default one for each GPU, or one")
-    flags.DEFINE_list("devices", None, "GPUs of the runs, e.g. 0,1,2,3; by default all; with 0,0 two runs share one")
+    flags.DEFINE_string(
+        "sweep", None, "name of a sweep with its preset, or a file of your own: digits_weightings, mine.py"
+    )
+    flags.DEFINE_string("workdir", None, "folder for the sweep, created if missing; runs/NAME by default")
+    flags.DEFINE_integer("jobs", None, "number of runs at the same time; by default one per GPU, or one without GPUs")
+    flags.DEFINE_list(
+        "devices", None, "GPUs for the runs, e.g. 0,1,2,3; by default all; 0,0 runs two at once on one GPU"
+    )
     flags.DEFINE_integer(
         "retry",
         0,
-        "number of further attempts for a failed run, including one that failed at an earlier start",
+        "number of further attempts for each failed run, including runs that failed in an earlier start",
         lower_bound=0,
     )
     flags.DEFINE_string("run", "", "index or name of one run, which a task of a cluster then executes")
     flags.DEFINE_bool("dry-run", False, "show the runs without running them")
-    flags.DEFINE_bool("table", False, "show and write the table of the figures so far, without running anything")
-    flags.DEFINE_list("figures", None, "figures of the table, e.g. fd_pixels,loss; or all")
+    flags.DEFINE_bool("table", False, "show and write the table of results so far, without running anything")
+    flags.DEFINE_list("figures", None, "figures to show in the table, e.g. fd_pixels,loss; or all")
     command_line.begin()
 
 import collections

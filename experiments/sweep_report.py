@@ -1,10 +1,11 @@
-"""Writes the report of a sweep, finished or not: one HTML file with its table, charts, pictures and commands.
+"""Writes the report of a sweep as one HTML file with its table, charts, pictures and commands.
 
     diffusion sweep_report --workdir=runs/weightings
     diffusion sweep_report --workdir=runs/weightings --watch=10
 
-The file is DIR/report.html: open it from the disk, or send it round. With --watch it is written again whenever a run
-has changed, until the sweep is finished; a page that is open follows.
+The sweep need not be finished. The file DIR/report.html needs no server, so you can open it from disk or send it to
+others. With --watch, the command rewrites the file whenever a run has changed, until the sweep is finished. An open
+page updates itself.
 """
 
 from absl import flags
@@ -12,8 +13,13 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "the sweep's folder, e.g. runs/weightings")
-    flags.DEFINE_float("watch", None, "seconds between two looks at the folder, until all runs have finished", 0.5)
+    flags.DEFINE_string("workdir", None, "folder of the sweep, e.g. runs/weightings")
+    flags.DEFINE_float(
+        "watch",
+        None,
+        "interval in seconds at which to look for changes and rewrite the report, until all runs have finished",
+        0.5,
+    )
     flags.mark_flags_as_required(["workdir"])
     command_line.begin()
 

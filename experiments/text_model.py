@@ -1,10 +1,11 @@
-"""Makes a text-to-image model of a run on captions: one folder, WORKDIR/model, with model_index.json.
+"""Exports a run on captions as a text-to-image model: one folder, WORKDIR/model, with model_index.json.
 
     diffusion text_model --workdir=runs/text_students/turbo
     diffusion sample --workdir=runs/text_students/turbo --prompt="a red circle above a blue square"
 
-The run is a few-step student, or a denoiser of another recipe. The other parts of the folder lie beside the captions of
-the run's training, where examples.text put them; `diffusion.experiments.text.model` lists them.
+The run is a few-step student, or a denoiser of another recipe. The command reads the other parts of the model from the
+folder of the encoded captions on which the run was trained, where examples.text wrote them;
+`diffusion.experiments.text.model` lists them.
 """
 
 from absl import flags
@@ -12,9 +13,11 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "the run, e.g. runs/text_students/turbo")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/text_students/turbo")
     flags.DEFINE_string(
-        "license", "", "license in the model card, as Hugging Face names it, e.g. apache-2.0; by default unknown"
+        "license",
+        "",
+        "license to state in the model card, as Hugging Face names it, e.g. apache-2.0; by default unknown",
     )
     flags.mark_flag_as_required("workdir")
     command_line.begin()

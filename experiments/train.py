@@ -1,4 +1,4 @@
-"""Trains a model as a config describes it; the same command goes on with a run that was stopped.
+"""Trains a model from a config; the same command continues an interrupted run.
 
     diffusion train --config=digits --workdir=runs/digits
     diffusion train --config=digits --workdir=runs/digits --config.train.steps=4000
@@ -7,9 +7,9 @@
     diffusion train --config=tuning/lora --workdir=runs/lora --config.base.path=stable-diffusion-v1-5 \\
         --config.data.source.path=photos --config.data.text.prompt="a photo of sks dog"
 
-At Ctrl-C or SIGTERM (also to one process of several) the run finishes the step, saves, and says how to go on. At a
-second one it ends at once. SIGUSR1 and SIGHUP act like SIGTERM. A resumed run computes what an undisturbed run
-computes, bit for bit, wherever it was ended.
+At Ctrl-C or SIGTERM (even if only one of several processes receives it) the run finishes the step, saves, and prints
+the command that continues it. At a second signal it ends at once. SIGUSR1 and SIGHUP act like SIGTERM. A resumed run
+computes the same as an uninterrupted run, bit for bit, wherever it ended.
 
 Exit status: 0 finished; 1 failed (a non-finite loss, a full disk, ...); 2 a mistake in the config; 130 stopped and
 saved after Ctrl-C, 143 after SIGTERM.
@@ -24,7 +24,9 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.take_stored_runs()
     flags.DEFINE_string("workdir", None, "folder of the run, created if missing, e.g. runs/digits")
     flags.DEFINE_string(
-        "wandb", "", "project of Weights & Biases that also receives the log; WANDB_MODE=offline stays local"
+        "wandb",
+        "",
+        "project of Weights & Biases to which the metrics are also sent; WANDB_MODE=offline keeps them local",
     )
     flags.mark_flags_as_required(["config", "workdir"])
     command_line.begin()

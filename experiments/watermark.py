@@ -1,4 +1,4 @@
-"""Makes keys of invisible watermarks, marks pictures, finds marks, and measures what they survive.
+"""Creates keys for invisible watermarks, marks pictures, detects marks, and measures their robustness.
 
     diffusion watermark make --key=mark.json --name=gaussian_shading --arguments='{"bits": 64}'
     diffusion sample --workdir=runs/text --prompt="a red circle" --watermark=mark.json
@@ -6,15 +6,15 @@
     diffusion watermark measure --key=mark.json --workdir=runs/digits --number=200 --out=runs/digits/watermark
 
     diffusion watermark make --key=post.json --name=spread_spectrum
-    diffusion watermark embed --key=post.json --pictures=photos --out=marked     # of any pictures, without a model
+    diffusion watermark embed --key=post.json --pictures=photos --out=marked     # any pictures, without a model
     diffusion watermark detect --key=post.json --pictures=marked
     diffusion watermark measure --key=post.json --pictures=photos --out=measured
 
-Watermarks in the noise (tree_ring, gaussian_shading) are read through the model that made the picture, by DDIM's
-inversion: --workdir for a run on pictures, --model for a text-to-image model. `detect` ends with status 1 where a
-picture has no watermark at --level. `measure` writes robustness.json, robustness.md and robustness.png: bit accuracy,
-AUROC with its interval and the rate of false positives after JPEG, resizing, a crop, noise, blur, and noise that the
-model removes.
+Watermarks in the initial noise (tree_ring, gaussian_shading) are detected by DDIM inversion with the model that
+generated the picture: --workdir for a run on pictures, --model for a text-to-image model. `detect` ends with status 1
+if a picture has no watermark at --level. `measure` writes robustness.json, robustness.md and robustness.png: bit
+accuracy, AUROC with its interval and the rate of false positives after JPEG compression, resizing, cropping, noise,
+blur, and noise that the model removes.
 """
 
 from absl import flags
@@ -23,20 +23,24 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
-    flags.DEFINE_string("key", None, "key file, which make writes and the others read")
+    flags.DEFINE_string("key", None, "key file, which make writes and the other actions read")
     flags.DEFINE_string(
         "name", None, "name of the watermark: gaussian_shading, tree_ring, spread_spectrum, or your own"
     )
-    flags.DEFINE_string("arguments", "{}", 'arguments of the watermark besides the key, as JSON, e.g. {"bits": 64}')
-    flags.DEFINE_string("pictures", None, "a picture, a folder of them, or an .npz with images, as samples are")
-    flags.DEFINE_string("workdir", None, "run that made, or makes, the pictures")
-    flags.DEFINE_string("model", None, "text-to-image model that made, or makes, the pictures")
-    flags.DEFINE_multi_string("prompt", [], "prompt of the pictures that measure makes with --model; may be repeated")
+    flags.DEFINE_string("arguments", "{}", 'arguments of the watermark, except the key, as JSON, e.g. {"bits": 64}')
+    flags.DEFINE_string(
+        "pictures", None, "pictures to process: a file, a folder, or an .npz file with images, such as samples.npz"
+    )
+    flags.DEFINE_string("workdir", None, "run folder whose model generates, or generated, the pictures")
+    flags.DEFINE_string("model", None, "text-to-image model that generates, or generated, the pictures")
+    flags.DEFINE_multi_string(
+        "prompt", [], "prompt for the pictures that measure generates with --model; may be repeated"
+    )
     flags.DEFINE_integer(
-        "number", 100, "number of pictures with and without the watermark that measure makes", lower_bound=2
+        "number", 100, "number of pictures that measure generates with the watermark, and without it", lower_bound=2
     )
     flags.DEFINE_float("level", 0.01, "p-value below which detect calls a picture marked", 0.0, 1.0)
-    flags.DEFINE_string("out", None, "folder to write into")
+    flags.DEFINE_string("out", None, "folder for the results")
     flags.mark_flag_as_required("key")
     command_line.begin(takes_words=True)
 

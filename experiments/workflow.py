@@ -1,17 +1,17 @@
-"""Runs a workflow of ComfyUI as a request, or writes one from the settings of a picture.
+"""Runs a ComfyUI workflow, or writes one from the settings of a picture.
 
     diffusion workflow --file=flow.json --model=stable-diffusion-v1-5 --comfyui=ComfyUI --out=pictures
     diffusion workflow --picture=pictures/42.png --out=flow.json
 
 --file is a workflow in the format of ComfyUI's API, or as its page saves it. --model is the folder of its checkpoint
-with model_index.json (`diffusion convert` makes one of a single file), and --comfyui the folder of ComfyUI, in which
-models/loras, models/controlnet and input lie. There are nodes for a checkpoint, texts, LoRA files, ControlNets, an
-image, one KSampler or SamplerCustomAdvanced, and a saved picture. Another node, sampler or scheduler is refused by its
-name.
+with model_index.json (`diffusion convert` creates one from a single file). --comfyui is the folder of ComfyUI, with
+models/loras, models/controlnet and input. The supported nodes are those for a checkpoint, texts, LoRA files,
+ControlNets, an image, one KSampler or SamplerCustomAdvanced, and a saved picture. The command refuses any other node,
+sampler or scheduler, and names it.
 
---own_steps takes the steps of the model's own folder in place of the workflow's scheduler, which is read for Stable
-Diffusion 1, 2, 3 and 3.5, SDXL and FLUX.1 alone. With it the pictures of a workflow without a mask carry their
-settings, for `diffusion sample --again`. ComfyUI draws other noise of a seed, so that a picture differs from its own.
+--own_steps uses the sampling steps of the model's folder instead of the workflow's scheduler, which is supported only
+for Stable Diffusion 1, 2, 3 and 3.5, SDXL and FLUX.1. With --own_steps, pictures of a workflow without a mask carry
+their settings, for `diffusion sample --again`. ComfyUI draws different noise for the same seed, so its pictures differ.
 """
 
 from absl import flags
@@ -19,16 +19,18 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("file", None, "the workflow that makes pictures, a .json file")
+    flags.DEFINE_string("file", None, "workflow to run, a .json file")
+    flags.DEFINE_string("picture", None, "picture from diffusion sample --prompt, whose settings become a workflow")
     flags.DEFINE_string(
-        "picture", None, "a picture that diffusion sample --prompt wrote, whose settings become a workflow"
-    )
-    flags.DEFINE_string(
-        "model", None, "folder of the checkpoint, with model_index.json; for a picture by default its own"
+        "model",
+        None,
+        "folder of the checkpoint, with model_index.json; with --picture, by default the model of the picture",
     )
     flags.DEFINE_string("comfyui", ".", "folder of ComfyUI, with models/loras, models/controlnet and input")
-    flags.DEFINE_bool("own_steps", False, "use the steps in the model's folder instead of the workflow's scheduler")
-    flags.DEFINE_string("out", None, "folder of the pictures, or the .json file of the workflow", required=True)
+    flags.DEFINE_bool(
+        "own_steps", False, "use the sampling steps of the model's folder instead of the workflow's scheduler"
+    )
+    flags.DEFINE_string("out", None, "folder for the pictures, or the .json file for the workflow", required=True)
     command_line.begin()
 
 import json

@@ -1,1 +1,1 @@
-"""Launchers: the same command on several processes."""
+"""Launchers, which run one command as several processes."""

@@ -1,8 +1,9 @@
-"""Ends the processes of a launcher that was killed: a process by itself, which a launcher starts before the others.
+"""Ends the processes of a launcher that was killed; the launcher starts this process before all others.
 
-Its standard input is a pipe that the launcher holds, and each process of it until it runs its command: "+N" adds the
-process group N, "-N" says that it ended. At the end of the input whoever held it is gone, and every group that is left
-is killed, grandchildren and all. SIGKILL leaves a launcher no chance to clean up; this does the most important part.
+Its standard input is a pipe. The launcher holds the other end, and so does each of its processes until it starts its
+command. The line "+N" adds the process group N, and "-N" reports that the group ended. When the input ends, no holder
+of the pipe is left, and this process kills every remaining group, including grandchildren. A launcher that receives
+SIGKILL cannot clean up itself; this process does the most important part.
 """
 
 import contextlib

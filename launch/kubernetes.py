@@ -1,9 +1,10 @@
 r"""Writes the JobSet manifest of a `jax.distributed` job for Kubernetes, as JSON, and creates it.
 
-Each pod gets the command unchanged and the three variables from which diffusion train joins the job: the coordinator
-is pod 0 by its name in the JobSet's headless service, DIFFUSION_PROCESS_INDEX the pod's index in its job. When a pod
-fails, JobSet restarts all; a preemption does not count towards the limit of restarts, and a mistake in the command or
-the config is not tried again (JobSet 0.10 or later). No secret is written.
+Each pod receives the unchanged command and three environment variables, with which diffusion train joins the job. The
+coordinator is pod 0, addressed by its name in the headless service of the JobSet. DIFFUSION_PROCESS_INDEX is the index
+of the pod in its job. When a pod fails, JobSet restarts all pods. A preemption does not count towards the limit of
+restarts, and a mistake in the command or the config is not tried again (JobSet 0.10 or later). The manifest contains no
+secrets.
 """
 
 import argparse
@@ -61,25 +62,30 @@ def variable(text: str) -> str:
 def add_pod(parser: argparse.ArgumentParser) -> None:
     """Adds the options that say what a pod is, and what becomes of the manifest."""
     add = parser.add_argument
-    add("--gpus", type=positive, metavar="G", help="nvidia.com/gpu of each pod")
-    add("--tpus", type=positive, metavar="T", help="google.com/tpu of each pod; needs --node-selector on GKE")
-    add("--cpu", type=quantity, metavar="C", help="CPU cores of each pod")
-    add("--memory", type=quantity, metavar="M", help="memory of each pod, e.g. 200Gi")
-    add("--namespace", type=label, metavar="NAME", help="default: kubectl's own")
+    add("--gpus", type=positive, metavar="G", help="number of GPUs per pod (nvidia.com/gpu); by default none")
+    add(
+        "--tpus",
+        type=positive,
+        metavar="T",
+        help="number of TPU chips per pod (google.com/tpu); needs --node-selector on GKE",
+    )
+    add("--cpu", type=quantity, metavar="C", help="CPU cores per pod")
+    add("--memory", type=quantity, metavar="M", help="memory per pod, e.g. 200Gi")
+    add("--namespace", type=label, metavar="NAME", help="Kubernetes namespace (default: that of kubectl)")
     several = functools.partial(add, action="append", default=[])
-    place = "e.g. cloud.google.com/gke-tpu-topology=2x4; may be repeated"
+    place = "label that the nodes must have, e.g. cloud.google.com/gke-tpu-topology=2x4; may be repeated"
     several("--node-selector", type=selector, metavar="KEY=VALUE", help=place)
-    claim = "PersistentVolumeClaim to mount, such as the workdir's; may be repeated"
+    claim = "PersistentVolumeClaim to mount, such as that of the workdir; may be repeated"
     several("--volume", type=volume, metavar="CLAIM:/PATH", help=claim)
-    several("--env", type=variable, metavar="NAME=VALUE", help="may be repeated")
-    held = "a variable whose value the cluster's Secret holds; may be repeated"
+    several("--env", type=variable, metavar="NAME=VALUE", help="environment variable for the pods; may be repeated")
+    held = "environment variable whose value is stored in a Secret of the cluster; may be repeated"
     several("--secret-env", type=secret, metavar="NAME=SECRET:KEY", help=held)
     add(
         "--grace",
         type=positive,
         default=120,
         metavar="SECONDS",
-        help="time between SIGTERM and SIGKILL, for the run to save (default: 120)",
+        help="seconds between SIGTERM and SIGKILL, in which the run saves its state (default: 120)",
     )
     launcher.add_output(parser, "manifest")
 
@@ -106,10 +112,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--name", type=job_name, required=True, metavar="NAME", help="name of the JobSet")
-    add("--image", type=image, required=True, metavar="IMAGE", help="container image that holds the library")
-    add("--pods", type=positive, default=1, metavar="N", help="number of pods, one process each (default: 1)")
+    add("--image", type=image, required=True, metavar="IMAGE", help="container image that contains the library")
+    add("--pods", type=positive, default=1, metavar="N", help="number of pods, with one process each (default: 1)")
     add_pod(parser)
-    add("--max-restarts", type=natural, default=3, metavar="R", help="restarts after failures (default: 3)")
+    add("--max-restarts", type=natural, default=3, metavar="R", help="number of restarts after failures (default: 3)")
     options, command = launcher.parse(parser, argv)
     check_pod(parser, options, command)
     check_names(parser, options.name, f"-{WORKER}-0-{options.pods - 1}")

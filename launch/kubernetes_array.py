@@ -1,8 +1,9 @@
-r"""Writes the manifest of a sweep as an indexed Job for Kubernetes, as JSON, and creates it: one pod for each run.
+r"""Writes the manifest of an indexed Job for Kubernetes, as JSON, and creates it: one pod for each run of a sweep.
 
-Pod i runs COMMAND with --run=i at its end, as diffusion sweep takes it. A run that fails is tried again --retries
-times and ends no other; a mistake in its config is final; a preempted pod is replaced free of charge, and its run goes
-on from what it saved (Kubernetes 1.33 or later, or 1.29 with JobBackoffLimitPerIndex). No secret is written.
+Pod i runs COMMAND with --run=i at its end, a flag of diffusion sweep. A failed run is tried again --retries times and
+does not end other runs. A mistake in the config of a run is not tried again. A preempted pod is replaced without using
+an attempt, and its run continues from its saved state (Kubernetes 1.33 or later, or 1.29 with JobBackoffLimitPerIndex).
+The manifest contains no secrets.
 """
 
 import argparse
@@ -25,9 +26,15 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     add = parser.add_argument
     add("--name", type=kubernetes.job_name, required=True, metavar="NAME", help="name of the Job")
-    add("--image", type=kubernetes.image, required=True, metavar="IMAGE", help="container image that holds the library")
-    add("--runs", type=positive, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
-    add("--at-once", type=positive, metavar="N", help="pods at the same time, at most (default: all)")
+    add(
+        "--image",
+        type=kubernetes.image,
+        required=True,
+        metavar="IMAGE",
+        help="container image that contains the library",
+    )
+    add("--runs", type=positive, required=True, metavar="N", help="number of runs in the sweep, as its --dry-run shows")
+    add("--at-once", type=positive, metavar="N", help="largest number of pods at the same time (default: all)")
     add("--retries", type=natural, default=0, metavar="R", help="further attempts for a run that fails (default: 0)")
     kubernetes.add_pod(parser)
     options, command = launcher.parse(parser, argv)

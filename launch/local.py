@@ -1,10 +1,10 @@
 """Runs one command as several processes of one `jax.distributed` job on this machine.
 
-Each process gets the command unchanged and three environment variables, from which diffusion train joins the job:
-DIFFUSION_COORDINATOR (127.0.0.1:port), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX. Lines of output carry the
-index of their process. DIFFUSION_LAUNCHER holds the words before the command, for what a run says of how to go on.
-Signals are passed on (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP). When a process fails, the others are ended; where the launcher
-is killed, all are.
+Each process receives the unchanged command and three environment variables, with which diffusion train joins the job:
+DIFFUSION_COORDINATOR (127.0.0.1:port), DIFFUSION_PROCESS_COUNT and DIFFUSION_PROCESS_INDEX. Each line of output begins
+with the index of its process. DIFFUSION_LAUNCHER contains the words before the command, which a run needs to print the
+command that continues it. Signals are passed on (Ctrl-C, SIGTERM, SIGUSR1, SIGHUP). When a process fails, the launcher
+ends the others. If the launcher is killed, all processes end.
 """
 
 import argparse

@@ -1,11 +1,11 @@
 r"""Writes the sbatch file of a `jax.distributed` job for SLURM, and submits it.
 
-Each task gets the command unchanged and the three variables from which diffusion train joins the job:
-DIFFUSION_COORDINATOR (the first host of the job, a port made of its id), DIFFUSION_PROCESS_COUNT and
-DIFFUSION_PROCESS_INDEX; with GPUs also JAX_LOCAL_DEVICE_IDS, without which JAX takes one GPU a process inside SLURM.
-SLURM sends the tasks SIGTERM before the time limit and on preemption; a run that then saves and exits with 143 is put
-back into the queue, unless it was cancelled, and its log goes on in the same file. Any other end (a mistake in the
-config, a non-finite loss) is final.
+Each task receives the unchanged command and three environment variables, with which diffusion train joins the job:
+DIFFUSION_COORDINATOR (the first host of the job, and a port computed from the job id), DIFFUSION_PROCESS_COUNT and
+DIFFUSION_PROCESS_INDEX. With GPUs it also receives JAX_LOCAL_DEVICE_IDS, without which JAX uses only one GPU per
+process inside SLURM. SLURM sends SIGTERM to the tasks before the time limit and on preemption. A run that then saves
+its state and exits with 143 is requeued, unless it was cancelled, and its log continues in the same file. After any
+other end (a mistake in the config, a non-finite loss) the job is not requeued.
 """
 
 import argparse
@@ -89,25 +89,31 @@ def directive(text: str) -> str:
 def add_usual(parser: argparse.ArgumentParser, log: str, words: str) -> None:
     """Adds the options that all our sbatch files have; `words` say what stands for what in the name of the log."""
     add = parser.add_argument
-    add("--partition", type=name, metavar="NAME", help="partition, or several with commas between")
+    add("--partition", type=name, metavar="NAME", help="partition, or several separated by commas")
     add("--account", type=name, metavar="NAME", help="account to charge")
-    add("--time", type=duration, metavar="TIME", help="time limit of one turn, e.g. 90 (minutes), 12:00:00 or 2-00")
+    add("--time", type=duration, metavar="TIME", help="time limit of one job, e.g. 90 (minutes), 12:00:00 or 2-00")
     add(
         "--grace",
         type=positive,
         default=120,
         metavar="SECONDS",
-        help="SIGTERM comes this long before the end of the time limit, for the run to save (default: 120)",
+        help="seconds before the time limit at which SIGTERM is sent, so that the run saves its state (default: 120)",
     )
     add(
         "--max-requeues",
         type=positive,
         default=1000,
         metavar="N",
-        help="further turns after the first, at most; a run that makes no progress ends then (default: 1000)",
+        help="largest number of times that the job is requeued (default: 1000)",
     )
-    add("--job-name", type=name, default="diffusion", metavar="NAME", help="default: diffusion")
-    add("--log", type=log_pattern, default=log, metavar="FILE", help=f"default: {log.replace('%', '%%')}, {words}")
+    add("--job-name", type=name, default="diffusion", metavar="NAME", help="name of the job (default: diffusion)")
+    add(
+        "--log",
+        type=log_pattern,
+        default=log,
+        metavar="FILE",
+        help=f"file of the log (default: {log.replace('%', '%%')}; {words})",
+    )
     add(
         "--sbatch",
         type=directive,
@@ -159,7 +165,9 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("--nodes", type=positive, default=1, metavar="N", help="number of nodes (default: 1)")
     add("--tasks-per-node", type=positive, default=1, metavar="T", help="processes on each node (default: 1)")
-    add("--gpus-per-node", type=positive, metavar="G", help="GPUs on each node, dealt out to its tasks (default: none)")
+    add(
+        "--gpus-per-node", type=positive, metavar="G", help="GPUs on each node, divided among its tasks (default: none)"
+    )
     add("--cpus-per-task", type=positive, metavar="C", help="CPU cores for each task")
     add_usual(parser, "slurm-%j.out", "%%j = job id")
     options, command = launcher.parse(parser, argv)

@@ -1,8 +1,8 @@
 r"""Writes the sbatch file of a sweep as a SLURM array, one task for each run, and submits it.
 
-Task i runs COMMAND with --run=i at its end, as diffusion sweep takes it. A task that saves at the time limit or before
-a preemption goes back into the queue, as with diffusion launch slurm; a task that fails ends no other. To try the
-failed runs once more, submit the same array again: tasks whose run is done end at once.
+Task i runs COMMAND with --run=i at its end, a flag of diffusion sweep. A task that saves its state at the time limit or
+before a preemption is requeued, as with diffusion launch slurm. A task that fails does not end other tasks. To try the
+failed runs again, submit the same array again: tasks whose run is done end at once.
 """
 
 import argparse
@@ -43,11 +43,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         EXAMPLE,
     )
     add = parser.add_argument
-    add("--runs", type=positive, required=True, metavar="N", help="runs of the sweep, as its --dry-run counts them")
+    add("--runs", type=positive, required=True, metavar="N", help="number of runs in the sweep, as its --dry-run shows")
     add("--only", type=indices, metavar="I,J-K", help="run only these runs of the sweep, e.g. 3,7,10-12")
-    add("--at-once", type=positive, metavar="N", help="tasks that run at the same time, at most (default: all)")
-    add("--gpus-per-task", type=positive, metavar="G", help="GPUs of each run (default: none)")
-    add("--cpus-per-task", type=positive, metavar="C", help="CPU cores of each run")
+    add("--at-once", type=positive, metavar="N", help="largest number of tasks at the same time (default: all)")
+    add("--gpus-per-task", type=positive, metavar="G", help="GPUs per run (default: none)")
+    add("--cpus-per-task", type=positive, metavar="C", help="CPU cores per run")
     slurm.add_usual(parser, "slurm-%A_%a.out", "%%A = job id, %%a = index of the run")
     options, command = launcher.parse(parser, argv)
     slurm.check_usual(parser, options, command)

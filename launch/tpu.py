@@ -1,8 +1,9 @@
 r"""Runs one command on every host of a Cloud TPU pod.
 
-The command goes through `gcloud compute tpus tpu-vm ssh --worker=all`. DIFFUSION_COORDINATOR=auto says to each process
-that there are others, which jax.distributed finds by itself on a pod. DIFFUSION_HEARTBEAT_SECONDS and
-DIFFUSION_SHUTDOWN_SECONDS are passed on to the hosts where they are set here; ssh would leave them out.
+The command is sent by `gcloud compute tpus tpu-vm ssh --worker=all`. DIFFUSION_COORDINATOR=auto tells each process that
+it is one of several; on a pod, jax.distributed finds the others itself. DIFFUSION_HEARTBEAT_SECONDS and
+DIFFUSION_SHUTDOWN_SECONDS are passed on to the hosts if they are set here, since ssh does not pass environment
+variables.
 """
 
 import argparse
@@ -52,13 +53,13 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         EXAMPLE,
     )
     add = parser.add_argument
-    add("--name", type=pod, required=True, metavar="NAME", help="the TPU VM, or USER@NAME")
+    add("--name", type=pod, required=True, metavar="NAME", help="name of the TPU VM, or USER@NAME")
     add("--zone", type=zone, required=True, metavar="ZONE", help="zone of the TPU VM")
     add(
         "--project",
         type=project,
         metavar="PROJECT",
-        help="project of the TPU VM (default: the one that gcloud is set to)",
+        help="project of the TPU VM (default: the current project of gcloud)",
     )
     add(
         "--directory",

@@ -1,12 +1,12 @@
 """Opens a page on which people choose the better of two pictures, without knowing which run made them.
 
     diffusion arena --runs=runs/a,runs/b --out=runs/arena
-    diffusion arena --out=runs/arena              # goes on with it
-    diffusion arena --out=runs/arena --scores     # what the votes say so far, without a page
+    diffusion arena --out=runs/arena              # continues it
+    diffusion arena --out=runs/arena --scores     # prints the scores of the votes so far, without a page
 
-A run competes with its samples. Any other set of images may compete, too: a folder of pictures, a .npz file, a dataset
-as NAME@SPLIT. The two pictures of a pair were made for the same class or prompt, as far as that is known. The left and
-the right arrow choose, the arrow down means a tie, and Backspace withdraws the last vote. Each vote is written to
+A competitor is a run with samples, or any other set of images: a folder of pictures, an .npz file, or a dataset as
+NAME@SPLIT. If classes or prompts are known, both pictures of a pair have the same one. The left and right arrow keys
+choose a picture, the down arrow means a tie, and Backspace withdraws the last vote. Each vote is written to
 OUT/votes.jsonl before the next pair is shown. At the end the command writes scores.csv, votes.csv, arena.md and
 scores.png. See docs/evaluation.md.
 """
@@ -17,15 +17,20 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
-        "runs", None, "competitors: run folders with samples, or other sets of images; needed only to begin an --out"
+        "runs",
+        None,
+        "competitors: run folders with samples or other sets of images, separated by commas; needed only "
+        "for a new --out",
     )
-    flags.DEFINE_string("out", None, "folder of the arena: its pairs, votes and scores")
-    flags.DEFINE_integer("number", None, "number of comparisons in all; 200 by default", 1)
-    flags.DEFINE_string("question", None, "the question to the voters; by default: Which picture is better?")
-    flags.DEFINE_integer("seed", None, "seed of the pairs and of the voters' orders; 0 by default", 0)
-    flags.DEFINE_integer("port", 8777, "port of the page's address", 0, 65535)
-    flags.DEFINE_string("data_dir", "", "folder of prepared datasets, for NAME@SPLIT")
-    flags.DEFINE_bool("scores", False, "compute and print the scores of the votes so far, and exit")
+    flags.DEFINE_string("out", None, "folder for the arena: its pairs, votes and scores")
+    flags.DEFINE_integer("number", None, "total number of comparisons; 200 by default", 1)
+    flags.DEFINE_string("question", None, 'question that the page asks; by default "Which picture is better?"')
+    flags.DEFINE_integer(
+        "seed", None, "seed for the pairs and for the order in which each voter sees them; 0 by default", 0
+    )
+    flags.DEFINE_integer("port", 8777, "port of the page", 0, 65535)
+    flags.DEFINE_string("data_dir", "", "folder of prepared datasets, for NAME@SPLIT; by default TFDS_DATA_DIR")
+    flags.DEFINE_bool("scores", False, "print the scores of the votes so far and exit, without opening a page")
     flags.mark_flag_as_required("out")
     command_line.begin()
 

@@ -1,4 +1,4 @@
-"""The flags of the commands that compare students with their teacher."""
+"""Flags of the commands that compare students with their teacher."""
 
 from absl import flags
 

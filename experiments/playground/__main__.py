@@ -1,15 +1,15 @@
-"""Opens a page to try a model on, on this machine alone unless --host says otherwise.
+"""Opens a web page for trying a model, which only this machine can reach unless --host is set.
 
     python3 -m venv page && page/bin/pip install 'jax-diffusion[playground]'
     page/bin/diffusion playground --model=stable-diffusion-v1-5
     page/bin/diffusion playground --workdir=runs/digits
 
-The page needs an environment of its own, since gradio requires an older Pillow than the other commands. In a clone,
-`make playground-env` makes it from locked versions, and `.venv-playground/bin/python -m diffusion playground` starts
+The page needs a separate Python environment, since gradio requires an older Pillow than the other commands. In a clone,
+`make playground-env` creates it with locked versions, and `.venv-playground/bin/python -m diffusion playground` starts
 the page.
 
-A text-to-image model is a folder with model_index.json. A trained run of classes has a list of classes in place of a
-prompt. Pictures are written to --out, each with its settings. See
+--model is the folder of a text-to-image model, with model_index.json. For a class-conditional run (--workdir), the page
+shows a list of classes instead of a prompt. The command writes every picture with its settings to --out. See
 docs/playground.md.
 """
 
@@ -20,12 +20,12 @@ from diffusion.experiments.sampling import model_flags
 from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
 
 if __name__ == "__main__":  # before the imports that take seconds
-    flags.DEFINE_string("workdir", None, "the folder of a trained run, e.g. runs/digits, or of the text demo")
+    flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits, or the folder of the text demo")
     flags.DEFINE_string("out", None, "folder for the pictures; playground/ by default")
     flags.DEFINE_string(
-        "host", "127.0.0.1", "address to listen on: 127.0.0.1 for this machine alone, 0.0.0.0 for its network"
+        "host", "127.0.0.1", "address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for the whole network"
     )
-    flags.DEFINE_integer("port", 7860, "port of the page's address")
+    flags.DEFINE_integer("port", 7860, "port of the page")
     flags.adopt_module_key_flags(model_flags)  # --help then lists its flags
     command_line.begin()
 

@@ -1,4 +1,4 @@
-"""Measures a text-to-image model, or pictures, by GenEval, DPG-Bench or T2I-CompBench: a paper's table.
+"""Measures a text-to-image model, or its pictures, on GenEval, DPG-Bench, T2I-CompBench or T2I-CompBench++.
 
     diffusion prompt_benchmark --protocol=geneval --prompts=evaluation_metadata.jsonl --images=theirs \\
         --extend=my_readers.py --detector=mask2former --clip=clip-vit-large-patch14 --out=runs/geneval
@@ -8,11 +8,11 @@
         --model=stable-diffusion-v1-5 --extend=my_readers.py --detector=unidet --answerer=blip_vqa \\
         --grammar=spacy --clip=clip-vit-base-patch32 --out=runs/compbench
 
---prompts is the published file, and --images the folder of pictures in the published layout. If pictures are missing,
---model makes them, or a run of examples.text by --workdir. The readers of the pictures are functions of your own that
---extend adds (docs/evaluation.md). Every judged picture becomes a line of OUT/results.jsonl, so that the same command
-goes on after an interruption. OUT/benchmark.json has the figures with their standard errors, and everything that they
-depend on.
+--prompts is the published file, and --images the folder of pictures in the published layout. --model, or a run of
+examples.text (--workdir), generates missing pictures. The detectors and other networks that read the pictures are
+functions of your own, which --extend registers (docs/evaluation.md). Every judged picture becomes a line of
+OUT/results.jsonl, so the same command continues after an interruption. OUT/benchmark.json contains the scores with
+their standard errors, and all settings on which they depend.
 """
 
 from absl import flags
@@ -21,27 +21,37 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
-    flags.DEFINE_string("protocol", None, "geneval, dpg-bench, t2i-compbench or t2i-compbench++", required=True)
-    flags.DEFINE_string("prompts", None, "evaluation_metadata.jsonl; dpg_bench.csv; CATEGORY_val.txt, or their folder")
+    flags.DEFINE_string(
+        "protocol", None, "benchmark: geneval, dpg-bench, t2i-compbench or t2i-compbench++", required=True
+    )
+    flags.DEFINE_string(
+        "prompts",
+        None,
+        "published file of prompts: evaluation_metadata.jsonl, dpg_bench.csv, or CATEGORY_val.txt or its folder",
+    )
     flags.DEFINE_string("images", None, "folder of the pictures, in the published layout")
-    flags.DEFINE_string("model", None, "folder of a text-to-image model that makes the missing pictures")
-    flags.DEFINE_string("workdir", None, "run folder of examples.text whose model makes the missing pictures")
-    flags.DEFINE_string("detector", None, "name of the function that finds objects, which --extend adds")
+    flags.DEFINE_string("model", None, "folder of a text-to-image model that generates missing pictures")
+    flags.DEFINE_string("workdir", None, "run folder of examples.text, whose model generates missing pictures")
+    flags.DEFINE_string("detector", None, "name of your function that detects objects, registered by --extend")
     flags.DEFINE_string(
-        "answerer", None, "name of the function that answers questions about pictures, which --extend adds"
+        "answerer", None, "name of your function that answers questions about pictures, registered by --extend"
     )
-    flags.DEFINE_string("grammar", None, "name of the function that parses prompts, which --extend adds")
+    flags.DEFINE_string("grammar", None, "name of your function that parses prompts, registered by --extend")
     flags.DEFINE_string(
-        "depth", None, "name of the function that estimates the nearness of pixels, which --extend adds"
+        "depth", None, "name of your function that estimates the depth of pixels, registered by --extend"
     )
-    flags.DEFINE_string("embedder", None, "name of the function that embeds pictures and texts, which --extend adds")
-    flags.DEFINE_string("clip", None, "folder of a CLIPModel, in place of --embedder")
-    flags.DEFINE_integer("per_prompt", None, "pictures for each prompt; by default as published: 4, 4, 10 and 10", 1)
+    flags.DEFINE_string(
+        "embedder", None, "name of your function that embeds pictures and texts, registered by --extend"
+    )
+    flags.DEFINE_string("clip", None, "folder of a CLIPModel, used instead of --embedder")
+    flags.DEFINE_integer(
+        "per_prompt", None, "number of pictures per prompt; by default as published: 4, 4, 10 and 10", 1
+    )
     flags.DEFINE_integer("seed", 0, "seed of the first missing picture", 0)
-    flags.DEFINE_integer("steps", None, "steps of the sampler; the model's own by default", 1)
-    flags.DEFINE_float("guidance", None, "scale of the guidance; the model's own by default", 0)
-    flags.DEFINE_integer("batch_size", 8, "number of files that are read at once", 1)
-    flags.DEFINE_string("out", None, "folder of the results", required=True)
+    flags.DEFINE_integer("steps", None, "number of sampling steps; by default that of the model", 1)
+    flags.DEFINE_float("guidance", None, "guidance scale; by default that of the model", 0)
+    flags.DEFINE_integer("batch_size", 8, "number of files to read at once", 1)
+    flags.DEFINE_string("out", None, "folder for the results", required=True)
     flags.mark_flags_as_required(["prompts", "images"])
     command_line.begin()
 

@@ -1,15 +1,15 @@
-"""Makes a published table or figure again, and says whether the values agree.
+"""Reproduces a published table or figure, and reports whether the values agree.
 
     diffusion remake --list
     diffusion remake terminal_snr --workdir=runs/remake/terminal_snr
-    diffusion remake dit_cost --workdir=runs/remake/quick --quick      # runs the code, gives no verdict
+    diffusion remake dit_cost --workdir=runs/remake/quick --quick      # runs the code, without a verdict
     diffusion remake --page=docs/remakes.md
 
-A remake is one file of experiments/remake: the paper, its values, how they are measured again, and what the paper does
-not state. The rule of the verdict is the same for all (docs/remakes.md). Its parts are kept as they are measured, and
-the same command goes on with what is missing. WORKDIR/remake.json is the record, and WORKDIR/picture.png its picture
-where it has one; --page writes the page of the records and pictures that lie in a folder of its name,
-docs/remakes/NAME.json and NAME.png. Your own remake: --extend=FILE that calls `remakes.add`.
+A remake is one file in experiments/remake. It states the paper, its values, the code that measures them again, and the
+details that the paper does not state. The rule for the verdict is the same for all remakes (docs/remakes.md). Finished
+parts are stored, and the same command continues with the missing parts. The command writes the record
+WORKDIR/remake.json, and for some remakes WORKDIR/picture.png. --page=docs/remakes.md writes a page of all records and
+pictures in the folder docs/remakes. To add your own remake, pass --extend=FILE, where FILE calls `remakes.add`.
 """
 
 from absl import flags
@@ -18,10 +18,10 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
-    flags.DEFINE_bool("list", False, "list the remakes")
-    flags.DEFINE_string("workdir", None, "folder of the parts and the record")
+    flags.DEFINE_bool("list", False, "list the remakes and exit")
+    flags.DEFINE_string("workdir", None, "folder for the parts and the record")
     flags.DEFINE_bool("quick", False, "run the code on a little data, without a verdict")
-    flags.DEFINE_string("page", None, "file for the page of the records beside it")
+    flags.DEFINE_string("page", None, "file for a page of all records in the folder of its name")
     command_line.begin(takes_words=True)
 
 import pathlib

@@ -9,30 +9,38 @@ from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.picture_controls import DECIMAL
 
 MODEL = flags.DEFINE_string(
-    "model", None, "a published model: a folder with model_index.json, or the name of bundled weights: digits, drawings"
+    "model",
+    None,
+    "published model: a folder with model_index.json, or the name of a model in the package, e.g. "
+    "digits, drawings or moving",
 )
 LORA = flags.DEFINE_multi_string(
-    "lora", [], "a LoRA file, with its weight and the interval of t in which it acts, FILE:0.8:0.3-1; may be repeated"
+    "lora", [], "LoRA file with optional weight and interval of t, FILE:0.8:0.3-1; may be repeated"
 )
 EMBEDDING = flags.DEFINE_multi_string(
-    "embedding", [], "a file with the embedding of a word (textual inversion), FILE or FILE:WORD; may be repeated"
+    "embedding", [], "file with the embedding of a new word (textual inversion), FILE or FILE:WORD; may be repeated"
 )
 ATTACH = flags.DEFINE_multi_string(
     "attach",
     [],
-    "a network that attaches to the denoiser, such as a ControlNet, with a name for --controls: edges=FOLDER; may be "
-    "repeated",
+    "network to attach to the denoiser, such as a ControlNet, with a name for --controls: "
+    "edges=FOLDER; may be repeated",
 )
 TIMES = re.compile(rf"({DECIMAL})-({DECIMAL})")
-DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "type of the denoiser and the text encoders")
+DTYPE = flags.DEFINE_enum(
+    "dtype", "float32", ["float32", "bfloat16"], "data type of the denoiser and the text encoders"
+)
 QUANTISED = flags.DEFINE_enum(
     "quantised",
     "",
     ["", "int8", "fp8", "stored"],  # written out: help imports no network
-    "store the denoiser's kernels in 8 bits, or keep those that the model's files store so",
+    "store the denoiser's weights in 8 bits, as int8 or fp8; stored keeps the 8-bit weights of the "
+    "model's files; by default full precision",
 )
 DROP_TEXT = flags.DEFINE_bool(
-    "drop_text", False, "read the text encoders from their files for each request, and free them before the trajectory"
+    "drop_text",
+    False,
+    "load the text encoders from their files for each request, and free their memory before sampling",
 )
 
 

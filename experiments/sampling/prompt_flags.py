@@ -1,4 +1,4 @@
-"""The flags of diffusion sample for prompts: each setting of `text_to_image.requests.Request` is one."""
+"""Flags of diffusion sample for prompts: one for each setting of `text_to_image.requests.Request`."""
 
 from absl import flags
 
@@ -6,7 +6,9 @@ from diffusion.recipe import ConfigError
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request, Setting, settings
 
-AGAIN = flags.DEFINE_string("again", None, "a picture that this command wrote, to be made again")
+AGAIN = flags.DEFINE_string(
+    "again", None, "picture that this command wrote, to be generated again from its stored settings"
+)
 PROMPT = flags.DEFINE_string("prompt", None, settings(Request)["prompts"].help)
 SEED = flags.DEFINE_integer("seed", 0, "seed of the first picture; each further picture has the next seed")
 NUMBER = flags.DEFINE_integer("n", 1, "number of pictures")

@@ -1,4 +1,4 @@
-"""Lists published networks with their figures, and measures one of them from its file to its figure.
+"""Lists published networks with their scores, and measures one of them from its file to its score.
 
     diffusion zoo
     diffusion zoo --row=dit_xl_2_256
@@ -6,12 +6,11 @@
         --reference=VIRTUAL_imagenet256_labeled.npz --inception=inception.safetensors --out=runs/zoo/dit
     diffusion zoo --page=rows.md
 
-Without flags the command prints the rows, a line for each. With --row it prints the row's files, commands and config,
-and the time that it takes. With --weights, too, it measures the row: the weights become the row's network, samples are
-made, and the figure is measured under the row's protocol, in stages. The same command goes on after an interruption,
-with the same pictures. OUT then holds samples.npz, record.json and row.json, which has the figure beside the published
-one. --page writes all rows in Markdown.
-See docs/zoo.md.
+Without flags, the command prints one line for each row. With --row, it prints the files, commands and config of the
+row, and the time that it takes. With --row and --weights, it measures the row in stages: it loads the weights,
+generates samples, and computes the score under the protocol of the row. The same command continues after an
+interruption, with the same samples. OUT then contains samples.npz, record.json and row.json, which compares the score
+with the published one. --page writes all rows in Markdown. See docs/zoo.md.
 """
 
 from absl import flags
@@ -20,22 +19,24 @@ from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
-    flags.DEFINE_string("row", None, "a row's name, as diffusion zoo lists them")
-    flags.DEFINE_string("weights", None, "the row's file, or the folder that diffusion convert made of it")
-    flags.DEFINE_string("reference", None, "statistics or images with which the samples are compared")
-    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for a protocol of its features")
-    flags.DEFINE_string("encoder", "", "folder or file of the encoder, for a protocol of an encoder's features")
-    flags.DEFINE_string("autoencoder", "", "folder or file of the autoencoder, for a row on latents")
-    flags.DEFINE_string("out", None, "folder of the samples and the records")
+    flags.DEFINE_string("row", None, "name of a row, as diffusion zoo lists them")
+    flags.DEFINE_string("weights", None, "published file of the row, or the folder that diffusion convert made from it")
+    flags.DEFINE_string("reference", None, "reference statistics or images for the metric")
+    flags.DEFINE_string("inception", "", "file of FID's Inception-v3, for protocols that use its features")
+    flags.DEFINE_string(
+        "encoder", "", "folder or file of the encoder, for protocols that use the features of an encoder"
+    )
+    flags.DEFINE_string("autoencoder", "", "folder or file of the autoencoder, for rows on latents")
+    flags.DEFINE_string("out", None, "folder for the samples and the records")
     flags.DEFINE_integer(
         "number",
         0,
-        "number of samples; by default the row's number, the only one with which its figure can be compared",
+        "number of samples; by default that of the published figure, which is the only comparable number",
         0,
     )
-    flags.DEFINE_integer("batch_size", 0, "number of samples at once; by default as in the recipe", 0)
-    flags.DEFINE_integer("seed", 0, "seed of the samples; different seeds have no samples in common", 0)
-    flags.DEFINE_string("page", None, "write the table of all rows, and the commands of each, into this file")
+    flags.DEFINE_integer("batch_size", 0, "number of samples at once; by default that of the recipe", 0)
+    flags.DEFINE_integer("seed", 0, "seed of the samples; different seeds share no samples", 0)
+    flags.DEFINE_string("page", None, "file for a Markdown table of all rows with their commands")
     command_line.begin()
 
 import pathlib

@@ -289,7 +289,7 @@ def test_the_help_of_evaluate_names_what_there_is():
     said = " ".join(commands.run("diffusion", "evaluate", "--help").stdout.split())
     assert f"prepared: {', '.join(protocols.PROTOCOLS)}" in said
     assert f"without --workdir: {', '.join(comparison.FEATURES)}" in said
-    assert f"figures to compute: {','.join(image_metrics.METRICS)}; by default {','.join(comparison.DEFAULT)};" in said
+    assert f"metrics to compute: {','.join(image_metrics.METRICS)}; by default {','.join(comparison.DEFAULT)};" in said
     assert f"with --workdir also {','.join(model_metrics.METRICS)}, in the report" in said
 
 
