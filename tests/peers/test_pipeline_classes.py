@@ -16,7 +16,7 @@ def refused() -> list[str]:
 
 
 def opened() -> set[str]:
-    return {*pipelines.KINDS, *pipelines.ATTACHED, *pipelines.ELSEWHERE}
+    return {*pipelines.KINDS, *pipelines.ATTACHED}
 
 
 def test_no_class_is_listed_twice_or_opened():

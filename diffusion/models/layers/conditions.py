@@ -28,6 +28,7 @@
 | "picture"      | [B, h, w, C]   | latents of a picture that is edited, which are further tokens (Kontext)            |
 | "pictures"     | tuple, [B, ..] | latents of several such pictures, which may differ in size (FLUX.2)                |
 | "coarse"       | [B, h, w, C]   | latents of the stage before, which this one makes finer (Stable Cascade)           |
+| "image"        | [B, N, P]      | features of N images in the prompt, each one vector (Stable Cascade)               |
 | "patches"      | [B, K, P]      | patches of pictures as an encoder of pictures sees them (Wan)                      |
 
 The layer masks (`models.layers.layer_masks`) are entries of the same dict. The first axis of every leaf is the example,

@@ -201,12 +201,14 @@ class StableCascade(Backbone):
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "pooled": [B, P], of the prompt. "text": [B, M, E], its tokens, if `text_width`.
                 "coarse": [B, h, w, coarse_channels], latents of the stage before, if `coarse_channels`.
+                "image": [B, N, image_width], CLIP's projected features of N images in the prompt, if `image_width`;
+                without it one of zeros, as in training without images.
 
         Returns:
             [B, H, W, C].
         """
         required = ("pooled",) + ("text",) * (self.text_width > 0) + ("coarse",) * (self.coarse_channels > 0)
-        inputs = entries(condition, required)
+        inputs = entries(condition, required, ("image",) * (self.image_width > 0))
         network_checks.latents(self, x, t, self.channels)
         self._check(x, inputs)
         t = jnp.broadcast_to(t, x.shape[:1])
@@ -239,15 +241,17 @@ class StableCascade(Backbone):
         return layer_norm(self._dense(self.widths[0], f"{name}_out")(h))
 
     def _tokens(self, inputs: Entries) -> jax.Array:
-        """The condition's tokens [B, M, D]: the prompt's, the pooled prompt's, and those of no image."""
+        """The condition's tokens [B, M, D]: the prompt's, the pooled prompt's, and those of each image, or of none."""
         pooled = inputs["pooled"]
         several = lambda entry, name: self._dense(self.tokens * self.condition_width, name)(entry).reshape(
-            len(pooled), self.tokens, self.condition_width
+            len(pooled), -1, self.condition_width
         )
         parts = [several(pooled, "pooled")]
         if self.text_width:
-            no_image = jnp.zeros((len(pooled), self.image_width), pooled.dtype)
-            parts = [self._dense(self.condition_width, "text")(inputs["text"]), *parts, several(no_image, "image")]
+            image = inputs["image"]
+            if image is None:
+                image = jnp.zeros((len(pooled), 1, self.image_width), pooled.dtype)
+            parts = [self._dense(self.condition_width, "text")(inputs["text"]), *parts, several(image, "image")]
         return layer_norm(jnp.concatenate(parts, axis=1))
 
     def _level(
@@ -304,8 +308,11 @@ class StableCascade(Backbone):
             "pooled": (2, self.pooled_width),
             "text": (3, self.text_width),
             "coarse": (4, self.coarse_channels),
+            "image": (3, self.image_width),
         }
         for name, entry in inputs.items():
+            if entry is None:
+                continue
             axes, last = axes_and_last[name]
             if jnp.ndim(entry) != axes or (entry.shape[0], entry.shape[-1]) != (batch, last):
                 raise ValueError(

@@ -68,10 +68,11 @@ def stage_b(**options) -> StableCascadeUNet:
 
 
 def run(module, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As its pipelines call it, without an image."""
+    """As its pipelines call it, without an image or with several."""
     inputs = {"timestep_ratio": a["t"], "clip_text_pooled": a["pooled"][:, None]}
     if "text" in a:
-        inputs |= {"clip_text": a["text"], "clip_img": torch.zeros(len(a["text"]), 1, C["clip_image_in_channels"])}
+        no_image = torch.zeros(len(a["text"]), 1, C["clip_image_in_channels"])
+        inputs |= {"clip_text": a["text"], "clip_img": a.get("image", no_image)}
     if "coarse" in a:
         inputs["effnet"] = first(a["coarse"])
     return {"output": last(module(first(a["x"]), **inputs).sample)}
@@ -94,6 +95,7 @@ def coded(module, a: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 CASES = {
     "stable_cascade_c": Case(stage_c, C_INPUTS, run),
+    "stable_cascade_c_images": Case(stage_c, C_INPUTS | {"image": drawn("cascade images", 2, 3, 10)}, run),
     "stable_cascade_c_halved": Case(functools.partial(stage_c, switch_level=[True]), C_INPUTS, run),
     "stable_cascade_b": Case(stage_b, B_INPUTS, run),
     "paella": Case(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.published.stable_cascade.network import resized, time_features
+from diffusion.published.stable_cascade.network import StableCascade, resized, time_features
 from tests.published.stable_cascade.facts import FINER, TINY
 
 
@@ -38,6 +38,7 @@ def test_the_sinusoids_of_a_time_have_ten_thousand_periods(size):
     [
         (TINY, "text", (2, 5, 11), "'text' must have 3 axes, the first of 2 and the last of 12"),
         (TINY, "pooled", (2, 1, 10), "'pooled' must have 2 axes, the first of 2 and the last of 10"),
+        (TINY, "image", (2, 5), "'image' must have 3 axes, the first of 2 and the last of 5"),
         (FINER, "coarse", (1, 3, 3, 3), "'coarse' must have 4 axes, the first of 2 and the last of 3"),
         (FINER, "x", (2, 2, 2, 4), "height 2 and width 2 must be at least 4, and multiples of patch=2"),
         (FINER, "x", (2, 7, 8, 4), "height 7 and width 8 must be at least 4, and multiples of patch=2"),
@@ -50,3 +51,24 @@ def test_inputs_that_do_not_fit_are_refused(module, entry, shape, words):
     inputs = {name: jnp.zeros(side) for name, side in {**shapes, entry: shape}.items()}
     with pytest.raises(ValueError, match=words):
         jax.eval_shape(module.init, jax.random.key(0), inputs.pop("x"), jnp.zeros(2), inputs)
+
+
+@pytest.mark.extended
+def test_the_tokens_of_a_condition_are_those_of_the_text_the_pooled_text_and_each_image():
+    """With a dense layer of ones, a token is the sum of its features; without images there is one of zeros."""
+
+    class Tokens(StableCascade):
+        def _dense(self, features, name):
+            return lambda x: jnp.repeat(x.sum(-1, keepdims=True), features, axis=-1) * jnp.arange(1, features + 1)
+
+    module = Tokens(
+        **{field: getattr(TINY, field) for field in ("condition_width", "tokens", "image_width")}, parent=None
+    )
+    ones = lambda *shape: jnp.ones(shape, jnp.float32)
+    inputs = {"pooled": ones(1, 3), "text": ones(1, 2, 4), "image": jnp.array([[[1.0] * 5, [2.0] * 5]])}
+    tokens = lambda inputs: np.asarray(module._tokens(inputs))
+    assert tokens(inputs).shape == (1, 2 + 2 + 2 * 2, 12)
+    without = tokens(inputs | {"image": None})
+    assert without.shape == (1, 2 + 2 + 2, 12)
+    np.testing.assert_array_equal(without[:, 4:], 0)
+    np.testing.assert_array_equal(without, tokens(inputs | {"image": jnp.zeros((1, 1, 5))}))
