@@ -30,7 +30,7 @@ from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion_3.control_net import MMDiTControlNet
 from diffusion.published.stable_diffusion_3.network import MMDiT
 from diffusion.text_to_image import canvas, pipelines, png, programs
-from diffusion.text_to_image.attached import Attached
+from diffusion.text_to_image.attached import Attached, condition_with
 from diffusion.text_to_image.picture_controls import Control
 from diffusion.text_to_image.requests import Request
 from tests.peers.made_weights import drawn, made
@@ -107,6 +107,20 @@ def test_residuals_of_two_kinds_of_layers_add_up_where_both_have_them():
 def test_the_branches_of_guidance_see_what_is_theirs():
     """u + 3 (c - u), with c = 1 + 2 and u = 4 + 1 + 5."""
     assert output((at(constant(1.0), seen=(2.0, 5.0)),), unconditional=4.0) == pytest.approx(10 + 3 * (3 - 10))
+
+
+def test_branches_repeat_the_times_of_the_pictures_and_an_attachment_sees_no_perturbation():
+    """Four rows are two pictures in each of two branches; the first picture's time alone is in the interval."""
+    one = at(constant(1.0), times=(0.0, 0.5))
+    condition = {"seen": (jnp.zeros((4, 1, 1, 1)),), "identity": jnp.ones(4), "text": jnp.zeros((4, 1))}
+    x, t = jnp.zeros((4, 2, 2, 1)), jnp.array([0.2, 0.8])
+    seen = []
+    entries = one.attachment.entries
+    recording = lambda *inputs: seen.append({*inputs[6]}) or entries(*inputs)
+    one = one._replace(attachment=Attachment(one.attachment.params, recording))
+    result = condition_with((one,), condition, x, t, t, {})
+    np.testing.assert_array_equal(np.ravel(result["residuals"][0]), [1, 0, 1, 0])
+    assert seen and all(names == {"text"} for names in seen) and "identity" in result
 
 
 def test_outside_of_its_interval_an_attachment_is_not_evaluated():
