@@ -1,5 +1,6 @@
 """The configs of LTX-2's autoencoder of sounds and of its vocoder, what of them is refused, and their sizes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -119,3 +120,53 @@ def test_filters_keep_a_slow_wave_and_end_a_fast_one():
         jnp.asarray(slow), jnp.asarray(vocoder.resampling(3)[0]), 3, vocoder.resampling(3)[1]
     )
     np.testing.assert_allclose(resampled[0, 24:-24, 0], np.cos(2 * np.pi * np.arange(192) / 24)[24:-24], atol=0.02)
+
+
+def test_a_snake_is_its_formula_between_filters_that_keep_what_is_constant():
+    """x + sin^2(a x) / b, with a and b of each channel as logarithms."""
+    params = {"alpha": np.log([2.0, 0.5]), "beta": np.log([3.0, 4.0])}
+    params |= {name: vocoder.low_pass(2, vocoder.TAPS) for name in ("lengthen", "shorten")}
+    x = np.broadcast_to(np.float32([0.7, -1.1]), (1, 40, 2))
+    out = vocoder.Snake("float32").apply({"params": params}, jnp.asarray(x))
+    a, b = np.array([2.0, 0.5]), np.array([3.0, 4.0])
+    np.testing.assert_allclose(out, x + np.sin(a * x) ** 2 / b, atol=5e-3)
+    changed = vocoder.Snake("float32").apply({"params": params | {"shorten": 2 * params["shorten"]}}, jnp.asarray(x))
+    np.testing.assert_allclose(changed, 2 * out, rtol=1e-5)
+
+
+class Given(nn.Module):
+    """A vocoder whose waveform is its input."""
+
+    waves, factor, sample_rate = 2, 6, 100
+
+    @nn.compact
+    def __call__(self, x):
+        return x[..., 0]
+
+
+class Seen(nn.Module):
+    """An extension that adds nothing, and keeps what it sees."""
+
+    waves, factor, features, sample_rate = 2, 12, 6, 300
+
+    @nn.compact
+    def __call__(self, x):
+        self.sow("seen", "x", x)
+        return jnp.zeros((len(x), x.shape[1] * self.factor, self.waves))
+
+
+def test_the_extension_sees_the_log_mel_spectrogram_of_earlier_samples():
+    """Restated frame by frame: of 18 samples and two zeros there are five frames, each four samples later."""
+    rng = np.random.default_rng(0)
+    module = LTX2WideVocoder(Given(), Seen(), 16, 4, 3)
+    waveform = rng.uniform(-0.4, 0.4, (2, 18, 2)).astype(np.float32)
+    params = {"basis": rng.normal(size=(16, 18)), "inverse": np.zeros((16, 18)), "mel": rng.uniform(size=(9, 3))}
+    params = {name: np.float32(value) for name, value in params.items()}
+    out, seen = module.apply({"params": params}, waveform[..., None], mutable=["seen"])
+    padded = np.pad(waveform, ((0, 0), (12, 2), (0, 0)))
+    frames = np.stack([padded[:, 4 * i : 4 * i + 16] for i in range(5)], axis=1)
+    parts = np.einsum("bfkc,kp->bfpc", frames, params["basis"])
+    size = np.hypot(parts[:, :, :9], parts[:, :, 9:])
+    expected = np.log(np.maximum(np.einsum("bfpc,pm->bfmc", size, params["mel"]), 1e-5))
+    np.testing.assert_allclose(jax.tree.leaves(seen)[0], expected, rtol=1e-4, atol=1e-4)
+    assert out.shape == (2, 54, 2)
