@@ -17,7 +17,8 @@ also the last step of the denoiser: it receives the time of the noise that its l
 | 0.9.5 ..  | spatial, temporal, spatiotemporal, spatiotemporal     | yes            | no                   |
 | LTX-2     | spatial, temporal, spatiotemporal, spatiotemporal     | no             | no                   |
 
-Around a frame stand zeros; in LTX-2's decoder the pixels beside the edge, mirrored.
+Around a frame stand zeros; in LTX-2's decoder the pixels beside the edge, mirrored. In the decoder of LTX-2.3 one level
+doubles the sides alone, and one the frames alone (`doubling`).
 """
 
 import math
@@ -115,13 +116,14 @@ class Halve(nn.Module):
 
 
 class Double(nn.Module):
-    """pixel_shuffle(conv(x)), without the first frame; by choice + pixel_shuffle(x), whose channels are repeated.
+    """pixel_shuffle(conv(x)), without the first frame where time doubles; by choice + pixel_shuffle(x), repeated.
 
     Attributes:
         features: number of channels of the output.
         residual: whether the input is added.
         dtype: compute type.
         reflects: whether the convolution mirrors pixels at the edge.
+        stride: factors of frames, rows and columns, 1 or 2.
 
     With a `place` the call takes a chunk, and puts out the chunk that `_doubled` gives.
     """
@@ -130,22 +132,28 @@ class Double(nn.Module):
     residual: bool
     dtype: str
     reflects: bool
+    stride: tuple[int, int, int] = (2, 2, 2)
 
     @nn.compact
     def __call__(self, x: jax.Array, place: Place | None = None) -> jax.Array:
-        stride = (2, 2, 2)
-        conv = EdgeConv(8 * self.features, causal=False, reflects=self.reflects, dtype=self.dtype, name="conv")
-        h = pixel_shuffle(conv(x, place), stride)
+        features = math.prod(self.stride) * self.features
+        conv = EdgeConv(features, causal=False, reflects=self.reflects, dtype=self.dtype, name="conv")
+        h = pixel_shuffle(conv(x, place), self.stride)
         if self.residual:
             x = x if place is None else delayed(self, x, 1)
-            same = pixel_shuffle(x, stride)
+            same = pixel_shuffle(x, self.stride)
             h = h + jnp.concatenate([same] * (self.features // same.shape[-1]), axis=-1)
-        return h[:, 1:] if place is None else h
+        return h[:, self.stride[0] - 1 :] if place is None else h
 
 
-def _doubled(place: Place) -> Place:
-    """The place of the chunk that `Double` makes: it begins a frame earlier, without the video's first frame."""
-    return Place(2 * (place.start - 1) - 1, 2 * place.frames - 1)
+def _doubled(place: Place, frames: int) -> Place:
+    """The place of the chunk that `Double` makes: it begins a frame earlier, without the video's first frame.
+
+    Args:
+        place: place of the chunk that it takes.
+        frames: factor of the frames, 1 or 2.
+    """
+    return Place(2 * (place.start - 1) - 1, 2 * place.frames - 1) if frames == 2 else place.earlier(1)
 
 
 class Encoder(nn.Module):
@@ -193,6 +201,7 @@ class Decoder(nn.Module):
     patch: int
     dtype: str
     reflects: bool
+    strides: tuple[tuple[int, int, int], ...]
 
     @nn.compact
     def __call__(self, z: jax.Array, t: jax.Array | None, place: Place | None = None) -> jax.Array:
@@ -223,8 +232,9 @@ class Decoder(nn.Module):
                 x = narrow(x, place=place)
                 place = place and place.earlier(2)
             if self.double[i]:
-                x = Double(width, self.residual[i], self.dtype, self.reflects, name=f"double_{i}")(x, place)
-                place = place and _doubled(place)
+                fields = (width, self.residual[i], self.dtype, self.reflects, self.strides[i])
+                x = Double(*fields, name=f"double_{i}")(x, place)
+                place = place and _doubled(place, self.strides[i][0])
             x = blocks(x, i, f"level_{i}", place)
             place = place and place.earlier(2 * self.layers[i])
         x = rms_norm(x, EPSILON)
@@ -257,6 +267,8 @@ class AutoencoderKLLTX(VideoAutoencoder):
         shift: shift of the latents, likewise.
         dtype: compute type, "float32" or "bfloat16"; outputs are float32.
         reflects: whether the decoder mirrors pixels at the edge of a frame; its latents have at least two on a side.
+        doubling: axes that each level of the decoder doubles: "spatiotemporal", "temporal" or "spatial"; () for the
+            first of these at all levels.
 
     Raises:
         ValueError: at construction, for a field out of range or an unknown name.
@@ -281,12 +293,15 @@ class AutoencoderKLLTX(VideoAutoencoder):
     shift: Factor = 0.0
     dtype: str = "float32"
     reflects: bool = False
+    doubling: tuple[str, ...] = ()
     in_parts = staticmethod(lagging)
 
     def __post_init__(self):
         look_up(dict.fromkeys(("float32", "bfloat16")), self.dtype, "dtype")
         for how in self.halve:
             look_up(STRIDES, how, "halve")
+        for how in self.doubling:
+            look_up(dict.fromkeys(("spatiotemporal", "temporal", "spatial")), how, "doubling")
         numbers = (*self.widths, *self.decoder_widths, *self.narrowing)
         if min(self.latent_channels, self.picture_channels, self.patch, *numbers) < 1:
             raise ValueError("widths, channels, narrowing and patch of an autoencoder must be positive")
@@ -299,6 +314,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
             ("narrowing", lower),
             ("residual", lower),
             ("noise", lower + 1),
+            *([("doubling", lower)] if self.doubling else ()),
         ):
             if len(getattr(self, field)) != length:
                 raise ValueError(f"{field}={getattr(self, field)} must have {length} entries here, one for each level")
@@ -332,12 +348,18 @@ class AutoencoderKLLTX(VideoAutoencoder):
                     f"decoder_widths={self.decoder_widths}: a decoder that receives the time can change its channels "
                     "only by narrowing"
                 )
-            if self.residual[i] and self.double[i] and (width % 8 or (8 % factor)):
+            parts = math.prod(self.strides[i])
+            if self.residual[i] and self.double[i] and (width % parts or parts % factor):
                 raise ValueError(
                     f"decoder_widths={self.decoder_widths}: the width of a level that doubles with a residual must be "
-                    "a multiple of 8"
+                    f"a multiple of {parts}"
                 )
             entering = width // factor
+
+    @property
+    def strides(self) -> tuple[tuple[int, int, int], ...]:
+        """The factors of frames, rows and columns by which each level of the decoder doubles."""
+        return tuple(STRIDES[how] for how in self.doubling or ("spatiotemporal",) * len(self.decoder_widths))
 
     @property
     def factor(self) -> int:
@@ -357,7 +379,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
         for i in reversed(range(len(self.decoder_widths))):
             width = self.decoder_widths[i] // self.narrowing[i]
             place = place.earlier(2 if self.narrowing[i] == 1 and entering != width else 0)
-            place = _doubled(place) if self.double[i] else place
+            place = _doubled(place, self.strides[i][0]) if self.double[i] else place
             place = place.earlier(2 * self.decoder_layers[i])
             entering = width
         return 1 - int(place.start)
@@ -376,6 +398,7 @@ class AutoencoderKLLTX(VideoAutoencoder):
             self.patch,
             self.dtype,
             self.reflects,
+            self.strides,
         )
 
     def _posterior(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

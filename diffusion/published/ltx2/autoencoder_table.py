@@ -1,4 +1,4 @@
-"""LTX-2's autoencoder of clips by diffusers' names, AutoencoderKLLTX2Video of 2.0: LTX-Video's, with mirrored edges."""
+"""LTX-2's autoencoder of clips by diffusers' names, AutoencoderKLLTX2Video: LTX-Video's, of 2.0 with mirrored edges."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -50,26 +50,31 @@ def _write_levels(module: AutoencoderKLLTX) -> dict[str, Any]:
 
 
 def _read_decoder(values: dict[str, Any], _: Any) -> dict[str, Any]:
-    double, narrowing, types = values.values()
-    if len(types) != len(double) or set(types) != {"spatiotemporal"} or not all(double) or 1 in narrowing:
+    """What each level of the decoder doubles, which their config states from the latents' side on."""
+    double, narrowing, types, edges = values.values()
+    if len(types) != len(double) or not all(double):
         raise ValueError(
-            "each level of the decoder must double sides and frames and divide its channels; not so with "
-            f"decoder_spatio_temporal_scaling = {double}, upsample_factor = {narrowing} and upsample_type = {types}."
+            "each level of the decoder must double its sides, its frames or both; not so with "
+            f"decoder_spatio_temporal_scaling = {double} and upsample_type = {types}."
         )
-    return {"double": double, "narrowing": narrowing}
+    reflects = edges == "reflect"
+    plain = reflects and set(types) == {"spatiotemporal"}
+    return {"double": double, "narrowing": narrowing, "reflects": reflects, "doubling": () if plain else types[::-1]}
 
 
 def _write_decoder(module: AutoencoderKLLTX) -> dict[str, Any]:
-    if not all(module.double) or 1 in module.narrowing:
-        raise ValueError("each level of the decoder must double sides and frames and divide its channels.")
-    types = ["spatiotemporal"] * len(module.double)
-    return dict(zip(DECODER, (list(module.double), list(module.narrowing), types)))
+    if not all(module.double) or not (module.reflects or module.doubling):
+        raise ValueError("each level of the decoder must double, and mirror pixels or say what it doubles.")
+    types = list(module.doubling[::-1] or ("spatiotemporal",) * len(module.double))
+    edges = "reflect" if module.reflects else "zeros"
+    return dict(zip(DECODER, (list(module.double), list(module.narrowing), types, edges)))
 
 
 DECODER = {
     "decoder_spatio_temporal_scaling": ((True, True, True), FLAGS),
     "upsample_factor": ((2, 2, 2), SIZES),
     "upsample_type": (("spatiotemporal",) * 3, NAMES),
+    "decoder_spatial_padding_mode": ("reflect", ["reflect", "zeros"]),
 }
 CONFIG = FieldTable(
     NAME,
@@ -79,7 +84,6 @@ CONFIG = FieldTable(
         Follows("encoder_causal", True),
         Follows("decoder_causal", False, default=True),
         Follows("encoder_spatial_padding_mode", "zeros"),
-        Follows("decoder_spatial_padding_mode", "reflect"),
         Follows("patch_size_t", 1),
         Field("in_channels", "picture_channels", 3, SIZE),
         Follows("out_channels", lambda module: module.picture_channels),
@@ -107,7 +111,6 @@ CONFIG = FieldTable(
         Follows("spatial_compression_ratio", lambda module: module.factor, optional=True),
         Follows("temporal_compression_ratio", lambda module: module.time_factor, optional=True),
     ),
-    required={"reflects": True},
 )
 
 

@@ -187,7 +187,7 @@ CONFIG = FieldTable(
         _ratio("spatial_compression_ratio", lambda module: module.factor),
         _ratio("temporal_compression_ratio", lambda module: module.time_factor),
     ),
-    required={"reflects": False},  # the decoder of LTX-2 does
+    required={"reflects": False, "doubling": ()},  # LTX-2's have one of both
 )
 
 

@@ -40,6 +40,8 @@ LTX_0_9_0 = AutoencoderKLLTX(
     timed=False,
     latent_channels=2,
 )
+LTX_BY_AXES = LTX.clone(timed=False, doubling=("spatial", "temporal", "spatiotemporal"),
+                        halve=("spatial", "temporal", "spatiotemporal", ""), residual=(True, False, True))  # fmt: skip
 HUNYUAN = AutoencoderKLHunyuanVideo((4, 4, 4), 1, 2, 2, 3, 2)
 
 
@@ -68,6 +70,7 @@ SLOW = pytest.mark.slow
         pytest.param(COGVIDEOX, "decode", 8, (None, 4), marks=SLOW, id="CogVideoX decodes"),
         pytest.param(LTX, "encode", 4, (1, 3), marks=SLOW, id="LTX encodes"),
         pytest.param(LTX, "decode", 8, (1, 3), marks=SLOW, id="LTX decodes"),
+        pytest.param(LTX_BY_AXES, "decode", 8, (1, 3), id="LTX by axes decodes"),
         pytest.param(LTX_0_9_0, "encode", 3, (1,), marks=SLOW, id="LTX 0.9.0 encodes"),
         pytest.param(LTX_0_9_0, "decode", 8, (1,), id="LTX 0.9.0 decodes"),
     ],

@@ -235,6 +235,20 @@ def clip_moments(module: AutoencoderKLLTX2Video, a: dict[str, torch.Tensor]) -> 
 CLIP_INPUTS = {"x": drawn("ltx2 clip x", 2, 5, 8, 16, 3), "z": drawn("ltx2 clip z", 2, 2, 2, 3, 8)}
 CASES["ltx2_autoencoder"] = Case(clip_vae, CLIP_INPUTS, clip_moments, kept=("latents_mean", "latents_std"))
 LISTINGS["ltx2_autoencoder_full"] = lambda: AutoencoderKLLTX2Video(decoder_causal=False)
+BY_AXES = {
+    "decoder_block_out_channels": (16, 16, 32),
+    "decoder_layers_per_block": (1, 2, 1, 1),
+    "decoder_spatio_temporal_scaling": (True,) * 3,
+    "decoder_inject_noise": (False,) * 4,
+    "upsample_type": ("spatiotemporal", "temporal", "spatial"),
+    "upsample_residual": (False, True, True),
+    "upsample_factor": (2, 1, 2),
+    "decoder_spatial_padding_mode": "zeros",
+}
+"""A decoder with zeros at the edges, one level of which doubles the frames alone and one the sides."""
+CASES["ltx2_autoencoder_axes"] = Case(
+    lambda: clip_vae(**BY_AXES), CLIP_INPUTS, clip_moments, kept=("latents_mean", "latents_std")
+)
 
 
 def sound_vae(**options) -> AutoencoderKLLTX2Audio:

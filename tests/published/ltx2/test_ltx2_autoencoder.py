@@ -30,9 +30,10 @@ def test_the_two_autoencoders_of_one_class_have_each_their_name():
     ("field", "words"),
     [
         ({"decoder_causal": True}, "decoder_causal = True is not supported; supported: False"),
-        ({"decoder_spatial_padding_mode": "zeros"}, "decoder_spatial_padding_mode = 'zeros' is not supported"),
-        ({"upsample_factor": [2, 2, 1]}, "each level of the decoder must double sides and frames"),
-        ({"upsample_type": ["spatial"] * 3}, "each level of the decoder must double sides and frames"),
+        ({"decoder_spatial_padding_mode": "replicate"}, "decoder_spatial_padding_mode = 'replicate' is not supported"),
+        ({"decoder_spatio_temporal_scaling": [True, True, False]}, "each level of the decoder must double its sides"),
+        ({"upsample_type": ["spatial"] * 2}, "each level of the decoder must double its sides"),
+        ({"upsample_type": ["spatial", "temporal", "diagonal"]}, "doubling"),
         ({"spatio_temporal_scaling": [True, True, True, False]}, "must have one entry for each level"),
         ({"spatial_compression_ratio": 16}, "spatial_compression_ratio = 16 is not supported; supported: 32"),
     ],
@@ -40,6 +41,21 @@ def test_the_two_autoencoders_of_one_class_have_each_their_name():
 def test_another_value_is_refused(field, words):
     with pytest.raises(Refusal, match=words):
         autoencoder_table.CONFIG.build(STATED | field)
+
+
+def test_levels_that_double_the_frames_or_the_sides_alone():
+    """Their config names them from the latents' side on, ours from the picture's."""
+    stated = STATED | {
+        "decoder_block_out_channels": [256, 512, 512, 1024], "decoder_layers_per_block": [4, 6, 4, 2, 2],
+        "decoder_spatio_temporal_scaling": [True] * 4, "decoder_inject_noise": [False] * 5,
+        "upsample_type": ["spatiotemporal", "spatiotemporal", "temporal", "spatial"],
+        "upsample_residual": [False] * 4, "upsample_factor": [2, 2, 1, 2], "decoder_spatial_padding_mode": "zeros",
+    }  # fmt: skip
+    module = autoencoder_table.CONFIG.build(stated)
+    assert module.doubling == ("spatial", "temporal", "spatiotemporal", "spatiotemporal") and not module.reflects
+    assert module.strides[:2] == ((1, 2, 2), (2, 1, 1))
+    assert autoencoder_table.CONFIG.build(autoencoder_table.CONFIG.describe(module)) == module
+    assert families.family_of(module).name == "AutoencoderKLLTX2Video"
 
 
 def test_rows_and_columns_beyond_the_edge_are_those_before_it():
