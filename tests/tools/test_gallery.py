@@ -78,7 +78,7 @@ def test_a_picture_drawn_alone_leaves_the_rest_of_the_page():
 def test_a_page_drawn_anew_keeps_the_sections_of_reports(tmp_path, monkeypatch):
     (tmp_path / "control").mkdir()
     (tmp_path / "control" / "report.md").write_text("figures")
-    (tmp_path / gallery_reports.PAGE).write_text("# Gallery\n\n## Where shapes stand\n\nEarlier words.\n")
+    (tmp_path / gallery_reports.PAGE).write_text("# Gallery\n\n## Control of positions\n\nEarlier words.\n")
     asked = types.SimpleNamespace(workdir="runs/x", out=str(tmp_path), only=["samples"])
     drawn = lambda folder, place: gallery.Shown("```sh\ntrue\n```", "Words.")
     monkeypatch.setattr(gallery, "PICTURES", {"samples": ("Samples by class", drawn)})
@@ -86,4 +86,4 @@ def test_a_page_drawn_anew_keeps_the_sections_of_reports(tmp_path, monkeypatch):
     gallery.main([])
     text = (tmp_path / gallery_reports.PAGE).read_text()
     assert "\n## Samples by class\n" in text and "Earlier words" not in text
-    assert text.count("\n## Where shapes stand\n") == 1
+    assert text.count("\n## Control of positions\n") == 1

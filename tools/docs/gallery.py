@@ -59,7 +59,7 @@ SWEEP = "digits_steps"
 
 
 def inpaint(run: Trained, images: Array, labels: np.ndarray, known: np.ndarray) -> Array:
-    """RePaint: what is not known is painted to agree with what is."""
+    """RePaint: paints the unknown part so that it agrees with the known part."""
     plan = editing.repaint(run.grid, jump=5, resamplings=10)
     keep = editing.replacement(run.schedule, plan, images, known)
     x, keys = run.noise(len(images))
@@ -67,20 +67,20 @@ def inpaint(run: Trained, images: Array, labels: np.ndarray, known: np.ndarray) 
 
 
 def outpaint(run: Trained, middles: Array, labels: np.ndarray) -> tuple[Array, Array, Array]:
-    """What lies around a picture's middle is painted."""
+    """Paints the surroundings of the middle of a picture."""
     rest = [(side - middle) // 2 for side, middle in zip(run.shape, middles.shape[1:3])]
     canvas, known = editing.extended(middles, [(margin, margin) for margin in rest])
     return inpaint(run, canvas, labels, known), canvas, known
 
 
 def edit(run: Trained, images: Array, labels: np.ndarray, strength: float) -> Array:
-    """SDEdit: noised to t = strength, and sampled from there, here as another class."""
+    """SDEdit: noises pictures to t = strength, and samples from there, here with other classes."""
     keys = run.noise(len(images))[1]
     return editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images, run.grid, strength, keys)
 
 
 def between(run: Trained, labels: np.ndarray, weight: float) -> Array:
-    """From the noise of one seed to that of another, along the sphere."""
+    """Interpolates between the noise of two seeds, along the sphere."""
     noise, keys = run.noise(2 * len(labels))
     x = editing.slerp(noise[: len(labels)], noise[len(labels) :], weight)
     plan = timesteps.plan(run.grid)
@@ -108,7 +108,7 @@ def trajectory(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     _copy(folder / "trajectory.png", place / "trajectory.png")
     return Shown(
         _shell("sample", f"--workdir={folder}"),
-        "The sample x_t on its way, and what the network takes the digit for at each time.",
+        "The sample x_t along the trajectory, and the predicted x_0 at each time.",
     )
 
 
@@ -145,8 +145,8 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         _shell("sample", *words),
         "\n".join(
             [
-                "Classifier-free guidance, cond + (w - 1)(cond - uncond): w = 0 ignores the requested class, 1 "
-                "is no guidance; too much of it makes all digits of a class alike.",
+                "Classifier-free guidance, cond + (w - 1)(cond - uncond). With w = 0 the requested class is ignored, "
+                "and w = 1 means no guidance. With too much guidance, all digits of a class look alike.",
                 "",
                 "| w | requested class recognised | Frechet distance, classifier features, "
                 f"N = {number_of_real} (times the floor) |",
@@ -182,9 +182,9 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     words = f"--workdir={folder}", f"--out={folder}/unipc", "--config.sample.sampler.name=unipc"
     return Shown(
         _shell("sample", *words, "--config.sample.steps=8"),
-        "The same noise in every field; heun evaluates the network twice a step. The first "
-        "four are deterministic and come to one picture; ddpm and dpmpp_2m_sde add noise of their own. All of "
-        "them: [samplers](../samplers.md).",
+        "All pictures start from the same noise. heun evaluates the network twice per step. The first four "
+        "samplers are deterministic and converge to the same picture; ddpm and dpmpp_2m_sde add noise in each"
+        " step. The page [samplers](../samplers.md) compares all samplers.",
     )
 
 
@@ -210,8 +210,9 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     )
     return Shown(
         _python(inpaint, outpaint),
-        "Digits of the test split, that training never saw: the lower half, and all but the middle, painted "
-        "anew (blue is not known). A real digit and a painted one need not be the same.",
+        "Digits of the test split, which were not used in training. The lower half, or everything except the "
+        "middle, is painted again; blue marks the unknown part. The painted digit need not equal the real "
+        "one.",
     )
 
 
@@ -231,8 +232,8 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     plots.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
     return Shown(
         _python(edit),
-        "A digit of the test split, noised to time t and sampled from there as another class: "
-        "the longer the way, the less of it is kept.",
+        "A digit of the test split, noised to time t and sampled from there as another class. The larger t "
+        "is, the less of the original is kept.",
     )
 
 
@@ -245,7 +246,8 @@ def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     plots.mosaic([plots.coloured(grid)], [str(label) for label in labels], (texts,), place / "interpolation.png")
     return Shown(
         _python(between),
-        "A deterministic sampler maps noise to digits continuously: between two seeds lie digits of the same class.",
+        "A deterministic sampler maps noise to digits continuously, so interpolations between two seeds give "
+        "digits of the same class.",
     )
 
 
@@ -264,8 +266,8 @@ def evaluation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     _copy(folder / "curves.png", place / "curves.png")
     return Shown(
         _shell("evaluate", f"--workdir={folder}"),
-        "What `report.json` says, each figure beside real images and noise; intervals of 95 %.\n\n"
-        "![Loss by step, and by t](curves.png)",
+        "The figures of `report.json`, compared with real images and with noise; the intervals are 95 % "
+        "confidence intervals.\n\n![Loss against the step, and against t](curves.png)",
     )
 
 
@@ -388,25 +390,26 @@ def page(folder: pathlib.Path, sections: Iterable[str]) -> str:
     """The whole page."""
     head = f"""# All pictures
 
-The eight best stand on [one screen](README.md); here are the others, the weak ones too. The pictures of digits are of
-one run of the recipe `digits` (8x8 pixels, 1,258 training images, four minutes on two CPU cores), and were made by one
-command:
+[One screen](README.md) shows the eight best results. This page shows the others, including weak ones. The pictures of
+digits come from one run of the recipe `digits` (8x8 pixels, 1,258 training images, four minutes on two CPU cores). One
+command draws them:
 
 ```sh
 python -m tools.docs.gallery --workdir={folder}
 ```
 
-Text to image has reports of [the model that comes along](drawings/report.md), of [that of `make demo-text` and its
-edits](text/report.md), and of [captioned emoji](emoji/report.md), which are smudged when seen closely.
+Three text-to-image models have reports: [the model that ships with the package](drawings/report.md),
+[the model of `make demo-text`, with edits](text/report.md), and [a model of captioned emoji](emoji/report.md), whose
+pictures look smudged in detail.
 
-## Taught from five pictures
+## Finetuned on five pictures
 
-![A ghost, taught from five pictures](glyph/glyph.png)
+![A ghost, learned from five pictures](glyph/glyph.png)
 
-A ghost, which no training picture of `make demo-text` holds. Each row has the same prompts from the same noise; the
-last prompt names another shape. Textual inversion fails: its ghosts are rounded squares without eyes. LoRA and
-DreamBooth draw ghosts, but put eyes into the other shape too, and fail in neon. [Figures](glyph/report.md), and
-[what they mean](../tuning.md#a-glyph-in-three-ways).
+The training data of `make demo-text` contain no ghost, so the model was finetuned on five pictures of one. Each row
+uses the same prompts and the same noise; the last prompt names another shape. Textual inversion fails: it draws rounded
+squares without eyes. LoRA and DreamBooth draw ghosts, but they also add eyes to the other shape, and fail for the style
+neon. See [the report](glyph/report.md) and [its discussion](../tuning.md#a-glyph-in-three-ways).
 
 ```sh
 python -m examples.glyph.pictures --out=runs/glyph/pictures

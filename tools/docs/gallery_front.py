@@ -55,8 +55,9 @@ ITEMS = {
         "Pictures from text",
         "gallery/drawings/trained.png",
         ((390, 520, 780, 875),),
-        "Of 600 captions 95 % get their shape, of those of several objects 98 % as many as requested, and of 600 pairs "
-        "94 % get both colours; of unseen words of three letters 84 % are spelled right, of four letters 3 %.",
+        "The shape is right in 95 % of 600 captions, and the number of objects in 98 % of those with several."
+        " Among 600 pairs of objects, 94 % have the right colours. Of unseen words, 84 % are spelled right "
+        "with three letters, and 3 % with four.",
         'diffusion sample --model=drawings --prompt="a large green star on the left" -n 4',
         "gallery/drawings/report.md",
         "gallery/drawings/report.json",
@@ -65,7 +66,7 @@ ITEMS = {
         "A prompt for each region",
         "gallery/techniques/regions.png",
         ((28, 0, 415, 238),),
-        "Each half has its own shape in its own colour: 97 % against 75 % by one prompt.",
+        "Each half has a separate prompt: 97 % have the right shape and colour, against 75 % with one prompt.",
         'diffusion sample --model=drawings --prompt="a blue heart left of a pink star" '
         '--regions="a blue heart on the left:0,0,0.5,1" --regions="a pink star on the right:0.5,0,1,1"',
         "gallery/techniques/report.md",
@@ -75,7 +76,8 @@ ITEMS = {
         "A concept erased, in closed form",
         "gallery/techniques/uce.png",
         ((0, 0, 360, 190),),
-        "Hearts become circles in their colours: 100 % before, 3 % after. The other shapes stay.",
+        "Hearts become circles of the same colour: 100 % are hearts before the erasure, 3 % after it. Other "
+        "shapes stay.",
         'diffusion erase --model=weights/drawings --concept="a red heart=a red circle" --keep="a red star" '
         "--out=runs/uce",
         "gallery/techniques/report.md",
@@ -85,7 +87,7 @@ ITEMS = {
         "A slider of size",
         "gallery/techniques/slider.png",
         ((0, 0, 103, 255), (173, 0, 243, 255), (383, 0, 525, 255), (593, 0, 664, 255)),
-        "Each column from small to large by the weight of a LoRA; no prompt names a size.",
+        "The weight of a LoRA controls the size, from small to large in each column; no prompt names a size.",
         "diffusion train --config=tuning/drawings_concepts:slider --workdir=runs/slider",
         "gallery/techniques/report.md",
         "gallery/techniques/report.json",
@@ -94,8 +96,8 @@ ITEMS = {
         "Clips from captions",
         "gallery/moving/frames.png",
         tuple((444, 296 * moment, 740, 296 * moment + 148) for moment in range(4)),
-        "Two clips at four moments: places and motions are right in all of 64, the shape in 88 % of their frames. "
-        "Shapes that turn lose their corners.",
+        "Two clips at four moments. In all of 64 clips, positions and motions are right; the shape is right "
+        "in 88 % of frames. Turning shapes lose their corners.",
         'diffusion sample --model=moving --condition="a red star bounces" -n 4',
         "gallery/moving/report.md",
         "gallery/moving/report.json",
@@ -104,7 +106,8 @@ ITEMS = {
         "Paths that straighten",
         "remakes/reflow_toy.png",
         ((0, 0, 300, 332), (600, 0, 900, 332)),
-        "Rectified flows by iteration: the third moves each point on a line, so that one step comes close.",
+        "Rectified flows after one and three iterations: the third flow moves points along almost straight "
+        "lines, so one step is nearly exact.",
         "diffusion remake reflow_toy --workdir=runs/reflow_toy",
         "remakes.md#transport-costs-and-straightness-of-rectified-flows-by-iteration",
         "remakes/reflow_toy.json",
@@ -113,7 +116,7 @@ ITEMS = {
         "What guidance costs",
         "remakes/autoguidance_toy.png",
         ((600, 0, 1200, 345),),
-        "The data are the orange branches, the samples black: autoguidance keeps branches that usual guidance drops.",
+        "The data are orange, the samples black: autoguidance keeps branches that classifier-free guidance drops.",
         "diffusion remake autoguidance_toy --workdir=runs/autoguidance_toy",
         "remakes.md#outliers-and-coverage-without-guidance-with-classifier-free-guidance-and-with-autoguidance-in-the-plane",
         "remakes/autoguidance_toy.json",
@@ -122,8 +125,8 @@ ITEMS = {
         "Notes of instruments",
         "images/sound_samples.png",
         ((520, 0, 1026, 340),),
-        "A flute, a square wave and a brass, to listen to by a click: 91 % of notes are in tune; a judge that can say "
-        '"none of these" hears the instrument in 93 %.',
+        "A flute, a square wave and a brass; click to listen. 91 % of notes are in tune. A judge that can "
+        'answer "none of these" recognizes the instrument in 93 %.',
         "diffusion train --config=sound/tones:large --workdir=runs/tones",
         "sound.md#runs",
         "gallery/sound/report.json",
@@ -159,8 +162,8 @@ def page(items: Mapping[str, Item]) -> str:
     lines = [cells[first : first + COLUMNS] for first in range(0, len(cells), COLUMNS)]
     table = ["| " * COLUMNS + "|", "| --- " * COLUMNS + "|", *("| " + " | ".join(line) + " |" for line in lines)]
     head = (
-        "# Gallery\n\nWhat comes out best, each with its command and what to look at; a title leads to the figures. "
-        "Behind it: [all pictures](all.md), the weak ones too."
+        "# Gallery\n\nThe best results, each with its command and a note on what to look at. Each title links "
+        "to the report with all figures. [All pictures](all.md) also shows the weak results."
     )
     return "\n\n".join([head, '<div class="best" markdown>', "\n".join(table), "</div>"]) + "\n"
 

@@ -32,20 +32,22 @@ class Report(NamedTuple):
 
 REPORTS = {
     "techniques": Report(
-        "Techniques, a row of pictures each",
+        "Techniques, with one row of pictures each",
         ("regions.png", "uce.png", "slider.png", "boxes.png", "controls.png"),
-        "What steers or changes the model of drawings that comes along: in each picture the same noise without a "
-        "technique and with it. [The table](techniques/report.md) has figures, and the techniques that fail here too: "
-        "attention words, reference-only, ESD and custom diffusion.",
+        "Techniques that steer or change the model of drawings in the package. Each figure shows pictures "
+        "with and without a technique, from the same noise. [The report](techniques/report.md) has the "
+        "scores. It also shows the techniques that fail here: attention to words, reference-only control, ESD"
+        " and Custom Diffusion.",
         ("python -m examples.techniques.report --out=runs/techniques",),
     ),
     "control": Report(
-        "Where shapes stand",
+        "Control of positions",
         ("outlines.png", "layers.png", "sketch.png"),
-        "ControlNets of the model of `make demo-text`, which has drawn shapes at nine places alone and never over each "
-        "other: the control, with it, and without it from the same noise. The shapes stand where they should, but "
-        "often exchange their colours, and melt where they overlap. Position errors in pixels: "
-        "[its report](control/report.md), [how it is trained](../control.md#on-the-drawings-model).",
+        "ControlNets for the model of `make demo-text`, whose training pictures show shapes only at nine "
+        "positions and without overlap. The rows show the control, a picture with it, and a picture without "
+        "it from the same noise. The shapes appear where they should, but they often swap colours, and "
+        "overlapping shapes merge. [The report](control/report.md) has position errors in pixels; [the "
+        "recipe](../control.md#on-the-drawings-model) explains the training.",
         (
             "diffusion train --config=tuning/drawings_control:outlines --workdir=runs/outlines",
             "python -m examples.control.report --runs=runs/outlines,runs/layers,runs/sketch --out=runs/control",
@@ -54,10 +56,11 @@ REPORTS = {
     "image_prompt": Report(
         "A drawing as a prompt",
         ("reference.png",),
-        "An IP-Adapter of the same model: the reference, with it, and without it from the same noise. Colour and shape "
-        "come back in two or three cases of four, and blurred. Beside a prompt that names colour and shape it fails: "
-        "each is right in half of the pictures. What comes back of the reference: "
-        "[its report](image_prompt/report.md), [how it is trained](../image_prompts.md#on-the-drawings-model).",
+        "An IP-Adapter for the same model. The rows show the reference, a picture with it, and a picture "
+        "without it from the same noise. Pictures take over colour and shape in two or three of four cases, "
+        "but blurred. Combined with a prompt that names colour and shape, the adapter fails: each property is"
+        " right in only half of the pictures. [The report](image_prompt/report.md) has the figures; [the "
+        "recipe](../image_prompts.md#on-the-drawings-model) explains the training.",
         (
             "diffusion train --config=tuning/drawings_image_prompt --workdir=runs/reference",
             "python -m examples.control.report --reference=runs/reference --out=runs/image_prompt",
@@ -66,10 +69,11 @@ REPORTS = {
     "moving": Report(
         "Clips of one or two shapes",
         ("test.webp", "withheld.webp", "image_to_video.webp", "extension.webp"),
-        "The model `moving`, which comes along, draws clips of 16 frames: from captions, from captions of combinations "
-        "that no clip of training had, from a first picture, and four times as long as the clips that it learned from. "
-        "Shapes that turn often lose their corners. What templates see in them: [its report](moving/report.md), "
-        "[how it is trained](../video_demo.md#one-or-two-shapes).",
+        "The model `moving`, which ships with the package, generates clips of 16 frames: from captions, from "
+        "captions with combinations withheld from training, from a first picture, and four times as long as "
+        "the training clips. Turning shapes often lose their corners. [The report](moving/report.md) has "
+        "measurements with drawn templates; [the demo](../video_demo.md#one-or-two-shapes) explains the "
+        "training.",
         (
             'diffusion sample --model=moving --condition="a red star bounces" -n 4',
             "python -m examples.video.pairs_report --model=moving --out=runs/moving/report --number=64",
@@ -79,11 +83,10 @@ REPORTS = {
     "video": Report(
         "Clips of captions",
         ("test.webp", "withheld.webp", "image_to_video.webp", "extension.webp"),
-        "The model of `make demo-video`, which draws moving shapes in 8 frames: from captions, from captions of "
-        "combinations that no clip of training had, from a first picture, and four times as long as the clips that it "
-        "learned from. Some shapes have specks of another colour, and a few are torn. What a judge sees in them: "
-        "[its report](video/report.md), "
-        "[how it is trained](../video_demo.md).",
+        "The model of `make demo-video` generates clips of 8 frames: from captions, from captions with "
+        "combinations withheld from training, from a first picture, and four times as long as the training "
+        "clips. Some shapes have specks of another colour, and a few are torn. [The report](video/report.md) "
+        "has measurements by a judge; [the demo](../video_demo.md) explains the training.",
         (
             "python -m examples.video.demo --config=video/drawings --workdir=runs/video --number=48",
             "python -m tools.docs.gallery_reports video=runs/video/report",
@@ -92,8 +95,9 @@ REPORTS = {
     "sound": Report(
         "Notes of eight instruments",
         ("../../images/sound_samples.png",),
-        "Samples of `sound/tones:large`, by instrument and pitch: waveforms, and spectrograms up to 8 kHz. "
-        "[The WAV files](sound/report.md), and [how they are made and judged](../sound.md#figures).",
+        "Samples of `sound/tones:large` for each instrument and several pitches: waveforms, and spectrograms "
+        "up to 8 kHz. You can listen to [the WAV files](sound/report.md), and read [how they are generated "
+        "and judged](../sound.md#figures).",
         (
             "diffusion train --config=sound/tones:large --workdir=runs/tones",
             "python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report",
