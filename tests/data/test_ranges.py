@@ -96,6 +96,7 @@ def test_the_parts_of_a_batch_of_series_are_checked():
         ({"mask": mask.astype(int)}, "Valid: Bool"),
         ({"real": real.astype(int)}, "Valid: Bool"),
         ({"given": np.where(second, np.nan, given)}, "series 1 has a given value that is no finite number"),
+        ({"given": np.where(second, np.inf, given)}, "series 1 has a given value that is no finite number"),
         ({"real": real | (mask & second)}, "series 1 has a value that is both"),
         ({"mask": mask & ~second}, "series 1 has nothing that is given"),
         ({"real": real & ~second}, "series 1 has nothing that is hidden"),
