@@ -61,16 +61,18 @@ TRAINED = {
     "drawings_long": "Real drawings, all weights, longer",
 }
 HOW_TO_READ = (
-    "- **Counting**: the share of captions of two to five objects with as many objects as requested: by connected "
-    "parts, without a network; by the judge that no training called; and by the judge that rewarded. The last less the "
-    "one before is the gap. Intervals are Wilson's, of 95 %.\n"
-    "- **Shape, colour, relation, word**: of all captions that request one, without a network, as in "
-    "[the text report](../drawings/report.md).\n"
-    "- **Frechet distance**: to real drawings of the same captions, in the features of the judge that no training "
-    "called, as a multiple of the base's in the row `base`. **Variety**: the mean distance between pictures of one "
-    "caption, there, as a share of that between real ones.\n"
-    "- **Evaluations**: of the denoiser. One with its gradient counts three; the text encoder, the autoencoder and the "
-    "judges do not count."
+    "- **Counting**: the share of captions of two to five objects for which the number of objects is "
+    "right: by connected "
+    "components, without a network; by the judge that was not used in training; and by the rewarding judge. The gap is "
+    "the last number minus the number before. Intervals are Wilson's 95 % intervals.\n"
+    "- **Shape, colour, relation, word**: the share among all captions that request the property, without a network, "
+    "as in [the text report](../drawings/report.md).\n"
+    "- **Frechet distance**: to real drawings with the same captions, in the features of the judge that "
+    "was not used in "
+    "training, as a multiple of the distance in the row `base`. **Variety**: the mean distance in these features "
+    "between pictures of one caption, as a share of that between real drawings.\n"
+    "- **Evaluations**: of the denoiser. An evaluation with its gradient counts as three; the text encoder, the "
+    "autoencoder and the judges are not counted."
 )
 
 
@@ -243,17 +245,17 @@ def markdown(content: Mapping[str, Any]) -> str:
         distance = f"{measures.ratio(row, before):.2f}" if before else ""
         others.append((title(name), *map(share, parts), distance, f"{row['variety']:.2f}"))
     parts = [
-        "# Counting, by rewards",
-        "The model of drawings is rewarded for what its captions request, most of which ask for several objects, or it "
-        "trains on real drawings of such captions. One judge rewards; the figures are those of connected parts and of "
-        "a judge that no training called.",
+        "# Counting objects, trained with rewards",
+        "The model of drawings is trained on rewards for agreement with captions, most of which request several "
+        "objects, or on real drawings with such captions. One judge gives the rewards. The reported figures come from "
+        "a count of connected components, without a network, and from a second judge that was not used in training.",
         report.table(
             ("", "evaluations, training", "a picture", "counts, by parts", "other judge", "rewarding judge", "gap"),
             counting,
         ),
-        "The rest, without a network, and the two figures of whole sets:",
+        "The other properties, measured without a network, and two figures for complete sets of pictures:",
         report.table(("", "shape", "colour", "place", "relation", "word", "Frechet, times base", "variety"), others),
-        "![The same noise and captions, a line for each row](pictures.png)",
+        "![Pictures of each row of the table, for the same noise and captions](pictures.png)",
         "## How to read the figures",
         HOW_TO_READ,
         "## Protocol",

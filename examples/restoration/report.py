@@ -246,37 +246,43 @@ def markdown(content: Mapping[str, Any]) -> str:
         return report.table(("method", *figures), cells)
 
     has_lpips = "lpips" in next(iter(next(iter(figures.values())).values()))
-    lpips = "LPIPS needs its weights, `--lpips=FOLDER`; this report had none."
+    lpips = "LPIPS needs its weights, `--lpips=FOLDER`; they were not available for this report."
     if has_lpips:
         title = f"LPIPS by VGG16 of the pictures, enlarged {ENLARGED} times."
         lpips = f"{title}\n\n{picture_table('{lpips:.3f}')}"
     parts = [
         f"# {TITLE}",
-        f"All methods take {protocol['steps']} evaluations of the network a sample, `twisted` and `MCGDiff` "
-        f"{methods.PARTICLES} times as many. Nothing was tuned to a figure of this page but the step of MPGD, whose "
-        "first choice hardly moved the samples. The methods: "
-        "[inverse problems](../../steering.md#inverse-problems).",
+        f"All methods use {protocol['steps']} network evaluations per sample, except `twisted` and `MCGDiff`, "
+        "which use "
+        f"{methods.PARTICLES} times as many. No setting was tuned to a figure on this page, except the step of MPGD, "
+        "whose first value hardly changed the samples. [Inverse problems](../../steering.md#inverse-problems) explains "
+        "the methods.",
         "## Exact posteriors",
-        f"A mixture of {COMPONENTS} Gaussians in {DIMENSION} dimensions, {CASES} measurements y = A x + noise of each "
-        "kind. The figure is the root of the mean squared sliced Wasserstein distance from the samples to the exact "
-        f"posterior, {protocol['points']} samples each.",
+        f"The data are a mixture of {COMPONENTS} Gaussians in {DIMENSION} dimensions. Each column uses "
+        f"{CASES} measurements "
+        "y = A x + noise. The table shows the root mean square of the sliced Wasserstein distance between the samples "
+        f"and the exact posterior, with {protocol['points']} samples each.",
         posterior_table("distance:.2f"),
-        "The distance of the means, over the root of the posterior's total variance, and the relative error of the "
-        "covariance.",
+        "The next table shows the distance between the means, divided by the root of the total variance of "
+        "the posterior, "
+        "and the relative error of the covariance.",
         posterior_table("mean:.2f", "covariance:.2f"),
-        f"Coverage: the share of the exact posterior in the central interval of {EXACT_LEVEL:.0%} of a method's "
-        f"samples, the mean over 64 directions. Less than {EXACT_LEVEL:.0%}: they vary too little, or elsewhere.",
+        f"Coverage is the share of the exact posterior that lies in the central {EXACT_LEVEL:.0%} interval of "
+        "a method's "
+        f"samples, averaged over 64 directions. Below {EXACT_LEVEL:.0%}, the samples vary too little or lie elsewhere.",
         posterior_table("coverage:.0%"),
         "## Digits",
-        f"PSNR in decibels of {protocol['draws']} samples of each of {protocol['number']} test pictures. In brackets "
-        "stands the residual of the measurement in units of its noise: 1.0 is right, more does not agree with y, and "
-        "less fits its noise. A sample of the posterior has a lower PSNR than its mean.",
+        f"The table shows the PSNR in decibels of {protocol['draws']} samples for each of {protocol['number']} test "
+        "pictures. The number in brackets is the residual of the measurement in units of its noise: 1.0 is correct, "
+        "a larger value means disagreement with y, and a smaller value means that the sample fits the noise. A sample "
+        "of the posterior has a lower PSNR than the posterior mean.",
         picture_table("{psnr:.1f} ({residual:.1f})"),
-        f"SSIM, in windows of {WINDOW} pixels, and in brackets the coverage: the share of pixels whose truth lies in "
-        f"the interval of {LEVEL:.0%} of the {protocol['draws']} samples.",
+        f"The table shows SSIM in windows of {WINDOW} pixels, and in brackets the coverage: the share of "
+        "pixels whose true "
+        f"value lies in the {LEVEL:.0%} interval of the {protocol['draws']} samples.",
         picture_table("{ssim:.2f} ({coverage:.0%})"),
         lpips,
-        "![Test digits, what was measured of them, and the pictures of each method](samples.png)",
+        "![Test digits, their measurements, and the pictures that each method restores](samples.png)",
         "## Protocol",
         report.table(("model", "commit", "device"), [[protocol[key] for key in ("model", "git_commit", "device")]]),
         report.IN_FULL,

@@ -42,21 +42,21 @@ def markdown(content: Mapping[str, Any]) -> str:
     parts = [
         f"# {TITLE}",
         "## Rewards",
-        f"A mixture of six Gaussians in the plane and the reward -|x - c|^2 / (2 w^2), {protocol['number']} samples a "
-        f"point. A plain sample takes {equal_evaluations.STEPS} evaluations of the denoiser, and one with its "
-        f"derivative counts as {equal_evaluations.DERIVATIVE}. Rejection takes at most as many as the point says, and "
-        "keeps its last try where it accepted none. Right: the distance to the tilted law, sliced "
-        "2-Wasserstein.",
+        "The data are a mixture of six Gaussians in the plane, and the reward is -|x - c|^2 / (2 w^2). Each point uses "
+        f"{protocol['number']} samples. A plain sample takes {equal_evaluations.STEPS} evaluations of the denoiser, "
+        f"and an evaluation with its derivative counts as {equal_evaluations.DERIVATIVE}. Rejection stops at the given "
+        "number of evaluations, and keeps its last candidate if it accepted none. The right panel shows the sliced "
+        "2-Wasserstein distance to the tilted distribution.",
         "![Mean reward, and distance to the tilted law, by evaluations](rewards.png)",
         "## Constants",
-        f"The root mean square of the error of log Z over {constants.ESTIMATES} estimates of "
-        f"{protocol['density_evaluations']:,} evaluations of the density, each with its gradient. In brackets stands "
-        "the effective size of the last weights as a share of their number. The trained methods spend "
-        f"{constants.SHARE:.0%} of the evaluations on one training, and the rest on each estimate. With the gradient "
-        f"as an input a path takes {len(constants.GRID)} evaluations and not one; it has as many paths, so that it "
-        "spends that many times more. With the buffer "
-        f"of {constants.BUFFER:,} samples each evaluation serves {constants.EVERY} steps. Adjoint sampling "
-        f"shortens gradients to a length of {constants.MAX_NORM:.0f}, as its authors do.",
+        f"The table shows the root mean square error of log Z over {constants.ESTIMATES} estimates. Each estimate uses "
+        f"{protocol['density_evaluations']:,} evaluations of the density with its gradient. The number in brackets is "
+        "the effective sample size of the final weights as a share of the number of samples. The trained methods use "
+        f"{constants.SHARE:.0%} of the evaluations for one training, and the rest for each estimate. If the network "
+        f"receives the gradient as an input, a path takes {len(constants.GRID)} evaluations instead of one; this "
+        "method uses the same number of paths, so it uses that many times more evaluations. With the buffer of "
+        f"{constants.BUFFER:,} samples, each evaluation is used in {constants.EVERY} steps. Adjoint sampling clips "
+        f"gradients to a norm of {constants.MAX_NORM:.0f}, like the code of its authors.",
         report.table(("method", *table), rows),
         "## Protocol",
         report.table(("commit", "device"), [[protocol[key] for key in ("git_commit", "device")]]),

@@ -165,27 +165,27 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     versions = " and ".join(f"{name} {version}" for name, version in protocol["text"].items())
     yield f"# {TITLE}"
     yield (
-        f"The text is the prose in the documentation of {versions}, as 26 letters and the space: "
-        f"{content['characters'][0]:,} characters to train on, {content['characters'][1]:,} held out by paragraph. All "
-        f"neural models have {protocol['depth']} layers of width {protocol['width']}, and were trained for "
-        f"{protocol['steps']:,} steps on {protocol['batch']} windows of {protocol['length']} characters, the same ones "
-        "in the same order. The models of uniform noise also read the time, which costs them more parameters."
+        f"The text is the prose in the documentation of {versions}, reduced to 26 letters and the space. It has "
+        f"{content['characters'][0]:,} characters for training and {content['characters'][1]:,} held-out characters, "
+        f"split by paragraph. All neural models have {protocol['depth']} layers of width {protocol['width']}, and were "
+        f"trained for {protocol['steps']:,} steps on {protocol['batch']} windows of {protocol['length']} characters, "
+        "in the same order. The models of uniform noise also receive the time, which needs more parameters."
     )
-    yield "![Bits a character, and divergence by evaluations](symbols.png)"
+    yield "![Bits per character, and divergence against evaluations](symbols.png)"
     yield "## Held-out text"
     yield (
-        f"Bits a character of {protocol['windows']} windows of {protocol['length']} characters, each without what "
-        "stands before it, with the standard error over the windows. A bound may lie above the bits of its model: the "
-        "order of two rows with different estimators is no proof. Bounds are in continuous time, at "
-        f"{protocol['times']} times for each window."
+        f"The table shows bits per character on {protocol['windows']} windows of {protocol['length']} characters, each "
+        "without the text before it, with the standard error over the windows. A bound can be larger than the true "
+        "bits of its model, so the order of two rows with different estimators proves nothing. Bounds are in "
+        f"continuous time, with {protocol['times']} times per window."
     )
     yield bits_report.table(content["bits"], "character")
     yield "## Samples by evaluations"
     yield (
-        f"{protocol['number']} samples each. Divergence: Jensen-Shannon, of the runs of three characters from those of "
-        "the held-out text. Words: share of complete words that occur in the training text. Judged: bits a character "
-        "by the counts of runs; a sampler can lower them by repeating itself, which lowers the entropy of its "
-        "characters too."
+        f"{protocol['number']} samples each. Divergence: the Jensen-Shannon divergence between the trigrams of the "
+        "samples and of the held-out text. Words: the share of complete words that occur in the training text. Judged: "
+        "bits per character by the n-gram counts. A sampler can lower this number by repeating itself, which also "
+        "lowers the entropy of its characters."
     )
     yield report.table(
         ("model", "evaluations", "divergence", "words", "judged", "entropy"),

@@ -167,27 +167,31 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     number = protocol["number"]
     yield f"# {TITLE}"
     yield (
-        f"Drawings of one shape, 32x32 pixels, of {len(drawing_codes.PAIRS)} classes: a colour and a shape. A drawing "
-        f"is 64 patches of 4x4 pixels, each the nearest of {protocol['codes']} codes, which Lloyd's iterations learned "
-        f"from {min(LEARNED_FROM, protocol['drawings']):,} drawings. Test drawings in codes have "
-        f"{book['psnr']:.1f} dB and a structural similarity of {book['ssim']:.3f}; {100 * book['used']:.0f} % of the "
-        f"codes occur in them, and their frequencies are worth {book['perplexity']:.1f} codes of equal frequency."
+        f"The data are drawings of one shape, 32x32 pixels, in {len(drawing_codes.PAIRS)} classes, each a "
+        "pair of a colour "
+        f"and a shape. A drawing consists of 64 patches of 4x4 pixels, and each patch is replaced by the nearest of "
+        f"{protocol['codes']} codes, which Lloyd's algorithm learned from {min(LEARNED_FROM, protocol['drawings']):,} "
+        f"drawings. Encoded test drawings have a PSNR of {book['psnr']:.1f} dB and a structural similarity of "
+        f"{book['ssim']:.3f}. They use {100 * book['used']:.0f} % of the codes, with a perplexity of "
+        f"{book['perplexity']:.1f}."
     )
     yield (
-        f"Every model has {protocol['depth']} layers of width {protocol['width']}, reads the class and the time, and "
+        f"Every model has {protocol['depth']} layers of width {protocol['width']}, receives the class and the "
+        "time, and "
         f"was trained for {protocol['steps']:,} steps on the same batches of {protocol['batch']} of "
-        f"{protocol['drawings']:,} drawings, from {protocol['seeds']} seed{'s'[: protocol['seeds'] > 1]}. The Gaussian "
-        "model is a rectified flow of the patches before they are quantised, with the prediction, the weights and the "
-        "times of the recipe `text/shapes`. Its second row has the nearest codes of its samples."
+        f"{protocol['drawings']:,} drawings, with {protocol['seeds']} seed{'s'[: protocol['seeds'] > 1]}. The Gaussian "
+        "model is a rectified flow of the patches before quantization, with the prediction, the weighting and the "
+        "times of the recipe `text/shapes`. In its second row, its samples are replaced by the nearest codes."
     )
     yield "![Samples of each model, below real drawings](drawings.png)"
     yield (
-        f"{number:,} samples of each training. Right: share with the shape and the colour of the class, and one whole "
-        "object, by templates without a network, with Wilson's interval of 95 %. Distance: Fréchet, in the 19 numbers "
-        f"that the templates measure, times 1,000, to {number:,} other test drawings, with its standard error over the "
-        "draws of samples, and the least and greatest of the seeds. Bits: an upper bound for the first seed on "
-        f"{protocol['pictures']} test drawings given their class, with the standard error over the drawings; bits of "
-        "the Gaussian model's numbers would not compare."
+        f"The table uses {number:,} samples of each training. Right: the share with the shape and the colour "
+        "of the class "
+        "and one complete object, by templates without a network, with Wilson's 95 % interval. Distance: the Fréchet "
+        f"distance to {number:,} other test drawings, in the 19 numbers that the templates measure, times 1,000, with "
+        "its standard error over the samples, and the smallest and largest value over the seeds. Bits: an upper bound "
+        f"for the first seed on {protocol['pictures']} test drawings given their class, with the standard error over "
+        "the drawings; the likelihood of the Gaussian model is not comparable."
     )
     yield report.table(
         ("model", "evaluations", "right", "distance", "seeds", "bits a code", "estimator", "parameters"),

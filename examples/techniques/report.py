@@ -42,10 +42,11 @@ from examples.techniques.row import Row
 SHOWN = 8  # pictures in a line
 WRAPPED = 9  # letters of a caption in a line, as wide as a picture
 WITHOUT_A_ROW = (
-    "InstructPix2Pix and T2I-Adapter have no row: both change the U-Net of a Stable Diffusion "
-    "([instructions](../../tuning.md#edits-by-instructions), [adapters](../../control.md#train-one)), and the network "
-    "of this model is a transformer. Here a prompt changes a picture by [image to image](../text/report.md), and a "
-    "ControlNet follows a drawing."
+    "InstructPix2Pix and T2I-Adapter have no row: both change the U-Net of Stable Diffusion "
+    "([instructions](../../tuning.md#edits-by-instructions), [adapters](../../control.md#train-one)), but the network "
+    "of this model is a transformer. For this model, [image to image](../text/report.md) changes a "
+    "picture by a prompt, "
+    "and a ControlNet follows a drawing."
 )
 ENTRIES = ("title", "page", "commands", "look", "figures")  # of a row, in report.json
 
@@ -146,10 +147,10 @@ def markdown(content: Mapping[str, Any]) -> str:
         for row in rows.values()
     ]
     parts = [
-        "# Techniques, a row of pictures each",
-        "Each row has the same prompts from the same noise, without a technique and with it. The figures are shares of "
-        "pictures, with intervals of 95 %, by [drawn templates](../../../examples/text/drawn_objects.py), without a "
-        "network.",
+        "# Techniques, with one row of pictures each",
+        "Each row shows pictures without and with a technique, for the same prompts and the same noise. The scores are "
+        "shares of pictures with 95 % intervals, by [drawn templates](../../../examples/text/drawn_objects.py), "
+        "without a network.",
         report.table(("technique, what to look at, and figures", "pictures"), table),
         WITHOUT_A_ROW,
         "## Commands",
