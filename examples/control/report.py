@@ -155,8 +155,8 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         parts += report.pictures(
             folder,
             {
-                "reference.png": "A prompt that says nothing, and a reference",
-                "reference_with_prompt.png": "The prompt names colour and shape, the reference has the rest",
+                "reference.png": "A prompt without colour and shape, and a reference",
+                "reference_with_prompt.png": "The prompt names colour and shape; the reference provides the rest",
             },
         )
     parts += [report.table(("", ""), content["protocol"].items()), report.IN_FULL]

@@ -224,9 +224,9 @@ def markdown(content: Mapping[str, Any]) -> str:
     parts = [
         "# A glyph from five pictures",
         report.table(HEADER, table(figures)),
-        "![The five pictures, and each model's pictures of the same prompts from the same noise](glyph.png)",
-        f"The retriever takes {report.percent(figures['real']['mistaken'])} of real pictures of other shapes, and "
-        f"{report.percent(figures['real']['spoilt'])} of spoilt glyphs, for the glyph.",
+        "![The five training pictures, and pictures of each model for the same prompts and noise](glyph.png)",
+        f"The retriever mistakes {report.percent(figures['real']['mistaken'])} of real pictures of other shapes, and "
+        f"{report.percent(figures['real']['spoilt'])} of corrupted glyphs, for the glyph.",
         "## Protocol",
         report.table(("", ""), content["protocol"].items()),
         report.IN_FULL,

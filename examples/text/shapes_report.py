@@ -12,12 +12,12 @@ PICTURES = {
     "guidance_rows.png": "The same captions and seeds at each guidance",
     "variety.png": "The same captions by seed, at the guidance that was chosen",
     "test.png": "Captions of the test split and their first pictures; orange: the judge misses something",
-    "withheld.png": "Combinations that no training picture has; orange: the judge misses something",
-    "image_to_image.png": "Image to image: the same shape in the next colour",
-    "style.png": "A style word by SDEdit",
+    "withheld.png": "Combinations withheld from training; orange: the judge finds something missing",
+    "image_to_image.png": "Image to image: the same shape in another colour",
+    "style.png": "A style from the prompt, by SDEdit",
     "inpainting.png": "Inpainting: a second object on the right",
-    "outpainting.png": "Outpainting: the right half anew",
-    "interpolation.png": "Between two prompts, and between two seeds",
+    "outpainting.png": "Outpainting: the right half is painted again",
+    "interpolation.png": "Interpolations between two prompts, and between two seeds",
 }
 HEADINGS = {
     "attributes": "requested attributes that are right",
@@ -50,23 +50,27 @@ GENEVAL = {
     "overall": "mean over the tasks",
 }
 HOW_TO_READ = (
-    "- **Attributes**: of each picture, those that its caption requests, among " + ", ".join(judge.EASY) + "; "
-    "counting, relations and words stand apart. Intervals are Wilson's, of 95 %.\n"
-    "- **Judge**: a network trained apart from the model, on pictures of its own seed; what it reads in real "
-    "pictures of the same captions bounds what a model can reach. Of 1 % of real pictures it says that their shape is "
-    "none of the eight.\n"
-    "- **Templates**: no network. Each object's mask (pixels at least half way from the paper to its colour) is "
-    "compared with the masks of drawings of all eight shapes, over size and place, by intersection over union. A row "
-    "counts pictures of which it holds for every requested object. The same of real pictures stands beside.\n"
-    "- **GenEval**: its six forms of prompts with shapes for objects, one picture of each prompt, by its rules on what "
-    "the judge reads. The judge's own errors are counted on real pictures that show what is requested, and on such as "
-    "differ from it in one requested attribute. The figure beside is corrected for them (Rogan and Gladen), with an "
-    "interval that has the scatter of these counts in it (Lang and Reiczigel); a model's errors may be easier or "
-    "harder to see than those pictures.\n"
-    "- **Variety**: mean distance between pictures of one caption in the judge's features, as a share of that "
-    "between real pictures that the caption leaves open.\n"
-    "- **Seam**: mean absolute difference of the pixels on both sides. The autoencoder's: real pictures, encoded "
-    "and decoded, with the other half put back."
+    "- **Attributes**: the attributes of each picture that its caption requests, among " + ", ".join(judge.EASY) + ". "
+    "Counting, relations and words are listed separately. Intervals are Wilson's 95 % intervals.\n"
+    "- **Judge**: a network that was trained separately from the model, on pictures of another seed. Its "
+    "results on real "
+    "pictures of the same captions are an upper bound for the model. It rejects 1 % of real pictures as none of the "
+    "eight shapes.\n"
+    "- **Templates**: a measure without a network. The mask of each object (the pixels that are at least half way from "
+    "the paper to its colour) is compared with the masks of drawings of all eight shapes, over size and position, by "
+    "intersection over union. A row counts the pictures in which every requested object fulfils the condition. The "
+    "same figure of real pictures is listed next to it.\n"
+    "- **GenEval**: the six forms of its prompts, with shapes as objects and one picture per prompt, "
+    "judged by its rules "
+    "from the objects that the judge detects. The errors of the judge are measured on real pictures that show the "
+    "request, and on real pictures that differ from it in one attribute. The second figure is corrected for these "
+    "errors (Rogan and Gladen), and its interval includes their uncertainty (Lang and Reiczigel). The "
+    "errors of a model "
+    "may be easier or harder to detect than those in real pictures.\n"
+    "- **Variety**: the mean distance between pictures of one caption in the features of the judge, as a share of the "
+    "same distance between real pictures that the caption allows.\n"
+    "- **Seam**: the mean absolute difference of the pixels on both sides of the seam. For comparison, the seam of the "
+    "autoencoder: real pictures, encoded and decoded, whose other half is then restored."
 )
 
 
