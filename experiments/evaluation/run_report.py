@@ -11,100 +11,106 @@ from diffusion.recipe.extensions import printed
 from diffusion.recipe.values import config_hash, plain
 
 PICTURES = {
-    "samples.png": "Samples, by their classes where they have some",
+    "samples.png": "Samples, grouped by class if they have classes",
     "views.png": "A sample of each class from six sides",
     "turntable.gif": "Two samples of each class, turning",
     "trajectory.png": "From noise to image: the sample x_t, and the prediction of x_0, over the steps",
-    "beside.png": "Real examples and samples; of more than two numbers, along the two main axes of the real ones",
-    "fans.png": "Series of which a part is given: intervals of samples (blue), and the exact ones where known (orange)",
-    "process.png": "Samples, and their covariance at each lag (blue) beside the exact one (orange)",
-    "curves.png": "Training: the loss by step, and by t",
+    "beside.png": "Real examples and samples; beyond two dimensions, along two principal axes of the real examples",
+    "fans.png": "Partly given series: intervals of samples (blue), and exact intervals where known (orange)",
+    "process.png": "Samples, and their covariance at each lag (blue) with the exact one (orange)",
+    "curves.png": "Training loss against the step, and against t",
 }
 VECTORS = [
-    "- **Distances** are squared and in units of the numbers of an example. They are between the samples "
-    "as they are and real examples: lower is better, and never 0, for they depend on N.",
+    "- **Distances** are squared, in the units of the examples, and between the unchanged samples and real examples. "
+    "Lower is better. A distance is never 0, and depends on N.",
     "- **Floor**: the same distance for N real training examples; mean and standard deviation over random subsets.",
-    "- **Noise**: the same distance for independent normal numbers of the real means and standard deviations: what "
-    "knows the size of each number, and nothing of their shape.",
-    "- **Intervals** (95 %) are percentile bootstrap intervals over the samples, the real examples held fixed, shifted "
-    "by the bias of resampling with replacement. They do not hold the variation between training runs.",
+    "- **Noise**: the same distance for independent normal numbers with the real means and standard "
+    "deviations, a model "
+    "that knows the scale of each number but not their joint distribution.",
+    "- **Intervals** (95 %) are percentile bootstrap intervals over the samples for fixed real examples, "
+    "shifted by the "
+    "bias of resampling with replacement. They do not include the variation between training runs.",
 ]
 SYMBOLS = [
-    "- **Divergences** are in bits, between the samples and real sequences: lower is better, and never 0, for they "
-    "depend on N.",
+    "- **Divergences** are in bits, between the samples and real sequences. Lower is better. A divergence is never 0, "
+    "and depends on N.",
     "- **Floor**: the same divergence for N real training sequences; mean and standard deviation over random subsets.",
     "- **Noise**: the same divergence for symbols that are equally likely at every position.",
     VECTORS[-1].replace("examples", "sequences"),
 ]
 MODEL_METRICS = {  # how each figure was measured, for the table; see experiments/evaluation/model_metrics.py
-    "cas": "classifier accuracy score: a classifier trained on samples alone, tested on real held-out images",
-    "cas_of_real_images": "the same, trained on as many real training images: the ceiling",
-    "data_copying": "C_T: below -3, samples lie nearer to the training images than held-out images do",
-    "authenticity": "share of samples farther from their nearest training image than that is from its own neighbour",
-    "authenticity_of_held_out": "the same share of real held-out images",
-    "negative_log_likelihood": "nats a point in the volume of the metric, exact divergence; protocol in report.json",
-    "exact_negative_log_likelihood": "the same of the density that the data are drawn from; its mean is the entropy",
+    "cas": "classifier accuracy score: a classifier trained only on samples, tested on real held-out images",
+    "cas_of_real_images": "the same, trained on as many real training images, as an upper bound",
+    "data_copying": "C_T; below -3, samples are nearer to the training images than held-out images are",
+    "authenticity": "share of samples whose nearest training image has another training image closer than the sample",
+    "authenticity_of_held_out": "the same share for real held-out images",
+    "negative_log_likelihood": "nats per point with respect to the volume of the manifold, exact "
+    "divergence; protocol in report.json",
+    "exact_negative_log_likelihood": "the same for the true density of the data; its mean is the entropy",
     "excess_negative_log_likelihood": "the difference at the same points, an estimate of KL(data, model)",
-    "nats_per_symbol": "a bound on -log p of held-out sequences; its estimator in report.json",
-    "bits_per_symbol": "the same over log 2: bits a character where symbols are characters",
-    "perplexity": "exp of the nats: as many equally likely symbols would need them",
-    "crps": "continuous ranked probability score of what is hidden, fair estimate; protocol in report.json",
-    "crps_excess": "how far it is above that of the exact conditional distribution, at the same series",
-    "crps_quantile_form": "as CSDI reports it: 19 quantiles, over the mean absolute target",
+    "nats_per_symbol": "a bound on -log p of held-out sequences; report.json names the estimator",
+    "bits_per_symbol": "the same divided by log 2: bits per character if symbols are characters",
+    "perplexity": "exp of the nats: the number of equally likely symbols with the same entropy",
+    "crps": "continuous ranked probability score of the hidden values, fair estimate; protocol in report.json",
+    "crps_excess": "the difference to the CRPS of the exact conditional distribution, for the same series",
+    "crps_quantile_form": "as CSDI reports it: from 19 quantiles, divided by the mean absolute target",
     "crps_sum": "the same of the sum over channels",
     "coverage_50": "share of hidden values in the central 50 % of their samples",
     "coverage_90": "share of hidden values in the central 90 % of their samples",
-    "crps_exact": "of the exact conditional distribution of the process, in closed form: the least",
-    "exact_draws_crps": "of as many draws from the exact conditional distribution",
+    "crps_exact": "CRPS of the exact conditional distribution of the process, in closed form, as a lower bound",
+    "exact_draws_crps": "CRPS of as many samples from the exact conditional distribution",
     "exact_draws_crps_quantile_form": "the same, as CSDI reports it",
     "exact_draws_crps_sum": "the same of the sum over channels",
     "exact_draws_coverage_50": "the share of the exact distribution's draws",
     "exact_draws_coverage_90": "the share of the exact distribution's draws",
-    "crps_marginal": "of values drawn anywhere from the channel's training data: what knows nothing of the series",
+    "crps_marginal": "CRPS of values drawn at random from the training data of the channel, a forecast "
+    "that ignores the series",
     **{
         f"{prefix}process_{figure}": f"{how}{subject}"
         for figure, how in {
-            "cross_entropy": "nats a value, mean of -log p(sample) under the exact process; the best is its entropy",
-            "distance": "squared 2-Wasserstein distance of Gaussian fits, samples to the exact process",
-            "covariance_error": "of the samples' covariance, Frobenius' norm over that of the exact one",
+            "cross_entropy": "nats per value, mean of -log p(sample) under the exact process; the optimum is its "
+            "entropy",
+            "distance": "squared 2-Wasserstein distance between a Gaussian fit of the samples and the exact process",
+            "covariance_error": "error of the covariance of the samples, Frobenius norm divided by that of the "
+            "exact covariance",
         }.items()
         for prefix, subject in {
             "": "",
-            "exact_draws_": "; of as many exact draws, the floor",
-            "noise_": "; of white noise",
+            "exact_draws_": "; for as many exact samples, the floor",
+            "noise_": "; for white noise",
         }.items()
     },
-    "process_entropy": "nats a value, in closed form",
-    "heard_as_its_class": "a classifier of spectrograms, trained on the real training notes alone; Wilson's interval",
-    "real_heard_as_its_class": "the same of real held-out notes",
+    "process_entropy": "nats per value, in closed form",
+    "heard_as_its_class": "a classifier of spectrograms, trained only on real training notes; Wilson's interval",
+    "real_heard_as_its_class": "the same for real held-out notes",
     "frechet_distance_of_judge": "in the classifier's last hidden layer, to real held-out notes",
-    "frechet_distance_of_real": "the floor: as many real training notes; mean and deviation over subsets",
+    "frechet_distance_of_real": "the floor: for as many real training notes; mean and standard deviation over subsets",
     **{
         f"{figure}_{distance}{suffix}": f"{what}{subject}"
         for figure, what in {
-            "1nna": "share of clouds whose nearest other cloud is of their own set: 1/2 is the best",
-            "coverage": "share of held-out clouds that are the nearest of a cloud",
+            "1nna": "share of clouds whose nearest other cloud is from the same set; 1/2 is the optimum",
+            "coverage": "share of held-out clouds that are the nearest neighbour of some cloud",
             "minimum_matching": "mean distance of held-out clouds to the nearest cloud",
         }.items()
         for distance in ("chamfer", "earth_movers")
         for suffix, subject in {
             "": "",
-            "_of_real_shapes": "; training clouds in place of samples, the floor",
-            "_of_scattered_points": "; points of all training clouds, mixed: what has no shape",
+            "_of_real_shapes": "; for training clouds in place of samples, the floor",
+            "_of_scattered_points": "; for points mixed from all training clouds, which have no shape",
         }.items()
     },
-    "in_one_piece": "share of solids whose cells inside hang together by their faces",
-    "in_one_piece_of_real_shapes": "the same of training solids",
+    "in_one_piece": "share of solids whose inner cells are connected through their faces",
+    "in_one_piece_of_real_shapes": "the same for training solids",
     **{
         f"{name}{suffix}": f"{how}{subject}"
         for name, how in backbone_figures.HOW.items()
         for suffix, subject in (
             ("", ""),
-            ("_of_real", "; of held-out chains"),
-            ("_of_noise", "; of what samples start from"),
+            ("_of_real", "; for held-out chains"),
+            ("_of_noise", "; for the noise from which samples start"),
         )
     },
-    "bits_per_dim": "probability flow, Hutchinson's estimate, uniform dequantisation; protocol in report.json",
+    "bits_per_dim": "probability flow ODE, Hutchinson's estimator, uniform dequantization; protocol in report.json",
 }
 
 
@@ -152,8 +158,8 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
     if accuracy := measured["asked_class"]:
         beside = f"{accuracy['real']['share']:.1%} of real {split} images"
         how = (
-            f"{accuracy['count']:,} samples; classifier trained on the {data['train_size']:,} real "
-            f"{data['train_split']} images alone (sha256 {accuracy['classifier_sha256'][:12]}); Wilson's 95 % interval"
+            f"{accuracy['count']:,} samples; classifier trained only on the {data['train_size']:,} real "
+            f"{data['train_split']} images (sha256 {accuracy['classifier_sha256'][:12]}); Wilson's 95 % interval"
         )
         yield "requested class recognised", report.percent(accuracy), beside, how, SPLIT
     for name, distance in measured["frechet"].items():
@@ -193,7 +199,7 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
         for row in _near(near, data, f"{split} images" if shared else "held-out images"):
             yield (*row, SPLIT)
     if shared:
-        how = "of the records that the figures above compare with, how many the model was trained on"
+        how = "the number of records in the comparisons above on which the model was trained"
         yield f"{split} records", shared, "none of those held out", how, SPLIT
     if loss := loss_report.row(content.get("held_out_loss") or {}):
         yield loss
@@ -234,7 +240,7 @@ def _near(near: Mapping, data: Mapping, others: str) -> Iterator[tuple[str, str,
     yield "nearest training image, median", f"{samples['quantiles']['0.5']:.3g}", beside, how
     share = near["share_below_held_out_percentile"]
     value = f"{share['1']:.1%} / {share['5']:.1%}"
-    how = "share of samples below those quantiles of their distances"
+    how = f"share of samples below these quantiles of the distances of {others}"
     yield f"… nearer than 1 % / 5 % of {others}", value, "1 % / 5 % without copying", how
     beside = f"{real['exact_duplicates']} of the {others}"
     how = f"the same bytes as one of the {data['train_size']:,} training images"
@@ -251,23 +257,25 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
     shown = [(what, f"**{value}**", *others) for what, value, *others in rows(content)]
     means = {name: figure["floor"]["unbalanced_mean"] for name, figure in frechet.items()}
     unbalanced = ", ".join(f"{mean:.3g} ({name})" for name, mean in means.items() if mean is not None)
-    balanced = ", with every class as often as any other, as the samples have them. Without that balance it is higher: "
+    balanced = (
+        ", in which all classes are equally frequent, as among the samples. Without this balance the floor is higher: "
+    )
     how_to_read = [
         f"- **Distance**: squared Frechet distance between Gaussian fits, in float64 with unbiased covariances; "
-        f"N = {distance['N']:,}: {distance['selection']}. Lower is better, and never 0: it depends on N.",
+        f"N = {distance['N']:,}: {distance['selection']}. Lower is better. The distance is never 0, and depends on N.",
         "- **Floor**: the same distance for N real training images; mean and standard deviation over random subsets"
         f"{balanced + unbalanced if unbalanced else ''}.",
         "- **Noise**: the same distance for N images of uniform random bytes.",
-        "- **Intervals** (95 %) of distances are percentile bootstrap intervals over the samples, class by class, the "
-        "real images held fixed, shifted by the bias of resampling with replacement. They do not hold the variation "
-        "between training runs, nor that of the floor.",
+        "- **Intervals** (95 %) of distances are percentile bootstrap intervals over the samples, class by class, for "
+        "fixed real images, shifted by the bias of resampling with replacement. They do not include the variation "
+        "between training runs, or the variation of the floor.",
     ]
     if vectors:
         how_to_read = SYMBOLS if ngrams.NAMES[0] in content["figures"]["distances"] else VECTORS
     if "classifier" in frechet:
         how_to_read.append(
-            "- **Classifier features** come from a network that was trained on the training images. It is surer of "
-            "those than of new images, which raises this floor: a ratio below 1 is possible there."
+            "- **Classifier features** come from a network that was trained on the training images. It is more "
+            "certain about these than about new images, which raises the floor, so a ratio below 1 is possible."
         )
     how_to_read += [f"- **{name}**: {text}" for name, text in _notes(content)]
     commands = [command for command in protocol["commands"].values() if command]
