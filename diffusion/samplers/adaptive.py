@@ -1,4 +1,4 @@
-"""A driver beside `sample` that chooses its own steps."""
+"""An alternative to `sample` with adaptive steps."""
 
 from typing import NamedTuple
 
@@ -18,8 +18,8 @@ class AdaptiveStats(NamedTuple):
     """The cost of an adaptive solve.
 
     Attributes:
-        nfe: `[B]` network evaluations that each sample needed, refused steps included.
-        evaluations: `[]` calls of the network with the whole batch: the number that the slowest sample needs.
+        nfe: `[B]` number of network evaluations of each sample, rejected steps included.
+        evaluations: `[]` number of network calls on the whole batch, which the slowest sample determines.
     """
 
     nfe: Array
@@ -37,20 +37,20 @@ def adaptive(
     t_end: float | None = None,
     most: int = 1000,
 ) -> tuple[Array, AdaptiveStats]:
-    """Solves the probability flow with steps that each sample chooses by its own error, whatever the other samples.
+    """Solves the probability flow with adaptive steps, chosen for each sample independently of the others.
 
         du/dtheta = cos(theta) eps(x, t) - sin(theta) x0(x, t),    theta = atan2(sigma, alpha),
         u = x / sqrt(alpha^2 + sigma^2),
 
-    by Dormand and Prince's method (see `ode.dormand_prince` for the control of the steps).
+    by Dormand and Prince's method (see `ode.dormand_prince` for the step size control).
 
     Facts:
         kind: deterministic, adaptive
         order: 5 in atan2(sigma, alpha), both ends included
-        nfe: 1 + 6 attempts, by the tolerance; counted for each sample
+        nfe: 1 + 6 attempts, counted for each sample; the tolerance determines the attempts
         accepts: any schedule; t_start < t_end inverts
         paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", section
-            4.3 (RK45, with rtol = atol = 1e-5), with the control of each sample by itself
+            4.3 (RK45, with rtol = atol = 1e-5), here with separate steps for each sample
 
     Args:
         denoise: (x_t, t) -> Prediction; called with t `[B]`.
@@ -59,9 +59,9 @@ def adaptive(
         rtol: relative tolerance of a step, > 0.
         atol: absolute tolerance of a step on the scale of u, which has about the variance of the data, > 0.
         t_start: time of x; schedule.t_max if None.
-        t_end: time of the result; schedule.t_min if None. A network that cannot be evaluated at sigma = 0 needs a time
-            slightly above it: 1e-5 with a continuous schedule.
-        most: largest number of attempted steps, >= 1; a sample that has not arrived by then is NaN.
+        t_end: time of the result; schedule.t_min if None. For a network that cannot be evaluated at sigma = 0, use a
+            slightly later time, such as 1e-5 with a continuous schedule.
+        most: largest number of attempted steps, >= 1; a sample that does not reach t_end within them is NaN.
 
     Returns:
         (x at t_end `[B, ...]`, `AdaptiveStats`).

@@ -1,4 +1,4 @@
-"""Ancestral samplers: a deterministic step to less noise than at s, then fresh noise."""
+"""Ancestral samplers: a deterministic step to a noise level below that of s, then fresh noise."""
 
 import jax
 import jax.numpy as jnp
@@ -13,19 +13,20 @@ from diffusion.samplers.sample import Sampler, State, start
 def euler_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
     """x_s = alpha_s x0 + down eps + s_noise up z,    up^2 = eta^2 Var q(x_s | x_t, x_0),    down^2 = sigma_s^2 - up^2.
 
-    In sigma / alpha it is k-diffusion's step; it is `ddim(eta)` under another name, and `ddpm` at eta = 1. Some user
-    interfaces have other variants for flows, whose eta sets the time to which a step goes down.
+    Written in sigma / alpha this is k-diffusion's step. It equals `ddim(eta)`, and `ddpm` at eta = 1. Some user
+    interfaces have other variants for flows, in which eta sets the time of the deterministic step's end.
 
     Facts:
         kind: stochastic, single step; deterministic at eta = 0
         order: weak 1
         nfe: steps
         accepts: any schedule; plans that go up invert at eta = 0
-        paper: none; k-diffusion's `sample_euler_ancestral`, as Song et al. 2021, "Denoising Diffusion Implicit Models"
+        paper: none; k-diffusion's `sample_euler_ancestral`, which is the step of Song et al. 2021, "Denoising Diffusion
+            Implicit Models"
 
     Args:
         eta: share of the posterior's noise, in [0, 1]; 0 is Euler's method in sigma / alpha.
-        s_noise: factor of the noise; other values than 1 leave the process.
+        s_noise: factor of the noise, >= 0; with a value other than 1 the samples do not follow the process.
 
     Raises:
         ValueError: if eta is not in [0, 1].
@@ -51,7 +52,7 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         y_m = y_t + (r_m - r_t) eps(y_t, r_t),
         y_s = y_t + (r_down - r_t) eps(y_m, r_m) + s_noise r_up z.
 
-    From alpha(t) = 0, where r_t is infinite, it is the step of `euler_ancestral` with the estimates of the middle.
+    Where alpha(t) = 0 and r_t is infinite, the step is that of `euler_ancestral` with the prediction at the midpoint.
 
     Facts:
         kind: stochastic, single step; deterministic at eta = 0
@@ -62,7 +63,7 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
 
     Args:
         eta: share of the posterior's noise, in [0, 1].
-        s_noise: factor of the noise; other values than 1 leave the process.
+        s_noise: factor of the noise, >= 0; with a value other than 1 the samples do not follow the process.
 
     Raises:
         ValueError: if eta is not in [0, 1].

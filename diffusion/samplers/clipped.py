@@ -1,4 +1,4 @@
-"""Samplers whose estimates of the data keep to the range of the data."""
+"""Samplers whose estimates of the data are clipped to the data's range."""
 
 from typing import Any, TypeVar
 
@@ -12,19 +12,20 @@ AnySampler = TypeVar("AnySampler")
 
 
 def clipped(sampler: AnySampler, largest: float = 1.0, keeps_eps: bool = True) -> AnySampler:
-    """The sampler on estimates of the data that are clipped: x0 <- clip(x0, -largest, largest).
+    """The sampler with clipped estimates of the data: x0 <- clip(x0, -largest, largest).
 
     Facts:
-        kind: as the sampler's
-        order: as the sampler's where nothing is clipped
-        nfe: as the sampler's
-        accepts: as the sampler does
+        kind: the sampler's
+        order: the sampler's, where nothing is clipped
+        nfe: the sampler's
+        accepts: the same as the sampler
         paper: none; Ho et al. 2020, "Denoising Diffusion Probabilistic Models", in its code
 
     Args:
         sampler: any `Sampler`.
         largest: largest absolute value of the data, > 0.
-        keeps_eps: whether eps stays as it was predicted, as in the code of DDPM and DDIM; otherwise it follows x0.
+        keeps_eps: whether eps remains as predicted, as in the code of DDPM and DDIM; otherwise it is recomputed from
+            the clipped x0.
 
     Raises:
         ValueError: if largest is not positive.

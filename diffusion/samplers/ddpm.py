@@ -42,7 +42,7 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
             error = (sigma / alpha)^2 (1 - sigma^2 Gamma).
 
     Raises:
-        ValueError: if the variance's name is unknown, or `error` is missing or has no use.
+        ValueError: if the variance is unknown, "analytic" has no `error`, or another variance has one.
     """
     if variance not in VARIANCES:
         raise ValueError(f"ddpm: unknown variance {variance!r}. Valid: {', '.join(VARIANCES)}")
@@ -65,7 +65,7 @@ def ddpm(variance: str = "small", error: Callable[[Array], Array] | None = None)
                     "ddpm(variance='learned') needs a network with learned variance: wrap its "
                     "parameterization in learned_variance(...), or use variance='small'"
                 )
-            safe = jnp.where(small > 0, small, 1)  # onto sigma(s) = 0 no noise is drawn
+            safe = jnp.where(small > 0, small, 1)  # the step to sigma(s) = 0 adds no noise
             std = safe ** ((1 - prediction.variance) / 2) * large ** (prediction.variance / 2)
         elif error is not None:  # "analytic"
             std = root(small + posterior_weight(schedule, t, s) ** 2 * error(schedule.log_snr(t)))

@@ -1,4 +1,4 @@
-"""The error of a denoiser as a function of the noise level: the statistic of `ddpm`'s analytic variance."""
+"""The error of a denoiser as a function of the noise level, for the analytic variance of `ddpm`."""
 
 from collections.abc import Callable
 
@@ -16,8 +16,8 @@ def denoising_error(
 ) -> Callable[[Array], Array]:
     """Estimates E |x_0 - x0_hat(alpha_t x_0 + sigma_t eps, t)|^2 / D at some times, for `ddpm("analytic")`.
 
-    For a perfect denoiser this is (sigma / alpha)^2 (1 - E |eps_hat|^2 / D), the statistic of Analytic-DPM. The error
-    itself also holds for an imperfect denoiser, and is finite where alpha = 0.
+    For a perfect denoiser this is (sigma / alpha)^2 (1 - E |eps_hat|^2 / D), which Analytic-DPM estimates. The error is
+    also right for an imperfect denoiser, and is finite where alpha = 0.
 
     Facts:
         paper: Bao et al. 2022, "Analytic-DPM", section 3.1; Bao et al. 2022, "Estimating the Optimal Covariance with
@@ -27,12 +27,12 @@ def denoising_error(
         denoise: (x_t, t) -> Prediction, for a batch of B.
         schedule: the process.
         x_0: `[B, ...]` clean samples, one batch for all times.
-        times: `[T]` times in (0, t_max] in any order; those at which a plan's steps start, or a grid that covers them.
-        keys: `[B]` random keys, one a sample.
+        times: `[T]` times in (0, t_max], in any order: the start times of a plan's steps, or a grid that covers them.
+        keys: `[B]` random keys, one for each sample.
 
     Returns:
-        log-SNR -> error, linear between the estimates and constant beyond them. It serves any schedule, because the
-        error depends on the log-SNR alone.
+        A function log-SNR -> error, linear between the estimates and constant beyond them. It holds for any schedule,
+        because the error depends only on the log-SNR.
     """
     times = jnp.sort(jnp.asarray(times, jnp.promote_types(x_0.dtype, jnp.float32)))[::-1]
 
@@ -49,5 +49,5 @@ def denoising_error(
 
 
 def _finite(log_snr):
-    """Log-SNRs that can be interpolated; beyond e^60 there is nothing but noise or data."""
+    """Log-SNRs clipped to +-60 for interpolation; beyond, x_t is pure noise or pure data."""
     return jnp.clip(log_snr, -60, 60)

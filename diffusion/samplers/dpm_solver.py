@@ -38,12 +38,12 @@ def dpm_solver_2() -> Sampler:
 
 
 def dpm_2() -> Sampler:
-    """The midpoint method for dy / dr = eps, y = x / alpha, r = sigma / alpha, with the geometric middle of r.
+    """The midpoint method for dy / dr = eps, y = x / alpha, r = sigma / alpha, at the geometric mean of r.
 
         y_s = y_t + (r_s - r_t) eps(y_t + (m - r_t) eps(y_t, r_t), m),    m = sqrt(r_t r_s)
 
-    The geometric middle of sigma / alpha is the arithmetic one of its logarithm: this is `dpm_solver_2` under the name
-    of Katherine Crowson's k-diffusion ("DPM2", sample_dpm_2 without churn), which writes it for alpha = 1.
+    The geometric mean of sigma / alpha is the arithmetic mean of its logarithm, so this equals `dpm_solver_2`.
+    Katherine Crowson's k-diffusion calls it "DPM2" (sample_dpm_2 without churn) and states it for alpha = 1.
 
     Facts:
         kind: deterministic, single step
@@ -84,7 +84,7 @@ def dpm_solver_3() -> Sampler:
             h = jnp.where(regular, h, 1)
 
             def corrected(time, fraction, scale, other):
-                """DDIM's step to a time, corrected by the slope of eps; from alpha = 0, DDIM's from the other point."""
+                """A DDIM step corrected by the slope of eps; from alpha(t) = 0, a DDIM step with `other`."""
                 gain = noise_gain(schedule, t, time) / (fraction * h) - schedule.sigma(time)
                 x = ddim_step(schedule, time, first) - scale * gain * (other.eps - first.eps)
                 return jnp.where(regular, x, ddim_step(schedule, time, other))

@@ -15,7 +15,7 @@ from diffusion.schedules import NoiseSchedule
 class _History(NamedTuple):
     x: Array
     x0: Array
-    h: Array  # length of the last step in log(alpha / sigma); infinite before the first, which makes it first-order
+    h: Array  # length of the last step in log(alpha / sigma); infinite before the first step, which is then of order 1
 
 
 def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sampler:
@@ -24,10 +24,11 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
         u = (sigma_m / sigma_t) x_t + alpha_m (1 - e^(-h/2)) x0(x_t, t),
         x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) x0(u, m).
 
-    In a step from alpha(t) = 0 the middle lies half way in alpha / sigma.
+    In a step from alpha(t) = 0, m is half way in alpha / sigma.
 
-    With middle = "grid" m is a time of the plan: two steps of the plan, each with one evaluation, make one step of the
-    method, as in the authors' code. With r = (lambda_m - lambda_t) / h the first is DDIM's from t to m, the second
+    With middle = "grid", m is a time of the plan: two steps of the plan, with one evaluation each, form one step of the
+    method, as in the authors' code. The first is a DDIM step from t to m; with r = (lambda_m - lambda_t) / h the second
+    is
 
         x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) (x0(x_t, t) + (x0(x_m, m) - x0(x_t, t)) / (2 r)).
 
@@ -39,12 +40,12 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
         paper: Lu et al. 2022, "DPM-Solver++", algorithm 1 with r = 1/2
 
     Args:
-        middle: "log-SNR", half way in lambda, or "grid", at the plan's odd times.
-        lower_order_final: whether the last step of the plan is DDIM's wherever it ends, as in the authors' code, if the
-            middle lies on the grid; the step onto sigma(s) = 0 always is.
+        middle: place of m: "log-SNR" for half way in lambda, or "grid" for the times of the plan with an odd index.
+        lower_order_final: whether the plan's last step is always a DDIM step, as in the authors' code; for middle =
+            "grid" only. A step to sigma(s) = 0 always is.
 
     Raises:
-        ValueError: if the middle is another, or `lower_order_final` has no use.
+        ValueError: if middle is unknown, or `lower_order_final` is set without middle = "grid".
     """
     if middle not in ("log-SNR", "grid"):
         raise ValueError(f"dpmpp_2s: unknown middle {middle!r}. Valid: 'log-SNR', 'grid'")
@@ -78,7 +79,7 @@ class _Pair(NamedTuple):
 
 
 def _on_the_grid(lower_order_final: bool) -> Sampler:
-    """`dpmpp_2s` whose inner points are the plan's odd times."""
+    """`dpmpp_2s` whose points m are the plan's times with an odd index."""
 
     def init(x, schedule, plan):
         return _Pair(x, jnp.zeros_like(x), jnp.zeros_like(x), plan.t[0])
@@ -120,7 +121,7 @@ def dpmpp_2m(lower_order_final: bool = False) -> Sampler:
         paper: Lu et al. 2022, "DPM-Solver++", algorithm 2
 
     Args:
-        lower_order_final: whether the last step is of order 1 wherever it ends, as in the authors' code for few steps.
+        lower_order_final: whether the last step is always of order 1, as in the authors' code for few steps.
     """
 
     def init(x, schedule, plan):
@@ -151,8 +152,8 @@ def dpmpp_3m(lower_order_final: bool = False) -> Sampler:
         x_s = (sigma_s / sigma_t) x_t + alpha_s ((1 - e^-h) x0_t + phi_2 D_1 - 2 phi_3 D_2),
         phi_2 = (e^-h - 1) / h + 1,    phi_3 = phi_2 / h - 1/2.
 
-    The authors' multistep code, k-diffusion and diffusers lack the factor 2, so that their method is of order 2; the
-    same authors' single-step method of order 3, and UniPC, have it.
+    The authors' multistep code, k-diffusion and diffusers lack the factor 2, so their method is only of order 2. The
+    authors' single-step method of order 3 and UniPC have the factor.
 
     Facts:
         kind: deterministic, multistep
@@ -162,7 +163,7 @@ def dpmpp_3m(lower_order_final: bool = False) -> Sampler:
         paper: Lu et al. 2022, "DPM-Solver++", section 4.2 and the authors' code, with the coefficient above corrected
 
     Args:
-        lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
+        lower_order_final: whether the order falls to 1 over the last steps, as in the authors' code.
     """
 
     def step(state, denoise, schedule, plan, i, noise):
@@ -179,7 +180,7 @@ def dpmpp_3m(lower_order_final: bool = False) -> Sampler:
 
 
 def data_weights(schedule: NoiseSchedule, s: Array, nodes: Array) -> Array:
-    """`[K]` sigma_s int l_k(lambda) d(alpha / sigma) from the first of the nodes, which are lambdas, to the time s."""
+    """`[K]` sigma_s int l_k(lambda) d(alpha / sigma) from the first node to the time s; nodes are in lambda."""
     end = log_ratio(schedule, s)
     regular = jnp.isfinite(nodes[0]) & jnp.isfinite(end)
     return schedule.sigma(s) * integrate_polynomials(nodes, jnp.exp(nodes[0]), jnp.exp(end), jnp.log, regular)

@@ -1,12 +1,12 @@
 """The stochastic DPM-Solver++ family: exponential integrators of the reverse equation in l = log(alpha / sigma).
 
-With the estimate of x_0 held at D and the noise at eta times its rate, the solution of the reverse equation over a step
-of length h is
+If the estimate of x_0 is held at D and the noise has eta times its rate, the solution of the reverse equation over a
+step of length h is
 
     x_s = (sigma_s / sigma_t) e^(-eta h) x_t + alpha_s (1 - e^(-(1 + eta) h)) D + sigma_s sqrt(1 - e^(-2 eta h)) z,
 
-and the multistep methods take D as a polynomial in l through the last estimates. The solution is finite at both ends,
-where h is infinite: the step from alpha(t) = 0 uses its own D alone, and so does the step onto sigma(s) = 0, which
+and the multistep methods replace D by a polynomial in l through the last estimates. The solution is finite at both
+ends, where h is infinite: the steps from alpha(t) = 0 and to sigma(s) = 0 use only their own estimate D, and the latter
 returns D.
 """
 
@@ -25,14 +25,15 @@ SOLVERS = ("midpoint", "heun")
 
 
 def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler:
-    """DPM-Solver++ (stochastic), singlestep: an ancestral step to the time m with l(m) = l(t) + r h, and with it
+    """Stochastic DPM-Solver++, single step: an ancestral step to the time m with l(m) = l(t) + r h, and then
 
         D = (1 - 1 / (2 r)) x0(x_t, t) + 1 / (2 r) x0(x_m, m),
         x_s = (down / sigma_t) x_t + (alpha_s - alpha_t down / sigma_t) D + s_noise up z,
 
     with down and up as in `euler_ancestral`. The noises of the two stages are increments of one Brownian motion, whose
-    share up to m is (SNR_m - SNR_t) / (SNR_s - SNR_t): exactly the equation's share at eta = 1, where independent draws
-    would lose the second order. (k-diffusion's motion runs in sigma, which is the same to first order.)
+    share up to m is (SNR_m - SNR_t) / (SNR_s - SNR_t). This is exactly the share of the reverse equation at eta = 1;
+    independent draws would lose the second order. (k-diffusion's Brownian motion runs in sigma, which agrees to first
+    order.)
 
     Facts:
         kind: stochastic, single step; deterministic at eta = 0
@@ -83,13 +84,13 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
 class _Two(NamedTuple):
     x: Array
     x0: Array
-    h: Array  # length of the last step; infinite where there is none to look back at
+    h: Array  # length of the last step; infinite if there is no earlier step
 
 
 def dpmpp_2m_sde(
     eta: float = 1.0, s_noise: float = 1.0, solver: str = "midpoint", lower_order_final: bool = False
 ) -> Sampler:
-    """DPM-Solver++(2M) SDE: the step above with D = x0_i, and, from the estimate before it,
+    """DPM-Solver++(2M) SDE: the module's step with D = x0_i, plus a term from the previous estimate,
 
         x_s += alpha_s c (h_i / h_{i-1}) (x0_i - x0_{i-1}),    k = (1 + eta) h_i,
         midpoint: c = (1 - e^-k) / 2,    heun: c = 1 - (1 - e^-k) / k.
@@ -103,13 +104,13 @@ def dpmpp_2m_sde(
             both solvers
 
     Args:
-        eta: factor of the noise's rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_2m`.
+        eta: factor of the noise rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_2m`.
         s_noise: factor of the noise; other values than 1 leave the process.
         solver: "midpoint" or "heun".
         lower_order_final: whether the last step is of order 1 wherever it ends, as in the authors' code for few steps.
 
     Raises:
-        ValueError: if eta is negative or the solver unknown.
+        ValueError: if eta is negative or solver is unknown.
     """
     _check_rate("dpmpp_2m_sde", eta)
     if solver not in SOLVERS:
@@ -140,12 +141,12 @@ class _Three(NamedTuple):
 
 
 def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
-    """DPM-Solver++(3M) SDE: the step above with D = x0_i, and, with derivatives in l from the two estimates before it,
+    """DPM-Solver++(3M) SDE: the module's step with D = x0_i, plus derivatives in l from the last three estimates,
 
         x_s += alpha_s (phi_2 h d1 + (1 - 2 phi_2 / k) h^2 d2),    phi_2 = 1 - (1 - e^-k) / k,    k = (1 + eta) h_i,
         d2 = (u_i - u_{i-1}) / (h_{i-1} + h_{i-2}),    d1 = u_i + h_{i-1} d2,    u_i = (x0_i - x0_{i-1}) / h_{i-1}.
 
-    k-diffusion has half the factor of d2, which costs the third order at eta = 0; see `dpmpp_3m`.
+    k-diffusion has half the factor of d2, which loses the third order at eta = 0; see `dpmpp_3m`.
 
     Facts:
         kind: stochastic, multistep; deterministic at eta = 0
@@ -156,7 +157,7 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         paper: none; k-diffusion's `sample_dpmpp_3m_sde`, after Lu et al. 2022, "DPM-Solver++"
 
     Args:
-        eta: factor of the noise's rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_3m`.
+        eta: factor of the noise rate, >= 0; 1 is the reverse equation, 0 is `dpmpp_3m`.
         s_noise: factor of the noise; other values than 1 leave the process.
 
     Raises:

@@ -11,15 +11,15 @@ from diffusion.samplers.sample import Sampler, State, start
 
 
 def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_noise: float = 1.0) -> Sampler:
-    """Adds noise, then takes Heun's step in sigma / alpha: with y = x / alpha, r = sigma / alpha and N steps,
+    """Adds noise, then makes a Heun step in sigma / alpha: with y = x / alpha, r = sigma / alpha and N steps,
 
         r_hat = (1 + gamma) r_t,    gamma = min(s_churn / N, sqrt(2) - 1) where s_tmin <= r_t <= s_tmax, else 0,
         y_hat = y_t + sqrt(r_hat^2 - r_t^2) s_noise z,
         y' = y_hat + (r_s - r_hat) eps(y_hat, r_hat),
         y_s = y_hat + (r_s - r_hat) / 2 (eps(y_hat, r_hat) + eps(y', r_s)).
 
-    r_hat never exceeds the schedule's largest value (the authors leave this to s_tmax). From alpha(t) = 0, where r_t
-    is infinite, the step is Heun's in alpha / sigma, without noise.
+    r_hat is limited to the schedule's largest value (the authors leave this to s_tmax). From alpha(t) = 0, where r_t is
+    infinite, the step is a Heun step in alpha / sigma, without noise.
 
     Facts:
         kind: stochastic; deterministic at s_churn = 0
@@ -29,10 +29,11 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", algorithm 2
 
     Args:
-        s_churn: amount of noise over all steps, at most gamma = sqrt(2) - 1 in one; 0 for none, 40 to 80 in the paper.
+        s_churn: amount of noise in all steps together, >= 0, limited to gamma = sqrt(2) - 1 in one step; 0 for none, 40
+            to 80 in the paper.
         s_tmin: smallest sigma / alpha at which noise is added.
         s_tmax: largest sigma / alpha at which noise is added.
-        s_noise: factor of the noise; 1.003 to 1.007 in the paper, where it counters a loss of detail.
+        s_noise: factor of the noise; 1.003 to 1.007 in the paper, to counter a loss of detail.
 
     Raises:
         ValueError: if s_churn is negative or the range is empty.

@@ -1,7 +1,7 @@
 """Samplers of flow maps: networks x_s = F(x_t, t, s) that jump along the probability flow from one time to another.
 
-They take a `FlowMap` where other samplers take a denoiser. With the exact map each is exact in any number of steps:
-`flow_map` follows the trajectory of the flow, the others keep every marginal.
+They take a `FlowMap` in place of a denoiser. With the exact map, each is exact in any number of steps: `flow_map`
+follows the trajectory of the flow, and the others preserve every marginal.
 """
 
 import jax.numpy as jnp
@@ -12,15 +12,15 @@ from diffusion.samplers.sample import Sampler, State, start
 
 
 def flow_map() -> Sampler:
-    """x_s = F(x_t, t, s): the jumps of the map alone, in one step or a few.
+    """x_s = F(x_t, t, s): only jumps of the map, in one or a few steps.
 
-    The `x0` of the trajectory are the samples themselves, since a map to s makes no estimate of x_0.
+    The `x0` of the trajectory are the samples x_s, since a map to s gives no estimate of x_0.
 
     Facts:
         kind: deterministic, flow map
-        order: exact, where the map is
+        order: exact for an exact map
         nfe: steps
-        accepts: flow maps, any schedule; plans that go up invert where the map does
+        accepts: flow maps, any schedule; plans that go up invert if the map does
         paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", algorithm 2; Geng et al. 2025, "Mean Flows
             for One-step Generative Modeling", eq. 12
     """
@@ -37,19 +37,19 @@ def consistency(sigma_min: float = 0.0) -> Sampler:
 
         x_s = alpha_s x0 + sqrt(sigma_s^2 - alpha_s^2 sigma_min^2) z.
 
-    The literature of latent consistency models calls it LCM.
+    In the literature on latent consistency models it is called LCM.
 
     Facts:
         kind: stochastic, flow map
-        order: exact marginals, where the map is
+        order: exact marginals for an exact map
         nfe: steps
         accepts: flow maps, any schedule
         paper: Song et al. 2023, "Consistency Models", algorithm 1; Luo et al. 2023, "Latent Consistency Models",
             multistep sampling
 
     Args:
-        sigma_min: sigma / alpha of the data that the map leads to, >= 0. The authors' maps lead to their smallest
-            time (0.002); 0 is the data themselves.
+        sigma_min: sigma / alpha at the end of the map, >= 0. The authors' maps end at their smallest noise level,
+            0.002; 0 means that the map ends at the data.
 
     Raises:
         ValueError: if sigma_min is negative.
@@ -70,13 +70,13 @@ def consistency(sigma_min: float = 0.0) -> Sampler:
 
 
 def tcd(gamma: float = 0.3) -> Sampler:
-    """Trajectory consistency: x_r = F(x_t, t, r) to r = (1 - gamma) s, then back up to s by x_s ~ q(x_s | x_r).
+    """Trajectory consistency: a jump x_r = F(x_t, t, r) to r = (1 - gamma) s, then noise x_s ~ q(x_s | x_r).
 
     gamma = 0 is `flow_map`, gamma = 1 `consistency`. The `x0` of the trajectory are the x_r.
 
     Facts:
         kind: stochastic, deterministic at gamma = 0; flow map
-        order: exact marginals, where the map is
+        order: exact marginals for an exact map
         nfe: steps
         accepts: flow maps, any schedule
         paper: Zheng et al. 2024, "Trajectory Consistency Distillation", strategic stochastic sampling

@@ -9,23 +9,24 @@ from diffusion.timesteps import Plan, clean_time
 
 
 def per_frame(sampler: Sampler) -> Sampler:
-    """A sampler that moves every frame of x `[B, F, ...]` along its own times.
+    """A sampler that moves each frame of x `[B, F, ...]` along separate times.
 
         x_s[f] = step of the sampler from t[f] to s[f] on the prediction for the whole sequence at times t
 
-    The denoiser, or the flow map, is evaluated once in each step, with times `[B, F]`. A frame with t[f] = s[f] rests;
-    one at the end of the process is seen at `timesteps.clean_time`. Plans have t and s of shape `[N, F]`; see
-    `timesteps.staggered`.
+    The denoiser, or the flow map, is evaluated once in each step, with times `[B, F]`. A frame with t[f] = s[f] does
+    not change; the network sees a frame at the end of the process at `timesteps.clean_time`. Plans have t and s of
+    shape `[N, F]`; see `timesteps.staggered`.
 
     Facts:
-        kind: as the sampler's
-        order: as the sampler's where the frames do not depend on each other; frames that wait are still noise
+        kind: the sampler's
+        order: the sampler's if the frames do not depend on each other; waiting frames are still noise
         nfe: steps of the plan
-        accepts: as the sampler does
+        accepts: the same as the sampler
         paper: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion", algorithm 2
 
     Args:
-        sampler: sampler with one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`, `consistency()`.
+        sampler: sampler with one evaluation per step and without history, such as `ddpm()`, `ddim()`, `euler()` or
+            `consistency()`.
 
     Raises:
         ValueError: if the sampler evaluates the network more than once in a step; when called, if it has a history.
@@ -54,7 +55,7 @@ def per_frame(sampler: Sampler) -> Sampler:
             return jax.tree.map(lambda new, old: jnp.where(t == s, old, new), new, state)
 
         def ends(state, t, s, noise):
-            """The time to which the step carries a frame by the flow map, which is 0 for a consistency function."""
+            """The time to which the flow map carries a frame in the step, which is 0 for a consistency function."""
             targets = []
             carry = lambda x, t, s: (targets.append(s), x)[1]
             sampler.step(state, carry, schedule, Plan(t[None], s[None], jnp.zeros(1, bool)), 0, noise)

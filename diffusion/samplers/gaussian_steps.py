@@ -1,4 +1,4 @@
-"""Steps that are one Gaussian draw, x_s ~ N(mean, std^2), so that their likelihood is known."""
+"""Steps that are a single Gaussian draw, x_s ~ N(mean, std^2), so that their likelihood is known."""
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +11,17 @@ from diffusion.timesteps import Plan
 
 
 def check_gaussian(user: str, sampler: Sampler, schedule: NoiseSchedule, x: Array, plan: Plan) -> None:
-    """Refuses a sampler whose step is not one Gaussian draw from one evaluation, and a plan that renoises.
+    """Refuses a sampler whose step is not a single Gaussian draw with one evaluation, and a plan that renoises.
 
     Args:
-        user: who needs such a step and for what, the beginning of the sentence.
+        user: beginning of the error message: the function that needs such a step, and a verb.
         sampler: the sampler.
         schedule: the process.
         x: samples `[B, ...]`, or their shape and type.
         plan: the steps.
 
     Raises:
-        ValueError: naming what the sampler does in place of it.
+        ValueError: if the sampler or the plan does not fit; the message describes the sampler's step.
     """
     steps = plan.t.shape[0]
     state = jax.eval_shape(lambda x: sampler.init(x, schedule, plan), x)
@@ -41,6 +41,6 @@ def check_gaussian(user: str, sampler: Sampler, schedule: NoiseSchedule, x: Arra
 def gaussian_step(
     sampler: Sampler, prediction: Prediction, schedule: NoiseSchedule, x: Array, plan: Plan, i: Array
 ) -> tuple[Array, Array]:
-    """The mean and the standard deviation of x_s in a step that is one Gaussian draw, `[B, ...]` both."""
+    """The mean and the standard deviation of x_s, `[B, ...]` each, in a step that is a single Gaussian draw."""
     move = lambda noise: sampler.step(State(x, x), lambda x, t: prediction, schedule, plan, i, noise[None]).x
     return jax.jvp(move, (jnp.zeros_like(x),), (jnp.ones_like(x),))

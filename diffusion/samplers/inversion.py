@@ -1,6 +1,6 @@
-"""From data to the noise that generates it: DDIM's inversion, and two samplers whose inverse is exact at any step size.
+"""From data to the noise that generates them: DDIM inversion, and two samplers with an exact inverse at any step size.
 
-A plan that goes up already inverts with `ddim`, `heun` and other deterministic samplers, to their accuracy.
+With an increasing plan, `ddim`, `heun` and other deterministic samplers also invert, up to their accuracy.
 """
 
 import jax
@@ -19,13 +19,13 @@ from diffusion.timesteps import Plan
 def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
     """x_s = (alpha_s / alpha_t) x_t + (sigma_s - alpha_s sigma_t / alpha_t) eps(x_t, s) for s > t: DDIM's step back.
 
-    The network is evaluated at the time where the step arrives, as in the step of `ddim` from s to t, but at x_t. Each
-    further iteration evaluates it at the last x_s, and the fixed point is the exact inverse of `ddim`'s step; the
-    iterations converge where the step is not too long.
+    The network is evaluated at the end time s, as in the step of `ddim` from s to t, but at the sample x_t. Each
+    further iteration evaluates it at the last x_s. The fixed point is the exact inverse of the `ddim` step; the
+    iterations converge if the step is not too long.
 
-    A `ddim` that clips, and whose eps follows the clipped estimate, is inverted by `clipped(ddim_inversion(iterations),
-    largest, keeps_eps=False)`. Where eps stays as it was predicted, as in diffusers, `clip` gives that library's
-    inversion; no inversion recovers what such a step has cut off.
+    To invert a clipped `ddim` whose eps is recomputed from the clipped x0, use `clipped(ddim_inversion(iterations),
+    largest, keeps_eps=False)`. If eps remains as predicted, as in diffusers, `clip` gives the inversion of diffusers;
+    no inversion recovers what such a step cuts off.
 
     Facts:
         kind: deterministic
@@ -36,9 +36,9 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
             Image Editing with Accelerated Iterative Diffusion Inversion" (more)
 
     Args:
-        iterations: evaluations a step, >= 1.
-        clip: bound of the estimate of the data, x_s = alpha_s clip(x0, -clip, clip) + sigma_s eps, for a `ddim` that
-            clips too; None for no bound.
+        iterations: number of evaluations per step, >= 1.
+        clip: bound of the data estimate, > 0, in x_s = alpha_s clip(x0, -clip, clip) + sigma_s eps, for a `ddim` that
+            also clips; None for no bound.
 
     Raises:
         ValueError: if iterations < 1 or clip is not positive; when sampling, if the plan goes down or reaches alpha =
@@ -84,14 +84,14 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
 def edict(
     denoise: Denoiser, schedule: NoiseSchedule, pair: tuple[Array, Array], plan: Plan, mix: float = 0.93
 ) -> tuple[Array, Array]:
-    """Two coupled DDIM chains x and y: each moves by the noise that the network predicts in the other.
+    """Two coupled DDIM chains x and y: each moves by the noise predicted from the other.
 
         x' = a x_t + b eps(y_t, t),    y' = a y_t + b eps(x', t),    a = alpha_s / alpha_t,    b = sigma_s - a sigma_t,
         x_s = p x' + (1 - p) y',       y_s = p y' + (1 - p) x_s
 
-    Each line can be solved for the chain that it changes, so that a plan that goes up undoes the plan that goes down,
-    to rounding; the rounding grows by p^-2 a step at most. The start is (x, x). As in the authors' code, y moves first
-    in every second step from the noise.
+    Each equation can be solved for the chain that it changes, so the reversed plan undoes a plan up to rounding errors,
+    which grow by at most p^-2 per step. The start is (x, x). As in the authors' code, y moves first in every second
+    step from the noise.
 
     Facts:
         kind: deterministic, invertible
@@ -103,9 +103,9 @@ def edict(
     Args:
         denoise: (x_t, t) -> Prediction.
         schedule: the process.
-        pair: (x `[B, ...]`, y `[B, ...]`) at plan.t[0]; (x, x) to begin with.
-        plan: the steps; going up inverts.
-        mix: p in (0, 1]; 1 does not mix, and the two drift apart.
+        pair: chains (x `[B, ...]`, y `[B, ...]`) at plan.t[0]; (x, x) at the start.
+        plan: the steps; an increasing plan inverts.
+        mix: mixing weight p in (0, 1]; with 1 the chains do not mix, and drift apart.
 
     Returns:
         (x, y) at plan.s[-1].
@@ -151,14 +151,14 @@ def edict(
 def bdia(
     denoise: Denoiser, schedule: NoiseSchedule, pair: tuple[Array, Array], grid: ArrayLike, gamma: float = 1.0
 ) -> tuple[Array, Array]:
-    """Bi-directional integration: the next sample from the last two, by DDIM's steps Phi in both directions.
+    """Bi-directional integration: the next sample from the last two, by DDIM steps Phi in both directions.
 
         x_{i+1} = gamma (x_{i-1} - Phi(x_i; t_i -> t_{i-1})) + Phi(x_i; t_i -> t_{i+1}),
         Phi(x; t -> s) = alpha_s x0(x, t) + sigma_s eps(x, t)
 
-    Solved for x_{i-1} it is the same formula with 1 / gamma, so that the grid in reverse undoes it to rounding,
-    whatever the network. The formula does not divide by alpha or sigma. `ddim` makes the second of the two first
-    samples:
+    Solved for x_{i-1}, this is the same formula with 1 / gamma, so the reversed grid undoes it up to rounding errors
+    for any network. The formula does not divide by alpha or sigma. The second of the two initial samples comes from
+    `ddim`:
 
         second = samplers.sample(samplers.ddim(), denoise, schedule, x, timesteps.plan(grid[:2]), keys)
         last = samplers.bdia(denoise, schedule, (x, second), grid)         # the samples at grid[-2] and grid[-1]
@@ -167,7 +167,7 @@ def bdia(
     Facts:
         kind: deterministic, multistep, invertible
         order: 2 in sigma / alpha on a uniform grid at gamma = 1, else 1
-        nfe: steps - 1, and the first step's
+        nfe: steps - 1, plus the first step's
         accepts: any schedule; grids that go down or up; the network must be defined at all times between the ends
         paper: Zhang et al. 2023, "Exact Diffusion Inversion via Bi-directional Integration Approximation"
 
@@ -182,7 +182,7 @@ def bdia(
         (x at grid[-2], x at grid[-1]).
 
     Raises:
-        ValueError: if gamma is not in (0, 1], or the grid does not go one way.
+        ValueError: if gamma is not in (0, 1], or the grid is not monotone with at least three times.
     """
     if not 0 < gamma <= 1:
         raise ValueError(f"bdia: gamma = {gamma} must be in (0, 1]")

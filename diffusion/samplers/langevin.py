@@ -1,4 +1,4 @@
-"""Predictors that follow the reverse process, and correctors that follow Langevin's equation at one noise level."""
+"""Predictors that follow the reverse process, and correctors that run Langevin dynamics at one noise level."""
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,7 @@ STEP_SIZES = ("norms", "sigma")
 def reverse_diffusion() -> Sampler:
     """x_s = (2 - a) x_t + b^2 score + b z,    where x_t = a x_s + b w is the forward step: a = alpha_t / alpha_s.
 
-    The reverse equation in the discretization of the forward one. The step onto sigma(s) = 0 returns the estimate of
-    x_0.
+    The reverse equation, discretized like the forward step. The step to sigma(s) = 0 returns the estimate of x_0.
 
     Facts:
         kind: stochastic
@@ -45,14 +44,14 @@ def predictor_corrector(
 
     The norms are taken over each sample, so that samples stay independent of one another; the authors average them over
     the batch. There are no corrections at sigma(s) = 0. The predictor acts first, as in the paper's algorithms; the
-    authors' code begins with the corrector. This e is right in any scaling of x, so that it lacks the paper's factor
-    alpha_i for variance-preserving processes. (Its symbol is the product of 1 - beta; the authors' code has one
-    1 - beta, about 1.)
+    authors' code begins with the corrector. This e is right in any scaling of x, so it lacks the factor alpha_i that
+    the paper has for variance-preserving processes. (In the paper alpha_i is the product of 1 - beta; the authors' code
+    has the single factor 1 - beta, about 1.)
 
     Facts:
         kind: stochastic
-        order: weak 1 with the paper's predictors, up to a share of about snr^2 that a Langevin step adds to the
-            variance
+        order: weak 1 with the paper's predictors, up to a relative error of about snr^2 in the variance, from the
+            Langevin steps
         nfe: nfe of the predictor + corrections (steps - 1)
         accepts: any schedule that the predictor accepts
         paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", algorithms
@@ -61,8 +60,8 @@ def predictor_corrector(
     Args:
         predictor: sampler that takes the step; None for `reverse_diffusion()`. `ddpm()` is the paper's ancestral
             predictor.
-        snr: signal-to-noise ratio r of a Langevin step, > 0; 0.16 in the paper's main experiments.
-        corrections: Langevin steps after each predictor's step, >= 1.
+        snr: signal-to-noise ratio of a Langevin step, > 0; 0.16 in the paper's main experiments.
+        corrections: number of Langevin steps after each predictor step, >= 1.
         step_size: rule for e, "norms" or "sigma"; "norms" tends to "sigma" in many dimensions.
 
     Raises:
@@ -102,6 +101,6 @@ def predictor_corrector(
 
 
 def _norm(x):
-    """`[B]` the length of each sample; never 0, so that no sample divides by it."""
+    """`[B]` the norm of each sample, kept above 0, so that it can be divided by."""
     tiny = jnp.finfo(x.dtype).tiny
     return jnp.sqrt(jnp.sum(x.reshape(len(x), -1) ** 2, axis=1) + tiny)

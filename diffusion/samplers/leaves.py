@@ -12,16 +12,16 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 class _Leaves(NamedTuple):
     x: Array  # [B, D]
     x0: Array
-    states: Any  # the sampler's own, [L, ...] of the leaves, which are padded to the largest
+    states: Any  # the sampler's states [L, ...], one for each leaf, padded to the largest leaf
 
 
 def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
-    """The sampler whose step takes each leaf by the leaf's schedule, on one evaluation of the network for all leaves.
+    """The sampler with a separate step for each leaf by its schedule, and one network evaluation for all leaves.
 
-    Every leaf runs the sampler's own step beside the others: where it calls the denoiser, the leaves' samples and times
-    are gathered, `[B, D]` each, and each leaf gets its part of the prediction. Norms within a step
-    (`predictor_corrector`) are taken over one leaf. A branch that some leaves do not take, such as the second stage of
-    a step onto sigma(s) = 0, is evaluated and not used.
+    All leaves run the sampler's step in parallel. Where the step calls the denoiser, the leaves' samples and times are
+    gathered to `[B, D]` each, and each leaf receives its part of the prediction. Norms within a step
+    (`predictor_corrector`) are taken over one leaf. A branch that only some leaves need, such as the second stage of a
+    step, is evaluated for all and ignored by the others.
 
     Args:
         sampler: a `Sampler`.
@@ -64,7 +64,7 @@ def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
 
 
 def _of_index(schedule: NoiseSchedule, l: Array) -> NoiseSchedule:
-    """The schedule of the leaf of this index, which JAX traces."""
+    """The schedule of the leaf with this traced index."""
 
     def choose(field):
         functions = [getattr(leaf, field) for _, leaf in schedule.leaves]

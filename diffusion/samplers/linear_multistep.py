@@ -1,8 +1,8 @@
 """Linear multistep methods: a polynomial through the latest network outputs, integrated exactly over the step.
 
 Each method is a choice of three things: the output (eps or x0), the variable of the polynomial, and the variable of the
-integral (sigma / alpha for eps, alpha / sigma for x0; see `exponential`). A node of the polynomial at infinity has no
-effect. So the first steps have the order that their history allows, and a start from alpha(t) = 0 drops out.
+integral (sigma / alpha for eps, alpha / sigma for x0; see `exponential`). An infinite node of the polynomial has no
+effect. The first steps therefore have the order that their history allows, and a node at alpha(t) = 0 drops out.
 """
 
 from collections.abc import Callable
@@ -27,7 +27,7 @@ class History(NamedTuple):
         x: `[B, ...]` current sample.
         x0: `[B, ...]` the latest estimate of the clean sample.
         outputs: `[K, B, ...]` the network's outputs at the latest K points, the newest first.
-        nodes: `[K]` values of the polynomial's variable at those points; infinite where there is no point yet.
+        nodes: `[K]` values of the polynomial's variable at these points; infinite if there is no point yet.
     """
 
     x: Array
@@ -37,7 +37,7 @@ class History(NamedTuple):
 
 
 def no_history(points: int) -> Callable[[Array, NoiseSchedule, object], History]:
-    """The `init` of a sampler that remembers this number of points."""
+    """The `init` of a sampler with a history of this number of points."""
 
     def init(x, schedule, plan):
         return History(x, jnp.zeros_like(x), jnp.zeros((points, *x.shape), x.dtype), jnp.full(points, jnp.inf, x.dtype))
@@ -46,20 +46,20 @@ def no_history(points: int) -> Callable[[Array, NoiseSchedule, object], History]
 
 
 def prepend(new: Array, array: Array) -> Array:
-    """`[K + 1, ...]` from one `[...]` and `[K, ...]`."""
+    """`[K + 1, ...]`: `new` `[...]` in front of `array` `[K, ...]`."""
     return jnp.concatenate([new[None], array])
 
 
 def latest(nodes: Array, plan: Plan, i: Array, order: int, lower_order_final: bool) -> Array:
-    """`[K]` nodes, infinite where the step i of a plan does not use them: it uses the first min(order, N - i) of them.
+    """`[K]` nodes of step i of a plan, infinite beyond the first min(order, N - i) if the order falls at the end.
 
     Args:
         nodes: `[K]` nodes, the newest first.
         plan: plan of N steps.
         i: index of the step, int `[]`.
-        order: order of the method, which is its number of nodes.
-        lower_order_final: whether the last steps have the orders .. 3, 2, 1, as in the code of DPM-Solver's authors;
-            otherwise they all use `order` nodes.
+        order: order of the method, the largest number of nodes in a step.
+        lower_order_final: whether the last steps have the orders .., 3, 2, 1, as in the code of DPM-Solver's authors;
+            otherwise all steps use `order` nodes.
     """
     count = jnp.minimum(order, plan.t.shape[0] - i) if lower_order_final else order
     return jnp.where(jnp.arange(nodes.size) < count, nodes, jnp.inf)
@@ -70,14 +70,14 @@ def integrate_polynomials(
 ) -> Array:
     """`[K]` integrals of the Lagrange polynomials of K nodes, int_start^end l_k(variable(r)) dr.
 
-    By Gauss-Legendre quadrature with 12 points, exact for polynomials in r up to degree 23.
+    Gauss-Legendre quadrature with 12 points, which is exact for polynomials in r up to degree 23.
 
     Args:
-        nodes: `[K]`; an infinite one has l_k = 0, and no factor in the other polynomials.
+        nodes: `[K]` nodes; an infinite node has l_k = 0, and gives no factor in the other polynomials.
         start: lower limit.
         end: upper limit.
-        variable: r -> the variable that the nodes are in, elementwise.
-        regular: Bool, whether the limits are finite; the integrals are 0 where they are not.
+        variable: r -> the variable of the nodes, elementwise.
+        regular: Bool `[]`, whether the limits are finite; if not, the integrals are 0.
     """
     start = jnp.where(regular, start, 1)
     end = jnp.where(regular, end, 1)
@@ -88,7 +88,7 @@ def integrate_polynomials(
     others = finite[:, None] & finite & ~np.eye(nodes.size, dtype=bool)
     apart = jnp.where(others, at_nodes[:, None] - at_nodes, 1)
     factors = jnp.where(others[..., None], (at - at_nodes[:, None]) / apart[..., None], 1)
-    # (Sums, because accelerators multiply matrices in less than float32.)
+    # Written as sums, because accelerators multiply matrices with less than float32 precision.
     return jnp.where(finite, half * (factors.prod(1) * jnp.asarray(_WEIGHTS, nodes.dtype)).sum(-1), 0)
 
 
@@ -99,11 +99,11 @@ def correction(weights: Array, outputs: Array) -> Array:
 
 
 def lms(order: int = 4) -> Sampler:
-    """Adams-Bashforth in r = sigma / alpha for y = x / alpha: a polynomial in r through the latest values of eps.
+    """Adams-Bashforth for y = x / alpha in r = sigma / alpha: a polynomial in r through the latest values of eps.
 
         y_s = y_t + sum_k eps_k int_{r_t}^{r_s} l_k(r) dr
 
-    As in sample_lms of Katherine Crowson's k-diffusion, which writes it for alpha = 1.
+    This is sample_lms of Katherine Crowson's k-diffusion, which states it for alpha = 1.
 
     Facts:
         kind: deterministic, multistep
@@ -113,10 +113,10 @@ def lms(order: int = 4) -> Sampler:
         paper: Zhang and Chen 2023, "Fast Sampling of Diffusion Models with Exponential Integrator", rho AB-DEIS
 
     Args:
-        order: largest number of outputs that a step uses, in 1 .. 4; 1 is ddim.
+        order: largest number of outputs in a step, in 1 .. 4; 1 is ddim.
 
     Raises:
-        ValueError: for another order.
+        ValueError: if order is not in 1 .. 4.
     """
     _check_order("lms", order, (1, 2, 3, 4))
     ratio = lambda schedule, t: schedule.sigma(t) / schedule.alpha(t)
@@ -128,7 +128,7 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
 
         y_s = y_t + sum_k eps_k int_{r_t}^{r_s} l_k(t(r)) dr,    y = x / alpha
 
-    diffusers' DEIS has the polynomial in log(r) in place of t.
+    In diffusers, the polynomial of DEIS is in log(r) instead of t.
 
     Facts:
         kind: deterministic, multistep
@@ -141,10 +141,10 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
     Args:
         order: number of points of the polynomial, in 1 .. 4; 1 is ddim, 2 to 4 are tAB1 to tAB3 in the paper.
         variable: variable of the polynomial, "t" or "log-SNR" (the logarithm of r, times -2).
-        lower_order_final: whether the order falls to 1 over the last steps, see `latest`.
+        lower_order_final: whether the order falls to 1 over the last steps, as in the code of DPM-Solver's authors.
 
     Raises:
-        ValueError: for another order or variable.
+        ValueError: if order or variable is not one of these.
     """
     _check_order("deis", order, (1, 2, 3, 4))
     if variable not in ("t", "log-SNR"):
@@ -153,7 +153,7 @@ def deis(order: int = 3, variable: str = "t", lower_order_final: bool = False) -
         return _adams_bashforth(order, log_ratio, lambda schedule, t, s: lambda r: -jnp.log(r), lower_order_final)
 
     def time(schedule, t, s):
-        # sigma may jump at t = 0 (variance exploding): below the jump the time is still 0.
+        # sigma may jump at t = 0 (variance exploding): for values below the jump the time is 0.
         return lambda r: jnp.clip(schedule.inverse_log_snr(-2 * jnp.log(r)), jnp.minimum(t, s), jnp.maximum(t, s))
 
     return _adams_bashforth(order, lambda schedule, t: t, time, lower_order_final)

@@ -13,13 +13,13 @@ AnySampler = TypeVar("AnySampler")
 
 
 def padded(sampler: AnySampler, real: Array) -> AnySampler:
-    """The sampler on what is real of each sample: x, its noises and predictions are zero on padding.
+    """The sampler on the real part of each sample: x, the noise and the predictions are zero on padding.
 
     Facts:
-        kind: as the sampler's
-        order: as the sampler's
-        nfe: as the sampler's
-        accepts: as the sampler does
+        kind: the sampler's
+        order: the sampler's
+        nfe: the sampler's
+        accepts: the same as the sampler
         paper: none; Hoogeboom et al. 2022, "Equivariant Diffusion for Molecule Generation in 3D", has molecules of
             several sizes in one array
 
@@ -28,13 +28,13 @@ def padded(sampler: AnySampler, real: Array) -> AnySampler:
         real: Bool, True where x is real; its shape is a prefix of x's.
 
     Raises:
-        TypeError, ValueError: when sampling, as `padding.check`.
+        TypeError, ValueError: when sampling, under the conditions of `padding.check`.
     """
     return sampler._replace(real=real)  # type: ignore[attr-defined]
 
 
 def over_real(sampler: Any) -> Any:
-    """The sampler whose steps keep to what is real of x, where it is `padded`."""
+    """The sampler whose steps keep padding at zero, if it is `padded`."""
     real = sampler.real
     if real is None:
         return sampler

@@ -1,4 +1,4 @@
-"""Importance weights of whole paths, for a density that is known up to its constant."""
+"""Importance weights of whole paths, for an unnormalised density."""
 
 import math
 from collections.abc import Callable
@@ -24,17 +24,17 @@ def path_weights(
     log_density: Callable[[Array], Array],
     data_std: float = 1.0,
 ) -> tuple[Array, Array]:
-    """Draws paths x_T, ..., x_0 by a denoiser, and weighs them by an unnormalised density gamma that is then noised:
+    """Draws paths x_T, ..., x_0 by a denoiser, with importance weights for the noised unnormalised density gamma:
 
         x_T ~ N(0, sigma_T^2 I),    p(x_s | x_t) = N(mean of q(x_s | x_t, x0_hat), v I),
         v = Var q(x_s | x_t, x_0) + (alpha_s (1 - SNR_t / SNR_s))^2 r^2,    1 / r^2 = 1 / s^2 + alpha_t^2 / sigma_t^2,
         log w = log gamma(x_0) - log p(x_T) + sum over steps of log q(x_t | x_s) - log p(x_s | x_t).
 
-    For any denoiser, plan and s the mean of w is the integral of gamma, without bias, so that the mean of log w bounds
-    its logarithm from below. A weighted mean of x_0 estimates one under gamma. Where gamma is a Gaussian
-    N(m, s^2 I), the denoiser exact and alpha_T = 0, each w is the integral itself, in any number of steps.
+    For any denoiser, plan and s, the mean of w is an unbiased estimate of the integral of gamma, so the mean of log w
+    is a lower bound of the integral's logarithm. Weighted means over x_0 estimate means under gamma. If gamma is a
+    Gaussian N(m, s^2 I), the denoiser is exact and alpha_T = 0, every w equals the integral, in any number of steps.
 
-    The paths are constants: log w has derivatives through the densities along them alone. A path takes N evaluations
+    The paths are constants: log w has derivatives only through the densities along the path. A path costs N evaluations
     of the denoiser and one of gamma.
 
     Facts:
@@ -44,18 +44,18 @@ def path_weights(
     Args:
         denoise: the denoiser (x_t, t) -> Prediction.
         schedule: the process.
-        plan: the N steps, all toward the data, the last onto t = 0.
+        plan: the N steps, all towards the data, the last one to t = 0.
         keys: random keys `[B]`.
         shape: shape of one sample.
         log_density: x_0 `[B, ...]` -> log gamma `[B]`.
-        data_std: standard deviation s of the data that the width of a step assumes, > 0.
+        data_std: standard deviation s of the data, > 0, from which the variance v of a step is computed.
 
     Returns:
         (x_0 `[B, ...]`, log w `[B]`).
 
     Raises:
-        TypeError, ValueError: for a schedule, keys or a log-density of another kind, a plan that renoises, or a
-            data_std that is not positive.
+        TypeError, ValueError: if the schedule, the keys or the log-densities have a wrong type or shape, the plan
+            renoises, or data_std is not positive.
     """
     check_schedule(schedule)
     require_keys(keys, max(jnp.size(keys), 1), "paths need one key for each sample")

@@ -1,4 +1,4 @@
-"""A driver beside `sample` that computes many steps of a trajectory in parallel and repeats them until they agree."""
+"""An alternative to `sample` that computes many steps of a trajectory in parallel and iterates to convergence."""
 
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ class PicardStats(NamedTuple):
     """The cost of a parallel trajectory.
 
     Attributes:
-        sweeps: `[]` number of consecutive sweeps, each of a whole window of steps in parallel; `sample` needs one
-            consecutive evaluation for each step.
-        steps: `[]` steps computed in all, sweeps * window.
+        sweeps: `[]` number of sequential sweeps, each over a window of steps in parallel; `sample` needs one sequential
+            evaluation for each step.
+        steps: `[]` total number of computed steps, sweeps * window.
     """
 
     sweeps: Array
@@ -46,35 +46,35 @@ def picard(
 ) -> tuple[Array, PicardStats]:
     """Carries x along a plan as `sample` does, with the same noise, but with a window of steps in parallel.
 
-    It starts from a guess of all samples in the window; only x_0 is final. One sweep takes every step in parallel
-    and sums the changes,
+    Initially all samples in the window are guesses, and only x_0 is final. A sweep computes all steps in parallel and
+    sums the changes,
 
         x_{j+1} <- x_0 + sum_{i <= j} (step_i(x_i) - x_i),
 
-    while the rest of a sampler's state (the history of a multistep method) comes from the step before. Every sweep
-    makes at least one more sample final, so that N sweeps give the result of `sample` to rounding. The window moves on
-    over the samples that a sweep changes by no more than the tolerance. The whole batch moves at the pace of its
-    slowest sample; the other samples are then closer than required, and depend on the rest of the batch by less than
-    the tolerance.
+    while the rest of a sampler's state (the history of a multistep method) comes from the previous step. Every sweep
+    makes at least one more sample final, so N sweeps give the result of `sample` up to rounding. The window advances
+    past the samples that a sweep changes by no more than the tolerance. The slowest sample determines the pace of the
+    batch; the other samples are then more accurate than required, and depend on the rest of the batch by less than the
+    tolerance.
 
     Facts:
-        kind: as the sampler, with the same noise
+        kind: the sampler's, with the same noise
         order: the sampler's, to the tolerance
-        nfe: sweeps * window times a step's
+        nfe: sweeps * window times the evaluations of a step
         accepts: any sampler and plan without renoise; flow-map samplers too
         paper: Shih et al. 2023, "Parallel Sampling of Diffusion Models" (ParaDiGMS), algorithm 1
 
     Args:
-        sampler: sampler with one or several evaluations a step; its noise is drawn as in `sample`.
-        denoise: (x_t, t) -> Prediction, or a flow map for a sampler of those; mapped over the window by `jax.vmap`.
+        sampler: sampler with any number of evaluations per step; its noise is drawn as in `sample`.
+        denoise: (x_t, t) -> Prediction, or a flow map for a sampler of flow maps; mapped over the window by `jax.vmap`.
         schedule: the process.
         x: `[B, ...]` sample at plan.t[0].
         plan: the steps; no step may renoise.
-        keys: `[B]` random keys, one a sample.
+        keys: `[B]` random keys, one for each sample.
         window: number of steps that are computed in parallel; all of them if None. The memory grows with
             it: a sweep evaluates the network on the whole window.
-        tolerance: a sample is final when a sweep changes it by no more than this, root mean square in units of
-            sqrt(alpha^2 + sigma^2), >= 0. With 0 the sweeps end when nothing changes, after N at most.
+        tolerance: largest change of a final sample in a sweep, >= 0, as a root mean square in units of sqrt(alpha^2 +
+            sigma^2). With 0 the sweeps end when nothing changes, after at most N sweeps.
 
     Returns:
         (x at plan.s[-1] `[B, ...]`, `PicardStats`).
@@ -123,7 +123,7 @@ def picard(
 
 
 def _put(states: Array, new: Array, at: Array) -> Array:
-    """`[N + 1, ...]` with `new` from index `at` on, and its last one as the guess of all that follow."""
+    """`[N + 1, ...]` states with `new` from index `at` on, and the last new state as the guess of all later ones."""
     states = jax.lax.dynamic_update_slice_in_dim(states, new, at, axis=0)
     later = left_broadcast(jnp.arange(len(states)) >= at + len(new), states)
     return jnp.where(later, new[-1], states)

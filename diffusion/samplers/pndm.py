@@ -1,4 +1,4 @@
-"""Pseudo numerical methods: Adams-Bashforth weights for eps in t, with the step of DDIM in place of a straight line."""
+"""Pseudo numerical methods: Adams-Bashforth weights for eps in t, with DDIM steps in place of straight lines."""
 
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ class _History(NamedTuple):
     x: Array
     x0: Array
     eps: Array  # [3, B, ...], the newest first
-    known: Array  # how many of them have been evaluated
+    known: Array  # the number of entries that are filled
 
 
 def plms() -> Sampler:
@@ -29,8 +29,8 @@ def plms() -> Sampler:
 
         x_s = phi(x_t, e', t, s),    e' = (55 e_i - 59 e_{i-1} + 37 e_{i-2} - 9 e_{i-3}) / 24,
 
-    with the shorter Adams-Bashforth formulas where there are fewer points, and a first step by the pseudo improved
-    Euler method, e' = (e_0 + eps(phi(x_t, e_0, t, s), s)) / 2. It is the sampler of Stable Diffusion.
+    with the shorter Adams-Bashforth formulas if there are fewer points. The first step is the pseudo improved Euler
+    method, e' = (e_0 + eps(phi(x_t, e_0, t, s), s)) / 2. This is the original sampler of Stable Diffusion.
 
     Facts:
         kind: deterministic, multistep
@@ -75,7 +75,7 @@ def pndm() -> Sampler:
 
 
 def _pseudo(warm_up, started_steps, extra) -> Sampler:
-    """`warm_up` returns e' - e_0 for the first steps, except for a step onto sigma(s) = 0, which evaluates nothing."""
+    """`warm_up` returns e' - e_0 for the first steps, except for a step to sigma(s) = 0, which needs no evaluation."""
 
     def init(x, schedule, plan):
         return _History(x, jnp.zeros_like(x), jnp.zeros((3, *x.shape), x.dtype), jnp.asarray(0))

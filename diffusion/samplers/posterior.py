@@ -39,22 +39,22 @@ def forward(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, noi
 
 
 def root(x: ArrayLike) -> Array:
-    """sqrt(x) for x >= 0, whose derivative at 0 is 0 and not infinite.
+    """sqrt(x) for x >= 0, with derivative 0 at 0 instead of infinity.
 
-    So a step that adds no noise passes gradients on, where infinity times zero would be NaN.
+    A step that adds no noise thus has a finite gradient, where infinity times zero would be NaN.
     """
     positive = jnp.asarray(x) > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), jnp.where(jnp.isnan(x), x, 0))
 
 
 def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Array]:
-    """(down, up): the old and the new noise in sigma_s after a step of length h in log(alpha / sigma).
+    """(down, up): standard deviations of the old and the new noise at s after a step of length h in log(alpha / sigma).
 
         up^2 = eta^2 Var q(x_s | x_t, x_0) = eta^2 sigma_s^2 (1 - e^-2h),    down^2 = sigma_s^2 - up^2
 
     Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16, written so that neither cancels.
     """
-    if eta == 0:  # true for a step up from sigma = 0 too, where h is infinite
+    if eta == 0:  # also right for a step up from sigma = 0, where h is infinite
         return jnp.asarray(sigma_s), jnp.zeros_like(sigma_s)
     sigma_s = jnp.asarray(sigma_s)
     h = jnp.asarray(h)

@@ -1,4 +1,4 @@
-"""Restart: plans that go back up by fresh noise and down again, several times over the same interval."""
+"""Restart: plans that repeatedly add noise and denoise again over the same interval."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -12,13 +12,14 @@ from diffusion.timesteps import Plan, plan
 
 
 class Restart(NamedTuple):
-    """One restart: a place on the trajectory, and its steps and repetitions.
+    """A restart: its interval of noise levels, its number of steps and its number of repetitions.
 
     Attributes:
-        steps: solver steps from sigma_max back down, >= 1; the authors' N_Restart counts times, which are one more.
-        repeats: number of repetitions, >= 1 (K).
-        sigma_min: sigma / alpha at which the noise is added; the nearest value on the main grid is taken.
-        sigma_max: sigma / alpha after the noise.
+        steps: number of solver steps from sigma_max back down, >= 1; the authors' N_Restart counts times and is larger
+            by one.
+        repeats: number of repetitions K, >= 1.
+        sigma_min: sigma / alpha before the noise is added; the nearest value on the main grid is used.
+        sigma_max: sigma / alpha after the noise is added.
     """
 
     steps: int
@@ -28,12 +29,12 @@ class Restart(NamedTuple):
 
 
 def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Restart], rho: float = 7.0) -> Plan:
-    """The plan that goes down a grid and, at the time of each restart, goes `repeats` times up and down again:
+    """The plan that goes down a grid and, at each restart, goes up and down again `repeats` times:
 
         x at sigma_max ~ q(x | x at sigma_min), then `steps` steps back, with sigma / alpha spaced as in `karras`.
 
-    It serves any sampler of the probability flow; `edm()` gives the published method. The steps up cost no evaluation:
-    with N steps that go down it takes `sampler.nfe(N)`, and more where a sampler has a warm-up.
+    It works with any sampler of the probability flow; `edm()` gives the published method. The steps up need no
+    evaluation: a plan with N steps down costs `sampler.nfe(N)`, or more if the sampler has a warm-up.
 
     Facts:
         paper: Xu et al. 2023, "Restart Sampling for Improving Generative Processes", section 3, as in the authors' code
@@ -41,15 +42,15 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
     Args:
         schedule: the process, which turns sigma / alpha into t.
         grid: `[N + 1]` decreasing times of the main trajectory.
-        restarts: the restarts in any order; tuples (steps, repeats, sigma_min, sigma_max) are valid too.
-        rho: spacing of the steps within a restart.
+        restarts: the restarts, in any order, also as tuples (steps, repeats, sigma_min, sigma_max).
+        rho: spacing of the steps within a restart, > 0, as in `karras`.
 
     Returns:
-        A `Plan`; its steps that add noise reset a sampler's history.
+        A `Plan`, whose steps that add noise reset a sampler's history.
 
     Raises:
-        ValueError: if a restart is not 0 < sigma_min < sigma_max within the schedule, has no steps or repeats, falls on
-            the time of another, or the grid has no time between its ends.
+        ValueError: if 0 < sigma_min < sigma_max does not hold within the schedule, a restart has no steps or repeats,
+            two restarts fall on the same time, or the grid has no time between its ends.
     """
     grid = np.asarray(grid)
     with jax.ensure_compile_time_eval():

@@ -1,13 +1,13 @@
 """Runge-Kutta methods for the probability flow dx / dt = alpha' x0(x, t) + sigma' eps(x, t), in the variable t.
 
-Where sigma is 0 at one end of a step, its slope in t may be infinite. There the step is DDIM's, alpha_s x0 + sigma_s
-eps, which evaluates the network once, at the start. It is Euler's where the path is straight (rectified flow, EDM); on
-other paths it leaves no noise on its way down. The same holds where the slope of alpha is infinite
+If sigma is 0 at one end of a step, its slope in t may be infinite. Such a step is a DDIM step, alpha_s x0 + sigma_s
+eps, which evaluates the network once, at the start. It equals an Euler step if the path is straight (rectified flow,
+EDM); on other paths it leaves no noise at sigma(s) = 0. The same step is used where the slope of alpha is infinite
 (`schedules.sigmoid` at t_max).
 
 The slopes of a tabulated process (`schedules.from_betas`) jump at its T times, since log alpha is linear between them.
-A method that reads these slopes falls to order 1 once the error is about a tenth of 1 / T. The exponential integrators
-read alpha and sigma alone and keep their orders.
+A method that uses these slopes falls to order 1 once the error is about a tenth of 1 / T. The exponential integrators
+use only alpha and sigma, and keep their orders.
 """
 
 import jax
@@ -34,7 +34,7 @@ def euler() -> Sampler:
 
 
 def heun() -> Sampler:
-    """Heun's method in t: Euler's step, then the mean of the slopes at its two ends.
+    """Heun's method in t: an Euler step, then the mean of the slopes at its two ends.
 
         x_s = x_t + (s - t) / 2 (dx/dt at (x_t, t) + dx/dt at (Euler's x_s, s))
 
@@ -79,7 +79,7 @@ def rk4() -> Sampler:
 
 
 def _explicit(stages: tuple[tuple[float, ...], ...], weights: tuple[float, ...]) -> Sampler:
-    """The explicit Runge-Kutta method of a Butcher tableau; each row of `stages` sums to the fraction of its time."""
+    """The explicit Runge-Kutta method of a Butcher tableau; a row of `stages` sums to its fraction of the step."""
 
     def step(state, denoise, schedule, plan, i, noise):
         t = plan.t[i]

@@ -1,4 +1,4 @@
-"""The one loop of every sampler: a scan over the steps of a plan, or the same steps one by one."""
+"""The loop of every sampler: a scan over the steps of a plan, or the same steps one by one."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -39,8 +39,8 @@ class Clip(NamedTuple):
 
     Attributes:
         largest: largest absolute value of an estimate, > 0.
-        keeps_eps: whether eps stays as it was predicted; otherwise it follows the clipped estimate, so that alpha x0 +
-            sigma eps = x_t, and a deterministic step can be inverted.
+        keeps_eps: whether eps remains as predicted; otherwise it is recomputed from the clipped estimate, so that alpha
+            x0 + sigma eps = x_t holds, and a deterministic step can be inverted.
     """
 
     largest: float
@@ -51,19 +51,20 @@ class Sampler(NamedTuple):
     """A sampler.
 
     Attributes:
-        init: (x, schedule, plan) -> state, a NamedTuple with at least the fields of `State`; it also holds a history.
+        init: (x, schedule, plan) -> state, a NamedTuple with at least the fields of `State`, and with a history if the
+            sampler needs one.
         step: (state, denoise, schedule, plan, i, noise) -> state, from plan.t[i] to plan.s[i]; the type of `denoise` is
             one of `takes`.
         draws: number of noise arrays of x's shape that a step uses, `noise` `[draws, B, ...]`; 0 if deterministic.
-        nfe: steps -> number of network evaluations of a plan of this many steps that ends at t = 0.
+        nfe: steps -> number of network evaluations for a plan with this number of steps that ends at t = 0.
         takes: the types that `denoise` may have. `Denoiser` stands for any function (x_t, t) -> Prediction, and
             `guidance.Memory` for a denoiser whose memory `sample` carries. A sampler takes `guidance.Unpaired` if its
-            step puts x0 and eps, as they are, into x_s = alpha_s x0 + c eps + ... A sampler of flow maps takes
-            `flow_maps.FlowMap` alone, and calls it as (x_t, t, s) -> x_s.
+            step inserts x0 and eps unchanged into x_s = alpha_s x0 + c eps + ... A sampler of flow maps takes only
+            `flow_maps.FlowMap`, and calls it as (x_t, t, s) -> x_s.
         frames: whether each frame of a sample has its own times, and plans have t and s `[N, F]`.
         reads_variance: whether a step reads `Prediction.variance`, which a network with learned variance predicts.
-        real: mask of the samples, True where they are no padding, see `samplers.padded`; None: no padding.
-        clip: how the estimates of the data are clipped; None: not at all.
+        real: mask of the samples, False on padding, see `samplers.padded`; None for no padding.
+        clip: how the estimates of the data are clipped; None for no clipping.
     """
 
     init: Callable[[Array, NoiseSchedule, Plan], Any]
@@ -95,7 +96,7 @@ def start(x: Array, schedule: NoiseSchedule, plan: Plan) -> State:
 
 
 def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array:
-    """`[B, *shape]` samples to start from, each from its own key.
+    """`[B, *shape]` samples of the prior, from which sampling starts, one for each key.
 
     Args:
         schedule: the process, whose distribution at t_max is sampled.
@@ -104,7 +105,7 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
 
     Raises:
         TypeError: if the schedule is not a `NoiseSchedule`.
-        ValueError: for raw keys, or a single one.
+        ValueError: if keys are raw keys, or a single key.
     """
     check_schedule(schedule)
     require_keys(keys, max(jnp.size(keys), 1), "the prior needs one key for each sample")
@@ -135,7 +136,7 @@ def loop(
     keys: Array,
     after_step: AfterStep | None = None,
 ) -> Loop:
-    """The functions that make a trajectory; arguments and errors as in `sample`."""
+    """The functions of a trajectory; arguments and errors as in `sample`."""
     check_arguments(sampler, denoise, schedule, plan)
     sampler = over_real(over_leaves(sampler, schedule))
     concrete = not isinstance(plan.renoise, Tracer)
@@ -194,10 +195,10 @@ def sample(
     *,
     after_step: AfterStep | None = None,
 ) -> Array:
-    """Carries x along the steps of a plan.
+    """Runs a sampler from x along the steps of a plan.
 
-    The program holds a constant number of copies of the network, whatever the number of steps. Sample i depends on
-    x[i] and keys[i] alone.
+    The compiled program has a constant number of copies of the network, whatever the number of steps. Sample i depends
+    only on x[i] and keys[i].
 
     Args:
         sampler: the sampler, for example `samplers.heun()`.
@@ -206,7 +207,7 @@ def sample(
         schedule: the process.
         x: `[B, ...]` sample at plan.t[0]; from `prior` for a plan that starts at t_max.
         plan: the steps.
-        keys: `[B]` random keys, one for each sample; a deterministic sampler uses them only where the plan renoises.
+        keys: `[B]` random keys, one for each sample; a deterministic sampler uses them only if the plan renoises.
         after_step: (x, s, i, keys) -> x, applied after each step to the sample at time s = plan.s[i], with keys `[B]`
             that no other draw of this step uses.
 
@@ -214,8 +215,8 @@ def sample(
         x at plan.s[-1], `[B, ...]`.
 
     Raises:
-        TypeError: if the sampler does not take `denoise`, or an argument has another type, such as a grid in the place
-            of a plan.
+        TypeError: if the sampler does not take `denoise`, or an argument has a wrong type, such as a grid in place of a
+            plan.
         ValueError: if keys do not match the batch, a prediction does not have the shape of x, or the plan of a
             stochastic sampler has steps that go up without renoise.
     """
@@ -232,10 +233,10 @@ def sample_with_memory(
     *,
     after_step: AfterStep | None = None,
 ) -> tuple[Array, Any]:
-    """The samples of `sample`, and the memory of the guidance after the last step; arguments and errors as there.
+    """The result of `sample`, and the memory of the guidance after the last step; arguments and errors as in `sample`.
 
     Returns:
-        (x at plan.s[-1] `[B, ...]`, the memory; () for a denoiser without memory).
+        (x at plan.s[-1] `[B, ...]`, memory), where the memory is () for a denoiser without memory.
     """
     run = loop(sampler, denoise, schedule, plan, keys, after_step)
     carry, _ = jax.lax.scan(lambda carry, i: (run.step(carry, i), None), run.init(x), jnp.arange(plan.t.shape[0]))
@@ -269,9 +270,9 @@ def sample_trajectory(
 
 
 def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
-    """The times; those at a singular end of the process (alpha = 0 or sigma = 0) have no gradient.
+    """The times, without a gradient for times at a singular end of the process (alpha = 0 or sigma = 0).
 
-    The coefficients may have infinite slopes there. A learned grid keeps its ends.
+    The coefficients may have infinite slopes there. The ends of a learned grid therefore do not move.
     """
     leaves = leaf_schedules(schedule)
     inside = jnp.stack([(leaf.alpha(times) > 0) & (leaf.sigma(times) > 0) for leaf in leaves]).all(axis=0)
@@ -279,20 +280,20 @@ def held_at_ends(schedule: NoiseSchedule, times: ArrayLike) -> Array:
 
 
 def stepwise(make: Callable[..., Loop]) -> Callable[..., Iterator[State]]:
-    """A trajectory whose steps run one by one, as a compiled program, so that one can watch it and stop it.
+    """A trajectory whose compiled steps run one by one, so that a caller can watch and stop it.
 
-    Advancing the generator computes a step; closing it ends the trajectory. The samples equal `sample`'s up to the
-    rounding of another program.
+    Advancing the generator computes a step; closing it ends the trajectory. The samples equal those of `sample` up to
+    rounding, because the programs differ.
 
         run = samplers.stepwise(lambda params, keys: samplers.loop(sampler, denoiser(params), schedule, plan, keys))
         for state in run(x, 20, params, keys): show(state.x0)
 
     Args:
-        make: (*arguments) -> what `loop` returns; the arguments are pytrees of arrays.
+        make: (*arguments) -> `Loop`, by `loop`; the arguments are pytrees of arrays.
 
     Returns:
-        (x, steps, *arguments) -> the state after each step. The programs are compiled once for each shape of x and of
-        the arguments.
+        A generator function (x, steps, *arguments) -> the state after each step. It compiles once for each shape of x
+        and of the arguments.
     """
     begin = jax.jit(lambda x, *arguments: make(*arguments).init(x))
     advance = jax.jit(lambda carry, i, *arguments: make(*arguments).step(carry, i))
@@ -321,7 +322,7 @@ def check_arguments(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, pla
 
 
 def check_plan(sampler: Sampler, plan: Plan) -> None:
-    """Refuses a plan with a time per frame for a sampler with one time, and the reverse."""
+    """Refuses a plan with a time for each frame if the sampler has a single time, and the reverse."""
     if sampler.frames != (jnp.ndim(plan.t) == 2):
         raise ValueError(
             "the sampler needs a time for each frame, but the plan has one time for all. Valid: a plan with t and s "
@@ -332,13 +333,13 @@ def check_plan(sampler: Sampler, plan: Plan) -> None:
 
 
 def check_start(x: Array, keys: Array) -> None:
-    """Refuses samples of integers, and keys that are not one for each sample."""
+    """Refuses integer samples, and keys whose number differs from that of the samples."""
     require_floats(x, "x")
     require_keys(keys, x.shape[0], f"sampling needs one key for each of the {x.shape[0]} samples")
 
 
 def checker(denoise: Any) -> Callable[[Callable], Callable]:
-    """The check of the outputs of `denoise`: `checked_map` for a flow map, none for a tangent field, else `checked`."""
+    """The output check for `denoise`: `checked_map` for a flow map, none for a tangent field, `checked` otherwise."""
     if isinstance(denoise, TangentField):
         return lambda field: field
     return checked_map if isinstance(denoise, FlowMap) else checked
@@ -359,7 +360,7 @@ def check_taken(sampler: Sampler, denoise: Any) -> None:
     """Refuses a `denoise` that the sampler does not take (`Sampler.takes`).
 
     Raises:
-        TypeError: naming the types that it takes, and the value.
+        TypeError: if it does not; the message names the types that the sampler takes, and the value.
     """
     if isinstance(denoise, tuple(kind for kind in sampler.takes if isinstance(kind, type))):
         return
@@ -392,11 +393,11 @@ def check_taken(sampler: Sampler, denoise: Any) -> None:
 
 
 def keys_of_step(keys: Array, i: ArrayLike) -> Array:
-    """`[3, B]` keys of step i: for the sampler's own noise, for renoising, and for the hook."""
+    """`[3, B]` keys of step i: for the sampler's noise, for renoising, and for `after_step`."""
     return jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, i), 3), out_axes=1)(keys)
 
 
 def normal(keys: Array, draws: int, x: Array) -> Array:
-    """`[draws, B, ...]` standard normal noise, each sample's from its own key."""
+    """`[draws, B, ...]` standard normal noise, drawn for each sample from its key."""
     draw = lambda key: jax.random.normal(key, (draws, *x.shape[1:]), x.dtype)
     return jax.vmap(draw, out_axes=1)(keys)

@@ -1,4 +1,4 @@
-"""The reverse stochastic differential equation, with any amount of noise, by the method of Euler and Maruyama."""
+"""The reverse stochastic differential equation with any amount of noise, by the Euler-Maruyama method."""
 
 from collections.abc import Callable
 
@@ -30,29 +30,29 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
 
         x_s = x_t - (t - s) (alpha' x0 + (sigma' + w / (2 sigma)) eps) + sqrt(w (t - s)) z.
 
-    Every w has the process's marginals; w = 0 is `euler`, and w = g^2 ("sbdm") is `euler_maruyama`. The step onto
-    sigma(s) = 0 draws no noise. Where w or a slope of the process is infinite, as g^2 is at alpha(t) = 0, the step
-    draws q(x_s | x_t, x0) instead.
+    Every w gives the marginals of the process; w = 0 is `euler`, and w = g^2 ("sbdm") is `euler_maruyama`. The step to
+    sigma(s) = 0 adds no noise. If w or a slope of the process is infinite, as g^2 is at alpha(t) = 0, the step draws
+    from q(x_s | x_t, x0) instead.
 
     Facts:
         kind: stochastic
-        order: weak 1; with "flow_grpo" from alpha(t) = 0 the scale, if that is less
+        order: weak 1; with "flow_grpo" from alpha(t) = 0, `scale` if that is less than 1
         nfe: steps
         accepts: any schedule
         paper: Ma et al. 2024, "SiT", eq. 4; Albergo et al. 2023, "Stochastic Interpolants", for any w; Liu et al. 2025,
             "Flow-GRPO: Training Flow Matching Models via Online RL", eq. 9, for w = a^2 t / (1 - t)
 
     Args:
-        w: (schedule, t) -> w(t); or its name in SiT's code, whose noise is sqrt(2 D) dW, so that w = 2 D: "sigma"
-            (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2), "increasing-decreasing"
-            (2 sin^2(pi t)), "sbdm" (g^2, the process's own), or "flow_grpo" (sigma / alpha, of which Flow-GRPO
-            has a scale of a^2 = 0.49).
-        scale: factor of w.
-        last: the step onto sigma(s) = 0, by its name in SiT's code: "tweedie" returns the estimate of x_0, "mean" the
-            step's mean, as SiT's published figures do.
+        w: (schedule, t) -> w(t) >= 0; or its name in SiT's code, whose noise is sqrt(2 D) dW, so that w = 2 D: "sigma"
+            (2 sigma), "constant" (2), "linear" (2 t), "decreasing" ((1 - cos(pi t))^2 / 2), "increasing-decreasing" (2
+            sin^2(pi t)), "sbdm" (g^2, the process's own), or "flow_grpo" (sigma / alpha, of which Flow-GRPO has a scale
+            of a^2 = 0.49).
+        scale: factor of w, >= 0.
+        last: the step to sigma(s) = 0, by its name in SiT's code: "tweedie" returns the estimate of x_0; "mean" returns
+            the step's mean, as for SiT's published results.
 
     Raises:
-        ValueError: if a name is unknown or the scale negative.
+        ValueError: if a name is unknown or scale is negative.
     """
     if isinstance(w, str) and w not in DIFFUSIONS:
         raise ValueError(
@@ -91,7 +91,7 @@ def euler_maruyama() -> Sampler:
         x_s = x_t - (t - s) (f x_t + g^2 eps / sigma) + g sqrt(t - s) z.
 
     It is `interpolant_sde("sbdm")`, since f x - g^2 score = v - g^2/2 score. The step onto sigma(s) = 0 returns the
-    estimate of x_0; the step from alpha(t) = 0, where f and g are infinite, draws q(x_s | x_t, x0).
+    estimate of x_0; the step from alpha(t) = 0, where f and g are infinite, draws from q(x_s | x_t, x0).
 
     Facts:
         kind: stochastic

@@ -1,4 +1,4 @@
-"""UniPC: a predictor and a corrector of DPM-Solver++'s kind that share their evaluations."""
+"""UniPC: a predictor and a corrector in the form of DPM-Solver++ that share their evaluations."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -17,17 +17,17 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
 
         x_s = (sigma_s / sigma_t) x_t^c + alpha_s (1 - e^-h) m_0 + sum_k w_k (m_k - m_0)        (predictor, p nodes)
 
-    Once the next step has evaluated m at x_s, the same formula with this node too gives x_s^c (corrector, p + 1 nodes).
-    The weights integrate the polynomial in lambda through the nodes exactly, w_k = sigma_s int l_k d(alpha / sigma).
-    With two nodes the authors take B(h) / 2 times the slope instead, where B(h) = h or 1 - e^-h. The variants differ
-    in this alone, since their linear system cancels B(h) elsewhere.
+    After the next step has evaluated m at x_s, the same formula with this additional node gives x_s^c (corrector, p + 1
+    nodes). The weights integrate the polynomial in lambda through the nodes exactly, w_k = sigma_s int l_k d(alpha /
+    sigma). With two nodes the authors use B(h) / 2 times the slope instead, where B(h) = h or 1 - e^-h. The variants
+    differ only in this, since B(h) cancels in their linear system otherwise.
 
     Only the next step uses a corrected sample. `sample` and its trajectory return the predicted samples, at which the
     network was evaluated.
 
     Facts:
         kind: deterministic, multistep, predictor-corrector
-        order: p + 1 in log(alpha / sigma); as shipped, with its own start, min(p + 1, 3)
+        order: p + 1 in log(alpha / sigma); as shipped, with first steps of lower order, min(p + 1, 3)
         nfe: steps
         accepts: any schedule; plans that go up invert
         paper: Zhao et al. 2023, "UniPC", algorithms 1 and 2, and the authors' code
@@ -36,10 +36,10 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
         order: number p of nodes of the predictor, in 1 .. 3.
         variant: "bh1", B(h) = h, which the authors advise for unconditional sampling in few steps; or "bh2",
             B(h) = 1 - e^-h, for guided sampling.
-        lower_order_final: whether p falls to 1 over the last steps, as in the authors' code, see `latest`.
+        lower_order_final: whether p falls to 1 over the last steps, as in the authors' code.
 
     Raises:
-        ValueError: for another order or variant.
+        ValueError: if order or variant is not one of these.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"unipc: order = {order} must be 1, 2 or 3")
@@ -65,7 +65,7 @@ def unipc(order: int = 2, variant: str = "bh2", lower_order_final: bool = False)
         outputs = prepend(prediction.x0, state.outputs)
         nodes = prepend(log_ratio(schedule, t), state.nodes)
 
-        # The last step again with the new node, as a change of its result; its first node must stay the first.
+        # The last step is repeated with the new node, as a change of its result; its first node must remain the first.
         swap = jnp.array([1, 0, *range(2, order + 1)])
         used = latest(state.nodes, plan, i - 1, order, lower_order_final)
         corrected = correction(weights(schedule, t, prepend(nodes[0], used)[swap]), outputs[swap])
