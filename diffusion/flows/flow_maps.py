@@ -1,8 +1,8 @@
-"""Networks that jump: a flow map (x_t, t, s) -> x_s carries a sample from time t to time s in one evaluation.
+"""Flow maps: functions (x_t, t, s) -> x_s that carry a sample from time t to time s in one evaluation.
 
-The exact one is the solution of the probability flow dx / dt = alpha' E[x_0 | x_t] + sigma' E[eps | x_t]. A map is not
-a denoiser: the samplers of flow maps take maps, those on manifolds take the flow itself as a tangent field, and all
-others take denoisers.
+The exact flow map is the solution of the probability flow dx / dt = alpha' E[x_0 | x_t] + sigma' E[eps | x_t]. A flow
+map is not a denoiser: samplers of flow maps take flow maps, samplers on manifolds take tangent fields, and all other
+samplers take denoisers.
 """
 
 __all__ = [
@@ -45,13 +45,13 @@ from diffusion.parameterizations import (
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
 
 Clocks = Callable[[NoiseSchedule, ArrayLike, ArrayLike], tuple[Array, Array]]
-"""(schedule, t, s) -> the two times that a network receives."""
+"""(schedule, t, s) -> the two time inputs of a network."""
 
 
 class FlowMap(NamedTuple):
-    """A function that carries a sample from time t to time s; the samplers whose `takes` has this type accept it.
+    """A function that carries a sample from time t to time s, for the samplers of flow maps.
 
-    `FlowMap(f)` wraps a function f(x_t, t, s) of your own.
+    `FlowMap(f)` wraps any function f(x_t, t, s).
 
     Attributes:
         carry: (x_t, t, s) -> x_s.
@@ -65,14 +65,14 @@ class FlowMap(NamedTuple):
 
 
 class TangentField(NamedTuple):
-    """The flow dx/dt = u(x, t) on a manifold; the samplers whose `takes` has this type accept it.
+    """The flow dx/dt = u(x, t) on a manifold, for the samplers on manifolds.
 
-    `TangentField(manifold, u)` wraps a function u(x, t) of your own.
+    `TangentField(manifold, u)` wraps any function u(x, t).
 
     Attributes:
-        manifold: the `manifolds.Manifold` on which it acts.
+        manifold: the `manifolds.Manifold` of the samples.
         velocity: (x `[B, *shape]`, t `[]` or `[B]`) -> dx/dt, a tangent at x `[B, *shape]`.
-        score: (x, t) -> the gradient of log p_t(x), a tangent at x; None where only the flow is known.
+        score: (x, t) -> the gradient of log p_t(x), a tangent at x; None if only the flow is known.
     """
 
     manifold: Any
@@ -91,8 +91,8 @@ def consistency(
 
         x_s = alpha_s f + sigma_s (x_t - alpha_t f) / sigma_t
 
-    At s = 0 this is f itself, the only time for which a consistency model is trained. At 0 < s < t it is the point on
-    the line from x_t to f (TCD), which is exact only where the flow is straight.
+    At s = 0, the only end time for which a consistency model is trained, this is f. At 0 < s < t it is the point on the
+    line from x_t to f (TCD), which is exact only where the flow is straight.
 
     Facts:
         map: to s = 0 exact at the optimum of consistency objectives; to s > 0 along the line to f
@@ -104,12 +104,12 @@ def consistency(
         network: (x `[B, ...]`, clock `[B]`, condition) -> output.
         schedule: the process.
         parameterization: the network's parameterization, whose x0 is f: `consistency_boundary()`,
-            `latent_consistency()`, or any that returns x_t where sigma = 0: `edm()` (TrigFlow's, and ECT's), `v()`,
-            `velocity()`.
-        condition: passed to the network as it is.
+            `latent_consistency()`, or any parameterization that returns x_t where sigma = 0: `edm()` (as in TrigFlow
+            and ECT), `v()` or `velocity()`.
+        condition: the network's condition, passed unchanged.
 
     Raises:
-        TypeError: as `parameterizations.denoiser`.
+        TypeError: under the conditions of `parameterizations.denoiser`.
         ValueError: if the parameterization is not defined at schedule.t_max.
     """
     check_network(network, schedule, parameterization)
@@ -122,10 +122,10 @@ def consistency(
 
 
 def from_denoiser(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
-    """One step of DDIM: x_s = alpha_s x0 + sigma_s eps.
+    """A DDIM step as a flow map: x_s = alpha_s x0 + sigma_s eps.
 
     Facts:
-        map: order 1 in sigma / alpha; exact as s approaches t, or for data at a point
+        map: order 1 in sigma / alpha; exact as s approaches t, or for data at a single point
         network: one time
         paper: Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12
 
@@ -137,7 +137,7 @@ def from_denoiser(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
 
 
 def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
-    """One step of Heun's method in r = sigma / alpha, for y = x / alpha with dy / dr = eps.
+    """A Heun step as a flow map, in r = sigma / alpha, for y = x / alpha with dy / dr = eps.
 
         x_s = alpha_s x0_t + sigma_s eps_t + alpha_s (r_s - r_t) / 2 (eps_s - eps_t),    eps_s at DDIM's x_s
 
@@ -147,7 +147,7 @@ def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
         paper: Karras et al. 2022, algorithm 1; the solver of Song et al. 2023, "Consistency Models", section 6
 
     Args:
-        denoise: (x_t, t) -> Prediction, defined at s too.
+        denoise: (x_t, t) -> Prediction, defined at t and s.
         schedule: the process; alpha(t) and alpha(s) must not vanish.
     """
 
@@ -165,7 +165,7 @@ def heun(denoise: Denoiser, schedule: NoiseSchedule) -> FlowMap:
 def mean_flow(
     network: Network, schedule: NoiseSchedule, condition: Any = None, clocks: Clocks | None = None
 ) -> FlowMap:
-    """A network u that predicts the mean velocity from s to t.
+    """The flow map of a network u that predicts the mean velocity between s and t.
 
         x_s = x_t - (t - s) u(x_t, t, s),    u = 1 / (t - s) integral_s^t dx / dtau dtau
 
@@ -176,10 +176,10 @@ def mean_flow(
 
     Args:
         network: (x `[B, ...]`, clocks ([B], [B]), condition) -> output.
-        schedule: the process that it was trained on; the rectified flow in the paper.
-        condition: passed to the network as it is.
-        clocks: the two times that the network receives for t and s; `start_and_duration()` if None, as in the authors'
-            code.
+        schedule: the process that the network was trained on; the rectified flow in the paper.
+        condition: the network's condition, passed unchanged.
+        clocks: the two time inputs of the network, as functions of t and s; `start_and_duration()` if None, as in the
+            authors' code.
     """
     require_function(network, "network", "a function (x, clocks, condition) -> output")
     check_schedule(schedule)
@@ -193,18 +193,18 @@ def mean_flow(
 
 
 def shortcut(network: Network, schedule: NoiseSchedule, condition: Any = None, clock: Clock | None = None) -> FlowMap:
-    """A network that receives the time and the size d = t - s of the step: x_s = x_t - d u(x_t, t, d).
+    """The flow map of a network that receives the time and the step size d = t - s: x_s = x_t - d u(x_t, t, d).
 
     Facts:
-        map: the step sizes 1 / M, 2 / M, 4 / M .. 1 on which `objectives.shortcut` trains
+        map: for the step sizes 1 / M, 2 / M, 4 / M .. 1 on which `objectives.shortcut` trains
         network: two times (start and duration)
         paper: Frans et al. 2024, "One Step Diffusion via Shortcut Models", eq. 3
 
     Args:
         network: (x `[B, ...]`, (clock `[B]`, duration `[B]`), condition) -> output.
-        schedule: the process that it was trained on; the rectified flow in the paper.
-        condition: passed to the network as it is.
-        clock: the network's time; `time()` if None.
+        schedule: the process that the network was trained on; the rectified flow in the paper.
+        condition: the network's condition, passed unchanged.
+        clock: the time that the network receives; `time()` if None.
     """
     return mean_flow(network, schedule, condition, start_and_duration(clock))
 
@@ -219,13 +219,13 @@ def mean_velocity(
 
 
 def start_and_end(clock: Clock | None = None) -> Clocks:
-    """The network receives both times on its clock, (clock(t), clock(s))."""
+    """The network receives both times, (clock(t), clock(s))."""
     clock = clock or time()
     return lambda schedule, t, s: (clock(schedule, t), clock(schedule, s))
 
 
 def start_and_duration(clock: Clock | None = None) -> Clocks:
-    """The network receives the start and the duration on its clock, (clock(t), clock(t) - clock(s))."""
+    """The network receives the start and the duration, (clock(t), clock(t) - clock(s))."""
     clock = clock or time()
     return lambda schedule, t, s: (clock(schedule, t), clock(schedule, t) - clock(schedule, s))
 
@@ -233,7 +233,7 @@ def start_and_duration(clock: Clock | None = None) -> Clocks:
 def consistency_boundary(
     sigma_data: float = 0.5, sigma_min: float = 0.002, clock: Clock | None = None
 ) -> Parameterization:
-    """The preconditioning of consistency models, which makes f(x, sigma_min) = x whatever the network.
+    """The preconditioning of consistency models, which ensures f(x, sigma_min) = x for every network.
 
     With y = x_t / alpha and r = sigma / alpha,
 
@@ -250,7 +250,7 @@ def consistency_boundary(
     Args:
         sigma_data: standard deviation of the data, > 0.
         sigma_min: the smallest sigma / alpha at which the network is used, >= 0.
-        clock: the network's time; `log_sigma()` if None, as published.
+        clock: the time that the network receives; `log_sigma()` if None, as in the paper.
 
     Raises:
         ValueError: if sigma_data is not positive or sigma_min is negative.
@@ -308,17 +308,18 @@ def latent_consistency(
         f = c_skip x_t + c_out x0,
         c_skip = sigma_data^2 / (n^2 + sigma_data^2),    c_out = n / sqrt(n^2 + sigma_data^2)
 
-    so that a network for epsilon or v can be fine-tuned as it is; f differs from its x0 in the first few of T steps
-    alone.
+    so that a network for epsilon or v can be fine-tuned without changes; f differs from x0 only in the first few of the
+    T steps.
 
     Facts:
         boundary: f(x, 0) = x
         paper: Luo et al. 2023, "Latent Consistency Models", eq. 9 and appendix; scalings as in the authors' code
 
     Args:
-        parameterization: the network's parameterization, with alpha(t) > 0 where it needs that.
-        sigma_data: 0.5 in the paper.
-        scaling: factor of the steps in n: the larger it is, the faster f leaves the boundary; 10 in the authors' code.
+        parameterization: the network's parameterization; it must be defined at the sampled times.
+        sigma_data: standard deviation of the data, > 0; 0.5 in the paper.
+        scaling: factor of the time in n, > 0; with a larger factor, f leaves the boundary faster. 10 in the authors'
+            code.
         T: number of steps of the discrete process.
     """
 
@@ -334,7 +335,7 @@ def latent_consistency(
 
 
 def _along_the_line(schedule, x_t, s, prediction: Prediction) -> Array:
-    """The x_s that has the noise and the data of a prediction at x_t."""
+    """The x_s with the noise and the data of a prediction at x_t."""
     s = at_each(schedule, _one_each(s, x_t), x_t)
     alpha = left_broadcast(schedule.alpha(s), x_t)
     sigma = left_broadcast(schedule.sigma(s), x_t)

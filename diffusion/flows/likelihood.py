@@ -40,16 +40,16 @@ from diffusion.schedules import NoiseSchedule, check_schedule
 Field = Callable[[Array], Array]
 """x `[B, ...]` -> slope of the same shape."""
 Divergence = Callable[[Field, Array], tuple[Array, Array]]
-"""(field, x) -> (field at x, its divergence `[B]`)."""
+"""(field, x) -> (field at x, divergence `[B]` of the field)."""
 
 
 class Likelihood(NamedTuple):
     """The likelihood of a batch under the flow.
 
     Attributes:
-        log_density: `[B]` log p(x) in nats, of the model at the first time.
+        log_density: `[B]` log p(x) of the model at the first time, in nats.
         latent: `[B, ...]` x carried to the last time.
-        nfe: evaluations of the denoiser, each with one divergence.
+        nfe: number of evaluations of the denoiser, each with one divergence.
     """
 
     log_density: Array
@@ -58,13 +58,13 @@ class Likelihood(NamedTuple):
 
 
 def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> np.ndarray:
-    """`[steps + 1]` times from t_start up to t_max at which theta^(1/3) is uniform, dense towards the data.
+    """`[steps + 1]` times from t_start to t_max, uniform in theta^(1/3) and thus dense near the data.
 
     Args:
         schedule: the process.
         steps: number of solver steps, >= 1.
-        t_start: first time; schedule.t_min if None. A network that cannot be read at sigma = 0 needs a little more:
-            1e-5 with a continuous schedule (Song et al. 2021, appendix D.2).
+        t_start: first time; schedule.t_min if None. For a network that cannot be evaluated at sigma = 0, use a slightly
+            later time, such as 1e-5 with a continuous schedule (Song et al. 2021, appendix D.2).
 
     Raises:
         ValueError: if steps is not positive, or t_start is outside [t_min, t_max).
@@ -104,17 +104,17 @@ def log_likelihood(
         schedule: the process.
         x: `[B, ...]` data, of any rank.
         solver: `ode.runge_kutta(times(schedule, 100))` or `ode.dormand_prince(t_start, schedule.t_max)`.
-        divergence: `exact()`, or `hutchinson(probes)`, whose probes stay the same during the whole solve.
+        divergence: `exact()`, or `hutchinson(probes)`, whose probes do not change during the solve.
         log_prior: x `[B, ...]` -> log-density `[B]` at solver.end; the density of `schedule.prior` if None. With a mask
-            it is the density of the real values.
-        real: mask of x without its padding, see `diffusion.padding`; the result is the density of the real
-            values, whose number `padding.count` gives for `bits_per_dim`. None: all is real.
+            it must be the density of the real values.
+        real: mask of x, False on padding, see `diffusion.padding`; the result is then the density of the real values,
+            whose number for `bits_per_dim` is `padding.count`. None for no padding.
 
     Returns:
         `Likelihood` at solver.start.
 
     Raises:
-        ValueError: if the solver leaves the schedule's range, or the mask leaves nothing.
+        ValueError: if the solver leaves the schedule's range, or the mask removes everything.
     """
     check_schedule(schedule)
     require_floats(x, "x")
@@ -141,7 +141,7 @@ def log_likelihood(
 
 
 def exact() -> Divergence:
-    """The trace of the whole Jacobian: one vector-Jacobian product for each number of an example.
+    """The exact trace of the Jacobian, by one vector-Jacobian product for each number of an example.
 
     Returns:
         (field, u `[B, ...]`) -> (field(u), divergence `[B]`), where the field treats examples independently.
@@ -162,11 +162,11 @@ def exact() -> Divergence:
 
 
 def hutchinson(probes: Array) -> Divergence:
-    """The unbiased estimate mean_k z_k^T (d field / du) z_k, one vector-Jacobian product a probe.
+    """The unbiased estimate mean_k z_k^T (d field / du) z_k, with one vector-Jacobian product per probe.
 
     Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix"; Grathwohl et al. 2019, section 3.1.
-    The probes are an argument so that they cannot change between two evaluations: the solver then integrates a smooth
-    function, and its result is an unbiased estimate of the log-likelihood.
+    The probes are an argument, so they are the same in all evaluations: the solver then integrates a smooth function,
+    and its result is an unbiased estimate of the log-likelihood.
 
     Args:
         probes: `[K, B, ...]` from `rademacher` or `normal`.
@@ -186,10 +186,10 @@ def hutchinson(probes: Array) -> Divergence:
 
 
 def rademacher(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
-    """`[count, B, *shape]` probes of -1 and 1, each example's from its own key: the least variance.
+    """`[count, B, *shape]` probes of -1 and 1, drawn for each example from its key; they have the least variance.
 
     Args:
-        keys: `[B]` random keys, one for each example, used for nothing else.
+        keys: `[B]` random keys, one for each example, which must not be used elsewhere.
         shape: shape of an example.
         count: number of probes for each example.
     """
@@ -197,10 +197,10 @@ def rademacher(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
 
 
 def normal(keys: Array, shape: tuple[int, ...], count: int = 1) -> Array:
-    """`[count, B, *shape]` standard normal probes, each example's from its own key.
+    """`[count, B, *shape]` standard normal probes, drawn for each example from its key.
 
     Args:
-        keys: `[B]` random keys, one for each example, used for nothing else.
+        keys: `[B]` random keys, one for each example, which must not be used elsewhere.
         shape: shape of an example.
         count: number of probes for each example.
     """
@@ -211,8 +211,8 @@ def normal_density(scale: ArrayLike, real: Array | None = None) -> Callable[[Arr
     """x `[B, ...]` -> log N(x; 0, scale^2 I) `[B]`.
 
     Args:
-        scale: standard deviation, > 0; one, or one for each number of a vector, `[D]`.
-        real: mask of x without its padding, where x is zero; None: all is real.
+        scale: standard deviation, > 0: one number, or one for each number of a vector, `[D]`.
+        real: mask of x, False on padding, where x is zero; None for no padding.
     """
 
     def log_density(x):
@@ -226,11 +226,12 @@ def dequantise(images: Array, keys: Array) -> Array:
     """Uniform dequantisation (byte + u) / 128 - 1 with u uniform in [0, 1), float32 in [-1, 1).
 
     Theis et al. 2016, "A note on the evaluation of generative models", section 3.1, in the scaling of Song et al. 2021.
-    Networks trained on byte / 127.5 - 1 see every value within half a step of where they met it.
+    The result differs from byte / 127.5 - 1, on which many networks are trained, by at most one level, and by at most
+    half a level on average.
 
     Args:
         images: uint8 `[B, ...]`.
-        keys: `[B]` random keys, one an image, used for nothing else.
+        keys: `[B]` random keys, one for each image, which must not be used elsewhere.
 
     Raises:
         TypeError: if the images are not uint8.
@@ -238,7 +239,7 @@ def dequantise(images: Array, keys: Array) -> Array:
     if images.dtype != jnp.uint8:
         raise TypeError(f"dequantisation takes uint8 images of 256 levels, got {images.dtype}")
     noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
-    # Both terms are multiples of 2^-16 below 2^8 once the noise is, so that no sum is rounded up to the next level.
+    # With u rounded to a multiple of 2^-16, the sum is exact in float32, so it is never rounded up to the next level.
     noise = jnp.floor(noise * 2**16) / 2**16
     return (images.astype(jnp.float32) + noise) / 128 - 1
 
@@ -246,25 +247,25 @@ def dequantise(images: Array, keys: Array) -> Array:
 def bits_per_dim(log_density: Array, dims: ArrayLike) -> Array:
     """Bits per dimension of images of 256 levels in [-1, 1): -log p(x) / (D ln 2) + 7.
 
-    A level is 2/256 wide, so that -log2 of its probability is -log2 p(x) - log2(2/256) a dimension; the mean over
-    dequantisation noise bounds the true code length from above (Jensen). Theis et al. 2016; Song et al. 2021.
+    A level is 2/256 wide, so -log2 of its probability is -log2 p(x) - log2(2/256) per dimension. The mean over
+    dequantisation noise is an upper bound of the true code length (Jensen). Theis et al. 2016; Song et al. 2021.
 
     Args:
-        log_density: `[B]` in nats, of `dequantise`d images.
-        dims: how many numbers D an image has; `[B]` where images are padded, see `padding.count`.
+        log_density: log-density `[B]` of dequantised images, in nats.
+        dims: how many numbers D an image has, >= 1; `[B]` if images are padded, see `padding.count`.
     """
     return -log_density / (dims * math.log(2)) + 7
 
 
 def _log_prior(schedule: NoiseSchedule, real: Array | None = None) -> Callable[[Array], Array]:
-    """The density of `schedule.prior`: N(0, I) where the variance is preserved, else N(0, sigma(t_max)^2 I)."""
+    """The log-density of `schedule.prior`: N(0, I) if the variance is preserved, otherwise N(0, sigma(t_max)^2 I)."""
     radius = probability_flow.radius(schedule, jnp.asarray(schedule.t_max))
     sigma = schedule.sigma(schedule.t_max)
     return normal_density(jnp.where(jnp.abs(radius - 1) < 1e-5, 1.0, sigma), real)
 
 
 def _total(value: Array, x: Array, real: Array | None) -> Array:
-    """The sum of a value over the real numbers of an example, `[]` or `[B]`; one value, or one for each, `[D]`."""
+    """The sum over the real numbers of an example, `[]` or `[B]`, of one value, or of a value for each number `[D]`."""
     if jnp.ndim(value) == 0:
         return value * (math.prod(x.shape[1:]) if real is None else padding.count(real, x))
     return padding.zeroed(jnp.broadcast_to(value, x.shape), real).reshape(len(x), -1).sum(axis=1)

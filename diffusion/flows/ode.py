@@ -1,9 +1,9 @@
 """Solvers of du/ds = f(s, u) for a batch of independent examples.
 
-A solver holds its first and its last time; the caller passes the function from a time to the variable s of the
-integration. The adaptive solver chooses the steps of every example by that example's own error, so that a result does
-not depend on the batch. A general solver would control the error of the batch as a whole, or would have to be mapped
-over examples, which a denoiser that carries the batch's condition does not allow.
+A solver has a first and a last time; the caller passes the function from time to the integration variable s. The
+adaptive solver chooses the steps of each example by that example's error, so a result does not depend on the batch. A
+general-purpose solver would control the error of the whole batch, or would have to be mapped over examples, which is
+impossible for a denoiser that holds the condition of the whole batch.
 """
 
 __all__ = ["Flow", "Solver", "dormand_prince", "dormand_prince_between", "runge_kutta"]
@@ -25,12 +25,12 @@ Flow = Callable[[Array, Any], Any]
 
 
 class Solver(NamedTuple):
-    """A method of integration between two times.
+    """An integration method between two times.
 
     Attributes:
         start: first time.
         end: last time.
-        solve: (flow, variable, state) -> (state at the end, evaluations of the flow), with variable: t -> s.
+        solve: (flow, variable, state) -> (state at the end, number of evaluations of the flow), with variable: t -> s.
     """
 
     start: float
@@ -39,7 +39,7 @@ class Solver(NamedTuple):
 
 
 def runge_kutta(grid: ArrayLike) -> Solver:
-    """The classical method of order 4 (Kutta 1901), four evaluations a step.
+    """The classical Runge-Kutta method of order 4 (Kutta 1901), with four evaluations per step.
 
     Args:
         grid: `[N + 1]` increasing times.
@@ -49,7 +49,7 @@ def runge_kutta(grid: ArrayLike) -> Solver:
     """
     grid = np.asarray(grid, np.float64)
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
-        raise ValueError(f"the grid must be at least two increasing times, from the data on; got {grid}")
+        raise ValueError(f"the grid must be at least two increasing times, starting near the data; got {grid}")
 
     def solve(flow, variable, state):
         s = variable(jnp.asarray(grid, jax.tree.leaves(state)[0].dtype))
@@ -83,18 +83,18 @@ _ERROR = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 /
 
 
 def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1e-5, most: int = 1000) -> Solver:
-    """Adaptive steps of order 5, chosen for each example by its own error; six evaluations a step, taken or refused.
+    """Adaptive steps of order 5, chosen for each example by its error, with six evaluations per attempted step.
 
-    A step is taken where the root mean square, over an array of the state, of error / (atol + rtol |u|) is at most 1
-    for every array; its length is then multiplied by 0.9 error^(-1/5), between 1/5 and 5 (Hairer, Norsett and Wanner
+    A step is accepted if the root mean square of error / (atol + rtol |u|) is at most 1 for every array of the state.
+    After each attempt, the step size is multiplied by 0.9 error^(-1/5), limited to [1/5, 5] (Hairer, Norsett and Wanner
     1993, "Solving Ordinary Differential Equations I", section II.4).
 
     Args:
         start: first time.
         end: last time, > start.
-        rtol: relative tolerance, > 0; with atol 1e-5 in Song et al. 2021.
+        rtol: relative tolerance, > 0; 1e-5 in Song et al. 2021, as atol.
         atol: absolute tolerance, > 0.
-        most: attempts before giving up; an example that has not arrived by then is NaN.
+        most: largest number of attempted steps, >= 1; an example that does not reach the end within them is NaN.
 
     Raises:
         ValueError: if end is not after start, or a tolerance is not positive.
@@ -116,11 +116,11 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
 def dormand_prince_between(
     flow: Flow, first: Array, last: Array, state: Any, rtol: ArrayLike, atol: ArrayLike, most: int
 ) -> tuple[Any, Array]:
-    """The steps of `dormand_prince` between two values of its variable, first < last.
+    """The integration of `dormand_prince` between two values of its variable, first < last.
 
     Returns:
-        (state at the end, NaN for an example that has not arrived; attempts of each example `[B]`, six evaluations each
-        after the first one of all).
+        (state at the end, NaN for an example that does not reach it; number of attempts of each example `[B]`, each
+        with six evaluations after an initial one).
     """
     like = jax.tree.leaves(state)[0]
 
@@ -156,7 +156,7 @@ def _moved(state, h, weights, slopes):
 
 
 def _relative(error, old, new, rtol, atol) -> Array:
-    """`[B]` the largest root mean square of error / tolerance over the arrays; infinite where it is not a number."""
+    """`[B]` the largest root mean square of error / tolerance over the arrays; infinite instead of NaN."""
 
     def size(e, a, b):
         ratio = (e / (atol + rtol * jnp.maximum(jnp.abs(a), jnp.abs(b)))) ** 2

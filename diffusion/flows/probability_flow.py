@@ -4,8 +4,8 @@ The scaled sample u = x / sqrt(alpha^2 + sigma^2) = cos(theta) x0 + sin(theta) e
 
     du/dtheta = cos(theta) eps(x, t) - sin(theta) x0(x, t),
 
-in which no coefficient is infinite at either end (in t, sigma' is, at t = 0, where sigma grows as sqrt(t)) and no
-derivative of the schedule appears, so that one solver serves every schedule at its full order.
+in which no coefficient is infinite at either end and no derivative of the schedule appears, so that a solver has its
+full order for every schedule. (In t, sigma' is infinite at t = 0 if sigma grows as sqrt(t).)
 """
 
 __all__ = ["angle", "radius", "time", "velocity"]
@@ -25,7 +25,7 @@ from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
 from diffusion.schedules.bisection import bisect
 
 HALVINGS = 40  # halvings of [0, 1], beyond the digits of float32 near the data
-NEAR = 1e-6  # share of t_max: the distance from an end at which slopes are compared that are infinite at it
+NEAR = 1e-6  # distance from an end, as a share of t_max, at which slopes that are infinite at the end are compared
 
 
 def angle(schedule: NoiseSchedule, t: ArrayLike) -> Array:
@@ -41,11 +41,11 @@ def radius(schedule: NoiseSchedule, t: ArrayLike) -> Array:
 
 
 def time(schedule: NoiseSchedule, theta: Array) -> Array:
-    """The time at which atan2(sigma, alpha) = theta, kept in the schedule's range against rounding."""
+    """The time at which atan2(sigma, alpha) = theta, clipped to the schedule's range against rounding."""
     if schedule.leaves:
         low, high = bisect(lambda t: -angle(schedule, t), -theta, HALVINGS)
         return jnp.clip((low + high) / 2, schedule.t_min, schedule.t_max)
-    cos = jnp.maximum(jnp.cos(theta), 0)  # in float32, pi/2 lies beyond the right angle
+    cos = jnp.maximum(jnp.cos(theta), 0)  # in float32, pi/2 is slightly more than the right angle
     log_snr = 2 * (jnp.log(cos) - jnp.log(jnp.sin(theta)))
     return jnp.clip(schedule.inverse_log_snr(log_snr), schedule.t_min, schedule.t_max)
 
@@ -55,7 +55,7 @@ def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Arr
 
         du/dtheta = cos(theta) eps(r u, t) - sin(theta) x0(r u, t),    u = x / r,    r = sqrt(alpha^2 + sigma^2)
 
-    Where leaves have a schedule each, theta is the mean of their L angles, and each moves by its own share of it,
+    If leaves have a schedule each, theta is the mean of their L angles, and leaf l moves by
 
         du_l/dtheta = dtheta_l/dtheta (cos(theta_l) eps_l - sin(theta_l) x0_l),    0 <= dtheta_l/dtheta <= L.
 
@@ -83,10 +83,10 @@ def velocity(denoise: Denoiser, schedule: NoiseSchedule) -> Callable[[Array, Arr
 
 
 def _of_leaves(schedule: NoiseSchedule, t: Array) -> tuple[Array, Array]:
-    """The angle of each number and its derivative by the mean of all leaves' angles, `[B, D]` each, at t `[B]`.
+    """The angle of each number and its derivative with respect to the leaves' mean angle, `[B, D]` each, at t `[B]`.
 
-    Where angles of some leaves have an infinite slope in t, as sigma ~ sqrt(t) at t = 0, these have the whole
-    change, in the ratio of their slopes beside that end.
+    If the angles of some leaves have an infinite slope in t, such as sigma ~ sqrt(t) at t = 0, only these leaves
+    change, in the ratio of their slopes near this end.
     """
     slope = lambda t, leaf: jax.jvp(lambda t: angle(leaf, t), (t,), (jnp.ones_like(t),))[1]
     inside = jnp.clip(t, NEAR * schedule.t_max, (1 - NEAR) * schedule.t_max)

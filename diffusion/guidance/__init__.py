@@ -1,8 +1,8 @@
 """Guidance turns denoisers into a denoiser.
 
-`together` and `separately` evaluate the branches that a guidance combines. The guidance is a function of their
-predictions, so that any guidance combines with either way of evaluating. Negative conditioning is `classifier_free`
-with the negative condition as second branch, or `composed` with a negative weight beside the null one.
+`together` and `separately` evaluate the branches that a guidance combines. A guidance is a function of the branches'
+predictions, so any guidance works with either way of evaluating them. Negative prompting is `classifier_free` with the
+negative condition as the second branch, or `composed` with a negative weight.
 """
 
 from diffusion.guidance import measurements as measurements

@@ -1,4 +1,4 @@
-"""Guidance by the maps of cross-attention: x_t is moved so that words are seen, or seen where they belong."""
+"""Guidance by cross-attention maps: x_t is moved so that words appear, or appear in a given place."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 Maps = Callable[[Array, ArrayLike], Sequence[Array]]
-"""(x_t `[B, H, W, C]`, t) -> maps `[B, heads, N, M]` of the layers of the conditional network."""
+"""(x_t `[B, H, W, C]`, t) -> attention maps `[B, heads, N, M]`, one for each layer of the conditional network."""
 
 
 def attend_and_excite(
@@ -28,9 +28,9 @@ def attend_and_excite(
 ) -> Unpaired:
     """Attend-and-Excite: the denoiser at x_t - w grad L(x_t), L = the largest 1 - max A_s of the words s.
 
-    The authors' w falls with the steps, 20 sqrt(1 .. 1/2) for t = 1 .. 0, and they move x_t in the first half of them
-    (interval = (0.5, 1)); at three steps they repeat the move until the words reach a threshold, here `repeats` times
-    at each.
+    The authors' w decreases over the steps, 20 sqrt(1 .. 1/2) for t = 1 .. 0, and they move x_t in the first half of
+    the steps (interval = (0.5, 1)). At three of the steps they repeat the move until the words reach a threshold; here
+    it is repeated `repeats` times at each step.
 
     Facts:
         nfe: 1 call of the denoiser, and `repeats` gradients through the conditional network
@@ -41,18 +41,18 @@ def attend_and_excite(
     Args:
         denoise: the denoiser to be guided.
         maps: attention maps of the network with the prompt's condition.
-        tokens: positions of the K tokens of each of S words, int `[B, S, K]`; -1 for none.
+        tokens: positions of the K tokens of each of the S words, int `[B, S, K]`; -1 for none.
         scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 0; None for all times.
-        first: number of leading tokens without a word (1 for CLIP's).
+        first: number of leading tokens that belong to no word, >= 0; 1 for CLIP.
         repeats: number of moves in each call, at least 1.
 
     Returns:
-        An `Unpaired` denoiser, since it is evaluated at another x than x_t: `samplers.sample` takes it with samplers
-        that read both fields, such as ddim.
+        An `Unpaired` denoiser, because the network is evaluated at the moved x. `samplers.sample` accepts it with
+        samplers that use both fields, such as ddim.
 
     Raises:
-        ValueError: if the interval is empty, or there is no repetition.
+        ValueError: if the interval is empty, or repeats is below 1.
     """
     loss = lambda x, t: attention_losses.excited(maps(x, t), tokens, x.shape[1:3], first)
     return _moved(denoise, loss, lambda x, t: strength(scale, 0, interval, t, x), interval, repeats)
@@ -70,7 +70,7 @@ def layout(
 ) -> Unpaired:
     """Layout guidance, backward: the denoiser at x_t - w sigma_t^2 grad E(x_t), E = mean of (1 - A_s inside box s)^2.
 
-    The authors take w = 30 and up to 5 repetitions in the first 10 of 50 steps (interval = (0.8, 1)).
+    The authors use w = 30 and up to 5 repetitions in the first 10 of 50 steps (interval = (0.8, 1)).
 
     Facts:
         nfe: 1 call of the denoiser, and `repeats` gradients through the conditional network
@@ -79,20 +79,20 @@ def layout(
 
     Args:
         denoise: the denoiser to be guided.
-        schedule: the process, which gives sigma_t.
+        schedule: the process, which defines sigma_t.
         maps: attention maps of the network with the prompt's condition.
-        tokens: positions of the K tokens of each of S words, int `[B, S, K]`; -1 for none.
+        tokens: positions of the K tokens of each of the S words, int `[B, S, K]`; -1 for none.
         boxes: S boxes (left, top, right, bottom), as fractions of the sides in [0, 1].
         scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 0; None for all times.
         repeats: number of moves in each call, at least 1.
 
     Returns:
-        An `Unpaired` denoiser, as `attend_and_excite`.
+        An `Unpaired` denoiser, as by `attend_and_excite`.
 
     Raises:
-        ValueError: if the interval is empty, there is no repetition, or words and boxes differ in number; when called,
-            for a box that contains no point of a map.
+        ValueError: if the interval is empty, repeats is below 1, or the numbers of words and boxes differ; when called,
+            if a box contains no position of a map.
     """
     if len(boxes) != tokens.shape[1]:
         raise ValueError(f"layout: {len(boxes)} boxes for {tokens.shape[1]} words; give one box for each word")
@@ -108,7 +108,7 @@ def _moved(
     interval: Interval,
     repeats: int,
 ) -> Unpaired:
-    """The denoiser at x - size grad loss(x), after `repeats` such moves; without a gradient where all sizes are 0."""
+    """The denoiser after `repeats` moves x <- x - size grad loss(x); no gradient is computed if all sizes are 0."""
     check_interval(interval)
     if repeats < 1:
         raise ValueError(f"repeats = {repeats} must be at least 1")

@@ -1,7 +1,7 @@
-"""Losses of maps of cross-attention: whether words are seen, and where.
+"""Losses on cross-attention maps: whether words appear, and where.
 
-Maps are probabilities `[B, heads, N, M]`: query n, a point of the picture, has a distribution over the prompt's M
-tokens. Tokens are int `[B, S, K]`: K tokens of each of S words for each example; -1 stands for none.
+Maps are probabilities `[B, heads, N, M]`: query n, a position in the picture, has a distribution over the prompt's M
+tokens. Tokens are int `[B, S, K]`: for each example, the positions of the K tokens of each of S words; -1 for none.
 """
 
 __all__ = ["boxed", "chosen", "excited", "grid", "token_maps"]
@@ -24,7 +24,7 @@ def grid(queries: int, height: int, width: int) -> tuple[int, int]:
     """Rows and columns of a map's queries over a picture of these sides.
 
     Raises:
-        ValueError: for a number that is no grid of the picture's ratio.
+        ValueError: if the queries do not form a grid with the picture's aspect ratio.
     """
     rows = round(math.sqrt(queries * height / width))
     if rows < 1 or queries % rows or rows * width != queries // rows * height:
@@ -35,7 +35,7 @@ def grid(queries: int, height: int, width: int) -> tuple[int, int]:
 
 
 def chosen(maps: Sequence[Array]) -> list[Array]:
-    """The maps with the most queries among those with at most QUERIES; without any, the maps with the fewest."""
+    """The maps with the most queries among those with at most QUERIES, or else the maps with the fewest queries."""
     sizes = {a.shape[2] for a in maps}
     few = [size for size in sizes if size <= QUERIES]
     size = max(few) if few else min(sizes)
@@ -43,22 +43,22 @@ def chosen(maps: Sequence[Array]) -> list[Array]:
 
 
 def token_maps(maps: Array, tokens: Array) -> Array:
-    """The columns of maps `[B, ..., M]` that belong to tokens `[B, S, K]`: `[B, S, K, ...]`."""
+    """The columns `[B, S, K, ...]` of maps `[B, ..., M]` that belong to tokens `[B, S, K]`."""
     take = lambda rows, at: jnp.moveaxis(rows, -1, 0)[jnp.maximum(at, 0)]
     return jax.vmap(take)(maps, tokens)
 
 
 def excited(maps: Sequence[Array], tokens: Array, sides: tuple[int, int], first: int = 1) -> Array:
-    """Attend-and-Excite's loss, max over tokens of 1 - max over places of the smoothed map: `[B]`.
+    """Attend-and-Excite's loss `[B]`, the max over tokens of 1 - max over positions of the smoothed map.
 
-    The maps are averaged over layers and heads, and a softmax over the words, 100 times as sharp, takes the place of
-    their sum; a Gaussian of 3 x 3 with deviation 1/2 smooths them, so that no single place is enough.
+    The maps are averaged over layers and heads, and normalised over the words by a softmax of 100 times their values. A
+    3 x 3 Gaussian with standard deviation 1/2 smooths them, so that a single position is not enough.
 
     Args:
         maps: attention maps of the layers, `[B, heads, N, M]` each.
-        tokens: tokens of the S words that have to be seen, int `[B, S, K]`.
+        tokens: tokens of the S words that must appear, int `[B, S, K]`.
         sides: height and width of x.
-        first: number of leading tokens without a word, which take most of the attention (1 for CLIP's).
+        first: number of leading tokens that belong to no word, which receive most of the attention; 1 for CLIP.
 
     Reference: Chefer et al. 2023, "Attend-and-Excite: Attention-Based Semantic Guidance for Text-to-Image Diffusion
     Models", section 4 and their code.
@@ -72,7 +72,7 @@ def excited(maps: Sequence[Array], tokens: Array, sides: tuple[int, int], first:
 
 
 def _smoothed(maps: Array) -> Array:
-    """The last two axes by a Gaussian of 3 values each way, with the borders reflected where there are two values."""
+    """Smooths the last two axes by a 3 x 3 Gaussian, with reflected borders on axes of at least two values."""
     weights = np.exp(-0.5 * (np.arange(-1, 2) / 0.5) ** 2)
     weights /= weights.sum()
     for axis in (-2, -1):
@@ -84,7 +84,7 @@ def _smoothed(maps: Array) -> Array:
 
 
 def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]], sides: tuple[int, int]) -> Array:
-    """The loss of layout guidance, the mean of (1 - share of the map inside the box)^2: `[B]`.
+    """The loss `[B]` of layout guidance, the mean of (1 - share of the map inside the box)^2.
 
         E = mean over layers, words, tokens, heads of (1 - sum_{n in box} A_n / sum_n A_n)^2
 
@@ -115,10 +115,10 @@ def boxed(maps: Sequence[Array], tokens: Array, boxes: Sequence[Sequence[float]]
 
 
 def _share(maps: Array, inside: np.ndarray) -> Array:
-    """sum_{n inside} A_n / sum_n A_n of maps `[..., N]`; 0, without a gradient, of a map that is 0 everywhere.
+    """sum_{n inside} A_n / sum_n A_n of maps `[..., N]`; 0, without a gradient, for a map that is 0 everywhere.
 
-    A token that no query attends to has probabilities down to the least float and below. Each map is divided by its
-    largest value first, so that neither the sum nor its square in the derivative vanishes.
+    A token that no query attends to has probabilities that may underflow. Each map is first divided by its largest
+    value, so that neither the sum nor its square in the derivative vanishes.
     """
     peak = jax.lax.stop_gradient(maps.max(-1, keepdims=True))
     attended = peak > jnp.finfo(maps.dtype).tiny

@@ -21,19 +21,19 @@ Branches = Callable[[Array, ArrayLike], tuple[Prediction, ...]]
 def together(
     network: Network, schedule: NoiseSchedule, parameterization: Parameterization, conditions: tuple[Any, ...]
 ) -> Branches:
-    """Evaluates K conditions in one call of the network on a batch of K B.
+    """Evaluates K conditions in one call of the network, on a batch of K B.
 
     Args:
         network: (x `[K B, ...]`, clock `[K B]`, condition) -> output.
         schedule: the process.
         parameterization: meaning of the network's output.
-        conditions: K pytrees of one structure, with leading axis B; none of them may be None (pass the null class).
+        conditions: K pytrees with the same structure and leading axis B; none may be None (pass the null class).
 
     Returns:
-        (x_t, t) -> K predictions.
+        A function (x_t, t) -> K predictions.
 
     Raises:
-        TypeError: as `parameterizations.denoiser`.
+        TypeError: under the conditions of `parameterizations.denoiser`.
         ValueError: if there are fewer than two conditions, one is None, or the parameterization is not defined at
             t_max.
     """
@@ -61,10 +61,10 @@ def together(
 
 
 def separately(*denoisers: Denoiser) -> Branches:
-    """Evaluates denoisers one after the other; they may be different networks.
+    """Evaluates denoisers one after the other; they may use different networks.
 
     Args:
-        *denoisers: functions (x_t, t) -> Prediction.
+        *denoisers: denoisers (x_t, t) -> Prediction.
     """
     denoisers = tuple(map(checked, denoisers))
     return lambda x_t, t: tuple(denoise(x_t, t) for denoise in denoisers)
@@ -79,13 +79,14 @@ def evaluate(branches: Branches, x_t: Array, t: ArrayLike, counts: tuple[int, ..
 
 
 def with_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Callable], Callable]:
-    """A decorator of guidances that combine other branches than the conditional and the unconditional one.
+    """A decorator for guidances whose branches are not the conditional and the unconditional prediction.
 
-    A config then gives the arguments of both functions in one entry.
+    A config then states the arguments of both functions in one entry.
 
     Args:
-        conditions: (condition `[B, ...]`, null, mask, further arguments) -> the conditions of the branches; mask is
-            layers -> Bool `[B, L]`, True at these layers of the network. The function names the arguments it needs.
+        conditions: (condition `[B, ...]`, null, mask, further arguments) -> the conditions of the branches, where mask
+            is a function layers -> Bool `[B, L]`, True at these layers of the network. It takes those of the arguments
+            that it needs, by name.
     """
 
     def attach(guidance: Callable) -> Callable:
@@ -96,12 +97,12 @@ def with_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Cal
 
 
 def class_conditions(condition: Array, null: Array, labels: Sequence[int] = ()) -> tuple[Array, ...]:
-    """The conditions of a config for several classes: the sample's class, further classes, the null class.
+    """The conditions for several classes in a config: the sample's class, further classes, the null class.
 
     Args:
         condition: the classes of the samples, `[B]`.
         null: the null class, `[B]`.
-        labels: the further classes, each for all samples.
+        labels: the further classes, int; each applies to all samples.
     """
     return (condition, *(jnp.full_like(condition, label) for label in labels), null)
 

@@ -1,4 +1,4 @@
-"""Extrapolation away from a second prediction: without the condition, for another condition, or of a worse network."""
+"""Extrapolation away from a second prediction: unconditional, for another condition, or by a worse network."""
 
 import jax.numpy as jnp
 
@@ -13,11 +13,12 @@ def classifier_free(
 ) -> Denoiser:
     """Classifier-free guidance: cond + (w - 1) (cond - uncond), for x0 and eps alike.
 
-    w = 0 is the second branch. A negative condition in place of the null one (negative prompting) pushes the sample
-    away from it. Where the two scores belong to densities p_c and p_u, the guided score belongs to p_c^w p_u^(1 - w).
+    w = 0 gives the second branch. With a negative condition in place of the null condition (negative prompting), the
+    sample moves away from it. If the two scores belong to densities p_c and p_u, the guided score belongs to p_c^w
+    p_u^(1 - w).
 
     Facts:
-        nfe: 2 branches a call
+        nfe: 2 branches per call
         neutral: w = 1, the conditional denoiser exactly
         paper: Ho and Salimans 2022, "Classifier-Free Diffusion Guidance", eq. 6, whose w is ours minus one; intervals:
             Kynkaanniemi et al. 2024, "Applying Guidance in a Limited Interval"; scales over t: Wang et al. 2024,
@@ -25,17 +26,17 @@ def classifier_free(
 
     Args:
         branches: evaluates (condition, null or negative condition).
-        scale: w, a number, `[B]`, one a sample, or a function of t.
+        scale: guidance scale w: a number, one for each sample `[B]`, or a function of t.
         interval: (t_low, t_high), both included, outside which w = 1; None for all times.
-        channels: how many of the leading channels are guided, >= 1; None for all. The code of DiT and SiT guides 3 of
-            the 4 channels of its latents, and so do the figures of their papers.
-        ramp: t -> the share of w - 1 that acts, e.g. `power_cosine()`; None: all of it at all times.
+        channels: number of leading channels that are guided, >= 1; None for all. The code of DiT and SiT, and the
+            results of their papers, guide 3 of the 4 channels of the latents.
+        ramp: factor of w - 1 as a function of t, such as `power_cosine()`; None for 1 at all times.
 
     Returns:
-        A denoiser. The variance, where the network predicts one, is the conditional branch's.
+        A denoiser. If the network predicts a variance, it is that of the conditional branch.
 
     Raises:
-        ValueError: if the interval is empty, or no channel is guided; when called, if there are not two branches.
+        ValueError: if the interval is empty, or channels is below 1; when called, if there are not two branches.
     """
     check_interval(interval)
     if channels is not None and channels < 1:
@@ -55,10 +56,10 @@ def classifier_free(
 
 
 def autoguidance(denoise: Denoiser, worse: Denoiser, scale: Scale, interval: Interval = None) -> Denoiser:
-    """Autoguidance: good + (w - 1) (good - bad), where bad is a smaller or less trained network of the same task.
+    """Autoguidance: good + (w - 1) (good - bad), where bad is a smaller or less trained network for the same task.
 
     Facts:
-        nfe: 1 of each network a call
+        nfe: 1 of each network per call
         neutral: w = 1, the good network's denoiser exactly
         paper: Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", section 4
 

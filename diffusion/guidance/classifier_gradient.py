@@ -28,8 +28,8 @@ def classifier(
 
         eps - w sigma grad,    x0 + w sigma^2 / alpha grad,    grad = grad_{x_t} log p(y | x_t).
 
-    With the exact p(y | x_t) and w = 1 it is the denoiser of p(x_0 | y). At alpha = 0, where x_t holds nothing about y,
-    the denoiser is left as it is.
+    With the exact p(y | x_t) and w = 1 this is the denoiser of p(x_0 | y). At alpha = 0, where x_t has no information
+    about y, the denoiser is unchanged.
 
     Facts:
         nfe: 1 call of the denoiser and 1 gradient of the classifier
@@ -63,7 +63,7 @@ def classifier(
 
 
 def shift_score(prediction, schedule, t, change):
-    """Adds to the score: eps - sigma change, x0 + sigma^2 / alpha change; nothing at alpha = 0."""
+    """Adds `change` to the score: eps - sigma change, x0 + sigma^2 / alpha change; no change at alpha = 0."""
     alpha = left_broadcast(schedule.alpha(t), change)
     sigma = left_broadcast(schedule.sigma(t), change)
     some = alpha > 0

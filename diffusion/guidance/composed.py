@@ -1,4 +1,4 @@
-"""Several conditions at once."""
+"""Guidance by several conditions at once."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from diffusion.parameterizations import Denoiser
 def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
     """Several conditions, each with a weight that may be negative: uncond + sum_k w_k (cond_k - uncond).
 
-    Where the scores belong to densities, the guided score belongs to p_u prod_k (p_k / p_u)^(w_k). A condition and a
-    negative one are composed((cond, negative, null), (w, -v)).
+    If the scores belong to densities, the guided score belongs to p_u prod_k (p_k / p_u)^(w_k). For a condition and a
+    negative condition, use the branches (condition, negative condition, null condition) with the scales (w, -v).
 
     Facts:
-        nfe: 1 + the number of conditions, branches a call
+        nfe: 1 + the number of conditions, branches per call
         neutral: every w_k = 0, the unconditional denoiser exactly
         paper: Liu et al. 2022, "Compositional Visual Generation with Composable Diffusion Models", section 4
 
@@ -25,10 +25,10 @@ def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
         scales: weights w_1 .. w_K, each a number, `[B]` or a function of t.
 
     Returns:
-        A denoiser. The variance, where the network predicts one, is the null branch's.
+        A denoiser. If the network predicts a variance, it is that of the null branch.
 
     Raises:
-        ValueError: if there are no scales; when called, if there is not one branch more than there are scales.
+        ValueError: if there are no scales; when called, if the number of branches is not the number of scales plus 1.
     """
     if not scales:
         raise ValueError("composed: scales is empty; give one for each condition")

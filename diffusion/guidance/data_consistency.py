@@ -1,4 +1,4 @@
-"""Reconstruction guidance that needs no derivative of the network: it changes the estimate of the data alone."""
+"""Reconstruction guidance without derivatives of the network, which changes only the estimate of the data."""
 
 from collections.abc import Callable
 
@@ -26,10 +26,10 @@ def proximal(
         argmin_z |y - A z|^2 / sigma_y^2 + w (alpha / sigma)^2 |z - x0|^2
             = x0 + A^T (A A^T + w (alpha sigma_y / sigma)^2 I)^-1 (y - A x0).
 
-    At sigma_y = 0 it is A^+ y + (I - A^+ A) x0: what is measured is taken from y, and the null space from the network.
-    It is Bayes' rule where p(x_0 | x_t) is N(x0, (sigma / alpha)^2 / w I), so exact for data N(mu, s^2 I) and
-    w = 1 + (sigma / alpha)^2 / s^2. A sampler of noise then renoises the estimate as the papers do, `ddpm()` as DDNM
-    and `ddim(eta)` as DiffPIR.
+    At sigma_y = 0 it is A^+ y + (I - A^+ A) x0: the measured part comes from y, and the null space from the network. It
+    is Bayes' rule if p(x_0 | x_t) is N(x0, (sigma / alpha)^2 / w I), and therefore exact for data N(mu, s^2 I) and w =
+    1 + (sigma / alpha)^2 / s^2. A stochastic sampler then adds noise to the estimate as in the papers: `ddpm()` for
+    DDNM and `ddim(eta)` for DiffPIR.
 
     Facts:
         nfe: 1 call of the denoiser
@@ -46,7 +46,7 @@ def proximal(
         scale: weight w > 0 of the estimate, DiffPIR's lambda: a number, `[B]` or a function of t.
 
     Raises:
-        ValueError: if the standard deviation is negative.
+        ValueError: if noise_std is negative.
     """
     if not noise_std >= 0:
         raise ValueError(f"proximal: noise_std = {noise_std} must be at least 0")
@@ -72,12 +72,12 @@ def manifold_preserving(
     scale: Scale = 1.0,
     interval: Interval = None,
 ) -> Denoiser:
-    """MPGD and FlowChef: a gradient step on the estimate itself, x0 + w grad_{x0} log p(y | x0).
+    """MPGD and FlowChef: a gradient step on the estimate, x0 + w grad_{x0} log p(y | x0).
 
-    It is `posterior_sampling` without the derivative of the network, which costs twice the memory and time. For small
-    w = (sigma / alpha)^2 it is `proximal` to first order, and it takes any likelihood or negative loss. MPGD keeps eps
-    as it was, and its step c therefore is w (1 - sigma_s alpha_t / (sigma_t alpha_s)) of a step from t to s; here eps
-    follows, so that w is a rate and the samples do not depend on the number of steps.
+    This is `posterior_sampling` without the derivative of the network, which would double memory and time. It accepts
+    any likelihood or negative loss. For small w = (sigma / alpha)^2 it agrees with `proximal` to first order. MPGD
+    leaves eps unchanged, so its step size c equals w (1 - sigma_s alpha_t / (sigma_t alpha_s)) for a step from t to s.
+    Here eps changes with x0, so that w is a rate and the samples do not depend on the number of steps.
 
     Facts:
         nfe: 1 call of the denoiser

@@ -1,4 +1,4 @@
-"""Products of densities to powers, of which the sum of the scores is the usual approximation."""
+"""Products of powers of densities, usually approximated by sums of scores."""
 
 import functools
 import math
@@ -16,14 +16,14 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 class Product(NamedTuple):
-    """A denoiser whose score is sum_k b_k s_k, and the branches and exponents that it is made of.
+    """A denoiser whose score is sum_k b_k s_k, with its branches and exponents.
 
-    `samplers.sample` takes it as any denoiser; `steering.corrected` weighs its particles.
+    `samplers.sample` accepts it like any denoiser; `steering.corrected` weighs its particles.
 
     Attributes:
-        branches: evaluates the K' denoisers.
-        exponents: exponents b_k, K' numbers.
-        schedule: the process of all of them.
+        branches: function that evaluates the K denoisers.
+        exponents: exponents b_k, K numbers.
+        schedule: the process of all denoisers.
     """
 
     branches: Branches
@@ -32,7 +32,7 @@ class Product(NamedTuple):
 
     @property
     def total(self) -> float:
-        """The sum B of the exponents, exactly 1 where it is 1 up to rounding."""
+        """The sum of the exponents, set to exactly 1 if it is 1 up to rounding."""
         total = math.fsum(self.exponents)
         return 1.0 if math.isclose(total, 1, abs_tol=1e-9) else total
 
@@ -55,41 +55,42 @@ class Product(NamedTuple):
 
 
 def product_conditions(condition: Array, labels: Sequence[int] = ()) -> tuple[Array, ...]:
-    """The conditions of a config for a product: the sample's class, and further classes.
+    """The conditions for a product in a config: the sample's class, and further classes.
 
     Args:
         condition: the classes of the samples, `[B]`.
-        labels: the further classes, each for all samples; the number of classes stands for none of them.
+        labels: the further classes, int; each applies to all samples. The number of classes is the null class.
     """
     return (condition, *(jnp.full_like(condition, label) for label in labels))
 
 
 @with_conditions(product_conditions)
 def product(branches: Branches, schedule: NoiseSchedule, exponents: Sequence[float]) -> Product:
-    """A product of densities to powers, prod_k p_k^(b_k), by the sum of the scores, sum_k b_k s_k.
+    """A product of powers of densities, prod_k p_k^(b_k), approximated by the score sum_k b_k s_k.
 
-    Exponents (1, 1) are a product, (w, 1 - w) of a conditional and an unconditional denoiser guidance, (1/2, 1/2) the
-    geometric average, (b,) the power b. Away from t = 0 the sum is not the score of the noised product, so that plain
-    samples have another distribution; `steering.corrected` corrects them.
+    Exponents (1, 1) give a product, (1/2, 1/2) the geometric mean, and (b,) a power; (w, 1 - w) of a conditional and an
+    unconditional denoiser is classifier-free guidance. Except at t = 0, the sum is not the score of the noised product,
+    so plain samples do not follow the product; `steering.corrected` corrects them.
 
     Facts:
-        nfe: the number of exponents, branches a call
+        nfe: the number of exponents, branches per call
         neutral: exponents (1, 0, ..., 0), the first denoiser exactly
         paper: Du et al. 2023, "Reduce, Reuse, Recycle: Compositional Generation with Energy-Based Diffusion Models and
             MCMC"; Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion: Annealing, Guidance, and Product of
             Experts"
 
     Args:
-        branches: evaluates the denoisers of the p_k.
-        schedule: the process of all of them.
+        branches: function that evaluates the denoisers of the p_k.
+        schedule: the process of all denoisers.
         exponents: exponents b_k, one for each branch, with a positive sum.
 
     Returns:
-        A denoiser, defined where alpha > 0 unless the exponents sum to 1. The variance, where the networks predict
-        one, is the first branch's.
+        A denoiser, defined only where alpha > 0 unless the exponents sum to 1. If the networks predict a variance, it
+        is that of the first branch.
 
     Raises:
-        ValueError: if the sum of the exponents is not positive; when called, if there is not one branch for each.
+        ValueError: if the sum of the exponents is not positive; when called, if there is not one branch for each
+            exponent.
     """
     weighted = Product(branches, tuple(map(float, exponents)), schedule)
     if not weighted.total > 0:
@@ -100,7 +101,7 @@ def product(branches: Branches, schedule: NoiseSchedule, exponents: Sequence[flo
 
 
 def multiplied(denoise: Denoiser, other: Denoiser, schedule: NoiseSchedule, exponent: float = 1.0) -> Product:
-    """The product of a density, or of a `product`, with the power of another one: p q^b.
+    """The product p q^b of a density p, or a `product`, and a power of another density q.
 
     Facts:
         nfe: 1 of each network a call
@@ -110,11 +111,11 @@ def multiplied(denoise: Denoiser, other: Denoiser, schedule: NoiseSchedule, expo
     Args:
         denoise: the denoiser of p, which may be a `product`.
         other: the denoiser of q.
-        schedule: the process of both.
+        schedule: the process of both denoisers.
         exponent: exponent b of q, which may be negative.
 
     Raises:
-        ValueError: as `product`.
+        ValueError: under the conditions of `product`.
     """
     first = denoise if isinstance(denoise, Product) else product(separately(denoise), schedule, (1.0,))
     both = lambda x, t: (*first.branches(x, t), *separately(other)(x, t))

@@ -1,4 +1,4 @@
-"""Guidance of a model that edits a picture by an instruction, with a scale for each of the two."""
+"""Guidance of a model that edits a picture by an instruction, with a scale for the picture and one for the text."""
 
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
@@ -10,22 +10,22 @@ def text_and_picture(
 ) -> Denoiser:
     """Two scales: null + s_I (picture - null) + s_T (both - picture), for x0 and eps alike.
 
-    It is computed as both + (s_T - 1) (both - picture) + (s_I - 1) (picture - null). A greater s_T follows the
-    instruction more closely, a greater s_I the picture that is edited.
+    It is computed as both + (s_T - 1) (both - picture) + (s_I - 1) (picture - null). A larger s_T follows the
+    instruction more closely; a larger s_I follows the original picture more closely.
 
     Facts:
-        nfe: 3 branches a call
+        nfe: 3 branches per call
         neutral: s_T = s_I = 1, the denoiser of both conditions exactly
         paper: Brooks et al. 2023, "InstructPix2Pix: Learning to Follow Image Editing Instructions", eq. 3
 
     Args:
-        branches: evaluates (text and picture, picture alone, neither).
+        branches: evaluates (text and picture, only picture, neither).
         text_scale: guidance scale s_T of the text: a number, `[B]` or a function of t.
         picture_scale: guidance scale s_I of the picture, in the same forms.
-        interval: (t_low, t_high), both included, outside which both are 1; None for all times.
+        interval: (t_low, t_high), both included, outside which s_T = s_I = 1; None for all times.
 
     Returns:
-        A denoiser. The variance, where the network predicts one, is the first branch's.
+        A denoiser. If the network predicts a variance, it is that of the first branch.
 
     Raises:
         ValueError: if the interval is empty; when called, if there are not three branches.

@@ -1,4 +1,4 @@
-"""Guidance by a prediction from the middle of the same network."""
+"""Guidance by a prediction from an intermediate block of the same network."""
 
 __all__ = ["depth_branches", "internal"]
 
@@ -16,11 +16,11 @@ from diffusion.schedules import NoiseSchedule
 
 
 def internal(branches: Branches, scale: Scale, interval: Interval = None) -> Denoiser:
-    """Internal guidance: early + w (full - early), where early is a prediction from the middle of the network.
+    """Internal guidance: early + w (full - early), where early is a prediction from an intermediate block.
 
     Facts:
         nfe: 1 call of the network
-        neutral: w = 1, the network's own denoiser exactly
+        neutral: w = 1, the network's denoiser exactly
         paper: Singh et al. 2026, "Improved Baselines with Representation Autoencoders", and the authors' code, with
             w = 1.78 for t in [0.1, 1] on ImageNet at 256
 
@@ -46,18 +46,18 @@ def depth_branches(
     layer: int,
     head: Callable[[Array, tuple[int, ...]], Array],
 ) -> Branches:
-    """Evaluates a network once, for its own prediction and for one from the features of one of its blocks.
+    """Evaluates a network once for two predictions: its output, and that of a head on the features of a block.
 
     Args:
         network: (x, clock, condition, features=(layer,)) -> (output, (features h,)).
         schedule: the process.
         parameterization: meaning of both outputs.
         condition: condition of both predictions.
-        layer: index of the block, int.
+        layer: index of the block, from 1.
         head: (features h, shape of an example) -> output `[B, ...]`.
 
     Returns:
-        (x_t, t) -> (full, early).
+        A function (x_t, t) -> (full, early).
     """
     check_network(network, schedule, parameterization)
 

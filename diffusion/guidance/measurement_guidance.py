@@ -1,4 +1,4 @@
-"""Reconstruction guidance: samples that agree with a measurement y = A(x_0) + noise, from an unconditional network."""
+"""Reconstruction guidance: an unconditional network samples pictures that agree with y = A(x_0) + noise."""
 
 from collections.abc import Callable
 
@@ -22,12 +22,13 @@ def posterior_sampling(
     scale: Scale = 1.0,
     interval: Interval = None,
 ) -> Denoiser:
-    """DPS: classifier guidance with p(y | x_t) ~ p(y | x0(x_t)), score + w grad_{x_t} log p(y | x0(x_t)).
+    """DPS: classifier guidance by the approximation p(y | x_t) ~ p(y | x0(x_t)).
 
-    The paper has log p = -|y - A(x0)|^2 / (2 sigma_y^2), `gaussian_likelihood`. Its algorithm and code take the
-    gradient of -|y - A(x0)|, `negative_distance`, and subtract a constant step from x_s after the sampler's step. Here
-    the score changes instead: w is a rate, not a step. Any log-likelihood or negative loss of x0 will do (Bansal et al.
-    2023, "Universal Guidance"). At alpha = 0 the denoiser does not change.
+    The guided score is score + w grad_{x_t} log p(y | x0(x_t)). The paper derives it for log p = -|y - A(x0)|^2 / (2
+    sigma_y^2), `gaussian_likelihood`. The paper's algorithm and code use the gradient of -|y - A(x0)|,
+    `negative_distance`, and subtract a constant step from x_s after the sampler's step. Here the score changes instead:
+    w is a rate, not a step size. Any log-likelihood or negative loss of x0 can be used (Bansal et al. 2023, "Universal
+    Guidance"). At alpha = 0 the denoiser is unchanged.
 
     Facts:
         nfe: 1 call of the denoiser and 1 of its transposed derivative
@@ -60,7 +61,7 @@ def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std:
 
     Args:
         operator: operator A: x0 `[B, ...]` -> `[B, ...]`; it may be nonlinear.
-        y: the measurement, of the shape of A's result.
+        y: the measurement, with the shape of A(x0).
         noise_std: standard deviation sigma_y of the noise, > 0.
     """
     if not noise_std > 0:
@@ -72,7 +73,7 @@ def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std:
 
 
 def negative_distance(operator: Callable[[Array], Array], y: Array) -> Callable[[Array], Array]:
-    """-|y - A(x0)|, whose gradient is the normalised one of DPS's code; arguments as `gaussian_likelihood`."""
+    """-|y - A(x0)|, with the normalised gradient of DPS's code; arguments as in `gaussian_likelihood`."""
 
     def log_likelihood(x0):
         return -root(_squared(y - operator(x0)))
@@ -87,16 +88,18 @@ def quantile_likelihood(
 
         log p(y | x0) = -sum max(k (y - A(x0)), (k - 1) (y - A(x0))) + constant
 
-    The loss of the quantile k: its gradient is k where A(x0) is below y, and k - 1 above, whatever the distance. TSDiff
-    gives each sample of a series another level, evenly from 0 to 1, so that the samples spread as a forecast does.
+    This is minus the quantile loss of level k: its gradient with respect to A(x0) is k where A(x0) is below y, and k -
+    1 above, at any distance. TSDiff uses a different level for each sample of a series, evenly spaced from 0 to 1, so
+    that the samples are spread like a forecast.
 
     Args:
-        operator: operator A: x0 `[B, ...]` -> `[B, ...]`; `jnp.where(mask, x0, 0)` for a series that is known in part.
-        y: the measurement, of the shape of A's result.
+        operator: operator A: x0 `[B, ...]` -> `[B, ...]`; `lambda x0: jnp.where(mask, x0, 0)` for a partly known
+            series.
+        y: the measurement, with the shape of A(x0).
         level: quantile level k in (0, 1), a number or one for each example `[B]`.
 
     Raises:
-        ValueError: for a level out of range, if its value is known.
+        ValueError: if level is out of range and not traced.
 
     Reference: Kollovieh et al., "Predict, Refine, Synthesize: Self-Guiding Diffusion Models for Probabilistic Time
     Series Forecasting", 2023.
@@ -125,9 +128,9 @@ def pseudoinverse(
 
         score + (dx0 / dx_t)^T A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0),    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2.
 
-    r^2 is the posterior variance of data N(mu, s^2 I), for which the guidance is exact; the paper has s = 1. (The
-    paper's algorithm weighs the shift of x_s by alpha_t, which is alpha^2 times Bayes' rule for small steps.) At
-    alpha = 0 the denoiser does not change.
+    r^2 is the posterior variance for data N(mu, s^2 I), for which the guidance is exact; the paper has s = 1. (The
+    paper's algorithm multiplies the shift of x_s by alpha_t, which for small steps is alpha^2 times Bayes' rule.) At
+    alpha = 0 the denoiser is unchanged.
 
     Facts:
         nfe: 1 call of the denoiser and 1 of its transposed derivative
@@ -165,7 +168,7 @@ def pseudoinverse(
 
 
 def _differentiated(denoise, x_t, t):
-    """x0(x_t), v -> (dx0 / dx_t)^T v, and the prediction, by one evaluation."""
+    """(x0(x_t), the function v -> (dx0 / dx_t)^T v, the prediction), from one evaluation."""
 
     def estimate(x):
         prediction = checked(denoise)(x, t)

@@ -16,11 +16,11 @@ class Measurement(NamedTuple):
 
     Attributes:
         forward: x `[B, ...]` -> A x.
-        solve: (y like A x, ratio >= 0 that broadcasts against it) -> (A A^T + ratio I)^-1 y; the pseudo-inverse where
-            ratio is 0, and 0 where it is infinite.
-        filtered: (x `[B, ...]`, f) -> V f(s) V^T x for A = U s V^T with a complete basis V, where the function f of the
-            singular values broadcasts; only `ddrm` and `mcgdiff` need it.
-        trace: (f, x `[B, ...]`) -> the sum of f(s) over that basis `[]` or `[B]`; only `mcgdiff` needs it.
+        solve: (y in the shape of A x, ratio >= 0 that broadcasts against y) -> (A A^T + ratio I)^-1 y; the
+            pseudo-inverse if ratio is 0, and 0 if it is infinite.
+        filtered: (x `[B, ...]`, f) -> V f(s) V^T x for A = U s V^T with a complete basis V and an elementwise function
+            f of the singular values; only `ddrm` and `mcgdiff` need it.
+        trace: (f, x `[B, ...]`) -> the sum of f(s) over this basis, `[]` or `[B]`; only `mcgdiff` needs it.
     """
 
     forward: Callable[[Array], Array]
@@ -29,16 +29,17 @@ class Measurement(NamedTuple):
     trace: Callable[[Callable[[Array], Array], Array], Array] | None = None
 
     def transpose(self, y: Array, like: Array) -> Array:
-        """A^T y, in the shape of `like`, an x `[B, ...]`."""
+        """A^T y in the shape of `like`, an array x `[B, ...]`."""
         return jax.linear_transpose(self.forward, like)(y)[0]
 
     def inverse(self, y: Array, like: Array, ratio: ArrayLike = 0.0) -> Array:
-        """A^T (A A^T + ratio I)^-1 y, in the shape of `like`, an x `[B, ...]`; A^+ y where the ratio is 0.
+        """A^T (A A^T + ratio I)^-1 y in the shape of `like`, an array x `[B, ...]`; A^+ y if ratio is 0.
 
         Args:
             y: a measurement `[B, ...]`.
-            like: an array of the shape and type of x.
-            ratio: ratio >= 0: a number, or one that broadcasts against x, alike for all of an example or of y's shape.
+            like: an array with the shape and dtype of x.
+            ratio: ratio >= 0: a number, an array that broadcasts against x with one value for each example, or an array
+                of y's shape.
         """
         ratio = jnp.asarray(ratio, y.dtype)
         if ratio.ndim and ratio.shape != y.shape:  # one for each example; leaves may have one for each number
@@ -47,10 +48,10 @@ class Measurement(NamedTuple):
 
 
 def masked(mask: Array) -> Measurement:
-    """Some values are known: A x = mask x.
+    """Some of the values are measured: A x = mask x.
 
     Args:
-        mask: Bool that broadcasts against x `[B, ...]`, True where x is known. y then has x's shape and is 0 elsewhere.
+        mask: Bool that broadcasts against x `[B, ...]`, True where x is measured. y has x's shape and is 0 elsewhere.
     """
     return Measurement(
         lambda x: jnp.where(mask, x, 0),
@@ -61,15 +62,15 @@ def masked(mask: Array) -> Measurement:
 
 
 def box(shape: Sequence[int], corner: Sequence[int], size: Sequence[int]) -> np.ndarray:
-    """Bool `[H, W, 1]`, False in a box, which is unknown: a mask for `masked`.
+    """A mask for `masked`, Bool `[H, W, 1]`, that is False in a box, where x is unknown.
 
     Args:
         shape: shape (H, W, C) of a picture.
-        corner: the box's first pixel (row, column).
+        corner: first pixel (row, column) of the box.
         size: size (rows, columns) of the box.
 
     Raises:
-        ValueError: if the box is not within the picture.
+        ValueError: if the box does not lie within the picture.
     """
     if not all(0 <= a and 0 < n and a + n <= side for a, n, side in zip(corner, size, shape[:2])):
         raise ValueError(
@@ -81,7 +82,7 @@ def box(shape: Sequence[int], corner: Sequence[int], size: Sequence[int]) -> np.
 
 
 def at_random(shape: Sequence[int], share: float, seed: int = 0) -> np.ndarray:
-    """Bool `[H, W, 1]`, True at a share of the pixels, the same for all pictures: a mask for `masked`.
+    """A mask for `masked`, Bool `[H, W, 1]`, that is True at a random share of the pixels, equal for all pictures.
 
     Args:
         shape: shape (H, W, C) of a picture.
@@ -89,7 +90,7 @@ def at_random(shape: Sequence[int], share: float, seed: int = 0) -> np.ndarray:
         seed: seed of the choice of pixels.
 
     Raises:
-        ValueError: if the share is out of range.
+        ValueError: if share is out of range.
     """
     if not 0 < share <= 1:
         raise ValueError(f"at_random: share = {share} must be in (0, 1]")
@@ -97,7 +98,7 @@ def at_random(shape: Sequence[int], share: float, seed: int = 0) -> np.ndarray:
 
 
 def blurred(std: float) -> Measurement:
-    """Images `[B, H, W, C]` are blurred by a Gaussian that goes round at the edges; A is diagonal in Fourier's basis.
+    """A Gaussian blur of images `[B, H, W, C]` with periodic borders; A is diagonal in the Fourier basis.
 
     Args:
         std: standard deviation of the Gaussian, in pixels, > 0.
@@ -117,7 +118,7 @@ def blurred(std: float) -> Measurement:
         return jnp.real(jnp.fft.ifft2(jnp.fft.fft2(x, axes=(1, 2)) * gain, axes=(1, 2))).astype(x.dtype)
 
     def solve(y, ratio):
-        # Frequencies that the blur erases are left out of the pseudo-inverse.
+        # The pseudo-inverse leaves out frequencies that the blur erases.
         inverse = lambda gain: jnp.where(gain > 1e-3, 1 / (jnp.where(gain > 1e-3, gain, 1) ** 2 + jnp.max(ratio)), 0)
         return filtered(y, inverse)
 
@@ -126,13 +127,14 @@ def blurred(std: float) -> Measurement:
 
 
 def pooled(factor: int) -> Measurement:
-    """Means over factor x factor pixels of images `[B, H, W, C]` are known (super-resolution): A A^T = I / factor^2.
+    """Means over factor x factor pixels of images `[B, H, W, C]` (super-resolution); A A^T = I / factor^2.
 
     Args:
         factor: side of a pooled square in pixels, >= 1, a divisor of H and W.
 
     Raises:
-        ValueError: if factor is not positive; when called, for x of another rank, or sides that it does not divide.
+        ValueError: if factor is not positive; when called, if x is not `[B, H, W, C]`, or factor does not divide its
+            sides.
     """
     if factor < 1:
         raise ValueError(f"measurements.pooled: factor = {factor} must be at least 1")
@@ -158,13 +160,13 @@ def pooled(factor: int) -> Measurement:
 
 
 def matrix(A: np.ndarray) -> Measurement:
-    """Any matrix, for small problems: y = A x, x flattened.
+    """Any matrix A, for small problems: y = A x, where x is flattened.
 
     Args:
-        A: the matrix `[M, D]`, concrete. y is `[B, M]`.
+        A: the matrix `[M, D]`, not traced; y is `[B, M]`.
 
     Raises:
-        ValueError: when called, for examples that have not D numbers.
+        ValueError: when called, if examples do not have D numbers.
     """
     A = np.asarray(A)
     A = A if np.issubdtype(A.dtype, np.floating) else A.astype(np.float32)
@@ -186,7 +188,7 @@ def matrix(A: np.ndarray) -> Measurement:
 
     def forward(x):
         if (numbers := math.prod(x.shape[1:])) != A.shape[1]:
-            raise ValueError(f"measurements.matrix: A has {A.shape[1]} columns, and an example {numbers} numbers")
+            raise ValueError(f"measurements.matrix: A has {A.shape[1]} columns, but an example has {numbers} numbers")
         return x.reshape(x.shape[0], numbers) @ A.T
 
     return Measurement(forward, solve, filtered, trace)

@@ -11,17 +11,17 @@ from diffusion.parameterizations import Denoiser, Prediction
 
 
 class Memory(NamedTuple):
-    """A denoiser that remembers, such as guidance with momentum.
+    """A denoiser with a memory, such as guidance with momentum.
 
-    `samplers.sample` carries the memory from step to step. All evaluations of one step read the same memory, and the
-    first of them writes the next one; a step that renoises resets it.
+    `samplers.sample` carries the memory from step to step. All evaluations of a step read the same memory, and the
+    first of them computes the next memory; a step that renoises resets it.
 
     Attributes:
         init: x `[B, ...]` -> memory, a pytree whose shapes and dtypes never change.
         apply: (memory, x_t, t) -> (Prediction, the next memory).
-        later: (memory, x_t, t) -> Prediction, for a step's evaluations after the first, which write nothing; None:
-            `apply`'s prediction.
-        again: (memory, x `[B, ...]`) -> the memory after a step that renoises; None: `init`'s memory.
+        later: (memory, x_t, t) -> Prediction, for the evaluations of a step after the first, which do not change the
+            memory; None for the prediction of `apply`.
+        again: (memory, x `[B, ...]`) -> the memory after a step that renoises; None for `init`.
     """
 
     init: Callable[[Array], Any]
@@ -30,7 +30,7 @@ class Memory(NamedTuple):
     again: Callable[[Any, Array], Any] | None = None
 
     def __call__(self, x_t, t):
-        """Refuses: a plain call would lose the memory."""
+        """Raises a TypeError, because a plain call would lose the memory."""
         raise TypeError(
             "this guidance has a memory, which samplers.sample carries from step to step; a plain denoiser (x_t, t) "
             "-> Prediction cannot hold one. Use samplers.sample, or a guidance without memory, such as "
@@ -39,10 +39,10 @@ class Memory(NamedTuple):
 
 
 class Unpaired(NamedTuple):
-    """A denoiser whose alpha x0 + sigma eps is not x_t, by design, such as CFG++.
+    """A denoiser for which alpha x0 + sigma eps differs from x_t by design, such as CFG++.
 
-    A sampler that takes `Unpaired` puts x0 and eps unchanged into x_s = alpha_s x0 + sigma_s eps, as the paper does.
-    `samplers.sample` refuses the other samplers.
+    A sampler that takes `Unpaired` inserts x0 and eps unchanged into x_s = alpha_s x0 + sigma_s eps, as in the paper.
+    `samplers.sample` refuses all other samplers.
 
     Attributes:
         denoise: (x_t, t) -> Prediction.
@@ -51,7 +51,7 @@ class Unpaired(NamedTuple):
     denoise: Denoiser
 
     def __call__(self, x_t, t):
-        """Refuses: a caller of a plain denoiser relies on alpha x0 + sigma eps = x_t."""
+        """Raises a TypeError, because callers of a denoiser rely on alpha x0 + sigma eps = x_t."""
         raise TypeError(
             "this guidance (CFG++, or one that moves x_t) returns x0 and eps with alpha x0 + sigma eps different from "
             "x_t, by design. Use samplers.sample with a sampler that takes Unpaired, such as ddim()"
@@ -59,14 +59,14 @@ class Unpaired(NamedTuple):
 
 
 def within_step(denoise: Any, memory: Any) -> tuple[Callable, Callable[[], Any]]:
-    """The denoiser that one step of a sampler calls, and the memory after the step.
+    """The denoiser for one step of a sampler, and the memory after the step.
 
     Args:
-        denoise: a `Memory`, or any other callable, which stays as it is.
-        memory: the memory after the last step.
+        denoise: a `Memory`, or any other callable, which is returned unchanged.
+        memory: the memory after the previous step.
 
     Returns:
-        (the denoiser for the step, () -> the next memory, to be called once the step is done).
+        (the denoiser for the step, a function () -> the next memory, to be called after the step).
     """
     if not isinstance(denoise, Memory):
         return denoise, lambda: memory

@@ -1,4 +1,4 @@
-"""A canvas larger than the network's pictures, by overlapping windows."""
+"""Canvases larger than the network's pictures, by overlapping windows."""
 
 from collections.abc import Sequence
 
@@ -10,14 +10,14 @@ from diffusion.parameterizations import Denoiser, checked
 
 
 def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> Denoiser:
-    """MultiDiffusion: every value of the canvas is the mean of the predictions of the windows that hold it.
+    """MultiDiffusion: the prediction at each position is the mean over the windows that contain it.
 
         x0[p] = sum_w x0_w[p] / #{w : p in w},    eps likewise
 
-    This is the least-squares agreement of all windows. (The paper averages the samples after a step, which is the same
-    for steps that are linear in the prediction.) The windows start at multiples of the stride, and the last one ends at
-    the canvas's edge, so that each value is in at least one. The program holds one copy of the network, whatever their
-    number.
+    This is the least-squares fit to the predictions of all windows. (The paper averages the samples after a step, which
+    is equivalent for steps that are linear in the prediction.) The windows start at multiples of the stride, and the
+    last window ends at the canvas's edge, so that every value is in at least one window. The program has a single copy
+    of the network for any number of windows.
 
     Facts:
         nfe: the number of windows, one after the other
@@ -26,15 +26,16 @@ def windows(denoise: Denoiser, size: Sequence[int], stride: Sequence[int]) -> De
 
     Args:
         denoise: denoiser of windows `[B, *size, ...]`.
-        size: size of a window along the axes of x that follow the batch: (h, w) for images, (n,) for sequences.
+        size: size of a window along the axes of x after the batch axis: (h, w) for images, (n,) for sequences.
         stride: distance from one window to the next, a number in [1, size] for each axis.
 
     Returns:
-        A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w; t is `[]` or `[B]`, or `[B, H]`, a time for each index
-        of the first axis, such as the frames of a video.
+        A denoiser of canvases `[B, H, W, ...]`, H >= h, W >= w. Its t is `[]`, `[B]`, or `[B, H]` with a time for each
+        index of the first axis, such as the frames of a video.
 
     Raises:
-        ValueError: if a stride is out of range; when called, if a window is larger than the canvas or t has other axes.
+        ValueError: if a stride is out of range; when called, if a window is larger than the canvas or t has a wrong
+            shape.
     """
     size = tuple(size)
     stride = tuple(stride)

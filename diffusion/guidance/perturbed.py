@@ -13,7 +13,7 @@ def _impaired(kind: str) -> Callable[..., tuple[Any, ...]]:
     def conditions(
         condition: Any, null: Any, mask: Callable, layers: Sequence[int], classifier_free: Scale | None = None
     ) -> tuple[Any, ...]:
-        """The conditions in a config: the sample's, the null condition if w guides too, and the impaired network's."""
+        """The conditions in a config: the sample's, the null one (with `classifier_free`), and the impaired one."""
 
         def masked(condition, layers):
             entries = condition if isinstance(condition, Mapping) else {"label": condition}
@@ -32,10 +32,10 @@ def perturbed_attention(
     """Perturbed-attention guidance: cond + s (cond - perturbed) + (w - 1) (cond - uncond).
 
     The perturbed branch replaces the attention maps of some layers by the identity: its condition has the layer mask
-    "identity" of `models.layers.layer_masks`. Without w there is no last term.
+    "identity" of `models.layers.layer_masks`. If `classifier_free` is None, there is no last term.
 
     Facts:
-        nfe: 2 branches a call, 3 with classifier-free guidance
+        nfe: 2 branches per call, 3 with classifier-free guidance
         neutral: s = 0 (and w = 1), the conditional denoiser exactly
         paper: Ahn et al. 2024, "Self-Rectifying Diffusion Sampling with Perturbed-Attention Guidance", section 4
 
@@ -46,7 +46,7 @@ def perturbed_attention(
         interval: (t_low, t_high) outside which s = 0; None for all times.
 
     Raises:
-        ValueError: if the interval is empty; when called, if there is another number of branches.
+        ValueError: if the interval is empty; when called, if the number of branches is wrong.
     """
     return _away(branches, scale, classifier_free, interval)
 
@@ -57,12 +57,12 @@ def skip_layer(
 ) -> Denoiser:
     """Skip-layer guidance: cond + s (cond - skipped) + (w - 1) (cond - uncond).
 
-    The skipped branch leaves some layers out: its condition has the layer mask "skip" of `models.layers.layer_masks`.
-    Without w there is no last term. Stable Diffusion 3.5 medium has s = 2.5 and skips layers 7, 8 and 9 of 24, from 1 %
-    to 20 % of the steps after the start.
+    The skipped branch omits some layers: its condition has the layer mask "skip" of `models.layers.layer_masks`. If
+    `classifier_free` is None, there is no last term. Stable Diffusion 3.5 medium has s = 2.5 and skips layers 7, 8 and
+    9 of 24, from 1 % to 20 % of the steps after the start.
 
     Facts:
-        nfe: 2 branches a call, 3 with classifier-free guidance
+        nfe: 2 branches per call, 3 with classifier-free guidance
         neutral: s = 0 (and w = 1), the conditional denoiser exactly
         paper: Stability AI 2024, code of Stable Diffusion 3.5; Hyung et al. 2025, "Spatiotemporal Skip Guidance"
 
@@ -73,7 +73,7 @@ def skip_layer(
         interval: (t_low, t_high) outside which s = 0; None for all times.
 
     Raises:
-        ValueError: if the interval is empty; when called, if there is another number of branches.
+        ValueError: if the interval is empty; when called, if the number of branches is wrong.
     """
     return _away(branches, scale, classifier_free, interval)
 

@@ -1,4 +1,4 @@
-"""CFG++: guidance of the clean estimate alone."""
+"""CFG++: guidance of only the clean estimate."""
 
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.memory import Unpaired
@@ -7,12 +7,12 @@ from diffusion.parameterizations import Prediction
 
 
 def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interval = None) -> Unpaired:
-    """CFG++: x0 = x0_u + lambda (x0_c - x0_u), with the unconditional eps = eps_u to renoise the sample.
+    """CFG++: guides x0 = x0_u + lambda (x0_c - x0_u), and renoises with the unconditional eps = eps_u.
 
         x_s = alpha_s x0 + sigma_s eps_u
 
     Facts:
-        nfe: 2 branches a call
+        nfe: 2 branches per call
         neutral: lambda = 0, the unconditional denoiser exactly
         paper: Chung et al. 2024, "CFG++: Manifold-constrained Classifier Free Guidance for Diffusion Models", algorithm
             2
@@ -23,8 +23,8 @@ def classifier_free_plus_plus(branches: Branches, scale: Scale, interval: Interv
         interval: (t_low, t_high) outside which lambda = 0; None for all times.
 
     Returns:
-        An `Unpaired` denoiser, since it breaks alpha x0 + sigma eps = x_t by design: `samplers.sample` takes it with
-        samplers that read both fields, such as ddim, and refuses the others.
+        An `Unpaired` denoiser, since alpha x0 + sigma eps differs from x_t by design. `samplers.sample` accepts it with
+        samplers that use both fields, such as ddim, and refuses all others.
 
     Raises:
         ValueError: if the interval is empty; when called, if there are not two branches.

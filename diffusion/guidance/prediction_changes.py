@@ -11,7 +11,7 @@ from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
 def extrapolate(prediction: Prediction, others: Sequence[Prediction], strengths: Sequence[Array]) -> Prediction:
-    """prediction + sum_k strengths_k (prediction - others_k), in x0 and eps alike; exact where strengths are 0."""
+    """prediction + sum_k strengths_k (prediction - others_k), for x0 and eps alike; exact where strengths are 0."""
     x0, eps = prediction.x0, prediction.eps
     for other, strength in zip(others, strengths, strict=True):
         x0 = x0 + strength * (prediction.x0 - other.x0)
@@ -20,7 +20,7 @@ def extrapolate(prediction: Prediction, others: Sequence[Prediction], strengths:
 
 
 def slide(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, c: Array) -> Prediction:
-    """x0 - sigma c and eps + alpha c, the form of every prediction with the same x_t; it needs no division.
+    """x0 - sigma c and eps + alpha c: every prediction with the same x_t has this form, which needs no division.
 
     c changes v = alpha eps - sigma x0 by (alpha^2 + sigma^2) c, the velocity by (alpha sigma' - sigma alpha') c and the
     score by -alpha / sigma c.
@@ -31,7 +31,7 @@ def slide(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, c: Arra
 
 
 def replace_x0(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, x0: Array) -> Prediction:
-    """The prediction with this x0: eps + alpha / sigma (old x0 - new x0); eps stays as it is at sigma = 0."""
+    """The prediction with this x0, and eps + alpha / sigma (old x0 - new x0); at sigma = 0 eps is unchanged."""
     alpha = left_broadcast(schedule.alpha(t), x0)
     sigma = left_broadcast(schedule.sigma(t), x0)
     noisy = sigma > 0
@@ -45,9 +45,9 @@ def inner(a: Array, b: Array) -> Array:
 
 
 def root(squared: Array) -> Array:
-    """The square root of a squared length, with the derivative 0 where the length is 0.
+    """The square root of a squared norm, with derivative 0 where the norm is 0.
 
-    Without it a length of 0, as of the difference of two equal branches, makes the gradient of a whole batch NaN.
+    Otherwise a norm of 0, such as that of the difference of two equal branches, would make the gradient NaN.
     """
     return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
 
@@ -56,8 +56,8 @@ def deviation_ratio(a: Array, b: Array, real: Array | None = None) -> Array:
     """std(a) / std(b) over the values of each example, `[B, 1, ...]`; 1 where b is constant.
 
     Args:
-        a, b: `[B, ...]`.
-        real: mask of the values that count, of a shape that broadcasts to theirs; None for all.
+        a, b: arrays `[B, ...]`.
+        real: mask of the values that count, which broadcasts against a and b; None for all.
     """
     deviation = lambda x: root(jnp.var(x, axis=tuple(range(1, x.ndim)), keepdims=True, where=real))
     wide = deviation(b)

@@ -19,16 +19,16 @@ def adaptive_projected(
     momentum: float = -0.5,
     interval: Interval = None,
 ) -> Denoiser | Memory:
-    """APG: classifier-free guidance of x0 without the part of its step that oversaturates.
+    """APG: classifier-free guidance of x0 without the component of the update that oversaturates.
 
         d = x0_c - x0_u + beta (last d),    d <- d min(1, r / |d|),
         x0 = x0_c + (w - 1) (d_orthogonal + eta d_parallel),
 
-    with the parts parallel and orthogonal to x0_c, over the whole of an example; eps follows from x0. The memory holds
-    d before its norm is limited, as in the authors' code.
+    where d_parallel and d_orthogonal are the components parallel and orthogonal to x0_c, taken over a whole example;
+    eps follows from x0. The memory holds d before its norm is limited, as in the authors' code.
 
     Facts:
-        nfe: 2 branches a call
+        nfe: 2 branches per call
         neutral: w = 1, the conditional denoiser exactly; eta = 1 without threshold and momentum is classifier-free
         paper: Sadat et al. 2024, "Eliminating Oversaturation and Artifacts of High Guidance Scales in Diffusion
             Models", algorithm 1
@@ -37,13 +37,13 @@ def adaptive_projected(
         branches: evaluates (condition, null or negative condition).
         schedule: the process.
         scale: guidance scale w: a number, `[B]` or a function of t.
-        eta: share of the parallel part that is kept; 0 in the paper.
-        norm_threshold: r > 0, the largest norm of d (2.5 to 15 in the paper); None for no limit.
-        momentum: beta, negative in the paper (-0.75 to 0); 0 for none.
+        eta: factor of the parallel component; 0 in the paper.
+        norm_threshold: largest norm r of d, > 0; 2.5 to 15 in the paper; None for no limit.
+        momentum: momentum beta in (-1, 1); -0.75 to 0 in the paper; 0 for none.
         interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Returns:
-        A guidance with memory, which `samplers.sample` carries; a plain denoiser with momentum = 0.
+        A guidance with memory, which `samplers.sample` carries; with momentum = 0, a plain denoiser.
 
     Raises:
         ValueError: if the threshold is not positive, momentum is not in (-1, 1) or the interval is empty; when called,
@@ -71,5 +71,5 @@ def adaptive_projected(
 
 
 def _positive(a):
-    """a, or 1 where it is 0: the dividend is then 0 too."""
+    """a, or 1 where a is 0, where the dividend is 0 too."""
     return jnp.where(a > 0, a, 1)

@@ -1,4 +1,4 @@
-"""Conditions that hold in parts of the picture."""
+"""Conditions for regions of the picture."""
 
 import math
 from collections.abc import Sequence
@@ -11,37 +11,37 @@ from diffusion.guidance.strength import Interval, Scale, check_interval, strengt
 from diffusion.parameterizations import Denoiser
 
 Region = Sequence[float] | np.ndarray
-"""A box (left, top, right, bottom) in parts of the sides, 0 .. 1, or weights `[H, W]` of the pixels, in 0 .. 1."""
+"""A box (left, top, right, bottom) in fractions of the sides, or weights `[H, W]` of the pixels, all in [0, 1]."""
 
 
 @with_conditions(class_conditions)
 def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interval: Interval = None) -> Denoiser:
-    """A condition for each region, and one for the rest: sum_k m_k cond_k, guided by w against the null condition.
+    """A condition for each region, and one for the rest: sum_k m_k cond_k, with classifier-free guidance.
 
         m_k = r_k / max(1, sum_j r_j) in region k,    m_0 = 1 - sum_k m_k in the rest
 
-    Predictions are combined, and not the maps of attention: it holds for every network, is exact for linear ones, and
-    the masks are followed to the pixel; the parts agree with each other through the network's view of all of x_t.
+    The predictions are combined, not the attention maps. This works for every network, is exact for linear ones, and
+    follows the masks to the pixel. The regions agree with each other because the network sees all of x_t.
 
     Facts:
-        nfe: 2 + the number of regions, branches a call
+        nfe: 2 + the number of regions, branches per call
         neutral: w = 1 and a region that covers everything, its conditional denoiser exactly
         paper: Bar-Tal et al. 2023, "MultiDiffusion: Fusing Diffusion Paths for Controlled Image Generation", section 4,
             region-based generation
 
     Args:
-        branches: evaluates (the condition of the rest, of region 1, ..., of region K, null condition); without the
-            last, nothing is guided.
+        branches: evaluates (condition of the rest, of region 1, ..., of region K, null condition); without the null
+            condition there is no guidance.
         scale: guidance scale w: a number, `[B]` or a function of t.
-        regions: K boxes or masks; a mask has the sides of x.
+        regions: K boxes or masks; a mask has the height and width of x.
         interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Returns:
-        A denoiser. The variance, where the network predicts one, is mixed as the predictions are.
+        A denoiser. If the network predicts a variance, it is mixed like the predictions.
 
     Raises:
-        ValueError: if there is no region, a box or the interval is empty; when called, for a mask of another size than
-            x, or another number of branches.
+        ValueError: if there is no region, or a box or the interval is empty; when called, if a mask does not have the
+            size of x, or the number of branches is wrong.
     """
     check_interval(interval)
     in_all = mixed(branches, regions)
@@ -54,15 +54,15 @@ def regional(branches: Branches, scale: Scale, regions: Sequence[Region], interv
 
 
 def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
-    """Branches (sum_k m_k cond_k, null condition) for any guidance, from the branches and with the m_k of `regional`.
+    """Branches (sum_k m_k cond_k, null condition) for any guidance; regions and weights m_k as in `regional`.
 
     Args:
-        branches: evaluates (the condition of the rest, of region 1, ..., of region K, null condition); the last may be
-            missing.
-        regions: K boxes or masks; a mask has the sides of x.
+        branches: evaluates (condition of the rest, of region 1, ..., of region K, null condition); the null condition
+            may be missing.
+        regions: K boxes or masks; a mask has the height and width of x.
 
     Raises:
-        ValueError: as `regional`.
+        ValueError: under the conditions of `regional`.
     """
     for region in regions:
         _check(region)
@@ -85,10 +85,10 @@ def mixed(branches: Branches, regions: Sequence[Region]) -> Branches:
 
 
 def shares(regions: Sequence[Region], sides: tuple[int, int]) -> np.ndarray:
-    """Weights of the rest and of every region at each pixel: float32 `[1 + K, H, W]`, with sum 1 over the first axis.
+    """The weights of the rest and the regions at each pixel, float32 `[1 + K, H, W]`, with sum 1 over the first axis.
 
     Raises:
-        ValueError: for a mask of another size, with both sizes.
+        ValueError: if a mask has another size; the message has both sizes.
     """
     height, width = sides
     masks = np.zeros((len(regions), height, width))

@@ -1,4 +1,4 @@
-"""Classifier-free guidance of flows that keeps the length of the conditional velocity, token by token."""
+"""Classifier-free guidance of flows that preserves the norm of the conditional velocity in each token."""
 
 import jax.numpy as jnp
 from jax import Array
@@ -19,29 +19,29 @@ def renormalised(
     interval: Interval = None,
     axis: int | None = None,
 ) -> Denoiser:
-    """Classifier-free guidance whose velocity has the length of the conditional one in each token.
+    """Classifier-free guidance whose velocity has the norm of the conditional velocity in each token.
 
         u_cfg = u_c + (w - 1) (u_c - u_u),    u = u_cfg |u_c| / |u_cfg|,    u = alpha' x0 + sigma' eps
 
-    A token is a patch of x with all its channels; its length is the norm of its values. With `axis` the length is the
-    norm of the values along one axis of x, at each index of the other axes; diffusers' pipeline of Lumina-Image 2 takes
-    it along the columns of each channel.
+    A token is a patch of x with all its channels, and the norm is over its values. With `axis`, the norm is over one
+    axis of x instead, for each index of the other axes; diffusers' pipeline of Lumina-Image 2 takes it along the
+    columns of each channel.
 
     Facts:
-        nfe: 2 branches a call
+        nfe: 2 branches per call
         neutral: w = 1, the conditional denoiser exactly
-        paper: Qwen Team 2025, "Qwen-Image Technical Report", whose pipeline has it
+        paper: Qwen Team 2025, "Qwen-Image Technical Report", in its pipeline
 
     Args:
         branches: evaluates (condition, null or negative condition).
         schedule: the process, with a velocity at t_max.
         scale: guidance scale w: a number, `[B]` or a function of t.
-        patch: sides of a token along each axis of x between the first and the last, >= 1, which divide them.
+        patch: side of a token along all axes of x except the first and the last, >= 1; it divides these axes.
         interval: (t_low, t_high) outside which w = 1; None for all times.
-        axis: axis of x along which lengths are taken in place of tokens; None for tokens.
+        axis: axis of x over which norms are taken instead of tokens; None for tokens.
 
     Raises:
-        ValueError: if the schedule has no finite velocity at t_max, the interval is empty or `patch` below 1; when
+        ValueError: if the schedule has no finite velocity at t_max, the interval is empty or `patch` is below 1; when
             called, if there are not two branches, or `patch` does not divide an axis.
     """
     if patch < 1:
@@ -64,7 +64,7 @@ def renormalised(
 
 
 def _lengths(u: Array, patch: int) -> Array:
-    """The length of each token's values at each of its places, [B, ..., 1]."""
+    """The norm of each token at each of its positions, [B, ..., 1]."""
     sides = u.shape[1:-1]
     if any(side % patch for side in sides):
         raise ValueError(f"renormalised: patch = {patch} does not divide the sides {sides} of x")

@@ -1,4 +1,4 @@
-"""Classifier-free guidance that keeps the contrast of the conditional prediction."""
+"""Classifier-free guidance that preserves the contrast of the conditional prediction."""
 
 from jax import Array
 
@@ -17,15 +17,16 @@ def rescaled(
     interval: Interval = None,
     real: Array | None = None,
 ) -> Denoiser:
-    """Classifier-free guidance whose output is rescaled towards the standard deviation of the conditional one.
+    """Classifier-free guidance, rescaled towards the standard deviation of the conditional prediction.
 
         v_cfg = v_c + (w - 1) (v_c - v_u),    v = v_cfg (phi std(v_c) / std(v_cfg) + 1 - phi)
 
-    The standard deviation is taken over one example's values. The paper scales the output of its network, v. This
-    function scales v whatever the network predicts; scaling eps, which is common for networks that predict it, differs.
+    The standard deviations are taken over one example's values. The paper scales its network's output, which is v. This
+    function scales v for every parameterization; scaling eps, as is common for networks that predict eps, gives another
+    result.
 
     Facts:
-        nfe: 2 branches a call
+        nfe: 2 branches per call
         neutral: w = 1, the conditional denoiser exactly; phi = 0 is classifier-free guidance exactly
         paper: Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed", section 3.4 and
             algorithm 2
@@ -34,9 +35,10 @@ def rescaled(
         branches: evaluates (condition, null or negative condition).
         schedule: the process.
         scale: guidance scale w: a number, `[B]` or a function of t.
-        rescale: phi in [0, 1].
+        rescale: strength phi in [0, 1]; 0.7 in the paper.
         interval: (t_low, t_high) outside which w = 1; None for all times.
-        real: mask of x without its padding, see `diffusion.padding`; the deviation is then taken over the real values.
+        real: mask of x, False on padding, see `diffusion.padding`; the standard deviations are then over the real
+            values.
 
     Raises:
         ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.

@@ -1,4 +1,4 @@
-"""The strength of a guidance: a number, one for each sample, or a schedule over t; always or within an interval."""
+"""The strength of a guidance: a number, one for each sample, or a function of t, at all times or in an interval."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -16,37 +16,37 @@ Interval = tuple[float, float] | None
 
 
 class Stepwise(NamedTuple):
-    """A scale with one value for each step: the function of t that a table states. A pytree, so programs may take it.
+    """A scale with one value for each step, as a function of t. It is a pytree, so it can be a program's argument.
 
     Attributes:
-        times: the time at which each step begins, `[N]`.
-        scales: the scale of each step, `[N]`.
+        times: times `[N]` at which the steps begin.
+        scales: scales `[N]` of the steps.
     """
 
     times: ArrayLike
     scales: ArrayLike
 
     def __call__(self, t: ArrayLike) -> Array:
-        """The scale of the step whose time is nearest to t, in t's shape."""
+        """The scale of the step whose time is nearest to t, with t's shape."""
         distance = jnp.abs(jnp.asarray(t)[..., None] - jnp.asarray(self.times))
         return jnp.asarray(self.scales)[jnp.argmin(distance, axis=-1)]
 
 
 Ramp = Callable[[Array], Array]
-"""t -> the share of a guidance that acts at t: 0 is none, 1 all of it."""
+"""t -> factor of a guidance's strength at t: 0 for none, 1 for the full strength."""
 
 
 def power_cosine(power: float = 4.0) -> Ramp:
-    """A guidance that grows towards the data: (1 - cos(pi (1 - t)^power)) / 2.
+    """A ramp that grows towards the data: (1 - cos(pi (1 - t)^power)) / 2.
 
     Args:
-        power: exponent, > 0; the greater it is, the later the guidance grows.
+        power: exponent, > 0; with a larger power the guidance grows later.
 
     Raises:
         ValueError: if power is not positive.
 
     Reference: Gao et al., "Masked Diffusion Transformer is a Strong Image Synthesizer", 2023, section 4, and the
-    authors' code, whose t is less by one step of the discrete process.
+    authors' code, whose t is smaller by one step of the discrete process.
     """
     if not power > 0:
         raise ValueError(f"power_cosine: power = {power} must be positive (4 in the paper's code)")
@@ -54,7 +54,7 @@ def power_cosine(power: float = 4.0) -> Ramp:
 
 
 def ramped(scale: Scale, ramp: Ramp | None) -> Scale:
-    """The scale with a ramp: 1 + (scale - 1) ramp(t) at each t; the scale itself without a ramp."""
+    """The scale with a ramp, 1 + (scale - 1) ramp(t), or the unchanged scale if ramp is None."""
     if ramp is None:
         return scale
     value = lambda t: jnp.asarray(scale(t) if callable(scale) else scale)
@@ -62,7 +62,7 @@ def ramped(scale: Scale, ramp: Ramp | None) -> Scale:
 
 
 def check_interval(interval: Interval) -> None:
-    """Refuses an interval (t_low, t_high) that holds no time."""
+    """Refuses an interval (t_low, t_high) that contains no time."""
     if interval is not None and not interval[0] <= interval[1]:
         raise ValueError(
             f"guidance interval {interval} is empty. Valid: (t_low, t_high) with t_low <= t_high, where t = 0 is the "
@@ -74,8 +74,8 @@ def strength(scale: Scale, neutral: float, interval: Interval, t: ArrayLike, x: 
     """scale - neutral within the interval and exactly 0 outside it, shaped to multiply x example by example.
 
     Args:
-        scale: guidance scale: a number, `[B]` or a function of t with values of t's shape (or numbers).
-        neutral: the scale that changes nothing.
+        scale: guidance scale: a number, `[B]`, or a function of t whose values are numbers or have t's shape.
+        neutral: the scale at which the guidance has no effect.
         interval: (t_low, t_high), both included; None for all times.
         t: times `[]`, `[B]` or `[B, F]`.
         x: noisy samples `[B, ...]`.

@@ -17,30 +17,30 @@ def dynamic_threshold(
     maximum: float = math.inf,
     real: Array | None = None,
 ) -> Denoiser:
-    """Pulls an estimate that leaves [-1, 1] back into that range.
+    """Rescales an estimate of the data that leaves [-1, 1] back into this range.
 
-    With s = max(1, the percentile of |x0| of an example), at most `maximum`,
+    With s = max(1, percentile of |x0| over an example), but at most `maximum`,
 
         x0 <- clip(x0, -s, s) / s,    eps <- (x_t - alpha x0) / sigma.
 
-    The new eps guides samplers that read eps too; at sigma = 0 it does not change.
+    The new eps also reaches samplers that use eps; at sigma = 0, eps is unchanged.
 
     Facts:
         nfe: 1 call of the denoiser
-        neutral: an estimate within [-1, 1] stays exactly as it is
+        neutral: an estimate within [-1, 1] is exactly unchanged
         paper: Saharia et al. 2022, "Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding",
             section 2.3 and appendix D.6
 
     Args:
-        denoise: the denoiser, guided or not; for data in [-1, 1].
+        denoise: the denoiser, guided or not, for data in [-1, 1].
         schedule: the process.
-        percentile: share of an example's values that s leaves unclipped, in (0, 1]; 0.995 in the paper.
-        maximum: the largest s, >= 1; none in the paper. 1 cuts at [-1, 1] without dividing; it is `sample_max_value` of
-            diffusers' schedulers, whose default is 1.
-        real: mask of x without its padding, see `diffusion.padding`; the percentile is then taken over the real values.
+        percentile: share of an example's values that remain unclipped, in (0, 1]; 0.995 in the paper.
+        maximum: largest s, >= 1; no limit in the paper. With 1, values are clipped to [-1, 1] without rescaling. It is
+            called `sample_max_value` in diffusers' schedulers, where the default is 1.
+        real: mask of x, False on padding, see `diffusion.padding`; the percentile is then over the real values.
 
     Raises:
-        ValueError: if the percentile is not in (0, 1], or the maximum below 1.
+        ValueError: if percentile is not in (0, 1], or maximum is below 1.
     """
     if not 0 < percentile <= 1:
         raise ValueError(f"dynamic_threshold: percentile = {percentile} must be in (0, 1] (0.995 in the paper)")

@@ -1,4 +1,4 @@
-"""CFG-Zero*: classifier-free guidance of flows with a fitted scale of the unconditional velocity."""
+"""CFG-Zero*: classifier-free guidance of flows with an optimised scale of the unconditional velocity."""
 
 import jax.numpy as jnp
 
@@ -23,10 +23,11 @@ def zero_star(
 
     where u = alpha' x0 + sigma' eps is a velocity.
 
-    The authors' code sets the first step to zero; with zero_above = plan.s[k - 1] the first k steps of a plan are zero.
+    The authors' code sets the velocity of the first step to zero. With zero_above = plan.s[k - 1], the velocity is zero
+    in the first k steps of a plan.
 
     Facts:
-        nfe: 2 branches a call
+        nfe: 2 branches per call
         neutral: w = 1 without zero_above, the conditional denoiser exactly
         paper: Fan et al. 2025, "CFG-Zero*: Improved Classifier-Free Guidance for Flow Matching Models", algorithm 1
 
@@ -34,7 +35,7 @@ def zero_star(
         branches: evaluates (condition, null or negative condition).
         schedule: the process, with a velocity at t_max.
         scale: guidance scale w: a number, `[B]` or a function of t.
-        zero_above: the time above which the velocity is zero; None for nowhere.
+        zero_above: time above which the velocity is zero; None to use no zero velocity.
         interval: (t_low, t_high) outside which w = 1; None for all times.
 
     Raises:
@@ -50,7 +51,7 @@ def zero_star(
         sigma = left_broadcast(schedule.sigma(t), x_t)
         alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
         u_c, u_u = (alpha_dot * p.x0 + sigma_dot * p.eps for p in (cond, uncond))
-        s = inner(u_c, u_u) / (inner(u_u, u_u) + 1e-8)  # the authors' constant
+        s = inner(u_c, u_u) / (inner(u_u, u_u) + 1e-8)  # constant of the authors' code
         change = strength(scale, 1, interval, t, x_t) * (u_c - s * u_u)
         if zero_above is not None:
             early = jnp.asarray(t) > jnp.asarray(zero_above, x_t.dtype)  # in the precision of the plan's times

@@ -408,7 +408,11 @@ def test_bad_arguments_are_refused_by_name(make, words):
     [
         (guidance.measurements.pooled(3), (1, 8, 8, 1), r"pooled: factor = 3 does not divide the sides 8 x 8"),
         (guidance.measurements.pooled(2), (4, 2), r"pooled: x has the shape \(4, 2\)\. Valid: \[B, H, W, C\]"),
-        (guidance.measurements.matrix(np.ones((1, 3))), (4, 2), r"matrix: A has 3 columns, and an example 2 numbers"),
+        (
+            guidance.measurements.matrix(np.ones((1, 3))),
+            (4, 2),
+            r"matrix: A has 3 columns, but an example has 2 numbers",
+        ),
     ],
 )
 def test_an_operator_refuses_examples_of_another_shape(operator, shape, words):
