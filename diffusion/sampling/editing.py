@@ -1,4 +1,4 @@
-"""Editing with a trained denoiser: functions to combine with `samplers.sample` and `guidance`.
+"""Editing with a trained denoiser: functions that combine with `samplers.sample` and `guidance`.
 
 | task                      | how                                                                           |
 |---------------------------|-------------------------------------------------------------------------------|
@@ -47,11 +47,11 @@ from diffusion.timesteps import Plan
 
 
 def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) -> Array:
-    """A draw of q(x_t | x_0), alpha x_0 + sigma z, each example's from its own key.
+    """A draw of q(x_t | x_0), alpha x_0 + sigma z, for each example from its key.
 
     Args:
         schedule: the process.
-        t: `[]` or `[B]`.
+        t: times `[]` or `[B]`.
         images: x_0 `[B, ...]`.
         keys: `[B]` random keys.
     """
@@ -63,13 +63,13 @@ def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) ->
 def replacement(
     schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array
 ) -> Callable[[Array, Array, Array, Array], Array]:
-    """Inpainting: after each step the known values come from a fresh draw of q(x_s | x_0).
+    """Inpainting: after each step, the known values are replaced by a fresh draw of q(x_s | x_0).
 
         x_s <- mask (alpha_s known + sigma_s z) + (1 - mask) x_s
 
-    The known part has its exact law at every s, and is exact at s = 0. The rest does not quite follow its conditional
-    law, since each step draws the known values afresh; RePaint's resampling corrects that. Steps that renoise do not
-    change, as in RePaint's algorithm 1.
+    The known part has its exact distribution at every s, and is exact at s = 0. The rest does not exactly follow its
+    conditional distribution, because each step draws the known values again; RePaint's resampling corrects this. There
+    is no replacement after steps that renoise, as in RePaint's algorithm 1.
 
     Facts:
         paper: Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", appendix
@@ -77,8 +77,8 @@ def replacement(
 
     Args:
         schedule: the process.
-        plan: the plan that is sampled along.
-        known: x_0 `[B, ...]`; any values where it is not known.
+        plan: the sampled plan.
+        known: x_0 `[B, ...]`; values that are not known are ignored.
         mask: Bool that broadcasts against `known`, True where x_0 is known.
 
     Returns:
@@ -96,21 +96,21 @@ def replacement(
 def replacement_along(
     schedule: NoiseSchedule, plan: Plan, known: Array, mask: Array, noise: Array
 ) -> Callable[[Array, Array, Array, Array], Array]:
-    """Inpainting as `replacement`, with one noise at all steps, and the known values themselves after the last.
+    """Inpainting as by `replacement`, with the same noise in all steps, and the clean known values after the last.
 
         x_i <- mask (alpha(t_i) known + sigma(t_i) noise) + (1 - mask) x_i,    t_i the time at which step i starts,
         x_N <- mask known + (1 - mask) x_N
 
-    The known values move on the line from their noise to themselves, which a deterministic sampler would follow if the
-    denoiser knew them; each x_i has the law of `replacement`, and different x_i are not independent. It is the way of
-    diffusers' pipelines.
+    The known values follow the path from the noise to their clean values, as a deterministic sampler would if the
+    denoiser knew them. Each x_i has the same distribution as in `replacement`, but different x_i are not independent.
+    The pipelines of diffusers work in this way.
 
     Args:
         schedule: the process.
-        plan: the plan that is sampled along.
-        known: x_0 `[B, ...]`; any values where it is not known.
+        plan: the sampled plan.
+        known: x_0 `[B, ...]`; values that are not known are ignored.
         mask: Bool that broadcasts against `known`, True where x_0 is known.
-        noise: a draw of N(0, I) `[B, ...]`, usually the noise of the first x.
+        noise: a draw of N(0, I) `[B, ...]`, usually the initial noise of sampling.
 
     Returns:
         A hook for `samplers.sample(..., after_step=)`.
@@ -129,12 +129,13 @@ def replacement_along(
 
 
 def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
-    """RePaint's plan: from every jump-th level it goes back up by `jump` levels, resamplings - 1 times.
+    """RePaint's plan, which goes back up by `jump` levels from every jump-th level, resamplings - 1 times.
 
-    As the resamplings grow, the unknown values come to agree with the known ones, and with short steps the samples
-    follow the exact conditional law. Here one step goes up the whole jump, a draw of q(x_s | x_t); the authors' code
-    goes up level by level. The law is the same. The plan has N + (resamplings - 1) (jump + 1) J steps, and ddpm()
-    evaluates the network in all but the (resamplings - 1) J that go up; J = ceil((N - jump) / jump).
+    With more resamplings, the unknown values agree better with the known ones; with small steps, the samples then
+    follow the exact conditional distribution. Here a single step goes up the whole jump, by a draw of q(x_s | x_t); the
+    authors' code goes up level by level, with the same distribution. The plan has N + (resamplings - 1) (jump + 1) J
+    steps, where J = ceil((N - jump) / jump). ddpm() evaluates the network in all steps except the (resamplings - 1) J
+    that go up.
 
     Facts:
         paper: Lugmayr et al. 2022, "RePaint: Inpainting using Denoising Diffusion Probabilistic Models", algorithm 1
@@ -151,7 +152,7 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
     if jump < 1 or resamplings < 1:
         raise ValueError(f"repaint: jump = {jump} and resamplings = {resamplings} must be at least 1")
     grid = np.asarray(grid)
-    last = grid.size - 2  # levels last .. 0 are noisy and -1 is the end of the grid, as the authors count
+    last = grid.size - 2  # levels last .. 0 are noisy and -1 is the end of the grid, as in the authors' code
     left = dict.fromkeys(range(0, last + 1 - jump, jump), resamplings - 1)
     level = last
     levels = [last]
@@ -166,20 +167,21 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
 
 
 def repaint_quarters(plan: Plan, first: int, resamplings: int) -> Plan:
-    """`repaint` of the steps of a plan from `first` on, with jumps of a quarter of these steps."""
+    """`repaint` for the steps of a plan from step `first` on, with jumps of a quarter of these steps."""
     grid = plan.grid[first:]
     return repaint(grid, max((len(grid) - 1) // 4, 1), resamplings)
 
 
 def extended(images: Array, pad: Sequence[tuple[int, int]]) -> tuple[Array, Array]:
-    """A larger canvas for outpainting, and the mask of what is known on it, for `replacement`.
+    """A larger canvas for outpainting by `replacement`, and the mask of its known values.
 
     Args:
-        images: `[B, H, W, C]`, or any rank.
-        pad: values before and after, for each axis that follows the batch, e.g. ((0, 0), (16, 16)) to widen images.
+        images: images `[B, H, W, C]`, or arrays of any rank.
+        pad: number of values to add before and after, for each axis after the batch axis, e.g. ((0, 0), (16, 16)) to
+            widen images.
 
     Returns:
-        (canvas, 0 where it is not known; Bool mask of the same shape).
+        (canvas, which is 0 where it is not known; Bool mask of the same shape).
     """
     widths = [(0, 0), *pad] + [(0, 0)] * (images.ndim - 1 - len(pad))
     return jnp.pad(images, widths), jnp.pad(jnp.ones(images.shape, bool), widths)
@@ -195,29 +197,30 @@ def sdedit(
     keys: Array,
     after_step: AfterStep | None = None,
 ) -> Array:
-    """SDEdit: noises an image to the time t_0 and samples from there.
+    """SDEdit: adds noise to an image up to the time t_0, and samples from there.
 
         x_{t_0} = alpha x + sigma z,    then the steps of the grid below t_0
 
-    The larger t_0, the freer the edit: at t_0 -> 0 the image comes back, at alpha(t_0) = 0 nothing of it is left.
-    Paintings and collages become pictures; with a conditional denoiser it transfers the style of the condition.
+    A larger t_0 changes the image more: for t_0 -> 0 the result is the image, and at alpha(t_0) = 0 nothing of it is
+    left. It turns paintings and collages into realistic pictures; with a conditional denoiser it transfers the style of
+    the condition.
 
     Facts:
         paper: Meng et al. 2022, "SDEdit: Guided Image Synthesis and Editing with Stochastic Differential Equations",
             algorithm 1
 
     Args:
-        sampler: any.
+        sampler: any sampler of denoisers.
         denoise: any denoiser, guided or not.
         schedule: the process.
-        images: `[B, ...]` to edit.
+        images: images `[B, ...]` to edit.
         grid: `[N + 1]` decreasing times; only times below t_0 are used.
         t_0: starting time, above the grid's last time and at most the schedule's t_max.
         keys: `[B]` random keys.
-        after_step: a hook after each step, as in `samplers.sample`.
+        after_step: function that is applied after each step, as in `samplers.sample`.
 
     Raises:
-        ValueError: if t_0 is out of range.
+        ValueError: if t_0 is not above the grid's last time, or above t_max.
     """
     grid = np.asarray(grid)
     if not grid[-1] < t_0 <= schedule.t_max:
@@ -235,17 +238,17 @@ def sdedit(
 def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
     """Spherical interpolation: sin((1 - w) theta) / sin(theta) a + sin(w theta) / sin(theta) b.
 
-    theta is the angle between a and b. Between two latents of equal norm every point has that norm, as typical noise
-    does; the points of the straight line are shorter. Parallel latents are interpolated linearly.
+    theta is the angle between a and b. Between two latents of equal norm, every point has this norm, which is typical
+    of noise; points on the straight line have a smaller norm. Parallel latents are interpolated linearly.
 
     Facts:
         paper: Shoemake 1985, "Animating Rotation with Quaternion Curves", section 3; for latents White 2016, "Sampling
             Generative Networks", and Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 67
 
     Args:
-        a: `[B, ...]` latents, such as x at t_max.
-        b: the same shape.
-        weight: w, a number or `[B]`; 0 is a, 1 is b.
+        a: first latents `[B, ...]`, such as x at t_max.
+        b: second latents, in the same shape.
+        weight: weight w, a number or `[B]`; 0 is a, 1 is b.
     """
     unit = lambda v: v / jnp.sqrt(inner(v, v))
     norm = lambda v: jnp.sqrt(inner(v, v))
@@ -261,8 +264,8 @@ def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -
     (`models.layers.layer_masks`).
 
     Args:
-        source: `[B]` labels.
-        target: `[B]` labels.
+        source: labels `[B]` of the sources.
+        target: labels `[B]` of the edits.
         depth: number of layers of the network.
         layers: indices of the layers in which maps are borrowed.
     """
@@ -272,16 +275,18 @@ def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -
 
 
 def prompt_to_prompt(make: Callable[[Network], Callable], network: Network, until: float) -> Callable:
-    """Samples sources and their edits side by side; while t >= until, edits borrow the sources' attention maps.
+    """Samples sources and their edits together; while t >= until, the edits use the sources' attention maps.
 
-    The maps hold the layout, which the edit keeps, while its values follow its own condition. Here self-attention is
-    replaced; in networks with cross-attention, its maps would be replaced in the same way.
+    The maps determine the layout, which the edit preserves, while its attention values follow its own condition. Here
+    the maps of self-attention are replaced; in networks with cross-attention, its maps would be replaced in the same
+    way.
 
         both = lambda label: borrowing(label[0], label[1], depth, layers)
         make = lambda network: guidance.together(network, schedule, parameterization, (both(labels), both(nulls)))
         denoise = guidance.classifier_free(prompt_to_prompt(make, network, until=0.6), scale=4.0)
 
-    with the same x for the source and its edit, x `[2 B, ...]`, the same keys, or a deterministic sampler.
+    Sample with the same initial x for a source and its edit, x `[2 B, ...]`, and the same keys or a deterministic
+    sampler.
 
     Facts:
         paper: Hertz et al. 2022, "Prompt-to-Prompt Image Editing with Cross Attention Control", section 3.1 and
@@ -290,10 +295,10 @@ def prompt_to_prompt(make: Callable[[Network], Callable], network: Network, unti
     Args:
         make: network -> denoiser or branches, with conditions by `borrowing`.
         network: (x, clock, condition) -> output, with the layer mask "borrow".
-        until: t below which every example has its own maps again.
+        until: time below which every example uses its own maps.
 
     Returns:
-        What `make` returns: (x_t, t) -> prediction or predictions.
+        The same type as `make` returns: (x_t, t) -> prediction or predictions.
     """
 
     def evaluate(x_t, t):

@@ -34,25 +34,26 @@ def denoiser(
     cache: caching.Cache | None = None,
     merge: float = 0.0,
 ) -> Denoiser | guidance.Memory | guidance.Unpaired:
-    """The guided denoiser of a network: merged tokens, branches, guidance, further changes, and the cache around them.
+    """The guided denoiser of a network, with token merging, branches, guidance, further changes and a cache.
 
     Args:
-        network: (x `[K B, ...]`, clock, condition, **further arguments) -> output; the further arguments are a cache's.
+        network: (x `[K B, ...]`, clock, condition, **further arguments) -> output, where the further arguments come
+            from a cache.
         schedule: the process.
         parameterization: meaning of the network's output.
-        conditions: conditions of the branches, as `branches` takes them; without guidance, the network's only one; or a
-            function (x_t, t) -> conditions, where they depend on the time.
-        guide: branches -> the guided denoiser; None for the denoiser of the only condition.
+        conditions: conditions of the branches, in the form that `branches` takes; without guidance, a tuple with the
+            only condition; or a function (x_t, t) -> conditions, if they depend on the time.
+        guide: branches -> the guided denoiser; None for no guidance.
         branches: (network, schedule, parameterization, conditions) -> the branches that `guide` combines.
-        changes: functions of the guided denoiser, in order.
-        cache: the cache of the network's blocks; None runs all of them.
-        merge: share of the tokens that self-attention sees merged, in [0, 0.75].
+        changes: functions from denoiser to denoiser, applied to the guided denoiser in order.
+        cache: cache of the network's blocks; None to run all blocks.
+        merge: share of the tokens that are merged before self-attention, in [0, 0.75].
 
     Returns:
         The denoiser; `guidance.Memory` with a cache.
 
     Raises:
-        TypeError, ValueError: as `caching.cached`, `token_merging.merged` and the guidance.
+        TypeError, ValueError: under the conditions of `caching.cached`, `token_merging.merged` and the guidance.
     """
     to = (schedule, parameterization)
 
@@ -83,14 +84,14 @@ def marked(
     keys: Array | None = None,
     schedule: NoiseSchedule | None = None,
 ) -> Any:
-    """Noise or pictures with the watermark that lies in them; unchanged without one, or with one for the other carrier.
+    """Noise or pictures with the watermark, unchanged if there is none or it belongs to the other carrier.
 
     Args:
-        watermark: the watermark; None for none.
-        carrier: the kind of x.
+        watermark: the watermark, or None.
+        carrier: kind of x, "noise" or "pictures".
         x: noise `[B, ...]`, or pictures, uint8 `[B, H, W, C]`.
-        keys: random keys of the noise, `[B]`.
-        schedule: process from whose prior the noise is; None for N(0, 1).
+        keys: random keys `[B]` of the samples, for a watermark in the noise.
+        schedule: process whose prior the noise follows; None for N(0, 1).
     """
     if watermark is None or watermark.carrier != carrier:
         return x
@@ -111,12 +112,12 @@ def samples(
     driver: Callable[..., Any] = samplers.sample,
     after_step: AfterStep | None = None,
 ) -> tuple[Array, Any]:
-    """(x at the end of a plan, what of the network has run under a cache, or the driver's numbers; None without).
+    """Runs a sampler or a driver along a plan, and returns the samples and the counts of a cache or driver.
 
     Args:
         sampler, denoise, schedule, x, plan, keys, after_step: the arguments of `samplers.sample`.
-        driver: the function that takes x to the end of the plan, or to (x, two numbers about the batch); only
-            `samplers.sample` carries a cache.
+        driver: function that returns x at the end of the plan, or (x, two numbers about the batch); only
+            `samplers.sample` supports a cache.
     """
     if driver is not samplers.sample:
         driven = driver(sampler=sampler, denoise=denoise, schedule=schedule, x=x, plan=plan, keys=keys)
@@ -128,14 +129,14 @@ def samples(
 def in_batches(
     program: Callable[[Any], tuple[Any, Any]], rows: Any, size: int, done: Callable[[int], None] = lambda done: None
 ) -> tuple[Any, np.ndarray]:
-    """The samples of any number of rows, made in batches of one size, and the sums of the two numbers of each batch.
+    """The samples of any number of rows, generated in batches of one size, and the sums of two numbers per batch.
 
     Args:
         program: (pytree of arrays `[size, ...]`) -> (samples, an array or a pytree of arrays `[size, ...]`,
-            `caching.Work`, other numbers or None), each sample from its own row alone.
+            `caching.Work`, other numbers or None), where a sample depends only on its row.
         rows: pytree of arrays `[N, ...]`.
         size: number of rows in a batch.
-        done: function of the number of samples that are made, called after each batch.
+        done: function that is called after each batch with the number of finished samples.
 
     Returns:
         (samples, arrays `[N, ...]` of the same structure, sums `[2]`).
@@ -153,19 +154,19 @@ def in_batches(
 
 
 def skipped(work: Any, network: Any, sampler: samplers.Sampler, plan: Plan) -> float | None:
-    """The share of a network's blocks that a cache has left out; None for counts of nothing, as without a cache.
+    """The share of a network's blocks that a cache has skipped; None if nothing was counted, as without a cache.
 
     Args:
         work: counts of `caching.Work`.
         network: module of the network.
         sampler: sampler of the trajectories that are counted.
-        plan: plan of each of them.
+        plan: plan of these trajectories.
     """
     run, evaluations = map(int, work)
     if not evaluations:
         return None
     length = facts.feature_blocks(network)
-    # After its first evaluation, a step's evaluations run all blocks, and no cache counts them.
+    # The later evaluations of a step run all blocks, and the cache does not count them.
     all_evaluations = evaluations / plan.solved * sampler.nfe(plan.solved)
     return (evaluations * length - run) / (all_evaluations * length)
 

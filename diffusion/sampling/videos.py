@@ -1,4 +1,4 @@
-"""Videos `[B, F, ...]` by a denoiser with a time for each frame: given frames, long videos, and what guides them.
+"""Videos `[B, F, ...]` by a denoiser with a time for each frame: known frames, long videos, and guidance by frames.
 
 | task                     | how                                                                                 |
 |--------------------------|-------------------------------------------------------------------------------------|
@@ -39,12 +39,12 @@ from diffusion.timesteps import Plan
 def completing(
     denoise: Denoiser | FlowMap, schedule: NoiseSchedule, clips: Array, given: ArrayLike, at: float | None = None
 ) -> Any:
-    """The denoiser, or flow map, of the frames that are not given; it sees the given ones as they are, at `clean_time`.
+    """The denoiser, or flow map, of the unknown frames, which sees the known frames clean, at `clean_time`.
 
         prediction(x_t, t) = denoise([clips at given frames, x_t at the others], [clean, t]) at the others
 
-    Every sampler and every plan takes it. With the exact denoiser E[x_0 | x_t] for times of single frames, the samples
-    have the exact distribution given the known frames, unlike samples by replacement.
+    It works with every sampler and plan. With the exact denoiser E[x_0 | x_t] for separate times of the frames, the
+    samples have the exact distribution given the known frames, unlike samples by replacement.
 
     Facts:
         nfe: 1
@@ -54,16 +54,16 @@ def completing(
     Args:
         denoise: denoiser of x `[B, F, ...]` at t `[B, F]`, or a flow map, which takes s `[B, F]` too.
         schedule: the process.
-        clips: x_0 `[B, F, ...]`; any values in the frames that are made.
-        given: Bool `[F]`, see `timesteps.given_pattern`.
-        at: time of the given frames; None: `timesteps.clean_time`. A later time tells the network that the frames
-            may be wrong, as sampled frames of a rollout are.
+        clips: x_0 `[B, F, ...]`; the values of unknown frames are ignored.
+        given: Bool `[F]`, True for known frames, see `timesteps.given_pattern`.
+        at: time of the known frames; `timesteps.clean_time` if None. A slightly later time tells the network that these
+            frames may have errors, as generated ones do in a rollout.
 
     Returns:
-        A denoiser, or a flow map, of `[B, M, ...]`, the M frames that are made; t is `[]`, `[B]` or `[B, M]`.
+        A denoiser, or a flow map, of the M unknown frames `[B, M, ...]`; t is `[]`, `[B]` or `[B, M]`.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: if shapes do not fit.
     """
     given = _checked(given, clips)
     missing = np.flatnonzero(~given)
@@ -93,28 +93,28 @@ def fill(
     given: ArrayLike,
     at: float | None = None,
 ) -> Array:
-    """Samples clips whose frames each follow their own times of the plan, while the given ones rest.
+    """Samples clips whose frames follow separate times of a plan, while the known frames do not change.
 
         x_T[f] = clips[f] for given f, noise for the others;   t[f] at rest for given f, the plan's for the others
 
-    Where all frames go together, `completing` does the same with any sampler.
+    If all unknown frames share their times, `completing` gives the same with any sampler.
 
     Args:
-        sampler: sampler with one evaluation a step and without history: `ddpm()`, `ddim()`, `euler()`.
+        sampler: sampler with one evaluation per step and without history, such as `ddpm()`, `ddim()` or `euler()`.
         denoise: denoiser of x `[B, F, ...]` at t `[B, F]`.
         schedule: the process.
         x: noise `[B, F, ...]`, from `samplers.prior`.
         plan: `timesteps.plan(grid)`, or `timesteps.staggered`.
         keys: `[B]` random keys.
-        clips: x_0 `[B, F, ...]`; any values in the frames that are made.
-        given: Bool `[F]`, see `timesteps.given_pattern`.
-        at: time of the given frames, see `timesteps.held`.
+        clips: x_0 `[B, F, ...]`; the values of unknown frames are ignored.
+        given: Bool `[F]`, True for known frames, see `timesteps.given_pattern`.
+        at: time of the known frames, see `timesteps.held`.
 
     Returns:
-        x_0 `[B, F, ...]`, in the given frames `clips` itself.
+        x_0 `[B, F, ...]`, equal to `clips` in the known frames.
 
     Raises:
-        ValueError: for shapes that do not fit, and as `timesteps.held` and `samplers.per_frame`.
+        ValueError: if shapes do not fit, and under the conditions of `timesteps.held` and `samplers.per_frame`.
 
     Reference: Chen et al. 2024, "Diffusion Forcing: Next-token Prediction Meets Full-Sequence Diffusion".
     """
@@ -137,33 +137,32 @@ def rollout(
     at: float | None = None,
     coding: tuple[Callable[[Array], Array], Callable[[Array], Array]] | None = None,
 ) -> Array:
-    """A video of any length, window after window: each window begins with the last frames of the video so far.
+    """A video of any length, generated in windows: each window begins with the last frames of the video so far.
 
         window i = (last K frames, N = window - K frames that are sampled by `completing`)
 
-    If the frames depend on the last K before them alone, the law is exact with the exact denoiser. The whole is one
-    program that is differentiated through the network's own frames. It holds one copy of the network.
+    If frames depend only on the K frames before them, the distribution is exact with the exact denoiser. The rollout is
+    one differentiable program, also through the generated frames, with a single copy of the network.
 
     Args:
-        sampler: any sampler that takes `denoise`.
+        sampler: any sampler that accepts `denoise`.
         denoise: a denoiser or a flow map, of windows `[B, window, ...]` and t `[B, window]`.
         schedule: the process.
-        x: noise `[B, T, ...]` of the frames that are made, T a multiple of N.
+        x: noise `[B, T, ...]` of the generated frames, where T is a multiple of N.
         plan: plan of the sampler.
         keys: `[B]` random keys.
         context: the first frames `[B, K, ...]`, K < window.
-        window: number of frames that the denoiser takes.
-        at: time of the given frames, as in `completing`.
-        coding: (frames -> x, x -> frames), where the denoiser takes latents: the context holds frames, which are
-            encoded again for each window, since an autoencoder of videos codes the first frame of a clip unlike the
-            others.
-            Given frames stay as they are.
+        window: number of frames in a window, > K.
+        at: time of the known frames, as in `completing`.
+        coding: (encoder frames -> x, decoder x -> frames), if the denoiser works on latents. The context then holds
+            frames, which are encoded again for each window, because a video autoencoder encodes the first frame of a
+            clip differently from the others. Known frames are not changed.
 
     Returns:
-        `[B, K + T, ...]`, which begins with the context; with `coding` frames of pixels.
+        `[B, K + T, ...]`, beginning with the context; with `coding`, frames of pixels.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: if shapes do not fit.
 
     Reference: Chen et al. 2024, "Diffusion Forcing" (autoregressive rollout); Huang et al. 2025, "Self
     Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion" (training on such rollouts).
@@ -208,29 +207,30 @@ def rollout_from_memory(
     memory: Any,
     chunk: int,
 ) -> Array:
-    """A clip chunk after chunk by a causal network, which keeps what it saw and evaluates the new frames alone.
+    """A clip, chunk after chunk, by a causal network that stores keys and values and evaluates only new frames.
 
         x[c] = sample(sampler, denoise(memory_c), noise[c]),    memory_{c + 1} = remember(x[c], memory_c)
 
-    The result equals evaluations of all frames (`samplers.per_frame` along `timesteps.staggered`), with
-    steps + 1 evaluations of each frame in place of steps times the number of chunks.
+    The result equals that of evaluating all frames (`samplers.per_frame` along `timesteps.staggered`), but each frame
+    is evaluated steps + 1 times instead of steps times the number of chunks.
 
     Args:
-        sampler: any sampler that takes the result of `denoise`.
-        denoise: memory -> a denoiser or a flow map of `[B, chunk, ...]`.
-        remember: (x_0 `[B, chunk, ...]`, memory) -> the memory with these frames; `models.frame_memory.remembered`.
+        sampler: any sampler that accepts the result of `denoise`.
+        denoise: memory -> a denoiser or a flow map for `[B, chunk, ...]`.
+        remember: (x_0 `[B, chunk, ...]`, memory) -> the memory with these frames added; see
+            `models.frame_memory.remembered`.
         schedule: the process.
-        x: noise `[B, T, ...]`, T a multiple of the chunk.
+        x: noise `[B, T, ...]`, where T is a multiple of chunk.
         plan: plan of the sampler.
         keys: `[B]` random keys.
-        memory: memory of the frames before, or `models.frame_memory.empty`.
-        chunk: number of frames that are made together.
+        memory: memory of earlier frames, or `models.frame_memory.empty`.
+        chunk: number of frames that are generated together, >= 1.
 
     Returns:
         x_0 `[B, T, ...]`.
 
     Raises:
-        ValueError: for a chunk that does not divide the frames.
+        ValueError: if chunk does not divide the number of frames.
 
     Reference: Huang et al. 2025, "Self Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion".
     """
@@ -249,9 +249,9 @@ def rollout_from_memory(
 
 
 def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike, noise: Array) -> Denoiser:
-    """The denoiser without the given frames: it sees noise at t_max in their place.
+    """The denoiser without the known frames, in whose place it sees noise at t_max.
 
-    With the denoiser that sees the frames, it is the unconditional branch of a guidance by frames:
+    Together with the denoiser that sees the frames, it is the unconditional branch of guidance by frames:
 
         both, frames, neither = d(text), d(null), without_frames(d(null), schedule, given, noise)
         text_and_picture(separately(both, frames, neither), text_scale=4.0, picture_scale=1.5)
@@ -263,9 +263,9 @@ def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike,
 
     Args:
         denoise: denoiser of x `[B, F, ...]` at t `[B, F]`.
-        schedule: the process, whose prior does not depend on the data (alpha(t_max) = 0, or nearly).
-        given: Bool `[F]`.
-        noise: `[B, F, ...]`, from `samplers.prior`.
+        schedule: the process, with alpha(t_max) = 0, or nearly, so that its prior does not depend on the data.
+        given: Bool `[F]`, True for known frames.
+        noise: noise `[B, F, ...]`, from `samplers.prior`.
     """
     given = np.asarray(given, bool)
     denoise = checked(denoise)
@@ -273,21 +273,21 @@ def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike,
     def guided(x_t, t):
         x = jnp.where(_over(given, x_t), noise.astype(x_t.dtype), x_t)
         t = jnp.broadcast_to(t, x_t.shape[:2]) if jnp.ndim(t) != 1 else jnp.broadcast_to(t[:, None], x_t.shape[:2])
-        return denoise(x, jnp.where(given, schedule.t_max, t))  # what it says of the given frames is not read
+        return denoise(x, jnp.where(given, schedule.t_max, t))  # the prediction of the known frames is not used
 
     return guided
 
 
 def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
-    """`[B]` how much moves: the root mean square of the change from frame to frame, for each second.
+    """`[B]` amount of motion: the root mean square of the change between frames, per second.
 
         rate sqrt(mean_f mean (x[f + 1] - x[f])^2)
 
-    A network with `vector_width` receives it, and the rate, in the condition's "vector".
+    A network with `vector_width` can receive it, and the rate, in the condition's "vector".
 
     Args:
-        clips: `[B, F, ...]`, F >= 2.
-        rate: frames a second, `[]` or `[B]`.
+        clips: clips `[B, F, ...]`, F >= 2.
+        rate: frames per second, `[]` or `[B]`.
 
     Reference: as a condition, Blattmann et al. 2023, "Stable Video Diffusion" (its motion bucket).
     """

@@ -1,4 +1,4 @@
-"""Caches: a part of a network runs in some steps only; the other steps reuse its earlier output.
+"""Caches: a part of a network runs only in some steps; the other steps reuse its earlier output.
 
     network = lambda x, clock, condition, **reuse: module.apply(params, x, clock, condition, **reuse)
     make = lambda network: guidance.classifier_free(guidance.together(network, schedule, v, (labels, null)), 4.0)
@@ -6,8 +6,8 @@
     x, memory = samplers.sample_with_memory(samplers.ddim(), denoise, schedule, noise, plan, keys)
     caching.work(memory).run    # blocks that ran
 
-A cache is a pair of functions of its memory, which `samplers.sample` carries. A network offers what a cache needs
-through arguments of its call, at no cost to other calls (`diffusion.models.layers.block_reuse`).
+A cache is a pair of functions with a memory, which `samplers.sample` carries. A network supports caches through
+optional arguments of its call, which cost nothing otherwise (`diffusion.models.layers.block_reuse`).
 """
 
 import inspect
@@ -38,18 +38,19 @@ __all__ = ["CACHES", "named"]
 CACHES: dict[str, Callable[..., Cache]] = {
     function.__name__: function for function in (deep_cache, first_block, mag_cache, taylor_seer, tea_cache)
 }
-"""The caches, by the names that configs and requests have for them."""
+"""The caches by their names in configs and requests."""
 
 
 def named(entry: Mapping[str, Any], **supplied: Any) -> Cache:
-    """The cache of an entry {"name": ..., **arguments}.
+    """The cache for an entry {"name": ..., **arguments}.
 
     Args:
         entry: an entry of JSON, whose name is one of `CACHES`.
-        **supplied: arguments that the entry may leave out; arguments that the function does not take are ignored.
+        **supplied: default values for arguments that the entry omits; those that the cache's function lacks are
+            ignored.
 
     Raises:
-        ValueError: for an unknown name or argument, one that is missing, or one of another type or range.
+        ValueError: if the name or an argument is unknown, or an argument is missing or invalid.
     """
     values = dict(entry)
     name = values.pop("name", None)

@@ -13,7 +13,7 @@ class Deep(NamedTuple):
     """The memory of DeepCache.
 
     Attributes:
-        features: `[B, H', W', C']` features that enter the branch's block in the last whole evaluation.
+        features: `[B, H', W', C']` input features of the branch's block in the last full evaluation.
         steps: int32 `[]` number of evaluations so far.
     """
 
@@ -22,22 +22,23 @@ class Deep(NamedTuple):
 
 
 def deep_cache(interval: int, branch: int = 0) -> Cache:
-    """DeepCache: the whole U-Net runs every `interval` steps, and its blocks outside of a skip connection always.
+    """DeepCache: runs the whole U-Net every `interval` steps, and otherwise only the blocks outside a skip connection.
 
         up_m(skip_m(x_t), up_(m + 1)'),    ' from the last whole evaluation
 
     Facts:
-        skips: all that is deeper than the skip connection `branch`
+        skips: all blocks deeper than the skip connection `branch`
         number: interval, 2 to 10; 1 skips nothing
         paper: Ma et al. 2023, "DeepCache: Accelerating Diffusion Models for Free", with uniform intervals
 
     Args:
         interval: number of steps from one run of the whole network to the next, >= 1.
-        branch: index of the skip connection, 0 the outermost, whose block on the way up runs in all steps, as do the
-            blocks outside of it.
+        branch: index of the skip connection, from 0 for the outermost; its block on the up path and all blocks further
+            out run in every step.
 
     Raises:
-        ValueError: for an interval below 1, or a negative branch; when called, for one that the network does not have.
+        ValueError: if interval is below 1 or branch is negative; when called, if the network lacks this skip
+            connection.
     """
     if interval < 1 or branch < 0:
         raise ValueError(f"deep_cache: interval = {interval} must be at least 1, and branch = {branch} at least 0")

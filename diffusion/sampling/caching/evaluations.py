@@ -1,4 +1,4 @@
-"""Positions of a plan's evaluations along a whole trajectory, for the caches whose rule knows the step."""
+"""Positions of a plan's evaluations along a full trajectory, for caches whose rule depends on the step."""
 
 from typing import Any
 
@@ -8,19 +8,19 @@ from diffusion.timesteps import Plan
 
 
 def evaluations(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
-    """The arguments of caches that follow from a plan: `steps` of `tea_cache`, `whole` and `at` of `mag_cache`.
+    """The arguments of caches that depend on the plan: `steps` of `tea_cache`, `whole` and `at` of `mag_cache`.
 
         caching.mag_cache(0.1, ratios, **{name: of[name] for name in ("whole", "at")})    for of = evaluations(plan)
 
     Args:
-        plan: the plan that is sampled, with or without steps that renoise.
-        whole: the plan of the whole trajectory; `plan` may be its end, or repeat a part of it; None: the times of
-            `plan` that are lower than all times before them.
+        plan: the sampled plan, with or without steps that renoise.
+        whole: the plan of the full trajectory, of which `plan` may be the end, or repeat a part. If None, the times of
+            `plan` that are lower than all earlier ones.
 
     Returns:
-        A mapping. "steps": number of the plan's evaluations; "whole": number of the whole trajectory's evaluations;
-        "at": for each part of the plan between steps that renoise, its evaluations' indices in the whole trajectory,
-        counted from 0, possibly fractions.
+        A mapping. "steps": number of evaluations in the plan; "whole": number of evaluations in the full trajectory;
+        "at": for each part of the plan between steps that renoise, the positions of its evaluations in the full
+        trajectory, counted from 0, possibly fractional.
     """
     times = _times(plan)
     knots = times if whole is None else _times(whole)
@@ -34,6 +34,6 @@ def evaluations(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
 
 
 def _times(plan: Plan) -> np.ndarray:
-    """`[N]` times of the steps, the mean of their frames; NaN where a step renoises."""
+    """`[N]` times of the steps, as means over frames; NaN where a step renoises."""
     times = np.asarray(plan.t, np.float64)
     return np.where(plan.renoise, np.nan, times.reshape(len(times), -1).mean(axis=1))

@@ -1,4 +1,4 @@
-"""Constants of caches that a model's own trajectory gives: the ratios of MagCache and the polynomial of TeaCache."""
+"""Measurement of a model's constants for caches: the ratios of MagCache and the polynomial of TeaCache."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,14 @@ from diffusion.sampling.caching.residual_caches import relative_change
 
 
 class Measures(NamedTuple):
-    """The memory of `measured` after a trajectory; entry 0 of each series is 1 or 0, for it has no step before.
+    """The memory of `measured` after a trajectory; entry 0 of each series, which has no earlier step, is 1 or 0.
 
     Attributes:
-        ratios: float32 `[steps]`, the mean over tokens of |residual| / |residual of the step before|, for `mag_cache`.
+        ratios: float32 `[steps]`, the mean over tokens of |residual| / |residual of the previous step|, for
+            `mag_cache`.
         read: float32 `[steps]`, the relative change of the first block's input.
         output: float32 `[steps]`, the relative change of the network's output.
-        last: (input of the first block, residual, output, number of steps so far) at the last step.
+        last: (input of the first block, residual, output, number of steps so far) of the last step.
     """
 
     ratios: Array
@@ -28,7 +29,7 @@ class Measures(NamedTuple):
 
 
 def measured(steps: int) -> Cache:
-    """A cache that skips nothing, and whose memory holds the `Measures` of a trajectory of `steps` evaluations.
+    """A cache that skips nothing, and records the `Measures` of a trajectory of `steps` evaluations in its memory.
 
         _, memory = samplers.sample_with_memory(sampler, caching.cached(make, network, caching.measured(20)), ...)
         ratios = memory.calls[0].ratios
@@ -37,7 +38,7 @@ def measured(steps: int) -> Cache:
         steps: number of evaluations of the trajectory, >= 1.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if steps is below 1.
     """
     if steps < 1:
         raise ValueError(f"measured: steps = {steps} must be at least 1")
@@ -71,14 +72,14 @@ def _seen(blocks: Any) -> tuple[Array, tuple[Array, Array]]:
 
 
 def fitted(measures: Measures, degree: int = 4) -> tuple[float, ...]:
-    """The polynomial of `tea_cache` for a model: from the change of the first block's input to the output's.
+    """The polynomial of `tea_cache` for a model, from the change of the first block's input to that of the output.
 
     Args:
         measures: measures of a trajectory of at least degree + 2 steps.
         degree: degree of the polynomial; 4 in the paper.
 
     Returns:
-        Its coefficients, the highest power first.
+        The coefficients of the polynomial, the highest power first.
 
     Raises:
         ValueError: if there are too few steps.

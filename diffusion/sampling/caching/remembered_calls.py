@@ -1,4 +1,4 @@
-"""Caches: what one evaluation of a network leaves for the next, so that a part of it need not run again."""
+"""Caches: values that one evaluation of a network stores for the next, which then skips a part of the network."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,18 +13,18 @@ from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.parameterizations import Denoiser, Network, Prediction
 
 Call = Callable[..., Any]
-"""(**further arguments) -> what a network returns at one input with these; without any, its output."""
+"""(**further arguments) -> the network's result for one input with these arguments; without any, its output."""
 
 
 class Cache(NamedTuple):
-    """A pair of pure functions that evaluate a network with what its last evaluation left.
+    """A pair of pure functions that evaluate a network with values from its last evaluation.
 
     Attributes:
-        memory: call -> a pytree of arrays or shapes; the first memory is the zeros of these shapes.
-        apply: (memory, call) -> (output, the next memory, number of the network's blocks that have run).
+        memory: call -> a pytree of arrays or shapes; the initial memory is zeros of these shapes.
+        apply: (memory, call) -> (output, the next memory, number of blocks that have run).
         reads: kind of reuse that the network must offer, "blocks" or "deep", see `diffusion.models.facts.reuses`.
-        idle: whether it never skips anything, so that the network is evaluated plainly.
-        again: (memory, the first memory) -> the memory after a step that renoises; None: the first one.
+        idle: whether the cache never skips anything, so that the network is evaluated without it.
+        again: (memory, initial memory) -> the memory after a step that renoises; None for the initial memory.
     """
 
     memory: Callable[[Call], Any]
@@ -34,13 +34,13 @@ class Cache(NamedTuple):
     again: Callable[[Any, Any], Any] | None = None
 
     def check(self, offered: tuple[str, ...]) -> None:
-        """Refuses a network that does not offer what the cache reads.
+        """Refuses a network without the kind of reuse that the cache needs.
 
         Args:
             offered: kinds of reuse that the network offers, `diffusion.models.facts.reuses`.
 
         Raises:
-            ValueError: naming both.
+            ValueError: if the network does not offer it; the message names both.
         """
         if self.reads not in offered and not self.idle:
             theirs = f"its {', '.join(offered)}" if offered else "nothing"
@@ -55,7 +55,7 @@ class Cache(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Blocks of a network, counted over the evaluations of a trajectory.
+    """Counts of a network's blocks and calls in a trajectory.
 
     Attributes:
         run: int32 `[]`, number of blocks that have run.
@@ -71,7 +71,7 @@ class Remembered(NamedTuple):
 
     Attributes:
         calls: the cache's memories, one for each call of the network in an evaluation of the denoiser.
-        denoiser: memory of the denoiser itself, where it is a `guidance.Memory`; else ().
+        denoiser: memory of the denoiser if it is a `guidance.Memory`; otherwise ().
         work: work done so far.
     """
 
@@ -83,23 +83,23 @@ class Remembered(NamedTuple):
 def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache: Cache) -> Denoiser | Memory:
     """A denoiser whose network is evaluated through a cache.
 
-    Each call of the network within the denoiser has its own memory, and so has each row of a call: the branches of
-    `guidance.together` are rows, the branches of `guidance.separately` are calls. A part of the network is skipped
-    where all rows of a call agree, for the batch is one program. The evaluations of a step after its first (Heun's
-    second) run the whole network. A cache that skips nothing leaves the denoiser as it is.
+    Each call of the network in the denoiser has a separate memory, and within it each row of the batch: the branches of
+    `guidance.together` are rows, those of `guidance.separately` are calls. A part of the network is skipped only if all
+    rows of a call agree, because the batch is evaluated by one program. Later evaluations of a step, such as Heun's
+    second, run the whole network. A cache that skips nothing returns the denoiser unchanged.
 
     Args:
-        make: network -> the guided denoiser. It evaluates the network outside of `lax.cond`, `lax.scan` and of
+        make: network -> the guided denoiser, which must evaluate the network outside of `lax.cond`, `lax.scan` and
             derivatives.
         network: (x, clock, condition, **further arguments) -> output.
         cache: the cache, for example `first_block(0.1)`.
 
     Returns:
-        A denoiser for `samplers.sample`; `work` of its memory says what has run.
+        A denoiser for `samplers.sample`; `work` of its memory counts the blocks that have run.
 
     Raises:
         TypeError: if the denoiser is `guidance.Unpaired`.
-        ValueError: from a call, if the network is evaluated where no memory can be returned.
+        ValueError: when called, if the network is evaluated where no memory can be returned.
     """
     plain = make(network)
     if isinstance(plain, Unpaired):
@@ -168,5 +168,5 @@ def cached(make: Callable[[Network], Denoiser | Memory], network: Network, cache
 
 
 def work(memory: Any) -> Work | None:
-    """The work of a trajectory, from its last memory; None where no cache was used."""
+    """The work of a trajectory, from its last memory; None if no cache was used."""
     return memory.work if isinstance(memory, Remembered) else None

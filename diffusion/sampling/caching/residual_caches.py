@@ -1,4 +1,4 @@
-"""Caches of what a stack of blocks adds to its input, reused while a cheap sign says that it hardly changes."""
+"""Caches of the residual of a stack of blocks, reused while a cheap indicator says that it hardly changes."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ class Kept(NamedTuple):
 
     Attributes:
         begun: Bool `[]`, whether there has been an evaluation.
-        sign: `[B, N, D]`, the first block's residual or input in an earlier evaluation, by which change is judged.
-        residual: `[B, N, D]`, the sum that the skipped blocks added when they ran last.
-        distance: float32 `[B]`, change accumulated since then.
-        steps: int32 `[]`, number of evaluations so far, also before a step that renoises.
+        sign: `[B, N, D]`, the first block's residual or input in an earlier evaluation, the indicator of change.
+        residual: `[B, N, D]`, the sum of the skipped blocks' residuals in their last run.
+        distance: float32 `[B]`, the change accumulated since then.
+        steps: int32 `[]`, number of evaluations so far; a step that renoises does not reset it.
     """
 
     begun: Array
@@ -30,12 +30,12 @@ class Kept(NamedTuple):
 
 
 def first_block(threshold: float) -> Cache:
-    """First-block cache: the first block always runs, and the others while its residual changes by more than a share.
+    """First-block cache: skips all blocks but the first if the first block's residual hardly changes.
 
         r = h_1 - h_0,    skip where  mean |r - r'| <= threshold mean |r'|:    h_L = h_1 + (h_L' - h_1')
 
-    with ' from the last evaluation that ran whole. The mean is over the tokens and features of a row, and a batch skips
-    where all its rows agree; for one picture this is the published rule, whose mean is over the whole batch.
+    where ' marks values of the last full evaluation. The mean is over the tokens and features of a row, and a batch
+    skips if all its rows agree. For a single picture this is the published rule, whose mean is over the whole batch.
 
     Facts:
         skips: all blocks but the first
@@ -43,10 +43,10 @@ def first_block(threshold: float) -> Cache:
         paper: Cheng 2024, ParaAttention's first-block cache (no paper); diffusers, FirstBlockCache
 
     Args:
-        threshold: share of the change of the first block's residual below which the others are skipped.
+        threshold: largest relative change of the first block's residual at which the other blocks are skipped, >= 0.
 
     Raises:
-        ValueError: if it is negative.
+        ValueError: if threshold is negative.
     """
     _check_threshold("first_block", threshold)
 
@@ -72,13 +72,14 @@ def first_block(threshold: float) -> Cache:
 
 
 def tea_cache(threshold: float, coefficients: Sequence[float] = (1.0, 0.0), steps: int | None = None) -> Cache:
-    """TeaCache: the blocks run where the accumulated, rescaled change of what the first one reads is large.
+    """TeaCache: runs the blocks only when the accumulated, rescaled change of the first block's input is large.
 
         d <- d + p(mean |m - m'| / mean |m'|),    skip where  d < threshold:    h_L = h_0 + (h_L' - h_0')
 
-    m is the first block's normalised, shifted and scaled input, ' from the last evaluation for m and from the last
-    whole one for h; p is a polynomial, fitted to how much the output of a model changes. d is 0 again when the blocks
-    run. The first evaluation and the last run whole. Each row of a batch has its d; a batch skips where all rows agree.
+    m is the first block's normalised, shifted and scaled input. ' marks the value of the last evaluation for m, and of
+    the last full evaluation for h. p is a polynomial that is fitted to the changes of a model's output. d is reset to 0
+    when the blocks run. The first and the last evaluation run all blocks. Each row of a batch has its own d; a batch
+    skips if all rows agree.
 
     Facts:
         skips: all blocks
@@ -87,14 +88,15 @@ def tea_cache(threshold: float, coefficients: Sequence[float] = (1.0, 0.0), step
             the rule is taken from the authors' code
 
     Args:
-        threshold: threshold of the accumulated change.
-        coefficients: coefficients of p, the highest power first; (1, 0) is the change itself. Each model has its own:
-            Flux-dev's are published as (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861), HunyuanVideo's
-            as (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896); `caching.fitted` fits them.
-        steps: number of evaluations of a trajectory, the last of which runs whole; None: no rule for the last.
+        threshold: threshold of the accumulated change, >= 0.
+        coefficients: coefficients of p, the highest power first; (1, 0) is the unchanged change. They depend on the
+            model: Flux-dev's are published as (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861),
+            HunyuanVideo's as (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896); `caching.fitted` fits
+            them.
+        steps: number of evaluations in a trajectory, >= 1, the last of which runs all blocks; None for no special rule.
 
     Raises:
-        ValueError: if the threshold is negative, there are no coefficients or one that is not finite, or no steps.
+        ValueError: if threshold is negative, coefficients are missing or not finite, or steps is below 1.
     """
     _check_threshold("tea_cache", threshold)
     if not len(coefficients) or not np.all(np.isfinite(coefficients)):
@@ -144,13 +146,13 @@ def mag_cache(
     whole: int | None = None,
     at: Sequence[Sequence[float]] | None = None,
 ) -> Cache:
-    """MagCache: the blocks run where the product of the known ratios of their residual's length has left 1.
+    """MagCache: skips the blocks while the product of known ratios of their residual's norm stays near 1.
 
         g <- g ratio_i,    e <- e + |1 - g|,    skip where  e <= threshold, at most `longest` times in a row
 
-    and h_L = h_0 + (h_L' - h_0'). When the blocks run, g = 1 and e = 0 again. ratio_i is the mean over the tokens of
-    |residual of step i| / |residual of step i - 1|, measured once for a model (`caching.measured`). The rule knows no
-    picture: all of a batch skip together.
+    and h_L = h_0 + (h_L' - h_0'). When the blocks run, g is reset to 1 and e to 0. ratio_i is the mean over tokens of
+    |residual of step i| / |residual of step i - 1|, measured once for a model (`caching.measured`). The rule does not
+    depend on the picture, so a whole batch skips together.
 
     Facts:
         skips: all blocks
@@ -159,20 +161,20 @@ def mag_cache(
             taken from the authors' code
 
     Args:
-        threshold: threshold of the accumulated error.
-        ratios: ratios of the steps of a whole trajectory, in order; the first one is not read, for it has no step
-            before.
-        keep: share of the first steps of a whole trajectory that always run.
-        longest: number of steps in a row that may be skipped.
-        whole: number of evaluations of a whole trajectory; each takes the nearest ratio. None: one evaluation for each
-            ratio.
-        at: positions of the evaluations in the whole trajectory, from 0 to whole - 1, for each part of the trajectory
-            between steps that renoise (`caching.evaluations`); the first one of each part runs. None: all of them, in
-            order.
+        threshold: threshold of the accumulated error, >= 0.
+        ratios: ratios of the steps of a full trajectory, in order; the first one, which has no earlier step, is not
+            used.
+        keep: share of a full trajectory's first steps that always run, in [0, 1].
+        longest: largest number of consecutive steps that may be skipped, >= 0.
+        whole: number of evaluations in a full trajectory, each of which uses the nearest ratio. None for one evaluation
+            per ratio.
+        at: positions of the evaluations in the full trajectory, in [0, whole - 1], for each part of the sampled
+            trajectory between steps that renoise (`caching.evaluations`); the first evaluation of each part runs. None
+            for all positions in order.
 
     Raises:
-        ValueError: for a negative threshold, no ratios or one that is not finite, a share outside of [0, 1], or
-            evaluations outside of the whole trajectory.
+        ValueError: if threshold is negative, ratios are missing or not finite, keep is not in [0, 1], or positions lie
+            outside of the full trajectory.
     """
     _check_threshold("mag_cache", threshold)
     if not len(ratios) or not np.all(np.isfinite(ratios)):
@@ -213,7 +215,7 @@ def mag_cache(
 
 
 def _runs(ratios: np.ndarray, always: np.ndarray, threshold: float, longest: int) -> np.ndarray:
-    """Bool [steps]: whether the blocks run; they run in the first steps, where `always` [steps] is True."""
+    """Bool [steps], whether the blocks run in each step; they always run where `always` [steps] is True."""
     runs = np.ones(len(ratios), bool)
     product, error, skipped = 1.0, 0.0, 0
     for i in np.flatnonzero(~always):
@@ -227,7 +229,7 @@ def _runs(ratios: np.ndarray, always: np.ndarray, threshold: float, longest: int
 
 
 def _again(kept: Kept, first: Kept) -> Kept:
-    """The memory after a step that renoises: only the number of evaluations stays."""
+    """The memory after a step that renoises, which keeps only the number of evaluations."""
     return first._replace(steps=kept.steps)
 
 
@@ -243,7 +245,7 @@ def _kept(call: Call) -> Any:
 
 
 def relative_change(new: Array, old: Array) -> Array:
-    """float32 `[B]`: mean |new - old| / mean |old| of each row."""
+    """float32 `[B]`, mean |new - old| / mean |old| for each row."""
     mean = lambda a: jnp.mean(jnp.abs(a.astype(jnp.float32)), axis=tuple(range(1, a.ndim)))
     return mean(new - old) / mean(old)
 

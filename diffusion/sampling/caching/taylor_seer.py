@@ -1,4 +1,4 @@
-"""TaylorSeer: what a stack of blocks adds, forecast between the evaluations that run it."""
+"""TaylorSeer: extrapolates the residual of a stack of blocks between the evaluations that run it."""
 
 import math
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ class Forecast(NamedTuple):
     """The memory of TaylorSeer.
 
     Attributes:
-        factors: `[order + 1, B, N, D]` the residual at the last whole evaluation, and its finite differences.
-        full_runs: int32 `[]` number of evaluations that ran whole.
-        last: int32 `[]` index of the last of these evaluations, counted from 0.
+        factors: `[order + 1, B, N, D]` the residual at the last full evaluation, and its finite differences.
+        full_runs: int32 `[]` number of full evaluations.
+        last: int32 `[]` index of the last full evaluation, counted from 0.
         steps: int32 `[]` number of evaluations so far.
     """
 
@@ -27,13 +27,13 @@ class Forecast(NamedTuple):
 
 
 def taylor_seer(interval: int, order: int = 1, first: int = 3) -> Cache:
-    """TaylorSeer: the blocks run every `interval` steps, and what they add is forecast between by its Taylor series.
+    """TaylorSeer: runs the blocks every `interval` steps, and extrapolates their residual by a Taylor series otherwise.
 
         F(k) = sum_i D^i F k^i / i!,    D^0 F = F,    D^(i + 1) F = (D^i F - D^i F') / n
 
-    k steps after a whole evaluation F, with F' of the whole one before, n steps earlier, in which D^i F' was known.
-    F is the residual h_L - h_0 of the whole stack; the authors forecast the residual of every attention and MLP, which
-    takes 2 L times the memory, and diffusers' light mode the output alone.
+    k steps after a full evaluation F, where F' is from the previous full evaluation, n steps earlier. F is the residual
+    h_L - h_0 of the whole stack. The authors extrapolate the residual of every attention layer and MLP, which takes 2 L
+    times the memory; the light mode of diffusers extrapolates only the output.
 
     Facts:
         skips: all blocks
@@ -43,11 +43,11 @@ def taylor_seer(interval: int, order: int = 1, first: int = 3) -> Cache:
 
     Args:
         interval: number of steps from one run of the blocks to the next, >= 1.
-        order: order of the series; 0 reuses the residual as it was.
-        first: number of steps at the start that all run.
+        order: order of the series, >= 0; 0 reuses the residual unchanged.
+        first: number of first steps that all run the blocks, >= 1.
 
     Raises:
-        ValueError: for an interval or a first part below 1, or a negative order.
+        ValueError: if interval or first is below 1, or order is negative.
     """
     if interval < 1 or first < 1 or order < 0:
         raise ValueError(

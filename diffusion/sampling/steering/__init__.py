@@ -1,6 +1,6 @@
-"""Steering: samples of a tilted law, by weighted particles, by search, or by a measurement of the data.
+"""Steering: samples of a tilted distribution, by weighted particles, by search, or by a measurement of the data.
 
-Also annealed importance sampling of a density that is known up to its constant.
+The folder also has annealed importance sampling of an unnormalised density.
 
 tilt = steering.tilt(log_reward)                  # the target is p(x_0) exp(log_reward(x_0)), up to its constant
 particles = steering.twisted(samplers.ddpm(), denoise, schedule, x, plan, keys, tilt, number=16)

@@ -1,4 +1,4 @@
-"""Annealed importance sampling: from a density that can be drawn to one that is known up to its constant."""
+"""Annealed importance sampling: from a density that can be sampled to an unnormalised density."""
 
 __all__ = ["LogDensity", "Point", "annealed", "annealing_ladder", "hamiltonian", "leapfrog", "looker"]
 
@@ -18,13 +18,13 @@ from diffusion.sampling.steering.particles import Particles, advance
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling, effective_size, systematic
 
 LogDensity = Callable[[Array], Array]
-"""x `[B, ...]` -> log-density `[B]`, differentiable, of which number b depends on example b alone."""
-ACCEPTED = 0.65  # share of moves that a pilot run aims at: Beskos et al. 2013, for Hamiltonian Monte Carlo
-RUNGS = 1000  # of a pilot run at most
+"""x `[B, ...]` -> log-density `[B]`, differentiable, where number b depends only on example b."""
+ACCEPTED = 0.65  # target acceptance rate of a pilot run: Beskos et al. 2013, for Hamiltonian Monte Carlo
+RUNGS = 1000  # largest number of rungs in a pilot run
 
 
 class Point(NamedTuple):
-    """Particles, and the values and gradients of both log-densities there."""
+    """Particles, with the values and gradients of both log-densities."""
 
     x: Array
     base: Array
@@ -33,7 +33,7 @@ class Point(NamedTuple):
     density_gradient: Array
 
     def log_weight(self, rise: ArrayLike) -> Array:
-        """rise log(gamma / p) `[B]`, 0 for no rise wherever the particles are."""
+        """rise log(gamma / p) `[B]`; 0 if rise is 0, wherever the particles are."""
         return jnp.where(jnp.asarray(rise) > 0, rise * (self.density - self.base), 0)
 
 
@@ -53,33 +53,33 @@ def annealed(
 
         pi_k = p^(1 - b_k) gamma^(b_k),    w <- w (gamma / p)^(b_k+1 - b_k)(x),
 
-    where a Hamiltonian move that leaves pi_k as it is comes before each weight but the first. For any ladder, step size
-    and K the exponential of `log_normaliser` is an unbiased estimate of the integral of gamma, and weighted means
-    converge as K grows. Without resampling it is annealed importance sampling, with it sequential Monte Carlo.
+    where a Hamiltonian move that preserves pi_k precedes each weight except the first. For any ladder, step size and K,
+    the exponential of `log_normaliser` is an unbiased estimate of the integral of gamma, and weighted means converge as
+    K grows. Without resampling this is annealed importance sampling; with resampling it is sequential Monte Carlo.
 
     Facts:
-        nfe: 1 + leapfrogs (N - 1) values and gradients of gamma for a particle, for a ladder of N + 1 numbers
+        nfe: 1 + leapfrogs (N - 1) values and gradients of gamma per particle, for a ladder of N + 1 numbers
         paper: Neal 2001, "Annealed Importance Sampling", eq. 2 to 4; Del Moral et al. 2006, "Sequential Monte Carlo
             Samplers", section 3.3.2.3; Neal 2011, "MCMC using Hamiltonian Dynamics", eq. 5.18 to 5.20 and section 5.2
 
     Args:
-        log_base: log-density of p, with its constant.
-        log_density: log gamma, without its constant; -inf outside of the support.
-        x: samples of p `[G K, ...]`; the K particles of a group follow one another.
+        log_base: log-density of p, normalised.
+        log_density: log gamma, not normalised; -inf outside of the support.
+        x: samples of p `[G K, ...]`; the K particles of a group are consecutive.
         keys: random keys `[G K]`.
-        ladder: numbers b `[N + 1]` from 0 to 1, which do not fall; a number that repeats is one more move. See
+        ladder: numbers b `[N + 1]` from 0 to 1, which must not decrease; repeating a number adds a move. See
             `annealing_ladder`.
-        step_sizes: step size of the moves of every rung `[N + 1]`, or one number, > 0.
-        number: number K of particles a group, >= 1.
-        leapfrogs: number of leapfrog steps in a move, >= 1; 1 is Langevin's dynamics with a test of Metropolis (MALA).
-        resample: the resampling of a group; the usual one is systematic, where the effective size is below K / 2.
+        step_sizes: step sizes of the moves, > 0: one for each rung `[N + 1]`, or one number.
+        number: number K of particles in a group, >= 1.
+        leapfrogs: number of leapfrog steps in a move, >= 1; 1 gives the Metropolis-adjusted Langevin algorithm (MALA).
+        resample: the resampling of a group; systematic resampling if the effective size is below K / 2 by default.
 
     Returns:
-        The weighted particles of gamma, before their last move.
+        The weighted particles of gamma. There is no move after the last weight.
 
     Raises:
-        ValueError: for another ladder, step sizes that are not positive, groups that do not divide the batch, or
-            log-densities of another shape.
+        ValueError: if the ladder or a step size is invalid, number does not divide the batch, or log-densities do not
+            have the shape `[B]`.
     """
     check_start(x, keys)
     rungs = np.asarray(ladder, np.float64)
@@ -118,18 +118,19 @@ def annealing_ladder(
 ) -> tuple[np.ndarray, np.ndarray]:
     """A ladder and step sizes for `annealed`, by a pilot run of one group.
 
-    Each rung is the farthest one at which the effective size of its weights is a share of the particles. The step size
-    grows while more than 65 % of the moves are accepted, and shrinks otherwise. Since the ladder of a run comes from
-    other particles, its constant stays unbiased, which it would not be if a run chose its own.
+    Each rung is the farthest number at which the effective size of the weights is still the given share of the
+    particles. The step size grows while more than 65 % of the moves are accepted, and shrinks otherwise. The estimate
+    of the normaliser in a later run stays unbiased because its ladder comes from other particles; it would be biased if
+    the run chose its own ladder.
 
     Facts:
-        nfe: 1 + leapfrogs N values and gradients of gamma for a particle
+        nfe: 1 + leapfrogs N values and gradients of gamma per particle
         paper: Zhou et al. 2016, "Toward Automatic Model Comparison: An Adaptive Sequential Monte Carlo Approach",
             section 3.3.2; Beskos et al. 2016, "On the Convergence of Adaptive Sequential Monte Carlo Methods"
 
     Args:
         log_base, log_density, leapfrogs: arguments of `annealed`.
-        x: samples of p `[K, ...]`, concrete.
+        x: samples of p `[K, ...]`, not traced.
         key: random key.
         step_size: step size of the first move, > 0.
         share: effective size of each rung's weights, as a share of the particles, in (0, 1).
@@ -138,7 +139,7 @@ def annealing_ladder(
         (numbers b `[N + 1]` from 0 to 1, step sizes `[N + 1]`).
 
     Raises:
-        ValueError: if a number is out of range, or the ladder does not reach 1 within 1,000 rungs.
+        ValueError: if share or step_size is out of range, or the ladder does not reach 1 within 1,000 rungs.
     """
     if not 0 < share < 1 or not step_size > 0:
         raise ValueError(f"annealing_ladder: share = {share} must be in (0, 1), step_size = {step_size} positive")
@@ -177,10 +178,10 @@ def annealing_ladder(
 def hamiltonian(
     look: Callable[[Array], Point], point: Point, b: ArrayLike, size: ArrayLike, leapfrogs: int, keys: Array
 ) -> tuple[Point, Array]:
-    """One move that leaves p^(1 - b) gamma^b as it is: (the particles, whether each has moved `[B]`).
+    """A move that preserves p^(1 - b) gamma^b; returns (particles, Bool `[B]`: whether each was accepted).
 
     Args:
-        look: x -> the values and gradients there.
+        look: x -> `Point`, with values and gradients.
         point: the particles.
         b: the rung, in [0, 1].
         size: step size.
@@ -193,7 +194,7 @@ def hamiltonian(
     kinetic = lambda p: jnp.sum(p**2, axis=tuple(range(1, p.ndim))) / 2
     energy = lambda point, p: kinetic(p) - (point.base + point.log_weight(b))
     test = jax.vmap(lambda key: jax.random.uniform(key, (), point.x.dtype))(test_keys)
-    accepted = jnp.log(test) < energy(point, momentum) - energy(after, pushed)  # False where one is not a number
+    accepted = jnp.log(test) < energy(point, momentum) - energy(after, pushed)  # False where an energy is NaN
     chosen = lambda new, old: jnp.where(accepted.reshape(-1, *(1,) * (old.ndim - 1)), new, old)
     return jax.tree.map(chosen, after, point), accepted
 
@@ -201,7 +202,7 @@ def hamiltonian(
 def leapfrog(
     look: Callable[[Array], Point], point: Point, momentum: Array, b: ArrayLike, size: ArrayLike, number: int
 ) -> tuple[Point, Array]:
-    """`number` leapfrog steps of the energy -log(p^(1 - b) gamma^b): (the particles, their momentum)."""
+    """`number` leapfrog steps for the energy -log(p^(1 - b) gamma^b); returns (particles, momentum)."""
     push = lambda point: size / 2 * ((1 - b) * point.base_gradient + b * point.density_gradient)
 
     def step(carry, _):
@@ -214,7 +215,7 @@ def leapfrog(
 
 
 def looker(log_base: LogDensity, log_density: LogDensity) -> Callable[[Array], Point]:
-    """x -> `Point`."""
+    """The function x -> `Point`."""
 
     def look(x):
         values, pull = jax.vjp(lambda x: (log_base(x), log_density(x)), x)

@@ -1,4 +1,4 @@
-"""Feynman-Kac correctors: products, powers and guided combinations of densities, sampled as they are."""
+"""Feynman-Kac correctors: asymptotically exact samples of products, powers and guided combinations of densities."""
 
 __all__ = ["corrected"]
 
@@ -32,46 +32,46 @@ def corrected(
     number: int,
     resample: Resampling = USUAL,
 ) -> Particles:
-    """Carries groups of K particles toward prod_k p_k(x_0)^(b_k), the densities of K' denoisers to powers.
+    """Samples prod_k p_k(x_0)^(b_k), a product of powers of the denoisers' densities, by groups of weighted particles.
 
-    The process whose score is the sum of the scores does not have these marginals: p_k is noised before the product is
-    taken. With S = sum_k b_k s_k, B = sum_k b_k and D dimensions, the reverse equation dx = (f x - g^2 S) dt + g dW has
-    the marginals prod_k p_k,t^(b_k) if its paths are weighed by
+    The process whose score is the sum of the scores does not have these marginals, because the p_k are noised before
+    the product is taken. With S = sum_k b_k s_k, B = sum_k b_k and D dimensions, the reverse equation dx = (f x - g^2
+    S) dt + g dW has the marginals prod_k p_k,t^(b_k) if its paths have the weights
 
         d log w = g^2/2 (|S|^2 - sum_k b_k |s_k|^2) |dt| + (B - 1) D f |dt|,
 
-    which holds no divergence. Exponents (w, 1 - w) of a conditional and an unconditional denoiser are classifier-free
-    guidance, (1, 1) is a product, (b,) the power b, and a negative exponent removes. The drift's discretisation is the
-    sampler's, of weak order 1; the weight is integrated in the log-SNR by trapezoids.
+    which contain no divergence. Exponents (w, 1 - w) of a conditional and an unconditional denoiser are classifier-free
+    guidance, (1, 1) is a product, (b,) is a power, and a negative exponent divides by a density. The drift is
+    discretised by the sampler, with weak order 1; the weight is integrated in the log-SNR by the trapezoidal rule.
 
     Facts:
-        nfe: steps, of each branch
+        nfe: steps, for each branch
         neutral: one branch with exponent 1, `sample` exactly
         paper: Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion: Annealing, Guidance, and Product of Experts",
             propositions 3.1 to 3.3
 
     Args:
-        sampler: a sampler of the reverse equation with one Gaussian draw and one evaluation a step, such as
+        sampler: sampler of the reverse equation with one Gaussian draw and one evaluation per step, such as
             `samplers.ddpm()` or `samplers.euler_maruyama()`.
-        branches: evaluates the K' denoisers, such as `guidance.separately(...)`.
-        exponents: exponents b_k, K' numbers with B > 0.
-        schedule: the process of all of them.
+        branches: function that evaluates the denoisers, such as `guidance.separately(...)`.
+        exponents: exponents b_k, one for each denoiser, with B > 0.
+        schedule: the process of all denoisers.
         x: samples at plan.t[0] `[G K, ...]` from N(0, sigma^2 / B): `samplers.prior(...)` divided by sqrt(B).
-        plan: the steps, all toward the data. Where B is not 1 it starts at alpha > 0.
+        plan: the steps, all towards the data; if B is not 1, it must start at alpha > 0.
         keys: random keys `[G K]`.
         number: number K of particles a group, >= 1.
         resample: the resampling of a group; the usual one is systematic, where the effective size is below K / 2.
 
     Returns:
-        The weighted particles at plan.s[-1]. Their `log_normaliser` estimates the log of the integral of
-        prod_k p_k^(b_k) over x_0, less its value at plan.t[0], which is D/2 ((1 - B) log(2 pi sigma^2) - log B) where
-        all data has vanished in noise.
+        The weighted particles at plan.s[-1]. Their `log_normaliser` estimates the log of the integral of prod_k
+        p_k^(b_k) over x_0, minus its value at plan.t[0], which is D/2 ((1 - B) log(2 pi sigma^2) - log B) if x is pure
+        noise there.
 
     Raises:
-        TypeError: as `samplers.sample`.
-        ValueError: as `samplers.sample`; for exponents whose sum is not positive, groups that do not divide the batch,
-            another kind of sampler, a plan that renoises, or one that starts at alpha = 0 where B is not 1; outside of
-            `jit`, for a log-weight that is NaN or infinity.
+        TypeError: under the conditions of `samplers.sample`.
+        ValueError: under the conditions of `samplers.sample`; if B is not positive, number does not divide the batch,
+            the sampler is of another kind, or the plan renoises or starts at alpha = 0 with B not 1; outside of `jit`,
+            if a log-weight is NaN or infinity.
     """
     combined = product(branches, schedule, exponents)
     total = combined.total
@@ -95,7 +95,7 @@ def corrected(
         after = carry[2]
         begins, ends = schedule.alpha(t) <= 0, schedule.sigma(s) <= 0
         step = jnp.where(begins | ends, 0, schedule.log_snr(s) - schedule.log_snr(t))
-        # Near an infinite log-SNR the excess falls as exp(-|log-SNR|); its integral equals the excess.
+        # Near an infinite log-SNR the excess decays as exp(-|log-SNR|), so its integral equals the excess.
         added = jnp.where(begins, after, jnp.where(ends, before, (before + after) / 2 * step))
         if total != 1:
             added = added + (total - 1) * dimensions * (jnp.log(schedule.alpha(t)) - jnp.log(schedule.alpha(s)))

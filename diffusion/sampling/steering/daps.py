@@ -1,4 +1,4 @@
-"""Decoupled annealing: each step draws the data by the measurement, and adds noise again."""
+"""Decoupled annealing: each step draws the data given the measurement, and adds noise again."""
 
 __all__ = ["Draw", "daps", "gaussian_draw", "langevin_draw"]
 
@@ -17,7 +17,7 @@ from diffusion.schedules import NoiseSchedule, check_schedule
 from diffusion.timesteps import Plan
 
 Draw = Callable[[Array, Array, Array], Array]
-"""(x0 `[B, ...]`, r `[]`, keys `[B]`) -> a sample of N(x0, r^2 I) times the likelihood, up to its constant."""
+"""(x0 `[B, ...]`, r `[]`, keys `[B]`) -> a sample of N(x0, r^2 I) times the likelihood, normalised."""
 
 
 def daps(
@@ -31,16 +31,16 @@ def daps(
     steps: int = 1,
     data_std: float = 1.0,
 ) -> Array:
-    """DAPS: from x_t the estimate x0, then a draw of the data by the measurement, then x_s with fresh noise:
+    """DAPS: estimates x0 from x_t, draws the data given the measurement, and adds fresh noise to get x_s:
 
         x_0 ~ N(x0(x_t), r^2 I) p(y | x_0),    x_s = alpha_s x_0 + sigma_s z,    1 / r^2 = 1 / s^2 + alpha^2 / sigma^2.
 
-    Since x_s keeps nothing of x_t but the draw, a mistake of a noisy step can be undone later, which nonlinear
-    measurements need. Where N(x0, r^2 I) is p(x_0 | x_t), each x_s follows p(x_s | y) if x_t follows p(x_t | y). The
-    paper has r = sigma / alpha, which it is where alpha s is large beside sigma.
+    x_s depends on x_t only through the draw, so later steps can correct an error of a noisy step, as nonlinear
+    measurements require. If N(x0, r^2 I) equals p(x_0 | x_t), x_s follows p(x_s | y) whenever x_t follows p(x_t | y).
+    The paper has r = sigma / alpha, which is the limit of a large alpha s / sigma.
 
     Facts:
-        nfe: N steps, for a plan of N
+        nfe: `steps` evaluations for each of the plan's N steps
         paper: Zhang et al. 2024, "Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing",
             algorithm 1
 
@@ -48,11 +48,11 @@ def daps(
         denoise: the denoiser; it need not be differentiable.
         schedule: the process.
         x: samples at plan.t[0] `[B, ...]`, from `samplers.prior`.
-        plan: the N steps, all toward the data.
+        plan: the N steps, all towards the data.
         keys: random keys `[B]`.
-        draw: the draw of the data, such as `gaussian_draw` or `langevin_draw`.
-        steps: number of equal DDIM steps from x_t to the end of the plan that make the estimate, >= 1; the estimate of
-            one step onto t = 0 is the denoiser's.
+        draw: function that draws the data, such as `gaussian_draw(...)` or `langevin_draw(...)`.
+        steps: number of equal DDIM steps from x_t to the end of the plan that compute the estimate, >= 1; with one step
+            to t = 0, the estimate is the denoiser's x0.
         data_std: standard deviation s of the data, > 0.
 
     Returns:
@@ -60,7 +60,7 @@ def daps(
 
     Raises:
         TypeError: as `samplers.sample`.
-        ValueError: as `samplers.sample`, or if a number is out of range.
+        ValueError: under the conditions of `samplers.sample`, or if steps or data_std is out of range.
     """
     if steps < 1 or not data_std > 0:
         raise ValueError(f"daps: steps = {steps} must be at least 1, data_std = {data_std} positive")
@@ -72,7 +72,7 @@ def daps(
 
     def estimate(x, t):
         def move(x, j):
-            a, b = (t * ((steps - k) / steps) + end * (k / steps) for k in (j, j + 1))  # never beyond the end
+            a, b = (t * ((steps - k) / steps) + end * (k / steps) for k in (j, j + 1))  # exact at the end
             prediction = checked(denoise)(x, a)
             return schedule.alpha(b) * prediction.x0 + schedule.sigma(b) * prediction.eps, None
 
@@ -91,7 +91,7 @@ def daps(
 
 
 def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) -> Draw:
-    """The exact draw for y = A x_0 + sigma_y n: with x' = x0 + r z and y' = y + sigma_y n,
+    """The exact draw for a linear measurement y = A x_0 + sigma_y n: with x' = x0 + r z and y' = y + sigma_y n,
 
         x_0 = x' + A^T (A A^T + (sigma_y / r)^2 I)^-1 (y' - A x').
 
@@ -101,7 +101,7 @@ def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) ->
         noise_std: standard deviation sigma_y of the noise, >= 0.
 
     Raises:
-        ValueError: if the standard deviation is negative.
+        ValueError: if noise_std is negative.
 
     Reference: Doucet 2010, "A Note on Efficient Conditional Simulation of Gaussian Distributions", algorithm 2.
     """
@@ -119,18 +119,18 @@ def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) ->
 
 
 def langevin_draw(log_likelihood: Callable[[Array], Array], *, steps: int, step_size: Callable[[Array], Array]) -> Draw:
-    """The draw by Langevin's dynamics, for any differentiable likelihood:
+    """The draw by Langevin dynamics, for any differentiable likelihood:
 
         x_0 <- x_0 + h ((x0 - x_0) / r^2 + grad log p(y | x_0)) + sqrt(2 h) z,    from x_0 = x0.
 
     Args:
         log_likelihood: x_0 `[B, ...]` -> log p(y_b | x_b) `[B]`, such as `guidance.gaussian_likelihood(...)`.
         steps: number of steps, >= 1.
-        step_size: r -> step h > 0. It must be below 2 / (1 / r^2 + L), where L is the largest curvature of the
-            negative log-likelihood, |A|^2 / sigma_y^2 for a matrix; the law is exact as h goes to 0.
+        step_size: r -> step size h > 0. It must be below 2 / (1 / r^2 + L), where L is the largest curvature of the
+            negative log-likelihood, |A|^2 / sigma_y^2 for a matrix A. The distribution is exact in the limit h -> 0.
 
     Raises:
-        ValueError: if the number of steps is out of range.
+        ValueError: if steps is below 1.
 
     Reference: Zhang et al. 2024, "Improving Diffusion Inverse Problem Solving with Decoupled Noise Annealing", eq. 9.
     """

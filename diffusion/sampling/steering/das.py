@@ -1,4 +1,4 @@
-"""DAS: diffusion alignment as sampling, particles with a pulled proposal and a tempered reward."""
+"""DAS (diffusion alignment as sampling): particles with a guided proposal and a tempered reward."""
 
 __all__ = ["das"]
 
@@ -30,17 +30,18 @@ def das(
     gamma: float | None = None,
     resample: Resampling = USUAL,
 ) -> Particles:
-    """Carries groups of K particles toward p(x_0) exp(r(x_0)), with a reward that grows on the way:
+    """Samples p(x_0) exp(r(x_0)) by groups of K weighted particles, with a tempered reward:
 
         lambda_k = min((1 + gamma)^k - 1, 1) after k steps,    r_t(x_t) = r(x0(x_t)),
         q(x_s | x_t) = N(mu(x_t) + std^2 lambda_k+1 grad r_t(x_t), std^2),
         w <- w  p(x_s | x_t) exp(lambda_k+1 r_s(x_s)) / (q(x_s | x_t) exp(lambda_k r_t(x_t))),
 
-    where p(x_s | x_t) = N(mu, std^2) is the sampler's step. The gradient is the first order of the best proposal,
-    p(x_s | x_t) exp(lambda_k+1 r_s(x_s)). At the end the whole reward counts, so that any gamma has the same target.
+    where p(x_s | x_t) = N(mu, std^2) is the sampler's step. The gradient is a first-order approximation of the best
+    proposal, p(x_s | x_t) exp(lambda_k+1 r_s(x_s)). At the end the full reward is applied, so every gamma has the same
+    target.
 
     Facts:
-        nfe: steps, each with its transposed derivative
+        nfe: steps, each with a transposed derivative
         neutral: a reward of zeros, `sample` exactly
         paper: Kim et al. 2025, "Test-time Alignment of Diffusion Models without Reward Over-optimization", eq. 14, and
             section 4 on tempering
@@ -48,13 +49,13 @@ def das(
     Args:
         sampler, denoise, schedule, x, plan, keys, number, resample: the arguments of `twisted`.
         log_reward: x_0 `[B, ...]` -> log-reward `[B]`, differentiable; reward / beta for a temperature.
-        gamma: rate of the tempering, > 0; None: 2^(1/N) - 1, whose lambda is 1 after the N steps of the plan.
+        gamma: rate of the tempering, > 0; if None, 2^(1/N) - 1, for which lambda is 1 after the N steps of the plan.
 
     Returns:
         The weighted particles at plan.s[-1].
 
     Raises:
-        TypeError, ValueError: as `twisted`; for a gamma that is not positive.
+        TypeError, ValueError: under the conditions of `twisted`, or if gamma is not positive.
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
     x, plan = prepared(x, plan)

@@ -1,4 +1,4 @@
-"""Denoising diffusion restoration: each singular direction takes its measured value, weighed by its noise."""
+"""Denoising diffusion restoration: combines the measured value and the estimate in each singular direction."""
 
 __all__ = ["ddrm"]
 
@@ -19,15 +19,17 @@ def ddrm(
     eta_b: float = 1.0,
     smallest: float = 1e-3,
 ) -> Sampler:
-    """DDRM, a sampler of p(x_0 | y) for y = A x_0 + sigma_y n. Along the singular direction of value a, where the noise
-    of y in x_s is l = alpha_s sigma_y / a and the measured value is Y = (A^+ y), x_s is
+    """DDRM, a sampler of p(x_0 | y) for y = A x_0 + sigma_y n.
+
+    Along a singular direction with the value a, where the noise of y in x_s is l = alpha_s sigma_y / a and the measured
+    value is Y = (A^+ y), x_s is
 
         alpha_s x0 + sqrt(1 - eta^2) sigma_s eps + eta sigma_s z                    where a = 0,
         alpha_s x0 + sqrt(1 - eta^2) sigma_s alpha_s (Y - x0) / l + eta sigma_s z   where sigma_s < l,
         alpha_s ((1 - eta_b) x0 + eta_b Y) + sqrt(sigma_s^2 - eta_b^2 l^2) z        where sigma_s >= l.
 
-    For a perfect x0 the law of x_s is N(alpha_s x0, sigma_s^2 I), as it is in the process. The start is drawn from the
-    prior; the paper adds a mean alpha_T Y to it.
+    For a perfect x0, x_s follows N(alpha_s x0, sigma_s^2 I), as in the process. The start is drawn from the prior; the
+    paper adds the mean alpha_T Y.
 
     Facts:
         kind: stochastic
@@ -36,12 +38,12 @@ def ddrm(
         paper: Kawar et al. 2022, "Denoising Diffusion Restoration Models", eq. 7 and 8
 
     Args:
-        measurement: the operator A with its `filtered`, such as `measurements.pooled(4)`.
-        y: the measurement `[B, ...]` of the samples, in their order.
+        measurement: the operator A with the field `filtered`, such as `measurements.pooled(4)`.
+        y: the measurements `[B, ...]` of the samples, in their order.
         noise_std: standard deviation sigma_y of the noise, >= 0.
-        eta: share of fresh noise where y says nothing or little, in [0, 1].
-        eta_b: share of the measured value in the estimate where y says more than x_s, in [0, 1].
-        smallest: singular value up to which a direction counts as not measured, >= 0.
+        eta: share of fresh noise in the directions where y is missing or noisier than x_s, in [0, 1].
+        eta_b: share of the measured value in the estimate in the other directions, in [0, 1].
+        smallest: largest singular value of directions that count as not measured, >= 0.
 
     Raises:
         ValueError: if a number is out of range, or the measurement has no `filtered`.
@@ -65,7 +67,7 @@ def ddrm(
         x0, eps = denoise(state.x, plan.t[i])[:2]
         steady = (1 - eta**2) ** 0.5 * sigma
 
-        def level(a):  # level of the noise of y in x_s
+        def level(a):  # noise level of y in x_s
             return alpha * noise_std / jnp.where(a > smallest, a, 1)
 
         known = lambda a: (a > smallest) & (sigma >= level(a))

@@ -1,4 +1,4 @@
-"""Monte Carlo guided diffusion: particles that know the measured value of each singular direction from the start."""
+"""Monte Carlo guided diffusion: particles guided by the measured value of each singular direction."""
 
 __all__ = ["mcgdiff"]
 
@@ -34,23 +34,23 @@ def mcgdiff(
     smallest: float = 1e-3,
     resample: Resampling = USUAL,
 ) -> Particles:
-    """Carries groups of K particles toward p(x_0 | y) for y = A x_0 + sigma_y n, by steps that see the measured value.
+    """Samples p(x_0 | y) for y = A x_0 + sigma_y n, by groups of K particles whose steps use the measured value.
 
-    Along a singular direction of value a, with the measured value Y = (A^+ y) and its noise l_t = alpha_t sigma_y / a,
+    Along a singular direction with the value a, the measured value Y = (A^+ y) and its noise l_t = alpha_t sigma_y / a,
 
         psi_t(x_t) = N(x_t; alpha_t Y, v_t),    v_t = sigma_t^2 + l_t^2,
         q(x_s | x_t) = N((1 - g) m + g alpha_s Y, g v_s),    g = std^2 / (std^2 + v_s),
         w <- w N(m; alpha_s Y, std^2 + v_s) / psi_t(x_t),
 
-    where the sampler's step is N(m, std^2), which a direction that is not measured takes as it is. The proposal is the
-    best one for this psi, and needs no derivative. The first particles are drawn by psi too. The target is the law of
-    the sampler on this plan times psi at the end, which is the likelihood at sigma = 0; for any K the estimate of its
-    constant is unbiased.
+    where N(m, std^2) is the sampler's step, which is used unchanged in directions that are not measured. The proposal
+    is optimal for this psi, and needs no derivative. The initial particles are drawn from the prior times psi. The
+    target is the sampler's distribution on this plan times psi at the end, which is the likelihood at sigma = 0. For
+    any K, the estimate of the normaliser is unbiased.
 
-    Without noise this is the paper's algorithm at kappa = 0, and a last step onto sigma = 0 puts the measured value in
-    place without a weight. With noise the paper has v_t = sigma_t^2 - l_t^2 as long as it is positive, drops psi after
-    that, and weighs by the likelihood at the end: the weights of such a drop have no finite variance. With
-    v_t = sigma_t^2 + l_t^2 nothing is dropped.
+    Without noise this is the paper's algorithm at kappa = 0, and a last step to sigma = 0 inserts the measured value
+    without a weight. With noise the paper has v_t = sigma_t^2 - l_t^2 as long as this is positive, then drops psi, and
+    weighs by the likelihood at the end; the resulting weights have no finite variance. With v_t = sigma_t^2 + l_t^2,
+    psi is never dropped.
 
     Facts:
         nfe: steps
@@ -58,28 +58,28 @@ def mcgdiff(
             authors' code
 
     Args:
-        sampler: a sampler whose step is one Gaussian draw from one evaluation, such as `samplers.ddpm()`.
+        sampler: sampler whose step is a single Gaussian draw with one evaluation, such as `samplers.ddpm()`.
         denoise: the denoiser (x_t, t) -> Prediction.
         schedule: the process.
-        x: samples of the prior at plan.t[0] `[G K, ...]`; the K particles of a group follow one another.
-        plan: the steps, all toward the data.
+        x: samples of the prior at plan.t[0] `[G K, ...]`; the K particles of a group are consecutive.
+        plan: the steps, all towards the data.
         keys: random keys `[G K]`.
-        measurement: the operator A with its `filtered` and `trace`, such as `measurements.pooled(4)`.
-        y: the measurement `[G K, ...]`, the same for the particles of a group.
+        measurement: the operator A with the fields `filtered` and `trace`, such as `measurements.pooled(4)`.
+        y: the measurements `[G K, ...]`, equal for the particles of a group.
         noise_std: standard deviation sigma_y of the noise, >= 0.
-        number: number K of particles a group, >= 1.
+        number: number K of particles in a group, >= 1.
         smallest: singular value up to which a direction counts as not measured, >= 0.
-        resample: the resampling of a group; the usual one is systematic, where the effective size is below K / 2.
+        resample: the resampling of a group; systematic resampling if the effective size is below K / 2 by default.
 
     Returns:
-        The weighted particles at plan.s[-1]. Their `log_normaliser` estimates the log-density of the measured values Y
-        of all measured directions.
+        The weighted particles at plan.s[-1]. Their `log_normaliser` estimates the joint log-density of the measured
+        values Y.
 
     Raises:
         TypeError: as `samplers.sample`.
-        ValueError: as `samplers.sample`; for numbers out of range, a measurement without `filtered` and `trace`, groups
-            that do not divide the batch, another kind of sampler, or a plan that renoises; outside of `jit`, for a
-            log-weight that is NaN or infinity.
+        ValueError: under the conditions of `samplers.sample`; if a number is out of range, the measurement lacks
+            `filtered` or `trace`, number does not divide the batch, the sampler is of another kind, or the plan
+            renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
     if not (noise_std >= 0 and smallest >= 0):
         raise ValueError(f"mcgdiff: noise_std = {noise_std} and smallest = {smallest} must be at least 0")
@@ -97,11 +97,11 @@ def mcgdiff(
     Y = measurement.inverse(y.astype(x.dtype), x)
 
     def split(measured: Callable[[Array], ArrayLike], other: ArrayLike) -> Callable[[Array], Array]:
-        """A function of the singular values: `measured` of those that count, and a number for the other directions."""
+        """A function of the singular values: `measured` for measured directions, and the value `other` for the rest."""
         return lambda a: jnp.where(a > smallest, measured(jnp.where(a > smallest, a, 1)), other)
 
     def spread(t: ArrayLike, a: Array) -> Array:
-        """v_t of a direction."""
+        """v_t of a direction with the singular value a."""
         return schedule.sigma(t) ** 2 + (schedule.alpha(t) * noise_std / a) ** 2
 
     def log_density(mean: Array, variance: ArrayLike, t: ArrayLike) -> Array:
@@ -112,7 +112,7 @@ def mcgdiff(
         return -(jnp.sum(scaled**2, axis=tuple(range(1, x.ndim))) + constant) / 2
 
     def draw(mean: Array, std: ArrayLike, t: ArrayLike, noise: Array) -> Array:
-        """A draw of N(mean, std^2) times psi_t; the measured value where psi_t is a point."""
+        """A draw of N(mean, std^2) times psi_t; the measured value if psi_t has variance 0."""
         gain = lambda a: jnp.where(spread(t, a) > 0, 1 / (1 + spread(t, a) / std**2), 1)
         x = along(mean, split(lambda a: 1 - gain(a), 1))
         x += along(Y, split(lambda a: gain(a) * schedule.alpha(t), 0))

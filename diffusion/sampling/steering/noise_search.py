@@ -1,4 +1,4 @@
-"""Search over the noise that a sampler starts from: by trials, and by the gradient of the reward."""
+"""Search over a sampler's initial noise: random search, and gradient ascent on the reward."""
 
 __all__ = ["Generate", "optimised_noise", "searched_noise"]
 
@@ -14,15 +14,15 @@ from diffusion.package import public
 from diffusion.sampling.steering.twists import LogReward, rewards
 
 Generate = Callable[[Array], Array]
-"""Noise `[B, ...]` -> samples `[B, ...]`, of which number b depends on noise b alone, such as `sample` of a flow."""
+"""Noise `[B, ...]` -> samples `[B, ...]`, where sample b depends only on noise b, such as `sample` of a flow."""
 
 
 def searched_noise(
     generate: Generate, log_reward: LogReward, noise: Array, keys: Array, *, rounds: int, trials: int, distance: float
 ) -> tuple[Array, Array]:
-    """Random search near the best noise so far: z' = sqrt(1 - d^2) z + d xi, which leaves N(0, I) as it is.
+    """Random search near the best noise so far: z' = sqrt(1 - d^2) z + d xi, which preserves N(0, I).
 
-    Distance 1 is best of rounds x trials + 1 independent noises; a small one stays near the pivot.
+    Distance 1 gives the best of rounds x trials + 1 independent noises; a small distance stays near the best noise.
 
     Facts:
         nfe: 1 + rounds x trials calls of `generate` for each sample
@@ -32,14 +32,14 @@ def searched_noise(
     Args:
         generate: noise `[B, ...]` -> samples, deterministic.
         log_reward: samples `[B, ...]` -> rewards `[B]`.
-        noise: standard normal noise to begin with `[B, ...]`.
+        noise: initial standard normal noise `[B, ...]`.
         keys: random keys `[B]`.
-        rounds: number of times that the pivot moves, >= 1.
+        rounds: number of rounds, after each of which the search continues from the best noise, >= 1.
         trials: number of neighbours in a round, >= 1.
         distance: distance d of the neighbours, in (0, 1].
 
     Returns:
-        (the best noise `[B, ...]`, its reward `[B]`), at least the reward of the first noise.
+        (the best noise `[B, ...]`, its reward `[B]`), where the reward is at least that of the initial noise.
 
     Raises:
         ValueError: if a number is out of range, or keys do not match the batch.
@@ -58,7 +58,7 @@ def searched_noise(
         reward = rewards(log_reward, generate(near))
         better = (reward > highest).reshape(-1, *(1,) * (noise.ndim - 1))
         top = jnp.where(better, near, top)
-        ends = (number + 1) % trials == 0  # the round ends: its best becomes the pivot
+        ends = (number + 1) % trials == 0  # the round ends, and its best noise becomes the pivot
         return (jnp.where(ends, top, pivot), jnp.maximum(reward, highest), top), None
 
     first = (noise, rewards(log_reward, generate(noise)), noise)
@@ -77,22 +77,22 @@ def optimised_noise(
 ) -> tuple[Array, Array]:
     """Gradient ascent on the noise: maximises log_reward(G(z)) + c log p(|z|) through the sampler.
 
-    log p(|z|) = (D - 1) log |z| - |z|^2 / 2 is the density of the norm of standard normal noise, which keeps z where
-    the model was trained. The noise that had the largest objective is returned.
+    log p(|z|) = (D - 1) log |z| - |z|^2 / 2 is the log-density of the norm of standard normal noise, which keeps z in
+    the range of the training noise. The noise with the largest objective is returned.
 
     Facts:
-        nfe: steps + 1 calls of `generate`, and steps of its transposed derivative
+        nfe: steps + 1 calls of `generate`, and steps evaluations of its transposed derivative
         paper: Eyring et al. 2024, "ReNO: Enhancing One-step Text-to-Image Models through Reward-based Noise
             Optimization", eq. 5; Ben-Hamu et al. 2024, "D-Flow"
 
     Args:
         generate: noise `[B, ...]` -> samples, differentiable.
         log_reward: samples `[B, ...]` -> rewards `[B]`, differentiable.
-        noise: standard normal noise to begin with `[B, ...]`.
-        optimizer: the optimizer, such as `optax.sgd(0.1)`; one that joins examples, such as a global clipping, makes
-            them depend on one another.
+        noise: initial standard normal noise `[B, ...]`.
+        optimizer: the optimizer, such as `optax.sgd(0.1)`. With one that combines examples, such as global clipping,
+            the samples depend on each other.
         steps: number of steps, >= 1.
-        prior: weight c of the norm's density, >= 0.
+        prior: weight c of the norm's log-density, >= 0.
 
     Returns:
         (the best noise `[B, ...]`, its objective `[B]`).

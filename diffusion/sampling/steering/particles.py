@@ -1,4 +1,4 @@
-"""The loop of weighted particles: groups of K that are resampled among themselves after each step."""
+"""The loop over weighted particles: groups of K particles, each resampled after each step."""
 
 __all__ = ["Particles", "advance", "best", "check", "drawn", "prepared", "resampled_steps"]
 
@@ -21,10 +21,10 @@ from diffusion.timesteps import Plan
 
 
 class Particles(NamedTuple):
-    """G groups of K weighted samples; the particles of a group follow one another in the batch.
+    """G groups of K weighted samples; the particles of a group are consecutive in the batch.
 
-    The weighted mean of a function f over a group estimates its mean under the target; the plain mean of
-    exp(log-weight) f estimates its integral under the target before it is normalised, without bias.
+    The weighted mean of a function f over a group estimates its mean under the target. The plain mean of
+    exp(log-weight) f is an unbiased estimate of the integral of f under the unnormalised target.
 
     Attributes:
         x: samples at the end of the plan `[G K, ...]`.
@@ -38,7 +38,7 @@ class Particles(NamedTuple):
 
 
 def drawn(particles: Particles, keys: Array) -> Array:
-    """One particle of each group, drawn by the weights: a sample that follows the target as K grows.
+    """One particle of each group, drawn by the weights; it follows the target in the limit of large K.
 
     Args:
         particles: the groups.
@@ -52,7 +52,7 @@ def drawn(particles: Particles, keys: Array) -> Array:
 
 
 def best(particles: Particles, log_rewards: Array) -> Array:
-    """The particle of each group that has the largest reward: best of K where nothing was resampled.
+    """The particle of each group with the largest reward; without resampling this is best-of-K.
 
     Args:
         particles: the groups.
@@ -65,12 +65,12 @@ def best(particles: Particles, log_rewards: Array) -> Array:
 
 
 def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, plan: Plan, keys: Array, number: int):
-    """Refuses what cannot be weighed.
+    """Refuses arguments for which the particles' weights are not defined.
 
     Raises:
         TypeError: as `samplers.sample`.
-        ValueError: as `samplers.sample`; for groups that do not divide the batch, a sampler whose step is not one
-            Gaussian draw from one evaluation, and a plan that renoises.
+        ValueError: under the conditions of `samplers.sample`; if number does not divide the batch, the sampler's step
+            is not a single Gaussian draw with one evaluation, or the plan renoises.
     """
     check_arguments(sampler, denoise, schedule, plan)
     check_start(x, keys)
@@ -80,13 +80,13 @@ def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, pla
 
 
 def prepared(x: Array, plan: Plan) -> tuple[Array, Plan]:
-    """The samples in at least float32, and the plan with times of their type."""
+    """The samples in at least float32, and the plan with times of the same dtype."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     return x, Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
 
 
 def resampled_steps(schedule: NoiseSchedule, plan: Plan) -> Array | int:
-    """The number of steps after which noise will part offspring: a last step onto sigma = 0 draws nothing."""
+    """The number of steps that are followed by noise, which separates offspring; a last step to sigma = 0 adds none."""
     return plan.t.shape[0] - 1 - (schedule.sigma(plan.s[-1]) <= 0)
 
 
@@ -99,14 +99,14 @@ def advance(
     number: int,
     resample: Resampling,
 ) -> tuple[Any, Array, Array]:
-    """Scans the steps, adds their log-weights and resamples each group as long as noise will part the offspring.
+    """Scans the steps, adds their log-weights, and resamples each group as long as later noise separates the offspring.
 
     Args:
-        begin: (carry, a pytree whose leaves have leading axis G K; log-weights `[G K]` of the start).
+        begin: (carry, initial log-weights `[G K]`), where the carry is a pytree whose leaves have the leading axis G K.
         move: (carry, i, keys `[G K]` of the step) -> (carry, log-weights of the step `[G K]`); `carry[0]` is x.
-        keys: random keys `[G K]`. The draws of a group's resampling come from the key of its first particle.
+        keys: random keys `[G K]`. The resampling of a group uses the key of its first particle.
         steps: number N of steps.
-        resampled: number of steps, the first ones, after which a group is resampled; see `resampled_steps`.
+        resampled: number of first steps after which groups are resampled; see `resampled_steps`.
         number: number K of particles a group.
         resample: the resampling of a group.
 
@@ -114,7 +114,7 @@ def advance(
         (carry, log-weights `[G, K]`, effective sizes before each resampling `[N, G]`).
 
     Raises:
-        ValueError: outside of `jit`, for a log-weight that is NaN or infinity.
+        ValueError: outside of `jit`, if a log-weight is NaN or infinity.
     """
     grouped = lambda a: a.reshape(-1, number)
 
@@ -147,7 +147,7 @@ def _check_weights(log_weights: Array) -> None:
 
 
 def _chosen(particles: Particles, places: Array) -> Array:
-    """The particles at places `[G]` of their groups."""
+    """The particles at the positions `[G]` within their groups."""
     groups, number = particles.log_weights.shape
     return particles.x[places + number * jnp.arange(groups)]
 

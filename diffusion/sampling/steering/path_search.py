@@ -1,4 +1,4 @@
-"""Search over the paths of a stochastic sampler: the candidates of each step with the largest rewards go on."""
+"""Search over the paths of a stochastic sampler: the candidates with the largest rewards survive each step."""
 
 __all__ = ["searched_paths"]
 
@@ -28,39 +28,40 @@ def searched_paths(
     number: int,
     width: int = 1,
 ) -> tuple[Array, Array]:
-    """Beam search: after each step the `width` candidates of a group with the largest reward of their estimate go on.
+    """Beam search: after each step, the `width` candidates of a group with the best estimated rewards survive.
 
-    Each of them has K / width offspring, which the noise of the next step parts. The last step's best candidate is
-    returned. It has no law: the more candidates, the more it exploits the reward. `twisted` has the tilted one.
+    Each of them has K / width offspring, which the noise of the next step separates. The best candidate of the last
+    step is returned. It does not follow a known distribution: with more candidates, it exploits the reward more. For
+    samples of the tilted distribution, use `twisted`.
 
     Facts:
-        nfe: steps, of each candidate
+        nfe: steps, for each candidate
         neutral: number = 1, `sample` exactly
         paper: Li et al. 2024, "Derivative-Free Guidance in Continuous and Discrete Diffusion Models with Soft
             Value-Based Decoding", algorithm 1 with alpha = 0, for width 1; Ma et al. 2025, "Inference-Time Scaling for
-            Diffusion Models beyond Scaling Denoising Steps", search over paths, which adds noise to them on the way
+            Diffusion Models beyond Scaling Denoising Steps", search over paths, which adds noise to the candidates
 
     Args:
-        sampler: a sampler whose step is one Gaussian draw from one evaluation, such as `samplers.ddpm()`.
+        sampler: sampler whose step is a single Gaussian draw with one evaluation, such as `samplers.ddpm()`.
         denoise: the denoiser (x_t, t) -> Prediction.
         schedule: the process.
-        x: samples at plan.t[0] `[G K, ...]`; the K candidates of a group follow one another.
-        plan: the steps, all toward the data.
+        x: samples at plan.t[0] `[G K, ...]`; the K candidates of a group are consecutive.
+        plan: the steps, all towards the data.
         keys: random keys `[G K]`.
         log_reward: x_0 `[B, ...]` -> rewards `[B]`.
-        number: number K of candidates of a sample, >= 1.
-        width: number of candidates that go on, which divides K.
+        number: number K of candidates for a sample, >= 1.
+        width: number of surviving candidates, >= 1; it divides K.
 
     Returns:
         (the best candidate of each group `[G, ...]`, its reward `[G]`).
 
     Raises:
-        TypeError, ValueError: as `twisted`; for a width that does not divide the candidates.
+        TypeError, ValueError: under the conditions of `twisted`, or if width does not divide number.
     """
     if width < 1 or number % width:
         raise ValueError(f"searched_paths: width = {width} must be at least 1 and divide number = {number}")
 
-    def largest(key, log_weights):  # of a tilt the log-weight is the reward of the estimate
+    def largest(key, log_weights):  # with `tilt`, the log-weight is the reward of the estimate
         values, places = jax.lax.top_k(log_weights, width)
         return jnp.repeat(places, number // width), jnp.repeat(values, number // width)
 

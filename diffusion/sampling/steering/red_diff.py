@@ -1,4 +1,4 @@
-"""Restoration by optimisation: the network's residual regularises the fit to a measurement."""
+"""Restoration by optimisation: a denoising residual regularises the fit to a measurement."""
 
 __all__ = ["red_diff"]
 
@@ -27,34 +27,34 @@ def red_diff(
     *,
     scale: float = 0.25,
 ) -> Array:
-    """RED-diff: one step of an optimizer for each time of the plan, with the gradient
+    """RED-diff: one optimizer step for each time of the plan, with the gradient
 
         -grad log p(y | x) + w (sigma / alpha) (eps(x_t) - eps),    x_t = alpha x + sigma eps,
 
-    whose second part is the network's residual and needs no derivative of it. It fits one picture, and draws no
-    sample of p(x_0 | y). At alpha = 0 the residual is left out.
+    where the second term, the network's residual, needs no derivative of the network. The method fits one picture to y;
+    it does not sample p(x_0 | y). At alpha = 0 the residual is left out.
 
     Facts:
         nfe: steps
         paper: Mardani et al. 2023, "A Variational Perspective on Solving Inverse Problems with Diffusion Models",
-            algorithm 1; its loss |y - A x|^2 is `guidance.gaussian_likelihood` with a noise of 2^-0.5
+            algorithm 1; its loss |y - A x|^2 is `guidance.gaussian_likelihood` with the noise_std 2^-0.5
 
     Args:
         denoise: the denoiser; it need not be differentiable.
         schedule: the process.
         log_likelihood: x `[B, ...]` -> log p(y_b | x_b) `[B]`, such as `guidance.gaussian_likelihood(...)`.
-        x: pictures to begin with `[B, ...]`, such as A^+ y.
-        plan: the steps, whose times t are used from the first to the last.
+        x: initial pictures `[B, ...]`, such as A^+ y.
+        plan: plan whose times t are used from the first to the last.
         keys: random keys `[B]`.
-        optimizer: the optimizer, `optax.adam(0.1, b2=0.99)` in the paper's code; one that joins examples, such as a
-            global clipping, makes them depend on one another.
+        optimizer: the optimizer, `optax.adam(0.1, b2=0.99)` in the paper's code. With one that combines examples, such
+            as global clipping, the pictures depend on each other.
         scale: weight w >= 0 of the residual.
 
     Returns:
         The pictures `[B, ...]`.
 
     Raises:
-        TypeError, ValueError: as `samplers.sample`, or if the scale is negative.
+        TypeError, ValueError: under the conditions of `samplers.sample`, or if scale is negative.
     """
     if not scale >= 0:
         raise ValueError(f"red_diff: scale = {scale} must be at least 0")

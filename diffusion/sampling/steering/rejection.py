@@ -1,4 +1,4 @@
-"""Rejection sampling: exact samples of a law that is tilted by a bounded reward."""
+"""Rejection sampling: exact samples of a distribution that is tilted by a bounded reward."""
 
 __all__ = ["Accepted", "rejected"]
 
@@ -17,13 +17,14 @@ from diffusion.sampling.steering.twists import LogReward, rewards
 
 
 class Accepted(NamedTuple):
-    """Samples of a tilted law, by trials.
+    """The result of rejection sampling.
 
     Attributes:
-        x: samples `[B, ...]`; where none was accepted, the last one that was tried.
-        accepted: whether a trial was accepted, Bool `[B]`.
-        trials: number of trials of each sample, int32 `[B]`; exp(bound) over their mean estimates E exp(log_reward).
-        highest: the highest reward among the trials of each sample `[B]`; above the bound the law is another.
+        x: samples `[B, ...]`; the last trial if no trial was accepted.
+        accepted: Bool `[B]`, whether a trial was accepted.
+        trials: int32 `[B]`, number of trials of each sample; exp(bound) / mean trials estimates E exp(log_reward).
+        highest: largest reward `[B]` among the trials of each sample; if it exceeds the bound, the samples are not
+            exact.
     """
 
     x: Array
@@ -35,25 +36,26 @@ class Accepted(NamedTuple):
 def rejected(
     draw: Callable[[Array], Array], log_reward: LogReward, keys: Array, *, bound: float = 0.0, trials: int = 1000
 ) -> Accepted:
-    """Samples of p(x) exp(r(x)) / Z where r(x) <= b: x ~ p is accepted with probability exp(r(x) - b), or drawn again.
+    """Samples of p(x) exp(r(x)) / Z for r(x) <= b: x ~ p is accepted with probability exp(r(x) - b), or else redrawn.
 
-    The law is exact for any p that can be drawn, in any dimension, and needs no derivative. A sample takes exp(b) / Z
-    trials in the mean, Z = E exp(r). Sample i draws from keys[i] alone. A batch runs until its last sample is accepted.
+    The samples are exact for any p that can be sampled, in any dimension, without derivatives. A sample needs exp(b) /
+    Z trials on average, where Z = E exp(r). Sample i depends only on keys[i]. A batch runs until its last sample is
+    accepted.
 
     Facts:
-        nfe: trials calls of `draw`, of the sample of a batch that takes the most
+        nfe: as many calls of `draw` as the slowest sample of a batch needs trials
         paper: von Neumann 1951, "Various Techniques Used in Connection with Random Digits"
 
     Args:
-        draw: keys `[B]` -> samples `[B, ...]` of p, of which number b depends on key b alone.
+        draw: keys `[B]` -> samples `[B, ...]` of p, where sample b depends only on key b.
         log_reward: samples `[B, ...]` -> rewards `[B]`.
         keys: random keys `[B]`.
-        bound: the upper bound b of the rewards; the lowest one takes the fewest trials.
-        trials: number of trials of a sample at most, >= 1.
+        bound: upper bound b of the rewards; the smallest bound needs the fewest trials.
+        trials: largest number of trials for a sample, >= 1.
 
     Raises:
-        ValueError: if trials is less than 1, or keys are no keys; outside of `jit`, for a reward that is NaN or above
-            the bound, and for a sample of which no trial was accepted.
+        ValueError: if trials is below 1, or keys are not random keys; outside of `jit`, if a reward is NaN or above the
+            bound, or no trial of a sample was accepted.
     """
     if trials < 1:
         raise ValueError(f"rejected: trials = {trials} must be at least 1")

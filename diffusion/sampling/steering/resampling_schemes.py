@@ -1,4 +1,4 @@
-"""Resampling: the particles that survive, and their new weights."""
+"""Resampling: schemes that choose the surviving particles and their new weights."""
 
 __all__ = [
     "USUAL",
@@ -28,13 +28,13 @@ E[sum_k exp(offspring's weight k) f(ancestor k)] = sum_k exp(weight k) f(k) for 
 
 
 def effective_size(log_weights: Array) -> Array:
-    """The effective sample size (sum w)^2 / sum w^2, from 1 (one particle has all the weight) to K (all are equal).
+    """The effective sample size (sum w)^2 / sum w^2, from 1 (one particle has all the weight) to K (equal weights).
 
     Args:
         log_weights: log-weights `[..., K]`, float; they need not be normalised.
 
     Returns:
-        `[...]`; 0 where no particle has a weight.
+        Effective sizes `[...]`; 0 if all weights are zero.
 
     Reference: Kong et al. 1994, "Sequential Imputations and Bayesian Missing Data Problems", section 4.
     """
@@ -50,7 +50,7 @@ def log_normaliser(log_weights: Array) -> Array:
         log_weights: log-weights `[..., K]` of `Particles`.
 
     Returns:
-        `[...]`, one for each group.
+        Estimates `[...]`, one for each group.
 
     Reference: Del Moral 2004, "Feynman-Kac Formulae", proposition 7.4.1.
     """
@@ -58,9 +58,9 @@ def log_normaliser(log_weights: Array) -> Array:
 
 
 def multinomial(key: Array, log_weights: Array) -> tuple[Array, Array]:
-    """Each offspring's ancestor is drawn on its own, particle k with probability w_k / sum w.
+    """Draws each offspring's ancestor independently, particle k with probability w_k / sum w.
 
-    All offspring have the mean of the weights.
+    All offspring have the mean weight.
 
     Args:
         key: random key.
@@ -75,7 +75,7 @@ def multinomial(key: Array, log_weights: Array) -> tuple[Array, Array]:
 
 
 def stratified(key: Array, log_weights: Array) -> tuple[Array, Array]:
-    """Offspring j takes the quantile (j + u_j) / K of the weights, u_j uniform in [0, 1); else as `multinomial`."""
+    """Offspring j is the quantile (j + u_j) / K of the weights, u_j uniform in [0, 1); otherwise as `multinomial`."""
     number = log_weights.shape[0]
     return _offspring(
         (jnp.arange(number) + jax.random.uniform(key, (number,), log_weights.dtype)) / number, log_weights
@@ -83,7 +83,7 @@ def stratified(key: Array, log_weights: Array) -> tuple[Array, Array]:
 
 
 def systematic(key: Array, log_weights: Array) -> tuple[Array, Array]:
-    """Offspring j takes the quantile (j + u) / K of the weights with one u for all; otherwise as `multinomial`.
+    """Offspring j is the quantile (j + u) / K of the weights, with one u for all; otherwise as `multinomial`.
 
     Particle k has floor(K w_k / sum w) offspring or one more.
     """
@@ -93,11 +93,11 @@ def systematic(key: Array, log_weights: Array) -> tuple[Array, Array]:
 
 
 def where_uneven(resample: Resampling, below: float = 0.5) -> Resampling:
-    """Resamples only where the effective size is less than a share of the particles.
+    """Resamples only if the effective size is less than a share of the particles.
 
     Args:
         resample: the resampling, such as `systematic`.
-        below: share of the K particles, in (0, 1]; the usual one is a half.
+        below: share of the K particles, in (0, 1]; 1/2 is usual.
 
     Raises:
         ValueError: if the share is out of range.
@@ -116,14 +116,14 @@ def where_uneven(resample: Resampling, below: float = 0.5) -> Resampling:
 
 
 USUAL: Resampling = where_uneven(systematic)
-"""Systematic resampling whenever the effective size is below half of the particles, as in most papers."""
+"""Systematic resampling if the effective size is below half of the particles, as in most papers."""
 
 
 def partial(resample: Resampling, share: float = 0.5) -> Resampling:
-    """Resamples a random part of the particles among themselves; the others keep their places and weights.
+    """Resamples a random subset of the particles among themselves; the others keep their positions and weights.
 
     Args:
-        resample: the resampling of the part, such as `systematic`.
+        resample: the resampling of the subset, such as `systematic`.
         share: share of the particles that are resampled, in (0, 1].
 
     Raises:
@@ -147,14 +147,14 @@ def partial(resample: Resampling, share: float = 0.5) -> Resampling:
 def _offspring(quantiles: Array, log_weights: Array) -> tuple[Array, Array]:
     """The particles at these quantiles in [0, 1] of the weights, each with the mean weight."""
     total = jnp.cumsum(jnp.exp(log_weights - _top(log_weights)))
-    last = jnp.searchsorted(total, total[-1])  # the last particle that has a weight
+    last = jnp.searchsorted(total, total[-1])  # the last particle with a positive weight
     ancestors = jnp.minimum(jnp.searchsorted(total, quantiles * total[-1], side="right"), last)
     alive = jnp.where(total[-1] > 0, ancestors, jnp.arange(log_weights.shape[0]))
     return alive, jnp.full_like(log_weights, log_normaliser(log_weights))
 
 
 def _top(log_weights: Array) -> Array:
-    """The largest log-weight, 0 where all are -inf."""
+    """The largest log-weight, or 0 if all are -inf."""
     top = log_weights.max(-1)
     return jax.lax.stop_gradient(jnp.where(jnp.isneginf(top), 0, top))
 

@@ -1,4 +1,4 @@
-"""Mixtures of models: each particle follows the models by the probability that its path is theirs."""
+"""Mixtures of models: each particle follows each model with the posterior probability of that model."""
 
 __all__ = ["mixed"]
 
@@ -32,43 +32,43 @@ def mixed(
     number: int,
     resample: Resampling = USUAL,
 ) -> Particles:
-    """Carries groups of K particles toward sum_k b_k p_k(x_0), a mixture of the laws of several models.
+    """Samples sum_k b_k p_k(x_0), a mixture of several models, by groups of weighted particles.
 
-    The sum of the scores, sum_k b_k s_k, belongs to a product of the densities. The score of the mixture has the
-    probability of each model at x_t in the place of b_k. A path updates it by the likelihood of each step:
+    The sum of scores sum_k b_k s_k belongs to a product of densities. The score of the mixture has the posterior
+    probability kappa_k of each model at x_t in place of b_k. A path updates kappa_k by the likelihood of each step:
 
         kappa_k(x_s) ~ kappa_k(x_t) p_k(x_s | x_t),    kappa_k(x_T) = b_k,    p_k(x_s | x_t) = N(mu_k, std^2),
         q(x_s | x_t) = N(sum_k kappa_k mu_k, std^2),    w <- w  sum_k kappa_k p_k(x_s | x_t) / q(x_s | x_t).
 
-    The weights correct the length of the steps: the target is the mixture of what the sampler makes of each model, for
-    any plan. A step that draws no noise takes the step of model k with probability kappa_k.
+    The weights correct the error of finite steps: for any plan, the target is the mixture of the sampler's
+    distributions under each model. A step without noise follows model k with probability kappa_k.
 
     Facts:
-        nfe: steps, of each branch
+        nfe: steps, for each branch
         neutral: one branch, `sample` exactly
         paper: Skreta et al. 2024, "The Superposition of Diffusion Models Using the Ito Density Estimator", section 3,
-            the mixture, whose estimator is the limit of short steps
+            the mixture, whose estimator is the limit of small steps
 
     Args:
-        sampler: a sampler whose step is one Gaussian draw from one evaluation, such as `samplers.ddpm()`. Its standard
-            deviation is the first branch's.
-        branches: evaluates the K' denoisers, such as `guidance.separately(...)`.
-        shares: shares b_k of the models, K' positive numbers that sum to 1.
-        schedule: the process of all of them.
-        x: samples at plan.t[0] `[G K, ...]`, where the noised data of all models are the prior.
-        plan: the steps, all toward the data.
+        sampler: sampler whose step is a single Gaussian draw with one evaluation, such as `samplers.ddpm()`. The
+            standard deviation is that of the first branch.
+        branches: function that evaluates the denoisers, such as `guidance.separately(...)`.
+        shares: shares b_k of the models, positive numbers that sum to 1.
+        schedule: the process of all denoisers.
+        x: samples at plan.t[0] `[G K, ...]`, where the noised data of every model must follow the prior.
+        plan: the steps, all towards the data.
         keys: random keys `[G K]`.
-        number: number K of particles a group, >= 1.
-        resample: the resampling of a group; the usual one is systematic, where the effective size is below K / 2.
+        number: number K of particles in a group, >= 1.
+        resample: the resampling of a group; systematic resampling if the effective size is below K / 2 by default.
 
     Returns:
-        The weighted particles at plan.s[-1], the mean of whose weights is 1.
+        The weighted particles at plan.s[-1]; the expected mean of their weights is 1.
 
     Raises:
         TypeError: as `samplers.sample`.
-        ValueError: as `samplers.sample`; for shares that are not positive or do not sum to 1, groups that do not divide
-            the batch, another kind of sampler, or a plan that renoises; outside of `jit`, for a log-weight that is NaN
-            or infinity.
+        ValueError: under the conditions of `samplers.sample`; if shares are not positive or do not sum to 1, number
+            does not divide the batch, the sampler is of another kind, or the plan renoises; outside of `jit`, if a
+            log-weight is NaN or infinity.
     """
     if not all(share > 0 for share in shares) or not math.isclose(math.fsum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"mixed: the shares {tuple(shares)} must be positive and sum to 1")
@@ -88,7 +88,7 @@ def mixed(
         mean = (kappa * means).sum(1)
         shifts = jnp.where(drawn, 1, 0)[:, None] * (means - mean[:, None]) / jnp.where(drawn, std, 1)[:, None]
         noise = normal(step_keys, 1, x)[0]
-        uniform = ndtr(noise.reshape(len(x), -1)[:, 0])  # a step that draws nothing needs no noise but this choice
+        uniform = ndtr(noise.reshape(len(x), -1)[:, 0])  # a step without noise uses its noise only for this choice
         model = (jnp.cumsum(jnp.exp(log_kappa), axis=1)[:, :-1] < uniform[:, None]).sum(1)
         x = jnp.where(drawn, mean + std * noise, means[jnp.arange(len(x)), model])
         likelihood = jnp.sum(shifts * (noise[:, None] - shifts / 2), axis=tuple(range(2, means.ndim)))  # log p_k / q

@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo toward p(x_0) exp(reward), with the twist of the estimate on the way."""
+"""Sequential Monte Carlo for p(x_0) exp(reward), with twists that estimate the reward at noisy times."""
 
 __all__ = ["twisted", "weighed_steps"]
 
@@ -33,43 +33,43 @@ def twisted(
     proposal: Denoiser | None = None,
     resample: Resampling = USUAL,
 ) -> Particles:
-    """Carries groups of K particles along a plan, and weighs them by the twist:
+    """Samples p(x_0) exp(reward(x_0)) by groups of K particles, weighted by a twist psi:
 
         w <- w  p(x_s | x_t) psi_s(x_s) / (q(x_s | x_t) psi_t(x_t)),
 
     where p is the step of the sampler with `denoise`, q its step with `proposal`, and psi at the end is exp(reward).
-    For any twist, proposal and K the estimate of the normalising constant is unbiased, and weighted means converge as
-    K grows. The sampler on this plan has the law that is tilted. Particle i draws from keys[i] alone, and a
-    group from the keys of its particles.
+    For any twist, proposal and K, the estimate of the normalising constant is unbiased, and weighted means converge as
+    K grows. The tilted distribution is that of the sampler on this plan. Particle i draws only from keys[i], and a
+    group only from the keys of its particles.
 
-    Without a proposal it is Feynman-Kac steering, whose reward needs no gradient; with
+    Without a proposal this is Feynman-Kac steering, whose reward needs no gradient. With the proposal
     `guidance.posterior_sampling(denoise, schedule, log_reward)` it is the twisted diffusion sampler.
 
     Facts:
-        nfe: steps, and those of the proposal
-        neutral: a reward of zeros without proposal, `sample` exactly
+        nfe: steps, plus those of the proposal
+        neutral: a reward of zeros without a proposal, `sample` exactly
         paper: Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models", algorithm
             1; Singhal et al. 2025, "A General Framework for Inference-time Scaling and Steering of Diffusion Models"
 
     Args:
-        sampler: a sampler whose step is one Gaussian draw from one evaluation, such as `samplers.ddpm()`.
+        sampler: sampler whose step is a single Gaussian draw with one evaluation, such as `samplers.ddpm()`.
         denoise: the denoiser (x_t, t) -> Prediction of p.
         schedule: the process.
-        x: samples at plan.t[0] `[G K, ...]`; the K particles of a group follow one another.
-        plan: the steps, all toward the data.
+        x: samples at plan.t[0] `[G K, ...]`; the K particles of a group are consecutive.
+        plan: the steps, all towards the data.
         keys: random keys `[G K]`.
-        twist: the target's reward and the weights on the way, such as `tilt(log_reward)`.
-        number: number K of particles a group, >= 1.
-        proposal: the denoiser of q; None for `denoise`. A step that draws no noise is taken by `denoise`.
-        resample: the resampling of a group; the usual one is systematic, where the effective size is below K / 2.
+        twist: the target's reward and the twists at noisy times, such as `tilt(log_reward)`.
+        number: number K of particles in a group, >= 1.
+        proposal: the denoiser of q; None for `denoise`. A step without noise always uses `denoise`.
+        resample: the resampling of a group; systematic resampling if the effective size is below K / 2 by default.
 
     Returns:
         The weighted particles at plan.s[-1].
 
     Raises:
         TypeError: as `samplers.sample`.
-        ValueError: as `samplers.sample`; for groups that do not divide the batch, another kind of sampler, or a plan
-            that renoises; outside of `jit`, for a log-weight that is NaN or infinity.
+        ValueError: under the conditions of `samplers.sample`; if number does not divide the batch, the sampler is of
+            another kind, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
     x, plan = prepared(x, plan)
@@ -96,13 +96,13 @@ def weighed_steps(
     number: int,
     resample: Resampling,
 ) -> Particles:
-    """The particles of `twisted`, whose proposal is q(x_s | x_t) = N(aim, std^2) for the sampler's own N(mean, std^2).
+    """The particles of `twisted` with the proposal q(x_s | x_t) = N(aim, std^2) for the sampler's step N(mean, std^2).
 
     Args:
-        sampler, schedule, twist, number, resample: the arguments of `twisted`, which are checked.
+        sampler, schedule, twist, number, resample: the arguments of `twisted`, already checked.
         evaluate: (x_t, t) -> (prediction of the denoiser, a pytree that `aim` needs).
-        aim: (mean, std, x_t, that pytree, number i of the step) -> mean of the proposal.
-        x, plan, keys: the start, as `prepared` returns it, and the keys.
+        aim: (mean, std, x_t, this pytree, index i of the step) -> mean of the proposal.
+        x, plan, keys: samples and plan from `prepared`, and the random keys.
     """
     steps = plan.t.shape[0]
 
@@ -122,7 +122,7 @@ def weighed_steps(
         ratio = -jnp.sum(shift * (noise + shift / 2), axis=tuple(range(1, x.ndim)))  # log p(x_s | x_t) / q(x_s | x_t)
         ended = lambda: (x, prediction, hint, rewards(twist.log_reward, x), memory)
         carry = jax.lax.cond(i == steps - 1, ended, lambda: look(x, plan.s[i], memory))
-        dead = jnp.isneginf(before)  # what has no weight has none later
+        dead = jnp.isneginf(before)  # a particle with weight 0 keeps it
         return carry, jnp.where(dead, before, ratio + carry[3] - jnp.where(dead, 0, before))
 
     begin = look(x, plan.t[0], twist.init(x))

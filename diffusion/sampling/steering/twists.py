@@ -1,4 +1,4 @@
-"""Twists: weights of particles on their way, which estimate the reward at the end."""
+"""Twists: weights of particles at noisy times, which estimate the reward at the end."""
 
 __all__ = ["LogReward", "Twist", "largest_so_far", "rewards", "sum_so_far", "tilt"]
 
@@ -13,14 +13,14 @@ from diffusion.arrays.arguments import require_shape
 from diffusion.package import public
 
 LogReward = Callable[[Array], Array]
-"""x_0 `[B, ...]` -> log-reward `[B]`, of which number b depends on example b alone; reward / beta for a temperature."""
+"""x_0 `[B, ...]` -> log-reward `[B]`, where number b depends only on example b; reward / beta at temperature beta."""
 
 
 class Twist(NamedTuple):
-    """The functions psi_t that weigh particles at noisy times, on their way to the target p(x_0) exp(log_reward(x_0)).
+    """The functions psi_t that weigh particles at noisy times, for the target p(x_0) exp(log_reward(x_0)).
 
-    A step multiplies a particle's weight by psi_s(x_s) / psi_t(x_t) (see `twisted`). Earlier twists cancel, so that
-    any of them has the right target; a good one keeps the weights even.
+    A step multiplies a particle's weight by psi_s(x_s) / psi_t(x_t) (see `twisted`). The earlier twists cancel, so
+    every twist has the right target; a good twist keeps the weights even.
 
     Attributes:
         init: x `[B, ...]` -> memory, a pytree whose leaves have leading axis B.
@@ -34,11 +34,11 @@ class Twist(NamedTuple):
 
 
 def tilt(log_reward: LogReward, strength: Callable[[ArrayLike], ArrayLike] = lambda t: 1.0) -> Twist:
-    """log psi_t(x_t) = strength(t) log_reward(x0(x_t)): the reward of the estimate, as the posterior's mean has it.
+    """log psi_t(x_t) = strength(t) log_reward(x0(x_t)): the reward of the posterior mean of the data.
 
-    With p(y | x_0) in the place of the reward it is the twist of the twisted diffusion sampler; the difference of two
-    such is the potential "difference" of Feynman-Kac steering. A strength that grows from 0 to 1 is the tempering of
-    `das`, as the estimate says little at first.
+    With p(y | x_0) in place of the reward this is the twist of the twisted diffusion sampler. The difference of two
+    consecutive twists is the potential "difference" of Feynman-Kac steering. A strength that grows from 0 to 1 is the
+    tempering of `das`, because the first estimates are uninformative.
 
     Args:
         log_reward: x_0 `[B, ...]` -> log-reward `[B]`.
@@ -51,13 +51,13 @@ def tilt(log_reward: LogReward, strength: Callable[[ArrayLike], ArrayLike] = lam
 
     def apply(memory, x_t, t, x0):
         factor = jnp.asarray(strength(t))
-        return jnp.where(factor > 0, factor * rewards(log_reward, x0), 0), memory  # 0 of a reward of -inf too
+        return jnp.where(factor > 0, factor * rewards(log_reward, x0), 0), memory  # 0 also for a reward of -inf
 
     return Twist(lambda x: (), apply, log_reward)
 
 
 def largest_so_far(log_reward: LogReward) -> Twist:
-    """log psi_t = sum over the times until t of the largest reward so far: the potential "max" of Feynman-Kac steering.
+    """log psi_t = sum over times up to t of the largest reward so far: the potential "max" of Feynman-Kac steering.
 
     Args:
         log_reward: x_0 `[B, ...]` -> log-reward `[B]`.
@@ -76,7 +76,7 @@ def largest_so_far(log_reward: LogReward) -> Twist:
 
 
 def sum_so_far(log_reward: LogReward) -> Twist:
-    """log psi_t = sum over the times until t of the rewards so far: the potential "sum"; see `largest_so_far`.
+    """log psi_t = sum over times up to t of the sum of rewards so far: the potential "sum"; see `largest_so_far`.
 
     The reward at one time counts in each later weight: log G_t = sum_{s >= t} r(x0(x_s)), and psi_t is their product.
     """
@@ -91,7 +91,7 @@ def sum_so_far(log_reward: LogReward) -> Twist:
 
 
 def rewards(log_reward: LogReward, x: Array) -> Array:
-    """The rewards `[B]` of samples, whose shape is checked."""
+    """The rewards `[B]` of samples, with a check of their shape."""
     values = log_reward(x)
     require_shape(values, x.shape[:1], "the rewards, one number a sample,")
     return values.astype(x.dtype)

@@ -1,10 +1,10 @@
-"""Invisible watermarks: in the noise that a sampler starts from, or in the finished picture; and how they are read.
+"""Invisible watermarks in a sampler's initial noise or in the finished picture, and their detection.
 
     watermark = watermarks.load("mark.json")      # made by `diffusion watermark make`
     noise = watermark.embed(noise, keys)          # [B, h, w, C]; or pictures, of one whose `carrier` is "pictures"
     watermark.read(found).p_value                 # [B], under "there is no such watermark"
 
-A function of one's own joins them by `watermarks.WATERMARKS["mine"] = mine`, or in a file that `--extend` names.
+To add your own, set `watermarks.WATERMARKS["mine"] = mine`, also in a file that `--extend` names.
 """
 
 from diffusion.package import public

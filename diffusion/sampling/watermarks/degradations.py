@@ -1,4 +1,4 @@
-"""What happens to pictures on their way: JPEG, resizing, crops, noise, blur. All take and return uint8 [B, H, W, C]."""
+"""Common degradations of pictures: JPEG, resizing, crops, noise, blur. All take and return uint8 [B, H, W, C]."""
 
 import functools
 import io
@@ -12,14 +12,14 @@ from diffusion.io import pictures
 
 
 def _each(pictures: np.ndarray, change: Callable[[Image.Image], Image.Image]) -> np.ndarray:
-    """A change of Pillow's of every picture; grey pictures have one channel before and after."""
+    """Applies a Pillow function to every picture; grey pictures have one channel before and after."""
     grey = pictures.shape[-1] == 1
     changed = [np.asarray(change(Image.fromarray(picture[..., 0] if grey else picture))) for picture in pictures]
     return np.stack([picture.reshape(*picture.shape[:2], -1) for picture in changed])
 
 
 def jpeg(images: np.ndarray, quality: int) -> np.ndarray:
-    """Pictures after JPEG of a quality, 1 to 95."""
+    """Pictures after JPEG compression with a quality in 1 .. 95."""
 
     def change(picture: Image.Image) -> Image.Image:
         file = io.BytesIO()
@@ -30,7 +30,7 @@ def jpeg(images: np.ndarray, quality: int) -> np.ndarray:
 
 
 def resized(pictures: np.ndarray, factor: float) -> np.ndarray:
-    """Pictures that were scaled by a factor, and back (bicubic)."""
+    """Pictures after scaling by a factor and back (bicubic)."""
     height, width = pictures.shape[1:3]
     small = (max(round(width * factor), 1), max(round(height * factor), 1))
     bicubic = Image.Resampling.BICUBIC
@@ -38,7 +38,7 @@ def resized(pictures: np.ndarray, factor: float) -> np.ndarray:
 
 
 def cropped(pictures: np.ndarray, share: float) -> np.ndarray:
-    """The middle share of each side, scaled up to the picture's size (bicubic)."""
+    """The central crop with a share of each side, scaled up to the picture's size (bicubic)."""
     height, width = pictures.shape[1:3]
     top, left = (round(side * (1 - share) / 2) for side in (height, width))
     box = (left, top, width - left, height - top)
@@ -46,7 +46,7 @@ def cropped(pictures: np.ndarray, share: float) -> np.ndarray:
 
 
 def noisy(pictures: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
-    """Pictures with Gaussian noise, whose standard deviation is a share of 255."""
+    """Pictures with Gaussian noise, whose standard deviation is a fraction of 255."""
     noise = np.random.default_rng(seed).normal(0, 255 * deviation, pictures.shape)
     return np.clip(np.rint(pictures + noise), 0, 255).astype(np.uint8)
 
@@ -66,4 +66,4 @@ DEGRADATIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "noise 0.1": functools.partial(noisy, deviation=0.1),
     "blur 1": functools.partial(blurred, deviation=1.0),
 }
-"""Those that watermarks are measured under: uint8 [B, H, W, C] -> the same shape."""
+"""The degradations under which watermarks are measured: uint8 [B, H, W, C] -> the same shape."""

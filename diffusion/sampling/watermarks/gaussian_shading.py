@@ -1,4 +1,4 @@
-"""Gaussian Shading: an encrypted message in the signs of the initial noise, whose distribution stays N(0, 1)."""
+"""Gaussian Shading: an encrypted message in the signs of the initial noise, whose distribution remains N(0, 1)."""
 
 import functools
 import math
@@ -12,7 +12,7 @@ from jax import Array
 from diffusion.sampling.watermarks import keyed
 from diffusion.sampling.watermarks.watermark import Reading, Watermark, check_finite, check_whole
 
-PURPOSE = 0x5AADE  # what a picture's key is folded with to choose its nonce
+PURPOSE = 0x5AADE  # folded into a picture's key to choose its nonce
 
 
 def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
@@ -20,13 +20,13 @@ def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
 
         z_p <- (2 y_p - 1) |z_p|,    y_p = m_(p mod K) xor c_(j, p)
 
-    c_j is the key's stream of nonce j, which the picture's own random key chooses. Over the keys y is uniform and
-    independent, so that z stays exactly N(0, 1); pictures of different nonces have nothing in common. What is read is
-    the message under the nonce that agrees best. The paper's construction has l bits a value; this is its l = 1. It
-    encrypts by ChaCha20, where SHAKE-256 stands here.
+    c_j is the stream of nonce j under the secret key; the picture's random key chooses j. Over random secret keys, y is
+    uniform and independent, so z remains exactly N(0, 1), and pictures with different nonces have nothing in common.
+    Reading uses the nonce that agrees best. The paper's construction has l bits per value; this is the case l = 1. The
+    paper encrypts by ChaCha20; here SHAKE-256 is used.
 
-    The number of values that agree is binomial (n, 1/2) over the keys for any noise without the watermark, white or
-    not; the p-value belongs to the best of all nonces, 1 - (1 - p)^nonces.
+    For any noise without the watermark, white or not, the number of agreeing values is binomial (n, 1/2) over the
+    secret keys. The p-value is that of the best of all nonces, 1 - (1 - p)^nonces.
 
     Facts:
         paper: Yang et al. 2024, "Gaussian Shading: Provable Performance-Lossless Image Watermarking for Diffusion
@@ -34,12 +34,12 @@ def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
 
     Args:
         key: 64 hexadecimal digits.
-        bits: K of the message, which the key determines; 1 .. 4096.
-        nonces: how many streams there are, 1 .. 65536; with 1 all pictures have the same signs.
+        bits: number K of bits in the message, which the key determines, in 1 .. 4096.
+        nonces: number of streams, in 1 .. 65536; with 1 all pictures have the same signs.
 
     Raises:
-        ValueError: if bits or nonces is out of range; from `embed` and `read`, for noise of fewer values than bits;
-            from `read`, for noise that is not finite.
+        ValueError: if bits or nonces is out of range; from `embed` and `read`, if the noise has fewer values than bits;
+            from `read`, if the noise is not finite.
     """
     check_whole("gaussian_shading", 1, 4096, bits=bits)
     check_whole("gaussian_shading", 1, 2**16, nonces=nonces)
@@ -47,7 +47,7 @@ def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
 
     @functools.lru_cache(4)
     def tables(number: int) -> tuple[np.ndarray, np.ndarray]:
-        """(streams, what the signs are under each), both Bool `[nonces, number]`."""
+        """(streams, signs of the noise under each stream), both Bool `[nonces, number]`."""
         if number < bits:
             raise ValueError(f"gaussian_shading: bits = {bits} exceeds the number of noise values, {number}")
         streams = np.stack([keyed.bits(key, f"stream {j}", number) for j in range(nonces)])

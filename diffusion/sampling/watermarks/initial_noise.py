@@ -1,4 +1,4 @@
-"""From a picture back to the noise that it was sampled from, in which a watermark is read."""
+"""Inversion of a picture to its initial noise, from which a watermark is read."""
 
 import jax
 import jax.numpy as jnp
@@ -21,24 +21,24 @@ def initial_noise(
     iterations: int = 1,
     clip: Clip | None = None,
 ) -> Array:
-    """The noise from which a deterministic sampler makes x, on the scale of N(0, 1): DDIM's inversion.
+    """The noise from which a deterministic sampler generates x, on the scale of N(0, 1), by DDIM inversion.
 
-    It goes up along the grid to its last time with alpha > 0; where that is not the first time of the grid, the last
-    step takes the noise that the network predicts there, as DDIM's step to alpha = 0 does.
+    The inversion goes up along the grid to the noisiest time with alpha > 0. If this is not the first time of the grid,
+    the result is the noise that the network predicts there, as in a DDIM step to alpha = 0.
 
     Args:
-        denoise: (x_t, t) -> Prediction. Watermarks are read without the prompt or the class that made the picture: the
-            unconditional one, without guidance.
+        denoise: (x_t, t) -> Prediction. For watermarks use the unconditional denoiser without guidance, because the
+            picture's prompt or class is not known.
         schedule: the process.
         x: the pictures or latents `[B, ...]`.
-        grid: `[N + 1]` decreasing times, as they were sampled on.
-        keys: `[B]`.
-        iterations: see `samplers.ddim_inversion`.
-        clip: the fact of the sampler that made x, `sampler.clip`. If that sampler keeps eps, the noise of values that
-            it has cut off is not found.
+        grid: `[N + 1]` decreasing times on which x was sampled.
+        keys: random keys `[B]`.
+        iterations: number of evaluations per step, >= 1, see `samplers.ddim_inversion`.
+        clip: the field `sampler.clip` of the sampler that generated x. If that sampler keeps eps, the noise of clipped
+            values cannot be recovered.
 
     Returns:
-        `[B, ...]`.
+        The initial noise `[B, ...]`.
     """
     up = np.asarray(grid, np.float64)[::-1]
     with jax.ensure_compile_time_eval():

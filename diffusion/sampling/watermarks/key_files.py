@@ -1,4 +1,4 @@
-"""Key files: the name of a watermark, its secret key and its arguments, as JSON that is read and never executed."""
+"""Key files: a watermark's name, secret key and arguments as JSON, which is read and never executed."""
 
 import dataclasses
 import functools
@@ -23,14 +23,14 @@ WATERMARKS: dict[str, Callable[..., Watermark]] = {
     "spread_spectrum": spread_spectrum,
     "tree_ring": tree_ring,
 }
-"""Functions (key, ...) -> `Watermark` by the names that key files have for them."""
+"""Functions (key, ...) -> `Watermark` by their names in key files."""
 
 
 def from_entry(entry: Mapping[str, Any]) -> Watermark:
-    """The watermark of an entry {"name": ..., "key": ..., **arguments}.
+    """The watermark for an entry {"name": ..., "key": ..., **arguments}.
 
     Raises:
-        ValueError: for a name or an argument that is not known, or what the watermark refuses.
+        ValueError: if the name or an argument is unknown, or the watermark refuses an argument.
     """
     arguments = dict(entry)
     name = arguments.pop("name", None)
@@ -55,7 +55,7 @@ def load(path: str | pathlib.Path) -> Watermark:
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: if it is not one; the message names the file.
+        ValueError: if it is not a key file; the message names the file.
     """
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
@@ -70,17 +70,18 @@ def load(path: str | pathlib.Path) -> Watermark:
 
 @functools.lru_cache(16)
 def _of_text(text: str) -> Watermark:
-    """The same object for the same key file, so that programs of it are compiled once."""
+    """The watermark of a key file's text; equal texts give the same object, so that its programs are compiled once."""
     return from_entry(json.loads(text))
 
 
 def make(path: str | pathlib.Path, name: str, **arguments: Any) -> Watermark:
-    """Writes a key file with a new random key, readable by its owner alone, and returns its watermark.
+    """Writes a key file with a new random key, readable only by its owner, and returns its watermark.
 
     Args:
-        path: the file, which must not exist: an overwritten key is lost, and its watermarks cannot be read again.
-        name: the name of the watermark in `WATERMARKS`.
-        **arguments: its arguments besides the key.
+        path: the key file, which must not exist, because the watermarks of an overwritten key could never be read
+            again.
+        name: name of the watermark in `WATERMARKS`.
+        **arguments: the watermark's arguments besides the key.
 
     Raises:
         FileExistsError: if the file exists.

@@ -1,4 +1,4 @@
-"""Bits and numbers that whoever knows a key can make again, and nobody else can guess: SHAKE-256 of key and purpose."""
+"""Pseudorandom bits and numbers that only the holder of a key can reproduce: SHAKE-256 of key and purpose."""
 
 import hashlib
 import re
@@ -28,7 +28,7 @@ def _bytes(key: str, purpose: str, number: int) -> np.ndarray:
 
 
 def bits(key: str, purpose: str, number: int) -> np.ndarray:
-    """Bool `[number]`, each True with probability 1/2 over the keys, and independent between two purposes."""
+    """Bool `[number]`, each True with probability 1/2 over the keys, and independent between purposes."""
     return np.unpackbits(_bytes(key, purpose, -(-number // 8)))[:number].astype(bool)
 
 

@@ -6,36 +6,36 @@ import scipy  # reads its parts where they are first used
 from diffusion.sampling.watermarks import keyed
 from diffusion.sampling.watermarks.watermark import Reading, Watermark, check_finite, check_whole
 
-PASSES = 3  # what black and white cut off of a change is put in again
+PASSES = 3  # repetitions, which restore the part of a change that clipping at black and white removes
 
 
 def spread_spectrum(key: str, bits: int = 32, low: int = 8, high: int = 48, strength: float = 2.0) -> Watermark:
-    """Each bit shifts its share of a picture's cosine coefficients along signs that the key determines.
+    """Each bit shifts a subset of a picture's cosine coefficients along signs that the key determines.
 
         c <- c + b_k s d_k,    d_k = max(0, margin - b_k mean(s c)),    margin = strength sqrt(H W / number)
 
-    c are the coefficients (u, v) with low <= max(u, v) < high of the unitary DCT of the picture's grey, which scale
-    with the picture: a resized one has the same. The picture's own component along s is taken into account, so that
-    every bit can be read from the marked picture, and a bit that is already present costs nothing. A bit is the sign of
-    mean(s c). Crops and rotations move the coefficients: it does not survive them.
+    c are the coefficients (u, v) with low <= max(u, v) < high of the unitary DCT of the picture's grey values; resizing
+    only scales them. The shift accounts for the picture's component along s, so every bit can be read from the marked
+    picture, and a bit that is already present changes nothing. A bit is read as the sign of mean(s c). The watermark
+    does not survive crops and rotations, which move the coefficients.
 
-    The score is sum(b s c') / |c'|, with c' the coefficients cut off at their median magnitude. Over the keys it is a
-    sum of independent signs for any picture without the watermark, so that exp(-score^2 / 2) bounds its p-value
-    (Hoeffding 1963).
+    The score is sum(b s c') / |c'|, where c' are the coefficients clipped at their median magnitude. For any picture
+    without the watermark, the score is a sum of independent random signs over the keys, so exp(-score^2 / 2) bounds the
+    p-value (Hoeffding 1963).
 
     Facts:
-        paper: Cox et al. 1997, "Secure Spread Spectrum Watermarking for Multimedia"; Malvar & Florencio 2003,
-            "Improved Spread Spectrum", which takes the picture's own share into account
+        paper: Cox et al. 1997, "Secure Spread Spectrum Watermarking for Multimedia"; Malvar & Florencio 2003, "Improved
+            Spread Spectrum", which accounts for the picture's component
 
     Args:
         key: 64 hexadecimal digits.
         bits: K of the message, which the key determines; 1 .. 4096.
-        low, high: the band, 0 <= low < high <= 4096; pictures smaller than `high` have less of it.
-        strength: the least margin as a change of the pixels, in levels of 255 (root mean square); at most 255.
+        low, high: band of coefficients, 0 <= low < high <= 4096; pictures smaller than `high` have fewer of them.
+        strength: smallest margin, as a root mean square change of the pixels in levels of 255, in (0, 255].
 
     Raises:
-        ValueError: if an argument is out of range; from `embed` and `read`, for pictures of fewer coefficients than
-            bits; from `read`, for pictures that are not finite.
+        ValueError: if an argument is out of range; from `embed` and `read`, if pictures have fewer coefficients than
+            bits; from `read`, if pictures are not finite.
     """
     check_whole("spread_spectrum", 1, 4096, bits=bits, high=high)
     check_whole("spread_spectrum", 0, high - 1, low=low)
@@ -47,7 +47,7 @@ def spread_spectrum(key: str, bits: int = 32, low: int = 8, high: int = 48, stre
     band = np.maximum(*np.indices((high, high))) >= low
 
     def carriers(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(rows, columns, sign, bit) of each coefficient that pictures of a shape have."""
+        """(row, column, sign, bit) of each coefficient, for pictures of this shape."""
         if len(shape) != 4:
             raise ValueError(f"spread_spectrum: pictures have the shape {list(shape)}. Valid: [B, H, W, C]")
         height, width = shape[1:3]
@@ -60,7 +60,7 @@ def spread_spectrum(key: str, bits: int = 32, low: int = 8, high: int = 48, stre
         return rows, columns, signs[rows, columns], owner[rows, columns]
 
     def projections(along: np.ndarray, bit: np.ndarray) -> np.ndarray:
-        """The mean of s c of each bit, `[B, K]`."""
+        """The mean of s c for each bit, `[B, K]`."""
         member = np.equal.outer(bit, np.arange(bits)).astype(np.float64)
         return along @ (member / member.sum(0))
 
@@ -91,5 +91,5 @@ def spread_spectrum(key: str, bits: int = 32, low: int = 8, high: int = 48, stre
 
 
 def _transformed(pictures: np.ndarray) -> np.ndarray:
-    """The unitary cosine transform of the pictures' grey, `[B, H, W]`."""
+    """The unitary cosine transform of the pictures' grey values, `[B, H, W]`."""
     return np.asarray(scipy.fft.dctn(np.asarray(pictures, np.float64).mean(-1), axes=(1, 2), norm="ortho"))

@@ -12,33 +12,32 @@ from diffusion.sampling.watermarks.watermark import Reading, Watermark, check_fi
 
 
 def tree_ring(key: str, radius: float = 10 / 64, channel: int = -1) -> Watermark:
-    """The spectrum of one channel of the noise has the same value on each ring around frequency 0, up to a radius.
+    """Sets the spectrum of one noise channel to a constant on each ring around frequency 0, up to a radius.
 
         F(z)_k <- g_r,    r = max(1, ceil |k|) <= radius * the shorter side,    g_r ~ N(0, 1) by the key
 
-    F is unitary. The authors' rings are complex and the real part of the inverse transform is taken, which leaves the
-    mean of g_r and its conjugate; here g_r is real, so that the noise is real and its spectrum exactly g. The noise is
-    no longer N(0, 1): all pictures of a key have the same low frequencies.
+    F is unitary. The authors' rings are complex, and they take the real part of the inverse transform, which leaves the
+    mean of g_r and its conjugate. Here g_r is real, so the noise is real and its spectrum is exactly g. The noise no
+    longer follows N(0, 1): all pictures of a key have the same low frequencies.
 
-    The score is the cosine between the spectrum that is read and g, over its independent real and imaginary parts, n
-    numbers. For white noise of any scale, sqrt((n - 1) / (1 - r^2)) r has Student's distribution of n - 1 degrees of
-    freedom exactly, which is the p-value. (The paper's non-central chi-squared takes the variance as known.) Noise
-    that was inverted from a picture is not quite white: measure the rate of false positives (`diffusion watermark
-    measure`).
+    The score r is the cosine between the read spectrum and g, over the n independent real and imaginary parts. For
+    white noise of any scale, sqrt((n - 1) / (1 - r^2)) r exactly follows Student's t distribution with n - 1 degrees of
+    freedom, which gives the p-value. (The paper's non-central chi-squared test assumes a known variance.) Noise that is
+    inverted from a picture is not exactly white; measure the rate of false positives with `diffusion watermark
+    measure`.
 
     Facts:
         paper: Wen et al. 2023, "Tree-Ring Watermarks: Fingerprints for Diffusion Images that are Invisible and Robust",
-            section 3; the radius is 10 of 64 in theirs, the channel the last one of four
+            section 3; there the radius is 10 of 64, and the channel is the last of four
 
     Args:
         key: 64 hexadecimal digits.
-        radius: the radius of the largest ring, as a share of the shorter side, in (0, 0.5].
-        channel: the number of the noise's channel that holds it.
+        radius: radius of the largest ring, as a share of the shorter side, in (0, 0.5].
+        channel: index of the noise channel with the watermark, int; negative values count from the end.
 
     Raises:
-        ValueError: if the radius is out of range, or the channel no whole number; from `embed` and `read`, for noise
-            that is not `[B, h, w, C]`, has no such channel, or is so small that one ring has no two numbers; from
-            `read`, for noise that is not finite.
+        ValueError: if radius is out of range, or channel is not an integer; from `embed` and `read`, if the noise is
+            not `[B, h, w, C]`, lacks the channel, or is too small for a ring; from `read`, if the noise is not finite.
     """
     if not 0 < radius <= 0.5:
         raise ValueError(f"tree_ring: radius = {radius} must be in (0, 0.5], a share of the shorter side")
@@ -47,7 +46,7 @@ def tree_ring(key: str, radius: float = 10 / 64, channel: int = -1) -> Watermark
 
     @functools.lru_cache(4)
     def rings(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """(which frequencies have a ring, Bool `[h, w]`; their values), in the order of `fft2`."""
+        """(Bool `[h, w]`: the frequencies with a ring; their values), in the order of `fft2`."""
         rows = np.fft.fftfreq(height, 1 / height)[:, None]
         columns = np.fft.fftfreq(width, 1 / width)
         distance = np.maximum(np.ceil(np.hypot(rows, columns)), 1).astype(int)
@@ -93,12 +92,12 @@ def tree_ring(key: str, radius: float = 10 / 64, channel: int = -1) -> Watermark
 def _independent(spectrum: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The masked spectrum of a real picture as `[B, n]` numbers that are independent N(0, 1) for white noise.
 
-    k and -k are conjugates: one of the two is taken, its parts times sqrt(2); a frequency that is its own negative is
-    real.
+    The values at k and -k are conjugates: one of the two is used, with its parts multiplied by sqrt(2). The value at a
+    frequency that equals its own negative is real.
     """
     height, width = mask.shape
     index = np.arange(height * width).reshape(height, width)
-    negative = np.roll(index[::-1, ::-1], 1, (0, 1))  # the place of -k for each k
+    negative = np.roll(index[::-1, ::-1], 1, (0, 1))  # the index of -k for each k
     self_conjugate = mask & (index == negative)
     first = mask & (index < negative)
     pairs = np.sqrt(2) * spectrum[:, first]

@@ -1,4 +1,4 @@
-"""What a watermark is: how it is put in, and how it is read."""
+"""The type of watermarks: how they are embedded, and how they are read."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,9 +11,9 @@ class Reading(NamedTuple):
     """The evidence for a watermark in B noises or pictures.
 
     Attributes:
-        score: float64 `[B]`; the higher, the surer that the watermark is there.
-        p_value: float64 `[B]`, the probability of such a score or a higher one where it is not.
-        bits: Bool `[B, K]` of the message; None for a watermark without one.
+        score: float64 `[B]`; a higher score is stronger evidence for the watermark.
+        p_value: float64 `[B]`, the probability of this score or a higher one without the watermark.
+        bits: Bool `[B, K]`, the read message; None for a watermark without a message.
     """
 
     score: np.ndarray
@@ -26,12 +26,12 @@ class Watermark:
     """A watermark under one secret key.
 
     Attributes:
-        carrier: the input of `embed` and `read`: "noise" `[B, h, w, C]` of N(0, 1), which sampling starts from, or
-            "pictures", uint8 `[B, H, W, C]`.
+        carrier: input of `embed` and `read`: "noise" for the initial noise `[B, h, w, C]` from N(0, 1), or "pictures"
+            for uint8 `[B, H, W, C]`.
         embed: (noise, random keys `[B]`) -> noise, traceable; or (pictures, None) -> pictures, by numpy.
         read: noise or pictures -> `Reading`, by numpy.
-        message: Bool `[K]` that is embedded; None for a watermark that says "here" alone.
-        identity: its name and a digest of its key file, for records; "" where no file made it.
+        message: Bool `[K]`, the embedded message; None for a watermark that only marks its presence.
+        identity: name of the watermark and a digest of its key file, for records; "" if there is no file.
     """
 
     carrier: Literal["noise", "pictures"]
@@ -41,14 +41,14 @@ class Watermark:
     identity: str = ""
 
     def check_readable(self, draws: bool, from_picture: bool) -> None:
-        """Refuses a watermark in the noise where inversion does not lead back to that noise.
+        """Refuses a watermark in the noise if inversion cannot recover this noise.
 
         Args:
-            draws: whether sampling adds noise of its own.
-            from_picture: whether sampling starts from a picture with noise, in place of noise alone.
+            draws: whether the sampler adds noise.
+            from_picture: whether sampling starts from a noised picture instead of pure noise.
 
         Raises:
-            ValueError: if so.
+            ValueError: if one of them is true for a watermark in the noise.
         """
         if self.carrier == "noise" and (draws or from_picture):
             why = "the sampler adds noise of its own" if draws else "sampling starts from a picture"
@@ -59,10 +59,10 @@ class Watermark:
 
 
 def check_whole(function: str, lowest: int, highest: int, **values: Any) -> None:
-    """Checks arguments of a watermark.
+    """Checks integer arguments of a watermark.
 
     Raises:
-        ValueError: if one is not a whole number from `lowest` to `highest`.
+        ValueError: if one is not an integer from `lowest` to `highest`.
     """
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or not lowest <= value <= highest:
@@ -70,10 +70,10 @@ def check_whole(function: str, lowest: int, highest: int, **values: Any) -> None
 
 
 def check_finite(function: str, values: Any) -> None:
-    """Refuses noise or pictures to read that are not finite.
+    """Refuses to read noise or pictures that are not finite.
 
     Raises:
-        ValueError: if a value is infinite or no number.
+        ValueError: if a value is infinite or NaN.
     """
     if not np.isfinite(values).all():
         raise ValueError(f"{function}: the input has values that are not finite, so no watermark can be read")
