@@ -1,9 +1,9 @@
-"""Block diffusion: blocks of positions one after another, each by masked diffusion beside the blocks before it.
+"""Block diffusion: generates blocks of positions in order, each by masked diffusion given the earlier blocks.
 
     -log p(x) = sum over blocks b of -log p(x^b | x^1 .. x^(b-1))
 
-A network of all positions serves: it sees the blocks before as they are, the block itself masked in part, and masks
-behind it.
+A network of all positions can be used: it sees the earlier blocks unmasked, the current block partly masked, and masks
+in all later blocks.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from diffusion.timesteps import Plan
 
 
 def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, t: Array, block: int) -> Array:
-    """The bound of block diffusion in continuous time, at one block and one time for each example.
+    """The bound of block diffusion in continuous time, estimated at one block and one time for each example.
 
         -log p(x_0) <= B E_b E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of block b of -log p(x_0 | x^<b, x^b_t)]
 
@@ -33,17 +33,17 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t), of all positions; t is the time of the block.
-        process: a masked process.
+        process: a process with a mask.
         keys: `[B]` typed random keys.
         x0: int `[B, L]` symbols of the data, no masks.
         t: `[B]` times in (0, 1), uniform for the bound.
-        block: number of positions of a block, at least 1; the last block may be shorter.
+        block: number of positions in a block, at least 1; the last block may be shorter.
 
     Returns:
-        float32 `[B]` in nats an example.
+        The estimate, float32 `[B]` in nats per example.
 
     Raises:
-        ValueError: for a process without masks or a block out of range, and as `noised`.
+        ValueError: if the process has no mask or block is out of range, and under the conditions of `noised`.
 
     The paper: Arriola et al. 2025, "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language
     Models", eq. 8; it computes all blocks of an example in one call, by an attention mask.
@@ -52,7 +52,7 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
     noise_keys, block_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
     block_numbers = jnp.arange(x0.shape[-1]) // block
     chosen = jax.vmap(lambda key: jax.random.randint(key, (), 0, number))(block_keys)[:, None]
-    mask = jnp.asarray(process.mask)  # `_blocks` has refused processes without one
+    mask = jnp.asarray(process.mask)  # `_blocks` refuses processes without a mask
     x_t = jnp.where(block_numbers < chosen, x0, noised(process, noise_keys, x0, t))
     x_t = jnp.where(block_numbers > chosen, mask, x_t)
     log_x0 = jnp.take_along_axis(predict(x_t, t), x0[..., None], -1)[..., 0]
@@ -61,10 +61,10 @@ def block_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array,
 
 
 def semi_autoregressive(block: int) -> SymbolSampler:
-    """Fills in block after block, each in an equal number of ancestral steps, beside the blocks before it.
+    """Unmasks block after block, each in the same number of ancestral steps, given the earlier blocks.
 
-    Only the number of steps is read from a plan: every block takes the same number, from t = 1 to 0 in equal parts.
-    With blocks of one position and one step for each, the distribution is exact, as in an autoregressive model.
+    Only the number of steps in a plan matters: every block uses the same number of equal steps from t = 1 to 0. With
+    blocks of one position and one step per block, the distribution is exact, as in an autoregressive model.
 
     Facts:
         nfe: steps
@@ -72,10 +72,11 @@ def semi_autoregressive(block: int) -> SymbolSampler:
             Models"; Nie et al. 2025, "Large Language Diffusion Models", its semi-autoregressive remasking
 
     Args:
-        block: number of positions of a block, at least 1; the last block may be shorter.
+        block: number of positions in a block, at least 1; the last block may be shorter.
 
     Raises:
-        ValueError: for a block out of range; when it samples, if the steps are no multiple of the number of blocks.
+        ValueError: if block is out of range; when sampling, if the number of steps is not a multiple of the number of
+            blocks.
     """
     if block < 1:
         raise ValueError(f"semi_autoregressive: block = {block}. Valid: at least 1")
@@ -104,9 +105,9 @@ def semi_autoregressive(block: int) -> SymbolSampler:
 def semi_autoregressive_law(
     predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array, block: int, now: ArrayLike
 ) -> Array:
-    """The law of a step of `semi_autoregressive` in the block `now`: float32 `[B, L, K]`.
+    """The distribution of a step of `semi_autoregressive` in the block `now`: float32 `[B, L, K]`.
 
-    That of `ancestral` in the block, and x as it is elsewhere.
+    In the block it is that of `ancestral`; elsewhere x does not change.
     """
     law = ancestral_law(predict, process, x, t, s)
     here = (jnp.arange(x.shape[-1]) // block == now)[:, None]
@@ -124,29 +125,30 @@ def sample_blocks(
     memory: Any,
     block: int,
 ) -> Array:
-    """Block after block by a block-causal network, which keeps what it saw and evaluates the new block alone.
+    """Samples block after block by a block-causal network that stores keys and values and evaluates only the new block.
 
         x[b] = sample(sampler, predict(memory_b), x[b]),    memory_{b + 1} = remember(x[b], memory_b)
 
-    It makes what evaluations of all positions would make, with steps + 1 evaluations of each position in place of steps
-    times the number of blocks. With `ancestral` in equal steps `semi_autoregressive` has the same distribution.
+    The result equals that of evaluating all positions, but each position is evaluated steps + 1 times instead of steps
+    times the number of blocks. With `ancestral` in equal steps, the distribution is that of `semi_autoregressive`.
 
     Args:
-        sampler: any sampler that the process has; its steps are those of a block.
-        predict: memory -> a predictor of `[B, block]`, which follow it, by `models.layers.key_value_memory.reading`.
-        remember: (x `[B, block]`, memory) -> the memory with these symbols; `models.symbol_memory.remembered`.
+        sampler: any sampler that fits the process; it runs its steps for each block.
+        predict: memory -> a predictor of the next block `[B, block]`, see `models.layers.key_value_memory.reading`.
+        remember: (x `[B, block]`, memory) -> the memory with these symbols added; see
+            `models.symbol_memory.remembered`.
         process: the process.
-        x: int `[B, L]` symbols at plan.t[0], L a multiple of the block.
-        plan: the steps of a block.
-        keys: `[B]` typed random keys. Sample i depends on x[i] and keys[i] alone.
-        memory: memory of the symbols before, or `models.symbol_memory.empty`.
-        block: number of positions of a block.
+        x: int `[B, L]` symbols at plan.t[0], where L is a multiple of block.
+        plan: the steps for each block.
+        keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
+        memory: memory of earlier symbols, or `models.symbol_memory.empty`.
+        block: number of positions in a block, at least 1.
 
     Returns:
         int32 `[B, L]` symbols at plan.s[-1].
 
     Raises:
-        ValueError: for a block that does not divide the positions, and as `sample`.
+        ValueError: if block does not divide the number of positions, and under the conditions of `sample`.
 
     The paper: Arriola et al. 2025, "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language
     Models", algorithm 2, which keeps keys and values.
@@ -166,7 +168,7 @@ def sample_blocks(
 
 
 def _blocks(process: AnyProcess, length: int, block: int) -> int:
-    """The number of blocks of `length` positions."""
+    """The number of blocks in `length` positions."""
     if process.mask is None:
         raise ValueError("block diffusion masks blocks, but this process has no mask. Valid: discrete.absorbing")
     if not 1 <= block <= length:

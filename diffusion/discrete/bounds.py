@@ -1,4 +1,4 @@
-"""Losses of models of symbols: bounds on -log p(x_0) in nats, one for each example."""
+"""Losses of models of symbols: upper bounds on -log p(x_0) in nats, estimated for each example."""
 
 from collections.abc import Callable
 
@@ -14,28 +14,28 @@ from diffusion.discrete.processes import check_symbols, over_positions
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.token_masks import TokenMasks
 
-LEAST = 1e-7  # of alpha: rates are infinite at 0
+LEAST = 1e-7  # smallest alpha: rates are infinite at 0
 BELOW_ONE = 1 - 2**-24  # the last time before 1 in float32
-TINY = 2.0**-126  # the least float32, for the logarithm of what a prediction excludes
+TINY = 2.0**-126  # smallest normal float32, for the logarithm of symbols that a prediction excludes
 
 LogLikelihood = Callable[[Array, Array, Array], Array]
 """(x_t int `[B, ...]`, t `[B]`, x_0 int `[B, ...]`) -> log p(x_0 | x_t) at masked positions, float32 `[B, ...]`."""
 
 
 def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
-    """Draws x_t from q(x_t | x_0); under masks without an array of all symbols.
+    """Draws x_t from q(x_t | x_0); for masks, without an array over all symbols.
 
     Args:
-        process: the process, or a path of distances.
+        process: the process, or a metric path.
         keys: `[B]` typed random keys.
         x0: int `[B, ...]` symbols of the data.
         t: `[B]` times in [0, 1].
 
     Returns:
-        int32 `[B, ...]`. Example i depends on keys[i], x0[i] and t[i] alone.
+        int32 `[B, ...]`. Example i depends only on keys[i], x0[i] and t[i].
 
     Raises:
-        ValueError: for symbols out of range, or keys that are not one for each example.
+        ValueError: if symbols are out of range, or there is not one key for each example.
     """
     check_symbols(process, x0, "x0")
     require_keys(keys, len(x0), "noise needs one key for each example")
@@ -46,27 +46,27 @@ def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
 
 
 def masked_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
-    """The bound of a masked process in continuous time, at one time for each example.
+    """The bound of a masked process in continuous time, estimated at one time for each example.
 
         -log p(x_0) <= E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t)],    t uniform in (0, 1)
 
-    With the exact predictor the mean over t, x_t and the data is the entropy of the data: no better bound is possible.
+    With the exact predictor, the mean over t, x_t and the data is the entropy of the data, so the bound is tight.
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t).
-        process: a masked process.
+        process: a process with a mask.
         keys: `[B]` typed random keys.
         x0: int `[B, ...]` symbols of the data, no masks.
         t: `[B]` times in (0, 1), uniform for the bound.
 
     Returns:
-        float32 `[B]` in nats an example.
+        The estimate, float32 `[B]` in nats per example.
 
     Raises:
-        ValueError: if the process has no mask, and as `noised`.
+        ValueError: if the process has no mask, and under the conditions of `noised`.
 
     The papers: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; Shi et al. 2024, "Simplified
-    and Generalized Masked Diffusion for Discrete Data"; both: the bound in continuous time.
+    and Generalized Masked Diffusion for Discrete Data"; both papers state the bound in continuous time.
     """
 
     def likelihood(x_t: Array, t: Array, x0: Array) -> Array:
@@ -76,22 +76,22 @@ def masked_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array
 
 
 def masked_bound_of(likelihood: LogLikelihood, process: AnyProcess, keys: Array, x0: Array, t: Array) -> Array:
-    """`masked_bound`, by the likelihood of the data alone.
+    """`masked_bound`, computed from only the likelihood of the data.
 
         E_t [-alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t)],    t uniform in (0, 1)
 
     Args:
-        likelihood: (x_t, t, x_0) -> log p(x_0 | x_t), of `in_chunks` or your own.
-        process: a masked process.
+        likelihood: (x_t, t, x_0) -> log p(x_0 | x_t), such as by `in_chunks`.
+        process: a process with a mask.
         keys: `[B]` typed random keys.
         x0: int `[B, ...]` symbols of the data, no masks.
         t: `[B]` times in (0, 1), uniform for the bound.
 
     Returns:
-        float32 `[B]` in nats an example.
+        The estimate, float32 `[B]` in nats per example.
 
     Raises:
-        ValueError: if the process has no mask, and as `noised`.
+        ValueError: if the process has no mask, and under the conditions of `noised`.
     """
     if process.mask is None:
         raise ValueError("masked_bound: the process has no mask. Valid: discrete.absorbing, or score_entropy_bound")
@@ -101,11 +101,11 @@ def masked_bound_of(likelihood: LogLikelihood, process: AnyProcess, keys: Array,
 
 
 def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0: Array, t: Array) -> Array:
-    """The bound of token-dependent masks in continuous time, at one time for each example.
+    """The bound of token-dependent masks in continuous time, estimated at one time for each example.
 
         E_t [sum over masks of sum_v r_v p(v | x_t) - r_(x_0) - r_(x_0) log p(x_0 | x_t)],    r_v = w_v / t
 
-    with t uniform in (0, 1). With equal powers it is `masked_bound`: the first two terms cancel.
+    with t uniform in (0, 1). With equal powers the first two terms cancel, and this is `masked_bound`.
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t).
@@ -115,10 +115,10 @@ def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0:
         t: `[B]` times in (0, 1), uniform for the bound.
 
     Returns:
-        float32 `[B]` in nats an example.
+        The estimate, float32 `[B]` in nats per example.
 
     Raises:
-        ValueError: as `noised`.
+        ValueError: under the conditions of `noised`.
 
     The paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", its GenMD4 bound.
     """
@@ -127,7 +127,7 @@ def token_masked_bound(predict: Predictor, process: TokenMasks, keys: Array, x0:
 
 
 def token_masked_at(process: TokenMasks, log_p: Array, x_t: Array, x0: Array, t: Array) -> Array:
-    """The sum of `token_masked_bound` at x_t, whose mean it is: nats of each example, of log p(x_0 | x_t)."""
+    """The sum in `token_masked_bound` at x_t, `[B]` in nats, from log p(x_0 | x_t)."""
     rates = jnp.broadcast_to(process.unmasking_rates(t, log_p), log_p.shape)
     at_data = lambda values: jnp.take_along_axis(values, x0[..., None], -1)[..., 0]
     rate, log_x0 = at_data(rates), at_data(log_p)
@@ -141,8 +141,8 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
 
         E_t [sum over y != x_t of R_t(y, x_t) (s(y) - r(y) log s(y) + r(y) log r(y) - r(y))]
 
-    with the model's ratios s, the ratios r of the known data, the rates R_t(y, x_t) of the process, which are beta(t)
-    pi(x_t) except for a `RateProcess`, and t uniform in (0, 1). For masks it is `masked_bound`.
+    where s are the model's ratios, r the ratios given the data, R_t(y, x_t) the rates of the process (beta(t) pi(x_t)
+    unless it is a `RateProcess`), and t is uniform in (0, 1). For masks it equals `masked_bound`.
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t).
@@ -152,12 +152,12 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
         t: `[B]` times in (0, 1), uniform for the bound.
 
     Returns:
-        float32 `[B]` in nats an example, without the distance of q(x_1 | x_0) from the prior, which is 0. At t = 1,
-        where rates are infinite, it is the number for alpha = 1e-7. At t = 0 it is finite, and 0 where x_t alone is
-        predicted.
+        The estimate, float32 `[B]` in nats per example, without the divergence of q(x_1 | x_0) from the prior, which is
+        0. At t = 1, where rates are infinite, it is the value for alpha = 1e-7. At t = 0 it is finite, and 0 if the
+        prediction is x_t with certainty.
 
     Raises:
-        ValueError: for a path of distances or token masks, and as `noised`.
+        ValueError: if the process is a metric path or token masks, and under the conditions of `noised`.
 
     The papers: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
     definition 3.1 and theorem 3.6; for uniform processes Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete
@@ -169,7 +169,7 @@ def score_entropy_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
 
 
 def score_entropy_at(process: AnyProcess, log_p: Array, x_t: Array, x0: Array, t: Array) -> Array:
-    """The score entropy of a prediction log p(x_0 | x_t) at x_t: what `score_entropy_bound` is the mean of."""
+    """The score entropy of a prediction log p(x_0 | x_t) at x_t, whose mean is `score_entropy_bound`."""
     t = jnp.minimum(t, jnp.minimum(process.keeping.time(LEAST), BELOW_ONE))
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
     model = process.ratios(x_t, jnp.exp(log_p), t)
@@ -177,7 +177,7 @@ def score_entropy_at(process: AnyProcess, log_p: Array, x_t: Array, x0: Array, t
     known = jnp.where(data > 0, data, 1.0)
     excess = jnp.where(data > 0, (model - data) / known, 0.0)
     near = jnp.abs(excess) < 0.5
-    # Near the noise all ratios come near to each other, and the rates grow as their difference falls.
+    # Near the noise the ratios approach each other, and the rates grow as their difference falls.
     far = jnp.log(jnp.maximum(model, TINY)) - jnp.log(known)
     log = jnp.where(near, jnp.log1p(jnp.where(near, excess, 0.0)), far)
     errors = jnp.where(data > 0, known * (excess - log), model)
@@ -186,25 +186,25 @@ def score_entropy_at(process: AnyProcess, log_p: Array, x_t: Array, x0: Array, t
 
 
 def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0: Array, i: Array, steps: int) -> Array:
-    """The bound of a process of T steps, at one step for each example.
+    """The bound of a process of T steps, estimated at one step for each example.
 
         -log p(x_0) <= T E_i KL(q(x_s | x_t, x_0) || p(x_s | x_t)),    t = (i + 1) / T, s = i / T
 
-    with i uniform in 0 .. T - 1. Its step i = 0 is -log p(x_0 | x_t). The term of the prior is 0, since alpha(1) = 0.
+    with i uniform in 0 .. T - 1. For i = 0 the term is -log p(x_0 | x_t). The prior term is 0, since alpha(1) = 0.
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t).
         process: the process.
         keys: `[B]` typed random keys.
         x0: int `[B, ...]` symbols of the data.
-        i: int `[B]` steps, 0 .. T - 1, uniform for the bound.
+        i: int `[B]` indices of the steps, in 0 .. T - 1, uniform for the bound.
         steps: number T of steps, at least 1.
 
     Returns:
-        float32 `[B]` in nats an example.
+        The estimate, float32 `[B]` in nats per example.
 
     Raises:
-        ValueError: if there are no steps, for a path of distances, and as `noised`.
+        ValueError: if steps is below 1 or the process is a metric path, and under the conditions of `noised`.
 
     The paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", eq. 1 and 4.
     """
@@ -221,20 +221,20 @@ def discrete_time_bound(predict: Predictor, process: AnyProcess, keys: Array, x0
 
 
 def check_bounded(name: str, process: AnyPath) -> None:
-    """Refuses a path of distances for the bound or the objective of a name.
+    """Refuses a metric path for the bound or objective with this name.
 
     Raises:
-        ValueError: for such a path.
+        ValueError: if the process is a metric path.
     """
     if not hasattr(process, "posterior"):
-        raise ValueError(f"{name}: a path of distances has no bound. Valid: a process, or discrete_flow_matching")
+        raise ValueError(f"{name}: a metric path has no bound. Valid: a process, or discrete_flow_matching")
 
 
 def check_ratios(name: str, process: AnyPath) -> None:
-    """Refuses what has no ratios for the bound or the objective of a name.
+    """Refuses a process without ratios for the bound or objective with this name.
 
     Raises:
-        ValueError: for a path of distances, and for token masks.
+        ValueError: if the process is a metric path or token masks.
     """
     check_bounded(name, process)
     if not hasattr(process, "ratios"):

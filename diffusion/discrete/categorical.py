@@ -1,4 +1,4 @@
-"""Draws of symbols from probabilities, and of the noise behind them, each example's from its own key."""
+"""Draws of symbols from probabilities, and of the underlying noise, for each example from its key."""
 
 import jax
 import jax.numpy as jnp
@@ -9,34 +9,35 @@ from jax.scipy.special import ndtri
 def exponential(high: Array, low: Array) -> Array:
     """Exponential numbers from 64 random bits, exact in their logarithm down to 2^-64 and up to 44.
 
-    A float32 uniform number is a multiple of 2^-23. Its exponential number has no smaller value than 1e-7, and symbols
-    of small probability are drawn too seldom where there are many of them (Zheng et al. 2024, "Masked Diffusion Models
-    are Secretly Time-Agnostic Masked Models", section 4).
+    A uniform float32 number is a multiple of 2^-23, so its exponential number is never between 0 and 1e-7, and symbols
+    of small probability are drawn too rarely if there are many of them (Zheng et al. 2024, "Masked Diffusion Models are
+    Secretly Time-Agnostic Masked Models", section 4).
 
         -log(1 - u),    u = (high + (low + 1/2) 2^-32) 2^-32
 
     Args:
-        high: uint32, of any shape.
-        low: uint32, of the same shape.
+        high: random bits, uint32 of any shape.
+        low: random bits, uint32 of the same shape.
 
     Returns:
-        float32, at least 2^-65.
+        Exponential numbers, float32, at least 2^-65.
     """
     top, share = _from_the_nearer_end(high, low)
     return jnp.where(top, -jnp.log(share), -jnp.log1p(-share))
 
 
 def normal(keys: Array, shape: tuple[int, ...]) -> Array:
-    """Standard normal numbers from 64 random bits, whose tails reach to 9 in place of float32's 5.4.
+    """Standard normal numbers from 64 random bits, whose tails reach to 9 instead of 5.4 as with float32.
 
-    The largest of many decides a symbol: 50,000 numbers of 23 bits have a largest one that is often not alone.
+    A symbol is decided by the largest of many numbers; among 50,000 numbers of 23 bits, the largest is often not
+    unique.
 
     Args:
         keys: `[B]` typed random keys.
         shape: shape of one example.
 
     Returns:
-        float32 `[B, *shape]`. Example i depends on keys[i] alone.
+        float32 `[B, *shape]`. Example i depends only on keys[i].
     """
 
     def one(key: Array) -> Array:
@@ -48,14 +49,14 @@ def normal(keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def draw(keys: Array, probabilities: Array) -> Array:
-    """Symbols from probabilities: argmin of E_k / p_k with exponential numbers E.
+    """Draws symbols with given probabilities, as the argmin of E_k / p_k with exponential numbers E.
 
     Args:
         keys: `[B]` typed random keys.
-        probabilities: float `[B, ..., K]`, at least 0; they need not sum to 1.
+        probabilities: probabilities float `[B, ..., K]`, at least 0; they need not sum to 1.
 
     Returns:
-        int32 `[B, ...]`. Example i depends on keys[i] and probabilities[i] alone.
+        int32 `[B, ...]`. Example i depends only on keys[i] and probabilities[i].
     """
 
     def one(key: Array, p: Array) -> Array:
@@ -67,14 +68,15 @@ def draw(keys: Array, probabilities: Array) -> Array:
 
 
 def happens(keys: Array, probability: Array) -> Array:
-    """Whether events of some probability happen: where an exponential number is below -log(1 - p).
+    """Draws whether events with given probabilities happen: an exponential number is below -log(1 - p).
 
     Args:
         keys: `[B]` typed random keys.
-        probability: float `[B, ...]` in [0, 1]; 0 never happens and 1 always, and small ones are exact to 2^-64.
+        probability: float `[B, ...]` in [0, 1]; with 0 an event never happens, with 1 always, and small ones are exact
+            to 2^-64.
 
     Returns:
-        Bool `[B, ...]`. Example i depends on keys[i] and probability[i] alone.
+        Bool `[B, ...]`. Example i depends only on keys[i] and probability[i].
     """
 
     def one(key: Array, p: Array) -> Array:

@@ -1,9 +1,9 @@
-"""Likelihoods of large vocabularies, a few positions at a time: no array has all positions and all symbols.
+"""Likelihoods for large vocabularies, a few positions at a time, without an array of all positions and symbols.
 
     bound = discrete.masked_bound_of(discrete.in_chunks(states, head, mask, chunk=256), process, keys, x0, t)
 
-A head of 126,464 symbols over 4,096 positions has logits of 2 GB in float32, and its gradient as many again. In chunks
-of 256 positions they take 130 MB each, for one more product of the head in the backward pass.
+For 126,464 symbols and 4,096 positions, the logits take 2 GB in float32, and their gradient another 2 GB. In chunks of
+256 positions they take 130 MB each, at the cost of another product with the head in the backward pass.
 """
 
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from diffusion.discrete.bounds import LogLikelihood
 
 
 def in_chunks(states: Callable[[Array, Array], Array], head: Array, mask: int, chunk: int) -> LogLikelihood:
-    """The likelihood of the data under logits `states @ head`, by the rule of masks that no mask is predicted.
+    """The likelihood of the data under logits `states @ head`, where the mask symbol is excluded.
 
     Each chunk's logits are computed again in the backward pass.
 
     Args:
-        states: (x_t, t) -> states of the positions, float `[B, ..., D]`: a network without its last layer.
-        head: float `[D, K]`, the last layer.
-        mask: the symbol that is the mask.
-        chunk: number of positions at once, at least 1; any, the last chunk is filled up.
+        states: (x_t, t) -> states of the positions, float `[B, ..., D]`, from a network without its last layer.
+        head: weights of the last layer, float `[D, K]`.
+        mask: the mask symbol.
+        chunk: number of positions in a chunk, at least 1; the last chunk is padded.
 
     Raises:
-        ValueError: for a chunk below 1.
+        ValueError: if chunk is below 1.
     """
     return states_in_chunks(lambda x_t, t: (states(x_t, t), head, None), mask, chunk)
 
@@ -35,15 +35,15 @@ def in_chunks(states: Callable[[Array, Array], Array], head: Array, mask: int, c
 def states_in_chunks(
     states: Callable[[Array, Array], tuple[Array, Array, Array | None]], mask: int, chunk: int
 ) -> LogLikelihood:
-    """`in_chunks` of a network that says its last layer with its states, such as `SymbolTransformer` with `states`.
+    """`in_chunks` for a network that returns its last layer with the states, such as `SymbolTransformer` with `states`.
 
     Args:
         states: (x_t, t) -> (states float `[B, ..., D]`, kernel `[D, K]`, bias `[K]` or None of the last layer).
-        mask: the symbol that is the mask.
-        chunk: number of positions at once, at least 1.
+        mask: the mask symbol.
+        chunk: number of positions in a chunk, at least 1.
 
     Raises:
-        ValueError: for a chunk below 1.
+        ValueError: if chunk is below 1.
     """
     if chunk < 1:
         raise ValueError(f"in_chunks: chunk = {chunk}. Valid: at least 1 position")

@@ -1,4 +1,4 @@
-"""Steps that are corrected: after each one, jumps that keep the law of its time bring a sample nearer to that law."""
+"""Predictor-corrector sampling: after each step, jumps that preserve the marginal correct the sample."""
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +13,10 @@ from diffusion.schedules import left_broadcast
 
 
 def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law) -> SymbolSampler:
-    """Steps of a law, each followed by jumps there and back at the time s that it reached.
+    """Steps of a sampler, each followed by forward and backward jumps at the time s.
 
-    The jumps have the rates of the process and of its reversal together. The law at s stays as it is under them, so
-    that errors of earlier steps fade. For masks they hide symbols that show, and show others. Time 0 has no jumps.
+    The jumps have the sum of the rates of the process and of its reversal. They preserve the marginal at s, so the
+    errors of earlier steps decay. For masks, they mask some symbols and unmask others. There are no jumps at time 0.
 
     Facts:
         nfe: (1 + corrections) steps
@@ -25,11 +25,11 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
 
     Args:
         corrections: number of corrections after each step, at least 1.
-        size: duration of a correction in units of t - s, above 0.
-        law: the law of a step, by default that of `ancestral`.
+        size: duration of a correction in units of t - s, > 0.
+        law: the distribution of a step; that of `ancestral` by default.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: if corrections or size is out of range.
     """
     if corrections < 1 or not size > 0:
         raise ValueError(f"corrected: {corrections} corrections of size {size}. Valid: at least 1, above 0")
@@ -37,7 +37,7 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
     def move(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array, keys: Array) -> Array:
         keys = jax.vmap(lambda key: jax.random.split(key, 1 + corrections), out_axes=1)(keys)
         x = draw(keys[0], law(predict, process, x, t, s))
-        at = jnp.where(s > 0, s, t)  # a time with rates
+        at = jnp.where(s > 0, s, t)  # a time with finite rates
 
         def correct(x: Array, keys: Array) -> tuple[Array, None]:
             moved = draw(keys, corrector_law(predict, process, x, at, size * (t - s)))
@@ -49,12 +49,13 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
 
 
 def corrector_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, duration: Array) -> Array:
-    """The law of one correction at the time t: float32 `[B, ..., K]`.
+    """The distribution after a correction at the time t: float32 `[B, ..., K]`.
 
-        x goes with probability 1 - exp(-Lambda), to y in proportion to the rates
-        R_t(x, y) + R_t(y, x) p_t(y) / p_t(x),    Lambda = duration times their sum
+        x jumps with probability 1 - exp(-Lambda), to y in proportion to the rates R_t(x, y) + R_t(y, x) p_t(y) /
+        p_t(x), Lambda = duration times their sum
 
-    Each position goes by itself, at the rates of x. The law p_t is kept exactly as the duration becomes small.
+    Each position jumps independently, with the rates at x. The marginal p_t is preserved exactly in the limit of small
+    durations.
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t).

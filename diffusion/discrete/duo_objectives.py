@@ -1,4 +1,4 @@
-"""Objectives of uniform processes through their Gaussian latents: Duo's curriculum, and its distillation."""
+"""Objectives of uniform processes by their Gaussian latents: Duo's curriculum, and its distillation."""
 
 from typing import Any
 
@@ -19,34 +19,34 @@ from diffusion.timesteps import Density
 def duo(
     process: Process, density: Density, until: int, temperature: float = 1e-3, reading: Reading = from_context
 ) -> Objective:
-    """The bound of a uniform process, whose network sees softened symbols at first: Duo's curriculum.
+    """Duo's curriculum: the bound of a uniform process, whose network receives softened symbols at first.
 
         loss = score entropy at x_t = argmax w_t of p(x_0 | softmax(w_t / tau)) / positions
 
-    with the Gaussian latents w_t of `gaussian_latents`. A soft symbol says more of the data than x_t, so that gradients
-    vary less. From the step `until` on tau is 0, and the loss is `score_entropy`'s, the bound. The score entropy is a
-    sum over all symbols for each x_t, which is what the paper's Rao-Blackwellized form is.
+    where w_t are the Gaussian latents of `gaussian_latents`. A soft symbol has more information about the data than
+    x_t, so the gradients have less variance. From the step `until` on, tau is 0, and the loss is the bound of
+    `score_entropy`. The score entropy is a sum over all symbols for each x_t, like the Rao-Blackwellized form in the
+    paper.
 
     Facts:
-        loss: nats a symbol; from the step `until` on `discrete.score_entropy_bound`
-        networks: model, which takes probabilities `[B, ..., K]` too
+        loss: nats per symbol; from the step `until` on `discrete.score_entropy_bound`
+        networks: model, which also accepts probabilities `[B, ..., K]`
         optimum: p(x_0 | x_t)
         paper: Sahoo et al. 2025, "The Diffusion Duality", eq. 21, and eq. 17 and 18 for tau = 0
 
     Args:
         process: a uniform process.
-        density: the density of t in (0, 1); only the uniform one gives the bound. The paper draws times at which
-            alpha is neither near 0 nor near 1 while tau is above 0.
-        until: number of training steps with a temperature above 0; half of them in the paper.
-        temperature: tau before that, above 0; 0.001 in the paper.
-        reading: the meaning of the network's output; the paper's network is read by `discrete.from_context`.
+        density: density of t in (0, 1); only the uniform density gives the bound. While tau is above 0, the paper draws
+            times at which alpha is neither near 0 nor near 1.
+        until: number of training steps with a temperature above 0, at least 0; half of the training in the paper.
+        temperature: temperature tau in these steps, > 0; 0.001 in the paper.
+        reading: meaning of the network's output; `discrete.from_context` in the paper.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: for a process whose prior is not uniform or a number out of range; when called, for symbols out of
-            range.
+        ValueError: if the process is not uniform or a number is out of range; when called, if symbols are out of range.
     """
     check_uniform("duo", process)
     if until < 0 or not temperature > 0:
@@ -65,34 +65,33 @@ def duo(
 def discrete_consistency(
     process: Process, density: Density, steps: int, stage: int, rounds: int = 5, reading: Reading = from_context
 ) -> Objective:
-    """Distillation of a uniform process along paths of one noise: the student says at t what the teacher says at s.
+    """Distillation of a uniform process along paths with fixed noise: the student at t learns the prediction at s < t.
 
         loss = KL(softmax student(x_t, t) || softmax teacher(x_s, s)) / positions
         x = argmax(alpha~ onehot(x_0) + sigma~ eps)
 
-    with one eps at both times, and s = t - d. The gap d is 1 / steps in the first round, and doubles with every round;
-    after each the student becomes the teacher (`diffusion.training.stages`).
+    with the same eps at both times, and s = t - d. The gap d is 1 / steps in the first round and doubles in each round,
+    after which the student becomes the teacher (`diffusion.training.stages`).
 
     Facts:
-        loss: nats a symbol
+        loss: nats per symbol
         networks: model, teacher
-        optimum: the geometric mean of what the teacher says at the symbols x_s on the paths through x_t
+        optimum: the geometric mean of the teacher's predictions at the symbols x_s on the paths through x_t
         paper: Sahoo et al. 2025, "The Diffusion Duality", eq. 22 and 23, algorithm 1
 
     Args:
         process: a uniform process.
-        density: the density of t in (0, 1).
-        steps: number 1 / d of steps of the first gap, at least 1; 512 in the paper.
-        stage: training steps of a round; 10,000 in the paper.
-        rounds: number of rounds, at least 1; in the last one the gap is at most 1.
-        reading: the meaning of the student's output when it samples, logits, as the teacher's.
+        density: density of t in (0, 1).
+        steps: number of steps 1 / d for the first gap d, at least 1; 512 in the paper.
+        stage: number of training steps in a round, at least 1; 10,000 in the paper.
+        rounds: number of rounds, at least 1, such that the last gap is at most 1.
+        reading: meaning of the student's output, logits like the teacher's, in sampling.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: for a process whose prior is not uniform or a number out of range; when called, for symbols out of
-            range.
+        ValueError: if the process is not uniform or a number is out of range; when called, if symbols are out of range.
     """
     check_uniform("discrete_consistency", process)
     if stage < 1 or rounds < 1 or steps < 2 ** (rounds - 1):

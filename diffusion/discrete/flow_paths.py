@@ -1,10 +1,10 @@
-"""Discrete flow matching on the mixture path: its draws between two ends, its velocity, its sampler and its loss.
+"""Discrete flow matching on the mixture path: draws between two ends, the velocity, the sampler and the loss.
 
     q(x_t | x_0, x_1) = alpha_t 1[x_t = x_0] + (1 - alpha_t) 1[x_t = x_1]
 
-for each position by itself. alpha is the paper's kappa, of the time that runs the other way: kappa(1 - t) = alpha(t).
-With independent ends, x_1 from the prior, these are the marginals of a `Process`. The velocity below generates them by
-other jumps than the reversed process does, and is finite at t = 1.
+independently for each position. alpha is the paper's kappa with reversed time: kappa(1 - t) = alpha(t). If the ends are
+independent and x_1 follows the prior, these are the marginals of a `Process`. The velocity below generates them by
+other jumps than the reversed process, and is finite at t = 1.
 """
 
 import jax
@@ -26,17 +26,17 @@ def between(keeping: Keeping, keys: Array, x0: Array, x1: Array, t: Array) -> Ar
     """Draws x_t between two ends, which may be coupled in any way.
 
     Args:
-        keeping: schedule alpha(t), the paper's kappa.
+        keeping: schedule alpha(t), which is the paper's kappa.
         keys: `[B]` typed random keys.
         x0: int `[B, ...]` symbols of the data.
-        x1: int `[B, ...]` symbols of the source, of the same shape.
+        x1: int `[B, ...]` symbols of the source, in the same shape.
         t: `[B]` times in [0, 1].
 
     Returns:
-        int32 `[B, ...]`, at each position the symbol of x0 or of x1. Example i depends on the arguments' row i alone.
+        int32 `[B, ...]`, at each position the symbol of x0 or of x1. Example i depends only on row i of the arguments.
 
     Raises:
-        ValueError: for ends of two shapes, or keys that are not one for each example.
+        ValueError: if the ends have different shapes, or there is not one key for each example.
 
     The paper: Gat et al. 2024, "Discrete Flow Matching".
     """
@@ -54,16 +54,16 @@ def flow_cross_entropy(predict: Predictor, x0: Array, x_t: Array, t: Array) -> A
 
         sum over positions of -log p(x_0 | x_t)
 
-    Its optimum is the exact p(x_0 | x_t) under any coupling of the ends. It is no bound on -log p(x_0).
+    Its optimum is the exact p(x_0 | x_t) under any coupling of the ends. It is not a bound on -log p(x_0).
 
     Args:
         predict: (x_t, t) -> log p(x_0 | x_t).
         x0: int `[B, ...]` symbols of the data.
-        x_t: int `[B, ...]` symbols on the path, of `between` or `noised`.
+        x_t: int `[B, ...]` symbols on the path, from `between` or `noised`.
         t: `[B]` times in (0, 1).
 
     Returns:
-        float32 `[B]` in nats an example.
+        The loss, float32 `[B]` in nats per example.
 
     The paper: Gat et al. 2024, "Discrete Flow Matching".
     """
@@ -76,21 +76,21 @@ def flow_rates(process: AnyProcess, x_t: Array, x0: Array, t: ArrayLike, stochas
 
         (1 + c alpha) (-alpha' / (1 - alpha)) p(y | x_t) + c (-alpha') pi(y)
 
-    The first term at c = 0 is the velocity of the mixture path. The rest adds jumps towards the noise and towards the
-    data that leave the marginals as they are: they correct earlier errors.
+    With c = 0 this is the velocity of the mixture path. The other terms add jumps towards the noise and towards the
+    data that preserve the marginals and correct earlier errors.
 
     Args:
         process: the process, whose prior is the source.
         x_t: int `[B, ...]` symbols at time t.
         x0: float `[B, ..., K]` probabilities of x_0 given x_t.
         t: times in (0, 1], `[]` or `[B]`.
-        stochasticity: c, at least 0.
+        stochasticity: factor c, at least 0.
 
     Returns:
-        float32 `[B, ..., K]`, jumps in a unit of time.
+        Rates float32 `[B, ..., K]`, in jumps per unit of time.
 
-    The paper: Gat et al. 2024, "Discrete Flow Matching"; the divergence-free part by the authors' library
-    flow_matching, whose factor of it is c alpha here, so that no rate is infinite at t = 1.
+    The paper: Gat et al. 2024, "Discrete Flow Matching"; the divergence-free part follows the authors' library
+    flow_matching, here with the factor c alpha, so that no rate is infinite at t = 1.
     """
     towards_data, towards_noise = _rates(process, x0, t, stochasticity)
     rates = towards_data * x0 + towards_noise * jnp.asarray(process.prior)
@@ -98,9 +98,9 @@ def flow_rates(process: AnyProcess, x_t: Array, x0: Array, t: ArrayLike, stochas
 
 
 def flow(stochasticity: float = 0.0) -> SymbolSampler:
-    """Draws x_0 from the prediction, and jumps with the rates towards it, which stay as they are at t; first order.
+    """Draws x_0 from the prediction, and jumps towards it with the rates at t; first order.
 
-    A step that ends at t = 0 draws from the prediction itself. A plan may begin at t = 1 for every process.
+    A step to t = 0 draws from the prediction. For every process, a plan may begin at t = 1.
 
     Facts:
         nfe: steps
@@ -108,16 +108,16 @@ def flow(stochasticity: float = 0.0) -> SymbolSampler:
             flow_matching, its `MixtureDiscreteEulerSolver`
 
     Args:
-        stochasticity: c of `flow_rates`, at least 0.
+        stochasticity: factor c of `flow_rates`, at least 0.
 
     Raises:
-        ValueError: if it is below 0.
+        ValueError: if stochasticity is below 0.
     """
     return stepped(flow_law(stochasticity))
 
 
 def flow_law(stochasticity: float = 0.0) -> Law:
-    """The law of a step of `flow`, summed over the clean symbol that is drawn."""
+    """The distribution of a step of `flow`, marginalised over the drawn clean symbol."""
     if not stochasticity >= 0:
         raise ValueError(f"flow: stochasticity = {stochasticity}. Valid: a number of at least 0")
 
@@ -138,7 +138,7 @@ def flow_law(stochasticity: float = 0.0) -> Law:
 
 
 def _rates(process: AnyProcess, x0: Array, t: ArrayLike, stochasticity: float) -> tuple[Array, Array]:
-    """The factors of p(y | x_t) and of pi(y), with axes of one that multiply x0."""
+    """The factors of p(y | x_t) and of pi(y), broadcastable against x0."""
     alpha, replaced, decay = (
         left_broadcast(number(t), x0)
         for number in (process.keeping.alpha, process.keeping.replaced, process.keeping.decay)

@@ -1,9 +1,9 @@
-"""The Gaussian process behind a uniform one: the largest of K coordinates of noised one-hot data is the symbol.
+"""The Gaussian process that underlies a uniform one: the symbol is the argmax of noised one-hot data.
 
     w_t = alpha~_t onehot(x_0) + sigma~_t eps,    x_t = argmax w_t,    alpha~^2 + sigma~^2 = 1
 
-x_t has the marginals of the uniform process with alpha_t = T(alpha~_t). The paths differ: those of w_t are no jumps of
-that process.
+x_t has the marginals of the uniform process with alpha_t = T(alpha~_t). The paths differ: the argmax of w_t does not
+follow that process's jumps.
 """
 
 import functools
@@ -19,13 +19,13 @@ from diffusion.discrete.categorical import normal
 from diffusion.discrete.processes import Process, check_symbols
 from diffusion.schedules import left_broadcast
 
-NODES = np.arange(-144, 145) / 16  # the trapezoidal rule of a smooth function that vanishes at both ends
+NODES = np.arange(-144, 145) / 16  # nodes of the trapezoidal rule, for a smooth function that vanishes at both ends
 WEIGHTS = np.exp(-(NODES**2) / 2) / np.sqrt(2 * np.pi) / 16
-RATIOS = np.arange(4097) / 256  # alpha~ / sigma~; at 16 another symbol than the data's wins with probability 1e-20
+RATIOS = np.arange(4097) / 256  # alpha~ / sigma~; at 16 another symbol is the largest with probability 1e-20
 
 
 def diffusion_transformation(alpha: ArrayLike, size: int) -> np.ndarray:
-    """T: the alpha of the uniform process that the argmax of Gaussian latents makes of theirs.
+    """T: maps the alpha~ of Gaussian latents to the alpha of the uniform process of their argmax.
 
         T(alpha~) = K / (K - 1) (integral of phi(z - alpha~ / sigma~) Phi(z)^(K - 1) dz - 1 / K)
 
@@ -33,14 +33,14 @@ def diffusion_transformation(alpha: ArrayLike, size: int) -> np.ndarray:
     2 Phi(alpha~ / (sqrt(2) sigma~)) - 1.
 
     Args:
-        alpha: alpha~ in [0, 1], of a variance-preserving Gaussian process.
+        alpha: coefficients alpha~ of a variance-preserving Gaussian process, in [0, 1].
         size: number K of symbols, at least 2.
 
     Returns:
-        float64 of the shape of alpha, exact to rounding; 0 at 0, 1 at 1.
+        T(alpha~), float64 in alpha's shape, exact up to rounding; 0 at 0 and 1 at 1.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: if alpha or size is out of range.
 
     The paper: Sahoo et al. 2025, "The Diffusion Duality", eq. 11, its Diffusion Transformation operator.
     """
@@ -63,10 +63,10 @@ def underlying_gaussian(process: Process, t: ArrayLike) -> tuple[Array, Array]:
         t: times in [0, 1].
 
     Returns:
-        alpha~ and sigma~, float32 of the shape of t; alpha~ is 0 at t = 1.
+        alpha~ and sigma~, float32 in t's shape; alpha~ is 0 at t = 1.
 
     Raises:
-        ValueError: for a process whose prior is not uniform.
+        ValueError: if the process is not uniform.
 
     The paper: Sahoo et al. 2025, "The Diffusion Duality", eq. 11, solved for alpha~.
     """
@@ -78,20 +78,20 @@ def underlying_gaussian(process: Process, t: ArrayLike) -> tuple[Array, Array]:
 
 
 def gaussian_latents(process: Process, noise: Array, x0: Array, t: ArrayLike) -> Array:
-    """The Gaussian latents w_t, whose argmax is x_t: float32 `[B, ..., K]`.
+    """The Gaussian latents w_t, whose argmax is x_t, float32 `[B, ..., K]`.
 
         w_t = alpha~_t onehot(x_0) + sigma~_t eps
 
-    Equal noise at several times gives a deterministic path. On it a symbol changes to the data's once, and stays.
+    Equal noise at several times gives a deterministic path, on which a symbol changes once to that of the data.
 
     Args:
         process: a uniform process.
-        noise: float `[B, ..., K]` standard normal numbers, of `latent_noise`.
+        noise: float `[B, ..., K]` standard normal numbers, from `latent_noise`.
         x0: int `[B, ...]` symbols of the data.
         t: `[B]` times in [0, 1].
 
     Raises:
-        ValueError: for a process whose prior is not uniform, and for symbols out of range.
+        ValueError: if the process is not uniform, or symbols are out of range.
 
     The paper: Sahoo et al. 2025, "The Diffusion Duality", eq. 7, and eq. 22 for a path.
     """
@@ -101,23 +101,23 @@ def gaussian_latents(process: Process, noise: Array, x0: Array, t: ArrayLike) ->
 
 
 def latent_noise(process: Process, keys: Array, x0: Array) -> Array:
-    """The noise of `gaussian_latents`: float32 `[B, ..., K]`, each example's from its own key."""
+    """The noise of `gaussian_latents`, float32 `[B, ..., K]`, drawn for each example from its key."""
     require_keys(keys, len(x0), "noise needs one key for each example")
     return normal(keys, (*x0.shape[1:], process.size))
 
 
 def check_uniform(name: str, process: Process) -> None:
-    """Refuses a process that the argmax of Gaussian latents does not make.
+    """Refuses a process that is not the argmax of Gaussian latents.
 
     Raises:
-        ValueError: for a process whose prior is not uniform.
+        ValueError: if the process is not uniform.
     """
     if not (isinstance(process, Process) and np.allclose(process.prior, 1 / process.size)):
         raise ValueError(f"{name}: Gaussian latents underlie uniform processes alone. Valid: discrete.uniform")
 
 
 def _replaced(ratio: np.ndarray, size: int) -> np.ndarray:
-    """1 - T of alpha~ / sigma~, exact where it is small."""
+    """1 - T as a function of alpha~ / sigma~, exact where it is small."""
     from scipy import special  # imported here: few runs need it, and it takes a tenth of a second
 
     beaten = -np.expm1((size - 1) * special.log_ndtr(NODES + ratio[..., None]))

@@ -1,4 +1,4 @@
-"""How long a symbol keeps its value: the probability alpha(t) that time t finds it as it was."""
+"""Schedules of discrete processes: the probability alpha(t) that a symbol still has its value at time t."""
 
 import math
 from collections.abc import Callable
@@ -15,7 +15,7 @@ class Keeping(NamedTuple):
     """The schedule of a discrete process, t = 0 data and t = 1 noise.
 
     Attributes:
-        alpha: t in [0, 1] -> probability that a symbol has not been replaced; 1 at t = 0, 0 at t = 1, decreasing.
+        alpha: t in [0, 1] -> probability that a symbol has not been replaced, decreasing from 1 at t = 0 to 0 at t = 1.
         replaced: t -> 1 - alpha, exact where t is small.
         decay: t -> -d alpha / dt, at least 0.
         time: alpha in [0, 1] -> t, the inverse of `alpha`.
@@ -27,17 +27,17 @@ class Keeping(NamedTuple):
     time: Callable[[ArrayLike], Array]
 
     def rate(self, t: ArrayLike) -> Array:
-        """-alpha'(t) / alpha(t): replacements of a symbol in a unit of time; infinite at t = 1."""
+        """-alpha'(t) / alpha(t): replacements of a symbol per unit of time; infinite at t = 1."""
         return self.decay(t) / self.alpha(t)
 
     def unmasking_rate(self, t: ArrayLike) -> Array:
-        """-alpha'(t) / (1 - alpha(t)): the rate at which a mask goes as t falls; 0 at t = 0, where there is none."""
+        """-alpha'(t) / (1 - alpha(t)): the rate at which a mask disappears as t decreases; 0 at t = 0."""
         replaced = self.replaced(t)
         return jnp.where(replaced > 0, self.decay(t) / jnp.where(replaced > 0, replaced, 1.0), 0.0)
 
 
 def linear() -> Keeping:
-    """alpha(t) = 1 - t: the same number of symbols is replaced in any two stretches of time of one length.
+    """alpha(t) = 1 - t: the same share of symbols is replaced in each unit of time.
 
     Facts:
         alpha: 1 - t
@@ -56,7 +56,7 @@ def polynomial(power: float) -> Keeping:
         paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data"
 
     Args:
-        power: exponent, at least 1; 2 keeps symbols longer near the data.
+        power: exponent, at least 1; with a larger power, symbols are replaced later.
 
     Raises:
         ValueError: if power is below 1 or not finite.
@@ -76,10 +76,10 @@ def power(power: float) -> Keeping:
 
     Facts:
         alpha: (1 - t)^power
-        paper: Gat et al. 2024, "Discrete Flow Matching": kappa of 1 - t; 1 is linear
+        paper: Gat et al. 2024, "Discrete Flow Matching", whose kappa(1 - t) is alpha(t); power 1 is linear
 
     Args:
-        power: exponent, at least 1; above 1 symbols are replaced early.
+        power: exponent, at least 1; with a larger power, symbols are replaced earlier.
 
     Raises:
         ValueError: if power is below 1 or not finite.
@@ -95,7 +95,7 @@ def power(power: float) -> Keeping:
 
 
 def cosine() -> Keeping:
-    """alpha(t) = 1 - cos(pi (1 - t) / 2): few symbols are replaced near t = 1, so that sampling begins slowly.
+    """alpha(t) = 1 - cos(pi (1 - t) / 2): few symbols are replaced near t = 1, so sampling begins slowly.
 
     Facts:
         alpha: 1 - cos(pi (1 - t) / 2)

@@ -1,4 +1,4 @@
-"""Infilling: some positions are known, any of them, and a sampler draws the others."""
+"""Infilling: any positions may be known, and a sampler draws the others."""
 
 from typing import Any
 
@@ -17,27 +17,26 @@ from diffusion.timesteps import Plan
 
 
 def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSampler:
-    """The sampler that keeps known positions.
+    """The sampler with fixed values at known positions.
 
-    Under masks a known symbol shows from the start and after every step. The exact predictor then gives the conditional
-    law, and samplers that are exact stay so. Under another process known symbols are drawn from q(x_s | x_0) after
-    every step, and are the values at s = 0. The network sees the noise that it was trained on, but the other positions
-    were drawn beside other noise: the law is exact for independent positions alone.
+    For masks, a known symbol is unmasked from the start and after every step. With the exact predictor, an exact
+    sampler then follows the exact conditional distribution. For other processes, known symbols are drawn from q(x_s |
+    x_0) after every step, and equal the values at s = 0. The network then sees noise as in training, but the other
+    positions were drawn given different noise, so the distribution is exact only for independent positions.
 
     Facts:
-        nfe: as many as the sampler says
+        nfe: the sampler's
         paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; for
             other processes the replacement of Lugmayr et al. 2022, "RePaint"
 
     Args:
         sampler: any sampler of symbols.
-        values: int `[B, ...]` symbols, or `[...]` if all examples share them; symbols at unknown positions are not
-            read.
-        known: Bool, which positions are known; of the shape of values.
+        values: int `[B, ...]` symbols, or `[...]` if all examples share them; symbols at unknown positions are ignored.
+        known: Bool in the shape of values, True at known positions.
 
     Raises:
-        ValueError: if the two are of two shapes; when it samples, if they are not of the shape of x or of an example,
-            or if a known value is the mask.
+        ValueError: if values and known have different shapes; when sampling, if they do not have the shape of x or of
+            an example, or a known value is the mask.
     """
     if jnp.shape(values) != jnp.shape(known):
         raise ValueError(
@@ -52,7 +51,7 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
                 "shape"
             )
         if process.mask is None:
-            return sampler.init(x, process, plan)  # at t = 1 known positions are noise too
+            return sampler.init(x, process, plan)  # at t = 1, known positions are noise as well
         traced = isinstance(values, Tracer) or isinstance(known, Tracer)
         if not traced and np.any(np.asarray(known) & (np.asarray(values) == process.mask)):
             raise ValueError(f"infilling: a known value is the mask symbol, {process.mask}. Valid: symbols of the data")
@@ -72,5 +71,5 @@ def infilling(sampler: SymbolSampler, values: Array, known: Array) -> SymbolSamp
 
 
 def _with_sample(state: Any, x: Array) -> Any:
-    """A state with another current sample, its first part."""
+    """The state with another current sample, which is its first element."""
     return state._replace(**{state._fields[0]: x}) if hasattr(state, "_fields") else (x, *state[1:])

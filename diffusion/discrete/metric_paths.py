@@ -1,8 +1,9 @@
-"""Paths on which a symbol wanders to its neighbours first: symbols with distances, such as grey values or codes.
+"""Paths for symbols with distances, such as grey values or codes: a symbol first moves to near symbols.
 
     q(x_t | x_0) = softmax over x_t of -beta(t) d(x_t, x_0),    beta(t) = scale ((1 - t) / t)^power
 
-for each position by itself. At t = 1 all symbols are equally likely; as t falls, the ones far from x_0 go first.
+independently for each position. At t = 1 all symbols are equally likely; as t decreases, symbols far from x_0 become
+unlikely first.
 """
 
 import math
@@ -21,13 +22,13 @@ from diffusion.schedules.noise_schedule import as_float
 
 
 class MetricPath(NamedTuple):
-    """A path of int32 arrays `[B, ...]` of symbols by their distances.
+    """A path for int32 arrays `[B, ...]` of symbols, defined by distances between symbols.
 
-    It has the draws of a process, and `discrete_flow_matching` and `metric_flow` take it as one. It has no posteriors
+    It can be sampled like a process, and works with `discrete_flow_matching` and `metric_flow`. It has no posteriors
     and no bound.
 
     Attributes:
-        distances: `[K, K]` distances d, 0 on the diagonal and above 0 elsewhere.
+        distances: `[K, K]` distances d, 0 on the diagonal and > 0 elsewhere.
         scale: factor of beta.
         power: power of beta.
     """
@@ -43,7 +44,7 @@ class MetricPath(NamedTuple):
 
     @property
     def mask(self) -> None:
-        """No symbol is a mask."""
+        """None: no symbol is a mask."""
         return None
 
     @property
@@ -57,11 +58,11 @@ class MetricPath(NamedTuple):
         return self.scale * ((1 - t) / t) ** self.power
 
     def marginal(self, x0: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
+        """q(x_t | x_0): float32 `[B, ..., K]`, for symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
         return jax.nn.softmax(self._logits(jnp.asarray(self.distances, jnp.float32).T[x0], t))
 
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
+        """q(x_t | x_0 = a) for each symbol a: float32 `[B, ..., K]`, for symbols x_t `[B, ...]`."""
         table = jnp.asarray(self.distances, jnp.float32)
         nearness = self.nearness(t)[..., None, None]
         normaliser = jax.nn.logsumexp(jnp.where(table > 0, -nearness * table, 0.0), axis=-2)  # [K] or [B, K]
@@ -70,11 +71,11 @@ class MetricPath(NamedTuple):
         return jnp.exp(logits - normaliser.reshape(*normaliser.shape[:-1], *between, self.size))
 
     def velocity(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
-        """The rates at which a symbol jumps to each y while beta grows by one, for a known x_0; 0 at y = x_t.
+        """The rates, per unit of beta, at which a symbol jumps to each y for a known x_0; 0 at y = x_t.
 
             q(y | x_0) max(d(x_t, x_0) - d(y, x_0), 0)
 
-        A jump always comes nearer to x_0. Of all rates that generate the path these have the least kinetic energy.
+        A jump always leads nearer to x_0. Among all rates that generate the path, these have the least kinetic energy.
 
         Args:
             x_t: int `[B, ...]` symbols at time t.
@@ -82,24 +83,24 @@ class MetricPath(NamedTuple):
             t: times in (0, 1], `[]` or `[B]`.
 
         Returns:
-            float32 `[B, ..., K]`, jumps in a unit of beta.
+            Rates float32 `[B, ..., K]`, in jumps per unit of beta.
         """
         far = jnp.asarray(self.distances, jnp.float32).T[x0]
         here = jnp.take_along_axis(far, x_t[..., None], -1)
         return jax.nn.softmax(self._logits(far, t)) * jnp.maximum(here - far, 0.0)
 
     def _logits(self, distances: Array, t: ArrayLike) -> Array:
-        """-beta(t) d, 0 at d = 0 for every t."""
+        """-beta(t) d, which is 0 at d = 0 for every t."""
         nearness = left_broadcast(self.nearness(t), distances)
         return jnp.where(distances > 0, -nearness * distances, 0.0)
 
 
 AnyPath = AnyProcess | TokenMasks | MetricPath
-"""A process of symbols, or a path of symbols that have distances."""
+"""A process of symbols, or a metric path."""
 
 
 def metric_path(distances: ArrayLike, scale: float = 3.0, power: float = 1.0) -> MetricPath:
-    """The path of distances between symbols.
+    """The metric path with given distances between symbols.
 
     Facts:
         prior: uniform
@@ -107,13 +108,13 @@ def metric_path(distances: ArrayLike, scale: float = 3.0, power: float = 1.0) ->
             paths and their kinetic-optimal velocity; its time is 1 - t
 
     Args:
-        distances: `[K, K]` distances, of `line_distances`, `embedded_distances` or your own; they need not be
-            symmetric. d(y, x_0) stands in row y.
-        scale: factor of beta, above 0; larger keeps symbols near x_0 for longer.
-        power: power of beta, above 0.
+        distances: `[K, K]` distances, such as by `line_distances` or `embedded_distances`; they need not be symmetric.
+            Row y holds d(y, x_0).
+        scale: factor of beta, > 0; with a larger scale, symbols remain near x_0 longer.
+        power: power of beta, > 0.
 
     Raises:
-        ValueError: for a matrix that is not square, distances that are not 0 on the diagonal alone, or a number out of
+        ValueError: if the matrix is not square, distances are not 0 exactly on the diagonal, or a number is out of
             range.
     """
     table = np.asarray(distances, np.float64)
@@ -132,14 +133,14 @@ def metric_path(distances: ArrayLike, scale: float = 3.0, power: float = 1.0) ->
 
 
 def line_distances(size: int, power: float = 2.0) -> np.ndarray:
-    """Distances of symbols in their order, (|i - j| / (K - 1))^power: float64 `[K, K]`.
+    """Distances of ordered symbols, (|i - j| / (K - 1))^power, float64 `[K, K]`.
 
     Args:
         size: number K of symbols, at least 2.
-        power: power of the distance, above 0.
+        power: power of the distance, > 0.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: if size or power is out of range.
     """
     if size < 2 or not power > 0:
         raise ValueError(f"line_distances: {size} symbols, power = {power}. Valid: at least 2, above 0")
@@ -147,14 +148,14 @@ def line_distances(size: int, power: float = 2.0) -> np.ndarray:
 
 
 def embedded_distances(vectors: ArrayLike, power: float = 2.0) -> np.ndarray:
-    """Distances of symbols by their vectors, ||v_i - v_j||^power with a mean of 1: float64 `[K, K]`.
+    """Distances between the vectors of symbols, ||v_i - v_j||^power with mean 1, float64 `[K, K]`.
 
     Args:
-        vectors: float `[K, D]`, a vector for each symbol, such as the codes of a VQ autoencoder; no two are equal.
-        power: power of the distance, above 0.
+        vectors: float `[K, D]`, a different vector for each symbol, such as the codes of a VQ autoencoder.
+        power: power of the distance, > 0.
 
     Raises:
-        ValueError: for another shape, a number out of range, or two equal vectors.
+        ValueError: if vectors have another shape, power is out of range, or two vectors are equal.
     """
     v = np.asarray(vectors, np.float64)
     if v.ndim != 2 or len(v) < 2 or not power > 0:

@@ -1,4 +1,4 @@
-"""The sampler of a metric path: a symbol jumps from neighbour to neighbour, towards a clean symbol that is drawn."""
+"""The sampler of a metric path: a symbol jumps step by step towards a drawn clean symbol."""
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +13,9 @@ from diffusion.schedules import left_broadcast
 
 
 def metric_flow() -> SymbolSampler:
-    """Draws x_0 from the prediction, and jumps at the rates towards it, which stay as they are at t; first order.
+    """Draws x_0 from the prediction, and jumps towards it with the rates at t; first order.
 
-    A step that ends at t = 0 draws from the prediction itself. A plan may begin at t = 1.
+    A step to t = 0 draws from the prediction. A plan may begin at t = 1.
 
     Facts:
         nfe: steps
@@ -34,10 +34,10 @@ def metric_flow() -> SymbolSampler:
 
 
 def metric_step_law(path: MetricPath, x: Array, x0: Array, t: Array, s: Array) -> Array:
-    """The law of x_s in a step of `metric_flow` for a known x_0: float32 `[B, ..., K]`.
+    """The distribution of x_s in a step of `metric_flow` for a known x_0: float32 `[B, ..., K]`.
 
-        x goes with probability 1 - exp(-Lambda), to y in proportion to velocity(y),
-        Lambda = (beta(s) - beta(t)) sum_y velocity(y)
+        x jumps with probability 1 - exp(-Lambda), to y in proportion to velocity(y), Lambda = (beta(s) - beta(t)) sum_y
+        velocity(y)
 
     Args:
         path: the path.

@@ -1,4 +1,4 @@
-"""Parallel unmasking: the network chooses which masks a step fills in, by its confidence or by its entropy."""
+"""Parallel unmasking: each step unmasks the positions where the network is confident, or its entropy is low."""
 
 import math
 from collections.abc import Callable
@@ -16,27 +16,27 @@ from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.discrete.steps import Law, stepped
 
 Choice = Callable[[Array, Array], Array]
-"""(log p(x_0 | x_t) `[B, L, K]`, masked Bool `[B, L]`) -> masks to fill in, Bool `[B, L]`, at least one of any."""
+"""(log p(x_0 | x_t) `[B, L, K]`, masked Bool `[B, L]`) -> Bool `[B, L]`, masks to fill in, at least one if any."""
 
 
 def unmasking(choose: Choice) -> SymbolSampler:
-    """Fills in the masks that a choice names, each from its own probabilities; a step that ends at t = 0 fills in all.
+    """Fills in the masks that `choose` selects, independently of each other; a step to t = 0 fills in all masks.
 
-    Only the end of a plan's last step is read from its times: the number of steps is the greatest that it may take.
-    `until_unmasked` takes as many as are needed.
+    Of a plan's times, only the last matters; its number of steps is an upper limit. `until_unmasked` takes as many
+    steps as are needed.
 
     Facts:
         nfe: steps
         paper: Wu et al. 2025 for `confident`, Ben-Hamu et al. 2025 for `low_entropy`
 
     Args:
-        choose: the masks to fill in, `confident(...)`, `low_entropy(...)` or your own.
+        choose: choice of the masks to fill in, such as `confident(...)` or `low_entropy(...)`.
     """
     return stepped(unmasking_law(choose), masked=True)
 
 
 def unmasking_law(choose: Choice) -> Law:
-    """The law of a step of `unmasking`."""
+    """The distribution of a step of `unmasking`."""
 
     def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
         log_x0 = predict(x, mask_time(process, x))
@@ -51,22 +51,22 @@ def unmasking_law(choose: Choice) -> Law:
 def until_unmasked(
     choose: Choice, predict: Predictor, process: AnyProcess, x: Array, keys: Array
 ) -> tuple[Array, Array]:
-    """Takes steps of `unmasking` until no example has a mask.
+    """Runs steps of `unmasking` until no example has a mask.
 
     Args:
-        choose: the masks to fill in, `confident(...)`, `low_entropy(...)` or your own.
+        choose: choice of the masks to fill in, such as `confident(...)` or `low_entropy(...)`.
         predict: (x_t, t) -> log p(x_0 | x_t).
-        process: a masked process.
+        process: a process with a mask.
         x: int `[B, ...]` symbols, for example all masks.
-        keys: `[B]` typed random keys. Sample i depends on x[i] and keys[i] alone.
+        keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
 
     Returns:
-        int32 `[B, ...]` symbols without masks, and int32 `[B]` numbers of evaluations that each example needed. The
-        network is evaluated on the whole batch, as often as the greatest of them says.
+        (int32 `[B, ...]` symbols without masks, int32 `[B]` number of evaluations that each example needed). The
+        network is evaluated on the whole batch, as often as the slowest example needs.
 
     Raises:
-        TypeError: for symbols that are no whole numbers.
-        ValueError: for a process without masks, symbols out of range, or keys that are not one for each sample.
+        TypeError: if symbols are not integers.
+        ValueError: if the process has no mask, symbols are out of range, or there is not one key for each sample.
     """
     check_symbols(process, x, "x")
     require_keys(keys, len(x), "a sampler of symbols needs one key for each sample")
@@ -87,17 +87,17 @@ def until_unmasked(
 
 
 def confident(threshold: float) -> Choice:
-    """All masks whose likeliest symbol has a probability of at least the threshold, and the surest mask.
+    """Chooses all masks whose likeliest symbol has at least the threshold probability, and the most confident mask.
 
     Facts:
         paper: Wu et al. 2025, "Fast-dLLM: Training-free Acceleration of Diffusion LLM by Enabling KV Cache and Parallel
             Decoding", its confidence-aware parallel decoding
 
     Args:
-        threshold: least probability, in (0, 1]; at 1 nearly every step fills in one mask.
+        threshold: smallest probability, in (0, 1]; at 1, nearly every step fills in one mask.
 
     Raises:
-        ValueError: if the threshold is not in (0, 1].
+        ValueError: if threshold is not in (0, 1].
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"confident: threshold = {threshold}. Valid: a probability in (0, 1], e.g. 0.9")
@@ -111,20 +111,20 @@ def confident(threshold: float) -> Choice:
 
 
 def low_entropy(bound: float) -> Choice:
-    """The masks of least entropy, as many as keep their dependence below a bound.
+    """Chooses the masks with the least entropy, as many as a bound on their mutual information allows.
 
         the greatest n with H_1 + ... + H_n - max(H_1, ..., H_n) <= bound,    H_1 <= H_2 <= ...
 
-    The left side bounds the mutual information of the n symbols in nats, which independent draws neglect.
+    The left side is an upper bound of the mutual information of the n symbols in nats, which independent draws neglect.
 
     Facts:
         paper: Ben-Hamu et al. 2025, "Accelerated Sampling from Masked Diffusion Models via Entropy Bounded Unmasking"
 
     Args:
-        bound: number of nats, at least 0; at 0 a step fills in what is certain, and one mask more.
+        bound: bound in nats, at least 0; at 0, a step fills in all certain masks and one more.
 
     Raises:
-        ValueError: if the bound is below 0 or not finite.
+        ValueError: if bound is below 0 or not finite.
     """
     if not 0 <= bound < math.inf:
         raise ValueError(f"low_entropy: bound = {bound}. Valid: at least 0, in nats, e.g. 0.1")
@@ -142,19 +142,19 @@ def low_entropy(bound: float) -> Choice:
 
 
 def surest(number: int) -> Choice:
-    """The masks whose likeliest symbols have the greatest probabilities, a fixed number of them.
+    """Chooses a fixed number of masks, those whose likeliest symbols have the largest probabilities.
 
-    With the likeliest symbol alone (`top_k` of 1) it is LLaDA's low-confidence remasking.
+    With greedy draws (`top_k` with number 1) this is LLaDA's low-confidence remasking.
 
     Facts:
         paper: Nie et al. 2025, "Large Language Diffusion Models", its low-confidence remasking; Chang et al. 2022,
             "MaskGIT"
 
     Args:
-        number: number of masks, at least 1; all where fewer are left.
+        number: number of masks, at least 1; all masks if fewer are left.
 
     Raises:
-        ValueError: if the number is below 1.
+        ValueError: if number is below 1.
     """
     if number < 1:
         raise ValueError(f"surest: number = {number}. Valid: at least 1")
@@ -168,17 +168,17 @@ def surest(number: int) -> Choice:
 
 
 def blockwise(choose: Choice, block: int) -> Choice:
-    """A choice among the masks of the first block that has any: blocks are filled in from left to right.
+    """Restricts a choice to the first block with masks, so that blocks are filled in from left to right.
 
     Facts:
         paper: Nie et al. 2025, "Large Language Diffusion Models", its semi-autoregressive remasking
 
     Args:
         choose: the choice within a block, such as `surest(1)`.
-        block: number of positions of a block, at least 1.
+        block: number of positions in a block, at least 1.
 
     Raises:
-        ValueError: if the block is below 1.
+        ValueError: if block is below 1.
     """
     if block < 1:
         raise ValueError(f"blockwise: block = {block}. Valid: at least 1")
@@ -192,6 +192,6 @@ def blockwise(choose: Choice, block: int) -> Choice:
 
 
 def mask_time(process: AnyProcess, x: Array) -> Array:
-    """The time `[B]` at which as many masks are expected as x `[B, ...]` has: where 1 - alpha(t) is their share."""
+    """The time `[B]` at which the expected share of masks, 1 - alpha(t), equals that of x `[B, ...]`."""
     share = jnp.mean((x == process.mask).reshape(len(x), -1), -1)
     return process.keeping.time(1 - share)

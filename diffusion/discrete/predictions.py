@@ -1,4 +1,4 @@
-"""What a network says of the clean symbols: log p(x_0 | x_t), made once of its output."""
+"""Predictions of the clean symbols: the conversion of a network's output to log p(x_0 | x_t)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.schedules import left_broadcast
 
 Predictor = Callable[[Array, Array], Array]
-"""(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, of each position by itself."""
+"""(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`, the marginal of each position."""
 Reading = Callable[[Any, Array, Array, Array], Array]
 """The meaning of a network's output: (process, output `[B, ..., K]`, x_t, t) -> log p(x_0 | x_t)."""
 
@@ -25,19 +25,19 @@ def predictor(
 ) -> Predictor:
     """Turns a network into a predictor, (x_t, t) -> log p(x_0 | x_t).
 
-    If the network also takes probabilities `[B, ..., K]` in place of symbols, so does the predictor; the reading then
-    takes the likeliest symbols as x_t.
+    If the network also accepts probabilities `[B, ..., K]` in place of symbols, so does the predictor; `read` then
+    receives the likeliest symbols as x_t.
 
     Args:
         network: (x_t, t, condition) -> output `[B, ..., K]`.
         process: the process.
-        read: the meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t): `from_logits`, `from_context`,
-            `from_ratios`, `from_scaled_ratios` or `from_rates`.
+        read: meaning of the output, (process, output, x_t, t) -> log p(x_0 | x_t), such as `from_logits`,
+            `from_context`, `from_ratios`, `from_scaled_ratios` or `from_rates`.
         condition: the condition, a pytree of arrays `[B, ...]`.
 
     Returns:
-        (x_t int `[B, ...]`, t `[]` or `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`. It raises ValueError for an
-        output of another shape.
+        (x_t int `[B, ...]`, t `[]` or `[B]`) -> log p(x_0 | x_t), float32 `[B, ..., K]`. It raises a ValueError if the
+        output has another shape.
     """
 
     def predict(x_t: Array, t: Array) -> Array:
@@ -50,15 +50,15 @@ def predictor(
 
 
 def from_logits(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
-    """The log-probabilities of logits; for masks by the SUBS rules.
+    """Reads the output as logits of x_0; for masks with the SUBS rules.
 
-    Under a masked process no mask is predicted, and a symbol that shows is the clean one.
+    For a masked process, the mask is never predicted, and an unmasked symbol is the clean one.
 
     Args:
         process: the process.
-        logits: float `[B, ..., K]`.
+        logits: the network's output, float `[B, ..., K]`.
         x_t: int `[B, ...]` symbols at time t.
-        t: times; they do not matter here.
+        t: times, which are not used.
 
     Returns:
         float32 `[B, ..., K]`, whose exponentials sum to 1; -inf where a symbol is impossible.
@@ -76,27 +76,27 @@ def from_logits(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
 
 
 def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array:
-    """The log-probabilities of logits that speak of a symbol by the other positions alone.
+    """Reads the output as logits of x_0 given only the other positions.
 
         p(x_0 = a | x_t) = p(a) q(x_t | a) / sum over b of p(b) q(x_t | b),    p = softmax(logits)
 
-    Bayes' rule adds what the symbol at the position itself says, so that the network need not learn how likely a symbol
-    is to have been replaced by the time t. Equal logits mean ratios of 1, and `score_entropy_bound` charges log K for
-    each symbol. With `from_logits` the same network has an infinite bound for a process without a mask, since near
-    t = 0 it takes a symbol for a replaced one as easily as at t = 1. For masks of one schedule both are the same.
+    Bayes' rule adds the information of the symbol at the position, so the network need not learn the probability that a
+    symbol has been replaced by the time t. Equal logits give ratios of 1, for which `score_entropy_bound` is log K per
+    symbol. With `from_logits`, the same network has an infinite bound for a process without a mask, because near t = 0
+    it regards a symbol as replaced as easily as at t = 1. For masks with one schedule, both readings agree.
 
     Args:
         process: the process.
-        logits: float `[B, ..., K]`.
+        logits: the network's output, float `[B, ..., K]`.
         x_t: int `[B, ...]` symbols at time t.
         t: times in (0, 1], `[B]`.
 
     Returns:
-        float32 `[B, ..., K]`, of which exp sums to 1; -inf where a symbol is impossible.
+        float32 `[B, ..., K]`, whose exponentials sum to 1; -inf where a symbol is impossible.
 
     The papers: Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models", whose reversed process
     of uniform noise has the ratios of q(x_t | p); Sun et al. 2023, "Score-based Continuous-time Discrete Diffusion
-    Models", the law of a position by the others.
+    Models", the distribution of a position given the others.
     """
     if isinstance(process, Process) and process.mask is not None:
         return from_logits(process, logits, x_t, t)
@@ -107,20 +107,20 @@ def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array
 
 
 def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) -> Array:
-    """The log-probabilities of a concrete score: its logarithm, log p_t(y) / p_t(x_t).
+    """Reads the output as the logarithm of the concrete score, log(p_t(y) / p_t(x_t)).
 
     Args:
         process: the process.
-        log_ratios: float `[B, ..., K]`; the number at y = x_t is not read.
+        log_ratios: the network's output, float `[B, ..., K]`; the number at y = x_t is ignored.
         x_t: int `[B, ...]` symbols at time t.
         t: times in (0, 1), `[B]`.
 
     Returns:
-        float32 `[B, ..., K]`. A score that no data has may give numbers below 0; they are taken as 0, and the rest is
-        divided by its sum.
+        float32 `[B, ..., K]` log-probabilities. A score that belongs to no distribution may give negative
+        probabilities, which are set to 0 before normalisation.
 
     Raises:
-        ValueError: for token masks and a path of distances, which have no ratios.
+        ValueError: if the process is token masks or a metric path, which have no ratios.
 
     The paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution".
     """
@@ -132,25 +132,25 @@ def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) ->
 
 
 def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array) -> Array:
-    """The log-probabilities of a concrete score that a masked process has scaled, as SEDD's networks put it out.
+    """Reads the output as the scaled logarithm of a masked process's concrete score, as for SEDD's networks.
 
         log p_t(y) / p_t(x_t) = output(y) - log((1 - alpha) / alpha) - log(K - 1)
 
-    An output of 0 is then the score of symbols that are all equally likely.
+    An output of 0 is then the score of equally likely symbols.
 
     Args:
         process: a masked process.
-        output: float `[B, ..., K]`; the number at y = x_t is not read.
+        output: the network's output, float `[B, ..., K]`; the number at y = x_t is ignored.
         x_t: int `[B, ...]` symbols at time t.
         t: times in (0, 1), `[B]`.
 
     Returns:
-        float32 `[B, ..., K]`, as `from_ratios`.
+        float32 `[B, ..., K]`, as by `from_ratios`.
 
     Raises:
         ValueError: if the process has no mask.
 
-    The paper: Lou et al. 2024, its appendix on the scaled score; the numbers are those of the authors' code.
+    The paper: Lou et al. 2024, appendix on the scaled score; the scaling is that of the authors' code.
     """
     if process.mask is None:
         raise ValueError("from_scaled_ratios: the process has no mask. Valid: absorbing, or from_ratios")
@@ -159,23 +159,24 @@ def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array)
 
 
 def from_rates(process: AnyProcess, log_rates: Array, x_t: Array, t: Array) -> Array:
-    """The log-probabilities of the rates at which the reversed process jumps from x_t to each symbol: their logarithm.
+    """Reads the output as the logarithm of the rates at which the reversed process jumps from x_t to each symbol.
 
-        rate(y) = R_t(y, x_t) p_t(y) / p_t(x_t),    `Process.reverse_rates` is the way back
+        rate(y) = R_t(y, x_t) p_t(y) / p_t(x_t), the inverse of `Process.reverse_rates`
 
-    with the rates R_t(y, x_t) of the process itself, which are beta(t) pi(x_t) except for a `RateProcess`.
+    where R_t(y, x_t) are the rates of the process: beta(t) pi(x_t), unless it is a `RateProcess`.
 
     Args:
-        process: the process; of a `RateProcess` one in which every symbol jumps to every other at once.
-        log_rates: float `[B, ..., K]`; the number at y = x_t is not read.
+        process: the process; a `RateProcess` must have positive rates between all symbols.
+        log_rates: the network's output, float `[B, ..., K]`; the number at y = x_t is ignored.
         x_t: int `[B, ...]` symbols at time t.
         t: times in (0, 1), `[B]`.
 
     Returns:
-        float32 `[B, ..., K]`, as `from_ratios`.
+        float32 `[B, ..., K]`, as by `from_ratios`.
 
     Raises:
-        ValueError: for rates of which some are 0: they say nothing of those ratios. Also as `from_ratios`.
+        ValueError: if some rates are 0, which do not determine the ratios there; also under the conditions of
+            `from_ratios`.
 
     The paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models", proposition 1.
     """
@@ -191,6 +192,6 @@ def from_rates(process: AnyProcess, log_rates: Array, x_t: Array, t: Array) -> A
 
 
 def _check_ratios(name: str, process: AnyPath) -> None:
-    """Refuses what has no ratios for the reading of a name."""
+    """Refuses a process without ratios for the reading with this name."""
     if not hasattr(process, "x0_of_ratios"):
         raise ValueError(f"{name}: token_masks and a metric_path have no ratios. Valid: a process, or from_logits")

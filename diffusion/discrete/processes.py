@@ -1,9 +1,9 @@
-"""Processes that replace symbols: each keeps its value with probability alpha(t), and else is drawn from a prior.
+"""Processes that replace symbols: a symbol keeps its value with probability alpha(t), or else is drawn from a prior.
 
     q(x_t | x_0) = alpha_t 1[x_t = x_0] + (1 - alpha_t) pi(x_t)
 
-for each position by itself. The prior pi of a masked process is one symbol; of a uniform process all are equally
-likely. Everything below costs O(K) a position: no matrix of K x K is made.
+independently for each position. The prior pi of a masked process is a single symbol; that of a uniform process has
+equal probabilities. All functions cost O(K) per position, without a K x K matrix.
 """
 
 import math
@@ -22,7 +22,7 @@ from diffusion.schedules import left_broadcast
 
 
 class Symbols(Protocol):
-    """A value with a number of symbols."""
+    """Anything with a number of symbols."""
 
     @property
     def size(self) -> int: ...
@@ -33,8 +33,8 @@ class Process(NamedTuple):
 
     Attributes:
         keeping: the schedule alpha(t).
-        prior: `[K]` probabilities of the symbol that replaces another; the law of x_1 at each position.
-        mask: the symbol that stands for "not known", where the prior is that symbol alone; None otherwise.
+        prior: `[K]` probabilities of a replacing symbol, which are also the distribution of x_1 at each position.
+        mask: the mask symbol, if the prior is this symbol alone; None otherwise.
     """
 
     keeping: Keeping
@@ -43,26 +43,26 @@ class Process(NamedTuple):
 
     @property
     def size(self) -> int:
-        """The number K of symbols, the mask among them."""
+        """The number K of symbols, including the mask."""
         return len(self.prior)
 
     def marginal(self, x0: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
+        """q(x_t | x_0): float32 `[B, ..., K]`, for symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
         alpha, replaced = self._shares(t, x0)
         return alpha[..., None] * self._one_hot(x0) + replaced[..., None] * jnp.asarray(self.prior)
 
     def masked(self, x0: Array, t: ArrayLike) -> Array:
-        """The probability that a symbol of a masked process is the mask at time t: float32, of the shape of x0."""
+        """The probability that a symbol of a masked process is the mask at time t: float32, in the shape of x0."""
         return jnp.broadcast_to(left_broadcast(self.keeping.replaced(t), x0), x0.shape)
 
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
+        """q(x_t | x_0 = a) for each symbol a: float32 `[B, ..., K]`, for symbols x_t `[B, ...]`."""
         here = self._one_hot(x_t)
         alpha, replaced = self._shares(t, here)
         return alpha * here + replaced * self._prior_of(x_t)
 
     def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
-        """q(x_t | x_s) for s < t < 1 or s < t = 1: float32 `[B, ..., K]`, of symbols x_s `[B, ...]`.
+        """q(x_t | x_s) for s < t <= 1: float32 `[B, ..., K]`, for symbols x_s `[B, ...]`.
 
         alpha_t / alpha_s 1[x_t = x_s] + (1 - alpha_t / alpha_s) pi(x_t)
         """
@@ -70,19 +70,19 @@ class Process(NamedTuple):
         return alpha[..., None] * self._one_hot(x_s) + replaced[..., None] * jnp.asarray(self.prior)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
-        """The mean over x_0 of q(x_s | x_t, x_0), s < t: how a step goes back from x_t.
+        """The mean over x_0 of q(x_s | x_t, x_0), s < t, the distribution of a reverse step.
 
             q(b | z, a) = q(x_t = z | x_s = b) q(x_s = b | x_0 = a) / q(x_t = z | x_0 = a)
 
         Args:
             x_t: int `[B, ...]` symbols at time t.
-            x0: float `[B, ..., K]` probabilities of x_0, from a network, or of known data (one-hot).
+            x0: float `[B, ..., K]` probabilities of x_0, from a network, or one-hot for known data.
             t: times in (0, 1], `[]` or `[B]`.
             s: times in [0, t), `[]` or `[B]`.
 
         Returns:
-            float32 `[B, ..., K]` probabilities of x_s. A symbol that the prior does not have stays, at t = 1 too:
-            it is then a given part of the sample.
+            float32 `[B, ..., K]` probabilities of x_s. A symbol outside of the prior's support does not change, also at
+            t = 1, where it is a known part of the sample.
 
         The paper: Austin et al. 2021, eq. 3 and 4.
         """
@@ -95,12 +95,12 @@ class Process(NamedTuple):
         return jnp.where(prior_here > 0, likelihood * from_x0, here)
 
     def ratios(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
-        """The concrete score p_t(y) / p_t(x_t) of all symbols y, by the law of x_0 given x_t.
+        """The concrete score p_t(y) / p_t(x_t) of all symbols y, from the distribution of x_0 given x_t.
 
             sum_a p(a | x_t) q_t(y | a) / q_t(x_t | a)
 
-        At a symbol that the prior does not have, x_0 = x_t is certain and says nothing of the ratios: the sum has that
-        term alone, and no rate reads it, since pi(x_t) = 0.
+        At a symbol outside of the prior's support, x_0 = x_t is certain, and the ratios are not determined; the sum has
+        only this term, and no rate depends on it, since pi(x_t) = 0.
 
         Args:
             x_t: int `[B, ...]` symbols at time t.
@@ -108,7 +108,7 @@ class Process(NamedTuple):
             t: times in (0, 1], `[]` or `[B]`.
 
         Returns:
-            float32 `[B, ..., K]`; 1 at y = x_t.
+            Ratios float32 `[B, ..., K]`, 1 at y = x_t.
 
         The papers: Meng et al. 2022, "Concrete Score Matching"; Lou et al. 2024, "Discrete Diffusion Modeling by
         Estimating the Ratios of the Data Distribution", section 3.
@@ -119,13 +119,13 @@ class Process(NamedTuple):
         return jnp.where(self._one_hot(x_t) > 0, 1.0, ratios)
 
     def x0_of_ratios(self, x_t: Array, ratios: Array, t: ArrayLike) -> Array:
-        """The law of x_0 given x_t that has these ratios: the inverse of `ratios`.
+        """The distribution of x_0 given x_t with these ratios, the inverse of `ratios`.
 
             w(a) = (ratios(a) - (1 - alpha) pi(a) sum ratios) / alpha,    p(a | x_t) = w(a) q_t(x_t | a)
 
         Args:
             x_t: int `[B, ...]` symbols at time t.
-            ratios: float `[B, ..., K]`, 1 at y = x_t.
+            ratios: ratios float `[B, ..., K]`, 1 at y = x_t.
             t: times in (0, 1), `[]` or `[B]`.
 
         Returns:
@@ -141,7 +141,7 @@ class Process(NamedTuple):
 
             beta(t) pi(x_t) p_t(y) / p_t(x_t),    beta = -alpha' / alpha
 
-        At t = 1 they are finite for masks, and infinite for a process whose prior has other symbols than x_t.
+        At t = 1 they are finite for masks, and infinite if the prior has symbols other than x_t.
 
         Args:
             x_t: int `[B, ...]` symbols at time t.
@@ -149,7 +149,7 @@ class Process(NamedTuple):
             t: times in (0, 1], `[]` or `[B]`.
 
         Returns:
-            float32 `[B, ..., K]`, jumps in a unit of time.
+            Rates float32 `[B, ..., K]`, in jumps per unit of time.
 
         The paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models", proposition 1.
         """
@@ -162,7 +162,7 @@ class Process(NamedTuple):
         return jnp.where((here > 0) | (prior_here <= 0), 0.0, rates)
 
     def rates_into(self, x_t: Array, t: ArrayLike) -> Array:
-        """The rates of the process itself from each symbol y to x_t, 0 at y = x_t: float32 `[B, ..., K]`.
+        """The forward rates from each symbol y to x_t, 0 at y = x_t: float32 `[B, ..., K]`.
 
         beta(t) pi(x_t)
         """
@@ -170,7 +170,7 @@ class Process(NamedTuple):
         return jnp.where(here > 0, 0.0, left_broadcast(self.keeping.rate(t), here) * self._prior_of(x_t))
 
     def rates_from(self, x_t: Array, t: ArrayLike) -> Array:
-        """The rates of the process itself from x_t to each symbol y, 0 at y = x_t: float32 `[B, ..., K]`.
+        """The forward rates from x_t to each symbol y, 0 at y = x_t: float32 `[B, ..., K]`.
 
         beta(t) pi(y)
         """
@@ -178,9 +178,9 @@ class Process(NamedTuple):
         return jnp.where(here > 0, 0.0, left_broadcast(self.keeping.rate(t), here) * jnp.asarray(self.prior))
 
     def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> tuple[Array, Array]:
-        """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, and their sum over a.
+        """p(a) / q_t(x_t | a) for each a `[B, ..., K]`, and their sum over a.
 
-        At a symbol that the prior does not have, x_0 = x_t is certain: all of p is taken to be there.
+        At a symbol outside of the prior's support, x_0 = x_t is certain, so all of p is moved there.
         """
         likelihood = self.likelihood(x_t, t)
         known = jnp.where(self._prior_of(x_t) > 0, x0, self._one_hot(x_t))
@@ -192,11 +192,11 @@ class Process(NamedTuple):
         return jnp.asarray(self.prior)[x_t][..., None]
 
     def _shares(self, t: ArrayLike, x: Array) -> tuple[Array, Array]:
-        """alpha_t and 1 - alpha_t, with axes of one that multiply x."""
+        """alpha_t and 1 - alpha_t, broadcastable against x."""
         return left_broadcast(self.keeping.alpha(t), x), left_broadcast(self.keeping.replaced(t), x)
 
     def _shares_between(self, s: ArrayLike, t: ArrayLike, x: Array) -> tuple[Array, Array]:
-        """alpha_t / alpha_s and 1 - alpha_t / alpha_s, with axes of one that multiply x."""
+        """alpha_t / alpha_s and 1 - alpha_t / alpha_s, broadcastable against x."""
         (alpha_s, replaced_s), (alpha_t, replaced_t) = self._shares(s, x), self._shares(t, x)
         return alpha_t / alpha_s, (replaced_t - replaced_s) / alpha_s
 
@@ -205,7 +205,7 @@ class Process(NamedTuple):
 
 
 def absorbing(keeping: Keeping, size: int, mask: int | None = None) -> Process:
-    """Masks: a symbol is replaced by the mask, and stays so.
+    """The masked process: a symbol is replaced by the mask, which never changes.
 
     Facts:
         prior: the mask
@@ -214,11 +214,11 @@ def absorbing(keeping: Keeping, size: int, mask: int | None = None) -> Process:
 
     Args:
         keeping: schedule alpha(t).
-        size: number K of symbols with the mask, at least 2.
-        mask: the symbol that is the mask, 0 .. K - 1; None: the last.
+        size: number K of symbols including the mask, at least 2.
+        mask: the mask symbol, in 0 .. K - 1; the last symbol if None.
 
     Raises:
-        ValueError: if there are fewer than two symbols, or the mask is none of them.
+        ValueError: if size is below 2, or mask is not a symbol.
     """
     _check_size("absorbing", size)
     mask = size - 1 if mask is None else mask
@@ -228,7 +228,7 @@ def absorbing(keeping: Keeping, size: int, mask: int | None = None) -> Process:
 
 
 def uniform(keeping: Keeping, size: int) -> Process:
-    """A symbol is replaced by any of the K, itself too, all equally likely.
+    """The uniform process: a symbol is replaced by any of the K symbols, including itself, with equal probability.
 
     Facts:
         prior: uniform
@@ -239,21 +239,21 @@ def uniform(keeping: Keeping, size: int) -> Process:
         size: number K of symbols, at least 2.
 
     Raises:
-        ValueError: if there are fewer than two symbols.
+        ValueError: if size is below 2.
     """
     _check_size("uniform", size)
     return _process(keeping, np.full(size, 1 / size), None)
 
 
 def mixture(keeping: Keeping, prior: ArrayLike) -> Process:
-    """A symbol is replaced by a draw from any prior, for example from the frequencies of the data.
+    """A process in which a symbol is replaced by a draw from any prior, such as the symbol frequencies of the data.
 
     Args:
         keeping: schedule alpha(t).
-        prior: `[K]` probabilities, of sum 1; K at least 2.
+        prior: `[K]` probabilities, which sum to 1; K at least 2.
 
     Raises:
-        ValueError: if the numbers are no probabilities.
+        ValueError: if prior is not a vector of probabilities.
     """
     shares = np.asarray(prior, np.float64)
     if shares.ndim != 1:
@@ -275,11 +275,11 @@ def over_positions(terms: Array) -> Array:
 
 
 def check_symbols(process: Symbols, x: Array, what: str) -> None:
-    """Refuses what is no array of the process's symbols.
+    """Refuses anything but an array of the process's symbols.
 
     Raises:
-        TypeError: if x is not an array of whole numbers.
-        ValueError: if a symbol is out of range; of traced arrays only the type is known.
+        TypeError: if x is not an array of integers.
+        ValueError: if a symbol is out of range; for traced arrays only the type is checked.
     """
     if not (hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.integer)):
         raise TypeError(

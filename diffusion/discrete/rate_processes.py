@@ -1,10 +1,10 @@
-"""Processes of a general matrix of rates, for a small number of symbols: neighbours, bands, a discretised Gaussian.
+"""Processes with a general rate matrix, for small numbers of symbols: neighbours, bands, a discretised Gaussian.
 
     q(x_t | x_0) = exp(-log(alpha_t) R)[x_0, x_t]
 
-alpha is the schedule of the special processes, which have R(i, j) = pi(j) for j != i. The exponential is a sum and a
-product of numbers of one sign alone, so that small probabilities are exact too. All is O(K^2) for a position, and
-O(K^3) for a time.
+The processes of `processes` are the case R(i, j) = pi(j) for j != i, with the same schedule alpha. The matrix
+exponential uses only sums and products of nonnegative numbers, so small probabilities are also accurate. The cost is
+O(K^2) per position and O(K^3) per time.
 """
 
 import math
@@ -21,20 +21,21 @@ from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.processes import Process
 from diffusion.schedules import left_broadcast
 
-TERMS = 12  # terms of a Poisson distribution of mean 1; the rest has a probability of 1e-9
+TERMS = 12  # terms of a Poisson distribution with mean 1; the others have a total probability of 1e-9
 
 
 class RateProcess(NamedTuple):
     """A process on int32 arrays `[B, ...]` of symbols, whose jumps at time t have the rates beta(t) R.
 
-    beta is -alpha' / alpha. It has the methods of `Process`, and stands in its place. Times are `[]` or `[B]`.
+    beta is -alpha' / alpha. It has the methods of `Process`, and can replace it. Times are `[]` or `[B]`.
 
     Attributes:
-        keeping: the schedule alpha(t); here no probability, but exp of minus the jumping time that has passed.
-        prior: `[K]` probabilities, the distribution that the rates leave unchanged, and the distribution of x_1.
-        rates: `[K, K]` rates R of the jumps from each symbol (row) to each, rows of sum 0.
-        fastest: the rate at which the least lasting symbol is left.
-        slowest: the rate at which the last difference from the prior decays.
+        keeping: schedule alpha(t). Here alpha is not a probability; -log alpha(t) is the elapsed time of the jump
+            process.
+        prior: `[K]` probabilities, the stationary distribution of the rates, which is the distribution of x_1.
+        rates: `[K, K]` rates R of the jumps from each symbol (row) to each symbol (column); rows sum to 0.
+        fastest: largest rate at which a symbol is left.
+        slowest: smallest rate at which deviations from the prior decay.
     """
 
     keeping: Keeping
@@ -50,23 +51,23 @@ class RateProcess(NamedTuple):
 
     @property
     def mask(self) -> None:
-        """No symbol is a mask."""
+        """None: no symbol is a mask."""
         return None
 
     def marginal(self, x0: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
+        """q(x_t | x_0): float32 `[B, ..., K]`, for symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
         return self._rows(self._matrix(self.keeping.replaced(t)), x0)
 
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
+        """q(x_t | x_0 = a) for each symbol a: float32 `[B, ..., K]`, for symbols x_t `[B, ...]`."""
         return self._columns(self._matrix(self.keeping.replaced(t)), x_t)
 
     def transition(self, x_s: Array, s: ArrayLike, t: ArrayLike) -> Array:
-        """q(x_t | x_s) for s < t < 1 or s < t = 1: float32 `[B, ..., K]`, of symbols x_s `[B, ...]`."""
+        """q(x_t | x_s) for s < t <= 1: float32 `[B, ..., K]`, for symbols x_s `[B, ...]`."""
         return self._rows(self._matrix(self._replaced_between(s, t)), x_s)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
-        """The mean over x_0 of q(x_s | x_t, x_0), as `Process.posterior`: float32 `[B, ..., K]`.
+        """The mean over x_0 of q(x_s | x_t, x_0), as by `Process.posterior`: float32 `[B, ..., K]`.
 
         q(b | z, a) = q(x_t = z | x_s = b) q(x_s = b | x_0 = a) / q(x_t = z | x_0 = a)
         """
@@ -75,14 +76,15 @@ class RateProcess(NamedTuple):
         return to_x_t * from_x0
 
     def ratios(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
-        """The concrete score p_t(y) / p_t(x_t), as `Process.ratios`: float32 `[B, ..., K]`, 1 at y = x_t."""
+        """The concrete score p_t(y) / p_t(x_t), as by `Process.ratios`: float32 `[B, ..., K]`, 1 at y = x_t."""
         ratios = self._product(self._weights(x_t, x0, t), self._matrix(self.keeping.replaced(t)))
         return jnp.where(jax.nn.one_hot(x_t, self.size, dtype=bool), 1.0, ratios)
 
     def x0_of_ratios(self, x_t: Array, ratios: Array, t: ArrayLike) -> Array:
-        """The law of x_0 given x_t that has these ratios, for t in (0, 1): float32 `[B, ..., K]`.
+        """The distribution of x_0 given x_t with these ratios, for t in (0, 1): float32 `[B, ..., K]`.
 
-        It solves equations of the matrix q(x_t | x_0). Rounding grows as that comes near to rows of the prior.
+        It solves a linear system with the matrix q(x_t | x_0). Rounding errors grow as the rows of this matrix approach
+        the prior.
         """
         matrix = self._matrix(self.keeping.replaced(t))
         return self._product(ratios, jnp.linalg.inv(matrix)) * self._columns(matrix, x_t)
@@ -95,21 +97,21 @@ class RateProcess(NamedTuple):
         return self.rates_into(x_t, t) * self.ratios(x_t, x0, t)
 
     def rates_into(self, x_t: Array, t: ArrayLike) -> Array:
-        """The rates of the process itself from each symbol y to x_t, 0 at y = x_t: float32 `[B, ..., K]`."""
+        """The forward rates from each symbol y to x_t, 0 at y = x_t: float32 `[B, ..., K]`."""
         return self._jumps(self.rates.T, x_t, t)
 
     def rates_from(self, x_t: Array, t: ArrayLike) -> Array:
-        """The rates of the process itself from x_t to each symbol y, 0 at y = x_t: float32 `[B, ..., K]`."""
+        """The forward rates from x_t to each symbol y, 0 at y = x_t: float32 `[B, ..., K]`."""
         return self._jumps(self.rates, x_t, t)
 
     def _jumps(self, rates: np.ndarray, x_t: Array, t: ArrayLike) -> Array:
-        """beta(t) times the row of x_t, 0 at x_t itself."""
+        """beta(t) times the row of x_t in `rates`, 0 at x_t."""
         row = jnp.asarray(rates, jnp.float32)[x_t]
         rate = left_broadcast(self.keeping.rate(t), row)
         return jnp.where(jax.nn.one_hot(x_t, self.size, dtype=bool), 0.0, rate * row)
 
     def _weights(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
-        """p(a) / q_t(x_t | a) of each a `[B, ..., K]`, 0 where x_t cannot come from a."""
+        """p(a) / q_t(x_t | a) for each a `[B, ..., K]`, 0 where x_t cannot come from a."""
         likelihood = self.likelihood(x_t, t)
         return jnp.where(likelihood > 0, x0 / jnp.where(likelihood > 0, likelihood, 1.0), 0.0)
 
@@ -119,13 +121,13 @@ class RateProcess(NamedTuple):
         return (keeping.replaced(t) - keeping.replaced(s)) / keeping.alpha(s)
 
     def _matrix(self, replaced: ArrayLike) -> Array:
-        """exp(-log(1 - replaced) R), `[..., K, K]`; at 1 rows of the prior.
+        """exp(-log(1 - replaced) R), `[..., K, K]`; at replaced = 1, all rows are the prior.
 
-        Over a short time it is the mean of the powers of a matrix of probabilities, by a Poisson number of jumps.
-        Squaring reaches long times, and each time the rows are divided by their sums.
+        For a short time it is the mean of the powers of a transition matrix over a Poisson number of jumps. Squaring
+        gives long times; after each squaring, rows are normalised.
         """
         replaced = jnp.asarray(replaced, jnp.float32)[..., None, None]
-        longest = 40 / self.slowest  # e^-40 is no number beside 1
+        longest = 40 / self.slowest  # e^-40 is negligible
         squarings = max(math.ceil(math.log2(self.fastest * longest)), 0)
         time = jnp.minimum(-jnp.log1p(-jnp.minimum(replaced, 1.0)), longest)
         jumps = time * self.fastest / 2**squarings  # at most 1
@@ -142,14 +144,14 @@ class RateProcess(NamedTuple):
         return jnp.where(replaced < 1, matrix, jnp.asarray(self.prior, jnp.float32))
 
     def _rows(self, matrix: Array, x: Array) -> Array:
-        """matrix[x, :] of each example's matrix `[B, K, K]`, or of one for all."""
+        """matrix[x, :], with a matrix for each example `[B, K, K]`, or one for all."""
         return matrix[x] if matrix.ndim == 2 else jax.vmap(lambda one, x: one[x])(matrix, x)
 
     def _columns(self, matrix: Array, x: Array) -> Array:
         return self._rows(jnp.swapaxes(matrix, -1, -2), x)
 
     def _product(self, p: Array, matrix: Array) -> Array:
-        """p matrix, `[B, ..., K]`, of each example's matrix or of one for all."""
+        """p matrix, `[B, ..., K]`, with a matrix for each example, or one for all."""
         times = lambda p, matrix: jnp.matmul(p, matrix, precision=jax.lax.Precision.HIGHEST)
         return times(p, matrix) if matrix.ndim == 2 else jax.vmap(times)(p, matrix)
 
@@ -159,24 +161,23 @@ AnyProcess = Process | RateProcess
 
 
 def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
-    """The process of a matrix of rates, by which every symbol can become every other in some jumps.
+    """The process of a rate matrix that connects all symbols.
 
         q(x_t | x_0) = exp(-log(alpha_t) R)[x_0, x_t]
 
-    Symmetric rates keep the uniform law.
+    Symmetric rates have a uniform stationary distribution.
 
     Facts:
-        prior: the law that the rates keep
+        prior: the stationary distribution of the rates
         paper: Campbell et al. 2022, "A Continuous Time Framework for Discrete Denoising Models"; Austin et al. 2021,
             "Structured Denoising Diffusion Models in Discrete State-Spaces", whose matrices become rates here
 
     Args:
-        keeping: schedule alpha(t); the jumps run for the time -log alpha(t).
-        rates: `[K, K]` numbers R(from, to), at least 0 outside the diagonal, which is not read; K at least 2.
+        keeping: schedule alpha(t); the jump process runs for the time -log alpha(t).
+        rates: `[K, K]` rates R(from, to), at least 0 off the diagonal, which is ignored; K at least 2.
 
     Raises:
-        ValueError: if the rates are no such matrix: of another shape, negative, or without a path of jumps between two
-            symbols.
+        ValueError: if rates have another shape, are negative, or do not connect all symbols.
     """
     require(keeping, Keeping, "keeping", "a schedule such as discrete.linear()")
     matrix = np.array(rates, np.float64)
@@ -195,17 +196,17 @@ def rate_process(keeping: Keeping, rates: ArrayLike) -> RateProcess:
 
 
 def banded_rates(size: int, band: int = 1) -> np.ndarray:
-    """Rates 1 / K between symbols that are at most `band` apart; band = 1 is the nearest neighbour.
+    """Rates 1 / K between symbols that are at most `band` apart; band = 1 gives nearest neighbours.
 
     Args:
-        size: number K of symbols in their order, at least 2.
-        band: greatest distance of a jump, 1 .. K - 1.
+        size: number K of ordered symbols, at least 2.
+        band: largest distance of a jump, in 1 .. K - 1.
 
     Returns:
-        float64 `[K, K]`, for `rate_process`.
+        Rates float64 `[K, K]`, for `rate_process`.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: if a number is out of range.
 
     The paper: Austin et al. 2021, its band-diagonal matrix.
     """
@@ -215,19 +216,19 @@ def banded_rates(size: int, band: int = 1) -> np.ndarray:
 
 
 def gaussian_rates(size: int, width: float) -> np.ndarray:
-    """Rates in the shape of a Gaussian of the distance: near symbols are likelier than far ones.
+    """Rates that are a Gaussian function of the distance, so that jumps to near symbols are likelier.
 
         exp(-4 (i - j)^2 / ((K - 1)^2 width)) / sum over n from -(K - 1) to K - 1 of exp(-4 n^2 / ((K - 1)^2 width))
 
     Args:
-        size: number K of symbols in their order, at least 2.
-        width: the paper's beta, above 0.
+        size: number K of ordered symbols, at least 2.
+        width: width of the Gaussian, > 0; the paper's beta.
 
     Returns:
-        float64 `[K, K]`, for `rate_process`.
+        Rates float64 `[K, K]`, for `rate_process`.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: if a number is out of range.
 
     The paper: Austin et al. 2021, its discretised Gaussian matrix.
     """
@@ -244,7 +245,7 @@ def _distances(size: int) -> np.ndarray:
 
 
 def _kept_law(matrix: np.ndarray) -> np.ndarray:
-    """The law pi with pi R = 0, above 0 everywhere."""
+    """The stationary distribution pi with pi R = 0 and pi > 0."""
     size = len(matrix)
     equations = np.vstack([matrix.T, np.ones(size)])
     law, _, rank, _ = np.linalg.lstsq(equations, np.append(np.zeros(size), 1.0), rcond=1e-10)

@@ -1,9 +1,9 @@
-"""Categorical ratio matching: the law of each noised symbol by the others, whose ratios are the concrete score.
+"""Categorical ratio matching: learns the distribution of each noised symbol given the others.
 
     p_t(y | x_t^others) = sum over a of p(a | x_t^others) q_t(y | a)
 
-Here p(a | x_t^others) is what a network says of the clean symbol that sees the other positions alone. With
-`from_context`, `ancestral` draws from it as the paper's analytical sampler does.
+The ratios of this distribution are the concrete score. p(a | x_t^others) is predicted by a network that sees only the
+other positions. With `from_context`, `ancestral` samples from it like the paper's analytical sampler.
 """
 
 from typing import Any
@@ -23,21 +23,21 @@ from diffusion.timesteps import Density
 
 
 def marginal_cross_entropy(process: AnyProcess, log_p: Array, x_t: Array, t: Array) -> Array:
-    """The cross-entropy of each noised symbol with its law by the others.
+    """The cross-entropy of each noised symbol under its distribution given the others.
 
         sum over positions of -log sum over a of p(a | x_t^others) q_t(x_t | a)
 
     Args:
         process: a process without a mask.
-        log_p: float `[B, ..., K]` log-probabilities of each clean symbol by the other positions of x_t.
+        log_p: float `[B, ..., K]` log-probabilities of each clean symbol given the other positions of x_t.
         x_t: int `[B, ...]` symbols at time t.
         t: `[B]` times in [0, 1].
 
     Returns:
-        float32 `[B]` in nats an example.
+        The cross-entropy, float32 `[B]` in nats per example.
 
     The paper: Sun et al. 2022, "Score-based Continuous-time Discrete Diffusion Models", its categorical ratio matching;
-    the terms are those of the authors' code with a network of the clean symbols.
+    the terms are those of the authors' code for a network that predicts clean symbols.
     """
     likelihood = process.likelihood(x_t, t)
     log_q = jnp.where(likelihood > 0, jnp.log(jnp.where(likelihood > 0, likelihood, 1.0)), -jnp.inf)
@@ -45,28 +45,29 @@ def marginal_cross_entropy(process: AnyProcess, log_p: Array, x_t: Array, t: Arr
 
 
 def ratio_matching(process: AnyProcess, density: Density, reading: Reading = from_context) -> Objective:
-    """Categorical ratio matching of a process without masks, for a network that leaves out the position it speaks of.
+    """Categorical ratio matching of a process without masks, for a hollow network.
 
         loss = -log p_t(x_t | the other positions of x_t) / positions
 
-    The clean data are seen through their noised symbols alone. It is no bound on -log p(x_0).
+    A hollow network's output at a position does not depend on the symbol there. The loss uses the clean data only
+    through the noised symbols. It is not a bound on -log p(x_0).
 
     Facts:
-        loss: nats a symbol, `discrete.marginal_cross_entropy`
-        networks: model, which puts out logits of x_0 and is hollow: a position sees the others alone
-        optimum: p_t(x_t | the other positions), to which p(x_0 | the other positions) leads
+        loss: nats per symbol, `discrete.marginal_cross_entropy`
+        networks: model, which returns logits of x_0 and is hollow
+        optimum: p(x_0 | the other positions), which gives p_t(x_t | the other positions)
         paper: Sun et al. 2022, "Score-based Continuous-time Discrete Diffusion Models"
 
     Args:
         process: the process, without a mask.
-        density: the density of t in (0, 1).
-        reading: the meaning of the network's output when it samples.
+        density: density of t in (0, 1).
+        reading: meaning of the network's output in sampling.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: for masks or a path of distances; when called, for symbols out of range.
+        ValueError: if the process has a mask or is a metric path; when called, if symbols are out of range.
     """
     check_ratios("ratio_matching", process)
     if process.mask is not None:

@@ -1,4 +1,4 @@
-"""The loop of every sampler of symbols: a scan over the steps of a plan."""
+"""The loop of all samplers of symbols: a scan over the steps of a plan."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -25,13 +25,13 @@ class SymbolSampler(NamedTuple):
     """A sampler of symbols.
 
     Attributes:
-        init: (x `[B, ...]`, process, plan) -> state, a NamedTuple or tuple whose first part is the current sample.
+        init: (x `[B, ...]`, process, plan) -> state, a NamedTuple or tuple whose first element is the current sample.
         step: (state, predict, process, plan, i, keys `[B]`) -> state, from plan.t[i] to plan.s[i].
         nfe: steps -> number of network evaluations.
-        masked: whether it takes masked processes alone.
-        rates: whether it reads the rates of jumps, which are infinite at t = 1 where a process has no mask.
-        by_distances: whether it takes a `MetricPath`, and no process.
-        takes: how a network is read whose predictions it takes, for `objectives.Objective.check_sampler`.
+        masked: whether the sampler is only for masked processes.
+        rates: whether the sampler uses jump rates, which are infinite at t = 1 for a process without a mask.
+        by_distances: whether the sampler is for a `MetricPath` instead of a process.
+        takes: kinds of networks whose predictions the sampler takes, for `objectives.Objective.check_sampler`.
     """
 
     init: Callable[[Array, Any, Plan], Any]
@@ -44,11 +44,11 @@ class SymbolSampler(NamedTuple):
 
 
 def prior(process: AnyPath, keys: Array, shape: tuple[int, ...]) -> Array:
-    """int32 `[B, *shape]` symbols at t = 1, each example's from its own key.
+    """int32 `[B, *shape]` symbols at t = 1, drawn for each example from its key.
 
     Args:
-        process: the process, or a path of distances.
-        keys: `[B]` typed random keys, other ones than the keys of `sample`.
+        process: the process, or a metric path.
+        keys: `[B]` typed random keys, different from the keys of `sample`.
         shape: shape of one example.
     """
     require_keys(keys, max(jnp.size(keys), 1), "the prior needs one key for each sample")
@@ -56,23 +56,23 @@ def prior(process: AnyPath, keys: Array, shape: tuple[int, ...]) -> Array:
 
 
 def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Array, plan: Plan, keys: Array) -> Array:
-    """Carries symbols along the steps of a plan, t = 1 to 0.
+    """Runs a sampler from x along the steps of a plan, towards t = 0.
 
     Args:
         sampler: the sampler, for example `discrete.ancestral()`.
         predict: (x_t, t) -> log p(x_0 | x_t).
-        process: the process, or a path of distances for `discrete.metric_flow()`.
+        process: the process, or a metric path for `discrete.metric_flow()`.
         x: int `[B, ...]` symbols at plan.t[0], for example from `prior`.
-        plan: the steps; its times decrease, within [0, 1].
-        keys: `[B]` typed random keys. Sample i depends on x[i] and keys[i] alone.
+        plan: the steps, with decreasing times in [0, 1].
+        keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
 
     Returns:
         int32 `[B, ...]` symbols at plan.s[-1].
 
     Raises:
-        TypeError: for an argument of another type.
-        ValueError: for symbols out of range, a plan that goes up or leaves [0, 1], a sampler of masks without masks,
-            or a prediction of another number of symbols.
+        TypeError: if an argument has a wrong type.
+        ValueError: if symbols are out of range, the plan goes up or leaves [0, 1], the sampler does not fit the
+            process, or the prediction has a wrong number of symbols.
     """
     require(sampler, SymbolSampler, "sampler", "a sampler of symbols such as discrete.ancestral()")
     if not isinstance(process, RateProcess | TokenMasks | MetricPath):
@@ -96,11 +96,11 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
 
 
 def check_steps(sampler: SymbolSampler, process: AnyPath, plan: Plan) -> None:
-    """Refuses a sampler that the process does not have, and a plan that they do not take.
+    """Refuses a sampler that does not fit the process, and a plan that does not fit both.
 
     Raises:
-        ValueError: for a plan that goes up or leaves [0, 1], a sampler of masks without masks, one of a metric path
-            without distances, or rates at t = 1.
+        ValueError: if the plan goes up or leaves [0, 1], a sampler of masks has no mask, a sampler and a process do not
+            both belong to metric paths, or rates are infinite at t = 1.
     """
     if sampler.by_distances != isinstance(process, MetricPath):
         raise ValueError("discrete.metric_flow and a path of discrete.metric_path go together, and neither with others")

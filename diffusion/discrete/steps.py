@@ -1,4 +1,4 @@
-"""Samplers of symbols: how a step of a plan goes back from x_t to x_s."""
+"""Samplers of symbols: steps from x_t back to x_s."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,16 +16,16 @@ from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Plan
 
 Law = Callable[[Predictor, AnyProcess, Array, Array, Array], Array]
-"""(predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]`, of each position."""
+"""(predict, process, x_t `[B, ...]`, t `[B]`, s `[B]`) -> probabilities of x_s `[B, ..., K]` at each position."""
 
 
 def stepped(law: Law, rates: bool = False, masked: bool = False) -> SymbolSampler:
-    """The sampler that draws every step from a law.
+    """The sampler that draws every step from a distribution with independent positions.
 
     Args:
-        law: the probabilities of x_s, for example your own.
-        rates: whether the law reads the rates of jumps.
-        masked: whether the law is for masked processes alone.
+        law: function that computes the probabilities of x_s.
+        rates: whether the law uses jump rates.
+        masked: whether the law is only for masked processes.
     """
 
     move = lambda predict, process, x, t, s, keys: draw(keys, law(predict, process, x, t, s))
@@ -36,9 +36,9 @@ def memoryless(move: Callable[..., Array], evaluations: int = 1, **facts: Any) -
     """The sampler without history whose step is a move (predict, process, x_t, t `[B]`, s `[B]`, keys `[B]`) -> x_s.
 
     Args:
-        move: the move.
-        evaluations: number of network evaluations of a step.
-        **facts: the facts of `SymbolSampler`.
+        move: function that computes a step.
+        evaluations: number of network evaluations in a step.
+        **facts: further fields of `SymbolSampler`.
     """
 
     def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> tuple[Array]:
@@ -50,10 +50,10 @@ def memoryless(move: Callable[..., Array], evaluations: int = 1, **facts: Any) -
 
 
 def ancestral() -> SymbolSampler:
-    """Draws x_s from the mean over x_0 of q(x_s | x_t, x_0), all positions by themselves.
+    """Draws x_s from the mean over x_0 of q(x_s | x_t, x_0), independently for each position.
 
-    Exact for one position; for several, exact as the steps become small, since the positions of one step are drawn
-    independently.
+    It is exact for one position. For several positions, which a step draws independently, it is exact in the limit of
+    small steps.
 
     Facts:
         nfe: steps
@@ -64,14 +64,14 @@ def ancestral() -> SymbolSampler:
 
 
 def ancestral_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
-    """The law of a step of `ancestral`."""
+    """The distribution of a step of `ancestral`."""
     return process.posterior(x, jnp.exp(predict(x, t)), t, s)
 
 
 def euler() -> SymbolSampler:
-    """One step of the reversed jump process at rates that stay as they are at t; first order.
+    """An Euler step of the reversed jump process with the rates at t; first order.
 
-        P(x_s = y) = (t - s) rate(y) for y != x_t, at most 1 in all
+        P(x_s = y) = (t - s) rate(y) for y != x_t, limited to a sum of 1
 
     Facts:
         nfe: steps
@@ -82,17 +82,17 @@ def euler() -> SymbolSampler:
 
 
 def euler_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
-    """The law of a step of `euler`."""
+    """The distribution of a step of `euler`."""
     jumps = _leaps(predict, process, x, t, s)
     total = jnp.sum(jumps, -1, keepdims=True)
     return _and_stay(jumps / jnp.maximum(total, 1.0), x)
 
 
 def tau_leaping() -> SymbolSampler:
-    """Counts the jumps of a step at rates that stay as they are at t; a position with one jump takes it.
+    """Draws the number of jumps in a step with the rates at t; a position with exactly one jump follows it.
 
-    The number of jumps is a Poisson number. Symbols have no order, so that two jumps from one symbol do not add up: the
-    position then stays, which changes the law by O((t - s)^2).
+    The number of jumps follows a Poisson distribution. Symbols have no order, so two jumps from one symbol do not add
+    up; the position then does not change, which is an error of O((t - s)^2).
 
         P(one jump, to y) = exp(-Lambda) (t - s) rate(y),    Lambda = (t - s) sum_y rate(y)
 
@@ -104,21 +104,22 @@ def tau_leaping() -> SymbolSampler:
 
 
 def tau_leaping_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
-    """The law of a step of `tau_leaping`."""
+    """The distribution of a step of `tau_leaping`."""
     jumps = _leaps(predict, process, x, t, s)
     return _and_stay(jnp.exp(-jnp.sum(jumps, -1, keepdims=True)) * jumps, x)
 
 
 def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
-    """A step in two stages for masks; the second stage extrapolates the rates.
+    """A two-stage step for masks, whose second stage extrapolates the rates.
 
-    Second order in the law of a sample, as long as no extrapolated rate is cut off at 0: where one symbol that appears
-    makes another impossible, it is of first order.
+    It is of second order in the distribution of a sample as long as no extrapolated rate is clipped at 0; where one
+    unmasked symbol makes another impossible, it is of first order.
 
         x_r: a step from t to r = t - theta (t - s) at the rates mu_t of x_t
         x_s: a step from r to s at the rates (a mu_r - (a - 1) mu_t)_+,    a = 1 / (2 theta (1 - theta))
 
-    with mu_r the rates of x_r. In a stage a mask goes with probability 1 - exp(-Lambda), as it does at constant rates.
+    where mu_r are the rates of x_r. In a stage a mask disappears with probability 1 - exp(-Lambda), as at constant
+    rates.
 
     Facts:
         nfe: 2 steps
@@ -145,14 +146,14 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
 
 
 def first_stage(theta: float, rates: Array, x: Array, t: Array, s: Array) -> Array:
-    """The law of the first stage of `theta_trapezoidal`, of the rates `[B, ..., K]` of x_t."""
+    """The distribution after the first stage of `theta_trapezoidal`, from the rates `[B, ..., K]` of x_t."""
     return at_constant_rates(theta * left_broadcast(t - s, rates) * rates, x)
 
 
 def second_stage(
     theta: float, rates: Array, later: Array, process: AnyProcess, middle: Array, t: Array, s: Array
 ) -> Array:
-    """The law of the second stage of `theta_trapezoidal`, from the rates of x_t and of the middle x_r."""
+    """The distribution after the second stage of `theta_trapezoidal`, from the rates of x_t and of the middle x_r."""
     ahead = 1 / (2 * theta * (1 - theta))
     extrapolated = jnp.maximum(ahead * later - (ahead - 1) * rates, 0.0)
     extrapolated = jnp.where((middle == process.mask)[..., None], extrapolated, 0.0)
@@ -160,13 +161,13 @@ def second_stage(
 
 
 def first_hitting() -> SymbolSampler:
-    """Fills in one mask a step, at the time at which the reversed process does: its law is exact.
+    """Fills in one mask per step, at the time of the reversed process's next jump, so the distribution is exact.
 
-    The next mask to go is any of them, and its symbol is drawn from the prediction at that moment, at which
+    The next mask is uniform among all masks, and its symbol is drawn from the prediction at the time with
 
         alpha_s = 1 - (1 - alpha_t) u^(1 / n),    u uniform, n masks left.
 
-    A plan has as many steps as an example has positions; of its times only the first is read.
+    A plan needs as many steps as an example has positions; of its times only the first matters.
 
     Facts:
         nfe: steps, one for each position
@@ -202,7 +203,7 @@ def _rates(predict: Predictor, process: AnyProcess, x: Array, t: Array) -> Array
 
 
 def _leaps(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
-    """(t - s) rate(y): the mean number of jumps to each symbol, `[B, ..., K]`."""
+    """(t - s) rate(y), the expected number of jumps to each symbol, `[B, ..., K]`."""
     rates = _rates(predict, process, x, t)
     return left_broadcast(t - s, rates) * rates
 
@@ -213,7 +214,7 @@ def _and_stay(jumps: Array, x: Array) -> Array:
 
 
 def at_constant_rates(leaps: Array, x: Array) -> Array:
-    """The law after a jump to a symbol that no jump leaves: 1 - exp(-Lambda), shared by the rates."""
+    """The distribution if symbols are not left after a jump: 1 - exp(-Lambda), shared in proportion to the rates."""
     total = jnp.sum(leaps, -1, keepdims=True)
     share = -jnp.expm1(-total) / jnp.where(total > 0, total, 1.0)
     return _and_stay(share * leaps, x)

@@ -1,4 +1,4 @@
-"""A classifier of noised symbols, for `discrete.classifier`."""
+"""Training of a classifier of noised symbols, for `discrete.classifier`."""
 
 from typing import Any
 
@@ -17,29 +17,30 @@ from diffusion.timesteps import Density
 
 
 def noisy_symbol_classification(process: AnyPath, density: Density, null: Any) -> Objective:
-    """The class of an example from its noised symbols: loss = -log p(c | x_t), t ~ density.
+    """Cross-entropy of the class given noised symbols: loss = -log p(c | x_t), t ~ density.
 
-    The classifier is a network of symbols that puts out a number for each class at each position, whose means over all
-    positions are the logits, and it receives the null class.
+    The classifier is a network of symbols with an output for each class at each position; the means over all positions
+    are the logits. It receives the null class as its condition.
 
     Facts:
         loss: -log p(c | x_t), p the softmax of the mean output
-        networks: model, with a number for each class at each position
+        networks: model, with an output for each class at each position
         optimum: p(c | x_t)
         paper: Nisonoff et al. 2024, "Unlocking Guidance for Discrete State-Space Diffusion and Flow Models"; Schiff et
             al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models", the noised classifier of D-CBG
 
     Args:
-        process: the process of the run that it guides.
-        density: the density of t in (0, 1).
+        process: the process of the run that the classifier guides.
+        density: density of t in (0, 1).
         null: the null class, C; the classes are 0 .. C - 1.
 
     Returns:
-        An objective, which makes no samples. Its batch has symbols, int `[B, ...]`, as "x", and classes `[B]` as
-        "condition". Metrics: "t" and "accuracy" `[B]`.
+        An objective of a network that is not sampled. Its batch has symbols, int `[B, ...]`, as "x", and classes `[B]`
+        as "condition". Metrics: "t" and "accuracy" `[B]`.
 
     Raises:
-        ValueError: if there are no classes; when called, if the batch has none, or for symbols out of range.
+        ValueError: if there are fewer than two classes; when called, if the batch has no labels, or symbols are out of
+            range.
     """
     classes = class_number("noisy_symbol_classification", null)
 

@@ -1,4 +1,4 @@
-"""Guidance of symbols by a classifier of noised symbols: each replacement of one symbol is weighed by the class."""
+"""Guidance by a classifier of noised symbols: each replacement of a symbol is weighted by its class probability."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ from diffusion.discrete.token_masks import TokenMasks
 from diffusion.guidance import LogProbability
 from diffusion.timesteps import Plan
 
-LEAST = 1e-3  # of alpha: nearer to the noise than this, float32 ratios say nothing of x_0
-LARGEST = 60.0  # of a logarithm of ratios, whose sums over symbols stay finite in float32
+LEAST = 1e-3  # smallest alpha; nearer to the noise, float32 ratios have no information about x_0
+LARGEST = 60.0  # largest log-ratio, for which sums over symbols remain finite in float32
 
 
 def classifier(
@@ -31,34 +31,38 @@ def classifier(
 
         p_t(y) / p_t(x_t) (p(c | y) / p(c | x_t))^w,    y = x_t but for one position
 
-    The rates of the reversed jumps change by the same factor. Under masks a position's law is divided by its sum, so
-    that every step unmasks as many symbols as without guidance. With the exact p(c | x_t), `exact` and w = 1, it is
-    the predictor of p(x_0 | c).
+    The rates of the reversed jumps change by the same factor. For masks, the distribution at each position is
+    normalised, so every step unmasks as many symbols as without guidance. With the exact p(c | x_t), `exact` and w = 1,
+    this is the predictor of p(x_0 | c).
 
-    Without `exact` the first-order series in one-hot symbols gives the change of log p(c | x_t). Where alpha is below
-    1e-3 and the process has no mask, the change at alpha = 1e-3 stands for it: at alpha = 0 all ratios are 1.
+    Without `exact`, the change of log p(c | x_t) is approximated by a first-order Taylor series in one-hot symbols. If
+    alpha is below 1e-3 and the process has no mask, the change at alpha = 1e-3 is used, because all ratios are 1 at
+    alpha = 0.
 
     Facts:
-        nfe: 1 call of the network, and 1 gradient of the classifier; if exact, (positions times symbols) calls of it
+        nfe: 1 call of the network, and 1 gradient of the classifier, or, if exact, (positions times symbols) calls of
+            it
         neutral: w = 0, the predictor exactly
         paper: Nisonoff et al. 2024, "Unlocking Guidance for Discrete State-Space Diffusion and Flow Models", exact and
             Taylor-approximated guidance; Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion
-            Models", D-CBG, which normalises each position too
+            Models", D-CBG, which also normalises each position
 
     Args:
         predict: the predictor to be guided.
-        process: absorbing, uniform, a mixture, or token masks.
-        log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, where number b depends on example b alone. With `exact` x_t
-            is int `[B, ...]`; else it is float `[B, ..., K]`, symbols as one-hot rows, by which it is differentiated.
+        process: an absorbing, uniform or mixture process, or token masks.
+        log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, where number b depends on example b alone. With `exact`,
+            x_t is int `[B, ...]`; otherwise it is float `[B, ..., K]`, one-hot symbols, with respect to which it is
+            differentiated.
         scale: guidance scale w.
-        exact: whether every symbol at every position is put to the classifier.
+        exact: whether the classifier is evaluated for every symbol at every position.
 
     Returns:
-        (x_t, t) -> log p(x_0 | x_t). It raises ValueError for a classifier with another number than one an example.
+        (x_t, t) -> log p(x_0 | x_t). It raises a ValueError if the classifier does not return one number for each
+        example.
 
     Raises:
-        ValueError: for a process whose ratios do not give the law of x_0 near its noise, and for a path of distances:
-            its velocity is no reversal of jumps, so that the factor above would lead to another law.
+        ValueError: if the process is a `RateProcess`, whose ratios do not determine x_0 near the noise, or a metric
+            path, whose velocity is not the reversal of a jump process, so that this factor would be wrong.
     """
     if isinstance(process, RateProcess):
         raise ValueError(
@@ -91,29 +95,30 @@ def classifier(
 def guided_rates(
     sampler: SymbolSampler, log_probability: LogProbability, scale: float = 1.0, exact: bool = False
 ) -> SymbolSampler:
-    """Classifier guidance of the reversed jumps themselves, for a process of any rates.
+    """Classifier guidance of the reversed jump rates, for any process.
 
         R_t(y, x_t) p_t(y) / p_t(x_t) (p(c | y) / p(c | x_t))^w,    y = x_t but for one position
 
-    With the exact p(c | x_t), `exact` and w = 1, these are the reversed rates of the data of class c, by Bayes' rule:
-    the jumps of the noise do not depend on c. No law of x_0 is read from ratios, so that `rate_process` has it too.
+    With the exact p(c | x_t), `exact` and w = 1, these are the reversed rates for data of class c, by Bayes' rule,
+    because the forward jumps do not depend on c. The distribution of x_0 is not needed, so this also works for
+    `rate_process`.
 
     Facts:
-        nfe: as many calls of the network as the sampler says, and for each 1 gradient of the classifier; if exact,
-            (positions times symbols) calls of it
+        nfe: the sampler's calls of the network, each with 1 gradient of the classifier, or, if exact, (positions times
+            symbols) calls of it
         neutral: w = 0, the sampler exactly
         paper: Nisonoff et al. 2024, "Unlocking Guidance for Discrete State-Space Diffusion and Flow Models", its
             predictor guidance of rates
 
     Args:
-        sampler: a sampler that reads rates: `euler`, `tau_leaping`, `theta_trapezoidal` or your own.
+        sampler: sampler that uses rates, such as `euler`, `tau_leaping` or `theta_trapezoidal`.
         log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, as for `classifier`.
         scale: guidance scale w.
-        exact: whether every symbol at every position is put to the classifier; else the first-order series in one-hot
-            symbols gives the change of log p(c | x_t).
+        exact: whether the classifier is evaluated for every symbol at every position; otherwise a first-order Taylor
+            series in one-hot symbols approximates the change of log p(c | x_t).
 
     Raises:
-        ValueError: for a sampler that reads no rates; when it samples, as `classifier`.
+        ValueError: if the sampler uses no rates; when sampling, under the conditions of `classifier`.
     """
     if not sampler.rates:
         raise ValueError(
@@ -131,7 +136,7 @@ def guided_rates(
 
 
 class GuidedJumps:
-    """A process whose reversed jumps are guided, and which is as it was in all else."""
+    """A process with guided reverse rates, and otherwise unchanged."""
 
     def __init__(
         self, process: AnyProcess | TokenMasks, log_probability: LogProbability, scale: float, exact: bool
@@ -148,7 +153,7 @@ class GuidedJumps:
 
 
 def log_changes(log_probability: LogProbability, x_t: Array, t: ArrayLike, size: int) -> Array:
-    """log p(c | y) - log p(c | x_t) of all y that are x_t but for one position: float32 `[B, ..., K]`.
+    """log p(c | y) - log p(c | x_t) for all y that differ from x_t at one position: float32 `[B, ..., K]`.
 
     Args:
         log_probability: (x_t int `[B, ...]`, t) -> log p(c_b | x_t) `[B]`, called once for each symbol and position.
@@ -165,11 +170,11 @@ def log_changes(log_probability: LogProbability, x_t: Array, t: ArrayLike, size:
     every = jnp.moveaxis(jax.lax.map(replaced, jnp.arange(flat.shape[1] * size)), 0, -1)
     every = every.reshape(*x_t.shape, size)
     here = _checked(log_probability, x_t, t).reshape(-1, *[1] * x_t.ndim)
-    return jnp.where(every == here, 0.0, every - here)  # equal ones may both be -inf
+    return jnp.where(every == here, 0.0, every - here)  # both may be -inf
 
 
 def first_order_changes(log_probability: LogProbability, x_t: Array, t: ArrayLike, size: int) -> Array:
-    """The first-order series of `log_changes` in one-hot symbols: g_y - g_(x_t), of g = grad log p(c | x_t).
+    """The first-order Taylor series of `log_changes` in one-hot symbols: g_y - g_(x_t), g = grad log p(c | x_t).
 
     Args:
         log_probability: (x_t float `[B, ..., K]`, t) -> log p(c_b | x_t) `[B]`.

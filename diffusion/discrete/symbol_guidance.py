@@ -1,4 +1,4 @@
-"""Classifier-free guidance of symbols: several predictions of one state become one."""
+"""Classifier-free guidance of symbols, which combines several predictions of one state."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,22 +12,23 @@ from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor, Reading
 
 PredictionBranches = Callable[[Array, Array], tuple[Array, ...]]
-"""(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t, c) `[B, ..., K]` for each condition c, the main one first."""
+"""(x_t int `[B, ...]`, t `[B]`) -> log p(x_0 | x_t, c) `[B, ..., K]` for each condition c, the main condition first."""
 
 
 def together(
     network: Callable[[Array, Array, Any], Array], process: AnyPath, read: Reading, conditions: tuple[Any, ...]
 ) -> PredictionBranches:
-    """The predictions of a network under several conditions, in one call on K B examples.
+    """The predictions of a network under several conditions, in one call on a joint batch.
 
     Args:
         network: (x_t, t, condition) -> output `[B, ..., K]`.
         process: the process.
-        read: the meaning of the output, `from_logits` or `from_ratios`.
-        conditions: conditions of one structure, each with rows `[B, ...]`; the main one first, then the null condition.
+        read: meaning of the output, such as `from_logits` or `from_ratios`.
+        conditions: conditions with the same structure, each with rows `[B, ...]`: the main condition first, then the
+            null condition.
 
     Returns:
-        (x_t, t) -> log p(x_0 | x_t, c) for each condition.
+        A function (x_t, t) -> log p(x_0 | x_t, c) for each condition.
     """
 
     def branches(x_t: Array, t: Array) -> tuple[Array, ...]:
@@ -42,27 +43,27 @@ def together(
 
 
 def separately(*predictors: Predictor) -> PredictionBranches:
-    """The predictions of several predictors, for example of two networks, one call each."""
+    """The predictions of several predictors, for example of two networks, with one call each."""
     return lambda x_t, t: tuple(predict(x_t, t) for predict in predictors)
 
 
 def classifier_free(branches: PredictionBranches, scale: float) -> Predictor:
-    """The prediction under a condition, moved away from the one without.
+    """The conditional prediction, extrapolated away from the unconditional one.
 
         log p = cond + (scale - 1) (cond - uncond) - log of its sum
 
-    With a scale of 1 it is cond exactly. A symbol that cond excludes stays impossible. Every step unmasks as many
-    symbols as without guidance, since the probabilities of a position sum to 1.
+    At scale 1 it is exactly cond. A symbol that cond excludes remains impossible. Every step unmasks as many symbols as
+    without guidance, since the probabilities at each position sum to 1.
 
     Args:
-        branches: two branches, the conditional first: `together(...)` or `separately(...)`.
-        scale: guidance scale; 1 is no guidance, 0 is the unconditional prediction where cond excludes nothing.
+        branches: two branches, the conditional one first, by `together(...)` or `separately(...)`.
+        scale: guidance scale; 1 is no guidance, and 0 is the unconditional prediction if cond excludes no symbol.
 
     Returns:
-        (x_t, t) -> log p(x_0 | x_t). It raises ValueError for another number of branches.
+        (x_t, t) -> log p(x_0 | x_t). It raises a ValueError if there are not two branches.
 
-    The papers: Nie et al. 2025, "Large Language Diffusion Models": the formula of its code, whose scale is less by 1;
-    Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models".
+    The papers: Nie et al. 2025, "Large Language Diffusion Models": the formula of its code, whose scale is smaller by
+    1; Schiff et al. 2024, "Simple Guidance Mechanisms for Discrete Diffusion Models".
     """
 
     def predict(x_t: Array, t: Array) -> Array:

@@ -1,7 +1,7 @@
-"""Objectives of models of symbols: how a run trains them, and how it reads the trained network.
+"""Objectives of models of symbols, for runs.
 
-Losses are in nats a symbol: the mean over the positions of an example. Where an objective is a bound, the mean of its
-losses over the data is at least the entropy of the data by the number of positions.
+Losses are in nats per symbol, as means over the positions of an example. If an objective is a bound, the mean of its
+losses over the data is at least the entropy of the data divided by the number of positions.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,12 +29,12 @@ from diffusion.timesteps import Density
 def masked_diffusion(
     process: AnyProcess | TokenMasks, density: Density, reading: Reading = from_logits, chunk: int = 0
 ) -> Objective:
-    """Cross-entropy of the masked symbols, weighted so that it is the bound of a masked process in continuous time.
+    """Cross-entropy of the masked symbols, weighted to be the bound of a masked process in continuous time.
 
         loss = -alpha'(t) / (1 - alpha(t)) sum over masks of -log p(x_0 | x_t) / positions
 
     Facts:
-        loss: nats a symbol, `discrete.masked_bound`, or `discrete.token_masked_bound` of token masks
+        loss: nats per symbol, `discrete.masked_bound`, or `discrete.token_masked_bound` for token masks
         networks: model
         optimum: p(x_0 | x_t)
         paper: Sahoo et al. 2024, "Simple and Effective Masked Diffusion Language Models"; Shi et al. 2024, "Simplified
@@ -42,18 +42,18 @@ def masked_diffusion(
 
     Args:
         process: the process, which has a mask.
-        density: the density of t in (0, 1), such as `timesteps.uniform_density(schedule)`; only the uniform one gives
+        density: density of t in (0, 1), such as `timesteps.uniform_density(schedule)`; only the uniform density gives
             the bound.
-        reading: the meaning of the network's output.
+        reading: meaning of the network's output.
         chunk: number of positions whose logits are computed at once, so that no array has all positions and all
-            symbols, by a network whose calls take `states` as those of `SymbolTransformer` do; 0: all positions.
+            symbols; it needs a network whose calls take `states`, such as `SymbolTransformer`. 0 for all positions.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if the process has no mask, and for chunks of token masks or of another reading than logits; when
-            called, for symbols out of range.
+        ValueError: if the process has no mask, or chunk > 0 with token masks or a reading other than logits; when
+            called, if symbols are out of range.
     """
     if process.mask is None:
         raise ValueError("masked_diffusion: the process has no mask. Valid: absorbing, or another objective")
@@ -74,26 +74,26 @@ def masked_diffusion(
 def block_diffusion(
     process: AnyProcess, density: Density, block: int = 16, reading: Reading = from_logits
 ) -> Objective:
-    """The bound of blocks one after another, each by masked diffusion beside the blocks before it.
+    """The bound of block diffusion: each block by masked diffusion given the earlier blocks.
 
     Facts:
-        loss: nats a symbol, `discrete.block_bound`
+        loss: nats per symbol, `discrete.block_bound`
         networks: model
-        optimum: p(x_0 | x_t), of blocks whose last is masked in part
+        optimum: p(x_0 | x_t), given clean earlier blocks and a partly masked block
         paper: Arriola et al. 2025, "Block Diffusion: Interpolating Between Autoregressive and Diffusion Language
             Models"
 
     Args:
         process: the process, which has a mask.
-        density: the density of t in (0, 1); only the uniform one gives the bound.
-        block: number of positions of a block, at least 1; a block-causal network has the same number.
-        reading: the meaning of the network's output.
+        density: density of t in (0, 1); only the uniform density gives the bound.
+        block: number of positions in a block, at least 1, which must equal that of a block-causal network.
+        reading: meaning of the network's output.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, L]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, L]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if the process has no mask; when called, for symbols or a block out of range.
+        ValueError: if the process has no mask; when called, if symbols or block are out of range.
     """
     if process.mask is None:
         raise ValueError("block_diffusion: the process has no mask. Valid: absorbing, or another objective")
@@ -110,7 +110,7 @@ def score_entropy(process: AnyProcess, density: Density, reading: Reading = from
     """Score entropy of the ratios p_t(y) / p_t(x_t), the bound of any process in continuous time.
 
     Facts:
-        loss: nats a symbol, `discrete.score_entropy_bound`
+        loss: nats per symbol, `discrete.score_entropy_bound`
         networks: model
         optimum: p(x_0 | x_t)
         paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution"; for
@@ -118,14 +118,14 @@ def score_entropy(process: AnyProcess, density: Density, reading: Reading = from
 
     Args:
         process: the process.
-        density: the density of t in (0, 1); only the uniform one gives the bound.
-        reading: the meaning of the network's output; SEDD's networks put out ratios, `discrete.from_ratios`.
+        density: density of t in (0, 1); only the uniform density gives the bound.
+        reading: meaning of the network's output; SEDD's networks predict ratios, `discrete.from_ratios`.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: for a path of distances or token masks; when called, for symbols out of range.
+        ValueError: if the process is a metric path or token masks; when called, if symbols are out of range.
     """
     bounds.check_ratios("score_entropy", process)
     return _objective(
@@ -139,31 +139,32 @@ def score_entropy(process: AnyProcess, density: Density, reading: Reading = from
 def hybrid_bound(
     process: AnyProcess, density: Density, steps: int = 1000, cross_entropy: float = 1.0, reading: Reading = from_logits
 ) -> Objective:
-    """The bound of a process of T steps, with a share of the cross-entropy of the clean symbols.
+    """The bound of a process of T steps, plus a weighted cross-entropy of the clean symbols.
 
         loss = (T KL(q(x_s | x_t, x_0) || p(x_s | x_t)) + lambda sum over positions of -log p(x_0 | x_t)) / positions
 
-    at t = (i + 1) / T and s = i / T, with i = floor(T u) for a draw u of the density.
+    at t = (i + 1) / T and s = i / T, with i = floor(T u) for u drawn from the density.
 
     Facts:
-        loss: nats a symbol, `discrete.discrete_time_bound` where lambda = 0
+        loss: nats per symbol, `discrete.discrete_time_bound` if lambda = 0
         networks: model
         optimum: p(x_0 | x_t)
         paper: Austin et al. 2021, "Structured Denoising Diffusion Models in Discrete State-Spaces", eq. 5
 
     Args:
         process: the process.
-        density: the density of u in (0, 1); only the uniform one gives the bound.
+        density: density of u in (0, 1); only the uniform density gives the bound.
         steps: number T of steps, at least 1.
-        cross_entropy: share lambda of the cross-entropy, at least 0. The authors' code takes the mean over the steps in
-            place of their sum: its 0.001 is T 0.001 here.
-        reading: the meaning of the network's output.
+        cross_entropy: weight lambda of the cross-entropy, at least 0. The authors' code has the mean over steps instead
+            of the sum, so its 0.001 is T 0.001 here.
+        reading: meaning of the network's output.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: for a number out of range or a path of distances; when called, for symbols out of range.
+        ValueError: if a number is out of range or the process is a metric path; when called, if symbols are out of
+            range.
     """
     bounds.check_bounded("hybrid_bound", process)
     if steps < 1 or not cross_entropy >= 0:
@@ -178,32 +179,32 @@ def hybrid_bound(
         if cross_entropy == 0:
             return bound
         at = (i + 1) / steps
-        x_t = bounds.noised(process, keys, x0, at)  # the same draw as that of the bound
+        x_t = bounds.noised(process, keys, x0, at)  # the same draw as in the bound
         return bound + cross_entropy * flow_cross_entropy(predict, x0, x_t, at)
 
     return _objective(process, density, reading, loss)
 
 
 def discrete_flow_matching(process: AnyPath, density: Density, reading: Reading = from_logits) -> Objective:
-    """Cross-entropy of every position's clean symbol on the mixture path or a path of distances; no bound.
+    """Cross-entropy of the clean symbol at every position, on the mixture path or a metric path; not a bound.
 
     Facts:
-        loss: nats a symbol, `discrete.flow_cross_entropy`
+        loss: nats per symbol, `discrete.flow_cross_entropy`
         networks: model
         optimum: p(x_0 | x_t)
-        paper: Gat et al. 2024, "Discrete Flow Matching"; for paths of distances Shaul et al. 2024, "Flow Matching with
+        paper: Gat et al. 2024, "Discrete Flow Matching"; for metric paths Shaul et al. 2024, "Flow Matching with
             General Discrete Paths"
 
     Args:
-        process: the process, whose prior is the source and whose schedule is the paper's kappa, or a path of distances.
-        density: the density of t in (0, 1).
-        reading: the meaning of the network's output.
+        process: the process, whose prior is the source and whose schedule is the paper's kappa, or a metric path.
+        density: density of t in (0, 1).
+        reading: meaning of the network's output.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: when called, for symbols out of range.
+        ValueError: when called, if symbols are out of range.
     """
 
     def loss(predict: Predictor, keys: Array, x0: Array, t: Array) -> Array:
@@ -227,7 +228,7 @@ def _chunked(process: AnyProcess, mask: int, density: Density, chunk: int) -> Ob
 def _objective(
     process: AnyPath, density: Density, reading: Reading, of_times: Callable[..., Array], causal: int = 0
 ) -> Objective:
-    """The objective of the nats of an example `[B]`, a function of (predict, keys `[B]`, x0 `[B, ...]`, t `[B]`)."""
+    """The objective for nats `[B]` per example, a function of (predict, keys `[B]`, x0 `[B, ...]`, t `[B]`)."""
 
     def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:
         return of_times(predictor(player(networks, "model"), process, reading, condition), keys, x0, t)
@@ -246,17 +247,18 @@ def in_nats(
     causal: int = 0,
     heads: Mapping[str, Head] | None = None,
 ) -> Objective:
-    """The objective of the nats of an example, which are divided by its positions.
+    """The objective for nats per example, divided by the number of positions.
 
     Args:
         process: the process.
-        density: the density of t in (0, 1).
-        reading: the meaning of the network's output.
+        density: density of t in (0, 1).
+        reading: meaning of the network's output.
         nats: (networks, condition, keys `[B]`, x0 `[B, ...]`, t `[B]`, step) -> nats `[B]`.
-        teacher: the use of a trained network.
-        hollow: whether the network must say of each position what the others tell.
-        last_layer: whether the loss computes the network's last layer.
-        causal: number of positions of a block that a block-causal network must have; 0: the network must be none.
+        teacher: the objective's use of a teacher, or None.
+        hollow: whether the network's output at a position must depend only on the other positions.
+        last_layer: whether the loss evaluates the network's last layer.
+        causal: number of positions in a block that a block-causal network must have; 0 if the network must not be
+            block-causal.
         heads: networks that train with the model, by name.
     """
 
@@ -274,10 +276,10 @@ def in_nats(
 def drawn_times(
     process: AnyPath, density: Density, schedule: Any, keys: Array, batch: Any
 ) -> tuple[Array, Array, Array, Array]:
-    """The symbols of a batch, the keys of their noise, their times and the importance of these, each `[B, ...]`.
+    """The symbols of a batch, the keys of their noise, their times and importance weights, each `[B, ...]`.
 
     Raises:
-        ValueError: for a schedule of other times than [0, 1], and symbols out of range.
+        ValueError: if the schedule's t_max is not 1, or symbols are out of range.
     """
     if schedule.t_max != 1:
         raise ValueError(

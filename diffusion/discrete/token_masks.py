@@ -1,8 +1,8 @@
-"""Masks that come to each symbol at a pace of its own: rare or weighty symbols may be hidden early or late.
+"""Masks with a separate schedule for each symbol, so that some symbols are masked earlier than others.
 
     q(x_t = v | x_0 = v) = alpha_v(t) = 1 - t^(w_v),    q(x_t = mask | x_0 = v) = t^(w_v)
 
-A symbol of a large w stays near the noise for longer as t falls to it, and is masked late as t grows.
+A symbol with a large w is masked late as t grows, and unmasked early as t decreases.
 """
 
 from typing import NamedTuple
@@ -21,60 +21,60 @@ from diffusion.schedules.noise_schedule import as_float
 class TokenMasks(NamedTuple):
     """A masked process on int32 arrays `[B, ...]` of symbols, with a schedule for each symbol.
 
-    It has the methods of `Process` that need no single schedule: `ancestral`, `euler`, `tau_leaping` and `corrected`
-    take it in its place, and `masked_diffusion` trains on it.
+    It has those methods of `Process` that need no single schedule. It works with `ancestral`, `euler`, `tau_leaping`
+    and `corrected`, and `masked_diffusion` trains on it.
 
     Attributes:
-        powers: `[K - 1]` exponents w of the symbols, above 0; the mask is the symbol K - 1.
+        powers: `[K - 1]` exponents w of the symbols, > 0; the mask is the symbol K - 1.
     """
 
     powers: np.ndarray | Array
 
     @property
     def size(self) -> int:
-        """The number K of symbols, the mask among them."""
+        """The number K of symbols, including the mask."""
         return len(self.powers) + 1
 
     @property
     def mask(self) -> int:
-        """The symbol that stands for "not known"."""
+        """The mask symbol."""
         return len(self.powers)
 
     @property
     def prior(self) -> np.ndarray:
-        """`[K]` probabilities at t = 1: the mask alone."""
+        """`[K]` probabilities at t = 1, where every symbol is the mask."""
         return np.eye(self.size)[-1]
 
     @property
     def keeping(self) -> Keeping:
-        """Raises ValueError: there is no one schedule for what needs one."""
+        """Raises a ValueError, because there is no single schedule."""
         raise ValueError(
             "token_masks has a schedule for each symbol, and this needs one for all. Valid: ancestral, euler, "
             "tau_leaping or corrected, and masked_diffusion"
         )
 
     def marginal(self, x0: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0): float32 `[B, ..., K]`, of symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
+        """q(x_t | x_0): float32 `[B, ..., K]`, for symbols x0 `[B, ...]` and times t, `[]` or `[B]`."""
         here = jax.nn.one_hot(x0, self.size)
         masked = jnp.sum(here * self._masked(t, here), -1, keepdims=True)
         return (1 - masked) * here + masked * jnp.asarray(self.prior, here.dtype)
 
     def masked(self, x0: Array, t: ArrayLike) -> Array:
-        """The probability t^w that a symbol is the mask at time t: float32, of the shape of x0 `[B, ...]`."""
+        """The probability t^w that a symbol is the mask at time t: float32, in the shape of x0 `[B, ...]`."""
         return left_broadcast(as_float(t), x0) ** self._powers()[x0]
 
     def likelihood(self, x_t: Array, t: ArrayLike) -> Array:
-        """q(x_t | x_0 = a) of each symbol a: float32 `[B, ..., K]`, of symbols x_t `[B, ...]`."""
+        """q(x_t | x_0 = a) for each symbol a: float32 `[B, ..., K]`, for symbols x_t `[B, ...]`."""
         here = jax.nn.one_hot(x_t, self.size)
         masked = self._masked(t, here)
         return jnp.where((x_t == self.mask)[..., None], masked, (1 - masked) * here)
 
     def posterior(self, x_t: Array, x0: Array, t: ArrayLike, s: ArrayLike) -> Array:
-        """The mean over x_0 of q(x_s | x_t, x_0), as `Process.posterior`: float32 `[B, ..., K]`.
+        """The mean over x_0 of q(x_s | x_t, x_0), as by `Process.posterior`: float32 `[B, ..., K]`.
 
-        A mask becomes v with probability p(v) (1 - (s / t)^(w_v)), and a symbol that shows stays.
+        A mask becomes v with probability p(v) (1 - (s / t)^(w_v)), and an unmasked symbol does not change.
         """
-        still = left_broadcast(as_float(s) / as_float(t), x0) ** self._powers()  # by how much fewer are masked
+        still = left_broadcast(as_float(s) / as_float(t), x0) ** self._powers()  # share of masks that remain
         shown = x0 * (1 - still)
         stays = jnp.sum(x0 * still, -1, keepdims=True) * jnp.asarray(self.prior, shown.dtype)
         return jnp.where((x_t == self.mask)[..., None], shown + stays, jax.nn.one_hot(x_t, self.size))
@@ -82,15 +82,15 @@ class TokenMasks(NamedTuple):
     def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
         """The rates at which the reversed process jumps from x_t to each symbol y: float32 `[B, ..., K]`.
 
-        p(y) w_y / t of a mask, and 0 of a symbol that shows
+        p(y) w_y / t for a mask, and 0 for an unmasked symbol
         """
         rates = x0 * self.unmasking_rates(t, x0)
         return jnp.where((x_t == self.mask)[..., None], rates.at[..., self.mask].set(0.0), 0.0)
 
     def rates_from(self, x_t: Array, t: ArrayLike) -> Array:
-        """The rates of the process itself from x_t to each symbol y: float32 `[B, ..., K]`.
+        """The forward rates from x_t to each symbol y: float32 `[B, ..., K]`.
 
-        w t^(w - 1) / (1 - t^w) from a symbol of power w to the mask
+        w t^(w - 1) / (1 - t^w) from a symbol with power w to the mask
         """
         here = jax.nn.one_hot(x_t, self.size).at[..., self.mask].set(0.0)
         masked = self._masked(t, here)
@@ -99,7 +99,7 @@ class TokenMasks(NamedTuple):
         return leaving * jnp.asarray(self.prior, here.dtype)
 
     def unmasking_rates(self, t: ArrayLike, like: Array) -> Array:
-        """w_v / t, the rate at which the mask of a known symbol v goes: `[B, ..., K]`, of the rank of `like`."""
+        """w_v / t, the rate at which the mask of a known symbol v disappears: `[B, ..., K]`, in the rank of `like`."""
         return self._powers() / left_broadcast(as_float(t), like)
 
     def _powers(self) -> Array:
@@ -107,7 +107,7 @@ class TokenMasks(NamedTuple):
         return jnp.append(jnp.asarray(self.powers, jnp.float32), 1.0)
 
     def _masked(self, t: ArrayLike, like: Array) -> Array:
-        """t^w of each symbol; 1 for the mask, which stays one."""
+        """t^w for each symbol, and 1 for the mask, which never changes."""
         masked = left_broadcast(as_float(t), like) ** self._powers()
         return jnp.broadcast_to(masked, like.shape).at[..., self.mask].set(1.0)
 
@@ -121,11 +121,11 @@ def token_masks(powers: ArrayLike) -> TokenMasks:
             learn the powers, as `trained_masks` does
 
     Args:
-        powers: `[K - 1]` exponents w, above 0, one for each symbol but the mask, which comes last. Equal ones are
+        powers: `[K - 1]` exponents w, > 0, one for each symbol except the mask, which is the last. Equal exponents give
             `absorbing(polynomial(w), K)`.
 
     Raises:
-        ValueError: for another shape or a number out of range.
+        ValueError: if powers have another shape, or are not positive and finite.
     """
     values = np.asarray(powers, np.float64)
     if values.ndim != 1 or not len(values) or not (np.isfinite(values).all() and (values > 0).all()):

@@ -1,9 +1,9 @@
-"""Masks whose pace for each symbol trains with the network: the powers of `token_masks`, by the gradient of the bound.
+"""Masks whose schedules are trained with the network: the powers of `token_masks`, by the gradient of the bound.
 
     d/dw E_q [f_w(x_t)] = E_q [d/dw f_w(x_t)] + E_q [f_w(x_t) d/dw log q_w(x_t | x_0)]
 
-The first part is the derivative of the bound's rates. The second is REINFORCE's, with two draws of x_t; each draw is
-the baseline of the other.
+The first term is the derivative of the bound's rates. The second is a REINFORCE term with two draws of x_t, each of
+which is the baseline of the other.
 """
 
 import math
@@ -27,40 +27,40 @@ from diffusion.timesteps import Density
 
 
 class TrainedMasks(TokenMasks):
-    """`TokenMasks` as they begin; `trained` returns those of trained parameters."""
+    """The initial `TokenMasks`; `trained` returns the masks for trained parameters."""
 
     @staticmethod
     def trained(parameters: Array) -> TokenMasks:
-        """The masks of the powers w = log(1 + exp(parameters)), of parameters float `[K - 1]`."""
+        """The masks with the powers w = log(1 + exp(parameters)), for parameters float `[K - 1]`."""
         return TokenMasks(jax.nn.softplus(parameters))
 
 
 def trained_masks(size: int, density: Density, power: float = 1.0, reading: Reading = from_logits) -> Objective:
-    """The bound of token-dependent masks, whose powers train with the network.
+    """The bound of token-dependent masks, whose powers are trained with the network.
 
         loss = (f_1 + f_2) / 2,    f_i = the sum of `token_masked_bound` at x_t^i, two draws of x_t
         its gradient also has (f_1 - f_2) (d log q(x_t^1 | x_0) - d log q(x_t^2 | x_0)) / 2
 
-    Samples are drawn with the trained powers. A step has two evaluations of the network.
+    Sampling uses the trained powers. A training step evaluates the network twice.
 
     Facts:
-        loss: nats a symbol, `discrete.token_masked_bound` of the trained powers
+        loss: nats per symbol, `discrete.token_masked_bound` with the trained powers
         networks: model; powers, called without arguments, which returns w `[K - 1]`
         optimum: p(x_0 | x_t), and the powers that minimise the bound
         paper: Shi et al. 2024, "Simplified and Generalized Masked Diffusion for Discrete Data", GenMD4; the estimator
-            and the softplus are those of the authors' code, without its end of time at 0.001
+            and the softplus are those of the authors' code, without its smallest time of 0.001
 
     Args:
-        size: number K of symbols with the mask, which is the last, at least 2.
-        density: the density of t in (0, 1); only the uniform one gives the bound.
-        power: exponent w with which every symbol begins, above 0.
-        reading: the meaning of the network's output.
+        size: number K of symbols, at least 2, including the mask, which is the last.
+        density: density of t in (0, 1); only the uniform density gives the bound.
+        power: initial exponent w of every symbol, > 0.
+        reading: meaning of the network's output.
 
     Returns:
-        An objective, whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
+        An objective whose batch has symbols, int `[B, ...]`, as "x". Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: for a number out of range; when called, for symbols out of range.
+        ValueError: if a number is out of range; when called, if symbols are out of range.
     """
     if size < 2:
         raise ValueError(f"trained_masks: {size} symbols. Valid: at least 2, the mask among them")
@@ -81,9 +81,9 @@ def trained_masks(size: int, density: Density, power: float = 1.0, reading: Read
 
 
 def _log_probability(process: TokenMasks, x_t: Array, x0: Array, t: Array) -> Array:
-    """log q(x_t | x_0) of each example, `[B]`."""
+    """log q(x_t | x_0) for each example, `[B]`."""
     here = x_t == process.mask
     masked = process.masked(x0, t)
-    # The logarithm of what did not happen may be infinite, and its derivative would be no number.
+    # The logarithm of an event that did not happen may be infinite, and its derivative NaN.
     log_q = jnp.where(here, jnp.log(jnp.where(here, masked, 1.0)), jnp.log1p(-jnp.where(here, 0.0, masked)))
     return over_positions(log_q)

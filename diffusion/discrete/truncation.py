@@ -1,6 +1,6 @@
-"""Sharper predictions: by a temperature, by the likeliest symbols, or by the symbols with most of the probability.
+"""Sharper predictions, by a temperature, top-k truncation or nucleus truncation.
 
-Each takes log-probabilities and returns log-probabilities. Between predictor and sampler:
+Each function maps log-probabilities to log-probabilities. Apply it between predictor and sampler:
 
     predict_sharp = lambda x, t: discrete.nucleus(predict(x, t), 0.9)
 """
@@ -11,17 +11,17 @@ from jax import Array
 
 
 def tempered(log_x0: Array, temperature: float) -> Array:
-    """Probabilities in proportion to p^(1 / temperature).
+    """Log-probabilities of the distribution proportional to p^(1 / temperature).
 
     Args:
         log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
-        temperature: above 0; below 1 the likely symbols become likelier.
+        temperature: temperature, > 0; below 1, likely symbols become likelier.
 
     Returns:
         `[..., K]` log-probabilities.
 
     Raises:
-        ValueError: if the temperature is not above 0.
+        ValueError: if temperature is not positive.
     """
     if not temperature > 0:
         raise ValueError(f"tempered: temperature = {temperature}. Valid: a number above 0")
@@ -29,17 +29,17 @@ def tempered(log_x0: Array, temperature: float) -> Array:
 
 
 def top_k(log_x0: Array, number: int) -> Array:
-    """The likeliest symbols alone, in their proportions.
+    """Keeps only the `number` likeliest symbols, renormalised.
 
     Args:
         log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
-        number: how many symbols remain, 1 .. K; as likely ones as the last of them remain too.
+        number: how many symbols remain, in 1 .. K; symbols that tie with the last of them also remain.
 
     Returns:
         `[..., K]` log-probabilities.
 
     Raises:
-        ValueError: for another number.
+        ValueError: if number is not in 1 .. K.
 
     The paper: Fan et al. 2018, "Hierarchical Neural Story Generation".
     """
@@ -50,17 +50,17 @@ def top_k(log_x0: Array, number: int) -> Array:
 
 
 def nucleus(log_x0: Array, share: float) -> Array:
-    """The fewest likeliest symbols that hold a share of the probability together, in their proportions.
+    """Keeps the smallest set of likeliest symbols with a total probability of at least `share`, renormalised.
 
     Args:
         log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
-        share: part of the probability, in (0, 1]; as likely symbols as the last that is needed remain too.
+        share: total probability, in (0, 1]; symbols that tie with the last of the set also remain.
 
     Returns:
         `[..., K]` log-probabilities.
 
     Raises:
-        ValueError: if the share is not in (0, 1].
+        ValueError: if share is not in (0, 1].
 
     The paper: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """

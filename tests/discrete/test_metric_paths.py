@@ -139,9 +139,9 @@ def test_what_is_no_path_is_refused():
         with pytest.raises(ValueError, match=r"discrete\.metric_flow and a path of discrete\.metric_path go together"):
             discrete.sample(sampler, None, path, x, plan, keys)
     for make in (discrete.score_entropy, discrete.hybrid_bound):
-        with pytest.raises(ValueError, match=r"a path of distances has no bound. Valid: a process, or discrete_flow_m"):
+        with pytest.raises(ValueError, match=r"a metric path has no bound. Valid: a process, or discrete_flow_m"):
             make(LINE, None)
-    with pytest.raises(ValueError, match="score_entropy_bound: a path of distances has no bound"):
+    with pytest.raises(ValueError, match="score_entropy_bound: a metric path has no bound"):
         discrete.score_entropy_bound(None, LINE, keys, x, jnp.full(2, 0.5))
     with pytest.raises(ValueError, match=r"metric_path: distances have the shape \(3,\). Valid: \[K, K\]"):
         discrete.metric_path([1, 2, 3])
