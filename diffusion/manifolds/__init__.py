@@ -1,7 +1,7 @@
-"""Curved spaces as small tuples of functions, and distributions on them with exact densities.
+"""Manifolds as tuples of functions, and distributions on them with exact densities.
 
-A manifold is a `Manifold`: exp, log, distance, metric, projections, transport, and the volumes that densities need.
-Everything that works on one works on all, through these functions alone.
+A manifold is a `Manifold`: exp, log, distance, metric, projections, transport, and the volumes that densities need. The
+rest of the library uses a manifold only through these functions, so everything works on all manifolds.
 """
 
 from typing import TYPE_CHECKING

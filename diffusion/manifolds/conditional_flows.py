@@ -25,9 +25,9 @@ from diffusion.parameterizations import Clock, velocity
 from diffusion.timesteps import Density
 
 Auxiliary = Callable[[Any, Any, Array], Array]
-"""(the point at t = 0 to which the velocity leads `[B, *shape]`, x_0, t `[B]`) -> another loss `[B]`."""
+"""(predicted end point at t = 0 `[B, *shape]`, x_0, t `[B]`) -> a further loss `[B]`."""
 Premetric = Callable[[Array, Array], Array]
-"""(x `[..., *shape]`, y) -> d(x, y) `[...]` >= 0, zero for x = y alone, with a gradient in x elsewhere."""
+"""(x `[..., *shape]`, y) -> d(x, y) `[...]` >= 0, zero only for x = y, and elsewhere with a nonzero gradient in x."""
 
 
 def riemannian_flow_matching(
@@ -41,21 +41,21 @@ def riemannian_flow_matching(
     weighting: Weighting | None = None,
     auxiliary: Auxiliary | None = None,
 ) -> Objective:
-    """Regression on the velocity of paths between data x_0 and draws x_1 of the prior.
+    """Regresses on the velocity of paths between data x_0 and draws x_1 of the prior.
 
         loss = |u(x_t, t) - dx_t/dt|^2 in the metric at x_t,    t ~ density, x_0 ~ data, x_1 ~ prior
 
-    Along geodesics x_t = exp(x_1, (1 - t) log(x_1, x_0)), in closed form: x_0 may lie on an edge, such as a corner of
-    the simplex, from which log does not start. Under a premetric d the path makes d(x_t, x_0)
-    shrink in proportion to t, along the gradient of d:
+    By default the paths are geodesics x_t = exp(x_1, (1 - t) log(x_1, x_0)), in closed form. x_0 may lie on the
+    boundary, such as a corner of the simplex, where log(x_0, .) is not defined. With a premetric d, the path follows
+    the gradient of d so that d(x_t, x_0) is proportional to t:
 
         dx_t/dt = d(x_1, x_0) grad d(x_t, x_0) / |grad d(x_t, x_0)|^2,    so that d(x_t, x_0) = t d(x_1, x_0),
 
-    which is followed from t = 1 by the classical Runge-Kutta method. With d the distance it is the geodesic.
+    It is solved from t = 1 by the classical Runge-Kutta method. If d is the distance, the path is the geodesic.
 
     With a weighting w the loss is t^2 w(t) |u - dx_t/dt|^2 + auxiliary(exp(x_t, -t u), x_0, t).
 
-    The share t of the path is the time itself: the schedule is `rectified_flow()`.
+    The fraction t of the path is the time, so the schedule must be `rectified_flow()`.
 
     Facts:
         loss: |u - dx_t/dt|^2 in the metric
@@ -65,22 +65,23 @@ def riemannian_flow_matching(
 
     Args:
         manifold: the manifold on which the data lie.
-        density: the density of t in [0, 1], such as `timesteps.uniform_density(schedule)`.
-        prior: the distribution of x_1; uniform if None.
-        coupling: the choice of the x_1 that is paired with each x_0; see `geodesic_cost` for transport by distance.
-        premetric: the premetric along which paths shrink; None for geodesics.
-        premetric_steps: steps of the solver of such paths, >= 1.
+        density: density of t in [0, 1], such as `timesteps.uniform_density(schedule)`.
+        prior: distribution of x_1; uniform if None.
+        coupling: coupling that pairs an x_1 with each x_0; None for independent pairs. See `geodesic_cost` for optimal
+            transport.
+        premetric: the premetric d of the paths; None for geodesics.
+        premetric_steps: number of solver steps for such paths, >= 1.
         clock: the time that the network "model" receives; t itself if None.
-        weighting: weight of the squared error of the point x_0 to which u leads, t^2 |u - dx_t/dt|^2; if None, 1 / t^2
-            as in the loss above. `weightings.at_most` bounds it, so that the last times have no larger share.
-        auxiliary: another loss of the point to which u leads, such as `proteins.atom_losses.atoms_and_distances()`.
+        weighting: weight of the squared error of the predicted x_0, t^2 |u - dx_t/dt|^2; if None, 1 / t^2 as in the
+            loss above. `weightings.at_most` bounds it, so that times near 0 do not dominate.
+        auxiliary: further loss of the predicted x_0, such as `proteins.atom_losses.atoms_and_distances()`.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if the manifold has no uniform distribution and no prior is given; when called, for a schedule whose
-            last time is not 1, and, outside of `jit`, for data off the manifold.
+        ValueError: if the manifold has no uniform distribution and prior is None; when called, if the schedule's t_max
+            is not 1, and, outside of `jit`, if data lie off the manifold.
     """
     require(manifold, Manifold, "manifold", "a Manifold, e.g. manifolds.sphere(2)")
     start = uniform(manifold) if prior is None else prior
@@ -123,15 +124,15 @@ def riemannian_flow_matching(
 def premetric_path(
     manifold: Manifold, premetric: Premetric, x_0: Any, x_1: Any, t: Array, steps: int
 ) -> tuple[Any, Any]:
-    """The point at t of the path from x_1 to x_0 along which a premetric shrinks in proportion, and its velocity.
+    """The point at t, and its velocity, of the path from x_1 to x_0 on which a premetric is proportional to t.
 
     Args:
         manifold: the manifold of the points.
         premetric: the premetric d.
         x_0: data, `[B, *shape]`.
-        x_1: the other end of the paths, `[B, *shape]`.
+        x_1: the ends of the paths at t = 1, `[B, *shape]`.
         t: the times, `[B]` in [0, 1].
-        steps: steps of the solver from 1 to t.
+        steps: number of solver steps from 1 to t, >= 1.
 
     Returns:
         (x_t, dx_t/dt), `[B, *shape]` each.

@@ -24,11 +24,12 @@ from diffusion.timesteps import Density
 def riemannian_score_matching(
     kernel: HeatKernel, density: Density, prior: Distribution | None = None, clock: Clock | None = None
 ) -> Objective:
-    """Regression on the score of the heat kernel.
+    """Regresses on the score of the heat kernel.
 
         loss = |sigma s(x_t, t) - sigma grad log K_v(x_0, x_t)|^2 in the metric,    x_t ~ K_v(x_0, .), v = sigma(t)^2
 
-    The network predicts -sigma times the score, which in flat space is epsilon: its size is about one at all times.
+    The network predicts -sigma times the score, which in flat space is epsilon and whose size is about one at all
+    times.
 
     Facts:
         loss: |sigma s - sigma grad log K|^2 in the metric
@@ -38,19 +39,19 @@ def riemannian_score_matching(
             "Denoising Diffusion Probabilistic Models on SO(3) for Rotational Alignment"
 
     Args:
-        kernel: the heat kernel of the manifold, such as `heat_kernels.sphere(2)`; `heat_kernels.varadhan(manifold)`
-            where none is known.
-        density: the density of t.
-        prior: the distribution that samples start from; uniform if None, which Brownian motion approaches on a compact
-            manifold where the schedule's last variance is several times the square of the radius.
+        kernel: heat kernel of the manifold, such as `heat_kernels.sphere(2)`; `heat_kernels.varadhan(manifold)` if none
+            is known.
+        density: density of t.
+        prior: distribution from which sampling starts; uniform if None. On a compact manifold, Brownian motion is
+            nearly uniform if the schedule's last variance is several times the squared radius.
         clock: the time that the network "model" receives; t itself if None.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" `[B]`.
 
     Raises:
-        ValueError: if the manifold has no uniform distribution and no prior is given; when called, for a schedule that
-            shrinks the data, and, outside of `jit`, for data off the manifold.
+        ValueError: if the manifold has no uniform distribution and prior is None; when called, if the schedule has
+            alpha < 1, and, outside of `jit`, if data lie off the manifold.
     """
     require(kernel, HeatKernel, "kernel", "a HeatKernel, e.g. heat_kernels.sphere(2)")
     manifold = kernel.manifold

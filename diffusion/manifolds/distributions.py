@@ -1,4 +1,4 @@
-"""Distributions on manifolds whose density is exact, in the volume of the metric."""
+"""Distributions on manifolds with exact densities with respect to the metric's volume."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,11 +13,11 @@ from diffusion.manifolds.manifold import Manifold, leaf_shapes, scaled
 
 
 class Distribution(NamedTuple):
-    """A distribution: draws, and their log-density.
+    """A distribution with draws and a log-density.
 
     Attributes:
-        sample: keys `[B]` -> x `[B, *shape]`, each draw from its own key.
-        log_density: x `[..., *shape]` -> `[...]` in nats, in the volume of the metric.
+        sample: keys `[B]` -> x `[B, *shape]`, one draw for each key.
+        log_density: x `[..., *shape]` -> log-density `[...]` in nats, with respect to the metric's volume.
     """
 
     sample: Callable[[Array], Any]
@@ -28,7 +28,7 @@ def uniform(manifold: Manifold) -> Distribution:
     """The uniform distribution 1 / volume of a compact manifold; its log-density is -log_volume everywhere.
 
     Args:
-        manifold: a manifold of finite volume.
+        manifold: a manifold with finite volume.
 
     Raises:
         ValueError: if the volume is infinite.
@@ -47,20 +47,20 @@ def uniform(manifold: Manifold) -> Distribution:
 
 
 def wrapped_normal(manifold: Manifold, mean: Any, scale: Any) -> Distribution:
-    """exp(mean, scale eps) with eps standard normal in the tangent space at the mean.
+    """The distribution of exp(mean, scale eps), where eps is standard normal in the tangent space at the mean.
 
-    The density counts every tangent vector that leads to a point, see `wrapped`; in flat space it is the normal one.
-    Mathieu and Nickel 2020, "Riemannian Continuous Normalizing Flows"; Nagano et al. 2019, "A Wrapped Normal
+    The density sums over all tangent vectors that lead to a point, see `wrapped`; in flat space it is the normal
+    density. Mathieu and Nickel 2020, "Riemannian Continuous Normalizing Flows"; Nagano et al. 2019, "A Wrapped Normal
     Distribution on Hyperbolic Space for Gradient-Based Learning".
 
     Args:
-        manifold: the space.
-        mean: one point, `[*shape]`.
-        scale: standard deviation along each direction, > 0, and at most pi where geodesics close; for a product also a
-            tuple with one for each factor.
+        manifold: the manifold.
+        mean: a point of the manifold, `[*shape]`.
+        scale: standard deviation in each direction, > 0, and at most pi if geodesics are closed; for a product also a
+            tuple with one number for each factor.
 
     Raises:
-        ValueError: if the mean is not one point of the manifold, or a scale is not positive.
+        ValueError: if mean is not a point of the manifold, or a scale is not positive.
     """
     manifold.check(mean)
     if [np.shape(leaf) for leaf in jax.tree.leaves(mean)] != leaf_shapes(manifold.shape):

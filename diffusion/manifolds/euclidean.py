@@ -11,16 +11,16 @@ from diffusion.manifolds.manifold import Manifold, checked, identity_basis
 
 
 def euclidean(*shape: int) -> Manifold:
-    """R^D with coordinates of any shape: exp(x, v) = x + v.
+    """Flat space R^D, with coordinates in any shape: exp(x, v) = x + v.
 
     Facts:
-        points: any numbers
+        points: all real coordinates
         metric: the sum of squares
         cut_locus: none
         paper: -
 
     Args:
-        shape: the axes of a point, such as 3, or 8, 3.
+        shape: the axes of a point's coordinates, such as 3, or 8, 3.
 
     Raises:
         ValueError: if an axis is not positive.

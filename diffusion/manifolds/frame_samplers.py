@@ -1,4 +1,4 @@
-"""A sampler of the frames of residues that draws new noise in each step."""
+"""A sampler for the frames of residues with new noise in each step."""
 
 __all__ = ["frame_ancestral"]
 
@@ -14,23 +14,23 @@ from diffusion.samplers.sample import Sampler, State
 
 
 def frame_ancestral(scale: float = 1.0, aligned: bool = True) -> Sampler:
-    """Each step follows the velocity to clean frames g, and puts new noise on them, as much as s has.
+    """Each step follows the velocity to clean frames g, and adds new noise to them up to the time s.
 
         x_s = geodesic(g, e, s),    g = exp(x_t, -t u(x_t, t)),    e ~ frame_prior(n, scale)
 
-    A sample that has left the paths of the training comes back to them, as far as the noise of s hides the error; a
-    flow carries the error along. Near the data, where only one chain is likely, g is a draw of x_0 given x_t.
+    If a sample has left the training paths, the noise at s hides part of the error, whereas a flow carries the error
+    along. Near the data, where only one chain is likely, g is nearly a draw of x_0 given x_t.
 
     Facts:
         kind: stochastic, single step
-        order: none; x_s has the distribution of the process where g is a draw of x_0 given x_t
+        order: none; x_s has the distribution of the process if g is a draw of x_0 given x_t
         nfe: steps
         accepts: tangent fields on frames
         paper: Song et al. 2023, "Consistency Models", algorithm 1, with g in place of the consistency function
 
     Args:
         scale: standard deviation of the prior's positions, > 0.
-        aligned: whether e is turned towards g, as in a training with `aligned_frames`.
+        aligned: whether e is rotated to be nearest to g, as in training with `aligned_frames`.
 
     Raises:
         ValueError: if the scale is not positive.
@@ -51,7 +51,7 @@ def frame_ancestral(scale: float = 1.0, aligned: bool = True) -> Sampler:
 
 
 def _prior_of(noise: Array, scale: float) -> Array:
-    """Frames of the prior, of standard normal numbers `[B, n, 3, 4]`: five of the twelve of a residue are not used."""
+    """Frames of the prior from standard normal numbers `[B, n, 3, 4]`; five of the twelve per residue are not used."""
     rotations = from_quaternion(noise[..., :3].reshape(*noise.shape[:-2], 9)[..., :4])
     positions = scale * (noise[..., 3] - noise[..., 3].mean(-2, keepdims=True))
     return jnp.concatenate([rotations, positions[..., None]], -1)

@@ -1,9 +1,9 @@
 """Samplers that stay on a manifold: Runge-Kutta methods in normal coordinates, and the geodesic random walk.
 
-They take a `TangentField` where other samplers take a denoiser. The coordinates u of a step are those of exp about its
-start, y = exp(x, u). In them the flow is du/dt = d log_x(y) [dx/dt], an equation in a flat space that a Runge-Kutta
-method solves at its full order, and every stage and every sample is a value of exp. A step should be shorter than the
-injectivity radius, within which these coordinates are good.
+They take a `TangentField` in place of a denoiser. A step uses the normal coordinates u about its start, y = exp(x, u).
+In these coordinates the flow is du/dt = d log_x(y) [dx/dt], an equation in a flat space that a Runge-Kutta method
+solves with its full order. Every stage and every sample is a value of exp, so it lies on the manifold. A step should be
+shorter than the injectivity radius, within which these coordinates are valid.
 """
 
 __all__ = ["carried", "geodesic_euler", "geodesic_heun", "geodesic_random_walk", "geodesic_rk4", "standard_normal"]
@@ -23,7 +23,7 @@ from diffusion.manifolds.tangent_field import require_brownian
 from diffusion.package import public
 from diffusion.samplers.sample import Sampler, State
 
-BASES = 2**24  # numbers of all bases that a random walk holds at a time
+BASES = 2**24  # largest number of basis coefficients that a random walk holds at once
 EULER = ((), (1.0,))
 HEUN = (((1.0,),), (0.5, 0.5))
 RK4 = (((0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
@@ -54,7 +54,8 @@ def geodesic_heun() -> Sampler:
         order: 2 in t
         nfe: 2 steps
         accepts: tangent fields; plans that go up invert
-        paper: Munthe-Kaas 1998, "Runge-Kutta methods on Lie groups", whose coordinates are those of the group's exp
+        paper: Munthe-Kaas 1998, "Runge-Kutta methods on Lie groups", whose coordinates are those of the group's
+            exponential map
     """
     return _explicit(*HEUN)
 
@@ -67,7 +68,8 @@ def geodesic_rk4() -> Sampler:
         order: 4 in t
         nfe: 4 steps
         accepts: tangent fields; plans that go up invert
-        paper: Munthe-Kaas 1998, "Runge-Kutta methods on Lie groups", whose coordinates are those of the group's exp
+        paper: Munthe-Kaas 1998, "Runge-Kutta methods on Lie groups", whose coordinates are those of the group's
+            exponential map
     """
     return _explicit(*RK4)
 
@@ -81,7 +83,7 @@ def geodesic_random_walk() -> Sampler:
         kind: stochastic, single step
         order: that of Euler-Maruyama, not measured
         nfe: steps
-        accepts: tangent fields with a score, schedules with alpha = 1, plans that go down
+        accepts: tangent fields with a score, schedules with alpha = 1, decreasing plans
         paper: De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"; Jorgensen 1975, "The
             central limit problem for geodesic random walks"
     """
@@ -104,9 +106,9 @@ def geodesic_random_walk() -> Sampler:
 
 
 def standard_normal(manifold: Manifold, x: Array, noise: Array) -> Array:
-    """A standard normal tangent at x `[B, *shape]`, made of standard normal numbers of x's shape.
+    """A standard normal tangent vector at x `[B, *shape]`, from standard normal numbers in x's shape.
 
-    Few bases, of dimension times D numbers each, are in memory at a time.
+    Only a few bases, with dimension times D numbers each, are in memory at once.
     """
 
     def combined(at):
@@ -129,15 +131,16 @@ def carried(
     stages: Sequence[Sequence[float]],
     weights: Sequence[float],
 ) -> tuple[Any, Any]:
-    """One step of an explicit Runge-Kutta method on a manifold, with integrals along its way.
+    """A step of an explicit Runge-Kutta method on a manifold, with integrals along the path.
 
     Args:
         manifold: the manifold on which x moves.
-        slope: (x `[B, *shape]`, t) -> (dx/dt, a tangent at x; further integrands, a pytree of `[B, ...]`).
+        slope: (x `[B, *shape]`, t) -> (dx/dt, a tangent vector at x; further integrands, a pytree of arrays `[B,
+            ...]`).
         x: the point at t, `[B, *shape]`.
-        t: the time at which the step begins, `[]` or `[B]`.
-        s: the time at which it ends, `[]` or `[B]`.
-        stages: rows of the method's matrix without the first, which is empty.
+        t: start time of the step, `[]` or `[B]`.
+        s: end time of the step, `[]` or `[B]`.
+        stages: rows of the method's matrix, without the first row, which is empty.
         weights: the weights of the method's stages.
 
     Returns:
@@ -160,7 +163,7 @@ def _combined(coefficients: Sequence[float], trees: Sequence[Any]) -> Any:
 
 
 def _explicit(stages: Sequence[Sequence[float]], weights: Sequence[float]) -> Sampler:
-    """The sampler of an explicit Runge-Kutta method; the `x0` of its trajectory are the samples themselves."""
+    """The sampler of an explicit Runge-Kutta method; the `x0` of its trajectory equal the samples."""
 
     def step(state, field, schedule, plan, i, noise):
         slope = lambda x, t: (field(x, t), ())

@@ -1,4 +1,4 @@
-"""The cost of transport on a manifold."""
+"""The cost of optimal transport on a manifold."""
 
 __all__ = ["geodesic_cost"]
 
@@ -10,13 +10,13 @@ from diffusion.package import public
 
 
 def geodesic_cost(manifold: Manifold) -> Cost:
-    """(x `[n, *shape]`, y `[m, *shape]`) -> the squared distances d(x_i, y_j)^2 `[n, m]`.
+    """The cost function (x `[n, *shape]`, y `[m, *shape]`) -> squared distances d(x_i, y_j)^2 `[n, m]`.
 
-    For `couplings.optimal_transport` and `couplings.sinkhorn`: Chen and Lipman 2024, "Flow Matching on General
+    Use it in `couplings.optimal_transport` and `couplings.sinkhorn`: Chen and Lipman 2024, "Flow Matching on General
     Geometries"; Bose et al. 2024, "SE(3)-Stochastic Flow Matching for Protein Backbone Generation".
 
     Args:
-        manifold: the manifold of both.
+        manifold: the manifold of x and y.
     """
 
     def cost(x, y):

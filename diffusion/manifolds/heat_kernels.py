@@ -1,11 +1,11 @@
 """Heat kernels: the densities of Brownian motion on a manifold, with their scores and exact draws.
 
-The Brownian motion that starts at x has, once its variance is v, the density K_v(x, y) with
+Brownian motion that starts at x has, at variance v, the density K_v(x, y) with
 
     dK / dv = Delta K / 2,
 
 with respect to the manifold's volume; in flat space it is N(y; x, v I). Each kernel has a series of eigenfunctions,
-short for large v, and an expansion for small v; both are accurate where they meet.
+which converges fast for large v, and an expansion for small v; both are accurate where they meet.
 """
 
 __all__ = ["HeatKernel", "so3", "sphere", "torus", "varadhan"]
@@ -27,19 +27,19 @@ from diffusion.manifolds.torus import torus as torus_of
 from diffusion.package import public
 from diffusion.schedules import left_broadcast
 
-ANGLES = 2048  # entries of the table whose inverse draws the distance from the start
-MOST = 5  # dimensions of a sphere, up to which both forms are written
-NEAR = 1e-2  # below this distance log K is a parabola to float32's accuracy
+ANGLES = 2048  # number of entries in the table for drawing the distance from the start
+MOST = 5  # largest dimension of a sphere for which both forms are implemented
+NEAR = 1e-2  # below this distance log K is a parabola up to float32 rounding
 
 
 class HeatKernel(NamedTuple):
-    """The density, the score and the draws of Brownian motion on a manifold.
+    """Density, score and draws of Brownian motion on a manifold.
 
     Attributes:
         manifold: the manifold of the motion.
         log_density: (x `[..., *shape]`, y `[..., *shape]`, v `[...]`) -> log K_v(x, y) `[...]`, in nats.
-        score: (x, y, v) -> the gradient of log K_v(x, y) in y, a tangent at y `[..., *shape]`.
-        sample: (key, x `[*shape]`, v `[]`) -> one draw of K_v(x, .).
+        score: (x, y, v) -> the gradient of log K_v(x, y) in y, a tangent vector at y `[..., *shape]`.
+        sample: (key, x `[*shape]`, v `[]`) -> a draw of K_v(x, .).
     """
 
     manifold: Manifold
@@ -49,13 +49,13 @@ class HeatKernel(NamedTuple):
 
 
 def sphere(dimension: int = 2) -> HeatKernel:
-    """The heat kernel of the unit sphere S^n, by its zonal harmonics.
+    """The heat kernel of the unit sphere S^n, as a series of zonal harmonics.
 
         K_v(theta) = sum_l exp(-l (l + n - 1) v / 2) (2 l + n - 1) / (n - 1) C_l(cos theta) / vol(S^n)
 
-    with the Gegenbauer polynomials C_l of index (n - 1) / 2, those of Legendre on S^2. For v <= 1 the sum is over the
-    geodesics that wind about the sphere, which is exactly the same, see `spherical_heat`. In float32 the logarithm and
-    its slope are within 2e-6 and 5e-4 of theirs, up to the antipode, the cut locus.
+    with the Gegenbauer polynomials C_l of index (n - 1) / 2, which are the Legendre polynomials on S^2. For v <= 1 an
+    equivalent sum over the geodesics that wind around the sphere is used, see `spherical_heat`. In float32 the errors
+    of the logarithm and its slope are at most 2e-6 and 5e-4, also at the antipode, the cut locus.
 
     Facts:
         series: zonal harmonics; images for v <= 1
@@ -63,10 +63,10 @@ def sphere(dimension: int = 2) -> HeatKernel:
             and propagators on homogeneous spaces"
 
     Args:
-        dimension: n = 2 ... 5; the circle is `torus(1)`.
+        dimension: dimension n, in 2 .. 5; for the circle use `torus(1)`.
 
     Raises:
-        ValueError: if dimension < 2, or > 5, whose images are not written.
+        ValueError: if dimension is not in 2 .. 5.
     """
     if not 2 <= dimension <= MOST:
         raise ValueError(
@@ -78,11 +78,11 @@ def sphere(dimension: int = 2) -> HeatKernel:
 
 
 def so3() -> HeatKernel:
-    """The heat kernel of the rotations, IGSO(3), where the distance is the angle omega of the rotation between two.
+    """The heat kernel of rotations, IGSO(3), as a function of the angle omega between two rotations.
 
         K_v(omega) = sum_l (2 l + 1) exp(-l (l + 1) v / 2) sin((l + 1/2) omega) / sin(omega / 2) / (8 pi^2)
 
-    and, by Poisson's summation, exactly the same
+    and, by Poisson summation, equivalently
 
         (2 pi v)^(-3/2) exp(v / 8) sum_k (-1)^k (omega / 2 + pi k) / sin(omega / 2) exp(-(omega + 2 pi k)^2 / (2 v)),
 
@@ -104,8 +104,8 @@ def so3() -> HeatKernel:
         return jnp.log(jnp.maximum(total, 1e-30)) - math.log(volume)
 
     def images(omega, v):
-        away = jnp.maximum(omega, NEAR / 2)  # below what `score` asks for: at a tie half of the derivative is lost
-        k = jnp.array([-1, 1], omega.dtype)  # for v < 1 those beyond are below 4e-17 of the sum
+        away = jnp.maximum(omega, NEAR / 2)  # below the arguments from `score`: a tie halves the derivative
+        k = jnp.array([-1, 1], omega.dtype)  # for v < 1 further terms are below 4e-17 of the sum
         winding = 2 * math.pi * k
         shrink = jnp.exp(-winding * (winding + 2 * away[..., None]) / (2 * v[..., None]))
         # Relative to the term of k = 0.
@@ -123,12 +123,12 @@ def so3() -> HeatKernel:
 
 
 def torus(dimension: int = 2) -> HeatKernel:
-    """The heat kernel of the flat torus of angles: the wrapped normal distribution in each of them.
+    """The heat kernel of the flat torus of angles: a wrapped normal distribution for each angle.
 
         K_v(delta) = prod_i sum_k N(delta_i + 2 pi k; 0, v)
                    = prod_i (1 + 2 sum_l exp(-l^2 v / 2) cos(l delta_i)) / (2 pi)
 
-    The first sum is used for v < 3, the second, a theta series, beyond.
+    The first sum is used for v < 3, and the second, a theta series, for v >= 3.
 
     Facts:
         series: waves; images for v < 3
@@ -164,20 +164,20 @@ def torus(dimension: int = 2) -> HeatKernel:
 
 
 def varadhan(manifold: Manifold, steps: int = 20) -> HeatKernel:
-    """Varadhan's approximation on any manifold, exact as v -> 0 and on flat space.
+    """Varadhan's approximation for any manifold, exact as v -> 0 and in flat space.
 
         log K_v(x, y) = -d(x, y)^2 / (2 v) - n log(2 pi v) / 2,    its gradient log_y(x) / v
 
-    The draws are the ends of a geodesic random walk of `steps` steps of the variance v / steps.
+    Draws are the ends of a geodesic random walk of `steps` steps with variance v / steps each.
 
     Facts:
-        series: its first term as v -> 0
+        series: the first term as v -> 0
         paper: Varadhan 1967, "On the behavior of the fundamental solution of the heat equation"; De Bortoli et al.
             2022, "Riemannian Score-Based Generative Modelling"
 
     Args:
         manifold: any manifold.
-        steps: number of steps of the random walk that draws, >= 1.
+        steps: number of steps of the random walk for draws, >= 1.
     """
     n = manifold.dimension
 
@@ -203,14 +203,14 @@ def _isotropic(
     log_area: Callable[[Array], Array],
     angles: int = ANGLES,
 ) -> HeatKernel:
-    """The kernel whose density depends on the distance alone.
+    """A heat kernel whose density depends only on the distance.
 
     Args:
-        manifold: a manifold in which all directions are alike.
-        reach: its largest distance.
+        manifold: an isotropic manifold.
+        reach: largest distance between two points.
         log_radial: (distance, v) -> log K.
-        log_area: distance -> log of the area of the sphere of that radius, up to a constant.
-        angles: number of entries of the table whose inverse draws the distance.
+        log_area: distance -> log area of the sphere with this radius, up to a constant.
+        angles: number of entries in the table for drawing the distance.
     """
 
     def log_density(x, y, v):
@@ -225,7 +225,7 @@ def _isotropic(
     def sample(key, x, v):
         distance_key, direction_key = jax.random.split(key)
         v = jnp.asarray(v, x.dtype)
-        # A normal distribution of these many dimensions goes no further than this.
+        # The largest distance that a normal distribution in this dimension reaches.
         width = jnp.minimum(reach, jnp.sqrt(v) * (6 + math.sqrt(manifold.dimension)))
         distances = jnp.linspace(0, 1, angles, dtype=x.dtype) * width
         log_density = log_radial(distances, _like(v, distances))
@@ -239,12 +239,12 @@ def _isotropic(
 
 
 def _like(v: ArrayLike, x: Array) -> Array:
-    """v `[...]`, a prefix of x's shape, as an array of x's shape and type."""
+    """v `[...]`, whose shape is a prefix of x's, broadcast to x's shape and dtype."""
     return jnp.broadcast_to(left_broadcast(jnp.asarray(v, x.dtype), x), x.shape)
 
 
 def _slope(log_density: Callable[[Array, Array], Array], x: Array, v: Array) -> Array:
-    """The derivative in x of a function of numbers, each on its own."""
+    """The elementwise derivative in x of a function of numbers."""
     return jax.jvp(lambda x: log_density(x, v), (x,), (jnp.ones_like(x),))[1]
 
 

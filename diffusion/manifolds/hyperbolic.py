@@ -23,8 +23,8 @@ def poincare(n: int) -> Manifold:
         paper: Ganea, Becigneul and Hofmann 2018, "Hyperbolic Neural Networks"; Mathieu and Nickel 2020, "Riemannian
             Continuous Normalizing Flows"
 
-    Float32 holds about 7 digits of the coordinates, and 1 - |x|^2 = 4 e^-r at distance r from the origin: a distance r
-    costs a factor of e^r.
+    Float32 has about 7 digits, and 1 - |x|^2 is about 4 e^-r at distance r from the origin, so the relative error grows
+    as e^r.
 
     Args:
         n: dimension, >= 1.
@@ -46,7 +46,7 @@ def poincare(n: int) -> Manifold:
         return project(((1 + 2 * xz + zz) * x + gap(x) * z) / (1 + 2 * xz + _dot(x, x) * zz))
 
     def log(x, y):
-        # m = -x (+) y in the differences of the points, which are exact where they are near
+        # m = -x (+) y, in terms of y - x, which is exact for near points
         d = y - x
         squared = _dot(d, d)
         m = (gap(x) * d - squared * x) / (squared + gap(x) * gap(y))
@@ -114,7 +114,7 @@ def lorentz(n: int) -> Manifold:
         paper: Nickel and Kiela 2018, "Learning Continuous Hierarchies in the Lorentz Model of Hyperbolic Geometry";
             Nagano et al. 2019, "A Wrapped Normal Distribution on Hyperbolic Space"
 
-    Coordinates grow as e^r with the distance r from (1, 0, ..., 0), and their rounding with them.
+    Coordinates and their rounding errors grow as e^r with the distance r from (1, 0, ..., 0).
 
     Args:
         n: dimension, >= 1.
@@ -129,7 +129,7 @@ def lorentz(n: int) -> Manifold:
         return jnp.concatenate([jnp.sqrt(1 + _dot(space, space)), space], -1)
 
     def chord(x, y):
-        # y - x, with the difference of the first coordinates from the others
+        # y - x, where the difference of the first coordinates follows from the others
         d = (y - x)[..., 1:]
         rise = _dot(d, (x + y)[..., 1:]) / (x + y)[..., :1]
         return jnp.concatenate([rise, d], -1)
@@ -156,7 +156,7 @@ def lorentz(n: int) -> Manifold:
         return v + _minkowski(x, v) * x
 
     def from_origin(x, v):
-        """Transports v, of R^n, from the point (1, 0, ..., 0) to x."""
+        """Transports v in R^n, a tangent vector at (1, 0, ..., 0), to x."""
         start = jnp.concatenate([jnp.zeros_like(v[..., :1]), v], -1)
         first = jnp.zeros(n + 1, jnp.result_type(x)).at[0].set(1)
         return start + _dot(x[..., 1:], v) / (1 + x[..., :1]) * (first + x)
@@ -198,34 +198,34 @@ def lorentz(n: int) -> Manifold:
 
 
 def poincare_to_lorentz(x: Array) -> Array:
-    """`[..., n + 1]` the same points in the Lorentz model: (1 + |x|^2, 2 x) / (1 - |x|^2), an isometry.
+    """The isometry from the unit ball to the Lorentz model `[..., n + 1]`: (1 + |x|^2, 2 x) / (1 - |x|^2).
 
     Args:
-        x: `[..., n]` in the unit ball.
+        x: points `[..., n]` in the unit ball.
     """
     squared = _dot(x, x)
     return jnp.concatenate([1 + squared, 2 * x], -1) / (1 - squared)
 
 
 def lorentz_to_poincare(x: Array) -> Array:
-    """`[..., n]` the same points in the unit ball: (x_1, ..., x_n) / (1 + x_0), an isometry.
+    """The isometry from the Lorentz model to the unit ball `[..., n]`: (x_1, ..., x_n) / (1 + x_0).
 
     Args:
-        x: `[..., n + 1]` on the hyperboloid.
+        x: points `[..., n + 1]` on the hyperboloid.
     """
     return x[..., 1:] / (1 + x[..., :1])
 
 
 def _require_room(name: str, n: int, mean: Array, scale: ArrayLike) -> None:
-    """Refuses a wrapped normal whose draws leave the ball's numbers, where `project` takes them back to its edge.
+    """Refuses a wrapped normal whose draws are too near to the edge of the ball for the number type.
 
     Raises:
-        ValueError: naming the scale and the farthest distance from the origin.
+        ValueError: if they are; the message has the scale and the largest distance from the origin.
     """
     room = math.log(2 / (16 * float(jnp.finfo(jnp.result_type(mean)).eps)))
     means = np.asarray(mean, np.float64)
     before = 2 * np.arctanh(np.minimum(np.linalg.norm(means, axis=-1), 1 - 1e-16))
-    reach = before + np.asarray(scale, np.float64) * (math.sqrt(n) + 5)  # the length of n normal numbers
+    reach = before + np.asarray(scale, np.float64) * (math.sqrt(n) + 5)  # the norm of n normal numbers
     if np.max(reach, initial=0) > room:
         raise ValueError(
             f"{name}: draws of scale = {np.max(scale):g} reach {np.max(reach):.3g} from the origin, but this number "

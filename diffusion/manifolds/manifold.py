@@ -1,7 +1,7 @@
-"""The type that every factory of this package returns, and what holds on all of them.
+"""The type that every factory of this package returns, and functions that work on all manifolds.
 
-Points are arrays of coordinates, with the batch in front; a point of a product is a tuple of them. Tangent vectors are
-in the same coordinates as the points. Functions broadcast over the batches of their arguments.
+Points are arrays of coordinates with leading batch axes; a point of a product is a tuple of arrays. Tangent vectors use
+the same coordinates as points. Functions broadcast over the batches of their arguments.
 """
 
 import math
@@ -19,38 +19,38 @@ from diffusion.manifolds import smooth
 from diffusion.schedules import left_broadcast
 
 Shape = tuple[Any, ...]
-"""The axes of a point's coordinates, `(3,)`; for a product, a tuple of shapes."""
+"""The axes of a point's coordinates, such as `(3,)`; for a product, a tuple of shapes."""
 
 
 class Manifold(NamedTuple):
     """A complete Riemannian manifold, as functions of its points x, y and tangent vectors u, v.
 
     Attributes:
-        name: the name in messages, such as "sphere(2)".
+        name: name of the manifold in messages, such as "sphere(2)".
         shape: the axes of a point's coordinates; for a product, a tuple of shapes.
         dimension: the dimension of the manifold, not of its coordinates.
-        exp: (x, v) -> y, where the geodesic from x with velocity v is at time 1; of any length of v for which the
-            coordinates have numbers.
-        log: (x, y) -> v, the shortest v with exp(x, v) = y. On the cut locus, where several are shortest, it is one of
-            them, always the same, and its derivatives are finite; `cut_distance` is 0 there.
-        distance: (x, y) -> `[...]`, length of the shortest geodesic.
-        inner: (x, u, v) -> `[...]`, the metric.
-        project: x -> a point of the manifold near the given coordinates.
+        exp: (x, v) -> y, the end at time 1 of the geodesic from x with velocity v, for v of any length that the number
+            type allows.
+        log: (x, y) -> v, the shortest v with exp(x, v) = y. On the cut locus, where several v are shortest and
+            `cut_distance` is 0, a fixed one of them is chosen; its derivatives are finite.
+        distance: (x, y) -> length `[...]` of the shortest geodesic.
+        inner: (x, u, v) -> inner product `[...]` of u and v in the metric at x.
+        project: x -> a point of the manifold near the coordinates x.
         tangent: (x, v) -> the orthogonal projection of ambient coordinates v on the tangent space at x.
-        lift: (x, w) -> the tangent vector at x that numbers w `[..., *shape]`, such as a network's output, stand for:
-            linear in w, onto the tangent space, and of a length in the metric like |w| at every x, up to the edge.
+        lift: (x, w) -> the tangent vector at x for numbers w `[..., *shape]`, such as a network's output. It is linear
+            in w, surjective, and has a norm of about |w| in the metric at every x, also near the boundary.
         basis: x -> `[..., dimension, *shape]`, a basis of the tangent space that is orthonormal in the metric.
-        transport: (x, y, v) -> v carried along the geodesic exp(x, t log(x, y)) from x to y, in parallel.
-        log_volume_change: (x, v) -> `[...]`, log |det d exp_x| at v, in orthonormal bases at both ends.
-        tangent_normal: (key, x) -> v, a draw of the standard normal distribution of the tangent space at x; the
-            increment of Brownian motion over unit time, where the metric is flat.
-        wrapped_log_density: (mean, scale, x) -> `[...]`, of `wrapped_normal`, in the volume of the metric.
-        cut_distance: (x, y) -> `[...]`, by how much the geodesic from x to y may become longer and stay the shortest;
-            inf where there is no cut locus.
+        transport: (x, y, v) -> parallel transport of v along the geodesic exp(x, t log(x, y)) from x to y.
+        log_volume_change: (x, v) -> log |det d exp_x| `[...]` at v, in orthonormal bases at both ends.
+        tangent_normal: (key, x) -> v, a standard normal draw in the tangent space at x.
+        wrapped_log_density: (mean, scale, x) -> log-density `[...]` of `wrapped_normal`, with respect to the metric's
+            volume.
+        cut_distance: (x, y) -> length `[...]` by which the geodesic from x to y can be extended and remain the
+            shortest; inf if there is no cut locus.
         check: x -> None; ValueError if the shape is wrong, or, outside of `jit`, if a point is off the manifold.
-        log_volume: log of the total volume; inf where the manifold is not compact.
-        uniform: (key, batch shape) -> draws, uniform in the volume of the metric; None where that is infinite.
-        injectivity_radius: the least distance of a point from its cut locus.
+        log_volume: log of the total volume; inf if the manifold is not compact.
+        uniform: (key, batch shape) -> draws that are uniform in the metric's volume; None if the volume is infinite.
+        injectivity_radius: smallest distance of a point from its cut locus.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Manifold(NamedTuple):
 
     @property
     def volume(self) -> float:
-        """exp(log_volume), which leaves the range of a float in many dimensions."""
+        """exp(log_volume), which may overflow or underflow in many dimensions."""
         return math.exp(self.log_volume)
 
 
@@ -85,47 +85,47 @@ def geodesic(manifold: Manifold, x: Any, y: Any, t: ArrayLike) -> Any:
 
     Args:
         manifold: the manifold of x and y.
-        x: `[..., *shape]`.
-        y: `[..., *shape]`; on the cut locus of x the geodesic is one of several, see `Manifold.log`.
-        t: `[]` or a prefix of the batch, of any size.
+        x: start points `[..., *shape]`.
+        y: end points `[..., *shape]`; on the cut locus of x one of several geodesics is chosen, see `Manifold.log`.
+        t: times, `[]` or a prefix of the batch shape, any real numbers.
     """
     return manifold.exp(x, scaled(t, manifold.log(x, y)))
 
 
 def norm(manifold: Manifold, x: Any, v: Any) -> Array:
-    """`[...]` length of a tangent vector, inner(x, v, v)^(1/2).
+    """Norm `[...]` of a tangent vector, inner(x, v, v)^(1/2).
 
     Args:
-        manifold: the space.
-        x: `[..., *shape]` points.
-        v: `[..., *shape]` tangent vectors at x.
+        manifold: the manifold.
+        x: points `[..., *shape]`.
+        v: tangent vectors at x, `[..., *shape]`.
     """
     return smooth.root(manifold.inner(x, v, v))
 
 
 def scaled(t: Any, v: Any) -> Any:
-    """t v: a number, one an example, or, for a product, a tuple with one for each factor.
+    """t v, where t is a number, one number for each example, or, for a product, a tuple with one for each factor.
 
     Args:
-        t: a tree that is a prefix of v's, whose arrays have shapes that are prefixes of the batch.
+        t: a pytree that is a prefix of v's, whose arrays have shapes that are prefixes of the batch shape.
         v: a tangent vector, `[..., *shape]`.
     """
     return jax.tree.map(lambda number, part: jax.tree.map(lambda a: left_broadcast(number, a) * a, part), t, v)
 
 
 def check_targets(manifold: Manifold, x: Any, y: Any, margin: float = 1e-3) -> None:
-    """Refuses pairs between which the shortest geodesic is not determined, or nearly so.
+    """Refuses pairs between which the shortest geodesic is not unique, or nearly not unique.
 
-    A compiled program cannot raise; there `cut_distance` says the same.
+    A compiled program cannot raise; use `cut_distance` there.
 
     Args:
         manifold: the manifold of x and y.
-        x: `[..., *shape]` points.
-        y: `[..., *shape]` their targets.
-        margin: the least valid `cut_distance`, >= 0.
+        x: points `[..., *shape]`.
+        y: targets of the points, `[..., *shape]`.
+        margin: smallest valid `cut_distance`, >= 0.
 
     Raises:
-        ValueError: naming the pair that is nearest to the cut locus.
+        ValueError: if a pair is closer to the cut locus; the message names the closest pair.
     """
     left = manifold.cut_distance(x, y)
     if isinstance(left, Tracer):
@@ -145,11 +145,11 @@ def checked(
     """The `check` of a manifold whose points are arrays.
 
     Args:
-        name: the name of the manifold.
-        shape: the axes of a point.
-        valid: the condition on a point's coordinates in words, for the message.
-        error: `[..., *shape]` float64 -> `[...]`, the distance of each point from that condition.
-        tolerance: the largest valid error.
+        name: name of the manifold.
+        shape: axes of a point.
+        valid: condition on a point's coordinates in words, for the message.
+        error: points `[..., *shape]` float64 -> violation `[...]` of this condition.
+        tolerance: largest valid violation.
     """
 
     def check(x):
@@ -178,15 +178,15 @@ def in_coordinates(
     join: Callable[[Any], Array],
     check: Callable[[Any], None],
 ) -> Manifold:
-    """The same manifold with points and tangent vectors in other coordinates.
+    """A manifold with its points and tangent vectors in other coordinates.
 
     Args:
         manifold: the manifold.
-        name: the new manifold's name.
+        name: name of the new manifold.
         shape: the axes of a point in the new coordinates.
-        parts: new coordinates -> the manifold's, of points and of tangent vectors.
+        parts: new coordinates -> the manifold's coordinates, for points and tangent vectors.
         join: the inverse of `parts`.
-        check: refuses what is no point in the new coordinates.
+        check: function that refuses invalid points in the new coordinates.
     """
     value = lambda field: lambda *arrays: getattr(manifold, field)(*map(parts, arrays))
     point = lambda field: lambda *arrays: join(value(field)(*arrays))
@@ -220,7 +220,7 @@ def _short(point: np.ndarray) -> str:
 
 
 def identity_basis(x: Array, shape: tuple[int, ...]) -> Array:
-    """`[..., D, *shape]`, the basis of flat coordinates."""
+    """The standard basis of flat coordinates, `[..., D, *shape]`."""
     size = int(np.prod(shape, dtype=int))
     eye = jnp.eye(size, dtype=jnp.result_type(x)).reshape(size, *shape)
     return jnp.broadcast_to(eye, x.shape[: x.ndim - len(shape)] + eye.shape)

@@ -1,7 +1,7 @@
-"""Mixtures with exact densities as targets: von Mises-Fisher on the sphere, heat kernels wherever they are known.
+"""Mixtures with exact densities, as targets: von Mises-Fisher on the sphere, and heat kernels.
 
-A mixture of heat kernels stays one under Brownian motion, so that the whole process is known: `exact_field` is the
-optimum of `riemannian_score_matching` on it.
+Under Brownian motion, a mixture of heat kernels remains a mixture of heat kernels, so the whole process is known:
+`exact_field` is the optimum of `riemannian_score_matching` for it.
 """
 
 __all__ = ["diffused", "exact_field", "mixture", "von_mises_fisher"]
@@ -27,14 +27,14 @@ from diffusion.schedules import NoiseSchedule
 def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
     """The density kappa / (2 pi (1 - exp(-2 kappa))) exp(kappa (mean . x - 1)) on S^2.
 
-    Fisher 1953, "Dispersion on a Sphere"; drawn by the inverse of the distribution function of mean . x.
+    Fisher 1953, "Dispersion on a Sphere". Draws invert the distribution function of mean . x.
 
     Args:
-        mean: `[3]`, a unit vector.
-        concentration: kappa > 0.
+        mean: unit vector `[3]`.
+        concentration: concentration kappa, > 0.
 
     Raises:
-        ValueError: if the concentration is not positive, or the mean no unit vector.
+        ValueError: if concentration is not positive, or mean is not a unit vector.
     """
     if not concentration > 0:
         raise ValueError(
@@ -60,15 +60,15 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
 
 
 def diffused(kernel: HeatKernel, mean: ArrayLike, variance: float) -> Distribution:
-    """The heat kernel K_v(mean, .): on the torus a wrapped normal, on SO(3) IGSO(3).
+    """The heat kernel K_v(mean, .) as a distribution: a wrapped normal on the torus, IGSO(3) on SO(3).
 
     Args:
-        kernel: such as `heat_kernels.so3()`.
-        mean: `[*shape]`.
-        variance: v > 0.
+        kernel: the heat kernel, such as `heat_kernels.so3()`.
+        mean: start of the Brownian motion, `[*shape]`.
+        variance: variance v, > 0.
 
     Raises:
-        ValueError: if the variance is not positive, or the mean off the manifold.
+        ValueError: if variance is not positive, or mean is off the manifold.
     """
     if not variance > 0:
         raise ValueError(f"diffused: variance = {variance} must be positive")
@@ -83,11 +83,11 @@ def diffused(kernel: HeatKernel, mean: ArrayLike, variance: float) -> Distributi
 
 
 def mixture(components: Sequence[Distribution], weights: Sequence[float]) -> Distribution:
-    """p(x) = sum_k w_k p_k(x).
+    """The mixture p(x) = sum_k w_k p_k(x).
 
     Args:
-        components: the distributions, at least one, on one manifold.
-        weights: the weight of each, > 0; weights are divided by their sum.
+        components: the distributions p_k, at least one, all on one manifold.
+        weights: weights w_k > 0, one for each component, which are divided by their sum.
 
     Raises:
         ValueError: if there is not one positive weight for each component.
@@ -113,7 +113,7 @@ def exact_field(
     weights: Sequence[float],
     schedule: NoiseSchedule,
 ) -> TangentField:
-    """The score and the flow of a mixture of heat kernels under Brownian motion of the variance sigma(t)^2.
+    """The score and the flow of a mixture of heat kernels under Brownian motion with variance sigma(t)^2.
 
         p_t(x) = sum_k w_k K_(v_k + sigma(t)^2)(mean_k, x),    dx/dt = -g(t)^2 / 2 grad log p_t(x)
 

@@ -10,7 +10,7 @@ from jax import Array
 from diffusion.manifolds import smooth, symmetric_functions, wrapped
 from diffusion.manifolds.manifold import Manifold, checked
 
-_FLOOR = 1e-6  # least eigenvalue that `project` leaves
+_FLOOR = 1e-6  # smallest eigenvalue after `project`
 
 
 def positive_definite(n: int) -> Manifold:
@@ -18,15 +18,15 @@ def positive_definite(n: int) -> Manifold:
 
     Facts:
         points: symmetric matrices `[n, n]` with positive eigenvalues
-        metric: tr(P^-1 U P^-1 V), which is the same for A P A^T, A U A^T, A V A^T
+        metric: tr(P^-1 U P^-1 V), invariant under P, U, V -> A P A^T, A U A^T, A V A^T
         cut_locus: none
         paper: Pennec, Fillard and Ayache 2006, "A Riemannian Framework for Tensor Computing"
 
-    L is the Cholesky factor of P; the literature writes P^(1/2), which gives the same. Derivatives are finite where
-    eigenvalues coincide, as they do at log(P, P), see `symmetric_functions`.
+    L is the Cholesky factor of P; with P^(1/2), as in the literature, the result is the same. Derivatives are finite
+    also where eigenvalues coincide, such as at log(P, P), see `symmetric_functions`.
 
     Args:
-        n: rows and columns, >= 1.
+        n: number of rows and columns, >= 1.
 
     Raises:
         ValueError: if n < 1.

@@ -1,4 +1,4 @@
-"""Products of manifolds, and powers of one: everything is the sum, or the least, over the factors."""
+"""Products of manifolds, and powers of a manifold."""
 
 import functools
 import math
@@ -15,28 +15,28 @@ from diffusion.manifolds.manifold import Manifold, Shape, in_coordinates, leaf_s
 
 
 def product(*factors: Manifold) -> Manifold:
-    """M_1 x ... x M_n with the sum of the metrics; a point is a tuple with one point of each.
+    """The product M_1 x ... x M_n with the sum of the metrics; a point is a tuple with a point of each factor.
 
     Facts:
         points: tuples
-        metric: the sum of the factors'
-        cut_locus: where one of the factors is on its own
+        metric: the sum of the factors' metrics
+        cut_locus: where a factor is on its cut locus
         paper: Chen and Lipman 2024, "Flow Matching on General Geometries"
 
-    A scale of its wrapped normal is one number, or a tuple with one for each factor.
+    The scale of a wrapped normal on it is one number, or a tuple with one for each factor.
 
     Args:
-        factors: two or more; of one kind, `power` is one array.
+        factors: two or more manifolds; for copies of one manifold, `power` has points that are one array.
 
     Raises:
-        ValueError: if there are fewer than two.
+        ValueError: if there are fewer than two factors.
     """
     if len(factors) < 2:
         raise ValueError(f"product: takes two manifolds or more, got {len(factors)}")
     dimension = sum(factor.dimension for factor in factors)
 
     def apply(field: str):
-        """Applies a field of every factor to the factor's part of every argument."""
+        """Applies the function `field` of every factor to the factor's part of every argument."""
         return lambda *points: tuple(getattr(factor, field)(*parts) for factor, *parts in zip(factors, *points))
 
     def total(field: str) -> Callable[..., Array]:
@@ -92,16 +92,16 @@ def product(*factors: Manifold) -> Manifold:
 
 
 def power(factor: Manifold, n: int) -> Manifold:
-    """M^n, such as the frames of n residues: the points of one factor with one axis more, in front of their own.
+    """The power M^n, such as the frames of n residues; points have an axis of n in front.
 
     Facts:
-        points: points of the factor with an axis of n in front
+        points: n points of the factor, with the axis of n in front
         metric: the sum over the axis
-        cut_locus: where one of the n is on its own
+        cut_locus: where one of the n points is on its cut locus
         paper: -
 
     Args:
-        factor: M.
+        factor: the manifold M.
         n: number of factors, >= 1.
 
     Raises:
@@ -156,24 +156,24 @@ def power(factor: Manifold, n: int) -> Manifold:
 
 
 def packed(manifold: Manifold) -> Manifold:
-    """A manifold whose points are tuples, with points as vectors `[D]` of all their coordinates.
+    """A manifold with points as vectors `[D]` of all coordinates instead of tuples.
 
     Facts:
-        points: vectors `[D]`, the coordinates of the parts one after another
+        points: vectors `[D]`, the concatenated coordinates of the parts
         metric: the manifold's
         cut_locus: the manifold's
         paper: -
 
-    Objectives, samplers and likelihoods take points that are one array, and so products by this.
+    Objectives, samplers and likelihoods need points that are one array; this function makes products usable there.
 
     Args:
-        manifold: a product, or any other.
+        manifold: a product, or any other manifold.
     """
     shapes = leaf_shapes(manifold.shape)
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
 
     def parts(x):
-        """The point, or tangent vector, of a vector `[..., D]`."""
+        """The point, or tangent vector, that a vector `[..., D]` encodes."""
         leaves = [
             x[..., end - math.prod(shape) : end].reshape(*x.shape[:-1], *shape) for end, shape in zip(ends, shapes)
         ]
@@ -193,7 +193,7 @@ def packed(manifold: Manifold) -> Manifold:
 
 
 def _nested(shape: Shape, leaves: Any) -> Any:
-    """The arrays in turn as a point of a manifold of this shape."""
+    """The arrays, in order, as a point of a manifold with this shape."""
     if all(isinstance(axis, int) for axis in shape):
         return next(leaves)
     return tuple(_nested(part, leaves) for part in shape)
@@ -206,7 +206,7 @@ def _each(function: Any, shape: Shape, tree: Any) -> Any:
 
 
 def _padded(a: Any, axes: int, before: int, after: int) -> Any:
-    """Zeros around the axis of a basis."""
+    """Pads the axis of a basis with zeros."""
     return jnp.pad(a, [(before, after) if axis == a.ndim - axes - 1 else (0, 0) for axis in range(a.ndim)])
 
 

@@ -1,4 +1,4 @@
-"""Log-likelihood under a flow on a manifold, with the divergence of its metric, in the volume of its metric."""
+"""Log-likelihood under a flow on a manifold, with respect to the metric's volume."""
 
 __all__ = ["RiemannianDivergence", "exact_divergence", "hutchinson_divergence", "riemannian_log_likelihood"]
 
@@ -18,7 +18,7 @@ from diffusion.manifolds.manifold import Manifold
 from diffusion.package import public
 
 RiemannianDivergence = Callable[[Manifold, Callable[[Any], Any], Any], tuple[Any, Array]]
-"""(manifold, x -> tangent at x, x `[B, *shape]`) -> (the tangents at x, the divergence `[B]`)."""
+"""(manifold, x -> tangent vector at x, x `[B, *shape]`) -> (tangent vectors at x, divergence `[B]`)."""
 
 
 def riemannian_log_likelihood(
@@ -28,29 +28,29 @@ def riemannian_log_likelihood(
     log_prior: Callable[[Any], Array],
     divergence: RiemannianDivergence | None = None,
 ) -> Likelihood:
-    """Log-density of x under the flow, by the change of variables along it.
+    """Log-density of x under the flow, by the change of variables.
 
         log p_0(x(0)) = log p_1(x(1)) + integral_0^1 div u(x(t), t) dt
 
-    by the classical Runge-Kutta method in normal coordinates. Mathieu and Nickel 2020, "Riemannian Continuous
+    solved by the classical Runge-Kutta method in normal coordinates. Mathieu and Nickel 2020, "Riemannian Continuous
     Normalizing Flows"; Chen and Lipman 2024, "Flow Matching on General Geometries".
 
     Args:
-        field: dx/dt, as trained or exact.
-        x: `[B, *shape]` data.
-        times: `[N + 1]` increasing, from the data to the prior.
-        log_prior: x `[B, *shape]` -> its log-density at times[-1] `[B]`, in the volume of the metric.
-        divergence: `exact_divergence()` if None.
+        field: the field dx/dt, trained or exact.
+        x: data `[B, *shape]`.
+        times: `[N + 1]` increasing times, from the data to the prior.
+        log_prior: x `[B, *shape]` -> log-density `[B]` at times[-1], with respect to the metric's volume.
+        divergence: method for the divergence, such as `hutchinson_divergence(probes)`; `exact_divergence()` if None.
 
     Returns:
-        `Likelihood`, its density in nats.
+        `Likelihood`, with the log-density in nats.
 
     Raises:
         ValueError: if the times do not increase, or x is off the manifold.
     """
     grid = np.asarray(times)
     if grid.ndim != 1 or grid.size < 2 or not np.all(np.diff(grid) > 0):
-        raise ValueError(f"times must be at least two increasing numbers, from the data on; got {grid}")
+        raise ValueError(f"times must be at least two increasing numbers, starting near the data; got {grid}")
     field.manifold.check(x)
     divergence = divergence or exact_divergence()
     grid = jnp.asarray(grid, jnp.promote_types(jax.tree.leaves(x)[0].dtype, jnp.float32))
@@ -74,7 +74,8 @@ def exact_divergence() -> RiemannianDivergence:
 
         div u = sum_i <E_i, D_(E_i) u>,    D_E u = d/dr of u(exp(x, r E)), transported back to x, at r = 0
 
-    which needs no coordinates and no embedding: as many derivatives along a direction as the manifold has dimensions.
+    which needs no coordinates and no embedding. The cost is a directional derivative for each dimension of the
+    manifold.
     """
 
     def divergence(manifold, field, x):
@@ -86,13 +87,13 @@ def exact_divergence() -> RiemannianDivergence:
 
 
 def hutchinson_divergence(probes: Array) -> RiemannianDivergence:
-    """The unbiased estimate mean_k <z_k, D_(z_k) u>, with z_k the same numbers in the basis at every point.
+    """The unbiased estimate mean_k <z_k, D_(z_k) u>, where z_k has the same coefficients in the basis at every point.
 
     Hutchinson 1990; Grathwohl et al. 2019, "FFJORD".
 
     Args:
-        probes: `[K, B, dimension]` of -1 and 1 or standard normal, fixed during a solve; e.g. `likelihood.rademacher`
-            with the shape (dimension,).
+        probes: `[K, B, dimension]` of -1 and 1 or standard normal numbers, fixed during a solve, e.g. from
+            `likelihood.rademacher` with the shape (dimension,).
     """
 
     def divergence(manifold, field, x):
@@ -114,7 +115,7 @@ def _weighted(numbers: Array, basis: Array) -> Array:
 
 
 def _covariant(manifold: Manifold, field: Callable[[Any], Any], x: Any, v: Any) -> Any:
-    """The covariant derivative of a field along the tangents v at x."""
+    """The covariant derivative of a field along the tangent vectors v at x."""
 
     def carried_back(r):
         y = manifold.exp(x, jax.tree.map(lambda leaf: r * leaf, v))

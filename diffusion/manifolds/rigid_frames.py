@@ -1,4 +1,4 @@
-"""Frames of n residues as one array: SE(3)^n with the common translation removed."""
+"""Frames of n residues as one array: SE(3)^n without the common translation."""
 
 import math
 
@@ -17,29 +17,29 @@ from diffusion.objectives.couplings.equivariant_transport import turn
 
 
 def centred(n: int, d: int = 3) -> Manifold:
-    """n points of R^d whose mean is zero, a flat space of (n - 1) d dimensions.
+    """The flat space of n points in R^d with mean zero, which has (n - 1) d dimensions.
 
     Facts:
-        points: any numbers `[n, d]` whose mean over n is zero
+        points: real numbers `[n, d]` whose mean over n is zero
         metric: the sum of squares
         cut_locus: none
         paper: Hoogeboom et al. 2022, "Equivariant Diffusion for Molecule Generation in 3D"
 
-    `project` and `tangent` subtract the mean, so that a density on it is one of sets of points up to translation.
+    `project` and `tangent` subtract the mean, so a density on this space is a density of point sets up to translation.
 
     Args:
         n: number of points, >= 2.
-        d: dimensions of each.
+        d: dimension of each point, >= 1.
 
     Raises:
-        ValueError: for fewer points.
+        ValueError: if n < 2.
     """
     if n < 2:
         raise ValueError(f"centred: n = {n} points must be at least two, because the centre fixes one of them")
     flat = euclidean(n, d)
     dimension = (n - 1) * d
     mean_free = lambda x: x - x.mean(-2, keepdims=True)
-    # Rows that are orthonormal and sum to zero (Helmert): row k has k + 1 equal entries, and one that balances them.
+    # Orthonormal rows that sum to zero (Helmert): row k has k + 1 equal entries, and another that balances them.
     helmert = np.tril(np.ones((n - 1, n))) - np.diag(np.arange(1.0, n), 1)[: n - 1]
     helmert /= np.linalg.norm(helmert, axis=1, keepdims=True)
     directions = np.einsum("ij,kl->ikjl", helmert, np.eye(d)).reshape(dimension, n, d)
@@ -67,22 +67,22 @@ def centred(n: int, d: int = 3) -> Manifold:
 
 
 def frames(n: int) -> Manifold:
-    """The frames of n residues as arrays `[n, 3, 4]`: each a rotation, and beside it a position; their mean is zero.
+    """The frames of n residues as arrays `[n, 3, 4]`: a rotation and a position each, where positions have mean zero.
 
     Facts:
-        points: arrays `[n, 3, 4]` of rotations `[3, 3]` with positions `[3]` as a last column, of mean zero
+        points: arrays `[n, 3, 4]` of rotations `[3, 3]` with positions `[3]` of mean zero as the last column
         metric: the sum over rotations and positions, the convention of FrameDiff and FrameFlow
-        cut_locus: where one of the rotations is by pi from R
+        cut_locus: where a rotation differs from R by the angle pi
         paper: Yim et al. 2023, "SE(3) diffusion model with application to protein backbone generation"; Yim et al.
             2023, "Fast protein backbone generation with SE(3) flow matching"
 
-    It is the product of `power(so3(), n)` and `centred(n)`; a scale of its wrapped normal is one number.
+    This is the product of `power(so3(), n)` and `centred(n)`; the scale of a wrapped normal on it is one number.
 
     Args:
         n: number of residues, >= 2.
 
     Raises:
-        ValueError: for fewer residues.
+        ValueError: if n < 2.
     """
     parts = product(power(so3(), n), centred(n))
 
@@ -96,14 +96,14 @@ def frames(n: int) -> Manifold:
 
 
 def frame_prior(n: int, scale: float = 1.0) -> Distribution:
-    """The distribution of frames: uniform rotations, and independent normal positions less their mean.
+    """The prior of frames: uniform rotations, and independent normal positions minus their mean.
 
     Args:
         n: number of residues, >= 2.
-        scale: standard deviation of positions, in their unit, > 0.
+        scale: standard deviation of positions, > 0, in the unit of the positions.
 
     Raises:
-        ValueError: for a number out of range.
+        ValueError: if n < 2 or scale is not positive.
     """
     if not scale > 0:
         raise ValueError(f"frame_prior: scale = {scale} must be positive")
@@ -124,12 +124,12 @@ def frame_prior(n: int, scale: float = 1.0) -> Distribution:
 
 
 def aligned_frames() -> Coupling:
-    """Each example keeps its noise, whose frames are turned together so that positions are nearest to the data's.
+    """Each example keeps its noise, which is rotated as a whole so that its positions are nearest to the data's.
 
         (R_i, p_i) -> (Q R_i, Q p_i),    Q = argmin sum_i |x_i - Q p_i|^2 over rotations Q
 
-    The prior does not change under rotations, so that this noise is as likely; an equivariant network learns straighter
-    paths. Each example still has its own noise, which is no longer independent of the data.
+    The prior is invariant under rotations, so the rotated noise is equally likely, and an equivariant network learns
+    straighter paths. The noise is no longer independent of the data.
 
     Reference: Yim et al., "Fast protein backbone generation with SE(3) flow matching", 2023.
     """
@@ -137,7 +137,7 @@ def aligned_frames() -> Coupling:
 
 
 def aligned(targets: Array, frames: Array) -> Array:
-    """Frames `[B, n, 3, 4]`, turned together in each example so that positions are nearest to those of the targets."""
+    """Frames `[B, n, 3, 4]`, rotated as a whole in each example so that positions are nearest to the targets'."""
 
     def align(x: Array, e: Array) -> Array:
         q = turn(x[..., 3], e[..., 3]).T

@@ -1,4 +1,4 @@
-"""Rotations of space, and rigid motions."""
+"""Rotations in three dimensions, and rigid motions."""
 
 import math
 
@@ -14,25 +14,26 @@ from diffusion.manifolds.product_spaces import product
 
 
 def so3() -> Manifold:
-    """SO(3) as matrices, with the angle as distance: exp(R, R hat(w)) = R e^hat(w), by Rodrigues' formula.
+    """SO(3) as matrices, with the rotation angle as distance: exp(R, R hat(w)) = R e^hat(w), by Rodrigues' formula.
 
     Facts:
         points: orthogonal matrices `[3, 3]` of determinant 1
         metric: tr(U^T V) / 2
-        cut_locus: rotations by pi from R
+        cut_locus: rotations that differ from R by the angle pi
         paper: Leach et al. 2022, "Denoising Diffusion Probabilistic Models on SO(3) for Rotational Alignment"; Yim et
             al. 2023, "SE(3) diffusion model with application to protein backbone generation"
 
-    A rotation by pi has two shortest geodesics, of axes u and -u; log takes the u whose largest component is positive.
+    A rotation by pi has two shortest geodesics, with the axes u and -u; log chooses the axis whose largest component is
+    positive.
 
-    `project` goes through the quaternion of the matrix: to a rotation near, not to the nearest.
+    `project` uses the quaternion of the matrix, which gives a near rotation, but not the nearest.
     """
     body = lambda x, v: _vee(_product(_transposed(x), v))
     vector = lambda x, y: to_rotation_vector(_product(_transposed(x), y))
 
     def exp(x, v):
         y = _product(x, from_rotation_vector(body(x, v)))
-        # One step of Newton's iteration to the orthogonal factor: rounding does not add up over many steps.
+        # One Newton step towards the orthogonal factor, so that rounding errors do not accumulate over many steps.
         return 1.5 * y - 0.5 * _product(y, _product(_transposed(y), y))
 
     def distance(x, y):
@@ -42,7 +43,7 @@ def so3() -> Manifold:
         return _product(x, hat(body(x, v)))
 
     def transport(x, y, v):
-        # Half of the rotation, backwards: in the frame that turns with the geodesic dw/dt = -[W, w] / 2.
+        # Half of the rotation, backwards: in the frame that rotates with the geodesic, dw/dt = -[W, w] / 2.
         half = from_rotation_vector(-vector(x, y) / 2)
         return _product(y, hat(jnp.sum(half * body(x, v)[..., None, :], -1)))
 
@@ -87,12 +88,12 @@ def so3() -> Manifold:
 
 
 def se3() -> Manifold:
-    """SE(3), a rotation and a translation, as the product SO(3) x R^3: geodesics turn and move independently.
+    """SE(3) as the product SO(3) x R^3 of rotations and translations, along which geodesics move independently.
 
     Facts:
         points: tuples of a rotation `[3, 3]` and a translation `[3]`
         metric: the sum of both, the convention of FrameDiff and FrameFlow; not that of screw motions
-        cut_locus: rotations by pi from R
+        cut_locus: rotations that differ from R by the angle pi
         paper: Yim et al. 2023, "SE(3) diffusion model with application to protein backbone generation"; Yim et al.
             2023, "Fast protein backbone generation with SE(3) flow matching"
 
@@ -102,10 +103,10 @@ def se3() -> Manifold:
 
 
 def from_rotation_vector(w: Array) -> Array:
-    """`[..., 3, 3]` rotation by |w| radians around w, by Rodrigues' formula 1 + sin|w| K + (1 - cos|w|) K^2.
+    """The rotation `[..., 3, 3]` by |w| radians about w, by Rodrigues' formula 1 + sin|w| K + (1 - cos|w|) K^2.
 
     Args:
-        w: `[..., 3]`.
+        w: vectors `[..., 3]`.
     """
     squared = jnp.sum(w * w, -1)[..., None, None]
     k = hat(w)
@@ -114,10 +115,10 @@ def from_rotation_vector(w: Array) -> Array:
 
 
 def to_rotation_vector(r: Array) -> Array:
-    """`[..., 3]` axis times angle, of length in [0, pi].
+    """The rotation vector `[..., 3]`, the axis times the angle in [0, pi].
 
     Args:
-        r: `[..., 3, 3]` rotations.
+        r: rotations `[..., 3, 3]`.
     """
     q = to_quaternion(r)
     w, v = q[..., :1], q[..., 1:]
@@ -133,12 +134,12 @@ def to_rotation_vector(r: Array) -> Array:
 
 
 def to_quaternion(r: Array) -> Array:
-    """`[..., 4]` unit quaternion (w, x, y, z), w >= 0: from the largest of its components, so that none is lost.
+    """The unit quaternion `[..., 4]` (w, x, y, z) with w >= 0, computed from its largest component for accuracy.
 
     Markley 2008, "Unit Quaternion from Rotation Matrix".
 
     Args:
-        r: `[..., 3, 3]` rotations.
+        r: rotations `[..., 3, 3]`.
     """
     entry = lambda i, j: r[..., i, j]
     x, y, z = entry(0, 0), entry(1, 1), entry(2, 2)
@@ -158,10 +159,10 @@ def to_quaternion(r: Array) -> Array:
 
 
 def from_quaternion(q: Array) -> Array:
-    """`[..., 3, 3]` rotation of a quaternion of any length but zero.
+    """The rotation `[..., 3, 3]` of a nonzero quaternion.
 
     Args:
-        q: `[..., 4]`, (w, x, y, z).
+        q: quaternions (w, x, y, z) `[..., 4]`, which need not have norm 1.
     """
     w, v = q[..., :1, None], q[..., 1:]
     k = hat(v)
@@ -170,10 +171,10 @@ def from_quaternion(q: Array) -> Array:
 
 
 def hat(w: Array) -> Array:
-    """`[..., 3, 3]` matrix of the cross product with w: hat(w) v = w x v.
+    """The matrix `[..., 3, 3]` of the cross product with w: hat(w) v = w x v.
 
     Args:
-        w: `[..., 3]`.
+        w: vectors `[..., 3]`.
     """
     x, y, z = w[..., 0], w[..., 1], w[..., 2]
     zero = jnp.zeros_like(x)
@@ -182,7 +183,7 @@ def hat(w: Array) -> Array:
 
 
 def _vee(a: Array) -> Array:
-    """w of the antisymmetric part of a matrix."""
+    """The vector w with hat(w) equal to the antisymmetric part of a matrix."""
     skew = (a - _transposed(a)) / 2
     return jnp.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], -1)
 

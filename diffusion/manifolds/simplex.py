@@ -12,11 +12,11 @@ from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.manifold import Manifold, checked
 from diffusion.manifolds.sphere import sphere
 
-_MOST = 10  # dimensions up to which the 2^(n + 1) reflections of a wrapped normal are summed
+_MOST = 10  # largest dimension for which the 2^(n + 1) reflections of a wrapped normal are summed
 
 
 def simplex(n: int) -> Manifold:
-    """Probabilities of n + 1 categories with the Fisher metric: p = s^2 for s on the unit sphere, at twice its lengths.
+    """Probabilities of n + 1 categories with the Fisher metric: p = s^2 for s on a sphere, with distances doubled.
 
         distance(p, q) = 2 arccos(sum_i (p_i q_i)^(1/2))
 
@@ -27,12 +27,13 @@ def simplex(n: int) -> Manifold:
         paper: Davis et al. 2024, "Fisher Flow Matching for Generative Modeling over Discrete Data"; Cheng et al. 2024,
             "Categorical Flow Matching on Statistical Manifolds"
 
-    The simplex has an edge: exp is reflected at the faces, and log undoes it only as far as they are. Targets of log
-    may lie on a face, also on a corner, which is one category; its first argument lies inside. `wrapped_log_density`
-    sums all reflections, up to n = 10. A path from a corner stays there: follow it from its other end.
+    The simplex has a boundary: exp reflects geodesics at the faces, and log inverts exp only up to the first
+    reflection. The second argument of log may lie on a face or at a corner, which is a single category; the first
+    argument must lie inside. `wrapped_log_density` sums over all reflections, for n <= 10. A path that starts at a
+    corner does not leave it, so follow paths from the other end.
 
     Args:
-        n: dimension, one less than the categories, >= 1.
+        n: dimension, >= 1, the number of categories minus 1.
 
     Raises:
         ValueError: if n < 1.
@@ -54,7 +55,7 @@ def simplex(n: int) -> Manifold:
         return down(p, ball.log(smooth.root(p), smooth.root(q)))
 
     def lift(p, w):
-        # The velocity 2 ds/dt on the sphere: near a face the metric's 1 / p does not enlarge it.
+        # The velocity 2 ds/dt on the sphere, which the metric's factor 1 / p does not enlarge near a face.
         s = smooth.root(p)
         return s * ball.tangent(s, w)
 
@@ -107,5 +108,5 @@ def simplex(n: int) -> Manifold:
 
 
 def _positive(p):
-    """p, and 1 where it is zero: there a component of a tangent vector is zero too."""
+    """p, or 1 where it is zero, since the component of a tangent vector is zero there too."""
     return jnp.where(p > 0, p, 1)

@@ -1,8 +1,8 @@
-"""Functions of a square that are smooth at zero, so that derivatives at x = y are finite.
+"""Functions of a squared length that are smooth at zero, so that derivatives at x = y are finite.
 
-Lengths have no derivative at zero; what exp and log take of them, such as sin(r) / r, is a power series of r^2. Each
-function below is one such series, evaluated by its closed form away from zero. For s < 0 it is the hyperbolic
-function: spheres and hyperbolic spaces share their formulas.
+A length r has no derivative at zero, but the functions that exp and log need, such as sin(r) / r, are power series in s
+= r^2. Each function below is such a series, evaluated by its closed form away from zero. For s < 0 it is the hyperbolic
+function, so spheres and hyperbolic spaces share their formulas.
 """
 
 import math
@@ -35,14 +35,14 @@ def arctan_ratio(s: Array) -> Array:
 
 
 def tanh_ratio(s: Array) -> Array:
-    """tanh(sqrt(s)) / sqrt(s) for s >= 0, of any size."""
+    """tanh(sqrt(s)) / sqrt(s) for any s >= 0."""
     near = s < 1
     small, r = jnp.where(near, s, 0), jnp.sqrt(jnp.where(near, 1, s))
     return jnp.where(near, sine_ratio(-small) / cosine(-small), jnp.tanh(r) / r)
 
 
 def log_sinh_ratio(s: Array) -> Array:
-    """log(sinh(sqrt(s)) / sqrt(s)) for s >= 0, of any size."""
+    """log(sinh(sqrt(s)) / sqrt(s)) for any s >= 0."""
     near = s < 1
     small, r = jnp.where(near, s, 0), jnp.sqrt(jnp.where(near, 1, s))
     far = r + jnp.log(-jnp.expm1(-2 * r) / (2 * r))
@@ -50,17 +50,17 @@ def log_sinh_ratio(s: Array) -> Array:
 
 
 def length(v: ArrayLike, axes: int | tuple[int, ...] = -1) -> Array:
-    """Euclidean length over the last axis, or several; its derivative at zero is taken as zero.
+    """Euclidean norm over the last axis, or several axes; its derivative at zero is set to zero.
 
     Args:
         v: the vectors, of any shape.
-        axes: the axes over which the squares are summed; () for the absolute value of numbers.
+        axes: axes over which the squares are summed; () for the absolute value of numbers.
     """
     return root(jnp.sum(jnp.square(v), axis=axes))
 
 
 def root(s: Array) -> Array:
-    """sqrt(max(s, 0)), whose derivative at zero is taken as zero."""
+    """sqrt(max(s, 0)), whose derivative at zero is set to zero."""
     positive = s > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, s, 1)), 0)
 
@@ -79,8 +79,8 @@ def _joined(
 ) -> Array:
     """The power series where |s| < near, and the closed forms in sqrt(|s|) elsewhere.
 
-    Each form is evaluated where it holds and at a harmless number elsewhere: where alone would leave 0 * inf in the
-    derivative.
+    Each form is evaluated only where it holds, and at a harmless number elsewhere; `jnp.where` alone would leave 0 *
+    inf in the derivative.
     """
     s = jnp.asarray(s)
     small = jnp.where(jnp.abs(s) < near, s, 0)

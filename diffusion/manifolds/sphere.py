@@ -15,12 +15,12 @@ def sphere(n: int) -> Manifold:
 
     Facts:
         points: unit vectors `[n + 1]`
-        metric: that of R^(n + 1)
+        metric: the Euclidean metric of R^(n + 1)
         cut_locus: the antipode -x
         paper: Absil, Mahony and Sepulchre 2008, "Optimization Algorithms on Matrix Manifolds"; Chen and Lipman 2024,
             "Flow Matching on General Geometries"
 
-    At the antipode log takes the direction of the first vector of `basis`.
+    At the antipode, log chooses the direction of the first vector of `basis`.
 
     Args:
         n: dimension, >= 1.
@@ -37,8 +37,8 @@ def sphere(n: int) -> Manifold:
         return project(smooth.cosine(squared) * x + smooth.sine_ratio(squared) * v)
 
     def log(x, y):
-        # The form tan(r / 2) = |y - x| / |y + x| keeps the digits at both ends. Twice: near the antipode the first
-        # projection leaves a part along x.
+        # The form tan(r / 2) = |y - x| / |y + x| is accurate at both ends. Two projections, because near the antipode
+        # the first leaves a component along x.
         chord, opposite = y - x, y + x
         across = tangent(x, tangent(x, chord))
         near = _dot(x, y) > 0
@@ -66,7 +66,7 @@ def sphere(n: int) -> Manifold:
         return v - _dot(x, v) * x
 
     def basis(x):
-        # The columns but the first of the reflection that takes the first axis to -+x.
+        # All columns except the first of the reflection that maps the first axis to -+x.
         first = jnp.zeros(n + 1, jnp.result_type(x)).at[0].set(1)
         u = x + jnp.where(x[..., :1] >= 0, 1, -1) * first
         axes = jnp.eye(n + 1, dtype=jnp.result_type(x))[1:]

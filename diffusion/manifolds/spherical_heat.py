@@ -1,4 +1,4 @@
-"""The heat kernel of a sphere by the distance: exact for small and large variances, up to the antipode."""
+"""The heat kernel of a sphere as a function of distance, exact for small and large variances, also at the antipode."""
 
 import math
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from jax import Array
 
 from diffusion.manifolds import smooth
 
-SHORT = 1.0  # the variance up to which images are summed; below it the harmonics cancel at the antipode
+SHORT = 1.0  # largest variance for which images are summed; there the harmonics would cancel at the antipode
 FAR, NEAR = 6, 4  # nodes of the midpoint rule, exact to float32: the integrand is periodic, or a narrow Gaussian
-START = 1e-3  # the least distance at which phi / sin(phi) and what comes of it are evaluated
-LEAST = 0.3  # the argument below which x / sin(x) is its series
-CLOSE = 2.0  # pi b / v below which the images are a power series about the antipode
+START = 1e-3  # smallest distance at which phi / sin(phi) and its derivatives are evaluated
+LEAST = 0.3  # argument below which x / sin(x) is evaluated by its series
+CLOSE = 2.0  # pi b / v below which the images are evaluated by a power series about the antipode
 
 _Images = Callable[[Array, Array, Array], Array]
 """(phi, b = pi - phi, v) -> exp(phi^2 / (2 v)) g(phi)."""
@@ -23,13 +23,14 @@ _Series = Callable[[Array, Array], Array]
 
 
 def log_heat(n: int) -> Callable[[Array, Array], Array]:
-    """(theta `[...]`, v `[...]`) -> log K_v(theta) of the unit sphere S^n.
+    """The function (theta `[...]`, v `[...]`) -> log K_v(theta) for the unit sphere S^n.
 
     For v > 1 the sum is over the zonal harmonics,
 
         K = sum_l exp(-l (l + n - 1) v / 2) (2 l + n - 1) / (n - 1) C_l(cos theta) / vol(S^n).
 
-    For v <= 1 it is over the geodesics that wind about the sphere, of lengths theta + 2 pi k, of which three count:
+    For v <= 1 the sum is over the geodesics that wind around the sphere, with lengths theta + 2 pi k, of which three
+    contribute:
 
         g_s(phi) = sum_k (+-1)^k (phi + 2 pi k) exp(-(phi + 2 pi k)^2 / (2 v)) / sin(s phi)
 
@@ -37,14 +38,14 @@ def log_heat(n: int) -> Callable[[Array, Array], Array]:
         K = 2 e^(v / 8) (2 pi v)^(-3/2) int_0^(pi / 2) g_(1/2)(phi) dpsi,                             n = 2
             cos(phi / 2) = cos(theta / 2) cos(psi)
 
-    with alternating signs for n = 2, which is Poisson's summation of the formula of Mehler and Dirichlet for the
-    polynomials of Legendre. Two dimensions more are a derivative, K_(n + 2) = -e^(n v / 2) / (2 pi sin theta)
-    dK_n/dtheta. Near the antipode the images of two geodesics cancel, and g is a power series in b^2 = (pi - phi)^2.
+    with alternating signs for n = 2, which is the Poisson summation of the Mehler-Dirichlet formula for Legendre
+    polynomials. A derivative raises the dimension by two, K_(n + 2) = -e^(n v / 2) / (2 pi sin theta) dK_n/dtheta. Near
+    the antipode the images of two geodesics cancel, and g is a power series in b^2 = (pi - phi)^2.
 
     Camporesi 1990, "Harmonic analysis and propagators on homogeneous spaces".
 
     Args:
-        n: dimension, 2 ... 5.
+        n: dimension, in 2 .. 5.
     """
     far, near, harmonics = _far(n), _near(n), _harmonics(n)
 
@@ -81,8 +82,8 @@ def _harmonics(n: int) -> Callable[[Array, Array], Array]:
 
 
 def _constant(n: int, v: Array) -> Array:
-    """The logarithm of what stands before the images."""
-    growth = {2: 1 / 8, 3: 1 / 2, 4: 9 / 8, 5: 2}[n]  # e^(v / 8) and e^(v / 2), and e^(n v / 2) times them
+    """The logarithm of the factor before the sum over images."""
+    growth = {2: 1 / 8, 3: 1 / 2, 4: 9 / 8, 5: 2}[n]  # exponents of e^(v / 8), e^(v / 2), and e^(n v / 2) times these
     return (
         (n % 2 == 0) * math.log(2) - (n - 2) // 2 * math.log(2 * math.pi) + growth * v - 1.5 * jnp.log(2 * math.pi * v)
     )
@@ -103,7 +104,7 @@ def _far(n: int) -> Callable[[Array, Array], Array]:
         theta, a, v = theta[..., None], a[..., None], v[..., None]
         sine, cosine = jnp.cos(a / 2), jnp.sin(a / 2)  # sine and cosine of theta / 2
         sine_phi = jnp.sqrt(sine**2 + cosine**2 * jnp.sin(psi) ** 2)
-        # sin((phi - theta) / 2), which a subtraction would lose.
+        # sin((phi - theta) / 2), without the cancellation of a subtraction.
         half = cosine**2 * jnp.sin(psi) ** 2 / (sine * cosine * jnp.cos(psi) + cosine * sine_phi)
         more = 2 * jnp.arctan(half / jnp.sqrt(1 - half**2))
         phi = theta + more
@@ -133,7 +134,7 @@ def _midpoints(number: int, dtype: Any) -> Array:
 
 
 def _images(n: int) -> _Images:
-    """The sum over images for the sphere of n dimensions, or of n - 2 if n > 3."""
+    """The sum over images for the sphere of dimension n, or n - 2 if n > 3."""
     odd = n % 2
     s, sign = (1, -1) if odd else (1 / 2, 1)
 
@@ -151,7 +152,7 @@ def _images(n: int) -> _Images:
 
 
 def _apart(phi: Array, b: Array) -> tuple[Array, Array]:
-    """phi, at least START, and pi - phi with it; a maximum would have half the slope at START."""
+    """phi raised to at least START, and pi - phi; jnp.maximum would have half the slope at START."""
     near = phi < START
     return jnp.where(near, START, phi), jnp.where(near, math.pi - START, b)
 
@@ -169,7 +170,7 @@ def _raised_images(images: _Images) -> _Images:
 
 
 def _series(n: int) -> _Series:
-    """The images k = 0 and -1: the hyperbolic functions of pi b / v, by their powers."""
+    """The images k = 0 and -1, as power series of hyperbolic functions of pi b / v."""
 
     def summed(m, v):
         w = (math.pi / v) ** 2 * m

@@ -1,4 +1,4 @@
-"""Functions of symmetric matrices through their eigenvalues, with derivatives also where eigenvalues coincide."""
+"""Functions of symmetric matrices by their eigenvalues, with derivatives also where eigenvalues coincide."""
 
 from collections.abc import Callable
 
@@ -14,16 +14,16 @@ _HIGHEST = jax.lax.Precision.HIGHEST
 def _of_symmetric(
     function: Callable[[Array], Array], slope: Callable[[Array, Array], Array]
 ) -> Callable[[Array], Array]:
-    """A = Q diag(a) Q^T -> Q diag(f(a)) Q^T, with the derivative of Daleckii and Krein.
+    """The function A = Q diag(a) Q^T -> Q diag(f(a)) Q^T, with the Daleckii-Krein derivative.
 
         df(A)[E] = Q (F o Q^T E Q) Q^T,    F_ij = (f(a_i) - f(a_j)) / (a_i - a_j), f'(a_i) where both are equal
 
-    Higham 2008, "Functions of Matrices", section 3.2. Eigenvectors themselves have no derivative at equal
-    eigenvalues; second derivatives go through theirs, and are not finite there.
+    Higham 2008, "Functions of Matrices", section 3.2. Eigenvectors have no derivative at equal eigenvalues. Second
+    derivatives of this function depend on them, and are therefore not finite there.
 
     Args:
-        function: f.
-        slope: the divided difference F, in a form that does not divide by zero.
+        function: the scalar function f, elementwise.
+        slope: the divided difference F as a function of (a_i, a_j), in a form that does not divide by zero.
     """
 
     @jax.custom_jvp
@@ -49,17 +49,17 @@ def _conjugated(left: Array, q: Array) -> Array:
 
 
 def _turned(q: Array, e: Array) -> Array:
-    """Q^T E Q of the symmetric part of E."""
+    """Q^T E Q for the symmetric part of E."""
     e = (e + jnp.swapaxes(e, -1, -2)) / 2
     return jnp.matmul(jnp.swapaxes(q, -1, -2), jnp.matmul(e, q, precision=_HIGHEST), precision=_HIGHEST)
 
 
 exp = _of_symmetric(jnp.exp, lambda a, b: jnp.exp((a + b) / 2) * smooth.sine_ratio(-jnp.square((a - b) / 2)))
-"""`[..., n, n]` exponential of symmetric matrices."""
+"""The exponential `[..., n, n]` of symmetric matrices."""
 
 
 def _log_slope(a: Array, b: Array) -> Array:
-    """(log a - log b) / (a - b) where they are apart, and its series in (a - b) / (a + b) where they are near."""
+    """(log a - log b) / (a - b), by its series in (a - b) / (a + b) where a and b are near."""
     apart = jnp.abs(a - b) > (a + b) / 4
     share = jnp.where(apart, 0, (a - b) / (a + b))
     series = 2 / (a + b) * smooth.arctan_ratio(-jnp.square(share))
@@ -67,18 +67,18 @@ def _log_slope(a: Array, b: Array) -> Array:
 
 
 log = _of_symmetric(jnp.log, _log_slope)
-"""`[..., n, n]` logarithm of positive definite matrices."""
+"""The logarithm `[..., n, n]` of positive definite matrices."""
 
 square_root = _of_symmetric(jnp.sqrt, lambda a, b: 1 / (jnp.sqrt(a) + jnp.sqrt(b)))
-"""`[..., n, n]` positive root of positive definite matrices."""
+"""The positive square root `[..., n, n]` of positive definite matrices."""
 
 
 @jax.custom_jvp
 def eigenvalues(a: Array) -> Array:
-    """`[..., n]` eigenvalues of symmetric matrices, in ascending order.
+    """The eigenvalues `[..., n]` of symmetric matrices, in ascending order.
 
     Args:
-        a: `[..., n, n]`.
+        a: symmetric matrices `[..., n, n]`.
     """
     return jnp.linalg.eigh(a)[0]
 

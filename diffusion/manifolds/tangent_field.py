@@ -1,4 +1,4 @@
-"""The reading of a network on a manifold: a tangent field that carries samples, and the score where it is known."""
+"""Networks on a manifold as tangent fields, with the score where it is known."""
 
 __all__ = ["require_brownian", "score_field", "velocity_field"]
 
@@ -20,14 +20,14 @@ from diffusion.schedules import NoiseSchedule
 def velocity_field(
     network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None = None, condition: Any = None
 ) -> TangentField:
-    """The field of a network that predicts the velocity: the tangent vector that its output stands for.
+    """The field of a network that predicts the velocity, whose output is lifted to a tangent vector.
 
     Args:
-        network: (x `[B, *shape]`, clock `[B]`, condition) -> output of the same shape.
-        schedule: the schedule, for the range of times.
+        network: (x `[B, *shape]`, clock `[B]`, condition) -> output in x's shape.
+        schedule: schedule that defines the range of times.
         manifold: the manifold of x.
         clock: the time that the network receives; t itself if None.
-        condition: the condition that the network receives.
+        condition: condition of the network.
     """
     return TangentField(manifold, _tangent(network, schedule, manifold, clock, condition))
 
@@ -35,18 +35,18 @@ def velocity_field(
 def score_field(
     network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None = None, condition: Any = None
 ) -> TangentField:
-    """The field of a network that predicts -sigma(t) times the score of Brownian motion of the variance sigma(t)^2.
+    """The field of a network that predicts -sigma(t) times the score of Brownian motion with variance sigma(t)^2.
 
         score = -output / sigma(t),    dx/dt = -g(t)^2 score / 2
 
     De Bortoli et al. 2022, "Riemannian Score-Based Generative Modelling"; for the flow, Song et al. 2021, eq. 13.
 
     Args:
-        network: (x `[B, *shape]`, clock `[B]`, condition) -> output of the same shape.
+        network: (x `[B, *shape]`, clock `[B]`, condition) -> output in x's shape.
         schedule: a schedule with alpha = 1, such as `schedules.variance_exploding()`.
         manifold: the manifold of x.
         clock: the time that the network receives; t itself if None.
-        condition: the condition that the network receives.
+        condition: condition of the network.
     """
     output = _tangent(network, schedule, manifold, clock, condition)
     score = lambda x, t: scaled(-1 / schedule.sigma(t), output(x, t))
@@ -55,14 +55,14 @@ def score_field(
 
 
 def require_brownian(schedule: NoiseSchedule, name: str) -> None:
-    """Refuses a schedule that shrinks the data, alpha < 1, which no manifold allows.
+    """Refuses a schedule with alpha < 1, because data on a manifold cannot be scaled.
 
     Args:
         schedule: the schedule of the process.
-        name: the name of the function that needs Brownian motion.
+        name: name of the function that needs Brownian motion.
 
     Raises:
-        ValueError: if alpha < 1 at some t; the message says what is valid.
+        ValueError: if alpha < 1 at some t; the message names a valid schedule.
     """
     with jax.ensure_compile_time_eval():
         alpha = float(schedule.alpha(schedule.t_max))
@@ -76,7 +76,7 @@ def require_brownian(schedule: NoiseSchedule, name: str) -> None:
 def _tangent(
     network: Network, schedule: NoiseSchedule, manifold: Manifold, clock: Clock | None, condition: Any
 ) -> Callable[[Array, ArrayLike], Array]:
-    """(x, t) -> the tangent vector at x that the network's output stands for, see `Manifold.lift`."""
+    """The function (x, t) -> the network's output as a tangent vector at x, see `Manifold.lift`."""
     clock = clock or time()
 
     def output(x, t):

@@ -12,11 +12,11 @@ from diffusion.manifolds.product_spaces import power
 
 
 def circle() -> Manifold:
-    """Angles modulo 2 pi, in [-pi, pi]: exp(x, v) = x + v, taken back into the interval.
+    """The circle of angles modulo 2 pi, in [-pi, pi]: exp(x, v) = x + v, wrapped into the interval.
 
     Facts:
         points: one angle
-        metric: that of angles; the length of the circle is 2 pi
+        metric: the difference of angles; the circle has the length 2 pi
         cut_locus: the opposite angle
         paper: Jammalamadaka and SenGupta 2001, "Topics in Circular Statistics"
     """
@@ -57,7 +57,7 @@ def torus(n: int) -> Manifold:
     Facts:
         points: angles `[n]`, radians in [-pi, pi]
         metric: the sum of squares of angles
-        cut_locus: points with an opposite angle
+        cut_locus: points with at least one opposite angle
         paper: Chen and Lipman 2024, "Flow Matching on General Geometries"
 
     Args:

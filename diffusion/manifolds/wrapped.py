@@ -1,10 +1,10 @@
-"""Densities of wrapped normals: a normal draw in the tangent space of the mean, put on the manifold by exp.
+"""Densities of wrapped normals: a normal draw in the tangent space at the mean, mapped to the manifold by exp.
 
     p(y) = sum over all v with exp(mean, v) = y of N(v; 0, scale^2 I) / |det d exp_mean(v)|
 
-in the volume of the metric: Grattarola et al. 2019; Nagano et al. 2019; Mathieu and Nickel 2020, "Riemannian
-Continuous Normalizing Flows", appendix. Where exp is one-to-one the sum has one term. On closed geodesics of length
-2 pi it has one for each time that they are run through.
+with respect to the metric's volume: Grattarola et al. 2019; Nagano et al. 2019; Mathieu and Nickel 2020, "Riemannian
+Continuous Normalizing Flows", appendix. If exp is one-to-one, the sum has one term. If geodesics close after the length
+2 pi, it has a term for each number of turns.
 """
 
 import math
@@ -19,12 +19,12 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 WRAPS = 3
-"""Turns in either direction that count: what they leave out is below 1e-6 for scales up to pi."""
-_CAP = 1e-6  # floor of |sin(r) / r|: at its zeros whole spheres of the tangent space meet in one point
+"""Number of turns in either direction that are summed; the rest is below 1e-6 for scales up to pi."""
+_CAP = 1e-6  # floor of |sin(r) / r|, at whose zeros exp maps a whole sphere of tangent vectors to one point
 
 
 def log_normal(squared: Array, scale: ArrayLike, dimension: int) -> Array:
-    """`[...]` log N(v; 0, scale^2 I) of a vector of squared length `squared`."""
+    """log N(v; 0, scale^2 I) `[...]` for vectors v of squared norm `squared`."""
     return -0.5 * squared / jnp.square(scale) - dimension * (0.5 * math.log(2 * math.pi) + jnp.log(scale))
 
 
@@ -34,11 +34,11 @@ def open_(
     log_volume_change: Callable[[Any, Any], Array],
     dimension: int,
 ) -> Callable[[Any, Any, Any], Array]:
-    """`Manifold.wrapped_log_density` where exp is one-to-one.
+    """`Manifold.wrapped_log_density` for manifolds on which exp is one-to-one.
 
     Args:
-        log, inner, log_volume_change: the functions of these names in `Manifold`.
-        dimension: the dimension of the manifold.
+        log, inner, log_volume_change: the functions with these names in `Manifold`.
+        dimension: dimension of the manifold.
     """
 
     def log_density(mean, scale, x):
@@ -49,23 +49,23 @@ def open_(
 
 
 def closed(angle: Array, scale: ArrayLike, dimension: int, ratio: Callable[[Array], Array], power: int) -> Array:
-    """`[...]` log-density at a point at distance `angle`, where every geodesic closes after 2 pi.
+    """Log-density `[...]` at a point at distance `angle`, on a manifold whose geodesics all close after 2 pi.
 
         log sum_k N(r_k; 0, scale^2 I) / |ratio(r_k^2)|^power,    r_k = angle + 2 pi k, k = -3 ... 3
 
-    For power > 0 the terms have poles where the ratio is zero: exp takes whole spheres of the tangent space to one
-    point, to the mean by k != 0, on spheres also to the antipode. They are integrable, of weight
+    For power > 0 the terms have poles where the ratio is zero, because exp maps a whole sphere of tangent vectors to
+    one point: to the mean for k != 0, and on spheres also to the antipode. The poles are integrable, with weight
     exp(-(2 pi / scale)^2 / 2) at the mean, and are cut off in a neighbourhood of about 1e-6.
 
     Args:
-        angle: the angles, `[...]` in [0, pi].
-        scale: the standard deviation in (0, pi], a number or a prefix of the batch.
-        dimension: the dimension of the manifold.
-        ratio: squared length -> the factor by which exp changes lengths across the geodesic.
-        power: number of directions that it changes.
+        angle: distances from the mean `[...]`, in [0, pi].
+        scale: standard deviation in (0, pi], a number or an array whose shape is a prefix of the batch shape.
+        dimension: dimension of the manifold.
+        ratio: squared length -> factor by which exp changes lengths orthogonal to the geodesic.
+        power: number of these orthogonal directions.
 
     Raises:
-        ValueError: if a scale is not in (0, pi]: beyond, more turns would count.
+        ValueError: if a scale is not in (0, pi], beyond which more turns would contribute.
     """
     if not isinstance(scale, Tracer):
         require_scale(scale)
@@ -79,14 +79,14 @@ def closed(angle: Array, scale: ArrayLike, dimension: int, ratio: Callable[[Arra
 
 
 def require_scale(scale: ArrayLike, turns: int = 1) -> None:
-    """Refuses the scales that `closed` does not sum exactly.
+    """Refuses scales for which the sum of `closed` is not accurate.
 
     Args:
-        scale: the scales, of any shape.
-        turns: the largest valid one, in units of pi: half the length of a closed geodesic.
+        scale: scales, of any shape.
+        turns: largest valid scale in units of pi, half the length of a closed geodesic.
 
     Raises:
-        ValueError: if a scale is not valid; the message names the first.
+        ValueError: if a scale is not valid; the message names the first such scale.
     """
     scales = np.asarray(scale, np.float64)
     valid = (scales > 0) & (scales <= turns * (math.pi + 1e-6))
