@@ -107,7 +107,7 @@ def semi_autoregressive_law(
 ) -> Array:
     """The distribution of a step of `semi_autoregressive` in the block `now`: float32 `[B, L, K]`.
 
-    In the block it is that of `ancestral`; elsewhere x does not change.
+    The block follows a step of `ancestral`; elsewhere x does not change.
     """
     law = ancestral_law(predict, process, x, t, s)
     here = (jnp.arange(x.shape[-1]) // block == now)[:, None]
@@ -130,7 +130,7 @@ def sample_blocks(
         x[b] = sample(sampler, predict(memory_b), x[b]),    memory_{b + 1} = remember(x[b], memory_b)
 
     The result equals that of evaluating all positions, but each position is evaluated steps + 1 times instead of steps
-    times the number of blocks. With `ancestral` in equal steps, the distribution is that of `semi_autoregressive`.
+    times the number of blocks. With `ancestral` in equal steps, the distribution equals that by `semi_autoregressive`.
 
     Args:
         sampler: any sampler that fits the process; it runs its steps for each block.

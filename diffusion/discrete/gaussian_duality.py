@@ -82,7 +82,7 @@ def gaussian_latents(process: Process, noise: Array, x0: Array, t: ArrayLike) ->
 
         w_t = alpha~_t onehot(x_0) + sigma~_t eps
 
-    Equal noise at several times gives a deterministic path, on which a symbol changes once to that of the data.
+    Equal noise at several times gives a deterministic path, on which a symbol changes once, to the data's symbol.
 
     Args:
         process: a uniform process.

@@ -150,7 +150,7 @@ def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array)
     Raises:
         ValueError: if the process has no mask.
 
-    The paper: Lou et al. 2024, appendix on the scaled score; the scaling is that of the authors' code.
+    The paper: Lou et al. 2024, appendix on the scaled score, with the scaling of the authors' code.
     """
     if process.mask is None:
         raise ValueError("from_scaled_ratios: the process has no mask. Valid: absorbing, or from_ratios")

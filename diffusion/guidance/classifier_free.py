@@ -33,7 +33,7 @@ def classifier_free(
         ramp: factor of w - 1 as a function of t, such as `power_cosine()`; None for 1 at all times.
 
     Returns:
-        A denoiser. If the network predicts a variance, it is that of the conditional branch.
+        A denoiser. If the network predicts a variance, the conditional branch provides it.
 
     Raises:
         ValueError: if the interval is empty, or channels is below 1; when called, if there are not two branches.

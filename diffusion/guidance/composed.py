@@ -25,7 +25,7 @@ def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
         scales: weights w_1 .. w_K, each a number, `[B]` or a function of t.
 
     Returns:
-        A denoiser. If the network predicts a variance, it is that of the null branch.
+        A denoiser. If the network predicts a variance, the null branch provides it.
 
     Raises:
         ValueError: if there are no scales; when called, if the number of branches is not the number of scales plus 1.

@@ -85,8 +85,8 @@ def product(branches: Branches, schedule: NoiseSchedule, exponents: Sequence[flo
         exponents: exponents b_k, one for each branch, with a positive sum.
 
     Returns:
-        A denoiser, defined only where alpha > 0 unless the exponents sum to 1. If the networks predict a variance, it
-        is that of the first branch.
+        A denoiser, defined only where alpha > 0 unless the exponents sum to 1. If the networks predict a variance, the
+        first branch provides it.
 
     Raises:
         ValueError: if the sum of the exponents is not positive; when called, if there is not one branch for each

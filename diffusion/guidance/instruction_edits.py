@@ -25,7 +25,7 @@ def text_and_picture(
         interval: (t_low, t_high), both included, outside which s_T = s_I = 1; None for all times.
 
     Returns:
-        A denoiser. If the network predicts a variance, it is that of the first branch.
+        A denoiser. If the network predicts a variance, the first branch provides it.
 
     Raises:
         ValueError: if the interval is empty; when called, if there are not three branches.

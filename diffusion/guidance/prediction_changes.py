@@ -47,7 +47,7 @@ def inner(a: Array, b: Array) -> Array:
 def root(squared: Array) -> Array:
     """The square root of a squared norm, with derivative 0 where the norm is 0.
 
-    Otherwise a norm of 0, such as that of the difference of two equal branches, would make the gradient NaN.
+    Otherwise a norm of 0, for example if two branches are equal, would make the gradient NaN.
     """
     return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
 

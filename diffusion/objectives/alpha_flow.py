@@ -34,12 +34,13 @@ def alpha_flow(
         loss = alpha^(2 p - 1) |Delta|^2 / stop(|Delta|^2 + c)^p
         alpha = 1 - sigmoid(gamma (k - (k_0 + k_1) / 2) / (k_1 - k_0)),    k_0 = start total, k_1 = end total
 
-    at training step k. At alpha = 1 this is trajectory flow matching, whose target is v for every s; at 1/2 the target
-    is that of a shortcut model whose first half step follows v. As alpha vanishes, Delta / alpha becomes `mean_flow`'s
-    error; below `clamp`, and after step k_1, alpha is set to 0, where the loss is that of `mean_flow` with its
-    forward-mode derivative. Above 1 - `clamp`, and before step k_0, alpha is set to 1. Examples with s = t always have
-    the loss of flow matching. p = 0 is the definition, p = 1 the weight of the authors' code, where |Delta|^2 is a mean
-    over the numbers of an example. The clipping of the target in the authors' code is not applied.
+    at training step k. At alpha = 1 this is trajectory flow matching, whose target is v for every s; at 1/2 it becomes
+    the target of a shortcut model whose first half step follows v. As alpha vanishes, Delta / alpha becomes
+    `mean_flow`'s error; below `clamp`, and after step k_1, alpha is set to 0, where the loss equals the loss of
+    `mean_flow`, with its forward-mode derivative. Above 1 - `clamp`, and before step k_0, alpha is set to 1. Examples
+    with s = t always have the loss of flow matching. p = 0 is the definition, p = 1 the weight of the authors' code,
+    where |Delta|^2 is a mean over the numbers of an example. The clipping of the target in the authors' code is not
+    applied.
 
     Facts:
         loss: alpha^(2 p - 1) |u - stop(alpha v + (1 - alpha) u(x_r, r, s))|^2 / stop(|..|^2 + c)^p

@@ -42,8 +42,8 @@ def diffusion_dpo(
         beta: strength of the regularization towards the reference, > 0.
 
     Returns:
-        An objective of pairs; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "margin", the implicit
-        reward of the preferred example minus that of the rejected one.
+        An objective of pairs; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", and "margin", the difference
+        between the implicit rewards of the preferred and the rejected example.
 
     Raises:
         ValueError: if beta is not positive; when called, if the batch has no "rejected" examples.

@@ -43,7 +43,7 @@ def with_pictures(objective: Objective, share: float = 0.25) -> Objective:
                          the objective's loss,                               for the others
 
     In each step the network learns from clips and pictures at once. Each step draws which examples are pictures. The
-    cost is that of the clips alone, minus the attention between frames in the pictures.
+    cost is the cost of the clips, minus the attention between frames in the pictures.
 
     Facts:
         loss: the wrapped objective's, on clips, and on clips of one frame

@@ -18,7 +18,7 @@ def with_reward_weights(
 
         loss = exp((r(x_0, c) - baseline) / beta) l(x_0, c)
 
-    The tilted distribution is that of the data: with samples of a reference, the model learns the tilted reference.
+    The weights tilt the distribution of the data: with samples of a reference, the model learns the tilted reference.
     Trained on its own samples for k rounds, the model learns p(x) exp(k r(x) / beta), and in the limit the largest
     reward.
 

@@ -52,7 +52,7 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         y_m = y_t + (r_m - r_t) eps(y_t, r_t),
         y_s = y_t + (r_down - r_t) eps(y_m, r_m) + s_noise r_up z.
 
-    Where alpha(t) = 0 and r_t is infinite, the step is that of `euler_ancestral` with the prediction at the midpoint.
+    Where alpha(t) = 0 and r_t is infinite, a step of `euler_ancestral` is made with the prediction at the midpoint.
 
     Facts:
         kind: stochastic, single step; deterministic at eta = 0

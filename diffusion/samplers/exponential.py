@@ -43,7 +43,7 @@ def log_ratio(schedule: NoiseSchedule, t: Array) -> Array:
 def between(schedule: NoiseSchedule, t: Array, s: Array, fraction: float) -> Array:
     """The time at which lambda has covered this fraction of its change from t to s.
 
-    If lambda starts at an infinite value, the fraction is that of e^lambda (from noise) or e^-lambda (from data).
+    If lambda starts at an infinite value, the fraction refers to e^lambda (from noise) or e^-lambda (from data).
     """
     start = log_ratio(schedule, t)
     end = log_ratio(schedule, s)

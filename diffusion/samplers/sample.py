@@ -333,7 +333,7 @@ def check_plan(sampler: Sampler, plan: Plan) -> None:
 
 
 def check_start(x: Array, keys: Array) -> None:
-    """Refuses integer samples, and keys whose number differs from that of the samples."""
+    """Refuses integer samples, and keys that do not match the number of samples."""
     require_floats(x, "x")
     require_keys(keys, x.shape[0], f"sampling needs one key for each of the {x.shape[0]} samples")
 

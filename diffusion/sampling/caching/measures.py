@@ -72,7 +72,7 @@ def _seen(blocks: Any) -> tuple[Array, tuple[Array, Array]]:
 
 
 def fitted(measures: Measures, degree: int = 4) -> tuple[float, ...]:
-    """The polynomial of `tea_cache` for a model, from the change of the first block's input to that of the output.
+    """The polynomial of `tea_cache` for a model, from the first block's input change to the output change.
 
     Args:
         measures: measures of a trajectory of at least degree + 2 steps.

@@ -166,7 +166,7 @@ def mag_cache(
             used.
         keep: share of a full trajectory's first steps that always run, in [0, 1].
         longest: largest number of consecutive steps that may be skipped, >= 0.
-        whole: number of evaluations in a full trajectory, each of which uses the nearest ratio. None for one evaluation
+        whole: number of evaluations in a full trajectory; an evaluation uses the nearest ratio. None for one evaluation
             per ratio.
         at: positions of the evaluations in the full trajectory, in [0, whole - 1], for each part of the sampled
             trajectory between steps that renoise (`caching.evaluations`); the first evaluation of each part runs. None

@@ -34,12 +34,12 @@ def searched_noise(
         log_reward: samples `[B, ...]` -> rewards `[B]`.
         noise: initial standard normal noise `[B, ...]`.
         keys: random keys `[B]`.
-        rounds: number of rounds, after each of which the search continues from the best noise, >= 1.
+        rounds: number of rounds, >= 1; each round starts from the best noise so far.
         trials: number of neighbours in a round, >= 1.
         distance: distance d of the neighbours, in (0, 1].
 
     Returns:
-        (the best noise `[B, ...]`, its reward `[B]`), where the reward is at least that of the initial noise.
+        (the best noise `[B, ...]`, its reward `[B]`), where the reward is at least the reward of the initial noise.
 
     Raises:
         ValueError: if a number is out of range, or keys do not match the batch.

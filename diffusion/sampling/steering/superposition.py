@@ -50,8 +50,8 @@ def mixed(
             the mixture, whose estimator is the limit of small steps
 
     Args:
-        sampler: sampler whose step is a single Gaussian draw with one evaluation, such as `samplers.ddpm()`. The
-            standard deviation is that of the first branch.
+        sampler: sampler whose step is a single Gaussian draw with one evaluation, such as `samplers.ddpm()`. The first
+            branch determines the standard deviation.
         branches: function that evaluates the denoisers, such as `guidance.separately(...)`.
         shares: shares b_k of the models, positive numbers that sum to 1.
         schedule: the process of all denoisers.

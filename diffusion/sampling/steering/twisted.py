@@ -39,7 +39,7 @@ def twisted(
 
     where p is the step of the sampler with `denoise`, q its step with `proposal`, and psi at the end is exp(reward).
     For any twist, proposal and K, the estimate of the normalising constant is unbiased, and weighted means converge as
-    K grows. The tilted distribution is that of the sampler on this plan. Particle i draws only from keys[i], and a
+    K grows. The target tilts the distribution of the sampler on this plan. Particle i draws only from keys[i], and a
     group only from the keys of its particles.
 
     Without a proposal this is Feynman-Kac steering, whose reward needs no gradient. With the proposal

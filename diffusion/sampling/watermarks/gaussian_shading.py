@@ -26,7 +26,7 @@ def gaussian_shading(key: str, bits: int = 64, nonces: int = 64) -> Watermark:
     paper encrypts by ChaCha20; here SHAKE-256 is used.
 
     For any noise without the watermark, white or not, the number of agreeing values is binomial (n, 1/2) over the
-    secret keys. The p-value is that of the best of all nonces, 1 - (1 - p)^nonces.
+    secret keys. The p-value accounts for the choice of the best nonce, 1 - (1 - p)^nonces.
 
     Facts:
         paper: Yang et al. 2024, "Gaussian Shading: Provable Performance-Lossless Image Watermarking for Diffusion
