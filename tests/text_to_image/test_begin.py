@@ -48,6 +48,7 @@ def of(model, **how):
         one_noise=how.pop("one_noise", False),
         trajectory=types.SimpleNamespace(start=2.0, plan=timesteps.plan(np.array([0.6, 0.3, 0.0]))),
         latents=lambda model: (4, 4, 3),
+        shape=lambda model: (4, 4, 3),
     )
     how = {"image": None, "mask": None} | how
     return programs.begin(types.SimpleNamespace(**seen), course, {}, KEYS, **how)
@@ -164,7 +165,7 @@ def test_clips_see_their_first_frame_as_their_kind_does(model):
         vae.in_parts = lambda vae, params, method: half
         course = types.SimpleNamespace(
             size=(8, 8), tile=0, frames=3, watermark=None, noised=False, latents=lambda model: (2, 4, 4, 3),
-            trajectory=types.SimpleNamespace(start=1.0, plan=None),
+            shape=lambda model: (2, 4, 4, 3), trajectory=types.SimpleNamespace(start=1.0, plan=None),
         )  # fmt: skip
         made = types.SimpleNamespace(
             modules={"vae": vae}, kind=kind, sees_picture=False, sees_mask=False, process=None, channels=3

@@ -133,7 +133,8 @@ def test_what_a_model_does_otherwise_is_refused(place, changes, model, match):
 def test_a_flow_takes_a_mask_at_all_steps(place):
     flow = read(KEEPS | {("3", "denoise"): 1, ("3", "cfg"): 1}, place)
     assert flow.requested(SCHNELL).first_step(20) == 0  # at t = 1 nothing is seen of the picture
-    with pytest.raises(ValueError, match="the scheduler ddim_uniform begins below pure noise, which does not go with"):
+    words = "the scheduler ddim_uniform starts below pure noise, which cannot be combined with"
+    with pytest.raises(ValueError, match=words):
         flow._replace(scheduler="ddim_uniform").stepped(SCHNELL)
 
 

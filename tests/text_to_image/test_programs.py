@@ -168,7 +168,7 @@ def test_every_field_of_a_course_is_in_its_key(model):
     changes = [
         {"size": (8, 16)}, {"noised": True}, {"guided": not course.guided}, {"tile": 8}, {"settings": ("ddpm",)},
         {"watermark": object()}, {"merge": 0.5}, {"places": Places(boxes=(None,))}, {"frames": 3}, {"one_noise": True},
-        {"perturbed": True}, {"rate": 8.0}, {"apart": True},
+        {"perturbed": True}, {"rate": 8.0}, {"apart": True}, {"layers": 2},
         {"trajectory": course.trajectory._replace(start=2.0)},
     ]  # fmt: skip
     assert {name for change in changes for name in change} == set(course._fields) - {"cache"}
