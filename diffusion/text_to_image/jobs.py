@@ -19,23 +19,24 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion import sampling, timesteps
-from diffusion.data.transforms import to_model
+from diffusion import samplers, sampling, timesteps
 from diffusion.flows import flow_maps
 from diffusion.guidance import Stepwise, Unpaired
 from diffusion.models import facts
 from diffusion.models.interchange import schedulers
 from diffusion.published.pipeline_kinds import Usual
-from diffusion.sampling import caching, editing, watermarks
+from diffusion.sampling import caching, watermarks
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import programs, second_stage, video_models
 from diffusion.text_to_image.attached import Attached
-from diffusion.text_to_image.canvas import Canvas, OpenedControl, edited_images, opened_controls, scaled
+from diffusion.text_to_image.canvas import Canvas, OpenedControl, opened_controls
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.model import TextToImage
+from diffusion.text_to_image.planned_steps import planned_steps
 from diffusion.text_to_image.programs import Course, compiled
 from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.regions import Places, ends, on_latents, token_places
+from diffusion.text_to_image.requested_images import in_range, of_size, open_images
 from diffusion.text_to_image.requests import Request
 
 COURSES = 32  # number of courses whose programs a model keeps; a program has masks, boxes and times as constants
@@ -234,73 +235,28 @@ class Job(NamedTuple):
         usual = Usual(request.steps, request.guidance)
         request.check(model)
         video_models.check(request, model)
-        first, *ends = request.images if model.kind.video is not None and request.images else (request.image,)
-        canvas = Canvas.open(first, request.mask).extended(request.margins)
-        edits = None if ends else model.kind.several
-        edited = request.edited(edits) if edits else ()
-        originals = [np.asarray(Canvas.open(image, None).image) for image in edited]
-        images = edited_images(originals, edits, model.multiple) if edits else ()
-        in_prompt: tuple[np.ndarray, ...] = ()
-        if edits and model.sight is not None:
-            in_prompt = tuple(model.sight(scaled(image, edits.prompt_pixels, edits.divisor)) for image in originals)
-        elif model.sight is not None and canvas.image is not None:
-            in_prompt = (model.sight(canvas.image),)
-        size = request.size(model, canvas.image, images)
+        images = open_images(model, request)
+        size = request.size(model, images.canvas.image, images.edited)
         controls = opened_controls(request.controls, model.attachments, size)
         frames = video_models.frames(request, model)
         rate = video_models.frame_rate(request, model)
         video_models.check_learned(model, size, frames)
-        tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
-        tokens *= video_models.latent_frames(model, frames) if frames else 1
-        begun = model.process.prediction == "flow_prediction"
-        first = 0 if model.sees_picture or frames else request.first_step(usual.steps, begun)
-        trajectory = schedulers.trajectory(model.process, request.sampler, usual.steps, tokens)
-        complete_plan = trajectory.plan
-        if request.resamplings > 1:
-            plan = editing.repaint_quarters(complete_plan, first, request.resamplings)
-        else:
-            plan = schedulers.later_steps(complete_plan, request.sampler, first)
-        trajectory = trajectory._replace(plan=plan)
-        noised = request.begins_at_image(first) and not model.sees_picture and not frames
-        guided = request.guided(model)
-        if request.words and Unpaired not in trajectory.sampler.takes:
-            raise ValueError(
-                f"words are guided by moving x_t, which the sampler {request.sampler} does not support. Valid: ddim, "
-                "ddpm"
-            )
-        masks = [region.mask(size) for region in request.regions]
-        if len(masks) == 1 and masks[0].all():  # the program is the one without words
-            alone = (request.regions[0].prompt,) * len(request.prompts)
-            request = dataclasses.replace(request, prompts=alone, regions=())
-            masks = []
-        places = _places(model, request, masks, trajectory.plan)
+        steps = planned_steps(model, request, size, frames)
+        trajectory = steps.trajectory
+        cache = cache_of(model, request.cache, trajectory, steps.complete_plan)
+        _check_words(model, request, trajectory.sampler, cache)
+        _check_reference(request, cache)
+        request, places = _placed(model, request, size, trajectory.plan)
         mark = watermarks.load(request.watermark) if request.watermark else None
         if mark is not None:
             draws = trajectory.sampler.draws > 0 or bool(np.any(trajectory.plan.renoise))
-            mark.check_readable(draws, noised)
-        cache = cache_of(model, request.cache, trajectory, complete_plan)
-        if request.words and model.kind.instructed:
-            raise ValueError(
-                f"words are located in the prompt alone, but in a {model.name} the prompt follows an instruction; "
-                "leave words out"
-            )
-        if request.words and cache is not None:
-            raise ValueError(
-                "words are guided by gradients through the network, which no cache supports; leave the cache out"
-            )
-        if request.reference is not None and cache is not None and cache.reads == "blocks" and not cache.idle:
-            raise ValueError(
-                f"cache = {request.cache}: its blocks do not run the self-attention that holds the states of the "
-                "reference. Leave out the cache or the reference"
-            )
-        reference = None
-        if request.reference is not None:
-            reference = _same_size("the reference", request.reference, size)
+            mark.check_readable(draws, steps.noised)
+        reference = None if request.reference is None else of_size("the reference", request.reference, size)
         course = Course(
             size,
             trajectory,
-            noised,
-            guided,
+            steps.noised,
+            request.guided(model),
             request.tile,
             request.functions,
             mark,
@@ -314,9 +270,8 @@ class Job(NamedTuple):
             rate=rate,
             apart=request.modality_guidance not in (None, 1),
         )
-        in_range = lambda pictures: tuple(np.asarray(to_model(picture))[None] for picture in pictures)
-        inputs = in_range(images) + tuple(_same_size("the last image", last, size) for last in ends)
-        return cls(request, usual, canvas, course, controls, reference, inputs, in_range(in_prompt))
+        in_prompt = in_range(images.in_prompt)
+        return cls(request, usual, images.canvas, course, controls, reference, images.seen(size), in_prompt)
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
         """The attachments of the controls, with the inputs that they read from the pictures."""
@@ -443,24 +398,51 @@ def _tokenizer(model: TextToImage) -> Tokenizer:
     return model.tokenizers[f"text_encoder{model.kind.readers[0].suffix}"]
 
 
-def _places(model: TextToImage, request: Request, masks: list[np.ndarray], plan: timesteps.Plan) -> Places:
-    """The places on the latents of a request's regions, from their masks, and of its words."""
+def _check_words(model: TextToImage, request: Request, sampler: samplers.Sampler, cache: caching.Cache | None) -> None:
+    """Refuses words with a place where the sampler, the prompts or the cache do not allow their guidance."""
+    if not request.words:
+        return
+    if Unpaired not in sampler.takes:
+        raise ValueError(
+            f"words are guided by moving x_t, which the sampler {request.sampler} does not support. Valid: ddim, ddpm"
+        )
+    if model.kind.instructed:
+        raise ValueError(
+            f"words are located in the prompt alone, but in a {model.name} the prompt follows an instruction; "
+            "leave words out"
+        )
+    if cache is not None:
+        raise ValueError(
+            "words are guided by gradients through the network, which no cache supports; leave the cache out"
+        )
+
+
+def _check_reference(request: Request, cache: caching.Cache | None) -> None:
+    """Refuses a reference with a cache that leaves out the layers that read it."""
+    if request.reference is not None and cache is not None and cache.reads == "blocks" and not cache.idle:
+        raise ValueError(
+            f"cache = {request.cache}: its blocks do not run the self-attention that holds the states of the "
+            "reference. Leave out the cache or the reference"
+        )
+
+
+def _placed(
+    model: TextToImage, request: Request, size: tuple[int, int], plan: timesteps.Plan
+) -> tuple[Request, Places]:
+    """The request, and the places on the latents of its regions, from their masks, and of its words.
+
+    One region that covers the pictures becomes the prompt of a request without regions, whose program is the usual one.
+    """
+    masks = [region.mask(size) for region in request.regions]
+    if len(masks) == 1 and masks[0].all():
+        alone = (request.regions[0].prompt,) * len(request.prompts)
+        request = dataclasses.replace(request, prompts=alone, regions=())
+        masks = []
     small = tuple(on_latents(mask, model.modules["vae"].factor) for mask in masks)
     if not request.words:
-        return Places(small)
+        return request, Places(small)
     boxes = tuple(word.box for word in request.words)
-    return Places(small, boxes, request.attention, len(_tokenizer(model).start), ends(plan))
-
-
-def _same_size(what: str, image: str | np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A picture as the autoencoder reads it; a ValueError if it has another size than the pictures."""
-    picture = np.asarray(Canvas.open(image, None).image)
-    if picture.shape[:2] != tuple(size):
-        raise ValueError(
-            f"{what} has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), but the pictures "
-            f"have {size[0]} x {size[1]}: scale or crop it"
-        )
-    return np.asarray(to_model(picture))[None]
+    return request, Places(small, boxes, request.attention, len(_tokenizer(model).start), ends(plan))
 
 
 def program(model: TextToImage, course: Course, name: Any, make: Callable[[TextToImage, Course], Any]) -> Any:

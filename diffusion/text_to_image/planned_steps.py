@@ -1,0 +1,51 @@
+"""The steps of a request: its sampler, the part of the plan that it takes, and where it starts."""
+
+from typing import NamedTuple
+
+from diffusion import timesteps
+from diffusion.models.interchange import schedulers
+from diffusion.sampling import editing
+from diffusion.text_to_image import video_models
+from diffusion.text_to_image.model import TextToImage
+from diffusion.text_to_image.requests import Request
+
+
+class PlannedSteps(NamedTuple):
+    """The steps of a request.
+
+    Attributes:
+        trajectory: the sampler, and the steps that the request takes.
+        complete_plan: the steps from pure noise; those of the trajectory are the last of them, or repeat some.
+        noised: whether the trajectory starts at a noised image.
+    """
+
+    trajectory: schedulers.Trajectory
+    complete_plan: timesteps.Plan
+    noised: bool
+
+
+def planned_steps(model: TextToImage, request: Request, size: tuple[int, int], frames: int) -> PlannedSteps:
+    """The steps of a request for pictures of a size, or for clips.
+
+    Args:
+        model: the model.
+        request: a request whose steps are resolved.
+        size: (height, width) of the pictures, on whose number of tokens some schedules depend.
+        frames: number of frames of a clip; 0 for pictures.
+
+    Raises:
+        ValueError: for a sampler or a number of steps that the model's process does not take.
+    """
+    assert request.steps is not None
+    tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
+    tokens *= video_models.latent_frames(model, frames) if frames else 1
+    at_noise = model.sees_picture or frames > 0
+    first = 0 if at_noise else request.first_step(request.steps, model.process.prediction == "flow_prediction")
+    trajectory = schedulers.trajectory(model.process, request.sampler, request.steps, tokens)
+    complete_plan = trajectory.plan
+    if request.resamplings > 1:
+        plan = editing.repaint_quarters(complete_plan, first, request.resamplings)
+    else:
+        plan = schedulers.later_steps(complete_plan, request.sampler, first)
+    noised = request.begins_at_image(first) and not at_noise
+    return PlannedSteps(trajectory._replace(plan=plan), complete_plan, noised)
