@@ -1,4 +1,4 @@
-"""The card of an exported model: README.md in Hugging Face's form, of what the run folder or the source records.
+"""The card of an exported model: README.md in Hugging Face's format, from the records of the run or the source.
 
     write(folder, build_run_card("runs/digits", "DiT", license="cc-by-4.0"))
 
@@ -162,7 +162,7 @@ def build_source_card(
     front |= {"tags": ["diffusion"]}
     if base:
         front |= {"library_name": "diffusers", "base_model": pathlib.Path(base).name}
-    unknown = "The source does not say; see the card of the model that it comes from."
+    unknown = "The source does not state this; see the card of the original model."
     return Card(
         f"{network}, from {source.name}", license, front, unknown,
         f"Converted from `{source.name}`{rest} by `diffusion convert`; the numbers are the source's.",
@@ -206,7 +206,7 @@ def _data(data: Mapping[str, Any], name: str) -> str:
     lines = [f"- dataset: `{name}`, split `{data.get('split')}`"]
     for what, path in (("latents", data["latents"]["dir"]), ("captions", data["text"]["dir"])):
         if path:
-            lines.append(f"- {what}: `{pathlib.Path(path).name}`, made before the training")
+            lines.append(f"- {what}: `{pathlib.Path(path).name}`, encoded before the training")
     if augmentation := data.get("augment") or data.get("augmentation"):
         lines.append(f"- augmentation: `{json.dumps(plain(augmentation))}`")
     return "\n".join(lines)
@@ -223,10 +223,10 @@ def _recipe(config: Mapping[str, Any], step: int | None) -> str:
     base = _base(config)
     sections = [name for name in SECTIONS if not (base and name in OF_THE_BASE)]
     entries = {name: plain(config[name]) for name in sections if (config.get(name) or {}).get("name", name)}
-    same = f" The network, its parameterization and its schedule are those of the base, `{base}`." if base else ""
+    same = f" The network, its parameterization and its schedule are those of the base model, `{base}`." if base else ""
     return (
         f"{exported}{train['steps']:,} planned steps of {train['batch_size']} examples; config "
-        f"`{config_hash(config)[:16]}`. What is exported is the moving average.{same}\n\n```json\n"
+        f"`{config_hash(config)[:16]}`. The moving average was exported.{same}\n\n```json\n"
         + json.dumps(entries, indent=2)
         + "\n```"
     )
@@ -237,14 +237,14 @@ def _figures(run: pathlib.Path, step: int | None) -> str:
     lines = []
     report = _report(run)
     if report is not None:
-        lines += ["| | samples | beside | how | records |", "| --- | --- | --- | --- | --- |"]
+        lines += ["| | samples | reference | measured | records |", "| --- | --- | --- | --- | --- |"]
         lines += [f"| {' | '.join(row)} |" for row in run_report.rows(report)]
     rows = json_lines.rows(run / "metrics.jsonl")
     losses = [row for row in rows if "loss" in row and (step is None or row["step"] <= step)]
     if losses:
         lines += ["", f"Training loss at step {losses[-1]['step']:,}: {losses[-1]['loss']:.4g}."]
     if report is None:
-        lines.append("The run folder records no evaluation (`diffusion evaluate` makes one).")
+        lines.append("The run folder records no evaluation (`diffusion evaluate` writes one).")
     return "\n".join(lines).strip()
 
 
@@ -264,7 +264,7 @@ def _failures(run: pathlib.Path) -> str:
     if (run / FAILURES).is_file():
         return opener.read_text(run / FAILURES).strip()
     return "\n".join(_shown(_report(run))) or (
-        f"None are recorded, and nothing was looked for: write them into {FAILURES} of the run folder, or here."
+        f"None are recorded, and none were looked for. Describe them in {FAILURES} of the run folder, or here."
     )
 
 
@@ -273,10 +273,11 @@ def _shown(report: dict[str, Any] | None) -> Iterable[str]:
         return
     accuracy = report["figures"].get("asked_class")
     if accuracy and accuracy["share"] < 1:
-        yield f"- {1 - accuracy['share']:.1%} of its samples are not recognised as the requested class."
+        yield f"- {1 - accuracy['share']:.1%} of the samples are not recognised as the requested class."
     for name, distance in report["figures"]["frechet"].items():
         ratio = distance["ratio"]
         if distance["ratio_interval"][0] > 1:
-            yield f"- Its samples are {ratio:.2f} times as far from real examples ({name}) as other real ones."
+            times = f"{ratio:.2f} times that of other real examples"
+            yield f"- The Frechet distance of the samples to real examples ({name}) is {times}."
     for name, part in run_report.under_protocols(report):
         yield from (f"- {name}: {warning}" for warning in part.get("warnings", ()))

@@ -51,7 +51,7 @@ def test_the_card_says_what_the_run_folder_records(run):
     assert entries["objective"]["name"] == "flow_matching" and entries["model"]["width"] == 32
     assert "requested class recognised | 95.0 %" in sections["Figures"].replace("95.0%", "95.0 %")
     assert "Training loss at step 40: 0.75." in sections["Figures"]
-    assert "5.0% of its samples are not recognised as the requested class" in sections["Known failures"]
+    assert "5.0% of the samples are not recognised as the requested class" in sections["Known failures"]
 
 
 def test_the_card_of_a_tuning_names_its_base_in_place_of_a_network_of_its_own(run):
@@ -60,7 +60,7 @@ def test_the_card_of_a_tuning_names_its_base_in_place_of_a_network_of_its_own(ru
     (run / "config.json").write_text(to_json(config))
     front, sections = parts(model_card.text(model_card.build_run_card(run, "lora of drawings")))
     assert front["tags"] == ["diffusion", "jax"]
-    assert "schedule are those of the base, `drawings`" in sections["Recipe"]
+    assert "schedule are those of the base model, `drawings`" in sections["Recipe"]
     entries = json.loads(sections["Recipe"].split("```json\n")[1].split("\n```")[0])
     assert entries["tuning"] == {"name": "lora", "rank": 4} and "optimizer" in entries
     assert not entries.keys() & {"model", "parameterization", "schedule"}
