@@ -34,7 +34,9 @@ flags.disclaim_key_flags()  # `--help` then lists the flag under the command tha
 def extend_flag() -> None:
     """Defines `--extend`; commands without a config have it too."""
     if "extend" not in flags.FLAGS:  # another command's module may have been imported
-        flags.DEFINE_list("extend", [], "your own code, which configs can name: FILE.py, a module, plugin:NAME")
+        flags.DEFINE_list(
+            "extend", [], "your own code, imported first so that configs can name it: FILE.py, a module, plugin:NAME"
+        )
 
 
 def flag() -> None:
@@ -48,8 +50,8 @@ def flag() -> None:
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "recipe and preset, or a file of your own: digits, cifar10_dit:tiny, mine.py; "
-        "change a value by --config.train.steps=100",
+        "config of the run: a recipe, with or without a preset, or your own file: digits, cifar10_dit:tiny, mine.py; "
+        "--config.train.steps=100 changes a value",
         lock_config=False,
         accept_new_attributes=True,
     )
