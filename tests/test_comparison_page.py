@@ -55,7 +55,7 @@ def test_discrete_data_are_said_to_be_missing_while_they_are():
 
 
 def test_the_number_of_samplers_is_about_what_is_said():
-    assert "some forty of ODEs and SDEs" in cell("The mathematics", "samplers")
+    assert "about forty for ODEs and SDEs" in cell("The mathematics", "samplers")
     assert 35 <= len(names.SAMPLERS) < 45
 
 
