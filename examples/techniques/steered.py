@@ -53,7 +53,8 @@ def regions(model: TextToImage, number: int) -> Row:
             'diffusion sample --model=drawings --prompt="a blue heart left of a pink star" '
             '--regions="a blue heart on the left:0,0,0.5,1" --regions="a pink star on the right:0.5,0,1,1"',
         ),
-        "Nearly all halves have their own shape in their own colour; with one prompt some exchange them.",
+        "With a prompt for each half, nearly all halves have the right shape and colour. With a single "
+        "prompt, some shapes or colours are swapped.",
         prompts,
         pictures,
         {
@@ -94,8 +95,8 @@ def words(model: TextToImage, number: int) -> Row:
             f'diffusion sample --model=drawings --prompt="{BOTH[0]}" --words=circle --words=star --sampler=ddim '
             "--attention=5",
         ),
-        "It does nothing on this model, also at five times the published strength: the model barely attends to the "
-        "words themselves, and most of its pictures are right without it.",
+        "The technique has no effect on this model, even at five times the published strength. The model "
+        "hardly attends to the words themselves, and most of its pictures are right without it.",
         [prompts[i] for i in order],
         {name: images[order] for name, images in pictures.items()},
         {
@@ -122,8 +123,9 @@ def boxes(model: TextToImage, number: int) -> Row:
         "Layout boxes",
         "../../image_prompts.md#words",
         ('diffusion sample --model=drawings --prompt="a blue star" --words="blue star:0.5,0,1,0.5" --attention=0.2',),
-        "It works in part on this model. The prompt names no place; the published strength puts more objects into the "
-        "quarter of the box than chance, and breaks a third of the pictures. A fifth of it breaks few, and moves few.",
+        "The technique works partly on this model. The prompt names no position. At the published strength, "
+        "more objects than by chance lie in the box, a quarter of the picture, but a third of the pictures "
+        "are broken. At a fifth of this strength, few pictures are broken, but few objects move.",
         [f"{prompts[i]} {_place(BOXES[prompts[i]])}" for i in order],
         {name: images[order] for name, images in stacked.items()},
         {
@@ -156,8 +158,9 @@ def reference(model: TextToImage, number: int) -> Row:
         "Reference-only",
         "../../image_prompts.md#a-reference-without-training",
         ('diffusion sample --model=drawings --prompt="a circle" --reference=star.png',),
-        "It mostly fails on this model: the paper comes from the reference, but the whole colour in a quarter of the "
-        "pictures, and its shape breaks half of the prompt's circles.",
+        "The technique mostly fails on this model. Pictures take over the paper of the reference, but its "
+        "colour in only a quarter of the pictures, and the shape of the reference breaks half of the circles "
+        "in the prompt.",
         [prompt] * number,
         {"the reference": np.stack([drawn] * number), **pictures},
         {
@@ -187,8 +190,8 @@ def erased(model: TextToImage, number: int) -> Row:
             '--keep="a red star" --out=runs/concepts/uce  # the row erases all colours, and keeps all other shapes',
             f'diffusion sample --model=runs/concepts/uce --prompt="a red {ERASED}"',
         ),
-        "Hardly a heart is left: they have become circles in the same colours, most at the same places. The shapes "
-        "between them stay.",
+        "Hardly any heart is left. Hearts have become circles of the same colour, mostly at the same "
+        "position. The other shapes, in between, stay.",
     )
 
 

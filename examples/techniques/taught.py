@@ -60,7 +60,8 @@ def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
             "diffusion train --config=tuning/drawings_concepts:slider --workdir=runs/concepts/slider",
             f'diffusion sample --model=drawings --lora=runs/concepts/slider/{LORA}:-1 --prompt="a red circle"',
         ),
-        "Each column from small to large; the prompt names no size. At both ends some shapes are doubled or darker.",
+        "In each column, the shape grows from small to large; the prompt names no size. At both ends, some "
+        "shapes are doubled or darker.",
         prompts,
         pictures,
         {
@@ -94,7 +95,8 @@ def erase(model: TextToImage, run: pathlib.Path, number: int) -> Row:
             "diffusion train --config=tuning/drawings_concepts:erase --workdir=runs/concepts/erase",
             'diffusion sample --model=runs/concepts/erase/tuning --prompt="a red heart"',
         ),
-        "No heart is left, but the shapes between them have changed too: smaller, or two of them.",
+        "No heart is left, but the other shapes, in between, have changed too: some are smaller, and some "
+        "appear twice.",
     )
 
 
@@ -124,8 +126,8 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
             "--workdir=runs/concepts/custom_diffusion",
             'diffusion sample --workdir=runs/concepts/custom_diffusion --prompt="a red <ghost>"',
         ),
-        "It fails in part on this model: a ghost comes that no training picture had, but some are torn, and its eyes "
-        "leak into the shapes between.",
+        "The technique partly fails on this model. It draws ghosts, which the training data of the model do "
+        "not contain, but some are torn, and their eyes also appear in the other shapes.",
         [glyph.word(scene, words["after"]) for scene in asked],
         pictures,
         {
@@ -174,8 +176,9 @@ def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
             'diffusion sample --workdir=runs/outlines --prompt="a red circle and a blue star" '
             "--controls=control:first.png --controls=control:second.png:1:0.8-1",
         ),
-        "Two outlines add up, the first at the upper left and the second at the lower right. The second has no effect "
-        "at weight 0.3 or in t 0.8-1 alone, and a pale one in t 0-0.5. The shapes often take each other's colours.",
+        "Two outlines add up: the first at the upper left and the second at the lower right. The second has "
+        "no effect at weight 0.3 or only in t 0.8-1, and a weak effect in t 0-0.5. The shapes often swap "
+        "colours.",
         prompts,
         pictures,
         {
