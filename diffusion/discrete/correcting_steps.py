@@ -51,8 +51,8 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
 def corrector_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, duration: Array) -> Array:
     """The distribution after a correction at the time t: float32 `[B, ..., K]`.
 
-        x jumps with probability 1 - exp(-Lambda), to y in proportion to the rates R_t(x, y) + R_t(y, x) p_t(y) /
-        p_t(x), Lambda = duration times their sum
+        x jumps with probability 1 - exp(-Lambda), to y in proportion to the rates
+        R_t(x, y) + R_t(y, x) p_t(y) / p_t(x),    Lambda = duration times their sum
 
     Each position jumps independently, with the rates at x. The marginal p_t is preserved exactly in the limit of small
     durations.

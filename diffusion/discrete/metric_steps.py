@@ -36,8 +36,8 @@ def metric_flow() -> SymbolSampler:
 def metric_step_law(path: MetricPath, x: Array, x0: Array, t: Array, s: Array) -> Array:
     """The distribution of x_s in a step of `metric_flow` for a known x_0: float32 `[B, ..., K]`.
 
-        x jumps with probability 1 - exp(-Lambda), to y in proportion to velocity(y), Lambda = (beta(s) - beta(t)) sum_y
-        velocity(y)
+        x jumps with probability 1 - exp(-Lambda), to y in proportion to velocity(y),
+        Lambda = (beta(s) - beta(t)) sum_y velocity(y)
 
     Args:
         path: the path.

@@ -161,7 +161,7 @@ def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array)
 def from_rates(process: AnyProcess, log_rates: Array, x_t: Array, t: Array) -> Array:
     """Reads the output as the logarithm of the rates at which the reversed process jumps from x_t to each symbol.
 
-        rate(y) = R_t(y, x_t) p_t(y) / p_t(x_t), the inverse of `Process.reverse_rates`
+        rate(y) = R_t(y, x_t) p_t(y) / p_t(x_t),    the inverse of `Process.reverse_rates`
 
     where R_t(y, x_t) are the rates of the process: beta(t) pi(x_t), unless it is a `RateProcess`.
 

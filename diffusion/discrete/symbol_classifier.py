@@ -50,8 +50,8 @@ def classifier(
     Args:
         predict: the predictor to be guided.
         process: an absorbing, uniform or mixture process, or token masks.
-        log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, where number b depends on example b alone. With `exact`,
-            x_t is int `[B, ...]`; otherwise it is float `[B, ..., K]`, one-hot symbols, with respect to which it is
+        log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, where number b depends only on example b. With `exact`, x_t
+            is int `[B, ...]`; otherwise it is float `[B, ..., K]`, one-hot symbols, with respect to which it is
             differentiated.
         scale: guidance scale w.
         exact: whether the classifier is evaluated for every symbol at every position.

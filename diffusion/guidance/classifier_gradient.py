@@ -40,7 +40,7 @@ def classifier(
     Args:
         denoise: the denoiser to be guided.
         schedule: the process.
-        log_probability: (x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`, where number b depends on example b alone.
+        log_probability: (x_t `[B, ...]`, t) -> log p(y_b | x_t) `[B]`, where number b depends only on example b.
         scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 0; None for all times.
 

@@ -88,7 +88,7 @@ def manifold_preserving(
     Args:
         denoise: the denoiser; it need not be differentiable.
         schedule: the process.
-        log_likelihood: x0 `[B, ...]` -> log p(y_b | x0_b) `[B]`, where number b depends on example b alone.
+        log_likelihood: x0 `[B, ...]` -> log p(y_b | x0_b) `[B]`, where number b depends only on example b.
         scale: guidance scale w: a number, `[B]` or a function of t.
         interval: (t_low, t_high) outside which w = 0; None for all times.
 

@@ -49,7 +49,7 @@ def riemannian_flow_matching(
     boundary, such as a corner of the simplex, where log(x_0, .) is not defined. With a premetric d, the path follows
     the gradient of d so that d(x_t, x_0) is proportional to t:
 
-        dx_t/dt = d(x_1, x_0) grad d(x_t, x_0) / |grad d(x_t, x_0)|^2,    so that d(x_t, x_0) = t d(x_1, x_0),
+        dx_t/dt = d(x_1, x_0) grad d(x_t, x_0) / |grad d(x_t, x_0)|^2,    so that d(x_t, x_0) = t d(x_1, x_0).
 
     It is solved from t = 1 by the classical Runge-Kutta method. If d is the distance, the path is the geodesic.
 

@@ -41,7 +41,7 @@ def with_augmentation(objective: Objective, augment: Augmentation) -> Objective:
         augment: the augmentation; for images `data.augmentation.edm_augmentation`.
 
     Raises:
-        ValueError: for an objective of pairs.
+        ValueError: if the objective is one of pairs.
     """
 
     if objective.examples.pairs:

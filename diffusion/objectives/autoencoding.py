@@ -135,7 +135,7 @@ def vq_autoencoder(
         An objective, as by `kl_autoencoder`, with "codebook" and "commitment" among the metrics.
 
     Raises:
-        ValueError: for an unknown `pixels`.
+        ValueError: if `pixels` is unknown.
     """
     distance = choice(PIXELS, pixels, "pixels")
 
@@ -250,7 +250,7 @@ def patch_critic(loss: str = "hinge", start: int = 0, equivariance: Equivariance
         An objective; see `diffusion.objectives.inputs`. Metrics: "t" (zeros), "real" and "fake" (mean logits) `[B]`.
 
     Raises:
-        ValueError: for an unknown loss.
+        ValueError: if loss is unknown.
     """
     if equivariance is not None:
         equivariance.check()

@@ -57,7 +57,7 @@ def generate(
         schedule: the process.
         parameterization: the generator's parameterization, defined at t_max.
         noise: `[B, ...]` z from the schedule's prior.
-        condition: passed to the network as it is.
+        condition: the network's condition, passed unchanged.
     """
     return predict(network, schedule, parameterization, noise, schedule.t_max, condition).x0
 

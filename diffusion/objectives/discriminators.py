@@ -4,7 +4,7 @@ The logits are the means of that block's features over the channels, one for eac
 (SiDA). The network is "fake", the score network of the generator's samples, which learns both tasks in one update, as
 in DMD2. The logit that minimizes the losses below is the log-ratio of the two densities of x_t:
 
-    D(x_t) = log(p_t(x_t) / q_t(x_t)) for noised data (p) and noised samples (q)
+    D(x_t) = log(p_t(x_t) / q_t(x_t))    for noised data (p) and noised samples (q)
 """
 
 from typing import Any

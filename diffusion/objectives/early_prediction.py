@@ -30,7 +30,7 @@ def early_prediction(
         networks: model, which returns (output, features)
         optimum: the best prediction from the features h
         paper: Singh et al. 2026, "Improved Baselines with Representation Autoencoders", and the authors' code
-            (DiTwDDTHeadIG), whose final layer reads h + the embedding of t; this one reads h alone
+            (DiTwDDTHeadIG), whose final layer reads h plus the embedding of t; here it reads only h
 
     Args:
         parameterization: the network's parameterization.

@@ -221,7 +221,7 @@ def end_to_end_critic(loss: str = "hinge", start: int = 0) -> Objective:
         An objective, as by `patch_critic`.
 
     Raises:
-        ValueError: for an unknown loss.
+        ValueError: if loss is unknown.
     """
     code = lambda networks, x, keys, condition: player(networks, NAME)(x, keys).coded
     return autoencoding.critic_of(loss, start, code, None, SHARES)

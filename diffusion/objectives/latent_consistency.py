@@ -35,9 +35,9 @@ def latent_consistency_distillation(
         loss = mean (sqrt((f(x_t, t, w) - stop f_target(x_s, s, w))^2 + c^2) - c),    s, t = (n - 1, n) / solver_steps,
         x_s = one step of DDIM with (1 + w) teacher(x_t, t) - w teacher(x_t, t, null),    w ~ U(guidance)
 
-    The student's condition is the pair (condition, w `[B]`); the teacher's is the condition alone. w is the paper's
-    omega: classifier-free guidance of scale 1 + w. LCM-LoRA's student learns a single w and receives only the
-    condition, like a network that has no input for w.
+    The student receives the pair (condition, w `[B]`), the teacher only the condition. w is the paper's omega:
+    classifier-free guidance of scale 1 + w. LCM-LoRA's student learns a single w and receives only the condition, like
+    a network that has no input for w.
 
     Facts:
         loss: Huber distance of f(x_t, t, w) to f_target(x_s, s, w), element by element

@@ -29,8 +29,9 @@ def progressive_distillation(
 ) -> Objective:
     """Halves the number of sampling steps, from 2 N to N, and with `stage` repeatedly down to 1.
 
-        t = i / N, x_s = two DDIM steps of the teacher, from t to t - 1 / (2 N) and to s = t - 1 / N x_target = (x_s -
-        (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t) loss = w(t) mean |x0(x_t, t) - x_target|^2
+        t = i / N,    x_s = two DDIM steps of the teacher, from t to t - 1 / (2 N) and to s = t - 1 / N
+        x_target = (x_s - (sigma_s / sigma_t) x_t) / (alpha_s - (sigma_s / sigma_t) alpha_t)
+        loss = w(t) mean |x0(x_t, t) - x_target|^2
 
     The student starts as the teacher, becomes the teacher of the next halving (`diffusion.training.stages`), and is
     sampled with `ddim()` on N uniform steps. Only the first teacher is guided; the students learn the guided output.

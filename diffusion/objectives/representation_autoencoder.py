@@ -57,7 +57,7 @@ def rae_decoder(
         An objective, as by `kl_autoencoder`, with the additional metric "sigma" `[B]`.
 
     Raises:
-        ValueError: for an unknown `pixels` or `noise`, or a negative tau.
+        ValueError: if `pixels` or `noise` is unknown, or tau is negative.
     """
     distance = choice(PIXELS, pixels, "pixels")
     code = _noised_decoding(tau, noise)
@@ -93,7 +93,7 @@ def rae_critic(loss: str = "hinge", start: int = 15_013, tau: float = 0.8, noise
         An objective, as by `patch_critic`.
 
     Raises:
-        ValueError: for an unknown loss or noise, or a negative tau.
+        ValueError: if loss or noise is unknown, or tau is negative.
     """
     return critic_of(loss, start, _noised_decoding(tau, noise), None, ("features", tau, noise))
 

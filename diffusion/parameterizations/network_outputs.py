@@ -92,7 +92,7 @@ def denoiser(
         network: (x `[B, ...]`, clock `[B]` or `[B, F]`, condition) -> output, any callable.
         schedule: the process.
         parameterization: meaning of the network's output.
-        condition: passed to the network as it is; a pytree with leading axis B, or None.
+        condition: the network's condition, passed unchanged: a pytree with leading axis B, or None.
 
     Returns:
         denoise(x_t, t), where t has a shape that is a prefix of x_t's; predictions are at least float32.

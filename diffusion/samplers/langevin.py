@@ -42,7 +42,7 @@ def predictor_corrector(
 
         x <- x + e score(x, s) + sqrt(2 e) z,    e = 2 (snr |z| / |score|)^2 ("norms") or 2 (snr sigma_s)^2 ("sigma").
 
-    The norms are taken over each sample, so that samples stay independent of one another; the authors average them over
+    The norms are taken over each sample, so that samples are independent of each other; the authors average them over
     the batch. There are no corrections at sigma(s) = 0. The predictor acts first, as in the paper's algorithms; the
     authors' code begins with the corrector. This e is right in any scaling of x, so it lacks the factor alpha_i that
     the paper has for variance-preserving processes. (In the paper alpha_i is the product of 1 - beta; the authors' code

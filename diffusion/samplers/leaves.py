@@ -25,7 +25,7 @@ def over_leaves(sampler: Any, schedule: NoiseSchedule) -> Any:
 
     Args:
         sampler: a `Sampler`.
-        schedule: a schedule of `schedules.per_leaf`; any other schedule leaves the sampler as it is.
+        schedule: a schedule by `schedules.per_leaf`; for any other schedule the sampler is returned unchanged.
     """
     if not schedule.leaves:
         return sampler

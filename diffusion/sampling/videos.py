@@ -8,7 +8,7 @@
 | extension                | likewise, given_pattern("11..")                                                     |
 | frames in a pyramid      | fill(...) along timesteps.staggered(grid, F, delay): the near future is sharp first |
 | a long video, by itself  | rollout(...): window after window, each from the last frames of the one before      |
-| likewise, causal network | rollout_from_memory(...): new frames alone are evaluated, by keys and values kept      |
+| likewise, causal network | rollout_from_memory(...): evaluates only new frames, with stored keys and values      |
 | a long video, at once    | a denoiser by guidance.windows(denoise, (n,), (stride,))                            |
 | a network with one time  | samplers.sample(..., after_step=editing.replacement(schedule, plan, clips, given))  |
 | guidance by given frames | a branch by without_frames(...), e.g. in guidance.text_and_picture                  |

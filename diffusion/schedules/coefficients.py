@@ -56,7 +56,7 @@ def from_alpha_sigma(alpha: Coefficient, sigma: Coefficient, t_min: float | None
     def signal(t):
         t = as_float(t)
         value = alpha(t if reaches else jnp.where(t > 0, t, 1.0))
-        # cos(pi / 2) is -4e-8 in float32 and 6e-17 in float64; both stand for 0.
+        # cos(pi / 2) is -4e-8 in float32 and 6e-17 in float64 instead of 0.
         exact = jnp.where(vanishes & (t >= 1), 0, jnp.maximum(value, 0))
         value = value + jax.lax.stop_gradient(exact - value)
         return value if reaches else jnp.where(t > 0, value, 1.0)

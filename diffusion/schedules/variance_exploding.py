@@ -1,4 +1,4 @@
-"""Schedules that leave the data as it is, alpha = 1, and add noise: variance exploding and EDM."""
+"""Schedules with alpha = 1, which only add noise to the data: variance exploding and EDM."""
 
 import math
 

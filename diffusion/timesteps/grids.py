@@ -190,7 +190,7 @@ def karras_levels(
         chosen: `steps` increasing indices of levels, the first of them 0; () for evenly spaced ones.
 
     Raises:
-        ValueError: for more steps than levels, or indices that are not valid.
+        ValueError: if there are more steps than levels, or `chosen` is invalid.
     """
     if at_least_one(steps) > levels:
         raise ValueError(f"karras_levels: steps = {steps} exceeds the number of levels, {levels}")

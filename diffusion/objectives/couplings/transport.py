@@ -63,7 +63,7 @@ class Coupling:
             `[B, ...]` noise.
 
         Raises:
-            ValueError: for a condition, if the coupling refuses one.
+            ValueError: if there is a condition and the coupling refuses conditions.
         """
         if self.condition == "seen":
             return self.pair(keys, x0, eps, condition)
@@ -82,7 +82,7 @@ Cost = Callable[[Array, Array], Array]
 
 
 def independent() -> Coupling:
-    """Each example keeps the noise that its own key drew.
+    """Independent pairs: each example keeps the noise that its key drew.
 
     Facts:
         paper: Lipman et al. 2023, "Flow Matching for Generative Modeling"; Ho et al. 2020
@@ -210,7 +210,7 @@ def schroedinger_bridge(sigma: float, block: int = 64, tolerance: float = 1e-3, 
         iterations: see `sinkhorn`.
 
     Raises:
-        ValueError: as `sinkhorn` does.
+        ValueError: if sigma is not positive, and under the conditions of `sinkhorn`.
     """
     if not sigma > 0:
         raise ValueError(f"schroedinger_bridge: sigma = {sigma} must be positive")

@@ -59,7 +59,7 @@ def daps(
         x at plan.s[-1] `[B, ...]`.
 
     Raises:
-        TypeError: as `samplers.sample`.
+        TypeError: under the conditions of `samplers.sample`.
         ValueError: under the conditions of `samplers.sample`, or if steps or data_std is out of range.
     """
     if steps < 1 or not data_std > 0:

@@ -76,7 +76,7 @@ def mcgdiff(
         values Y.
 
     Raises:
-        TypeError: as `samplers.sample`.
+        TypeError: under the conditions of `samplers.sample`.
         ValueError: under the conditions of `samplers.sample`; if a number is out of range, the measurement lacks
             `filtered` or `trace`, number does not divide the batch, the sampler is of another kind, or the plan
             renoises; outside of `jit`, if a log-weight is NaN or infinity.

@@ -68,7 +68,7 @@ def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, pla
     """Refuses arguments for which the particles' weights are not defined.
 
     Raises:
-        TypeError: as `samplers.sample`.
+        TypeError: under the conditions of `samplers.sample`.
         ValueError: under the conditions of `samplers.sample`; if number does not divide the batch, the sampler's step
             is not a single Gaussian draw with one evaluation, or the plan renoises.
     """

@@ -65,7 +65,7 @@ def mixed(
         The weighted particles at plan.s[-1]; the expected mean of their weights is 1.
 
     Raises:
-        TypeError: as `samplers.sample`.
+        TypeError: under the conditions of `samplers.sample`.
         ValueError: under the conditions of `samplers.sample`; if shares are not positive or do not sum to 1, number
             does not divide the batch, the sampler is of another kind, or the plan renoises; outside of `jit`, if a
             log-weight is NaN or infinity.

@@ -67,7 +67,7 @@ def twisted(
         The weighted particles at plan.s[-1].
 
     Raises:
-        TypeError: as `samplers.sample`.
+        TypeError: under the conditions of `samplers.sample`.
         ValueError: under the conditions of `samplers.sample`; if number does not divide the batch, the sampler is of
             another kind, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """

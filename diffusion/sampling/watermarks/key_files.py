@@ -85,7 +85,7 @@ def make(path: str | pathlib.Path, name: str, **arguments: Any) -> Watermark:
 
     Raises:
         FileExistsError: if the file exists.
-        ValueError: as in `from_entry`.
+        ValueError: under the conditions of `from_entry`.
     """
     path = pathlib.Path(path).expanduser()
     if path.exists():
