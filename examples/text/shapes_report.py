@@ -8,7 +8,7 @@ from diffusion.experiments.evaluation import report
 from examples.text import drawn_objects, drawn_words, judge
 
 PICTURES = {
-    "guidance.png": "Guidance: from varied and loose to literal and fried",
+    "guidance.png": "Guidance: from varied and loose to literal and oversaturated",
     "guidance_rows.png": "The same captions and seeds at each guidance",
     "variety.png": "The same captions by seed, at the guidance that was chosen",
     "test.png": "Captions of the test split and their first pictures; orange: the judge misses something",

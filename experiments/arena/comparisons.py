@@ -1,4 +1,4 @@
-"""The pictures that an arena compares: drawn once, kept in its folder, the same for every voter in another order."""
+"""The pairs of pictures of an arena, drawn once and stored; every voter sees the same pairs in a different order."""
 
 import hashlib
 import itertools

@@ -1,4 +1,4 @@
-"""Who competes in an arena: sets of pictures by name, with what was requested for each picture."""
+"""The competitors of an arena: named sets of pictures, with the request for each picture."""
 
 import hashlib
 import pathlib

@@ -1,4 +1,4 @@
-"""The HTTP of an arena: a page, its pictures and the votes; nothing in an answer says which run made a picture.
+"""The HTTP server of an arena: a page, its pictures and the votes; no response reveals which run made a picture.
 
     GET  /                                   the page
     GET  /turn?voter=ana                     {"turn", "of", "request", "question", "voted"}, the voter's next comparison

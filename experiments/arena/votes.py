@@ -1,4 +1,4 @@
-"""The votes of an arena, one a line, in votes.jsonl: lines are added, and never removed."""
+"""The votes of an arena, one per line in votes.jsonl; lines are added and never removed."""
 
 import pathlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Backbones of a run: figures of its samples beside those of real chains and of noise, pictures, and PDB files."""
+"""Measures protein backbones of a run against real chains and noise, and writes pictures and PDB files."""
 
 __all__ = ["HOW", "are_backbones", "draw", "figures", "geometry", "write"]
 

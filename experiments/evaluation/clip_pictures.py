@@ -1,4 +1,4 @@
-"""Pictures of clips: some beside each other, as one animation, and their frames in rows."""
+"""Pictures of clips: several side by side as one animation, and their frames in rows."""
 
 __all__ = ["beside", "draw", "is_clip"]
 

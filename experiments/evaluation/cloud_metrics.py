@@ -1,4 +1,4 @@
-"""Figures of samples that are surfaces in space.
+"""Metrics of samples that are surfaces in space.
 
 As point clouds: 1-NNA, coverage and minimum matching distance. Of signed distances also: the share in one piece.
 """

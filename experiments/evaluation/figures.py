@@ -1,4 +1,4 @@
-"""Figures of a run as every table takes them: a number with its uncertainty, read from what the run's folder holds."""
+"""The figures of a run for tables: numbers with their uncertainties, read from the run folder."""
 
 import math
 import pathlib

@@ -1,4 +1,4 @@
-"""Whether the records that a figure calls held out were trained on: counted, and refused or said.
+"""Checks whether records that should be held out were used in training, and refuses or reports this.
 
 What compares a model with records that it was not trained on (the floor, copying, nearest neighbours, likelihoods,
 classifiers) asks `require` first. A published FID compares with a reference that its user names, which may be the

@@ -1,4 +1,4 @@
-"""Metrics of two sets of features, FID and its like: what `evaluation.comparison` measures by name.
+"""Metrics of two sets of features, such as FID, which `evaluation.comparison` computes by name.
 
 To add one: a function of FeatureSets below, a line in METRICS, and its tolerance in records.py.
 """

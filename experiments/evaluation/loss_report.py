@@ -1,4 +1,4 @@
-"""The loss on held-out records in a run's report: a row of its table, and the losses by t."""
+"""The held-out loss in the report of a run: a row of its table, and the loss against t."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Test log-likelihood of a run on a manifold, beside the exact density of its data where the source knows it."""
+"""Test log-likelihood of a run on a manifold, and the exact density of its data where it is known."""
 
 from typing import Any
 

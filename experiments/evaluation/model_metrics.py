@@ -1,4 +1,4 @@
-"""Metrics of a run's model beyond the distance of its samples: what `evaluate --workdir --metrics` can name.
+"""Metrics of a run's model, besides the distances of its samples, for `evaluate --workdir --metrics`.
 
 To add one: a function of a Subject below, `@pictures_alone` where it takes nothing else, and a line in METRICS.
 """

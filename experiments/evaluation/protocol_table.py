@@ -1,4 +1,4 @@
-"""One set of samples under every protocol of a Frechet distance for whose network there are files.
+"""Measures one set of samples under every protocol of the Frechet distance whose network is available.
 
     diffusion evaluate --samples=a.npz --reference=cifar10@train --protocol=all --inception=inception.safetensors \\
         --encoder=dgm-eval=dinov2-large,cmmd=clip-vit-large-patch14-336 --out=protocols

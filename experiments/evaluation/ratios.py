@@ -1,4 +1,4 @@
-"""FDr^k of records: Frechet distances in k spaces, each divided by the distance of held-out real images, averaged."""
+"""FDr^k from records: the mean of Frechet distances in k feature spaces, divided by those of held-out real images."""
 
 import pathlib
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Real images that samples are compared with: a split of a run's dataset, or captioned images of a named one."""
+"""The real images for a comparison: a split of a run's dataset, or captioned images of a named dataset."""
 
 import functools
 from collections.abc import Iterator, Mapping

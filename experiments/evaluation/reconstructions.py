@@ -1,4 +1,4 @@
-"""Measures an autoencoder: its reconstructions of a set of pictures against the pictures themselves.
+"""Measures an autoencoder by comparing its reconstructions with the original pictures.
 
 PSNR and SSIM compare each picture with its own reconstruction. rFID is the Frechet distance between the two sets in
 Inception features under a published protocol: it shows a blur or an invented texture. All are of pictures rounded to

@@ -1,4 +1,4 @@
-"""The record of a measurement: a JSON file that says what was measured, how, and by what, and can be measured again."""
+"""The record of a measurement: a JSON file with results, settings and code, from which it can be repeated."""
 
 import datetime
 import hashlib

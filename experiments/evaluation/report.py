@@ -1,4 +1,4 @@
-"""What all reports share: report.json beside report.md, Markdown tables, figures as text, what produced them."""
+"""Shared code of all reports: report.json, report.md, Markdown tables, formatted figures, provenance."""
 
 import importlib.metadata
 import json

@@ -1,4 +1,4 @@
-"""Metrics of a run's samples, each beside real images, held-out images and noise."""
+"""Metrics of a run's samples, compared with real images, held-out images and noise."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Files that show samples which are no pictures: texts, charts, clips, sounds, surfaces, backbones.
+"""Files that show samples of other kinds than pictures: texts, charts, clips, sounds, surfaces, backbones.
 
 A source of data may have its own function: `drawn(samples, classes, folder)` writes files, and returns their paths.
 """

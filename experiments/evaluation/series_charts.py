@@ -1,4 +1,4 @@
-"""Pictures of series: fans of samples where a part is given, and whole ones, beside the exact distribution if known."""
+"""Charts of series: intervals of samples for partly given series, complete samples, and the exact distribution."""
 
 import os
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The user's series with gaps filled: a file in the same form, with the samples' mean where a value was missing."""
+"""Writes the user's series with filled gaps, in the same format; a filled value is the mean of the samples."""
 
 import pathlib
 from typing import Any

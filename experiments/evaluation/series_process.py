@@ -1,4 +1,4 @@
-"""How far samples of whole series are from the Gaussian process that the data are drawn from: figures by closed forms.
+"""Compares samples of complete series with the Gaussian process of the data, by closed forms.
 
 Each stands beside its floor, as many draws from the process itself, and beside white noise of the data's variance.
 """

@@ -1,4 +1,4 @@
-"""How good forecasts and imputations of a run are: CRPS and intervals, beside the exact ones and what knows nothing."""
+"""Scores of forecasts and imputations: CRPS and coverage, compared with the exact distribution and a baseline."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether two runs differ in a figure: over their seeds where there are several, else over the samples of the two."""
+"""Tests whether two runs differ in a figure: over seeds if there are several, otherwise over samples."""
 
 from collections.abc import Callable, Hashable, Mapping
 from typing import NamedTuple, TypeVar

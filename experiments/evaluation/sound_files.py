@@ -1,4 +1,4 @@
-"""The samples of a run on sound, to listen to and to look at: WAV files, a picture of waveforms and spectrograms."""
+"""Files of the samples of a run on sound: WAV files, and a picture of waveforms and spectrograms."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""The metric of runs on sound: a judge of real notes classifies samples, and held-out notes beside them."""
+"""Metrics of runs on sound: a classifier that was trained on real notes judges samples and held-out notes."""
 
 from typing import Any
 

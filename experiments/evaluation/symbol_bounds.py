@@ -1,4 +1,4 @@
-"""Bits a symbol of held-out sequences under a run on symbols, by a bound whose name the figure has."""
+"""Bits per symbol of held-out sequences for a run on symbols, by a bound that the result names."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Metrics of samples that are symbols, beside real sequences and random symbols: runs of one, two and three symbols."""
+"""Metrics of samples that are symbols, compared with real and random sequences: n-grams up to three."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""Metrics of samples that are no pictures, each beside real examples and noise: points, series, volumes, pytrees."""
+"""Metrics of samples other than pictures (points, series, volumes, pytrees), compared with real ones and noise."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

@@ -1,1 +1,1 @@
-"""The parts of a plan: what a run needs of its devices."""
+"""The parts of a plan: the memory, operations and time that a run needs on its devices."""

@@ -1,4 +1,4 @@
-"""Compiles the train step of a run for a slice of a TPU, or for GPUs, that this machine does not have.
+"""Compiles the training step of a run for TPUs or GPUs that this machine does not have.
 
 XLA's compilers come with the package libtpu and with JAX's CUDA plugin, each in an environment of its own:
 

@@ -1,4 +1,4 @@
-"""The needs of a run on each device, and its possible speed: memory, operations, collectives and time, from its config.
+"""Estimates the memory, operations, collectives and time of a run per device, from its config.
 
 The bytes of the state are exact: they follow from the shapes and shardings that the run itself uses. All else is an
 estimate by the formulas of `diffusion.models.budget` for the model alone: the computation of a teacher or a second

@@ -1,4 +1,4 @@
-"""What XLA's compiler for NVIDIA GPUs reads of a device that is not there: its `GpuTargetConfigProto`, as text."""
+"""Descriptions of GPUs for XLA's compiler, which need no GPU: its `GpuTargetConfigProto` as text."""
 
 # CUDA 12 and cuDNN 9 describe the device so: "NVIDIA H100 80GB HBM3", compute capability 9.0, 132 multiprocessors.
 H100 = """

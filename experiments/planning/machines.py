@@ -1,4 +1,4 @@
-"""The facts in the makers' data sheets of a machine: peak rates, memory, and the links between its devices."""
+"""Facts from the data sheets of devices: peak rates, memory, and the links between devices."""
 
 import math
 import re

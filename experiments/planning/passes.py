@@ -1,4 +1,4 @@
-"""The passes over arrays that a compiled train step makes beside its products: their number, by kind of array.
+"""Counts the passes over arrays in a compiled training step, besides its matrix products, by kind of array.
 
 A pass reads or writes an array once, and takes its bytes over the bandwidth of the memory. What XLA hides behind
 products does not count, nor what stays in a cache or in a TPU's scratch memory, so that the numbers differ by machine.

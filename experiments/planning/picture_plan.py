@@ -1,4 +1,4 @@
-"""The needs of a text-to-image model's pictures on a device, and their least time, computed without its weights.
+"""The memory and the shortest time for generating pictures with a text-to-image model, without its weights.
 
 The programs of a request are traced as they would run: the text encoders once, the whole trajectory, and the decoder.
 Operations are counted in the traces; bytes of weights are exact. A roofline takes, of each part, the longer of its

@@ -1,4 +1,4 @@
-"""A plan as people read it: tables of memory, operations, collectives and time."""
+"""Tables of a plan for people: memory, operations, collectives and time."""
 
 import collections
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a run of any network needs, from the trace of its step: a U-Net, a transformer of symbols, a tuned base, ...
+"""Estimates the needs of a run with any network, from the trace of its step.
 
 The bytes of the state are exact. The step is traced as it will run, and not computed: its operations are counted in the
 trace, and its temporary memory is the most that arrays of the trace take at once. XLA fuses operations, and then needs

@@ -1,4 +1,4 @@
-"""A page to try a model on: `diffusion playground`, see docs/playground.md.
+"""A web page for trying a model: `diffusion playground`, see docs/playground.md.
 
 page_request.py is the request of a visitor, and uploads.py keeps the pictures that come with it. source.py makes the
 pictures, by a text-to-image model, and writes them; trained.py is a trained run. page.py is the page, form.py its

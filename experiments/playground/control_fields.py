@@ -1,4 +1,4 @@
-"""The fields of the page's controls: for each attachment a picture, its weight, when it acts, a mask, and its kind."""
+"""The fields for controls on the page: per attachment a picture, weight, interval, mask and kind."""
 
 __all__ = ["IMAGES", "Part", "field", "parts", "sent", "shown"]
 

@@ -1,4 +1,4 @@
-"""The gate of the page: who may send requests to it, and how large; each is checked before any of it is read.
+"""The gate of the page: limits who may send requests and how large they are, before a request is read.
 
 A page of another origin that is open in the visitor's browser can send requests to this machine. Under a name of its
 own that it points at 127.0.0.1 (DNS rebinding) it can also read the answers. Both kinds of request carry names that are

@@ -1,4 +1,4 @@
-"""The fields of a request to the page's HTTP interface: others are refused by name before gradio reads them."""
+"""The accepted fields of a request to the HTTP interface: others are refused before gradio reads them."""
 
 import json
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""A trajectory as HTML, with its pictures inside."""
+"""A trajectory as HTML with embedded pictures."""
 
 import base64
 import html

@@ -1,4 +1,4 @@
-"""The page: its layout, and what happens when a visitor clicks."""
+"""The layout of the page, and its reactions to clicks."""
 
 import pathlib
 import time

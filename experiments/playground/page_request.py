@@ -1,4 +1,4 @@
-"""The request of a visitor: what the page and its HTTP interface take, and how the file of a picture brings it back."""
+"""The request of a visitor: its fields on the page and in the HTTP interface, and how to restore it from a picture."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""The page's regions: a line for each, and the files of their masks, which the lines name."""
+"""The fields for regions on the page: one line for each region, and files of masks."""
 
 __all__ = ["sent", "shown"]
 

@@ -1,4 +1,4 @@
-"""The source of a page's pictures: it makes them step by step, and then as files with their settings."""
+"""The source of the page's pictures: generates them step by step, and writes files with their settings."""
 
 import pathlib
 import warnings

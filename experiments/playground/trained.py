@@ -1,4 +1,4 @@
-"""A trained run on the page, which makes pictures or clips of a class that is chosen from its list, or of a caption."""
+"""A trained run on the page, which generates pictures or clips for a class from its list, or for a caption."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""Pictures that visitors start from: measured before they are decoded, and kept under their checksum."""
+"""Pictures that visitors upload: checked for size before decoding, and stored under their checksum."""
 
 import base64
 import binascii

@@ -1,4 +1,4 @@
-"""CLIP out of a folder as the network of a benchmark that embeds pictures and texts."""
+"""A CLIP model from a folder, as the network of a benchmark that embeds pictures and texts."""
 
 from collections.abc import Sequence
 

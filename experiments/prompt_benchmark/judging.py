@@ -1,4 +1,4 @@
-"""The results of a benchmark so far: a line for each judged picture, so that a crash loses no finished picture."""
+"""The results of a benchmark so far, one line per judged picture, so that a crash loses no result."""
 
 import hashlib
 import json

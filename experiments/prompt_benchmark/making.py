@@ -1,4 +1,4 @@
-"""The pictures of a benchmark's prompts that are missing, made by a text-to-image model in the published layout."""
+"""Generates the missing pictures of a benchmark with a text-to-image model, in the published layout."""
 
 import json
 import pathlib

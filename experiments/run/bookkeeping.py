@@ -1,4 +1,4 @@
-"""The records of a run beside its state: metrics, log lines, checkpoints, evaluations and messages for people."""
+"""The records of a run besides its state: metrics, log lines, checkpoints, evaluations and messages."""
 
 import collections
 import contextlib

@@ -1,4 +1,4 @@
-"""The facts of captions that a run's reward reads, as "metadata" of each record and batch.
+"""The metadata of captions that a run's reward uses, as "metadata" of each record and batch.
 
 A function of the reward computes them, once for each distinct caption, so that no text encoder is run for them.
 """

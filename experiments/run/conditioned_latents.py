@@ -1,4 +1,4 @@
-"""Latents of a cache, which has classes alone, with the conditions of the records that they were made of."""
+"""Latents from a cache, which stores only classes, combined with the conditions of their original records."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""The examples that a run trains on: pictures of a dataset, of one size or several, or latents from a cache."""
+"""The training examples of a run: pictures of a dataset, of one or several sizes, or latents from a cache."""
 
 import contextlib
 import dataclasses

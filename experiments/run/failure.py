@@ -1,4 +1,4 @@
-"""A step whose loss or gradient is not finite: what the user reads, and the state that is kept to repeat it."""
+"""Handles a step whose loss or gradient is not finite: the message for the user, and the stored state."""
 
 import pathlib
 import shlex

@@ -1,4 +1,4 @@
-"""The loss on held-out records, in the training loop: at the same records, times and noises for every checkpoint.
+"""The loss on held-out records during training, with the same records, times and noise for every checkpoint.
 
 The objective draws the time and the noise of an example from the example's key, and these keys depend on the example's
 number alone: neither on the run's seed nor on its checkpoint, mesh or batch size. So two measurements differ in the

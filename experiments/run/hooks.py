@@ -1,4 +1,4 @@
-"""The evaluation in the training loop, with pictures of its samples."""
+"""The evaluation during training, with pictures of samples."""
 
 import functools
 import json

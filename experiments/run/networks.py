@@ -1,4 +1,4 @@
-"""The network that a run trains, from its module: its initial parameters, and how its objective calls it."""
+"""The network of a run: its initial parameters, and the function that its objective calls."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

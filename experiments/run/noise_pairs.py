@@ -1,4 +1,4 @@
-"""Pairs of noise and the sample that a teacher makes of it: made when a run begins, by `config.teacher.pairs`.
+"""Pairs of noise and a teacher's sample from it, generated when a run starts, by `config.teacher.pairs`.
 
     WORKDIR/pairs/teacher.json    the teacher's checkpoint, by its step and a hash of its weights
     WORKDIR/pairs/00000512.npy    float32 [n, 2, H, W, C], sample and noise of pairs 512 .. 512 + n - 1

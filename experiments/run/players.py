@@ -1,4 +1,4 @@
-"""The networks of a run beside its model, and how each is called: a teacher, and a second player."""
+"""The other networks of a run, and how each is called: a teacher, and a second player."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

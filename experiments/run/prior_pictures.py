@@ -1,4 +1,4 @@
-"""Pictures of a class that the base makes before the training, for prior preservation: `objective.beside.prior`.
+"""Class pictures that the base model generates before training, for prior preservation: `objective.beside.prior`.
 
     WORKDIR/prior/00000.png ...     the pictures, picture i of the seed i
     WORKDIR/prior_latents, WORKDIR/prior_captions

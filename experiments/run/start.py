@@ -1,4 +1,4 @@
-"""Where a run starts from: its latest sound checkpoint, the parameters of another run, or random ones."""
+"""The starting point of a run: its latest valid checkpoint, the parameters of another run, or random ones."""
 
 import pathlib
 from typing import Any, NamedTuple

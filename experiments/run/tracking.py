@@ -1,4 +1,4 @@
-"""Where the numbers and pictures of a run go while it trains: TensorBoard's events, and Weights & Biases on request.
+"""The logs of a run during training: TensorBoard events, and Weights & Biases on request.
 
 TensorBoard reads the folder of runs; Weights & Biases also keeps a run offline:
 

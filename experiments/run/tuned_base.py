@@ -1,4 +1,4 @@
-"""The weights of the model that a run tunes: read from its folder, known again when the run goes on."""
+"""The weights of the model that a run finetunes, read from its folder and verified when the run resumes."""
 
 import hashlib
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The examples of a run that tunes a model: pictures with captions, which the model's own networks encode once.
+"""The examples of a finetuning run: pictures with captions, encoded once by the model's networks.
 
     WORKDIR/latents   latents of the pictures, as diffusion encode writes them
     WORKDIR/captions  text encoders' outputs for the captions, or tokens, as diffusion encode_text writes them

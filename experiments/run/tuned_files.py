@@ -1,4 +1,4 @@
-"""What a run has taught its base, as files that other programs read: WORKDIR/tuning."""
+"""The finetuned weights of a run, as files that other programs read: WORKDIR/tuning."""
 
 import hashlib
 import pathlib

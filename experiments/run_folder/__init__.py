@@ -1,4 +1,4 @@
-"""The folder of a run, and where it may lie."""
+"""The folder of a run, and where it may be stored."""
 
 # What projects outside of this library import.
 __all__ = ["workdir"]

@@ -1,4 +1,4 @@
-"""A run that trains in an object store: it works in a local folder, and a thread copies that to the store as it goes.
+"""A run that trains in an object store: it works in a local folder, which a thread copies to the store.
 
 The local folder keeps its promises (whole files, checkpoints that appear by a rename, a lock of the kernel), and what
 is sent is that folder at one moment: the store always holds a run as a kill at that moment would leave it.

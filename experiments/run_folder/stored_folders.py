@@ -1,4 +1,4 @@
-"""Plain folders and files of an object store: fetched before a command reads them, and sent after it has written them.
+"""Folders and files in an object store: downloaded before a command reads them, uploaded after it has written them.
 
 An object is a file of the same name, as `aws s3 cp --recursive` has it. The local copies are in DIFFUSION_CACHE; a
 command fetches what has changed since the last one. Runs have a form of their own (`mirror`), and are known by it.

@@ -1,4 +1,4 @@
-"""A run whose folder is in an object store, "s3://bucket/run", and the local folder that stands for it.
+"""A run whose folder is in an object store, "s3://bucket/run", and its local copy.
 
 Commands work in the local folder, as with any run; a file that they write there is sent to the store at their end.
 """

@@ -1,4 +1,4 @@
-"""The user's own code that a run has used: its path, SHA-256 and commit, in WORKDIR/extensions.jsonl.
+"""The user's code that a run has used: its path, SHA-256 and commit, in WORKDIR/extensions.jsonl.
 
 A line is added where a start of the run finds other code than the line before says.
 """

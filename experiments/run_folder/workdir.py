@@ -1,4 +1,4 @@
-"""A run folder: one run at a time, of one config, with lines that are never torn.
+"""A run folder: it belongs to one run with one config, is locked while in use, and its lines are written atomically.
 
 WORKDIR holds config.json, metrics.jsonl (what a run computed: the same bytes however often it was interrupted),
 timing.jsonl (what depends on the clock), checkpoints/<step>, and TensorBoard events.

@@ -1,4 +1,4 @@
-"""Autoencoders from folders, as functions of pictures in bytes: for the cache of latents, samples and evaluation."""
+"""Autoencoders from folders, as functions of uint8 pictures, for the latent cache, samples and evaluation."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Published models of classes as run folders, and trained runs as folders that diffusers opens.
+"""Published class-conditional models as run folders, and trained runs as folders that diffusers opens.
 
 diffusion convert --source=DiT-XL-2-256 --out=runs/dit          # a teacher, a run to evaluate or to start from
 diffusion convert --source=runs/dit --pipeline --out=tuned      # DiTPipeline.from_pretrained("tuned")

@@ -1,4 +1,4 @@
-"""Published models of classes, or of nothing, in diffusers' folders: as the config of a run, and its parameters.
+"""Published class-conditional and unconditional models in diffusers' format: their config and parameters as a run's.
 
 | class in model_index.json | network                 | scheduler                      | steps | guidance |
 |---------------------------|-------------------------|--------------------------------|-------|----------|

@@ -1,4 +1,4 @@
-"""Between clips of pixels and what the network of a run takes: their latents, or the pixels themselves."""
+"""Converts between clips of pixels and the input of a run's network: latents, or the pixels themselves."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

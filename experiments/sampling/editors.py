@@ -1,4 +1,4 @@
-"""From pictures to pictures by a trained denoiser: to noise and back, exactly or not, or from some noise on.
+"""Editors of pictures with a trained denoiser: by inversion to noise, exact or not, or from a noise level.
 
 Each editor is `Task` -> the edited x. With one condition for what the pictures show and what they are to show, ddim,
 edict, bdia and prompt_to_prompt give back what they received: edict and bdia to rounding, the others nearly, as the

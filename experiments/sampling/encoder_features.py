@@ -1,4 +1,4 @@
-"""The features of a frozen encoder as a cache holds them: how they are made of pictures, and known again."""
+"""The features of a frozen encoder in a cache: how they are computed, and how a cache is recognized."""
 
 import pathlib
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Samples from a published model of classes, for diffusion sample: `--model` without a prompt.
+"""Samples from a published class-conditional model, for diffusion sample: `--model` without a prompt.
 
     diffusion sample --model=DiT-XL-2-256 --labels=207,360 -n 8
     diffusion sample --model=DiT-XL-2-256 --labels="golden retriever" --steps=250 --guidance=1.5

@@ -1,4 +1,4 @@
-"""Pictures or clips of prompts by a published model, for diffusion sample: `--model`, and `--again` for one more time.
+"""Pictures or clips from prompts with a published model, for diffusion sample: `--model`, and `--again`.
 
     diffusion sample --model=FOLDER --prompt="a cat" --negative=blurry --steps=30 --guidance=7.5 -n 4
     diffusion sample --model=VIDEO_FOLDER --prompt="a cat runs" --frames=33 --height=480 --width=832

@@ -1,4 +1,4 @@
-"""Samples of a trained network, as its config describes them; training and `diffusion sample` share this code."""
+"""Samples from a trained network with the settings of its config; training and `diffusion sample` use this code."""
 
 __all__ = [
     "SEEDS",

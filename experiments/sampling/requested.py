@@ -1,4 +1,4 @@
-"""The conditions that a command line requests: the numbers of a vector, a caption, or a file of arrays."""
+"""The conditions that a command line requests: a vector, a caption, or a file of arrays."""
 
 import pathlib
 from collections.abc import Callable

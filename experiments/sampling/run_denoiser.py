@@ -1,4 +1,4 @@
-"""The denoiser, flow map or field of a run: what its samplers take, of its parameters and conditions."""
+"""The denoiser, flow map or field of a run, which its samplers call, from its parameters and conditions."""
 
 import functools
 from collections.abc import Callable, Sequence

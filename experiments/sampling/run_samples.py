@@ -1,4 +1,4 @@
-"""The samples of a run, in its folder, in the number and form of its recipe; an interrupted sampling goes on.
+"""The samples of a run in its folder, in the number and format of its recipe; continues when interrupted.
 
 `sample_weights` makes the samples of a published model of classes in the same way.
 """

@@ -1,4 +1,4 @@
-"""The samples of a run, as diffusion sample writes them: read, and checked against a dataset."""
+"""Reads the samples of a run as diffusion sample writes them, and checks them against a dataset."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""The models that travel with the project: a run's config and the moving average of its weights, without the run.
+"""The models that ship with the package: the config and the averaged weights of a run, without the run.
 
     diffusion sample --model=digits
     run = trained_run.load("digits")

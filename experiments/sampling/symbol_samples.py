@@ -1,4 +1,4 @@
-"""Samples of a run on symbols: its sampler along its plan, guided, and with known positions of a text."""
+"""Samples of a run on symbols: its sampler and plan, with guidance and with known positions of a text."""
 
 __all__ = ["evaluations", "infilled", "predictor", "process_of", "sampled", "texts"]
 

@@ -1,4 +1,4 @@
-"""A trained run as the library's functions take it: for editing, for experiments in a notebook.
+"""A trained run as an object for the library's functions, for editing and for experiments in notebooks.
 
 To edit ten test images:
 

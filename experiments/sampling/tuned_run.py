@@ -1,4 +1,4 @@
-"""The text-to-image model that a run has tuned, for sampling: its base with what it was taught."""
+"""The text-to-image model that a run has finetuned, for sampling: the base model with the trained changes."""
 
 import pathlib
 from collections.abc import Mapping

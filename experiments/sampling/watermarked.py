@@ -1,4 +1,4 @@
-"""A run or a text-to-image model for watermarks: marked pictures, their noise, regenerated pictures."""
+"""A run or a text-to-image model for watermarks: marked pictures, their noise, and regenerated pictures."""
 
 import functools
 from collections.abc import Callable, Sequence

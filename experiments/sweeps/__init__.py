@@ -1,1 +1,1 @@
-"""Sweeps: many runs by naming what varies, and their figures in one table."""
+"""Sweeps: many runs from a list of what varies, with their results in one table."""

@@ -1,4 +1,4 @@
-"""What varies in a sweep, as lists of overrides, and the functions that combine them.
+"""The variations of a sweep, as lists of overrides, and functions that combine them.
 
     runs = product(each("parameterization.name", ("epsilon", "x0", "v")), each("seed", range(3)))  # 9 runs
 

@@ -1,4 +1,4 @@
-"""The commands of a run, and the configs that they would read."""
+"""The commands of a run, and the configs that they read."""
 
 import json
 import pathlib
