@@ -108,7 +108,7 @@ SLIPS = {
             )
         ),
         ValueError,
-        r"one number an example, must have the shape \(4,\)",
+        r"one number for each example, must have the shape \(4,\)",
     ),
     "losses": (
         lambda: train(
@@ -116,7 +116,7 @@ SLIPS = {
             networks={"model": lambda x, clock, condition, features: (x, (x,))},
         ),
         ValueError,
-        r"term, one an example, .* \(4,\), but has \(1,\)",
+        r"term, one for each example, .* \(4,\), but has \(1,\)",
     ),
     "uncertainty": (
         lambda: train(

@@ -189,5 +189,5 @@ def first_order_changes(log_probability: LogProbability, x_t: Array, t: ArrayLik
 
 def _checked(log_probability: LogProbability, x: Array, t: ArrayLike) -> Array:
     log_p = log_probability(x, t)
-    require_shape(log_p, x.shape[:1], "log p(c | x_t), one number an example and of its own c alone,")
+    require_shape(log_p, x.shape[:1], "log p(c | x_t), one number for each example,")
     return log_p

@@ -52,7 +52,7 @@ def classifier(
     def guided(x_t, t):
         def total(x):
             log_p = log_probability(x, t)
-            require_shape(log_p, x.shape[:1], "log p(y | x_t), one number a sample and of its own y alone,")
+            require_shape(log_p, x.shape[:1], "log p(y | x_t), one number for each sample,")
             return log_p.sum()
 
         gradient = jax.grad(total)(x_t)

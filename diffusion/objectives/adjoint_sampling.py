@@ -93,7 +93,7 @@ def adjoint_sampling(
 
     @entry(parameterization)
     def loss(networks, schedule, keys, batch, step):
-        require_shape(batch["x"], (len(keys), *shape), "examples of the shape of the target's samples")
+        require_shape(batch["x"], (len(keys), *shape), "the examples, like the target's samples,")
         condition = batch.get("condition")
         path_keys, time_keys, *noise_keys = split(keys, 2 + noises)
         network = player(networks, "model")

@@ -47,7 +47,7 @@ def with_density_gradient(
 
     def informed(x_t: Array, clock: Array, condition: Any = None) -> Array:
         values, pull = jax.vjp(log_density, x_t)
-        require_shape(values, x_t.shape[:1], "the log-densities, one number a sample,")
+        require_shape(values, x_t.shape[:1], "the log-densities, one number for each sample,")
         gradient = jax.lax.stop_gradient(jnp.clip(pull(jnp.ones_like(values))[0], -limit, limit))
         labels = condition if isinstance(condition, Mapping) else {} if condition is None else {"label": condition}
         output = network(x_t, clock, {**labels, "vector": gradient.reshape(len(x_t), -1)})

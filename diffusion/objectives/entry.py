@@ -89,7 +89,7 @@ def entry(
             losses, metrics = loss(networks, schedule, keys, batch, step)
             if schedule.leaves and jnp.ndim(metrics["t"]) == 2:  # one time for each example, at every number of it
                 metrics = {**metrics, "t": metrics["t"][:, 0]}
-            require_shape(losses, keys.shape, "an objective's losses, one an example,")
+            require_shape(losses, keys.shape, "an objective's losses, one for each example,")
             return losses, metrics
 
         return entered

@@ -166,7 +166,7 @@ def _with_term(objective: Objective, term: Term) -> Objective:
         term_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, number)  # the objective's draws do not change
         known = (networks, schedule, batch, term_keys, judge if term.critic else None)
         extra = term.loss(Seen(features, project, x, metrics["t"], *known))
-        require_shape(extra, losses.shape, "added: the losses of the term, one an example,")
+        require_shape(extra, losses.shape, "added: the losses of the term, one for each example,")
         return losses + _weight(term, step) * extra, {**metrics, name: extra}
 
     known, examples = objective.blocks, objective.examples

@@ -116,7 +116,7 @@ def per_example(distance: Distance) -> Distance:
 
     def read(a, b):
         value = distance(a, b)
-        require_shape(value, a.shape[:1], "a distance, one number an example,")
+        require_shape(value, a.shape[:1], "a distance, one number for each example,")
         return value
 
     return read

@@ -60,7 +60,7 @@ def log_variance(
 
     @entry(parameterization)
     def loss(networks, schedule, keys, batch, step):
-        require_shape(batch["x"], (len(keys), *shape), "examples of the shape of the target's samples")
+        require_shape(batch["x"], (len(keys), *shape), "the examples, like the target's samples,")
         denoise = denoiser(player(networks, "model"), schedule, parameterization, batch.get("condition"))
         _, log_weights = path_weights(denoise, schedule, steps, keys, shape, log_density, data_std)
         grouped = in_blocks(log_weights, group)

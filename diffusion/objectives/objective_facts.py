@@ -85,7 +85,7 @@ class Trained(NamedTuple):
         if self.causal == 0 and causal:
             raise ValueError(
                 f"the objective trains all positions at one time, but the network sees blocks of {causal} (its "
-                "causal), so that samples are made block by block beside clean earlier ones, which are not trained. "
+                "causal) and samples them given clean earlier blocks, which this objective does not train. "
                 f"Valid: causal = 0, or block_diffusion with block = {causal}"
             )
         if self.causal and causal not in (0, self.causal):

@@ -84,7 +84,7 @@ def rewarded(reward: Reward, x_0: Array, condition: Any) -> Array:
             finite, and `diffusion reproduce` names the example.
     """
     rewards = reward(x_0, condition)
-    require_shape(rewards, x_0.shape[:1], "the rewards, one number an example,")
+    require_shape(rewards, x_0.shape[:1], "the rewards, one number for each example,")
     if not isinstance(rewards, Tracer) and not np.isfinite(rewards).all():
         worst = int(np.argmin(np.isfinite(rewards)))
         raise ValueError(f"the reward of example {worst} is {float(rewards[worst])}. Valid: finite rewards")

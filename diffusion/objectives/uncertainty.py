@@ -95,7 +95,7 @@ def with_uncertainty(objective: Objective, network: Uncertainty | None = None) -
         # If leaves have a schedule each, the clock is the mean of their noise levels.
         levels = [log_sigma()(leaf, metrics["t"]) for leaf in leaf_schedules(schedule)]
         u = predict(None, sum(levels) / len(levels), None)
-        require_shape(u, losses.shape, 'with_uncertainty: what the network "uncertainty" returns, one an example,')
+        require_shape(u, losses.shape, 'with_uncertainty: the output of "uncertainty", one number for each example,')
         return losses / jnp.exp(u) + u, {**metrics, "unweighted": losses, "uncertainty": u}
 
     heads = dict(objective.heads)

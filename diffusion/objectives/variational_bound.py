@@ -72,7 +72,7 @@ def variational_bound(
 
         ratio = jnp.exp(-schedule.log_snr(jnp.full_like(t, start)) / 2)
         decoded = decoder(x_0, normal(decoder_keys, x_0), left_broadcast(ratio, x_0))
-        require_shape(decoded, x_0.shape, "what the decoder returns, entry by entry,")
+        require_shape(decoded, x_0.shape, "the log-probabilities of the decoder, one for each number of x,")
         share = padding.share(batch["real"], x_0) if "real" in batch else jnp.ones(len(x_0))
         terms = {
             "prior": weighted_mean(share, _prior(schedule, x_0)),

@@ -68,7 +68,7 @@ def marginal_distance_matrix(z: Array, f: Array, margin: float = 0.25) -> Array:
 
     Reference: Yao, Yang and Wang 2025, equation 5.
     """
-    require_shape(z[..., 0], f.shape[:2], "marginal_distance_matrix: the latents' places, as those of the features,")
+    require_shape(z[..., 0], f.shape[:2], "marginal_distance_matrix: the positions of the latents, like the features,")
     cosines = lambda h: jnp.einsum("bic,bjc->bij", _unit(h), _unit(h))
     return jnp.mean(jax.nn.relu(jnp.abs(cosines(z) - cosines(f)) - margin), axis=(1, 2))
 

@@ -90,5 +90,5 @@ def path_weights(
     begin = square(first) / 2 + size * jnp.log(jnp.sqrt(2 * jnp.pi) * sigma)
     (x, log_weight), _ = jax.lax.scan(step, (sigma * first, begin), jnp.arange(steps))
     value = log_density(x)
-    require_shape(value, (len(keys),), "the log-densities, one number a sample,")
+    require_shape(value, (len(keys),), "the log-densities, one number for each sample,")
     return x, log_weight + value

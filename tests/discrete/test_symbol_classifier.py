@@ -241,7 +241,7 @@ def test_no_strength_is_the_predictor_itself_and_what_does_not_fit_is_refused():
     assert discrete.classifier(predict, MASKED, data.log_probability, 0.0) is predict
     x, t = jnp.array([[3, 1]]), jnp.array([0.5])
     wrong = discrete.classifier(predict, MASKED, lambda x, t: jnp.zeros((len(x), 2)), exact=True)
-    with pytest.raises(ValueError, match=r"log p\(c \| x_t\), one number an example and of its own c alone"):
+    with pytest.raises(ValueError, match=r"log p\(c \| x_t\), one number for each example"):
         wrong(x, t)
     rates = discrete.rate_process(discrete.linear(), discrete.banded_rates(4))
     path = discrete.metric_path(discrete.line_distances(4))

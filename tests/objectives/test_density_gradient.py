@@ -88,5 +88,5 @@ def test_what_is_no_density_is_refused():
     network = lambda x, t, condition: x
     with pytest.raises(ValueError, match="limit = 0 must be positive"):
         objectives.with_density_gradient(network, target(0.0).log_density, limit=0)
-    with pytest.raises(ValueError, match="the log-densities, one number a sample,"):
+    with pytest.raises(ValueError, match="the log-densities, one number for each sample,"):
         objectives.with_density_gradient(network, lambda x: x)(jnp.ones((2, 3)), jnp.ones(2))

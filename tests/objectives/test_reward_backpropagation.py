@@ -96,5 +96,5 @@ def test_what_is_out_of_range_is_refused():
     for last in (0, 4):
         with pytest.raises(ValueError, match=f"last = {last}, but the grid has 3 steps. Valid: 1 to 3"):
             objectives.reward_backpropagation(X0, GRID, objectives.near_value(0.0), last)
-    with pytest.raises(ValueError, match="one number an example"):
+    with pytest.raises(ValueError, match="one number for each example"):
         _total(0.5, 1, lambda x, condition: x)

@@ -412,7 +412,9 @@ def test_an_operator_is_tried_on_the_shape_of_the_data():
 def test_a_reward_has_one_number_for_each_sample(monkeypatch):
     monkeypatch.setitem(names.REWARDS, "mean_of_all", lambda: lambda x_0, condition: jnp.mean(x_0))
     driver = {"name": "twisted", "number": 2, "log_reward": {"name": "mean_of_all"}}
-    with pytest.raises(ConfigError, match=r"the rewards, one number an example, must have the shape \(1,\), but has"):
+    with pytest.raises(
+        ConfigError, match=r"the rewards, one number for each example, must have the shape \(1,\), but has"
+    ):
         checks.validate(config_of(driver=driver, sampler={"name": "ddpm"}))
 
 

@@ -87,5 +87,5 @@ def test_what_cannot_be_weighed_is_refused():
         run(plan, log_density, 0.0)
     with pytest.raises(ValueError, match="1 of its steps do"):
         run(timesteps.plan([1.0, 0.4, 0.7, 0.0], renoise=[False, True, False]), log_density, 1.0)
-    with pytest.raises(ValueError, match="the log-densities, one number a sample,"):
+    with pytest.raises(ValueError, match="the log-densities, one number for each sample,"):
         run(plan, lambda x: x, 1.0)

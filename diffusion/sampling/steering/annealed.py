@@ -220,7 +220,7 @@ def looker(log_base: LogDensity, log_density: LogDensity) -> Callable[[Array], P
     def look(x):
         values, pull = jax.vjp(lambda x: (log_base(x), log_density(x)), x)
         for value in values:
-            require_shape(value, x.shape[:1], "the log-densities, one number a sample,")
+            require_shape(value, x.shape[:1], "the log-densities, one number for each sample,")
         ones, zeros = jnp.ones_like(values[0]), jnp.zeros_like(values[0])
         return Point(x, *values, *pull((ones, zeros)), *pull((zeros, ones)))
 

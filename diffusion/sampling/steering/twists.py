@@ -93,7 +93,7 @@ def sum_so_far(log_reward: LogReward) -> Twist:
 def rewards(log_reward: LogReward, x: Array) -> Array:
     """The rewards `[B]` of samples, with a check of their shape."""
     values = log_reward(x)
-    require_shape(values, x.shape[:1], "the rewards, one number a sample,")
+    require_shape(values, x.shape[:1], "the rewards, one number for each sample,")
     return values.astype(x.dtype)
 
 

@@ -147,7 +147,7 @@ REFUSED = {
     "size": ({"step_sizes": 0.0}, "step_sizes = 0.0 must be positive"),
     "leapfrogs": ({"leapfrogs": 0}, "leapfrogs = 0 at least 1"),
     "groups": ({"number": 5}, "number = 5 particles in a group do not divide the 12 samples"),
-    "shape": ({"log_density": lambda x: x}, "the log-densities, one number a sample,"),
+    "shape": ({"log_density": lambda x: x}, "the log-densities, one number for each sample,"),
 }
 
 

@@ -92,5 +92,5 @@ def test_what_cannot_be_rejected_is_refused():
         run(lambda x: jnp.array([-np.inf, 0.0, 0.0]), trials=4)
     with pytest.raises(ValueError, match="trials = 0 must be at least 1"):
         run(log_reward, trials=0)
-    with pytest.raises(ValueError, match="the rewards, one number a sample,"):
+    with pytest.raises(ValueError, match="the rewards, one number for each sample,"):
         run(lambda x: x)

@@ -225,7 +225,7 @@ def test_a_plan_that_renoises_and_rewards_of_another_shape_are_refused():
     up = timesteps.plan([1.0, 0.4, 0.7, 0.0], renoise=[False, True, False])
     with pytest.raises(ValueError, match="steps that renoise"):
         run(up, linear)
-    with pytest.raises(ValueError, match="the rewards, one number a sample,"):
+    with pytest.raises(ValueError, match="the rewards, one number for each sample,"):
         run(timesteps.plan([1.0, 0.0]), lambda x: x)
 
 
