@@ -10,7 +10,7 @@ from diffusion.parameterizations import Denoiser
 
 @with_conditions(class_conditions)
 def composed(branches: Branches, scales: Sequence[Scale]) -> Denoiser:
-    """Several conditions, each with a weight that may be negative: uncond + sum_k w_k (cond_k - uncond).
+    """Guidance by several conditions with weights, which may be negative: uncond + sum_k w_k (cond_k - uncond).
 
     If the scores belong to densities, the guided score belongs to p_u prod_k (p_k / p_u)^(w_k). For a condition and a
     negative condition, use the branches (condition, negative condition, null condition) with the scales (w, -v).

@@ -104,7 +104,7 @@ def multiplied(denoise: Denoiser, other: Denoiser, schedule: NoiseSchedule, expo
     """The product p q^b of a density p, or a `product`, and a power of another density q.
 
     Facts:
-        nfe: 1 of each network a call
+        nfe: 1 of each network per call
         neutral: b = 0, the denoiser exactly
         paper: Skreta et al. 2025, "Feynman-Kac Correctors in Diffusion: Annealing, Guidance, and Product of Experts"
 

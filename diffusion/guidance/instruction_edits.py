@@ -8,7 +8,7 @@ from diffusion.parameterizations import Denoiser
 def text_and_picture(
     branches: Branches, text_scale: Scale, picture_scale: Scale, interval: Interval = None
 ) -> Denoiser:
-    """Two scales: null + s_I (picture - null) + s_T (both - picture), for x0 and eps alike.
+    """Guidance with two scales: null + s_I (picture - null) + s_T (both - picture), for x0 and eps alike.
 
     It is computed as both + (s_T - 1) (both - picture) + (s_I - 1) (picture - null). A larger s_T follows the
     instruction more closely; a larger s_I follows the original picture more closely.

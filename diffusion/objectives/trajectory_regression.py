@@ -32,7 +32,7 @@ def trajectory_regression(
     Facts:
         loss: mean [t_c > 0] |x0(x_t, t)[c] - x(0)[c]|^2
         networks: model (the generator), teacher
-        optimum: the mean of the end of the teacher's trajectory, given the part of the state that the generator sees
+        optimum: the expected end of the teacher's trajectory, given the part of the state that the generator sees
         paper: Yin et al. 2025, "From Slow Bidirectional to Fast Autoregressive Video Diffusion Models" (CausVid),
             section 4.3
 
