@@ -71,8 +71,13 @@ def test_a_picture_drawn_alone_leaves_the_rest_of_the_page():
     shown = gallery.Shown("```sh\ntrue\n```", "Words.\n\n| a |\n| --- |")
     sections = {name: gallery.section(name, shown) for name in gallery.PICTURES}
     text = gallery.page("runs/x", sections.values())
-    of_a_run = text.count("\n## ") - gallery.page("runs/x", ()).count("\n## ")  # the head has others
-    assert of_a_run == len(sections) and gallery.page("runs/x", gallery.sections_of(text).values()) == text
+    assert text.count("\n## ") == len(sections) and gallery.page("runs/x", gallery.sections_of(text).values()) == text
+
+
+def test_every_section_of_the_page_is_written_by_the_tools():
+    text = (gallery_reports.PLACE / gallery_reports.PAGE).read_text()
+    drawn = gallery.page("runs/digits", gallery.sections_of(text).values())
+    assert gallery_reports.page(drawn, gallery_reports.PLACE) == text
 
 
 def test_a_page_drawn_anew_keeps_the_sections_of_reports(tmp_path, monkeypatch):

@@ -401,21 +401,6 @@ python -m tools.docs.gallery --workdir={folder}
 Three text-to-image models have reports: [the model that ships with the package](drawings/report.md),
 [the model of `make demo-text`, with edits](text/report.md), and [a model of captioned emoji](emoji/report.md), whose
 pictures look smudged in detail.
-
-## Finetuned on five pictures
-
-![A ghost, learned from five pictures](glyph/glyph.png)
-
-The training data of `make demo-text` contain no ghost, so the model was finetuned on five pictures of one. Each row
-uses the same prompts and the same noise; the last prompt names another shape. Textual inversion fails: it draws rounded
-squares without eyes. LoRA and DreamBooth draw ghosts, but they also add eyes to the other shape, and fail for the style
-neon. See [the report](glyph/report.md) and [its discussion](../tuning.md#a-glyph-in-three-ways).
-
-```sh
-python -m examples.glyph.pictures --out=runs/glyph/pictures
-diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora
-diffusion sample --workdir=runs/glyph/lora --prompt="a red ghost above a blue square" -n 4
-```
 """
     return "\n".join([head, *(part.rstrip("\n") + "\n" for part in sections)])
 

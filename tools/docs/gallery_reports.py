@@ -31,6 +31,50 @@ class Report(NamedTuple):
 
 
 REPORTS = {
+    "glyph": Report(
+        "Finetuned on five pictures",
+        ("glyph.png",),
+        "The training data of `make demo-text` contain no ghost, so the model was finetuned on five pictures "
+        "of one. Each row uses the same prompts and the same noise; the last prompt names another shape. "
+        "Textual inversion fails: it draws rounded squares without eyes. LoRA and DreamBooth draw ghosts, but"
+        " they also add eyes to the other shape, and fail for the style neon. See [the "
+        "report](glyph/report.md) and [its discussion](../tuning.md#a-glyph-in-three-ways).",
+        (
+            "python -m examples.glyph.pictures --out=runs/glyph/pictures",
+            "diffusion train --config=tuning/glyph:lora --workdir=runs/glyph/lora",
+            'diffusion sample --workdir=runs/glyph/lora --prompt="a red ghost above a blue square" -n 4',
+        ),
+    ),
+    "counting": Report(
+        "Counting objects",
+        ("pictures.png",),
+        "An earlier model of drawings draws the right number of objects in 58 % of pictures without guidance,"
+        " and in 82 % if a judge chooses the better of two pictures. Six trainings on rewards of this judge, "
+        "with a few thousand samples each, do not change the share significantly, and a longer training makes"
+        " it worse. Four minutes of training on an H200 on real drawings, many of which show several objects,"
+        " raise it to 89 %, and also improve words and relations. See [the report](counting/report.md), which"
+        " uses a judge that was not used in training, and [its "
+        "discussion](../post_training.md#counting-by-rewards).",
+        ("python -m examples.counting.report --out=runs/counting/report --share=0.6",),
+    ),
+    "restoration": Report(
+        "Restoring pictures",
+        ("samples.png",),
+        "Eleven methods for inverse problems on five tasks: inpainting, super-resolution, deblurring, "
+        "compressed sensing (24 numbers for 64 pixels), and phase retrieval. See [the "
+        "report](restoration/report.md), which compares the methods with exact posteriors, and [advice on the"
+        " choice of a method](../steering.md#inverse-problems).",
+        ("python -m examples.restoration.report --out=runs/restoration --steps=50 --number=8 --points=500",),
+    ),
+    "symbols": Report(
+        "Discrete diffusion and other models",
+        ("symbols.png",),
+        "Four networks of one size model the characters of NumPy's and SciPy's documentation after 2,000 "
+        "training steps each. The autoregressive model needs 1.7 bits per character, and the diffusion models"
+        " 2.6 to 3.0. See [the report](symbols/report.md) and [its "
+        "discussion](../discrete.md#comparison-with-other-models).",
+        ("python -m examples.symbols.comparison --out=runs/symbols",),
+    ),
     "techniques": Report(
         "Techniques, with one row of pictures each",
         ("regions.png", "uce.png", "slider.png", "boxes.png", "controls.png"),
