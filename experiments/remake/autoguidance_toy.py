@@ -251,7 +251,7 @@ REMAKE = Remake(
     name="autoguidance_toy",
     title="Outliers and coverage without guidance, with classifier-free guidance and with autoguidance, in the plane",
     paper='Karras et al. 2024, "Guiding a Diffusion Model with a Bad Version of Itself", arXiv 2406.02507',
-    place="figure 1 and what sections 3 and 4 say of it; 1 means that a statement holds",
+    place="figure 1 and the statements on it in sections 3 and 4; 1 means that a statement holds",
     source="the paper's text; data, networks and training in the authors' toy_example.py",
     published=[
         Published(MASS, 0.99, 0.005),
@@ -262,18 +262,19 @@ REMAKE = Remake(
     measure=measure,
     minutes=8,
     unstated=[
-        "How coverage is measured. Here it is the mass of the branches (127 in all) that receive at least half of the "
-        "samples due to them; it counts as undiminished if it is at least 95 % of the coverage without guidance.",
-        "The number of trainings. Here it is one, with our seed 0, since the figure shows one.",
+        "how coverage is measured. We use the mass of the branches (127 in total) that receive at least half of "
+        "their share of the samples. Coverage counts as undiminished if it is at least 95 % of the coverage "
+        "without guidance.",
+        "the number of trainings. We train once, with our seed 0, because the figure shows one training.",
     ],
     differs=(
-        "In the picture the guided samples lie on the branches, and classifier-free guidance drops whole branches, as "
-        "in the paper. By the contour, more guided samples lie outside than samples without guidance (28 % with "
-        "classifier-free guidance and 18 % with autoguidance, against 16 %): they gather at the ends of branches and "
-        "on bridges beyond the contour. Autoguidance covers 78 %, against 97 % without guidance and 31 % with "
-        "classifier-free guidance. The training has other random numbers than the authors' training, whose networks "
-        "were not at hand; one training was tried."
+        "In the picture, the guided samples lie on the branches, and classifier-free guidance loses whole "
+        "branches, as in the paper. Measured by the contour, more guided samples than unguided samples lie "
+        "outside (28 % with classifier-free guidance and 18 % with autoguidance, compared with 16 % without "
+        "guidance): they gather at the ends of branches, and on bridges beyond the contour. Autoguidance covers "
+        "78 %, compared with 97 % without guidance and 31 % with classifier-free guidance. Our training uses "
+        "other random numbers than that of the authors, whose networks were not available. We trained once."
     ),
-    left_out="Naive truncation (figure 1d), whose factor is stated neither in the text nor in the code.",
+    left_out="Naive truncation (figure 1d), because its factor is stated neither in the text nor in the code.",
     draw=draw,
 )

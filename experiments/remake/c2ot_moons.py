@@ -268,7 +268,7 @@ REMAKE = Remake(
     title="Squared W2 of flows from eight Gaussians to two moons, by coupling and by condition",
     paper='Cheng and Schwing 2025, "The Curse of Conditions: Analyzing and Improving Optimal Transport for Conditional '
     'Flow-Based Generation", arXiv 2503.10636',
-    place="figure 1; the standard error is the printed deviation over the square root of 10 runs",
+    place="figure 1; the standard error is the printed standard deviation divided by the square root of 10 runs",
     source="the paper's text; data, network, training and measure in the authors' moons.py",
     published=[
         Published(FIGURE.format(part, steps), mean, deviation / math.sqrt(RUNS))
@@ -282,8 +282,8 @@ REMAKE = Remake(
     minutes=205,
     unstated=[
         "Which distance is printed. The 2-Wasserstein distance is its square in the authors' code, and here.",
-        "How steps are controlled. Here each example is controlled by its own error, in the angle of the process, and "
-        "not a batch in t.",
+        "how the step size is controlled. We control each example by its own error, in the angle of the process, "
+        "and not a whole batch in t.",
         "The weight of continuous conditions. Here it is the quantile itself, which the authors' search approaches.",
     ],
 )

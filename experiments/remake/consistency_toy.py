@@ -146,8 +146,10 @@ REMAKE = Remake(
     name="consistency_toy",
     title="Consistency training in the plane, with each of its improvements taken back",
     paper='Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", arXiv 2310.14189',
-    place="the abstract: no moving average in the teacher, pseudo-Huber losses, log-normal noise, ever more times, and "
-    "two steps better than one; 1 means that a statement holds",
+    place=(
+        "the statements of the abstract: no moving average in the teacher, pseudo-Huber losses, log-normal noise, "
+        "an increasing number of times, and two steps better than one; 1 means that a statement holds"
+    ),
     source="the paper's text",
     published=[*(Published(WORSE.format(part), 1, 0) for part in TAKEN_BACK), Published(SECOND, 1, 0)],
     parts=[IMPROVED, *TAKEN_BACK],
@@ -155,21 +157,23 @@ REMAKE = Remake(
     conclude=conclude,
     minutes=10,
     unstated=[
-        "The data. Here they are two moons with a deviation of about 0.5, in place of CIFAR-10.",
-        "The network and its training. Here five dense layers of 128 with ReLUs take 6,000 steps of Adam with a rate "
-        "that falls from 1e-3 to 0 by a cosine, and a batch of 256; the last weights are sampled, not their average.",
-        "The alternative to each improvement. Here it is the published moving average exp(2 ln 0.9 / N(k)), the "
-        "squared distance in place of LPIPS, equally likely pairs of times, and 18 times throughout.",
-        "When a distance is larger. Here it is larger if the mean squared W2 of 1,000 points over four seeds is "
-        "larger by more than two standard errors of the difference. The second step starts from the published noise "
-        "of 0.821.",
+        "the data. We use two moons with a standard deviation of about 0.5, instead of CIFAR-10.",
+        "the network and its training. We train five dense layers of width 128 with ReLUs for 6,000 steps of Adam "
+        "with a learning rate that decreases from 1e-3 to 0 by a cosine, and a batch of 256. We sample from the "
+        "last weights, not from their average.",
+        "the alternative to each improvement. We use the published moving average exp(2 ln 0.9 / N(k)), the "
+        "squared distance instead of LPIPS, pairs of times with equal probability, and a constant number of 18 "
+        "times.",
+        "when a distance is larger. We require that the mean squared W2 of 1,000 points over four seeds is larger "
+        "by more than two standard errors of the difference. The second step starts from the published noise "
+        "level of 0.821.",
     ],
     differs=(
-        "Equally likely pairs of times are no worse than the log-normal density here: in one step the mean is 0.0111, "
-        "against 0.0133 of iCT, and it is smaller with each of the four seeds. The parameters -1.1 and 2 of the "
-        "density are the paper's, chosen for pictures; no others were tried. One training of each was tried. The "
-        "record was measured on one core beside other programs, which took most of its time."
+        "Pairs of times with equal probability are no worse than the log-normal density in our experiment: in one "
+        "step the mean is 0.0111, compared with 0.0133 for iCT, and it is smaller for each of the four seeds. The "
+        "parameters -1.1 and 2 of the density are those of the paper, chosen for pictures; we tried no others. We "
+        "trained each once. The record was measured on one core while other programs used most of its time."
     ),
-    left_out="FID on CIFAR-10 and ImageNet 64x64, which needs the paper's networks.",
+    left_out="FID on CIFAR-10 and ImageNet 64x64, because it needs the networks of the paper.",
     draw=draw,
 )

@@ -182,28 +182,35 @@ REMAKE = Remake(
     title="Flow maps on a chess board by Lagrangian, progressive and Eulerian self-distillation",
     paper='Boffi et al. 2025, "How to build a consistency model: Learning flow maps via self-distillation", '
     "arXiv 2505.18825",
-    place="the two-dimensional checker: Lagrangian methods outperform Eulerian and progressive ones uniformly; 1 means "
-    "that a statement holds",
-    source="the paper's abstract, the README of the authors' code and flow-maps.github.io; losses, data and shares in "
-    "copies of the authors' code",
+    place=(
+        "the two-dimensional checkerboard: Lagrangian methods uniformly outperform Eulerian and progressive ones; "
+        "1 means that a statement holds"
+    ),
+    source=(
+        "the paper's abstract, the README of the authors' code and flow-maps.github.io; losses, data and shares in "
+        "copies of the authors' code"
+    ),
     published=[Published(BETTER.format(part, jumps), 1, 0) for part in OTHERS for jumps in JUMPS],
     parts=[LSD, *OTHERS],
     measure=measure,
     conclude=conclude,
     minutes=10,
     unstated=[
-        "The size of the training. The authors take 125,000 steps of 100,000 points with a network of width 512. Here "
-        "a network of width 128 takes 5,000 steps of 256 points, with their rate of 1e-3, their clipping at 10 and "
-        "their share of 0.75 for the velocity.",
-        "Which average of the weights is sampled. Here it is the one of rate 0.999.",
-        "The estimate of KL. Here 20,000 points are counted in 32 x 32 cells of the board, and one point is added to "
-        "each cell.",
-        "Whose steps are meant. Here the statement is tested with 1, 2, 4, 8 and 16 steps. A KL is smaller if its mean "
-        "over four seeds is, by more than two standard errors of the difference.",
+        "the size of the training. The authors train a network of width 512 for 125,000 steps of 100,000 points. "
+        "We train a network of width 128 for 5,000 steps of 256 points, with their learning rate of 1e-3, their "
+        "gradient clipping at 10 and their share of 0.75 for the velocity.",
+        "which average of the weights is sampled. We use the average with rate 0.999.",
+        "the estimate of KL. We count 20,000 points in 32 x 32 cells of the board, and add one point to each cell.",
+        "which numbers of steps are meant. We test the statement with 1, 2, 4, 8 and 16 steps. A KL counts as "
+        "smaller if its mean over four seeds is smaller by more than two standard errors of the difference.",
     ],
-    differs="The gaps are large in one step (0.45 beside 0.52 to 0.70) and tiny in 16 (0.336 beside 0.339 to 0.341): "
-    "after this short training all samples are still blurred there.",
-    left_out="The table's values, which could not be read in the paper's text; FID on pictures, which needs the "
-    "paper's networks.",
+    differs=(
+        "The differences are large in one step (0.45, compared with 0.52 to 0.70) and tiny in 16 (0.336, compared "
+        "with 0.339 to 0.341): after this short training, all samples are still blurred."
+    ),
+    left_out=(
+        "The values of the table, because we could not read them in the text of the paper; FID on pictures, "
+        "because it needs the networks of the paper."
+    ),
     draw=draw,
 )

@@ -231,8 +231,10 @@ REMAKE = Remake(
     name="gan_digits",
     title="A GAN, diffusion and flow matching of equal cost on handwritten digits",
     paper='Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis", arXiv 2105.05233',
-    place="the abstract: superior sample quality, as good a match with 25 evaluations, better coverage of the "
-    "distribution; 1 means that a statement holds",
+    place=(
+        "the statements of the abstract: superior sample quality, an equally good match with 25 evaluations, "
+        "better coverage of the distribution; 1 means that a statement holds"
+    ),
     source="the paper's text",
     published=[Published(claim.format(name), 1, 0) for name in (DIFFUSION, FLOW) for claim in (BETTER, FAST, COVERS)],
     parts=[*GANS, DIFFUSION, FLOW],
@@ -240,28 +242,29 @@ REMAKE = Remake(
     conclude=conclude,
     minutes=20,
     unstated=[
-        "The data. Here they are 1,797 digits of 8x8 pixels, 497 of them held out, in place of ImageNet.",
-        "The networks and their training. Here generator, discriminator and denoiser are the same five dense layers "
-        "of 128 with ReLUs. Batches have 64 digits. The GAN takes 6,000 steps of both players by Adam with a rate of "
-        "1e-3 and b1 = 0, with the non-saturating loss and R1, and an average of rate 0.999. Diffusion and flow "
-        "matching take as many steps of Adam as cost the same floating-point operations by XLA's count, with a rate "
-        "that falls from 1e-3 to 0 by a cosine.",
-        "Which GAN is the best. Here it is the one with the smallest mean distance, among three weights of R1: 0.1, 1 "
+        "the data. We use 1,797 digits of 8x8 pixels, of which 497 are held out, instead of ImageNet.",
+        "the networks and their training. Our generator, discriminator and denoiser are the same five dense "
+        "layers of width 128 with ReLUs. Batches have 64 digits. The GAN is trained for 6,000 steps of both "
+        "players by Adam with a learning rate of 1e-3 and b1 = 0, with the non-saturating loss and R1, and a "
+        "moving average with rate 0.999. Diffusion and flow matching are trained for as many steps of Adam as "
+        "cost the same floating-point operations according to XLA, with a learning rate that decreases from 1e-3 "
+        "to 0 by a cosine.",
+        "which GAN is the best. We take the GAN with the smallest mean distance among three weights of R1: 0.1, 1 "
         "and 10.",
-        "The figures. Here they are the Fréchet distance of pixels, and precision and recall of pixels, against the "
-        "held-out digits. One is smaller or larger if its mean over four seeds is, by more than two standard errors of "
-        "the difference.",
-        "The statements on flow matching, which the paper does not have. Here the same statements are tested for it.",
+        "the figures. We use the Fréchet distance of pixels, and precision and recall of pixels, against the "
+        "held-out digits. A figure counts as smaller or larger if its mean over four seeds differs by more than "
+        "two standard errors of the difference.",
+        "statements on flow matching. We test the same statements for it.",
     ],
     differs=(
-        "At equal cost the distances are equal, but the kinds of error are not. The best GAN, with R1 of 1, has a "
-        "distance of 2.36 +- 0.09, a precision of 0.97 and a recall of 0.36. Diffusion has a distance of 2.39 +- "
-        "0.15, a precision of 0.56 and a recall of 0.67, and with 25 evaluations a distance of 2.23. Flow matching "
-        "has 2.69 +- 0.04, 0.64 and 0.61, whatever the evaluations. (These are means over the seeds, with their "
-        "standard deviation.) Diffusion covers nearly twice as much as the GAN, and its digits are less clean: they "
-        "lie 1.38 times as far from the nearest training digit as held-out digits do, and the digits of the GAN 0.93 "
-        "times. Convolutions, which suit all three, were not tried."
+        "At equal cost, the distances are equal, but the kinds of error are not. The best GAN, with R1 of 1, has "
+        "a distance of 2.36 +- 0.09, a precision of 0.97 and a recall of 0.36. Diffusion has a distance of 2.39 "
+        "+- 0.15, a precision of 0.56 and a recall of 0.67, and with 25 evaluations a distance of 2.23. Flow "
+        "matching has 2.69 +- 0.04, 0.64 and 0.61, for any number of evaluations. (These are means over the "
+        "seeds, with their standard deviation.) Diffusion covers nearly twice as much as the GAN, and its digits "
+        "are less clean: they lie 1.38 times as far from the nearest training digit as held-out digits do, and "
+        "the digits of the GAN 0.93 times. We did not try convolutions, which suit all three methods."
     ),
-    left_out="FID on ImageNet, which needs the paper's networks.",
+    left_out="FID on ImageNet, because it needs the networks of the paper.",
     draw=draw,
 )

@@ -100,8 +100,13 @@ REMAKE = Remake(
     title="Bits per dimension of an exact Gaussian by the probability flow, and their spread over probes",
     paper='Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential Equations", '
     "arXiv 2011.13456",
-    place="the estimator of bits per dimension, which the paper calls unbiased; to the two digits that it prints",
-    source="the authors' likelihood.py: RK45 with rtol = atol = 1e-5 from t = 1e-5, one probe of signs an example",
+    place=(
+        "the estimator of bits per dimension, which the paper calls unbiased; compared to the two digits that the "
+        "paper prints"
+    ),
+    source=(
+        "the authors' likelihood.py: RK45 with rtol = atol = 1e-5 from t = 1e-5, one probe of random signs per example"
+    ),
     published=[
         *(Published(BIAS.format(sde), 0, 0.005) for sde in SDES),
         *(Published(SPREAD.format(sde), 1, 0) for sde in SDES),
@@ -110,17 +115,18 @@ REMAKE = Remake(
     measure=measure,
     minutes=5,
     unstated=[
-        "The data. Here they are a Gaussian of 32 x 32 pixels whose variances fall as 1 / frequency^2, with a "
-        "standard deviation of 0.5, in place of CIFAR-10 and trained networks.",
-        "The spread over probes. It is Hutchinson's (1990): 2 (|G|^2 - |diag G|^2) for probes of signs.",
-        "How steps are controlled. Here each example is controlled by its own error, in the angle of the process, and "
-        "not a batch in t.",
+        "the data. We use a Gaussian of 32 x 32 pixels whose variances decrease as 1 / frequency^2, with a "
+        "standard deviation of 0.5, instead of CIFAR-10 and trained networks.",
+        "the spread over probes. We use Hutchinson's formula (1990): 2 (|G|^2 - |diag G|^2) for probes of random "
+        "signs.",
+        "how the step size is controlled. We control each example by its own error, in the angle of the process, "
+        "and not a whole batch in t.",
     ],
     differs=(
-        "The 256 probes of sub-VP spread more by chance. The error of each example is its own probe's, -(z^T G z - tr "
-        "G) / (D ln 2), to 2e-5 bits with VP and sub-VP and to 3e-4 with VE: neither the solver nor the divergence "
-        "adds to it."
+        "The 256 probes for sub-VP spread more, by chance. The error of each example equals the error of its "
+        "probe, -(z^T G z - tr G) / (D ln 2), to 2e-5 bits with VP and sub-VP and to 3e-4 with VE. Neither the "
+        "solver nor the divergence therefore adds an error."
     ),
-    left_out="The paper's bits per dimension of CIFAR-10, which need its trained networks.",
+    left_out="The bits per dimension of CIFAR-10 in the paper, because they need the trained networks.",
     draw=draw,
 )

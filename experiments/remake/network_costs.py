@@ -35,7 +35,7 @@ def cost_remake(
     network: Callable[[str], tuple[Any, tuple[int, ...]]],
     half_widths: Mapping[str, float] | None = None,
     count: Callable[[Any, tuple[int, ...]], tuple[float, float]] = network_cost,
-    unstated: str = "What is counted. Here these are products and convolutions; a multiply and an add are one flop.",
+    unstated: str = "what is counted. We count matrix products and convolutions; a multiply and an add are one flop.",
     **fields: Any,
 ) -> Remake:
     """The remake of a table of networks' Gflops and parameters, with XLA's count of the Gflops beside them.

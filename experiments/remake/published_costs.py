@@ -41,18 +41,17 @@ DIT = cost_remake(
     _dit,
     dict.fromkeys(DIT_TABLE, 0.005),
     _budget,
-    "What is counted. Here these are products of matrices, without the fixed positions; a multiply and an add are one "
-    "flop.",
+    "what is counted. We count matrix products, without the fixed positions; a multiply and an add are one flop.",
     name="dit_cost",
     title="Gflops and parameters of DiT-S, B, L and XL with patches of 2, 4 and 8",
     paper='Peebles and Xie 2023, "Scalable Diffusion Models with Transformers", arXiv 2212.09748',
     place="table 4",
     minutes=0.3,
     differs=(
-        "The budget counts products of matrices alone. With one more operation for each value that a layer norm "
-        "normalises (16.8 million in XL/2, 4.2 in XL/4, 12.8 in L/2), XL/2, XL/4 and L/2 have the paper's digits. B/4 "
-        "has 5.5652 without these operations, and the paper prints 5.56. XLA also counts additions, which are 0.2 to "
-        "0.8 % more."
+        "We count only matrix products. With one more operation for each value that a layer norm normalises (16.8 "
+        "million in XL/2, 4.2 in XL/4, 12.8 in L/2), the results for XL/2, XL/4 and L/2 have the digits of the "
+        "paper. B/4 has 5.5652 without these operations, and the paper prints 5.56. XLA also counts additions, "
+        "which are 0.2 to 0.8 % more."
     ),
 )
 
@@ -79,8 +78,8 @@ JIT = cost_remake(
     paper='Li and He 2025, "Back to Basics: Let Denoising Generative Models Denoise", arXiv 2511.13720',
     place="tables 5, 7 and 8",
     minutes=0.3,
-    differs="JiT-B/64 has 7 % fewer Gflops here, for a reason that we do not know; its parameters are equal.",
-    left_out="JiT-G, since the project has no preset of it.",
+    differs="JiT-B/64 has 7 % fewer Gflops in our count, for a reason that we do not know; its parameters are equal.",
+    left_out="JiT-G, because the project has no preset for it.",
 )
 
 
@@ -100,8 +99,8 @@ INTERVAL = cost_remake(
     place="table 1, model size",
     minutes=0.5,
     differs=(
-        "EDM2's Gflops are 1 % lower here, and its parameters are equal. Norms, activations and resampling by means "
-        "are not counted here; whether the paper counts them is not known."
+        "Our Gflops for EDM2 are 1 % lower, and the parameters are equal. We do not count norms, activations and "
+        "resampling by averages; we do not know whether the paper counts them."
     ),
 )
 
@@ -131,10 +130,10 @@ EDM2 = cost_remake(
     place="tables 2 and 3, model size",
     minutes=1,
     differs=(
-        "Every count of parameters is equal. The Gflops are 0.9 to 2.3 % lower here, by 3.4 to 4.2 operations for "
-        "each parameter of S to XXL. The normalisation of the weights in each pass would take as many; it is not "
-        "counted here, and whether the paper counts it is not known. XLA counts 4 % less than we do, since it leaves "
-        "out a convolution's products with padding."
+        "All parameter counts are equal. Our Gflops are 0.9 to 2.3 % lower, which is 3.4 to 4.2 operations per "
+        "parameter for S to XXL. Normalising the weights in each pass would need this number of operations. We do "
+        "not count them, and do not know whether the paper does. XLA counts 4 % less than we do, because it omits "
+        "the products of a convolution with padding."
     ),
 )
 
@@ -158,10 +157,10 @@ LATENT = cost_remake(
     "arXiv 2505.11196",
     place="the table of ImageNet at 256 pixels",
     minutes=0.3,
-    differs="U-ViT's Gflops are 0.7 and 0.08 % lower here. XLA also counts norms and activations.",
+    differs="Our Gflops for U-ViT are 0.7 and 0.08 % lower. XLA also counts norms and activations.",
     left_out=(
-        "U-ViT-S and M and SiT-S, B and L, whose Gflops and parameters could not be read in their papers' own text; "
-        "the table of DiT above has SiT's sizes."
+        "U-ViT-S and M and SiT-S, B and L, because we could not read their Gflops and parameters in the text of "
+        "their papers; the table of DiT above has the sizes of SiT."
     ),
 )
 COSTS = (DIT, JIT, INTERVAL, EDM2, LATENT)

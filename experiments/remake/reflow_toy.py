@@ -149,8 +149,10 @@ REMAKE = Remake(
     title="Transport costs and straightness of rectified flows by iteration",
     paper='Liu et al. 2022, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow", '
     "arXiv 2209.03003",
-    place="the abstract: non-increasing convex transport costs, increasingly straight paths, few steps; 1 means that a "
-    "statement holds",
+    place=(
+        "the statements of the abstract: non-increasing convex transport costs, increasingly straight paths, few "
+        "steps; 1 means that a statement holds"
+    ),
     source="the paper's text",
     published=[
         *(Published(COST.format(name, power), 1, 0) for name in NAMES for power in POWERS),
@@ -161,12 +163,15 @@ REMAKE = Remake(
     measure=measure,
     minutes=6,
     unstated=[
-        "The data. Here they are the data of Cheng and Schwing's figure: eight Gaussians to two moons.",
-        "The network and its training. Here five dense layers of 64 with ReLUs take 5,000 steps of Adam with a rate "
-        "of 1e-3 and a batch of 512, and each iteration has 8,192 pairs, by 50 steps of Heun's method.",
-        "When a figure falls or rises. Here it does if its mean over five seeds does, by more than two standard "
-        "errors of the difference; a cost that does not rise in this sense is not above the other.",
+        "the data. We use the data in the figure of Cheng and Schwing: eight Gaussians to two moons.",
+        "the network and its training. We train five dense layers of width 64 with ReLUs for 5,000 steps of Adam "
+        "with a learning rate of 1e-3 and a batch of 512. Each iteration has 8,192 pairs, from 50 steps of Heun's "
+        "method.",
+        "when a figure decreases or increases. We require that its mean over five seeds changes by more than two "
+        "standard errors of the difference. A cost that does not increase in this sense counts as non-increasing.",
     ],
-    left_out="The bound on S by the number of iterations, whose theorem could not be read in the paper's text.",
+    left_out=(
+        "The bound on S by the number of iterations, because we could not read its theorem in the text of the paper."
+    ),
     draw=draw,
 )

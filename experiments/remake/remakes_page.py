@@ -10,27 +10,28 @@ from diffusion.training.runtime import progress
 LEFT_OUT = (  # (what, why)
     (
         "Tong et al. 2024, arXiv 2302.00482, table 2",
-        "the table could not be read in the paper's text; `plane_pairs` has its methods and clouds from a "
-        "later paper of the authors, which could be read",
+        "we could not read the table in the text of the paper; `plane_pairs` covers its methods and point clouds "
+        "from a later paper of the authors",
     ),
     (
         "Cardoso et al. 2023, arXiv 2308.07983 (MCGDiff), the table of Gaussian mixtures",
-        "the values could not be read in the paper's text or the authors' code",
+        "we could not read the values in the text of the paper or in the authors' code",
     ),
     (
         "Sun et al. 2022, arXiv 2211.16750 (SDDM), table 1",
-        "the copies of the paper that we can read end before the table, and no code quotes its values; `sddm_toy` "
-        "has SDDM's figures on the same clouds from a later paper, which could be read",
+        "our copies of the paper end before the table, and no code quotes its values; `sddm_toy` covers SDDM on "
+        "the same point clouds from a later paper",
     ),
 )
-HEADER = ("figure", "published", "here", "verdict")
-TOP = """# Published figures made again
+HEADER = ("figure", "published", "our value", "verdict")
+TOP = """# Reproductions of published figures
 
-Each table below was made again by `diffusion remake NAME`, from code that is fixed before the first run. A figure is
-reproduced if our value lies in the published interval, widened by twice our standard error. The half width of the
-interval is the paper's standard error, or half a unit of its last digit. A figure that lies outside stays on this page,
-with its distance in combined standard errors, and the section says what differs. `diffusion remake --list` lists what
-can be made again. `diffusion remake --page=docs/remakes.md` writes this page from the records in `docs/remakes/`.
+The command `diffusion remake NAME` measures the figures of a published table again, with code that was fixed before the
+first run. A figure counts as reproduced if our value lies in the published interval, widened by twice our standard
+error. The half width of the published interval is the standard error in the paper, or half a unit of the last printed
+digit. This page also shows the figures that lie outside, with their distance in combined standard errors, and says what
+differs. `diffusion remake --list` lists all tables. `diffusion remake --page=docs/remakes.md` writes this page from the
+records in `docs/remakes/`.
 """
 
 
@@ -67,7 +68,7 @@ def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[
     """
     entries, waiting = list(entries), list(waiting)
     minutes = sum(remake.minutes for remake in [*(remake for remake, _ in entries), *waiting])
-    all_of_them = "All of them, also those not measured yet," if waiting else "All of them"
+    all_of_them = "All tables, including those not measured yet," if waiting else "All tables"
     sections = [f"{all_of_them} take about {progress.duration(60 * minutes)} on two cores.\n"]
     sections += [_section(remake, record) for remake, record in entries]
     lines = [
@@ -84,10 +85,10 @@ def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[
 def _section(remake: Remake, record: Mapping[str, Any]) -> str:
     commit = (record["git_commit"] or "unknown")[:12]
     facts = [
-        f"- Paper: {remake.paper}; {remake.place}. The values were read in {remake.source}.",
+        f"- Paper: {remake.paper}; {remake.place}. We read the values in {remake.source}.",
         f"- `diffusion remake {remake.name} --workdir=runs/remake/{remake.name}`: "
         f"{progress.duration(record['seconds'])} on two cores, at commit {commit}.",
-        *(f"- Not stated by the paper: {text}" for text in remake.unstated),
+        *(f"- Not stated in the paper: {text}" for text in remake.unstated),
         *([f"- What differs: {remake.differs}"] if remake.differs else []),
         *([f"- Left out: {remake.left_out}"] if remake.left_out else []),
     ]

@@ -69,10 +69,11 @@ REMAKE = Remake(
     parts=["linear", "cosine", ROUNDED, "Stable Diffusion"],
     measure=measure,
     minutes=0.1,
-    unstated=["The precision of the betas. Here it is float64, and for the cosine float32 too."],
+    unstated=["the precision of the betas. We use float64, and for the cosine schedule also float32."],
     differs=(
-        "The paper's two values of the cosine schedule come from betas in float32, where 0.999 is 0.99900001287. In "
-        "float64 the values are 1.3e-5 and 6.5e-6 larger. With betas in float32 the square root is the paper's, and "
-        "the ratio, 2.4287355e-9, differs by the rounding of its last digit."
+        "The two values of the cosine schedule in the paper come from betas in float32, where 0.999 is "
+        "0.99900001287. In float64, the values are 1.3e-5 and 6.5e-6 larger. With betas in float32, the square "
+        "root equals the value in the paper, and the ratio, 2.4287355e-9, differs only by the rounding of its "
+        "last digit."
     ),
 )
