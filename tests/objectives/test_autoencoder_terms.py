@@ -142,7 +142,7 @@ def test_transformations_are_drawn_in_their_shares_and_reach_picture_and_latents
     for corner in (12.0, 15.0, 3.0):  # by one, two and three quarters
         assert within(whole == corner, 1 / 3, len(whole))
     assert set(whole) == {12.0, 15.0, 3.0}
-    with pytest.raises(ValueError, match="are rotated, so they must be squares; got 4 x 3"):
+    with pytest.raises(ValueError, match="are rotated, so they must be square; got 4 x 3"):
         settings.switched(jax.random.key(0), x[:, :, :3], seen)
 
 

@@ -93,7 +93,7 @@ REFUSED = {
         {"objective.wrappers": (REPA, END_TO_END | {"null": 1})},
         r"^(?!.*To replace).*wrappers\[1\]: unknown argument of end_to_end 'null'",
     ),
-    "no file": ({"autoencoder.path": "/nowhere"}, "config.autoencoder.path = '/nowhere', but it is not there"),
+    "no file": ({"autoencoder.path": "/nowhere"}, "config.autoencoder.path = '/nowhere', but it does not exist"),
     "latents": ({"data.latents.dir": "/nowhere"}, "config.autoencoder encodes the pictures in each step"),
 }
 
