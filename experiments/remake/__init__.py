@@ -1,1 +1,1 @@
-"""Published figures made again: each remake is one file, with its paper, its values, its recipe and its verdict."""
+"""Reproductions of published figures: each remake is one file with its paper, values, recipe and verdict."""

@@ -1,4 +1,4 @@
-"""Consistency training in the plane, with each change of Song and Dhariwal taken back; four seeds at once."""
+"""Consistency training in the plane, and without each change of Song and Dhariwal; four seeds at once."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 
 
 def setting(name: str, steps: int) -> Setting:
-    """iCT, or iCT with one of its changes taken back."""
+    """iCT, or iCT without one of its changes."""
     schedule, curriculum = schedules.edm(), times.doubling_curriculum(steps)
     density = times.ramp_density(schedule) if name == UNIFORM else timesteps.log_normal(schedule, -1.1, 2.0)
     pairs = times.discretised(times.constant_curriculum(18) if name == FIXED else curriculum)
@@ -144,7 +144,7 @@ def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
 TAKEN_BACK = (AVERAGE, SQUARED, UNIFORM, FIXED)
 REMAKE = Remake(
     name="consistency_toy",
-    title="Consistency training in the plane, with each of its improvements taken back",
+    title="Consistency training in the plane, and the same without each improvement",
     paper='Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", arXiv 2310.14189',
     place=(
         "the statements of the abstract: no moving average in the teacher, pseudo-Huber losses, log-normal noise, "

@@ -1,4 +1,4 @@
-"""Boffi et al.'s flow maps on a chess board by three kinds of self-distillation; four seeds at once.
+"""Boffi et al.'s flow maps on a checkerboard by three kinds of self-distillation; four seeds at once.
 
 Time runs from noise at 0 to data at 1, as in the paper. The network v gives the flow map X_{s,t}(x) =
 x + (t - s) v_{s,t}(x), and the velocity of the flow is v_{t,t}.
@@ -179,7 +179,7 @@ def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
 OTHERS = (PSD_UNIFORM, PSD_MIDPOINT, ESD)
 REMAKE = Remake(
     name="flow_map_toy",
-    title="Flow maps on a chess board by Lagrangian, progressive and Eulerian self-distillation",
+    title="Flow maps on a checkerboard by Lagrangian, progressive and Eulerian self-distillation",
     paper='Boffi et al. 2025, "How to build a consistency model: Learning flow maps via self-distillation", '
     "arXiv 2505.18825",
     place=(
