@@ -170,8 +170,8 @@ def test_the_picture_has_both_methods_beside_the_exact_posterior():
 
 def test_the_training_is_the_one_that_the_page_states():
     stated = " ".join(sbi_posteriors.REMAKE.unstated)
-    assert f"takes {sbi_posteriors.STEPS:,} steps of {sbi_posteriors.BATCH}, by Adam" in stated
-    assert f"takes {sbi_posteriors.SOLVER_STEPS} steps of Heun's method" in stated
+    assert f"for {sbi_posteriors.STEPS:,} steps of {sbi_posteriors.BATCH} examples, by Adam" in stated
+    assert f"We use {sbi_posteriors.SOLVER_STEPS} steps of Heun's method" in stated
 
 
 @pytest.mark.slow
