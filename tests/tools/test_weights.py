@@ -52,7 +52,7 @@ def test_the_card_of_a_text_model_says_how_it_was_trained_and_how_good_it_is(tra
     sections = {part.split("\n")[0]: part.partition("\n")[2].strip() for part in sections}
     assert title == "# drawings"
     assert sections["Recipe"].startswith("Trained by `make drawings`. 40 planned steps of 32 examples; config `")
-    assert ("those of the base, `drawings`" in sections["Recipe"]) == tuned
+    assert ("those of the base model, `drawings`" in sections["Recipe"]) == tuned
     assert sections["Figures"].split("\n")[2:] == [
         "| two: 90% of the pixels in the requested colour | **50.0% (25.0% to 75.0%)** | "
         "real pictures 100.0% (75.0% to 100.0%) |"
