@@ -301,13 +301,13 @@ class UNet(UNetLevels, Backbone):
 
     def _embedding(self, t: jax.Array, label: jax.Array | None, vector: jax.Array | None) -> jax.Array:
         """The embedding of clock, class and vector, [B, time_width]."""
-        table = self.learned_times and self.param(
-            "times", nn.initializers.normal(1.0), (self.learned_times, self.time_features)
-        )
+        table = None
+        if self.learned_times:
+            table = self.param("times", nn.initializers.normal(1.0), (self.learned_times, self.time_features))
 
         def embedded(number: jax.Array, name: str) -> jax.Array:
             """An embedding of a number, [B] -> [B, time_width], by the features of the time."""
-            if self.learned_times:
+            if table is not None:
                 nearest = jnp.rint(number).astype(jnp.int32)
                 features = table.at[nearest].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
             else:
@@ -326,7 +326,7 @@ class UNet(UNetLevels, Backbone):
         if self.vector_embedding == "time":
             return h + embedded(vector[:, 0], "vector")
         if self.vector_embedding == "linear":
-            vector = nn.Dense(self.time_width, dtype=self.dtype, name="vector")(vector)
+            return h + nn.Dense(self.time_width, dtype=self.dtype, name="vector")(vector).astype(h.dtype)
         return h + vector.astype(h.dtype)
 
     def _convolve_down(self, h: jax.Array, level: int, name: str) -> jax.Array:

@@ -66,7 +66,8 @@ def denoiser(
         if isinstance(conditions, tuple):
             denoise = evaluated(conditions)
         else:
-            denoise = lambda x, t: evaluated(conditions(x, t))(x, t)
+            conditions_at = conditions
+            denoise = lambda x, t: evaluated(conditions_at(x, t))(x, t)
         if guide is not None:
             denoise = guide(denoise)
         for change in changes:
