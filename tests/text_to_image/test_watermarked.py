@@ -10,7 +10,8 @@ from diffusion import watermarks
 from diffusion.text_to_image import jobs, png, programs
 from diffusion.text_to_image.requests import Request
 
-MODEL = types.SimpleNamespace(modules={"vae": types.SimpleNamespace(factor=2, apply=abs)}, factor=2, channels=4)
+VAE = types.SimpleNamespace(factor=2, apply=abs)
+MODEL = types.SimpleNamespace(modules={"vae": VAE}, factor=2, channels=4, kind=types.SimpleNamespace(sound=None))
 
 
 def course(mark):
