@@ -95,8 +95,8 @@ def denoise(
         still = parameterization.clock(schedule, jnp.float32(timesteps.clean_time(schedule)))
 
         def network(x: Mapping[str, Array], clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
-            of_frames = jnp.where(clean, still, jnp.reshape(clock, (-1, 1)))
-            return apply(x, {"video": of_frames, "sound": clock}, condition, **more)
+            frame_clocks = jnp.where(clean, still, jnp.reshape(clock, (-1, 1)))
+            return apply(x, {"video": frame_clocks, "sound": clock}, condition, **more)
 
         return network
 

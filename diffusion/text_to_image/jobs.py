@@ -36,7 +36,7 @@ from diffusion.text_to_image.planned_steps import planned_steps
 from diffusion.text_to_image.programs import Course, compiled
 from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.regions import Places, ends, on_latents, token_places
-from diffusion.text_to_image.requested_images import in_range, of_size, open_images
+from diffusion.text_to_image.requested_images import network_pictures, open_images, sized_picture
 from diffusion.text_to_image.requests import Request
 
 COURSES = 32  # number of courses whose programs a model keeps; a program has masks, boxes and times as constants
@@ -251,7 +251,7 @@ class Job(NamedTuple):
         if mark is not None:
             draws = trajectory.sampler.draws > 0 or bool(np.any(trajectory.plan.renoise))
             mark.check_readable(draws, steps.noised)
-        reference = None if request.reference is None else of_size("the reference", request.reference, size)
+        reference = None if request.reference is None else sized_picture("the reference", request.reference, size)
         course = Course(
             size,
             trajectory,
@@ -270,8 +270,8 @@ class Job(NamedTuple):
             rate=rate,
             apart=request.modality_guidance not in (None, 1),
         )
-        in_prompt = in_range(images.in_prompt)
-        return cls(request, usual, images.canvas, course, controls, reference, images.seen(size), in_prompt)
+        in_prompt = network_pictures(images.in_prompt)
+        return cls(request, usual, images.canvas, course, controls, reference, images.denoiser_images(size), in_prompt)
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
         """The attachments of the controls, with the inputs that they read from the pictures."""

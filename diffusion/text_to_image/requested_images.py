@@ -25,7 +25,7 @@ class RequestedImages(NamedTuple):
     last: tuple[str | np.ndarray, ...] = ()
     in_prompt: tuple[np.ndarray, ...] = ()
 
-    def seen(self, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
+    def denoiser_images(self, size: tuple[int, int]) -> tuple[np.ndarray, ...]:
         """The images that the denoiser sees, each float32 [1, h, w, 3] in [-1, 1]; of a clip the last frame.
 
         Args:
@@ -34,7 +34,9 @@ class RequestedImages(NamedTuple):
         Raises:
             ValueError: for a last frame of another size.
         """
-        return in_range(self.edited) + tuple(of_size("the last image", image, size) for image in self.last)
+        return network_pictures(self.edited) + tuple(
+            sized_picture("the last image", image, size) for image in self.last
+        )
 
 
 def open_images(model: TextToImage, request: Request) -> RequestedImages:
@@ -61,12 +63,12 @@ def open_images(model: TextToImage, request: Request) -> RequestedImages:
     return RequestedImages(canvas, last=tuple(last), in_prompt=in_prompt)
 
 
-def in_range(pictures: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+def network_pictures(pictures: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
     """Pictures uint8 [h, w, 3] as a network reads them, each float32 [1, h, w, 3] in [-1, 1]."""
     return tuple(np.asarray(to_model(picture))[None] for picture in pictures)
 
 
-def of_size(what: str, image: str | np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def sized_picture(what: str, image: str | np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """An image as the autoencoder reads it, float32 [1, h, w, 3] in [-1, 1].
 
     Args:
@@ -83,4 +85,4 @@ def of_size(what: str, image: str | np.ndarray, size: tuple[int, int]) -> np.nda
             f"{what} has {picture.shape[0]} x {picture.shape[1]} pixels (height x width), but the pictures "
             f"have {size[0]} x {size[1]}: scale or crop it"
         )
-    return in_range((picture,))[0]
+    return network_pictures((picture,))[0]
