@@ -183,8 +183,7 @@ def main(argv: list[str]) -> None:
     arguments = (params, labels, *generate.keys(generate.seeds(uncached.config, values.images)))
     source: Any = uncached.config["data"]
     real = image_sets.open_set(f"{source['name']}@train", source["dir"])
-    flat = lambda x: np.asarray(x, np.float64).reshape(len(x), -1)
-    moments = lambda x: frechet.update(frechet.init(flat(x).shape[1]), flat(x))
+    moments = lambda x: frechet.moments(x.reshape(len(x), -1))
     data = moments(real.read(0, real.count) / 127.5 - 1)
     distance = lambda x: float(frechet.frechet_distance(moments(x), data))
 

@@ -145,8 +145,7 @@ def digits(folder: str, number: int) -> Problem:
         problem = Problem("", schedule, params, guided, start, None, None, 0.0)
         return follow(problem, samplers.heun())(t * np.linspace(1, 0, REFERENCE_STEPS + 1))
 
-    moments = frechet.update(frechet.init(images.shape[1]), images)
-    return Problem("digits", schedule, params, guided, start, exact, moments, float(images.std()))
+    return Problem("digits", schedule, params, guided, start, exact, frechet.moments(images), float(images.std()))
 
 
 def follow(problem: Problem, sampler: Sampler) -> Callable[[np.ndarray], np.ndarray]:
@@ -227,9 +226,8 @@ def compared(problem: Problem, x: np.ndarray, t: float, draws: int) -> dict:
     """Distances from the exact flow (of a deterministic sampler), and between moments."""
     if not np.isfinite(x).all():
         return {"error": None, "frechet": None}
-    moments = frechet.update(frechet.init(x[0].size), x.reshape(len(x), -1))
     error = float(np.sqrt(np.mean((x - problem.exact(t)) ** 2)) / problem.scale) if not draws else None
-    distance = frechet.frechet_distance(moments, problem.moments)
+    distance = frechet.frechet_distance(frechet.moments(x.reshape(len(x), -1)), problem.moments)
     return {"error": error and float(f"{error:.4g}"), "frechet": float(f"{distance:.4g}")}
 
 

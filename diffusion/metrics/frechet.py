@@ -71,6 +71,11 @@ def update(moments: Moments, features: np.ndarray) -> Moments:
     return merge(moments, Moments(len(features), mean, product))
 
 
+def moments(features: np.ndarray) -> Moments:
+    """The moments of one set of rows, features [N, D] of any real dtype; errors as in `update`."""
+    return update(init(np.shape(features)[-1]), features)
+
+
 def merge(a: Moments, b: Moments) -> Moments:
     """Moments of the union of two sets of rows, without the cancellation of E[x^2] - E[x]^2.
 

@@ -95,12 +95,8 @@ def measured(texts: Sequence[str], pictures: np.ndarray, rewarding: Reader, meas
         "all": pictured,
         "gap": count["rewarding"]["share"] - count["measuring"]["share"],
         "variety": grouped(last) / grouped(real),
-        "frechet": frechet.frechet_distance(_moments(last), _moments(real)),
+        "frechet": frechet.frechet_distance(frechet.moments(last), frechet.moments(real)),
     }
-
-
-def _moments(rows: np.ndarray) -> frechet.Moments:
-    return frechet.update(frechet.init(rows.shape[1]), rows)
 
 
 def ratio(after: dict[str, Any], before: dict[str, Any]) -> float:

@@ -72,8 +72,7 @@ class Judge:
         self.known = {row.tobytes() for row in train.x}
 
     def _moments(self, bits: np.ndarray) -> frechet.Moments:
-        features = classifier.features(self.classifier, pictures(bits))
-        return frechet.update(frechet.init(features.shape[1]), features)
+        return frechet.moments(classifier.features(self.classifier, pictures(bits)))
 
     def figures(self, bits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         """The distance to the test digits, the share recognised as their class, the share of training pictures."""

@@ -75,11 +75,6 @@ def judged(images: np.ndarray, labels: Sequence[int] | np.ndarray) -> tuple[np.n
     return np.stack(features), right
 
 
-def moments(features: np.ndarray) -> frechet.Moments:
-    """The moments of features `[N, D]`."""
-    return frechet.update(frechet.init(features.shape[1]), features)
-
-
 def figures(judgements: Sequence[tuple[np.ndarray, list[bool]]], test: frechet.Moments) -> dict[str, Any]:
     """The figures of the samples of one model's trainings, by `judged` of each.
 
@@ -88,7 +83,7 @@ def figures(judgements: Sequence[tuple[np.ndarray, list[bool]]], test: frechet.M
         samples, "range": the least and greatest distance of a training, "right": the share that is right in all parts
         of `PARTS`, "interval": Wilson's of 95 %.
     """
-    distances = [frechet.frechet_distance(moments(features), test) for features, _ in judgements]
+    distances = [frechet.frechet_distance(frechet.moments(features), test) for features, _ in judgements]
     errors = [frechet_error.standard_error(features, test) for features, _ in judgements]
     share = bootstrap.share([one for _, right in judgements for one in right])
     return {
@@ -113,7 +108,7 @@ def measured(out: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
     # The first half of the test drawings is the reference; the second half gives the floor and the samples' classes.
     held_out, labels = test.images[: values.number], test.label[values.number :]
-    reference = moments(judged(held_out, test.label[: values.number])[0])
+    reference = frechet.moments(judged(held_out, test.label[: values.number])[0])
     real = test.images[values.number :]
     quantised = lambda images: drawing_codes.joined(codes[drawing_codes.tokens(codes, images)])
     again = quantised(drawing_codes.patches(real))

@@ -144,8 +144,7 @@ def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.n
 
     def moments(rows: np.ndarray) -> frechet.Moments:
         parts = clip_judge.looked_at(rows, moving_objects.tracks(rows))
-        features = clip_reader.features(networks.clips, *parts).astype(np.float64)
-        return frechet.update(frechet.init(features.shape[1]), features)
+        return frechet.moments(clip_reader.features(networks.clips, *parts))
 
     reference = moments(real)
     number = min(len(clips), len(others))

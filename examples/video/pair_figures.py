@@ -186,8 +186,7 @@ def frechet_distances(clips: Objects, real: Objects, others: Objects) -> dict[st
         side = some.clips.shape[2]
         numbers = [(tracks.centre - side / 2) / (side / 4), tracks.area[..., None] / (side / 6) ** 2,
                    (tracks.colour - 128) / 64]  # fmt: skip
-        features = np.nan_to_num(np.concatenate(numbers, axis=-1)).reshape(number, -1)
-        return frechet.update(frechet.init(features.shape[1]), features)
+        return frechet.moments(np.nan_to_num(np.concatenate(numbers, axis=-1)).reshape(number, -1))
 
     reference = moments(real)
     return {

@@ -174,7 +174,7 @@ def distance(
     """
     rng = np.random.default_rng(SEED)
     distance_to_real, effort = distance_to(extractor, real, effort)
-    to_reference = lambda features: distance_to_real(moments_of(features))
+    to_reference = lambda features: distance_to_real(frechet.moments(features))
     real_rows = _kept(extractor, train).rows["features"] if extractor.keep else rows(extractor.extract, train.images)
     unbalanced = lambda labels: np.arange(len(labels))
     order = balanced_order if balanced else unbalanced
@@ -211,11 +211,6 @@ def distance(
         "extractor": extractor.record,
         "effort": effort._asdict(),
     }
-
-
-def moments_of(features: np.ndarray) -> frechet.Moments:
-    """The moments of feature rows `[N, D]`."""
-    return frechet.update(frechet.init(features.shape[1]), features)
 
 
 def distance_to(extractor: Extractor, real: Split, effort: Effort) -> tuple[Callable[[frechet.Moments], float], Effort]:

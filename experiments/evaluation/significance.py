@@ -7,8 +7,8 @@ import numpy as np
 
 from diffusion.experiments.evaluation.figures import LEVEL, Figure, Z
 from diffusion.experiments.evaluation.real_images import Split, balanced_order
-from diffusion.experiments.evaluation.sample_metrics import FULL, SEED, distance_to, extractor_of, moments_of
-from diffusion.metrics import bootstrap, classifier, permutation
+from diffusion.experiments.evaluation.sample_metrics import FULL, SEED, distance_to, extractor_of
+from diffusion.metrics import bootstrap, classifier, frechet, permutation
 from diffusion.metrics.features import rows
 
 
@@ -121,7 +121,7 @@ def compare_samples(
         distance, effort = distance_to(extractor, real, FULL)
         if effort.draws == FULL.draws:
             features = [rows(extractor.extract, samples.images[some]) for samples, some in zip((first, second), chosen)]
-            to_real = lambda rows_, distance=distance: distance(moments_of(rows_))
+            to_real = lambda rows_, distance=distance: distance(frechet.moments(rows_))
             differences[f"fd_{name}"] = _tested(np.concatenate(features), (count, count), to_real, pairs, strata)
         advance(done)
     return differences

@@ -53,12 +53,8 @@ def _sliced(real: np.ndarray) -> Distance:
 
 
 def _frechet(real: np.ndarray) -> Distance:
-    to_real = frechet.distance_to(_moments(real))
-    return lambda rows: lambda chosen: to_real(_moments(rows[chosen]))
-
-
-def _moments(rows: np.ndarray) -> frechet.Moments:
-    return frechet.update(frechet.init(rows.shape[1]), rows)
+    to_real = frechet.distance_to(frechet.moments(real))
+    return lambda rows: lambda chosen: to_real(frechet.moments(rows[chosen]))
 
 
 HOW = {  # what each figure measures; all are squared distances

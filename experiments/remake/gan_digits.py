@@ -161,9 +161,8 @@ def figures(samples: np.ndarray) -> dict[str, float]:
     training digit over the mean of the digits that are held out: below 1 for samples that repeat training digits.
     """
     data, held_out = digits()
-    moments = lambda rows: frechet.update(frechet.init(64), rows)
     nearest = lambda rows: np.sqrt(pairwise.squared_distances(rows, data).min(1)).mean()
-    far = lambda rows: frechet.frechet_distance(moments(rows), moments(held_out))
+    far = lambda rows: frechet.frechet_distance(frechet.moments(rows), frechet.moments(held_out))
     samples = np.clip(samples, -1, 1)
     shared = manifold.overlap(samples, held_out)
     return {

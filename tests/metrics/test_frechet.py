@@ -128,6 +128,16 @@ def test_moments_count_every_row_of_unequal_batches(rng):
     assert unchanged.count == 23
 
 
+def test_moments_of_one_set(rng):
+    rows = rng.normal(size=(23, 5)).astype(np.float32)
+    moments = frechet.moments(rows)
+    assert moments.count == 23 and moments.mean.dtype == np.float64
+    np.testing.assert_allclose(moments.mean, rows.astype(float).mean(0), atol=1e-14)
+    np.testing.assert_allclose(frechet.covariance(moments), np.cov(rows.T.astype(float)), atol=1e-13)
+    with pytest.raises(ValueError, match="shape"):
+        frechet.moments(rows[0])
+
+
 def test_no_rows_have_moments_of_zero():
     assert [part.tolist() if np.ndim(part) else part for part in frechet.init(2)] == [0, [0, 0], [[0, 0], [0, 0]]]
 

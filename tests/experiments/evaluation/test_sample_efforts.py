@@ -34,13 +34,6 @@ def test_larger_features_are_repeated_less(effort_of, dimensions, allowed):
     assert effort_of(dimensions, IN_LOOP).draws == 0  # a training loop has no time for intervals
 
 
-def test_moments_are_those_of_the_rows():
-    rows = np.random.default_rng(0).normal(size=(30, 3))
-    moments = sample_metrics.moments_of(rows)
-    np.testing.assert_allclose(moments.mean, rows.mean(0))
-    assert len(moments.mean) == 3 and moments.count == 30
-
-
 def test_a_training_loop_spends_little(monkeypatch):
     seen = []
     monkeypatch.setattr(sample_metrics, "measure", lambda *args, **words: seen.append((args, words)) or {})
@@ -63,7 +56,7 @@ def test_a_distance_stands_beside_its_floor_and_all_samples(monkeypatch):
         return float(mean)
 
     monkeypatch.setattr(sample_metrics, "rows", lambda extract, images: images)
-    monkeypatch.setattr(sample_metrics, "moments_of", lambda rows: rows.mean())
+    monkeypatch.setattr(sample_metrics.frechet, "moments", lambda rows: rows.mean())
     monkeypatch.setattr(sample_metrics, "moments", lambda extract, images: images.shape[0] / 8)
     monkeypatch.setattr(sample_metrics, "distance_to", lambda extractor, real, effort: (to_real, effort))
     extractor = types.SimpleNamespace(keep=False, extract=None, record="made")

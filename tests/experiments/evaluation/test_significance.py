@@ -63,7 +63,7 @@ def run(monkeypatch):
     monkeypatch.setattr(significance, "FULL", Effort(60, 2))
     monkeypatch.setattr(significance, "rows", lambda extract, images: images[:, 0, 0, :1].astype(float))
     monkeypatch.setattr(significance, "extractor_of", lambda name, config, train: types.SimpleNamespace(extract=name))
-    monkeypatch.setattr(significance, "moments_of", lambda rows: rows.mean())
+    monkeypatch.setattr(significance.frechet, "moments", lambda rows: rows.mean())
 
     def distance_to(extractor, real, effort):
         return lambda mean: float(mean), Effort(60 if extractor.extract == "pixels" else 20, 2)
