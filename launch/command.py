@@ -15,6 +15,7 @@ SECRET_VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{20}|gh[pousr]_[A-Za-z0-9]{20}|github_pat_|AKIA[0-9A-Z]{16}|AIza[\w-]{30}|"
     r"sk-[\w-]{20}|ya29\.)|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/\s:@]+:[^/\s@]+@"
 )
+SAVED = 143  # the exit status of diffusion train when it has saved after SIGTERM
 
 
 def argument(pattern: str, words: str, repeat: bool = True) -> Callable[[str], str]:

@@ -26,7 +26,6 @@ LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 PORT = 8476  # port on which pod 0 coordinates, in its own network
 WORKER = "worker"  # the one replicated job, whose pods are the processes
 INDEX = {"fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}}
-SAVED = 143  # the exit status of diffusion train when it has saved after SIGTERM
 MISTAKES = (2, 126, 127)  # a mistake in the config or the command line; a shell that cannot run it, or finds none
 
 
@@ -182,21 +181,32 @@ def pod(options: argparse.Namespace, command: list[str], env: list[dict]) -> dic
     }
 
 
+def failure_policy(mistake: str, saved: str) -> dict:
+    """The policy for a pod that failed: an action after a mistake, and one where it has saved or lost its node."""
+    exits = lambda *values: {"containerName": WORKER, "operator": "In", "values": list(values)}
+    return {
+        "rules": [
+            {"action": mistake, "onExitCodes": exits(*MISTAKES)},
+            {"action": saved, "onExitCodes": exits(launcher.SAVED)},
+            {"action": saved, "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        ]
+    }
+
+
+def metadata(options: argparse.Namespace) -> dict[str, str]:
+    """The name of a job, and its namespace where one is named."""
+    return {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
+
+
 def manifest(options: argparse.Namespace, command: list[str]) -> dict:
     """The JobSet that runs `command`, from what `parse` returns, as the object that its JSON describes."""
     template = pod(options, command, environment(options))
-    exits = lambda *values: {"containerName": WORKER, "operator": "In", "values": list(values)}
-    ends = [
-        {"action": "FailJob", "onExitCodes": exits(*MISTAKES)},
-        {"action": "FailJob", "onExitCodes": exits(SAVED)},
-        {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    ]
     job = {
         "completionMode": "Indexed",
         "completions": options.pods,
         "parallelism": options.pods,
         "backoffLimit": 0,
-        "podFailurePolicy": {"rules": ends},
+        "podFailurePolicy": failure_policy("FailJob", "FailJob"),
         "template": {"spec": template},
     }
     matched = {"onJobFailureReasons": ["PodFailurePolicy"]}  # only the message says which rule matched
@@ -207,11 +217,10 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
         "onJobFailureMessagePatterns": ["matching FailJob rule at index 0$"],
     }
     preempted = {"name": "preempted", "action": "RestartJobSetAndIgnoreMaxRestarts", **matched}
-    metadata = {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
     return {
         "apiVersion": "jobset.x-k8s.io/v1alpha2",
         "kind": "JobSet",
-        "metadata": metadata,
+        "metadata": metadata(options),
         "spec": {
             "network": {"enableDNSHostnames": True, "publishNotReadyAddresses": True, "subdomain": options.name},
             "failurePolicy": {"maxRestarts": options.max_restarts, "rules": [mistake, preempted]},

@@ -52,22 +52,15 @@ def manifest(options: argparse.Namespace, command: list[str]) -> dict:
     index = {"name": VARIABLE, "valueFrom": kubernetes.INDEX}
     pod = kubernetes.pod(options, command, kubernetes.variables(plain, options.secret_env, index))
     pod["containers"][0]["command"].append(f"--run=$({VARIABLE})")  # Kubernetes fills in the variable
-    exits = lambda *values: {"containerName": kubernetes.WORKER, "operator": "In", "values": list(values)}
-    rules = [
-        {"action": "FailIndex", "onExitCodes": exits(*kubernetes.MISTAKES)},
-        {"action": "Ignore", "onExitCodes": exits(kubernetes.SAVED)},
-        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-    ]
     spec = {
         "completionMode": "Indexed",
         "completions": options.runs,
         "parallelism": options.at_once or options.runs,
         "backoffLimitPerIndex": options.retries,
-        "podFailurePolicy": {"rules": rules},
+        "podFailurePolicy": kubernetes.failure_policy("FailIndex", "Ignore"),
         "template": {"spec": pod},
     }
-    metadata = {"name": options.name} | ({"namespace": options.namespace} if options.namespace else {})
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": kubernetes.metadata(options), "spec": spec}
 
 
 def main(argv: list[str]) -> int:

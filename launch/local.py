@@ -23,6 +23,7 @@ import time
 from typing import NamedTuple
 
 from diffusion.launch import command as launcher
+from diffusion.launch.command import positive
 from diffusion.launch.guard import Guard
 from diffusion.package import commands
 
@@ -50,10 +51,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         EXAMPLE,
         allow_abbrev=True,
     )
-    parser.add_argument("--processes", type=int, default=2, metavar="N", help="number of processes (default: 2)")
+    parser.add_argument("--processes", type=positive, default=2, metavar="N", help="number of processes (default: 2)")
     parser.add_argument(
         "--devices-per-process",
-        type=int,
+        type=positive,
         metavar="D",
         help="simulate D CPU devices in each process (default: the devices that JAX finds)",
     )
@@ -66,10 +67,6 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("--dry-run", action="store_true", help="print the commands and run nothing")
     options, command = launcher.parse(parser, argv)
-    if options.processes < 1:
-        parser.error(f"--processes={options.processes} must be at least 1")
-    if options.devices_per_process is not None and options.devices_per_process < 1:
-        parser.error(f"--devices-per-process={options.devices_per_process} must be at least 1")
     if options.grace < 0:
         parser.error(f"--grace={options.grace} must be a time in seconds, at least 0")
     return options, command

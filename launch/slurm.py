@@ -19,7 +19,6 @@ from diffusion.launch.command import argument, positive
 EXAMPLE = """example:
   diffusion launch slurm --nodes=2 --gpus-per-node=8 --partition=gpu --time=12:00:00 --cpus-per-task=32 -- \\
     diffusion train --config=imagenet256_dit --workdir=/shared/runs/xl2"""
-SAVED = 143  # the exit status of diffusion train when it has saved after SIGTERM
 OWN = re.compile(  # options of sbatch that this launcher writes, or that would change what the tasks see
     r"--(nodes|n?tasks.*|gpu.*|gres.*|cpus-per-(task|gpu)|signal|requeue|no-requeue|open-mode|job-name|partition|time|"
     r"output|array|account|distribution|wrap)([= ].*)?"
@@ -201,7 +200,7 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
         devices=devices,
         options=" ".join(srun),
         command=shlex.join(command),
-        saved=SAVED,
+        saved=launcher.SAVED,
         job="$SLURM_JOB_ID",
         turns=options.max_requeues,
     )

@@ -77,7 +77,7 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
         ),
         options=" ".join(srun),
         command=shlex.join(command),
-        saved=slurm.SAVED,
+        saved=launcher.SAVED,
         job=TASK,
         turns=options.max_requeues,
     )

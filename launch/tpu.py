@@ -21,8 +21,6 @@ EXAMPLE = """example:
   diffusion launch tpu --name=my-pod --zone=us-east5-a --directory=diffusion -- \\
     .venv/bin/diffusion train --config=imagenet256_dit --workdir=/mnt/filestore/runs/xl2"""
 OWN = re.compile(r"--(command|worker|zone|project|dry-run)([= ].*)?")  # flags of gcloud that this launcher writes
-
-
 PASSED_ON = ("DIFFUSION_HEARTBEAT_SECONDS", "DIFFUSION_SHUTDOWN_SECONDS")  # see docs/scale.md
 
 

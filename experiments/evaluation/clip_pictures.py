@@ -7,6 +7,7 @@ import pathlib
 import numpy as np
 
 from diffusion.experiments.evaluation import plots
+from diffusion.experiments.evaluation.real_images import balanced_order
 from diffusion.io import clips as clip_files
 
 ROWS = 8  # clips in the picture of frames
@@ -32,7 +33,7 @@ def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathl
     Returns:
         What was written.
     """
-    order = np.argsort(_turn(labels), kind="stable")
+    order = balanced_order(labels)
     frames = plots.coloured(clips[order[:MOST]])
     factor = max(1, SIDE // max(frames.shape[2:4]))
     frames = frames.repeat(factor, 2).repeat(factor, 3)
@@ -51,9 +52,3 @@ def beside(clips: np.ndarray) -> np.ndarray:
     grid = np.concatenate([clips, empty]).reshape(-1, columns, *clips.shape[1:])
     grid = np.pad(grid, [(0, 0)] * 3 + [(2, 2), (2, 2), (0, 0)], constant_values=255)
     return grid.transpose(2, 0, 3, 1, 4, 5).reshape(clips.shape[1], -1, columns * grid.shape[4], 3)
-
-
-def _turn(labels: np.ndarray) -> np.ndarray:
-    """How many examples of the same class stand before each."""
-    labels = np.asarray(labels)
-    return np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)])

@@ -297,7 +297,7 @@ def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -
 
 
 def run(request: Request, fresh: bool = False) -> dict:
-    """Compares the samples of a request with its reference: (result of `measure`, entry of the features)."""
+    """Compares the samples of a request with its reference: the result of `measure`, with the entry of `space_of`."""
     for name in request.metrics:
         if name not in METRICS:
             raise unknown("--metrics", name, METRICS, "metric")

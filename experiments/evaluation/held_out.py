@@ -169,7 +169,7 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
         return "" if recipe.on_latents else f"no records are held out ({error}), and an evaluation needs some: {VALID}"
     if other is None:
         return "no records are held out, and an evaluation needs some: Recipe(held_out=records)"
-    count = shared_records.by_number(shared_records.identify(other), shared_records.identify(source))
+    count = _by_number(other, source)
     number = max(other.spec.size, 0)
     if count is None and not isinstance(other, Stream) and other.fingerprint() == source.fingerprint():
         count = number
@@ -193,9 +193,7 @@ def split_in_the_loop(config: Mapping) -> str:
     except ConfigError:
         data.source(config, split)
         return split
-    train = data.source(config, config["data"]["split"])
-    shared = shared_records.by_number(*map(shared_records.identify, (validation, train)))
-    return split if shared else "validation"
+    return split if _by_number(validation, data.source(config, config["data"]["split"])) else "validation"
 
 
 def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sources.Source | Stream) -> TrainedOn | None:
@@ -216,7 +214,7 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
     """
     size = max(other.spec.size, 0)
     counts = [_count(other, train)]
-    counts += [_count(other, earlier, by_number=True) or 0 for earlier in _of_earlier_runs(recipe.config)]
+    counts += [_by_number(other, earlier) or 0 for earlier in _of_earlier_runs(recipe.config)]
     known = [count for count in counts if count is not None]
     most = max(known, default=0)
     shared = TrainedOn(min(most, size or most), size or most)
@@ -234,16 +232,20 @@ def count_in_reference(config: Mapping, reference: str, data_dir: str = "") -> i
         data_dir: the folder of prepared datasets.
     """
     try:
-        pair = (data.named(reference, data_dir), data.source(config, config["data"]["split"]))
+        return _by_number(data.named(reference, data_dir), data.source(config, config["data"]["split"]))
     except (ConfigError, sources.DamagedRecord):
         return None
-    return shared_records.by_number(*map(shared_records.identify, pair))
 
 
-def _count(other: sources.Source | Stream, train: sources.Source | Stream, by_number: bool = False) -> int | None:
+def _by_number(other: sources.Source | Stream, train: sources.Source | Stream) -> int | None:
+    """The number of records of a source that are among the training records, by their numbers; None if unknown."""
+    return shared_records.by_number(shared_records.identify(other), shared_records.identify(train))
+
+
+def _count(other: sources.Source | Stream, train: sources.Source | Stream) -> int | None:
     """The number of records of a source that are among the training records; None if unknown."""
-    count = shared_records.by_number(*map(shared_records.identify, (other, train)))
-    if count is not None or by_number or isinstance(other, Stream) or isinstance(train, Stream):
+    count = _by_number(other, train)
+    if count is not None or isinstance(other, Stream) or isinstance(train, Stream):
         return count
     if other.fingerprint() == train.fingerprint():
         return len(other)

@@ -3,12 +3,17 @@
 import math
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion.experiments.evaluation.plots import BLUE, INK, blank, save, style
 from diffusion.manifolds import Manifold
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 PIXELS = (120, 240)  # pixels of the density behind the points
 MOST = 3000  # points that are drawn
@@ -55,18 +60,24 @@ def _on_map(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.stack([np.cos(latitude) * np.cos(longitude), np.cos(latitude) * np.sin(longitude), np.sin(latitude)], -1)
 
 
-def _sphere(points: np.ndarray, path: str | os.PathLike, log_density: Callable | None) -> None:
+def _map_of_sphere() -> "tuple[Figure, Axes]":
+    """An empty map of the sphere: the outline of Hammer's map."""
     figure = blank(8.0, 4.2, layout="constrained")
     axes = figure.add_subplot()
+    turn = np.linspace(0, 2 * math.pi, 200)
+    axes.plot(2 * np.cos(turn), np.sin(turn), color=INK, linewidth=0.8)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    return figure, axes
+
+
+def _sphere(points: np.ndarray, path: str | os.PathLike, log_density: Callable | None) -> None:
+    figure, axes = _map_of_sphere()
     if log_density is not None:
         y, x = np.meshgrid(np.linspace(-1, 1, PIXELS[0]), np.linspace(-2, 2, PIXELS[1]), indexing="ij")
         density = np.exp(np.asarray(log_density(jnp.asarray(np.nan_to_num(_on_map(x, y), nan=0.5), jnp.float32))))
         _behind(axes, np.where(x**2 / 4 + y**2 <= 1, density, np.nan), (-2, 2, -1, 1))
-    turn = np.linspace(0, 2 * math.pi, 200)
-    axes.plot(2 * np.cos(turn), np.sin(turn), color=INK, linewidth=0.8)
     axes.scatter(*_hammer(points), s=2, color=BLUE, linewidths=0)
-    axes.set_aspect("equal")
-    axes.axis("off")
     save(figure, path)
 
 
@@ -89,14 +100,9 @@ def _angles(points: np.ndarray, path: str | os.PathLike, log_density: Callable |
 
 def _rotations(points: np.ndarray, path: str | os.PathLike) -> None:
     """Draws the image of the axis z under each rotation; the colour is the angle of the image of x about it."""
-    figure = blank(8.0, 4.2, layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = _map_of_sphere()
     angle = np.arctan2(points[:, 1, 0], points[:, 0, 0])
-    turn = np.linspace(0, 2 * math.pi, 200)
-    axes.plot(2 * np.cos(turn), np.sin(turn), color=INK, linewidth=0.8)
     axes.scatter(*_hammer(points[:, :, 2]), s=3, c=angle, cmap="hsv", vmin=-math.pi, vmax=math.pi, linewidths=0)
-    axes.set_aspect("equal")
-    axes.axis("off")
     save(figure, path)
 
 

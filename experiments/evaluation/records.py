@@ -3,11 +3,9 @@
 import datetime
 import hashlib
 import json
-import math
 import pathlib
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import jax
 
@@ -81,7 +79,7 @@ def measure(request: Request, fresh: bool = False) -> dict:
         "finished": datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(timespec="seconds"),
         "command": command(request),
     }
-    content = _finite(report.plain(content))
+    content = report.finite(report.plain(content))
     return {**content, "sha256": _digest(content)}
 
 
@@ -92,15 +90,6 @@ def command(request: Request) -> str:
         if value != Request._field_defaults.get(name):
             words.append(f"--{name}={','.join(value) if name == 'metrics' else value}")
     return commands.line("evaluate", *words)
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinity, which JSON does not have, as None."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _digest(content: Mapping) -> str:

@@ -24,12 +24,10 @@ VECTORS = [
     "- **Distances** are squared, in the units of the examples, and between the unchanged samples and real examples. "
     "Lower is better. A distance is never 0, and depends on N.",
     "- **Floor**: the same distance for N real training examples; mean and standard deviation over random subsets.",
-    "- **Noise**: the same distance for independent normal numbers with the real means and standard "
-    "deviations, a model "
-    "that knows the scale of each number but not their joint distribution.",
-    "- **Intervals** (95 %) are percentile bootstrap intervals over the samples for fixed real examples, "
-    "shifted by the "
-    "bias of resampling with replacement. They do not include the variation between training runs.",
+    "- **Noise**: the same distance for independent normal numbers with the real means and standard deviations, a "
+    "model that knows the scale of each number but not their joint distribution.",
+    "- **Intervals** (95 %) are percentile bootstrap intervals over the samples for fixed real examples, shifted by "
+    "the bias of resampling with replacement. They do not include the variation between training runs.",
 ]
 SYMBOLS = [
     "- **Divergences** are in bits, between the samples and real sequences. Lower is better. A divergence is never 0, "
@@ -44,8 +42,8 @@ MODEL_METRICS = {  # how each figure was measured, for the table; see experiment
     "data_copying": "C_T; below -3, samples are nearer to the training images than held-out images are",
     "authenticity": "share of samples whose nearest training image has another training image closer than the sample",
     "authenticity_of_held_out": "the same share for real held-out images",
-    "negative_log_likelihood": "nats per point with respect to the volume of the manifold, exact "
-    "divergence; protocol in report.json",
+    "negative_log_likelihood": "nats per point with respect to the volume of the manifold, exact divergence; protocol "
+    "in report.json",
     "exact_negative_log_likelihood": "the same for the true density of the data; its mean is the entropy",
     "excess_negative_log_likelihood": "the difference at the same points, an estimate of KL(data, model)",
     "nats_per_symbol": "a bound on -log p of held-out sequences; report.json names the estimator",
@@ -63,8 +61,8 @@ MODEL_METRICS = {  # how each figure was measured, for the table; see experiment
     "exact_draws_crps_sum": "the same of the sum over channels",
     "exact_draws_coverage_50": "the share of the exact distribution's draws",
     "exact_draws_coverage_90": "the share of the exact distribution's draws",
-    "crps_marginal": "CRPS of values drawn at random from the training data of the channel, a forecast "
-    "that ignores the series",
+    "crps_marginal": "CRPS of values drawn at random from the training data of the channel, a forecast that ignores "
+    "the series",
     **{
         f"{prefix}process_{figure}": f"{how}{subject}"
         for figure, how in {

@@ -81,13 +81,9 @@ def heard(subject: Any) -> dict:
 def pictures(sound: Sound, x: np.ndarray) -> np.ndarray:
     """The spectrograms of examples `[N, ...]` for the judge: levels as uint8 `[N, frames, bands, 1]`."""
     waveforms = sound.waveform(np.asarray(x, np.float32))
-    levels = log_mel(_padded(waveforms, JUDGE["hop"]), sound.sample_rate, **JUDGE)
+    padded = np.pad(waveforms, [(0, 0), (0, -waveforms.shape[-1] % JUDGE["hop"])])  # whole hops
+    levels = log_mel(padded, sound.sample_rate, **JUDGE)
     return np.clip(np.round(255 * levels), 0, 255).astype(np.uint8)[..., None]
-
-
-def _padded(waveforms: np.ndarray, hop: int) -> np.ndarray:
-    """Clips `[N, L]` with zeros behind them, up to a whole number of hops."""
-    return np.pad(waveforms, [(0, 0), (0, -waveforms.shape[-1] % hop)])
 
 
 def _share(accuracy: dict) -> dict:

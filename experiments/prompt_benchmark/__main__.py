@@ -60,8 +60,6 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.prompt_benchmark import benchmarks, clip_embedder, judging, making
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Readers
@@ -133,7 +131,7 @@ def run(
             making.make(benchmark, items, images, model, per_prompt, seed, settings)
             judging.require_pictures(benchmark, files, images)
         rows = judging.judge(benchmark, files, named, images, out, per_prompt, batch_size)
-        figures = {name: _figure(mean._asdict()) for name, mean in benchmark.figures(items, rows).items()}
+        figures = {name: report.finite(mean._asdict()) for name, mean in benchmark.figures(items, rows).items()}
         makers = making.makers(images / file.path for file in files)
         content = {
             **request,
@@ -144,10 +142,6 @@ def run(
         }
         workdir.write_text(out / "benchmark.json", json.dumps(report.plain(content), indent=2) + "\n")
     return content
-
-
-def _figure(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: None if isinstance(value, float) and np.isnan(value) else value for name, value in values.items()}
 
 
 def named_readers() -> tuple[Readers, dict[str, Any]]:

@@ -73,7 +73,7 @@ def read(row: Row, recipe: Recipe, network: Found) -> Weights:
 
 def parameters(recipe: Recipe) -> int:
     """How many parameters the network of a recipe has; computes nothing."""
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes(recipe)))
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes(recipe)))
 
 
 def shapes(recipe: Recipe) -> Any:

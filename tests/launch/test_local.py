@@ -332,8 +332,8 @@ def test_a_program_is_missing_also_where_a_folder_of_path_may_not_be_entered(tmp
     [
         ([], "there is no command"),
         (["--processes=2", "--"], "there is no command"),
-        (["--processes=0", "--", "true"], "--processes=0"),
-        (["--devices-per-process=0", "--", "true"], "at least 1"),
+        (["--processes=0", "--", "true"], "--processes: '0'"),
+        (["--devices-per-process=0", "--", "true"], "1 or more"),
         (["--grace=-1", "--", "true"], "--grace"),
         (["--process=2", "--wrong", "--", "true"], "--wrong"),
         (["python", "-m", "experiments.train"], "python"),

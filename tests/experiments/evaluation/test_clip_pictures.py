@@ -15,7 +15,7 @@ def test_each_clip_moves_in_its_place_and_classes_take_turns(tmp_path):
     frames = [np.asarray(frame.convert("RGB")) for frame in ImageSequence.Iterator(Image.open(written[0]))]
     assert len(frames) == 4 and frames[0].shape == (68, 3 * 68, 3)
     for number, frame in enumerate(frames):
-        for place, clip in enumerate([0, 2, 1]):  # the first of each class, then the second of class 1
+        for place, clip in enumerate([2, 0, 1]):  # the first of each class, then the second of class 1
             inside = frame[2:66, 68 * place + 2 : 68 * place + 66][::4, ::4]
             np.testing.assert_array_equal(inside, clips[clip, number])
     assert np.asarray(Image.open(written[1])).shape[0] > 3 * 64
