@@ -56,8 +56,8 @@ from diffusion.data import feature_cache, latent_cache, latent_writer, sources
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, encoder_features
 from diffusion.recipe import ConfigError
+from diffusion.recipe.companions import Encoder
 from diffusion.recipe.data import named
-from diffusion.recipe.encoder import Encoder
 from diffusion.training.runtime import progress
 
 

@@ -126,31 +126,22 @@ def measured(config: Mapping) -> Measured | None:
     return Measured(build, settings["pictures"], settings["noise_std"])
 
 
-def build_guides(
-    config: Mapping, schedule: Any, process: Any, measured: Measured | None, parts_of: Callable, shape: Any
-) -> tuple[Guide, ...]:
-    """The guides `config.sample.guides`, in their order.
+def build_guides(parts: Any) -> tuple[Guide, ...]:
+    """The functions that change the guided denoiser, `config.sample.guides`, in their order.
 
     Args:
-        config: the run's config.
-        schedule: the run's schedule.
-        process: the process of a run on symbols, whose guides take its predictor as `predict`; None for numbers.
-        measured: the run's measured pictures; None without an operator.
-        parts_of: a function from a config to the parts of its recipe, for the second runs.
-        shape: the shape of an example; None before it is known.
+        parts: the builder of the run's parts.
 
     Raises:
         ConfigError: for an entry that is wrong, or a second run that cannot be read.
     """
-    return tuple(
-        _guide(entry, f"config.sample.guides[{i}]", schedule, process, measured, parts_of, shape)
-        for i, entry in enumerate(plain(config["sample"]["guides"]))
-    )
+    entries = plain(parts.config["sample"]["guides"])
+    return tuple(_guide(parts, entry, f"config.sample.guides[{i}]") for i, entry in enumerate(entries))
 
 
-def _guide(
-    entry: Any, path: str, schedule: Any, process: Any, measured: Measured | None, parts_of: Callable, shape: Any
-) -> Guide:
+def _guide(parts: Any, entry: Any, path: str) -> Guide:
+    """The guide that an entry names; a guide of a run on symbols takes its predictor as `predict`."""
+    schedule, process, measured, shape = parts.schedule, parts.objective.process, parts.measured, parts.shape
     function = names.GUIDES.get(entry.get("name", "")) if isinstance(entry, dict) else None
     guided = "denoise" if process is None else "predict"
     if not takes(function, guided):
@@ -161,7 +152,7 @@ def _guide(
     for argument in entry if function else ():
         reads = READS.get(annotation(function, argument))
         if reads is not None and argument != "denoise":
-            read[argument] = _second_run(entry[argument], f"{path}.{argument}", parts_of, reads)
+            read[argument] = _second_run(parts, entry[argument], f"{path}.{argument}", reads)
     needs = [argument for argument in ("measurement", "y", "log_likelihood") if function and takes(function, argument)]
     if needs and measured is None:
         raise ConfigError(
@@ -169,8 +160,12 @@ def _guide(
             f"Valid: {', '.join(names.MEASUREMENTS)}."
         )
 
-    def apply(denoise: Any, weights: Mapping[str, Any], condition: Any, y: Any) -> Any:
+    def build(denoise: Any, condition: Any, nested: Mapping[str, Callable[..., Any]], **readings: Any) -> Any:
         supplied = {guided: denoise, "schedule": schedule, "process": process, "condition": condition}
+        return call(names.GUIDES, entry, path, "guide", nested, **supplied, **readings)
+
+    def apply(denoise: Any, weights: Mapping[str, Any], condition: Any, y: Any) -> Any:
+        readings: dict[str, Any] = {}
         nested: dict[str, Callable[..., Any]] = {
             argument: lambda _, at, run=run: run.reads(run.recipe, weights[at], condition)
             for argument, run in read.items()
@@ -180,16 +175,13 @@ def _guide(
             nested["log_likelihood"] = lambda spec, at: likelihood(spec=spec, path=at)
             if "log_likelihood" in needs and "log_likelihood" not in entry:
                 readings["log_likelihood"] = likelihood(spec=_usual(measured), path=f"{path}.log_likelihood")
-            supplied |= readings
-        return call(names.GUIDES, entry, path, "guide", nested=nested, **supplied)
+        return build(denoise, condition, nested, **readings)
 
     def on_trial(denoise: Denoiser) -> Any:
         if not read:
             y = Rows(jnp.zeros((1, *(shape or (8, 8, 1)))), shape or (8, 8, 1)) if needs else None
             return apply(denoise, {}, None, y)
-        nested = {argument: lambda _, at: stand_in for argument in read}
-        supplied = {guided: denoise, "schedule": schedule, "process": process, "condition": None}
-        return call(names.GUIDES, entry, path, "guide", nested, **supplied)
+        return build(denoise, None, {argument: lambda _, at: stand_in for argument in read})
 
     on_trial(stand_in)  # checks the arguments before anything is read
     return Guide(apply, tuple(read.values()), bool(needs), on_trial)
@@ -287,7 +279,8 @@ class Rows(NamedTuple):
     like: tuple[int, ...]
 
 
-def _second_run(value: Any, path: str, parts_of: Callable, reads: Any) -> SecondRun:
+def _second_run(parts: Any, value: Any, path: str, reads: "Reads") -> SecondRun:
+    """The run that a guide's argument names, a folder or {"run": FOLDER, "step": STEP}."""
     value = {"run": value} if isinstance(value, str) else value
     if not isinstance(value, dict) or not isinstance(value.get("run"), str) or value.keys() - {"run", "step"}:
         raise ConfigError(
@@ -301,7 +294,7 @@ def _second_run(value: Any, path: str, parts_of: Callable, reads: Any) -> Second
         theirs = versions.read(opener.read_text(folder / "config.json"))
     except limits.Refused as error:
         raise ConfigError(f"{path} = {str(folder)!r}: {error}") from error
-    recipe = parts_of(theirs)
+    recipe = parts.second_run(theirs)
     saved_steps = checkpoints.steps(folder)
     step = value.get("step", theirs.train.steps)
     if step not in saved_steps:

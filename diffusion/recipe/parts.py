@@ -6,7 +6,6 @@ Python passes an object for a part, the function of this part is not called.
 
 import functools
 import math
-import operator
 import pathlib
 import types
 from collections.abc import Callable, Mapping
@@ -34,12 +33,10 @@ from diffusion.recipe import (
 )
 from diffusion.recipe.autoencoder import Autoencoder
 from diffusion.recipe.base import Base, TunedNetwork
-from diffusion.recipe.companions import SecondPlayer, Teacher
+from diffusion.recipe.companions import Encoder, Perceptual, SecondPlayer, Teacher
 from diffusion.recipe.config_errors import ConfigError
-from diffusion.recipe.encoder import Encoder
 from diffusion.recipe.entries import call, takes
-from diffusion.recipe.perceptual import Perceptual
-from diffusion.recipe.values import plain
+from diffusion.recipe.values import plain, value_at
 from diffusion.sampling.caching import Cache, evaluations
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import described
@@ -264,15 +261,6 @@ def build_cache(parts: "Resolver") -> Cache | None:
     return parts.build("cache", entry, "config.sample.cache", **evaluations(parts.plan)) if entry.get("name") else None
 
 
-def build_guides(parts: "Resolver") -> tuple[guides.Guide, ...]:
-    """The functions that change the guided denoiser, in their order."""
-    parts_of = lambda config: types.SimpleNamespace(
-        config=config, **Resolver(config).arguments(config["data"]["shape"])
-    )
-    process = parts.objective.process
-    return guides.build_guides(parts.config, parts.schedule, process, parts.measured, parts_of, parts.shape)
-
-
 class Resolver:
     """The table of a run's parts. Each is built once, when it is first read.
 
@@ -321,7 +309,7 @@ class Resolver:
     merge = Part(lambda parts: parts.config["sample"]["merge"], "sample.merge")
     measured = Part(lambda parts: guides.measured(parts.config), "sample.measurement")
     driver = Part(build_driver, "sample.driver")
-    guides = Part(build_guides, "sample.guides")
+    guides = Part(guides.build_guides, "sample.guides")
 
     def __init__(self, config: Mapping, given: Mapping[str, Any] = MappingProxyType({}), shape: Any = None):
         """The parts of a config, with objects in the place of some of them.
@@ -340,6 +328,10 @@ class Resolver:
     def arguments(self, shape: Any = None) -> dict[str, Any]:
         """The arguments of the recipe; see `parts`."""
         return sections.sectioned(self.parts(shape))
+
+    def second_run(self, config: Mapping) -> types.SimpleNamespace:
+        """The parts of another run's recipe, and its config; a guide reads its network."""
+        return types.SimpleNamespace(config=config, **Resolver(config).arguments(config["data"]["shape"]))
 
     def parts(self, shape: Any = None) -> dict[str, Any]:
         """The parts of the recipe by their names, for examples of a shape if it is known.
@@ -377,7 +369,7 @@ class Resolver:
 
     def entry(self, field: str) -> Any:
         """The value of a dotted field of the config."""
-        return functools.reduce(operator.getitem, field.split("."), self.config)
+        return value_at(self.config, field)
 
     def field(self, kind: str, field: str, **supplied: Any) -> Any:
         """The result of the function that the entry in a dotted field of the config names."""
@@ -393,12 +385,11 @@ class Resolver:
         if kind == "samples of a generator" and "grid" in entry:
             wanted = []  # without a grid of its own the generator is trained on the grid of sampling
         supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
-        # For a grid within a grid.
-        inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}
-        inner_entries = {
+        inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # a grid within a grid
+        entries = {
             argument: functools.partial(self.build, inner_kind, **inner) for argument, inner_kind in arguments.items()
         }
-        nested = {**inner_entries, **(nested or {})}
+        nested = {**entries, **nested}
         if path not in self.built:
             self.built[path] = call(table, entry, path, kind, nested=nested, **supplied)
         return self.built[path]

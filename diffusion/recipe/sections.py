@@ -12,10 +12,8 @@ from diffusion import samplers
 from diffusion.guidance import Branches
 from diffusion.recipe.autoencoder import Autoencoder
 from diffusion.recipe.base import TunedNetwork
-from diffusion.recipe.companions import SecondPlayer, Teacher
-from diffusion.recipe.encoder import Encoder
+from diffusion.recipe.companions import Encoder, Perceptual, SecondPlayer, Teacher
 from diffusion.recipe.guides import Guide, Measured, Steered
-from diffusion.recipe.perceptual import Perceptual
 from diffusion.recipe.plan_entry import ChosenPlan
 from diffusion.samplers import Sampler
 from diffusion.sampling.caching import Cache

@@ -5,8 +5,10 @@ written to and read from JSON without executing anything.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -67,6 +69,15 @@ def put(config: ConfigDict, field: str, value: Any) -> None:
     config[name] = ConfigDict(value) if isinstance(value, Mapping) else value
 
 
+def value_at(config: Mapping, field: str) -> Any:
+    """The value of a dotted field of a config.
+
+    Raises:
+        KeyError: for a field that the config does not have.
+    """
+    return functools.reduce(operator.getitem, field.split("."), config)
+
+
 def to_json(config: ConfigDict | Mapping) -> str:
     """A config as JSON text with sorted keys, which `from_json` turns back into an equal config.
 
@@ -120,10 +131,7 @@ def require_names(config: Mapping, workdir: Any) -> None:
 
 def refused(config: Mapping, field: str, why: str, valid: str) -> ConfigError:
     """The error for a field: its path, its value, why it is refused, and what is valid."""
-    value = plain(config)
-    for name in field.split("."):
-        value = value[name]
-    return ConfigError(f"config.{field} = {value!r}, but {why}. Valid: {valid}.")
+    return ConfigError(f"config.{field} = {value_at(plain(config), field)!r}, but {why}. Valid: {valid}.")
 
 
 def wrappers(config: Mapping) -> str:

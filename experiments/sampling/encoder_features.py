@@ -13,8 +13,8 @@ from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
 from diffusion.recipe import ConfigError, names
+from diffusion.recipe.companions import Encoder
 from diffusion.recipe.described import described
-from diffusion.recipe.encoder import Encoder
 from diffusion.training import warm_start
 
 HOW = ("attention", "dtype")  # fields of a module that say how it computes its features, and not which

@@ -18,7 +18,7 @@ from diffusion.models import interchange
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.recipe import ConfigError, checks, names
-from diffusion.recipe.encoder import Encoder
+from diffusion.recipe.companions import Encoder
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments import test_encode
 from tests.experiments.run.test_features import OneConvolution

@@ -10,7 +10,7 @@ import pytest
 
 from diffusion.recipe import data, names
 from diffusion.recipe.autoencoder import Autoencoder
-from diffusion.recipe.encoder import Encoder
+from diffusion.recipe.companions import Encoder
 
 PICTURES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 3)), jnp.float32)
 
