@@ -1,7 +1,5 @@
 """Checks of a config: its fields must fit each other, the data, and the files that they name."""
 
-import functools
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +22,7 @@ from diffusion.recipe import (
 )
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.recipe import Recipe
-from diffusion.recipe.values import blamed_on, built_in_python, plain, refused, wrappers
+from diffusion.recipe.values import blamed_on, built_in_python, plain, refused, value_at, wrappers
 
 
 def validate(config: Mapping) -> Recipe:
@@ -35,12 +33,12 @@ def validate(config: Mapping) -> Recipe:
     """
     config = deprecated_fields.warned(config)
     fields.check(config)
-    resolver = resolve.Resolver(config)
-    recipe = Recipe(config=config, **resolver.arguments(config["data"]["shape"]))
+    recipe = resolve.recipe(config, config["data"]["shape"])
     fits.check(recipe)
     symbol_runs.check(recipe)
-    settings_checks.check(recipe, lambda: _check_base(recipe))
-    _check_buckets(resolver)
+    settings_checks.check(recipe)
+    _check_base(recipe)
+    _check_buckets(recipe)
     return recipe
 
 
@@ -190,9 +188,8 @@ def _check_base(recipe: Recipe) -> None:
         "data.damaged": ("stop", "the pictures are encoded before training starts"),
     }
     for field, (valid, why) in alone.items():
-        *sections, last = field.split(".")
-        section = functools.reduce(operator.getitem, sections, plain(config))
-        if section.get(last, valid) != valid:
+        section, _, last = field.rpartition(".")
+        if value_at(plain(config), section).get(last, valid) != valid:
             raise refused(config, field, why, repr(valid))
     if plain(config["data"]["augment"]) not in ((), ({"name": "flip"},)):
         valid = '(), or ({"name": "flip"},)'
@@ -237,8 +234,9 @@ def _check_base(recipe: Recipe) -> None:
         raise refused(config, "tuning.name", why, "the text-to-image model from which it was trained")
 
 
-def _check_buckets(resolver: resolve.Resolver) -> None:
-    config = resolver.config
+def _check_buckets(recipe: Recipe) -> None:
+    """Refuses pictures of several sizes where the data or the network support only one."""
+    config = recipe.config
     data = config["data"]
     shape = data["shape"]
     sizes = picture_sizes.sizes(config)
@@ -262,4 +260,4 @@ def _check_buckets(resolver: resolve.Resolver) -> None:
         valid = f"(height, width, channels) with one of the sizes {', '.join(f'{h} x {w}' for h, w in sizes)}"
         raise refused(config, "data.shape", "config.data.buckets needs the shape of samples", valid)
     for size in sizes:  # patches and halvings
-        resolver.model((*size, shape[-1]))
+        recipe.rebuilt.network((*size, shape[-1]))

@@ -35,7 +35,7 @@ def open_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Sourc
     Raises:
         ConfigError, DamagedRecord: as `source`.
     """
-    varied = picture_sizes.varied({"data": settings})
+    varied = picture_sizes.varied(settings)
     return _opened(settings["source"], split, settings["name"], settings["dir"], varied, seed)
 
 

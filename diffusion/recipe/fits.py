@@ -22,9 +22,7 @@ def check(recipe: Any) -> None:
         ConfigError: naming the fields of the config, their values and what is valid.
         ValueError: likewise without fields, for a recipe that was built in Python.
     """
-    config = recipe.config
-    objective = recipe.objective
-    sampler = recipe.sampling.sampler
+    config, objective = recipe.config, recipe.objective
     blamed = lambda *fields: blamed_on(config, *fields)
     if recipe.schedule.trained is not None and "schedule" not in objective.heads:
         with blamed("schedule.name", "objective.name"):
@@ -35,21 +33,45 @@ def check(recipe: Any) -> None:
     _check_players(recipe)
     if objective.reads is not None:
         with blamed("sample.sampler", "objective.coupling"):
-            objective.check_sampler(sampler)
+            objective.check_sampler(recipe.sampling.sampler)
     with blamed("model.name", "objective.name"):
         _check_form(recipe.network)
         objective.check_network(recipe.network)
+    _check_networks_beside(recipe)
+    with blamed("objective.coupling.block", "objective.name", "train.batch_size", "train.accumulate"):
+        objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
+    if recipe.parameterization is not None:
+        _check_parameterization(recipe)
+    if built_in_python(config) or not conditions_may_follow(config):
+        recipe.check_null()
+    with blamed("sample.guidance.scale", "objective.name"):
+        objective.check_scale(recipe.scale)
+    guided = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too
+    _check_labels(recipe, guided)
+    _check_interval(recipe)
+    check_measured(recipe)
+    if objective.process is None:  # `symbol_runs` checks runs on symbols
+        _check_way(recipe, guided)
+    _check_guidance(recipe, guided)
+    for guide in recipe.sampling.guides:
+        for run in guide.runs:
+            run.check(recipe)
+
+
+def _check_networks_beside(recipe: Any) -> None:
+    """Refuses an encoder, an autoencoder or a network of features that does not fit the objective."""
+    objective, companions = recipe.objective, recipe.companions
+    blamed = lambda *fields: blamed_on(recipe.config, *fields)
     with blamed("objective.wrappers", "encoder.network.name", "model.name", "second_player.objective.name"):
-        objective.check_features(recipe.network, recipe.companions.encoder is not None)
+        objective.check_features(recipe.network, companions.encoder is not None)
         beside = (objective.blocks.features or objective.heads) and not (objective.second and objective.second.separate)
-        if beside and recipe.companions.second is not None:
+        if beside and companions.second is not None:
             raise ValueError(
                 "with a second player, no other network can be trained with the model, and its features are not "
-                "available. "
-                "Valid: no terms, and no uncertainty"
+                "available. Valid: no terms, and no uncertainty"
             )
     with blamed("autoencoder.network.name", "objective.wrappers"):
-        if objective.beside.autoencoder != (recipe.companions.autoencoder is not None):
+        if objective.beside.autoencoder != (companions.autoencoder is not None):
             raise ValueError(
                 "the objective trains an autoencoder with the model, but the run has none. Valid: an autoencoder"
                 if objective.beside.autoencoder
@@ -59,69 +81,69 @@ def check(recipe: Any) -> None:
                 )
             )
     with blamed("perceptual.network.name", "objective.name"):
-        if recipe.companions.perceptual is not None and not objective.beside.perceptual:
+        if companions.perceptual is not None and not objective.beside.perceptual:
             raise ValueError("the objective compares no pictures by their features. Valid: no perceptual network")
-    with blamed("objective.coupling.block", "objective.name", "train.batch_size", "train.accumulate"):
-        objective.check_rows(config.train.batch_size // max(config.train.accumulate, 1))
-    if recipe.parameterization is not None:
-        with blamed("parameterization.name", "objective.name"):
-            objective.check_parameterization(recipe.parameterization)
-        with blamed("parameterization", "sample.grid"):
-            times = recipe.sampling.plan.t
-            if sampler.frames:  # the time at which the network sees finished frames
-                times = np.maximum(times, timesteps.clean_time(recipe.schedule))
-            parameterizations.check(recipe.parameterization, recipe.schedule, np.append(times, recipe.schedule.t_max))
-        with blamed("sample.sampler", "parameterization.name"):
-            if sampler.reads_variance and recipe.parameterization.channels == 1:
-                raise ValueError(
-                    'the sampler needs a variance, but the network predicts none. Valid: variance = "small" or "large"'
-                )
-    if built_in_python(config) or not conditions_may_follow(config):
-        recipe.check_null()
-    scale = recipe.scale
-    with blamed("sample.guidance.scale", "objective.name"):
-        objective.check_scale(scale)
-    kind = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too
-    with blamed("sample.guidance", "model.num_classes"):
-        _check_labels(recipe, kind)
-    with blamed("sample.guidance.interval", "objective.name"):
-        interval = config["sample"]["guidance"].get("interval")
-        trained = FlowMap in sampler.takes or objective.condition.strength
-        if interval is not None and trained and not objective.condition.interval:
+
+
+def _check_parameterization(recipe: Any) -> None:
+    """Refuses a parameterization that the objective, the times of sampling or the sampler do not take."""
+    parameterization, schedule, sampler = recipe.parameterization, recipe.schedule, recipe.sampling.sampler
+    blamed = lambda *fields: blamed_on(recipe.config, *fields)
+    with blamed("parameterization.name", "objective.name"):
+        recipe.objective.check_parameterization(parameterization)
+    with blamed("parameterization", "sample.grid"):
+        times = recipe.sampling.plan.t
+        if sampler.frames:  # the time at which the network sees finished frames
+            times = np.maximum(times, timesteps.clean_time(schedule))
+        parameterizations.check(parameterization, schedule, np.append(times, schedule.t_max))
+    with blamed("sample.sampler", "parameterization.name"):
+        if sampler.reads_variance and parameterization.channels == 1:
+            raise ValueError(
+                'the sampler needs a variance, but the network predicts none. Valid: variance = "small" or "large"'
+            )
+
+
+def _check_interval(recipe: Any) -> None:
+    """Refuses an interval of the guidance for a network that learned its guidance without one."""
+    condition = recipe.objective.condition
+    interval = recipe.config["sample"]["guidance"].get("interval")
+    trained = FlowMap in recipe.sampling.sampler.takes or condition.strength
+    with blamed_on(recipe.config, "sample.guidance.interval", "objective.name"):
+        if interval is not None and trained and not condition.interval:
             raise ValueError(
                 "guidance is learned in training, and this network does not receive the interval. Valid: "
                 "interval = None, or improved_mean_flow, whose guidance has an interval"
             )
-    check_measured(recipe)
-    if objective.process is None:  # `symbol_runs` checks runs on symbols
-        _check_way(recipe, kind)
+
+
+def _check_guidance(recipe: Any, guided: Any) -> None:
+    """Refuses a guidance that the sampler, the guides, the cache or the network cannot use."""
+    sampling, sampler, scale = recipe.sampling, recipe.sampling.sampler, recipe.scale
+    blamed = lambda *fields: blamed_on(recipe.config, *fields)
     with blamed("sample.guidance.name"):
-        if scale != 1 and isinstance(kind, Unpaired) and Unpaired not in sampler.takes:
+        if scale != 1 and isinstance(guided, Unpaired) and Unpaired not in sampler.takes:
             raise ValueError(
                 "this guidance changes x0 and eps so that they no longer belong to x_t, which the sampler does not "
                 "support. Valid: ddim"
             )
     with blamed("sample.guides", "sample.guidance.name", "sample.sampler"):
-        if recipe.sampling.guides and scale != 1 and isinstance(kind, (Memory, Unpaired)):
+        if sampling.guides and scale != 1 and isinstance(guided, (Memory, Unpaired)):
             raise ValueError(
                 "guides change a plain denoiser, but this guidance is not one. Valid: e.g. classifier_free"
             )
-        if (recipe.sampling.guides or recipe.sampling.conditions) and FlowMap in sampler.takes:
+        if (sampling.guides or sampling.conditions) and FlowMap in sampler.takes:
             raise ValueError("a flow map is guided during its training. Valid: guides = (), and classifier_free")
     with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
-        _check_cache(recipe, kind)
+        _check_cache(recipe, guided)
     with blamed("sample.guidance.name", "objective.wrappers"):
         learns_variance = recipe.parameterization is not None and recipe.parameterization.channels > 1
-        if recipe.sampling.depths and (objective.blocks.early is None or learns_variance):
+        if sampling.depths and (recipe.objective.blocks.early is None or learns_variance):
             raise ValueError(
                 "the guidance needs a prediction from the middle of the network, but the network has none, or "
                 "it learns a variance. Valid: early_prediction among objective.wrappers"
             )
-        if recipe.sampling.depths and recipe.sampling.cache is not None:
+        if sampling.depths and sampling.cache is not None:
             raise ValueError("the guidance needs features that a cache would skip. Valid: no cache")
-    for guide in recipe.sampling.guides:
-        for run in guide.runs:
-            run.check(recipe)
 
 
 def check_measured(recipe: Any) -> None:
@@ -226,13 +248,14 @@ def _check_labels(recipe: Any, guided: Any) -> None:
     """Refuses further classes of the guidance that the network does not have, and exponents without their class."""
     labels = plain(recipe.config["sample"]["guidance"]).get("labels") or ()
     classes = recipe.examples.num_classes
-    if outside := [label for label in labels if not 0 <= label <= classes]:
-        raise ValueError(f"labels has {outside[0]}. Valid: 0 .. {classes}, where {classes} stands for no class")
-    if isinstance(guided, Product) and len(guided.exponents) != 1 + len(labels):
-        raise ValueError(
-            f"{len(guided.exponents)} exponents for the sample's own class and the labels {tuple(labels)}. Valid: "
-            f"{1 + len(labels)} exponents"
-        )
+    with blamed_on(recipe.config, "sample.guidance", "model.num_classes"):
+        if outside := [label for label in labels if not 0 <= label <= classes]:
+            raise ValueError(f"labels has {outside[0]}. Valid: 0 .. {classes}, where {classes} stands for no class")
+        if isinstance(guided, Product) and len(guided.exponents) != 1 + len(labels):
+            raise ValueError(
+                f"{len(guided.exponents)} exponents for the sample's own class and the labels {tuple(labels)}. Valid: "
+                f"{1 + len(labels)} exponents"
+            )
 
 
 def conditions_may_follow(config: Mapping) -> bool:

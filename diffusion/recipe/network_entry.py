@@ -36,19 +36,16 @@ def build(parts: Any, shape: Any = None) -> Any:
             "must take `dropout_keys` and state it by `takes_dropout`, which this one does not. Valid: 0."
         )
     attention = getattr(module, "attention", "matmul")
-    if objective.network.forward_mode and attention == "cudnn":
-        raise ConfigError(
-            f"config.model.attention = {attention!r} has no forward-mode derivative, but config.objective.name = "
-            f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: auto, "
-            "auto_jvp, cudnn_jvp, matmul, xla."
-        )
-    if objective.network.forward_mode and parts.config["train"]["products"] == "fp8":
-        raise ConfigError(
-            "config.train.products = 'fp8' has no forward-mode derivative, but config.objective.name = "
-            f"{parts.config['objective']['name']!r} differentiates the network in forward mode. Valid: dtype."
-        )
-    if objective.network.forward_mode and attention == "auto":
-        module = module.clone(attention="auto_jvp")
+    if objective.network.forward_mode:
+        by = f"config.objective.name = {parts.config['objective']['name']!r} differentiates the network in forward mode"
+        lacks = f"has no forward-mode derivative, but {by}"
+        if attention == "cudnn":
+            valid = "auto, auto_jvp, cudnn_jvp, matmul, xla"
+            raise ConfigError(f"config.model.attention = 'cudnn' {lacks}. Valid: {valid}.")
+        if parts.config["train"]["products"] == "fp8":
+            raise ConfigError(f"config.train.products = 'fp8' {lacks}. Valid: dtype.")
+        if attention == "auto":
+            module = module.clone(attention="auto_jvp")
     takes_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
     return module.clone(shape=None) if shape is None and takes_any_shape else module
 

@@ -77,9 +77,7 @@ def _settings_of(parts: Any, function: Callable | None) -> dict[str, Callable[[A
         null = {"null": null_condition.null_class(parts.config)} if takes(kind, "null") else {}
         return applied(kind, entry, path, argument, **null)
 
-    kinds = {argument: tuples_of(annotation(function, argument)) for argument in SETTINGS}
+    tuple_types = {argument: tuples_of(annotation(function, argument)) for argument in SETTINGS}
     return {
-        argument: functools.partial(setting, tuple_types[0], argument)
-        for argument, tuple_types in kinds.items()
-        if tuple_types
+        argument: functools.partial(setting, types[0], argument) for argument, types in tuple_types.items() if types
     }

@@ -39,11 +39,11 @@ def sizes(config: Mapping) -> tuple[buckets.Size, ...]:
         ) from error
 
 
-def varied(config: Mapping) -> tuple[int, int] | tuple[()]:
-    """(H, W) of the samples where the run's pictures have several sizes; () where all have one."""
-    if not config["data"]["buckets"]["area"]:
+def varied(settings: Mapping) -> tuple[int, int] | tuple[()]:
+    """(H, W) of the samples where the pictures of `config.data` have several sizes; () where all have one."""
+    if not settings["buckets"]["area"]:
         return ()
-    height, width = config["data"]["shape"][:2]
+    height, width = settings["shape"][:2]
     return height, width
 
 

@@ -135,10 +135,9 @@ def _within(section: str, changed: Iterable[str]) -> bool:
 def recorded(config: ConfigDict, parts: Mapping[str, Any], data: Any) -> ConfigDict:
     """The config with descriptions of the parts in the place of their names, as far as parts can be described."""
     config = config.copy_and_resolve_references()
-    classes = parts["num_classes"]
     for name, field in RECORDED.items():
         put(config, field, described(parts[name]))
-    config.model.num_classes = classes
+    config.model.num_classes = parts["num_classes"]
     if teacher := parts["teacher"]:
         pairs = {"number": teacher.pairs, "sampler": described(teacher.pair_sampler), "steps": teacher.pair_steps}
         config.teacher.update({"path": str(teacher.path), "scale": teacher.scale, "pairs": pairs})

@@ -79,12 +79,9 @@ class Recipe:
         if self.rebuilt is not None:
             return  # it is complete
         arguments, spec = python_recipes.completed(self)
-        for name, value in arguments.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(arguments)  # a frozen dataclass refuses assignments
         if spec is not None:
-            on_data = self.on(spec)
-            for field in dataclasses.fields(self):
-                object.__setattr__(self, field.name, getattr(on_data, field.name))
+            vars(self).update(vars(self.on(spec)))
         fits.check(self)
         symbol_runs.check(self)
         settings_checks.check(self)

@@ -2,7 +2,7 @@
 
 import math
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from diffusion.metrics import features, ngrams, vector_distances
@@ -15,12 +15,8 @@ from diffusion.training import sharding
 LOSS = "held_out_loss"  # the figure of config.evaluate.loss, of the moving average
 
 
-def check(recipe: Any, check_base: Callable[[], None] = lambda: None) -> None:
+def check(recipe: Any) -> None:
     """Refuses settings that do not fit the recipe, or that nothing of it reads.
-
-    Args:
-        recipe: the run's recipe.
-        check_base: a check of the model that the run tunes, where a config names one.
 
     Raises:
         ConfigError: naming the first field at fault, its value and what is valid.
@@ -28,7 +24,6 @@ def check(recipe: Any, check_base: Callable[[], None] = lambda: None) -> None:
     _check_training(recipe.config)
     _check_evaluation(recipe.config)
     _check_no_base(recipe)
-    check_base()
     _check_text(recipe)
     _check_autoencoder(recipe)
     _check_encoder(recipe)

@@ -1,7 +1,5 @@
 """Checks of a run on symbols: the supported fields, and that process, network, sampler and data fit each other."""
 
-import functools
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +14,7 @@ from diffusion.models import facts
 from diffusion.objectives import Restores
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.defaults import defaults
-from diffusion.recipe.values import blamed_on, built_in_python, plain
+from diffusion.recipe.values import blamed_on, built_in_python, plain, refused, value_at
 
 CHECKED = 256  # records whose symbols are compared with the process before a run
 UNREAD = {  # fields that say nothing of symbols, and why
@@ -92,12 +90,11 @@ def check_records(process: AnyPath, source: Any) -> None:
 
 
 def _check_unread(config: Mapping) -> None:
-    plainest = plain(defaults())
-    value = lambda config, field: functools.reduce(operator.getitem, field.split("."), config)
+    config, plainest = plain(config), plain(defaults())
     for field, why in UNREAD.items():
-        default = value(plainest, field)
-        if value(plain(config), field) != default:
-            raise ConfigError(f"config.{field} = {value(plain(config), field)!r}, but {why}. Valid: {default!r}.")
+        default = value_at(plainest, field)
+        if value_at(config, field) != default:
+            raise refused(config, field, why, repr(default))
 
 
 def _check_reading(recipe: Any, reads: Restores) -> None:

@@ -5,6 +5,7 @@ the run computes the same. To move or add a field, append a function to the list
 whether a field exists, because folders of all these versions state no version.
 """
 
+import copy
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -66,14 +67,14 @@ def _second_player(fields: Fields) -> None:
         fields["second_player"] = fields.pop("rival")
 
 
-def _encoder(fields: Fields) -> None:
-    if isinstance(fields.get("data"), dict):  # what holds no data is no config
-        fields.setdefault("encoder", {"network": {"name": ""}, "path": "", "size": 0})
+def _adds_section(name: str, section: Fields) -> Callable[[Fields], None]:
+    """The migration that adds a section to a config that lacks it."""
 
+    def migrate(fields: Fields) -> None:
+        if isinstance(fields.get("data"), dict):  # what holds no data is no config
+            fields.setdefault(name, copy.deepcopy(section))
 
-def _perceptual(fields: Fields) -> None:
-    if isinstance(fields.get("data"), dict):
-        fields.setdefault("perceptual", {"network": {"name": ""}, "path": ""})
+    return migrate
 
 
 def _tuning(fields: Fields) -> None:
@@ -83,11 +84,6 @@ def _tuning(fields: Fields) -> None:
         fields.setdefault("prior", {"prompt": "", "number": 200, "weight": 1.0})
         if isinstance(fields["data"].get("text"), dict):
             fields["data"]["text"].setdefault("prompt", "")
-
-
-def _autoencoder(fields: Fields) -> None:
-    if isinstance(fields.get("data"), dict):
-        fields.setdefault("autoencoder", {"network": {"name": ""}, "path": ""})
 
 
 def _streams_of_series(fields: Fields) -> None:
@@ -209,14 +205,14 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _adds("sample", "driver", {"name": "sample"}),
     _adds("sample", "guides", ()),
     _adds("sample", "measurement", {"operator": {"name": ""}, "pictures": "", "noise_std": 0.0}),
-    _encoder,
+    _adds_section("encoder", {"network": {"name": ""}, "path": "", "size": 0}),
     _adds("second_player", "network", {"name": ""}),
-    _perceptual,
+    _adds_section("perceptual", {"network": {"name": ""}, "path": ""}),
     _adds("train", "products", "dtype"),
     _adds("sample", "cache", {"name": ""}),
     _adds("sample", "merge", 0.0),
     _tuning,
-    _autoencoder,
+    _adds_section("autoencoder", {"network": {"name": ""}, "path": ""}),
     _streams_of_series,
     _couplings_that_saw_no_condition,
     _adds("evaluate", "overlap", "stop"),

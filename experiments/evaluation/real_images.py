@@ -88,7 +88,7 @@ def require_held_out(recipe: Recipe) -> None:
 def _read_split(text: str, split: str) -> Split:
     """The split of a config's data, whose fields are a text, the key of the cache."""
     settings = from_json(text)
-    return _read(data.open_settings(settings, split), settings["damaged"], picture_sizes.varied({"data": settings}))
+    return _read(data.open_settings(settings, split), settings["damaged"], picture_sizes.varied(settings))
 
 
 def _read(source: sources.Source | Stream, damaged: str, sizes: tuple[int, int] | tuple[()]) -> Split:
