@@ -74,7 +74,7 @@ def features_of(
         ConfigError: for a run of other conditions.
     """
     recipe = run.recipe
-    if recipe.examples.null is not None and not recipe.examples.by_class:
+    if recipe.examples.by_record:
         raise ConfigError("diffusion attribute supports only runs on classes, or without conditions.")
     parameterization = recipe.parameterization
     project = attribution.sketch(jax.random.key(0), run.params, k)

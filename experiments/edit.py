@@ -41,8 +41,7 @@ from diffusion.arrays import padding, pytrees
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import plots
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sample import requested_labels
-from diffusion.experiments.sampling import editors, generate, run_denoiser, trained_run
+from diffusion.experiments.sampling import editors, generate, requested, run_denoiser, trained_run
 from diffusion.io import files
 from diffusion.io.leaf_names import leaves_of
 from diffusion.recipe import ConfigError
@@ -72,7 +71,7 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         raise ConfigError(
             "--labels: the condition of the examples has a mask, so it is not a class alone. Valid: no --labels"
         )
-    wanted = present if labels is None else requested_labels(labels, len(present), run.recipe.examples.num_classes)
+    wanted = present if labels is None else requested.labels(labels, run.recipe, len(present))
     present, wanted = generate.as_condition(present), generate.as_condition(wanted)
     real = run_denoiser.real_of(run.recipe, present)
     shown = to_uint8 if run.recipe.makes_bytes else lambda x: x

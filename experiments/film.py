@@ -106,9 +106,8 @@ def film(
     clips = np.stack([record["image"] for record in records])
     classes = np.array([record.get("label", 0) for record in records], np.int32)
     labels: Any = classes
-    if recipe.examples.null is not None and not recipe.examples.by_class:
-        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
-        labels = conditioned(stacked)
+    if recipe.examples.by_record:
+        labels = conditioned(pipeline.stacked_conditions(records)["condition"])
     run_denoiser.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
     plan = timesteps.plan(run.grid)

@@ -78,7 +78,7 @@ def measure(
             raise ConfigError(
                 f"--times={t:g} must be above 0 and below {0.9 * top:g}, which is 0.9 of the schedule's t_max."
             )
-    if run.recipe.examples.null is not None and not run.recipe.examples.by_class:
+    if run.recipe.examples.by_record:
         raise ConfigError("diffusion membership supports only runs on classes, or without conditions.")
     splits = {"members": config.data.split, "others": config.evaluate.split}
     shared = held_out.trained_on(*(real_images.split_of(config, split) for split in splits.values()))

@@ -103,8 +103,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 
-import numpy as np
-
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import requested, run_samples
 from diffusion.io import content_credentials
@@ -138,31 +136,13 @@ def main(argv: list[str]) -> None:
     out = workdir.output_folder(values.out) if values.out else None
     sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
-    if values.labels and recipe.examples.num_classes and not recipe.examples.by_class:
-        raise ConfigError(
-            f"--labels={','.join(values.labels)}: in this run the class is one entry of the condition. Valid: "
-            f"--condition=FILE.npz, with an array for each of {', '.join(recipe.examples.null)}."
-        )
-    labels = values.labels and requested_labels(values.labels, config.sample.number, recipe.examples.num_classes)
+    labels = values.labels and requested.labels(values.labels, recipe, config.sample.number)
     if values.condition:
         labels = requested.conditions(values.condition, recipe)
     with as_config_errors():
         mark = watermarks.load(values.watermark) if values.watermark else None
     chosen = (values.step, values.weights, values.average, mark, signer, values.quantised, values.infill)
     run_samples.sample(recipe, values.workdir, out, labels, *chosen)
-
-
-def requested_labels(names: list[str], number: int, num_classes: int) -> np.ndarray:
-    """int32 `[number]` labels: the requested classes in turn.
-
-    Raises:
-        ConfigError: if one is not a class of the model.
-    """
-    for label in names:
-        if not label.isdigit() or int(label) >= num_classes:
-            valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
-            raise ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}.")
-    return np.resize(np.array(names, np.int32), number)
 
 
 if __name__ == "__main__":

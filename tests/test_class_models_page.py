@@ -27,6 +27,4 @@ def test_every_line_of_the_page_runs(tmp_path, monkeypatch):
         assert made.shape[0] == 2 and made.dtype == np.uint8 and np.ptp(made) > 10, out
     assert (tmp_path / "written/model_index.json").is_file()
     refused = commands.run("diffusion", "sample", "--model=cd_imagenet64", "--labels=5", cwd=tmp_path)
-    assert (
-        refused.returncode == 2 and "'5' is not a class of this model. Valid: 0 .. 4 of its 5 classes" in refused.stderr
-    )
+    assert refused.returncode == 2 and "'5' is not a class of this model. Valid: integers in 0 .. 4" in refused.stderr

@@ -125,6 +125,11 @@ class Examples:
         """Whether the condition is the class alone, and not one of several entries."""
         return self.num_classes > 0 and not isinstance(self.null, Mapping)
 
+    @property
+    def by_record(self) -> bool:
+        """Whether the condition is what the data's records have as "condition", and not the class alone."""
+        return self.null is not None and not self.by_class
+
     def null_condition(self, number: int) -> Any:
         """The null condition of `number` samples: a pytree of arrays `[number, ...]`, or None."""
         repeated = lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (number, *np.shape(leaf)))

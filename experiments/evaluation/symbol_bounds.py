@@ -93,7 +93,7 @@ def bound_of(recipe: Recipe, params: Any) -> tuple[str, Callable[..., Any]]:
     process = reads.process
     if isinstance(process, discrete.MetricPath):
         raise ConfigError(f"--metrics=symbols: {named} has a path of distances, which has no bound. Valid: a process.")
-    if recipe.examples.null is not None and not recipe.examples.by_class:
+    if recipe.examples.by_record:
         raise ConfigError("--metrics=symbols: the conditions of this run are no classes. Valid: classes, or none.")
     block = recipe.objective.network.causal or 0
     name, bound = _named(process, block)

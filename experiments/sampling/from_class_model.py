@@ -10,7 +10,6 @@ Writes samples.npz, samples.json and the pictures that show them into --out, as 
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from absl import flags
 from ml_collections import ConfigDict
 
@@ -62,37 +61,19 @@ def main(
     with as_config_errors():
         key = prompt_flags.SETTINGS["watermark"].value
         mark = watermarks.load(key) if key else None
-        classes = class_models.classes_of(folder)
-        numbers = labels and numbered(labels, recipe.examples.num_classes, classes, config.sample.number)
+        words = class_models.classes_of(folder)
+        conditions = labels and requested.labels(labels, recipe, config.sample.number, words)
         if condition is not None:
-            numbers = requested.conditions(condition, recipe)
+            conditions = requested.conditions(condition, recipe)
         model = class_models.load(folder)
     quantised = model_flags.QUANTISED.value
-    return run_samples.sample_weights(recipe, weights_of(model), out or "pictures", numbers, mark, signer, quantised)
+    return run_samples.sample_weights(recipe, weights_of(model), out or "pictures", conditions, mark, signer, quantised)
 
 
 def weights_of(model: ClassModel) -> run_samples.Weights:
     """The parameters of a published model, as samples name them."""
     description = {"model": model.name, "sha256": model.sha256}
     return run_samples.Weights(model.params, model.name, model.name, description, {"sha256": model.sha256})
-
-
-def numbered(labels: Sequence[str], num_classes: int, classes: dict[str, int], number: int) -> np.ndarray:
-    """int32 `[number]`: classes by their numbers or words, in turn.
-
-    Raises:
-        ConfigError: for one that the model does not have; says how many it has.
-    """
-    rows = []
-    for label in labels:
-        label = label.strip()
-        row = int(label) if label.isdigit() else classes.get(label, -1)
-        if not 0 <= row < num_classes:
-            valid = f"0 .. {num_classes - 1} of its {num_classes} classes" if num_classes else "none: it has no classes"
-            words = ", or words of the model's id2label" if classes else ""
-            raise ConfigError(f"--labels: {label!r} is not a class of this model. Valid: {valid}{words}.")
-        rows.append(row)
-    return np.resize(np.array(rows, np.int32), number)
 
 
 def _check_flags() -> None:

@@ -88,20 +88,19 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
     """
     if recipe.examples.by_class and (records := _measured_records(recipe)):
         return np.resize(np.array([record["label"] for record in records], np.int32), number)
-    if recipe.examples.by_class or recipe.examples.null is None or recipe.receives_text:
+    if not recipe.examples.by_record or recipe.receives_text:
         return balanced_labels(number, recipe.examples.num_classes)
     source = data.open_recipe(recipe)
     if isinstance(source, Stream):
         records = source.take(number)
     else:
         records = pipeline.fetch(source, np.arange(number) % len(source))
-    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(record["condition"] for record in records))
-    return jax.tree.map(np.asarray, conditioned(stacked))
+    return jax.tree.map(np.asarray, conditioned(pipeline.stacked_conditions(records)["condition"]))
 
 
 def classes_of(recipe: Recipe, conditions: Any) -> np.ndarray:
     """The class in each of the conditions, int32 `[number]`; zeros where they have none."""
-    if recipe.examples.by_class or recipe.examples.null is None:
+    if not recipe.examples.by_record:
         return conditions
     if recipe.examples.num_classes:
         return np.asarray(conditions["label"], np.int32)

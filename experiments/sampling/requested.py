@@ -1,7 +1,7 @@
-"""The conditions that a command line requests: a vector, a caption, or a file of arrays."""
+"""The conditions that a command line requests: classes, a vector, a caption, or a file of arrays."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +11,35 @@ from diffusion.data import series_masks
 from diffusion.io import npy, npz
 from diffusion.recipe import ConfigError, as_config_errors, data
 from diffusion.recipe.recipe import Recipe
+
+
+def labels(names: Sequence[str], recipe: Recipe, number: int, words: Mapping[str, int] | None = None) -> np.ndarray:
+    """The requested classes in turn, int32 `[number]`.
+
+    Args:
+        names: the classes, each by its number or by one of its words.
+        recipe: the recipe of the model.
+        number: how many labels to return.
+        words: {word: number of its class}, for a model whose classes have words.
+
+    Raises:
+        ConfigError: for a class that the model does not have, or a model whose condition is more than the class.
+    """
+    num_classes = recipe.examples.num_classes
+    if num_classes and not recipe.examples.by_class:
+        raise ConfigError(
+            f"--labels={','.join(names)}: in this run the class is one entry of the condition. Valid: "
+            f"--condition=FILE.npz, with an array for each of {', '.join(recipe.examples.null)}."
+        )
+    rows = []
+    for name in map(str.strip, names):
+        row = int(name) if name.isdigit() else (words or {}).get(name, -1)
+        if not 0 <= row < num_classes:
+            valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
+            also = ", or words of the model's id2label" if words else ""
+            raise ConfigError(f"--labels: {name!r} is not a class of this model. Valid: {valid}{also}.")
+        rows.append(row)
+    return np.resize(np.array(rows, np.int32), number)
 
 
 def conditions(text: str, recipe: Recipe) -> Any:
@@ -29,7 +58,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
         ConfigError: for a run without such conditions, text that is neither, or arrays that do not fit; says what does.
     """
     null = recipe.examples.null
-    if null is None or recipe.examples.by_class or recipe.receives_text:
+    if not recipe.examples.by_record or recipe.receives_text:
         raise ConfigError(
             f"--condition={text}: the data of this run have no conditions. Valid: no --condition, or --labels."
         )
@@ -44,7 +73,7 @@ def conditions(text: str, recipe: Recipe) -> Any:
     if vector is None and not is_file:
         condition_of = getattr(data.open_recipe(recipe), "condition_of", None)
         if condition_of is not None:
-            return _of_caption(text, condition_of, recipe.config.sample.number)
+            return _caption_condition(text, condition_of, recipe.config.sample.number)
     try:
         if path.suffix == ".npz":
             names = tuple(null) if isinstance(null, dict) else ("condition",)
@@ -89,7 +118,7 @@ def _vector(text: str) -> np.ndarray | None:
         return None
 
 
-def _of_caption(caption: str, condition_of: Callable[[str], Any], number: int) -> Any:
+def _caption_condition(caption: str, condition_of: Callable[[str], Any], number: int) -> Any:
     """The condition of a caption, `number` times.
 
     Raises:

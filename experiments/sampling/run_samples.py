@@ -149,7 +149,7 @@ def sample_weights(
     if mesh is not None:
         params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     recipe = generate.trained(recipe, params)
-    make = generate.generator(recipe, mesh, watermark) if watermark else generate.generator(recipe, mesh)
+    make = generate.generator(recipe, mesh, watermark)
     began = time.perf_counter()
     key = batches_on_disk.key(config, weights.identity, json.dumps(description), labels, seeds)
     unfinished = out / f".samples-{key}"
@@ -246,7 +246,7 @@ def _write(out, recipe, make, params, images, labels, from_records, seeds, recor
     if recipe.examples.structure is not None:
         arrays |= leaves_of({"images": pytrees.unpack(images, recipe.examples.structure)})
         del arrays["images"]
-    if recipe.examples.null is not None and not recipe.examples.by_class:
+    if recipe.examples.by_record:
         arrays |= leaves_of({"condition": labels})
     with files.atomic(out / "samples.npz") as file:
         np.savez(file, **arrays)  # deflate is 20 times as slow, and gains 8 % or so

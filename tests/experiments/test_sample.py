@@ -12,9 +12,8 @@ import pytest
 
 from configs import digits
 from diffusion.experiments import train
-from diffusion.experiments.sample import requested_labels
 from diffusion.experiments.sampling import generate
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import resolve
 
 SHAPE = (8, 8, 1)
 ROOT = pathlib.Path(__file__).parents[2]
@@ -85,15 +84,6 @@ def test_seeds_of_two_runs_have_none_in_common(config):
 
 def test_labels_are_balanced():
     assert sorted(np.bincount(generate.balanced_labels(1003, 10))) == [100] * 7 + [101] * 3
-
-
-def test_a_label_out_of_range_is_refused():
-    assert requested_labels(["3", "8"], 5, 10).tolist() == [3, 8, 3, 8, 3]
-    for wrong in ("10", "-1", "three"):
-        with pytest.raises(ConfigError, match=r"0 \.\. 9"):
-            requested_labels([wrong], 5, 10)
-    with pytest.raises(ConfigError, match="no classes"):
-        requested_labels(["0"], 5, 0)
 
 
 @pytest.mark.extended

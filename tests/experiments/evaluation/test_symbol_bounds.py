@@ -10,6 +10,7 @@ from diffusion import discrete, timesteps
 from diffusion.experiments.evaluation import symbol_bounds
 from diffusion.objectives import Objective
 from diffusion.recipe import ConfigError
+from diffusion.recipe.sections import Examples
 from diffusion.schedules import rectified_flow
 from tests.discrete.enumerated import PROCESSES, Enumerated
 
@@ -20,7 +21,7 @@ RATES = discrete.rate_process(discrete.linear(), discrete.banded_rates(4))
 def recipe_of(objective, data=None, null=None):
     network = types.SimpleNamespace(apply=lambda params, x, t, condition: data.predictor()(x, t))
     config = types.SimpleNamespace(objective=types.SimpleNamespace(name="its name"))
-    examples = types.SimpleNamespace(null=null, by_class=False)
+    examples = Examples(null=null, num_classes=0)
     return types.SimpleNamespace(objective=objective, network=network, examples=examples, config=config)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, schedules, timesteps
-from diffusion.experiments import evaluate, sample as command, train as training
+from diffusion.experiments import evaluate, train as training
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, requested, run_samples
 from diffusion.recipe import ConfigError, checks, names
@@ -230,4 +230,5 @@ def test_requested_conditions_hold_classes_of_the_network(tmp_path):
     np.savez(tmp_path / "c.npz", label=[0, 3], vector=[[0.5], [1.5]])
     with pytest.raises(ConfigError, match=r"has the classes \[0, 3\]\. Valid: integers in 0 \.\. 2\."):
         requested.conditions(str(tmp_path / "c.npz"), recipe)
-    assert command.requested_labels(["2", "0"], 3, 3).tolist() == [2, 0, 2]
+    with pytest.raises(ConfigError, match=r"--labels=2,0: in this run the class is one entry.*each of label, vector"):
+        requested.labels(["2", "0"], recipe, 3)

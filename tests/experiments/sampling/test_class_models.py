@@ -13,14 +13,7 @@ import pytest
 
 from diffusion import samplers
 from diffusion.experiments.run_folder import workdir
-from diffusion.experiments.sampling import (
-    class_model_folders,
-    class_models,
-    from_class_model,
-    generate,
-    run_denoiser,
-    trained_run,
-)
+from diffusion.experiments.sampling import class_model_folders, class_models, generate, run_denoiser, trained_run
 from diffusion.io import limits
 from diffusion.models.interchange.family import Refusal
 from diffusion.recipe import ConfigError
@@ -121,17 +114,6 @@ def test_a_published_model_is_a_run_and_a_run_is_written_for_diffusers_again(nam
     theirs, ours = (json.loads((place / "scheduler/scheduler_config.json").read_text()) for place in folders)
     common = theirs.keys() & ours.keys()
     assert {field: theirs[field] for field in common} == {field: ours[field] for field in common}
-
-
-def test_classes_have_numbers_and_words():
-    words = {"white shark": 2, "goldfish": 1}
-    np.testing.assert_array_equal(
-        from_class_model.numbered(["goldfish", "4", "white shark"], 5, words, 4), [1, 4, 2, 1]
-    )
-    with pytest.raises(ConfigError, match=r"'5' is not a class of this model\. Valid: 0 \.\. 4 of its 5 classes"):
-        from_class_model.numbered(["5"], 5, {}, 1)
-    with pytest.raises(ConfigError, match="none: it has no classes"):
-        from_class_model.numbered(["0"], 0, {}, 1)
 
 
 def _cut(path):

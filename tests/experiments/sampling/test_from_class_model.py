@@ -64,15 +64,6 @@ def test_flags_of_prompts_and_values_out_of_range_are_refused(made, flags, monke
     assert not made[1]
 
 
-def test_words_and_numbers_that_are_no_class_are_refused():
-    np.testing.assert_array_equal(from_class_model.numbered([" 0 ", "2"], 3, {}, 3), [0, 2, 0])
-    for label in ("shark", "3", "-1"):
-        with pytest.raises(
-            ConfigError, match=f"'{label}' is not a class of this model. Valid: 0 .. 2 of its 3 classes"
-        ):
-            from_class_model.numbered([label], 3, {"cat": 2}, 1)
-
-
 def test_defaults_of_a_request_are_one_picture_of_seed_0():
     assert (prompt_flags.NUMBER.default, prompt_flags.SEED.default) == (1, 0)
     assert prompt_flags.PROMPT.default is None and prompt_flags.AGAIN.default is None

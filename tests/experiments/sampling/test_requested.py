@@ -28,6 +28,25 @@ def source(monkeypatch):
     return opened
 
 
+def test_classes_are_named_by_numbers_and_words_and_taken_in_turn():
+    classes = lambda number: recipe(np.zeros((), np.int32) if number else None, num_classes=number)
+    words = {"white shark": 2, "goldfish": 1}
+    assert requested.labels(["3", " 8 "], classes(10), 5).tolist() == [3, 8, 3, 8, 3]
+    assert requested.labels(["goldfish", "4", "white shark"], classes(5), 4, words).tolist() == [1, 4, 2, 1]
+    assert requested.labels(["0"], classes(1), 1).dtype == np.int32
+    for wrong in ("10", "-1", "goldfish"):
+        with pytest.raises(
+            ConfigError, match=rf"'{wrong}' is not a class of this model\. Valid: integers in 0 \.\. 9\.$"
+        ):
+            requested.labels([wrong], classes(10), 1)
+    with pytest.raises(
+        ConfigError, match=r"'cat' is not .*Valid: integers in 0 \.\. 4, or words of the model's id2label\.$"
+    ):
+        requested.labels(["cat"], classes(5), 1, words)
+    with pytest.raises(ConfigError, match=r"Valid: none: the model has no classes\.$"):
+        requested.labels(["0"], classes(0), 1)
+
+
 def test_a_caption_is_the_condition_that_the_data_give_it(source):
     source.condition_of = condition_of_words
     found = requested.conditions("two, three", recipe({"vector": VECTOR}, number=4))
