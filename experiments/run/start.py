@@ -54,29 +54,38 @@ def first_state(
         train_state, description = restored
         train_state, encoder = with_encoder(config, program, train_state, description.get("encoder"))
         train_state, base = tuned_base.restored(program, train_state, description.get("base"))
-        step = int(train_state.step)
-        resumed = (description.get("best"), True, description.get("stream"), description.get("order", 1), encoder, base)
-        return train_state, Start(step, description["examples"], description["interval"], fingerprint, *resumed)
+        return train_state, Start(
+            int(train_state.step),
+            description["examples"],
+            description["interval"],
+            fingerprint,
+            description.get("best"),
+            resumed=True,
+            stream=description.get("stream"),
+            order=description.get("order", 1),
+            encoder=encoder,
+            base=base,
+        )
+    begun = Start(0, 0, training_means.empty(), fingerprint, best=None, resumed=False)
     if program.tuned is not None:
         train_state, base = tuned_base.first(program)
-        train_state = (
-            _from_weights(config.init_from, train_state, program.average) if config.init_from.path else train_state
-        )
-        return train_state, Start(0, 0, training_means.empty(), fingerprint, None, False, base=base)
+        if config.init_from.path:
+            train_state = _from_weights(config.init_from, train_state, program.average)
+        return train_state, begun._replace(base=base)
     unsaved, encoder = _encoder(config, program)
     train_state = sharding.create(program.init, program.target, program.seed)
     train_state = train_state._replace(unsaved=unsaved) if encoder else train_state
     if config.perceptual.path:
-        features = _loaded("perceptual", config.perceptual.path, train_state.frozen[FEATURES])[0]
-        train_state = train_state._replace(frozen={**train_state.frozen, FEATURES: features})
+        frozen = train_state.frozen
+        features, _ = encoder_features.read_frozen("perceptual", config.perceptual.path, frozen[FEATURES])
+        train_state = train_state._replace(frozen={**frozen, FEATURES: features})
     if config.autoencoder.path:
         train_state = _with_autoencoder(config.autoencoder.path, train_state, program.average)
     if config.init_from.path:
         train_state = _from_weights(config.init_from, train_state, program.average)
     if config.teacher.path:
         train_state = _with_teacher(config, train_state, program.teacher)
-    start = Start(0, 0, training_means.empty(), fingerprint, None, False)
-    return train_state, start._replace(encoder=encoder)
+    return train_state, begun._replace(encoder=encoder)
 
 
 def with_encoder(
@@ -126,27 +135,8 @@ def _encoder(config: ConfigDict, program: Program) -> tuple[dict[str, Any] | Non
         if jax.process_count() > 1:
             return params, None
         return params, {"path": "", "sha256": encoder_features.digest(jax.device_get(params[ENCODER]))}
-    params, source = _loaded("encoder", config.encoder.path, target[ENCODER])
+    params, source = encoder_features.read_frozen("encoder", config.encoder.path, target[ENCODER])
     return {ENCODER: params}, {"path": str(config.encoder.path), "sha256": encoder_features.digest(source)}
-
-
-def _loaded(section: str, path: str, target: Any) -> tuple[Any, Any]:
-    """The parameters of a frozen network from its file, config.<section>.path, and what the file holds.
-
-    Raises:
-        ConfigError: naming the first leaf that the network does not have, or has in another shape.
-    """
-    what = "encoder" if section == "encoder" else "network"
-    try:
-        source = warm_start.read(path)
-        params, _, skipped = warm_start.warm_start(target, source)
-    except FileNotFoundError as error:
-        raise ConfigError(f"config.{section}.path = {path!r}: {error}") from error
-    except ValueError as error:
-        raise ConfigError(f"config.{section}.path = {path!r} holds another {what}: {error}") from error
-    if skipped:
-        raise ConfigError(f"config.{section}.path = {path!r} holds another {what}: {skipped[0]}.")
-    return params, source
 
 
 def _with_autoencoder(path: str, train_state: state.TrainState, average) -> state.TrainState:

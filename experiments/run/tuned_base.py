@@ -20,17 +20,15 @@ def first(program: Program) -> tuple[state.TrainState, dict[str, Any]]:
     """The state before the first step, with the weights of the base, and what these are.
 
     Returns:
-        (the state, {"path", "sha256", "leaves"}): see `about`.
+        (the state, {"path", "sha256", "leaves"}): see `describe_base`.
     """
     tuned = program.tuned
     assert tuned is not None  # the run tunes a base
-    parts = [name for name in program.target.unsaved[BASE] if name != NULL]
-    base = _loaded(program, (*parts, *tuned.tuning.copies))
+    base, unsaved = _base(program, tuned)
     target = program.target._replace(unsaved=None)
     make = lambda seed, base: program.init(seed, base)._replace(unsaved=None)
     initial_state = jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, target))(program.seed, base)
-    base_parts = {name: base[name] for name in (*parts, NULL)}
-    return initial_state._replace(unsaved={BASE: base_parts}), describe_base(tuned, base)
+    return initial_state._replace(unsaved=unsaved), describe_base(tuned, base)
 
 
 def restored(
@@ -39,7 +37,12 @@ def restored(
     """A restored state with the weights of the base, which its checkpoint does not hold.
 
     Args:
-        before: the record of the weights in the checkpoint.
+        program: the run's program.
+        train_state: the state that `checkpoints.restore` returned.
+        before: the record of the weights in the checkpoint; None where the checkpoint has none.
+
+    Returns:
+        (the state, {"path", "sha256", "leaves"}, or None for a run without a base): see `describe_base`.
 
     Raises:
         ConfigError: if the folder holds others; the message names the first leaf that differs.
@@ -47,8 +50,7 @@ def restored(
     tuned = program.tuned
     if tuned is None:
         return train_state, None
-    parts = [name for name in program.target.unsaved[BASE] if name != NULL]
-    base = _loaded(program, (*parts, *tuned.tuning.copies))
+    base, unsaved = _base(program, tuned)
     now = describe_base(tuned, base)
     differs = [name for name, leaf in now["leaves"].items() if before and before["leaves"].get(name) != leaf]
     if before:  # an earlier version cast all kernels to float32
@@ -60,8 +62,14 @@ def restored(
             f"config.base.path = {tuned.base.path!r} holds another model than the run has tuned so far (from "
             f"{before['path']}): {differs[0]} differs. Valid: the same weights."
         )
-    base_parts = {name: base[name] for name in (*parts, NULL)}
-    return train_state._replace(unsaved={BASE: base_parts}), {**(before or now), "path": now["path"]}
+    return train_state._replace(unsaved=unsaved), {**(before or now), "path": now["path"]}
+
+
+def _base(program: Program, tuned: TunedNetwork) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the networks that the run reads of its base, {BASE: those of them that the train state keeps})."""
+    kept = program.target.unsaved[BASE]
+    base = _loaded(program, (*(name for name in kept if name != NULL), *tuned.tuning.copies))
+    return base, {BASE: {name: base[name] for name in kept}}
 
 
 def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:

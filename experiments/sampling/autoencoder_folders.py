@@ -178,11 +178,8 @@ def reconstruction(autoencoder: Autoencoder) -> Callable[[np.ndarray], np.ndarra
     return lambda images: np.asarray(reconstruct(*placed(autoencoder.params, channels(images, takes))))
 
 
-def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
-    """How the samples of a run become pictures, by its config.
-
-    Returns:
-        (parameters, (parameters, x [B, ...]) -> pictures [B, H, W, C] in [-1, 1]); without latents it changes nothing.
+def load_for_run(config: Mapping) -> Autoencoder | None:
+    """The autoencoder of a run on latents, by its config; None for a run on other examples.
 
     Raises:
         ConfigError: for a run on latents that names no autoencoder, or another than its latents are of.
@@ -190,7 +187,7 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
     """
     latents = config["data"]["latents"]
     if not latents["dir"]:
-        return (), lambda params, x: x
+        return None
     if not latents["autoencoder"]:
         raise ConfigError(
             "config.data.latents.autoencoder = '': this run makes latents. Name the autoencoder that decodes them by "
@@ -205,14 +202,30 @@ def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array
         pass  # the cache may have stayed where the run was
     except latent_cache.CacheError as error:
         raise ConfigError(f"config.data.latents.autoencoder = {latents['autoencoder']!r}: {error}") from error
-    module = autoencoder.module
+    return autoencoder
+
+
+def decoder(module: nn.Module) -> Callable[[Any, jax.Array], jax.Array]:
+    """(parameters, x [B, ...], a model's latents) -> pictures [B, H, W, C] in [-1, 1]."""
 
     def decode(params, x):
         z = from_diffusion(x, module.scale, getattr(module, "shift", 0.0))
         pictures: Any = module.apply({"params": params}, z, method="decode")
         return pictures
 
-    return autoencoder.params, decode
+    return decode
+
+
+def decoding(config: Mapping) -> tuple[Any, Callable[[Any, jax.Array], jax.Array]]:
+    """How the samples of a run become pictures, by its config; errors as in `load_for_run`.
+
+    Returns:
+        (parameters, (parameters, x [B, ...]) -> pictures [B, H, W, C] in [-1, 1]); without latents it changes nothing.
+    """
+    autoencoder = load_for_run(config)
+    if autoencoder is None:
+        return (), lambda params, x: x
+    return autoencoder.params, decoder(autoencoder.module)
 
 
 def placed(params: Any, images: np.ndarray) -> tuple[Any, jax.Array | np.ndarray]:

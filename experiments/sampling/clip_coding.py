@@ -38,13 +38,15 @@ def build_coding(recipe: Recipe) -> Coding:
             "the autoencoder of this run was trained together with it, which is not supported here. Valid: a run on "
             "pictures, or on a cache of latents."
         )
-    params, decode = autoencoder_folders.decoding(recipe.config)
-    if not recipe.on_latents:
-        return Coding(params, lambda params, x: x, decode)
-    module: Any = autoencoder_folders.load(recipe.config.data.latents.autoencoder).module
+    autoencoder = autoencoder_folders.load_for_run(recipe.config)
+    if autoencoder is None:
+        same = lambda params, x: x
+        return Coding((), same, same)
+    module: Any = autoencoder.module
 
     def encode(params: Any, x: jax.Array) -> jax.Array:
         moments = module.apply({"params": params}, x, method="encode")
         return latent_space.to_diffusion(moments.mean, module.scale, module.shift)
 
-    return Coding(params, encode, decode, getattr(module, "time_factor", 1))
+    decode = autoencoder_folders.decoder(module)
+    return Coding(autoencoder.params, encode, decode, getattr(module, "time_factor", 1))

@@ -46,6 +46,30 @@ def load(path: str | pathlib.Path, size: int) -> tuple[Encoder, Any]:
     return encoder, params
 
 
+def read_frozen(section: str, path: str, target: Any) -> tuple[Any, dict[str, Any]]:
+    """The parameters of a frozen network from its file, and all leaves of the file by their names.
+
+    Args:
+        section: the section of the config whose `path` names the file, "encoder" or "perceptual".
+        path: the file or folder.
+        target: the network's parameters, or their shapes.
+
+    Raises:
+        ConfigError: naming the first leaf that the network does not have, or has in another shape.
+    """
+    what = "encoder" if section == "encoder" else "network"
+    try:
+        source = warm_start.read(path)
+        params, _, skipped = warm_start.warm_start(target, source)
+    except FileNotFoundError as error:
+        raise ConfigError(f"config.{section}.path = {path!r}: {error}") from error
+    except ValueError as error:
+        raise ConfigError(f"config.{section}.path = {path!r} holds another {what}: {error}") from error
+    if skipped:
+        raise ConfigError(f"config.{section}.path = {path!r} holds another {what}: {skipped[0]}.")
+    return params, source
+
+
 def description(
     encoder: Encoder, params: Any, dataset: dict[str, Any], views: tuple[str, ...]
 ) -> latent_cache.Description:

@@ -13,7 +13,6 @@ from diffusion.models.autoencoders import autoencoder_rae
 from diffusion.models.autoencoders.autoencoder_rae import AutoencoderRAE
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.recipe import ConfigError, data, resolve
-from diffusion.training import warm_start
 
 MEASURED = 10_000  # training pictures, for the statistics of the features
 BATCH = 64
@@ -47,14 +46,8 @@ def build_autoencoder(
     module = AutoencoderRAE(encoder.module, decoder)
     side = encoder.module.patch
     shapes = jax.eval_shape(encoder.module.init, jax.random.key(0), jnp.zeros((1, side, side, encoder.channels)))
-    try:
-        empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        source = warm_start.read(encoder.path)
-        weights, _, skipped = warm_start.warm_start(empty, source)
-    except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"config.encoder.path = {encoder.path!r}: {error}") from error
-    if skipped:
-        raise ConfigError(f"config.encoder.path = {encoder.path!r} holds another encoder: {skipped[0]}.")
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    weights, source = encoder_features.read_frozen("encoder", encoder.path, empty)
     if sha256 and encoder_features.digest(source) != sha256:
         raise ConfigError(
             f"config.encoder.path = {encoder.path!r} holds another encoder than the one that the run was trained with."

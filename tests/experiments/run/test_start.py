@@ -60,18 +60,18 @@ def test_weights_that_are_not_there_are_said(monkeypatch):
         start._from_weights(ConfigDict({"path": "runs/a", "include": ".*"}), fields(), AVERAGE)
     for section in ("encoder", "perceptual"):
         with pytest.raises(ConfigError, match=rf"config\.{section}\.path = 'f': no f"):
-            start._loaded(section, "f", params(0.0))
+            start.encoder_features.read_frozen(section, "f", params(0.0))
 
 
 def test_a_frozen_network_is_its_file_or_refused(source):
     leaves, _ = source
-    loaded, held = start._loaded("encoder", "f", params(0.0))
+    loaded, held = start.encoder_features.read_frozen("encoder", "f", params(0.0))
     np.testing.assert_array_equal(loaded["a"], [7, 7])
     assert held.keys() == {"a", "b"}
     for section, what in (("encoder", "encoder"), ("perceptual", "network")):
         leaves["a"] = np.zeros(5, np.float32)
         with pytest.raises(ConfigError, match=rf"config\.{section}\.path = 'f' holds another {what}: .*a"):
-            start._loaded(section, "f", params(0.0))
+            start.encoder_features.read_frozen(section, "f", params(0.0))
 
 
 # ==== The encoder ====
@@ -215,7 +215,8 @@ def parts(monkeypatch):
     monkeypatch.setattr(start.examples, "require_same", lambda config, before, now: calls.append(("data", before, now)))
     monkeypatch.setattr(start.sharding, "create", lambda init, target, seed: init(seed))
     monkeypatch.setattr(start, "_encoder", lambda config, program: (None, None))
-    monkeypatch.setattr(start, "_loaded", lambda section, path, target: (("read", section, path, target), None))
+    read = lambda section, path, target: (("read", section, path, target), None)
+    monkeypatch.setattr(start.encoder_features, "read_frozen", read)
     said = lambda name: (
         lambda *rest: calls.append((name, rest[0])) or next(x for x in rest if isinstance(x, TrainState))
     )

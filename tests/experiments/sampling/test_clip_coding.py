@@ -17,39 +17,40 @@ class Module:
     scale, shift = 4.0, 1.0
 
     def apply(self, variables, x, method):
-        assert variables == {"params": "weights"} and method == "encode"
-        return Moments(x / 2, x)
+        assert variables == {"params": "weights"}
+        return Moments(x / 2, x) if method == "encode" else ("decoded", x)
 
 
 @pytest.fixture
-def run(monkeypatch):
+def run(monkeypatch, tmp_path):
     module = Module()
-    decode = lambda params, x: ("decoded", params, x)
-    monkeypatch.setattr(clip_coding.autoencoder_folders, "decoding", lambda config: ("weights", decode))
-    monkeypatch.setattr(
-        clip_coding.autoencoder_folders,
-        "load",
-        lambda path: types.SimpleNamespace(module=module) if path == "A" else None,
-    )
-    latents = types.SimpleNamespace(autoencoder="A")
-    config = types.SimpleNamespace(data=types.SimpleNamespace(latents=latents))
-    return types.SimpleNamespace(**sectioned({"config": config, "on_latents": True})), module
+    loaded = []
+
+    def load(path):
+        loaded.append(path)
+        return types.SimpleNamespace(module=module, params="weights", record={})
+
+    monkeypatch.setattr(clip_coding.autoencoder_folders, "load", load)
+    config = {"data": {"latents": {"dir": str(tmp_path / "moved"), "autoencoder": "A"}, "name": "clips"}}
+    config["data"] |= {"source": {"name": "tfds"}, "split": "train"}
+    return types.SimpleNamespace(**sectioned({"config": config})), module, loaded
 
 
-def test_latents_are_the_scaled_mean_of_the_posterior(run):
-    recipe, module = run
+def test_latents_are_the_scaled_mean_of_the_posterior_of_an_autoencoder_that_is_read_once(run):
+    recipe, module, loaded = run
     coding = clip_coding.build_coding(recipe)
     np.testing.assert_allclose(coding.encode("weights", np.array([4.0, 6.0])), [4.0, 8.0])
-    assert coding.params == "weights" and coding.step == 1 and coding.decode("p", 2) == ("decoded", "p", 2)
+    assert coding.params == "weights" and coding.step == 1 and loaded == ["A"]
+    assert coding.decode("weights", np.float32(8)) == ("decoded", 3.0)
     module.time_factor = 4
     assert clip_coding.build_coding(recipe).step == 4
 
 
 def test_a_run_on_pictures_needs_no_encoder(run):
-    recipe, _ = run
-    recipe.on_latents = False
+    recipe, _, loaded = run
+    recipe.config["data"]["latents"]["dir"] = ""
     coding = clip_coding.build_coding(recipe)
-    assert coding.encode("weights", 5) == 5 and coding.step == 1 and coding.decode("p", 2) == ("decoded", "p", 2)
+    assert coding.encode((), 5) == 5 and coding.step == 1 and coding.decode((), 2) == 2 and not loaded
 
 
 def test_an_autoencoder_that_trained_with_the_run_is_refused(run):

@@ -68,7 +68,7 @@ def run(monkeypatch):
         representation_autoencoders.resolve, "Resolver", lambda config: types.SimpleNamespace(encoder=encoder)
     )
     monkeypatch.setattr(
-        representation_autoencoders.warm_start, "read", lambda path: {f"params/{k}": v for k, v in weights.items()}
+        encoder_features.warm_start, "read", lambda path: {f"params/{k}": v for k, v in weights.items()}
     )
 
     class Autoencoder:
@@ -123,6 +123,6 @@ def test_an_encoder_that_is_in_no_file_or_another_is_refused(run, monkeypatch):
     def gone(path):
         raise FileNotFoundError("no E")
 
-    monkeypatch.setattr(representation_autoencoders.warm_start, "read", gone)
+    monkeypatch.setattr(encoder_features.warm_start, "read", gone)
     with pytest.raises(ConfigError, match=r"config\.encoder\.path = 'E': no E"):
         representation_autoencoders.build_autoencoder("decoder", None, CONFIG)
