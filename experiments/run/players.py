@@ -40,9 +40,8 @@ def build_players(recipe: Recipe) -> Players:
     has one, is the mean of its output. A teacher of pairs alone (reflow) makes them before the training, and takes no
     part in it.
     """
-    model = recipe.network
-    tuned = recipe.companions.tuned
-    objective = recipe.objective
+    model, objective, companions = recipe.network, recipe.objective, recipe.companions
+    tuned, encoder, perceptual = companions.tuned, companions.encoder, companions.perceptual
     modules = {"model": model}
     apply = {"model": tuned.apply if tuned is not None else network_of(model).apply}
     if recipe.config.train.products == "fp8":
@@ -53,49 +52,39 @@ def build_players(recipe: Recipe) -> Players:
     follow = {name: head.follow for name, head in objective.heads.items() if head.follow}
     if heads:
         apply["model"] = without_heads(apply["model"])
-    frozen: tuple[str, ...] = ()
-    if recipe.companions.encoder is not None and not recipe.companions.encoder.cached:
-        frozen = (ENCODER,)
-        modules[ENCODER] = recipe.companions.encoder
-        apply[ENCODER] = recipe.companions.encoder.apply
-    if recipe.companions.perceptual is not None:
-        frozen = (*frozen, FEATURES)
-        modules[FEATURES] = recipe.companions.perceptual
-        apply[FEATURES] = recipe.companions.perceptual.apply
+
+    def add(name: str, module: Any, function: Apply) -> None:
+        modules[name], apply[name] = module, function
+
+    if encoder is not None and not encoder.cached:
+        add(ENCODER, encoder, encoder.apply)
+    if perceptual is not None:
+        add(FEATURES, perceptual, perceptual.apply)
     if objective.beside.prompts and tuned is not None:
-        frozen = (*frozen, BASE)
-        modules[BASE] = tuned
-        apply[BASE] = tuned.plain
+        add(BASE, tuned, tuned.plain)
     if objective.beside.pictures and tuned is not None:
-        frozen = (*frozen, PICTURES)
-        modules[PICTURES] = tuned
-        apply[PICTURES] = tuned.pictures
-    second = ""
-    if objective.second and objective.second.separate and recipe.companions.second:
-        second = objective.second.network
-        modules[second] = recipe.companions.second.network
-        apply[second] = recipe.companions.second.network.apply
-    if objective.teacher is None or objective.teacher.pairs:
-        return Players(modules, apply, frozen, second, heads, follow)
-    frozen = (*frozen, "teacher")
-    itself = objective.teacher.scale is not None  # the objective guides it, if anything does
-    scale = 1.0 if itself or recipe.companions.teacher is None else recipe.companions.teacher.scale
-    if tuned is not None:
-        modules["teacher"] = tuned
-        apply["teacher"] = guided_teacher(tuned.plain, scale, None)
-        second = objective.second.network if objective.second else ""
-        if second:  # further new weights beside the base
-            modules[second] = tuned
-            apply[second] = tuned.apply
-        return Players(modules, apply, frozen, second, heads, follow)
-    modules["teacher"] = teacher(model, objective.teacher.bidirectional)
-    apply["teacher"] = guided_teacher(modules["teacher"].apply, scale, recipe.examples.null)
-    if objective.second is None or second:
-        return Players(modules, apply, frozen, second, heads, follow)
-    name = objective.second.network
-    modules[name] = modules["teacher"]
-    apply[name] = mean_logit(modules[name].apply) if objective.second.logit else modules[name].apply
-    return Players(modules, apply, frozen, name, heads, follow)
+        add(PICTURES, tuned, tuned.pictures)
+    teaching = None if objective.teacher is None or objective.teacher.pairs else objective.teacher
+    if teaching is not None:
+        itself = teaching.scale is not None  # the objective guides it, if anything does
+        scale = 1.0 if itself or companions.teacher is None else companions.teacher.scale
+        if tuned is not None:
+            add("teacher", tuned, guided_teacher(tuned.plain, scale, None))
+        else:
+            module = teacher(model, teaching.bidirectional)
+            add("teacher", module, guided_teacher(module.apply, scale, recipe.examples.null))
+    frozen = tuple(name for name in modules if name != "model")
+    player, second = objective.second, ""
+    if player and teaching and tuned is not None:
+        second = player.network
+        add(second, tuned, tuned.apply)  # further new weights beside the base
+    elif player and player.separate and companions.second:
+        second = player.network
+        add(second, companions.second.network, companions.second.network.apply)
+    elif player and teaching:
+        second, module = player.network, modules["teacher"]
+        add(second, module, mean_logit(module.apply) if player.logit else module.apply)
+    return Players(modules, apply, frozen, second, heads, follow)
 
 
 def reads_of_base(objective: Objective) -> dict[str, bool]:

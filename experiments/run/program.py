@@ -108,6 +108,7 @@ def check_memory(program: Program, what: str) -> None:
 
 
 def _built(recipe: Recipe, mesh: Mesh) -> Program:
+    """The program of a recipe, see `build`."""
     config = recipe.config
     shape = recipe.examples.shape
     example_shape = recipe.example_shape
@@ -119,12 +120,9 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     density = objective.density
     optimizer = recipe.training.optimizer
     average = recipe.training.average
-    conditional = recipe.examples.by_class
     null = recipe.examples.null
     second = recipe.companions.second if cast.second else None
     tuned = recipe.companions.tuned
-    teacher = recipe.companions.teacher
-    encoder = recipe.companions.encoder
     stages = objective.teacher and objective.teacher.stages
 
     @functools.partial(jax.jit, inline=True)  # shapes, convolutions and program come from one trace
@@ -184,39 +182,50 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         return seeded(step)
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
-    numbers = np.float32 if objective.process is None else np.int32
-    example = {recipe.entry: (numbers if recipe.entry == "x" else np.uint8, example_shape)}
-    if teacher and teacher.pairs:
-        example = {name: (np.float32, shape) for name in ("x", "noise")}
-    parts = example | {"index": (np.int32, ())} | ({"label": (np.int32, ())} if conditional else {})
-    rows = config.train.batch_size
-    where = sharding.batch_sharding(mesh)
-    entry = lambda shape, kind: jax.ShapeDtypeStruct((rows, *shape), kind, sharding=where)
-    batch: dict[str, Any] = {name: entry(shape, kind) for name, (kind, shape) in parts.items()}
-    if objective.examples.pairs:
-        batch["rejected"] = batch[recipe.entry]
-    if encoder is not None and encoder.cached:
-        batch["features"] = entry(encoder.features(), np.dtype(feature_cache.DTYPE))
-    if null is not None and not conditional:
-        batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
-    if objective.beside.metadata:
-        batch["metadata"] = {
-            name: entry(leaf.shape, leaf.dtype)
-            for name, leaf in caption_metadata.facts_of(recipe, caption_metadata.NULL).items()
-        }
-    if tuned is not None and (objective.beside.prior or objective.beside.prompts):
-        condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in tuned.text().items()}
-        if objective.beside.prior:
-            batch["prior"] = {"x": entry(shape, np.float32), "condition": condition}
-        if objective.beside.prompts:
-            batch["prompts"] = dict.fromkeys(objective.beside.prompts, condition)
+    batch = _batch(recipe, mesh)
     if config.mesh.kind == "jit":  # arrays that do not fit the mesh fail before any is created
         for size in picture_sizes.sizes(config) or (None,):
-            image = {"image": jax.ShapeDtypeStruct((rows, *size, shape[-1]), np.uint8, sharding=where)} if size else {}
+            image = {"image": _entry(recipe, mesh, (*size, shape[-1]), np.uint8)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
-    return Program(
-        seed, conditional, average, networks, init, target, batch, number, step, tuned, cast.modules.get("teacher")
-    )
+    conditional, instructor = recipe.examples.by_class, cast.modules.get("teacher")
+    return Program(seed, conditional, average, networks, init, target, batch, number, step, tuned, instructor)
+
+
+def _batch(recipe: Recipe, mesh: Mesh) -> dict[str, Any]:
+    """The shapes of a batch on the devices, see `Program.batch`."""
+    objective, companions, null = recipe.objective, recipe.companions, recipe.examples.null
+    entry = functools.partial(_entry, recipe, mesh)
+    if companions.teacher and companions.teacher.pairs:
+        batch: dict[str, Any] = {name: entry(recipe.examples.shape, np.float32) for name in ("x", "noise")}
+    else:
+        numbers = np.float32 if objective.process is None else np.int32
+        batch = {recipe.entry: entry(recipe.example_shape, numbers if recipe.entry == "x" else np.uint8)}
+    batch["index"] = entry((), np.int32)
+    if recipe.examples.by_class:
+        batch["label"] = entry((), np.int32)
+    if objective.examples.pairs:
+        batch["rejected"] = batch[recipe.entry]
+    if companions.encoder is not None and companions.encoder.cached:
+        batch["features"] = entry(companions.encoder.features(), np.dtype(feature_cache.DTYPE))
+    if recipe.examples.by_record:
+        batch["condition"] = jax.tree.map(lambda leaf: entry(np.shape(leaf), leaf.dtype), null)
+    if objective.beside.metadata:
+        facts = caption_metadata.facts_of(recipe, caption_metadata.NULL)
+        batch["metadata"] = {name: entry(leaf.shape, leaf.dtype) for name, leaf in facts.items()}
+    if companions.tuned is not None and (objective.beside.prior or objective.beside.prompts):
+        text = companions.tuned.text()
+        condition = {name: entry(leaf.shape, np.dtype(leaf.dtype)) for name, leaf in text.items()}
+        if objective.beside.prior:
+            batch["prior"] = {"x": entry(recipe.examples.shape, np.float32), "condition": condition}
+        if objective.beside.prompts:
+            batch["prompts"] = dict.fromkeys(objective.beside.prompts, condition)
+    return batch
+
+
+def _entry(recipe: Recipe, mesh: Mesh, shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+    """An entry of a batch on the devices, `[B, *shape]`."""
+    rows = recipe.config.train.batch_size
+    return jax.ShapeDtypeStruct((rows, *shape), dtype, sharding=sharding.batch_sharding(mesh))
 
 
 def _zeros(recipe: Recipe, tuned: TunedNetwork) -> dict[str, Any]:
