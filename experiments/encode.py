@@ -86,7 +86,7 @@ def run(
         ConfigError: if the dataset is not there or does not fit.
         CacheError: if the folder holds other latents.
     """
-    source = named(data, data_dir, size) if isinstance(data, str) else data
+    source = named(data, data_dir, size)
     description = autoencoder_folders.describe_cache(autoencoder, source.spec, flip)._replace(dtype=dtype)
     description = description._replace(kind="mean") if mean else description
     encode = autoencoder_folders.encoder(autoencoder)
@@ -121,7 +121,7 @@ def features(
         ConfigError: if the dataset is not there or does not fit.
         CacheError: if the folder holds other features.
     """
-    source = named(data, data_dir, size) if isinstance(data, str) else data
+    source = named(data, data_dir, size)
     dataset = latent_cache.dataset_of(source.spec)
     description = encoder_features.description(encoder, params, dataset, latent_cache.VIEWS[: 1 + flip])
     options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records}

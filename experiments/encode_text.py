@@ -45,7 +45,7 @@ def vocabulary(data: str | sources.Source, out: str | pathlib.Path, size: int, l
         ConfigError: if the dataset is not there or has empty captions, a number is out of range, or a caption too
             long.
     """
-    texts = _texts(_source(data, data_dir))
+    texts = _texts(named(data, data_dir))
     with files.whole_folder(out) as new:
         try:
             learned = byte_pairs.learn(texts, size)
@@ -68,7 +68,7 @@ def run(
     Raises:
         ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary takes.
     """
-    source = _source(data, data_dir)
+    source = named(data, data_dir)
     texts = _texts(source)
     module, params = interchange.load(text_encoder)
     vocabulary = text.Tokenizer.open(tokenizer)
@@ -87,10 +87,6 @@ def _check_lengths(texts: list[str], vocabulary: text.Tokenizer) -> None:
             f"vocabulary, e.g. {cut[0][0]!r}, from which {cut[0][1]!r} would be left out. Valid: a length of at least "
             f"{longest} (config.vocabulary.length, --length), or more ids."
         )
-
-
-def _source(data: str | sources.Source, data_dir: str) -> sources.Source:
-    return named(data, data_dir) if isinstance(data, str) else data
 
 
 def _texts(source: sources.Source) -> list[str]:

@@ -295,7 +295,7 @@ def compare(
         inception: file of FID's Inception-v3, or "".
         shares: {key: title} of the figures that are shares, as in `table`.
         program: the words that start the program, for the record.
-        *judges: the names of the other things that the figures depend on, as in `kept`.
+        *judges: the names of the other things that the figures depend on, as in `measured_once`.
     """
     values = flags.FLAGS
     console = Console(highlight=False, soft_wrap=True)

@@ -36,7 +36,7 @@ from jax import Array
 
 from diffusion import parameterizations
 from diffusion.arrays import chunks
-from diffusion.experiments.evaluation import held_out, real_images
+from diffusion.experiments.evaluation import held_out, real_images, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
 from diffusion.metrics import detection, membership
@@ -121,21 +121,17 @@ def measure(
 
 def table(content: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    lines = [
-        f"Members: split {content['members']}; others: split {content['others']}",
-        "",
-        "| attack | t | AUROC (95 %) | members found at 1 % false positives | pictures |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for name, by_time in content["attacks"].items():
-        for t, row in by_time.items():
-            area = row["auroc"]
-            low, high = area["interval"]
-            lines.append(
-                f"| {name} | {t} | {area['value']:.3f} ({low:.3f} .. {high:.3f}) | {row['hits']:.3f} | "
-                f"{area['positives']} and {area['negatives']} |"
-            )
-    return "\n".join(lines)
+
+    def cells(name: str, t: str, row: dict[str, Any]) -> list[str]:
+        area = row["auroc"]
+        low, high = area["interval"]
+        interval = f"{area['value']:.3f} ({low:.3f} .. {high:.3f})"
+        return [name, t, interval, f"{row['hits']:.3f}", f"{area['positives']} and {area['negatives']}"]
+
+    header = ["attack", "t", "AUROC (95 %)", "members found at 1 % false positives", "pictures"]
+    rows = [cells(name, t, row) for name, by_time in content["attacks"].items() for t, row in by_time.items()]
+    sets = f"Members: split {content['members']}; others: split {content['others']}"
+    return f"{sets}\n\n{report.table(header, rows)}"
 
 
 def main(argv: list[str]) -> None:

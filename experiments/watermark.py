@@ -54,6 +54,7 @@ import jax
 import numpy as np
 
 from diffusion import text_to_image
+from diffusion.data.sources.picture_files import PICTURES
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import shipped_models, trained_run, watermarked
@@ -61,8 +62,6 @@ from diffusion.io import npz, pictures
 from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.sampling import watermarks
 from diffusion.training.runtime import progress
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def files_of(path: str) -> list[pathlib.Path]:
@@ -73,9 +72,9 @@ def files_of(path: str) -> list[pathlib.Path]:
     """
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
-        paths = sorted(file for file in place.iterdir() if file.suffix.lower() in SUFFIXES)
+        paths = sorted(file for file in place.iterdir() if file.suffix.lower() in PICTURES)
         if not paths:
-            raise FileNotFoundError(f"{path} holds no pictures ({', '.join(SUFFIXES)}).")
+            raise FileNotFoundError(f"{path} holds no pictures ({', '.join(PICTURES)}).")
         return paths
     if not place.is_file():
         raise FileNotFoundError(f"{path}: there is no such picture or folder.")

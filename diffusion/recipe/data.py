@@ -89,11 +89,11 @@ def open_recipe(recipe: Recipe) -> sources.Source | Stream:
     return source(recipe.config, recipe.config["data"]["split"])
 
 
-def named(text: str, folder: str = "", side: int = 0) -> sources.Source:
-    """Opens what a flag --data names.
+def named(data: str | sources.Source, folder: str = "", side: int = 0) -> sources.Source:
+    """Opens what a flag --data names; a source that is open already is returned as it is.
 
     Args:
-        text: NAME@SPLIT of TFDS, or ENTRY@SPLIT with an entry as `config.data.source` has it, in JSON.
+        data: NAME@SPLIT of TFDS, or ENTRY@SPLIT with an entry as `config.data.source` has it, in JSON; or a source.
         folder: the folder of datasets that TFDS has prepared.
         side: the side of the squares to cut, for a dataset of TFDS with pictures of any size.
 
@@ -101,10 +101,12 @@ def named(text: str, folder: str = "", side: int = 0) -> sources.Source:
         ConfigError: if it is neither, or not there.
         DamagedRecord: if no record is sound.
     """
-    name, at, split = text.rpartition("@")
+    if not isinstance(data, str):
+        return data
+    name, at, split = data.rpartition("@")
     if not at:
         raise ConfigError(
-            f'--data={text} is not a dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train, or \'{{"name": '
+            f'--data={data} is not a dataset with its split. Valid: NAME@SPLIT, e.g. cifar10@train, or \'{{"name": '
             '"picture_folder", "path": FOLDER}@train\'.'
         )
     try:
@@ -114,7 +116,7 @@ def named(text: str, folder: str = "", side: int = 0) -> sources.Source:
     except (sources.DamagedRecord, ConfigError):
         raise
     except (FileNotFoundError, ValueError) as error:
-        raise ConfigError(f"--data={text}: {error}") from error
+        raise ConfigError(f"--data={data}: {error}") from error
 
 
 def name_of(config: Mapping) -> str:
