@@ -17,6 +17,8 @@ LIMIT = 2**32  # most bytes of a file
 DEPTH = 16  # deepest nesting of tables
 MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric", "numpy._core.numeric")
 NUMBERS = "fiub"  # kinds of elements
+DAMAGED = (ValueError, LookupError, TypeError, OverflowError, AttributeError, struct.error, EOFError, MemoryError,
+           pickle.UnpicklingError)  # fmt: skip  # what the interpreter and NumPy raise for damaged content
 
 
 class _Dtype:
@@ -53,9 +55,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         return _table(run(io.BytesIO(content), ARRAYS), set())
     except limits.Refused as refused:
         raise limits.Refused(f"{path} is refused: {refused}") from refused
-    except (ValueError, LookupError, TypeError, OverflowError, struct.error, EOFError, MemoryError) as error:
-        raise limits.Refused(f"{path} is damaged, or is not a table of arrays: {limits.reason(error)}.") from error
-    except (AttributeError, pickle.UnpicklingError) as error:
+    except DAMAGED as error:
         raise limits.Refused(f"{path} is damaged, or is not a table of arrays: {limits.reason(error)}.") from error
 
 

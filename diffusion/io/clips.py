@@ -78,7 +78,7 @@ def read(
         within: the folder that the file must lie in, as in `opener.open_file`.
 
     Raises:
-        ValueError: as in `about`, or if the file ends before these frames.
+        ValueError: as in `properties`, or if the file ends before these frames.
         limits.Refused: for more frames than the memory holds, or than a file of its size may unpack to.
     """
     name = name or str(source)

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
-from diffusion.io import files, limits, opener
+from diffusion.io import files, opener, pictures
 
 CHAIN, KEY, ROOT = "chain.pem", "key.pem", "root.pem"  # files of a signer's folder
 FORMAT = "image/png"
@@ -113,11 +112,9 @@ class Signer:
             texts.append(opener.read(folder / name))
         chain, key = texts
         info = c2pa.C2paSignerInfo(alg=c2pa.C2paSigningAlg.ES256, sign_cert=chain, private_key=key, ta_url=None)
-        pixel = io.BytesIO()
-        Image.fromarray(np.zeros((1, 1, 3), np.uint8)).save(pixel, "PNG")
         try:
             self._signer = c2pa.Signer.from_info(info)
-            self._signed(pixel.getvalue(), "pixel.png", {}, "0")
+            self._signed(pictures.encoded(np.zeros((1, 1, 3), np.uint8)), "pixel.png", {}, "0")
         except c2pa.C2paError as error:
             raise ValueError(f"{folder}: its certificate and key cannot sign: {error}") from None
 
@@ -180,14 +177,13 @@ def read(path: str | pathlib.Path, root: str | pathlib.Path | None = None) -> Cr
     for file in (path, *([root] if root is not None else [])):
         if not file.is_file():
             raise FileNotFoundError(f"{file}: there is no such file.")
-    if path.stat().st_size > LARGEST:
-        raise ValueError(f"{path} has {limits.size(path.stat().st_size)}; at most {limits.size(LARGEST)} are read.")
+    content = opener.read(path, most=LARGEST)
     settings: dict[str, dict[str, Any]] = {"verify": {"verify_trust": True, "remote_manifest_fetch": False}}
     if root is not None:
         settings["trust"] = {"user_anchors": _certificates(root)}
     try:
         context = c2pa.Context(settings=c2pa.Settings.from_dict(settings))
-        store = json.loads(c2pa.Reader(FORMAT, io.BytesIO(opener.read(path)), context=context).json())
+        store = json.loads(c2pa.Reader(FORMAT, io.BytesIO(content), context=context).json())
     except c2pa.C2paError.ManifestNotFound:
         raise ValueError(f"{path} carries no content credentials: it was never signed, or they were removed.") from None
     except c2pa.C2paError as error:

@@ -1,6 +1,6 @@
 """The files that the library keeps: their folder, and how to write them whole."""
 
-__all__ = ["array", "atomic", "cache", "whole_folder"]
+__all__ = ["array", "atomic", "cache", "whole_folder", "write_text"]
 
 import contextlib
 import os
@@ -48,6 +48,12 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+    """Writes a text file in UTF-8, whole or not at all."""
+    with atomic(path) as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager

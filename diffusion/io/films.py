@@ -81,14 +81,14 @@ def read(
     """Some frames of a film.
 
     Args:
-        source, name, within: the film, its name in messages, and the folder that it must lie in, as in `about`.
+        source, name, within: the film, its name in messages, and the folder that it must lie in, as in `properties`.
         numbers: the numbers of the frames, increasing.
 
     Returns:
         ({number: frame, uint8 [H, W, 3]} for the frames that exist, the damage after them or None).
 
     Raises:
-        ValueError, OSError: as in `about`.
+        ValueError, OSError: as in `properties`.
         limits.Refused: for more frames than the memory holds.
     """
     frames: dict[int, np.ndarray] = {}

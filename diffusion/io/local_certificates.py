@@ -9,6 +9,8 @@ from diffusion.io.content_credentials import CHAIN, KEY, ROOT, library
 
 DAYS = 90
 NAME = "Local test, trusted by nobody"
+UNUSED = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
+          "decipher_only")  # fmt: skip  # usages of a key that neither certificate has
 
 
 def make(folder: str | pathlib.Path) -> pathlib.Path:
@@ -38,17 +40,7 @@ def make(folder: str | pathlib.Path) -> pathlib.Path:
     def certificate(of: str) -> Any:
         root = of == "root"
         public = keys[of].public_key()
-        usage = {
-            use: False
-            for use in (
-                "content_commitment",
-                "key_encipherment",
-                "data_encipherment",
-                "key_agreement",
-                "encipher_only",
-                "decipher_only",
-            )
-        }
+        usage = dict.fromkeys(UNUSED, False)
         usage |= {"digital_signature": not root, "key_cert_sign": root, "crl_sign": root}
         builder = (
             x509.CertificateBuilder()

@@ -108,8 +108,7 @@ def write_points(path: str | os.PathLike, points: np.ndarray) -> None:
         raise ValueError(f"points must have the shape [N, 3]; got {list(points.shape)}")
     head = ["ply", "format ascii 1.0", f"element vertex {len(points)}", *(f"property float {name}" for name in "xyz")]
     rows = (" ".join(f"{value:.6g}" for value in point) for point in points)
-    with files.atomic(pathlib.Path(path)) as file:
-        file.write(("\n".join([*head, "end_header", *rows]) + "\n").encode())
+    files.write_text(pathlib.Path(path), "\n".join([*head, "end_header", *rows]) + "\n")
 
 
 def _areas(mesh: Mesh) -> np.ndarray:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from diffusion.io import files, opener
+from diffusion.io import files, limits, opener
 
 KEY = "diffusion"  # the key of the text in a PNG file that has the settings as JSON
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads others by running programs: EPS by Ghostscript
@@ -136,6 +136,18 @@ def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(picture.convert("L")) >= 128
 
 
+def encoded(picture: np.ndarray, compress_level: int = 6) -> bytes:
+    """A picture as the content of a PNG file, without loss.
+
+    Args:
+        picture: the picture, uint8 [H, W] (grey) or [H, W, 3].
+        compress_level: the effort of the compression, from 0 (none) to 9.
+    """
+    content = io.BytesIO()
+    Image.fromarray(picture).save(content, "PNG", compress_level=compress_level)
+    return content.getvalue()
+
+
 def write(path: str | pathlib.Path, picture: np.ndarray, settings: Mapping[str, Any]) -> None:
     """Writes a PNG file, whole or not at all, with settings as JSON in its text.
 
@@ -190,10 +202,7 @@ def settings_of(path: str | pathlib.Path) -> dict[str, Any]:
         )
     if len(text) > TEXT:
         raise ValueError(f"{path}: its settings have {len(text):,} characters. Valid: at most {TEXT:,}")
-    try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: its settings are not valid JSON: {error}") from error
+    settings = limits.parse_json(text, f"{path}: its table of settings")
     if not isinstance(settings, dict):
         raise ValueError(f"{path}: its settings are {type(settings).__name__}, not a table of fields")
     return settings

@@ -10,7 +10,7 @@ after, never between. Two writers cannot create one number, so the later one rea
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 from diffusion.io import limits
@@ -120,16 +120,8 @@ def _parsed(store: Store, number: int, content: bytes) -> Snapshot:
         value = limits.parse_json(content, where)
         if int(value["format"]) > FORMAT:
             raise StoreError(f"{where} has format {value['format']}; this version reads up to {FORMAT}: update.")
+        limits.inside(where, value["files"])
         files = {path: Entry(str(name), str(sha), int(size)) for path, (name, sha, size) in value["files"].items()}
-        snapshot = Snapshot(number, Holder(**value["holder"]), files)
+        return Snapshot(number, Holder(**value["holder"]), files)
     except (KeyError, TypeError, ValueError, AttributeError) as error:  # a ValueError: limits.Refused too
         raise StoreError(f"{where} is not a list of files: {type(error).__name__}: {error}.") from error
-    _require_inside(where, files)
-    return snapshot
-
-
-def _require_inside(where: str, paths: Iterable[str]) -> None:
-    """Refuses paths that lead out of the folder into which they are copied."""
-    for path in paths:
-        if "\\" in path or "\0" in path or {"", ".", ".."} & set(path.split("/")):
-            raise StoreError(f"{where} names the file {path!r}, which is not a path inside a folder.")

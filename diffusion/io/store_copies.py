@@ -98,8 +98,7 @@ class Copy:
         with contextlib.suppress(FileNotFoundError):
             return opener.read_text(path)
         token = uuid.uuid4().hex
-        with files.atomic(path) as file:
-            file.write(token.encode())
+        files.write_text(path, token)
         return token
 
     # ==== To the store ====
@@ -142,8 +141,7 @@ class Copy:
 
     def write_record(self) -> None:
         """Writes the folder's record, once what it says is in the store or in the folder."""
-        with files.atomic(self.folder / RECORD) as file:
-            file.write(json.dumps(self._files).encode())
+        files.write_text(self.folder / RECORD, json.dumps(self._files))
 
     # ==== From the store ====
 

@@ -7,7 +7,6 @@ nothing, and refuses every name that no file of weights needs.
 
 import io
 import pathlib
-import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -20,6 +19,8 @@ from diffusion.io.pickles import Kind, Name, only, run
 
 LIMIT = 2**32  # bytes of a file
 DEPTH = 64  # deepest nesting of containers
+DAMAGED = (ValueError, LookupError, TypeError, OverflowError, struct.error, zipfile.BadZipFile, EOFError,
+           NotImplementedError, RuntimeError, MemoryError)  # fmt: skip  # for damaged content
 NAMES = 2**24  # letters of all names together; 1,000 tensors have 60,000
 MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80"  # the first object of the old stream is a number of this form
 DTYPES = {
@@ -77,31 +78,13 @@ def read(path: pathlib.Path | str) -> dict[str, np.ndarray]:
         OSError: if it cannot be read.
         limits.Refused: if it is damaged, of another layout, too large, or names what no file of weights needs.
     """
-    path = pathlib.Path(path)
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise limits.Refused(f"{path} is not a file.")
-    if status.st_size > LIMIT:
-        raise limits.Refused(f"{path} has {limits.size(status.st_size)}; at most {limits.size(LIMIT)} are read.")
-    limits.fits(str(path), status.st_size)
-    content = opener.read(path, most=LIMIT)
+    content = opener.read(path, most=min(LIMIT, limits.memory()))
     try:
         tree, storage = (_archive if content.startswith(b"PK") else _stream)(content)
         return {name: _array(name, tensor, storage(tensor.key)) for name, tensor in _tensors(tree)}
     except limits.Refused as refused:
         raise limits.Refused(f"{path} is refused: {refused}") from refused
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        OverflowError,
-        struct.error,
-        zipfile.BadZipFile,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        MemoryError,
-    ) as error:
+    except DAMAGED as error:
         raise limits.Refused(f"{path} is damaged, or is not a PyTorch file: {limits.reason(error)}.") from error
 
 

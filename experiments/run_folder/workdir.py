@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data import sources
 from diffusion.io import file_systems, limits, opener
-from diffusion.io.files import atomic
+from diffusion.io.files import write_text as write_text
 from diffusion.recipe import ConfigError, data, fields, versions
 from diffusion.recipe.extensions import printed
 from diffusion.recipe.values import differences, require_names
@@ -162,12 +162,6 @@ def _reads(path: pathlib.Path, token: str) -> bool:
         return path.read_text() == token
     except OSError:
         return False
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-    """Writes a text file, whole or not at all."""
-    with atomic(path) as file:
-        file.write(text.encode())
 
 
 def read_config(workdir: str | pathlib.Path) -> ConfigDict:

@@ -143,7 +143,7 @@ def test_a_path_that_leads_out_of_the_folder_is_refused(tmp_path, path):
     objects = store(DiskStore(tmp_path))
     content = {"format": 1, "holder": Holder()._asdict(), "files": {path: A}}
     objects.write("snapshots/00000001.json", json.dumps(content).encode())
-    with pytest.raises(stores.StoreError, match=r".*, which is not a path inside a folder"):
+    with pytest.raises(stores.StoreError, match=r"is not a list of files: .*, which leads out of its folder"):
         latest(objects)
 
 
