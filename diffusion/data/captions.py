@@ -32,8 +32,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
 
 from diffusion.data import fingerprints, pipeline, sources
 from diffusion.data.latent_cache import CacheError
@@ -41,7 +40,7 @@ from diffusion.data.sources import DataSpec
 from diffusion.data.sources.combined_streams import CaptionedStream
 from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.data.sources.streams import Stream
-from diffusion.io import failures, files, opener
+from diffusion.io import failures, files, limits, opener, safetensors_files
 from diffusion.package import public
 from diffusion.text import Tokenizer, fingerprint
 
@@ -221,17 +220,10 @@ def write(folder: str | pathlib.Path, contents: Table, description: Mapping[str,
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / INDEX).unlink(missing_ok=True)
+    entries = {f"entries/{name}": np.ascontiguousarray(rows) for name, rows in contents.entries.items()}
     with files.atomic(folder / ARRAYS) as file:
-        file.write(
-            save(
-                {
-                    **{f"entries/{name}": np.ascontiguousarray(rows) for name, rows in contents.entries.items()},
-                    ROW: contents.row,
-                }
-            )
-        )
-    with files.atomic(folder / INDEX) as file:
-        file.write((json.dumps(description, indent=2) + "\n").encode())
+        file.write(save(entries | {ROW: contents.row}))
+    files.write_text(folder / INDEX, json.dumps(description, indent=2) + "\n")
 
 
 def description_of(folder: str | pathlib.Path) -> dict[str, Any]:
@@ -263,10 +255,9 @@ def read(folder: str | pathlib.Path) -> Table:
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:
-        opener.check(path)
-        arrays = load_file(path)
+        arrays = safetensors_files.load(path)
         row = arrays.pop(ROW)
-    except (OSError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, KeyError, limits.Refused) as error:
         raise _failure(path, error) from error
     entries = {name.removeprefix("entries/"): rows for name, rows in arrays.items()}
     if not entries or row.dtype != np.int32 or not all(0 <= row.min() and row.max() < len(a) for a in entries.values()):
@@ -279,11 +270,9 @@ def null(folder: str | pathlib.Path) -> Entries:
     path = pathlib.Path(folder) / ARRAYS
     description_of(folder)
     try:
-        opener.check(path)
-        with safetensors.safe_open(path, "np") as file:
-            names = [name for name in file.keys() if name != ROW]
-            return {name.removeprefix("entries/"): file.get_slice(name)[:1][0] for name in names}
-    except (OSError, safetensors.SafetensorError) as error:
+        tensors = safetensors_files.header(path).tensors
+        return {name.removeprefix("entries/"): np.array(one.read()[0]) for name, one in tensors.items() if name != ROW}
+    except (OSError, IndexError, limits.Refused) as error:
         raise _failure(path, error) from error
 
 

@@ -1,11 +1,11 @@
 """Scikit-learn's handwritten digits as a TFDS dataset, so that a first run needs no download."""
 
-import io
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow_datasets as tfds
-from PIL import Image
+
+from diffusion.io import pictures
 
 # In every class the first 70 % of a fixed random order train, the next 10 % validate, the last 20 % test. The order is
 # random, not regular, so that train and test are independent samples, as the floor of a Frechet distance supposes. Of
@@ -45,7 +45,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
         images, labels, splits = digits()
         for key in np.flatnonzero(splits == split).tolist():
             # Encoded bytes, since TFDS would import TensorFlow to encode an array.
-            yield key, {"image": _png(images[key]), "label": int(labels[key])}
+            yield key, {"image": pictures.encoded(images[key, ..., 0]), "label": int(labels[key])}
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -68,10 +68,3 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for name, part in zip(FRACTIONS, np.split(rows, np.rint(ends * len(rows)).astype(int))):
             splits[part] = name
     return images, labels, splits
-
-
-def _png(image: np.ndarray) -> bytes:
-    """Encodes a grey image [H, W, 1] uint8 as PNG, without loss."""
-    buffer = io.BytesIO()
-    Image.fromarray(image[..., 0]).save(buffer, format="png")
-    return buffer.getvalue()

@@ -14,8 +14,7 @@ from array_record.python.array_record_module import ArrayRecordReader, ArrayReco
 from diffusion.data import pipeline, sources
 from diffusion.data.latent_cache import BEGUN, FORMAT, INDEX, LABEL, CacheError, Description, differences, parse
 from diffusion.data.sources import DataSpec
-from diffusion.io import opener
-from diffusion.io.files import atomic
+from diffusion.io import files, opener
 
 SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
 
@@ -138,8 +137,7 @@ def _settle(folder: pathlib.Path, description: Description, records: int) -> tup
 
 def _note(path: pathlib.Path, description: Description, records: int, sizes: Mapping[str, int]) -> None:
     content = {"format": FORMAT, **description._asdict(), "shard_records": records, "files": sizes}
-    with atomic(path) as file:
-        file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    files.write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 @contextmanager

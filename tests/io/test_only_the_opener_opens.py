@@ -46,7 +46,6 @@ ALLOWED: dict[str, dict[str, str]] = {
         "tensorflow_datasets.builder_from_directory": "a folder that catalog.check_folder has checked"
     },
     "diffusion/data/builders.py": {".read_text": "the package's own code"},
-    "diffusion/data/captions.py": {"safetensors.safe_open": "a path that the opener has checked"},
     "diffusion/data/latent_cache.py": {"ArrayRecordDataSource": "paths that the opener has checked"},
     "diffusion/data/latent_writer.py": {"ArrayRecordReader": "what it has written", "open": "what it has written"},
     "diffusion/data/preparation.py": {".read_text": "what it has written"},

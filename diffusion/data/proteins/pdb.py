@@ -53,8 +53,7 @@ def save(path: str | os.PathLike, atoms: np.ndarray, residue: str = "GLY") -> No
                 f"{1:6.2f}{0:6.2f}          {name[0]:>2}  "
             )
     lines.append(f"TER   {len(lines) + 1:5d}      {residue:>3} A{len(atoms):4d}".ljust(80))
-    with files.atomic(pathlib.Path(path)) as file:
-        file.write(("\n".join([*lines, "END".ljust(80)]) + "\n").encode("ascii"))
+    files.write_text(pathlib.Path(path), "\n".join([*lines, "END".ljust(80)]) + "\n")
 
 
 def load(path: str | os.PathLike) -> np.ndarray:

@@ -169,9 +169,9 @@ def picture(arrangement: Arrangement, lot: Lot) -> np.ndarray:
     paper = drawing.NIGHT if arrangement.style == "neon" else lot.pick(drawing.PAPERS)
     canvas = np.broadcast_to(np.array(paper, np.float64), (SIDE, SIDE, 3)).copy()
     for thing in arrangement.things:
-        tint = np.array(drawing.PALETTE[thing.colour]) + np.array([lot.between(-8, 8) for _ in range(3)])
+        tint = drawing.tint(thing.colour, lot)
         drawing.paint(canvas, DISTANCES[thing.shape], tint, (thing.x, thing.y), thing.radius, arrangement.style)
-    return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
+    return drawing.rounded(canvas)
 
 
 def visible(arrangement: Arrangement) -> np.ndarray:

@@ -61,8 +61,17 @@ def draw(scene: Scene, lot: Lot, more: Mapping[str, Distance] = MappingProxyType
     if scene.kind == "word":
         _write(canvas, scene.word, scene.colour, lot)
     for colour, shape, x, y, radius in _objects(scene, lot):
-        tint = np.array(PALETTE[colour]) + np.array([lot.between(-8, 8) for _ in range(3)])
-        paint(canvas, distances[shape], tint, (x, y), radius, scene.style)
+        paint(canvas, distances[shape], tint(colour, lot), (x, y), radius, scene.style)
+    return rounded(canvas)
+
+
+def tint(colour: str, lot: Lot) -> np.ndarray:
+    """Red, green and blue near those of a colour of `PALETTE`, float64 [3]."""
+    return np.array(PALETTE[colour]) + np.array([lot.between(-8, 8) for _ in range(3)])
+
+
+def rounded(canvas: np.ndarray) -> np.ndarray:
+    """The pixels of a canvas [..., 3], uint8."""
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8)
 
 

@@ -190,7 +190,7 @@ def painted(movers: tuple[Mover, ...], lot: Lot, more: Mapping[str, Distance] = 
     """
     distances = DISTANCES | dict(more)
     paper = np.array(lot.pick(drawing.PAPERS), np.float64)
-    tints = [np.array(drawing.PALETTE[m.colour]) + np.array([lot.between(-8, 8) for _ in range(3)]) for m in movers]
+    tints = [drawing.tint(mover.colour, lot) for mover in movers]
     canvases = np.broadcast_to(paper, (len(movers[0].places), SIDE, SIDE, 3)).copy()
     for frame, canvas in enumerate(canvases):
         for tint, mover in zip(tints, movers):
@@ -199,7 +199,7 @@ def painted(movers: tuple[Mover, ...], lot: Lot, more: Mapping[str, Distance] = 
         for mover in movers:
             if mover.bar is not None:
                 canvas += _cover(mover.bar)[..., None] * (np.array(BAR) - canvas)
-    return np.clip(np.round(canvases), 0, 255).astype(np.uint8)
+    return drawing.rounded(canvases)
 
 
 def shrunk(frames: np.ndarray, side: int) -> np.ndarray:

@@ -59,19 +59,14 @@ def shapes(number: int = NUMBER, seed: int = 0) -> tuple[Spoilt, ...]:
         masks = np.stack([one.distance(along, along[:, None], RADIUS) < 0 for one in some])
         overlap = templates.fits(masks, known).overlap.max(1)
         for one, mask, covered in zip(some, masks, overlap):
-            if (covered < COVERED and mask.any()) or _pieces(mask) > 1:
+            if (covered < COVERED and mask.any()) or templates.pieces(mask, SMALLEST) > 1:
                 spoilt[KINDS.index(one.kind)].append(one)
     return tuple(spoilt[i % 3][i // 3] for i in range(number))
 
 
-def _pieces(mask: np.ndarray) -> int:
-    """Number of connected parts of at least 4 pixels; corners connect."""
-    labels, number = scipy.ndimage.label(mask, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
-    return int((scipy.ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
-
-
 def _shape(kind: str, lot: Lot) -> Spoilt:
-    first, second = (DISTANCES[name] for name in _two(lot))
+    name = lot.pick(SHAPES)
+    first, second = DISTANCES[name], DISTANCES[lot.pick([other for other in SHAPES if other != name])]
     match kind:
         case "broken":
             return Spoilt(kind, broken(first, lot))
@@ -79,12 +74,6 @@ def _shape(kind: str, lot: Lot) -> Spoilt:
             return Spoilt(kind, blended(first, second, lot))
         case _:
             return Spoilt(kind, _blob(lot))
-
-
-def _two(lot: Lot) -> tuple[str, str]:
-    """Two different shapes."""
-    first = lot.pick(SHAPES)
-    return first, lot.pick([name for name in SHAPES if name != first])
 
 
 def blended(first: Distance, second: Distance, lot: Lot) -> Distance:
@@ -158,4 +147,4 @@ def blurred(picture: np.ndarray, lot: Lot) -> np.ndarray:
     """A picture uint8 [H, W, 3] under a Gaussian filter, whose deviation is drawn for a side H of 64 pixels."""
     deviation = lot.between(*DEVIATIONS) * len(picture) / drawing.SIDE
     smooth = scipy.ndimage.gaussian_filter(picture.astype(np.float64), (deviation, deviation, 0), mode="nearest")
-    return np.clip(np.round(smooth), 0, 255).astype(np.uint8)
+    return drawing.rounded(smooth)

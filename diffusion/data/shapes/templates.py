@@ -12,6 +12,7 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # reads its parts where they are first used
 
 from diffusion.data.shapes.drawing import DISTANCES, Distance
 from diffusion.data.shapes.scenes import SHAPES
@@ -149,3 +150,9 @@ def fits(masks: np.ndarray, known: Templates) -> Fits:
             overlap[some, index] = ratio[np.arange(len(ratio)), rows_of_shape[chosen]]
     centre = known.centre[best] + (corner + known.side // 2)[:, None]
     return Fits(overlap, known.radius[best], centre)
+
+
+def pieces(mask: np.ndarray, least: float) -> int:
+    """How many connected parts of a mask, Bool [H, W], have at least `least` pixels; corners connect."""
+    labels, number = scipy.ndimage.label(mask, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
+    return int((scipy.ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= least).sum())

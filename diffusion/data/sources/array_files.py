@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from diffusion.data.sources import splits
 from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import npy, npz, opener
 
@@ -49,12 +50,7 @@ class Arrays:
         file = pathlib.Path(path).expanduser()
         self.where = str(file)
         self.name = file.name
-        base = split.partition("[")[0]
-        if base != "train":
-            raise ValueError(
-                f"{file} has no split {base!r}: the only split is 'train'. Valid: parts of it, e.g. 'train[:90%]' to "
-                "train on and 'train[90%:]' to compare with; or another file."
-            )
+        splits.require_train(splits.parse(split).base, str(file))
         if not file.exists():
             raise FileNotFoundError(f"{file}: there is no such file or folder of arrays.")
         self._files = sorted(file.glob("*.npy")) if file.is_dir() else [file]

@@ -133,11 +133,7 @@ class _Films:
         place = pathlib.Path(path).expanduser()
         if not place.exists():
             raise FileNotFoundError(f"{place}: there is no such file or folder.")
-        base = splits.parse(split).base
-        if base != "train":
-            raise ValueError(
-                f"{place} has no split {base!r}: the only split is 'train'. Valid: a part of it, e.g. 'train[:90%]'"
-            )
+        splits.require_train(splits.parse(split).base, str(place))
         self.where, self.name = str(place), place.name
         self._frames, self._side = frames, side
         self._films = films_of(place)

@@ -15,19 +15,10 @@ from diffusion.io import limits, opener, pictures
 from diffusion.package.public import nearest
 
 MODES = {"1": 1, "L": 1, "P": 3, "RGB": 3, "RGBA": 4, "CMYK": 3, "YCbCr": 3, "LA": 4}  # channels by Pillow's mode
-EXAMPLE = (
-    "image",
-    "x",
-    "images",
-    "jpg",
-    "jpeg",
-    "png",
-    "webp",
-    "img",
-)  # columns that are the example, if none is named
-LABEL = ("label", "labels", "cls")  # columns that are the label, if none is named
-CAPTION = ("caption", "captions", "text", "txt", "prompt")  # columns that are the caption, if none is named
-
+# Columns that are the example, the label and the caption, if none is named.
+EXAMPLE = ("image", "x", "images", "jpg", "jpeg", "png", "webp", "img")
+LABEL = ("label", "labels", "cls")
+CAPTION = ("caption", "captions", "text", "txt", "prompt")
 ENCODED = 2**29  # most bytes of an encoded picture, twice as many as of a decoded one
 CLASSES = 10**6  # most classes; the largest label says how many there are
 
@@ -99,10 +90,8 @@ class Columns:
     @property
     def wanted(self) -> list[str]:
         """The columns that a record is made of, but for the label."""
-        parts = (self.example, self.condition)
-        return list(
-            dict.fromkeys(name for part in parts for name in ((part,) if isinstance(part, str) else part) if name)
-        )
+        parts = ((part,) if isinstance(part, str) else part for part in (self.example, self.condition))
+        return list(dict.fromkeys(name for part in parts for name in part if name))
 
     @property
     def caption(self) -> str:

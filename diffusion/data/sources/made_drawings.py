@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import identities
-from diffusion.data.sources.sequences import Computed, Records, check_made
+from diffusion.data.sources.sequences import SPLITS, Computed, Records, check_made
 
 SEED = 2028  # the seed of `drawings`; the dataset `shapes` has another
 SPELLING_SEED = 2031  # the seed of `spelled_drawings`
-SPLITS = ("train", "test")
 SILENT = "a picture"
 """Caption that says nothing of its picture."""
 SPELLED = (3, 4)

@@ -1,13 +1,11 @@
 """Points of exact mixtures on manifolds, drawn when the source is opened, with their density."""
 
 import math
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import numpy as np
 
-from diffusion.data.sources.sequences import SEEDS, Records, check_made
+from diffusion.data.sources.sequences import SEEDS, Records, Rows, check_made
 from diffusion.manifolds import heat_kernels, mixtures
 from diffusion.manifolds.distributions import Distribution
 
@@ -30,23 +28,13 @@ TURNS = (  # the components of `rotation_mixture`: rotation vector, variance, we
 )
 
 
-class ManifoldPoints(Sequence):
-    """Records {"x": float32 `[*shape]`} of independent draws.
-
-    Attributes:
-        x: the points, float32 `[N, *shape]`.
-    """
+class ManifoldPoints(Rows):
+    """Records {"x": float32 `[*shape]`} of independent draws."""
 
     def __init__(self, distribution: Distribution, split: str, number: int):
         check_made("these points", split, number)
         keys = jax.random.split(jax.random.key(SEEDS[split]), number)
         self.x = np.asarray(jax.jit(distribution.sample)(keys), np.float32)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, row: Any) -> Any:
-        return {"x": self.x[row]}
 
 
 class ExactRecords(Records):

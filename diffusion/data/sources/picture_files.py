@@ -104,8 +104,7 @@ class _Files:
             return self._folder / self._base
         if named:
             raise ValueError(f"{self._folder} has no split {self._base!r}; its splits are {', '.join(named)}.")
-        if self._base != "train":
-            splits.files_of(self._base, ["a file"], str(self._folder))  # raises: all of it is "train"
+        splits.require_train(self._base, str(self._folder))
         return self._folder
 
     def place(self, row: int) -> str:

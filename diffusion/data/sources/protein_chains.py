@@ -1,24 +1,17 @@
 """Backbones of ideal folds, all drawn when the source is opened."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from diffusion.data.proteins import folds
-from diffusion.data.sources.sequences import SEEDS, Records, check_made
+from diffusion.data.sources.sequences import SEEDS, Records, Rows, check_made
 
 BLOCK = 60  # chains of one call; since all calls have one size, a record always has the same bits
 
 
-class ProteinChains(Sequence):
-    """Records {"x": frames float32 `[32, 3, 4]`, "label": int} of independent draws; each follows from its row alone.
-
-    Attributes:
-        x: the frames of all chains, float32 `[N, 32, 3, 4]`.
-    """
+class ProteinChains(Rows):
+    """Records {"x": frames float32 `[32, 3, 4]`, "label": int} of independent draws, each by its row alone."""
 
     def __init__(self, split: str, number: int, withheld: int):
         check_made("these chains", split, number)
@@ -34,12 +27,7 @@ class ProteinChains(Sequence):
         starts = range(0, number, BLOCK)
         blocks = [np.asarray(block(np.arange(first, first + BLOCK, dtype=np.uint32)), np.float32) for first in starts]
         self.x = np.concatenate(blocks)[:number]
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, row: Any) -> Any:
-        return {"x": self.x[row], "label": int(row) % len(folds.CLASSES)}
+        self.label = np.arange(number) % len(folds.CLASSES)
 
 
 class ChainRecords(Records):

@@ -1,7 +1,18 @@
 """A Python sequence of records as a source: its items are mappings, e.g. {"image": uint8 [H, W, C], "label": int}."""
 
-__all__ = ["SEEDS", "Computed", "Records", "caption", "check", "check_made", "describe", "describe_record", "plain"]
-
+__all__ = [
+    "SEEDS",
+    "SPLITS",
+    "Computed",
+    "Records",
+    "Rows",
+    "caption",
+    "check",
+    "check_made",
+    "describe",
+    "describe_record",
+    "plain",
+]
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,6 +27,8 @@ from diffusion.package import public
 
 SEEDS = {"train": 2026, "test": 2027}
 """Seeds of the splits of sources that draw their records."""
+SPLITS = tuple(SEEDS)
+"""The names of these splits, whose order numbers them."""
 
 
 def check_made(what: str, split: str, number: int = 1, splits: Iterable[str] = SEEDS) -> None:
@@ -47,6 +60,24 @@ class Computed(Sequence):
         if not 0 <= row < self._number:
             raise IndexError(row)
         return self._make(int(row))
+
+
+class Rows(Sequence):
+    """Records {"x": a row of an array}, with "label" where there are classes.
+
+    Attributes:
+        x: the examples, `[N, ...]`.
+        label: the classes of the examples, int `[N]`; None without classes.
+    """
+
+    x: np.ndarray
+    label: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, row: Any) -> Any:
+        return {"x": self.x[row]} | ({} if self.label is None else {"label": int(self.label[row])})
 
 
 class Records:

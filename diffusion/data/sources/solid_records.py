@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from diffusion.data import level_sets, solids
-from diffusion.data.sources.sequences import Computed, Records, check_made
+from diffusion.data.sources.sequences import SPLITS, Computed, Records, check_made
 
 SEED = 2029
-SPLITS = ("train", "test")
 
 
 class SurfaceRecords(Records):
@@ -99,7 +98,7 @@ def _maker(
     split: str, number: int, kinds: tuple[str, ...]
 ) -> Callable[[int], tuple[solids.Solid, int, np.random.Generator]]:
     """The function row -> (solid, class, generator in its state after both are drawn)."""
-    check_made("solids", split, number, SPLITS)
+    check_made("solids", split, number)
     classes = _classes(kinds)
     if wrong := [kind for kind in classes if kind not in solids.KINDS]:
         raise ValueError(f"kinds holds {wrong[0]!r}. Valid: {', '.join(solids.KINDS)}")

@@ -12,7 +12,6 @@ from diffusion.data.sources.spec import Derived, Leaf, Source
 from diffusion.io import wav
 
 SEED = 2029
-SPLITS = ("train", "test")
 
 
 def instruments(
@@ -46,7 +45,7 @@ def instruments(
     Raises:
         ValueError: for another split, or sizes that do not fit.
     """
-    sequences.check_made("instruments", split, number, SPLITS)
+    sequences.check_made("instruments", split, number)
     if sample_rate < 2000:
         raise ValueError(f"sample_rate = {sample_rate}. Valid: at least 2000 Hz")
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
@@ -55,7 +54,7 @@ def instruments(
         raise ValueError("vibrato = True: only a form with a pitch has a vibrato. Valid: sound.harmonics_and_rest")
 
     def make(row: int) -> dict[str, Any]:
-        note = notes.clip((SEED, SPLITS.index(split), row), sample_rate, length)
+        note = notes.clip((SEED, sequences.SPLITS.index(split), row), sample_rate, length)
         record: dict[str, Any] = {"x": note.waveform, "label": note.label}
         if sound.form.pitched:
             fundamental = notes.fundamental(note.label, note.pitch)

@@ -1,21 +1,14 @@
 """Points on the arms of a spiral: a first run on data that are no pictures."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 
-from diffusion.data.sources.sequences import SEEDS, Records, check_made
+from diffusion.data.sources.sequences import SEEDS, Records, Rows, check_made
 
 
-class Spirals(Sequence):
+class Spirals(Rows):
     """Records {"x": float32 [2], "label": int}; the label is the arm of the point.
 
-        x = r (cos a, sin a) + noise eps,     a = 2 pi (arm / arms + r / 2),     r^2 ~ U(0.04, 1)
-
-    Attributes:
-        x: the points, float32 [N, 2].
-        label: the arms of the points, int [N].
+    x = r (cos a, sin a) + noise eps,     a = 2 pi (arm / arms + r / 2),     r^2 ~ U(0.04, 1)
     """
 
     def __init__(self, split: str = "train", arms: int = 3, number: int = 20_000, noise: float = 0.03):
@@ -28,12 +21,6 @@ class Spirals(Sequence):
         angle = 2 * np.pi * (self.label / arms + radius / 2)
         line = radius * np.stack([np.cos(angle), np.sin(angle)])
         self.x = (line.T + noise * rng.normal(size=(number, 2))).astype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, row: Any) -> Any:
-        return {"x": self.x[row], "label": int(self.label[row])}
 
 
 def spirals(split: str = "train", *, arms: int = 3, number: int = 20_000, noise: float = 0.03) -> Records:

@@ -159,8 +159,7 @@ def files_at(
     matches = [place] if place.exists() else sorted(place.parent.glob(place.name))
     if not matches:
         raise FileNotFoundError(f"{place}: there is no such file or folder.")
-    if base != "train":
-        files_of(base, ["a file"], str(place))  # raises: all of it is "train"
+    require_train(base, str(place))
     return list(matches), str(place), place.name
 
 
@@ -174,6 +173,23 @@ def within(where: str) -> pathlib.Path | None:
     if place.is_dir():
         return place
     return None if place.exists() else place.parent  # a pattern's folder
+
+
+def require_train(base: str, what: str) -> None:
+    """Refuses another split than "train" of data without splits.
+
+    Args:
+        base: the split.
+        what: the folder or file, for the message.
+
+    Raises:
+        ValueError: for another split.
+    """
+    if base != "train":
+        raise ValueError(
+            f"{what} has no split {base!r}: the only split is 'train'. Valid: parts of it, e.g. 'train[:90%]' to "
+            "train on and 'train[90%:]' to compare with."
+        )
 
 
 def files_of(base: str, names: Sequence[str], what: str, said: Callable[[str], str] = split_of) -> list[str]:
@@ -195,12 +211,8 @@ def files_of(base: str, names: Sequence[str], what: str, said: Callable[[str], s
     for name in names:
         by_split.setdefault(said(name), []).append(name)
     if set(by_split) <= {""}:
-        if base == "train":
-            return list(names)
-        raise ValueError(
-            f"{what} has no split {base!r}: the only split is 'train'. Valid: parts of it, e.g. 'train[:90%]' to "
-            "train on and 'train[90%:]' to compare with."
-        )
+        require_train(base, what)
+        return list(names)
     if base not in by_split:
         raise ValueError(f"{what} has no split {base!r}; its splits are {', '.join(sorted(filter(None, by_split)))}.")
     return by_split[base]

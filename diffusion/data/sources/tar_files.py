@@ -203,8 +203,7 @@ def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, d
     index = _scanned(file, within)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic(place) as out:
-            out.write(json.dumps(index).encode())
+        files.write_text(place, json.dumps(index))
     except OSError:
         pass  # the index works without a cache
     return index

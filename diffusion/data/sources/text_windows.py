@@ -3,13 +3,12 @@
 import hashlib
 import pathlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from diffusion.data import english_prose, identities
 from diffusion.data.sources import splits
-from diffusion.data.sources.sequences import Records
+from diffusion.data.sources.sequences import SPLITS, Records, Rows
 from diffusion.data.sources.spec import DataSpec
 from diffusion.io import opener
 
@@ -17,24 +16,14 @@ LETTERS = english_prose.SYMBOLS
 LARGEST = 2**30  # bytes of a file of text
 
 
-class Windows(Sequence):
-    """Records {"x": int32 [length]} of a text, one after another without overlap; a rest is not used.
-
-    Attributes:
-        x: the windows, int32 [N, length].
-    """
+class Windows(Rows):
+    """Records {"x": int32 [length]} of a text, one after another without overlap; a rest is not used."""
 
     def __init__(self, symbols: np.ndarray, length: int):
         if not 1 <= length <= len(symbols):
             raise ValueError(f"length = {length}. Valid: 1 .. {len(symbols)}, the number of characters of the text")
         number = len(symbols) // length
         self.x = symbols[: number * length].reshape(number, length).astype(np.int32)
-
-    def __len__(self) -> int:
-        return len(self.x)
-
-    def __getitem__(self, row: Any) -> Any:
-        return {"x": self.x[row]}
 
 
 class TextRecords(Records):
@@ -73,7 +62,7 @@ def prose(split: str = "train", *, length: int = 128, packages: Sequence[str] = 
     Raises:
         ValueError: for another split, a length out of range, or a package that is not installed.
     """
-    if split not in ("train", "test"):
+    if split not in SPLITS:
         raise ValueError(f"the prose has no split {split!r}. Valid: train, test")
     text = english_prose.read(packages)
     versions = ", ".join(f"{package} {version}" for package, version in text.versions.items())

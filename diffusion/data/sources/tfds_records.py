@@ -12,6 +12,7 @@ import numpy as np
 
 from diffusion.data import catalog, fingerprints, identities
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
+from diffusion.data.sources.table_records import stamp_of
 from diffusion.data.transforms import decode, decode_any, decode_square
 from diffusion.io import files, limits, opener, pictures
 
@@ -220,8 +221,7 @@ class Records(RandomAccess):
     def stamp(self) -> str:
         """sha256 of the split's description and of its files' names, lengths and times of change; reads no record."""
         paths = self._encoded.dataset_info.splits[self.spec.split].filepaths
-        stats = [(Path(path).name, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path in paths]
-        known = [self.spec.name, self.spec.version, self.spec.split, self.spec.size, stats]
+        known = [self.spec.name, self.spec.version, self.spec.split, self.spec.size, stamp_of(paths)]
         return hashlib.sha256(json.dumps(known).encode()).hexdigest()
 
     def sizes(self, rows: Sequence[int]) -> np.ndarray:
