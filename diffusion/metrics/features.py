@@ -116,8 +116,7 @@ def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, bat
     if len(images) == 0:
         raise ValueError("features need at least one image")
     batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    first = extract(batches[0])
-    total = frechet.update(frechet.init(first.shape[1]), first)
+    total = frechet.moments(extract(batches[0]))
     for batch in batches[1:]:
         total = frechet.update(total, extract(batch))
     return total

@@ -4,8 +4,6 @@ The measures see the model only through its function `make`. A function that ret
 gives the error of the measure itself.
 """
 
-__all__ = ["CLOSE", "Make", "covered", "follows", "on_top", "rows"]
-
 import collections
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,7 +22,7 @@ from examples.text import drawn_objects, judge
 CLOSE = 4.0  # pixels, a sixteenth of a side: a shape that stands nearer than this is where it should be
 LEAST = 12  # pixels that two shapes share, where their order is judged
 
-# (prompts, controls uint8 [N, 64, 64, 3] or None, seeds) -> uint8 [N, 64, 64, 3]
+# (prompts, controls or references uint8 [N, 64, 64, 3] or None, seeds) -> uint8 [N, 64, 64, 3]
 Make = Callable[[Sequence[str], np.ndarray | None, Sequence[int]], np.ndarray]
 
 
@@ -112,7 +110,7 @@ def covered(image: np.ndarray, arrangement: Arrangement, parts: Sequence[Found],
         parts: the parts of the picture.
         index: the part that stands for each of the K shapes, -1 for none.
     """
-    apart = np.linalg.norm(image - drawn_objects.paper_of(image), axis=-1)
+    apart = drawn_objects.distance_to_paper(image)
     overlaps = []
     for thing, plan, number in zip(arrangement.things, arrangements.visible(arrangement), index):
         if number < 0 or parts[number].colour != thing.colour:

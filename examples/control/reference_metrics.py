@@ -4,10 +4,8 @@ The judge reads content and style. The measures see the model only through its f
 the references themselves can replace it, which gives the error of the judge.
 """
 
-__all__ = ["CONTENT", "STYLE", "Make", "agreement", "alone", "fits", "paper", "references", "with_prompt"]
-
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,14 +16,12 @@ from diffusion.data.shapes.scenes import NONE, Scene, phrase
 from diffusion.data.sources.made_drawings import SILENT
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from examples.control.control_metrics import Make
 from examples.text import drawn_objects, judge
 
 CONTENT = ("kind", "count", "colour", "shape", "size", "position", "relation", "second_colour", "second_shape")
 STYLE = ("style", "paper")
 KINDS = ("one", "several", "pair")
-
-# (prompts, references uint8 [N, 64, 64, 3] or None, seeds) -> uint8 [N, 64, 64, 3]
-Make = Callable[[Sequence[str], np.ndarray | None, Sequence[int]], np.ndarray]
 
 
 class References(NamedTuple):
@@ -79,7 +75,7 @@ def fits(images: np.ndarray, requested: Sequence[Scene]) -> dict[str, Any]:
         images: uint8 [N, 64, 64, 3].
         requested: the scene that each picture should show, with the shape of each object.
     """
-    verdicts = [drawn_objects.verdict(*pair) for pair in zip(requested, drawn_objects.measured(images, requested))]
+    verdicts = drawn_objects.verdicts(requested, images)
     return {name: bootstrap.share([right[name] for right in verdicts]) for name in ("shape", "whole")}
 
 

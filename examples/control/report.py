@@ -46,7 +46,7 @@ from diffusion.metrics.attribute_reader import Reader
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 from examples.control import control_metrics, reference_metrics
-from examples.text import judge
+from examples.text import drawn_objects, judge
 
 SHOWN = 8  # examples in a picture
 BESIDE = {"with": "with the control", "without": "without it, the same noise", "real": "real pictures of the plans"}
@@ -138,7 +138,7 @@ def _made(
 
 def _draw(tiles: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[str], path: pathlib.Path) -> None:
     """Writes a PNG: the first examples side by side, the same row under each other."""
-    columns = ["\n".join(textwrap.wrap(prompt, 16)) for prompt in prompts[:SHOWN]]
+    columns = [textwrap.fill(prompt, 16) for prompt in prompts[:SHOWN]]
     twice = lambda row: row.repeat(2, axis=1).repeat(2, axis=2)  # so that the captions find room
     plots.mosaic([[twice(row[:SHOWN]) for row in tiles]], names, [columns], path)
 
@@ -159,47 +159,34 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
                 "reference_with_prompt.png": "The prompt names colour and shape; the reference provides the rest",
             },
         )
-    parts += [report.table(("", ""), content["protocol"].items()), report.IN_FULL]
-    return "\n\n".join(parts) + "\n"
+    return report.page([*parts, report.table(("", ""), content["protocol"].items())])
 
 
 def control_table(figures: dict) -> str:
     """The rows of the controls, each with the control, without it, and of real pictures."""
-    percent = lambda share: "—" if share is None else f"{100 * share['share']:.0f} %"
-    close = f"within {control_metrics.CLOSE:g}"
-    rows = []
-    for name, rows_by_kind in figures.items():
-        for which, words in BESIDE.items():
-            row = rows_by_kind[which]
-            error = report.with_error(row["error"])
-            there = "—" if which == "without" else percent(row["there"])
-            overlap = f"{row['covered']['value']:.2f}"
-            complete = "—" if which == "without" else percent(row["whole"])
-            order = "—" if which == "without" else percent(row["order"])
-            shares = (
-                percent(row["close"]),
-                there,
-                overlap,
-                complete,
-                order,
-                percent(row["prompt"]),
-                percent(row["count"]),
-            )
-            rows.append((name, words, error, f"{row['median']:.2g}", *shares))
-    header = (
-        "control",
-        "pictures",
-        "error, pixels",
-        "median",
-        close,
-        "right one there",
-        "overlap",
-        "whole",
-        "order",
-        "prompt",
-        "number",
-    )
-    return report.table(header, rows)
+
+    def cell(row: dict, which: str, name: str) -> str:
+        if row[name] is None or (which == "without" and name in ("there", "whole", "order")):
+            return "—"
+        return f"{row[name]['value']:.2f}" if name == "covered" else f"{100 * row[name]['share']:.0f} %"
+
+    columns = {
+        "close": f"within {control_metrics.CLOSE:g}",
+        "there": "right one there",
+        "covered": "overlap",
+        "whole": "whole",
+        "order": "order",
+        "prompt": "prompt",
+        "count": "number",
+    }
+    rows = [
+        (control, words, report.with_error(row["error"]), f"{row['median']:.2g}")
+        + tuple(cell(row, which, name) for name in columns)
+        for control, rows_by_kind in figures.items()
+        for which, words in BESIDE.items()
+        for row in [rows_by_kind[which]]
+    ]
+    return report.table(("control", "pictures", "error, pixels", "median", *columns.values()), rows)
 
 
 def reference_table(figures: dict) -> str:
@@ -218,7 +205,10 @@ def reference_table(figures: dict) -> str:
 
 def template_rows(figures: dict, order: Sequence[str]) -> list[tuple[str, ...]]:
     """The rows of `reference_metrics.fits`, in the columns of an order."""
-    words = {"shape": "templates: the shape is the best of the eight", "whole": "templates: overlap above 0.85"}
+    words = {
+        "shape": "templates: the shape is the best of the eight",
+        "whole": f"templates: overlap above {drawn_objects.WHOLE:g}",
+    }
     return [
         (what, *(report.percent(figures[which]["templates"][name]) for which in order)) for name, what in words.items()
     ]

@@ -4,8 +4,6 @@ It needs no network. A component is a set of neighbouring pixels that differ fro
 border) and whose hue is nearest to the same colour of the palette. Rings are filled.
 """
 
-__all__ = ["FAR", "Found", "Matched", "alone", "find_shapes", "hues", "matched"]
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

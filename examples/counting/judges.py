@@ -8,8 +8,6 @@ is not used in training, shows to what extent. Both judges learn from real drawi
 `examples.text.judge.pictures`.
 """
 
-__all__ = ["ATTRIBUTES", "features", "measuring", "read", "rewarding"]
-
 import functools
 import pathlib
 from collections.abc import Mapping

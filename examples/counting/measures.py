@@ -1,7 +1,5 @@
 """Measures of pictures for captions: counts without a network, the verdicts of both judges, and variety."""
 
-__all__ = ["CAPTIONS", "SEEDS", "captions", "make", "measured", "ratio"]
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,7 +12,7 @@ from diffusion.metrics import attribute_reader, bootstrap, frechet
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.text_to_image import TextToImage
 from examples.counting import judges
-from examples.text import drawn_objects, drawn_words, judge, prompt_metrics
+from examples.text import judge, prompt_metrics
 
 SEED = 7_304  # of the captions; no training has seen them
 SEEDS = 4  # pictures of each caption
@@ -71,7 +69,7 @@ def measured(texts: Sequence[str], pictures: np.ndarray, rewarding: Reader, meas
     """
     requested = [scenes.parsed(text) for text in texts]
     several = np.array([scene.kind == "several" for scene in requested])
-    templates = drawn_objects.score_of(texts, pictures) | drawn_words.score_of(texts, pictures)
+    templates = prompt_metrics.by_templates(texts, pictures)
     last = judges.features(measuring, pictures)
     scenes_shown = {
         "rewarding": judges.read(rewarding, attribute_reader.features(rewarding, pictures)),

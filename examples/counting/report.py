@@ -211,7 +211,7 @@ def run(
 def draw(asked: Sequence[str], shown: Mapping[str, np.ndarray], path: pathlib.Path) -> None:
     """Writes the PNG of the first pictures of captions of several objects, a line for each row, from the same noise."""
     several = [i for i, text in enumerate(asked) if scenes.parsed(text).kind == "several"][:: measures.SEEDS][:SHOWN]
-    columns = ["\n".join(textwrap.wrap(asked[i], WRAPPED)) for i in several]
+    columns = [textwrap.fill(asked[i], WRAPPED) for i in several]
     rows = [pictures[several] for pictures in shown.values()]
     plots.mosaic([rows], [f"{title(name)} " for name in shown], [columns], path)
 
@@ -258,11 +258,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         "![Pictures of each row of the table, for the same noise and captions](pictures.png)",
         "## How to read the figures",
         HOW_TO_READ,
-        "## Protocol",
-        report.table(("", ""), content["protocol"].items()),
-        report.IN_FULL,
+        report.protocol(content["protocol"]),
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def _percents(share: Mapping[str, Any]) -> list[float]:

@@ -4,8 +4,6 @@
       --extend=examples.counting.extension
 """
 
-__all__ = ["counting_drawings", "judged", "log_probabilities", "log_probability", "requested"]
-
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +17,7 @@ from diffusion import objectives
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import NONE, Lot
 from diffusion.data.sources.made_drawings import Drawings
-from diffusion.data.sources.sequences import Records
+from diffusion.data.sources.sequences import SPLITS, Records
 from diffusion.metrics import attribute_reader
 from examples.counting import judges
 from examples.text import judge
@@ -27,7 +25,6 @@ from examples.text import judge
 SEED = 7_303  # of the drawings whose captions train
 FLOOR = 0.05  # probability below which a logarithm hardly falls, so that no single picture decides a step
 SEVERAL = 0.7  # the share of captions that ask for several objects; of the dataset it is 0.18
-SPLITS = ("train", "test")
 OPEN = -1  # the class of an attribute that a caption leaves open
 
 

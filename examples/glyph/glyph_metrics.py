@@ -126,8 +126,7 @@ def fidelity(
     shown = judge.read_scenes(reader, images)
     verdicts = [judge.verdict(scene, scene_shown) for scene, scene_shown in zip(requested, shown)]
     beside = [[right for name, right in verdict.items() if name != "shape"] for verdict in verdicts]
-    objects = drawn_objects.measured(images, requested, tuple(glyph.SHAPE.values()))
-    fits = [drawn_objects.verdict(*pair) for pair in zip(requested, objects)]
+    fits = drawn_objects.verdicts(requested, images, (glyph.ghost,))
     return {
         "best": bootstrap.share([fit["shape"] for fit in fits]),
         "whole": bootstrap.share([fit["whole"] for fit in fits]),

@@ -27,19 +27,16 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.mark_flags_as_required(["model", "runs", "out"])
     command_line.begin()
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jax import Array
 
 from diffusion import text_to_image
-from diffusion.arrays import chunks
 from diffusion.data import shapes
 from diffusion.data.shapes.scenes import Scene
-from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
@@ -50,7 +47,7 @@ from diffusion.metrics import attribute_reader
 from diffusion.recipe import ConfigError, resolve
 from diffusion.text_to_image import TextToImage, model_index
 from examples.glyph import glyph, glyph_metrics, report_pictures
-from examples.text import judge
+from examples.text import edits, judge
 
 SHOWN = (
     Scene("one", "plain", "cyan", glyph.NAME, "large", "top right"),
@@ -63,7 +60,6 @@ SHOWN = (
     Scene("one", "plain", "purple", "star", "large", "middle"),
 )
 """The prompts of the picture: colours, places, neighbours and a style that no picture taught, and another shape."""
-CODED = 50  # pictures in one call of the autoencoder
 HEADER = (
     "",
     "pictures with the glyph",
@@ -76,8 +72,6 @@ HEADER = (
     "minutes of training",
     "bytes",
 )
-
-
 SHARES = ("subject", "best", "whole", "prompt", "pictures")
 
 
@@ -107,8 +101,8 @@ def tuned(run: pathlib.Path) -> Taught:
     if not tuned_run.base_of(run):
         raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
     word = config["tuning"].get("word", glyph.NAME)
-    tuned: Any = resolve.Resolver(config).tuned
-    costs = {"minutes": minutes(run), "bytes": weight(run, tuned.tuning.replaces)}
+    recipe: Any = resolve.Resolver(config).tuned
+    costs = {"minutes": minutes(run), "bytes": weight(run, recipe.tuning.replaces)}
     return Taught(run.name.replace("_", " "), tuned_run.load(run)[0], word, costs)
 
 
@@ -132,11 +126,7 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
     Raises:
         ConfigError: if the model's pictures have another size than the shapes.
     """
-    if taught[0].model.side != 64:
-        raise ConfigError(
-            f"--model makes pictures of {taught[0].model.side} pixels, and the shapes have 64. Train on shapes: "
-            "python -m examples.text.demo --config=text/shapes."
-        )
+    judge.check_side("--model", taught[0].model.side)
     out.mkdir(parents=True, exist_ok=True)
     reader = judge.reader()
     requested = glyph.requested(number)
@@ -166,7 +156,8 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
         [glyph.word(scene) for scene in SHOWN],
         out / "glyph.png",
     )
-    real = glyph_metrics.real_figures(reader, requested, known, coder(taught[0].model), factor)
+    coded = functools.partial(edits.through_autoencoder, taught[0].model)
+    real = glyph_metrics.real_figures(reader, requested, known, coded, factor)
     figures = {"models": rows, "real": real}
     settings = {"prompts": number, "captions": number, "seeds": "0..", "judge": judge.name()}
     content = report.plain({"figures": figures, "protocol": {**protocol, **settings, **report.software()}})
@@ -182,19 +173,6 @@ def maker(taught: Taught, batch_size: int) -> Callable[[Sequence[Scene | str], S
         return text_to_image.generate(taught.model, prompts, seeds=list(seeds), batch_size=batch_size)
 
     return make
-
-
-def coder(model: TextToImage) -> Callable[[np.ndarray], np.ndarray]:
-    """A function that encodes pictures, uint8 [N, H, W, 3], and decodes them again."""
-    module: Any = model.modules["vae"]
-    params = {"params": model.params["vae"]}
-
-    @jax.jit
-    def both(images: Array) -> Array:
-        latents = module.apply(params, images / 127.5 - 1, method="encode").mean
-        return module.apply(params, latents, method="decode")
-
-    return lambda images: to_uint8(chunks.applied(both, images.astype(np.float32), CODED))
 
 
 def table(figures: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -227,11 +205,9 @@ def markdown(content: Mapping[str, Any]) -> str:
         "![The five training pictures, and pictures of each model for the same prompts and noise](glyph.png)",
         f"The retriever mistakes {report.percent(figures['real']['mistaken'])} of real pictures of other shapes, and "
         f"{report.percent(figures['real']['spoilt'])} of corrupted glyphs, for the glyph.",
-        "## Protocol",
-        report.table(("", ""), content["protocol"].items()),
-        report.IN_FULL,
+        report.protocol(content["protocol"]),
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def main(argv: list[str]) -> None:

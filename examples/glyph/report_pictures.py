@@ -40,6 +40,6 @@ def draw(
         for panel, image, text in zip(line, images, texts):
             panel.imshow(image, interpolation="nearest")
             if number < 2:  # the prompts of all models stand above the first one's pictures
-                panel.set_title("\n".join(textwrap.wrap(text, 20)), fontsize=7.5, color=plots.INK)
+                panel.set_title(textwrap.fill(text, 20), fontsize=7.5, color=plots.INK)
         line[0].set_ylabel(name, fontsize=9, color=plots.INK)
     plots.save(figure, path)

@@ -145,8 +145,7 @@ def mcgdiff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:
 
 def _particles(setting: Setting, y: Array, x: Array, keys: Array) -> tuple[Array, dict[str, Any], Array]:
     """(y of the particles, what both functions take, keys of the draw of one of each group)."""
-    several = jax.vmap(lambda key: jax.random.split(key, 2 * PARTICLES + 1))(keys)
-    noise_keys, keys = (several[:, k : k + PARTICLES].reshape(-1) for k in (0, PARTICLES))
+    noise_keys, keys, draws = particle_keys(keys, PARTICLES)
     arguments = {
         "sampler": samplers.ddpm(),
         "denoise": setting.denoise,
@@ -155,7 +154,18 @@ def _particles(setting: Setting, y: Array, x: Array, keys: Array) -> tuple[Array
         "plan": _plan(setting),
         "keys": keys,
     }
-    return jnp.repeat(y, PARTICLES, axis=0), arguments, several[:, -1]
+    return jnp.repeat(y, PARTICLES, axis=0), arguments, draws
+
+
+def particle_keys(keys: Array, number: int) -> tuple[Array, Array, Array]:
+    """Keys of groups of particles, by the keys `[B]` of their samples.
+
+    Returns:
+        (keys of the first noise `[B number]`, keys of the steps `[B number]`, keys of the draw of one of each group
+        `[B]`).
+    """
+    several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
+    return several[:, :number].reshape(-1), several[:, number:-1].reshape(-1), several[:, -1]
 
 
 def red_diff(setting: Setting, y: Array, x: Array, keys: Array) -> Array:

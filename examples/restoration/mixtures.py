@@ -64,8 +64,7 @@ def distances(dimension: int, rows: int, seed: int, steps: int, points: int) -> 
     runs = {name: every[name] for name in NAMES}
     target = exact.posterior(mixture, A, y, noise_std)
     reference = exact.draw(target, 4 * points, 7)
-    along = np.random.default_rng(1).standard_normal((64, dimension))
-    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    along = vector_distances.directions(64, dimension, seed=1)
     read = jnp.broadcast_to(jnp.asarray(y, jnp.float32), (points, rows))
     samples = {"the posterior itself": exact.draw(target, points, 8)}
     samples |= restored(runs, read, SCHEDULE, (dimension,), seed)

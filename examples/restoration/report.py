@@ -285,9 +285,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         "![Test digits, their measurements, and the pictures that each method restores](samples.png)",
         "## Protocol",
         report.table(("model", "commit", "device"), [[protocol[key] for key in ("model", "git_commit", "device")]]),
-        report.IN_FULL,
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def draw(lines: Mapping[str, Mapping[str, np.ndarray]], path: pathlib.Path) -> None:

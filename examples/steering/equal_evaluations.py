@@ -10,7 +10,7 @@ from jax import Array
 
 from diffusion import guidance, samplers, schedules, steering, timesteps
 from diffusion.metrics import vector_distances
-from examples.restoration import exact
+from examples.restoration import exact, methods
 
 STEPS = 20  # evaluations of one plain sample
 DERIVATIVE = 3  # evaluations that one with its derivative counts as
@@ -112,9 +112,8 @@ def rejection(evaluations: int):
 
 def _particles(keys: Array, number: int) -> tuple[Array, Array, Array]:
     """The first noise and the keys of particles, and the keys of the draw of one of each group."""
-    several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
-    starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
-    return samplers.prior(SCHEDULE, starts, (2,)), walks, several[:, -1]
+    starts, walks, draws = methods.particle_keys(keys, number)
+    return samplers.prior(SCHEDULE, starts, (2,)), walks, draws
 
 
 def particles(evaluations: int):

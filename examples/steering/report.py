@@ -31,7 +31,6 @@ from diffusion.io import opener
 from examples.steering import constants, equal_evaluations
 
 TITLE = "Steering at equal compute"
-COLOURS = ("#2f6db5", "#1aa39a", "#b8860b", "#8e5ea2", "#c0392b", "#3a8a4d", "#d2691e")
 
 
 def markdown(content: Mapping[str, Any]) -> str:
@@ -61,9 +60,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         "## Protocol",
         report.table(("commit", "device"), [[protocol[key] for key in ("git_commit", "device")]]),
         *([f"Of commit {content['known']}: whatever that report had."] if content.get("known") else []),
-        report.IN_FULL,
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def draw(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pathlib.Path) -> None:
@@ -71,7 +69,7 @@ def draw(curves: Mapping[str, Sequence[Mapping[str, float]]], path: pathlib.Path
     figure = plots.blank(11, 4.2, "constrained")
     figures = {"reward": "mean reward", "distance": "distance to the tilted law"}
     for panel, (figure_name, title) in zip(figure.subplots(1, 2), figures.items()):
-        for (name, points), colour in zip(list(curves.items())[2:], COLOURS):
+        for (name, points), colour in zip(list(curves.items())[2:], plots.COLOURS):
             x = [point["evaluations"] for point in points]
             panel.plot(x, [point[figure_name] for point in points], "o-", color=colour, label=name, markersize=4)
         for name, style in (("the tilted law", "--"), ("the model", ":")):

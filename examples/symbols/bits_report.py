@@ -84,4 +84,4 @@ def table(bits: Mapping[str, Mapping[str, Any]], symbol: str) -> str:
 def page(parts: Iterator[str], protocol: Mapping[str, Any]) -> str:
     """The page of these paragraphs, with the protocol below them."""
     last = ("## Protocol", report.table(("commit", "device"), [[protocol["git_commit"], protocol["device"]]]))
-    return "\n\n".join([*parts, *last, report.IN_FULL]) + "\n"
+    return report.page([*parts, *last])

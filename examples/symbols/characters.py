@@ -40,6 +40,7 @@ from diffusion.experiments.run_folder import workdir
 MASK = len(prose.SYMBOLS)  # the last symbol
 SIZE = MASK + 1
 PROCESS = discrete.absorbing(discrete.linear(), SIZE)
+FIRST_HITTING = discrete.first_hitting()
 Loss = Callable[[Any, jax.Array, Any], jax.Array]
 """(params, key, batch, such as x0 int `[B, L]`) -> nats a symbol, `[B]`."""
 
@@ -151,14 +152,44 @@ def xz_bits(text: np.ndarray) -> float:
     return 8 * len(lzma.compress(prose.decode(text).encode(), preset=9)) / len(text)
 
 
-def infilled(predict: discrete.Predictor, line: str, key: jax.Array) -> str:
-    """A line whose low lines are filled in, the others kept."""
+def infilled(
+    predict: discrete.Predictor,
+    line: str,
+    key: jax.Array,
+    start: jax.Array | int = MASK,
+    process: discrete.Process = PROCESS,
+    sampler: discrete.SymbolSampler = FIRST_HITTING,
+) -> str:
+    """A line whose underscores are filled in; its other characters are kept.
+
+    Args:
+        predict: the predictor.
+        line: the line, of L letters, spaces and underscores.
+        key: the key of the sampler.
+        start: symbols int `[1, L]` of the noise that stands in the gaps at t = 1; masks by default.
+        process: the process.
+        sampler: the sampler of the gaps.
+    """
     symbols = encoded(line)[None]
     known = symbols >= 0
-    start = jnp.where(known, symbols, MASK)
-    sampler = discrete.infilling(discrete.first_hitting(), jnp.where(known, symbols, 0), known)
+    infilling = discrete.infilling(sampler, jnp.where(known, symbols, 0), known)
     plan = timesteps.plan(np.linspace(1, 0, len(line) + 1))
-    return decoded(discrete.sample(sampler, predict, PROCESS, start, plan, key[None])[0])
+    x = jnp.where(known, symbols, start)
+    return decoded(discrete.sample(infilling, predict, process, x, plan, key[None])[0])
+
+
+def sampled(
+    sampler: discrete.SymbolSampler,
+    predict: discrete.Predictor,
+    process: discrete.Process,
+    keys: jax.Array,
+    length: int,
+    steps: int,
+) -> jax.Array:
+    """Samples int `[B, length]` of a process from its prior, each from its own key `[B]`, on an even grid of steps."""
+    first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    plan = timesteps.plan(np.linspace(1, 0, steps + 1))
+    return discrete.sample(sampler, predict, process, discrete.prior(process, first, (length,)), plan, keys)
 
 
 def encoded(line: str) -> jax.Array:

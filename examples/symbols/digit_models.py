@@ -65,10 +65,8 @@ def symbol_models(
         called = network_call(network, 1000.0)
 
         def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
-            first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
             predict = discrete.predictor(called(params), process, reading, labels)
-            plan = timesteps.plan(np.linspace(1, 0, steps + 1))
-            return discrete.sample(sampler, predict, process, discrete.prior(process, first, (length,)), plan, keys)
+            return characters.sampled(sampler, predict, process, keys, length, steps)
 
         as_they_are = lambda batch: batch["x"]
         losses = [loss_of_batches(called, objective, as_they_are) for objective in (loss, bound)]
@@ -93,11 +91,8 @@ def _gaussian(width: int, depth: int, heads: int) -> DigitModel:
     called = network_call(network)
 
     def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
-        first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         denoise = parameterizations.denoiser(called(params), LINE, VELOCITY, labels)
-        plan = timesteps.plan(timesteps.uniform(LINE, steps))
-        noise = samplers.prior(LINE, first, (PIXELS, 1))
-        x = samplers.sample(samplers.dpmpp_2m(), denoise, LINE, noise, plan, keys)
+        x = gaussian_samples(denoise, timesteps.uniform(LINE, steps), keys, (PIXELS, 1))
         return (x[..., 0] > 0).astype(jnp.int32)
 
     numbers = lambda batch: 2.0 * batch["x"][..., None] - 1
@@ -106,6 +101,15 @@ def _gaussian(width: int, depth: int, heads: int) -> DigitModel:
     return DigitModel(
         initial_parameters(network, jnp.zeros((1, PIXELS, 1))), losses[0], in_nats, "variational bound", sample
     )
+
+
+def gaussian_samples(
+    denoise: parameterizations.Denoiser, times: np.ndarray, keys: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    """Samples `[B, *shape]` of a denoiser on a grid of times, each from its own key `[B]`."""
+    first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
+    noise = samplers.prior(LINE, first, shape)
+    return samplers.sample(samplers.dpmpp_2m(), denoise, LINE, noise, timesteps.plan(times), keys)
 
 
 def initial_parameters(network: nn.Module, x: jax.Array) -> Callable[[int], Any]:

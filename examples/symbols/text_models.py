@@ -9,10 +9,8 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from diffusion import discrete, models, timesteps
+from diffusion import discrete, models
 from examples.symbols import autoregressive, characters
 
 LETTERS = characters.MASK
@@ -29,7 +27,7 @@ class TextModel(NamedTuple):
         bound: an upper bound on -log p in nats a character, or -log p itself.
         estimator: the kind of `bound`, in words.
         sample: (params, keys `[B]`, length, steps) -> int `[B, length]`; from left to right the steps do not matter.
-        filled: (params, line, key) -> the line with its low lines filled in; None from left to right.
+        filled: (params, line, key) -> the line with its underscores filled in; None from left to right.
     """
 
     network: nn.Module
@@ -108,13 +106,8 @@ def _of_letters(
     predictor = functools.partial(_predictor, network)
 
     def filled(params: Any, line: str, key: jax.Array) -> str:
-        symbols = characters.encoded(line)[None]
-        known = symbols >= 0
-        start = jnp.where(known, symbols, discrete.prior(UNIFORM, key[None], (len(line),)))
-        infilling = discrete.infilling(sampler, jnp.where(known, symbols, 0), known)
-        plan = timesteps.plan(np.linspace(1, 0, len(line) + 1))
-        keys = jax.random.fold_in(key, 1)[None]
-        return characters.decoded(discrete.sample(infilling, predictor(params), UNIFORM, start, plan, keys)[0])
+        start = discrete.prior(UNIFORM, key[None], (len(line),))
+        return characters.infilled(predictor(params), line, jax.random.fold_in(key, 1), start, UNIFORM, sampler)
 
     return TextModel(network, loss, bound, "score entropy", _sampler(UNIFORM, predictor, sampler), filled)
 
@@ -141,10 +134,6 @@ def _sampler(
     process: discrete.Process, predictor: Callable[[Any], discrete.Predictor], sampler: discrete.SymbolSampler
 ) -> Callable[[Any, jax.Array, int, int], jax.Array]:
     def sample(params: Any, keys: jax.Array, length: int, steps: int) -> jax.Array:
-        first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
-        x = discrete.prior(process, first, (length,))
-        return discrete.sample(
-            sampler, predictor(params), process, x, timesteps.plan(np.linspace(1, 0, steps + 1)), keys
-        )
+        return characters.sampled(sampler, predictor(params), process, keys, length, steps)
 
     return sample

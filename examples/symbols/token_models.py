@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import models, objectives, parameterizations, samplers, timesteps
+from diffusion import models, objectives, parameterizations, timesteps
 from examples.symbols import digit_models, drawing_codes
 
 LENGTH, CHANNELS, CLASSES = drawing_codes.TOKENS, drawing_codes.CHANNELS, len(drawing_codes.PAIRS)
@@ -50,11 +50,9 @@ def gaussian(width: int, depth: int, heads: int, hidden: int) -> digit_models.Di
     matching = objectives.denoising(x0, objectives.weightings.constant(velocity), density)
 
     def sample(params: Any, keys: jax.Array, labels: jax.Array, steps: int) -> jax.Array:
-        first, keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         denoise = parameterizations.denoiser(called(params), line, x0, labels)
-        plan = timesteps.plan(timesteps.shift(line, timesteps.uniform(line, steps), SHIFT))
-        noise = samplers.prior(line, first, (LENGTH, CHANNELS))
-        return MEAN + DEVIATION * samplers.sample(samplers.dpmpp_2m(), denoise, line, noise, plan, keys)
+        times = timesteps.shift(line, timesteps.uniform(line, steps), SHIFT)
+        return MEAN + DEVIATION * digit_models.gaussian_samples(denoise, times, keys, (LENGTH, CHANNELS))
 
     standardised = lambda batch: (batch["z"] - MEAN) / DEVIATION
     loss = digit_models.loss_of_batches(called, matching, standardised)

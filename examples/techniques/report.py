@@ -109,7 +109,7 @@ def order(names: Sequence[str] | Mapping[str, Any]) -> list[str]:
 
 def draw(row: Row, path: pathlib.Path) -> None:
     """Writes the PNG of a row: its lines below each other, the prompts above."""
-    columns = ["\n".join(textwrap.wrap(caption, WRAPPED)) for caption in row.captions[:SHOWN]]
+    columns = [textwrap.fill(caption, WRAPPED) for caption in row.captions[:SHOWN]]
     lines = [np.asarray(line[:SHOWN]) for line in row.pictures.values()]
     plots.mosaic([lines], [f"{name} " for name in row.pictures], [columns], path)
 
@@ -157,9 +157,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         "```sh\n" + "\n\n".join(commands) + "\n```",
         "## Protocol",
         report.table(("row", "model, its digest", "pictures of each figure", "commit", "device"), protocol),
-        report.IN_FULL,
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def main(argv: list[str]) -> None:

@@ -1,7 +1,5 @@
 """A row of the report: pictures without and with a technique from the same noise, their scores, and a comment."""
 
-__all__ = ["Row", "close", "inside", "share_of_colour", "shares"]
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +13,10 @@ from examples.text import drawn_objects
 PAPER = 2.0  # of 255: how far a paper may lie from another in each channel; the tints of `drawing.PAPERS` differ more
 
 
+Lines = Mapping[str, np.ndarray]
+"""The lines of a picture by their names, uint8 [N, 64, 64, 3] each."""
+
+
 class Row(NamedTuple):
     """A technique with its pictures.
 
@@ -24,7 +26,7 @@ class Row(NamedTuple):
         commands: the commands that make one of the pictures with the technique.
         look: a sentence that says what to look at.
         captions: the prompt of each column of the picture.
-        pictures: the lines of the picture, {name: uint8 [N, 64, 64, 3]}; all from the same noise.
+        pictures: the lines of the picture, all from the same noise.
         figures: {what is measured: {name of the line: share, as `bootstrap.share` returns it}}.
     """
 
@@ -33,50 +35,68 @@ class Row(NamedTuple):
     commands: tuple[str, ...]
     look: str
     captions: Sequence[str]
-    pictures: Mapping[str, np.ndarray]
+    pictures: Lines
     figures: Mapping[str, Mapping[str, Any]]
 
 
-def shares(scenes: Sequence[Scene], pictures: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """The share of pictures in which all of some entries of `drawn_objects.verdict` hold.
+def shares(lines: Lines, scenes: Sequence[Scene], *names: str) -> dict[str, Any]:
+    """The share of pictures of each line in which all of some entries of `drawn_objects.verdict` hold.
 
     Args:
+        lines: the lines of the picture.
         scenes: the N requested scenes.
-        pictures: the pictures, uint8 [N, 64, 64, 3].
-        names: entries such as "shape" and "colour"; one that a scene leaves open holds.
+        *names: entries such as "shape" and "colour"; one that a scene leaves open holds.
     """
-    verdicts = [
-        drawn_objects.verdict(scene, picture)
-        for scene, picture in zip(scenes, drawn_objects.measured(pictures, scenes), strict=True)
-    ]
-    return bootstrap.share([all(right.get(name, True) for name in names) for right in verdicts])
+
+    def share(pictures: np.ndarray) -> dict[str, Any]:
+        verdicts = drawn_objects.verdicts(scenes, pictures)
+        return bootstrap.share([all(right.get(name, True) for name in names) for right in verdicts])
+
+    return {name: share(pictures) for name, pictures in lines.items()}
 
 
-def inside(scenes: Sequence[Scene], pictures: np.ndarray, boxes: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The share of pictures whose one object has its centre inside of a box.
+def inside(lines: Lines, scenes: Sequence[Scene], boxes: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The share of pictures of each line whose one object has its centre inside of a box.
 
     Args:
+        lines: the lines of the picture.
         scenes: the N scenes of one object.
-        pictures: the pictures, uint8 [N, 64, 64, 3].
         boxes: the N boxes (left, top, right, bottom), as shares of the sides.
     """
-    inside_box = []
-    for scene, picture, (left, top, right, bottom) in zip(
-        scenes, drawn_objects.measured(pictures, scenes), boxes, strict=True
-    ):
-        x, y = picture.objects[0].centre[SHAPES.index(scene.shape)] / drawing.SIDE
-        inside_box.append(bool(left <= x <= right and top <= y <= bottom and picture.objects[0].overlap.any()))
-    return bootstrap.share(inside_box)
+
+    def is_inside(scene: Scene, one: drawn_objects.Drawn, box: Sequence[float]) -> bool:
+        x, y = one.centre[SHAPES.index(scene.shape)] / drawing.SIDE
+        left, top, right, bottom = box
+        return bool(left <= x <= right and top <= y <= bottom and one.overlap.any())
+
+    measured = {name: drawn_objects.measured(pictures, scenes) for name, pictures in lines.items()}
+    return {
+        name: bootstrap.share(
+            [is_inside(*row) for row in zip(scenes, [picture.objects[0] for picture in pictures], boxes)]
+        )
+        for name, pictures in measured.items()
+    }
 
 
-def share_of_colour(scenes: Sequence[Scene], pictures: np.ndarray, colour: str) -> dict[str, Any]:
-    """The share of pictures whose object has a colour in at least nine of ten pixels."""
-    measured = drawn_objects.measured(pictures, scenes)
-    least = drawn_objects.COLOURED
-    return bootstrap.share([bool(picture.objects[0].colours[COLOURS.index(colour)] >= least) for picture in measured])
+def share_of_colour(lines: Lines, scenes: Sequence[Scene], colour: str) -> dict[str, Any]:
+    """The share of pictures of each line whose object has a colour in at least nine of ten pixels."""
+    number, least = COLOURS.index(colour), drawn_objects.COLOURED
+    measured = {name: drawn_objects.measured(pictures, scenes) for name, pictures in lines.items()}
+    return {
+        name: bootstrap.share([bool(picture.objects[0].colours[number] >= least) for picture in pictures])
+        for name, pictures in measured.items()
+    }
 
 
-def close(pictures: np.ndarray, paper: np.ndarray) -> dict[str, Any]:
-    """The share of pictures [N, 64, 64, 3] whose paper is this colour [3], up to 2 of 255 in each channel."""
-    papers = [drawn_objects.paper_of(picture) for picture in pictures]
-    return bootstrap.share([bool(np.abs(one - paper).max() <= PAPER) for one in papers])
+def close(lines: Lines, paper: np.ndarray) -> dict[str, Any]:
+    """The share of pictures of each line whose paper is this colour [3], up to 2 of 255 in each channel."""
+    apart = lambda picture: np.abs(drawn_objects.paper_of(picture) - paper).max()
+    return {
+        name: bootstrap.share([bool(apart(picture) <= PAPER) for picture in pictures])
+        for name, pictures in lines.items()
+    }
+
+
+def every_second(lines: Lines, first: int) -> dict[str, np.ndarray]:
+    """The pictures of each line in every second column, from the `first` one, 0 or 1."""
+    return {name: pictures[first::2] for name, pictures in lines.items()}

@@ -3,8 +3,6 @@
 Each function of `ROWS` takes (model, the number of pictures, at least 8) and returns its `Row`.
 """
 
-__all__ = ["ROWS"]
-
 import numpy as np
 
 from diffusion import text_to_image
@@ -12,7 +10,7 @@ from diffusion.adapters import erasure
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import COLOURS, SHAPES, Lot, Scene
 from diffusion.text_to_image import TextToImage
-from examples.techniques.row import Row, close, inside, share_of_colour, shares
+from examples.techniques.row import Row, close, every_second, inside, share_of_colour, shares
 
 SEED = 9_011  # of the scenes
 BATCH = 16  # pictures at once
@@ -26,7 +24,6 @@ BOXES = {
 LAYOUTS = {"without": 0.0, "attention=0.2": 0.2, "attention=1": 1.0}
 BOTH = ("a red circle and a blue star", "a green heart and a yellow square")
 ERASED, INSTEAD = "heart", "circle"
-BINDS = ("shape", "colour", "relation")
 
 
 def regions(model: TextToImage, number: int) -> Row:
@@ -58,9 +55,9 @@ def regions(model: TextToImage, number: int) -> Row:
         prompts,
         pictures,
         {
-            "both shapes, both colours and the order as requested": {
-                name: shares(asked, images, BINDS) for name, images in pictures.items()
-            }
+            "both shapes, both colours and the order as requested": shares(
+                pictures, asked, "shape", "colour", "relation"
+            )
         },
     )
 
@@ -99,10 +96,7 @@ def words(model: TextToImage, number: int) -> Row:
         "hardly attends to the words themselves, and most of its pictures are right without it.",
         [prompts[i] for i in order],
         {name: images[order] for name, images in pictures.items()},
-        {
-            what: {name: shares(asked, images, names) for name, images in pictures.items()}
-            for what, names in {"both shapes": ("shape",), "both colours": ("colour",)}.items()
-        },
+        {"both shapes": shares(pictures, asked, "shape"), "both colours": shares(pictures, asked, "colour")},
     )
 
 
@@ -129,12 +123,8 @@ def boxes(model: TextToImage, number: int) -> Row:
         [f"{prompts[i]} {_place(BOXES[prompts[i]])}" for i in order],
         {name: images[order] for name, images in stacked.items()},
         {
-            "the object's centre in its box": {
-                name: inside(asked, images, [BOXES[prompt] for prompt in prompts]) for name, images in stacked.items()
-            },
-            "shape and colour as requested": {
-                name: shares(asked, images, ("shape", "colour")) for name, images in stacked.items()
-            },
+            "the object's centre in its box": inside(stacked, asked, [BOXES[prompt] for prompt in prompts]),
+            "shape and colour as requested": shares(stacked, asked, "shape", "colour"),
         },
     )
 
@@ -164,13 +154,9 @@ def reference(model: TextToImage, number: int) -> Row:
         [prompt] * number,
         {"the reference": np.stack([drawn] * number), **pictures},
         {
-            "the reference's colour": {
-                name: share_of_colour(asked, images, shown.colour) for name, images in pictures.items()
-            },
-            "the reference's paper": {
-                name: close(images, drawn[0, 0].astype(float)) for name, images in pictures.items()
-            },
-            "the prompt's shape": {name: shares(asked, images, ("shape",)) for name, images in pictures.items()},
+            "the reference's colour": share_of_colour(pictures, asked, shown.colour),
+            "the reference's paper": close(pictures, drawn[0, 0].astype(float)),
+            "the prompt's shape": shares(pictures, asked, "shape"),
         },
     )
 
@@ -223,12 +209,8 @@ def erasure_row(
         prompts,
         pictures,
         {
-            "hearts in pictures of a heart": {
-                name: shares(hearts, images[::2], ("shape",)) for name, images in pictures.items()
-            },
-            "the requested shape in the others": {
-                name: shares(others, images[1::2], ("shape",)) for name, images in pictures.items()
-            },
+            "hearts in pictures of a heart": shares(every_second(pictures, 0), hearts, "shape"),
+            "the requested shape in the others": shares(every_second(pictures, 1), others, "shape"),
         },
     )
 

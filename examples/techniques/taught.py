@@ -4,8 +4,6 @@ Each function of `ROWS` takes (model, the folder of its run, the number of pictu
 The runs come from the recipes `tuning/drawings_concepts` and `tuning/drawings_control`.
 """
 
-__all__ = ["ROWS"]
-
 import pathlib
 
 import numpy as np
@@ -20,7 +18,7 @@ from diffusion.metrics import bootstrap
 from diffusion.text_to_image import TextToImage
 from examples.control import shape_finder
 from examples.glyph import glyph
-from examples.techniques.row import Row, shares
+from examples.techniques.row import Row, every_second, shares
 from examples.techniques.steered import BATCH, erasure_row
 from examples.text import drawn_objects
 
@@ -65,17 +63,10 @@ def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         prompts,
         pictures,
         {
-            f"nearest size is {size}": {
-                name: shares([scene._replace(size=size) for scene in asked], images, ("size",))
-                for name, images in pictures.items()
-            }
+            f"nearest size is {size}": shares(pictures, [scene._replace(size=size) for scene in asked], "size")
             for size in ("small", "large")
         }
-        | {
-            "shape and colour as requested": {
-                name: shares(asked, images, ("shape", "colour")) for name, images in pictures.items()
-            }
-        },
+        | {"shape and colour as requested": shares(pictures, asked, "shape", "colour")},
     )
 
 
@@ -114,9 +105,12 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         for name, one in (("before", model), ("after", tuned))
     }
 
-    def best(scenes: list[Scene], images: np.ndarray) -> dict:
-        measured = drawn_objects.measured(images, scenes, more=(glyph.ghost,))
-        return bootstrap.share([drawn_objects.verdict(*pair)["shape"] for pair in zip(scenes, measured)])
+    def best(scenes: list[Scene], first: int) -> dict:
+        verdicts = {
+            name: drawn_objects.verdicts(scenes, images, (glyph.ghost,))
+            for name, images in every_second(pictures, first).items()
+        }
+        return {name: bootstrap.share([right["shape"] for right in rights]) for name, rights in verdicts.items()}
 
     return Row(
         "Custom diffusion",
@@ -131,12 +125,8 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         [glyph.word(scene, words["after"]) for scene in asked],
         pictures,
         {
-            "the ghost fits best of nine templates": {
-                name: best(ghosts, images[::2]) for name, images in pictures.items()
-            },
-            "the requested shape in the others": {
-                name: best(others, images[1::2]) for name, images in pictures.items()
-            },
+            "the ghost fits best of nine templates": best(ghosts, 0),
+            "the requested shape in the others": best(others, 1),
         },
     )
 

@@ -13,8 +13,6 @@ four possible assignments of halves to objects, the one with the largest sum of 
 Written words are not measured.
 """
 
-__all__ = ["PARTS", "WHOLE", "Drawn", "Picture", "mask", "measured", "paper_of", "score", "score_of", "verdict"]
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -83,6 +81,11 @@ def paper_of(picture: np.ndarray) -> np.ndarray:
     return np.median(picture[border], axis=0)
 
 
+def distance_to_paper(picture: np.ndarray) -> np.ndarray:
+    """|p - w|, the distance of each pixel's colour from the paper's, float64 [H, W], of a picture uint8 [H, W, 3]."""
+    return np.linalg.norm(picture - paper_of(picture), axis=-1)
+
+
 def measured(pictures: np.ndarray, requested: Sequence[Scene], more: tuple[Distance, ...] = ()) -> list[Picture]:
     """The objects of pictures, with their fits to the drawings' masks.
 
@@ -120,14 +123,14 @@ class _Look(NamedTuple):
 
 def _candidates(picture: np.ndarray, scene: Scene) -> list[list[_Look]]:
     """The objects of a picture, for a picture of two by each of its cuts: the upright one and the level one."""
-    apart = np.linalg.norm(picture - paper_of(picture), axis=-1)
+    apart = distance_to_paper(picture)
     hue = drawing.nearest_hue(picture)
     everywhere = np.ones(apart.shape, bool)
     match scene.kind:
         case "one":
             return [[_look(apart, hue, everywhere, scene.style)]]
         case "several":
-            labels, number = _labelled(mask(apart, scene.style))
+            labels, number = ndimage.label(mask(apart, scene.style), np.ones((3, 3)))  # pyright: ignore
             sizes = ndimage.sum_labels(labels > 0, labels, np.arange(1, number + 1))
             order = [part + 1 for part in np.argsort(-sizes, kind="stable") if sizes[part] >= SMALLEST]
             near: Any = [ndimage.binary_dilation(labels == part, iterations=2) for part in order]
@@ -164,16 +167,11 @@ def mask(apart: np.ndarray, style: str) -> np.ndarray:
     return inside if style == "plain" else np.asarray(ndimage.binary_fill_holes(inside))
 
 
-def _labelled(mask: np.ndarray) -> tuple[np.ndarray, int]:
-    return ndimage.label(mask, np.ones((3, 3)))  # pyright: ignore[reportReturnType]
-
-
 def _look(apart: np.ndarray, hue: np.ndarray, area: np.ndarray, style: str) -> _Look:
     """The object of an area of the picture, Bool [64, 64]."""
     inside = np.where(area, apart, 0.0)
     covered = mask(inside, style)
-    labels, number = _labelled(covered)
-    parts = int((ndimage.sum_labels(covered, labels, np.arange(1, number + 1)) >= SMALLEST).sum())
+    parts = templates.pieces(covered, SMALLEST)
     drawn = covered & (inside > _strength(inside) / 2)  # an outline's line without what it encloses
     colours = np.bincount(hue[drawn], minlength=len(COLOURS)) / max(drawn.sum(), 1)
     cover = np.where(inside > STRONG / 3, np.minimum(inside / _strength(inside), 1), 0.0)
@@ -257,6 +255,13 @@ def verdict(scene: Scene, picture: Picture) -> dict[str, bool]:
     return {name: right[name] for name in PARTS if name in right}
 
 
+def verdicts(
+    requested: Sequence[Scene], pictures: np.ndarray, more: tuple[Distance, ...] = ()
+) -> list[dict[str, bool]]:
+    """The `verdict` of each picture; the arguments are those of `measured`."""
+    return [verdict(*pair) for pair in zip(requested, measured(pictures, requested, more))]
+
+
 def _template(one: Drawn, shape: str) -> int:
     """The number of a shape, of the best one where it is left open, of the further one for any other name."""
     if shape == NONE:
@@ -289,4 +294,4 @@ def score_of(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
     requested = [scenes.parsed(caption) for caption in captions]
     rows = [i for i, scene in enumerate(requested) if scene.kind != "word"]
     asked = [requested[i] for i in rows]
-    return score([verdict(*pair) for pair in zip(asked, measured(pictures[rows], asked))])
+    return score(verdicts(asked, pictures[rows]))

@@ -6,8 +6,6 @@ pixels in the middle of a row, at one of three heights. Each cell is read as the
 with the whole mask.
 """
 
-__all__ = ["LENGTHS", "Reading", "read", "score_of"]
-
 import functools
 import string
 from collections.abc import Sequence
@@ -54,9 +52,7 @@ def read(picture: np.ndarray) -> Reading:
     Args:
         picture: uint8 [64, 64, 3].
     """
-    apart = np.linalg.norm(picture - drawn_objects.paper_of(picture), axis=-1)
-    strong = apart[apart > drawn_objects.STRONG]
-    mask = apart > (np.quantile(strong, 0.8) / 2 if len(strong) else np.inf)
+    mask = drawn_objects.mask(drawn_objects.distance_to_paper(picture), "plain")
     return max((_word(mask, length, place) for length in LENGTHS for place in drawing.PLACES), key=lambda r: r.overlap)
 
 
@@ -95,7 +91,6 @@ def score_of(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
 
 
 def _is_coloured(picture: np.ndarray, colour: str) -> bool:
-    apart = np.linalg.norm(picture - drawn_objects.paper_of(picture), axis=-1)
-    mask = apart > drawn_objects.STRONG
+    mask = drawn_objects.distance_to_paper(picture) > drawn_objects.STRONG
     right = drawing.nearest_hue(picture) == scenes.COLOURS.index(colour)
     return bool(mask.any() and right[mask].mean() >= COLOURED)

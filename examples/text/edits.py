@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from diffusion import text_to_image
+from diffusion.arrays import chunks
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, WITHHELD, Lot, Scene
 from diffusion.experiments.sampling import autoencoder_folders
@@ -24,6 +25,7 @@ STREAM = 50  # of the pictures that are edited
 SHOWN = 6  # edits in a picture
 HALF = drawing.SIDE // 2
 ALONG = 7  # pictures from one prompt to another
+CODED = 50  # pictures in one call of the autoencoder
 RESAMPLINGS = 2  # of trajectories that keep a part of a picture
 
 
@@ -150,7 +152,7 @@ def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, flo
 def through_autoencoder(model: TextToImage, images: np.ndarray) -> np.ndarray:
     """Pictures uint8 [N, H, W, 3] as the autoencoder gives them back."""
     autoencoder = autoencoder_folders.Autoencoder("", model.modules["vae"], model.params["vae"], {})
-    return autoencoder_folders.reconstruction(autoencoder)(images)
+    return chunks.applied(autoencoder_folders.reconstruction(autoencoder), images, min(CODED, len(images)))
 
 
 def interpolation(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:

@@ -89,9 +89,8 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
 
 @functools.cache
 def _new() -> tuple[np.ndarray, np.ndarray]:
-    """Two sets of pictures that are drawn as the training pictures are, and that are none of them."""
-    first = shapes.SIZES["train"]
-    images = np.stack([shapes.example("train", number)[0] for number in range(first, first + 2 * NEW)])
+    """Two sets of `prompt_metrics.new_drawings`."""
+    images, _ = prompt_metrics.new_drawings(2 * NEW)
     return images[:NEW], images[NEW:]
 
 

@@ -20,6 +20,7 @@ from diffusion.data.shapes import drawing, scenes, spoilt
 from diffusion.data.shapes.scenes import NONE, Scene
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 
 SEED = 7_001  # of its pictures; that of the dataset is another
@@ -95,6 +96,19 @@ def moved(image: np.ndarray, lot: scenes.Lot) -> np.ndarray:
     return np.round(ndimage.shift(image.astype(np.float32), way, order=1, mode="nearest")).astype(np.uint8)
 
 
+def check_side(model: str, side: int) -> None:
+    """Refuses a model, as a message names it, whose pictures have another side in pixels than the shapes.
+
+    Raises:
+        ConfigError: for another side.
+    """
+    if side != drawing.SIDE:
+        raise ConfigError(
+            f"{model} makes pictures of {side} pixels, and the shapes have {drawing.SIDE}: the judge does not read "
+            "others. Train on shapes: python -m examples.text.demo --config=text/shapes."
+        )
+
+
 def name() -> str:
     """The name of the judge, by all that it is made of: its network, its pictures and what they are said to show."""
     images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # which stand for all
@@ -167,7 +181,7 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
 
     Args:
         requested: the requested scene, as `scenes.parsed` returns it.
-        shown: the scene that is shown, as `seen` returns it.
+        shown: the scene that is shown, as `read_scenes` returns it.
 
     Returns:
         {attribute: whether it is right}, for "kind" and the requested attributes; "colour" and "shape" of two

@@ -1,7 +1,5 @@
 """Corrects a share that an imperfect judge has measured, using its errors on known examples."""
 
-__all__ = ["Corrected", "corrected"]
-
 import math
 from typing import NamedTuple
 

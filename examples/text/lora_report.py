@@ -35,7 +35,6 @@ from typing import Any
 import numpy as np
 
 from diffusion import text_to_image
-from diffusion.data import shapes
 from diffusion.experiments.evaluation import plots, report, sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
@@ -49,13 +48,6 @@ WRAPPED = 9  # letters in a line above a picture
 BATCH = 50
 
 
-def new_drawings(number: int) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 [number, 64, 64, 3] and captions that are drawn as those of `shapes`, and none of them."""
-    first = shapes.SIZES["train"]
-    examples = [shapes.example("train", first + i) for i in range(number)]
-    return np.stack([picture for picture, _, _ in examples]), [caption for _, caption, _ in examples]
-
-
 def measured(model: text_to_image.TextToImage, reader: Reader, number: int, **how: Any) -> tuple[dict, np.ndarray]:
     """Figures of a model, and its pictures of the captions.
 
@@ -65,7 +57,7 @@ def measured(model: text_to_image.TextToImage, reader: Reader, number: int, **ho
         number: how many captions, each with one picture; for the variety an eighth of them have four.
         **how: settings of the pictures, as of `text_to_image.generate`.
     """
-    pictures, captions = new_drawings(2 * NEW)
+    pictures, captions = prompt_metrics.new_drawings(2 * NEW)
     make = lambda prompts, seeds, *_: text_to_image.generate(model, prompts, seeds=seeds, batch_size=BATCH, **how)
     images = make(captions[:number], range(number))
     frechet = prompt_metrics.distance_to(reader, images, pictures[:NEW], pictures[NEW:], EFFORT)
@@ -112,7 +104,7 @@ def main(argv: list[str]) -> None:
         rows.append({"name": name, "steps": steps, **figures})
         shown.append(images[:SHOWN])
         print(f"{name}, {steps} steps: {json.dumps(figures)}", flush=True)
-    captions = [textwrap.fill(text, WRAPPED) for text in new_drawings(SHOWN)[1]]
+    captions = [textwrap.fill(text, WRAPPED) for text in prompt_metrics.new_drawings(SHOWN)[1]]
     plots.mosaic([np.stack(shown)], [f"{row['name']}, {row['steps']}" for row in rows], [captions], out / "samples.png")
     record = {"model": values.model, "number": values.number, "rows": rows, **report.software()}
     workdir.write_text(out / "report.json", json.dumps(report.plain(record), indent=1) + "\n")

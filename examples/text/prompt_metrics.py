@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion.data import shapes
 from diffusion.data.shapes import drawing, scenes, spoilt
 from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Lot, Scene
 from diffusion.data.sources import DataSpec
@@ -17,7 +18,7 @@ from diffusion.experiments.evaluation import real_images, sample_metrics
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.metrics.features import Extractor
-from examples.text import judge
+from examples.text import drawn_objects, drawn_words, judge
 
 SEED = 0  # of what is chosen by lot, so that the same model gives the same report
 SEEDS = 4  # pictures of a prompt where their variety is measured
@@ -105,6 +106,20 @@ def real_picture(caption: str, number: int) -> np.ndarray:
     """A real picture of a caption, uint8 [64, 64, 3]: what it leaves open is drawn by lot."""
     lot = Lot(SEED, 99, number)
     return drawing.draw(scenes.completed(scenes.parsed(caption), lot), lot)
+
+
+def new_drawings(number: int) -> tuple[np.ndarray, list[str]]:
+    """Pictures uint8 [number, 64, 64, 3] and captions from the distribution of `shapes`, of which none is in it."""
+    first = shapes.SIZES["train"]
+    pictures, captions, _ = zip(*(shapes.example("train", first + row) for row in range(number)))
+    return np.stack(pictures), list(captions)
+
+
+def by_templates(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
+    """The shares of `drawn_objects.score_of`, where a caption names an object, and of `drawn_words.score_of`."""
+    words = drawn_words.score_of(captions, pictures)
+    only_words = all(scenes.parsed(caption).kind == "word" for caption in captions)
+    return words if only_words else drawn_objects.score_of(captions, pictures) | words
 
 
 def variety(features: np.ndarray) -> float:

@@ -55,16 +55,7 @@ from diffusion.experiments.text import model as model_folder
 from diffusion.metrics import neighbours
 from diffusion.recipe import ConfigError, unknown
 from diffusion.text_to_image import model_index
-from examples.text import (
-    drawn_objects,
-    drawn_words,
-    edits,
-    judge,
-    prompt_metrics,
-    report_pictures,
-    shape_questions,
-    shapes_report,
-)
+from examples.text import edits, judge, prompt_metrics, report_pictures, shape_questions, shapes_report
 from examples.text.prompt_metrics import Subject
 
 PARTS = ("sweep", "prompts", "geneval", "negative", "distances", "edits")
@@ -89,11 +80,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     Raises:
         ConfigError: if the model's pictures have another size than the shapes.
     """
-    if model.side != 64:
-        raise ConfigError(
-            f"{folder} makes pictures of {model.side} pixels, and the shapes have 64: the judge does not "
-            "read others. Train on shapes: python -m examples.text.demo --config=text/shapes."
-        )
+    judge.check_side(str(folder), model.side)
     out.mkdir(parents=True, exist_ok=True)
     reader = judge.reader()
     subject = Subject(functools.partial(_make, model, settings), reader)
@@ -103,7 +90,9 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     verdicts = {name: prompt_metrics.verdicts(reader, split.captions, split.images) for name, split in splits.items()}
     figures: dict[str, Any] = {"judge": {name: judge.score(verdict) for name, verdict in verdicts.items()}}
     figures["refused"] = prompt_metrics.refusals(reader, max(50, settings.number // 4))
-    figures["drawings"] = {name: _by_templates(split.captions, split.images) for name, split in splits.items()}
+    figures["drawings"] = {
+        name: prompt_metrics.by_templates(split.captions, split.images) for name, split in splits.items()
+    }
     guidance = settings.guidance or settings.scales[0]
     if "sweep" in settings.parts:
         captions = real("validation", max(8, settings.number // 20)).captions
@@ -126,7 +115,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         if "prompts" in settings.parts:
             verdicts = prompt_metrics.verdicts(reader, captions, pictures[name])
             figures["prompts"][name] = judge.score(verdicts)
-            figures["templates"][name] = _by_templates(captions, pictures[name])
+            figures["templates"][name] = prompt_metrics.by_templates(captions, pictures[name])
             right = [all(verdict.values()) for verdict in verdicts]
             plots.captioned(pictures[name], captions, right, out / f"{name}.png")
     if "geneval" in settings.parts:
@@ -160,11 +149,6 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     content = report.plain({"figures": figures, "protocol": protocol})
     report.write(out, content, shapes_report.markdown(content, out))
     return content
-
-
-def _by_templates(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
-    """What the drawings' own masks say of pictures, of their objects and of their words."""
-    return drawn_objects.score_of(captions, pictures) | drawn_words.score_of(captions, pictures)
 
 
 def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, out: pathlib.Path) -> None:

@@ -155,8 +155,6 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
         *report.pictures(folder, PICTURES),
         "## How to read the figures",
         HOW_TO_READ,
-        "## Protocol",
-        report.table(("", ""), protocol.items()),
-        report.IN_FULL,
+        report.protocol(protocol),
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)

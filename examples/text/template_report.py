@@ -44,7 +44,7 @@ from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
 from diffusion.text_to_image import model_index
-from examples.text import drawn_objects, drawn_words, shapes_report
+from examples.text import prompt_metrics, shapes_report
 
 SEED = 7_010  # of the words' captions and real pictures; that of the dataset is another
 FIRST_SEEDS = {"trained": 0, "withheld": 20_000, "pairs": 40_000, "seen": 60_000, "unseen": 80_000}  # of the pictures
@@ -88,13 +88,6 @@ def _words(withheld: bool, number: int) -> list[tuple[str, np.ndarray]]:
     return examples
 
 
-def score_of(texts: list[str], pictures: np.ndarray) -> dict[str, Any]:
-    """The shares of `drawn_objects.score_of` and `drawn_words.score_of`."""
-    if all(scenes.parsed(text).kind == "word" for text in texts):
-        return drawn_words.score_of(texts, pictures)
-    return drawn_objects.score_of(texts, pictures) | drawn_words.score_of(texts, pictures)
-
-
 def run(
     model: text_to_image.TextToImage, out: pathlib.Path, number: int, about: Mapping[str, Any], **how: Any
 ) -> dict[str, Any]:
@@ -112,8 +105,8 @@ def run(
     for kind, first in FIRST_SEEDS.items():
         texts, real = captions(kind, number)
         pictures = text_to_image.generate(model, texts, seeds=range(first, first + number), **how)
-        figures["templates"][kind] = score_of(texts, pictures)
-        figures["drawings"][kind] = score_of(texts, real)
+        figures["templates"][kind] = prompt_metrics.by_templates(texts, pictures)
+        figures["drawings"][kind] = prompt_metrics.by_templates(texts, real)
         plots.captioned(pictures[:SHOWN], texts[:SHOWN], [True] * min(SHOWN, number), out / f"{kind}.png")
         print(kind, {name: f"{share['share']:.1%}" for name, share in figures["templates"][kind].items()}, flush=True)
     protocol = {**about, "number": number, "seeds": FIRST_SEEDS, **how, **report.software()}
@@ -129,11 +122,9 @@ def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
         f"# Drawings by templates: {protocol['model']}",
         report.beside_table(rows(figures)),
         *report.pictures(folder, {f"{kind}.png": f"Captions of the kind {kind!r}" for kind in FIRST_SEEDS}),
-        "## Protocol",
-        report.table(("", ""), protocol.items()),
-        report.IN_FULL,
+        report.protocol(protocol),
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def rows(figures: Mapping[str, Any]) -> list[report.Row]:

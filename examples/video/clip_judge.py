@@ -8,6 +8,7 @@ shape that is none of the eight (`spoilt_clips`). Its threshold is chosen such t
 clips of another seed.
 """
 
+import functools
 import hashlib
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -75,21 +76,16 @@ def name_of(clips: int, steps: tuple[int, int]) -> str:
 def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[int, int] = (FRAME_STEPS, CLIP_STEPS)):
     """The judge, from a folder (by default the library's cache), or trained now (minutes): a `Judge`."""
     name = name_of(clips, steps)
-    learned: list[tuple[np.ndarray, list[Clip]]] = []
 
+    @functools.cache
     def lessons() -> tuple[np.ndarray, list[Clip]]:
-        if not learned:
-            some = [example("train" if i % 8 else "withheld", i, SEED) for i in range(clips)]
-            learned.append((np.stack([frames for frames, _ in some]), [clip for _, clip in some]))
-        return learned[0]
+        some = [example("train" if i % 8 else "withheld", i, SEED) for i in range(clips)]
+        return np.stack([frames for frames, _ in some]), [clip for _, clip in some]
 
     def train_on_frames() -> Reader:
         images, truth = lessons()
         in_full = fully_visible(truth)
-        label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
-        labels = {
-            name: np.repeat(label(values, name)[:, None], FRAMES, 1)[in_full] for name, values in OF_FRAMES.items()
-        }
+        labels = {name: np.repeat(row[:, None], FRAMES, 1)[in_full] for name, row in _labels(truth, OF_FRAMES).items()}
         parts = looked_at(images, moving_objects.tracks(images))[0][in_full]
         none, movers = spoilt(round(SPOILT * clips))
         parts = np.concatenate([parts, looked_at(none, moving_objects.tracks(none))[0].reshape(-1, *parts.shape[1:])])
@@ -102,16 +98,24 @@ def judge(folder: pathlib.Path | None = None, clips: int = CLIPS, steps: tuple[i
 
     def train_on_clips() -> Reader:
         images, truth = lessons()
-        label = lambda values, entry: np.array([values.index(getattr(clip.movers[0], entry)) for clip in truth])
-        labels = {name: label(values, name) for name, values in OF_CLIPS.items()}
         with progress.bar("training the judge of clips", steps[1], "steps") as advance:
             parts = looked_at(images, moving_objects.tracks(images))
-            return clip_reader.train(*parts, labels, steps=steps[1], progress=lambda step, _: advance(step))
+            return clip_reader.train(
+                *parts, _labels(truth, OF_CLIPS), steps=steps[1], progress=lambda step, _: advance(step)
+            )
 
     return Judge(
         attribute_reader.cached(f"video-frames-{name}", train_on_frames, folder),
         attribute_reader.cached(f"video-clips-{name}", train_on_clips, folder),
     )
+
+
+def _labels(truth: Sequence[Clip], values: Mapping[str, tuple[str, ...]]) -> dict[str, np.ndarray]:
+    """The classes of each attribute, int [N]: the numbers of what moves in N clips in the attribute's `values`."""
+    return {
+        name: np.array([options.index(getattr(clip.movers[0], name)) for clip in truth])
+        for name, options in values.items()
+    }
 
 
 def spoilt(number: int) -> tuple[np.ndarray, list[Mover]]:

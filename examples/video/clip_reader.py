@@ -5,8 +5,6 @@ after it, as further channels. Two more layers read the results of all frames, a
 The outputs of the last of these layers are the features in which the Frechet distance of clips is computed.
 """
 
-__all__ = ["features", "read", "train"]
-
 from collections.abc import Callable, Mapping
 
 import jax

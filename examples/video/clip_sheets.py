@@ -1,9 +1,7 @@
-"""Writes several clips side by side as one animation, with their captions in a text file."""
-
-__all__ = ["write"]
+"""Several clips side by side as one animation, with their captions in a text file; and animations on a page."""
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,3 +29,9 @@ def write(clips: np.ndarray, path: pathlib.Path, captions: Sequence[str], rate: 
         even = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)], mode="edge")
         clip_files.write_mp4(path.with_suffix(".mp4"), even, rate)
     workdir.write_text(path.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions[:SHOWN]))
+
+
+def embedded(folder: pathlib.Path, titles: Mapping[str, str]) -> list[str]:
+    """A section of Markdown for each animation NAME.gif that the folder has, of {NAME: title}."""
+    sections = {name: f"## {title[0].upper()}{title[1:]}\n\n![{title}]({name}.gif)" for name, title in titles.items()}
+    return [section for name, section in sections.items() if (folder / f"{name}.gif").is_file()]

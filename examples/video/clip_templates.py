@@ -5,14 +5,13 @@ enlarge the chroma of a frame to 64 pixels a side. Let C be the full chroma, the
 c > 54. The mask of the object is {c > C / 2}. It is compared with rotated drawings by intersection over union.
 """
 
-__all__ = ["WHOLE", "Templates", "measured"]
-
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
 
-from diffusion.data.shapes import drawing, templates
+from diffusion.data.shapes import drawing, scenes, templates
 from examples.video import moving_objects
 from examples.video.moving_objects import Tracks
 
@@ -56,6 +55,24 @@ def measured(clips: np.ndarray, found: Tracks) -> Templates:
     colour = drawing.nearest_hue(np.nan_to_num(found.colour))
     overlap = np.where(there[..., None], overlap, 0.0)
     return Templates(overlap, np.where(there, overlap.argmax(-1), -1), np.where(there, colour, -1))
+
+
+def agreement(best: Templates, shapes: Sequence[str], colours: Sequence[str]) -> dict[str, np.ndarray]:
+    """Whether each frame shows what is requested of its clip, Bool [N, F] each.
+
+    Args:
+        best: the best templates of N clips.
+        shapes: the requested shape of each clip, in `scenes.SHAPES`.
+        colours: the requested colour of each clip, in `scenes.COLOURS`.
+
+    Returns:
+        {"shape": the requested shape has the largest overlap of the eight, "whole": its overlap is above 0.85,
+        "colour": the requested colour is the nearest}.
+    """
+    shape = np.array([scenes.SHAPES.index(name) for name in shapes])[:, None]
+    colour = np.array([scenes.COLOURS.index(name) for name in colours])[:, None]
+    overlap = np.take_along_axis(best.overlap, shape[..., None], axis=-1)[..., 0]
+    return {"shape": best.shape == shape, "whole": overlap > WHOLE, "colour": best.colour == colour}
 
 
 def _mask(chroma: np.ndarray) -> np.ndarray:

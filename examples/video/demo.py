@@ -120,9 +120,16 @@ def check(config: Any) -> None:
     source = config.data.source.to_dict()
     pairs = is_of_pairs(config)
     if pairs:
-        _check_pairs(source)
+        _check_source(source, {"frames": pairs_report.FRAMES, "side": pairs_report.SIDE}, "the report is of")
+    elif source.get("name") != "moving_drawings":
+        raise ConfigError(
+            f"config.data.source.name = {source.get('name')!r}, and the judge reads moving_drawings. Train on other "
+            "clips by: diffusion train"
+        )
     else:
-        _check_judged(source, on_latents is not None)
+        span = "frames" if on_latents is None else "span"  # of a clip on latents the first frames are judged
+        wanted = {span: clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
+        _check_source(source, wanted, "the judge reads")
     if on_latents is not None:
         checks.validate(on_latents)
         demo_stages.check_autoencoder(config)
@@ -130,29 +137,13 @@ def check(config: Any) -> None:
     clip_maker.check(recipe, motions.words_of_both if pairs else motions.words)
 
 
-def _check_judged(source: dict[str, Any], on_latents: bool) -> None:
-    """Refuses clips that the judge does not read, as `check`."""
-    span = "span" if on_latents else "frames"  # of a clip on latents the first frames are judged
-    wanted = {span: clip_judge.FRAMES, "side": clip_judge.SIDE, "alone": True, "radii": clip_judge.SETTING.radii}
-    if source.get("name") != "moving_drawings":
-        raise ConfigError(
-            f"config.data.source.name = {source.get('name')!r}, and the judge reads moving_drawings. Train on other "
-            "clips by: diffusion train"
-        )
+def _check_source(source: dict[str, Any], wanted: dict[str, Any], reads: str) -> None:
+    """Refuses a source of clips without the `wanted` settings, as `check`; `reads` says who wants them."""
     for name, value in wanted.items():
         setting = source.get(name)
-        setting = tuple(setting) if isinstance(setting, (list, tuple)) else setting
+        setting = tuple(setting) if isinstance(setting, list) else setting
         if setting != value:
-            raise ConfigError(f"config.data.source.{name} = {setting!r}, and the judge reads clips of {value!r}.")
-
-
-def _check_pairs(source: dict[str, Any]) -> None:
-    """Refuses clips of one or two shapes of another size than the report's, as `check`."""
-    for name, value in {"frames": pairs_report.FRAMES, "side": pairs_report.SIDE}.items():
-        if source.get(name) != value:
-            raise ConfigError(
-                f"config.data.source.{name} = {source.get(name)!r}, and the report is of clips of {value!r}."
-            )
+            raise ConfigError(f"config.data.source.{name} = {setting!r}, and {reads} clips of {value!r}.")
 
 
 def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[str, Any]:

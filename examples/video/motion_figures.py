@@ -15,14 +15,13 @@ from diffusion.data.shapes import drawing, motions, scenes
 from diffusion.data.shapes.motions import Clip
 from diffusion.metrics import bootstrap, frechet, neighbours, reconstruction_error
 from diffusion.metrics.prompt_following import clustered
-from examples.video import clip_judge, clip_reader, clip_templates, moving_objects
+from examples.video import clip_judge, clip_reader, clip_templates, moving_objects, pair_figures
 from examples.video.clip_judge import Judge
+from examples.video.pair_figures import ENDLESS, TIMES
 
 Make = Callable[..., np.ndarray]
 SEEDS = {"test": 0, "withheld": 10_000, "picture": 20_000, "longer": 30_000}
 KNOWN = 4  # frames from which a clip is extended, and a window goes on, of a run on pixels
-TIMES = 4  # as long is an extended clip
-ENDLESS = ("bounces", "turns")  # what moves or hides would leave the picture
 
 
 def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: int = 0) -> dict[str, Any]:
@@ -79,17 +78,10 @@ def _templates(
     """
     best = clip_templates.measured(clips, found)
     said = [motions.said(caption) for caption in captions]
-    shape, colour = (
-        np.array([options.index(stated[name]) for stated in said])[:, None]
-        for name, options in (("shape", scenes.SHAPES), ("colour", scenes.COLOURS))
-    )
-    overlap = np.take_along_axis(best.overlap, shape[..., None], axis=-1)[..., 0]
+    right = clip_templates.agreement(best, *([stated[name] for stated in said] for name in ("shape", "colour")))
     rows = np.nonzero(counted)[0]
-    share_of_frames = lambda right: clustered.share(right[counted], rows)
     return {
-        "shape": share_of_frames(best.shape == shape),
-        "whole": share_of_frames(overlap > clip_templates.WHOLE),
-        "colour": share_of_frames(best.colour == colour),
+        **{name: clustered.share(frames_right[counted], rows) for name, frames_right in right.items()},
         "identity": bootstrap.share(_constant({"shape": best.shape, "colour": best.colour}, complete)),
     }
 
@@ -118,7 +110,7 @@ def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[st
         scale = clip_judge.SIDE / drawing.SIDE / (clip_judge.FRAMES - 1)
         stated = [motions.said(caption)["speed"] for caption, is_moving in zip(captions, moves) if is_moving]
         ranges = scale * np.array([motions.SPEEDS[word] for word in stated])
-        off = np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
+        off = moving_objects.outside(speed, ranges)
         figures["speed_error"] = float(np.where(lacking[moves], np.fmax(off, 1.0), off).mean())
     bounces = kind == "bounces"
     if bounces.any():
@@ -190,8 +182,8 @@ def decoded(networks: Judge, code: Callable[[np.ndarray], np.ndarray], frames: i
     pictures = [jnp.asarray(clips.reshape(-1, *clips.shape[2:])) for clips in (coded, real)]
     first = coded[:, : clip_judge.FRAMES]
     tracks = moving_objects.tracks(first)
-    in_full = np.stack([clip.visible[: clip_judge.FRAMES, 0] for clip in truth]) >= moving_objects.WHOLE
-    shown = clip_judge.read_clips(networks, first, tracks, clip_judge.frames_read(networks, first, tracks), in_full)
+    complete = clip_judge.fully_visible(truth)[:, : clip_judge.FRAMES]
+    shown = clip_judge.read_clips(networks, first, tracks, clip_judge.frames_read(networks, first, tracks), complete)
     asked = clip_judge.score(clip_judge.verdicts([clip.caption for clip in truth], shown))
     return {"psnr": float(np.mean(reconstruction_error.psnr(*pictures))), "asked": asked, "clips": number}
 
@@ -201,8 +193,8 @@ def extension(
 ) -> tuple[dict[str, Any], np.ndarray, list[Clip]]:
     """The same for clips of four times the length, made by windows from the first `known` frames of real ones.
 
-    Only captions of motions without an end are taken. "speed_kept" is the median over clips of |v - v_0| / v_0, with
-    the mean step v of the last 8 frames of a clip that bounces, and that of its real continuation, v_0.
+    Only captions of motions without an end are taken. "speed_kept" is the `pair_figures.speed_error` of the
+    last 8 frames.
     """
     frames = TIMES * clip_judge.FRAMES
     chosen: list[tuple[np.ndarray, Clip]] = []
@@ -216,19 +208,10 @@ def extension(
     seeds = range(SEEDS["longer"], SEEDS["longer"] + number)
     clips = make([clip.caption for clip in truth], seeds, real[:, :known], frames)
     figures = {"made": measured(networks, clips, truth, known), "real": measured(networks, real, truth, known)}
-    bouncing = np.array([clip.movers[0].motion == "bounces" for clip in truth])
-    if bouncing.any():
-        window = slice(-clip_judge.FRAMES, None)
-        steps = lambda some: moving_objects.speeds(moving_objects.tracks(some[bouncing, window]).centre)
-        off = [abs(_mean(one) / _mean(other) - 1) for one, other in zip(steps(clips), steps(real))]
-        figures["made"]["speed_kept"] = float(np.median(np.where(np.isnan(off), 1.0, off)))
+    error = pair_figures.speed_error(clips, real, truth, clip_judge.FRAMES)
+    if not np.isnan(error):
+        figures["made"]["speed_kept"] = error
     return figures, clips, truth
-
-
-def _mean(steps: np.ndarray) -> float:
-    """The mean of the steps that are seen; NaN where none is."""
-    known = steps[~np.isnan(steps)]
-    return float(known.mean()) if len(known) else float("nan")
 
 
 def copies(clips: np.ndarray, train: np.ndarray) -> dict[str, Any]:

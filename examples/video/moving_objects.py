@@ -7,25 +7,13 @@ No network is used. A pixel belongs to an object to the degree to which it has a
 so white, grey and black pixels, such as those of paper and bars, do not count. Lengths are in pixels of the clip.
 """
 
-__all__ = [
-    "Tracks",
-    "around",
-    "colour_drift",
-    "flicker",
-    "line_error",
-    "returns",
-    "size_drift",
-    "speeds",
-    "tracks",
-    "velocity",
-    "weights",
-]
-
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import ndimage
+
+from diffusion.data.shapes import templates
 
 PALE, RANGE = 24.0, 60.0  # of a pixel's greatest less its least channel: what is no colour, and what makes it whole
 LEAST = 2.0  # pixels of weight: less is no thing
@@ -76,14 +64,10 @@ def tracks(clips: np.ndarray) -> Tracks:
     x = weight.sum(2) @ (np.arange(width) + 0.5) / visible_area
     y = weight.sum(3) @ (np.arange(height) + 0.5) / visible_area
     colour = np.einsum("nfhw,nfhwc->nfc", weight, clips.astype(np.float64)) / visible_area[..., None]
-    count = np.array([[_parts(frame) for frame in clip] for clip in weight > 0.5], np.int64).reshape(area.shape)
+    count = np.array([[templates.pieces(frame, LEAST) for frame in clip] for clip in weight > 0.5], np.int64).reshape(
+        area.shape
+    )
     return Tracks(area, np.stack([x, y], -1), colour, count)
-
-
-def _parts(mask: np.ndarray) -> int:
-    """Number of connected parts of a mask [H, W] with an area of 2 or more; corners connect."""
-    labels, number = ndimage.label(mask, np.ones((3, 3)))  # pyright: ignore[reportGeneralTypeIssues]
-    return int((ndimage.sum_labels(mask, labels, np.arange(1, number + 1)) >= LEAST).sum()) if number else 0
 
 
 def around(clips: np.ndarray, places: np.ndarray, side: int) -> np.ndarray:
@@ -141,6 +125,11 @@ def line_error(places: np.ndarray) -> np.ndarray:
 def speeds(places: np.ndarray) -> np.ndarray:
     """The distance from each frame to the next, pixels [N, F - 1]; NaN where one of them shows nothing."""
     return np.linalg.norm(np.diff(places, axis=1), axis=-1)
+
+
+def outside(speed: np.ndarray, ranges: np.ndarray) -> np.ndarray:
+    """How far speeds [N] lie outside of the requested ranges (least, greatest) [N, 2], divided by their middles."""
+    return np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
 
 
 def size_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:

@@ -6,14 +6,12 @@ which paper replaces the other half. Drawn templates classify the shape in a fra
 show the complete shape.
 """
 
-__all__ = ["LAST", "Objects", "frechet_distances", "measured", "objects", "speed_error"]
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.data.shapes import drawing, motions, scenes
+from diffusion.data.shapes import drawing, motions
 from diffusion.data.shapes.motions import Clip, Mover
 from diffusion.metrics import bootstrap, frechet
 from diffusion.metrics.prompt_following import clustered
@@ -21,6 +19,8 @@ from examples.video import clip_templates, moving_objects
 
 PAPER = 255  # of the half that belongs to the other shape
 LAST = 16  # frames at the end of a longer clip
+TIMES = 4  # how many times as long an extended clip is
+ENDLESS = ("bounces", "turns")  # a shape that moves or hides would leave the picture
 
 
 class Objects(NamedTuple):
@@ -86,20 +86,16 @@ def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int
         complete = complete & (frames >= clips.shape[1] - last)
     counted = complete & (frames >= known)
     best = clip_templates.measured(shown.clips, tracks)
-    number_of = lambda names, entry: np.array([names.index(getattr(m, entry)) for m in shown.movers])[:, None]
-    shape, colour = number_of(scenes.SHAPES, "shape"), number_of(scenes.COLOURS, "colour")
-    overlap = np.take_along_axis(best.overlap, shape[..., None], axis=-1)[..., 0]
-    share_of_frames = lambda right: clustered.share(right[counted], shown.clip[np.nonzero(counted)[0]])
+    right = clip_templates.agreement(best, *zip(*((mover.shape, mover.colour) for mover in shown.movers)))
+    share = lambda frames, some: clustered.share(frames[some], shown.clip[np.nonzero(some)[0]])
     constant = [
         all(len(set(row[rows])) == 1 and row[rows][0] >= 0 for row in (one, other)) if rows.any() else True
         for one, other, rows in zip(best.shape, best.colour, counted)
     ]
     by_clip = lambda flags: [all(np.array(flags)[shown.clip == i]) for i in range(len(clips))]
     figures: dict[str, Any] = {
-        "shape": share_of_frames(best.shape == shape),
-        "whole": share_of_frames(overlap > clip_templates.WHOLE),
-        "colour": share_of_frames(best.colour == colour),
-        "one": share_of_frames(tracks.count == 1),
+        **{name: share(frames_right, counted) for name, frames_right in right.items()},
+        "one": share(tracks.count == 1, counted),
         "constant": bootstrap.share(by_clip(constant)),
         "flicker": float(np.nanmedian(moving_objects.flicker(clips[:, max(0, known - 1) :]))),
     }
@@ -109,8 +105,7 @@ def measured(clips: np.ndarray, truth: Sequence[Clip], known: int = 0, last: int
         rows = np.array([len(truth[i].movers) == 2 for i in shown.clip]) == two
         some = counted & rows[:, None]
         if some.any():
-            share = clustered.share((best.shape == shape)[some], shown.clip[np.nonzero(some)[0]])
-            figures["shape of two" if two else "shape of one"] = share
+            figures["shape of two" if two else "shape of one"] = share(right["shape"], some)
     return figures
 
 
@@ -129,8 +124,7 @@ def _motion(shown: Objects, tracks: moving_objects.Tracks, complete: np.ndarray,
     if len(moving):
         speed = np.linalg.norm(velocity[moving], axis=-1)
         ranges = np.array([motions.SPEEDS[shown.movers[i].speed] for i in moving]) * scale / (complete.shape[1] - 1)
-        off = np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
-        figures["speed"] = float(off.mean())
+        figures["speed"] = float(moving_objects.outside(speed, ranges).mean())
     hidden = np.flatnonzero(kind == "hides")
     if len(hidden):
         true_places = scale * np.stack([mover.places for mover in shown.movers])

@@ -34,15 +34,16 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.arrays import chunks
 from diffusion.data.shapes import motions
 from diffusion.data.shapes.motions import Clip
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
 from examples.video import clip_maker, clip_sheets, pair_figures
+from examples.video.pair_figures import ENDLESS, TIMES
 
 FRAMES, SIDE = 16, 48
 SETTING = motions.Setting(radii=(7.6, 8.2), tilted=True, span=FRAMES)
-TIMES = 4  # as long is an extended clip
 KINDS = {
     "test": "clips of captions",
     "withheld": "clips of withheld combinations",
@@ -51,7 +52,6 @@ KINDS = {
 }
 SEEDS = {"test": 0, "withheld": 10_000, "image_to_video": 20_000, "extension": 30_000}
 ROWS = {"test": 0, "withheld": 0, "image_to_video": 1_000, "extension": 2_000}  # the first example of the split
-ENDLESS = {"bounces", "turns"}  # what moves or hides would leave the picture
 RATE = 8.0  # frames a second of what is written
 SHARES = {
     "shape": "frames in which the asked shape is the best of the eight",
@@ -136,7 +136,7 @@ def measure(
     if run.recipe.on_latents:
         code = autoencoder_folders.reconstruction(autoencoder_folders.load(config.data.latents.autoencoder))
         real, truth = real_clips("test", min(number, 64))
-        coded = np.concatenate([code(real[i : i + 8]) for i in range(0, len(real), 8)])
+        coded = chunks.applied(code, real, 8)
         figures["autoencoder"] = {"made": pair_figures.measured(coded, truth), "clips": len(real)}
     protocol = {
         "model": str(model),
@@ -180,17 +180,13 @@ def rows(figures: Mapping[str, Any]) -> list[report.Row]:
 def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
     """The report as Markdown, with the animations that are in the folder."""
     protocol = content["protocol"]
-    pictures = [f"## {title[0].upper()}{title[1:]}\n\n![{title}]({kind}.gif)" for kind, title in KINDS.items()
-                if (folder / f"{kind}.gif").is_file()]  # fmt: skip
     parts = [
         f"# Clips of one or two shapes: {protocol['model']}",
         report.beside_table(rows(content["figures"])),
-        *pictures,
-        "## Protocol",
-        report.table(("", ""), protocol.items()),
-        report.IN_FULL,
+        *clip_sheets.embedded(folder, KINDS),
+        report.protocol(protocol),
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def main(argv: list[str]) -> None:

@@ -1,7 +1,5 @@
 """Clips of one moving shape that is none of the eight, from which the judge of frames learns to reject."""
 
-__all__ = ["example"]
-
 import numpy as np
 
 from diffusion.data.shapes import motions, spoilt

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion.experiments.evaluation import report
-from examples.video import clip_templates
+from examples.video import clip_sheets, clip_templates
 
 PARTS = {
     "test": "clips of captions",
@@ -61,17 +61,14 @@ HOW_TO_READ = (
     "latents 5 of 9); the judge reads the last 8 frames. Only shapes that bounce or turn are requested."
 )
 
-Row = tuple[str, str, str]
-"""What, its figure, the reference beside it."""
 
-
-def rows(found: Mapping[str, Any]) -> list[Row]:
+def rows(parts: Mapping[str, Any]) -> list[report.Row]:
     """The figures as text, in the order in which they are measured."""
-    lines: list[Row] = []
+    lines: list[report.Row] = []
     for part, title in PARTS.items():
-        if part not in found:
+        if part not in parts:
             continue
-        figures, real = found[part]["made"], found[part]["real"]
+        figures, real = parts[part]["made"], parts[part]["real"]
         for name, share in figures["asked"].items():
             beside = f"judge on real clips {real['asked'][name]['share']:.1%}"
             what = {"attributes": "what is requested", "clips": "clips with all of it"}.get(name, name)
@@ -92,40 +89,30 @@ def rows(found: Mapping[str, Any]) -> list[Row]:
             lines.append(
                 (f"{title}: speed of what bounces, off the real one", f"{figures['speed_kept']:.1%}", "median")
             )
-    if "autoencoder" in found:
-        coded = found["autoencoder"]
+    if "autoencoder" in parts:
+        coded = parts["autoencoder"]
         clips = f"{coded['clips']} real clips, decoded of their latents"
         lines.append(("autoencoder: PSNR, dB", f"{coded['psnr']:.1f}", clips))
         lines.append(("autoencoder: what is requested", report.percent(coded["asked"]["attributes"]), clips))
-    if "distance" in found:
-        distance = found["distance"]
+    if "distance" in parts:
+        distance = parts["distance"]
         beside = f"floor {distance['floor']:.3g}; noise {distance['noise']:.3g}; {distance['clips']} clips"
         lines.append(("Frechet distance of clips (in the judge's space)", f"{distance['distance']:.3g}", beside))
-    if "copies" in found:
-        near = found["copies"]["share_below_held_out_percentile"]
-        exact = f"exact copies {found['copies']['samples']['exact_duplicates']}"
-        lines.append(
-            ("nearer to training clips than 1 % / 5 % of test clips", f"{near['1']:.1%} / {near['5']:.1%}", exact)
-        )
+    if "copies" in parts:
+        lines.append(report.copies_row("test clips", parts["copies"], "clips"))
     return lines
 
 
 def markdown(content: Mapping[str, Any], folder: pathlib.Path) -> str:
     """The report as Markdown; animations that are in the folder are embedded by relative links."""
     protocol = content["protocol"]
-    pictures = [f"## {title[0].upper()}{title[1:]}\n\n![{title}]({part}.gif)" for part, title in PARTS.items()
-                if (folder / f"{part}.gif").is_file()]  # fmt: skip
     parts = [
         f"# Video: {protocol['run']}",
         f"Guidance {protocol['guidance']:g}, {protocol['steps']} steps; {protocol['training steps']} of training.",
-        report.table(
-            ("", "model", "beside"), ((what, f"**{v}**", beside) for what, v, beside in rows(content["figures"]))
-        ),
-        *pictures,
+        report.beside_table(rows(content["figures"])),
+        *clip_sheets.embedded(folder, PARTS),
         "## How to read the figures",
         HOW_TO_READ,
-        "## Protocol",
-        report.table(("", ""), protocol.items()),
-        report.IN_FULL,
+        report.protocol(protocol),
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)

@@ -239,7 +239,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool]
         panel.axis("off")
     for panel, image, caption, well in zip(panels, images[:count], captions, right):
         panel.imshow(image, interpolation="nearest")
-        text = "\n".join(textwrap.wrap(caption, 21))
+        text = textwrap.fill(caption, 21)
         panel.set_title(text, y=-0.05, pad=-2, va="top", fontsize=7, color=INK if well else ORANGE)
     save(figure, path)
 

@@ -20,7 +20,6 @@ from diffusion.experiments.run_folder.workdir import write_text
 
 WIDE = 200  # letters in a line of a log, where nothing is cut off
 PACKAGES = ("jax", "flax", "optax", "grain", "numpy")
-IN_FULL = "Every number in full: [report.json](report.json)."
 
 Row = tuple[str, str, str]
 """What, its figure, the reference beside it."""
@@ -99,6 +98,16 @@ def cell(figure: Figure | None) -> str:
     return f"{figure.value:.4g}{around}{span(interval)}"
 
 
+def page(parts: Iterable[str]) -> str:
+    """A page of Markdown paragraphs, with a link to report.json at its end."""
+    return "\n\n".join([*parts, "Every number in full: [report.json](report.json)."]) + "\n"
+
+
+def protocol(entries: Mapping[str, Any]) -> str:
+    """The section that lists how the figures of a page were measured."""
+    return f"## Protocol\n\n{table(('', ''), entries.items())}"
+
+
 def pictures(folder: pathlib.Path, captions: Mapping[str, str]) -> list[str]:
     """Markdown paragraphs that embed the named files that the folder has, each above its caption."""
     return [f"![{text}]({name})\n*{text}.*" for name, text in captions.items() if (folder / name).is_file()]
@@ -154,8 +163,8 @@ def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
     return f"Frechet distance ({space})", f"{frechet['distance']:{form}}", beside
 
 
-def copies_row(others: str, copies: Mapping) -> Row:
-    """How often samples are nearer to training pictures than 1 % and 5 % of others are, from `neighbours.copying`."""
+def copies_row(others: str, copies: Mapping, kind: str = "pictures") -> Row:
+    """How often samples are nearer to training examples than 1 % and 5 % of others are, from `neighbours.copying`."""
     near = copies["share_below_held_out_percentile"]
     exact = f"exact copies {copies['samples']['exact_duplicates']}"
-    return f"nearer to training pictures than 1 % / 5 % of {others}", f"{near['1']:.1%} / {near['5']:.1%}", exact
+    return f"nearer to training {kind} than 1 % / 5 % of {others}", f"{near['1']:.1%} / {near['5']:.1%}", exact

@@ -289,9 +289,8 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         report.table(("", ""), _protocol_rows(protocol)),
         "Commands:",
         "\n".join(["```", *commands, "```"]),
-        report.IN_FULL,
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def protocol_section(content: Mapping) -> list[str]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.data.shapes import scenes
+from diffusion.metrics import frechet
 from examples.symbols import drawing_codes, drawing_tokens, token_models
 
 
@@ -98,7 +99,7 @@ def test_the_figures_of_two_trainings_are_means_and_ranges():
     """Moved by 3, samples of equal covariance lie 9 from the reference; moved by 1, 1."""
     rng = np.random.default_rng(0)
     features = rng.normal(size=(50, 2))
-    reference = drawing_tokens.moments(features)
+    reference = frechet.moments(features)
     move = np.array([1.0, 0])
     found = drawing_tokens.figures([(features + 3 * move, [True, False]), (features + move, [True, True])], reference)
     np.testing.assert_allclose([found["distance"], *found["range"]], [5, 1, 9], rtol=1e-6)

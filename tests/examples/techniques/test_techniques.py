@@ -21,21 +21,23 @@ def drawn(number: int = 4) -> np.ndarray:
 @pytest.mark.extended
 def test_measures_of_real_drawings():
     """A purple star at the top right is that and nothing else; a heart and a red star are not there."""
-    made, count = drawn(), 4
-    share = lambda measured: measured["share"]
-    assert share(row.shares([STAR] * count, made, ("shape", "colour", "size", "position"))) == 1
-    assert share(row.shares([STAR._replace(shape="heart")] * count, made, ("shape",))) == 0
-    assert share(row.shares([STAR._replace(colour="red")] * count, made, ("shape", "colour"))) == 0
-    assert share(row.inside([STAR] * count, made, [(0.5, 0, 1, 0.5)] * 2 + [(0, 0, 0.5, 0.5)] * 2)) == 0.5
-    assert share(row.inside([STAR], np.full((1, 64, 64, 3), 250, np.uint8), [(0, 0, 1, 1)])) == 0  # nothing is there
-    assert share(row.share_of_colour([STAR] * count, made, "purple")) == 1
-    assert share(row.share_of_colour([STAR] * count, made, "pink")) == 0
+    lines, count = {"line": drawn()}, 4
+    share = lambda measured: measured["line"]["share"]
+    assert share(row.shares(lines, [STAR] * count, "shape", "colour", "size", "position")) == 1
+    assert share(row.shares(lines, [STAR._replace(shape="heart")] * count, "shape")) == 0
+    assert share(row.shares(lines, [STAR._replace(colour="red")] * count, "shape", "colour")) == 0
+    assert share(row.inside(lines, [STAR] * count, [(0.5, 0, 1, 0.5)] * 2 + [(0, 0, 0.5, 0.5)] * 2)) == 0.5
+    assert (
+        share(row.inside({"line": np.full((1, 64, 64, 3), 250, np.uint8)}, [STAR], [(0, 0, 1, 1)])) == 0
+    )  # nothing is there
+    assert share(row.share_of_colour(lines, [STAR] * count, "purple")) == 1
+    assert share(row.share_of_colour(lines, [STAR] * count, "pink")) == 0
 
 
 def test_papers_that_are_close():
     papers = np.array([[250, 247, 240], [250, 247, 243], [240, 244, 250], [249, 247, 240]], np.uint8)
     made = np.broadcast_to(papers[:, None, None], (4, 64, 64, 3))
-    assert row.close(made, np.array([250.0, 247, 240]))["share"] == 0.5
+    assert row.close({"line": made}, np.array([250.0, 247, 240]))["line"]["share"] == 0.5
 
 
 def test_rows_of_parts_come_in_turn():

@@ -5,7 +5,7 @@ import pytest
 
 from diffusion import text_to_image
 from diffusion.data.shapes import drawing, scenes
-from examples.text import template_report
+from examples.text import prompt_metrics, template_report
 
 
 @pytest.mark.extended
@@ -19,7 +19,7 @@ def test_captions_are_of_their_kind_and_have_real_pictures_beside(kind):
     if kind in ("seen", "unseen"):
         assert {scene.word in scenes.WITHHELD_WORDS for scene in shown} == {kind == "unseen"}
         assert len({(scene.word, scene.colour) for scene in shown}) == 24
-    score = template_report.score_of(texts, pictures)
+    score = prompt_metrics.by_templates(texts, pictures)
     assert {share["share"] for share in score.values()} == {1.0}
 
 
