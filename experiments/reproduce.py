@@ -109,10 +109,7 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
     recipe = recipe.on(opened.spec)
     if tunes:
         recipe, opened = tuned_examples.encoded(recipe, workdir, opened)
-        if recipe.objective.beside.prior:  # an objective with prompts has no prior
-            data = prior_pictures.beside(recipe, workdir, opened)
-        else:
-            data = tuned_examples.prompted(recipe, workdir, opened)
+        data = prior_pictures.beside(recipe, workdir, tuned_examples.prompted(recipe, workdir, opened))
     mesh = programs.mesh_of(config)
     program = programs.build(recipe, mesh)
     if recipe.companions.teacher and recipe.companions.teacher.pairs:

@@ -131,11 +131,9 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         if tunes:
             recipe, opened = tuned_examples.encoded(recipe, folder, opened)
             fingerprint |= {"conditions": opened.source.fingerprint()["conditions"]}
-            if recipe.objective.beside.prior:  # an objective with prompts has no prior
-                data = both = prior_pictures.beside(recipe, folder, opened)
-                fingerprint |= {"prior": both.fingerprint["sha256"]}
-            else:
-                data = tuned_examples.prompted(recipe, folder, opened)
+            data = prior_pictures.beside(recipe, folder, tuned_examples.prompted(recipe, folder, opened))
+            if isinstance(data, prior_pictures.WithPrior):
+                fingerprint |= {"prior": data.fingerprint["sha256"]}
 
         # ==== Program, first state, bookkeeping ====
         program = programs.build(recipe, mesh)
@@ -148,9 +146,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
                 print(change, file=sys.stderr)
         books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
-            written = agreement.gather("tuning", "written" if (folder / tuned_files.FOLDER).is_dir() else "")[0]
-            # The run was killed before it had written these files.
-            if recipe.companions.tuned is not None and not written:
+            # A run that was killed may not have written these files.
+            if tunes and not agreement.gather("tuning", "yes" if (folder / tuned_files.FOLDER).is_dir() else "")[0]:
                 _write_tuning(config, folder, books)
             return 0
         if mirror:
@@ -196,7 +193,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
                 if books.owes_evaluation(step) and signal_number is None:
                     signal_number = books.evaluate(step, train_state)
             saver.wait()
-            if recipe.companions.tuned is not None and step == config.train.steps:
+            if tunes and step == config.train.steps:
                 _write_tuning(config, folder, books)
         except RunFailed as failure:
             return books.failed(failure.step, train_state)

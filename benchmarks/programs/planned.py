@@ -4,7 +4,7 @@
     python -m benchmarks.programs.planned --fit
 
 The first command prints the least time of each compiled step of a DiT beside the plan's, term by term; docs/scale.md
-has the table. The second fits the numbers of `experiments/planning/passes.py` to the same programs, for each machine by
+has the table. The second fits `Passes` in `experiments/planning/machines.py` to the same programs, for each machine by
 non-negative least squares of the shares of their times.
 """
 
@@ -31,8 +31,7 @@ from benchmarks.programs.cases import DEVICES, MESHES, Devices
 from diffusion.experiments import plan
 from diffusion.experiments.planning import estimate
 from diffusion.experiments.planning.compiled import roofline
-from diffusion.experiments.planning.machines import MACHINES
-from diffusion.experiments.planning.passes import Passes
+from diffusion.experiments.planning.machines import MACHINES, Passes
 from diffusion.experiments.planning.tables import in_bytes, in_seconds
 from diffusion.training import sharding
 

@@ -15,8 +15,7 @@ from unittest import mock
 import jax
 from jax.sharding import Mesh
 
-from diffusion.experiments.planning.machines import Machine, ring_bandwidth
-from diffusion.experiments.planning.passes import Passes
+from diffusion.experiments.planning.machines import Machine, Passes, ring_bandwidth
 from diffusion.models.budget import activation_memory, collectives as collective_formulas
 from diffusion.models.budget.flops import hidden, recomputed_flops, tokens, train_flops
 from diffusion.models.dit import DiT

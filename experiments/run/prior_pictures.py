@@ -18,7 +18,7 @@ from diffusion import text_to_image
 from diffusion.data import captions, latent_cache, pipeline, sources
 from diffusion.data.sources.spec import ManyAtOnce
 from diffusion.experiments.run import tuned_examples
-from diffusion.experiments.run.examples import Accompanied, Examples
+from diffusion.experiments.run.examples import Accompanied, Examples, RunExamples
 from diffusion.io import pictures
 from diffusion.objectives import Prior
 from diffusion.recipe import ConfigError
@@ -74,12 +74,16 @@ class Pairs(ManyAtOnce):
         ]
 
 
-def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> WithPrior:
-    """Makes the pictures of the class, encodes them, and puts one beside each example; all processes call it."""
-    folder = pathlib.Path(workdir)
+def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: RunExamples) -> RunExamples:
+    """The examples, each with a picture of the class where the objective keeps one; all processes call it.
+
+    The pictures are made and encoded where the run folder lacks them.
+    """
     prior = recipe.objective.beside.prior
-    assert prior is not None  # the objective keeps a class
-    prompt = prior.prompt
+    if prior is None:
+        return examples
+    assert not isinstance(examples, Accompanied)  # an objective with prompts has no prior
+    folder, prompt = pathlib.Path(workdir), prior.prompt
     base = tuned_examples.tuned_network(recipe).base
     agreement.first(lambda: _make(prior, base, folder / "prior", examples))
 

@@ -13,6 +13,7 @@ from diffusion import schedules
 from diffusion.experiments import attribute, membership, train
 from diffusion.experiments.sampling import trained_run
 from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe.sections import Examples
 from tests import commands
 
 
@@ -28,7 +29,7 @@ def test_times_out_of_range_are_refused():
 def test_splits_with_pictures_in_common_are_refused(split, number):
     config = digits.get_config("tiny")
     config.evaluate.split = split
-    recipe = types.SimpleNamespace(examples=types.SimpleNamespace(null=None))
+    recipe = types.SimpleNamespace(examples=Examples(num_classes=0))
     run = types.SimpleNamespace(config=config, schedule=schedules.rectified_flow(), recipe=recipe)
     with pytest.raises(ConfigError, match=f"have {number} pictures in common"):
         membership.measure(run, [0.3], 10)
