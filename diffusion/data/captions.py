@@ -73,9 +73,9 @@ class Table(NamedTuple):
 
 
 class Captioned(Derived, ManyAtOnce):
-    """A source whose records have what a table has of their captions, {name: [...]}, beside their own.
+    """A source whose records carry the entries of a table for their captions, {name: [...]}, beside their own entries.
 
-    That is a text encoder's input or output in "condition", or the facts that a reward reads in "metadata".
+    They are a text encoder's input or output in "condition", or the facts that a reward reads in "metadata".
     """
 
     def __init__(self, source: sources.Source, table: Table, entry: str = "condition"):

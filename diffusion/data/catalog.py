@@ -219,10 +219,8 @@ def _not_found(name: str, root: Path, origin: str) -> str:
     contents = f"it holds {', '.join(there)}" if there else "it holds no dataset" if root.is_dir() else "no such folder"
     hint = f" Did you mean {near!r}?" if near else ""
     return (
-        f"dataset {name!r} is not in {root} ({origin}): {contents}; bundled: {', '.join(BUNDLED)}.{hint} "
-        "Nothing is downloaded here. Prepare it once by: "
-        f"diffusion prepare {name} {shlex.quote(f'--data_dir={root}')}, which runs "
-        "TensorFlow in an environment of its own (records in the format array_record), "
-        "or name the folder that has it (data_dir, or TFDS_DATA_DIR). If a file of yours makes it, name that file: "
-        "--extend=FILE.py."
+        f"dataset {name!r} is not in {root} ({origin}): {contents}; bundled: {', '.join(BUNDLED)}.{hint} Nothing is "
+        f"downloaded here. Prepare it once by: diffusion prepare {name} {shlex.quote(f'--data_dir={root}')}, which "
+        "runs TensorFlow in an environment of its own (records in the format array_record), or name the folder that "
+        "has it (data_dir, or TFDS_DATA_DIR). If a file of yours makes it, name that file: --extend=FILE.py."
     )

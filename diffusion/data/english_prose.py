@@ -104,5 +104,5 @@ def encode(text: str) -> np.ndarray:
 
 
 def decode(symbols: np.ndarray) -> str:
-    """Text of symbols; the mask is a low line."""
+    """The text of symbols; an underscore stands for the mask."""
     return "".join((SYMBOLS + "_")[symbol] for symbol in symbols)

@@ -1,7 +1,7 @@
 """The identities of a source's records: numbers that stay the same however the source is cut.
 
-A source says it by `identities() -> int64 [N, 3] | None`: for each record the set of stored records that it is of, the
-part of that set, and its number there.
+A source states them by `identities() -> int64 [N, 3] | None`: for each record the set of stored records that it belongs
+to, the part of that set, and its number there.
 """
 
 import json
@@ -26,7 +26,7 @@ def numbered(stored: Any, part: Any, numbers: Iterable[int] | np.ndarray) -> np.
 
 
 def stated(source: Any) -> np.ndarray | None:
-    """The identities `[N, 3]` that a source says; None where it has no such method, or does not know them.
+    """The identities `[N, 3]` that a source states; None where it has no such method, or does not know them.
 
     Args:
         source: any sequence of records, such as a `data.sources.Source`.

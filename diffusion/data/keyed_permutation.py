@@ -8,8 +8,8 @@ ROUNDS = 10  # number of rounds of the Feistel network, as in NIST's FF1
 def keyed_permutation(positions: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
     """Returns where a permutation of 0..size - 1 takes positions.
 
-    A Feistel network permutes 0..2^b - 1, the least such range that holds `size`: each half (L, R) of the bits in turn
-    is added modulo 2 to a hash of the other,
+    A Feistel network permutes 0..2^b - 1, the least such range that holds `size`: a hash of one half of the bits (L, R)
+    is added modulo 2 to the other half, in turn,
 
         L <- L ^ h(R + k_i),    R <- R ^ h(L + k_{i+1}),
 

@@ -1,4 +1,4 @@
-"""How long the file of a film is by its own word: what a film that was cut short shows, where it states no frames."""
+"""The length that a film's container states for its file, which shows that a film was cut short."""
 
 import struct
 from typing import BinaryIO

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.io import limits, opener
 
-# What NumPy's reader of headers raises for bytes that are none.
+# What NumPy's reader of headers raises for other bytes.
 DAMAGED = (ValueError, LookupError, TypeError, OverflowError, RuntimeError, EOFError, MemoryError, SyntaxError,
            struct.error, tokenize.TokenError)  # fmt: skip
 _READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}

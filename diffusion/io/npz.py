@@ -135,7 +135,7 @@ def decoded(content: bytes, what: str) -> dict[str, np.ndarray]:
 
     Args:
         content: the bytes.
-        what: they are, for messages.
+        what: the name of the file, for messages.
 
     Raises:
         Refused: as in `headers`, or if they unpack to more.

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 class StoreError(OSError):
-    """A store has failed; the message names the object and the reason."""
+    """A store failed; the message names the object and the reason."""
 
 
 def is_address(path: str | os.PathLike) -> bool:

@@ -123,7 +123,7 @@ def _made(
     pictures: np.ndarray | None,
     seeds: Sequence[int],
 ) -> np.ndarray:
-    """A picture of each prompt and seed, by a control of its own where there are any."""
+    """A picture for each prompt and seed, with the control of the same row where there are controls."""
     how = {"steps": settings.steps, "guidance": settings.guidance, "height": SIDE, "width": SIDE}
     if pictures is None:
         return text_to_image.generate(model, list(prompts), seeds=list(seeds), batch_size=50, **how)
@@ -137,7 +137,7 @@ def _made(
 
 
 def _draw(tiles: Sequence[np.ndarray], names: Sequence[str], prompts: Sequence[str], path: pathlib.Path) -> None:
-    """Writes a PNG: the first examples side by side, the same row under each other."""
+    """Writes a PNG: the first examples side by side, the pictures of each example below each other."""
     columns = [textwrap.fill(prompt, 16) for prompt in prompts[:SHOWN]]
     twice = lambda row: row.repeat(2, axis=1).repeat(2, axis=2)  # so that the captions find room
     plots.mosaic([[twice(row[:SHOWN]) for row in tiles]], names, [columns], path)

@@ -61,15 +61,13 @@ TRAINED = {
     "drawings_long": "Real drawings, all weights, longer",
 }
 HOW_TO_READ = (
-    "- **Counting**: the share of captions of two to five objects for which the number of objects is "
-    "right: by connected "
-    "components, without a network; by the judge that was not used in training; and by the rewarding judge. The gap is "
-    "the last number minus the number before. Intervals are Wilson's 95 % intervals.\n"
+    "- **Counting**: the share of captions of two to five objects for which the number of objects is right: by "
+    "connected components, without a network; by the judge that was not used in training; and by the rewarding judge. "
+    "The gap is the last number minus the number before. Intervals are Wilson's 95 % intervals.\n"
     "- **Shape, colour, relation, word**: the share among all captions that request the property, without a network, "
     "as in [the text report](../drawings/report.md).\n"
-    "- **Frechet distance**: to real drawings with the same captions, in the features of the judge that "
-    "was not used in "
-    "training, as a multiple of the distance in the row `base`. **Variety**: the mean distance in these features "
+    "- **Frechet distance**: to real drawings with the same captions, in the features of the judge that was not used "
+    "in training, as a multiple of the distance in the row `base`. **Variety**: the mean distance in these features "
     "between pictures of one caption, as a share of that between real drawings.\n"
     "- **Evaluations**: of the denoiser. An evaluation with its gradient counts as three; the text encoder, the "
     "autoencoder and the judges are not counted."

@@ -252,24 +252,21 @@ def markdown(content: Mapping[str, Any]) -> str:
         lpips = f"{title}\n\n{picture_table('{lpips:.3f}')}"
     parts = [
         f"# {TITLE}",
-        f"All methods use {protocol['steps']} network evaluations per sample, except `twisted` and `MCGDiff`, "
-        "which use "
-        f"{methods.PARTICLES} times as many. No setting was tuned to a figure on this page, except the step of MPGD, "
-        "whose first value hardly changed the samples. [Inverse problems](../../steering.md#inverse-problems) explains "
-        "the methods.",
+        f"All methods use {protocol['steps']} network evaluations per sample, except `twisted` and `MCGDiff`, which "
+        f"use {methods.PARTICLES} times as many. No setting was tuned to a figure on this page, except the step of "
+        "MPGD, whose first value hardly changed the samples. [Inverse problems](../../steering.md#inverse-problems) "
+        "explains the methods.",
         "## Exact posteriors",
-        f"The data are a mixture of {COMPONENTS} Gaussians in {DIMENSION} dimensions. Each column uses "
-        f"{CASES} measurements "
-        "y = A x + noise. The table shows the root mean square of the sliced Wasserstein distance between the samples "
-        f"and the exact posterior, with {protocol['points']} samples each.",
+        f"The data are a mixture of {COMPONENTS} Gaussians in {DIMENSION} dimensions. Each column uses {CASES} "
+        "measurements y = A x + noise. The table shows the root mean square of the sliced Wasserstein distance between "
+        f"the samples and the exact posterior, with {protocol['points']} samples each.",
         posterior_table("distance:.2f"),
-        "The next table shows the distance between the means, divided by the root of the total variance of "
-        "the posterior, "
-        "and the relative error of the covariance.",
+        "The next table shows the distance between the means, divided by the root of the total variance of the "
+        "posterior, and the relative error of the covariance.",
         posterior_table("mean:.2f", "covariance:.2f"),
-        f"Coverage is the share of the exact posterior that lies in the central {EXACT_LEVEL:.0%} interval of "
-        "a method's "
-        f"samples, averaged over 64 directions. Below {EXACT_LEVEL:.0%}, the samples vary too little or lie elsewhere.",
+        f"Coverage is the share of the exact posterior that lies in the central {EXACT_LEVEL:.0%} interval of a "
+        f"method's samples, averaged over 64 directions. Below {EXACT_LEVEL:.0%}, the samples vary too little or lie "
+        "elsewhere.",
         posterior_table("coverage:.0%"),
         "## Digits",
         f"The table shows the PSNR in decibels of {protocol['draws']} samples for each of {protocol['number']} test "
@@ -277,9 +274,8 @@ def markdown(content: Mapping[str, Any]) -> str:
         "a larger value means disagreement with y, and a smaller value means that the sample fits the noise. A sample "
         "of the posterior has a lower PSNR than the posterior mean.",
         picture_table("{psnr:.1f} ({residual:.1f})"),
-        f"The table shows SSIM in windows of {WINDOW} pixels, and in brackets the coverage: the share of "
-        "pixels whose true "
-        f"value lies in the {LEVEL:.0%} interval of the {protocol['draws']} samples.",
+        f"The table shows SSIM in windows of {WINDOW} pixels, and in brackets the coverage: the share of pixels whose "
+        f"true value lies in the {LEVEL:.0%} interval of the {protocol['draws']} samples.",
         picture_table("{ssim:.2f} ({coverage:.0%})"),
         lpips,
         "![Test digits, their measurements, and the pictures that each method restores](samples.png)",

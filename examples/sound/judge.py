@@ -49,7 +49,7 @@ def real_notes(split: int, number: int) -> Notes:
 
 
 def broken_notes(notes: Notes, seed: int) -> np.ndarray:
-    """One broken note of each note: float `[N, L]`; what it breaks is drawn, of what changes that instrument."""
+    """A broken copy of each note, float `[N, L]`; the damage is drawn among the kinds that change its instrument."""
     rng = np.random.default_rng(seed)
     tones = []
     for row, waveform in enumerate(notes.waveforms):

@@ -94,7 +94,7 @@ def importance(target: objectives.Target, evaluations: int) -> Estimates:
 
 
 def annealed(target: objectives.Target, evaluations: int, resample: steering.Resampling) -> Estimates:
-    """Annealing from N(0, I) by MALA, on a ladder of which a pilot run says the shape, at an eighth of the cost."""
+    """Annealing from N(0, I) by MALA, on a ladder whose shape a pilot run finds, at an eighth of the cost."""
     pilot = normal(jax.random.key(1), PARTICLES // 2, target.shape)
     rungs, sizes = steering.annealing_ladder(log_base, target.log_density, pilot, jax.random.key(2), 0.5, share=0.8)
     number = max(evaluations - len(pilot) * len(rungs), evaluations // 2) // PARTICLES  # of evaluations a particle
@@ -120,7 +120,7 @@ def trained(
     Args:
         objective: the objective.
         target: the density.
-        evaluations: number of evaluations, of those that each path counts as one.
+        evaluations: number of evaluations of the density; a path counts as one.
         build: parameters -> network.
         every: number of training steps that one batch of evaluations serves.
     """

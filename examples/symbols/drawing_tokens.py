@@ -162,31 +162,28 @@ def _parts(content: Mapping[str, Any]) -> Iterator[str]:
     number = protocol["number"]
     yield f"# {TITLE}"
     yield (
-        f"The data are drawings of one shape, 32x32 pixels, in {len(drawing_codes.PAIRS)} classes, each a "
-        "pair of a colour "
-        f"and a shape. A drawing consists of 64 patches of 4x4 pixels, and each patch is replaced by the nearest of "
-        f"{protocol['codes']} codes, which Lloyd's algorithm learned from {min(LEARNED_FROM, protocol['drawings']):,} "
-        f"drawings. Encoded test drawings have a PSNR of {book['psnr']:.1f} dB and a structural similarity of "
-        f"{book['ssim']:.3f}. They use {100 * book['used']:.0f} % of the codes, with a perplexity of "
-        f"{book['perplexity']:.1f}."
+        f"The data are drawings of one shape, 32x32 pixels, in {len(drawing_codes.PAIRS)} classes, each a pair of a "
+        "colour and a shape. A drawing consists of 64 patches of 4x4 pixels, and each patch is replaced by the nearest "
+        f"of {protocol['codes']} codes, which Lloyd's algorithm learned from "
+        f"{min(LEARNED_FROM, protocol['drawings']):,} drawings. Encoded test drawings have a PSNR of "
+        f"{book['psnr']:.1f} dB and a structural similarity of {book['ssim']:.3f}. They use {100 * book['used']:.0f} % "
+        f"of the codes, with a perplexity of {book['perplexity']:.1f}."
     )
     yield (
-        f"Every model has {protocol['depth']} layers of width {protocol['width']}, receives the class and the "
-        "time, and "
-        f"was trained for {protocol['steps']:,} steps on the same batches of {protocol['batch']} of "
+        f"Every model has {protocol['depth']} layers of width {protocol['width']}, receives the class and the time, "
+        f"and was trained for {protocol['steps']:,} steps on the same batches of {protocol['batch']} of "
         f"{protocol['drawings']:,} drawings, with {protocol['seeds']} seed{'s'[: protocol['seeds'] > 1]}. The Gaussian "
         "model is a rectified flow of the patches before quantization, with the prediction, the weighting and the "
         "times of the recipe `text/shapes`. In its second row, its samples are replaced by the nearest codes."
     )
     yield "![Samples of each model, below real drawings](drawings.png)"
     yield (
-        f"The table uses {number:,} samples of each training. Right: the share with the shape and the colour "
-        "of the class "
-        "and one complete object, by templates without a network, with Wilson's 95 % interval. Distance: the Fréchet "
-        f"distance to {number:,} other test drawings, in the 19 numbers that the templates measure, times 1,000, with "
-        "its standard error over the samples, and the smallest and largest value over the seeds. Bits: an upper bound "
-        f"for the first seed on {protocol['pictures']} test drawings given their class, with the standard error over "
-        "the drawings; the likelihood of the Gaussian model is not comparable."
+        f"The table uses {number:,} samples of each training. Right: the share with the shape and the colour of the "
+        "class and one complete object, by templates without a network, with Wilson's 95 % interval. Distance: the "
+        f"Fréchet distance to {number:,} other test drawings, in the 19 numbers that the templates measure, times "
+        "1,000, with its standard error over the samples, and the smallest and largest value over the seeds. Bits: an "
+        f"upper bound for the first seed on {protocol['pictures']} test drawings given their class, with the standard "
+        "error over the drawings; the likelihood of the Gaussian model is not comparable."
     )
     yield report.table(
         ("model", "evaluations", "right", "distance", "seeds", "bits a code", "estimator", "parameters"),

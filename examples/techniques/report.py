@@ -44,9 +44,8 @@ WRAPPED = 9  # letters of a caption in a line, as wide as a picture
 WITHOUT_A_ROW = (
     "InstructPix2Pix and T2I-Adapter have no row: both change the U-Net of Stable Diffusion "
     "([instructions](../../tuning.md#edits-by-instructions), [adapters](../../control.md#train-one)), but the network "
-    "of this model is a transformer. For this model, [image to image](../text/report.md) changes a "
-    "picture by a prompt, "
-    "and a ControlNet follows a drawing."
+    "of this model is a transformer. For this model, [image to image](../text/report.md) changes a picture by a "
+    "prompt, and a ControlNet follows a drawing."
 )
 ENTRIES = ("title", "page", "commands", "look", "figures")  # of a row, in report.json
 

@@ -44,17 +44,17 @@ def regions(model: TextToImage, number: int) -> Row:
         "a prompt for each half": np.stack([with_regions(seed, scene) for seed, scene in enumerate(asked)]),
     }
     return Row(
-        "Regions",
-        "../../image_prompts.md#regions",
-        (
+        title="Regions",
+        page="../../image_prompts.md#regions",
+        commands=(
             'diffusion sample --model=drawings --prompt="a blue heart left of a pink star" '
             '--regions="a blue heart on the left:0,0,0.5,1" --regions="a pink star on the right:0.5,0,1,1"',
         ),
-        "With a prompt for each half, nearly all halves have the right shape and colour. With a single "
+        look="With a prompt for each half, nearly all halves have the right shape and colour. With a single "
         "prompt, some shapes or colours are swapped.",
-        prompts,
-        pictures,
-        {
+        captions=prompts,
+        pictures=pictures,
+        figures={
             "both shapes, both colours and the order as requested": shares(
                 pictures, asked, "shape", "colour", "relation"
             )
@@ -86,17 +86,17 @@ def words(model: TextToImage, number: int) -> Row:
     asked = [scenes.parsed(prompt) for prompt in prompts]
     order = _mixed(len(prompts), len(BOTH))
     return Row(
-        "Attention words (Attend-and-Excite)",
-        "../../image_prompts.md#words",
-        (
+        title="Attention words (Attend-and-Excite)",
+        page="../../image_prompts.md#words",
+        commands=(
             f'diffusion sample --model=drawings --prompt="{BOTH[0]}" --words=circle --words=star --sampler=ddim '
             "--attention=5",
         ),
-        "The technique has no effect on this model, even at five times the published strength. The model "
+        look="The technique has no effect on this model, even at five times the published strength. The model "
         "hardly attends to the words themselves, and most of its pictures are right without it.",
-        [prompts[i] for i in order],
-        {name: images[order] for name, images in pictures.items()},
-        {"both shapes": shares(pictures, asked, "shape"), "both colours": shares(pictures, asked, "colour")},
+        captions=[prompts[i] for i in order],
+        pictures={name: images[order] for name, images in pictures.items()},
+        figures={"both shapes": shares(pictures, asked, "shape"), "both colours": shares(pictures, asked, "colour")},
     )
 
 
@@ -114,15 +114,17 @@ def boxes(model: TextToImage, number: int) -> Row:
     order = _mixed(len(prompts), len(BOXES))
     stacked = {name: np.concatenate(images) for name, images in pictures.items()}
     return Row(
-        "Layout boxes",
-        "../../image_prompts.md#words",
-        ('diffusion sample --model=drawings --prompt="a blue star" --words="blue star:0.5,0,1,0.5" --attention=0.2',),
-        "The technique works partly on this model. The prompt names no position. At the published strength, "
+        title="Layout boxes",
+        page="../../image_prompts.md#words",
+        commands=(
+            'diffusion sample --model=drawings --prompt="a blue star" --words="blue star:0.5,0,1,0.5" --attention=0.2',
+        ),
+        look="The technique works partly on this model. The prompt names no position. At the published strength, "
         "more objects than by chance lie in the box, a quarter of the picture, but a third of the pictures "
         "are broken. At a fifth of this strength, few pictures are broken, but few objects move.",
-        [f"{prompts[i]} {_place(BOXES[prompts[i]])}" for i in order],
-        {name: images[order] for name, images in stacked.items()},
-        {
+        captions=[f"{prompts[i]} {_place(BOXES[prompts[i]])}" for i in order],
+        pictures={name: images[order] for name, images in stacked.items()},
+        figures={
             "the object's centre in its box": inside(stacked, asked, [BOXES[prompt] for prompt in prompts]),
             "shape and colour as requested": shares(stacked, asked, "shape", "colour"),
         },
@@ -145,15 +147,15 @@ def reference(model: TextToImage, number: int) -> Row:
     }
     asked = [scenes.parsed(prompt)] * number
     return Row(
-        "Reference-only",
-        "../../image_prompts.md#a-reference-without-training",
-        ('diffusion sample --model=drawings --prompt="a circle" --reference=star.png',),
-        "The technique mostly fails on this model. Pictures take over the paper of the reference, but its "
+        title="Reference-only",
+        page="../../image_prompts.md#a-reference-without-training",
+        commands=('diffusion sample --model=drawings --prompt="a circle" --reference=star.png',),
+        look="The technique mostly fails on this model. Pictures take over the paper of the reference, but its "
         "colour in only a quarter of the pictures, and the shape of the reference breaks half of the circles "
         "in the prompt.",
-        [prompt] * number,
-        {"the reference": np.stack([drawn] * number), **pictures},
-        {
+        captions=[prompt] * number,
+        pictures={"the reference": np.stack([drawn] * number), **pictures},
+        figures={
             "the reference's colour": share_of_colour(pictures, asked, shown.colour),
             "the reference's paper": close(pictures, drawn[0, 0].astype(float)),
             "the prompt's shape": shares(pictures, asked, "shape"),
@@ -202,13 +204,13 @@ def erasure_row(
         for name, one in (("before", model), ("after", without))
     }
     return Row(
-        title,
-        "../../tuning.md#sliders-and-erasure",
-        commands,
-        look,
-        prompts,
-        pictures,
-        {
+        title=title,
+        page="../../tuning.md#sliders-and-erasure",
+        commands=commands,
+        look=look,
+        captions=prompts,
+        pictures=pictures,
+        figures={
             "hearts in pictures of a heart": shares(every_second(pictures, 0), hearts, "shape"),
             "the requested shape in the others": shares(every_second(pictures, 1), others, "shape"),
         },

@@ -52,17 +52,17 @@ def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         for weight in WEIGHTS
     }
     return Row(
-        "Slider of size",
-        "../../tuning.md#sliders-and-erasure",
-        (
+        title="Slider of size",
+        page="../../tuning.md#sliders-and-erasure",
+        commands=(
             "diffusion train --config=tuning/drawings_concepts:slider --workdir=runs/concepts/slider",
             f'diffusion sample --model=drawings --lora=runs/concepts/slider/{LORA}:-1 --prompt="a red circle"',
         ),
-        "In each column, the shape grows from small to large; the prompt names no size. At both ends, some "
+        look="In each column, the shape grows from small to large; the prompt names no size. At both ends, some "
         "shapes are doubled or darker.",
-        prompts,
-        pictures,
-        {
+        captions=prompts,
+        pictures=pictures,
+        figures={
             f"nearest size is {size}": shares(pictures, [scene._replace(size=size) for scene in asked], "size")
             for size in ("small", "large")
         }
@@ -113,18 +113,18 @@ def custom_diffusion(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         return {name: bootstrap.share([right["shape"] for right in rights]) for name, rights in verdicts.items()}
 
     return Row(
-        "Custom diffusion",
-        "../../tuning.md#what-is-trained",
-        (
+        title="Custom diffusion",
+        page="../../tuning.md#what-is-trained",
+        commands=(
             "diffusion train --config=tuning/drawings_concepts:custom_diffusion "
             "--workdir=runs/concepts/custom_diffusion",
             'diffusion sample --workdir=runs/concepts/custom_diffusion --prompt="a red <ghost>"',
         ),
-        "The technique partly fails on this model. It draws ghosts, which the training data of the model do "
+        look="The technique partly fails on this model. It draws ghosts, which the training data of the model do "
         "not contain, but some are torn, and their eyes also appear in the other shapes.",
-        [glyph.word(scene, words["after"]) for scene in asked],
-        pictures,
-        {
+        captions=[glyph.word(scene, words["after"]) for scene in asked],
+        pictures=pictures,
+        figures={
             "the ghost fits best of nine templates": best(ghosts, 0),
             "the requested shape in the others": best(others, 1),
         },
@@ -158,20 +158,20 @@ def controls(model: TextToImage, run: pathlib.Path, number: int) -> Row:
         return bootstrap.share(near)
 
     return Row(
-        "Several controls, their weights and intervals",
-        "../../control.md",
-        (
+        title="Several controls, their weights and intervals",
+        page="../../control.md",
+        commands=(
             "diffusion train --config=tuning/drawings_control:outlines --workdir=runs/outlines "
             "--config.base.path=weights/drawings --config.train.steps=900",
             'diffusion sample --workdir=runs/outlines --prompt="a red circle and a blue star" '
             "--controls=control:first.png --controls=control:second.png:1:0.8-1",
         ),
-        "Two outlines add up: the first at the upper left and the second at the lower right. The second has "
+        look="Two outlines add up: the first at the upper left and the second at the lower right. The second has "
         "no effect at weight 0.3 or only in t 0.8-1, and a weak effect in t 0-0.5. The shapes often swap "
         "colours.",
-        prompts,
-        pictures,
-        {
+        captions=prompts,
+        pictures=pictures,
+        figures={
             f"a shape at the {name} outline's place": {line: there(images, place) for line, images in pictures.items()}
             for name, place in (("first", FIRST), ("second", SECOND))
         },

@@ -218,7 +218,7 @@ def _share(one: Drawn, colour: str) -> float:
 
 
 def verdict(scene: Scene, picture: Picture) -> dict[str, bool]:
-    """Says of a picture what holds for all of its requested objects; a missing object fails in everything.
+    """Whether each requirement holds for all requested objects of a picture; a missing object fails in everything.
 
     Args:
         scene: the requested scene, not a word.

@@ -30,7 +30,7 @@ RESAMPLINGS = 2  # of trajectories that keep a part of a picture
 
 
 def starts(number: int, **fixed: str) -> tuple[np.ndarray, list[Scene]]:
-    """Real pictures of one object to edit, uint8 [N, 64, 64, 3], and what they show; new ones, that are in no split.
+    """Real pictures of one object to edit, uint8 [N, 64, 64, 3], and what they show; no split has them.
 
     All have the attributes `fixed`, such as `position="left"`.
     """
@@ -42,7 +42,7 @@ def starts(number: int, **fixed: str) -> tuple[np.ndarray, list[Scene]]:
 
 
 def image_to_image(model: TextToImage, reader: Reader, number: int, **settings: Any) -> dict[str, Any]:
-    """A picture of one shape is made one of another colour: how often the new colour is there, and the shape stays."""
+    """Changes the colour of one shape: how often the new colour is there, and the shape stays."""
     images, shown = starts(number)
     requested = [_recoloured(scene) for scene in shown]
     figures = {}

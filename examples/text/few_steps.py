@@ -66,7 +66,10 @@ def prompts(config, number: int) -> Prompts:
 
 
 def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made:
-    """({"nfe", "attributes", "coverage", "fd_judge", ..}, samples, captions) of a row; the judge is made late."""
+    """({"nfe", "attributes", "coverage", "fd_judge", ..}, samples, captions) of a row.
+
+    The judge is loaded where the first row is not measured yet.
+    """
     config = row.config
     number = config.sample.number
     requested = prompts(config, number)

@@ -31,7 +31,7 @@ CROWDED_SHARE = 1 / 5  # of several objects: so that MORE is as frequent as each
 ATTRIBUTES = scenes.ATTRIBUTES | {"count": (*scenes.ATTRIBUTES["count"], MORE)}
 STEPS = 4_000
 SPOILT_SHARE = 1 / 4  # of the pictures of shapes
-MOVED_SHARE = 1 / 2  # of all pictures: models' edges, and those at other places, are no spoilt ones
+MOVED_SHARE = 1 / 2  # of all pictures, so that the soft edges of a model do not count as spoilt
 MOST_MOVED = 0.75  # pixels
 REFUSED = 0.01  # of real drawings
 CALIBRATION_SEED = 7_003  # of the drawings by which that is set
@@ -58,7 +58,7 @@ def facing(scene: Scene) -> Scene:
 def pictures(
     seed: int = SEED, number: dict[str, int] | None = None, spoilt_share: float = SPOILT_SHARE
 ) -> tuple[np.ndarray, list[Scene]]:
-    """The pictures that the judge learns from, uint8 [N, 64, 64, 3], and what it is to say of them.
+    """The pictures that the judge learns from, uint8 [N, 64, 64, 3], and the scenes that it should read.
 
     Args:
         seed: the seed of all pictures.
@@ -88,9 +88,9 @@ def pictures(
 
 
 def moved(image: np.ndarray, lot: scenes.Lot) -> np.ndarray:
-    """A picture uint8 [H, W, 3] moved by parts of a pixel, so that its edges are those of other places, or softer.
+    """A picture uint8 [H, W, 3], shifted by a fraction of a pixel along each side, which softens its edges.
 
-    The pixels between others are their weighted means.
+    Values between pixels are interpolated linearly.
     """
     way = lot.between(-MOST_MOVED, MOST_MOVED), lot.between(-MOST_MOVED, MOST_MOVED), 0.0
     return np.round(ndimage.shift(image.astype(np.float32), way, order=1, mode="nearest")).astype(np.uint8)
@@ -110,7 +110,7 @@ def check_side(model: str, side: int) -> None:
 
 
 def name() -> str:
-    """The name of the judge, by all that it is made of: its network, its pictures and what they are said to show."""
+    """The name of the judge: a digest of its network's code, its pictures and their labels."""
     images, shown = pictures(number=dict.fromkeys(PICTURES, 20))  # which stand for all
     digest = hashlib.sha256(pathlib.Path(attribute_reader.__file__).read_bytes() + images.tobytes())
     settings = (SEED, PICTURES, STEPS, SPOILT_SHARE, REFUSED, CALIBRATION_SEED, CALIBRATION)
@@ -124,8 +124,7 @@ def reader(folder: pathlib.Path | None = None) -> Reader:
     def trained() -> Reader:
         images, shown = pictures()
         with progress.bar("training the judge", STEPS, "steps") as advance:
-            told = lambda step, _: advance(step)
-            judge = attribute_reader.train(images, labels(shown), steps=STEPS, progress=told)
+            judge = attribute_reader.train(images, labels(shown), steps=STEPS, progress=lambda step, _: advance(step))
         return calibrated(judge, *pictures(CALIBRATION_SEED, CALIBRATION, spoilt_share=0.0))
 
     return attribute_reader.cached(name(), trained, folder)

@@ -91,10 +91,10 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
 
 
 def chosen(rows: Sequence[dict[str, Any]]) -> float:
-    """The smallest guidance of a sweep, the most varied, whose attributes are right as often as the best one's.
+    """The smallest guidance of a sweep, the most varied, whose attributes are right nearly as often as the best one's.
 
-    As often: to one standard error of the best share, sqrt(p (1 - p) / count), the rule of Breiman et al. (1984,
-    "Classification and Regression Trees", section 3.4.3).
+    Its share lies within one standard error of the best share p, sqrt(p (1 - p) / count), the rule of Breiman et al.
+    (1984, "Classification and Regression Trees", section 3.4.3).
     """
     shares = [(row["guidance"], row["scores"]["attributes"]) for row in rows]
     best = max((scores for _, scores in shares), key=lambda scores: scores["share"])
@@ -168,8 +168,13 @@ def distance_to(
 ) -> dict[str, Any]:
     """Frechet distance to real pictures in the judge's features, beside the floor and noise: `sample_metrics.distance`.
 
-    All are uint8 [N, 64, 64, 3]; the model was not trained on the real ones, and the floor is the distance of `others`,
-    more of them. The captions are drawn alike.
+    Args:
+        reader: the judge.
+        images: the pictures of a model, uint8 [N, 64, 64, 3].
+        real: real pictures that the model was not trained on, uint8 [M, 64, 64, 3], whose captions have the same
+            distribution.
+        others: further such pictures, whose distance to `real` is the floor.
+        effort: the number of subsets and of draws.
     """
     record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": reader.digest}
     extractor = Extractor(lambda batch: attribute_reader.features(reader, batch), record)

@@ -188,8 +188,8 @@ def _counts(share: Mapping) -> tuple[int, int]:
     return round(share["share"] * share["count"]), share["count"]
 
 
-def _share(found: judge_error.Corrected) -> dict[str, Any] | None:
-    return None if math.isnan(found.value) else {"share": found.value, "interval": list(found.interval)}
+def _share(truth: judge_error.Corrected) -> dict[str, Any] | None:
+    return None if math.isnan(truth.value) else {"share": truth.value, "interval": list(truth.interval)}
 
 
 def _overall(figures: Mapping[str, Mapping]) -> dict[str, Any]:

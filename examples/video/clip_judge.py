@@ -132,18 +132,18 @@ def calibrated(reader: Reader, clips: np.ndarray, truth: Sequence[Clip], share: 
     return attribute_reader.shifted(reader, NONE_OF_THESE, -float(np.quantile(margins, 1 - share)))
 
 
-def looked_at(clips: np.ndarray, found: Tracks) -> tuple[np.ndarray, np.ndarray]:
+def looked_at(clips: np.ndarray, tracks: Tracks) -> tuple[np.ndarray, np.ndarray]:
     """What the networks see of clips: the parts around the thing, uint8 [N, F, 16, 16, 3], and where it is, [N, 3 F].
 
     Of each frame that is (x, y) from the middle and the area, of about unit variance, zeros where nothing is seen.
 
     Args:
         clips: uint8 [N, F, 32, 32, 3].
-        found: `moving_objects.tracks` of them.
+        tracks: `moving_objects.tracks` of them.
     """
-    places = np.nan_to_num((found.centre - SIDE / 2) / (SIDE / 4))
-    numbers = np.concatenate([places, found.area[..., None] / PART**1.5], axis=-1)
-    parts = moving_objects.around(clips, found.centre, PART)
+    places = np.nan_to_num((tracks.centre - SIDE / 2) / (SIDE / 4))
+    numbers = np.concatenate([places, tracks.area[..., None] / PART**1.5], axis=-1)
+    parts = moving_objects.around(clips, tracks.centre, PART)
     return parts, numbers.reshape(len(clips), -1).astype(np.float32)
 
 
@@ -152,17 +152,17 @@ def fully_visible(truth: Sequence[Clip]) -> np.ndarray:
     return np.stack([clip.visible[:, 0] for clip in truth]) >= moving_objects.WHOLE
 
 
-def frames_read(networks: Judge, clips: np.ndarray, found: Tracks) -> dict[str, np.ndarray]:
+def frames_read(networks: Judge, clips: np.ndarray, tracks: Tracks) -> dict[str, np.ndarray]:
     """Colour and shape by frame, their numbers in `OF_FRAMES`, int64 [N, F] each; -1 where nothing is seen."""
     number, frames = clips.shape[:2]
-    parts, _ = looked_at(clips, found)
-    there = found.area >= moving_objects.LEAST
+    parts, _ = looked_at(clips, tracks)
+    there = tracks.area >= moving_objects.LEAST
     read = attribute_reader.read(networks.frames, parts.reshape(-1, *parts.shape[2:]))
     return {name: np.where(there, classes.reshape(number, frames), -1) for name, classes in read.items()}
 
 
 def read_clips(
-    networks: Judge, clips: np.ndarray, found: Tracks, by_frame: Mapping[str, np.ndarray], complete: np.ndarray
+    networks: Judge, clips: np.ndarray, tracks: Tracks, by_frame: Mapping[str, np.ndarray], complete: np.ndarray
 ) -> list[dict[str, str]]:
     """What clips show, by attribute: colour and shape of most of the frames that should show the whole.
 
@@ -171,12 +171,12 @@ def read_clips(
     Args:
         networks: the judge.
         clips: uint8 [N, F, 32, 32, 3]; of longer ones the last 8 frames are read.
-        found: `moving_objects.tracks` of them.
+        tracks: `moving_objects.tracks` of them.
         by_frame: `frames_read` of them.
         complete: Bool [N, F], the frames in which colour and shape count.
     """
     last = slice(-FRAMES, None)
-    parts = looked_at(clips[:, last], Tracks(*(values[:, last] for values in found)))
+    parts = looked_at(clips[:, last], Tracks(*(values[:, last] for values in tracks)))
     classes_of_clips = clip_reader.read(networks.clips, *parts)
     shown = [{name: values[classes_of_clips[name][i]] for name, values in OF_CLIPS.items()} for i in range(len(clips))]
     for i, attributes in enumerate(shown):

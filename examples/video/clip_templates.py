@@ -36,12 +36,12 @@ class Templates(NamedTuple):
     colour: np.ndarray
 
 
-def measured(clips: np.ndarray, found: Tracks) -> Templates:
+def measured(clips: np.ndarray, tracks: Tracks) -> Templates:
     """The best templates of all frames.
 
     Args:
         clips: uint8 [N, F, H, H, 3].
-        found: `moving_objects.tracks` of them.
+        tracks: `moving_objects.tracks` of them.
     """
     number, frames, side = clips.shape[:3]
     chroma = clips.max(-1).astype(np.float32) - clips.min(-1)
@@ -51,8 +51,8 @@ def measured(clips: np.ndarray, found: Tracks) -> Templates:
     masks = np.stack([_mask(frame) for frame in large.reshape(-1, drawing.SIDE, drawing.SIDE)])
     known = templates.drawn(*RADII, turned=True, offsets=OFFSETS)
     overlap = templates.fits(masks, known).overlap.reshape(number, frames, -1)
-    there = (found.area >= moving_objects.LEAST) & overlap.any(-1)
-    colour = drawing.nearest_hue(np.nan_to_num(found.colour))
+    there = (tracks.area >= moving_objects.LEAST) & overlap.any(-1)
+    colour = drawing.nearest_hue(np.nan_to_num(tracks.colour))
     overlap = np.where(there[..., None], overlap, 0.0)
     return Templates(overlap, np.where(there, overlap.argmax(-1), -1), np.where(there, colour, -1))
 

@@ -67,7 +67,7 @@ def measured(networks: Judge, clips: np.ndarray, truth: Sequence[Clip], known: i
 
 
 def _templates(
-    clips: np.ndarray, found: moving_objects.Tracks, captions: Sequence[str], counted: np.ndarray, complete: np.ndarray
+    clips: np.ndarray, tracks: moving_objects.Tracks, captions: Sequence[str], counted: np.ndarray, complete: np.ndarray
 ) -> dict[str, Any]:
     """What is seen without a network in the frames that should show the whole of a thing: `clip_templates.measured`.
 
@@ -76,7 +76,7 @@ def _templates(
         its overlap is above 0.85, "colour": in which the requested colour is the nearest, and "identity": the share of
         clips with the same shape and colour, whichever they are, in all of these frames}.
     """
-    best = clip_templates.measured(clips, found)
+    best = clip_templates.measured(clips, tracks)
     said = [motions.said(caption) for caption in captions]
     right = clip_templates.agreement(best, *([stated[name] for stated in said] for name in ("shape", "colour")))
     rows = np.nonzero(counted)[0]
@@ -98,10 +98,10 @@ def _constant(read: dict[str, np.ndarray], complete: np.ndarray) -> list[bool]:
     ]
 
 
-def _motion(found, complete: np.ndarray, kind: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:
+def _motion(tracks, complete: np.ndarray, kind: np.ndarray, captions: Sequence[str]) -> dict[str, Any]:
     """How even motion is, and how near its speed to the caption's; in pixels of 32, per frame."""
-    places = np.where(complete[..., None], found.centre, np.nan)
-    lacking = (complete & np.isnan(found.centre[..., 0])).any(1)
+    places = np.where(complete[..., None], tracks.centre, np.nan)
+    lacking = (complete & np.isnan(tracks.centre[..., 0])).any(1)
     figures: dict[str, Any] = {}
     moves = kind == "moves"
     if moves.any():
@@ -126,12 +126,11 @@ def _median(values: np.ndarray, lacking: np.ndarray | np.bool | bool = False) ->
 
 
 def distances(networks: Judge, clips: np.ndarray, real: np.ndarray, others: np.ndarray) -> dict[str, float]:
-    """The Frechet video distance in the judge's space from clips to real ones, beside the floor: the distance of
-    `others`.
+    """The Frechet distance of clips to real ones in the judge's features, and its floor, the distance of `others`.
 
-    FD = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),   of the last hidden layer of the judge's network of clips
+        FD = |m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)),   of the last hidden layer of the judge's network of clips
 
-    It is no FVD, whose space is I3D's; sets of equal size are compared, since the distance of small sets is biased.
+    FVD has the features of I3D instead. Sets of equal size are compared, since the distance of small sets is biased.
     """
 
     def moments(rows: np.ndarray) -> frechet.Moments:

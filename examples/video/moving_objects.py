@@ -132,37 +132,37 @@ def outside(speed: np.ndarray, ranges: np.ndarray) -> np.ndarray:
     return np.maximum(np.maximum(ranges[:, 0] - speed, speed - ranges[:, 1]), 0) / ranges.mean(1)
 
 
-def size_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
+def size_drift(tracks: Tracks, complete: np.ndarray) -> np.ndarray:
     """The standard deviation of the area over its mean, over the frames that show the whole thing, [N].
 
     Args:
-        found: the tracks, from `tracks`.
-        whole: Bool [N, F], the frames that should show the whole thing. Where nothing is seen the area is 0.
+        tracks: the places, areas and colours, from the function `tracks`.
+        complete: Bool [N, F], the frames that should show the whole thing. Where nothing is seen the area is 0.
 
     Returns:
         NaN for clips without such frames, or with nothing in them.
     """
-    area = np.where(whole, found.area, np.nan)
+    area = np.where(complete, tracks.area, np.nan)
     mean = _over_frames(np.nanmean, area)
     return _over_frames(np.nanstd, area) / np.where(mean > 0, mean, np.nan)
 
 
-def colour_drift(found: Tracks, whole: np.ndarray) -> np.ndarray:
+def colour_drift(tracks: Tracks, complete: np.ndarray) -> np.ndarray:
     """The root mean square distance of a thing's colour from its mean, of 255, over frames that show the whole, [N]."""
-    colour = np.where(whole[..., None], found.colour, np.nan)
+    colour = np.where(complete[..., None], tracks.colour, np.nan)
     off = np.square(colour - _over_frames(np.nanmean, colour)[:, None]).sum(-1)
     return np.sqrt(_over_frames(np.nanmean, off))
 
 
-def _over_frames(of: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
+def _over_frames(statistic: Callable[..., np.ndarray], values: np.ndarray) -> np.ndarray:
     """A function of NumPy that leaves NaN out, over axis 1, NaN where nothing is left."""
     some = ~np.isnan(values).all(axis=1)
     result = np.full(some.shape, np.nan)
     filled = np.where(np.isnan(values).all(axis=1, keepdims=True), 0.0, values)
-    return np.where(some, of(filled, axis=1), result)
+    return np.where(some, statistic(filled, axis=1), result)
 
 
-def returns(found: Tracks, places: np.ndarray, seen: np.ndarray, most: float = 1.0) -> np.ndarray:
+def returns(tracks: Tracks, places: np.ndarray, seen: np.ndarray, most: float = 1.0) -> np.ndarray:
     """Whether a thing is hidden where it should be, and comes out as itself where its motion takes it: Bool [N].
 
     With p_f where it is, q_f where it should be, and b the frames that show the whole of it before it is hidden,
@@ -173,7 +173,7 @@ def returns(found: Tracks, places: np.ndarray, seen: np.ndarray, most: float = 1
     and at least half the area that it had before, and where nothing of it should be seen, nothing is.
 
     Args:
-        found: the tracks, from `tracks`.
+        tracks: the places, areas and colours, from the function `tracks`.
         places: the places of the true motion, [N, F, 2], in the same pixels.
         seen: the share of the thing that should be seen, [N, F]: 0 where it is hidden; from 0.9 on it is whole.
         most: how far it may be from where it should be, in pixels.
@@ -181,14 +181,14 @@ def returns(found: Tracks, places: np.ndarray, seen: np.ndarray, most: float = 1
     hidden, in_full = seen == 0, seen >= WHOLE
     before = in_full & (np.arange(seen.shape[1]) < hidden.argmax(1)[:, None])
     after = in_full & ~before
-    there = found.area >= LEAST
+    there = tracks.area >= LEAST
     asked = hidden.any(1) & before.any(1) & after.any(1)
     sound = asked & (there | ~in_full).all(1) & ~(there & hidden).any(1)
     mean_before = lambda values: _over_frames(np.nanmean, np.where(before[..., None], values, np.nan))[:, None]
     from_before = lambda values: np.linalg.norm(values - mean_before(values), axis=-1)
-    same = from_before(found.centre - places) <= most
-    same &= from_before(found.colour) <= SAME
-    same &= found.area >= 0.5 * mean_before(found.area[..., None])[..., 0]
+    same = from_before(tracks.centre - places) <= most
+    same &= from_before(tracks.colour) <= SAME
+    same &= tracks.area >= 0.5 * mean_before(tracks.area[..., None])[..., 0]
     return sound & (same | ~in_full).all(1)
 
 

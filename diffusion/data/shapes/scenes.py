@@ -103,7 +103,7 @@ class Lot:
     """Draws of one picture: the words of a Philox generator are the same in every version of NumPy."""
 
     def __init__(self, seed: int, stream: int, number: int):
-        """The draws of picture `number` of a stream, of its own for each (seed, stream, number), all in 0..2^63."""
+        """The draws of one picture; each (seed, stream, number), all in 0..2^63, has its own."""
         counter = np.array([0, number, 0, 0], np.uint64)
         self._words = np.random.Philox(key=np.array([seed, stream], np.uint64), counter=counter)
 

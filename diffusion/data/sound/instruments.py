@@ -7,13 +7,13 @@ from typing import NamedTuple
 import numpy as np
 
 NAMES = ("pluck", "organ", "bell", "flute", "square", "brass", "kick", "snare")
-"""Of the instruments, in the order of their numbers."""
+"""The names of the instruments, in the order of their numbers."""
 
 HARMONIC = ("pluck", "organ", "flute", "square", "brass")
-"""Those whose partials are multiples of the pitch."""
+"""The instruments whose partials are multiples of the pitch."""
 
 VIBRATOS = {"organ": 0.0, "flute": 0.02, "square": 0.01, "brass": 0.01}
-"""The deepest vibratos of those that draw one, as shares of the pitch."""
+"""The deepest vibrato of each instrument that draws one, as a share of the pitch."""
 
 LOWEST, OCTAVES = 110.0, 3.0  # lowest pitch in Hz, and the range above
 BELL = 1.4  # frequency of the bell's modulator over its pitch

@@ -48,8 +48,7 @@ def clip_folder(
         limits.Refused: for clips that are larger than the memory.
     """
     _check(frames, side, rate, stored_rate)
-    table = _Films(path, split, frames, side, rate, stored_rate or rate)
-    return table_records.Records(table, split, x="x", caption="caption" if "caption" in table.columns else "")
+    return table_records.Records(_Films(path, split, frames, side, rate, stored_rate or rate), split)
 
 
 def clip_shards(path: str, split: str = "train", *, frames: int, side: int, rate: float = 8.0) -> table_records.Records:
@@ -68,8 +67,7 @@ def clip_shards(path: str, split: str = "train", *, frames: int, side: int, rate
         limits.Refused: for clips that are larger than the memory.
     """
     _check(frames, side, rate, 0.0)
-    table = _Shards(path, split, frames, side, rate)
-    return table_records.Records(table, split, x="x", caption="caption" if "caption" in table.columns else "")
+    return table_records.Records(_Shards(path, split, frames, side, rate), split)
 
 
 def _check(frames: int, side: int, rate: float, stored_rate: float) -> None:

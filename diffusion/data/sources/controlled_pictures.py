@@ -1,12 +1,11 @@
 """Sources of pictures that add entries to the condition of their records: a control of the picture, or a mask."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from diffusion.data import identities
-from diffusion.data.sources.spec import DamagedRecord, Derived, Leaf, Source
+from diffusion.data.sources.spec import DamagedRecord, Leaf, OneForOne, Source
 from diffusion.data.sources.streams import Stream
 
 
@@ -65,7 +64,7 @@ def painted(of: Any, least: float = 0.1, most: float = 0.6, seed: int = 0) -> "C
     return Controlled(of, leaves, lambda row, picture: {"picture": picture, "mask": mask(row, picture.shape[:2])})
 
 
-class Controlled(Derived):
+class Controlled(OneForOne):
     """Pictures with more entries in their condition; a `Source`."""
 
     def __init__(
@@ -106,19 +105,3 @@ class Controlled(Derived):
         record = self._of[row]
         entries = self._entries(row, np.asarray(record["image"]))
         return {**record, "condition": {**record.get("condition", {}), **entries}}
-
-    def captions(self) -> list[str]:
-        """The captions of the source."""
-        return self._of.captions()  # type: ignore[attr-defined]
-
-    def column(self, name: str) -> Sequence[Any]:
-        """A column of the source."""
-        return self._of.column(name)  # type: ignore[attr-defined]
-
-    def identities(self) -> np.ndarray | None:
-        """The identities of the source's records, see `data.identities`."""
-        return identities.stated(self._of)
-
-    def stamp(self) -> str:
-        """The stamp of the source."""
-        return self._of.stamp()  # type: ignore[attr-defined]

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.data import identities
-from diffusion.data.sources.spec import Derived, Leaf, Source
+from diffusion.data.sources.spec import Leaf, OneForOne, Source
 from diffusion.data.sources.streams import Stream
 
 
@@ -33,7 +32,7 @@ def paced(of: Any, frames: int, paces: Sequence[int] = (1, 2), seed: int = 0) ->
     return PacedClips(of, frames, tuple(paces), seed)
 
 
-class PacedClips(Derived):
+class PacedClips(OneForOne):
     """Clips at several rates; a `Source`."""
 
     def __init__(self, of: Source, frames: int, paces: tuple[int, ...], seed: int):
@@ -73,17 +72,9 @@ class PacedClips(Derived):
             condition.setdefault("label", np.int32(record["label"]))
         return {**record, "image": clip, "condition": condition}
 
-    def captions(self) -> list[str]:
-        """The captions of the source."""
-        return self._of.captions()  # type: ignore[attr-defined]
-
-    def identities(self) -> np.ndarray | None:
-        """The identities of the source's records, see `data.identities`."""
-        return identities.stated(self._of)
-
     def stamp(self) -> str:
         """The stamp of the source, with the parameters of the draws."""
-        return f"{self._of.stamp()} {self._frames} {self._paces} {self._seed}"  # type: ignore[attr-defined]
+        return f"{super().stamp()} {self._frames} {self._paces} {self._seed}"
 
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the source, with the parameters of the draws."""

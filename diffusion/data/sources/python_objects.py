@@ -68,12 +68,12 @@ def huggingface(
     """
     dataset = _encoded(dataset)
     features = dataset.features or {}
+    names_of = lambda label: classes or tuple(getattr(features.get(label), "names", None) or ())
     parts = {"x": x, "condition": condition, "caption": caption, "side": side, "varied": varied}
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         table = HuggingFace(dataset)
         label = Columns(table.where, table.columns, label=label, **parts).label
-        names = classes or tuple(getattr(features.get(label), "names", None) or ())
-        return table_records.Records(table, split, label=label, classes=names, **parts)
+        return table_records.Records(table, split, label=label, classes=names_of(label), **parts)
     where = f"{type(dataset).__module__}.{type(dataset).__qualname__}"
     if varied:
         raise ValueError(
@@ -81,14 +81,13 @@ def huggingface(
             "access"
         )
     columns = Columns(where, dataset.column_names or tuple(next(iter(dataset))), label=label, **parts)
-    names = classes or tuple(getattr(features.get(columns.label), "names", None) or ())
     read = [name for name in (*columns.wanted, columns.label, columns.text) if name]
     dataset = dataset.select_columns(list(dict.fromkeys(read))) if dataset.column_names else dataset
     _, *ends = splits.parse(split)
     first, last = splits.numbers(ends, split)
     dataset = dataset if last is None else dataset.take(last)
     dataset = dataset.skip(first) if first else dataset
-    return Iterated(dataset, _Rows(columns, names, split), where)
+    return Iterated(dataset, _Rows(columns, names_of(columns.label), split), where)
 
 
 class _Rows(Stored):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from diffusion.arrays import pytrees
-from diffusion.data import fingerprints
+from diffusion.data import fingerprints, identities
 from diffusion.io import failures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
@@ -219,6 +219,26 @@ class Derived:
     def fingerprint(self) -> dict[str, Any]:
         """The fingerprint of the source's records."""
         return self._of.fingerprint()
+
+
+class OneForOne(Derived):
+    """Records that are made of a source's one for one, so that they have its captions, identities and stamp."""
+
+    def captions(self) -> list[str]:
+        """The captions of the source."""
+        return self._of.captions()  # type: ignore[attr-defined]
+
+    def column(self, name: str) -> Sequence[Any]:
+        """A column of the source."""
+        return self._of.column(name)  # type: ignore[attr-defined]
+
+    def identities(self) -> np.ndarray | None:
+        """The identities of the source's records, see `data.identities`."""
+        return identities.stated(self._of)
+
+    def stamp(self) -> str:
+        """The stamp of the source."""
+        return self._of.stamp()  # type: ignore[attr-defined]
 
 
 def read_many(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any]]:

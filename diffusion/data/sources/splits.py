@@ -127,7 +127,7 @@ def class_files(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[p
     if any(classes) and not all(classes):
         loose = files[classes.index("")]
         raise ValueError(
-            f"{root} holds {loose.name} beside folders of classes. Valid: all pictures in class folders, or none."
+            f"{root} holds {loose.name} beside folders of classes. Valid: all files in class folders, or none."
         )
     return files, classes if any(classes) else [], where, name
 

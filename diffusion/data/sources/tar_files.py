@@ -200,18 +200,14 @@ def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, d
             (key, {name: tuple(at) for name, at in members.items()})  # type: ignore[misc]
             for key, members in json.loads(opener.read(place))
         ]
-    index = _scanned(file, within)
+    with opener.open_file(file, within=within) as content:
+        index = _scan(content, file)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(place, json.dumps(index))
     except OSError:
         pass  # the index works without a cache
     return index
-
-
-def _scanned(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, dict[str, tuple[int, int]]]]:
-    with opener.open_file(file, within=within) as content:
-        return _scan(content, file)
 
 
 def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
