@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 from ml_collections import ConfigDict
 
+from diffusion.metrics import encoder_protocols
 from diffusion.package import commands
 from diffusion.recipe import recipes
 
@@ -140,7 +141,9 @@ class Row(NamedTuple):
         """The command that measures the row from its file."""
         words = [f"--row={self.name}", f"--weights={self.checkpoint.readable}", f"--reference={self.reference}"]
         if self.protocol:
-            words.append("--inception=INCEPTION")
+            words.append(
+                "--encoder=ENCODER" if self.protocol in encoder_protocols.PROTOCOLS else "--inception=INCEPTION"
+            )
         if self.autoencoder:
             words.append("--autoencoder=VAE")
         return commands.line("zoo", *words, f"--out=runs/zoo/{self.name}")

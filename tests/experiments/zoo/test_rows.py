@@ -82,6 +82,14 @@ def test_what_a_row_names_exists():
         compile(row.checkpoint.export, "export.py", "exec")
 
 
+def test_the_command_names_the_network_of_the_protocol():
+    row = published_rows.ROWS["dit_xl_2_256"]
+    assert " --inception=INCEPTION" in row.measure() and "--encoder" not in row.measure()
+    by_encoder = row._replace(protocol="dgm-eval").measure()
+    assert " --encoder=ENCODER" in by_encoder and "--inception" not in by_encoder
+    assert "=INCEPTION" not in row._replace(protocol="").measure()
+
+
 def test_a_row_of_ones_own():
     row = published_rows.ROWS["dit_xl_2_256"]._replace(name="mine")
     published_rows.add(row)
