@@ -110,8 +110,10 @@ def run(
         ReaderError: if a reader answers in another form.
     """
     per_prompt = per_prompt or benchmark.per_prompt
-    if benchmark.name == "dpg-bench" and per_prompt > 4:
-        raise ConfigError(f"--per_prompt={per_prompt}: a grid of DPG-Bench has at most 4 pictures.")
+    if 0 < benchmark.most < per_prompt:
+        raise ConfigError(
+            f"--per_prompt={per_prompt}: {benchmark.name} has at most {benchmark.most} pictures a prompt."
+        )
     items, digest = benchmarks.opened(benchmark, prompts)
     files = judging.files_of(benchmark, items, per_prompt)
     if not model:

@@ -81,6 +81,7 @@ class Benchmark(NamedTuple):
         beside: prompt -> {path in the folder: text} that lies beside its pictures.
         judged: (readers, pictures) -> for each {"score", ..} in a form that JSON holds.
         figures: (prompts, lines of results) -> the table.
+        most: the most pictures of a prompt; 0 for any number.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Benchmark(NamedTuple):
     beside: Callable[[Item], dict[str, str]]
     judged: Callable[[Readers, Sequence[Picture]], list[dict[str, Any]]]
     figures: Callable[[Sequence[Item], Sequence[Mapping]], dict[str, Mean]]
+    most: int = 0
 
 
 def _digest(paths: Sequence[pathlib.Path]) -> str:
@@ -237,6 +239,7 @@ def build_dpg_bench() -> Benchmark:
         beside=lambda item: {},
         judged=judged,
         figures=_dpg_figures,
+        most=4,
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from diffusion.arrays import chunks
 from diffusion.metrics import picture_scores
 from diffusion.metrics.prompt_following.readers import Embedder
 from diffusion.models.image_encoders import picture_fitting
@@ -26,14 +27,9 @@ def opened(folder: str) -> tuple[Embedder, str]:
 
     def pictures(images: Sequence[np.ndarray]) -> np.ndarray:
         fitted = [picture_fitting.cropped(picture, towers.side) for picture in images]
-        return _in_batches(fitted, lambda rows: towers.images(np.stack(rows)))
+        return chunks.applied(towers.images, np.stack(fitted), BATCH)
 
-    return Embedder(pictures, lambda texts: _in_batches(list(texts), towers.texts)), model_index.fingerprint(folder)
+    def texts(prompts: Sequence[str]) -> np.ndarray:
+        return chunks.applied(lambda rows: towers.texts(list(rows)), np.array(prompts, object), BATCH)
 
-
-def _in_batches(rows: list, embed) -> np.ndarray:
-    parts = []
-    for start in range(0, len(rows), BATCH):
-        part = rows[start : start + BATCH]
-        parts.append(embed(part + [part[-1]] * (BATCH - len(part)))[: len(part)])
-    return np.concatenate(parts)
+    return Embedder(pictures, texts), model_index.fingerprint(folder)

@@ -120,7 +120,7 @@ def test_bad_input_ends_before_a_picture_is_read(geneval, monkeypatch):
     (geneval / "prompts.jsonl").write_text(json.dumps({**GENEVAL[0], "tag": "none"}))
     with pytest.raises(ConfigError, match=r"--prompts: .*line 1: tag = 'none'"):
         run(geneval)
-    with pytest.raises(ConfigError, match="at most 4 pictures"):
+    with pytest.raises(ConfigError, match="dpg-bench has at most 4 pictures a prompt"):
         run(geneval, "dpg-bench", per_prompt=5)
 
 
