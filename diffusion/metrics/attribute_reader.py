@@ -20,6 +20,7 @@ __all__ = [
     "init_linear",
     "logits",
     "margins",
+    "minimised",
     "most_probable",
     "neighbourhoods",
     "read",
@@ -124,10 +125,9 @@ def fitted(
     classes = {name: int(np.max(column)) + 1 for name, column in labels.items()}
     key = jax.random.key(seed)
     params = init(jax.random.fold_in(key, 0), classes)
-    optimizer = optax.adamw(optax.cosine_decay_schedule(LEARNING_RATE, steps), weight_decay=WEIGHT_DECAY)
-    state = optimizer.init(params)
 
-    def loss(params, key, first, *beside, labels):
+    def loss(params, key, inputs, labels):
+        first, *beside = inputs
         last = hidden(params, change(key, first), *beside)
         losses = [
             optax.softmax_cross_entropy_with_integer_labels(last @ params[f"{name}/out"] + params[f"{name}/bias"], y)
@@ -135,20 +135,49 @@ def fitted(
         ]
         return jnp.mean(jnp.stack(losses))
 
+    rng = np.random.default_rng(seed)
+
+    def batch():
+        rows = rng.integers(0, len(inputs[0]), batch_size)
+        return tuple(array[rows] for array in inputs), {name: np.asarray(y)[rows] for name, y in labels.items()}
+
+    keys = lambda step: jax.random.fold_in(key, step + 1)
+    return from_params(minimised(loss, params, keys, batch, steps, WEIGHT_DECAY, progress), classes)
+
+
+def minimised(
+    loss: Callable[..., Array],
+    params: dict[str, Array],
+    keys: Callable[[int], Array],
+    batch: Callable[[], tuple[Any, ...]],
+    steps: int,
+    weight_decay: float,
+    progress: Callable[[int, float], None],
+) -> dict[str, np.ndarray]:
+    """The parameters after steps of AdamW with a cosine decay.
+
+    Args:
+        loss: (params, key, *batch) -> the loss.
+        params: the initial parameters.
+        keys: number of a step, from 0 -> its key.
+        batch: () -> the arrays of the next step.
+        steps: number of updates.
+        weight_decay: the decay of the weights in a step, as a share of the learning rate.
+        progress: called after every step with its number and the loss.
+    """
+    optimizer = optax.adamw(optax.cosine_decay_schedule(LEARNING_RATE, steps), weight_decay=weight_decay)
+    state = optimizer.init(params)
+
     @jax.jit
-    def update(params, state, key, x, y):
-        value, gradient = jax.value_and_grad(loss)(params, key, *x, labels=y)
+    def update(params, state, key, arrays):
+        value, gradient = jax.value_and_grad(loss)(params, key, *arrays)
         change, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, change), state, value
 
-    rng = np.random.default_rng(seed)
     for step in range(steps):
-        rows = rng.integers(0, len(inputs[0]), batch_size)
-        few = tuple(array[rows] for array in inputs)
-        some = {name: np.asarray(column)[rows] for name, column in labels.items()}
-        params, state, value = update(params, state, jax.random.fold_in(key, step + 1), few, some)
+        params, state, value = update(params, state, keys(step), batch())
         progress(step + 1, value)
-    return from_params(jax.tree.map(np.asarray, params), classes)
+    return jax.tree.map(np.asarray, params)
 
 
 def read(reader: Reader, images: np.ndarray) -> dict[str, np.ndarray]:

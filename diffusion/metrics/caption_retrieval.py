@@ -21,6 +21,7 @@ from diffusion.arrays import chunks
 from diffusion.metrics import attribute_reader, bootstrap
 
 DIM = 64  # dimension of the space that both towers share
+WEIGHT_DECAY = 0.05
 SHARPNESS = 16.0  # factor of the cosines
 
 
@@ -73,29 +74,21 @@ def train(
     params = attribute_reader.init_hidden(keys[0], images.shape[1:])
     params["picture"] = attribute_reader.he_normal(keys[1], (attribute_reader.DIM, DIM))
     params["word"] = 0.3 * jax.random.normal(keys[2], (len(words), DIM))
-    optimizer = optax.adamw(optax.cosine_decay_schedule(attribute_reader.LEARNING_RATE, steps), weight_decay=0.05)
-    state = optimizer.init(params)
 
-    def loss(params, x, bag):
-        score = SHARPNESS * _pictures(params, x) @ _unit(bag @ params["word"]).T
+    def loss(params, key, x, bag):
+        score = SHARPNESS * _pictures(params, attribute_reader.changed(key, x)) @ _unit(bag @ params["word"]).T
         right = jnp.arange(len(x))
         cross = optax.softmax_cross_entropy_with_integer_labels
         return (cross(score, right) + cross(score.T, right)).mean() / 2
 
-    @jax.jit
-    def update(params, state, key, x, bag):
-        value, gradient = jax.value_and_grad(loss)(params, attribute_reader.changed(key, x), bag)
-        change, state = optimizer.update(gradient, state, params)
-        return optax.apply_updates(params, change), state, value
-
     rng = np.random.default_rng(seed)
-    for step in range(steps):
+
+    def batch():
         rows = rng.choice(len(images), min(batch_size, len(images)), replace=False)
-        params, state, value = update(
-            params, state, jax.random.fold_in(key, step + 3), images[rows], caption_bags[rows]
-        )
-        progress(step + 1, value)
-    params = jax.tree.map(np.asarray, params)
+        return images[rows], caption_bags[rows]
+
+    keys_of_steps = lambda step: jax.random.fold_in(key, step + 3)
+    params = attribute_reader.minimised(loss, params, keys_of_steps, batch, steps, WEIGHT_DECAY, progress)
     digest = hashlib.sha256(b"".join(params[name].tobytes() for name in sorted(params))).hexdigest()
     return Retriever(params, words, digest)
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from diffusion.data.sources import clip_files
 from diffusion.io import clips, limits, npz, pictures
-from diffusion.metrics.image_sets import ARRAYS, ImageSet, ImageSetError, files_digest
+from diffusion.metrics.image_sets import ImageSet, ImageSetError, files_digest, npz_array
 from diffusion.package import public
 
 
@@ -135,16 +135,9 @@ def _record(spec: str, kind: str, dtype: Any, how: Mapping) -> dict:
 
 
 def _npz(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
-    headers = npz.headers(path)
-    named = [name for name in ARRAYS if name in headers]
-    if not named:
-        raise ImageSetError(
-            f"{spec} holds {', '.join(headers) or 'nothing'}, but no clips. Valid: an array named {', '.join(ARRAYS)}."
-        )
-    header = headers[named[0]]
-    return _of_array(
-        spec, "npz", npz.rows(path, named[0]), header.shape, header.dtype, files_digest([path], named=True), how
-    )
+    name, header = npz_array(spec, path, "clips")
+    digest = files_digest([path], named=True)
+    return _of_array(spec, "npz", npz.rows(path, name), header.shape, header.dtype, digest, how)
 
 
 def _films(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:

@@ -25,6 +25,7 @@ from diffusion.io import limits
 from diffusion.io.leaf_names import leaves_of
 from diffusion.metrics import resizing
 from diffusion.metrics.inception_weights import WeightsError, digest
+from diffusion.metrics.protocols import require_bytes
 from diffusion.metrics.references import Space
 from diffusion.models import interchange
 from diffusion.models.image_encoders import convnext, dinov2, mae, siglip
@@ -303,15 +304,7 @@ def space(encoder: Encoder) -> Space:
 
 
 def prepared(protocol: EncoderProtocol, images: np.ndarray) -> np.ndarray:
-    """The network's input, float32 [B, size, size, 3] in about [-1, 1], of bytes [B, H, W, C] with C = 3, or 1 (grey).
-
-    Raises:
-        TypeError: if the images are not uint8.
-        ValueError: if they have another shape.
-    """
-    if images.dtype != np.uint8:
-        raise TypeError(f"images are {images.dtype}. Valid: uint8; `protocols.to_bytes` rounds a model's floats.")
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"images have shape {list(images.shape)}. Valid: [B, H, W, 3], or [B, H, W, 1] for grey.")
+    """The network's input, float32 [B, size, size, 3] in about [-1, 1], of bytes; errors as `require_bytes`."""
+    require_bytes(images)
     colour = np.repeat(images, 3, axis=3) if images.shape[3] == 1 else images
     return np.asarray(RESIZES[protocol.resize](colour, protocol.size), np.float32) / 127.5 - 1

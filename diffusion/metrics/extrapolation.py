@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.metrics import features, frechet, pairwise
+from diffusion.metrics import frechet, pairwise
 
 POINTS = 15  # subset sizes, and the smallest of them, as in the paper
 SMALLEST = 5000
@@ -74,7 +74,7 @@ def extrapolate(
     distances = np.empty(len(sizes))
     for i, size in enumerate(sizes):
         subset = samples[rng.choice(len(samples), size, replace=False)]
-        distances[i] = distance(features.moments(lambda rows: rows, subset, batch_size=pairwise.BLOCK))
+        distances[i] = distance(frechet.moments(subset))
     return _line(sizes.astype(np.int64), distances, reference.count)
 
 

@@ -115,10 +115,9 @@ def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, bat
     """
     if len(images) == 0:
         raise ValueError("features need at least one image")
-    batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-    total = frechet.moments(extract(batches[0]))
-    for batch in batches[1:]:
-        total = frechet.update(total, extract(batch))
+    total = frechet.moments(extract(images[:batch_size]))
+    for start in range(batch_size, len(images), batch_size):
+        total = frechet.update(total, extract(images[start : start + batch_size]))
     return total
 
 

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 import threadpoolctl
 
+from diffusion.metrics import pairwise
+
 SMALL_PRODUCT = 10**8  # multiply-adds that one thread does sooner than several find together
 
 
@@ -72,8 +74,11 @@ def update(moments: Moments, features: np.ndarray) -> Moments:
 
 
 def moments(features: np.ndarray) -> Moments:
-    """The moments of one set of rows, features [N, D] of any real dtype; errors as in `update`."""
-    return update(init(np.shape(features)[-1]), features)
+    """The moments of one set of rows, features [N, D] of any real dtype, block by block; errors as in `update`."""
+    total = init(np.shape(features)[-1])
+    for rows in pairwise.blocks(len(features), pairwise.BLOCK):
+        total = update(total, features[rows])
+    return total
 
 
 def merge(a: Moments, b: Moments) -> Moments:

@@ -30,9 +30,7 @@ def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
     """
     samples = pairwise.checked("samples", samples, least=2)
     pairwise.same_dim(samples, reference.mean[None])
-    moments = frechet.init(samples.shape[1])
-    for rows in pairwise.blocks(len(samples), pairwise.BLOCK):
-        moments = frechet.update(moments, samples[rows])
+    moments = frechet.moments(samples)
     with frechet.one_thread():
         order, root = frechet.cholesky(frechet.covariance(reference))
         values, vectors = np.linalg.eigh(root.T @ frechet.covariance(moments)[order][:, order] @ root)

@@ -139,21 +139,21 @@ def _check(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 
 
 def _npz(spec: str, path: pathlib.Path) -> ImageSet:
+    name, header = npz_array(spec, path, "images")
+    _check(f"{name} in {spec}", header.shape, header.dtype)
+    count, *shape = header.shape
+    record = _record(spec, "npz", header.dtype)
+    return ImageSet(count, tuple(shape), npz.rows(path, name), files_digest([path]), record)
+
+
+def npz_array(spec: str, path: pathlib.Path, noun: str) -> tuple[str, npz.Header]:
+    """The name and the header of the images in a .npz file, which the noun calls "images" or "clips"."""
     headers = npz.headers(path)
-    named = [name for name in ARRAYS if name in headers]
-    if not named:
-        raise ImageSetError(
-            f"{spec} holds {', '.join(headers) or 'nothing'}, but no images. Valid: an array named {', '.join(ARRAYS)}."
-        )
-    header = headers[named[0]]
-    _check(f"{named[0]} in {spec}", header.shape, header.dtype)
-    count, height, width, channels = header.shape
-    return ImageSet(
-        count,
-        (height, width, channels),
-        npz.rows(path, named[0]),
-        files_digest([path]),
-        _record(spec, "npz", header.dtype),
+    for name in ARRAYS:
+        if name in headers:
+            return name, headers[name]
+    raise ImageSetError(
+        f"{spec} holds {', '.join(headers) or 'nothing'}, but no {noun}. Valid: an array named {', '.join(ARRAYS)}."
     )
 
 

@@ -220,15 +220,25 @@ def preprocess(protocol: Protocol, images: np.ndarray) -> np.ndarray:
         TypeError: if the images are not uint8.
         ValueError: if they have another shape.
     """
-    if images.dtype != np.uint8:
-        raise TypeError(f"images are {images.dtype}. Valid: uint8; `to_bytes` rounds a model's floats.")
-    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"images have shape {list(images.shape)}. Valid: [B, H, W, 3], or [B, H, W, 1] for grey.")
+    require_bytes(images)
     x = resizing.resize(images, protocol.resize, inception.SIZE)
     if protocol.resize == "bicubic_pil":
         x = np.clip(x, 0, 255)  # clean-fid clips the overshoot of the filter
     x = SCALINGS[protocol.scaling](x).astype(np.float32, copy=False)
     return np.repeat(x, 3, axis=3) if images.shape[3] == 1 else x
+
+
+def require_bytes(images: np.ndarray) -> None:
+    """Refuses images other than bytes [B, H, W, C] with C = 3, or 1 (grey).
+
+    Raises:
+        TypeError: if the images are not uint8.
+        ValueError: if they have another shape.
+    """
+    if images.dtype != np.uint8:
+        raise TypeError(f"images are {images.dtype}. Valid: uint8; `protocols.to_bytes` rounds a model's floats.")
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"images have shape {list(images.shape)}. Valid: [B, H, W, 3], or [B, H, W, 1] for grey.")
 
 
 def record(protocol: Protocol) -> dict:
