@@ -45,8 +45,8 @@ def sketch(key: Array, params: Any, k: int) -> Callable[[Any], Array]:
     Args:
         key: one random key; the same for all examples.
         params: the parameters, or their shapes.
-        k: how many numbers, >= 1. With k at least the number of parameters, none is projected, and k becomes their
-            number.
+        k: the number of projected values, >= 1. With k at least the number of parameters, nothing is projected, and k
+            becomes their number.
 
     Returns:
         pytree -> float32 `[min(k, P)]`.

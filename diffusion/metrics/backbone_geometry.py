@@ -25,7 +25,7 @@ def between_residues(atoms: np.ndarray) -> dict[str, np.ndarray]:
     """The geometry between neighbouring frames: "C-N", "CA-CA" in Angstrom, "CA-C-N", "C-N-CA" in degrees.
 
     Args:
-        atoms: `[..., n, 3, 3]` N, CA, C.
+        atoms: the positions of N, CA and C, `[..., n, 3, 3]`.
 
     Returns:
         `[..., n - 1]` each.
@@ -54,8 +54,8 @@ def rmsd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     Kabsch 1976, "A solution for the best rotation to relate two sets of vectors".
 
     Args:
-        a: `[..., n, 3]`.
-        b: `[..., n, 3]`.
+        a: points, `[..., n, 3]`.
+        b: the points onto which they are moved, `[..., n, 3]`.
     """
     a, b = (np.asarray(x, np.float64) - np.mean(x, -2, keepdims=True, dtype=np.float64) for x in (a, b))
     covariance = np.swapaxes(a, -1, -2) @ b
@@ -66,11 +66,11 @@ def rmsd(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def nearest(chains: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The RMSD of each chain to the nearest of others, and the row of that.
+    """The RMSD of each chain to the nearest other chain, and the row of that chain.
 
     Args:
-        chains: CA `[N, n, 3]`.
-        others: CA `[M, n, 3]`.
+        chains: the positions of CA, `[N, n, 3]`.
+        others: the positions of CA of the chains to compare with, `[M, n, 3]`.
 
     Returns:
         (float64 `[N]`, int `[N]`).
@@ -88,7 +88,7 @@ def secondary_structure(ca: np.ndarray) -> np.ndarray:
     three.
 
     Args:
-        ca: `[..., n, 3]`, n >= 5.
+        ca: the positions of CA, `[..., n, 3]`, n >= 5.
     """
     ca = np.asarray(ca, np.float64)
     number = ca.shape[-2]
@@ -123,7 +123,7 @@ def ramachandran(torsions: np.ndarray) -> np.ndarray:
     The boxes are round numbers about the two large basins of the plot.
 
     Args:
-        torsions: `[..., n, 3]` phi, psi, omega in radians; see `backbone.torsions_of`.
+        torsions: the torsions phi, psi and omega in radians, `[..., n, 3]`; see `backbone.torsions_of`.
     """
     phi, psi = (np.degrees(np.asarray(torsions, np.float64))[..., 1:-1, i] for i in (0, 1))
     structure = np.zeros(phi.shape, int)

@@ -56,7 +56,7 @@ def percentile_interval(values: np.ndarray, level: float = 0.95, estimate: float
     that their mean is the estimate, which removes the second bias.
 
     Args:
-        values: [draws], finite.
+        values: the replicates, [draws], finite.
         level: probability inside the interval, in (0, 1).
         estimate: the statistic of the rows themselves, for a biased statistic; None does not shift.
 
@@ -83,8 +83,8 @@ def wilson_interval(successes: float, trials: float, z: float = 1.959964) -> tup
     (p + z^2/2n +- z sqrt(p(1 - p)/n + z^2/4n^2)) / (1 + z^2/n)  (Wilson 1927).
 
     Args:
-        successes: how many trials succeeded, in 0..trials.
-        trials: n, at least 1; for draws that are not independent, how many independent ones they are worth.
+        successes: the number of trials that succeeded, in 0..trials.
+        trials: n, at least 1; for draws that are not independent, the number of independent draws with the same error.
         z: normal quantile; the default gives 95 %.
 
     Returns:
@@ -118,7 +118,7 @@ def standard_error(values: np.ndarray) -> float:
     """The standard error of a mean, s / sqrt(N) with s^2 = sum((x - mean)^2) / (N - 1).
 
     Args:
-        values: `[N]`, independent draws.
+        values: independent draws, `[N]`.
 
     Returns:
         The standard error, NaN for fewer than two values.
@@ -130,7 +130,7 @@ def mean(values: np.ndarray) -> dict[str, Any]:
     """The mean: {"value", "standard_error" (None for one value or an infinite one), "samples": how many values}.
 
     Args:
-        values: `[N]`, at least one, independent draws.
+        values: independent draws, `[N]`, at least one.
     """
     error = standard_error(values) if np.isfinite(values).all() else float("nan")
     return {
@@ -144,8 +144,8 @@ def means_by_class(values: np.ndarray, labels: np.ndarray, names: Sequence[str])
     """The mean of each class that has values, as `mean` gives it, by the name of the class.
 
     Args:
-        values: `[N]`, independent draws.
-        labels: int `[N]`, the row of each value's class in names.
+        values: independent draws, `[N]`.
+        labels: the row of each value's class in `names`, int `[N]`.
         names: names of the classes.
     """
     by_class = {name: values[np.asarray(labels) == label] for label, name in enumerate(names)}

@@ -17,7 +17,8 @@ def bradley_terry(wins: np.ndarray, prior: float = 0.5) -> np.ndarray:
     whose bias is of second order in 1 / n (Haldane 1956). With a prior every strength is finite.
 
     Args:
-        wins: [K, K], K >= 2: how often i was preferred to j, >= 0; a tie counts half for both. The diagonal is zero.
+        wins: the number of times that i was preferred to j, [K, K], K >= 2, >= 0; a tie counts half for both. The
+            diagonal is zero.
         prior: number of comparisons that each player is taken to have won against each other one beforehand, >= 0.
 
     Returns:

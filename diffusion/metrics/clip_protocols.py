@@ -61,7 +61,7 @@ class ClipProtocol(NamedTuple):
         name: the protocol's name in PROTOCOLS.
         network: its published name, for reports.
         open: a function from a file or folder to the network; raises WeightsError.
-        frames: how many frames a clip has.
+        frames: the number of frames of a clip.
         every: the step between the frames of a film that are taken: every `every`-th.
         size: side of the frames that the network sees, in pixels.
         resize: the way in which frames are resized to that size, a name of `resizing.RESIZES`.

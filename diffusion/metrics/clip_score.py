@@ -34,8 +34,8 @@ def clip_score(images: np.ndarray, texts: np.ndarray, weight: float = 100.0) -> 
     each pair).
 
     Args:
-        images: [N, D] image embeddings, of any length but zero.
-        texts: [N, D] text embeddings; row i is the caption of image i.
+        images: image embeddings, [N, D], of any length but zero.
+        texts: text embeddings, [N, D]; row i is the caption of image i.
         weight: the factor of the cosine, > 0.
 
     Returns:

@@ -26,7 +26,7 @@ def open_set(spec: str, frames: int, every: int = 1, side: int = 0, seed: int = 
     Args:
         spec: a .npz with clips [N, F, H, W, C] named arr_0, images or samples; or a folder of films (GIF, MP4,
             WebM ...) and of folders of numbered pictures, or one of them.
-        frames: how many frames a clip has.
+        frames: the number of frames of a clip.
         every: the step between the frames of a film that are taken: every `every`-th.
         side: the side of the squares that frames of any size become, the middle of each; 0 for films of one size.
         seed: the seed of the frame at which a clip begins.
@@ -75,7 +75,7 @@ def from_records(
 
     Args:
         spec: the source's name, for reports.
-        shape: [N, F, H, W, C].
+        shape: the shape of the source, [N, F, H, W, C].
         read: (start, stop) -> [stop - start, F, H, W, C].
         fingerprint: a text that changes with any clip.
         frames, every, seed: the arguments of `open_set`.

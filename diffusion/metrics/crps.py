@@ -21,8 +21,8 @@ def fair(samples: np.ndarray, y: np.ndarray) -> np.ndarray:
         mean_i |x_i - y| - sum_ij |x_i - x_j| / (2 S (S - 1))
 
     Args:
-        samples: `[S, ...]`, S >= 2.
-        y: `[...]`.
+        samples: the samples of each forecast, `[S, ...]`, S >= 2.
+        y: the targets, `[...]`.
 
     Returns:
         float64 `[...]`; one value may be below 0.
@@ -62,8 +62,8 @@ def gaussian(mean: np.ndarray, std: np.ndarray, y: np.ndarray) -> np.ndarray:
         std (z (2 Phi(z) - 1) + 2 phi(z) - 1 / sqrt(pi)),    z = (y - mean) / std
 
     Args:
-        mean, y: `[...]`.
-        std: `[...]`, >= 0; |y - mean| where it is 0.
+        mean, y: the mean of each forecast, and its target, `[...]`.
+        std: the standard deviation, `[...]`, >= 0; where it is 0 the score is |y - mean|.
 
     Returns:
         float64 `[...]`.
@@ -91,8 +91,8 @@ def quantile_form(
 
     Args:
         samples: the samples of all targets of the test set, `[S, ...]`.
-        y: `[...]`.
-        real: Bool `[...]`, the targets that count; None: all.
+        y: the targets, `[...]`.
+        real: the targets that count, Bool `[...]`; None: all.
         levels: a, in (0, 1).
 
     Returns:
@@ -123,9 +123,9 @@ def quantile_sum(
     """CRPS-sum: `quantile_form` of the sum over channels, which sees whether samples know how these go together.
 
     Args:
-        samples: `[S, ..., C]`.
-        y: `[..., C]`.
-        real: Bool `[..., C]`; a step counts if every channel does.
+        samples: the samples, `[S, ..., C]`.
+        y: the targets, `[..., C]`.
+        real: the targets that count, Bool `[..., C]`; a step counts if every channel does.
         levels: the levels of `quantile_form`.
 
     Reference: Salinas et al., "High-dimensional multivariate forecasting with low-rank Gaussian copula processes",
@@ -139,8 +139,8 @@ def coverage(samples: np.ndarray, y: np.ndarray, level: float) -> np.ndarray:
     """Whether each target lies in the central interval of its samples, between the quantiles (1 -+ level) / 2.
 
     Args:
-        samples: `[S, ...]`.
-        y: `[...]`.
+        samples: the samples of each forecast, `[S, ...]`.
+        y: the targets, `[...]`.
         level: the share that the interval should cover, in (0, 1). If the targets have the samples' distribution, it
             covers the share level (S - 1) / (S + 1) of them.
 

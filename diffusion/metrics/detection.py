@@ -20,8 +20,8 @@ def auroc(positives: ArrayLike, negatives: ArrayLike, level: float = 0.95) -> di
     is 0, as with all pairs in order, it is Wilson's interval of a share among min(P, N).
 
     Args:
-        positives: `[P]` scores, P >= 2.
-        negatives: `[N]`, N >= 2.
+        positives: scores of the positives, `[P]`, P >= 2.
+        negatives: scores of the negatives, `[N]`, N >= 2.
         level: the coverage of the interval.
 
     Returns:
@@ -56,8 +56,8 @@ def hits_at(positives: ArrayLike, negatives: ArrayLike, false_positives: float |
     """The share of positives that score above a threshold which at most a share of the negatives exceeds.
 
     Args:
-        positives: `[P]` scores.
-        negatives: `[N]`.
+        positives: scores of the positives, `[P]`.
+        negatives: scores of the negatives, `[N]`.
         false_positives: the share, or several; below 1 / N no negative may exceed the threshold.
 
     Returns:

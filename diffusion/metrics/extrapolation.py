@@ -44,9 +44,9 @@ def extrapolate(
         SE^2 = s^2 (1/P + m^2 / sum_i (1/N_i - m)^2),    m = mean_i 1/N_i,    s^2 = sum_i residual_i^2 / (P - 2).
 
     Args:
-        samples: [N, D] features of generated images.
+        samples: features of generated images, [N, D].
         reference: moments of the real features.
-        sizes: [P] numbers of samples, at least 3 different ones, 2 <= size <= N; None for the paper's.
+        sizes: numbers of samples, [P], at least 3 different, 2 <= size <= N; None for the paper's.
         seed: the seed of the subsets.
 
     Returns:

@@ -30,8 +30,8 @@ def pixels(images: np.ndarray | None, labels: np.ndarray | None) -> Extractor:
     """The image itself, flattened, as numbers in [0, 1] (byte / 255); needs no training images.
 
     Args:
-        images: not used; every factory takes the real training images.
-        labels: not used.
+        images: unused; every factory takes the real training images.
+        labels: unused.
 
     Returns:
         The extractor, with D = H W C.
@@ -65,7 +65,7 @@ def inception_features(path: str, protocol: str) -> Extractor:
 
     Args:
         path: file of the network.
-        protocol: how images are prepared, a name of `protocols.PROTOCOLS`.
+        protocol: the protocol by which images are prepared, a name of `protocols.PROTOCOLS`.
 
     Returns:
         The extractor, with D = 2048.

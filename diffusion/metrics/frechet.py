@@ -49,7 +49,8 @@ def update(moments: Moments, features: np.ndarray) -> Moments:
 
     Args:
         moments: moments so far, of D features.
-        features: [B, D], any real dtype; any B, so that the last partial batch counts like the others.
+        features: features of one batch, [B, D], any real dtype; any B, so that the last partial batch counts like the
+            others.
 
     Returns:
         Moments of count + B rows.

@@ -19,7 +19,7 @@ def standard_error(samples: np.ndarray, reference: frechet.Moments) -> float:
     one more eigenvalue problem; a bootstrap costs hundreds. It does not include the bias at finite N (`extrapolation`).
 
     Args:
-        samples: [N, D] features, N >= 2.
+        samples: features, [N, D], N >= 2.
         reference: moments of the real features.
 
     Returns:

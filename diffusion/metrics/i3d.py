@@ -175,7 +175,7 @@ def mixed(params: dict[str, Array], block: str, x: Array) -> Array:
     Args:
         params: the parameters, from `fold`.
         block: a name of BLOCKS.
-        x: [B, F, H, W, C].
+        x: the input, [B, F, H, W, C].
     """
     b0 = _conv(params, f"{block}.b0", x)
     b1 = _conv(params, f"{block}.b1b", _conv(params, f"{block}.b1a", x))

@@ -91,7 +91,7 @@ def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
     """The set of the images in memory.
 
     Args:
-        images: [N, H, W, C], uint8 or floating.
+        images: images in memory, [N, H, W, C], uint8 or floating.
         name: the set's name, for reports.
 
     Returns:

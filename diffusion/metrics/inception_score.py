@@ -37,7 +37,7 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
     torch-fidelity take them without the bias of the last layer, TF-GAN with it.
 
     Args:
-        logits: [N, K], N >= splits, K >= 2.
+        logits: logits of the images, [N, K], N >= splits, K >= 2.
         splits: number of splits, at least 1.
         seed: the seed of the shuffle; None keeps the order.
 

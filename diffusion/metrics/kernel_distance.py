@@ -33,8 +33,8 @@ class SubsetMean(NamedTuple):
 
     Attributes:
         value: mean over the subsets.
-        standard_deviation: the standard deviation over the subsets, with divisor subsets - 1: how far one subset's
-            estimate scatters.
+        standard_deviation: the standard deviation over the subsets, with divisor subsets - 1: the scatter of one
+            subset's estimate.
         standard_error: standard_deviation / sqrt(subsets); too small where subsets share many rows, as they do when
             subsets times size exceeds the number of rows.
         subsets: number of subsets.
@@ -97,8 +97,8 @@ def mmd2(
 
     Args:
         kernel: (x float64 [A, D], y float64 [B, D]) -> float64 [A, B], symmetric.
-        samples: [N, D] features of generated images, N >= 2.
-        reference: [M, D] features of real images, M >= 2.
+        samples: features of generated images, [N, D], N >= 2.
+        reference: features of real images, [M, D], M >= 2.
         unbiased: whether to take the unbiased estimate.
         block: rows in one matrix product; bounds the memory and changes the result by rounding only.
 
@@ -129,8 +129,8 @@ def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: in
     `mmd2(cubic, samples, reference)`.
 
     Args:
-        samples: [N, D] features of generated images.
-        reference: [M, D] features of real images.
+        samples: features of generated images, [N, D].
+        reference: features of real images, [M, D].
         subsets: number of subsets, at least 2.
         size: rows of a subset, 2 <= size <= min(N, M).
         seed: the seed of the subsets; the same seed gives the same figure.
@@ -169,8 +169,8 @@ def cmmd(samples: np.ndarray, reference: np.ndarray) -> Discrepancy:
     linear and the differences small: the authors' float32 loses digits that float64 keeps.
 
     Args:
-        samples: [N, D] image embeddings of generated images, N >= 2.
-        reference: [M, D] image embeddings of real images, M >= 2.
+        samples: image embeddings of generated images, [N, D], N >= 2.
+        reference: image embeddings of real images, [M, D], M >= 2.
 
     Returns:
         The discrepancy, times 1,000, at least 0.

@@ -60,8 +60,8 @@ def overlap(
     compare only figures of equal numbers (50,000 samples against as many real images, or 10,000 against 10,000).
 
     Args:
-        samples: [N, D] features of generated images, N > manifold_k.
-        reference: [M, D] features of real images, M > max(manifold_k, density_k).
+        samples: features of generated images, [N, D], N > manifold_k.
+        reference: features of real images, [M, D], M > max(manifold_k, density_k).
         manifold_k: neighbours in precision and recall.
         density_k: neighbours in density and coverage.
         block: rows in one matrix product; bounds the memory, not the result.

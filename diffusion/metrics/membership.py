@@ -34,7 +34,7 @@ def loss_scores(denoise: Denoiser, schedule: NoiseSchedule, x: Array, t: float, 
         x: examples `[B, ...]`.
         t: the time, in (0, t_max].
         keys: random keys `[B]`; the keys of members and of others must be drawn alike.
-        draws: how many draws of the noise for each example, >= 1.
+        draws: the number of draws of the noise for each example, >= 1.
 
     Returns:
         `[B]`.
@@ -64,7 +64,7 @@ def inversion_scores(
         x: examples `[B, ...]`.
         t: the time, in (0, t_max) with a step above it.
         keys: random keys, `[B]`.
-        steps: how many steps to t; s is as far above t as one of them.
+        steps: the number of steps to t; s lies one more step above t.
 
     Returns:
         `[B]`.

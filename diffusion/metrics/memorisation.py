@@ -49,8 +49,8 @@ def nearest(queries: np.ndarray, references: np.ndarray, block: int = pairwise.B
     copy has distance 0.
 
     Args:
-        queries: [N, D].
-        references: [M, D], M >= 1.
+        queries: rows whose nearest reference is sought, [N, D].
+        references: rows to compare with, [M, D], M >= 1.
         block: rows in one matrix product; bounds the memory, not the result.
 
     Returns:
@@ -78,8 +78,8 @@ def most_similar(
     """Cosine of every row with the reference row to which it is most similar: 1 - d^2 / 2 of rows of length 1.
 
     Args:
-        queries: [N, D], none of them zero.
-        references: [M, D], none of them zero, M >= 1.
+        queries: rows whose most similar reference is sought, [N, D], none of them zero.
+        references: rows to compare with, [M, D], none of them zero, M >= 1.
         block: rows in one matrix product.
 
     Returns:
@@ -105,8 +105,8 @@ def authenticity(samples: np.ndarray, train: np.ndarray, block: int = pairwise.B
     compare with the score of held-out rows in place of the samples.
 
     Args:
-        samples: [N, D] features of generated images, N >= 1.
-        train: [M, D] features of the training images, M >= 2.
+        samples: features of generated images, [N, D], N >= 1.
+        train: features of the training images, [M, D], M >= 2.
         block: rows in one matrix product.
 
     Returns:
@@ -129,8 +129,8 @@ def copied_by_ratio(samples: np.ndarray, train: np.ndarray, ratio: float = 1 / 3
     holds twice has d_1 = d_2 and is never counted: remove duplicates first.
 
     Args:
-        samples: [N, D] features (or pixels) of generated images, N >= 1.
-        train: [M, D] features (or pixels) of the training images, M >= 2.
+        samples: features (or pixels) of generated images, [N, D], N >= 1.
+        train: features (or pixels) of the training images, [M, D], M >= 2.
         ratio: the largest d_1 / d_2 of a copy, in (0, 1).
         block: rows in one matrix product.
 
@@ -158,8 +158,8 @@ def copied_by_similarity(
     needs a threshold of its own (such as the 99.9th percentile of the cosines of held-out rows).
 
     Args:
-        samples: [N, D] features of generated images, N >= 1.
-        train: [M, D] features of the training images, M >= 1.
+        samples: features of generated images, [N, D], N >= 1.
+        train: features of the training images, [M, D], M >= 1.
         threshold: the cosine above which a sample counts as a copy, in (-1, 1).
         block: rows in one matrix product.
 
@@ -193,12 +193,12 @@ def data_copying(
     Generative Models", section 4, without the authors' code's continuity correction of 1/2 in U).
 
     Args:
-        samples: [N, D] features of generated images.
-        held_out: [H, D] features of real images that the model was not trained on.
-        train: [M, D] features of the training images.
-        centres: [K, D]; a row belongs to the cell of its nearest centre (k-means of the training set in the paper).
-            None for one cell.
-        least: samples that a cell needs to count, at least 1 (20 as in Stein et al. 2023).
+        samples: features of generated images, [N, D].
+        held_out: features of real images that the model was not trained on, [H, D].
+        train: features of the training images, [M, D].
+        centres: centres of the cells, [K, D]; a row belongs to the cell of its nearest centre (k-means of the training
+            set in the paper). None for one cell.
+        least: the number of samples that a cell needs to count, at least 1 (20 as in Stein et al. 2023).
         block: rows in one matrix product.
 
     Returns:

@@ -35,8 +35,8 @@ def mind(samples: np.ndarray, reference: np.ndarray, directions: int = 1000, see
     (1,000, 2,000 or 5,000 in the paper, which takes Inception's 2048 features and 1,000 directions).
 
     Args:
-        samples: [N, D] features of generated images.
-        reference: [M, D] features of real images.
+        samples: features of generated images, [N, D].
+        reference: features of real images, [M, D].
         directions: number of random directions, at least 2.
         seed: the seed of the directions and of the rows that are drawn; the same seed gives the same figure.
 

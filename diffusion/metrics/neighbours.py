@@ -19,8 +19,8 @@ def nearest(queries: np.ndarray, references: np.ndarray, block: int = 1024) -> t
     dimensions at a time, added in float64. Exact copies therefore have distance 0, not almost 0.
 
     Args:
-        queries: uint8 [N, ...], images.
-        references: uint8 [M, ...], images of the same shape, M >= 1.
+        queries: images whose nearest reference is sought, uint8 [N, ...].
+        references: images of the same shape, uint8 [M, ...], M >= 1.
         block: number of queries and of references in one matrix product; bounds the memory, not the result.
 
     Returns:
@@ -63,9 +63,9 @@ def copying(samples: np.ndarray, held_out: np.ndarray, train: np.ndarray) -> dic
     the first percentile of the held-out images. If a model copies, many more do.
 
     Args:
-        samples: uint8 [N, ...], generated images.
-        held_out: uint8 [H, ...], real images that the model was not trained on.
-        train: uint8 [M, ...], the training images.
+        samples: generated images, uint8 [N, ...].
+        held_out: real images that the model was not trained on, uint8 [H, ...].
+        train: the training images, uint8 [M, ...].
 
     Returns:
         {"samples": {...}, "held_out": {...}} with quantiles of the distance by their probability ("0.5" is the median;

@@ -10,7 +10,7 @@ def codes(x: np.ndarray, n: int, size: int) -> np.ndarray:
     """A number for each run of n consecutive symbols, the same for the same run.
 
     Args:
-        x: int `[N, L]` symbols 0 .. size - 1.
+        x: the sequences, int `[N, L]`, symbols 0 .. size - 1.
         n: length of a run, 1 .. L.
         size: number of symbols; size^n is below 2^63.
 
@@ -38,7 +38,7 @@ def divergence(counts: np.ndarray, others: np.ndarray) -> float:
         JS(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2
 
     Args:
-        counts, others: `[U]` numbers of at least 0, each of a positive sum.
+        counts, others: the counts of both histograms, `[U]`, at least 0, each of a positive sum.
 
     The paper: Lin 1991, "Divergence Measures Based on the Shannon Entropy", eq. 4.1.
     """

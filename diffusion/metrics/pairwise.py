@@ -14,7 +14,7 @@ def checked(name: str, features: np.ndarray, least: int = 1) -> np.ndarray:
 
     Args:
         name: the set's name, for the message.
-        features: [N, D], NumPy or JAX, any real dtype.
+        features: the rows of the set, [N, D], NumPy or JAX, any real dtype.
         least: the least N.
 
     Returns:
@@ -45,8 +45,8 @@ def same_dim(a: np.ndarray, b: np.ndarray) -> None:
     """Refuses two sets of different features.
 
     Args:
-        a: [N, D].
-        b: [M, D].
+        a: rows of one set, [N, D].
+        b: rows of the other, [M, D].
 
     Raises:
         ValueError: if the numbers of columns differ.
@@ -78,7 +78,7 @@ def unit(name: str, features: np.ndarray) -> np.ndarray:
 
     Args:
         name: the set's name, for the message.
-        features: [N, D], already `checked`.
+        features: the rows, [N, D], already `checked`.
 
     Returns:
         float64 [N, D].
@@ -98,8 +98,8 @@ def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """|a - b|^2 = |a|^2 + |b|^2 - 2 a.b in float64; values below the rounding error become zero, as for equal rows.
 
     Args:
-        a: [A, D]; subtracting a common vector from a and b first keeps more digits.
-        b: [B, D].
+        a: rows of one set, [A, D]; subtracting a common vector from a and b first keeps more digits.
+        b: rows of the other, [B, D].
 
     Returns:
         float64 [A, B], at least 0.
@@ -118,8 +118,8 @@ def nearest(
     """The nearest reference of every query; if several are equally near, the first.
 
     Args:
-        queries: [N, ...].
-        references: [M, ...], M >= 1.
+        queries: rows whose nearest reference is sought, [N, ...].
+        references: rows to compare with, [M, ...], M >= 1.
         squared: (block of queries [A, ...], block of references [B, ...]) -> squared distances float64 [A, B].
         block: number of queries and of references in one call; bounds the memory.
 
@@ -143,9 +143,9 @@ def smallest(queries: np.ndarray, references: np.ndarray | None, count: int, blo
     """The squared distances from every query to its `count` nearest references.
 
     Args:
-        queries: [N, D].
-        references: [M, D] with M >= count; None for the queries themselves, each but the query itself.
-        count: how many neighbours, at least 1.
+        queries: rows whose nearest references are sought, [N, D].
+        references: rows to compare with, [M, D], M >= count; None for the other queries.
+        count: the number of neighbours, at least 1.
         block: rows in one matrix product; bounds the memory, not the result.
 
     Returns:
@@ -175,7 +175,7 @@ def centre(features: np.ndarray) -> np.ndarray:
     """The mean row, in float64: the common vector to subtract before `squared_distances`.
 
     Args:
-        features: [N, D], N >= 1.
+        features: the rows, [N, D], N >= 1.
 
     Returns:
         float64 [D].

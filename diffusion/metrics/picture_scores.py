@@ -81,7 +81,7 @@ class PromptProtocol(NamedTuple):
         family: the family of the weights, a name of `interchange.FAMILIES`.
         published: the published network of the family that they must be; "" for any.
         fitting: the way in which pictures are fitted to the network's side, a name of FITTINGS.
-        length: how many ids a prompt has; 0: as its vocabulary's folder or the network says.
+        length: the number of ids of a prompt; 0 for the number that its vocabulary's folder or the network states.
         reading: (network, parameters, tokenizer) -> its columns and its `choice`; the pictures are fitted.
         figures: the figures of a `Scorer`.
         notes: other things that the figures depend on.

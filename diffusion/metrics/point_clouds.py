@@ -46,8 +46,8 @@ def chamfer(cloud: np.ndarray, clouds: np.ndarray) -> np.ndarray:
         mean_i min_j |a_i - b_j|^2 + mean_j min_i |a_i - b_j|^2
 
     Args:
-        cloud: [N, D].
-        clouds: [K, M, D].
+        cloud: points of one cloud, [N, D].
+        clouds: points of the others, [K, M, D].
 
     Returns:
         float64 [K].
@@ -62,8 +62,8 @@ def earth_movers(cloud: np.ndarray, clouds: np.ndarray) -> np.ndarray:
         min over permutations p of mean_i |a_i - b_p(i)|
 
     Args:
-        cloud: [N, D].
-        clouds: [K, N, D].
+        cloud: points of one cloud, [N, D].
+        clouds: points of the others, [K, N, D].
 
     Returns:
         float64 [K].
@@ -93,8 +93,9 @@ def distances(
     """The distances between all clouds of two sets, in blocks that fit into memory.
 
     Args:
-        first: [A, N, D].
-        second: [B, M, D]; None for the first set itself, whose distances are computed once for each pair.
+        first: clouds of the first set, [A, N, D].
+        second: clouds of the second set, [B, M, D]; None for the first set itself, whose distances are computed once
+            for each pair.
         distance: `chamfer` or `earth_movers`, symmetric.
         done: receives the number of rows that are done.
 

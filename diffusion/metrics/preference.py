@@ -9,8 +9,8 @@ def preferred(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     p = exp(s_1) / (exp(s_1) + exp(s_2)), where s = T (text . image) is the scaled cosine of CLIP's two embeddings.
 
     Args:
-        first: `[N]`, scores of the first pictures.
-        second: `[N]`, scores of the second ones, for the same prompts.
+        first: scores of the first pictures, `[N]`.
+        second: scores of the second pictures, for the same prompts, `[N]`.
 
     Returns:
         float64 `[N]` in [0, 1].

@@ -33,13 +33,13 @@ class Space(NamedTuple):
     """A space of features to compare images in.
 
     Attributes:
-        extract: uint8 [B, H, W, C] -> {tap: [B, D]} of these taps.
+        extract: a function from images uint8 [B, H, W, C] to {tap: features [B, D]} of these taps.
         taps: the names of these taps.
         main: the tap of the Frechet distance, KID, precision and recall.
         rounding: the map from floating images to bytes, a name of `protocols.ROUNDINGS`.
         identity: the fields that must be the same on both sides: JSON-able.
-        dimensions: the number of the main tap's features, where it identifies a file without a description; 0: it does
-            not.
+        dimensions: the number of the main tap's features, where this number identifies a file without a description;
+            0 where it does not.
         neighbours: k of precision and recall.
         overlap_rows: the most rows of each set in precision, recall, density and coverage; 0: all.
         edm2: the name of the Frechet distance in it in EDM2's tools; "" if they do not know it.

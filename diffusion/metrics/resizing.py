@@ -101,7 +101,7 @@ def resize(images: np.ndarray, name: str, to: int) -> np.ndarray:
     """Resizes images to squares, in float32, without rounding or clipping.
 
     Args:
-        images: [B, H, W, C], any real dtype.
+        images: the images, [B, H, W, C], any real dtype.
         name: the name of the resize, one of RESIZES.
         to: pixels of a side after.
 

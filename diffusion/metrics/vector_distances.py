@@ -23,8 +23,8 @@ def energy(samples: np.ndarray, reference: np.ndarray) -> float:
     It is the squared maximum mean discrepancy of the kernel -|x - y| (Sejdinovic et al. 2013), and has no bandwidth.
 
     Args:
-        samples: [N, D], N >= 2.
-        reference: [M, D], M >= 2.
+        samples: generated vectors, [N, D], N >= 2.
+        reference: real vectors, [M, D], M >= 2.
 
     Returns:
         The distance, in units of the vectors.
@@ -46,8 +46,8 @@ def gaussian_mmd(samples: np.ndarray, reference: np.ndarray, sigma: float) -> fl
     """The squared maximum mean discrepancy of the kernel exp(-|x - y|^2 / (2 sigma^2)), in [0, 2].
 
     Args:
-        samples: [N, D], N >= 2.
-        reference: [M, D], M >= 2.
+        samples: generated vectors, [N, D], N >= 2.
+        reference: real vectors, [M, D], M >= 2.
         sigma: bandwidth; `median_distance` of real rows is usual.
 
     Raises:
@@ -62,7 +62,7 @@ def median_distance(rows: np.ndarray) -> float:
     """The median distance between two of the rows, a usual bandwidth (Gretton et al. 2012, section 8).
 
     Args:
-        rows: [N, D], N >= 2, not all the same.
+        rows: the vectors, [N, D], N >= 2, not all the same.
 
     Raises:
         ValueError: if half of all pairs are of equal rows, which leaves no bandwidth.
@@ -92,9 +92,9 @@ def sliced_wasserstein(samples: np.ndarray, reference: np.ndarray, along: np.nda
     quantiles interpolated between its rows.
 
     Args:
-        samples: [N, D], N >= 1.
-        reference: [M, D], M >= 1.
-        along: [P, D] directions of length 1, see `directions`.
+        samples: generated vectors, [N, D], N >= 1.
+        reference: real vectors, [M, D], M >= 1.
+        along: directions of length 1, [P, D], see `directions`.
 
     Returns:
         The distance, in units of the vectors, squared.

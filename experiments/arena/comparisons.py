@@ -70,11 +70,11 @@ class Arena(NamedTuple):
 
 
 def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: int) -> Arena:
-    """Draws comparisons, as many of each pair of competitors as of any other, as far as their pictures go.
+    """Draws comparisons, equally many of each pair of competitors as far as there are pictures.
 
     Args:
         competitors: the competitors, at least two.
-        number: how many comparisons to draw in all, at least 1.
+        number: the number of comparisons in all, at least 1.
         question: the question that voters answer.
         seed: the seed of the draw.
 

@@ -37,9 +37,9 @@ class Score(NamedTuple):
         score: its score in Elo's points.
         low: the lower end of its 95 % interval; nan with votes on fewer than two comparisons.
         high: the upper end.
-        wins: how many votes chose it.
-        ties: how many votes chose neither.
-        losses: how many votes chose the other.
+        wins: the number of votes that chose it.
+        ties: the number of votes that chose neither.
+        losses: the number of votes that chose the other.
     """
 
     name: str

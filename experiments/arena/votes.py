@@ -46,7 +46,7 @@ def read(folder: pathlib.Path, comparisons: int) -> list[Vote]:
 
     Args:
         folder: the arena's folder.
-        comparisons: how many it has.
+        comparisons: the number of its comparisons.
 
     Raises:
         WorkdirError: if a line is damaged, or holds no vote on one of them.

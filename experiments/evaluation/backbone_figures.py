@@ -75,11 +75,11 @@ def geometry(subject: Any) -> dict:
 
 
 def figures(frames: np.ndarray, train: np.ndarray) -> dict[str, np.ndarray]:
-    """One value a chain of each figure, and the rows of the nearest training chains.
+    """Each figure with one value for each chain, and the rows of the nearest training chains.
 
     Args:
-        frames: `[N, n, 3, 4]`.
-        train: CA of the training chains `[M, n, 3]` in Angstrom.
+        frames: the frames of the chains, `[N, n, 3, 4]`.
+        train: the positions of CA of the training chains in Angstrom, `[M, n, 3]`.
     """
     atoms = np.asarray(backbone.atoms_of(frames))
     ca = atoms[:, :, 1]

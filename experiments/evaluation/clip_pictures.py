@@ -26,12 +26,12 @@ def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathl
     """Writes samples.gif, clips beside each other, and samples.png, frames of a few, a row each.
 
     Args:
-        clips: uint8 [N, F, H, W, C], of 1 or 3 channels.
-        labels: int [N]; classes take turns.
+        clips: the clips, uint8 [N, F, H, W, C], of 1 or 3 channels.
+        labels: the classes of the clips, int [N]; they take turns.
         out: the folder.
 
     Returns:
-        What was written.
+        The paths of the files.
     """
     order = balanced_order(labels)
     frames = plots.coloured(clips[order[:MOST]])

@@ -1,6 +1,6 @@
 """Compares a set of images with a reference, in Inception features under a published protocol or in another space.
 
-A command line names no features of your own (DINOv2, CLIP, ...), since it would run the code that it names. In Python:
+A command line cannot name features of your own, since it would have to run the code that it names. In Python:
 
     extractor = features.Extractor(my_network, {"features": "DINOv2 ViT-L/14", "sha256": "..."})
     comparison.measure(image_sets.open_set("a.npz"), references.open_reference("cifar10@train"),

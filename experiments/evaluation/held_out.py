@@ -1,7 +1,7 @@
 """Checks whether records that should be held out were used in training, and refuses or reports this.
 
-What compares a model with records that it was not trained on (the floor, copying, nearest neighbours, likelihoods,
-classifiers) asks `require` first. A published FID compares with a reference that its user names, which may be the
+Figures that compare a model with records outside of its training (the floor, copying, nearest neighbours, likelihoods,
+classifiers) call `require` first. A published FID compares with a reference that the user names, which may be the
 training set.
 """
 
@@ -47,8 +47,8 @@ class TrainedOn(NamedTuple):
     """The number of reference records that are among the training records.
 
     Attributes:
-        count: how many.
-        of: how many there are.
+        count: the number of reference records that were trained on.
+        of: the number of reference records.
     """
 
     count: int
@@ -59,7 +59,7 @@ class TrainedOn(NamedTuple):
 
 
 def trained_on(train: Split, real: Split) -> TrainedOn:
-    """Counts them by their numbers, or by the content of the examples where these are of no common set.
+    """Counts the shared records by their numbers, or by the content of the examples if the sets have no common dataset.
 
     Args:
         train: the records of the training.
@@ -82,10 +82,10 @@ def require(config: Mapping, train: Split, real: Split) -> TrainedOn:
         train, real: the records, as in `trained_on`.
 
     Returns:
-        How many they are; of several trainings, the most.
+        The number of shared records; of several trainings, the largest.
 
     Raises:
-        ConfigError: naming both splits, and how many records they share.
+        ConfigError: names both splits, and the number of records that they share.
     """
     shared, by = trained_on(train, real), train.spec
     for source in _of_earlier_runs(config):
@@ -120,14 +120,14 @@ def _message(real: sources.DataSpec, train: sources.DataSpec, shared: TrainedOn)
 
 
 def require_trained_split(config: Mapping, saved: Mapping) -> None:
-    """Refuses a config that says of a run that it was trained on another part of its data than it was.
+    """Refuses a config whose training splits differ from the splits that the run was trained on.
 
     Args:
-        config: the run's, perhaps changed by flags.
-        saved: the one in its folder.
+        config: the run's config, perhaps changed by flags.
+        saved: the config in the run's folder.
 
     Raises:
-        ConfigError: naming the split of the training.
+        ConfigError: names the split of the training.
     """
     said, trained = ([one["data"]["split"], *_splits(plain(one["data"]["source"]))] for one in (config, saved))
     if said != trained:
@@ -148,17 +148,17 @@ def _splits(entry: Any) -> Iterator[str]:
 
 
 def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
-    """The sentence that a run prints, before it trains, about the records that samples are compared with.
+    """The sentence about the records that samples are compared with, which a run prints before it trains.
 
     Args:
         recipe: the run's recipe.
         source: the records that it trains on.
 
     Returns:
-        One line; "" where some are held out, or where the run makes no samples that are compared with records.
+        One line; "" if some records are held out, or if the run makes no samples that are compared with records.
 
     Raises:
-        ConfigError: if records are trained on and held out at once, as far as their numbers say.
+        ConfigError: if the numbers of the records show that some are both trained on and held out.
     """
     if not recipe.makes_samples:
         return ""
@@ -182,10 +182,10 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
 
 
 def split_in_the_loop(config: Mapping) -> str:
-    """The split that a run is measured on while it trains: validation where it is held out, else config.evaluate.split.
+    """The split that a run is measured on while it trains: validation if it is held out, else config.evaluate.split.
 
     Raises:
-        ConfigError: if neither is there.
+        ConfigError: if the data have neither split.
     """
     split = config["evaluate"]["split"]
     try:
@@ -199,7 +199,7 @@ def split_in_the_loop(config: Mapping) -> str:
 def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sources.Source | Stream) -> TrainedOn | None:
     """`require` for records that are not in memory.
 
-    Records of two sets whose numbers say nothing are compared by their content, where each has at most `COMPARED`.
+    If the numbers of the records say nothing, the contents are compared, of sets with at most `COMPARED` records each.
 
     Args:
         recipe: the run's recipe.
@@ -207,10 +207,10 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
         other: the records that are held out.
 
     Returns:
-        The number that was trained on; None where it is not known.
+        The number of records that were trained on; None if it is not known.
 
     Raises:
-        ConfigError: naming both splits, and how many records they share.
+        ConfigError: names both splits, and the number of records that they share.
     """
     size = max(other.spec.size, 0)
     counts = [_count(other, train)]
@@ -224,7 +224,7 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
 
 
 def count_in_reference(config: Mapping, reference: str, data_dir: str = "") -> int | None:
-    """How many records of a reference, NAME@SPLIT, the model was trained on; None where their numbers do not say it.
+    """The number of records of a reference, NAME@SPLIT, that the model was trained on; None if unknown.
 
     Args:
         config: the run's config.

@@ -125,7 +125,7 @@ def build_run_card(
         network: the exported network in a word or two.
         license: the licence on the card.
         front: further fields of the front matter.
-        step: the step of the exported checkpoint; None for the latest.
+        step: the training step of the exported checkpoint; None for the latest.
 
     Raises:
         ConfigError: if the folder holds no run.
@@ -174,11 +174,11 @@ def build_source_card(
 def build_lora_card(
     source: str | pathlib.Path, said: Mapping[str, str], license: str, base: str | pathlib.Path
 ) -> Card:
-    """The card of a converted LoRA file, with the statements of its metadata.
+    """The card of a converted LoRA file, with what its metadata state.
 
     Args:
         source: the file that was read.
-        said: its metadata; base_model, trigger_words and config_sha256 are taken from it.
+        said: the metadata of the file; base_model, trigger_words and config_sha256 are taken from it.
         license: the licence on the card; "" for "unknown".
         base: the folder of the pipeline that it was read for.
     """
@@ -260,7 +260,7 @@ def _report(run: pathlib.Path) -> dict[str, Any] | None:
 
 
 def _failures(run: pathlib.Path) -> str:
-    """The failures that a person described in the run folder, and those that its report shows."""
+    """The failures that a person described in the run folder; without these, the failures that the report shows."""
     if (run / FAILURES).is_file():
         return opener.read_text(run / FAILURES).strip()
     return "\n".join(_shown(_report(run))) or (

@@ -38,8 +38,8 @@ def sample_grid(
     """Draws samples with one row for each class, or in plain rows where all have the same label.
 
     Args:
-        images: uint8 `[N, H, W, C]`, C = 1 or 3.
-        labels: int `[N]`.
+        images: the samples, uint8 `[N, H, W, C]`, C = 1 or 3.
+        labels: the classes of the samples, int `[N]`.
         path: the PNG to write.
         columns: largest number of images in a row; further images of a class, and classes beyond the 20th, are left
             out.
@@ -100,9 +100,9 @@ def beside(
     Vectors of more than two numbers are projected onto the first two principal components of the real ones.
 
     Args:
-        real: `[N, D]`, D >= 2.
-        samples: `[M, D]`.
-        labels: int `[N]` and int `[M]`.
+        real: real examples, `[N, D]`, D >= 2.
+        samples: samples, `[M, D]`.
+        labels: the classes of both, int `[N]` and int `[M]`.
         path: the PNG to write.
         classes: the names of the classes, by their numbers; () for the numbers.
 
@@ -140,10 +140,10 @@ def trajectory(
     """Draws trajectories from noise to image: the sample x_t on the left, the predicted x_0 on the right, t above.
 
     Args:
-        x: float `[N + 1, B, H, W, C]`, the samples at each time, data on the scale [-1, 1].
-        x0: float `[N, B, H, W, C]`, the prediction of the clean image in each step.
-        ts: float `[N + 1]`, the times of x, decreasing.
-        labels: int `[B]`.
+        x: the samples at each time, float `[N + 1, B, H, W, C]`, data on the scale [-1, 1].
+        x0: the prediction of the clean image in each step, float `[N, B, H, W, C]`.
+        ts: the times of x, float `[N + 1]`, decreasing.
+        labels: the classes of the samples, int `[B]`.
         path: the PNG to write.
         rows: largest number of samples to show.
         classes: the names of the classes, by their numbers; () for the numbers.

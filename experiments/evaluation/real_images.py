@@ -71,10 +71,10 @@ def read_splits(recipe: Recipe) -> tuple[Split, Split]:
 
 
 def require_held_out(recipe: Recipe) -> None:
-    """Refuses records of a recipe's own that samples cannot be measured beside.
+    """Refuses a recipe whose own records cannot be compared with samples.
 
     Raises:
-        ValueError: if none are held out, or the data can be read once.
+        ValueError: if none are held out, or the data can be read only once.
     """
     if recipe.held_out is None:
         raise ValueError(

@@ -165,7 +165,7 @@ def distance(
         real: the reference; all of its images.
         count: N.
         balanced: whether samples and the floor's subsets hold every class alike.
-        effort: how many resamples and subsets, at most; see AFFORDABLE.
+        effort: the largest numbers of resamples and subsets; see AFFORDABLE.
 
     Returns:
         {"distance", "interval" (or None), "floor": {"mean", "std", "unbalanced_mean" (or None)}, "noise", "ratio",

@@ -19,9 +19,9 @@ class Part(NamedTuple):
     """Series with a given part.
 
     Attributes:
-        given: float `[W, L, C]`.
-        mask, real: Bool `[W, L, C]`, where they are given, and where hidden.
-        truth: float `[W, L, C]`, what is hidden; None where nobody knows.
+        given: the given values, float `[W, L, C]`.
+        mask, real: the places of the given and of the hidden values, Bool `[W, L, C]`.
+        truth: the hidden values, float `[W, L, C]`; None if they are not known.
     """
 
     given: np.ndarray
@@ -46,7 +46,7 @@ def fans(
     """Draws the first series, each channel a panel: the given values, and median and intervals of the samples.
 
     Args:
-        samples: the samples of each series, `[S, L, C]`, zeros where it is not hidden. Few samples are drawn as lines.
+        samples: the samples of each series, `[S, L, C]`, zeros outside of the hidden part; few are drawn as lines.
         part: the series.
         path: the PNG to write.
         process: the process of the series, whose exact median and intervals stand beside the samples'; None where it

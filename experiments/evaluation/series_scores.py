@@ -26,7 +26,7 @@ def parts(source: Any, number: int) -> Part:
     """The first series of a source, at most `number` of them.
 
     Raises:
-        ConfigError: if nothing of them is given, or nobody knows what is hidden.
+        ConfigError: if no part of the series is given, or the hidden values are not known.
     """
     if not (isinstance(source.spec.condition, dict) and "given" in source.spec.condition):
         raise ConfigError(
@@ -89,7 +89,7 @@ def _truth(part: Part) -> np.ndarray:
 
 
 def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
-    """`bootstrap.mean` over series of the mean over what counts of each, `[W, L, C]`."""
+    """`bootstrap.mean` over series of each one's mean over the values that count, both `[W, L, C]`."""
     some = counts.any(axis=(1, 2))
     return bootstrap.mean((values * counts).sum((1, 2))[some] / counts.sum((1, 2))[some])
 

@@ -29,7 +29,7 @@ class Maker(NamedTuple):
         to_noise: pictures -> float `[N, ...]`, the noise from which they would be sampled.
         regenerate: (pictures, t) -> the same pictures with noise up to t, and denoised again; None without a model.
         shape: (H, W, C) of its pictures.
-        batch: how many pictures it reads at once.
+        batch: the number of pictures that it reads at once.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Maker(NamedTuple):
 
     @property
     def changes(self) -> int:
-        """How many changes `measure` measures."""
+        """The number of changes that `measure` measures."""
         return len(DEGRADATIONS) + (len(REGENERATED) if self.regenerate is not None else 0)
 
     def fitted(self, picture: np.ndarray, name: str) -> np.ndarray:

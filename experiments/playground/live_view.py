@@ -101,7 +101,7 @@ def address(pictures: np.ndarray, most: int = 0, rate: float = 0.0) -> str:
 
     Args:
         pictures: a picture, its layers [L, H, W, 4], which are shown beside each other, or a clip.
-        most: pixels to which the larger side is reduced; 0: as it is.
+        most: the pixels to which the larger side is reduced; 0 keeps the size.
         rate: frames a second of a clip.
     """
     if pictures.ndim == 4 and not rate:

@@ -21,12 +21,12 @@ class Source(Protocol):
     """A model on the page."""
 
     name: str  # the heading of the page
-    usual: PageRequest  # the request where a visitor says nothing
+    usual: PageRequest  # the request with the usual values
     size: tuple[int, int]  # height and width of the pictures that it was made for, in pixels
     prompts: bool  # whether it reads prompts
-    captions: bool  # whether it reads captions, and nothing else of a prompt
+    captions: bool  # whether it reads captions, without a negative prompt or regions
     clip_rate: float  # frames a second of the clips that it makes; 0 where it makes pictures
-    classes: int  # how many it has; 0 for none
+    classes: int  # the number of its classes; 0 for none
     samplers: tuple[str, ...]  # names of the samplers
     free: bool  # whether it makes pictures of other sizes, too
     attachments: Mapping[str, Attachment]  # {name that controls use: attachment}

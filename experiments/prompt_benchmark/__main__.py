@@ -100,7 +100,7 @@ def run(
         named: the readers that see the pictures.
         about: the record's words on the readers, in a form that JSON holds.
         per_prompt: pictures of a prompt; 0 for the published number.
-        batch_size: how many files are read at once.
+        batch_size: the number of files that are read at once.
         model: folder of a text-to-image model that makes what is missing; "" for none.
         seed: the seed of the first picture that is made.
         settings: the settings of the pictures that are made: steps, guidance.

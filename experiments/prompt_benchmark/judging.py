@@ -105,7 +105,7 @@ def judge(
         images: the folder of pictures.
         folder: the folder of the results.
         per_prompt: pictures of a prompt.
-        batch: how many files are read at once.
+        batch: the number of files that are read at once.
 
     Raises:
         ConfigError: if a file is no picture, or a grid of another form.

@@ -43,11 +43,11 @@ class Trees(NamedTuple):
     """The data.
 
     Attributes:
-        weights: `[K]` weights of the components, of any sum.
-        means: `[K, 2]` their means.
-        covariances: `[K, 2, 2]` their covariances.
-        classes: `[K]` their class, 0 or 1.
-        branches: `[K]` the number of the branch that they belong to.
+        weights: weights of the components, `[K]`, of any sum.
+        means: means of the components, `[K, 2]`.
+        covariances: covariances of the components, `[K, 2, 2]`.
+        classes: the class of each component, `[K]`, 0 or 1.
+        branches: the number of the branch of each component, `[K]`.
     """
 
     weights: np.ndarray

@@ -37,7 +37,7 @@ class Remake(NamedTuple):
         parts: names of the measurements. Each is kept as soon as it ends; several seeds are several parts.
         measure: (part, quick) -> {figure: value}. A quick measurement shows that the code runs, and gives no verdict.
             Values that the paper does not print, and arrays, are for the picture.
-        minutes: how long the whole takes on two cores.
+        minutes: the time of all parts on two cores, in minutes.
         unstated: the choices that the paper does not state, and what was chosen.
         differs: explanation of the figures that lie outside; "" where none does.
         left_out: the further content of the table or figure, and why it is not measured; "" where nothing is.
@@ -71,7 +71,7 @@ class Verdict(NamedTuple):
         value: mean over the parts that measured it.
         standard_error: standard error of that mean; 0 for one part, whose value is taken as exact.
         reproduced: whether the value lies in the published interval, widened by twice the standard error.
-        distance: how far the value lies from the published one, in combined standard errors; of an exact value
+        distance: the distance of the value from the published one, in combined standard errors; for an exact value
             (half_width 0) infinite unless it is equal.
     """
 

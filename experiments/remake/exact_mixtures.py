@@ -20,10 +20,10 @@ class Mixture(NamedTuple):
     """sum_k weights[k] N(means[k], axes[k] diag(variances[k]) axes[k]^T).
 
     Attributes:
-        weights: `[K]` weights, which sum to 1.
-        means: `[K, D]` means.
-        variances: `[K, D]` eigenvalues of the covariances, >= 0.
-        axes: `[K, D, D]` their eigenvectors in columns; None for covariances that are diagonal.
+        weights: weights of the components, `[K]`, which sum to 1.
+        means: means of the components, `[K, D]`.
+        variances: eigenvalues of the covariances, `[K, D]`, >= 0.
+        axes: eigenvectors of the covariances in columns, `[K, D, D]`; None for diagonal covariances.
     """
 
     weights: Array | np.ndarray

@@ -56,8 +56,8 @@ def discriminator_loss(
 
     Args:
         discriminate: the discriminator, `[B, D]` -> logits `[B]`.
-        real: `[B, D]` data.
-        fake: `[B, D]` samples of the generator.
+        real: data, `[B, D]`.
+        fake: samples of the generator, `[B, D]`.
         penalty: gamma of R1, >= 0.
 
     Paper:

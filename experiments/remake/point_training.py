@@ -33,7 +33,7 @@ def train(
         params: its first parameters.
         optimizer: the optimizer.
         batch: key -> the batch of a step, which has "x" `[B, ...]`.
-        steps: how many steps to take.
+        steps: the number of steps.
         key: the training's key.
 
     Returns:

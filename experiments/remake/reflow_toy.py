@@ -32,8 +32,8 @@ class Flow(NamedTuple):
     """A trained flow and what it makes of new noise.
 
     Attributes:
-        path: `[steps + 1, N, 2]` its paths, from the noise to the data.
-        euler: `[N, 2]` the end of one Euler step from the same noise.
+        path: its paths from the noise to the data, `[steps + 1, N, 2]`.
+        euler: the end of one Euler step from the same noise, `[N, 2]`.
     """
 
     path: jax.Array

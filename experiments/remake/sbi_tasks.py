@@ -131,8 +131,8 @@ def classifier_accuracy(truth: np.ndarray, samples: np.ndarray) -> float:
     A perceptron of two layers of 10 D with ReLUs, over five folds, on clouds standardised by the truth.
 
     Args:
-        truth: `[N, D]` draws of the exact posterior.
-        samples: `[N, D]` draws of a model.
+        truth: draws of the exact posterior, `[N, D]`.
+        samples: draws of a model, `[N, D]`.
 
     Returns:
         The mean accuracy over the folds, in [0, 1].

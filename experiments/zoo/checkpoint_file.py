@@ -21,7 +21,7 @@ class Weights(NamedTuple):
     """The parameters of a row's network."""
 
     params: Any  # the parameters of `recipe.network.apply`
-    parameters: int  # how many the network of the recipe has
+    parameters: int  # the number of parameters of the recipe's network
 
 
 def find(row: Row, recipe: Recipe, path: str | pathlib.Path) -> Found:
@@ -72,7 +72,7 @@ def read(row: Row, recipe: Recipe, network: Found) -> Weights:
 
 
 def parameters(recipe: Recipe) -> int:
-    """How many parameters the network of a recipe has; computes nothing."""
+    """The number of parameters of a recipe's network; computes nothing."""
     return sum(leaf.size for leaf in jax.tree.leaves(shapes(recipe)))
 
 

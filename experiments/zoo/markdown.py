@@ -36,7 +36,7 @@ class Facts(NamedTuple):
     """The facts of a row that are computed from its network, and not written.
 
     Attributes:
-        parameters: how many parameters the network has.
+        parameters: the number of parameters of the network.
         cost: the cost of the row's samples.
     """
 

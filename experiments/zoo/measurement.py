@@ -90,7 +90,7 @@ def check(row: Row, needs: Needs, out: pathlib.Path, number: int = 0, batch_size
     """Looks at all files of a measurement; arguments as `recipe_of`.
 
     Raises:
-        ConfigError: for an argument that is missing or one too many.
+        ConfigError: for an argument that is missing, or that the row does not take.
         Mismatch: for weights of another network; names the first tensor that differs.
         StatisticsError: for statistics of another protocol.
         WeightsError: for another network of the protocol's features.

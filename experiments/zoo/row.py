@@ -69,7 +69,7 @@ class Measured(NamedTuple):
     Attributes:
         value: our value of the metric of `Published`.
         standard_error: the standard error of the value.
-        number: how many samples it was measured on.
+        number: the number of samples.
         device: the device on which they were made.
         day: the day of the measurement, 2026-11-23.
         command: the command that measured it.
@@ -90,19 +90,19 @@ class Row(NamedTuple):
         name: the row's name in commands: letters, digits, underscores.
         method: the method, as people call it: "DiT-XL/2".
         checkpoint: its file.
-        recipe: a recipe of this library, or the path of one: what the network is, and how it is sampled.
+        recipe: the recipe of the network and of its sampling, a name of this library or a path.
         changes: changed values of the recipe's fields, by dotted names; a mapping as value replaces the whole entry.
         protocol: the figure's protocol, a name of `protocols.PROTOCOLS` or `encoder_protocols.PROTOCOLS`; "" for
             pixels.
         reference: the statistics with which the authors compare, as they name the file.
         published: the authors' figure.
         autoencoder: the network that decodes the latents, as its authors name it; "" for a network on pixels.
-        autoencoder_config: fields of its folder's config.json that differ from what its authors publish, so that they
-            describe the latents that this network knows.
-        number: how many samples the figure takes.
+        autoencoder_config: fields of its folder's config.json that must differ from the published ones, to describe the
+            latents that this network was trained on.
+        number: the number of samples of the figure.
         measured: our figure; None where it was not measured.
         loss: a sentence on the training's loss as the authors publish it, with its source; "" where they do not.
-        notes: a sentence each: how our measurement differs from theirs.
+        notes: sentences, each on a difference between our measurement and theirs.
     """
 
     name: str

@@ -14,7 +14,7 @@ class Cost(NamedTuple):
     """The cost of all samples of a row, by its network alone: the autoencoder and the features come on top.
 
     Attributes:
-        evaluations: how often the network is evaluated for a sample; guidance makes two evaluations of one.
+        evaluations: the number of evaluations of the network for a sample; guidance doubles it.
         flops: operations in one evaluation of one sample.
         seconds: time of the machine, at UTILISATION of its peak, which is half of bfloat16's for float32
             (TensorFloat-32).
@@ -30,7 +30,7 @@ def cost(recipe: Recipe, number: int, machine: str = "h100") -> Cost:
 
     Args:
         recipe: the row's recipe.
-        number: how many samples are made.
+        number: the number of samples.
         machine: a key of `MACHINES`.
     """
     branches = 1 if recipe.examples.null is None or recipe.scale == 1 else 2

@@ -35,8 +35,8 @@ def mean(values: Sequence[float] | np.ndarray, prompts: Sequence[Hashable] | np.
     mean over clusters. With one picture a prompt it is the usual standard error.
 
     Args:
-        values: `[N]`, N >= 1.
-        prompts: the prompt of each value, `[N]`, which says which values belong together.
+        values: one value for each picture, `[N]`, N >= 1.
+        prompts: the prompt of each value, `[N]`; values of one prompt belong together.
 
     Reference: Cochran 1977, "Sampling Techniques", section 9A.2.
     """
@@ -68,8 +68,8 @@ def share(right: Sequence[bool] | np.ndarray, prompts: Sequence[Hashable] | np.n
     all are True, n = P.
 
     Args:
-        right: `[N]`, N >= 1.
-        prompts: the prompt of each picture, `[N]`, which says which pictures belong together.
+        right: whether each picture is right, `[N]`, N >= 1.
+        prompts: the prompt of each picture, `[N]`; pictures of one prompt belong together.
 
     Returns:
         {"share", "interval" (95 %), "count": N, "prompts": P}.
@@ -91,8 +91,8 @@ def figure(values: Sequence[float] | np.ndarray, prompts: Sequence[Hashable]) ->
     """The mean of values by `mean`, as a record has it: None for a standard error that is not finite.
 
     Args:
-        values: `[N]`, N >= 1.
-        prompts: the prompt of each value, `[N]`, which says which values belong together.
+        values: one value for each picture, `[N]`, N >= 1.
+        prompts: the prompt of each value, `[N]`; values of one prompt belong together.
 
     Returns:
         {"value", "standard_error", "samples", "prompts"}.

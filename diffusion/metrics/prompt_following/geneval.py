@@ -88,7 +88,7 @@ class Rules(NamedTuple):
     Attributes:
         threshold: the score above which an object counts.
         counting_threshold: the same threshold, where objects are counted.
-        most: how many objects of a class count, the surest ones.
+        most: the number of objects of a class that count, the surest ones.
         overlap: the overlap of two boxes of a class from which the less sure one is dropped; 1 drops none.
         margin: the share of both sizes by which two objects must be apart to be beside each other.
     """
@@ -127,7 +127,8 @@ def parse(content: Any, where: str) -> Prompt:
     """The prompt of a table.
 
     Args:
-        content: {"tag", "prompt", "include": [{"class", "count", "color", "position": [relation, number]}], "exclude"}.
+        content: the table {"tag", "prompt", "include": [{"class", "count", "color", "position": [relation, number]}],
+            "exclude"}.
         where: the place of the table in its file, for messages.
 
     Raises:
