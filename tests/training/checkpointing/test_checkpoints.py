@@ -184,6 +184,8 @@ def test_the_first_process_alone_records_the_best(run_folder, monkeypatch):
         assert saver.best == 2 and "best" not in checkpoints.read_about(workdir, 2)
         saver.keep_best({"step": 4, "fid": 2.0})
         assert saver.best == 4 and checkpoints.read_about(workdir, 4)["best"] == {"step": 4, "fid": 2.0}
+        saver.keep_best({"step": 4, "fid": 1.0})  # evaluated again
+        assert checkpoints.read_about(workdir, 4)["best"] == {"step": 4, "fid": 1.0}
 
 
 def test_latest_is_the_largest_number(saved, tmp_path):
@@ -194,10 +196,21 @@ def test_latest_is_the_largest_number(saved, tmp_path):
     assert checkpoints.latest(tmp_path / "nothing") is None
 
 
-def test_unfinished_save_is_cleared(tmp_path):
-    (tmp_path / "checkpoints" / "7.orbax-checkpoint-tmp").mkdir(parents=True)
+@pytest.mark.parametrize("name", ["7.orbax-checkpoint-tmp", "7.orbax-checkpoint-tmp-1700000000"])
+def test_unfinished_save_is_cleared(tmp_path, name):
+    """Earlier versions of Orbax put a time behind the name."""
+    (tmp_path / "checkpoints" / name).mkdir(parents=True)
     Checkpoints(tmp_path).close()
     assert os.listdir(tmp_path / "checkpoints") == []
+
+
+def test_a_checkpoint_that_is_removed_in_part_is_none(run_folder, monkeypatch):
+    """The process ends while the files go: what is left has no step."""
+    workdir, _ = run_folder
+    with contextlib.closing(Checkpoints(workdir, keep=1)) as saver, monkeypatch.context() as patch:
+        patch.setattr(checkpoint_writer.shutil, "rmtree", lambda *args, **options: None)
+        saver.keep_best({"step": 6})
+        assert checkpoints.steps(workdir) == [6]
 
 
 def test_saving_the_same_step_again_changes_nothing(run_folder):

@@ -1,3 +1,9 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +36,9 @@ def test_follows_its_definition(dtype, shape):
     assert checksum(np.asarray(values)) == reference(np.asarray(values))
 
 
-def test_parts_add_up():
+@pytest.mark.parametrize("chunk", [8, 2**16])
+def test_parts_add_up(monkeypatch, chunk):
+    monkeypatch.setattr(module, "CHUNK", chunk)  # 8 words are fewer than a row of a part
     values = np.random.default_rng(0).normal(size=(6, 4, 10))
     for dtype in ("float32", "float64"):
         whole = values.astype(dtype)
@@ -119,3 +127,28 @@ def test_rows_longer_than_a_chunk_are_taken_one_by_one(monkeypatch):
     whole = checksum(values)
     monkeypatch.setattr(module, "CHUNK", 5)
     assert checksum(values) == whole == reference(values)
+
+
+SPLIT = """
+import json
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from diffusion.training.checkpointing import checksums
+
+checksums.PART = 4  # a thread takes one row of a part
+mesh = jax.make_mesh((2, 2), ("a", "b"))
+values = np.arange(48, dtype=np.float32).reshape(8, 6)
+plans = {"copies": (), "rows": ("a",), "columns": (None, "b"), "both": ("a", "b"), "rows of both": (("a", "b"),)}
+split = {name: jax.device_put(values, NamedSharding(mesh, PartitionSpec(*plan))) for name, plan in plans.items()}
+print(json.dumps(checksums.checksums(split)))
+"""
+
+
+@pytest.mark.extended
+def test_the_split_over_devices_does_not_matter():
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
+    root = pathlib.Path(__file__).parents[3]
+    child = [sys.executable, "-c", SPLIT]
+    printed = subprocess.run(child, env=os.environ | flags, cwd=root, text=True, capture_output=True, check=True).stdout
+    expected = f"{reference(np.arange(48, dtype=np.float32).reshape(8, 6)):08x}"
+    assert json.loads(printed) == dict.fromkeys(["copies", "rows", "columns", "both", "rows of both"], expected)
