@@ -116,11 +116,11 @@ def start(command: list[str], index: int, added: dict[str, str], guard: Guard) -
     return Process(popen, readers, errors)
 
 
-def _pass_on(source, sink, index: int, kept: collections.deque | None) -> None:
+def _pass_on(source, sink, index: int, last_lines: collections.deque | None) -> None:
     for line in source:
         text = line.decode(errors="replace").rstrip("\n")
-        if kept is not None:
-            kept.append(text)
+        if last_lines is not None:
+            last_lines.append(text)
         sink.write(f"[{index}] {text}\n")  # one write a line, so that processes do not cut each other's
         sink.flush()
 

@@ -131,8 +131,8 @@ def write_pickle(path: pathlib.Path, statistics: Statistics, tap: str, metric: s
     array_pickles.write(path, {"num_images": int(statistics.count or 0), metric: named})
 
 
-def _digest(about: dict, tensors: dict[str, np.ndarray]) -> str:
-    text = json.dumps({key: value for key, value in about.items() if key != "sha256"}, sort_keys=True)
+def _digest(description: dict, tensors: dict[str, np.ndarray]) -> str:
+    text = json.dumps({key: value for key, value in description.items() if key != "sha256"}, sort_keys=True)
     return hashlib.sha256((text + digest(tensors)).encode()).hexdigest()
 
 
@@ -274,7 +274,7 @@ def _space_of(path: pathlib.Path, there: set[str]) -> dict | None:
     return space
 
 
-def _of_rows(path: pathlib.Path, shape: tuple[int, ...], about: dict) -> Statistics:
+def _of_rows(path: pathlib.Path, shape: tuple[int, ...], description: dict) -> Statistics:
     """The moments of a file of features, row by row."""
     if len(shape) != 2 or shape[0] < 2 or shape[1] < 1:
         raise StatisticsError(f"{path}: reps has the shape {list(shape)}, not [N, D] with N >= 2.")
@@ -285,7 +285,7 @@ def _of_rows(path: pathlib.Path, shape: tuple[int, ...], about: dict) -> Statist
         if not np.isfinite(part).all():
             raise StatisticsError(f"{path}: reps holds NaN or infinity. Make it again.")
         moments = frechet.update(moments, part)
-    return Statistics({str(shape[1]): moments}, shape[0], about)
+    return Statistics({str(shape[1]): moments}, shape[0], description)
 
 
 def _check(name: str, moments: frechet.Moments) -> None:

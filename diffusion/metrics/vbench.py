@@ -337,8 +337,8 @@ def total(figures: Mapping[str, float]) -> dict[str, float]:
     """
     if figures.keys() != DIMENSIONS.keys():
         raise ValueError(
-            f"missing: {', '.join(DIMENSIONS.keys() - figures.keys()) or 'none'}; "
-            f"unknown: {', '.join(figures.keys() - DIMENSIONS.keys()) or 'none'}"
+            f"missing: {', '.join(sorted(DIMENSIONS.keys() - figures.keys())) or 'none'}; "
+            f"unknown: {', '.join(sorted(figures.keys() - DIMENSIONS.keys())) or 'none'}"
         )
     halves = {}
     for half, semantic in (("quality", False), ("semantic", True)):

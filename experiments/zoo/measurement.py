@@ -216,7 +216,7 @@ def _samples(
     if decoder:
         source["decoder"] = decoder
     key = batches_on_disk.key(config, {"sha256": digest}, json.dumps(source), labels, seeds)
-    if _made(out) == key:
+    if _key_of_samples(out) == key:
         advance(number)
         return key
     devices = jax.local_devices()
@@ -242,7 +242,7 @@ def _samples(
     return key
 
 
-def _made(out: pathlib.Path) -> str:
+def _key_of_samples(out: pathlib.Path) -> str:
     """The key of the samples in a folder; "" where they are not whole."""
     try:
         record = opener.read_json(out / "samples.json")
@@ -252,9 +252,9 @@ def _made(out: pathlib.Path) -> str:
 
 
 @contextmanager
-def _stage(name: str, seconds: dict[str, float], about: str) -> Iterator[None]:
+def _stage(name: str, seconds: dict[str, float], summary: str) -> Iterator[None]:
     """Says that a stage begins and how long it took, and notes the seconds."""
-    print(f"stage {STAGES.index(name) + 1} of {len(STAGES)}, {name}: {about}", flush=True)
+    print(f"stage {STAGES.index(name) + 1} of {len(STAGES)}, {name}: {summary}", flush=True)
     began = time.perf_counter()
     yield
     seconds[name] = time.perf_counter() - began
