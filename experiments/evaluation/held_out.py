@@ -92,9 +92,7 @@ def require(config: Mapping, train: Split, real: Split) -> TrainedOn:
         count = shared_records.by_number(real.stored, shared_records.identify(source)) or 0
         if count > shared.count:
             shared, by = TrainedOn(min(count, shared.of), shared.of), source.spec
-    if shared.count and config["evaluate"]["overlap"] != "accept":
-        raise Overlap(_message(real.spec, by, shared))
-    return shared
+    return _checked(config, shared, real.spec, by)
 
 
 def _of_earlier_runs(config: Mapping, depth: int = 8) -> Iterator[sources.Source | Stream]:
@@ -109,14 +107,17 @@ def _of_earlier_runs(config: Mapping, depth: int = 8) -> Iterator[sources.Source
             yield from _of_earlier_runs(earlier, depth - 1)
 
 
-def _message(real: sources.DataSpec, train: sources.DataSpec, shared: TrainedOn) -> str:
-    return (
-        f"{shared.count:,} of the {shared.of:,} records of {real.split!r}, which samples are compared with "
-        f"(config.evaluate.split), are among those of {train.split!r}, which the model is trained on; the floor, "
-        f"nearest neighbours, likelihoods and classifiers need others. Valid: {VALID}; or {ACCEPT}. (An FID against "
-        "the training set needs none: diffusion evaluate --samples=RUN/samples.npz "
-        f"--reference=NAME@{train.split} --protocol=NAME.)"
-    )
+def _checked(config: Mapping, shared: TrainedOn, real: sources.DataSpec, train: sources.DataSpec) -> TrainedOn:
+    """The number of shared records; refuses any unless config.evaluate.overlap = "accept"."""
+    if shared.count and config["evaluate"]["overlap"] != "accept":
+        raise Overlap(
+            f"{shared.count:,} of the {shared.of:,} records of {real.split!r}, which samples are compared with "
+            f"(config.evaluate.split), are among those of {train.split!r}, which the model is trained on; the floor, "
+            f"nearest neighbours, likelihoods and classifiers need others. Valid: {VALID}; or {ACCEPT}. (An FID "
+            "against the training set needs none: diffusion evaluate --samples=RUN/samples.npz "
+            f"--reference=NAME@{train.split} --protocol=NAME.)"
+        )
+    return shared
 
 
 def require_trained_split(config: Mapping, saved: Mapping) -> None:
@@ -176,8 +177,7 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
     if not count:
         return ""
     shared = TrainedOn(min(count, number or count), number or count)
-    if recipe.config["evaluate"]["overlap"] != "accept":
-        raise Overlap(_message(other.spec, source.spec, shared))
+    _checked(recipe.config, shared, other.spec, source.spec)
     return f"of the records that samples are compared with, {shared}"
 
 
@@ -217,9 +217,7 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
     counts += [_by_number(other, earlier) or 0 for earlier in _of_earlier_runs(recipe.config)]
     known = [count for count in counts if count is not None]
     most = max(known, default=0)
-    shared = TrainedOn(min(most, size or most), size or most)
-    if shared.count and recipe.config["evaluate"]["overlap"] != "accept":
-        raise Overlap(_message(other.spec, train.spec, shared))
+    shared = _checked(recipe.config, TrainedOn(min(most, size or most), size or most), other.spec, train.spec)
     return None if counts[0] is None and not shared.count else shared
 
 

@@ -141,14 +141,18 @@ def cells(rows: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def markdown(rows: Mapping[str, Any]) -> str:
     """The table as Markdown, with the warnings that any of its records has."""
-    warnings = dict.fromkeys(text for row in rows.values() for text in row["warnings"])
-    notes = [f"- {text}" for text in warnings]
+    notes = [f"- {text}" for text in _warnings(rows)]
     return "\n\n".join(filter(None, [report.table(HEADER, cells(rows)), "\n".join(notes)])) + "\n"
+
+
+def _warnings(rows: Mapping[str, Any]) -> list[str]:
+    """The warnings of all rows, each once."""
+    return list(dict.fromkeys(text for row in rows.values() for text in row["warnings"]))
 
 
 def show(rows: Mapping[str, Any], request: Request, folder: pathlib.Path) -> None:
     """Prints the table, its warnings, and where the records are."""
     report.show(f"{request.samples} against {request.reference} under every protocol", HEADER, cells(rows))
-    for text in dict.fromkeys(text for row in rows.values() for text in row["warnings"]):
+    for text in _warnings(rows):
         print(f"note: {text}")
     print(f"{folder / FILE}; a record of each protocol beside it, to be measured again by --verify")

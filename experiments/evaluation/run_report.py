@@ -161,38 +161,23 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
         )
         yield "requested class recognised", report.percent(accuracy), beside, how, SPLIT
     for name, distance in measured["frechet"].items():
-        floor = distance["floor"]
         every = distance["all_samples"]
         effort = distance["effort"]
         weights = distance["extractor"]["sha256"]
-        value = f"{distance['distance']:.3g}{report.span(distance['interval'])}"
-        beside = f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {distance['noise']:.3g}"
         how = (
             f"N = {content['protocol']['distance']['N']:,} against all {data['split_size']:,} {split} images; "
             f"{distance['dimensions']} features{f' (sha256 {weights[:12]})' if weights else ''}; {effort['draws']} "
             f"resamples, {effort['subsets']} subsets"
         )
-        yield f"Frechet distance ({name})", value, beside, how, SPLIT
-        value = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
-        how = (
+        how_of_ratio = (
             f"mean over {effort['subsets']} random subsets of all samples: {every['ratio']:.2f} ± "
-            f"{every['std'] / floor['mean']:.2f}"
+            f"{every['std'] / distance['floor']['mean']:.2f}"
         )
-        yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", how, SPLIT
+        yield from _beside_floor(f"Frechet distance ({name})", distance["distance"], distance, how, how_of_ratio)
     for name, distance in measured.get("distances", {}).items():
-        floor = distance["floor"]
-        value = f"{distance['value']:.3g}{report.span(distance['interval'])}"
-        beside = f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {distance['noise']:.3g}"
         against = f"N = {measured['count']:,} against {measured['reference']:,} {split} examples"
-        yield (
-            name.replace("_", " "),
-            value,
-            beside,
-            f"{distance['how']}; {against}; {measured['dimensions']} numbers each",
-            SPLIT,
-        )
-        value = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
-        yield "… times the floor", value, f"1; noise {distance['noise'] / floor['mean']:.0f}", "", SPLIT
+        how = f"{distance['how']}; {against}; {measured['dimensions']} numbers each"
+        yield from _beside_floor(name.replace("_", " "), distance["value"], distance, how, "")
     if near := measured["neighbours"]:
         for row in _near(near, data, f"{split} images" if shared else "held-out images"):
             yield (*row, SPLIT)
@@ -207,6 +192,17 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
         how = f"{name}, protocol {part['protocol']}, against {part['reference']}; {part['record']}"
         for row in report.metric_rows(part["figures"]):
             yield (*row, how, part.get("records"))
+
+
+def _beside_floor(
+    name: str, value: float, distance: Mapping, how: str, how_of_ratio: str
+) -> Iterator[tuple[str, str, str, str, object]]:
+    """The rows of a distance: its value beside the floor and noise, and its ratio to the floor."""
+    floor = distance["floor"]
+    beside = f"floor {floor['mean']:.3g} ± {floor['std']:.2g}; noise {distance['noise']:.3g}"
+    yield name, f"{value:.3g}{report.span(distance['interval'])}", beside, how, SPLIT
+    ratio = f"{distance['ratio']:.2f}{report.span(distance['ratio_interval'], '.2f')}"
+    yield "… times the floor", ratio, f"1; noise {distance['noise'] / floor['mean']:.0f}", how_of_ratio, SPLIT
 
 
 def under_protocols(content: Mapping) -> Iterator[tuple[str, Mapping]]:

@@ -139,14 +139,16 @@ def build_geneval() -> Benchmark:
         coloured = any(clause.colour for item in items for clause in item.content.include)
         return ("detector", "embedder") if coloured else ("detector",)
 
-    def judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    def judged(available: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         rows = []
-        all_detections = readers.detected(named(seen.detector, "detector"), [picture.pixels for picture in pictures])
+        all_detections = readers.detected(
+            named(available.detector, "detector"), [picture.pixels for picture in pictures]
+        )
         for picture, detections in zip(pictures, all_detections):
             prompt = picture.item.content
             objects = geneval.counted_objects(detections, prompt.tag, rules)
             colours_of = lambda label, some, picture=picture: geneval.colours(
-                named(seen.embedder, "embedder"), picture.pixels, label, some
+                named(available.embedder, "embedder"), picture.pixels, label, some
             )
             right, reason = geneval.judged(prompt, objects, colours_of, rules)
             details = {
@@ -210,10 +212,10 @@ def build_dpg_bench() -> Benchmark:
                 raise PromptsError(f"{path}: item_id = {prompt.key!r} cannot be the name of a file.")
         return [Item(prompt.key, i, prompt.text, "", prompt) for i, prompt in enumerate(prompts)], _digest([path])
 
-    def judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    def judged(available: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         asked = [(picture, number) for picture in pictures for number in picture.item.content.questions]
         answers = readers.answered(
-            named(seen.answerer, "answerer"),
+            named(available.answerer, "answerer"),
             [picture.pixels for picture, _ in asked],
             [picture.item.content.questions[number].text for picture, number in asked],
         )
@@ -316,13 +318,16 @@ def _compbench_needs(items: Sequence[Item]) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*needed, *["grammar"] * any(item.group == "complex" for item in items)]))
 
 
-def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+def _compbench_judged(available: Readers, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
     texts = dict.fromkeys(picture.item.text for picture in pictures)
-    parses = {text: readers.parsed(seen.grammar, text) for text in texts} if seen.grammar else {}
+    parses = {text: readers.parsed(available.grammar, text) for text in texts} if available.grammar else {}
     parts: list[dict[str, float]] = [{} for _ in pictures]
     measured_by = lambda kind: [
         (row, picture) for row, picture in enumerate(pictures) if kind in picture.item.content.by
     ]
+    detect = lambda some: readers.detected(
+        named(available.detector, "detector"), [picture.pixels for _, picture in some]
+    )
     asked = [
         (row, question)
         for row, picture in measured_by("attribute")
@@ -330,7 +335,7 @@ def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[s
     ]
     if asked:
         pixels = [pictures[row].pixels for row, _ in asked]
-        answers = readers.answered(named(seen.answerer, "answerer"), pixels, [question for _, question in asked])
+        answers = readers.answered(named(available.answerer, "answerer"), pixels, [question for _, question in asked])
         if others := [answer for answer in answers if answer.get("yes") is None]:
             raise readers.ReaderError(
                 f"the answerer returned {limits.short(others[0])}, but T2I-CompBench needs P(yes)."
@@ -340,31 +345,26 @@ def _compbench_judged(seen: Readers, pictures: Sequence[Picture]) -> list[dict[s
         probabilities = [value for (number, _), value in zip(asked, yes) if number == row] if asked else []
         parts[row]["attribute"] = t2i_compbench.attributes(probabilities)
     if some := measured_by("spatial"):
-        all_detections = readers.detected(named(seen.detector, "detector"), [picture.pixels for _, picture in some])
-        for (row, picture), detections in zip(some, all_detections):
+        for (row, picture), detections in zip(some, detect(some)):
             objects = t2i_compbench.objects_of(parses[picture.item.text], picture.item.group == "complex")
             parts[row]["spatial"] = t2i_compbench.spatial(picture.item.text, objects, detections)
     if some := measured_by("depth"):
-        pixels = [picture.pixels for _, picture in some]
-        seen_objects = zip(
-            some,
-            readers.detected(named(seen.detector, "detector"), pixels),
-            readers.depths(named(seen.depth, "depth"), pixels),
-        )
-        for (row, picture), detections, nearness in seen_objects:
+        depths = readers.depths(named(available.depth, "depth"), [picture.pixels for _, picture in some])
+        for (row, picture), detections, nearness in zip(some, detect(some), depths):
             objects = t2i_compbench.objects_of(parses[picture.item.text])
             parts[row]["depth"] = t2i_compbench_plus.spatial_3d(picture.item.text, objects, detections, nearness)
     if some := measured_by("number"):
-        all_detections = readers.detected(named(seen.detector, "detector"), [picture.pixels for _, picture in some])
-        for (row, picture), detections in zip(some, all_detections):
+        for (row, picture), detections in zip(some, detect(some)):
             parts[row]["number"] = t2i_compbench_plus.numeracy(picture.item.content.objects, detections)
     if some := measured_by("action"):
         plain = [
             t2i_compbench.action(parses[picture.item.text]) if picture.item.group == "complex" else picture.item.text
             for _, picture in some
         ]
-        seen_rows = readers.embedded_pictures(named(seen.embedder, "embedder"), [picture.pixels for _, picture in some])
-        cosines = (seen_rows * readers.embedded_texts(named(seen.embedder, "embedder"), plain)).sum(axis=1)
+        seen_rows = readers.embedded_pictures(
+            named(available.embedder, "embedder"), [picture.pixels for _, picture in some]
+        )
+        cosines = (seen_rows * readers.embedded_texts(named(available.embedder, "embedder"), plain)).sum(axis=1)
         for (row, _), cosine in zip(some, cosines):
             parts[row]["action"] = float(cosine)
     return [{"score": t2i_compbench.three_in_one(list(scores.values())), "parts": scores} for scores in parts]
