@@ -250,22 +250,27 @@ def described(devices: int | None, machine: str) -> tuple[int, tuple[str, ...]]:
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    out = flags.FLAGS.out
-    if flags.FLAGS.model is not None:
-        planned = plan_pictures(flags.FLAGS.model)
-        if out:
-            write(pathlib.Path(out), planned)
-            print(f"written: {out}")
-        return
+    out, model = flags.FLAGS.out, flags.FLAGS.model
+    planned = plan_run() if model is None else plan_pictures(model)
+    if out:
+        write(pathlib.Path(out), planned)
+        print(f"written: {out}")
+
+
+def plan_run() -> dict[str, Any]:
+    """Prints the plan of a run, and returns it."""
     devices, names = described(flags.FLAGS.devices, flags.FLAGS.machine)
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)  # described alone: nothing is computed on them
     planned = plan(flags.FLAGS.config, devices, names, bool(flags.FLAGS["compile"].value))
+    tables.show(planned, _console())
+    return planned
+
+
+def _console() -> Console:
+    """The console of a plan, 110 columns wide unless it is a terminal."""
     console = Console()
-    tables.show(planned, console if console.is_terminal else Console(width=110))
-    if out:
-        write(pathlib.Path(out), planned)
-        print(f"written: {out}")
+    return console if console.is_terminal else Console(width=110)
 
 
 def plan_pictures(folder: str) -> dict[str, Any]:
@@ -283,8 +288,7 @@ def plan_pictures(folder: str) -> dict[str, Any]:
     with warnings.catch_warnings(), as_config_errors():
         warnings.simplefilter("ignore", UserWarning)
         planned = picture_plan.plan(folder, prompt_flags.request(), names, values.dtype)
-    console = Console()
-    picture_plan.show(planned, console if console.is_terminal else Console(width=110))
+    picture_plan.show(planned, _console())
     return planned
 
 

@@ -15,7 +15,7 @@ from unittest import mock
 import jax
 from jax.sharding import Mesh
 
-from diffusion.experiments.planning.machines import Machine, Passes, ring_bandwidth
+from diffusion.experiments.planning.machines import USABLE, Machine, Passes, ring_bandwidth
 from diffusion.models.budget import activation_memory, collectives as collective_formulas
 from diffusion.models.budget.flops import hidden, recomputed_flops, tokens, train_flops
 from diffusion.models.dit import DiT
@@ -180,5 +180,5 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
 
 
 def fits(parts: Mapping[str, float], machine: Machine) -> bool:
-    """Whether the parts of memory leave a tenth of the memory free, for the compiler's own and for fragments."""
-    return sum(parts.values()) <= 0.9 * machine.memory
+    """Whether the parts of memory leave a tenth of the memory free, see `machines.USABLE`."""
+    return sum(parts.values()) <= USABLE * machine.memory

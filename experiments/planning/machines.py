@@ -101,6 +101,9 @@ MACHINES = {
 }
 
 
+USABLE = 0.9  # share of a device's memory that a plan may fill; the rest is for the compiler's own and for fragments
+
+
 def machine_of(kind: str) -> str | None:
     """Returns the key in `MACHINES` of the machine whose devices are of a `jax.Device.device_kind`; None for others."""
     return next((name for name, machine in MACHINES.items() if re.fullmatch(machine.kind, kind)), None)

@@ -5,8 +5,6 @@ Operations are counted in the traces; bytes of weights are exact. A roofline tak
 operations at the peak of the data sheet and of its weights read from memory once for each evaluation.
 """
 
-__all__ = ["plan", "show"]
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from diffusion.experiments.planning.machines import MACHINES, Machine
+from diffusion.experiments.planning.machines import MACHINES, USABLE, Machine
 from diffusion.experiments.planning.tables import in_bytes, in_seconds
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
@@ -26,8 +24,6 @@ from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.loading import described
 from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.requests import Request
-
-FREE = 0.9  # usable share of a device's memory, as for a run
 
 
 def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bfloat16") -> dict[str, Any]:
@@ -102,8 +98,8 @@ def _on_machine(
     return {
         "hbm_bytes": machine.memory,
         "seconds": {part: max(flops[part] / machine.flops, read[part] / machine.bandwidth) for part in flops},
-        "fits": total <= FREE * machine.memory,
-        "fits_alone": total - readers <= FREE * machine.memory,
+        "fits": total <= USABLE * machine.memory,
+        "fits_alone": total - readers <= USABLE * machine.memory,
     }
 
 

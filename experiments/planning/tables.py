@@ -146,10 +146,10 @@ def _range(least: str, most: str) -> str:
     return least if least == most else f"{least} ... {most}"
 
 
-def _compiled_table(name: str, of: Mapping[str, Any]) -> Table:
+def _compiled_table(name: str, entry: Mapping[str, Any]) -> Table:
     """The table of XLA's figures of the compiled step, beside the estimates."""
-    compiled = of["compiled"]
-    parts = of["memory"]
+    compiled = entry["compiled"]
+    parts = entry["memory"]
     caption = f"compiled for {compiled['topology']} in {compiled['seconds']:.0f} s; XLA for TPU pads arrays to tiles"
     table = Table(f"{name}, on each device", "XLA", "plan", caption=caption)
     for column in table.columns[1:]:
@@ -160,7 +160,7 @@ def _compiled_table(name: str, of: Mapping[str, Any]) -> Table:
     state = sum(parts[part] for part in EXACT)
     total = sum(parts.values())
     planned = collections.Counter()
-    for collective in of["collectives"]:
+    for collective in entry["collectives"]:
         planned[collective["kind"]] += collective["bytes"]
     sent = compiled["collectives"]
     rows = {

@@ -5,8 +5,6 @@ trace, and its temporary memory is the most that arrays of the trace take at onc
 less. A DiT has formulas, which say more: `estimate`.
 """
 
-__all__ = ["plan"]
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from diffusion.experiments.planning.compiled.communication import collectives
 from diffusion.experiments.planning.compiled.hlo import Array, Instruction, Module, loop_parts, turns
 from diffusion.experiments.planning.compiled.kernels import FREE, Kernel, size, updated
-from diffusion.experiments.planning.compiled.tensor_products import product, target
+from diffusion.experiments.planning.compiled.tensor_products import product, products_of, target
 
 LARGE = 1_000_000  # bytes of a result from which a copy is listed
 TENSOR_CORES = {"bf16", "f16"}  # products of these, and of eight bits, run at the full rate of the matrix units
@@ -123,7 +123,7 @@ def movement(kernel: Kernel) -> str:
         return MOVES[moves[0]] if reads else "fill"
     transposes = [instruction for instruction, _ in kernel.inside if instruction.operation == "transpose"]
     large = any(size(instruction.results) > LARGE for instruction in transposes)
-    if large and not any(product(*pair) for pair in kernel.inside):
+    if large and not products_of(kernel):
         return "transpose, fused"
     return ""
 
@@ -161,7 +161,7 @@ def slowest(
     """
     entries = []
     for kernel in kernels:
-        flops = sum(multiplied.flops for pair in kernel.inside if (multiplied := product(*pair)))
+        flops = sum(multiplied.flops for multiplied in products_of(kernel))
         entry = {
             "kernel": re.sub(r"[.\d]+$", "", kernel.instruction.name),
             **_where(module, _source(module, kernel), root),
@@ -207,7 +207,7 @@ def recomputed(module: Module, kernels: Iterable[Kernel], root: pathlib.Path) ->
         renamed = re.search(r"\.remat\d*", kernel.instruction.name)
         if kernel.bytes < LARGE or (not renamed and "rematted_computation" not in kernel.instruction.path):
             continue
-        flops = sum(multiplied.flops for pair in kernel.inside if (multiplied := product(*pair)))
+        flops = sum(multiplied.flops for multiplied in products_of(kernel))
         entry = {"by": "XLA" if renamed else "remat", **_where(module, kernel.instruction, root)}
         sums = {"flops": flops, "bytes": kernel.bytes, "times": 1}
         entries.append((entry, {name: kernel.times * value for name, value in sums.items()}))

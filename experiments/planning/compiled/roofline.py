@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from diffusion.experiments.planning.compiled.kernels import Kernel
-from diffusion.experiments.planning.compiled.tensor_products import Product, product
+from diffusion.experiments.planning.compiled.tensor_products import Product, products_of
 from diffusion.experiments.planning.machines import Machine, ring_bandwidth
 
 # Passes of the matrix units that a product of float32 takes beside one of bfloat16, by its precision. A GPU has
@@ -46,8 +46,7 @@ def passes(product: Product, platform: str) -> float:
 
 def resources(kernel: Kernel, machine: Machine, rate: float) -> tuple[float, float]:
     """(seconds of the products, seconds of the bytes) of all runs of a kernel; see `roofline`."""
-    products = (multiplied for pair in kernel.inside if (multiplied := product(*pair)))
-    work = sum(multiplied.flops * passes(multiplied, machine.platform) for multiplied in products) / rate
+    work = sum(product.flops * passes(product, machine.platform) for product in products_of(kernel)) / rate
     return kernel.times * work, kernel.times * kernel.bytes / machine.bandwidth
 
 

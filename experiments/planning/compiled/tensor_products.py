@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.experiments.planning.compiled.hlo import Array, Computation, Instruction
+from diffusion.experiments.planning.compiled.kernels import Kernel
 
 # cuDNN's convolutions: where a call has the input, the kernel and the output, among its operands and its result.
 CONVOLUTIONS = {
@@ -42,6 +43,11 @@ def product(instruction: Instruction, computation: Computation) -> Product | Non
     kinds = tuple(arrays[0].kind for arrays in computation.operands(instruction)[:2])
     named = re.search(r"operand_precision=\{(\w+)", instruction.attributes)
     return Product(operations, kinds, named.group(1) if named else "default")
+
+
+def products_of(kernel: Kernel) -> list[Product]:
+    """The products in one run of a kernel."""
+    return [multiplied for pair in kernel.inside if (multiplied := product(*pair))]
 
 
 def target(instruction: Instruction) -> str:
