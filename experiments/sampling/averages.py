@@ -1,29 +1,27 @@
 """Moving averages of any width, computed after training from the averages in a run's checkpoints."""
 
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 from diffusion.recipe import ConfigError
 from diffusion.training import power_ema
 from diffusion.training.checkpointing import checkpoints
 
 
-class Average(NamedTuple):
-    """A moving average made after training: its parameters, the step at which it ends, and a record of its making."""
-
-    params: Any
-    step: int
-    description: dict[str, Any]
-
-
-def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int | None = None) -> Average:
+def post_hoc(
+    folder: str | pathlib.Path, tracked: float, width: float, step: int | None = None
+) -> tuple[Any, int, dict[str, Any]]:
     """The average of a power function's profile, from the checkpoints of a run that tracked another's.
 
     Args:
+        folder: the run folder.
         tracked: config.ema.sigma_rel of the run.
         width: width of the wanted profile as a share of the run; not much below the tracked one.
         step: the checkpoint at which it ends; the latest by default. More checkpoints (config.checkpoint.keep_every) up
             to it come closer to the profile.
+
+    Returns:
+        (the parameters, the step at which the average ends, a record of how it was made).
 
     Raises:
         ConfigError: if the run tracks no power function, or the width is out of range.
@@ -47,4 +45,4 @@ def post_hoc(folder: str | pathlib.Path, tracked: float, width: float, step: int
     averages = [checkpoints.load_ema(folder, saved_step)[0] for saved_step in steps]
     rounded = [float(f"{w:.6g}") for w in weights]
     description = {"average": width, "tracked": tracked, "of_steps": steps, "weights": rounded}
-    return Average(power_ema.reconstruct(averages, weights), step, description)
+    return power_ema.reconstruct(averages, weights), step, description

@@ -19,11 +19,19 @@ from diffusion.io import files
 from diffusion.recipe.values import config_hash
 
 
-def key(config: Mapping, leaves: Mapping, weights: str, labels: Any, seeds: np.ndarray) -> str:
-    """A name for samples: equal for an equal config, checkpoint, choice of its weights, labels and seeds."""
-    identity = json.dumps([config_hash(config), weights, leaves], sort_keys=True).encode()
+def key(config: Mapping, identity: Any, description: str, labels: Any, seeds: np.ndarray) -> str:
+    """A name for samples, of 16 hexadecimal digits: equal for equal arguments.
+
+    Args:
+        config: the config of the run.
+        identity: the identity of the weights, as in `run_samples.Weights`.
+        description: which of the weights are sampled and how, as text.
+        labels: the classes, int [N], or conditions, a pytree of arrays [N, ...].
+        seeds: the seeds, uint32 [N].
+    """
+    source = json.dumps([config_hash(config), description, identity], sort_keys=True).encode()
     conditions = b"".join(np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(labels))
-    return hashlib.sha256(identity + conditions + seeds.tobytes()).hexdigest()[:16]
+    return hashlib.sha256(source + conditions + seeds.tobytes()).hexdigest()[:16]
 
 
 def images(

@@ -30,6 +30,7 @@ from diffusion.training.state import HEALTHY, TrainState
 STEP = 1  # step of the checkpoint, since the training of a published model is not known
 BETAS = {"linear_beta": "linear", "scaled_linear": "scaled_linear"}
 PREDICTIONS = {ours: theirs for theirs, ours in class_models.PARAMETERIZATIONS.items()}
+VERSION = {"_diffusers_version": "0.42.1"}  # what diffusers writes into its files, of the version that we follow
 VARIANCES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
 
 
@@ -101,7 +102,7 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
         usual = {"steps": config.sample.steps, "guidance": float(config.sample.guidance.scale)}
         (new / model_index.SAMPLING).write_text(json.dumps(usual) + "\n")
         network = {"unet": "UNet2DModel", "transformer": "DiTTransformer2DModel"}[kind.part]
-        index = {"_class_name": name, "_diffusers_version": "0.42.1", kind.part: ["diffusers", network]}
+        index = {"_class_name": name, **VERSION, kind.part: ["diffusers", network]}
         index |= {"scheduler": ["diffusers", scheduler["_class_name"]]}
         index |= {"vae": ["diffusers", "AutoencoderKL"]} if vae else {}
         (new / INDEX).write_text(json.dumps(index, indent=2) + "\n")
@@ -116,7 +117,7 @@ def _scheduler(settings: Mapping[str, Any], by_transformer: bool) -> tuple[str, 
     sampler = sampler["sampler"] if clip else sampler
     predicts = settings["parameterization"]
     if predicts["name"] == "consistency_boundary":
-        return "ConsistencyModelPipeline", _of_consistency(settings, clip)
+        return "ConsistencyModelPipeline", _consistency_scheduler(settings, clip)
     learned = predicts["name"] == "learned_variance"
     predicts = predicts["parameterization"] if learned else predicts
     if predicts["name"] not in PREDICTIONS:
@@ -161,10 +162,11 @@ def _scheduler(settings: Mapping[str, Any], by_transformer: bool) -> tuple[str, 
     else:  # the solver is a choice of who samples: of another than these two, DDIM
         scheduler = {"_class_name": "DDIMScheduler", "set_alpha_to_one": True}
     name = "DiTPipeline" if by_transformer else "DDPMPipeline" if ancestral else "DDIMPipeline"
-    return name, scheduler | {"_diffusers_version": "0.42.1"} | fields
+    return name, scheduler | VERSION | fields
 
 
-def _of_consistency(settings: Mapping[str, Any], clip: bool) -> dict[str, Any]:
+def _consistency_scheduler(settings: Mapping[str, Any], clip: bool) -> dict[str, Any]:
+    """scheduler_config.json of a consistency model's run."""
     predicts, ends = settings["parameterization"], settings["schedule"]
     if ends["name"] != "edm" or predicts.get("clock") != {"name": "log_sigma", "scale": 250.0}:
         raise ConfigError(
@@ -174,7 +176,7 @@ def _of_consistency(settings: Mapping[str, Any], clip: bool) -> dict[str, Any]:
     grid = settings["sample"]["grid"]
     return {
         "_class_name": class_models.CONSISTENCY,
-        "_diffusers_version": "0.42.1",
+        **VERSION,
         "num_train_timesteps": grid.get("levels", 40),
         "sigma_min": ends.get("sigma_min", 0.002),
         "sigma_max": ends.get("sigma_max", 80.0),

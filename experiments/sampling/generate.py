@@ -261,20 +261,19 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
             f"config.sample.driver.name = {config.sample.driver.name!r} chooses its own noise, which cannot carry a "
             "watermark. Valid: the driver sample, or a watermark of pictures."
         )
-    reads = {"weights": guides.weights(recipe.sampling.guides)} if recipe.sampling.guides else {}
+    weights = guides.weights(recipe.sampling.guides)
     pictures = measured_pictures(recipe)
     decoder, shown = _decoding(recipe)
     batch_size, batch = _batches_on(config, mesh)
     if mesh is not None:
-        decoder, reads = jax.device_put((decoder, reads), NamedSharding(mesh, PartitionSpec()))
+        decoder, weights = jax.device_put((decoder, weights), NamedSharding(mesh, PartitionSpec()))
 
-    def sampled(drive, params, reads, labels, seeds):
+    def sampled(drive, params, weights, labels, seeds):
         first, rest = keys(seeds)
         labels, y = labels
-        read = (run_denoiser.GuidesRead(reads["weights"], y),) if reads else ()
-        output = recipe.objective.reads
-        if isinstance(output, Moves):
-            x = output.prior.sample(first)
+        read = (run_denoiser.GuidesRead(weights, y),) if recipe.sampling.guides else ()
+        if isinstance(recipe.objective.reads, Moves):
+            x = recipe.objective.reads.prior.sample(first)
         else:
             x = samplers.prior(schedule, first, recipe.examples.shape)
         x = sampling.marked(watermark, "noise", x, first, schedule)
@@ -284,13 +283,13 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
             sampler=on_real, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
         )
 
-    def finish(params, decoder, reads, labels, seeds):
+    def finish(params, decoder, weights, labels, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
             driver = recipe.sampling.driver
             if isinstance(driver, guides.Steered):
                 driver = driver.reading(labels[0], guides.Rows(labels[1], recipe.examples.shape))
             drive = functools.partial(sampling.samples, driver=driver)
-            x, work = sampled(drive, params, reads, labels, seeds)
+            x, work = sampled(drive, params, weights, labels, seeds)
             x = shown(params, decoder, x)
             return to_uint8(x) if recipe.makes_bytes else x, work
 
@@ -309,13 +308,13 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
         if (real := run_denoiser.real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.examples.shape), np.float32))
         nonlocal done  # the sums of `Generator.work` so far
-        one_batch = lambda rows: finish(params, decoder, reads, *batch(rows))
+        one_batch = lambda rows: finish(params, decoder, weights, *batch(rows))
         images, work = sampling.in_batches(one_batch, (with_pictures(labels, seeds), seeds), batch_size, progress)
         done = done + work
         return sampling.marked(watermark, "pictures", images)
 
     def trajectory(params, labels, seeds):
-        steps = watch(params, reads, with_pictures(labels, seeds), seeds)
+        steps = watch(params, weights, with_pictures(labels, seeds), seeds)
         return np.asarray(show(params, decoder, steps.x)), np.asarray(show(params, decoder, steps.x0))
 
     skipped = lambda work: sampling.skipped(work, recipe.network, sampler, plan)

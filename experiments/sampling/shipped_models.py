@@ -8,8 +8,6 @@
 `python -m tools.weights` writes the folder of one, and `class_folders.SHIPPED` has its name and its digest.
 """
 
-__all__ = ["FILE", "SCALE", "folder_of_prompts", "read_config", "read_params", "with_lora"]
-
 import hashlib
 import pathlib
 from typing import Any
@@ -114,5 +112,6 @@ def _lora_of(folder: pathlib.Path) -> tuple[str, pathlib.Path, dict[str, Any]] |
 
 
 def _check(path: pathlib.Path, name: str, digest: str) -> None:
+    """Refuses a file or folder whose digest is not the one of the model of this name."""
     if digest != (expected := class_folders.SHIPPED.get(name)):
         raise Refusal(f"{path} has the SHA-256 {digest}, but the model {name!r} has {expected}. Install it again.")

@@ -1,7 +1,5 @@
 """Samples of a run on symbols: its sampler and plan, with guidance and with known positions of a text."""
 
-__all__ = ["evaluations", "infilled", "predictor", "process_of", "sampled", "texts"]
-
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -11,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import discrete
+from diffusion.experiments.sampling import run_denoiser
 from diffusion.models import facts, symbol_memory
 from diffusion.models.layers import key_value_memory
 from diffusion.models.layers.key_value_memory import KeyValueMemory
@@ -98,7 +97,7 @@ def _conditions(recipe: Recipe, labels: Any) -> tuple[Any, ...]:
         return (None,)
     if recipe.scale == 1:
         return (labels,)
-    return labels, recipe.examples.null_condition(len(jax.tree.leaves(labels)[0]))
+    return labels, recipe.examples.null_condition(run_denoiser.number_of(labels))
 
 
 def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:

@@ -33,9 +33,9 @@ def run(monkeypatch):
     [(None, 0.05, 1e-6), (None, 0.07, 2e-3), (None, 0.1, 2e-3), (1500, 0.05, 1e-6), (1500, 0.1, 2e-2)],
 )
 def test_any_width_comes_from_the_kept_averages(run, step, width, tolerance):
-    made = averages.post_hoc("run", 0.05, width, step)
-    assert made.step == (step or 3000) and made.description["of_steps"] == [kept for kept in KEPT if kept <= made.step]
-    np.testing.assert_allclose(made.params["w"], mean_of_line(made.step, width), rtol=tolerance)
+    params, end, description = averages.post_hoc("run", 0.05, width, step)
+    assert end == (step or 3000) and description["of_steps"] == [kept for kept in KEPT if kept <= end]
+    np.testing.assert_allclose(params["w"], mean_of_line(end, width), rtol=tolerance)
 
 
 def test_what_cannot_be_made_is_refused_in_words(run, monkeypatch):
@@ -60,4 +60,4 @@ def test_a_config_chooses_the_average():
 
 def test_the_start_of_a_run_is_no_average(run, monkeypatch):
     monkeypatch.setattr(averages.checkpoints, "steps", lambda folder: [0, *KEPT])
-    assert averages.post_hoc("run", 0.05, 0.05).description["of_steps"] == KEPT
+    assert averages.post_hoc("run", 0.05, 0.05)[2]["of_steps"] == KEPT

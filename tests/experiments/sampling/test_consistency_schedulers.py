@@ -23,7 +23,7 @@ def settings(scheduler):
 def test_both_ways_are_inverses(scheduler):
     entries = settings(scheduler)
     clips = entries["sampler"]["name"] == "clipped"
-    again = class_model_folders._of_consistency(entries, clips)
+    again = class_model_folders._consistency_scheduler(entries, clips)
     assert {name: value for name, value in again.items() if name != "_diffusers_version"} == scheduler
 
 
@@ -32,7 +32,7 @@ def test_what_a_file_leaves_out_is_diffusers_default():
     assert class_models._consistency(short) == class_models._consistency(PUBLISHED)
     bare = {"parameterization": {"clock": {"name": "log_sigma", "scale": 250.0}}, "schedule": {"name": "edm"},
             "sample": {"grid": {}}}  # fmt: skip
-    again = class_model_folders._of_consistency(bare, True)
+    again = class_model_folders._consistency_scheduler(bare, True)
     assert {name: value for name, value in again.items() if name != "_diffusers_version"} == PUBLISHED
 
 
@@ -52,4 +52,4 @@ def test_what_the_sampler_does_not_do_is_refused():
             class_models._consistency(PUBLISHED | {"sigma_min": low, "sigma_max": high})
     for part, entry in (("schedule", {"name": "vp"}), ("parameterization", {"clock": {"name": "steps", "T": 40}})):
         with pytest.raises(ConfigError, match="is supported by no scheduler"):
-            class_model_folders._of_consistency(settings(PUBLISHED) | {part: entry}, True)
+            class_model_folders._consistency_scheduler(settings(PUBLISHED) | {part: entry}, True)
