@@ -140,9 +140,9 @@ def main(argv: list[str]) -> None:
     out = workdir.output_folder(values.out or pathlib.Path(values.workdir) / "attribution")
     run = trained_run.load(values.workdir)
     if not run.recipe.makes_bytes or run.recipe.on_latents:
+        kind = "latents" if run.recipe.on_latents else run.recipe.unit()
         raise ConfigError(
-            f"--workdir={values.workdir}: diffusion attribute supports only runs on pictures, and this run is on "
-            "latents."
+            f"--workdir={values.workdir}: diffusion attribute supports only runs on pictures, and this is on {kind}."
         )
     images, labels = sample_files.read_samples(values.workdir)
     sample_files.check_samples(images, labels, run.shape, 0)
