@@ -80,17 +80,17 @@ def saved_flag(
         unread: patterns of fields that the command does not read, such as "train.steps"; a change of one is refused.
     """
     extend_flag()
-    _of_workdir.add("fetched")
+    _workdir_kinds.add("fetched")
     _unread[:] = unread
     _checks.append(lambda argv: _define_saved_flag(argv, unless, of_model))
 
 
 def take_stored_runs() -> None:
     """Lets --workdir be the address of a run in an object store, which the command itself opens."""
-    _of_workdir.add("stored")
+    _workdir_kinds.add("stored")
 
 
-_of_workdir: set[str] = set()  # what --workdir may name: a "stored" run, or one that is "fetched" first
+_workdir_kinds: set[str] = set()  # what --workdir may name: a "stored" run, or one that is "fetched" first
 _unread: list[str] = []  # patterns of the fields that the command does not read
 _saved: dict[str, Any] = {}  # the fields of the saved config, before the flags change it
 _readings: list = []  # runs that were fetched from a store
@@ -331,7 +331,7 @@ def _replace_deprecated_fields() -> None:
 def _with_local_run(argv: list[str]) -> list[str]:
     """The arguments, with a local folder as --workdir if the command reads a run of an object store."""
     address = _named(argv, "workdir")
-    if address is None or "fetched" not in _of_workdir or not stores.is_address(address) or _asks_for_help(argv):
+    if address is None or "fetched" not in _workdir_kinds or not stores.is_address(address) or _asks_for_help(argv):
         return argv
     from diffusion.experiments.run_folder import stored_runs  # imported here: it needs the libraries
 
@@ -388,7 +388,7 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
     if _named(argv, "workdir") == "":
         raise ConfigError("--workdir is empty: --workdir=. Name the folder of the run, e.g. runs/digits.")
     argv, inputs, _outputs[:] = _with_local_folders(_with_local_run(argv))
-    stored = _named(argv, "workdir") if "stored" in _of_workdir else None
+    stored = _named(argv, "workdir") if "stored" in _workdir_kinds else None
     for arg in argv[1:]:
         word = arg.partition("=")[2] if arg.startswith("-") else arg
         if (why := file_systems.address(word)) and not (word == stored and stores.is_address(word)):

@@ -140,7 +140,7 @@ def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges
     Returns:
         {"name", "seed", "steps", the figures, "checkpoint", "folder", "key"}; the images are in NAME-SEED-STEPS.npz.
     """
-    path = _file(out, row._asdict() | {"seed": row.seed, "steps": row.steps})
+    path = _file(out, row.name, row.seed, row.steps)
     leaves = checkpoints.read_about(row.folder, row.step)["leaves"]
     identity = json.dumps([config_hash(row.config), leaves, *judges], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]
@@ -156,9 +156,9 @@ def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges
     return content
 
 
-def _file(out: pathlib.Path, row: Mapping) -> pathlib.Path:
-    """The file of a row's figures."""
-    return out / "rows" / f"{row['name']}-{row['seed']}-{row['steps']}.json"
+def _file(out: pathlib.Path, name: str, seed: int, steps: int) -> pathlib.Path:
+    """The file of a row's figures; its first samples are in the .npz file beside it."""
+    return out / "rows" / f"{name}-{seed}-{steps}.json"
 
 
 def measured(row: Row) -> Made:
@@ -278,7 +278,8 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -
 
 def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> None:
     """The first samples of every row, one below the other: a column has one seed and one class."""
-    shown = [np.load(_file(out, row).with_suffix(".npz"), allow_pickle=False) for row in rows]
+    paths = [_file(out, row["name"], row["seed"], row["steps"]).with_suffix(".npz") for row in rows]
+    shown = [np.load(path, allow_pickle=False) for path in paths]
     images = plots.coloured(np.stack([arrays["images"] for arrays in shown]))
     beside = [f"{row['name']}, {row['nfe']}" for row in rows]
     plots.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)

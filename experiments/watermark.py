@@ -168,7 +168,7 @@ def _maker(values: flags.FlagValues) -> watermark_robustness.Maker | None:
     return None
 
 
-def _of_files(key: str, path: str) -> watermark_robustness.Maker:
+def _files_maker(key: str, path: str) -> watermark_robustness.Maker:
     """Pictures of files, of one size, for a watermark that needs no model.
 
     Raises:
@@ -226,7 +226,7 @@ def _done(word: str, values: flags.FlagValues) -> None:
     else:
         if values.pictures and (values.workdir or values.model):
             raise ConfigError("--pictures measures these pictures alone; leave --workdir and --model out.")
-        maker = _of_files(values.key, values.pictures) if values.pictures else _maker(values)
+        maker = _files_maker(values.key, values.pictures) if values.pictures else _maker(values)
         if maker is None:
             raise ConfigError(
                 "diffusion watermark measure needs pictures: name --workdir or --model to make them, or --pictures."

@@ -100,7 +100,7 @@ class Bookkeeping:
         every = config.evaluate.loss.every
         self._loss = held_out_loss.build(recipe, program, mesh, data.source) if every else None
         self._watch = stack.enter_context(recompilation.Watch())
-        self._keep_best(start.step, (figures or {}) | _of_average(loss))
+        self._keep_best(start.step, (figures or {}) | _average_loss(loss))
 
     # ==== Before the first step ====
 
@@ -301,7 +301,7 @@ class Bookkeeping:
             trained, average = (row[name]["loss"] for name in held_out_loss.WEIGHTS)
             self.display.say(f"step {step}  held-out loss {trained}, of the average {average}")
         self.display.pause(time.perf_counter() - began)
-        self._keep_best(step, _of_average(row))
+        self._keep_best(step, _average_loss(row))
 
     def _evaluate_samples(self, evaluate: hooks.Evaluation, step: int, train_state: TrainState) -> int | None:
         """Compares samples of the moving average with real images, and writes the figures to metrics.jsonl.
@@ -397,7 +397,7 @@ def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0 and step > 0
 
 
-def _of_average(row: dict | None) -> dict[str, float | None]:
+def _average_loss(row: dict | None) -> dict[str, float | None]:
     """The figure of a held-out loss that decides which checkpoint is best."""
     return {LOSS: row["average"]["loss"]} if row else {}
 

@@ -4,8 +4,6 @@ They are an image encoder, of the pictures that are learned, or the base's autoe
 cache, tokens [N, D] are latents of one row, and a vector [D] is a latent of one pixel, as in `data.feature_cache`.
 """
 
-__all__ = ["FOLDER", "Seen", "Sight", "write"]
-
 import hashlib
 import json
 import pathlib

@@ -167,11 +167,11 @@ def open_examples(recipe: Recipe) -> Examples:
     if recipe.data is not None:
         if settings["processes"]:
             raise _no_processes(settings, "the records are those of Python")
-        return _of_source(recipe, data.open_recipe(recipe))
+        return _source_examples(recipe, data.open_recipe(recipe))
     folder = settings["latents"]["dir"]
     try:
         if not folder:
-            return _of_source(recipe, _by_processes(config, data.source(config, settings["split"])))
+            return _source_examples(recipe, _by_processes(config, data.source(config, settings["split"])))
         if settings["processes"]:
             raise _no_processes(settings, "latents are read as they lie")
         cache, spec = latent_cache.open_cache(folder)
@@ -184,7 +184,7 @@ def open_examples(recipe: Recipe) -> Examples:
             features = feature_cache.open_beside(folder, cache.description)
             encoder_features.require(features.description, recipe.companions.encoder, folder)
             source = feature_cache.Featured(cache, features)
-        pictures = lambda: data.source(config, settings["split"])
+        pictures = functools.cache(lambda: data.source(config, settings["split"]))
         if not (data.is_tfds(config) or recipe.receives_text or recipe.companions.encoder):
             if (made_of := pictures()).spec.condition is not None:
                 source = Beside(cache, made_of)
@@ -216,7 +216,7 @@ def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples,
     config.update({"seed": seed, "train": {"batch_size": batch_size}, "data": {"processes": 0}})
     if recipe.data is not None:
         source = python_objects.source_of(recipe.held_out, recipe.examples.num_classes, "held out")
-        return _of_source(recipe, source), config
+        return _source_examples(recipe, source), config
     config.data.latents.dir = config.evaluate.loss.latents
     cached = config.data.latents.dir and latent_cache.describe(config.data.latents.dir)
     config.data.split = cached.dataset["split"] if cached else held_out.split_in_the_loop(recipe.config)
@@ -239,7 +239,7 @@ def _no_processes(settings: Mapping, why: str) -> ConfigError:
     return ConfigError(f"config.data.processes = {settings['processes']}, but {why}. Valid: 0")
 
 
-def _of_source(recipe: Recipe, source: sources.Source | Stream) -> Examples:
+def _source_examples(recipe: Recipe, source: sources.Source | Stream) -> Examples:
     """The examples of a source of records, in the buckets of `config.data.buckets`."""
     spec = source.spec
     settings = recipe.config["data"]

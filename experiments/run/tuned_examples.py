@@ -87,7 +87,7 @@ def pictures(recipe: Recipe) -> Examples:
                 f"config.tuning teaches the word {word!r}, but no caption contains it, e.g. {texts[0][:60]!r}. Valid: "
                 f"captions with the word, config.data.text.prompt = 'a photo of {word}'"
             )
-    native = _own(tuned, spec)
+    native = _data_entries(tuned, spec)
     if _moves(tuning) and recipe.config["data"]["augment"]:
         raise ConfigError(
             f"config.data.augment = {recipe.config['data']['augment']}: latents of mirrored pictures are stored, but "
@@ -225,7 +225,7 @@ def _require_same(base: Base, description: latent_cache.Description, source: sou
             )
 
 
-def _own(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]:
+def _data_entries(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]:
     """The entries of the data's own condition that the tuning reads."""
     tuning, model = tuned.tuning, tuned.base.model
     reads = tuning.reads

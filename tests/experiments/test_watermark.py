@@ -79,7 +79,7 @@ def test_pictures_are_marked_and_found(tmp_path):
     readings = dict(watermark.detect(key, str(tmp_path / "out"), None))
     assert all(one.p_value[0] < 0.01 and (one.bits == made.message).all() for one in readings.values())
     assert min(one.p_value[0] for _, one in watermark.detect(key, str(tmp_path / "in"), None)) > 0.01
-    maker = watermark._of_files(key, str(tmp_path / "in"))
+    maker = watermark._files_maker(key, str(tmp_path / "in"))
     content = watermark_robustness.measure(key, maker, 100)
     rows = content["changes"]
     assert content["number"] == 4 and len(rows) == maker.changes  # as many as there are
@@ -99,11 +99,11 @@ def test_mistakes_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"a\.png has 64 x 64 pixels, but linear makes pictures of 16 x 16"):
         list(watermark.detect(key, str(tmp_path / "a.png"), linear()))
     with pytest.raises(ConfigError, match=r"lies in the noise,.*Name --workdir or --model"):
-        watermark._of_files(key, str(tmp_path / "a.png"))
+        watermark._files_maker(key, str(tmp_path / "a.png"))
     post = str(tmp_path / "post.json")
     watermarks.make(post, "spread_spectrum")
     with pytest.raises(ConfigError, match=r"1 pictures of 64 x 64\. Valid: two or more of one size"):
-        watermark._of_files(post, str(tmp_path / "a.png"))
+        watermark._files_maker(post, str(tmp_path / "a.png"))
     with pytest.raises(FileNotFoundError, match="holds no pictures"):
         (tmp_path / "empty").mkdir()
         watermark.files_of(str(tmp_path / "empty"))
