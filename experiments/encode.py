@@ -161,7 +161,12 @@ def main(argv: list[str]) -> None:
     pictures = {"data": values.data, "out": values.out, "data_dir": values.data_dir or "", "size": values.size}
     pictures |= {"flip": values.flip, "batch_size": values.batch_size, "threads": values.threads}
     if values.autoencoder:
-        _encode(values, pictures)
+        cache = run(autoencoder_folders.load(values.autoencoder), mean=values.mean, dtype=values.dtype, **pictures)
+        print(
+            f"{values.out}: {cache.kind} {cache.shape} of {cache.dataset['size']:,} pictures of {values.data}, "
+            f"{'x'.join(map(str, cache.views))}, scale {cache.scale}, shift {cache.shift}. Train on them by "
+            + shlex.quote(f"--config.data.latents.dir={values.out}")
+        )
     if loaded:
         cache = features(*loaded, **pictures)
         print(
@@ -169,16 +174,6 @@ def main(argv: list[str]) -> None:
             f"{cache.dataset['size']:,} pictures of {values.data}, {'x'.join(cache.views)}, of the encoder "
             f"{cache.autoencoder['sha256'][:12]}"
         )
-
-
-def _encode(values: Any, pictures: dict[str, Any]) -> None:
-    """Writes the latents, and says how to train on them."""
-    cache = run(autoencoder_folders.load(values.autoencoder), mean=values.mean, dtype=values.dtype, **pictures)
-    print(
-        f"{values.out}: {cache.kind} {cache.shape} of {cache.dataset['size']:,} pictures of {values.data}, "
-        f"{'x'.join(map(str, cache.views))}, scale {cache.scale}, shift {cache.shift}. Train on them by "
-        + shlex.quote(f"--config.data.latents.dir={values.out}")
-    )
 
 
 if __name__ == "__main__":

@@ -141,8 +141,19 @@ def main(argv: list[str]) -> None:
         labels = requested.conditions(values.condition, recipe)
     with as_config_errors():
         mark = watermarks.load(values.watermark) if values.watermark else None
-    chosen = (values.step, values.weights, values.average, mark, signer, values.quantised, values.infill)
-    run_samples.sample(recipe, values.workdir, out, labels, *chosen)
+    run_samples.sample(
+        recipe,
+        values.workdir,
+        out,
+        labels,
+        step=values.step,
+        weights=values.weights,
+        average=values.average,
+        watermark=mark,
+        signer=signer,
+        quantised=values.quantised,
+        infill=values.infill,
+    )
 
 
 if __name__ == "__main__":

@@ -203,7 +203,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
 def _write_tuning(config: ConfigDict, folder: pathlib.Path, books: bookkeeping.Bookkeeping) -> None:
     """Writes what a run has taught its base. Every process calls it, since all of them read the checkpoint."""
     weights, step = checkpoints.load_ema(folder)
-    agreement.first(lambda: books.wrote(tuned_files.write(config, folder, weights, step)))
+    write = lambda: tuned_files.write(config, folder, weights, step)
+    agreement.first(lambda: books.display.say(f"written: {', '.join(map(str, write()))}"))
 
 
 def main(argv: list[str]) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import pathlib
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -109,7 +108,7 @@ class Bookkeeping:
         step = self._start.step
         if step < self._total or self.owes_evaluation(step):
             return False
-        after = f"{self._sampling()}, or " if self._recipe.makes_samples else ""
+        after = f"{way_on('sample', self._folder)}, or " if self._recipe.makes_samples else ""
         more = f"--config.train.steps={2 * self._total}"
         if built_in_python(self._config):
             more = f"config={ {'train.steps': 2 * self._total} }"
@@ -359,15 +358,11 @@ class Bookkeeping:
             )
             return 128 + signal_number
         skipped = f" ({self._sums['skipped']} damaged records skipped)" if self._sums.get("skipped") else ""
-        after = f". Next: {self._sampling()}" if self._recipe.makes_samples else ""
+        after = f". Next: {way_on('sample', self._folder)}" if self._recipe.makes_samples else ""
         if self._recipe.companions.tuned is not None:
-            after = f'. Next: {self._sampling()} --prompt="..."'
+            after = f'. Next: {way_on("sample", self._folder)} --prompt="..."'
         self.display.say(f"finished {self._total} steps{skipped}: {self._folder}{after}")
         return 0
-
-    def wrote(self, files: Sequence[pathlib.Path]) -> None:
-        """Prints the files that hold what the run has taught its base."""
-        self.display.say(f"written: {', '.join(map(str, files))}")
 
     def failed(self, step: int, frozen: TrainState) -> int:
         """Keeps the state before a step that was not finite, prints its folder, and returns the exit status."""
@@ -382,9 +377,6 @@ class Bookkeeping:
             f"\n  {way_on('reproduce', self._folder)}"
         )
         return 1
-
-    def _sampling(self) -> str:
-        return way_on("sample", self._folder)
 
 
 def _scaled(number: float) -> str:

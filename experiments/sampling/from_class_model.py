@@ -14,7 +14,6 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, requested, run_samples
-from diffusion.experiments.sampling.class_models import ClassModel
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
 from diffusion.recipe import ConfigError, as_config_errors, checks
@@ -66,14 +65,10 @@ def main(
         if condition is not None:
             conditions = requested.conditions(condition, recipe)
         model = class_models.load(folder)
-    quantised = model_flags.QUANTISED.value
-    return run_samples.sample_weights(recipe, weights_of(model), out or "pictures", conditions, mark, signer, quantised)
-
-
-def weights_of(model: ClassModel) -> run_samples.Weights:
-    """The parameters of a published model, as samples name them."""
     description = {"model": model.name, "sha256": model.sha256}
-    return run_samples.Weights(model.params, model.name, model.name, description, {"sha256": model.sha256})
+    weights = run_samples.Weights(model.params, model.name, model.name, description, {"sha256": model.sha256})
+    quantised = model_flags.QUANTISED.value
+    return run_samples.sample_weights(recipe, weights, out or "pictures", conditions, mark, signer, quantised)
 
 
 def _check_flags() -> None:
