@@ -113,6 +113,7 @@ def _asks_for_help(argv: list[str]) -> bool:
 
 
 def _check_recipe(argv: list[str]) -> None:
+    """Refuses a missing --config, and a recipe that is not there."""
     recipe = _named(argv, "config")
     if recipe is None and not _asks_for_help(argv):
         raise ConfigError("--config is missing: the recipe to run, e.g. --config=digits.")
@@ -166,6 +167,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
 
 
 def _define(config: ConfigDict, argv: list[str]) -> None:
+    """Defines `--config.a.b` from a config, and keeps its values for `_refuse_unread`."""
     _saved.update(flattened(plain(config)))
     config_flags.DEFINE_config_dict(
         "config", settable(config), sys_argv=argv, lock_config=False, accept_new_attributes=True
@@ -418,6 +420,8 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
 
 
 def _in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -> Callable:
+    """The function of argv, whose expected errors are printed as one sentence, and end the process."""
+
     def wrapped(argv):
         try:
             return function(argv)

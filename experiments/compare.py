@@ -120,6 +120,7 @@ def _sampling(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:
+    """Refuses figures that were measured under different protocols."""
     for folder, protocol in protocols.items():
         first = next(iter(protocols))
         changes = differences(protocols[first], protocol)

@@ -80,6 +80,7 @@ def run(
 
 
 def _check_lengths(texts: list[str], vocabulary: text.Tokenizer) -> None:
+    """Refuses captions that are longer than the vocabulary's texts."""
     if cut := [(caption, rest) for caption, rest in zip(texts, vocabulary(texts).cut) if rest]:
         longest = max(len(vocabulary.ids(caption)) for caption, _ in cut) + vocabulary.length - vocabulary.room
         raise ConfigError(

@@ -72,13 +72,13 @@ def run(
         model_card.write(new, card(folder, description))
 
 
-def card(folder: pathlib.Path, about: Mapping[str, Any]) -> model_card.Card:
+def card(folder: pathlib.Path, description: Mapping[str, Any]) -> model_card.Card:
     """The card of a model whose concepts were erased; licence, data and failures are the base's."""
-    erased = ", ".join(f"{old} (now {new or 'no text'})" for old, new in about["erased"].items())
+    erased = ", ".join(f"{old} (now {new or 'no text'})" for old, new in description["erased"].items())
     source_card = model_card.build_source_card(folder, "Text-to-image model with erased concepts", base=folder)
     return source_card._replace(
         recipe=f"Erased in closed form (UCE) by `diffusion erase`: {erased}. Nothing was trained.\n\n```json\n"
-        + json.dumps(dict(about), indent=2)
+        + json.dumps(dict(description), indent=2)
         + "\n```",
         figures="None were measured after the erasure.",
     )

@@ -137,6 +137,7 @@ def film(
 
 
 def _check(run: trained_run.Trained) -> None:
+    """Refuses a run that makes no clips, or whose network takes one time for all frames."""
     recipe, config = run.recipe, run.config
     if len(run.shape) != 4 or not facts.takes_frames(recipe.network) or not recipe.makes_bytes:
         raise ConfigError(

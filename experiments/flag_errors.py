@@ -58,11 +58,13 @@ def _failed_recipe(error: Exception, recipe: str) -> ConfigError | None:
 
 
 def _fields() -> dict[str, object]:
+    """The fields of the config by their dotted names; {} for a command without a config."""
     config = flags.FLAGS["config"].value if "config" in flags.FLAGS else None
     return flattened(plain(config)) if isinstance(config, ConfigDict) else {}
 
 
 def _unknown(name: str, command: str) -> ConfigError:
+    """The sentence for an unknown flag, with the flags that may have been meant."""
     ours = [flag for flag in flags.FLAGS if not (flags.FLAGS.find_module_defining_flag(flag) or "").startswith("absl")]
     fields = sorted(f"--config.{field}" for field in _fields() if field.rpartition(".")[2] == name)
     near = public.nearest(name, ours, 0.7)
@@ -72,6 +74,7 @@ def _unknown(name: str, command: str) -> ConfigError:
 
 
 def _unreadable(error: flags.Error, recipe: str | None) -> ConfigError:
+    """The sentence for a required flag that is missing, or a value that cannot be parsed."""
     # how absl names required flags that are absent.
     if absent := re.findall(r"^flag --(\w+)=None: ", str(error), re.MULTILINE):
         if absent == ["config"] and recipe is not None:

@@ -137,7 +137,7 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
     return repeated._replace(origins=_origins(lambda: parts(before, batch, program.seed)))
 
 
-def _require_repeatable(source: Any, about: dict[str, Any]) -> None:
+def _require_repeatable(source: Any, description: dict[str, Any]) -> None:
     """Refuses a stream whose batch of that step cannot be read again.
 
     Raises:
@@ -150,7 +150,7 @@ def _require_repeatable(source: Any, about: dict[str, Any]) -> None:
             f"{source.name} is a stream that begins again at each start, so its steps cannot be repeated. Valid: a "
             "stream that saves its state, or yields the same in every pass"
         )
-    if about.get("stream") is None:
+    if description.get("stream") is None:
         raise checkpoints.CheckpointError(
             f"{source.name} is a stream, but this state, saved by an earlier version, does not say how far it had "
             "been read. Valid: a checkpoint of the run, --step=N"

@@ -167,6 +167,7 @@ def main(argv: list[str]) -> None:
 
 
 def _main() -> None:
+    """Runs the sweep, or shows its runs or its table."""
     jax.config.update("jax_platforms", "cpu")  # these checks need no GPU, and must not take its memory
     settings = flags.FLAGS
     if not settings.sweep:

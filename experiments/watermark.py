@@ -202,6 +202,7 @@ def main(argv: list[str]) -> None:
 
 
 def _done(word: str, values: flags.FlagValues) -> None:
+    """Does what the first word of the command line says."""
     if word == "make":
         try:
             arguments = json.loads(values.arguments)

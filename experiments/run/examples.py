@@ -339,6 +339,7 @@ def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
 
 
 def _differing(before: Mapping, now: Mapping) -> str:
+    """The entries of two fingerprints that differ, in words."""
     words = {
         "records": "number of records",
         "bytes": "bytes of the files",

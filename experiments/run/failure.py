@@ -46,12 +46,12 @@ def folder(workdir: str | pathlib.Path) -> pathlib.Path:
     return pathlib.Path(workdir) / "failed"
 
 
-def keep(workdir: str | pathlib.Path, frozen: state.TrainState, about: dict) -> pathlib.Path:
+def keep(workdir: str | pathlib.Path, frozen: state.TrainState, description: dict) -> pathlib.Path:
     """Saves the state before a step that failed, apart from the good ones; in place of one of an earlier failure.
 
     Args:
         frozen: the state that the step left as it was.
-        about: see `Checkpoints.save`; "examples" is the number of examples before the step.
+        description: see `Checkpoints.save`; "examples" is the number of examples before the step.
 
     Returns:
         Where it lies, WORKDIR/failed/checkpoints/<step>.
@@ -65,7 +65,7 @@ def keep(workdir: str | pathlib.Path, frozen: state.TrainState, about: dict) -> 
     healthy = jax.device_put(np.int32(state.HEALTHY), frozen.failed_at.sharding)
     saver = checkpoint_writer.Checkpoints(failed)
     try:
-        saver.save(frozen._replace(failed_at=healthy), about)
+        saver.save(frozen._replace(failed_at=healthy), description)
     finally:
         saver.close()
     return checkpoints.folder(failed) / str(int(frozen.step))

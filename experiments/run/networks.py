@@ -62,10 +62,13 @@ def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int
 
 
 def _backbone(module: nn.Module) -> Network:
+    """A backbone, which is called as it is."""
     return Network(module.init, module.apply, lambda params: params["params"])
 
 
 def _autoencoder(module: AutoencoderKL) -> Network:
+    """An autoencoder, which trains with the log-variance of its pixels beside its parameters."""
+
     def init(key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         return coding.parameters(module.init(key, x)["params"])
 
@@ -73,6 +76,8 @@ def _autoencoder(module: AutoencoderKL) -> Network:
 
 
 def _decoder(module: RAEDecoder) -> Network:
+    """The decoder of a representation autoencoder, which receives an encoder's features."""
+
     def init(key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         grid = tuple(side // module.patch for side in x.shape[1:3])
         return module.init(key, jnp.zeros((1, *grid, module.features)))
@@ -81,6 +86,8 @@ def _decoder(module: RAEDecoder) -> Network:
 
 
 def _towers(module: CLIP) -> Network:
+    """Two encoders, of pictures and of texts; the condition is the text's tokens."""
+
     def init(key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         return module.init(key, condition["ids"], x, condition["mask"])
 

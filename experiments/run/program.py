@@ -130,7 +130,9 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         init_key, _ = jax.random.split(jax.random.key(seed))
         if tuned is not None:
             return _tuned(recipe, tuned, cast.second, init_key, _zeros(recipe, tuned) if base is None else base)
-        initial = lambda network, of=example_shape: network_of(network).init(init_key, *inputs(network, of, null))
+        initial = lambda network, example=example_shape: network_of(network).init(
+            init_key, *inputs(network, example, null)
+        )
         model = initial(cast.modules["model"], shape)
         frozen = {name: initial(cast.modules[name]) for name in cast.frozen if name != players.ENCODER}
         unsaved = {name: initial(cast.modules[name]) for name in cast.frozen if name == players.ENCODER}

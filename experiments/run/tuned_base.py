@@ -67,9 +67,9 @@ def restored(
 
 def _base(program: Program, tuned: TunedNetwork) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the networks that the run reads of its base, {BASE: those of them that the train state keeps})."""
-    kept = program.target.unsaved[BASE]
-    base = _loaded(program, (*(name for name in kept if name != NULL), *tuned.tuning.copies))
-    return base, {BASE: {name: base[name] for name in kept}}
+    stored = program.target.unsaved[BASE]
+    base = _loaded(program, (*(name for name in stored if name != NULL), *tuned.tuning.copies))
+    return base, {BASE: {name: base[name] for name in stored}}
 
 
 def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
@@ -89,15 +89,15 @@ def _loaded(program: Program, parts: Sequence[str]) -> dict[str, Any]:
     return {**base.load(dict.fromkeys(parts), shardings), NULL: null}
 
 
-def describe_leaves(kept: Mapping[str, Any]) -> dict[str, str]:
+def describe_leaves(weights: Mapping[str, Any]) -> dict[str, str]:
     """The shape, the type and a checksum of each leaf, by its name."""
-    sums = checksums.checksums(dict(kept))
-    leaves = leaves_of(dict(kept))
+    sums = checksums.checksums(dict(weights))
+    leaves = leaves_of(dict(weights))
     return {name: f"{leaves[name].shape} {leaves[name].dtype} {sums[name]}" for name in sorted(sums)}
 
 
-def describe_base(tuned: TunedNetwork, kept: Mapping[str, Any]) -> dict[str, Any]:
+def describe_base(tuned: TunedNetwork, weights: Mapping[str, Any]) -> dict[str, Any]:
     """{"path", "sha256", "leaves"}: where the weights of a base lie, a checksum of each leaf, and a hash of all."""
-    leaves = describe_leaves(kept)
+    leaves = describe_leaves(weights)
     listed = "".join(f"{name} {leaf}\n" for name, leaf in leaves.items())
     return {"path": str(tuned.base.path), "sha256": hashlib.sha256(listed.encode()).hexdigest(), "leaves": leaves}

@@ -293,19 +293,19 @@ def _sights(recipe: Recipe, latent: tuple[int, ...], autoencoder: str) -> dict[s
     return sights | seeing(tuning, dataset | {"tuning": plain(recipe.config["tuning"])})
 
 
-def seeing(tuning: Tuning, about: Mapping[str, Any]) -> dict[str, encoded_pictures.Sight]:
+def seeing(tuning: Tuning, facts: Mapping[str, Any]) -> dict[str, encoded_pictures.Sight]:
     """The entries that a tuning computes from pictures: the records' own pictures, or a column's.
 
     Args:
         tuning: the tuning of a run; one that sees no pictures has no entries.
-        about: the facts that the entries depend on, besides the pictures.
+        facts: the facts that the entries depend on, besides the pictures.
     """
     see = tuning.see
     if see is None:
         return {}
     part = lambda name: lambda pictures: np.asarray(see(pictures)[name], np.float32)
     return {
-        name: encoded_pictures.Sight(part(name), tuple(shape), tuning.sees_of, about)
+        name: encoded_pictures.Sight(part(name), tuple(shape), tuning.sees_of, facts)
         for name, shape in tuning.sees.items()
     }
 

@@ -122,6 +122,7 @@ def _completed(threads: concurrent.futures.Executor, work: Callable, items: list
 
 
 def _path(copy: pathlib.Path, name: str, address: str) -> pathlib.Path:
+    """The local file of an object; refuses a name that is no path below the folder."""
     parts = name.split("/") if name else []  # the address is that of one object
     if any(part in ("", ".", "..") or "\0" in part for part in parts):
         raise stores.StoreError(f"{address} has an object {name!r}, which is no path of a file below a folder.")
@@ -129,6 +130,7 @@ def _path(copy: pathlib.Path, name: str, address: str) -> pathlib.Path:
 
 
 def _recorded(record: pathlib.Path) -> Versions:
+    """The versions of the files that a local copy holds, by its record."""
     with contextlib.suppress(FileNotFoundError):
         return {name: (size, version) for name, (size, version) in opener.read_json(record).items()}
     return {}

@@ -59,6 +59,7 @@ def commit(path: pathlib.Path) -> str | None:
 
 
 def _git(path: pathlib.Path, *words: str) -> str | None:
+    """The output of a git command in the folder of a file; None if the command fails."""
     command = ["git", "--no-optional-locks", "-C", str(path.parent), *words]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10)
     return done.stdout.strip() if done.returncode == 0 else None

@@ -178,6 +178,7 @@ def read_config(workdir: str | pathlib.Path) -> ConfigDict:
 
 
 def _saved_config(workdir: str | pathlib.Path) -> ConfigDict:
+    """The config of the run in a folder, also of a run that Python built."""
     path = pathlib.Path(workdir) / "config.json"
     try:
         return versions.read(opener.read_text(path))

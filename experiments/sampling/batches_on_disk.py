@@ -25,7 +25,7 @@ def key(config: Mapping, identity: Any, description: str, labels: Any, seeds: np
     Args:
         config: the config of the run.
         identity: the identity of the weights, as in `run_samples.Weights`.
-        description: which of the weights are sampled and how, as text.
+        description: the version of the weights and how they are stored, as text.
         labels: the classes, int [N], or conditions, a pytree of arrays [N, ...].
         seeds: the seeds, uint32 [N].
     """

@@ -143,6 +143,7 @@ def config_of(folder: str | pathlib.Path) -> ConfigDict:
 
 
 def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
+    """The config of a run that has this network, and samples as the folder's scheduler says."""
     kind = kind_of(folder)
     if not isinstance(module, kind.network):
         raise Refusal(

@@ -120,14 +120,14 @@ def main(
                 signer.sign(path, settings, diffusion.__version__)
 
 
-def _write(path: pathlib.Path, results: jobs.Results, i: int, about: Mapping[str, Any]) -> None:
+def _write(path: pathlib.Path, results: jobs.Results, i: int, settings: Mapping[str, Any]) -> None:
     """Writes the PNG file of picture i; a clip, of which it has some frames, or layers are beside it."""
     pixels = results.pictures[i]
     if pixels.ndim == 3:
-        return pictures.write(path, pixels, about)
+        return pictures.write(path, pixels, settings)
     if not results.rate:
-        return print(*pictures.write_layers(path, pixels, about), sep="\n", flush=True)
-    for film in clips.write_with_row(path, pixels, results.rate, about, results.sound(i)):
+        return print(*pictures.write_layers(path, pixels, settings), sep="\n", flush=True)
+    for film in clips.write_with_row(path, pixels, results.rate, settings, results.sound(i)):
         print(film, flush=True)
     return None
 
@@ -165,45 +165,45 @@ def again(
 
 
 def make(
-    request: Request, about: Mapping[str, Any], folder: str, path: pathlib.Path, drop_text: bool = False
+    request: Request, settings: Mapping[str, Any], folder: str, path: pathlib.Path, drop_text: bool = False
 ) -> jobs.Results:
     """The results of a request, if the model and the files are the ones that a picture's settings name."""
     if not os.path.isfile(os.path.join(os.path.expanduser(folder), "model_index.json")):
         raise FileNotFoundError(f"{folder}, the model that made {path}, does not exist. Name its folder by --model")
     checkpoint = model_index.fingerprint(folder)
-    if checkpoint != about["checkpoint"]:
+    if checkpoint != settings["checkpoint"]:
         raise ValueError(
             f"{folder} is not the model that made {path}: its checksum is {checkpoint[:12]}.., not "
-            f"{about['checkpoint'][:12]}... Name the right folder by --model"
+            f"{settings['checkpoint'][:12]}... Name the right folder by --model"
         )
-    for name in png.named_files(request, about):
-        if png.checksum(name) != about["files"].get(name):
+    for name in png.named_files(request, settings):
+        if png.checksum(name) != settings["files"].get(name):
             raise ValueError(f"{name} is not the file with which {path} was made")
     used = {control.attachment for control in request.controls}
-    attachments = {name: file for name, file in about.get("attachments", {}).items() if name in used}
-    how = {"dtype": about["dtype"], "loras": about["loras"], "embeddings": about.get("embeddings", {})}
+    attachments = {name: file for name, file in settings.get("attachments", {}).items() if name in used}
+    how = {"dtype": settings["dtype"], "loras": settings["loras"], "embeddings": settings.get("embeddings", {})}
     how |= {"attachments": attachments}
-    if "workdir" in about:
-        model = tuned_run.load(about["workdir"], about["step"], **how)[0]
+    if "workdir" in settings:
+        model = tuned_run.load(settings["workdir"], settings["step"], **how)[0]
     else:
-        keeps_stored = about.get("quantised") == STORED
+        keeps_stored = settings.get("quantised") == STORED
         model = text_to_image.load(folder, **how, quantised=keeps_stored, drop_text=drop_text)
-    if about.get("quantised") in KINDS:
-        model, _ = text_to_image.with_quantised(model, about["quantised"])
+    if settings.get("quantised") in KINDS:
+        model, _ = text_to_image.with_quantised(model, settings["quantised"])
     return jobs.results(model, request)
 
 
-def verdict(path: pathlib.Path, target: pathlib.Path, about: Mapping[str, Any], device: str) -> str:
+def verdict(path: pathlib.Path, target: pathlib.Path, settings: Mapping[str, Any], device: str) -> str:
     """Whether two files are the same, in words."""
     if opener.read(path) == opener.read(target):
         return "the same bytes"
     difference = np.abs(pictures.read(path).astype(int) - pictures.read(target)).max()
     if not difference:
         return "the same pixels, in a file of other bytes, as signed credentials have them"
-    others = [f"device {device!r} in place of {about['device']!r}"] * (device != about["device"])
+    others = [f"device {device!r} in place of {settings['device']!r}"] * (device != settings["device"])
     for name in png.LIBRARIES:
         here = importlib.metadata.version(name)
-        version = about["versions"].get(name)
+        version = settings["versions"].get(name)
         if version not in (None, here):
             others.append(f"{name} {here} in place of {version}")
     why = f" ({', '.join(others)})" if others else ""

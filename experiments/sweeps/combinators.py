@@ -135,6 +135,7 @@ def _listed(runs: Any, what: str) -> Sequence[Overrides]:
 
 
 def _merged(parts: Iterable[Overrides], what: str) -> Overrides:
+    """The overrides of several parts together; refuses a field that two of them set."""
     merged: Overrides = {}
     for part in parts:
         for field in part:

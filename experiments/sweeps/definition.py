@@ -106,6 +106,7 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
 
 
 def _plain(run: Overrides) -> dict[str, Any]:
+    """The overrides of a run as plain values; refuses a field that is no dotted path."""
     for field in run:
         if not isinstance(field, str) or not FIELD.fullmatch(field):
             raise SweepError(f"a run sets {field!r}. Valid: a field with its path, e.g. train.steps.")

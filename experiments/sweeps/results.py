@@ -76,6 +76,7 @@ def collect(directory: str | pathlib.Path) -> Results:
 
 
 def _run(directory: pathlib.Path, plan: Plan) -> Run:
+    """The measurements of one run so far."""
     folder = directory / plan.name
     now = sweep_folder.status(folder, len(plan.commands))
     measured = figures.read_run(folder)

@@ -229,6 +229,7 @@ def reason(log: pathlib.Path, offset: int, code: int) -> str:
 
 
 def _signal(running: Sequence[Job], number: int) -> None:
+    """Sends a signal to every command that runs, and to the processes that it started."""
     for job in running:
         if job.popen is not None and job.popen.poll() is None:
             with contextlib.suppress(ProcessLookupError):

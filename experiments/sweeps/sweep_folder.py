@@ -128,9 +128,9 @@ def commands(directory: pathlib.Path, plan: Plan) -> list[list[str]]:
     return [[put(word) for word in words] for words in plan.commands]
 
 
-def log_event(folder: pathlib.Path, status: str, **about: Any) -> None:
+def log_event(folder: pathlib.Path, status: str, **details: Any) -> None:
     """Adds a line to a run's sweep.jsonl, with what JSON holds: attempt, command (its index), exit, seconds, reason."""
-    append(folder / "sweep.jsonl", {"time": time.time(), "status": status, **about})
+    append(folder / "sweep.jsonl", {"time": time.time(), "status": status, **details})
 
 
 def events(folder: pathlib.Path) -> list[dict]:

@@ -44,6 +44,7 @@ def table(results: Results, figures: Sequence[str] = ()) -> Table:
 
 
 def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
+    """The names of the figures to show: the requested ones, all, or the usual ones."""
     if tuple(requested) == ("all",):
         return list(known)
     for name in requested:

@@ -46,6 +46,7 @@ def kernels(module: Module) -> list[Kernel]:
 
 
 def _executed(module: Module, name: str, times: int) -> Iterator[tuple[Instruction, Computation, int]]:
+    """The instructions of a computation that take a kernel, and how often each runs; loops and calls are expanded."""
     computation = module.computations[name]
     for instruction in computation.instructions.values():
         if instruction.operation == "while":
@@ -76,6 +77,7 @@ def _inside(
 
 
 def _bytes(module: Module, instruction: Instruction, computation: Computation) -> int:
+    """The bytes that one run of an instruction reads and writes."""
     operands = computation.operands(instruction)
     if instruction.operation == "fusion":
         fused = module.computations[instruction.called[0]]

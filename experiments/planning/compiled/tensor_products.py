@@ -64,6 +64,7 @@ def config(instruction: Instruction) -> Any:
 
 
 def _operations(instruction: Instruction, computation: Computation) -> int:
+    """The operations of an instruction's products; 0 if it has none."""
     operands = [arrays[0] for arrays in computation.operands(instruction) if arrays]
     name = target(instruction)
     if instruction.operation == "dot":
