@@ -7,6 +7,8 @@ They go into the networks of `alternating`:
     state = init({"model": coding.parameters(params), "critic": ..., "features": ...})
 """
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +39,7 @@ def kl_network(module: nn.Module, last: tuple[str, ...] = LAST, first: tuple[str
     """Encodes, draws from the posterior, and decodes.
 
     Args:
-        module: an autoencoder whose `encode` returns `latents.Moments`.
+        module: an autoencoder whose `encode` returns `latent_space.Moments`.
         last: the path of the kernel of its last layer.
         first: the path of the kernel of its encoder's last layer.
 
@@ -88,15 +90,11 @@ def decoder_network(module: nn.Module, last: tuple[str, ...] = LAST_OF_DECODER) 
                 "gives as many patches"
             )
         z = features.reshape(len(features), *grid, -1)
-        redo = lambda kernel: _decode(module, _with(weights, last, kernel), z)
+        redo: Callable[[jax.Array], Any] = lambda kernel: module.apply({"params": _with(weights, last, kernel)}, z)
         kernel = _at(weights, last)
         return Coded(redo(kernel), {}, kernel, redo)
 
     return network
-
-
-def _decode(module: nn.Module, params: Any, z: jax.Array) -> Any:
-    return module.apply({"params": params}, z)
 
 
 def vq_network(module: nn.Module, last: tuple[str, ...] = LAST) -> Callable[..., Coded]:
@@ -132,9 +130,7 @@ def _call(module: nn.Module, params: Any, method: str, *inputs: Any, **how: Any)
 
 
 def _at(tree: Any, path: tuple[str, ...]) -> jax.Array:
-    for name in path:
-        tree = tree[name]
-    return tree
+    return functools.reduce(operator.getitem, path, tree)
 
 
 def _with(tree: Any, path: tuple[str, ...], leaf: jax.Array) -> Any:

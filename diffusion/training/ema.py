@@ -40,6 +40,28 @@ def rate(step: jax.Array, decay: float, warmup: bool) -> jax.Array:
     return jnp.minimum(decay, (1.0 + step) / (10.0 + step)) if warmup else jnp.full([], decay, jnp.float32)
 
 
+def init(params: Any) -> Any:
+    """Returns the average before the first step: a float32 copy of the parameters."""
+    # A copy, never the same buffer: the train step donates both.
+    return jax.tree.map(lambda leaf: jnp.array(_wide(leaf), copy=True), params)
+
+
+def moved(average: Any, params: Any, share: jax.Array) -> Any:
+    """Returns the average `a + share (params - a)`; leaves that are not floating point are copied.
+
+    Args:
+        average: the average, a pytree, float32 or wider.
+        params: the parameters, a pytree of the same structure.
+        share: the share of the parameters in the new average, float32 [].
+    """
+
+    def leaf(a, p):
+        p = _wide(p)
+        return a + share.astype(a.dtype) * (p - a) if jnp.issubdtype(a.dtype, jnp.floating) else p
+
+    return jax.tree.map(leaf, average, params)
+
+
 def exponential_moving_average(decay: float = 0.9999, warmup: bool = True) -> ExponentialMovingAverage:
     """Returns the moving average `a <- d a + (1 - d) params`, with d = `rate(step, decay, warmup)`.
 
@@ -57,17 +79,6 @@ def exponential_moving_average(decay: float = 0.9999, warmup: bool = True) -> Ex
     if not 0.0 <= decay < 1.0:
         raise ValueError(f"ema.decay = {decay} must be in [0, 1), for example 0.9999 (0 averages nothing).")
 
-    def init(params):
-        # A copy, never the same buffer: the train step donates both.
-        return jax.tree.map(lambda leaf: jnp.array(_wide(leaf), copy=True), params)
-
-    def update(average, params, step):
-        fresh = 1.0 - rate(step, decay, warmup)
-
-        def leaf(a, p):
-            p = _wide(p)
-            return a + fresh.astype(a.dtype) * (p - a) if jnp.issubdtype(a.dtype, jnp.floating) else p
-
-        return jax.tree.map(leaf, average, params)
-
-    return ExponentialMovingAverage(init, update)
+    return ExponentialMovingAverage(
+        init, lambda average, params, step: moved(average, params, 1.0 - rate(step, decay, warmup))
+    )

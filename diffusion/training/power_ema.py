@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from diffusion.training import ema
 from diffusion.training.ema import ExponentialMovingAverage, exponential_moving_average
 
 WIDEST = 12**-0.5  # the width of gamma = 0, the plain mean of all steps
@@ -63,20 +64,13 @@ def power_function(sigma_rel: float) -> ExponentialMovingAverage:
         ValueError: if sigma_rel is out of range.
     """
     exponent = gamma(sigma_rel) + 1
-    plain = exponential_moving_average(0.0, warmup=False)  # for its types
 
     def update(average, params, step):
         t = jnp.asarray(step, jnp.float32) + 1
         # 1 - (1 - 1/t)^exponent, whose digits are not lost at large t.
-        fresh = -jnp.expm1(exponent * jnp.log1p(-1 / t))
-        latest = plain.update(average, params, step)
+        return ema.moved(average, params, -jnp.expm1(exponent * jnp.log1p(-1 / t)))
 
-        def leaf(a, p):
-            return a + fresh.astype(a.dtype) * (p - a) if jnp.issubdtype(a.dtype, jnp.floating) else p
-
-        return jax.tree.map(leaf, average, latest)
-
-    return ExponentialMovingAverage(plain.init, update)
+    return ExponentialMovingAverage(ema.init, update)
 
 
 def moving_average(decay: float = 0.9999, warmup: bool = True, sigma_rel: float = 0.0) -> ExponentialMovingAverage:

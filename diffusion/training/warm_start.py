@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from diffusion.io import limits, safetensors_files
+from diffusion.io.leaf_names import leaf_name, leaves_of
 from diffusion.training.checkpointing import checkpoints
-from diffusion.training.sharding import leaf_name
 from diffusion.training.step import HEADS
 
 COLLECTION = "params/"  # prefix of a Linen network's leaves in a run; `diffusion convert` leaves it out
@@ -43,7 +43,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
         params, _ = checkpoints.load_ema(path.parent.parent, int(path.name))
     else:
         params, _ = checkpoints.load_ema(path)
-    return {leaf_name(key): leaf for key, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    return leaves_of(params)
 
 
 def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tuple[Any, list[str], list[str]]:
@@ -65,7 +65,7 @@ def warm_start(params: Any, source: dict[str, Any], pattern: str = ".*") -> tupl
         fits = re.compile(pattern).search
     except re.error as error:
         raise ValueError(f"init_from.include = {pattern!r} is not a regular expression: {error}.") from error
-    ours = {leaf_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)}
+    ours = leaves_of(params).keys()
     network = [name for name in ours if not name.startswith(f"{HEADS}/")]
     if all(name.startswith(COLLECTION) for name in network) and not any(name.startswith(COLLECTION) for name in source):
         source = {f"{COLLECTION}{name}": leaf for name, leaf in source.items()}

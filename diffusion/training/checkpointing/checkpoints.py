@@ -38,13 +38,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion.io import failures, limits, opener
-from diffusion.io.leaf_names import nested
+from diffusion.io import failures, leaf_names, limits, opener
 from diffusion.package import public
 from diffusion.training.checkpointing import validation
 from diffusion.training.checkpointing.checksums import checksums
 from diffusion.training.runtime import agreement
-from diffusion.training.sharding import leaf_name
 from diffusion.training.state import TrainState
 
 STEP = re.compile("[0-9]{1,18}")  # the name of a finished checkpoint
@@ -114,8 +112,8 @@ def _state(items: dict[str, Any]) -> TrainState:
 
 def leaves_of(tree: Any) -> dict[str, dict]:
     """{path: {"shape", "dtype"}} of every leaf."""
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    return {leaf_name(path): {"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for path, leaf in named}
+    described = lambda leaf: {"shape": list(leaf.shape), "dtype": str(leaf.dtype)}
+    return {path: described(leaf) for path, leaf in leaf_names.leaves_of(tree).items()}
 
 
 def digest(about: dict) -> str:
@@ -339,7 +337,7 @@ def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any
         where = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shape = lambda leaf: jax.ShapeDtypeStruct(tuple(leaf["shape"]), np.dtype(leaf["dtype"]), sharding=where)
         parts = ((*name.split("/", 1), leaf) for name, leaf in description["leaves"].items())
-        target = nested({rest: shape(leaf) for first, rest, leaf in parts if first == item})
+        target = leaf_names.nested({rest: shape(leaf) for first, rest, leaf in parts if first == item})
         return description, _read(workdir, step, description, {item: target})
 
     description, restored = _together(path, read)

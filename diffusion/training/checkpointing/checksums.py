@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from diffusion.io.leaf_names import leaves_of
 from diffusion.training.runtime import agreement
-from diffusion.training.sharding import leaf_name
 
 CHUNK = 2**16  # words hashed at a time: they stay in the processor's cache
 PART = 2**22  # words of an array that a thread hashes before it takes the next
@@ -142,19 +142,20 @@ def later(tree: Any) -> Callable[[], dict[str, str]]:
 
 def _prepared(tree: Any, take: Callable[[_Part], _Part], subject: str) -> Callable[[], dict[str, str]]:
     """A function that returns the checksums of a tree, from the parts that `take` has made of its own."""
-    named = jax.tree_util.tree_leaves_with_path(tree)
-    names = [leaf_name(path) for path, _ in named]
-    is_local = [isinstance(leaf, jax.Array) and leaf.is_fully_addressable for _, leaf in named]
-    for _, leaf in named:
+    leaves = leaves_of(tree)
+    is_local = [isinstance(leaf, jax.Array) and leaf.is_fully_addressable for leaf in leaves.values()]
+    for leaf in leaves.values():
         if isinstance(leaf, jax.Array) and jax.default_backend() != "cpu":  # on a CPU the copy would prevent donation
             leaf.copy_to_host_async()
     number, parts = [], []
-    for i, (_, leaf) in enumerate(named):
+    for i, leaf in enumerate(leaves.values()):
         leaf_parts = list(_own_parts(leaf))
         number += [i] * len(leaf_parts)
         parts += leaf_parts
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         parts = list(pool.map(take, parts))
+
+    names = list(leaves)  # `sums` keeps no array
 
     def sums() -> dict[str, str]:
         try:
@@ -164,7 +165,7 @@ def _prepared(tree: Any, take: Callable[[_Part], _Part], subject: str) -> Callab
             raise
         finally:
             parts.clear()
-        total = _of_all(mine, is_local, subject)
+        total = _over_processes(mine, is_local, subject)
         return {name: f"{int(value):08x}" for name, value in zip(names, total)}
 
     return sums
@@ -178,8 +179,8 @@ def _summed(leaves: int, number: list[int], parts: list[_Part]) -> np.ndarray:
     return (sums % 2**32).astype(np.uint32)
 
 
-def _of_all(mine: np.ndarray, local: list[bool], subject: str) -> np.ndarray:
-    """The checksums, summed over all processes, uint32 [N]; a leaf that is a process's `own` keeps its own."""
+def _over_processes(mine: np.ndarray, local: list[bool], subject: str) -> np.ndarray:
+    """The checksums, summed over all processes, uint32 [N]; a leaf that is `local` to a process keeps its own."""
     if jax.process_count() == 1:
         return mine
     texts = agreement.gather(subject, mine.tobytes().hex())

@@ -219,13 +219,13 @@ def line(values: Mapping[str, float | str | None], used: int | None = None) -> s
     return " ".join(f"{name}={x:.4g}" if isinstance(x, float) else f"{name}={x}" for name, x in known.items())
 
 
-def held(of: tuple[int, int | None] | None = None) -> str:
+def held(memory: tuple[int, int | None] | None = None) -> str:
     """The memory in use as people say it, with the available memory if known: "1.2 GB", "70.1 of 139.8 GB".
 
     Args:
-        of: the (bytes in use, available bytes or None); this process's by default.
+        memory: (bytes in use, available bytes or None); this process's by default.
     """
-    used, limit = of or process_memory.used()
+    used, limit = memory or process_memory.used()
     return f"{used / 1e9:.1f}{f' of {limit / 1e9:.1f}' if limit else ''} GB"
 
 
