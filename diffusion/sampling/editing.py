@@ -260,8 +260,9 @@ def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
 
 
 def borrowing(source: Array, target: Array, depth: int, layers: Sequence[int]) -> dict[str, Any]:
-    """The condition of a batch of 2 B in which each target attends with the maps of its source
-    (`models.layers.layer_masks`).
+    """The condition of 2 B examples, in which each target attends with the maps of its source.
+
+    The layers have the mask "borrow" (`models.layers.layer_masks`).
 
     Args:
         source: labels `[B]` of the sources.

@@ -70,7 +70,7 @@ def completing(
     rest = timesteps.clean_time(schedule) if at is None else at
 
     def clocks(x_t, t):
-        times = jnp.broadcast_to(t[:, None] if jnp.ndim(t) == 1 else t, x_t.shape[:2])
+        times = _by_frame(t, x_t)
         return jnp.full(clips.shape[:2], rest, times.dtype).at[:, missing].set(times)
 
     def assembled(x_t):
@@ -272,8 +272,9 @@ def without_frames(denoise: Denoiser, schedule: NoiseSchedule, given: ArrayLike,
 
     def guided(x_t, t):
         x = jnp.where(_over(given, x_t), noise.astype(x_t.dtype), x_t)
-        t = jnp.broadcast_to(t, x_t.shape[:2]) if jnp.ndim(t) != 1 else jnp.broadcast_to(t[:, None], x_t.shape[:2])
-        return denoise(x, jnp.where(given, schedule.t_max, t))  # the prediction of the known frames is not used
+        return denoise(
+            x, jnp.where(given, schedule.t_max, _by_frame(t, x_t))
+        )  # the prediction of the known frames is not used
 
     return guided
 
@@ -300,6 +301,11 @@ def _checked(given: ArrayLike, clips: Array) -> np.ndarray:
     if given.shape != clips.shape[1:2]:
         raise ValueError(f"given must be Bool [F], one for each frame of clips {clips.shape}; got shape {given.shape}")
     return given
+
+
+def _by_frame(t: Any, x: Array) -> Array:
+    """The times `[B, F]` of the frames of x, by t `[]`, `[B]` or `[B, F]`."""
+    return jnp.broadcast_to(t[:, None] if jnp.ndim(t) == 1 else t, x.shape[:2])
 
 
 def _over(given: np.ndarray, x: Array) -> np.ndarray:

@@ -77,7 +77,7 @@ class Encoder(NamedTuple):
 
         Args:
             tokenizer: tokenizer of its vocabulary.
-            module: text encoder, such as `models.clip.CLIPText` or `models.t5.T5Encoder`.
+            module: text encoder, such as `CLIPText` or `T5Encoder` of `models.text_encoders`.
             params: its parameters.
             masked: whether its attention receives the mask; of the published models only PixArt's T5 does.
             **how: further arguments of its call: `skip=1, norm=False` for CLIP as SDXL and SD 3 read it.

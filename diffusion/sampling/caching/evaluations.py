@@ -10,7 +10,8 @@ from diffusion.timesteps import Plan
 def evaluations(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
     """The arguments of caches that depend on the plan: `steps` of `tea_cache`, `whole` and `at` of `mag_cache`.
 
-        caching.mag_cache(0.1, ratios, **{name: of[name] for name in ("whole", "at")})    for of = evaluations(plan)
+        positions = caching.evaluations(plan)
+        cache = caching.mag_cache(0.1, ratios, whole=positions["whole"], at=positions["at"])
 
     Args:
         plan: the sampled plan, with or without steps that renoise.

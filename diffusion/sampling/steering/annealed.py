@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import require_shape
 from diffusion.package import public
 from diffusion.samplers.sample import check_start, normal
-from diffusion.sampling.steering.particles import Particles, advance
+from diffusion.sampling.steering.particles import Particles, advance, check_groups
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling, effective_size, systematic
 
 LogDensity = Callable[[Array], Array]
@@ -87,8 +87,7 @@ def annealed(
         raise ValueError(f"annealed: ladder = {ladder} must be numbers from 0 to 1 that do not fall")
     if not np.all(np.asarray(step_sizes) > 0) or leapfrogs < 1:
         raise ValueError(f"annealed: step_sizes = {step_sizes} must be positive, leapfrogs = {leapfrogs} at least 1")
-    if number < 1 or x.shape[0] % number:
-        raise ValueError(f"number = {number} particles in a group do not divide the {x.shape[0]} samples of x")
+    check_groups(x, number)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     look = looker(log_base, log_density)
     b = jnp.asarray(rungs, x.dtype)
@@ -162,7 +161,6 @@ def annealing_ladder(
                 f"annealing_ladder: {RUNGS} rungs reach b = {ladder[-1]:.3g} only. Valid: a density nearer to the "
                 "base, or a smaller share"
             )
-        low, high = 0.0, 1 - ladder[-1]
         rise = 1 - ladder[-1]
         low, high = (0.0, rise) if uneven(point, rise) else (rise, rise)
         while high - low > 1e-6 * high:

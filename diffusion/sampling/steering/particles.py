@@ -1,6 +1,6 @@
 """The loop over weighted particles: groups of K particles, each resampled after each step."""
 
-__all__ = ["Particles", "advance", "best", "check", "drawn", "prepared", "resampled_steps"]
+__all__ = ["Particles", "advance", "best", "check", "check_groups", "drawn", "prepared", "resampled_steps"]
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -74,9 +74,18 @@ def check(sampler: Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, pla
     """
     check_arguments(sampler, denoise, schedule, plan)
     check_start(x, keys)
+    check_groups(x, number)
+    check_gaussian("steering weighs", sampler, schedule, x, plan)
+
+
+def check_groups(x: Array, number: int) -> None:
+    """Refuses a number of particles in a group that does not divide the samples x `[G K, ...]`.
+
+    Raises:
+        ValueError: naming both numbers.
+    """
     if number < 1 or x.shape[0] % number:
         raise ValueError(f"number = {number} particles in a group do not divide the {x.shape[0]} samples of x")
-    check_gaussian("steering weighs", sampler, schedule, x, plan)
 
 
 def prepared(x: Array, plan: Plan) -> tuple[Array, Plan]:

@@ -2,7 +2,7 @@
 
     watermark = watermarks.load("mark.json")      # made by `diffusion watermark make`
     noise = watermark.embed(noise, keys)          # [B, h, w, C]; or pictures, of one whose `carrier` is "pictures"
-    watermark.read(found).p_value                 # [B], under "there is no such watermark"
+    watermark.read(noise).p_value                 # [B], under "there is no such watermark"
 
 To add your own, set `watermarks.WATERMARKS["mine"] = mine`, also in a file that `--extend` names.
 """

@@ -61,7 +61,7 @@ def load(path: str | pathlib.Path) -> Watermark:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such key file; diffusion watermark make writes one.")
     try:
-        return _of_text(json.dumps(opener.read_table(path)))
+        return _parsed(json.dumps(opener.read_table(path)))
     except limits.Refused:
         raise
     except ValueError as error:
@@ -69,7 +69,7 @@ def load(path: str | pathlib.Path) -> Watermark:
 
 
 @functools.lru_cache(16)
-def _of_text(text: str) -> Watermark:
+def _parsed(text: str) -> Watermark:
     """The watermark of a key file's text; equal texts give the same object, so that its programs are compiled once."""
     return from_entry(json.loads(text))
 
