@@ -39,8 +39,7 @@ def inpainting(base: Any) -> Tuning:
         mask = condition.pop(MASK) > 0
         batch, height, width, _ = x.shape
         painted = mask.reshape(batch, height, vae.factor, width, vae.factor).any((2, 4))[..., None]
-        z = vae.apply({"params": params["vae"]}, jnp.where(mask, 0, picture), method="encode")
-        z = z.mean if isinstance(z, latent_space.Moments) else z
+        z = latent_space.mean(vae.apply({"params": params["vae"]}, jnp.where(mask, 0, picture), method="encode"))
         z = latent_space.to_diffusion(z, vae.scale, vae.shift)
         return jnp.concatenate([painted.astype(z.dtype), z], axis=-1)
 

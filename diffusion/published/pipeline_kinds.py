@@ -48,6 +48,11 @@ class Reader(NamedTuple):
     pad: str = ""
     vocabulary: str = "tokenizer"
 
+    @property
+    def folder(self) -> str:
+        """The name of the text encoder's folder in a model."""
+        return f"text_encoder{self.suffix}"
+
 
 class Usual(NamedTuple):
     """Steps and guidance of a model where a request names none; its folder may state them in sampling.json.

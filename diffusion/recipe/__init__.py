@@ -31,3 +31,4 @@ if TYPE_CHECKING:  # imported when first used
     )
 
 public.declare(__name__)
+public.moved({f"{__name__}.{name}": f"{__name__}.companions" for name in ("encoder", "perceptual")})

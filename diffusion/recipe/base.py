@@ -12,7 +12,6 @@ import numpy as np
 
 from diffusion.adapters.tuning import CAPTIONED, Tuning
 from diffusion.data.sources.spec import Leaf
-from diffusion.models import interchange
 from diffusion.models.interchange import folders, schedulers
 from diffusion.parameterizations import Parameterization
 from diffusion.text_to_image import TextToImage
@@ -50,21 +49,19 @@ class Base:
             parts: their names.
             shardings: (name, pytree of shapes) -> pytree of shardings; None: all on the first device.
         """
-        folder = pathlib.Path(self.path).expanduser()
-
-        def read(part: str) -> Any:
-            placed = functools.partial(shardings, part) if shardings else None
-            how = {"dtype": self.model.dtype_of(part), "shardings": placed, "keep": part != "vae"}
-            return interchange.load(folder / part, self.model.opened_as(part), **how)[1]
-
-        return {part: read(part) for part in parts}
+        placed = lambda part: functools.partial(shardings, part) if shardings else None
+        return {part: self.model.load_network(self._folder, part, shardings=placed(part)) for part in parts}
 
     def shapes(self, part: str) -> Any:
         """The shapes of a network's parameters, as `load` returns them."""
         if part == "vae":
             return self.model.params[part]
-        network = folders.find(pathlib.Path(self.path).expanduser() / part, self.model.opened_as(part))
+        network = folders.find(self.model.kind.place(self._folder, part), self.model.opened_as(part))
         return folders.kept_shapes(network, self.model.dtype_of(part))
+
+    @property
+    def _folder(self) -> pathlib.Path:
+        return pathlib.Path(self.path).expanduser()
 
 
 class TunedNetwork:

@@ -260,4 +260,4 @@ def _check_buckets(recipe: Recipe) -> None:
         valid = f"(height, width, channels) with one of the sizes {', '.join(f'{h} x {w}' for h, w in sizes)}"
         raise refused(config, "data.shape", "config.data.buckets needs the shape of samples", valid)
     for size in sizes:  # patches and halvings
-        recipe.rebuilt.network((*size, shape[-1]))
+        recipe.at((*size, shape[-1]))

@@ -38,7 +38,7 @@ def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Deno
 
 
 def _entry(config: Mapping) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The entry without its None values, as its function takes it, and as the function of its conditions does."""
+    """The entry for the guidance's function, and the entry for the function of its conditions, both without None."""
     entry = plain(config["sample"]["guidance"])
     spec = {name: value for name, value in entry.items() if value is not None}
     function = names.GUIDANCES.get(spec.get("name"))

@@ -115,7 +115,7 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
         _check_plain("twisted", denoise)
         pulled = guidance.posterior_sampling(denoise, schedule, tempered, pull) if pull else None
         proposal = None if pulled is None else _each_particle(pulled, number)
-        arguments, draws = _of_particles(denoise, schedule, x, keys, number)
+        arguments, draws = _particle_arguments(denoise, schedule, x, keys, number)
         twist = steering.tilt(_over_particles(tempered, number))
         particles = steering.twisted(sampler, plan=plan, twist=twist, proposal=proposal, **arguments)
         return _drawn(particles, draws)
@@ -136,7 +136,7 @@ def das(log_reward: LogReward, number: int, beta: float = 1.0, gamma: float | No
 
     def drive(sampler, denoise, schedule, x, plan, keys):
         _check_plain("das", denoise)
-        arguments, draws = _of_particles(denoise, schedule, x, keys, number)
+        arguments, draws = _particle_arguments(denoise, schedule, x, keys, number)
         reward = _over_particles(tempered, number)
         return _drawn(steering.das(sampler, plan=plan, log_reward=reward, gamma=gamma, **arguments), draws)
 
@@ -149,7 +149,7 @@ def searched_paths(log_reward: LogReward, number: int, width: int = 1) -> Driver
 
     def drive(sampler, denoise, schedule, x, plan, keys):
         _check_plain("searched_paths", denoise)
-        arguments, _ = _of_particles(denoise, schedule, x, keys, number)
+        arguments, _ = _particle_arguments(denoise, schedule, x, keys, number)
         reward = _over_particles(tempered, number)
         return steering.searched_paths(sampler, plan=plan, log_reward=reward, width=width, **arguments)[0]
 
@@ -187,7 +187,7 @@ def mcgdiff(measurement: Measurement, y: Array, number: int, noise_std: float = 
     _check_number("mcgdiff", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        arguments, draws = _of_particles(denoise, schedule, x, keys, number)
+        arguments, draws = _particle_arguments(denoise, schedule, x, keys, number)
         measured = {"measurement": measurement, "y": jnp.repeat(y, number, axis=0), "noise_std": noise_std}
         return _drawn(steering.mcgdiff(sampler, plan=plan, **measured, **arguments), draws)
 
@@ -202,7 +202,7 @@ def corrected(number: int) -> Driver:
     _check_number("corrected", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        arguments, draws = _of_branches("corrected", denoise, schedule, x, keys, number)
+        arguments, draws = _branch_arguments("corrected", denoise, schedule, x, keys, number)
         arguments["x"] = arguments["x"] / denoise.total**0.5
         return _drawn(steering.corrected(sampler, plan=plan, exponents=denoise.exponents, **arguments), draws)
 
@@ -217,7 +217,7 @@ def mixed(number: int) -> Driver:
     _check_number("mixed", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        arguments, draws = _of_branches("mixed", denoise, schedule, x, keys, number)
+        arguments, draws = _branch_arguments("mixed", denoise, schedule, x, keys, number)
         return _drawn(steering.mixed(sampler, plan=plan, shares=denoise.exponents, **arguments), draws)
 
     return drive
@@ -228,7 +228,7 @@ def searched_noise(log_reward: LogReward, rounds: int = 1, trials: int = 3, dist
 
     def drive(keys, **arguments):
         searches, draws = jax.vmap(jax.random.split, out_axes=1)(keys)
-        generate, noise = _of_noise(keys=draws, **arguments)
+        generate, noise = _from_noise(keys=draws, **arguments)
         best, _ = steering.searched_noise(
             generate, log_reward, noise, searches, rounds=rounds, trials=trials, distance=distance
         )
@@ -241,7 +241,7 @@ def optimised_noise(log_reward: LogReward, updates: int = 10, learning_rate: flo
     """The sample of the noise of `steering.optimised_noise`, by plain gradient ascent."""
 
     def drive(**arguments):
-        generate, noise = _of_noise(**arguments)
+        generate, noise = _from_noise(**arguments)
         best, _ = steering.optimised_noise(
             generate, log_reward, noise, optax.sgd(learning_rate), steps=updates, prior=prior
         )
@@ -267,43 +267,43 @@ def _tempered(driver: str, log_reward: LogReward, number: int, beta: float) -> L
     return lambda x: log_reward(x) / beta
 
 
-def _of_particles(
+def _particle_arguments(
     denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
 ) -> tuple[dict[str, Any], Array]:
-    """What functions of particles take, with first noise for samples alike x, and keys `[B]` of the draw of one."""
-    starts, walks, draws = _keys_of_particles(keys, number)
+    """(the arguments of a function of particles, with initial noise for samples like x; the keys `[B]` of `_drawn`)."""
+    starts, walks, draws = _keys_particle_arguments(keys, number)
     noise = samplers.prior(schedule, starts, x.shape[1:])
     every = _each_particle(denoise, number)
     return {"denoise": every, "schedule": schedule, "x": noise, "keys": walks, "number": number}, draws
 
 
-def _of_branches(
+def _branch_arguments(
     driver: str, denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
 ) -> tuple[dict[str, Any], Array]:
-    """`_of_particles` of the branches of a product of densities."""
+    """`_particle_arguments` for a function that takes the branches of a product of densities."""
     if not isinstance(denoise, guidance.Product):
         raise ValueError(
             f"{driver} needs a product of densities, which config.sample.guidance and guides do not define. Valid: the "
             "guidance product, or the guide multiplied"
         )
-    arguments, draws = _of_particles(denoise.branches, schedule, x, keys, number)
+    arguments, draws = _particle_arguments(denoise.branches, schedule, x, keys, number)
     arguments["branches"] = arguments.pop("denoise")
     return arguments, draws
 
 
 def _each_particle(denoise: Any, number: int) -> Callable[[Array, Any], Any]:
-    """A function (x_t, t) of `number` particles for each sample, of one of samples."""
+    """The function (x_t, t) on `number` particles for each sample, from a function on samples."""
     return lambda x, t: _over_particles(lambda x: denoise(x, t), number)(x)
 
 
 def _over_particles(function: Callable[[Array], Any], number: int) -> Callable[[Array], Any]:
-    """The function of `[B number, ...]` of one of `[B, ...]`, whose sample b knows its own condition."""
+    """The function on `[B number, ...]` from a function on `[B, ...]`, whose sample b has its own condition."""
     grouped = lambda x: x.reshape(-1, number, *x.shape[1:])
     every = jax.vmap(function, in_axes=1, out_axes=1)
     return lambda x: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every(grouped(x)))
 
 
-def _keys_of_particles(keys: Array, number: int) -> tuple[Array, Array, Array]:
+def _keys_particle_arguments(keys: Array, number: int) -> tuple[Array, Array, Array]:
     """Keys `[B number]` of the particles' first noise and of their steps, and `[B]` of the draw of one of a group."""
     several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
     starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
@@ -316,7 +316,7 @@ def _drawn(particles: steering.Particles, keys: Array) -> tuple[Array, Weighed]:
     return steering.drawn(particles, keys), means
 
 
-def _of_noise(schedule: NoiseSchedule, x: Array, **arguments: Any) -> tuple[Generate, Array]:
-    """Standard normal noise to the sampler's samples, with the same draws on the way, and that noise of x."""
+def _from_noise(schedule: NoiseSchedule, x: Array, **arguments: Any) -> tuple[Generate, Array]:
+    """(the function from standard normal noise to samples, with the same draws in each call; the noise of x)."""
     std = jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))
     return lambda z: samplers.sample(schedule=schedule, x=std * z, **arguments), x / std

@@ -42,7 +42,7 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
         parts.append(model.kind.video.second)
     full = {part: model.params[part] for part in parts}
     params = {part: storage.quantised(weights, kind) for part, weights in full.items()}
-    return dataclasses.replace(model, params={**model.params, **params}, _programs={}), stored(full, params)
+    return model.replaced(params={**model.params, **params}), stored(full, params)
 
 
 def with_words(model: TextToImage, embeddings: Mapping[str | pathlib.Path, str]) -> TextToImage:
@@ -76,7 +76,7 @@ def with_attachments(
         name: one if isinstance(one, Attachment) else attached.load(one, denoiser, base, dtype=model.dtype, **how)
         for name, one in attachments.items()
     }
-    return dataclasses.replace(model, attachments={**model.attachments, **loaded}, _programs={})
+    return model.replaced(attachments={**model.attachments, **loaded})
 
 
 def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> TextToImage:
@@ -103,7 +103,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     _check_has_text(model)
     weights = {path: LoraWeight.read(weight) for path, weight in loras.items()}
     model, loras = _before_control(model, loras)
-    files = [_of_its_denoiser(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
+    files = [_assigned(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
     denoiser = model.kind.denoiser
     if _has_quantised(model.params.get(denoiser, ())) and not all(weight.always for _, _, weight in files):
         raise ValueError(f"the kernels of {denoiser} are quantised, so they take no LoRA with an interval of t")
@@ -130,13 +130,13 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
             adapters = [one.adapter for one, _ in updates]
             wide = lora.changeable(params[part], adapters, model.dtype_of(part))
             params[part] = jax.jit(lora.merge)(wide, adapters, scales)
-    return dataclasses.replace(model, params=params, timed=(*model.timed, *timed), _programs={})
+    return model.replaced(params=params, timed=(*model.timed, *timed))
 
 
 def _before_control(
     model: TextToImage, loras: Mapping[str | pathlib.Path, Any]
 ) -> tuple[TextToImage, Mapping[str | pathlib.Path, Any]]:
-    """The model for the control LoRAs among the files, with the other files, and these; all as they are without any."""
+    """(the model that takes control LoRAs, with the other files merged; these LoRAs); both unchanged without any."""
     part, how = model.kind.denoiser, model.kind.control_loras
     if how is None:
         return model, loras
@@ -162,7 +162,7 @@ def _before_control(
         )
     module, params = how.widened(model.denoiser, model.params.get(part))
     modules, added = {**model.modules, part: module}, {part: params} if part in model.params else {}
-    wide = dataclasses.replace(model, modules=modules, params={**model.params, **added}, _programs={})
+    wide = model.replaced(modules=modules, params={**model.params, **added})
     return wide.as_pipeline(how.pipeline), control
 
 
@@ -180,10 +180,10 @@ def _check_has_text(model: TextToImage) -> None:
         )
 
 
-def _of_its_denoiser(
+def _assigned(
     model: TextToImage, file: dict[str, lora_files.Lora], path: Any, weight: LoraWeight
 ) -> tuple[dict[str, lora_files.Lora], Any, LoraWeight]:
-    """(the file, its path, its weight); with two denoisers its interval says which one it belongs to."""
+    """(the file, its path, its weight); with two denoisers the interval says to which one it belongs."""
     part, video = model.kind.denoiser, model.kind.video
     if model.boundary is None or video is None or weight.always or part not in file:
         return file, path, weight

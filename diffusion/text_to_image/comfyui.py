@@ -82,7 +82,7 @@ class Workflow(NamedTuple):
             raise ValueError(
                 f"the scheduler {self.scheduler} starts below pure noise, which cannot be combined with a mask"
             )
-        return dataclasses.replace(model, process=process, _programs={})
+        return model.replaced(process=process)
 
     def requested(self, model: TextToImage) -> Request:
         """The request to a model, which may read the strength of the guidance, with the mask that is read here.

@@ -19,6 +19,7 @@ from diffusion.text_to_image.requests import Request, settings
 
 USED = ("prompts", "negative", "steps", "guidance", "seeds", "sampler", "height", "width", "image", "strength",
         "batch_size", "emphasis", "windows", "controls", "mask", "kept_noise", "perturbed_guidance")  # fmt: skip
+SCALES = ("image_guidance", "late_guidance")  # scales without an effect at 1
 
 
 def written(request: Request, source: Mapping[str, Any], model: TextToImage, size: tuple[int, int]) -> dict:
@@ -34,24 +35,7 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
     Raises:
         ValueError: for a setting that no node has, or steps that no scheduler of ComfyUI lays so.
     """
-    table = settings(type(request))
-    for name, setting in table.items():
-        neutral: tuple[Any, ...] = (
-            (setting.default, None, 1.0) if name in ("image_guidance", "late_guidance") else (setting.default,)
-        )
-        if name not in USED and not any(np.array_equal(getattr(request, name), value) for value in neutral):
-            raise ValueError(
-                f"{name} = {limits.short(getattr(request, name))} cannot be exported: none of the supported nodes has "
-                "this setting"
-            )
-    for name in ("embeddings", "quantised"):
-        if source.get(name):
-            raise ValueError(
-                f"{name} = {limits.short(source[name])} cannot be exported: none of the supported nodes has this "
-                "setting"
-            )
-    if len(request.prompts) > 1 or request.emphasis not in ("none", "from_empty"):
-        raise ValueError("a workflow has one prompt, and the emphasis must be none or from_empty")
+    _check_settings(request, source)
     comfyui.check_reading(request, model)
     last = lambda path: str(path).rstrip("/").rpartition("/")[2]
     first = request.first_step(request.steps or 1, begun="shift" in model.process.fields)
@@ -125,6 +109,25 @@ def written(request: Request, source: Mapping[str, Any], model: TextToImage, siz
                denoise=denoise)  # fmt: skip
     add("SaveImage", images=[add("VAEDecode", samples=[latents, 0], vae=vae), 0], filename_prefix="diffusion")
     return graph
+
+
+def _check_settings(request: Request, source: Mapping[str, Any]) -> None:
+    """Refuses the settings that no node has."""
+    values = {name: getattr(request, name) for name in settings(type(request)) if name not in USED}
+    refused = {name: value for name, value in values.items() if not _is_neutral(request, name, value)}
+    refused |= {name: source[name] for name in ("embeddings", "quantised") if source.get(name)}
+    for name, value in refused.items():
+        raise ValueError(
+            f"{name} = {limits.short(value)} cannot be exported: none of the supported nodes has this setting"
+        )
+    if len(request.prompts) > 1 or request.emphasis not in ("none", "from_empty"):
+        raise ValueError("a workflow has one prompt, and the emphasis must be none or from_empty")
+
+
+def _is_neutral(request: Request, name: str, value: Any) -> bool:
+    """Whether a setting has no effect at this value."""
+    neutral = (settings(type(request))[name].default, *((None, 1.0) if name in SCALES else ()))
+    return any(np.array_equal(value, one) for one in neutral)
 
 
 def _shift(model: TextToImage, size: tuple[int, int]) -> tuple[comfyui_steps.Levels | None, dict[str, Any] | None]:

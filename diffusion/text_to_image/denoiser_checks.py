@@ -4,23 +4,22 @@ import pathlib
 from typing import Any
 
 from diffusion.models.interchange.family import Refusal
-from diffusion.published.pipeline_kinds import Video
-from diffusion.text_to_image.pipelines import KINDS, distilled
+from diffusion.published.pipeline_kinds import Kind, Video
+from diffusion.text_to_image.pipelines import distilled
 
 
-def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: Any, clean: bool = False) -> None:
+def check_denoiser(folder: pathlib.Path, name: str, kind: Kind, denoiser: Any, autoencoder: Any) -> None:
     """Refuses a denoiser whose inputs differ from its pipeline's; a U-Net's channels tell which inputs it takes.
 
     Args:
         folder: the folder of the model, for the message.
-        name: the name of the pipeline's class.
+        name: the name of the pipeline's class, for the message.
+        kind: the pipeline.
         denoiser, autoencoder: the modules of the networks.
-        clean: whether model_index.json says expand_timesteps, see `Video.clean`.
 
     Raises:
         Refusal: if they differ; the message says in what.
     """
-    kind = KINDS[name]
     if kind.network is not None and not isinstance(denoiser, kind.network):
         raise Refusal(
             f"{folder}: the denoiser of a {name} must be a {kind.network.__name__}, but this one is a "
@@ -38,8 +37,7 @@ def check_denoiser(folder: pathlib.Path, name: str, denoiser: Any, autoencoder: 
             f"makes them {autoencoder.factor} times smaller and then {autoencoder.decoded_factor} times larger."
         )
     if kind.video is not None:
-        video = kind.video._replace(clean=clean or kind.video.clean)
-        _check_video(f"{folder}: a {name} is supported whose", video, denoiser, autoencoder)
+        _check_video(f"{folder}: a {name} is supported whose", kind.video, denoiser, autoencoder)
     if why := kind.objection(denoiser):
         raise Refusal(f"{folder}: the denoiser of a {name} must have {why}.")
     if kind.strength and not distilled(denoiser):

@@ -73,32 +73,10 @@ def denoise(
     regions = conditional.pop("regions", ())
     tokens = conditional.pop("words", None)
     condition = with_seen(conditional, attached, 0)
-    conditions = [condition, *({**condition, **region} for region in regions)]
-    if unconditional is not None:
-        conditions.append(with_seen(unconditional, attached, 1))
-        if model.sees_picture:
-            conditions.append({**conditions[-1], "beside": jnp.zeros_like(conditions[-1]["beside"])})
-    if perturbed:
-        layers = model.kind.perturbs(model.denoiser)
-        mask = np.repeat(layers, len(condition["text"]), axis=0)
-        conditions = [{**one, "identity": mask & False} for one in conditions] + [{**condition, "identity": mask}]
-    if apart:
-        plain = np.zeros(len(condition["text"]), bool)
-        conditions = [{**one, "apart": plain} for one in conditions] + [{**conditions[0], "apart": ~plain}]
+    null = None if unconditional is None else with_seen(unconditional, attached, 1)
+    conditions = _branch_conditions(model, condition, regions, null, perturbed, apart)
     timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
-    timely = bool(attached) or timed or "reference" in conditional  # some part reads the schedule's time
-
-    def by_leaves(apply: Callable[..., Any], clean: Array | None) -> Callable[..., Any]:
-        """A network of a clip and its sound, whose clean frames have the time of what has no noise."""
-        if clean is None:
-            return apply
-        still = parameterization.clock(schedule, jnp.float32(timesteps.clean_time(schedule)))
-
-        def network(x: Mapping[str, Array], clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
-            frame_clocks = jnp.where(clean, still, jnp.reshape(clock, (-1, 1)))
-            return apply(x, {"video": frame_clocks, "sound": clock}, condition, **more)
-
-        return network
+    reads_time = bool(attached) or timed or "reference" in conditional  # a part of the network reads it
 
     def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
         condition = dict(condition)
@@ -114,14 +92,15 @@ def denoise(
                 variables |= _states(model, variables, reference, x, t, clock, inner)
             inputs = x if beside is None else jnp.concatenate([x, beside], axis=-1)
             apply = functools.partial(model.denoiser.apply, variables)
-            apply = apply if model.kind.sound is None else pytrees.vector_network(by_leaves(apply, clean), shape)
+            if model.kind.sound is not None:
+                apply = pytrees.vector_network(_with_clean_frames(model, apply, clean), shape)
             clocks = clock if end is None else (clock, parameterization.clock(schedule, end))
             return apply(inputs, clocks, inner, **more)
 
         return video_models.evaluated(params, t, evaluate)
 
     def at(t: Any, condition: dict[str, Any], batch: int) -> dict[str, Any]:
-        return {**condition, "time": jnp.broadcast_to(t, (batch,))} if timely else condition
+        return {**condition, "time": jnp.broadcast_to(t, (batch,))} if reads_time else condition
 
     def guide(branches: guidance.Branches) -> parameterizations.Denoiser:
         if model.kind.sound is not None:
@@ -158,19 +137,55 @@ def denoise(
             )
         return layers
 
+    # Conditions that do not depend on the time are joined once, if their shapes allow it.
     at_time = lambda x, t: tuple(at(t, condition, len(x)) for condition in conditions)
     return sampling.denoiser(
         network,
         schedule,
         parameterization,
-        at_time
-        if timely
-        else tuple(conditions),  # the conditions of the branches are joined once, if their shapes allow it
+        at_time if reads_time else conditions,
         None if len(conditions) == 1 else guide,
         changes=() if tokens is None else (lambda denoise: _with_words(denoise, schedule, maps, tokens, places),),
         cache=cache,
         merge=merge,
     )
+
+
+def _branch_conditions(
+    model: Any,
+    condition: dict[str, Any],
+    regions: Sequence[Mapping[str, Any]],
+    null: dict[str, Any] | None,
+    perturbed: bool,
+    apart: bool,
+) -> tuple[dict[str, Any], ...]:
+    """The conditions of the branches: the prompts and the regions, the negative prompt, and perturbed networks."""
+    conditions = [condition, *({**condition, **region} for region in regions)]
+    if null is not None:
+        conditions.append(null)
+        if model.sees_picture:
+            conditions.append({**null, "beside": jnp.zeros_like(null["beside"])})
+    if perturbed:
+        mask = np.repeat(model.kind.perturbs(model.denoiser), len(condition["text"]), axis=0)
+        conditions = [{**one, "identity": mask & False} for one in conditions] + [{**condition, "identity": mask}]
+    if apart:
+        plain = np.zeros(len(condition["text"]), bool)
+        conditions = [{**one, "apart": plain} for one in conditions] + [{**conditions[0], "apart": ~plain}]
+    return tuple(conditions)
+
+
+def _with_clean_frames(model: Any, apply: Callable[..., Any], clean: Array | None) -> Callable[..., Any]:
+    """The network of a clip and its sound, in which the frames `clean` [B, F] have the time of data without noise."""
+    if clean is None:
+        return apply
+    schedule = model.process.schedule
+    still = model.process.parameterization.clock(schedule, jnp.float32(timesteps.clean_time(schedule)))
+
+    def network(x: Mapping[str, Array], clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
+        frame_clocks = jnp.where(clean, still, jnp.reshape(clock, (-1, 1)))
+        return apply(x, {"video": frame_clocks, "sound": clock}, condition, **more)
+
+    return network
 
 
 def flow_map(model: Any, *arguments: Any) -> FlowMap:

@@ -6,7 +6,7 @@ import numpy as np
 
 from diffusion.sampling import editing
 from diffusion.text_to_image import programs
-from diffusion.text_to_image.jobs import Job, program
+from diffusion.text_to_image.jobs import Job, compiled
 from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.requests import Request
 
@@ -38,13 +38,13 @@ def between(
     conditions = [
         jax.tree.map(lambda ends: _mixed(ends, weight), branch) for branch in job.conditions(model, len(weights))
     ]
-    begin = program(model, job.course, "begin", programs.compiled(programs.begin))
+    begin = compiled(model, job.course, programs.begin)
     noise, *_ = begin(model.params["vae"], jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), None, None)
     one, other = (jnp.repeat(noise[i : i + 1], len(weights), axis=0) for i in (0, 1))
     x = one if seeds[0] == seeds[1] else editing.slerp(one, other, weight)
     keys = jax.random.split(jax.random.key(seeds[0]), len(weights))
-    sampled = program(model, job.course, "sampled", programs.compiled(programs.sampled))
-    return np.asarray(sampled(model.drawing, x, *conditions, guidance, keys, None, None)[0].pictures)
+    sampled = compiled(model, job.course, programs.sampled)
+    return np.asarray(sampled(model.drawing, programs.Start(x, keys), *conditions, guidance)[0].pictures)
 
 
 def _mixed(ends: jax.Array, weight: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ of it, and `margins` extend it.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -24,7 +25,6 @@ from diffusion.flows import flow_maps
 from diffusion.guidance import Stepwise, Unpaired
 from diffusion.models import facts
 from diffusion.models.interchange import schedulers
-from diffusion.published.pipeline_kinds import Usual
 from diffusion.sampling import caching, watermarks
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import programs, second_stage, video_models
@@ -33,7 +33,7 @@ from diffusion.text_to_image.canvas import Canvas, OpenedControl, opened_control
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.model import TextToImage
 from diffusion.text_to_image.planned_steps import planned_steps
-from diffusion.text_to_image.programs import Course, compiled
+from diffusion.text_to_image.programs import Course
 from diffusion.text_to_image.prompt_conditions import conditions
 from diffusion.text_to_image.regions import Places, ends, on_latents, token_places
 from diffusion.text_to_image.requested_images import network_pictures, open_images, sized_picture
@@ -149,13 +149,14 @@ def results(model: TextToImage, request: Request) -> Results:
     batch = request.batch_size
     attached = job.attached(model)
     conditional, unconditional = job.conditions(model, batch, attached)
-    pictures = program(model, job.course, "pictures", compiled(programs.pictures))
+    pictures = compiled(model, job.course, programs.pictures)
     params = model.drawing
     fixed = (*job.canvas.arrays(), attached, job.reference, job.images)
     one_batch = lambda rows: pictures(params, *rows[:2], job.scale(model), rows[2], *fixed)
     decoded, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
     sounds = None if decoded.sounds is None else np.asarray(decoded.sounds, np.float32)
-    skipped = job.skipped(model, *work)
+    trajectory = job.course.trajectory
+    skipped = sampling.skipped(work, model.denoiser, trajectory.sampler, trajectory.plan)
     return Results(job.finished(decoded.pictures), sounds, job.course.rate, model.sample_rate, skipped)
 
 
@@ -174,29 +175,27 @@ def frames(model: TextToImage, request: Request) -> Iterator[Frame]:
 def _frames(
     model: TextToImage, job: "Job", conditional: dict, unconditional: dict, attached: tuple[Attached, ...]
 ) -> Iterator[Frame]:
-    begin = program(model, job.course, "begin", compiled(programs.begin))
-    run = program(model, job.course, "steps", programs.stepwise)
+    begin = compiled(model, job.course, programs.begin)
+    run = program(model, job.course, programs.stepwise, programs.stepwise)
     finer = lambda params, x, *_: x
     if model.kind.second_stage is not None:
-        finer = program(model, job.course, "finer", compiled(second_stage.finer))
-    decoded = program(model, job.course, "decoded", compiled(programs.decoded))
+        finer = compiled(model, job.course, second_stage.finer)
+    decoded = compiled(model, job.course, programs.decoded)
     params = model.weights
     vae = model.params["vae"]
     image, mask = job.canvas.arrays()
-    x, keys, known, painted, beside = begin(vae, job.keys(), image, mask, job.reference, job.images)
+    start = begin(vae, job.keys(), image, mask, job.reference, job.images)
     plan = job.course.trajectory.plan
     s = np.asarray(plan.s)
-    both = conditional | beside, unconditional | beside
-    states = run(x, len(s), params, *both, job.scale(model), keys, known, painted, attached)
+    states = run(start.x, len(s), params, start, conditional, unconditional, job.scale(model), attached)
     for i, state in enumerate(states):
         if plan.renoise[i]:
             continue
-        x = finer(model.drawing, state.x0 if i + 1 < len(s) else state.x, both[0], keys)
-        pictures = np.asarray(decoded(vae, job.course.pictured(model, x), known, image, mask))
+        x = finer(model.drawing, state.x0 if i + 1 < len(s) else state.x, conditional, start.keys)
+        pictures = np.asarray(decoded(vae, job.course.pictured(model, x), start.known, image, mask))
         sounds = None
         if model.kind.sound is not None and i + 1 == len(s):
-            hear = program(model, job.course, "sounds", compiled(programs.sounds))
-            sounds = np.asarray(hear(model.drawing, x), np.float32)
+            sounds = np.asarray(compiled(model, job.course, programs.sounds)(model.drawing, x), np.float32)
         yield Frame(i + 1, len(s), float(s[i]), job.finished(pictures), sounds, model.sample_rate)
 
 
@@ -204,8 +203,7 @@ class Job(NamedTuple):
     """A request that has been checked against a model, with what follows from both before any computation.
 
     Attributes:
-        request: the request for N pictures.
-        usual: the steps and the guidance of the request, or else of the model.
+        request: the request for N pictures, with the model's own steps, guidances and sampler if it names none.
         canvas: the image with its margins, and the mask of the part that is painted.
         course: the facts that programs are compiled for.
         controls: the controls, with their pictures read.
@@ -215,7 +213,6 @@ class Job(NamedTuple):
     """
 
     request: Request
-    usual: Usual
     canvas: Canvas
     course: Course
     controls: tuple[OpenedControl, ...] = ()
@@ -231,8 +228,6 @@ class Job(NamedTuple):
             FileNotFoundError, ValueError: if the request does not fit the model.
         """
         request = request.resolved(model)
-        assert request.steps is not None and request.guidance is not None  # they are resolved
-        usual = Usual(request.steps, request.guidance)
         request.check(model)
         video_models.check(request, model)
         images = open_images(model, request)
@@ -271,13 +266,19 @@ class Job(NamedTuple):
             apart=request.modality_guidance not in (None, 1),
         )
         in_prompt = network_pictures(images.in_prompt)
-        return cls(request, usual, images.canvas, course, controls, reference, images.denoiser_images(size), in_prompt)
+        return cls(request, images.canvas, course, controls, reference, images.denoiser_images(size), in_prompt)
+
+    @property
+    def guidance(self) -> float:
+        """The guidance scale of the request, or the strength that a distilled model receives."""
+        assert self.request.guidance is not None  # the request is resolved
+        return self.request.guidance
 
     def attached(self, model: TextToImage) -> tuple[Attached, ...]:
         """The attachments of the controls, with the inputs that they read from the pictures."""
         if not self.controls:
             return ()
-        encode = program(model, self.course, "seen", compiled(programs.control_inputs))
+        encode = compiled(model, self.course, programs.control_inputs)
         result = []
         for attachment, picture, control, mask in self.controls:
             inputs = encode(model.params["vae"], attachment, picture)
@@ -301,9 +302,7 @@ class Job(NamedTuple):
         prompts, _ = request.rows()
         how = {"windows": request.windows, "emphasis": request.emphasis, "frames": self.course.frames}
         how |= {"pictures": self.prompt_images, "rate": self.course.rate}
-        encode = lambda prompts: conditions(
-            model, prompts, request.negative, self.usual.guidance, *self.course.size, **how
-        )
+        encode = lambda prompts: conditions(model, prompts, request.negative, self.guidance, *self.course.size, **how)
         both: tuple[Any, Any] = encode(prompts)
         frames = [] if self.canvas.image is None else [self.canvas.image]
         if self.course.frames and self.request.images:
@@ -328,36 +327,29 @@ class Job(NamedTuple):
         With perturbed-attention guidance it is [2], by text and by that; a dynamic guidance has one for each step. For
         clips with a sound it is what `Sound.guides` takes.
         """
+        request, guidance = self.request, self.guidance
         if model.kind.sound is not None:
-            request = self.request
             others = {"perturbed": request.perturbed_guidance, "apart": request.modality_guidance}
-            scales = {
-                "video": {"text": self.usual.guidance, **others},
-                "sound": {"text": request.sound_guidance, **others},
-            }
+            scales = {"video": {"text": guidance, **others}, "sound": {"text": request.sound_guidance, **others}}
             return jax.tree.map(jnp.float32, scales)
         if self.course.perturbed:
-            return jnp.asarray([self.usual.guidance, self.request.perturbed_guidance], jnp.float32)
+            return jnp.asarray([guidance, request.perturbed_guidance], jnp.float32)
         if model.sees_picture:
-            return jnp.asarray([self.usual.guidance, self.request.image_guidance], jnp.float32)
+            return jnp.asarray([guidance, request.image_guidance], jnp.float32)
         if model.boundary is not None:
-            late = self.request.late_guidance
-            return jnp.asarray([self.usual.guidance, self.usual.guidance if late is None else late], jnp.float32)
-        if self.request.dynamic_guidance and model.kind.dynamic_scales is not None:
+            late = request.late_guidance
+            return jnp.asarray([guidance, guidance if late is None else late], jnp.float32)
+        if request.dynamic_guidance and model.kind.dynamic_scales is not None:
+            assert request.steps is not None  # the request is resolved
             times = np.asarray(self.course.trajectory.plan.t, np.float64)
             trained = np.rint(times * model.process.T) - 1  # the plan may be rounded to float32
-            scales = model.kind.dynamic_scales(self.usual.guidance, trained, self.usual.steps)
+            scales = model.kind.dynamic_scales(guidance, trained, request.steps)
             return Stepwise(jnp.asarray(times, jnp.float32), jnp.asarray(scales, jnp.float32))
-        return jnp.float32(self.usual.guidance)
+        return jnp.float32(guidance)
 
     def finished(self, pictures: np.ndarray) -> np.ndarray:
         """The pictures with the kept part of the image pasted back, and with a watermark of pictures."""
         return sampling.marked(self.course.watermark, "pictures", self.canvas.with_original(pictures))
-
-    def skipped(self, model: TextToImage, run: int, evaluations: int) -> float | None:
-        """The share of the denoiser's blocks that the cache skipped, by the counts of `caching.Work`; None without."""
-        trajectory = self.course.trajectory
-        return sampling.skipped((run, evaluations), model.denoiser, trajectory.sampler, trajectory.plan)
 
     def keys(self) -> Array:
         """One random key for each picture, by its seed."""
@@ -395,7 +387,7 @@ def cache_of(
 
 def _tokenizer(model: TextToImage) -> Tokenizer:
     """The vocabulary of the first text encoder; the condition begins with the tokens of that encoder."""
-    return model.tokenizers[f"text_encoder{model.kind.readers[0].suffix}"]
+    return model.tokenizers[model.kind.readers[0].folder]
 
 
 def _check_words(model: TextToImage, request: Request, sampler: samplers.Sampler, cache: caching.Cache | None) -> None:
@@ -443,6 +435,11 @@ def _placed(
         return request, Places(small)
     boxes = tuple(word.box for word in request.words)
     return request, Places(small, boxes, request.attention, len(_tokenizer(model).start), ends(plan))
+
+
+def compiled(model: TextToImage, course: Course, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` of a model and a course, compiled for its other arguments when it is first called; see `program`."""
+    return program(model, course, function, lambda *first: jax.jit(functools.partial(function, *first)))
 
 
 def program(model: TextToImage, course: Course, name: Any, make: Callable[[TextToImage, Course], Any]) -> Any:

@@ -9,12 +9,11 @@ import jax
 
 from diffusion import parameterizations
 from diffusion.io import opener, schema
-from diffusion.models import interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import folders, schedulers
 from diffusion.models.interchange.family import SIDES, Refusal
 from diffusion.models.layers.choices import look_up
-from diffusion.published.pipeline_kinds import Kind
+from diffusion.published.pipeline_kinds import Kind, Reader
 from diffusion.text import Tokenizer
 from diffusion.text_to_image import denoiser_checks, model_index, pipelines
 from diffusion.text_to_image.additions import with_attachments, with_loras, with_words
@@ -61,11 +60,7 @@ def load(
     folder = pathlib.Path(folder).expanduser()
     model = described(folder, dtype=dtype, prediction=prediction)
 
-    def read(part: str) -> Any:
-        keep = part not in model.kind.decoders
-        family, dtype = model.opened_as(part), model.dtype_of(part)
-        place = model.kind.place(folder, part)
-        return interchange.load(place, family, dtype=dtype, quantised=quantised, keep=keep, **how)[1]
+    read = lambda part: model.load_network(folder, part, quantised=quantised, **how)
 
     def added(params: Mapping[str, Any], *dropped: str) -> TextToImage:
         changed = dataclasses.replace(model, params={**{part: model.params[part] for part in dropped}, **params})
@@ -95,10 +90,9 @@ def described(
     name = str(index.get("_class_name"))
     kind = pipelines.kind_of(name, folder)
     model_index.check_stated(index, kind, folder)
-    clean = bool(index.get("expand_timesteps"))
-    if clean and kind.video is not None:
+    if index.get("expand_timesteps") and kind.video is not None:
         kind = kind._replace(video=kind.video._replace(clean=True, rate=24.0))
-    readers = {f"text_encoder{reader.suffix}": reader for reader in kind.readers}
+    readers = {reader.folder: reader for reader in kind.readers}
     if kind.attaches:
         model_index.has_part(index, kind.attaches, False)
     encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
@@ -106,7 +100,7 @@ def described(
     table = opener.read_table(kind.place(folder, "scheduler") / "scheduler_config.json")
     table = {**table, **kind.student_schedule} if student else table
     process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent, kind.by_root)
-    modules, params, tokenizers = {}, {}, {}
+    modules, params = {}, {}
     boundary, second = _two_denoisers(kind, index)
     eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()
     stage = kind.second_stage
@@ -119,14 +113,9 @@ def described(
             lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind), folders.shapes_of(family, module)
         )
         modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
-    for part in encoders:
-        reader = readers[part]
-        longest = getattr(modules[part], "positions", reader.length)  # T5 has no largest length
-        vocabulary = kind.place(folder, f"{reader.vocabulary}{reader.suffix}")
-        tokenizer = Tokenizer.open(vocabulary, min(reader.length, longest), reader.pad)
-        tokenizers[part] = tokenizer if reader.left is None else tokenizer._replace(left=reader.left)
+    tokenizers = {part: _tokenizer(folder, kind, readers[part], modules[part]) for part in encoders}
     denoiser = modules[kind.denoiser]
-    denoiser_checks.check_denoiser(folder, name, denoiser, modules["vae"], clean)
+    denoiser_checks.check_denoiser(folder, name, kind, denoiser, modules["vae"])
     if stage is not None:
         denoiser_checks.check_second_stage(folder, denoiser, modules[stage.network], modules["vae"])
     if getattr(denoiser, "picture_width", 0) and not eyes:
@@ -141,14 +130,9 @@ def described(
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):
         process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
-    denoiser_folder = kind.place(folder, kind.denoiser)
-    config = opener.read_table(denoiser_folder / "config.json")
-    schema.check({"sample_size": SIDES}, config, f"{denoiser_folder}: config.json")
-    side = config.get("sample_size") or kind.sample_size // getattr(modules["vae"], "packed", 1)
-    side = (max(side) if isinstance(side, list) else side) * modules["vae"].factor
+    side = _side(folder, kind, modules["vae"])
     second_process = None
     if stage is not None:
-        side = stage.side
         second_process = schedulers.read(
             opener.read_table(kind.place(folder, stage.scheduler) / "scheduler_config.json")
         )
@@ -162,12 +146,31 @@ def described(
     elif not pipelines.distilled(denoiser):
         kind, usual = kind.guiders(kind, folder, lambda part: model_index.has_part(index, part, True), usual)
     usual = model_index.read_usual(folder, usual)
-    model = TextToImage(name, kind, modules, params, tokenizers, process, int(side), zeros, usual, dtype)
     sight = None
     pictured = kind.several if kind.video is None else kind.video
     if pictured is not None and pictured.sight is not None:
         sight = pictured.sight(folder, modules[encoders[0]])
-    return dataclasses.replace(model, boundary=boundary, sight=sight, second_process=second_process)
+    more = {"boundary": boundary, "sight": sight, "second_process": second_process}
+    return TextToImage(name, kind, modules, params, tokenizers, process, side, zeros, usual, dtype, **more)
+
+
+def _tokenizer(folder: pathlib.Path, kind: Kind, reader: Reader, module: Any) -> Tokenizer:
+    """The tokenizer of a text encoder, with the length and the padding of the pipeline."""
+    longest = getattr(module, "positions", reader.length)  # T5 has no largest length
+    vocabulary = kind.place(folder, f"{reader.vocabulary}{reader.suffix}")
+    tokenizer = Tokenizer.open(vocabulary, min(reader.length, longest), reader.pad)
+    return tokenizer if reader.left is None else tokenizer._replace(left=reader.left)
+
+
+def _side(folder: pathlib.Path, kind: Kind, autoencoder: Any) -> int:
+    """The side of the pictures that a model was trained on, in pixels."""
+    place = kind.place(folder, kind.denoiser)
+    config = opener.read_table(place / "config.json")
+    schema.check({"sample_size": SIDES}, config, f"{place}: config.json")
+    if kind.second_stage is not None:
+        return kind.second_stage.side
+    side = config.get("sample_size") or kind.sample_size // getattr(autoencoder, "packed", 1)
+    return int((max(side) if isinstance(side, list) else side) * autoencoder.factor)
 
 
 def _two_denoisers(kind: Kind, index: Mapping[str, Any]) -> tuple[float | None, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.adapters.tuning import CAPTIONED
-from diffusion.models import facts
+from diffusion.models import facts, interchange
 from diffusion.models.attachment import Attachment
 from diffusion.models.image_encoders import prompt_features
 from diffusion.models.interchange.schedulers import Process
@@ -126,6 +127,20 @@ class TextToImage:
         """The architecture by which the folder of a network is opened; "" for that of its config."""
         return self.readers[part].family if part in self.readers else ""
 
+    def load_network(self, folder: pathlib.Path, part: str, **how: Any) -> Any:
+        """The parameters of a network in the model's folder; those of decoders are float32.
+
+        With a `dtype` of float32 the other kernels have the types of their files.
+
+        Args:
+            folder: the folder of the model.
+            part: the name of the network.
+            **how: further arguments of `interchange.load`.
+        """
+        keep = part not in self.kind.decoders
+        place, family = self.kind.place(folder, part), self.opened_as(part)
+        return interchange.load(place, family, dtype=self.dtype_of(part), keep=keep, **how)[1]
+
     @property
     def encoders(self) -> tuple[Any, ...]:
         """What the condition of prompts takes: its compiled text encoders, and the networks behind them.
@@ -134,19 +149,22 @@ class TextToImage:
         stay in memory as long as the result.
         """
         params = self.params if self.text is None else self.text()
-        names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
 
         def encoder(name: str) -> Encoder:
             see = functools.partial(self._seeings[name], params[name]) if name in self._seeings else None
             return Encoder(self.tokenizers[name], functools.partial(self._readings[name], params[name]), see)
 
-        return *(encoder(name) if name in self.modules else None for name in names), *self.connected(self.params)
+        return *self._in_order(encoder), *self.connected(self.params)
 
     @property
     def readers(self) -> dict[str, Reader]:
         """{name: how the text encoder is used} of its text encoders."""
-        named = {f"text_encoder{reader.suffix}": reader for reader in self.kind.readers}
-        return {name: reader for name, reader in named.items() if name in self.modules}
+        return {reader.folder: reader for reader in self.kind.readers if reader.folder in self.modules}
+
+    def _in_order(self, encoder: Callable[[str], Encoder]) -> list[Encoder | None]:
+        """`encoder(name)` of each text encoder of the pipeline; None for one that the folder leaves out."""
+        names = [reader.folder for reader in self.kind.readers]
+        return [encoder(name) if name in self.modules else None for name in names]
 
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """The inputs of its text encoders: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N], ..."""
@@ -198,8 +216,7 @@ class TextToImage:
 
     def _conditions(self, texts: Sequence[str], encoder: Callable[[str], Encoder], *connectors: Any) -> dict[str, Any]:
         """The condition of texts, encoded by `encoder(name)` for each encoder's name."""
-        names = [f"text_encoder{reader.suffix}" for reader in self.kind.readers]
-        encoders = [encoder(name) if name in self.modules else None for name in names]
+        encoders = self._in_order(encoder)
         # Without T5, SD 3 receives zeros in its place.
         how = {"width": self.denoiser.text_width} if None in encoders else {}
         return self.kind.condition(list(texts), *encoders, *connectors, **how)
@@ -238,12 +255,16 @@ class TextToImage:
         patches = patches.reshape(1, -1, patches.shape[-1])
         return {"patches": jnp.repeat(patches, number, axis=0)}
 
+    def replaced(self, **fields: Any) -> "TextToImage":
+        """The model with other fields, for which programs are compiled again."""
+        return dataclasses.replace(self, **fields, _programs={})
+
     def as_pipeline(self, name: str) -> "TextToImage":
         """The model in another pipeline, a class in `pipelines.KINDS`, with the usual steps of that pipeline."""
         kind = pipelines.KINDS[name]
         kind = kind.variant(kind, self.denoiser)
         usual = kind.usual if self.usual == self.kind.usual else self.usual
-        return dataclasses.replace(self, name=name, kind=kind, usual=usual)
+        return self.replaced(name=name, kind=kind, usual=usual)
 
     @property
     def sides(self) -> tuple[int, int]:

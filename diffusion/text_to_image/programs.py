@@ -45,6 +45,25 @@ class Kept(NamedTuple):
     noise: Array
 
 
+class Start(NamedTuple):
+    """A trajectory before its first step.
+
+    Attributes:
+        x: the sample at the first time, [B, ...].
+        keys: the random keys of the steps, [B].
+        known: the latents of an image with a kept part, an array or `Kept`, or of the first frame of a clip; None
+            without either.
+        painted: Bool [1, h, w, 1], True where the latents are painted; None if no step restores the others.
+        beside: the entries that the images of a request add to both conditions.
+    """
+
+    x: Array
+    keys: Array
+    known: Any = None
+    painted: Array | None = None
+    beside: Mapping[str, Any] = {}
+
+
 class Course(NamedTuple):
     """The settings of a program, besides the shapes of its arrays.
 
@@ -118,18 +137,13 @@ class Course(NamedTuple):
         return (*self.latents(model)[:-3], *(side // vae.factor for side in self.size), vae.latent_channels)
 
 
-def compiled(function: Callable) -> Callable[[Any, Course], Any]:
-    """(model, course) -> `function` of its other arguments, which is compiled when it is first called."""
-    return lambda model, course: jax.jit(functools.partial(function, model, course))
-
-
 def stepwise(model: Any, course: Course) -> Callable:
-    """The trajectory step by step, by `samplers.stepwise`; its arguments are those of `_guided`."""
+    """The trajectory step by step, by `samplers.stepwise`; its further arguments are those of `_guided`."""
 
-    def loop(*arguments):
-        evaluated, keys, hook = _guided(model, course, *arguments)
+    def loop(params, start, *conditions):
+        evaluated, hook = _guided(model, course, params, start, *conditions)
         trajectory = course.trajectory
-        return samplers.loop(trajectory.sampler, evaluated, model.process.schedule, trajectory.plan, keys, hook)
+        return samplers.loop(trajectory.sampler, evaluated, model.process.schedule, trajectory.plan, start.keys, hook)
 
     return samplers.stepwise(loop)
 
@@ -141,9 +155,9 @@ def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> 
     if of_clips:
         encode, decode = video_models.coding(vae, params)
     elif facts.takes_frames(vae):  # a picture is a clip of one frame
-        encode, decode = _of_one_frame(encode), _of_one_frame(decode)
+        encode, decode = _on_one_frame(encode), _on_one_frame(decode)
     if getattr(vae, "picture_channels", 3) > 3:
-        encode = _of_opaque(encode)
+        encode = _on_opaque(encode)
     if tile:
         few = tile // vae.factor
         decode = tiles.tiled(decode, few, few // 4)
@@ -151,11 +165,12 @@ def _autoencoder(model: Any, params: Any, tile: int, of_clips: bool = False) -> 
     return encode, decode
 
 
-def _of_one_frame(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+def _on_one_frame(function: Callable[[Array], Any]) -> Callable[[Array], Any]:
+    """A function of clips as a function of pictures, which are clips of one frame."""
     return lambda x: jax.tree.map(lambda leaf: leaf[:, 0], function(x[:, None]))
 
 
-def _of_opaque(encode: Callable[[Array], Any]) -> Callable[[Array], Any]:
+def _on_opaque(encode: Callable[[Array], Any]) -> Callable[[Array], Any]:
     """The encoder of pictures with alpha, as one of pictures [B, H, W, 3], whose alpha is 1 everywhere."""
     return lambda x: encode(jnp.concatenate([x, jnp.ones_like(x[..., :1])], axis=-1))
 
@@ -169,8 +184,8 @@ def begin(
     mask: Array | None,
     reference: Array | None = None,
     images: Sequence[Array] = (),
-) -> tuple[Array, Array, Array | Kept | None, Array | None, dict[str, Any]]:
-    """(x at the first time, keys, latents of the image, mask of the painted latents, further conditions)."""
+) -> Start:
+    """The start of a trajectory, from the keys of the pictures and the images of the request."""
     vae = model.modules["vae"]
     factor = vae.factor
     encode, _ = _autoencoder(model, vae_params, course.tile, course.frames > 0)
@@ -185,10 +200,7 @@ def begin(
         z = latent_space.draw(z, encoding) if isinstance(z, latent_space.Moments) else z
         return latent_space.to_diffusion(z, vae.scale, vae.shift)
 
-    def mean(image: Array) -> Array:
-        z = encode(image)
-        return z.mean if isinstance(z, latent_space.Moments) else z
-
+    mean = lambda image: latent_space.mean(encode(image))
     for_all = lambda z: jnp.repeat(z, keys.size, axis=0)
     x = course.trajectory.start * noise
     beside: dict[str, Any] = {}
@@ -200,14 +212,15 @@ def begin(
         beside["reference"] = jnp.concatenate([encoded(reference), other], axis=-1)
     if course.frames and model.kind.video.fills:
         control = video_models.filled(vae, encode, course.size, course.frames, image, *images)
-        return x, keys, None, None, beside | {"control": jnp.repeat(control, keys.size, axis=0)}
+        return Start(x, keys, beside=beside | {"control": jnp.repeat(control, keys.size, axis=0)})
     if image is None:
-        return x, keys, None, None, beside
+        return Start(x, keys, beside=beside)
     if course.frames and model.kind.video.clean:
         first = jnp.repeat(video_models.first_latent(vae, encode, image), keys.size, axis=0)
         if model.kind.sound is not None:  # x keeps the place of the first frame, which the guidance sees
-            return x, keys, first, None, beside | {"clean": jnp.tile(np.arange(shape[0]) == 0, (keys.size, 1))}
-        return video_models.hinted(x, first, model.kind.video.hint)[:, 1:], keys, first, None, beside
+            beside["clean"] = jnp.tile(np.arange(shape[0]) == 0, (keys.size, 1))
+            return Start(x, keys, first, beside=beside)
+        return Start(video_models.hinted(x, first, model.kind.video.hint)[:, 1:], keys, first, beside=beside)
     if course.frames:
         video = model.kind.video
         if video.masked:
@@ -215,7 +228,7 @@ def begin(
         else:
             frames = video_models.padded(vae, encode, image, shape[0], video.one_mask)
             x = video_models.hinted(x, frames[:, :1, ..., : model.channels], video.hint)
-        return x, keys, None, None, beside | {"beside": jnp.repeat(frames, keys.size, axis=0)}
+        return Start(x, keys, beside=beside | {"beside": jnp.repeat(frames, keys.size, axis=0)})
     if model.sees_picture:  # encoded by the mean; a U-Net sees it beside x_t without the latents' scale
         z = mean(image)
         z = latent_space.to_diffusion(z, vae.scale, vae.shift) if model.kind.appends or model.kind.controlled else z
@@ -224,7 +237,7 @@ def begin(
     if course.noised:
         x = noised(model.process.schedule, course.trajectory.plan, known, noise)
     if mask is None:
-        return x, keys, None, None, beside
+        return Start(x, keys, beside=beside)
     # A value of the latents is repainted if one of its pixels is.
     painted = mask.reshape(1, shape[0], factor, shape[1], factor).any((2, 4))[..., None]
     if model.sees_mask:
@@ -235,8 +248,8 @@ def begin(
             pixels = mask.reshape(1, shape[0], factor, shape[1], factor).swapaxes(2, 3)
             parts = [masked, wide(pixels.reshape(1, *shape[:2], factor**2))]
         beside["beside"] = jnp.concatenate(parts, axis=-1)
-        return x, keys, None, None, beside
-    return x, keys, Kept(known, noise) if course.one_noise else known, painted, beside
+        return Start(x, keys, beside=beside)
+    return Start(x, keys, Kept(known, noise) if course.one_noise else known, painted, beside)
 
 
 def with_clock(model: Any, trajectory: Trajectory) -> Any:
@@ -250,32 +263,31 @@ def _guided(
     model: Any,
     course: Course,
     params: Any,
+    start: Start,
     conditional: dict,
     unconditional: dict,
-    scale,
-    keys,
-    known,
-    painted,
+    scale: Any,
     attached: Sequence[Attached] = (),
-) -> tuple[Any, Array, Callable | None]:
-    """For a trajectory: (denoiser or flow map, keys, the hook that restores the known latents)."""
-    schedule = model.process.schedule
-    other = unconditional if course.guided else None
+) -> tuple[Any, Callable | None]:
+    """For a trajectory: (denoiser or flow map, the hook that restores the known latents)."""
+    schedule, known, painted = model.process.schedule, start.known, start.painted
+    conditional = {**conditional, **start.beside}
+    other = {**unconditional, **start.beside} if course.guided else None
     model = with_clock(model, course.trajectory)
     how = course.cache, course.merge, course.places, course.perturbed, course.apart, course.shape(model)
     evaluate = flow_map if FlowMap in course.trajectory.sampler.takes else denoise
     evaluated = evaluate(model, params, conditional, other, scale, attached, *how)
     if course.frames and known is not None:
         if model.kind.sound is not None:
-            return video_models.begun(evaluated, course.shape(model), known), keys, None
+            return video_models.begun(evaluated, course.shape(model), known), None
         frames, blur = course.latents(model)[0], model.kind.video.blur
-        return video_models.completed(evaluated, schedule, known, frames, blur, keys), keys, None
+        return video_models.completed(evaluated, schedule, known, frames, blur, start.keys), None
     if known is None or painted is None:
-        return evaluated, keys, None
+        return evaluated, None
     plan = course.trajectory.plan
     if isinstance(known, Kept):
-        return evaluated, keys, editing.replacement_along(schedule, plan, known.latents, ~painted, known.noise)
-    return evaluated, keys, editing.replacement(schedule, plan, known, ~painted)
+        return evaluated, editing.replacement_along(schedule, plan, known.latents, ~painted, known.noise)
+    return evaluated, editing.replacement(schedule, plan, known, ~painted)
 
 
 def decode_latents(
@@ -363,8 +375,7 @@ def control_inputs(
     if attachment.latents:
         vae = model.modules["vae"]
         encode, _ = _autoencoder(model, vae_params, course.tile)
-        z = encode(picture[..., :3])
-        z = z.mean if isinstance(z, latent_space.Moments) else z
+        z = latent_space.mean(encode(picture[..., :3]))
         z = latent_space.to_diffusion(z, vae.scale, vae.shift if attachment.shifted else 0.0)
         picture = jnp.concatenate([z, picture[:, :: vae.factor, :: vae.factor, 3:]], axis=-1)
     return attachment.encode(attachment.params, picture)
@@ -385,34 +396,31 @@ def pictures(
     images: Sequence[Array] = (),
 ) -> tuple[Decoded, caching.Work | None]:
     """The whole trajectory as one program: (its pictures and sounds, counts of `caching.Work`)."""
-    x, keys, known, painted, beside = begin(model, course, params["vae"], keys, image, mask, reference, images)
-    both = conditional | beside, unconditional | beside
-    return sampled(model, course, params, x, *both, scale, keys, known, painted, attached, image=image, mask=mask)
+    start = begin(model, course, params["vae"], keys, image, mask, reference, images)
+    return sampled(model, course, params, start, conditional, unconditional, scale, attached, image, mask)
 
 
 def sampled(
     model: Any,
     course: Course,
     params: Mapping[str, Any],
-    x: Array,
+    start: Start,
     conditional: dict,
     unconditional: dict,
-    scale,
-    keys,
-    known,
-    *rest: Any,
+    scale: Any,
+    attached: Sequence[Attached] = (),
     image: Array | None = None,
     mask: Array | None = None,
 ) -> tuple[Decoded, caching.Work | None]:
-    """Does as `pictures`, from x at the first time; the others are arguments of `_guided`, from the conditions on.
+    """Does as `pictures`, from the start that `begin` returns.
 
     `image` and `mask` are those of `decode_latents`.
     """
-    both = conditional, unconditional
-    evaluated, keys, hook = _guided(model, course, params[model.kind.denoiser], *both, scale, keys, known, *rest)
-    sampler, plan = course.trajectory.sampler, course.trajectory.plan
-    x, work = sampling.samples(sampler, evaluated, model.process.schedule, x, plan, keys, after_step=hook)
-    x = second_stage.finer(model, course, params, x, conditional, keys)
+    weights = params[model.kind.denoiser]
+    evaluated, hook = _guided(model, course, weights, start, conditional, unconditional, scale, attached)
+    sampler, plan, schedule = course.trajectory.sampler, course.trajectory.plan, model.process.schedule
+    x, work = sampling.samples(sampler, evaluated, schedule, start.x, plan, start.keys, after_step=hook)
+    x = second_stage.finer(model, course, params, x, conditional, start.keys)
     waveforms = sounds(model, course, params, x)
     x = course.pictured(model, x)
-    return Decoded(decoded(model, course, params["vae"], x, known, image, mask), waveforms), work
+    return Decoded(decoded(model, course, params["vae"], x, start.known, image, mask), waveforms), work

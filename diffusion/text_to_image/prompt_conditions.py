@@ -66,14 +66,14 @@ def conditions(
     number = len(prompts)
     encode = lambda texts, **more: model.kind.condition(texts, *encoders, **{**how, **more})
     rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
+    differs: dict[str, Any] = {}  # the arguments by which the negative prompt is encoded alone
     if model.kind.instructed:
-        conditional = rows(encode(different), [different.index(prompt) for prompt in prompts])
-        unconditional = rows(encode([negative or ""], instructed=False), [0] * number)
-        conditional, unconditional = _equally_long(conditional, unconditional)
+        differs = {"instructed": False}
     elif model.kind.video is not None and pictures:
-        black = tuple(np.full_like(picture, -1) for picture in pictures)
+        differs = {"pictures": tuple(np.full_like(picture, -1) for picture in pictures)}  # black ones
+    if differs:
         conditional = rows(encode(different), [different.index(prompt) for prompt in prompts])
-        unconditional = rows(encode([negative or ""], pictures=black), [0] * number)
+        unconditional = rows(encode([negative or ""], **differs), [0] * number)
         conditional, unconditional = _equally_long(conditional, unconditional)
     else:  # in one call, so that both have the same number of tokens
         texts = list(dict.fromkeys([*different, negative or ""]))

@@ -14,14 +14,13 @@ import numpy as np
 
 from diffusion.io import limits, schema
 from diffusion.text import Tokenizer
+from diffusion.text_to_image.valid_values import FILE, PROMPT
 
 if TYPE_CHECKING:  # --help reads this file, without JAX
     from diffusion.timesteps import Plan
 
 Box = tuple[float, float, float, float]
 """A rectangle of a picture: left, top, right and bottom as shares of its sides, from 0 to 1."""
-TEXT = schema.text(20_000)
-PATH = schema.text(4096)
 
 
 def _is_box(value: Any) -> bool:
@@ -72,7 +71,7 @@ class Region(NamedTuple):
             value = (prompt, mask) if mask else (head, _box(box))
         if isinstance(value, Mapping) and value.keys() == set(cls._fields):
             value = (value["prompt"], value["where"])
-        if not isinstance(value, (list, tuple)) or len(value) != 2 or not TEXT.holds(value[0]) or not value[0]:
+        if not (isinstance(value, (list, tuple)) and len(value) == 2 and PROMPT.holds(value[0]) and value[0]):
             raise ValueError(
                 f"regions: {limits.short(value)}. Valid: a prompt and where it applies, such as 'a red "
                 "ball:0,0,0.5,1' or 'a red ball:mask=left.png'."
@@ -82,7 +81,7 @@ class Region(NamedTuple):
             if why := schema.objection(f"regions: the box of {prompt[:30]!r}", where, BOX):
                 raise ValueError(why)
             where = tuple(map(float, where))
-        elif not (isinstance(where, np.ndarray) or (PATH.holds(where) and where)):
+        elif not (isinstance(where, np.ndarray) or (FILE.holds(where) and where)):
             raise ValueError(
                 f"regions: {prompt[:30]!r} applies at {limits.short(where)}. Valid: {BOX.words}, or a mask (a path, "
                 "or Bool [H, W])."
@@ -146,7 +145,7 @@ class Word(NamedTuple):
             value = (text, _box(box)) if colon else (value, None)
         if isinstance(value, Mapping) and {"text"} <= value.keys() <= set(cls._fields):
             value = (value["text"], value.get("box"))
-        if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 2 or not TEXT.holds(value[0]) or not value[0]:
+        if not (isinstance(value, (list, tuple)) and 1 <= len(value) <= 2 and PROMPT.holds(value[0]) and value[0]):
             raise ValueError(
                 f"words: {limits.short(value)}. Valid: words of the prompt, each with a box or without, such as "
                 "'ball' or 'ball:0.5,0.5,1,1'."

@@ -14,7 +14,7 @@ import json
 import types
 import typing
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -420,15 +420,8 @@ class Request:
         if model.kind.layers:
             self._check_layers(model)
         if model.kind.second_stage is not None:
-            for name, value in (
-                ("image", self.image),
-                ("reference", self.reference),
-                ("regions", self.regions or None),
-            ):
-                if value is not None:
-                    raise ValueError(
-                        f"{name}: the first stage of a {model.name} supports only whole prompts; leave {name} out"
-                    )
+            stage = f"the first stage of a {model.name} supports only whole prompts"
+            self.refuse(("image", "reference", "regions"), f"{{name}}: {stage}; leave {{name}} out")
         if (model.distilled or not model.sees_picture) and self.image_guidance != 1:
             raise ValueError(
                 f"image_guidance = {self.image_guidance:g}: this model has only guidance by the text; leave "
@@ -497,9 +490,23 @@ class Request:
                 f"strength = {self.strength}: this model sees the image and starts from noise; use image_guidance to "
                 "say how much of the image stays"
             )
-        for name, value in (("regions", self.regions), ("reference", self.reference is not None)):
-            if value:
-                raise ValueError(f"this model {does} a picture by the prompt and takes no {name}; leave it out")
+        why = f"this model {does} a picture by the prompt and takes no {{name}}; leave it out"
+        self.refuse(("regions", "reference"), why)
+
+    def refuse(self, names: Iterable[str], message: str) -> None:
+        """Refuses the first of some settings that is not at its default.
+
+        Args:
+            names: the names of the settings.
+            message: the message of the error, in which {name} stands for the name.
+
+        Raises:
+            ValueError: with that message.
+        """
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray) or value != settings(Request)[name].default:
+                raise ValueError(message.format(name=name))
 
     def edited(self, edits: Any) -> tuple[str | np.ndarray, ...]:
         """The pictures that a model edits or combines, by its `EditedPictures`; for a resolved request."""
@@ -517,15 +524,12 @@ class Request:
         """Refuses what does not go with a picture that is taken apart into layers."""
         if not all(prompt.strip() for prompt in self.prompts):
             raise ValueError(f"a {model.name} reads a prompt that describes the picture; write one")
-        for name, value in (
-            ("mask, margins and strength", self.image),
-            ("reference", self.reference),
-            ("regions", self.regions or None),
-            ("watermark", self.watermark or None),
-            ("height and width", self.height or self.width or None),
-        ):
-            if value is not None:
-                raise ValueError(f"{name}: a {model.name} takes one picture apart, at its size; leave {name} out")
+        why = f"{{name}}: a {model.name} takes one picture apart, at its size; leave {{name}} out"
+        if self.image is not None:
+            raise ValueError(why.format(name="mask, margins and strength"))
+        self.refuse(("reference", "regions", "watermark"), why)
+        if self.height or self.width:
+            raise ValueError(why.format(name="height and width"))
 
     def _check_perturbed(self, model: Any) -> None:
         """Refuses perturbed-attention guidance where the model, or another setting, has a guidance of its own."""

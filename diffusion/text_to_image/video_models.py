@@ -25,22 +25,9 @@ from diffusion.sampling import videos
 from diffusion.schedules import NoiseSchedule
 from diffusion.text_to_image import timed_loras
 
-# Settings of a request that are of pictures, with the value that says nothing.
-OF_PICTURES = {
-    "images": (),
-    "mask": None,
-    "margins": (0, 0, 0, 0),
-    "strength": None,
-    "resamplings": 1,
-    "watermark": "",
-    "merge": 0.0,
-    "controls": (),
-    "regions": (),
-    "words": (),
-    "reference": None,
-}
-
-
+# The settings of a request that apply to pictures alone; some models take `images`, a first and a last frame.
+OF_PICTURES = ("mask", "margins", "strength", "resamplings", "watermark", "merge", "controls", "regions", "words",
+               "reference")  # fmt: skip
 OF_FIRST = 2**31  # folded into the keys of a first frame's noise; numbers of steps are smaller
 
 
@@ -172,12 +159,8 @@ def check(request: Any, model: Any) -> None:
     if video is None:
         return
     ends = takes_last(model)
-    for name, nothing in OF_PICTURES.items():
-        if name == "images" and ends:
-            continue
-        value = getattr(request, name)
-        if value is not nothing and (isinstance(value, np.ndarray) or value != nothing):
-            raise ValueError(f"this model generates clips and does not support {name}; leave it out")
+    why = "this model generates clips and does not support {name}; leave it out"
+    request.refuse(OF_PICTURES if ends else ("images", *OF_PICTURES), why)
     if request.images and (len(request.images) != 2 or request.image is not None):
         raise ValueError(
             f"images: {len(request.images)} of them{'' if request.image is None else ' beside an image'}. Valid: the "
@@ -213,11 +196,14 @@ def coding(vae: Any, params: Any) -> tuple[Callable[[Array], Any], Callable[[Arr
     return vae.in_parts(vae, params, "encode"), vae.in_parts(vae, params, "decode")
 
 
+def _latents(vae: Any, encode: Callable[[Array], Any], clip: Array) -> Array:
+    """The denoiser's latents of a clip, [B, F', h, w, D], by the posterior's mean."""
+    return latent_space.to_diffusion(latent_space.mean(encode(clip)), vae.scale, vae.shift)
+
+
 def first_latent(vae: Any, encode: Callable[[Array], Any], image: Array) -> Array:
     """The clean first frame of a latent, [1, 1, h, w, D], of an image [1, H, W, C]: a clip of one frame."""
-    z = encode(image[:, None])
-    z = z.mean if isinstance(z, latent_space.Moments) else z
-    return latent_space.to_diffusion(z, vae.scale, vae.shift)
+    return _latents(vae, encode, image[:, None])
 
 
 def completed(
@@ -326,9 +312,7 @@ def given(vae: Any, encode: Callable[[Array], Any], image: Array, number: int, l
     unknown = number - 1 - (last is not None)
     ends = [] if last is None else [last[:, None]]
     clip = [image[:, None], jnp.zeros((1, unknown, *image.shape[1:]), image.dtype), *ends]
-    z = encode(jnp.concatenate(clip, axis=1))
-    z = z.mean if isinstance(z, latent_space.Moments) else z
-    z = latent_space.to_diffusion(z, vae.scale, vae.shift)
+    z = _latents(vae, encode, jnp.concatenate(clip, axis=1))
     known = np.array([True] * vae.time_factor + [False] * unknown + [True] * len(ends))
     mask = jnp.broadcast_to(known.reshape(1, -1, 1, 1, vae.time_factor), (*z.shape[:-1], vae.time_factor))
     return jnp.concatenate([mask.astype(z.dtype), z], axis=-1)
@@ -358,13 +342,7 @@ def filled(vae: Any, encode: Callable[[Array], Any], size: tuple[int, int], numb
     for at, frame in zip((0, -1), known):
         if frame is not None:
             clip, unknown[at] = clip.at[:, at].set(frame), False
-
-    def latents(clip: Array) -> Array:
-        z = encode(clip)
-        z = z.mean if isinstance(z, latent_space.Moments) else z
-        return latent_space.to_diffusion(z, vae.scale, vae.shift)
-
-    z = latents(clip)
+    z = _latents(vae, encode, clip)
     nearest = np.floor((np.arange(z.shape[1]) + 0.5) * number / z.shape[1]).astype(int)
     mask = jnp.broadcast_to(unknown[nearest].reshape(1, -1, 1, 1, 1), (*z.shape[:-1], vae.factor**2))
-    return jnp.concatenate([z, latents(empty), mask.astype(z.dtype)], axis=-1)
+    return jnp.concatenate([z, _latents(vae, encode, empty), mask.astype(z.dtype)], axis=-1)

@@ -5,7 +5,6 @@ Operations are counted in the traces; bytes of weights are exact. A roofline tak
 operations at the peak of the data sheet and of its weights read from memory once for each evaluation.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,11 +49,11 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
     weights = {part: peak_memory.held(params) for part, params in model.params.items()}
 
     def encoded(params: Mapping[str, Any]) -> Any:
-        encoder = dataclasses.replace(model, params=params, _programs={})
+        encoder = model.replaced(params=params)
         prompts = np.resize(job.request.rows()[0], batch).tolist()
         how = {"windows": request.windows, "emphasis": request.emphasis, "frames": job.course.frames}
         how["rate"] = job.course.rate
-        return conditions(encoder, prompts, request.negative, job.usual.guidance, *job.course.size, **how)
+        return conditions(encoder, prompts, request.negative, job.guidance, *job.course.size, **how)
 
     both = jax.eval_shape(encoded, model.params)
     latents = jax.ShapeDtypeStruct((batch, *job.course.decoded_latents(model)), jnp.float32)

@@ -101,7 +101,7 @@ def build_model_maker(
 
     def encoded(pictures):
         z: Any = vae.apply({"params": model.params["vae"]}, to_model(pictures), method="encode")
-        return latent_space.to_diffusion(z.mean if isinstance(z, latent_space.Moments) else z, vae.scale, vae.shift)
+        return latent_space.to_diffusion(latent_space.mean(z), vae.scale, vae.shift)
 
     def make(key_file: str, number: int) -> np.ndarray:
         texts = [prompts[i % len(prompts)] for i in range(number)]

@@ -225,7 +225,7 @@ def test_the_noise_of_any_schedule_is_standard_and_its_best_sample_comes_back():
     climbed = reward(steering_drivers.optimised_noise(reward, updates=5, learning_rate=0.2)(**arguments))
     assert (four >= plain - 1e-5).all() and (climbed >= plain - 1e-5).all()
     assert 0.6 < (four > plain + 1e-5).mean() < 0.9  # three of four are others
-    generate, noise = steering_drivers._of_noise(**arguments)
+    generate, noise = steering_drivers._from_noise(**arguments)
     np.testing.assert_allclose(noise.std(), 1, rtol=0.2)
     slope = float(((generate(2 * noise) - generate(noise)) / noise).mean())  # the sampler is linear here
     np.testing.assert_allclose(climbed / plain, (1 - 2 * 0.2 * slope**2) ** (2 * 5), rtol=1e-3)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from diffusion.text_to_image.canvas import Canvas, edited_images, scaled
-from diffusion.text_to_image.jobs import Job
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
 MASK = np.random.default_rng(1).random((4, 6)) < 0.5
@@ -46,22 +45,6 @@ def test_what_is_not_painted_is_kept_to_the_byte():
     np.testing.assert_array_equal(Canvas(IMAGE, MASK).with_original(made), np.where(MASK[..., None], made, IMAGE))
     for canvas in (Canvas(IMAGE, None), Canvas(None, None)):
         assert canvas.with_original(made) is made
-
-
-@pytest.mark.parametrize("run, evaluations, steps, nfe, expected", [
-    (0, 0, 10, 10, None),  # without a cache nothing is counted
-    (40, 10, 10, 10, 0.0),
-    (10, 10, 10, 10, 0.75),
-    (10, 10, 10, 20, 0.375),  # the second evaluation of each step ran whole
-])  # fmt: skip
-def test_the_share_of_blocks_that_did_not_run(run, evaluations, steps, nfe, expected, monkeypatch):
-    """Of a denoiser with four blocks, over all evaluations."""
-    monkeypatch.setattr("diffusion.text_to_image.jobs.facts.feature_blocks", lambda denoiser: 4)
-    sampler = types.SimpleNamespace(nfe=lambda steps: nfe)
-    trajectory = types.SimpleNamespace(sampler=sampler, plan=types.SimpleNamespace(solved=steps))
-    course = types.SimpleNamespace(trajectory=trajectory)
-    job = types.SimpleNamespace(course=course)
-    assert Job.skipped(job, types.SimpleNamespace(denoiser=None), run, evaluations) == expected
 
 
 def test_an_edited_picture_keeps_its_ratio_and_its_middle():

@@ -28,7 +28,7 @@ from diffusion.published.cogvideox import CogVideoX
 from diffusion.published.hunyuan_video import HunyuanVideo
 from diffusion.published.hunyuan_video_15 import HunyuanVideo15
 from diffusion.published.ltx_video import LTXVideo
-from diffusion.text_to_image import denoiser_checks, programs, video_models
+from diffusion.text_to_image import denoiser_checks, pipelines, programs, video_models
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.requests import Request
@@ -148,7 +148,7 @@ def test_what_a_model_of_clips_cannot_make_is_refused_before_anything_is_compute
 def test_a_model_of_clips_has_the_size_and_the_frames_of_its_class():
     model = loaded("wan_of_two", text_to_image.described)
     job = Job.prepare(model, Request.make("a cat"))
-    assert (job.course.size, job.course.frames, job.usual) == ((480, 832), 81, (50, 5.0))
+    assert (job.course.size, job.course.frames, job.request.steps, job.guidance) == ((480, 832), 81, 50, 5.0)
     assert job.course.latents(model) == (41, 240, 416, 4)
     assert model.boundary == 0.875 and isinstance(model.weights, video_models.Experts)
 
@@ -221,7 +221,8 @@ def test_a_hunyuan_video_from_an_image_needs_it_and_its_text_encoder_sees_it(nam
     with pytest.raises(ValueError, match="the clips of this model start from a picture; name the image"):
         Job.prepare(model, Request.make("a cat", **settings))
     job = Job.prepare(model, Request.make("a cat", image=np.zeros((16, 16, 3), np.uint8), **settings))
-    assert [picture.shape for picture in job.prompt_images] == [(1, 12, 12, 3)] and job.usual == (50, 1.0)
+    assert [picture.shape for picture in job.prompt_images] == [(1, 12, 12, 3)]
+    assert (job.request.steps, job.guidance) == (50, 1.0)
     clip = jax.eval_shape(functools.partial(programs.decoded, model, job.course), model.params["vae"],
                           jax.ShapeDtypeStruct((1, 3, 2, 2, 4), jnp.float32))  # fmt: skip
     assert clip.shape == (1, frames, 16, 16, 3)
@@ -286,7 +287,8 @@ def test_frames_that_do_not_fit_the_autoencoder_are_refused_with_those_that_do(n
 def test_other_families_have_the_size_and_the_frames_of_their_class(name, course, usual):
     model = loaded(name, text_to_image.described)
     job = Job.prepare(model, Request.make("a cat"))
-    assert (job.course.size, job.course.frames, job.course.latents(model)) == course and job.usual == usual
+    assert (job.course.size, job.course.frames, job.course.latents(model)) == course
+    assert (job.request.steps, job.guidance) == usual
 
 
 @pytest.mark.parametrize("name, denoiser, autoencoder, message", [
@@ -309,7 +311,8 @@ def test_other_families_have_the_size_and_the_frames_of_their_class(name, course
     ("HunyuanVideoPipeline", BESIDE, AutoencoderKLHunyuanVideo(), "16 channels; this one sees 33"),
 ])  # fmt: skip
 def test_a_denoiser_of_clips_fits_its_autoencoder(name, denoiser, autoencoder, message, tmp_path):
-    check = functools.partial(denoiser_checks.check_denoiser, tmp_path, name, denoiser, autoencoder)
+    kind = pipelines.KINDS[name]
+    check = functools.partial(denoiser_checks.check_denoiser, tmp_path, name, kind, denoiser, autoencoder)
     if not message:
         return check()
     with pytest.raises(Refusal, match=message):
@@ -319,9 +322,11 @@ def test_a_denoiser_of_clips_fits_its_autoencoder(name, denoiser, autoencoder, m
 def test_a_model_whose_first_frame_is_clean_sees_no_further_channels(tmp_path):
     """Where model_index.json says expand_timesteps, the picture stands among the latents, at the time 0."""
     name, autoencoder = "CogVideoXImageToVideoPipeline", AutoencoderKLCogVideoX()
-    denoiser_checks.check_denoiser(tmp_path, name, CogVideoX(), autoencoder, clean=True)
+    kind = pipelines.KINDS[name]
+    kind = kind._replace(video=kind.video._replace(clean=True))
+    denoiser_checks.check_denoiser(tmp_path, name, kind, CogVideoX(), autoencoder)
     with pytest.raises(Refusal, match="16 channels; this one sees 32"):
-        denoiser_checks.check_denoiser(tmp_path, name, CogVideoX(in_channels=32), autoencoder, clean=True)
+        denoiser_checks.check_denoiser(tmp_path, name, kind, CogVideoX(in_channels=32), autoencoder)
 
 
 @pytest.mark.extended

@@ -333,6 +333,9 @@ class ReadModel:
     multiple: int = 16
     _programs: dict = dataclasses.field(default_factory=lambda: {"of": "the model's own steps"})
 
+    def replaced(self, **fields):
+        return dataclasses.replace(self, **fields, _programs={})
+
 
 def model_of(process, name="StableDiffusionPipeline", distilled=False, sees_mask=False) -> Any:
     return ReadModel(process, name, distilled, sees_mask)

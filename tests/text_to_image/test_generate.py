@@ -260,8 +260,8 @@ def test_a_part_of_a_picture_that_the_denoiser_sees_is_painted_as_diffusers_pain
     x = text_to_image.noised(schedule, plan, known, noise) if course.noised else noise
 
     def painted(params, x, known, noise, *both):
-        arguments = params, *both, job.scale(model), keys, programs.Kept(known, noise), part
-        evaluated, _, hook = programs._guided(model, course, *arguments)
+        start = programs.Start(x, keys, programs.Kept(known, noise), part)
+        evaluated, hook = programs._guided(model, course, params, start, *both, job.scale(model))
         return samplers.sample(course.trajectory.sampler, evaluated, schedule, x, plan, keys, after_step=hook)
 
     ours = jax.jit(painted)(model.weights, x, known, noise, conditional | seen, unconditional | seen)
@@ -287,10 +287,10 @@ def test_a_picture_is_changed_in_few_steps_as_diffusers_changes_it():
     sampler = course.trajectory.sampler
     step = lambda state, denoise, schedule, plan, i, _: sampler.step(state, denoise, schedule, plan, i, noise(i)[None])
     compiled_model = dataclasses.replace(model, modules={**model.modules, "transformer": Compiled(model.denoiser)})
-    evaluated, keys, _ = programs._guided(compiled_model, course, model.weights, conditional, {}, job.scale(model),
-                                          job.keys(), None, None)  # fmt: skip
+    start = programs.Start(x, job.keys())
+    evaluated, _ = programs._guided(compiled_model, course, model.weights, start, conditional, {}, job.scale(model))
     with jax.disable_jit():
-        ours = samplers.sample(sampler._replace(step=step), evaluated, schedule, x, plan, keys)
+        ours = samplers.sample(sampler._replace(step=step), evaluated, schedule, x, plan, job.keys())
     theirs = found["changed/0.6"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=3e-5 * np.abs(theirs).max())
 

@@ -56,11 +56,10 @@ def test_a_request_with_a_mask_is_decoded_with_the_part_that_is_kept():
 
     @jax.jit
     def latents(params, keys):
-        x, keys, known, painted, beside = programs.begin(model, job.course, params["vae"], keys, image, mask)
+        start = programs.begin(model, job.course, params["vae"], keys, image, mask)
         run, plan = job.course.trajectory.sampler, job.course.trajectory.plan
-        both = conditional | beside, unconditional | beside
-        denoise, keys, _ = programs._guided(model, job.course, params["unet"], *both, 1.0, keys, known, painted)
-        return programs.samplers.sample(run, denoise, model.process.schedule, x, plan, keys)
+        denoise, _ = programs._guided(model, job.course, params["unet"], start, conditional, unconditional, 1.0)
+        return programs.samplers.sample(run, denoise, model.process.schedule, start.x, plan, start.keys)
 
     x = latents({"unet": model.weights, "vae": model.params["vae"]}, job.keys())
     vae = model.modules["vae"]

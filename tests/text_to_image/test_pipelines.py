@@ -431,8 +431,9 @@ def test_a_model_is_sampled_as_it_was_published(name, scheduler, denoiser, usual
     ("StableDiffusionInpaintPipeline", UNET, ""),
 ])  # fmt: skip
 def test_a_denoiser_receives_what_its_pipeline_gives(name, denoiser, message, tmp_path):
+    autoencoder = AutoencoderKL(latent_channels=16)
     check = functools.partial(
-        denoiser_checks.check_denoiser, tmp_path, name, denoiser, AutoencoderKL(latent_channels=16)
+        denoiser_checks.check_denoiser, tmp_path, name, pipelines.KINDS[name], denoiser, autoencoder
     )
     if not message:
         return check()

@@ -140,6 +140,13 @@ def test_a_model_keeps_the_programs_of_its_last_courses():
     assert made[2 * jobs.COURSES + 1 :] == [(1, "a")]
 
 
+def test_a_model_in_another_pipeline_shares_no_program(model):
+    """The same request has the same course in both, but another guidance."""
+    other = model.as_pipeline("StableDiffusionPAGPipeline")
+    program = lambda model: jobs.program(model, types.SimpleNamespace(key=()), "a", lambda model, course: model.kind)
+    assert (program(model), program(other)) == (model.kind, other.kind)
+
+
 @pytest.mark.slow
 def test_a_model_with_quantised_kernels_makes_nearly_the_same_pictures(model):
     few, stored = text_to_image.with_quantised(model, "int8")

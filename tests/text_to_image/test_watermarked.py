@@ -35,7 +35,7 @@ def test_finished_pictures_carry_a_watermark_for_pictures(tmp_path):
     mark = watermarks.make(tmp_path / "mark.json", "spread_spectrum", bits=4, low=2, high=16)
     pictures = np.full((2, 16, 16, 3), 128, np.uint8)
     canvas = types.SimpleNamespace(with_original=lambda pictures: pictures)
-    finished = lambda mark: jobs.Job(Request(), None, canvas, course(mark)).finished(pictures)
+    finished = lambda mark: jobs.Job(Request(), canvas, course(mark)).finished(pictures)
     assert (mark.read(finished(mark)).bits == mark.message).all()
     np.testing.assert_array_equal(finished(None), pictures)
 

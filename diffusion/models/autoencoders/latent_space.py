@@ -51,6 +51,11 @@ def draw(moments: Moments, keys: jax.Array) -> jax.Array:
     return mean + jnp.exp(0.5 * log_variance) * noise
 
 
+def mean(encoded: Moments | jax.Array) -> jax.Array:
+    """The mean of an autoencoder's posterior [B, h, w, D]; the latent itself of an autoencoder without a posterior."""
+    return encoded.mean if isinstance(encoded, Moments) else encoded
+
+
 def to_diffusion(z: jax.Array, scale: Factor, shift: Factor) -> jax.Array:
     """Latents as a diffusion model reads them, of about zero mean and unit variance.
 

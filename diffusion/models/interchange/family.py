@@ -89,6 +89,11 @@ class Family(NamedTuple):
     repeated: Callable[[Any, Any], dict[str, Any]] | None = None
     kohya: str = ""
 
+    @property
+    def first_layout(self) -> str:
+        """The layout of the library that publishes it, the first of `tables`."""
+        return next(iter(self.tables))
+
 
 def require(name: str, module: Any, required: Mapping[str, Any]) -> None:
     """Refuses a module with a field that a published class has at one value alone.

@@ -242,7 +242,7 @@ def rows_of(family: Family, module: nn.Module, layout: str) -> list[Row]:
 def names_of(family: Family, module: nn.Module, layout: str) -> set[str]:
     """The names of all tensors of a layout; the layout "ours" takes them from the table of another one."""
     if layout == "ours":
-        return {row.ours.replace("/", ".") for row in rows_of(family, module, next(iter(family.tables)))}
+        return {row.ours.replace("/", ".") for row in rows_of(family, module, family.first_layout)}
     return rows.names(rows_of(family, module, layout)) | set(computed_of(family, module, layout))
 
 

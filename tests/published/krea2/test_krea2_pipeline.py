@@ -36,7 +36,7 @@ def test_a_student_has_its_own_shift_and_takes_eight_steps_without_guidance(tmp_
     conditional, _ = job.conditions(model, 2)
     x = jnp.asarray(drawn("latents", 2, 8, 8, 4))
     evaluated = lambda params, condition: programs._guided(
-        model, job.course, params, condition, {}, job.scale(model), job.keys(), None, None
+        model, job.course, params, programs.Start(x, job.keys()), condition, {}, job.scale(model)
     )[0]
     trajectory = job.course.trajectory
     run = lambda params, condition, x: samplers.sample(

@@ -55,11 +55,10 @@ def test_latents_clips_and_sounds_are_diffusers(name, tmp_path):
     assert course.guided and course.perturbed and course.apart
 
     def sampled(course, scale, params, x):
-        evaluated, keys_of_steps, _ = programs._guided(
-            model, course, params, conditional, unconditional, scale, keys, first, None
-        )
+        begun = programs.Start(x, keys, first)
+        evaluated, _ = programs._guided(model, course, params, begun, conditional, unconditional, scale)
         sampler, plan = course.trajectory.sampler, course.trajectory.plan
-        return samplers.sample(sampler, evaluated, model.process.schedule, x, plan, keys_of_steps)
+        return samplers.sample(sampler, evaluated, model.process.schedule, x, plan, keys)
 
     start = course.trajectory.start * pytrees.pack(NOISE)
     for case, settled, scale in (("alone", plain, None), ("guided", course, jax.tree.map(jnp.float32, GUIDED))):

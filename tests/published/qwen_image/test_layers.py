@@ -86,10 +86,9 @@ def test_layers_end_where_those_of_diffusers_do():
 
     @jax.jit
     def end(vae, denoiser, x, keys, image, conditional, unconditional):
-        _, _, known, painted, beside = programs.begin(model, job.course, vae, keys, None, None, None, image)
-        assert known is None and painted is None
-        conditions = conditional | beside, unconditional | beside
-        denoise, *_ = programs._guided(model, job.course, denoiser, *conditions, 7.5, keys, None, None)
+        start = programs.begin(model, job.course, vae, keys, None, None, None, image)
+        assert start.known is None and start.painted is None
+        denoise, _ = programs._guided(model, job.course, denoiser, start, conditional, unconditional, 7.5)
         trajectory = job.course.trajectory
         x = samplers.sample(trajectory.sampler, denoise, model.process.schedule, x, trajectory.plan, keys)
         return x, programs.decoded(model, job.course, vae, x)

@@ -84,7 +84,7 @@ def test_a_picture_without_alpha_is_opaque():
     pasted = Canvas(image, mask).with_original(np.full((1, 2, 3, 4), 9, np.uint8))
     np.testing.assert_array_equal(pasted[0, ~mask], np.tile([7, 7, 7, 255], (4, 1)))
     np.testing.assert_array_equal(pasted[0, mask], np.full((2, 4), 9))
-    seen = programs._of_opaque(lambda x: x)(jnp.full((1, 2, 3, 3), 0.25))
+    seen = programs._on_opaque(lambda x: x)(jnp.full((1, 2, 3, 3), 0.25))
     np.testing.assert_array_equal(seen, np.broadcast_to([0.25, 0.25, 0.25, 1], (1, 2, 3, 4)))
 
 
