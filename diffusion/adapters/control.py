@@ -23,7 +23,7 @@ HINT_WIDTHS = (16, 32, 96, 256)  # the widths of published ControlNets, whose au
 FOLDER = "controlnet"
 NAME = "control"
 """Name of the attachment, and of the entry of a record."""
-OF_TRANSFORMERS = (PixArtControlNet, MMDiTControlNet, FluxControlNet)  # `of` is the class of the transformer
+OF_TRANSFORMERS = (PixArtControlNet, MMDiTControlNet, FluxControlNet)
 
 
 def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) -> Tuning:
@@ -44,7 +44,7 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3.
     """
-    kind = _of_transformer(base.denoiser)
+    kind = _transformer_kind(base.denoiser)
     if kind:
         if hint_widths:
             raise ValueError(
@@ -76,7 +76,7 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
     return _beside(base, ControlNet(unet.clone(strength_width=0), widths), lambda control: (control + 1) / 2)
 
 
-def _of_transformer(denoiser: Any) -> Any:
+def _transformer_kind(denoiser: Any) -> Any:
     """The class of a transformer's ControlNet, which its attribute `control_net` names first; None for others."""
     named = getattr(denoiser, "control_net", None)
     return named or next((kind for kind in OF_TRANSFORMERS if isinstance(denoiser, kind.base_class)), None)
@@ -101,7 +101,7 @@ def _beside(base: Any, module: Any, seen: Callable[[Array], Array]) -> Tuning:
         output: Any = denoiser.apply({"params": frozen}, x, clock, {**prompt, "residuals": residuals})
         return output
 
-    return _of_module(base, module, FOLDER, init, apply)
+    return _module_tuning(base, module, FOLDER, init, apply)
 
 
 def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:
@@ -148,15 +148,15 @@ def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:
         output: Any = unet.apply({"params": frozen}, x, clock, {**condition, "level_residuals": features})
         return output
 
-    return _of_module(base, module, "t2i_adapter", init, apply)
+    return _module_tuning(base, module, "t2i_adapter", init, apply)
 
 
-def _of_module(base: Any, module: Any, name: str, init: Any, apply: Any) -> Tuning:
+def _module_tuning(base: Any, module: Any, name: str, init: Any, apply: Any) -> Tuning:
     """The tuning of a module that attaches to the denoiser; it is written to the folder `name`."""
     part = base.kind.denoiser
 
     def attach(model: Any, weights: Any) -> Any:
         attachment = module.attachment(weights, model.denoiser, model.params[part])
-        return dataclasses.replace(model, attachments={**model.attachments, NAME: attachment}, _programs={})
+        return model.replaced(attachments={**model.attachments, NAME: attachment})
 
     return Tuning(base, init, apply, module_folder.writer(module, name), attach, (part,), reads=(NAME,))

@@ -50,7 +50,7 @@ def custom_diffusion(
 
     def attach(model: Any, weights: Any) -> Any:
         network = with_leaves(model.params[denoiser], weights["layers"], model.dtype_of(denoiser))
-        model = dataclasses.replace(model, params={**model.params, denoiser: network}, _programs={})
+        model = model.replaced(params={**model.params, denoiser: network})
         return words.attach(model, weights["words"])
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:

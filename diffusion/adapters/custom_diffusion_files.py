@@ -18,10 +18,9 @@ from typing import Any
 
 import flax.linen as nn
 import numpy as np
-from safetensors.numpy import save as serialized
 
 from diffusion.adapters.lora_layers import Part, stacked
-from diffusion.io import files
+from diffusion.io import safetensors_files
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange import families, folders, rows
 from diffusion.models.interchange.rows import Mismatch, Row
@@ -110,14 +109,13 @@ def tensors_of(module: nn.Module, layers: Any) -> dict[str, np.ndarray] | None:
         return None
     attentions = [theirs.removesuffix(".to_k.weight") for theirs in table if theirs.endswith(".to_k.weight")]
     stay = {f"{name}.processor": np.zeros(0, np.float32) for name in attentions if name not in kinds_of_attention}
-    return {name: np.array(array, order="C") for name, array in {**held, **stay}.items()}
+    return {**held, **stay}
 
 
 def save(folder: pathlib.Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> pathlib.Path:
     """Writes the tensors of `tensors_of` under the name that diffusers gives them."""
     path = folder / FILE
-    with files.atomic(path) as file:
-        file.write(serialized(dict(tensors), metadata={**metadata, "format": "pt"}))
+    safetensors_files.save(path, tensors, metadata)
     return path
 
 
@@ -125,7 +123,7 @@ def _table(module: nn.Module) -> dict[str, list[Row]]:
     """The rows of each tensor of a denoiser, by the tensor's name in the denoiser's own library."""
     family = families.family_of(module)
     table: dict[str, list[Row]] = {}
-    for row in folders.rows_of(family, module, next(iter(family.tables))):
+    for row in folders.rows_of(family, module, family.first_layout):
         for name in (row.theirs, *row.copies):
             table.setdefault(name, []).append(row)
     return table

@@ -8,7 +8,6 @@ c_i are embeddings of tokens that are erased, d_i of the tokens that replace the
 Reference: Gandikota et al. 2024, "Unified Concept Editing in Diffusion Models", eq. 7.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,7 +98,7 @@ def edited(
 
     params: Mapping[str, Any] = model.params
     changed = jax.tree_util.tree_map_with_path(leaf, computed(model, (denoiser,))[denoiser])
-    return dataclasses.replace(model, params={**params, denoiser: changed}, _programs={})
+    return model.replaced(params={**params, denoiser: changed})
 
 
 def aligned(model: Any, tokens: Mapping[str, np.ndarray], old: str, new: str) -> tuple[np.ndarray, np.ndarray]:

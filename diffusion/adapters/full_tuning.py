@@ -1,6 +1,5 @@
 """The tuning of a whole denoiser, and of the text encoders too: DreamBooth as it was published."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +55,7 @@ def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
 
     def attach(model: Any, weights: Any) -> Any:
         tuned = {part: with_leaves(model.params[part], weights[part], model.dtype_of(part)) for part in parts}
-        return dataclasses.replace(model, params={**model.params, **tuned}, _programs={})
+        return model.replaced(params={**model.params, **tuned})
 
     networks = (denoiser,) if some else ()
     nothing = lambda folder, weights, metadata: []
@@ -70,7 +69,7 @@ def chosen_leaves(module: Any, pattern: str) -> set[str]:
         ValueError: for a pattern that finds nothing, is no regular expression, or parts what is one leaf here.
     """
     family = families.family_of(module)
-    table = folders.rows_of(family, module, next(iter(family.tables)))
+    table = folders.rows_of(family, module, family.first_layout)
     try:
         leaves = {row.ours for row in table if re.search(pattern, row.theirs)}
     except re.error as error:

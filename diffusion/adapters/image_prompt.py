@@ -3,7 +3,6 @@
 The image encoder reads each picture once, before the training; a run keeps what it makes of them (`Tuning.see`).
 """
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -70,17 +69,13 @@ def ip_adapter(
     loaded = functools.cache(lambda: interchange.load(folder)[1])
     side = prompt_features.side(reader)
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
-    compiled = functools.cache(
-        lambda: jax.jit(lambda params, images: prompt_features.image_features(reader, params, images, reads_tokens))
-    )
+    compiled = jax.jit(lambda params, images: prompt_features.image_features(reader, params, images, reads_tokens))
     shapes = jax.eval_shape(reader.init, jax.random.key(0), image)["params"]
-    form = jax.eval_shape(
-        lambda params, images: prompt_features.image_features(reader, params, images, reads_tokens), shapes, image
-    )
+    form = jax.eval_shape(compiled, shapes, image)
 
     def see(pictures: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         images = np.stack([prompt_features.fitted(reader, picture) for picture in pictures])
-        return {ENTRY: np.asarray(compiled()(loaded(), images))}
+        return {ENTRY: np.asarray(compiled(loaded(), images))}
 
     @functools.cache
     def nothing() -> np.ndarray:
@@ -109,7 +104,7 @@ def ip_adapter(
 
     def attach(model: Any, weights: Any) -> Any:
         attachment = at_work.attachment(module, weights, model.denoiser, reader, loaded())
-        return dataclasses.replace(model, attachments={**model.attachments, NAME: attachment}, _programs={})
+        return model.replaced(attachments={**model.attachments, NAME: attachment})
 
     entries = {ENTRY: tuple(form.shape[1:])}
     return Tuning(base, init, apply, write, attach, (name,), see=see, sees=entries, sees_of=prompt)

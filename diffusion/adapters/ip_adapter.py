@@ -99,14 +99,14 @@ def opened(path: str | pathlib.Path, denoiser: nn.Module, **how: Any) -> Attachm
 
 
 def attachment(
-    module: IPAdapter | JointIPAdapter, params: Any, denoiser: nn.Module, encoder: nn.Module, of: Any
+    module: IPAdapter | JointIPAdapter, params: Any, denoiser: nn.Module, encoder: nn.Module, encoder_params: Any
 ) -> Attachment:
     """An IP-Adapter as an attachment, which sampling adds to a denoiser.
 
     Args:
         module, params: the adapter and its parameters.
         denoiser: the denoiser, which has `extra_layers`.
-        encoder, of: the image encoder and its parameters, see `prompt_features`.
+        encoder, encoder_params: the image encoder and its parameters, see `prompt_features`.
 
     Raises:
         ValueError: for an encoder of another width than the adapter reads, or a denoiser of other layers.
@@ -147,7 +147,7 @@ def attachment(
     joint = isinstance(module, JointIPAdapter)
     read = lambda picture, size: prompt_features.fitted(encoder, picture)  # a picture of any size
     how = (entries_joint, read, encode_joint) if joint else (entries, read, encode)
-    return Attachment({"adapter": params, "encoder": of}, *how, masked=True)
+    return Attachment({"adapter": params, "encoder": encoder_params}, *how, masked=True)
 
 
 def _everywhere_or_masked(layers: Any, weight: jax.Array, denoiser: Any, x: jax.Array) -> tuple:

@@ -22,11 +22,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from safetensors.numpy import save as serialized
 
 from diffusion.adapters import image_projection_rows
-from diffusion.io import files
+from diffusion.io import safetensors_files
 from diffusion.models.image_projections import FullProjection, GlobalProjection, IPAdapter, Resampler
 from diffusion.models.interchange import folder_writing, folders, tensor_files
 from diffusion.models.interchange.family import Family
@@ -239,6 +237,4 @@ def save(
     """
     look_up(LAYOUTS, layout, "layout")
     family = _family(module, numbers(denoiser), layout)
-    tensors = {name: np.array(a, order="C") for name, a in folder_writing.write(family, module, layout, params)}
-    with files.atomic(pathlib.Path(path).expanduser()) as file:
-        file.write(serialized(tensors, metadata={"format": "pt", **(metadata or {})}))
+    safetensors_files.save(path, dict(folder_writing.write(family, module, layout, params)), metadata or {})

@@ -110,7 +110,7 @@ def started(key: Array, params: Any, blank: Any) -> dict[str, Any]:
     def initial(place: str, shapes: Mapping[str, Any]) -> dict[str, Array]:
         path, at = parsed(place)
         part = jax.eval_shape(lambda leaf: leaf[at], leaves[path])
-        layers, inner = _axes(shapes["down"], shapes["up"], part.ndim)
+        layers, inner = axes(shapes["down"], shapes["up"], part.ndim)
         parts = (part.shape[:layers], part.shape[layers:inner], part.shape[inner:])
         factors = _initial(key, place, *parts, shapes["down"].shape[-1])
         if "down_2" in shapes:
@@ -313,7 +313,7 @@ def _updated(place: str, factors: Mapping[str, Array], kernel: Array, scale: flo
     if "down_2" in factors:
         update *= _product(place, factors["down_2"], factors["up_2"], kernel.shape)
     total = kernel + scale * update
-    layers, inner = _axes(factors["down"], factors["up"], kernel.ndim)
+    layers, inner = axes(factors["down"], factors["up"], kernel.ndim)
     if "magnitude" in factors:
         shape = (*kernel.shape[:layers], *[1] * (inner - layers), *kernel.shape[inner:])
         return _decomposed(place, total, factors["magnitude"], shape)
@@ -338,8 +338,8 @@ def _decomposed(place: str, kernel: Array, magnitude: Array, shape: tuple[int, .
     return kernel * magnitude / jnp.sqrt(jnp.maximum(squares, jnp.finfo(kernel.dtype).tiny))
 
 
-def _axes(down: Array, up: Array, ndim: int) -> tuple[int, int]:
-    """(number of axes of layers, index of the first axis of outputs) of a kernel with `ndim` axes."""
+def axes(down: Any, up: Any, ndim: int) -> tuple[int, int]:
+    """(number of axes of layers, index of the first axis of outputs) of a kernel with `ndim` axes, by its factors."""
     layers = down.ndim + up.ndim - ndim - 2
     return layers, down.ndim - 1
 
@@ -348,7 +348,7 @@ def _product(place: str, down: Array, up: Array, shape: tuple[int, ...]) -> Arra
     """down up as `shape`, float32 or wider."""
     down = jnp.asarray(down)
     up = jnp.asarray(up)
-    layers, end = _axes(down, up, len(shape))
+    layers, end = axes(down, up, len(shape))
     if (
         layers not in (0, 1)
         or end < layers + 1

@@ -38,12 +38,11 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import numpy as np
-from safetensors.numpy import save as serialized
 
 from diffusion.adapters import custom_diffusion_files, lora, lora_kinds, lora_names
 from diffusion.adapters.lora_layers import Part, Place, changed_parts, layers_of, parts_of, stacked, tensors_of
 from diffusion.adapters.lora_updates import Update, their_layers
-from diffusion.io import files
+from diffusion.io import safetensors_files
 from diffusion.models.interchange import families, tensor_files
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.layers.choices import look_up
@@ -162,7 +161,7 @@ def blank(module: nn.Module, pattern: str, rank: int, pairs: int = 1, magnitudes
     """
     if rank < 1:
         raise ValueError(f"rank = {rank}. Valid: at least 1")
-    table = layers_of(module, (next(iter(families.family_of(module).tables)),))
+    table = layers_of(module, (families.family_of(module).first_layout,))
     parts: list[Part] = []
     for layer, (out, *inputs) in shapes(module, pattern).items():
         pair = np.zeros((rank, *inputs), np.float32), np.zeros((out, rank), np.float32)
@@ -178,7 +177,7 @@ def shapes(module: nn.Module, pattern: str = "") -> dict[str, tuple[int, ...]]:
         ValueError: for a pattern that is no regular expression, or finds no layer.
     """
     family = families.family_of(module)
-    table = layers_of(module, (next(iter(family.tables)),))
+    table = layers_of(module, (family.first_layout,))
     try:
         chosen = {layer: places for layer, places in table.items() if re.search(pattern, layer)}
     except re.error as error:
@@ -199,7 +198,7 @@ def build_adapter(module: nn.Module, layers: Mapping[str, Mapping[str, Any]], sc
         layers: {layer: {part: array}}, with the names of parts in `lora_names.ENDS`.
         scale: the scale of all updates.
     """
-    table = layers_of(module, (next(iter(families.family_of(module).tables)),))
+    table = layers_of(module, (families.family_of(module).first_layout,))
     parts: list[Part] = []
     for layer, tensors in layers.items():
         update = lora_kinds.update(tensors, table[layer][0].theirs, layer)
@@ -226,9 +225,8 @@ def save_layers(
         prefix = lora_names.prefix_of(component, modules, False)
         for layer, parts in named.items():
             name = prefix + lora_names.shown(component, layer).replace(".", "_")
-            tensors |= {f"{name}.{part}": np.array(array, np.float32, order="C") for part, array in parts.items()}
-    with files.atomic(pathlib.Path(path).expanduser()) as file:
-        file.write(serialized(tensors, metadata={**metadata, "format": "pt"}))
+            tensors |= {f"{name}.{part}": np.asarray(array, np.float32) for part, array in parts.items()}
+    safetensors_files.save(path, tensors, metadata)
 
 
 def save(
@@ -289,9 +287,7 @@ def save(
             config["use_dora"] = True
         peft_config |= {f"{component}.{field}": value for field, value in config.items()}
     how = {lora_names.METADATA: json.dumps(peft_config)} if layout == "peft" else {}
-    tensors = {name: np.array(array, order="C") for name, array in tensors.items()}
-    with files.atomic(pathlib.Path(path).expanduser()) as file:
-        file.write(serialized(tensors, metadata={**metadata, "format": "pt", **how}))
+    safetensors_files.save(path, tensors, {**metadata, **how})
 
 
 def require_writable(module: nn.Module, one: Lora, layout: str = "peft") -> None:
@@ -311,9 +307,8 @@ def _in_layout(module: nn.Module, one: Lora, layout: str) -> tuple[dict[str, "Up
     """An adapter by the layers of their library, and whether these have the names of the original repository."""
     family = families.family_of(module)
     original = layout == "kohya" and family.kohya in family.tables
-    return their_layers(
-        module, one.adapter, one.scale, family.kohya if original else next(iter(family.tables))
-    ), original
+    names = family.kohya if original else family.first_layout
+    return their_layers(module, one.adapter, one.scale, names), original
 
 
 def _factored(

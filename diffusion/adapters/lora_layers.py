@@ -52,9 +52,9 @@ def layers_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, lis
 @functools.lru_cache(maxsize=16)
 def tensors_of(module: nn.Module, layouts: tuple[str, ...] = ()) -> dict[str, list[Place]]:
     """The tensors of a network, by their names in the given layouts, or in all layouts."""
-    describe_module = lambda known: [family for family in known if type(module) is family.module]
+    same_class = lambda known: [family for family in known if type(module) is family.module]
     # Flux and Chroma are of one class; what neither can write has the layers of both.
-    families_of_module = describe_module(families.describing(module)) or describe_module(families.FAMILIES.values())
+    families_of_module = same_class(families.describing(module)) or same_class(families.FAMILIES.values())
     tensors: dict[str, list[Place]] = {}
     leaves = folders.leaves_of(folders.shapes_of(families_of_module[0], module)) if families_of_module else {}
     for family in families_of_module:

@@ -31,7 +31,7 @@ def their_layers(
     """The updates of an adapter, by the layers of their library in a layout that it changes."""
     family = families.family_of(module)
     table = layers_of(module, (layout,))
-    fused = layout != next(iter(family.tables))
+    fused = layout != family.first_layout
     updates_of_layer: dict[str, list[Update]] = {}
     for name, factors in lora.places_of(adapter).items():
         if "input_magnitude" in factors or "down" not in factors:
@@ -67,7 +67,8 @@ def their_layers(
                     pairs.append(how.to_theirs(*(_selected(second, at, place, fused) or ())))
                 magnitude = None
                 if "magnitude" in factors:  # a magnitude has the axes of a B of rank 1
-                    layers = _leading(factors, place.leaf, at)
+                    axes = len(place.leaf) - sum(isinstance(index, int) for index in at)
+                    layers, _ = lora.axes(factors["down"], factors["up"], axes)
                     as_up = np.expand_dims(np.asarray(factors["magnitude"]), layers)
                     magnitude_factors = {"down": np.asarray(factors["down"])[..., :1], "up": as_up}
                     magnitude = how.to_theirs(*(_selected(magnitude_factors, at, place, fused) or ()))[1][:, 0]
@@ -104,12 +105,6 @@ def _among_rows(up: np.ndarray, place: Place) -> np.ndarray:
     return full
 
 
-def _leading(factors: Mapping[str, Any], leaf: tuple[int, ...], at: tuple) -> int:
-    """The number of axes of a place's factors that count layers."""
-    axes = len(leaf) - sum(isinstance(index, int) for index in at)
-    return np.ndim(factors["down"]) + np.ndim(factors["up"]) - axes - 2
-
-
 def _joined(updates: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> tuple[np.ndarray, np.ndarray, float]:
     """Several updates of one layer as one: their factors side by side, or B summed where they have one A."""
     down, _, scale = updates[0]
@@ -144,8 +139,7 @@ def _selected(factors: Mapping[str, Any], at: tuple, place: Place, fused: bool) 
             dropped += isinstance(index_of_update, int)
         else:
             return None
-    layers = down.ndim + up.ndim - (len(place.leaf) - dropped) - 2
-    inner = down.ndim - 1
+    layers, inner = lora.axes(down, up, len(place.leaf) - dropped)
     return down[tuple(index[:inner])], up[(*index[:layers], slice(None), *index[inner:])]
 
 

@@ -6,7 +6,6 @@ that each has factors of its own in the file, as peft's have.
 
 __all__ = ["dora", "loha", "lokr", "lora", "tuning_of_adapters"]
 
-import dataclasses
 import pathlib
 import zlib
 from collections.abc import Mapping
@@ -220,7 +219,7 @@ def tuning_of_adapters(base: Any, parts: tuple[str, ...], init: Any, adapters: A
 
     def attach(model: Any, weights: Any) -> Any:
         changed = jax.jit(merged)({part: model.params[part] for part in parts}, weights)
-        return dataclasses.replace(model, params={**model.params, **changed}, _programs={})
+        return model.replaced(params={**model.params, **changed})
 
     networks = (denoiser, *base.readers) if encoders else (denoiser,)
     return Tuning(base, init, apply, write, attach, networks, encodes=bool(encoders))

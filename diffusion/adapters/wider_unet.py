@@ -1,6 +1,5 @@
 """Tunings of a whole U-Net that sees more beside x_t: channels of its first convolution, zero at the start."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -58,7 +57,7 @@ def widened(base: Any, pipeline: str, channels: int, seen: Seen, **how: Any) -> 
         dtype = model.dtype_of(part)
         modules = {**model.modules, part: module.clone(dtype=model.denoiser.dtype)}
         params = {**model.params, part: jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), weights)}
-        return dataclasses.replace(model.as_pipeline(pipeline), modules=modules, params=params, _programs={})
+        return model.as_pipeline(pipeline).replaced(modules=modules, params=params)
 
     nothing = lambda folder, weights, metadata: []
     return Tuning(base, init, apply, nothing, attach, copies=(part,), replaces=(part,), **how)

@@ -10,7 +10,6 @@
 A word of several vectors is K tokens, one after the other.
 """
 
-import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,9 +18,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save as serialized
 
-from diffusion.io import files
+from diffusion.io import safetensors_files
 from diffusion.models.interchange import tensor_files
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.text_encoders.clip import LEGACY_EOS, CLIPText
@@ -91,7 +89,7 @@ def extended(model: Any, words: Sequence[Word]) -> Any:
         modules[name] = larger if tower is modules[name] else modules[name].clone(text=larger)
         params[name] = with_rows(params[name], [word.rows[name] for word in words])
     texts = (*model.words, *(word.text for word in words))
-    return dataclasses.replace(model, modules=modules, params=params, tokenizers=tokenizers, words=texts, _programs={})
+    return model.replaced(modules=modules, params=params, tokenizers=tokenizers, words=texts)
 
 
 def with_rows(params: Any, rows: Sequence[Any]) -> Any:
@@ -115,12 +113,11 @@ def table_of(params: Any) -> Any:
 
 def save(folder: pathlib.Path, word: Word, metadata: Mapping[str, str]) -> pathlib.Path:
     """Writes a word as diffusers reads it: of one encoder under its own name, of two as SDXL's files have them."""
-    rows = {name: np.array(row, np.float32, order="C") for name, row in word.rows.items()}
+    rows = {name: np.asarray(row, np.float32) for name, row in word.rows.items()}
     tensors: dict[str, np.ndarray]
     tensors = {word.text: next(iter(rows.values()))} if len(rows) == 1 else dict(zip(PARTS, rows.values()))
     path = folder / FILE
-    with files.atomic(path) as file:
-        file.write(serialized(tensors, metadata={**metadata, WORDS: word.text, "format": "pt"}))
+    safetensors_files.save(path, tensors, {**metadata, WORDS: word.text})
     return path
 
 

@@ -9,10 +9,12 @@ import math
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
+from safetensors.numpy import save as serialized
 
 from diffusion.io import files, limits, opener
 
@@ -36,6 +38,7 @@ DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
+NONE: Mapping[str, str] = MappingProxyType({})
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
 
 
@@ -164,6 +167,19 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
     tensors = header(path).tensors
     limits.fits(str(path), sum(one.size for one in tensors.values()))
     return {name: np.array(one.read()) for name, one in tensors.items()}
+
+
+def save(path: str | pathlib.Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] = NONE) -> None:
+    """Writes one file of arrays that fit into memory, as PyTorch's programs do; it appears whole.
+
+    Args:
+        path: the file.
+        tensors: {name: array}.
+        metadata: the texts of the header, by name.
+    """
+    arrays = {name: np.array(array, order="C") for name, array in tensors.items()}
+    with files.atomic(pathlib.Path(path).expanduser()) as file:
+        file.write(serialized(arrays, metadata={**metadata, "format": "pt"}))
 
 
 def write(
