@@ -1,5 +1,9 @@
-"""Calls the function that an entry of a config names: {"name": ..., **arguments}."""
+"""Tables from names to functions, and calls of the function that an entry of a config names.
 
+An entry is {"name": ..., **arguments}; a look-up in a table accepts any value that a config may have.
+"""
+
+import functools
 import inspect
 import types
 import typing
@@ -11,6 +15,16 @@ from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.values import plain
 
 HIDDEN = {"parent", "name"}  # arguments of Linen modules that are not ours to set
+
+
+def table(*functions: Callable) -> dict[Any, Callable]:
+    """The functions by their own names."""
+    return {function.__name__: function for function in functions}
+
+
+def constants(**values: Any) -> dict[Any, Callable]:
+    """Functions that return these values: an entry of a config gives them no arguments."""
+    return {name: functools.partial(lambda value: value, value) for name, value in values.items()}
 
 
 def call(

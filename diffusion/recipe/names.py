@@ -44,7 +44,7 @@ from diffusion.objectives import (
 )
 from diffusion.recipe import learned_schedule
 from diffusion.recipe.config_errors import ConfigError
-from diffusion.recipe.named import table, values
+from diffusion.recipe.entries import constants, table
 from diffusion.recipe.sampling_names import (  # noqa: F401, names of configs too
     CACHES,
     DRIVERS,
@@ -177,7 +177,7 @@ COUPLINGS = table(
     manifolds.aligned_frames,
 )
 COSTS = table(manifolds.geodesic_cost)  # costs of transport
-CONDITION_DISTANCES = values(squared=couplings.squared, cosine=couplings.cosine)
+CONDITION_DISTANCES = constants(squared=couplings.squared, cosine=couplings.cosine)
 OBJECTIVES = table(
     objectives.denoising,
     objectives.flow_matching,
@@ -250,7 +250,7 @@ PROCESSES = table(
 KEEPINGS = table(discrete.linear, discrete.polynomial, discrete.power, discrete.cosine)
 RATES = table(discrete.banded_rates, discrete.gaussian_rates)  # the rates of "rate_process"
 SYMBOL_DISTANCES = table(discrete.line_distances)  # the distances of "metric_path"
-READINGS = values(
+READINGS = constants(
     logits=discrete.from_logits,
     context=discrete.from_context,
     ratios=discrete.from_ratios,
@@ -330,7 +330,7 @@ CURRICULA = table(
 SIMULATIONS = table(  # simulations of the generator's samples, for objectives of generators and "fake_score"
     objectives.one_step, objectives.backward_simulation, objectives.self_forcing, objectives.noised_chunks
 )
-F_DIVERGENCES = values(  # f-divergences of "distribution_matching"
+F_DIVERGENCES = constants(  # f-divergences of "distribution_matching"
     reverse_kl=objectives.f_divergences.reverse_kl,
     softened_reverse_kl=objectives.f_divergences.softened_reverse_kl,
     jensen_shannon=objectives.f_divergences.jensen_shannon,
@@ -342,9 +342,9 @@ REWARDS = table(objectives.near_value)  # rewards of samples, for objectives of 
 TARGETS = table(  # unnormalised densities
     objectives.gaussian_mixture, objectives.funnel, objectives.many_well, objectives.dw4
 )
-DISTANCES = {**values(squared=few_step.squared), **table(few_step.pseudo_huber)}
-PAIR_WEIGHTINGS = values(inverse_gap=consistency.inverse_gap)
-SOLVERS = values(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # solvers of the teacher's flow
+DISTANCES = {**constants(squared=few_step.squared), **table(few_step.pseudo_huber)}
+PAIR_WEIGHTINGS = constants(inverse_gap=consistency.inverse_gap)
+SOLVERS = constants(heun=flow_maps.heun, ddim=flow_maps.from_denoiser)  # solvers of the teacher's flow
 TUNINGS = table(  # what a run teaches a base
     low_rank.lora,
     low_rank.dora,

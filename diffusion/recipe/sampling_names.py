@@ -5,7 +5,7 @@ from collections.abc import Callable
 from diffusion import discrete, guidance, manifolds, samplers, timesteps
 from diffusion.guidance import measurements
 from diffusion.recipe import steering_drivers
-from diffusion.recipe.named import table
+from diffusion.recipe.entries import table
 from diffusion.sampling import caching, editing
 
 SAMPLERS = table(
