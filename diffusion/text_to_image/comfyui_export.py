@@ -126,7 +126,7 @@ def _check_settings(request: Request, source: Mapping[str, Any]) -> None:
 
 def _is_neutral(request: Request, name: str, value: Any) -> bool:
     """Whether a setting has no effect at this value."""
-    neutral = (settings(type(request))[name].default, *((None, 1.0) if name in SCALES else ()))
+    neutral: tuple[Any, ...] = (settings(type(request))[name].default, *((None, 1.0) if name in SCALES else ()))
     return any(np.array_equal(value, one) for one in neutral)
 
 

@@ -70,7 +70,7 @@ def denoise(
     """
     schedule, parameterization = model.process.schedule, model.process.parameterization
     conditional = dict(conditional)
-    regions = conditional.pop("regions", ())
+    regions: Any = conditional.pop("regions", ())
     tokens = conditional.pop("words", None)
     condition = with_seen(conditional, attached, 0)
     null = None if unconditional is None else with_seen(unconditional, attached, 1)

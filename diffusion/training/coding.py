@@ -90,7 +90,8 @@ def decoder_network(module: nn.Module, last: tuple[str, ...] = LAST_OF_DECODER) 
                 "gives as many patches"
             )
         z = features.reshape(len(features), *grid, -1)
-        redo: Callable[[jax.Array], Any] = lambda kernel: module.apply({"params": _with(weights, last, kernel)}, z)
+        apply: Any = module.apply
+        redo = lambda kernel: apply({"params": _with(weights, last, kernel)}, z)
         kernel = _at(weights, last)
         return Coded(redo(kernel), {}, kernel, redo)
 
