@@ -76,9 +76,6 @@ def features(
         params: the network's parameters.
         keys: random keys, `[draws]`.
         project: the projection, from `sketch`.
-
-    Returns:
-        `Features` of one example.
     """
 
     def one(key: Array) -> tuple[Array, Array]:

@@ -53,9 +53,6 @@ def classifier_accuracy(
         seed: the seed of the training.
         folder: the folder where `classifier.cached` keeps the network.
 
-    Returns:
-        The accuracy, in all and by class.
-
     Raises:
         TypeError: if images are not uint8.
         ValueError: if shapes do not fit, there is no test image, or no sample has a test label.

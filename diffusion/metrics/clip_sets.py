@@ -31,9 +31,6 @@ def open_set(spec: str, frames: int, every: int = 1, side: int = 0, seed: int = 
         side: the side of the squares that frames of any size become, the middle of each; 0 for films of one size.
         seed: the seed of the frame at which a clip begins.
 
-    Returns:
-        The set.
-
     Raises:
         ImageSetError: if it does not exist, is damaged, or holds clips that are too short or of several sizes.
     """

@@ -222,9 +222,6 @@ def load(protocol: EncoderProtocol, path: str | pathlib.Path) -> Encoder:
         protocol: the protocol whose network the file must hold.
         path: the folder or file.
 
-    Returns:
-        The network.
-
     Raises:
         WeightsError: if there is no such file, or it holds another network; names the first tensor, or else the first
             field of its config.json, that differs.

@@ -107,9 +107,6 @@ def moments(extract: Callable[[np.ndarray], np.ndarray], images: np.ndarray, bat
         images: uint8 [N, H, W, C], N >= 1.
         batch_size: images in one call.
 
-    Returns:
-        Moments of N rows.
-
     Raises:
         ValueError: if there is no image, or a feature is not finite.
     """

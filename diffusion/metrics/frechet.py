@@ -33,9 +33,6 @@ def init(dim: int) -> Moments:
     Args:
         dim: number of features D, at least 1.
 
-    Returns:
-        Moments with count 0.
-
     Raises:
         ValueError: if dim is not positive.
     """
@@ -51,9 +48,6 @@ def update(moments: Moments, features: np.ndarray) -> Moments:
         moments: moments so far, of D features.
         features: features of one batch, [B, D], any real dtype; any B, so that the last partial batch counts like the
             others.
-
-    Returns:
-        Moments of count + B rows.
 
     Raises:
         ValueError: if the shape is not [B, D] or a feature is not finite.
@@ -161,9 +155,6 @@ def distance_to(reference: Moments) -> Callable[[Moments], float]:
 
     Args:
         reference: moments of at least two rows.
-
-    Returns:
-        Function of the other set's moments.
 
     Raises:
         ValueError: as in `frechet_distance`.

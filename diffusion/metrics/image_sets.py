@@ -57,9 +57,6 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
         side: the side of the squares to which a dataset's images of any size are cropped and resized, as ADM's code
             does; 0 for images of one size.
 
-    Returns:
-        The set.
-
     Raises:
         ImageSetError: if it does not exist, is damaged, or holds no images that can be measured.
     """
@@ -93,9 +90,6 @@ def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
     Args:
         images: images in memory, [N, H, W, C], uint8 or floating.
         name: the set's name, for reports.
-
-    Returns:
-        The set.
 
     Raises:
         ImageSetError: for another shape or dtype.

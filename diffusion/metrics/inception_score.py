@@ -41,9 +41,6 @@ def inception_score(logits: np.ndarray, splits: int = 10, seed: int | None = 0) 
         splits: number of splits, at least 1.
         seed: the seed of the shuffle; None keeps the order.
 
-    Returns:
-        Mean and standard deviation over the splits.
-
     Raises:
         ValueError: if the shape is not [N, K], a logit is not finite, or there are fewer rows than splits.
     """

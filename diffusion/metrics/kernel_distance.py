@@ -71,9 +71,6 @@ def gaussian(sigma: float) -> Kernel:
     Args:
         sigma: bandwidth, > 0, in units of the features.
 
-    Returns:
-        The kernel.
-
     Raises:
         ValueError: if sigma is not positive.
     """
@@ -134,9 +131,6 @@ def kid(samples: np.ndarray, reference: np.ndarray, subsets: int = 100, size: in
         subsets: number of subsets, at least 2.
         size: rows of a subset, 2 <= size <= min(N, M).
         seed: the seed of the subsets; the same seed gives the same figure.
-
-    Returns:
-        Mean, standard deviation and standard error.
 
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, or there are fewer rows than a subset needs.

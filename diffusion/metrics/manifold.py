@@ -66,9 +66,6 @@ def overlap(
         density_k: neighbours in density and coverage.
         block: rows in one matrix product; bounds the memory, not the result.
 
-    Returns:
-        The four figures.
-
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, or there are too few rows for k neighbours.
     """

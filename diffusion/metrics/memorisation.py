@@ -109,9 +109,6 @@ def authenticity(samples: np.ndarray, train: np.ndarray, block: int = pairwise.B
         train: features of the training images, [M, D], M >= 2.
         block: rows in one matrix product.
 
-    Returns:
-        The share of authentic samples.
-
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, or there are too few rows.
     """
@@ -133,9 +130,6 @@ def copied_by_ratio(samples: np.ndarray, train: np.ndarray, ratio: float = 1 / 3
         train: features (or pixels) of the training images, [M, D], M >= 2.
         ratio: the largest d_1 / d_2 of a copy, in (0, 1).
         block: rows in one matrix product.
-
-    Returns:
-        The share of copies.
 
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, there are too few rows, or ratio is out of range.
@@ -162,9 +156,6 @@ def copied_by_similarity(
         train: features of the training images, [M, D], M >= 1.
         threshold: the cosine above which a sample counts as a copy, in (-1, 1).
         block: rows in one matrix product.
-
-    Returns:
-        The share of copies.
 
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, a row is zero, or threshold is out of range.
@@ -200,9 +191,6 @@ def data_copying(
             set in the paper). None for one cell.
         least: the number of samples that a cell needs to count, at least 1 (20 as in Stein et al. 2023).
         block: rows in one matrix product.
-
-    Returns:
-        C_T and the statistic of each cell.
 
     Raises:
         ValueError: if shapes do not fit, a feature is not finite, a cell lacks training or held-out rows, or none has

@@ -62,9 +62,6 @@ def blocks(count: int, size: int) -> Iterator[slice]:
         count: number of rows.
         size: rows of a slice, at least 1.
 
-    Returns:
-        Iterator of slices.
-
     Raises:
         ValueError: if size is not positive.
     """

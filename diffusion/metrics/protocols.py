@@ -170,9 +170,6 @@ def get(name: str) -> Protocol:
     Args:
         name: the name, one of PROTOCOLS.
 
-    Returns:
-        The protocol.
-
     Raises:
         ValueError: if there is none of that name; the message lists the valid names.
     """

@@ -102,9 +102,6 @@ def inception_space(net: inception.Inception, protocol: protocols.Protocol, taps
         net: the network.
         protocol: resize, scaling, rounding.
         taps: the taps to read, names of `inception.TAPS`; "2048" among them.
-
-    Returns:
-        The space.
     """
     prepare = functools.partial(protocols.preprocess, protocol)
     extract = lambda images: inception.extract(net.params, images, taps, prepare)
@@ -137,9 +134,6 @@ def open_reference(
         data_dir: folder of prepared datasets.
         side: the side of `image_sets.open_set`.
         opened: a function that opens a name in place of `image_sets.open_set`, such as one for clips.
-
-    Returns:
-        The reference.
 
     Raises:
         StatisticsError, ImageSetError: if it does not exist, is damaged, or holds neither.

@@ -23,9 +23,6 @@ def representation_ratio(distances: Mapping[str, float], floors: Mapping[str, fl
         distances: the distances of the samples, by the name of the space.
         floors: the distances of as many held-out real images, in the same spaces; each above zero.
 
-    Returns:
-        The mean ratio.
-
     Raises:
         ValueError: if the spaces differ, there are no spaces, or a floor is not positive.
 

@@ -1,7 +1,5 @@
 """Measures protein backbones of a run against real chains and noise, and writes pictures and PDB files."""
 
-__all__ = ["HOW", "are_backbones", "draw", "figures", "geometry", "write"]
-
 import os
 import pathlib
 from collections.abc import Mapping, Sequence

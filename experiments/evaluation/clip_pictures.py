@@ -1,7 +1,5 @@
 """Pictures of clips: several side by side as one animation, and their frames in rows."""
 
-__all__ = ["beside", "draw", "is_clip"]
-
 import pathlib
 
 import numpy as np

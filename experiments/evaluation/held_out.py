@@ -5,18 +5,6 @@ classifiers) call `require` first. A published FID compares with a reference tha
 training set.
 """
 
-__all__ = [
-    "Overlap",
-    "TrainedOn",
-    "at_start",
-    "count_in_reference",
-    "require",
-    "require_sources",
-    "require_trained_split",
-    "split_in_the_loop",
-    "trained_on",
-]
-
 import contextlib
 import pathlib
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 A source of data may have its own function: `drawn(samples, classes, folder)` writes files, and returns their paths.
 """
 
-__all__ = ["Samples", "draw"]
-
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple

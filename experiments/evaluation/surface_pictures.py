@@ -1,7 +1,5 @@
 """Pictures of surfaces in space: shaded points of clouds, level sets of signed distances, and both on a turntable."""
 
-__all__ = ["cloud", "draw", "level_set", "turntable"]
-
 import io
 import math
 import pathlib

@@ -1,7 +1,5 @@
 """The fields for controls on the page: per attachment a picture, weight, interval, mask and kind."""
 
-__all__ = ["IMAGES", "Part", "field", "parts", "sent", "shown"]
-
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The fields for regions on the page: one line for each region, and files of masks."""
 
-__all__ = ["sent", "shown"]
-
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
