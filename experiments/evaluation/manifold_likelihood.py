@@ -1,11 +1,13 @@
 """Test log-likelihood of a run on a manifold, and the exact density of its data where it is known."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays import chunks
 from diffusion.experiments.sampling import run_denoiser
 from diffusion.manifolds import riemannian_log_likelihood
 from diffusion.metrics import bootstrap
@@ -49,13 +51,9 @@ def negative_log_likelihood(subject: Any) -> dict:
         return riemannian_log_likelihood(field(params, labels), points, times, reads.prior.log_density).log_density
 
     points = subject.real.images[: config.evaluate.number]
-    values = []
     with progress.bar("likelihood", len(points), "points") as advance:
-        for first in range(0, len(points), BATCH):
-            rows = np.resize(points[first : first + BATCH], (min(BATCH, len(points)), *points.shape[1:]))
-            values.append(-np.asarray(log_density_of_model(params, rows), np.float64)[: len(points) - first])
-            advance(min(first + BATCH, len(points)))
-    nll = np.concatenate(values)
+        measured = functools.partial(log_density_of_model, params)
+        nll = -chunks.applied(measured, points, min(BATCH, len(points)), advance).astype(np.float64)
     protocol = {"unit": "nats", "solver": f"RK4, {STEPS} steps", "divergence": "exact", "step": step}
     metrics = {"negative_log_likelihood": {**bootstrap.mean(nll), "protocol": protocol}}
     distribution = getattr(data.source(config, config.evaluate.split), "distribution", None)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.arrays import padding, pytrees
+from diffusion.arrays import chunks, padding, pytrees
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
@@ -148,18 +148,15 @@ def bits_per_dim(subject: Subject) -> dict:
 
     count = min(config.evaluate.number, len(subject.real.images))
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(subject.real.images))[:count])
-    bits = []
-    nfe = []
+    examples = jax.tree.map(lambda leaf: leaf[chosen], (subject.real.images, conditions))
     with progress.bar("likelihood", count, "images") as advance:
-        for first in range(0, count, BATCH):
-            rows = np.resize(chosen[first : first + BATCH], BATCH)
-            labels = generate.as_condition(jax.tree.map(lambda leaf, rows=rows: leaf[rows], conditions))
-            batch = measured(params, subject.real.images[rows], labels, rows)
-            bits.append(np.asarray(batch[0])[: count - first])
-            nfe.append(np.asarray(batch[1])[: count - first])
-            advance(min(first + BATCH, count))
-    bits = np.concatenate(bits).astype(np.float64)
-    nfe = np.concatenate(nfe)
+        bits, nfe = chunks.applied(
+            lambda batch: measured(params, batch[0], generate.as_condition(batch[1]), batch[2]),
+            (*examples, chosen),
+            BATCH,
+            advance,
+        )
+    bits = bits.astype(np.float64)
     return {
         "bits_per_dim": {
             **bootstrap.mean(bits),

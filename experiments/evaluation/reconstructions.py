@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from diffusion.arrays import chunks
 from diffusion.experiments.evaluation import comparison
 from diffusion.experiments.evaluation.image_metrics import called
 from diffusion.experiments.sampling import autoencoder_folders
@@ -46,19 +47,16 @@ def reconstruct(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSe
     program = autoencoder_folders.reconstruction(autoencoder)
     errors = {figure: np.full(originals.count, np.nan) for figure in figures}
 
+    def measured(pictures):
+        decoded = program(pictures)
+        return decoded, {figure: function(decoded, pictures) for figure, function in figures.items()}
+
     def read(start, stop):
-        parts = []
-        for first in range(start, stop, BATCH):
-            rows = range(first, min(first + BATCH, stop))
-            pictures = autoencoder_folders.channels(
-                originals.read(rows.start, rows.stop), autoencoder.module.picture_channels
-            )
-            filled = pictures[np.arange(BATCH) % len(rows)]  # one shape, so that one program serves all
-            decoded = program(filled)
-            for figure, function in figures.items():
-                errors[figure][rows.start : rows.stop] = np.asarray(function(decoded, filled))[: len(rows)]
-            parts.append(decoded[: len(rows)])
-        return np.concatenate(parts)
+        pictures = autoencoder_folders.channels(originals.read(start, stop), autoencoder.module.picture_channels)
+        decoded, values = chunks.applied(measured, pictures, BATCH)
+        for figure in figures:
+            errors[figure][start:stop] = values[figure]
+        return decoded
 
     known = json.dumps([originals.fingerprint, autoencoder.record], sort_keys=True)
     record = {
