@@ -96,11 +96,7 @@ def opened(model: str | None, run: str | None) -> Source:
         ConfigError, FAILURES: for a folder that makes no pictures.
     """
     if model and class_folders.is_of_classes(model):
-        for flag in (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, QUANTISED):
-            if flag.value:
-                raise ConfigError(
-                    f"--{flag.name}={flag.value} is only for models that read prompts. Valid here: no such flag."
-                )
+        refuse_flags_of_prompts()
         with as_config_errors():
             return Trained.published(model)
     demo_model = pathlib.Path(run or "") / "model"
@@ -112,11 +108,19 @@ def opened(model: str | None, run: str | None) -> Source:
             return Published(folder, DTYPE.value, *more)
         except (ValueError, FileNotFoundError) as error:
             raise ConfigError(str(error)) from error
-    if DROP_TEXT.value:
-        raise ConfigError("--drop_text is only for a text-to-image model: --model=FOLDER.")
-    if QUANTISED.value:
-        raise ConfigError(f"--quantised={QUANTISED.value} is only for a text-to-image model: --model=FOLDER.")
+    refuse_flags_of_prompts()
     return Trained.load(run or "")
+
+
+def refuse_flags_of_prompts() -> None:
+    """Refuses the flags that only a text-to-image model reads.
+
+    Raises:
+        ConfigError: names the first flag that is set.
+    """
+    for flag in (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, DTYPE, QUANTISED, DROP_TEXT):
+        if flag.value != flag.default:
+            raise ConfigError(f"--{flag.name}={flag.value} is only for a text-to-image model, which reads prompts.")
 
 
 if __name__ == "__main__":

@@ -282,13 +282,21 @@ def test_one_model_is_named():
     assert done.returncode == 2 and "name either --model=FOLDER" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "DTYPE", types.SimpleNamespace(value="float32"))
-    monkeypatch.setattr(command, "QUANTISED", types.SimpleNamespace(value=""))
-    monkeypatch.setattr(command, "DROP_TEXT", types.SimpleNamespace(value=False))
-    monkeypatch.setattr(model_flags, "loras", dict)
-    monkeypatch.setattr(model_flags, "attachments", dict)
-    monkeypatch.setattr(model_flags, "embeddings", dict)
+@pytest.fixture
+def set_flags(monkeypatch):
+    """Gives the flags of a model their usual values, but for those that are named."""
+    usual = {"LORA": [], "EMBEDDING": [], "ATTACH": [], "DTYPE": "float32", "QUANTISED": "", "DROP_TEXT": False}
+
+    def change(**values):
+        for name, default in usual.items():
+            flag = types.SimpleNamespace(name=name.lower(), default=default, value=values.get(name, default))
+            monkeypatch.setattr(command if hasattr(command, name) else model_flags, name, flag)
+
+    change()
+    return change
+
+
+def test_folders_without_a_model_are_refused(tmp_path, set_flags):
     with pytest.raises(ConfigError, match=r"text-to-image model is a folder with model_index\.json"):
         command.opened(str(tmp_path), None)
     with pytest.raises(workdir.WorkdirError, match="holds no run"):
@@ -298,13 +306,18 @@ def test_folders_without_a_model_are_refused(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(to_json(config))
     with pytest.raises(ConfigError, match="holds no text model"):
         command.opened(None, str(tmp_path))
-    monkeypatch.setattr(command, "DROP_TEXT", types.SimpleNamespace(value=True))
-    with pytest.raises(ConfigError, match="--drop_text is only for a text-to-image model"):
+
+
+@pytest.mark.parametrize("flag", [{"LORA": ["a"]}, {"EMBEDDING": ["a"]}, {"ATTACH": ["a=b"]}, {"DTYPE": "bfloat16"},
+                                  {"QUANTISED": "int8"}, {"DROP_TEXT": True}])  # fmt: skip
+def test_flags_of_models_that_read_prompts_are_refused_for_others(flag, tmp_path, set_flags, monkeypatch):
+    set_flags(**flag)
+    (name,) = flag
+    with pytest.raises(ConfigError, match=f"--{name.lower()}=.* is only for a text-to-image model"):
         command.opened(None, str(tmp_path))
-    monkeypatch.setattr(command, "DROP_TEXT", types.SimpleNamespace(value=False))
-    monkeypatch.setattr(command, "QUANTISED", types.SimpleNamespace(value="int8"))
-    with pytest.raises(ConfigError, match="--quantised=int8 is only for a text-to-image model"):
-        command.opened(None, str(tmp_path))
+    monkeypatch.setattr(command.class_folders, "is_of_classes", lambda folder: True)
+    with pytest.raises(ConfigError, match=f"--{name.lower()}=.* is only for a text-to-image model"):
+        command.opened(str(tmp_path), None)
 
 
 def test_a_published_model_is_quantised_and_its_pictures_say_so(monkeypatch):
