@@ -51,7 +51,7 @@ def sketch(key: Array, params: Any, k: int) -> Callable[[Any], Array]:
     Returns:
         pytree -> float32 `[min(k, P)]`.
     """
-    number = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
+    number = sum(leaf.size for leaf in jax.tree.leaves(params))
     if k < 1:
         raise ValueError(f"sketch: k = {k} must be at least 1")
     flat = lambda tree: ravel_pytree(tree)[0].astype(jnp.float32)

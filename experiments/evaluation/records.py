@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import jax
 
+import diffusion
 from diffusion.experiments.evaluation import comparison, reconstructions, report
 from diffusion.experiments.evaluation.comparison import Request
 from diffusion.experiments.evaluation.image_metrics import ELSEWHERE
@@ -74,7 +75,7 @@ def measure(request: Request, fresh: bool = False) -> dict:
         "sampling": sampling,
         "config_hash": sampling.get("config") if sampling else None,
         "git_commit": report.git_commit(),
-        "versions": {"diffusion": report.version("diffusion"), **references.versions()},
+        "versions": {"diffusion": diffusion.__version__, **references.versions()},
         "device": jax.devices()[0].device_kind,
         "finished": datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(timespec="seconds"),
         "command": command(request),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+import diffusion
 from configs import digits
 from diffusion.experiments.evaluation import comparison, image_metrics, real_images, records, report, sample_metrics
 from diffusion.experiments.run_folder.workdir import WorkdirError
@@ -198,6 +199,7 @@ def test_a_record_says_it_all(files, capsys):
     content = measured(folder)
     assert {"figures", "samples", "reference", "request", "git_commit", "seconds", "command"} <= content.keys()
     assert content["versions"]["jax"] == jax.__version__
+    assert content["versions"]["diffusion"] == diffusion.__version__
     assert content["samples"]["count"] == 300 and len(content["samples"]["sha256"]) == 64
     records.write(folder / "r.json", content)
     assert records.read(folder / "r.json") == content
