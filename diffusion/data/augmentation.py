@@ -161,6 +161,7 @@ def _stretch(x: Array, y: Array) -> Array:
 
 
 def _turn(angle: Array) -> Array:
+    """The rotation by an angle in the plane, [3, 3], on coordinates (x, y, 1)."""
     cos = jnp.cos(angle)
     sin = jnp.sin(angle)
     one = jnp.ones_like(angle)

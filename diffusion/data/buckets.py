@@ -83,6 +83,7 @@ def widest(area: int, multiple: int = 64, least: int = 256, most: int = 1024) ->
 
 
 def _sorted(sizes) -> tuple[Size, ...]:
+    """The distinct sizes, from the highest to the widest."""
     ordered = tuple(sorted(set(sizes), key=lambda size: (size[1] / size[0], size)))
     if not ordered:
         raise ValueError(

@@ -9,7 +9,7 @@ import pathlib
 def checksum(builder: type) -> str:
     """Returns the sha256 of the code of a TFDS builder: its class, and the parts of its own file that the class uses.
 
-    Formatting, comments, docstrings and the rest of the file do not count.
+    Formatting, comments, the text of docstrings and the rest of the file do not count.
 
     Args:
         builder: the class.
@@ -47,6 +47,7 @@ def _bound(statement: ast.stmt) -> list[str]:
 
 
 def _without_docstrings(statement: ast.stmt) -> ast.stmt:
+    """The statement with `pass` in place of each docstring, changed in place."""
     for node in ast.walk(statement):
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node, clean=False) is not None:
             node.body[0] = ast.Pass()

@@ -125,6 +125,7 @@ def _check_names(path: Path, names: list[Any]) -> None:
 
 
 def _check_features(path: Path) -> None:
+    """Refuses a description of features that names classes other than TFDS's own, which opening it would import."""
     content = opener.read_json(path)
     # Older forms, and text that is parsed again later, would hide names from this search.
     if not isinstance(content, dict) or "type" in content or _values(content, "jsonFeature", "json_feature"):

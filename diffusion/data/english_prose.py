@@ -54,6 +54,7 @@ def read(packages: Sequence[str] = PACKAGES) -> Prose:
 
 @functools.lru_cache(maxsize=4)  # a run opens its data several times
 def _read(packages: tuple[str, ...]) -> Prose:
+    """The paragraphs of some packages, without repetitions, in two parts."""
     parts: dict[bool, list[str]] = {True: [], False: []}
     texts = set()
     for package in packages:

@@ -209,6 +209,7 @@ def differences(there: Description, required: Description) -> list[str]:
 
 
 def _differing(path: str, there: Any, required: Any) -> list[tuple[str, Any, Any]]:
+    """The entries in which two nested tables differ, as (path, value that is there, value required)."""
     if isinstance(there, dict) and isinstance(required, dict):
         return [
             item

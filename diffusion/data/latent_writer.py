@@ -56,7 +56,7 @@ def write(
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     per_file = shard_records or max(1, SHARD // description.record_bytes)
-    with _alone(folder):
+    with _lock(folder):
         per_file, sizes = _settle(folder, description, per_file)
         files = [folder / name for name in _names(spec.size, per_file)]
         sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
@@ -141,7 +141,8 @@ def _note(path: pathlib.Path, description: Description, records: int, sizes: Map
 
 
 @contextmanager
-def _alone(folder: pathlib.Path) -> Iterator[None]:
+def _lock(folder: pathlib.Path) -> Iterator[None]:
+    """Holds the folder's lock, which no two processes hold at once."""
     with open(folder / ".lock", "w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -149,7 +149,7 @@ def flip() -> Augmentation:
                 row[:] = row[:, ::-1]
         return mirrored
 
-    return _of_batches(apply)
+    return _from_batch(apply)
 
 
 def crop(padding: int = 4) -> Augmentation:
@@ -186,10 +186,10 @@ def crop(padding: int = 4) -> Augmentation:
             window[:] = image[top : top + height, left : left + width]
         return cropped
 
-    return _of_batches(apply)
+    return _from_batch(apply)
 
 
-def _of_batches(apply: Callable[[Iterable[np.random.Generator], np.ndarray], np.ndarray]) -> Augmentation:
+def _from_batch(apply: Callable[[Iterable[np.random.Generator], np.ndarray], np.ndarray]) -> Augmentation:
     """A geometric augmentation of one image, from its function for a batch."""
 
     def augment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

@@ -105,7 +105,8 @@ def _allows(module: str, name: str) -> bool:
     )
 
 
-def _made(function: Name, arguments: tuple[Any, ...]) -> Any:
+def _called(function: Name, arguments: tuple[Any, ...]) -> Any:
+    """What a call in the pickle returns."""
     if function.name == "dtype":
         return _Dtype(arguments[0])
     array = _Array()
@@ -113,14 +114,15 @@ def _made(function: Name, arguments: tuple[Any, ...]) -> Any:
         return array
     if function.name == "ndarray":  # written by `write`
         shape, dtype, content = arguments
-        array.value = _filled(shape, _Dtype(dtype), content, "C")
+        array.value = _array(shape, _Dtype(dtype), content, "C")
         return array
     content, dtype, shape, order = arguments[:4]  # _frombuffer, of protocol 5
-    array.value = _filled(shape, only(_Dtype, dtype), content, only(str, order))
+    array.value = _array(shape, only(_Dtype, dtype), content, only(str, order))
     return array
 
 
-def _built(target: Any, state: Any) -> None:
+def _set_state(target: Any, state: Any) -> None:
+    """Gives a dtype its byte order, or an array its content."""
     state = only(tuple, state)
     if isinstance(target, _Dtype):
         if state[1] not in ("<", ">", "|", "="):
@@ -128,10 +130,11 @@ def _built(target: Any, state: Any) -> None:
         target.value = target.value.newbyteorder(state[1])
         return
     _, shape, dtype, is_fortran, content = state
-    only(_Array, target).value = _filled(shape, only(_Dtype, dtype), content, "F" if is_fortran else "C")
+    only(_Array, target).value = _array(shape, only(_Dtype, dtype), content, "F" if is_fortran else "C")
 
 
-def _filled(shape: Any, dtype: _Dtype, content: Any, order: str) -> np.ndarray:
+def _array(shape: Any, dtype: _Dtype, content: Any, order: str) -> np.ndarray:
+    """An array from its bytes, whose number must be the one that its shape and dtype need."""
     if not isinstance(content, (bytes, bytearray)) or order not in ("C", "F"):
         raise TypeError("it has an array whose content is not bytes")
     if limits.array_bytes("an array", only(tuple, shape), dtype.value.itemsize) != len(content):
@@ -143,4 +146,4 @@ def _persistent(identity: Any) -> Any:
     raise TypeError("it refers to data outside the file")
 
 
-ARRAYS = Kind(_allows, _made, _built, _persistent)
+ARRAYS = Kind(_allows, _called, _set_state, _persistent)

@@ -42,10 +42,11 @@ def is_machine_failure(error: BaseException) -> bool:
     if isinstance(error, BaseExceptionGroup):
         return any(map(is_machine_failure, error.exceptions))
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return _itself(error) or (cause is not None and is_machine_failure(cause))
+    return _is_machine_error(error) or (cause is not None and is_machine_failure(cause))
 
 
-def _itself(error: BaseException) -> bool:
+def _is_machine_error(error: BaseException) -> bool:
+    """`is_machine_failure` without the causes of the exception."""
     if isinstance(error, Unreadable | MemoryError | jax.errors.JaxRuntimeError | TimeoutError | ConnectionError):
         return True
     text = str(error)

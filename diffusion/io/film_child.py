@@ -59,6 +59,7 @@ def _within_hard_limit(kind: int, most: int) -> tuple[int, int]:
 
 
 def _answer(asking: socket.socket) -> None:
+    """Answers one request, after it has given up the right to open files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, most), most))
     head, descriptors = _received(asking)
@@ -97,6 +98,7 @@ def _received(asking: socket.socket) -> tuple[dict[str, Any], list[int]]:
 
 
 def _exactly(asking: socket.socket, length: int) -> bytes:
+    """The next `length` bytes of the socket."""
     content = bytearray(length)
     rest = memoryview(content)
     while rest:

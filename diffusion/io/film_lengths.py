@@ -41,6 +41,7 @@ def _number(head: bytes, at: int) -> tuple[int | None, int]:
 
 
 def _segment_end(head: bytes) -> int:
+    """The byte after a Matroska file's segment; 0 where its beginning does not state it."""
     size, at = _number(head, len(EBML))
     at += size or 0
     if head[at : at + 4] != SEGMENT:

@@ -189,6 +189,7 @@ def _require_whole(file: BinaryIO, length: int, name: str) -> None:
 def _answered(
     request: dict[str, Any], content: bytes, descriptors: list[int], name: str, frames: dict[int, np.ndarray]
 ) -> dict[str, Any]:
+    """The child's last message about a request; the frames that it sends before are added to `frames`."""
     with _reader.lock:
         if _reader.child is None or _reader.child.process.poll() is not None:
             _reader.stop()
@@ -226,6 +227,7 @@ def _why(child: _Child, error: Exception) -> str:
 
 
 def _exactly(connection: socket.socket, length: int) -> bytearray:
+    """The next `length` bytes of the socket."""
     content = bytearray(length)
     rest = memoryview(content)
     while rest:

@@ -163,6 +163,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _obj(text: str, surface: _Surface) -> None:
+    """Adds the vertices and faces of a Wavefront file."""
     for line in _lines(text):
         word, *rest = line.split()
         if word == "v":
@@ -175,6 +176,7 @@ def _obj(text: str, surface: _Surface) -> None:
 
 
 def _off(text: str, surface: _Surface) -> None:
+    """Adds the vertices and faces of an OFF file, whose counts must be right."""
     lines = _lines(text)
     first = next(lines, "")
     if not first.startswith("OFF"):
@@ -196,6 +198,7 @@ def _off(text: str, surface: _Surface) -> None:
 
 
 def _ply(text: str, surface: _Surface) -> None:
+    """Adds the vertices and faces of an ASCII PLY file."""
     head, end, body = text.partition("end_header")
     lines = [line.split() for line in _lines(head)]
     if not end or lines[0] != ["ply"]:
@@ -223,6 +226,7 @@ def _ply(text: str, surface: _Surface) -> None:
 
 
 def _stl(text: str, surface: _Surface) -> None:
+    """Adds the triangles of an ASCII STL file."""
     lines = _lines(text)
     if next(lines, "").split()[:1] != ["solid"]:
         raise ValueError("it does not begin with solid")

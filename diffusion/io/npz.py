@@ -63,6 +63,7 @@ def _entries(archive: zipfile.ZipFile) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _archive(path: pathlib.Path | str) -> Iterator[zipfile.ZipFile]:
+    """Opens an .npz file; what is damaged in it while it is open is refused."""
     with (
         opener.open_file(path) as file,
         _refusing(f"{path} is not a valid .npz file"),

@@ -208,6 +208,7 @@ def _struct(content: bytes, at: int, depth: int) -> tuple[dict[int, Any], int]:
 
 
 def _value(content: bytes, at: int, kind: int, depth: int) -> tuple[Any, int]:
+    """The value of a type of Thrift's compact protocol at a byte, and the byte after it."""
     if depth > 20:
         raise IndexError(depth)
     if kind in (1, 2):  # a truth value stands in its type
@@ -244,6 +245,7 @@ def _number(content: bytes, at: int) -> tuple[int, int]:
 
 
 def _varint(content: bytes, at: int) -> tuple[int, int]:
+    """The unsigned number of variable length at a byte, and the byte after it."""
     value = 0
     for shift in range(0, 70, 7):
         byte = content[at]

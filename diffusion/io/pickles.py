@@ -153,6 +153,7 @@ def only(expected: type, value: Any) -> Any:
 
 
 def _set(target: Any, items: list[Any]) -> None:
+    """Adds keys and values, which alternate in `items`, to a dict."""
     for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) not in (str, int):  # hashing nested tuples can take forever
             raise TypeError(f"its pickle has a {type(key).__name__} as a key")

@@ -105,6 +105,7 @@ def _name(number: int) -> str:
 
 
 def _text(snapshot: Snapshot) -> bytes:
+    """The content of a snapshot's list of files."""
     content = {
         "format": FORMAT,
         "id": uuid.uuid4().hex,  # no two writers write the same bytes
@@ -115,6 +116,7 @@ def _text(snapshot: Snapshot) -> bytes:
 
 
 def _parsed(store: Store, number: int, content: bytes) -> Snapshot:
+    """The snapshot that a list of files holds."""
     where = f"{store.address}/{_name(number)}"
     try:
         value = limits.parse_json(content, where)

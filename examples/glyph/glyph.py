@@ -93,6 +93,7 @@ def requested(number: int) -> list[Scene]:
 
 
 def _requested(lot: Lot, pair: bool) -> Scene:
+    """A scene with a ghost by lot, alone or beside another shape."""
     colour = lot.pick(COLOURS)
     if not pair:
         size, position = lot.pick((NONE, *SIZES)), lot.pick((NONE, *POSITIONS))

@@ -75,14 +75,15 @@ def refusal(features: np.ndarray, known: Sequence[Gallery], share: float = REFUS
     return float(np.quantile(ratios, 1 - share))
 
 
-def galleries(reader: Reader, requested: Sequence[Scene], each: int = EACH) -> list[Gallery]:
-    """Pictures of each scene to compare with: `each` with the glyph, with every other shape, and with it spoilt."""
-    return [_gallery(reader, scene, each * i, each) for i, scene in enumerate(requested)]
+def galleries(reader: Reader, requested: Sequence[Scene], number: int = EACH) -> list[Gallery]:
+    """Pictures of each scene to compare with: `number` with the glyph, with every other shape, and with it spoilt."""
+    return [_gallery(reader, scene, number * i, number) for i, scene in enumerate(requested)]
 
 
-def _gallery(reader: Reader, scene: Scene, first: int, each: int) -> Gallery:
-    names = [name for name in (glyph.NAME, *others(scene), NONE) for _ in range(each)]
-    numbers = [first + i % each for i in range(len(names))]
+def _gallery(reader: Reader, scene: Scene, first: int, number: int) -> Gallery:
+    """The pictures of a scene to compare with, whose numbers begin at `first` for each shape."""
+    names = [name for name in (glyph.NAME, *others(scene), NONE) for _ in range(number)]
+    numbers = [first + i % number for i in range(len(names))]
     images = [
         glyph.spoilt_picture(scene, GALLERY, number)
         if name == NONE

@@ -47,6 +47,7 @@ def search(evaluations: int):
 
 
 def _searched(evaluations: int, trials: int, distance: float):
+    """A search over starting noise within a number of evaluations; None where it is too small for a round."""
     rounds = (evaluations // STEPS - 1) // max(trials, 1)
     if rounds < 1:
         return None

@@ -120,6 +120,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[str]:
+    """The paragraphs, tables and pictures of the report."""
     protocol = content["protocol"]
     yield f"# {TITLE}"
     yield (

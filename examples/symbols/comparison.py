@@ -161,6 +161,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[str]:
+    """The paragraphs, tables and pictures of the report."""
     protocol = content["protocol"]
     versions = " and ".join(f"{name} {version}" for name, version in protocol["text"].items())
     yield f"# {TITLE}"

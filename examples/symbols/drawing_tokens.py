@@ -158,6 +158,7 @@ def markdown(content: Mapping[str, Any]) -> str:
 
 
 def _parts(content: Mapping[str, Any]) -> Iterator[str]:
+    """The paragraphs, tables and pictures of the report."""
     protocol, book = content["protocol"], content["codebook"]
     number = protocol["number"]
     yield f"# {TITLE}"

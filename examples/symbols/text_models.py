@@ -66,7 +66,7 @@ def uniform(width: int, depth: int) -> TextModel:
     """Diffusion whose noise is any other letter, by the score entropy."""
     network = _timed(width, depth)
     bound = _loss(network, discrete.score_entropy_bound)
-    return _of_letters(network, bound, bound, discrete.ancestral())
+    return _uniform_noise_model(network, bound, bound, discrete.ancestral())
 
 
 def flow(width: int, depth: int) -> TextModel:
@@ -78,7 +78,7 @@ def flow(width: int, depth: int) -> TextModel:
         return discrete.flow_cross_entropy(predict, x0, discrete.noised(process, keys, x0, t), t)
 
     network = _timed(width, depth)
-    return _of_letters(
+    return _uniform_noise_model(
         network, _loss(network, cross_entropy), _loss(network, discrete.score_entropy_bound), discrete.flow()
     )
 
@@ -100,9 +100,10 @@ def left_to_right(width: int, depth: int) -> TextModel:
     return TextModel(network, loss, loss, "exact", sample, None)
 
 
-def _of_letters(
+def _uniform_noise_model(
     network: nn.Module, loss: characters.Loss, bound: characters.Loss, sampler: discrete.SymbolSampler
 ) -> TextModel:
+    """A model of letters under uniform noise."""
     predictor = functools.partial(_predictor, network)
 
     def filled(params: Any, line: str, key: jax.Array) -> str:
@@ -123,6 +124,8 @@ def _predictor(network: nn.Module, params: Any) -> discrete.Predictor:
 
 
 def _loss(network: nn.Module, nats: Callable[..., jax.Array]) -> characters.Loss:
+    """The loss of a batch of texts at random times, in nats per letter."""
+
     def loss(params: Any, key: jax.Array, x0: jax.Array) -> jax.Array:
         keys, t = characters.keys_and_times(key, len(x0))
         return nats(_predictor(network, params), UNIFORM, keys, x0, t) / x0.shape[1]
@@ -133,6 +136,8 @@ def _loss(network: nn.Module, nats: Callable[..., jax.Array]) -> characters.Loss
 def _sampler(
     process: discrete.Process, predictor: Callable[[Any], discrete.Predictor], sampler: discrete.SymbolSampler
 ) -> Callable[[Any, jax.Array, int, int], jax.Array]:
+    """The function that draws texts from the parameters of a network."""
+
     def sample(params: Any, keys: jax.Array, length: int, steps: int) -> jax.Array:
         return characters.sampled(sampler, predictor(params), process, keys, length, steps)
 

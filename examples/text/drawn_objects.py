@@ -181,6 +181,7 @@ def _look(apart: np.ndarray, hue: np.ndarray, area: np.ndarray, style: str) -> _
 def _drawn(
     look: _Look, shapes: Sequence[Distance], overlap: np.ndarray, radius: np.ndarray, centre: np.ndarray
 ) -> Drawn:
+    """The measurements of an object, with the sharpness of its edge."""
     edge = np.nan
     if look.cover is not None:
         best = int(overlap.argmax())

@@ -107,19 +107,19 @@ def _edited(model: TextToImage, images: Iterable[np.ndarray], requested: Sequenc
     return np.stack([change(scenes.phrase(scene), image=image, seeds=seed)[0] for seed, (image, scene) in pairs])
 
 
-def _agreement(reader: Reader, made: np.ndarray, requested: Sequence[Scene], *names: str) -> dict[str, Any]:
+def _agreement(reader: Reader, edited: np.ndarray, requested: Sequence[Scene], *names: str) -> dict[str, Any]:
     """How often the judge reads the requested value of each of some attributes."""
-    pairs = list(zip(requested, judge.read_scenes(reader, made)))
+    pairs = list(zip(requested, judge.read_scenes(reader, edited)))
     return {name: bootstrap.share([getattr(a, name) == getattr(b, name) for a, b in pairs]) for name in names}
 
 
-def _half_kept(model: TextToImage, reader: Reader, images: np.ndarray, made: np.ndarray, requested: Sequence[Scene]):
+def _half_kept(model: TextToImage, reader: Reader, images: np.ndarray, edited: np.ndarray, requested: Sequence[Scene]):
     """The figures of edits that keep the left half of a picture."""
-    verdicts = [judge.verdict(scene, shown) for scene, shown in zip(requested, judge.read_scenes(reader, made))]
-    unchanged = [np.array_equal(a, b) for a, b in zip(images[:, :, :HALF], made[:, :, :HALF])]
+    verdicts = [judge.verdict(scene, shown) for scene, shown in zip(requested, judge.read_scenes(reader, edited))]
+    unchanged = [np.array_equal(a, b) for a, b in zip(images[:, :, :HALF], edited[:, :, :HALF])]
     return {
         "kept_to_the_bit": bootstrap.share(unchanged),
-        "seam": seam(made, through_autoencoder(model, images), images),
+        "seam": seam(edited, through_autoencoder(model, images), images),
         "requested": judge.score(verdicts),
     }
 
@@ -130,7 +130,7 @@ def _recoloured(scene: Scene, turns: int = 1) -> Scene:
     return scene._replace(colour=next(one for one in later if (one, scene.shape) not in WITHHELD))
 
 
-def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, float]:
+def seam(edited: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, float]:
     """How much pixels on both sides of the seam in the middle differ, for edits that keep the left half of `real`.
 
     Each is uint8 [N, H, W, 3]. `coded` are the real pictures after encoding and decoding: with their left halves put
@@ -143,7 +143,7 @@ def seam(made: np.ndarray, coded: np.ndarray, real: np.ndarray) -> dict[str, flo
     """
     pasted = np.concatenate([real[:, :, :HALF], coded[:, :, HALF:]], axis=2)
     differences = {}
-    for name, images in (("", made), ("coded_", pasted), ("real_", real)):
+    for name, images in (("", edited), ("coded_", pasted), ("real_", real)):
         steps = np.abs(images[:, :, HALF].astype(float) - images[:, :, HALF - 1]).mean(-1)
         differences |= {f"{name}mean": float(steps.mean()), f"{name}worst": float(steps.max(1).mean())}
     return differences

@@ -129,11 +129,11 @@ def variety(features: np.ndarray) -> float:
     return float(apart.sum((1, 2)).mean() / (several * (several - 1)))
 
 
-def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
+def negatives(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
     """How often a picture shows what a negative prompt names, before and after.
 
     A caption leaves the colour open ("a circle"), and each colour in turn is the negative prompt ("a red shape"); then
-    the shape likewise ("a red shape", against "a circle"); `each` says how many pictures for each of them.
+    the shape likewise ("a red shape", against "a circle"); `number` says how many pictures for each of them.
 
     Returns:
         {"colour": {"before", "after"}, "shape": likewise}, each from `bootstrap.share`.
@@ -143,8 +143,8 @@ def negatives(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
     open_shape = lambda colour: Scene("one", "plain", colour)
     cases = (("colour", COLOURS, SHAPES, open_colour), ("shape", SHAPES, COLOURS, open_shape))
     for turn, (name, values, others, requested) in enumerate(cases):
-        prompts = [scenes.phrase(requested(others[i % len(others)])) for i in range(each)]
-        seeds = range(10_000 + turn * each, 10_000 + (turn + 1) * each)
+        prompts = [scenes.phrase(requested(others[i % len(others)])) for i in range(number)]
+        seeds = range(10_000 + turn * number, 10_000 + (turn + 1) * number)
 
         def shows(negative: str | None, prompts=prompts, seeds=seeds, name=name) -> list[str]:
             images = subject.make(prompts, seeds, guidance, negative)

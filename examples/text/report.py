@@ -162,6 +162,7 @@ def _draw_sweep(rows: Sequence[dict], captions: Sequence[str], guidance: float, 
 
 
 def _make(model: text_to_image.TextToImage, settings: Settings, prompts, seeds, guidance, negative) -> np.ndarray:
+    """Pictures for prompts, without the warnings of a negative prompt that has no effect."""
     how = {"steps": settings.steps, "batch_size": settings.batch_size}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a negative prompt without guidance

@@ -47,6 +47,7 @@ def prompts(tag: str, number: int) -> list[tuple[Prompt, Scene]]:
 
 
 def _scene(tag: str, lot: Lot) -> Scene:
+    """The scene of a prompt of a task, by lot."""
     shape = lot.pick(SHAPES)
     colour = lot.pick(COLOURS)
     other = lot.pick([name for name in SHAPES if name != shape])
@@ -67,6 +68,7 @@ def _scene(tag: str, lot: Lot) -> Scene:
 
 
 def _clauses(tag: str, scene: Scene) -> tuple[tuple[Clause, ...], tuple[Clause, ...]]:
+    """The objects that a prompt of a task requires, and those that must not be there."""
     colour = lambda value: "" if value == NONE else value
     if tag == "counting":
         return (Clause(scene.shape, scene.count),), (Clause(scene.shape, scene.count + 1),)
@@ -81,7 +83,7 @@ def _clauses(tag: str, scene: Scene) -> tuple[tuple[Clause, ...], tuple[Clause, 
 
 def changed(tag: str, scene: Scene, lot: Lot) -> Scene:
     """A scene that differs from a prompt's scene in one requested attribute."""
-    other = lambda values, *own: lot.pick([value for value in values if value not in own])
+    other = lambda values, *shown: lot.pick([value for value in values if value not in shown])
     match tag:
         case "single_object":
             return scene._replace(shape=other(SHAPES, scene.shape))
@@ -158,13 +160,13 @@ def completed(scene: Scene, lot: Lot) -> Scene:
     return scenes.completed(scene, lot)
 
 
-def measured(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
+def measured(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
     """GenEval's table of a model on the shapes.
 
     Args:
         subject: the model, and the judge.
         guidance: the guidance with which its pictures are made.
-        each: prompts of a task, one picture for each.
+        number: prompts of a task, one picture for each.
 
     Returns:
         For each task, and for "overall", their mean, {"seen": the share that the judge takes for right, with its
@@ -173,12 +175,12 @@ def measured(subject: Subject, guidance: float, each: int) -> dict[str, Any]:
     """
     figures: dict[str, Any] = {}
     for turn, tag in enumerate(TAGS):
-        pairs = prompts(tag, each)
-        first = FIRST_SEED + turn * each
-        images = subject.make([prompt.text for prompt, _ in pairs], range(first, first + each), guidance, None)
+        pairs = prompts(tag, number)
+        first = FIRST_SEED + turn * number
+        images = subject.make([prompt.text for prompt, _ in pairs], range(first, first + number), guidance, None)
         shown = judge.read_scenes(subject.judge, images)
         accepted = bootstrap.share([right(prompt, scene) for (prompt, _), scene in zip(pairs, shown)])
-        known = error_rates(subject, tag, max(KNOWN, each))
+        known = error_rates(subject, tag, max(KNOWN, number))
         truth = judge_error.corrected(_counts(accepted), _counts(known["right"]), _counts(known["wrong"]))
         figures[tag] = {"seen": accepted, "known": known, "corrected": _share(truth)}
     return {**figures, "overall": _overall(figures)}

@@ -61,12 +61,12 @@ def captions(kind: str, number: int) -> tuple[list[str], np.ndarray]:
     if kind in ("seen", "unseen"):
         examples = _words(kind == "unseen", number)
     else:
-        examples = list(_of_split("withheld" if kind == "withheld" else "test", number, kind == "pairs"))
+        examples = list(_objects("withheld" if kind == "withheld" else "test", number, kind == "pairs"))
     texts, pictures = zip(*examples)
     return list(texts), np.stack(pictures)
 
 
-def _of_split(split: str, number: int, pairs: bool) -> Iterator[tuple[str, np.ndarray]]:
+def _objects(split: str, number: int, pairs: bool) -> Iterator[tuple[str, np.ndarray]]:
     """The first examples of objects, or of two objects, of a split, which is drawn past its end where that is short."""
     row = yielded = 0
     while yielded < number:

@@ -130,17 +130,18 @@ def example(split: str, number: int, frames: int = 16, seed: int = SEED, setting
     Raises:
         ValueError: for another split, or fewer frames.
     """
-    lot, movers = _begun(split, number, frames, seed, setting)
+    lot, movers = _movers(split, number, frames, seed, setting)
     visible = np.stack([_seen(mover) for mover in movers], axis=1)
     return Clip(_in_words(movers), movers, painted(movers, lot), visible)
 
 
 def caption(split: str, number: int, frames: int = 16, seed: int = SEED, setting: Setting = SETTING) -> str:
     """The caption of `example`, for the same arguments, without its frames, which take a hundred times as long."""
-    return _in_words(_begun(split, number, frames, seed, setting)[1])
+    return _in_words(_movers(split, number, frames, seed, setting)[1])
 
 
-def _begun(split: str, number: int, frames: int, seed: int, setting: Setting) -> tuple[Lot, tuple[Mover, ...]]:
+def _movers(split: str, number: int, frames: int, seed: int, setting: Setting) -> tuple[Lot, tuple[Mover, ...]]:
+    """Checks the arguments of `example`, and draws its moving shapes."""
     if split not in STREAMS:
         raise ValueError(f"moving drawings have no split {split!r}. Valid: {', '.join(STREAMS)}")
     if frames < LEAST:

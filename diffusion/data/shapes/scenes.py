@@ -134,12 +134,13 @@ def draw(lot: Lot, of_withheld: bool = False, shares: Shares = SHARES) -> Scene:
         shares: the shares of kinds and styles.
     """
     while True:
-        scene = _any(lot, shares)
+        scene = _drawn(lot, shares)
         if withheld(scene) == of_withheld:
             return scene
 
 
-def _any(lot: Lot, shares: Shares) -> Scene:
+def _drawn(lot: Lot, shares: Shares) -> Scene:
+    """A scene by lot, withheld or not."""
     kind = lot.pick(KINDS, shares.kinds)
     style = lot.pick(STYLES, shares.styles)
     colour = lot.pick(COLOURS)

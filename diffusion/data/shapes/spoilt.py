@@ -65,6 +65,7 @@ def shapes(number: int = NUMBER, seed: int = 0) -> tuple[Spoilt, ...]:
 
 
 def _shape(kind: str, lot: Lot) -> Spoilt:
+    """A spoilt shape of a kind, by lot."""
     name = lot.pick(SHAPES)
     first, second = DISTANCES[name], DISTANCES[lot.pick([other for other in SHAPES if other != name])]
     match kind:
@@ -83,7 +84,7 @@ def blended(first: Distance, second: Distance, lot: Lot) -> Distance:
 
 
 def broken(distance: Distance, lot: Lot) -> Distance:
-    """A shape beyond a line, or without a gap, at any angle."""
+    """The part of a shape beyond a line, or the shape without a straight band, at any angle."""
     angle = lot.between(0, 2 * math.pi)
     parted = lot.between(0, 1) < 0.5
     middle = lot.between(-0.4, 0.4)
@@ -97,6 +98,7 @@ def broken(distance: Distance, lot: Lot) -> Distance:
 
 
 def _blob(lot: Lot) -> Distance:
+    """The distance function of a disc with a wavy edge, by lot."""
     waves = [(k, lot.between(0, 0.6 / k), lot.between(0, 2 * math.pi)) for k in (2, 3, 4, 5)]
 
     def waved(x, y, radius):

@@ -55,17 +55,17 @@ def flattened(waveform: Any, levels: Any, sample_rate: int, window: int) -> Any:
     """
     shape = kaiser_bessel_derived(window // 2, NARROW)
     spectrum = mdct(waveform, shape)
-    return imdct(spectrum / _of_blocks(levels, spectrum, sample_rate, window), shape)
+    return imdct(spectrum / _block_envelope(levels, spectrum, sample_rate, window), shape)
 
 
 def shaped(x: Any, levels: Any, sample_rate: int, window: int) -> Any:
     """The inverse of `flattened` up to rounding; for white noise, noise with the clip's envelope."""
     shape = kaiser_bessel_derived(window // 2, NARROW)
     spectrum = mdct(x, shape)
-    return imdct(spectrum * _of_blocks(levels, spectrum, sample_rate, window), shape)
+    return imdct(spectrum * _block_envelope(levels, spectrum, sample_rate, window), shape)
 
 
-def _of_blocks(levels: Any, spectrum: Any, sample_rate: int, window: int) -> Any:
+def _block_envelope(levels: Any, spectrum: Any, sample_rate: int, window: int) -> Any:
     """The envelope of each block, `[..., L / bins, bins]`: the envelope of its loudest frame."""
     frames = envelope(levels, sample_rate, window)
     blocks, bins = spectrum.shape[-2:]

@@ -61,7 +61,7 @@ def tar_stream(
         ValueError: if labels have no classes, a column does not exist, or a stream cannot have the split.
         DamagedRecord: if the first file is no tar archive.
     """
-    order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, _of_members, window, seed)
+    order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, _member_columns, window, seed)
     columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side}
     return _stream(order, split, classes, columns)
 
@@ -86,6 +86,7 @@ def parquet_stream(
 
 
 def _stream(order: "_Order", split: str, classes: tuple[str, ...], columns: Mapping[str, Any]) -> Iterated:
+    """The source of a stream of files, whose first record is read now: its columns are those of all."""
     first = next(order.read(order.parts[0].file, order.parts[0].first), None)
     if first is None:
         raise ValueError(f"{order.parts[0].file} holds no records.")
@@ -279,7 +280,7 @@ def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = No
         yield f"{file}, record {last!r} at byte {start:,}", members
 
 
-def _of_members(members: Mapping[str, bytes]) -> dict[str, Any]:
+def _member_columns(members: Mapping[str, bytes]) -> dict[str, Any]:
     """The columns of a record of a tar file."""
     values: dict[str, Any] = {}
     for suffix, content in members.items():

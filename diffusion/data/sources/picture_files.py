@@ -230,6 +230,7 @@ def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
+    """The lines of a CSV table; the values of a column are numbers where all of them are."""
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         columns = table.fieldnames or []
@@ -257,6 +258,7 @@ def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
 
 
 def _jsonl(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
+    """The lines of a JSONL table, which all have the same fields."""
     rows = []
     for line, content in enumerate(text.splitlines(), 1):
         if not content.strip():

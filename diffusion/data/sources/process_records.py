@@ -105,6 +105,7 @@ def _records(rows: list[int]) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Sets environment variables for the time of a block."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:

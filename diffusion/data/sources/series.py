@@ -316,6 +316,7 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
 
 
 def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
+    """The numbers of a file's columns, [rows, columns]; NaN where a cell is empty."""
     rows = list(_rows(file))
     width = len(next(filter(None, rows), []))
     if not width:

@@ -211,6 +211,7 @@ def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, d
 
 
 def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
+    """The records of an archive by their key, each with the (offset, size) of its members by suffix."""
     records: dict[str, dict[str, tuple[int, int]]] = {}
     size = os.fstat(content.fileno()).st_size
     end = 0

@@ -141,7 +141,7 @@ def knowing(monkeypatch):
 
 def test_real_pictures_have_the_glyph_and_others_have_not(knowing):
     requested = [ALONE, FIRST, SECOND]
-    known = glyph_metrics.galleries(NOBODY, requested, each=2)
+    known = glyph_metrics.galleries(NOBODY, requested, number=2)
     assert [len(gallery.names) for gallery in known] == [20, 18, 18]
     assert "star" not in known[1].names and "moon" not in known[2].names
     real = glyph_metrics.real_figures(NOBODY, requested, known, lambda images: np.roll(images, 1, 0))

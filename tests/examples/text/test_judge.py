@@ -245,7 +245,7 @@ def painter(monkeypatch):
 
 @pytest.mark.slow
 def test_a_negative_prompt_that_is_obeyed_is_never_shown(painter):
-    found = prompt_metrics.negatives(Subject(painter, NOBODY), 3.0, each=16)
+    found = prompt_metrics.negatives(Subject(painter, NOBODY), 3.0, number=16)
     for name, values in (("colour", COLOURS), ("shape", SHAPES)):
         assert found[name]["after"]["share"] == 0
         assert found[name]["before"]["share"] == 1 / len(values)  # each picture shows one of them
