@@ -6,12 +6,10 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.models.image_projections import FullProjection, GlobalProjection, Resampler
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Mismatch, Row, linear, norm
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, LEADING, Mismatch, Row, linear, norm
 from diffusion.models.joint_image_projections import TimedResampler
 
 HEAD = 64  # features of a head in every published resampler; the file has the product with their number alone
-# Learned queries: theirs [1, K, D], ours [K, D].
-LEADING = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])
 TIME = "time_embedding.linear_{}"  # the name in Stable Diffusion 3's adapter
 
 

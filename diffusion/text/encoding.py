@@ -235,12 +235,22 @@ def one_after_other(*parts: Embeddings) -> Embeddings:
     return Embeddings(jnp.concatenate(wide, axis=1), mask, parts[0].pooled)
 
 
-def text_first(embeddings: Embeddings) -> dict[str, Any]:
-    """{"text", "text_mask"} with the tokens of all windows before all padding."""
-    mask = jnp.asarray(embeddings.mask)
+def text_first(embeddings: Embeddings, left_out: int = 0) -> dict[str, Any]:
+    """{"text", "text_mask"} with the tokens of all windows before all padding.
+
+    Args:
+        embeddings: the prompts.
+        left_out: number of the first tokens that are left out, such as those of a task before each prompt.
+    """
+    mask = jnp.asarray(embeddings.mask)[:, left_out:]
     order = jnp.argsort(~mask, axis=1, stable=True)
-    text = jnp.take_along_axis(embeddings.tokens, order[..., None], axis=1)
+    text = jnp.take_along_axis(embeddings.tokens[:, left_out:], order[..., None], axis=1)
     return {"text": text, "text_mask": jnp.take_along_axis(mask, order, axis=1)}
+
+
+def zeroed_padding(embeddings: Embeddings) -> jax.Array:
+    """The tokens of embeddings [B, M, D], with zeros in the place of padding."""
+    return jnp.where(jnp.asarray(embeddings.mask)[..., None], embeddings.tokens, 0)
 
 
 def pooled(embeddings: Embeddings) -> jax.Array:

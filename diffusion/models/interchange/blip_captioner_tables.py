@@ -12,10 +12,10 @@ from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, part_of
 from diffusion.models.interchange.image_reward_tables import text_rows
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, mlp, norm, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, LEADING, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
-from diffusion.models.interchange.vision_rows import HEADS, LEADING, patch_rows, sizes
+from diffusion.models.interchange.vision_rows import HEADS, patch_rows, sizes
 from diffusion.models.text_encoders.med import MEDDecoder
 
 HEAD = "text_decoder.cls.predictions."

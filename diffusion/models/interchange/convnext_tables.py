@@ -7,11 +7,11 @@ from diffusion.models.image_encoders import convnext
 from diffusion.models.image_encoders.convnext import ConvNeXt
 from diffusion.models.interchange.family import BLOCKS, SIZES, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import SAME, Layout, Row, conv, mlp, norm, within
+from diffusion.models.interchange.rows import SAME, Layout, Row, conv, mlp, norm, with_ones, within
 from diffusion.models.interchange.transformers_config import STORED, unread
 
-RESPONSE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, 1, 1, -1))
-SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, 1, 1))
+RESPONSE = with_ones(before=3)
+SCALE = with_ones(after=2)
 CLASSIFIER = {
     r"classifier(\.2)?\.(weight|bias)|head\.fc\.(weight|bias)": "the last layer, which gives ImageNet's classes"
 }

@@ -15,7 +15,17 @@ from diffusion.models.interchange.attention_layouts import alternating, cut_head
 from diffusion.models.interchange.family import DEPTH, Computed, require
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.lightning_rows import block_rows, options, rotary_tables, switch
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, mlp, patches, side_by_side
+from diffusion.models.interchange.rows import (
+    DENSE_OUT,
+    Layout,
+    Row,
+    layers,
+    linear,
+    mlp,
+    patches,
+    query_key_norms,
+    side_by_side,
+)
 from diffusion.models.interchange.square_images import CLASSES, NULL_CLASS, example, side_of_shape, sincos_table
 
 PLAIN = {"final_norm": "layernorm", "bias": False, "qk_norm": True, "positions": "rope", "span": 16.0}
@@ -32,8 +42,7 @@ def plain_block_rows(width: int, heads: int) -> list[Row]:
     turned = rotary(alternating(width // heads))
     return [
         *cut_heads("attn.qkv", width, turned, bias=False),
-        Row("attn.q_norm.weight", "attention/query_norm/scale", turned.scale),
-        Row("attn.k_norm.weight", "attention/key_norm/scale", turned.scale),
+        *query_key_norms("attn.{1}_norm.weight", "attention", turned.scale),
         *linear("attn.proj", "attention/out", DENSE_OUT),
         Row("norm1.weight", "attention_norm/scale"),
         Row("norm2.weight", "mlp_norm/scale"),

@@ -13,7 +13,16 @@ import jax.numpy as jnp
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Refusal
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, layers, within
+from diffusion.models.interchange.rows import (
+    DENSE,
+    DENSE_OUT,
+    VECTOR,
+    Row,
+    layers,
+    query_key_norms,
+    side_by_side,
+    within,
+)
 from diffusion.models.interchange.transformers_config import STORED, unread
 from diffusion.models.text_encoders.decoder import DecoderEncoder
 
@@ -159,12 +168,9 @@ def _layer(module: DecoderEncoder) -> list[Row]:
         table.append(Row(f"self_attn.{name[0]}_proj.weight", f"attention/{name}/kernel", DENSE))
         table += [Row(f"self_attn.{name[0]}_proj.bias", f"attention/{name}/bias", VECTOR)] * module.biased
     if module.qk_norm:
-        table += [Row(f"self_attn.{name[0]}_norm.weight", f"attention/{name}_norm/scale") for name in ("query", "key")]
+        table += query_key_norms("self_attn.{1}_norm.weight", "attention")
     table.append(Row("self_attn.o_proj.weight", "attention/out/kernel", DENSE_OUT))
-    table += [
-        Row(f"mlp.{name}_proj.weight", "mlp/hidden/kernel", DENSE, (slice(None), i))
-        for i, name in enumerate(("gate", "up"))
-    ]
+    table += side_by_side(("mlp.gate_proj", "mlp.up_proj"), "mlp/hidden", bias=False)
     return [*table, Row("mlp.down_proj.weight", "mlp/out/kernel", DENSE)]
 
 

@@ -3,9 +3,9 @@
 from diffusion.models.image_encoders.dinov2 import PRESETS, DINOv2, preset
 from diffusion.models.interchange.family import DEPTH, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import DENSE, VECTOR, Row, layers, linear, mlp, norm
+from diffusion.models.interchange.rows import DENSE, LEADING, VECTOR, Row, layers, linear, mlp, norm
 from diffusion.models.interchange.transformers_config import STORED, unread
-from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
+from diffusion.models.interchange.vision_rows import attention, patch_rows
 
 IMAGE = ("attention_probs_dropout_prob", "hidden_dropout_prob", "drop_path_rate")  # fields of their training
 BACKBONE = ("apply_layernorm", "reshape_hidden_states", "out_features", "out_indices", "stage_names")  # other classes'

@@ -6,9 +6,9 @@ from diffusion.models.image_encoders.dinov3 import PRESETS, DINOv3, preset
 from diffusion.models.interchange.dinov2_tables import BACKBONE
 from diffusion.models.interchange.family import Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import Row, layers, linear, mlp, norm, side_by_side
+from diffusion.models.interchange.rows import LEADING, Row, layers, linear, mlp, norm, side_by_side
 from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
-from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows
+from diffusion.models.interchange.vision_rows import attention, patch_rows
 from diffusion.models.layers.vision_layers import PROJECTIONS
 
 # Augmentations of the positions while it is trained, and initial values; rotary positions take pictures of any size.

@@ -29,6 +29,7 @@ from diffusion.models.interchange.rows import (
     patches,
     side_by_side,
     stacked,
+    two_linear,
     within,
 )
 from diffusion.models.interchange.square_images import (
@@ -50,7 +51,7 @@ def _diffusers_rows(module: DiT) -> list[Row]:
     # Every block has its own embeddings of the time and the class; in converted files they are copies.
     block = "transformer_blocks.{}.norm1.emb.".format
     embeddings = [
-        *mlp("timestep_embedder.linear_1", "timestep_embedder.linear_2", "timestep_embedding/"),
+        *two_linear("timestep_embedder", "timestep_embedding/"),
         Row("class_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
     ]
     if module.own_embeddings:

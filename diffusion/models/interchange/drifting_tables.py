@@ -11,7 +11,7 @@ from diffusion.models.drifting import SIZES, DriftingDiT, drifting_preset
 from diffusion.models.interchange.family import DEPTH, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.flax_rows import INPUTS, OUTPUTS
-from diffusion.models.interchange.rows import VECTOR, Layout, Row, layers
+from diffusion.models.interchange.rows import VECTOR, Layout, Row, layers, query_key_norms
 from diffusion.models.interchange.square_images import dit_sizes
 
 NAME = "DitGen"
@@ -68,8 +68,7 @@ def _rows(module: DriftingDiT) -> list[Row]:
         *_dense("TorchLinear_0", "modulation/dense"),
         *_dense("Attention_0.TorchLinear_0", "attention/qkv", kernel, bias),
         *_dense("Attention_0.TorchLinear_1", "attention/out", INPUTS),
-        Row("Attention_0.q_norm.weight", "attention/query_norm/scale", scale),
-        Row("Attention_0.k_norm.weight", "attention/key_norm/scale", scale),
+        *query_key_norms("Attention_0.{1}_norm.weight", "attention", scale),
         *_dense("SwiGLUFFN_0.TorchLinear_0", "mlp/hidden", at=(slice(None), 0)),
         *_dense("SwiGLUFFN_0.TorchLinear_1", "mlp/hidden", at=(slice(None), 1)),
         *_dense("SwiGLUFFN_0.TorchLinear_2", "mlp/out"),

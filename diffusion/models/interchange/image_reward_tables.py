@@ -9,9 +9,9 @@ from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.image_reward import ImageReward
 from diffusion.models.interchange.family import SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, part_of
-from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, mlp, norm, within
+from diffusion.models.interchange.rows import DENSE_OUT, LEADING, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.transformers_config import encoder_sizes
-from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
+from diffusion.models.interchange.vision_rows import HEADS, attention, patch_rows, sizes
 from diffusion.models.text_encoders.med import MED, MEDText
 
 HEAD = (0, 2, 4, 6, 7)  # numbers of the dense layers in the authors' list; the others are dropout

@@ -10,9 +10,8 @@ from typing import Any
 from diffusion.models.interchange.family import DEPTH, Computed
 from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.lightning_rows import block_rows, rotary_tables
-from diffusion.models.interchange.rows import POINT, SAME, Row, layers, linear, mlp, patches
+from diffusion.models.interchange.rows import LEADING, POINT, SAME, Row, layers, linear, mlp, patches
 from diffusion.models.interchange.square_images import CLASSES, dit_sizes, example, patches_on_a_side, sincos_table
-from diffusion.models.interchange.vision_rows import LEADING
 from diffusion.models.jit import PRESETS, JiT, jit_preset
 
 

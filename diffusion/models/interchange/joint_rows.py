@@ -1,5 +1,6 @@
 """Rows of the layers of `models.layers.joint_blocks`, with any names: the shared part of SD3's and Flux's tables."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, mlp, side_by_side, within
@@ -67,6 +68,11 @@ def stream_rows(names: StreamNames, ours: str, qk_norm: bool) -> list[Row]:
     rows = linear(names.modulation, "modulation/dense")
     rows += projection_rows(names.attention, names.norms if qk_norm else (), "attention")
     return within(rows + mlp(*names.mlp, "mlp/"), ours=f"{ours}/")
+
+
+def both_streams(names: Sequence[StreamNames], qk_norm: bool = True) -> list[Row]:
+    """The rows of a joint layer, whose streams are the picture's and the text's; arguments as in `stream_rows`."""
+    return [row for one, ours in zip(names, ("image", "text")) for row in stream_rows(one, ours, qk_norm)]
 
 
 def shift_and_scale(theirs: str, ours: str, width: int, scale_first: bool) -> list[Row]:

@@ -16,7 +16,7 @@ from diffusion.io import schema
 from diffusion.models.interchange import decoder_tables, folders, tensor_files
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Family, Refusal, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, within
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, side_by_side, within
 from diffusion.models.interchange.transformers_config import unread
 from diffusion.models.language_denoiser import LanguageDenoiser
 
@@ -70,7 +70,7 @@ def _llada(module: LanguageDenoiser) -> list[Row]:
         Row("ff_norm.weight", "norm_2/scale"),
         *(Row(f"{name[0]}_proj.weight", f"attention/{name}/kernel", DENSE) for name in ("query", "key", "value")),
         Row("attn_out.weight", "attention/out/kernel", DENSE_OUT),
-        *(Row(f"{name}.weight", "mlp/hidden/kernel", DENSE, (slice(None), i)) for i, name in enumerate(GATE_UP)),
+        *side_by_side(("ff_proj", "up_proj"), "mlp/hidden", bias=False),
         Row("ff_out.weight", "mlp/out/kernel", DENSE),
     ]
     table = [
@@ -87,7 +87,6 @@ def _dream(module: LanguageDenoiser) -> list[Row]:
     return within(decoder_tables.rows(module.decoder, "model."), ours="decoder/") + head
 
 
-GATE_UP = ("ff_proj", "up_proj")
 TABLES = {LLADA: _llada, DREAM: _dream}
 EPSILON = schema.number(1e-12, 1)
 THETA = schema.number(1e-6)

@@ -8,7 +8,7 @@ import numpy as np
 from diffusion.models.interchange.attention_layouts import cut_heads, neighbours, rotary
 from diffusion.models.interchange.family import Computed
 from diffusion.models.interchange.field_table import Choice, Field, Follows
-from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, mlp
+from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, mlp, query_key_norms
 from diffusion.models.layers.embeddings import rope_angles
 
 
@@ -30,8 +30,7 @@ def block_rows(module: Any, width: int, heads: int) -> list[Row]:
         table.append(Row("norm1.weight", "attention_norm/scale"))
         table.append(Row("norm2.weight", "mlp_norm/scale"))
     if module.qk_norm:
-        table.append(Row("attn.q_norm.weight", "attention/query_norm/scale", turned.scale))
-        table.append(Row("attn.k_norm.weight", "attention/key_norm/scale", turned.scale))
+        table += query_key_norms("attn.{1}_norm.weight", "attention", turned.scale)
     hidden, out = ("w12", "w3") if module.mlp == "swiglu" else ("fc1", "fc2")
     return table + mlp(f"mlp.{hidden}", f"mlp.{out}", "mlp/")
 

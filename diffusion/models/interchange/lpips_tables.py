@@ -5,10 +5,10 @@ import numpy as np
 from diffusion.io import schema
 from diffusion.models.interchange.family import SIZE, Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable
-from diffusion.models.interchange.rows import CONV, Layout, Row, linear
+from diffusion.models.interchange.rows import CONV, Row, linear, with_ones
 from diffusion.models.lpips import CONVOLUTIONS, LPIPS, SCALE, SHIFT, WIDTHS
 
-WEIGHTS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, 1, 1))
+WEIGHTS = with_ones(before=1, after=2)
 
 
 def rows(module: LPIPS) -> list[Row]:

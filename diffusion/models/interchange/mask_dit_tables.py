@@ -10,11 +10,11 @@ from typing import Any
 from diffusion.models.interchange.dit_tables import ORIGINAL_BLOCK
 from diffusion.models.interchange.family import DEPTH, Computed
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import Layout, Row, layers, linear, mlp, patches
+from diffusion.models.interchange.rows import Row, layers, linear, mlp, patches, with_ones
 from diffusion.models.interchange.square_images import dit_sizes, example, patches_on_a_side, sincos_table
 from diffusion.models.mask_dit import MaskDiT, mask_dit_preset
 
-TOKEN = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None, None])
+TOKEN = with_ones(before=2)
 
 
 def _rows(module: MaskDiT) -> list[Row]:

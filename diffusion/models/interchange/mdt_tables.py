@@ -9,12 +9,12 @@ import numpy as np
 from diffusion.models.interchange.dit_tables import ORIGINAL_BLOCK, original_end_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Group
-from diffusion.models.interchange.rows import Layout, Row, layers, linear, within
+from diffusion.models.interchange.rows import Layout, Row, layers, linear, with_ones, within
 from diffusion.models.interchange.square_images import CLASSES, NULL_CLASS, dit_sizes
 from diffusion.models.mdt import MDT, distances, mdt_preset
 
 TABLE = Layout(lambda a, shape: a[0], lambda a: a[None])
-TOKEN = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None, None])
+TOKEN = with_ones(before=2)
 
 
 BLOCK = [*ORIGINAL_BLOCK, Row("attn.rel_pos_bias.relative_position_bias_table", "relative_positions")]

@@ -19,7 +19,7 @@ from diffusion.models.interchange.dit_tables import FIXED
 from diffusion.models.interchange.family import array, require
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.flax_rows import flax_linear, flax_patches
-from diffusion.models.interchange.rows import Layout, Row, layers, stacked, within
+from diffusion.models.interchange.rows import Layout, Row, layers, query_key_norms, stacked, within
 from diffusion.models.interchange.square_images import CLASSES, dit_sizes
 from diffusion.models.mit import TOKENS, MiT, imf_preset, pmf_preset
 
@@ -73,8 +73,7 @@ def _mit_block() -> list[Row]:
         ),
         *flax_linear("attn.out_proj", "attention/out", "inputs", bias=False),
         *flax_linear("mlp.w2", "mlp/out", bias=False),
-        Row("attn.q_norm.kernel", "attention/query_norm/scale"),
-        Row("attn.k_norm.kernel", "attention/key_norm/scale"),
+        *query_key_norms("attn.{1}_norm.kernel", "attention"),
         Row("norm1.kernel", "attention_norm/scale"),
         Row("norm2.kernel", "mlp_norm/scale"),
         Row("attn_scale", "attention_gate"),

@@ -23,8 +23,8 @@ from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import dinov2_tables, dinov3_tables, siglip_tables, vit_tables
 from diffusion.models.interchange.family import DEPTH, SIZE, Computed, Family, Fields, Refusal, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable
-from diffusion.models.interchange.rows import Layout, Row, layers, linear, mlp, norm, within
-from diffusion.models.interchange.vision_rows import LEADING, attention
+from diffusion.models.interchange.rows import LEADING, Layout, Row, layers, linear, mlp, norm, with_ones, within
+from diffusion.models.interchange.vision_rows import attention
 from diffusion.models.layers.embeddings import sincos_positions
 from diffusion.models.layers.vision_layers import IMAGENET
 
@@ -54,7 +54,7 @@ PLAIN = (*ATTENTION, ("encoder.layer.", "layers."), ("intermediate.dense", "mlp.
 RENAMED: dict[type, tuple[tuple[str, str], ...]] = {DINOv2: ATTENTION, MAE: PLAIN, IJEPA: PLAIN}
 # Statistics: theirs are [C, h, w] or [C, 1, 1], ours [h, w, C] or [C].
 POSITIONS = Layout(lambda a, shape: a.transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1))
-CHANNELS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(-1, 1, 1))
+CHANNELS = with_ones(after=2)
 
 
 def _layers(module: RAEDecoder, query: str, out: str) -> list[Row]:

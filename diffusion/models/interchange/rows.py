@@ -40,6 +40,20 @@ DENSE_OUT = Layout(lambda a, shape: a.T.reshape(shape), lambda a: a.reshape(-1, 
 CONV = Layout(lambda a, shape: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1))
 # A 1x1 convolution that is a dense layer of ours: theirs [out, in, 1, 1], ours [in, *out].
 POINT = Layout(lambda a, shape: a[:, :, 0, 0].T.reshape(shape), lambda a: a.reshape(a.shape[0], -1).T[:, :, None, None])
+# A table of positions: theirs [1, rows columns, D], ours [rows, columns, D].
+GRID = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, a.shape[-1]))
+
+
+def with_ones(before: int = 0, after: int = 0) -> Layout:
+    """The layout of an array that has axes of length 1 in the other library alone.
+
+    Args:
+        before, after: numbers of these axes in front of its own axes and behind them.
+    """
+    return Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape((1,) * before + a.shape + (1,) * after))
+
+
+LEADING = with_ones(before=1)
 
 
 def patches(side: int) -> Layout:
@@ -154,6 +168,16 @@ def mlp(hidden: str, out: str, ours: str) -> list[Row]:
     return linear(hidden, f"{ours}hidden") + linear(out, f"{ours}out")
 
 
+def two_linear(theirs: str, ours: str) -> list[Row]:
+    """The rows of `mlp` as diffusers names the two layers of its embeddings: linear_1 and linear_2.
+
+    Args:
+        theirs: their name of the embedding, "time_embed.timestep_embedder".
+        ours: the beginning of our two paths, such as "time/".
+    """
+    return mlp(f"{theirs}.linear_1", f"{theirs}.linear_2", ours)
+
+
 def conv(theirs: str, ours: str) -> list[Row]:
     """The rows of a convolution of pictures."""
     return linear(theirs, ours, CONV)
@@ -192,6 +216,17 @@ def norm(theirs: str, ours: str, affine: bool = True) -> list[Row]:
     return affine * [Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")]
 
 
+def query_key_norms(theirs: str, ours: str, layout: Layout = SAME) -> list[Row]:
+    """The rows of the scales that normalise queries and keys.
+
+    Args:
+        theirs: their whole name of a scale, with {0} for "query" or "key", or {1} for its first letter.
+        ours: our path of the attention.
+        layout: layout of a scale.
+    """
+    return [Row(theirs.format(name, name[0]), f"{ours}/{name}_norm/scale", layout) for name in ("query", "key")]
+
+
 def layers(layer: Sequence[Row], depth: int, theirs: str, ours: str, first: int = 0) -> list[Row]:
     """The rows of a stack of equal layers.
 
@@ -203,6 +238,17 @@ def layers(layer: Sequence[Row], depth: int, theirs: str, ours: str, first: int 
         first: their number of the first layer.
     """
     return [row for i in range(depth) for row in within(stacked(layer, i), f"{theirs}{first + i}.", ours)]
+
+
+def renamed(table: Iterable[Row], parts: Mapping[str, str]) -> list[Row]:
+    """The same rows with other names of theirs.
+
+    Args:
+        table: the rows.
+        parts: {a part of their names: what stands in its place}, replaced in this order.
+    """
+    replaced = lambda name: functools.reduce(lambda name, pair: name.replace(*pair), parts.items(), name)
+    return [row._replace(theirs=replaced(row.theirs)) for row in table]
 
 
 def names(table: Iterable[Row]) -> set[str]:

@@ -13,9 +13,9 @@ from diffusion.io import schema
 from diffusion.models.image_encoders.siglip import PRESETS, SIZES, SigLIP, preset
 from diffusion.models.interchange.family import SIZE, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable, Follows, part_of
-from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, mlp, norm, within
+from diffusion.models.interchange.rows import DENSE_OUT, LEADING, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, WITHOUT_EFFECT, encoder_sizes, unread
-from diffusion.models.interchange.vision_rows import HEADS, LEADING, attention, patch_rows, sizes
+from diffusion.models.interchange.vision_rows import HEADS, attention, patch_rows, sizes
 from diffusion.models.text_encoders.siglip_text import SigLIPText, SigLIPTowers
 
 

@@ -14,7 +14,7 @@ import flax.linen as nn
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
 from diffusion.models.interchange.field_table import ABSENT, Choice, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE_OUT, Row, conv, linear, mlp, norm, side_by_side
+from diffusion.models.interchange.rows import DENSE_OUT, Row, conv, linear, norm, side_by_side, two_linear
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example, only
 from diffusion.models.layers.convolutions import ACTIVATIONS
 from diffusion.models.song_unet import SongUNet
@@ -43,7 +43,7 @@ def _rows(module: SongUNet | UNet) -> list[Row]:
 
 
 def _common_rows() -> list[Row]:
-    return conv("conv_in", "conv_in") + mlp("time_embedding.linear_1", "time_embedding.linear_2", "time_")
+    return conv("conv_in", "conv_in") + two_linear("time_embedding", "time_")
 
 
 def _part(box: Box, levels: int) -> str:
@@ -59,7 +59,7 @@ def _unet_rows(module: UNet) -> list[Row]:
     if module.learned_times:
         table.append(Row("time_proj.weight", "times"))
     if module.vector_embedding == "time":
-        table += mlp("class_embedding.linear_1", "class_embedding.linear_2", "vector_")
+        table += two_linear("class_embedding", "vector_")
     attends = tuple(i in module.attention_levels for i in range(levels))
     for box in boxes(module.widths, module.widths[0], module.blocks, attends):
         theirs = _part(box, levels)

@@ -1,13 +1,9 @@
 """Common parts of the tables of several image encoders: rows of patches and attention, and the fields of sizes."""
 
 from diffusion.models.interchange.field_table import Field
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, linear, patches
+from diffusion.models.interchange.rows import DENSE_OUT, Row, linear, patches
 from diffusion.models.interchange.transformers_config import encoder_sizes
 from diffusion.models.layers.vision_layers import PROJECTIONS
-
-# Tokens or positions: theirs [1, N, D], ours [N, D].
-LEADING = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])
-
 
 HEADS = [f"attention/{name}" for name in PROJECTIONS]
 """Our paths of what stands before the heads."""

@@ -5,9 +5,9 @@ from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE
 from diffusion.models.interchange.family import array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import Row, layers, mlp, norm, within
+from diffusion.models.interchange.rows import LEADING, Row, layers, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, unread
-from diffusion.models.interchange.vision_rows import LEADING, attention, patch_rows, sizes
+from diffusion.models.interchange.vision_rows import attention, patch_rows, sizes
 
 TRAINING = ("attention_probs_dropout_prob", "hidden_dropout_prob", "encoder_stride", "mlp_ratio")
 DECODER = (

@@ -1,7 +1,7 @@
 """The transformer layers of DiT, conditioned by adaptive layer norm."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -178,7 +178,7 @@ def modulated_output(
     norm: Callable[[jax.Array], jax.Array],
     outputs: int,
     dtype: str,
-    vectors: tuple[jax.Array, jax.Array] | None = None,
+    vectors: Sequence[jax.Array] | None = None,
     bias: bool = True,
 ) -> jax.Array:
     """The last layers of a network: norm(x) (1 + scale) + shift, and a dense layer; zero at the start.
@@ -192,7 +192,7 @@ def modulated_output(
         norm: normalisation of the last axis.
         outputs: values of a token.
         dtype: compute type of the modulation.
-        vectors: shift and scale [B, 1, D] in place of those computed from c.
+        vectors: shift and scale, [B, 1, D] or [B, N, D], in place of those computed from c.
         bias: whether the two layers have one.
 
     Returns:

@@ -51,6 +51,12 @@ def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width
         )
 
 
+def shown_text(inputs: Mapping[str, Any]) -> jax.Array:
+    """Which tokens of the condition's "text" are attended to, Bool [B, M]: its "text_mask", or all without one."""
+    mask = inputs["text_mask"]
+    return jnp.ones(inputs["text"].shape[:2], bool) if mask is None else jnp.asarray(mask)
+
+
 def lengthened(
     text: jax.Array, mask: jax.Array | None, more: Sequence[tuple[jax.Array, jax.Array]]
 ) -> tuple[jax.Array, jax.Array | None]:

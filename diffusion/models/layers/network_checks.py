@@ -98,6 +98,23 @@ def whole_patches(network: Any) -> None:
         raise ValueError(f"shape={shape} must be (H, W, C) of images whose sides are multiples of patch={patch}")
 
 
+def positions_table(network: Any, x: jax.Array) -> None:
+    """Refuses latents with more patches on a side than the network's table of positions.
+
+    Args:
+        network: module with `patch`, and `positions`, the side of the table in patches.
+        x: its input [B, H, W, C].
+
+    Raises:
+        ValueError: naming both.
+    """
+    if max(x.shape[1:3]) // network.patch > network.positions:
+        raise ValueError(
+            f"latents of {x.shape[1]} x {x.shape[2]} need more patches of {network.patch} on a side than the table of "
+            f"positions={network.positions} has"
+        )
+
+
 def classes(network: Any) -> None:
     """Refuses a negative number of classes.
 

@@ -71,6 +71,7 @@ def picture_output(
     shape: tuple[int, ...],
     dtype: Any,
     learn_sigma: bool = False,
+    **how: Any,
 ) -> jax.Array:
     """The pictures that the tokens of patches become by `modulated_output`, float32 [B, H, W, C].
 
@@ -79,10 +80,11 @@ def picture_output(
         c: the condition, [B, D], or [B, N, D] for each token.
         norm: normalisation of the last axis.
         patch: side of a patch in pixels.
-        shape: shape of the network's input, [B, H, W, C].
+        shape: shape of the pictures, [B, H, W, C].
         dtype: compute type of the modulation.
         learn_sigma: whether the output has 2 C channels.
+        **how: the arguments `vectors` and `bias` of `modulated_output`.
     """
     _, height, width, channels = shape
     outputs = patch**2 * channels * (2 if learn_sigma else 1)
-    return unpatchify(modulated_output(tokens, c, norm, outputs, dtype), patch, height, width)
+    return unpatchify(modulated_output(tokens, c, norm, outputs, dtype, **how), patch, height, width)

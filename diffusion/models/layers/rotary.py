@@ -10,6 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 
+def grid_positions(*sides: int) -> np.ndarray:
+    """The coordinates of a grid's cells, the last one fastest and each from 0: int [N, A] for A sides."""
+    return np.indices(sides).reshape(len(sides), -1).T
+
+
+def centred_grid(*sides: int) -> np.ndarray:
+    """As `grid_positions`, with 0 in the middle of each side: from -ceil(side / 2) to floor(side / 2) - 1."""
+    return grid_positions(*sides) - [side - side // 2 for side in sides]
+
+
 def axis_angles(positions: np.ndarray, sizes: Sequence[int], theta: float = 10_000.0) -> np.ndarray:
     """Angles of the pairs of a head's features: the first pairs rotate with the first coordinate, and so on.
 

@@ -1,14 +1,22 @@
-"""The transformer layers of Lumina-Image 2 and Z-Image, normalised before and after attention and MLP."""
+"""The transformer layers of Lumina-Image 2 and Z-Image, with norms before and after each part, and their stacks."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from diffusion.models.layers import layout
+from diffusion.models.layers.block_reuse import Blocks
 from diffusion.models.layers.blocks import Modulation, SwiGlu, xavier
 from diffusion.models.layers.joint_blocks import Projections, attend, to_tokens
+from diffusion.models.layers.norms import layer_norm
+from diffusion.models.layers.patches import picture_output
+from diffusion.models.layers.rotary import axis_angles, grid_positions
+from diffusion.models.layers.scan import scanned
+from diffusion.models.layers.stacks import single_stack
 
 OF_HEADS = 1e-5  # epsilon of the norms of queries and keys
 
@@ -100,3 +108,87 @@ class SandwichBlock(nn.Module):
         mlp = SwiGlu(4.0, self.dtype, bias=False, hidden=self.hidden, name="mlp")
         x = x + gates[1] * norm("after_mlp")(mlp(norm("mlp_norm")(x) * scales[1]))
         return layout.split(x, "batch", "tokens", None), None
+
+
+def refined_then_joined(
+    network: Any,
+    text: jax.Array,
+    picture: jax.Array,
+    arguments: tuple[jax.Array, jax.Array, jax.Array],
+    number: int,
+    output: Callable[[jax.Array], jax.Array],
+    features: Sequence[int] | None,
+    through: Callable[[Blocks], tuple[jax.Array, Any]] | None = None,
+) -> Any:
+    """Runs `refiners` layers of the text alone and of the picture alone, and then `depth` layers of both in a row.
+
+    Args:
+        network: module with `refiners`, `depth`, `remat` and `block_fields`, the fields of a `SandwichBlock` before
+            `picture`; this runs in its compact call.
+        text: its tokens [B, M, D], refined without the condition.
+        picture: its tokens [B, N, D], with padding in front.
+        arguments: the condition c [B, P], the angles of all tokens [B, M + N, D / (2 H)], and which tokens of the text
+            are attended to, Bool [B, M].
+        number: tokens of the picture that are put out, its last.
+        output: function from these [B, number, D] to the network's output; may make parameters.
+        features: indices of layers of both whose picture's tokens the call returns too, see `stacks.several_stacks`.
+        through: evaluates these layers in the network's place, see `stacks.several_stacks`.
+
+    Returns:
+        As `stacks.several_stacks`.
+    """
+    c, angles, shown = arguments
+    axes = (nn.broadcast,) * 3
+
+    def refined(name: str, tokens: jax.Array, *arguments: Any) -> jax.Array:
+        layers = scanned(SandwichBlock, network.refiners, network.remat, network.is_initializing(), axes)
+        return layers(*network.block_fields, name=name)(tokens, *arguments)[0]
+
+    text_angles, picture_angles = jnp.split(angles, [text.shape[1]], axis=1)
+    text = refined("text_refiners", text, None, text_angles, shown)
+    picture = refined("picture_refiners", picture, c, picture_angles, None)
+    tokens = layout.split(jnp.concatenate([text, picture], axis=1), "batch", "tokens", None)
+    shown = jnp.concatenate([shown, jnp.ones(picture.shape[:2], bool)], axis=1)
+    fields = (*network.block_fields, number)
+    put_out = lambda tokens: tokens[:, -number:]
+    return single_stack(
+        network, SandwichBlock, fields, tokens, (c, angles, shown), axes, output, features, through, put_out
+    )
+
+
+def angles_behind_text(
+    first: np.ndarray, behind: jax.Array, rows: int, columns: int, axes: Sequence[int], theta: float = 10_000.0
+) -> jax.Array:
+    """Rotary angles of texts, and of pictures at the places where the texts end.
+
+    Args:
+        first: first coordinates of the M tokens before the picture's, int [M]; their row and column are 0.
+        behind: first coordinate of all patches of each picture, int [B], at most 1 + the largest of `first`.
+        rows, columns: the picture's patches.
+        axes, theta: features of a head for each of the three coordinates, and base, see `rotary.axis_angles`.
+
+    Returns:
+        [B, M + rows columns, D / 2] in radians.
+    """
+    grid = axis_angles(np.pad(grid_positions(rows, columns), [(len(first), 0), (0, 0)]), axes[1:], theta)
+    # Computed in float64 for every place that a text can end at, and looked up.
+    table = jnp.asarray(axis_angles(grid_positions(first.max(initial=0) + 2), axes[:1], theta))
+    batch = len(behind)
+    before = jnp.broadcast_to(first, (batch, len(first)))
+    places = jnp.concatenate([before, jnp.broadcast_to(behind[:, None], (batch, rows * columns))], axis=1)
+    return jnp.concatenate([table[places], jnp.broadcast_to(grid, (batch, *grid.shape))], axis=-1)
+
+
+def scaled_output(network: Any, tokens: jax.Array, c: jax.Array, patch: int, shape: tuple[int, ...]) -> jax.Array:
+    """The output of both networks: minus `patches.picture_output` with a scale and without a shift.
+
+    Args:
+        network: the module, in whose compact call this runs.
+        tokens: the picture's tokens [B, N, D].
+        c: the condition [B, P] after SiLU.
+        patch: side of a patch in pixels of the latents.
+        shape: shape of the latents, [B, H, W, C].
+    """
+    (scale,) = Modulation(1, network.dtype, network.width, name="final_modulation")(c)
+    vectors = jnp.zeros_like(scale), scale
+    return -picture_output(tokens, c, layer_norm, patch, shape, network.dtype, vectors=vectors)

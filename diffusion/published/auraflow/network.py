@@ -26,14 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.blocks import Modulation, SwiGlu, modulated_output, xavier
+from diffusion.models.layers.blocks import Modulation, SwiGlu, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_blocks import Projections, attend, to_tokens
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import patchify, picture_output
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
 REGISTERS = 8  # learned tokens before the text
@@ -165,11 +165,7 @@ class AuraFlow(Layered, Backbone):
         """
         inputs = entries(condition, ("text",))
         network_checks.latents(self, x, t, self.channels)
-        if max(x.shape[1:3]) // self.patch > self.positions:
-            raise ValueError(
-                f"latents of {x.shape[1]} x {x.shape[2]} need more patches of {self.patch} on a side than the table "
-                f"of positions={self.positions} has"
-            )
+        network_checks.positions_table(self, x)
         check_text(x.shape[0], self.text_width, inputs)
         batch, height, width, _ = x.shape
         t = jnp.broadcast_to(jnp.asarray(t), (batch,))
@@ -195,7 +191,8 @@ class AuraFlow(Layered, Backbone):
                 enter=lambda streams: (jnp.concatenate(streams[::-1], axis=1),),
             ),
         )
-        output = lambda tokens: self._output(tokens, c, height, width)
+        same = lambda x: x
+        output = lambda tokens: picture_output(tokens, c, same, self.patch, x.shape, self.dtype, bias=False)
         return several_stacks(self, stacks, streams, output, features, through, picture)
 
     def _positioned(self, tokens: jax.Array, height: int, width: int) -> jax.Array:
@@ -205,11 +202,6 @@ class AuraFlow(Layered, Backbone):
         top, left = (self.positions // 2 - side // 2 for side in (rows, columns))
         positions = table[top : top + rows, left : left + columns]
         return tokens + positions.reshape(rows * columns, self.width).astype(tokens.dtype)
-
-    def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
-        values = self.patch**2 * self.channels
-        tokens = modulated_output(tokens, c, lambda x: x, values, self.dtype, bias=False)
-        return unpatchify(tokens, self.patch, height, width)
 
 
 MODELS = {"auraflow": AuraFlow}  # by its name in configs

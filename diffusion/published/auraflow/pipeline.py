@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from diffusion.published.auraflow.network import AuraFlow
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
-from diffusion.text.encoding import Encoder, encode
+from diffusion.text.encoding import Encoder, encode, zeroed_padding
 
 
 def auraflow(prompts: Sequence[str], pile_t5: Encoder, **how: Any) -> dict[str, jax.Array]:
@@ -19,8 +18,7 @@ def auraflow(prompts: Sequence[str], pile_t5: Encoder, **how: Any) -> dict[str, 
         pile_t5: Pile-T5's encoder, `masked=True`, with a tokenizer of 256 tokens.
         **how: further arguments of `encode`.
     """
-    embeddings = encode(prompts, pile_t5, **how)
-    return {"text": jnp.where(jnp.asarray(embeddings.mask)[..., None], embeddings.tokens, 0)}
+    return {"text": zeroed_padding(encode(prompts, pile_t5, **how))}
 
 
 AURAFLOW = Kind(

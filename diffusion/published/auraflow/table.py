@@ -8,11 +8,22 @@ from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.joint_rows import shift_and_scale
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, mlp, patches, side_by_side, within
+from diffusion.models.interchange.rows import (
+    DENSE_OUT,
+    GRID,
+    LEADING,
+    Layout,
+    Row,
+    layers,
+    linear,
+    mlp,
+    patches,
+    side_by_side,
+    within,
+)
 from diffusion.published.auraflow.network import AuraFlow
 
 NAME = "AuraFlowTransformer2DModel"
-TOKENS = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, a.shape[-1]))  # theirs [1, N, D]
 
 
 # Their names of adaLN; of queries, keys, values and the layer out of the attention; of the MLP's gate, of the layer
@@ -75,8 +86,8 @@ def table(module: AuraFlow, layout: str) -> list[Row]:
     names = {ours: theirs[layout == "original"] for ours, theirs in ENDS.items()}
     rows = [
         *linear(names["patch_embedding"], "patch_embedding", _by_pixel(module.patch)),
-        Row(names["positions"], "positions", TOKENS),
-        Row(names["registers"], "registers", TOKENS),
+        Row(names["positions"], "positions", GRID),
+        Row(names["registers"], "registers", LEADING),
         *linear(names["text_embedding"], "text_embedding", bias=False),
         *mlp(names["time/hidden"], names["time/out"], "time/"),
         *linear(names["final"], "final", bias=False),

@@ -5,12 +5,23 @@ from typing import Any
 
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, tuple_of, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, mlp, norm, patches, side_by_side
+from diffusion.models.interchange.rows import (
+    DENSE_OUT,
+    LEADING,
+    Layout,
+    Row,
+    layers,
+    linear,
+    mlp,
+    norm,
+    patches,
+    side_by_side,
+    two_linear,
+)
 from diffusion.published.cogvideox.network import CogVideoX
 
 NAME = "CogVideoXTransformer3DModel"
 GROUP = 4  # frames of a clip in one of its latents
-WHOLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # theirs [1, M + N, D]
 
 
 LAYER = [
@@ -56,7 +67,7 @@ def _rows(module: CogVideoX) -> list[Row]:
     table = [
         *linear("patch_embed.proj", "patch_embedding", _inner(module)),
         *linear("patch_embed.text_proj", "text_embedding"),
-        *mlp("time_embedding.linear_1", "time_embedding.linear_2", "timestep_embedding/"),
+        *two_linear("time_embedding", "timestep_embedding/"),
         *norm("norm_final", "norm"),
         *norm("norm_out.norm", "norm_out"),
         *linear("norm_out.linear", "final_modulation/dense"),
@@ -64,9 +75,9 @@ def _rows(module: CogVideoX) -> list[Row]:
         Row("proj_out.bias", "final/bias", bias),
     ]
     if module.learned:
-        table += [Row("patch_embed.pos_embedding", "positions_of_all", WHOLE)]
+        table += [Row("patch_embed.pos_embedding", "positions_of_all", LEADING)]
     if module.offset:
-        table += [*mlp("ofs_embedding.linear_1", "ofs_embedding.linear_2", "offset_embedding/")]
+        table += two_linear("ofs_embedding", "offset_embedding/")
     table += layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
     return table
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from diffusion.models.layers import extra_attention, layout, network_checks
 from diffusion.models.layers.approximator import Approximator
-from diffusion.models.layers.blocks import modulated_output, xavier
+from diffusion.models.layers.blocks import xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.joint_blocks import Conditioning
@@ -39,8 +39,8 @@ from diffusion.models.layers.joint_conditions import check_residuals, check_stre
 from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.stacks import Layered
 
 PATCH = 2
@@ -177,12 +177,9 @@ class Flux(Layered, Backbone):
         fields = (self.attention, self.dtype)
         joint = (self.heads, True, False, False, *fields), (c, angles, per_layer)
         single = (self.heads, *fields), (c, angles, single_inputs)
-        output = lambda tokens: self._output(tokens, c, last, height, width)
+        shape = (*x.shape[:3], self.out_channels)
+        output = lambda tokens: picture_output(tokens, c, layer_norm, PATCH, shape, self.dtype, vectors=last)
         return joint_then_single(self, streams, joint, single, picture_count, output, features, through)
-
-    def _output(self, tokens: jax.Array, c: Any, last: Any, height: int, width: int) -> jax.Array:
-        tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.out_channels, self.dtype, last)
-        return unpatchify(tokens, PATCH, height, width)
 
     def _vectors(self, t: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array], jax.Array]:
         """(output's shift and scale, joint layers' vectors by stream [L, B, 6, D], single layers' vectors)."""
@@ -208,9 +205,7 @@ class Flux(Layered, Backbone):
 
     def token_positions(self, words: int, height: int, width: int) -> np.ndarray:
         """Rotary positions of M words and of the patches of latents [height, width]: [M + N, 3]."""
-        rows, columns = np.indices((height // PATCH, width // PATCH)).reshape(2, -1)
-        patches = np.stack([np.zeros_like(rows), rows, columns], axis=1)
-        return np.concatenate([np.zeros((words, 3)), patches])
+        return np.pad(grid_positions(height // PATCH, width // PATCH), [(words, 0), (1, 0)])
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         network_checks.latents(self, x, t, self.channels)

@@ -6,8 +6,8 @@ from typing import Any
 from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, side_by_side
+from diffusion.models.interchange.joint_rows import StreamNames, both_streams, shift_and_scale
+from diffusion.models.interchange.rows import DENSE_OUT, Layout, Row, layers, linear, query_key_norms, side_by_side
 from diffusion.published.flux.network import PATCH, Flux
 
 NAME = "FluxTransformer2DModel"
@@ -50,21 +50,28 @@ def diffusers_single() -> list[Row]:
     rows = linear("norm.linear", "modulation/dense")
     rows += side_by_side(("attn.to_q", "attn.to_k", "attn.to_v"), "attention/qkv")
     rows += linear("proj_mlp", "attention/qkv", at=(slice(None), slice(3, 7)))
-    rows += [
-        Row("attn.norm_q.weight", "attention/query_norm/scale"),
-        Row("attn.norm_k.weight", "attention/key_norm/scale"),
-    ]
+    rows += query_key_norms("attn.norm_{1}.weight", "attention")
     return rows + linear("proj_out", "attention/out", DENSE_OUT)
 
 
-def _original_single() -> list[Row]:
+def original_single(modulation: str, norms: str) -> list[Row]:
+    """The rows of a single layer, by the names of the files of Flux and HunyuanVideo.
+
+    Args:
+        modulation: their name of adaLN's layer.
+        norms: their name of the norms' scales, as `query_key_norms` takes it.
+    """
     return [
-        *linear("modulation.lin", "modulation/dense"),
+        *linear(modulation, "modulation/dense"),
         *linear("linear1", "attention/qkv"),
-        Row("norm.query_norm.scale", "attention/query_norm/scale"),
-        Row("norm.key_norm.scale", "attention/key_norm/scale"),
+        *query_key_norms(norms, "attention"),
         *linear("linear2", "attention/out", DENSE_OUT),
     ]
+
+
+def packed_out(theirs: str) -> list[Row]:
+    """The rows of the last dense layer, whose outputs they order by channel, and we by pixel."""
+    return [Row(f"{theirs}.weight", "final/kernel", PACKED_OUT), Row(f"{theirs}.bias", "final/bias", PACKED_BIAS)]
 
 
 def table(module: Flux, layout: str) -> list[Row]:
@@ -93,15 +100,13 @@ def table(module: Flux, layout: str) -> list[Row]:
         *linear(image, "patch_embedding", PACKED_IN),
         *linear(text, "text_embedding"),
         *shift_and_scale(norm, "final_modulation", module.width, diffusers),
-        Row(f"{final}.weight", "final/kernel", PACKED_OUT),
-        Row(f"{final}.bias", "final/bias", PACKED_BIAS),
+        *packed_out(final),
     ]
     for ours, theirs in ENDS.items():
         if module.strength or not ours.startswith("strength"):
             rows += linear(theirs[0 if diffusers else 1], f"conditioning/{ours}")
-    joint = [row for names, ours in zip(JOINT[layout], ("image", "text")) for row in stream_rows(names, ours, True)]
-    rows += layers(joint, module.depth, f"{joints}.", "blocks/")
-    single = diffusers_single() if diffusers else _original_single()
+    rows += layers(both_streams(JOINT[layout]), module.depth, f"{joints}.", "blocks/")
+    single = diffusers_single() if diffusers else original_single("modulation.lin", "norm.{0}_norm.scale")
     rows += layers(single, module.singles, f"{singles}.", "single_blocks/")
     return rows
 

@@ -33,7 +33,7 @@ from diffusion.models.layers.joint_conditions import check_pictures, check_stren
 from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.stacks import Layered
 
 SPACING = 10  # spacing of the first coordinates of x and of the edited pictures
@@ -132,14 +132,11 @@ class Flux2(Layered, Backbone):
 
 def _token_positions(words: int, sides: Sequence[tuple[int, ...]]) -> np.ndarray:
     """Rotary positions of M words and of the values of latents, K pairs [height, width], x first: [M + N, 4]."""
-    text = np.zeros((words, 4))
-    text[:, 3] = np.arange(words)
-    positions: list[np.ndarray] = [text]
-    for i, (height, width) in enumerate(sides):
-        rows, columns = np.indices((height, width)).reshape(2, -1)
-        still = np.zeros_like(rows)
-        positions.append(np.stack([still + SPACING * i, rows, columns, still], axis=1))
-    return np.concatenate(positions)
+    text = np.pad(grid_positions(words), [(0, 0), (3, 0)])
+    pictures = [np.pad(grid_positions(*pair), [(0, 0), (1, 1)]) for pair in sides]
+    for i, positions in enumerate(pictures):
+        positions[:, 0] = SPACING * i
+    return np.concatenate([text, *pictures])
 
 
 MODELS = {"flux2": Flux2}  # by its name in configs

@@ -7,7 +7,7 @@ from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, query_key_norms
 from diffusion.published.flux import table as flux_tables
 from diffusion.published.flux2.network import Flux2
 
@@ -20,8 +20,8 @@ JOINT = {
     "original": flux_tables.JOINT["original"],
 }
 SINGLE = {  # the first layer, the norms of queries and keys, the last layer
-    "diffusers": ("attn.to_qkv_mlp_proj", ("attn.norm_q.weight", "attn.norm_k.weight"), "attn.to_out"),
-    "original": ("linear1", ("norm.query_norm.scale", "norm.key_norm.scale"), "linear2"),
+    "diffusers": ("attn.to_qkv_mlp_proj", "attn.norm_{1}.weight", "attn.to_out"),
+    "original": ("linear1", "norm.{0}_norm.scale", "linear2"),
 }
 ENDS = {  # ours: (diffusers', the original)
     "patch_embedding": ("x_embedder", "img_in"),
@@ -47,16 +47,11 @@ def table(module: Flux2, layout: str) -> list[Row]:
     ]
     norm = "norm_out.linear" if diffusers else "final_layer.adaLN_modulation.1"
     rows += joint_rows.shift_and_scale(norm, "final_modulation", module.width, diffusers)
-    joint = [
-        row
-        for names, ours in zip(JOINT[layout], ("image", "text"))
-        for row in joint_rows.stream_rows(names, ours, True)
-        if "/modulation/" not in row.ours
-    ]
+    joint = [row for row in joint_rows.both_streams(JOINT[layout]) if "/modulation/" not in row.ours]
     first, norms, last = SINGLE[layout]
     single = [
         Row(f"{first}.weight", "attention/qkv/kernel", DENSE),
-        *(Row(name, f"attention/{which}_norm/scale") for which, name in zip(("query", "key"), norms)),
+        *query_key_norms(norms, "attention"),
         Row(f"{last}.weight", "attention/out/kernel", DENSE_OUT),
     ]
     names = ("transformer_blocks", "single_transformer_blocks") if diffusers else ("double_blocks", "single_blocks")

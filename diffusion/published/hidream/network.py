@@ -27,14 +27,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.blocks import Modulation, SwiGlu, modulated_output, xavier
+from diffusion.models.layers.blocks import Modulation, SwiGlu, xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.joint_blocks import Conditioning, Projections, attend, modulated, to_tokens
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
@@ -286,10 +286,9 @@ class HiDream(Layered, Backbone):
         text, llama = self._texts(inputs["text"])
         c = Conditioning(self.width, self.dtype, name="conditioning")(t, inputs["pooled"])
 
-        row, column = np.indices((height // self.patch, width // self.patch)).reshape(2, -1)
-        positions = np.stack([np.zeros_like(row), row, column], axis=1)
         others = image.shape[1] - number + text.shape[1] + llama.shape[2]
-        angles = jnp.asarray(axis_angles(np.pad(positions, [(others, 0), (0, 0)]), self.axes))
+        positions = np.pad(grid_positions(height // self.patch, width // self.patch), [(others, 0), (1, 0)])
+        angles = jnp.asarray(axis_angles(positions, self.axes))
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         picture = lambda streams: streams[0][:, -number:]
         fields = (number, padding, self.heads, self.experts, self.active, self.attention, self.dtype)
@@ -312,11 +311,7 @@ class HiDream(Layered, Backbone):
                 picture=picture,
             ),
         )
-
-        def output(tokens: jax.Array) -> jax.Array:
-            values = self.patch**2 * self.channels
-            return -unpatchify(modulated_output(tokens, c, layer_norm, values, self.dtype), self.patch, height, width)
-
+        output = lambda tokens: -picture_output(tokens, c, layer_norm, self.patch, x.shape, self.dtype)
         return several_stacks(self, stacks, streams, output, features, through, picture)
 
     def _padding(self, height: int, width: int) -> int:

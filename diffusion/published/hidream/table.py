@@ -14,9 +14,10 @@ from diffusion.models.interchange.rows import (
     cut,
     layers,
     linear,
-    mlp,
+    query_key_norms,
     side_by_side,
     stacked,
+    two_linear,
     within,
 )
 from diffusion.published.hidream.network import LLAMA_LAYERS, HiDream
@@ -41,10 +42,8 @@ def _experts(module: HiDream, theirs: str, ours: str) -> list[Row]:
 def _attention(end: str, ours: str) -> list[Row]:
     """The rows of a stream's attention, whose names of theirs have an end."""
     parts = tuple(f"attn1.to_{name}{end}" for name in ("q", "k", "v", "out"))
-    rows = projection_rows(parts, (), f"{ours}/attention")
-    for name, norm in (("query", "q"), ("key", "k")):
-        rows.append(Row(f"attn1.{norm}_rms_norm{end}.weight", f"{ours}/{name}_norm/scale", VECTOR))
-    return rows
+    norms = query_key_norms(f"attn1.{{1}}_rms_norm{end}.weight", ours, VECTOR)
+    return projection_rows(parts, (), f"{ours}/attention") + norms
 
 
 def table(module: HiDream) -> list[Row]:
@@ -65,8 +64,8 @@ def table(module: HiDream) -> list[Row]:
     texts = linear("linear", "llama_embeddings", bias=False)
     return [
         *linear("x_embedder.proj", "patch_embedding"),
-        *mlp("t_embedder.timestep_embedder.linear_1", "t_embedder.timestep_embedder.linear_2", "conditioning/time/"),
-        *mlp("p_embedder.pooled_embedder.linear_1", "p_embedder.pooled_embedder.linear_2", "conditioning/pooled/"),
+        *two_linear("t_embedder.timestep_embedder", "conditioning/time/"),
+        *two_linear("p_embedder.pooled_embedder", "conditioning/pooled/"),
         *layers(texts, number, "caption_projection.", ""),
         *linear(f"caption_projection.{number}.linear", "t5_embedding", bias=False),
         *layers(within(joint, "block."), module.depth, "double_stream_blocks.", "blocks/"),

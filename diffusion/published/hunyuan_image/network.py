@@ -26,7 +26,7 @@ from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.stacks import Layered
 from diffusion.published.hunyuan_video.network import THETA, TextRefiner
 from diffusion.published.hunyuan_video_15.network import GlyphEmbedding, check_glyphs
@@ -118,8 +118,8 @@ class HunyuanImage(Layered, Backbone):
             c = c + TimestepEmbedding(self.width, self.dtype, name="strength_embedding")(1000 * inputs["strength"])
         c = nn.silu(c)
 
-        grid = np.indices((height, width)).reshape(2, -1).T
-        angles = jnp.asarray(np.pad(axis_angles(grid, self.axes, THETA), [(text.shape[1], 0), (0, 0)]))
+        positions = np.pad(grid_positions(height, width), [(text.shape[1], 0), (0, 0)])
+        angles = jnp.asarray(axis_angles(positions, self.axes, THETA))
         shown = jnp.concatenate([mask, jnp.ones(image.shape[:2], bool)], axis=1)
         per_layer = lambda depth: {"seen": jnp.broadcast_to(shown, (depth, *shown.shape))}
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)

@@ -35,8 +35,7 @@ def hunyuan_image(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how: A
         **how: further arguments of `encode`, for Qwen.
     """
     embeddings = encode(prompts, qwen, before=TASK + USER, behind="<|im_end|>", **how)
-    tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
-    text = text_first(embeddings._replace(tokens=tokens, mask=mask))
+    text = text_first(embeddings, OF_TASK)
     return text | glyphs([_in_quotes(prompt) for prompt in prompts], byt5)
 
 

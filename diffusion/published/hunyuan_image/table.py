@@ -1,10 +1,9 @@
 """HunyuanImage 2.1's transformer by the names of diffusers' HunyuanImageTransformer2DModel."""
 
-from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.family import DEPTH, SIZES, array, prompted
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads, zero_or_null
-from diffusion.models.interchange.joint_rows import shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import POINT, Row, layers, linear, mlp
+from diffusion.models.interchange.joint_rows import DIFFUSERS, both_streams, shift_and_scale
+from diffusion.models.interchange.rows import POINT, Row, layers, linear, two_linear
 from diffusion.published.flux.table import diffusers_single
 from diffusion.published.hunyuan_image.network import HunyuanImage
 from diffusion.published.hunyuan_video.network import THETA
@@ -18,7 +17,7 @@ def table(module: HunyuanImage) -> list[Row]:
     times = "time_guidance_embed."
     rows = [
         *linear("x_embedder.proj", "patch_embedding", POINT),
-        *mlp(f"{times}timestep_embedder.linear_1", f"{times}timestep_embedder.linear_2", "time/"),
+        *two_linear(f"{times}timestep_embedder", "time/"),
         *shift_and_scale("norm_out.linear", "final_modulation", module.width, True),
         *linear("proj_out", "final"),
         *text_rows(module.refiners),
@@ -26,13 +25,10 @@ def table(module: HunyuanImage) -> list[Row]:
     if module.glyph_width:
         rows += GLYPH_ROWS
     if module.times == 2:
-        rows += mlp(f"{times}timestep_embedder_r.linear_1", f"{times}timestep_embedder_r.linear_2", "end/")
+        rows += two_linear(f"{times}timestep_embedder_r", "end/")
     if module.strength:
-        rows += mlp(f"{times}guidance_embedder.linear_1", f"{times}guidance_embedder.linear_2", "strength_embedding/")
-    joint = [
-        row for stream, ours in zip(joint_rows.DIFFUSERS, ("image", "text")) for row in stream_rows(stream, ours, True)
-    ]
-    rows += layers(joint, module.depth, "transformer_blocks.", "blocks/")
+        rows += two_linear(f"{times}guidance_embedder", "strength_embedding/")
+    rows += layers(both_streams(DIFFUSERS), module.depth, "transformer_blocks.", "blocks/")
     return rows + layers(diffusers_single(), module.singles, "single_transformer_blocks.", "single_blocks/")
 
 
@@ -60,12 +56,10 @@ CONFIG = FieldTable(
 
 
 def _example(module: HunyuanImage) -> tuple:
-    condition = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
+    x, t, condition = prompted(1, 1, masked=True)(module)
     if module.glyph_width:
         condition |= {"glyphs": array(1, 1, module.glyph_width), "glyph_mask": array(1, 1, dtype=bool)}
-    condition |= {"strength": array(1)} if module.strength else {}
-    clock = (array(1), array(1)) if module.times == 2 else array(1)
-    return array(1, 1, 1, module.channels), clock, condition
+    return x, (t, t) if module.times == 2 else t, condition
 
 
 FAMILY = CONFIG.family(

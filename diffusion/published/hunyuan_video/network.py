@@ -13,6 +13,7 @@
 Videos and features are channels last.
 """
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.blocks import Attention, Modulation, modulated_output, xavier
@@ -29,8 +31,7 @@ from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.stacks import Layered
 
 PATCH = 2  # side of a patch, which is of one frame
@@ -149,8 +150,8 @@ class HunyuanVideo(Layered, Backbone):
         batch, frames, height, width, _ = x.shape
         t = 1000 * jnp.broadcast_to(jnp.asarray(t), (batch,))
 
-        patches = patchify(x.reshape(batch * frames, *x.shape[2:]), PATCH)
-        patches = patches.reshape(batch, -1, patches.shape[-1])
+        grid = (frames, height // PATCH, width // PATCH)
+        patches = space_to_depth(x, (1, PATCH, PATCH)).reshape(batch, math.prod(grid), -1)
         video = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patches)
         refiner = TextRefiner(self.width, self.refiners, self.heads, self.attention, self.dtype, name="refiner")
         text = refiner(inputs["text"], inputs["text_mask"], t)
@@ -158,8 +159,7 @@ class HunyuanVideo(Layered, Backbone):
         conditioning = Conditioning(self.width, self.dtype, name="conditioning")
         c = conditioning(t, inputs["pooled"], strength)
         words = text.shape[1]
-        grid = np.indices((frames, height // PATCH, width // PATCH)).reshape(3, -1).T
-        angles = jnp.asarray(np.pad(axis_angles(grid, self.axes, THETA), [(words, 0), (0, 0)]))
+        angles = jnp.asarray(axis_angles(np.pad(grid_positions(*grid), [(words, 0), (0, 0)]), self.axes, THETA))
         shown = jnp.concatenate([inputs["text_mask"], jnp.ones(video.shape[:2], bool)], axis=1)
         per_layer = lambda depth: {"seen": jnp.broadcast_to(shown, (depth, *shown.shape))}
 
@@ -178,8 +178,7 @@ class HunyuanVideo(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype)
-            pictures = unpatchify(tokens.reshape(batch * frames, -1, tokens.shape[-1]), PATCH, height, width)
-            return pictures.reshape(*x.shape[:-1], self.channels)
+            return depth_to_space(tokens.reshape(batch, *grid, -1), (1, PATCH, PATCH))
 
         return joint_then_single(self, streams, joint, single, video.shape[1], output, features)
 

@@ -28,8 +28,7 @@ def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: 
         **how: further arguments of `encode`, for Llama.
     """
     embeddings = encode(prompts, llama, before=CLIP_TASK, behind="<|eot_id|>", **how)
-    tokens, mask = embeddings.tokens[:, OF_CLIP_TASK:], embeddings.mask[:, OF_CLIP_TASK:]
-    return text_first(embeddings._replace(tokens=tokens, mask=mask)) | {"pooled": pooled(encode(prompts, clip))}
+    return text_first(embeddings, OF_CLIP_TASK) | {"pooled": pooled(encode(prompts, clip))}
 
 
 HUNYUAN_VIDEO = Kind(

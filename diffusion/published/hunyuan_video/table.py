@@ -3,9 +3,9 @@
 from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Group, width_of_heads
-from diffusion.models.interchange.joint_rows import StreamNames, shift_and_scale, stream_rows
+from diffusion.models.interchange.joint_rows import StreamNames, both_streams, shift_and_scale
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, norm, side_by_side, within
-from diffusion.published.flux.table import PACKED_BIAS, PACKED_OUT, diffusers_single
+from diffusion.published.flux.table import diffusers_single, original_single, packed_out
 from diffusion.published.hunyuan_video.network import PATCH, THETA, HunyuanVideo
 from diffusion.published.wan.table import PATCHES
 
@@ -80,16 +80,6 @@ def refiner_rows(layout: str) -> list[Row]:
     return rows + norm("norm1", "attention_norm") + norm("norm2", "mlp_norm")
 
 
-def _original_single() -> list[Row]:
-    return [
-        *linear("modulation.linear", "modulation/dense"),
-        *linear("linear1", "attention/qkv"),
-        Row("q_norm.weight", "attention/query_norm/scale"),
-        Row("k_norm.weight", "attention/key_norm/scale"),
-        *linear("linear2", "attention/out", DENSE_OUT),
-    ]
-
-
 def table(module: HunyuanVideo, layout: str) -> list[Row]:
     """The rows of a network, by the names of a layout."""
     at = LAYOUTS.index(layout)
@@ -98,17 +88,16 @@ def table(module: HunyuanVideo, layout: str) -> list[Row]:
         *linear(names["patch_embedding"], "patch_embedding", PATCHES),
         *linear(names["refiner/enter"], "refiner/enter"),
         *shift_and_scale(names["final_modulation"], "final_modulation", module.width, layout == "diffusers"),
-        Row(f"{names['final']}.weight", "final/kernel", PACKED_OUT),
-        Row(f"{names['final']}.bias", "final/bias", PACKED_BIAS),
+        *packed_out(names["final"]),
     ]
     for ours, theirs in CONDITIONING.items():
         if module.strength or "/strength/" not in ours:
             rows += linear(theirs[at], ours)
     for i in range(module.refiners):
         rows += within(refiner_rows(layout), f"{names['refiner/block']}.{i}.", f"refiner/block_{i}/")
-    joint = [row for stream, ours in zip(JOINT[at], ("image", "text")) for row in stream_rows(stream, ours, True)]
-    rows += layers(joint, module.depth, f"{names['blocks']}.", "blocks/")
-    single = diffusers_single() if layout == "diffusers" else _original_single()
+    rows += layers(both_streams(JOINT[at]), module.depth, f"{names['blocks']}.", "blocks/")
+    original = layout == "original"
+    single = original_single("modulation.linear", "{1}_norm.weight") if original else diffusers_single()
     rows += layers(single, module.singles, f"{names['single_blocks']}.", "single_blocks/")
     return rows
 

@@ -26,7 +26,7 @@ from diffusion.models.layers.joint_blocks import JointBlock
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.published.hunyuan_video.network import THETA, TextRefiner
 from diffusion.published.wan.network import PictureEmbedding
@@ -151,9 +151,8 @@ class HunyuanVideo15(Layered, Backbone):
         clip = dense(x.reshape(batch, -1, x.shape[-1]))
         others, mask = self._others(t, inputs)
         c = nn.silu(TimestepEmbedding(self.width, self.dtype, name="time")(t))
-        number = others.shape[1]
-        grid = np.indices((frames, height, width)).reshape(3, -1).T
-        angles = jnp.asarray(np.pad(axis_angles(grid, self.axes, THETA), [(number, 0), (0, 0)]))
+        positions = np.pad(grid_positions(frames, height, width), [(others.shape[1], 0), (0, 0)])
+        angles = jnp.asarray(axis_angles(positions, self.axes, THETA))
         shown = jnp.concatenate([mask, jnp.ones(clip.shape[:2], bool)], axis=1)
         per_layer = {"seen": jnp.broadcast_to(shown, (self.depth, *shown.shape))}
         streams = layout.split(clip, "batch", "tokens", None), layout.split(others, "batch", "tokens", None)

@@ -33,8 +33,7 @@ def hunyuan_video_15(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how
         **how: further arguments of `encode`, for Qwen.
     """
     embeddings = encode([prompt or " " for prompt in prompts], qwen, before=TASK, behind=ANSWER, **how)
-    tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
-    text = text_first(embeddings._replace(tokens=tokens, mask=mask))
+    text = text_first(embeddings, OF_TASK)
     return text | glyphs([in_quotes(prompt) for prompt in prompts], byt5)
 
 

@@ -1,10 +1,9 @@
 """HunyuanVideo 1.5's transformer by the names of diffusers' HunyuanVideo15Transformer3DModel."""
 
-from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.family import DEPTH, SIZES, array, prompted
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.joint_rows import shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import Row, layers, linear, mlp, norm, within
+from diffusion.models.interchange.joint_rows import DIFFUSERS, both_streams, shift_and_scale
+from diffusion.models.interchange.rows import Row, layers, linear, norm, two_linear, within
 from diffusion.published.hunyuan_video.network import THETA
 from diffusion.published.hunyuan_video.table import refiner_rows
 from diffusion.published.hunyuan_video_15.network import HunyuanVideo15
@@ -26,10 +25,8 @@ def text_rows(refiners: int) -> list[Row]:
     refiner, refined = "context_embedder.", "context_embedder.time_text_embed."
     rows = [
         *linear(f"{refiner}proj_in", "refiner/enter"),
-        *mlp(
-            f"{refined}timestep_embedder.linear_1", f"{refined}timestep_embedder.linear_2", "refiner/conditioning/time/"
-        ),
-        *mlp(f"{refined}text_embedder.linear_1", f"{refined}text_embedder.linear_2", "refiner/conditioning/pooled/"),
+        *two_linear(f"{refined}timestep_embedder", "refiner/conditioning/time/"),
+        *two_linear(f"{refined}text_embedder", "refiner/conditioning/pooled/"),
     ]
     for i in range(refiners):
         rows += within(refiner_rows("diffusers"), f"{refiner}token_refiner.refiner_blocks.{i}.", f"refiner/block_{i}/")
@@ -38,22 +35,19 @@ def text_rows(refiners: int) -> list[Row]:
 
 def table(module: HunyuanVideo15) -> list[Row]:
     """The rows of a network."""
-    rows = [
+    return [
         *linear("x_embedder.proj", "patch_embedding", PIXEL),
-        *mlp("time_embed.timestep_embedder.linear_1", "time_embed.timestep_embedder.linear_2", "time/"),
+        *two_linear("time_embed.timestep_embedder", "time/"),
         Row("cond_type_embed.weight", "kinds"),
         *text_rows(module.refiners),
         *GLYPH_ROWS,
         *norm("image_embedder.norm_in", "picture_embedding/norm_in"),
-        *mlp("image_embedder.linear_1", "image_embedder.linear_2", "picture_embedding/"),
+        *two_linear("image_embedder", "picture_embedding/"),
         *norm("image_embedder.norm_out", "picture_embedding/norm_out"),
         *shift_and_scale("norm_out.linear", "final_modulation", module.width, True),
         *linear("proj_out", "final"),
+        *layers(both_streams(DIFFUSERS), module.depth, "transformer_blocks.", "blocks/"),
     ]
-    joint = [
-        row for stream, ours in zip(joint_rows.DIFFUSERS, ("image", "text")) for row in stream_rows(stream, ours, True)
-    ]
-    return rows + layers(joint, module.depth, "transformer_blocks.", "blocks/")
 
 
 CONFIG = FieldTable(
@@ -82,10 +76,10 @@ CONFIG = FieldTable(
 
 
 def _example(module: HunyuanVideo15) -> tuple:
-    condition = {"text": array(1, 1, module.text_width), "text_mask": array(1, 1, dtype=bool)}
+    x, t, condition = prompted(1, 1, 1, masked=True)(module)
     condition |= {"glyphs": array(1, 1, module.glyph_width), "glyph_mask": array(1, 1, dtype=bool)}
     condition |= {"patches": array(1, 1, module.patch_width)} if module.from_image else {}
-    return array(1, 1, 1, 1, module.in_channels), array(1), condition
+    return x, t, condition
 
 
 FAMILY = CONFIG.family(

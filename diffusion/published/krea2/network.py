@@ -31,15 +31,15 @@ import numpy as np
 
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
-from diffusion.models.layers.blocks import SwiGlu, modulated_output, xavier
+from diffusion.models.layers.blocks import SwiGlu, xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.joint_blocks import attend, to_tokens
-from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.joint_conditions import check_text, shown_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.pixart_block import table
-from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.pixart_block import table_vectors
+from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.models.text_encoders.decoder import RmsNorm
@@ -128,8 +128,7 @@ class Krea2Block(nn.Module):
         self, x: jax.Array, c: jax.Array, angles: jax.Array, seen: jax.Array, entering: bool = False
     ) -> tuple[jax.Array, None]:
         norm = lambda name: RmsNorm(self.epsilon, True, self.dtype, name=name)
-        vectors = c + self.param("table", table, (6, x.shape[-1])).astype(c.dtype)
-        scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = jnp.split(vectors, 6, axis=1)
+        scale_a, shift_a, gate_a, scale_m, shift_m, gate_m = table_vectors(self, c, x)
         read = (1 + scale_a) * norm("attention_norm")(x) + shift_a
         if entering:
             return read[:, -self.picture :], None
@@ -219,9 +218,8 @@ class Krea2(Layered, Backbone):
         network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)
         batch, height, width, _ = x.shape
+        shown = shown_text(inputs)
         dense = functools.partial(nn.DenseGeneral, dtype=self.dtype, kernel_init=xavier)
-        shown = inputs["text_mask"]
-        shown = jnp.ones(inputs["text"].shape[:2], bool) if shown is None else jnp.asarray(shown)
         text = self._fused(inputs["text"], shown)
         text = RmsNorm(self.epsilon, True, self.dtype, name="text_norm")(text)
         text = dense(self.width, name="text_out")(gelu(dense(self.width, name="text_hidden")(text)))
@@ -230,21 +228,16 @@ class Krea2(Layered, Backbone):
         times = sinusoid(1000 * jnp.broadcast_to(jnp.asarray(t), (batch,)), TIMES)
         embedding = dense(self.width, name="time_out")(gelu(dense(self.width, name="time_hidden")(times)))
         c = dense((6, self.width), name="modulation")(gelu(embedding))
-        row, column = np.indices((height // PATCH, width // PATCH)).reshape(2, -1)
-        patches = np.stack([np.zeros_like(row), row, column], axis=1)
-        positions = np.concatenate([np.zeros((text.shape[1], 3), int), patches])
+        positions = np.pad(grid_positions(height // PATCH, width // PATCH), [(text.shape[1], 0), (1, 0)])
         angles = jnp.asarray(axis_angles(positions, self.axes, THETA))
         number = image.shape[1]
         attended = jnp.concatenate([shown, jnp.ones((batch, number), bool)], axis=1)
         tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
 
         def output(tokens: jax.Array) -> jax.Array:
-            vectors = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            scale, shift = vectors[:, :1], vectors[:, 1:]
+            scale, shift = table_vectors(self, embedding[:, None], tokens, 2, "final_table")
             norm = RmsNorm(self.epsilon, True, self.dtype, name="final_norm")
-            values = PATCH**2 * self.channels
-            tokens = modulated_output(tokens, embedding, norm, values, self.dtype, (shift, scale))
-            return unpatchify(tokens, PATCH, height, width)
+            return picture_output(tokens, embedding, norm, PATCH, x.shape, self.dtype, vectors=(shift, scale))
 
         fields = (number, self.hidden, self.heads, self.key_heads, self.epsilon, self.attention, self.dtype)
         axes = (nn.broadcast,) * 3

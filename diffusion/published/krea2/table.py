@@ -5,8 +5,19 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, VECTOR, Row, layers, linear, mlp
-from diffusion.published.flux.table import PACKED_BIAS, PACKED_IN, PACKED_OUT
+from diffusion.models.interchange.rows import (
+    DENSE,
+    DENSE_OUT,
+    VECTOR,
+    Row,
+    layers,
+    linear,
+    query_key_norms,
+    renamed,
+    side_by_side,
+    two_linear,
+)
+from diffusion.published.flux.table import PACKED_IN, packed_out
 from diffusion.published.krea2.network import PATCH, THETA, TIMES, Krea2
 
 NAME = "Krea2Transformer2DModel"
@@ -39,15 +50,11 @@ TEXT_LAYER = [
     Row("norm1.weight", "attention_norm/scale"),
     Row("norm2.weight", "mlp_norm/scale"),
     Row("attn.to_q.weight", "attention/query/kernel", DENSE),
-    *(
-        Row(f"attn.to_{name}.weight", "attention/key_value/kernel", DENSE, (slice(None), i))
-        for i, name in enumerate("kv")
-    ),
+    *side_by_side(("attn.to_k", "attn.to_v"), "attention/key_value", bias=False),
     Row("attn.to_gate.weight", "attention/gate/kernel", DENSE),
-    Row("attn.norm_q.weight", "attention/query_norm/scale"),
-    Row("attn.norm_k.weight", "attention/key_norm/scale"),
+    *query_key_norms("attn.norm_{1}.weight", "attention"),
     Row("attn.to_out.0.weight", "attention/out/kernel", DENSE_OUT),
-    *(Row(f"ff.{name}.weight", "mlp/hidden/kernel", DENSE, (slice(None), i)) for i, name in enumerate(("gate", "up"))),
+    *side_by_side(("ff.gate", "ff.up"), "mlp/hidden", bias=False),
     Row("ff.down.weight", "mlp/out/kernel", DENSE),
 ]
 
@@ -58,26 +65,19 @@ def table(module: Krea2, layout: str) -> list[Row]:
     modulation = Row("scale_shift_table", "table", VECTOR) if original else Row("scale_shift_table", "table")
     rows = [
         *linear("img_in", "patch_embedding", PACKED_IN),
-        *mlp("time_embed.linear_1", "time_embed.linear_2", "time_"),
+        *two_linear("time_embed", "time_"),
         *linear("time_mod_proj", "modulation"),
         Row("txt_in.norm.weight", "text_norm/scale"),
-        *mlp("txt_in.linear_1", "txt_in.linear_2", "text_"),
+        *two_linear("txt_in", "text_"),
         Row("text_fusion.projector.weight", "state_weights/kernel", DENSE),
         Row("final_layer.norm.weight", "final_norm/scale"),
         Row("final_layer.scale_shift_table", "final_table"),
-        Row("final_layer.linear.weight", "final/kernel", PACKED_OUT),
-        Row("final_layer.linear.bias", "final/bias", PACKED_BIAS),
+        *packed_out("final_layer.linear"),
         *layers(TEXT_LAYER, module.state_layers, "text_fusion.layerwise_blocks.", "state_blocks/"),
         *layers(TEXT_LAYER, module.text_layers, "text_fusion.refiner_blocks.", "text_blocks/"),
         *layers([*TEXT_LAYER, modulation], module.depth, "transformer_blocks.", "blocks/"),
     ]
-    return [row._replace(theirs=_original_name(row.theirs)) for row in rows] if original else rows
-
-
-def _original_name(name: str) -> str:
-    for part, original in ORIGINAL.items():
-        name = name.replace(part, original)
-    return name
+    return renamed(rows, ORIGINAL) if original else rows
 
 
 def _channels(values: int, _: Any) -> int:

@@ -31,10 +31,10 @@ from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
 from diffusion.models.layers.norms import layer_norm, rms_norm
-from diffusion.models.layers.pixart_block import small, table
+from diffusion.models.layers.pixart_block import embedded_text, for_tokens, small, table, table_vectors
 from diffusion.models.layers.stacks import Layered, Stack
 from diffusion.models.layers.wide_attention import WideAttention
-from diffusion.published.ltx_video.network import CELL, SPAN, for_tokens, span_angles
+from diffusion.published.ltx_video.network import CELL, SPAN, span_angles
 
 RATE = 24.0
 SOUND_CELL = 4  # frames of the spectrogram in one latent
@@ -128,11 +128,10 @@ class LTX2Entry(nn.Module):
     def __call__(
         self, x: jax.Array, t: jax.Array, other: jax.Array, text: jax.Array, angles: jax.Array, times: jax.Array
     ) -> tuple[jax.Array, jax.Array, StreamInputs]:
-        dense = lambda name, start=xavier: nn.Dense(self.width, dtype=self.dtype, kernel_init=start, name=name)
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")
         vectors = lambda count, name: TimeVectors(count, self.width, self.dtype, name=name)
-        tokens = layout.split(dense("patch_embedding")(x), "batch", "tokens", None)
-        if self.projected:
-            text = dense("text_out", small)(nn.gelu(dense("text_hidden", small)(text), approximate=True))
+        tokens = layout.split(dense(x), "batch", "tokens", None)
+        text = embedded_text(self, text) if self.projected else text
         timed, embedding = vectors(6 + 3 * self.modulated, "time")(t)
         pairs, _ = vectors(4, "other_time")(other)
         gate, _ = vectors(1, "other_gate")(other * (self.gate_clock / 1000))
@@ -262,9 +261,8 @@ class LTX2Output(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, embedding: jax.Array) -> jax.Array:
-        vectors = embedding[:, :, None] + self.param("table", table, (2, tokens.shape[-1])).astype(embedding.dtype)
-        shift, scale = (for_tokens(vectors[:, :, i], tokens) for i in (0, 1))
-        return modulated_output(tokens, embedding, layer_norm, self.channels, self.dtype, (shift, scale))
+        vectors = table_vectors(self, embedding[:, :, None], tokens, 2)
+        return modulated_output(tokens, embedding, layer_norm, self.channels, self.dtype, vectors)
 
 
 class LTX2(Layered, Backbone):

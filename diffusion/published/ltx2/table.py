@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from diffusion.models.interchange.family import DEPTH, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import Row, layers, linear, mlp, within
+from diffusion.models.interchange.rows import Row, layers, linear, mlp, renamed, two_linear, within
 from diffusion.published.ltx2.network import LTX2
 from diffusion.published.ltx_video.table import wide_attention
 
@@ -26,8 +26,8 @@ ORIGINAL = {
 
 
 def _time(theirs: str, ours: str) -> list[Row]:
-    embedder = f"{theirs}.emb.timestep_embedder.linear_"
-    return mlp(f"{embedder}1", f"{embedder}2", f"{ours}/embedding/") + linear(f"{theirs}.linear", f"{ours}/vectors")
+    embedding = two_linear(f"{theirs}.emb.timestep_embedder", f"{ours}/embedding/")
+    return embedding + linear(f"{theirs}.linear", f"{ours}/vectors")
 
 
 def _stream(module: LTX2, audio: bool) -> list[Row]:
@@ -42,7 +42,7 @@ def _stream(module: LTX2, audio: bool) -> list[Row]:
         *linear(f"{prefix}proj_out", f"{ours}_output/final"),
     ]
     if module.projected:
-        rows += mlp(f"{prefix}caption_projection.linear_1", f"{prefix}caption_projection.linear_2", f"{ours}/text_")
+        rows += two_linear(f"{prefix}caption_projection", f"{ours}/text_")
     return rows + (_time(f"{prefix}prompt_adaln", f"{ours}/text_time") if module.modulated else [])
 
 
@@ -65,15 +65,6 @@ def _rows(module: LTX2) -> list[Row]:
     layer = [row for audio in (False, True) for row in _layer(module, audio)]
     table = [row for audio in (False, True) for row in _stream(module, audio)]
     return table + layers(layer, module.depth, "transformer_blocks.", "blocks/")
-
-
-def _original_rows(module: LTX2) -> list[Row]:
-    def renamed(name: str) -> str:
-        for theirs, original in ORIGINAL.items():
-            name = name.replace(theirs, original)
-        return name
-
-    return [row._replace(theirs=renamed(row.theirs)) for row in _rows(module)]
 
 
 def _example(module: LTX2) -> tuple:
@@ -147,7 +138,7 @@ CONFIG = FieldTable(
 
 FAMILY = CONFIG.family(
     _example,
-    {"diffusers": _rows, "original": _original_rows},
+    {"diffusers": _rows, "original": lambda module: renamed(_rows(module), ORIGINAL)},
     published={"LTX-2, 19 B": {"rope_type": "split"}},
     prefixes=("model.diffusion_model.", ""),
     ignored=(r"(video|audio)_embeddings_connector\..*",),

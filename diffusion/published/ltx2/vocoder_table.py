@@ -6,7 +6,7 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.interchange.family import SIZE, SIZES, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows, Inline
-from diffusion.models.interchange.rows import VECTOR, Layout, Row, linear, within
+from diffusion.models.interchange.rows import VECTOR, Layout, Row, linear, with_ones, within
 from diffusion.published.ltx2.vocoder import TAPS, LTX2Vocoder, LTX2WideVocoder
 
 NAME, WIDE = "LTX2Vocoder", "LTX2VocoderWithBWE"
@@ -14,7 +14,7 @@ NAME, WIDE = "LTX2Vocoder", "LTX2VocoderWithBWE"
 SEQUENCE = Layout(lambda a, shape: a.transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0))
 # A transposed one: theirs [in, out, L], ours that of the spread input, whose samples are in the other order.
 TRANSPOSED = Layout(lambda a, shape: a.transpose(2, 0, 1)[::-1], lambda a: a[::-1].transpose(1, 2, 0))
-FILTER = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, 1, -1))
+FILTER = with_ones(before=2)
 BASIS = Layout(lambda a, shape: a[:, 0].T, lambda a: a.T[:, None])
 MEL = Layout(lambda a, shape: a.T, lambda a: a.T)
 

@@ -14,13 +14,13 @@ from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.interchange.autoencoder_tables import per_channel
 from diffusion.models.interchange.family import SIZE, SIZES, Computed, Refusal
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import Layout, Row, linear
+from diffusion.models.interchange.rows import Row, linear, with_ones
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.published.wan.autoencoder_table import video, video_conv
 
 NAME = "AutoencoderKLLTXVideo"
 FIRST, LATER = "LTXVideoDownBlock3D", "LTXVideo095DownBlock3D"
-CHANNELS = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None])
+CHANNELS = with_ones(after=2)
 FLAGS = schema.several(schema.FLAG, 1, 17)
 COUNTS = schema.several(schema.integer(0, 64), 2, 17)
 NAMES = schema.several(schema.text(), 1, 16)

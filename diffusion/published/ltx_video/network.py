@@ -32,7 +32,7 @@ from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers
 from diffusion.models.layers.norms import layer_norm, rms_norm
-from diffusion.models.layers.pixart_block import small, table
+from diffusion.models.layers.pixart_block import embedded_text, shared_vectors, table_vectors
 from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.models.layers.wide_attention import WideAttention
 
@@ -108,9 +108,7 @@ class LTXBlock(nn.Module):
     def __call__(
         self, x: jax.Array, c: jax.Array, text: jax.Array, bias: jax.Array | None, angles: jax.Array
     ) -> tuple[jax.Array, None]:
-        width = x.shape[-1]
-        vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (for_tokens(vectors[:, :, i], x) for i in range(6))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table_vectors(self, c, x)
         attend = lambda name: WideAttention(self.heads, 1e-5, self.attention, self.dtype, name=name)
         read = rms_norm(x) * (1 + scale_a) + shift_a
         x = x + gate_a * attend("attention")(read, angles=angles)
@@ -118,12 +116,6 @@ class LTXBlock(nn.Module):
         read = rms_norm(x) * (1 + scale_m) + shift_m
         x = x + gate_m * Gelu(4.0, self.dtype, name="mlp")(read)
         return layout.split(x, "batch", "tokens", None), None
-
-
-def for_tokens(vectors: jax.Array, x: jax.Array) -> jax.Array:
-    """Vectors of the frames [B, F or 1, D] for each of their tokens x [B, N, D]: [B, N or 1, D]."""
-    frames = vectors.shape[1]
-    return vectors if frames == 1 else jnp.repeat(vectors, x.shape[1] // frames, axis=1)
 
 
 class LTXVideo(Layered, Backbone):
@@ -178,12 +170,9 @@ class LTXVideo(Layered, Backbone):
         inputs = entries(condition, ("text",), ("text_mask", "rate", "seconds"))
         self._check(x, t, inputs)
         batch, frames, rows, columns, channels = x.shape
-        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
-
-        tokens = dense(self.width, "patch_embedding")(x.reshape(batch, -1, channels))
-        tokens = layout.split(tokens, "batch", "tokens", None)
-        text = dense(self.width, "text_hidden", small)(inputs["text"])
-        text = dense(self.width, "text_out", small)(nn.gelu(text, approximate=True))
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")
+        tokens = layout.split(dense(x.reshape(batch, -1, channels)), "batch", "tokens", None)
+        text = embedded_text(self, inputs["text"])
         bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
         seconds = inputs["seconds"]
         if seconds is None:
@@ -194,15 +183,13 @@ class LTXVideo(Layered, Backbone):
         t = jnp.broadcast_to(t, (batch,))[:, None] if jnp.ndim(t) < 2 else t
         embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(t.reshape(-1))
         embedding = embedding.reshape(*t.shape, self.width)
-        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         def output(tokens: jax.Array) -> jax.Array:
-            final = embedding[:, :, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            vectors = for_tokens(final[:, :, 0], tokens), for_tokens(final[:, :, 1], tokens)
+            vectors = table_vectors(self, embedding[:, :, None], tokens, 2, "final_table")
             return modulated_output(tokens, embedding, layer_norm, channels, self.dtype, vectors).reshape(x.shape)
 
         fields = (self.heads, self.attention, self.dtype)
-        arguments = (c, text, bias, angles)
+        arguments = (shared_vectors(self, embedding), text, bias, angles)
         return single_stack(self, LTXBlock, fields, tokens, arguments, (nn.broadcast,) * 4, output, features)
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from diffusion.models.interchange.family import DEPTH, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import VECTOR, Row, layers, linear, mlp
+from diffusion.models.interchange.rows import VECTOR, Row, layers, linear, mlp, query_key_norms, renamed, two_linear
 from diffusion.models.interchange.vision_rows import attention
 from diffusion.published.ltx_video.network import LTXVideo
 
@@ -25,8 +25,7 @@ def wide_attention(theirs: str, ours: str, gated: bool = False) -> list[Row]:
     """
     return [
         *attention(f"{theirs}.to_{{1}}", f"{theirs}.to_out.0", ours=ours),
-        Row(f"{theirs}.norm_q.weight", f"{ours}/query_norm/scale", VECTOR),
-        Row(f"{theirs}.norm_k.weight", f"{ours}/key_norm/scale", VECTOR),
+        *query_key_norms(f"{theirs}.norm_{{1}}.weight", ours, VECTOR),
         *(linear(f"{theirs}.to_gate_logits", f"{ours}/gate") if gated else ()),
     ]
 
@@ -40,26 +39,15 @@ LAYER = [
 
 
 def _rows(module: LTXVideo) -> list[Row]:
-    embedder = "time_embed.emb.timestep_embedder."
-    table = [
+    return [
         *linear("proj_in", "patch_embedding"),
-        *mlp(f"{embedder}linear_1", f"{embedder}linear_2", "timestep_embedding/"),
+        *two_linear("time_embed.emb.timestep_embedder", "timestep_embedding/"),
         *linear("time_embed.linear", "modulation"),
-        *mlp("caption_projection.linear_1", "caption_projection.linear_2", "text_"),
+        *two_linear("caption_projection", "text_"),
         Row("scale_shift_table", "final_table"),
         *linear("proj_out", "final"),
+        *layers(LAYER, module.depth, "transformer_blocks.", "blocks/"),
     ]
-    table += layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
-    return table
-
-
-def _original_rows(module: LTXVideo) -> list[Row]:
-    def renamed(name: str) -> str:
-        for theirs, original in ORIGINAL.items():
-            name = name.replace(theirs, original)
-        return name
-
-    return [row._replace(theirs=renamed(row.theirs)) for row in _rows(module)]
 
 
 CONFIG = FieldTable(
@@ -85,7 +73,7 @@ CONFIG = FieldTable(
 
 FAMILY = CONFIG.family(
     prompted(1, 1, 1),
-    {"diffusers": _rows, "original": _original_rows},
+    {"diffusers": _rows, "original": lambda module: renamed(_rows(module), ORIGINAL)},
     published={
         "LTX-Video, 2 B": {},
         "LTX-Video 0.9.7, 13 B": {"attention_head_dim": 128, "cross_attention_dim": 4096, "num_layers": 48},

@@ -24,21 +24,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
+from diffusion.models.layers import network_checks
+from diffusion.models.layers.blocks import xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
-from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.joint_conditions import check_text, shown_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
-from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.sandwich_blocks import SandwichBlock
-from diffusion.models.layers.scan import scanned
-from diffusion.models.layers.stacks import Layered, single_stack
+from diffusion.models.layers.patches import patchify
+from diffusion.models.layers.sandwich_blocks import angles_behind_text, refined_then_joined, scaled_output
+from diffusion.models.layers.stacks import Layered
 
 PATCH = 2
-SHARED = (nn.broadcast,) * 3  # the arguments of a layer
 CONDITION = 1024  # features of the time's vector at most
 
 
@@ -104,54 +100,22 @@ class Lumina2(Layered, Backbone):
         network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)
         batch, height, width, _ = x.shape
-        c = TimestepEmbedding(min(self.width, CONDITION), self.dtype, name="time")(
-            1 - jnp.broadcast_to(jnp.asarray(t), (batch,))
-        )
-        c = nn.silu(c)
+        shown = shown_text(inputs)
+        time = TimestepEmbedding(min(self.width, CONDITION), self.dtype, name="time")
+        c = nn.silu(time(1 - jnp.broadcast_to(jnp.asarray(t), (batch,))))
         dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
         text = nn.RMSNorm(self.epsilon, dtype=self.dtype, name="text_norm")(inputs["text"])
         text, image = dense("text_embedding")(text), dense("patch_embedding")(patchify(x, PATCH))
-        shown = inputs["text_mask"]
-        shown = jnp.ones(text.shape[:2], bool) if shown is None else jnp.asarray(shown)
-
-        angles = self._angles(shown.sum(1), text.shape[1], height // PATCH, width // PATCH)
-        text_angles, image_angles = jnp.split(angles, [text.shape[1]], axis=1)
-        text = self._refined("text_refiners", text, None, text_angles, shown)
-        image = self._refined("picture_refiners", image, c, image_angles, None)
-        number = image.shape[1]
-        tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
-        arguments = (c, angles, jnp.concatenate([shown, jnp.ones((batch, number), bool)], axis=1))
-        picture = lambda tokens: tokens[:, -number:]
-        output = lambda tokens: self._output(tokens, c, height, width)
-        fields = (*self._fields, number)
-        return single_stack(self, SandwichBlock, fields, tokens, arguments, SHARED, output, features, through, picture)
+        words = np.arange(text.shape[1])
+        angles = angles_behind_text(words, shown.sum(1), height // PATCH, width // PATCH, self.axes)
+        output = lambda tokens: scaled_output(self, tokens, c, PATCH, x.shape)
+        arguments = (c, angles, shown)
+        return refined_then_joined(self, text, image, arguments, image.shape[1], output, features, through)
 
     @property
-    def _fields(self) -> tuple:
+    def block_fields(self) -> tuple:
+        """The fields of a layer, see `refined_then_joined`."""
         return self.heads, self.epsilon, self.attention, self.dtype, self.hidden, self.key_heads
-
-    def _refined(self, name: str, tokens: jax.Array, *arguments: Any) -> jax.Array:
-        stack = scanned(SandwichBlock, self.refiners, self.remat, self.is_initializing(), SHARED)
-        return stack(*self._fields, name=name)(tokens, *arguments)[0]
-
-    def _angles(self, length: jax.Array, words: int, rows: int, columns: int) -> jax.Array:
-        """The angles of all tokens [B, M + N, head / 2], behind texts of `length` [B]."""
-        row, column = np.indices((rows, columns)).reshape(2, -1)
-        places = np.concatenate([np.zeros((words, 2), int), np.stack([row, column], axis=1)])
-        flat = axis_angles(places, self.axes[1:])
-        # Computed in float64 for every place that a text can end at, and looked up.
-        table = jnp.asarray(axis_angles(np.arange(words + 1)[:, None], self.axes[:1]))
-        batch = len(length)
-        text_places = jnp.broadcast_to(jnp.arange(words), (batch, words))
-        behind = jnp.broadcast_to(length[:, None], (batch, rows * columns))
-        along = table[jnp.concatenate([text_places, behind], axis=1)]
-        return jnp.concatenate([along, jnp.broadcast_to(flat, (batch, *flat.shape))], axis=-1)
-
-    def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
-        (scale,) = Modulation(1, self.dtype, self.width, name="final_modulation")(c)
-        vectors = jnp.zeros_like(scale), scale
-        tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype, vectors)
-        return -unpatchify(tokens, PATCH, height, width)
 
 
 MODELS = {"lumina2": Lumina2}  # by its name in configs

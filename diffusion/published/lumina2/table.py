@@ -6,7 +6,7 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, side_by_side
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, query_key_norms, side_by_side
 from diffusion.published.lumina2.network import PATCH, Lumina2
 
 NAME = "Lumina2Transformer2DModel"
@@ -33,25 +33,22 @@ TEXT_NORM = {"diffusers": "time_caption_embed.caption_embedder.0.weight", "origi
 
 
 def _attention(module: Lumina2, layout: str) -> list[Row]:
-    key_value = lambda i: {"ours": "attention/key_value/kernel", "layout": DENSE, "at": (slice(None), i)}
     if layout == "original":  # all three in one layer
         queries, key_width = module.width, module.width // module.heads * module.key_heads
-        qkv = "attention.qkv.weight"
+        qkv, ends = "attention.qkv.weight", [queries + i * key_width for i in range(3)]
         return [
             Row(qkv, "attention/query/kernel", DENSE, rows=(0, queries)),
             *(
-                Row(qkv, **key_value(i), rows=(queries + i * key_width, queries + (i + 1) * key_width))
+                Row(qkv, "attention/key_value/kernel", DENSE, (slice(None), i), rows=(ends[i], ends[i + 1]))
                 for i in range(2)
             ),
-            Row("attention.q_norm.weight", "attention/query_norm/scale"),
-            Row("attention.k_norm.weight", "attention/key_norm/scale"),
+            *query_key_norms("attention.{1}_norm.weight", "attention"),
             Row("attention.out.weight", "attention/out/kernel", DENSE_OUT),
         ]
     return [
         Row("attn.to_q.weight", "attention/query/kernel", DENSE),
-        *(Row(f"attn.to_{name}.weight", **key_value(i)) for i, name in enumerate("kv")),
-        Row("attn.norm_q.weight", "attention/query_norm/scale"),
-        Row("attn.norm_k.weight", "attention/key_norm/scale"),
+        *side_by_side(("attn.to_k", "attn.to_v"), "attention/key_value", bias=False),
+        *query_key_norms("attn.norm_{1}.weight", "attention"),
         Row("attn.to_out.0.weight", "attention/out/kernel", DENSE_OUT),
     ]
 

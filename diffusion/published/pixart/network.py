@@ -24,15 +24,15 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
 from diffusion.models.layers.attention import mask_bias
-from diffusion.models.layers.blocks import modulated_output, xavier
+from diffusion.models.layers.blocks import xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding, sincos_positions
 from diffusion.models.layers.extra_attention import ExtraLayer
 from diffusion.models.layers.joint_conditions import check_residuals, check_strength, check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.pixart_block import PixArtBlock, small, table
+from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.pixart_block import PixArtBlock, embedded_text, shared_vectors, table_vectors
 from diffusion.models.layers.stacks import Layered, single_stack
 
 
@@ -107,16 +107,12 @@ class PixArt(Layered, Backbone):
         required = ("text", *("size",) * self.sized, *("strength",) * self.strength)
         inputs = entries(condition, required, ("text_mask", *layer_masks.KINDS, "residuals", "extra"))
         self._check(x, t, inputs)
-        batch, height, width, channels = x.shape
-        rows = height // self.patch
-        columns = width // self.patch
-        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
-
-        tokens = dense(self.width, "patch_embedding")(patchify(x, self.patch))
-        positions = sincos_positions(rows, columns, self.width, self.span)
+        batch, height, width, _ = x.shape
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")
+        tokens = dense(patchify(x, self.patch))
+        positions = sincos_positions(height // self.patch, width // self.patch, self.width, self.span)
         tokens = layout.split(tokens + jnp.asarray(positions, tokens.dtype), "batch", "tokens", None)
-        text = dense(self.width, "text_hidden", small)(inputs["text"])
-        text = dense(self.width, "text_out", small)(nn.gelu(text, approximate=True))
+        text = embedded_text(self, inputs["text"])
         bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
 
         embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
@@ -125,18 +121,16 @@ class PixArt(Layered, Backbone):
         if self.strength:
             strength = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")
             embedding = embedding + strength(1000 * (inputs["strength"] - 1))
-        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
         fields = (self.heads, self.mlp_ratio, self.attention, self.dtype)
-        arguments = (c, text, bias, self._per_layer(inputs, batch))
+        arguments = (shared_vectors(self, embedding), text, bias, self._per_layer(inputs, batch))
 
         def output(tokens: jax.Array) -> jax.Array:
-            final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            vectors = final[:, 0, None], final[:, 1, None]
-            outputs = self.patch**2 * channels * (2 if self.learn_sigma else 1)
-            tokens = modulated_output(tokens, embedding, layer_norm, outputs, self.dtype, vectors)
-            return unpatchify(tokens, self.patch, height, width)
+            vectors = table_vectors(self, embedding[:, None], tokens, 2, "final_table")
+            return picture_output(
+                tokens, embedding, layer_norm, self.patch, x.shape, self.dtype, self.learn_sigma, vectors=vectors
+            )
 
         return single_stack(self, PixArtBlock, fields, tokens, arguments, axes, output, features, through)
 

@@ -13,7 +13,17 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE_OUT, Row, cut, layers, linear, mlp, patches, side_by_side
+from diffusion.models.interchange.rows import (
+    DENSE_OUT,
+    Row,
+    cut,
+    layers,
+    linear,
+    mlp,
+    patches,
+    side_by_side,
+    two_linear,
+)
 from diffusion.models.interchange.square_images import doubled_channels, side_of_shape
 from diffusion.models.interchange.vision_rows import attention
 from diffusion.published.pixart.network import PixArt
@@ -29,22 +39,21 @@ LAYER = [
 
 
 def _diffusers_rows(module: PixArt) -> list[Row]:
-    embedder = lambda name: (f"adaln_single.emb.{name}.linear_1", f"adaln_single.emb.{name}.linear_2")
+    embedder = lambda name, ours: two_linear(f"adaln_single.emb.{name}_embedder", ours)
     table = [
         *linear("pos_embed.proj", "patch_embedding", patches(module.patch)),
-        *mlp(*embedder("timestep_embedder"), "timestep_embedding/"),
+        *embedder("timestep", "timestep_embedding/"),
         *linear("adaln_single.linear", "modulation"),
-        *mlp("caption_projection.linear_1", "caption_projection.linear_2", "text_"),
+        *two_linear("caption_projection", "text_"),
         Row("scale_shift_table", "final_table"),
         *linear("proj_out", "final"),
     ]
     if module.strength:
-        table += mlp(*embedder("guidance_embedder"), "strength_embedding/")
+        table += embedder("guidance", "strength_embedding/")
     if module.sized:
-        table += mlp(*embedder("resolution_embedder"), "original_embedding/")
-        table += mlp(*embedder("aspect_ratio_embedder"), "ratio_embedding/")
-    table += layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
-    return table
+        table += embedder("resolution", "original_embedding/")
+        table += embedder("aspect_ratio", "ratio_embedding/")
+    return table + layers(LAYER, module.depth, "transformer_blocks.", "blocks/")
 
 
 def _original_rows(module: PixArt) -> list[Row]:

@@ -33,7 +33,7 @@ def _edits(prompts: Sequence[str], qwen: Encoder, pictures: Sequence[Any], names
     network: Any = qwen.network
     seeing = (lambda ids, mask: network(ids, mask, pictures=tokens)) if tokens else network
     embeddings = encode(texts, Encoder(room, seeing), before=before, behind=ANSWER, **how)
-    return text_first(embeddings._replace(tokens=embeddings.tokens[:, OF_TASK:], mask=embeddings.mask[:, OF_TASK:]))
+    return text_first(embeddings, OF_TASK)
 
 
 def qwen_image_edit(

@@ -30,7 +30,7 @@ from diffusion.models.layers.joint_conditions import check_pictures, check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.rotary import axis_angles
+from diffusion.models.layers.rotary import axis_angles, centred_grid
 from diffusion.models.layers.stacks import Layered, single_stack
 
 PATCH = 2
@@ -151,9 +151,8 @@ def _token_positions(words: int, sides: Sequence[tuple[int, int]], layered: bool
     """
     positions = []
     for k, (rows, columns) in enumerate(sides):
-        row, column = np.indices((rows, columns)).reshape(2, -1)
-        still = np.full_like(row, -1 if layered and k == len(sides) - 1 else k)
-        positions.append(np.stack([still, row - (rows - rows // 2), column - (columns - columns // 2)], axis=1))
+        number = -1 if layered and k == len(sides) - 1 else k
+        positions.append(np.pad(centred_grid(rows, columns), [(0, 0), (1, 0)], constant_values=number))
     behind = max(side // 2 for pair in sides for side in pair)
     text = max(behind, len(sides) - 1 if layered else 0) + np.arange(words)
     return np.concatenate([np.stack([text] * 3, axis=1), *positions])

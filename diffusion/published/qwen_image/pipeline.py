@@ -26,8 +26,7 @@ def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, A
         **how: further arguments of `encode`.
     """
     embeddings = encode(prompts, qwen, before=TASK + USER, behind=ANSWER, **how)
-    tokens, mask = embeddings.tokens[:, OF_TASK:], embeddings.mask[:, OF_TASK:]
-    return text_first(embeddings._replace(tokens=tokens, mask=mask))
+    return text_first(embeddings, OF_TASK)
 
 
 QWEN_IMAGE = Kind(

@@ -5,34 +5,31 @@ from typing import Any
 
 from diffusion.models.interchange.family import DEPTH, SIZES, array, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, width_of_heads
-from diffusion.models.interchange.joint_rows import DIFFUSERS, shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import Row, layers, linear, mlp
-from diffusion.published.flux.table import PACKED_BIAS, PACKED_IN, PACKED_OUT
+from diffusion.models.interchange.joint_rows import DIFFUSERS, both_streams, shift_and_scale
+from diffusion.models.interchange.rows import Row, layers, linear, two_linear
+from diffusion.published.flux.table import PACKED_IN, packed_out
 from diffusion.published.qwen_image.network import PATCH, QwenImage
 
 NAME = "QwenImageTransformer2DModel"
-STREAMS = {
-    ours: names._replace(modulation=f"{theirs}_mod.1", mlp=(f"{theirs}_mlp.net.0.proj", f"{theirs}_mlp.net.2"))
-    for ours, theirs, names in zip(("image", "text"), ("img", "txt"), DIFFUSERS)
-}
+STREAMS = [
+    names._replace(modulation=f"{theirs}_mod.1", mlp=(f"{theirs}_mlp.net.0.proj", f"{theirs}_mlp.net.2"))
+    for theirs, names in zip(("img", "txt"), DIFFUSERS)
+]
 
 
 def table(module: QwenImage) -> list[Row]:
     """The rows of a network."""
-    embedder = "time_text_embed.timestep_embedder."
     rows = [
         *linear("img_in", "patch_embedding", PACKED_IN),
         Row("txt_norm.weight", "text_norm/scale"),
         *linear("txt_in", "text_embedding"),
-        *mlp(f"{embedder}linear_1", f"{embedder}linear_2", "time/"),
+        *two_linear("time_text_embed.timestep_embedder", "time/"),
         *shift_and_scale("norm_out.linear", "final_modulation", module.width, True),
-        Row("proj_out.weight", "final/kernel", PACKED_OUT),
-        Row("proj_out.bias", "final/bias", PACKED_BIAS),
+        *packed_out("proj_out"),
+        *layers(both_streams(STREAMS), module.depth, "transformer_blocks.", "blocks/"),
     ]
     if module.layered:
         rows.append(Row("time_text_embed.addition_t_embedding.weight", "kinds/embedding"))
-    layer = [row for ours, names in STREAMS.items() for row in stream_rows(names, ours, True)]
-    rows += layers(layer, module.depth, "transformer_blocks.", "blocks/")
     return rows
 
 

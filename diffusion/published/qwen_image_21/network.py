@@ -24,15 +24,15 @@ import numpy as np
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
 from diffusion.models.layers.attention import attention, mask_bias
-from diffusion.models.layers.blocks import Modulation, SwiGlu, modulated_output, xavier, zeros
+from diffusion.models.layers.blocks import Modulation, SwiGlu, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_blocks import Projections, to_tokens
-from diffusion.models.layers.joint_conditions import check_text
+from diffusion.models.layers.joint_conditions import check_text, shown_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.rotary import axis_angles, turn
+from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.rotary import axis_angles, centred_grid, turn
 from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.models.text_encoders.decoder import RmsNorm
 
@@ -155,8 +155,7 @@ class QwenImage21(Layered, Backbone):
         text = dense("text_out")(gelu(dense("text_hidden")(text)))
         image = dense("patch_embedding")(patchify(x, PATCH))
         words, number = text.shape[1], image.shape[1]
-        shown = inputs["text_mask"]
-        shown = jnp.ones((batch, words), bool) if shown is None else jnp.asarray(shown)
+        shown = shown_text(inputs)
 
         embedding = TimestepEmbedding(self.width, self.dtype, bias=False, name="time")
         modulation = Modulation(4, self.dtype, bias=False, name="modulation")
@@ -170,10 +169,8 @@ class QwenImage21(Layered, Backbone):
 
         def output(tokens: jax.Array) -> jax.Array:
             scale = nn.Dense(self.width, False, self.dtype, kernel_init=zeros, name="final_scale")(c)[:, None]
-            shift = jnp.zeros((), scale.dtype)
-            values = PATCH**2 * self.channels
-            tokens = modulated_output(tokens, c, layer_norm, values, self.dtype, (shift, scale), bias=False)
-            return unpatchify(tokens, PATCH, height, width)
+            vectors = jnp.zeros((), scale.dtype), scale
+            return picture_output(tokens, c, layer_norm, PATCH, x.shape, self.dtype, vectors=vectors, bias=False)
 
         fields = (number, self.heads, self.mlp_ratio * self.width, self.attention, self.dtype)
         axes = (nn.broadcast,) * 4
@@ -184,8 +181,7 @@ class QwenImage21(Layered, Backbone):
 
 def _angles(words: int, rows: int, columns: int, axes: tuple[int, int, int], lengths: jax.Array) -> jax.Array:
     """Rotary angles of M words and of a latent's pixels, behind a text of as many words as `lengths` [B] has."""
-    row, column = np.indices((rows, columns)).reshape(2, -1)
-    pixels = np.stack([np.zeros_like(row), row - (rows - rows // 2), column - (columns - columns // 2)], axis=1)
+    pixels = np.pad(centred_grid(rows, columns), [(0, 0), (1, 0)])
     positions = np.concatenate([np.tile(np.arange(words)[:, None], (1, 3)), pixels])
     behind = lengths[:, None, None] * (np.arange(len(positions)) >= words)[:, None]
     turned = jnp.asarray(axis_angles(np.array([[1, 0, 0]]), axes))

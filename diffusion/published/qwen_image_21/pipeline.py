@@ -22,8 +22,7 @@ def qwen_image_21(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str
     """
     texts = [prompt or " " for prompt in prompts]
     embeddings = encode(texts, qwen, before=SYSTEM + USER, behind=ANSWER, closed=True, **how)
-    tokens, mask = embeddings.tokens[:, OF_SYSTEM:], embeddings.mask[:, OF_SYSTEM:]
-    return text_first(embeddings._replace(tokens=tokens, mask=mask))
+    return text_first(embeddings, OF_SYSTEM)
 
 
 QWEN_IMAGE_21 = Kind(

@@ -2,7 +2,7 @@
 
 from diffusion.models.interchange.family import DEPTH, SIZES, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, side_by_side
+from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, linear, query_key_norms, side_by_side
 from diffusion.published.qwen_image_21.network import EPSILON, PATCH, QwenImage21
 
 NAME = "QwenImage21Transformer2DModel"
@@ -18,8 +18,7 @@ ENDS = {  # {their dense layer without a bias: ours}
 }
 LAYER = [
     *side_by_side(("attn.to_q", "attn.to_k", "attn.to_v"), "attention/qkv", bias=False),
-    Row("attn.norm_q.weight", "attention/query_norm/scale"),
-    Row("attn.norm_k.weight", "attention/key_norm/scale"),
+    *query_key_norms("attn.norm_{1}.weight", "attention"),
     Row("attn.to_out.0.weight", "attention/out/kernel", DENSE_OUT),
     *side_by_side(("img_mlp.gate_layer", "img_mlp.proj"), "mlp/hidden", bias=False),
     Row("img_mlp.out.weight", "mlp/out/kernel", DENSE),

@@ -16,6 +16,7 @@ from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.embeddings import rotate_halves
 from diffusion.models.layers.patches import patchify
+from diffusion.models.layers.rotary import grid_positions
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.vision_layers import PROJECTIONS, GatedMlp, VisionTransformer, images_checked, normalised
 from diffusion.models.text_encoders.clip import MEAN, STD, Encoded
@@ -60,7 +61,7 @@ def text_positions(placeholders: jax.Array, grids: Sequence[tuple[int, int]]) ->
     ends = np.cumsum(sizes)
     advance = np.cumsum([0, *(max(grid) for grid in grids)])
     number = words + jnp.asarray(advance)[jnp.searchsorted(jnp.asarray(ends), before, side="right")]
-    within = np.concatenate([np.indices(grid).reshape(2, -1).T for grid in grids])
+    within = np.concatenate([grid_positions(*grid) for grid in grids])
     shifts = jnp.asarray(np.pad(within, ((0, 0), (1, 0))))[jnp.clip(before, 0, len(within) - 1)]
     return number[..., None] + jnp.where(placeholders[..., None], shifts, 0)
 
@@ -174,7 +175,7 @@ class QwenVision(VisionTransformer):
         rows, columns = (side // self.patch for side in images.shape[1:3])
         x = PatchEmbedding(self.width, self.patch, self.dtype, name="patches")(normalised(images, MEAN, STD))
         turns = frequencies(self.width // self.heads // 2, THETA)
-        row, column = np.indices((rows, columns)).reshape(2, -1)
+        row, column = grid_positions(rows, columns).T
         angles = jnp.asarray(np.concatenate([np.outer(row, turns), np.outer(column, turns)], axis=1), jnp.float32)
         grouped = windows(rows, columns, self.window // self.side * self.merge)
         seeing_all = np.isin(np.arange(self.depth), self.full_attention)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.attention import mask_bias
-from diffusion.models.layers.blocks import modulated_output, xavier
+from diffusion.models.layers.blocks import xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.convolutions import gated_convolution
 from diffusion.models.layers.cross_attention import CrossAttention
@@ -34,8 +34,8 @@ from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.linear_attention import linear_attention
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.pixart_block import small, table
+from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.pixart_block import embedded_text, shared_vectors, table_vectors
 from diffusion.models.layers.stacks import Layered, single_stack
 
 
@@ -118,8 +118,7 @@ class SanaBlock(nn.Module):
         entering: bool = False,
     ) -> tuple[jax.Array, None]:
         width = x.shape[-1]
-        vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (vectors[:, i, None] for i in range(6))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table_vectors(self, c, x)
         read = layer_norm(x) * (1 + scale_a) + shift_a
         if entering:
             return read, None
@@ -208,34 +207,29 @@ class Sana(Layered, Backbone):
         network_checks.latents(self, x, t, self.channels)
         check_text(x.shape[0], self.text_width, inputs)
         check_strength(x.shape[0], inputs)
-        batch, height, width, channels = x.shape
+        batch, height, width, _ = x.shape
         rows, columns = height // self.patch, width // self.patch
-        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
-
-        tokens = dense(self.width, "patch_embedding")(patchify(x, self.patch))
+        dense = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")
+        tokens = dense(patchify(x, self.patch))
         if self.span:
             tokens = tokens + jnp.asarray(sincos_positions(rows, columns, self.width, self.span), tokens.dtype)
         tokens = layout.split(tokens, "batch", "tokens", None)
-        text = nn.gelu(dense(self.width, "text_hidden", small)(inputs["text"]), approximate=True)
-        text = nn.RMSNorm(1e-5, dtype=self.dtype, name="text_norm")(dense(self.width, "text_out", small)(text))
+        text = nn.RMSNorm(1e-5, dtype=self.dtype, name="text_norm")(embedded_text(self, inputs["text"]))
         bias = None if inputs["text_mask"] is None else mask_bias(inputs["text_mask"])
         embedding = TimestepEmbedding(self.width, self.dtype, name="timestep_embedding")(jnp.broadcast_to(t, (batch,)))
         if self.strength:
             strength = TimestepEmbedding(self.width, self.dtype, name="strength_embedding")
             embedding = embedding + strength(self.strength_scale * inputs["strength"])
-        c = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")(nn.silu(embedding))
 
         masks = {} if inputs["identity"] is None else {"identity": inputs["identity"]}
         masks = layer_masks.parted(masks, batch, self.depth)[1]
         axes = (nn.broadcast, nn.broadcast, nn.broadcast, 0)
         fields = (rows, columns, self.heads, self.text_heads, self.mlp_ratio, self.qk_norm, self.attention, self.dtype)
-        arguments = (c, text, bias, masks)
+        arguments = (shared_vectors(self, embedding), text, bias, masks)
 
         def output(tokens: jax.Array) -> jax.Array:
-            final = embedding[:, None] + self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            vectors = final[:, 0, None], final[:, 1, None]
-            tokens = modulated_output(tokens, embedding, layer_norm, self.patch**2 * channels, self.dtype, vectors)
-            return unpatchify(tokens, self.patch, height, width)
+            vectors = table_vectors(self, embedding[:, None], tokens, 2, "final_table")
+            return picture_output(tokens, embedding, layer_norm, self.patch, x.shape, self.dtype, vectors=vectors)
 
         return single_stack(self, SanaBlock, fields, tokens, arguments, axes, output, features, through)
 

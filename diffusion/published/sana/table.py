@@ -14,18 +14,13 @@ from diffusion.models.interchange.rows import (
     linear,
     mlp,
     patches,
+    query_key_norms,
     side_by_side,
 )
 from diffusion.models.interchange.vision_rows import attention
 from diffusion.published.sana.network import Sana
 
 NAME = "SanaTransformer2DModel"
-
-
-def _norms(theirs: str, ours: str) -> list[Row]:
-    """The norms of queries and keys; their name has {} for "q" and "k"."""
-    parts = ("query", "key")
-    return [Row(theirs.format(part[0]) + ".weight", f"{ours}/{part}_norm/scale", VECTOR) for part in parts]
 
 
 def _mlp(theirs: str) -> list[Row]:
@@ -43,7 +38,8 @@ def _diffusers_layer(module: Sana) -> list[Row]:
     rows += linear("attn1.to_out.0", "attention/out", DENSE_OUT)
     rows += attention("attn2.to_{1}", "attn2.to_out.0", ours="cross_attention") + _mlp("ff.conv_{}")
     if module.qk_norm:
-        rows += _norms("attn1.norm_{}", "attention") + _norms("attn2.norm_{}", "cross_attention")
+        rows += query_key_norms("attn1.norm_{1}.weight", "attention", VECTOR)
+        rows += query_key_norms("attn2.norm_{1}.weight", "cross_attention", VECTOR)
     return rows
 
 
@@ -53,7 +49,8 @@ def _original_layer(module: Sana) -> list[Row]:
     rows += cut("cross_attn.kv_linear.", ("cross_attention/key", "cross_attention/value"), module.width)
     rows += linear("cross_attn.proj", "cross_attention/out", DENSE_OUT) + _mlp("mlp.{}_conv.conv")
     if module.qk_norm:
-        rows += _norms("attn.{}_norm", "attention") + _norms("cross_attn.{}_norm", "cross_attention")
+        rows += query_key_norms("attn.{1}_norm.weight", "attention", VECTOR)
+        rows += query_key_norms("cross_attn.{1}_norm.weight", "cross_attention", VECTOR)
     return rows
 
 

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
-from diffusion.models.layers.blocks import modulated_output, xavier
+from diffusion.models.layers.blocks import xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.constants import constant
 from diffusion.models.layers.extra_attention import ExtraLayer
@@ -30,7 +30,7 @@ from diffusion.models.layers.joint_blocks import Conditioning, JointBlock
 from diffusion.models.layers.joint_conditions import check_residuals, check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
+from diffusion.models.layers.patches import patchify, picture_output
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
 
@@ -138,12 +138,9 @@ class MMDiT(Layered, Backbone):
         ]
         stacks = [layers for layers in stacks if layers.length]
         stacks.append(stack("last_block", 0, False, True, jax.tree.map(lambda entry: entry[last], per_layer)))
-        output = lambda tokens: self._output(tokens, c, height, width)
+        shape = (*x.shape[:3], self.out_channels)
+        output = lambda tokens: picture_output(tokens, c, layer_norm, self.patch, shape, self.dtype)
         return several_stacks(self, stacks, streams, output, features, through, _picture)
-
-    def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
-        tokens = modulated_output(tokens, c, layer_norm, self.patch**2 * self.out_channels, self.dtype)
-        return unpatchify(tokens, self.patch, height, width)
 
     def positioned(self, tokens: jax.Array, table: jax.Array, height: int, width: int) -> jax.Array:
         """The tokens of latents [H, W] with their positions: the middle of the table, row by row."""
@@ -178,11 +175,7 @@ class MMDiT(Layered, Backbone):
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         network_checks.latents(self, x, t, self.channels)
-        if max(x.shape[1:3]) // self.patch > self.positions:
-            raise ValueError(
-                f"latents of {x.shape[1]} x {x.shape[2]} need more patches of {self.patch} on a side than the table "
-                f"of positions={self.positions} has"
-            )
+        network_checks.positions_table(self, x)
         check_text(x.shape[0], self.text_width, inputs, self.pooled_width)
         tokens = (x.shape[0], x.shape[1] * x.shape[2] // self.patch**2, self.width)
         check_residuals(inputs["residuals"], tokens, self.depth)

@@ -8,14 +8,11 @@ from diffusion.models.interchange import joint_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, prompted
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Group, width_of_heads
 from diffusion.models.interchange.joint_rows import StreamNames, projection_rows, shift_and_scale, stream_rows
-from diffusion.models.interchange.rows import Layout, Row, linear, patches, stacked, within
+from diffusion.models.interchange.rows import GRID, Row, linear, patches, stacked, within
 from diffusion.published.stable_diffusion_3.network import MMDiT
 
 NAME = "SD3Transformer2DModel"
 LAYERS_VALID = schema.several(DEPTH)  # valid values of dual_attention_layers
-# The table of positions is read, not computed: the original code leaves a buffer of zeros for the file to fill, and
-# does not say how the published numbers were computed.
-TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a.reshape(1, -1, a.shape[-1]))
 LAYERS = {  # {layout: names of a layer's picture stream, text stream and second attention}
     "diffusers": (
         *joint_rows.DIFFUSERS,
@@ -66,7 +63,9 @@ def table(layout: str) -> Callable[[MMDiT], list[Row]]:
         ends += projection_rows(text.attention, text.norms if module.qk_norm else (), "text/attention", out=False)
 
         table = [
-            Row(positions, "positions_table", TABLE),
+            # It is read, not computed: the original code leaves a buffer of zeros for the file to fill, and does not
+            # say how the published numbers were computed.
+            Row(positions, "positions_table", GRID),
             *linear(patch, "patch_embedding", patches(module.patch)),
             *shift_and_scale(norm, "final_modulation", module.width, diffusers),
         ]

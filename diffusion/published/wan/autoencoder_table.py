@@ -11,7 +11,7 @@ from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVide
 from diffusion.models.interchange.autoencoder_tables import per_channel
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
-from diffusion.models.interchange.rows import CONV, POINT, Layout, Row, linear
+from diffusion.models.interchange.rows import CONV, POINT, Layout, Row, linear, with_ones
 
 # A convolution of videos: theirs [out, in, F, H, W], ours [F, H, W, in, out].
 VIDEO = Layout(lambda a, shape: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpose(4, 3, 0, 1, 2))
@@ -19,8 +19,7 @@ VIDEO = Layout(lambda a, shape: a.transpose(2, 3, 4, 1, 0), lambda a: a.transpos
 TIME = Layout(lambda a, shape: a[..., 0, 0].transpose(2, 1, 0), lambda a: a.transpose(2, 1, 0)[..., None, None])
 # One of single pixels: theirs [out, in, 1, 1, 1], ours [in, out].
 PIXEL = Layout(lambda a, shape: a[..., 0, 0, 0].T, lambda a: a.T[..., None, None, None])
-FRAME_SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None])
-VIDEO_SCALE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[:, None, None, None])
+FRAME_SCALE, VIDEO_SCALE = with_ones(after=2), with_ones(after=3)
 WAN = {  # mean and deviation of the channels of Wan 2.1's latents, which the config has as its defaults
     "latents_mean": (-0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508, 0.4134, -0.0715, 0.5517,
                      -0.3632, -0.1922, -0.9497, 0.2503, -0.2921),

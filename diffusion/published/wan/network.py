@@ -21,18 +21,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.blocks import modulated_output, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
+from diffusion.models.layers.joint_blocks import modulated
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.pixart_block import small, table
-from diffusion.models.layers.rotary import axis_angles, turn
+from diffusion.models.layers.pixart_block import embedded_text, shared_vectors, small, table_vectors
+from diffusion.models.layers.rotary import axis_angles, grid_positions, turn
 from diffusion.models.layers.scan import keep_narrow, scanned
 from diffusion.models.layers.stacks import Layered, single_stack
 
@@ -117,19 +118,18 @@ class WanBlock(nn.Module):
         entering: bool = False,
     ) -> tuple[jax.Array, Any]:
         width = x.shape[-1]
-        vectors = c + self.param("table", table, (6, width)).astype(c.dtype)
-        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (vectors[:, :, i] for i in range(6))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table_vectors(self, c, x)
         attend = lambda name: WanAttention(self.heads, self.attention, self.dtype, name=name)
-        read = _modulated(x, shift_a, scale_a)
+        read = modulated(x, shift_a, scale_a)
         if entering:
             return read, None
-        x = x + _of_tokens(gate_a, x) * attend("attention")(read, angles=angles)
+        x = x + gate_a * attend("attention")(read, angles=angles)
         read = nn.LayerNorm(1e-6, dtype=self.dtype, name="text_norm")(x) if self.text_norm else x
         x = x + attend("cross_attention")(read, text, pictures=pictures)
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=xavier)
-        hidden = dense(self.hidden, name="mlp_hidden")(_modulated(x, shift_m, scale_m))
+        hidden = dense(self.hidden, name="mlp_hidden")(modulated(x, shift_m, scale_m))
         hidden = layout.split(gelu(hidden), "batch", "tokens", "hidden")
-        x = x + _of_tokens(gate_m, x) * keep_narrow(dense(width, name="mlp_out")(hidden))
+        x = x + gate_m * keep_narrow(dense(width, name="mlp_out")(hidden))
         if hints is not None and hint is not None:
             x = x + jnp.take(hints, hint, axis=0)
         return layout.split(x, "batch", "tokens", None), None
@@ -142,15 +142,6 @@ class WanControlBlock(WanBlock):
     def __call__(self, x: jax.Array, *arguments: Any) -> tuple[jax.Array, jax.Array]:
         x, _ = super().__call__(x, *arguments)
         return x, nn.Dense(x.shape[-1], dtype=self.dtype, kernel_init=zeros, name="hint")(x)
-
-
-def _of_tokens(vectors: jax.Array, x: jax.Array) -> jax.Array:
-    """A vector for each frame, [B, F, D], as one for each token of x [B, F S, D]; [B, 1, D] stays as it is."""
-    return vectors if vectors.shape[1] == 1 else jnp.repeat(vectors, x.shape[1] // vectors.shape[1], axis=1)
-
-
-def _modulated(x: jax.Array, shift: jax.Array, scale: jax.Array) -> jax.Array:
-    return layer_norm(x) * (1 + _of_tokens(scale, x)) + _of_tokens(shift, x)
 
 
 class PictureEmbedding(nn.Module):
@@ -260,16 +251,15 @@ class Wan(Layered, Backbone):
         inputs = entries(condition, required)
         self._check(x, t, inputs)
         batch, frames, height, width, _ = x.shape
-        rows, columns = height // PATCH, width // PATCH
-        dense = lambda features, name, start=xavier: nn.Dense(features, dtype=self.dtype, kernel_init=start, name=name)
+        grid = (frames, height // PATCH, width // PATCH)
+        dense = lambda name: nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name=name)
 
         def embedded(x: jax.Array, name: str) -> jax.Array:
-            tokens = dense(self.width, name)(patchify(x.reshape(-1, *x.shape[2:]), PATCH))
+            tokens = dense(name)(space_to_depth(x, (1, PATCH, PATCH)))
             return layout.split(tokens.reshape(batch, -1, self.width), "batch", "tokens", None)
 
         tokens = embedded(x, "patch_embedding")
-        text = dense(self.width, "text_hidden", small)(inputs["text"])
-        text = dense(self.width, "text_out", small)(gelu(text))
+        text = embedded_text(self, inputs["text"])
         pictures = None
         if self.picture_width:
             embed = PictureEmbedding(self.width, self.picture_tokens, self.dtype, name="picture_embedding")
@@ -277,16 +267,13 @@ class Wan(Layered, Backbone):
 
         t = t if jnp.ndim(t) == 2 else jnp.broadcast_to(t, (batch,))[:, None]
         embedding = TimestepEmbedding(self.width, self.dtype, name="time")(t.reshape(-1))
-        vectors = nn.DenseGeneral((6, self.width), dtype=self.dtype, kernel_init=small, name="modulation")
-        c = vectors(nn.silu(embedding)).reshape(*t.shape, 6, self.width)
         embedding = embedding.reshape(*t.shape, self.width)
-
-        grid = np.indices((frames, rows, columns)).reshape(3, -1).T
-        arguments: tuple[Any, ...] = (c, jnp.asarray(axis_angles(grid, self.axes)), text, pictures)
+        angles = jnp.asarray(axis_angles(grid_positions(*grid), self.axes))
+        arguments: tuple[Any, ...] = (shared_vectors(self, embedding), angles, text, pictures)
         axes = (nn.broadcast,) * 4
         fields = (self.heads, self.hidden, self.text_norm, self.attention, self.dtype)
         if number := len(self.control_layers):
-            control = dense(self.width, "control_in")(embedded(inputs["control"], "control_embedding")) + tokens
+            control = dense("control_in")(embedded(inputs["control"], "control_embedding")) + tokens
             branch = scanned(WanControlBlock, number, self.remat, self.is_initializing(), axes)
             _, hints = branch(*fields, name="control_blocks")(control, *arguments)
             hint = np.full(self.depth, number, np.int32)  # the last one is zero, for the other layers
@@ -295,11 +282,9 @@ class Wan(Layered, Backbone):
             axes = (*axes, nn.broadcast, 0)
 
         def output(tokens: jax.Array) -> jax.Array:
-            final = self.param("final_table", table, (2, self.width)).astype(embedding.dtype)
-            vectors = _of_tokens(embedding + final[0], tokens), _of_tokens(embedding + final[1], tokens)
+            vectors = table_vectors(self, embedding[:, :, None], tokens, 2, "final_table")
             tokens = modulated_output(tokens, embedding, layer_norm, PATCH**2 * self.channels, self.dtype, vectors)
-            pictures = unpatchify(tokens.reshape(batch * frames, rows * columns, -1), PATCH, height, width)
-            return pictures.reshape(*x.shape[:-1], self.channels)
+            return depth_to_space(tokens.reshape(batch, *grid, -1), (1, PATCH, PATCH))
 
         return single_stack(self, WanBlock, fields, tokens, arguments, axes, output, features, through)
 

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
 from diffusion.published.wan.network import PATCH, Wan
-from diffusion.text.encoding import Encoder, encode
+from diffusion.text.encoding import Encoder, encode, zeroed_padding
 
 
 def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Array]:
@@ -19,8 +18,7 @@ def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Arra
         umt5: umT5's encoder, `masked=True`, with a tokenizer of 512 tokens.
         **how: further arguments of `encode`.
     """
-    embeddings = encode([" ".join(prompt.split()) for prompt in prompts], umt5, **how)
-    return {"text": jnp.where(jnp.asarray(embeddings.mask)[..., None], embeddings.tokens, 0)}
+    return {"text": zeroed_padding(encode([" ".join(prompt.split()) for prompt in prompts], umt5, **how))}
 
 
 WAN_CLIPS = Video(81, (480, 832), 16.0, second="transformer_2")

@@ -3,14 +3,24 @@
 from typing import Any
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array, by_layout
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, array, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads, zero_or_null
-from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, layers, linear, norm, patches, within
+from diffusion.models.interchange.rows import (
+    DENSE_OUT,
+    LEADING,
+    VECTOR,
+    Layout,
+    Row,
+    layers,
+    linear,
+    norm,
+    patches,
+    within,
+)
 from diffusion.published.wan.network import PATCH, Wan
 
 NAME, VACE_NAME = "WanTransformer3DModel", "WanVACETransformer3DModel"
 LAYOUTS = ("diffusers", "original")
-TABLE = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # vectors; theirs have one more axis
 _of_pictures = patches(PATCH)
 PATCHES = Layout(  # patches of one frame
     lambda a, shape: _of_pictures.to_ours(a[:, :, 0], shape), lambda a: _of_pictures.to_theirs(a)[:, :, None]
@@ -50,7 +60,7 @@ def _attention(at: int, pictures: bool) -> list[Row]:
 
 
 def _layer(module: Wan, at: int) -> list[Row]:
-    rows = [Row(LAYER_TABLE[at], "table", TABLE)]
+    rows = [Row(LAYER_TABLE[at], "table", LEADING)]
     for ours, theirs in ATTENTIONS.items():
         pictures = ours == "cross_attention" and bool(module.picture_width)
         rows += within(_attention(at, pictures), f"{theirs[at]}.", f"{ours}/")
@@ -61,14 +71,14 @@ def _layer(module: Wan, at: int) -> list[Row]:
 def table(module: Wan, layout: str) -> list[Row]:
     """The rows of a network, by the names of a layout."""
     at = LAYOUTS.index(layout)
-    rows = [*linear("patch_embedding", "patch_embedding", PATCHES), Row(FINAL_TABLE[at], "final_table", TABLE)]
+    rows = [*linear("patch_embedding", "patch_embedding", PATCHES), Row(FINAL_TABLE[at], "final_table", LEADING)]
     rows += [row for ours, theirs in ENDS.items() for row in linear(theirs[at], ours)]
     if module.picture_width:
         parts = [row for ours, theirs in PICTURES.items() for row in linear(theirs[at], ours)]
         parts += [row for ours, theirs in PICTURE_NORMS.items() for row in norm(theirs[at], ours)]
         rows += within(parts, f"{PICTURE_ENDS[at]}.", "picture_embedding/")
     if module.picture_tokens:
-        rows.append(Row(PICTURE_POSITIONS[at], "picture_embedding/positions", TABLE))
+        rows.append(Row(PICTURE_POSITIONS[at], "picture_embedding/positions", LEADING))
     rows += layers(_layer(module, at), module.depth, "blocks.", "blocks/")
     if number := len(module.control_layers):
         rows += linear("vace_patch_embedding", "control_embedding", PATCHES)
@@ -109,12 +119,12 @@ VACE_CONFIG = FieldTable(
 
 def example(module: Wan) -> tuple:
     """Arguments of a small call."""
-    condition = {"text": array(1, 1, module.text_width)}
+    x, t, condition = prompted(1, PATCH, PATCH)(module)
     if module.picture_width:
         condition["patches"] = array(1, module.picture_tokens or 1, module.picture_width)
     if module.control_layers:
         condition["control"] = array(1, 1, PATCH, PATCH, module.control_channels)
-    return array(1, 1, PATCH, PATCH, module.in_channels), array(1), condition
+    return x, t, condition
 
 
 def _published(heads: int, hidden: int, layers: int, **more: Any) -> dict[str, Any]:

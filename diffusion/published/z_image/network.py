@@ -25,21 +25,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.layers import layout, network_checks
-from diffusion.models.layers.blocks import Modulation, modulated_output, xavier
+from diffusion.models.layers import network_checks
+from diffusion.models.layers.blocks import xavier
 from diffusion.models.layers.conditions import entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
-from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
-from diffusion.models.layers.rotary import axis_angles
-from diffusion.models.layers.sandwich_blocks import SandwichBlock
-from diffusion.models.layers.scan import scanned
-from diffusion.models.layers.stacks import Layered, single_stack
+from diffusion.models.layers.patches import patchify
+from diffusion.models.layers.sandwich_blocks import angles_behind_text, refined_then_joined, scaled_output
+from diffusion.models.layers.stacks import Layered
 
 PATCH = 2
-SHARED = (nn.broadcast,) * 3  # the arguments of a layer
 MULTIPLE = 32  # the numbers of text and picture tokens are multiples of it
 CONDITION, HIDDEN = 256, 1024  # features of the time's vector at most, and between its two layers
 
@@ -106,26 +102,18 @@ class ZImage(Layered, Backbone):
         c = TimestepEmbedding(features_of_time, self.dtype, hidden=HIDDEN, name="time")(1000 * (1 - t))
 
         text, shown, length = self._text(inputs["text"], inputs["text_mask"])
-        image, angles = self._picture(x, length, text.shape[1])
-        text_angles, image_angles = jnp.split(angles, [text.shape[1]], axis=1)
-        text = self._refined("text_refiners", text, None, text_angles, shown)
-        image = self._refined("picture_refiners", image, c, image_angles, None)
-        number = height * width // PATCH**2
-        tokens = layout.split(jnp.concatenate([text, image], axis=1), "batch", "tokens", None)
-        shown = jnp.concatenate([shown, jnp.ones(image.shape[:2], bool)], axis=1)
-        arguments = (c, angles, shown)
-        picture = lambda tokens: tokens[:, -number:]
-        output = lambda tokens: self._output(tokens, c, height, width)
-        fields = (*self._fields, 0, 0, number)
-        return single_stack(self, SandwichBlock, fields, tokens, arguments, SHARED, output, features, through, picture)
+        image = self._picture(x)
+        rows, columns = height // PATCH, width // PATCH
+        number = rows * columns
+        first = np.concatenate([1 + np.arange(text.shape[1]), np.zeros(image.shape[1] - number, int)])
+        angles = angles_behind_text(first, length + 1, rows, columns, self.axes, self.theta)
+        output = lambda tokens: scaled_output(self, tokens, nn.silu(c), PATCH, x.shape)
+        return refined_then_joined(self, text, image, (c, angles, shown), number, output, features, through)
 
     @property
-    def _fields(self) -> tuple:
-        return self.heads, self.epsilon, self.attention, self.dtype
-
-    def _refined(self, name: str, tokens: jax.Array, *arguments: Any) -> jax.Array:
-        stack = scanned(SandwichBlock, self.refiners, self.remat, self.is_initializing(), SHARED)
-        return stack(*self._fields, name=name)(tokens, *arguments)[0]
+    def block_fields(self) -> tuple:
+        """The fields of a layer, see `refined_then_joined`."""
+        return self.heads, self.epsilon, self.attention, self.dtype, 0, 0
 
     def _text(self, text: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """The text's tokens [B, M', width] up to a multiple, which of them are seen, and how many [B]."""
@@ -138,33 +126,16 @@ class ZImage(Layered, Backbone):
         pad = self._padding("text_padding").astype(text.dtype)
         return jnp.where((place < number[:, None])[..., None], text, pad), place < length[:, None], length
 
-    def _picture(self, x: jax.Array, length: jax.Array, words: int) -> tuple[jax.Array, jax.Array]:
-        """The picture's tokens behind their padding, and the angles of all tokens [B, M' + N', head / 2]."""
+    def _picture(self, x: jax.Array) -> jax.Array:
+        """The picture's tokens behind their padding, [B, N', width]."""
         patches = patchify(x, PATCH)
-        batch, number, _ = patches.shape
         image = nn.Dense(self.width, dtype=self.dtype, kernel_init=xavier, name="patch_embedding")(patches)
-        padding = -number % MULTIPLE
-        pad = jnp.broadcast_to(self._padding("picture_padding").astype(image.dtype), (batch, padding, self.width))
-        rows, columns = np.indices((x.shape[1] // PATCH, x.shape[2] // PATCH)).reshape(2, -1)
-        zeros = np.zeros((words + padding, 2), int)
-        places = np.concatenate([zeros, np.stack([rows, columns], axis=1)])
-        flat = axis_angles(places, self.axes[1:], self.theta)
-        # Computed in float64 for every place that a text can end at, and looked up.
-        table = jnp.asarray(axis_angles(np.arange(words + 2)[:, None], self.axes[:1], self.theta))
-        first = np.concatenate([1 + np.arange(words), np.zeros(padding, int)])
-        behind = jnp.broadcast_to(length[:, None] + 1, (batch, number))
-        along = table[jnp.concatenate([jnp.broadcast_to(first, (batch, len(first))), behind], axis=1)]
-        angles = jnp.concatenate([along, jnp.broadcast_to(flat, (batch, *flat.shape))], axis=-1)
-        return jnp.concatenate([pad, image], axis=1), angles
+        shape = (len(x), -patches.shape[1] % MULTIPLE, self.width)
+        pad = jnp.broadcast_to(self._padding("picture_padding").astype(image.dtype), shape)
+        return jnp.concatenate([pad, image], axis=1)
 
     def _padding(self, name: str) -> jax.Array:
         return self.param(name, nn.initializers.normal(0.02), (self.width,))
-
-    def _output(self, tokens: jax.Array, c: jax.Array, height: int, width: int) -> jax.Array:
-        (scale,) = Modulation(1, self.dtype, self.width, name="final_modulation")(nn.silu(c))
-        vectors = jnp.zeros_like(scale), scale
-        tokens = modulated_output(tokens, c, layer_norm, PATCH**2 * self.channels, self.dtype, vectors)
-        return -unpatchify(tokens, PATCH, height, width)
 
 
 MODELS = {"z_image": ZImage}  # by its name in configs

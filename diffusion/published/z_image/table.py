@@ -3,11 +3,20 @@
 from diffusion.io import schema
 from diffusion.models.interchange.family import DEPTH, SIZES, by_layout, prompted
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
-from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Layout, Row, layers, linear, mlp, side_by_side
+from diffusion.models.interchange.rows import (
+    DENSE,
+    DENSE_OUT,
+    LEADING,
+    Row,
+    layers,
+    linear,
+    mlp,
+    query_key_norms,
+    side_by_side,
+)
 from diffusion.published.z_image.network import PATCH, ZImage
 
 NAME = "ZImageTransformer2DModel"
-PADDING = Layout(lambda a, shape: a.reshape(shape), lambda a: a[None])  # theirs [1, D], ours [D]
 NORMS = {
     "attention_norm": "attention_norm1",
     "after_attention": "attention_norm2",
@@ -22,14 +31,12 @@ def _attention(layout: str) -> list[Row]:
     if layout == "original":  # all three in one layer
         return [
             Row("attention.qkv.weight", "attention/qkv/kernel", DENSE),
-            Row("attention.q_norm.weight", "attention/query_norm/scale"),
-            Row("attention.k_norm.weight", "attention/key_norm/scale"),
+            *query_key_norms("attention.{1}_norm.weight", "attention"),
             Row("attention.out.weight", "attention/out/kernel", DENSE_OUT),
         ]
     return [
         *side_by_side((f"attention.to_{name}" for name in "qkv"), "attention/qkv", bias=False),
-        Row("attention.norm_q.weight", "attention/query_norm/scale"),
-        Row("attention.norm_k.weight", "attention/key_norm/scale"),
+        *query_key_norms("attention.norm_{1}.weight", "attention"),
         Row("attention.to_out.0.weight", "attention/out/kernel", DENSE_OUT),
     ]
 
@@ -49,8 +56,8 @@ def table(module: ZImage, layout: str) -> list[Row]:
         *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "time/"),
         Row("cap_embedder.0.weight", "text_norm/scale"),
         *linear("cap_embedder.1", "text_embedding"),
-        Row("x_pad_token", "picture_padding", PADDING),
-        Row("cap_pad_token", "text_padding", PADDING),
+        Row("x_pad_token", "picture_padding", LEADING),
+        Row("cap_pad_token", "text_padding", LEADING),
         *linear(f"{leave}.adaLN_modulation.1", "final_modulation/dense"),
         *linear(f"{leave}.linear", "final"),
     ]
