@@ -11,7 +11,7 @@ from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_vq import VQModel
 from diffusion.models.autoencoders.encoder_decoder import Options
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, norm, within
 
@@ -283,7 +283,7 @@ def levels_of(field: str, kind: str) -> Follows:
 
 def picture(module: Autoencoder) -> tuple[jax.ShapeDtypeStruct]:
     """A small picture."""
-    return (jax.ShapeDtypeStruct((1, module.factor, module.factor, module.picture_channels), np.float32),)
+    return (array(1, module.factor, module.factor, module.picture_channels),)
 
 
 def _write_codes(module: VQModel) -> int:

@@ -1,6 +1,8 @@
 """ConvNeXt and ConvNeXt V2 by the names of transformers (ConvNextModel, ConvNextV2Model), timm and torchvision (V1)."""
 
+import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 from diffusion.io import schema
 from diffusion.models.image_encoders import convnext
@@ -11,7 +13,6 @@ from diffusion.models.interchange.rows import SAME, Layout, Row, conv, mlp, norm
 from diffusion.models.interchange.transformers_config import STORED, unread
 
 RESPONSE = with_ones(before=3)
-SCALE = with_ones(after=2)
 CLASSIFIER = {
     r"classifier(\.2)?\.(weight|bias)|head\.fc\.(weight|bias)": "the last layer, which gives ImageNet's classes"
 }
@@ -20,88 +21,69 @@ NAMES = {1: "ConvNextModel", 2: "ConvNextV2Model"}
 KINDS = {1: "convnext", 2: "convnextv2"}
 
 
-def _rows(
-    module: ConvNeXt,
-    stem: tuple[str, str],
-    down: Callable[[int], str],
-    block: Callable[[int, int, str], str],
-    parts: tuple[str, str, str, str, str, str],
-    vectors: Layout,
-    last: str,
-) -> list[Row]:
-    """The table of a library.
+class Names(NamedTuple):
+    """The names of a library.
 
-    Args:
-        module: ours.
-        stem: its names of the first convolution and its norm.
-        down: stage -> its name of the norm, 0, and the convolution, 1, before it.
-        block: (stage, number, part) -> its name of a part of a block.
+    Attributes:
+        stem: names of the first convolution and its norm.
+        down: stage -> name of the norm, 0, and the convolution, 1, before it.
+        block: (stage, number) -> the beginning of the names of a block.
         parts: parts of a block: the depthwise convolution, the norm, the two dense layers, GRN, and the scale.
-        vectors: layout of GRN's vectors, or of the scale.
-        last: its name of the last norm.
+        last: name of the last norm.
+        response: layout of GRN's vectors.
+        scale: layout of the scale.
     """
-    depthwise, middle, hidden, out, grn, scale = parts
-    table = [*conv(stem[0], "stem"), *norm(stem[1], "stem_norm"), *norm(last, "norm")]
+
+    stem: tuple[str, str]
+    down: Callable[[int], str]
+    block: Callable[[int, int], str]
+    parts: tuple[str, str, str, str, str, str]
+    last: str
+    response: Layout = SAME
+    scale: Layout = SAME
+
+
+TRANSFORMERS = Names(
+    ("embeddings.patch_embeddings", "embeddings.layernorm"),
+    lambda stage: f"encoder.stages.{stage}.downsampling_layer",
+    lambda stage, number: f"encoder.stages.{stage}.layers.{number}.",
+    ("dwconv", "layernorm", "pwconv1", "pwconv2", "grn", "layer_scale_parameter"),
+    "layernorm",
+    response=RESPONSE,
+)
+TIMM = Names(
+    ("stem.0", "stem.1"),
+    lambda stage: f"stages.{stage}.downsample",
+    lambda stage, number: f"stages.{stage}.blocks.{number}.",
+    ("conv_dw", "norm", "mlp.fc1", "mlp.fc2", "mlp.grn", "gamma"),
+    "head.norm",
+)
+TORCHVISION = Names(
+    ("features.0.0", "features.0.1"),
+    lambda stage: f"features.{2 * stage}",
+    lambda stage, number: f"features.{2 * stage + 1}.{number}.",
+    ("block.0", "block.2", "block.3", "block.5", "", "layer_scale"),
+    "classifier.0",
+    scale=with_ones(after=2),
+)
+
+
+def _rows(module: ConvNeXt, names: Names) -> list[Row]:
+    depthwise, middle, hidden, out, grn, scale = names.parts
+    block = [*conv(depthwise, "depthwise"), *norm(middle, "norm"), *mlp(hidden, out, "")]
+    if module.version == 2:
+        block += [Row(f"{grn}.weight", "response/scale", names.response)]
+        block += [Row(f"{grn}.bias", "response/bias", names.response)]
+    else:
+        block += [Row(scale, "scale", names.scale)]
+    table = [*conv(names.stem[0], "stem"), *norm(names.stem[1], "stem_norm"), *norm(names.last, "norm")]
     for stage, depth in enumerate(module.depths):
         if stage:
-            table += [*norm(f"{down(stage)}.0", f"down_{stage}_norm"), *conv(f"{down(stage)}.1", f"down_{stage}")]
+            before = names.down(stage)
+            table += [*norm(f"{before}.0", f"down_{stage}_norm"), *conv(f"{before}.1", f"down_{stage}")]
         for number in range(depth):
-            ours = f"stage_{stage}_block_{number}"
-            name = lambda part, stage=stage, number=number: block(stage, number, part)
-            table += [
-                *conv(name(depthwise), f"{ours}/depthwise"),
-                *norm(name(middle), f"{ours}/norm"),
-                *mlp(name(hidden), name(out), f"{ours}/"),
-            ]
-            if module.version == 2:
-                table += [
-                    Row(f"{name(grn)}.weight", f"{ours}/response/scale", vectors),
-                    Row(f"{name(grn)}.bias", f"{ours}/response/bias", vectors),
-                ]
-            else:
-                table.append(Row(name(scale), f"{ours}/scale", vectors))
+            table += within(block, names.block(stage, number), f"stage_{stage}_block_{number}/")
     return table
-
-
-TRANSFORMERS = ("dwconv", "layernorm", "pwconv1", "pwconv2", "grn", "layer_scale_parameter")
-TIMM = ("conv_dw", "norm", "mlp.fc1", "mlp.fc2", "mlp.grn", "gamma")
-TORCHVISION = ("block.0", "block.2", "block.3", "block.5", "", "layer_scale")
-
-
-def _transformers(module: ConvNeXt) -> list[Row]:
-    return _rows(
-        module,
-        ("embeddings.patch_embeddings", "embeddings.layernorm"),
-        lambda stage: f"encoder.stages.{stage}.downsampling_layer",
-        lambda stage, number, part: f"encoder.stages.{stage}.layers.{number}.{part}",
-        TRANSFORMERS,
-        RESPONSE if module.version == 2 else SAME,
-        "layernorm",
-    )
-
-
-def _timm(module: ConvNeXt) -> list[Row]:
-    return _rows(
-        module,
-        ("stem.0", "stem.1"),
-        lambda stage: f"stages.{stage}.downsample",
-        lambda stage, number, part: f"stages.{stage}.blocks.{number}.{part}",
-        TIMM,
-        SAME,
-        "head.norm",
-    )
-
-
-def _torchvision(module: ConvNeXt) -> list[Row]:
-    return _rows(
-        module,
-        ("features.0.0", "features.0.1"),
-        lambda stage: f"features.{2 * stage}",
-        lambda stage, number, part: f"features.{2 * stage + 1}.{number}.{part}",
-        TORCHVISION,
-        SCALE,
-        "classifier.0",
-    )
 
 
 def _config(version: int) -> FieldTable:
@@ -123,13 +105,13 @@ def _config(version: int) -> FieldTable:
 
 
 def _family(version: int) -> Family:
+    by = lambda names: functools.partial(_rows, names=names)
     tables = {
-        "transformers": _transformers,
-        "with its classifier": lambda module: within(_transformers(module), f"{KINDS[version]}."),
-        "timm": _timm,
+        "transformers": by(TRANSFORMERS),
+        "with its classifier": lambda module: within(_rows(module, TRANSFORMERS), f"{KINDS[version]}."),
+        "timm": by(TIMM),
     }
-    if version == 1:
-        tables["torchvision"] = _torchvision
+    tables |= {"torchvision": by(TORCHVISION)} if version == 1 else {}
     config = _config(version)
     return config.family(
         lambda module: (array(1, module.patch, module.patch, 3),),

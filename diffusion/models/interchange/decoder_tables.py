@@ -7,11 +7,10 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Refusal
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Refusal, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import (
     DENSE,
@@ -331,11 +330,6 @@ def describe(name: str, module: DecoderEncoder) -> dict[str, Any]:
     Raises:
         Refusal: if no network of that class has the module's fields.
     """
-    required = CONFIGS[name].required
-    if wrong := [field for field, value in required.items() if getattr(module, field) != value]:
-        raise Refusal(
-            f"{name}: networks of this class have {wrong[0]} = {required[wrong[0]]!r}, and this one has another value."
-        )
     config = CONFIGS[name].describe(module)
     plain = {field: type(module).__dataclass_fields__[field].default for field in ("attention", "remat", "dtype")}
     if build(name, config) != module.clone(**plain):
@@ -349,7 +343,7 @@ FAMILIES = tuple(
         module=DecoderEncoder,
         build=functools.partial(build, name),
         describe=functools.partial(describe, name),
-        example=lambda module: (jax.ShapeDtypeStruct((1, 8), jnp.int32),),
+        example=lambda module: (array(1, 8, dtype=jnp.int32),),
         tables={layout: functools.partial(rows, before=before) for layout, before in BEFORE.items()},
         **STORED,
         # The head for words, and the part that reads pictures.

@@ -21,7 +21,6 @@ from diffusion.models.interchange.family import DEPTH
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, width_of_heads
 from diffusion.models.interchange.rows import (
     DENSE_OUT,
-    SAME,
     Row,
     layers,
     linear,
@@ -52,7 +51,7 @@ def _diffusers_rows(module: DiT) -> list[Row]:
     block = "transformer_blocks.{}.norm1.emb.".format
     embeddings = [
         *two_linear("timestep_embedder", "timestep_embedding/"),
-        Row("class_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
+        Row("class_embedder.embedding_table.weight", "label_embedding/embedding"),
     ]
     if module.own_embeddings:
         table = [row for layer in range(module.depth) for row in within(stacked(embeddings, layer), block(layer))]
@@ -113,7 +112,7 @@ def original_end_rows(patch: int) -> list[Row]:
     return [
         *linear("x_embedder.proj", "patch_embedding", patches(patch)),
         *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "timestep_embedding/"),
-        Row("y_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
+        Row("y_embedder.embedding_table.weight", "label_embedding/embedding"),
         *linear("final_layer.adaLN_modulation.1", "final_modulation/dense"),
         *linear("final_layer.linear", "final"),
     ]

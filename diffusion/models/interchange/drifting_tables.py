@@ -11,11 +11,10 @@ from diffusion.models.drifting import SIZES, DriftingDiT, drifting_preset
 from diffusion.models.interchange.family import DEPTH, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.flax_rows import INPUTS, OUTPUTS
-from diffusion.models.interchange.rows import VECTOR, Layout, Row, layers, query_key_norms
+from diffusion.models.interchange.rows import LEADING, VECTOR, Layout, Row, layers, query_key_norms
 from diffusion.models.interchange.square_images import dit_sizes
 
 NAME = "DitGen"
-FIRST = Layout(lambda a, shape: a[0], lambda a: a[None])
 
 
 def _order(size: int) -> np.ndarray:
@@ -55,9 +54,9 @@ def _rows(module: DriftingDiT) -> list[Row]:
         *_dense("TimestepEmbedder_0.TorchLinear_1", "strength_embedding/out"),
         Row("RMSNorm_0.weight", "strength_norm/scale"),
         *_dense("LightningDiT_0.TorchLinear_0", "patch_embedding"),
-        Row("LightningDiT_0.pos_embed", "positions", FIRST),
+        Row("LightningDiT_0.pos_embed", "positions", LEADING),
         *_dense("LightningDiT_0.TorchLinear_1", "class_embedding"),
-        Row("LightningDiT_0.cls_embed", "class_positions", FIRST),
+        Row("LightningDiT_0.cls_embed", "class_positions", LEADING),
         Row("LightningDiT_0.FinalLayer_0.RMSNorm_0.weight", "final_norm/scale"),
         *_dense("LightningDiT_0.FinalLayer_0.TorchLinear_0", "final_modulation/dense"),
         *_dense("LightningDiT_0.FinalLayer_0.TorchLinear_1", "final"),

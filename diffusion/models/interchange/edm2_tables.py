@@ -11,7 +11,7 @@ from diffusion.models.interchange.attention_layouts import interleaved, point_ou
 from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, without_default
 from diffusion.models.interchange.rows import CONV, DENSE, Layout, Row
-from diffusion.models.interchange.unet_boxes import boxes, example
+from diffusion.models.interchange.unet_boxes import example, named_after_level, named_boxes
 
 
 def _kernel(theirs: str, ours: str, layout: Layout = CONV) -> Row:
@@ -19,26 +19,17 @@ def _kernel(theirs: str, ours: str, layout: Layout = CONV) -> Row:
 
 
 def _rows(module: EDM2UNet) -> list[Row]:
-    side = lambda level: f"{module.resolution >> level}x{module.resolution >> level}"
+    side = module.resolution
     table = [
         Row("emb_fourier.freqs", "fourier/frequencies"), Row("emb_fourier.phases", "fourier/phases"),
-        _kernel("emb_noise", "noise", DENSE), _kernel(f"enc.{side(0)}_conv", "conv_in"),
+        _kernel("emb_noise", "noise", DENSE), _kernel(f"enc.{side}x{side}_conv", "conv_in"),
         _kernel("out_conv", "conv_out"), Row("out_gain", "gain"),
     ]  # fmt: skip
     if module.num_classes:
         table.append(_kernel("emb_label", "class", DENSE))
     attends = tuple(map(module.attends, range(len(module.widths))))
-    for box in boxes(module.widths, module.widths[0], module.blocks, attends):
-        ours = box.ours
-        level = box.level
-        name = f"block{box.index}"
-        if box.part == "middle":
-            name = f"in{box.index}"
-        elif box.index is None:  # our names have the level after it
-            level += 1 if box.part == "down" else -1
-            ours = f"{box.part}_{level}_resample"
-            name = box.part
-        theirs = f"{'enc' if box.part == 'down' else 'dec'}.{side(level)}_{name}"
+    for box, theirs in named_boxes(module, module.widths[0], attends):
+        ours = named_after_level(box).ours
         table += [
             Row(f"{theirs}.emb_gain", f"{ours}/embedding_gain"),
             _kernel(f"{theirs}.conv_res0", f"{ours}/conv_1"),

@@ -6,45 +6,18 @@ one, write its weights to safetensors with their program. In the file of a whole
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from diffusion.io import schema
 from diffusion.models.interchange.attention_layouts import fused, point_out
-from diffusion.models.interchange.family import DEPTH, SIZES, Computed, Refusal
+from diffusion.models.interchange.family import DEPTH, SIZES, Computed
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, without_default
 from diffusion.models.interchange.rows import DENSE, Row, conv, linear, mlp, norm
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, USUAL, Box, boxes, example
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, USUAL, NamedBox, example, named_after_level, named_boxes
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet
-
-
-class Named(NamedTuple):
-    """A box with its name in their files.
-
-    Attributes:
-        box: the box, with our path and the level of its output's side.
-        theirs: their name, "enc.32x32_block0".
-    """
-
-    box: Box
-    theirs: str
-
-
-def _named(module: SongUNet | UNet, first: int, attends: tuple[bool, ...]) -> Iterator[Named]:
-    """The boxes of a network with their names; both authors' networks have the same."""
-    if (resolution := module.resolution) is None:
-        raise Refusal(
-            "the names contain the resolution, but this network has none; set it by module.clone(resolution=64)"
-        )
-    for box in boxes(module.widths, first, module.blocks, attends):
-        level = box.level
-        if box.index is None:
-            level += 1 if box.part == "down" else -1
-        kind = {"middle": f"in{box.index}"}.get(box.part, f"block{box.index}") if box.index is not None else box.part
-        side = resolution >> level
-        yield Named(box._replace(level=level), f"{'enc' if box.part == 'down' else 'dec'}.{side}x{side}_{kind}")
 
 
 def _block_rows(theirs: str, ours: str, shortcut: bool) -> list[Row]:
@@ -65,16 +38,11 @@ def _attention_rows(theirs: str, ours: str) -> list[Row]:
     ]
 
 
-def _song_named(module: SongUNet) -> Iterator[Named]:
+def _song_named(module: SongUNet) -> Iterator[NamedBox]:
     """On the way up only the last block of a level has attention."""
-    for box, theirs in _named(module, module.width, tuple(map(module.attends, range(len(module.widths))))):
+    for box, theirs in named_boxes(module, module.width, tuple(map(module.attends, range(len(module.widths))))):
         last = box.part != "up" or box.index == module.blocks
-        yield Named(box._replace(ours=_song_path(box), attends=box.attends and last), theirs)
-
-
-def _song_path(box: Box) -> str:
-    """Our path of a box of SongUNet, where a change of side has the number of the level after it."""
-    return box.ours if box.index is not None else f"{box.part}_{box.level}_resample"
+        yield NamedBox(named_after_level(box)._replace(attends=box.attends and last), theirs)
 
 
 def _song_rows(module: SongUNet) -> list[Row]:
@@ -147,9 +115,9 @@ SONG_CONFIG = FieldTable(
 )
 
 
-def _dhariwal_named(module: UNet) -> Iterator[Named]:
+def _dhariwal_named(module: UNet) -> Iterator[NamedBox]:
     attends = tuple(i in module.attention_levels for i in range(len(module.widths)))
-    return _named(module, module.widths[0], attends)
+    return named_boxes(module, module.widths[0], attends)
 
 
 def _dhariwal_rows(module: UNet) -> list[Row]:

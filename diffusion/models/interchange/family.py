@@ -106,10 +106,25 @@ def require(name: str, module: Any, required: Mapping[str, Any]) -> None:
     Raises:
         Refusal: naming the field.
     """
-    for field, value in required.items():
-        if getattr(module, field) != value:
+    only(name, module, **{field: (value,) for field, value in required.items()})
+
+
+def only(name: str, module: Any, **valid: tuple) -> None:
+    """Refuses a module with a field that a published class has at few values.
+
+    Args:
+        name: name of the published class.
+        module: module to be written.
+        **valid: the valid values of a field.
+
+    Raises:
+        Refusal: naming the field.
+    """
+    for field, values in valid.items():
+        if getattr(module, field) not in values:
             raise Refusal(
-                f"{name}: {field} = {getattr(module, field)!r} cannot be written in this format. Valid: {value!r}."
+                f"{name}: {field} = {getattr(module, field)!r} cannot be written in this format. Valid: "
+                f"{' and '.join(map(repr, values))}."
             )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from diffusion.models.interchange.family import DEPTH, Computed
 from diffusion.models.interchange.field_table import Field, FieldTable
 from diffusion.models.interchange.lightning_rows import block_rows, rotary_tables
-from diffusion.models.interchange.rows import LEADING, POINT, SAME, Row, layers, linear, mlp, patches
+from diffusion.models.interchange.rows import LEADING, POINT, Row, layers, linear, mlp, patches
 from diffusion.models.interchange.square_images import CLASSES, dit_sizes, example, patches_on_a_side, sincos_table
 from diffusion.models.jit import PRESETS, JiT, jit_preset
 
@@ -20,8 +20,8 @@ def _rows(module: JiT) -> list[Row]:
         Row("x_embedder.proj1.weight", "patch_bottleneck/kernel", patches(module.patch)),
         *linear("x_embedder.proj2", "patch_embedding", POINT),
         *mlp("t_embedder.mlp.0", "t_embedder.mlp.2", "timestep_embedding/"),
-        Row("y_embedder.embedding_table.weight", "label_embedding/embedding", SAME),
-        Row("final_layer.norm_final.weight", "final_norm/scale", SAME),
+        Row("y_embedder.embedding_table.weight", "label_embedding/embedding"),
+        Row("final_layer.norm_final.weight", "final_norm/scale"),
         *linear("final_layer.adaLN_modulation.1", "final_modulation/dense"),
         *linear("final_layer.linear", "final"),
     ]

@@ -9,11 +9,10 @@ import numpy as np
 from diffusion.models.interchange.dit_tables import ORIGINAL_BLOCK, original_end_rows
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Group
-from diffusion.models.interchange.rows import Layout, Row, layers, linear, with_ones, within
+from diffusion.models.interchange.rows import LEADING, Row, layers, linear, with_ones, within
 from diffusion.models.interchange.square_images import CLASSES, NULL_CLASS, dit_sizes
 from diffusion.models.mdt import MDT, distances, mdt_preset
 
-TABLE = Layout(lambda a, shape: a[0], lambda a: a[None])
 TOKEN = with_ones(before=2)
 
 
@@ -34,8 +33,8 @@ def _stacks(module: MDT) -> list[tuple[list[Row], int, str, str]]:
 def _rows(module: MDT) -> list[Row]:
     return [
         *original_end_rows(module.patch),
-        Row("pos_embed", "positions", TABLE),
-        Row("decoder_pos_embed", "decoder_positions", TABLE),
+        Row("pos_embed", "positions", LEADING),
+        Row("decoder_pos_embed", "decoder_positions", LEADING),
         Row("mask_token", "mask_token", TOKEN),
         *within(BLOCK, "sideblocks.0.", "side_block/"),
         *(row for stack in _stacks(module) for row in layers(*stack)),

@@ -19,11 +19,10 @@ from diffusion.models.interchange.dit_tables import FIXED
 from diffusion.models.interchange.family import array, require
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.flax_rows import flax_linear, flax_patches
-from diffusion.models.interchange.rows import Layout, Row, layers, query_key_norms, stacked, within
+from diffusion.models.interchange.rows import LEADING, SAME, Row, layers, query_key_norms, stacked, within
 from diffusion.models.interchange.square_images import CLASSES, dit_sizes
 from diffusion.models.mit import TOKENS, MiT, imf_preset, pmf_preset
 
-FIRST = Layout(lambda a, shape: a[0], lambda a: a[None])
 PREFIXES = ("", "ema_params.net.", "params.net.", "net.")
 PMF_AVERAGES = (1000, 500, 2000)  # half-lives in thousand pictures, the names of its averages
 THEIR_TOKENS = {"class": "class", "strength": "omega", "start": "t_min", "end": "t_max", "duration": "time"}
@@ -94,7 +93,7 @@ DIT_CONFIG = FieldTable(
 
 
 def _mit_rows(module: MiT) -> list[Row]:
-    tokens = FIRST if module.clean else Layout(lambda a, shape: a, lambda a: a)
+    tokens = LEADING if module.clean else SAME
     table = [
         Row("y_embedder.embedding_table._flax_embedding.embedding", "label_embedding/embedding"),
         Row("u_final_layer.norm.kernel", "final_norm/scale"),
@@ -112,7 +111,7 @@ def _mit_rows(module: MiT) -> list[Row]:
     else:
         table += flax_patches("x_embedder.proj", "patch_embedding", module.patch)
     if module.clean:
-        table.append(Row("pos_embed", "positions", FIRST))
+        table.append(Row("pos_embed", "positions", LEADING))
     shared = module.depth - _head(module)
     for layer in range(module.depth):
         before = f"shared_blocks_{layer}" if layer < shared else f"u_heads_{layer - shared}"

@@ -5,12 +5,11 @@ of its own class with its whole config, "encoder_config", which diffusers refuse
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io import schema
@@ -23,7 +22,18 @@ from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import dinov2_tables, dinov3_tables, siglip_tables, vit_tables
 from diffusion.models.interchange.family import DEPTH, SIZE, Computed, Family, Fields, Refusal, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable
-from diffusion.models.interchange.rows import LEADING, Layout, Row, layers, linear, mlp, norm, with_ones, within
+from diffusion.models.interchange.rows import (
+    LEADING,
+    Layout,
+    Row,
+    layers,
+    linear,
+    mlp,
+    norm,
+    renamed,
+    with_ones,
+    within,
+)
 from diffusion.models.interchange.vision_rows import attention
 from diffusion.models.layers.embeddings import sincos_positions
 from diffusion.models.layers.vision_layers import IMAGENET
@@ -44,14 +54,14 @@ KINDS: dict[str, tuple[type[nn.Module], Mapping[str, Any]]] = {
 # Mean and deviation of pictures in [0, 1]; other encoders have ImageNet's.
 NORMALISATIONS: dict[type, tuple] = {SigLIP: HALF}
 # Names of transformers 5 inside an autoencoder's file; the files that transformers itself writes lack them.
-ATTENTION = (
-    ("attention.attention.query", "attention.q_proj"),
-    ("attention.attention.key", "attention.k_proj"),
-    ("attention.attention.value", "attention.v_proj"),
-    ("attention.output.dense", "attention.o_proj"),
-)
-PLAIN = (*ATTENTION, ("encoder.layer.", "layers."), ("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2"))
-RENAMED: dict[type, tuple[tuple[str, str], ...]] = {DINOv2: ATTENTION, MAE: PLAIN, IJEPA: PLAIN}
+ATTENTION = {
+    "attention.attention.query": "attention.q_proj",
+    "attention.attention.key": "attention.k_proj",
+    "attention.attention.value": "attention.v_proj",
+    "attention.output.dense": "attention.o_proj",
+}
+PLAIN = {**ATTENTION, "encoder.layer.": "layers.", "intermediate.dense": "mlp.fc1", "output.dense": "mlp.fc2"}
+RENAMED: dict[type, dict[str, str]] = {DINOv2: ATTENTION, MAE: PLAIN, IJEPA: PLAIN}
 # Statistics: theirs are [C, h, w] or [C, 1, 1], ours [h, w, C] or [C].
 POSITIONS = Layout(lambda a, shape: a.transpose(1, 2, 0), lambda a: a.transpose(2, 0, 1))
 CHANNELS = with_ones(after=2)
@@ -90,21 +100,13 @@ def rows(module: AutoencoderRAE, transformers: int = 4) -> list[Row]:
     encoder = _family_of(module.encoder)
     encoder_rows = encoder.tables.get(f"transformers {transformers}", encoder.tables["transformers"])(module.encoder)
     if transformers == 5:
-        encoder_rows = [
-            row._replace(theirs=_renamed(row.theirs, RENAMED.get(encoder.module, ()))) for row in encoder_rows
-        ]
+        encoder_rows = renamed(encoder_rows, RENAMED.get(encoder.module, {}))
     table = within(encoder_rows, "encoder.", "encoder/")
     table += within(decoder_rows(module.decoder, "attention.to_{1}", "attention.to_out.0"), "decoder.", "decoder/")
     if module.statistics:
         layout = POSITIONS if len(module.statistics) == 3 else CHANNELS
         table += [Row(f"_latents_{name}", f"features_{name}", layout) for name in ("mean", "std")]
     return table
-
-
-def _renamed(name: str, pairs: Iterable[tuple[str, str]]) -> str:
-    for old, new in pairs:
-        name = name.replace(old, new)
-    return name
 
 
 def _family_of(encoder: nn.Module) -> Family:
@@ -297,8 +299,7 @@ def _computed(module: AutoencoderRAE) -> dict[str, Computed]:
 
 def _example(module: AutoencoderRAE) -> tuple[jax.ShapeDtypeStruct]:
     grid = module.statistics[:2] if len(module.statistics) == 3 else (1, 1)
-    height, width = (module.factor * side for side in grid)
-    return (jax.ShapeDtypeStruct((1, height, width, module.picture_channels), jnp.float32),)
+    return (array(1, *(module.factor * side for side in grid), module.picture_channels),)
 
 
 FAMILY = Family(

@@ -14,7 +14,7 @@ from diffusion.models.interchange.field_table import Field, FieldTable, Follows,
 from diffusion.models.interchange.rows import (
     CONV,
     DENSE_OUT,
-    Layout,
+    LEADING,
     Row,
     cut,
     layers,
@@ -28,8 +28,6 @@ from diffusion.models.interchange.square_images import side_of_shape
 from diffusion.models.interchange.vision_rows import HEADS
 from diffusion.models.u_vit import UViT
 
-POSITIONS = Layout(lambda a, shape: a[0], lambda a: a[None])
-
 
 def _rows(module: UViT) -> list[Row]:
     block = [
@@ -41,7 +39,7 @@ def _rows(module: UViT) -> list[Row]:
     ]
     table = [
         *linear("patch_embed.proj", "patch_embedding", patches(module.patch)),
-        Row("pos_embed", "positions", POSITIONS),
+        Row("pos_embed", "positions", LEADING),
         *norm("norm", "norm"),
         *linear("decoder_pred", "final"),
         *within(block, "mid_block.", "middle_block/"),

@@ -12,10 +12,10 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family, only
 from diffusion.models.interchange.field_table import ABSENT, Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE_OUT, Row, conv, linear, norm, side_by_side, two_linear
-from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example, only
+from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example
 from diffusion.models.layers.convolutions import ACTIVATIONS
 from diffusion.models.song_unet import SongUNet
 from diffusion.models.unet import UNet

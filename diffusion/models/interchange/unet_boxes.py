@@ -1,13 +1,12 @@
-"""The blocks of a U-Net, in the order of its computation, for the tables of its names."""
+"""The blocks of a U-Net, in the order of its computation, for the tables of its names, and EDM's names of them."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 
-from diffusion.models.interchange.family import Refusal
+from diffusion.models.interchange.family import Refusal, array
 
 
 class Box(NamedTuple):
@@ -60,6 +59,48 @@ def boxes(widths: tuple[int, ...], first: int, blocks: int, attends: tuple[bool,
             yield Box(f"up_{level}_resample", "up", level, None, False, False)
 
 
+class NamedBox(NamedTuple):
+    """A box with its name in the files of EDM and EDM2.
+
+    Attributes:
+        box: the box, with the level of its output's side.
+        theirs: their name, "enc.32x32_block0".
+    """
+
+    box: Box
+    theirs: str
+
+
+def named_boxes(module: Any, first: int, attends: tuple[bool, ...]) -> Iterator[NamedBox]:
+    """The boxes of a network by the names of EDM's repository.
+
+    Args:
+        module: a network with `widths`, `blocks` and `resolution`.
+        first, attends: arguments of `boxes`.
+
+    Raises:
+        Refusal: for a network without a resolution.
+    """
+    if module.resolution is None:
+        raise Refusal(
+            "the names contain the resolution, but this network has none; set it by module.clone(resolution=64)"
+        )
+    for box in boxes(module.widths, first, module.blocks, attends):
+        level, kind = box.level, f"block{box.index}"
+        if box.index is None:
+            level += 1 if box.part == "down" else -1
+            kind = box.part
+        elif box.part == "middle":
+            kind = f"in{box.index}"
+        side = module.resolution >> level
+        yield NamedBox(box._replace(level=level), f"{'enc' if box.part == 'down' else 'dec'}.{side}x{side}_{kind}")
+
+
+def named_after_level(box: Box) -> Box:
+    """A named box with our path of a network where a change of side has the number of the level after it."""
+    return box if box.index is not None else box._replace(ours=f"{box.part}_{box.level}_resample")
+
+
 OF_IMAGES = {"axes": 2}
 """The fields of `UNet` that no other library's files can express."""
 USUAL = {
@@ -75,31 +116,11 @@ USUAL = {
 """The fields of `UNet` that only diffusers' files can express."""
 
 
-def only(name: str, module: nn.Module, **valid: tuple) -> None:
-    """Refuses a module with a field that an architecture cannot express.
-
-    Args:
-        name: name of the architecture.
-        module: our module.
-        **valid: the valid values of a field.
-
-    Raises:
-        Refusal: naming the field.
-    """
-    for field, values in valid.items():
-        if getattr(module, field) not in values:
-            raise Refusal(
-                f"{name}: {field} = {getattr(module, field)!r} cannot be written in this format. Valid: "
-                f"{' and '.join(map(repr, values))}."
-            )
-
-
 def example(module: nn.Module) -> tuple:
     """Arguments of a call of any of these U-Nets, as small as possible."""
     side = 2 ** (len(module.widths) - 1)
     channels = getattr(module, "in_channels", None) or module.channels
-    image = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
-    condition = {"label": jax.ShapeDtypeStruct((1,), jnp.int32)} if module.num_classes else {}
+    condition = {"label": array(1, dtype=jnp.int32)} if module.num_classes else {}
     vector = getattr(module, "vector_width", 0)
-    condition |= {"vector": jax.ShapeDtypeStruct((1, vector), jnp.float32)} if vector else {}
-    return image, jax.ShapeDtypeStruct((1,), jnp.float32), condition or None
+    condition |= {"vector": array(1, vector)} if vector else {}
+    return array(1, side, side, channels), array(1), condition or None

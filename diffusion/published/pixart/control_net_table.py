@@ -6,10 +6,7 @@ beside it, by the names of their arguments.
 
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from diffusion.models.interchange.family import DEPTH, SIZE, Family
+from diffusion.models.interchange.family import DEPTH, SIZE, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, width_of_heads
 from diffusion.models.interchange.rows import Row, linear, stacked, within
 from diffusion.published.pixart import table as pixart_tables
@@ -48,8 +45,8 @@ def describe(module: PixArtControlNet) -> dict[str, Any]:
 
 def example(module: PixArtControlNet) -> tuple:
     """Arguments of a small call."""
-    struct = lambda *shape: jax.ShapeDtypeStruct((1, *shape, module.width), jnp.float32)
-    return struct(1), struct(1), struct(6), struct(1), None
+    tokens = array(1, 1, module.width)
+    return tokens, tokens, array(1, 6, module.width), tokens, None
 
 
 FAMILY = Family(

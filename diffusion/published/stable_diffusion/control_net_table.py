@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from diffusion.models.interchange import clip_tables
 from diffusion.models.interchange.family import BLOCKS, SIZE, Fields, by_layout
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group, Inline
-from diffusion.models.interchange.rows import CONV, Row, layers, linear
+from diffusion.models.interchange.rows import CONV, Row, layers, linear, two_linear
 from diffusion.published.stable_diffusion import table as conditional_unet_tables
 from diffusion.published.stable_diffusion.control_net import ControlNet
 from diffusion.published.stable_diffusion.network import residual_shapes
@@ -50,8 +50,7 @@ def table(module: ControlNet, layout: str) -> list[Row]:
 def _kinds(module: ControlNet) -> list[Row]:
     """The rows of what a union has more; "transformer_layes" is their name."""
     rows = [Row("task_embedding", "kind_embedding/embedding"), *linear("spatial_ch_projs", "kind_added")]
-    for theirs, ours in (("linear_1", "hidden"), ("linear_2", "out")):
-        rows += linear(f"control_add_embedding.{theirs}", f"kind_{ours}")
+    rows += two_linear("control_add_embedding", "kind_")
     layer = clip_tables.original_layer(module.unet.widths[0])
     rows += layers(layer, module.kind_depth, "transformer_layes.", "kind_tokens/layers/")
     return rows

@@ -7,11 +7,10 @@ The original names come from latent diffusion's code (and XL's, which added "lab
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES, by_layout
+from diffusion.models.interchange.family import BLOCKS, DEPTH, MAYBE_SIZE, SIZE, SIZES, array, by_layout
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, zero_or_null
 from diffusion.models.interchange.rows import CONV, DENSE_OUT, Row, linear, mlp, stacked, within
 from diffusion.published.stable_diffusion.network import ConditionalUNet
@@ -386,7 +385,6 @@ CONFIG = FieldTable(
 def example(module: ConditionalUNet) -> tuple:
     """Arguments of a call."""
     side = 2 ** (len(module.widths) - 1)
-    array = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)
     condition = {"text": array(1, 1, module.text_width)}
     if module.strength_width:
         condition["strength"] = array(1)
@@ -397,7 +395,7 @@ def example(module: ConditionalUNet) -> tuple:
     if module.class_embedding == "projection":
         condition["pooled"] = array(1, module.class_width)
     elif module.class_embedding:
-        condition["label"] = jax.ShapeDtypeStruct((1,), jnp.int32)
+        condition["label"] = array(1, dtype=jnp.int32)
     return array(1, side, side, module.in_channels), array(1), condition
 
 

@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
 from diffusion.io import schema
 from diffusion.models.interchange import joint_rows
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Fields
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Fields, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Group, Inline
 from diffusion.models.interchange.joint_rows import stream_rows
 from diffusion.models.interchange.rows import Row, layers, linear, patches
@@ -99,8 +96,8 @@ CONFIG = FieldTable(
 def example(module: MMDiTControlNet) -> tuple:
     """Arguments of a small call."""
     x, t, condition = mmdit_tables.FAMILY.example(module.base)
-    hint = jax.ShapeDtypeStruct((*x.shape[:3], module.hint_channels), jnp.float32)
-    return x if module.embeds else jax.ShapeDtypeStruct((1, 1, module.base.width), jnp.float32), t, condition, hint
+    hint = array(*x.shape[:3], module.hint_channels)
+    return x if module.embeds else array(1, 1, module.base.width), t, condition, hint
 
 
 FAMILY = CONFIG.family(example, {"diffusers": table})
