@@ -10,20 +10,18 @@ from jax import Array
 
 from diffusion.adapters import module_folder
 from diffusion.adapters.tuning import Params, Tuning
+from diffusion.models import rooms
 from diffusion.models.attachment import begun
 from diffusion.models.interchange import families
-from diffusion.published.flux.control_net import FluxControlNet
-from diffusion.published.pixart.control_net import PixArtControlNet
 from diffusion.published.stable_diffusion.control_net import ControlNet
 from diffusion.published.stable_diffusion.network import ConditionalUNet, level_shapes
 from diffusion.published.stable_diffusion.t2i_adapter import T2IAdapter
-from diffusion.published.stable_diffusion_3.control_net import MMDiTControlNet
 
 HINT_WIDTHS = (16, 32, 96, 256)  # the widths of published ControlNets, whose autoencoder divides a side by 8
 FOLDER = "controlnet"
 NAME = "control"
 """Name of the attachment, and of the entry of a record."""
-OF_TRANSFORMERS = (PixArtControlNet, MMDiTControlNet, FluxControlNet)
+OF_TRANSFORMERS = rooms.Entries("control_net", "CONTROL_NETS")  # by the names of their classes
 
 
 def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) -> Tuning:
@@ -64,8 +62,8 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
         inpaints = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
         raise ValueError(
             f"a ControlNet needs a base whose denoiser is a U-Net that sees only the {base.channels} channels of its "
-            f"latents, or a {', '.join(kind.base_class.__name__ for kind in OF_TRANSFORMERS)}; the denoiser of this "
-            f"base is a {type(unet).__name__}{inpaints}"
+            f"latents, or a {', '.join(OF_TRANSFORMERS)}; the denoiser of this base is a {type(unet).__name__}"
+            f"{inpaints}"
         )
     widths = tuple(hint_widths) or HINT_WIDTHS[: factor.bit_length()]
     if 2 ** (len(widths) - 1) != factor:
@@ -79,7 +77,7 @@ def control_net(base: Any, hint_widths: tuple[int, ...] = (), depth: int = 0) ->
 def _transformer_kind(denoiser: Any) -> Any:
     """The class of a transformer's ControlNet, which its attribute `control_net` names first; None for others."""
     named = getattr(denoiser, "control_net", None)
-    return named or next((kind for kind in OF_TRANSFORMERS if isinstance(denoiser, kind.base_class)), None)
+    return named or next((kind for kind in OF_TRANSFORMERS.values() if isinstance(denoiser, kind.base_class)), None)
 
 
 def _beside(base: Any, module: Any, seen: Callable[[Array], Array]) -> Tuning:

@@ -27,6 +27,24 @@ def depth_to_space(x: Array, box: Sequence[int]) -> Array:
     return _joined(x.reshape(*x.shape[:-1], *box, -1).transpose(0, *pairs, 2 * axes + 1), box)
 
 
+def patchify(x: Array, patch: int) -> Array:
+    """Cuts images [B, H, W, C] into tokens [B, H W / p^2, p p C], row by row; the values of a token in that order.
+
+    Raises:
+        ValueError: if the patch does not divide height and width.
+    """
+    batch, height, width, channels = x.shape
+    if height % patch or width % patch:
+        raise ValueError(f"patch={patch} does not divide height {height} and width {width}; choose a patch that does")
+    return space_to_depth(x, (patch, patch)).reshape(batch, -1, patch * patch * channels)
+
+
+def unpatchify(tokens: Array, patch: int, height: int, width: int) -> Array:
+    """Puts tokens [B, H W / p^2, p p C] back into images [B, H, W, C]: the inverse of `patchify`."""
+    grid = tokens.reshape(tokens.shape[0], height // patch, width // patch, -1)
+    return depth_to_space(grid, (patch, patch))
+
+
 def pixel_unshuffle(x: Array, box: Sequence[int]) -> Array:
     """As `space_to_depth`, but a channel of the result counts the channels of x first, as in PyTorch.
 

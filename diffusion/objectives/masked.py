@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arrays.boxes import space_to_depth
+from diffusion.arrays.boxes import patchify
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import conditioned, noised, split
@@ -104,11 +104,11 @@ def masked_denoising(
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, condition)
         weight = importance * weighting(schedule, t) * error_scale(schedule, t, parameterization)
         error = left_broadcast(weight, output) * jnp.square(output - parameterization.target(schedule, t, x_0, eps))
-        denoised = _mean(_patches(error, patch).mean(-1), visible)
+        denoised = _mean(patchify(error, patch).mean(-1), visible)
 
-        noisy = _patches(x_t, patch)
+        noisy = patchify(x_t, patch)
         target = (noisy - noisy.mean(-1, keepdims=True)) / jnp.sqrt(noisy.var(-1, keepdims=True, ddof=1) + 1e-6)
-        x0_hat = _patches(parameterization.to_prediction(schedule, t, x_t, output).x0, patch)
+        x0_hat = patchify(parameterization.to_prediction(schedule, t, x_t, output).x0, patch)
         rest = _mean(jnp.square(x0_hat - target).mean(-1), 1 - visible)
         # `importance` multiplies the whole loss, so that its expectation is over the intended density.
         return denoised + reconstruction * importance * rest, {"t": t, "seen": denoised, "reconstruction": rest}
@@ -178,12 +178,6 @@ def _number(x: Array, patch: int) -> int:
             f"masks of patches need pictures [B, H, W, C] whose sides are multiples of patch = {patch}; got {x.shape}"
         )
     return (x.shape[1] // patch) * (x.shape[2] // patch)
-
-
-def _patches(x: Array, patch: int) -> Array:
-    """[B, H, W, C] -> [B, N, patch^2 C], row by row."""
-    grid = space_to_depth(x, (patch, patch))
-    return grid.reshape(len(grid), -1, grid.shape[-1])
 
 
 def _mean(values: Array, chosen: Array) -> Array:

@@ -7,27 +7,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.arrays.boxes import depth_to_space, space_to_depth
+from diffusion.arrays.boxes import patchify as patchify, unpatchify as unpatchify
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.embeddings import sincos_positions
-
-
-def patchify(x: jax.Array, patch: int) -> jax.Array:
-    """Cuts images [B, H, W, C] into tokens [B, H W / p^2, p p C], row by row; the values of a token in that order.
-
-    Raises:
-        ValueError: if the patch does not divide height and width.
-    """
-    batch, height, width, channels = x.shape
-    if height % patch or width % patch:
-        raise ValueError(f"patch={patch} does not divide height {height} and width {width}; choose a patch that does")
-    return space_to_depth(x, (patch, patch)).reshape(batch, -1, patch * patch * channels)
-
-
-def unpatchify(tokens: jax.Array, patch: int, height: int, width: int) -> jax.Array:
-    """Puts tokens [B, H W / p^2, p p C] back into images [B, H, W, C]: the inverse of `patchify`."""
-    grid = tokens.reshape(tokens.shape[0], height // patch, width // patch, -1)
-    return depth_to_space(grid, (patch, patch))
 
 
 def embedded_patches(

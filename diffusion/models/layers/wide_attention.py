@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.embeddings import rotate_halves
+from diffusion.models.layers.heads import norm_over_heads
 from diffusion.models.layers.rotary import turn
 
 xavier = nn.initializers.xavier_uniform()
@@ -17,8 +18,9 @@ class WideAttention(nn.Module):
 
         q = turn(norm(x W_q)),   k = turn(norm(y W_k)),   v = y W_v,   out = attention(q, k, v) W_o
 
-    The norm is RMSNorm over the features of all heads of a token, with a learned scale of each. A gate of each head,
-    2 sigmoid(x W_g), multiplies what leaves it, by choice.
+    The norm is RMSNorm over the features of all heads of a token, with a learned scale of each. With pictures y',
+    attention(q, norm(y' W_k'), y' W_v') is added before W_o. A gate of each head, 2 sigmoid(x W_g), multiplies what
+    leaves it, by choice.
 
     Attributes:
         heads: number of heads.
@@ -51,6 +53,7 @@ class WideAttention(nn.Module):
         angles: jax.Array | None = None,
         key_angles: jax.Array | None = None,
         identity: jax.Array | None = None,
+        pictures: jax.Array | None = None,
     ) -> jax.Array:
         """Args:
             x: tokens [B, N, D].
@@ -60,6 +63,7 @@ class WideAttention(nn.Module):
                 or half a head's width where they are the same for all heads. None: no positions.
             key_angles: angles of the context's tokens, likewise; None: `angles`.
             identity: Bool [B], the examples whose tokens attend to themselves alone, see `layer_masks`; None: none.
+            pictures: tokens of pictures [B, K, E'] with keys and values of their own, as in Wan; None: none.
 
         Returns:
             [B, N, D].
@@ -71,11 +75,8 @@ class WideAttention(nn.Module):
             dense = nn.DenseGeneral(heads, dtype=self.dtype, kernel_init=xavier, name=name)
             return layout.split(dense(source), "batch", "tokens", "heads", None)
 
-        def normal(source: jax.Array, name: str, angles: jax.Array | None) -> jax.Array:
-            both = (-2, -1)
-            out = nn.RMSNorm(
-                self.epsilon, dtype=self.dtype, reduction_axes=both, feature_axes=both, name=f"{name}_norm"
-            )(project(source, name))
+        def normal(source: jax.Array, name: str, norm: str, angles: jax.Array | None = None) -> jax.Array:
+            out = norm_over_heads(project(source, name), norm, self.dtype, self.epsilon)
             if angles is None:
                 return out
             if self.halves:  # a head of a token turns like a token of one head
@@ -84,10 +85,13 @@ class WideAttention(nn.Module):
             sharing = out.reshape(*out.shape[:2], -1, 2 * angles.shape[-1])  # heads that have the same angles
             return turn(sharing, angles).reshape(out.shape)
 
-        q = layout.attended(normal(x, "query", angles))
-        k = layout.attended(normal(context, "key", angles if key_angles is None else key_angles))
+        q = layout.attended(normal(x, "query", "query_norm", angles))
+        k = layout.attended(normal(context, "key", "key_norm", angles if key_angles is None else key_angles))
         v = layout.attended(project(context, "value"))
         out = attention(q, k, v, self.attention, bias)
+        if pictures is not None:
+            k = layout.attended(normal(pictures, "picture_key", "picture_norm"))
+            out = out + attention(q, k, layout.attended(project(pictures, "picture_value")), self.attention)
         if identity is not None:
             out = jnp.where(identity[:, None, None, None], v, out)
         out = layout.split(layout.attended(out), "batch", "tokens", "heads", None)

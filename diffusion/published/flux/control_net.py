@@ -173,3 +173,6 @@ class FluxControlNet(ControlNetBeside, nn.Module):
         check_heads(self.base.heads, denoiser.heads)
         module = self.clone(base=self.base.clone(dtype=denoiser.dtype, attention=denoiser.attention))
         return module, {"read": same_size_in_range, "latents": not self.pixels, "modes": self.modes}
+
+
+CONTROL_NETS = {"Flux": FluxControlNet}  # by the class of the transformer

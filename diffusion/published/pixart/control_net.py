@@ -115,3 +115,6 @@ class PixArtControlNet(ControlNetBeside, Backbone):
         check_heads(self.heads, denoiser.heads)
         module = self.clone(dtype=denoiser.dtype, attention=denoiser.attention)
         return module, {"read": same_size_in_range, "latents": True}
+
+
+CONTROL_NETS = {"PixArt": PixArtControlNet}  # by the class of the transformer

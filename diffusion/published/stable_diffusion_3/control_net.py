@@ -159,3 +159,6 @@ class MMDiTControlNet(ControlNetBeside, nn.Module):
             "shifted": bool(self.pooled or more),
             "inpaints": bool(more),
         }
+
+
+CONTROL_NETS = {"MMDiT": MMDiTControlNet}  # by the class of the transformer

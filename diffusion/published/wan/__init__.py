@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from diffusion.package import public
 
 if TYPE_CHECKING:
+    from diffusion.models.layers.wide_attention import WideAttention as WideAttention
     from diffusion.published.wan import (
         autoencoder_table as autoencoder_table,
         network as network,
@@ -14,9 +15,8 @@ if TYPE_CHECKING:
     from diffusion.published.wan.network import (
         PictureEmbedding as PictureEmbedding,
         Wan as Wan,
-        WanAttention as WanAttention,
         WanBlock as WanBlock,
         WanControlBlock as WanControlBlock,
     )
 
-public.declare(__name__)
+public.declare(__name__, renamed={"WanAttention": "WideAttention"})

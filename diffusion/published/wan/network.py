@@ -24,7 +24,6 @@ import numpy as np
 from diffusion.arrays.boxes import depth_to_space, space_to_depth
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
-from diffusion.models.layers.attention import attention
 from diffusion.models.layers.blocks import modulated_output, xavier, zeros
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
@@ -33,58 +32,12 @@ from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
 from diffusion.models.layers.pixart_block import embedded_text, shared_vectors, small, table_vectors
-from diffusion.models.layers.rotary import axis_angles, grid_positions, turn
+from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.scan import keep_narrow, scanned
 from diffusion.models.layers.stacks import Layered, single_stack
+from diffusion.models.layers.wide_attention import WideAttention
 
 PATCH = 2  # side of a patch, which is of one frame
-
-
-class WanAttention(nn.Module):
-    """Attention of tokens [B, N, D] to a context, with norms of queries and keys over all heads at once.
-
-        out(attention(norm(q), norm(k), v) + attention(norm(q), norm(k'), v'))
-
-    k and v come from the context, by default the tokens, and k' and v' from pictures where there are some.
-    """
-
-    heads: int
-    attention: str
-    dtype: str
-
-    @nn.compact
-    def __call__(
-        self,
-        x: jax.Array,
-        context: jax.Array | None = None,
-        angles: jax.Array | None = None,
-        pictures: jax.Array | None = None,
-    ) -> jax.Array:
-        width = x.shape[-1]
-        context = x if context is None else context
-
-        def project(source: jax.Array, name: str, norm: str = "") -> jax.Array:
-            heads = nn.DenseGeneral((self.heads, width // self.heads), dtype=self.dtype, kernel_init=xavier, name=name)(
-                source
-            )
-            heads = layout.attended(layout.split(heads, "batch", "tokens", "heads", None))
-            if not norm:
-                return heads
-            return nn.RMSNorm(dtype=self.dtype, reduction_axes=(-2, -1), feature_axes=(-2, -1), name=norm)(heads)
-
-        q = project(x, "query", "query_norm")
-        k = project(context, "key", "key_norm")
-        v = project(context, "value")
-        if angles is not None:
-            q = turn(q, angles)
-            k = turn(k, angles)
-        out = attention(q, k, v, self.attention)
-        if pictures is not None:
-            keys_values = project(pictures, "picture_key", "picture_norm"), project(pictures, "picture_value")
-            out = out + attention(q, *keys_values, self.attention)
-        out = layout.split(layout.attended(out), "batch", "tokens", "heads", None)
-        out = nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=xavier, name="out")(out)
-        return layout.split(out, "batch", "tokens", None)
 
 
 class WanBlock(nn.Module):
@@ -119,7 +72,7 @@ class WanBlock(nn.Module):
     ) -> tuple[jax.Array, Any]:
         width = x.shape[-1]
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = table_vectors(self, c, x)
-        attend = lambda name: WanAttention(self.heads, self.attention, self.dtype, name=name)
+        attend = lambda name: WideAttention(self.heads, 1e-6, self.attention, self.dtype, name=name)
         read = modulated(x, shift_a, scale_a)
         if entering:
             return read, None

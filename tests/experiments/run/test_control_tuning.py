@@ -208,7 +208,7 @@ def test_a_t2i_adapter_trains_alone_goes_on_and_is_written(tmp_path):
 
 @pytest.mark.extended
 @pytest.mark.parametrize("changes, pipeline, message", [
-    ({}, "inpaint", "PixArt, MMDiT, Flux; the denoiser of this base is a ConditionalUNet of 9 channels"),
+    ({}, "inpaint", "Flux, PixArt, MMDiT; the denoiser of this base is a ConditionalUNet of 9 channels"),
     ({"depth": 2}, "pixart", r"ControlNet of 2 layers does not fit: the layers of its base but the last are only 1"),
     ({"depth": 2}, "flux", r"ControlNet of 2 layers does not fit: the joint layers of its base are only 1"),
     ({"hint_widths": (4,)}, "mmdit", r"hint_widths = \(4,\) applies only to the ControlNet of a U-Net"),

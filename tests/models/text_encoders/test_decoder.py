@@ -164,7 +164,7 @@ def test_configs_of_all_versions_say_the_same():
         build({**QWEN, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}})
     with pytest.raises(Refusal, match="MistralModel: attention_bias = True is not supported"):
         decoder_tables.build("MistralModel", {"attention_bias": True})
-    with pytest.raises(Refusal, match="Qwen3Model: biased = True cannot be written in this format. Valid: False"):
+    with pytest.raises(Refusal, match=r"Qwen3Model: biased = True cannot be written in this format\. Valid: False"):
         decoder_tables.describe("Qwen3Model", MODEL)
 
 
