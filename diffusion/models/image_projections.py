@@ -154,9 +154,8 @@ class IPAdapter(nn.Module):
     A new adapter has values of zero, so that at first it changes nothing.
 
     Attributes:
-        projection: a module with the fields `features`, `width` and `whole`: whether it reads the tokens [B, N, F] of
-            an image encoder, or its pooled vector [B, F]; and `before_last`, whether they are those before its last
-            layer, whatever the encoder (CLIP's are).
+        projection: a module with `features`, `width` and `reads_tokens`: whether it reads the tokens [B, N, F] of an
+            image encoder, or its pooled vector [B, F].
         widths: D of each layer, as the denoiser's `extra_layers` has them.
         bias: whether the layers of keys and values have one (Flux).
     """

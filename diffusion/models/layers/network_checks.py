@@ -57,6 +57,19 @@ def heads(network: Any, features: int = 1) -> None:
         raise ValueError(rotary if features > 1 else f"heads={number} does not divide width={width}")
 
 
+def key_heads(network: Any) -> None:
+    """Refuses heads of keys and values that do not divide those of the queries.
+
+    Args:
+        network: module with `heads` and `key_heads`.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if network.heads % network.key_heads:
+        raise ValueError(f"key_heads={network.key_heads} does not divide heads={network.heads}")
+
+
 def tower(network: Any) -> None:
     """Refuses a transformer of texts or images whose sizes are not positive, or whose heads do not divide its width.
 

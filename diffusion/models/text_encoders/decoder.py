@@ -250,8 +250,7 @@ class DecoderEncoder(Backbone):
     choices = Backbone.choices | {"activation": ACTIVATIONS}
 
     def check_fields(self) -> None:
-        if self.heads % self.key_heads:
-            raise ValueError(f"key_heads={self.key_heads} does not divide heads={self.heads}")
+        network_checks.key_heads(self)
         if self.head_size % 2:
             raise ValueError(
                 f"head_size={self.head_size} must be even, because rotary positions turn its features in pairs"

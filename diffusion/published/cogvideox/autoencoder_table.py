@@ -5,7 +5,7 @@ from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows
 from diffusion.models.interchange.rows import CONV, Row, linear
-from diffusion.published.wan.autoencoder_table import PIXEL, level_rows, video_conv
+from diffusion.published.wan.autoencoder_table import PIXEL, video_conv, video_rows
 
 NAME = "AutoencoderKLCogVideoX"
 DOWN, UP = "CogVideoXDownBlock3D", "CogVideoXUpBlock3D"
@@ -29,13 +29,8 @@ def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
 
 
 def _rows(module: AutoencoderKLCogVideoX) -> list[Row]:
-    rows = []
-    for side in ("encoder", "decoder"):
-        rows += video_conv(f"{side}.conv_in", f"{side}/conv_in") + video_conv(f"{side}.conv_out", f"{side}/conv_out")
-        rows += _norm(f"{side}.norm_out", f"{side}/norm_out")
-        for j in range(2):
-            rows += _block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False)
-    return rows + level_rows(module, _block, lambda theirs, ours: linear(theirs, ours, CONV))
+    norms = _norm("encoder.norm_out", "encoder/norm_out") + _norm("decoder.norm_out", "decoder/norm_out")
+    return norms + video_rows(module, _block, lambda theirs, ours: linear(theirs, ours, CONV))
 
 
 CONFIG = FieldTable(

@@ -5,7 +5,7 @@ from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, linear, norm
-from diffusion.published.wan.autoencoder_table import PIXEL, level_rows, video, video_conv
+from diffusion.published.wan.autoencoder_table import PIXEL, video, video_conv, video_rows
 
 NAME = "AutoencoderKLHunyuanVideo"
 DOWN, UP = "HunyuanVideoDownBlock3D", "HunyuanVideoUpBlock3D"
@@ -22,17 +22,14 @@ def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
 def _rows(module: AutoencoderKLHunyuanVideo) -> list[Row]:
     rows = linear("quant_conv", "moments_conv", PIXEL) + linear("post_quant_conv", "latents_conv", PIXEL)
     for side in ("encoder", "decoder"):
-        rows += video_conv(f"{side}.conv_in", f"{side}/conv_in") + video_conv(f"{side}.conv_out", f"{side}/conv_out")
         rows += norm(f"{side}.conv_norm_out", f"{side}/norm_out")
-        for j in range(2):
-            rows += _block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False)
         if module.mixes:
             theirs, ours = f"{side}.mid_block.attentions.0", f"{side}/mixing"
             rows += norm(f"{theirs}.group_norm", f"{ours}/norm") + linear(f"{theirs}.to_out.0", f"{ours}/project")
             rows += [
                 row for name in ("query", "key", "value") for row in linear(f"{theirs}.to_{name[0]}", f"{ours}/{name}")
             ]
-    return rows + level_rows(module, _block, video_conv)
+    return rows + video_rows(module, _block, video_conv)
 
 
 CONFIG = FieldTable(

@@ -5,7 +5,7 @@ from diffusion.models.interchange.autoencoder_tables import one_scale
 from diffusion.models.interchange.family import DEPTH, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, linear
-from diffusion.published.wan.autoencoder_table import PIXEL, VIDEO_SCALE, level_rows, video, video_conv
+from diffusion.published.wan.autoencoder_table import PIXEL, VIDEO_SCALE, video, video_conv, video_rows
 
 NAME = "AutoencoderKLHunyuanVideo15"
 RATIO = 4  # frames in one of the latent
@@ -23,16 +23,13 @@ def _block(theirs: str, ours: str, shortcut: bool) -> list[Row]:
 def _rows(module: AutoencoderKLHunyuanVideo15) -> list[Row]:
     rows = []
     for side in ("encoder", "decoder"):
-        rows += video_conv(f"{side}.conv_in", f"{side}/conv_in") + video_conv(f"{side}.conv_out", f"{side}/conv_out")
         rows += [Row(f"{side}.norm_out.gamma", f"{side}/norm_out/scale", VIDEO_SCALE)]
-        for j in range(2):
-            rows += _block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False)
         theirs, ours = f"{side}.mid_block.attentions.0", f"{side}/mixing"
         rows += [Row(f"{theirs}.norm.gamma", f"{ours}/norm/scale", VIDEO_SCALE)]
         for name in ("query", "key", "value"):
             rows += linear(f"{theirs}.to_{name[0]}", f"{ours}/{name}", PIXEL)
         rows += linear(f"{theirs}.proj_out", f"{ours}/project", PIXEL)
-    return rows + level_rows(module, _block, video_conv)
+    return rows + video_rows(module, _block, video_conv)
 
 
 CONFIG = FieldTable(

@@ -51,8 +51,7 @@ class ChatGLM(Backbone):
     positive = ("vocabulary", "width", "depth", "heads", "key_heads", "head_size", "hidden", "epsilon")
 
     def check_fields(self) -> None:
-        if self.heads % self.key_heads:
-            raise ValueError(f"key_heads={self.key_heads} does not divide heads={self.heads}")
+        network_checks.key_heads(self)
         if self.head_size % 4:
             raise ValueError(
                 f"head_size={self.head_size} must be a multiple of 4, because positions turn half of its features in "

@@ -77,8 +77,7 @@ class Lumina2(Layered, Backbone):
 
     def check_fields(self) -> None:
         network_checks.rotary_axes(self, 3)
-        if self.heads % self.key_heads:
-            raise ValueError(f"key_heads={self.key_heads} does not divide heads={self.heads}")
+        network_checks.key_heads(self)
 
     @nn.compact
     def __call__(

@@ -35,10 +35,10 @@ def video_conv(theirs: str, ours: str) -> list[Row]:
     return linear(f"{theirs}.conv", ours, VIDEO)
 
 
-def level_rows(
+def video_rows(
     module: Any, block: Callable[[str, str, bool], list[Row]], resize: Callable[[str, str], list[Row]]
 ) -> list[Row]:
-    """The levels of an encoder and of its decoder, whose blocks diffusers has in lists of their own.
+    """The convolutions and blocks of an encoder and its decoder, whose levels diffusers has in lists of their own.
 
     Args:
         module: module with its `widths` and `layers`.
@@ -47,6 +47,10 @@ def level_rows(
     """
     widths, last = module.widths, len(module.widths) - 1
     rows = []
+    for side in ("encoder", "decoder"):
+        rows += video_conv(f"{side}.conv_in", f"{side}/conv_in") + video_conv(f"{side}.conv_out", f"{side}/conv_out")
+        for j in range(2):
+            rows += block(f"{side}.mid_block.resnets.{j}", f"{side}/middle_block_{j}", False)
     for i, width in enumerate(widths):
         down = ("encoder", "down", i, module.layers, widths[max(i - 1, 0)], i < last)
         up = ("decoder", "up", last - i, module.layers + 1, widths[min(i + 1, last)], i > 0)
