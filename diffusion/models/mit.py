@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from diffusion.arrays.boxes import unpatchify
 from diffusion.models.layers import conditions, layout, network_checks
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.block_features import Features
@@ -32,7 +33,7 @@ from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding
 from diffusion.models.layers.network_bases import Backbone, Clock, Condition, Numbers
-from diffusion.models.layers.patches import embedded_patches, unpatchify
+from diffusion.models.layers.patches import embedded_patches
 from diffusion.models.layers.products import rows_first
 from diffusion.models.layers.rotary import axis_angles, turn
 from diffusion.models.layers.stacks import Layered, Stack

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import patchify, unpatchify
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, normalisation, xavier, zeros
@@ -31,7 +32,7 @@ from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.condition_embedding import condition_vector, time_and_class
 from diffusion.models.layers.embeddings import TimestepEmbedding, rope_angles
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.patches import embedded_patches, patchify, unpatchify
+from diffusion.models.layers.patches import embedded_patches
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered, Stack
 

@@ -20,6 +20,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Block, xavier
@@ -27,7 +28,7 @@ from diffusion.models.layers.convolutions import ResnetBlock
 from diffusion.models.layers.embeddings import LabelEmbedding, TimestepEmbedding, rope_angles
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.patches import picture_output
 from diffusion.models.layers.resampling import double, halve
 from diffusion.models.layers.scan import scanned
 

@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import unpatchify
 from diffusion.models.layers import conditions, layer_masks, layout, network_checks
 from diffusion.models.layers.block_features import Features
 from diffusion.models.layers.blocks import Gelu
@@ -32,7 +33,7 @@ from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.cross_attention import CrossAttention
 from diffusion.models.layers.embeddings import LabelEmbedding, sinusoid
 from diffusion.models.layers.network_bases import Backbone, Condition, Numbers
-from diffusion.models.layers.patches import embedded_patches, unpatchify
+from diffusion.models.layers.patches import embedded_patches
 from diffusion.models.layers.scan import scanned
 
 small = nn.initializers.truncated_normal(0.02)

@@ -2,10 +2,11 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.arrays.boxes import depth_to_space, pixel_shuffle, pixel_unshuffle, space_to_depth
+from diffusion.arrays.boxes import depth_to_space, patchify, pixel_shuffle, pixel_unshuffle, space_to_depth, unpatchify
 from diffusion.models.autoencoders.column_patches import column_patches, column_pixels
 
 CASES = [((4, 6), (2, 3)), ((2, 4, 6), (2, 1, 3)), ((8,), (4,))]
@@ -45,3 +46,11 @@ def test_patches_of_clips_count_columns_before_rows():
 def test_a_box_has_a_side_for_each_axis():
     with pytest.raises(ValueError, match="zip"):
         space_to_depth(np.zeros((1, 4, 4, 3)), (2,))
+
+
+def test_patches_are_cut_and_put_back():
+    x = jnp.arange(2 * 4 * 6 * 3).reshape(2, 4, 6, 3)
+    tokens = patchify(x, 2)
+    assert tokens.shape == (2, 6, 12)
+    np.testing.assert_array_equal(tokens[1, 4], x[1, 2:4, 2:4].ravel())  # the second row's second patch
+    np.testing.assert_array_equal(unpatchify(tokens, 2, 4, 6), x)

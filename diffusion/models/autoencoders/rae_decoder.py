@@ -6,12 +6,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import unpatchify
 from diffusion.models.layers import network_checks
 from diffusion.models.layers.choices import look_up
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.embeddings import sincos_positions
 from diffusion.models.layers.network_bases import CheckedNetwork
-from diffusion.models.layers.patches import unpatchify
 from diffusion.models.layers.vision_layers import IMAGENET, Layers
 
 SPAN = 16.0  # range of the fixed positions along a side: for any grid that of the published 16 x 16 patches

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.arrays.boxes import patchify as patchify, unpatchify as unpatchify
+from diffusion.arrays.boxes import patchify, unpatchify
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.embeddings import sincos_positions
 

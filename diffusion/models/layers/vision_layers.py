@@ -13,13 +13,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import bicubic, layout, network_checks
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.clip_layers import Mlp, layer_norm
 from diffusion.models.layers.cross_attention import CrossAttention, xavier
 from diffusion.models.layers.embeddings import rotate_halves
 from diffusion.models.layers.network_bases import CheckedNetwork
-from diffusion.models.layers.patches import patchify
 from diffusion.models.layers.scan import scanned
 
 normal = nn.initializers.normal(0.02)

@@ -21,13 +21,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.clip_layers import layer_norm, tower_layers
 from diffusion.models.layers.conditions import TOKENS
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.network_bases import Backbone
-from diffusion.models.layers.patches import patchify
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)  # mean of each channel of the training pictures, in [0, 1]
 STD = (0.26862954, 0.26130258, 0.27577711)

@@ -25,6 +25,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.blocks import Modulation, SwiGlu, xavier
 from diffusion.models.layers.conditions import entries
@@ -33,7 +34,7 @@ from diffusion.models.layers.joint_blocks import Projections, attend, to_tokens
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.patches import picture_output
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
 REGISTERS = 8  # learned tokens before the text

@@ -19,11 +19,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.attachment import ControlNetBeside, check_heads, check_layers, same_size_in_range
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, SingleBlock
-from diffusion.models.layers.patches import patchify
 from diffusion.models.layers.rotary import axis_angles
 from diffusion.models.layers.scan import scanned
 from diffusion.published.flux.network import PATCH, Flux

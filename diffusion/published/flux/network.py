@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import extra_attention, layout, network_checks
 from diffusion.models.layers.approximator import Approximator
 from diffusion.models.layers.blocks import xavier
@@ -39,7 +40,7 @@ from diffusion.models.layers.joint_conditions import check_residuals, check_stre
 from diffusion.models.layers.joint_stacks import joint_then_single
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.patches import picture_output
 from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.stacks import Layered
 

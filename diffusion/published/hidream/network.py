@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.blocks import Modulation, SwiGlu, xavier
 from diffusion.models.layers.conditions import entries
@@ -33,7 +34,7 @@ from diffusion.models.layers.joint_blocks import Conditioning, Projections, atte
 from diffusion.models.layers.joint_conditions import check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.patches import picture_output
 from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks

@@ -29,6 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
 from diffusion.models.layers.blocks import SwiGlu, xavier
@@ -37,7 +38,7 @@ from diffusion.models.layers.embeddings import sinusoid
 from diffusion.models.layers.joint_blocks import attend, to_tokens
 from diffusion.models.layers.joint_conditions import check_text, shown_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
-from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.patches import picture_output
 from diffusion.models.layers.pixart_block import table_vectors
 from diffusion.models.layers.rotary import axis_angles, grid_positions
 from diffusion.models.layers.scan import scanned

@@ -24,13 +24,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import network_checks
 from diffusion.models.layers.blocks import xavier
 from diffusion.models.layers.conditions import EMBEDDINGS, entries
 from diffusion.models.layers.embeddings import TimestepEmbedding
 from diffusion.models.layers.joint_conditions import check_text, shown_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
-from diffusion.models.layers.patches import patchify
 from diffusion.models.layers.sandwich_blocks import angles_behind_text, refined_then_joined, scaled_output
 from diffusion.models.layers.stacks import Layered
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import patchify, unpatchify
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.blocks import modulated_output, xavier
 from diffusion.models.layers.conditions import entries
@@ -29,7 +30,6 @@ from diffusion.models.layers.joint_blocks import JointBlock, MixedTimes
 from diffusion.models.layers.joint_conditions import check_pictures, check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, unpatchify
 from diffusion.models.layers.rotary import axis_angles, centred_grid
 from diffusion.models.layers.stacks import Layered, single_stack
 

@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.activations import gelu
 from diffusion.models.layers.attention import attention, mask_bias
@@ -31,7 +32,7 @@ from diffusion.models.layers.joint_blocks import Projections, to_tokens
 from diffusion.models.layers.joint_conditions import check_text, shown_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.patches import picture_output
 from diffusion.models.layers.rotary import axis_angles, centred_grid, turn
 from diffusion.models.layers.stacks import Layered, single_stack
 from diffusion.models.text_encoders.decoder import RmsNorm

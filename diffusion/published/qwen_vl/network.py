@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import attention, mask_bias
 from diffusion.models.layers.cross_attention import xavier
 from diffusion.models.layers.embeddings import rotate_halves
-from diffusion.models.layers.patches import patchify
 from diffusion.models.layers.rotary import grid_positions
 from diffusion.models.layers.scan import scanned
 from diffusion.models.layers.vision_layers import PROJECTIONS, GatedMlp, VisionTransformer, images_checked, normalised

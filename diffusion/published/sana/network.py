@@ -22,6 +22,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import layer_masks, layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.blocks import xavier
@@ -34,7 +35,7 @@ from diffusion.models.layers.joint_conditions import check_strength, check_text
 from diffusion.models.layers.linear_attention import linear_attention
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.patches import picture_output
 from diffusion.models.layers.pixart_block import embedded_text, shared_vectors, table_vectors
 from diffusion.models.layers.stacks import Layered, single_stack
 

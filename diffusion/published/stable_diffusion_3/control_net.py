@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.attachment import (
     ControlNetBeside,
     check_heads,
@@ -26,7 +27,6 @@ from diffusion.models.attachment import (
 from diffusion.models.layers.blocks import xavier, zeros
 from diffusion.models.layers.constants import constant
 from diffusion.models.layers.joint_blocks import Conditioning, JointBlock, PictureBlock
-from diffusion.models.layers.patches import patchify
 from diffusion.models.layers.scan import scanned
 from diffusion.published.stable_diffusion_3.network import MMDiT
 

@@ -21,6 +21,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.boxes import patchify
 from diffusion.models.layers import extra_attention, layer_masks, layout, network_checks
 from diffusion.models.layers.blocks import xavier
 from diffusion.models.layers.conditions import entries
@@ -30,7 +31,7 @@ from diffusion.models.layers.joint_blocks import Conditioning, JointBlock
 from diffusion.models.layers.joint_conditions import check_residuals, check_text
 from diffusion.models.layers.network_bases import Backbone, Entries, Numbers, Through
 from diffusion.models.layers.norms import layer_norm
-from diffusion.models.layers.patches import patchify, picture_output
+from diffusion.models.layers.patches import picture_output
 from diffusion.models.layers.stacks import Layered, Stack, several_stacks
 
 
