@@ -274,6 +274,7 @@ def test_words_that_are_no_secrets(word):
         (["--name=a\nb", "--", "x"], "DNS-1123"),
         (["--namespace=a.b", "--", "x"], "DNS-1123"),
         (["--image=a b", "--", "x"], "container image"),
+        (["--image=bücher", "--", "x"], "container image"),
         (["--pods=0", "--", "x"], "1 or more"),
         (["--gpus=two", "--", "x"], "'two'"),
         (["--gpus=1", "--tpus=1", "--", "x"], "a pod has one or the other"),

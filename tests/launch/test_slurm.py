@@ -148,14 +148,19 @@ def test_requeues_come_to_an_end(tmp_path, restarts, requeued):
 
 
 @pytest.mark.parametrize(
-    "words", [["x", "--api_key=s3cr3t"], ["x", "--token", "s3cr3t"], ["env", "WANDB_API_KEY=s3cr3t"]]
+    "words, place",
+    [
+        (["x", "--api_key=s3cr3t"], "word 2"),
+        (["x", "-v", "--token", "s3cr3t"], "word 3"),
+        (["env", "WANDB_API_KEY=s3cr3t"], "word 2"),
+    ],
 )
-def test_a_secret_is_not_written_to_the_file(words, capsys):
+def test_a_secret_is_not_written_to_the_file(words, place, capsys):
     with pytest.raises(SystemExit) as end:
         slurm.parse(["--", *words])
     assert end.value.code == 2
     err = capsys.readouterr().err
-    assert "looks like a secret" in err and "s3cr3t" not in err
+    assert f"{place} of the command looks like a secret" in err and "s3cr3t" not in err
 
 
 def test_a_command_that_is_missing_is_an_error(tmp_path):

@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import errno
 import hashlib
@@ -14,7 +15,7 @@ import orbax.checkpoint as ocp
 import pytest
 
 from diffusion.training import state
-from diffusion.training.checkpointing import checkpoint_writer, checkpoints
+from diffusion.training.checkpointing import checkpoint_writer, checkpoints, description
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
 from diffusion.training.checkpointing.checkpoints import CheckpointError, DamagedCheckpoint, MismatchedCheckpoint
 from tests import rights
@@ -94,6 +95,15 @@ def test_a_checkpoint_has_no_name_before_its_description_is_made(tmp_path, monke
     saver.close()
     assert checkpoints.steps(tmp_path) == [0]
     assert checkpoints.restore(tmp_path, 0, toys.make_state(seed=9))[1]["step"] == 0
+
+
+@pytest.mark.parametrize("process, written", [(0, ["metadata"]), (1, [])])
+def test_every_process_makes_the_description_and_the_first_writes_it(tmp_path, monkeypatch, process, written):
+    calls = []
+    monkeypatch.setattr(jax, "process_index", lambda: process)
+    save = description.DescriptionSave(lambda: calls.append(process))
+    asyncio.run(description.DescriptionHandler()._write(tmp_path, save.make))
+    assert calls == [process] and os.listdir(tmp_path) == written
 
 
 def test_a_description_that_cannot_be_made_fails_the_save(tmp_path, monkeypatch):
