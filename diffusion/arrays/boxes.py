@@ -17,14 +17,15 @@ def space_to_depth(x: Array, box: Sequence[int]) -> Array:
     """
     axes = len(box)
     cut = _cut(x, box).transpose(0, *range(1, 2 * axes, 2), *range(2, 2 * axes + 1, 2), 2 * axes + 1)
-    return cut.reshape(*cut.shape[: axes + 1], -1)
+    return cut.reshape(*cut.shape[: axes + 1], math.prod(box) * x.shape[-1])
 
 
 def depth_to_space(x: Array, box: Sequence[int]) -> Array:
     """The inverse of `space_to_depth`: [B, *S, prod(box) C] -> [B, *(S box), C]."""
     axes = len(box)
     pairs = [axis for i in range(1, axes + 1) for axis in (i, axes + i)]
-    return _joined(x.reshape(*x.shape[:-1], *box, -1).transpose(0, *pairs, 2 * axes + 1), box)
+    channels = x.shape[-1] // math.prod(box)
+    return _joined(x.reshape(*x.shape[:-1], *box, channels).transpose(0, *pairs, 2 * axes + 1), box)
 
 
 def patchify(x: Array, patch: int) -> Array:
@@ -54,7 +55,7 @@ def pixel_unshuffle(x: Array, box: Sequence[int]) -> Array:
     """
     axes = len(box)
     cut = _cut(x, box).transpose(0, *range(1, 2 * axes, 2), 2 * axes + 1, *range(2, 2 * axes + 1, 2))
-    return cut.reshape(*cut.shape[: axes + 1], -1)
+    return cut.reshape(*cut.shape[: axes + 1], math.prod(box) * x.shape[-1])
 
 
 def pixel_shuffle(x: Array, box: Sequence[int]) -> Array:

@@ -9,7 +9,8 @@ import pytest
 from diffusion.arrays.boxes import depth_to_space, patchify, pixel_shuffle, pixel_unshuffle, space_to_depth, unpatchify
 from diffusion.models.autoencoders.column_patches import column_patches, column_pixels
 
-CASES = [((4, 6), (2, 3)), ((2, 4, 6), (2, 1, 3)), ((8,), (4,))]
+# The last is what follows the first frame of a picture that an autoencoder of clips reads.
+CASES = [((4, 6), (2, 3)), ((2, 4, 6), (2, 1, 3)), ((8,), (4,)), ((0, 4, 4), (2, 2, 2))]
 
 
 def values_of_box(x, position, box):
