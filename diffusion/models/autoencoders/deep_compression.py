@@ -22,7 +22,7 @@ BOX = (2, 2)  # four pixels that are the channels of one
 
 def averaged(x: jax.Array, channels: int) -> jax.Array:
     """The means of neighbouring channels: [..., C] -> [..., channels], a divisor of C."""
-    return x.reshape(*x.shape[:-1], channels, -1).mean(-1)
+    return x.reshape(*x.shape[:-1], channels, x.shape[-1] // channels).mean(-1)
 
 
 def repeated(x: jax.Array, channels: int) -> jax.Array:
