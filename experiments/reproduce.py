@@ -50,7 +50,7 @@ from diffusion.experiments.run import (
     tuned_base,
     tuned_examples,
 )
-from diffusion.experiments.run.examples import RunExamples, open_examples
+from diffusion.experiments.run.examples import open_examples
 from diffusion.experiments.run.start import with_encoder
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.layers import layout
@@ -104,12 +104,11 @@ def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None)
         raise checkpoints.CheckpointError(f"{workdir} holds {lacks}. --step takes one of its checkpoints: {have}.")
     config = recipe.config
     tunes = recipe.companions.tuned is not None
-    opened = tuned_examples.pictures(recipe) if tunes else open_examples(recipe)
-    data: RunExamples = opened
-    recipe = recipe.on(opened.spec)
+    data = tuned_examples.pictures(recipe) if tunes else open_examples(recipe)
+    recipe = recipe.on(data.spec)
     if tunes:
-        recipe, opened = tuned_examples.encoded(recipe, workdir, opened)
-        data = prior_pictures.beside(recipe, workdir, tuned_examples.prompted(recipe, workdir, opened))
+        recipe, data = tuned_examples.encoded(recipe, workdir, data)
+        data, _ = prior_pictures.beside(recipe, workdir, tuned_examples.prompted(recipe, workdir, data))
     mesh = programs.mesh_of(config)
     program = programs.build(recipe, mesh)
     if recipe.companions.teacher and recipe.companions.teacher.pairs:

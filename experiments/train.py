@@ -112,12 +112,11 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         compilation_cache.enable()
         mesh = programs.mesh_of(config)
         tunes = recipe.companions.tuned is not None
-        opened = tuned_examples.pictures(recipe) if tunes else examples.open_examples(recipe)
-        data: examples.RunExamples = opened
-        fingerprint = opened.source.fingerprint()
-        recipe = checks.with_data(recipe, opened.spec)
+        data = tuned_examples.pictures(recipe) if tunes else examples.open_examples(recipe)
+        source, fingerprint = data.source, data.source.fingerprint()
+        recipe = checks.with_data(recipe, data.spec)
         notices: list[str] = []
-        agreement.first(lambda: notices.append(held_out.at_start(recipe, opened.source)))
+        agreement.first(lambda: notices.append(held_out.at_start(recipe, source)))
 
         # ==== Run folder ====
         mirror = mirrors.mirror_of(folder) if jax.process_index() == 0 else None
@@ -129,11 +128,10 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         workdir.require_shared(folder)
 
         if tunes:
-            recipe, opened = tuned_examples.encoded(recipe, folder, opened)
-            fingerprint |= {"conditions": opened.source.fingerprint()["conditions"]}
-            data = prior_pictures.beside(recipe, folder, tuned_examples.prompted(recipe, folder, opened))
-            if isinstance(data, prior_pictures.WithPrior):
-                fingerprint |= {"prior": data.fingerprint["sha256"]}
+            recipe, data = tuned_examples.encoded(recipe, folder, data)
+            fingerprint |= {"conditions": data.source.fingerprint()["conditions"]}
+            data, prior = prior_pictures.beside(recipe, folder, tuned_examples.prompted(recipe, folder, data))
+            fingerprint |= prior
 
         # ==== Program, first state, bookkeeping ====
         program = programs.build(recipe, mesh)

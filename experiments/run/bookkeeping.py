@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run import failure, held_out_loss, hooks, networks, tracking
-from diffusion.experiments.run.examples import RunExamples
+from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run.program import Program
 from diffusion.experiments.run.start import Start
 from diffusion.experiments.run_folder import workdir
@@ -48,7 +48,7 @@ class Bookkeeping:
         self,
         recipe: Recipe,
         folder: pathlib.Path,
-        data: RunExamples,
+        data: Examples,
         program: Program,
         mesh: Mesh,
         saver: checkpoint_writer.Checkpoints,

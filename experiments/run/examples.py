@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -33,14 +33,29 @@ NAMED = 10  # largest number of classes that the start of a run prints
 
 
 class Examples(NamedTuple):
-    """The examples of a run: a source, its description, augmentations and buckets."""
+    """The examples of a run: a source, its description, augmentations and buckets.
 
-    source: sources.Source | Stream  # source of the records
-    spec: sources.DataSpec  # description of the records
-    augment: tuple[Augmentation, ...]  # augmentations of each example, in order
-    sizes: tuple[buckets.Size, ...] = ()  # (height, width) of each bucket; () if all pictures have one size
-    bucket: Sequence[int] | np.ndarray = ()  # int [N], the bucket of each picture, in 0..len(sizes) - 1
-    where: str = ""  # the folder that holds them
+    Attributes:
+        source: the source of the records.
+        spec: the description of the records.
+        augment: the augmentations of each example, in order.
+        sizes: (height, width) of each bucket; () if all pictures have one size.
+        bucket: the bucket of each picture, int [N], in 0..len(sizes) - 1.
+        where: the folder that holds them.
+        stored: the examples that batches are read from, where `complete` adds to them.
+        complete: the batch of the run for a batch of `stored`; None where the batches are read as they are.
+        beside: what the batches have beside the examples, in words for the start of a run.
+    """
+
+    source: sources.Source | Stream
+    spec: sources.DataSpec
+    augment: tuple[Augmentation, ...]
+    sizes: tuple[buckets.Size, ...] = ()
+    bucket: Sequence[int] | np.ndarray = ()
+    where: str = ""
+    stored: "Examples | None" = None
+    complete: Callable[[pipeline.Batch], pipeline.Batch] | None = None
+    beside: str = ""
 
     def __str__(self) -> str:
         """One line for the start of a run: the kind, the number and the place of the examples."""
@@ -61,7 +76,7 @@ class Examples(NamedTuple):
         condition = f", with a condition {shapes}" if self.spec.condition is not None else ""
         number = "a stream of" if isinstance(self.source, Stream) else f"{self.spec.size:,}"
         what = f"{number} {kind}{classes_text}, {sizes}{condition}"
-        return f"{named} ({self.spec.split}): {what}, in {self.where}"
+        return f"{named} ({self.spec.split}): {what}, in {self.where}{self.beside}"
 
     def batches(
         self,
@@ -84,6 +99,8 @@ class Examples(NamedTuple):
         With buckets, the images [b, h, w, C] of a batch have the size of its bucket. The entry "size" is left out: no
         network that a config names receives it.
         """
+        if self.stored is not None and self.complete is not None:
+            return _completed(self.complete, self.stored.batches(config, start, positions, threads, state, order))
         seed = config["seed"]
         batch_size = config["train"]["batch_size"]
         damaged = config["data"]["damaged"]
@@ -101,55 +118,12 @@ class Examples(NamedTuple):
         return pipeline.batches(self.source, self.spec, damaged=damaged, order=order, **place, **reading)
 
 
-@dataclasses.dataclass(frozen=True)
-class Accompanied:
-    """The examples of a run, all of one size, to which a subclass adds entries in every batch.
-
-    Attributes:
-        examples: the examples of the run.
-    """
-
-    examples: "RunExamples"
-    sizes: ClassVar[tuple[buckets.Size, ...]] = ()
-
-    @property
-    def spec(self) -> sources.DataSpec:
-        """The description of the run's records."""
-        return self.examples.spec
-
-    @property
-    def source(self) -> sources.Source | Stream:
-        """The records of the run."""
-        return self.examples.source
-
-    def __str__(self) -> str:
-        """One line for the start of a run."""
-        return str(self.examples)
-
-    def stored(self) -> "RunExamples":
-        """The source that batches are read from."""
-        return self.examples
-
-    def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
-        """The batch of the run for a batch of `stored`."""
-        raise NotImplementedError
-
-    def batches(
-        self,
-        config: Mapping,
-        start: int,
-        positions: Sequence[int] | np.ndarray,
-        threads: int,
-        state: Mapping | None = None,
-        order: int = pipeline.ORDER,
-    ) -> Generator[pipeline.Batch, None, None]:
-        """The batches of a run, see `Examples.batches`."""
-        with contextlib.closing(self.stored().batches(config, start, positions, threads, state, order)) as batches:
-            yield from map(self.completed, batches)
-
-
-RunExamples = Examples | Accompanied
-"""What a run reads its batches from."""
+def _completed(
+    complete: Callable[[pipeline.Batch], pipeline.Batch], batches: pipeline.Batches
+) -> Generator[pipeline.Batch, None, None]:
+    """Batches with the entries that are added to each."""
+    with contextlib.closing(batches):
+        yield from map(complete, batches)
 
 
 def _form(leaf: sources.Leaf) -> str:

@@ -8,7 +8,6 @@ on the run's seed and on i alone, so that an interrupted run goes on at the firs
 teacher's steps are shifted by `config.sample.shift`, as for its own samples.
 """
 
-import dataclasses
 import functools
 import hashlib
 import json
@@ -26,7 +25,7 @@ from diffusion.data import pipeline, sources
 from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.run import players
-from diffusion.experiments.run.examples import Accompanied, Examples, RunExamples
+from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import files, opener
 from diffusion.models.layers import layout
@@ -41,30 +40,8 @@ from diffusion.training.step import prepare
 FILE = 512  # pairs in a file
 
 
-@dataclasses.dataclass(frozen=True)
-class Paired(Accompanied):
-    """The examples of a run that learns from pairs: "x" of a batch are samples, "noise" is their initial noise.
-
-    Attributes:
-        pairs: the records of the run, with the pair `[2, H, W, C]` as their example.
-    """
-
-    pairs: sources.Source
-
-    @property
-    def spec(self) -> sources.DataSpec:
-        """The description of a pair."""
-        return self.pairs.spec
-
-    def stored(self) -> Examples:
-        return Examples(self.pairs, self.spec, augment=())
-
-    def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
-        return batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
-
-
 class Pairs(Derived, ManyAtOnce):
-    """The data's records, over and over, each with its pair in place of its example."""
+    """The data's records, over and over, each with its pair `[2, H, W, C]` in place of its example."""
 
     def __init__(self, source: sources.Source, spec: sources.DataSpec, parts: Sequence[np.ndarray]):
         super().__init__(source)
@@ -79,8 +56,11 @@ class Pairs(Derived, ManyAtOnce):
         return [record | {"x": np.array(self._parts[row // FILE][row % FILE])} for record, row in zip(records, rows)]
 
 
-def paired(recipe: Recipe, workdir: str | pathlib.Path, data: RunExamples, mesh: Mesh) -> Paired:
+def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Mesh) -> Examples:
     """Makes the pairs of a run that are not yet there, and opens all of them. Every process of a run calls it.
+
+    Returns:
+        The examples, with batches of which "x" are samples and "noise" is their initial noise.
 
     Raises:
         ConfigError: if the teacher is another than the one that made the first of them.
@@ -101,7 +81,9 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: RunExamples, mesh:
         pairs = _read(folder, rows, shape)
         assert pairs is not None  # it is made above
         parts.append(pairs)
-    return Paired(data, Pairs(data.source, data.spec, parts))
+    pairs = Pairs(data.source, data.spec, parts)
+    both = lambda batch: batch | {"x": batch["x"][:, 0], "noise": batch["x"][:, 1]}
+    return data._replace(sizes=(), stored=Examples(pairs, pairs.spec, augment=()), complete=both)
 
 
 def _read(folder: pathlib.Path, rows: range, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -116,7 +98,7 @@ def _file(folder, rows):
 
 
 def _make(
-    recipe: Recipe, folder: pathlib.Path, data: RunExamples, mesh: Mesh, missing: list[range], teacher: Teacher
+    recipe: Recipe, folder: pathlib.Path, data: Examples, mesh: Mesh, missing: list[range], teacher: Teacher
 ) -> None:
     params = _teacher(recipe.config, folder, mesh)
     make = _maker(recipe, teacher, mesh)
@@ -138,7 +120,7 @@ def _make(
         multihost_utils.sync_global_devices("pairs made")
 
 
-def _conditions(recipe: Recipe, data: RunExamples, numbers: np.ndarray) -> Any:
+def _conditions(recipe: Recipe, data: Examples, numbers: np.ndarray) -> Any:
     """The conditions of these pairs, `[b, ...]`; None for an unconditional network."""
     if recipe.examples.null is None:
         return None

@@ -6,7 +6,6 @@
 Each example of the run has one of them beside it, over and over. Those that are there already are not made again.
 """
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
@@ -18,44 +17,13 @@ from diffusion import text_to_image
 from diffusion.data import captions, latent_cache, pipeline, sources
 from diffusion.data.sources.spec import ManyAtOnce
 from diffusion.experiments.run import tuned_examples
-from diffusion.experiments.run.examples import Accompanied, Examples, RunExamples
+from diffusion.experiments.run.examples import Examples
 from diffusion.io import pictures
 from diffusion.objectives import Prior
 from diffusion.recipe import ConfigError
 from diffusion.recipe.base import Base
 from diffusion.recipe.recipe import Recipe
 from diffusion.training.runtime import agreement, progress
-
-
-@dataclasses.dataclass(frozen=True)
-class WithPrior(Accompanied):
-    """The examples of a run, each with a picture of the class: the entry "prior" of a batch.
-
-    Attributes:
-        pairs: the records of the run, with both latents' moments as their example.
-        condition: the network's inputs from the class's prompt, {name: [...]}.
-        prompt: the prompt of the class.
-        draw: moments -> both latents.
-        fingerprint: the fingerprint of the class's latents.
-    """
-
-    examples: Examples
-    pairs: sources.IndexedRecords
-    condition: Mapping[str, np.ndarray]
-    prompt: str
-    draw: Callable
-    fingerprint: Mapping[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.examples}, beside pictures of {self.prompt!r}"
-
-    def stored(self) -> Examples:
-        spec = self.spec._replace(shape=(2, *self.spec.shape))
-        return self.examples._replace(source=self.pairs, spec=spec, augment=(self.draw,))
-
-    def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
-        rows = {name: np.repeat(leaf[None], len(batch["x"]), axis=0) for name, leaf in self.condition.items()}
-        return batch | {"x": batch["x"][:, 0], "prior": {"x": batch["x"][:, 1], "condition": rows}}
 
 
 class Pairs(ManyAtOnce):
@@ -74,15 +42,18 @@ class Pairs(ManyAtOnce):
         ]
 
 
-def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: RunExamples) -> RunExamples:
+def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> tuple[Examples, dict[str, Any]]:
     """The examples, each with a picture of the class where the objective keeps one; all processes call it.
 
     The pictures are made and encoded where the run folder lacks them.
+
+    Returns:
+        (the examples, whose batches have the entry "prior"; {"prior": the digest of the class's latents}). Without a
+        class these are the examples as they are, and {}.
     """
     prior = recipe.objective.beside.prior
     if prior is None:
-        return examples
-    assert not isinstance(examples, Accompanied)  # an objective with prompts has no prior
+        return examples, {}
     folder, prompt = pathlib.Path(workdir), prior.prompt
     base = tuned_examples.tuned_network(recipe).base
     agreement.first(lambda: _make(prior, base, folder / "prior", examples))
@@ -101,7 +72,17 @@ def beside(recipe: Recipe, workdir: str | pathlib.Path, examples: RunExamples) -
     condition = {name: rows[1] for name, rows in table.entries.items()}
     (draw,) = examples.augment
     both = functools.partial(_both, draw, latents.draw)
-    return WithPrior(examples, Pairs(examples.source, latents), condition, prompt, both, latents.fingerprint())
+    spec = examples.spec._replace(shape=(2, *examples.spec.shape))
+    stored = examples._replace(source=Pairs(examples.source, latents), spec=spec, augment=(both,))
+    complete = functools.partial(_with_prior, condition)
+    known = {"prior": latents.fingerprint()["sha256"]}
+    return examples._replace(stored=stored, complete=complete, beside=f", beside pictures of {prompt!r}"), known
+
+
+def _with_prior(condition: Mapping[str, np.ndarray], batch: pipeline.Batch) -> pipeline.Batch:
+    """A batch with its pairs taken apart, and the network's inputs {name: [...]} from the class's prompt."""
+    rows = {name: np.repeat(leaf[None], len(batch["x"]), axis=0) for name, leaf in condition.items()}
+    return batch | {"x": batch["x"][:, 0], "prior": {"x": batch["x"][:, 1], "condition": rows}}
 
 
 def _both(first: Callable, second: Callable, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from diffusion.data.sources.preference_pairs import Rejected
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.run import caption_metadata, encoded_pictures
 from diffusion.experiments.run.conditioned_latents import Beside, every_record
-from diffusion.experiments.run.examples import Accompanied, Examples
+from diffusion.experiments.run.examples import Examples
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.models.autoencoders import latent_space
 from diffusion.recipe import ConfigError, data
@@ -166,26 +166,11 @@ def encoded(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> 
     return recipe.with_parts(network=known, tuned=known), examples._replace(source=records, augment=(latents.draw,))
 
 
-@dataclasses.dataclass(frozen=True)
-class Prompted(Accompanied):
-    """The examples of a run, with the conditions of an objective's prompts as the entry "prompts" of each batch.
+def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> Examples:
+    """The examples with the conditions of the objective's prompts as the entry "prompts" of each batch, if it has any.
 
-    Attributes:
-        conditions: the network's inputs from each prompt, {its name: {entry: [...]}}.
+    Every process of a run calls it.
     """
-
-    conditions: Mapping[str, Mapping[str, np.ndarray]]
-
-    def completed(self, batch: pipeline.Batch) -> pipeline.Batch:
-        rows = {
-            name: {entry: np.repeat(leaf[None], len(batch["x"]), axis=0) for entry, leaf in condition.items()}
-            for name, condition in self.conditions.items()
-        }
-        return batch | {"prompts": rows}
-
-
-def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) -> Examples | Prompted:
-    """The examples with the conditions of the objective's prompts, if it has any; every process calls it."""
     prompts = recipe.objective.beside.prompts
     if not prompts:
         return examples
@@ -196,7 +181,13 @@ def prompted(recipe: Recipe, workdir: str | pathlib.Path, examples: Examples) ->
     conditions = {
         name: {entry: rows[row] for entry, rows in table.entries.items()} for name, row in zip(prompts, table.row)
     }
-    return Prompted(examples, conditions)
+    return examples._replace(stored=examples, complete=functools.partial(_with_prompts, conditions))
+
+
+def _with_prompts(conditions: Mapping[str, Mapping[str, np.ndarray]], batch: pipeline.Batch) -> pipeline.Batch:
+    """A batch with the network's inputs from each prompt, {its name: {entry: [...]}}, for each example."""
+    repeated = lambda leaf: np.repeat(leaf[None], len(batch["x"]), axis=0)
+    return batch | {"prompts": jax.tree.map(repeated, dict(conditions))}
 
 
 def _moves(tuning: Tuning) -> tuple[str, ...]:

@@ -271,7 +271,7 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     assert {file.name: file.read_bytes() for file in files} == content
 
     # As experiments.sample would: the guided teacher, from the same noise.
-    assert len(made.pairs) == 600
+    assert len(made.stored.source) == 600
     batch = next(made.batches(config, 0, np.arange(8), 0))
     sampling = of_teacher()
     params, _ = checkpoints.load_ema(teacher)

@@ -11,6 +11,7 @@ import pytest
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.data.sources.spec import DataSpec
 from diffusion.experiments.run import noise_pairs
+from diffusion.experiments.run.examples import Examples
 from diffusion.recipe import ConfigError
 from diffusion.recipe.sections import sectioned
 from diffusion.training import sharding
@@ -66,7 +67,7 @@ def run(monkeypatch, tmp_path):
         noise_pairs, "_make", lambda *rest: made.append([len(rows) for rows in rest[4]]) or original(*rest)
     )
     source = Labels()
-    data = types.SimpleNamespace(source=source, spec=source.spec)
+    data = Examples(source, source.spec, ())
     return lambda: noise_pairs.paired(recipe, tmp_path, data, mesh), made, tmp_path / "pairs"
 
 
@@ -74,14 +75,16 @@ def test_a_pair_is_the_sample_of_its_condition_and_its_own_noise(run):
     """Pair i has the label i mod 5, and noise of the seed and of i alone."""
     paired, made, folder = run
     opened = paired()
-    assert len(opened.pairs) == 10 and made == [[4, 4, 2]]
+    pairs = opened.stored.source
+    assert len(pairs) == 10 and made == [[4, 4, 2]]
     assert sorted(path.name for path in folder.glob("*.npy")) == ["00000000.npy", "00000004.npy", "00000008.npy"]
-    records = [opened.pairs[row] for row in range(10)]
+    records = [pairs[row] for row in range(10)]
     assert [record["label"] for record in records] == [0, 1, 2, 3, 4] * 2
     samples, noise = np.stack([record["x"] for record in records]).swapaxes(0, 1)
     np.testing.assert_allclose(samples, np.array([0, 1, 2, 3, 4] * 2)[:, None] * np.ones(2), atol=1e-6)
     assert len(np.unique(noise)) == 20 and abs(noise.mean()) < 1 and 0.4 < noise.std() < 1.6
-    assert opened.spec.shape == (2, *SHAPE) and opened.spec.dtype == "float32" and opened.sizes == ()
+    spec = opened.stored.spec
+    assert spec.shape == (2, *SHAPE) and spec.dtype == "float32" and opened.sizes == ()
 
 
 def test_an_interrupted_run_goes_on_where_it_was(run):
@@ -111,7 +114,7 @@ def test_batches_have_samples_and_their_noise(run):
     batch = next(
         opened.batches({"seed": 0, "train": {"batch_size": 6}, "data": {"damaged": "stop"}}, 0, np.arange(6), 0)
     )
-    records = [opened.pairs[row] for row in range(10)]
+    records = [opened.stored.source[row] for row in range(10)]
     for x, noise, label in zip(batch["x"], batch["noise"], batch["label"]):
         (row,) = (i for i, record in enumerate(records) if np.array_equal(record["x"][1], noise))
         np.testing.assert_array_equal(records[row]["x"][0], x)

@@ -46,27 +46,12 @@ def test_each_is_drawn_by_its_own_function_from_one_generator():
 
 
 def test_a_batch_has_the_class_s_examples_and_conditions():
-    def batches(self, config, start, positions, threads, *order):
-        assert self.spec.shape == (2, 1, 1, 2) and self.augment == ("both",) and order == ({"pass": 1}, 1)
-        yield {"x": np.arange(12.0).reshape(3, 2, 1, 1, 2), "condition": "own"}
-
-    spec = DataSpec("rows", "train", (1, 1, 2), 0, 3, dtype="float32")
-    examples = type("Few", (), {"__str__": lambda self: "3 pictures"})()
-    examples.spec, examples.augment, examples.source = spec, ("one",), None
-
-    def replaced(**fields):
-        changed = types.SimpleNamespace(**fields)
-        changed.batches = lambda *rest: batches(changed, *rest)
-        return changed
-
-    examples._replace = replaced
-    both = prior_pictures.WithPrior(examples, Rows(3), {"text": np.array([7, 8])}, "a cat", "both", {})
-    assert both.spec is spec and str(both) == "3 pictures, beside pictures of 'a cat'"
-    (batch,) = both.batches({}, 0, range(3), 0, state={"pass": 1}, order=1)  # by name, as reproduce gives them
+    pairs = {"x": np.arange(12.0).reshape(3, 2, 1, 1, 2), "condition": "own"}
+    batch = prior_pictures._with_prior({"text": np.array([7, 8])}, pairs)
     np.testing.assert_array_equal(batch["x"].reshape(3, 2), [[0, 1], [4, 5], [8, 9]])
     np.testing.assert_array_equal(batch["prior"]["x"].reshape(3, 2), [[2, 3], [6, 7], [10, 11]])
     np.testing.assert_array_equal(batch["prior"]["condition"]["text"], [[7, 8]] * 3)
-    assert batch["condition"] == "own" and "augment" in Examples._fields
+    assert batch["condition"] == "own"
 
 
 @pytest.fixture
@@ -87,8 +72,8 @@ def run(monkeypatch, tmp_path):
         objective=types.SimpleNamespace(beside=Beside(prior=Prior("a cat", 3))),
         companions=types.SimpleNamespace(tuned=types.SimpleNamespace(base=base)),
     )
-    examples = types.SimpleNamespace(spec=types.SimpleNamespace(shape=(2, 3, 4)), source=Rows(5), augment=("draw",))
-    return recipe, examples, asked, loaded
+    spec = DataSpec("rows", "train", (2, 3, 4), 0, 5, dtype="float32")
+    return recipe, Examples(Rows(5), spec, augment=("draw",), where="memory"), asked, loaded
 
 
 def test_missing_pictures_alone_are_made_each_by_its_number(run, tmp_path):
@@ -120,7 +105,7 @@ def caches(run, monkeypatch):
     )
     monkeypatch.setattr(read, "read", lambda recipe, spec, texts, folder: calls.append(("read", texts, folder.name)))
     latents = Rows(3, 10)
-    latents.draw, latents.fingerprint = (lambda rng, x: x + 1), lambda: {"of": "latents"}
+    latents.draw, latents.fingerprint = (lambda rng, x: x + 1), lambda: {"sha256": "of latents"}
     monkeypatch.setattr(prior_pictures.latent_cache, "open_cache", lambda folder: (latents, None))
     table = types.SimpleNamespace(entries={"text": np.array([[0, 0], [5, 6], [9, 9]])})
     monkeypatch.setattr(prior_pictures.captions, "read", lambda folder: table)
@@ -129,12 +114,22 @@ def caches(run, monkeypatch):
 
 def test_the_class_is_encoded_with_its_prompt_for_every_picture(run, caches, tmp_path):
     recipe, examples, _, _ = run
-    examples.augment = (lambda rng, x: x * 2,)
-    found = prior_pictures.beside(recipe, tmp_path, examples)
+    examples = examples._replace(augment=(lambda rng, x: x * 2,))
+    found, known = prior_pictures.beside(recipe, tmp_path, examples)
     assert caches == [("encode", 3, "prior_latents"), ("read", ["a cat"] * 3, "prior_captions")]
-    np.testing.assert_array_equal(found.condition["text"], [5, 6])  # row 0 stands for no caption
-    assert found.prompt == "a cat" and found.fingerprint == {"of": "latents"} and len(found.pairs) == 5
-    np.testing.assert_array_equal(found.draw(None, np.array([3, 3])), [6, 4])
+    assert known == {"prior": "of latents"} and str(found) == f"{examples}, beside pictures of 'a cat'"
+    assert found.spec is examples.spec and found.source is examples.source
+    stored = found.stored
+    assert len(stored.source) == 5 and stored.spec.shape == (2, 2, 3, 4)
+    np.testing.assert_array_equal(stored.augment[0](None, np.array([3, 3])), [6, 4])
+    batch = found.complete({"x": np.zeros((1, 2))})
+    np.testing.assert_array_equal(batch["prior"]["condition"]["text"], [[5, 6]])  # row 0 stands for no caption
+
+
+def test_examples_without_a_class_stay_as_they_are(run, tmp_path):
+    recipe, examples, _, _ = run
+    recipe.objective.beside = Beside()
+    assert prior_pictures.beside(recipe, tmp_path, examples) == (examples, {})
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("gone"), prior_pictures.latent_cache.CacheError("of others")])

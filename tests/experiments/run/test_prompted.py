@@ -1,5 +1,6 @@
 """The conditions of an objective's prompts beside a run's examples, and latents with their pictures' conditions."""
 
+import functools
 import types
 
 import numpy as np
@@ -31,7 +32,8 @@ class Batches:
 def test_each_example_of_a_batch_has_the_conditions_of_the_prompts():
     examples = Batches()
     row = {"words": np.arange(4.0).reshape(2, 2)}
-    beside = tuned_examples.Prompted(examples, {"teacher": row})
+    complete = functools.partial(tuned_examples._with_prompts, {"teacher": row})
+    beside = Examples(None, None, (), stored=examples, complete=complete)
     batches = list(beside.batches({}, 6, [0, 1], 2, state={"pass": 1}, order=1))  # by name, as reproduce gives them
     assert examples.closed and examples.arguments == ({}, 6, [0, 1], 2, {"pass": 1}, 1)
     for number, batch in enumerate(batches):
@@ -51,9 +53,11 @@ def test_prompts_are_encoded_once_as_records_of_their_own(tmp_path, monkeypatch)
     beside = tuned_examples.prompted(recipe(PROMPTS), tmp_path, examples)
     ((about, texts, folder),) = asked
     assert (about.name, about.size, texts, folder) == ("prompts", 2, ["a cat", ""], tmp_path / "prompts")
-    assert {name: entry["words"].tolist() for name, entry in beside.conditions.items()} == {
-        "teacher": [2.0],
-        "null": [1.0],
+    assert beside.stored is examples and beside.source is examples.source
+    prompts = beside.complete({"x": np.zeros((2, 3))})["prompts"]
+    assert {name: entry["words"].tolist() for name, entry in prompts.items()} == {
+        "teacher": [[2.0]] * 2,
+        "null": [[1.0]] * 2,
     }
 
 

@@ -387,13 +387,13 @@ def test_prior_preservation_sums_both_losses_and_makes_its_pictures_once(tmp_pat
     recipe = checks.validate(config)
     found = tuned_examples.pictures(recipe)
     recipe, found = tuned_examples.encoded(checks.with_data(recipe, found.spec), tmp_path, found)
-    both = prior_pictures.beside(recipe, tmp_path, found)
+    prior_pictures.beside(recipe, tmp_path, found)
     made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "prior").glob("*.png")}
     assert set(made) == {"00000.png", "00001.png"}
-    again = prior_pictures.beside(recipe, tmp_path, found)
+    again, _ = prior_pictures.beside(recipe, tmp_path, found)
     assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "prior").glob("*.png")} == made
     batch = next(again.batches(config, 0, np.arange(2), 0))
-    alone = next(both.examples.batches(config, 0, np.arange(2), 0))
+    alone = next(found.batches(config, 0, np.arange(2), 0))
     assert batch["x"].shape == alone["x"].shape == batch["prior"]["x"].shape
     np.testing.assert_array_equal(batch["condition"]["text"], alone["condition"]["text"])
     assert set(batch["prior"]["condition"]) == {"text", "text_mask", "captioned"}
