@@ -233,6 +233,11 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
         if name not in valid:
             raise unknown("--metrics", name, valid, "metric")
     image_names = [name for name in names if name in image_metrics.METRICS]
+    if image_names and flags.FLAGS.protocol == protocol_table.ALL:
+        raise ConfigError(
+            f"--metrics={image_names[0]}: --protocol=all measures the Frechet distance alone, under each protocol. "
+            f"Valid with it: {', '.join(model_metrics.METRICS)}."
+        )
     if image_names and not flags.FLAGS.protocol:
         raise ConfigError(
             f"--metrics={image_names[0]} is measured in the features of Inception or of an encoder. Name --protocol "

@@ -20,8 +20,8 @@ from diffusion.recipe import ConfigError, as_config_errors, checks
 from diffusion.sampling import watermarks
 
 TAKEN = ("steps", "guidance", "watermark")  # flags of a request by a prompt that apply here too
-OF_RUNS = ("weights", "average", "step")
-OF_PROMPTS = ("seed", "lora", "embedding", "attach")
+OF_RUNS = ("weights", "average", "step", "infill")
+OF_PROMPTS = ("seed", "lora", "embedding", "attach", "drop_text")
 
 
 def main(

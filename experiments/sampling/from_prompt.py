@@ -30,7 +30,7 @@ from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import model_flags, prompt_flags, shipped_models, tuned_run
 from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
-from diffusion.experiments.sampling.prompt_flags import AGAIN
+from diffusion.experiments.sampling.prompt_flags import AGAIN, NUMBER, PROMPT, SEED, SETTINGS
 from diffusion.io import clips, opener, pictures
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
@@ -67,6 +67,7 @@ def main(
         warnings.showwarning = lambda message, *_, **__: print(f"note: {message}", flush=True)
         warnings.simplefilter("always", UserWarning)
         if AGAIN.value is not None:
+            _check_flags_of_again()
             return again(pathlib.Path(AGAIN.value), out, MODEL.value, signer, DROP_TEXT.value)
         if work is None and MODEL.value is None:
             raise ConfigError(
@@ -118,6 +119,17 @@ def main(
         if signer is not None:
             for path, settings in written:
                 signer.sign(path, settings, diffusion.__version__)
+
+
+def _check_flags_of_again() -> None:
+    """Refuses flags of a request and its model beside --again, which takes them from the picture."""
+    model_choices = (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, DTYPE, QUANTISED)
+    for flag in (PROMPT, SEED, NUMBER, *SETTINGS.values(), *model_choices):
+        if flag.present:
+            raise ConfigError(
+                f"--{flag.name} = {flag.value!r} has no effect with --again, which takes it from the picture. "
+                "Valid with --again: --model, --out, --credentials, --drop_text."
+            )
 
 
 def _write(path: pathlib.Path, results: jobs.Results, i: int, settings: Mapping[str, Any]) -> None:

@@ -74,6 +74,11 @@ def sample(
     """
     if recipe.examples.shape is None:
         raise ConfigError("the recipe does not know the shape of the samples. Valid: sample(recipe.at(shape), folder).")
+    if average is not None and weights != "ema":
+        raise ConfigError(
+            f"--average={average} is a moving average, and --weights={weights} names the raw parameters. Valid: one of "
+            "the two flags."
+        )
     description: dict[str, Any] = {"weights": weights}
     if average is not None:
         params, step, description = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)

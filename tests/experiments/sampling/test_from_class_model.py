@@ -1,10 +1,13 @@
 """The flags of samples from a published model of classes."""
 
+import pathlib
+import re
 import types
 
 import numpy as np
 import pytest
 
+from diffusion.experiments import sample
 from diffusion.experiments.sampling import from_class_model, model_flags, prompt_flags
 from diffusion.recipe import ConfigError
 from diffusion.recipe.sections import sectioned
@@ -51,7 +54,8 @@ def test_flags_change_it(made, flags, monkeypatch):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    "name, value", [("seed", 3), ("lora", ["a"]), ("image", "a.png"), ("n", 0), ("quantised", "stored")]
+    "name, value",
+    [("seed", 3), ("lora", ["a"]), ("image", "a.png"), ("drop_text", True), ("n", 0), ("quantised", "stored")],
 )
 def test_flags_of_prompts_and_values_out_of_range_are_refused(made, flags, monkeypatch, name, value):  # noqa: F811
     setattr(flags, name, value)
@@ -62,6 +66,15 @@ def test_flags_of_prompts_and_values_out_of_range_are_refused(made, flags, monke
     ):
         from_class_model.main(made[0], "folder", None, None, None, None)
     assert not made[1]
+
+
+def test_every_flag_of_runs_is_refused():
+    """All flags that sample.py defines beside the config, but for those that hold for a published model too."""
+    source = pathlib.Path(sample.__file__).read_text()
+    defined = set(re.findall(r'flags\.DEFINE_\w+\(\s*"(\w+)"', source))
+    assert {"workdir", "step", "weights"} < defined
+    taken = {"workdir", "out", "labels", "condition", "credentials", "n", "quantised", "watermark"}
+    assert defined - taken == set(from_class_model.OF_RUNS)
 
 
 def test_defaults_of_a_request_are_one_picture_of_seed_0():

@@ -313,6 +313,19 @@ def test_a_model_is_named_once(flags):
         from_prompt.main(None)
 
 
+@pytest.mark.parametrize("name", ["prompt", "n", "steps", "negative", "lora", "quantised"])
+def test_flags_of_a_request_are_refused_beside_again(flags, monkeypatch, name):
+    flags.again = "a.png"
+    again = []
+    monkeypatch.setattr(from_prompt, "again", lambda path, *rest: again.append(str(path)))
+    from_prompt.main(None)
+    assert again == ["a.png"]
+    monkeypatch.setattr(flags[name], "present", 1)
+    with pytest.raises(ConfigError, match=rf"--{name} = .* has no effect with --again.*Valid with --again: --model"):
+        from_prompt.main(None)
+    assert again == ["a.png"]
+
+
 def test_the_layers_of_a_picture_are_written_beside_it(tmp_path, capsys):
     layers = np.zeros((2, 4, 5, 4), np.uint8)
     from_prompt._write(tmp_path / "0.png", Results(layers[None]), 0, {"seed": 0})

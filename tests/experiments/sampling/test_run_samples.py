@@ -46,6 +46,12 @@ def test_the_samples_are_of_the_chosen_weights(run, how, params, step, about):
     assert run_samples.sample(recipe, folder, "out", [1], quantised="int8", **how)[2:4] == ("out", [1])
 
 
+def test_an_average_of_the_raw_parameters_is_refused(run):
+    recipe, folder = run
+    with pytest.raises(ConfigError, match=r"--average=0\.1 is a moving average, and --weights=params names the raw"):
+        run_samples.sample(recipe, folder, weights="params", average=0.1)
+
+
 def test_a_recipe_without_a_shape_is_refused(run):
     recipe, folder = run
     recipe.examples = Examples()
