@@ -38,7 +38,9 @@ def traced_once(*apart: str) -> Iterator[None]:
         return (json.dumps(known), *objects)
 
     def shared(build: Callable) -> Callable:
-        def of(recipe, mesh=None) -> Any:
+        def of(recipe, mesh=None, watermark=None) -> Any:
+            if watermark is not None:
+                return build(recipe, mesh, watermark)
             key = (build, *key_of(recipe), mesh)
             if key not in built:
                 built[key] = build(recipe, mesh), recipe  # which keeps its objects, and so their ids
