@@ -19,7 +19,7 @@ class Autoencoder:
 
     Attributes:
         module: Linen module with `encode`, which returns `latent_space.Moments`, `decode`, and the fields
-            `picture_channels`, `latent_channels`, `scale` and `shift`, as `models.AutoencoderKL`.
+            `picture_channels`, `latent_channels`, `scale` and `shift`, as `AutoencoderKL`.
         path: folder or file of the weights that it begins with; "" for initial ones.
     """
 

@@ -71,7 +71,7 @@ class Encoder:
     """A frozen image encoder, whose features of clean pictures an objective uses, in the form of a network of the run.
 
     Attributes:
-        module: Linen module, called with pictures [B, H, W, C] in [-1, 1]; it returns `image_encoders.ImageFeatures`,
+        module: Linen module, called with pictures [B, H, W, C] in [-1, 1]; it returns `image_features.ImageFeatures`,
             or any value with their `patches` [B, N, D]. C is its field `picture_channels`, 3 without one.
         path: the file of its weights, in this library's names; "" for the weights of its initial state.
         size: the side of the pictures that it receives, to which they are resized; 0: as they are.

@@ -1,6 +1,6 @@
 """The names that a config can use, and their functions. One line in a table adds a name.
 
-The arguments of an entry are those of the function, checked against its signature by `resolve.call`. It also supplies
+The arguments of an entry are those of the function, checked against its signature by `entries.call`. It also supplies
 the arguments that do not come from the entry (the schedule, the parameterization, the steps of the run ...).
 """
 
@@ -308,7 +308,7 @@ WRAPPERS: dict[str, Callable] = {  # (objective, ...) -> objective; a list of wr
 UNCERTAINTIES = table(objectives.uncertainty)  # networks that predict the loss at each noise level
 # Projectors of features, in a term.
 PROJECTORS = table(objectives.projectors.mlp, objectives.projectors.convolution, objectives.projectors.final_layer)
-ENCODERS: dict[str, Callable] = {  # Linen modules: pictures -> `image_encoders.ImageFeatures`
+ENCODERS: dict[str, Callable] = {  # Linen modules: pictures -> `image_features.ImageFeatures`
     "convnext": convnext.ConvNeXt,
     "dinov2": dinov2.DINOv2,
     "dinov3": dinov3.DINOv3,

@@ -271,10 +271,11 @@ def _particle_arguments(
     denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
 ) -> tuple[dict[str, Any], Array]:
     """(the arguments of a function of particles, with initial noise for samples like x; the keys `[B]` of `_drawn`)."""
-    starts, walks, draws = _keys_particle_arguments(keys, number)
+    several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
+    starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
     noise = samplers.prior(schedule, starts, x.shape[1:])
     every = _each_particle(denoise, number)
-    return {"denoise": every, "schedule": schedule, "x": noise, "keys": walks, "number": number}, draws
+    return {"denoise": every, "schedule": schedule, "x": noise, "keys": walks, "number": number}, several[:, -1]
 
 
 def _branch_arguments(
@@ -301,13 +302,6 @@ def _over_particles(function: Callable[[Array], Any], number: int) -> Callable[[
     grouped = lambda x: x.reshape(-1, number, *x.shape[1:])
     every = jax.vmap(function, in_axes=1, out_axes=1)
     return lambda x: jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), every(grouped(x)))
-
-
-def _keys_particle_arguments(keys: Array, number: int) -> tuple[Array, Array, Array]:
-    """Keys `[B number]` of the particles' first noise and of their steps, and `[B]` of the draw of one of a group."""
-    several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
-    starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
-    return starts, walks, several[:, -1]
 
 
 def _drawn(particles: steering.Particles, keys: Array) -> tuple[Array, Weighed]:

@@ -20,7 +20,7 @@ def number(batch_size: int, mesh: Mesh, block: int = 1) -> int:
     Args:
         batch_size: examples in a step, >= 1.
         mesh: the mesh of the devices that the step runs on.
-        block: the number of consecutive examples that stay in one part, >= 1 (see `Objective.block`).
+        block: the number of consecutive examples that stay in one part, >= 1 (see `Objective.examples`).
 
     Returns:
         The number; it divides the batch, and each part divides into blocks.
