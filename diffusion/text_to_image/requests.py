@@ -377,25 +377,24 @@ class Request:
         return self.image is not None and (not self.keeps or first > 0)
 
     def completed(self, settings: Mapping[str, Any]) -> Self:
-        """The request, with these settings where it names none: steps, guidance or sampler."""
+        """The request, with these settings where it names none."""
         unset = {name: value for name, value in settings.items() if getattr(self, name) in (None, "")}
         return dataclasses.replace(self, **unset)
 
     def resolved(self, model: Any) -> Self:
         """The request, with the model's own steps, guidances and sampler if it names none."""
-        sampler = MOVING if self.words else model.process.sampler
-        request = self.completed({**model.usual._asdict(), "sampler": sampler})
-        changes: dict[str, Any] = {}
-        if self.image_guidance is None:
-            changes["image_guidance"] = 1.0 if model.distilled else model.kind.image_guidance
-        if self.perturbed_guidance is None:
-            changes["perturbed_guidance"] = model.kind.perturbed_guidance
+        usual = {
+            **model.usual._asdict(),
+            "sampler": MOVING if self.words else model.process.sampler,
+            "image_guidance": 1.0 if model.distilled else model.kind.image_guidance,
+            "perturbed_guidance": model.kind.perturbed_guidance,
+        }
         if (sound := model.kind.sound) is not None:
-            unset = [name for name in OF_SOUND if getattr(self, name) is None]
-            changes |= {name: getattr(sound, OF_SOUND[name]) for name in unset}
+            usual |= {name: getattr(sound, field) for name, field in OF_SOUND.items()}
+        request = self.completed(usual)
         if model.kind.several and self.image is not None and self.strength is None and not self.keeps:
-            changes |= {"image": None, "images": (self.image, *self.images)}
-        return dataclasses.replace(request, **changes)
+            return dataclasses.replace(request, image=None, images=(self.image, *self.images))
+        return request
 
     def check(self, model: Any) -> None:
         """Checks a resolved request against a model, and warns of a setting without effect.
