@@ -198,7 +198,7 @@ class SongUNet(LevelsByResolution, Backbone):
         """The embedding of clock, class and augmentation, [B, 4 width], before its last silu."""
         size = self.width * self.clock_multiplier
         if self.clock == "positional":
-            features = jnp.roll(sinusoid(t, size, shift=1), size // 2, axis=-1)  # sines first
+            features = sinusoid(t, size, shift=1, sines_first=True)
         else:
             frequencies = constant(self, "frequencies", nn.initializers.normal(16.0), (size // 2,))
             angles = t[:, None] * (2 * jnp.pi * frequencies)

@@ -311,8 +311,8 @@ class UNet(UNetLevels, Backbone):
                 nearest = jnp.rint(number).astype(jnp.int32)
                 features = table.at[nearest].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
             else:
-                features = sinusoid(number, self.time_features, shift=self.frequency_shift)
-                features = jnp.roll(features, self.time_features // 2, axis=-1) if self.sines_first else features
+                shift, sines_first = self.frequency_shift, self.sines_first
+                features = sinusoid(number, self.time_features, shift=shift, sines_first=sines_first)
             h = nn.silu(nn.Dense(self.time_width, dtype=self.dtype, name=f"{name}_hidden")(features))
             return nn.Dense(self.time_width, dtype=self.dtype, name=f"{name}_out")(h)
 

@@ -10,8 +10,10 @@ import numpy as np
 from diffusion.models.layers.constants import constant
 
 
-def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0, shift: int = 0) -> jax.Array:
-    """Sinusoidal features of the time, cosines first.
+def sinusoid(
+    t: jax.Array, size: int = 256, max_period: float = 10_000.0, shift: int = 0, sines_first: bool = False
+) -> jax.Array:
+    """Sinusoidal features of the time.
 
         w_i = max_period^(-i / (size / 2 - shift)),   i = 0 .. size / 2 - 1
         out = [cos(w t), sin(w t)]
@@ -22,6 +24,7 @@ def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0, shift:
         max_period: the longest period over 2 pi.
         shift: 1 if the last period is `max_period`, as in Ho et al. (2020) and some later libraries; 0 if the next
             period would be, as in most networks since.
+        sines_first: whether the sines stand before the cosines, as in Ho et al. (2020).
 
     Returns:
         [B, size], float32 or wider.
@@ -31,7 +34,8 @@ def sinusoid(t: jax.Array, size: int = 256, max_period: float = 10_000.0, shift:
     t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
     frequencies = jnp.exp(-math.log(max_period) * jnp.arange(size // 2, dtype=t.dtype) / (size // 2 - shift))
     angles = t[:, None] * frequencies
-    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+    features = (jnp.sin, jnp.cos) if sines_first else (jnp.cos, jnp.sin)
+    return jnp.concatenate([feature(angles) for feature in features], axis=-1)
 
 
 class TimestepEmbedding(nn.Module):

@@ -450,7 +450,7 @@ def strength_features(strength: jax.Array, size: int) -> jax.Array:
     Reference: Luo et al., "Latent Consistency Models", 2023, section 4.2, whose strength is one less than ours.
     """
     strength = strength.astype(jnp.promote_types(strength.dtype, jnp.float32))
-    return jnp.roll(sinusoid(1000 * (strength - 1), size, shift=1), size // 2, axis=-1)
+    return sinusoid(1000 * (strength - 1), size, shift=1, sines_first=True)
 
 
 def residual_shapes(module: ConditionalUNet, height: int, width: int) -> tuple[tuple[int, int, int], ...]:
