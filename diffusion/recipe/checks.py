@@ -36,8 +36,8 @@ def validate(config: Mapping) -> Recipe:
     recipe = resolve.recipe(config, config["data"]["shape"])
     fits.check(recipe)
     symbol_runs.check(recipe)
-    settings_checks.check(recipe)
     _check_base(recipe)
+    settings_checks.check(recipe)
     _check_buckets(recipe)
     return recipe
 
