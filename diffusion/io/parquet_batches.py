@@ -100,7 +100,7 @@ def batches(
 
 
 def _check_pages(
-    file: BinaryIO, about: Any, columns: Sequence[str] | None, groups: Sequence[int], path: pathlib.Path
+    file: BinaryIO, header: Any, columns: Sequence[str] | None, groups: Sequence[int], path: pathlib.Path
 ) -> int:
     """Refuses pages that unpack to more than the file explains; returns the bytes of the longest value there may be."""
     size = os.fstat(file.fileno()).st_size
@@ -108,12 +108,12 @@ def _check_pages(
     longest = 1
     chunks = _chunks(file, path)
     for group in groups:
-        if len(chunks[group]) != about.num_columns:
+        if len(chunks[group]) != header.num_columns:
             raise limits.Refused(f"{path} is damaged: a group of rows has {len(chunks[group])} columns")
         for number, chunk in enumerate(chunks[group]):
             if columns is not None and chunk.name not in columns:
                 continue
-            schema = about.schema.column(number)
+            schema = header.schema.column(number)
             width = FIXED.get(schema.physical_type, max(schema.length or 0, 0))
             at, end = chunk.start, chunk.end
             if not 0 <= at <= end <= size:
@@ -172,9 +172,10 @@ def _chunks(file: BinaryIO, path: pathlib.Path) -> list[list[_Chunk]]:
         raise limits.Refused(f"{path} is damaged: its columns have no description") from error
 
 
-def _chunk(about: dict[int, Any]) -> _Chunk:
-    start = min(about[9], about.get(11) or about[9])  # the dictionary comes first if there is one
-    return _Chunk(about[3][0].decode(), start, start + about[7], max(about[6], 0))
+def _chunk(column: dict[int, Any]) -> _Chunk:
+    """The name, the bytes and the unpacked size of a column, from the fields of its description."""
+    start = min(column[9], column.get(11) or column[9])  # the dictionary comes first if there is one
+    return _Chunk(column[3][0].decode(), start, start + column[7], max(column[6], 0))
 
 
 def _page(content: bytes, path: pathlib.Path) -> tuple[int, int, int, int]:

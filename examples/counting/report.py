@@ -177,7 +177,7 @@ def run(
     out: pathlib.Path,
     texts: Sequence[str],
     read: Callable[[Sequence[str], np.ndarray], Mapping[str, Any]],
-    about: Mapping[str, Any],
+    description: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Makes and measures the pictures of each row, and writes the report; returns its content.
 
@@ -186,12 +186,12 @@ def run(
         out: the folder of the report, made if missing.
         texts: the captions; each has `measures.SEEDS` pictures.
         read: (caption of each picture, pictures) -> figures, as `measures.measured` returns them.
-        about: entries of the protocol that describe the model and the judges.
+        description: entries of the protocol that describe the model and the judges.
     """
     (out / "pictures").mkdir(parents=True, exist_ok=True)
     asked = [text for text in texts for _ in range(measures.SEEDS)]
     seeds = range(measures.FIRST_SEED, measures.FIRST_SEED + len(asked))
-    content: dict[str, Any] = {"rows": {}, "protocol": {**about, "captions": len(texts), **report.software()}}
+    content: dict[str, Any] = {"rows": {}, "protocol": {**description, "captions": len(texts), **report.software()}}
     shown = {}
     for name, (make, training, picture) in rows.items():
         path = out / "pictures" / f"{name}.npz"

@@ -77,7 +77,7 @@ def makers(
 
 
 def run(
-    rows: Mapping[str, Callable[[int], Row]], out: pathlib.Path, number: int, about: Mapping[str, Any]
+    rows: Mapping[str, Callable[[int], Row]], out: pathlib.Path, number: int, description: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Makes rows, and writes their pictures and the report with the rows that are there already; returns its content.
 
@@ -85,7 +85,7 @@ def run(
         rows: the rows' functions by their names, from `makers`.
         out: the folder of the report, made if missing.
         number: how many pictures each figure has.
-        about: entries of the protocol that describe the model.
+        description: entries of the protocol that describe the model.
     """
     out.mkdir(parents=True, exist_ok=True)
     path = out / "report.json"
@@ -93,7 +93,7 @@ def run(
     for name, make in rows.items():
         row = make(number)
         draw(row, out / f"{name}.png")
-        protocol = {**about, "number": number, **report.software()}
+        protocol = {**description, "number": number, **report.software()}
         content["rows"][name] = report.plain({entry: getattr(row, entry) for entry in ENTRIES} | {"protocol": protocol})
         content["rows"] = {one: content["rows"][one] for one in order(content["rows"])}
         report.write(out, content, markdown(content))

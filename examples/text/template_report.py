@@ -89,7 +89,7 @@ def _words(withheld: bool, number: int) -> list[tuple[str, np.ndarray]]:
 
 
 def run(
-    model: text_to_image.TextToImage, out: pathlib.Path, number: int, about: Mapping[str, Any], **how: Any
+    model: text_to_image.TextToImage, out: pathlib.Path, number: int, description: Mapping[str, Any], **how: Any
 ) -> dict[str, Any]:
     """Measures a model and writes the report; returns its content.
 
@@ -97,7 +97,7 @@ def run(
         model: the model.
         out: the folder of the report, made if missing.
         number: captions of each kind.
-        about: the description of the model, for the protocol.
+        description: entries of the protocol that describe the model.
         **how: arguments of `text_to_image.generate`, such as steps and guidance; the model's own by default.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def run(
         figures["drawings"][kind] = prompt_metrics.by_templates(texts, real)
         plots.captioned(pictures[:SHOWN], texts[:SHOWN], [True] * min(SHOWN, number), out / f"{kind}.png")
         print(kind, {name: f"{share['share']:.1%}" for name, share in figures["templates"][kind].items()}, flush=True)
-    protocol = {**about, "number": number, "seeds": FIRST_SEEDS, **how, **report.software()}
+    protocol = {**description, "number": number, "seeds": FIRST_SEEDS, **how, **report.software()}
     content = report.plain({"figures": figures, "protocol": protocol})
     report.write(out, content, markdown(content, out))
     return content

@@ -120,7 +120,7 @@ class _Shards:
     def _clip(self, row: int, content: bytes) -> np.ndarray:
         frames, side, rate = self._size
         name = f"its {self._stored['x']}"
-        numbers = _clips_of(clips.properties(content, name), name, frames, side, rate)[0]
+        numbers = _frame_numbers(clips.properties(content, name), name, frames, side, rate)[0]
         return np.stack([square(frame, side) for frame in clips.read(content, numbers, name)])
 
 
@@ -214,10 +214,10 @@ def _windows(
     """The numbers of the frames of each clip of a film.
 
     Raises:
-        ValueError: as in `_clips_of`, and for a folder in which a frame is missing or occurs twice.
+        ValueError: as in `_frame_numbers`, and for a folder in which a frame is missing or occurs twice.
     """
     if not film.is_dir():
-        return _clips_of(clips.properties(film, within=within), str(film), frames, side, rate)
+        return _frame_numbers(clips.properties(film, within=within), str(film), frames, side, rate)
     numbers = [_number(file) for file in files]  # ascending
     for file, after in itertools.pairwise(files):
         if _number(file) == _number(after):
@@ -227,30 +227,30 @@ def _windows(
     if gaps := [number + 1 for number, after in itertools.pairwise(numbers) if after > number + 1]:
         raise ValueError(f"{film} lacks frame {gaps[0]}: its pictures are numbered {numbers[0]} to {numbers[-1]}")
     width, height = pictures.opened(files[0], within=within).size
-    return _clips_of(clips.evenly(len(files), height, width, stored_rate), str(film), frames, side, rate)
+    return _frame_numbers(clips.evenly(len(files), height, width, stored_rate), str(film), frames, side, rate)
 
 
-def _clips_of(about: clips.About, name: str, frames: int, side: int, rate: float) -> list[np.ndarray]:
+def _frame_numbers(film: clips.About, name: str, frames: int, side: int, rate: float) -> list[np.ndarray]:
     """The numbers of the frames of each clip of a film with such a header.
 
     Raises:
         ValueError: for a film of a lower rate, smaller pictures, or too few frames.
     """
-    if about.rate < rate * (1 - 1e-3):
+    if film.rate < rate * (1 - 1e-3):
         raise ValueError(
-            f"{name} has {about.rate:g} frames a second, fewer than rate = {rate:g}. Valid: a rate up to that of the "
+            f"{name} has {film.rate:g} frames a second, fewer than rate = {rate:g}. Valid: a rate up to that of the "
             "film"
         )
-    if min(about.height, about.width) < side:
+    if min(film.height, film.width) < side:
         raise ValueError(
-            f"{name} has {about.height} x {about.width} pixels, fewer than side = {side}. Valid: a smaller side, or "
+            f"{name} has {film.height} x {film.width} pixels, fewer than side = {side}. Valid: a smaller side, or "
             "larger films"
         )
-    wanted = np.arange(int(np.ceil((about.length - ROUNDING) * rate))) / rate
-    shown = np.searchsorted(about.times, wanted + ROUNDING, side="right") - 1
+    wanted = np.arange(int(np.ceil((film.length - ROUNDING) * rate))) / rate
+    shown = np.searchsorted(film.times, wanted + ROUNDING, side="right") - 1
     if len(shown) < frames:
         raise ValueError(
-            f"{name} has {len(about.times)} frames at {about.rate:g} a second; at rate = {rate:g} these are "
+            f"{name} has {len(film.times)} frames at {film.rate:g} a second; at rate = {rate:g} these are "
             f"{len(shown)} frames, fewer than frames = {frames}. Remove the film, or choose fewer frames"
         )
     return [shown[i : i + frames] for i in range(0, len(shown) - frames + 1, frames)]
