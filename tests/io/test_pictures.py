@@ -66,7 +66,7 @@ def test_settings_travel_in_the_file_and_nothing_of_them_is_executed(tmp_path):
     for text in ("{", "[" * 100_000, "[1]"):
         about = PngImagePlugin.PngInfo()
         about.add_text(pictures.KEY, text)
-        with pytest.raises(ValueError, match="its (table of settings is not valid JSON|settings are list)"):
+        with pytest.raises(ValueError, match=r"its (table of settings is not valid JSON|settings are list)"):
             pictures.settings_of(saved(tmp_path / "c.png", PIXELS, pnginfo=about))
 
 
