@@ -160,9 +160,8 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
         report.beside_table(rows),
         *report.pictures(folder, PICTURES),
         report.table(("", ""), protocol.items()),
-        report.IN_FULL,
     ]
-    return "\n\n".join(parts) + "\n"
+    return report.page(parts)
 
 
 def main(argv: list[str]) -> None:
