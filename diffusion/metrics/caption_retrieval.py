@@ -34,7 +34,7 @@ class Retriever(NamedTuple):
         digest: sha256 of the parameters.
     """
 
-    params: dict[str, Array]
+    params: dict[str, np.ndarray]
     words: dict[str, int]
     digest: str
 

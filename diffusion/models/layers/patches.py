@@ -47,7 +47,7 @@ def embedded_patches(
 
 def picture_output(
     tokens: jax.Array,
-    c: jax.Array,
+    c: jax.Array | None,
     norm: Callable[[jax.Array], jax.Array],
     patch: int,
     shape: tuple[int, ...],
@@ -59,7 +59,7 @@ def picture_output(
 
     Args:
         tokens: [B, N, D].
-        c: the condition, [B, D], or [B, N, D] for each token.
+        c: the condition, [B, D], or [B, N, D] for each token; None with `vectors`.
         norm: normalisation of the last axis.
         patch: side of a patch in pixels.
         shape: shape of the pictures, [B, H, W, C].
