@@ -1,6 +1,7 @@
 """What a checkpoint declares of its leaves, byte by byte, before anything of it is opened."""
 
 import json
+import os
 
 import pytest
 import tensorstore
@@ -64,6 +65,19 @@ def test_arrays_and_chunks_are_as_large_as_they_are_declared_and_no_larger(tmp_p
         validation.check_item(wide, 10**6)
     with pytest.raises(Refused, match=r"manifest\.ocdbt is missing"):
         validation.check_item(tmp_path, size)
+
+
+@pytest.mark.parametrize("number, error", [(5, ValueError), (2, Refused)])  # EIO; ENOENT: a file is missing
+def test_a_disk_that_fails_is_no_fault_of_the_checkpoint(tmp_path, monkeypatch, number, error):
+    item = write(tmp_path / "params", kernel=([4, 3], [4, 3]))
+
+    def read(*_):
+        raise ValueError("NOT_FOUND: Error reading") from OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tensorstore.KvStore, "open", read)
+    with pytest.raises(ValueError) as raised:
+        validation.check_item(item, 48)
+    assert type(raised.value) is error
 
 
 def test_a_description_is_as_large_as_a_text_may_be_and_no_larger(tmp_path, monkeypatch):
