@@ -72,7 +72,7 @@ def inside(lines: Lines, scenes: Sequence[Scene], boxes: Sequence[Sequence[float
     measured = {name: drawn_objects.measured(pictures, scenes) for name, pictures in lines.items()}
     return {
         name: bootstrap.share(
-            [is_inside(*row) for row in zip(scenes, [picture.objects[0] for picture in pictures], boxes)]
+            [is_inside(*row) for row in zip(scenes, [picture.objects[0] for picture in pictures], boxes, strict=True)]
         )
         for name, pictures in measured.items()
     }

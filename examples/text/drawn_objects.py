@@ -260,7 +260,7 @@ def verdicts(
     requested: Sequence[Scene], pictures: np.ndarray, more: tuple[Distance, ...] = ()
 ) -> list[dict[str, bool]]:
     """The `verdict` of each picture; the arguments are those of `measured`."""
-    return [verdict(*pair) for pair in zip(requested, measured(pictures, requested, more))]
+    return [verdict(*pair) for pair in zip(requested, measured(pictures, requested, more), strict=True)]
 
 
 def _template(one: Drawn, shape: str) -> int:
