@@ -58,9 +58,9 @@ def write(
     per_file = shard_records or max(1, SHARD // description.record_bytes)
     with _lock(folder):
         per_file, sizes = _settle(folder, description, per_file)
-        files = [folder / name for name in _names(spec.size, per_file)]
+        shards = [folder / name for name in _names(spec.size, per_file)]
         sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
-        missing = [number for number, file in enumerate(files) if not sound(file)]
+        missing = [number for number, file in enumerate(shards) if not sound(file)]
         shard_of = lambda number: range(per_file * number, min(per_file * (number + 1), spec.size))
         runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
         advance = begin(sum(map(len, runs)))
@@ -69,17 +69,17 @@ def write(
         for batch in pipeline.rows(source, spec, runs, threads=threads):
             number = int(batch["index"][0]) // per_file
             last = int(batch["index"][-1]) + 1
-            part = folder / f".{files[number].name}.part"
+            part = folder / f".{shards[number].name}.part"
             writer = writer or ArrayRecordWriter(str(part), "group_size:1,uncompressed")
             for record in _records(batch, description, encode, batch_size):
                 writer.write(record)
             if last % per_file == 0 or last == spec.size:
                 writer.close()
                 writer = None
-                _finish(part, files[number], len(shard_of(number)))
+                _finish(part, shards[number], len(shard_of(number)))
             done += len(batch["index"])
             advance(done)
-        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in files})
+        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in shards})
         (folder / BEGUN).unlink(missing_ok=True)
 
 
