@@ -116,7 +116,8 @@ def _check_settings(request: Request, source: Mapping[str, Any]) -> None:
     values = {name: getattr(request, name) for name in settings(type(request)) if name not in USED}
     refused = {name: value for name, value in values.items() if not _is_neutral(request, name, value)}
     refused |= {name: source[name] for name in ("embeddings", "quantised") if source.get(name)}
-    for name, value in refused.items():
+    if refused:
+        name, value = next(iter(refused.items()))
         raise ValueError(
             f"{name} = {limits.short(value)} cannot be exported: none of the supported nodes has this setting"
         )
