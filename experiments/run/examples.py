@@ -44,7 +44,7 @@ class Examples(NamedTuple):
         where: the folder that holds them.
         stored: the examples that batches are read from, where `complete` adds to them.
         complete: the batch of the run for a batch of `stored`; None where the batches are read as they are.
-        beside: what the batches have beside the examples, in words for the start of a run.
+        beside: text for the start of a run that says what the batches have beside the examples; "" for nothing.
     """
 
     source: sources.Source | Stream
