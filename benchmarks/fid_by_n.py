@@ -29,7 +29,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from diffusion.experiments.evaluation import comparison, report
-from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.io.files import write_text
 from diffusion.metrics import extrapolation, image_sets, inception, kernel_distance, protocols, references
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the samples, in a subset

@@ -24,7 +24,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 import pathlib
 
 from diffusion.experiments.evaluation import comparison, records, report
-from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.io.files import write_text
 from diffusion.metrics import frechet, image_sets, inception, protocols, references
 
 METRICS = ("fid", "kid")

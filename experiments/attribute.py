@@ -41,6 +41,7 @@ from diffusion.experiments.evaluation import plots, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files, trained_run
 from diffusion.io import files
+from diffusion.io.files import write_text
 from diffusion.metrics import attribution
 from diffusion.recipe import ConfigError
 from diffusion.schedules import left_broadcast
@@ -166,7 +167,7 @@ def main(argv: list[str]) -> None:
         "top": rows[best].tolist(),
         "share_of_the_class": {"top": same, "all": chance},
     }
-    workdir.write_text(out / "attribution.json", json.dumps(content, indent=2) + "\n")
+    write_text(out / "attribution.json", json.dumps(content, indent=2) + "\n")
     print(f"of the {values.top} highest, {same:.0%} have the sample's class, of all {chance:.0%}")
     print(f"Look at: {out / 'attribution.png'}")
 

@@ -36,6 +36,7 @@ from diffusion.experiments.sampling import sample_files
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Group, Results, Run, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
+from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError, unknown
 from diffusion.recipe.extensions import printed
 from diffusion.recipe.values import MISSING, differences, flattened, plain
@@ -253,7 +254,7 @@ def write(compared: Compared, out: pathlib.Path) -> list[pathlib.Path]:
     for title, header, rows in tables(compared):
         parts += [f"## {title}", report.table(header, rows)]
     parts += [*report.pictures(out, {path.name: CURVES for path in paths[1:]}), *compared.notes, HOW_TO_READ]
-    workdir.write_text(paths[0], "\n\n".join(parts) + "\n")
+    write_text(paths[0], "\n\n".join(parts) + "\n")
     return paths
 
 

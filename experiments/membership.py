@@ -39,6 +39,7 @@ from diffusion.arrays import chunks
 from diffusion.experiments.evaluation import held_out, real_images, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
+from diffusion.io.files import write_text
 from diffusion.metrics import detection, membership
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
@@ -146,8 +147,8 @@ def main(argv: list[str]) -> None:
     with progress.bar("attacking", len(times), "times") as advance:
         content = measure(run, times, values.number, values.draws, advance)
     out.mkdir(parents=True, exist_ok=True)
-    workdir.write_text(out / "membership.json", json.dumps(content, indent=2) + "\n")
-    workdir.write_text(out / "membership.md", table(content) + "\n")
+    write_text(out / "membership.json", json.dumps(content, indent=2) + "\n")
+    write_text(out / "membership.md", table(content) + "\n")
     print(table(content))
 
 

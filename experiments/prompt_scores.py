@@ -53,6 +53,7 @@ from diffusion.experiments.arena.competitors import Competitor
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import files, opener
+from diffusion.io.files import write_text
 from diffusion.metrics import picture_scores
 from diffusion.metrics.picture_scores import Columns, Scorer, Source
 from diffusion.metrics.preference import preferred
@@ -199,7 +200,7 @@ def main(argv: list[str]) -> None:
     if values.answerer:
         record["answerer"] = values.answerer
     out.mkdir(parents=True, exist_ok=True)
-    workdir.write_text(out / "prompt_scores.json", json.dumps(record, indent=2) + "\n")
+    write_text(out / "prompt_scores.json", json.dumps(record, indent=2) + "\n")
     rows = io.StringIO()
     lines = csv.writer(rows)
     lines.writerow(["set", "picture", "prompt", *columns_of_sets[0]])

@@ -26,6 +26,7 @@ from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.shipped_models import FILE, SCALE
 from diffusion.io import files
+from diffusion.io.files import write_text
 from diffusion.io.leaf_names import leaves_of
 from diffusion.recipe import versions
 from diffusion.text_to_image import model_folder, model_index
@@ -63,7 +64,7 @@ def write(run: str | pathlib.Path, folder: str | pathlib.Path, made_by: str) -> 
     config = workdir.read_config(run)
     config.data.update({"shape": tuple(workdir.example_shape(config)), "dir": ""})
     config.sample.update({"number": NUMBER, "batch_size": NUMBER})
-    workdir.write_text(folder / "config.json", versions.write(config) + "\n")
+    write_text(folder / "config.json", versions.write(config) + "\n")
     card = model_card.build_run_card(run, config.model.name, LICENSE, step=step)
     pairs = config.data.source.to_dict().get("name") == "moving_pairs"  # their report stands beside the run
     figures = _figures(pathlib.Path(run).parent / "report" / "report.json", pairs_report.rows) if pairs else {}

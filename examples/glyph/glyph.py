@@ -14,8 +14,8 @@ import numpy as np
 from diffusion.data.shapes import drawing, scenes, spoilt
 from diffusion.data.shapes.drawing import Distance
 from diffusion.data.shapes.scenes import COLOURS, NONE, POSITIONS, RELATIONS, SHAPES, SIZES, Lot, Scene
-from diffusion.experiments.run_folder import workdir
 from diffusion.io import pictures
+from diffusion.io.files import write_text
 
 NAME = "ghost"
 SEED = 8_003  # of its pictures, and of the prompts that name it
@@ -65,7 +65,7 @@ def write(folder: str | pathlib.Path) -> pathlib.Path:
         caption = scenes.phrase(scene)
         pictures.write(folder / f"{number}.png", picture(scene, 0, number), {"caption": caption})
         rows.writerow((f"{number}.png", caption, word(scene, f"<{NAME}>")))
-    workdir.write_text(folder / "metadata.csv", table.getvalue())
+    write_text(folder / "metadata.csv", table.getvalue())
     return folder
 
 

@@ -47,6 +47,7 @@ from diffusion.experiments import encode, encode_text, train
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import model
+from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError, check_stages, checks, data, extensions, fields, resolve
 from diffusion.text import byte_pairs
 from diffusion.training.checkpointing import checkpoints
@@ -177,7 +178,7 @@ def _encode(config: Any, folder: pathlib.Path, source: sources.Source) -> None:
             scaling = model.autoencoder(folder / name, folder / out, config.measured)._asdict()
             numbers = "; ".join(f"{title} {', '.join(f'{x:.3g}' for x in row)}" for title, row in scaling.items())
             print(f"latents by channel, before they are standardised: {numbers}", flush=True)
-        workdir.write_text(note, str(trained[name]))
+        write_text(note, str(trained[name]))
     if not (folder / "captions" / captions.INDEX).is_file():
         encode_text.run(folder / "text_encoder", folder / "tokenizer", source, folder / "captions")
     if not (folder / "latents" / latent_cache.INDEX).is_file():

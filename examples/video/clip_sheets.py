@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from diffusion.experiments.evaluation import clip_pictures
-from diffusion.experiments.run_folder import workdir
 from diffusion.io import clips as clip_files, films
+from diffusion.io.files import write_text
 
 SHOWN = 16  # clips in an animation
 ENLARGED = 3
@@ -28,7 +28,7 @@ def write(clips: np.ndarray, path: pathlib.Path, captions: Sequence[str], rate: 
     if films.has_library():
         even = np.pad(frames, [(0, 0), *((0, side % 2) for side in frames.shape[1:3]), (0, 0)], mode="edge")
         clip_files.write_mp4(path.with_suffix(".mp4"), even, rate)
-    workdir.write_text(path.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions[:SHOWN]))
+    write_text(path.with_suffix(".txt"), "".join(f"{caption}\n" for caption in captions[:SHOWN]))
 
 
 def embedded(folder: pathlib.Path, titles: Mapping[str, str]) -> list[str]:

@@ -13,10 +13,10 @@ from typing import Any
 from diffusion.data import latent_cache
 from diffusion.experiments import encode, train
 from diffusion.experiments.evaluation import model_card
-from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import model
 from diffusion.io import files
+from diffusion.io.files import write_text
 from diffusion.models import interchange
 from diffusion.recipe import ConfigError, check_stages, data, resolve
 from diffusion.training.checkpointing import checkpoints
@@ -95,7 +95,7 @@ def encoded(config: Any, folder: pathlib.Path) -> None:
             interchange.save(new, module.clone(**scaling._asdict()), params)
             card = model_card.build_run_card(folder / "autoencoder", "Autoencoder")
             model_card.write(new, card, folder / "vae")
-        workdir.write_text(note, trained)
+        write_text(note, trained)
     if not (folder / "latents" / latent_cache.INDEX).is_file():
         encode.run(autoencoder_folders.load(folder / "vae"), source, str(folder / "latents"))
 

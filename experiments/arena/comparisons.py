@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.experiments.arena.competitors import Competitor, matched
-from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.io import opener, schema
+from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError
 
 FILE = "arena.json"

@@ -13,8 +13,8 @@ from diffusion.experiments.arena import votes as votes_file
 from diffusion.experiments.arena.comparisons import Arena
 from diffusion.experiments.arena.votes import FIRST, SECOND, TIE, Vote
 from diffusion.experiments.evaluation import plots, report
-from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import files
+from diffusion.io.files import write_text
 from diffusion.metrics import bootstrap
 from diffusion.metrics.bradley_terry import ELO, bradley_terry
 from diffusion.metrics.voter_agreement import NO_VOTE, krippendorff_alpha

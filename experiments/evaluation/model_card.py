@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from diffusion.experiments.evaluation import run_report
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines, limits, opener
+from diffusion.io.files import write_text
 from diffusion.recipe.values import config_hash, plain
 from diffusion.training.checkpointing import checkpoints
 
@@ -86,7 +87,7 @@ def write_beside(file: str | pathlib.Path, card: Card) -> pathlib.Path:
     """
     path = pathlib.Path(file).with_suffix(".md")
     if not path.is_file() or is_ours(opener.read(path)):
-        workdir.write_text(path, text(card))
+        write_text(path, text(card))
     return path
 
 
@@ -107,7 +108,7 @@ def write(folder: str | pathlib.Path, card: Card, before: str | pathlib.Path | N
             if old != path:
                 path.write_bytes(content)
             return path
-    workdir.write_text(path, text(card))
+    write_text(path, text(card))
     return path
 
 

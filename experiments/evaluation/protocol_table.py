@@ -13,7 +13,7 @@ from typing import Any
 
 from diffusion.experiments.evaluation import records, report
 from diffusion.experiments.evaluation.comparison import Request
-from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.io.files import write_text
 from diffusion.metrics import encoder_protocols, protocols
 from diffusion.metrics.statistics import StatisticsError
 from diffusion.recipe import ConfigError, unknown

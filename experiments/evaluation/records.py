@@ -13,9 +13,9 @@ import diffusion
 from diffusion.experiments.evaluation import comparison, reconstructions, report
 from diffusion.experiments.evaluation.comparison import Request
 from diffusion.experiments.evaluation.image_metrics import ELSEWHERE
-from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sampling import sample_files
 from diffusion.io import limits, opener
+from diffusion.io.files import write_text
 from diffusion.metrics import references
 from diffusion.package import commands
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion.experiments.evaluation.figures import Figure
-from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.io.files import write_text
 
 WIDE = 200  # letters in a line of a log, where nothing is cut off
 PACKAGES = ("jax", "flax", "optax", "grain", "numpy")

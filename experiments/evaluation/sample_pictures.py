@@ -19,8 +19,8 @@ from diffusion.experiments.evaluation import (
     sound_files,
     surface_pictures,
 )
-from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import symbol_samples
+from diffusion.io.files import write_text
 from diffusion.objectives import Moves, Restores
 from diffusion.recipe import data
 from diffusion.recipe.recipe import Recipe
@@ -61,7 +61,7 @@ def _symbols(samples: Samples) -> list[pathlib.Path] | None:
     vocabulary = data.open_recipe(samples.recipe).spec.vocabulary
     lines = (text.replace("\n", "\\n") + "\n" for text in symbol_samples.texts(samples.x, vocabulary))
     path = samples.out / "samples.txt"
-    workdir.write_text(path, "".join(lines))
+    write_text(path, "".join(lines))
     return [path]
 
 

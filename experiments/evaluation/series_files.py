@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from diffusion.data.sources.series import StandardSeries
-from diffusion.experiments.run_folder import workdir
 from diffusion.io import files
+from diffusion.io.files import write_text
 
 
 def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -33,5 +33,5 @@ def write(source: Any, samples: np.ndarray, folder: pathlib.Path) -> list[pathli
     (table,) = filled.values()
     lines = [",".join(source.columns)] if source.columns else []
     lines += [",".join("" if np.isnan(value) else f"{value:.9g}" for value in row) for row in table]
-    workdir.write_text(folder / "filled.csv", "\n".join(lines) + "\n")
+    write_text(folder / "filled.csv", "\n".join(lines) + "\n")
     return [folder / "filled.csv"]

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.experiments.evaluation import plots
-from diffusion.experiments.run_folder.workdir import write_text
+from diffusion.io.files import write_text
 from diffusion.metrics import bootstrap, detection
 from diffusion.recipe import ConfigError
 from diffusion.sampling import watermarks

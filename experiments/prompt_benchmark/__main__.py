@@ -64,6 +64,7 @@ from diffusion.experiments.evaluation import report
 from diffusion.experiments.prompt_benchmark import benchmarks, clip_embedder, judging, making
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Readers
 from diffusion.experiments.run_folder import user_code, workdir
+from diffusion.io.files import write_text
 from diffusion.metrics.prompt_following.readers import ReaderError
 from diffusion.recipe import ConfigError, extensions, names, unknown
 
@@ -142,7 +143,7 @@ def run(
             "figures": figures,
             **report.software(),
         }
-        workdir.write_text(out / "benchmark.json", json.dumps(report.plain(content), indent=2) + "\n")
+        write_text(out / "benchmark.json", json.dumps(report.plain(content), indent=2) + "\n")
     return content
 
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Item, Picture, Readers
-from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import json_lines, limits, opener, pictures
+from diffusion.io.files import write_text
 from diffusion.metrics.prompt_following import readers
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress

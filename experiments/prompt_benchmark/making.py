@@ -7,9 +7,9 @@ from typing import Any
 
 from diffusion import text_to_image
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Item
-from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sampling import shipped_models
 from diffusion.io import pictures
+from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError
 from diffusion.text_to_image import png
 from diffusion.text_to_image.requests import Request

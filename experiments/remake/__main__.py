@@ -29,6 +29,7 @@ import pathlib
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.remake import measuring, remakes, remakes_page
 from diffusion.experiments.run_folder import workdir
+from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError
 
 
@@ -46,7 +47,7 @@ def write_page(path: pathlib.Path) -> None:
     files = [(remake, path.with_suffix("") / f"{name}.json") for name, remake in remakes.REMAKES.items()]
     entries = [(remake, measuring.read_record(file)) for remake, file in files if file.exists()]
     waiting = [remake for remake, file in files if not file.exists()]
-    workdir.write_text(path, remakes_page.page(entries, waiting))
+    write_text(path, remakes_page.page(entries, waiting))
     print(f"{path}: {len(entries)} of {len(files)} remakes")
 
 

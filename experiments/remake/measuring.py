@@ -16,9 +16,8 @@ import numpy as np
 
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.remake.claims import Remake, Verdict, verdict
-from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines, limits, npz, opener
-from diffusion.io.files import atomic
+from diffusion.io.files import atomic, write_text
 from diffusion.recipe import ConfigError
 
 PARTS, ARRAYS, RECORD, PICTURE = "parts.jsonl", "arrays", "remake.json", "picture.png"
@@ -65,7 +64,7 @@ def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[
     if remake.beside and not quick:
         values = {name: value for row in rows.values() for name, value in row["values"].items()}
         record["beside"] = {name: values[name] for name in remake.beside}
-    workdir.write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
     if remake.draw is not None:
         plots.save(
             remake.draw({part: rows[part]["values"] | _arrays(folder, remake, part) for part in rows}), folder / PICTURE

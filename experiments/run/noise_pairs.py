@@ -26,8 +26,8 @@ from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.run import players
 from diffusion.experiments.run.examples import Examples
-from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.io import files, opener
+from diffusion.io.files import write_text
 from diffusion.models.layers import layout
 from diffusion.recipe import ConfigError
 from diffusion.recipe.companions import Teacher

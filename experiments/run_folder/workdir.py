@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from diffusion.data import sources
 from diffusion.io import file_systems, limits, opener
-from diffusion.io.files import write_text as write_text
+from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError, data, fields, versions
 from diffusion.recipe.extensions import printed
 from diffusion.recipe.values import differences, require_names

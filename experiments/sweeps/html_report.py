@@ -19,11 +19,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diffusion.experiments.evaluation.figures import FLOOR, Figure, distances
-from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.embedded_pictures import embedded
 from diffusion.experiments.sweeps.results import Results, Run, collect, over_seeds
 from diffusion.experiments.sweeps.sweep_folder import QUEUED, RUNNING
+from diffusion.io.files import write_text
 from diffusion.package import commands
 
 PAGE = pathlib.Path(__file__).parent / "page"

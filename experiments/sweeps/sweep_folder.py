@@ -15,8 +15,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.run_folder.workdir import WorkdirError, write_text
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.io import failures, file_systems, limits, opener, schema
+from diffusion.io.files import write_text
 from diffusion.io.json_lines import append, rows
 from diffusion.package import commands as command_lines
 from diffusion.recipe import recipes

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.evaluation.figures import Figure, distances
-from diffusion.experiments.run_folder.workdir import write_text
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Results, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
+from diffusion.io.files import write_text
 from diffusion.recipe import unknown
 
 USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown where no figures are requested, and all distances

@@ -46,6 +46,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.zoo import markdown, measurement, published_rows
 from diffusion.experiments.zoo.row import Row
+from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError
 from diffusion.recipe.extensions import printed
 from diffusion.training.runtime import progress
@@ -104,7 +105,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     if values.page:
-        workdir.write_text(pathlib.Path(values.page), markdown.page(published_rows.ROWS.values()))
+        write_text(pathlib.Path(values.page), markdown.page(published_rows.ROWS.values()))
         print(f"{values.page}: {len(published_rows.ROWS)} rows")
         return
     if not values.row:

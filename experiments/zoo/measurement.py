@@ -19,11 +19,11 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from diffusion.experiments.evaluation import comparison, records, report
 from diffusion.experiments.evaluation.comparison import Request
-from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, batches_on_disk, generate
 from diffusion.experiments.zoo import checkpoint_file, sampling_cost
 from diffusion.experiments.zoo.row import Row
 from diffusion.io import files, limits, opener
+from diffusion.io.files import write_text
 from diffusion.metrics import encoder_protocols, references
 from diffusion.models.interchange.folders import Found
 from diffusion.recipe import ConfigError, checks
@@ -179,7 +179,7 @@ def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] 
             "seconds": seconds,
         }
     )
-    workdir.write_text(out / "row.json", json.dumps(content, indent=2) + "\n")
+    write_text(out / "row.json", json.dumps(content, indent=2) + "\n")
     return content
 
 
@@ -237,7 +237,7 @@ def _samples(
     with files.atomic(out / "samples.npz") as file:
         np.savez(file, images=images, labels=generate.classes_of(recipe, labels), seeds=seeds)
     record = {"key": key, "sample": plain(config.sample), "nfe": make.nfe, "config": config_hash(config)}
-    workdir.write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
+    write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
     batches_on_disk.clear(out)
     return key
 

@@ -30,6 +30,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, trained_run
 from diffusion.experiments.sampling.trained_run import Trained
 from diffusion.io import files
+from diffusion.io.files import write_text
 from diffusion.package.commands import as_process
 from diffusion.recipe import ConfigError, names, resolve, unknown
 from diffusion.recipe.extensions import printed
@@ -456,7 +457,7 @@ def main(argv: list[str]) -> None:
             sections[name] = section(name, PICTURES[name][1](folder, place))
             advance(done + 1)
     text = page(folder, (sections[name] for name in PICTURES if name in sections))
-    workdir.write_text(path, gallery_reports.page(text, place))
+    write_text(path, gallery_reports.page(text, place))
     print(f"{place}: {', '.join(f'{name}.png' for name in wanted)}")
 
 

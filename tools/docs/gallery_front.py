@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from diffusion.experiments.run_folder import workdir
 from diffusion.io import files, opener
+from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError
 
 DOCS = pathlib.Path(__file__).parents[2] / "docs"
@@ -191,7 +191,7 @@ def write(items: Mapping[str, Item], docs: pathlib.Path) -> None:
         if not made or not all(CLEAN.fullmatch(commit) for commit in made):
             raise ConfigError(f"{item.record} has git_commit {sorted(made)}. Valid: the 40 letters of a clean commit.")
         draw(item, docs, docs / PARTS / f"{name}.png")
-    workdir.write_text(docs / PLACE, page(items))
+    write_text(docs / PLACE, page(items))
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from PIL import Image, ImageSequence
 
-from diffusion.experiments.run_folder import workdir
+from diffusion.io.files import write_text
 
 PLACE = pathlib.Path(__file__).parents[2] / "docs" / "gallery"
 PAGE = "all.md"  # of all pictures; `tools.docs.gallery_front` writes the page before it
@@ -186,8 +186,8 @@ def with_clips(report: pathlib.Path, place: pathlib.Path) -> None:
         out = place / f"{path.stem}.webp"
         frames[0].save(out, save_all=True, append_images=frames[1:], duration=duration, loop=0, quality=90, method=6)
         text = text.replace(f"({path.name})", f"({out.name})")
-    workdir.write_text(place / "report.md", text)
-    workdir.write_text(place / "report.json", (report / "report.json").read_text())
+    write_text(place / "report.md", text)
+    write_text(place / "report.json", (report / "report.json").read_text())
 
 
 def _below(frames: list[Image.Image]) -> Image.Image:
@@ -205,7 +205,7 @@ def main(argv: list[str]) -> None:
         folder, _, report = word.partition("=")
         with_clips(pathlib.Path(report), PLACE / folder)
     path = PLACE / PAGE
-    workdir.write_text(path, page(path.read_text(), PLACE))
+    write_text(path, page(path.read_text(), PLACE))
     print(path)
 
 

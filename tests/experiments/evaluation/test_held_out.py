@@ -12,7 +12,7 @@ from diffusion.data.sources import python_objects
 from diffusion.experiments import evaluate, train
 from diffusion.experiments.evaluation import held_out, real_images, run_report, sample_metrics
 from diffusion.experiments.run import hooks
-from diffusion.experiments.run_folder import workdir
+from diffusion.io.files import write_text
 from diffusion.metrics import classifier
 from diffusion.recipe import ConfigError, data, resolve
 from diffusion.recipe.sections import sectioned
@@ -91,7 +91,7 @@ def test_what_earlier_runs_were_trained_on_counts(tmp_path):
     for folder, split, before in zip(folders, ("train[50%:]", "test", "test"), ("", folders[0], folders[1])):
         folder.mkdir()
         saved = config_with(**{"data.split": split, "init_from.path": str(before)})
-        workdir.write_text(folder / "config.json", json.dumps(saved.to_dict()))
+        write_text(folder / "config.json", json.dumps(saved.to_dict()))
     later = {"data.split": "train[:50%]", "evaluate.split": "train[90%:]"}
     assert required(**later).count == 0
     for field in ("init_from.path", "teacher.path"):
