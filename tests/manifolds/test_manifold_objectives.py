@@ -210,6 +210,58 @@ def test_a_weighting_is_on_the_end_of_the_velocity_and_an_auxiliary_loss_sees_th
     assert (at < 0.5).any() and (at > 0.5).any()
     np.testing.assert_allclose(run(weighting=weighting), np.minimum(1, 4 * at**2) * squared, rtol=1e-5)
     np.testing.assert_allclose(run(auxiliary=auxiliary), 2 * squared, rtol=1e-4)
+    drift = np.array([1.0, -2.0, 0.5], np.float32)
+    moving = lambda x_t, at, condition: jnp.broadcast_to(drift, x_t.shape)
+    end = lambda end, x_0, t: jnp.sum((end - x_0) ** 2, -1) / t**2  # of end - x_0 = t (x_1 - x_0 - u)
+    losses = make(auxiliary=end)({"model": moving}, FLOW, KEYS, {"x": x, "noise": noise}, 0)[0]
+    np.testing.assert_allclose(losses, 2 * np.sum(np.square(noise - x - drift), -1), rtol=1e-4)
+
+
+OBJECTIVES = {
+    "flow": (lambda density: riemannian_flow_matching(torus(2), density), FLOW),
+    "score": (
+        lambda density: riemannian_score_matching(heat_kernels.torus(2), density),
+        schedules.variance_exploding(0.05, 2.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_the_importance_of_a_time_weighs_its_loss(name):
+    make, schedule = OBJECTIVES[name]
+    at = jnp.linspace(0.2, 0.9, NUMBER)
+    drawn = lambda importance: DENSITY._replace(sample=lambda state, keys, index: (at, jnp.asarray(importance)))
+    x = torus(2).uniform(jax.random.key(1), (NUMBER,))
+    zero = lambda x_t, t, condition: jnp.zeros_like(x_t)
+    plain = losses(make(drawn(np.ones(NUMBER, np.float32))), zero, x, schedule)
+    weights = np.arange(NUMBER, dtype=np.float32)
+    np.testing.assert_allclose(losses(make(drawn(weights)), zero, x, schedule), weights * plain, rtol=1e-5)
+    assert plain.min() > 0
+
+
+def test_time_noise_and_pairs_have_keys_of_their_own():
+    """A time drawn from the key of the noise would be one with it; so the keys are noted that each draw receives."""
+    seen = []
+
+    def noted(keys, result):
+        seen.append(np.asarray(jax.random.key_data(keys)))
+        return result
+
+    flat, at, x = euclidean(2), np.full(NUMBER, 0.5, np.float32), np.ones((NUMBER, 2), np.float32)
+    density = DENSITY._replace(sample=lambda state, keys, index: noted(keys, (at, at)))
+    prior = wrapped_normal(flat, np.zeros(2), 1.0)._replace(sample=lambda keys: noted(keys, x))
+    coupling = couplings.Coupling(lambda keys, x_0, x_1: noted(keys, x_1), condition="ignored")
+    start = lambda key, x, v: jax.debug.callback(lambda key: noted(key, None), key) or x
+    kernel = heat_kernels.varadhan(flat)._replace(sample=start)
+    zero = {"model": lambda x_t, t, condition: jnp.zeros_like(x_t)}
+    riemannian_flow_matching(flat, density, prior, coupling)(zero, FLOW, KEYS, {"x": x}, 0)
+    assert [keys.shape for keys in seen] == [(NUMBER, 2)] * 3
+    assert len(np.unique(np.concatenate(seen), axis=0)) == 3 * NUMBER
+    seen.clear()
+    riemannian_score_matching(kernel, density, prior)(zero, OBJECTIVES["score"][1], KEYS, {"x": x}, 0)
+    jax.effects_barrier()
+    rows = np.concatenate([keys.reshape(-1, 2) for keys in seen])
+    assert len(rows) == len(np.unique(rows, axis=0)) == 2 * NUMBER
 
 
 def test_examples_with_a_mask_of_padding_are_refused():
