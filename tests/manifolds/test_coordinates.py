@@ -168,3 +168,14 @@ def test_the_cost_of_geodesics_is_their_squared_length():
     found = manifolds.geodesic_cost(manifolds.torus(1))(jnp.asarray(x), jnp.asarray(y))
     around = 2 * np.pi - 6.0
     np.testing.assert_allclose(found, [[around**2, 9.0, 4.0], [2.783185**2, 0.25, 0.25]], rtol=1e-5)
+
+
+def test_targets_at_the_cut_locus_are_refused_and_what_is_no_number():
+    """On the circle, whose cut locus is pi away; the message names the closest pair."""
+    circle = manifolds.circle()
+    x, apart = np.zeros(3, np.float32), np.array([3.1, -3.13, 0.5], np.float32)
+    manifolds.check_targets(circle, f32(x), f32(apart), margin=0.01)
+    with pytest.raises(ValueError, match=r"target \[1\] is 0\.012 from the cut locus .* margin = 0\.02"):
+        manifolds.check_targets(circle, f32(x), f32(apart), margin=0.02)
+    with pytest.raises(ValueError, match=r"target \[2\]"):
+        manifolds.check_targets(circle, f32(x), f32([3.1, 0.5, np.nan]))

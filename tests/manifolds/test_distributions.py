@@ -217,5 +217,8 @@ def test_what_is_not_a_distribution_is_refused():
     ball = manifolds.poincare(2)
     with pytest.raises(ValueError, match=r"draws of scale = 4 reach 25\.7 from the origin,.*to 13\.9"):
         manifolds.wrapped_normal(ball, np.zeros(2, np.float32), 4.0).log_density(jnp.zeros(2))
+    away = np.array([math.tanh(1.5), 0], np.float32)  # its distance from the origin is 3
+    with pytest.raises(ValueError, match=r"draws of scale = 2 reach 15\.8 from the origin"):
+        manifolds.wrapped_normal(ball, away, 2.0).log_density(jnp.zeros(2))
     with pytest.raises(ValueError, match="one point of sphere"):
         manifolds.wrapped_normal(sphere, np.stack([NORTH, EAST]), 1.0)

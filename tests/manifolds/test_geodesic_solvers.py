@@ -163,12 +163,13 @@ def test_a_standard_normal_tangent_is_the_same_with_few_bases_at_a_time(monkeypa
     noise = jax.random.normal(jax.random.key(1), x.shape)
     normal = lambda: jax.jit(lambda x, noise: geodesic_solvers.standard_normal(manifold, x, noise))(x, noise)
     whole = normal()
-    monkeypatch.setattr(geodesic_solvers, "BASES", 2 * manifold.dimension * 36)
     together, mapped = [], jax.lax.map
     noted = lambda function, xs, batch_size: together.append(batch_size) or mapped(function, xs, batch_size=batch_size)
     monkeypatch.setattr(jax.lax, "map", noted)
-    np.testing.assert_allclose(normal(), whole, atol=1e-6)
-    assert together == [2]
+    for bases, batch_size in ((2 * manifold.dimension * 36, 2), (1, 1)):  # one basis at least, however large it is
+        monkeypatch.setattr(geodesic_solvers, "BASES", bases)
+        np.testing.assert_allclose(normal(), whole, atol=1e-6)
+        assert together.pop() == batch_size and not together
     numbers = noise.reshape(5, -1)[:, : manifold.dimension]
     np.testing.assert_allclose(manifold.inner(x, whole, whole), jnp.sum(numbers**2, 1), rtol=1e-5)
 

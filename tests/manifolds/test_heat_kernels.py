@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from scipy.special import eval_gegenbauer
 
 from diffusion.manifolds import heat_kernels, sphere
@@ -186,8 +187,7 @@ def test_a_sphere_of_too_few_or_too_many_dimensions_is_refused():
             heat_kernels.sphere(dimension)
 
 
-@pytest.mark.extended
-@pytest.mark.parametrize("name", ["so3", "torus"])
+@pytest.mark.parametrize("name", [pytest.param("so3", marks=pytest.mark.extended), "torus"])
 def test_both_forms_of_a_kernel_hold_in_float64(name):
     """Density and slope at every distance, on both sides of where the form changes: so much that no term is missing."""
     kernel, points, series, _ = CASES[name]
@@ -205,11 +205,30 @@ def test_both_forms_of_a_kernel_hold_in_float64(name):
             np.testing.assert_allclose(slopes, (logs[1] - logs[0]) / 2e-4, rtol=0, atol=2e-6)
 
 
+def test_after_a_short_time_the_quantiles_of_the_distance_are_those_of_flat_space(monkeypatch):
+    """Of the plane: sqrt(v) times those of the chi distribution, up to the one draw in 100,000."""
+    kernel, v = heat_kernels.sphere(2), 1e-4
+    start = jnp.asarray([0.0, 0.0, 1.0])
+    quantiles = np.array([0.01, 0.5, 0.9, 0.999, 0.99999])
+
+    def farther(quantile):
+        monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: quantile.astype(dtype))
+        return kernel.manifold.distance(start, kernel.sample(jax.random.key(0), start, v))
+
+    distances = jax.jit(jax.vmap(farther))(jnp.asarray(quantiles, jnp.float32))
+    np.testing.assert_allclose(distances, math.sqrt(v) * stats.chi(2).ppf(quantiles), rtol=5e-3)
+
+
 def test_after_a_long_time_draws_are_uniform_over_the_area():
-    """Of heights on the sphere the mean is 0 and the mean square 1 / 3: near both poles there is little area."""
+    """Of heights on the sphere the mean is 0 and the mean square 1 / 3: near both poles there is little area.
+
+    The two other coordinates are like the height and independent of it, so the mean of x x^T is 1 / 3.
+    """
     kernel = heat_kernels.sphere(2)
-    start = jnp.asarray([1.0, 0.0, 0.0])
+    start = jnp.asarray([0.0, 0.0, 1.0])
     draw = jax.jit(jax.vmap(lambda key: kernel.sample(key, start, 12.0)))
-    heights = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)), np.float64)[:, 0]
+    draws = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)), np.float64)
+    np.testing.assert_allclose(draws.T @ draws / 4000, np.eye(3) / 3, atol=4 * math.sqrt(4 / 45 / 4000))
+    heights = draws[:, 2]
     assert abs(heights.mean()) < 4 * math.sqrt(1 / 3 / 4000)
     assert abs((heights**2).mean() - 1 / 3) < 4 * math.sqrt(4 / 45 / 4000)

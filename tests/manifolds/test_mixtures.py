@@ -12,6 +12,7 @@ from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.heat_kernels import HeatKernel
 
 MEAN = np.array([0.6, 0.0, 0.8])
+KEY = jax.random.key(2)
 
 
 @pytest.mark.parametrize("concentration", [0.5, 20.0])
@@ -32,6 +33,7 @@ def test_a_von_mises_fisher_density_integrates_to_one_and_its_draws_have_its_mea
     assert abs(found.mean() - mean) < 5 * found.std() / np.sqrt(4000)
     aside = draws - found[:, None] * MEAN  # all directions alike
     np.testing.assert_allclose(aside.mean(0), 0, atol=5 / np.sqrt(4000))
+    np.testing.assert_allclose(found @ aside / 4000, 0, atol=5 / np.sqrt(4000))  # at every height
     spread = np.linalg.eigvalsh(np.cov(aside.T))
     assert spread[2] / spread[1] < 1.2
 
@@ -52,6 +54,11 @@ def test_a_mixture_has_the_weighted_density_and_draws_each_component_by_its_weig
     for place, weight in zip((1.0, 2.0, 3.0), weights):
         share = weight / 8
         assert abs((draws == place).mean() - share) < 5 * np.sqrt(share * (1 - share) / 4000)
+    spread = Distribution(jax.vmap(jax.random.uniform), lambda x: 0 * x)
+    beyond = Distribution(jax.vmap(lambda key: 1 + jax.random.uniform(key)), lambda x: 0 * x)
+    draws = np.asarray(jax.jit(mixtures.mixture([spread, beyond], [1.0, 1.0]).sample)(jax.random.split(KEY, 4000)))
+    for part in (draws[draws < 1], draws[draws >= 1] - 1):  # the choice says nothing of where in its component
+        assert abs(part.mean() - 1 / 2) < 5 * np.sqrt(1 / 12 / len(part))
 
 
 def wrapped(angle, variance):

@@ -101,6 +101,8 @@ def test_draws_are_tangent_uniform_and_independent_over_the_factors():
     height, angle = np.asarray(draws[0])[:, 2], np.asarray(draws[1])
     assert draws[0].shape == (2000, 3) and angle.shape == (2000,)
     assert abs(np.corrcoef(height, angle)[0, 1]) < 5 / np.sqrt(2000)
+    twice = manifolds.product(CIRCLE, CIRCLE).uniform(jax.random.key(0), (2000,))
+    assert abs(np.corrcoef(*twice)[0, 1]) < 5 / np.sqrt(2000)
     assert height.var() == pytest.approx(1 / 3, rel=0.1) and angle.var() == pytest.approx(np.pi**2 / 3, rel=0.1)
     packed = jax.jit(lambda key: manifolds.packed(closed).uniform(key, (2000,)))(jax.random.key(0))
     np.testing.assert_array_equal(packed, np.concatenate([draws[0], angle[:, None]], -1))

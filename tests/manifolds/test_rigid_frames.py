@@ -26,6 +26,14 @@ def test_the_density_of_the_prior_is_exact():
     assert (drawn**2).sum((1, 2)).mean() / 9 == pytest.approx(scale**2, rel=5 * np.sqrt(2 / (9 * 2000)))
 
 
+def test_positions_of_the_prior_are_independent_of_its_rotations():
+    """Rotations are even in the numbers of which they are made: so their entries against the squares of positions."""
+    draws = np.asarray(jax.jit(manifolds.frame_prior(2).sample)(jax.random.split(jax.random.key(4), 4000)))
+    columns = np.concatenate([draws[..., :3].reshape(4000, 18), draws[:, 0, :, 3] ** 2], 1)
+    between = np.corrcoef(columns.T)[:18, 18:]
+    assert np.abs(between).max() < 5 / np.sqrt(4000)
+
+
 @pytest.mark.slow
 def test_the_distance_is_that_of_the_product():
     frames, product = manifolds.frames(N), manifolds.power(manifolds.se3(), N)
@@ -102,9 +110,12 @@ def test_ancestral_steps_put_the_noise_of_the_prior_on_the_guess():
         manifolds.frame_ancestral(-1.0)
 
 
-@pytest.mark.parametrize("lead", [(), (2,)])
-def test_the_fresh_frames_of_a_step_are_those_of_its_noise(lead):
-    """A step onto t = 1 leaves the guess behind: SciPy's rotations of the first four numbers, centred positions."""
+@pytest.mark.parametrize("lead, aligned", [((), False), ((2,), False), ((2,), True)])
+def test_the_fresh_frames_of_a_step_are_those_of_its_noise(lead, aligned):
+    """A step onto t = 1 leaves the guess behind: SciPy's rotations of the first four numbers, centred positions.
+
+    As a whole they are turned to the guess as SciPy turns their positions.
+    """
     noise = np.random.default_rng(8).standard_normal((1, *lead, N, 3, 4)).astype(np.float32)
     numbers = noise[0, ..., :3].reshape(-1, 9)[:, :4]
     rotations = Rotation.from_quat(numbers, scalar_first=True).as_matrix().reshape(*lead, N, 3, 3)
@@ -112,7 +123,11 @@ def test_the_fresh_frames_of_a_step_are_those_of_its_noise(lead):
     manifold, schedule = manifolds.frames(N), schedules.rectified_flow()
     x = manifolds.frame_prior(N).sample(jax.random.split(jax.random.key(9), 2))[0 if lead == () else slice(None)]
     field = manifolds.TangentField(manifold, lambda x, t: 0 * x)
-    sampler = manifolds.frame_ancestral(1.5, aligned=False)
+    for example in range(2) if aligned else ():
+        turn, _ = Rotation.align_vectors(np.asarray(x[example, ..., 3]), positions[example])
+        rotations[example] = turn.as_matrix() @ rotations[example]
+        positions[example] = turn.apply(positions[example])
+    sampler = manifolds.frame_ancestral(1.5, aligned)
     plan = timesteps.plan(np.array([1.0, 0.5]))._replace(s=np.array([1.0], np.float32))
     state = sampler.init(x, schedule, plan)
     made = jax.jit(lambda state: sampler.step(state, field, schedule, plan, 0, noise).x)(state)

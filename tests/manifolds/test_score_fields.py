@@ -41,6 +41,15 @@ def test_the_field_of_a_velocity_is_the_tangent_part_of_the_output():
     assert field.score is None
 
 
+def test_the_velocity_on_the_simplex_is_as_long_as_the_output_along_the_sphere_of_roots():
+    """In Fisher's metric: sum u^2 / p = |w|^2 - (w . p^(1/2))^2, so that near a face it does not grow."""
+    p = np.array([[0.2, 0.3, 0.5], [1e-4, 0.4, 0.5999]])
+    field = tangent_field.velocity_field(network, schedules.rectified_flow(), manifolds.simplex(2))
+    u, w = np.asarray(field(jnp.asarray(p, jnp.float32), 0.3), np.float64), 2 * p + 0.3
+    np.testing.assert_allclose(u.sum(-1), 0, atol=1e-6)
+    np.testing.assert_allclose((u**2 / p).sum(-1), (w**2).sum(-1) - (w * np.sqrt(p)).sum(-1) ** 2, rtol=1e-4)
+
+
 def test_a_schedule_that_shrinks_the_data_is_refused():
     tangent_field.require_brownian(BROWNIAN, "a name")
     with pytest.raises(ValueError, match="name: this schedule shrinks the data"):
