@@ -38,6 +38,26 @@ def task(other, x=X):
     return editors.Task(denoiser(0.0), denoiser(other), beside, LINE, samplers.euler(), x, GRID, KEYS)
 
 
+@pytest.mark.parametrize("name, factor", [("ddim", 3), ("edict", 3), ("prompt_to_prompt", 3), ("bdia", 4 / 3)])
+def test_of_a_constant_noise_the_edit_is_the_way_up_less_the_way_down(name, factor):
+    """x + sigma / alpha (eps_there - eps_back) at t_0 = 3 / 4, a time of the grid, where sigma / alpha = 3.
+
+    bdia begins its way down with two points of the way up: its two steps, by hand, leave 4 / 3 of the difference.
+    """
+    line = LINE._replace(t_max=0.9)
+
+    def constant(kinds):
+        network = lambda x, t, condition: jnp.broadcast_to(jnp.reshape(kinds, (-1, 1)), x.shape)
+        return parameterizations.denoiser(network, line, parameterizations.epsilon())
+
+    beside = lambda until, layers: constant(jnp.repeat(jnp.array([0.5, 0.75]), 3))
+    grid = np.array([0.9, 0.75, 0.5, 0.25, 0.0], np.float32)
+    there, back = (constant(jnp.float32(kind)) for kind in (0.5, 0.75))
+    change = editors.EDITORS[name](t_0=0.75)
+    run = jax.jit(lambda x: change(editors.Task(there, back, beside, line, samplers.euler(), x, grid, KEYS)))
+    np.testing.assert_allclose(run(X), X + factor * (0.5 - 0.75), atol=1e-5)
+
+
 @functools.cache
 def edited(name, other):
     change = editors.EDITORS[name](**({"iterations": 30} if name in ("ddim", "prompt_to_prompt") else {}))

@@ -215,6 +215,11 @@ def test_repa_on_latents_from_pictures_to_samples(tmp_path):
     assert not any(name.startswith("frozen") for name in about["leaves"])
 
 
+def test_how_an_encoder_computes_is_no_part_of_its_identity():
+    identity = lambda **fields: encoder_features.identity(Encoder(DINOv2(**TINY | fields), size=28))
+    assert identity(dtype="bfloat16") == identity() != identity(depth=2)
+
+
 def test_features_are_stored_as_they_are():
     encoder, params = own()
     about = encoder_features.description(encoder, params, {"name": "few"}, ("plain",))

@@ -34,7 +34,9 @@ def run(monkeypatch):
 )
 def test_any_width_comes_from_the_kept_averages(run, step, width, tolerance):
     params, end, description = averages.post_hoc("run", 0.05, width, step)
-    assert end == (step or 3000) and description["of_steps"] == [kept for kept in KEPT if kept <= end]
+    steps = [kept for kept in KEPT if kept <= end]
+    assert end == (step or 3000) and description["of_steps"] == steps and len(description["weights"]) == len(steps)
+    assert (description["average"], description["tracked"]) == (width, 0.05)
     np.testing.assert_allclose(params["w"], mean_of_line(end, width), rtol=tolerance)
 
 

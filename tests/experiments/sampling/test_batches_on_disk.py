@@ -52,6 +52,15 @@ def test_goes_on(tmp_path, dies_at):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_images_done_are_counted_and_a_process_without_a_batch_makes_the_first(tmp_path):
+    done, calls = [], []
+    make = lambda share: batches_on_disk.images(maker(calls), 1, LABELS, SEEDS, 5, tmp_path, done.append, share)
+    make((0, 1))
+    assert done == [5, 10, 15, 20, 23]
+    first = (1 + 10 * LABELS + SEEDS).astype(np.uint8)[:5]
+    np.testing.assert_array_equal(make((6, 7))[:, 0, 0, 0], first)
+
+
 def test_a_damaged_batch_is_made_again(tmp_path):
     place = tmp_path / ".samples-a"
     calls = []
