@@ -153,6 +153,62 @@ def test_a_table_of_betas_without_its_fields_is_the_published_one():
         assert scheduler["rescale_betas_zero_snr"] is False and scheduler["set_alpha_to_one"] is True
 
 
+def test_a_run_is_written_with_its_clip_its_offset_and_its_rescaled_table():
+    settings = {
+        "sample": {
+            "sampler": {"name": "clipped", "sampler": {"name": "ddpm", "variance": "large"}, "largest": 2.5},
+            "grid": {"name": "leading", "offset": 1},
+        },
+        "parameterization": {"name": "v", "clock": {"name": "steps", "T": 500}},
+        "schedule": {"name": "zero_terminal_snr", "schedule": {"name": "linear_beta", "T": 500}},
+    }
+    pipeline, scheduler = class_model_folders._scheduler(settings, False)
+    assert (pipeline, scheduler["_class_name"]) == ("DDPMPipeline", "DDPMScheduler")
+    expected = {"clip_sample": True, "clip_sample_range": 2.5, "steps_offset": 1, "timestep_spacing": "leading"}
+    expected |= {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction", "variance_type": "fixed_large"}
+    assert expected.items() <= scheduler.items() and scheduler["num_train_timesteps"] == 500
+
+
+def test_a_consistency_model_is_written_with_the_levels_of_its_grid():
+    settings = {
+        "sample": {"sampler": {"name": "consistency"}, "grid": {"name": "karras_levels", "levels": 18, "rho": 5.0}},
+        "parameterization": {"name": "consistency_boundary", "clock": {"name": "log_sigma", "scale": 250.0}},
+        "schedule": {"name": "edm", "sigma_max": 50.0},
+    }
+    pipeline, scheduler = class_model_folders._scheduler(settings, False)
+    assert pipeline == "ConsistencyModelPipeline"
+    expected = {"num_train_timesteps": 18, "sigma_min": 0.002, "sigma_max": 50.0, "rho": 5.0, "clip_denoised": False}
+    assert expected.items() <= scheduler.items()
+
+
+def test_the_loss_of_a_published_model_weighs_all_errors_of_its_prediction_alike():
+    """A weighting is of the error of x0, and the error of eps is alpha / sigma of that: its square is the SNR."""
+    kind, module = class_models.KINDS["DDPMPipeline"], types.SimpleNamespace(out_channels=3)
+    weightings = {}
+    for prediction in ("epsilon", "sample"):
+        scheduler = {"_class_name": "DDPMScheduler", "prediction_type": prediction}
+        entries = class_models._tabulated(scheduler, kind, module, (8, 8, 3))
+        weightings[prediction] = entries["objective"].get("weighting")
+    assert weightings == {"epsilon": {"name": "snr"}, "sample": None}
+
+
+def test_only_a_solver_that_would_use_the_last_alpha_refuses_it():
+    """DDPM's scheduler never steps beyond its table, whatever the folder says of it."""
+    scheduler = {"_class_name": "DDPMScheduler", "set_alpha_to_one": False}
+    module = types.SimpleNamespace(out_channels=3)
+    entries = class_models._tabulated(scheduler, class_models.KINDS["DDPMPipeline"], module, (8, 8, 3))
+    assert entries["sampler"]["sampler"]["name"] == "ddpm"
+    with pytest.raises(Refusal, match="set_alpha_to_one = False is not supported here"):
+        class_models._tabulated(scheduler, class_models.KINDS["DDIMPipeline"], module, (8, 8, 3))
+
+
+def test_the_words_of_a_class_stand_between_commas(tmp_path):
+    (tmp_path / "model_index.json").write_text(
+        json.dumps({"id2label": {"207": "golden retriever, goldie", "3": "cat"}})
+    )
+    assert class_models.classes_of(tmp_path) == {"golden retriever": 207, "goldie": 207, "cat": 3}
+
+
 def test_classes_are_int32_and_conditions_keep_their_types():
     for dtype in (np.uint8, np.int64, np.float32):
         assert generate.as_condition(np.ones(3, dtype)).dtype == np.int32

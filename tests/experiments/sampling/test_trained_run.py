@@ -2,10 +2,12 @@
 
 import types
 
+import jax
 import numpy as np
 import pytest
 
-from diffusion.experiments.sampling import trained_run
+from diffusion import schedules
+from diffusion.experiments.sampling import generate, trained_run
 
 LABELS = np.array([0, 0, 1, 1, 2])
 IN_TURN = [0, 2, 4, 1]  # the first rows of each class in turn, then the second ones
@@ -25,3 +27,14 @@ def test_bytes_are_scaled_and_numbers_stay_as_they_are(monkeypatch, bytes_):
     np.testing.assert_array_equal(
         conditions if bytes_ else conditions["real"], (LABELS if bytes_ else 2 * LABELS)[IN_TURN]
     )
+
+
+def test_the_noise_of_seeds_and_the_keys_of_their_steps_are_those_of_samples(monkeypatch):
+    """The start is made of the first half of each seed's keys, and the other half is left for the steps."""
+    seeds = np.arange(7, 10, dtype=np.uint32)
+    monkeypatch.setattr(generate, "seeds", lambda config, number: seeds[:number])
+    run = types.SimpleNamespace(config=None, schedule=schedules.rectified_flow(), shape=(2, 2, 1))
+    x, keys = trained_run.Trained.noise(run, 3)
+    halves = [jax.random.split(jax.random.key(seed)) for seed in seeds]
+    np.testing.assert_allclose(x, [jax.random.normal(half[0], (2, 2, 1)) for half in halves], atol=1e-6)
+    np.testing.assert_array_equal(jax.random.key_data(keys), [jax.random.key_data(half[1]) for half in halves])

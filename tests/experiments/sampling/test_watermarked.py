@@ -44,6 +44,12 @@ def test_a_maker_inverts_and_regenerates_by_its_functions():
     assert calls == [0.3, 0.3] and (maker.name, maker.make, maker.shape, maker.batch) == ("name", "make", SHAPE, 3)
 
 
+def test_no_two_pictures_have_the_same_key_and_a_picture_has_the_same_in_every_batch_size():
+    keys = lambda size: watermarked.in_batches(lambda few, keys: jax.random.key_data(keys), pictures(5), size)
+    assert len(np.unique(keys(2), axis=0)) == 5
+    np.testing.assert_array_equal(keys(2), keys(5))
+
+
 # ==== A run ====
 
 CLEAN = 0.25  # what the network predicts, whatever it sees
