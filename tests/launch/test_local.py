@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from diffusion.launch import local
+from diffusion.launch import guard as guard_module, local
 from diffusion.launch.guard import Guard
 from tests import rights
 
@@ -433,10 +433,129 @@ class Ended:
 
 
 class Guards:
-    """A guard of nothing."""
+    """A guard that notes which groups it is told have ended."""
+
+    def __init__(self):
+        self.ended = []
 
     def remove(self, group: int) -> None:
+        self.ended.append(group)
+
+    def close(self) -> None:
         pass
+
+
+class Running:
+    """A process that ends at once by itself, or by the signals of `ends`; after some seconds in any case."""
+
+    def __init__(self, pid: int, ends=(), status: int | None = None):
+        self.pid, self.returncode, self.got = pid, status, []
+        self._ends, self._left = ends, 60
+
+    def poll(self) -> int | None:
+        self._left -= 1
+        if self.returncode is None and (set(self.got) & set(self._ends) or not self._left):
+            self.returncode = -self.got[-1] if self._left else 0
+        return self.returncode
+
+
+@pytest.fixture
+def delivered(monkeypatch):
+    """Delivers signals to stand-ins for processes, by their pid."""
+    by_pid = {}
+    monkeypatch.setattr(os, "killpg", lambda pid, number: by_pid[pid].got.append(number))
+    return by_pid
+
+
+def waited(delivered, running, received=(), grace=10.0, guard=None, readers=()):
+    """The status of `wait` with stand-ins for processes, and the signals that each of them received."""
+    delivered |= {process.pid: process for process in running}
+    signals = queue.SimpleQueue()
+    for number in received:
+        signals.put(number)
+    processes = [local.Process(process, list(readers), collections.deque()) for process in running]
+    return local.wait(processes, signals, grace, guard or Guards()), [process.got for process in running]
+
+
+KILL, TERM, HUP = signal.SIGKILL, signal.SIGTERM, signal.SIGHUP
+
+
+@pytest.mark.parametrize("received, passed_on", [
+    ((TERM, TERM), [TERM, KILL]),
+    ((signal.SIGINT, TERM), [signal.SIGINT, KILL]),
+    ((HUP, HUP, signal.SIGUSR1, TERM, TERM), [HUP, HUP, signal.SIGUSR1, TERM, KILL]),
+])  # fmt: skip
+def test_the_second_signal_that_is_no_warning_kills(delivered, received, passed_on):
+    status, got = waited(delivered, [Running(5, ends=[KILL])], received)
+    assert got == [passed_on] and status == 128 + KILL
+
+
+def test_what_outlasts_the_grace_after_a_failure_is_killed(delivered):
+    """The first has failed; the second ignores SIGTERM, and its end changes nothing of the status."""
+    status, got = waited(delivered, [Running(5, status=3), Running(6, ends=[KILL])], grace=0.0)
+    assert status == 3 and got == [[], [TERM, KILL]]
+
+
+def test_a_group_that_ended_is_no_longer_guarded_and_its_output_is_awaited_for_a_while(delivered):
+    class Reader:
+        def join(self, timeout):
+            waits.append(timeout)
+
+    guard, waits = Guards(), []
+    status, _ = waited(delivered, [Running(5, status=0), Running(6, status=0)], guard=guard, readers=[Reader()] * 2)
+    assert status == 0 and sorted(guard.ended) == [5, 6]
+    assert len(waits) == 4 and all(0 < seconds <= 5 for seconds in waits)  # a grandchild may hold the pipe for ever
+
+
+@pytest.fixture
+def stubbed(monkeypatch, delivered):
+    """`main` with stand-ins for the guard and for two processes, and the signals that it handles."""
+    handled = []
+    monkeypatch.setattr(local, "Guard", Guards)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: handled.append(number))
+    monkeypatch.setattr(signal, "getsignal", lambda number: signal.SIG_IGN if number == HUP else signal.SIG_DFL)
+    delivered |= {pid: Running(pid, ends=[KILL]) for pid in (5, 6)}
+    made = iter(delivered.values())
+    monkeypatch.setattr(local, "start", lambda *_: local.Process(next(made), [], collections.deque()))
+    return handled
+
+
+def test_a_lost_terminal_that_is_ignored_stays_ignored_and_none_outlives_the_launcher(stubbed, delivered, monkeypatch):
+    """Under nohup SIGHUP is ignored before the launcher starts."""
+    monkeypatch.setattr(local, "wait", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        local.main(["--processes=2", "--", "true"])
+    assert sorted(stubbed) == sorted([signal.SIGINT, TERM, signal.SIGUSR1])
+    assert [process.got for process in delivered.values()] == [[KILL], [KILL]]
+
+
+@pytest.mark.parametrize("name, status", [("no-such-program-of-ours", 127), ("a-file", 126)])
+def test_the_status_tells_a_missing_program_from_a_file_that_cannot_run(stubbed, tmp_path, monkeypatch, name, status):
+    """As a shell has them."""
+    (tmp_path / "a-file").touch()
+
+    def fail(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(local, "start", fail)
+    assert local.main(["--", str(tmp_path / name)]) == status
+
+
+def test_simulated_devices_replace_those_of_the_caller_beside_its_other_flags():
+    flags = "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=8"
+    added = local.variables(1, 2, 9000, 4, {"XLA_FLAGS": flags})
+    assert added["XLA_FLAGS"] == "--xla_cpu_enable_fast_math=false --xla_force_host_platform_device_count=4"
+    assert (added["DIFFUSION_PROCESS_INDEX"], added["DIFFUSION_PROCESS_COUNT"]) == ("1", "2")
+    assert "XLA_FLAGS" not in local.variables(1, 2, 9000, None, {"XLA_FLAGS": flags})
+
+
+def test_the_guard_kills_the_whole_groups_that_are_left(monkeypatch):
+    """A group that has ended is spared: its number may be another's by then."""
+    killed = []
+    monkeypatch.setattr(sys, "stdin", iter(["+11\n", "+12\n", "-11\n", "+13\n"]))
+    monkeypatch.setattr(os, "killpg", lambda group, number: killed.append((group, number)))
+    guard_module.main()
+    assert sorted(killed) == [(12, KILL), (13, KILL)]
 
 
 @pytest.mark.parametrize(

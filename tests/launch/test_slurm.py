@@ -104,6 +104,23 @@ def test_each_task_is_told_its_place_and_gets_the_command_unchanged(tmp_path):
     assert options == ["--kill-on-bad-exit=1", "--label", "--cpus-per-task=3"]
 
 
+@pytest.mark.parametrize("tasks, ids", [(1, ["0,1,2,3,4,5,6,7"]), (2, ["0,1,2,3", "4,5,6,7"])])
+def test_the_gpus_of_a_node_are_divided_among_its_tasks(tasks, ids):
+    text = text_of(f"--tasks-per-node={tasks}", "--gpus-per-node=8", "--", "true")
+    (line,) = (line for line in text.splitlines() if "JAX_LOCAL_DEVICE_IDS" in line)
+    of_task = lambda task: subprocess.run(
+        ["bash", "-c", f"{line}; printenv JAX_LOCAL_DEVICE_IDS"], env=os.environ | {"SLURM_LOCALID": str(task)},
+        capture_output=True, text=True,
+    ).stdout.strip()  # fmt: skip
+    assert [of_task(task) for task in range(tasks)] == ids
+
+
+@pytest.mark.parametrize("nodes, tasks", [(1, 1), (2, 1), (1, 2)])
+def test_lines_of_several_tasks_name_their_task(nodes, tasks):
+    text = text_of(f"--nodes={nodes}", f"--tasks-per-node={tasks}", "--", "true")
+    assert ("--label" in text) == (nodes * tasks > 1)
+
+
 @pytest.mark.extended
 def test_a_task_keeps_all_its_gpus(tmp_path):
     # Else JAX, which recognises SLURM, would take one GPU for a process, whatever the coordinator's variables say.

@@ -52,6 +52,15 @@ def test_hosts_get_the_command_unchanged(gcloud, capfd, directory):
     assert names == {"DIFFUSION_COORDINATOR": "auto"}  # jax.distributed finds the pod's coordinator by itself
 
 
+@pytest.mark.parametrize("directory, where", [("my code", "'my code'"), ("~/my code", "'my code'"), ("/a/b", "/a/b")])
+def test_a_directory_counts_from_the_home_directory_in_which_the_shell_of_a_host_begins(directory, where, monkeypatch):
+    """And a limit that is empty here is none."""
+    monkeypatch.setenv("DIFFUSION_HEARTBEAT_SECONDS", "")
+    monkeypatch.delenv("DIFFUSION_SHUTDOWN_SECONDS", raising=False)
+    line = tpu._remote(directory, ["true"])
+    assert line == f"cd -- {where} && export DIFFUSION_COORDINATOR=auto PYTHONUNBUFFERED=1 && exec true"
+
+
 def test_hosts_get_the_limits_that_are_set_here(gcloud, capfd, monkeypatch):
     monkeypatch.setenv("DIFFUSION_HEARTBEAT_SECONDS", "400")
     monkeypatch.setenv("DIFFUSION_SHUTDOWN_SECONDS", "5 $(echo no)")  # a mistake, which the run names, not the shell
