@@ -15,6 +15,8 @@ from diffusion.published import (
     cogvideox,
     flux,
     flux2,
+    hidream,
+    hunyuan_image,
     hunyuan_video,
     hunyuan_video_15,
     krea2,
@@ -105,12 +107,11 @@ def test_chroma_sees_one_token_of_padding_of_a_prompt_in_two_windows(monkeypatch
     np.testing.assert_array_equal(found["text_mask"], np.array([[1, 1, 1, 0, 1, 1, 1, 0]], bool))
 
 
-@pytest.mark.extended
 def test_sana_keeps_the_start_and_what_follows_the_instruction():
     """A letter a token: the start, the last letter of the instruction, the prompt in lower case, and 300 in all."""
     split = lambda text: ([ord(letter) for letter in text], lambda first: text[first:])
     encoder = Encoder(Tokenizer(split, (1,), (), 0, 300), lambda ids, mask: (jnp.asarray(ids)[..., None], None))
-    found = sana.pipeline.sana(["A Cat", "b"], encoder)
+    found = sana.pipeline.sana([" A Cat\n", "b"], encoder)
     expected = np.zeros((2, 300), int)
     expected[0, :7] = [1, ord(" "), *map(ord, "a cat")]
     expected[1, :3] = [1, ord(" "), ord("b")]
@@ -136,6 +137,7 @@ LETTERS = Encoder(  # each a token, behind a start; the state of a token is its 
         (wan.pipeline.wan, " a  cat\n", "a cat", False, 0),
         (cogvideox.pipeline.cogvideox, "a cat", "a cat", False, 10),
         (ltx_video.pipeline.ltx_video, "a cat", "a cat", True, 10),
+        (pixart.pipeline.pixart, " A Cat\n", "a cat", True, 10),
         (lumina2.pipeline.lumina2, "a cat", lumina2.pipeline.SYSTEM + "a cat", True, 10),
         (flux2.pipeline.flux2, "a [IMG]cat", flux2.pipeline.JUDGE + "a cat[/INST]", False, 10),
         (flux2.pipeline.flux2_klein, "a cat", f"{USER}a cat{ANSWER}{NO_THOUGHT}", False, 10),
@@ -150,6 +152,13 @@ LETTERS = Encoder(  # each a token, behind a start; the state of a token is its 
             10,
         ),
         (
+            lambda prompts, encoder: hunyuan_image.pipeline.hunyuan_image(prompts, encoder, encoder),
+            "a cat",
+            f"{hunyuan_image.pipeline.TASK}{USER}a cat<|im_end|>"[33:],
+            True,
+            10,
+        ),
+        (
             lambda prompts, encoder: hunyuan_video_15.pipeline.hunyuan_video_15(prompts, encoder, encoder),
             "",
             f"{hunyuan_video_15.pipeline.TASK} {ANSWER}"[107:],
@@ -157,7 +166,10 @@ LETTERS = Encoder(  # each a token, behind a start; the state of a token is its 
             10,
         ),
     ],
-    ids="wan cogvideox ltx_video lumina2 flux2 klein z_image qwen_image krea2 hunyuan_video hunyuan_video_15".split(),
+    ids=(
+        "wan cogvideox ltx_video pixart lumina2 flux2 klein z_image qwen_image krea2 hunyuan_video hunyuan_image "
+        "hunyuan_video_15"
+    ).split(),
 )
 def test_a_prompt_stands_in_its_template_and_the_padding_behind(condition, prompt, seen, masked, padding):
     """The start goes with the template where that is left out: 34 tokens of Qwen-Image, 95 of HunyuanVideo, 108."""
@@ -171,6 +183,38 @@ def test_a_prompt_stands_in_its_template_and_the_padding_behind(condition, promp
         np.testing.assert_array_equal(found["text_mask"][0], np.arange(len(expected)) < len(text))
     if "pooled" in found:
         np.testing.assert_array_equal(found["pooled"], [[ord("a"), ord(" ")]])
+
+
+def reader(offset: int, length: int = 8) -> Encoder:
+    """An encoder as `LETTERS`, whose states and pooled state of the first letter are its number and an offset."""
+    return LETTERS._replace(
+        tokenizer=LETTERS.tokenizer._replace(length=length),
+        network=lambda ids, mask: (jnp.asarray(ids)[..., None] + offset, jnp.asarray(ids)[:, 1:2] + offset),
+    )
+
+
+def test_what_two_text_encoders_read_stands_in_the_order_of_their_folders():
+    """Side by side in each token; SDXL takes the pooled state of the second alone."""
+    letters, clip, clip_g, t5 = np.array([[1, *map(ord, "cat"), 0, 0, 0, 0]]), reader(1000), reader(2000), reader(3000)
+    both = np.stack([letters + 1000, letters + 2000], -1)
+    first = ord("c")
+    xl = stable_diffusion.pipeline.stable_diffusion_xl(["cat"], clip, clip_g)
+    np.testing.assert_array_equal(xl["text"], both)
+    np.testing.assert_array_equal(xl["pooled"], [[2000 + first]])
+    sd3 = stable_diffusion_3.pipeline.stable_diffusion_3(["cat"], clip, clip_g, width=5, length=3)
+    expected = np.zeros((1, 8 + 3, 5))  # three tokens of zeros stand for T5's
+    expected[:, :8, :2] = both
+    np.testing.assert_array_equal(sd3["text"], expected)
+    full = hidream.pipeline.hidream(["cat"], clip, clip_g, t5, reader(4000))
+    for condition in (sd3, full):
+        np.testing.assert_array_equal(condition["pooled"], [[1000 + first, 2000 + first]])
+    np.testing.assert_array_equal(full["text"], np.stack([letters + 3000, letters + 4000], -1))
+
+
+@pytest.mark.filterwarnings("ignore:.*this part is left out")
+def test_a_long_prompt_of_flux_is_read_in_windows_by_t5_alone():
+    found = flux.pipeline.flux(["a long prompt"], reader(1000), reader(3000), windows=True)
+    assert found["text"].shape == (1, 16, 1) and found["pooled"].shape == (1, 1)
 
 
 def test_words_in_quotes_are_read_apart_and_shown_where_there_are_some():

@@ -87,6 +87,10 @@ def test_layers_are_those_that_diffusers_perturbs_by_default():
     for name in ("PixArtSigmaPAGPipeline", "StableDiffusion3PAGPipeline"):
         np.testing.assert_array_equal(np.flatnonzero(of_depth(name, 24)), [1, *range(10, 20)])
     np.testing.assert_array_equal(np.flatnonzero(of_depth("SanaPAGPipeline", 20)), [0])
+    middle = types.SimpleNamespace(transformer_blocks=5, middle_blocks=(2, 3))  # of Stable Diffusion's network
+    np.testing.assert_array_equal(
+        pipelines.KINDS["StableDiffusionPAGPipeline"].perturbs(middle), [[False, False, True, True, False]]
+    )
 
 
 @pytest.mark.parametrize("name, more, message", [

@@ -2,6 +2,7 @@
 
 import pytest
 
+from diffusion.published.hunyuan_video_15 import HunyuanVideo15, pipeline
 from diffusion.published.hunyuan_video_15.clip_sizes import nearest_size
 from diffusion.published.hunyuan_video_15.quoted_words import in_quotes
 
@@ -12,6 +13,11 @@ from diffusion.published.hunyuan_video_15.quoted_words import in_quotes
 ])  # fmt: skip
 def test_sizes_are_those_of_diffusers(given, side, expected):
     assert nearest_size(*given, side) == expected
+
+
+def test_clips_lie_across_in_the_size_that_the_network_was_trained_on():
+    for kind in pipeline.KINDS.values():
+        assert kind.variant(kind, HunyuanVideo15(side=480)).video.size == (352, 624)
 
 
 @pytest.mark.parametrize("prompt, expected", [

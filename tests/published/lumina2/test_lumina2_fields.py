@@ -1,9 +1,13 @@
 """The config of Lumina-Image 2 in both directions, and what of it is refused."""
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
+from diffusion import schedules
 from diffusion.models.interchange import Refusal
-from diffusion.published.lumina2 import Lumina2, table
+from diffusion.parameterizations import Prediction
+from diffusion.published.lumina2 import Lumina2, pipeline, table
 
 WIDE = Lumina2(4, 24, 2, 1, 4, 2, 512, 12, (2, 2, 2))
 
@@ -44,3 +48,17 @@ def test_another_value_is_refused(field, words):
 def test_fields_without_effect_and_null_are_read():
     built = table.CONFIG.build({"out_channels": None, "sample_size": 64, "scaling_factor": 2.0, "num_kv_heads": None})
     assert built == Lumina2(text_width=1024, key_heads=24)
+
+
+def test_guided_velocities_are_as_long_along_each_row_of_pixels_as_the_conditional_ones():
+    """Its pipeline takes the norm over the last axis of [B, C, H, W], the columns: here the third of [B, H, W, C]."""
+    flow, rng = schedules.rectified_flow(), np.random.default_rng(0)
+    x, conditional, null = jnp.asarray(rng.standard_normal((3, 2, 3, 4, 5)), jnp.float32)
+    t = jnp.array([0.3, 0.8])
+    left = t[:, None, None, None]
+    branches = lambda x, t: tuple(Prediction(x - left * v, x + (1 - left) * v) for v in (conditional, null))
+    guided = pipeline.LUMINA2.guides(branches, flow, 4.0)(x, t)
+    velocity, lengths = guided.eps - guided.x0, lambda v: np.linalg.norm(v, axis=2)
+    np.testing.assert_allclose(lengths(velocity), lengths(conditional), rtol=1e-4)
+    plain = null + 4.0 * (conditional - null)
+    np.testing.assert_allclose(velocity / lengths(velocity)[:, :, None], plain / lengths(plain)[:, :, None], atol=1e-5)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.models.interchange import Refusal, folders, rows
-from diffusion.published.stable_cascade import PaellaVQ, StableCascade, paella_table, table
+from diffusion.published.stable_cascade import PaellaVQ, StableCascade, paella_table, pipeline, table
 from tests.published.stable_cascade.facts import FINER, TINY
 
 C, B = table.FAMILY.published.values()
@@ -83,3 +83,21 @@ def test_the_authors_files_fuse_attention_and_name_stage_bs_prompt_otherwise(mod
     assert [row.ours.rpartition("/kernel")[0].rpartition("/")[2] for row in fused[:3]] == ["query", "key", "value"]
     width = module.widths[-1] if module is FINER else module.widths[0]
     assert [row.rows for row in fused[:3]] == [tuple(np.array([0, 1]) * width + i * width) for i in range(3)]
+
+
+def test_either_of_two_folders_finds_the_parts_of_both(tmp_path):
+    """Stage C and the text encoder lie in NAME-prior, stages B and A in NAME, as diffusers publishes them."""
+    first, second = tmp_path / "cascade-prior", tmp_path / "cascade"
+    for folder in (first, second):
+        folder.mkdir()
+    for kind in ("StableCascadePriorPipeline", "StableCascadeDecoderPipeline"):
+        place = pipeline.KINDS[kind].place
+        for folder in (first, second):
+            assert place(folder, "prior") == first / "prior"
+            assert place(folder, "vae") == second / "vqgan"
+            assert place(folder, "second_scheduler") == second / "scheduler"
+    second.rmdir()
+    with pytest.raises(FileNotFoundError, match=r"cascade does not exist\. Stable Cascade is two folders, cascade and"):
+        pipeline.KINDS["StableCascadePriorPipeline"].place(first, "vae")
+    whole = pipeline.KINDS["StableCascadeCombinedPipeline"].place
+    assert [whole(first, part) for part in ("prior", "vae")] == [first / "prior_prior", first / "vqgan"]
