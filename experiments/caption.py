@@ -16,7 +16,7 @@ of the picture.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of the captioner, with config.json and model.safetensors")
@@ -165,6 +165,8 @@ def _write(
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
+    if values.top_p is None:
+        flag_errors.refuse(["seed"], "has no effect without --top_p: the most likely token is chosen.")
     done = run(
         values.model,
         values.folder,

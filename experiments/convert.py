@@ -42,7 +42,7 @@ networks.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("source", None, "folder, .safetensors, .pt or .pth file, or run folder to read", required=True)
@@ -89,6 +89,7 @@ from diffusion.training.checkpointing import checkpoints
 
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
             *workdir.FAILURES)  # fmt: skip
+READING = ("architecture", "prefix")  # flags that say what the tensors of a source are
 # What single files hold beside the networks: the schedule's tables, and what only training uses.
 NOT_NETWORKS = (
     r"(alphas|betas|sqrt|log|posterior|logvar|lvlb).*",
@@ -202,31 +203,43 @@ def main(argv: list[str]) -> None:
     source = pathlib.Path(values.source)
     out = pathlib.Path(values.out)
     if class_folders.is_of_classes(source):
+        flag_errors.refuse(
+            [*READING, "layout", "base", "pipeline", "license", "dtype"], f"has no effect: {source} becomes a run."
+        )
         class_model_folders.as_run(source, out)
         print(f"{source} as a run: {out}")
         return
     if values.pipeline:
+        flag_errors.refuse([*READING, "layout", "base", "dtype"], "has no effect with --pipeline, the folder of a run.")
         config = workdir.read_config(source)
         name = class_model_folders.write(config, checkpoints.load_ema(source)[0], out)
         model_card.write(out, card(source, name, values.license))
         print(f"{name}: {out}")
         return
     if tuned_run.base_of(source):
+        flag_errors.refuse(
+            [*READING, "layout", "base", "license", "dtype"],
+            f"has no effect: {source} is a finetuning run, which states how its weights are written.",
+        )
         tuned_files.require_new(source, out)
         config = workdir.read_config(source)
         written = tuned_files.write(config, source, *checkpoints.load_ema(source), out)
         print(f"what {source} has taught {tuned_run.base_of(source)}: {', '.join(map(str, written))}")
         return
     if values.base and source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes):
+        flag_errors.refuse([*READING, "dtype"], f"has no effect: {source} is a LoRA file.")
         changed = convert_lora(source, pathlib.Path(values.base), out, values.layout or "peft", values.license)
         print(f"LoRA of {', '.join(changed)}: {out}")
         return
     if values.base:
+        flag_errors.refuse(["layout"], "has no effect with --base, whose folders have the layout of diffusers.")
         base = pathlib.Path(values.base)
         known = networks(source, values.architecture, values.prefix, values.dtype, assemble.networks_of(base))
         parts = assemble.pipeline(source, known, base, out, values.dtype, values.license)
         print(f"{out}: {', '.join(parts)} of {source}, the rest of {base}")
         return
+    if (source / "checkpoints").is_dir():
+        flag_errors.refuse(READING, f"has no effect: {source} is a run, whose config says what its weights are.")
     for name, module, params in networks(source, values.architecture, values.prefix, values.dtype):
         folder = out / name if name else out
         interchange.save(folder, module, params, layout=values.layout, dtype=values.dtype)

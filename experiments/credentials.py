@@ -11,7 +11,7 @@ needs the extra "provenance" (c2pa-python).
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("make", None, "folder for a new test certificate: root.pem, chain.pem, key.pem")
@@ -52,6 +52,7 @@ def main(argv: list[str]) -> None:
             "nothing to do. Name one of --make=FOLDER, for test certificates, and --read=PICTURE.png, to verify."
         )
     if values.make:
+        flag_errors.refuse(["root"], "has no effect with --make. Valid: --root with --read.")
         print(f"{local_certificates.make(values.make)}: certificates for tests; keep key.pem to yourself.")
         return
     for path in values.read:

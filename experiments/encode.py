@@ -21,7 +21,7 @@ one command writes latents and features.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("autoencoder", None, "folder or file of the autoencoder")
@@ -156,6 +156,10 @@ def main(argv: list[str]) -> None:
         raise ConfigError(
             "--autoencoder and --encoder are both missing. Name the network whose output is to be written, or both."
         )
+    if not values.encoder:
+        flag_errors.refuse(["encoder_size"], "is the size of the pictures for --encoder, which is missing.")
+    if not values.autoencoder:
+        flag_errors.refuse(["mean", "dtype"], "says how latents are stored: name the --autoencoder that makes them.")
     workdir.output_folder(values.out)
     loaded = encoder_features.load(values.encoder, values.encoder_size) if values.encoder else None
     pictures = {"data": values.data, "out": values.out, "data_dir": values.data_dir or "", "size": values.size}

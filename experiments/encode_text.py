@@ -11,7 +11,7 @@ stored output (config.data.text.dir), and needs no text encoder.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("data", None, "dataset with captions, as NAME@SPLIT, e.g. shapes@train, or '{SOURCE}@train'")
@@ -103,9 +103,11 @@ def main(argv: list[str]) -> None:
     if bool(values.vocabulary) == bool(values.text_encoder):
         raise ConfigError("name either --vocabulary (how many ids to learn) or --text_encoder (the encoder to run).")
     if values.vocabulary:
+        flag_errors.refuse(["tokenizer"], "has no effect with --vocabulary, which learns a new one.")
         number = vocabulary(values.data, values.out, values.vocabulary, values.length, values.data_dir or "")
         print(f"{values.out}: a vocabulary of {number} ids, for texts of {values.length}")
         return
+    flag_errors.refuse(["length"], "has no effect with --text_encoder: the texts have the length of its --tokenizer.")
     if not values.tokenizer:
         raise ConfigError("--tokenizer is missing: name the folder of the text encoder's vocabulary.")
     table = run(values.text_encoder, values.tokenizer, values.data, values.out, values.data_dir or "")

@@ -10,7 +10,7 @@ tuning/erase (docs/tuning.md).
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("model", None, "folder of a text-to-image model, with model_index.json", required=True)
@@ -87,6 +87,8 @@ def card(folder: pathlib.Path, description: Mapping[str, Any]) -> model_card.Car
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
+    if not values.keep:
+        flag_errors.refuse(["preserve"], "is the weight of the texts of --keep, and there are none.")
     pairs = [(old.strip(), new.strip()) for old, _, new in (text.partition("=") for text in values.concept)]
     if empty := [text for text, (old, _) in zip(values.concept, pairs) if not old]:
         raise ConfigError(f"--concept={empty[0]} names no concept to erase. Valid: OLD=NEW, e.g. 'Van Gogh=art'.")

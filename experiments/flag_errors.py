@@ -1,6 +1,7 @@
-"""A mistake in the flags of a command, in one sentence: absl's errors and ml_collections', and those of a recipe."""
+"""Mistakes in the flags of a command, each in one sentence; errors of absl, ml_collections and recipes among them."""
 
 import re
+from collections.abc import Iterable
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -16,6 +17,22 @@ KINDS = {  # what Python says of a text that is no number: the valid values
 }
 OF_FLAG = re.compile(r"flag (--[\w.\[\]-]+=.*?): (.*)", re.DOTALL)
 TABLE = "as a ConfigDict"
+
+
+def refuse(names: Iterable[str], why: str) -> None:
+    """Refuses flags that are set although they would have no effect.
+
+    Args:
+        names: the names of the flags.
+        why: the end of the sentence that begins with the flag and its value, such as "has no effect with --scores.".
+
+    Raises:
+        ConfigError: names the first flag that is set.
+    """
+    for name in names:
+        flag = flags.FLAGS[name]
+        if flag.present:
+            raise ConfigError(f"--{flag.name} = {flag.value!r} {why}")
 
 
 def as_config_error(error: Exception, argv: list[str], recipe: str | None, command: str) -> ConfigError | None:

@@ -32,7 +32,7 @@ from typing import Any
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 from diffusion.recipe import as_config_errors, class_folders
 from diffusion.training.runtime import huge_pages
 
@@ -106,7 +106,7 @@ if __name__ == "__main__":  # before the imports that take seconds
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import requested, run_samples
 from diffusion.io import content_credentials
-from diffusion.recipe import ConfigError, checks
+from diffusion.recipe import checks
 from diffusion.sampling import watermarks
 from diffusion.training import sharding
 
@@ -124,12 +124,10 @@ def main(argv: list[str]) -> None:
     if command_line.names("model", "again", "prompt"):
         from diffusion.experiments.sampling import from_prompt  # imported here: its flags are for a request alone
 
-        for name in ("weights", "average", "labels", "condition", "infill"):
-            if values[name].present:
-                raise ConfigError(
-                    f"--{name} = {values[name].value!r} is only for runs that are sampled without a prompt. Valid "
-                    "here: no such flag."
-                )
+        flag_errors.refuse(
+            ("weights", "average", "labels", "condition", "infill"),
+            "is only for runs that are sampled without a prompt. Valid here: no such flag.",
+        )
         return from_prompt.main(values.out, values.workdir, signer, values.step)
     config = values.config
     config.sample.number = config.sample.number if values.n is None else values.n

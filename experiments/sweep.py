@@ -19,7 +19,7 @@ started; 130 after Ctrl-C, 143 after SIGTERM. With --run, the status is that of 
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
@@ -178,6 +178,15 @@ def _main() -> None:
             )
         if not settings.table:
             settings.sweep = sweep_folder.read(pathlib.Path(settings.workdir)).file
+    how = ("jobs", "devices", "retry", "run")  # the flags that say how the runs are executed
+    if settings.table:
+        flag_errors.refuse([*how, "dry-run"], "has no effect with --table, which runs nothing.")
+    else:
+        flag_errors.refuse(["figures"], "is only for the table: --table.")
+    if settings["dry-run"].value:
+        flag_errors.refuse(how, "has no effect with --dry-run, which runs nothing.")
+    if settings.run:
+        flag_errors.refuse(["jobs", "devices"], "has no effect with --run, which executes one run.")
     directory = pathlib.Path(settings.workdir or f"runs/{definition.name_of(settings.sweep)}")
     if settings.table:
         measured = results.collect(directory)

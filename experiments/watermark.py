@@ -19,7 +19,7 @@ blur, and noise that the model removes.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -188,15 +188,28 @@ def _files_maker(key: str, path: str) -> watermark_robustness.Maker:
     return watermark_robustness.wrap_pictures(np.stack(loaded), path)
 
 
+ACTIONS = {  # action: the flags that it needs besides --key, and those that it also reads
+    "make": (["name"], ["arguments"]),
+    "embed": (["pictures", "out"], []),
+    "detect": (["pictures"], ["workdir", "model", "level"]),
+    "measure": (["out"], ["pictures", "workdir", "model", "prompt", "number"]),
+}
+
+
 def main(argv: list[str]) -> None:
     """Does what the first word says."""
     values = flags.FLAGS
-    words = {"make": ("name",), "embed": ("pictures", "out"), "detect": ("pictures",), "measure": ("out",)}
     word = argv[1] if len(argv) == 2 else ""
-    if word not in words:
-        raise ConfigError(f"{' '.join(argv[1:])!r}: write one of {', '.join(words)}, such as diffusion watermark make.")
-    if missing := [name for name in words[word] if not values[name].value]:
+    if word not in ACTIONS:
+        raise ConfigError(
+            f"{' '.join(argv[1:])!r}: write one of {', '.join(ACTIONS)}, such as diffusion watermark make."
+        )
+    needed, also = ACTIONS[word]
+    if missing := [name for name in needed if not values[name].value]:
         raise ConfigError(f"diffusion watermark {word} needs --{missing[0]}.")
+    others = {name for lists in ACTIONS.values() for names in lists for name in names} - {*needed, *also}
+    valid = ", ".join(f"--{name}" for name in ("key", *needed, *also))
+    flag_errors.refuse(sorted(others), f"has no effect on diffusion watermark {word}. Valid: {valid}.")
     with as_config_errors():
         _done(word, values)
 
@@ -216,6 +229,9 @@ def _done(word: str, values: flags.FlagValues) -> None:
         for file in embed(values.key, values.pictures, values.out):
             print(file)
     elif word == "detect":
+        watermark = watermarks.load(values.key)
+        if watermark.carrier == "pictures":
+            flag_errors.refuse(["workdir", "model"], f"has no effect: {watermark.identity} is read without a model.")
         absent = 0
         for name, reading in detect(values.key, values.pictures, _maker(values)):
             marked = reading.p_value[0] < values.level
@@ -227,6 +243,10 @@ def _done(word: str, values: flags.FlagValues) -> None:
     else:
         if values.pictures and (values.workdir or values.model):
             raise ConfigError("--pictures measures these pictures alone; leave --workdir and --model out.")
+        if values.pictures:
+            flag_errors.refuse(["number"], "has no effect with --pictures, all of which are measured.")
+        if not values.model:
+            flag_errors.refuse(["prompt"], "is only for the pictures of a text-to-image model: --model.")
         maker = _files_maker(values.key, values.pictures) if values.pictures else _maker(values)
         if maker is None:
             raise ConfigError(

@@ -16,7 +16,7 @@ their settings, for `diffusion sample --again`. ComfyUI draws different noise fo
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("file", None, "workflow to run, a .json file")
@@ -129,6 +129,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError("--model is missing: name the folder of the workflow's checkpoint, with model_index.json.")
     with as_config_errors():
         if values.file is None:
+            flag_errors.refuse(["comfyui", "own_steps"], "is only for a workflow that runs: --file.")
             write(pathlib.Path(values.picture), pathlib.Path(values.out), values.model)
         else:
             run(pathlib.Path(values.file), values.model, pathlib.Path(values.comfyui), pathlib.Path(values.out),

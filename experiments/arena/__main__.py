@@ -13,7 +13,7 @@ scores.png. See docs/evaluation.md.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
@@ -97,6 +97,9 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     folder = pathlib.Path(values.out)
     if values.scores:
+        flag_errors.refuse(
+            ["runs", *USUAL, "port", "data_dir"], "has no effect with --scores, which reads the votes in --out."
+        )
         arena = comparisons.read(folder)
         return conclude(arena, votes_file.read(folder, len(arena.comparisons)), folder)
     with workdir.lock(folder, "--out"):

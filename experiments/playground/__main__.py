@@ -15,7 +15,7 @@ docs/playground.md.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 from diffusion.experiments.sampling import model_flags
 from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
 
@@ -118,9 +118,8 @@ def refuse_flags_of_prompts() -> None:
     Raises:
         ConfigError: names the first flag that is set.
     """
-    for flag in (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, DTYPE, QUANTISED, DROP_TEXT):
-        if flag.value != flag.default:
-            raise ConfigError(f"--{flag.name}={flag.value} is only for a text-to-image model, which reads prompts.")
+    read = (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, DTYPE, QUANTISED, DROP_TEXT)
+    flag_errors.refuse((flag.name for flag in read), "is only for a text-to-image model, which reads prompts.")
 
 
 if __name__ == "__main__":

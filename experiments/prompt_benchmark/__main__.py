@@ -17,7 +17,7 @@ their standard errors, and all settings on which they depend.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -176,9 +176,10 @@ def main(argv: list[str]) -> None:
         raise unknown("--protocol", values.protocol, benchmarks.BENCHMARKS, "protocol")
     if values.model and values.workdir:
         raise ConfigError("--model and --workdir both name a model; leave one of them out.")
-    for name in ("seed", "steps", "guidance"):
-        if values[name].value != values[name].default and not (values.model or values.workdir):
-            raise ConfigError(f"--{name} is only for generated pictures. Name a model by --model or --workdir.")
+    if not (values.model or values.workdir):
+        flag_errors.refuse(
+            ("seed", "steps", "guidance"), "is only for generated pictures. Name a model by --model or --workdir."
+        )
     benchmark = benchmarks.BENCHMARKS[values.protocol]
     benchmarks.opened(benchmark, pathlib.Path(values.prompts))  # before a reader is loaded, which takes minutes
     named, record = named_readers()

@@ -14,7 +14,7 @@ pictures in the folder docs/remakes. To add your own remake, pass --extend=FILE,
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -55,8 +55,10 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     if values.list:
+        flag_errors.refuse(["workdir", "quick", "page"], "has no effect with --list.")
         return listed()
     if values.page:
+        flag_errors.refuse(["workdir", "quick"], "has no effect with --page, which measures nothing.")
         return write_page(pathlib.Path(values.page))
     if len(argv) != 2:
         raise ConfigError(f"remake takes one name. Valid: {', '.join(remakes.REMAKES)}; --list says what they are.")

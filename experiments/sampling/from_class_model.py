@@ -10,9 +10,9 @@ Writes samples.npz, samples.json and the pictures that show them into --out, as 
 from collections.abc import Sequence
 from typing import Any
 
-from absl import flags
 from ml_collections import ConfigDict
 
+from diffusion.experiments import flag_errors
 from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, requested, run_samples
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
@@ -73,15 +73,12 @@ def main(
 
 def _check_flags() -> None:
     """Refuses flags of runs, and of requests by prompts."""
-    values = flags.FLAGS
     others = [name for name in prompt_flags.SETTINGS if name not in TAKEN]
-    for name in (*OF_RUNS, *OF_PROMPTS, *others):
-        if values[name].present:
-            raise ConfigError(
-                f"--{name} = {values[name].value!r} is not valid for a model without a text encoder. Valid: --labels, "
-                "-n, --steps, --guidance, and as for a run --config.sample.FIELD=VALUE, such as "
-                "--config.sample.seed=1."
-            )
+    flag_errors.refuse(
+        (*OF_RUNS, *OF_PROMPTS, *others),
+        "is not valid for a model without a text encoder. Valid: --labels, -n, --steps, --guidance, and as for a run "
+        "--config.sample.FIELD=VALUE, such as --config.sample.seed=1.",
+    )
     if prompt_flags.NUMBER.value < 1:
         raise ConfigError(f"-n = {prompt_flags.NUMBER.value} must be at least 1.")
     if model_flags.QUANTISED.value not in ("", *KINDS):

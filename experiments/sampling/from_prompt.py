@@ -27,6 +27,7 @@ import numpy as np
 
 import diffusion
 from diffusion import text_to_image
+from diffusion.experiments import flag_errors
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import model_flags, prompt_flags, shipped_models, tuned_run
 from diffusion.experiments.sampling.model_flags import DROP_TEXT, DTYPE, MODEL, QUANTISED
@@ -124,12 +125,11 @@ def main(
 def _check_flags_of_again() -> None:
     """Refuses flags of a request and its model beside --again, which takes them from the picture."""
     model_choices = (model_flags.LORA, model_flags.EMBEDDING, model_flags.ATTACH, DTYPE, QUANTISED)
-    for flag in (PROMPT, SEED, NUMBER, *SETTINGS.values(), *model_choices):
-        if flag.present:
-            raise ConfigError(
-                f"--{flag.name} = {flag.value!r} has no effect with --again, which takes it from the picture. "
-                "Valid with --again: --model, --out, --credentials, --drop_text."
-            )
+    flag_errors.refuse(
+        (flag.name for flag in (PROMPT, SEED, NUMBER, *SETTINGS.values(), *model_choices)),
+        "has no effect with --again, which takes it from the picture. Valid with --again: --model, --out, "
+        "--credentials, --drop_text.",
+    )
 
 
 def _write(path: pathlib.Path, results: jobs.Results, i: int, settings: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ with the published one. --page writes all rows in Markdown. See docs/zoo.md.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     command_line.extend_flag()
@@ -47,6 +47,7 @@ from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.zoo import markdown, measurement, published_rows
 from diffusion.experiments.zoo.row import Row
 from diffusion.io.files import write_text
+from diffusion.metrics.encoder_protocols import PROTOCOLS
 from diffusion.recipe import ConfigError
 from diffusion.recipe.extensions import printed
 from diffusion.training.runtime import progress
@@ -79,6 +80,8 @@ def explained(row: Row) -> str:
 def measured(row: Row) -> None:
     """Measures a row as the command line says, and prints its figure beside the published one."""
     values = flags.FLAGS
+    reads, other = ("encoder", "inception") if row.protocol in PROTOCOLS else ("inception", "encoder")
+    flag_errors.refuse([other], f"has no effect: the protocol {row.protocol} has its features from --{reads}.")
     for name in ("reference", "out"):
         if not values[name].value:
             raise ConfigError(f"--{name} is missing. The row's own command: {row.measure()}")
@@ -104,19 +107,23 @@ def measured(row: Row) -> None:
 def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
+    measures = ("reference", "inception", "encoder", "autoencoder", "out", "number", "batch_size", "seed")
     if values.page:
+        flag_errors.refuse(["row", "weights", *measures], "has no effect with --page, which writes every row.")
         write_text(pathlib.Path(values.page), markdown.page(published_rows.ROWS.values()))
         print(f"{values.page}: {len(published_rows.ROWS)} rows")
         return
     if not values.row:
         if values.weights:
             raise ConfigError(f"--row is missing: name the row to which --weights={values.weights} belongs.")
+        flag_errors.refuse(measures, "has no effect without --row and --weights, which are measured.")
         listed()
         return
     row = published_rows.find(values.row)
     if values.weights:
         measured(row)
     else:
+        flag_errors.refuse(measures, "has no effect without --weights, which are measured.")
         print(explained(row))
 
 

@@ -6,6 +6,7 @@ import io
 import pathlib
 import types
 
+import absl.flags
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -291,6 +292,7 @@ def set_flags(monkeypatch):
         for name, default in usual.items():
             flag = types.SimpleNamespace(name=name.lower(), default=default, value=values.get(name, default))
             monkeypatch.setattr(command if hasattr(command, name) else model_flags, name, flag)
+            monkeypatch.setattr(absl.flags.FLAGS[name.lower()], "present", name in values)
 
     change()
     return change
@@ -313,10 +315,10 @@ def test_folders_without_a_model_are_refused(tmp_path, set_flags):
 def test_flags_of_models_that_read_prompts_are_refused_for_others(flag, tmp_path, set_flags, monkeypatch):
     set_flags(**flag)
     (name,) = flag
-    with pytest.raises(ConfigError, match=f"--{name.lower()}=.* is only for a text-to-image model"):
+    with pytest.raises(ConfigError, match=f"--{name.lower()} = .* is only for a text-to-image model"):
         command.opened(None, str(tmp_path))
     monkeypatch.setattr(command.class_folders, "is_of_classes", lambda folder: True)
-    with pytest.raises(ConfigError, match=f"--{name.lower()}=.* is only for a text-to-image model"):
+    with pytest.raises(ConfigError, match=f"--{name.lower()} = .* is only for a text-to-image model"):
         command.opened(str(tmp_path), None)
 
 

@@ -93,9 +93,9 @@ def test_flags_that_contradict_each_other_are_refused(geneval, named, monkeypatc
     monkeypatch.setattr(clip_embedder, "opened", lambda folder: (made.EMBEDDER, "d" * 64))
     for more, message in (
         (("--model=m", "--workdir=w"), "--model and --workdir both name a model"),
-        (("--steps=7",), "--steps is only for generated pictures"),
-        (("--guidance=0",), "--guidance is only for generated pictures"),
-        (("--seed=5",), "--seed is only for generated pictures"),
+        (("--steps=7",), "--steps = 7 is only for generated pictures"),
+        (("--guidance=0",), "--guidance = 0.0 is only for generated pictures"),
+        (("--seed=5",), "--seed = 5 is only for generated pictures"),
         (("--detector=made", "--clip=c", "--embedder=made"), "--clip and --embedder both name the"),
         (("--detector=mad",), "--detector: unknown detector 'mad'. Did you mean 'made'"),
         (("--protocol=geneva",), "--protocol: unknown protocol 'geneva'. Did you mean 'geneval'"),

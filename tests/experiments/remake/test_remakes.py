@@ -15,20 +15,13 @@ import numpy as np
 import pytest
 
 from diffusion.experiments.evaluation import plots
-from diffusion.experiments.remake import (
-    __main__ as command,
-    measuring,
-    network_costs,
-    published_costs,
-    remakes,
-    remakes_page,
-    terminal_snr,
-)
+from diffusion.experiments.remake import measuring, network_costs, published_costs, remakes, remakes_page, terminal_snr
 from diffusion.experiments.remake.claims import Published, Remake
 from diffusion.experiments.remake.network_costs import network_cost
 from diffusion.models.budget.flops import flops
 from diffusion.models.dit import DiT
 from diffusion.recipe import ConfigError
+from tests import command_flags
 from tests.commands import ROOT, run
 
 PAGE = (ROOT / "docs" / "remakes.md").read_text()
@@ -255,34 +248,33 @@ def test_the_command_lists_and_says_what_is_missing():
     assert done.returncode == 2 and "remake takes one name. Valid: terminal_snr, dit_cost, jit_cost" in done.stderr
 
 
-def called(monkeypatch, *argv, **values):
-    defaults = {"list": False, "page": None, "workdir": None, "quick": False}
-    monkeypatch.setattr(command.flags, "FLAGS", types.SimpleNamespace(**(defaults | values)))
-    command.main(["remake", *argv])
+def called(*argv):
+    with command_flags.of("diffusion.experiments.remake", *argv) as (_, start):
+        start.args[0](["remake", *(word for word in argv if not word.startswith("--"))])
 
 
-def test_the_command_writes_the_page_of_the_records_beside_it(monkeypatch, tmp_path, capsys):
+def test_the_command_writes_the_page_of_the_records_beside_it(tmp_path, capsys):
     shutil.copytree(RECORDS, tmp_path / "remakes")
-    called(monkeypatch, page=str(tmp_path / "remakes.md"))
+    called(f"--page={tmp_path / 'remakes.md'}")
     assert (tmp_path / "remakes.md").read_text() == PAGE
     assert f"{len(MEASURED)} of {len(remakes.REMAKES)} remakes" in capsys.readouterr().out
-    called(monkeypatch, list=True)
+    called("--list")
     shown = capsys.readouterr().out
     assert all(name in shown for name in remakes.REMAKES) and "Lin et al. 2024" in shown
 
 
 def test_the_command_measures_in_its_folder(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(remakes, "REMAKES", {"toy": toy()[0]})
-    for argv, values, message in (
-        ((), {}, "remake takes one name. Valid: toy;"),
-        (("toy", "toy"), {}, "remake takes one name"),
-        (("toy",), {}, "--workdir is missing, e.g. --workdir=runs/remake/toy"),
+    for words, message in (
+        ((), "remake takes one name. Valid: toy;"),
+        (("toy", "toy"), "remake takes one name"),
+        (("toy",), "--workdir is missing, e.g. --workdir=runs/remake/toy"),
     ):
         with pytest.raises(ConfigError, match=re.escape(message)):
-            called(monkeypatch, *argv, **values)
-    called(monkeypatch, "toy", workdir=str(tmp_path / "quick"), quick=True)
+            called(*words)
+    called("toy", f"--workdir={tmp_path / 'quick'}", "--quick")
     assert "The code of toy runs. --quick gives no verdict" in capsys.readouterr().out
-    called(monkeypatch, "toy", workdir=str(tmp_path / "toy"))
+    called("toy", f"--workdir={tmp_path / 'toy'}")
     shown = capsys.readouterr().out
     assert f"1 of 2 figures reproduced; record: {tmp_path / 'toy' / 'remake.json'}" in shown and "A toy" in shown
 
