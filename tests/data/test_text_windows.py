@@ -83,6 +83,12 @@ def test_a_text_file_is_cut_into_windows_by_its_alphabet(tmp_path):
         sources.text_file(str(path), split, length=4, alphabet="ä\nba") for split in ("train[:30%]", "train[30%:]")
     )
     assert (len(part), len(rest)) == (3, 7)
+    path.write_text("abbaabab")
+    halves = [sources.text_file(str(path), split, length=1, alphabet="ab") for split in ("train[:50%]", "train[50%:]")]
+    numbers = [half.identities()[:, 2] for half in halves]
+    for half, rows in zip(halves, numbers):  # each window is the one of its number
+        assert "".join("ab"[int(half[i]["x"][0])] for i in range(4)) == "".join("abbaabab"[row] for row in rows)
+    assert sorted(np.concatenate(numbers)) == list(range(8))
     assert shared_records.by_number(*map(shared_records.identify, (part, rest))) == 0
     assert shared_records.by_number(*map(shared_records.identify, (part, source))) == 3
 

@@ -5,6 +5,7 @@ import pytest
 
 from diffusion.data import pipeline
 from diffusion.data.sources import DataSpec, Leaf, arrays
+from diffusion.data.sources.columns import CLASSES, class_numbers
 
 X = np.random.default_rng(0).normal(size=(10, 4, 2)).astype(np.float32)
 
@@ -19,6 +20,38 @@ def test_a_record_is_a_row_of_each_array(tmp_path, save):
     assert "label" not in source[7]
     source = arrays(str(tmp_path / "a.npz"))
     assert source.spec.num_classes == 3 and [source[row]["label"] for row in range(4)] == [0, 1, 2, 0]
+
+
+def test_the_example_is_no_label_and_an_array_without_numbers_is_an_array(tmp_path):
+    np.savez(tmp_path / "a.npz", label=X, rest=np.zeros((10, 0), np.float32))
+    source = arrays(str(tmp_path / "a.npz"), x="label", condition="rest")
+    assert source.spec.num_classes == 0 and source[3]["condition"].shape == (0,)
+    np.testing.assert_array_equal(source[3]["x"], X[3])
+
+
+def test_labels_are_below_a_million():
+    for label, valid in ((CLASSES - 1, True), (CLASSES, False)):
+        if valid:
+            assert class_numbers([label], (), str, "labels")[1].tolist() == [label]
+            continue
+        with pytest.raises(ValueError, match=r"0: its label is 1000000\. Valid: integers from 0 to 999,999"):
+            class_numbers([label], (), str, "labels")
+
+
+def test_the_labels_of_a_part_are_its_own(tmp_path):
+    labels = np.arange(10) % 3
+
+    def part(name, labels):
+        np.savez(tmp_path / f"{name}.npz", x=X, label=labels)
+        return arrays(str(tmp_path / f"{name}.npz"), "train[:50%]")
+
+    rows = part("a", labels)._rows
+    outside = np.setdiff1d(np.arange(10), rows)
+    changed = {name: labels.copy() for name in ("inside", "outside")}
+    changed["outside"][outside[-1]] = (changed["outside"][outside[-1]] + 1) % 3
+    changed["inside"][rows[-1]] = (changed["inside"][rows[-1]] + 1) % 3
+    first, inside, outside = (part(*one).fingerprint()["labels"] for one in (("a", labels), *changed.items()))
+    assert first == outside != inside
 
 
 def test_files_of_a_folder_and_a_single_file(tmp_path):

@@ -1,7 +1,9 @@
 """Every format of files holds the same records, in an order that a seed shuffles alike; what is damaged is named."""
 
 import io
+import json
 import shutil
+import tarfile
 
 import numpy as np
 import pyarrow as pa
@@ -150,6 +152,37 @@ def test_splits_by_the_names_of_folders_and_files(tmp_path):
     assert len(sources.tar_shards(str(tmp_path / "b/train-*.tar"))) == 6
 
 
+def test_pictures_of_two_splits_are_not_the_same_pictures(tmp_path):
+    for split in ("train", "val"):
+        stored.class_folders(tmp_path / "a" / split)
+    train, val = (sources.class_folders(str(tmp_path / "a"), split).identities() for split in ("train", "val"))
+    both = np.concatenate([train, val])
+    assert len(np.unique(both, axis=0)) == len(both) == 12
+
+
+def test_endings_may_be_in_capitals(tmp_path):
+    (tmp_path / "a" / "cat").mkdir(parents=True)
+    (tmp_path / "a" / "cat" / "A.PNG").write_bytes(png(stored.PICTURES[0]))
+    assert len(sources.class_folders(str(tmp_path / "a"))) == 1
+
+
+def test_members_of_a_record_have_all_that_follows_the_first_point_as_their_name(tmp_path):
+    masks = [np.full((4, 4), k, np.uint8) for k in range(2)]
+    with tarfile.open(tmp_path / "train-0.tar", "w") as archive:
+        for k, mask in enumerate(masks):
+            for suffix, picture in (("PNG", stored.PICTURES[k]), ("mask.png", mask)):
+                content = png(picture)
+                info = tarfile.TarInfo(f"{k}.{suffix}")
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+    source = sources.tar_shards(str(tmp_path), condition="mask.png")
+    assert source.columns == ("png", "mask.png") and len(source) == 2
+    np.testing.assert_array_equal(source[1]["condition"], masks[1][..., None])
+    with tarfile.open(tmp_path / "train-0.tar") as archive:
+        begin = archive.getmember("1.PNG").offset_data
+    assert source._table.place(1).endswith(f"record '1' at byte {begin}")
+
+
 def test_pictures_without_classes_are_no_class_folders(tmp_path):
     (tmp_path / "a.png").write_bytes(png(stored.PICTURES[0]))
     with pytest.raises(ValueError, match=r"lie in no class's folder, e\.g\. a\.png\. Valid: .*picture_folder"):
@@ -226,6 +259,18 @@ def test_captions_masks_and_numbers_are_columns(tmp_path):
     assert source.spec.num_classes == 0 and source.spec.condition["mask"].shape == (4, 4, 1)
 
 
+def test_a_column_of_whole_numbers_is_of_integers_and_a_name_is_never_a_number(tmp_path):
+    """Here the labels, which no other numbers may be, and the names of files and masks without an ending."""
+    for k in range(6):
+        (tmp_path / str(k)).write_bytes(png(stored.PICTURES[k]))
+    lines = [f"{k},{label},{5 - k}" for k, label in enumerate(stored.LABELS)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,mask_file_name", *lines]))
+    source = sources.picture_folder(str(tmp_path), condition="mask")
+    assert [source[row]["label"] for row in range(6)] == stored.LABELS and source.spec.classes == ("0", "1")
+    np.testing.assert_array_equal(source[1]["image"], stored.PICTURES[1])
+    np.testing.assert_array_equal(source[1]["condition"], stored.PICTURES[4])
+
+
 def test_captions_beside_the_pictures(tmp_path):
     entry = stored.picture_folder(tmp_path / "data")
     (tmp_path / "data/metadata.csv").unlink()
@@ -243,6 +288,15 @@ def test_a_parquet_without_the_column_lists_those_that_it_has(tmp_path):
     (tmp_path / "data/data/train-00001-of-00002.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(ValueError, match=r"train-00001-of-00002\.parquet is not an intact Parquet file"):
         opened(entry)
+
+
+def test_the_names_of_classes_are_those_of_the_column_of_the_label(tmp_path):
+    table = pa.table({"x": [[0.5]] * 3, "kind": [1, 0, 1], "label": [0, 0, 0]})
+    features = {name: {"names": names} for name, names in (("kind", ["cat", "dog"]), ("label", ["other"]))}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "a.parquet")
+    source = sources.parquet(str(tmp_path / "a.parquet"), label="kind")
+    assert source.spec.classes == ("cat", "dog") and [source[row]["label"] for row in range(3)] == [1, 0, 1]
 
 
 def test_parquet_of_numbers_and_its_arrow_file(tmp_path, monkeypatch):
@@ -274,7 +328,6 @@ def test_a_tar_cut_short_is_refused(tmp_path, share):
 
 def test_a_tar_whose_records_differ_or_that_is_compressed_is_refused(tmp_path):
     import gzip
-    import tarfile
 
     entry = stored.tar_shards(tmp_path / "data")
     with tarfile.open(tmp_path / "data/train-2.tar", "w") as archive:
@@ -301,6 +354,15 @@ def test_a_parser_of_ones_own(tmp_path):
     assert source.spec.shape == (2,) and source[3]["x"].tolist() == [3, -3]
     with pytest.raises(ValueError, match=r"picture, \.npz, \.npy nor JSON\. Say how to.*by parse=FUNCTION,"):
         sources.array_records(str(tmp_path))
+
+
+def test_a_palette_with_a_transparent_colour_has_four_channels(tmp_path):
+    picture = Image.fromarray(stored.PICTURES[0]).quantize(4)
+    for name, how in (("clear", {"transparency": 0}), ("opaque", {})):
+        (tmp_path / name).mkdir()
+        picture.save(tmp_path / name / "0.png", **how)
+    shapes = [sources.picture_folder(str(tmp_path / name)).spec.shape for name in ("clear", "opaque")]
+    assert shapes == [(4, 4, 4), (4, 4, 3)]
 
 
 def test_channels_are_those_of_the_first_picture(tmp_path):

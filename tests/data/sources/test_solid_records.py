@@ -71,6 +71,14 @@ def test_a_folder_of_meshes_and_clouds(tmp_path):
     assert [len(part) for part in parts] == [3, 3]
 
 
+def test_vertices_of_no_triangle_change_nothing(tmp_path):
+    for name, more in (("a", ""), ("b", "v 100 0 0\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "one.obj").write_text(f"v 0 0 0\nv 1 0 0\nv 0 2 0\n{more}f 1 2 3\n")
+    bare, more = (sources.mesh_clouds(str(tmp_path / name), points=8)[0]["x"] for name in ("a", "b"))
+    np.testing.assert_array_equal(bare, more)
+
+
 def meshes_in(folder, names):
     for size, name in enumerate(names, 1):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
