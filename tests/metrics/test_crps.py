@@ -68,6 +68,16 @@ def test_the_sum_over_channels_sees_what_the_channels_share():
     assert crps.quantile_sum(joint, y) < 0.6 * crps.quantile_sum(apart, y)
 
 
+def test_a_step_counts_in_the_sum_only_if_every_channel_does():
+    rng = np.random.default_rng(5)
+    samples, y = rng.normal(size=(30, 40, 2)), rng.normal(size=(40, 2))
+    real = np.ones((40, 2), bool)
+    real[::4, 1] = real[2::4] = False
+    whole = real.all(-1)
+    assert 0 < whole.sum() < real.any(-1).sum()
+    assert crps.quantile_sum(samples, y, real) == pytest.approx(crps.quantile_sum(samples[:, whole], y[whole]))
+
+
 def test_intervals_cover_their_level():
     rng = np.random.default_rng(4)
     samples, y = rng.normal(size=(20, 40_000)), rng.normal(size=40_000)

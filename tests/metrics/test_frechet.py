@@ -201,3 +201,9 @@ def test_bad_input(rng):
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+def test_a_covariance_is_symmetric_whatever_its_file_holds():
+    """Rounding in a file's halves: their mean."""
+    stored = frechet.Moments(3, np.zeros(2), np.array([[4.0, 1.0], [3.0, 6.0]]))
+    np.testing.assert_array_equal(frechet.covariance(stored), [[2.0, 1.0], [1.0, 3.0]])

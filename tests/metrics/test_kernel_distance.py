@@ -36,6 +36,34 @@ def test_all_pairs_whatever_the_block(rng, unbiased, block):
     assert found.value == pytest.approx(by_pairs(rbf, x, y, unbiased), rel=1e-10)
 
 
+def first_order(k, x, y, unbiased):
+    """The standard error of Hoeffding's projection, one pair at a time."""
+    total = 0
+    for own, other in ((x, y), (y, x)):
+        within = [
+            sum(k(a, b) for j, b in enumerate(own) if not (unbiased and i == j)) / (len(own) - unbiased)
+            for i, a in enumerate(own)
+        ]
+        rest = np.array(within) - [sum(k(a, b) for b in other) / len(other) for a in own]
+        total += 4 * rest.var(ddof=1) / len(own)
+    return math.sqrt(total)
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_the_standard_error_is_of_the_rows_of_both_sets(rng, unbiased):
+    x, y = rng.normal(size=(10, 4)), rng.normal(size=(4, 4)) + 1
+    error = kernel_distance.mmd2(kernel_distance.cubic, x, y, unbiased).standard_error
+    assert error == pytest.approx(first_order(cubic, x, y, unbiased), rel=1e-10)
+
+
+def test_the_figures_of_subsets_are_a_mean_and_the_deviation_of_a_draw(rng, monkeypatch):
+    """Of 1, 2 and 6: mean 3, and sqrt((4 + 1 + 9) / 2)."""
+    values = iter([1.0, 2.0, 6.0])
+    monkeypatch.setattr(kernel_distance, "mmd2", lambda *_: kernel_distance.Discrepancy(next(values), 0.0, 2, 2))
+    kid = kernel_distance.kid(rng.normal(size=(4, 3)), rng.normal(size=(4, 3)), subsets=3, size=2)
+    assert kid[:3] == pytest.approx((3.0, math.sqrt(7), math.sqrt(7 / 3)))
+
+
 def test_by_hand():
     """x = 0, 1 and y = 0, 2 in one dimension: k = 1, 1, 8; 1, 1, 125; cross 1, 1, 1, 27."""
     x = np.array([[0.0], [1.0]])
@@ -81,6 +109,8 @@ def test_cmmd_is_the_biased_estimate_of_directions(rng):
     expected = 1000 * by_pairs(rbf, unit(x), unit(y), False)
     assert kernel_distance.cmmd(x, y).value == pytest.approx(expected, rel=1e-9)
     assert kernel_distance.cmmd(7 * x, y).value == pytest.approx(expected, rel=1e-9)
+    error = 1000 * first_order(rbf, unit(x), unit(y), False)
+    assert kernel_distance.cmmd(x, y).standard_error == pytest.approx(error, rel=1e-6)
     assert 0 <= kernel_distance.cmmd(x, x).value < 1e-10
 
 

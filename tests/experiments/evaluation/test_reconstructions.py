@@ -56,13 +56,13 @@ def test_figures_are_those_of_the_reconstructions(files, monkeypatch):
 
 
 def test_what_was_not_read_is_read_once_in_batches(monkeypatch):
-    """The first 6 of 14 pictures are measured; of three batches the last two are read, the last of two pictures."""
+    """The first 8 of 14 pictures are measured; of three batches the last two are read, the last of two pictures."""
     read, told = [], []
     monkeypatch.setattr(reconstructions, "BATCH", 6)
     bar = lambda *about: contextlib.nullcontext(told.append)
     monkeypatch.setattr(reconstructions.progress, "bar", bar)
     images = types.SimpleNamespace(count=14, read=lambda start, stop: read.append((start, stop)))
-    errors = {"psnr": np.where(np.arange(14) < 6, 30.0, np.nan)}
+    errors = {"psnr": np.where(np.arange(14) < 8, 30.0, np.nan)}
     reconstructions._complete(reconstructions.Reconstructions(images, errors))
     assert read == [(6, 12), (12, 14)] and told == [6, 12, 14]
 

@@ -144,3 +144,15 @@ def test_sets_of_two_sizes_are_exchanged_as_they_are(high):
     error = np.sqrt(1 / 28 * 27 / 28 / draws)
     assert abs(found.p - (1 + draws / 28) / (1 + draws)) < 5 * error
     assert found.low <= found.value <= found.high
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_resamples_have_as_many_rows_of_each_class_as_the_samples(pairs, monkeypatch):
+    """A statistic that the classes alone decide is the same in all of them; without classes it is not."""
+    monkeypatch.setattr(significance, "FULL", Effort(60, 2))
+    classes = np.tile([0, 1, 1], 8)
+    values = np.where(np.arange(24) < 12, classes, 3 * classes)
+    found = significance._tested(values, (12, 12), np.mean, pairs, classes)
+    assert found.low == pytest.approx(found.value) == found.high and found.value == pytest.approx(2 * 2 / 3)
+    other = significance._tested(values, (12, 12), np.mean, pairs, None)
+    assert other.low < found.value < other.high

@@ -2,6 +2,7 @@
 
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -70,6 +71,25 @@ def test_the_deviation_of_a_draw_is_that_of_the_bound_at_one_time(monkeypatch):
     draws = np.where(rng.uniform(size=t.shape) < t**4, 4 * np.log(3) / t, 0)
     assert deviation == pytest.approx(draws.std(1, ddof=1).mean(), rel=0.04)
     assert found["nats_per_symbol"]["value"] == pytest.approx(np.log(3), abs=4 * draws.mean(1).std() / np.sqrt(600))
+
+
+def test_each_time_has_its_part_of_the_path_and_keys_of_its_own(monkeypatch):
+    """The mean of 32 times is 1 / 2 to within 1 / (32 sqrt(12 32)); no noise has the key of the times."""
+    seen, uniform = [], jax.random.uniform
+    note = lambda key: seen.append(np.asarray(key).reshape(-1, 2))
+    noted = lambda keys: jax.debug.callback(note, jax.random.key_data(keys))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: noted(key) or uniform(key, shape))
+    bound = lambda params, label, keys, x0, t: noted(keys) or t
+    monkeypatch.setattr(symbol_bounds, "bound_of", lambda recipe, params: ("a bound", bound))
+    monkeypatch.setattr(symbol_bounds.checkpoints, "load_ema", lambda folder: ({}, 7))
+    monkeypatch.setattr(symbol_bounds.resolve, "recipe", lambda config, shape: None)
+    real = types.SimpleNamespace(images=np.zeros((3, 1), int), labels=np.zeros(3, int))
+    config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=3))
+    found = symbol_bounds.bits_per_symbol(types.SimpleNamespace(config=config, workdir="run", real=real))
+    jax.effects_barrier()
+    keys = np.concatenate(seen)
+    assert len(keys) == len(np.unique(keys, axis=0)) == 3 * (symbol_bounds.TIMES + 1)
+    assert abs(found["nats_per_symbol"]["value"] - 0.5) < 5 / (32 * np.sqrt(12 * 32 * 3))
 
 
 @pytest.mark.parametrize("objective, name", [

@@ -89,6 +89,12 @@ def test_the_floor_is_a_mean_and_the_deviation_of_single_subsets(monkeypatch):
         assert (found[name]["value"], found[name]["ratio"], found[name]["noise"]) == (6, 2, 8), name
 
 
+def test_subsets_of_the_floor_are_drawn_from_all_training_examples():
+    """Else each of them would have the same distance."""
+    for name, figure in measured(normals(3, number=50))["distances"].items():
+        assert figure["floor"]["std"] > 0.01 * figure["floor"]["mean"], name
+
+
 def test_a_resample_of_every_row_once_is_the_figure_itself():
     real, rows = normals(0).astype(float), normals(1, 50, mean=0.3).astype(float)
     distance = vector_metrics._kernel(vector_distances.minus_distance, real)

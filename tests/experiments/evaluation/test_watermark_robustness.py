@@ -77,7 +77,8 @@ def test_the_change_of_pixels_is_a_root_mean_square(monkeypatch):
     marked = plain.copy()
     marked[0, 0, 0, 0], marked[1, 1, 1, 0] = 103, 96
     monkeypatch.setattr(watermark_robustness.watermarks, "load", lambda key: MARK)
-    monkeypatch.setattr(MARK, "read", lambda x: reading(x.mean((1, 2, 3)), np.ones(len(x))), raising=False)
+    p_value = lambda x: np.where((x != 100).any((1, 2, 3)), 0.001, 1.0)
+    monkeypatch.setattr(MARK, "read", lambda x: reading(x.mean((1, 2, 3)), p_value(x)), raising=False)
     monkeypatch.setattr(watermark_robustness, "DEGRADATIONS", {"none": lambda pictures: pictures})
     make = lambda key, number: marked[:number] if key else plain[:number]
     times = []
@@ -88,6 +89,8 @@ def test_the_change_of_pixels_is_a_root_mean_square(monkeypatch):
     assert content["change_of_pixels"] == pytest.approx(np.sqrt(25 / 8)) and content["number"] == 2
     assert list(content["changes"]) == ["none", "regenerated from t = 0.3", "regenerated from t = 0.6"]
     assert times == [0.3, 0.3, 0.6, 0.6]  # of the marked pictures and of the others
+    figures = content["changes"]["none"]
+    assert (figures["detected"]["share"], figures["false_positives"]["share"]) == (1, 0)
     assert (content["watermark"], content["model"], content["level"]) == ("a watermark", "model", 0.01)
 
 
