@@ -85,6 +85,24 @@ def test_the_sketch_keeps_inner_products():
     assert np.std(made) < 2.5 * np.linalg.norm(flat[0]) * np.linalg.norm(flat[1]) / np.sqrt(256)
 
 
+def test_the_directions_are_not_the_noise_of_the_draws_and_the_loss_is_a_mean_over_them():
+    """The output is the parameters themselves, so that a gradient is the residual, and a direction itself."""
+    residual = lambda p, draw: (p, p - jax.random.normal(draw, (3,)))  # the output less the target: normal numbers
+    run = jax.jit(lambda keys: attribution.features(residual, jnp.ones(3), keys, lambda tree: tree))
+    keys = jax.random.split(jax.random.key(0), 4)
+    together, alone = run(keys), [run(keys[i : i + 1]) for i in range(4)]
+    np.testing.assert_allclose(together.loss, np.mean([one.loss for one in alone], axis=0), rtol=1e-5)
+    for one in alone:
+        assert np.abs(one.loss - one.output[0]).min() > 1e-3
+
+
+def test_damping_is_a_share_of_the_mean_curvature():
+    """Of curvatures c_1 and c_2 in two directions: 1 / (c + 0.1 (c_1 + c_2) / 2) in each."""
+    outputs = np.array([[[2.0, 0.0], [0.0, 1.0]]])  # c = 2 and 1 / 2: the mean over the rows of their squares
+    scores = attribution.trak(np.eye(2), np.eye(2), outputs, damping=0.1)
+    np.testing.assert_allclose(scores, np.diag(1 / (np.array([2.0, 0.5]) + 0.1 * 1.25)))
+
+
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="one k"):
         attribution.trak(np.zeros((1, 3)), np.zeros((2, 3)), np.zeros((2, 1, 4)))

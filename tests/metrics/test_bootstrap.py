@@ -104,6 +104,13 @@ def test_bad_input():
         bootstrap.wilson_interval(3, 2)
 
 
+def test_an_interval_about_an_estimate_is_of_the_replicates_moved_onto_it():
+    """1, 2, .., 5 have the quantiles 1.5 and 4.5 at the level 3 / 4; their mean is 3."""
+    values = np.arange(1.0, 6.0)
+    assert bootstrap.percentile_interval(values, 0.75) == pytest.approx((1.5, 4.5))
+    assert bootstrap.percentile_interval(values, 0.75, estimate=10.0) == pytest.approx((8.5, 11.5))
+
+
 def test_a_mean_has_the_error_of_its_draws():
     """1, 2, 3, 6: the mean is 3, the squares of the differences are 4 + 1 + 0 + 9, and s^2 / N = 14 / 3 / 4."""
     assert bootstrap.mean(np.array([1, 2, 3, 6])) == {

@@ -34,6 +34,15 @@ def test_who_never_lost_has_a_finite_strength_with_a_prior_alone(won):
         bradley_terry([[0, won], [0, 0]], prior=0)
 
 
+def test_strengths_are_those_with_the_wins_that_happened_where_a_full_step_overshoots():
+    """At the maximum each player's expected wins are its wins, the prior's among them."""
+    wins, prior = np.array([[0, 1, 0, 0], [100, 0, 10**5, 0], [20, 0, 0, 10], [2 * 10**5, 2 * 10**5, 10, 0]]), 9e-4
+    theta = bradley_terry(wins, prior)
+    counted = wins + prior * (1 - np.eye(4))
+    expected = (counted + counted.T) / (1 + np.exp(theta[None, :] - theta[:, None]))
+    np.testing.assert_allclose((expected * (1 - np.eye(4))).sum(1), counted.sum(1), rtol=1e-8)
+
+
 def test_a_group_that_never_lost_to_the_rest_is_refused_too():
     wins = np.zeros((4, 4))
     wins[0, 1] = wins[1, 0] = wins[2, 3] = wins[3, 2] = wins[0, 2] = 1

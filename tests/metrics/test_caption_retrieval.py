@@ -1,5 +1,6 @@
 """Retrieval of captions: exact shares of made similarities, and towers that learn colours."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -75,3 +76,17 @@ def test_towers_learn_which_caption_is_whose():
     moved = caption_retrieval.retrieved(np.roll(scores, 1, axis=0), captions, among=9)
     assert moved["share"] < 0.4
     assert caption_retrieval.similarities(found, images[:2], ["purple"]).tolist() == [[0], [0]]
+
+
+def test_no_step_has_a_key_that_drew_the_parameters(monkeypatch):
+    folded, fold_in = [], jax.random.fold_in
+    note = lambda key, number: folded.append((*np.asarray(jax.random.key_data(key)).tolist(), number))
+    monkeypatch.setattr(jax.random, "fold_in", lambda key, number: note(key, number) or fold_in(key, number))
+
+    def minimised(loss, params, keys_of_steps, *rest):
+        assert len({tuple(np.asarray(jax.random.key_data(keys_of_steps(step)))) for step in range(6)}) == 6
+        return jax.tree.map(np.asarray, params)
+
+    monkeypatch.setattr(caption_retrieval.attribute_reader, "minimised", minimised)
+    caption_retrieval.train(np.zeros((2, 8, 8, 3), np.uint8), ["a", "b"], steps=6)
+    assert len(folded) == len(set(folded)) > 6

@@ -23,6 +23,18 @@ def test_the_interval_covers_the_area_of_two_normal_laws():
     assert 0.05 < np.mean([high - low for low, high in intervals]) < 0.25
 
 
+def test_the_interval_has_the_variance_of_both_sets():
+    """DeLong's: of each positive's share of negatives below it, and of each negative's share of positives above it."""
+    rng = np.random.default_rng(2)
+    p, n = rng.normal(1, 1, 6), rng.normal(0, 2, 40)
+    above = np.subtract.outer(p, n) > 0
+    variance = above.mean(1).var(ddof=1) / 6 + above.mean(0).var(ddof=1) / 40
+    area = above.mean()
+    half = 1.959964 * np.sqrt(variance) / (area * (1 - area))
+    expected = [1 / (1 + np.exp(-(np.log(area / (1 - area)) + sign * half))) for sign in (-1, 1)]
+    assert detection.auroc(p, n)["interval"] == pytest.approx(expected, rel=1e-6)
+
+
 def test_perfect_scores_have_an_interval_below_one():
     found = detection.auroc(np.arange(100, 200), np.arange(100))
     assert found["value"] == 1 and found["interval"][1] == 1 and 0.95 < found["interval"][0] < 0.98  # 3.84 of 103.84
@@ -35,3 +47,5 @@ def test_hits_are_counted_above_what_few_negatives_exceed():
     positives = np.array([50, 94.5, 98.5, 120])
     assert detection.hits_at(positives, negatives, 0.05) == 0.75  # 5 of 100 exceed 94
     assert detection.hits_at(positives, negatives, (0.0, 0.01)).tolist() == [0.25, 0.5]
+    assert detection.hits_at([94, 94.5], negatives, 0.05) == 0.5  # a score at the threshold does not exceed it
+    assert detection.hits_at([70.5], negatives, 0.29) == 1  # 29 of 100 exceed 70, though 0.29 * 100 is below 29

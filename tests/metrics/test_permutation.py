@@ -60,6 +60,13 @@ def test_where_nothing_differs_five_in_a_hundred_are_below_five_percent():
     assert np.mean(np.array(result) <= 0.05) == pytest.approx(0.05, abs=0.03)
 
 
+def test_a_draw_is_as_extreme_in_spite_of_rounding_and_the_samples_themselves_count():
+    """The first difference is that of the samples: no p-value of 9 draws is below 1 / 10."""
+    for others, p in ((1 - 1e-12, 1.0), (-1 + 1e-12, 1.0), (0.9, 0.1)):
+        gaps = iter([1.0, *[others] * 9])
+        assert permutation.p_value(lambda a, b, gaps=gaps: next(gaps), 2, 2, 9, np.random.default_rng(0)) == p
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match="draws"):
         permutation.p_value(means(np.zeros(4)), 2, 2, 0, np.random.default_rng(0))

@@ -51,12 +51,19 @@ def test_1nna_is_a_half_for_equal_distributions_one_for_separate_sets_and_zero_f
     a = rng.uniform(size=20)
     assert of(a, a + 5) == 1
     assert of(a, a + 1e-9) == 0
+    for _ in range(20):  # by the nearest of all other numbers, one by one
+        numbers = rng.normal(size=12)
+        nearest = [
+            min((j for j in range(12) if j != i), key=lambda j, i=i: abs(numbers[i] - numbers[j])) for i in range(12)
+        ]
+        assert of(numbers[:6], numbers[6:]) == np.mean([(i < 6) == (j < 6) for i, j in enumerate(nearest)])
 
 
 def test_coverage_and_minimum_matching_distance_by_hand():
     across = np.array([[1.0, 2, 3], [0.5, 4, 1], [2, 2, 0.25]])  # nearest references: 0, 0, 2
     assert point_clouds.coverage(across) == 2 / 3
     assert point_clouds.minimum_matching_distance(across) == pytest.approx((0.5 + 2 + 0.25) / 3)
+    assert point_clouds.coverage(across[:2]) == 1 / 3  # of three references, whatever the number of samples
 
 
 @pytest.mark.parametrize(

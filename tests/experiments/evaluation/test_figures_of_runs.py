@@ -74,7 +74,8 @@ def test_what_a_folder_holds_so_far(tmp_path):
     assert figures.read_run(tmp_path) == figures.Measured({}, {}, {}, {})
     lines = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0, "evaluate": {"fid": 5.0}}, {"step": 30, "loss": None}]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, [*lines, {"note": "no step"}])))
-    rates = [{"step": 1, "steps_per_second": 5.0}, {"step": 2, "steps_per_second": 7.0}, {"step": 3}]
+    seen = (5.0, 0.5, 6.0)  # the second was disturbed
+    rates = [*({"step": step, "steps_per_second": rate} for step, rate in enumerate(seen, 1)), {"step": 4}]
     (tmp_path / "timing.jsonl").write_text("\n".join(map(json.dumps, rates)))
     (tmp_path / "samples.json").write_text(json.dumps({"nfe": 50}))
     (tmp_path / "previews").mkdir()
@@ -82,7 +83,7 @@ def test_what_a_folder_holds_so_far(tmp_path):
         (tmp_path / name).write_bytes(b"")
     found = figures.read_run(tmp_path)
     assert found.figures == {
-        "loss": Figure(1.0), "step": Figure(20), "steps_per_second": Figure(6.0), "nfe": Figure(50)
+        "loss": Figure(1.0), "step": Figure(20), "steps_per_second": Figure(5.0), "nfe": Figure(50)
     }  # fmt: skip
     assert found.curves["evaluate/fid"] == [(20, 5.0)] and found.curves["loss"] == [(10, 2.0), (20, 1.0)]
     assert found.images == {"preview": tmp_path / "previews/100.png", "samples": tmp_path / "samples.png"}

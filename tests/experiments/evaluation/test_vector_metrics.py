@@ -24,6 +24,14 @@ def split(x, name="train"):
     return real_images._read(source, "stop", ())
 
 
+def test_records_that_are_left_out_leave_no_rows(monkeypatch):
+    """Of damaged ones, for which there is room."""
+    source = python_objects.source_of([{"x": np.full(2, row, np.float32)} for row in range(4)], split="train")
+    monkeypatch.setattr(real_images, "records", lambda source, skip: [source[1], source[3]] if skip else [])
+    left = real_images._read(source, "skip", ())
+    assert left.images.tolist() == [[1, 1], [3, 3]] and left.labels.shape == (2,)
+
+
 def normals(seed, number=400, dim=3, mean=0.0):
     return np.float32(mean + np.random.default_rng(seed).normal(size=(number, dim)))
 
