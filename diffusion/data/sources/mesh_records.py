@@ -34,7 +34,8 @@ def mesh_clouds(
     """Opens a folder of meshes and clouds as point clouds float32 [points, 3], centred, in the unit ball.
 
     Points are drawn uniformly by area from a mesh, and without replacement from the rows of a cloud [N, 3], so that
-    clouds of different sizes are records of one size. A record is a function of its file and draw alone.
+    clouds of different sizes are records of one size. The points are drawn by the number of the record in the folder,
+    so a file that is added before others changes theirs.
 
     Args:
         path: the folder, with FOLDER/CLASS/FILE or FOLDER/FILE, and with FOLDER/train or FOLDER/CLASS/train where there
