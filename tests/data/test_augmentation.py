@@ -40,10 +40,10 @@ def test_mirrors_are_exact_and_numbered():
         assert np.array_equal(image, NOISE[:, ::-1] if row[0] else NOISE)
 
 
-@pytest.mark.slow
 def test_each_change_has_its_probability_and_its_numbers():
     p, number = 0.3, 4000
-    numbers = many(p, number, NOISE[:4, :4])[1]
+    augment = augmentation.edm_augmentation(p)
+    numbers = np.asarray(jax.jit(jax.vmap(lambda key: augment(key, NOISE[:4, :4])[1]))(keys(number)))
     shares = (numbers != 0).mean(0)
     expected = [0.5, p / 2, p, p, p, p, p * 0.5, p, p]  # the stretch is along x itself half of the time
     assert np.all(np.abs(shares - expected) < 4 * np.sqrt(0.25 / number))
@@ -53,9 +53,35 @@ def test_each_change_has_its_probability_and_its_numbers():
     for column in (2, 7, 8):
         drawn = numbers[numbers[:, column] != 0, column]
         assert abs(drawn.mean()) < 4 / np.sqrt(len(drawn)) and abs(drawn.std() - 1) < 4 / np.sqrt(2 * len(drawn))
-    assert not many(1e-9, 32, mirror=False)[1].any()
     both = np.corrcoef(numbers[:, 2] != 0, numbers[:, 7] != 0)[0, 1]
     assert abs(both) < 4 / np.sqrt(number)  # independent of each other
+    sizes = np.corrcoef(numbers[:, 0], numbers[:, 2])[0, 1]  # of the mirror and of the change of size
+    assert abs(sizes) < 4 / np.sqrt(number)
+
+
+@pytest.mark.slow
+def test_without_mirrors_nothing_is_mirrored():
+    assert not many(1e-9, 32, mirror=False)[1].any()
+
+
+def test_the_places_that_are_read_are_those_of_the_numbers(monkeypatch):
+    """Of 8 x 16 pixels, whose shifts differ; a stretch by n along r has the numbers of one by -n along -r."""
+    monkeypatch.setattr(
+        augmentation, "transform", lambda image, inverse: jnp.broadcast_to(inverse.ravel(), image.shape)
+    )
+    augment = augmentation.edm_augmentation(1.0)
+    read, numbers = jax.jit(jax.vmap(augment, (0, None)))(keys(16), jnp.zeros((8, 16, 9)))
+    for inverse, row in zip(np.asarray(read)[:, 0, 0].reshape(-1, 3, 3), np.asarray(numbers, np.float64)):
+        _, _, n, cos, sin, along, across, right, down = row
+        turn = lambda angle: np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        possible = []
+        for sign in (1, -1):
+            m, r = sign * np.hypot(along, across), np.arctan2(sign * across, sign * along)
+            linear = 2 ** (-0.2 * n) * turn(np.arctan2(sin, cos + 1)) @ turn(-r)
+            linear = linear @ np.diag([2 ** (-0.2 * m), 2 ** (0.2 * m)]) @ turn(r)
+            possible.append(np.column_stack([linear, linear @ [-16 * right / 8, -8 * down / 8]]))
+        assert min(np.abs(inverse[:2] - one).max() for one in possible) < 1e-4
+        np.testing.assert_array_equal(inverse[2], [0, 0, 1])
 
 
 @pytest.mark.slow

@@ -58,6 +58,20 @@ def of(seed=3):
     return Order.from_buckets(ASSIGNED, 5, BATCH, seed)  # the last bucket is empty
 
 
+def test_sides_are_no_shorter_than_the_least_where_it_is_no_multiple():
+    sizes = buckets.within(256 * 256, multiple=64, least=100, most=1024, share=0.5)
+    assert min(map(min, sizes)) == 128
+
+
+def test_two_buckets_of_one_size_are_in_orders_of_their_own():
+    order = Order.from_buckets(np.repeat([0, 1], 24), 2, BATCH, 3)
+    places = collections.defaultdict(list)
+    for step in range(6):
+        bucket, rows = order.batch(step)
+        places[bucket] += (rows - 24 * bucket).tolist()
+    assert sorted(places[0]) == sorted(places[1]) == list(range(24)) and places[0] != places[1]
+
+
 def test_a_batch_is_of_one_bucket_and_every_picture_comes_once_an_epoch():
     order = of()
     streams = collections.defaultdict(list)

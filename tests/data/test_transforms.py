@@ -140,6 +140,9 @@ def test_images_of_any_size_become_squares_of_their_middle():
     upright = transforms.decode_square(encoded(np.ascontiguousarray(columns.transpose(1, 0, 2))), 10, 3, 10**6)
     np.testing.assert_array_equal(upright, square.transpose(1, 0, 2))
     assert transforms.decode_square(encoded(columns[..., 0].copy()), 13, 1, 10**6).shape == (13, 13, 1)
+    noise = np.random.default_rng(1).integers(0, 256, (20, 20, 3), np.uint8)  # twice the side: means of 2 x 2 pixels
+    means = noise.reshape(10, 2, 10, 2, 3).mean((1, 3))
+    assert np.abs(transforms.decode_square(encoded(noise), 10, 3, 10**6) - means).max() <= 1
     exact = np.random.default_rng(0).integers(0, 256, (10, 10, 3), np.uint8)
     np.testing.assert_array_equal(transforms.decode_square(encoded(exact), 10, 3, 10**6), exact)
     with pytest.raises(ValueError, match="its image has 20 x 60 pixels, more than the limit of 3,599 bytes"):

@@ -20,6 +20,9 @@ def test_draws_have_the_covariance_and_the_conditional_is_that_of_draws():
     assert process.covariance[0, 8] == pytest.approx(0.9 * (0.5 * (1 + lag) * np.exp(-lag) + 0.5))
     half = lag / 2  # half a season apart sin^2 is 1
     assert process.covariance[0, 4] == pytest.approx(0.9 * 0.5 * ((1 + half) * np.exp(-half) + np.exp(-2)))
+    season = gaussian_processes.stationary(6, noise=0.1, share=1.0, period=4.0).covariance
+    trend = gaussian_processes.stationary(6, noise=0.1, share=0.0, scale=3.0).covariance
+    assert season[0, 4] == pytest.approx(0.9) and trend[0, 4] == pytest.approx(0.9 * (1 + lag) * np.exp(-lag))
     rng = np.random.default_rng(0)
     x = gaussian_processes.draw(np.zeros(12), process.covariance, 60_000, rng)
     np.testing.assert_allclose(np.cov(x.T), process.covariance, atol=0.02)
