@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.data import shared_records, sources
+from diffusion.data import identities, shared_records, sources
 from diffusion.data.sources import python_objects
 
 
@@ -121,3 +121,9 @@ def test_identities_are_the_same_in_every_process(folder):
     assert found.dtype == np.int64 and found.shape == (2, 3) and found[:, 2].tolist() == [0, 1]
     assert json.loads(json.dumps(found.tolist())) == found.tolist() and (found >= 0).all()
     assert np.array_equal(found, shared_records.identify(digits("test"))[:2])
+
+
+def test_a_thousand_sets_and_parts_have_identities_of_their_own():
+    one = np.concatenate([identities.numbered([name], name % 7, [0]) for name in range(1000)])
+    assert len(np.unique(one[:, 0])) == 1000 and len(np.unique(one[:, 1])) == 7
+    np.testing.assert_array_equal(identities.numbered([3], 3, [0, 5])[1], [*one[3, :2], 5])
