@@ -112,6 +112,22 @@ def test_the_centre_of_a_superquadric_is_inside():
     assert (BALL.distance(solids.grid(15)) < 0).reshape(15, 15, 15)[5:10, 7, 7].all()
 
 
+def test_the_two_angles_of_a_torus_are_independent():
+    points = solids.torus(0.6, 0.25).draw(np.random.default_rng(0), 4000)
+    around = np.arctan2(points[:, 1], points[:, 0])
+    outward = np.hypot(points[:, 0], points[:, 1]) - 0.6
+    for part in (outward, points[:, 2]):
+        for wave in (np.cos(around), np.sin(around)):
+            assert abs(np.corrcoef(part, wave)[0, 1]) < 5 / np.sqrt(4000)
+
+
+def test_parts_have_points_by_their_areas():
+    """Two cubes apart, of sides 2 to 1."""
+    cubes = [solids.box([0.4] * 3), solids.moved(solids.box([0.2] * 3), (2, 0, 0))]
+    points = solids.surface_points(cubes, 2000, np.random.default_rng(0))
+    assert abs((points[:, 0] < 1).mean() - 4 / 5) < 5 * np.sqrt(4 / 25 / 2000)
+
+
 def test_a_union_has_the_outer_surface_alone():
     """Two cubes of side 1 that overlap by half are a box of 1.5 x 1 x 1, of whose 8 units of area its ends have 2."""
     cube = solids.box((0.5, 0.5, 0.5))

@@ -35,6 +35,7 @@ def test_columns_are_those_of_the_format(tmp_path):
     for (first, last), content in COLUMNS.items():
         assert lines[5][first - 1 : last] == content
     assert [line[12:16] for line in lines[:4]] == [" N  ", " CA ", " C  ", " O  "]
+    assert (lines[12][6:11], lines[12][17:26]) == ("   13", "GLY A   3")  # the end of the chain names its last residue
 
 
 def test_a_chain_comes_back(tmp_path):

@@ -80,6 +80,13 @@ def test_what_is_hidden_is_drawn_apart_from_the_series(apart):
     assert len(set(begins)) == 3 and (of_series in begins) == (not apart)
 
 
+def test_gaps_hide_the_first_step_as_often_as_any_other():
+    """A gap may begin before the series."""
+    hide, rng = series_masks.gaps(0.3, 0.3, 8), np.random.default_rng(0)
+    shares = np.mean([hide(rng, np.ones((24, 1), bool)) for _ in range(2000)], axis=0)[:, 0]
+    np.testing.assert_allclose(shares[[0, -1]], shares[8:16].mean(), atol=5 * np.sqrt(0.25 / 2000))
+
+
 def test_of_missing_values_nothing_is_learned_and_few_values_leave_one_of_each():
     values = np.arange(12.0).reshape(6, 2)
     values[1, 0] = values[4:, 1] = np.nan
