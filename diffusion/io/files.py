@@ -3,8 +3,10 @@
 __all__ = ["array", "atomic", "cache", "whole_folder", "write_text"]
 
 import contextlib
+import fcntl
 import os
 import pathlib
+import secrets
 import shutil
 from collections.abc import Iterator
 from typing import BinaryIO, Literal
@@ -41,13 +43,42 @@ def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarr
 
 @contextlib.contextmanager
 def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
-    """Yields a file to write; a reader, or a run that was killed, finds the old content or the new, never a part."""
+    """Yields a file to write; a reader, or a run that was killed, finds the old content or the new, never a part.
+
+    Of several processes that write a file at once, the last to end leaves its content.
+    """
     temporary = path.with_name(f".{path.name}.new")
-    with open(temporary, "wb") as file:
+    try:
+        file = open(temporary, "wb", opener=_alone)
+    except BlockingIOError:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+        file = open(temporary, "wb")
+    with file:
         yield file
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+        os.replace(temporary, path)
+
+
+def _alone(path: str, flags: int) -> int:
+    """Opens a file that an ended process may have left, and empties it.
+
+    Raises:
+        BlockingIOError: if another process writes it.
+    """
+    descriptor = os.open(path, flags & ~os.O_TRUNC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        named = os.stat(path).st_ino == os.fstat(descriptor).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        named = False
+    except OSError:  # a file system without locks
+        named = True
+    if not named:  # another process writes this file, or has just given it its name
+        os.close(descriptor)
+        raise BlockingIOError(f"another process writes {path}.")
+    os.ftruncate(descriptor, 0)
+    return descriptor
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
