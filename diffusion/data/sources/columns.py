@@ -196,9 +196,7 @@ class Columns:
         data = encoded(value)
         if data is None:
             return numeric(value)
-        if not channels:
-            with opened(data) as image:
-                channels = MODES.get(image.mode, 3)
+        channels = channels or self.channels_of(value)
         content = content_of(data)
         if self._side:
             picture = transforms.decode_square(content, self._side, channels, IMAGE_LIMIT)

@@ -365,6 +365,17 @@ def test_a_palette_with_a_transparent_colour_has_four_channels(tmp_path):
     assert shapes == [(4, 4, 4), (4, 4, 3)]
 
 
+def test_a_picture_of_a_condition_has_its_own_channels(tmp_path):
+    picture = Image.fromarray(stored.PICTURES[0])
+    picture.save(tmp_path / "0.png")
+    picture.quantize(4).save(tmp_path / "1.png", transparency=0)
+    picture.convert("L").save(tmp_path / "2.png")
+    (tmp_path / "metadata.csv").write_text("file_name,a_file_name,b_file_name\n0.png,1.png,2.png")
+    for name, channels in (("a", 4), ("b", 1)):
+        source = sources.picture_folder(str(tmp_path), condition=name)
+        assert source[0]["image"].shape == (4, 4, 3) and source[0]["condition"].shape == (4, 4, channels)
+
+
 def test_channels_are_those_of_the_first_picture(tmp_path):
     folder = tmp_path / "a"
     folder.mkdir()
