@@ -81,7 +81,7 @@ def _remote(directory: str | None, command: list[str]) -> str:
     limits = [f"{name}={os.environ[name]}" for name in PASSED_ON if os.environ.get(name)]
     variables = shlex.join(["DIFFUSION_COORDINATOR=auto", "PYTHONUNBUFFERED=1", *limits])
     steps = ["export " + variables, "exec " + shlex.join(command)]
-    if directory is not None:
+    if directory not in (None, "~", "~/"):
         steps.insert(0, "cd -- " + shlex.quote(directory.removeprefix("~/")))
     return " && ".join(steps)
 

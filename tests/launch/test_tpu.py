@@ -40,9 +40,9 @@ def gcloud(tmp_path, monkeypatch):
 
 
 @pytest.mark.extended
-@pytest.mark.parametrize("directory", ["my code", "~/my code", None, "absolute"])
+@pytest.mark.parametrize("directory", ["my code", "~/my code", None, "~", "~/", "absolute"])
 def test_hosts_get_the_command_unchanged(gcloud, capfd, directory):
-    folder = gcloud / "home" / ("" if directory is None else "my code")
+    folder = gcloud / "home" / ("" if directory in (None, "~", "~/") else "my code")
     directory = str(folder) if directory == "absolute" else directory
     where = [] if directory is None else [f"--directory={directory}"]
     assert tpu.main([*POD, *where, "--", sys.executable, "-c", TASK, *HARD]) == 0
@@ -59,6 +59,11 @@ def test_a_directory_counts_from_the_home_directory_in_which_the_shell_of_a_host
     monkeypatch.delenv("DIFFUSION_SHUTDOWN_SECONDS", raising=False)
     line = tpu._remote(directory, ["true"])
     assert line == f"cd -- {where} && export DIFFUSION_COORDINATOR=auto PYTHONUNBUFFERED=1 && exec true"
+
+
+@pytest.mark.parametrize("directory", [None, "~", "~/"])
+def test_the_shell_of_a_host_stays_in_the_home_directory(directory):
+    assert tpu._remote(directory, ["true"]).startswith("export ")
 
 
 def test_hosts_get_the_limits_that_are_set_here(gcloud, capfd, monkeypatch):
