@@ -34,6 +34,7 @@ from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.sampling import shipped_models
 from diffusion.io import files, limits
 from diffusion.models import interchange
+from diffusion.models.interchange import folders
 from diffusion.recipe import ConfigError
 from diffusion.text_to_image import model_folder, model_index
 
@@ -64,12 +65,21 @@ def run(
     except ValueError as error:
         raise ConfigError(f"{folder}: {error}.") from error
     denoiser = model.kind.denoiser
+    dtype = stored_dtype(folder / denoiser)
     with files.whole_folder(out) as new:
         description = {"base_model": folder.name, "base_sha256": model_index.fingerprint(folder)}
         description |= {"erased": dict(pairs), "kept": list(kept), "preserve": preserve, "near": near}
-        model_folder.save(new, folder, denoiser, model.denoiser, changed.params[denoiser])
+        model_folder.save(new, folder, denoiser, model.denoiser, changed.params[denoiser], dtype=dtype)
         model_folder.complete(new, folder, about=description)
         model_card.write(new, card(folder, description))
+
+
+def stored_dtype(folder: pathlib.Path) -> str:
+    """The dtype of a network's tensors, "float32" where they have several, or another than networks are written in."""
+    tensors = folders.find(folder).tensors
+    dtypes = {str(tensors.type_of(name)) for name in tensors.shapes}
+    (only,) = dtypes if len(dtypes) == 1 else ("float32",)
+    return only if only in folders.FLOATS else "float32"
 
 
 def card(folder: pathlib.Path, description: Mapping[str, Any]) -> model_card.Card:

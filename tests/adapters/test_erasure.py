@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from diffusion import text_to_image
 from diffusion.adapters import erasure
@@ -87,13 +88,31 @@ def test_a_layer_between_encoder_and_attention_is_passed(tmp_path):
     assert miss(after) < 0.1 * miss(before)
 
 
+def test_a_network_is_written_in_the_dtype_that_all_its_tensors_have(tmp_path):
+    unet = made_pipelines.folder("sd", tmp_path / "sd") / "unet"
+    (file,) = unet.glob("*.safetensors")
+    tensors = load_file(file)
+    assert erase.stored_dtype(unet) == "float32"
+    save_file({name: tensor.astype(np.float16) for name, tensor in tensors.items()}, file)
+    assert erase.stored_dtype(unet) == "float16"
+    name = next(iter(tensors))
+    save_file({key: tensor.astype(np.float32 if key == name else np.float16) for key, tensor in tensors.items()}, file)
+    assert erase.stored_dtype(unet) == "float32"
+
+
 @pytest.mark.slow
-def test_the_command_writes_a_whole_model(tmp_path):
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_the_command_writes_a_whole_model(dtype, tmp_path):
     folder = made_pipelines.folder("sd", tmp_path / "sd")
+    (file,) = (folder / "unet").glob("*.safetensors")
+    save_file({name: tensor.astype(dtype) for name, tensor in load_file(file).items()}, file)
     erase.run(folder, [("cat", "dog")], tmp_path / "erased", ["a house"])
     found = text_to_image.load(tmp_path / "erased")
     expected = erasure.edited(text_to_image.load(folder), [("cat", "dog")], ["a house"])
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+    rtol = 1e-6 if dtype == np.float32 else 1e-3
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol / 10)
+    (written,) = (tmp_path / "erased" / "unet").glob("*.safetensors")
+    assert {tensor.dtype for tensor in load_file(written).values()} == {np.dtype(dtype)}
     jax.tree.map(close, found.params, expected.params)
     assert found.side == text_to_image.load(folder).side == 16  # of the U-Net's config
     card = (tmp_path / "erased" / "README.md").read_text()
