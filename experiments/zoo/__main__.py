@@ -47,7 +47,6 @@ from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.zoo import markdown, measurement, published_rows
 from diffusion.experiments.zoo.row import Row
 from diffusion.io.files import write_text
-from diffusion.metrics.encoder_protocols import PROTOCOLS
 from diffusion.recipe import ConfigError
 from diffusion.recipe.extensions import printed
 from diffusion.training.runtime import progress
@@ -80,12 +79,13 @@ def explained(row: Row) -> str:
 def measured(row: Row) -> None:
     """Measures a row as the command line says, and prints its figure beside the published one."""
     values = flags.FLAGS
-    reads, other = ("encoder", "inception") if row.protocol in PROTOCOLS else ("inception", "encoder")
-    flag_errors.refuse([other], f"has no effect: the protocol {row.protocol} has its features from --{reads}.")
+    valid = f"--{row.network}" if row.network else "neither --inception nor --encoder"
+    others = [flag for flag in ("inception", "encoder") if flag != row.network]
+    flag_errors.refuse(others, f"has no effect on {row.name}. Valid: {valid}.")
     for name in ("reference", "out"):
         if not values[name].value:
             raise ConfigError(f"--{name} is missing. The row's own command: {row.measure()}")
-    network = values.encoder or values.inception
+    network = values[row.network].value if row.network else ""
     needs = measurement.Needs(values.weights, values.reference, network, values.autoencoder)
     out = pathlib.Path(values.out)
     with workdir.lock(out, "--out"):

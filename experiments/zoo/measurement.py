@@ -24,7 +24,7 @@ from diffusion.experiments.zoo import checkpoint_file, sampling_cost
 from diffusion.experiments.zoo.row import Row
 from diffusion.io import files, limits, opener
 from diffusion.io.files import write_text
-from diffusion.metrics import encoder_protocols, references
+from diffusion.metrics import references
 from diffusion.models.interchange.folders import Found
 from diffusion.recipe import ConfigError, checks
 from diffusion.recipe.recipe import Recipe
@@ -134,10 +134,9 @@ def _check_autoencoder(row: Row, path: str) -> None:
 def request_of(row: Row, needs: Needs, out: pathlib.Path) -> Request:
     """The measurements of a row's samples."""
     request = Request(str(out / "samples.npz"), needs.reference, metrics=(row.published.metric,))
-    if not row.protocol:
+    if not row.network:
         return request._replace(features="pixels")
-    by_encoder = row.protocol in encoder_protocols.PROTOCOLS
-    return request._replace(protocol=row.protocol, **{"encoder" if by_encoder else "inception": needs.network})
+    return request._replace(protocol=row.protocol, **{row.network: needs.network})
 
 
 def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] = lambda done: None) -> dict:

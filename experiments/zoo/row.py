@@ -120,6 +120,13 @@ class Row(NamedTuple):
     loss: str = ""
     notes: tuple[str, ...] = ()
 
+    @property
+    def network(self) -> str:
+        """The flag that names the network of the protocol's features: "encoder" or "inception"; "" for pixels."""
+        if not self.protocol:
+            return ""
+        return "encoder" if self.protocol in encoder_protocols.PROTOCOLS else "inception"
+
     def config(self) -> ConfigDict:
         """The recipe with the row's changes.
 
@@ -140,10 +147,8 @@ class Row(NamedTuple):
     def measure(self) -> str:
         """The command that measures the row from its file."""
         words = [f"--row={self.name}", f"--weights={self.checkpoint.readable}", f"--reference={self.reference}"]
-        if self.protocol:
-            words.append(
-                "--encoder=ENCODER" if self.protocol in encoder_protocols.PROTOCOLS else "--inception=INCEPTION"
-            )
+        if self.network:
+            words.append(f"--{self.network}={self.network.upper()}")
         if self.autoencoder:
             words.append("--autoencoder=VAE")
         return commands.line("zoo", *words, f"--out=runs/zoo/{self.name}")
