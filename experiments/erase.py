@@ -78,8 +78,7 @@ def stored_dtype(folder: pathlib.Path) -> str:
     """The dtype of a network's tensors, "float32" where they have several, or another than networks are written in."""
     tensors = folders.find(folder).tensors
     dtypes = {str(tensors.type_of(name)) for name in tensors.shapes}
-    (only,) = dtypes if len(dtypes) == 1 else ("float32",)
-    return only if only in folders.FLOATS else "float32"
+    return dtypes.pop() if len(dtypes) == 1 and dtypes <= {*folders.FLOATS} else "float32"
 
 
 def card(folder: pathlib.Path, description: Mapping[str, Any]) -> model_card.Card:
