@@ -36,7 +36,8 @@ def check(jobset: dict) -> None:
     assert set(jobset) == {"apiVersion", "kind", "metadata", "spec"} and "name" in jobset["metadata"]
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert set(spec) == {"network", "failurePolicy", "replicatedJobs"}
-    assert spec["network"]["enableDNSHostnames"] is True and spec["network"]["subdomain"] == "xl2"
+    assert spec["network"]["enableDNSHostnames"] is True and NAME.fullmatch(spec["network"]["subdomain"])
+    assert spec["network"]["subdomain"] == "xl2"
     assert type(spec["failurePolicy"]["maxRestarts"]) is int and spec["failurePolicy"]["maxRestarts"] >= 0
     for rule in spec["failurePolicy"]["rules"]:
         assert set(rule) - {"onJobFailureMessagePatterns"} == {"name", "action", "onJobFailureReasons"}
