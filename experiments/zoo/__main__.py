@@ -85,7 +85,7 @@ def measured(row: Row) -> None:
     for name in ("reference", "out"):
         if not values[name].value:
             raise ConfigError(f"--{name} is missing. The row's own command: {row.measure()}")
-    network = values[row.network].value if row.network else ""
+    network = {"encoder": values.encoder, "inception": values.inception}.get(row.network, "")
     needs = measurement.Needs(values.weights, values.reference, network, values.autoencoder)
     out = pathlib.Path(values.out)
     with workdir.lock(out, "--out"):
