@@ -70,13 +70,14 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
         channels = size[-1] if size else 1
         sized = {
             "shape": size,
-            "axes": len(size) - 1,
             "resolution": height,
             "channels": channels,
             "in_channels": channels,
             "picture_channels": channels,
             "out_channels": channels * outputs,
         }
+        if annotation(network, "axes") is int:  # other networks have the features of each rotary axis under this name
+            sized["axes"] = len(size) - 1
         if objective.process is not None:
             sized["size"] = objective.process.size
             sized["outputs"] = outputs if objective.network.judges else 0

@@ -1,10 +1,13 @@
 """The backbones that a config can name beside DiT: their sizes are the data's, their outputs what is learned."""
 
+import typing
+
 import numpy as np
 import pytest
 
 from diffusion.experiments import train
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, checks, names, resolve
+from diffusion.recipe.entries import annotation
 from tests.recipe.test_resolve import HYBRID, LEARNED, LINEAR, NO_GUIDANCE, changed
 
 MODELS = {
@@ -85,3 +88,13 @@ def test_a_run_trains_and_samples(name, tmp_path):
         ]
     )
     assert len(losses) == 2 and np.isfinite(losses).all()
+
+
+def test_rotary_axes_are_the_networks_own():
+    rotary = [name for name in names.MODELS if typing.get_origin(annotation(names.MODELS[name], "axes")) is tuple]
+    assert len(rotary) >= 11
+    for name in rotary:
+        default = tuple(names.MODELS[name].axes)
+        for entry in ({"name": name}, {"name": name, "axes": list(default)}):
+            run = changed(("model", entry), ("objective.wrappers", ()), NO_GUIDANCE)
+            assert resolve.Resolver(run).model((8, 8, 4)).axes == default, name
