@@ -24,6 +24,7 @@ def check(recipe: Any) -> None:
     """
     config, objective = recipe.config, recipe.objective
     blamed = lambda *fields: blamed_on(config, *fields)
+    guided = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments, which others read
     if recipe.schedule.trained is not None and "schedule" not in objective.heads:
         with blamed("schedule.name", "objective.name"):
             raise ValueError(
@@ -46,7 +47,6 @@ def check(recipe: Any) -> None:
         recipe.check_null()
     with blamed("sample.guidance.scale", "objective.name"):
         objective.check_scale(recipe.scale)
-    guided = recipe.sampling.guidance(lambda x, t: None)  # building it checks its arguments too
     _check_labels(recipe, guided)
     _check_interval(recipe)
     check_measured(recipe)

@@ -25,7 +25,9 @@ def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Deno
     spec, _ = _entry(config)
     path = "config.sample.guidance"
     if "scale" in spec or conditions(config) is None:
-        fields.check_type(f"{path}.scale", spec.get("scale"), float)
+        if "scale" not in spec:
+            raise ConfigError(f"{path}: guidance {spec.get('name')!r} needs scale, e.g. --{path}.scale=1.5")
+        fields.check_type(f"{path}.scale", spec["scale"], float)
         if spec["scale"] < 0:
             raise ConfigError(f"{path}.scale = {spec['scale']}. Valid: at least 0, where 1 means no guidance.")
     interval = spec.get("interval")

@@ -49,6 +49,12 @@ def predicted(config, params, t=0.6):
     return jax.jit(lambda params: run_denoiser.denoiser(recipe)(params, LABELS)(X, t))(params)
 
 
+@pytest.mark.parametrize("name", ["classifier_free", "zero_star", "rescaled"])
+def test_an_entry_of_a_guidance_without_its_scale_is_refused(name):
+    with pytest.raises(ConfigError, match=rf"config\.sample\.guidance: guidance '{name}' needs scale, e\.g\. --config"):
+        checks.validate(config_of(guidance={"name": name}))
+
+
 @pytest.mark.extended
 def test_guidance_with_impaired_layers_is_its_formula(params):
     """At s = 0 (and w = 1) the plain network; else away from the network with its mask, by the network itself."""
