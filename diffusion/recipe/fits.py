@@ -10,6 +10,7 @@ from diffusion import parameterizations, timesteps
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import Memory, Product, Unpaired
 from diffusion.models import facts
+from diffusion.objectives import Moves
 from diffusion.recipe.guides import Steered, stand_in
 from diffusion.recipe.values import blamed_on, built_in_python, plain
 from diffusion.samplers.sample import check_plan
@@ -133,6 +134,9 @@ def _check_guidance(recipe: Any, guided: Any) -> None:
             )
         if (sampling.guides or sampling.conditions) and FlowMap in sampler.takes:
             raise ValueError("a flow map is guided during its training. Valid: guides = (), and classifier_free")
+    with blamed("sample.merge", "objective.name", "sample.sampler"):
+        if sampling.merge and (isinstance(recipe.objective.reads, Moves) or FlowMap in sampler.takes):
+            raise ValueError("tokens are merged only in a denoiser. Valid: merge = 0")
     with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
         _check_cache(recipe, guided)
     with blamed("sample.guidance.name", "objective.wrappers"):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from benchmarks import caching
-from configs import digits
+from configs import digits, digits_mean_flow, points
 from diffusion.experiments import train
+from diffusion.experiments.run import program
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, run_samples
 from diffusion.recipe import ConfigError, checks
@@ -82,6 +83,20 @@ def test_each_cache_by_name(fields, share):
 def test_what_a_cache_cannot_do_is_refused_with_its_path(fields, message):
     with pytest.raises(ConfigError, match=message):
         checks.validate(_config(**fields))
+
+
+def test_merging_is_refused_where_there_are_no_tokens_to_merge():
+    """It was ignored by flow maps, and other networks failed after their training."""
+    config = digits_mean_flow.get_config("tiny")
+    config.sample.merge = 0.5
+    with pytest.raises(ConfigError, match=r"config\.sample\.merge = 0\.5.*only in a denoiser\. Valid: merge = 0"):
+        checks.validate(config)
+    config = points.get_config("tiny")
+    config.sample.merge = 0.5
+    recipe = checks.validate(config).at((2,))
+    with pytest.raises(ConfigError, match=r"config\.sample\.merge = 0\.5.*'mlp'.*no self-attention"):
+        program.build(recipe, program.mesh_of(config))
+    program._check_merge(checks.validate(_config(merge=0.5)).at(SHAPE))
 
 
 def test_the_benchmark_measures_a_run_beside_its_whole_network(monkeypatch):
