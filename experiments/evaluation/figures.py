@@ -177,7 +177,8 @@ def read_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[
         figures[f"{name}{FLOOR}"] = Figure(part["ratio"], *(part["ratio_interval"] or (None, None)), n=count)
     if near := measured.get("neighbours"):
         samples, held_out = (near[name]["quantiles"]["0.5"] for name in ("samples", "held_out"))
-        figures["nearest_over_held_out"] = Figure(samples / held_out, n=near["samples"]["count"])
+        if held_out:  # 0 where most held-out images are training images
+            figures["nearest_over_held_out"] = Figure(samples / held_out, n=near["samples"]["count"])
     return figures
 
 

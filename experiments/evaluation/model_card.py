@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.evaluation import run_report
+from diffusion.experiments.evaluation import report, run_report
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines, limits, opener
 from diffusion.io.files import write_text
@@ -236,15 +236,14 @@ def _recipe(config: Mapping[str, Any], step: int | None) -> str:
 def _figures(run: pathlib.Path, step: int | None) -> str:
     """The rows of report.json, and the last loss of the training up to a step."""
     lines = []
-    report = _report(run)
-    if report is not None:
-        lines += ["| | samples | reference | measured | records |", "| --- | --- | --- | --- | --- |"]
-        lines += [f"| {' | '.join(row)} |" for row in run_report.rows(report)]
+    content = _report(run)
+    if content is not None:
+        lines.append(report.table(("", "samples", "reference", "measured", "records"), run_report.rows(content)))
     rows = json_lines.rows(run / "metrics.jsonl")
     losses = [row for row in rows if "loss" in row and (step is None or row["step"] <= step)]
     if losses:
         lines += ["", f"Training loss at step {losses[-1]['step']:,}: {losses[-1]['loss']:.4g}."]
-    if report is None:
+    if content is None:
         lines.append("The run folder records no evaluation (`diffusion evaluate` writes one).")
     return "\n".join(lines).strip()
 
@@ -269,16 +268,17 @@ def _failures(run: pathlib.Path) -> str:
     )
 
 
-def _shown(report: dict[str, Any] | None) -> Iterable[str]:
-    if report is None:
+def _shown(content: dict[str, Any] | None) -> Iterable[str]:
+    if content is None:
         return
-    accuracy = report["figures"].get("asked_class")
+    accuracy = content["figures"].get("asked_class")
     if accuracy and accuracy["share"] < 1:
         yield f"- {1 - accuracy['share']:.1%} of the samples are not recognised as the requested class."
-    for name, distance in report["figures"]["frechet"].items():
+    for name, distance in content["figures"]["frechet"].items():
         ratio = distance["ratio"]
-        if distance["ratio_interval"][0] > 1:
+        interval = distance["ratio_interval"]  # None for features of many dimensions
+        if interval and interval[0] > 1:
             times = f"{ratio:.2f} times that of other real examples"
             yield f"- The Frechet distance of the samples to real examples ({name}) is {times}."
-    for name, part in run_report.under_protocols(report):
+    for name, part in run_report.under_protocols(content):
         yield from (f"- {name}: {warning}" for warning in part.get("warnings", ()))

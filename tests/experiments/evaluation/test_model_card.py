@@ -74,6 +74,33 @@ def test_the_card_is_of_the_step_that_is_exported(run):
         assert "Training loss at step 20: 1.5." in sections["Figures"]
 
 
+FRECHET = {
+    "distance": 4.0, "interval": None, "ratio": 2.0, "ratio_interval": None, "floor": {"mean": 2.0, "std": 0.1},
+    "noise": 50.0, "all_samples": {"mean": 4.0, "std": 0.1, "ratio": 2.0}, "dimensions": 2048,
+    "extractor": {"sha256": None}, "effort": {"draws": 0, "subsets": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("interval, said", [(None, False), ([0.9, 3.0], False), ([1.2, 3.0], True)])
+def test_a_distance_above_the_floor_is_a_known_failure_where_its_interval_says_so(run, interval, said):
+    """Features of more than 1,024 dimensions have no interval."""
+    figures = {**REPORT["figures"], "frechet": {"inception": {**FRECHET, "ratio_interval": interval}}}
+    dataset = {**REPORT["protocol"]["dataset"], "split_size": 539}
+    (run / "report.json").write_text(
+        json.dumps({"figures": figures, "protocol": {"dataset": dataset, "distance": {"N": 100}}})
+    )
+    card = model_card.build_run_card(run, "DiT")
+    assert ("(inception) is 2.00 times" in card.failures) == said
+    assert "Frechet distance (inception) | 4 |" in card.figures
+
+
+def test_a_bar_in_a_figure_ends_no_cell_of_the_table(run):
+    report = {**REPORT, "model": {"c_n_error": {"value": 0.5, "samples": 3}}}  # "mean |C-N - 1.329| of neighbours"
+    (run / "report.json").write_text(json.dumps(report))
+    (row,) = (line for line in model_card.build_run_card(run, "DiT").figures.split("\n") if "c_n_error" in line)
+    assert row.replace(r"\|", "").count("|") == 6  # five cells
+
+
 @pytest.mark.parametrize("report", [{"figures": REPORT["figures"], "protocol": {}}, {"figures": 3, "protocol": 4}, [1]])
 def test_a_report_of_something_else_is_none(run, report):
     (run / "report.json").write_text(json.dumps(report))

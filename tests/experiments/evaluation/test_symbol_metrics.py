@@ -38,6 +38,19 @@ def test_divergences_of_one_and_two_symbols_by_hand():
     assert found["distances"]["unigram_divergence"]["value"] == pytest.approx(one)
 
 
+def test_a_resample_has_the_runs_of_its_rows():
+    """Of the rows 01 and 22 the second alone shares no run of two with a real one, the first all."""
+    distance = symbol_metrics._divergence(np.array([[0, 1, 0]]), 2, 3)(np.array([[0, 1, 0], [2, 2, 2], [1, 1, 2]]))
+    expected = {
+        (0,): 0.0,
+        (1,): 1.0,
+        (2, 2): 1.0,
+        (0, 1): entropy(3 / 8, 3 / 8, 1 / 4) - (1 + entropy(1 / 4, 1 / 4, 1 / 2)) / 2,
+    }
+    for chosen, value in expected.items():
+        assert distance(np.array(chosen)) == pytest.approx(value), chosen
+
+
 def test_a_symbol_of_the_samples_alone_is_shared_with_nothing():
     """By the real symbols' numbers, below 2, the runs 1 1 and 0 3 would be one."""
     found = measured([[0, 3]] * 4, [[1, 1]] * 4, [[1, 1]] * 4)

@@ -60,6 +60,50 @@ def test_noise_has_the_mean_and_the_deviation_of_each_number():
         assert figure["noise"] < 5 * figure["floor"]["mean"], name
 
 
+def rows_compared(monkeypatch, samples, train, real, subsets=3):
+    """The rows of the samples, of the floor's subsets and of noise whose distances are taken."""
+    monkeypatch.setattr(
+        vector_metrics, "compared", lambda distances, chosen, floors, noise, *rest: {"rows": (chosen, floors, noise)}
+    )
+    return vector_metrics.measure(samples, defaults(), train, real, 0, subsets)["rows"]
+
+
+def test_each_number_of_the_noise_has_the_mean_and_the_deviation_of_the_real_ones(monkeypatch):
+    scale, shift = np.float32([1, 100, 0.1]), np.float32([0, 1000, -5])
+    train, real, samples = (normals(seed) * scale + shift for seed in (1, 2, 3))
+    *_, noise = rows_compared(monkeypatch, samples, split(train), split(real))
+    assert noise.shape == (400, 3)
+    np.testing.assert_allclose((noise.mean(0) - real.mean(0)) / real.std(0), 0, atol=0.2)  # 4 / sqrt(400)
+    np.testing.assert_allclose(noise.std(0) / real.std(0), 1, atol=0.15)
+
+
+def test_the_floor_has_so_many_subsets_at_most(monkeypatch):
+    monkeypatch.setattr(vector_metrics, "SUBSETS", 4)
+    rows = split(normals(1, 20))
+    for subsets, number in ((3, 3), (9, 4)):
+        assert len(rows_compared(monkeypatch, normals(3, 20), rows, rows, subsets)[1]) == number
+
+
+def test_bytes_are_compared_as_numbers_from_minus_one_to_one(monkeypatch):
+    volumes = np.uint8([[0, 255], [255, 0], [0, 0]]).reshape(3, 2, 1, 1, 1)
+    rows = real_images.Split(volumes, np.zeros(3, int), split(normals(1, 3, 2)).spec)
+    chosen, floors, _ = rows_compared(monkeypatch, volumes, rows, rows)
+    assert chosen.tolist() == [[-1, 1], [1, -1], [-1, -1]]
+    assert sorted(floors[0].tolist()) == sorted(chosen.tolist())
+
+
+def test_an_interval_has_so_many_resamples_at_most(monkeypatch):
+    """Beside them the distance is taken of the samples, of two subsets of the floor, and of noise."""
+    monkeypatch.setattr(vector_metrics, "DRAWS", 7)
+    calls = []
+    distance = lambda rows: lambda chosen: float(calls.append(chosen) or len(calls))
+    for draws, number in ((5, 5), (50, 7)):
+        calls.clear()
+        rows = np.zeros((9, 1))
+        vector_metrics.compared({"a": distance}, rows, [rows] * 2, rows, 9, draws, np.random.default_rng(0), {"a": ""})
+        assert len(calls) == 1 + 2 + number + 1
+
+
 def test_an_interval_lies_about_its_figure_though_resamples_repeat_rows():
     """A distance that counts repeated rows: 0 of all rows once, and some 37 of 100 in each resample."""
     rows = np.zeros((100, 1))
