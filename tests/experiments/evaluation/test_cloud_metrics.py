@@ -101,6 +101,25 @@ def test_the_number_is_that_of_the_smallest_set_or_of_the_config(subject):
         assert {(figure["samples"], figure["reference"]) for figure in found.values()} == {(number, number)}
 
 
+def test_classes_take_turns_and_each_cloud_has_draws_of_its_own(subject, monkeypatch):
+    """Of the classes 0, 0, 0, 1, 1 the first four in turn are the rows 0, 3, 1, 4."""
+    seen = []
+
+    def distances(first, second, distance, done):
+        seen.append(first)
+        return np.random.default_rng(len(seen)).random((4, 4))
+
+    monkeypatch.setattr(cloud_metrics.point_clouds, "distances", distances)
+    run = subject(*(10 * k + np.arange(5.0)[:, None, None] * np.ones((4, 3)) for k in (0, 1, 2)), number=4)
+    run.labels = run.real.labels = run.train.labels = np.array([0, 0, 0, 1, 1])
+    surface = lambda x, rng: x + rng.uniform(0, 0.4, x.shape)
+    monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: types.SimpleNamespace(surface=surface))
+    cloud_metrics.measure_clouds(run)
+    for first, begin in ((seen[0], 10), (seen[1], 0), (seen[3], 20)):  # held-out clouds, samples, training clouds
+        assert np.floor(first[:, 0, 0]).tolist() == [begin, begin + 3, begin + 1, begin + 4]
+        assert len(np.unique(np.round(first[:, 0, 0] % 1, 6))) == 4
+
+
 def test_two_clouds_are_the_fewest(subject):
     cloud_metrics.measure_clouds(subject(clouds(0, 2), clouds(1, 2), clouds(2, 2)))
     with pytest.raises(ConfigError, match="at least 2 clouds, but each has only 1"):
@@ -154,6 +173,22 @@ def test_the_share_of_solids_in_one_piece_is_measured_of_all_and_of_each_class(s
         "in_one_piece_of_real_shapes": 0.75, "in_one_piece_table_of_real_shapes": 0.5,
         "in_one_piece_chair_of_real_shapes": 1.0,
     }  # fmt: skip
+
+
+def test_solids_in_one_piece_are_counted_by_the_classes_of_the_solids_that_are_measured(subject, monkeypatch):
+    """Of the classes 0, 0, 1, 1 two solids are measured, the rows 0 and 2."""
+    whole, broken = -np.ones((3, 3, 3, 1)), np.ones((3, 3, 3, 1))
+    broken[[0, 2]] = -1
+    samples = np.stack([whole, broken, broken, whole])
+    run = subject(samples, samples, samples, number=2)
+    run.labels = run.train.labels = run.real.labels = np.array([0, 0, 1, 1])
+    run.real.spec = types.SimpleNamespace(name="solids", classes=("table", "chair"))
+    surface = types.SimpleNamespace(surface=lambda x, rng: x.reshape(-1, 3))
+    monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: surface)
+    shares = {name: figure["value"] for name, figure in cloud_metrics.measure_clouds(run).items() if "piece" in name}
+    for suffix in ("", "_of_real_shapes"):
+        assert shares[f"in_one_piece{suffix}"] == 0.5
+        assert (shares[f"in_one_piece_table{suffix}"], shares[f"in_one_piece_chair{suffix}"]) == (1, 0)
 
 
 def test_clouds_have_no_pieces(subject):

@@ -3,6 +3,8 @@
 import functools
 import types
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -179,6 +181,51 @@ def test_bits_per_dim_of_a_known_model(monkeypatch):
     assert protocol["rtol"] == protocol["atol"] == 1e-5 == protocol["t_start"] and protocol["dimensions"] == "all"
     assert protocol["images"] == f"100 of the {len(wanted.real.images)} held-out images, drawn by seed 0"
     assert protocol["dequantisation"].endswith("+ 7 bits") and protocol["weights"] == "moving average"
+
+
+def bits_without_a_solver(monkeypatch, images, number, density, **changes):
+    """The bits of each image, and the recipes of its denoisers, where the log-density is a function of (x, probe)."""
+    recipes_used, parts = [], model_metrics.likelihood
+    result = lambda denoise, schedule, x, solver, probe, real: types.SimpleNamespace(
+        log_density=density(x, probe), nfe=jnp.asarray(9.0)
+    )
+    monkeypatch.setattr(parts, "log_likelihood", result)
+    monkeypatch.setattr(parts, "hutchinson", lambda probe: probe)
+    denoiser_of = lambda recipe: recipes_used.append(recipe) or (lambda params, labels: None)
+    monkeypatch.setattr(model_metrics.run_denoiser, "denoiser", denoiser_of)
+    monkeypatch.setattr(model_metrics.checkpoints, "load_ema", lambda folder: ((), 7))
+    monkeypatch.setattr(model_metrics.bootstrap, "mean", lambda bits: {"bits": bits})
+    config = recipe.get_config("tiny")
+    config.update_from_flattened_dict({"evaluate.number": number, **changes})
+    spec = DataSpec("some", "test", images.shape[1:], 0, len(images), dtype=str(images.dtype))
+    real = real_images.Split(images, np.zeros(len(images), int), spec)
+    found = model_metrics.bits_per_dim(model_metrics.Subject(config, None, images, None, real, real))
+    return found["bits_per_dim"]["bits"], recipes_used
+
+
+def test_bits_are_of_levels_for_bytes_and_of_the_density_for_other_numbers(monkeypatch):
+    """With a log-density of -log 2 for each unit of x: the mean of x, and 7 more for bytes, which are dequantised."""
+    density = lambda x, probe: -jnp.log(2.0) * x.reshape(len(x), -1).sum(1)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8)
+    altered = {"sample.guidance.scale": 3.0, "sample.merge": 0.5}
+    bits, (used,) = bits_without_a_solver(monkeypatch, images, 3, density, **altered)
+    half = 0.5 / 128  # of a level, the mean of the noise
+    np.testing.assert_allclose(bits, images.reshape(3, -1).mean(1) / 128 - 1 + half + 7, atol=2e-3)
+    assert (used.config.sample.guidance.scale, used.config.sample.merge) == (1.0, 0.0)
+    x = np.random.default_rng(0).normal(size=(3, 8, 8, 1)).astype(np.float32)
+    bits, _ = bits_without_a_solver(monkeypatch, x, 3, density)
+    np.testing.assert_allclose(bits, x.reshape(3, -1).mean(1), atol=1e-5)
+
+
+def test_each_image_has_a_noise_and_a_probe_of_its_own_whatever_images_are_measured(monkeypatch):
+    monkeypatch.setattr(model_metrics.likelihood, "dequantise", lambda images, keys: jax.vmap(jax.random.uniform)(keys))
+    monkeypatch.setattr(model_metrics.likelihood, "rademacher", lambda keys, shape: jax.vmap(jax.random.uniform)(keys))
+    images = np.zeros((6, 8, 8, 1), np.uint8)
+    difference = lambda x, probe: -(x - probe)  # 0 if both were drawn by one key
+    every, _ = bits_without_a_solver(monkeypatch, images, 6, difference)
+    some, _ = bits_without_a_solver(monkeypatch, images, 3, difference)
+    assert len(set(np.round([7, *every], 6))) == 7
+    assert set(np.round(some, 6)) < set(np.round(every, 6))
 
 
 @pytest.mark.extended

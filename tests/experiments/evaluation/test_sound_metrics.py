@@ -21,6 +21,15 @@ def test_the_judge_sees_the_levels_of_the_clip():
     np.testing.assert_allclose(seen[..., 0] / 255, levels, atol=0.51 / 255)
 
 
+def test_the_judge_sees_whole_hops_of_a_clip_of_any_length():
+    clips = sound.Sound(8000, 600, sound.samples(4), 16, 128, 64)  # 4 hops of 128, and 88 samples
+    waveforms = 0.1 * np.random.default_rng(0).normal(size=(2, 600)).astype(np.float32)
+    seen = sound_metrics.pictures(clips, clips.form.example(waveforms))
+    assert seen.shape == (2, 5, 16, 1)
+    levels = sound.log_mel(np.pad(waveforms, [(0, 0), (0, 40)]), 8000, **sound_metrics.JUDGE)
+    np.testing.assert_allclose(seen[..., 0] / 255, levels, atol=0.51 / 255)
+
+
 def test_files_and_a_picture(tmp_path):
     labels = np.array([1, 0, 1])
     sound_files.write(CLIPS, REAL, labels, ("bell", "drum"), tmp_path)
