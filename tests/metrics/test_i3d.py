@@ -133,3 +133,16 @@ def test_the_grid_shrinks_as_in_the_paper(monkeypatch):
         ((2, 2, 2), (4, 14, 14), (2, 7, 7)),
     ]
     assert len(seen) == 4 + len(i3d.BLOCKS)
+
+
+def test_pairs_of_steps_that_follow_one_another_are_averaged_and_classified(monkeypatch):
+    """Where all layers before are left out: of four steps the inner two count twice."""
+    for layer in ("_conv", "_max_pool", "mixed"):
+        monkeypatch.setattr(i3d, layer, lambda *arguments: next(a for a in arguments if np.ndim(a) == 5))
+    monkeypatch.setattr(i3d, "FRAMES", 4)
+    rng = np.random.default_rng(0)
+    clips, kernel, bias = rng.normal(size=(2, 4, 5, 6, 3)), rng.normal(size=(3, 400)), rng.normal(size=400)
+    steps = clips.mean((2, 3))
+    expected = (steps[:, 0] + 2 * steps[:, 1] + 2 * steps[:, 2] + steps[:, 3]) / 6 @ kernel + bias
+    found = i3d.features.__wrapped__({"logits.kernel": kernel, "logits.bias": bias}, clips)
+    np.testing.assert_allclose(found, expected, atol=1e-5)

@@ -3,6 +3,7 @@ are at hand (DIFFUSION_INCEPTION names the file), against PyTorch's numbers for 
 
 import os
 import pathlib
+import types
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,66 @@ def test_every_tap_equals_pytorch_fid_with_made_up_weights(params, size):
         theirs = FIXTURE[f"made/{size[0]}x{size[1]}/{tap}"]
         assert values.shape == theirs.shape and values.dtype == np.float32
         assert distance(values, theirs) < WITHIN[tap][1], tap
+
+
+def test_layers_follow_one_another_as_in_the_network_in_numpy(monkeypatch):
+    """With an eighth of the channels, and layers in NumPy: which layer reads what, where taps are, and folded norms."""
+    layer, rng, state = oracle.layer, np.random.default_rng(0), {}
+    few = lambda state, name, x, outputs, kernel, **options: layer(state, name, x, outputs // 8, kernel, **options)
+    monkeypatch.setattr(oracle, "layer", few)
+
+    def weight(name, shape):
+        if name.endswith("bn.weight"):
+            return np.ones(shape)
+        if name.endswith("running_var"):
+            return rng.uniform(0.5, 2, shape)
+        if name.startswith("fc"):
+            return rng.normal(size=(1008, 256)[: len(shape)])
+        return rng.normal(size=shape) * (2 / np.prod(shape[1:])) ** 0.5
+
+    x = rng.uniform(-1, 1, (1, 3, 75, 75))
+    expected = oracle.network(state, x, weight)
+    parts = {"weight": "conv.weight", "beta": "bn.bias", "mean": "bn.running_mean", "var": "bn.running_var"}
+    tensors = {f"{ours}.{part}": state[f"{theirs}.{other}"] for ours, theirs, *_ in inception_weights._ROWS
+               for part, other in parts.items()}  # fmt: skip
+    monkeypatch.setattr(inception, "jnp", types.SimpleNamespace(
+        asarray=np.asarray, float32=np.float32, concatenate=np.concatenate, dot=lambda a, b, precision: a @ b
+    ))  # fmt: skip
+    params = inception.fold(tensors | {"output.weight": state["fc.weight"]})
+
+    def conv(params, name, x, stride=1, pad=True):
+        kernel = params[f"{name}.kernel"]
+        sides = tuple(side // 2 for side in kernel.shape[:2]) if pad else (0, 0)
+        y = oracle.convolution(x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), stride, sides)
+        return np.maximum(y.transpose(0, 2, 3, 1) + params[f"{name}.bias"], 0)
+
+    def pooled(x, reduce, stride, pad):
+        return oracle.pool(x.transpose(0, 3, 1, 2), reduce, stride, pad).transpose(0, 2, 3, 1)
+
+    def pixel_convs(params, block, x, names, pool=None):
+        average = pooled(x, np.mean, 1, 1) if pool is not None else x
+        return [conv(params, f"{block}.{name}", average if i == pool else x) for i, name in enumerate(names)]
+
+    monkeypatch.setattr(inception, "_conv", conv)
+    monkeypatch.setattr(inception, "_pixel_convs", pixel_convs)
+    monkeypatch.setattr(inception, "_max_pool", lambda x, stride: pooled(x, np.max, stride, int(stride == 1)))
+    found = inception.features.__wrapped__(params, x.transpose(0, 2, 3, 1), inception.TAPS)
+    for tap in inception.TAPS:
+        assert distance(found[tap], expected[tap]) < 1e-5, tap
+
+
+def test_a_last_batch_is_filled_up_and_then_cut(monkeypatch):
+    """With the mean of a picture as its features."""
+    sizes = []
+    features = lambda params, x, taps: sizes.append(len(x)) or {tap: x.mean((1, 2)) for tap in taps}
+    monkeypatch.setattr(inception, "features", features)
+    x = np.linspace(-1, 1, 5, dtype=np.float32)[:, None, None, None] * np.ones((75, 75, 3), np.float32)
+    prepared = []
+    prepare = lambda batch: prepared.append(len(batch)) or batch
+    found = inception.extract({}, x, ["64", "2048"], prepare, batch_size=2)
+    assert sizes == [2, 2, 2] and prepared == [2, 2, 1] and found.keys() == {"64", "2048"}
+    for values in found.values():
+        np.testing.assert_allclose(values, x[:, 0, 0], atol=1e-6)
 
 
 def test_the_network_has_the_published_number_of_parameters(made):

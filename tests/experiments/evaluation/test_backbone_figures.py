@@ -135,6 +135,23 @@ def test_sound_chains_are_counted_by_class(subject):
     assert (value["sound_chains_coil"], value["sound_chains_strand"]) == (1, 0.5)
 
 
+def test_the_fold_of_a_nearest_chain_is_compared_with_the_class_of_the_same_chain(subject, monkeypatch):
+    """Samples of the classes 0, 1, 1 are nearest to training chains of 1, 1, 0; held-out chains to their own."""
+    run, _ = subject
+    monkeypatch.setattr(backbone_figures.backbone, "atoms_of", lambda frames: np.zeros((len(frames), 1, 2)))
+    rows, numbers = iter(([0, 0, 1], [0, 1, 1], [0, 0, 0])), []
+
+    def figures(frames, train):
+        numbers.append(len(frames))
+        return {"sound_chains": np.ones(len(frames)), "nearest_rows": np.array(next(rows))}
+
+    monkeypatch.setattr(backbone_figures, "figures", figures)
+    value = {name: figure["value"] for name, figure in backbone_figures.geometry(run).items()}
+    assert value["nearest_of_its_fold"] == pytest.approx(1 / 3) and value["nearest_of_its_fold_of_real"] == 1
+    assert "nearest_of_its_fold_of_noise" not in value
+    assert numbers == [3, 3, 3]  # the held-out chains are as many as the samples
+
+
 @pytest.mark.extended
 def test_the_nearest_chain_is_sought_for_the_first_ones(subject, monkeypatch):
     monkeypatch.setattr(backbone_figures, "NEAREST", 2)
