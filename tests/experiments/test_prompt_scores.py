@@ -90,6 +90,9 @@ def test_a_share_counts_the_pictures_of_a_prompt_as_they_agree():
     assert all_right["interval"] == pytest.approx(bootstrap.wilson_interval(4, 4))
     between = clustered.share([True, False] * 4, [*"aabbccdd"])  # each prompt has one of both
     assert between["interval"] == pytest.approx(bootstrap.wilson_interval(2, 4))
+    unlike = clustered.share([True, False] * 3 + [True, True], [*"aabbccdd"])
+    # s^2 = 4/3 (3 (1/4)^2 + (3/4)^2) / 8^2 = 1/64, so that 4/3 p (1 - p) / s^2 = 20: more pictures than there are
+    assert unlike["interval"] == pytest.approx(bootstrap.wilson_interval(5, 8))
 
 
 def test_the_pictures_of_a_prompt_are_one_draw(tmp_path, monkeypatch):

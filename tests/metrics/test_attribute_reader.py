@@ -175,3 +175,41 @@ def test_two_steps_of_training_are_reported_and_move_every_layer(beginner):
     assert [step for step, _ in seen] == [1, 2] and all(np.isfinite(loss) for _, loss in seen)
     assert reader.classes == {"one": 2, "other": 4} and reader.params["other/out"].shape == (128, 4)
     assert all(np.abs(value).max() > 0 for name, value in reader.params.items() if "bias" in name)  # zeros at first
+
+
+def test_a_step_is_adamws():
+    """Loshchilov and Hutter 2019: Adam's first direction is the gradient's sign, and weights decay beside."""
+    params = {"w": np.array([1.0, -2.0, 4.0], np.float32)}
+    loss = lambda params, key, gradient: (params["w"] * gradient).sum()
+    found = attribute_reader.minimised(
+        loss, params, jax.random.key, lambda: (np.float32([3, -1, 0.5]),), 1, 0.5, lambda step, value: None
+    )
+    expected = params["w"] - 2e-3 * (np.array([1, -1, 1]) + 0.5 * params["w"])
+    np.testing.assert_allclose(found["w"], expected, rtol=1e-5)
+
+
+def test_each_step_has_a_key_of_its_own_and_pictures_with_their_labels(monkeypatch):
+    taught = {}
+
+    def minimised(loss, params, keys, batch, *rest):
+        taught.update(params=params, keys=[keys(step) for step in range(3)], batches=[batch() for _ in range(3)])
+        return params
+
+    monkeypatch.setattr(attribute_reader, "minimised", minimised)
+    images, labels = np.arange(20)[:, None, None, None], {"tens": np.arange(20) // 10, "ones": np.arange(20) % 10}
+    how = {"change": None, "steps": 3, "batch_size": 16, "seed": 0, "progress": None}
+    attribute_reader.fitted(None, lambda key, classes: {}, (images,), labels, **how)
+    assert len({tuple(np.asarray(jax.random.key_data(key))) for key in taught["keys"]}) == 3
+    rows = []
+    for (pictures,), labels in taught["batches"]:
+        rows.append(pictures[:, 0, 0, 0].tolist())
+        np.testing.assert_array_equal(10 * labels["tens"] + labels["ones"], rows[-1])
+    assert len(set(map(tuple, rows))) == 3 and len(set(rows[0])) > 5
+
+
+def test_neighbourhoods_are_row_by_row():
+    """Around the places 0 and 2 of a row of four, in a grid of two rows: zeros beyond the border."""
+    x = np.arange(1.0, 9.0).reshape(1, 2, 4, 1)
+    found = np.asarray(attribute_reader.neighbourhoods(x, 2))
+    assert found.shape == (1, 1, 2, 9)
+    assert found[0, 0].tolist() == [[0, 0, 0, 0, 1, 2, 0, 5, 6], [0, 0, 0, 2, 3, 4, 6, 7, 8]]

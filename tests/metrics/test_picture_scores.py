@@ -2,6 +2,7 @@
 
 import json
 import types
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,6 +95,40 @@ def test_a_score_and_peoples_choices_are_those_of_the_cosine(name, per_cosine, m
         np.testing.assert_allclose(found["clip_score"], [60, 100, 0], rtol=1e-6)
     chosen = preference.preferred(choice * found["score"][:1], choice * found["score"][1:2])
     assert chosen[0] == pytest.approx(np.exp(12) / (np.exp(12) + np.exp(20)), rel=1e-4)
+
+
+def test_siglip_reads_small_letters_and_bytes_from_minus_one_to_one(monkeypatch):
+    """The probability is sigmoid(T cosine + bias) (Zhai et al. 2023)."""
+    images, read, scalings = np.array([[0.6, 0.8], [1, 0]]), [], []
+    towers = picture_scores.Towers(4, 20.0, lambda pictures: images, lambda prompts: read.extend(prompts) or images[1:])
+    monkeypatch.setattr(picture_scores, "_towers", lambda *network: scalings.append(network[3]) or towers)
+    columns, choice = PROTOCOLS["siglip"].reading(None, {"logit_bias": np.float32(-11)}, None)
+    found = columns(np.zeros((2, 4, 4, 3)), ["A Cat", "the RED car"])
+    np.testing.assert_allclose(found["score"], [1 / (1 + np.exp(-1)), 1 / (1 + np.exp(-9))], rtol=1e-6)
+    assert read == ["a cat", "the red car"] and choice is None
+    for pictures in (np.array([0, 51, 255], np.uint8), np.array([-1, -0.6, 1], np.float32)):
+        np.testing.assert_allclose(scalings[0](jnp.asarray(pictures)), [-1, -0.6, 1], atol=1e-6)
+
+
+def test_siglips_prompts_have_an_end_and_no_start():
+    class Words(NamedTuple):
+        start: tuple
+        end: tuple
+
+        def ids(self, words):
+            return {"<eos>": [7], "a": [1]}.get(words, [3, 4])
+
+    assert picture_scores._framed("a", Words((2,), ())) == picture_scores._framed("a", Words((), (7,))) == ((), (7,))
+
+
+def test_a_reward_reads_ids_with_their_mask_and_is_in_deviations_of_raw_rewards():
+    """The deviation of ImageReward's raw rewards is stated in the authors' code, ImageReward/ImageReward.py."""
+    apply = lambda variables, ids, mask, x: variables["params"] * (ids * mask).sum(1) + x.mean((1, 2, 3))
+    tokenizer = lambda prompts: (np.array([[1, 20], [3, 40]]), np.array([[1, 0], [1, 1]]), None)
+    columns, choice = PROTOCOLS["imagereward"].reading(types.SimpleNamespace(apply=apply), np.float32(10), tokenizer)
+    pictures = np.uint8([0, 255])[:, None, None, None] * np.ones((4, 4, 3), np.uint8)
+    np.testing.assert_allclose(columns(pictures, ["a", "b"])["score"], [10 - 1, 430 + 1])
+    assert choice == pytest.approx(1.0333394966054072, rel=1e-9)
 
 
 @pytest.mark.extended

@@ -41,6 +41,12 @@ def test_a_question_counts_if_its_parents_do(prompts, yes, share):
     assert dpg_bench.score(prompts[0], {number: number in yes for number in (1, 2, 3, 4)}) == share
 
 
+def test_a_question_that_does_not_count_takes_those_below_it_along():
+    question = lambda *parents: dpg_bench.Question("Is it?", parents, "entity")
+    prompt = dpg_bench.Prompt("a", "A car.", {1: question(), 2: question(1), 3: question(2), 4: question()})
+    assert dpg_bench.score(prompt, {1: False, 2: True, 3: True, 4: True}) == 0.25
+
+
 def test_the_answer_is_the_most_probable_one():
     assert dpg_bench.yes({"no": 0.4, "yes": 0.6}) and dpg_bench.yes({"Yes": 1.0})
     assert not dpg_bench.yes({"yes": 0.3, "no": 0.2, "red": 0.5})

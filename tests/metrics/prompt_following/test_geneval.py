@@ -82,7 +82,9 @@ def test_objects_that_count():
     assert [each.score for each in found] == pytest.approx([0.59 - i / 100 for i in range(16)])
     near = [CAT, CAT._replace(score=0.7, box=(0, 0, 10, 8)), DOG._replace(label="cat")]  # 99 of 121 pixels are both's
     assert len(geneval.counted_objects(near, "position")["cat"]) == 3  # the published rules drop none
-    assert len(geneval.counted_objects(near, "position", Rules(overlap=0.8))["cat"]) == 2
+    assert (
+        len(geneval.counted_objects(near, "position", Rules(overlap=0.81))["cat"]) == 2
+    )  # 0.8 of sides without their ends
     assert len(geneval.counted_objects(near, "position", Rules(overlap=0.82))["cat"]) == 3
 
 
@@ -115,11 +117,11 @@ def test_the_colour_is_that_of_the_nearest_texts():
         found[0] = axis["blue"] * 5  # "a photo of a red ..." points to blue, and weighs no more than the others
         return np.array(found)
 
-    pictures = lambda crops: np.array([axis["red"] + 0.9 * axis["blue"] if c[0, 0, 0] else axis["pink"] for c in crops])
+    pictures = lambda crops: np.array([axis["red"] + 1.1 * axis["blue"] if c[0, 0, 0] else axis["pink"] for c in crops])
     picture = np.zeros((4, 8, 3), np.uint8)
     picture[:, :4] = 255
     objects = [Detection("fire hydrant", 1.0, (0, 0, 4, 4)), Detection("fire hydrant", 1.0, (4, 0, 8, 4))]
-    # red: mean (2/3 red + 1/3 blue) of length 0.745: (2/3 + 0.3) / 0.745 = 1.30; blue: 0.9
+    # red: mean (2/3 red + 1/3 blue) of length 0.745: (2/3 + 1.1/3) / 0.745 = 1.39, or 1.03 of its own length; blue: 1.1
     assert geneval.colours(Embedder(pictures, texts), picture, "fire hydrant", objects) == ["red", "pink"]
 
 

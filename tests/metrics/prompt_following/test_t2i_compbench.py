@@ -42,6 +42,8 @@ def test_the_score_of_two_objects():
     assert t2i_compbench.spatial("a cat on the right of a car", ("cat", "car"), [cat, car]) == 0  # 0.35 is below 0.5
     surer = cat._replace(score=0.9, box=(500, 100, 600, 200))  # the surest cat counts: on the other side
     assert t2i_compbench.spatial("a cat on the left of a car", ("cat", "car"), [surer, cat, car]) == 0
+    sure = [cat._replace(score=1.0), car._replace(score=1.0)]  # in the wrong place: half a score, and not below it
+    assert t2i_compbench.spatial("a cat on the right of a car", ("cat", "car"), sure) == 0.5
     assert t2i_compbench.spatial("a cat on the left of a car", ("cat", "car"), [cat]) == 0
     assert t2i_compbench.spatial("a cat", None, [cat]) == 0
 

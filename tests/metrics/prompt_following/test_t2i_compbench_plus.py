@@ -15,6 +15,7 @@ NEAR = np.tile(np.arange(100.0), (100, 1))  # the farther to the right the neare
     [("two apples and a dog", [("apple", 2), ("dog", 1)]),
      ("three fire hydrants, one man.", [("fire hydrant", 3), ("man", 1)]),
      ("four sheep near a fire hydrant", [("sheep", 4), ("fire hydrant", 1)]),
+     ("a fire hydrants and one dog", [("fire hydrants", 1), ("dog", 1)]),  # as the authors' code leaves it
      ("apples and many dogs", []), ("a", [])],
 )  # fmt: skip
 def test_objects_and_their_numbers(prompt, objects):
