@@ -78,6 +78,35 @@ def test_networks_see_bytes_in_their_own_range():
         clip_protocols.prepared(clip_protocols.PROTOCOLS["fvd"], clips[:, :15])
 
 
+def test_frames_stay_in_their_clips():
+    clips = np.arange(32, dtype=np.uint8).reshape(2, 16, 1, 1, 1) * np.ones((5, 4, 3), np.uint8)
+    found = clip_protocols.prepared(clip_protocols.PROTOCOLS["cd-fvd"]._replace(size=6), clips)
+    np.testing.assert_allclose(found.mean((2, 3, 4)), np.arange(32).reshape(2, 16) / 255, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name, frechet, number",
+    [("fvd", "fvd", 0), ("stylegan-v", "fvd", 2048), ("stylegan-v-128", "fvd", 2048), ("cd-fvd", "cd_fvd", 2048)],
+)
+def test_clips_are_compared_in_the_features_of_a_network_and_a_preparation(name, frechet, number):
+    protocol = clip_protocols.PROTOCOLS[name]
+    space = clip_protocols.space(protocol, clip_protocols.ClipNetwork("a network", None, 7, "0a"))
+    how = {name: getattr(protocol, name) for name in ("frames", "every", "resize", "scaling", "size")}
+    assert space.identity == {"features": "a network", "weights": "0a", **how}
+    assert (space.frechet, space.usual, space.dimensions, space.rounding) == (frechet, number, 7, protocol.rounding)
+
+
+def test_a_file_of_the_authors_has_their_epsilon_in_all_norms(monkeypatch, tmp_path):
+    """1e-6: partial(nn.LayerNorm, eps=1e-6) of VideoMAE V2's code, the last norm too; a folder says its own."""
+    seen = []
+    monkeypatch.setattr(VideoMAE, "clone", lambda self, **changes: seen.append(changes) or self)
+    monkeypatch.setattr(clip_protocols.interchange, "load", lambda path, family="": (NETWORK, {"a": np.zeros(2)}))
+    assert clip_protocols._videomae(tmp_path / "authors.pt").dimensions == 8
+    assert seen == [{"epsilon": 1e-6, "last_epsilon": 1e-6}]
+    clip_protocols._videomae(tmp_path)
+    assert len(seen) == 1
+
+
 def test_a_network_of_other_clips_is_refused(encoder, tmp_path):
     with pytest.raises(WeightsError, match=r"the clips of cd-fvd: this encoder takes floats \[B, 4, 8, 8, 3"):
         clip_protocols.load(clip_protocols.PROTOCOLS["cd-fvd"], encoder)

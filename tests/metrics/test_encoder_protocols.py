@@ -91,6 +91,16 @@ def test_pictures_are_prepared_as_by_pillow():
     np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
 
 
+@pytest.mark.parametrize("protocol", encoder_protocols.PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+def test_pictures_are_compared_in_the_features_of_a_network_and_a_preparation(protocol):
+    space = encoder_protocols.space(encoder_protocols.Encoder(protocol, NETWORK, {}, "0a"))
+    how = {"resize": protocol.resize, "size": protocol.size}
+    assert space.identity == {"features": protocol.network, "weights": "0a", **how}
+    assert (space.rounding, space.dimensions, space.edm2) == (protocol.rounding, protocol.dimensions, protocol.edm2)
+    rules = (5, 10_000) if protocol.name == "dgm-eval" else (3, 0)  # Stein et al. 2023, appendix; the others say none
+    assert (space.neighbours, space.overlap_rows) == rules
+
+
 @pytest.mark.extended
 def test_figures_are_those_of_the_networks_features(files, encoder):
     folder, images = files

@@ -1,6 +1,7 @@
 """Features gathered, kept, interrupted and gone on with; and the files of statistics, ours and others'."""
 
 import json
+import types
 import warnings
 
 import numpy as np
@@ -104,6 +105,16 @@ def test_what_is_kept_is_found_only_for_the_same(images, tmp_path):
     assert sum(calls) == 5200 and found.from_disk == 0
 
 
+def test_what_is_kept_has_all_taps_or_is_gathered_again(images, tmp_path):
+    calls = []
+    every = space(calls=calls)
+    few = every._replace(taps=("main",), extract=lambda batch: {"main": every.extract(batch)["main"]})
+    pictures = image_sets.from_array(images)
+    for one, taps, seen in ((few, {"main"}, 1300), (every, {"main", "small"}, 2600), (few, {"main", "small"}, 2600)):
+        assert references.gather(pictures, one, ("main",), tmp_path).statistics.moments.keys() == taps
+        assert sum(calls) == seen
+
+
 @pytest.mark.parametrize("which", ["*.safetensors", "*.main.float32"])
 def test_damage_of_what_is_kept_is_seen(images, tmp_path, which):
     calls = []
@@ -144,8 +155,28 @@ def test_bytes_that_were_floats_and_too_few_images(images):
     dark = images.copy()
     dark[references.CHUNK :] = 1  # the first chunk says whether bytes were scaled: a later one may be dark
     references.gather(image_sets.from_array(dark), space())
+    bright = dark.astype(np.float32) / 127.5 - 1
+    bright[references.CHUNK :] = 0.5
+    references.gather(image_sets.from_array(bright), space())  # likewise of floats
     with pytest.raises(ImageSetError, match="at least 2"):
         references.gather(image_sets.from_array(images[:1]), space())
+
+
+@pytest.mark.parametrize(
+    "shape, number", [((8, 8, 3), 512), ((16, 8, 8, 3), 32), ((121, 8, 8, 3), 4), ((999, 2, 2, 3), 1)]
+)
+def test_a_chunk_has_about_512_pictures_or_frames(shape, number):
+    assert references._chunk(types.SimpleNamespace(shape=shape)) == number
+
+
+@pytest.mark.parametrize("protocol", protocols.PROTOCOLS.values(), ids=lambda protocol: protocol.name)
+def test_features_of_inception_are_the_same_for_the_same_weights_and_preparation(protocol):
+    net = types.SimpleNamespace(digest="0a", params=None)
+    space = references.inception_space(net, protocol, ("2048", "logits"))
+    how = {"resize": protocol.resize, "scaling": protocol.scaling, "size": 299}
+    assert space.identity == {"weights": "0a", **how} and space.rounding == protocol.rounding
+    assert (space.main, space.taps, space.usual) == ("2048", ("2048", "logits"), 50_000)
+    assert (space.frechet, space.edm2, space.name) == ("fid", "fid", "Inception-v3")
 
 
 # ==== Files of statistics ====

@@ -96,6 +96,8 @@ def test_objects_colours_scenes_and_actions_are_shares():
     likely = {name: 0.9 - 0.01 * i for i, name in enumerate("abcdefg")}
     assert vbench.action(likely, "e") and not vbench.action(likely, "f")
     assert not vbench.action({"a": 0.84, "b": 0.1}, "a")
+    # The authors' code rounds to four digits first.
+    assert vbench.action({"a": 0.84996}, "a") and not vbench.action({"a": 0.84994}, "a")
 
 
 def test_a_relation_is_of_centres_and_overlap():
