@@ -100,6 +100,15 @@ def test_what_earlier_runs_were_trained_on_counts(tmp_path):
     assert required(**later, **{"init_from.path": str(tmp_path / "gone")}).count == 0
 
 
+def test_of_several_trainings_the_one_with_the_most_shared_records_counts(tmp_path):
+    """Of the 1,258 records a tenth is trained on here, and a twentieth in an earlier run, whose own start it is too."""
+    later = {"data.split": "train[:50%]", "evaluate.split": "train[40%:]", "evaluate.overlap": "accept"}
+    for split, count in (("train[95%:]", 126), ("train[80%:]", 252)):
+        saved = config_with(**{"data.split": split, "init_from.path": str(tmp_path)})
+        write_text(tmp_path / "config.json", json.dumps(saved.to_dict()))
+        assert required(**later, **{"init_from.path": str(tmp_path)}) == (count, 755)
+
+
 @pytest.mark.extended
 def test_a_report_is_refused_before_anything_is_measured_or_says_it(tmp_path, monkeypatch):
     config = config_with(**{"evaluate.split": "train[:60]", "evaluate.features": ("pixels", "classifier")})
