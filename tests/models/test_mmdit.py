@@ -18,6 +18,7 @@ from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.layers import layer_masks, rotary
 from diffusion.published.flux.network import Flux
 from diffusion.published.stable_diffusion_3.network import MMDiT
+from tests import numpy_programs
 from tests.models.interchange import published
 
 SIZES = {"channels": 4, "out_channels": 4, "width": 32, "heads": 2, "text_width": 12, "pooled_width": 10}
@@ -130,12 +131,26 @@ def test_remat_keeps_less():
         assert kept["full"] < 0.7 * kept["none"]
 
 
-@pytest.mark.slow
 def test_the_table_of_positions_starts_as_diffusers_makes_it():
     case = published.case("mmdit_sd3")
     module = FAMILIES["SD3Transformer2DModel"].build(case.config)
-    table = module.initial_positions(jax.random.key(0)).reshape(1, -1, module.width)
+    key = jax.random.key(0)  # which the table does not depend on
+    table = numpy_programs.outputs(lambda: module.initial_positions(key)).reshape(1, -1, module.width)
     np.testing.assert_allclose(table, case.kept["pos_embed.pos_embed"], atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "residuals", "expected"),
+    [
+        (SD3.clone(depth=5), "ab", "aaabb"),  # floor(2 i / 5)
+        (SD3.clone(depth=5), "abc", "aabbc"),
+        (FLUX.clone(depth=5, singles=4), ("ab", "cde"), ("aaabb", "ccdd")),  # floor(i / 3), floor(i / 2)
+        (FLUX.clone(depth=5, singles=4), ("abcd", ""), ("aabbc", "")),
+    ],
+)
+def test_fewer_residuals_than_layers_are_spread_as_diffusers_does(model, residuals, expected):
+    """SD3Transformer2DModel divides the number of a layer by L / K, FluxTransformer2DModel by ceil(L / K)."""
+    assert model.spread(residuals) == tuple(map(tuple, expected) if isinstance(expected, tuple) else expected)
 
 
 @pytest.mark.slow

@@ -48,6 +48,12 @@ def test_every_room_has_a_table_and_a_pipeline_with_its_conditions(name):
     assert {kind.condition for kind in pipeline.KINDS.values()} == functions - masks
 
 
+@pytest.mark.parametrize("name", [*ROOMS, *READERS])
+def test_the_fast_tests_compare_a_network_of_every_room(name):
+    facts = importlib.import_module(f"tests.published.{name}.facts")
+    assert any(call.quick for call in facts.CALLS.values())
+
+
 @pytest.mark.parametrize(
     "package, name, home",
     [

@@ -17,6 +17,7 @@ class Call(NamedTuple):
         family: name of the class by which the folder is opened; "" for the class of its config.
         layouts: layouts of the names in which the peer's library opens what we write ("" for its own), live.
         slow: whether its round trip is left to the slow tests.
+        quick: whether the fast tests compare its outputs, computed by numpy; true of a network of each room.
     """
 
     outputs: Callable[..., dict[str, Any]]
@@ -24,6 +25,7 @@ class Call(NamedTuple):
     family: str = ""
     layouts: tuple[str, ...] = ()
     slow: bool = False
+    quick: bool = False
 
 
 def denoised(net, a):

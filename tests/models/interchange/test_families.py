@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion.models import interchange
 from diffusion.models.interchange import families, folders, rows
 from diffusion.published.pixart.network import PixArt
+from tests import numpy_programs
 from tests.models.interchange import published
 from tests.models.interchange.calls import OWN, Call, autoencoder_kl, denoised
 from tests.published.family_facts import stated
@@ -282,6 +283,14 @@ def known(ours, theirs):
     return {key: known(ours[key], value) if isinstance(value, dict) else value for key, value in both.items()}
 
 
+def check_outputs(outputs, expected_outputs, within):
+    assert outputs.keys() == expected_outputs.keys()
+    for key, expected in expected_outputs.items():
+        assert outputs[key].shape == expected.shape
+        assert np.abs(expected).max() > 0.05, "an output of zeros compares nothing"
+        np.testing.assert_allclose(outputs[key], expected, rtol=0, atol=within * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("name", slow(CALLS.keys() - FAST, CALLS))
 def test_outputs_are_the_peers(name, tmp_path):
     case = published.case(name)
@@ -289,11 +298,18 @@ def test_outputs_are_the_peers(name, tmp_path):
     module, params = interchange.load(case.folder(tmp_path), call.family)
     network = lambda params: lambda *arguments, **named: module.apply({"params": params}, *arguments, **named)
     outputs = jax.jit(lambda params, inputs: call.outputs(network(params), inputs))(params, case.inputs)
-    assert outputs.keys() == case.outputs.keys()
-    for key, expected in case.outputs.items():
-        assert outputs[key].shape == expected.shape
-        assert np.abs(expected).max() > 0.05, "an output of zeros compares nothing"
-        np.testing.assert_allclose(outputs[key], expected, rtol=0, atol=call.within * np.abs(expected).max())
+    check_outputs(outputs, case.outputs, call.within)
+
+
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.quick])
+def test_outputs_by_numpy_are_the_peers(name, tmp_path):
+    """XLA would compile these networks for seconds each."""
+    case = published.case(name)
+    call = CALLS[name]
+    module, params = interchange.load(case.folder(tmp_path), call.family)
+    network = lambda params: lambda *arguments, **named: module.apply({"params": params}, *arguments, **named)
+    call_all = lambda params, inputs: call.outputs(network(params), inputs)
+    check_outputs(numpy_programs.outputs(call_all, params, case.inputs), case.outputs, call.within)
 
 
 @pytest.mark.slow

@@ -222,6 +222,20 @@ CASES = {
         inputs("unet lcm", strength=np.array([1.5, 8.0], np.float32)),
         run,
     ),
+    "conditional_unet_one_level": Case(  # the smallest with a pooled text, a size and a strength
+        lambda: unet(
+            (16,),
+            (1,),
+            24,
+            layers_per_block=1,
+            mid_block_type=None,
+            norm_num_groups=4,
+            time_cond_proj_dim=8,
+            **{**SMALL_XL, "attention_head_dim": 2, "transformer_layers_per_block": 1},
+        ),
+        inputs("unet one level", strength=np.array([1.5, 8.0], np.float32), **CONDITION_XL),
+        run,
+    ),
     "conditional_unet_uneven": Case(  # SSD-1B: other depths in each block, other ones on the way up, a bare middle
         lambda: unet(
             (32, 64),

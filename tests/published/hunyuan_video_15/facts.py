@@ -18,8 +18,8 @@ def quoted(batch):
 
 
 CALLS = {
-    "hunyuan_video_15": Call(denoised, 1e-4),
-    "hunyuan_video_15_pictured": Call(denoised, 1e-4),
+    "hunyuan_video_15": Call(denoised, 1e-4, quick=True),
+    "hunyuan_video_15_pictured": Call(denoised, 1e-4, quick=True),
     "hunyuan_video_15_autoencoder": Call(autoencoder_kl, 3e-5),
 }
 LISTINGS = {

@@ -5,15 +5,25 @@ import numpy as np
 import pytest
 
 from diffusion import schedules
-from diffusion.models.interchange import Refusal
+from diffusion.models.interchange import Refusal, folders, rows
 from diffusion.parameterizations import Prediction
 from diffusion.published.lumina2 import Lumina2, pipeline, table
+from tests.models.interchange import published
 
 WIDE = Lumina2(4, 24, 2, 1, 4, 2, 512, 12, (2, 2, 2))
 
 
 def test_the_defaults_are_diffusers():
     assert table.CONFIG.build({}) == Lumina2(text_width=1024)
+
+
+def test_the_vector_of_the_time_has_as_many_features_as_diffusers():
+    """1024 at most, in one published layer of each kind."""
+    config, theirs = published.listing("lumina2_full")
+    module = table.FAMILY.build(config | {"num_layers": 1, "num_refiner_layers": 1})
+    leaves = folders.leaves_of(folders.shapes_of(table.FAMILY, module))
+    ours = rows.their_shapes(table.FAMILY.tables["diffusers"](module), leaves)
+    assert ours == {name: shape for name, shape in theirs.items() if name in ours}
 
 
 @pytest.mark.parametrize("hidden", [16, 96, 256, 512])

@@ -21,5 +21,8 @@ def whole(apply, inputs):
     return found | {"plain": apply(ids % 40, mask).tokens * mask[..., None]}
 
 
-CALLS = {"qwen_vl_vision": Call(tower, 1e-5, layouts=OWN), "qwen_vl": Call(whole, 1e-5, layouts=OWN, slow=True)}
+CALLS = {
+    "qwen_vl_vision": Call(tower, 1e-5, layouts=OWN),
+    "qwen_vl": Call(whole, 1e-5, layouts=OWN, slow=True, quick=True),
+}
 LISTINGS = {"qwen_vl_full": "Qwen2_5_VLModel"}

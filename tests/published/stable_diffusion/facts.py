@@ -37,6 +37,7 @@ CALLS = {
     "conditional_unet_xl": Call(denoised, 2e-5, layouts=OWN),
     "conditional_unet_original_xl": Call(denoised, 2e-5),
     "conditional_unet_distilled": Call(denoised, 1e-4, layouts=OWN, slow=True),
+    "conditional_unet_one_level": Call(denoised, 7e-6, quick=True),
     "conditional_unet_uneven": Call(denoised, 9e-6, slow=True),
     "conditional_unet_number": Call(denoised, 8e-6, slow=True),
     "conditional_unet_projection": Call(denoised, 1e-5, slow=True),
@@ -45,8 +46,8 @@ CALLS = {
     "conditional_unet_levels_xl": Call(levels, 2e-5, slow=True),
     "control_net": Call(control_net, 8e-6, layouts=OWN),
     "control_net_original": Call(control_net, 9e-6, slow=True),
-    "control_net_union": Call(control_net, 9e-6, layouts=OWN),
-    "t2i_adapter_full": Call(t2i_adapter, 8e-6, layouts=OWN),
+    "control_net_union": Call(control_net, 9e-6, layouts=OWN, quick=True),
+    "t2i_adapter_full": Call(t2i_adapter, 8e-6, layouts=OWN, quick=True),
     "t2i_adapter_full_xl": Call(t2i_adapter, 8e-6, layouts=OWN, slow=True),
     "t2i_adapter_light": Call(t2i_adapter, 8e-6, layouts=OWN, slow=True),
 }

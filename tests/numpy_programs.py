@@ -1,0 +1,197 @@
+"""The outputs of a function by numpy, one operation after the other: JAX traces it, and XLA compiles nothing.
+
+A small network of many layers runs for milliseconds and compiles for seconds. The expected values of a test that uses
+this come from another library or a formula, for example from a fixture.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+from scipy import special
+
+
+def outputs(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function returns, numpy arrays in a pytree.
+
+    Args:
+        function: a function of pytrees of arrays that JAX can trace.
+        *arguments: its arguments.
+    """
+    program, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    with np.errstate(over="ignore"):  # e^-x of a sigmoid
+        values = run(program, *jax.tree.leaves(arguments))
+    return jax.tree.unflatten(jax.tree.structure(shapes), values)
+
+
+def run(program: core.ClosedJaxpr, *inputs: Any) -> list[np.ndarray]:
+    """The outputs of a program; JAX runs the operations that are not in `OPERATIONS`, such as gather."""
+    jaxpr = program.jaxpr
+    values = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*program.consts, *inputs), strict=True))
+    read = lambda variable: np.asarray(variable.val if isinstance(variable, core.Literal) else values[variable])
+    for step in jaxpr.eqns:
+        operation = OPERATIONS.get(step.primitive.name, step.primitive.bind)
+        results = operation(*map(read, step.invars), **step.params)
+        results = results if isinstance(results, list | tuple) else [results]
+        for variable, result in zip(step.outvars, results, strict=True):
+            values[variable] = np.asarray(result, variable.aval.dtype)
+            assert values[variable].shape == variable.aval.shape, step.primitive.name
+    return [read(variable) for variable in jaxpr.outvars]
+
+
+def called(*inputs: np.ndarray, **params: Any) -> list[np.ndarray]:
+    """A program inside of the program."""
+    return run(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"], *inputs)
+
+
+def scan(
+    *inputs: np.ndarray, jaxpr: core.ClosedJaxpr, length: int, reverse: bool, num_consts: int, num_carry: int, **_: Any
+) -> list[np.ndarray]:
+    """A loop that carries arrays, and reads and stacks rows of others."""
+    assert not reverse
+    constants, carry = inputs[:num_consts], list(inputs[num_consts : num_consts + num_carry])
+    columns = inputs[num_consts + num_carry :]
+    rows = []
+    for i in range(length):
+        results = run(jaxpr, *constants, *carry, *(column[i] for column in columns))
+        carry, row = results[:num_carry], results[num_carry:]
+        rows.append(row)
+    return [*carry, *map(np.stack, zip(*rows))]
+
+
+def dot_general(a: np.ndarray, b: np.ndarray, dimension_numbers: Any, **_: Any) -> np.ndarray:
+    """A product of matrices: summed axes, axes of both, and then the others of a and of b."""
+    (summed_a, summed_b), (batch_a, batch_b) = dimension_numbers
+    of_a, of_b = list(range(a.ndim)), list(range(a.ndim, a.ndim + b.ndim))
+    for i, j in zip((*summed_a, *batch_a), (*summed_b, *batch_b)):
+        of_b[j] = of_a[i]
+    batch = [of_a[i] for i in batch_a]
+    free = [axis for axis in (*of_a, *of_b) if (axis in of_a) != (axis in of_b)]
+    return np.einsum(a, of_a, b, of_b, batch + free, optimize=True)
+
+
+def convolution(
+    x: np.ndarray,
+    kernel: np.ndarray,
+    window_strides: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    lhs_dilation: Sequence[int],
+    rhs_dilation: Sequence[int],
+    dimension_numbers: Any,
+    feature_group_count: int,
+    **_: Any,
+) -> np.ndarray:
+    """A convolution over any number of axes, in groups of channels; zeros stand between numbers of a dilated input."""
+    x, kernel = x.transpose(dimension_numbers.lhs_spec), kernel.transpose(dimension_numbers.rhs_spec)
+    every = slice(None), slice(None)  # examples and channels, or channels out and in
+    apart = [1 + (side - 1) * dilation for side, dilation in zip(x.shape[2:], lhs_dilation)]
+    spread = np.zeros((*x.shape[:2], *apart), x.dtype)
+    spread[(*every, *(slice(None, None, dilation) for dilation in lhs_dilation))] = x
+    assert all(min(ends) >= 0 for ends in padding)
+    spread = np.pad(spread, [(0, 0), (0, 0), *padding])
+    spans = [1 + (side - 1) * dilation for side, dilation in zip(kernel.shape[2:], rhs_dilation)]
+    axes = tuple(range(2, x.ndim))
+    windows = np.lib.stride_tricks.sliding_window_view(spread, spans, axes)
+    steps = (slice(None, None, step) for step in (*window_strides, *rhs_dilation))
+    windows = windows[(*every, *steps)]
+    within = tuple(range(1, 1 + len(axes)))
+    groups = [
+        np.tensordot(part, weights, ((1, *(axis + x.ndim - 1 for axis in within)), (1, *(1 + i for i in within))))
+        for part, weights in zip(np.split(windows, feature_group_count, 1), np.split(kernel, feature_group_count))
+    ]
+    out = np.moveaxis(np.concatenate(groups, axis=-1), -1, 1)
+    return out.transpose(np.argsort(dimension_numbers.out_spec))
+
+
+def broadcast_in_dim(a: np.ndarray, *_: Any, shape: Sequence[int], broadcast_dimensions: Any, **__: Any) -> np.ndarray:
+    """An array in more axes."""
+    sides = dict(zip(broadcast_dimensions, a.shape))
+    return np.broadcast_to(a.reshape([sides.get(axis, 1) for axis in range(len(shape))]), shape)
+
+
+def pad(a: np.ndarray, value: np.ndarray, padding_config: Sequence[tuple[int, int, int]]) -> np.ndarray:
+    """An array with a border of one value."""
+    assert all(min(ends) >= 0 for ends in padding_config) and not any(inner for *_, inner in padding_config)
+    return np.pad(a, [ends[:2] for ends in padding_config], constant_values=value)
+
+
+def iota(*_: Any, dtype: Any, shape: Sequence[int], dimension: int, **__: Any) -> np.ndarray:
+    """0, 1, ... along an axis."""
+    return np.indices(shape, sparse=True)[dimension].astype(dtype) + np.zeros(shape, dtype)
+
+
+def top_k(a: np.ndarray, k: int, **_: Any) -> list[np.ndarray]:
+    """The largest numbers of the last axis and their indices."""
+    order = np.argsort(-a, axis=-1, kind="stable")[..., :k]
+    return [np.take_along_axis(a, order, axis=-1), order]
+
+
+def along(reduce: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A reduction over axes."""
+    return lambda a, axes, **_: reduce(a, axis=tuple(axes))
+
+
+def of_numbers(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """A function of numbers, whatever else an operation says."""
+    return lambda *arrays, **_: function(*arrays)
+
+
+same = of_numbers(lambda a: a)
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(("jit", "pjit", "custom_jvp_call", "custom_vjp_call"), called),
+    "scan": scan,
+    "cond": lambda index, *inputs, branches, **_: run(branches[int(index)], *inputs),
+    "dot_general": dot_general,
+    "conv_general_dilated": convolution,
+    "broadcast_in_dim": broadcast_in_dim,
+    "pad": pad,
+    "iota": iota,
+    "top_k": top_k,
+    "reshape": lambda a, new_sizes, **_: a.reshape(new_sizes),
+    "squeeze": lambda a, dimensions: a.squeeze(dimensions),
+    "transpose": lambda a, permutation: a.transpose(permutation),
+    "slice": lambda a, start_indices, limit_indices, strides: a[
+        tuple(map(slice, start_indices, limit_indices, strides or [1] * a.ndim))
+    ],
+    "concatenate": lambda *arrays, dimension: np.concatenate(arrays, dimension),
+    "split": lambda a, sizes, axis: np.split(a, np.cumsum(sizes)[:-1], axis),
+    "select_n": lambda which, *cases: np.choose(which.astype(int), cases),
+    "convert_element_type": lambda a, new_dtype, **_: a.astype(new_dtype),
+    "integer_pow": lambda a, y: a**y,
+    "rsqrt": lambda a, **_: 1 / np.sqrt(a),
+    **dict.fromkeys(("stop_gradient", "name", "copy", "reduce_precision"), same),
+    "optimization_barrier": lambda *arrays: list(arrays),
+    **{f"reduce_{name}": along(getattr(np, name)) for name in ("sum", "max", "min")},
+    **{
+        name: of_numbers(function)
+        for name, function in {
+            "add": np.add,
+            "sub": np.subtract,
+            "mul": np.multiply,
+            "div": np.divide,
+            "neg": np.negative,
+            "max": np.maximum,
+            "min": np.minimum,
+            "exp": np.exp,
+            "log": np.log,
+            "sin": np.sin,
+            "cos": np.cos,
+            "tanh": np.tanh,
+            "sqrt": np.sqrt,
+            "square": np.square,
+            "logistic": special.expit,
+            "erf": special.erf,
+            "erfc": special.erfc,
+            "eq": np.equal,
+            "lt": np.less,
+            "le": np.less_equal,
+            "gt": np.greater,
+            "ge": np.greater_equal,
+            "and": np.bitwise_and,
+            "or": np.bitwise_or,
+            "not": np.invert,
+        }.items()
+    },
+}
