@@ -78,6 +78,8 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     _check_hidden(config)
     on_data = recipe.on(spec)
     _check_condition(on_data, spec)
+    fits.check_frames(on_data)
+    fits.check_measured(on_data)
     return on_data
 
 

@@ -152,9 +152,15 @@ def _check_guidance(recipe: Any, guided: Any) -> None:
 
 def check_measured(recipe: Any) -> None:
     """Refuses an operator that cannot measure the examples; nothing is checked while their shape is unknown."""
-    shape = recipe.examples.shape
-    if recipe.sampling.measured is None or shape is None:
+    shape, measured = recipe.examples.shape, recipe.sampling.measured
+    if measured is None or shape is None:
         return
+    with blamed_on(recipe.config, "sample.measurement.pictures", "data.source"):
+        if not measured.from_file and recipe.examples.dtype not in (None, "uint8"):
+            raise ValueError(
+                f"pictures are measured, but the data hold {recipe.examples.dtype}. Valid: data of pictures, or a .npz "
+                "or .npy file of pictures"
+            )
     with blamed_on(recipe.config, "sample.measurement.operator"):
         forward = recipe.sampling.measured.build(shape).forward
         try:

@@ -105,6 +105,11 @@ class Measured(NamedTuple):
     pictures: str
     noise_std: float
 
+    @property
+    def from_file(self) -> bool:
+        """Whether the pictures stand in a file of their own."""
+        return self.pictures.endswith((".npz", ".npy"))
+
 
 def measured(config: Mapping) -> Measured | None:
     """The measured pictures `config.sample.measurement`; None without an operator."""

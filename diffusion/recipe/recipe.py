@@ -186,7 +186,7 @@ class Recipe:
             return
         guided = self.scale != 1 and FlowMap not in self.sampling.sampler.takes
         teacher = self.companions.teacher
-        with blamed_on(self.config, "model.num_classes"):
+        with blamed_on(self.config, "model.num_classes", "sample.guidance.scale"):
             if guided or self.objective.condition.strength or (teacher and teacher.scale != 1):
                 raise ValueError("guidance needs a null class, but the network has no classes. Valid: a scale of 1")
         with blamed_on(self.config, "objective.wrappers"):

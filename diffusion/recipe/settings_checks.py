@@ -206,11 +206,6 @@ def _check_held_out_loss(recipe: Any) -> None:
 
 
 def _check_measured(recipe: Any) -> None:
-    files = (".npz", ".npy")
-    if (
-        recipe.data is not None
-        and recipe.sampling.measured
-        and pathlib.Path(recipe.sampling.measured.pictures).suffix not in files
-    ):
+    if recipe.data is not None and recipe.sampling.measured and not recipe.sampling.measured.from_file:
         why = "Recipe(data=...) has no splits"
         raise refused(recipe.config, "sample.measurement.pictures", why, "a .npz or .npy file")

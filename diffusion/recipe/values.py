@@ -161,7 +161,7 @@ def blamed_on(config: Mapping, *fields: str) -> Iterator[None]:
                 entry = entry.get(section, {})
             if last in entry:
                 named.append(f"config.{field} = {entry[last]!r}")
-        raise ConfigError(f"{', '.join(named)}: {error}.") from error
+        raise ConfigError(f"{', '.join(named)}: {error}." if named else f"{error}.") from error
 
 
 def config_hash(config: ConfigDict | Mapping) -> str:

@@ -146,7 +146,7 @@ def measured_pictures(recipe: Recipe) -> np.ndarray | None:
 def _measured_records(recipe: Recipe) -> Sequence[Any]:
     """The records whose pictures are measured, in the order of the samples; () where a file holds the pictures."""
     measured = recipe.sampling.measured
-    if measured is None or measured.pictures.endswith((".npz", ".npy")):
+    if measured is None or measured.from_file:
         return ()
     source = data.source(recipe.config, measured.pictures)
     return pipeline.fetch(source, np.arange(min(recipe.config.sample.number, len(source))))

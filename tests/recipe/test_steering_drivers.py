@@ -11,12 +11,16 @@ import numpy as np
 import pytest
 
 from diffusion import guidance, parameterizations, samplers, schedules, steering, timesteps, watermarks
+from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_denoiser, run_samples
 from diffusion.guidance import measurements
 from diffusion.recipe import ConfigError, checks, fits, names, recipes, steering_drivers
 from tests.conformance import round_denoiser
 from tests.recipe.test_guides_by_name import MEASURED, SHAPE, config_of
+
+DIGITS = DataSpec("digits", "train", SHAPE, 10, 100)
+SPIRALS = DataSpec("spirals", "train", (2,), 3, 100, dtype="float32")
 
 MEAN, STD, NOISE, NUMBER = 0.1, 0.25, 0.1, 64
 COSINE = schedules.cosine()
@@ -405,8 +409,21 @@ def test_an_operator_is_tried_on_the_shape_of_the_data():
     recipe = checks.validate(config)
     assert recipe.examples.shape is None
     fits.check_measured(recipe.at((12, 12, 1)))
-    with pytest.raises(ConfigError, match=r"the operator cannot measure examples of \(8, 8, 1\)"):
-        checks.on_its_data(recipe)
+    for checked in (checks.on_its_data, lambda recipe: checks.with_data(recipe, DIGITS)):
+        with pytest.raises(ConfigError, match=r"the operator cannot measure examples of \(8, 8, 1\)"):
+            checked(recipe)
+
+
+def test_records_that_are_no_pictures_are_not_measured():
+    """A driver of points failed after the training, with KeyError: 'image'."""
+    config = recipes.load("points:tiny")
+    config.sample.measurement = {"operator": {"name": "pooled", "factor": 2}, "pictures": "test", "noise_std": 0.1}
+    config.sample.driver = {"name": "ddrm"}
+    recipe = checks.validate(config)
+    words = r"measurement\.pictures = 'test', .*pictures are measured, but the data hold float32"
+    for checked in (checks.on_its_data, lambda recipe: checks.with_data(recipe, SPIRALS)):
+        with pytest.raises(ConfigError, match=words):
+            checked(recipe)
 
 
 def test_a_reward_has_one_number_for_each_sample(monkeypatch):

@@ -8,12 +8,14 @@ import pytest
 
 from configs import digits
 from diffusion import editing, samplers, schedules, timesteps
+from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_denoiser, run_samples
 from diffusion.recipe import ConfigError, checks, names, resolve
 
 LINE = schedules.rectified_flow()
 SHAPE = (8, 8, 1)
+DIGITS = DataSpec("digits", "train", SHAPE, 10, 100)
 GRID = timesteps.uniform(LINE, steps=4)
 RESTARTS = ((2, 1, 0.3, 1.0),)
 
@@ -190,8 +192,10 @@ def test_as_many_frames_as_the_examples_have():
 def test_a_network_of_one_time_samples_no_frames():
     sampler = {"name": "per_frame", "sampler": {"name": "ddim"}}
     config = config_of(sampler=sampler, plan={"name": "staggered", "frames": 8, "delay": 1})
-    with pytest.raises(ConfigError, match=r"config\.model\.name = 'dit'.*DiT takes one time for each example"):
-        checks.on_its_data(checks.validate(config))
+    recipe = checks.validate(config)
+    for checked in (checks.on_its_data, lambda recipe: checks.with_data(recipe, DIGITS)):
+        with pytest.raises(ConfigError, match=r"config\.model\.name = 'dit'.*DiT takes one time for each example"):
+            checked(recipe)
 
 
 @pytest.mark.slow
