@@ -115,6 +115,17 @@ def _check_annotation(path: str, value: Any, annotation: Any) -> None:
         (item_type,) = typing.get_args(options[origins.index(Sequence)])
         for i, one in enumerate(value):
             _check_annotation(f"{path}[{i}]", one, item_type)
+            if tuples_of(item_type):
+                _check_tuple(f"{path}[{i}]", one, item_type)
+
+
+def _check_tuple(path: str, value: Any, kind: type) -> None:
+    """Checks a value against the fields of a NamedTuple."""
+    fields_of = typing.get_type_hints(kind)
+    if not isinstance(value, tuple) or len(value) != len(fields_of):
+        raise ConfigError(f"{path} = {value!r}. Valid: ({', '.join(fields_of)}).")
+    for one, (field, hint) in zip(value, fields_of.items()):
+        _check_annotation(f"{path}.{field}", one, hint)
 
 
 def takes(function: Callable | None, argument: str) -> bool:

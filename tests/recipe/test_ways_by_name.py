@@ -166,6 +166,14 @@ REFUSED = {
         {"sampler": {"name": "per_frame", "sampler": {"name": "heun"}}},
         r"config\.sample\.sampler: per_frame takes samplers that evaluate the network once",
     ),
+    "restart of three numbers": (
+        {"plan": {"name": "restart_plan", "restarts": ((2, 1, 0.3, 1.0), (2, 1, 1.0))}},
+        r"config\.sample\.plan\.restarts\[1\] = \(2, 1, 1\.0\)\. Valid: \(steps, repeats, sigma_min, sigma_max\)",
+    ),
+    "restart of a word": (
+        {"plan": {"name": "restart_plan", "restarts": ((2, 1, 0.3, "high"),)}},
+        r"config\.sample\.plan\.restarts\[0\]\.sigma_max = 'high' is text\. Valid: a number",
+    ),
     "restart": (
         {"plan": {"name": "restart_plan", "restarts": ((2, 1, 1.0, 0.3),)}},
         r"config\.sample\.plan: restart_plan.*sigma_min < sigma_max",
