@@ -53,7 +53,8 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     if config["data"]["shape"] is not None and tuple(config["data"]["shape"]) != spec.shape:
         raise refused(config, "data.shape", f"{name} holds examples of {spec.shape}", "that, or None")
     if pytrees.is_shape(spec.shape) and not facts.takes_rank(recipe.network, spec.shape):
-        valid = ", ".join(n for n, other in sorted(names.MODELS.items()) if facts.takes_rank(other, spec.shape))
+        same = lambda other: facts.takes_symbols(other) == (spec.dtype == "int32")
+        valid = ", ".join(n for n, m in sorted(names.MODELS.items()) if same(m) and facts.takes_rank(m, spec.shape))
         raise refused(config, "model.name", f"{name} holds examples of {spec.shape}", valid)
     if not pytrees.is_shape(spec.shape) and not facts.takes_pytrees(recipe.network):
         why = f"the examples of {name} are pytrees of {', '.join(leaves_of(spec.shape, pytrees.is_shape))}"
