@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density, from_quantile
-from diffusion.timesteps.valid_ranges import check_one_schedule
+from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
 Pairs = Callable[[NoiseSchedule, Array, ArrayLike], tuple[Array, Array]]
 """(schedule, t, step) -> (t, s), the pair of times for training."""
@@ -47,10 +47,14 @@ def square_root_curriculum(total: int, first: int = 2, last: int = 150) -> Curri
         paper: Song et al. 2023, "Consistency Models", appendix C
 
     Args:
-        total: number K of training steps.
-        first: s_0; 2 in the paper.
-        last: s_1; 150 in the paper.
+        total: number K of training steps, >= 1.
+        first: s_0, >= 1; 2 in the paper.
+        last: s_1, >= first; 150 in the paper.
+
+    Raises:
+        ValueError: if total or first is below 1, or last below first.
     """
+    _check_growth("square_root_curriculum", total, first, last)
 
     def curriculum(step):
         done = jnp.clip(jnp.asarray(step, jnp.float32) / total, 0, 1)
@@ -67,12 +71,23 @@ def doubling_curriculum(total: int, first: int = 10, last: int = 1280) -> Curric
         paper: Song and Dhariwal 2023, "Improved Techniques for Training Consistency Models", eq. 11
 
     Args:
-        total: number K of training steps.
-        first: s_0; 10 in the paper.
-        last: s_1; 1280 in the paper.
+        total: number K of training steps, >= 1.
+        first: s_0, >= 1; 10 in the paper.
+        last: s_1, >= first; 1280 in the paper.
+
+    Raises:
+        ValueError: if total or first is below 1, or last below first.
     """
+    _check_growth("doubling_curriculum", total, first, last)
     stage = max(math.floor(total / (math.log2(last // first) + 1)), 1)
     return lambda step: jnp.minimum(first * 2.0 ** jnp.floor(jnp.asarray(step, jnp.float32) / stage), last) + 1
+
+
+def _check_growth(function: str, total: int, first: int, last: int) -> None:
+    if not (total >= 1 and 1 <= first <= last):
+        raise ValueError(
+            f"{function}: total = {total}, first = {first}, last = {last}. Valid: total >= 1 and 1 <= first <= last"
+        )
 
 
 def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Pairs:
@@ -86,10 +101,14 @@ def discretised(curriculum: Curriculum, sigma_min: float = 0.002, sigma_max: flo
 
     Args:
         curriculum: step -> N, number of times; `constant_curriculum(N)` for a fixed number.
-        sigma_min: smallest sigma / alpha; raised to the schedule's smallest value.
-        sigma_max: largest sigma / alpha; lowered to the schedule's largest value.
-        rho: spacing of the times, as in `timesteps.karras`.
+        sigma_min: smallest sigma / alpha, >= 0; raised to the schedule's smallest value.
+        sigma_max: largest sigma / alpha, > sigma_min; lowered to the schedule's largest value.
+        rho: spacing of the times, > 0, as in `timesteps.karras`.
+
+    Raises:
+        ValueError: for a range that is empty, or a rho that is not positive.
     """
+    _check_ramp("discretised", sigma_min, sigma_max, rho)
 
     def pairs(schedule, t, step):
         check_one_schedule("discretised", schedule)
@@ -121,7 +140,11 @@ def ramp_density(
         sigma_max: largest sigma / alpha, as in `discretised`.
         rho: spacing of the times, as in `discretised`.
         strata: number of strata or None, see `timesteps.from_quantile`.
+
+    Raises:
+        ValueError: as `discretised`.
     """
+    _check_ramp("ramp_density", sigma_min, sigma_max, rho)
     check_one_schedule("ramp_density", schedule)
     low, high = _ramp(schedule, sigma_min, sigma_max, rho)
     return from_quantile(lambda u: schedule.inverse_log_snr(-2 * rho * jnp.log(low + u * (high - low))), strata)
@@ -156,6 +179,14 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
         return t, jnp.where(r_s > 0, s, 0)
 
     return pairs
+
+
+def _check_ramp(function: str, sigma_min: float, sigma_max: float, rho: float) -> None:
+    if not 0 <= sigma_min < sigma_max:
+        raise ValueError(
+            f"{function}: sigma_min = {sigma_min}, sigma_max = {sigma_max}. Valid: 0 <= sigma_min < sigma_max"
+        )
+    check_positive(function, "rho", rho)
 
 
 def _ramp(schedule: NoiseSchedule, sigma_min: float, sigma_max: float, rho: float) -> tuple[Array, Array]:

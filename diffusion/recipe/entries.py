@@ -8,7 +8,10 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from types import NoneType
 from typing import Any
+
+import numpy as np
 
 from diffusion.recipe import fields
 from diffusion.recipe.config_errors import ConfigError, unknown
@@ -101,16 +104,20 @@ def call(
 
 def applied(function: Callable, settings: Mapping, path: str, what: str, **supplied: Any) -> Any:
     """Calls a function with an entry that has its arguments alone and no name; otherwise as `call`."""
+    fields.check_type(path, plain(settings, path), dict)
     return call({"": function}, {"name": "", **settings}, path, what, **supplied)
 
 
 def _check_annotation(path: str, value: Any, annotation: Any) -> None:
     """Checks a value against an annotation that is made of the types that a config can hold; others pass."""
-    options = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if union else (annotation,)
     origins = tuple(typing.get_origin(option) or option for option in options)
     kinds = tuple(tuple if origin is Sequence else origin for origin in origins)
     if all(kind in fields.WORDS for kind in kinds):
         fields.check_type(path, value, kinds)
+    elif np.ndarray in kinds and not (value is None and NoneType in kinds) and not _are_numbers(value):
+        raise ConfigError(f"{path} = {value!r}. Valid: numbers.")
     if Sequence in origins and isinstance(value, tuple):
         (item_type,) = typing.get_args(options[origins.index(Sequence)])
         for i, one in enumerate(value):
@@ -126,6 +133,14 @@ def _check_tuple(path: str, value: Any, kind: type) -> None:
         raise ConfigError(f"{path} = {value!r}. Valid: ({', '.join(fields_of)}).")
     for one, (field, hint) in zip(value, fields_of.items()):
         _check_annotation(f"{path}.{field}", one, hint)
+
+
+def _are_numbers(value: Any) -> bool:
+    """Whether a value is a number, an array, or rows of them, each as long as the others."""
+    try:
+        return np.issubdtype(np.asarray(value).dtype, np.number)
+    except ValueError:  # rows of different lengths
+        return False
 
 
 def takes(function: Callable | None, argument: str) -> bool:

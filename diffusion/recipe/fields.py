@@ -46,6 +46,7 @@ def _folder(value: str) -> bool:
 
 AT_LEAST_ZERO = (lambda v: v >= 0, "at least 0")
 AT_LEAST_ONE = (lambda v: v >= 1, "at least 1")
+STEPS = (lambda v: 1 <= v <= 10**6, "in [1, 10^6]")  # their times are held in memory
 DEVICES = (lambda v: v == -1 or v >= 1, "a number of devices, at least 1, or -1 for the rest")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
@@ -54,7 +55,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "teacher.path": (_folder, "the folder of a run, on a local or shared file system"),
     "teacher.scale": (lambda v: v >= 0, "at least 0; 1 is no guidance"),
     "teacher.pairs.number": (lambda v: 0 <= v <= 10**8, "in [0, 10^8]; 0 for none"),
-    "teacher.pairs.steps": AT_LEAST_ONE,
+    "teacher.pairs.steps": STEPS,
     "second_player.updates": AT_LEAST_ONE,
     "encoder.path": (_folder, "a file of a local or shared file system"),
     "encoder.size": AT_LEAST_ZERO,
@@ -95,7 +96,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "mesh.split": (lambda v: v in sharding.WHOLE, '"all" or "optimizer"'),
     "mesh.kind": (lambda v: v in parallel.KINDS, '"jit" or "pmap"'),
     "sample.shift": (lambda v: v > 0, "above 0; 1 shifts nothing"),
-    "sample.steps": AT_LEAST_ONE,
+    "sample.steps": STEPS,
     "sample.merge": (lambda v: 0 <= v <= 0.75, "in [0, 0.75]; 0 merges nothing"),
     "sample.measurement.noise_std": AT_LEAST_ZERO,
     "sample.number": (lambda v: 1 <= v <= 10**6, "in [1, 10^6]"),  # a seed stands for 10^6 samples

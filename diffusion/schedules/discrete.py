@@ -6,6 +6,8 @@ import numpy as np
 
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
 
+MOST_STEPS = 10**6  # at twice as many, float32 no longer tells the times on the grid from those between them
+
 
 def linear_beta(beta_start: float = 1e-4, beta_end: float = 0.02, T: int = 1000) -> NoiseSchedule:
     """The schedule of DDPM: beta_i uniform between two values. See `from_betas` for times.
@@ -19,9 +21,9 @@ def linear_beta(beta_start: float = 1e-4, beta_end: float = 0.02, T: int = 1000)
     Args:
         beta_start: first beta, in (0, 1).
         beta_end: last beta, in (0, 1).
-        T: number of steps of the process, >= 1.
+        T: number of steps of the process, 1 to 10^6.
     """
-    return from_betas(np.linspace(beta_start, beta_end, _at_least_one_step(T), dtype=np.float64))
+    return from_betas(np.linspace(beta_start, beta_end, _number_of_steps(T), dtype=np.float64))
 
 
 def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012, T: int = 1000) -> NoiseSchedule:
@@ -36,11 +38,11 @@ def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012, T: int =
     Args:
         beta_start: first beta, in (0, 1).
         beta_end: last beta, in (0, 1).
-        T: number of steps of the process, >= 1.
+        T: number of steps of the process, 1 to 10^6.
     """
     if not (beta_start > 0 and beta_end > 0):
         raise ValueError(f"scaled_linear: beta_start = {beta_start} and beta_end = {beta_end} must be in (0, 1)")
-    roots = np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), _at_least_one_step(T), dtype=np.float64)
+    roots = np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), _number_of_steps(T), dtype=np.float64)
     return from_betas(roots**2)
 
 
@@ -59,15 +61,15 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         paper: Ho et al. 2020, "Denoising Diffusion Probabilistic Models", eq. 4
 
     Args:
-        betas: `[T]` variances of the steps, each in (0, 1).
+        betas: `[T]` variances of the steps, each in (0, 1), T up to 10^6.
 
     Raises:
-        ValueError: if betas is not a vector of numbers in (0, 1).
+        ValueError: if betas is not a vector of numbers in (0, 1), or has more numbers.
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"betas must be a vector of numbers in (0, 1); got shape {betas.shape}, values {betas}")
-    T = betas.size
+    T = _number_of_steps(betas.size)
     table = np.concatenate([[0.0], np.cumsum(np.log1p(-betas)) / 2])  # log alpha at t = 0, 1/T, .., 1
     slopes = np.diff(table) * T
 
@@ -123,7 +125,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
     )
 
 
-def _at_least_one_step(T: int) -> int:
-    if T < 1:
-        raise ValueError(f"T = {T}: a discrete process needs at least one step")
+def _number_of_steps(T: int) -> int:
+    if not 1 <= T <= MOST_STEPS:
+        raise ValueError(f"T = {T}: a discrete process has 1 to {MOST_STEPS} steps")
     return T

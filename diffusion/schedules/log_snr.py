@@ -1,5 +1,6 @@
 """Schedules defined by their log-SNR: an array of values, or a monotone network that is trained with the model."""
 
+import math
 from collections.abc import Mapping
 
 import jax
@@ -57,13 +58,17 @@ def init_learned(
         key: random key.
         log_snr_max: log-SNR near t = 0; 13.3 in the paper's configs.
         log_snr_min: log-SNR at t = 1, < log_snr_max; -5 in the paper's configs.
-        features: width of the hidden layer; 1024 in the paper.
+        features: width of the hidden layer, >= 1; 1024 in the paper.
 
     Raises:
-        ValueError: if log_snr_min < log_snr_max does not hold.
+        ValueError: if log_snr_min < log_snr_max does not hold for finite numbers, or the layer has no width.
     """
-    if not log_snr_min < log_snr_max:
-        raise ValueError(f"init_learned: log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}")
+    if not -math.inf < log_snr_min < log_snr_max < math.inf:
+        raise ValueError(
+            f"init_learned: log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}, both finite"
+        )
+    if features < 1:
+        raise ValueError(f"init_learned: features = {features} must be at least 1")
     inner, outer = 0.01 * jax.random.normal(key, (2, features), jnp.float32)
     return {
         "log_snr_max": jnp.float32(log_snr_max),

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.discrete import MOST_STEPS
 from diffusion.timesteps.shifts import dimension_shift, shift as shifted
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
 
@@ -97,17 +98,17 @@ def discrete_density(schedule: NoiseSchedule, T: int = 1000, strata: int | None 
 
     Args:
         schedule: the discrete process; its t_max must be 1.
-        T: number of steps of the process, >= 1.
+        T: number of steps of the process, 1 to 10^6.
         strata: number of strata or None, see `from_quantile`.
         shift: factor of `timesteps.shift`, > 0, for a model that is sampled at T shifted times; above 1 the times are
             noisier.
 
     Raises:
-        ValueError: if T < 1 or the schedule does not hold all these times.
+        ValueError: if T is out of range or the schedule does not hold all these times.
     """
-    if T < 1 or schedule.t_max < 1 or schedule.t_min > 1 / T * (1 + 1e-6):
+    if not 1 <= T <= MOST_STEPS or schedule.t_max < 1 or schedule.t_min > 1 / T * (1 + 1e-6):
         raise ValueError(
-            f"discrete_density: T = {T} needs T >= 1 and times 1 / T .. 1 within the schedule's "
+            f"discrete_density: T = {T} needs T in 1 .. {MOST_STEPS} and times 1 / T .. 1 within the schedule's "
             f"[{schedule.t_min:g}, {schedule.t_max:g}]"
         )
     times = shifted(schedule, np.arange(1, T + 1, dtype=np.float32) / np.float32(T), shift)

@@ -9,6 +9,8 @@ import scipy.stats
 from diffusion import objectives, parameterizations, schedules, timesteps
 from tests.objectives.few_step_cases import EDM, keys_and_data
 
+TIMES = objectives.consistency_times
+
 
 def test_curricula_are_the_published_ones():
     """Song et al. 2023, appendix C; Song and Dhariwal 2023, eq. 11: from 10 to 1280 in eight stages."""
@@ -37,6 +39,29 @@ def test_a_pair_of_times_needs_two():
     objectives.cd(EDM, v, v, 2)
     with pytest.raises(ValueError, match="cd: N = 1"):
         objectives.cd(EDM, v, v, 1)
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: TIMES.square_root_curriculum(0), "total = 0"),
+        (lambda: TIMES.square_root_curriculum(9, first=0), "first = 0"),
+        (lambda: TIMES.square_root_curriculum(9, first=3, last=2), "first = 3, last = 2"),
+        (lambda: TIMES.doubling_curriculum(9, first=0), "doubling_curriculum: .*first = 0"),
+        (lambda: TIMES.doubling_curriculum(9, first=30, last=20), "first = 30, last = 20"),
+        (lambda: TIMES.ramp_density(EDM, rho=0.0), "ramp_density: rho = 0.0 must be positive"),
+        (lambda: TIMES.ramp_density(EDM, sigma_max=-1.0), r"sigma_max = -1\.0\. Valid: 0 <= sigma_min < sigma_max"),
+        (
+            lambda: TIMES.discretised(TIMES.constant_curriculum(9), sigma_min=2.0, sigma_max=2.0),
+            "discretised: sigma_min",
+        ),
+        (lambda: TIMES.discretised(TIMES.constant_curriculum(9), sigma_min=-0.1), "sigma_min = -0.1"),
+        (lambda: TIMES.discretised(TIMES.constant_curriculum(9), rho=-7.0), "discretised: rho = -7.0"),
+    ],
+)
+def test_times_that_are_none_are_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
 
 
 @pytest.mark.parametrize("improved", [pytest.param(False, marks=pytest.mark.slow), True])

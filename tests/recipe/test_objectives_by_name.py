@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
+from configs import digits, digits_mean_flow
 from diffusion import couplings, flow_maps, objectives, parameterizations, samplers, schedules, timesteps, weightings
 from diffusion.experiments import train
 from diffusion.experiments.run import program
@@ -321,3 +321,18 @@ def test_a_run_of_it_trains_and_makes_samples(name, tmp_path):
     assert train.run(config, tmp_path / "run") == 0
     made = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path / "run")
     assert made.shape == (20, 8, 8, 1) and np.ptp(made) > 0
+
+
+@pytest.mark.parametrize("guidance", [1, "x", (), ((1, 2),)])
+def test_settings_that_are_no_mapping_are_refused(guidance):
+    config = digits_mean_flow.get_config("tiny")
+    config.objective = {**config.objective, "guidance": guidance}
+    with pytest.raises(ConfigError, match=r"config\.objective\.guidance = .* Valid: a mapping"):
+        checks.validate(config)
+
+
+def test_settings_of_none_are_the_default():
+    config = digits_mean_flow.get_config("tiny")
+    config.objective = {**config.objective, "guidance": None}
+    assert not resolve.Resolver(config).objective.condition.strength
+    assert checks.validate(config)

@@ -105,6 +105,16 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "steps are text": ([("train.steps", "100")], ["config.train.steps = '100'", "an integer"]),
     "steps are a fraction": ([("train.steps", 0.5)], ["config.train.steps = 0.5", "an integer"]),
     "steps are True": ([("train.steps", True)], ["config.train.steps = True", "an integer"]),
+    "more steps than memory has": ([("sample.steps", 10**9)], ["config.sample.steps = 1000000000", "[1, 10^6]"]),
+    "numbers are a mapping": ([("schedule", {"name": "from_betas", "betas": {"a": 1}})], ["config.schedule.betas ="]),
+    "a number is text": (
+        [("schedule", {"name": "from_betas", "betas": (0.1, "x")})],
+        ["config.schedule.betas = (0.1, 'x')", "Valid: numbers"],
+    ),
+    "rows of two lengths": (
+        [("schedule", {"name": "from_betas", "betas": ((0.1,), (0.1, 0.2))})],
+        ["config.schedule.betas = ((0.1,), (0.1, 0.2))", "Valid: numbers"],
+    ),
     "argument of another type": ([("schedule", {"name": "cosine", "s": "small"})], ["config.schedule.s = 'small'"]),
     "argument out of range": ([("schedule", {"name": "cosine", "s": -1.0})], ["config.schedule", "-1.0"]),
     "density out of range": ([("objective.density.std", 0.0)], ["config.objective.density", "std = 0.0"]),

@@ -231,7 +231,8 @@ def test_shifted_times_of_a_discrete_process():
         (lambda s: timesteps.logit_normal(s, std=0.0), "std"),
         (lambda s: timesteps.log_normal(s, std=-1.0), "std"),
         (lambda s: timesteps.uniform_density(s, strata=0), "strata"),
-        (lambda s: timesteps.discrete_density(s, T=0), "T"),
+        (lambda s: timesteps.discrete_density(s, T=0), "T = 0"),
+        (lambda s: timesteps.discrete_density(s, T=10**6 + 1), "T = 1000001"),
     ],
 )
 def test_bad_densities_are_refused_by_name(make, words):
