@@ -15,6 +15,8 @@ from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Parameterization, denoiser, predict
 from diffusion.samplers.sample import prior
 
+MOST_SOLVER_STEPS = 10_000  # between two times; the trajectory is held in memory
+
 
 def trajectory_regression(
     generator: Parameterization, teacher: Parameterization, grid: Sequence[float], chunk: int, solver_steps: int = 4
@@ -42,20 +44,20 @@ def trajectory_regression(
         grid: `[N + 1]` times from t_max down to 0, at which the generator will be sampled. In a config it is the grid
             of config.sample (grid, steps, shift) unless the entry has its own.
         chunk: number of frames that are generated together, >= 1; it divides the number of frames of a clip.
-        solver_steps: number of the teacher's steps between two times of the grid, >= 1.
+        solver_steps: number of the teacher's steps between two times of the grid, 1 to 10^4.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Only the shape of the batch's "x" is used. Metrics: "t" `[B]`,
         the mean over the frames.
 
     Raises:
-        ValueError: if the grid does not end at 0, or chunk or solver_steps is below 1; when called, if chunk does not
-            divide the number of frames of x.
+        ValueError: if the grid does not end at 0, or chunk or solver_steps is out of range; when called, if chunk does
+            not divide the number of frames of x.
     """
     times = times_of(grid, "trajectory_regression")
     check_chunk("trajectory_regression", chunk)
-    if solver_steps < 1:
-        raise ValueError(f"trajectory_regression: solver_steps = {solver_steps}. Valid: at least 1")
+    if not 1 <= solver_steps <= MOST_SOLVER_STEPS:
+        raise ValueError(f"trajectory_regression: solver_steps = {solver_steps}. Valid: 1 .. {MOST_SOLVER_STEPS}")
     coarse = np.array((*times, 0.0))
     fine = np.interp(np.arange(len(times) * solver_steps + 1) / solver_steps, np.arange(len(coarse)), coarse)
 

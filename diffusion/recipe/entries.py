@@ -81,7 +81,9 @@ def call(
                 f' To replace the whole entry: --{path}=\'{{"name": "{name}"}}\'.' if name and "[" not in path else ""
             )
             raise ConfigError(f"{unknown(path, argument, free, f'argument of {name or kind}')}{hint}")
-        if argument in nested:
+        if value is None and NoneType in typing.get_args(parameters[argument].annotation):
+            arguments[argument] = None
+        elif argument in nested:
             arguments[argument] = nested[argument](value, f"{path}.{argument}")
         else:
             _check_annotation(f"{path}.{argument}", value, parameters[argument].annotation)
@@ -118,12 +120,22 @@ def _check_annotation(path: str, value: Any, annotation: Any) -> None:
         fields.check_type(path, value, kinds)
     elif np.ndarray in kinds and not (value is None and NoneType in kinds) and not _are_numbers(value):
         raise ConfigError(f"{path} = {value!r}. Valid: numbers.")
-    if Sequence in origins and isinstance(value, tuple):
+    if not isinstance(value, tuple):
+        return
+    if Sequence in origins:
         (item_type,) = typing.get_args(options[origins.index(Sequence)])
         for i, one in enumerate(value):
             _check_annotation(f"{path}[{i}]", one, item_type)
             if tuples_of(item_type):
                 _check_tuple(f"{path}[{i}]", one, item_type)
+    elif tuple in origins:
+        item_types = typing.get_args(options[origins.index(tuple)])
+        if item_types[-1:] == (...,):
+            item_types = item_types[:1] * len(value)
+        if item_types and len(value) != len(item_types):
+            raise ConfigError(f"{path} = {value!r} has {len(value)} entries. Valid: {len(item_types)}.")
+        for i, (one, item_type) in enumerate(zip(value, item_types)):
+            _check_annotation(f"{path}[{i}]", one, item_type)
 
 
 def _check_tuple(path: str, value: Any, kind: type) -> None:

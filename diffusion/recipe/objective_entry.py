@@ -1,9 +1,7 @@
 """The entry of an objective, and the list of its wrappers: terms, augmentation, condition dropout, ..."""
 
 import functools
-import typing
 from collections.abc import Callable, Mapping
-from types import NoneType
 from typing import Any
 
 from diffusion import objectives
@@ -76,8 +74,6 @@ def _settings_of(parts: Any, function: Callable | None) -> dict[str, Callable[[A
     """{argument of an objective in SETTINGS: the function (entry, path) that makes its tuple}."""
 
     def setting(kind: type, argument: str, entry: Any, path: str) -> Any:
-        if entry is None and NoneType in typing.get_args(annotation(function, argument)):
-            return None
         null = {"null": null_condition.null_class(parts.config)} if takes(kind, "null") else {}
         return applied(kind, entry, path, argument, **null)
 

@@ -380,9 +380,10 @@ class Resolver:
     ) -> Any:
         """The result of the function that an entry names, called once; entries among its arguments are built first."""
         table, arguments, asks = kinds.KINDS[kind]
-        function = table.get(entry.get("name", "")) if isinstance(entry, Mapping | ConfigDict) else None
+        given = entry if isinstance(entry, Mapping | ConfigDict) else {}  # `call` refuses the others
+        function = table.get(given.get("name", ""))
         wanted = [name for name in asks if function is not None and name not in supplied and takes(function, name)]
-        if kind == "samples of a generator" and "grid" in entry:
+        if kind == "samples of a generator" and "grid" in given:
             wanted = []  # without a grid of its own the generator is trained on the grid of sampling
         supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
         inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # a grid within a grid
