@@ -139,6 +139,15 @@ def test_the_table_of_positions_starts_as_diffusers_makes_it():
     np.testing.assert_allclose(table, case.kept["pos_embed.pos_embed"], atol=2e-6)
 
 
+@pytest.mark.parametrize(("positions", "top", "left"), [(6, 1, 1), (7, 2, 1), (8, 2, 2)])
+def test_a_picture_has_the_middle_of_the_table_of_positions(positions, top, left):
+    """3 x 4 patches from floor((P - side) / 2) on, as SD3's PatchEmbed crops its table."""
+    model = SD3.clone(positions=positions, width=4)
+    table = np.random.default_rng(0).normal(size=(positions, positions, 4))
+    found = model.positioned(np.zeros((1, 12, 4)), table, 6, 8)
+    np.testing.assert_array_equal(found[0], table[top : top + 3, left : left + 4].reshape(12, 4))
+
+
 @pytest.mark.parametrize(
     ("model", "residuals", "expected"),
     [

@@ -2,8 +2,9 @@
 
 import pytest
 
-from diffusion.models.interchange import Refusal
+from diffusion.models.interchange import Refusal, folders, rows
 from diffusion.published.z_image import ZImage, table
+from tests.models.interchange import published
 
 
 def test_the_defaults_are_diffusers():
@@ -18,6 +19,15 @@ def test_a_config_has_every_field_of_the_published_one():
         "cap_feat_dim": 2560, "dim": 3840, "in_channels": 16, "n_heads": 30, "n_kv_heads": 30, "n_layers": 30,
         "n_refiner_layers": 2, "norm_eps": 1e-05, "qk_norm": True, "rope_theta": 256.0, "t_scale": 1000.0,
     }  # fmt: skip
+
+
+def test_the_vector_of_the_time_has_as_many_features_as_diffusers():
+    """256 at most, from 1024, in one published layer of each kind."""
+    config, theirs = published.listing("z_image_full")
+    module = table.FAMILY.build(config | {"n_layers": 1, "n_refiner_layers": 1})
+    leaves = folders.leaves_of(folders.shapes_of(table.FAMILY, module))
+    ours = rows.their_shapes(table.FAMILY.tables["diffusers"](module), leaves)
+    assert ours == {name: shape for name, shape in theirs.items() if name in ours}
 
 
 @pytest.mark.parametrize(
