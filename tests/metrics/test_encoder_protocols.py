@@ -101,6 +101,15 @@ def test_pictures_are_compared_in_the_features_of_a_network_and_a_preparation(pr
     assert (space.neighbours, space.overlap_rows) == rules
 
 
+@pytest.mark.parametrize("field, other", [("num_attention_heads", 8), ("layer_norm_eps", 1e-5)])
+def test_a_config_of_another_network_of_the_same_shapes_is_named_by_its_field(field, other):
+    family = interchange.FAMILIES["Dinov2Model"]
+    config = family.describe(NETWORK)
+    assert encoder_protocols._other_config(family, NETWORK, config) == ""
+    said = f"its config.json has {field} = {other!r}, not {config[field]!r}"
+    assert encoder_protocols._other_config(family, NETWORK, {**config, field: other}) == said
+
+
 @pytest.mark.extended
 def test_figures_are_those_of_the_networks_features(files, encoder):
     folder, images = files
