@@ -79,6 +79,31 @@ def test_batches_bring_each_picture_its_own_caption():
     assert batch["condition"]["text_mask"].shape == (6, 1)
 
 
+def test_entries_stand_beside_those_of_the_records_own_condition():
+    class Masked(Source):
+        spec = SPEC._replace(condition={"mask": (4,)})
+
+        def __getitem__(self, row):
+            return {**super().__getitem__(row), "condition": {"mask": np.full(4, row)}}
+
+    record = captions.Captioned(Masked(), table())[3]
+    assert record["condition"].keys() == {"mask", "text", "text_mask"} and record["condition"]["mask"][0] == 3
+
+
+def test_a_fingerprint_is_of_the_rows_and_of_the_entries():
+    class Stated(Source):
+        def fingerprint(self):
+            return {"records": len(TEXTS)}
+
+    of = lambda table, entry="condition": captions.Captioned(Stated(), table, entry).fingerprint()
+    whole = table()
+    assert of(whole) == of(table()) and of(whole).keys() == {"records", "conditions"}
+    assert of(whole, "metadata") == {"records": 6, "metadata": of(whole)["conditions"]}
+    swapped = whole._replace(row=whole.row[::-1].copy())
+    changed = {**whole.entries, "text": whole.entries["text"] + np.float32([[0], [0], [0], [1]])}  # of the last text
+    assert len({found["conditions"] for found in map(of, (whole, swapped, whole._replace(entries=changed)))}) == 3
+
+
 def test_facts_of_captions_stand_beside_the_conditions():
     beside = captions.Captioned(Source(), table())
     source = captions.Captioned(beside, table(), "metadata")

@@ -152,3 +152,15 @@ def test_skipping_goes_no_further_than_its_limit(tmp_path, monkeypatch):
 def test_damaged_must_be_a_known_word(flawed):
     with pytest.raises(ValueError, match="damaged must be one of stop, skip, got 'ignore'"):
         pipeline.batches(*flawed, seed=0, batch_size=4, damaged="ignore")
+
+
+@pytest.mark.parametrize("bad, found", [((0,), 1), ((3,), 4), ((4,), 0), ((3, 4), 0), ((4, 0), 1)])
+def test_the_record_after_the_last_one_is_the_first(bad, found):
+    class Source(list):
+        def __getitem__(self, row):
+            if row in bad:
+                raise sources.DamagedRecord(f"record {row}")
+            return super().__getitem__(row)
+
+    with warnings.catch_warnings(record=True):
+        assert pipeline._next_sound(Source({"label": row} for row in range(5)), bad[0]) == {"label": found}

@@ -9,6 +9,7 @@ import pytest
 
 from diffusion.data import pipeline, transforms
 from diffusion.data.sources import DataSpec
+from diffusion.data.sources.spec import Leaf
 from tests.reliability.driver import until
 
 SIZE, SHAPE = 23, (6, 6, 1)
@@ -166,6 +167,32 @@ def test_each_augmentation_has_draws_of_its_own(source):
     assert not set(drawn["first"]) & set(drawn["modest"])
     assert [draws[:1] for draws in drawn["greedy"]] == drawn["first"]
     assert len(set(drawn["first"])) == 20
+
+
+def test_all_pictures_of_a_condition_move_as_the_example_does():
+    """Rolled by a number of pixels that is drawn; the number, which is no picture, stays."""
+    shift = lambda rng, image: np.roll(image, int(rng.integers(6)), axis=1)
+    shift.moves = True
+    columns = np.broadcast_to(np.arange(6, dtype=np.uint8), (6, 6))
+    condition = {"mask": columns, "two": np.stack([columns, columns + 10], -1), "number": np.arange(6)}
+    leaves = {name: Leaf(leaf.shape, str(leaf.dtype)) for name, leaf in condition.items()}
+    records = [{"image": columns[..., None], "condition": condition}] * 8
+    batch = next(pipeline.batches(records, SPEC._replace(num_classes=0, condition=leaves), seed=0, batch_size=8,
+                                  augment=(shift,), threads=0))  # fmt: skip
+    moved = batch["image"][..., 0]
+    assert len({tuple(row) for row in moved[:, 0].tolist()}) > 2
+    np.testing.assert_array_equal(batch["condition"]["mask"], moved)
+    np.testing.assert_array_equal(batch["condition"]["two"], np.stack([moved, moved + 10], -1))
+    assert (batch["condition"]["number"] == np.arange(6)).all()
+
+
+def test_a_mask_of_what_is_real_leaves_a_part_of_each_record():
+    """Of records with several parts one part may be empty, and not all."""
+    real = lambda points, bonds: {"condition": {"real": {"points": np.array(points), "bonds": np.array(bonds)}}}
+    found = pipeline.stacked_conditions([real([True, False], [False]), real([False, False], [True])])
+    np.testing.assert_array_equal(found["condition"]["real"]["points"], [[True, False], [False, False]])
+    with pytest.raises(ValueError, match='the mask "real" of record 1 of a batch is empty'):
+        pipeline.stacked_conditions([real([True, False], [False]), real([False, False], [False])])
 
 
 def test_epoch_is_every_record_once_in_order(source):

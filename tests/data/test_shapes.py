@@ -249,3 +249,11 @@ def test_the_dataset_holds_the_pictures_the_captions_and_the_attributes(tmp_path
     ):
         sources.column("shapes", "withheld", "captions")
     assert "shapes" in catalog.BUNDLED
+
+
+def test_a_caption_leaves_out_the_colour_or_the_shape_and_never_both():
+    """Each is left out in 8 % of captions, by lots of its own."""
+    scene = scenes.Scene("one", "plain", "red", "circle", "small", "top")
+    said = [scenes.parsed(scenes.caption(scene, scenes.Lot(0, 5, number))) for number in range(2000)]
+    left_out = [(one.colour, one.shape).count(scenes.NONE) for one in said]
+    assert set(left_out) == {0, 1} and 0.1 < np.mean(left_out) < 0.2

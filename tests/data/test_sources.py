@@ -171,6 +171,8 @@ def test_a_folder_that_is_not_there(tmp_path):
 def test_where_datasets_are_looked_for(made, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", made)
     assert sources.describe("made", "train").size == 3
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path / 'absent'} \(data_dir\)"):  # what is named comes first
+        sources.describe("made", "train", str(tmp_path / "absent"))
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=str(tmp_path / "tensorflow_datasets")):
