@@ -89,6 +89,22 @@ def test_controls_show_edges_and_order():
     assert 60 < dark.sum() < 400 and (dark & ~spread).sum() <= 0.1 * dark.sum()
 
 
+def test_a_sketch_leaves_out_a_third_of_its_lines(monkeypatch):
+    """Beside the same lines without gaps."""
+    circle = Arrangement("plain", (Thing("red", "circle", 32.0, 32.0, 20.0),))
+    dark = lambda: sum((arrangements.sketch(circle, Lot(0, 0, number)) < 160).sum() for number in range(60))
+    with_gaps = dark()
+    monkeypatch.setattr(arrangements, "GAPS", 0.0)
+    assert 0.62 < with_gaps / dark() < 0.78
+
+
+def test_two_shapes_have_a_radius_each(examples):
+    pairs = [example.arrangement.things for example in examples if scenes.parsed(example.caption).kind == "pair"]
+    assert len(pairs) > 9 and all(first.radius != second.radius for first, second in pairs)
+    several = [example.arrangement.things for example in examples if scenes.parsed(example.caption).kind == "several"]
+    assert all(len({thing.radius for thing in things}) == 1 for things in several)
+
+
 def test_the_picture_has_the_colours_of_its_plan():
     image = arrangements.picture(BOTH, Lot(0, 0, 1)).astype(int)
     for x, colour in ((18, "red"), (32, "blue")):

@@ -106,6 +106,16 @@ def test_no_shape_seems_to_turn_the_other_way():
         assert min(map(off, np.linspace(-step, 0, 20))) > 0.3 * off(0.0), (mover.shape, step)
 
 
+def test_a_turn_is_as_fast_as_its_word_says_in_clips_of_enough_frames():
+    """Of 32 frames no shape has to turn more slowly to be seen to turn the right way."""
+    turning = [mover for number in range(200) for mover in motions.draw(scenes.Lot(6, 0, number), 32)
+               if mover.motion == "turns"]  # fmt: skip
+    assert {"star", "square", "cross", "diamond"} <= {mover.shape for mover in turning}
+    for mover in turning:
+        least, most = {"slowly": (0.15, 0.25), "quickly": (0.5, 0.9)}[mover.speed]
+        assert least <= abs(mover.turns[-1]) / (2 * np.pi) <= most, (mover.shape, mover.speed)
+
+
 def test_what_is_withheld_stands_in_no_clip_of_training_and_in_every_clip_of_its_split(clips):
     def pairs(mover):
         return (mover.colour, mover.shape) in scenes.WITHHELD, (mover.shape, mover.motion) in motions.WITHHELD
@@ -168,6 +178,8 @@ def test_clips_of_one_shape_begin_at_any_angle_and_longer_ones_go_on():
         if motion == "turns":
             steps = np.diff(mover.turns)
             np.testing.assert_allclose(steps, steps[0])
+        else:
+            assert not mover.turns.any()  # upright
         if motion in ("moves", "hides"):
             np.testing.assert_array_equal(mover.places[8:], np.broadcast_to(mover.places[7], (24, 2)))
         if motion == "bounces":  # 3 of 4 parts of the way are still to come

@@ -100,6 +100,14 @@ def test_turned_shapes_are_found_where_shapes_may_turn():
     assert set(turned.turn[turned.shape == SHAPES.index("circle")]) == {0.0}
 
 
+def test_a_turn_is_clockwise():
+    """The tip of a triangle, above at first, is on the right after a quarter of a turn, and then below."""
+    x, y = np.array([0.0, 9.0, 0.0, -9.0]), np.array([-9.0, 0.0, 9.0, 0.0])
+    for turns in range(4):
+        inside = templates._inside(drawing.DISTANCES["triangle"], x, y, 10.0, 90.0 * turns)
+        assert inside.tolist() == [turns == place for place in range(4)]
+
+
 @pytest.mark.parametrize("shape, length", [
     ("circle", 2 * math.pi * 0.95), ("square", 8 * 0.84), ("diamond", 4 * math.hypot(0.85, 1.15)), ("cross", 8.0),
 ])  # fmt: skip

@@ -86,6 +86,21 @@ def test_what_is_spoilt_has_no_shape_and_keeps_its_colour_and_place(kind):
         assert scene is ONE or kind in ("averaged", "blurred") or len(set(kept)) > 1
 
 
+def test_a_broken_disc_is_in_two_pieces_or_cut_off():
+    """The second number of a lot says which; a disc is wider than any band that parts it."""
+    along, parted_so_far = np.arange(64) - 31.5, set()
+    disc = drawing.DISTANCES["circle"](along, along[:, None], 20.0) < 0
+    for number in range(12):
+        lot = Lot(3, 0, number)
+        lot.between(0, 1)
+        parted = lot.between(0, 1) < 0.5
+        inside = spoilt.broken(drawing.DISTANCES["circle"], Lot(3, 0, number))(along, along[:, None], 20.0) < 0
+        assert ndimage.label(inside)[1] == 1 + parted and 0.1 < inside.sum() / disc.sum() < 0.95
+        assert not (inside & ~disc).any()
+        parted_so_far.add(parted)
+    assert parted_so_far == {True, False}
+
+
 def test_averaged_pictures_lie_between_two_drawings(monkeypatch):
     """Where both shapes are, and where neither is, the mean is that of either; between, it is a share of both."""
     drawn = []
