@@ -106,6 +106,16 @@ def test_no_shape_seems_to_turn_the_other_way():
         assert min(map(off, np.linspace(-step, 0, 20))) > 0.3 * off(0.0), (mover.shape, step)
 
 
+def test_what_hides_is_seen_before_and_after_and_not_at_all_in_a_frame_between():
+    """At the fewest frames, between which a shape moves the farthest."""
+    hiding = [mover for number in range(120) for mover in motions.draw(scenes.Lot(7, 0, number), motions.LEAST)
+              if mover.motion == "hides"]  # fmt: skip
+    assert len(hiding) > 20
+    for mover in hiding:
+        seen = motions._seen(mover)
+        assert seen[0] == seen[-1] == 1 and seen.min() < 1e-9, mover.shape
+
+
 def test_a_turn_is_as_fast_as_its_word_says_in_clips_of_enough_frames():
     """Of 32 frames no shape has to turn more slowly to be seen to turn the right way."""
     turning = [mover for number in range(200) for mover in motions.draw(scenes.Lot(6, 0, number), 32)

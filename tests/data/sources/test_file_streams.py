@@ -1,13 +1,16 @@
 """Tar shards and Parquet as streams: every record once a pass, exact from any state, and what is damaged is named."""
 
 import gzip
+import io
 import json
 import re
+import tarfile
 
 import numpy as np
 import pytest
 
 from diffusion.data import sources
+from diffusion.data.sources import file_streams
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.recipe import ConfigError, data
 from diffusion.recipe.defaults import defaults
@@ -49,6 +52,54 @@ def test_every_record_once_a_pass_and_exact_from_any_state(tmp_path, name, windo
         rest, _ = taken(again, 6 - stop, state=state, start=4 * stop)
         for ours, theirs in zip(rest, found[stop:], strict=True):
             np.testing.assert_array_equal(ours["image"], theirs["image"])
+
+
+def order_of(counts, window):
+    """The order of files of so many records, which are their names and numbers."""
+    order = object.__new__(file_streams._Order)
+    order.read = lambda file, first: ((f"{file}{number}", {}) for number in range(first, counts[file]))
+    order.parts = list(order._parts(list(counts), 0, None))
+    order.window, order.seed = window, 3
+    return order
+
+
+def test_each_window_of_each_pass_has_an_order_of_its_own():
+    counts = {"a": 25, "b": 31, "c": 24}
+    order, orders = order_of(counts, 10), []
+    for epoch in range(3):
+        found = [name for name, _ in file_streams._Pass(order, epoch)]
+        files = list(dict.fromkeys(name[0] for name in found))
+        read = [f"{file}{number}" for file in files for number in range(counts[file])]
+        assert sorted(found) == sorted(read) and len(files) == 3
+        for first in range(0, 80, 10):
+            orders.append(tuple(read.index(name) - first for name in found[first : first + 10]))
+            assert sorted(orders[-1]) == list(range(10))
+        for stop in (0, 1, 9, 10, 11, 57, 79):
+            stopped, again = file_streams._Pass(order, epoch), file_streams._Pass(order, epoch)
+            assert [next(stopped)[0] for _ in range(stop)] == found[:stop]
+            again.set_state(stopped.get_state())
+            assert [name for name, _ in again] == found[stop:]
+    assert len(set(orders)) == 24
+
+
+@pytest.mark.parametrize("first, last, parts", [
+    (0, None, [("a", 0, None), ("b", 0, None)]), (3, None, [("a", 3, None), ("b", 0, None)]), (5, 9, [("b", 1, 5)]),
+    (4, None, [("b", 0, None)]), (2, 4, [("a", 2, 4)]), (2, 6, [("a", 2, 4), ("b", 0, 2)]), (44, None, []),
+])  # fmt: skip
+def test_a_part_is_of_the_files_that_hold_it(first, last, parts):
+    """Of files of 4 and 40 records."""
+    found = order_of({"a": 4, "b": 40}, 1)._parts(["a", "b"], first, last)
+    assert list(map(tuple, found)) == parts
+
+
+def test_members_are_named_by_their_endings_in_small_letters(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, content in (("x/1.PNG", b"one"), ("x/1.Seg.Png", b"two"), ("x/2.png", b"three")):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    found = [members for _, members in file_streams.tar_records(tmp_path / "a.tar", 0)]
+    assert found == [{"png": b"one", "seg.png": b"two"}, {"png": b"three"}]
 
 
 def test_a_compressed_shard_and_a_config(tmp_path):
