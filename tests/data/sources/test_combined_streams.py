@@ -103,7 +103,14 @@ def test_a_mixture_promises_what_the_least_of_its_streams_does():
         mixed.take(3)
 
 
-@pytest.mark.extended
+def test_a_filter_that_keeps_one_record_finds_it_in_each_pass():
+    filtered = sources.filtered(numbered(), lambda record: record["number"] == 3)
+    cursor = filtered.cursor()
+    assert [filtered.decode(cursor.next())["x"][0] for _ in range(3)] == [3, 3, 3]
+    with pytest.raises(ValueError, match="the filter keeps none of the records"):
+        sources.filtered(numbered(), lambda record: False).cursor().next()
+
+
 def test_a_mixture_can_be_repeated_if_all_can_and_goes_on_only_if_all_do():
     """Streams that say what each can, whose positions have read again 3 and 4 records."""
 
