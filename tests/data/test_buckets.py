@@ -39,6 +39,11 @@ def test_the_widest_sizes_are_novel_ais():
         buckets.widest(100)
 
 
+def test_the_widest_sizes_reach_the_least_side():
+    found = buckets.widest(64 * 192, multiple=64, least=64, most=192)
+    assert found == ((192, 64), (128, 64), (64, 64), (64, 128), (64, 192))
+
+
 def test_a_picture_goes_to_the_nearest_ratio():
     sizes = ((1024, 512), (768, 768), (512, 1024), (640, 640))
     pictures = [(2000, 1000), (300, 300), (10, 100), (100, 142), (100, 141), (142, 100)]
@@ -173,3 +178,13 @@ def test_batches_go_on_from_a_step_whoever_reads_which_rows():
     later = next(buckets.batches(Pictures(), order, sizes, start=5, positions=(3, 1), threads=0))
     for name in later:
         np.testing.assert_array_equal(later[name], first[5][name][[3, 1]])
+
+
+def test_a_cut_and_an_augmentation_have_draws_of_their_own():
+    """Pictures 271 x 16 in a bucket 16 x 16: the first draw says the top of the cut, one of 256."""
+    records = [{"image": np.zeros((271, 16, 1), np.uint8)}] * 8
+    order = Order.from_buckets(np.zeros(8, int), 1, 8, seed=1)
+    number = lambda rng, image: np.full_like(image, rng.integers(256))
+    batch = next(buckets.batches(records, order, ((16, 16),), augment=(number, lambda rng, image: image), threads=0))
+    tops, numbers = batch["size"][:, 2].astype(int), batch["image"][:, 0, 0, 0].astype(int)
+    assert len(set(tops)) > 4 and len(set(numbers)) > 4 and (tops != numbers).all()

@@ -6,6 +6,7 @@ import pathlib
 import signal
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -116,6 +117,15 @@ def test_mirrored_views_are_drawn_as_often(tmp_path):
     rows = np.concatenate([pipeline.permutation(SIZE, 0, e) for e in range(40)])[:400]
     mirrored = batch["x"][:, 0, 0, 0] - 10 * rows
     assert set(mirrored) == {0, 5} and 160 < (mirrored == 5).sum() < 240
+
+
+def test_each_number_of_a_latent_has_a_noise_of_its_own():
+    """Of deviation e, for the log variance is 2, about the mean 3, and then twice that."""
+    moments = np.stack([np.full((40, 40, 2), value, np.float16) for value in (3, 2)])[None]
+    cache = types.SimpleNamespace(_scale=np.float32(2), _shift=np.float32(0))
+    drawn = latent_cache.Latents.draw(cache, np.random.default_rng(0), moments)
+    assert drawn.dtype == np.float32 and len(np.unique(drawn)) > 3000
+    assert drawn.mean() == pytest.approx(6, abs=0.3) and drawn.std() == pytest.approx(2 * np.e, rel=0.06)
 
 
 def test_scale_and_shift_may_be_of_each_channel(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import captions, sources
+from diffusion.data.sources import iterated
 from diffusion.data.sources.columns import Columns
 from diffusion.data.sources.iterated import Iterated, is_iterable
 from diffusion.data.sources.spec import DamagedRecord
@@ -320,3 +321,22 @@ def test_the_first_picture_of_a_stream_says_how_many_channels_all_have():
     values = Stored(Columns("a stream", ["image"]), (), "train")
     for picture in (np.full((4, 4), 7, np.uint8), np.full((4, 4, 3), 7, np.uint8)):
         np.testing.assert_array_equal(values.record({"image": png(picture)})["image"], np.full((4, 4, 1), 7))
+
+
+def test_each_pass_is_told_its_epoch_and_a_buffer_is_seen_however_deep():
+    class Epochs:
+        epoch = 0
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+        def __iter__(self):
+            return iter([{"x": np.float32([self.epoch, number])} for number in range(2)])
+
+    stream = Iterated(Epochs())
+    cursor = stream.cursor()
+    assert [stream.decode(cursor.next())["x"][0] for _ in range(6)] == [0, 0, 1, 1, 2, 2]
+    nested = types.SimpleNamespace(ex_iterable=types.SimpleNamespace(ex_iterable=types.SimpleNamespace(buffer_size=3)))
+    assert iterated._buffered(types.SimpleNamespace(_ex_iterable=nested))
+    del nested.ex_iterable.ex_iterable.buffer_size
+    assert not iterated._buffered(types.SimpleNamespace(_ex_iterable=nested)) and not iterated._buffered([])
