@@ -7,6 +7,8 @@ layouts of a family, and mostly by slow tests.
 import functools
 import re
 
+import pytest
+
 from diffusion.models.interchange import families, folders
 from tests.models.interchange import published
 from tests.models.interchange.test_families import CALLS
@@ -107,3 +109,26 @@ def test_numbered_layers_keep_their_order():
         if sorted({after for _, after in pairs}) != list(dict.fromkeys(after for _, after in pairs)):
             wrong.append((names, pairs))
     assert wrong == [] and sum(len(pairs) > 1 for pairs in orders.values()) > 300
+
+
+def test_levels_on_the_way_up_are_counted_from_the_coarsest():
+    """Theirs, but for AutoencoderDC's; ours are counted from the finest on both ways."""
+    orders = {}
+    for where, theirs, ours, *_ in rows():
+        a, b = re.search(r"\b(up|down)_blocks\.(\d+)\.", theirs), re.search(r"(?:level|up|down)_(\d+)", ours)
+        if a and b and not where.startswith("AutoencoderDC"):
+            orders.setdefault((where, a[1], ours.split("/")[0]), set()).add((int(a[2]), int(b[1])))
+    for (where, way, _), pairs in orders.items():
+        levels = [level for _, level in sorted(pairs)]
+        assert levels == sorted(levels, reverse=way == "up"), where
+    assert len(orders) > 300
+
+
+WORDS = {r"\.conv_y\.": "/scale/", r"\.conv_b\.": "/shift/", r"\.act\.alpha$": "/alpha", r"\.act\.beta$": "/beta"}
+
+
+@pytest.mark.parametrize("theirs", WORDS)
+def test_what_is_named_by_a_letter_is_what_that_stands_for(theirs):
+    """CogVideoX's decoder multiplies by conv_y of the latents and adds conv_b; a snake has two vectors."""
+    names = [row.ours for row in rows().values() if re.search(theirs, row.theirs)]
+    assert len(names) > 20 and all(WORDS[theirs] in ours for ours in names)
