@@ -340,3 +340,10 @@ def test_each_pass_is_told_its_epoch_and_a_buffer_is_seen_however_deep():
     assert iterated._buffered(types.SimpleNamespace(_ex_iterable=nested))
     del nested.ex_iterable.ex_iterable.buffer_size
     assert not iterated._buffered(types.SimpleNamespace(_ex_iterable=nested)) and not iterated._buffered([])
+
+
+def test_a_stream_that_begins_anew_has_the_state_of_its_start():
+    once = Iterated({"x": np.float32([number])} for number in range(9))
+    batches = StreamBatches(once, seed=0, batch_size=2, state={"epoch": 0, "read": 4})
+    batches.close()
+    assert (batches.state, batches.read_again) == ({"epoch": 0, "read": 0}, 0)

@@ -140,13 +140,11 @@ def test_what_a_stream_cannot_do_is_refused(tmp_path):
         ({"split": "train[:50%]"}, "is a share of the records, but a stream does not know how many it has"),
         ({"split": "train[9:]"}, "(train[9:]) holds no records"),
         ({"split": "train[3:2]"}, "split = 'train[3:2]' is empty"),
-        ({"split": "train[3:3]"}, "split = 'train[3:3]' is empty"),
-        ({"split": "train[:0]"}, "split = 'train[:0]' is empty"),
         ({"window": 0}, "window = 0. Valid: at least 1"),
         ({"label": "clas"}, "no column 'clas' for label; its columns are png, cls, txt. Did you mean 'cls'"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
-            opened(tmp_path / re.sub(r"\W", "_", words)[-25:], "tar_stream", **options)
+            opened(tmp_path / f"{words[:5]}", "tar_stream", **options)
     opened(tmp_path / "data", "tar_stream")
     config = defaults()
     of = {"name": "tar_stream", "path": str(tmp_path / "data"), "classes": CLASSES}

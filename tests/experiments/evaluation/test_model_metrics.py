@@ -218,10 +218,11 @@ def test_bits_are_of_levels_for_bytes_and_of_the_density_for_other_numbers(monke
 
 
 def test_each_image_has_a_noise_and_a_probe_of_its_own_whatever_images_are_measured(monkeypatch):
-    monkeypatch.setattr(model_metrics.likelihood, "dequantise", lambda images, keys: jax.vmap(jax.random.uniform)(keys))
+    first = lambda images, keys: images[:, 0, 0, 0] + jax.vmap(jax.random.uniform)(keys)
+    monkeypatch.setattr(model_metrics.likelihood, "dequantise", first)
     monkeypatch.setattr(model_metrics.likelihood, "rademacher", lambda keys, shape: jax.vmap(jax.random.uniform)(keys))
-    images = np.zeros((6, 8, 8, 1), np.uint8)
-    difference = lambda x, probe: -(x - probe)  # 0 if both were drawn by one key
+    images = np.arange(6, dtype=np.uint8)[:, None, None, None] * np.ones((8, 8, 1), np.uint8)
+    difference = lambda x, probe: -(x - probe)  # 0 of the first image if both were drawn by one key
     every, _ = bits_without_a_solver(monkeypatch, images, 6, difference)
     some, _ = bits_without_a_solver(monkeypatch, images, 3, difference)
     assert len(set(np.round([7, *every], 6))) == 7

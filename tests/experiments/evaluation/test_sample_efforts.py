@@ -76,17 +76,21 @@ def test_a_distance_stands_beside_its_floor_and_all_samples(monkeypatch):
     assert found["interval"] is None and found["dimensions"] == 1
 
 
-def test_resamples_of_an_interval_keep_the_number_of_each_class(monkeypatch):
+def test_resamples_and_subsets_keep_the_number_of_each_class(monkeypatch):
     """The rows of a class are alike, so that the mean of rows of two classes alike is 1/2 in each resample."""
     monkeypatch.setattr(sample_metrics, "rows", lambda extract, images: images)
     monkeypatch.setattr(sample_metrics.frechet, "moments", lambda rows: rows.mean())
     monkeypatch.setattr(sample_metrics, "moments", lambda extract, images: 0.0)
     monkeypatch.setattr(sample_metrics, "distance_to", lambda extractor, real, effort: (float, effort))
     labels = np.array([0, 0, 0, 0, 0, 0, 1, 1])
-    train = types.SimpleNamespace(images=np.full((8, 1), 2.0), labels=labels)
+    train = types.SimpleNamespace(images=2.0 + labels[:, None], labels=labels)
     extractor = types.SimpleNamespace(keep=False, extract=None, record="made")
     arguments = (extractor, labels[:, None].astype(float), labels, train, train, 4)
     found = sample_metrics.distance(*arguments, True, Effort(draws=20, subsets=2))
-    assert found["interval"] == pytest.approx((0.5, 0.5)) and found["ratio_interval"] == pytest.approx((0.25, 0.25))
+    assert found["interval"] == pytest.approx((0.5, 0.5)) and found["ratio_interval"] == pytest.approx((0.2, 0.2))
+    assert found["floor"]["mean"] == pytest.approx(2.5) and found["floor"]["std"] == pytest.approx(
+        0
+    )  # subsets likewise
+    assert found["all_samples"]["std"] == pytest.approx(0) and found["floor"]["unbalanced_mean"] < 2.5
     low, high = sample_metrics.distance(*arguments, False, Effort(draws=20, subsets=2))["interval"]
     assert low == high == 0  # the first four are of one class
