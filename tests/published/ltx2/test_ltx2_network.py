@@ -7,6 +7,7 @@ import pytest
 
 from diffusion.models import facts
 from diffusion.published.ltx2.network import LTX2, LTX2Entry, clip_positions, sound_positions
+from tests import numpy_programs
 from tests.published.ltx2.facts import SMALL
 
 SHAPES = {"video": (1, 2, 1, 1, 6), "sound": (1, 3, 5)}
@@ -25,16 +26,15 @@ def test_the_first_latent_of_a_sound_is_one_frame_of_the_spectrogram_and_the_oth
     np.testing.assert_allclose(20 * positions[0, :, 0], [0.005, 0.03, 0.07], rtol=1e-6)
 
 
-@pytest.mark.extended
 def test_gates_between_clip_and_sound_have_a_clock_of_their_own():
     """Of half the size at twice the time, the gates are those of the whole clock at the time."""
-    inputs = {
-        name: jnp.ones(shape) for name, shape in {"x": (1, 3, 5), "text": (1, 2, 12), "angles": (1, 3, 8)}.items()
-    }
+    draw = lambda *shape: np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
+    x, text, angles, one = draw(1, 3, 5), draw(1, 2, 12), draw(1, 3, 8), np.ones((1, 1), np.float32)
     entry = lambda clock: LTX2Entry(16, True, False, clock, "float32")
-    arrays = lambda t: (inputs["x"], jnp.ones((1, 1)), jnp.full((1, 1), t), inputs["text"], *[inputs["angles"]] * 2)
-    params = entry(1000).init(jax.random.key(0), *arrays(1.0))
-    between = lambda clock, t: entry(clock).apply(params, *arrays(t))[2].between[0, 0]
+    arrays = lambda t: (x, one, t * one, text, angles, angles)
+    shapes = jax.eval_shape(entry(1000).init, jax.random.key(0), *arrays(1.0))
+    params = jax.tree.map(lambda leaf: draw(*leaf.shape), shapes)
+    between = lambda clock, t: numpy_programs.outputs(entry(clock).apply, params, *arrays(t))[2].between[0, 0]
     whole, half = between(1000, 300.0), between(500, 600.0)
     np.testing.assert_array_equal(half[4], whole[4])
     assert np.abs(half[:4] - whole[:4]).max() > 1e-3 * np.abs(whole).max()
