@@ -291,6 +291,21 @@ def check_outputs(outputs, expected_outputs, within):
         np.testing.assert_allclose(outputs[key], expected, rtol=0, atol=within * np.abs(expected).max())
 
 
+def check_written(case, call, module, params, place):
+    """Writes a network and compares its tensors with those that were read; returns the family."""
+    family = interchange.FAMILIES[call.family or folders.family_of(case.config, place)]
+    layout = layout_of(family, module, case.shapes.keys())
+    interchange.save(place, module, params, layout=layout, family=family.name)
+    (file,) = place.glob("*.safetensors")
+    written = load_file(file)
+    read = case.tensors()
+    kept = {key for key in read if not any(re.fullmatch(pattern, key) for pattern in family.ignored)}
+    assert written.keys() == kept
+    for key in kept:
+        np.testing.assert_array_equal(written[key], read[key], err_msg=key)
+    return family
+
+
 @pytest.mark.parametrize("name", slow(CALLS.keys() - FAST, CALLS))
 def test_outputs_are_the_peers(name, tmp_path):
     case = published.case(name)
@@ -302,11 +317,12 @@ def test_outputs_are_the_peers(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.quick])
-def test_outputs_by_numpy_are_the_peers(name, tmp_path):
+def test_outputs_by_numpy_are_the_peers_and_tensors_are_written_as_read(name, tmp_path):
     """XLA would compile these networks for seconds each."""
     case = published.case(name)
     call = CALLS[name]
-    module, params = interchange.load(case.folder(tmp_path), call.family)
+    module, params = interchange.load(case.folder(tmp_path / "theirs"), call.family)
+    check_written(case, call, module, params, tmp_path / "ours")
     network = lambda params: lambda *arguments, **named: module.apply({"params": params}, *arguments, **named)
     call_all = lambda params, inputs: call.outputs(network(params), inputs)
     check_outputs(numpy_programs.outputs(call_all, params, case.inputs), case.outputs, call.within)
@@ -343,16 +359,7 @@ def test_a_pixart_with_its_control_net_puts_out_what_diffusers_layers_do(tmp_pat
 def test_what_is_written_is_what_was_read(name, tmp_path):
     case = published.case(name)
     module, params = interchange.load(case.folder(tmp_path / "theirs"), CALLS[name].family)
-    family = interchange.FAMILIES[CALLS[name].family or folders.family_of(case.config, tmp_path)]
-    layout = layout_of(family, module, case.shapes.keys())
-    interchange.save(tmp_path / "ours", module, params, layout=layout, family=family.name)
-    (file,) = (tmp_path / "ours").glob("*.safetensors")
-    written = load_file(file)
-    read = case.tensors()
-    kept = {key for key in read if not any(re.fullmatch(pattern, key) for pattern in family.ignored)}
-    assert written.keys() == kept
-    for key in kept:
-        np.testing.assert_array_equal(written[key], read[key], err_msg=key)
+    family = check_written(case, CALLS[name], module, params, tmp_path / "ours")
     again, _ = interchange.load(tmp_path / "ours", family.name)
     assert again == module
     config = json.loads((tmp_path / "ours" / "config.json").read_text())
