@@ -94,3 +94,18 @@ def test_resamples_and_subsets_keep_the_number_of_each_class(monkeypatch):
     assert found["all_samples"]["std"] == pytest.approx(0) and found["floor"]["unbalanced_mean"] < 2.5
     low, high = sample_metrics.distance(*arguments, False, Effort(draws=20, subsets=2))["interval"]
     assert low == high == 0  # the first four are of one class
+
+
+def test_samples_and_held_out_pictures_are_compared_with_the_training_ones(monkeypatch):
+    """Of even pictures of 16 pixels, 10 and 30 bytes from the training pictures: 4 x 10 / 255 and 4 x 30 / 255."""
+    monkeypatch.setattr(sample_metrics.held_out, "require", lambda *sets: sample_metrics.held_out.TrainedOn(0, 3))
+    spec = types.SimpleNamespace(pictures=True, num_classes=0, shape=(4, 4, 1))
+    even = lambda number, byte: types.SimpleNamespace(
+        images=np.full((number, 4, 4, 1), byte, np.uint8), labels=np.zeros(number, int), spec=spec
+    )
+    samples, train, real = even(4, 110), even(5, 100), even(3, 130)
+    config = {"evaluate": {"features": ()}, "model": {}}
+    found = sample_metrics.measure(samples.images, samples.labels, config, "test", real_splits=(train, real))
+    median = {name: found["neighbours"][name]["quantiles"]["0.5"] for name in ("samples", "held_out")}
+    assert median == pytest.approx({"samples": 40 / 255, "held_out": 120 / 255})
+    assert found["count"] == 3 and found["trained_on"] == {"count": 0, "of": 3}
