@@ -109,3 +109,18 @@ def test_samples_and_held_out_pictures_are_compared_with_the_training_ones(monke
     median = {name: found["neighbours"][name]["quantiles"]["0.5"] for name in ("samples", "held_out")}
     assert median == pytest.approx({"samples": 40 / 255, "held_out": 120 / 255})
     assert found["count"] == 3 and found["trained_on"] == {"count": 0, "of": 3}
+
+
+def test_the_share_of_recognised_samples_stands_beside_that_of_held_out_pictures(monkeypatch):
+    """By a classifier of the training pictures, which takes a picture for the class that is its number here."""
+    taught = []
+    cached = lambda images, labels: taught.append((images, labels)) or types.SimpleNamespace(digest="0a")
+    monkeypatch.setattr(sample_metrics.classifier, "cached", cached)
+    monkeypatch.setattr(sample_metrics.classifier, "predict", lambda net, images: images[:, 0])
+    split = lambda numbers, labels: types.SimpleNamespace(images=np.array(numbers)[:, None], labels=np.array(labels))
+    samples, train, real = split([0, 1, 1, 0], [0, 1, 0, 0]), split([0, 1], [0, 1]), split([0, 0], [0, 1])
+    found = sample_metrics.class_accuracy(samples.images, samples.labels, train, real)
+    assert (found["share"], found["count"], found["by_class"]) == (0.75, 4, {"0": pytest.approx(2 / 3), "1": 1})
+    assert (found["real"]["share"], found["real"]["count"], found["real"]["by_class"]) == (0.5, 2, {"0": 1, "1": 0})
+    assert found["classifier_sha256"] == "0a" and [len(images) for images, _ in taught] == [2]
+    assert taught[0][0] is train.images
