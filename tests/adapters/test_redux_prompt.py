@@ -18,6 +18,7 @@ from diffusion.published.flux.network import Flux
 from diffusion.published.flux.redux import Redux
 from diffusion.text_to_image import attached, canvas
 from diffusion.text_to_image.picture_controls import Control
+from tests import numpy_programs
 from tests.adapters.test_ip_adapter import picture
 from tests.peers.made_weights import drawn
 from tests.text_to_image import made_pipelines
@@ -54,6 +55,17 @@ def test_tokens_of_a_picture_stand_behind_those_of_the_text_and_its_weight_multi
     ]:
         with pytest.raises(ValueError, match=message):
             redux_prompt.attachment(*wrong, {})
+
+
+def test_the_unconditional_branch_sees_no_tokens_of_the_picture(monkeypatch):
+    monkeypatch.setattr(redux_prompt.prompt_features, "image_features", lambda encoder, params, images, whole: images)
+    encoder = SigLIP(width=12, depth=1, heads=2, hidden=8, size=14, patch=7)
+    shapes = {"up": (12, 24), "down": (24, 8)}
+    params = {name: {"kernel": drawn(name, *shape), "bias": drawn(name, shape[1])} for name, shape in shapes.items()}
+    one = redux_prompt.attachment(Redux(12, 8), params, TINY, encoder, {})
+    conditional, unconditional = numpy_programs.outputs(one.encode, one.params, drawn("seen", 1, 3, 12))
+    assert (conditional != 0).all() and conditional.shape == (1, 3, 8)
+    np.testing.assert_array_equal(unconditional, np.zeros((1, 3, 8)))
 
 
 @functools.cache
