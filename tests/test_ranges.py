@@ -180,6 +180,12 @@ RANGES = {
         [5],
         "the number of levels, 4",
     ),
+    "number of karras_levels": (
+        lambda n: timesteps.karras_levels(schedules.edm(), 2, levels=n),
+        [10**6],
+        [10**6 + 1],
+        "levels = 1000001",
+    ),
     "align_your_steps": (
         lambda sigma: timesteps.align_your_steps(schedules.variance_exploding(0.01, sigma), 10, "stable_diffusion_1.5"),
         [14.6147, 80.0],
@@ -268,6 +274,12 @@ RANGES = {
     "dpmpp_2s last": (lambda middle: samplers.dpmpp_2s(middle, True), ["grid"], ["log-SNR"], "needs middle='grid'"),
     "restart sigma_max": (lambda sigma: restart(1.0, sigma), [80.0], [1.0, 80.1], "sigma_max"),
     "restart sigma_min": (lambda sigma: restart(sigma, 2.0), [0.1], [0.0], "sigma_min"),
+    "spacing of a restart": (
+        lambda rho: samplers.restart_plan(schedules.edm(), GRID, [(1, 1, 0.5, 20.0)], rho),
+        [0.5],
+        [0.0, -7.0],
+        "rho = ",
+    ),
     "restart grid": (
         lambda size: samplers.restart_plan(schedules.edm(), GRID[-size:], [(1, 1, 0.5, 20.0)]),
         [3],

@@ -131,6 +131,8 @@ class UNet(UNetLevels, Backbone):
         super().check_fields()
         for field in ("widths", "attention_levels"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
+        if not self.widths:
+            raise ValueError("widths=() must be one width for each level")
         if self.axes not in unet_inputs.KINDS:
             raise ValueError(f"axes={self.axes} must be 1 (series), 2 (images) or 3 (volumes, video)")
         if self.vector_width < 0:
@@ -146,7 +148,7 @@ class UNet(UNetLevels, Backbone):
             raise ValueError(
                 f"heads={self.heads} and head_size={self.head_size}: set one of them, and the other to None"
             )
-        if not self.widths or any(width <= 0 or width % self.groups for width in self.widths):
+        if any(width <= 0 or width % self.groups for width in self.widths):
             raise ValueError(f"groups={self.groups} must divide every width of widths={self.widths}")
         groups = self.middle_groups
         if groups is not None and (groups < 0 or (groups and self.widths[-1] % groups)):

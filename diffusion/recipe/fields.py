@@ -20,8 +20,13 @@ from diffusion.training.power_ema import WIDEST
 
 
 def pair(value: Any) -> bool:
-    """Whether a sequence is two times, 0 <= low < high."""
-    return len(value) == 2 and all(fits(v, float) for v in value) and 0 <= value[0] < value[1]
+    """Whether a value is two times, 0 <= low < high."""
+    return (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(fits(v, float) for v in value)
+        and 0 <= value[0] < value[1]
+    )
 
 
 def _shape(value: Any) -> bool:
@@ -161,6 +166,7 @@ def check(config: Mapping) -> None:
         ConfigError: naming the first such field, its value and what is valid.
     """
     _check(plain(config), plain(defaults()), "")
+    check_type("config.model.num_classes", plain(config)["model"].get("num_classes", 0), int)
 
 
 def _check(values: dict, known: dict, prefix: str) -> None:

@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan, plan
+from diffusion.timesteps.valid_ranges import check_positive
 
 
 class Restart(NamedTuple):
@@ -50,12 +51,13 @@ def restart_plan(schedule: NoiseSchedule, grid: ArrayLike, restarts: Sequence[Re
 
     Raises:
         ValueError: if 0 < sigma_min < sigma_max does not hold within the schedule, a restart has no steps or repeats,
-            two restarts fall on the same time, or the grid has no time between its ends.
+            two restarts fall on the same time, the grid has no time between its ends, or rho is not positive.
     """
     grid = np.asarray(grid)
     with jax.ensure_compile_time_eval():
         ratios = np.asarray(np.exp(-np.asarray(schedule.log_snr(grid), np.float64) / 2))
         highest = float(np.exp(-np.float64(schedule.log_snr(schedule.t_max)) / 2))
+    check_positive("restart_plan", "rho", rho)
     if grid.size < 3:
         raise ValueError("restart_plan: the grid has no time between its ends to restart from. Use at least two steps")
     at = {}

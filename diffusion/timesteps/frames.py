@@ -5,6 +5,8 @@ from jax.typing import ArrayLike
 
 from diffusion.timesteps.plans import Plan, plan
 
+MOST_TIMES = 10**8  # of a plan, which is held in memory
+
 
 def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
     """A plan for `per_frame` in which chunk c of the frames starts on the grid c `delay` steps after the first chunk.
@@ -26,7 +28,8 @@ def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
         A plan with t and s of shape `[N + delay (F / chunk - 1), F]`; a frame rests where they are equal.
 
     Raises:
-        ValueError: if frames, delay or chunk is out of range, and under the conditions of `plan`.
+        ValueError: if frames, delay or chunk is out of range, the plan has more than 10^8 times, and under the
+            conditions of `plan`.
     """
     if frames < 1 or delay < 0:
         raise ValueError(f"staggered: frames = {frames}, delay = {delay}. Valid: frames >= 1 and delay >= 0")
@@ -34,6 +37,11 @@ def staggered(grid: ArrayLike, frames: int, delay: int, chunk: int = 1) -> Plan:
         raise ValueError(f"staggered: chunk = {chunk} does not divide {frames} frames. Valid: a divisor")
     steps = plan(grid).t.shape[0]
     total = steps + delay * (frames // chunk - 1)
+    if total * frames > MOST_TIMES:
+        raise ValueError(
+            f"staggered: frames = {frames}, delay = {delay} make {total} steps. Valid: at most {MOST_TIMES} times, "
+            "steps times frames"
+        )
     position = np.clip(np.arange(total + 1)[:, None] - delay * (np.arange(frames) // chunk), 0, steps)
     times = np.asarray(grid)[position]
     return Plan(times[:-1], times[1:], np.zeros(total, bool))

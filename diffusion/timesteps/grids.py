@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.discrete import MOST_STEPS
 from diffusion.timesteps.valid_ranges import at_least_one, check_one_schedule, check_positive, check_sigmas
 
 
@@ -186,14 +187,16 @@ def karras_levels(
         sigma_min: smallest sigma / alpha of the levels.
         sigma_max: largest sigma / alpha, where sampling starts; at most its value at t_max.
         rho: exponent, > 0; larger values put more levels near the data.
-        levels: number N of noise levels in training.
+        levels: number N of noise levels in training, up to 10^6.
         chosen: `steps` increasing indices of levels, the first of them 0; () for evenly spaced ones.
 
     Raises:
-        ValueError: if there are more steps than levels, or `chosen` is invalid.
+        ValueError: if there are more steps than levels, too many levels, or `chosen` is invalid.
     """
     if at_least_one(steps) > levels:
         raise ValueError(f"karras_levels: steps = {steps} exceeds the number of levels, {levels}")
+    if levels > MOST_STEPS:
+        raise ValueError(f"karras_levels: levels = {levels}. Valid: at most {MOST_STEPS}")
     indices = tuple(chosen) or tuple(range(0, steps * (levels // steps), levels // steps))
     if len(indices) != steps or indices[0] != 0 or not all(a < b < levels for a, b in itertools.pairwise(indices)):
         raise ValueError(

@@ -205,6 +205,7 @@ def test_published_sizes(model, millions):
     ("network", "fields", "message"),
     [
         (UNet, {"widths": (16, 20)}, "groups=8 must divide every width"),
+        (UNet, {"widths": ()}, r"widths=\(\) must be one width for each level"),
         (UNet, {"attention_levels": (2,)}, "there is no level 2. Valid: 0 .. 1"),
         (UNet, {"head_size": 8}, "heads=1 and head_size=8: set one"),
         (UNet, {"heads": 3}, "heads=3 does not divide the width 32 of level 1"),

@@ -101,6 +101,10 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     "scale": ([("sample.guidance.scale", -1.0)], ["config.sample.guidance.scale = -1.0"]),
     "scale is text": ([("sample.guidance.scale", "big")], ["config.sample.guidance.scale = 'big'", "a number"]),
     "interval": ([("sample.guidance.interval", (0.5, 0.2))], ["config.sample.guidance.interval", "t_low < t_high"]),
+    "interval of one time": (
+        [("sample.guidance.interval", 0.5)],
+        ["config.sample.guidance.interval = 0.5", "two times"],
+    ),
     "mesh": ([("mesh.data", 0)], ["config.mesh.data = 0"]),
     "steps are text": ([("train.steps", "100")], ["config.train.steps = '100'", "an integer"]),
     "steps are a fraction": ([("train.steps", 0.5)], ["config.train.steps = 0.5", "an integer"]),
@@ -143,6 +147,7 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
         [("evaluate.features", ("pixels", "clasifier"))],
         ["config.evaluate.features[1]", "'clasifier'", "'classifier'"],
     ),
+    "number of classes": ([("model", {"name": "mlp", "num_classes": "ten"})], ["num_classes = 'ten'", "an integer"]),
     "dropout without classes": ([("model.num_classes", 0)], ["config.model.num_classes = 0", "null class"]),
     "guidance without classes": ([("model.num_classes", 0), NO_DROPOUT], ["config.model.num_classes = 0"]),
     "guidance without dropout": ([NO_DROPOUT], ["config.sample.guidance.scale = 1.05", "condition_dropout = 0"]),

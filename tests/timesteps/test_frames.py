@@ -123,6 +123,8 @@ def test_delay_of_the_whole_grid_is_one_frame_after_the_other():
     [
         (lambda: timesteps.staggered(GRID, 0, 1), "frames >= 1"),
         (lambda: timesteps.staggered(GRID, 2, -1), "delay >= 0"),
+        (lambda: timesteps.staggered(GRID, 10**9, 0), "frames = 1000000000, delay = 0 make .* at most 100000000 times"),
+        (lambda: timesteps.staggered(GRID, 2, 10**9), "delay = 1000000000 make"),
         (lambda: samplers.per_frame(samplers.heun()), r"once in each step, such as ddim\(\)"),
         (
             lambda: samplers.sample(
