@@ -16,6 +16,7 @@ faster for many images of one size at once has an attribute `of_batch` too: (a g
 -> images [b, H, W, C], with the same result; a generator is to be used before the next is taken.
 """
 
+MOST_SIDE = 1 << 14  # of a square of pixels
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -60,6 +61,16 @@ def decode_any(data: bytes, channels: int, limit: int) -> np.ndarray:
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
+def check_side(side: int) -> None:
+    """Refuses a side that no square of pictures has; 0 leaves the pictures as they are.
+
+    Raises:
+        ValueError: naming the side.
+    """
+    if not 0 <= side <= MOST_SIDE:
+        raise ValueError(f"side = {side}. Valid: 1 .. {MOST_SIDE} pixels, or 0 for pictures of one size.")
+
+
 def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarray:
     """Decodes an image of any size, and makes it a square: its shorter side is resized to `side`, its middle kept.
 
@@ -68,7 +79,7 @@ def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarr
 
     Args:
         data: the encoded image.
-        side: the side of the square in pixels.
+        side: the side of the square in pixels, >= 1.
         channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity); an image of another kind is converted.
         limit: the most bytes of a decoded image; compared with its header before any pixel is decoded.
 

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from diffusion.data import augmentation, controls, gaussian_processes, series_masks, solids, transforms
+from diffusion.data.sources import tfds_records
+from diffusion.data.sources.columns import Columns
 
 ALL = np.ones((4, 1), bool)
 RNG = np.random.default_rng(0)
@@ -33,6 +35,14 @@ RANGES = {
         [2],
         [3],
         "does not divide",
+    ),
+    "side of squares": (transforms.check_side, [0, 1, 2**14], [-1, 2**14 + 1], "side = .* 0 for pictures of one size"),
+    "side of a table's pictures": (lambda side: Columns("a table", ("image",), side=side), [0, 8], [-1], "side = -1"),
+    "side of a dataset's pictures": (
+        lambda side: tfds_records.open_source("digits", "train", side=side),
+        [],
+        [-1],
+        "side = -1",
     ),
     "padding": (transforms.crop, [1], [0], "at least 1 pixel"),
     "padding of a picture": (

@@ -75,8 +75,9 @@ class Columns:
                 all have one size.
 
         Raises:
-            ValueError: for a column that does not exist; the message lists the columns.
+            ValueError: for a column that does not exist; the message lists the columns. For a side that no picture has.
         """
+        transforms.check_side(side)
         self.where = where
         self.names = tuple(names)
         self.example = self._example(x)

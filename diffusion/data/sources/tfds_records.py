@@ -13,7 +13,7 @@ import numpy as np
 from diffusion.data import catalog, fingerprints, identities
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
 from diffusion.data.sources.table_records import stamp_of
-from diffusion.data.transforms import decode, decode_any, decode_square
+from diffusion.data.transforms import check_side, decode, decode_any, decode_square
 from diffusion.io import files, limits, opener, pictures
 
 if TYPE_CHECKING:
@@ -73,8 +73,9 @@ def open_source(
         has classes), and the `DataSpec`.
 
     Raises:
-        FileNotFoundError, ValueError: as in `describe`.
+        FileNotFoundError, ValueError: as in `describe`; a ValueError also for a side that no image has.
     """
+    check_side(side)
     import tensorflow_datasets  # imported here: it takes half a second
 
     builder = _builder(name, data_dir)
