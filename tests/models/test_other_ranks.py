@@ -254,7 +254,7 @@ def test_a_config_sizes_them_by_the_data(shape, model, field):
 @pytest.mark.parametrize("shape", [(16, 4), (8, 8, 8, 1), (2,)])
 def test_a_network_of_pictures_refuses_other_ranks_and_names_those_that_do_not(shape):
     of_rank = {
-        1: "mlp, symbol_transformer",
+        1: "mlp",
         2: "diffwave, mlp, sequence_transformer, set_transformer, unet",
         4: "autoencoder_kl, autoencoder_kl_video, cogvideox, hunyuan_video, hunyuan_video_15, ltx_video, mlp, "
         "qwen_image, unet, video_dit",
@@ -262,7 +262,7 @@ def test_a_network_of_pictures_refuses_other_ranks_and_names_those_that_do_not(s
     config = changed()
     recipe = checks.validate(config)
     with pytest.raises(ConfigError, match=rf"config\.model\.name = 'dit', but digits holds .*Valid: {of_rank}\.$"):
-        checks.with_data(recipe, types.SimpleNamespace(name="digits", shape=shape, num_classes=10))
+        checks.with_data(recipe, types.SimpleNamespace(name="digits", shape=shape, dtype="float32"))
 
 
 def wave(length, channels):

@@ -5,7 +5,6 @@ import typing
 import numpy as np
 import pytest
 
-from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.recipe import ConfigError, checks, names, resolve
 from diffusion.recipe.entries import annotation
@@ -99,9 +98,3 @@ def test_rotary_axes_are_the_networks_own():
         for entry in ({"name": name}, {"name": name, "axes": list(default)}):
             run = changed(("model", entry), ("objective.wrappers", ()), NO_GUIDANCE)
             assert resolve.Resolver(run).model((8, 8, 4)).axes == default, name
-
-
-def test_another_network_for_numbers_takes_no_symbols():
-    spec = DataSpec("spirals", "train", (2,), 3, 100, dtype="float32")
-    with pytest.raises(ConfigError, match=r"'unet', but spirals holds examples of \(2,\)\. Valid: mlp\.$"):
-        checks.with_data(checks.validate(config("unet", NO_GUIDANCE)), spec)
