@@ -122,20 +122,15 @@ def _check_annotation(path: str, value: Any, annotation: Any) -> None:
         raise ConfigError(f"{path} = {value!r}. Valid: numbers.")
     if not isinstance(value, tuple):
         return
-    if Sequence in origins:
-        (item_type,) = typing.get_args(options[origins.index(Sequence)])
-        for i, one in enumerate(value):
-            _check_annotation(f"{path}[{i}]", one, item_type)
-            if tuples_of(item_type):
-                _check_tuple(f"{path}[{i}]", one, item_type)
-    elif tuple in origins:
-        item_types = typing.get_args(options[origins.index(tuple)])
-        if item_types[-1:] == (...,):
-            item_types = item_types[:1] * len(value)
-        if item_types and len(value) != len(item_types):
-            raise ConfigError(f"{path} = {value!r} has {len(value)} entries. Valid: {len(item_types)}.")
-        for i, (one, item_type) in enumerate(zip(value, item_types)):
-            _check_annotation(f"{path}[{i}]", one, item_type)
+    item_types = next((typing.get_args(o) for o, origin in zip(options, origins) if origin in (Sequence, tuple)), ())
+    if Sequence in origins or item_types[-1:] == (...,):
+        item_types = item_types[:1] * len(value)
+    if item_types and len(value) != len(item_types):
+        raise ConfigError(f"{path} = {value!r} has {len(value)} entries. Valid: {len(item_types)}.")
+    for i, (one, item_type) in enumerate(zip(value, item_types)):
+        _check_annotation(f"{path}[{i}]", one, item_type)
+        if tuples_of(item_type):
+            _check_tuple(f"{path}[{i}]", one, item_type)
 
 
 def _check_tuple(path: str, value: Any, kind: type) -> None:
