@@ -305,7 +305,7 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
         for tap in keep:
             size = count * len(earlier.moments[tap].mean) * 4
             os.truncate(_rows_path(path, tap), max(size, 0))  # drops rows that were written after the moments
-            if _rows_digest(path, tap, earlier) != rows_sha[tap]:
+            if _rows_digest(path, tap, earlier, _chunk(images)) != rows_sha[tap]:
                 return None
     except (StatisticsError, OSError, KeyError, TypeError) as error:
         if failures.is_machine_failure(error):
@@ -317,11 +317,12 @@ def _before(path: pathlib.Path, images: ImageSet, space: Space, keep: Sequence[s
     return earlier if goes_on else None
 
 
-def _rows_digest(path: pathlib.Path, tap: str, gathered: Statistics) -> str:
+def _rows_digest(path: pathlib.Path, tap: str, gathered: Statistics, chunk: int) -> str:
+    """The digest of kept rows, chunk by chunk as they were written."""
     rows = _mapped(path, tap, gathered.count or 0, len(gathered.moments[tap].mean))
     total = ""
-    for start in range(0, len(rows), CHUNK):
-        total = hashlib.sha256(total.encode() + rows[start : start + CHUNK].tobytes()).hexdigest()
+    for start in range(0, len(rows), chunk):
+        total = hashlib.sha256(total.encode() + rows[start : start + chunk].tobytes()).hexdigest()
     return total
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from diffusion.metrics import features, frechet, image_sets, inception, protocols, references, statistics
+from diffusion.metrics import clip_sets, features, frechet, image_sets, inception, protocols, references, statistics
 from diffusion.metrics.image_sets import ImageSetError
 from diffusion.metrics.statistics import StatisticsError
 
@@ -103,6 +103,16 @@ def test_what_is_kept_is_found_only_for_the_same(images, tmp_path):
     assert sum(calls) == 5200  # rows were not kept
     references.gather(first, space(calls=calls), (), tmp_path)
     assert sum(calls) == 5200 and found.from_disk == 0
+
+
+def test_the_rows_of_clips_are_found_again(tmp_path):
+    """40 clips of 32 frames are three chunks, of 16 clips each, and not one of 512."""
+    clips = np.random.default_rng(2).integers(0, 256, (40, 32, 2, 2, 3), dtype=np.uint8)
+    flat = lambda batch: {"main": batch.reshape(len(batch), -1)[:, :3].astype(np.float32)}
+    frames = references.Space(flat, ("main",), "main", "clip(x * 127.5 + 128)", {"weights": "a"})
+    first, again = (references.gather(clip_sets.from_array(clips, 32), frames, ("main",), tmp_path) for _ in range(2))
+    assert first.from_disk == 0 and again.from_disk == 40
+    np.testing.assert_array_equal(again.rows["main"], flat(clips)["main"])
 
 
 def test_what_is_kept_has_all_taps_or_is_gathered_again(images, tmp_path):
