@@ -86,6 +86,11 @@ def happens(keys: Array, probability: Array) -> Array:
     return jax.vmap(one)(keys, probability)
 
 
+def log_probabilities(p: Array) -> Array:
+    """log p, -inf where p is 0; its derivative is 0 there, where that of `jnp.log` would make NaN of a zero."""
+    return jnp.where(p > 0, jnp.log(jnp.where(p > 0, p, 1.0)), -jnp.inf)
+
+
 def _from_the_nearer_end(high: Array, low: Array) -> tuple[Array, Array]:
     """Whether u = (high + (low + 1/2) 2^-32) 2^-32 is above 1/2, and its distance from the nearer of 0 and 1."""
     top = high >= jnp.uint32(2**31)

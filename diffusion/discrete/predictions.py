@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.discrete.categorical import log_probabilities
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.processes import Process
 from diffusion.discrete.rate_processes import AnyProcess, RateProcess
@@ -103,7 +104,7 @@ def from_context(process: AnyPath, logits: Array, x_t: Array, t: Array) -> Array
     logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
     if process.mask is not None:
         logits = jnp.where(jnp.arange(process.size) == process.mask, -jnp.inf, logits)
-    return jax.nn.log_softmax(logits + jnp.log(process.likelihood(x_t, t)))
+    return jax.nn.log_softmax(logits + log_probabilities(process.likelihood(x_t, t)))
 
 
 def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) -> Array:

@@ -9,10 +9,10 @@ other positions. With `from_context`, `ancestral` samples from it like the paper
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from diffusion.discrete.bounds import check_ratios, noised
+from diffusion.discrete.categorical import log_probabilities
 from diffusion.discrete.predictions import Reading, from_context, from_logits, predictor
 from diffusion.discrete.processes import over_positions
 from diffusion.discrete.rate_processes import AnyProcess
@@ -39,8 +39,7 @@ def marginal_cross_entropy(process: AnyProcess, log_p: Array, x_t: Array, t: Arr
     The paper: Sun et al. 2022, "Score-based Continuous-time Discrete Diffusion Models", its categorical ratio matching;
     the terms are those of the authors' code for a network that predicts clean symbols.
     """
-    likelihood = process.likelihood(x_t, t)
-    log_q = jnp.where(likelihood > 0, jnp.log(jnp.where(likelihood > 0, likelihood, 1.0)), -jnp.inf)
+    log_q = log_probabilities(process.likelihood(x_t, t))
     return -over_positions(jax.nn.logsumexp(log_p + log_q, axis=-1))
 
 

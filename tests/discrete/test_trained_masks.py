@@ -92,3 +92,23 @@ def test_numbers_out_of_range_are_refused():
         discrete.trained_masks(1, POINT)
     with pytest.raises(ValueError, match=r"token_masks: powers \[0\. 0\.\]\. Valid"):
         discrete.trained_masks(3, POINT, power=0.0)
+
+
+def test_the_gradient_through_bayes_rule_is_finite_beside_unmasked_symbols():
+    """One of two symbols is shown, whose likelihood given the other symbol is 0; the other is a mask."""
+    powers, x_t = np.array([0.7, 2.0]), jnp.array([[0, 2]])
+
+    def by_hand(w):  # equal logits: p(v | mask) is in proportion to t^w_v
+        p, rates = AT**w / np.sum(AT**w), w / AT
+        return rates @ p - rates[1] - rates[1] * np.log(p[1])
+
+    def loss(w):
+        process = discrete.TokenMasks(w)
+        log_p = discrete.from_context(process, jnp.zeros((1, 2, 3)), x_t, jnp.array([AT]))
+        return token_masked_at(process, log_p, x_t, X0, jnp.array([AT]))[0]
+
+    value, slope = jax.value_and_grad(loss)(jnp.asarray(powers, jnp.float32))
+    np.testing.assert_allclose(value, by_hand(powers), rtol=1e-5)
+    steps = 1e-6 * np.eye(2)
+    expected = [(by_hand(powers + step) - by_hand(powers - step)) / 2e-6 for step in steps]
+    np.testing.assert_allclose(slope, expected, rtol=1e-4)
