@@ -250,6 +250,7 @@ class Kind(NamedTuple):
         video: how it makes clips; None: it makes pictures.
         sound: how its clips have a sound; None: they are silent.
         sample_size: side of the latents that it was trained on, where the config of its denoiser states none.
+        side: side of its pictures in pixels, the default of `__call__`, whatever that config states; 0: there is none.
         variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
         second_stage: a denoiser between this one and the autoencoder; None: there is none.
         place: (folder of the model, name of a part) -> the part's folder, such as that of "vae" or "tokenizer_2".
@@ -297,6 +298,7 @@ class Kind(NamedTuple):
     video: Video | None = None
     sound: Sound | None = None
     sample_size: int = 128
+    side: int = 0
     variant: Callable[["Kind", Any], "Kind"] = lambda kind, denoiser: kind
     second_stage: SecondStage | None = None
     place: Callable[[pathlib.Path, str], pathlib.Path] = lambda folder, part: folder / part

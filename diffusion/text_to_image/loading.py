@@ -169,6 +169,8 @@ def _side(folder: pathlib.Path, kind: Kind, autoencoder: Any) -> int:
     schema.check({"sample_size": SIDES}, config, f"{place}: config.json")
     if kind.second_stage is not None:
         return kind.second_stage.side
+    if kind.side:
+        return kind.side
     side = config.get("sample_size") or kind.sample_size // getattr(autoencoder, "packed", 1)
     return int((max(side) if isinstance(side, list) else side) * autoencoder.factor)
 

@@ -22,7 +22,13 @@ def auraflow(prompts: Sequence[str], pile_t5: Encoder, **how: Any) -> dict[str, 
 
 
 AURAFLOW = Kind(
-    "AuraFlow", (Reader(how={"masked": True}, length=256),), auraflow, Usual(50, 3.5), unit_clock=True, network=AuraFlow
+    "AuraFlow",
+    (Reader(how={"masked": True}, length=256),),
+    auraflow,
+    Usual(50, 3.5),
+    unit_clock=True,
+    network=AuraFlow,
+    side=1024,
 )
 KINDS = {"AuraFlowPipeline": AURAFLOW}
 """The pipelines by the names of their classes in diffusers."""
