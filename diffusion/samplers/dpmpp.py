@@ -27,8 +27,8 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
     In a step from alpha(t) = 0, m is half way in alpha / sigma.
 
     With middle = "grid", m is a time of the plan: two steps of the plan, with one evaluation each, form one step of the
-    method, as in the authors' code. The first is a DDIM step from t to m; with r = (lambda_m - lambda_t) / h the second
-    is
+    method, as in the authors' code. A step that renoises ends a pair. The first step is a DDIM step from t to m; with r
+    = (lambda_m - lambda_t) / h the second is
 
         x_s = (sigma_s / sigma_t) x_t + alpha_s (1 - e^-h) (x0(x_t, t) + (x0(x_m, m) - x0(x_t, t)) / (2 r)).
 
@@ -40,7 +40,7 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
         paper: Lu et al. 2022, "DPM-Solver++", algorithm 1 with r = 1/2
 
     Args:
-        middle: place of m: "log-SNR" for half way in lambda, or "grid" for the times of the plan with an odd index.
+        middle: place of m: "log-SNR" for half way in lambda, or "grid" for every second time of the plan.
         lower_order_final: whether the plan's last step is always a DDIM step, as in the authors' code; for middle =
             "grid" only. A step to sigma(s) = 0 always is.
 
@@ -79,7 +79,7 @@ class _Pair(NamedTuple):
 
 
 def _on_the_grid(lower_order_final: bool) -> Sampler:
-    """`dpmpp_2s` whose points m are the plan's times with an odd index."""
+    """`dpmpp_2s` whose points m are every second time of the plan."""
 
     def init(x, schedule, plan):
         return _Pair(x, jnp.zeros_like(x), jnp.zeros_like(x), plan.t[0])
@@ -101,7 +101,9 @@ def _on_the_grid(lower_order_final: bool) -> Sampler:
             return first_order + data_gain(schedule, t, s) * inverse / 2 * (prediction.x0 - state.x0)
 
         last = lower_order_final & (i == plan.t.shape[0] - 1)
-        odd = (jnp.asarray(i) % 2 == 1) & (schedule.sigma(s) > 0) & ~jnp.asarray(last)
+        index = jnp.arange(plan.t.shape[0])
+        renoised = jnp.where(plan.renoise & (index < i), index + 1, 0).max()  # the state holds no earlier sample
+        odd = ((i - renoised) % 2 == 1) & (schedule.sigma(s) > 0) & ~jnp.asarray(last)
         return _Pair(jax.lax.cond(odd, second, lambda: euler), prediction.x0, state.x, m)
 
     return Sampler(init, step, draws=0, nfe=lambda steps: steps)

@@ -67,15 +67,18 @@ def test_renoising_draws_the_forward_transition(schedule_name):
     np.testing.assert_array_equal(trajectory.x[3], trajectory.x[2])
 
 
-def test_renoising_forgets_the_history():
-    """After it a multistep method starts afresh: the rest is what it would be from there alone."""
+@pytest.mark.parametrize("sampler", [samplers.dpmpp_2m(), samplers.dpmpp_2s("grid")], ids=["multistep", "in pairs"])
+def test_renoising_forgets_the_history(sampler):
+    """Before and after it, the samples of a method with a history are those of the two parts of the plan alone."""
     schedule = SCHEDULES["cosine"]
     renoise = np.array([False, False, True, False, False, False])
     grid = np.array([0.9, 0.6, 0.3, 0.7, 0.5, 0.2, 0.0])
     x, keys = start(schedule)
     denoise = exact_denoiser(DATA["mixture"], schedule)
-    run = lambda x, plan: samplers.sample_trajectory(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys)[1]
+    run = lambda x, plan: samplers.sample_trajectory(sampler, denoise, schedule, x, plan, keys)[1]
     whole = run(x, timesteps.plan(grid, renoise))
+    before = run(x, timesteps.plan(grid[:3]))
+    np.testing.assert_allclose(whole.x[:3], before.x, rtol=1e-5, atol=1e-6)
     rest = run(whole.x[3], timesteps.plan(grid[3:]))
     np.testing.assert_allclose(whole.x[4:], rest.x[1:], rtol=1e-5, atol=1e-6)
 
