@@ -114,12 +114,12 @@ def blurred(std: float) -> Measurement:
         return rows[:, None] * columns
 
     def filtered(x, of):
-        gain = of(gains(x))[None, :, :, None]
+        gain = of(gains(x)[None, :, :, None])
         return jnp.real(jnp.fft.ifft2(jnp.fft.fft2(x, axes=(1, 2)) * gain, axes=(1, 2))).astype(x.dtype)
 
     def solve(y, ratio):
         # The pseudo-inverse leaves out frequencies that the blur erases.
-        inverse = lambda gain: jnp.where(gain > 1e-3, 1 / (jnp.where(gain > 1e-3, gain, 1) ** 2 + jnp.max(ratio)), 0)
+        inverse = lambda gain: jnp.where(gain > 1e-3, 1 / (jnp.where(gain > 1e-3, gain, 1) ** 2 + ratio), 0)
         return filtered(y, inverse)
 
     trace = lambda f, x: x.shape[-1] * jnp.sum(f(gains(x)))

@@ -346,6 +346,24 @@ def test_measurements_solve_their_own_systems():
         np.testing.assert_array_equal(measurement.solve(observed, jnp.asarray(jnp.inf)), 0)
 
 
+def test_each_example_is_solved_with_its_ratio():
+    """A^T (A A^T + ratio I)^-1 y by NumPy, for two examples with different ratios."""
+    ratios = np.array([0.01, 4.0])
+    for measurement, shape in (
+        (measurements.pooled(2), (4, 4, 1)),
+        (measurements.blurred(0.6), (4, 6, 1)),
+        (measurements.matrix(A), (2,)),
+    ):
+        size = np.prod(shape)
+        matrix = np.asarray(measurement.forward(jnp.eye(size).reshape(size, *shape))).reshape(size, -1).T
+        y = measurement.forward(jnp.asarray(np.random.default_rng(2).standard_normal((2, *shape))))
+        solved = measurement.inverse(y, jnp.zeros((2, *shape)), jnp.asarray(ratios.reshape(2, *[1] * len(shape))))
+        for b, ratio in enumerate(ratios):
+            system = matrix @ matrix.T + ratio * np.eye(len(matrix))
+            expected = matrix.T @ np.linalg.solve(system, np.asarray(y[b]).ravel())
+            np.testing.assert_allclose(np.asarray(solved[b]).ravel(), expected, atol=1e-9)
+
+
 def test_posterior_sampling_pulls_the_residual_through_the_denoiser():
     """Of a Gaussian dx0 / dx_t = alpha S C^-1: grad log p = (that)^T A^T (y - A x0) / sigma_y^2, or over |y - A x0|."""
     y = np.array([[0.4]])
