@@ -33,8 +33,10 @@ def shift(schedule: NoiseSchedule, grid: ArrayLike, factor: float) -> np.ndarray
         return grid
     check_one_schedule("shift", schedule)
     with jax.ensure_compile_time_eval():  # the grid is a concrete value, also inside a compiled function
-        moved = np.asarray(schedule.inverse_log_snr(schedule.log_snr(grid) - 2 * math.log(factor)), grid.dtype)
-    outside = ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
+        log_snr = schedule.log_snr(grid) - 2 * math.log(factor)
+        moved = np.asarray(schedule.inverse_log_snr(log_snr), grid.dtype)
+        noisier = np.asarray(log_snr < schedule.log_snr(schedule.t_max) - 1e-4)  # some inverses return t_max here
+    outside = noisier | ~((moved >= 0) & (moved <= schedule.t_max * (1 + 1e-6)))
     if outside.any() or np.any(np.sign(np.diff(moved)) != np.sign(np.diff(grid))):
         raise ValueError(
             f"shift: a factor of {factor:g} moves these times out of the schedule's range [0, {schedule.t_max:g}], "

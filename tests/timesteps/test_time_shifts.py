@@ -104,6 +104,18 @@ def test_shifted_grid_is_a_grid_or_is_refused(schedule_name, factor):
     assert shifted[-1] == 0
 
 
+@every_schedule
+def test_a_single_time_that_would_leave_the_schedule_is_refused(schedule_name):
+    """Nothing is noisier than t_max; where alpha vanishes there, the time stays."""
+    schedule = SCHEDULES[schedule_name]
+    grid = np.array([1.0, 0.1, 0.0])  # far apart, so that no two times coincide
+    if float(schedule.alpha(1.0)) == 0:
+        assert timesteps.shift(schedule, grid, 1.5)[0] == 1
+    else:
+        with pytest.raises(ValueError, match=r"a factor of 1\.5 moves these times out"):
+            timesteps.shift(schedule, grid, 1.5)
+
+
 @pytest.mark.parametrize("factor", [0.0, -1.0, float("nan")])
 def test_bad_shifts_are_refused(factor):
     with pytest.raises(ValueError, match="factor"):
