@@ -36,7 +36,7 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
         denoise: (x_t, t) -> Prediction; called with every time of the grid but the last.
         schedule: the process.
         grid: `[M + 1]` decreasing times to choose from; 50 to 100 are usual.
-        x: `[M + 1, B, ...]` trajectories on this grid, by any solver of the flow; a few dozen (B) suffice.
+        x: `[M + 1, B, ...]` trajectories on this grid, by any solver of the flow, B >= 2; a few dozen suffice.
         steps: number of steps N of the new grid, in [1, M].
 
     Returns:
@@ -46,10 +46,10 @@ def optimal(denoise: Denoiser, schedule: NoiseSchedule, grid: ArrayLike, x: Arra
         ValueError: if the trajectories do not belong to the grid, or there are fewer times than `steps + 1`.
     """
     grid = np.asarray(grid)
-    if grid.ndim != 1 or len(x) != grid.size or not np.all(np.diff(grid) < 0):
+    if grid.ndim != 1 or len(x) != grid.size or not np.all(np.diff(grid) < 0) or x.shape[1] < 2:
         raise ValueError(
             f"optimal: the grid has the shape {grid.shape} and the trajectories {x.shape}. Valid: a decreasing grid of "
-            "M + 1 times, and trajectories [M + 1, B, ...] on it"
+            "M + 1 times, and at least two trajectories [M + 1, B, ...] on it"
         )
     if at_least_one(steps) >= grid.size:
         raise ValueError(f"optimal: steps = {steps} exceeds the {grid.size - 1} steps of the fine grid")

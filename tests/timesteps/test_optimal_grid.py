@@ -113,3 +113,8 @@ def test_optimal_grid_is_the_best_of_all_choices(x64):
 def test_optimal_grid_refuses_what_does_not_fit(grid, count, steps, words):
     with pytest.raises(ValueError, match=words):
         timesteps.optimal(None, SCHEDULES["cosine"], np.array(grid), jnp.zeros((count, 2, 2)), steps)
+
+
+def test_one_trajectory_has_no_spread():
+    with pytest.raises(ValueError, match=r"\(3, 1, 2\)\. Valid: .* at least two trajectories"):
+        timesteps.optimal(None, SCHEDULES["cosine"], np.array([1.0, 0.5, 0.0]), jnp.zeros((3, 1, 2)), 2)
