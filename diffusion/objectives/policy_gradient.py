@@ -78,7 +78,8 @@ def policy_gradient(
 
     Raises:
         ValueError: if an argument is out of range, beta > 0 without a teacher, or the sampler's step is not a Gaussian
-            draw; when called, if group does not divide the batch, and under the conditions of `rewarded`.
+            draw with a fixed variance; when called, if group does not divide the batch, and under the conditions of
+            `rewarded`.
     """
     if group < 2:
         raise ValueError(
@@ -94,6 +95,11 @@ def policy_gradient(
         )
     steps = plan(np.asarray(grid))
     sampler = sampler or interpolant_sde("flow_grpo", 0.49)
+    if sampler.reads_variance:
+        raise ValueError(
+            "policy_gradient: the sampler's variance depends on the network, but the ratio of likelihoods is that of "
+            "two means. Valid: a sampler with a fixed variance, e.g. ddpm('small')"
+        )
 
     @entry(parameterization, teacher if beta else None)
     def loss(networks, schedule, keys, batch, step):

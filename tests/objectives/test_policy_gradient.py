@@ -228,6 +228,7 @@ def test_groups_have_one_condition_and_statistics_of_their_own():
         ({"beta": -1.0}, r"beta = -1\.0 must not be negative"),
         ({"beta": 0.1}, r"beta = 0\.1 needs a reference"),
         ({"policy": "teacher"}, "policy = 'teacher'. Valid: model, target"),
+        ({"sampler": samplers.ddpm("learned")}, r"variance depends on the network.*Valid: .* ddpm\('small'\)"),
     ],
 )
 def test_what_is_out_of_range_is_refused(fields, words):
