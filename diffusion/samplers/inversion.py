@@ -41,8 +41,8 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
             also clips; None for no bound.
 
     Raises:
-        ValueError: if iterations < 1 or clip is not positive; when sampling, if the plan goes down or reaches alpha =
-            0.
+        ValueError: if iterations < 1 or clip is not positive; when sampling, if the plan goes down, reaches alpha = 0
+            or has a time for each frame.
     """
     if iterations < 1:
         raise ValueError(f"ddim_inversion: iterations = {iterations} must be at least 1")
@@ -50,6 +50,11 @@ def ddim_inversion(iterations: int = 1, clip: float | None = None) -> Sampler:
         raise ValueError(f"ddim_inversion: clip = {clip} must be positive (1 for pictures), or None for no bound")
 
     def init(x, schedule, plan):
+        if np.ndim(plan.s) == 2:
+            raise ValueError(
+                "ddim_inversion evaluates the network at the end of each step, and per_frame at its start. Valid: "
+                "per_frame(ddim()) along the increasing plan"
+            )
         if not isinstance(plan.s, Tracer):
             if not np.all(np.asarray(plan.s) > np.asarray(plan.t)):
                 raise ValueError(

@@ -96,6 +96,7 @@ def predictor_corrector(
         step,
         draws=predictor.draws + corrections,
         nfe=lambda steps: predictor.nfe(steps) + corrections * (steps - 1),
+        reads_variance=predictor.reads_variance,
         real=predictor.real,
     )
 

@@ -109,6 +109,12 @@ def test_padding_takes_no_part_whatever_stands_there(name):
         np.testing.assert_array_equal(made[~real], 0)
 
 
+def test_samplers_of_a_learned_variance_read_it():
+    learned = samplers.ddpm("learned")
+    assert samplers.per_frame(learned).reads_variance and samplers.predictor_corrector(learned).reads_variance
+    assert not (samplers.per_frame(samplers.ddpm()).reads_variance or samplers.predictor_corrector().reads_variance)
+
+
 def test_samplers_of_a_padded_one_are_padded():
     real = jnp.array([[True, False], [True, True]])
     assert samplers.per_frame(samplers.padded(samplers.ddim(), real)).real is real

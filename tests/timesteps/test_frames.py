@@ -132,6 +132,12 @@ def test_delay_of_the_whole_grid_is_one_frame_after_the_other():
             ),
             "history",
         ),
+        (
+            lambda: samplers.per_frame(samplers.ddim_inversion()).init(
+                NOISE, SCHEDULE, timesteps.staggered(GRID, F, 1)
+            ),
+            r"at the end of each step.*Valid: per_frame\(ddim\(\)\)",
+        ),
     ],
 )
 def test_what_frames_cannot_do_is_refused(make, message):
