@@ -23,8 +23,8 @@ def contrastive_flow_matching(
     where u is evaluated at (x_t, t), and (x_0~, eps~) is the next example in the same block of consecutive examples;
     the authors' code draws any other example of the batch. If the condition says nothing about x_0, the minimiser
     deviates from flow matching's by weight / (1 - weight) times the distance to the mean target, so the method is for
-    conditional training. With a mask of padding, the second term is a mean over the values that are real in both
-    examples.
+    conditional training. With a mask of padding, the second term sums over the values that are real in both examples,
+    divided by the number of real values of this example, as the first term is.
 
     Facts:
         loss: |u - target|^2 - weight |u - another target|^2

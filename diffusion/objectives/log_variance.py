@@ -25,9 +25,10 @@ def log_variance(
 
         loss = K / (K - 1) (log w - mean log w)^2,    w as in `samplers.path_weights`
 
-    The model draws the paths, through which no gradient flows. The expected gradient is the gradient of KL(model's
-    paths | target's paths), and at the optimum it has no variance. The batch defines only the shape of samples. A group
-    consists of `group` consecutive examples. The trained network is an ordinary denoiser, for any sampler.
+    The model draws the paths, through which no gradient flows. The expected gradient is twice the gradient of
+    KL(model's paths | target's paths), and at the optimum it has no variance. The batch defines only the shape of
+    samples. A group consists of `group` consecutive examples. The trained network is an ordinary denoiser, for any
+    sampler.
 
     Facts:
         loss: K / (K - 1) (log w - mean log w)^2, of the K paths of a group
