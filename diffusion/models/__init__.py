@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         joint_image_projections as joint_image_projections,
         layers as layers,
         lpips as lpips,
+        network_inputs as network_inputs,
         quantised as quantised,
         text_encoders as text_encoders,
         token_merging as token_merging,

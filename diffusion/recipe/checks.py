@@ -79,8 +79,7 @@ def with_data(recipe: Recipe, spec: Any) -> Recipe:
     _check_hidden(config)
     on_data = recipe.on(spec)
     _check_condition(on_data, spec)
-    fits.check_frames(on_data)
-    fits.check_measured(on_data)
+    fits.check_examples(on_data)
     return on_data
 
 
@@ -135,8 +134,7 @@ def on_its_data(recipe: Recipe) -> Recipe:
         recipe = recipe.at(shape)
     else:  # latents have the conditions of what they are of
         recipe = recipe.on(spec._replace(shape=shape)).with_parts(dtype=recipe.examples.dtype)
-    fits.check_frames(recipe)
-    fits.check_measured(recipe)
+    fits.check_examples(recipe)
     return recipe
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from diffusion import parameterizations, timesteps
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import Memory, Product, Unpaired
-from diffusion.models import facts
+from diffusion.models import facts, network_inputs, token_merging
 from diffusion.objectives import Moves
 from diffusion.recipe.guides import Steered, stand_in
 from diffusion.recipe.values import blamed_on, built_in_python, plain
@@ -50,7 +50,7 @@ def check(recipe: Any) -> None:
         objective.check_scale(recipe.scale)
     _check_labels(recipe, guided)
     _check_interval(recipe)
-    check_measured(recipe)
+    _check_measured(recipe)
     if objective.process is None:  # `symbol_runs` checks runs on symbols
         _check_way(recipe, guided)
     _check_guidance(recipe, guided)
@@ -150,7 +150,18 @@ def _check_guidance(recipe: Any, guided: Any) -> None:
             raise ValueError("the guidance needs features that a cache would skip. Valid: no cache")
 
 
-def check_measured(recipe: Any) -> None:
+def check_examples(recipe: Any) -> None:
+    """Refuses what does not fit the shape of the examples, once it is known: frames, measurements, merged tokens.
+
+    Raises:
+        ConfigError: naming the fields.
+    """
+    _check_frames(recipe)
+    _check_measured(recipe)
+    _check_merge(recipe)
+
+
+def _check_measured(recipe: Any) -> None:
     """Refuses an operator that cannot measure the examples; nothing is checked while their shape is unknown."""
     shape, measured = recipe.examples.shape, recipe.sampling.measured
     if measured is None or shape is None:
@@ -185,13 +196,10 @@ def _check_cache(recipe: Any, guided: Any) -> None:
         )
 
 
-def check_frames(recipe: Any) -> None:
+def _check_frames(recipe: Any) -> None:
     """Refuses a plan of frames for examples with another number of frames, or for a network with one time for all.
 
     Nothing is checked before the shape of the examples is known.
-
-    Raises:
-        ConfigError: naming the fields.
     """
     frames = recipe.sampling.plan.t.shape[1:]
     if not frames or recipe.examples.shape is None:
@@ -203,13 +211,25 @@ def check_frames(recipe: Any) -> None:
                 "same number in both"
             )
     with blamed_on(recipe.config, "model.name", "sample.sampler"):
+        x, _, condition = _inputs(recipe)
         jax.eval_shape(
-            recipe.network.init,
-            jax.random.key(0),
-            jax.ShapeDtypeStruct((1, *recipe.examples.shape), np.float32),
-            jax.ShapeDtypeStruct((1, *frames), np.float32),
-            jax.eval_shape(lambda: recipe.examples.null_condition(1)),
+            recipe.network.init, jax.random.key(0), x, jax.ShapeDtypeStruct((1, *frames), np.float32), condition
         )
+
+
+def _check_merge(recipe: Any) -> None:
+    """Refuses merged tokens for a network without tokens to merge; nothing is checked while the shape is unknown."""
+    merge = recipe.sampling.merge
+    if merge == 0 or recipe.examples.shape is None or recipe.companions.tuned is not None:
+        return
+    init = token_merging.merged(lambda x, *others: recipe.network.init(jax.random.key(0), x, *others), merge)
+    with blamed_on(recipe.config, "sample.merge", "model.name"):
+        jax.eval_shape(init, *_inputs(recipe))
+
+
+def _inputs(recipe: Any) -> Any:
+    """Stand-ins for the inputs of the network, for one example."""
+    return jax.eval_shape(lambda: network_inputs.inputs(recipe.network, recipe.examples.shape, recipe.examples.null))
 
 
 def _check_way(recipe: Any, guided: Any) -> None:
@@ -219,7 +239,7 @@ def _check_way(recipe: Any, guided: Any) -> None:
     frames = plan.t.shape[1:]
     with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
         check_plan(sampler, plan)
-    check_frames(recipe)
+    _check_frames(recipe)
     if recipe.sampling.follows_plan:
         return
     denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else _on_trial(recipe, guided)

@@ -11,7 +11,7 @@ from diffusion.models import facts
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.budget.counted_flops import counted_flops
-from diffusion.models.layers import conditions
+from diffusion.models.network_inputs import inputs
 from diffusion.models.text_encoders.clip import CLIP, normalised
 from diffusion.training import coding
 
@@ -27,23 +27,6 @@ class Network(NamedTuple):
 def network_of(module: nn.Module) -> Network:
     """The network of a module: a backbone is called as it is; the other kinds as their objectives do."""
     return KINDS[facts.kind(module)](module)
-
-
-def inputs(module: Any, shape: tuple[int, ...], null: Any) -> tuple[Any, Any, Any]:
-    """The inputs of a module for one example: (zeros [1, ...], its clock, the null condition of one example).
-
-    Args:
-        module: the module of the network.
-        shape: the shape of an example.
-        null: the null condition, without the batch; None for none.
-    """
-    nothing = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], null)
-    times = getattr(module, "times", 1)
-    clock = jnp.zeros([1]) if times == 1 else (jnp.zeros([1]),) * times
-    strength = getattr(module, "strength", False)
-    interval = jnp.array([[0.0, 1.0]]) if getattr(module, "interval", False) else None
-    condition = conditions.with_strength(nothing, jnp.ones([1]), interval) if strength else nothing
-    return jnp.zeros((1, *shape), jnp.int32 if facts.takes_symbols(module) else None), clock, condition
 
 
 def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int:

@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 
 from diffusion.data import feature_cache
 from diffusion.experiments.run import caption_metadata, players
-from diffusion.experiments.run.networks import inputs, network_of
+from diffusion.experiments.run.networks import network_of
 from diffusion.io import limits
-from diffusion.models import token_merging
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import fp8
 from diffusion.models.layers.layout import MeshError
+from diffusion.models.network_inputs import inputs
 from diffusion.objectives.objective_facts import Head
 from diffusion.recipe import ConfigError, picture_sizes
 from diffusion.recipe.base import NULL, TunedNetwork
@@ -115,7 +115,6 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
     example_shape = recipe.example_shape
     if config.train.products == "fp8" and (reason := fp8.refusal(mesh.devices.flat[0])):
         raise ConfigError(f"config.train.products = 'fp8': {reason}. Valid here: dtype.")
-    _check_merge(recipe)
     cast = players.build_players(recipe)
     objective = recipe.objective
     trained = players.trained_objective(objective, recipe.network)
@@ -250,16 +249,6 @@ def _tuned(recipe: Recipe, tuned: TunedNetwork, second: str, key: jax.Array, bas
     unsaved = {players.BASE: base_parts}
     objective = recipe.objective
     return state.create(weights, optimizer, average, objective.density, None, others, unsaved, objective.buffer)
-
-
-def _check_merge(recipe: Recipe) -> None:
-    """Refuses samples with merged tokens of a network without tokens to merge, before it is trained."""
-    merge = recipe.sampling.merge
-    if merge == 0 or recipe.companions.tuned is not None:
-        return
-    init = token_merging.merged(lambda x, *others: recipe.network.init(jax.random.key(0), x, *others), merge)
-    with blamed_on(recipe.config, "sample.merge", "model.name"):
-        jax.eval_shape(init, *inputs(recipe.network, recipe.examples.shape, recipe.examples.null))
 
 
 def _second(

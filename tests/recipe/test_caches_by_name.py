@@ -9,7 +9,6 @@ import pytest
 from benchmarks import caching
 from configs import digits, digits_mean_flow, points
 from diffusion.experiments import train
-from diffusion.experiments.run import program
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, run_samples
 from diffusion.recipe import ConfigError, checks
@@ -93,10 +92,9 @@ def test_merging_is_refused_where_there_are_no_tokens_to_merge():
         checks.validate(config)
     config = points.get_config("tiny")
     config.sample.merge = 0.5
-    recipe = checks.validate(config).at((2,))
     with pytest.raises(ConfigError, match=r"config\.sample\.merge = 0\.5.*'mlp'.*no self-attention"):
-        program.build(recipe, program.mesh_of(config))
-    program._check_merge(checks.validate(_config(merge=0.5)).at(SHAPE))
+        checks.on_its_data(checks.validate(config))
+    checks.on_its_data(checks.validate(_config(merge=0.5)))
 
 
 def test_the_benchmark_measures_a_run_beside_its_whole_network(monkeypatch):

@@ -408,7 +408,7 @@ def test_an_operator_is_tried_on_the_shape_of_the_data():
     config.sample.driver = {"name": "daps"}
     recipe = checks.validate(config)
     assert recipe.examples.shape is None
-    fits.check_measured(recipe.at((12, 12, 1)))
+    fits.check_examples(recipe.at((12, 12, 1)))
     for checked in (checks.on_its_data, lambda recipe: checks.with_data(recipe, DIGITS)):
         with pytest.raises(ConfigError, match=r"the operator cannot measure examples of \(8, 8, 1\)"):
             checked(recipe)
