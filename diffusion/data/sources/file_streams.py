@@ -255,20 +255,20 @@ def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = No
             opener.open_file(file, within=within) as content,
             tarfile.open(fileobj=content, mode="r|*", tarinfo=tar_files.Strict) as archive,
         ):
-            stored = os.fstat(content.fileno()).st_size
+            size = budgets.unpacked(os.fstat(content.fileno()).st_size)
+            budget = budgets.Budget(str(file), size)
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
-                budgets.Budget(str(file), budgets.unpacked(stored)).spend(member.size)
-                if not member.isfile():
-                    continue
                 folder, _, base = member.name.rpartition("/")
                 stem, _, suffix = base.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
-                if key != last or number < 0:
+                if member.isfile() and (key != last or number < 0):
                     if number >= first:
                         yield f"{file}, record {last!r} at byte {start:,}", members
                     last, number, members, start = key, number + 1, {}, member.offset
-                if number >= first:
+                    budget = budgets.Budget(str(file), size)  # one a record, which is held whole
+                budget.spend(member.size, members=1)
+                if member.isfile() and number >= first:
                     members[suffix.lower()] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, *tar_files.DAMAGED, OSError) as error:
         if failures.is_machine_failure(error):

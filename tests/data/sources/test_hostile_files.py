@@ -22,8 +22,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from diffusion.data import image_folder, sources
-from diffusion.data.sources import DamagedRecord
-from diffusion.io import files, json_lines, limits
+from diffusion.data.sources import DamagedRecord, file_streams
+from diffusion.io import budgets, files, json_lines, limits
 from diffusion.metrics import image_sets
 from tests.data.made import png
 from tests.data.sources import stored
@@ -293,6 +293,17 @@ def test_a_compressed_member_that_unpacks_without_measure_is_refused(data):
             file.write(bytes(2**20))
     refused(r"a\.tar\.gz unpacks to 3 GiB or more, but at most \S+ MiB are read",
             lambda: read("tar_stream", data))  # fmt: skip
+
+
+def test_the_members_of_one_record_share_its_budget(data, monkeypatch):
+    """Each alone was within it, and a record is held whole; a record after it has a budget of its own."""
+    monkeypatch.setattr(budgets, "FLOOR", 3000)
+    members = {f"{record}.{part}": bytes(1000) for record in range(3) for part in "abc"}
+    tar(data / "a.tar.gz", members, "w:gz")
+    monkeypatch.setattr(budgets, "RATIO", 1)
+    assert [len(values) for _, values in file_streams.tar_records(data / "a.tar.gz", 0)] == [3, 3, 3]
+    tar(data / "b.tar.gz", {**members, "2.d": b"0"}, "w:gz")
+    refused(r"b\.tar\.gz unpacks to \S+ KiB or more", lambda: list(file_streams.tar_records(data / "b.tar.gz", 0)))
 
 
 @pytest.mark.extended
