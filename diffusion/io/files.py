@@ -67,6 +67,17 @@ def _alone(path: str, flags: int) -> int:
         BlockingIOError: if another process writes it.
     """
     descriptor = os.open(path, flags & ~os.O_TRUNC, 0o666)
+    _lock(descriptor, path)
+    os.ftruncate(descriptor, 0)
+    return descriptor
+
+
+def _lock(descriptor: int, path: str | os.PathLike) -> None:
+    """Locks an open file or folder until its descriptor is closed.
+
+    Raises:
+        BlockingIOError: if another process writes it; the descriptor is then closed.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         named = os.stat(path).st_ino == os.fstat(descriptor).st_ino
@@ -77,8 +88,6 @@ def _alone(path: str, flags: int) -> int:
     if not named:  # another process writes this file, or has just given it its name
         os.close(descriptor)
         raise BlockingIOError(f"another process writes {path}.")
-    os.ftruncate(descriptor, 0)
-    return descriptor
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
@@ -89,18 +98,50 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yields a folder to fill, which then takes the place of `path` and of what was there: all of it, or nothing."""
-    path = pathlib.Path(path)
+    """Yields a folder to fill, which then takes the place of `path` and of what was there: all of it, or nothing.
+
+    What was there is moved aside before, and removed after. If the process ends in between, the next call moves it
+    back. Of several processes that fill a folder at once, the last to end leaves its content.
+    """
+    path = pathlib.Path(path).resolve()
+    before = path.with_name(f".{path.name}.old")
+    if before.exists() and not path.exists():
+        before.rename(path)
     temporary = path.with_name(f".{path.name}.new")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    try:
+        descriptor = _empty_folder(temporary)
+    except (BlockingIOError, FileNotFoundError):
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
+        descriptor = _empty_folder(temporary)
     try:
         yield temporary
+        shutil.rmtree(before, ignore_errors=True)
+        if path.exists():
+            path.rename(before)
+        temporary.rename(path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    shutil.rmtree(path, ignore_errors=True)
-    temporary.rename(path)
+    finally:
+        os.close(descriptor)
+    shutil.rmtree(before, ignore_errors=True)
+
+
+def _empty_folder(path: pathlib.Path) -> int:
+    """Makes and locks a folder, and removes what an ended process may have left in it; returns its descriptor.
+
+    Raises:
+        BlockingIOError: if another process fills it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDONLY)
+    _lock(descriptor, path)
+    for item in path.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        else:
+            item.unlink()
+    return descriptor
 
 
 public.declare(__name__, renamed={"whole": "atomic"})

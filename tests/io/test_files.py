@@ -1,6 +1,7 @@
 """Files that are written whole, also where several processes write them, or one was killed."""
 
 import multiprocessing
+import pathlib
 
 import pytest
 
@@ -64,3 +65,62 @@ def test_a_file_that_has_just_got_its_name_is_not_emptied(tmp_path, monkeypatch)
         file.flush()
         assert path.read_bytes() == b"theirs"
     assert path.read_bytes() == b"ours"
+
+
+def test_a_folder_is_filled_whole_and_a_failure_leaves_the_old_one(tmp_path):
+    path = tmp_path / "model"
+    with files.whole_folder(path) as new:
+        (new / "a").write_text("1")
+    with pytest.raises(ZeroDivisionError), files.whole_folder(path) as new:
+        (new / "b").write_text("2")
+        raise ZeroDivisionError
+    assert [file.name for file in path.iterdir()] == ["a"] and list(tmp_path.iterdir()) == [path]
+    (tmp_path / ".model.new" / "left" / "deep").mkdir(parents=True)  # by a process that was killed
+    (tmp_path / ".model.new" / "file").write_text("half")
+    with files.whole_folder(path) as new:
+        (new / "c").write_text("3")
+    assert [file.name for file in path.iterdir()] == ["c"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_was_moved_aside_by_a_killed_process_comes_back(tmp_path):
+    path = tmp_path / "model"
+    (tmp_path / ".model.old").mkdir()
+    (tmp_path / ".model.old" / "a").write_text("1")
+    with pytest.raises(ZeroDivisionError), files.whole_folder(path):
+        raise ZeroDivisionError
+    assert (path / "a").read_text() == "1" and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_folder_is_whole_until_the_new_one_takes_its_place(tmp_path, monkeypatch):
+    """It was removed file by file, so that a process that was killed left a part of it."""
+    path, rename = tmp_path / "model", pathlib.Path.rename
+    with files.whole_folder(path) as new:
+        (new / "a").write_text("1")
+
+    def seen(source, target):
+        if source.name == ".model.new":
+            assert not path.exists() and (tmp_path / ".model.old" / "a").read_text() == "1"
+        return rename(source, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", seen)
+    with files.whole_folder(path) as new:
+        (new / "a").write_text("2")
+    assert (path / "a").read_text() == "2" and list(tmp_path.iterdir()) == [path]
+
+
+def test_two_that_fill_a_folder_at_once_do_not_mix(tmp_path):
+    path = tmp_path / "model"
+    with files.whole_folder(path) as first:
+        (first / "a").write_text("1")
+        with files.whole_folder(path) as second:
+            (second / "b").write_text("2")
+        assert [file.name for file in path.iterdir()] == ["b"]
+    assert [file.name for file in path.iterdir()] == ["a"] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_behind_a_link_is_filled_where_it_lies(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "disk")
+    with files.whole_folder(tmp_path / "model") as new:
+        (new / "a").write_text("1")
+    assert (tmp_path / "disk" / "a").read_text() == "1" and (tmp_path / "model").is_symlink()
