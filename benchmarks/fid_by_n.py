@@ -22,14 +22,13 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.mark_flag_as_required("inception")
     command_line.begin()
 
-import json
 import pathlib
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from diffusion.experiments.evaluation import comparison, report
-from diffusion.io.files import write_text
+from diffusion.io import json_files
 from diffusion.metrics import extrapolation, image_sets, inception, kernel_distance, protocols, references
 
 SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)  # of the samples, in a subset
@@ -75,14 +74,14 @@ def main(argv: list[str]) -> None:
         "commit": report.git_commit(),
         "versions": references.versions(),
     }
-    numbers = report.plain(
+    numbers = json_files.plain(
         {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in numbers.items()}
     )
     if line is not None:
         numbers["line"]["sizes"] = large.tolist()
     out = pathlib.Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out.with_suffix(".json"), json.dumps(numbers, indent=2) + "\n")
+    json_files.write(out.with_suffix(".json"), numbers)
     draw(numbers, out)
     print(f"{out}, {out.with_suffix('.json')}")
 

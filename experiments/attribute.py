@@ -24,7 +24,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", None, "folder for the results; WORKDIR/attribution by default")
     command_line.begin()
 
-import json
 import os
 import pathlib
 from collections.abc import Callable
@@ -40,8 +39,7 @@ from diffusion.data.transforms import to_model
 from diffusion.experiments.evaluation import plots, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files, trained_run
-from diffusion.io import files
-from diffusion.io.files import write_text
+from diffusion.io import files, json_files
 from diffusion.metrics import attribution
 from diffusion.recipe import ConfigError
 from diffusion.schedules import left_broadcast
@@ -167,7 +165,7 @@ def main(argv: list[str]) -> None:
         "top": rows[best].tolist(),
         "share_of_the_class": {"top": same, "all": chance},
     }
-    write_text(out / "attribution.json", json.dumps(content, indent=2) + "\n")
+    json_files.write(out / "attribution.json", content)
     print(f"of the {values.top} highest, {same:.0%} have the sample's class, of all {chance:.0%}")
     print(f"Look at: {out / 'attribution.png'}")
 

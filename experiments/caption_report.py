@@ -40,6 +40,7 @@ from diffusion.experiments.evaluation.real_images import captioned
 from diffusion.experiments.evaluation.sample_metrics import FULL, distance
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text.model import load
+from diffusion.io import json_files
 from diffusion.metrics import caption_retrieval, neighbours
 from diffusion.metrics.features import Extractor
 from diffusion.recipe import ConfigError
@@ -126,7 +127,7 @@ def run(
         "pictures_sha256": hashlib.sha256(images.tobytes()).hexdigest(),
         **report.software(),
     }
-    content = report.plain({"figures": figures, "protocol": protocol})
+    content = json_files.plain({"figures": figures, "protocol": protocol})
     out.mkdir(parents=True, exist_ok=True)
     some = np.random.default_rng(SEED + 1).permutation(len(texts))[:48]
     captions = [texts[row] for row in some]

@@ -129,7 +129,6 @@ from diffusion.experiments.evaluation import (
     ratios,
     real_images,
     records,
-    report,
     run_report,
     sample_metrics,
     vector_metrics,
@@ -138,7 +137,7 @@ from diffusion.experiments.evaluation.sample_metrics import FULL, Effort
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.sampling.sample_files import read_samples
-from diffusion.io import json_lines
+from diffusion.io import json_files, json_lines
 from diffusion.metrics import clip_protocols, protocols
 from diffusion.recipe import ConfigError, data, unknown
 from diffusion.recipe.extensions import printed
@@ -210,7 +209,7 @@ def run(
         **run_report.provenance(config, folder, command),
     }
     loss = figures.last_loss(json_lines.rows(folder / "metrics.jsonl"))
-    content = report.plain({"figures": measured, "held_out_loss": loss, "protocol": protocol})
+    content = json_files.plain({"figures": measured, "held_out_loss": loss, "protocol": protocol})
     run_report.write(content, folder)
     return content
 
@@ -325,7 +324,7 @@ def model_figures(
     subject = model_metrics.Subject(config, run_folder, *read_samples(folder), *real_images.splits_of(config))
     measured: dict[str, dict] = {}
     for name in names:
-        measured |= report.plain(model_metrics.METRICS[name](subject))
+        measured |= json_files.plain(model_metrics.METRICS[name](subject))
     return measured
 
 

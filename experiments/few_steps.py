@@ -41,6 +41,7 @@ from rich.console import Console
 from diffusion.experiments.evaluation import plots, real_images, report, sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
+from diffusion.io import json_files
 from diffusion.io.files import atomic, write_text
 from diffusion.metrics import manifold
 from diffusion.objectives import Jumps
@@ -152,7 +153,7 @@ def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path.with_suffix(".npz")) as file:
         np.savez_compressed(file, images=images[:SHOWN], labels=labels[:SHOWN])
-    write_text(path, json.dumps(content) + "\n")
+    json_files.write(path, content)
     return content
 
 
@@ -316,7 +317,7 @@ def compare(
     reference = next((row for row in means if row["name"] == "teacher" and row["steps"] == teacher_steps), None)
     text = table(means, features, reference, shares)
     record = {"command": workdir.command(program), "number": values.number, "rows": rows}
-    write_text(out / "few_steps.json", json.dumps(record, indent=1) + "\n")
+    json_files.write(out / "few_steps.json", record)
     write_text(out / "table.md", text)
     draw(means, features, out / "plot.png")
     picture(means, out, out / "samples.png")

@@ -25,7 +25,6 @@ if __name__ == "__main__":  # before the imports that take seconds
     command_line.begin()
 
 import functools
-import json
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -39,6 +38,7 @@ from diffusion.arrays import chunks
 from diffusion.experiments.evaluation import held_out, real_images, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import trained_run
+from diffusion.io import json_files
 from diffusion.io.files import write_text
 from diffusion.metrics import detection, membership
 from diffusion.recipe import ConfigError
@@ -147,7 +147,7 @@ def main(argv: list[str]) -> None:
     with progress.bar("attacking", len(times), "times") as advance:
         content = measure(run, times, values.number, values.draws, advance)
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "membership.json", json.dumps(content, indent=2) + "\n")
+    json_files.write(out / "membership.json", content)
     write_text(out / "membership.md", table(content) + "\n")
     print(table(content))
 

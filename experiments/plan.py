@@ -75,7 +75,7 @@ from diffusion.experiments.planning.estimate import Work
 from diffusion.experiments.planning.machines import Machine, machine_of, topology_name
 from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.experiments.run_folder import workdir
-from diffusion.io.files import write_text
+from diffusion.io import json_files
 from diffusion.models.dit import DiT
 from diffusion.recipe import ConfigError, as_config_errors, checks, data, resolve
 from diffusion.recipe.recipe import Recipe
@@ -298,7 +298,7 @@ def write(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     if path.exists() and not path.is_file():  # a file takes its place: not that of /dev/stdout
         raise workdir.WorkdirError(f"--out={path} is not a file: choose another.")
     try:
-        write_text(path, json.dumps(content, indent=2) + "\n")
+        json_files.write(path, content)
     except OSError as error:
         raise workdir.WorkdirError(f"--out={path} cannot be written ({error.strerror}): choose another.") from error
 

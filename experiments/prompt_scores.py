@@ -41,7 +41,6 @@ import csv
 import hashlib
 import io
 import itertools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -52,8 +51,7 @@ from diffusion.experiments.arena import competitors
 from diffusion.experiments.arena.competitors import Competitor
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
-from diffusion.io import files, opener
-from diffusion.io.files import write_text
+from diffusion.io import files, json_files, opener
 from diffusion.metrics import picture_scores
 from diffusion.metrics.picture_scores import Columns, Scorer, Source
 from diffusion.metrics.preference import preferred
@@ -200,7 +198,7 @@ def main(argv: list[str]) -> None:
     if values.answerer:
         record["answerer"] = values.answerer
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "prompt_scores.json", json.dumps(record, indent=2) + "\n")
+    json_files.write(out / "prompt_scores.json", record)
     rows = io.StringIO()
     lines = csv.writer(rows)
     lines.writerow(["set", "picture", "prompt", *columns_of_sets[0]])

@@ -25,7 +25,6 @@ __all__ = [
     "write",
 ]
 
-import json
 import pathlib
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +39,7 @@ from diffusion.data.sources import DataSpec
 from diffusion.data.sources.combined_streams import CaptionedStream
 from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.data.sources.streams import Stream
-from diffusion.io import failures, files, limits, opener, safetensors_files
+from diffusion.io import failures, files, json_files, limits, opener, safetensors_files
 from diffusion.package import public
 from diffusion.text import Tokenizer, fingerprint
 
@@ -223,7 +222,7 @@ def write(folder: str | pathlib.Path, contents: Table, description: Mapping[str,
     entries = {f"entries/{name}": np.ascontiguousarray(rows) for name, rows in contents.entries.items()}
     with files.atomic(folder / ARRAYS) as file:
         file.write(save(entries | {ROW: contents.row}))
-    files.write_text(folder / INDEX, json.dumps(description, indent=2) + "\n")
+    json_files.write(folder / INDEX, description)
 
 
 def description_of(folder: str | pathlib.Path) -> dict[str, Any]:

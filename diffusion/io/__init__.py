@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         film_lengths as film_lengths,
         films as films,
         gif_blocks as gif_blocks,
+        json_files as json_files,
         json_lines as json_lines,
         leaf_names as leaf_names,
         leases as leases,

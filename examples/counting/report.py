@@ -36,7 +36,7 @@ from diffusion.data.shapes import scenes
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
-from diffusion.io import npz, opener
+from diffusion.io import json_files, npz, opener
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.recipe import ConfigError
 from diffusion.text_to_image import TextToImage, model_index
@@ -201,9 +201,9 @@ def run(
         figures = read(asked, shown[name])
         content["rows"][name] = {"training": training, "picture": picture, **figures}
         print(name, {by: f"{share['share']:.1%}" for by, share in figures["count"].items()}, flush=True)
-        report.write(out, report.plain(content), markdown(content))
+        report.write(out, json_files.plain(content), markdown(content))
     draw(asked, shown, out / "pictures.png")
-    return report.plain(content)
+    return json_files.plain(content)
 
 
 def draw(asked: Sequence[str], shown: Mapping[str, np.ndarray], path: pathlib.Path) -> None:

@@ -42,7 +42,7 @@ from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import model as model_folder
-from diffusion.io import json_lines
+from diffusion.io import json_files, json_lines
 from diffusion.metrics import attribute_reader
 from diffusion.recipe import ConfigError, resolve
 from diffusion.text_to_image import TextToImage, model_index
@@ -160,7 +160,7 @@ def run(taught: Sequence[Taught], out: pathlib.Path, number: int, batch_size: in
     real = glyph_metrics.real_figures(reader, requested, known, coded, factor)
     figures = {"models": rows, "real": real}
     settings = {"prompts": number, "captions": number, "seeds": "0..", "judge": judge.name()}
-    content = report.plain({"figures": figures, "protocol": {**protocol, **settings, **report.software()}})
+    content = json_files.plain({"figures": figures, "protocol": {**protocol, **settings, **report.software()}})
     report.write(out, content, markdown(content))
     return content
 

@@ -32,6 +32,7 @@ import numpy as np
 from diffusion.data import digits
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
+from diffusion.io import json_files
 from diffusion.metrics import classifier, frechet
 from examples.symbols import bits_report, digit_models
 
@@ -111,7 +112,7 @@ def measured(out: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         print(f"{name}: {samples[name]}", flush=True)
     protocol = bits_report.protocol("steps", "batch", "width", "depth", "number", "pictures")
     sizes = {name: len(split.x) for name, split in data.items()}
-    return report.plain({"bits": bits, "samples": samples, "protocol": protocol, "sizes": sizes}), shown
+    return json_files.plain({"bits": bits, "samples": samples, "protocol": protocol, "sizes": sizes}), shown
 
 
 def markdown(content: Mapping[str, Any]) -> str:

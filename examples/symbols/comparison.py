@@ -36,6 +36,7 @@ import numpy as np
 from diffusion.data import english_prose as prose
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
+from diffusion.io import json_files
 from diffusion.metrics import ngrams
 from examples.symbols import bits_report, character_runs, characters, text_models
 
@@ -115,7 +116,7 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
             filled[name] = model.filled(params, LINE, jax.random.key(3))
     protocol = bits_report.protocol("steps", "batch", "length", "width", "depth", "windows", "times", "number")
     protocol["text"] = data.versions
-    return report.plain(
+    return json_files.plain(
         {"bits": rows, "samples": samples, "texts": texts, "filled": filled, "protocol": protocol,
          "characters": [len(data.train), len(data.held_out)]}
     )  # fmt: skip

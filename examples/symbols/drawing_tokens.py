@@ -38,6 +38,7 @@ import numpy as np
 from diffusion.data.shapes import drawing
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
+from diffusion.io import json_files
 from diffusion.metrics import bootstrap, frechet, frechet_error
 from examples.symbols import bits_report, digit_models, drawing_codes, token_models
 from examples.text import drawn_objects
@@ -149,7 +150,7 @@ def measured(out: pathlib.Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         "codes", "drawings", "steps", "batch", "width", "depth", "seeds", "number", "pictures"
     )
     book = drawing_codes.figures(codes, real)
-    return report.plain({"bits": bits, "samples": samples, "codebook": book, "protocol": protocol}), shown
+    return json_files.plain({"bits": bits, "samples": samples, "codebook": book, "protocol": protocol}), shown
 
 
 def markdown(content: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ from diffusion import text_to_image
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
-from diffusion.io import opener
+from diffusion.io import json_files, opener
 from diffusion.recipe import ConfigError, unknown
 from diffusion.text_to_image import model_index
 from examples.techniques import steered, taught
@@ -94,7 +94,9 @@ def run(
         row = make(number)
         draw(row, out / f"{name}.png")
         protocol = {**description, "number": number, **report.software()}
-        content["rows"][name] = report.plain({entry: getattr(row, entry) for entry in ENTRIES} | {"protocol": protocol})
+        content["rows"][name] = json_files.plain(
+            {entry: getattr(row, entry) for entry in ENTRIES} | {"protocol": protocol}
+        )
         content["rows"] = {one: content["rows"][one] for one in order(content["rows"])}
         report.write(out, content, markdown(content))
         print(name, *figures(content["rows"][name]), sep="\n  ", flush=True)

@@ -38,6 +38,7 @@ from diffusion import text_to_image
 from diffusion.experiments.evaluation import plots, report, sample_metrics
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
+from diffusion.io import json_files
 from diffusion.io.files import write_text
 from diffusion.metrics.attribute_reader import Reader
 from examples.text import judge, prompt_metrics
@@ -108,7 +109,7 @@ def main(argv: list[str]) -> None:
     captions = [textwrap.fill(text, WRAPPED) for text in prompt_metrics.new_drawings(SHOWN)[1]]
     plots.mosaic([np.stack(shown)], [f"{row['name']}, {row['steps']}" for row in rows], [captions], out / "samples.png")
     record = {"model": values.model, "number": values.number, "rows": rows, **report.software()}
-    write_text(out / "report.json", json.dumps(report.plain(record), indent=1) + "\n")
+    json_files.write(out / "report.json", record)
     write_text(out / "table.md", table(rows))
     print(table(rows))
 

@@ -52,6 +52,7 @@ from diffusion.data import shapes
 from diffusion.experiments.evaluation import plots, real_images, report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.text import model as model_folder
+from diffusion.io import json_files
 from diffusion.metrics import neighbours
 from diffusion.recipe import ConfigError, unknown
 from diffusion.text_to_image import model_index
@@ -146,7 +147,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
         "seeds": "0.. of test captions, 5000.. of withheld ones, 0.. of the sweep, 20000.. of GenEval's questions",
         **report.software(),
     }
-    content = report.plain({"figures": figures, "protocol": protocol})
+    content = json_files.plain({"figures": figures, "protocol": protocol})
     report.write(out, content, shapes_report.markdown(content, out))
     return content
 

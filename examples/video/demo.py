@@ -45,7 +45,7 @@ from diffusion.experiments import train
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
-from diffusion.io import films
+from diffusion.io import films, json_files
 from diffusion.recipe import ConfigError, checks, fields
 from diffusion.training.checkpointing import checkpoints
 from examples.video import clip_judge, clip_maker, clip_sheets, demo_stages, motion_figures, pairs_report, video_report
@@ -183,7 +183,7 @@ def measure(run_folder: pathlib.Path, out: pathlib.Path, number: int) -> dict[st
         "seconds of CPU": round(time.process_time() - began),
         **report.software(),
     }
-    content = report.plain({"figures": figures, "protocol": protocol})
+    content = json_files.plain({"figures": figures, "protocol": protocol})
     report.write(out, content, video_report.markdown(content, out))
     return content
 

@@ -39,6 +39,7 @@ from diffusion.data.shapes import motions
 from diffusion.data.shapes.motions import Clip
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.sampling import autoencoder_folders, trained_run
+from diffusion.io import json_files
 from examples.video import clip_maker, clip_sheets, pair_figures
 from examples.video.pair_figures import ENDLESS, TIMES
 
@@ -149,7 +150,7 @@ def measure(
         "seconds of CPU": round(time.process_time() - began),
         **report.software(),
     }
-    content = report.plain({"figures": figures, "protocol": protocol})
+    content = json_files.plain({"figures": figures, "protocol": protocol})
     report.write(out, content, markdown(content, out))
     return content
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import json
 import pathlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,8 +10,7 @@ import numpy as np
 
 from diffusion.experiments.arena.competitors import Competitor, matched
 from diffusion.experiments.run_folder.workdir import WorkdirError
-from diffusion.io import opener, schema
-from diffusion.io.files import write_text
+from diffusion.io import json_files, opener, schema
 from diffusion.recipe import ConfigError
 
 FILE = "arena.json"
@@ -109,7 +107,7 @@ def _some(competitor: Competitor) -> str:
 def write(arena: Arena, folder: pathlib.Path) -> None:
     """Keeps an arena in its folder."""
     content = {"version": VERSION, **arena._asdict()}
-    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+    json_files.write(folder / FILE, content)
 
 
 def read(folder: pathlib.Path) -> Arena:

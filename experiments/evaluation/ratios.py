@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from diffusion.experiments.evaluation import records, report
+from diffusion.io import json_files
 from diffusion.metrics.representation_ratio import representation_ratio
 from diffusion.recipe import ConfigError
 
@@ -69,7 +70,7 @@ def measure(samples: Sequence[pathlib.Path], real: Sequence[pathlib.Path]) -> di
         "k": len(spaces),
     }
     used = {str(path): records.read(path)["sha256"] for path in (*samples, *real)}
-    return report.plain({"figures": {"fdr": figure}, "spaces": spaces, "records": used, **report.software()})
+    return json_files.plain({"figures": {"fdr": figure}, "spaces": spaces, "records": used, **report.software()})
 
 
 def _by_space(flag: str, paths: Sequence[pathlib.Path]) -> dict[str, Record]:

@@ -14,8 +14,7 @@ from diffusion.experiments.evaluation import comparison, reconstructions, report
 from diffusion.experiments.evaluation.comparison import Request
 from diffusion.experiments.evaluation.image_metrics import ELSEWHERE
 from diffusion.experiments.sampling import sample_files
-from diffusion.io import limits, opener
-from diffusion.io.files import write_text
+from diffusion.io import json_files, limits, opener
 from diffusion.metrics import references
 from diffusion.package import commands
 
@@ -80,7 +79,7 @@ def measure(request: Request, fresh: bool = False) -> dict:
         "finished": datetime.datetime.fromtimestamp(time.time(), datetime.UTC).isoformat(timespec="seconds"),
         "command": command(request),
     }
-    content = report.finite(report.plain(content))
+    content = json_files.finite(json_files.plain(content))
     return {**content, "sha256": _digest(content)}
 
 
@@ -100,7 +99,7 @@ def _digest(content: Mapping) -> str:
 def write(path: pathlib.Path, content: Mapping) -> None:
     """Writes a record, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    json_files.write(path, content)
 
 
 def read(path: pathlib.Path) -> dict:

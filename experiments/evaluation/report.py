@@ -1,8 +1,6 @@
 """Shared code of all reports: report.json, report.md, Markdown tables, formatted figures, provenance."""
 
 import importlib.metadata
-import json
-import math
 import pathlib
 import platform
 import subprocess
@@ -11,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from diffusion.experiments.evaluation.figures import Figure
+from diffusion.io import json_files
 from diffusion.io.files import write_text
 
 WIDE = 200  # letters in a line of a log, where nothing is cut off
@@ -26,27 +24,9 @@ Row = tuple[str, str, str]
 
 
 def write(folder: pathlib.Path, content: Mapping, markdown: str) -> None:
-    """Writes report.json, of content from `plain`, and report.md, the same for people; each whole or not at all."""
-    write_text(folder / "report.json", json.dumps(content, indent=2) + "\n")
+    """Writes report.json and report.md, the same for people; each whole or not at all."""
+    json_files.write(folder / "report.json", content)
     write_text(folder / "report.md", markdown)
-
-
-def plain(value: Any) -> Any:
-    """Nested mappings, sequences and numpy numbers as what JSON holds."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def finite(value: Any) -> Any:
-    """A value of JSON with None in place of NaN and infinity, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def software() -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """The robustness of a watermark against JPEG, resizing, crops, noise, blur, and regeneration by a model."""
 
-import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.experiments.evaluation import plots
+from diffusion.io import json_files
 from diffusion.io.files import write_text
 from diffusion.metrics import bootstrap, detection
 from diffusion.recipe import ConfigError
@@ -155,7 +155,7 @@ def table(content: Mapping[str, Any]) -> str:
 def write(content: Mapping[str, Any], out: pathlib.Path) -> None:
     """Writes robustness.json, robustness.md and robustness.png into a folder."""
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "robustness.json", json.dumps(content, indent=2) + "\n")
+    json_files.write(out / "robustness.json", content)
     write_text(out / "robustness.md", table(content) + "\n")
     plot(content, out / "robustness.png")
 

@@ -64,7 +64,7 @@ from diffusion.experiments.evaluation import report
 from diffusion.experiments.prompt_benchmark import benchmarks, clip_embedder, judging, making
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Readers
 from diffusion.experiments.run_folder import user_code, workdir
-from diffusion.io.files import write_text
+from diffusion.io import json_files
 from diffusion.metrics.prompt_following.readers import ReaderError
 from diffusion.recipe import ConfigError, extensions, names, unknown
 
@@ -134,7 +134,7 @@ def run(
             making.make(benchmark, items, images, model, per_prompt, seed, settings)
             judging.require_pictures(benchmark, files, images)
         rows = judging.judge(benchmark, files, named, images, out, per_prompt, batch_size)
-        figures = {name: report.finite(mean._asdict()) for name, mean in benchmark.figures(items, rows).items()}
+        figures = {name: json_files.finite(mean._asdict()) for name, mean in benchmark.figures(items, rows).items()}
         makers = making.makers(images / file.path for file in files)
         content = {
             **request,
@@ -143,7 +143,7 @@ def run(
             "figures": figures,
             **report.software(),
         }
-        write_text(out / "benchmark.json", json.dumps(report.plain(content), indent=2) + "\n")
+        json_files.write(out / "benchmark.json", content)
     return content
 
 

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.experiments.prompt_benchmark.benchmarks import Benchmark, Item, Picture, Readers
-from diffusion.io import json_lines, limits, opener, pictures
-from diffusion.io.files import write_text
+from diffusion.io import json_files, json_lines, limits, opener, pictures
 from diffusion.metrics.prompt_following import readers
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
@@ -74,7 +73,7 @@ def begin(folder: pathlib.Path, request: Mapping[str, Any]) -> None:
     try:
         before = opener.read_table(path)
     except FileNotFoundError:
-        write_text(path, json.dumps(request, indent=2) + "\n")
+        json_files.write(path, request)
         return
     except limits.Refused as error:
         raise ConfigError(f"--out={folder}: {error}") from error

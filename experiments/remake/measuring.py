@@ -4,7 +4,6 @@ The folder holds parts.jsonl, a line for each part that is measured, arrays/N.np
 end remake.json, the record, and picture.png of a remake that draws one.
 """
 
-import json
 import math
 import pathlib
 import statistics
@@ -16,8 +15,8 @@ import numpy as np
 
 from diffusion.experiments.evaluation import plots, report
 from diffusion.experiments.remake.claims import Remake, Verdict, verdict
-from diffusion.io import json_lines, limits, npz, opener
-from diffusion.io.files import atomic, write_text
+from diffusion.io import json_files, json_lines, limits, npz, opener
+from diffusion.io.files import atomic
 from diffusion.recipe import ConfigError
 
 PARTS, ARRAYS, RECORD, PICTURE = "parts.jsonl", "arrays", "remake.json", "picture.png"
@@ -64,7 +63,7 @@ def remake_in(folder: pathlib.Path, remake: Remake, quick: bool, say: Callable[[
     if remake.beside and not quick:
         values = {name: value for row in rows.values() for name, value in row["values"].items()}
         record["beside"] = {name: values[name] for name in remake.beside}
-    write_text(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    json_files.write(folder / RECORD, record)
     if remake.draw is not None:
         plots.save(
             remake.draw({part: rows[part]["values"] | _arrays(folder, remake, part) for part in rows}), folder / PICTURE

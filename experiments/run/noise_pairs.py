@@ -26,8 +26,7 @@ from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.run import players
 from diffusion.experiments.run.examples import Examples
-from diffusion.io import files, opener
-from diffusion.io.files import write_text
+from diffusion.io import files, json_files, opener
 from diffusion.models.layers import layout
 from diffusion.recipe import ConfigError
 from diffusion.recipe.companions import Teacher
@@ -163,5 +162,5 @@ def _teacher(config: Mapping, folder: pathlib.Path, mesh: Mesh) -> Any:
         )
     if jax.process_index() == 0 and before is None:
         folder.mkdir(exist_ok=True)
-        write_text(record, json.dumps(now) + "\n")
+        json_files.write(record, now)
     return jax.device_put(params, sharding.shardings(params, mesh))

@@ -17,13 +17,12 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from diffusion.experiments.evaluation import comparison, records, report
+from diffusion.experiments.evaluation import comparison, records
 from diffusion.experiments.evaluation.comparison import Request
 from diffusion.experiments.sampling import autoencoder_folders, batches_on_disk, generate
 from diffusion.experiments.zoo import checkpoint_file, sampling_cost
 from diffusion.experiments.zoo.row import Row
-from diffusion.io import files, limits, opener
-from diffusion.io.files import write_text
+from diffusion.io import files, json_files, limits, opener
 from diffusion.metrics import references
 from diffusion.models.interchange.folders import Found
 from diffusion.recipe import ConfigError, checks
@@ -163,7 +162,7 @@ def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] 
     with _stage("figures", seconds, f"{row.published.metric}, protocol {row.protocol or 'none: pixels'}"):
         measurement = records.measure(request)
     records.write(out / "record.json", measurement)
-    content = report.plain(
+    content = json_files.plain(
         {
             "row": row.name,
             "weights": {"file": network_file.tensors.path.name, "sha256": digest, "parameters": weights.parameters},
@@ -178,7 +177,7 @@ def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] 
             "seconds": seconds,
         }
     )
-    write_text(out / "row.json", json.dumps(content, indent=2) + "\n")
+    json_files.write(out / "row.json", content)
     return content
 
 
@@ -236,7 +235,7 @@ def _samples(
     with files.atomic(out / "samples.npz") as file:
         np.savez(file, images=images, labels=generate.classes_of(recipe, labels), seeds=seeds)
     record = {"key": key, "sample": plain(config.sample), "nfe": make.nfe, "config": config_hash(config)}
-    write_text(out / "samples.json", json.dumps(record, indent=2) + "\n")
+    json_files.write(out / "samples.json", record)
     batches_on_disk.clear(out)
     return key
 

@@ -12,9 +12,10 @@ import pytest
 from configs import digits as recipe
 from diffusion.data.digits import digits
 from diffusion.experiments import evaluate
-from diffusion.experiments.evaluation import real_images, report, run_report, sample_metrics
+from diffusion.experiments.evaluation import real_images, run_report, sample_metrics
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling.sample_files import read_samples
+from diffusion.io import json_files
 from diffusion.metrics import classifier, encoder_protocols, protocols
 from diffusion.recipe import ConfigError
 from diffusion.recipe.values import config_hash, to_json
@@ -115,7 +116,7 @@ def test_a_missing_mode_costs_distance(config):
 @pytest.mark.extended
 def test_same_samples_same_figures(config):
     images, labels = samples("validation", 10)
-    measure = lambda: report.plain(sample_metrics.measure(images, labels, config, "test", QUICK))
+    measure = lambda: json_files.plain(sample_metrics.measure(images, labels, config, "test", QUICK))
     assert measure() == measure()
 
 

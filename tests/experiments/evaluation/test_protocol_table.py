@@ -6,6 +6,7 @@ import pytest
 from diffusion.configs import digits
 from diffusion.experiments.evaluation import protocol_table, records
 from diffusion.experiments.evaluation.comparison import Request
+from diffusion.io import json_files
 from diffusion.metrics import encoder_protocols, protocols, resizing
 from diffusion.metrics.statistics import StatisticsError
 from diffusion.recipe import ConfigError
@@ -21,7 +22,7 @@ def measured(request):
     name, value = OTHERS.get(request.protocol) or ("fid", VALUES[request.protocol])
     figure = {"value": value, "standard_error": 0.125, "samples": 9, "reference": 9}
     content = {"format": 1, "figures": {name: figure}, "warnings": ["few samples"], "request": request._asdict()}
-    return {**content, "sha256": records._digest(records.report.plain(content))}
+    return {**content, "sha256": records._digest(json_files.plain(content))}
 
 
 def test_every_protocol_of_a_frechet_distance_is_there_and_its_files():

@@ -4,17 +4,10 @@ import json
 import subprocess
 
 import jax
-import numpy as np
 import pytest
 
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.evaluation.figures import Figure
-
-
-def test_nested_values_become_what_json_holds():
-    value = {1: (np.float32(0.5), [np.int64(2)]), "a": {"b": None, "c": True}}
-    assert report.plain(value) == {"1": [0.5, [2]], "a": {"b": None, "c": True}}
-    assert json.dumps(report.plain(value))
 
 
 def test_a_table_of_markdown():
