@@ -61,7 +61,9 @@ def _opened(
                 "of": opened,
                 "by": lambda entry, path: call(names.FILTERS, entry, path, "filter"),
                 "control": lambda entry, path: call(names.CONTROLS, entry, path, "control"),
-                "hide": lambda entry, path: entry and call(names.HIDINGS, entry, path, "part that is hidden"),
+                "hide": lambda entry, path: (
+                    None if entry is None else call(names.HIDINGS, entry, path, "part that is hidden")
+                ),
                 "form": lambda entry, path: call(names.SOUND_FORMS, entry, path, "form"),
                 "parse": lambda entry, path: call(names.PARSERS, entry, path, "parser"),
             },

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from diffusion.data import augmentation, controls, gaussian_processes, series_masks, solids, transforms
-from diffusion.data.sources import tfds_records
+from diffusion.data.sources import sound_clips, tfds_records
 from diffusion.data.sources.columns import Columns
 
 ALL = np.ones((4, 1), bool)
@@ -38,6 +38,18 @@ RANGES = {
     ),
     "side of squares": (transforms.check_side, [0, 1, 2**14], [-1, 2**14 + 1], "side = .* 0 for pictures of one size"),
     "side of a table's pictures": (lambda side: Columns("a table", ("image",), side=side), [0, 8], [-1], "side = -1"),
+    "label of a table": (
+        lambda label: Columns("a table", ("x", "y"), x="x", label=label),
+        ["y", ""],
+        ["x"],
+        "label = 'x'",
+    ),
+    "length of a note": (
+        lambda length: sound_clips.instruments(number=10, sample_rate=8000, length=length)[6],
+        [3],
+        [2],
+        "length = 2",
+    ),
     "side of a dataset's pictures": (
         lambda side: tfds_records.open_source("digits", "train", side=side),
         [],

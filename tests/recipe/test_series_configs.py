@@ -136,6 +136,7 @@ def test_recipes_fit_their_data(recipe):
         ({"data.source.hide": {"name": "forecast", "horizon": 12}}, "hides the whole of a series of 12 steps"),
         ({"data.source.hide": {"name": "forcast", "horizon": 4}}, r"config\.data\.source\.hide\.name.*forecast"),
         ({"data.source.hide": {"name": "gaps", "longest": 0}}, "longest = 0"),
+        ({"data.source": {"name": "gaussian_series", "number": 9, "hide": 0}}, r"config\.data\.source\.hide = 0"),
         ({"model.given": False}, r"config\.model\.given = False, but .* has a series with a given part"),
         ({"data.source": {"name": "gaussian_series", "number": 9}}, r"config\.model\.given = True, but .*Valid: False"),
     ],

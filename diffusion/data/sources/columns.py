@@ -157,6 +157,11 @@ class Columns:
     def _label(self, label: str | None) -> str:
         if label:
             self.known(label, "label")
+            if label == self.example:
+                raise ValueError(
+                    f"{self.where}: label = {label!r} is the column of the example. Valid: another column, or "
+                    '"" for no labels'
+                )
         free = [name for name in LABEL if name in self.names and name != self.example]
         return (free[0] if free else "") if label is None else label
 

@@ -48,6 +48,8 @@ def instruments(
     sequences.check_made("instruments", split, number)
     if sample_rate < 2000:
         raise ValueError(f"sample_rate = {sample_rate}. Valid: at least 2000 Hz")
+    if length < 3:
+        raise ValueError(f"length = {length}. Valid: at least 3 samples, the length of the filter of a flute's breath")
     sound = forms.Sound(sample_rate, length, form or forms.samples(), mels, window, hop, shaped)
     sound.check()
     if vibrato and not sound.form.pitched:
