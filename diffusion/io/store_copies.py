@@ -54,6 +54,7 @@ class Copy:
         """Reads the folder's record; the folder, which this process has locked, may be empty."""
         self.folder, self.store = folder, store
         self._files: dict[str, _File] = {}
+        self._sent: dict[str, _File] = {}  # what the last `send` sent, which no snapshot may list
         with contextlib.suppress(FileNotFoundError):
             record = opener.read_json(folder / RECORD)
             self._files = {
@@ -106,7 +107,8 @@ class Copy:
     def send(self, paths: Iterable[str], writer: str) -> dict[str, Entry]:
         """Sends files, and returns their entries, which are in no snapshot yet.
 
-        The folder is sent as it was at one moment: all files are held first, by a link or a copy.
+        The folder is sent as it was at one moment: all files are held first, by a link or a copy. They count as changed
+        until `note_listed`.
 
         Args:
             paths: the files.
@@ -118,6 +120,7 @@ class Copy:
         """
         outgoing = self.folder / OUTGOING
         shutil.rmtree(outgoing, ignore_errors=True)
+        self._sent = {}
         try:
             held = [(path, _held(self.folder / path, outgoing / str(i))) for i, path in enumerate(paths)]
             entries = {}
@@ -129,10 +132,15 @@ class Copy:
                 if size > COPIED and _mark(file) != mark:
                     continue  # it was written meanwhile: the next time sends it
                 entries[path] = Entry(name, sha256, size)
-                self._files[path] = _File(name, sha256, size, mark)
+                self._sent[path] = _File(name, sha256, size, mark)
             return entries
         finally:
             shutil.rmtree(outgoing, ignore_errors=True)
+
+    def note_listed(self) -> None:
+        """Puts what was sent last on the record, once a snapshot lists it."""
+        self._files |= self._sent
+        self._sent = {}
 
     def forget(self, paths: Iterable[str]) -> None:
         """Takes files off the record, once no snapshot has them."""

@@ -137,6 +137,7 @@ class Mirror:
             else:
                 return
             snapshots.commit(self._store, lambda newest: self._next(newest, entries, removed, set(here)))
+            self._copy.note_listed()
             self._copy.forget(removed)
             self._copy.write_record()
 

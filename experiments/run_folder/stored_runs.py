@@ -167,6 +167,7 @@ class Reading:
                 return 0
             entries = copy.send(changed, f"beside-{uuid.uuid4().hex}")
             commit(self._store, lambda before: with_files(before, entries))
+            copy.note_listed()
             copy.write_record()
             return len(entries)
 

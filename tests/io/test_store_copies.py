@@ -24,7 +24,9 @@ def put(copy, **files):
 
 
 def sent(copy, writer="w"):
-    return Snapshot(1, Holder(), copy.send(copy.changed(), writer))
+    snapshot = Snapshot(1, Holder(), copy.send(copy.changed(), writer))
+    copy.note_listed()
+    return snapshot
 
 
 def contents(folder):

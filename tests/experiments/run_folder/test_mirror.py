@@ -393,6 +393,25 @@ def test_a_full_store_is_said_once_and_filled_when_there_is_room(places, capsys)
     assert "it is tried again" in capsys.readouterr().err, "each failure after a success is said"
 
 
+@pytest.mark.parametrize("operation", ["send", "create"])
+def test_what_was_sent_before_a_failure_is_listed_by_the_next_attempt(places, operation):
+    """The store is lost at the second file of a save, or before the list of all of them."""
+    mirror = places.killed("first", saves(20))
+    fails, calls = [True], []
+
+    def refuse(number, name, path):
+        calls.append(name)
+        if fails[0] and name == operation and calls.count(name) > (operation == "send"):
+            raise ConnectionError("no route to the store")
+
+    mirror._store._system._before = refuse
+    saves(40)(mirror.folder)
+    mirror._copy_again()
+    fails[0] = False
+    mirror._copy_again()
+    assert places.stored() == here(mirror.folder)
+
+
 def test_what_a_killed_holder_sent_without_listing_it_is_removed_by_the_next(places, monkeypatch):
     first = places.killed("first", saves(20))
     saves(40)(first.folder)
