@@ -162,13 +162,14 @@ class Output:
         """Opens the store; what an earlier command has left in the local folder stays, so that this one can resume."""
         self.address, self.path = address, local(address)
         self._store = stores.connect(address)
+        self._record = self.path.with_name(f".{self.path.name}.sent.json")  # the marks of the files that were sent
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._before = self._marks()
 
     def send(self) -> int:
-        """Sends the files that have changed, and returns how many.
+        """Sends the files that were never sent as they are, and returns how many.
 
-        They go in the order in which they were written, so that what says that a folder is whole arrives last.
+        They go in the order in which they were written, so that what says that a folder is whole arrives last. Those of
+        an earlier command that was interrupted are among them.
 
         Raises:
             StoreError: if the store fails; the local files remain.
@@ -176,13 +177,20 @@ class Output:
         jax = sys.modules.get("jax")
         if jax and jax.process_index() > 0:
             return 0
-        changed = sorted((mark[0], name) for name, mark in self._marks().items() if self._before.get(name) != mark)
-        for _, name in changed:
-            self._store.send(name, self.path / name)
+        sent: dict[str, list[int]] = {}
+        with contextlib.suppress(FileNotFoundError):
+            sent = opener.read_json(self._record)
+        changed = sorted((mark, name) for name, mark in self._marks().items() if sent.get(name) != mark)
+        try:
+            for mark, name in changed:
+                self._store.send(name, self.path / name)
+                sent[name] = mark
+        finally:
+            files.write_text(self._record, json.dumps(sent))
         return len(changed)
 
-    def _marks(self) -> dict[str, tuple[int, int, int]]:
-        """{path of a file below the folder: (time of its last change, size, inode)}; "" for a single file."""
+    def _marks(self) -> dict[str, list[int]]:
+        """{path of a file below the folder: [time of its last change, size, inode]}; "" for a single file."""
         if self.path.is_file():
             return {"": _mark(self.path)}
         below = (path for path in self.path.rglob("*") if path.is_file() and not path.is_symlink())
@@ -190,6 +198,6 @@ class Output:
         return {path.relative_to(self.path).as_posix(): _mark(path) for path in below if not hidden(path)}
 
 
-def _mark(path: pathlib.Path) -> tuple[int, int, int]:
+def _mark(path: pathlib.Path) -> list[int]:
     stat = path.stat()
-    return stat.st_mtime_ns, stat.st_size, stat.st_ino
+    return [stat.st_mtime_ns, stat.st_size, stat.st_ino]

@@ -144,6 +144,8 @@ def test_an_output_is_sent_in_the_order_of_writing_and_nothing_else(bucket):
     old = stored_folders.local("s3://bucket/out") / "old"
     old.parent.mkdir(parents=True)
     old.write_bytes(b"of an earlier command")
+    assert stored_folders.Output("s3://bucket/out").send() == 1
+    bucket.calls.clear()
     output = stored_folders.Output("s3://bucket/out")
     for time, name in enumerate(("shards/2", "shards/1", "complete.json", "shards/.half.new")):
         path = output.path / name
@@ -154,6 +156,34 @@ def test_an_output_is_sent_in_the_order_of_writing_and_nothing_else(bucket):
     sent = [path for name, path in bucket.calls if name == "send"]
     assert sent == ["bucket/out/shards/2", "bucket/out/shards/1", "bucket/out/complete.json"]
     assert (bucket.root / "store/bucket/out/shards/1").read_bytes() == b"shards/1"
+
+
+@pytest.mark.parametrize("ends", ["killed", "cut off"])
+def test_what_an_interrupted_command_left_is_sent_by_the_one_that_resumes(bucket, monkeypatch, ends):
+    first = stored_folders.Output("s3://bucket/out")
+    first.path.mkdir()
+    for name in ("1", "2"):
+        (first.path / name).write_bytes(name.encode())
+        os.utime(first.path / name, (int(name), int(name)))
+    if ends == "cut off":  # at the second file
+        with monkeypatch.context() as patch:
+            patch.setattr(DiskStore, "put_file", _only_the_first(DiskStore.put_file))
+            with pytest.raises(StoreError):
+                first.send()
+    second = stored_folders.Output("s3://bucket/out")
+    (second.path / "3").write_bytes(b"3")
+    assert second.send() == (3 if ends == "killed" else 2)
+    assert here(bucket.root / "store/bucket/out") == {"1": b"1", "2": b"2", "3": b"3"}
+    assert stored_folders.Output("s3://bucket/out").send() == 0
+
+
+def _only_the_first(put_file):
+    def put(self, lpath, rpath):
+        if not rpath.endswith("/1"):
+            raise ConnectionError("no route to the store")
+        put_file(self, lpath, rpath)
+
+    return put
 
 
 def test_an_output_that_is_one_file_is_one_object(bucket):
