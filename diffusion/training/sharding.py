@@ -246,20 +246,30 @@ def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:
         batch_size: size B of the global batch.
 
     Returns:
-        pytree of jax.Array [B, ...]. 64-bit integers become int32, modulo 2^31: the global example index of a run of
-        more than 2^31 examples, for which strata stay right if their number is a power of two.
+        pytree of jax.Array [B, ...]. 64-bit integers become int32. "index", the global example index, is taken modulo
+        2^31: strata stay right in a run of more examples if their number is a power of two.
+
+    Raises:
+        ValueError: for another integer that has no place in 32 bits, such as one of a condition.
     """
     where = batch_sharding(mesh)
     held = positions(batch_size, mesh)
 
-    def leaf(x):
+    def leaf(path, x):
         x = np.asarray(x)
         if x.dtype in (np.int64, np.uint64):
-            x = (x % 2**31).astype(np.int32)
+            if (name := leaf_name(path)) == "index":
+                x = x % 2**31
+            elif x.size and not all(-(2**31) <= int(end) < 2**31 for end in (x.min(), x.max())):
+                raise ValueError(
+                    f"{name} of a batch holds integers from {x.min()} to {x.max()}, and devices compute with 32 bits. "
+                    "Valid: -2147483648 to 2147483647, or floating-point numbers"
+                )
+            x = x.astype(np.int32)
         rows = lambda index: x[np.searchsorted(held, np.arange(batch_size)[index[0]])]
         return jax.make_array_from_callback((batch_size, *x.shape[1:]), where, rows)
 
-    return jax.tree.map(leaf, batch)
+    return jax.tree_util.tree_map_with_path(leaf, batch)
 
 
 def one_step_in_flight(mesh: Mesh) -> bool:

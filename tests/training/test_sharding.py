@@ -62,6 +62,17 @@ def test_index_beyond_31_bits_keeps_its_stratum():
     np.testing.assert_array_equal(batch["index"], [5, 5, 7])
 
 
+def test_integers_of_a_condition_keep_their_values_or_are_refused():
+    mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
+    ends = np.array([-(2**31), -3, 2**31 - 1])
+    batch = sharding.to_devices({"condition": {"degrees": ends}}, mesh, 3)
+    assert batch["condition"]["degrees"].dtype == np.int32
+    np.testing.assert_array_equal(batch["condition"]["degrees"], ends)
+    for wide in (ends - 1, ends + 1, ends.astype(np.uint64)):
+        with pytest.raises(ValueError, match=r"condition/degrees of a batch holds integers from -?\d+ to \d+, and "):
+            sharding.to_devices({"condition": {"degrees": wide}}, mesh, 3)
+
+
 def test_environment_of_several_processes(monkeypatch):
     for name in ("COORDINATOR", "PROCESS_COUNT", "PROCESS_INDEX"):
         monkeypatch.delenv(f"DIFFUSION_{name}", raising=False)
