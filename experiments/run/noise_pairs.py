@@ -33,7 +33,7 @@ from diffusion.recipe.companions import Teacher
 from diffusion.recipe.recipe import Recipe
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
-from diffusion.training.runtime import progress
+from diffusion.training.runtime import agreement, progress
 from diffusion.training.step import prepare
 
 FILE = 512  # pairs in a file
@@ -72,7 +72,10 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Me
     number = teacher.pairs
     shape = recipe.examples.shape
     runs = [range(first, min(first + FILE, number)) for first in range(0, number, FILE)]
-    missing = [rows for rows in runs if _read(folder, rows, shape) is None]
+    # Process 0 alone looks, for all make a file together, and another host may see one of an earlier start only later.
+    lacks = lambda rows: jax.process_index() == 0 and _read(folder, rows, shape) is None
+    lacking = json.loads(agreement.gather("pairs", json.dumps([rows.start for rows in runs if lacks(rows)]))[0])
+    missing = [rows for rows in runs if rows.start in lacking]
     if missing:
         _make(recipe, folder, data, mesh, missing, teacher)
     parts: list[np.ndarray] = []

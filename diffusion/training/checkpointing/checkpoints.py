@@ -285,8 +285,7 @@ def restore_latest(
         UnreadableCheckpoint: if one could not be read, which may be intact; none of them is renamed.
     """
     damaged: dict[int, str] = {}  # messages alone: an error would hold the arrays of the step in memory
-    listed = _together(folder(workdir), lambda: steps(workdir))
-    for step in reversed(json.loads(agreement.gather("steps", json.dumps(listed))[0])):
+    for step in reversed(_agreed_steps(workdir)):
         try:
             restored = restore(workdir, step, target)
         except DamagedCheckpoint as error:
@@ -302,6 +301,12 @@ def restore_latest(
             "--workdir."
         )
     return None
+
+
+def _agreed_steps(workdir: str | pathlib.Path) -> list[int]:
+    """`steps` as process 0 of a run sees them: another may see a checkpoint later, or not the same as the last one."""
+    listed = _together(folder(workdir), lambda: steps(workdir))
+    return json.loads(agreement.gather("steps", json.dumps(listed))[0])
 
 
 def _set_aside(workdir: str | pathlib.Path, damaged: list[int]) -> None:
@@ -320,8 +325,8 @@ def _set_aside(workdir: str | pathlib.Path, damaged: list[int]) -> None:
 
 
 def _load(item: str, workdir: str | pathlib.Path, step: int | None) -> tuple[Any, int]:
-    step = latest(workdir) if step is None else step
-    have = steps(workdir)
+    have = _agreed_steps(workdir)
+    step = max(have, default=None) if step is None else step
     if not have:
         asked = "" if step is None else f", and step {step} was asked for"
         raise CheckpointError(f"There is no checkpoint in {folder(workdir)}{asked}.")

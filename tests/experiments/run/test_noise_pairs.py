@@ -100,6 +100,15 @@ def test_an_interrupted_run_goes_on_where_it_was(run):
     assert len(made) == 2
 
 
+def test_every_process_makes_the_files_that_process_0_lacks(run, monkeypatch):
+    """All make a file together, so that one that sees the file already must take part."""
+    paired, made, _ = run
+    paired()
+    monkeypatch.setattr(noise_pairs.agreement, "gather", lambda about, text: ["[4]", text])
+    paired()
+    assert made == [[4, 4, 2], [4]]
+
+
 def test_files_of_another_form_are_made_again(run, tmp_path):
     _, _, folder = run
     folder.mkdir()

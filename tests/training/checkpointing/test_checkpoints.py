@@ -206,6 +206,15 @@ def test_latest_is_the_largest_number(saved, tmp_path):
     assert checkpoints.latest(tmp_path / "nothing") is None
 
 
+def test_every_process_loads_the_checkpoint_that_process_0_sees(run_folder, monkeypatch):
+    """A run that is still training may save one between the looks of two hosts, or a host see it later."""
+    workdir, states = run_folder
+    first = {"steps": "[2, 4]"}
+    monkeypatch.setattr(checkpoints.agreement, "gather", lambda about, text, *_: [first.get(about, text), text])
+    params, step = checkpoints.load_ema(workdir)
+    assert step == 4 and toys.equal(params, states[4].ema)
+
+
 @pytest.mark.parametrize("name", ["7.orbax-checkpoint-tmp", "7.orbax-checkpoint-tmp-1700000000"])
 def test_unfinished_save_is_cleared(tmp_path, name):
     """Earlier versions of Orbax put a time behind the name."""
