@@ -144,8 +144,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
                 print(change, file=sys.stderr)
         books = bookkeeping.Bookkeeping(recipe, folder, data, program, mesh, saver, start, project, begun, stack)
         if books.finished():
-            # A run that was killed may not have written these files.
-            if tunes and not agreement.gather("tuning", "yes" if (folder / tuned_files.FOLDER).is_dir() else "")[0]:
+            # A run that was killed may not have written these files, or only at an earlier end.
+            if tunes and not agreement.gather("tuning", "yes" * tuned_files.is_written(folder, start.step))[0]:
                 _write_tuning(config, folder, books)
             return 0
         if mirror:

@@ -7,13 +7,14 @@ from typing import Any
 
 from diffusion import text_to_image
 from diffusion.experiments.evaluation import model_card
-from diffusion.io import files
+from diffusion.io import files, opener
 from diffusion.recipe import ConfigError, resolve
 from diffusion.recipe.values import canonical, plain
 from diffusion.text_to_image import model_folder
 from diffusion.training.checkpointing import checkpoints
 
 FOLDER = "tuning"
+STEP = "tuning.step"  # beside it: the step whose weights it holds
 
 
 def require_new(workdir: str | pathlib.Path, out: str | pathlib.Path) -> None:
@@ -25,6 +26,12 @@ def require_new(workdir: str | pathlib.Path, out: str | pathlib.Path) -> None:
     folder = pathlib.Path(out).expanduser()
     if folder.exists() and folder.resolve() != (pathlib.Path(workdir) / FOLDER).resolve():
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
+
+
+def is_written(workdir: str | pathlib.Path, step: int) -> bool:
+    """Whether WORKDIR/tuning holds the weights of a step, and not those of an earlier end of the run."""
+    note = pathlib.Path(workdir) / STEP
+    return (pathlib.Path(workdir) / FOLDER).is_dir() and note.is_file() and opener.read_text(note) == str(step)
 
 
 def write(
@@ -71,5 +78,6 @@ def write(
                 network = model.modules[part], model.params[part]
                 model_folder.save(new, base_folder, part, *network, metadata=metadata)
             model_folder.complete(new, base_folder, model.name, metadata)
-            return [folder]
-    return [folder / path.relative_to(new) for path in written]
+    if out is None:
+        files.write_text(pathlib.Path(workdir) / STEP, str(step))
+    return [folder] if tuned.tuning.replaces else [folder / path.relative_to(new) for path in written]

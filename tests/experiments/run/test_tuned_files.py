@@ -1,5 +1,6 @@
 """The files of a tuned base: whose weights, named by what, in which folder."""
 
+import shutil
 import types
 
 import pytest
@@ -60,6 +61,18 @@ def test_files_say_of_which_base_and_step_they_are(run):
     assert metadata["trigger_words"] == "<dog>, a photo of a cat" and len(metadata["config_sha256"]) == 64
     tuned_files.write({**CONFIG, "data": {"text": {"prompt": ""}}}, folder / "run", "average", 7)
     assert calls[-1][2]["trigger_words"] == "<dog>" and calls[-1][2]["config_sha256"] != metadata["config_sha256"]
+
+
+def test_the_files_of_an_earlier_end_are_not_those_of_this_one(run):
+    """A run that is trained on may be killed after its last checkpoint, before it has written them again."""
+    _, _, folder = run
+    assert not tuned_files.is_written(folder / "run", 7)
+    tuned_files.write(CONFIG, folder / "run", "average", 7)
+    assert tuned_files.is_written(folder / "run", 7) and not tuned_files.is_written(folder / "run", 9)
+    tuned_files.write(CONFIG, folder / "run", "average", 9, folder / "out")
+    assert not tuned_files.is_written(folder / "run", 9)
+    shutil.rmtree(folder / "run" / "tuning")
+    assert not tuned_files.is_written(folder / "run", 7)
 
 
 def test_parts_that_are_replaced_become_a_folder_of_a_model(run):
