@@ -14,12 +14,14 @@ def append(path: pathlib.Path, row: Mapping) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         written = os.write(descriptor, line)
+        if written != len(line):  # the next line must not stick to a part of this one
+            os.ftruncate(descriptor, os.lseek(descriptor, 0, os.SEEK_CUR) - written)
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error.strerror}.") from error
     finally:
         os.close(descriptor)
     if written != len(line):
-        raise OSError(f"{path}: a line could only be written in part, because the disk is full.")
+        raise OSError(f"{path}: a line could not be written, because the disk is full.")
 
 
 def rows(path: pathlib.Path, followed: bool = False) -> list[dict]:
@@ -90,7 +92,7 @@ def mend(path: pathlib.Path) -> None:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Sees a file to the disk, before a checkpoint that relies on its lines is written."""
-    if path.exists():
+    """Sees a file to the disk, before something relies on it, such as a checkpoint on the lines before it."""
+    if path.is_file():
         with open(path) as file:
             os.fsync(file.fileno())
