@@ -216,10 +216,12 @@ def hold(path: pathlib.Path) -> Iterator[int | None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        with file_systems.trying("lock a file (flock)"):
-            yield descriptor if _locked(descriptor) else None
-    except file_systems.Lacking as error:
-        raise WorkdirError(f"{path.parent} lies on a file system that cannot hold a sweep: {error}.") from error
+        try:
+            with file_systems.trying("lock a file (flock)"):
+                is_ours = _locked(descriptor)
+        except file_systems.Lacking as error:
+            raise WorkdirError(f"{path.parent} lies on a file system that cannot hold a sweep: {error}.") from error
+        yield descriptor if is_ours else None
     finally:
         os.close(descriptor)
 

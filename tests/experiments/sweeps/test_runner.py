@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import json
 import os
 import queue
@@ -184,6 +185,11 @@ def test_a_run_that_was_killed_with_its_sweep_is_stopped_not_running(tmp_path):
         assert mine is not None and sweep_folder.status(tmp_path, 1).status == "running"
         with sweep_folder.hold(tmp_path / ".sweep.lock") as second:
             assert second is None
+
+
+def test_a_failure_while_a_sweep_is_held_is_not_taken_for_one_of_the_lock(tmp_path):
+    with pytest.raises(OSError, match="the disk of the log has failed"), sweep_folder.hold(tmp_path / ".lock"):
+        raise OSError(errno.EIO, "the disk of the log has failed")
 
 
 def test_a_command_that_was_done_twice_is_one(tmp_path):
