@@ -12,7 +12,7 @@ from collections.abc import Callable
 import jax
 from jax.experimental import multihost_utils
 
-from diffusion.io import files
+from diffusion.io import files, json_lines
 from diffusion.training.checkpointing.checkpoints import (
     FORMAT,
     CheckpointError,
@@ -107,8 +107,11 @@ class Checkpoints:
         """
         with self._explained():
             self._writer.wait_until_finished()
-        if self._writing is None or jax.process_index() > 0:
-            return
+            if self._writing is None or jax.process_index() > 0:
+                return
+            # Orbax leaves its descriptions to the kernel, which may lose them in a crash for half a minute.
+            for path in (folder(self.workdir) / str(self._writing)).rglob("*"):
+                json_lines.sync(path)
         self._writing = None
         self._prune()
 

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import pathlib
 import shutil
 import signal
 import threading
@@ -169,6 +170,24 @@ def test_saving_does_not_see_later_steps(tmp_path):
 def test_policy_keeps_the_last_and_the_milestones(tmp_path):
     save_all(tmp_path, (1, 2, 3, 4, 5), keep=2, keep_every=2)
     assert checkpoints.steps(tmp_path) == [2, 4, 5]
+
+
+def test_a_checkpoint_is_on_the_disk_before_an_older_one_is_removed(tmp_path, monkeypatch):
+    """A crash of the machine loses what the kernel has not written: with keep = 1 that would be all of the run."""
+    synced, fsync, rename = set(), os.fsync, pathlib.Path.rename
+    monkeypatch.setattr(os, "fsync", lambda file: (synced.add(os.fstat(file).st_ino), fsync(file))[1])
+    removals = []
+
+    def removing(path, target):
+        if str(target).endswith(".removed.orbax-checkpoint-tmp"):
+            kept = [file for file in (tmp_path / "checkpoints" / "2").rglob("*") if file.is_file()]
+            removals.append((path.name, [file.name for file in kept if file.stat().st_ino not in synced], len(kept)))
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", removing)
+    save_all(tmp_path, (1, 2), keep=1)
+    ((step, lost, number),) = removals
+    assert step == "1" and lost == [] and number > 10
 
 
 @pytest.mark.extended
