@@ -16,7 +16,7 @@ from diffusion.arrays.arguments import require_keys
 from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import over_positions
-from diffusion.discrete.rate_processes import AnyProcess
+from diffusion.discrete.rate_processes import AnyProcess, RateProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
 from diffusion.discrete.steps import Law, stepped
 from diffusion.schedules import left_broadcast
@@ -89,6 +89,9 @@ def flow_rates(process: AnyProcess, x_t: Array, x0: Array, t: ArrayLike, stochas
     Returns:
         Rates float32 `[B, ..., K]`, in jumps per unit of time.
 
+    Raises:
+        ValueError: if the process is a `RateProcess`, whose marginals are not those of a mixture path.
+
     The paper: Gat et al. 2024, "Discrete Flow Matching"; the divergence-free part follows the authors' library
     flow_matching, here with the factor c alpha, so that no rate is infinite at t = 1.
     """
@@ -100,7 +103,8 @@ def flow_rates(process: AnyProcess, x_t: Array, x0: Array, t: ArrayLike, stochas
 def flow(stochasticity: float = 0.0) -> SymbolSampler:
     """Draws x_0 from the prediction, and jumps towards it with the rates at t; first order.
 
-    A step to t = 0 draws from the prediction. For every process, a plan may begin at t = 1.
+    A step to t = 0 draws from the prediction. A plan may begin at t = 1. A `RateProcess` is refused: its marginals are
+    not those of a mixture path.
 
     Facts:
         nfe: steps
@@ -139,6 +143,11 @@ def flow_law(stochasticity: float = 0.0) -> Law:
 
 def _rates(process: AnyProcess, x0: Array, t: ArrayLike, stochasticity: float) -> tuple[Array, Array]:
     """The factors of p(y | x_t) and of pi(y), broadcastable against x0."""
+    if isinstance(process, RateProcess):
+        raise ValueError(
+            "flow: the marginals of a RateProcess are no mixture of the data and the prior. Valid: a process such as "
+            "discrete.uniform, or the sampler ancestral, euler, tau_leaping or corrected"
+        )
     alpha, replaced, decay = (
         left_broadcast(number(t), x0)
         for number in (process.keeping.alpha, process.keeping.replaced, process.keeping.decay)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
-from diffusion import discrete
+from diffusion import discrete, timesteps
 from diffusion.discrete import steps
 from tests.discrete.enumerated import Enumerated
 
@@ -133,10 +133,21 @@ def test_the_score_entropy_of_the_exact_predictor_is_the_entropy_of_the_data():
     assert error < 0.08 and abs(losses.mean() - data.entropy) < 4 * error, (losses.mean(), error, data.entropy)
 
 
+def test_the_flow_of_a_mixture_is_refused():
+    """Its velocity moves a mixture of data and noise; at t near 0 the marginals leave x_0 to its neighbours alone."""
+    process, t = PROCESSES["neighbour"], 1e-3
+    marginal = np.asarray(process.marginal(jnp.array([0]), t))[0]
+    assert marginal[1] > 100 * marginal[2] > 0  # in a mixture with the prior, which is uniform, they are equal
+    with pytest.raises(ValueError, match="a RateProcess are no mixture of the data"):
+        discrete.flow_rates(process, jnp.array([1]), jnp.ones((1, 5)) / 5, t)
+    predict, keys = lambda x, t: jnp.zeros((*x.shape, 5)), jax.random.split(jax.random.key(0), 1)
+    plan = timesteps.plan(np.linspace(1, 0, 3))
+    with pytest.raises(ValueError, match="flow: the marginals of a RateProcess"):
+        discrete.sample(discrete.flow(), predict, process, jnp.zeros((1, 2), jnp.int32), plan, keys)
+
+
 @pytest.mark.extended
 def test_the_loop_takes_it_and_refuses_infinite_rates():
-    from diffusion import timesteps
-
     process = PROCESSES["gaussian"]
     predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)), x, t)
     keys = jax.random.split(jax.random.key(0), 2)
