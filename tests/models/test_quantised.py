@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.models.dit import DiT
+from diffusion.models.layers.magnitude import MPConv
 from diffusion.models.quantised import Quantised, quantised, stored
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion_3.network import MMDiT
@@ -98,6 +99,15 @@ def test_heads_without_a_bias_have_a_scale_for_each_output():
     scale = lambda *shape: quantised(tree(shape), "int8")["a"]["kernel"].scale.shape
     assert scale(16, 3, 2, 4) == (1, 3, 2, 4)
     assert scale(3, 3, 8, 4) == (1, 1, 1, 4)
+
+
+def test_a_layer_of_edm2_normalises_a_quantised_kernel():
+    params = quantised({"kernel": RNG.standard_normal((6, 5)).astype(np.float32)}, "int8")
+    kernel = np.asarray(params["kernel"].values, np.float64) * np.asarray(params["kernel"].scale)
+    x = RNG.standard_normal((3, 6))
+    expected = x @ (kernel / np.linalg.norm(kernel, axis=0))
+    found = MPConv(5).apply({"params": params}, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_cannot_be_quantised_is_refused():
