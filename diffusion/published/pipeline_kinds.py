@@ -220,6 +220,8 @@ class Kind(NamedTuple):
         instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
         jumps: whether its denoiser receives the end of a step, too, so that it makes a flow map.
         strength: whether its denoiser must read the strength of the guidance.
+        all_steps: whether a request that changes an image runs all of its steps, which "lcm" and "tcd" lay over the
+            times that the strength leaves; otherwise it runs a part of the steps.
         zeros: whether its unconditional branch receives zeros where there is no negative prompt.
         appends: whether its denoiser sees the picture that is edited as further tokens.
         layers: number of layers, pictures with alpha, into which it takes a picture apart where a request names none;
@@ -272,6 +274,7 @@ class Kind(NamedTuple):
     instructed: bool = False
     jumps: bool = False
     strength: bool = False
+    all_steps: bool = False
     zeros: bool = False
     appends: bool = False
     layers: int = 0

@@ -40,8 +40,11 @@ def planned_steps(model: TextToImage, request: Request, size: tuple[int, int], f
     tokens = (size[0] // model.multiple) * (size[1] // model.multiple)
     tokens *= video_models.latent_frames(model, frames) if frames else 1
     at_noise = model.sees_picture or frames > 0
-    first = 0 if at_noise else request.first_step(request.steps, model.process.prediction == "flow_prediction")
-    trajectory = schedulers.trajectory(model.process, request.sampler, request.steps, tokens)
+    all_steps = not at_noise and _runs_all_steps(model, request)
+    begun = model.process.prediction == "flow_prediction"
+    first = 0 if at_noise or all_steps else request.first_step(request.steps, begun)
+    share = request.changed_share if all_steps else 1.0
+    trajectory = schedulers.trajectory(model.process, request.sampler, request.steps, tokens, share)
     complete_plan = trajectory.plan
     if request.resamplings > 1:
         plan = editing.repaint_quarters(complete_plan, first, request.resamplings)
@@ -49,3 +52,9 @@ def planned_steps(model: TextToImage, request: Request, size: tuple[int, int], f
         plan = schedulers.later_steps(complete_plan, request.sampler, first)
     noised = request.begins_at_image(first) and not at_noise
     return PlannedSteps(trajectory._replace(plan=plan), complete_plan, noised)
+
+
+def _runs_all_steps(model: TextToImage, request: Request) -> bool:
+    """Whether all steps of a request lie in the times that its strength leaves, as LCMScheduler lays them."""
+    solver = schedulers.SOLVERS.get(request.sampler)
+    return model.kind.all_steps and solver is not None and solver.spacing == "lcm" and not request.keeps

@@ -354,6 +354,13 @@ class Request:
         """Whether a part of the image is kept."""
         return self.mask is not None or any(self.margins)
 
+    @property
+    def changed_share(self) -> float:
+        """The strength; where the request names none 0.8 of an image, and 1 without one or with a part that is kept."""
+        if self.strength is not None:
+            return self.strength
+        return 1.0 if self.image is None or self.keeps else 0.8
+
     def first_step(self, steps: int, begun: bool = False) -> int:
         """The index of the first step that is run of `steps`; a lower strength begins later.
 
@@ -364,7 +371,7 @@ class Request:
         Raises:
             ValueError: for a strength that leaves no step.
         """
-        strength = self.strength if self.strength is not None else 1.0 if self.image is None or self.keeps else 0.8
+        strength = self.changed_share
         left = steps - int(max(steps - steps * strength, 0)) if begun else int(steps * strength)
         if not left and steps > 0:
             raise ValueError(

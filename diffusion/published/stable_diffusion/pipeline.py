@@ -61,7 +61,7 @@ SD = Kind(
 )
 ALONE = {"inpainting": "", "edits": ""}
 EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5, **ALONE)
-CONSISTENCY = SD._replace(family="LatentConsistencyModel", usual=LCM, **ALONE)
+CONSISTENCY = SD._replace(family="LatentConsistencyModel", usual=LCM, all_steps=True, **ALONE)
 XL = Kind(
     "StableDiffusionXL",
     (Reader(how=HIDDEN), Reader("_2", HIDDEN)),

@@ -195,10 +195,16 @@ def spaced_indices(spacing: str, steps: int, T: int, offset: int, beyond: bool) 
     return indices.astype(np.float64)
 
 
-def lcm_indices(steps: int, original: int, T: int) -> np.ndarray:
-    """`[steps]` of the `original` ones that the student learned from, evenly."""
+def lcm_indices(steps: int, original: int, T: int, share: float = 1.0) -> np.ndarray:
+    """`[steps]` of the `original` ones that the student learned from, evenly; of a share of these, the last ones."""
     if not 1 <= original <= T:
         raise ValueError(f"original_inference_steps = {original!r} must be in 1 .. {T}, the steps of the process")
+    included = int(original * share)
     if steps > original:
         raise ValueError(f"steps = {steps} must be in 1 .. {original}, the number of steps in the distillation")
-    return (original - np.arange(steps) * original // steps) * (T // original) - 1
+    if steps > included:
+        raise ValueError(
+            f"steps = {steps}: strength = {share:g} leaves {included} of the {original} steps in the distillation. "
+            f"Valid: a strength of at least {steps / original:g} for as many steps"
+        )
+    return (included - np.arange(steps) * included // steps) * (T // original) - 1

@@ -46,7 +46,7 @@ class Trajectory(NamedTuple):
         return parameterization._replace(clock=lambda schedule, t: clock(schedule, received[nearest(t)]))
 
 
-def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> Trajectory:
+def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0, share: float = 1.0) -> Trajectory:
     """A solver by name, and its steps.
 
     Args:
@@ -54,6 +54,8 @@ def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> T
         sampler: a name in SOLVERS; "" for the config's own.
         steps: number of solver steps, at least 1.
         tokens: number of a picture's tokens in the network, for flows whose shift grows with it; 0 elsewhere.
+        share: share of the distillation's steps, the last ones, over which all `steps` go, for "lcm" and "tcd"; the
+            others ignore it.
 
     Raises:
         ValueError: for an unknown sampler (names the nearest), or more steps than the process has.
@@ -70,7 +72,7 @@ def trajectory(process: Process, sampler: str, steps: int, tokens: int = 0) -> T
         return _of_edm(process, solver, steps)
     if "first_and_last" in process.fields:
         return _of_cosine(process, name, solver, steps)
-    return _of_table(process, name, solver, steps)
+    return _of_table(process, name, solver, steps, share)
 
 
 def later_steps(plan: Plan, sampler: str, first: int) -> Plan:
@@ -140,13 +142,13 @@ def _noiseless_at_the_end(sampler: Sampler) -> Sampler:
     return sampler._replace(step=step)
 
 
-def _of_table(process: Process, name: str, solver: Solver, steps: int) -> Trajectory:
+def _of_table(process: Process, name: str, solver: Solver, steps: int, share: float = 1.0) -> Trajectory:
     """The trajectory of a process whose steps are a table of betas."""
     fields = process.fields
     sampler = solver.make(fields, steps)
     if solver.spacing == "lcm":
         spacing = "lcm"
-        indices = lcm_indices(steps, fields["original_inference_steps"], process.T)
+        indices = lcm_indices(steps, fields["original_inference_steps"], process.T, share)
     else:
         spacing = solver.spacing if solver.own_spacing else fields["timestep_spacing"] or solver.spacing
         indices = spaced_indices(spacing, steps, process.T, fields["steps_offset"], solver.beyond)
