@@ -39,12 +39,14 @@ def between(
         jax.tree.map(lambda ends: _mixed(ends, weight), branch) for branch in job.conditions(model, len(weights))
     ]
     begin = compiled(model, job.course, programs.begin)
-    noise, *_ = begin(model.params["vae"], jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), None, None)
-    one, other = (jnp.repeat(noise[i : i + 1], len(weights), axis=0) for i in (0, 1))
+    start = begin(model.params["vae"], jax.vmap(jax.random.key)(jnp.asarray(seeds, jnp.uint32)), None, None)
+    row = lambda i: lambda leaf: jnp.repeat(leaf[i : i + 1], len(weights), axis=0)
+    one, other = (row(i)(start.x) for i in (0, 1))
     x = one if seeds[0] == seeds[1] else editing.slerp(one, other, weight)
     keys = jax.random.split(jax.random.key(seeds[0]), len(weights))
     sampled = compiled(model, job.course, programs.sampled)
-    return np.asarray(sampled(model.drawing, programs.Start(x, keys), *conditions, guidance)[0].pictures)
+    start = programs.Start(x, keys, beside=jax.tree.map(row(0), start.beside))
+    return np.asarray(sampled(model.drawing, start, *conditions, job.scale(model))[0].pictures)
 
 
 def _mixed(ends: jax.Array, weight: jax.Array) -> jax.Array:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from diffusion import text_to_image
-from diffusion.text_to_image import interpolation
-from tests.text_to_image.stand_ins import made_model
+from diffusion.text_to_image import interpolation, programs
+from tests.text_to_image.stand_ins import Product, made_model
 
 HOW = {"guidance": 1.5, "steps": 3}
 
@@ -29,6 +29,51 @@ def test_the_way_begins_and_ends_at_the_pictures_of_the_prompts(model, seeds):
     assert np.abs(way[0].astype(int) - ends[0]).max() <= 1
     assert np.abs(way[2].astype(int) - ends[1]).max() <= 1
     assert all(np.abs(way[1].astype(int) - end).max() > 1 for end in ends)
+
+
+class Perturbed(Product):
+    """A denoiser whose prediction is another one where its attention is perturbed."""
+
+    def apply(self, variables, x, clock, condition):
+        perturbed = condition.get("identity", np.zeros((1, 1), bool))
+        return super().apply(variables, x, clock, condition) + 0.2 * perturbed[:, :1, None, None]
+
+
+@pytest.mark.extended
+def test_the_way_has_the_other_guidances_of_the_class(model):
+    """Of a class with perturbed-attention guidance, whose default scale is 3."""
+    condition = lambda texts, **how: {"text": jnp.zeros((len(texts), 1, 1)), **model.kind.condition(texts, **how)}
+    how = {"condition": condition, "perturbs": lambda denoiser: np.ones((1, 1), bool), "perturbed_guidance": 3.0}
+    perturbed = dataclasses.replace(
+        model, kind=model.kind._replace(**how), modules={**model.modules, "unet": Perturbed()}, _programs={}
+    )
+    way = text_to_image.between(perturbed, ["a cat", "a dog"], (3, 5), np.array([0.0, 1.0]), **HOW).astype(int)
+    ends = text_to_image.generate(perturbed, ["a cat", "a dog"], seeds=(3, 5), **HOW).astype(int)
+    plain = text_to_image.generate(perturbed, "a cat", seeds=3, perturbed_guidance=0.0, **HOW).astype(int)
+    assert np.abs(way - ends).max() <= 1 and np.abs(way[0] - plain[0]).max() > 1
+
+
+class Controlled(Product):
+    """A denoiser that sees a number beside the prompt, as that of VACE its control."""
+
+    def apply(self, variables, x, clock, condition):
+        control = condition.get("control", jnp.zeros(len(x)))
+        return super().apply(variables, x, clock, condition) + 0.2 * control[:, None, None, None]
+
+
+@pytest.mark.extended
+def test_the_way_has_what_the_denoiser_sees_beside_the_prompts(model, monkeypatch):
+    plain = programs.begin
+
+    def begin(*arguments):
+        start = plain(*arguments)
+        return start._replace(beside={"control": jnp.full(len(start.x), 1.5)})
+
+    monkeypatch.setattr(programs, "begin", begin)
+    controlled = dataclasses.replace(model, modules={**model.modules, "unet": Controlled()}, _programs={})
+    way = text_to_image.between(controlled, ["a cat", "a dog"], (3, 5), np.array([0.0, 0.5, 1.0]), **HOW).astype(int)
+    ends = text_to_image.generate(controlled, ["a cat", "a dog"], seeds=(3, 5), **HOW).astype(int)
+    assert np.abs(way[[0, 2]] - ends).max() <= 1
 
 
 @pytest.mark.extended
