@@ -240,11 +240,12 @@ def text_first(embeddings: Embeddings, left_out: int = 0) -> dict[str, Any]:
 
     Args:
         embeddings: the prompts.
-        left_out: number of the first tokens that are left out, such as those of a task before each prompt.
+        left_out: number of the first tokens that are left out, such as those of a task before each prompt; padding on
+            the left does not count.
     """
-    mask = jnp.asarray(embeddings.mask)[:, left_out:]
-    order = jnp.argsort(~mask, axis=1, stable=True)
-    text = jnp.take_along_axis(embeddings.tokens[:, left_out:], order[..., None], axis=1)
+    mask = jnp.asarray(embeddings.mask)
+    order = jnp.argsort(~mask, axis=1, stable=True)[:, left_out:]
+    text = jnp.take_along_axis(embeddings.tokens, order[..., None], axis=1)
     return {"text": text, "text_mask": jnp.take_along_axis(mask, order, axis=1)}
 
 

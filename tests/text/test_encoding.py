@@ -9,6 +9,7 @@ import pytest
 from diffusion import text
 from diffusion.published import stable_diffusion_3
 from diffusion.text import Embeddings, Encoder, Tokenizer
+from diffusion.text.encoding import text_first
 from tests.text.vocabularies import folder_of
 
 
@@ -182,6 +183,19 @@ def test_encoders_stand_side_by_side_and_one_after_other():
     np.testing.assert_array_equal(row.tokens[:, 3:], c.tokens)
     with pytest.raises(ValueError, match="must read the same number of tokens"):
         text.side_by_side(a, c)
+
+
+@pytest.mark.parametrize("left", [False, True])
+def test_a_task_is_left_out_wherever_padding_stands(left):
+    """As diffusers' QwenImagePipeline: the shown tokens of each prompt, without the first ones, and zeros behind."""
+    shown = np.arange(6) < np.array([[6], [4]])
+    mask = shown[:, ::-1] if left else shown
+    tokens = np.random.default_rng(0).normal(size=(2, 6, 3)).astype(np.float32)
+    ours = text_first(Embeddings(tokens, mask, None), 2)
+    for row, states, one in zip(range(2), tokens, mask):
+        expected = states[one][2:]
+        assert ours["text_mask"][row].tolist() == [True] * len(expected) + [False] * (4 - len(expected))
+        np.testing.assert_array_equal(ours["text"][row, : len(expected)], expected)
 
 
 @pytest.mark.slow
