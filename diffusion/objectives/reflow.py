@@ -9,6 +9,7 @@ from jax import Array
 from diffusion import samplers
 from diffusion.objectives import weightings
 from diffusion.objectives.denoising import denoising
+from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Objective, Teacher
 from diffusion.parameterizations import Denoiser, Parameterization, velocity
@@ -19,14 +20,15 @@ from diffusion.timesteps import Density, Plan
 def reflow(density: Density, parameterization: Parameterization | None = None) -> Objective:
     """Flow matching on the pairs ("x", "noise") of the batch, which `reflow_pairs` generates.
 
-        loss = mean |u(x_t, t) - (alpha' x_0 + sigma' z)|^2,    x_0 = ODE(z),    t ~ density
+        loss = mean |u(x_t, t) - (alpha' x_0 + sigma' eps)|^2,    x_0 = ODE(z),    t ~ density,
+        eps = (z - alpha(t_max) x_0) / sigma(t_max),  so that x_t = z at t_max
 
-    where u is the velocity, converted from the network's parameterization.
+    where u is the velocity, converted from the network's parameterization. On the rectified flow eps is z.
 
     Facts:
-        loss: |u - (alpha' x_0 + sigma' z)|^2 on pairs of a trained flow
+        loss: |u - (alpha' x_0 + sigma' eps)|^2 on pairs of a trained flow
         networks: model
-        optimum: E[alpha' x_0 + sigma' z | x_t]; the loss is 0 if the pairs' paths do not cross
+        optimum: E[alpha' x_0 + sigma' eps | x_t]; the loss is 0 if the pairs' paths do not cross
         paper: Liu et al. 2023, "Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow",
             eq. 1 and algorithm 1
 
@@ -43,13 +45,15 @@ def reflow(density: Density, parameterization: Parameterization | None = None) -
     velocity_weighting = weightings.constant(velocity())
     matching = denoising(velocity() if parameterization is None else parameterization, velocity_weighting, density)
 
+    @entry(entries=None, real=True)
     def loss(networks, schedule, keys, batch, step):
         if "noise" not in batch:
             raise ValueError(
                 'reflow learns from pairs: the batch needs the entry "noise", from which each "x" was sampled. Make '
                 "such batches with objectives.reflow_pairs"
             )
-        return matching(networks, schedule, keys, batch, step)
+        eps = (batch["noise"] - schedule.alpha(schedule.t_max) * batch["x"]) / schedule.sigma(schedule.t_max)
+        return matching(networks, schedule, keys, {**batch, "noise": eps}, step)
 
     return dataclasses.replace(matching, loss=loss, teacher=Teacher(pairs=True))
 
@@ -73,7 +77,8 @@ def reflow_pairs(
         sampler: a deterministic sampler; Heun's method if None.
 
     Returns:
-        {"x": `[B, *shape]`, "noise": `[B, *shape]`}, to which the caller adds conditions and indices, if any.
+        {"x": `[B, *shape]`, "noise": `[B, *shape]`, samples of the prior}, to which the caller adds conditions and
+        indices, if any.
 
     Raises:
         ValueError: if the sampler is stochastic, so that its noise does not determine the sample.

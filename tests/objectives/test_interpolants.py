@@ -141,6 +141,24 @@ def test_reflow_is_the_error_of_the_velocity_whatever_the_network_predicts():
     np.testing.assert_allclose(*found, rtol=1e-4)
 
 
+@pytest.mark.parametrize("schedule", [schedules.rectified_flow(2.0), schedules.edm()], ids=["noise_scale", "edm"])
+def test_the_paths_of_reflow_go_to_the_noise_from_which_sampling_starts(schedule):
+    """x at t_max is z, also where the prior is no N(0, I); with noise_scale the path to it is straight."""
+    z = 2 * X1[:, :2]
+    seen = []
+
+    def network(x, t, c):
+        seen.append(np.asarray(x))
+        return 0 * x
+
+    for t in (1.0, 0.5):
+        density = timesteps.from_quantile(lambda u, t=t: t + 0 * u)
+        objectives.reflow(density)({"model": network}, schedule, KEYS, {"x": X0[:, :2], "noise": z}, 0)
+    np.testing.assert_allclose(seen[0], z, atol=1e-5)
+    # The middle of a straight path; with alpha = 1 all of x_0 and half of the noise z - x_0.
+    np.testing.assert_allclose(seen[1], (X0[:, :2] + z) / 2, atol=1e-5)
+
+
 def test_reflow_needs_pairs_and_pairs_need_a_deterministic_sampler():
     with pytest.raises(ValueError, match='needs the entry "noise", from which each "x" was sampled'):
         objectives.reflow(DENSITY)({"model": lambda x, t, c: x}, SCHEDULE, KEYS, {"x": X0}, 0)
