@@ -103,10 +103,12 @@ def stochastic_interpolant(
 
 def _flow(network, schedule, condition, interpolant, predicts, outputs):
     """An Euler step of dx = b dt, as a flow map."""
-    if schedule.t_max != 1:
+    with jax.ensure_compile_time_eval():
+        std = float(jnp.max(jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))))
+    if schedule.t_max != 1 or abs(std - 1) > 0.01:
         raise ValueError(
-            f"a stochastic interpolant ends at t = 1, but this schedule ends at {schedule.t_max:g}. Valid: "
-            "rectified_flow, whose prior is N(0, I)"
+            "a stochastic interpolant goes from N(0, I) at t = 1, but this schedule starts from noise of standard "
+            f"deviation {std:g} at t = {schedule.t_max:g}. Valid: rectified_flow"
         )
 
     def flow_map(x_t, t, s):

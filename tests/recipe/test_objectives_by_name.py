@@ -286,8 +286,12 @@ def test_the_flow_of_an_interpolant_ends_at_the_data():
     step = jax.jit(lambda x, at: (flow(x, *at), None))
     end, _ = jax.lax.scan(step, x, (times[:-1], times[1:]))
     np.testing.assert_allclose(end, datum, atol=0.01)
-    with pytest.raises(ValueError, match=r"ends at t = 1.*rectified_flow"):
-        objective.reads.flow_map(network, schedules.variance_exploding(0.01, 50.0)._replace(t_max=2.0), condition=None)
+    for schedule, start in (
+        (schedules.variance_exploding(0.01, 50.0), r"50.01 at t = 1\."),
+        (schedules.variance_preserving()._replace(t_max=2.0), r"1 at t = 2\."),
+    ):
+        with pytest.raises(ValueError, match=rf"from N\(0, I\) at t = 1.*deviation {start} Valid: rectified_flow"):
+            objective.reads.flow_map(network, schedule, condition=None)
 
 
 def test_channels_that_the_network_cannot_put_out_are_refused(tmp_path):
