@@ -77,9 +77,9 @@ def policy_gradient(
         divergence of a whole trajectory; and "clipped", the share of its steps in which the ratio is out of range.
 
     Raises:
-        ValueError: if an argument is out of range, beta > 0 without a teacher, or the sampler's step is not a Gaussian
-            draw with a fixed variance; when called, if group does not divide the batch, and under the conditions of
-            `rewarded`.
+        ValueError: if an argument is out of range, beta > 0 without a teacher, the grid has a single step to the data,
+            or the sampler's step is not a Gaussian draw with a fixed variance; when called, if group does not divide
+            the batch, and under the conditions of `rewarded`.
     """
     if group < 2:
         raise ValueError(
@@ -94,6 +94,11 @@ def policy_gradient(
             f"policy_gradient: beta = {beta} needs a reference model, the teacher. Valid: a teacher, or beta = 0"
         )
     steps = plan(np.asarray(grid))
+    if len(steps.t) == 1 and steps.s[0] == 0:
+        raise ValueError(
+            "policy_gradient: the only step of the grid ends at the data and draws nothing, so it has no likelihood. "
+            "Valid: at least 2 steps"
+        )
     sampler = sampler or interpolant_sde("flow_grpo", 0.49)
     if sampler.reads_variance:
         raise ValueError(

@@ -236,6 +236,11 @@ def test_what_is_out_of_range_is_refused(fields, words):
         objectives.policy_gradient(X0, GRID, objectives.near_value(0.0), **{"group": 4} | fields)
 
 
+def test_a_single_step_to_the_data_has_no_likelihood():
+    with pytest.raises(ValueError, match=r"draws nothing.*at least 2 steps"):
+        objectives.policy_gradient(X0, (1.0, 0.0), objectives.near_value(0.0), 4)
+
+
 def test_what_does_not_fit_a_batch_is_refused():
     networks = {"model": lambda x, t, condition: 0.5 * x}
     keys, batch = jax.random.split(jax.random.key(0), 6), {"x": jnp.zeros((6, 1))}
