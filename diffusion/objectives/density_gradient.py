@@ -24,8 +24,8 @@ def with_density_gradient(
 
     The network receives g as the condition's entry "vector" `[B, D]`, which `models.MLP` with vector_width = D reads.
     With a network that ignores it, the output has the paper's form NN_1(x, t) + NN_2(t) grad log gamma(x). Objectives,
-    denoisers and samplers use the result like any other network, in any parameterization. No derivative flows through
-    g.
+    denoisers and samplers use the result like any other network. A parameterization that scales the network's input,
+    as `edm` does, moves the point at which the gradient is taken. No derivative flows through g.
 
     Each call costs a gradient of log gamma.
 
