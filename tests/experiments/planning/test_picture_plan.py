@@ -3,9 +3,10 @@
 import math
 
 import pytest
+from rich.console import Console
 
 from diffusion.experiments.planning import picture_plan
-from diffusion.experiments.planning.machines import MACHINES
+from diffusion.experiments.planning.machines import MACHINES, Machine
 from diffusion.text_to_image.requests import Request
 from tests import commands
 from tests.text_to_image import made_pipelines
@@ -48,6 +49,31 @@ def test_pictures_are_planned_without_weights(folder):
     assert entry(total / 0.9 + 1)["fits"] and not entry(total)["fits"]
     tight = entry((total - readers) / 0.9 + 1)
     assert not tight["fits"] and tight["fits_alone"] and not entry((total - readers) / 0.9 - 2)["fits_alone"]
+
+
+def test_each_part_takes_the_longer_of_its_operations_and_its_weights():
+    card = Machine("gpu", "card", 100.0, 1000.0, 10.0, 5.0)
+    flops, read = {"text": 500.0, "trajectory": 1000.0}, {"text": 70.0, "trajectory": 30.0}
+    entry = picture_plan._on_machine(card, flops, read, 900.0, 400.0)
+    assert entry == {"hbm_bytes": 1000.0, "seconds": {"text": 7, "trajectory": 10}, "fits": True, "fits_alone": True}
+    few = [picture_plan._on_machine(card, flops, read, total, 400.0) for total in (901.0, 1300.0, 1301.0)]
+    assert [(entry["fits"], entry["fits_alone"]) for entry in few] == [(False, True), (False, True), (False, False)]
+
+
+@pytest.mark.parametrize("number, fits", [(1, "yes"), (2, "without the text encoders"), (2, "no")])
+def test_a_plan_of_pictures_is_printed_with_its_sums(number, fits):
+    entry = {"fits": fits == "yes", "fits_alone": fits != "no", "seconds": {"text": 0.5, "trajectory": 2.0}}
+    planned = {"size": (32, 48), "pictures": number, "model": "flux", "evaluations": 4, "weights": {"vae": 3e9},
+               "trace": 5e6, "flops": {"text": 1e12, "trajectory": 2e12}, "machines": {"h100": entry}}  # fmt: skip
+    console = Console(width=140, record=True)
+    picture_plan.show(planned, console)
+    text = console.export_text()
+    assert text.startswith(f"flux: {number} picture{'s' if number > 1 else ''} of 32 x 48, 4 evaluations")
+    cells = {line.strip("│ ").split("│")[0].strip(): line.split("│")[2:-1] for line in text.splitlines() if "│" in line}
+    stripped = {name: [cell.strip() for cell in row] for name, row in cells.items()}
+    assert stripped["vae"] == ["3 GB", "exact"] and "5 MB" in text
+    assert stripped["FLOPs"] == ["1e+12", "2e+12", "3e+12", ""]
+    assert stripped["h100"] == ["500 ms", "2 s", "2.5 s", fits]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Plans of networks without formulas: the state and the operations of a traced step, against answers by hand."""
 
 import io
+import types
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from diffusion.experiments import plan
 from diffusion.experiments.planning import tables, traced
-from diffusion.experiments.planning.machines import MACHINES
+from diffusion.experiments.planning.machines import MACHINES, Machine
 from diffusion.recipe import recipes
 
 BATCH, LENGTH, WIDTH, SYMBOLS = 8, 16, 16, 28  # symbols/prose:tiny, which has one layer
@@ -72,3 +73,49 @@ def test_whole_gradients_are_summed_and_split_parameters_gathered_twice():
 def test_data_that_bring_a_condition_are_planned_with_it(name, unit):
     planned = plan.plan(recipes.load(f"{name}:tiny"), 1, ("h100",))
     assert planned["unit"] == unit and planned["flops"]["step"] > 0
+
+
+MESH = AbstractMesh((2, 4, 1, 2), ("data", "fsdp", "sequence", "tensor"), axis_types=(AxisType.Auto,) * 4)
+
+
+def leaf(number):
+    return jax.ShapeDtypeStruct((number,), jnp.float32, sharding=NamedSharding(MESH, PartitionSpec()))
+
+
+def a_program(tuned):
+    """Parameters of 40 bytes, 80 of the optimizer, 120 of the average, and 4, 8 and 12 of other networks."""
+    target = types.SimpleNamespace(
+        params=leaf(10), opt_state=leaf(20), ema=leaf(30), frozen=leaf(1), second_players=leaf(2), unsaved=leaf(3)
+    )
+    return types.SimpleNamespace(target=target, step=lambda x: x, tuned=tuned)
+
+
+@pytest.mark.parametrize("tuned, others, base", [(None, 24, {}), ("lora", 12, {"base": 12})])
+def test_temporary_memory_is_what_the_trace_holds_beside_its_arguments(monkeypatch, tuned, others, base):
+    """A mesh of 2 x 4 cuts it, as it cuts the batch; the base of a tuned run is a part of its own."""
+    monkeypatch.setattr(traced.peak_memory, "peak", lambda trace: 1000)
+    monkeypatch.setattr(traced.peak_memory, "held", lambda arguments: 200)
+    parts = {"parameters": 40, "optimizer": 80, "average": 120, "others": others, **base, "trace": 100}
+    assert traced._memory(a_program(tuned), (jnp.zeros(2),), MESH) == parts
+    monkeypatch.setattr(traced.peak_memory, "held", lambda arguments: 2000)
+    assert traced._memory(a_program(tuned), (jnp.zeros(2),), MESH)["trace"] == 0
+
+
+def test_seconds_of_a_traced_step():
+    """The state is read and written once, a base read three times, temporary arrays written and read."""
+    card = Machine("gpu", "card", 100.0, 1000.0, 10.0, 5.0, neighbours=64)
+    parts = {"parameters": 40.0, "average": 60.0, "base": 50.0, "trace": 25.0}
+    entry = traced._on_machine(card, a_program("lora"), parts, 3200.0, MESH)
+    spent = {"compute": 3200 / 16 / 100, "memory": (2 * 100 + 3 * 50 + 2 * 25) / 10, "network": 2 * 40 * 7 / 8 / 5}
+    assert spent == {"compute": 2, "memory": 40, "network": 14}
+    together = {"overlapped": 40, "in_turn": 56, "mfu_overlapped": 2 / 40, "mfu_in_turn": 2 / 56}
+    assert entry["seconds"] == pytest.approx(spent | together)
+    assert entry["fits"] and entry["change"] is None and entry["hbm_bytes"] == 1000 and entry["memory"] == parts
+    full = traced._on_machine(card._replace(memory=190.0), a_program("lora"), parts, 3200.0, MESH)
+    assert not full["fits"] and full["change"] == traced.CHANGES[True]
+    assert (
+        traced._on_machine(card._replace(memory=190.0), a_program(None), parts, 1.0, MESH)["change"]
+        == traced.CHANGES[False]
+    )
+    alone = AbstractMesh((1, 1, 1, 2), MESH.axis_names, axis_types=(AxisType.Auto,) * 4)
+    assert traced._on_machine(card, a_program(None), parts, 1.0, alone)["seconds"]["network"] == 0
