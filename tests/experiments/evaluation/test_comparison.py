@@ -1,5 +1,6 @@
 """Measurements of files against references, their records, and measuring them again."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -115,6 +116,23 @@ def test_statistics_alone_give_the_distance_alone(files):
     assert any("does not say how it was made" in text for text in result["warnings"])
 
 
+def test_the_images_of_a_reference_with_statistics_are_read_where_rows_are_needed_alone(files, monkeypatch):
+    folder, _, b = files
+    y = flat(b).astype(np.float64)
+    np.savez(folder / "s.npz", mu=y.mean(0), sigma=np.cov(y, rowvar=False))
+    both = references.open_reference(f"{folder}/s.npz")._replace(images=image_sets.open_set(f"{folder}/b.npz"))
+    read = []
+    gather = comparison._gather
+    monkeypatch.setattr(
+        comparison, "_gather", lambda what, images, *rest: read.append(what) or gather(what, images, *rest)
+    )
+    for metrics, expected in ((("fid",), ["the samples"]), (("fid", "kid"), ["the reference", "the samples"])):
+        read.clear()
+        result = comparison.measure(image_sets.open_set(f"{folder}/a.npz"), both, named("18"), metrics)
+        assert read == expected
+    assert result["figures"]["kd"]["value"] is not None
+
+
 def named(tap):
     """Pixels as a tap of that name."""
     space = references.function_space(features.pixels(None, None))
@@ -155,11 +173,85 @@ def test_a_reference_of_its_own(files, capsys):
         comparison.make_reference(request(folder), folder / "b.json")
 
 
-def test_images_of_another_size_are_refused(files):
+@pytest.mark.parametrize("rows, dims", [(3, 27), (1, 9)])
+def test_images_of_another_size_are_refused(files, rows, dims):
     folder, _, _ = files
-    np.savez(folder / "b.npz", np.random.default_rng(1).integers(0, 256, (30, 3, 3, 3), dtype=np.uint8))
-    with pytest.raises(StatisticsError, match="27 features of features, but the samples have 18"):
+    np.savez(folder / "b.npz", np.random.default_rng(1).integers(0, 256, (30, rows, 3, 3), dtype=np.uint8))
+    with pytest.raises(StatisticsError, match=f"{dims} features of features, but the samples have 18"):
         comparison.run(request(folder))
+
+
+def test_seconds_and_progress_of_a_measurement(files, monkeypatch):
+    """Figures take from 130 to 137 of a clock that began at 100; 200 of the 300 images took 4 s, 100 were stored."""
+    folder, _, _ = files
+    gather = comparison._gather
+    timed = lambda *arguments: gather(*arguments)._replace(seconds=4.0, from_disk=100)
+    monkeypatch.setattr(comparison, "_gather", timed)
+    clock = iter([100.0, 130.0, 137.0])
+    monkeypatch.setattr(comparison, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
+    done = []
+    monkeypatch.setattr(comparison.progress, "bar", lambda *words: contextlib.nullcontext(done.append))
+    sets = image_sets.open_set(f"{folder}/a.npz"), references.open_reference(f"{folder}/b.npz")
+    space = references.function_space(features.pixels(None, None))
+    result = comparison.measure(*sets, space, ("fid", "sfid"))
+    assert done[-2:] == [1, 2]
+    assert result["seconds"] == {
+        "reference": 4.0, "samples": 4.0, "figures": 7.0, "total": 37.0, "images_per_second": 50.0
+    }  # fmt: skip
+    assert result["samples"]["count"] == 300 and result["samples"]["shape"] == [2, 3, 3]
+
+
+def said(count=5, usual=0, real=5, space="pixels", same=False):
+    """The warnings about so many samples of four features, beside so many real images."""
+    side = lambda count: types.SimpleNamespace(
+        statistics=types.SimpleNamespace(
+            moments={"main": types.SimpleNamespace(mean=np.zeros(4))}, count=count, description={"space": space}
+        )
+    )
+    sets = types.SimpleNamespace(
+        samples=side(count), reference=side(real), space=types.SimpleNamespace(main="main", usual=usual)
+    )
+    samples = types.SimpleNamespace(count=count, fingerprint="a")
+    images = types.SimpleNamespace(fingerprint="a" if same else "b")
+    return comparison.warnings(samples, types.SimpleNamespace(spec="b.npz", images=images), sets)
+
+
+@pytest.mark.parametrize(
+    "fields, words",
+    [
+        ({}, []),
+        ({"count": 4}, ["4 samples are not more than the 4 features"]),
+        ({"usual": 5}, []),
+        ({"usual": 10}, ["published figures are of 10 samples; of 5 a Frechet distance is higher"]),
+        ({"usual": 10, "count": 20}, ["published figures are of 10 samples; of 20 a Frechet distance is lower"]),
+        ({"usual": 10, "count": 4}, ["4 samples are not more than the 4 features"]),
+        ({"real": 4}, ["the reference has 4 images, not more than the 4 features"]),
+        ({"real": None}, []),
+        ({"space": None}, ["b.npz does not say how it was made"]),
+        ({"same": True}, ["the samples are the reference itself"]),
+    ],
+)
+def test_what_makes_figures_biased_or_not_comparable_is_said(fields, words):
+    texts = said(**fields)
+    assert len(texts) == len(words) and all(text.startswith(start) for text, start in zip(texts, words))
+
+
+def test_records_of_clips_are_read_row_by_row(files, monkeypatch):
+    """The protocol's frames and the request's seed go on; record i has i in its first value."""
+    folder, _, _ = files
+    clips = [{"image": np.full((4, 8, 8, 3), row, np.uint8)} for row in range(5)]
+    spec = types.SimpleNamespace(shape=(4, 8, 8, 3), dtype="uint8", size=5, entry="image")
+    source = types.SimpleNamespace(spec=spec, fingerprint=lambda: {"records": 5})
+    monkeypatch.setattr(comparison.data, "named", lambda text: source)
+    monkeypatch.setattr(comparison.pipeline, "fetch", lambda source, rows: [clips[row] for row in rows])
+    seen = []
+    monkeypatch.setattr(comparison.clip_sets, "from_records", lambda *arguments: seen.append(arguments))
+    name, protocol = next(iter(clip_protocols.PROTOCOLS.items()))
+    comparison.opened('{"name": "clips"}', request(folder, protocol=name, seed=7))
+    ((spec_text, shape, read, mark, *rest),) = seen
+    assert spec_text == '{"name": "clips"}' and shape == (5, 4, 8, 8, 3) and "records" in mark
+    assert read(1, 4)[:, 0, 0, 0, 0].tolist() == [1, 2, 3]
+    assert rest == [protocol.frames, protocol.every, 7]
 
 
 @pytest.mark.parametrize(
@@ -226,6 +318,32 @@ def test_verify(files):
     np.savez(folder / "a.npz", a)
     result = records.verify(folder / "r.json")
     assert result[0].startswith("samples.sha256: ") and any(line.startswith("figures.fd.value") for line in result)
+
+
+def test_verify_takes_the_features_of_the_samples_anew(files, monkeypatch):
+    folder, _, _ = files
+    content = measured(folder, metrics=("fid",), seed=3)
+    records.write(folder / "r.json", content)
+    seen = []
+    monkeypatch.setattr(records, "measure", lambda request, fresh: seen.append((request, fresh)) or content)
+    assert records.verify(folder / "r.json") == []
+    assert seen == [(request(folder, metrics=("fid",), seed=3), True)]
+
+
+@pytest.mark.parametrize("rate, said", [(12.34, "1.2 s, 12.3 images/s\n"), (None, "1.2 s\n")])
+def test_a_record_is_shown_with_its_title_figures_and_speed(capsys, rate, said):
+    figure = {"value": 41.5, "standard_error": 0.5, "samples": 400, "reference": 1258}
+    asked = {"samples": "", "autoencoder": "vae", "reference": "b.npz"}
+    content = {"request": asked, "protocol": {"name": "adm"}, "figures": {"rfid": figure}, "warnings": ["few"],
+               "seconds": {"total": 1.23, "images_per_second": rate}}  # fmt: skip
+    records.show(content)
+    text = capsys.readouterr().out
+    assert text.strip().startswith("vae against b.npz, protocol adm") and text.endswith(f"note: few\n{said}")
+    cells = [cell.strip() for line in text.splitlines() if "rfid" in line for cell in line.split("│")[1:-1]]
+    assert cells == ["rfid", "41.5 ± 0.5", "400 samples against 1,258"]
+    plain = {"samples": "a.npz", "autoencoder": "", "reference": "b.npz"}
+    records.show(content | {"request": plain, "protocol": None, "features": {"features": "pixels, flattened"}})
+    assert capsys.readouterr().out.strip().startswith("a.npz against b.npz, pixels, flattened")
 
 
 def test_a_record_of_an_earlier_version_is_measured_again(files):

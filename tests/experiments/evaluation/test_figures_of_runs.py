@@ -53,6 +53,10 @@ def test_figures_of_samples():
     assert figures.read_samples({"asked_class": None, "neighbours": None}) == {}
 
 
+def test_a_distance_is_what_has_a_ratio_to_a_floor():
+    assert figures.distances(["fd_pixels", "fd_pixels_over_floor", "fid", "mmd_over_floor"]) == ["fd_pixels"]
+
+
 def test_held_out_images_that_are_all_copies_have_no_ratio_of_distances():
     """Where samples are compared with the training images themselves, the median distance of these is 0."""
     near = {"samples": {"quantiles": {"0.5": 6.0}, "count": 7}, "held_out": {"quantiles": {"0.5": 0.0}}}

@@ -32,6 +32,7 @@ def test_every_protocol_of_a_frechet_distance_is_there_and_its_files():
     assert all(table[name].inception == "inception.safetensors" and not table[name].encoder for name in VALUES)
     files = {name: table[name].encoder for name in OTHERS}
     assert files == {"dgm-eval": "dino", "edm2-dinov2": "dino", "cmmd": "clip"}  # one network, two protocols
+    assert not any(table[name].inception or table[name].inception_sha256 for name in OTHERS)
     assert [one.metrics for one in table.values()] == [("fid",)] * 8 + [("cmmd",)]
     assert all(one.protocol == name for name, one in table.items())
     assert not any(name in table for name in ("mind", "fdr-mae", "fvd"))
@@ -46,7 +47,6 @@ def test_each_difference_is_explained_by_one_line():
     assert alike["adm"] == alike["edm"] and len(set(alike.values())) == 4
 
 
-@pytest.mark.extended
 def test_the_table_has_differences_within_a_network_and_a_record_of_each(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "measure", measured)
     rows = protocol_table.measure(BOTH, tmp_path)
@@ -54,6 +54,7 @@ def test_the_table_has_differences_within_a_network_and_a_record_of_each(tmp_pat
         "adm": 0, "edm": 0, "pytorch-fid": 0.25, "torch-fidelity": 0, "clean-fid": 0.5, "tf-gan": 0.125, "dgm-eval": 0,
         "edm2-dinov2": 4, "cmmd": 0,
     }  # fmt: skip
+    assert {row["standard_error"] for row in rows.values()} == {0.125}
     text = (tmp_path / "protocols.md").read_text()
     assert "| clean-fid | fid | 3.5 ± 0.12 | +0.5 | Pillow's bicubic resize, antialiased;" in text
     assert text.count("few samples") == 1

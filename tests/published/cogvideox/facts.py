@@ -14,7 +14,7 @@ CALLS = {
     "cogvideox_frames": Call(denoised, 1e-5),
     "cogvideox_picture": Call(denoised, 1e-5),
     "cogvideox_frames_picture": Call(denoised, 1e-5, slow=True, quick=True),
-    "cogvideox_autoencoder": Call(autoencoder_kl, 1e-5),
+    "cogvideox_autoencoder": Call(autoencoder_kl, 1e-5, quick=True),
 }
 LISTINGS = {
     **dict.fromkeys(

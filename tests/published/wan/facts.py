@@ -28,9 +28,9 @@ CALLS = {
     "wan_first_and_last": Call(wan, 2e-5, slow=True, quick=True),
     "wan_original": Call(wan, 2e-5, slow=True),
     "wan_vace": Call(vace, 2e-5, quick=True),
-    "wan_autoencoder": Call(autoencoder_kl, 1e-5, slow=True),
+    "wan_autoencoder": Call(autoencoder_kl, 1e-5, slow=True, quick=True),
     "wan_autoencoder_two": Call(autoencoder_kl, 1e-5, slow=True),
-    "wan_autoencoder_residual": Call(autoencoder_kl, 1e-5, slow=True),
+    "wan_autoencoder_residual": Call(autoencoder_kl, 1e-5, slow=True, quick=True),
 }
 LISTINGS = {
     **dict.fromkeys(("wan_full_1_3b", "wan_full_14b", "wan_full_i2v_14b", "wan_full_ti2v_5b"), "WanTransformer3DModel"),
