@@ -151,6 +151,35 @@ def test_every_kind_lies_in_the_cube_with_its_points_on_its_surface():
             assert (solids.signed_distance(solid, solids.grid(16)) < 0).any(), kind
 
 
+class Middles:
+    """A generator whose uniform numbers are the middles of their ranges."""
+
+    def uniform(self, low, high, size=None):
+        middle = (np.asarray(low, float) + np.asarray(high)) / 2
+        return middle if size is None else np.full(size, middle)
+
+
+OUTLINES = {  # where the surface of a kind of middle proportions is
+    "cylinder": [(0.45, 0, 0), (0, 0.45, 0.5), (0, 0, 0.575), (0.2, 0.2, -0.575)],
+    "cone": [(0.55, 0, -0.625), (0.275, 0, 0), (0, 0, 0.625), (0.3, 0.3, -0.625)],
+    "vase": [(0.275, 0, -0.7), (0, 0.5, -0.25 * 0.7), (0.175, 0, 0.475 * 0.7), (0, 0.275, 0.7), (0, 0, -0.7)],
+    # a board of 1.3 x 1.2 x 0.18 at a height of 0.55, on legs of 0.18 x 0.18 at its corners, down to -0.55
+    "table": [(0, 0, 0.64), (0, 0, 0.46), (0.65, 0, 0.55), (0, -0.6, 0.55), (0.65, 0.6, 0), (0.47, 0.42, 0),
+              (-0.47, -0.42, -0.3), (-0.56, 0.51, -0.55)],
+    # a seat of 0.9 x 0.85 x 0.17 at -0.05, a back of 0.17 up to 0.7 at its rear, legs of 0.17 x 0.17 down to -0.75
+    "chair": [(0, -0.2, 0.035), (0, 0, -0.135), (0.45, 0, -0.05), (0, 0.425, 0.4), (0, 0.255, 0.4), (0.45, 0.34, 0.6),
+              (0, 0.34, 0.7), (0.45, 0.34, -0.5), (0.28, -0.34, -0.5), (-0.365, 0.255, -0.5), (-0.365, -0.34, -0.75)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OUTLINES)
+def test_the_surface_of_a_kind_is_where_its_proportions_put_it(kind):
+    solid = solids.draw(kind, Middles())
+    np.testing.assert_allclose(solids.signed_distance(solid, np.array(OUTLINES[kind], float)), 0, atol=1e-9)
+    outside = {"table": [(0, 0, 0), (0.3, 0.51, 0)], "chair": [(0, 0, -0.5), (0, 0, 0.4), (0, -0.34, 0.4)]}
+    assert (solids.signed_distance(solid, np.array(outside.get(kind, [(0.8, 0.8, 0)]), float)) > 0.05).all()
+
+
 def test_the_surface_of_a_grid_is_where_its_sign_changes():
     distance = BALL.distance(solids.grid(16)).reshape(16, 16, 16)
     points = level_sets.crossings(distance, rng(), 300)

@@ -156,6 +156,15 @@ def test_clip_mmd_is_of_clip_features(files):
     assert "CLIP's embeddings" in comparison.measure(*sets, named("2048"), ("cmmd",))["figures"]["cmmd"]["why"]
 
 
+def test_a_reference_for_other_programs_has_the_mean_and_the_covariance(files):
+    folder, _, b = files
+    comparison.make_reference(request(folder), folder / "made.npz")
+    y = flat(b).astype(np.float64)
+    with np.load(folder / "made.npz") as made:
+        np.testing.assert_allclose(made["mu"], y.mean(0), rtol=1e-6)
+        np.testing.assert_allclose(made["sigma"], np.cov(y, rowvar=False), rtol=1e-5, atol=1e-9)
+
+
 @pytest.mark.extended
 def test_a_reference_of_its_own(files, capsys):
     folder, _, _ = files
@@ -236,6 +245,28 @@ def test_what_makes_figures_biased_or_not_comparable_is_said(fields, words):
     assert len(texts) == len(words) and all(text.startswith(start) for text, start in zip(texts, words))
 
 
+@pytest.mark.parametrize("logits, taps", [(True, ("2048", "logits", "spatial")), (False, ("2048", "spatial"))])
+def test_logits_are_read_where_the_network_has_them(monkeypatch, logits, taps):
+    net = types.SimpleNamespace(logits=logits, digest="abc")
+    monkeypatch.setattr(inception, "load", lambda path: net)
+    monkeypatch.setattr(inception, "record", lambda net: {"sha256": net.digest})
+    monkeypatch.setattr(references, "inception_space", lambda net, protocol, taps: (protocol.name, taps))
+    asked = request("", features="inception", protocol="adm", inception="file", metrics=("fid", "is", "sfid"))
+    space, described = comparison.space_of(asked._replace(inception_sha256="abc"))
+    assert space == ("adm", taps) and described["weights"] == {"sha256": "abc"}
+    with pytest.raises(WeightsError, match="has the digest abc, not the abd"):
+        comparison.space_of(asked._replace(inception_sha256="abd"))
+
+
+@pytest.mark.parametrize("tap, digest, warns", [("2048", "", True), ("2048", "known", False), ("other", "", False)])
+def test_other_weights_than_the_published_are_said(files, monkeypatch, tap, digest, warns):
+    digest = digest and next(iter(inception_weights.KNOWN))
+    described = {"protocol": {"score_splits": "ten, in order"}, "weights": {"sha256": digest}}
+    monkeypatch.setattr(comparison, "space_of", lambda asked: (named(tap), described))
+    result = comparison.run(request(files[0], metrics=("fid",)))
+    assert any("not those of the published figures" in text for text in result["warnings"]) == warns
+
+
 def test_records_of_clips_are_read_row_by_row(files, monkeypatch):
     """The protocol's frames and the request's seed go on; record i has i in its first value."""
     folder, _, _ = files
@@ -252,6 +283,9 @@ def test_records_of_clips_are_read_row_by_row(files, monkeypatch):
     assert spec_text == '{"name": "clips"}' and shape == (5, 4, 8, 8, 3) and "records" in mark
     assert read(1, 4)[:, 0, 0, 0, 0].tolist() == [1, 2, 3]
     assert rest == [protocol.frames, protocol.every, 7]
+    monkeypatch.setattr(comparison.clip_sets, "open_set", lambda *arguments: arguments)
+    of_files = comparison.opened("clips", request(folder, protocol=name, size=16, seed=7))
+    assert of_files == ("clips", protocol.frames, protocol.every, 16, 7)
 
 
 @pytest.mark.parametrize(

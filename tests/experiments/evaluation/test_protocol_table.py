@@ -62,6 +62,14 @@ def test_the_table_has_differences_within_a_network_and_a_record_of_each(tmp_pat
         assert records.read(tmp_path / f"{name}.json")["request"]["protocol"] == name
 
 
+def test_figures_of_two_networks_are_not_compared(tmp_path, monkeypatch):
+    monkeypatch.setitem(OTHERS, "cmmd-siglip2", ("cmmd", 9.0))
+    monkeypatch.setattr(records, "measure", measured)
+    both = BOTH._replace(inception="", encoder="cmmd=clip,cmmd-siglip2=siglip")
+    rows = protocol_table.measure(both, tmp_path)
+    assert {name: row["difference"] for name, row in rows.items()} == {"cmmd": 0, "cmmd-siglip2": 0}
+
+
 def test_statistics_of_one_protocol_leave_the_others_unmeasured_and_say_why(tmp_path, monkeypatch):
     def refuse(request):
         if request.protocol != "pytorch-fid":
