@@ -14,9 +14,9 @@ PROCESS = schedulers.read({"_class_name": "LCMScheduler", "original_inference_st
 IMAGE = np.zeros((16, 16, 3), np.uint8)
 
 
-def indices(name="LatentConsistencyModelImg2ImgPipeline", *, sampler="lcm", **settings):
+def indices(name="LatentConsistencyModelImg2ImgPipeline", *, sampler="lcm", process=PROCESS, **settings):
     """The steps of the training process at which the trajectory evaluates its network, and whether it has an image."""
-    model = types.SimpleNamespace(process=PROCESS, multiple=8, sees_picture=False, kind=KINDS[name])
+    model = types.SimpleNamespace(process=process, multiple=8, sees_picture=False, kind=KINDS[name])
     planned = planned_steps(model, Request(sampler=sampler, **settings), (16, 16), 0)
     return np.round(np.asarray(planned.trajectory.plan.t) * 1000 - 1).astype(int).tolist(), planned.noised
 
@@ -34,11 +34,13 @@ def test_a_latent_consistency_model_runs_all_steps_over_the_times_that_the_stren
 
 
 def test_it_runs_a_part_of_the_steps_elsewhere():
-    """Of a Stable Diffusion with this scheduler, and of another sampler; a part that is kept is sampled from noise."""
+    """Of a Stable Diffusion with this scheduler, of another sampler, and of a flow; a kept part begins at noise."""
     whole = [999, 759, 499, 259]
     assert indices(steps=4) == (whole, False)
     assert indices("StableDiffusionImg2ImgPipeline", steps=4, image=IMAGE) == (whole[1:], True)
     assert len(indices(sampler="ddim", steps=4, image=IMAGE)[0]) == 3
+    flow = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler", "stochastic_sampling": True})
+    assert len(indices(process=flow, steps=4, strength=0.5, image=IMAGE)[0]) == 2
     assert indices(steps=4, image=IMAGE, mask=np.ones((16, 16), bool)) == (whole, False)
 
 
