@@ -338,6 +338,18 @@ RANGES = {
     "pseudo_huber": (few_step.pseudo_huber, [0.0, None], [-1e-9], "c = "),
     "brownian_bridge": (interpolants.brownian_bridge, [0.1], [0.0], "sigma = 0"),
     "strengths": (lambda high: latent_consistency(guidance=(2.0, high)), [2.0], [1.9], "guidance = "),
+    "boundary": (
+        lambda scaling: flow_maps.latent_consistency(V, scaling=scaling),
+        [1e-3],
+        [0.0, -10.0, math.nan],
+        "scaling = ",
+    ),
+    "layout": (
+        lambda left: guidance.layout(None, FLOW, None, jnp.zeros((1, 1, 1), int), ((left, 0.0, 1.0, 1.0),)),
+        [0.0, 0.5],
+        [-0.1, 1.0, math.nan],
+        "layout: the box",
+    ),
     "latent consistency c": (lambda c: latent_consistency(c=c), [1e-6], [0.0, -0.001, math.nan], "c = "),
     "solver_steps": (lambda n: latent_consistency(solver_steps=n, T=5), [1, 5], [0, 6], "solver_steps = "),
     "mean flow share": (lambda share: objectives.mean_flow(UNIFORM, equal=share), [0.0, 1.0], [-0.1, 1.1], "equal = "),

@@ -320,8 +320,16 @@ def latent_consistency(
         sigma_data: standard deviation of the data, > 0; 0.5 in the paper.
         scaling: factor of the time in n, > 0; with a larger factor, f leaves the boundary faster. 10 in the authors'
             code.
-        T: number of steps of the discrete process.
+        T: number of steps of the discrete process, >= 1.
+
+    Raises:
+        ValueError: if sigma_data, scaling or T is not positive.
     """
+    if not (sigma_data > 0 and scaling > 0 and T >= 1):
+        raise ValueError(
+            f"latent_consistency: sigma_data = {sigma_data}, scaling = {scaling} and T = {T} must be positive (0.5, 10 "
+            "and 1000 in the authors' code)"
+        )
 
     def to_prediction(schedule, t, x_t, output):
         x0 = parameterization.to_prediction(schedule, t, x_t, output).x0

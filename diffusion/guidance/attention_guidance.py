@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from diffusion.guidance import attention_losses
 from diffusion.guidance.memory import Unpaired
+from diffusion.guidance.regional import check_box
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -91,11 +92,13 @@ def layout(
         An `Unpaired` denoiser, as by `attend_and_excite`.
 
     Raises:
-        ValueError: if the interval is empty, repeats is below 1, or the numbers of words and boxes differ; when called,
-            if a box contains no position of a map.
+        ValueError: if the interval is empty, repeats is below 1, the numbers of words and boxes differ, or a box is
+            empty or leaves the picture; when called, if a box contains no position of a map.
     """
     if len(boxes) != tokens.shape[1]:
         raise ValueError(f"layout: {len(boxes)} boxes for {tokens.shape[1]} words; give one box for each word")
+    for box in boxes:
+        check_box("layout", box)
     loss = lambda x, t: attention_losses.boxed(maps(x, t), tokens, boxes, x.shape[1:3])
     size = lambda x, t: strength(scale, 0, interval, t, x) * left_broadcast(schedule.sigma(jnp.asarray(t)), x) ** 2
     return _moved(denoise, loss, size, interval, repeats)

@@ -116,9 +116,14 @@ def _check(region: Region) -> None:
         return
     if np.shape(region) != (4,) or not all(math.isfinite(side) for side in region):
         raise ValueError(f"regional: region {region!r}. Valid: a box (left, top, right, bottom), or a mask [H, W]")
-    left, top, right, bottom = region
+    check_box("regional", region)
+
+
+def check_box(function: str, box: Sequence[float] | np.ndarray) -> None:
+    """Refuses a box that is empty or leaves the picture; the message names the function."""
+    left, top, right, bottom = box
     if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
         raise ValueError(
-            f"regional: the box {tuple(region)} must be (left, top, right, bottom) in fractions of the sides, with 0 "
+            f"{function}: the box {tuple(box)} must be (left, top, right, bottom) in fractions of the sides, with 0 "
             "<= left < right <= 1 and 0 <= top < bottom <= 1"
         )

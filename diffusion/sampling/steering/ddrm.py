@@ -43,7 +43,8 @@ def ddrm(
         noise_std: standard deviation sigma_y of the noise, >= 0.
         eta: share of fresh noise in the directions where y is missing or noisier than x_s, in [0, 1].
         eta_b: share of the measured value in the estimate in the other directions, in [0, 1].
-        smallest: largest singular value of directions that count as not measured, >= 0.
+        smallest: largest singular value of directions that count as not measured, >= 0; at least 1e-3 for
+            `measurements.blurred`, whose A^+ is 0 up to there.
 
     Raises:
         ValueError: if a number is out of range, or the measurement has no `filtered`.

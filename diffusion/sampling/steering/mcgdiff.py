@@ -68,7 +68,8 @@ def mcgdiff(
         y: the measurements `[G K, ...]`, equal for the particles of a group.
         noise_std: standard deviation sigma_y of the noise, >= 0.
         number: number K of particles in a group, >= 1.
-        smallest: singular value up to which a direction counts as not measured, >= 0.
+        smallest: singular value up to which a direction counts as not measured, >= 0; at least 1e-3 for
+            `measurements.blurred`, whose A^+ is 0 up to there.
         resample: the resampling of a group; systematic resampling if the effective size is below K / 2 by default.
 
     Returns:
