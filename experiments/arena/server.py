@@ -25,7 +25,7 @@ from diffusion.experiments.arena import votes as votes_file
 from diffusion.experiments.arena.comparisons import Arena
 from diffusion.experiments.arena.competitors import Competitor
 from diffusion.experiments.arena.votes import FIRST, SECOND, TIE, WITHDRAWN, Vote
-from diffusion.io import json_lines
+from diffusion.io import json_lines, limits
 
 PAGE = pathlib.Path(__file__).parent / "static"
 FILES = {
@@ -182,7 +182,7 @@ def serve(voting: Voting, port: int) -> ThreadingHTTPServer:
                 return _json(voting.turn(voter))
             if address.path == "/picture":
                 turn = query.get("turn", "")
-                number = int(turn) if turn.isdecimal() else turn
+                number = int(turn) if turn.isdecimal() and len(turn) < 10 else turn
                 return "image/png", voting.picture(voter, number, query.get("side", ""))
             raise FileNotFoundError
 
@@ -214,9 +214,9 @@ def _body(handler: BaseHTTPRequestHandler) -> Mapping[str, Any]:
     if not length.isdecimal() or int(length) > BODY:
         raise Refused(f"a vote must have at most {BODY} bytes")
     try:
-        content = json.loads(handler.rfile.read(int(length)))
-    except ValueError as error:
-        raise Refused(f"this is not valid JSON: {error}") from error
+        content = limits.parse_json(handler.rfile.read(int(length)), "this request")
+    except limits.Refused as error:
+        raise Refused(str(error)) from error
     if not isinstance(content, dict):
         raise Refused("a vote must be a table of fields")
     return content

@@ -107,6 +107,7 @@ def test_a_server_that_is_started_again_goes_on(ask, place):
      ("/vote", {"voter": "ana", "turn": "0", "side": "left"}, None, "turn=0"),
      ("/vote", {"turn": 0}, None, "voter is missing"), ("/vote", [1], None, "table of fields"),
      ("/vote", b"{", None, "not valid JSON"), ("/vote", b"x" * 10_001, None, "at most 10000 bytes"),
+     ("/vote", b"[" * 9_000, None, "not valid JSON"), ("/picture?voter=ana&turn=" + "9" * 5000, None, None, "turn=9"),
      ("/vote", {"voter": "ana", "turn": 0, "side": "left"}, {"Content-Type": "text/plain"}, "application/json"),
      ("/turn?voter=ana", None, {"Host": "evil.example:80"}, "open the page at the address")],
 )  # fmt: skip
