@@ -73,6 +73,8 @@ def euler() -> SymbolSampler:
 
         P(x_s = y) = (t - s) rate(y) for y != x_t, limited to a sum of 1
 
+    A step to t = 0 fills every mask.
+
     Facts:
         nfe: steps
         paper: Lou et al. 2024, "Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution", its
@@ -85,7 +87,7 @@ def euler_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Ar
     """The distribution of a step of `euler`."""
     jumps = _leaps(predict, process, x, t, s)
     total = jnp.sum(jumps, -1, keepdims=True)
-    return _and_stay(jumps / jnp.maximum(total, 1.0), x)
+    return _filled(_and_stay(jumps / jnp.maximum(total, 1.0), x), jumps, process, x, s)
 
 
 def tau_leaping() -> SymbolSampler:
@@ -95,6 +97,8 @@ def tau_leaping() -> SymbolSampler:
     up; the position then does not change, which is an error of O((t - s)^2).
 
         P(one jump, to y) = exp(-Lambda) (t - s) rate(y),    Lambda = (t - s) sum_y rate(y)
+
+    A step to t = 0 fills every mask.
 
     Facts:
         nfe: steps
@@ -106,7 +110,7 @@ def tau_leaping() -> SymbolSampler:
 def tau_leaping_law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
     """The distribution of a step of `tau_leaping`."""
     jumps = _leaps(predict, process, x, t, s)
-    return _and_stay(jnp.exp(-jnp.sum(jumps, -1, keepdims=True)) * jumps, x)
+    return _filled(_and_stay(jnp.exp(-jnp.sum(jumps, -1, keepdims=True)) * jumps, x), jumps, process, x, s)
 
 
 def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
@@ -119,7 +123,7 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
         x_s: a step from r to s at the rates (a mu_r - (a - 1) mu_t)_+,    a = 1 / (2 theta (1 - theta))
 
     where mu_r are the rates of x_r. In a stage a mask disappears with probability 1 - exp(-Lambda), as at constant
-    rates.
+    rates. A step to t = 0 fills every mask, by the rates mu_r.
 
     Facts:
         nfe: 2 steps
@@ -157,7 +161,8 @@ def second_stage(
     ahead = 1 / (2 * theta * (1 - theta))
     extrapolated = jnp.maximum(ahead * later - (ahead - 1) * rates, 0.0)
     extrapolated = jnp.where((middle == process.mask)[..., None], extrapolated, 0.0)
-    return at_constant_rates((1 - theta) * left_broadcast(t - s, rates) * extrapolated, middle)
+    law = at_constant_rates((1 - theta) * left_broadcast(t - s, rates) * extrapolated, middle)
+    return _filled(law, later, process, middle, s)
 
 
 def first_hitting() -> SymbolSampler:
@@ -211,6 +216,18 @@ def _leaps(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array
 def _and_stay(jumps: Array, x: Array) -> Array:
     stay = jnp.maximum(1 - jnp.sum(jumps, -1, keepdims=True), 0.0)
     return jumps + stay * jax.nn.one_hot(x, jumps.shape[-1])
+
+
+def _filled(law: Array, rates: Array, process: AnyProcess, x: Array, s: Array) -> Array:
+    """The law of a step; in one to s = 0 each mask jumps, to a symbol in proportion to the rates.
+
+    No symbol is a mask at 0. The rates of masks grow as 1 / t, so a step at constant rates would leave some.
+    """
+    if process.mask is None:
+        return law
+    total = jnp.sum(rates, -1, keepdims=True)
+    jumps = ((x == process.mask) & (left_broadcast(s, x) <= 0))[..., None] & (total > 0)
+    return jnp.where(jumps, rates / jnp.where(total > 0, total, 1.0), law)
 
 
 def at_constant_rates(leaps: Array, x: Array) -> Array:

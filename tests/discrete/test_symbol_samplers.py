@@ -55,6 +55,22 @@ def test_one_position_is_drawn_exactly_in_any_number_of_ancestral_steps(name):
         np.testing.assert_allclose(data.stepped_law(steps.ancestral_law, grid(number)), data.p, atol=3e-6)
 
 
+@pytest.mark.parametrize("name", ["euler", "tau_leaping"])
+def test_one_position_is_filled_at_last(name):
+    """Given the mask, one position has the law of the data at every time, and no mask is left at t = 0."""
+    data = Enumerated(discrete.absorbing(discrete.cosine(), 4), positions=1)
+    np.testing.assert_allclose(data.stepped_law(FIRST_ORDER[name], grid(3)), data.p, atol=3e-6)
+
+
+def test_the_second_stage_to_the_end_fills_masks_alone():
+    data = Enumerated(PROCESSES["absorbing"], positions=1)
+    x, t = jnp.asarray(data.states, jnp.int32), jnp.full(4, 0.1)
+    rates = steps._rates(data.predictor(), data.process, x, t)
+    law = lambda s: steps.second_stage(0.5, rates, rates, data.process, x, t, jnp.full(4, s))[:, 0]
+    np.testing.assert_allclose(law(0.0), np.vstack([np.eye(4)[:3], data.p]), atol=1e-6)
+    assert law(0.05)[3, 3] > 0.5
+
+
 @pytest.mark.parametrize("name", FIRST_ORDER)
 def test_samplers_of_positions_by_themselves_are_of_first_order_for_masks(name):
     data = Enumerated(PROCESSES["absorbing"])
@@ -170,8 +186,7 @@ def test_a_sample_depends_on_its_own_start_and_key_alone(name):
     np.testing.assert_array_equal(run(start[2:3], keys[2:3]), whole[2:3])
     if name not in ("remasking", "flow", "corrected"):  # which may mask any symbol
         np.testing.assert_array_equal(whole[4], start[4])  # nothing is masked
-    if name == "ancestral":
-        assert int((whole == 3).sum()) == 0
+    assert int((whole == 3).sum()) == 0
 
 
 @pytest.mark.extended
