@@ -66,7 +66,7 @@ class Iterated(Stream):
         """The first records, and the promise that the stream can keep, see `streams`."""
         some = lambda iterator: list(enumerate(itertools.islice(iterator, SAMPLED)))
         if _has_state(self._records) and not _buffered(self._records):
-            return some(iter(copy.copy(self._records))), "state"
+            return some(iter(_apart(self._records))), "state"
         iterator = iter(self._records)
         self.repeatable = iterator is not self._records and iter(self._records) is not iterator
         if hasattr(iterator, "get_state") and hasattr(iterator, "set_state"):
@@ -99,11 +99,12 @@ class Iterated(Stream):
     def opened(self, epoch: int, state: Any = None) -> Iterator[Any]:
         """A pass over the iterable, from an earlier state of its iterator; None for the start."""
         records = self._records
+        if hasattr(records, "set_epoch") or _has_state(records):
+            records = _apart(records)
         if hasattr(records, "set_epoch"):
-            records = copy.copy(records)
             records.set_epoch(epoch)
         if _has_state(records) and self.resume == "state":
-            return _Stateful(copy.copy(records), state)
+            return _Stateful(records, state)
         iterator = iter(records)
         if state is not None:
             iterator.set_state(state)
@@ -236,6 +237,24 @@ def digest_of(record: Mapping[str, Any]) -> bytes:
 
 def _has_state(records: Any) -> bool:
     return hasattr(records, "state_dict") and hasattr(records, "load_state_dict")
+
+
+def _apart(records: Any) -> Any:
+    """A copy of a dataset that keeps its own position, so that an evaluation can read it while a run does."""
+    apart = copy.copy(records)
+    if hasattr(records, "_ex_iterable"):  # a copy of Hugging Face's shares all attributes, and would share the position
+        apart.__dict__ = {**vars(records), "_ex_iterable": _examples_apart(records._ex_iterable)}
+    return apart
+
+
+def _examples_apart(examples: Any) -> Any:
+    """A copy of what a dataset of Hugging Face keeps its position in: examples that may be made of others'."""
+    apart = copy.copy(examples)
+    if hasattr(apart, "ex_iterable"):
+        apart.ex_iterable = _examples_apart(apart.ex_iterable)
+    if hasattr(apart, "ex_iterables"):
+        apart.ex_iterables = list(map(_examples_apart, apart.ex_iterables))
+    return apart
 
 
 def _buffered(records: Any) -> bool:

@@ -46,8 +46,8 @@ class Common:
         return self._copy()
 
     def _copy(self, **changes):
-        other = copy.copy(self)
-        other.__dict__.update(changes)
+        other = object.__new__(type(self))
+        other.__dict__ = {**self.__dict__, **changes}
         return other
 
     def _row(self, k):
@@ -69,9 +69,10 @@ class Dataset(Common):
 
 
 class Examples:
-    """What `datasets` calls _ex_iterable, with a buffer for shuffling or without."""
+    """What `datasets` calls _ex_iterable, with a buffer for shuffling or without; it has the position of a reading."""
 
     def __init__(self, buffer):
+        self._state_dict = None
         if buffer:
             self.buffer_size = buffer
 
@@ -82,14 +83,22 @@ class IterableDataset(Common):
         self.epoch, self._state_dict, self._starting = 0, None, None
         self._ex_iterable = Examples(buffer)
 
+    def __getstate__(self):
+        return self.__dict__
+
+    def __setstate__(self, state):
+        self.__dict__ = state  # so that a copy shares it, as in `datasets`
+
     def __iter__(self):
         size = len(next(iter(self.columns.values())))
         buffer = getattr(self._ex_iterable, "buffer_size", 0)
         order = np.random.default_rng(self.epoch).permutation(size) if buffer else np.arange(size)
-        self._state_dict = {"at": 0 if self._starting is None else self._starting["at"], "epoch": self.epoch}
-        while self._state_dict["at"] < size:
-            self._state_dict["at"] += 1
-            yield self._row(order[self._state_dict["at"] - 1])
+        examples, start = self._ex_iterable, 0 if self._starting is None else self._starting["examples"]["at"]
+        examples._state_dict = {"at": start}
+        self._state_dict = {"examples": examples._state_dict, "epoch": self.epoch}
+        for at in range(start, size):
+            examples._state_dict["at"] += 1
+            yield self._row(order[at])
 
     def take(self, number):
         return self._copy(columns={name: values[:number] for name, values in self.columns.items()})

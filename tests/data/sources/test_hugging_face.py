@@ -76,6 +76,32 @@ def test_a_stream_goes_on_by_its_own_state(make):
         np.testing.assert_array_equal(next(later)["image"], whole[stop]["image"] if stop < 4 else [])
 
 
+def chained():
+    """A stream in which each example comes through the states of several objects of the library."""
+    datasets = pytest.importorskip("datasets", reason="Hugging Face's datasets is not installed here")
+    rows = lambda label: ({"x": [float(label), float(k)]} for k in range(6))
+    parts = [datasets.IterableDataset.from_generator(rows, gen_kwargs={"label": label}) for label in (0, 1)]
+    return datasets.interleave_datasets(parts).map(lambda row: {"x": [2 * value for value in row["x"]]})
+
+
+@pytest.mark.parametrize("make", [lambda: stand_in(streaming=True), lambda: real(streaming=True), chained])
+def test_a_reading_beside_the_run_leaves_the_state_of_the_run(make):
+    """As an evaluation in the loop reads the first records of the stream that the run reads."""
+    entry = lambda record: np.asarray(record.get("image", record.get("x")))
+    straight = [entry(record) for record in python_objects.source_of(make()).records(6)]
+    stream = python_objects.source_of(make())
+    cursor = stream.cursor()
+    for _ in range(3):
+        cursor.next()
+    assert len(list(stream.records(2))) == 2
+    np.testing.assert_array_equal(entry(stream.decode(cursor.next())), straight[3])
+    again = python_objects.source_of(make())
+    resumed = again.cursor(cursor.state())
+    np.testing.assert_array_equal(entry(again.decode(resumed.next())), straight[4])
+    np.testing.assert_array_equal([entry(record) for record in again.records(2)], straight[:2])
+    np.testing.assert_array_equal(entry(again.decode(resumed.next())), straight[5])
+
+
 def test_a_buffer_for_shuffling_is_read_again():
     stream = python_objects.source_of(real(streaming=True).shuffle(seed=1, buffer_size=3))
     assert stream.resume == "skip"
