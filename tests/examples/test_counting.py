@@ -15,12 +15,13 @@ from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.recipe import ConfigError, recipes
 from examples.counting import judges, measures, own_samples, report, rewards
 from examples.text import judge, prompt_metrics
+from tests import drawn_parameters
 
 CLASSES = {name: len(values) for name, values in judges.ATTRIBUTES.items()}
 
 
 def reader_of(init, seed=0):
-    params = init(jax.random.key(seed), (64, 64, 3), CLASSES)
+    params = drawn_parameters.drawn(lambda key: init(key, (64, 64, 3), CLASSES), size=0.05, seed=seed)
     return attribute_reader.from_params(jax.tree.map(np.asarray, params), CLASSES)
 
 

@@ -21,6 +21,7 @@ from diffusion.recipe import ConfigError
 from diffusion.recipe.values import config_hash, to_json
 from tests import commands, kept_programs
 
+UPDATE = classifier._update
 QUICK = sample_metrics.Effort(draws=20, subsets=3)
 
 
@@ -44,6 +45,21 @@ def own_cache(tmp_path_factory):
         real_images._read_split.cache_clear()
         yield
         real_images._read_split.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def brief_cache(tmp_path_factory):
+    """A cache of classifiers of two steps."""
+    return tmp_path_factory.mktemp("brief")
+
+
+@pytest.fixture
+def brief_classifier(brief_cache, monkeypatch):
+    """Classifiers are trained for two steps, where none need be good."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(brief_cache))
+    monkeypatch.setattr(classifier, "train", functools.partial(classifier.train, steps=2))
+    monkeypatch.setattr(classifier, "_update", UPDATE)
+    monkeypatch.setattr(classifier, "_in_memory", {})
 
 
 @pytest.fixture
@@ -120,7 +136,7 @@ def test_same_samples_same_figures(config):
     assert measure() == measure()
 
 
-def test_in_loop_figures_are_plain_numbers(config):
+def test_in_loop_figures_are_plain_numbers(brief_classifier, config):
     images, labels = samples("test", 6)
     flat = sample_metrics.evaluate_samples(images, labels, config)
     assert set(flat) == {
@@ -135,7 +151,7 @@ def test_in_loop_figures_are_plain_numbers(config):
     assert all(type(value) is float for value in flat.values())
 
 
-def test_an_unconditional_model_has_no_requested_class(config):
+def test_an_unconditional_model_has_no_requested_class(brief_classifier, config):
     config.model.num_classes = 0
     images, _ = samples("validation", 10)
     flat = sample_metrics.evaluate_samples(images, np.zeros(len(images), int), config)
@@ -221,7 +237,7 @@ def test_a_report_keeps_the_figures_of_other_protocols_of_the_same_samples():
     assert evaluate.with_earlier(content, other) == evaluate.with_earlier(content, {}) == content
 
 
-def test_without_samples_json_the_report_says_so(folder, config):
+def test_without_samples_json_the_report_says_so(brief_classifier, folder, config):
     evaluate.run(config, folder, "command", QUICK)
     assert "no samples.json" in (folder / "report.md").read_text()
 

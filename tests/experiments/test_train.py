@@ -467,11 +467,12 @@ def test_mistakes_are_reported_before_anything_is_made(tmp_path, changes, words)
     assert not (tmp_path / "run").exists()
 
 
-def test_other_config_in_the_folder(straight):
-    before = (straight / "config.json").read_bytes()
+def test_other_config_in_the_folder(tmp_path):
+    workdir.settle_config(tmp_path, tiny())
+    before = (tmp_path / "config.json").read_bytes()
     with pytest.raises(ConfigError, match="seed: 0 -> 1"):
-        train.run(tiny(seed=1), straight)
-    assert (straight / "config.json").read_bytes() == before and checkpoints.latest(straight) == 20
+        train.run(tiny(seed=1), tmp_path)
+    assert (tmp_path / "config.json").read_bytes() == before and checkpoints.latest(tmp_path) is None
 
 
 def test_folder_in_use(tmp_path):

@@ -20,6 +20,7 @@ from diffusion.adapters.tuning import Tuning
 from diffusion.data import sources
 from diffusion.experiments import train
 from diffusion.experiments.run import prior_pictures, program, tuned_base, tuned_examples, tuned_files
+from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.io import limits
 from diffusion.recipe import ConfigError, checks, fields, names, recipes
@@ -70,12 +71,17 @@ def same(a, b):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def configured(tmp_path_factory):
+    """The config of a run."""
+    return config_of(tmp_path_factory.mktemp("tuning"), LORA)
+
+
+@pytest.fixture(scope="module")
+def trained(configured):
     """(config, the folder of a finished run)."""
-    place = tmp_path_factory.mktemp("tuning")
-    config = config_of(place, LORA)
-    assert train.run(config, place / "run") == 0
-    return config, place / "run"
+    run = pathlib.Path(configured.base.path).parent / "run"
+    assert train.run(configured, run) == 0
+    return configured, run
 
 
 @pytest.mark.extended
@@ -219,8 +225,8 @@ def test_a_picture_of_another_size_is_not_to_be_left_out(tmp_path):
     assert "skip" not in str(error.value)
 
 
-def test_paths_of_a_tuning_are_whole(trained, monkeypatch):
-    config = trained[0].copy_and_resolve_references()
+def test_paths_of_a_tuning_are_whole(configured, monkeypatch):
+    config = configured.copy_and_resolve_references()
     base = pathlib.Path(config.base.path)
     monkeypatch.chdir(base.parent)
     config.base.path = base.name
@@ -300,9 +306,9 @@ def test_a_step_of_a_tuning_that_does_not_fit_is_refused(trained, monkeypatch, t
         train.train(checks.validate(trained[0]), tmp_path / "run")
 
 
-def test_a_dropped_caption_is_zeros_where_that_is_the_unconditional_branch(trained, monkeypatch):
+def test_a_dropped_caption_is_zeros_where_that_is_the_unconditional_branch(configured, monkeypatch):
     """Of tunings that run the text encoders themselves; SDXL's sampling has zeros there, not the embedding of ""."""
-    model = text_to_image.described(trained[0].base.path)
+    model = text_to_image.described(configured.base.path)
     monkeypatch.setattr(
         type(model), "encoded", lambda *arguments: {"text": jnp.ones((2, 3, 4)), "pooled": jnp.ones((2, 4))}
     )
@@ -313,18 +319,20 @@ def test_a_dropped_caption_is_zeros_where_that_is_the_unconditional_branch(train
         assert all(found[name][0].all() and found[name][1].any() != zeros for name in ("text", "pooled"))
 
 
-def test_files_of_others_lie_on_top_of_a_tuned_denoiser(trained, monkeypatch):
+def test_files_of_others_lie_on_top_of_a_tuned_denoiser(configured, tmp_path, monkeypatch):
     """As that of a run of the whole denoiser, which would otherwise drop them."""
-    _, run = trained
+    workdir.settle_config(tmp_path, configured)
+    monkeypatch.setattr(tuned_run.checkpoints, "load_ema", lambda run, step: ((run, step), 2))
     order = []
     for name in ("with_words", "with_loras", "with_attachments"):
         monkeypatch.setattr(text_to_image, name, lambda model, files, name=name: order.append((name, model)) or model)
     monkeypatch.setattr(text_to_image, "load", lambda path, **how: order.append(("load", how)) or "base")
-    attach = Tuning(None, None, None, None, lambda model, weights: "tuned", ())
+    attach = Tuning(None, None, None, None, lambda model, weights: order.append((model, weights)) or "tuned", ())
     monkeypatch.setattr(tuned_run.resolve.Resolver, "tuned", TunedNetwork(None, attach))
-    tuned_run.load(run, dtype="float32", loras={"a": 1.0}, embeddings={"b": ""}, attachments={"c": "d"})
-    assert order[0] == ("load", {"dtype": "float32"})
-    assert order[1:] == [(name, "tuned") for name in ("with_words", "with_loras", "with_attachments")]
+    how = {"dtype": "float32", "loras": {"a": 1.0}, "embeddings": {"b": ""}, "attachments": {"c": "d"}}
+    assert tuned_run.load(tmp_path, 1, **how)[1] == 2
+    assert order[:2] == [("load", {"dtype": "float32"}), ("base", (tmp_path, 1))]
+    assert order[2:] == [(name, "tuned") for name in ("with_words", "with_loras", "with_attachments")]
 
 
 @pytest.mark.extended
