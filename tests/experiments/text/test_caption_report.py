@@ -82,3 +82,63 @@ def test_data_that_are_not_there_are_named(made):
         caption_report.run(
             types.SimpleNamespace(side=32), "model", "out", "made@train[:60]", "made@train[60:]", data_dir=made
         )
+
+
+def test_each_figure_is_of_the_pictures_and_captions_that_it_says(tmp_path, monkeypatch):
+    """Picture k of the data has the value and the caption k; the first one that is made is of another caption."""
+    folder = lambda start, number: types.SimpleNamespace(
+        images=np.arange(start, start + number, dtype=np.uint8)[:, None, None, None] * np.ones((16, 16, 3), np.uint8),
+        captions=tuple(map(str, range(start, start + number))),
+    )
+    sets = {"a@train": folder(0, 60), "a@test": folder(100, 12)}
+    real, others = sets.values()
+    value = lambda images: images[:, 0, 0, 0].tolist()
+    calls = {}
+    keep = lambda name, result=None: (
+        lambda *arguments, **named: (
+            calls.setdefault(name, []).append((arguments, named))
+            or (result(*arguments) if callable(result) else result)
+        )
+    )
+    similar = lambda retriever, images, texts: -np.abs(np.subtract.outer(value(images), list(map(int, texts))))
+    copies = {"share_below_held_out_percentile": {"1": 0.0, "5": 0.0}, "samples": {"exact_duplicates": 0}}
+    frechet = {"floor": {"mean": 1.0, "std": 0.5}, "ratio": 2.0, "noise": 9.0, "distance": 2.0}
+    share = lambda matrix, texts, among: {
+        "share": float((matrix.argmax(1) == np.arange(len(texts))).mean()),
+        "interval": (0.25, 0.75), "chance": 1 / among, "among": among,
+    }  # fmt: skip
+    made = lambda model, texts: np.concatenate([real.images[59:], real.images[list(map(int, texts))][1:]])
+    monkeypatch.setattr(caption_report, "captioned", lambda name, folder: sets[name])
+    monkeypatch.setattr(caption_report, "trained_on", lambda *sets: types.SimpleNamespace(count=0))
+    monkeypatch.setattr(model_index, "fingerprint", lambda folder: "0" * 64)
+    monkeypatch.setattr(text_to_image, "generate", keep("generate", made))
+    monkeypatch.setattr(caption_report, "distance", keep("distance", frechet))
+    monkeypatch.setattr(caption_report.neighbours, "copying", keep("copying", copies))
+    monkeypatch.setattr(caption_report.plots, "captioned", keep("captioned"))
+    towers = caption_report.caption_retrieval
+    monkeypatch.setattr(towers, "train", keep("train", types.SimpleNamespace(digest="d")))
+    monkeypatch.setattr(towers, "similarities", similar)
+    monkeypatch.setattr(towers, "retrieved", share)
+    content = caption_report.run(
+        types.SimpleNamespace(side=16), tmp_path, tmp_path, "a@train", "a@test", number=20, train_steps=3, among=5
+    )
+    rows = np.sort(np.random.default_rng(caption_report.SEED).permutation(60)[:20]).tolist()
+    (((_, texts), generated),) = calls["generate"]
+    assert texts == list(map(str, rows)) and list(generated["seeds"]) == list(range(20))
+    found = content["figures"]["retrieval"]
+    assert [found[name]["share"] for name in ("pictures", "real_pictures", "held_out_pictures")] == [0.95, 1, 1]
+    assert {part["among"] for part in found.values()} == {5}
+    (((_, images, labels, *sides, count), how),) = calls["distance"]
+    assert value(images) == [59, *rows[1:]] and labels.tolist() == [0] * 20 and sides == [real, others] and count == 12
+    assert how == {"balanced": False, "effort": caption_report.FULL}
+    (((images, held, train), _),) = calls["copying"]
+    assert (value(images), held is others.images, train is real.images) == ([59, *rows[1:]], True, True)
+    some = np.random.default_rng(caption_report.SEED + 1).permutation(20)
+    (first, _), (second, _) = calls["captioned"]
+    assert value(first[0]) == [59 if i == 0 else rows[i] for i in some] and first[1] == [texts[i] for i in some]
+    assert first[2] == [bool(i) for i in some]
+    assert value(second[0]) == [rows[i] for i in some] and second[1] == first[1] and second[2] == [True] * 20
+    text = (tmp_path / "report.md").read_text()
+    assert (
+        "| the requested caption is the nearest of 5 | **95.0% (25.0% to 75.0%)** | chance 20.0%; real pictures" in text
+    )
