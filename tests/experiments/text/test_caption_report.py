@@ -64,8 +64,8 @@ def test_real_pictures_score_as_real_and_exchanged_ones_as_chance(made, tmp_path
 
 
 def test_the_first_pictures_have_their_captions_and_one_class(made):
-    real, every = (real_images.captioned("made@train[:60]", made, number) for number in (7, 0))
-    assert len(real.images) == len(real.captions) == 7 and len(every.images) == 60
+    real, every, more = (real_images.captioned("made@train[:60]", made, number) for number in (7, 0, 61))
+    assert len(real.images) == len(real.captions) == 7 and len(every.images) == len(more.images) == 60
     np.testing.assert_array_equal(real.labels, np.zeros(7))
     for image, caption in zip(real.images, real.captions):
         hue, grey = caption.split(" over ")
