@@ -81,6 +81,21 @@ def test_angles_are_off_by_their_difference_in_degrees():
         assert found[name][0] == pytest.approx(value, abs=0.06), name
 
 
+def test_shares_are_of_residues_and_structure_is_of_the_second_atoms(monkeypatch):
+    """Of four residues two are in a box of torsions, two in a helix and one in a strand."""
+    seen = []
+    geometry = backbone_figures.backbone_geometry
+    kinds = np.array([[geometry.HELIX, geometry.HELIX, geometry.STRAND, 0]])
+    monkeypatch.setattr(geometry, "ramachandran", lambda torsions: np.array([[0, 1, 2, 0]]))
+    monkeypatch.setattr(geometry, "secondary_structure", lambda ca: seen.append(ca) or kinds)
+    frames = chain()[None]
+    found = backbone_figures.figures(frames, ca(frames))
+    assert {name: found[name].tolist() for name in ("ramachandran", "helix", "strand")} == {
+        "ramachandran": [0.5], "helix": [0.5], "strand": [0.25]
+    }  # fmt: skip
+    np.testing.assert_allclose(seen[0], ca(frames), atol=1e-6)
+
+
 class Prior:
     def sample(self, keys):
         return np.stack([moved(chain(), 6, 50.0)] * len(keys))
@@ -138,11 +153,12 @@ def test_sound_chains_are_counted_by_class(subject):
 def test_the_fold_of_a_nearest_chain_is_compared_with_the_class_of_the_same_chain(subject, monkeypatch):
     """Samples of the classes 0, 1, 1 are nearest to training chains of 1, 1, 0; held-out chains to their own."""
     run, _ = subject
-    monkeypatch.setattr(backbone_figures.backbone, "atoms_of", lambda frames: np.zeros((len(frames), 1, 2)))
+    monkeypatch.setattr(backbone_figures.backbone, "atoms_of", lambda frames: np.zeros((len(frames), 1, 3)) + [0, 1, 2])
     rows, numbers = iter(([0, 0, 1], [0, 1, 1], [0, 0, 0])), []
 
     def figures(frames, train):
         numbers.append(len(frames))
+        assert train.tolist() == [[1], [1]]  # the second atom of each residue, CA
         return {"sound_chains": np.ones(len(frames)), "nearest_rows": np.array(next(rows))}
 
     monkeypatch.setattr(backbone_figures, "figures", figures)
