@@ -347,3 +347,33 @@ def test_a_stream_that_begins_anew_has_the_state_of_its_start():
     batches = StreamBatches(once, seed=0, batch_size=2, state={"epoch": 0, "read": 4})
     batches.close()
     assert (batches.state, batches.read_again) == ({"epoch": 0, "read": 0}, 0)
+
+
+def test_the_first_records_are_taken_by_a_cursor_of_their_own():
+    stream = numbers(5, 3)
+    assert [int(record["x"][0]) for record in stream.take(4)] == [5, 6, 7, 5]
+    assert [int(record["x"][0]) for record in stream.records(10)] == [5, 6, 7]  # one pass
+    assert [int(record["x"][0]) for record in stream.records(2)] == [5, 6]
+
+
+@pytest.mark.parametrize("resume, repeatable", [("anew", True), ("state", False)])
+def test_what_can_be_read_only_once_is_not_read_beside_the_run(resume, repeatable):
+    stream = numbers(5, 3)
+    stream.resume, stream.repeatable = resume, repeatable
+    for read in (lambda: stream.take(1), lambda: next(stream.records(1))):
+        with pytest.raises(ValueError, match="can be read only once"):
+            read()
+
+
+def test_damaged_records_are_left_out_by_choice_with_a_warning():
+    def checked(record):
+        if record["x"][0] == 6:
+            raise ValueError("torn")
+        return record
+
+    stream = numbers(5, 3)
+    stream._values.record = checked
+    with pytest.warns(UserWarning, match="left out: .*torn"):
+        assert [int(record["x"][0]) for record in stream.records(10, skip=True)] == [5, 7]
+    with pytest.raises(DamagedRecord, match="torn"):
+        list(stream.records(10))

@@ -20,6 +20,25 @@ def test_a_record_is_a_function_of_its_row():
     np.testing.assert_array_equal(few.surface(few[0]["x"], np.random.default_rng(0)), few[0]["x"])
 
 
+def test_records_are_of_solids_of_their_own_with_points_of_their_own():
+    """Boxes of several proportions; the signs of coordinates, which no proportion changes, agree in half of them."""
+    boxes = sources.solid_points(points=64, number=4, kinds=("box",))
+    clouds = np.stack([boxes[row]["x"] for row in range(4)])
+    sides = np.abs(clouds).max(1)
+    assert len(np.unique(sides.round(4), axis=0)) == 4
+    agree = [(np.sign(clouds[i]) == np.sign(clouds[j])).mean() for i in range(4) for j in range(i)]
+    assert 0.35 < min(agree) and max(agree) < 0.65
+
+
+def test_a_class_is_the_place_of_its_kind_among_those_that_are_chosen():
+    """Each point of a box has a coordinate that is half a side, as hardly any of a torus."""
+    clouds = sources.solid_points(points=64, number=12, kinds=("torus", "box"))
+    for record in map(clouds.__getitem__, range(12)):
+        on_a_face = np.isclose(np.abs(record["x"]), np.abs(record["x"]).max(0), rtol=1e-5).any(1)
+        assert on_a_face.mean() > 0.99 if record["label"] else on_a_face.mean() < 0.2
+    assert {clouds[row]["label"] for row in range(12)} == {0, 1}
+
+
 def test_distances_are_of_the_same_solids_as_the_points():
     points = sources.solid_points("test", number=12)
     distances = sources.solid_distances("test", number=12, side=16, truncation=0.5)

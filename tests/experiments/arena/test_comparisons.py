@@ -2,6 +2,7 @@
 
 import collections
 import json
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -46,6 +47,41 @@ def test_each_pair_of_runs_has_its_share(tmp_path):
     assert len(set(arena.comparisons)) == 31
     assert drawn(*opened, number=31) == arena != drawn(*opened, number=31, seed=1)
     assert len(drawn(*opened, number=1000).comparisons) == 6 * 20
+
+
+class Rival(NamedTuple):
+    name: str
+    fingerprint: str = ""
+    requests: tuple[str, ...] = ()
+
+
+def test_a_comparison_is_of_two_pictures_that_were_matched(monkeypatch):
+    """Of a and b one pair, of the others three each; pictures, numbers and request stay together, in a drawn order."""
+    pairs = lambda first, second: [
+        (i, 10 + i, f"{first.name}{second.name}{i}") for i in range(1 if second.name == "b" else 3)
+    ]
+    monkeypatch.setattr(comparisons, "matched", pairs)
+    arenas = [drawn(*map(Rival, "abc"), seed=seed) for seed in range(20)]
+    for arena in arenas:
+        assert len(set(arena.comparisons)) == len(arena.comparisons) == 1 + 3 + 3
+        for first, second, (i, j), request in arena.comparisons:
+            assert request == f"{'abc'[first]}{'abc'[second]}{i}" and j == 10 + i
+    assert len({(one.first, one.second) for one in (arena.comparisons[0] for arena in arenas)}) == 3
+    assert len({one.pictures for arena in arenas for one in arena.comparisons[:1] if one.second == 2}) == 3
+    with pytest.raises(ConfigError, match="at least two different runs"):
+        drawn(*map(Rival, "aab"))
+
+
+def test_an_arena_is_read_as_it_was_written(tmp_path):
+    pairs = [comparisons.Comparison(0, 1, (2, 5), "cat"), comparisons.Comparison(1, 0, (3, 1), "")]
+    arena = comparisons.Arena("Which?", 7, {"a": "x", "b": "y"}, pairs)
+    comparisons.write(arena, tmp_path)
+    assert comparisons.read(tmp_path) == arena
+
+
+def test_the_order_of_a_voter_is_another_in_another_arena():
+    arena = comparisons.Arena("Which?", 7, {}, [comparisons.Comparison(0, 1, (i, i), "") for i in range(50)])
+    assert arena._replace(seed=8).turns("ana") != arena.turns("ana")
 
 
 def test_each_voter_has_an_order_and_sides_of_its_own(tmp_path):

@@ -224,6 +224,8 @@ def test_a_column_a_class_and_a_row_a_chain(drawn):
         assert len(each.get_lines()) == 4  # bonds between five residues
         (low, high), (left, right) = each.get_zlim(), each.get_xlim()
         assert high - low == pytest.approx(right - left)  # one scale
+        heights = np.concatenate([line.get_data_3d()[2] for line in each.get_lines()])
+        assert high == pytest.approx(-low) and high == pytest.approx(0.62 * np.abs(heights).max())
         assert (each.elev, each.azim) == (0, -90)  # x to the right, z up
         first, last = each.get_lines()[0].get_color(), each.get_lines()[-1].get_color()
         assert first[2] > first[0] and last[0] > last[2]  # from blue to red
