@@ -38,8 +38,8 @@ def write(
         source: the pictures.
         spec: the spec of the pictures, from `sources.open_source`.
         description: the description of the cache.
-        encode: a function uint8 [batch_size, H, W, C] -> [batch_size, parts, h, w, D], for the views one after the
-            other.
+        encode: a function uint8 [batch_size, H, W, C], or clips [batch_size, F, H, W, C] -> [batch_size, parts, h, w,
+            D], for the views one after the other.
         batch_size: the pictures in one call; the last ones are filled up with repetitions.
         threads: the number of threads that read and decode pictures in advance.
         shard_records: the records of a file; 0 for files of about `SHARD` bytes.
@@ -88,7 +88,7 @@ def _records(batch: Mapping, description: Description, encode: Callable, batch_s
     images = batch["image"]
     rows = len(batch["index"])
     images = images[np.arange(batch_size) % rows]  # one shape for all calls, so that one program serves them
-    views = [images if view == "plain" else images[:, :, ::-1] for view in description.views]
+    views = [images if view == "plain" else images[..., ::-1, :] for view in description.views]
     with np.errstate(over="ignore"):
         latents = np.stack([np.asarray(encode(view))[:rows] for view in views], 1).astype(description.dtype)
     if latents.shape[1:] != description.record:

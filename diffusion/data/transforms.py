@@ -8,12 +8,12 @@ from PIL import Image
 from diffusion.io import pictures
 
 Augmentation = Callable[[np.random.Generator, np.ndarray], np.ndarray]
-"""(random generator, image [H, W, C]) -> image.
+"""(random generator, image [H, W, C], or a clip [F, H, W, C]) -> image, or clip.
 
 Its attribute `moves`, which data with masks need, says whether it moves what is in the image: True for one that the
 mask follows, with the same draws, as `flip` and `crop`; False for one of the colours alone. An augmentation that is
-faster for many images of one size at once has an attribute `of_batch` too: (a generator for each, images [b, H, W, C])
--> images [b, H, W, C], with the same result; a generator is to be used before the next is taken.
+faster for many images of one size at once has an attribute `of_batch` too: (a generator for each, images
+[b, ..., H, W, C]) -> images of that shape, with the same result; a generator is to be used before the next is taken.
 """
 
 MOST_SIDE = 1 << 14  # of a square of pixels
@@ -145,10 +145,10 @@ def to_uint8(x):
 
 
 def flip() -> Augmentation:
-    """Mirrors an image left to right, one time in two.
+    """Mirrors an image, or all frames of a clip, left to right, one time in two.
 
     Returns:
-        Function (rng, image [H, W, C]) -> image [H, W, C].
+        Function (rng, image [..., H, W, C]) -> image of that shape.
     """
 
     def apply(rngs: Iterable[np.random.Generator], images: np.ndarray) -> np.ndarray:
@@ -157,7 +157,7 @@ def flip() -> Augmentation:
         pixels = mirrored.view(np.dtype((np.void, images.itemsize * images.shape[-1])))[..., 0]
         for row, rng in zip(pixels, rngs):
             if rng.random() < 0.5:
-                row[:] = row[:, ::-1]
+                row[:] = row[..., ::-1]
         return mirrored
 
     return _from_batch(apply)
@@ -166,6 +166,8 @@ def flip() -> Augmentation:
 def crop(padding: int = 4) -> Augmentation:
     """Shifts an image by up to `padding` pixels each way: a random window of its own size, cut from the padded image.
 
+    All frames of a clip have the same window.
+
     The padding is the image's reflection, without its edge pixels. He et al. (2016, Section 4.2) pad with zeros, which
     serves a classifier; a generative model would learn to draw the black bars.
 
@@ -173,7 +175,7 @@ def crop(padding: int = 4) -> Augmentation:
         padding: the pixels added on every side, from 1 to the image's side - 1.
 
     Returns:
-        Function (rng, image [H, W, C]) -> image [H, W, C].
+        Function (rng, image [..., H, W, C]) -> image of that shape.
 
     Raises:
         ValueError: `padding` is not positive, or (when applied) too wide for the image.
@@ -182,32 +184,40 @@ def crop(padding: int = 4) -> Augmentation:
         raise ValueError(f"crop: padding must be at least 1 pixel, got {padding}; without padding, leave crop out.")
 
     def apply(rngs: Iterable[np.random.Generator], images: np.ndarray) -> np.ndarray:
-        height, width = images.shape[1:3]
+        height, width = images.shape[-3:-1]
         if padding >= min(height, width):
             raise ValueError(
                 f"crop: padding {padding} is too wide to reflect a {height}x{width} image. Valid: "
                 f"1..{min(height, width) - 1}."
             )
         sides = (padding, padding)
-        padded = np.pad(images, ((0, 0), sides, sides, (0, 0)), "reflect")
+        padded = np.pad(images, (*[(0, 0)] * (images.ndim - 3), sides, sides, (0, 0)), "reflect")
         cropped = np.empty_like(images)
         for rng, image, window in zip(rngs, padded, cropped):
             top = rng.integers(2 * padding, endpoint=True)
             left = rng.integers(2 * padding, endpoint=True)
-            window[:] = image[top : top + height, left : left + width]
+            window[:] = image[..., top : top + height, left : left + width, :]
         return cropped
 
     return _from_batch(apply)
 
 
 def _from_batch(apply: Callable[[Iterable[np.random.Generator], np.ndarray], np.ndarray]) -> Augmentation:
-    """A geometric augmentation of one image, from its function for a batch."""
+    """A geometric augmentation of one image or clip, from its function for a batch."""
+
+    def checked(rngs: Iterable[np.random.Generator], images: np.ndarray) -> np.ndarray:
+        if images.ndim not in (4, 5):
+            raise ValueError(
+                f"flip and crop move pixels, and an example has the shape {list(images.shape[1:])}. Valid: pictures "
+                "[H, W, C] and clips [F, H, W, C]."
+            )
+        return apply(rngs, images)
 
     def augment(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-        return apply([rng], image[None])[0]
+        return checked([rng], image[None])[0]
 
     augment.moves = True
-    augment.of_batch = apply
+    augment.of_batch = checked
     return augment
 
 

@@ -58,11 +58,11 @@ def description(**changes):
     return description._replace(**changes)
 
 
-def write(folder, function=encode, of=None, source=None, **options):
+def write(folder, function=encode, of=None, source=None, spec=SPEC, **options):
     latent_writer.write(
         folder,
         source or Pictures(),
-        SPEC,
+        spec,
         of or description(),
         function,
         **{"batch_size": 2, "threads": 0, "shard_records": 4} | options,
@@ -117,6 +117,26 @@ def test_mirrored_views_are_drawn_as_often(tmp_path):
     rows = np.concatenate([pipeline.permutation(SIZE, 0, e) for e in range(40)])[:400]
     mirrored = batch["x"][:, 0, 0, 0] - 10 * rows
     assert set(mirrored) == {0, 5} and 160 < (mirrored == 5).sum() < 240
+
+
+def test_mirrored_views_of_clips_are_mirrored_left_to_right(tmp_path):
+    """The encoder sees the clip, and the clip whose columns are in the other order; rows and frames stay."""
+    clip = np.arange(2 * 4 * 6 * 3, dtype=np.uint8).reshape(2, 4, 6, 3)
+    seen = []
+
+    def encode_clips(clips):
+        seen.append(clips[0])
+        return np.zeros((len(clips), 1, *SHAPE), np.float32)
+
+    write(
+        tmp_path,
+        encode_clips,
+        of=description(views=("plain", "flipped"), kind="mean"),
+        source=[{"image": clip, "label": 0}] * SIZE,
+        spec=SPEC._replace(shape=clip.shape),
+    )
+    np.testing.assert_array_equal(seen[0], clip)
+    np.testing.assert_array_equal(seen[1], np.take(clip, range(5, -1, -1), axis=2))
 
 
 def test_each_number_of_a_latent_has_a_noise_of_its_own():

@@ -106,6 +106,20 @@ def test_crop_draws_every_window_of_the_reflected_image_equally(image):
     assert chi2 < 60  # 24 degrees of freedom: exceeded with probability 6e-5
 
 
+@pytest.mark.parametrize("augmentation", [transforms.flip(), transforms.crop(2)])
+def test_all_frames_of_a_clip_move_as_one_picture_does(augmentation):
+    """With the same draws, frame by frame; both for one clip and for a batch."""
+    clips = np.random.default_rng(0).integers(0, 256, (6, 3, 5, 7, 3), np.uint8)
+    for seed, clip in enumerate(clips):
+        frames = [augmentation(np.random.default_rng(seed), frame) for frame in clip]
+        np.testing.assert_array_equal(augmentation(np.random.default_rng(seed), clip), frames)
+    several = augmentation.of_batch(map(np.random.default_rng, range(6)), clips)
+    alone = [augmentation(np.random.default_rng(seed), clip) for seed, clip in enumerate(clips)]
+    np.testing.assert_array_equal(several, alone)
+    with pytest.raises(ValueError, match=r"has the shape \[5, 3\]\. Valid: pictures \[H, W, C\] and clips"):
+        augmentation(np.random.default_rng(0), np.zeros((5, 3), np.float32))
+
+
 def test_crop_refuses_a_padding_that_cannot_be_reflected(image):
     with pytest.raises(ValueError, match=r"padding 5 .* 5x7 .* 1\.\.4"):
         transforms.crop(5)(np.random.default_rng(0), image)
