@@ -154,7 +154,7 @@ def serve(voting: Voting, port: int) -> ThreadingHTTPServer:
 
         def _answered(self, answer):
             try:
-                if (self.headers.get("Host") or "").rpartition(":")[0] not in NAMES:  # DNS rebinding
+                if (self.headers.get("Host") or "").partition(":")[0] not in NAMES:  # DNS rebinding
                     raise Refused("open the page at the address that its terminal shows")
                 kind, content = answer()
             except Refused as error:

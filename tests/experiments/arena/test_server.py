@@ -116,5 +116,9 @@ def test_other_requests_are_refused_and_nothing_is_written(ask, place, path, bod
     assert status == 400 and message in content.decode() and not (place / "votes.jsonl").exists()
 
 
+def test_a_browser_leaves_the_usual_port_out_of_the_host(ask):
+    assert ask("/turn?voter=ana", None, {"Host": "localhost"})[0] == 200
+
+
 def test_there_is_no_other_page(ask):
     assert ask("/arena.json")[0] == ask("/../arena.json")[0] == ask("/no", {"voter": "ana"})[0] == 404
