@@ -10,7 +10,7 @@ import sys
 
 from benchmarks import rows
 from benchmarks.gpu.stages import CASE
-from diffusion.experiments.planning.machines import MACHINES
+from diffusion.experiments.planning.machines import MACHINES, machine_of
 
 MODULES = {"torch": "benchmarks.gpu.torch_worker"}
 
@@ -60,7 +60,8 @@ def describe(workers: dict[str, Worker]) -> str:
 
 def data_sheet(kind: str) -> float:
     """The dense bfloat16 operations a second of a device, by its maker's data sheet; NaN for an unknown device."""
-    return next((machine.flops for name, machine in MACHINES.items() if name in kind.lower()), math.nan)
+    name = machine_of(kind)
+    return math.nan if name is None else MACHINES[name].flops
 
 
 def beside_limit(title: str, workers: dict[str, Worker], found: dict[str, tuple[float, ...]]) -> list[rows.Row]:

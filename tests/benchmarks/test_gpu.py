@@ -85,7 +85,9 @@ def test_a_worker_that_ends_says_why():
 
 def test_data_sheets_are_found_by_the_device_s_name():
     assert accounting.data_sheet(H200) == accounting.data_sheet("NVIDIA H100 80GB HBM3") == 989.4e12
-    assert math.isnan(accounting.data_sheet("cpu"))
+    assert accounting.data_sheet("NVIDIA A100-SXM4-80GB") == 312e12
+    for other in ("cpu", "NVIDIA H100 PCIe", "NVIDIA GB200"):  # with names that hold another's
+        assert math.isnan(accounting.data_sheet(other))
 
 
 @pytest.mark.parametrize("name", plan.measurements())
