@@ -25,9 +25,9 @@ Score: FID-50K under ADM's protocol, 250 steps of DDPM; not measured here yet. P
 | 400k, DiT-B/2 (`:b2`) | none | 43.5 | the same tables (43.47) |
 | 400k, DiT-B/4 (`:b4`) | none | not read again | Peebles and Xie 2023, table 4 |
 
-Time: not measured. 7M steps of 256 are 1.8e9 examples; `diffusion plan --config=imagenet256_dit
---devices=64` estimates a step. The paper's code guides the first three channels of a latent's four (its issue 41), and
-so does this recipe; --config.sample.guidance.channels=4 guides all.
+Not as there: bfloat16 for float32 with products in TF32. Time: not measured. 7M steps of 256 are 1.8e9 examples;
+`diffusion plan --config=imagenet256_dit --devices=64` estimates a step. The paper's code guides the first three
+channels of a latent's four (its issue 41), and so does this recipe; --config.sample.guidance.channels=4 guides all.
 
 Presets: `imagenet256_dit:400k` and `imagenet256_dit:b2` (the rows above, without guidance),
 `imagenet256_dit:b4` (80 epochs, whole on one card of 24 GB: docs/scale.md),

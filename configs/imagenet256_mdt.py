@@ -19,7 +19,8 @@ Published is 1.58 (README of sail-sg/MDT, of MDTv2-XL/2).
 
 Not verified: the number of steps of the published network; 2,000,000 is this recipe's choice. The README trains XL/2
 with `--decode_layer 2`, and its published checkpoint has 4 (infer_mdt.py), as here. The share of patches left out is
-the same for the whole batch in the authors' code, and each picture's own here.
+the same for the whole batch in the authors' code, and each picture's own here. Their code trains in float32, and this
+recipe in bfloat16.
 
 Time: not measured. `diffusion plan --config=imagenet256_mdt --devices=64` estimates a step.
 

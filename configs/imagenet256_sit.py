@@ -24,9 +24,10 @@ Score: FID-50K under ADM's protocol, 250 evaluations of the network; not measure
 | SiT-XL/2, 400k (`:400k`) | none | SDE | 17.2 | the same paper, table 1; Yu et al. 2024, "REPA", table 2 |
 | SiT-B/2, 400k (`:b2`) | none | SDE | 33.0 | the same tables |
 
-Time: not measured. 7M steps of 256 are 1.8e9 examples; `diffusion plan --config=imagenet256_sit
---devices=64` estimates a step. The paper's code guides the first three channels of a latent's four, as DiT's does, and
-so does this recipe; --config.sample.guidance.channels=4 guides all.
+Not as there: bfloat16 for float32 with products in TF32 (REPA, REPA-E and SRA: for float16). Time: not measured. 7M
+steps of 256 are 1.8e9 examples; `diffusion plan --config=imagenet256_sit --devices=64` estimates a step. The paper's
+code guides the first three channels of a latent's four, as DiT's does, and so does this recipe;
+--config.sample.guidance.channels=4 guides all.
 
 | network, steps of 256 | guidance | sampler | FID | source |
 | --- | --- | --- | --- | --- |
@@ -63,8 +64,8 @@ its kernel is 3 x 3 (train.py's own default is 1 x 1).
 Presets: `imagenet256_sit:400k`, `imagenet256_sit:b2`, `imagenet256_sit:ode`, `imagenet256_sit:repa` and
 `imagenet256_sit:repae` (the rows above), `imagenet256_sit:irepa` (REPA with iREPA's changes), `imagenet256_sit:sra`
 (self-alignment as published for XL/2, Jiang et al. 2025: layer 8 follows layer 20 of the average, with a weight of 0.2
-that falls tenfold in 1000 epochs from epoch 149 on), `imagenet256_sit:tiny` (the same recipe with a small network and
-few steps, for a laptop's cores).
+that falls tenfold in 1000 epochs from epoch 149 on; 800 epochs, gradients clipped at a norm of 1, guided as REPA),
+`imagenet256_sit:tiny` (the same recipe with a small network and few steps, for a laptop's cores).
 """
 
 from ml_collections import ConfigDict
@@ -76,15 +77,17 @@ base = recipes.module("pictures")
 TINY = {"model.width": 64, "model.depth": 2, "model.heads": 4, "model.patch": 8, **base.TINY}
 B2 = {"model.width": 768, "model.depth": 12, "model.heads": 12, "train.steps": 400_000, "sample.guidance.scale": 1.0}
 ALIGNED = {"name": "alignment", "layer": 8, "weight": 0.5, "projector": {"name": "mlp", "hidden": 2048}}
-REPA = {
-    "objective.wrappers": (ALIGNED, base.DROPPED),
-    "encoder.network": base.VIT_B,
-    "encoder.size": 224,
+CLIPPED = {  # REPA's code, and SRA's, which began with it
     "optimizer.clip": 1.0,
-    "train.steps": 4_000_000,
     "sample.guidance.scale": 1.8,
     "sample.guidance.interval": (0.0, 0.7),
     "sample.guidance.channels": 4,
+}
+REPA = CLIPPED | {
+    "objective.wrappers": (ALIGNED, base.DROPPED),
+    "encoder.network": base.VIT_B,
+    "encoder.size": 224,
+    "train.steps": 4_000_000,
 }
 IREPA = REPA | {
     "objective.wrappers": (
@@ -109,11 +112,12 @@ REPAE = REPA | {
     "sample.guidance.interval": (0.0, 0.65),
 }
 EPOCH = 5_004  # steps of 256 of the 1,281,167 pictures, the last incomplete one left out
-SRA = {
+SRA = CLIPPED | {
     "objective.wrappers": (
         {"name": "self_alignment", "layer": 8, "teacher_layer": 20, "decay": (149 * EPOCH, 1000 * EPOCH)},
         base.DROPPED,
-    )
+    ),
+    "train.steps": 800 * EPOCH,
 }
 PRESETS = {
     "400k": {"train.steps": 400_000, "sample.guidance.scale": 1.0},

@@ -8,8 +8,8 @@
     diffusion sample --model=stable-diffusion-v1-5 --lora=runs/age/tuning/pytorch_lora_weights.safetensors:-2 \\
       --prompt="a photo of a person"
 
-The pictures say where x_t lies; the loss reads prompts alone. Rank 4, learning rate 2e-4, 500 steps and the scale 4 are
-those of the authors' example.
+The pictures say where x_t lies; the loss reads prompts alone. Rank 4, learning rate 2e-4, 1,000 steps and the scale 4
+are those of the authors' example (config.yaml and prompts.yaml of rohitgandikota/sliders).
 
 Presets: `slider:tiny` (to see that everything works).
 """
@@ -23,7 +23,7 @@ base = recipes.module("tuning/base")
 
 def get_config(arg: str = "") -> ConfigDict:
     """The recipe, or a preset of it; see the module's docstring."""
-    config = base.tuned({"name": "lora", "rank": 4, "alpha": 1.0}, learning_rate=2e-4, steps=500)
+    config = base.tuned({"name": "lora", "rank": 4, "alpha": 1.0}, learning_rate=2e-4, steps=1000)
     config.objective = {
         "name": "concept_slider",
         "density": {"name": "uniform_density"},

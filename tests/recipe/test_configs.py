@@ -225,6 +225,31 @@ def test_the_average_of_a_published_edm_run_is_halved_in_the_published_images():
         assert config.optimizer.warmup * config.train.batch_size == pytest.approx(10e6, rel=1e-3)
 
 
+def test_self_alignment_has_the_settings_of_its_authors_code():
+    """SiT-SRA/train.py (--max-grad-norm) and gen.sh of vvvvvjdy/SRA; 800 epochs in its README."""
+    config = load("imagenet256_sit", "sra")
+    assert (config.optimizer.clip, config.optimizer.learning_rate) == (1.0, 1e-4)
+    assert config.train.steps == 800 * (1_281_167 // 256)
+    guidance = config.sample.guidance
+    assert (guidance.scale, tuple(guidance.interval), guidance.channels) == (1.8, (0.0, 0.7), 4)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate", "steps", "pictures"),
+    [  # with --scale_lr, diffusers' examples multiply the rate by the pictures of a step, and by 2 beside a class
+        ("textual_inversion", 4 * 5e-4, 3000, 4),
+        ("custom_diffusion", 2 * 2 * 1e-5, 250, 2),
+        ("dreambooth", 5e-6, 800, 1),
+        ("lora", 1e-4, 500, 1),
+        ("slider", 2e-4, 1000, 1),  # textsliders/data/config.yaml of rohitgandikota/sliders
+    ],
+)
+def test_tunings_have_the_settings_of_the_examples_that_they_name(recipe, rate, steps, pictures):
+    config = recipes.load(f"tuning/{recipe}")
+    assert config.optimizer.learning_rate == pytest.approx(rate)
+    assert (config.train.steps, config.train.batch_size) == (steps, pictures)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
     assert plain(load(recipe)).keys() == plain(defaults()).keys()
