@@ -1,8 +1,9 @@
 """Estimates the needs of a run with any network, from the trace of its step.
 
 The bytes of the state are exact. The step is traced as it will run, and not computed: its operations are counted in the
-trace, and its temporary memory is the most that arrays of the trace take at once. XLA fuses operations, and then needs
-less. A DiT has formulas, which say more: `estimate`.
+trace, and its temporary memory is the most that arrays of the trace take at once. Of these each device holds its part
+of the batch, and the gradients of the parameters that it holds. XLA fuses operations, and then needs less. A DiT has
+formulas, which say more: `estimate`.
 """
 
 import math
@@ -40,14 +41,16 @@ def plan(config: ConfigDict, recipe: Recipe, devices: int, names: Sequence[str])
         names: keys of `MACHINES`.
 
     Returns:
-        As `experiments.plan.plan`, where "flops" has one entry, "step", and "memory" has "trace", and for a tuned base
-        "base".
+        As `experiments.plan.plan`, where "flops" has one entry, "step", and "memory" has "gradients" and "trace",
+        and for a tuned base "base".
 
     Raises:
         ConfigError: if the mesh does not fit the run.
     """
     mesh = programs.mesh_of(config, jax.devices()[:devices])
-    program = programs.build(recipe, mesh)
+    planned = config.copy_and_resolve_references()
+    planned.train.accumulate = config.train.accumulate or 1  # the rule's number would be that of the CPU here
+    program = programs.build(recipe.with_parts(config=planned), mesh)
     arguments = (program.target, program.batch, program.seed)
     parts = _memory(program, arguments, mesh)
     operations = counted_flops(program.step, *arguments)
@@ -70,6 +73,7 @@ def _memory(program: programs.Program, arguments: tuple, mesh: Mesh) -> dict[str
     trace = jax.make_jaxpr(program.step)(*arguments).jaxpr
     # What a step holds beside what it is given, of the whole batch and of all devices; a mesh cuts the batch.
     beside = max(peak_memory.peak(trace) - peak_memory.held(arguments), 0)
+    copies = 2 if program.micro_batches > 1 else 1  # of the gradients, which a mesh splits as the parameters alone
     base = {"base": local_bytes(target.unsaved)} if program.tuned is not None else {}
     others = (target.frozen, target.second_players, None if program.tuned is not None else target.unsaved)
     return {
@@ -78,7 +82,8 @@ def _memory(program: programs.Program, arguments: tuple, mesh: Mesh) -> dict[str
         "average": local_bytes(target.ema),
         "others": local_bytes(others),
         **base,
-        "trace": beside / sharding.batch_shards(mesh),
+        "gradients": copies * local_bytes(target.params),
+        "trace": max(beside - copies * peak_memory.held(target.params), 0) / sharding.batch_shards(mesh),
     }
 
 
