@@ -119,11 +119,10 @@ class Recipe:
         return self.at(spec.shape).with_parts(objective=objective, null=null, dtype=spec.dtype)
 
     def with_schedule(self, schedule: NoiseSchedule) -> "Recipe":
-        """The recipe under another schedule: its plan and its guidance are made for that one."""
+        """The recipe under another schedule: its plan, its guidance and its guides are made for that one."""
         parts = self.rebuilt.under(schedule)
-        return self.with_parts(
-            schedule=schedule, plan=parts["plan"], chosen_plan=parts["chosen_plan"], guidance=parts["guidance"]
-        )
+        made_for_it = {name: parts[name] for name in ("plan", "chosen_plan", "guidance", "guides")}
+        return self.with_parts(schedule=schedule, **made_for_it)
 
     def with_parts(self, **parts: Any) -> "Recipe":
         """The recipe with other parts, each by its own name, e.g. `with_parts(sampler=samplers.ddim())`."""

@@ -87,6 +87,20 @@ def test_samples_are_made_under_the_schedule_that_the_run_has_trained():
     assert generate.trained(trained, params) is trained
 
 
+def test_guides_read_the_schedule_that_the_run_has_trained():
+    """Of every prediction x_t = alpha_t x0 + sigma_t eps, also where a guide has clipped x0."""
+    guides = ({"name": "dynamic_threshold"},)
+    recipe = checks.validate(config_of(**{"sample.guides": guides})).at((8, 8, 1))
+    params = {"heads": {"schedule": {"log_snr_max": np.float32(5.0), "range": np.float32(7.0)}}}
+    schedule = generate.trained(recipe, params).schedule
+    (guide,) = generate.trained(recipe, params).sampling.guides
+    x, alpha, sigma = jnp.full((1, 8, 8, 1), 0.5), schedule.alpha(0.6), schedule.sigma(0.6)
+    denoise = lambda x, t: parameterizations.Prediction(9 * x, (x - alpha * 9 * x) / sigma)
+    clipped = guide.apply(denoise, {}, None, None)(x, jnp.float32(0.6))
+    assert np.abs(clipped.x0).max() < 2
+    np.testing.assert_allclose(alpha * clipped.x0 + sigma * clipped.eps, x, rtol=1e-5)
+
+
 def test_an_objective_that_a_schedule_would_make_trivial_is_refused():
     with pytest.raises(
         ConfigError, match=r"config\.schedule = .*learned.*cannot be compared.*Valid: variational_bound"
