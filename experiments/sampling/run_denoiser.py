@@ -127,9 +127,11 @@ def side_by_side(
             f"config.model.name = {recipe.config.model.name!r} has no layers that can use the attention maps of "
             f"another example, or it has no classes. Valid: one of {valid}, with classes."
         )
-    if recipe.sampling.conditions is not None or recipe.sampling.guides:
+    chosen = recipe.sampling
+    if chosen.conditions is not None or chosen.depths or chosen.guides or chosen.merge:
         raise ConfigError(
-            "config.sample.guidance, config.sample.guides: examples side by side support only classifier_free."
+            "config.sample.guidance, config.sample.guides, config.sample.merge: examples side by side support only "
+            "classifier_free, without guides or merged tokens."
         )
     layers = range(network.depth) if layers is None else layers
     if outside := [layer for layer in layers if layer not in range(network.depth)]:
@@ -191,7 +193,7 @@ def received_condition(recipe: Recipe, labels: Any) -> Any:
         return condition
     chosen, interval = recipe.config.sample.guidance, None
     if received.interval:
-        interval = jnp.asarray(chosen.interval or (0.0, recipe.schedule.t_max), jnp.float32)
+        interval = jnp.asarray(chosen.get("interval") or (0.0, recipe.schedule.t_max), jnp.float32)
         interval = jnp.tile(interval, (number_of(labels), 1))
     return conditions.with_strength(condition, jnp.full(number_of(labels), chosen.scale, jnp.float32), interval)
 

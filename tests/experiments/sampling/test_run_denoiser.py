@@ -5,6 +5,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from diffusion import guidance, schedules
 from diffusion.experiments.sampling import run_denoiser
@@ -20,7 +21,8 @@ def run(strength=True, interval=False, chosen=None, **parts):
     )
     inputs = types.SimpleNamespace(strength=strength, interval=interval)
     recipe.objective = types.SimpleNamespace(condition=inputs)
-    sample = types.SimpleNamespace(guidance=types.SimpleNamespace(scale=2.5, interval=chosen))
+    entry = {"scale": 2.5} if chosen is None else {"scale": 2.5, "interval": chosen}  # another entry may lack it
+    sample = types.SimpleNamespace(guidance=ConfigDict(entry))
     recipe.config = types.SimpleNamespace(sample=sample)
     return recipe
 

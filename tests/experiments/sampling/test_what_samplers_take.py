@@ -5,6 +5,7 @@ import types
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from diffusion import flow_maps
 from diffusion.experiments.sampling import run_denoiser
@@ -23,7 +24,7 @@ def recipe_of(reads, null="null", strength=(), takes=(), interval=None):
         schedule=SCHEDULE,
         examples=types.SimpleNamespace(null=null),
         objective=types.SimpleNamespace(reads=reads, condition=of(strength=strength, interval=interval is not None)),
-        config=of(sample=of(guidance=of(scale=2.5, interval=interval or None))),
+        config=of(sample=of(guidance=ConfigDict({"scale": 2.5, "interval": interval or None}))),
         sampling=types.SimpleNamespace(sampler=types.SimpleNamespace(takes=takes)),
     )
 
@@ -82,12 +83,13 @@ def edited(monkeypatch):
     monkeypatch.setattr(run_denoiser.editing, "prompt_to_prompt", lambda *inputs: inputs)
     monkeypatch.setattr(run_denoiser.sampling, "denoiser", lambda *inputs: inputs)
 
-    def call(scale=3.0, borrows=True, by_class=True, conditions=None, guides=(), layers=None):
+    def call(scale=3.0, borrows=True, by_class=True, layers=None, **changes):
+        nothing = {"conditions": None, "depths": False, "guides": (), "merge": 0.0}
         recipe = types.SimpleNamespace(
             network=types.SimpleNamespace(borrows=borrows, depth=4, apply=lambda *inputs: inputs),
             examples=types.SimpleNamespace(by_class=by_class, null_condition=lambda number: f"{number} of none"),
             config=types.SimpleNamespace(model=types.SimpleNamespace(name="made")),
-            sampling=types.SimpleNamespace(conditions=conditions, guides=guides, guidance="guidance"),
+            sampling=types.SimpleNamespace(guidance="guidance", **nothing | changes),
             schedule="schedule", parameterization="parameterization", scale=scale,
         )  # fmt: skip
         return run_denoiser.side_by_side(recipe, "params", [1, 2, 3], [4, 5, 6], 0.7, layers)
@@ -112,6 +114,8 @@ def test_an_edit_borrows_from_its_source_and_guidance_from_no_class(edited, laye
      ({"by_class": False}, r"classes\. Valid: one"),
      ({"conditions": "both"}, "examples side by side support only classifier_free"),
      ({"guides": ("one",)}, "examples side by side support only classifier_free"),
+     ({"depths": True}, "examples side by side support only classifier_free"),
+     ({"merge": 0.5}, "examples side by side support only classifier_free"),
      ({"layers": (3, 4, 5)}, r"layers = \(3, 4, 5\) has 4\. Valid: 0 \.\. 3\."),
      ({"layers": (-1,)}, r"layers = \(-1,\) has -1\.")],
 )  # fmt: skip
