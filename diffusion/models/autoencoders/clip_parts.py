@@ -122,7 +122,7 @@ def blended(module: Any, params: Any, method: str) -> Callable[[jax.Array], Any]
     """Codes a video in parts of a frame and four groups, which begin every three groups and are blended linearly.
 
     A part's first frame counts in the first part alone. Its first group is a weighted mean, of weight i / n at the i-th
-    of its n frames, with the last group of the part before. Videos of up to four groups are coded whole.
+    of its n frames, with the last group of the part before. Videos of fewer groups are coded whole.
 
     Args:
         module: an autoencoder of videos with `time_factor`, whose norms are over all frames that it sees.
