@@ -178,12 +178,12 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
             raise ValueError(f"superellipsoid: {name} = {value}. Valid: above 0 and below 2")
 
     def implicit(p):
-        """F and its gradient, [N] and [N, 3]."""
+        """F, and a multiple of its gradient, [N] and [N, 3]."""
         share = np.maximum(np.abs(p) / sides, 1e-12)
         level = np.sum(share[:, :2] ** (2 / flat), axis=1)
         value = level ** (flat / upright) + share[:, 2] ** (2 / upright)
         across = level[:, None] ** (flat / upright - 1) * share[:, :2] ** (2 / flat - 1)
-        slope = 2 / upright * np.column_stack([across, share[:, 2] ** (2 / upright - 1)])
+        slope = np.column_stack([across, share[:, 2] ** (2 / upright - 1)])
         return value, slope * np.sign(p) / sides
 
     def on_surface(directions):

@@ -40,6 +40,13 @@ def test_a_part_has_its_area_and_its_volume(name):
     assert abs(8 * inside.mean() - volume) < 5 * 8 * inside.std() / math.sqrt(20_000)
 
 
+def test_the_nearest_point_of_an_outline_may_be_its_corner():
+    """A segment ends where the next one begins: beside it, its line is no surface."""
+    beside = np.array([(0.9, 0, -0.9), (0.9, 0, 0.7), (0, 0.9, 0.1), (0, 0, 1.0), (0.9, 0, -0.5), (0, 0.9, 1.1)])
+    np.testing.assert_allclose(CYLINDER.distance(beside), [0.5, 0.3, 0.3, 0.3, 0.3, 0.5])
+    np.testing.assert_allclose(CONE.distance(np.array([(1.0, 0, -0.8), (0, 0, 1.0), (0, 0.6, -0.7)])), [0.5, 0.3, 0.2])
+
+
 @pytest.mark.parametrize("name", sorted(PARTS.keys() - {"spheroid"}))
 def test_distances_have_gradients_of_length_one_and_reach_the_surface(name):
     part, *_ = PARTS[name]
@@ -71,6 +78,7 @@ def test_points_are_uniform_by_area():
         "cone, disc": share(flat, 0.6 / (0.6 + SLANT)),
         "cone, mantle": uniform((0.7 - rest[:, 2]) ** 2, 0, 1.2**2),
         "box, top and bottom": share(np.abs(box[:, 2]) == 0.3, 0.2 / 0.47),
+        "box, to the right": share(box[:, 0] == 0.5, 0.12 / 0.94),
         "box, within a face": uniform(box[np.abs(box[:, 2]) == 0.3, 0], -0.5, 0.5),
         "torus, along the tube": uniform(tube + 0.2 / 0.6 * np.sin(tube), -math.pi, math.pi),
     }
