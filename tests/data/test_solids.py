@@ -1,5 +1,6 @@
 """Parametric solids: points on their surfaces and uniform by area, distances and volumes by closed forms."""
 
+import itertools
 import math
 
 import numpy as np
@@ -186,6 +187,10 @@ def test_the_surface_of_a_kind_is_where_its_proportions_put_it(kind):
     np.testing.assert_allclose(solids.signed_distance(solid, np.array(OUTLINES[kind], float)), 0, atol=1e-9)
     outside = {"table": [(0, 0, 0), (0.3, 0.51, 0)], "chair": [(0, 0, -0.5), (0, 0, 0.4), (0, -0.34, 0.4)]}
     assert (solids.signed_distance(solid, np.array(outside.get(kind, [(0.8, 0.8, 0)]), float)) > 0.05).all()
+
+
+def test_a_grid_has_the_centres_of_its_cells_with_z_fastest():
+    np.testing.assert_allclose(solids.grid(4), list(itertools.product([-0.75, -0.25, 0.25, 0.75], repeat=3)))
 
 
 def test_the_surface_of_a_grid_is_where_its_sign_changes():
