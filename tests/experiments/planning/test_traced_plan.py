@@ -148,3 +148,22 @@ def test_seconds_of_a_traced_step():
     )
     alone = AbstractMesh((1, 1, 1, 2), MESH.axis_names, axis_types=(AxisType.Auto,) * 4)
     assert traced._on_machine(card, a_program(None), parts, 1.0, alone)["seconds"]["network"] == 0
+
+
+def test_a_device_has_its_part_of_the_batch(monkeypatch):
+    """64 images on 2 x 4 devices are 8 on each, which two devices of the axis tensor share."""
+    program = a_program(None)
+    program.batch = program.seed = None
+    program.micro_batches = 3
+    monkeypatch.setattr(traced.programs, "mesh_of", lambda config, devices: MESH)
+    monkeypatch.setattr(traced.programs, "build", lambda recipe, mesh: program)
+    monkeypatch.setattr(traced, "_memory", lambda *arguments: {"trace": 0.0})
+    monkeypatch.setattr(traced, "counted_flops", lambda *arguments: 5.0)
+    monkeypatch.setattr(traced, "config_hash", lambda config: "abc")
+    config = types.SimpleNamespace(train=types.SimpleNamespace(batch_size=64))
+    planned = traced.plan(config, types.SimpleNamespace(unit=lambda: "clips"), 16, ())
+    assert planned == {
+        "config_hash": "abc", "devices": 16, "mesh": {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 2},
+        "parameters": 10, "unit": "clips", "images": {"step": 64, "device": 8, "micro_batches": 3},
+        "flops": {"step": 5.0}, "machines": {},
+    }  # fmt: skip
