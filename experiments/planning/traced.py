@@ -6,7 +6,6 @@ of the batch, and the gradients of the parameters that it holds. XLA fuses opera
 formulas, which say more: `estimate`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -107,8 +106,7 @@ def _on_machine(
     """The entry of a machine."""
     base = parts.get("base", 0.0)
     state = sum(part for name, part in parts.items() if name not in ("base", "trace"))
-    alone = sharding.batch_shards(mesh) == 1
-    bandwidth = math.inf if alone else ring_bandwidth(machine, mesh.shape, sharding.BATCH_AXES)
+    bandwidth = ring_bandwidth(machine, mesh.shape, sharding.BATCH_AXES)
     spent = {
         "compute": operations / mesh.size / machine.flops,
         "memory": (2 * state + 3 * base + 2 * parts["trace"]) / machine.bandwidth,
