@@ -1,7 +1,9 @@
 """Plans of pictures: bytes by the shapes of tensors, operations by the steps, times by the data sheet."""
 
 import math
+import types
 
+import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
@@ -49,6 +51,40 @@ def test_pictures_are_planned_without_weights(folder):
     assert entry(total / 0.9 + 1)["fits"] and not entry(total)["fits"]
     tight = entry((total - readers) / 0.9 + 1)
     assert not tight["fits"] and tight["fits_alone"] and not entry((total - readers) / 0.9 - 2)["fits_alone"]
+
+
+def test_what_a_plan_of_pictures_counts(monkeypatch):
+    """Weights of 40, 12 and 20 bytes; 18 evaluations; the decoder's 7 operations are of the 1,007 that are traced."""
+    weights = {name: jnp.zeros(size) for name, size in (("transformer", 10), ("vae", 3), ("text_encoder", 5))}
+    model = types.SimpleNamespace(name="flux", params=weights, drawing=("transformer", "vae"),
+                                  kind=types.SimpleNamespace(denoiser="transformer"))  # fmt: skip
+    model.replaced = lambda params: model
+    trajectory = types.SimpleNamespace(
+        plan=types.SimpleNamespace(solved=9), sampler=types.SimpleNamespace(nfe=lambda steps: 2 * steps)
+    )
+    course = types.SimpleNamespace(frames=1, rate=None, size=(32, 48), trajectory=trajectory,
+                                   decoded_latents=lambda model: (4, 6, 2))  # fmt: skip
+    job = types.SimpleNamespace(course=course, guidance=None, scale=lambda model: 1.0,
+                                request=types.SimpleNamespace(rows=lambda: (["a"], [0])),
+                                canvas=types.SimpleNamespace(arrays=lambda: (None, None)))  # fmt: skip
+    operations = {"encoded": 100.0, "trajectory": 1007.0, "<lambda>": 7.0}
+    monkeypatch.setattr(picture_plan, "described", lambda folder, **how: model)
+    monkeypatch.setattr(picture_plan.Job, "prepare", lambda model, request: job)
+    monkeypatch.setattr(picture_plan, "conditions", lambda *given, **how: ({"c": jnp.zeros(3)}, {"c": jnp.zeros(5)}))
+    monkeypatch.setattr(picture_plan, "counted_flops", lambda function, *given: operations[function.__name__])
+    monkeypatch.setattr(picture_plan.programs, "pictures", lambda *given: jnp.zeros(1))
+    monkeypatch.setattr(picture_plan.peak_memory, "peak", lambda trace: 1000)
+    monkeypatch.setattr(picture_plan, "_on_machine", lambda machine, *numbers: (machine, *numbers))
+    asked = types.SimpleNamespace(batch_size=2, windows=1, emphasis="", negative="")
+    planned = picture_plan.plan("folder", asked, ("h100",))
+    arguments = 40 + 12 + 12 + 20 + 2 * 8  # of the trajectory: weights, conditions and keys
+    flops = {"text": 100.0, "trajectory": 1000.0, "decoder": 7.0}
+    read = {"text": 20, "trajectory": 18 * 40, "decoder": 12}
+    assert planned.pop("machines") == {"h100": (H100, flops, read, 72 + 1000 - arguments, 20)}
+    assert planned == {
+        "model": "flux, folder", "size": (32, 48), "pictures": 2, "evaluations": 18,
+        "weights": {"transformer": 40, "vae": 12, "text_encoder": 20}, "flops": flops, "trace": 1000 - arguments,
+    }  # fmt: skip
 
 
 def test_each_part_takes_the_longer_of_its_operations_and_its_weights():
