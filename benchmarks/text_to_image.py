@@ -5,8 +5,8 @@
 
 The peer makes a small pipeline of 256 x 256 pixels, saves it as diffusers does, and both read that folder, start from
 the same noise and follow the same DPM-Solver++(2M) grid; they have to end in the same picture before anything is timed.
-A time covers the whole call, from the prompt's text to bytes. The limit is the time that all matrix products and
-convolutions would take at the rate of a product of 2048^3 of the same round.
+A time covers the whole call, from the prompt's text to bytes. The limit is the time that the matrix products and
+convolutions of the trajectory and the decoder would take at the rate of a product of 2048^3 of the same round.
 """
 
 from absl import flags, logging

@@ -21,7 +21,8 @@ measured rate (`python -m benchmarks.gpu.recipe`; 24 thousand steps here), and w
     condition dropout  a tenth, so that guidance can be tried when sampling
 
 As in the paper: preconditioning, noise (ln sigma of -1.2 and 1.2), weights, augmentation (0.12), Heun's 18 steps. Not
-as there: size, batch (256 for 512), no dropout in the network (100 to 160 epochs, where there are 4,000), the cosine.
+as there: size, batch (256 for 512), no dropout in the network (100 to 160 epochs, where there are 4,000), the cosine,
+stratified noise levels.
 
 Presets: `cifar10_edm:tiny` (to see that everything works), `cifar10_edm:cpu` (about two hours of one CPU
 core, as docs/results.md measured it), `cifar10_edm:one_24gb` and `cifar10_edm:one_80gb`.
@@ -29,8 +30,8 @@ core, as docs/results.md measured it), `cifar10_edm:one_24gb` and `cifar10_edm:o
 The last two are the authors' run (train.py --cond=1 --arch=ddpmpp) on one card of 24 or 80 GB: width 128 with 4 blocks,
 200 million images in batches of 512, a constant learning rate after 10 million, an average halved in half a million.
 They differ in the micro-batches alone. Target: FID 1.79, the least of three (abstract and README of the authors' code).
-Not as there: bfloat16 products for float32; gradients clipped at 1; the average's start. Never run; the least hours are
-in docs/scale.md.
+Not as there: bfloat16 products for float32; gradients clipped at 1; the average's start; a batch's noise levels are
+stratified. Never run; the least hours are in docs/scale.md.
 """
 
 from ml_collections import ConfigDict

@@ -100,7 +100,7 @@ class Measured:
         return self.found["figures"][name]["fid"]
 
     def seconds_for(self, number: int) -> float:
-        """The time of a figure of `number` samples, by linear interpolation between the measured ones."""
+        """The most time that a figure of `number` samples should take, in proportion to the largest measured one."""
         taken = sorted((figure["samples"], figure["seconds"]) for figure in self.found["figures"].values())
         if not taken:
             return 0.0
