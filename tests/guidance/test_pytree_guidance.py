@@ -21,8 +21,9 @@ T = jnp.array([0.1, 0.4, 0.9])
 # The norms and angles of these are over the whole of an example, all of its leaves; the others act on each number.
 OF_THE_WHOLE = {
     "rescaled", "renormalised", "zero_star", "adaptive_projected", "adaptive_projected(momentum)", "dynamic_threshold",
-    "classifier", "posterior_sampling", "pseudoinverse", "proximal", "windows",
+    "classifier", "windows",
 }  # fmt: skip
+KNOWN = np.array([True, False, False, True])
 MASKED = {"pseudoinverse": guidance.pseudoinverse, "proximal": guidance.proximal}  # with an operator of their own
 WITH_REAL = {
     "rescaled": lambda d, s, w, real: guidance.rescaled(conformance._each(d), s, w, 0.7, real=real),
@@ -58,11 +59,14 @@ def _joint():
 def test_leaves_with_a_schedule_each(name):
     """Each leaf is guided as it is alone, where the guidance acts on each number; x_t is kept by all of them."""
     case = conformance.GUIDANCES[name]
-    if name in MASKED:
-        mask = guidance.measurements.masked(jnp.array([True, False, False, True]))
-        guided = MASKED[name](_denoisers(_joint())[0], _joint(), mask, jnp.ones(4), 0.0, scale=0.5)
-    else:
-        guided = case.make(_denoisers(_joint()), _joint(), case.strong)
+
+    def make(schedule, columns=slice(None)):
+        if name not in MASKED:
+            return case.make(_denoisers(schedule), schedule, case.strong)
+        measurement = guidance.measurements.masked(jnp.asarray(KNOWN[columns]))
+        return MASKED[name](_denoisers(schedule)[0], schedule, measurement, 1.0, 0.3, scale=0.5)
+
+    guided = make(_joint())
     at = jnp.broadcast_to(T[:, None], X.shape)
     found = conformance._call(guided, X, at)
     if not isinstance(guided, Unpaired):
@@ -71,7 +75,7 @@ def test_leaves_with_a_schedule_each(name):
     if name in OF_THE_WHOLE:
         return
     for leaf, columns in COLUMNS.items():
-        alone = conformance._call(case.make(_denoisers(OWN[leaf]), OWN[leaf], case.strong), X[:, columns], T)
+        alone = conformance._call(make(OWN[leaf], columns), X[:, columns], T)
         for ours, theirs in zip(found, alone, strict=True):
             np.testing.assert_allclose(ours[:, columns], theirs, rtol=2e-5, atol=2e-5)
 
