@@ -65,6 +65,7 @@ SAMPLERS = {
     "dpm_solver_2": samplers.dpm_solver_2(),
     "dpm_solver_3": samplers.dpm_solver_3(),
     "dpmpp_2s": samplers.dpmpp_2s(),
+    "dpmpp_2s(grid)": samplers.dpmpp_2s("grid"),
     "dpmpp_2m": samplers.dpmpp_2m(),
     "dpmpp_3m": samplers.dpmpp_3m(),
     "unipc(1)": samplers.unipc(1),

@@ -34,7 +34,8 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
 
     Facts:
         kind: deterministic, single step
-        order: 2 in log(alpha / sigma); the step onto sigma(s) = 0 is of order 1
+        order: 2 in log(alpha / sigma); the step onto sigma(s) = 0 is of order 1, and with the middle on the grid also
+            the step onto alpha(s) = 0
         nfe: 2 steps - 1; `steps` with the middle on the grid
         accepts: any schedule; plans that go up invert
         paper: Lu et al. 2022, "DPM-Solver++", algorithm 1 with r = 1/2
@@ -74,15 +75,14 @@ def dpmpp_2s(middle: str = "log-SNR", lower_order_final: bool = False) -> Sample
 class _Pair(NamedTuple):
     x: Array
     x0: Array
-    began: Array  # the sample at the start of the last step,
-    time: Array  # and the time
+    time: Array  # at which x0 was predicted
 
 
 def _on_the_grid(lower_order_final: bool) -> Sampler:
     """`dpmpp_2s` whose points m are every second time of the plan."""
 
     def init(x, schedule, plan):
-        return _Pair(x, jnp.zeros_like(x), jnp.zeros_like(x), plan.t[0])
+        return _Pair(x, jnp.zeros_like(x), plan.t[0])
 
     def step(state, denoise, schedule, plan, i, noise):
         m = plan.t[i]
@@ -95,16 +95,18 @@ def _on_the_grid(lower_order_final: bool) -> Sampler:
             rest, inner = (log_ratio(schedule, m) - log_ratio(schedule, time) for time in (s, t))
             regular = jnp.isfinite(inner)
             inverse = jnp.where(regular, 1 - rest / jnp.where(regular, inner, 1), jnp.exp(-rest))  # 1 / r
-            sigma = schedule.sigma(t)
-            eps = (state.began - schedule.alpha(t) * state.x0) / jnp.where(sigma > 0, sigma, 1)
-            first_order = schedule.alpha(s) * state.x0 + schedule.sigma(s) * eps
+            # The first order from t, as the way from m on: it keeps what a function after the last step has changed.
+            sigma = schedule.sigma(m)
+            kept = schedule.sigma(s) / jnp.where(sigma > 0, sigma, 1) * state.x
+            first_order = kept + data_gain(schedule, m, s) * state.x0
             return first_order + data_gain(schedule, t, s) * inverse / 2 * (prediction.x0 - state.x0)
 
         last = lower_order_final & (i == plan.t.shape[0] - 1)
         index = jnp.arange(plan.t.shape[0])
         renoised = jnp.where(plan.renoise & (index < i), index + 1, 0).max()  # the state holds no earlier sample
-        odd = ((i - renoised) % 2 == 1) & (schedule.sigma(s) > 0) & ~jnp.asarray(last)
-        return _Pair(jax.lax.cond(odd, second, lambda: euler), prediction.x0, state.x, m)
+        inside = (schedule.sigma(s) > 0) & (schedule.alpha(s) > 0)  # onto either end the second order is not defined
+        odd = ((i - renoised) % 2 == 1) & inside & ~jnp.asarray(last)
+        return _Pair(jax.lax.cond(odd, second, lambda: euler), prediction.x0, m)
 
     return Sampler(init, step, draws=0, nfe=lambda steps: steps)
 

@@ -58,6 +58,7 @@ SOLVERS = {
     "dpm_solver_3": Solver(3, "log-SNR"),
     "edm": Solver(2, "sigma / alpha"),
     "dpmpp_2s": Solver(2, "log-SNR"),
+    "dpmpp_2s(grid)": Solver(2, "log-SNR"),
     "dpmpp_2m": Solver(2, "log-SNR", history=1),
     "dpmpp_3m": Solver(3, "log-SNR", history=2, shipped=2),
     "unipc(1)": Solver(2, "log-SNR", history=1),
@@ -72,7 +73,7 @@ SOLVERS = {
     "plms": Solver(2, "t", history=3, counts=(128, 192, 256, 384, 512)),
     "pndm": Solver(2, "t", counts=(128, 192, 256, 384, 512)),
 }
-VARIANTS = ("dpm_2", "unipc(1, bh1)", "deis(4)", "lms(2)")  # slow: another here differs by a number
+VARIANTS = ("dpm_2", "dpmpp_2s(grid)", "unipc(1, bh1)", "deis(4)", "lms(2)")  # slow: another here differs by a number
 FAST = [name for name in SOLVERS if name not in VARIANTS]
 every_solver = pytest.mark.parametrize("name", slow_but([(name,) for name in FAST], [(name,) for name in SOLVERS]))
 # Better than published: on straight lines and Gaussian data the midpoint rule's error of third order cancels; and where

@@ -1,5 +1,7 @@
 """The noise that `sample` hands out, plans that add noise on the way, and the hook after each step."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,10 @@ import scipy.stats
 from diffusion import samplers, timesteps
 from diffusion.parameterizations import Prediction
 from diffusion.samplers import Sampler, State
-from tests.conformance import DATA, SCHEDULES, exact_denoiser, level, start
+from tests.conformance import DATA, SAMPLERS, SCHEDULES, exact_denoiser, level, slow_but, start
+
+# Samplers with a history, or with several evaluations, whose formulas are in x0.
+THROUGH_DATA = ("dpmpp_2s", "dpmpp_2s(grid)", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc(3)", "dpm_solver_3", "edm")
 
 
 def _recorder(draws):
@@ -109,6 +114,27 @@ def test_hook_sees_every_step_and_its_result_goes_on():
     np.testing.assert_allclose(trajectory.x[1:, :, 0], np.repeat([[0.6], [0.2], [0.0]], 4, axis=1), rtol=1e-6)
     np.testing.assert_array_equal(trajectory.x[1:, :, 1], np.repeat([[0], [1], [2]], 4, axis=1))
     np.testing.assert_array_equal(out, trajectory.x[-1])
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", slow_but([("dpmpp_2s(grid)",)], [(name,) for name in THROUGH_DATA]))
+def test_every_step_starts_from_the_result_of_the_hook(name):
+    """Where the estimate stays, x_s = alpha_s x0 + sigma_s / sigma_t (x - alpha_t x0), whatever the step's method."""
+    schedule = SCHEDULES["cosine"]
+    grid = np.array([0.9, 0.7, 0.55, 0.3, 0.2])
+    x0 = np.float32([[0.5, -1.0]])
+    denoise = lambda x, t: Prediction(x0 + 0 * x, (x - schedule.alpha(t) * x0) / schedule.sigma(t))
+    keys = jax.random.split(jax.random.key(0), 1)
+    x = jnp.float32([[0.3, 0.8]])
+    run = lambda x: samplers.sample(
+        SAMPLERS[name], denoise, schedule, x, timesteps.plan(grid), keys, after_step=lambda x, s, i, keys: x + i + 1
+    )
+    expected = np.asarray(x)
+    for i, (t, s) in enumerate(itertools.pairwise(grid)):
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = level(schedule, t), level(schedule, s)
+        expected = alpha_s * x0 + sigma_s / sigma_t * (expected - alpha_t * x0) + i + 1
+    with jax.disable_jit():
+        np.testing.assert_allclose(run(x), expected, rtol=1e-5)
 
 
 def test_hook_has_keys_of_its_own():

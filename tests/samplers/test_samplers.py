@@ -32,6 +32,7 @@ VARIANTS = {
     "ddpm(analytic)",
     "ddim(0.5)",
     "dpm_2",
+    "dpmpp_2s(grid)",
     "unipc(1, bh1)",
     "unipc(2, bh1)",
     "deis(4)",
@@ -119,6 +120,40 @@ def test_going_up_from_the_data_to_pure_noise_is_finite(name):
     for schedule_name in SCHEDULES:
         for grid in ([0.0, 0.1, 0.3, 0.6, 1.0], [0.0, 1.0]):
             assert np.isfinite(_steps(name)(schedule_name, grid, _start("cosine"))[0]).all(), schedule_name
+
+
+# Options that no other conformance test has: each changes which of a method's formulas a step takes.
+FORMS = {
+    "dpmpp_2s(grid, lower_order_final)": samplers.dpmpp_2s("grid", lower_order_final=True),
+    "dpmpp_2m(lower_order_final)": samplers.dpmpp_2m(lower_order_final=True),
+    "dpmpp_3m(lower_order_final)": samplers.dpmpp_3m(lower_order_final=True),
+    "unipc(3, lower_order_final)": samplers.unipc(3, lower_order_final=True),
+    "deis(log-SNR)": samplers.deis(3, "log-SNR"),
+    "clipped(dpmpp_3m)": samplers.clipped(samplers.dpmpp_3m(), 9.0, keeps_eps=False),
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", slow_but([("dpmpp_2s(grid)",)], [(name,) for name in (*DETERMINISTIC, *FORMS)]))
+def test_a_known_sample_and_its_noise_are_followed_exactly_between_both_ends(name):
+    """The estimate (A, E) stays as it is, so the flow is alpha A + sigma E, whatever the steps, up or down.
+
+    In t it is a straight line on these schedules. At t = 0, E is nothing that could be read off the sample.
+    """
+    sampler = (SAMPLERS | FORMS)[name]
+    A, E = np.array([[0.9, -0.5]], np.float32), np.array([[-1.2, 0.7]], np.float32)
+    denoise = lambda x, t: Prediction(jnp.asarray(A), jnp.asarray(E))
+    for schedule_name in ("rectified_flow", "edm"):
+        schedule = SCHEDULES[schedule_name]
+        at = lambda t: np.float32(schedule.alpha(t)) * A + np.float32(schedule.sigma(t)) * E  # noqa: B023
+        for grid in ([0.0, 0.15, 0.4, 0.65, 1.0], [0.0, 0.2, 1.0], [1.0, 0.65, 0.4, 0.15, 0.0]):
+            plan = timesteps.Plan(*np.float32([grid[:-1], grid[1:]]), np.zeros(len(grid) - 1, bool))
+            with jax.disable_jit():
+                state = sampler.init(jnp.asarray(at(grid[0])), schedule, plan)
+                for i, s in enumerate(grid[1:]):
+                    state = sampler.step(state, denoise, schedule, plan, i, jnp.zeros((0, 1, 2)))
+                    scale = max(float(schedule.sigma(s)), 1)
+                    np.testing.assert_allclose(state.x, at(s), atol=2e-5 * scale, err_msg=f"{schedule_name}, {s}")
 
 
 @pytest.mark.extended
