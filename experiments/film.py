@@ -43,7 +43,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import samplers, timesteps
+from diffusion import samplers
 from diffusion.arrays import chunks
 from diffusion.data import pipeline
 from diffusion.data.transforms import to_model, to_uint8
@@ -110,7 +110,7 @@ def film(
         labels = conditioned(pipeline.stacked_conditions(records)["condition"])
     run_denoiser.check_given_frames(recipe, jax.tree.map(lambda leaf: leaf[:1], labels))
     made_frames = -(-(frames - first) // (window - first)) * (window - first) if longer else int((~given).sum())
-    plan = timesteps.plan(run.grid)
+    plan = recipe.sampling.plan
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     pixels = lambda count: 1 + step * (count - 1)  # frames of so many of the latent
 

@@ -33,6 +33,23 @@ def run():
     return trained_run.from_config(config, params)
 
 
+def test_the_frames_between_are_made_along_the_plan_of_the_config(run, monkeypatch):
+    """As `diffusion sample` takes it: RePaint's, say, which goes back to noise."""
+
+    def seen(sampler, denoise, schedule, x, plan, keys):
+        plans.append(plan)
+        return x
+
+    plans = []
+    monkeypatch.setattr(film.samplers, "sample", seen)
+    config = run.config.copy_and_resolve_references()
+    config.sample.plan = {"name": "repaint", "jump": 1, "resamplings": 2}
+    repainted = trained_run.from_config(config, run.params)
+    film.film(repainted, first=1, last=1)
+    assert plans[0].renoise.any()
+    np.testing.assert_array_equal(plans[0].t, repainted.recipe.sampling.plan.t)
+
+
 @pytest.mark.slow
 def test_given_frames_come_back_and_the_others_are_made(run):
     made = film.film(run, first=1, last=1)
