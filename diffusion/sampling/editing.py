@@ -167,7 +167,17 @@ def repaint(grid: ArrayLike, jump: int = 10, resamplings: int = 10) -> Plan:
 
 
 def repaint_quarters(plan: Plan, first: int, resamplings: int) -> Plan:
-    """`repaint` for the steps of a plan from step `first` on, with jumps of a quarter of these steps."""
+    """`repaint` for the steps of a plan from step `first` on, with jumps of a quarter of these steps.
+
+    With one resampling it is these steps as they are.
+
+    Raises:
+        ValueError: for several resamplings of a plan that goes back to noise itself.
+    """
+    if resamplings == 1:
+        return Plan(*(times[first:] for times in plan))
+    if np.any(plan.renoise):
+        raise ValueError(f"resamplings = {resamplings}: the plan goes back to noise itself. Valid: 1")
     grid = plan.grid[first:]
     return repaint(grid, max((len(grid) - 1) // 4, 1), resamplings)
 

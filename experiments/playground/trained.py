@@ -13,6 +13,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from diffusion import manifolds, samplers, timesteps
+from diffusion.arrays import pytrees
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.playground.page_request import PageRequest
@@ -48,6 +49,11 @@ class Trained:
     def __init__(
         self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, ...], described: Any = None
     ):
+        if not pytrees.is_shape(shape) or len(shape) not in (3, 4):
+            raise ConfigError(
+                f"--workdir={folder} was trained on examples of shape {shape}, and the page shows only pictures and "
+                f"clips. Without the page: {printed('sample', f'--workdir={folder}')}"
+            )
         self.config, self.params, self.step = config, params, step
         autoencoder = resolve.Resolver(config).autoencoder  # the autoencoder that trained with the network
         self.shape = autoencoder.latent_shape(shape) if autoencoder else shape
@@ -69,7 +75,7 @@ class Trained:
         self.usual = PageRequest(
             label=0 if self.classes else -1,
             steps=sample.steps,
-            guidance=float(sample.guidance.scale),
+            guidance=float(sample.guidance.get("scale", 1.0)),
             sampler=sample.sampler.name,
         )
         self._programs = {}
@@ -164,7 +170,13 @@ class Trained:
         """
         config = self.config.copy_and_resolve_references()
         config.sample.steps = request.steps
-        config.sample.guidance.scale = request.guidance
+        if "scale" in config.sample.guidance:
+            config.sample.guidance.scale = request.guidance
+        elif request.guidance != self.usual.guidance:
+            name, valid = config.sample.guidance.name, self.usual.guidance
+            raise ConfigError(
+                f"guidance = {request.guidance:g}: the guidance {name!r} of this run has no scale. Valid: {valid:g}."
+            )
         if request.sampler != config.sample.sampler.name:
             if request.sampler not in self.samplers:
                 valid = ", ".join(self.samplers)

@@ -99,7 +99,7 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
             shutil.copytree(pathlib.Path(vae).expanduser(), new / "vae")
         (new / "scheduler").mkdir()
         (new / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
-        usual = {"steps": config.sample.steps, "guidance": float(config.sample.guidance.scale)}
+        usual = {"steps": config.sample.steps, "guidance": float(config.sample.guidance.get("scale", 1.0))}
         (new / model_index.SAMPLING).write_text(json.dumps(usual) + "\n")
         network = {"unet": "UNet2DModel", "transformer": "DiTTransformer2DModel"}[kind.part]
         index = {"_class_name": name, **VERSION, kind.part: ["diffusers", network]}

@@ -251,3 +251,14 @@ def test_a_canvas_is_known_where_its_picture_is():
     expected[:, :, 1:4] = images
     np.testing.assert_array_equal(canvas, expected)
     np.testing.assert_array_equal(known, expected > 0)
+
+
+def test_the_steps_left_of_a_plan_that_goes_back_to_noise_still_do():
+    """Along 1, 3/4, 1/2, 3/4, 1/2, 1/4, 0 the third step draws noise; resampled once more it would have no order."""
+    plan = timesteps.plan([1.0, 0.75, 0.5, 0.75, 0.5, 0.25, 0.0], [False, False, True, False, False, False])
+    left = editing.repaint_quarters(plan, 1, 1)
+    np.testing.assert_array_equal(left.t, [0.75, 0.5, 0.75, 0.5, 0.25])
+    np.testing.assert_array_equal(left.s, [0.5, 0.75, 0.5, 0.25, 0.0])
+    np.testing.assert_array_equal(left.renoise, [False, True, False, False, False])
+    with pytest.raises(ValueError, match=r"resamplings = 2: the plan goes back to noise itself\. Valid: 1"):
+        editing.repaint_quarters(plan, 0, 2)

@@ -149,6 +149,21 @@ def test_runs_of_other_kinds_are_refused(name, objective, message):
         trained.refuse_other_kinds(config, "runs/other")
 
 
+@pytest.mark.parametrize("shape", [(16,), (2, 3), {"x": (2,), "y": (3,)}])
+def test_runs_on_examples_that_are_no_pictures_are_refused(shape):
+    with pytest.raises(ConfigError, match=r"runs/other was trained on examples of shape .*diffusion sample"):
+        trained.Trained("runs/other", digits.get_config("tiny"), {}, 0, shape)
+
+
+def test_a_guidance_without_a_scale_stays_as_it_is(run):
+    config = run.config.copy_and_resolve_references()
+    config.sample.guidance = {"name": "product", "exponents": (1.5,)}
+    own = trained.Trained("runs/digits", config, run.params, 40, SHAPE)
+    assert own.usual.guidance == 1 and own._configured(own.usual).config.sample.guidance == config.sample.guidance
+    with pytest.raises(ConfigError, match=r"guidance = 2: the guidance 'product' of this run has no scale\. Valid: 1"):
+        own._configured(dataclasses.replace(own.usual, guidance=2.0))
+
+
 @pytest.mark.parametrize("wrong, message", [
     ({"steps": 2.5}, "steps = 2.5. Valid: a whole number"),
     ({"seed": None}, "seed = None. Valid: a whole number"),
