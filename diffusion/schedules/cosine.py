@@ -89,33 +89,38 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
             f"sigmoid schedule: start = {start}, end = {end}, tau = {tau}. Valid: tau > 0 and 0 < (end - start) / tau "
             "<= 80 (-3, 3 and 1 in the paper)"
         )
-    first = start / tau
-    last = end / tau
     width = (end - start) / tau
-    # S(x) - S(y) = sinh((x - y) / 2 tau) / (2 cosh(x / 2 tau) cosh(y / 2 tau)) has no cancellation. alpha^2 and sigma^2
-    # are two such differences without their common factor, divided by their sum.
-    signal = lambda t: math.cosh(first / 2) * jnp.sinh(width / 2 * (1 - t))
-    noise = lambda t: math.cosh(last / 2) * jnp.sinh(width / 2 * t)
+    # Beyond 40 the curve is exponential to the last digit of float64, and its shape is the same wherever it starts.
+    first = min(max(start / tau, -40 - width), 40)
+    last = first + width
+
+    def risen(t, first):
+        """The root of (S(x) - S(first)) / (S(first + width) - S(first)), x = first + t width, without cancellation."""
+        t = as_float(t)
+        tail = lambda t: jax.nn.softplus(-(first + width * t))  # -ln S(x)
+        one = jnp.ones_like(t)
+        return jnp.sqrt(jnp.expm1(-width * t) / jnp.expm1(-width * one)) * jnp.exp((tail(one) - tail(t)) / 2)
 
     def alpha(t):
-        t = as_float(t)
-        return jnp.sqrt(signal(t) / (signal(t) + noise(t)))
+        return risen(1 - as_float(t), -last)  # S(end) - S(x) = S(-x) - S(-end)
 
     def sigma(t):
-        t = as_float(t)
-        return jnp.sqrt(noise(t) / (signal(t) + noise(t)))
+        return risen(t, first)
+
+    # (S(end) - S(x)) / (S(x) - S(start)) = e^rest (e^(-width t) - e^(-width)) / (1 - e^(-width t))
+    rest = math.log1p(math.exp(-abs(first))) - math.log1p(math.exp(-abs(last))) + max(-first, 0) - max(-last, 0)
 
     def log_snr(t):
         t = as_float(t)
-        return jnp.log(signal(t)) - jnp.log(noise(t))
+        return jnp.log(-jnp.expm1(-width * (1 - t))) - jnp.log(-jnp.expm1(-width * t)) + rest - width * t
 
     def inverse_log_snr(log_snr):
-        ratio = jnp.exp(as_float(log_snr)) * math.cosh(last / 2) / math.cosh(first / 2)  # ratio of the two sinh
-        return jnp.log1p(2 * math.sinh(width / 2) / (ratio + math.exp(-width / 2))) / width
+        ratio = jnp.exp(as_float(log_snr) - rest)
+        return jnp.log1p(-math.expm1(-width) / (ratio + math.exp(-width))) / width
 
     def drift(t):
         t = as_float(t)
-        return -width / 4 * (1 / jnp.tanh(width / 2 * (1 - t)) + jnp.tanh((first + width * t) / 2))
+        return -width / 2 * (1 / jnp.expm1(width * (1 - t)) + jax.nn.sigmoid(first + width * t))
 
     return _from_data_to_noise(alpha, sigma, log_snr, inverse_log_snr, drift)
 

@@ -92,13 +92,10 @@ def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float
         raise ValueError(f"sigmoid: start = {start} must be below end = {end}")
     check_positive("sigmoid", "tau", tau)
     u = np.linspace(1.0, 0.0, at_least_one(steps) + 1)
-    low = _logistic(start / tau)
-    high = _logistic(end / tau)
-    return schedule.t_max * (_logistic((start + u * (end - start)) / tau) - low) / (high - low)
-
-
-def _logistic(x: float | np.ndarray) -> np.ndarray:
-    return np.exp(-np.logaddexp(0.0, -x))  # keeps its digits at both ends
+    width = (end - start) / tau
+    # (S(u) - S(0)) / (S(1) - S(0)) without cancellation; logaddexp(0, -x) is -ln sigmoid(x).
+    tails = np.logaddexp(0.0, -end / tau) - np.logaddexp(0.0, -(start / tau + width * u))
+    return schedule.t_max * np.expm1(-width * u) / np.expm1(-width) * np.exp(tails)
 
 
 def uniform_log_snr(schedule: NoiseSchedule, steps: int, sigma_min: float, sigma_max: float) -> np.ndarray:

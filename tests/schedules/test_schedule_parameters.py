@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given, strategies as st
 
 from diffusion import schedules
@@ -31,6 +32,28 @@ def test_steep_and_flat_sigmoids_hold_their_digits_in_float32(tau):
     for function in schedule[:6]:
         assert np.isfinite(function(schedule.log_snr(t) if function is schedule.inverse_log_snr else t)).all()
     np.testing.assert_allclose(schedule.inverse_log_snr(schedule.log_snr(t)), t, rtol=1e-4)
+
+
+def test_a_sigmoid_far_on_one_side_is_exponential():
+    """S(x) -> 1 - e^-x for x >> 0, and S(x) -> e^x for x << 0."""
+    t = np.array([0.01, 0.5, 0.99], np.float32)
+    schedule, mirrored = schedules.sigmoid(200.0, 203.0), schedules.sigmoid(-203.0, -200.0)
+    left = (np.exp(-3.0 * t) - np.exp(-3.0)) / -np.expm1(-3.0)
+    reached = np.expm1(3.0 * t) / np.expm1(3.0)
+    for process, alpha, sigma in [(schedule, left, 1 - left), (mirrored, 1 - reached, reached)]:
+        np.testing.assert_allclose(process.alpha(t), np.sqrt(alpha), rtol=2e-5)
+        np.testing.assert_allclose(process.sigma(t), np.sqrt(sigma), rtol=2e-5)
+        np.testing.assert_allclose(process.log_snr(t), np.log(alpha / sigma), rtol=2e-5, atol=2e-5)
+        np.testing.assert_allclose(process.inverse_log_snr(np.log(alpha / sigma).astype(np.float32)), t, rtol=5e-5)
+    np.testing.assert_allclose(schedule.drift(t), -3 / 2 * np.exp(-3.0 * t) / (left * -np.expm1(-3.0)), rtol=5e-5)
+
+
+def test_the_rates_of_a_steep_sigmoid_hold_their_digits_in_float32():
+    """d ln sigma / dt -> width / 2 and d ln alpha / dt -> -width S(x) / 2 far before the middle."""
+    schedule, t = schedules.sigmoid(-40.0, 40.0), np.float32(0.2)
+    np.testing.assert_allclose(jax.grad(schedule.sigma)(t) / schedule.sigma(t), 40.0, rtol=1e-5)
+    np.testing.assert_allclose(schedule.drift(t), -40 * scipy.special.expit(80 * float(t) - 40), rtol=2e-5)
+    np.testing.assert_allclose(jax.grad(schedule.alpha)(t), schedule.drift(t), rtol=2e-5)
 
 
 @given(low=st.floats(0.01, 1.0), more=st.floats(0.0, 30.0), t=st.floats(1e-3, 1.0))

@@ -108,6 +108,16 @@ def test_grid_is_uniform_in_its_variable_between_its_ends(name, schedule_name, x
     np.testing.assert_allclose(_share(function(values)), np.linspace(0, 1, len(values)), atol=1e-6)
 
 
+def test_a_sigmoid_grid_far_on_one_side_is_exponential():
+    u = np.linspace(1, 0, 6)
+    for start, end, expected in [
+        (200, 203, np.expm1(-3 * u) / np.expm1(-3)),
+        (-2003, -2000, np.expm1(3 * u) / np.expm1(3)),
+    ]:
+        grid = timesteps.sigmoid(SCHEDULES["rectified_flow"], 5, start, end)
+        np.testing.assert_allclose(grid, expected, rtol=1e-9)
+
+
 # diffusers 0.30, `AysSchedules`: the authors' ten steps as indices of the process and as sigma / alpha.
 ALIGN_YOUR_STEPS = {
     "stable_diffusion_1.5": (
