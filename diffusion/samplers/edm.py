@@ -18,8 +18,9 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         y' = y_hat + (r_s - r_hat) eps(y_hat, r_hat),
         y_s = y_hat + (r_s - r_hat) / 2 (eps(y_hat, r_hat) + eps(y', r_s)).
 
-    r_hat is limited to the schedule's largest value (the authors leave this to s_tmax). From alpha(t) = 0, where r_t is
-    infinite, the step is a Heun step in alpha / sigma, without noise.
+    where N leaves out the steps of a plan that renoise. r_hat is limited to the schedule's largest value (the authors
+    leave this to s_tmax). From alpha(t) = 0, where r_t is infinite, the step is a Heun step in alpha / sigma, without
+    noise.
 
     Facts:
         kind: stochastic; deterministic at s_churn = 0
@@ -50,9 +51,9 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         """x_hat, t_hat and log(r_hat / r_t)."""
         ratio = jnp.exp(-schedule.log_snr(t) / 2)
         inside = (s_tmin <= ratio) & (ratio <= s_tmax) & (schedule.alpha(t) > 0)
-        gamma = min(s_churn / steps, math.sqrt(2) - 1)
+        gamma = jnp.minimum(s_churn / steps, math.sqrt(2) - 1)
         most = log_ratio(schedule, t) - log_ratio(schedule, schedule.t_max)
-        rise = jnp.where(inside, jnp.minimum(math.log1p(gamma), most), 0)
+        rise = jnp.where(inside, jnp.minimum(jnp.log1p(gamma), most), 0)
         t_hat = jnp.where(rise > 0, schedule.inverse_log_snr(schedule.log_snr(t) - 2 * rise), t)
         shrink = jnp.where(rise > 0, schedule.alpha(t_hat) / schedule.alpha(t), 1)
         added = schedule.sigma(t_hat) * root(-jnp.expm1(-2 * rise))
@@ -61,7 +62,8 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
     def step(state, denoise, schedule, plan, i, noise):
         t = plan.t[i]
         s = plan.s[i]
-        x, t_hat, rise = churn(schedule, t, state.x, plan.t.shape[0], noise[0]) if s_churn > 0 else (state.x, t, 0.0)
+        steps = jnp.sum(~plan.renoise, dtype=state.x.dtype)
+        x, t_hat, rise = churn(schedule, t, state.x, steps, noise[0]) if s_churn > 0 else (state.x, t, 0.0)
         first = denoise(x, t_hat)
         h = log_ratio(schedule, s) - log_ratio(schedule, t) + rise
         euler = ddim_step(schedule, s, first)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from diffusion import samplers, timesteps
+from diffusion.parameterizations import Prediction
 from tests import oracles
 from tests.conformance import DATA, QUICK, SCHEDULES, exact_denoiser, level
 
@@ -74,6 +75,17 @@ def test_sampling_along_the_plan_is_the_published_loop():
         y = heun(heun(y, 2.0, middle), middle, 0.9)
     y = heun(heun(y, 0.9, 0.2), 0.2, 0.0)
     np.testing.assert_allclose(ours, y, rtol=1e-8)
+
+
+def test_the_churn_of_a_step_is_its_share_of_the_steps_that_denoise():
+    """Karras et al. 2022, algorithm 2: gamma = s_churn / N. From y = 0 to data at 0: r_s / r_hat times the noise."""
+    schedule = SCHEDULES["edm"]
+    plan = samplers.restart_plan(schedule, _grid(schedule, np.array([4.0, 0.9, 0.2])), [(1, 1, 0.9, 2.0)])
+    denoise = lambda x, t: Prediction(jnp.zeros_like(x), x / schedule.sigma(t))
+    state = samplers.State(jnp.zeros((1, 1)), jnp.zeros((1, 1)))
+    step = jax.jit(lambda: samplers.edm(s_churn=0.8).step(state, denoise, schedule, plan, 3, jnp.ones((1, 1, 1))))
+    r_hat = 0.9 * (1 + 0.8 / 4)  # three steps of the grid and one of the restart
+    np.testing.assert_allclose(step().x, 0.2 / r_hat * np.sqrt(r_hat**2 - 0.9**2), rtol=1e-6)
 
 
 def test_a_restart_leaves_the_marginals_and_forgets_an_error():
