@@ -18,7 +18,7 @@ from diffusion.arrays import pytrees
 from diffusion.data import packing
 from diffusion.data.keyed_permutation import ROUNDS, keyed_permutation
 from diffusion.data.sources import DamagedRecord, DataSpec, IndexedRecords
-from diffusion.data.sources.spec import class_of, is_mask, read_many
+from diffusion.data.sources.spec import class_of, mask_sides, read_many
 from diffusion.data.transforms import Augmentation
 
 Batch = dict[str, Any]
@@ -277,7 +277,7 @@ def sound(source: IndexedRecords, rows: Sequence[int]) -> list[dict[str, Any] | 
 def _moved(
     function: Augmentation, spec: DataSpec, rng: np.random.Generator, record: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-    """The record, with the pictures of its condition moved as its example is."""
+    """The record, with the pictures and clips of its condition moved as its example is."""
     if not hasattr(function, "moves"):
         raise ValueError(
             f"the condition of {spec.name} is a picture, and the augmentation {function.__qualname__} does not say "
@@ -289,10 +289,10 @@ def _moved(
     start = rng.bit_generator.state
 
     def leaf(array: np.ndarray) -> np.ndarray:
-        if not is_mask(array.shape, spec.shape):
+        if not (sides := mask_sides(array.shape, spec.shape)):
             return array
         rng.bit_generator.state = start  # the draws of the example
-        return function(rng, array.reshape(*array.shape[:2], -1)).reshape(array.shape)
+        return function(rng, array.reshape(*sides, -1)).reshape(array.shape)
 
     return {**record, "condition": jax.tree.map(leaf, record["condition"])}
 

@@ -186,6 +186,24 @@ def test_all_pictures_of_a_condition_move_as_the_example_does():
     assert (batch["condition"]["number"] == np.arange(6)).all()
 
 
+def test_clips_and_pictures_of_a_condition_move_as_the_clip_does():
+    """Mirrored or not, the mask of each pixel, and a picture of the frames' sides, stay where they belong."""
+    clip = np.random.default_rng(0).integers(0, 256, (3, 4, 6, 2), np.uint8)
+    condition = {"mask": clip[..., 0], "two": clip, "first": clip[0], "number": np.arange(6)}
+    leaves = {name: Leaf(leaf.shape, str(leaf.dtype)) for name, leaf in condition.items()}
+    spec = SPEC._replace(num_classes=0, shape=clip.shape, condition=leaves)
+    assert spec.masks and not spec._replace(condition={"number": leaves["number"]}).masks
+    records = [{"image": clip, "condition": condition}] * 16
+    augment = (transforms.flip(), transforms.crop(2))
+    batch = next(pipeline.batches(records, spec, seed=0, batch_size=16, augment=augment, threads=0))
+    moved = batch["image"]
+    assert len({frames.tobytes() for frames in moved}) > 8
+    np.testing.assert_array_equal(batch["condition"]["mask"], moved[..., 0])
+    np.testing.assert_array_equal(batch["condition"]["two"], moved)
+    np.testing.assert_array_equal(batch["condition"]["first"], moved[:, 0])
+    assert (batch["condition"]["number"] == np.arange(6)).all()
+
+
 def test_a_mask_of_what_is_real_leaves_a_part_of_each_record():
     """Of records with several parts one part may be empty, and not all."""
     real = lambda points, bonds: {"condition": {"real": {"points": np.array(points), "bonds": np.array(bonds)}}}

@@ -95,9 +95,10 @@ class DataSpec(NamedTuple):
 
     @property
     def masks(self) -> bool:
-        """Whether a part of the condition is a picture of the example's sides, which moves with it, e.g. a mask."""
+        """Whether a part of the condition has the sides of a picture or clip, and moves with it, e.g. a mask."""
         leaves = jax.tree.leaves(self.condition, is_leaf=lambda node: isinstance(node, Leaf))
-        return self.pictures and any(is_mask(leaf.shape, self.shape) for leaf in leaves)
+        clips = self.dtype == "uint8" and isinstance(self.shape, tuple) and len(self.shape) == 4
+        return (self.pictures or clips) and any(mask_sides(leaf.shape, self.shape) for leaf in leaves)
 
     @property
     def pictures(self) -> bool:
@@ -110,9 +111,18 @@ def is_picture(shape: Any, dtype: str) -> bool:
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 3 and shape[-1] in (1, 3, 4)
 
 
-def is_mask(shape: tuple[int, ...], example: tuple[int, ...]) -> bool:
-    """Whether an array has the height and the width of a picture, as [H, W] or [H, W, channels]."""
-    return len(shape) in (2, 3) and shape[:2] == example[:2]
+def mask_sides(shape: tuple[int, ...], example: tuple[int, ...]) -> tuple[int, ...]:
+    """The sides of a part of a condition that moves with an example; () for a part that does not.
+
+    Args:
+        shape: the shape of the part: its sides, by choice with channels behind.
+        example: the shape of the example, a picture [H, W, C] or a clip [F, H, W, C].
+
+    Returns:
+        The example's (H, W) or (F, H, W), or the (H, W) of a clip's frames.
+    """
+    fits = lambda sides: shape[: len(sides)] == sides and len(shape) - len(sides) in (0, 1)
+    return next(filter(fits, (example[:-1], example[-3:-1])), ())
 
 
 def class_of(record: Mapping[str, Any]) -> int:
