@@ -108,7 +108,7 @@ def _blob(lot: Lot) -> Distance:
     return waved
 
 
-def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
+def draw(scene: Scene, lot: Lot, kind: str, seed: int = 0) -> tuple[np.ndarray, Scene]:
     """Draws a scene with spoilt shapes.
 
     If there are two objects and the kind is one of the first three, either or both are spoilt; of several objects all
@@ -118,6 +118,7 @@ def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
         scene: the scene, not a word.
         lot: the draws.
         kind: the kind, one of `KINDS`.
+        seed: the seed of the spoilt `shapes`; a judge has seen all those of the seed that it learned from.
 
     Returns:
         (uint8 [64, 64, 3], the scene with the shape `NONE` for what is spoilt).
@@ -138,7 +139,7 @@ def draw(scene: Scene, lot: Lot, kind: str) -> tuple[np.ndarray, Scene]:
         others = {slot: lot.pick([name for name in SHAPES if name != getattr(scene, slot)]) for slot in slots}
         one, other = (drawing.draw(either, Lot(number, 12, 0)) for either in (scene, scene._replace(**others)))
         return np.round(share * one + (1 - share) * other).astype(np.uint8), spoilt
-    some = [one.distance for one in shapes() if one.kind == kind]
+    some = [one.distance for one in shapes(seed=seed) if one.kind == kind]
     chosen = lot.pick((slots, slots[:1], slots[1:])) if pair else slots
     more = {f"spoilt {slot}": lot.pick(some) for slot in chosen}
     picture = drawing.draw(scene._replace(**{slot: f"spoilt {slot}" for slot in chosen}), lot, more)

@@ -151,6 +151,26 @@ def test_refusals_are_counted_by_kind(monkeypatch):
     assert not judge.refused(ONE) and judge.refused(ONE._replace(shape=NONE)) and not judge.refused(PAIR)
 
 
+def test_a_judge_is_measured_on_spoilt_shapes_that_it_has_not_learned_from(monkeypatch):
+    """Three shapes a seed, which note that they are drawn: those of the lessons and of the measure have none in common."""
+    drawn = set()
+
+    def shapes_of(number=spoilt.NUMBER, seed=0):
+        def disc(kind):
+            return lambda x, y, radius: drawn.add((kind, seed)) or np.hypot(x, y) - radius
+
+        return tuple(spoilt.Spoilt(kind, disc(kind)) for kind in spoilt.KINDS[:3])
+
+    monkeypatch.setattr(spoilt, "shapes", shapes_of)
+    judge.pictures(5, {"one": 80, "several": 0, "pair": 0, "word": 0}, spoilt_share=1.0)
+    learned = set(drawn)
+    drawn.clear()
+    monkeypatch.setattr(judge, "read_scenes", lambda _, images: [ONE] * len(images))
+    prompt_metrics.refusals(NOBODY, 4)
+    assert {kind for kind, _ in learned} == {kind for kind, _ in drawn} == set(spoilt.KINDS[:3])
+    assert not learned & drawn
+
+
 @pytest.mark.slow
 def test_a_judge_refuses_what_is_spoilt_and_reads_what_is_real():
     """A judge of one object that learned for a minute; on real drawings of another seed, and on each kind of spoilt."""
