@@ -72,7 +72,9 @@ def slider(model: TextToImage, run: pathlib.Path, number: int) -> Row:
 
 def _one(number: int) -> Scene:
     """One shape of a trained combination; the scenes of a range of numbers have all colours and shapes."""
-    return Scene("one", "plain", COLOURS[number % 8], SHAPES[(3 * number + number // 8) % 8])
+    shapes = (SHAPES[(3 * number + number // 8 + i) % 8] for i in range(2))  # each colour has one withheld shape
+    looks = (Scene("one", "plain", COLOURS[number % 8], shape) for shape in shapes)
+    return next(scene for scene in looks if not withheld(scene))
 
 
 def erase(model: TextToImage, run: pathlib.Path, number: int) -> Row:

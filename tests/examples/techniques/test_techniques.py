@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data.shapes import drawing
-from diffusion.data.shapes.scenes import Lot, Scene, parsed
+from diffusion.data.shapes.scenes import COLOURS, SHAPES, WITHHELD, Lot, Scene, parsed
 from diffusion.metrics import bootstrap
 from diffusion.recipe import ConfigError
 from examples.techniques import report, row, steered, taught
@@ -53,6 +53,12 @@ def test_the_plans_of_two_controls_have_two_colours_and_shapes_at_two_places():
     for first, second in (taught._plan(Lot(1, 0, i)) for i in range(8)):
         assert first.colour != second.colour and first.shape != second.shape
         assert (first.x, first.y) == taught.FIRST and (second.x, second.y) == taught.SECOND
+
+
+def test_single_shapes_are_of_trained_combinations():
+    asked = [taught._one(number) for number in range(64)]
+    assert not {(scene.colour, scene.shape) for scene in asked} & WITHHELD
+    assert {scene.colour for scene in asked[:8]} == set(COLOURS) and {scene.shape for scene in asked[:8]} == set(SHAPES)
 
 
 def made_row(title: str) -> row.Row:
