@@ -70,9 +70,10 @@ def played(play: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
         name: line([note for note, voice in zip(notes, voices) if voice[0] == name], [beats for _, beats in part])
         for name, part in VOICES.items()
     }
-    lead = np.concatenate([lines["flute"][: -int(FADE * RATE)], lines["brass"]])
-    both = np.zeros(max(len(lead), len(lines["pluck"])))
-    both[: len(lead)] += lead
+    first = len(lines["flute"]) - int(FADE * RATE)  # the brass begins while the flute fades
+    both = np.zeros(max(first + len(lines["brass"]), len(lines["pluck"])))
+    both[: len(lines["flute"])] += lines["flute"]
+    both[first : first + len(lines["brass"])] += lines["brass"]
     both[: len(lines["pluck"])] += 0.7 * lines["pluck"]
     return 0.9 * both / np.abs(both).max()
 

@@ -103,6 +103,16 @@ def test_a_played_melody_has_the_pitches_that_were_asked_for():
     assert abs(sound.cents(sound.yin(third, judge.RATE), melody.hertz(5))) < 5
 
 
+def test_the_flute_fades_while_the_brass_begins():
+    """A flute of ones, and no brass and no pluck: the lead ends by its fade, without a jump, as its notes do."""
+    flute = instruments.NAMES.index("flute")
+    tune = melody.played(lambda labels, pitches: np.ones((1, judge.LENGTH)) * (labels == flute)[:, None])
+    tune = tune / tune[100]
+    end, fade = round(16 * melody.BEAT * judge.RATE), int(melody.FADE * judge.RATE)
+    np.testing.assert_allclose(tune[[end - 1, end + fade // 2, end + fade]], [1, 0.5, 0], atol=0.01)
+    assert np.abs(np.diff(tune[end - 10 :])).max() < 2 / fade
+
+
 def test_the_melodys_picture_goes_up_to_two_kilohertz(tmp_path, monkeypatch):
     """A tone of 1 kHz is the line in the middle of the picture, of the whole length."""
     seen = []
