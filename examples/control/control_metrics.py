@@ -15,6 +15,7 @@ from diffusion.data.shapes.arrangements import Arrangement, Example
 from diffusion.data.shapes.scenes import COLOURS
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.metrics.prompt_following import clustered
 from examples.control import shape_finder
 from examples.control.shape_finder import Found
 from examples.text import drawn_objects, judge
@@ -84,14 +85,15 @@ def follows(images: np.ndarray, examples: Sequence[Example], reader: Reader) -> 
         right = on_top(image, arrangement)
         order += [] if right is None else [right]
     every = np.concatenate(errors)
+    picture = np.repeat(np.arange(len(errors)), [len(error) for error in errors])  # of each planned shape
     return {
         "error": bootstrap.mean(np.array([error.mean() for error in errors])),
         "median": float(np.median(every)),
-        "close": bootstrap.share(list(every < CLOSE)),
-        "there": bootstrap.share(there),
+        "close": clustered.share(every < CLOSE, picture),
+        "there": clustered.share(there, picture),
         "covered": bootstrap.mean(np.array([overlap.mean() for overlap in overlaps])),
-        "whole": bootstrap.share(list(np.concatenate(overlaps) > drawn_objects.WHOLE)),
-        "prompt": bootstrap.share(prompt),
+        "whole": clustered.share(np.concatenate(overlaps) > drawn_objects.WHOLE, picture),
+        "prompt": clustered.share(prompt, picture),
         "count": bootstrap.share(count),
         "order": bootstrap.share(order) if order else None,
     }

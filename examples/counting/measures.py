@@ -8,8 +8,9 @@ import numpy as np
 from diffusion import text_to_image
 from diffusion.data.shapes import scenes
 from diffusion.data.shapes.scenes import Lot
-from diffusion.metrics import attribute_reader, bootstrap, frechet
+from diffusion.metrics import attribute_reader, frechet
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.metrics.prompt_following import clustered
 from diffusion.text_to_image import TextToImage
 from examples.counting import judges
 from examples.text import judge, prompt_metrics
@@ -77,12 +78,12 @@ def measured(texts: Sequence[str], pictures: np.ndarray, rewarding: Reader, meas
     }
     rights = {name: [judge.verdict(*pair) for pair in zip(requested, shown)] for name, shown in scenes_shown.items()}
     count = {
-        name: bootstrap.share([right["count"] for right, counted in zip(verdicts, several) if counted])
+        name: _share([(right["count"], text) for right, text, counted in zip(verdicts, texts, several) if counted])
         for name, verdicts in rights.items()
     }
     pictured = {
-        name: bootstrap.share([all(right.get(part, True) for part in ("kind", "colour", "shape", "count"))
-                               for right, scene in zip(verdicts, requested) if scene.kind != "word"])
+        name: _share([(all(right.get(part, True) for part in ("kind", "colour", "shape", "count")), text)
+                      for right, text, scene in zip(verdicts, texts, requested) if scene.kind != "word"])
         for name, verdicts in rights.items()
     }  # fmt: skip
     real = judges.features(measuring, np.stack([prompt_metrics.real_picture(text, i) for i, text in enumerate(texts)]))
@@ -95,6 +96,11 @@ def measured(texts: Sequence[str], pictures: np.ndarray, rewarding: Reader, meas
         "variety": grouped(last) / grouped(real),
         "frechet": frechet.frechet_distance(frechet.moments(last), frechet.moments(real)),
     }
+
+
+def _share(rows: Sequence[tuple[bool, str]]) -> dict[str, Any]:
+    """The share of right pictures, of (whether each is right, its caption), whose pictures are one draw together."""
+    return clustered.share(*zip(*rows))
 
 
 def ratio(after: dict[str, Any], before: dict[str, Any]) -> float:

@@ -63,7 +63,8 @@ TRAINED = {
 HOW_TO_READ = (
     "- **Counting**: the share of captions of two to five objects for which the number of objects is right: by "
     "connected components, without a network; by the judge that was not used in training; and by the rewarding judge. "
-    "The gap is the last number minus the number before. Intervals are Wilson's 95 % intervals.\n"
+    "The gap is the last number minus the number before. Intervals are Wilson's 95 % intervals, "
+    "for as many independent pictures as have the same error, since the pictures of one caption are correlated.\n"
     "- **Shape, colour, relation, word**: the share among all captions that request the property, without a network, "
     "as in [the text report](../drawings/report.md).\n"
     "- **Frechet distance**: to real drawings with the same captions, in the features of the judge that was not used "

@@ -18,6 +18,7 @@ import numpy as np
 from diffusion.data.shapes.scenes import NONE, SHAPES, Scene
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.metrics.prompt_following import clustered
 from examples.glyph import glyph
 from examples.text import drawn_objects, judge, prompt_metrics
 
@@ -121,7 +122,7 @@ def fidelity(
         attributes beside the shapes that are right, "pictures": the share of pictures of which both hold, with all of
         these attributes, "best": the share of pictures in which every shape, the glyph's and that beside it, has a
         larger overlap with its own mask than with any of the nine, "whole": in which these overlaps are above 0.85},
-        each from `bootstrap.share`.
+        each from `bootstrap.share`; of "prompt" from `clustered.share`, since a picture has several attributes.
     """
     has_glyph = [name == glyph.NAME for name in retrieved(attribute_reader.features(reader, images), known, factor)]
     shown = judge.read_scenes(reader, images)
@@ -132,7 +133,7 @@ def fidelity(
         "best": bootstrap.share([fit["shape"] for fit in fits]),
         "whole": bootstrap.share([fit["whole"] for fit in fits]),
         "subject": bootstrap.share(has_glyph),
-        "prompt": bootstrap.share([right for rights in beside for right in rights]),
+        "prompt": clustered.share(*zip(*((right, i) for i, rights in enumerate(beside) for right in rights))),
         "pictures": bootstrap.share([one and all(rest) for one, rest in zip(has_glyph, beside)]),
     }
 
@@ -186,7 +187,7 @@ def drift(reader: Reader, captions: Sequence[str], before: np.ndarray, after: np
     """
     apart = np.abs(after.astype(np.float32) - before)
     return {
-        "attributes": judge.score(prompt_metrics.verdicts(reader, captions, after))["attributes"],
+        "attributes": judge.score(prompt_metrics.verdicts(reader, captions, after), captions)["attributes"],
         "same": bootstrap.share([not picture.any() for picture in apart]),
         "difference": float(apart.mean()),
     }

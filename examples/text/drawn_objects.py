@@ -22,7 +22,7 @@ from scipy import ndimage
 from diffusion.data.shapes import drawing, scenes, templates
 from diffusion.data.shapes.drawing import Distance
 from diffusion.data.shapes.scenes import COLOURS, NONE, POSITIONS, RELATIONS, SHAPES, SIZES, Scene
-from diffusion.metrics import bootstrap
+from diffusion.metrics.prompt_following import clustered
 
 RADII = (5.5, 14.5)  # of the templates, in pixels: the drawings' own are 6 to 13.6
 WHOLE = 0.85  # of the overlap, above which an object is whole; drawings reach 0.88 and more
@@ -281,12 +281,18 @@ def _position(one: Drawn, shape: str) -> str:
     return tuple(POSITIONS)[int(np.argmin([np.hypot(x - column, y - row) for column, row in cells]))]
 
 
-def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
-    """Shares of pictures in which each entry of the verdicts holds, and "all" of them, with Wilson's 95 % intervals."""
-    shares = {"all": bootstrap.share([all(right.values()) for right in verdicts])}
+def score(verdicts: Sequence[dict[str, bool]], prompts: Sequence[str] | None = None) -> dict[str, Any]:
+    """Shares of pictures in which each entry of the verdicts holds, and "all" of them, each from `clustered.share`.
+
+    Args:
+        verdicts: the verdict of each picture.
+        prompts: the prompt of each picture; None for a prompt of its own for each.
+    """
+    names = list(prompts) if prompts is not None else range(len(verdicts))
+    shares = {"all": clustered.share([all(right.values()) for right in verdicts], names)}
     for name in PARTS:
-        if rights := [right[name] for right in verdicts if name in right]:
-            shares[name] = bootstrap.share(rights)
+        if rows := [(right[name], prompt) for right, prompt in zip(verdicts, names, strict=True) if name in right]:
+            shares[name] = clustered.share(*zip(*rows))
     return shares
 
 
@@ -295,4 +301,4 @@ def score_of(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
     requested = [scenes.parsed(caption) for caption in captions]
     rows = [i for i, scene in enumerate(requested) if scene.kind != "word"]
     asked = [requested[i] for i in rows]
-    return score(verdicts(asked, pictures[rows]))
+    return score(verdicts(asked, pictures[rows]), [captions[i] for i in rows])

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import NONE
-from diffusion.metrics import bootstrap
+from diffusion.metrics.prompt_following import clustered
 from examples.text import drawn_objects
 
 LENGTHS = (3, 4)  # letters of the dataset's words
@@ -69,7 +69,7 @@ def _word(mask: np.ndarray, length: int, place: float) -> Reading:
 
 
 def score_of(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
-    """Shares of the pictures of words that read as requested, with Wilson's 95 % intervals; {} where there is none.
+    """Shares of the pictures of words that read as requested, from `clustered.share`; {} where there is none.
 
     Args:
         captions: the captions; those that name no word are left out.
@@ -83,10 +83,12 @@ def score_of(captions: Sequence[str], pictures: np.ndarray) -> dict[str, Any]:
     rows = [row for row, scene in enumerate(requested) if scene.kind == "word"]
     score = {}
     if rows:
-        score["word"] = bootstrap.share([read(pictures[row]).word == requested[row].word for row in rows])
+        rights = [read(pictures[row]).word == requested[row].word for row in rows]
+        score["word"] = clustered.share(rights, [captions[row] for row in rows])
     coloured = [row for row in rows if requested[row].colour != NONE]
     if coloured:
-        score["word_colour"] = bootstrap.share([_is_coloured(pictures[row], requested[row].colour) for row in coloured])
+        rights = [_is_coloured(pictures[row], requested[row].colour) for row in coloured]
+        score["word_colour"] = clustered.share(rights, [captions[row] for row in coloured])
     return score
 
 

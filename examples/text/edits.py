@@ -18,6 +18,7 @@ from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, WITHHELD, Lot, S
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.metrics import bootstrap
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.metrics.prompt_following import clustered
 from diffusion.text_to_image import TextToImage
 from examples.text import judge
 
@@ -120,7 +121,7 @@ def _half_kept(model: TextToImage, reader: Reader, images: np.ndarray, edited: n
     return {
         "kept_to_the_bit": bootstrap.share(unchanged),
         "seam": seam(edited, through_autoencoder(model, images), images),
-        "requested": judge.score(verdicts),
+        "requested": judge.score(verdicts, [scenes.phrase(scene) for scene in requested]),
     }
 
 
@@ -178,11 +179,12 @@ def interpolation(model: TextToImage, reader: Reader, number: int, **settings: A
     first = np.array([right(a, images) for (a, _), images in zip(ends, prompts)])
     last = np.array([right(b, images) for (_, b), images in zip(ends, prompts)])
     shows_first = [right(a, images) for (a, _), images in zip(ends, seeds)]
+    way = np.repeat(np.arange(len(ends)), ALONG)  # of each picture
     figures = {
         "first_prompt_at_the_start": bootstrap.share(first[:, 0]),
         "second_prompt_at_the_end": bootstrap.share(last[:, -1]),
-        "either_prompt_on_the_way": bootstrap.share((first | last).ravel()),
-        "prompt_between_seeds": bootstrap.share(np.ravel(shows_first)),
+        "either_prompt_on_the_way": clustered.share((first | last).ravel(), way),
+        "prompt_between_seeds": clustered.share(np.ravel(shows_first), way),
     }
     rows = [("prompt to prompt", images) for images in prompts[:3]] + [("seed to seed", images) for images in seeds[:3]]
     return {"figures": figures, "rows": rows}

@@ -10,7 +10,7 @@ is "none of these". The threshold is chosen such that it rejects 1 % of the draw
 
 import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +18,9 @@ from scipy import ndimage
 
 from diffusion.data.shapes import drawing, scenes, spoilt
 from diffusion.data.shapes.scenes import NONE, Scene
-from diffusion.metrics import attribute_reader, bootstrap
+from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
+from diffusion.metrics.prompt_following import clustered
 from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 
@@ -210,18 +211,36 @@ def verdict(requested: Scene, shown: Scene) -> dict[str, bool]:
     return right
 
 
-def score(verdicts: Sequence[dict[str, bool]]) -> dict[str, Any]:
-    """Shares of right attributes and pictures, by the verdicts, with Wilson's 95 % intervals.
+def score(verdicts: Sequence[dict[str, bool]], prompts: Sequence[str] | None = None) -> dict[str, Any]:
+    """Shares of right attributes and pictures, by the verdicts, with 95 % intervals.
+
+    The attributes of a picture, and the pictures of a prompt, are no independent draws: see `clustered.share`.
+
+    Args:
+        verdicts: the verdict of each picture.
+        prompts: the prompt of each picture; None for a prompt of its own for each.
 
     Returns:
         {"attributes": the share of all requested attributes of `EASY` that are right, "pictures": the share of pictures
-        of which all requested ones of `EASY` are right, and one entry for each requested attribute}, each {"share",
-        "interval", "count"}.
+        of which all requested ones of `EASY` are right, and one entry for each requested attribute}, each from
+        `clustered.share`.
     """
+    names = list(prompts) if prompts is not None else range(len(verdicts))
+    pairs = list(zip(verdicts, names, strict=True))
     easy = [[right for name, right in verdict.items() if name in EASY] for verdict in verdicts]
-    attributes = [right for rights in easy for right in rights]
-    shares = {"attributes": bootstrap.share(attributes), "pictures": bootstrap.share(list(map(all, easy)))}
+    shares = {
+        "attributes": clustered.share(*attributes(verdicts, names)),
+        "pictures": clustered.share(list(map(all, easy)), names),
+    }
     for name in (*EASY, *HARD):
-        if attribute_rights := [verdict[name] for verdict in verdicts if name in verdict]:
-            shares[name] = bootstrap.share(attribute_rights)
+        if rows := [(verdict[name], prompt) for verdict, prompt in pairs if name in verdict]:
+            shares[name] = clustered.share(*zip(*rows))
     return shares
+
+
+def attributes(verdicts: Sequence[dict[str, bool]], prompts: Sequence[Hashable]) -> tuple[list[bool], list[Hashable]]:
+    """(whether each requested attribute of `EASY` is right, the prompt of its picture)."""
+    rows = [
+        (right, prompt) for verdict, prompt in zip(verdicts, prompts) for name, right in verdict.items() if name in EASY
+    ]
+    return [right for right, _ in rows], [prompt for _, prompt in rows]

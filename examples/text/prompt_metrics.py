@@ -4,7 +4,6 @@ Each measure is a function of a `Subject` and sees the model only through its fu
 real pictures, or pictures of other captions, can replace it; the tests of the measures do this.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from diffusion.experiments.evaluation import real_images, sample_metrics
 from diffusion.metrics import attribute_reader, bootstrap
 from diffusion.metrics.attribute_reader import Reader
 from diffusion.metrics.features import Extractor
+from diffusion.metrics.prompt_following import clustered
 from examples.text import drawn_objects, drawn_words, judge
 
 SEED = 0  # of what is chosen by lot, so that the same model gives the same report
@@ -70,8 +70,8 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
     between `SEEDS` pictures of one caption, as a share of the same of real pictures that the caption leaves open.
 
     Returns:
-        For each scale {"guidance", "scores", "variety", "saturation" (share of values at 0 or 255), "images" uint8
-        [len(captions), SEEDS, 64, 64, 3]}.
+        For each scale {"guidance", "scores", "error" (standard error of the share of attributes), "variety",
+        "saturation" (share of values at 0 or 255), "images" uint8 [len(captions), SEEDS, 64, 64, 3]}.
     """
     prompts = [text for text in captions for _ in range(SEEDS)]
     features = lambda images: attribute_reader.features(subject.judge, images).reshape(len(captions), SEEDS, -1)
@@ -79,10 +79,12 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
     rows = []
     for scale in scales:
         images = subject.make(prompts, range(len(prompts)), scale, None)
+        rights = verdicts(subject.judge, prompts, images)
         rows.append(
             {
                 "guidance": scale,
-                "scores": judge.score(verdicts(subject.judge, prompts, images)),
+                "scores": judge.score(rights, prompts),
+                "error": clustered.mean(*judge.attributes(rights, prompts)).standard_error,
                 "variety": variety(features(images)) / real,
                 "saturation": float(np.isin(images, (0, 255)).mean()),
                 "images": images.reshape(len(captions), SEEDS, *images.shape[1:]),
@@ -94,13 +96,12 @@ def sweep(subject: Subject, captions: Sequence[str], scales: Sequence[float]) ->
 def chosen(rows: Sequence[dict[str, Any]]) -> float:
     """The smallest guidance of a sweep, the most varied, whose attributes are right nearly as often as the best one's.
 
-    Its share lies within one standard error of the best share p, sqrt(p (1 - p) / count), the rule of Breiman et al.
+    Its share lies within one standard error of the best share, over draws of the captions, the rule of Breiman et al.
     (1984, "Classification and Regression Trees", section 3.4.3).
     """
-    shares = [(row["guidance"], row["scores"]["attributes"]) for row in rows]
-    best = max((scores for _, scores in shares), key=lambda scores: scores["share"])
-    error = math.sqrt(best["share"] * (1 - best["share"]) / best["count"])
-    return min(guidance for guidance, scores in shares if scores["share"] >= best["share"] - error)
+    share = lambda row: row["scores"]["attributes"]["share"]
+    best = max(rows, key=share)
+    return min(row["guidance"] for row in rows if share(row) >= share(best) - best["error"])
 
 
 def real_picture(caption: str, number: int) -> np.ndarray:
@@ -137,7 +138,8 @@ def negatives(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
     the shape likewise ("a red shape", against "a circle"); `number` says how many pictures for each of them.
 
     Returns:
-        {"colour": {"before", "after"}, "shape": likewise}, each from `bootstrap.share`.
+        {"colour": {"before", "after"}, "shape": likewise}, each from `clustered.share`: each prompt and seed stands
+        against every value.
     """
     figures = {}
     open_colour = lambda shape: Scene("one", "plain", NONE, shape)
@@ -156,7 +158,8 @@ def negatives(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
         for value in values:
             negative = scenes.phrase(Scene("one", "plain", NONE)._replace(**{name: value}))
             hits["after"] += [shown == value for shown in shows(negative)]
-        figures[name] = {when: bootstrap.share(shares) for when, shares in hits.items()}
+        prompt_of_hit = [*range(number)] * len(values)
+        figures[name] = {when: clustered.share(shares, prompt_of_hit) for when, shares in hits.items()}
     return figures
 
 

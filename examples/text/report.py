@@ -89,7 +89,9 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     eighth = max(8, settings.number // 8)
     splits = {name: real(name, settings.number) for name in ("test", "withheld")}
     verdicts = {name: prompt_metrics.verdicts(reader, split.captions, split.images) for name, split in splits.items()}
-    figures: dict[str, Any] = {"judge": {name: judge.score(verdict) for name, verdict in verdicts.items()}}
+    figures: dict[str, Any] = {
+        "judge": {name: judge.score(verdict, splits[name].captions) for name, verdict in verdicts.items()}
+    }
     figures["refused"] = prompt_metrics.refusals(reader, max(50, settings.number // 4))
     figures["drawings"] = {
         name: prompt_metrics.by_templates(split.captions, split.images) for name, split in splits.items()
@@ -115,7 +117,7 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
             pictures[name] = subject.make(captions, range(first_seed, first_seed + len(captions)), guidance, None)
         if "prompts" in settings.parts:
             verdicts = prompt_metrics.verdicts(reader, captions, pictures[name])
-            figures["prompts"][name] = judge.score(verdicts)
+            figures["prompts"][name] = judge.score(verdicts, captions)
             figures["templates"][name] = prompt_metrics.by_templates(captions, pictures[name])
             right = [all(verdict.values()) for verdict in verdicts]
             plots.captioned(pictures[name], captions, right, out / f"{name}.png")

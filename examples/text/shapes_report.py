@@ -51,7 +51,8 @@ GENEVAL = {
 }
 HOW_TO_READ = (
     "- **Attributes**: the attributes of each picture that its caption requests, among " + ", ".join(judge.EASY) + ". "
-    "Counting, relations and words are listed separately. Intervals are Wilson's 95 % intervals.\n"
+    "Counting, relations and words are listed separately. Intervals are Wilson's 95 % intervals, "
+    "for as many independent draws as have the same error, since the attributes of one picture are correlated.\n"
     "- **Judge**: a network that was trained separately from the model, on pictures of another seed. Its results on "
     "real pictures of the same captions are an upper bound for the model. It rejects 1 % of real pictures as none of "
     "the eight shapes.\n"

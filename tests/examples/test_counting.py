@@ -240,6 +240,8 @@ def test_real_pictures_count_right_and_are_at_no_distance_from_themselves(reward
         judge.verdict(*pair)["count"] for pair in zip(map(scenes.parsed, repeated), shown) if pair[0].kind == "several"
     ]
     assert figures["count"]["measuring"]["share"] == np.mean(right)
+    texts_of_several = {text for text in texts if scenes.parsed(text).kind == "several"}
+    assert {share["prompts"] for share in figures["count"].values()} == {len(texts_of_several)}
 
 
 @pytest.mark.extended

@@ -84,6 +84,7 @@ def test_figures_of_right_and_of_other_pictures(examples, knowing):
     right = control_metrics.follows(real["with"], examples, NOBODY)
     assert right["covered"]["value"] > 0.97 and right["whole"]["share"] > 0.93
     assert right["error"]["value"] < 0.5 and right["close"]["share"] == right["count"]["share"] == 1
+    assert {right[name]["prompts"] for name in ("close", "there", "whole", "prompt")} == {len(examples)}
     stars = [thing.shape == "star" for example in examples for thing in example.arrangement.things]
     assert right["there"]["share"] == right["prompt"]["share"] == np.mean(stars) and right["order"]["share"] == 1
     other = control_metrics.follows(np.roll(real["real"], 1, axis=0), examples, NOBODY)

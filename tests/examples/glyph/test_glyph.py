@@ -158,7 +158,7 @@ def test_real_pictures_have_the_glyph_and_others_have_not(knowing):
     wrong = [ALONE._replace(colour="pink"), FIRST, SECOND]  # of 4 + 3 + 3 attributes beside the shapes one is wrong
     found = glyph_metrics.fidelity(NOBODY, requested, knowing(wrong), known)
     assert found["subject"]["share"] == 1 and found["pictures"]["share"] == pytest.approx(2 / 3)
-    assert found["prompt"] | {"interval": None} == {"share": 0.9, "interval": None, "count": 10}
+    assert found["prompt"] | {"interval": None} == {"share": 0.9, "interval": None, "count": 10, "prompts": 3}
 
 
 def test_drift_is_of_pixels_and_of_attributes(knowing):

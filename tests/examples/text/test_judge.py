@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy import ndimage
 
 from diffusion.data import shapes
@@ -10,7 +11,7 @@ from diffusion.data.shapes.scenes import COLOURS, NONE, SHAPES, Scene
 from diffusion.experiments.evaluation import sample_metrics
 from diffusion.metrics import attribute_reader, neighbours
 from diffusion.metrics.attribute_reader import Reader
-from examples.text import judge, prompt_metrics
+from examples.text import drawn_objects, judge, prompt_metrics
 from examples.text.prompt_metrics import Subject
 
 ONE = Scene("one", "plain", "red", "circle", "small", "top")
@@ -152,7 +153,7 @@ def test_refusals_are_counted_by_kind(monkeypatch):
 
 
 def test_a_judge_is_measured_on_spoilt_shapes_that_it_has_not_learned_from(monkeypatch):
-    """Three shapes a seed, which note that they are drawn: those of the lessons and of the measure have none in common."""
+    """Of three shapes a seed, which note that they are drawn, lessons and measure have none in common."""
     drawn = set()
 
     def shapes_of(number=spoilt.NUMBER, seed=0):
@@ -241,6 +242,23 @@ def test_intervals_hold_the_share():
     assert 0 < low < 0.5 < high < 1
 
 
+def test_intervals_count_pictures_and_prompts_that_agree_once():
+    """Attributes that are right or wrong together are as many draws as pictures; equal pictures of a prompt are one."""
+    right = [number < 30 for number in range(40)]
+    verdicts = [{"kind": one, "colour": one, "shape": one} for one in right]
+    expected = scipy.stats.binomtest(30, 40).proportion_ci(0.95, "wilson")
+    found = judge.score(verdicts)
+    for name in ("attributes", "pictures", "colour"):
+        np.testing.assert_allclose(found[name]["interval"], expected, rtol=1e-6)
+    four = [verdict for verdict in verdicts for _ in range(4)]
+    prompts = [f"prompt {number // 4}" for number in range(160)]
+    found = judge.score(four, prompts)
+    assert found["pictures"]["count"] == 160 and found["attributes"]["count"] == 480
+    for shares in (found, drawn_objects.score(four, prompts)):
+        for name in ("colour", "shape"):
+            np.testing.assert_allclose(shares[name]["interval"], expected, rtol=1e-6)
+
+
 @pytest.fixture
 def painter(monkeypatch):
     """A model that draws real pictures of its prompts and obeys negative prompts, and a judge who knows them all."""
@@ -270,6 +288,7 @@ def test_a_negative_prompt_that_is_obeyed_is_never_shown(painter):
         assert found[name]["after"]["share"] == 0
         assert found[name]["before"]["share"] == 1 / len(values)  # each picture shows one of them
         assert found[name]["before"]["count"] == found[name]["after"]["count"] == 16 * len(values)
+        assert found[name]["before"]["prompts"] == 16  # each picture stands against every value
 
 
 @pytest.mark.slow
@@ -291,10 +310,12 @@ def test_variety_is_the_mean_distance_of_pairs():
 
 
 def test_the_smallest_guidance_within_a_standard_error_of_the_best_is_chosen():
-    row = lambda scale, share: {"guidance": scale, "scores": {"attributes": {"share": share, "count": 100}}}
+    row = lambda scale, share: {"guidance": scale, "error": 0.03, "scores": {"attributes": {"share": share}}}
     assert prompt_metrics.chosen([row(1, 0.5), row(2, 0.9), row(4, 0.9), row(8, 0.7)]) == 2
-    assert prompt_metrics.chosen([row(1, 0.86), row(2, 0.88), row(4, 0.9)]) == 2  # sqrt(0.9 * 0.1 / 100) = 0.03
+    assert prompt_metrics.chosen([row(1, 0.86), row(2, 0.88), row(4, 0.9)]) == 2
     assert prompt_metrics.chosen([row(1, 0.86), row(2, 0.88), row(4, 1.0)]) == 4
+    wide = row(4, 0.9) | {"error": 0.05}  # that of the best counts
+    assert prompt_metrics.chosen([row(1, 0.86), row(2, 0.88), wide]) == 1
 
 
 @pytest.mark.slow
