@@ -141,6 +141,7 @@ def test_links():
     assert ring_bandwidth(tpu, {"data": 1, "fsdp": 64}, ("fsdp",)) == 600e9
     assert ring_bandwidth(tpu, {"data": 16, "fsdp": 4}, ("fsdp",)) == 200e9
     assert ring_bandwidth(tpu, {"data": 16, "fsdp": 4}, ("data",)) == 400e9
+    assert ring_bandwidth(tpu, {"data": 2}, ("data",)) == 600e9  # the whole torus
 
 
 def test_links_of_cards_without_nvlink():

@@ -114,7 +114,7 @@ def test_samples_depend_on_the_seed_and_the_fields_name_alone():
 def test_distributions_are_quantile_functions(u):
     assert math.isclose(distributions.uniform(-2, 6)(u), -2 + 8 * u, rel_tol=1e-3, abs_tol=1e-3)
     assert math.isclose(math.log10(distributions.log_uniform(1e-4, 1e-2)(u)), -4 + 2 * u, abs_tol=1e-3)
-    assert distributions.integers(3, 5)(u) == 3 + math.floor(3 * u)
+    assert distributions.integers(3, 5)(u) == 3 + math.floor(3 * u) and distributions.integers(4, 4)(u) == 4
     assert distributions.choice("xyzw")(u) == "xyzw"[math.floor(4 * u)]
 
 

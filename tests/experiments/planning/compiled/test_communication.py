@@ -39,6 +39,27 @@ ENTRY %main (p: f32[8,16]) -> f32[8,16] {
   %part = f32[8]{0} reduce-scatter(%g), replica_groups=[1,8]<=[8], to_apply=%add
 }
 """
+STARTED = """HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(f32[] %a, f32[] %b)
+}
+
+ENTRY %main (a: bf16[100], x: f32[]) -> bf16[100] {
+  %a = bf16[100]{0} parameter(0)
+  %x = f32[] parameter(1)
+  %turned = bf16[100]{0} collective-permute(%a), source_target_pairs={{0,1},{1,0}}
+  %gather = (bf16[100]{0}, bf16[200]{0}) all-gather-start(%a), replica_groups=[1,2]<=[2], dimensions={0}
+  %free = bf16[100]{0} bitcast(%a)
+  %gathered = bf16[200]{0} all-gather-done(%gather)
+  %reduce = f32[] all-reduce-start(%x), replica_groups=[1,2]<=[2], to_apply=%add
+  %kernel = bf16[100]{0} add(%a, %a)
+  %reduced = f32[] all-reduce-done(%reduce)
+  %alone = bf16[100]{0} all-reduce(%a), replica_groups={{0},{1}}, to_apply=%add
+  %permute = (bf16[100]{0}, bf16[100]{0}, u32[], u32[]) collective-permute-start(%a), source_target_pairs={{0,1}}
+  ROOT %permuted = bf16[100]{0} collective-permute-done(%permute)
+}
+"""
 PROGRAM = """
 import json, jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
@@ -88,3 +109,12 @@ def test_a_loop_that_xla_compiled_counts_each_turn():
     result = json.loads(done.stdout)
     # 5 turns, in each either the whole [16, 8] gathered, or its sum reduced: XLA chooses.
     assert result in ({"all-gather": 5 * 7 / 8 * 512.0}, {"all-reduce": 5 * 2 * 7 / 8 * 4.0})
+
+
+def test_what_starts_early_names_its_operands_and_contexts_beside_its_results():
+    """A permute sends its 200 bytes, a gather half of 400, a sum of 4 bytes 4; only beside the sum a kernel runs."""
+    sent = collectives(kernels(parse(STARTED)), 2)
+    assert [(one.kind, one.bytes, one.overlapped) for one in sent] == [
+        ("collective-permute", 200, False), ("all-gather", 200, False), ("all-reduce", 4, True),
+        ("collective-permute", 200, False),
+    ]  # fmt: skip

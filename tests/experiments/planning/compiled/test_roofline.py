@@ -1,10 +1,12 @@
 """The roofline of kernels whose times are worked out by hand."""
 
+import types
+
 import pytest
 
-from diffusion.experiments.planning.compiled import findings, hlo
+from diffusion.experiments.planning.compiled import findings, hlo, roofline as rooflines
 from diffusion.experiments.planning.compiled.kernels import kernels
-from diffusion.experiments.planning.compiled.roofline import passes, roofline
+from diffusion.experiments.planning.compiled.roofline import links, passes, roofline
 from diffusion.experiments.planning.compiled.tensor_products import Product
 from diffusion.experiments.planning.machines import MACHINES, Machine
 
@@ -60,3 +62,20 @@ def test_the_rate_of_other_types():
     assert peak / of("f8e4m3fn", "default") == pytest.approx(1979e12, rel=0.001)
     assert of("bf16", "default") == 1
     assert passes(Product(1, ("f32", "f32"), "highest"), "tpu") == 6
+    assert passes(Product(1, ("f32", "f32"), "high"), "tpu") == 3 and of("f32", "high") == 2
+    assert passes(Product(1, ("f8e4m3fn", "bf16"), "default"), "gpu") == 1  # the slower of the two
+    assert passes(Product(1, ("s8", "u8"), "default"), "gpu") == 0.5
+
+
+def test_all_runs_of_a_kernel_count_and_collectives_may_take_longer_than_kernels(monkeypatch):
+    """Three runs of two products of 5e5 operations and 30 kB; 60 kB are sent beside them, and 20 kB alone."""
+    monkeypatch.setattr(rooflines, "products_of", lambda kernel: [Product(5e5, ("bf16", "bf16"), "default")] * 2)
+    kernel = types.SimpleNamespace(times=3, bytes=30e3)
+    sent = [{"overlapped": True, "bytes": 60e3, "group": 2}, {"overlapped": False, "bytes": 20e3, "group": 2}]
+    bound = roofline([kernel], sent, MACHINE, 2, MACHINE.flops)
+    assert bound == pytest.approx((3e-6, 0.9e-6, 8e-6, 6e-6 + 2e-6, 0))
+
+
+def test_a_group_has_its_part_of_a_torus():
+    """A quarter of 64 devices is two of its three dimensions, a sixteenth one."""
+    assert links(MACHINES["v5p"], 64, 16) == 400e9 and links(MACHINES["v5p"], 64, 4) == 200e9
