@@ -2,6 +2,7 @@
 
 import csv
 import json
+import types
 
 import numpy as np
 import pytest
@@ -130,3 +131,37 @@ def test_a_folder_without_a_sweep(tmp_path):
     (tmp_path / "sweep.json").write_text('{"format": 99}')
     with pytest.raises(WorkdirError, match="format 99"):
         results.collect(tmp_path)
+
+
+def a_run(name, **fields):
+    """A run that is done, of which nothing but these fields is known."""
+    known = {"overrides": {}, "status": DONE, "figures": {}, "seconds": 0.0} | fields
+    return results.Run(
+        name, known["overrides"], None, known["status"], known["figures"], {}, "", known["seconds"], {}, "", 1
+    )
+
+
+def test_seconds_are_of_all_commands_and_by_kind_of_those_that_are_done(tmp_path, monkeypatch):
+    """Two of three are done, both samplings; the third has an entry of an earlier attempt."""
+    now = types.SimpleNamespace(done=2, seconds={0: 1.5, 1: 2.5, 2: 9.0}, status=RUNNING, reason="", attempts=1)
+    monkeypatch.setattr(results.sweep_folder, "status", lambda folder, number: now)
+    run = results._run(tmp_path, Plan("a", {}, [["diffusion", "sample"]] * 2 + [["diffusion", "train"]]))
+    assert run.figures == {"seconds/sample": figures.Figure(4.0)} and run.seconds == 13.0
+
+
+def test_a_figure_that_only_a_later_seed_has_is_averaged_too():
+    runs = [a_run("0"), a_run("1", figures={"fid": figures.Figure(3.0)})]
+    (group,) = results.over_seeds(results.Results("a", "", [], ["seed"], runs, None, ""))
+    assert group.figures == {"fid": figures.Figure(3.0, n=1)}
+
+
+def test_csv_has_each_number_under_its_name():
+    rows = [(["v"], "3 of 4", {"fid": figures.Figure(1.0, 2.0, 3.0, 4, 5.0)}), (["x0"], "0 of 4", {})]
+    assert table.averages_csv(table.Table(["kind"], ["fid"], rows, ["seed"], {})) == (
+        "kind,runs_done,fid,fid_std,fid_low,fid_high,fid_n\nv,3 of 4,1.0,5.0,2.0,3.0,4\nx0,0 of 4,,,,,\n"
+    )
+    runs = [a_run("a", overrides={"x": [1, 2]}, seconds=12.34, figures={"b": figures.Figure(7.0)})]
+    runs.append(a_run("c", figures={"a": figures.Figure(8.0)}))
+    assert table.runs_csv(results.Results("a", "", [], [], runs, None, "")) == (
+        'run,status,attempts,x,a,b,seconds,command\na,done,1,"[1, 2]",,7.0,12.3,\nc,done,1,,8.0,,0.0,\n'
+    )
