@@ -1,6 +1,7 @@
 """Comparisons of runs: what differs, by which test, and what is refused."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ def made(folder, distance, seed=0, number=359, **changes):
     (folder / "config.json").write_text(to_json(config))
     lines = [{"step": step, "loss": 1 / step, "loss_by_t": [0.5, None, 0.1]} for step in range(1, 40)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    part = {"distance": distance, "interval": [distance - 1, distance + 1], "ratio": 2.0, "ratio_interval": None}
+    part = {"distance": distance, "interval": [distance - 1, distance + 1], "ratio": 2.0, "ratio_interval": [1.5, 2.5]}
     near = {name: {"quantiles": {"0.5": 1.0}, "count": 10} for name in ("samples", "held_out")}
     figures = {"frechet": {"pixels": {**part, "extractor": {"sha256": "a"}}}, "asked_class": None, "neighbours": near}
     protocol = {"dataset": DATASET, "distance": {"N": number, "seed": 0}}
@@ -36,7 +37,8 @@ def made(folder, distance, seed=0, number=359, **changes):
     return folder
 
 
-def test_settings_are_compared_in_pairs_of_equal_seeds(tmp_path):
+def test_settings_are_compared_in_pairs_of_equal_seeds(tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "_sample_tests", lambda *_: pytest.fail("several runs are compared by their seeds"))
     values = {("v", 0): 1.0, ("v", 1): 2.0, ("v", 2): 6.0, ("x0", 0): 1.5, ("x0", 1): 2.75, ("x0", 2): 6.25}
     names = {"v": {"parameterization.name": "v"}, "x0": {"parameterization.name": "x0"}}
     folders = [made(tmp_path / f"{name}_{seed}", value, seed, **names[name]) for (name, seed), value in values.items()]
@@ -61,6 +63,27 @@ def test_single_runs_without_samples_are_compared_by_their_intervals(tmp_path):
     assert (test.value, test.low, test.high) == pytest.approx((2.0, 2 - np.sqrt(2), 2 + np.sqrt(2)))
     assert test.p == pytest.approx(2 * stats.norm.sf(1.96 * np.sqrt(2)))
     assert "nearest_over_held_out" not in result.tests["b"]  # it has no interval
+
+
+def test_single_runs_with_samples_are_compared_by_exchanging_them(tmp_path, monkeypatch):
+    folders = [made(tmp_path / "a", 4.0), made(tmp_path / "b", 6.0, **{"train.batch_size": 32})]
+    by_samples = significance.Difference(2.0, 1.0, 3.0, 0.5, "exchanged")
+    seen = []
+    monkeypatch.setattr(
+        significance,
+        "compare_samples",
+        lambda first, second, *_: seen.extend((first, second)) or {"fd_pixels": by_samples},
+    )
+    monkeypatch.setattr(compare, "_samples", lambda folder: folder.name)
+    monkeypatch.setattr(real_images, "split_of", lambda config, split: types.SimpleNamespace(
+        spec=types.SimpleNamespace(num_classes=0)))  # fmt: skip
+    assert compare.compare(folders).tests["b"]["fd_pixels"] != by_samples  # without samples
+    for folder in folders:
+        (folder / "samples.npz").touch()
+    result = compare.compare(folders)
+    assert result.tests["b"]["fd_pixels"] == by_samples and seen == ["a", "b"]
+    (*_, (_, _, rows)) = compare.tables(result)
+    assert ["fd_pixels", "b", "+2", "+1 to +3", "0.5", "exchanged"] in rows
 
 
 def test_held_out_losses_compare_where_they_are_of_one_objective_and_of_the_same_records(tmp_path):
@@ -114,6 +137,8 @@ def test_figures_of_encoders_are_compared_by_the_names_of_their_protocols(tmp_pa
     assert test.high - test.low == pytest.approx(2 * 1.96 * np.hypot(3, 3))
     assert result.tests["bb"]["cmmd/fd"].p == 1.0
     assert list(compare.compare([first, tmp_path / "bb"], ["dgm-eval/fd"]).tests["bb"]) == ["dgm-eval/fd"]
+    alone = compare.compare([first, made(tmp_path / "d", 5.0, **{"train.batch_size": 8})])  # the other has no encoders
+    assert alone.tests["d"].keys() == {"fd_pixels"}
     with pytest.raises(ConfigError, match=r"encoders\.dgm-eval\.reference: 'train' -> 'test'"):
         compare.compare([first, evaluated("ccc", 50.0, reference="test")])
 
@@ -178,10 +203,13 @@ def test_bad_input(tmp_path):
     with pytest.raises(WorkdirError, match="holds no run"):
         compare.compare([run, tmp_path])
     other = made(tmp_path / "b", 5.0)
+    with pytest.raises(ConfigError, match="at least two different run folders"):
+        compare.compare([run, other, run])
     with pytest.raises(ConfigError, match="Did you mean 'fd_pixels'"):
         compare.compare([run, other], ["fd_pixel"])
     (other / "report.json").unlink()
     result = compare.compare([run, other])
+    assert [title for title, *_ in compare.tables(result)] == ["Config fields that differ", "Figures"]
     assert result.tests["b"] == {} and "b has no report.json" in result.notes[0]
     assert list(result.fields) == ["folder"]  # one config, trained twice, is compared too
     assert "differ in their seeds alone" in compare.compare([run, made(tmp_path / "c", 5.0, seed=1)]).notes[0]
