@@ -31,6 +31,23 @@ def test_a_share_is_rounded_to_the_nearest_number_of_records():
     assert len(sources.mixture([numbered(0, 5), numbered(100, 1)], (7, 5))) == 5 + 4
 
 
+def test_records_of_a_mixture_are_those_of_its_sources_one_after_the_other():
+    """Of 3 and 5; and of 3 and 2, which come two and a half times."""
+    rows = lambda mixture: [int(mixture[row]["x"][0]) for row in range(len(mixture))]
+    mixture = sources.mixture([numbered(0, 3), numbered(100, 5)])
+    assert rows(mixture) == [0, 1, 2, 100, 101, 102, 103, 104]
+    assert mixture.spec.size == 8 and mixture.spec.name == "38% list and 62% list"
+    assert rows(sources.mixture([numbered(0, 3), numbered(100, 2)], (3, 5))) == [0, 1, 2, 100, 101, 100, 101, 100]
+
+
+@pytest.mark.parametrize("field, value", [("dtype", "float64"), ("pairs", True), ("num_classes", 3)])
+def test_sources_of_another_kind_are_not_mixed(field, value):
+    other = numbered(0, 3)
+    other.spec = other.spec._replace(**{field: value})
+    with pytest.raises(ValueError, match="must agree in the shape and type of their examples"):
+        sources.mixture([numbered(0, 3), other])
+
+
 @pytest.mark.parametrize(
     "of, weights, words",
     [
