@@ -13,7 +13,7 @@ from diffusion.data.sources import iterated
 from diffusion.data.sources.columns import Columns
 from diffusion.data.sources.iterated import Iterated, is_iterable
 from diffusion.data.sources.spec import DamagedRecord
-from diffusion.data.sources.stream_values import Stored
+from diffusion.data.sources.stream_values import Mappings, Stored
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.text import byte_pairs
 from tests.data.sources import hugging_face, stored
@@ -377,3 +377,116 @@ def test_damaged_records_are_left_out_by_choice_with_a_warning():
         assert [int(record["x"][0]) for record in stream.records(10, skip=True)] == [5, 7]
     with pytest.raises(DamagedRecord, match="torn"):
         list(stream.records(10))
+
+
+class Kept:
+    """Three records [epoch, position] a pass, as Hugging Face's datasets keep their position."""
+
+    epoch = position = 0
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def state_dict(self):
+        return {"position": self.position}
+
+    def load_state_dict(self, state):
+        self.position = state["position"]
+
+    def __iter__(self):
+        while self.position < 3:
+            self.position += 1
+            yield {"x": np.float32([self.epoch, self.position])}
+        self.position = 0
+
+
+def pairs_of(stream, cursor, number):
+    return [tuple(stream.decode(cursor.next())["x"].astype(int).tolist()) for _ in range(number)]
+
+
+def test_a_position_that_a_dataset_keeps_is_gone_on_with_in_its_epoch():
+    records = Kept()
+    stream = Iterated(records)
+    assert stream.resume == "state" and [raw[0] for raw in stream.first] == [0, 1, 2]
+    cursor = stream.cursor()
+    assert pairs_of(stream, cursor, 5) == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
+    state = json.loads(json.dumps(cursor.state()))
+    assert (state["epoch"], state["read"], cursor.passes) == (1, 2, 1)
+    later = stream.cursor(state)
+    assert pairs_of(stream, later, 3) == pairs_of(stream, cursor, 3) == [(1, 3), (2, 1), (2, 2)]
+    assert later.next()[0] == 2  # the third of its pass
+    assert (records.epoch, records.position, later.read_again) == (0, 0, 0)  # the caller's own is as it was
+
+
+class Epochs(Kept):
+    """The same without a state."""
+
+    state_dict = load_state_dict = property()
+
+    def __iter__(self):
+        return iter([{"x": np.float32([self.epoch, number])} for number in (1, 2, 3)])
+
+
+def test_records_are_read_again_in_the_epoch_of_the_state():
+    stream = Iterated(Epochs())
+    assert stream.resume == "skip" and stream.repeatable
+    cursor = stream.cursor()
+    pairs_of(stream, cursor, 5)
+    state = json.loads(json.dumps(cursor.state()))
+    later = stream.cursor(state)
+    assert (later.read_again, later.passes) == (2, 1)
+    assert pairs_of(stream, later, 2) == pairs_of(stream, cursor, 2) == [(1, 3), (2, 1)]
+
+
+def test_what_is_iterated_once_loses_no_record():
+    once = Iterated({"x": np.float32([0, number])} for number in range(12))
+    assert once.resume == "anew" and not once.repeatable
+    assert pairs_of(once, once.cursor(), 12) == [(0, number) for number in range(12)]
+    same = iter([{"x": np.float32([0, number])} for number in range(12)])
+    hidden = Iterated(type("Hidden", (), {"__iter__": lambda self: same})())
+    assert hidden.resume == "anew" and not hidden.repeatable
+    assert pairs_of(hidden, hidden.cursor(), 12) == [(0, number) for number in range(12)]
+
+
+def test_an_iterator_with_a_state_is_put_back_after_its_first_records():
+    class Counter:
+        state = 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.state += 1
+            return {"x": np.float32([0, self.state])}
+
+        def get_state(self):
+            return self.state
+
+        def set_state(self, state):
+            self.state = state
+
+    stream = Iterated(Counter())
+    assert stream.resume == "state" and not stream.repeatable
+    assert pairs_of(stream, stream.cursor(), 2) == [(0, 1), (0, 2)]
+
+
+def test_states_and_digests_are_of_their_content():
+    assert iterated._decoded(json.loads(json.dumps(iterated._encoded(b"\x00a")))) == b"\x00a"
+    assert iterated._decoded({"base64": "YQ==", "x": 1}) == {"base64": "YQ==", "x": 1}
+    first, second = np.zeros(2), np.ones(3)
+    digest = iterated.digest_of({"a": first, "b": second, "c": "text"})
+    assert digest == iterated.digest_of({"c": "text", "b": second, "a": first})
+    assert digest != iterated.digest_of({"a": second, "b": first, "c": "text"})
+
+
+def test_what_a_filter_sees_is_all_but_the_example_with_the_number_of_the_class():
+    assert Mappings().metadata({"x": 1, "image": 2, "label": 3, "caption": "a"}) == {"label": 3, "caption": "a"}
+    record = {"x": np.zeros(2, np.float32), "label": 1}
+    assert Mappings(3, "test").described(record, "points")[:4:3] == ("points", 3)
+    values = Stored(Columns("a stream", ["image", "kind"], label="kind"), ("cat", "dog"), "train")
+    assert values.metadata({"image": b"", "kind": "dog", "size": 7}) == {"kind": "dog", "size": 7, "label": 1}
+    plain = Stored(Columns("a stream", ["image"]), ("cat", "dog"), "train")
+    assert plain.metadata({"image": b"", "size": 7}) == {"size": 7}
+    assert plain.place({}, 4, "name") == "a stream, row 4"
+    spec = plain.described({"image": np.zeros((4, 4, 1), np.uint8)}, "name")
+    assert (spec.num_classes, spec.size, spec.split) == (0, -1, "train")
