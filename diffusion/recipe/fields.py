@@ -109,6 +109,7 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "sample.seed": (lambda v: 0 <= v < 4000, "in [0, 4000)"),
     "evaluate.every": AT_LEAST_ZERO,
     "evaluate.failed": (lambda v: v in ("skip", "stop"), '"skip" or "stop"'),
+    "evaluate.inception": (_folder, "a file of a local or shared file system, or ''"),
     "evaluate.overlap": (lambda v: v in ("stop", "accept"), '"stop" or "accept"'),
     "evaluate.number": AT_LEAST_ONE,
     "evaluate.loss.every": AT_LEAST_ZERO,
@@ -140,6 +141,9 @@ def absolute(config: ConfigDict) -> ConfigDict:
             section[name] = _whole(section[name])
     if config.get("tuning", {}).get("encoder"):
         config.tuning.encoder = _whole(config.tuning.encoder)
+    measurement = config.get("sample", {}).get("measurement", {})
+    if measurement.get("pictures", "").endswith((".npz", ".npy")):  # another text is a split
+        measurement.pictures = _whole(measurement.pictures)
     if "source" in config.get("data", {}):
         config.data.source = _with_whole_paths(plain(config.data.source))
     return config

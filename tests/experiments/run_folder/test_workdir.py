@@ -165,8 +165,11 @@ def test_paths_mean_the_same_from_any_folder(tmp_path, monkeypatch):
     here.mkdir()
     monkeypatch.chdir(here)
     named = digits.get_config()
-    named.update_from_flattened_dict({"data.dir": "data", "teacher.path": "~/run"})
+    files = {"evaluate.inception": "inception.pth", "sample.measurement.pictures": "faces.npz"}
+    named.update_from_flattened_dict({"data.dir": "data", "teacher.path": "~/run", **files})
     whole = fields.absolute(named)
+    assert whole.evaluate.inception == str(here / "inception.pth")
+    assert whole.sample.measurement.pictures == str(here / "faces.npz")
     assert whole.data.dir == str(here / "data") and whole.data.latents.dir == ""
     assert whole.teacher.path == os.path.expanduser("~/run")
     assert named.data.dir == "data" and fields.absolute(whole).to_dict() == whole.to_dict()
