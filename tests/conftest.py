@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import inspect
 import os
 import pathlib
 
@@ -28,8 +29,10 @@ settings.load_profile("diffusion")
 # Hypothesis would read the sources of all modules that happen to be loaded, for their constants: that takes seconds,
 # and its examples would depend on which other tests are run.
 providers._get_local_constants = providers.Constants
-# The selections of fast tests: pyproject.toml's, and those of make test and make test-extended.
-FAST = ("not slow", "not slow and not extended", "not slow and extended")
+# The selections of fast tests, pyproject.toml's and those of make test and make test-extended, and the marks of what
+# each leaves out.
+LEFT_OUT = {"not slow": {"slow"}, "not slow and not extended": {"slow", "extended"}, "not slow and extended": {"slow"}}
+FAST = tuple(LEFT_OUT)
 # The emitters that compile in half the time, as far as XLA has them (jax 0.10); and one LLVM module a program, not one
 # for each part: a third less.
 XLA_FLAGS = ("--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")
@@ -68,6 +71,16 @@ def pytest_collection():
         return (yield)
     finally:
         gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector, obj):
+    """The cases of what the selection leaves out are not built first, to be dropped then: they are half of all."""
+    left_out = LEFT_OUT.get(collector.config.option.markexpr, set())
+    if not inspect.isfunction(obj) or any("::" in argument for argument in collector.config.args):
+        return None  # a test that is named in the command is looked for, and then said to be left out
+    marks = {mark.name for mark in (*getattr(obj, "pytestmark", ()), *collector.iter_markers())}
+    return [] if marks & left_out else None
 
 
 def pytest_runtest_teardown():
