@@ -44,11 +44,21 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def records(prepared):
+def folder(tmp_path_factory):
+    """The folder of datasets in which this process prepares the digits."""
+    cache = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIFFUSION_CACHE", str(cache))
+        sources.open_source("digits", "train")
+    return str(cache / "tfds")
+
+
+@pytest.fixture(scope="module")
+def records(folder):
     """Every record of every split, read by the path that training takes."""
     splits = {}
     for split in SPLITS:
-        source, spec = sources.open_source("digits", split, str(prepared[0] / "tfds"))
+        source, spec = sources.open_source("digits", split, folder)
         batches = list(pipeline.epoch(source, spec, 100))
         splits[split] = tuple(np.concatenate([batch[key] for batch in batches]) for key in ("image", "label"))
     return splits
@@ -111,9 +121,9 @@ def test_records_on_disk_are_those_of_the_rule(records):
         assert counted(*records[split]) == counted(images[splits == split], labels[splits == split])
 
 
-def test_specs(prepared):
+def test_specs(folder):
     for split, size in zip(SPLITS, (1258, 180, 359)):
-        spec = sources.describe("digits", split, str(prepared[0] / "tfds"))
+        spec = sources.describe("digits", split, folder)
         assert spec == sources.DataSpec("digits", split, (8, 8, 1), 10, size, "1.0.0", classes=tuple("0123456789"))
 
 
