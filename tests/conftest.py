@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture import providers
 from jax._src.interpreters import mlir
 
-from tests import kept_programs, xla_flags
+from tests import eager_operations, kept_programs, xla_flags
 
 # Compilation makes the first example slow, and an example must not depend on the day it is run.
 settings.register_profile(
@@ -44,8 +44,9 @@ def pytest_configure(config):
 
     The tests spend most of their time in XLA's compiler, on programs that then run for milliseconds: these are kept for
     the next run, and for the other runs of a test that resumes one (also by the processes of tests/reliability). For
-    the fast tests they are compiled without XLA's optimizations and with those of `XLA_FLAGS` that XLA knows. With the
-    slow ones (make test-all) every program is compiled as in use.
+    the fast tests they are compiled without XLA's optimizations and with those of `XLA_FLAGS` that XLA knows; with make
+    test, numpy runs the small operations outside of programs. With the slow ones (make test-all) every program is
+    compiled as in use.
     """
     config.addinivalue_line("filterwarnings", "error::diffusion.training.runtime.recompilation.RecompilationWarning")
     if config.option.markexpr in FAST:
@@ -53,6 +54,8 @@ def pytest_configure(config):
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # for the processes that tests start
         xla_flags.add(XLA_FLAGS)
         mlir.make_ir_context = _shared_context
+        if "not extended" in config.option.markexpr:
+            eager_operations.install()
     if jax.config.jax_compilation_cache_dir is None:  # tools.mutate has a folder of its own
         kept_programs.keep(first=not hasattr(config, "workerinput"))
 
@@ -145,4 +148,11 @@ def compilation_cache(tmp_path_factory):
 def as_in_use():
     """Compiles the test's programs with XLA's optimizations: for two programs that then are the same to the bit."""
     with kept_programs.compiled_as_in_use():
+        yield
+
+
+@pytest.fixture
+def by_xla():
+    """XLA compiles every operation, as it does in use: for tests that count programs."""
+    with eager_operations.left_to_xla():
         yield

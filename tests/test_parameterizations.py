@@ -416,7 +416,7 @@ def test_a_mistake_within_a_denoiser_keeps_its_own_words():
         parameterizations.checked(lambda x, t: (lambda a, b, c: a)(x, t))(jnp.ones((2, 3)), 0.5)
 
 
-def test_a_check_is_one_program():
+def test_a_check_is_one_program(by_xla):
     """Another program would place the times on the device. No other test has times of this shape."""
     times = np.linspace(0.1, 0.9, 137)
     with compilation_cache.counted(None) as programs:

@@ -10,6 +10,8 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from diffusion.training.runtime.recompilation import RecompilationWarning, Watch
 
+pytestmark = pytest.mark.usefixtures("by_xla")
+
 
 @pytest.fixture(params=["no cache", "cache", "warm cache"])
 def cache(request, tmp_path):
