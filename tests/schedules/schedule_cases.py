@@ -131,6 +131,9 @@ SCHEDULES = {
     "rectified_flow(2)": Case(  # Li and He 2025, "Back to Basics": twice the noise for 512 pixels
         lambda: schedules.rectified_flow(2.0), lambda t: ((1 - t) ** 2, (2 * t) ** 2), 0.0, (0.0, 2.0)
     ),
+    "rectified_flow(0.5)": Case(
+        lambda: schedules.rectified_flow(0.5), lambda t: ((1 - t) ** 2, (t / 2) ** 2), 0.0, (0, 0.5)
+    ),
     "variance_exploding": Case(
         schedules.variance_exploding, lambda t: (np.ones_like(t), (0.01 * 5000.0**t) ** 2), 1e-5, (1.0, 50.0)
     ),

@@ -16,7 +16,7 @@ from tests.schedules.schedule_cases import INTERIOR, LINEAR, NAMES, SCALED_LINEA
 SLOW = [  # others are like them, or take long to compile
     "sigmoid(0, 3, 0.3)", "shifted(rectified_flow, 3)", "shifted(variance_exploding, 0.2)", "from_alpha_sigma(circles)",
     "from_alpha_sigma(exploding)", "from_alpha_sigma(lines at another pace)", "rectified_flow(2)",
-    "interpolated(cosine, 2, 8)",
+    "rectified_flow(0.5)", "interpolated(cosine, 2, 8)",
 ]  # fmt: skip
 every_schedule = pytest.mark.parametrize(
     "name", slow_but([(name,) for name in NAMES if name not in SLOW], [(name,) for name in NAMES])
@@ -269,9 +269,8 @@ def test_prior_is_the_noise_at_t_max(made, name):
     x = jax.vmap(lambda key: schedule.prior(key, (3,)))(keys)
     assert x.shape == (2000, 3)
     assert x.dtype == jnp.float32
-    alpha, sigma = SCHEDULES[name].bounds
-    # A variance-preserving process starts from N(0, I), an exploding one, or one of scaled noise, wide.
-    scale = sigma if alpha == 1 or sigma > 1 else 1.0
+    preserves = np.allclose(sum(SCHEDULES[name].squares(np.array([0.3, 0.6]))), 1)
+    scale = 1.0 if preserves else SCHEDULES[name].bounds[1]
     assert scipy.stats.kstest(np.asarray(x).ravel() / scale, "norm").pvalue > 1e-3
     np.testing.assert_array_equal(schedule.prior(keys[3], (3,)), x[3])
 
