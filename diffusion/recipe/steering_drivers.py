@@ -115,9 +115,9 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
         _check_plain("twisted", denoise)
         pulled = guidance.posterior_sampling(denoise, schedule, tempered, pull) if pull else None
         proposal = None if pulled is None else _each_particle(pulled, number)
-        arguments, draws = _particle_arguments(denoise, schedule, x, keys, number)
+        arguments, draws = _particle_arguments(sampler, denoise, schedule, x, keys, number)
         twist = steering.tilt(_over_particles(tempered, number))
-        particles = steering.twisted(sampler, plan=plan, twist=twist, proposal=proposal, **arguments)
+        particles = steering.twisted(plan=plan, twist=twist, proposal=proposal, **arguments)
         return _drawn(particles, draws)
 
     return drive
@@ -136,9 +136,9 @@ def das(log_reward: LogReward, number: int, beta: float = 1.0, gamma: float | No
 
     def drive(sampler, denoise, schedule, x, plan, keys):
         _check_plain("das", denoise)
-        arguments, draws = _particle_arguments(denoise, schedule, x, keys, number)
+        arguments, draws = _particle_arguments(sampler, denoise, schedule, x, keys, number)
         reward = _over_particles(tempered, number)
-        return _drawn(steering.das(sampler, plan=plan, log_reward=reward, gamma=gamma, **arguments), draws)
+        return _drawn(steering.das(plan=plan, log_reward=reward, gamma=gamma, **arguments), draws)
 
     return drive
 
@@ -149,9 +149,9 @@ def searched_paths(log_reward: LogReward, number: int, width: int = 1) -> Driver
 
     def drive(sampler, denoise, schedule, x, plan, keys):
         _check_plain("searched_paths", denoise)
-        arguments, _ = _particle_arguments(denoise, schedule, x, keys, number)
+        arguments, _ = _particle_arguments(sampler, denoise, schedule, x, keys, number)
         reward = _over_particles(tempered, number)
-        return steering.searched_paths(sampler, plan=plan, log_reward=reward, width=width, **arguments)[0]
+        return steering.searched_paths(plan=plan, log_reward=reward, width=width, **arguments)[0]
 
     return drive
 
@@ -187,9 +187,9 @@ def mcgdiff(measurement: Measurement, y: Array, number: int, noise_std: float = 
     _check_number("mcgdiff", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        arguments, draws = _particle_arguments(denoise, schedule, x, keys, number)
+        arguments, draws = _particle_arguments(sampler, denoise, schedule, x, keys, number)
         measured = {"measurement": measurement, "y": jnp.repeat(y, number, axis=0), "noise_std": noise_std}
-        return _drawn(steering.mcgdiff(sampler, plan=plan, **measured, **arguments), draws)
+        return _drawn(steering.mcgdiff(plan=plan, **measured, **arguments), draws)
 
     return drive
 
@@ -202,9 +202,9 @@ def corrected(number: int) -> Driver:
     _check_number("corrected", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        arguments, draws = _branch_arguments("corrected", denoise, schedule, x, keys, number)
+        arguments, draws = _branch_arguments("corrected", sampler, denoise, schedule, x, keys, number)
         arguments["x"] = arguments["x"] / denoise.total**0.5
-        return _drawn(steering.corrected(sampler, plan=plan, exponents=denoise.exponents, **arguments), draws)
+        return _drawn(steering.corrected(plan=plan, exponents=denoise.exponents, **arguments), draws)
 
     return drive
 
@@ -217,8 +217,8 @@ def mixed(number: int) -> Driver:
     _check_number("mixed", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):
-        arguments, draws = _branch_arguments("mixed", denoise, schedule, x, keys, number)
-        return _drawn(steering.mixed(sampler, plan=plan, shares=denoise.exponents, **arguments), draws)
+        arguments, draws = _branch_arguments("mixed", sampler, denoise, schedule, x, keys, number)
+        return _drawn(steering.mixed(plan=plan, shares=denoise.exponents, **arguments), draws)
 
     return drive
 
@@ -268,18 +268,20 @@ def _tempered(driver: str, log_reward: LogReward, number: int, beta: float) -> L
 
 
 def _particle_arguments(
-    denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
+    sampler: samplers.Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
 ) -> tuple[dict[str, Any], Array]:
     """(the arguments of a function of particles, with initial noise for samples like x; the keys `[B]` of `_drawn`)."""
     several = jax.vmap(lambda key: jax.random.split(key, 2 * number + 1))(keys)
     starts, walks = (several[:, k : k + number].reshape(-1) for k in (0, number))
     noise = samplers.prior(schedule, starts, x.shape[1:])
-    every = _each_particle(denoise, number)
-    return {"denoise": every, "schedule": schedule, "x": noise, "keys": walks, "number": number}, several[:, -1]
+    if sampler.real is not None:
+        sampler = samplers.padded(sampler, jnp.repeat(sampler.real, number, axis=0))
+    arguments = {"sampler": sampler, "denoise": _each_particle(denoise, number), "schedule": schedule}
+    return {**arguments, "x": noise, "keys": walks, "number": number}, several[:, -1]
 
 
 def _branch_arguments(
-    driver: str, denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
+    driver: str, sampler: samplers.Sampler, denoise: Any, schedule: NoiseSchedule, x: Array, keys: Array, number: int
 ) -> tuple[dict[str, Any], Array]:
     """`_particle_arguments` for a function that takes the branches of a product of densities."""
     if not isinstance(denoise, guidance.Product):
@@ -287,7 +289,7 @@ def _branch_arguments(
             f"{driver} needs a product of densities, which config.sample.guidance and guides do not define. Valid: the "
             "guidance product, or the guide multiplied"
         )
-    arguments, draws = _particle_arguments(denoise.branches, schedule, x, keys, number)
+    arguments, draws = _particle_arguments(sampler, denoise.branches, schedule, x, keys, number)
     arguments["branches"] = arguments.pop("denoise")
     return arguments, draws
 

@@ -1,12 +1,13 @@
 """Samples of several sizes in one array, with zeros on padding."""
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays import padding
-from diffusion.parameterizations import Prediction
 from diffusion.schedules import left_broadcast
 
 AnySampler = TypeVar("AnySampler")
@@ -44,13 +45,14 @@ def over_real(sampler: Any) -> Any:
         return sampler.init(padding.zeroed(x, real), schedule, plan)
 
     def step(state, denoise, schedule, plan, i, noise):
-        def denoise_real(x, *times):
-            output = denoise(padding.zeroed(x, real), *times)
-            if not isinstance(output, Prediction):  # the output of a flow map
-                return padding.zeroed(output, real)
-            return Prediction._make(None if part is None else padding.zeroed(part, real) for part in output)
-
+        state = state._replace(x=padding.zeroed(state.x, real))
         noise = jnp.where(left_broadcast(real, state.x), noise, 0)
-        return sampler.step(state._replace(x=padding.zeroed(state.x, real)), denoise_real, schedule, plan, i, noise)
+        return sampler.step(state, reading_real(denoise, real), schedule, plan, i, noise)
 
     return sampler._replace(init=init, step=step)
+
+
+def reading_real(function: Callable[..., Any], real: Array | None) -> Callable[..., Any]:
+    """A denoiser, its branches or a flow map (x, *times) -> arrays like x, with zeros on padding of x and of these."""
+    zeroed = lambda part: padding.zeroed(part, real)
+    return lambda x, *times: jax.tree.map(zeroed, function(zeroed(x), *times))

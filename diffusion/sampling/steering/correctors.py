@@ -9,10 +9,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from diffusion.arrays import padding
 from diffusion.guidance.branches import Branches
 from diffusion.guidance.density_products import product
 from diffusion.package import public
 from diffusion.samplers.gaussian_steps import gaussian_step
+from diffusion.samplers.padded import reading_real
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
@@ -73,7 +75,7 @@ def corrected(
             the sampler is of another kind, or the plan renoises or starts at alpha = 0 with B not 1; outside of `jit`,
             if a log-weight is NaN or infinity.
     """
-    combined = product(branches, schedule, exponents)
+    combined = product(reading_real(branches, sampler.real), schedule, exponents)
     total = combined.total
     check(sampler, combined, schedule, x, plan, keys, number)
     with jax.ensure_compile_time_eval():
@@ -83,8 +85,9 @@ def corrected(
             f"corrected: the exponents {combined.exponents} sum to {total:g}, and the plan starts at alpha = 0, where "
             "there is a density only if they sum to 1. Valid: a plan that starts where alpha > 0"
         )
-    x, plan = prepared(x, plan)
-    steps, dimensions = plan.t.shape[0], x[0].size
+    sampler, x, plan = prepared(sampler, x, plan)
+    steps = plan.t.shape[0]
+    dimensions = x[0].size if sampler.real is None else padding.count(sampler.real, x)
 
     def move(carry, i, step_keys):
         x, prediction, before = carry

@@ -8,6 +8,7 @@ from jax import Array
 
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
+from diffusion.samplers.padded import reading_real
 from diffusion.samplers.sample import Sampler
 from diffusion.sampling.steering.particles import Particles, check, prepared
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
@@ -58,7 +59,7 @@ def das(
         TypeError, ValueError: under the conditions of `twisted`, or if gamma is not positive.
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
-    x, plan = prepared(x, plan)
+    sampler, x, plan = prepared(sampler, x, plan)
     rate = float(2 ** (1 / plan.t.shape[0]) - 1 if gamma is None else gamma)
     if not rate > 0:
         raise ValueError(f"das: gamma = {gamma} must be positive")
@@ -66,7 +67,7 @@ def das(
 
     def evaluate(x, t):
         def estimated(x):
-            prediction = checked(denoise)(x, t)
+            prediction = reading_real(checked(denoise), sampler.real)(x, t)
             return rewards(log_reward, prediction.x0), prediction
 
         values, pull, prediction = jax.vjp(estimated, x, has_aux=True)

@@ -92,8 +92,10 @@ def mcgdiff(
         )
     if sampler.reads_variance:
         raise ValueError("mcgdiff: the sampler's variance differs from number to number. Valid: one variance for all")
+    if sampler.real is not None:
+        raise ValueError("mcgdiff: a measurement reads all of x. Valid: a sampler that is not padded")
     check(sampler, denoise, schedule, x, plan, keys, number)
-    x, plan = prepared(x, plan)
+    sampler, x, plan = prepared(sampler, x, plan)
     steps = plan.t.shape[0]
     Y = measurement.inverse(y.astype(x.dtype), x)
 

@@ -11,9 +11,11 @@ import numpy as np
 from jax import Array
 from jax.core import Tracer
 
+from diffusion.arrays import padding
 from diffusion.arrays.arguments import require_keys, require_shape
 from diffusion.package import public
 from diffusion.samplers.gaussian_steps import check_gaussian
+from diffusion.samplers.padded import over_real
 from diffusion.samplers.sample import Sampler, check_arguments, check_start, keys_of_step
 from diffusion.sampling.steering.resampling_schemes import Resampling, effective_size
 from diffusion.schedules import NoiseSchedule
@@ -88,10 +90,16 @@ def check_groups(x: Array, number: int) -> None:
         raise ValueError(f"number = {number} particles in a group do not divide the {x.shape[0]} samples of x")
 
 
-def prepared(x: Array, plan: Plan) -> tuple[Array, Plan]:
-    """The samples in at least float32, and the plan with times of the same dtype."""
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x, Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
+def prepared(sampler: Sampler, x: Array, plan: Plan) -> tuple[Sampler, Array, Plan]:
+    """The sampler and the samples with zeros on padding, in at least float32, and the plan with times of this dtype."""
+    if sampler.real is not None:
+        padding.check(sampler.real, x)
+    x = padding.zeroed(x.astype(jnp.promote_types(x.dtype, jnp.float32)), sampler.real)
+    return (
+        over_real(sampler),
+        x,
+        Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise)),
+    )
 
 
 def resampled_steps(schedule: NoiseSchedule, plan: Plan) -> Array | int:

@@ -13,6 +13,7 @@ from jax.scipy.special import logsumexp, ndtr
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.package import public
 from diffusion.samplers.gaussian_steps import gaussian_step
+from diffusion.samplers.padded import reading_real
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
@@ -73,11 +74,11 @@ def mixed(
     if not all(share > 0 for share in shares) or not math.isclose(math.fsum(shares), 1, abs_tol=1e-6):
         raise ValueError(f"mixed: the shares {tuple(shares)} must be positive and sum to 1")
     check(sampler, branches, schedule, x, plan, keys, number)
-    x, plan = prepared(x, plan)
+    sampler, x, plan = prepared(sampler, x, plan)
     steps, count = plan.t.shape[0], len(shares)
 
     def look(x, t):
-        return evaluate(branches, x, t, (count,), f"of the {count} shares")
+        return evaluate(reading_real(branches, sampler.real), x, t, (count,), f"of the {count} shares")
 
     def move(carry, i, step_keys):
         x, predictions, log_kappa = carry

@@ -12,6 +12,7 @@ from jax import Array
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Prediction, checked
 from diffusion.samplers.gaussian_steps import gaussian_step
+from diffusion.samplers.padded import reading_real
 from diffusion.samplers.sample import Sampler, normal
 from diffusion.sampling.steering.particles import Particles, advance, check, prepared, resampled_steps
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling
@@ -72,11 +73,13 @@ def twisted(
             another kind, or the plan renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
     check(sampler, denoise, schedule, x, plan, keys, number)
-    x, plan = prepared(x, plan)
+    sampler, x, plan = prepared(sampler, x, plan)
+
+    read = lambda denoise: reading_real(checked(denoise), sampler.real)
 
     def evaluate(x, t):
-        prediction = checked(denoise)(x, t)
-        return prediction, prediction if proposal is None else checked(proposal)(x, t)
+        prediction = read(denoise)(x, t)
+        return prediction, prediction if proposal is None else read(proposal)(x, t)
 
     def aim(mean, std, x, moved, i):
         return mean if proposal is None else gaussian_step(sampler, moved, schedule, x, plan, i)[0]
