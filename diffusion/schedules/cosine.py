@@ -55,7 +55,8 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
         return jnp.arctan2(sin_squared / jnp.sin(a + a_0), jnp.cos(a - a_0)) / rate
 
     def drift(t):
-        return -rate / jnp.tan(rate * (1 - as_float(t)))
+        t = as_float(t)
+        return -rate * jnp.sin(rate * t + a_0) / jnp.sin(rate * (1 - t))
 
     return _from_data_to_noise(alpha, sigma, log_snr, inverse_log_snr, drift)
 

@@ -37,7 +37,7 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseS
     return NoiseSchedule(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
         sigma=with_data_end(lambda t: jnp.sqrt(-jnp.expm1(-integral(t))), 0.0, math.inf),
-        log_snr=lambda t: -jnp.log(jnp.expm1(integral(t))),
+        log_snr=lambda t: -integral(t) - jnp.log(-jnp.expm1(-integral(t))),
         inverse_log_snr=lambda log_snr: _time(beta_min, beta_max, jax.nn.softplus(-as_float(log_snr))),
         drift=lambda t: -beta(t) / 2,
         diffusion=lambda t: jnp.sqrt(beta(t)),
@@ -71,8 +71,9 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
     beta, integral = _linear_beta("sub_vp", beta_min, beta_max)
 
     def inverse_log_snr(log_snr):
-        ratio = jnp.exp(-as_float(log_snr) / 2)  # sigma / alpha = e^(B/2) - e^(-B/2) = 2 sinh(B / 2)
-        return _time(beta_min, beta_max, 2 * jnp.arcsinh(ratio / 2))
+        log_snr = as_float(log_snr)
+        ratio = jnp.exp(-jnp.maximum(log_snr, -60) / 2)  # sigma / alpha = e^(B/2) - e^(-B/2) = 2 sinh(B / 2)
+        return _time(beta_min, beta_max, jnp.where(log_snr < -60, -log_snr, 2 * jnp.arcsinh(ratio / 2)))
 
     return NoiseSchedule(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
@@ -102,5 +103,7 @@ def _linear_beta(name: str, beta_min: float, beta_max: float) -> tuple[Callable,
 
 
 def _time(beta_min, beta_max, integral):
+    if beta_min == beta_max:
+        return integral / beta_min
     # The root of a quadratic, in the form without cancellation, which also holds for an infinite integral.
     return 2 / (beta_min / integral + jnp.sqrt((beta_min / integral) ** 2 + 2 * (beta_max - beta_min) / integral))

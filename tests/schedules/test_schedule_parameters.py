@@ -56,6 +56,27 @@ def test_the_rates_of_a_steep_sigmoid_hold_their_digits_in_float32():
     np.testing.assert_allclose(jax.grad(schedule.alpha)(t), schedule.drift(t), rtol=2e-5)
 
 
+def test_fast_and_constant_betas_hold_their_digits_in_float32():
+    """B = 500.05 at the end: log-SNR = -B for variance preserving, and -B - 2 ln(1 - e^-B) for sub-VP."""
+    for make in (schedules.variance_preserving, schedules.sub_vp):
+        schedule, t = make(0.1, 1000.0), np.array([0.5, 0.9, 1.0], np.float32)
+        log_snr = -(0.1 * t + 999.9 / 2 * t**2)
+        np.testing.assert_allclose(schedule.log_snr(t), log_snr, rtol=1e-6)
+        np.testing.assert_allclose(schedule.inverse_log_snr(log_snr), t, rtol=1e-6)
+        slopes = jax.vmap(jax.grad(schedule.inverse_log_snr))(log_snr)
+        np.testing.assert_allclose(slopes, -1 / (0.1 + 999.9 * t), rtol=1e-5)
+        constant = make(0.5, 0.5)
+        ends = np.array([np.inf, -np.inf], np.float32)
+        np.testing.assert_array_equal(constant.inverse_log_snr(ends), [0, np.inf])
+        np.testing.assert_allclose(constant.inverse_log_snr(constant.log_snr(t)), t, rtol=1e-5)
+
+
+def test_the_drift_of_a_cosine_schedule_holds_its_digits_at_the_data():
+    """f = -r tan(r (t + s)), r = pi / 2 / (1 + s), for an offset s so small that it is lost beside pi / 2."""
+    t, r = np.array([0.0, 1e-6, 1e-3], np.float32), np.pi / 2 / (1 + 1e-6)
+    np.testing.assert_allclose(schedules.cosine(1e-6).drift(t), -r * np.tan(r * (t + 1e-6)), rtol=1e-5)
+
+
 @given(low=st.floats(0.01, 1.0), more=st.floats(0.0, 30.0), t=st.floats(1e-3, 1.0))
 def test_continuous_betas_of_any_size(low, more, t):
     """The inverse of both processes of Song et al. for any betas, also for a constant beta."""
