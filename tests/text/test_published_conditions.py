@@ -212,6 +212,17 @@ def test_what_two_text_encoders_read_stands_in_the_order_of_their_folders():
 
 
 @pytest.mark.filterwarnings("ignore:.*this part is left out")
+def test_a_prompt_of_hidream_that_needs_fewer_windows_of_one_encoder_ends_in_empty_ones():
+    """T5 has a token for each letter here, and Llama one for two."""
+    pairs = Tokenizer(lambda text: ([*map(ord, text[::2])], lambda first: text[2 * first :]), (1,), (), 0, 8)
+    llama = reader(4000)._replace(tokenizer=pairs)
+    found = hidream.pipeline.hidream(["abcdefghij"], reader(1000), reader(2000), reader(3000), llama, windows=True)
+    t5 = [1, *map(ord, "abcdefg"), 1, *map(ord, "hij"), 0, 0, 0, 0]
+    expected = [t5, [1, *map(ord, "acegi"), 0, 0, 1, *[0] * 7]]
+    np.testing.assert_array_equal(found["text"][0].T, np.array(expected) + [[3000], [4000]])
+
+
+@pytest.mark.filterwarnings("ignore:.*this part is left out")
 def test_a_long_prompt_of_flux_is_read_in_windows_by_t5_alone():
     found = flux.pipeline.flux(["a long prompt"], reader(1000), reader(3000), windows=True)
     assert found["text"].shape == (1, 16, 1) and found["pooled"].shape == (1, 1)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from diffusion.published.hidream.network import LLAMA_LAYERS, HiDream
 from diffusion.published.pipeline_kinds import Kind, Reader, Usual
-from diffusion.text.encoding import Encoder, encode, pooled, side_by_side
+from diffusion.text.encoding import Encoder, encode, pooled
 
 LENGTH = 128  # of every text, in tokens
 
@@ -26,9 +26,20 @@ def hidream(
         llama: Llama's states after the layers that the denoiser reads, `masked=True`, with a tokenizer of as many.
         **how: further arguments of `encode`, for T5 and Llama.
     """
-    text = side_by_side(encode(prompts, t5, **how), encode(prompts, llama, **how)).tokens
+    read = [(encode(prompts, encoder, **how).tokens, encoder) for encoder in (t5, llama)]
+    longest = max(tokens.shape[1] for tokens, _ in read)
+    text = jnp.concatenate([_filled(tokens, longest, encoder) for tokens, encoder in read], axis=-1)
     both = [pooled(encode(prompts, encoder)) for encoder in (clip, clip_g)]
     return {"text": text, "pooled": jnp.concatenate(both, axis=-1)}
+
+
+def _filled(tokens: jax.Array, length: int, encoder: Encoder) -> jax.Array:
+    """The tokens [B, K N, D] of K windows, followed by windows of an empty prompt up to this length."""
+    missing = length - tokens.shape[1]
+    if not missing:
+        return tokens
+    empty = encode([""], encoder).tokens
+    return jnp.concatenate([tokens, jnp.tile(empty, (len(tokens), missing // empty.shape[1], 1))], axis=1)
 
 
 def _readers(layers: Sequence[int]) -> tuple[Reader, ...]:
