@@ -78,8 +78,8 @@ def projected_velocity(
         step <= start:  v = v_u + w (v_c - v_u)
         step > start:   v = v_u + s (d_orthogonal + eta d_parallel),   d <- d min(1, r / |d|)
 
-    with the parts parallel and orthogonal to v_c, over the whole of an example. The memory holds the number of the step
-    and d before its norm is limited.
+    with the parts parallel and orthogonal to v_c, over the whole of an example. A guider with s = 1 has the first form
+    in all steps, as in diffusers. The memory holds the number of the step and d before its norm is limited.
 
     Args:
         branches: evaluates (condition, negative condition).
@@ -109,7 +109,7 @@ def projected_velocity(
         square = inner(v, v)
         parallel = inner(d, v) / jnp.where(square > 0, square, 1) * v
         projected = chosen.projected_scale * (d - (1 - chosen.eta) * parallel)
-        guided = v_u + jnp.where(step > chosen.start, projected, scale * (v - v_u))
+        guided = v_u + jnp.where((step > chosen.start) & (chosen.projected_scale != 1), projected, scale * (v - v_u))
         return slide(cond, schedule, t, guided - v), (step + 1, average)
 
     return Memory(lambda x: (jnp.zeros((), jnp.int32), jnp.zeros_like(x)), apply)

@@ -164,6 +164,13 @@ def test_the_step_has_a_largest_norm_and_keeps_a_share_of_its_parallel_part():
     np.testing.assert_allclose(second[0], [2 + 2 * 0.5, 2 + 2 * 1.0], rtol=1e-5)
 
 
+def test_a_projected_scale_of_1_is_the_classifier_free_guidance_throughout():
+    """As in `AdaptiveProjectedMixGuidance._is_apg_enabled` of diffusers."""
+    one = PLAIN._replace(projected_scale=1.0)
+    for velocities in guided(one, one, [False, False], 2):
+        np.testing.assert_allclose(velocities[0], [2 + 3 * 1, 2 + 3 * 2], rtol=1e-6)
+
+
 def test_each_example_has_the_guider_of_its_prompt():
     later = PLAIN._replace(start=1)
     found = guided(PLAIN, later, [False, True], 3)
