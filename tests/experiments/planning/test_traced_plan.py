@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 from rich.console import Console
 
 from diffusion.experiments import plan
@@ -116,18 +117,22 @@ def a_program(tuned):
     target = types.SimpleNamespace(
         params=leaf(10), opt_state=leaf(20), ema=leaf(30), frozen=leaf(1), second_players=leaf(2), unsaved=leaf(3)
     )
-    return types.SimpleNamespace(target=target, step=lambda x: x, tuned=tuned)
+    return types.SimpleNamespace(target=target, step=lambda x: x, tuned=tuned, micro_batches=1)
 
 
 @pytest.mark.parametrize("tuned, others, base", [(None, 24, {}), ("lora", 12, {"base": 12})])
 def test_temporary_memory_is_what_the_trace_holds_beside_its_arguments(monkeypatch, tuned, others, base):
-    """A mesh of 2 x 4 cuts it, as it cuts the batch; the base of a tuned run is a part of its own."""
+    """A mesh of 2 x 4 cuts it, as it cuts the batch, but no gradients; the base of a tuned run is a part of its own."""
+    program = a_program(tuned)
+    held = {id(program.target.params): 40}
     monkeypatch.setattr(traced.peak_memory, "peak", lambda trace: 1000)
-    monkeypatch.setattr(traced.peak_memory, "held", lambda arguments: 200)
-    parts = {"parameters": 40, "optimizer": 80, "average": 120, "others": others, **base, "trace": 100}
-    assert traced._memory(a_program(tuned), (jnp.zeros(2),), MESH) == parts
-    monkeypatch.setattr(traced.peak_memory, "held", lambda arguments: 2000)
-    assert traced._memory(a_program(tuned), (jnp.zeros(2),), MESH)["trace"] == 0
+    monkeypatch.setattr(traced.peak_memory, "held", lambda arrays: held.get(id(arrays), 200))
+    parts = {"parameters": 40, "optimizer": 80, "average": 120, "others": others, **base, "gradients": 40, "trace": 95}
+    assert traced._memory(program, (jnp.zeros(2),), MESH) == parts
+    program.micro_batches = 2
+    assert traced._memory(program, (jnp.zeros(2),), MESH) == parts | {"gradients": 80, "trace": 90}
+    monkeypatch.setattr(traced.peak_memory, "held", lambda arrays: held.get(id(arrays), 2000))
+    assert traced._memory(program, (jnp.zeros(2),), MESH)["trace"] == 0
 
 
 def test_seconds_of_a_traced_step():
@@ -152,16 +157,18 @@ def test_seconds_of_a_traced_step():
 
 def test_a_device_has_its_part_of_the_batch(monkeypatch):
     """64 images on 2 x 4 devices are 8 on each, which two devices of the axis tensor share."""
-    program = a_program(None)
+    accumulated, program = [], a_program(None)
     program.batch = program.seed = None
     program.micro_batches = 3
     monkeypatch.setattr(traced.programs, "mesh_of", lambda config, devices: MESH)
-    monkeypatch.setattr(traced.programs, "build", lambda recipe, mesh: program)
+    monkeypatch.setattr(traced.programs, "build", lambda recipe, mesh: accumulated.append(recipe) or program)
     monkeypatch.setattr(traced, "_memory", lambda *arguments: {"trace": 0.0})
     monkeypatch.setattr(traced, "counted_flops", lambda *arguments: 5.0)
     monkeypatch.setattr(traced, "config_hash", lambda config: "abc")
-    config = types.SimpleNamespace(train=types.SimpleNamespace(batch_size=64))
-    planned = traced.plan(config, types.SimpleNamespace(unit=lambda: "clips"), 16, ())
+    config = ConfigDict({"train": {"batch_size": 64, "accumulate": 0}})
+    recipe = types.SimpleNamespace(unit=lambda: "clips", with_parts=lambda config: config.train.accumulate)
+    planned = traced.plan(config, recipe, 16, ())
+    assert accumulated == [1] and config.train.accumulate == 0  # the rule's number would be that of the CPU here
     assert planned == {
         "config_hash": "abc", "devices": 16, "mesh": {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 2},
         "parameters": 10, "unit": "clips", "images": {"step": 64, "device": 8, "micro_batches": 3},
