@@ -37,6 +37,7 @@ def test_records_of_a_mixture_are_those_of_its_sources_one_after_the_other():
     mixture = sources.mixture([numbered(0, 3), numbered(100, 5)])
     assert rows(mixture) == [0, 1, 2, 100, 101, 102, 103, 104]
     assert mixture.spec.size == 8 and mixture.spec.name == "38% list and 62% list"
+    assert mixture.fingerprint()["ends"] == [3, 8]
     assert rows(sources.mixture([numbered(0, 3), numbered(100, 2)], (3, 5))) == [0, 1, 2, 100, 101, 100, 101, 100]
 
 
@@ -127,3 +128,11 @@ def test_what_sources_say_of_their_records_is_said_of_an_epoch_of_their_mixture(
     assert len({mixture.stamp(), *(other.stamp() for other in others)}) == 3
     unknown = sources.mixture([Told("a", 4), numbered(0, 4)])
     assert unknown.identities() is None
+
+
+def test_a_filter_is_known_by_the_rows_that_it_keeps_and_has_their_sizes():
+    source = numbered(0, 6)
+    source.sizes = lambda rows: np.array([[row, 2 * row] for row in rows])
+    odd, even = (sources.filtered(source, lambda record, k=k: record["x"][0] % 2 == k) for k in (1, 0))
+    assert odd.sizes([2, 0]).tolist() == [[5, 10], [1, 2]]
+    assert odd.fingerprint() != even.fingerprint() and len(odd) == len(even) == 3

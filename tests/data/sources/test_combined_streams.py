@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from diffusion.data import captions, sources
-from diffusion.data.sources import iterated
+from diffusion.data.sources import combined_streams, iterated
 from diffusion.data.sources.columns import Columns
 from diffusion.data.sources.iterated import Iterated, is_iterable
 from diffusion.data.sources.spec import DamagedRecord
@@ -490,3 +490,23 @@ def test_what_a_filter_sees_is_all_but_the_example_with_the_number_of_the_class(
     assert plain.place({}, 4, "name") == "a stream, row 4"
     spec = plain.described({"image": np.zeros((4, 4, 1), np.uint8)}, "name")
     assert (spec.num_classes, spec.size, spec.split) == (0, -1, "train")
+
+
+def test_a_filter_has_the_first_kept_records_and_counts_what_was_read_again():
+    filtered = sources.filtered(numbered(), even)
+    assert [value["number"] for _, value in filtered.first] == [0, 2, 4, 6]
+    cursor = filtered.cursor()
+    for _ in range(3):
+        cursor.next()
+    assert filtered.cursor(cursor.state()).read_again == 5  # the third that is kept is the fifth
+
+
+def test_captions_are_stripped_read_and_part_of_what_a_stream_is():
+    stream = lambda text: Iterated(lambda: ({"x": np.float32([k]), "caption": text} for k in range(3)))
+    read = lambda text: {"text": np.int32([len(text)])}
+    captioned = combined_streams.CaptionedStream(stream("  ab "), read)
+    assert captioned.decode(captioned.first[0])["condition"]["text"].tolist() == [2]
+    assert captioned.resume == "skip" and "conditions" in captioned.fingerprint()
+    with pytest.raises(ValueError, match="caption") as raised:
+        combined_streams.CaptionedStream(numbers(0, 3), read)
+    assert not isinstance(raised.value, DamagedRecord)
