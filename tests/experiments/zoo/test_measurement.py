@@ -95,7 +95,7 @@ def test_pictures_of_another_decoder_or_of_a_killed_writer_are_made_again(cache,
     assert samples("decoder") == first and len(made) == 1
     # Killed once samples.npz of another decoder is there, before samples.json says so.
     with monkeypatch.context() as killing, pytest.raises(Killed):
-        killing.setattr(measurement, "write_text", killed)
+        killing.setattr(measurement.json_files, "write", killed)
         samples("another decoder")
     assert len(made) == 2
     assert samples("decoder") == first and len(made) == 3
