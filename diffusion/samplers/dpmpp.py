@@ -95,10 +95,10 @@ def _on_the_grid(lower_order_final: bool) -> Sampler:
             rest, inner = (log_ratio(schedule, m) - log_ratio(schedule, time) for time in (s, t))
             regular = jnp.isfinite(inner)
             inverse = jnp.where(regular, 1 - rest / jnp.where(regular, inner, 1), jnp.exp(-rest))  # 1 / r
-            # The first order from t, as the way from m on: it keeps what a function after the last step has changed.
+            # The first order from t, as the way from m on: it holds what a function after the last step has changed.
             sigma = schedule.sigma(m)
-            kept = schedule.sigma(s) / jnp.where(sigma > 0, sigma, 1) * state.x
-            first_order = kept + data_gain(schedule, m, s) * state.x0
+            scaled = schedule.sigma(s) / jnp.where(sigma > 0, sigma, 1) * state.x
+            first_order = scaled + data_gain(schedule, m, s) * state.x0
             return first_order + data_gain(schedule, t, s) * inverse / 2 * (prediction.x0 - state.x0)
 
         last = lower_order_final & (i == plan.t.shape[0] - 1)
