@@ -258,12 +258,12 @@ def to_devices(batch: Any, mesh: Mesh, batch_size: int) -> Any:
     def leaf(path, x):
         x = np.asarray(x)
         if x.dtype in (np.int64, np.uint64):
-            if (name := leaf_name(path)) == "index":
+            if path == (jax.tree_util.DictKey("index"),):
                 x = x % 2**31
             elif x.size and not all(-(2**31) <= int(end) < 2**31 for end in (x.min(), x.max())):
                 raise ValueError(
-                    f"{name} of a batch holds integers from {x.min()} to {x.max()}, and devices compute with 32 bits. "
-                    "Valid: -2147483648 to 2147483647, or floating-point numbers"
+                    f"{leaf_name(path)} of a batch holds integers from {x.min()} to {x.max()}, and devices compute "
+                    "with 32 bits. Valid: -2147483648 to 2147483647, or floating-point numbers"
                 )
             x = x.astype(np.int32)
         rows = lambda index: x[np.searchsorted(held, np.arange(batch_size)[index[0]])]
