@@ -169,7 +169,7 @@ RANGES = {
     "plan": (lambda size: timesteps.plan(GRID[:size]), [2], [1], "at least two times"),
     "plan times": (lambda end: timesteps.plan([1.0, end]), [0.0], [-1e-9, math.nan], "not negative"),
     "optimal steps": (
-        lambda steps: timesteps.optimal(DENOISE, FLOW, GRID[:3], jnp.ones((3, 1, 2)), steps),
+        lambda steps: timesteps.optimal(DENOISE, FLOW, GRID[:3], jnp.arange(12.0).reshape(3, 2, 2), steps),
         [1, 2],
         [0, 3],
         "steps = ",
