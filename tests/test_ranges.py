@@ -90,6 +90,7 @@ RANGES = {
     "sigmoid tau": (lambda tau: schedules.sigmoid(0, 0.5, tau), [1.0, 0.5 / 80], [0.0, 0.5 / 80.1], "tau = "),
     "sigmoid range": (lambda end: schedules.sigmoid(0.0, end), [1.0, 80.0], [0.0, 80.1], "end = "),
     "shifted": (lambda factor: schedules.shifted(FLOW, factor), [1e-3, 1e3], [0.0, math.inf], "factor = "),
+    "ending_at": (lambda t_max: schedules.ending_at(LATE, t_max), [0.26, 1.0], [0.25, 1.1, math.nan], "t_max = "),
     "scaled_linear": (lambda beta: schedules.scaled_linear(beta, 0.01, 4), [1e-4], [0.0], "beta_start = 0"),
     "scaled_linear end": (lambda beta: schedules.scaled_linear(0.01, beta, 4), [1e-4], [0.0], "beta_end = 0"),
     "from_betas": (lambda beta: schedules.from_betas(np.array([beta])), [1e-4, 0.9], [0.0, 1.0], "betas"),

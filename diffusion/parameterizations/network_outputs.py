@@ -259,14 +259,15 @@ def check(parameterization: Parameterization, schedule: NoiseSchedule, times: Ar
             f"{parameterization.name} prediction: the network's clock is not finite at "
             f"t = {times[~finite][0]:g} of this schedule; ln(sigma / alpha) needs sigma > 0 and alpha > 0. "
             "Use the clock time(), or a schedule that does not reach this end: "
-            "schedule._replace(t_max=...), for training and sampling alike."
+            "schedules.ending_at(schedule, t_max), for training and sampling alike."
         )
     if not defined.all():
         t = times[~defined][0]
         raise ValueError(
             f"{parameterization.name} prediction is not defined at t = {t:g} of this schedule: it needs "
             f"{parameterization.needs}. Use v, velocity or edm there, which divide by neither, "
-            "or a schedule that does not reach this end: schedule._replace(t_max=...), for training and sampling alike."
+            "or a schedule that does not reach this end: schedules.ending_at(schedule, t_max), for training and "
+            "sampling alike."
         )
 
 

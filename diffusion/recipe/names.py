@@ -118,6 +118,7 @@ SCHEDULES = table(
     schedules.shifted,
     schedules.interpolated,
     schedules.zero_terminal_snr,
+    schedules.ending_at,
 )
 PARAMETERIZATIONS = table(
     parameterizations.epsilon,

@@ -10,6 +10,7 @@ from diffusion.package import public
 from diffusion.schedules.coefficients import from_alpha_sigma as from_alpha_sigma
 from diffusion.schedules.cosine import cosine as cosine, sigmoid as sigmoid
 from diffusion.schedules.derived import (
+    ending_at as ending_at,
     interpolated as interpolated,
     shifted as shifted,
     zero_terminal_snr as zero_terminal_snr,

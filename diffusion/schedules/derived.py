@@ -1,4 +1,4 @@
-"""Functions from schedule to schedule: shifts of the log-SNR, and zero signal at the end."""
+"""Functions from schedule to schedule: shifts of the log-SNR, zero signal at the end, and an earlier end."""
 
 import math
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.schedules.bisection import bisect
@@ -130,11 +131,18 @@ def _with_noise(schedule: NoiseSchedule, factor: Callable[[Array], Any]) -> tupl
         n, n_dot = jax.jvp(norm, (t,), (jnp.ones_like(t),))
         return schedule.drift(t) - n_dot / n
 
+    prior = _scaled_prior(schedule, lambda: sigma(schedule.t_max))
+    return norm, schedule._replace(alpha=alpha, sigma=sigma, drift=drift, prior=prior)
+
+
+def _scaled_prior(schedule: NoiseSchedule, sigma: Callable[[], Array]) -> Callable[[Array, tuple[int, ...]], Array]:
+    """The prior with the standard deviation sigma(); where the variance is preserved, the schedule's own."""
+
     def prior(key, shape):
-        scale = 1.0 if preserves_variance(schedule) else sigma(schedule.t_max) / schedule.sigma(schedule.t_max)
+        scale = 1.0 if preserves_variance(schedule) else sigma() / schedule.sigma(schedule.t_max)
         return scale * schedule.prior(key, shape)
 
-    return norm, schedule._replace(alpha=alpha, sigma=sigma, drift=drift, prior=prior)
+    return prior
 
 
 def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
@@ -219,6 +227,42 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
         drift=drift,
         diffusion=lambda t: jnp.sqrt(-2 * drift(t)),
         trained=_trained(schedule, zero_terminal_snr),
+    )
+
+
+def ending_at(schedule: NoiseSchedule, t_max: float) -> NoiseSchedule:
+    """The schedule up to an earlier end, for a network that cannot be read at the schedule's own.
+
+        alpha'(t) = alpha(t),    sigma'(t) = sigma(t),    t <= t_max;    x(t_max) ~ N(0, sigma(t_max)^2 I)
+
+    Epsilon and score predictions need alpha(t_max) > 0. The distribution that sampling starts from follows the new
+    end; where the variance is preserved, it stays N(0, I). `_replace(t_max=...)` would keep that of the old end.
+
+    Facts:
+        alpha: alpha
+        sigma: sigma
+        end: alpha and sigma at the earlier end
+        paper: none
+
+    Args:
+        schedule: any schedule.
+        t_max: the new end, in (t_min, the schedule's t_max].
+
+    Raises:
+        ValueError: if t_max is out of range.
+    """
+    if not any(isinstance(t, Tracer) for t in (t_max, schedule.t_min, schedule.t_max)):
+        if not schedule.t_min < t_max <= schedule.t_max:
+            raise ValueError(
+                f"ending_at: t_max = {t_max:g} must be in ({schedule.t_min:g}, {schedule.t_max:g}], the times of the "
+                "schedule"
+            )
+    if schedule.leaves:
+        return _each(schedule, lambda leaf: ending_at(leaf, t_max))
+    return schedule._replace(
+        t_max=t_max,
+        prior=_scaled_prior(schedule, lambda: schedule.sigma(t_max)),
+        trained=_trained(schedule, lambda base: ending_at(base, t_max)),
     )
 
 

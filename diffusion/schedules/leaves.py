@@ -61,7 +61,7 @@ def joined(members: Sequence[tuple[int, NoiseSchedule]]) -> NoiseSchedule:
     if len(ends) > 1:
         raise ValueError(
             f"per_leaf: the schedules end at t = {ends[0]:g} and {ends[-1]:g}, but all leaves share one time. Valid: "
-            f"schedules with the same t_max; lower the larger one by schedule._replace(t_max={ends[0]:g})"
+            f"schedules with the same t_max; lower the larger one by schedules.ending_at(schedule, {ends[0]:g})"
         )
     dims = sum(sizes)
     starts = [sum(sizes[:i]) for i in range(len(sizes))]

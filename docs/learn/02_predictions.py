@@ -21,7 +21,7 @@ from exact_mixture import TWO_MODES
 from diffusion import objectives, parameterizations, schedules, timesteps, weightings
 
 plt.style.use("course.mplstyle")
-schedule = schedules.cosine()._replace(t_max=0.99)  # the text below says why it stops there
+schedule = schedules.ending_at(schedules.cosine(), 0.99)  # the text below says why it stops there
 
 # %% [markdown]
 # ## Each prediction determines the others

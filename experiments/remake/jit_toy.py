@@ -65,7 +65,7 @@ def plane(dims: int) -> np.ndarray:
 def process(predicts: str) -> schedules.NoiseSchedule:
     """The straight paths of a prediction; there is no velocity of eps where no data is left."""
     schedule = schedules.rectified_flow()
-    return schedule._replace(t_max=1 - 1e-3) if predicts == "eps" else schedule
+    return schedules.ending_at(schedule, 1 - 1e-3) if predicts == "eps" else schedule
 
 
 def drawn(network: Callable[..., Any], predicts: str, axes: np.ndarray, keys: jax.Array) -> np.ndarray:

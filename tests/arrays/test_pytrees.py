@@ -48,6 +48,7 @@ DERIVED = {
     "shifted": lambda schedule: schedules.shifted(schedule, 3.0),
     "interpolated": lambda schedule: schedules.interpolated(schedule, 0.5, 2.0),
     "zero_terminal_snr": schedules.zero_terminal_snr,
+    "ending_at": lambda schedule: schedules.ending_at(schedule, 0.9),
 }
 
 

@@ -157,7 +157,7 @@ def test_what_leaves_with_a_schedule_each_do_not_take_is_refused():
         samplers.sample(samplers.ddim(), memory, schedule, x, plan, keys)
     with pytest.raises(ValueError, match=r"a time for each of the 7 numbers.* got \(3,\)"):
         schedule.alpha(jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"end at.*= 0\.9 and 1,.*; lower the larger one.*=0\.9"):
+    with pytest.raises(ValueError, match=r"end at.*= 0\.9 and 1,.*; lower the larger one.*, 0\.9\)"):
         schedules.per_leaf(OWN | {"types": schedules.edm()._replace(t_max=0.9)}, SHAPE)
     with pytest.raises(ValueError, match="give one schedule for each leaf"):
         schedules.per_leaf({"positions": schedules.cosine()}, SHAPE)

@@ -142,3 +142,25 @@ def test_prior_of_a_shifted_schedule_is_the_noise_at_its_end():
         before = make().prior(key, (4,))
         after = schedules.shifted(make(), 3.0).prior(key, (4,))
         np.testing.assert_allclose(after, scale * before, rtol=1e-6)
+
+
+def test_prior_of_an_earlier_end_is_the_noise_at_that_end():
+    """Also under jit of the end itself, of leaves, and shifted afterwards; with N(0, 1) where the variance is kept."""
+    key = jax.random.key(0)
+    noise = jax.random.normal(key, (4,))
+    ends = {schedules.edm: 80 * 0.4, schedules.rectified_flow: 0.4, schedules.cosine: 1.0, schedules.linear_beta: 1.0}
+    ends[schedules.sub_vp] = 1 - np.exp(-(0.1 * 0.4 + 19.9 * 0.4**2 / 2))
+    ends[schedules.variance_exploding] = 0.01 * 5000**0.4
+    for make, scale in ends.items():
+        earlier = schedules.ending_at(make(), 0.4)
+        assert earlier.t_max == 0.4
+        np.testing.assert_allclose(earlier.prior(key, (4,)), scale * noise, rtol=1e-5, err_msg=make.__name__)
+        np.testing.assert_array_equal(earlier.sigma(0.3), make().sigma(0.3))
+    traced = jax.jit(lambda t_max: schedules.ending_at(schedules.edm(), t_max).prior(key, (4,)))(0.4)
+    np.testing.assert_allclose(traced, 32 * noise, rtol=1e-5)
+    shifted = schedules.shifted(schedules.ending_at(schedules.edm(), 0.4), 3.0)
+    np.testing.assert_allclose(shifted.prior(key, (4,)), 96 * noise, rtol=1e-5)
+    own = {"a": schedules.edm(), "b": schedules.rectified_flow()}
+    joint = schedules.ending_at(schedules.per_leaf(own, {"a": (1,), "b": (3,)}), 0.4)
+    assert joint.t_max == 0.4 and [leaf.t_max for _, leaf in joint.leaves] == [0.4, 0.4]
+    np.testing.assert_allclose(joint.prior(key, (4,)), np.array([32, 0.4, 0.4, 0.4]) * noise, rtol=1e-5)

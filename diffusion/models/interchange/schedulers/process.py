@@ -278,7 +278,7 @@ def _cosine(fields: Fields, T: int) -> Process:
     s = fields.take("s", 0.008, schema.number(1e-6, 1))
     at = lambda signal: math.acos(math.sqrt(signal) * math.cos(math.pi / 2 * s / (1 + s))) / (math.pi / 2) * (1 + s) - s
     first, last = map(at, SIGNALS)
-    schedule = schedules.cosine(s)._replace(t_min=last, t_max=first)
+    schedule = schedules.ending_at(schedules.cosine(s), first)._replace(t_min=last)
     epsilon = parameterizations.epsilon(parameterizations.time())
     named = {"name": "cosine", "s": s}
     ends = {"first_and_last": (first, last)}
