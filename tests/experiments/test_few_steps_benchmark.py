@@ -1,5 +1,8 @@
 """benchmarks.few_steps: what it counts, what it compares with, and that its verdicts can say no."""
 
+import json
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -54,6 +57,57 @@ def test_ranking_of_grids_is_for_exploding_variance():
 def test_a_sampler_is_shown_on_the_grid_that_is_best_for_it():
     rows = [*_rows("heun", "karras", {7: 0.5, 15: 0.02}), *_rows("heun", "uniform", {7: 0.1, 15: 0.3})]
     assert few_steps_report.lines(rows, [8, 16, 64]) == [["heun", "karras", "0.5", "0.02", "", "0.5", "0.02", ""]]
+
+
+DOCS = pathlib.Path(few_steps.__file__).parents[1] / "docs"
+NUMBER = {0: "no case", 1: "one", 2: "two", 3: "three", 4: "all four cases"}
+
+
+def _measured(rows, sampler, nfe, grid=None):
+    rows = [row for row in rows if row["sampler"] == sampler]
+    grid = grid or few_steps_report.best_grid(rows, sampler, "error")
+    return few_steps_report.at(few_steps_report.by_nfe(rows, sampler, grid), nfe)
+
+
+@pytest.mark.extended
+def test_the_pages_of_samplers_and_of_schedules_say_what_was_measured():
+    tables = json.loads((DOCS / "images/few_steps.json").read_text())["tables"]
+    of_samplers, of_schedules = (
+        " ".join((DOCS / page).read_text().split()) for page in ("samplers.md", "schedules.md")
+    )
+
+    def gains(nfe, *names):
+        every = [
+            _measured(rows, "ddim", nfe) / _measured(rows, name, nfe) for rows in tables.values() for name in names
+        ]
+        return f"{min(every):.2g} to {max(every):.2g} times smaller"
+
+    assert len(tables) == 4
+    least, most = (pick(_measured(rows, "deis", 4) for rows in tables.values()) for pick in (min, max))
+    assert (
+        f"{100 * least:.2g} to {100 * most:.2g} % of the data's standard deviation, {gains(4, 'deis')}" in of_samplers
+    )
+    assert f"is {gains(8, 'deis')} than that of `ddim`" in of_samplers
+    assert f"the errors of `deis`, `unipc` and `dpmpp_2m` are {gains(16, 'deis', 'unipc', 'dpmpp_2m')}" in of_samplers
+    later = f"{gains(32, 'dpmpp_3m', 'unipc(3)')}".removesuffix(" times smaller")
+    assert f"{gains(16, 'dpmpp_3m', 'unipc(3)')} than that of `ddim` at 16 evaluations, and {later}" in of_samplers
+    worse = {
+        name: NUMBER[sum(_measured(rows, name, 8) > _measured(rows, "ddim", 8) for rows in tables.values())]
+        for name in ("dpmpp_3m", "unipc(3)", "unipc(2, bh1)")
+    }
+    assert (
+        f"`dpmpp_3m` is worse than DDIM in {worse['dpmpp_3m']}, `unipc(3)` in {worse['unipc(3)']} and `unipc(2, bh1)` "
+        f"in {worse['unipc(2, bh1)']}."
+    ) in of_samplers
+    edm = tables["mixture, edm"]
+    heun = [_measured(edm, "heun", 8, grid) for grid in ("karras", "uniform")]
+    assert f"error of {heun[0]:.2g} on Karras' grid and {heun[1]:.2g} on the uniform one" in of_samplers
+    names = {row["sampler"] for row in edm if row["error"] is not None}
+    ranges = []
+    for nfe in (16, 32):
+        ratios = [_measured(edm, name, nfe, "uniform") / _measured(edm, name, nfe, "karras") for name in names]
+        ranges.append(f"{min(ratios):.2g} to {max(ratios):.0f} times smaller at {nfe}")
+    assert f"{ranges[0]} evaluations, and {ranges[1]}" in of_schedules
 
 
 @pytest.mark.slow
