@@ -10,6 +10,7 @@ import warnings
 
 import pytest
 
+from diffusion import objectives
 from diffusion.package.public import MOVED
 from diffusion.recipe import names
 from diffusion.text_to_image.requests import Request
@@ -107,3 +108,23 @@ def test_everything_that_a_page_names_is_there():
     found = {path.relative_to(ROOT).as_posix(): missing(path.read_text()) for path in PAGES}
     assert {page: left for page, names in found.items() if (left := names - OTHERS.get(page, set()))} == {}
     assert {page: gone for page, names in OTHERS.items() if (gone := names - found[page])} == {}
+
+
+def test_the_page_of_objectives_names_every_fact_and_every_field_of_a_record():
+    page = (ROOT / "docs/objectives.md").read_text()
+    rows = {
+        name: text
+        for name, text in re.findall(r"^\| `(\w+)` \| (.*) \|$", page.split("## In a config")[0], re.MULTILINE)
+    }
+    facts = {field.name for field in dataclasses.fields(objectives.Objective)} - {"loss"}
+    assert facts <= rows.keys()
+    records = [
+        type(value) for value in vars(objectives.Objective(lambda *_: None)).values() if isinstance(value, tuple)
+    ]
+    shown = {
+        kind: set(re.findall(r"`(\w+)`", rows.get(kind.__name__, ""))) for kind in records if kind.__name__ in rows
+    }
+    assert {kind.__name__ for kind in shown} == {"Trained", "Condition", "Blocks", "Beside", "Examples"}
+    assert {kind.__name__: left for kind, names in shown.items() if (left := set(kind._fields) - names)} == {}
+    for fact, kind in (("teacher", objectives.Teacher), ("second", objectives.Second)):
+        assert re.search(r"`(\w+)\(([^)]*)\)`", rows[fact])[2].split(", ") == list(kind._fields)
