@@ -174,24 +174,31 @@ INPUT_RANGE = Field(
     write=lambda module: ABSENT if module.input_range == (-1, 1) else module.input_range,
 )
 """The range of the pictures that the encoder takes."""
-BODY = (
-    Group(
-        {
-            "block_out_channels": ((64,), SIZES),
-            "down_block_types": (("DownEncoderBlock2D",), None),
-            "up_block_types": (("UpDecoderBlock2D",), None),
-        },
-        _read_levels,
-        _write_levels,
-    ),
-    Follows("act_fn", "silu"),
-    Field("in_channels", "picture_channels", 3),
-    Field("layers_per_block", "layers", 1, DEPTH),
-    Field("norm_num_groups", "groups", 32),
-    Field("mid_block_add_attention", "middle_attention", True),
-    INPUT_RANGE,
-)
-"""The fields of the encoder and the decoder."""
+
+
+def body(widths: tuple[int, ...] = (64,), layers: int = 1) -> tuple[Group | Follows | Field, ...]:
+    """The fields of the encoder and the decoder.
+
+    Args:
+        widths: default of block_out_channels, one number for each level.
+        layers: default of layers_per_block.
+    """
+    levels = {
+        "block_out_channels": (widths, SIZES),
+        "down_block_types": (("DownEncoderBlock2D",) * len(widths), None),
+        "up_block_types": (("UpDecoderBlock2D",) * len(widths), None),
+    }
+    return (
+        Group(levels, _read_levels, _write_levels),
+        Follows("act_fn", "silu"),
+        Field("in_channels", "picture_channels", 3),
+        Field("layers_per_block", "layers", layers, DEPTH),
+        Field("norm_num_groups", "groups", 32),
+        Field("mid_block_add_attention", "middle_attention", True),
+        INPUT_RANGE,
+    )
+
+
 CONVS = Group(
     {"use_quant_conv": (True, None), "use_post_quant_conv": (True, None)},
     lambda convs, _: {
@@ -243,7 +250,7 @@ KL_CONFIG = FieldTable(
             _read_scale,
             _write_scale,
         ),
-        *BODY,
+        *body(),
         Field(
             "out_channels",
             "decoded_channels",
@@ -298,7 +305,7 @@ VQ_CONFIG = FieldTable(
     (
         Follows("norm_type", "group", silent=True),
         Field("latent_channels", "latent_channels", 3),
-        *BODY,
+        *body(),
         Follows("out_channels", lambda module: module.picture_channels, default=3),
         Field("num_vq_embeddings", "codes", 256, write=_write_codes),
         Field(

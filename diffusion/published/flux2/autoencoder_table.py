@@ -10,7 +10,7 @@ import numpy as np
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.interchange import autoencoder_tables
-from diffusion.models.interchange.autoencoder_tables import BODY, CONVS, DIFFUSERS, ORIGINAL, per_channel
+from diffusion.models.interchange.autoencoder_tables import CONVS, DIFFUSERS, ORIGINAL, body, per_channel
 from diffusion.models.interchange.family import Computed
 from diffusion.models.interchange.field_table import FieldTable, Follows, Group
 from diffusion.models.interchange.tensor_files import Tensors
@@ -32,7 +32,7 @@ CONFIG = FieldTable(
         Follows("patch_size", (PACKED, PACKED)),
         Follows("batch_norm_eps", EPSILON),
         Follows("decoder_block_out_channels", None, silent=True),
-        *BODY,
+        *body((128, 256, 512, 512), 2),
         Follows("out_channels", _decoded_channels),
         Group(
             {"latent_channels": (32, schema.integer(1))},
