@@ -148,10 +148,11 @@ def parse_json(text: str | bytes, what: str) -> Any:
         what: name of the file that holds it, for the message.
 
     Raises:
-        Refused: if it is no JSON, has a number that Python does not read, or is nested deeper than `NESTED`.
+        Refused: if it is no JSON, has a number that Python does not read, names a field twice with different values,
+            or is nested deeper than `NESTED`.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_table)
     except (ValueError, RecursionError) as error:  # a ValueError: no JSON, no text, or a number of 4,300 digits
         raise Refused(f"{what} is not valid JSON: {error}.") from error
     level = [value]
@@ -165,6 +166,16 @@ def parse_json(text: str | bytes, what: str) -> Any:
         if not level:
             return value
     raise Refused(f"{what} is not valid JSON: its lists and tables are nested more than {NESTED} deep.")
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a table in JSON; Python itself would take the last of two values, and other programs the first."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        for name, value in pairs:
+            if value != table[name]:
+                raise ValueError(f"the field {short(name)} stands there twice, with different values")
+    return table
 
 
 def reason(error: BaseException) -> str:

@@ -226,3 +226,13 @@ def test_json_is_a_table_where_one_is_needed(folder):
     (folder / "a.txt").write_text("[" * 100_000)
     with pytest.raises(limits.Refused, match=r"a\.txt is not valid JSON"):
         opener.read_json(folder / "a.txt")
+
+
+def test_a_field_that_json_names_twice_has_one_value(folder):
+    """Programs differ in which of two values they take."""
+    (folder / "a.txt").write_text('{"a": 1, "b": {"c": [1], "c": [1]}}')
+    assert opener.read_table(folder / "a.txt") == {"a": 1, "b": {"c": [1]}}
+    for text in ('{"a": 1, "b": 2, "a": 3}', '[{"b": {"a": 1, "a": null}}]'):
+        (folder / "a.txt").write_text(text)
+        with pytest.raises(limits.Refused, match=r"a\.txt is not valid JSON: the field 'a' stands there twice"):
+            opener.read_json(folder / "a.txt")
