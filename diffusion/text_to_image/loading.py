@@ -11,7 +11,7 @@ from diffusion import parameterizations
 from diffusion.io import opener, schema
 from diffusion.models.attachment import Attachment
 from diffusion.models.interchange import folders, schedulers
-from diffusion.models.interchange.family import SIDES, Refusal
+from diffusion.models.interchange.family import SIDES, Refusal, naming
 from diffusion.models.layers.choices import look_up
 from diffusion.published.pipeline_kinds import Kind, Reader
 from diffusion.text import Tokenizer
@@ -86,6 +86,11 @@ def described(
     """
     look_up(dict.fromkeys(folders.FLOATS), dtype, "dtype")
     folder = pathlib.Path(folder).expanduser()
+    with naming(folder):
+        return _described(folder, dtype, prediction, weights)
+
+
+def _described(folder: pathlib.Path, dtype: str, prediction: str, weights: bool) -> TextToImage:
     index = model_index.read_index(folder)
     name = str(index.get("_class_name"))
     kind = pipelines.kind_of(name, folder)
@@ -97,9 +102,8 @@ def described(
         model_index.has_part(index, kind.attaches, False)
     encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
     student = bool(index.get("is_distilled"))
-    table = opener.read_table(kind.place(folder, "scheduler") / "scheduler_config.json")
-    table = {**table, **kind.student_schedule} if student else table
-    process = schedulers.read(table, prediction, kind.even, kind.by_steps, kind.bent, kind.by_root)
+    options = kind.even, kind.by_steps, kind.bent, kind.by_root
+    process = _process(kind.place(folder, "scheduler"), kind.student_schedule if student else {}, prediction, *options)
     modules, params = {}, {}
     boundary, second = _two_denoisers(kind, index)
     eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()
@@ -131,11 +135,7 @@ def described(
     if getattr(denoiser, "learn_sigma", False):
         process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
     side = _side(folder, kind, modules["vae"])
-    second_process = None
-    if stage is not None:
-        second_process = schedulers.read(
-            opener.read_table(kind.place(folder, stage.scheduler) / "scheduler_config.json")
-        )
+    second_process = None if stage is None else _process(kind.place(folder, stage.scheduler))
     kind = kind.variant(kind, denoiser)
     if kind.jumps:
         process = process._replace(fields={**process.fields, "jumps": True})
@@ -152,6 +152,13 @@ def described(
         sight = pictured.sight(folder, modules[encoders[0]])
     more = {"boundary": boundary, "sight": sight, "second_process": second_process}
     return TextToImage(name, kind, modules, params, tokenizers, process, side, zeros, usual, dtype, **more)
+
+
+def _process(folder: pathlib.Path, student: Mapping[str, Any] = {}, *options: Any) -> schedulers.Process:
+    """The process of a scheduler's folder, with other fields of a student; `options` of `schedulers.read`."""
+    path = folder / "scheduler_config.json"
+    with naming(path):
+        return schedulers.read({**opener.read_table(path), **student}, *options)
 
 
 def _tokenizer(folder: pathlib.Path, kind: Kind, reader: Reader, module: Any) -> Tokenizer:

@@ -1,7 +1,9 @@
 """One architecture that others publish: their config, their names of tensors, and our module for it."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,6 +27,25 @@ SIDES = schema.optional(schema.either(SIZE, schema.several(SIZE, 2, 2)))
 
 class Refusal(ValueError):
     """A config has a value that our module does not support; the message names the field and the valid values."""
+
+
+@contextlib.contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Puts the name of a file before the refusal of a value in it, unless the message has it.
+
+    Args:
+        path: the file or folder that the values are read from.
+
+    Raises:
+        Refusal: for any other ValueError, such as that of a name that is not in a table.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if os.fspath(path) in str(error):
+            raise
+        kind = type(error) if isinstance(error, (Refusal, limits.Refused)) else Refusal
+        raise kind(f"{path}: {error}") from error
 
 
 class Computed(NamedTuple):

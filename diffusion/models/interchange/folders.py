@@ -43,7 +43,7 @@ import numpy as np
 from diffusion.io import limits, opener, schema
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models.interchange import families, flax_files, leaf_shards, quantised_rows, rows, tensor_files
-from diffusion.models.interchange.family import Computed, Family, Refusal
+from diffusion.models.interchange.family import Computed, Family, Refusal, naming
 from diffusion.models.interchange.rows import Mismatch, Row
 from diffusion.models.interchange.tensor_files import Tensors
 from diffusion.models.layers.choices import look_up
@@ -134,13 +134,14 @@ def find(
             f"{path}: no tensor has a name that begins with {prefix!r}. The names begin with "
             f"{', '.join(_beginnings(tensors))}."
         )
-    if config is None and path.is_dir() and not flax_files.is_flax(path):
-        config = read_config(path)
-    if config is None:
+    if config is not None:
+        known = families.find(family or family_of(config, path))
+        module = built(known, config)
+    elif path.is_dir() and not flax_files.is_flax(path):
+        known, module = described(path, family)
+    else:
         return recognise(tensors, family, prefix)
     tensors = tensors.under(prefix or "")
-    known = families.find(family or family_of(config, path))
-    module = built(known, config)
     held, tensors = tensors, tensors.without((*known.ignored, *known.dropped))
     _warn_of_dropped(known, held)
     with _refusing(known):
@@ -159,8 +160,11 @@ def described(folder: str | pathlib.Path, family: str = "") -> tuple[Family, nn.
     """The network that a folder's config.json describes; it needs no weights. Arguments and errors as `load`."""
     folder = pathlib.Path(folder).expanduser()
     config = read_config(folder)
-    known = families.find(family or family_of(config, folder))
-    return known, built(known, config)
+    stated = "" if family else family_of(config, folder)
+    known = families.find(family) if family else None
+    with naming(folder / "config.json"):
+        known = known or families.find(stated)
+        return known, built(known, config)
 
 
 def _beginnings(tensors: Tensors) -> list[str]:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from diffusion.io import schema
+from diffusion.io import limits, schema
 from diffusion.models.interchange import decoder_tables, folders, tensor_files
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Family, Refusal, array
+from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, Family, Refusal, array, naming
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, layers, side_by_side, within
 from diffusion.models.interchange.transformers_config import unread
@@ -49,15 +49,16 @@ def load(folder: str | pathlib.Path, dtype: str = "float32") -> LanguageModel:
         Refusal: for the config of another model, or a value that is not supported.
         Mismatch: if the tensors are not those of the config.
     """
-    folder = pathlib.Path(folder)
+    folder = pathlib.Path(folder).expanduser()
     config = folders.read_config(folder)
-    (kind,) = config.get("architectures") or ("",)
+    kind = folders.family_of(config, folder)
     if kind not in TABLES:
-        raise Refusal(f"{folder}/config.json is of {kind!r}, and not of {LLADA} or {DREAM}.")
-    mask = config.get("mask_token_id")
-    network = CONFIGS[kind].build(config)
-    if not isinstance(mask, int) or not 0 <= mask < network.size:
-        raise Refusal(f"{folder}/config.json: mask_token_id = {mask!r}. Valid: an id, 0 .. {network.size - 1}.")
+        raise Refusal(f"{folder}/config.json is of {limits.short(kind)}, and not of {LLADA} or {DREAM}.")
+    with naming(folder / "config.json"):
+        network = folders.built(FAMILY._replace(name=kind, build=CONFIGS[kind].build), config)
+        mask = config.get("mask_token_id")
+        if why := schema.objection("mask_token_id", mask, schema.integer(0, network.size - 1)):
+            raise Refusal(why)
     network = network.clone(dtype=dtype)
     tensors = tensor_files.open_tensors(folder)
     params = folders.read(folders.Found(FAMILY, network, kind, tensors))

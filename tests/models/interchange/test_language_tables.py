@@ -159,9 +159,16 @@ def test_a_prompt_is_continued_block_after_block(tmp_path):
 def test_another_config_or_another_tensor_is_refused(tmp_path):
     with pytest.raises(Refusal, match=r"alibi"):
         language_tables.load(folder(tmp_path, "llada", alibi=True))
-    with pytest.raises(Refusal, match=r"mask_token_id = 11. Valid: an id, 0 \.\. 10"):
+    with pytest.raises(
+        Refusal, match=r"config.json: mask_token_id = 11. Valid: a whole number, at least 0 and at most 10"
+    ):
         language_tables.load(folder(tmp_path, "llada", mask_token_id=SIZE))
-    with pytest.raises(Refusal, match=r"'LlamaForCausalLM', and not of LLaDAModelLM or DreamModel"):
+    with pytest.raises(Refusal, match=r"mask_token_id = True\. Valid"):
+        language_tables.load(folder(tmp_path, "llada", mask_token_id=True))
+    for architectures in ({"a": 1}, [["LLaDAModelLM"]]):
+        with pytest.raises((Mismatch, Refusal), match=r"config\.json"):
+            language_tables.load(folder(tmp_path, "llada", architectures=architectures))
+    with pytest.raises(Refusal, match=r"'LlamaModel', and not of LLaDAModelLM or DreamModel"):
         language_tables.load(folder(tmp_path, "llada", architectures=["LlamaForCausalLM"]))
     with pytest.raises(Mismatch, match=r"self_attn\.q_proj\.bias"):
         path = folder(tmp_path, "dream")
