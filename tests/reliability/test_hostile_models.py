@@ -9,7 +9,7 @@ import pytest
 from diffusion import text
 from diffusion.io import limits
 from diffusion.models import interchange
-from diffusion.models.interchange import schedulers
+from diffusion.models.interchange import families, folders, schedulers
 from tests.models.interchange import published
 from tests.reliability.hostile import little_memory  # noqa: F401
 from tests.text import vocabularies
@@ -48,6 +48,32 @@ def test_a_config_of_no_network_is_refused_before_anything_of_its_size_is_made(t
     case._replace(config=case.config | change).folder(tmp_path / "network")
     with pytest.raises((interchange.Refusal, interchange.Mismatch), match=words):
         interchange.load(tmp_path / "network")
+
+
+@pytest.mark.parametrize(("name", "change", "words"), [
+    ("conditional_unet_sd1", {"downsample_padding": True}, "downsample_padding = True is not supported"),
+    ("conditional_unet_sd1", {"flip_sin_to_cos": 1}, "flip_sin_to_cos = 1 is not supported"),
+    ("flux_dev", {"patch_size": True}, "patch_size = True is not supported; supported: 1"),
+    ("wan", {"patch_size": [True, 2, 2]}, "patch_size = .* is not supported"),
+    ("dit", {"norm_eps": 0.01}, "norm_eps = 0.01. Valid: a number from 0 to 1e-05"),
+    ("clip_text", {"layer_norm_eps": -1}, "layer_norm_eps = -1. Valid: a number from 0 to 1"),
+    ("clip_both", {"text_config": {"layer_norm_eps": -1e-9}}, "layer_norm_eps = -1e-09. Valid"),
+    ("dinov3", {"rope_theta": 0}, "rope_theta = 0. Valid"),
+    ("autoencoder_kl_sd", {"scaling_factor": 0}, "scaling_factor = 0. Valid: a number from 1e-09"),
+    ("autoencoder_kl_sd", {"latents_mean": [0.5], "latents_std": [2.0]}, "scale has 1 numbers, but the latents have"),
+    ("decoder_llama", {"rope_parameters": {"rope_type": 0}}, "rotary positions .* are not supported"),
+    ("decoder_llama", {"rope_parameters": {"rope_type": ["llama3"]}}, "rotary positions .* are not supported"),
+    ("decoder_gemma3", {"rope_parameters": {"full_attention": []}}, r"full_attention = \[\]. Valid: a table"),
+    ("clip_text", {"architectures": ["CLIPTextModal"]}, "architecture='CLIPTextModal' is not known"),
+])  # fmt: skip
+def test_a_value_that_is_not_what_it_seems_is_refused_with_the_name_of_its_file(tmp_path, name, change, words):
+    """Python takes true for 1, an empty list for nothing, and one number for one of each channel."""
+    known = published.case(name).config
+    folders.built(families.find(folders.family_of(known, tmp_path)), known)
+    (tmp_path / "config.json").write_text(json.dumps(known | change))
+    with pytest.raises(interchange.Refusal, match=words) as refusal:
+        folders.described(tmp_path)
+    assert str(refusal.value).startswith(f"{tmp_path}/config.json: ")
 
 
 @pytest.mark.parametrize(("change", "words"), [

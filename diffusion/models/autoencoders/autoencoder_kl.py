@@ -79,6 +79,12 @@ class AutoencoderKL(CheckedNetwork):
                 f"packed={self.packed}: latent_channels={self.latent_channels} must be a multiple of packed^2, the "
                 "positions in a patch"
             )
+        for field in ("scale", "shift"):
+            factor = getattr(self, field)
+            if isinstance(factor, tuple) and len(factor) != self.latent_channels:
+                raise ValueError(
+                    f"{field} has {len(factor)} numbers, but the latents have {self.latent_channels} channels"
+                )
 
     def setup(self):
         inner = self.latent_channels // self.packed**2

@@ -11,7 +11,7 @@ from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_vq import VQModel
 from diffusion.models.autoencoders.encoder_decoder import Options
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SIZES, array
+from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SCALE, SIZES, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, norm, within
 
@@ -242,7 +242,7 @@ KL_CONFIG = FieldTable(
         CONVS,
         Group(
             {
-                "scaling_factor": (0.18215, None),
+                "scaling_factor": (0.18215, SCALE),
                 "shift_factor": (None, MAYBE_NUMBER),
                 "latents_mean": (None, STATISTICS),
                 "latents_std": (None, STATISTICS),
@@ -280,7 +280,7 @@ def one_scale(default: float) -> Field:
             )
         return module.scale
 
-    return Field("scaling_factor", "scale", default, write=write)
+    return Field("scaling_factor", "scale", default, SCALE, write=write)
 
 
 def levels_of(field: str, kind: str) -> Follows:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from diffusion.io import schema
 from diffusion.models.blip_captioner import BLIPCaptioner
 from diffusion.models.image_encoders.blip import BLIP
-from diffusion.models.interchange.family import array
+from diffusion.models.interchange.family import EPSILON, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, part_of
 from diffusion.models.interchange.image_reward_tables import text_rows
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, LEADING, Row, cut, layers, linear, mlp, norm, within
@@ -58,7 +58,7 @@ VISION = FieldTable(
     (
         Field("image_size", "size", 384),
         *sizes()[1:],
-        Field("layer_norm_eps", "epsilon", 1e-5),
+        Field("layer_norm_eps", "epsilon", 1e-5, EPSILON),
         Follows("num_channels", 3, silent=True),
         Follows("hidden_act", "gelu", silent=True),
     ),
@@ -72,7 +72,7 @@ TEXT = FieldTable(
         Field("vocab_size", "vocabulary", 30524),
         *encoder_sizes(heads=8),
         Field("max_position_embeddings", "positions", 512),
-        Field("layer_norm_eps", "epsilon", 1e-12),
+        Field("layer_norm_eps", "epsilon", 1e-12, EPSILON),
         Field("bos_token_id", "start", 30522, schema.integer()),
         Field("sep_token_id", "stop", 102, schema.integer()),
         Follows("hidden_act", "gelu", silent=True),

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import Family, Fields, array
+from diffusion.models.interchange.family import EPSILON, Family, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE, DENSE_OUT, Row, cut, layers, linear, mlp, norm, patches, within
 from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
@@ -88,14 +88,14 @@ TEXT_CONFIG = FieldTable(
         Field("max_position_embeddings", "positions", 77),
         ACTIVATION,
         Field("eos_token_id", "eos", 49407),
-        Field("layer_norm_eps", "epsilon", 1e-5),
+        Field("layer_norm_eps", "epsilon", 1e-5, EPSILON),
     ),
     unread=unread("projection_dim", model_type="clip_text_model"),
 )
 VISION_CONFIG = FieldTable(
     "CLIPVisionModel",
     CLIPVision,
-    (Follows("num_channels", 3), *sizes(patch=32), ACTIVATION, Field("layer_norm_eps", "epsilon", 1e-5)),
+    (Follows("num_channels", 3), *sizes(patch=32), ACTIVATION, Field("layer_norm_eps", "epsilon", 1e-5, EPSILON)),
     unread=unread("projection_dim", model_type="clip_vision_model"),
 )
 FEATURES = Field("projection_dim", "features", 512)

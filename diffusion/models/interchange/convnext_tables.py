@@ -7,7 +7,7 @@ from typing import NamedTuple
 from diffusion.io import schema
 from diffusion.models.image_encoders import convnext
 from diffusion.models.image_encoders.convnext import ConvNeXt
-from diffusion.models.interchange.family import BLOCKS, SIZES, Family, array
+from diffusion.models.interchange.family import BLOCKS, EPSILON, SIZES, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import SAME, Layout, Row, conv, mlp, norm, with_ones, within
 from diffusion.models.interchange.transformers_config import STORED, unread
@@ -97,7 +97,7 @@ def _config(version: int) -> FieldTable:
             Field("hidden_sizes", "widths", (96, 192, 384, 768), SIZES),
             Field("depths", "depths", (3, 3, 9, 3), schema.several(BLOCKS, 1, 16)),
             Follows("hidden_act", "gelu"),
-            Field("layer_norm_eps", "epsilon", 1e-12),
+            Field("layer_norm_eps", "epsilon", 1e-12, EPSILON),
         ),
         unread=unread(*UNUSED, model_type=KINDS[version]),
         required={"version": version},

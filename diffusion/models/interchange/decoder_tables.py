@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from diffusion.io import schema
+from diffusion.io import limits, schema
 from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, Family, Refusal, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import (
@@ -182,10 +182,10 @@ def rows(module: DecoderEncoder, before: str) -> list[Row]:
 
 def _turns(stated: Mapping[str, Any], theta: float) -> tuple[float, tuple[float, ...]]:
     """(base, scaling) of a table of rotary parameters, in the words of any version of transformers."""
-    kind = stated.get("rope_type") or stated.get("type") or "default"
+    kind = next((kind for field in ("rope_type", "type") if (kind := stated.get(field)) is not None), "default")
     # A token of Qwen 2.5 VL and 3 VL has three coordinates ("mrope"), which are equal in a text.
     known = {"rope_type", "type", "rope_theta", "mrope_section", "mrope_interleaved", *LLAMA_3}
-    if kind not in SCALINGS or stated.keys() - known:
+    if not isinstance(kind, str) or kind not in SCALINGS or stated.keys() - known:
         raise ValueError(
             f"rotary positions {str(dict(stated))[:200]} are not supported. Supported types: {', '.join(SCALINGS)}."
         )
@@ -205,10 +205,13 @@ def _rotary(known: Published) -> Group:
         theta, near, scaling, parameters = values.values()
         stated = (scaling if parameters is None else parameters) or {}
         if FAR in stated or NEAR in stated:
-            near, scaled = _turns(stated.get(NEAR) or {}, near)
+            for kind in stated.keys() & {FAR, NEAR}:
+                if not isinstance(stated[kind], Mapping):
+                    raise ValueError(f"rotary positions of {kind} = {limits.short(stated[kind])}. Valid: a table.")
+            near, scaled = _turns(stated.get(NEAR, {}), near)
             if scaled:
                 raise ValueError("scaled frequencies of layers with a window are not supported.")
-            stated = stated.get(FAR) or {}
+            stated = stated.get(FAR, {})
         theta, scaling = _turns(stated, theta)
         return {"theta": theta, "scaling": scaling, "near_theta": float(near)}
 

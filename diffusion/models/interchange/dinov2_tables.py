@@ -1,7 +1,7 @@
 """DINOv2: transformers' Dinov2Model and Dinov2WithRegistersModel."""
 
 from diffusion.models.image_encoders.dinov2 import PRESETS, DINOv2, preset
-from diffusion.models.interchange.family import DEPTH, Family, array
+from diffusion.models.interchange.family import DEPTH, EPSILON, Family, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import DENSE, LEADING, VECTOR, Row, layers, linear, mlp, norm
 from diffusion.models.interchange.transformers_config import STORED, unread
@@ -79,7 +79,7 @@ def _family(name: str, kind: str, registers: int) -> Family:
                 read=lambda ratio, ours: _hidden(ours["width"], ratio, ours["gated"]),
                 write=_ratio,
             ),
-            Field("layer_norm_eps", "epsilon", 1e-6),
+            Field("layer_norm_eps", "epsilon", 1e-6, EPSILON),
             Follows("hidden_act", "gelu"),
             Follows("qkv_bias", True),
             Field("num_register_tokens", "registers", registers, write=_registers)

@@ -2,9 +2,10 @@
 
 import numpy as np
 
+from diffusion.io import schema
 from diffusion.models.image_encoders.dinov3 import PRESETS, DINOv3, preset
 from diffusion.models.interchange.dinov2_tables import BACKBONE
-from diffusion.models.interchange.family import Computed, array
+from diffusion.models.interchange.family import EPSILON, Computed, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import LEADING, Row, layers, linear, mlp, norm, side_by_side
 from diffusion.models.interchange.transformers_config import STORED, encoder_sizes, unread
@@ -59,8 +60,8 @@ CONFIG = FieldTable(
             lambda values, ours: {"biased": tuple(name for name in PROJECTIONS if values[f"{name}_bias"])},
             lambda module: {f"{name}_bias": name in module.biased for name in PROJECTIONS},
         ),
-        Field("rope_theta", "theta", 100.0),
-        Field("layer_norm_eps", "epsilon", 1e-5),
+        Field("rope_theta", "theta", 100.0, schema.number(1e-6)),
+        Field("layer_norm_eps", "epsilon", 1e-5, EPSILON),
         Follows("proj_bias", True, silent=True),
         Follows("mlp_bias", True, silent=True),
     ),

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from diffusion.io import schema
 from diffusion.models.dit import DiT
 from diffusion.models.interchange.family import DEPTH
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group, width_of_heads
@@ -155,11 +156,12 @@ DIFFUSERS_CONFIG = FieldTable(
         Follows("norm_elementwise_affine", False),
         Follows("attention_bias", True),
         Follows("attention_type", "default", silent=True),  # a field of the class that came before
+        # It belongs to the second norm alone, and moves it by less than float32 resolves.
+        Group({"norm_eps": (1e-5, schema.number(0, 1e-5))}, lambda values, ours: {}, lambda module: {}),
         # A field of ours: the library, which always has them, ignores it with a warning.
         Field("own_embeddings", "own_embeddings", False, write=lambda module: module.own_embeddings or ABSENT),
     ),
-    # norm_eps belongs to the second norm alone, and moves it by less than float32 resolves.
-    unread=dict.fromkeys(("dropout", "norm_num_groups", "norm_eps", "upcast_attention")),
+    unread=dict.fromkeys(("dropout", "norm_num_groups", "upcast_attention")),
     required={**FIXED, "mlp_ratio": 4.0},
 )
 ORIGINAL_CONFIG = FieldTable(

@@ -21,6 +21,8 @@ SIZES = schema.several(SIZE, 1, 16)
 MAYBE_SIZE = schema.optional(schema.integer())
 DEPTH = schema.integer(0, 512)  # the deepest published network has 57
 BLOCKS = schema.integer(1, 512)  # blocks of a level
+EPSILON = schema.number(0, 1)  # of a norm
+SCALE = schema.number(1e-9, 1e9)  # of latents, which are divided by it
 MAYBE_NUMBER = schema.optional(schema.number())
 SIDES = schema.optional(schema.either(SIZE, schema.several(SIZE, 2, 2)))
 
@@ -231,16 +233,16 @@ class Fields:
         """The value of a field; our module supports few values, of which the first is their default.
 
         Raises:
-            Refusal: for any other value.
+            Refusal: for any other value; true is not 1, and false is not 0.
         """
         self.read.add(field)
         value = _tuples(self.config.get(field, valid[0]))
-        if value not in valid:
-            raise Refusal(
-                f"{self.name}: {field} = {limits.short(value)} is not supported; supported: "
-                f"{', '.join(map(repr, valid))}."
-            )
-        return valid[valid.index(value)]
+        for one in valid:
+            if value == one and _flags(value) == _flags(one):
+                return one
+        raise Refusal(
+            f"{self.name}: {field} = {limits.short(value)} is not supported; supported: {', '.join(map(repr, valid))}."
+        )
 
     def with_others(self, values: Mapping[str, Any]) -> "Fields":
         """These fields with other values of some; a field that is read of one is read of both.
@@ -264,6 +266,11 @@ class Fields:
             raise Refusal(
                 f"{self.name}: the config sets {field[:100]} = {limits.short(value)}, which this version does not know."
             )
+
+
+def _flags(value: Any) -> Any:
+    """Whether a value, or each entry of a list, is true or false."""
+    return tuple(map(_flags, value)) if isinstance(value, tuple) else isinstance(value, bool)
 
 
 def _tuples(value: Any) -> Any:

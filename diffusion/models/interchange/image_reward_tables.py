@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from diffusion.models.image_encoders.blip import BLIP
 from diffusion.models.image_reward import ImageReward
-from diffusion.models.interchange.family import SIZES, array
+from diffusion.models.interchange.family import EPSILON, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, part_of
 from diffusion.models.interchange.rows import DENSE_OUT, LEADING, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.transformers_config import encoder_sizes
@@ -53,7 +53,10 @@ def _rows(module: ImageReward) -> list[Row]:
 
 
 VISION = FieldTable(
-    "ImageReward's vision_config", BLIP, (*sizes(), Field("layer_norm_eps", "epsilon", 1e-6)), required={"affine": True}
+    "ImageReward's vision_config",
+    BLIP,
+    (*sizes(), Field("layer_norm_eps", "epsilon", 1e-6, EPSILON)),
+    required={"affine": True},
 )
 TEXT = FieldTable(
     "ImageReward's text_config",
@@ -62,7 +65,7 @@ TEXT = FieldTable(
         Field("vocab_size", "vocabulary", 30524),
         *encoder_sizes(),
         Field("max_position_embeddings", "positions", 512),
-        Field("layer_norm_eps", "epsilon", 1e-12),
+        Field("layer_norm_eps", "epsilon", 1e-12, EPSILON),
     ),
 )
 CONFIG = FieldTable(

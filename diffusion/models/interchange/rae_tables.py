@@ -20,7 +20,7 @@ from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import dinov2_tables, dinov3_tables, siglip_tables, vit_tables
-from diffusion.models.interchange.family import DEPTH, SIZE, Computed, Family, Fields, Refusal, array
+from diffusion.models.interchange.family import DEPTH, EPSILON, SCALE, SIZE, Computed, Family, Fields, Refusal, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable
 from diffusion.models.interchange.rows import (
     LEADING,
@@ -208,7 +208,7 @@ def _build(config: Mapping[str, Any]) -> AutoencoderRAE:
     grid = (size // encoder.patch,) * 2
     if len(statistics) == 3 and statistics[:2] != grid:
         raise Refusal(f"{NAME}: latents_mean has {statistics[:2]} positions, but the encoder has {grid} here.")
-    module = AutoencoderRAE(encoder, decoder, statistics, scale=fields.take("scaling_factor", 1.0))
+    module = AutoencoderRAE(encoder, decoder, statistics, scale=fields.take("scaling_factor", 1.0, SCALE))
     fields.end()
     return module
 
@@ -331,7 +331,7 @@ DECODER_CONFIG = FieldTable(
         Field("patch_size", "patch", 16, SIZE),
         Field("norm_mean", "mean", IMAGENET[0], PIXELS),
         Field("norm_std", "std", IMAGENET[1], PIXELS),
-        Field("layer_norm_eps", "epsilon", 1e-12),
+        Field("layer_norm_eps", "epsilon", 1e-12, EPSILON),
     ),
     required={"picture_channels": 3},
 )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from diffusion.io import schema
 from diffusion.models.image_encoders.siglip import PRESETS, SIZES, SigLIP, preset
-from diffusion.models.interchange.family import SIZE, Fields, array
+from diffusion.models.interchange.family import EPSILON, SIZE, Fields, array
 from diffusion.models.interchange.field_table import A_TABLE, Field, FieldTable, Follows, part_of
 from diffusion.models.interchange.rows import DENSE_OUT, LEADING, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, WITHOUT_EFFECT, encoder_sizes, unread
@@ -65,7 +65,7 @@ CONFIG = FieldTable(
         Follows("num_channels", 3),
         *sizes(),
         Follows("hidden_act", "gelu_pytorch_tanh"),
-        Field("layer_norm_eps", "epsilon", 1e-6),
+        Field("layer_norm_eps", "epsilon", 1e-6, EPSILON),
         Follows("vision_use_head", True, silent=True),
     ),
     unread=unread(model_type="siglip_vision_model"),
@@ -108,7 +108,7 @@ TEXT_CONFIG = FieldTable(
         ),
         Field("max_position_embeddings", "positions", 64),
         Follows("hidden_act", "gelu_pytorch_tanh"),
-        Field("layer_norm_eps", "epsilon", 1e-6),
+        Field("layer_norm_eps", "epsilon", 1e-6, EPSILON),
     ),
     unread=unread("eos_token_id", model_type="siglip_text_model"),
 )

@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIDES, SIZES, Family, only
+from diffusion.models.interchange.family import DEPTH, EPSILON, MAYBE_SIZE, SIDES, SIZES, Family, only
 from diffusion.models.interchange.field_table import ABSENT, Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE_OUT, Row, conv, linear, norm, side_by_side, two_linear
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example
@@ -310,7 +310,7 @@ UNET_CONFIG = FieldTable(
         Field("out_channels", "out_channels", 3),
         Choice("freq_shift", "frequency_shift", {0: 0, 1: 1}),
         Choice("flip_sin_to_cos", "sines_first", {True: False, False: True, None: True}),
-        Field("norm_eps", "epsilon", 1e-5),
+        Field("norm_eps", "epsilon", 1e-5, EPSILON),
         Field(
             "sample_size", "resolution", None, SIDES, read=lambda size, ours: size if isinstance(size, int) else None
         ),

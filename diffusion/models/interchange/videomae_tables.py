@@ -6,7 +6,7 @@ from typing import Any
 from diffusion.io import schema
 from diffusion.models.image_encoders import videomae
 from diffusion.models.image_encoders.videomae import VideoMAE
-from diffusion.models.interchange.family import array
+from diffusion.models.interchange.family import EPSILON, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE_OUT, VECTOR, Layout, Row, cut, layers, linear, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, unread
@@ -96,7 +96,7 @@ def _config(name: str, classifier: bool) -> FieldTable:
                 lambda values, ours: {"biased": values["qkv_bias" if values["qv_bias"] is None else "qv_bias"]},
                 lambda module: {"qv_bias": module.biased},
             ),
-            Group({"layer_norm_eps": (1e-12, None), "use_mean_pooling": (True, schema.FLAG)}, read, write),
+            Group({"layer_norm_eps": (1e-12, EPSILON), "use_mean_pooling": (True, schema.FLAG)}, read, write),
         ),
         unread=unread(*TRAINING, *DECODER, model_type="videomae"),
     )

@@ -3,7 +3,7 @@
 from diffusion.models.image_encoders import ijepa, mae
 from diffusion.models.image_encoders.ijepa import IJEPA
 from diffusion.models.image_encoders.mae import MAE
-from diffusion.models.interchange.family import array
+from diffusion.models.interchange.family import EPSILON, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import LEADING, Row, layers, mlp, norm, within
 from diffusion.models.interchange.transformers_config import STORED, unread
@@ -46,7 +46,7 @@ def _config(name: str, module: type, kind: str, without_effect: tuple[str, ...])
             *sizes(),
             Follows("hidden_act", "gelu"),
             Follows("qkv_bias", True),
-            Field("layer_norm_eps", "epsilon", 1e-12),
+            Field("layer_norm_eps", "epsilon", 1e-12, EPSILON),
         ),
         unread=unread(*TRAINING, *without_effect, model_type=kind),
         required={"affine": True},

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
-from diffusion.models.interchange.family import SIZE, SIZES, array
+from diffusion.models.interchange.family import SCALE, SIZE, SIZES, array
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import Row
 from diffusion.published.ltx_video.autoencoder_table import (
@@ -107,7 +107,7 @@ CONFIG = FieldTable(
         Field("timestep_conditioning", "timed", False),
         Field("patch_size", "patch", 4, SIZE),
         # When written, the whole scale is in the tensors.
-        Field("scaling_factor", "scale", 1.0, write=lambda module: 1.0),
+        Field("scaling_factor", "scale", 1.0, SCALE, write=lambda module: 1.0),
         Follows("spatial_compression_ratio", lambda module: module.factor, optional=True),
         Follows("temporal_compression_ratio", lambda module: module.time_factor, optional=True),
     ),

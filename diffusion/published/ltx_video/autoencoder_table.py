@@ -12,7 +12,7 @@ import numpy as np
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.interchange.autoencoder_tables import per_channel
-from diffusion.models.interchange.family import SIZE, SIZES, Computed, Refusal
+from diffusion.models.interchange.family import SCALE, SIZE, SIZES, Computed, Refusal
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import Row, linear, with_ones
 from diffusion.models.interchange.tensor_files import Tensors
@@ -183,7 +183,7 @@ CONFIG = FieldTable(
         Field("latent_channels", "latent_channels", 128, SIZE),
         Field("patch_size", "patch", 4, SIZE),
         # When written, the whole scale is in the tensors.
-        Field("scaling_factor", "scale", 1.0, write=lambda module: 1.0),
+        Field("scaling_factor", "scale", 1.0, SCALE, write=lambda module: 1.0),
         _ratio("spatial_compression_ratio", lambda module: module.factor),
         _ratio("temporal_compression_ratio", lambda module: module.time_factor),
     ),
