@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.io import limits, schema
-from diffusion.models.interchange.rows import Row
+from diffusion.models.interchange.rows import Mismatch, Row
 from diffusion.models.interchange.tensor_files import Tensors
 
 # The types of fields whose default does not determine it; see `schema.like` for the others.
@@ -44,10 +44,11 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if os.fspath(path) in str(error):
+        known = isinstance(error, (Refusal, Mismatch, limits.Refused))
+        named = os.fspath(path) in str(error)
+        if known and named:
             raise
-        kind = type(error) if isinstance(error, (Refusal, limits.Refused)) else Refusal
-        raise kind(f"{path}: {error}") from error
+        raise (type(error) if known else Refusal)(str(error) if named else f"{path}: {error}") from error
 
 
 class Computed(NamedTuple):
