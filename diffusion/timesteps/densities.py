@@ -287,10 +287,18 @@ def dimension_shifted_density(
         base: dimension for which the schedule was made, see `timesteps.dimension_shift`.
 
     Raises:
-        ValueError: under the conditions of `timesteps.dimension_shift`.
+        ValueError: if the dimension is above the base and the schedule ends with a finite log-SNR, below which times
+            would leave it; under the conditions of `timesteps.dimension_shift`.
     """
     check_one_schedule("dimension_shifted_density", schedule)
     fall = 2 * math.log(dimension_shift(dimension, base))
+    with jax.ensure_compile_time_eval():
+        lowest = float(schedule.log_snr(schedule.t_max))
+    if fall > 0 and lowest > -math.inf:
+        raise ValueError(
+            f"dimension_shifted_density: a factor of {math.exp(fall / 2):g} moves times out of the schedule, whose "
+            f"log-SNR ends at {lowest:g}. Valid: a schedule that ends with alpha = 0, such as rectified_flow"
+        )
     moved = lambda t, by: jnp.clip(schedule.inverse_log_snr(schedule.log_snr(t) - by), schedule.t_min, schedule.t_max)
 
     def sample(state, keys, index):

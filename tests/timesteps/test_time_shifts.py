@@ -179,6 +179,10 @@ def test_the_shift_by_dimension_is_of_the_flows_formula():
     spy = timesteps.Density(tuple, density.sample, lambda state, t, losses: seen.append(t))
     timesteps.dimension_shifted_density(schedule, spy, 196_608).update((), shifted, None)
     np.testing.assert_allclose(seen[0], t, rtol=1e-4)  # an adaptive density receives its own times
+    for ending in (schedules.edm(), schedules.linear_beta(), schedules.ending_at(schedule, 0.99)):
+        with pytest.raises(ValueError, match="factor of 2 moves times out of the schedule, whose log-SNR ends at"):
+            timesteps.dimension_shifted_density(ending, density, 64, base=16)
+        timesteps.dimension_shifted_density(ending, density, 4, base=16)  # towards the data
     with pytest.raises(ValueError, match="shape of the data, which is not known"):
         timesteps.dimension_shift(None)
     with pytest.raises(ValueError, match="base = 0"):
