@@ -56,7 +56,8 @@ def adjoint_matching(
         An objective; see `diffusion.objectives.inputs`. Metrics, `[B]` each: "t", the first time, and "reward".
 
     Raises:
-        ValueError: if beta is not positive; when called, under the conditions of `rewards.rewarded`.
+        ValueError: if beta is not positive; when called, if the grid does not lead from t_max to 0, and under the
+            conditions of `rewards.rewarded`.
     """
     if not beta > 0:
         raise ValueError(f"adjoint_matching: beta = {beta} must be positive")

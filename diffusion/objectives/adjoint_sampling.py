@@ -74,8 +74,8 @@ def adjoint_sampling(
         samples.
 
     Raises:
-        ValueError: if an argument is out of range; when called, if the examples do not have the shape of the target's
-            samples.
+        ValueError: if an argument is out of range; when called, if the grid does not lead from t_max to 0, or the
+            examples do not have the shape of the target's samples.
     """
     if noises < 1 or not data_std > 0:
         raise ValueError(f"adjoint_sampling: noises = {noises} must be at least 1, data_std = {data_std} positive")

@@ -79,7 +79,7 @@ def diffusion_nft(
 
     Raises:
         ValueError: if an argument is out of range, or divergence > 0 without a teacher; when called, if group does not
-            divide the batch, and under the conditions of `rewards.rewarded`.
+            divide the batch, if the grid does not lead from t_max to 0, and under the conditions of `rewards.rewarded`.
     """
     if group < 2:
         raise ValueError(

@@ -12,6 +12,7 @@ from diffusion.objectives.denoising import denoising
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Objective, Teacher
+from diffusion.objectives.rollouts import check_ends
 from diffusion.parameterizations import Denoiser, Parameterization, velocity
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density, Plan
@@ -81,7 +82,8 @@ def reflow_pairs(
         indices, if any.
 
     Raises:
-        ValueError: if the sampler is stochastic, so that its noise does not determine the sample.
+        ValueError: if the sampler is stochastic, so that its noise does not determine the sample, or the plan does not
+            lead from t_max to 0.
     """
     sampler = samplers.heun() if sampler is None else sampler
     if sampler.draws:
@@ -89,6 +91,7 @@ def reflow_pairs(
             "reflow_pairs needs a deterministic sampler, such as heun(), because the noise of a pair must determine "
             "its sample"
         )
+    check_ends(schedule, plan)
     start_keys, keys = split(keys, 2)
     noise = samplers.prior(schedule, start_keys, shape)
     x = jax.lax.stop_gradient(samplers.sample(sampler, denoise, schedule, noise, plan, keys))

@@ -12,6 +12,7 @@ from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Denoises, Objective
 from diffusion.objectives.objective_facts import Beside
 from diffusion.objectives.rewards import CaptionReward, Reward, metadata_of, reward_of_pictures, rewarded
+from diffusion.objectives.rollouts import check_ends
 from diffusion.parameterizations import Parameterization, denoiser
 from diffusion.samplers.ddpm import ddim
 from diffusion.samplers.sample import Sampler, loop, prior
@@ -52,7 +53,8 @@ def reward_backpropagation(
         and "reward" `[B]`.
 
     Raises:
-        ValueError: if last is not in [1, N]; when called, under the conditions of `rewarded`.
+        ValueError: if last is not in [1, N]; when called, if the grid does not lead from t_max to 0, and under the
+            conditions of `rewarded`.
     """
     steps = plan(np.asarray(grid))
     number = len(steps.t)
@@ -64,6 +66,7 @@ def reward_backpropagation(
 
     @entry(parameterization)
     def loss(networks, schedule, keys, batch, step):
+        check_ends(schedule, steps)
         starts, draws = split(keys, 2)
         condition = batch.get("condition")
         noise = prior(schedule, starts, batch["x"].shape[1:])

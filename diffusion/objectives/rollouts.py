@@ -6,12 +6,15 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 from diffusion.objectives.inputs import split
 from diffusion.parameterizations import Network, Parameterization, denoiser
 from diffusion.samplers.sample import Sampler, prior, sample_trajectory
 from diffusion.schedules import NoiseSchedule
-from diffusion.timesteps import plan
+from diffusion.timesteps import Plan, plan
+
+NEAR = 0.1  # leading grids of a discrete process begin a step before its end
 
 
 def rollouts(
@@ -35,9 +38,43 @@ def rollouts(
         keys: `[B]` keys, one for each example; sample i depends only on its own key.
         shape: shape of one sample.
         condition: condition of the network, a pytree of arrays `[B, ...]`.
+
+    Raises:
+        ValueError: under the conditions of `check_ends`.
     """
+    steps = plan(np.asarray(grid))
+    check_ends(schedule, steps)
     starts, draws = split(keys, 2)
     denoise = denoiser(network, schedule, parameterization, condition)
     noise = prior(schedule, starts, shape)
-    _, trajectory = sample_trajectory(sampler, denoise, schedule, noise, plan(np.asarray(grid)), draws)
+    _, trajectory = sample_trajectory(sampler, denoise, schedule, noise, steps, draws)
     return jax.lax.stop_gradient(trajectory.x)
+
+
+def check_ends(schedule: NoiseSchedule, steps: Plan) -> None:
+    """Refuses a plan that does not lead from the prior to the data.
+
+    A first time before t_max is accepted where alpha and sigma / sigma(t_max) differ by at most a tenth.
+
+    Args:
+        schedule: the process; if it is traced, only the last time is checked.
+        steps: the plan of the samples that an objective generates.
+
+    Raises:
+        ValueError: if the plan starts where the process has other noise than the prior, or does not end at t = 0.
+    """
+    if any(isinstance(t, Tracer) for t in (steps.t, steps.s, schedule.t_max)):
+        return
+    first, last = (np.max(t) for t in (steps.t[0], steps.s[-1]))
+    if last != 0:
+        raise ValueError(f"the grid of the samples of an objective ends at t = {last:g}. Valid: from t_max down to 0")
+    with jax.ensure_compile_time_eval():
+        coefficients = [(schedule.alpha(t), schedule.sigma(t)) for t in (first, schedule.t_max)]
+    if any(isinstance(value, Tracer) for value in jax.tree.leaves(coefficients)):
+        return
+    (alpha, sigma), (alpha_end, sigma_end) = (map(np.asarray, pair) for pair in coefficients)
+    if np.any(np.abs(alpha - alpha_end) > NEAR) or np.any(np.abs(sigma / sigma_end - 1) > NEAR):
+        raise ValueError(
+            f"the grid of the samples of an objective begins at t = {first:g}, where the process has other noise than "
+            f"the prior, which belongs to t_max = {schedule.t_max:g}. Valid: a grid that begins there"
+        )

@@ -12,8 +12,10 @@ from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, to_the_end
 from diffusion.objectives.inputs import split, weighted_mean_square
 from diffusion.objectives.objective import Objective, Teacher
+from diffusion.objectives.rollouts import check_ends
 from diffusion.parameterizations import Parameterization, denoiser, predict
 from diffusion.samplers.sample import prior
+from diffusion.timesteps import plan
 
 MOST_SOLVER_STEPS = 10_000  # between two times; the trajectory is held in memory
 
@@ -52,7 +54,7 @@ def trajectory_regression(
 
     Raises:
         ValueError: if the grid does not end at 0, or chunk or solver_steps is out of range; when called, if chunk does
-            not divide the number of frames of x.
+            not divide the number of frames of x or the grid does not begin at t_max.
     """
     times = times_of(grid, "trajectory_regression")
     check_chunk("trajectory_regression", chunk)
@@ -63,6 +65,7 @@ def trajectory_regression(
 
     @entry(generator, teacher)
     def loss(networks, schedule, keys, batch, step):
+        check_ends(schedule, plan(coarse))
         prior_keys, step_keys = split(keys, 2)
         condition = batch.get("condition")
         shape = batch["x"].shape
