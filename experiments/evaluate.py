@@ -293,8 +293,7 @@ def require_pictures(
     wrong = [f"--metrics={name}" for name in metrics if name not in others]
     wrong += [f"--{name}" for name in (*(["protocol"] if protocol else []), *networks)]
     spec = real_images.split_of(config, config.evaluate.split).spec if wrong else None
-    has_clips = spec is not None and isinstance(spec.shape, tuple) and len(spec.shape) == 4
-    if has_clips and protocol in clip_protocols.PROTOCOLS:
+    if spec is not None and spec.clips and protocol in clip_protocols.PROTOCOLS:
         return
     if spec is not None and not spec.pictures:
         raise ConfigError(

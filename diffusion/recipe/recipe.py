@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from diffusion.arrays import pytrees
-from diffusion.data.sources import DataSpec, is_picture
+from diffusion.data.sources import DataSpec, is_clip, is_picture
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.models import facts
 from diffusion.objectives import Objective
@@ -221,7 +221,7 @@ class Recipe:
             return "images"
         if len(self.examples.shape) == 1:
             return "vectors"
-        return "clips" if len(self.examples.shape) == 4 and self.makes_bytes else "examples"
+        return "clips" if self.makes_bytes and is_clip(self.examples.shape, "uint8") else "examples"
 
     def micro_batches(self, mesh: Mesh, init: Callable) -> int:
         """How many micro-batches a step cuts its batch into: `config.train.accumulate`, or by rule if that is 0.

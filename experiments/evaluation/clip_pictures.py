@@ -15,11 +15,6 @@ SIDE = 64  # pixels that a frame has at least
 RATE = 10.0  # frames a second
 
 
-def is_clip(shape: object, dtype: str) -> bool:
-    """Whether examples are clips of pictures, uint8 [F, H, W, C] of 1 or 3 channels."""
-    return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)
-
-
 def draw(clips: np.ndarray, labels: np.ndarray, out: pathlib.Path) -> list[pathlib.Path]:
     """Writes samples.gif, clips beside each other, and samples.png, frames of a few, a row each.
 

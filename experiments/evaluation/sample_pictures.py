@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion.data.sources import is_clip
 from diffusion.experiments.evaluation import (
     backbone_figures,
     clip_pictures,
@@ -98,7 +99,7 @@ def _series(samples: Samples) -> list[pathlib.Path] | None:
 
 
 def _clips(samples: Samples) -> list[pathlib.Path] | None:
-    if not clip_pictures.is_clip(samples.x.shape[1:], str(samples.x.dtype)):
+    if not is_clip(samples.x.shape[1:], str(samples.x.dtype)):
         return None
     return clip_pictures.draw(samples.x, samples.classes, samples.out)
 

@@ -96,6 +96,7 @@ if TYPE_CHECKING:
         IndexedRecords as IndexedRecords,
         Leaf as Leaf,
         Source as Source,
+        is_clip as is_clip,
         is_picture as is_picture,
     )
     from diffusion.data.sources.spiral_points import spirals as spirals

@@ -97,18 +97,27 @@ class DataSpec(NamedTuple):
     def masks(self) -> bool:
         """Whether a part of the condition has the sides of a picture or clip, and moves with it, e.g. a mask."""
         leaves = jax.tree.leaves(self.condition, is_leaf=lambda node: isinstance(node, Leaf))
-        clips = self.dtype == "uint8" and isinstance(self.shape, tuple) and len(self.shape) == 4
-        return (self.pictures or clips) and any(mask_sides(leaf.shape, self.shape) for leaf in leaves)
+        return (self.pictures or self.clips) and any(mask_sides(leaf.shape, self.shape) for leaf in leaves)
 
     @property
     def pictures(self) -> bool:
         """Whether the examples are pictures, uint8 [H, W, C] of 1, 3 or 4 channels."""
         return is_picture(self.shape, self.dtype)
 
+    @property
+    def clips(self) -> bool:
+        """Whether the examples are clips of pictures, uint8 [F, H, W, C] of 1 or 3 channels."""
+        return is_clip(self.shape, self.dtype)
+
 
 def is_picture(shape: Any, dtype: str) -> bool:
     """Whether examples of that shape and type are pictures, which can be drawn."""
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 3 and shape[-1] in (1, 3, 4)
+
+
+def is_clip(shape: Any, dtype: str) -> bool:
+    """Whether examples of that shape and type are clips, which can be drawn frame by frame."""
+    return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)
 
 
 def mask_sides(shape: tuple[int, ...], example: tuple[int, ...]) -> tuple[int, ...]:

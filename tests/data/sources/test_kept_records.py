@@ -163,3 +163,19 @@ def test_the_header_of_a_picture_that_a_link_leads_out_to_is_not_read(tmp_path):
     np.testing.assert_array_equal(source.sizes([0, 1, 3]), [[4, 4]] * 3)
     with pytest.raises(ValueError, match=r"2\.png"):
         source.sizes([2])
+
+
+def test_what_is_a_clip():
+    """Volumes and numbers of four axes are none; the parts of a volume's condition do not move with it."""
+    assert spec.is_clip((4, 8, 8, 3), "uint8") and spec.is_clip((4, 8, 8, 1), "uint8")
+    mask = spec.Leaf((8, 8), "float32")
+    for shape, dtype in (
+        ((4, 8, 8, 3), "float32"),
+        ((8, 8, 3), "uint8"),
+        ((8, 8, 8, 4), "uint8"),
+        ({"x": (2,)}, "uint8"),
+    ):
+        assert not spec.is_clip(shape, dtype)
+        described = spec.DataSpec("a", "train", shape, 0, 1, dtype=dtype, condition={"mask": mask})
+        assert not described.clips and described.masks == described.pictures
+    assert spec.DataSpec("a", "train", (4, 8, 8, 3), 0, 1, condition={"mask": mask}).masks

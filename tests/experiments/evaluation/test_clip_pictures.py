@@ -19,14 +19,3 @@ def test_each_clip_moves_in_its_place_and_classes_take_turns(tmp_path):
             inside = frame[2:66, 68 * place + 2 : 68 * place + 66][::4, ::4]
             np.testing.assert_array_equal(inside, clips[clip, number])
     assert np.asarray(Image.open(written[1])).shape[0] > 3 * 64
-
-
-def test_what_is_a_clip():
-    assert clip_pictures.is_clip((4, 8, 8, 3), "uint8") and clip_pictures.is_clip((4, 8, 8, 1), "uint8")
-    for shape, dtype in [
-        ((4, 8, 8, 3), "float32"),
-        ((8, 8, 3), "uint8"),
-        ((8, 8, 8, 4), "uint8"),
-        ({"x": (2,)}, "uint8"),
-    ]:
-        assert not clip_pictures.is_clip(shape, dtype)

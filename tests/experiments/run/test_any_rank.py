@@ -9,7 +9,6 @@ import pytest
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import sources
 from diffusion.experiments import train as training
-from diffusion.experiments.evaluation import clip_pictures
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.recipe import checks, names
@@ -84,7 +83,7 @@ def test_a_run_of_any_rank_from_a_config(tmp_path, shape, dtype, capsys):
     made = sample(recipe, tmp_path / "whole")
     assert made.shape == (6, *shape) and made.dtype == dtype
     np.testing.assert_array_equal(np.load(tmp_path / "whole/samples.npz")["images"], made)
-    clips = clip_pictures.is_clip(shape, dtype)
+    clips = sources.is_clip(shape, dtype)
     assert (tmp_path / "whole/samples.png").exists() == (tmp_path / "whole/samples.gif").exists() == clips
 
 
