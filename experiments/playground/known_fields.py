@@ -6,8 +6,6 @@ from typing import Any
 
 from diffusion.io import limits
 
-OWN = ("session_hash", "trigger_id")  # fields of gradio's own programs
-
 
 class Fields:
     """ASGI middleware that answers 400 to a body that is no table of known fields.
@@ -22,7 +20,7 @@ class Fields:
         self._app, self._path, self._known = app, path, known
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith(self._path):
+        if scope["type"] != "http" or scope["method"] != "POST" or not self._is_here(scope["path"]):
             return await self._app(scope, receive, send)
         content, more = b"", True
         while more:
@@ -41,6 +39,9 @@ class Fields:
 
         return await self._app(scope, replayed, send)
 
+    def _is_here(self, path: str) -> bool:
+        return path.removesuffix("/").endswith(self._path)
+
     def _refusal(self, content: bytes) -> str:
         """The error of a body; "" for a valid one."""
         try:
@@ -49,5 +50,5 @@ class Fields:
             return str(error)
         if not isinstance(table, dict):
             return f"the body is a {type(table).__name__}. Valid: a table of fields"
-        unknown = [name for name in table if name not in (*self._known, *OWN)]
+        unknown = [name for name in table if name not in self._known]
         return f"{limits.short(unknown[0])} is no field. Valid: {', '.join(self._known)}" if unknown else ""

@@ -167,17 +167,21 @@ def check(source: Source, request: PageRequest) -> None:
         ValueError: says what the model reads.
     """
     needs_prompts = (request.prompts[0] and not source.captions) or request.negative or request.regions or request.words
-    if not source.prompts and (needs_prompts or request.reference is not None):
+    if not source.prompts and (needs_prompts or request.reference is not None or request.attention != 1):
         if source.captions:
             raise ValueError(
-                f"{source.name} reads captions. Valid here: neither negative prompts, regions, words nor references."
+                f"{source.name} reads captions. Valid here: neither negative prompts, regions, words, attention nor "
+                "references."
             )
         reads = "a class" if source.classes else "no condition"
         instead = "Choose the class by label" if source.classes else "Leave the prompts out"
         raise ValueError(
-            f"{source.name} receives {reads} and reads no prompt: without a text model it supports no regions, words "
-            f"or references either. {instead}, or start the page with a text-to-image model."
+            f"{source.name} receives {reads} and reads no prompt: without a text model it supports no regions, words, "
+            f"attention or references either. {instead}, or start the page with a text-to-image model."
         )
+    if request.frames and not source.free:
+        what = "clips of one length" if source.clip_rate else "pictures"
+        raise ValueError(f"frames = {request.frames}: {source.name} makes only {what}; leave it out")
     if request.images and not source.several:
         raise ValueError(f"images: {source.name} cannot see several pictures; leave images out")
     if request.image_guidance not in (None, 1) and not source.edits:

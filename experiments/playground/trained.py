@@ -22,6 +22,7 @@ from diffusion.experiments.sampling import autoencoder_folders, class_models, ge
 from diffusion.flows import flow_maps
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
+from diffusion.objectives import Moves, Restores
 from diffusion.recipe import ConfigError, checks, data, names, null_condition, resolve
 from diffusion.recipe.entries import call
 from diffusion.recipe.extensions import printed
@@ -50,10 +51,7 @@ class Trained:
         self, folder: str, config: ConfigDict, params: Any, step: int, shape: tuple[int, ...], described: Any = None
     ):
         if not pytrees.is_shape(shape) or len(shape) not in (3, 4):
-            raise ConfigError(
-                f"--workdir={folder} was trained on examples of shape {shape}, and the page shows only pictures and "
-                f"clips. Without the page: {printed('sample', f'--workdir={folder}')}"
-            )
+            raise _not_shown(folder, f"was trained on examples of shape {shape}")
         self.config, self.params, self.step = config, params, step
         autoencoder = resolve.Resolver(config).autoencoder  # the autoencoder that trained with the network
         self.shape = autoencoder.latent_shape(shape) if autoencoder else shape
@@ -68,16 +66,21 @@ class Trained:
         table = sorted(names.SAMPLERS.items())
         self.samplers = tuple(name for name, make in table if name == sample.sampler.name or _fits(make, sampler))
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *self.shape), jnp.float32))
+        if x0.shape[-1] not in (1, 3, 4):
+            raise _not_shown(folder, f"makes pictures of {x0.shape[-1]} channels, not of 1, 3 or 4")
         self.size = x0.shape[-3:-1]
         self.clip_rate = clip_pictures.RATE if len(x0.shape) == 5 else 0.0
         self.captions = described is not None
         self._described = described
-        self.usual = PageRequest(
-            label=0 if self.classes else -1,
-            steps=sample.steps,
-            guidance=float(sample.guidance.get("scale", 1.0)),
-            sampler=sample.sampler.name,
-        )
+        try:
+            self.usual = PageRequest(
+                label=0 if self.classes else -1,
+                steps=sample.steps,
+                guidance=float(sample.guidance.get("scale", 1.0)),
+                sampler=sample.sampler.name,
+            )
+        except ValueError as error:
+            raise ConfigError(f"config.sample of {folder} is beyond the limits of the page: {error}") from error
         self._programs = {}
 
     @classmethod
@@ -90,6 +93,7 @@ class Trained:
         """
         config = workdir.read_config(folder)
         refuse_other_kinds(config, folder)
+        refuse_other_samples(config, folder)
         described = described_data(config)
         if described is not None and not hasattr(described, "condition_of"):
             raise ConfigError(
@@ -277,6 +281,32 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
             f"--workdir={folder} trains {config.model.name}, which makes no pictures. Name the run of a denoiser, or "
             "a text-to-image model by --model=FOLDER."
         )
+
+
+def refuse_other_samples(config: ConfigDict, folder: str) -> None:
+    """Refuses runs whose samples are no pictures, or are not made along a plan from a class or a caption alone.
+
+    Raises:
+        ConfigError: says what to do instead.
+    """
+    recipe = checks.validate(config)
+    kind = {Moves: "points of a manifold", Restores: "symbols"}.get(type(recipe.objective.reads), "")
+    if not recipe.on_latents and data.known_shape(config) is None and not config.data.shape:
+        recipe = recipe.on(data.source(config, config.data.split).spec)
+    if kind or not recipe.makes_bytes:
+        raise _not_shown(folder, f"makes {kind or 'arrays of numbers'}")
+    if not recipe.sampling.follows_plan:
+        raise _not_shown(
+            folder, f"makes samples by config.sample.driver.name = {config.sample.driver.name!r}", "the steps of sample"
+        )
+    if any(guide.measured for guide in recipe.sampling.guides):
+        raise _not_shown(folder, "has config.sample.guides that read measured pictures", "samples without these")
+
+
+def _not_shown(folder: str, why: str, shown: str = "pictures and clips") -> ConfigError:
+    """The error of a run whose samples the page does not show."""
+    other = printed("sample", f"--workdir={folder}")
+    return ConfigError(f"--workdir={folder} {why}, and the page shows only {shown}. Without the page: {other}")
 
 
 def _fits(make: Callable, mine: samplers.Sampler) -> bool:

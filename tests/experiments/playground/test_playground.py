@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 from configs import digits
+from configs.proteins import frames
+from configs.shapes import voxels
+from configs.symbols import prose
 from configs.video import drawings
 from diffusion import caching
 from diffusion.experiments.playground import __main__ as command, live_view, page_request, source, trained, uploads
@@ -149,6 +152,42 @@ def test_runs_of_other_kinds_are_refused(name, objective, message):
         trained.refuse_other_kinds(config, "runs/other")
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("sample, message", [
+    ({"driver": {"name": "picard"}}, r"config.sample.driver.name = 'picard', and the page shows only the steps of sam"),
+    ({"driver": {"name": "adaptive"}}, "config.sample.driver.name = 'adaptive'"),
+    ({"guides": ({"name": "posterior_sampling"},),
+      "measurement": {"pictures": "test", "operator": {"name": "pooled", "factor": 2}}},
+     "has config.sample.guides that read measured pictures"),
+])  # fmt: skip
+def test_samples_that_the_page_would_make_otherwise_are_refused(sample, message):
+    config = digits.get_config("tiny")
+    trained.refuse_other_samples(config, "runs/other")
+    config.sample.update(sample)
+    with pytest.raises(ConfigError, match=f"runs/other .*{message}.*diffusion sample --workdir=runs/other"):
+        trained.refuse_other_samples(config, "runs/other")
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("config, kind", [
+    (frames.get_config("tiny"), "points of a manifold"), (prose.get_config("tiny"), "symbols"),
+    (voxels.get_config("tiny"), "arrays of numbers"),
+])  # fmt: skip
+def test_runs_whose_samples_are_no_pictures_are_refused(config, kind):
+    with pytest.raises(ConfigError, match=f"runs/other makes {kind}, and the page shows only pictures and clips"):
+        trained.refuse_other_samples(config, "runs/other")
+
+
+@pytest.mark.parametrize("field, value, message", [
+    ("sample.steps", 2000, "steps = 2000. Valid: .* at most 1000"), ("data.shape", (8, 8, 2), "pictures of 2 channels"),
+])  # fmt: skip
+def test_runs_beyond_the_limits_of_the_page_are_refused_at_its_start(run, field, value, message):
+    config = run.config.copy_and_resolve_references()
+    config.update_from_flattened_dict({field: value})
+    with pytest.raises(ConfigError, match=f"runs/digits .*{message}"):
+        trained.Trained("runs/digits", config, run.params, 40, config.data.shape or SHAPE)
+
+
 @pytest.mark.parametrize("shape", [(16,), (2, 3), {"x": (2,), "y": (3,)}])
 def test_runs_on_examples_that_are_no_pictures_are_refused(shape):
     with pytest.raises(ConfigError, match=r"runs/other was trained on examples of shape .*diffusion sample"):
@@ -200,10 +239,19 @@ def test_numbers_of_json_are_taken_and_empty_inputs_say_nothing():
     (False, 2, {"label": 1, "words": ["cat"]}, "made receives a class and reads no prompt:"),
     (False, 2, {"label": -1}, r"label = -1 is not a class of this model\. Valid: 0 \.\. 1"),
     (True, 0, {"image_guidance": 2}, "image_guidance = 2: made does not edit pictures by instructions"),
+    (False, 2, {"label": 1, "attention": 0.5}, "made receives a class and reads no prompt: .* attention"),
+    (False, 2, {"label": 1, "frames": 7}, "frames = 7: made makes only pictures; leave it out"),
 ])  # fmt: skip
 def test_a_request_has_only_inputs_that_the_model_reads(prompts, classes, wrong, message):
     kind = types.SimpleNamespace(
-        name="made", captions=False, prompts=prompts, classes=classes, edits=False, several=False
+        name="made",
+        captions=False,
+        prompts=prompts,
+        classes=classes,
+        edits=False,
+        several=False,
+        free=prompts,
+        clip_rate=0.0,
     )
     with pytest.raises(ValueError, match=message):
         source.check(kind, PageRequest(**wrong))
@@ -386,6 +434,8 @@ def test_clips_of_captions_are_films_beside_their_settings(clips_run, tmp_path):
 @pytest.mark.parametrize("wrong, message", [
     ({"prompts": "a red dog"}, "the word 'dog' is not known"),
     ({"negative": "blue"}, r"clips reads captions\. Valid here: neither negative prompts"),
+    ({"attention": 2.0}, r"clips reads captions\. Valid here: neither .* attention"),
+    ({"prompts": "a red star turns clockwise slowly", "frames": 7}, "frames = 7: clips makes only clips of one length"),
     ({"image": "image"}, r"clips makes clips\. To make clips that begin with pictures, use diffusion film"),
 ])  # fmt: skip
 def test_what_a_run_of_clips_cannot_do_is_refused_in_words(clips_run, files, wrong, message, tmp_path):
