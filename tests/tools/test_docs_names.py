@@ -128,3 +128,11 @@ def test_the_page_of_objectives_names_every_fact_and_every_field_of_a_record():
     assert {kind.__name__: left for kind, names in shown.items() if (left := set(kind._fields) - names)} == {}
     for fact, kind in (("teacher", objectives.Teacher), ("second", objectives.Second)):
         assert re.search(r"`(\w+)\(([^)]*)\)`", rows[fact])[2].split(", ") == list(kind._fields)
+
+
+def test_the_page_of_samplers_says_which_of_its_table_a_config_does_not_name_as_a_sampler():
+    page = (ROOT / "docs/samplers.md").read_text()
+    table = page.split("\n## Samplers\n")[1].split("\n## ")[0]
+    [row] = re.findall(r"^\| `config.sample.sampler` \| (.*) \|$", page, re.MULTILINE)
+    elsewhere = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) - names.SAMPLERS.keys()
+    assert elsewhere == set(re.findall(r"`(\w+)`", row.split("have another place")[1]))
