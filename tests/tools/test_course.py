@@ -109,6 +109,14 @@ def test_a_page_of_the_site_has_the_text_the_code_the_prints_and_the_pictures():
     assert course.title({"cells": cells}) == "T"
 
 
+@pytest.mark.extended
+def test_a_notebook_has_its_picture_whatever_the_backend_of_the_shell(tmp_path, monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "agg")  # with which docs/learn/README.md runs the sources
+    source = tmp_path / "99_x.py"
+    source.write_text('# %% tags=["picture"]\nimport matplotlib.pyplot as plt\n\nplt.plot([0, 1])\nplt.show()\n')
+    assert course.picture(course.executed(source)).startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 def test_a_notebook_runs_from_top_to_bottom_in_five_minutes_of_two_cores(source):

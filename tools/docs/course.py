@@ -11,6 +11,7 @@ shows it folded.
 
 import base64
 import json
+import os
 import pathlib
 import re
 import textwrap
@@ -62,7 +63,8 @@ def executed(source: pathlib.Path) -> dict:
     client = nbclient.NotebookClient(
         notebook, timeout=SECONDS, record_timing=False, resources={"metadata": {"path": str(source.parent)}}
     )
-    client.execute()
+    kernel = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}  # it hides pictures
+    client.execute(env=kernel)
     for number, cell in enumerate(notebook.cells):
         cell["id"] = f"cell-{number}"
     notebook.metadata.pop("language_info", None)  # it names the version of Python
