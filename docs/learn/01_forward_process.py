@@ -7,8 +7,8 @@
 # %% [markdown]
 # # 1. The forward process
 #
-# A diffusion model learns to undo noise. So we first define how noise is added. One equation is enough: every Gaussian
-# diffusion process in the literature has this form, with its own two functions of time:
+# A diffusion model learns to undo noise. So we first define how noise is added. One equation is enough: nearly every
+# Gaussian diffusion process in the literature has this form, with its own two functions of time:
 #
 # $$
 # x_t = \alpha(t)\, x_0 + \sigma(t)\, \varepsilon, \qquad \varepsilon \sim \mathcal{N}(0, I), \qquad t \text{ from } 0 \text{ (data) to } 1 \text{ (noise)}
