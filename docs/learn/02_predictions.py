@@ -170,8 +170,8 @@ for name, (of_x0, of_eps) in measured.items():
 # In flow matching, the network predicts $dx_t/dt = \alpha' x_0 + \sigma' \varepsilon$, which is
 # [`parameterizations.velocity`](../../diffusion/parameterizations/targets.py). On the cosine schedule
 # $\alpha' = -\tfrac{\pi}{2} \sigma$ and $\sigma' = \tfrac{\pi}{2} \alpha$ hold approximately, so the velocity is about
-# $v$ times $\pi/2$. They are not exact because the schedule keeps a little noise at $t = 0$.
-# [`schedules.trigonometric`](../../diffusion/schedules/flow.py) is the schedule for which this is exact.
+# $v$ times $\pi/2$. They are not exact because of the offset of the schedule, 0.008, by which the noise grows faster
+# near $t = 0$. [`schedules.trigonometric`](../../diffusion/schedules/flow.py) has no offset, and for it this is exact.
 
 # %%
 circle = schedules.trigonometric()
