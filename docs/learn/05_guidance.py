@@ -92,9 +92,9 @@ assert samples[8.0].mean() > samples[1.0].mean() + 0.5 and samples[8.0].std() < 
 #
 # At $t = 0$ the formula gives the score of $p_w$. At $t > 0$ it combines the scores of $p_t(x \mid c)$ and $p_t(x)$.
 # Each of them is the score of a noised density, and noising does not commute with taking powers: $(p_t)^w$ is not
-# $(p^w)_t$. So the guided flow is not the probability flow of $p_w$. Where both noised densities are small at $x_t$,
-# the difference between the two predictions is large, and it is multiplied by $w - 1$. We measure this guidance term,
-# $(w - 1)\, |x_0^c - x_0^u|$, along the guided paths.
+# $(p^w)_t$. So the guided flow is not the probability flow of $p_w$. Where $x_t$ does not yet show the class, the two
+# predictions differ by about the distance between the mean of the class and that of all data, and this difference is
+# multiplied by $w - 1$. We measure this guidance term, $(w - 1)\, |x_0^c - x_0^u|$, along the guided paths.
 
 # %%
 figure, panels = plt.subplots(1, 2)
@@ -116,8 +116,8 @@ plt.show()
 
 # %% [markdown]
 # The guidance term is largest at high noise. There the means of the classes already differ, and nothing else is known,
-# so the estimate of $x_0$ lies far outside the data ([-2.5, 2.7]) from the first steps on. Guidance pushes a sample
-# away from 0.6 before the sampler has settled on one of the modes.
+# so with w = 4 and w = 8 the estimate of $x_0$ lies far outside the data ([-2.5, 2.7]) from the first steps on.
+# Guidance pushes a sample away from 0.6 before the sampler has settled on one of the modes.
 #
 # ## Corrections
 #
