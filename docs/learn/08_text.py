@@ -219,7 +219,8 @@ for prompt, (first, second) in zip(prompts, ((0, 2), (2, 0))):
 
 # %% [markdown]
 # The order of the words decides which colour is above, since the text encoder adds a position embedding to each word.
-# Shapes are less reliable than colours: some corners are round.
+# Shapes are less reliable than colours: some corners are round, and the first picture of the first prompt shows the two
+# shapes in each other's place.
 # [The report of this model](../gallery/drawings/report.md) measures both over hundreds of prompts.
 #
 # ## Summary
