@@ -59,12 +59,15 @@ assert jnp.allclose(one_step, DATA.weights @ DATA.means, atol=1e-4)
 # $$
 #
 # The right side needs no integral. It needs the velocity $v$ of the flow, and one directional derivative of the
-# network, in the direction $(v, 1, 0)$. The velocity $\varepsilon - x_0$ of one pair can replace $v$, since its mean
-# given $x_t$ is $v$, and the formula is linear in $v$. Forward-mode differentiation computes the derivative at about
-# the cost of one more evaluation. The network is regressed on the right side, with a stopped gradient:
-# [`objectives.mean_flow`](../../diffusion/objectives/mean_flow.py) (Geng et al. 2025).
+# network, in the direction $(v, 1, 0)$ of $(x, t, s)$. The velocity $\varepsilon - x_0$ of one pair can replace $v$,
+# since its mean given $x_t$ is $v$, and the formula is linear in $v$. Forward-mode differentiation computes the
+# derivative at about the cost of one more evaluation. The network is regressed on the right side, with a stopped
+# gradient: [`objectives.mean_flow`](../../diffusion/objectives/mean_flow.py) (Geng et al. 2025).
 #
-# For $s = t$ this loss is flow matching. So one network learns both the flow and its jumps.
+# For $s = t$ this loss is flow matching. So one network learns both the flow and its jumps. We use the variant
+# [`objectives.improved_mean_flow`](../../diffusion/objectives/mean_flow.py) of the same authors: the direction of its
+# derivative contains the network's own velocity $u(x_t, t, t)$ instead of the velocity of one pair, so the target is
+# less noisy. Half of the examples have $s = t$ (`equal=0.5`), and `p=0.0` selects the plain squared error.
 
 # %%
 density = timesteps.uniform_density(schedule)
@@ -130,8 +133,8 @@ plt.show()
 # %% [markdown]
 # ## What the picture shows, and what the student costs
 #
-# - One jump gives the three clusters, with blurred edges, while one Euler step gives a single point. The error of one
-#   jump equals that of eight Euler steps.
+# - One jump reaches the three clusters, although many points lie between them, while one Euler step gives nearly a
+#   single point. The error of one jump equals that of eight Euler steps.
 # - The two curves approach each other: with many steps, the student has hardly any advantage over the flow. The error
 #   of the student comes from its training rather than from the step size, so more steps reduce it little.
 # - Here MeanFlow was trained more than twice as long, and it needs a forward-mode derivative, which some attention
