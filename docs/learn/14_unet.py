@@ -251,7 +251,7 @@ assert recognised["samples, w = 2"] > 0.9
 
 # %% [markdown]
 # Both rows of samples start from the same noise, and each column is one class. Guidance makes the classes easier to
-# recognize and increases the distance, as in [notebook 5](05_guidance.ipynb).
+# recognize and increases the distance, as in [notebook 6](06_dit.ipynb).
 #
 # ## What does a pixel attend to?
 #
