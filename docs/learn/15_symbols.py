@@ -7,10 +7,11 @@
 # %% [markdown]
 # # 15. Symbols
 #
-# Between "cat" and "dog" there are no intermediate values, so Gaussian noise does not apply to text. Masked diffusion
-# replaces noise by masks: at $t = 0$ all letters are visible, at $t = 1$ none is, and sampling fills them in. Here the
-# data are words of three letters with known probabilities. You derive the reverse step, show that the loss is a bound
-# on the likelihood, train a network with that bound, and measure the error of filling in several letters at once.
+# Between "cat" and "dog" there are no intermediate values, so Gaussian noise cannot be added to text directly. Masked
+# diffusion replaces noise by masks: at $t = 0$ all letters are visible, at $t = 1$ none is, and sampling fills them in.
+# Here the data are words of three letters with known probabilities. You derive the reverse step, show that the loss is
+# a bound on the likelihood, train a network with that bound, and measure the error of filling in several letters at
+# once.
 
 # %%
 import jax
