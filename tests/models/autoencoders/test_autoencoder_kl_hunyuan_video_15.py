@@ -29,3 +29,21 @@ def test_a_picture_has_the_first_latent_of_a_clip_and_comes_back_alone():
     for many, one in zip(of_clip, of_picture, strict=True):
         assert np.std(one) > 0.01
         np.testing.assert_allclose(one, many[:, :1], rtol=0, atol=1e-5 * np.abs(many).max())
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"widths": ()}, "one or more positive widths"),
+        ({"halvings": 3}, "no more halvings of time than of the sides"),
+        ({"widths": (8, 16, 12)}, "12 must be a multiple of the 8 pixels of a box, and divide 4 x 16"),
+        ({"widths": (8, 12, 16)}, "12 must be a multiple of the 4 pixels of a box, and divide 4 x 8"),
+        ({"widths": (8, 64, 64)}, "64 must be a multiple of the 4 pixels of a box, and divide 4 x 8"),
+        ({"latent_channels": 16}, "latent_channels=16: twice that must divide the last width, 16"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(fields, message):
+    """A fold has the pixels of its box in the channels; the means and copies around it are of whole channels."""
+    assert (SMALL.factor, SMALL.time_factor) == (4, 2)
+    with pytest.raises(ValueError, match=message):
+        SMALL.clone(**fields)

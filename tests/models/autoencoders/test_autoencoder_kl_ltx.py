@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX, ResidualBlock
+from tests import numpy_programs
 
 
 @pytest.mark.extended
@@ -20,6 +21,26 @@ def test_noise_is_one_picture_for_all_frames_times_a_scale_of_each_channel():
     added = (block.apply({"params": params}, x, rngs={"noise": jax.random.key(1)}) - x) / sizes
     np.testing.assert_allclose(added, np.broadcast_to(added[:1, :1, ..., :1], x.shape), atol=1e-5)
     assert 0.8 < added[0, 0, ..., 0].std() < 1.2
+
+
+def test_the_time_of_a_decoder_is_multiplied_by_its_files_number():
+    """Twice the number and half of the time are the same."""
+    decoder = AutoencoderKLLTX((4, 4), (0, 0), ("",), (4,), (1, 0), (False,), (1,), (False,), (False,) * 2, timed=True,
+                               latent_channels=2, patch=1)  # fmt: skip
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(1, 1, 2, 2, 2)).astype(np.float32)
+    shapes = jax.eval_shape(lambda z: decoder.init(jax.random.key(0), z, method="decode"), z)["params"]
+    params = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+    def decode(params, z, clock, t):
+        own = params["decoder"] | {"clock": clock}
+        return decoder.apply({"params": {"decoder": own}}, z, t, method="decode")
+
+    times = np.array([[500, 0.5], [1000, 0.25], [1000, 0.5]], np.float32)
+    run = lambda params, z, times: [decode(params, z, clock, t) for clock, t in times]
+    once, same, other = numpy_programs.outputs(run, params, z, times)
+    np.testing.assert_allclose(once, same, rtol=1e-5, atol=1e-6)
+    assert np.abs(once - other).max() > 1e-3
 
 
 def test_refusals_name_what_fits():

@@ -61,7 +61,7 @@ CALLS = {
     "ltx2_gated": Call(ltx2_of_guidance, 4e-5, quick=True),
     "ltx2_original": Call(ltx2, 2e-5),
     "ltx2_autoencoder": Call(autoencoder_kl, 1e-5),
-    "ltx2_autoencoder_axes": Call(autoencoder_kl, 1e-5),
+    "ltx2_autoencoder_axes": Call(autoencoder_kl, 1e-5, quick=True),
     "ltx2_sound_autoencoder": Call(sounds, 6e-6, quick=True),
     "ltx2_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 2e-6, quick=True),
     "ltx2_wide_vocoder": Call(lambda net, a: {"waveform": net(a["x"])}, 4e-5),
