@@ -85,6 +85,11 @@ def call(
             arguments[argument] = None
         elif argument in nested:
             arguments[argument] = nested[argument](value, f"{path}.{argument}")
+        elif isinstance(value, dict) and "name" in value and not _takes_mappings(parameters[argument].annotation):
+            raise ConfigError(
+                f"{path}.{argument} = {value!r}: this argument of {name or kind} is no entry. Valid: a value; or give "
+                "the argument a name or a type that makes it an entry, see docs/extend.md."
+            )
         else:
             _check_annotation(f"{path}.{argument}", value, parameters[argument].annotation)
             arguments[argument] = value
@@ -108,6 +113,13 @@ def applied(function: Callable, settings: Mapping, path: str, what: str, **suppl
     """Calls a function with an entry that has its arguments alone and no name; otherwise as `call`."""
     fields.check_type(path, plain(settings, path), dict)
     return call({"": function}, {"name": "", **settings}, path, what, **supplied)
+
+
+def _takes_mappings(annotation: Any) -> bool:
+    """Whether an argument with that annotation may receive a mapping."""
+    union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
+    options = typing.get_args(annotation) if union else (annotation,)
+    return any((typing.get_origin(option) or option) in (Any, dict, Mapping) for option in options)
 
 
 def _check_annotation(path: str, value: Any, annotation: Any) -> None:

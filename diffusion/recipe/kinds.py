@@ -1,13 +1,17 @@
 """The kinds of entries in a config: the table of each kind, nested entries, and the values of the run for arguments."""
 
+import inspect
 import math
+import typing
 from collections import ChainMap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from diffusion import discrete, manifolds, parameterizations, samplers, schedules, timesteps
 from diffusion.arrays import pytrees
 from diffusion.flows import flow_maps
+from diffusion.objectives import couplings, interpolants
 from diffusion.recipe import names
 from diffusion.recipe.config_errors import ConfigError
 
@@ -50,13 +54,45 @@ class Kind(NamedTuple):
 
     Attributes:
         table: the functions that they name.
-        entries: the kind of each argument that is an entry too.
+        entries: the kind of each argument that is an entry too; others follow from `OF_TYPES`.
         asks: the names in `ASKED_FOR` that its functions may have as arguments.
     """
 
     table: Mapping[str, Callable]
     entries: Mapping[str, str] = MappingProxyType({})
     asks: tuple[str, ...] = ()
+
+    def entries_of(self, function: Callable, supplied: Collection[str]) -> dict[str, str]:
+        """The kinds of the arguments of a function that are entries: by their names, and of others by their types.
+
+        Args:
+            function: a function of the table.
+            supplied: the arguments that receive a value of the run.
+        """
+        by_type = {}
+        for argument, parameter in inspect.signature(function, eval_str=True).parameters.items():
+            types = typing.get_args(parameter.annotation) or (parameter.annotation,)
+            kinds = [OF_TYPES[one] for one in types if isinstance(one, type) and one in OF_TYPES]
+            if kinds and argument not in supplied:
+                by_type[argument] = kinds[0]
+        return by_type | dict(self.entries)
+
+
+# The kind of an entry that an argument of this type has, under any name.
+OF_TYPES: dict[type, str] = {
+    couplings.Coupling: "coupling",
+    discrete.Keeping: "schedule of symbols",
+    discrete.MetricPath: "process of symbols",
+    discrete.Process: "process of symbols",
+    discrete.RateProcess: "process of symbols",
+    discrete.SymbolSampler: "sampler",
+    interpolants.Interpolant: "interpolant",
+    manifolds.Manifold: "manifold",
+    parameterizations.Parameterization: "parameterization",
+    samplers.Sampler: "sampler",
+    schedules.NoiseSchedule: "schedule",
+    timesteps.Density: "density",
+}
 
 
 OF_OBJECTIVES = {
@@ -109,11 +145,10 @@ KINDS = {
     "wrapper": Kind(
         ChainMap(names.WRAPPERS, names.TERMS),
         {
+            **OF_OBJECTIVES,
             "augment": "conditioning augmentation",
             "critic": "projector",
             "network": "network of uncertainty",
-            "projector": "projector",
-            "reward": "reward",
         },
         (*OBJECTIVES_ASK, "alone", "autoencoder"),
     ),

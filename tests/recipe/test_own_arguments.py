@@ -1,0 +1,90 @@
+"""Arguments of a user's own functions: those that are entries of the config, by name or by type, and plain ones."""
+
+import pathlib
+import re
+
+import pytest
+
+from configs import digits
+from diffusion import objectives, samplers, schedules, timesteps
+from diffusion.objectives import interpolants
+from diffusion.recipe import ConfigError, kinds, names, resolve
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
+
+
+def sampler_of(entry):
+    config = digits.get_config("tiny")
+    config.sample.sampler = entry
+    return resolve.Resolver(config).sampler
+
+
+def test_an_argument_of_a_type_is_an_entry_under_any_name(monkeypatch):
+    def outer(inner: samplers.Sampler, other: samplers.Sampler | None = None, power: float = 1.0) -> samplers.Sampler:
+        assert other is None and power == 2.0
+        return inner
+
+    monkeypatch.setitem(names.SAMPLERS, "outer", outer)
+    entry = {"name": "outer", "inner": {"name": "ddim", "eta": 0.5}, "other": None, "power": 2.0}
+    assert sampler_of(entry).draws == 1  # ddim draws noise where eta > 0
+    with pytest.raises(ConfigError, match=r"config.sample.sampler.inner.name: unknown sampler 'dddim'"):
+        sampler_of(entry | {"inner": {"name": "dddim"}})
+
+
+def test_a_value_of_the_run_is_no_entry_of_its_type(monkeypatch):
+    """A density receives the run's schedule; an entry cannot set another."""
+    seen = []
+
+    def mine(schedule: schedules.NoiseSchedule) -> timesteps.Density:
+        seen.append(schedule)
+        return timesteps.uniform_density(schedule)
+
+    monkeypatch.setitem(names.DENSITIES, "mine", mine)
+    config = digits.get_config("tiny")
+    config.objective.density = {"name": "mine"}
+    resolver = resolve.Resolver(config)
+    assert resolver.objective.density is not None and seen == [resolver.schedule]
+    config.objective.density = {"name": "mine", "schedule": {"name": "cosine"}}
+    with pytest.raises(ConfigError, match="unknown argument of mine 'schedule'"):
+        _ = resolve.Resolver(config).objective
+
+
+def test_a_wrapper_has_the_entries_of_an_objective(monkeypatch):
+    seen = {}
+
+    def mine(objective, density, weighting, coupling=None):
+        seen.update(density=density, weighting=weighting)
+        return objective
+
+    monkeypatch.setitem(names.WRAPPERS, "mine", mine)
+    config = digits.get_config("tiny")
+    weighting = {"name": "min_snr", "gamma": 5.0}
+    config.objective.wrappers = ({"name": "mine", "density": {"name": "uniform_density"}, "weighting": weighting},)
+    assert isinstance(resolve.Resolver(config).objective, objectives.Objective)
+    assert isinstance(seen["density"], timesteps.Density)
+    assert float(seen["weighting"](schedules.rectified_flow(), 0.5)) == pytest.approx(1.0)  # min(SNR, 5), of SNR 1
+
+
+def test_an_entry_of_another_argument_is_refused(monkeypatch):
+    """Without this the function would receive the dict."""
+    monkeypatch.setitem(names.SAMPLERS, "outer", lambda inner=None: samplers.heun())
+    with pytest.raises(ConfigError, match=r"config.sample.sampler.inner = .*: this argument of outer is no entry"):
+        sampler_of({"name": "outer", "inner": {"name": "heun"}})
+
+    def settings(inner: dict | None = None) -> samplers.Sampler:
+        assert inner == {"name": "heun"}
+        return samplers.heun()
+
+    monkeypatch.setitem(names.SAMPLERS, "settings", settings)
+    assert sampler_of({"name": "settings", "inner": {"name": "heun"}}).draws == 0
+
+
+def test_the_page_lists_the_types():
+    text = re.sub(r"\s+", " ", PAGE.read_text())
+    listed = re.search(r"An argument with one of these types .*?: (.*?)\. For", text)
+    packages = {"interpolants": interpolants}
+    values = [
+        getattr(packages.get(module) or __import__(f"diffusion.{module}", fromlist=[name]), name)
+        for module, name in re.findall(r"`(\w+)\.(\w+)`", listed[1])
+    ]
+    assert set(values) == set(kinds.OF_TYPES) and set(kinds.OF_TYPES.values()) <= set(kinds.KINDS)
