@@ -18,11 +18,16 @@
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
 | `masks_vary`     | False      | whether "keep" may have -1, where an example has fewer patches than others  |
 | `sees_kept`      | False      | whether an autoencoder decodes with the kept part of a picture and a mask   |
+| `times`          | 1          | times that it receives, a tuple of them if more than one                    |
+| `strength`       | False      | whether its condition may be (condition, guidance scale - 1 [B])            |
+| `interval`       | False      | whether that may have a third entry, the times that are guided [B, 2]       |
+| `augmentations`  | 0          | numbers that describe an example's augmentation, "augment" of its condition |
 | `takes_dropout`  | False      | whether a call takes `dropout_keys` [B], by which it draws its `dropout`    |
 """
 
 __all__ = [
     "causal",
+    "changed",
     "dropout",
     "feature_blocks",
     "kind",
@@ -37,10 +42,28 @@ __all__ = [
     "text_inputs",
 ]
 
+import dataclasses
 from typing import Any
 
 from diffusion.models.layers.conditions import TextInputs
 from diffusion.package import public
+
+
+def changed(network: Any, **fields: Any) -> Any:
+    """A copy of a network with other fields: of a Linen module by its `clone`, or of another dataclass.
+
+    Raises:
+        ValueError: if the network is neither.
+    """
+    if hasattr(network, "clone"):
+        return network.clone(**fields)
+    if dataclasses.is_dataclass(network) and not isinstance(network, type):
+        return dataclasses.replace(network, **fields)
+    values = ", ".join(f"{name} = {value!r}" for name, value in fields.items())
+    raise ValueError(
+        f"the run needs a copy of the network {type(network).__name__} with {values}, which cannot be copied. Valid: "
+        "a Linen module, a dataclass, or a network with the method clone(**fields)"
+    )
 
 
 def kind(network: Any) -> str:

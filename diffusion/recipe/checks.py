@@ -253,7 +253,7 @@ def _check_buckets(recipe: Recipe) -> None:
             "config.data.buckets must know the size of each picture, which a damaged one does not have",
             '"stop"',
         )
-    if facts.one_size(names.MODELS[config["model"]["name"]]):
+    if facts.one_size(recipe.network):
         others = ", ".join(name for name, other in sorted(names.MODELS.items()) if not facts.one_size(other))
         why = f"config.model.name = {config['model']['name']!r} learns positions for only one size"
         raise refused(config, "data.buckets.area", why, f"0, or one of the models {others}")

@@ -27,8 +27,7 @@ def build(parts: Any, shape: Any = None) -> Any:
     if shape is not None:
         picture_sizes.check_shape(parts.config, shape)
     name = plain(parts.config["model"]).get("name")
-    # Before the data are known only the other fields are looked at, of images of some size.
-    module = _sized(parts, name, shape or (64, 64, 3))
+    module = _sized(parts, name, shape)
     objective = parts.objective
     if getattr(module, "dropout", 0) and not facts.dropout(module):
         raise ConfigError(
@@ -45,14 +44,14 @@ def build(parts: Any, shape: Any = None) -> Any:
         if parts.config["train"]["products"] == "fp8":
             raise ConfigError(f"config.train.products = 'fp8' {lacks}. Valid: dtype.")
         if attention == "auto":
-            module = module.clone(attention="auto_jvp")
-    takes_any_shape = NoneType in typing.get_args(annotation(names.MODELS.get(name), "shape"))
-    return module.clone(shape=None) if shape is None and takes_any_shape else module
+            module = facts.changed(module, attention="auto_jvp")
+    return module
 
 
-def _sized(parts: Any, name: str, size: Any) -> Any:
-    """The module for examples of a size; one that was built for another size is copied with the new one."""
+def _sized(parts: Any, name: str, shape: Any) -> Any:
+    """The network for examples of a shape; None: for any shape if it takes that, else for images of some size."""
     network = names.MODELS.get(name)
+    size = shape or (64, 64, 3)  # before the data are known only the other fields are looked at
     objective = parts.objective
     towers = facts.kind(network) == "towers"
     outputs = objective.network.channels or parts.parameterization.channels
@@ -81,11 +80,11 @@ def _sized(parts: Any, name: str, size: Any) -> Any:
         if objective.process is not None:
             sized["size"] = objective.process.size
             sized["outputs"] = outputs if objective.network.judges else 0
-    if isinstance(network, type) and not towers and "config.model" in parts.built:
-        return parts.built["config.model"].clone(**{field: x for field, x in sized.items() if takes(network, field)})
+    if shape is None and NoneType in typing.get_args(annotation(network, "shape")):
+        sized["shape"] = None
     dtype = parts.config["train"]["dtype"]
     tower = lambda s, p: call(names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower", size=height, dtype=dtype)
-    parts.built.pop("config.model", None)
+    parts.built.pop("config.model", None)  # of another size
     return parts.field(
         "model",
         "model",

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.arrays import pytrees
+from diffusion.models import facts
 
 
 class PackedNetwork:
@@ -24,7 +25,7 @@ class PackedNetwork:
 
     def clone(self, **changes: Any) -> "PackedNetwork":
         """The network with other fields of its module."""
-        return PackedNetwork(self.module.clone(**changes), self.structure, self.own_times)
+        return PackedNetwork(facts.changed(self.module, **changes), self.structure, self.own_times)
 
     def init(self, key: jax.Array, x: jax.Array, clock: Any, condition: Any) -> Any:
         """The parameters of the module.

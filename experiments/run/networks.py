@@ -11,6 +11,7 @@ from diffusion.models import facts
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.budget.counted_flops import counted_flops
+from diffusion.models.layers import attention
 from diffusion.models.network_inputs import inputs
 from diffusion.models.text_encoders.clip import CLIP, normalised
 from diffusion.training import coding
@@ -39,8 +40,9 @@ def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int
     """
     if facts.kind(module) != "backbone":
         return 0
-    if getattr(module, "attention", "matmul") != "matmul":
-        module = module.clone(attention="matmul")  # the count does not see into a fused kernel
+    named = getattr(module, "attention", "matmul")  # a network of the user's may have another field of that name
+    if named in ("auto", *attention.IMPLEMENTATIONS) and named != "matmul":
+        module = facts.changed(module, attention="matmul")  # the count does not see into a fused kernel
     return counted_flops(module.apply, params, *jax.eval_shape(lambda: inputs(module, shape, null)))
 
 

@@ -107,7 +107,7 @@ def teacher(model: Any, bidirectional: bool = False) -> Any:
     """
     plain = {"times": 1, "strength": False, "interval": False} | ({"causal": 0} if bidirectional else {})
     others = {field: value for field, value in plain.items() if getattr(model, field, value) != value}
-    return model.clone(**others) if others else model
+    return facts.changed(model, **others) if others else model
 
 
 def guided_teacher(apply: Apply, scale: float, null: Any) -> Apply:
