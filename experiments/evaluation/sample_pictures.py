@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.data.sources import is_clip
+from diffusion.data.sources import DamagedRecord, is_clip
 from diffusion.experiments.evaluation import (
     backbone_figures,
     clip_pictures,
@@ -23,7 +23,7 @@ from diffusion.experiments.evaluation import (
 from diffusion.experiments.sampling import symbol_samples
 from diffusion.io.files import write_text
 from diffusion.objectives import Moves, Restores
-from diffusion.recipe import data
+from diffusion.recipe import ConfigError, data
 from diffusion.recipe.recipe import Recipe
 
 
@@ -59,7 +59,10 @@ def _symbols(samples: Samples) -> list[pathlib.Path] | None:
     """A line of text for each sample of symbols; line breaks are written as backslash and n."""
     if not isinstance(samples.recipe.objective.reads, Restores):
         return None
-    vocabulary = data.open_recipe(samples.recipe).spec.vocabulary
+    source: Any = data.open_recipe(samples.recipe)
+    if (paths := _by_source(source, samples)) is not None:
+        return paths
+    vocabulary = source.spec.vocabulary
     lines = (text.replace("\n", "\\n") + "\n" for text in symbol_samples.texts(samples.x, vocabulary))
     path = samples.out / "samples.txt"
     write_text(path, "".join(lines))
@@ -83,6 +86,8 @@ def _points_of_manifold(samples: Samples) -> list[pathlib.Path] | None:
 def _points_of_plane(samples: Samples) -> list[pathlib.Path] | None:
     if samples.recipe.examples.shape != (2,):
         return None
+    if (paths := _by_source(_source_if_there(samples), samples)) is not None:
+        return paths
     names = data.class_names(samples.recipe)
     plots.scatter(samples.x, samples.classes, samples.out / "samples.png", names)
     return [samples.out / "samples.png"]
@@ -91,7 +96,9 @@ def _points_of_plane(samples: Samples) -> list[pathlib.Path] | None:
 def _series(samples: Samples) -> list[pathlib.Path] | None:
     if not isinstance(samples.recipe.examples.null, Mapping) or "given" not in samples.recipe.examples.null:
         return None
-    source = data.open_recipe(samples.recipe)
+    source: Any = data.open_recipe(samples.recipe)
+    if (paths := _by_source(source, samples)) is not None:
+        return paths
     grouped, part = series_charts.grouped(samples.x, samples.labels)
     path = samples.out / "samples.png"
     series_charts.fans(grouped, part, path, getattr(source, "process", None))
@@ -101,6 +108,8 @@ def _series(samples: Samples) -> list[pathlib.Path] | None:
 def _clips(samples: Samples) -> list[pathlib.Path] | None:
     if not is_clip(samples.x.shape[1:], str(samples.x.dtype)):
         return None
+    if (paths := _by_source(_source_if_there(samples), samples)) is not None:
+        return paths
     return clip_pictures.draw(samples.x, samples.classes, samples.out)
 
 
@@ -120,6 +129,14 @@ def _by_records(samples: Samples) -> list[pathlib.Path] | None:
         sound_files.draw(*heard, samples.out / "samples.png")
         return [samples.out / "samples.png", sound_files.write(*heard, samples.out)]
     return []
+
+
+def _source_if_there(samples: Samples) -> Any:
+    """The source of the run's data; None where they are not there, without which the samples can be drawn."""
+    try:
+        return data.open_recipe(samples.recipe)
+    except (ConfigError, DamagedRecord):
+        return None
 
 
 def _by_source(source: Any, samples: Samples) -> list[pathlib.Path] | None:

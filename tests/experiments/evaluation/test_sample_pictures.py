@@ -8,9 +8,9 @@ from flax import linen as nn
 
 from diffusion.data.sources.sequences import Records
 from diffusion.experiments.evaluation import sample_pictures
-from diffusion.objectives import Moves, flow_matching
+from diffusion.objectives import Moves, Restores, flow_matching
 from diffusion.parameterizations import velocity
-from diffusion.recipe import data
+from diffusion.recipe import ConfigError, data
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.sections import Examples, sectioned
 from diffusion.schedules import rectified_flow
@@ -83,6 +83,33 @@ def calls(monkeypatch):
     monkeypatch.setattr(sample_pictures.sound_files, "draw", said("sound"))
     monkeypatch.setattr(sample_pictures.sound_files, "write", said("wav", "sounds"))
     return made, source
+
+
+OWN = {  # samples that are no still pictures, and the recipe by which the library would draw them
+    "symbols": (np.zeros((2, 4), np.int32), {"objective": types.SimpleNamespace(reads=Restores(None, np.zeros))}),
+    "plane": (np.zeros((2, 2), np.float32), {}),
+    "series": (np.zeros((2, 4, 1), np.float32), {"null": {"given": 0}}),
+    "clips": (np.zeros((2, 4, 8, 8, 3), np.uint8), {}),
+}
+
+
+@pytest.mark.parametrize("kind", OWN)
+def test_a_sources_own_function_draws_any_samples_but_pictures(calls, tmp_path, kind):
+    made, source = calls
+    x, recipe = OWN[kind]
+    source.drawn = lambda samples, classes, folder: made.append(samples) or [folder / "own.csv"]
+    samples = sampled(tmp_path, x, **recipe)
+    assert sample_pictures.draw(samples) == [tmp_path / "own.csv"]
+    assert len(made) == 1 and made[0] is x and not list(tmp_path.iterdir())
+
+
+def test_points_in_the_plane_need_no_data(calls, tmp_path, monkeypatch):
+    def absent(recipe):
+        raise ConfigError("config.data.source: no such file")
+
+    monkeypatch.setattr(data, "open_recipe", absent)
+    monkeypatch.setattr(data, "class_names", lambda recipe: ())
+    assert sample_pictures.draw(sampled(tmp_path, np.zeros((3, 2), np.float32))) == [tmp_path / "samples.png"]
 
 
 def test_points_in_the_plane_are_scattered_by_the_names_of_their_classes(calls, tmp_path, monkeypatch):
