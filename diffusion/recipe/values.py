@@ -110,9 +110,14 @@ def from_json(text: str) -> ConfigDict:
 
 
 def built_in_python(config: Mapping) -> bool:
-    """Whether Python built the run: then its config describes the parts, and a command finds no names there."""
+    """Whether Python built the run: then its config describes the parts, and a command finds no names there.
+
+    A description of the schedule holds its functions; a dot in a name alone may be one of the user's, "mypaper.power".
+    """
     schedule = config.get("schedule")
-    return isinstance(schedule, (Mapping, ConfigDict)) and "." in str(schedule.get("name"))
+    if not isinstance(schedule, (Mapping, ConfigDict)):
+        return False
+    return "." in str(schedule.get("name")) and {"alpha", "sigma"} <= set(schedule)
 
 
 def require_names(config: Mapping, workdir: Any) -> None:

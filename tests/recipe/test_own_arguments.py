@@ -3,13 +3,16 @@
 import pathlib
 import re
 
+import flax.linen as nn
+import numpy as np
 import pytest
 
 from configs import digits
 from diffusion import objectives, samplers, schedules, timesteps
 from diffusion.objectives import interpolants
-from diffusion.recipe import ConfigError, kinds, names, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, kinds, names, resolve, values
 
+POINTS = [{"x": np.float32([i, -i])} for i in range(4)]
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
 
 
@@ -88,3 +91,16 @@ def test_the_page_lists_the_types():
         for module, name in re.findall(r"`(\w+)\.(\w+)`", listed[1])
     ]
     assert set(values) == set(kinds.OF_TYPES) and set(kinds.OF_TYPES.values()) <= set(kinds.KINDS)
+
+
+def test_a_dotted_name_is_no_run_from_python(monkeypatch):
+    """`diffusion sample` refused a run whose schedule has the name "mypaper.power": nobody had built it in Python."""
+    monkeypatch.setitem(names.SCHEDULES, "mypaper.power", lambda p=2.0: schedules.rectified_flow())
+    config = digits.get_config("tiny")
+    config.schedule = {"name": "mypaper.power", "p": 3.0}
+    assert not values.built_in_python(checks.validate(config).config)
+    values.require_names(config, "runs/mine")
+    schedule = schedules.rectified_flow()
+    made = Recipe(schedule, objectives.flow_matching(timesteps.uniform_density(schedule)), nn.Dense(2), POINTS)
+    with pytest.raises(ConfigError, match="built in Python"):
+        values.require_names(made.config, "runs/mine")
