@@ -298,11 +298,14 @@ def conditions_may_follow(config: Mapping) -> bool:
 
 
 def _check_form(network: Any) -> None:
-    """Refuses a network without `init` and `apply`.
+    """Refuses a class in the place of a network, and a network without `init` and `apply`.
 
     Raises:
         ValueError: naming how networks of other libraries get them.
     """
+    if isinstance(network, type):
+        name = network.__name__
+        raise ValueError(f"the network is the class {name}. Valid: an instance, {name}(...)")
     if not (callable(getattr(network, "init", None)) and callable(getattr(network, "apply", None))):
         raise ValueError(
             f"the network is a {type(network).__module__}.{type(network).__qualname__}, which has no init(key, x, "

@@ -92,6 +92,19 @@ class Guide(NamedTuple):
     on_trial: Callable[[Denoiser], Any]
 
 
+def guide_of(function: Any) -> Guide:
+    """The guide of a function from the guided denoiser, or predictor, to another; a guide as it is.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(function, Guide):
+        return function
+    if not callable(function):
+        raise ValueError(f"a guide is {function!r}. Valid: a function from the guided denoiser to another denoiser")
+    return Guide(lambda denoise, weights, condition, y: function(denoise), (), False, function)
+
+
 class Measured(NamedTuple):
     """The pictures that samples have to agree with, as an instrument saw them.
 

@@ -13,7 +13,7 @@ from diffusion.guidance import Branches
 from diffusion.recipe.autoencoder import Autoencoder
 from diffusion.recipe.base import TunedNetwork
 from diffusion.recipe.companions import Encoder, Perceptual, SecondPlayer, Teacher
-from diffusion.recipe.guides import Guide, Measured, Steered
+from diffusion.recipe.guides import Measured, Steered, guide_of
 from diffusion.recipe.plan_entry import ChosenPlan
 from diffusion.samplers import Sampler
 from diffusion.sampling.caching import Cache
@@ -73,7 +73,8 @@ class Sampling:
             condition and the null one, or the condition alone at config.sample.guidance.scale = 1.
         depths: whether the guidance combines the network's prediction with a prediction from its middle, which the
             objective trains (`objective.blocks.early`).
-        guides: functions that change the guided denoiser further, in order; (): `config.sample.guides`.
+        guides: functions from the guided denoiser to another, or each as a `Guide`, in order; ():
+            `config.sample.guides`.
         cache: the cache of the network's blocks, from step to step of the sampler; None: `config.sample.cache`.
         merge: the share of the tokens that self-attention sees merged, see `models.token_merging`.
         measured: the pictures that samples agree with, for the guides and the driver that read them.
@@ -86,10 +87,14 @@ class Sampling:
     guidance: Callable[[Branches], Any] = None  # type: ignore[assignment]
     conditions: Callable[..., tuple[Any, ...]] | None = None
     depths: bool = False
-    guides: tuple[Guide, ...] = ()
+    guides: tuple[Any, ...] = ()  # each is a `Guide` once the section is built
     cache: Cache | None = None
     merge: float = 0.0
     measured: Measured | None = None
+
+    def __post_init__(self):
+        if self.guides:
+            object.__setattr__(self, "guides", tuple(map(guide_of, self.guides)))
 
     @property
     def follows_plan(self) -> bool:

@@ -29,6 +29,11 @@ def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source |
         return data
     if hasattr(data, "features") and hasattr(data, "column_names"):
         return huggingface(data, split)
+    if isinstance(data, Mapping):
+        raise ValueError(
+            f"the data is a mapping of {', '.join(map(repr, list(data)[:5]))}. Valid: a sequence of records, each a "
+            'mapping of one example: [{"x": x[0]}, {"x": x[1]}, ...]'
+        )
     if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
         return sequences.Records(data, num_classes, split)
     if is_iterable(data):
