@@ -15,6 +15,7 @@
 | `causal`         | 0          | symbols or frames of a block that sees no later one; 0: it sees all         |
 | `feature_blocks` | 0          | N; the outputs of blocks 1 .. N a call with `features=` can return too      |
 | `reuses`         | ()         | parts of a call that another may reuse: "blocks", "deep"; for `caching`     |
+| `halved_by`      | ""         | its field of levels, each with half the sides of the one before             |
 | `masks`          | 0          | side of the patches that "keep" of its condition leaves out; 0: it has none |
 | `masks_vary`     | False      | whether "keep" may have -1, where an example has fewer patches than others  |
 | `sees_kept`      | False      | whether an autoencoder decodes with the kept part of a picture and a mask   |
@@ -30,6 +31,7 @@ __all__ = [
     "changed",
     "dropout",
     "feature_blocks",
+    "halved_by",
     "kind",
     "layer_masks",
     "one_size",
@@ -126,6 +128,11 @@ def takes_pytrees(network: Any) -> bool:
 def feature_blocks(network: Any) -> int:
     """Number of blocks of a module whose outputs it returns when it is called with `features`; 0 if with none."""
     return getattr(network, "feature_blocks", 0)
+
+
+def halved_by(network: Any) -> str:
+    """The field of a module, or of its class, whose entries are levels, each of half the sides; "" without."""
+    return getattr(network, "halved_by", "")
 
 
 def reuses(network: Any) -> tuple[str, ...]:

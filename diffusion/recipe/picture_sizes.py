@@ -51,15 +51,16 @@ def check_shape(config: Mapping, shape: Any) -> None:
     """Refuses a patch that does not divide the sides of the data, and a U-Net that halves them too often."""
     if not pytrees.is_shape(tuple(shape)):
         return
+    network = names.MODELS.get(config["model"]["name"])
     patch = config["model"].get("patch", 1)
-    sides = shape[1:-1] if facts.takes_frames(names.MODELS.get(config["model"]["name"])) else shape[:-1]
-    if any(side % patch for side in sides):
+    sides = shape[1:-1] if facts.takes_frames(network) else shape[:-1]
+    if isinstance(patch, int) and any(side % patch for side in sides):
         valid = [p for p in range(1, min(sides) + 1) if all(side % p == 0 for side in sides)]
         raise ConfigError(
             f"config.model.patch = {patch} does not divide the sides of data of shape {shape}. Valid: "
             f"{', '.join(map(str, valid))}."
         )
-    widths = config["model"].get("widths")
+    widths = config["model"].get(facts.halved_by(network))
     halvings = len(widths) - 1 if isinstance(widths, (list, tuple)) else 0  # the call refuses widths of another type
     if any(side % 2**halvings for side in sides):
         raise ConfigError(

@@ -66,6 +66,20 @@ def test_a_teacher_of_another_network_receives_one_time():
         facts.changed(object(), times=1)
 
 
+def test_fields_patch_and_widths_may_mean_something_else(monkeypatch):
+    """Two sides of a patch, and layers that all have the size of the picture."""
+
+    class Layers(nn.Module):
+        patch: tuple[int, int] = (2, 2)
+        widths: tuple[int, ...] = ()
+
+    monkeypatch.setitem(names.MODELS, "layers", Layers)
+    config = digits.get_config("tiny")
+    config.model, config.objective.wrappers = {"name": "layers", "patch": (2, 4), "widths": (3,) * 5}, ()
+    network = resolve.Resolver(config).model((8, 8, 1))
+    assert network == Layers((2, 4), (3,) * 5)
+
+
 @pytest.mark.extended
 def test_a_field_attention_may_mean_something_else():
     """E.g. the sides at which a U-Net attends; operations are counted of the network as it is."""

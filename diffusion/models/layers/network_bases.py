@@ -43,6 +43,7 @@ class CheckedNetwork(nn.Module, kw_only=True):
     dtype: str = "float32"
     positive = ()
     choices = CHOICES
+    halved_by = "widths"  # a network without such a field has no levels
 
     def __post_init__(self):
         network_checks.positive(self, self.positive)
