@@ -33,14 +33,13 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string("out", None, "folder for the pictures, or the .json file for the workflow", required=True)
     command_line.begin()
 
-import json
 import pathlib
 from typing import Any
 
 from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import shipped_models
-from diffusion.io import files, opener, pictures
+from diffusion.io import json_files, opener, pictures
 from diffusion.recipe import ConfigError, as_config_errors
 from diffusion.text_to_image import comfyui, comfyui_export, png
 from diffusion.text_to_image.requests import Request
@@ -113,8 +112,7 @@ def write(picture: pathlib.Path, out: pathlib.Path, model: str | None = None) ->
     request = png.request({**stored, "seeds": (stored["seed"],)}, Request()).resolved(described)
     image = None if request.image is None else pictures.read(str(request.image))
     graph = comfyui_export.written(request, stored, described, request.size(described, image))
-    with files.atomic(out) as file:
-        file.write(json.dumps(graph, indent=2).encode() + b"\n")
+    json_files.write(out, graph)
     print(out, flush=True)
 
 

@@ -1,6 +1,5 @@
 """Writes the folder of a text-to-image model that was made from another one: some new networks, and the other files."""
 
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from typing import Any
 
 import flax.linen as nn
 
-from diffusion.io import opener
+from diffusion.io import json_files, opener
 from diffusion.models import interchange
 from diffusion.text_to_image import model_index
 
@@ -31,7 +30,7 @@ def save(folder: pathlib.Path, base: pathlib.Path, part: str, module: nn.Module,
     ours = opener.read_table(config)
     theirs = opener.read_table(base / part / "config.json")
     if "sample_size" in theirs and "sample_size" not in ours:
-        config.write_text(json.dumps({**ours, "sample_size": theirs["sample_size"]}, indent=2) + "\n")
+        json_files.write(config, {**ours, "sample_size": theirs["sample_size"]})
 
 
 def complete(
@@ -52,6 +51,6 @@ def complete(
             shutil.copyfile(path, folder / path.name)
     index = opener.read_table(folder / INDEX)
     if pipeline and index["_class_name"] != pipeline:
-        (folder / INDEX).write_text(json.dumps({**index, "_class_name": pipeline}, indent=2) + "\n")
+        json_files.write(folder / INDEX, {**index, "_class_name": pipeline})
     if about is not None:
-        (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
+        json_files.write(folder / ABOUT, about)

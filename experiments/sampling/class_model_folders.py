@@ -4,7 +4,6 @@ diffusion convert --source=DiT-XL-2-256 --out=runs/dit          # a teacher, a r
 diffusion convert --source=runs/dit --pipeline --out=tuned      # DiTPipeline.from_pretrained("tuned")
 """
 
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from ml_collections import ConfigDict
 
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import class_models
-from diffusion.io import files
+from diffusion.io import files, json_files
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
 from diffusion.models.unet import UNet
@@ -98,14 +97,14 @@ def write(config: ConfigDict, params: Any, out: str | pathlib.Path) -> str:
         if vae:
             shutil.copytree(pathlib.Path(vae).expanduser(), new / "vae")
         (new / "scheduler").mkdir()
-        (new / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2) + "\n")
+        json_files.write(new / "scheduler" / "scheduler_config.json", scheduler)
         usual = {"steps": config.sample.steps, "guidance": float(config.sample.guidance.get("scale", 1.0))}
-        (new / model_index.SAMPLING).write_text(json.dumps(usual) + "\n")
+        json_files.write(new / model_index.SAMPLING, usual)
         network = {"unet": "UNet2DModel", "transformer": "DiTTransformer2DModel"}[kind.part]
         index = {"_class_name": name, **VERSION, kind.part: ["diffusers", network]}
         index |= {"scheduler": ["diffusers", scheduler["_class_name"]]}
         index |= {"vae": ["diffusers", "AutoencoderKL"]} if vae else {}
-        (new / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        json_files.write(new / INDEX, index)
     return name
 
 

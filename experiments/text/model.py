@@ -12,7 +12,6 @@
 diffusers opens it too, but for the last kind of student, whose scheduler is our own.
 """
 
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -27,7 +26,7 @@ from diffusion.experiments.evaluation import model_card
 from diffusion.experiments.run.networks import network_of
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, shipped_models
-from diffusion.io import files
+from diffusion.io import files, json_files
 from diffusion.models import interchange
 from diffusion.models.autoencoders import latent_space
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -226,7 +225,7 @@ def write(
             shutil.copytree(folder, new / name)
         (new / "scheduler").mkdir()
         for name, content in contents.items():
-            (new / name).write_text(json.dumps(content, indent=2) + "\n")
+            json_files.write(new / name, content)
         if card is not None:
             model_card.write(new, card, out)
 

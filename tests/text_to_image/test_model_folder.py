@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from diffusion.io import limits
@@ -50,6 +51,12 @@ def test_another_class_is_written_into_the_index_alone(base, folder):
     assert (folder / "model_index.json").read_text() == before  # to the byte, where the class stays
     model_folder.complete(folder, base, "", {})
     assert json.loads((folder / "tuning.json").read_text()) == {}
+
+
+def test_a_record_of_a_tuning_is_json_of_any_language(base, folder):
+    """A figure that is not finite is null, and one of NumPy a number."""
+    model_folder.complete(folder, base, "", {"steps": np.int64(7), "loss": float("nan")})
+    assert json.loads((folder / "tuning.json").read_text()) == {"steps": 7, "loss": None}
 
 
 def test_a_model_that_is_no_folder_is_said_to_be_a_file_or_missing(tmp_path):
