@@ -167,9 +167,11 @@ def measured(row: Row) -> Made:
     config = row.config
     number = config.sample.number
     params, _ = checkpoints.load_ema(row.folder, row.step)
-    make = generate.generator(generate.trained(resolve.recipe(config, workdir.example_shape(config)), params))
-    labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
-    images = make.images(params, labels, generate.seeds(config, number))
+    recipe = resolve.recipe(config, workdir.example_shape(config))
+    make = generate.generator(generate.trained(recipe, params))
+    conditions = generate.conditions_of(recipe, number)
+    labels = generate.classes_of(recipe, conditions)
+    images = make.images(params, conditions, generate.seeds(config, number))
     metrics = sample_metrics.measure(images, labels, config, config.evaluate.split, EFFORT)
     figures = {"nfe": make.nfe, "asked_class": metrics["asked_class"] and metrics["asked_class"]["share"]}
     for name, part in metrics["frechet"].items():

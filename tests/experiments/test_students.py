@@ -545,3 +545,23 @@ def test_every_recipe_is_a_program_of_its_players(name, written):
         "lightning": {"teacher", "judge"},
         "ladd": {"teacher", "discriminator"},
     }.get(name, {"teacher"})
+
+
+def test_a_row_is_measured_under_the_conditions_of_its_run(monkeypatch):
+    """Of records with a class among several entries: the network receives all entries, and the figures the classes."""
+    conditions = {"label": np.array([2, 0, 1]), "mask": np.zeros((3, 8, 8))}
+    monkeypatch.setattr(generate, "conditions_of", lambda recipe, number: conditions)
+    monkeypatch.setattr(generate, "classes_of", lambda recipe, conditions: conditions["label"])
+    monkeypatch.setattr(checkpoints, "load_ema", lambda folder, step: ({}, None))
+    seen = []
+    images = lambda params, conditions, seeds: seen.append(conditions) or np.zeros((3, 8, 8, 1), np.uint8)
+    monkeypatch.setattr(generate, "trained", lambda recipe, params: recipe)
+    monkeypatch.setattr(generate, "generator", lambda recipe: types.SimpleNamespace(images=images, nfe=4))
+    figures = {"asked_class": None, "frechet": {}, "count": 3}
+    monkeypatch.setattr(sample_metrics, "measure", lambda images, labels, *rest: seen.append(labels) or figures)
+    config = digits.get_config("tiny")
+    config.sample.number = 3
+    config.evaluate.features = ("pixels",)
+    row = few_steps.Row("a", pathlib.Path("a"), 1, config)
+    assert few_steps.measured(row)[2] is conditions["label"]
+    assert seen[0] is conditions and seen[1] is conditions["label"]
