@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusion.adapters import image_prompt, ip_adapter_files
 from diffusion.adapters.instruct_pix2pix import instruct_pix2pix
 from diffusion.models import interchange
 from diffusion.models.image_encoders import prompt_features
+from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import folders
@@ -181,6 +183,22 @@ def test_tokens_before_the_last_layer_do_not_know_it():
     np.testing.assert_array_equal(before, after)
     whole = [encoder.apply({"params": one}, x).patches for one in (params, last)]
     assert np.abs(whole[0] - whole[1]).max() > 1e-3
+
+
+def test_dinov2_sees_the_middle_of_a_larger_picture():
+    """Pillow brings the shorter side to 256 pixels, of which the middle 224 are read; the frame of 16 is not."""
+    encoder = DINOv2(width=8, depth=1, heads=2, hidden=8, size=518, patch=14)
+    picture = np.random.default_rng(0).integers(0, 256, (300, 400, 3)).astype(np.uint8)
+    theirs = np.asarray(Image.fromarray(picture).resize((341, 256), Image.Resampling.BICUBIC))[16:240, 58:282]
+    found = prompt_features.fitted(encoder, picture)
+    np.testing.assert_allclose(found, theirs / np.float32(127.5) - 1, atol=1e-6)
+    ramp = np.add.outer(np.linspace(40, 120, 300), np.linspace(0, 90, 300))
+    square = np.broadcast_to(ramp[..., None], (300, 300, 3)).astype(np.uint8)
+    inside = prompt_features.resized(encoder, jnp.asarray(square[None] / np.float32(127.5) - 1))[0]
+    np.testing.assert_allclose(
+        inside, prompt_features.fitted(encoder, square), atol=1.01 / 127.5
+    )  # Pillow rounds twice
+    assert prompt_features.resized(encoder, jnp.zeros((1, 224, 224, 3))).shape == (1, 224, 224, 3)
 
 
 def test_siglip_sees_all_of_a_picture_and_clip_its_middle():

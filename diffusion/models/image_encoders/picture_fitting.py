@@ -17,9 +17,15 @@ BICUBIC = Image.Resampling.BICUBIC
 LONGEST = 20  # sides of its middle square that a strip is resized with, beyond what any filter reaches
 
 
-def cropped(picture: np.ndarray, side: int) -> np.ndarray:
-    """transformers' CLIPImageProcessor: the shorter side by Pillow's bicubic filter, then the middle, rounded down."""
-    resized = _shorter(picture, side)
+def cropped(picture: np.ndarray, side: int, shorter: int | None = None) -> np.ndarray:
+    """transformers' CLIPImageProcessor: the shorter side by Pillow's bicubic filter, then the middle, rounded down.
+
+    Args:
+        picture: the picture.
+        side: the side of the result.
+        shorter: the shorter side before the crop, at least `side`; None for `side`.
+    """
+    resized = _shorter(picture, shorter or side)
     top = (resized.shape[0] - side) // 2
     left = (resized.shape[1] - side) // 2
     return resized[top : top + side, left : left + side]

@@ -11,6 +11,8 @@
 |                          |                        | those of the layer before last                  |        |
 | DINOv2 and others        | the class token        | of the patches, after the last norm             | 224    |
 
+DINOv2 reads the middle of a picture whose shorter side has 256 pixels, as its preprocessing states.
+
 Any module that takes images and returns `ImageFeatures` can stand here. Without a picture, a pooled vector is zero, and
 tokens are computed from a picture in the mean colour of the encoder's normalisation, as in h94's code.
 """
@@ -25,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.image_encoders import picture_fitting
+from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.layers import bicubic
 from diffusion.models.layers.vision_layers import IMAGENET
@@ -41,6 +44,11 @@ def side(encoder: nn.Module) -> int:
     return tower.size if isinstance(tower, (CLIPVision, SigLIP)) else min(CROP, getattr(tower, "size", CROP))
 
 
+def _shorter(encoder: nn.Module) -> int:
+    """The shorter side of a picture, of whose middle an encoder reads S x S pixels."""
+    return side(encoder) * 256 // CROP if isinstance(encoder, DINOv2) else side(encoder)
+
+
 def width(encoder: nn.Module, whole: bool) -> int:
     """The features of its tokens, or of its pooled vector."""
     if isinstance(encoder, CLIPVisionProjection):
@@ -54,18 +62,22 @@ def fitted(encoder: nn.Module, picture: np.ndarray) -> np.ndarray:
     As transformers' image processors of CLIP and DINOv2: the shorter side by Pillow's bicubic filter, then the middle.
     SigLIP's brings both sides to the size at once.
     """
-    fit = picture_fitting.squeezed if isinstance(encoder, SigLIP) else picture_fitting.cropped
-    return fit(picture, side(encoder)).astype(np.float32) / 127.5 - 1
+    if isinstance(encoder, SigLIP):
+        fit = picture_fitting.squeezed(picture, side(encoder))
+    else:
+        fit = picture_fitting.cropped(picture, side(encoder), _shorter(encoder))
+    return fit.astype(np.float32) / 127.5 - 1
 
 
 def resized(encoder: nn.Module, images: jax.Array) -> jax.Array:
     """Square images [B, H, H, 3] in [-1, 1] at the size that an encoder reads, inside a program: Pillow's filter."""
-    to = side(encoder)
+    to, shorter = side(encoder), _shorter(encoder)
     if images.shape[1] != images.shape[2]:
         raise ValueError(f"image prompts for training must be square; got {images.shape[1]} x {images.shape[2]} pixels")
-    if images.shape[1] == to:
+    if images.shape[1] == to == shorter:
         return images
-    matrix = bicubic.antialiased(images.shape[1], to)
+    first = (shorter - to) // 2
+    matrix = bicubic.antialiased(images.shape[1], shorter)[first : first + to]
     return jnp.clip(jax.vmap(lambda image: bicubic.interpolated(image, matrix, matrix))(images), -1, 1)
 
 
