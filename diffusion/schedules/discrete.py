@@ -108,7 +108,8 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         target = -jax.nn.softplus(-as_float(log_snr)) / 2  # log alpha
         values = jnp.asarray(table, target.dtype)
         i = jnp.clip(jnp.searchsorted(-values, -target, side="right") - 1, 0, T - 1)
-        fraction = (target - values[i]) / (values[i + 1] - values[i])
+        # By the slope of float64: the difference of two rounded values has lost digits.
+        fraction = T * (target - values[i]) / jnp.asarray(slopes, target.dtype)[i]
         return jnp.clip((i + fraction) / T, 0, 1)
 
     return NoiseSchedule(

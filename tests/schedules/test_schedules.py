@@ -183,6 +183,20 @@ def test_low_precision_times_are_promoted(made, name):
     assert schedule.inverse_log_snr(jnp.bfloat16(2.0)).dtype == jnp.float32
 
 
+def test_the_derivative_of_the_inverse_of_many_steps_has_the_digits_of_float32():
+    """d log alpha = (sigma^2 / 2) d log-SNR, and log alpha is linear in t within a step."""
+    T = 10**5
+    betas = np.linspace(1e-6, 2e-4, T)
+    schedule = schedules.from_betas(betas)
+    i = np.linspace(10, T - 10, 97).astype(int)
+    log_alpha = np.cumsum(np.log1p(-betas)) / 2
+    middle = (log_alpha[i - 1] + log_alpha[i]) / 2
+    log_snr = 2 * middle - np.log(-np.expm1(2 * middle))
+    expected = -np.expm1(2 * middle) / 2 / (np.log1p(-betas[i]) / 2 * T)
+    slopes = jax.jit(jax.vmap(jax.grad(schedule.inverse_log_snr)))(jnp.asarray(log_snr, jnp.float32))
+    np.testing.assert_allclose(slopes, expected, rtol=1e-5)
+
+
 @every_schedule
 def test_float32_is_finite_near_both_ends(made, name):
     schedule = made[name]
