@@ -243,6 +243,11 @@ def _windows(known: Published) -> Group:
     def read(values: dict[str, Any], ours: Mapping[str, Any]) -> dict[str, Any]:
         listed, window, *rule = values.values()
         near = tuple(kind == NEAR for kind in listed) if listed else known.near(*rule, ours["depth"])
+        if listed and any(near) and known.near_fields is QWEN_NEAR and not (rule[0] and window):
+            raise Refusal(
+                f"{known.model_type}: layer_types lists {NEAR}, but use_sliding_window = {rule[0]} and "
+                f"sliding_window = {window}. Valid: a window that is used, or layer_types without such layers"
+            )
         return {"window": window, "near": near} if window and any(near) else {"near_theta": 0.0}
 
     def write(module: DecoderEncoder) -> dict[str, Any]:

@@ -151,6 +151,12 @@ def test_configs_of_all_versions_say_the_same():
     plain = build(QWEN)
     assert plain.biased and not plain.near and plain.theta == 1e6 and plain.head_size == 4
     newer = {**QWEN, "sliding_window": None, "layer_types": ["full_attention"] * 2}
+    windowed = {"layer_types": ["sliding_attention", "full_attention"], "use_sliding_window": True}
+    both = build({**QWEN, **windowed, "max_window_layers": 1})  # the list counts
+    assert both.near == (True, False) and both.window == 32768
+    for change in ({"use_sliding_window": False}, {"sliding_window": None}):  # transformers has no window then
+        with pytest.raises(Refusal, match="qwen2: layer_types lists sliding_attention, but use"):
+            build({**QWEN, **windowed, **change})
     del newer["rope_theta"]
     assert build(newer | {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}}) == plain
     pictured = {
