@@ -58,12 +58,19 @@ def hits_at(positives: ArrayLike, negatives: ArrayLike, false_positives: float |
     Args:
         positives: scores of the positives, `[P]`.
         negatives: scores of the negatives, `[N]`.
-        false_positives: the share, or several; below 1 / N no negative may exceed the threshold.
+        false_positives: the share, or several, in [0, 1]; below 1 / N no negative may exceed the threshold, and at 1
+            all of them.
 
     Returns:
         float64, of the shape of `false_positives`.
+
+    Raises:
+        ValueError: if a share is out of range, or there are no negatives.
     """
+    share = np.asarray(false_positives, np.float64)
     n = np.sort(np.asarray(negatives, np.float64))[::-1]
-    allowed = np.floor(np.asarray(false_positives) * n.size + 1e-9).astype(int)  # 0.29 * 100 is below 29
-    threshold = n[np.minimum(allowed, n.size - 1)]
+    if not (n.size and np.all((share >= 0) & (share <= 1))):
+        raise ValueError(f"hits_at: false_positives = {false_positives} of {n.size} negatives. Valid: shares in [0, 1]")
+    allowed = np.floor(share * n.size + 1e-9).astype(int)  # 0.29 * 100 is below 29
+    threshold = np.append(n, -np.inf)[allowed]
     return np.mean(np.asarray(positives) > threshold[..., None], axis=-1)

@@ -49,3 +49,7 @@ def test_hits_are_counted_above_what_few_negatives_exceed():
     assert detection.hits_at(positives, negatives, (0.0, 0.01)).tolist() == [0.25, 0.5]
     assert detection.hits_at([94, 94.5], negatives, 0.05) == 0.5  # a score at the threshold does not exceed it
     assert detection.hits_at([70.5], negatives, 0.29) == 1  # 29 of 100 exceed 70, though 0.29 * 100 is below 29
+    assert detection.hits_at([-1, 200], negatives, 1.0) == 1  # all may exceed it
+    for share in (5, -0.01, float("nan")):
+        with pytest.raises(ValueError, match=r"Valid: shares in \[0, 1\]"):
+            detection.hits_at(positives, negatives, share)
