@@ -4,6 +4,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from diffusion.arrays import padding
 from diffusion.flows.flow_maps import FlowMap
@@ -104,8 +105,8 @@ def stochastic_interpolant(
 def _flow(network, schedule, condition, interpolant, predicts, outputs):
     """An Euler step of dx = b dt, as a flow map."""
     with jax.ensure_compile_time_eval():
-        std = float(jnp.max(jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))))
-    if schedule.t_max != 1 or abs(std - 1) > 0.01:
+        std = jnp.max(jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max)))
+    if not isinstance(std, Tracer) and (schedule.t_max != 1 or abs(std - 1) > 0.01):
         raise ValueError(
             "a stochastic interpolant goes from N(0, I) at t = 1, but this schedule starts from noise of standard "
             f"deviation {std:g} at t = {schedule.t_max:g}. Valid: rectified_flow"

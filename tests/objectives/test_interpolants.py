@@ -165,3 +165,15 @@ def test_reflow_needs_pairs_and_pairs_need_a_deterministic_sampler():
     with pytest.raises(ValueError, match="deterministic"):
         plan = timesteps.plan(timesteps.uniform(SCHEDULE, 2))
         objectives.reflow_pairs(_denoise, SCHEDULE, plan, KEYS, (2,), samplers.ddpm())
+
+
+def test_an_interpolant_is_sampled_under_a_schedule_that_trains():
+    """Only the clock reads the schedule: x_s = x_t + (s - t) b. One that starts from other noise is refused."""
+    objective = objectives.stochastic_interpolant(interpolants.smooth_bridge(), DENSITY, ("velocity",))
+    network = lambda x, t, condition: 2 * x
+    x, t = X0[:, :2], jnp.full(len(X0), 0.7)
+    jump = lambda params: objective.reads.flow_map(network, schedules.learned(params), None)(x, t, t - 0.2)
+    params = schedules.init_learned(jax.random.key(0), features=3)
+    np.testing.assert_allclose(jax.jit(jump)(params), 0.6 * x, rtol=1e-5)
+    with pytest.raises(ValueError, match="deviation 80"):
+        objective.reads.flow_map(network, schedules.edm(), None)
