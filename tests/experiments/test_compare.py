@@ -194,6 +194,23 @@ def test_other_samples_of_a_run_have_the_settings_that_made_them(tmp_path):
     assert [group.name for group in result.groups] == ["run", "guided"]
 
 
+def test_a_field_that_one_config_lacks_is_another_setting_than_none(tmp_path):
+    """guidance = None and no field guidance; reports compare in the fields of their protocols that both have."""
+    run = made(tmp_path / "a", 4.0)
+    configs = {"a": plain(recipe.get_config()), "b": plain(recipe.get_config())}
+    configs["a"]["sample"]["guidance"]["interval"] = None
+    configs["b"]["sample"]["guidance"].pop("interval", None)
+    other = made(tmp_path / "b", 6.0)
+    for name, config in configs.items():
+        (tmp_path / name / "samples.json").write_text(json.dumps({"sample": config["sample"]}))
+    report_of_other = json.loads((other / "report.json").read_text())
+    del report_of_other["protocol"]["distance"]["seed"]
+    (other / "report.json").write_text(json.dumps(report_of_other))
+    result = compare.compare([run, other])
+    assert result.fields == {"sample.guidance.interval": [None, "(absent)"]}
+    assert [group.name for group in result.groups] == ["a", "b"]
+
+
 def test_bad_input(tmp_path):
     run = made(tmp_path / "a", 4.0)
     with pytest.raises(ConfigError, match="at least two different run folders"):
