@@ -128,7 +128,8 @@ def fold(tensors: dict[str, np.ndarray]) -> dict[str, Array]:
         params[f"{name}.bias"] = beta - mean * scale
     params["logits.kernel"] = tensors["logits.conv3d.weight"][:, :, 0, 0, 0].T
     params["logits.bias"] = tensors["logits.conv3d.bias"]
-    return {name: jnp.asarray(np.ascontiguousarray(array), jnp.float32) for name, array in params.items()}
+    # NumPy converts them: jnp.asarray would compile a program for each shape.
+    return {name: jax.device_put(np.array(array, np.float32, order="C")) for name, array in params.items()}
 
 
 @jax.jit

@@ -83,7 +83,8 @@ def fold(tensors: dict[str, np.ndarray]) -> Params:
         params[f"{name}.bias"] = tensors[f"{name}.beta"] - tensors[f"{name}.mean"] * scale
     if "output.weight" in tensors:
         params["output.kernel"] = tensors["output.weight"].T
-    return {name: jnp.asarray(np.ascontiguousarray(array), jnp.float32) for name, array in params.items()}
+    # NumPy converts them: jnp.asarray would compile a program for each shape.
+    return {name: jax.device_put(np.array(array, np.float32, order="C")) for name, array in params.items()}
 
 
 def record(inception: Inception) -> dict:

@@ -283,3 +283,16 @@ def test_the_real_features_equal_those_of_pytorch(real):
     for tap in taps:
         assert distance(found[tap], theirs[tap]) < 1e-4, tap
     assert distance(found["2048"], theirs["torchscript"]) < 1e-4
+
+
+def test_weights_are_folded_without_a_program_for_each_shape(monkeypatch, caplog):
+    """k / sqrt(var + epsilon) and beta - mean / sqrt(var + epsilon), by hand."""
+    monkeypatch.setattr(inception_weights, "CONVOLUTIONS", {"c": None})
+    tensors = {f"c.{part}": np.full(7, value, np.float32) for part, value in (("var", 4), ("mean", 3), ("beta", 1))}
+    tensors["c.weight"] = np.arange(7 * 11 * 13 * 17, dtype=np.float32).reshape(7, 11, 13, 17)
+    with jax.log_compiles():
+        folded = inception.fold(tensors)
+    assert "Compiling" not in caplog.text
+    root = np.sqrt(4 + inception.EPSILON)
+    np.testing.assert_allclose(folded["c.kernel"], tensors["c.weight"].transpose(2, 3, 1, 0) / root, rtol=1e-6)
+    np.testing.assert_allclose(folded["c.bias"], np.full(7, 1 - 3 / root), rtol=1e-6)
