@@ -41,7 +41,7 @@ def noised(process: AnyPath, keys: Array, x0: Array, t: Array) -> Array:
     require_keys(keys, len(x0), "noise needs one key for each example")
     masked = getattr(process, "masked", None)
     if masked is not None and process.mask is not None:
-        return jnp.where(happens(keys, masked(x0, t)), process.mask, x0).astype(jnp.int32)
+        return jnp.where(happens(keys, masked(x0, t)), process.mask, x0.astype(jnp.int32))
     return draw(keys, process.marginal(x0, t))
 
 

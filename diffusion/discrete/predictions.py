@@ -127,9 +127,9 @@ def from_ratios(process: AnyProcess, log_ratios: Array, x_t: Array, t: Array) ->
     """
     _check_ratios("from_ratios", process)
     here = jax.nn.one_hot(x_t, process.size, dtype=bool)
-    ratios = jnp.where(here, 1.0, jnp.exp(log_ratios.astype(jnp.promote_types(log_ratios.dtype, jnp.float32))))
+    ratios = jnp.exp(jnp.where(here, 0.0, log_ratios.astype(jnp.promote_types(log_ratios.dtype, jnp.float32))))
     x0 = jnp.maximum(process.x0_of_ratios(x_t, ratios, t), 0.0)
-    return jnp.log(x0) - jnp.log(jnp.sum(x0, -1, keepdims=True))
+    return log_probabilities(x0) - jnp.log(jnp.sum(x0, -1, keepdims=True))
 
 
 def from_scaled_ratios(process: AnyProcess, output: Array, x_t: Array, t: Array) -> Array:

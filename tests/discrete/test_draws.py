@@ -51,6 +51,14 @@ def test_noise_has_the_law_of_the_process():
     np.testing.assert_allclose(np.bincount(drawn, minlength=4) / 20_000, exact, atol=4 * 0.5 / np.sqrt(20_000))
 
 
+def test_bytes_are_masked_by_a_symbol_beyond_them():
+    """256 symbols fill uint8, in which the mask would be the byte 0."""
+    process = discrete.absorbing(discrete.linear(), 257)
+    x = jnp.asarray([[0, 7, 255]], jnp.uint8)
+    noised = discrete.noised(process, jax.random.split(jax.random.key(0), 1), x, jnp.ones(1))
+    np.testing.assert_array_equal(noised, [[256, 256, 256]])
+
+
 def test_masks_are_never_predicted_and_shown_symbols_stay():
     process = PROCESSES["absorbing"]
     logits = jnp.array([[[1.0, 2.0, 3.0, 50.0], [5.0, 0.0, 0.0, 0.0]]])
@@ -82,6 +90,23 @@ def test_a_score_that_no_data_has_becomes_probabilities_of_each_position():
     log_x0 = discrete.from_ratios(process, scores, jnp.zeros((4, 2), int), jnp.full(4, 0.7))
     assert log_x0.shape == (4, 2, 3)
     np.testing.assert_allclose(jnp.exp(log_x0).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name, read", [("absorbing", discrete.from_ratios), ("uniform", discrete.from_rates)])
+def test_a_score_that_no_data_has_is_differentiated_as_its_probabilities_are(name, read, x64):
+    """Also where these are 0: central differences, at every symbol x_t, are the gradient."""
+    process, rng = PROCESSES[name], np.random.default_rng(2)
+    K = process.size
+    scores, weights = 2 * rng.standard_normal((K, 1, K)), rng.standard_normal((K, 1, K))
+    scores[np.arange(K), 0, np.arange(K)] = 1e3  # the number at y = x_t is ignored
+    x, t = jnp.arange(K)[:, None], jnp.full(K, 0.7)
+    probabilities = jax.jit(lambda scores: jnp.exp(read(process, scores, x, t)))
+    value = lambda scores: float(np.sum(weights * np.asarray(probabilities(scores))))
+    assert (np.asarray(probabilities(scores)) == 0).any()
+    steps = 1e-5 * np.eye(scores.size).reshape(-1, *scores.shape)
+    expected = [(value(scores + step) - value(scores - step)) / 2e-5 for step in steps]
+    gradient = jax.grad(lambda scores: jnp.sum(weights * probabilities(scores)))(jnp.asarray(scores))
+    np.testing.assert_allclose(np.ravel(gradient), expected, atol=1e-7)
 
 
 def test_a_predictor_reads_a_network_and_refuses_another_shape():
