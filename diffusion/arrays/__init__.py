@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         chunks as chunks,
         padding as padding,
         pytrees as pytrees,
+        square_roots as square_roots,
     )
 
 public.declare(__name__)

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from diffusion.arrays.square_roots import root
 from diffusion.guidance.classifier_gradient import shift_score
 from diffusion.guidance.measurements import Measurement
-from diffusion.guidance.prediction_changes import replace_x0, root
+from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.square_roots import root
 from diffusion.parameterizations import Prediction
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
@@ -42,14 +43,6 @@ def replace_x0(prediction: Prediction, schedule: NoiseSchedule, t: ArrayLike, x0
 def inner(a: Array, b: Array) -> Array:
     """<a, b> of each example, `[B, 1, ...]`."""
     return jnp.sum(a * b, axis=tuple(range(1, a.ndim)), keepdims=True)
-
-
-def root(squared: Array) -> Array:
-    """The square root of a squared norm, with derivative 0 where the norm is 0.
-
-    Otherwise a norm of 0, for example if two branches are equal, would make the gradient NaN.
-    """
-    return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0)
 
 
 def deviation_ratio(a: Array, b: Array, real: Array | None = None) -> Array:

@@ -2,9 +2,10 @@
 
 import jax.numpy as jnp
 
+from diffusion.arrays.square_roots import root
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.memory import Memory
-from diffusion.guidance.prediction_changes import inner, replace_x0, root
+from diffusion.guidance.prediction_changes import inner, replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule

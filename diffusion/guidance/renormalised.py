@@ -4,8 +4,9 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion import parameterizations
+from diffusion.arrays.square_roots import root
 from diffusion.guidance.branches import Branches, evaluate
-from diffusion.guidance.prediction_changes import extrapolate, root, slide
+from diffusion.guidance.prediction_changes import extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
 from diffusion.parameterizations import Denoiser, derivatives
 from diffusion.schedules import NoiseSchedule, left_broadcast

@@ -9,6 +9,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion.arrays.square_roots import root
 from diffusion.manifolds import smooth, wrapped
 from diffusion.manifolds.manifold import Manifold, checked, identity_basis
 
@@ -150,7 +151,7 @@ def lorentz(n: int) -> Manifold:
 
     def distance(x, y):
         d = chord(x, y)
-        return 2 * jnp.arcsinh(smooth.root(_minkowski(d, d)[..., 0]) / 2)
+        return 2 * jnp.arcsinh(root(_minkowski(d, d)[..., 0]) / 2)
 
     def tangent(x, v):
         return v + _minkowski(x, v) * x

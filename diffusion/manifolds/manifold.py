@@ -15,7 +15,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.manifolds import smooth
+from diffusion.arrays.square_roots import root
 from diffusion.schedules import left_broadcast
 
 Shape = tuple[Any, ...]
@@ -100,7 +100,7 @@ def norm(manifold: Manifold, x: Any, v: Any) -> Array:
         x: points `[..., *shape]`.
         v: tangent vectors at x, `[..., *shape]`.
     """
-    return smooth.root(manifold.inner(x, v, v))
+    return root(manifold.inner(x, v, v))
 
 
 def scaled(t: Any, v: Any) -> Any:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
-from diffusion.manifolds import smooth, wrapped
+from diffusion.arrays.square_roots import root
+from diffusion.manifolds import wrapped
 from diffusion.manifolds.manifold import Manifold, checked
 from diffusion.manifolds.sphere import sphere
 
@@ -42,25 +43,25 @@ def simplex(n: int) -> Manifold:
         raise ValueError(f"simplex: n = {n} must be positive; n is one less than the number of categories")
     ball = sphere(n)
     name = f"simplex({n})"
-    up = lambda p, v: v / (2 * _positive(smooth.root(p)))
-    down = lambda p, v: 2 * smooth.root(p) * v
+    up = lambda p, v: v / (2 * _positive(root(p)))
+    down = lambda p, v: 2 * root(p) * v
 
     def distance(p, q):
-        return 2 * ball.distance(smooth.root(p), smooth.root(q))
+        return 2 * ball.distance(root(p), root(q))
 
     def exp(p, v):
-        return jnp.square(ball.exp(smooth.root(p), up(p, v)))
+        return jnp.square(ball.exp(root(p), up(p, v)))
 
     def log(p, q):
-        return down(p, ball.log(smooth.root(p), smooth.root(q)))
+        return down(p, ball.log(root(p), root(q)))
 
     def lift(p, w):
         # The velocity 2 ds/dt on the sphere, which the metric's factor 1 / p does not enlarge near a face.
-        s = smooth.root(p)
+        s = root(p)
         return s * ball.tangent(s, w)
 
     def transport(p, q, v):
-        return down(q, ball.transport(smooth.root(p), smooth.root(q), up(p, v)))
+        return down(q, ball.transport(root(p), root(q), up(p, v)))
 
     def project(p):
         positive = jnp.maximum(p, 0)
@@ -74,9 +75,9 @@ def simplex(n: int) -> Manifold:
         if not isinstance(scale, Tracer):
             wrapped.require_scale(scale, turns=2)
         signs = jnp.asarray(list(itertools.product((1, -1), repeat=n + 1)), jnp.result_type(x))
-        reflected = signs * smooth.root(x)[..., None, :]
+        reflected = signs * root(x)[..., None, :]
         scales = jnp.asarray(scale)[..., None] / 2
-        terms = ball.wrapped_log_density(smooth.root(mean)[..., None, :], scales, reflected)
+        terms = ball.wrapped_log_density(root(mean)[..., None, :], scales, reflected)
         return jax.nn.logsumexp(terms, -1) - n * math.log(2)
 
     return Manifold(
@@ -90,9 +91,9 @@ def simplex(n: int) -> Manifold:
         project=project,
         tangent=lambda p, v: v - p * jnp.sum(v, -1, keepdims=True),
         lift=lift,
-        basis=lambda p: smooth.root(p)[..., None, :] * ball.basis(smooth.root(p)),
+        basis=lambda p: root(p)[..., None, :] * ball.basis(root(p)),
         transport=transport,
-        log_volume_change=lambda p, v: ball.log_volume_change(smooth.root(p), up(p, v)),
+        log_volume_change=lambda p, v: ball.log_volume_change(root(p), up(p, v)),
         tangent_normal=lambda key, p: lift(p, jax.random.normal(key, p.shape, jnp.result_type(p))),
         wrapped_log_density=wrapped_log_density,
         cut_distance=lambda p, q: jnp.full_like(distance(p, q), jnp.inf),

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.square_roots import root
+
 
 def cosine(s: Array) -> Array:
     """cos(sqrt(s)) for s >= 0, cosh(sqrt(-s)) below: Stumpff's c_0."""
@@ -57,12 +59,6 @@ def length(v: ArrayLike, axes: int | tuple[int, ...] = -1) -> Array:
         axes: axes over which the squares are summed; () for the absolute value of numbers.
     """
     return root(jnp.sum(jnp.square(v), axis=axes))
-
-
-def root(s: Array) -> Array:
-    """sqrt(max(s, 0)), whose derivative at zero is set to zero."""
-    positive = s > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, s, 1)), 0)
 
 
 def _factorials(first: int) -> list[float]:

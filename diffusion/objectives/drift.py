@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.square_roots import root
 from diffusion.objectives.backward_simulation import one_step
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player, sum_square, to_the_end
@@ -16,7 +17,7 @@ from diffusion.parameterizations import Parameterization
 
 # The logarithm of k(x, y) for the squared distance and the temperature.
 KERNELS = {
-    "laplace": lambda square, temperature: -jnp.sqrt(square) / temperature,
+    "laplace": lambda square, temperature: -root(square) / temperature,
     "gaussian": lambda square, temperature: -square / (2 * temperature**2),
 }
 

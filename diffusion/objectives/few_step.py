@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require, require_function, require_shape
+from diffusion.arrays.square_roots import root
 from diffusion.flows import flow_maps
 from diffusion.objectives.inputs import mean_square
 from diffusion.objectives.objective import Jumps
@@ -148,7 +149,6 @@ def pseudo_huber(c: float | None = None) -> Distance:
     def distance(a, b):
         offset = 0.00054 * (a.size / a.shape[0]) ** 0.5 if c is None else c
         squared = sum_square(a - b) + offset**2
-        # The root has no derivative at 0. The error is 0 there, so a zero gradient is right.
-        return jnp.where(squared > 0, jnp.sqrt(jnp.where(squared > 0, squared, 1)), 0) - offset
+        return root(squared) - offset  # at 0 the error is 0, so a zero gradient is right
 
     return distance

@@ -170,8 +170,8 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
         raise ValueError(f"p2: k = {k} must be positive and gamma = {gamma} not negative (1 and 1 in the paper)")
 
     def weight(schedule, t):
-        log_snr = schedule.log_snr(t)
-        return jnp.exp(log_snr - gamma * jnp.logaddexp(log_snr, math.log(k)))
+        # SNR / (k + SNR) by a sigmoid, because the SNR is infinite at the data.
+        return jax.nn.sigmoid(schedule.log_snr(t) - math.log(k)) * (k + _snr(schedule, t)) ** (1 - gamma)
 
     return weight
 

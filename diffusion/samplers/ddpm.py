@@ -5,13 +5,13 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.square_roots import root
 from diffusion.samplers.ancestral import euler_ancestral
 from diffusion.samplers.posterior import (
     check_eta,
     posterior_mean,
     posterior_variance,
     posterior_weight,
-    root,
     transition_variance,
 )
 from diffusion.samplers.sample import Sampler, State, start

@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.square_roots import root
 from diffusion.samplers.exponential import between, ddim_step, log_ratio
-from diffusion.samplers.posterior import check_eta, root, split_noise
+from diffusion.samplers.posterior import check_eta, split_noise
 from diffusion.samplers.sample import Sampler, State, start
 
 SOLVERS = ("midpoint", "heun")

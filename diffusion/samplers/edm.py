@@ -5,8 +5,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.square_roots import root
 from diffusion.samplers.exponential import ddim_step, log_ratio
-from diffusion.samplers.posterior import root
 from diffusion.samplers.sample import Sampler, State, start
 
 

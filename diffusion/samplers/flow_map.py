@@ -6,8 +6,9 @@ follows the trajectory of the flow, and the others preserve every marginal.
 
 import jax.numpy as jnp
 
+from diffusion.arrays.square_roots import root
 from diffusion.flows.flow_maps import FlowMap
-from diffusion.samplers.posterior import root, transition_variance
+from diffusion.samplers.posterior import transition_variance
 from diffusion.samplers.sample import Sampler, State, start
 
 

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from diffusion.samplers.posterior import root, transition_variance
+from diffusion.arrays.square_roots import root
+from diffusion.samplers.posterior import transition_variance
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import left_broadcast
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.square_roots import root
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
@@ -36,15 +37,6 @@ def forward(schedule: NoiseSchedule, t: ArrayLike, s: ArrayLike, x_t: Array, noi
     """A sample of q(x_s | x_t) for s > t: alpha_s / alpha_t x_t + sqrt(variance) noise."""
     std = root(transition_variance(schedule, s, t))
     return left_broadcast(schedule.alpha(s) / schedule.alpha(t), x_t) * x_t + left_broadcast(std, x_t) * noise
-
-
-def root(x: ArrayLike) -> Array:
-    """sqrt(x) for x >= 0, with derivative 0 at 0 instead of infinity.
-
-    A step that adds no noise thus has a finite gradient, where infinity times zero would be NaN.
-    """
-    positive = jnp.asarray(x) > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), jnp.where(jnp.isnan(x), x, 0))
 
 
 def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Array]:

@@ -6,8 +6,9 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.square_roots import root
 from diffusion.parameterizations import derivatives
-from diffusion.samplers.posterior import posterior_mean, posterior_variance, root
+from diffusion.samplers.posterior import posterior_mean, posterior_variance
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import NoiseSchedule
 

@@ -37,12 +37,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import timesteps
+from diffusion.arrays.square_roots import root
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network
 from diffusion.samplers.sample import AfterStep, Sampler, sample
 from diffusion.schedules import NoiseSchedule, at_each, left_broadcast
+from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 
 
@@ -256,12 +258,16 @@ def slerp(a: Array, b: Array, weight: ArrayLike) -> Array:
             Generative Networks", and Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 67
 
     Args:
-        a: first latents `[B, ...]`, such as x at t_max.
+        a: first latents `[B, ...]`, such as x at t_max, none of them zero.
         b: second latents, in the same shape.
         weight: weight w, a number or `[B]`; 0 is a, 1 is b.
+
+    Returns:
+        The latents between, in float32 or wider.
     """
-    unit = lambda v: v / jnp.sqrt(inner(v, v))
-    norm = lambda v: jnp.sqrt(inner(v, v))
+    a, b = as_float(a), as_float(b)
+    norm = lambda v: root(inner(v, v))
+    unit = lambda v: v / norm(v)
     theta = 2 * jnp.arctan2(norm(unit(a) - unit(b)), norm(unit(a) + unit(b)))  # exact for small angles too
     w = left_broadcast(jnp.asarray(weight, a.dtype), a)
     wide = jnp.sin(theta) > 1e-6

@@ -82,12 +82,6 @@ def test_volumes_change_by_every_pair_of_eigenvalues():
     assert float(change) == pytest.approx(np.log(np.sinh(halves) / halves).sum(), rel=1e-5)
 
 
-def test_a_root_has_no_slope_where_it_ends():
-    root = manifolds.smooth.root
-    np.testing.assert_array_equal(root(jnp.array([-1.0, 0.0, 4.0])), [0, 0, 2])
-    np.testing.assert_array_equal(jax.vmap(jax.grad(root))(jnp.array([-1.0, 0.0, 4.0])), [0, 0, 0.25])
-
-
 def test_a_scale_for_each_direction_is_positive_in_all():
     with pytest.raises(ValueError, match="must be positive"):
         manifolds.wrapped_normal(manifolds.euclidean(2), jnp.zeros(2), np.array([1.0, -1.0]))

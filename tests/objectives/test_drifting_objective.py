@@ -46,6 +46,16 @@ def test_with_a_laplace_kernel_it_is_a_mean_shift(x64):
     np.testing.assert_allclose(drift(X, DATA, 0.4), shift(near, DATA) - shift(far, X), rtol=1e-6)
 
 
+def test_the_drift_is_differentiable_where_a_sample_meets_itself(x64):
+    """By central differences, also if no other sample acts on one."""
+    condition = np.arange(N) % 4
+    weights = np.random.default_rng(4).standard_normal(X.shape)
+    value = jax.jit(lambda x: jnp.sum(weights * drift(x, DATA, 0.4, condition=condition)))
+    steps = 1e-6 * np.eye(X.size).reshape(-1, *X.shape)
+    expected = [(float(value(X + step)) - float(value(X - step))) / 2e-6 for step in steps]
+    np.testing.assert_allclose(np.ravel(jax.grad(value)(jnp.asarray(X))), expected, atol=1e-7)
+
+
 def test_a_sample_without_others_of_its_condition_stays(x64):
     """Attraction alone would move samples of the data too, all to their mean."""
     condition = np.array([0, 1, 0, 2, 3, 0])

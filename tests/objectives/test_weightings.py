@@ -169,6 +169,33 @@ def test_published_forms_on_the_networks_own_error(schedule_name):
     assert (soft >= hard / 2).all()
 
 
+# Limits for SNR -> infinity and SNR -> 0, on straight paths.
+ENDS = {
+    "constant(x0)": (1, 1),
+    "constant(epsilon)": (np.inf, 0),
+    "constant(v)": (np.inf, 1),
+    "constant(velocity)": (np.inf, 1),
+    "truncated_snr": (np.inf, 1),
+    "at_most": (5, 0),
+    "min_snr": (5, 0),
+    "edm": (np.inf, 4),
+    "snr": (np.inf, 0),
+    "soft_min_snr": (4, 0),
+    "p2": (1, 0),
+    "p2(0.5, 2)": (0, 0),
+    "sigmoid": (np.exp(2), 0),
+    "sigmoid(-3)": (np.exp(-3), 0),
+}
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_weights_at_both_ends_are_their_limits(dtype):
+    t = jnp.asarray([0, 1], dtype)
+    for name, expected in ENDS.items():
+        weight = WEIGHTINGS[name](SCHEDULES["rectified_flow"], t)
+        np.testing.assert_allclose(weight, expected, rtol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize("name", ["min_snr", "soft_min_snr", "p2", "sigmoid", "truncated_snr"])
 def test_weight_on_v_is_not_the_weight_on_epsilon(name):
     """The classic mistake divides by the SNR for v too; on v it is w / (SNR + 1), which is finite at alpha = 0."""

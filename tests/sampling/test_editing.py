@@ -189,6 +189,18 @@ def test_slerp_keeps_the_norm_and_turns_evenly():
     np.testing.assert_allclose(straight, 1.25 * a, rtol=1e-5)
 
 
+def test_slerp_of_half_precision_is_float32_and_has_a_slope_between_equal_latents():
+    a, b = jnp.asarray(np.random.default_rng(0).standard_normal((2, 2, 40)), jnp.bfloat16)
+    p, q = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    cosine = (p * q).sum(1) / np.linalg.norm(p, axis=1) / np.linalg.norm(q, axis=1)
+    theta = np.arccos(cosine)[:, None]
+    expected = (np.sin(0.7 * theta) * p + np.sin(0.3 * theta) * q) / np.sin(theta)
+    np.testing.assert_allclose(jax.jit(editing.slerp)(a, b, 0.3), expected, rtol=1e-5, atol=1e-6)
+    slope = jax.jit(jax.grad(lambda a, b: editing.slerp(a, b, 0.3).sum(), (0, 1)))
+    slopes = slope(jnp.ones((1, 3)), jnp.ones((1, 3)))
+    np.testing.assert_allclose(jnp.concatenate(slopes), [[0.7] * 3, [0.3] * 3], rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_outpainting_keeps_the_picture_in_its_place():
     """A wider canvas by windows of the network's size, with the picture where it was put, to the last bit."""

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.square_roots import root
 from diffusion.guidance import Branches, Memory
-from diffusion.guidance.prediction_changes import inner, root, slide
+from diffusion.guidance.prediction_changes import inner, slide
 from diffusion.io import limits, opener, schema
 from diffusion.models.interchange.family import Refusal
 from diffusion.parameterizations import Prediction

@@ -5,9 +5,9 @@ __all__ = ["ddrm"]
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.square_roots import root
 from diffusion.guidance.measurements import Measurement
 from diffusion.package import public
-from diffusion.samplers.posterior import root
 from diffusion.samplers.sample import Sampler, State, start
 
 
