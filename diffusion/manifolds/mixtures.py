@@ -48,13 +48,14 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
     def draw(key):
         height_key, direction_key = jax.random.split(key)
         uniform = jax.random.uniform(height_key)
-        height = 1 + jnp.log1p(-uniform * rest) / concentration
-        angle = jnp.arccos(jnp.clip(height, -1, 1))
+        below = -jnp.log1p(-uniform * rest) / concentration  # 1 - mean . x = 2 sin^2(angle / 2)
+        angle = 2 * jnp.arcsin(jnp.sqrt(jnp.minimum(below / 2, 1)))
         across = surface.tangent_normal(direction_key, mean)
         return surface.exp(mean, angle * across / jnp.linalg.norm(across))
 
     def log_density(x):
-        return concentration * (jnp.sum(x * mean, -1) - 1) + math.log(concentration / (2 * math.pi * rest))
+        # mean . x - 1 = -|x - mean|^2 / 2, without cancellation
+        return -concentration * jnp.sum(jnp.square(x - mean), -1) / 2 + math.log(concentration / (2 * math.pi * rest))
 
     return Distribution(jax.vmap(draw), log_density)
 

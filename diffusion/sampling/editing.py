@@ -37,6 +37,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import timesteps
+from diffusion.arrays.arguments import require_floats
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.guidance.prediction_changes import inner
@@ -56,7 +57,11 @@ def noised(schedule: NoiseSchedule, t: ArrayLike, images: Array, keys: Array) ->
         t: times `[]` or `[B]`.
         images: x_0 `[B, ...]`.
         keys: `[B]` random keys.
+
+    Raises:
+        TypeError: if the images are not floating-point numbers.
     """
+    require_floats(images, "x_0")
     noise = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
     t = at_each(schedule, t, images)
     return left_broadcast(schedule.alpha(t), images) * images + left_broadcast(schedule.sigma(t), images) * noise
@@ -85,7 +90,11 @@ def replacement(
 
     Returns:
         A hook for `samplers.sample(..., after_step=)`.
+
+    Raises:
+        TypeError: if the known values are not floating-point numbers.
     """
+    require_floats(known, "known")
     renoise = jnp.asarray(plan.renoise)
 
     def after_step(x, s, i, keys):
@@ -116,7 +125,11 @@ def replacement_along(
 
     Returns:
         A hook for `samplers.sample(..., after_step=)`.
+
+    Raises:
+        TypeError: if the known values are not floating-point numbers.
     """
+    require_floats(known, "known")
     times = jnp.asarray(plan.t)
     last = times.shape[0] - 1
     renoise = jnp.asarray(plan.renoise)
@@ -232,8 +245,10 @@ def sdedit(
         after_step: function that is applied after each step, as in `samplers.sample`.
 
     Raises:
+        TypeError: if the images are not floating-point numbers.
         ValueError: if t_0 is not above the grid's last time, or above t_max.
     """
+    require_floats(images, "images")
     grid = np.asarray(grid)
     if not grid[-1] < t_0 <= schedule.t_max:
         raise ValueError(

@@ -28,11 +28,14 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion import samplers, timesteps
+from diffusion.arrays.arguments import require_floats
+from diffusion.arrays.square_roots import root
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 
 
@@ -63,6 +66,7 @@ def completing(
         A denoiser, or a flow map, of the M unknown frames `[B, M, ...]`; t is `[]`, `[B]` or `[B, M]`.
 
     Raises:
+        TypeError: if frames are not floating-point numbers.
         ValueError: if shapes do not fit.
     """
     given = _checked(given, clips)
@@ -162,11 +166,13 @@ def rollout(
         `[B, K + T, ...]`, beginning with the context; with `coding`, frames of pixels.
 
     Raises:
+        TypeError: if frames are not floating-point numbers.
         ValueError: if shapes do not fit.
 
     Reference: Chen et al. 2024, "Diffusion Forcing" (autoregressive rollout); Huang et al. 2025, "Self
     Forcing: Bridging the Train-Test Gap in Autoregressive Video Diffusion" (training on such rollouts).
     """
+    require_floats(context, "context")
     encode, decode = coding or (lambda frames: frames, lambda x: x)
     coded = jax.eval_shape(encode, context).shape
     known, length = coded[1], context.shape[1]
@@ -287,16 +293,18 @@ def motion(clips: Array, rate: ArrayLike = 1.0) -> Array:
     A network with `vector_width` can receive it, and the rate, in the condition's "vector".
 
     Args:
-        clips: clips `[B, F, ...]`, F >= 2.
+        clips: clips `[B, F, ...]`, F >= 2, also of bytes.
         rate: frames per second, `[]` or `[B]`.
 
     Reference: as a condition, Blattmann et al. 2023, "Stable Video Diffusion" (its motion bucket).
     """
+    clips = as_float(clips)  # differences of bytes would wrap
     change = jnp.square(clips[:, 1:] - clips[:, :-1])
-    return jnp.asarray(rate) * jnp.sqrt(jnp.mean(change, axis=tuple(range(1, change.ndim))))
+    return jnp.asarray(rate) * root(jnp.mean(change, axis=tuple(range(1, change.ndim))))
 
 
 def _checked(given: ArrayLike, clips: Array) -> np.ndarray:
+    require_floats(clips, "clips")
     given = np.asarray(given, bool)
     if given.shape != clips.shape[1:2]:
         raise ValueError(f"given must be Bool [F], one for each frame of clips {clips.shape}; got shape {given.shape}")

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate
+from scipy import integrate, stats
 
 from diffusion import manifolds, schedules
 from diffusion.manifolds import heat_kernels, mixtures
@@ -36,6 +36,17 @@ def test_a_von_mises_fisher_density_integrates_to_one_and_its_draws_have_its_mea
     np.testing.assert_allclose(found @ aside / 4000, 0, atol=5 / np.sqrt(4000))  # at every height
     spread = np.linalg.eigvalsh(np.cov(aside.T))
     assert spread[2] / spread[1] < 1.2
+
+
+def test_a_concentrated_von_mises_fisher_density_keeps_its_digits_in_float32():
+    """kappa |x - mean|^2 / 2 is an exponential number for large kappa, and 1 - mean . x is below the rounding of 1."""
+    kappa = 1e7
+    one = mixtures.von_mises_fisher(MEAN, kappa)
+    draws = np.asarray(jax.jit(one.sample)(jax.random.split(jax.random.key(0), 4000)), np.float64)
+    energy = kappa * np.square(draws - np.float32(MEAN)).sum(-1) / 2
+    assert stats.kstest(energy, "expon").pvalue > 1e-3
+    log_density = np.asarray(one.log_density(jnp.asarray(draws, jnp.float32)))
+    np.testing.assert_allclose(log_density, np.log(kappa / (2 * np.pi)) - energy, atol=1e-4)
 
 
 def number(log_density, at):

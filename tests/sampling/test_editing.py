@@ -173,6 +173,20 @@ def test_sdedit_follows_the_flow_from_the_noised_image():
     np.testing.assert_allclose(out.mean(0), exact[0], atol=4 / np.sqrt(count))
 
 
+def test_bytes_are_no_pictures():
+    """They would be taken for values in [-1, 1]."""
+    picture, plan = jnp.full((1, 2), 255, jnp.uint8), timesteps.plan(np.array([0.5, 0.0]))
+    keys = jax.random.split(jax.random.key(0), 1)
+    for call in (
+        lambda: editing.noised(SCHEDULE, 0.5, picture, keys),
+        lambda: editing.replacement(SCHEDULE, plan, picture, MASK),
+        lambda: editing.replacement_along(SCHEDULE, plan, picture, MASK, jnp.zeros((1, 2))),
+        lambda: editing.sdedit(samplers.ddim(), lambda x, t: x, SCHEDULE, picture, np.array([0.5, 0.0]), 0.5, keys),
+    ):
+        with pytest.raises(TypeError, match="scaled to"):
+            call()
+
+
 def test_slerp_keeps_the_norm_and_turns_evenly():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 4, 3, 5)).astype(np.float32)

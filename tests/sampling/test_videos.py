@@ -214,6 +214,18 @@ def test_training_leaves_given_frames_clean_and_without_a_loss():
 def test_motion_is_the_change_of_a_second():
     clips = jnp.asarray([[0.0, 2, 4], [0, 0, 0]])[..., None]
     np.testing.assert_allclose(videos.motion(clips, rate=8.0), [16, 0])
+    np.testing.assert_allclose(videos.motion(clips[:, ::-1].astype(jnp.uint8), rate=8.0), [16, 0])
+    np.testing.assert_array_equal(jax.grad(lambda clips: videos.motion(clips).sum())(clips)[1], 0)
+
+
+def test_bytes_are_no_clips():
+    bytes_ = jnp.full((1, 3, 1), 255, jnp.uint8)
+    for call in (
+        lambda: videos.completing(denoise, SCHEDULE, bytes_, [True, False, False]),
+        lambda: videos.rollout(samplers.ddim(), denoise, SCHEDULE, jnp.zeros((1, 2, 1)), PLAN, KEYS(1), bytes_, 4),
+    ):
+        with pytest.raises(TypeError, match="scaled to"):
+            call()
 
 
 def test_bad_frames_are_refused():
