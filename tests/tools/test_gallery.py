@@ -65,6 +65,12 @@ def test_the_page_prints_the_functions_that_made_its_pictures():
     lines = gallery._python(gallery.edit, gallery.between)
     assert "    return editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images" in lines
     assert lines.count("def ") == 2 and lines.startswith("```python\ndef edit(")
+    page = (gallery_reports.PLACE / gallery_reports.PAGE).read_text()
+    of_edits = (
+        gallery._python(*made, steps=gallery.FINE) for made in ([gallery.inpaint, gallery.outpaint], [gallery.edit])
+    )
+    assert all(lines in page for lines in (*of_edits, gallery._python(gallery.between)))
+    assert page.count('{"sample.steps": 50}') == 2
 
 
 def test_a_picture_drawn_alone_leaves_the_rest_of_the_page():

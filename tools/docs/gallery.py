@@ -40,6 +40,7 @@ from tools.docs import gallery_reports
 SCALES = (0.0, 1.0, 1.5, 2.0, 4.0, 8.0)
 STEPS = (1, 2, 4, 8, 16, 32)
 SAMPLERS = ("euler", "heun", "dpmpp_2m", "unipc", "ddpm", "dpmpp_2m_sde")
+FINE = 50  # steps of the edits
 STRENGTHS = (0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = np.linspace(0, 1, 9)
 UNKNOWN = (206, 222, 242)  # colour of what is to be painted
@@ -191,7 +192,7 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """Inpainting and outpainting of test digits."""
-    run = trained_run.load(folder, {"sample.steps": 50})
+    run = trained_run.load(folder, {"sample.steps": FINE})
     images, labels = run.real("test", 10)
     height, width = run.shape[:2]
     upper = np.arange(height)[:, None, None] < height // 2
@@ -210,7 +211,7 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         place / "editing.png",
     )
     return Shown(
-        _python(inpaint, outpaint),
+        _python(inpaint, outpaint, steps=FINE),
         "Digits of the test split, which were not used in training. The lower half, or everything except the "
         "middle, is painted again; blue marks the unknown part. The painted digit need not equal the real "
         "one.",
@@ -219,7 +220,7 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
 
 def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """Test digits made others, by growing strengths."""
-    run = trained_run.load(folder, {"sample.steps": 50})
+    run = trained_run.load(folder, {"sample.steps": FINE})
     images, labels = run.real("test", 10)
     wanted = {1: 7, 3: 8, 4: 9, 5: 6, 0: 8}
     rows = np.array([row for row in wanted if row < _classes(run)])
@@ -232,7 +233,7 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     texts = ["real", f"t = {STRENGTHS[0]:g}", *(f"{strength:g}" for strength in STRENGTHS[1:])]
     plots.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
     return Shown(
-        _python(edit),
+        _python(edit, steps=FINE),
         "A digit of the test split, noised to time t and sampled from there as another class. The larger t "
         "is, the less of the original is kept.",
     )
@@ -410,9 +411,10 @@ def _shell(name: str, *words: str) -> str:
     return f"```sh\n{printed(name, *words)}\n```"
 
 
-def _python(*functions: Callable) -> str:
+def _python(*functions: Callable, steps: int | None = None) -> str:
     code = "\n\n\n".join(textwrap.dedent(inspect.getsource(function)).strip() for function in functions)
-    where = 'where `run = trained_run.load("runs/digits")` and `images, labels = run.real("test", 10)`.'
+    changes = f', {{"sample.steps": {steps}}}' if steps else ""
+    where = f'where `run = trained_run.load("runs/digits"{changes})` and `images, labels = run.real("test", 10)`.'
     return f"```python\n{code}\n```\n\n{where}"
 
 
