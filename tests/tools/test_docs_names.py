@@ -6,6 +6,7 @@ import importlib.util
 import pathlib
 import pkgutil
 import re
+import tomllib
 import warnings
 
 import pytest
@@ -136,3 +137,13 @@ def test_the_page_of_samplers_says_which_of_its_table_a_config_does_not_name_as_
     [row] = re.findall(r"^\| `config.sample.sampler` \| (.*) \|$", page, re.MULTILINE)
     elsewhere = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE)) - names.SAMPLERS.keys()
     assert elsewhere == set(re.findall(r"`(\w+)`", row.split("have another place")[1]))
+
+
+def test_the_page_of_installation_names_every_extra():
+    page = (ROOT / "docs/install.md").read_text()
+    table = page.split("| extra |")[1].split("\n\n")[0]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = {
+        name for cell in re.findall(r"^\| (`[^|]*) \|", table, re.MULTILINE) for name in re.findall(r"`(\w+)`", cell)
+    }
+    assert named == set(extras)
