@@ -171,7 +171,8 @@ print("picture", (4, 8, 8, 1), "-> latent", z.shape, "-> picture", back.shape)
 #
 # - A latent diffusion model consists of two models. Measure the reconstructions first, since they limit the quality of
 #   the samples.
-# - Scale latents to unit variance, or shift the schedule. Both have the same effect.
+# - Scale latents to unit variance, or shift the schedule. Both have the same signal-to-noise ratios; only scaling also
+#   gives the network inputs of variance about one.
 #
 # **Try it**: plot the distance of the reconstructions for latents of 1 to 64 numbers. How many numbers are needed to
 # bring it below twice the floor?
