@@ -34,3 +34,14 @@ def test_refusals_name_what_fits():
         call("encode", 5, 8, 8, 3)
     with pytest.raises(ValueError, match=r"latents of 1, 3, 5 .. frames; got 4"):
         call("decode", 4, 1, 1, 16)
+
+
+@pytest.mark.extended
+def test_later_chunks_have_two_frames_of_the_latent():
+    """Without the first frame, so that a clip of three chunks has the shape that it has as a whole."""
+    small = AutoencoderKLCogVideoX((2,), 1, 0, 2, groups=1)
+    x, z = (jax.ShapeDtypeStruct((1, 7, 1, 1, channels), jnp.float32) for channels in (3, 2))
+    params = jax.eval_shape(lambda: small.init(jax.random.key(0), jnp.zeros((1, 1, 1, 1, 3))))["params"]
+    shape = lambda method, a: jax.eval_shape(lambda params, a: small.in_parts(small, params, method)(a), params, a)
+    assert shape("encode", x).mean.shape == z.shape
+    assert shape("decode", z).shape == x.shape

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from diffusion.models.autoencoders.latent_space import to_diffusion
-from diffusion.models.interchange import FAMILIES
+from diffusion.models.interchange import FAMILIES, Refusal
 from diffusion.models.interchange.tensor_files import Tensors
 from tests.models.interchange import published
 
@@ -43,6 +43,15 @@ def test_ltx_video_normalises_by_the_statistics_of_its_file():
     written = check(family, read, DEVIATION)
     np.testing.assert_allclose(written["latents_mean"], MEAN)
     np.testing.assert_allclose(written["latents_std"], DEVIATION, rtol=1e-6)
+
+
+def test_the_factor_of_a_config_multiplies_the_statistics_of_its_file():
+    family = FAMILIES["AutoencoderKLLTXVideo"]
+    module = family.build({"latent_channels": 4, "scaling_factor": 0.5})
+    read = family.varied(module, tensors_of(latents_mean=MEAN, latents_std=DEVIATION))
+    check(family, read, DEVIATION / 0.5)
+    with pytest.raises(Refusal, match="latents_std must be above 0"):
+        family.varied(module, tensors_of(latents_mean=MEAN, latents_std=np.zeros_like(MEAN)))
 
 
 @pytest.mark.parametrize("name", ["AutoencoderKLWan", "AutoencoderKLQwenImage", "AutoencoderKLQwenImage21"])

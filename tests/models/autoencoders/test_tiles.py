@@ -49,6 +49,14 @@ def test_the_overlap_of_two_tiles_is_blended_linearly():
     np.testing.assert_allclose(ramps[1], ramps[0][::-1], atol=1e-7)
 
 
+def test_tiles_that_overlap_by_more_are_blended_behind_the_margin():
+    """Six pixels of two tiles, for an overlap of at least four: ramps 0, 1/4, 3/4, 1, divided by their sum."""
+    left, right = tiles.weights(8, np.array([0, 2]), 10, overlap=4, margin=1)
+    ramp = np.array([0, 1 / 4, 3 / 4, 1, 1, 1])
+    np.testing.assert_allclose(right, [*ramp / (ramp + ramp[::-1]), 1, 1], rtol=1e-6)
+    np.testing.assert_allclose(left, right[::-1], rtol=1e-6)
+
+
 def test_local_functions_come_out_exactly():
     half = convolution(2)
     twice = lambda x: (enlarged(x), -enlarged(x))

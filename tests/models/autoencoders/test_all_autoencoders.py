@@ -1,7 +1,8 @@
-"""Autoencoders in bfloat16: their layers compute in it, and the last one in float32, so that no output is rounded."""
+"""What autoencoders share: a last layer in float32, so that bfloat16 rounds no output, and a clipped log variance."""
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -14,12 +15,14 @@ from diffusion.models.autoencoders.autoencoder_kl_ltx import AutoencoderKLLTX
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusion.published.ltx2.sound_autoencoder import LTX2SoundAutoencoder
+from tests import numpy_programs
 
+TINY = AutoencoderTiny(4, (1,), (1,))  # has no posterior
 PICTURES = [
     AutoencoderKL(widths=(4,), layers=1, groups=2, latent_channels=2),
     AsymmetricAutoencoderKL((4,), 1, (4,), 1, 2, groups=2),
     AutoencoderKLHunyuanImage((4,), 1, 2, groups=2),
-    AutoencoderTiny(4, (1,), (1,)),
+    TINY,
 ]
 CLIPS = [
     AutoencoderKLCogVideoX((4,), 1, 0, 2, groups=2),
@@ -31,8 +34,11 @@ CLIPS = [
     AutoencoderKLVideo((4,), 1, (), 2),
 ]
 SOUND = LTX2SoundAutoencoder(4, (1, 1, 1), 1, 2, 2, 4)
-CALLS = [(module, (1, *frames, 2, 2, 3), (1, *frames, 2, 2, module.latent_channels))
-         for modules, frames in ((PICTURES, ()), (CLIPS, (1,))) for module in modules]  # fmt: skip
+CALLS = [
+    *((module, (1, 2, 2, 3), (1, 2, 2, module.latent_channels)) for module in PICTURES),
+    *((module, (1, 1, 2, 2, 3), (1, 1, 2, 2, module.latent_channels)) for module in CLIPS),
+    (SOUND, (1, 1, 4, 2), (1, 1, 1, 2)),
+]
 
 
 def products(jaxpr):
@@ -44,12 +50,11 @@ def products(jaxpr):
             yield from products(inner)
 
 
+NAMES = lambda value: type(value).__name__ if hasattr(value, "apply") else ""
+
+
 @pytest.mark.extended
-@pytest.mark.parametrize(
-    ("module", "x", "z"),
-    [*CALLS, (SOUND, (1, 1, 4, 2), (1, 1, 1, 2))],
-    ids=lambda value: type(value).__name__ if hasattr(value, "apply") else "",
-)
+@pytest.mark.parametrize(("module", "x", "z"), CALLS, ids=NAMES)
 def test_the_last_product_is_in_float32_and_others_are_not(module, x, z):
     half = module.clone(dtype="bfloat16")
     for method, shape in (("encode", x), ("decode", z)):
@@ -58,3 +63,26 @@ def test_the_last_product_is_in_float32_and_others_are_not(module, x, z):
         assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
         *earlier, last = products(program.jaxpr)
         assert last == jnp.float32 and jnp.bfloat16 in earlier
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("module", "x", "z"), [call for call in CALLS if not hasattr(call[0], "encoder_layers")], ids=NAMES
+)
+def test_the_log_variance_lies_between_minus_30_and_20(module, x, z):
+    """Without kernels the moments are the last bias."""
+    x = np.zeros(x, np.float32)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, method="encode"))["params"]
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    last = params.get("moments_conv") or params["encoder"]["conv_out"]
+    last = last.get("conv", last)
+    of_mean = np.arange(len(last["bias"])) < module.latent_channels
+
+    def moments(params, x):
+        return module.apply({"params": params}, x, method="encode")
+
+    for number, clipped in ((99, 20), (-99, -30), (3, 3)):
+        last["bias"] = np.where(of_mean, 50, number).astype(np.float32)
+        mean, log_variance = numpy_programs.outputs(moments, params, x)
+        assert mean.shape == log_variance.shape == z[: x.ndim - 1] + (module.latent_channels,)
+        assert (mean == 50).all() and (log_variance == clipped).all()
