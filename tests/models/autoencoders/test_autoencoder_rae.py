@@ -3,18 +3,21 @@
 import operator
 import re
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from diffusion.arrays.boxes import patchify, unpatchify
 from diffusion.models import interchange
 from diffusion.models.autoencoders import autoencoder_rae, rae_decoder
 from diffusion.models.autoencoders.autoencoder_rae import AutoencoderRAE
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.image_encoders.dinov2 import DINOv2
 from diffusion.models.image_encoders.dinov3 import DINOv3
+from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.interchange import folder_writing, folders, rae_tables
 
 DECODER = RAEDecoder(8, width=8, depth=1, heads=2, hidden=12, patch=2)
@@ -69,6 +72,43 @@ def test_sizes_and_bad_calls():
     ):
         with pytest.raises(ValueError, match=message):
             build()
+
+
+class Patches(nn.Module):
+    """An encoder whose features are the pixels of a patch."""
+
+    width: int = 12
+    patch: int = 2
+
+    def __call__(self, x):
+        return ImageFeatures(patchify(x, 2), x[:, 0, 0])
+
+
+class Pixels(nn.Module):
+    """Its inverse, as a decoder."""
+
+    features: int = 12
+    patch: int = 2
+    picture_channels: int = 3
+
+    def __call__(self, z):
+        return unpatchify(z.reshape(len(z), -1, 12), 2, 2 * z.shape[1], 2 * z.shape[2])
+
+
+@pytest.mark.parametrize("statistics", [(), (12,), (2, 1, 12)])
+def test_latents_are_features_without_their_mean_and_deviation(statistics):
+    """A deviation as small as the number that is added to it."""
+    module = AutoencoderRAE(Patches(), Pixels(), statistics=statistics)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 2, 3)).astype(np.float32)
+    mean = rng.normal(size=statistics).astype(np.float32)
+    std = (1e-5 * rng.uniform(1, 9, statistics)).astype(np.float32)
+    variables = {"params": {"features_mean": mean, "features_std": std}} if statistics else {}
+    z = module.apply(variables, x, method="encode")
+    of_patches = x.reshape(2, 2, 2, 1, 2, 3).transpose(0, 1, 3, 2, 4, 5).reshape(2, 2, 1, 12)
+    expected = (of_patches - mean) / (std + 1e-5) if statistics else of_patches / (1 + 1e-5)
+    np.testing.assert_allclose(z, expected, rtol=1e-4)
+    np.testing.assert_allclose(module.apply(variables, z, method="decode"), x, atol=1e-5)
 
 
 @pytest.mark.slow
