@@ -32,7 +32,7 @@ flags.disclaim_key_flags()  # `--help` then lists the flag under the command tha
 
 
 def extend_flag() -> None:
-    """Defines `--extend`; commands without a config have it too."""
+    """Defines `--extend`, which every command has: each may read a run, or data, that names the user's code."""
     if "extend" not in flags.FLAGS:  # another command's module may have been imported
         flags.DEFINE_list(
             "extend", [], "your own code, imported first so that configs can name it: FILE.py, a module, plugin:NAME"
@@ -218,6 +218,7 @@ def begin(takes_words: bool = False) -> None:
     and a mistake in the command line are answered at once. Words besides flags, such as folders, need `takes_words`.
     """
     app.define_help_flags()
+    extend_flag()
     parse = functools.partial(_parse, takes_words=takes_words)
     _words[:] = _in_one_sentence(parse, (stores.StoreError,))(sys.argv)[1:]
     huge_pages.start_anew()

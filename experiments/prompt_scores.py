@@ -21,7 +21,6 @@ from absl import flags
 from diffusion.experiments import command_line
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.extend_flag()
     flags.DEFINE_string(
         "score",
         "clip",

@@ -22,7 +22,6 @@ from absl import flags
 from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.extend_flag()
     flags.DEFINE_string("key", None, "key file, which make writes and the other actions read")
     flags.DEFINE_string(
         "name", None, "name of the watermark: gaussian_shading, tree_ring, spread_spectrum, or your own"

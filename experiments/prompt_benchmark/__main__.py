@@ -20,7 +20,6 @@ from absl import flags
 from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.extend_flag()
     flags.DEFINE_string(
         "protocol", None, "benchmark: geneval, dpg-bench, t2i-compbench or t2i-compbench++", required=True
     )

@@ -17,7 +17,6 @@ from absl import flags
 from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.extend_flag()
     flags.DEFINE_bool("list", False, "list the remakes and exit")
     flags.DEFINE_string("workdir", None, "folder for the parts and the record")
     flags.DEFINE_bool("quick", False, "run the code on a little data, without a verdict")

@@ -18,7 +18,6 @@ from absl import flags
 from diffusion.experiments import command_line, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.extend_flag()
     flags.DEFINE_string("row", None, "name of a row, as diffusion zoo lists them")
     flags.DEFINE_string("weights", None, "published file of the row, or the folder that diffusion convert made from it")
     flags.DEFINE_string("reference", None, "reference statistics or images for the metric")

@@ -8,6 +8,7 @@ import pytest
 
 from diffusion.objectives import rewards
 from diffusion.recipe import ConfigError, extensions, names
+from tests import commands
 
 REGISTER = """from diffusion import schedules
 from diffusion.recipe import names
@@ -222,3 +223,12 @@ def test_an_error_of_own_code_that_runs_later_names_its_line(name, said):
         assert sentence is None
     else:
         assert str(sentence).startswith(f"--extend=own_functions.py, line {said}")
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("command", ["compare", "playground"])
+def test_every_command_takes_the_users_code(command, tmp_path):
+    """These read a run or data that may name it; nothing of them follows, since the code fails first."""
+    (tmp_path / "mine.py").write_text("raise ValueError('the code ran')\n")
+    done = commands.run("diffusion", command, "--extend=mine.py", cwd=tmp_path)
+    assert done.returncode == 2 and "the code ran" in done.stderr, done.stderr
