@@ -25,6 +25,12 @@ def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Deno
     spec, _ = _entry(config)
     path = "config.sample.guidance"
     if "scale" in spec or conditions(config) is None:
+        function = names.GUIDANCES.get(spec.get("name"))
+        if function is not None and not takes(function, "scale"):
+            raise ConfigError(
+                f"{path}: the guidance {spec['name']!r} has no argument scale, at whose value 1 a run samples without "
+                "it. Valid: a function (branches, scale, ...)."
+            )
         if "scale" not in spec:
             raise ConfigError(f"{path}: guidance {spec.get('name')!r} needs scale, e.g. --{path}.scale=1.5")
         fields.check_type(f"{path}.scale", spec["scale"], float)

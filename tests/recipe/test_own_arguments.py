@@ -104,3 +104,13 @@ def test_a_dotted_name_is_no_run_from_python(monkeypatch):
     made = Recipe(schedule, objectives.flow_matching(timesteps.uniform_density(schedule)), nn.Dense(2), POINTS)
     with pytest.raises(ConfigError, match="built in Python"):
         values.require_names(made.config, "runs/mine")
+
+
+def test_a_guidance_without_a_scale_is_refused(monkeypatch):
+    """The error asked for the scale, and refused it as unknown once it was there."""
+    monkeypatch.setitem(names.GUIDANCES, "mine", lambda branches, weight: lambda x, t: branches(x, t)[0])
+    for scale in ({}, {"scale": 2.0}):
+        config = digits.get_config("tiny")
+        config.sample.guidance = {"name": "mine", "weight": 2.0} | scale
+        with pytest.raises(ConfigError, match=r"guidance 'mine' has no argument scale.*\(branches, scale, ...\)"):
+            checks.validate(config)
