@@ -393,7 +393,9 @@ class Resolver:
         }
         nested = {**entries, **nested}
         if path not in self.built:
-            self.built[path] = call(table, entry, path, kind, nested=nested, **supplied)
+            value = call(table, entry, path, kind, nested=nested, **supplied)
+            kinds.check_returned(kind, value, path, given.get("name"))
+            self.built[path] = value
         return self.built[path]
 
 

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import types
 
 import flax.linen as nn
 import numpy as np
@@ -114,3 +115,30 @@ def test_a_guidance_without_a_scale_is_refused(monkeypatch):
         config.sample.guidance = {"name": "mine", "weight": 2.0} | scale
         with pytest.raises(ConfigError, match=r"guidance 'mine' has no argument scale.*\(branches, scale, ...\)"):
             checks.validate(config)
+
+
+@pytest.mark.parametrize(
+    "table, field, returned",
+    [
+        (names.SCHEDULES, "schedule", "NoiseSchedule"),
+        (names.PARAMETERIZATIONS, "parameterization", "Parameterization"),
+        (names.SAMPLERS, "sample.sampler", "Sampler"),
+        (names.DENSITIES, "objective.density", "Density"),
+    ],
+)
+def test_what_a_function_returns_is_of_its_kind(table, field, returned, monkeypatch):
+    """It was an AttributeError of whatever read it first."""
+    monkeypatch.setitem(table, "mine", lambda: 3)
+    config = digits.get_config("tiny")
+    values.put(config, field, {"name": "mine"})
+    with pytest.raises(ConfigError, match=rf"config.{field}.name = 'mine' returns a int. Valid: .* a .*{returned}"):
+        checks.validate(config)
+
+
+def test_a_sampler_of_ones_own_type_is_one():
+    """Its fields are what a run reads."""
+    fields = dict(samplers.heun()._asdict())
+    kinds.check_returned("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
+    del fields["step"]
+    with pytest.raises(ConfigError, match="returns a SimpleNamespace"):
+        kinds.check_returned("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
