@@ -239,6 +239,12 @@ def _check_way(recipe: Any, guided: Any) -> None:
     frames = plan.t.shape[1:]
     with blamed_on(recipe.config, "sample.plan", "sample.sampler"):
         check_plan(sampler, plan)
+    with blamed_on(recipe.config, "sample.plan", "sample.grid"):
+        if np.all(plan.t[0] <= plan.s[-1]):
+            raise ValueError(
+                f"samples begin as noise, but the plan leads from t = {np.max(plan.t[0]):g} up to "
+                f"{np.max(plan.s[-1]):g}. Valid: times that fall from the noise, t_max, to the data, 0"
+            )
     _check_frames(recipe)
     if recipe.sampling.follows_plan:
         return

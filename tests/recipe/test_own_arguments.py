@@ -142,3 +142,12 @@ def test_a_sampler_of_ones_own_type_is_one():
     del fields["step"]
     with pytest.raises(ConfigError, match="returns a SimpleNamespace"):
         kinds.check_returned("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
+
+
+def test_a_grid_that_rises_is_refused(monkeypatch):
+    """Its samples would begin as noise at the time of the data."""
+    monkeypatch.setitem(names.GRIDS, "mine", lambda schedule, steps: np.linspace(0, 1, steps + 1))
+    config = digits.get_config("tiny")
+    config.sample.grid = {"name": "mine"}
+    with pytest.raises(ConfigError, match=r"sample.grid = .*the plan leads from t = 0 up to 1. Valid: times that fall"):
+        checks.validate(config)
