@@ -1,5 +1,6 @@
 """The entry of a network; its sizes, channels and times follow from the rest of the config."""
 
+import dataclasses
 import typing
 from types import NoneType
 from typing import Any
@@ -82,9 +83,13 @@ def _sized(parts: Any, name: str, shape: Any) -> Any:
             sized["outputs"] = outputs if objective.network.judges else 0
     if shape is None and NoneType in typing.get_args(annotation(network, "shape")):
         sized["shape"] = None
+    is_copied = isinstance(network, type) and dataclasses.is_dataclass(network) and not towers
+    if is_copied and "config.model" in parts.built:  # of another size
+        changes = {field: x for field, x in sized.items() if takes(network, field)}
+        return facts.changed(parts.built["config.model"], **changes)
     dtype = parts.config["train"]["dtype"]
     tower = lambda s, p: call(names.TOWERS, {"name": p.rpartition(".")[2], **s}, p, "tower", size=height, dtype=dtype)
-    parts.built.pop("config.model", None)  # of another size
+    parts.built.pop("config.model", None)
     return parts.field(
         "model",
         "model",
