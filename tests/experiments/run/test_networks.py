@@ -46,7 +46,7 @@ class Dense:
         return x @ params
 
 
-@pytest.mark.parametrize("attention", ["matmul", "flash"])
+@pytest.mark.parametrize("attention", ["matmul", "cudnn"])
 def test_operations_are_those_of_one_example(monkeypatch, attention):
     """A product of [1, 3] with [3, 5] has 2 * 3 * 5; a fused attention is counted as a plain one."""
     monkeypatch.setattr(networks.facts, "kind", lambda module: "backbone")
