@@ -52,7 +52,7 @@ def _opened(
     def opened(spec: Any, path: str) -> Any:
         if isinstance(spec, (tuple, list)):  # the specs of a mixture
             return tuple(opened(part, f"{path}[{i}]") for i, part in enumerate(spec))
-        return call(
+        records = call(
             names.SOURCES,
             spec,
             path,
@@ -73,6 +73,12 @@ def _opened(
             varied=varied,
             seed=seed,
         )
+        if not hasattr(records, "spec"):
+            raise ConfigError(
+                f"{path}.name = {spec['name']!r} returns a {type(records).__name__}. Valid: a function that returns a "
+                "source, e.g. sources.sequences.Records(records, num_classes, split); see docs/data.md#your-own-format."
+            )
+        return records
 
     try:
         return opened(entry, "config.data.source")

@@ -10,8 +10,9 @@ import pytest
 
 from configs import digits
 from diffusion import objectives, samplers, schedules, timesteps
+from diffusion.data.sources import sequences
 from diffusion.objectives import interpolants
-from diffusion.recipe import ConfigError, Recipe, checks, kinds, names, resolve, values
+from diffusion.recipe import ConfigError, Recipe, checks, data, kinds, names, resolve, values
 
 POINTS = [{"x": np.float32([i, -i])} for i in range(4)]
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
@@ -151,3 +152,14 @@ def test_a_grid_that_rises_is_refused(monkeypatch):
     config.sample.grid = {"name": "mine"}
     with pytest.raises(ConfigError, match=r"sample.grid = .*the plan leads from t = 0 up to 1. Valid: times that fall"):
         checks.validate(config)
+
+
+def test_a_source_that_returns_records_is_named(monkeypatch):
+    """A list has no description of its records, such as how many classes there are."""
+    monkeypatch.setitem(names.SOURCES, "mine", lambda split: POINTS)
+    config = digits.get_config("tiny")
+    config.data.source = {"name": "mine"}
+    with pytest.raises(ConfigError, match=r"config.data.source.name = 'mine' returns a list. Valid: .*Records\("):
+        data.source(config, "train")
+    monkeypatch.setitem(names.SOURCES, "mine", lambda split: sequences.Records(POINTS, split=split))
+    assert data.source(config, "train").spec.shape == (2,)
