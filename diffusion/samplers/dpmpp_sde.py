@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.square_roots import root
-from diffusion.samplers.exponential import between, ddim_step, log_ratio
+from diffusion.samplers.exponential import between, data_gain, ddim_step, log_ratio
 from diffusion.samplers.posterior import check_eta, split_noise
 from diffusion.samplers.sample import Sampler, State, start
 
@@ -59,7 +59,8 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
         t = plan.t[i]
         s = plan.s[i]
         x = state.x
-        x0, eps = denoise(x, t)[:2]
+        prediction = denoise(x, t)
+        x0, eps = prediction[:2]
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
 
         def two_stages():
@@ -68,12 +69,12 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
             after = jnp.where(jnp.isfinite(h), (1 - r) * h, -math.log(r))
             down, up = split_noise(schedule.sigma(m), before, eta)
             x_m = schedule.alpha(m) * x0 + down * eps + (s_noise * up * noise[0] if eta > 0 else 0)
-            d = x0 + (denoise(x_m, m).x0 - x0) / (2 * r)
+            change = (denoise(x_m, m).x0 - x0) / (2 * r)
+            if eta == 0:  # also right for a step up from sigma = 0
+                return ddim_step(schedule, s, prediction) + data_gain(schedule, t, s) * change
             down, up = split_noise(schedule.sigma(s), h, eta)
             ratio = down / schedule.sigma(t)
-            arrived = ratio * x + (schedule.alpha(s) - schedule.alpha(t) * ratio) * d
-            if eta == 0:
-                return arrived
+            arrived = ratio * x + (schedule.alpha(s) - schedule.alpha(t) * ratio) * (x0 + change)
             share = jnp.exp(-2 * after) * jnp.expm1(-2 * before) / jnp.expm1(-2 * h)
             return arrived + s_noise * up * (root(share) * noise[0] + root(1 - share) * noise[1])
 
@@ -126,7 +127,7 @@ def dpmpp_2m_sde(
         if lower_order_final:
             both &= i < plan.t.shape[0] - 1
         ratio = jnp.where(both, h / jnp.where(both, state.h, 1), 0)
-        k = (1 + eta) * h
+        k = (1 + eta) * jnp.where(both, h, 1)
         c = -jnp.expm1(-k) / 2 if solver == "midpoint" else _phi_2(k)
         return _Two(x + schedule.alpha(plan.s[i]) * c * ratio * (x0 - state.x0), x0, h)
 
@@ -181,7 +182,7 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         u_before = (state.x0 - state.x0_before) / state.h_before
         d2 = (u - u_before) / (h_last + state.h_before)
         d1 = u + h_last * d2
-        k = (1 + eta) * h
+        k = (1 + eta) * jnp.where(both, h, 1)
         phi_2 = _phi_2(k)
         x = x + schedule.alpha(plan.s[i]) * (phi_2 * h_now * d1 + (1 - 2 * phi_2 / k) * h_now**2 * d2)
         return _Three(x, x0, state.x0, h, state.h)

@@ -232,6 +232,10 @@ def test_without_noise_they_invert():
     follow = lambda sampler, times: _follow(sampler, schedule, times, x, np.zeros((3, 0, 3, 2)))
     np.testing.assert_allclose(follow(samplers.dpm_2_ancestral(0.0), times), follow(samplers.dpm_2(), times), rtol=1e-7)
     np.testing.assert_allclose(follow(samplers.edm(), times[1:]), follow(samplers.heun(), times[1:]), rtol=1e-7)
+    for sampler, relative in (("dpmpp_sde", "dpmpp_2s"), ("dpmpp_2m_sde", "dpmpp_2m"), ("dpmpp_3m_sde", "dpmpp_2m")):
+        arrived = follow(getattr(samplers, sampler)(0.0), times[:3])  # the first two steps of 3m are those of 2m
+        rtol = 1e-7 if sampler != "dpmpp_3m_sde" else 0.05  # with the other weight of the second step, "heun"
+        np.testing.assert_allclose(arrived, follow(getattr(samplers, relative)(), times[:3]), rtol=rtol)
     expected = x + 4.0 / 2 * oracles.mean_eps(DATA["mixture"], 1.0, 4.0, x)
     np.testing.assert_allclose(follow(samplers.edm(), times[:2]), expected, rtol=1e-7)
 
