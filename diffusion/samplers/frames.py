@@ -69,5 +69,4 @@ def per_frame(sampler: Sampler) -> Sampler:
             prediction = denoise(state.x, clocks)
         return jax.vmap(advance, in_axes=(1, 1, 0, 0, 2), out_axes=1)(state, prediction, *way)
 
-    facts = {"draws": sampler.draws, "takes": sampler.takes, "real": sampler.real}
-    return Sampler(init, step, nfe=lambda steps: steps, reads_variance=sampler.reads_variance, frames=True, **facts)
+    return sampler._replace(init=init, step=step, nfe=lambda steps: steps, frames=True)

@@ -99,6 +99,7 @@ def predictor_corrector(
         nfe=lambda steps: predictor.nfe(steps) + corrections * (steps - 1),
         reads_variance=predictor.reads_variance,
         real=predictor.real,
+        clip=predictor.clip,
     )
 
 

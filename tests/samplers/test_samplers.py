@@ -346,3 +346,10 @@ def test_gradient_through_a_learned_variance_is_finite():
         return samplers.sample(samplers.ddpm("learned"), denoise, schedule, x, plan, keys).sum()
 
     assert np.isfinite(jax.jit(jax.grad(loss, (0, 1)))(0.5, 0.5)).all()
+
+
+def test_a_sampler_around_another_keeps_what_that_one_is():
+    """Its clip, by which a watermark in the noise is detected, its mask and its reading of a variance."""
+    inner = samplers.padded(samplers.clipped(samplers.ddpm("learned"), 2.0, keeps_eps=False), jnp.ones((1, 2), bool))
+    for wrapped in (samplers.predictor_corrector(inner), samplers.per_frame(inner)):
+        assert wrapped.clip == (2.0, False) and wrapped.real is inner.real and wrapped.reads_variance
