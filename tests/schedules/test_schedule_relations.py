@@ -164,3 +164,11 @@ def test_prior_of_an_earlier_end_is_the_noise_at_that_end():
     joint = schedules.ending_at(schedules.per_leaf(own, {"a": (1,), "b": (3,)}), 0.4)
     assert joint.t_max == 0.4 and [leaf.t_max for _, leaf in joint.leaves] == [0.4, 0.4]
     np.testing.assert_allclose(joint.prior(key, (4,)), np.array([32, 0.4, 0.4, 0.4]) * noise, rtol=1e-5)
+
+
+def test_a_schedule_that_trains_ends_earlier_after_each_step_too():
+    first = schedules.edm()._replace(trained=schedules.Trained(dict, lambda params: schedules.edm(sigma_max=40.0)))
+    trained = schedules.ending_at(first, 0.4).trained.build({})
+    assert trained.t_max == 0.4
+    key = jax.random.key(0)
+    np.testing.assert_allclose(trained.prior(key, (4,)), 16 * jax.random.normal(key, (4,)), rtol=1e-5)
