@@ -4,6 +4,7 @@ import functools
 import json
 import pathlib
 import random
+import uuid
 from typing import Any
 
 import gradio as gr
@@ -93,6 +94,7 @@ class Form:
             html_template=(STATIC / "brush.html").read_text(),
             picture="",
             mask="",
+            loading="",
             css_template=(STATIC / "brush.css").read_text(),
             js_on_load=(STATIC / "brush.js").read_text(),
             elem_id="brush",
@@ -140,6 +142,8 @@ class Form:
         elif kind is gr.Slider and INPUTS[name].type is int:
             how["step"] = 1
         how = {"value": self._usual.get(name), "label": name.capitalize(), "elem_id": name} | how
+        if kind is gr.Slider:
+            how["maximum"] = max(how["maximum"], how["value"] or 0)
         self._fields[name] = kind(**how)
         return self._fields[name]
 
@@ -177,4 +181,11 @@ class Form:
         said |= control_fields.shown(request.controls, self._source.attachments)
         said["regions"], said["masks"] = region_fields.shown(request.regions)
         url = lambda path: f"data:image/png;base64,{encoded(path)}" if path else ""
-        return [*(said[name] for name in self._fields), gr.HTML(picture=url(said["image"]), mask=url(said["mask"]))]
+        brush = gr.HTML(picture=url(said["image"]), mask=url(said["mask"]), loading=uuid.uuid4().hex)
+        return [*(self._reaching(name, said[name]) for name in self._fields), brush]
+
+    def _reaching(self, name: str, value: Any) -> Any:
+        """A field's value, on a slider that reaches it: requests from elsewhere may be beyond its usual end."""
+        component = self._fields[name]
+        beyond = isinstance(component, gr.Slider) and value is not None and value > component.maximum
+        return gr.Slider(value=value, maximum=value) if beyond else value

@@ -1,5 +1,6 @@
 // A picture to start from, and a brush for what is painted anew. props: picture (data URL, "" for none), mask (a data URL
-// to begin with). value: {"picture", "mask"} as JSON; the mask is white where it is painted, of the picture's size.
+// to begin with), loading (another text each time that both are to be taken over, even where they are as before).
+// value: {"picture", "mask"} as JSON; the mask is white where it is painted, of the picture's size.
 const $ = (name) => element.querySelector(name);
 const [canvas, file, size, wipe, remove, stage] =
   ["canvas", "input[type=file]", "input[type=range]", ".wipe", ".remove", ".stage"].map($);
@@ -34,13 +35,15 @@ function draw() {
 
 function load(address, oldMask) {
   picture = address;
+  painted = false;
+  file.value = "";  // so that the same file can be chosen again
   element.classList.toggle("has-picture", !!address);
-  if (!address) { painted = false; say(); return; }
+  element.classList.remove("unseen");
+  if (!address) { say(); return; }
   image.onload = () => {
     for (const one of [canvas, mask]) [one.width, one.height] = [image.naturalWidth, image.naturalHeight];
     stage.style.setProperty("--ratio", image.naturalWidth / image.naturalHeight);
     element.classList.toggle("coarse", Math.max(image.naturalWidth, image.naturalHeight) <= 256);
-    painted = false;
     if (!oldMask) { draw(); say(); return; }
     const drawn = new Image();
     drawn.onload = () => {  // black becomes transparent, as the brush leaves it
@@ -55,7 +58,7 @@ function load(address, oldMask) {
     };
     drawn.src = oldMask;
   };
-  image.onerror = () => { element.classList.remove("has-picture"); say(); };  // the server says what is wrong with it
+  image.onerror = () => { element.classList.add("unseen"); say(); };  // the server may read it, or says what is wrong
   image.src = address;
 }
 
@@ -90,7 +93,7 @@ wipe.addEventListener("click", () => {
   draw();
   say();
 });
-remove.addEventListener("click", () => { file.value = ""; load(""); });
+remove.addEventListener("click", () => load(""));
 
 function read(chosen) {
   const reader = new FileReader();
@@ -100,4 +103,4 @@ function read(chosen) {
 file.addEventListener("change", () => read(file.files[0]));
 stage.addEventListener("dragover", (event) => event.preventDefault());
 stage.addEventListener("drop", (event) => { event.preventDefault(); read(event.dataTransfer.files[0]); });
-watch("picture", () => { if (props.picture) load(props.picture, props.mask); });
+watch("loading", () => load(props.picture, props.mask));

@@ -259,6 +259,50 @@ def test_the_brush_marks_what_is_painted_and_the_rest_stays(page, digits, pictur
     assert (found[:, 0] != array[:, 0]).mean() > 0.7
 
 
+def load_settings(page, path, seed):
+    """Uploads a picture that was made here, whose seed the form has not, and waits until the form has it."""
+    page.run("for (const b of document.querySelectorAll('#file button[aria-label=Clear]')) b.click()")
+    if not page.run("return document.querySelector('#file')?.offsetParent"):
+        page.run("document.querySelector('#reload button').click()")
+    page.until("return document.querySelector('#file input[type=file]')", 30)
+    page.type("#file input[type=file]", str(path))
+    page.until(f"return document.querySelector('#seed input').value === '{seed}'", 30)
+
+
+def test_the_settings_of_a_picture_replace_the_picture_to_start_from(page, digits, picture):
+    """Also where there is none, and where the same one was removed since; a file that a browser cannot show is said."""
+    path, _ = picture
+    shown = lambda: page.run("return !!document.querySelector('#brush canvas').offsetParent")
+    visit(page, digits)
+    put(page, "#seed input", 71)
+    page.click("#make")
+    made(page)
+    start_from(page, path)
+    page.drag("#brush canvas", (0.1, 0.1), (0.1, 0.9))
+    put(page, "#seed input", 72)
+    with digits.paused():
+        page.run("document.querySelector('.live').classList.remove('done')")
+        page.click("#make")
+    made(page)
+    load_settings(page, digits.out / "71.png", 71)
+    page.until("return !document.querySelector('#brush canvas').offsetParent", 30)
+    for _ in range(2):
+        put(page, "#seed input", 99)
+        load_settings(page, digits.out / "72.png", 72)
+        page.until("return document.querySelector('#brush canvas').offsetParent", 30)
+        page.run("document.querySelector('#brush .remove').click()")
+        assert not shown()
+    drawing = path.with_suffix(".tif")
+    Image.open(path).save(drawing)
+    page.type("#brush input[type=file]", str(drawing))
+    page.until("return document.querySelector('#brush .unshown').offsetParent", 30)
+    put(page, "#seed input", 73)
+    page.run("document.querySelector('.live').classList.remove('done')")
+    page.click("#make")
+    made(page)
+    assert pictures.settings_of(digits.out / "73.png")["mask"] is None
+
+
 def test_what_is_refused_is_said_in_words(page, digits, tmp_path):
     large = tmp_path / "large.png"
     Image.new("RGB", (16, 16), "red").save(large)
