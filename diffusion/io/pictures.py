@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from diffusion.io import files, limits, opener
 
@@ -76,7 +76,8 @@ def opened(
 def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
     """A picture as uint8 [H, W, 3].
 
-    Transparent parts become white, and 16 bits are rounded to 8, with a warning; grey becomes colour.
+    Transparent parts become white, and 16 bits are rounded to 8, with a warning; grey becomes colour. A photograph is
+    turned as its EXIF data say, as every viewer does.
 
     Args:
         source: a file or its content, as `opened` takes it.
@@ -87,7 +88,7 @@ def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
         ValueError: if it is not a valid picture, or has too many pixels.
     """
     path = name or str(source)
-    picture = _loaded(opened(source, name), path)
+    picture = _upright(_loaded(opened(source, name), path))
     if picture.mode in DEEP:
         warnings.warn(f"{path} has more than 8 bits a pixel ({picture.mode}): rounded to 8", stacklevel=2)
         return np.repeat(_eight_bits(path, np.asarray(picture))[..., None], 3, axis=-1)
@@ -215,6 +216,14 @@ def _loaded(picture: Image.Image, path: str | pathlib.Path) -> Image.Image:
     except DAMAGED as error:
         raise ValueError(f"{path} is not a valid picture: {error!r}") from error
     return picture
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    """The picture as its EXIF data turn it; as it is where these are damaged."""
+    try:
+        return ImageOps.exif_transpose(picture)
+    except DAMAGED:
+        return picture
 
 
 def _eight_bits(path: str | pathlib.Path, deep: np.ndarray) -> np.ndarray:

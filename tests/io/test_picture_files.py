@@ -204,3 +204,16 @@ def test_pictures_are_opened_in_one_function_alone():
                 found[str(path.relative_to(commands.ROOT))] = len(lines)
     theirs = {"benchmarks/peers/input_pipeline.py": 1}  # of PyTorch's environment, which has no library of ours
     assert found == {"diffusion/io/pictures.py": 1} | theirs
+
+
+@pytest.mark.parametrize("orientation, turned", [
+    (1, lambda x: x), (2, np.fliplr), (3, lambda x: x[::-1, ::-1]), (6, lambda x: np.rot90(x, -1)),
+    (8, lambda x: np.rot90(x)),
+])  # fmt: skip
+def test_a_photograph_is_turned_as_its_exif_data_say(orientation, turned):
+    """EXIF 2.3, tag 0x0112: 6 is a picture to be turned clockwise by a quarter, 8 one to be turned back."""
+    stored = np.random.default_rng(0).integers(0, 255, (4, 6, 3)).astype(np.uint8)
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(file, "PNG", exif=exif)
+    np.testing.assert_array_equal(pictures.read(file.getvalue(), "photo"), turned(stored))
