@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from diffusion.data.stream_batches import StreamBatches
 from diffusion.experiments.evaluation import real_images
@@ -387,6 +388,13 @@ def _scaled(number: float) -> str:
 
 def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0 and step > 0
+
+
+def lacks_evaluation(config: ConfigDict, folder: pathlib.Path, step: int) -> bool:
+    """Whether an evaluation that is due at a step has no line in the metrics of a run, which may have been killed."""
+    figures, loss = _evaluations(folder / "metrics.jsonl", step)
+    samples = _due(step, config.evaluate.every) and figures is None
+    return samples or (_due(step, config.evaluate.loss.every) and loss is None)
 
 
 def _average_loss(row: dict | None) -> dict[str, float | None]:

@@ -287,6 +287,20 @@ def test_an_evaluation_that_fails_costs_no_step(tmp_path, monkeypatch, capsys, f
     assert seen == [3, 6] and "the evaluation failed: MemoryError: 8 GiB" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("lines, goes_on", [
+    ((), True), (({"step": 3, "evaluate": {}},), True), (({"step": 6, "evaluate": {}},), True),
+    (({"step": 6, "evaluate": {}}, {"step": 6, "held_out_loss": {}}), False),
+    (({"step": 6, "evaluation_failed": ""}, {"step": 6, "held_out_loss": {}}), False),
+])  # fmt: skip
+def test_a_run_that_was_killed_before_its_last_evaluation_is_not_finished(tmp_path, monkeypatch, lines, goes_on):
+    config = tiny(**EVALUATED, **{"evaluate.loss.every": 6})
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    workdir.settle_config(tmp_path, config)
+    monkeypatch.setattr(checkpoints, "latest", lambda folder: 6)
+    monkeypatch.setattr(train, "run", lambda *arguments: "goes on")
+    assert train.unless_finished(config, tmp_path) == ("goes on" if goes_on else 0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("at", [3, 6])
 def test_a_run_stopped_while_it_evaluates_evaluates_when_it_goes_on(tmp_path, monkeypatch, capsys, at):
