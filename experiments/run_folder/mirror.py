@@ -108,13 +108,10 @@ class Mirror:
             leases.say(self._store, self._holder, self._beats)
 
     def _remove_orphans(self) -> None:
-        """Removes what earlier holders of the folder sent and did not list before they ended."""
-        listed = {entry.object for entry in snapshots.latest(self._store).files.values()}
+        """Removes what earlier holders, and commands in this local folder, sent and did not list before they ended."""
         earlier = {_writer(epoch) for epoch in range(self._holder.epoch)}
-        sent = self._store.names("files")
-        self._store.remove(
-            name for name in sent if name not in listed and name.rpartition("/")[2].rpartition("-")[0] in earlier
-        )
+        beside = stored_runs.beside(self._copy)
+        stored_runs.remove_unlisted(self._store, lambda writer: writer in earlier or writer.startswith(beside))
 
     # ==== What is copied ====
 

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from diffusion.io import files, store_copies, stores
 from diffusion.io.snapshots import Entry, Snapshot, commit, latest
@@ -165,11 +165,31 @@ class Reading:
             ]
             if not is_alone or not changed:
                 return 0
-            entries = copy.send(changed, f"beside-{uuid.uuid4().hex}")
+            # This folder's lock is held: what an earlier command sent from here and did not list is of a killed one.
+            remove_unlisted(self._store, lambda writer: writer.startswith(beside(copy)))
+            entries = copy.send(changed, f"{beside(copy)}{uuid.uuid4().hex}")
             commit(self._store, lambda before: with_files(before, entries))
             copy.note_listed()
             copy.write_record()
             return len(entries)
+
+
+def beside(copy: store_copies.Copy) -> str:
+    """The start of the words of those who write beside a run from one local folder, in the names of their objects."""
+    return f"beside-{copy.token()}-"
+
+
+def remove_unlisted(store: stores.Store, has_ended: Callable[[str], bool]) -> None:
+    """Removes the objects that a kill left between their sending and the list that would have named them.
+
+    Args:
+        store: the store of the run.
+        has_ended: the word of a writer -> whether it will list nothing any more.
+    """
+    sent = store.names("files")
+    listed = {entry.object for entry in latest(store).files.values()}
+    writer = lambda name: name.rpartition("/")[2].rpartition("-")[0]
+    store.remove(name for name in sent if name not in listed and has_ended(writer(name)))
 
 
 def with_files(snapshot: Snapshot, entries: dict[str, Entry], gone=frozenset()) -> Snapshot:

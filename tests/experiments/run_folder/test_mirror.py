@@ -455,6 +455,33 @@ def test_what_a_command_sends_stays_when_the_run_goes_on_elsewhere(places):
     assert places.stored() == here(run.folder) | {"samples.npz": b"samples"}
 
 
+def test_what_a_killed_command_sent_without_listing_it_is_removed_by_the_next_in_its_folder(places, monkeypatch):
+    def killed(machine, text):
+        """A command that is killed before the list of what it has sent; returns the names of its objects."""
+        places.mirror(machine)
+        reading = stored_runs.Reading(ADDRESS)
+        before = set(reading._store.names("files"))
+        (reading.folder / "samples.npz").write_text(text)
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(stored_runs, "commit", lambda store, edit: (_ for _ in ()).throw(KeyboardInterrupt))
+            reading.send_changes()
+        return set(reading._store.names("files")) - before
+
+    places.killed("first", saves(20))
+    (there,) = killed("second", "samples of another machine")
+    (here_,) = killed("first", "samples")
+    places.mirror("first")
+    reading = stored_runs.Reading(ADDRESS)
+    (reading.folder / "report.json").write_text("{}")
+    assert reading.send_changes() == 1
+    assert there in reading._store.names("files") and here_ not in reading._store.names("files")
+    assert places.stored()["report.json"] == b"{}" and stored_runs.steps(places.stored()) == [20]
+    places.killed("second", lambda folder: None)
+    listed = {entry.object for entry in snapshots.latest(reading._store).files.values()}
+    assert set(reading._store.names("files")) == listed
+    assert places.stored()["samples.npz"] == b"samples of another machine"
+
+
 def test_a_command_beside_the_run_reads_its_folder_and_leaves_the_sending_to_it(places):
     with (mirror := places.mirror("first")).held(), open(mirror.folder / ".lock", "w") as lock:
         stored_runs.fcntl.flock(lock, stored_runs.fcntl.LOCK_EX)
