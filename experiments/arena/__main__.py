@@ -74,6 +74,8 @@ def begun(
         return arena, opened
     comparisons.require_same(arena, opened, folder)
     existing = {"number": len(arena.comparisons), "question": arena.question, "seed": arena.seed}
+    if "number" in settings:  # an arena of fewer pictures has all comparisons that they allow
+        settings = {**settings, "number": min(settings["number"], comparisons.possible(opened))}
     for name, value in settings.items():
         if value != existing[name]:
             raise ConfigError(f"--{name}={value}: the arena in {folder} has {existing[name]!r}. Choose another --out.")

@@ -99,6 +99,11 @@ def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: i
     return Arena(question, seed, {competitor.name: competitor.fingerprint for competitor in competitors}, chosen)
 
 
+def possible(competitors: Sequence[Competitor]) -> int:
+    """How many comparisons some competitors allow at most."""
+    return sum(len(matched(first, second)) for first, second in itertools.combinations(competitors, 2))
+
+
 def _some(competitor: Competitor) -> str:
     requests = sorted(set(competitor.requests or ()))
     return ", ".join(requests[:3]) + (", ..." if len(requests) > 3 else "")

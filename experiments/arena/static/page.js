@@ -26,18 +26,19 @@ function load(image, address) {
 }
 
 async function show(state) {
-  turn = state.turn;
+  turn = null; // until its pictures are here, so that no vote is on pictures that nobody sees
   part("who").hidden = true;
-  part("arena").hidden = turn === null;
-  part("end").hidden = turn !== null;
-  if (turn === null) return;
+  part("arena").hidden = state.turn === null;
+  part("end").hidden = state.turn !== null;
+  if (state.turn === null) return;
   part("question").textContent = state.question;
   part("request").textContent = state.request;
   part("bar").max = state.of;
   part("bar").value = state.voted;
   part("count").textContent = `${state.voted} of ${state.of}`;
-  const address = (side) => `/picture?${new URLSearchParams({ voter, turn, side })}`;
+  const address = (side) => `/picture?${new URLSearchParams({ voter, turn: state.turn, side })}`;
   await Promise.all(Object.entries(sides).map(([side, image]) => load(image, address(side))));
+  turn = state.turn;
   document.body.dataset.turn = turn; // what is shown now, for tests
 }
 
@@ -48,25 +49,26 @@ async function act(make) {
     await show(await make());
     part("error").hidden = true;
   } catch (error) {
-    part("error").textContent = `${error.message.trim()}. Is the command still running? Your earlier votes are kept.`;
+    part("error").textContent = `${error.message.trim()}. Is the command still running? Your earlier votes are kept; try again.`;
     part("error").hidden = false;
   } finally {
     waiting = false;
   }
 }
 
-const vote = (side) => turn !== null && act(() => request("/vote", { voter, turn, side }));
-const undo = () => voter && act(() => request("/undo", { voter }));
+const next = () => request(`/turn?${new URLSearchParams({ voter })}`);
+const vote = (side) => act(() => (turn === null ? next() : request("/vote", { voter, turn, side })));
+const undo = () => act(() => request("/undo", { voter }));
 
 part("who").addEventListener("submit", (event) => {
   event.preventDefault();
   voter = part("name").value.trim();
-  if (voter) act(() => request(`/turn?${new URLSearchParams({ voter })}`));
+  if (voter) act(next);
 });
 for (const side of ["left", "right", "tie"]) part(side).addEventListener("click", () => vote(side));
 part("undo").addEventListener("click", undo);
 document.addEventListener("keydown", (event) => {
-  if (!voter || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!part("who").hidden || event.repeat || event.ctrlKey || event.metaKey || event.altKey) return;
   if (event.key in KEYS) vote(KEYS[event.key]);
   else if (event.key === "Backspace") undo();
   else return;

@@ -108,6 +108,15 @@ def test_an_arena_is_kept_and_gone_on_with(tmp_path):
     assert begun(out, [], {"number": 4, "seed": 0})[0] == first
 
 
+def test_an_arena_with_all_pairs_that_there_are_goes_on_by_its_own_command(tmp_path):
+    names = [made_arena.run(tmp_path / name, 10) for name in "abc"]
+    first, _ = begun(tmp_path / "arena", names, {"number": 500})
+    assert len(first.comparisons) == 3 * 6
+    assert begun(tmp_path / "arena", names, {"number": 500})[0] == first
+    with pytest.raises(ConfigError, match=r"--number=17: the arena in .* has 18"):
+        begun(tmp_path / "arena", names, {"number": 17})
+
+
 def test_another_arena_is_not_written_over(tmp_path):
     names = [made_arena.run(tmp_path / name, 10) for name in "abc"]
     out = tmp_path / "arena"
