@@ -25,13 +25,14 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
         "host", "127.0.0.1", "address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for the whole network"
     )
-    flags.DEFINE_integer("port", 7860, "port of the page")
+    flags.DEFINE_integer("port", 7860, "port of the page", 1, 65535)
     flags.adopt_module_key_flags(model_flags)  # --help then lists its flags
     command_line.begin()
 
 import pathlib
+import socket
 
-from diffusion.experiments.playground.gate import BODY, Gate
+from diffusion.experiments.playground.gate import BODY, WILDCARDS, Gate
 from diffusion.experiments.playground.known_fields import Fields
 from diffusion.experiments.playground.page_request import INPUTS
 from diffusion.experiments.playground.source import Published, Source
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> None:
             "page/bin/pip install 'jax-diffusion[playground]', and start it by page/bin/diffusion playground. In a "
             "clone: make playground-env, and .venv-playground/bin/python -m diffusion playground."
         ) from error
+    require_free(values.host, values.port)
     source = opened(MODEL.value, values.workdir)
     out = pathlib.Path(values.out or "playground")
     built = page.build(source, out).queue(max_size=WAITING)
@@ -71,7 +73,7 @@ def main(argv: list[str]) -> None:
                 ]
             },
             max_file_size=BODY,
-            server_name=values.host,
+            server_name=in_address(values.host),
             server_port=values.port,
             share=False,
             quiet=True,
@@ -84,9 +86,34 @@ def main(argv: list[str]) -> None:
         )
     except OSError as error:
         raise ConfigError(f"--port={values.port}: {error}") from error
-    address = f"http://{values.host}:{values.port}"
-    print(f"{source.name}: open {address} (pictures go to {out}/; Ctrl-C ends it)", flush=True)
+    here = dict(zip(WILDCARDS, ("127.0.0.1", "::1"))).get(values.host, values.host)
+    address = f"http://{in_address(here)}:{values.port}"
+    elsewhere = f", on other machines http://{socket.gethostname()}:{values.port}" if values.host in WILDCARDS else ""
+    print(f"{source.name}: open {address}{elsewhere} (pictures go to {out}/; Ctrl-C ends it)", flush=True)
     built.block_thread()
+
+
+def in_address(host: str) -> str:
+    """A host as addresses of pages have it: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
+def require_free(host: str, port: int) -> None:
+    """Tries to listen, so that a mistake is said before the model is loaded.
+
+    Raises:
+        ConfigError: if the host is no name or address of this machine, or its port is taken.
+    """
+    if not host:
+        raise ConfigError("--host is empty. Valid: 127.0.0.1 for this machine only, 0.0.0.0 for the whole network.")
+    try:
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(place)
+    except (OSError, UnicodeError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"the page cannot listen at --host={host} --port={port}: {why}.") from error
 
 
 def opened(model: str | None, run: str | None) -> Source:

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import pathlib
+import socket
 import types
 
 import absl.flags
@@ -344,6 +345,27 @@ def test_the_layers_of_a_picture_are_shown_beside_each_other():
 def test_one_model_is_named():
     done = commands.run("-m", "experiments.playground", "--workdir=runs/none", "--model=x")
     assert done.returncode == 2 and "name either --model=FOLDER" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("host, message", [
+    ("", "--host is empty"), ("no such name", "--host=no such name --port=.*: .*not known"),
+    ("192.0.2.1", "--host=192.0.2.1 .*Cannot assign"), ("x" * 300, "cannot listen at --host=xxx"),
+    ("127.0.0.1", "--host=127.0.0.1 --port=.*: Address already in use"),
+])  # fmt: skip
+def test_an_address_where_the_page_cannot_listen_is_refused(host, message):
+    """192.0.2.1 is an address for documentation alone (RFC 5737)."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=message):
+            command.require_free(host, port)
+    command.require_free("127.0.0.1", port)
+
+
+def test_addresses_of_ipv6_stand_in_brackets():
+    hosts = ("127.0.0.1", "localhost", "::1", "fe80::1")
+    assert [command.in_address(host) for host in hosts] == ["127.0.0.1", "localhost", "[::1]", "[fe80::1]"]
 
 
 @pytest.fixture
