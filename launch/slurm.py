@@ -9,6 +9,7 @@ other end (a mistake in the config, a non-finite loss) the job is not requeued.
 """
 
 import argparse
+import pathlib
 import re
 import shlex
 import sys
@@ -207,7 +208,18 @@ def script(options: argparse.Namespace, command: list[str]) -> str:
 
 
 def submit(module: str, text: str, options: argparse.Namespace) -> int:
-    """Submits an sbatch file, or does with it what the options say; returns the exit status."""
+    """Submits an sbatch file, or does with it what the options say; returns the exit status.
+
+    The folder of the log is made before: SLURM makes none, and a job without its log fails without a word.
+    """
+    folder = pathlib.Path(options.log).parent
+    elsewhere = any(option.startswith("--chdir") for option in options.sbatch)
+    if not (options.dry_run or elsewhere or "%" in str(folder)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            print(f"diffusion launch {module}: cannot make {folder} for --log: {error.strerror}", file=sys.stderr)
+            return 1
     return launcher.hand_over(module, text, options, ["sbatch"], "submit it with: sbatch", "sbatch file")
 
 

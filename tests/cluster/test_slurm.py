@@ -222,3 +222,16 @@ def test_no_daemon_and_no_job_outlives_the_tests_that_started_them(tmp_path):
         os.kill(int(sleep), signal.SIGKILL)
         until(lambda: not daemons.left(folder), 30)
         holder.wait(30)
+
+
+def test_a_job_whose_log_lies_in_a_new_folder_has_its_log(cluster, tmp_path, monkeypatch):
+    """SLURM itself makes no folder: such a job fails, and says nothing."""
+    argv = ["--log", f"{tmp_path}/new/folder/%j.out", "--", "echo", "here"]
+    job = cluster.submit(slurm, *argv)
+    cluster.until(lambda: cluster.state(job).startswith("FAILED"), "job failed")
+    assert not (tmp_path / "new").exists()
+    monkeypatch.setattr(slurm.launcher, "hand_over", lambda *arguments: 0)  # the folder is made, and nothing submitted
+    assert slurm.main(argv) == 0
+    job = cluster.submit(slurm, *argv)
+    cluster.until(lambda: cluster.state(job) == "COMPLETED 0:0", "job is done")
+    assert (tmp_path / f"new/folder/{job}.out").read_text() == "here\n"

@@ -296,6 +296,20 @@ def test_submits_through_sbatch(tmp_path, monkeypatch, capfd):
     assert "Submitted" in capfd.readouterr().out
 
 
+@pytest.mark.parametrize("argv, exists", [
+    ([], True), (["--output=job.sbatch"], True), (["--dry-run"], False), (["--sbatch=--chdir=/elsewhere"], False),
+])  # fmt: skip
+def test_the_folder_of_the_log_is_made_before_the_job_needs_it(argv, exists, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PATH", put(tmp_path / "bin", sbatch="#!/bin/bash\ncat > /dev/null\n"))
+    monkeypatch.chdir(tmp_path)
+    assert slurm.main(["--log=logs/today/%j.out", *argv, "--", "prog"]) == 0
+    assert (tmp_path / "logs/today").is_dir() == exists
+    assert slurm.main(["--log=logs/%x/%j.out", "--", "prog"]) == 0 and not (tmp_path / "logs/%x").exists()
+    (tmp_path / "file").write_text("")
+    assert slurm.main(["--log=file/%j.out", "--", "prog"]) == 1
+    assert "cannot make file for --log: " in capfd.readouterr().err
+
+
 def test_without_sbatch_it_says_what_to_do(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert slurm.main(["--", "prog"]) == 127
