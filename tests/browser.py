@@ -22,7 +22,14 @@ from typing import Any
 
 MISSING = "chromium and chromedriver are not installed: apt-get install chromium chromium-driver"
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the protocol's name for a reference to an element
-KEYS = {"Enter": "\ue007", "Escape": "\ue00c", "Tab": "\ue004", "ArrowRight": "\ue014", "Space": "\ue00d"}
+KEYS = {
+    "Enter": "\ue007",
+    "Backspace": "\ue003",
+    "Escape": "\ue00c",
+    "Tab": "\ue004",
+    "ArrowRight": "\ue014",
+    "Space": "\ue00d",
+}
 
 
 def installed() -> bool:

@@ -101,3 +101,28 @@ def test_a_voter_chooses_by_keyboard_goes_back_and_goes_on(command, tmp_path):
     rest = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and "wrote " in rest and "Go on by: diffusion arena" in rest, rest
     assert len((tmp_path / "arena" / "votes.csv").read_text().splitlines()) == 1 + 4
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+@pytest.mark.skipif(not browser.installed(), reason=browser.MISSING)
+def test_no_vote_is_on_pictures_that_nobody_sees(command, tmp_path):
+    _, address = command
+    with browser.open() as page:
+        page.visit(address)
+        page.type("#name", "ana\u200b<Enter>")  # no printable name
+        page.until("return !document.getElementById('error').hidden && !waiting")
+        page.run("document.getElementById('name').value = ''")
+        page.type("#name", "anab<Backspace><Enter>")
+        counted(page, "0 of 5")
+        page.run("window.real = load; load = (image, address) => real(image, address.replace('/picture', '/nowhere'))")
+        press(page, "ArrowLeft")  # the vote counts, and the next pair does not load
+        page.until("return !document.getElementById('error').hidden && !waiting")
+        page.run("load = real")
+        press(page, "ArrowLeft")  # loads it again
+        page.until("return document.getElementById('error').hidden && !waiting")
+        counted(page, "1 of 5")
+        press(page, "ArrowRight")
+        counted(page, "2 of 5")
+    lines = made_arena.lines(tmp_path / "arena")
+    assert [line["voter"] for line in lines] == ["ana"] * 2
