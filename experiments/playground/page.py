@@ -70,8 +70,10 @@ def build(source: Source, out: pathlib.Path) -> gr.Blocks:
                 )
                 load = gr.Button("Load the settings of the chosen picture", size="sm", visible=False, elem_id="load")
         shown = form.components()
+        pressed = [go.click, *(text.submit for text in texts)]
+        gr.on(pressed, answers.begin, **QUICK)
         gr.on(
-            [go.click, *(text.submit for text in texts)],
+            pressed,
             answers.make,
             [*shown, mine],
             [live, gallery, mine],
@@ -95,7 +97,11 @@ class Answers:
         self._source = source
         self._form = form
         self._out = out
-        self._stopped: set[str] = set()  # visits whose work is to end at the next step
+        self._stopped: set[str] = set()  # visits whose work is to end at the next step, or before the first
+
+    def begin(self, visitor: gr.Request) -> None:
+        """Takes back an earlier stop: at once, since the work itself may wait in line, where it can be stopped too."""
+        self._stopped.discard(visitor.session_hash)
 
     def make(self, visitor: gr.Request, *inputs: Any) -> Iterator[tuple]:
         """Makes the pictures of the form, step by step: (the view, the gallery, the files of this visit)."""
@@ -104,7 +110,9 @@ class Answers:
         began = time.perf_counter()
         request = None
         visit = visitor.session_hash
-        self._stopped.discard(visit)
+        if visit in self._stopped:
+            yield live_view.refused("Stopped before the first step."), gr.skip(), mine
+            return
         yield live_view.waiting("Compiling for these settings ..."), gr.skip(), mine
         try:
             request = self._form.read(shown, self._out / "inputs")

@@ -357,6 +357,24 @@ def test_stop_stops_and_the_page_goes_on(page, digits):
     assert len(made(page)) == 1
 
 
+def test_stop_ends_what_waits_in_line(page, digits):
+    long_one(page, digits, 43)
+    with browser.open() as waiting:
+        visit(waiting, digits)
+        put(waiting, "#seed input", 144)
+        waiting.click("#make")
+        waiting.until("return /queue/.test(document.querySelector('#live').innerText)", 60)
+        waiting.click("#stop")
+        time.sleep(1)
+        page.click("#stop")
+        waiting.until("return document.querySelector('.live.refused')", 60)
+        assert "Stopped before the first step" in waiting.texts(".live")[0]
+        assert not (digits.out / "144.png").exists()
+        put(waiting, "#steps input[type=number]", 4)
+        waiting.click("#make")
+        waiting.until("return document.querySelector('.live.done')", PATIENCE)
+
+
 SCROLLED = """
   const scrolls = (way, whole, shown) => /auto|scroll/.test(way) && whole > shown;
   return [...document.querySelectorAll('.gradio-container *')].filter(e => {
