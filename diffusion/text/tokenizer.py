@@ -29,6 +29,10 @@ BOUNDLESS = 10**6  # configs without a length have a larger "model_max_length"
 # How OpenAI's code cuts text into words, whose bytes are then merged.
 CLIP_WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 GROWTH = 1000  # letters that rules of a vocabulary may make of one
+REPEATED = 64  # ways to repeat a letter that count for a repetition without an end
+TRIES = 200_000  # ways to match that the expressions of a vocabulary may have at one letter; GPT-4o's have 147,000
+EXPRESSION = 4096  # letters of one
+QUANTIFIER = re.compile(r"(?:(?P<sign>[*+?])|\{(?P<least>\d*)(?P<comma>,?)(?P<most>\d*)\})[?+]?")
 IDS = schema.integer()  # valid ids of tokens
 TOKEN = schema.optional(
     schema.either(
@@ -269,6 +273,12 @@ def _from_json(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> 
         raise limits.Refused(f"{path} holds {type(table).__name__}, not a table of fields.")
     if (most := _growth(table.get("normalizer"))) > GROWTH:
         raise limits.Refused(f"{path}: its normalizer turns one letter into up to {most:g}. Valid: at most {GROWTH}.")
+    parts = [table.get(part) for part in ("normalizer", "pre_tokenizer", "decoder")]
+    if (tries := sum(map(_tries, _expressions(parts)))) > TRIES:  # the library tries them all, and cannot be stopped
+        raise limits.Refused(
+            f"{path}: its regular expressions could be matched in {tries:.3g} ways at one letter, by repetitions one "
+            f"in or after another. Valid: at most {TRIES:.3g}."
+        )
     with _refusing(f"{path} is not a vocabulary of the tokenizers library"):
         library = tokenizers.Tokenizer.from_str(content)
     name = str(config.get("tokenizer_class")).removesuffix("Fast")
@@ -284,6 +294,65 @@ def _growth(rule: Any) -> float:
         return 1.0
     put = [value for name in ("content", "prepend") if isinstance(value := rule.get(name), str)]
     return max(1.0, float(sum(map(len, put)))) * _growth(rule.get("normalizers"))
+
+
+def _expressions(rule: Any) -> list[str]:
+    """The regular expressions in the rules of tokenizer.json."""
+    if isinstance(rule, list):
+        return [expression for part in rule for expression in _expressions(part)]
+    if not isinstance(rule, dict):
+        return []
+    mine = [rule["Regex"]] if isinstance(rule.get("Regex"), str) else []
+    return mine + _expressions(list(rule.values()))
+
+
+def _tries(expression: str) -> float:
+    """A bound on the ways in which a regular expression can be matched at one letter of a text of `REPEATED` letters.
+
+    A sequence has the product of its parts' ways, alternatives the sum; a repetition without an end has `REPEATED`, and
+    infinitely many where its content has several, or the expression refers to a part of itself.
+    """
+    escaped = re.findall(r"\\(.)", expression, re.DOTALL)
+    if len(expression) > EXPRESSION or {*"123456789gk"} & {*escaped}:
+        return math.inf
+    text = re.sub(r"\\(?:[pPx]\{[^}]*\}|.)", "x", expression, flags=re.DOTALL)
+    while (plain := re.sub(r"\[[^\[\]]*\]", "x", text)) != text:  # classes of letters lie in one another
+        text = plain
+    text = re.sub(r"\(\?[a-zA-Z-]+\)", "", text)
+    text = re.sub(r"\(\?(?:[a-zA-Z-]*:|[=!>]|<[=!]|P?<\w+>)", "(", text)
+    try:
+        return _alternatives(text, 0)[0]
+    except RecursionError:
+        return math.inf
+
+
+def _alternatives(text: str, at: int) -> tuple[float, int]:
+    """The ways of the alternatives that begin at a letter, and the position of the ")" behind them."""
+    total, product = 0.0, 1.0
+    while at < len(text) and text[at] != ")":
+        if text[at] == "|":
+            total, product = total + product, 1.0
+            at += 1
+            continue
+        content = 1.0
+        if text[at] == "(":
+            content, at = _alternatives(text, at + 1)
+        at += 1
+        if times := QUANTIFIER.match(text, at):
+            content, at = _repeated(content, times), times.end()
+        product = min(product * content, 1e300)
+    return total + product, at
+
+
+def _repeated(content: float, times: re.Match[str]) -> float:
+    """The ways of a part with some ways that is repeated."""
+    if times["sign"] == "?":
+        return content + 1
+    least = min(int(times["least"] or 0), EXPRESSION)
+    most = min(int(times["most"] or 0), EXPRESSION) if times["comma"] else least
+    if times["sign"] or (times["comma"] and not times["most"]):
+        return math.inf if content > 1 else REPEATED
+    return math.inf if content > 1 and most > 8 else content**most + min(most - least, REPEATED)
 
 
 def _from_merges(folder: pathlib.Path, config: Mapping[str, Any], length: int) -> Tokenizer:

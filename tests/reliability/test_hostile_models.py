@@ -122,6 +122,42 @@ def test_a_vocabulary_that_no_text_can_be_read_by_is_refused(tmp_path, file, cha
         text.Tokenizer.open(folder)
 
 
+# The expressions of GPT-4o's vocabulary, whose first two alternatives have the most ways of all that are published.
+LETTERS = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+GPT_4O = "|".join(
+    (
+        r"[^\r\n\p{L}\p{N}]?" + "{}*{}+{}".format(*LETTERS),
+        r"[^\r\n\p{L}\p{N}]?" + "{}+{}*{}".format(*LETTERS),
+        r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    )
+)
+
+
+SOUND = (GPT_4O, r"\s+|[()|]+", r" ?[^(\s|[.,!?])]+", r"\d{1,3}(?=(?:\d{3})*\b)", r"(?i)a\*\(+", r"[^\]]+|\p{L}*+")
+ENDLESS = (
+    "(?:.{0,40}){4}(?<=\n)", r".*.*.*(?<=\n)", "(?:(a+)+)+$", "(a|b|ab)*c", r"(.)\1", r"(?<n>a)\g<n>*", ".?" * 30 + "x",
+    "(?:a?){40}", "(" * 3000 + ")" * 3000, r"[a-z]{2,90}[a-z]{2,90}[a-z]{2,90}(?<=\n)",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("expression", "sound"), [*((one, True) for one in SOUND), *((one, False) for one in ENDLESS)], ids=lambda one: ""
+)
+def test_an_expression_that_a_text_matches_in_many_ways_is_refused_before_it_is_tried(tmp_path, expression, sound):
+    """The library tries (.{0,40}){4} for minutes at one text, and no signal stops it."""
+    folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip", whole=True)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    split = {"type": "Split", "pattern": {"Regex": expression}, "behavior": "Isolated", "invert": False}
+    rules = [split, {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]
+    rule = {"type": "Sequence", "pretokenizers": rules}
+    (folder / "tokenizer.json").write_text(json.dumps(content | {"pre_tokenizer": rule}))
+    if sound:
+        text.Tokenizer.open(folder)([("a cat " * 100)])
+        return
+    with pytest.raises(limits.Refused, match=r"tokenizer\.json: its regular expressions could be matched in \S+ ways"):
+        text.Tokenizer.open(folder)
+
+
 @pytest.mark.parametrize("change", [{"a": "1"}, {"a": -1}, {"a": 2**40}, {"a": None}, {"a": [1]}])
 def test_a_vocabulary_whose_ids_are_none_is_refused(tmp_path, change):
     folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip")
@@ -132,11 +168,11 @@ def test_a_vocabulary_whose_ids_are_none_is_refused(tmp_path, change):
 
 
 def test_a_text_at_which_the_expression_of_a_vocabulary_gives_up_is_refused(tmp_path):
-    """(a+)+ takes 2^n tries for n letters without the end that it looks for; the library panics at a limit."""
+    """Two repetitions take n^2 / 2 tries for n letters without the end that they look for, and the library panics."""
     folder = vocabularies.folder_of(tmp_path / "vocabulary", "clip", whole=True)
     content = json.loads((folder / "tokenizer.json").read_text())
-    rule = {**REPLACE, "pattern": {"Regex": "((a+)+)+$"}, "content": "x"}
+    rule = {**REPLACE, "pattern": {"Regex": r"a+a+(?<=\n)"}, "content": "x"}
     (folder / "tokenizer.json").write_text(json.dumps(content | {"normalizer": rule}))
     tokenizer = text.Tokenizer.open(folder)
     with pytest.raises(limits.Refused, match=r"cannot read the text 'aaa.*retry-limit"):
-        tokenizer(["a" * 60 + "c"])
+        tokenizer(["a" * 6000])
