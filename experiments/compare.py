@@ -79,7 +79,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
         )
     configs = [_config_of(path) for path in paths]
     reports = {path: figures.read_report(path) for path in paths}
-    _require_one_protocol({path: _protocol(content) for path, content in reports.items() if content})
+    _require_one_protocol({path: _protocol(path, content) for path, content in reports.items() if content})
     fields = sorted({change.field for config in configs for change in differences(configs[0], config)})
     runs = [_run(path, config, fields) for path, config in zip(paths, configs)]
     known = list(dict.fromkeys(name for run in runs for name in run.figures))
@@ -133,20 +133,24 @@ def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:
             )
 
 
-def _protocol(content: Mapping) -> dict[str, Any]:
-    """The entries that two contents of report.json must share to be comparable."""
-    inception = content.get("inception") or {}
-    named = figures.named(content)
-    encoders = content.get("encoders", {}).values()
+def _protocol(folder: pathlib.Path, content: Mapping) -> dict[str, Any]:
+    """The entries that the contents of report.json in two folders must share to be comparable."""
     facts = ("samples", "reference", "space", "k", "size", "protocol")
-    return {
-        "dataset": content["protocol"]["dataset"],
-        "distance": content["protocol"]["distance"],
-        "features": {name: part["extractor"] for name, part in content["figures"]["frechet"].items()},
-        "inception": {name: inception[name] for name in ("protocol", "reference") if name in inception},
-        "encoders": {part["protocol"]: {"reference": part["reference"]} for part in encoders},
-        "of": {name: {fact: part[fact] for fact in facts if fact in part} for name, part in named.items()},
-    }
+    with figures.reading(folder / "report.json"):
+        inception = content.get("inception") or {}
+        return {
+            "dataset": content["protocol"]["dataset"],
+            "distance": content["protocol"]["distance"],
+            "features": {name: part["extractor"] for name, part in content["figures"]["frechet"].items()},
+            "inception": {name: inception[name] for name in ("protocol", "reference") if name in inception},
+            "encoders": {
+                part["protocol"]: {"reference": part["reference"]} for part in content.get("encoders", {}).values()
+            },
+            "of": {
+                name: {fact: part[fact] for fact in facts if fact in part}
+                for name, part in figures.named(content).items()
+            },
+        }
 
 
 def _run(folder: pathlib.Path, config: dict[str, Any], fields: Sequence[str]) -> Run:

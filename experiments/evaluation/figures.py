@@ -1,12 +1,14 @@
 """The figures of a run for tables: numbers with their uncertainties, read from the run folder."""
 
+import contextlib
 import math
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import sample_files
 from diffusion.io import json_lines, limits, opener
 
@@ -57,7 +59,12 @@ class Measured(NamedTuple):
 
 
 def read_run(folder: pathlib.Path) -> Measured:
-    """Reads the figures of a run's folder; works while the run goes on, and changes nothing."""
+    """Reads the figures of a run's folder; works while the run goes on, and changes nothing.
+
+    Raises:
+        WorkdirError: if metrics.jsonl or report.json has another form than this program writes.
+        OSError: if a file cannot be read.
+    """
     lines = _steps(folder / "metrics.jsonl")
     losses = [line for line in lines if _number(line.get("loss"))]
     figures = {}
@@ -66,8 +73,10 @@ def read_run(folder: pathlib.Path) -> Measured:
         rates = [line.get("steps_per_second") for line in _steps(folder / "timing.jsonl")]
         if rates := [rate for rate in rates if _number(rate)]:
             figures["steps_per_second"] = Figure(float(np.median(rates)))
-    loss = last_loss(lines)
-    figures |= loss_figures(loss)
+    with reading(folder / "metrics.jsonl"):
+        loss = last_loss(lines)
+        figures |= loss_figures(loss)
+        points = curves(lines)
     if _number(nfe := (sample_files.read_record(folder) or {}).get("nfe")):
         figures["nfe"] = Figure(nfe)
     images = {name: folder / f"{name}.png" for name in PICTURES}
@@ -75,7 +84,27 @@ def read_run(folder: pathlib.Path) -> Measured:
         images["preview"] = previews[-1]
     images = {name: path for name, path in images.items() if path.is_file()}
     report = read_report(folder)
-    return Measured(figures | parse_report(report), curves(lines), images, records_by_figure(report, loss))
+    with reading(folder / "report.json"):
+        return Measured(figures | parse_report(report), points, images, records_by_figure(report, loss))
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[None]:
+    """Turns the errors of a file of another form into one that names it.
+
+    Args:
+        path: the file, which the block reads figures from.
+
+    Raises:
+        WorkdirError: for an entry that is missing, or of another type.
+    """
+    try:
+        yield
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        why = f"the entry {error} is missing" if isinstance(error, KeyError) else limits.reason(error)
+        raise WorkdirError(
+            f"{path} has another form than this program writes ({why}). Remove it or make it again."
+        ) from error
 
 
 def records_text(records: Mapping[str, Any]) -> str:
@@ -149,6 +178,9 @@ def parse_report(report: Mapping[str, Any]) -> dict[str, Figure]:
             low = value - Z * error
             high = value + Z * error
         figures[name] = Figure(value, low, high, part.get("samples"))
+    for name, figure in figures.items():
+        if wrong := [end for end in figure[1:] if end is not None and not _number(end)]:
+            raise ValueError(f"the interval of {name} has {limits.short(wrong[0])}")
     return {name: figure for name, figure in figures.items() if _number(figure.value)}
 
 

@@ -266,3 +266,21 @@ def few_draws(distance_to):
         return distance, effort._replace(draws=99)
 
     return changed
+
+
+@pytest.mark.parametrize(("file", "change", "words"), [
+    ("report.json", lambda report: report["figures"]["frechet"]["pixels"].pop("ratio"), "the entry 'ratio' is missing"),
+    ("report.json", lambda report: report["figures"]["frechet"]["pixels"].update(interval=["1", 2]), "has '1'"),
+    ("report.json", lambda report: report["figures"].update(frechet=[1]), "no attribute 'items'"),
+    ("report.json", lambda report: report["protocol"].pop("dataset"), "the entry 'dataset' is missing"),
+    ("metrics.jsonl", lambda line: line.update(held_out_loss=[1]), "not a mapping"),
+    ("metrics.jsonl", lambda line: line.update(evaluate=3), "no attribute 'items'"),
+])  # fmt: skip
+def test_files_of_another_form_are_refused_with_their_name(tmp_path, file, change, words):
+    run, other = made(tmp_path / "a", 4.0), made(tmp_path / "b", 5.0)
+    first, *more = (other / file).read_text().splitlines()
+    content = json.loads(first)
+    change(content)
+    (other / file).write_text("\n".join([json.dumps(content), *more, ""]))
+    with pytest.raises(WorkdirError, match=rf"b/{file} has another form than this program writes .*{words}"):
+        compare.compare([run, other])
