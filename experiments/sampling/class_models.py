@@ -17,6 +17,7 @@ differs from diffusers: the null class of a DiT is its number of classes, there 
 """
 
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from diffusion.io import limits, opener, schema
 from diffusion.models import MODELS
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import folders, schedulers
-from diffusion.models.interchange.family import Fields, Refusal
+from diffusion.models.interchange.family import SIDES, Fields, Refusal, naming
 from diffusion.models.interchange.schedulers.process import KINDS as VALID
 from diffusion.models.unet import UNet
 from diffusion.published.pipeline_kinds import Usual
@@ -100,10 +101,11 @@ def kind_of(folder: pathlib.Path) -> Kind:
     """
     index = opener.read_table(folder / INDEX)
     schema.check({"_class_name": schema.text()}, index, str(folder / INDEX))
-    name = index["_class_name"]
+    name = index.get("_class_name", "")
     if name not in KINDS:
         raise Refusal(
-            f"{folder} is a {name}, which is not supported. Supported without a text encoder: {', '.join(KINDS)}."
+            f"{folder} is {f'a {name}' if name else 'of no class'}, which is not supported. Supported without a text "
+            f"encoder: {', '.join(KINDS)}."
         )
     return KINDS[name]
 
@@ -161,8 +163,10 @@ def _config(folder: pathlib.Path, module: Any) -> ConfigDict:
     usual = model_index.read_usual(folder, kind.usual)
     config.sample.update({"steps": usual.steps, "number": 8, "batch_size": 8})
     config.sample.guidance.scale = float(usual.guidance)
-    scheduler = opener.read_table(folder / "scheduler" / "scheduler_config.json")
-    entries = _consistency(scheduler) if kind.consistency else _tabulated(scheduler, kind, module, shape)
+    path = folder / "scheduler" / "scheduler_config.json"
+    scheduler = opener.read_table(path)
+    with naming(path):
+        entries = _consistency(scheduler) if kind.consistency else _tabulated(scheduler, kind, module, shape)
     for name in ("schedule", "parameterization", "objective"):
         config[name] = entries[name]
     config.sample.sampler, config.sample.grid = entries["sampler"], entries["grid"]
@@ -187,7 +191,7 @@ def classes_of(folder: str | pathlib.Path) -> dict[str, int]:
     path = pathlib.Path(folder).expanduser() / INDEX
     stated = opener.read_table(path).get("id2label") or {}
     if not isinstance(stated, Mapping) or not all(
-        key.isdigit() and isinstance(words, str) for key, words in stated.items()
+        re.fullmatch("[0-9]{1,9}", key) and isinstance(words, str) for key, words in stated.items()
     ):
         raise Refusal(f"{path}: id2label = {limits.short(stated)}. Valid: for each number of a class its words.")
     return {word.strip(): int(key) for key, words in stated.items() for word in words.split(",")}
@@ -197,7 +201,9 @@ def _shape(folder: pathlib.Path, module: Any) -> tuple[int, ...]:
     """The shape of an example: the network's, or its config's."""
     if isinstance(module, DiT) and module.shape is not None:
         return module.shape
-    stated = opener.read_table(folder / "config.json").get("sample_size")
+    table = opener.read_table(folder / "config.json")
+    schema.check({"sample_size": SIDES}, table, str(folder / "config.json"))
+    stated = table.get("sample_size")
     if stated is None:
         raise Refusal(f"{folder / 'config.json'}: sample_size, the side of the pictures, is missing.")
     sides = (stated, stated) if isinstance(stated, int) else tuple(stated)

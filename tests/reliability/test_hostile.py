@@ -102,6 +102,12 @@ def test_a_leaf_without_a_true_shape_or_type_is_refused(run, leaf):
         checkpoints.load_ema(run)
 
 
+def test_a_leaf_without_a_checksum_is_not_believed(run):
+    change_about(run, lambda about: about["leaves"]["ema/bias"].pop("checksum"))
+    with pytest.raises(checkpoints.DamagedCheckpoint, match="leaf 'ema/bias' were altered"):
+        checkpoints.load_ema(run)
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "null", '{"about": [], "sha256": ""}', "[" * 100_000, "\x00", "{",
                                      '{"about": {"format": "x", "step": 3}, "sha256": ""}'])  # fmt: skip
 def test_an_about_of_another_form_is_refused(run, content):

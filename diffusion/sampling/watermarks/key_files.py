@@ -34,10 +34,12 @@ def from_entry(entry: Mapping[str, Any]) -> Watermark:
     """
     arguments = dict(entry)
     name = arguments.pop("name", None)
-    if name not in WATERMARKS:
+    if not isinstance(name, str) or name not in WATERMARKS:
         near = public.nearest(name, WATERMARKS)
         hint = f" (did you mean {near!r}?)" if near else ""
-        raise ValueError(f"name = {name!r} is not a watermark{hint}. Valid: {', '.join(sorted(WATERMARKS))}")
+        raise ValueError(
+            f"name = {limits.short(name)} is not a watermark{hint}. Valid: {', '.join(sorted(WATERMARKS))}"
+        )
     function = WATERMARKS[name]
     try:
         inspect.signature(function).bind(**arguments)

@@ -185,7 +185,7 @@ def _verify(path: pathlib.Path, about: dict, restored: dict[str, Any]) -> None:
     with _reading(path):
         sums = checksums(restored)
     for name, checksum in sums.items():
-        if checksum != about["leaves"][name]["checksum"]:
+        if checksum != about["leaves"][name].get("checksum"):
             raise DamagedCheckpoint(f"The checkpoint {path} is damaged: the values of leaf {name!r} were altered.")
 
 

@@ -120,6 +120,10 @@ def _cut(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def _of_a_side_that_is_text(path):
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"sample_size": "x"}))
+
+
 def _changed(name, place, file, change):
     made_pipelines.folder(name, place)
     path = place / file
@@ -129,6 +133,8 @@ def _changed(name, place, file, change):
 
 @pytest.mark.parametrize("file, change, message", [
     ("model_index.json", lambda path: path.write_text('{"_class_name": "LDMPipeline"}'), "DDPMPipeline, DDIMPipeline"),
+    ("model_index.json", lambda path: path.write_text("{}"), "is of no class, which is not supported"),
+    ("unet/config.json", _of_a_side_that_is_text, "sample_size = 'x'"),
     ("unet/diffusion_pytorch_model.safetensors", _cut, "is not a whole safetensors file"),
     ("scheduler/scheduler_config.json", lambda path: path.write_text('{"_class_name": "PNDMScheduler"}'), "'DDPMSched"),
 ])  # fmt: skip
@@ -207,6 +213,10 @@ def test_the_words_of_a_class_stand_between_commas(tmp_path):
         json.dumps({"id2label": {"207": "golden retriever, goldie", "3": "cat"}})
     )
     assert class_models.classes_of(tmp_path) == {"golden retriever": 207, "goldie": 207, "cat": 3}
+    for number in ("\u00b2", "9" * 5000, "-1", ""):  # "\u00b2" is a digit, and no number
+        (tmp_path / "model_index.json").write_text(json.dumps({"id2label": {number: "cat"}}))
+        with pytest.raises(Refusal, match="id2label = "):
+            class_models.classes_of(tmp_path)
 
 
 def test_classes_are_int32_and_conditions_keep_their_types():

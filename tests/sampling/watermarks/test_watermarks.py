@@ -225,6 +225,8 @@ def test_whole_numbers_are_valid_up_to_their_ends(make, name, least, greatest):
         ({"name": "tree_ring", "key": KEY, "radius": "wide"}, "tree_ring: "),
         ({"name": "gaussian_shading", "key": KEY, "bits": 0}, "bits = 0"),
         ({"name": "gaussian_shading", "key": KEY, "nonces": 2.5}, r"nonces = 2\.5 must be an integer, 1 \.\. 65536"),
+        ({"name": ["gaussian_shading"], "key": KEY}, r"name = \["),
+        ({"name": {"a": 1}, "key": KEY}, r"name = \{"),
         ({"name": "gaussian_shading", "key": KEY, "bits": 10**9}, "bits = 1000000000"),
         ({"name": "tree_ring", "key": KEY, "channel": 0.5}, "channel = 0.5"),
         ({"name": "tree_ring", "key": KEY, "channel": True}, "channel = True"),
