@@ -341,9 +341,9 @@ KINDS = {
 
 def kinds() -> dict[str, Kind]:
     """The kinds of files, those of data and of other readers among them."""
-    from tests.reliability import fuzzed_data, fuzzed_readers  # which are made of what is above
+    from tests.reliability import fuzzed_data, fuzzed_models, fuzzed_readers  # which are made of what is above
 
-    return {**KINDS, **fuzzed_data.KINDS, **fuzzed_readers.KINDS}
+    return {**KINDS, **fuzzed_data.KINDS, **fuzzed_readers.KINDS, **fuzzed_models.KINDS}
 
 
 def fault(kind: Kind, reader: Reader, seed: int) -> str:

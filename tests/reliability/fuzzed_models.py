@@ -1,0 +1,288 @@
+"""Kinds of fuzzed files around published models and runs: folders of pipelines, shards, pictures' settings, keys.
+
+Only what is opened before anything is computed is read. Files are opened in the folder of the input alone.
+"""
+
+import json
+import pathlib
+import random
+import shutil
+import tarfile
+
+import numpy as np
+import safetensors.numpy
+from PIL import Image, PngImagePlugin
+
+from diffusion import text, text_to_image
+from diffusion.experiments import compare
+from diffusion.experiments.run_folder.workdir import WorkdirError
+from diffusion.experiments.sampling import class_models
+from diffusion.io import limits, pictures
+from diffusion.models import interchange
+from diffusion.models.interchange import language_tables, tensor_files
+from diffusion.recipe import ConfigError
+from diffusion.sampling import watermarks
+from diffusion.sampling.watermarks import key_files
+from diffusion.text_to_image import comfyui, png
+from diffusion.text_to_image.requests import Request
+from diffusion.training.checkpointing import checkpoints
+from tests.models.interchange import test_language_tables
+from tests.reliability.fuzzed_data import watched
+from tests.reliability.fuzzed_readers import lines
+from tests.reliability.fuzzing import FIXTURES, Kind, Reader, altered, as_json, header_altered, spoilt
+from tests.text import vocabularies
+from tests.text_to_image import made_pipelines
+from tests.text_to_image.test_comfyui import BASIC
+
+REFUSALS = (interchange.Refusal, interchange.Mismatch, limits.Refused)
+PIPELINES = ("sd", "flux", "stable_cascade", "ltx2")
+
+
+def one_altered(place: pathlib.Path, names: str = "*") -> Reader:
+    """A function that alters one of a folder's small files by a generator, and restores those altered before."""
+    content = {path: path.read_bytes() for path in sorted(place.rglob(names)) if path.is_file()}
+    content = {path: data for path, data in content.items() if path.suffix != ".safetensors"}
+
+    def alter(rng: random.Random | None) -> None:
+        for path, data in content.items():
+            path.write_bytes(data)
+        if rng is None:
+            return
+        path = rng.choice(sorted(content))
+        if rng.random() < 0.03:
+            path.unlink()
+        elif path.suffix == ".json" and rng.random() < 0.85:
+            path.write_bytes(as_json(json.loads(content[path]), rng))
+        else:
+            path.write_bytes(spoilt(content[path], rng))
+
+    return alter
+
+
+def pipelines(folder: pathlib.Path) -> Reader:
+    alter = {name: one_altered(made_pipelines.folder(name, folder / name)) for name in PIPELINES}
+
+    def read(rng: random.Random | None) -> None:
+        for name in [rng.choice(PIPELINES)] if rng else PIPELINES:
+            alter[name](rng)
+            try:
+                with watched(folder):
+                    text_to_image.described(folder / name, weights=False)
+            except REFUSALS as refusal:
+                if str(folder / name) not in str(refusal):
+                    raise RuntimeError(f"it names no file: {refusal!r}") from refusal
+                raise
+
+    return read
+
+
+def class_model_folders(folder: pathlib.Path) -> Reader:
+    names = ("class_ddim", "class_consistency", "class_dit")
+    alter = {name: one_altered(made_pipelines.folder(name, folder / name)) for name in names}
+
+    def read(rng: random.Random | None) -> None:
+        for name in [rng.choice(names)] if rng else names:
+            alter[name](rng)
+            class_models.config_of(folder / name)  # it computes a table, whose program a cache may keep
+            class_models.classes_of(folder / name)
+
+    return read
+
+
+def shards(folder: pathlib.Path) -> Reader:
+    place = folder / "network"
+    place.mkdir()
+    parts = {"a.safetensors": ("x", "y"), "b.safetensors": ("z",)}
+    tensors = {"x": np.ones((2, 3), np.float32), "y": np.ones(0, np.float16), "z": np.arange(4)}
+    content = {
+        file: safetensors.numpy.save({name: tensors[name] for name in names}, {"format": "pt"})
+        for file, names in parts.items()
+    }
+    index = {"metadata": {"total_size": 56}, "weight_map": {name: f for f, names in parts.items() for name in names}}
+    (folder / "outside.safetensors").write_bytes(content["a.safetensors"])
+
+    def read(rng: random.Random | None) -> None:
+        shutil.rmtree(place)
+        place.mkdir()
+        for file, data in content.items():
+            changed = header_altered(data, rng) if rng and rng.random() < 0.3 else data
+            (place / file).write_bytes(spoilt(changed, rng) if rng and rng.random() < 0.1 else changed)
+        said = json.loads(json.dumps(index))
+        if rng and rng.random() < 0.4:
+            files = (
+                "../outside.safetensors",
+                str(folder / "outside.safetensors"),
+                "b.safetensors",
+                "c",
+                "",
+                ".",
+                "a\0b",
+            )
+            said["weight_map"][rng.choice("xyzw")] = rng.choice(files)
+        path = place / "model.safetensors.index.json"
+        path.write_bytes(as_json(said, rng) if rng and rng.random() < 0.6 else json.dumps(said).encode())
+        with watched(place):
+            opened = tensor_files.open_tensors(place)
+            for name in opened.shapes:
+                opened.read(name)
+
+    return read
+
+
+def language_models(folder: pathlib.Path) -> Reader:
+    kinds = ("llada", "dream")
+    known = {}
+    for kind in kinds:
+        (folder / kind).mkdir()
+        place = test_language_tables.folder(folder / kind, kind)
+        known[kind] = (place, one_altered(place))
+
+    def read(rng: random.Random | None) -> None:
+        for kind in [rng.choice(kinds)] if rng else kinds:
+            place, alter = known[kind]
+            alter(rng)
+            with watched(folder):
+                language_tables.load(place)
+
+    return read
+
+
+def vocabulary_folders(folder: pathlib.Path) -> Reader:
+    kinds = ("t5", "bert", "gemma")
+    places = {kind: vocabularies.folder_of(folder / kind, kind) for kind in kinds}
+    alter = {kind: one_altered(place) for kind, place in places.items()}
+
+    def read(rng: random.Random | None) -> None:
+        for kind in [rng.choice(kinds)] if rng else kinds:
+            alter[kind](rng)
+            with watched(folder):
+                text.Tokenizer.open(places[kind])(["a cat, 2 dogs", ""])
+
+    return read
+
+
+def picture_settings(folder: pathlib.Path) -> Reader:
+    model = {"format": 1, "model": "sd", "dtype": "float32", "loras": {"a": 0.5}, "embeddings": {"b": "<c>"}, "seed": 1,
+             "checkpoint": "0" * 64, "attachments": {"d": "e"}, "quantised": "", "prompt": "a cat", "seeds": [1, 2],
+             "at": 1, "files": {"a": "f" * 64}, "versions": {"jax": "0"}, "device": "cpu"}  # fmt: skip
+    request = Request(prompts=("a cat",), seeds=(1, 2))
+    about = json.loads(json.dumps({**model, **{name: getattr(request, name) for name in png.PLAIN}, "controls": []}))
+    path = folder / "a.png"
+
+    def read(rng: random.Random | None) -> None:
+        chunks = PngImagePlugin.PngInfo()
+        said = as_json(about, rng) if rng else json.dumps(about).encode()
+        chunks.add_itxt(pictures.KEY, said.decode("utf-8", "replace"), zip=bool(rng and rng.random() < 0.5))
+        Image.new("RGB", (2, 2)).save(path, pnginfo=chunks)
+        if rng and rng.random() < 0.2:
+            path.write_bytes(spoilt(path.read_bytes(), rng))
+        with watched(folder):
+            stated = png.read(path)
+            png.is_complete(stated)
+            png.request(stated, request)
+
+    return read
+
+
+def watermark_keys(folder: pathlib.Path) -> Reader:
+    path = folder / "a.json"
+    entries = []
+    for name in sorted(watermarks.WATERMARKS):
+        path.unlink(missing_ok=True)
+        key_files.make(path, name)
+        entries.append(json.loads(path.read_text()))
+
+    def read(rng: random.Random | None) -> None:
+        for entry in [rng.choice(entries)] if rng else entries:
+            path.write_bytes(as_json(entry, rng) if rng else json.dumps(entry).encode())
+            with watched(folder):
+                key_files.load(path)
+
+    return read
+
+
+def workflows(folder: pathlib.Path) -> Reader:
+    def read(rng: random.Random | None) -> None:
+        graph = altered(BASIC, rng) if rng else BASIC
+        with watched(folder):
+            comfyui.read(graph, "flow.json")
+
+    return read
+
+
+def runs(folder: pathlib.Path) -> Reader:
+    """Two folders of runs to compare, one of them altered: config, report, samples' settings, metrics."""
+    with tarfile.open(FIXTURES / "run_folders/digits.tar.gz") as archive:
+        members = [name for name in archive.getnames() if name.endswith("config.json")]
+        (config,) = (json.loads(archive.extractfile(name).read()) for name in members)  # type: ignore[union-attr]
+    figure = {"value": 1.0, "interval": [0.5, 1.5], "ratio": 2.0, "ratio_interval": [1.0, 3.0], "samples": 5}
+    near = {name: {"quantiles": {"0.5": 0.5}, "count": 5} for name in ("samples", "held_out")}
+    report = {
+        "protocol": {"distance": {"N": 8}, "dataset": {"split": "test", "split_size": 8}},
+        "figures": {
+            "asked_class": {"share": 0.5, "interval": [0.4, 0.6], "count": 8},
+            "frechet": {"inception": {**figure, "distance": 1.0, "extractor": "a"}},
+            "distances": {"energy": figure},
+            "trained_on": {"count": 0},
+            "neighbours": near,
+        },
+        "model": {"loss": {"value": 1.0, "standard_error": 0.1}},
+        "inception": {"figures": {"fid": figure}, "records": {"split": "test", "count": 8, "trained_on": None}},
+        "encoders": {"dinov2": {"protocol": "dgm-eval", "reference": "b", "figures": {"fd": figure}}},
+    }
+    loss = {"average": {"loss": 1.0, "standard_error": 0.1}, "draws": 8, "trained": None}
+    metrics = [{"step": step, "loss": 1.0, "held_out_loss": loss, "evaluate": {"fid": 2.0}} for step in (1, 2)]
+    tables = {"config.json": config, "report.json": report, "samples.json": {"sample": config["sample"]}}
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+
+    def read(rng: random.Random | None) -> None:
+        changed = rng.choice((*tables, "metrics.jsonl")) if rng else ""
+        for name in ("a", "b"):
+            for file, table in tables.items():
+                alters = rng is not None and (name, file) == ("b", changed)
+                (folder / name / file).write_bytes(as_json(table, rng) if alters else json.dumps(table).encode())
+            alters = rng is not None and (name, "metrics.jsonl") == ("b", changed)
+            (folder / name / "metrics.jsonl").write_bytes(lines(metrics, rng if alters else None))
+        with watched(folder):
+            compare.tables(compare.compare([folder / "a", folder / "b"]))
+
+    return read
+
+
+def checkpoint_files(folder: pathlib.Path) -> Reader:
+    """A checkpoint whose description is altered, with a checksum that fits it, or any other of its files."""
+    with tarfile.open(FIXTURES / "run_folders/digits.tar.gz") as archive:
+        archive.extractall(folder, filter="data")
+    run = next(folder.rglob("checkpoints")).parent
+    place = run / "checkpoints/2"
+    content = {path: path.read_bytes() for path in sorted(place.rglob("*")) if path.is_file()}
+    about = place / "about/metadata"
+
+    def read(rng: random.Random | None) -> None:
+        for path, data in content.items():
+            path.write_bytes(data)
+        if rng and rng.random() < 0.6:
+            stated = altered(json.loads(content[about])["about"], rng)
+            about.write_text(json.dumps({"about": stated, "sha256": checkpoints.digest(stated)}))
+        elif rng:
+            path = rng.choice(sorted(path for path in content if "training" not in path.parts))
+            path.write_bytes(spoilt(content[path], rng))
+        with watched(folder):
+            checkpoints.load_ema(run)
+
+    return read
+
+
+KINDS = {
+    "pipelines": Kind(pipelines, (*REFUSALS, FileNotFoundError)),
+    "class_models": Kind(class_model_folders, (*REFUSALS, FileNotFoundError, ConfigError)),
+    "shards": Kind(shards, (limits.Refused, FileNotFoundError)),
+    "language": Kind(language_models, (*REFUSALS, FileNotFoundError)),
+    "vocabularies": Kind(vocabulary_folders, (limits.Refused, FileNotFoundError)),
+    "settings": Kind(picture_settings, (ValueError,)),
+    "keys": Kind(watermark_keys, (ValueError,)),
+    "workflows": Kind(workflows, (ValueError,)),
+    "compared": Kind(runs, (WorkdirError, ConfigError, OSError)),
+    "checkpoints": Kind(checkpoint_files, (checkpoints.CheckpointError,)),
+}
