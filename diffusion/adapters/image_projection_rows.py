@@ -10,6 +10,7 @@ from diffusion.models.interchange.rows import DENSE, DENSE_OUT, LEADING, Mismatc
 from diffusion.models.joint_image_projections import TimedResampler
 
 HEAD = 64  # features of a head in every published resampler; the file has the product with their number alone
+DEPTH = 32  # most layers of a resampler; published ones have 4 or 8
 TIME = "time_embedding.linear_{}"  # the name in Stable Diffusion 3's adapter
 
 
@@ -93,10 +94,13 @@ def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
             raise Mismatch(
                 f"{path}: layers.0.0.to_q.weight has {heads} rows. Valid: a multiple of {HEAD}, the size of a head"
             )
+        depth = len({name.split(".")[1] for name in shapes if name.startswith("layers.")})
+        if depth > DEPTH:  # each layer takes a while to trace, also where the file has nothing but its name
+            raise Mismatch(f"{path}: its image_proj has {depth} layers. Valid: at most {DEPTH}")
         sizes: dict[str, Any] = {
             "tokens": sides("latents", 3)[1],
             "inner": inner,
-            "depth": len({name.split(".")[1] for name in shapes if name.startswith("layers.")}),
+            "depth": depth,
             "heads": heads // HEAD,
             "ratio": matrix("layers.0.1.1.weight")[0] // max(inner, 1),
         }

@@ -163,6 +163,20 @@ def test_tensors_of_other_axes_are_refused(kind, name, shape, message, tmp_path)
         ip_adapter_files.load(tmp_path / "a.safetensors", UNET)
 
 
+def test_many_names_of_layers_are_refused_before_one_is_traced(tmp_path):
+    """A layer takes 0.3 s to trace, and a header of a megabyte has names of 60,000."""
+    tensors = {
+        f"image_proj.{name}": np.zeros((64, 2), np.float32) for name in ("proj_in.weight", "layers.0.0.to_q.weight")
+    }
+    tensors["image_proj.latents"] = np.zeros((1, 2, 2), np.float32)
+    more = {f"image_proj.layers.{i}": np.zeros(0, np.float32) for i in range(1, 2000)}
+    save_file(tensors | more, tmp_path / "a.safetensors")
+    with pytest.raises(
+        interchange.Mismatch, match=r"a\.safetensors: its image_proj has 2000 layers\. Valid: at most 32"
+    ):
+        ip_adapter_files.load(tmp_path / "a.safetensors", UNET)
+
+
 def test_features_of_another_encoder_are_refused():
     module = adapter()
     with pytest.raises(ValueError, match=r"reads features \[B, 10\] of an image encoder; got shape \(2, 12\)"):
