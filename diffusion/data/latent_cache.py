@@ -284,6 +284,7 @@ def parse(path: pathlib.Path, content: Any) -> Description:
             and all(np.isfinite(float(x)) for x in numbers)
             and isinstance(description.autoencoder, dict)
             and description.dataset["size"] > 0
+            and description.dataset["num_classes"] >= 0
             and {type(description.dataset[key]) for key in ("name", "version", "split")} == {str}
             and type(description.dataset["num_classes"]) is type(description.dataset["size"]) is int
             and type(content["shard_records"]) is int

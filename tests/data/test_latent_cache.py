@@ -267,6 +267,7 @@ def test_damage_is_named_by_its_record(tmp_path):
         ({"views": "plain"}, "range|damaged"),
         ({"files": {"../x": 3}}, "damaged.*leads out"),
         ({"dataset": {}}, "damaged"),
+        ({"dataset": {**description().dataset, "num_classes": -7}}, "out of range"),
         ({"dtype": "object"}, "range|damaged"),
         ({"files": []}, "damaged"),
     ],

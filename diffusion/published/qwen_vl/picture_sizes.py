@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from diffusion.io import limits, opener, schema
+from diffusion.models.interchange.field_table import A_TABLE
 from diffusion.models.text_encoders.clip import MEAN, STD
 from diffusion.published.qwen_vl.network import QwenVL
 
@@ -74,19 +75,24 @@ def read_bounds(folder: pathlib.Path) -> Bounds:
     if file is None:
         raise FileNotFoundError(f"{folder} has neither preprocessor_config.json nor processor_config.json")
     table = opener.read_table(file)
+    schema.check({"image_processor": A_TABLE}, table, str(file))
     table = table.get("image_processor", table)
+    schema.check({"size": schema.optional(A_TABLE)}, table, str(file))
     for name, value in (("image_mean", list(MEAN)), ("image_std", list(STD)), ("resample", 3)):
         if (stated := table.get(name, value)) != value:
             raise limits.Refused(f"{file}: {name} = {limits.short(stated)}. Valid: {value}, as Qwen 2.5 VL's")
     size = table.get("size") or {}
-    stated = [
-        table.get(old) or size.get(name) or default
-        for old, name, default in zip(("min_pixels", "max_pixels"), ("shortest_edge", "longest_edge"), Bounds())
-    ]
-    for value in stated:
-        if why := schema.objection("the area", value, PIXELS):
+    bounds = []
+    for old, name, default in zip(("min_pixels", "max_pixels"), ("shortest_edge", "longest_edge"), Bounds()):
+        area = next((area for area in (table.get(old), size.get(name)) if area is not None), default)
+        if why := schema.objection("the area", area, PIXELS):
             raise limits.Refused(f"{file}: {why}")
-    return Bounds(*stated)
+        bounds.append(area)
+    if bounds[0] > bounds[1]:
+        raise limits.Refused(
+            f"{file}: the smallest area, {bounds[0]} pixels, is above the largest, {bounds[1]} pixels."
+        )
+    return Bounds(*bounds)
 
 
 def sight_of_pipeline(folder: pathlib.Path, encoder: QwenVL) -> Callable[[np.ndarray], np.ndarray]:

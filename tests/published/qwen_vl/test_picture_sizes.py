@@ -69,6 +69,10 @@ def test_the_bounds_are_those_of_the_processor_in_both_of_its_spellings(tmp_path
     ({"image_mean": [0.5, 0.5, 0.5]}, "image_mean = .* Valid: .* as Qwen 2.5 VL's"),
     ({"resample": 2}, "resample = 2. Valid: 3"),
     ({"max_pixels": "many"}, "the area = 'many'. Valid: a whole number"),
+    ({"min_pixels": False}, "the area = False. Valid: a whole number"),
+    ({"size": [1, 2]}, r"size = \[1, 2\]. Valid: a table"),
+    ({"image_processor": 3}, "image_processor = 3. Valid: a table"),
+    ({"min_pixels": 3136, "max_pixels": 784}, "the smallest area, 3136 pixels, is above the largest, 784 pixels"),
 ])  # fmt: skip
 def test_another_processor_is_refused(fields, message, tmp_path):
     with pytest.raises(limits.Refused, match=message):
