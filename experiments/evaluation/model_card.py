@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.evaluation import report, run_report
+from diffusion.experiments.evaluation import figures, report, run_report
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_lines, limits, opener
 from diffusion.io.files import write_text
@@ -238,11 +238,13 @@ def _figures(run: pathlib.Path, step: int | None) -> str:
     lines = []
     content = _report(run)
     if content is not None:
-        lines.append(report.table(("", "samples", "reference", "measured", "records"), run_report.rows(content)))
+        with figures.reading(run / "report.json"):
+            lines.append(report.table(("", "samples", "reference", "measured", "records"), run_report.rows(content)))
     rows = json_lines.rows(run / "metrics.jsonl")
-    losses = [row for row in rows if "loss" in row and (step is None or row["step"] <= step)]
-    if losses:
-        lines += ["", f"Training loss at step {losses[-1]['step']:,}: {losses[-1]['loss']:.4g}."]
+    with figures.reading(run / "metrics.jsonl"):
+        losses = [row for row in rows if "loss" in row and (step is None or row["step"] <= step)]
+        if losses:
+            lines += ["", f"Training loss at step {losses[-1]['step']:,}: {losses[-1]['loss']:.4g}."]
     if content is None:
         lines.append("The run folder records no evaluation (`diffusion evaluate` writes one).")
     return "\n".join(lines).strip()
@@ -263,7 +265,9 @@ def _failures(run: pathlib.Path) -> str:
     """The failures that a person described in the run folder; without these, the failures that the report shows."""
     if (run / FAILURES).is_file():
         return opener.read_text(run / FAILURES).strip()
-    return "\n".join(_shown(_report(run))) or (
+    with figures.reading(run / "report.json"):
+        shown = "\n".join(_shown(_report(run)))
+    return shown or (
         f"None are recorded, and none were looked for. Describe them in {FAILURES} of the run folder, or here."
     )
 

@@ -118,7 +118,7 @@ def _check_autoencoder(row: Row, path: str) -> None:
         return
     file = pathlib.Path(path).expanduser() / "config.json"
     try:
-        config = opener.read_json(file)
+        config = opener.read_table(file)
     except FileNotFoundError as error:
         raise ConfigError(
             f"--autoencoder={path} has no config.json. Valid: the folder of {row.autoencoder}."

@@ -8,6 +8,7 @@ import yaml
 from configs import digits
 from diffusion.experiments import convert
 from diffusion.experiments.evaluation import model_card
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.recipe.values import config_hash, to_json
 
 REPORT = {
@@ -105,6 +106,17 @@ def test_a_bar_in_a_figure_ends_no_cell_of_the_table(run):
 def test_a_report_of_something_else_is_none(run, report):
     (run / "report.json").write_text(json.dumps(report))
     assert "records no evaluation" in model_card.build_run_card(run, "DiT").figures
+
+
+def test_a_report_or_a_loss_of_another_form_is_named(run):
+    figures = {**REPORT["figures"], "frechet": {"inception": {"distance": 4.0}}}
+    (run / "report.json").write_text(json.dumps({**REPORT, "figures": figures}))
+    with pytest.raises(WorkdirError, match=r"report\.json has another form than this program writes"):
+        model_card.build_run_card(run, "DiT")
+    (run / "report.json").unlink()
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": "low"}) + "\n")
+    with pytest.raises(WorkdirError, match=r"metrics\.jsonl has another form than this program writes"):
+        model_card.build_run_card(run, "DiT")
 
 
 def test_what_is_not_recorded_is_said(run):
