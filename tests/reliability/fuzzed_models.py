@@ -9,26 +9,34 @@ import random
 import shutil
 import tarfile
 
+import jax
 import numpy as np
 import safetensors.numpy
 from PIL import Image, PngImagePlugin
 
 from diffusion import text, text_to_image
+from diffusion.adapters import ip_adapter_files
+from diffusion.data import captions as caption_table, latent_cache
+from diffusion.data.latent_cache import CacheError
 from diffusion.experiments import compare
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import class_models
 from diffusion.io import limits, pictures
 from diffusion.models import interchange
+from diffusion.models.image_encoders import picture_fitting
 from diffusion.models.interchange import language_tables, tensor_files
+from diffusion.published.qwen_vl import picture_sizes
 from diffusion.recipe import ConfigError
 from diffusion.sampling import watermarks
 from diffusion.sampling.watermarks import key_files
 from diffusion.text_to_image import comfyui, png
 from diffusion.text_to_image.requests import Request
 from diffusion.training.checkpointing import checkpoints
+from tests.adapters import test_ip_adapter
+from tests.data import test_captions, test_latent_cache
 from tests.models.interchange import test_language_tables
 from tests.reliability.fuzzed_data import watched
-from tests.reliability.fuzzed_readers import lines
+from tests.reliability.fuzzed_readers import lines, renamed
 from tests.reliability.fuzzing import FIXTURES, Kind, Reader, altered, as_json, header_altered, spoilt
 from tests.text import vocabularies
 from tests.text_to_image import made_pipelines
@@ -274,7 +282,81 @@ def checkpoint_files(folder: pathlib.Path) -> Reader:
     return read
 
 
+def latents(folder: pathlib.Path) -> Reader:
+    test_latent_cache.write(folder / "latents")
+    place = folder / "latents"
+    alter = one_altered(place, "*.json")
+
+    def read(rng: random.Random | None) -> None:
+        alter(rng)
+        with watched(folder):
+            opened, _ = latent_cache.open_cache(place)
+            opened[0]
+            opened.fingerprint()
+
+    return read
+
+
+def captions(folder: pathlib.Path) -> Reader:
+    caption_table.write(folder, test_captions.table(), caption_table.describe(test_captions.SPEC, "e5"))
+    alter = one_altered(folder, "*.json")
+    path = folder / caption_table.ARRAYS
+    content = path.read_bytes()
+
+    def read(rng: random.Random | None) -> None:
+        alter(rng if rng and rng.random() < 0.5 else None)
+        path.write_bytes(header_altered(content, rng) if rng and rng.random() < 0.5 else content)
+        with watched(folder):
+            caption_table.read(folder)
+
+    return read
+
+
+def image_prompts(folder: pathlib.Path) -> Reader:
+    """IP-Adapters of three kinds, of whose tensors some have another name, shape or type."""
+    known = []
+    small = {"tokens": 2, "inner": 64, "depth": 1, "heads": 1}
+    for kind, sizes in {"global": {}, "full": {}, "plus": small}.items():
+        module = ip_adapter_files.fresh(test_ip_adapter.UNET, 10, kind, **sizes)
+        features = test_ip_adapter.features_for(module)
+        shapes = jax.eval_shape(module.init, jax.random.key(0), features)["params"]
+        params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        ip_adapter_files.save(folder / "a.safetensors", module, params, test_ip_adapter.UNET)
+        known.append(safetensors.numpy.load_file(folder / "a.safetensors"))
+    path = folder / "a.safetensors"
+
+    def read(rng: random.Random | None) -> None:
+        for tensors in [rng.choice(known)] if rng else known:
+            content = safetensors.numpy.save(renamed(tensors, rng) if rng else tensors)
+            path.write_bytes(header_altered(content, rng) if rng and rng.random() < 0.3 else content)
+            with watched(folder):
+                ip_adapter_files.load(path, test_ip_adapter.UNET)
+
+    return read
+
+
+def sights(folder: pathlib.Path) -> Reader:
+    """What processors of pictures state: the bounds of areas of Qwen 2.5 VL, the filter of a square."""
+    path = folder / "preprocessor_config.json"
+    nested = {"size": {"shortest_edge": 3136, "longest_edge": 12845056}, "resample": 3}
+    tables = ({"min_pixels": 3136, "max_pixels": 12845056, "resample": 3}, {"image_processor": nested}, nested)
+
+    def read(rng: random.Random | None) -> None:
+        for table in [rng.choice(tables)] if rng else tables:
+            path.write_bytes(as_json(table, rng) if rng else json.dumps(table).encode())
+            with watched(folder):
+                bounds = picture_sizes.read_bounds(folder)
+                picture_sizes.seen_size(30, 40, 28, bounds)
+                picture_fitting.stated_square(folder, "")
+
+    return read
+
+
 KINDS = {
+    "latents": Kind(latents, (CacheError, FileNotFoundError, limits.Refused)),
+    "captions": Kind(captions, (CacheError, FileNotFoundError, limits.Refused)),
+    "image_prompts": Kind(image_prompts, REFUSALS),
+    "sights": Kind(sights, (limits.Refused,)),
     "pipelines": Kind(pipelines, (*REFUSALS, FileNotFoundError)),
     "class_models": Kind(class_model_folders, (*REFUSALS, FileNotFoundError, ConfigError)),
     "shards": Kind(shards, (limits.Refused, FileNotFoundError)),
