@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.io import limits, opener
+from diffusion.io import limits, opener, schema
 from diffusion.models.interchange import tensor_files
 from diffusion.models.interchange.rows import Mismatch
 from diffusion.models.interchange.tensor_files import Tensors
 
 METADATA = "lora_adapter_metadata"  # the entry in which diffusers writes peft's config, as JSON
 LARGEST = 2**31  # largest rank or alpha
+# Fields of peft's config that are true, false or null.
+FLAGS = dict.fromkeys(("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out"), schema.optional(schema.FLAG))
 EXCEPTIONS = 2**14  # layers with a rank or an alpha of their own
 DENOISER = ("unet", "transformer")
 # Prefixes of a layer's name, and the networks that each can mean. Names after one that ends in "_" have "_" for ".".
@@ -162,6 +164,7 @@ def configs(tensors: Tensors, components: Sequence[str]) -> dict[str, dict[str, 
             config = opener.read_json(beside)
             configs_of_networks = {components[0]: config} if isinstance(config, dict) else {}
         for config in configs_of_networks.values():
+            schema.check(FLAGS, config, f"{path}: its config")
             for field in ("alpha_pattern", "rank_pattern"):
                 _check_pattern(config.get(field) or {}, f"{path}: its config's {field}")
     return configs_of_networks
@@ -222,7 +225,7 @@ def _number(config: Mapping[str, Any], field: str, exceptions: str, default: int
     named = {end for end in ends if end in pattern}
     if named:  # several may mean this layer; as in peft the first of the table does
         value = pattern[next(name for name in pattern if name in named)]
-    if not isinstance(value, (int, float)) or not abs(value) < LARGEST:
+    if type(value) not in (int, float) or not abs(value) < LARGEST:
         raise Mismatch(f"{what}: its config has {field} = {limits.short(value)}. Valid: a finite number.")
     return value
 

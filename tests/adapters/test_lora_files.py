@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from diffusion.adapters import lora, lora_files, lora_layers, lora_names
 from diffusion.adapters.lora_files import Lora
 from diffusion.adapters.separation import separation
+from diffusion.io import limits
 from diffusion.io.leaf_names import nested
 from diffusion.models import interchange
 from diffusion.models.dit import DiT
@@ -210,7 +211,7 @@ def test_what_is_wrong_with_a_file_is_said_by_name(tmp_path):
             path,
             metadata=metadata,
         )
-        with pytest.raises(Mismatch, match=match):
+        with pytest.raises((Mismatch, limits.Refused), match=match):
             lora_files.load(path, modules())
 
     some = np.zeros((2, 2), np.float32)
@@ -228,6 +229,9 @@ def test_what_is_wrong_with_a_file_is_said_by_name(tmp_path):
     refused({}, r"has lora_alpha = 10+ \.\.\.\. Valid: a finite number", huge)
     refused({}, r"lora_alpha = inf\. Valid: a finite number", metadata(lora_alpha=float("inf")))
     refused({}, r"lora_alpha = '3'\. Valid: a finite number", metadata(lora_alpha="3"))
+    refused({}, r"lora_alpha = True\. Valid: a finite number", metadata(lora_alpha=True))
+    refused({}, r"its config: use_rslora = 'false'\. Valid: true or false", metadata(lora_alpha=6, use_rslora="false"))
+    refused({}, r"its config: use_dora = 1\. Valid: true or false", metadata(use_dora=1))
     refused({}, r"config's alpha_pattern is \[1, 2\].*a table of", metadata(alpha_pattern=[1, 2]))
     many = {f"layer.{i}": 1 for i in range(2**14 + 1)}
     refused({}, "its config's rank_pattern is a table of 16,385", metadata(rank_pattern=many))
