@@ -32,10 +32,12 @@ from typing import Any, NamedTuple
 from diffusion.experiments.evaluation import figures, plots, real_images, report, sample_metrics, significance
 from diffusion.experiments.evaluation.significance import Difference, Samples
 from diffusion.experiments.run_folder import workdir
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import sample_files
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.results import Group, Results, Run, over_seeds, records_of
 from diffusion.experiments.sweeps.sweep_folder import DONE
+from diffusion.io import limits
 from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError, unknown
 from diffusion.recipe.extensions import printed
@@ -117,7 +119,13 @@ def _config_of(folder: pathlib.Path) -> dict[str, Any]:
 
 def _sampling(folder: pathlib.Path) -> dict[str, Any]:
     """The settings in samples.json; {} if there is no such file."""
-    return (sample_files.read_record(folder) or {}).get("sample") or {}
+    sample = (sample_files.read_record(folder) or {}).get("sample") or {}
+    if not isinstance(sample, Mapping) or type(sample.get("seed", 0)) is not int:
+        raise WorkdirError(
+            f"{folder / 'samples.json'} has sample = {limits.short(sample)}, which `diffusion sample` does not write. "
+            "Make the samples again."
+        )
+    return dict(sample)
 
 
 def _require_one_protocol(protocols: Mapping[pathlib.Path, Mapping]) -> None:

@@ -192,6 +192,10 @@ def test_other_samples_of_a_run_have_the_settings_that_made_them(tmp_path):
     result = compare.compare([run, guided])
     assert result.fields == {"sample.guidance.scale": [1.0, 3.0]}
     assert [group.name for group in result.groups] == ["run", "guided"]
+    for sample in ([1], {**plain(config.sample), "seed": {"a": 1}}, {**plain(config.sample), "seed": True}):
+        (guided / "samples.json").write_text(json.dumps({"sample": sample}))
+        with pytest.raises(WorkdirError, match=r"guided/samples\.json has sample = "):
+            compare.compare([run, guided])
 
 
 def test_a_field_that_one_config_lacks_is_another_setting_than_none(tmp_path):
