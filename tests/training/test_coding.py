@@ -103,3 +103,13 @@ def test_features_of_patches_are_decoded_in_their_places():
     for size in ((4, 4), (5, 6), (4, 7)):
         with pytest.raises(ValueError, match=rf"has 6 patches for a picture, .* {size[0]} x {size[1]} from patches"):
             network({"params": weights}, features, size=size)
+
+
+def test_the_loss_of_the_codebook_moves_codes_and_that_of_commitment_the_encoder():
+    module = Linear()
+    module.std = None
+    params = coding.parameters({**PARAMS, "codebook": CODES})
+    slopes = jax.jacrev(lambda params: coding.vq_network(module)(params, X).penalties)(params)
+    parts = lambda tree: {part for part, leaves in tree.items() if any(map(np.any, jax.tree.leaves(leaves)))}
+    moved = {name: parts(slope["autoencoder"]) for name, slope in slopes.items()}
+    assert moved == {"codebook": {"codebook"}, "commitment": {"encoder"}}

@@ -31,6 +31,12 @@ def test_means_over_the_interval():
     json.dumps(row, allow_nan=False)
 
 
+def test_means_have_eight_digits():
+    """As many as a float32 needs that is read back to the same number, less one."""
+    sums = training_means.add(training_means.empty(), {"loss": 123456.789123})
+    assert training_means.row(1, sums) == {"step": 1, "loss": 123456.79}
+
+
 def test_a_player_that_rests_counts_in_no_mean():
     """The model acts at every third step, the second player at each: both have the mean over their own steps."""
     resting = {
