@@ -1,8 +1,8 @@
 """Estimates the memory, operations, collectives and time of a run per device, from its config.
 
 The bytes of the state are exact: they follow from the shapes and shardings that the run itself uses. All else is an
-estimate by the formulas of `diffusion.models.budget` for the model alone: the computation of a teacher or a second
-player comes on top.
+estimate by the formulas of `diffusion.models.budget` for a step that evaluates the model once, forward and backward;
+`traced` plans every other step.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from unittest import mock
 import jax
 from jax.sharding import Mesh
 
-from diffusion.experiments.planning.machines import USABLE, Machine, Passes, ring_bandwidth
+from diffusion.experiments.planning.machines import USABLE, Machine, Passes, product_rate, ring_bandwidth
 from diffusion.models.budget import activation_memory, collectives as collective_formulas
 from diffusion.models.budget.flops import hidden, recomputed_flops, tokens, train_flops
 from diffusion.models.dit import DiT
@@ -150,7 +150,7 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
 
     Products take turns with passes over arrays ("memory"). Collectives that XLA starts early run beside both, at best;
     all others take turns with them. A real step is longer, for no program reaches the peaks. The model's utilisation is
-    model FLOPs / (seconds x devices x peak).
+    model FLOPs / (seconds x devices x peak), by the peak of bfloat16 for float32 too.
 
     Returns:
         {"compute", "memory", "network": the seconds of each; "exposed": those of collectives beside which no kernel
@@ -162,7 +162,7 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
     for collective in collectives(work, machine):
         early[collective.overlapped] += collective.bytes / ring_bandwidth(machine, work.mesh.shape, collective.axes)
     by_resource = {
-        "compute": sum(needed.values()) / work.mesh.size / machine.flops,
+        "compute": sum(needed.values()) / work.mesh.size / product_rate(machine, work.model.dtype),
         "memory": sum(map(operator.mul, passed(work, machine), machine.passes)) / machine.bandwidth,
         "network": sum(early.values()),
         "exposed": early[False],

@@ -101,7 +101,16 @@ MACHINES = {
 }
 
 
+# Passes of the matrix units that a product of float32 takes beside one of bfloat16, by its precision. A GPU has
+# TensorFloat-32 at half the rate, and its vector units for "highest" (67 of 989 TFLOP/s on an H100); a TPU computes
+# it by one, three or six products of bfloat16.
+FLOAT32 = {"gpu": {"default": 2.0, "high": 2.0, "highest": 14.8}, "tpu": {"default": 1.0, "high": 3.0, "highest": 6.0}}
 USABLE = 0.9  # share of a device's memory that a plan may fill; the rest is for the compiler's own and for fragments
+
+
+def product_rate(machine: Machine, dtype: str) -> float:
+    """Returns the operations a second of a machine's matrix units, for products of float32 or bfloat16 operands."""
+    return machine.flops / (FLOAT32[machine.platform]["default"] if dtype == "float32" else 1.0)
 
 
 def machine_of(kind: str) -> str | None:

@@ -1,9 +1,9 @@
-"""Estimates the needs of a run with any network, from the trace of its step.
+"""Estimates the needs of any run, from the trace of its step.
 
 The bytes of the state are exact. The step is traced as it will run, and not computed: its operations are counted in the
 trace, and its temporary memory is the most that arrays of the trace take at once. Of these each device holds its part
-of the batch, and the gradients of the parameters that it holds. XLA fuses operations, and then needs less. A DiT has
-formulas, which say more: `estimate`.
+of the batch, and the gradients of the parameters that it holds. XLA fuses operations, and then needs less. A DiT whose
+objective evaluates it once has formulas, which say more: `estimate`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from diffusion.experiments.planning.estimate import fits, local_bytes
-from diffusion.experiments.planning.machines import MACHINES, Machine, ring_bandwidth
+from diffusion.experiments.planning.machines import MACHINES, Machine, product_rate, ring_bandwidth
 from diffusion.experiments.run import program as programs
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
@@ -52,7 +52,7 @@ def plan(config: ConfigDict, recipe: Recipe, devices: int, names: Sequence[str])
     program = programs.build(recipe.with_parts(config=planned), mesh)
     arguments = (program.target, program.batch, program.seed)
     parts = _memory(program, arguments, mesh)
-    operations = counted_flops(program.step, *arguments)
+    operations = counted_flops(program.jitted, *arguments)
     rows = config.train.batch_size
     return {
         "config_hash": config_hash(config),
@@ -62,14 +62,16 @@ def plan(config: ConfigDict, recipe: Recipe, devices: int, names: Sequence[str])
         "unit": recipe.unit(),
         "images": {"step": rows, "device": rows // sharding.batch_shards(mesh), "micro_batches": program.micro_batches},
         "flops": {"step": operations},
-        "machines": {name: _on_machine(MACHINES[name], program, parts, operations, mesh) for name in names},
+        "machines": {
+            name: _on_machine(MACHINES[name], program, parts, operations, mesh, config.train.dtype) for name in names
+        },
     }
 
 
 def _memory(program: programs.Program, arguments: tuple, mesh: Mesh) -> dict[str, float]:
     """The bytes of each part on each device."""
     target = program.target
-    trace = jax.make_jaxpr(program.step)(*arguments).jaxpr
+    trace = jax.make_jaxpr(program.jitted)(*arguments).jaxpr
     # What a step holds beside what it is given, of the whole batch and of all devices; a mesh cuts the batch.
     beside = max(peak_memory.peak(trace) - peak_memory.held(arguments), 0)
     copies = 2 if program.micro_batches > 1 else 1  # of the gradients, which a mesh splits as the parameters alone
@@ -101,20 +103,26 @@ def _sent(params: Any, mesh: Mesh) -> float:
 
 
 def _on_machine(
-    machine: Machine, program: programs.Program, parts: Mapping[str, float], operations: float, mesh: Mesh
+    machine: Machine,
+    program: programs.Program,
+    parts: Mapping[str, float],
+    operations: float,
+    mesh: Mesh,
+    dtype: str = "bfloat16",
 ) -> dict[str, Any]:
     """The entry of a machine."""
     base = parts.get("base", 0.0)
     state = sum(part for name, part in parts.items() if name not in ("base", "trace"))
     bandwidth = ring_bandwidth(machine, mesh.shape, sharding.BATCH_AXES)
     spent = {
-        "compute": operations / mesh.size / machine.flops,
+        "compute": operations / mesh.size / product_rate(machine, dtype),
         "memory": (2 * state + 3 * base + 2 * parts["trace"]) / machine.bandwidth,
         "network": _sent(program.target.params, mesh) / bandwidth,
     }
     overlapped = max(spent.values())
     in_turn = sum(spent.values())
-    share = {"mfu_overlapped": spent["compute"] / overlapped, "mfu_in_turn": spent["compute"] / in_turn}
+    ideal = operations / mesh.size / machine.flops
+    share = {"mfu_overlapped": ideal / overlapped, "mfu_in_turn": ideal / in_turn}
     fit = fits(parts, machine)
     return {
         "platform": machine.platform,

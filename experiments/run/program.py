@@ -44,7 +44,8 @@ class Program(NamedTuple):
     # receive text, the entry "condition" is a dict of such shapes.
     batch: dict[str, Any]
     micro_batches: int  # number of micro-batches of a step
-    step: Any  # (TrainState, batch on the devices, seed) -> (TrainState, metrics); jitted, donates the state
+    step: Any  # (TrainState, batch on the devices, seed) -> (TrainState, metrics); compiled, donates the state
+    jitted: Any  # the same step under `jax.jit` on any mesh, to be traced; under "pmap" the step itself cannot be
     tuned: TunedNetwork | None = None  # the text-to-image model that is tuned; `init` takes its weights
     teacher: Any = None  # the module of the teacher; None without one
 
@@ -100,7 +101,7 @@ def check_memory(program: Program, what: str) -> None:
     (*devices,) = jax.tree.leaves(program.target)[0].sharding.device_set
     if len(devices) > 1 or devices[0].platform != "cpu":
         return
-    trace = program.step.trace(program.target, program.batch, program.seed).jaxpr.jaxpr
+    trace = program.jitted.trace(program.target, program.batch, program.seed).jaxpr.jaxpr
     advice = "choose smaller examples, e.g. shorter clips, or a smaller config.train.batch_size"
     try:
         peak_memory.check(what, peak_memory.peak(trace), advice)
@@ -185,13 +186,14 @@ def _built(recipe: Recipe, mesh: Mesh) -> Program:
         return seeded(step)
 
     step = parallel.KINDS[config.mesh.kind](make, target, mesh)
+    jitted = step if config.mesh.kind == "jit" else parallel.jit(make, target, mesh)
     batch = _batch(recipe, mesh)
     if config.mesh.kind == "jit":  # arrays that do not fit the mesh fail before any is created
         for size in picture_sizes.sizes(config) or (None,):
             image = {"image": _entry(recipe, mesh, (*size, shape[-1]), np.uint8)} if size else {}
             jax.eval_shape(step, target, batch | image, seed)
     conditional, instructor = recipe.examples.by_class, cast.modules.get("teacher")
-    return Program(seed, conditional, average, networks, init, target, batch, number, step, tuned, instructor)
+    return Program(seed, conditional, average, networks, init, target, batch, number, step, jitted, tuned, instructor)
 
 
 def _batch(recipe: Recipe, mesh: Mesh) -> dict[str, Any]:

@@ -556,6 +556,9 @@ def test_the_peak_of_a_program_is_counted_by_hand():
     # Of a scan's body once: its carry [1000] in, sin and its sum with the carry out, beside the carry outside.
     loop = lambda x: jax.lax.scan(lambda c, _: (c + jnp.sin(c), None), x, length=50)[0]
     assert peak_memory.peak(traced(loop, (1000,)).jaxpr) == 3 * 4000
+    # The rows of 49 other turns lie beside what a turn holds: its carry in, the sine, the cosine and their product.
+    stacked = lambda x: jax.lax.scan(lambda c, _: (c + jnp.sin(c) * jnp.cos(c), c), x, length=50)
+    assert peak_memory.peak(traced(stacked, (1000,)).jaxpr) == 4 * 4000 + 49 * 4000
 
 
 @pytest.mark.slow

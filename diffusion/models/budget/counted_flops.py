@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from diffusion.models.layers import bfloat16_products
 
@@ -19,7 +20,9 @@ def counted_flops(function: Callable, *arguments: Any) -> int:
     """Counts the operations of one call; nothing is computed.
 
     Additions, norms and activations are left out, as are calls that JAX does not look into, such as fused kernels. The
-    most expensive branch of a condition counts; a loop of unknown length counts once.
+    most expensive branch of a condition counts; a loop of unknown length counts once. A convolution counts the
+    positions in the padding, and not the zeros between the rows of a dilated input, which a transposed convolution and
+    the gradient of a strided one have. `jax.shard_map` counts once for each device.
 
     Args:
         function: any that JAX traces, a network for example.
@@ -42,13 +45,41 @@ def _of_equation(equation: Any) -> int:
         left = equation.invars[0].aval.shape
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in summed)
     if name == "conv_general_dilated":
-        kernel = equation.invars[1].aval.shape
-        outputs = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
-        return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // outputs
+        return _of_convolution(equation)
     inner = [_of(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
     if name == "scan":
         return equation.params["length"] * sum(inner)
-    return max(inner, default=0) if name == "cond" else sum(inner)
+    return max(inner, default=0) if name == "cond" else devices(equation) * sum(inner)
+
+
+def devices(equation: Any) -> int:
+    """The number of devices that compute what an equation contains: several for `jax.shard_map`, else 1."""
+    if equation.primitive.name != "shard_map":
+        return 1
+    return math.prod(equation.params["mesh"].shape[axis] for axis in equation.params["newly_manual_axes"])
+
+
+def _of_convolution(equation: Any) -> int:
+    how = equation.params
+    _, kernel_axes, result_axes = how["dimension_numbers"]
+    kernel, result = equation.invars[1].aval.shape, equation.outvars[0].aval.shape
+    places = zip(
+        (result[axis] for axis in result_axes[2:]),
+        (kernel[axis] for axis in kernel_axes[2:]),
+        how["window_strides"],
+        how["rhs_dilation"],
+        how["lhs_dilation"],
+        (before for before, _ in how["padding"]),
+        strict=True,
+    )
+    pairs = math.prod(_pairs(*along) for along in places)
+    return 2 * result[result_axes[0]] * result[result_axes[1]] * kernel[kernel_axes[1]] * pairs
+
+
+def _pairs(result: int, kernel: int, stride: int, kernel_dilation: int, dilation: int, before: int) -> int:
+    """How many pairs of a position of the result and one of the kernel meet no zero of the dilation, along an axis."""
+    positions = np.arange(result)[:, None] * stride + np.arange(kernel) * kernel_dilation - before
+    return int((positions % dilation == 0).sum())
 
 
 def _jaxprs(value: Any) -> list[Any]:

@@ -8,6 +8,7 @@ import jax.extend
 from jax.extend.core import Literal
 
 from diffusion.io import limits
+from diffusion.models.budget.counted_flops import devices
 
 # XLA computes these operations where their results are read, and never stores them.
 FREE = ("broadcast_in_dim", "iota", "convert_element_type", "reshape", "squeeze", "expand_dims", "transpose", "rev")
@@ -17,7 +18,8 @@ def peak(jaxpr: Any) -> int:
     """The largest number of bytes that the arrays of a program take at the same time.
 
     Each array lives from the operation that makes it to the last that reads it, an input to the end; another view of an
-    array costs nothing. XLA fuses operations, and then needs less.
+    array costs nothing. What `jax.shard_map` contains counts for all of its devices. XLA fuses operations, and then
+    needs less.
 
     Args:
         jaxpr: the jaxpr of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`.
@@ -34,7 +36,9 @@ def peak(jaxpr: Any) -> int:
         free = equation.primitive.name in FREE
         outputs = {variable: 0 if free else _bytes(variable) for variable in equation.outvars}
         inside = [_beside_its_inputs(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params)]
-        most = max(most, live + max([sum(outputs.values()), *inside]))
+        stacked = _stacked(equation)  # beside all that a turn of the loop holds
+        beside = [stacked + devices(equation) * inner for inner in inside]
+        most = max([most, live + sum(outputs.values()), *(live + inner for inner in beside)])
         held |= outputs
         live += sum(outputs.values())
         over = {variable for variable in {*_variables(equation.invars), *outputs} if last.get(variable, -1) <= number}
@@ -73,6 +77,14 @@ def check(what: str, needed: int, instead: str) -> None:
 
 def _beside_its_inputs(jaxpr: Any) -> int:
     return peak(jaxpr) - sum(map(_bytes, jaxpr.invars))
+
+
+def _stacked(equation: Any) -> int:
+    """The bytes of the arrays that a scan fills row by row, without the row of one turn."""
+    if equation.primitive.name != "scan":
+        return 0
+    turns = max(equation.params["length"], 1)
+    return sum(_bytes(stack) // turns * (turns - 1) for stack in equation.outvars[equation.params["num_carry"] :])
 
 
 def _variables(atoms: Any) -> list[Any]:

@@ -11,12 +11,7 @@ from typing import Any, NamedTuple
 
 from diffusion.experiments.planning.compiled.kernels import Kernel
 from diffusion.experiments.planning.compiled.tensor_products import Product, products_of
-from diffusion.experiments.planning.machines import Machine, ring_bandwidth
-
-# Passes of the matrix units that a product of float32 takes beside one of bfloat16, by its precision. A GPU has
-# TensorFloat-32 at half the rate, and its vector units for "highest" (67 of 989 TFLOP/s on an H100); a TPU computes
-# it by one, three or six products of bfloat16.
-FLOAT32 = {"gpu": {"default": 2.0, "high": 2.0, "highest": 14.8}, "tpu": {"default": 1.0, "high": 3.0, "highest": 6.0}}
+from diffusion.experiments.planning.machines import FLOAT32, Machine, ring_bandwidth
 
 
 class Roofline(NamedTuple):

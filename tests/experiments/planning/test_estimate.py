@@ -130,6 +130,10 @@ def test_seconds_of_a_step(numbers):
     ideal = 32 * 1000 / 64 / 100
     share = {"mfu_overlapped": ideal / step["overlapped"], "mfu_in_turn": ideal / step["in_turn"]}
     assert estimate.seconds(run(), CARD) == pytest.approx(step | share)
+    wide = estimate.seconds(run(MODEL.clone(dtype="float32")), CARD)  # TensorFloat-32 on a GPU, of bfloat16's peak
+    assert wide["compute"] == 2 * compute and wide["mfu_in_turn"] == pytest.approx(ideal / wide["in_turn"])
+    tpu = estimate.seconds(run(MODEL.clone(dtype="float32")), CARD._replace(platform="tpu"))
+    assert tpu["compute"] == compute
     numbers[0] = collective("a", ("data",), 1000.0, True)  # longer than all kernels
     assert estimate.seconds(run(), CARD)["overlapped"] == pytest.approx(1010 / 5 + 2)
 

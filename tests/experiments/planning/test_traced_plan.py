@@ -13,7 +13,8 @@ from rich.console import Console
 from diffusion.experiments import plan
 from diffusion.experiments.planning import tables, traced
 from diffusion.experiments.planning.machines import MACHINES, Machine
-from diffusion.recipe import recipes
+from diffusion.experiments.run import program as programs
+from diffusion.recipe import checks, recipes
 from diffusion.training.state import TrainState
 
 BATCH, LENGTH, WIDTH, SYMBOLS = 8, 16, 16, 28  # symbols/prose:tiny, which has one layer
@@ -71,7 +72,7 @@ def test_devices_that_split_the_batch_alone_each_hold_all_gradients():
         kernel = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=sharding)
         batch = jax.ShapeDtypeStruct((256, 64), jnp.float32)
         target = TrainState(None, kernel, (), kernel, (), None)
-        program = types.SimpleNamespace(step=step, target=target, tuned=None, micro_batches=micro_batches)
+        program = types.SimpleNamespace(jitted=step, target=target, tuned=None, micro_batches=micro_batches)
         return traced._memory(program, (target, batch, None), mesh)
 
     one, eight, split = memory((1, 1), None), memory((8, 1), None), memory((1, 8), "fsdp")
@@ -79,6 +80,26 @@ def test_devices_that_split_the_batch_alone_each_hold_all_gradients():
     assert eight["trace"] == split["trace"] == one["trace"] / 8 > 0
     twice = memory((8, 1), None, micro_batches=2)
     assert twice["gradients"] == 2 * eight["gradients"] and twice["trace"] == eight["trace"] - eight["gradients"] / 8
+
+
+@pytest.mark.extended
+def test_a_step_under_pmap_is_planned_as_under_jit(planned):
+    config = recipes.load("symbols/prose:tiny")
+    config.mesh.kind = "pmap"
+    pmapped = plan.plan(config, 1, ("h100", "v5p"))
+    assert {**pmapped, "config_hash": planned["config_hash"]} == planned
+    recipe = plan._for_examples(config, checks.validate(config))
+    program = programs.build(recipe, programs.mesh_of(config, jax.devices()[:1]))
+    programs.check_memory(program, "a step")  # which a run does, too
+
+
+@pytest.mark.extended
+def test_a_dit_that_its_objective_evaluates_more_than_once_has_the_operations_of_its_trace():
+    """MeanFlow's derivative in time evaluates the network in forward mode too: more than forward and backward."""
+    operations = plan.plan(recipes.load("digits_mean_flow:tiny"), 1, ())["flops"]
+    config = recipes.load("digits:tiny")
+    once = plan.plan(config, 1, ())["flops"]
+    assert once.keys() == {"model", "recomputed"} and operations["step"] > 1.2 * once["model"]
 
 
 def test_it_is_printed_in_the_units_of_its_data(planned):
@@ -117,7 +138,7 @@ def a_program(tuned):
     target = types.SimpleNamespace(
         params=leaf(10), opt_state=leaf(20), ema=leaf(30), frozen=leaf(1), second_players=leaf(2), unsaved=leaf(3)
     )
-    return types.SimpleNamespace(target=target, step=lambda x: x, tuned=tuned, micro_batches=1)
+    return types.SimpleNamespace(target=target, jitted=lambda x: x, tuned=tuned, micro_batches=1)
 
 
 @pytest.mark.parametrize("tuned, others, base", [(None, 24, {}), ("lora", 12, {"base": 12})])
@@ -145,6 +166,8 @@ def test_seconds_of_a_traced_step():
     together = {"overlapped": 40, "in_turn": 56, "mfu_overlapped": 2 / 40, "mfu_in_turn": 2 / 56}
     assert entry["seconds"] == pytest.approx(spent | together)
     assert entry["fits"] and entry["change"] is None and entry["hbm_bytes"] == 1000 and entry["memory"] == parts
+    wide = traced._on_machine(card, a_program("lora"), parts, 3200.0, MESH, "float32")["seconds"]
+    assert wide["compute"] == 4 and wide["mfu_in_turn"] == pytest.approx(2 / 58)  # at half the rate, of the whole peak
     full = traced._on_machine(card._replace(memory=190.0), a_program("lora"), parts, 3200.0, MESH)
     assert not full["fits"] and full["change"] == traced.CHANGES[True]
     assert (

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
+from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.budget.flops import flops, recomputed_flops
 from diffusion.models.dit import DiT
@@ -26,6 +28,30 @@ def test_products_and_convolutions_by_hand():
         x, k, (1, 1), "SAME", feature_group_count=2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     assert counted_flops(convolve, struct(2, 6, 6, 8), struct(3, 3, 4, 6)) == 2 * (2 * 6 * 6 * 6) * (3 * 3 * 4)
+
+
+def test_the_zeros_of_a_dilated_input_are_not_multiplied():
+    """A strided convolution has the pairs of its outputs and kernel, and so have both of its gradients."""
+    names = ("NHWC", "HWIO", "NHWC")
+    strided = lambda x, k: jax.lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=names)
+    shapes = struct(2, 16, 16, 8), struct(3, 3, 8, 12)
+    once = 2 * (2 * 8 * 8 * 12) * (3 * 3 * 8)
+    assert counted_flops(strided, *shapes) == once
+    gradients = lambda *both: jax.vjp(strided, *both)[1](jnp.ones((2, 8, 8, 12)))
+    assert counted_flops(gradients, *shapes) == 3 * once
+    widened = lambda x, k: jax.lax.conv_transpose(x, k, (2, 2), "SAME", dimension_numbers=names)
+    assert counted_flops(widened, *shapes) == 2 * (2 * 16 * 16 * 8) * (3 * 3 * 12)  # each input with the whole kernel
+
+
+def test_the_parts_of_a_function_on_several_devices_are_counted_together():
+    mesh = AbstractMesh((2, 3), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    rows = PartitionSpec(("a", "b"))
+    specs = {"in_specs": (rows, PartitionSpec()), "out_specs": rows}
+    product = jax.shard_map(jnp.matmul, mesh=mesh, **specs, check_vma=False)
+    assert counted_flops(product, struct(12, 4), struct(4, 5)) == 2 * 12 * 4 * 5
+    trace = jax.make_jaxpr(lambda x, k: product(product(x, k), k))(struct(12, 4), struct(4, 4)).jaxpr
+    inputs = 4 * (12 * 4 + 4 * 4)
+    assert peak_memory.peak(trace) == inputs + 2 * 4 * 12 * 4  # the first product, and the second from it
 
 
 def test_loops_count_their_turns_and_branches_the_dearest():
