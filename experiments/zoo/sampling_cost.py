@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-from diffusion.experiments.planning.machines import MACHINES
+from diffusion.experiments.planning.machines import MACHINES, product_rate
+from diffusion.experiments.run.networks import flops_of
 from diffusion.experiments.zoo import checkpoint_file
-from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.recipe.recipe import Recipe
 
 UTILISATION = 0.4  # assumed share of the peak; not a measurement
@@ -35,6 +35,6 @@ def cost(recipe: Recipe, number: int, machine: str = "h100") -> Cost:
     """
     branches = 1 if recipe.examples.null is None or recipe.scale == 1 else 2
     evaluations = branches * recipe.sampling.sampler.nfe(recipe.sampling.plan.solved)
-    flops = counted_flops(recipe.network.apply, checkpoint_file.shapes(recipe), *checkpoint_file.arguments(recipe))
-    rate = UTILISATION * MACHINES[machine].flops * (1.0 if recipe.config.train.dtype == "bfloat16" else 0.5)
+    flops = flops_of(recipe.network, checkpoint_file.shapes(recipe), recipe.examples.shape, recipe.examples.null)
+    rate = UTILISATION * product_rate(MACHINES[machine], recipe.config.train.dtype)
     return Cost(evaluations, flops, number * evaluations * flops / rate)
