@@ -48,3 +48,18 @@ def test_more_steps_than_the_strength_leaves_are_refused():
     message = r"steps = 8: strength = 0\.1 leaves 5 of the 50 steps in the distillation\. Valid: .* at least 0\.16"
     with pytest.raises(ValueError, match=message):
         indices(steps=8, strength=0.1, image=IMAGE)
+
+
+def test_a_clip_has_the_steps_of_a_picture_with_as_many_tokens_and_none_is_left_out_for_an_image():
+    """Nine frames are three of the latent, in a model whose shift of the times grows with the tokens."""
+    process = schedulers.read({"_class_name": "FlowMatchEulerDiscreteScheduler", "use_dynamic_shifting": True})
+    parts = {"modules": {"vae": types.SimpleNamespace(time_factor=4)}, "denoiser": None}
+    kind = KINDS["WanImageToVideoPipeline"]
+    model = types.SimpleNamespace(process=process, multiple=8, sees_picture=False, kind=kind, **parts)
+    steps = lambda size, frames, **image: planned_steps(model, Request(sampler="euler", steps=4, **image), size, frames)
+    clip, picture, small = steps((64, 64), 9), steps((64, 192), 0), steps((64, 64), 0)
+    np.testing.assert_array_equal(clip.trajectory.plan.t, picture.trajectory.plan.t)
+    assert (clip.trajectory.plan.t != small.trajectory.plan.t).any()
+    begun = steps((64, 64), 9, image=IMAGE)
+    np.testing.assert_array_equal(begun.trajectory.plan.t, clip.trajectory.plan.t)
+    assert not begun.noised

@@ -46,6 +46,7 @@ def test_words_are_written_as_text_as_a_pair_or_as_a_table():
 @pytest.mark.parametrize("wrong, message", [
     ({"regions": ["a ball"]}, r"regions:.*a prompt and where it.*, such as 'a red ball:0,0,0\.5,1'"),
     ({"regions": ["a ball:0,0,0,1"]}, "regions: the box of 'a ball' = .*. Valid: four numbers left, top, right"),
+    ({"regions": ["a ball:0,0,1,0"]}, "regions: the box of 'a ball' = .*. Valid: four numbers left, top, right"),
     ({"regions": [("a ball", 3)]}, r"ball' applies at 3\..*: four numbers left.*a mask"),
     ({"words": [3]}, r"words: 3\..*: words of the prompt, each with a box or"),
     ({"words": ["ball:0,0,2,1"]}, "words: the box of 'ball' = .*. Valid: four numbers"),
@@ -61,6 +62,8 @@ def test_a_box_and_a_mask_become_shares_of_latents(tmp_path):
     mask = Region("a", (0.25, 0, 1, 1)).mask((4, 4))
     np.testing.assert_array_equal(mask, np.broadcast_to([False, True, True, True], (4, 4)))
     np.testing.assert_array_equal(on_latents(mask, 2), [[0.5, 1.0]] * 2)
+    wide = Region("a", (0.25, 0, 0.75, 0.5)).mask((2, 8))
+    np.testing.assert_array_equal(wide, [[False] * 2 + [True] * 4 + [False] * 2, [False] * 8])
     pictures.write(tmp_path / "a.png", np.repeat(mask[..., None] * np.uint8(255), 3, axis=-1), {})
     np.testing.assert_array_equal(Region("a", str(tmp_path / "a.png")).mask((4, 4)), mask)
     with pytest.raises(ValueError, match=r"has 4 x 4 pixels \(height x width\), but its picture has 8 x 4"):
@@ -77,6 +80,7 @@ def test_words_are_found_by_their_tokens():
     words = (Word("red cat"), Word("hill"))
     found = token_places(words, ["the red cat a hill", "a hill red cat"], tokenizer)
     np.testing.assert_array_equal(found, [[[2, 3], [5, -1]], [[3, 4], [2, -1]]])
+    np.testing.assert_array_equal(token_places(words[1:], ["hill a hill"], tokenizer), [[[1]]])
     with pytest.raises(ValueError, match="the words 'hill' do not occur in the prompt 'a b c d e f hill', or its text"):
         token_places(words[1:], ["a b c d e f hill"], tokenizer)
 
