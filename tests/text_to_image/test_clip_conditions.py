@@ -96,3 +96,17 @@ def test_a_frame_of_latents_ends_with_the_last_of_its_group():
     model = types.SimpleNamespace(modules={"vae": VAE}, kind=types.SimpleNamespace(video=video), denoiser=None)
     assert video_models.latent_frames(model, 9) == 3
     np.testing.assert_allclose(video_models.seconds(model, 9), np.array([0, 1, 5]) / 25, rtol=1e-6)
+
+
+def test_latent_frames_fill_the_denoisers_first_patch():
+    """Nine frames are three of the latent, and a fourth where a patch has two."""
+    parts = lambda frames: types.SimpleNamespace(
+        modules={"vae": types.SimpleNamespace(time_factor=4)}, denoiser=types.SimpleNamespace(frames=frames)
+    )
+    assert [video_models.latent_frames(parts(frames), 9) for frames in (1, 2, 3)] == [3, 4, 3]
+
+
+def test_a_share_of_the_first_frame_is_in_the_noise_of_each():
+    x, first = jnp.asarray([[[1.0], [3.0]]]), jnp.asarray([[[11.0]]])
+    np.testing.assert_allclose(video_models.hinted(x, first, 0.25), [[[3.5], [5.0]]])
+    assert video_models.hinted(x, first, 0.0) is x
