@@ -86,10 +86,12 @@ def test_a_latent_has_the_sides_that_the_factor_leaves():
 def test_a_source_receives_what_it_asks_for_of_the_data(monkeypatch):
     """And the sources in it, each the same; of several sizes a source learns by the area of the buckets."""
 
-    def asks(dataset: str, folder: str, split: str, varied: tuple, seed: int, of: object = None):
-        return (dataset, folder, split, varied, seed, of)
+    received = lambda *asked: types.SimpleNamespace(spec=None, asked=asked)
 
-    monkeypatch.setattr(names, "SOURCES", {"asks": asks, "alone": lambda seed: seed})
+    def asks(dataset: str, folder: str, split: str, varied: tuple, seed: int, of: tuple = ()):
+        return received(dataset, folder, split, varied, seed, *(source.asked for source in of))
+
+    monkeypatch.setattr(names, "SOURCES", {"asks": asks, "alone": lambda seed: received(seed)})
     settings = {
         "source": {"name": "asks", "of": [{"name": "asks"}, {"name": "alone"}]},
         "name": "digits",
@@ -98,6 +100,6 @@ def test_a_source_receives_what_it_asks_for_of_the_data(monkeypatch):
         "shape": (32, 16, 3),
     }
     each = ("digits", "/data", "test", (), 7)
-    assert data.open_settings(settings, "test", 7) == (*each, ((*each, None), 7))
+    assert data.open_settings(settings, "test", 7).asked == (*each, each, (7,))
     several = data.open_settings(settings | {"source": {"name": "asks"}, "buckets": {"area": 1}}, "train", 0)
-    assert several == ("digits", "/data", "train", (32, 16), 0, None)
+    assert several.asked == ("digits", "/data", "train", (32, 16), 0)

@@ -97,7 +97,8 @@ class DataSpec(NamedTuple):
     def masks(self) -> bool:
         """Whether a part of the condition has the sides of a picture or clip, and moves with it, e.g. a mask."""
         leaves = jax.tree.leaves(self.condition, is_leaf=lambda node: isinstance(node, Leaf))
-        return (self.pictures or self.clips) and any(mask_sides(leaf.shape, self.shape) for leaf in leaves)
+        clips = self.dtype == "uint8" and isinstance(self.shape, tuple) and len(self.shape) == 4  # of any channels
+        return (self.pictures or clips) and any(mask_sides(leaf.shape, self.shape) for leaf in leaves)
 
     @property
     def pictures(self) -> bool:
