@@ -16,7 +16,9 @@ from diffusion.models.interchange.tensor_files import Tensors
 METADATA = "lora_adapter_metadata"  # the entry in which diffusers writes peft's config, as JSON
 LARGEST = 2**31  # largest rank or alpha
 # Fields of peft's config that are true, false or null.
-FLAGS = dict.fromkeys(("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out"), schema.optional(schema.FLAG))
+FLAGS: dict[str, schema.Valid] = dict.fromkeys(
+    ("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out"), schema.optional(schema.FLAG)
+)
 EXCEPTIONS = 2**14  # layers with a rank or an alpha of their own
 DENOISER = ("unet", "transformer")
 # Prefixes of a layer's name, and the networks that each can mean. Names after one that ends in "_" have "_" for ".".

@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
         )
     except OSError as error:
         raise ConfigError(f"--port={values.port}: {error}") from error
-    here = dict(zip(WILDCARDS, ("127.0.0.1", "::1"))).get(values.host, values.host)
+    here = dict(zip(WILDCARDS, ("127.0.0.1", "::1")))[values.host] if values.host in WILDCARDS else values.host
     address = f"http://{in_address(here)}:{values.port}"
     elsewhere = f", on other machines http://{socket.gethostname()}:{values.port}" if values.host in WILDCARDS else ""
     print(f"{source.name}: open {address}{elsewhere} (pictures go to {out}/; Ctrl-C ends it)", flush=True)

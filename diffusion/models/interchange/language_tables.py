@@ -55,8 +55,8 @@ def load(folder: str | pathlib.Path, dtype: str = "float32") -> LanguageModel:
     if kind not in TABLES:
         raise Refusal(f"{folder}/config.json is of {limits.short(kind)}, and not of {LLADA} or {DREAM}.")
     with naming(folder / "config.json"):
-        network = folders.built(FAMILY._replace(name=kind, build=CONFIGS[kind].build), config)
-        mask = config.get("mask_token_id")
+        network: Any = folders.built(FAMILY._replace(name=kind, build=CONFIGS[kind].build), config)
+        mask: Any = config.get("mask_token_id")
         if why := schema.objection("mask_token_id", mask, schema.integer(0, network.size - 1)):
             raise Refusal(why)
     network = network.clone(dtype=dtype)
