@@ -236,7 +236,7 @@ def ending_at(schedule: NoiseSchedule, t_max: float) -> NoiseSchedule:
         alpha'(t) = alpha(t),    sigma'(t) = sigma(t),    t <= t_max;    x(t_max) ~ N(0, sigma(t_max)^2 I)
 
     Epsilon and score predictions need alpha(t_max) > 0. The distribution that sampling starts from follows the new
-    end; where the variance is preserved, it stays N(0, I). `_replace(t_max=...)` would keep that of the old end.
+    end; where the variance is preserved, it stays N(0, I). `_replace(t_max=...)` would keep the prior of the old end.
 
     Facts:
         alpha: alpha
