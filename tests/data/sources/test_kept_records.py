@@ -166,16 +166,16 @@ def test_the_header_of_a_picture_that_a_link_leads_out_to_is_not_read(tmp_path):
 
 
 def test_what_is_a_clip():
-    """Volumes and numbers of four axes are none; the parts of a volume's condition do not move with it."""
+    """Clips of other than 1 or 3 channels cannot be drawn, and their masks move with them; numbers have neither."""
     assert spec.is_clip((4, 8, 8, 3), "uint8") and spec.is_clip((4, 8, 8, 1), "uint8")
     mask = spec.Leaf((8, 8), "float32")
-    for shape, dtype in (
-        ((4, 8, 8, 3), "float32"),
-        ((8, 8, 3), "uint8"),
-        ((8, 8, 8, 4), "uint8"),
-        ({"x": (2,)}, "uint8"),
+    for shape, dtype, moves in (
+        ((4, 8, 8, 3), "float32", False),
+        ((8, 8, 3), "uint8", True),
+        ((8, 8, 8, 4), "uint8", True),
+        ({"x": (2,)}, "uint8", False),
     ):
         assert not spec.is_clip(shape, dtype)
         described = spec.DataSpec("a", "train", shape, 0, 1, dtype=dtype, condition={"mask": mask})
-        assert not described.clips and described.masks == described.pictures
+        assert not described.clips and described.masks == moves
     assert spec.DataSpec("a", "train", (4, 8, 8, 3), 0, 1, condition={"mask": mask}).masks
