@@ -49,19 +49,22 @@ class Samples(NamedTuple):
 
 def draw(samples: Samples) -> list[pathlib.Path] | None:
     """Draws the samples as what they are; returns the files, none where nothing shows them; None for pictures."""
-    for kind in KINDS:
-        if (drawn := kind(samples)) is not None:
-            return drawn
-    return None
-
-
-def _symbols(samples: Samples) -> list[pathlib.Path] | None:
-    """A line of text for each sample of symbols; line breaks are written as backslash and n."""
-    if not isinstance(samples.recipe.objective.reads, Restores):
+    kind = next((kind for kind in KINDS if kind.fits(samples)), None)
+    if kind is None:
         return None
-    source: Any = data.open_recipe(samples.recipe)
-    if (paths := _by_source(source, samples)) is not None:
-        return paths
+    try:
+        source: Any = data.open_recipe(samples.recipe)
+    except (ConfigError, DamagedRecord):
+        if kind.needs_source:
+            raise
+        source = None
+    if (drawn := getattr(source, "drawn", None)) is not None:
+        return list(drawn(samples.x, samples.classes, samples.out))
+    return kind.show(samples, source)
+
+
+def _symbols(samples: Samples, source: Any) -> list[pathlib.Path]:
+    """A line of text for each sample of symbols; line breaks are written as backslash and n."""
     vocabulary = source.spec.vocabulary
     lines = (text.replace("\n", "\\n") + "\n" for text in symbol_samples.texts(samples.x, vocabulary))
     path = samples.out / "samples.txt"
@@ -69,57 +72,34 @@ def _symbols(samples: Samples) -> list[pathlib.Path] | None:
     return [path]
 
 
-def _points_of_manifold(samples: Samples) -> list[pathlib.Path] | None:
-    reads = samples.recipe.objective.reads
-    if not isinstance(reads, Moves):
-        return None
-    source: Any = data.open_recipe(samples.recipe)
-    if (paths := _by_source(source, samples)) is not None:
-        return paths
+def _points_of_manifold(samples: Samples, source: Any) -> list[pathlib.Path]:
     if backbone_figures.are_backbones(source):
         return backbone_figures.write(samples.x, samples.classes, source.spec.classes, samples.out)
     exact = getattr(source, "distribution", None)
     path = samples.out / "samples.png"
+    reads: Any = samples.recipe.objective.reads
     return [path] * manifold_charts.draw(reads.manifold, samples.x, path, exact and exact.log_density)
 
 
-def _points_of_plane(samples: Samples) -> list[pathlib.Path] | None:
-    if samples.recipe.examples.shape != (2,):
-        return None
-    if (paths := _by_source(_source_if_there(samples), samples)) is not None:
-        return paths
+def _points_of_plane(samples: Samples, source: Any) -> list[pathlib.Path]:
     names = data.class_names(samples.recipe)
     plots.scatter(samples.x, samples.classes, samples.out / "samples.png", names)
     return [samples.out / "samples.png"]
 
 
-def _series(samples: Samples) -> list[pathlib.Path] | None:
-    if not isinstance(samples.recipe.examples.null, Mapping) or "given" not in samples.recipe.examples.null:
-        return None
-    source: Any = data.open_recipe(samples.recipe)
-    if (paths := _by_source(source, samples)) is not None:
-        return paths
+def _series(samples: Samples, source: Any) -> list[pathlib.Path]:
     grouped, part = series_charts.grouped(samples.x, samples.labels)
     path = samples.out / "samples.png"
     series_charts.fans(grouped, part, path, getattr(source, "process", None))
     return [path, *(series_files.write(source, samples.x, samples.out) if samples.from_records else [])]
 
 
-def _clips(samples: Samples) -> list[pathlib.Path] | None:
-    if not is_clip(samples.x.shape[1:], str(samples.x.dtype)):
-        return None
-    if (paths := _by_source(_source_if_there(samples), samples)) is not None:
-        return paths
+def _clips(samples: Samples, source: Any) -> list[pathlib.Path]:
     return clip_pictures.draw(samples.x, samples.classes, samples.out)
 
 
-def _by_records(samples: Samples) -> list[pathlib.Path] | None:
+def _by_records(samples: Samples, source: Any) -> list[pathlib.Path]:
     """Samples that are no pictures, by what the records of the run's data stand for."""
-    if samples.recipe.makes_pictures:
-        return None
-    source: Any = data.open_recipe(samples.recipe)
-    if (paths := _by_source(source, samples)) is not None:
-        return paths
     if (surface := getattr(source, "surface", None)) is not None:
         return surface_pictures.draw(samples.x, samples.classes, source.spec.classes, surface, samples.out)
     if (sound := getattr(source, "sound", None)) is not None:
@@ -131,25 +111,31 @@ def _by_records(samples: Samples) -> list[pathlib.Path] | None:
     return []
 
 
-def _source_if_there(samples: Samples) -> Any:
-    """The source of the run's data; None where they are not there, without which the samples can be drawn."""
-    try:
-        return data.open_recipe(samples.recipe)
-    except (ConfigError, DamagedRecord):
-        return None
+def _are_series(samples: Samples) -> bool:
+    null = samples.recipe.examples.null
+    return isinstance(null, Mapping) and "given" in null
 
 
-def _by_source(source: Any, samples: Samples) -> list[pathlib.Path] | None:
-    """The pictures that a source's own function draws; None for a source without one."""
-    drawn = getattr(source, "drawn", None)
-    return None if drawn is None else list(drawn(samples.x, samples.classes, samples.out))
+class Kind(NamedTuple):
+    """A kind of samples that are no pictures.
+
+    Attributes:
+        fits: whether samples are of this kind.
+        show: (samples, source of the run's data) -> the files that show them.
+        needs_source: whether the samples cannot be shown without the run's data; otherwise the source may be None.
+    """
+
+    fits: Callable[[Samples], bool]
+    show: Callable[[Samples, Any], list[pathlib.Path]]
+    needs_source: bool = True
 
 
-KINDS: tuple[Callable[[Samples], list[pathlib.Path] | None], ...] = (
-    _symbols,
-    _points_of_manifold,
-    _points_of_plane,
-    _series,
-    _clips,
-    _by_records,
+# The first that fits is drawn.
+KINDS = (
+    Kind(lambda samples: isinstance(samples.recipe.objective.reads, Restores), _symbols),
+    Kind(lambda samples: isinstance(samples.recipe.objective.reads, Moves), _points_of_manifold),
+    Kind(lambda samples: samples.recipe.examples.shape == (2,), _points_of_plane, needs_source=False),
+    Kind(_are_series, _series),
+    Kind(lambda samples: is_clip(samples.x.shape[1:], str(samples.x.dtype)), _clips, needs_source=False),
+    Kind(lambda samples: not samples.recipe.makes_pictures, _by_records),
 )
