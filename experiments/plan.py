@@ -76,7 +76,6 @@ from diffusion.experiments.planning.machines import Machine, machine_of, topolog
 from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_files
-from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.dit import DiT
 from diffusion.recipe import ConfigError, as_config_errors, checks, data, resolve
 from diffusion.recipe.recipe import Recipe
@@ -105,12 +104,13 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
         if compiled:
             raise ConfigError("--compile is not for runs that tune a base. Valid with config.base: no --compile.")
         recipe = checks.with_data(recipe, tuned_examples.pictures(recipe).spec)
-        return traced.plan(config, recipe, devices, names)
+        return traced.plan(recipe, traced.step_of(recipe, devices), names)
     recipe = _for_examples(config, recipe)
     shape = recipe.examples.shape
-    work = _one_pass(recipe, programs.mesh_of(config, jax.devices()[:devices]))
+    step = traced.step_of(recipe, devices)
+    work = _one_pass(recipe, step)
     if work is None:
-        planned = traced.plan(config, recipe, devices, names)
+        planned = traced.plan(recipe, step, names)
         for name, entry in planned["machines"].items() if compiled else ():
             entry["compiled"] = _compile_for(config, shape, MACHINES[name], devices)
         return planned
@@ -127,7 +127,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
     }
 
 
-def _one_pass(recipe: Recipe, mesh: Mesh) -> Work | None:
+def _one_pass(recipe: Recipe, step: traced.Step) -> Work | None:
     """The work of a step that evaluates a DiT once, forward and backward, of which there are formulas; else None.
 
     A derivative in forward mode, a teacher, an encoder and a second evaluation add operations to these; the 5 percent
@@ -135,10 +135,8 @@ def _one_pass(recipe: Recipe, mesh: Mesh) -> Work | None:
     """
     if not isinstance(recipe.network, DiT):
         return None
-    program = programs.build(recipe, mesh)
-    work = _work(recipe, program, mesh)
-    counted = counted_flops(program.jitted, program.target, program.batch, program.seed)
-    return work if counted <= 1.05 * sum(estimate.operations(work).values()) else None
+    work = _work(recipe, step.program, step.mesh)
+    return work if step.operations <= 1.05 * sum(estimate.operations(work).values()) else None
 
 
 def _for_examples(config: ConfigDict, recipe: Recipe) -> Recipe:

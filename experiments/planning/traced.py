@@ -7,11 +7,10 @@ objective evaluates it once has formulas, which say more: `estimate`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
 from diffusion.experiments.planning.estimate import fits, local_bytes
 from diffusion.experiments.planning.machines import MACHINES, Machine, product_rate, ring_bandwidth
@@ -30,50 +29,75 @@ CHANGES = {
 }  # by whether the run tunes a base
 
 
-def plan(config: ConfigDict, recipe: Recipe, devices: int, names: Sequence[str]) -> dict[str, Any]:
+class Step(NamedTuple):
+    """The step of a run on a mesh, traced as it will run.
+
+    Attributes:
+        mesh: the mesh.
+        program: the program of the run.
+        operations: the floating-point operations of a step, of the whole job.
+    """
+
+    mesh: Mesh
+    program: programs.Program
+    operations: int
+
+    @property
+    def arguments(self) -> tuple:
+        """The arguments of the step."""
+        return self.program.target, self.program.batch, self.program.seed
+
+
+def step_of(recipe: Recipe, devices: int) -> Step:
+    """Returns the traced step of a run.
+
+    Args:
+        recipe: the recipe of the run, for a shape of examples.
+        devices: the number of devices; this process must have as many, real or simulated.
+
+    Raises:
+        ConfigError: if the mesh does not fit the run.
+    """
+    mesh = programs.mesh_of(recipe.config, jax.devices()[:devices])
+    planned = recipe.config.copy_and_resolve_references()
+    planned.train.accumulate = recipe.config.train.accumulate or 1  # the rule's number would be that of the CPU here
+    step = Step(mesh, programs.build(recipe.with_parts(config=planned), mesh), 0)
+    return step._replace(operations=counted_flops(step.program.jitted, *step.arguments))
+
+
+def plan(recipe: Recipe, step: Step, names: Sequence[str]) -> dict[str, Any]:
     """Returns everything that is known of a run before it is started.
 
     Args:
-        config: the config, complete.
-        recipe: the recipe of the config, for a shape of examples.
-        devices: the number of devices; this process must have as many, real or simulated.
+        recipe: the recipe of the run, for a shape of examples.
+        step: its step on the mesh.
         names: keys of `MACHINES`.
 
     Returns:
         As `experiments.plan.plan`, where "flops" has one entry, "step", and "memory" has "gradients" and "trace",
         and for a tuned base "base".
-
-    Raises:
-        ConfigError: if the mesh does not fit the run.
     """
-    mesh = programs.mesh_of(config, jax.devices()[:devices])
-    planned = config.copy_and_resolve_references()
-    planned.train.accumulate = config.train.accumulate or 1  # the rule's number would be that of the CPU here
-    program = programs.build(recipe.with_parts(config=planned), mesh)
-    arguments = (program.target, program.batch, program.seed)
-    parts = _memory(program, arguments, mesh)
-    operations = counted_flops(program.jitted, *arguments)
+    config, mesh, program = recipe.config, step.mesh, step.program
+    parts = _memory(step)
     rows = config.train.batch_size
     return {
         "config_hash": config_hash(config),
-        "devices": devices,
+        "devices": mesh.size,
         "mesh": dict(mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.target.params)),
         "unit": recipe.unit(),
         "images": {"step": rows, "device": rows // sharding.batch_shards(mesh), "micro_batches": program.micro_batches},
-        "flops": {"step": operations},
-        "machines": {
-            name: _on_machine(MACHINES[name], program, parts, operations, mesh, config.train.dtype) for name in names
-        },
+        "flops": {"step": step.operations},
+        "machines": {name: _on_machine(MACHINES[name], step, parts, config.train.dtype) for name in names},
     }
 
 
-def _memory(program: programs.Program, arguments: tuple, mesh: Mesh) -> dict[str, float]:
+def _memory(step: Step) -> dict[str, float]:
     """The bytes of each part on each device."""
-    target = program.target
-    trace = jax.make_jaxpr(program.jitted)(*arguments).jaxpr
+    program, mesh, target = step.program, step.mesh, step.program.target
+    trace = jax.make_jaxpr(program.jitted)(*step.arguments).jaxpr
     # What a step holds beside what it is given, of the whole batch and of all devices; a mesh cuts the batch.
-    beside = max(peak_memory.peak(trace) - peak_memory.held(arguments), 0)
+    beside = max(peak_memory.peak(trace) - peak_memory.held(step.arguments), 0)
     copies = 2 if program.micro_batches > 1 else 1  # of the gradients, which a mesh splits as the parameters alone
     base = {"base": local_bytes(target.unsaved)} if program.tuned is not None else {}
     others = (target.frozen, target.second_players, None if program.tuned is not None else target.unsaved)
@@ -102,26 +126,20 @@ def _sent(params: Any, mesh: Mesh) -> float:
     return sent
 
 
-def _on_machine(
-    machine: Machine,
-    program: programs.Program,
-    parts: Mapping[str, float],
-    operations: float,
-    mesh: Mesh,
-    dtype: str = "bfloat16",
-) -> dict[str, Any]:
-    """The entry of a machine."""
+def _on_machine(machine: Machine, step: Step, parts: Mapping[str, float], dtype: str) -> dict[str, Any]:
+    """The entry of a machine, whose products are of that type."""
+    mesh, program = step.mesh, step.program
     base = parts.get("base", 0.0)
     state = sum(part for name, part in parts.items() if name not in ("base", "trace"))
     bandwidth = ring_bandwidth(machine, mesh.shape, sharding.BATCH_AXES)
     spent = {
-        "compute": operations / mesh.size / product_rate(machine, dtype),
+        "compute": step.operations / mesh.size / product_rate(machine, dtype),
         "memory": (2 * state + 3 * base + 2 * parts["trace"]) / machine.bandwidth,
         "network": _sent(program.target.params, mesh) / bandwidth,
     }
     overlapped = max(spent.values())
     in_turn = sum(spent.values())
-    ideal = operations / mesh.size / machine.flops
+    ideal = step.operations / mesh.size / machine.flops
     share = {"mfu_overlapped": ideal / overlapped, "mfu_in_turn": ideal / in_turn}
     fit = fits(parts, machine)
     return {

@@ -72,8 +72,9 @@ def test_devices_that_split_the_batch_alone_each_hold_all_gradients():
         kernel = jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=sharding)
         batch = jax.ShapeDtypeStruct((256, 64), jnp.float32)
         target = TrainState(None, kernel, (), kernel, (), None)
-        program = types.SimpleNamespace(jitted=step, target=target, tuned=None, micro_batches=micro_batches)
-        return traced._memory(program, (target, batch, None), mesh)
+        numbers = {"tuned": None, "micro_batches": micro_batches}
+        program = types.SimpleNamespace(jitted=step, target=target, batch=batch, seed=None, **numbers)
+        return traced._memory(traced.Step(mesh, program, 0))
 
     one, eight, split = memory((1, 1), None), memory((8, 1), None), memory((1, 8), "fsdp")
     assert one["gradients"] == eight["gradients"] == 4 * 64 * 64 and split["gradients"] == 4 * 64 * 64 / 8
@@ -138,50 +139,52 @@ def a_program(tuned):
     target = types.SimpleNamespace(
         params=leaf(10), opt_state=leaf(20), ema=leaf(30), frozen=leaf(1), second_players=leaf(2), unsaved=leaf(3)
     )
-    return types.SimpleNamespace(target=target, jitted=lambda x: x, tuned=tuned, micro_batches=1)
+    arrays = {"batch": jnp.zeros(2), "seed": jnp.zeros(2)}
+    return types.SimpleNamespace(target=target, jitted=lambda *x: x, tuned=tuned, micro_batches=1, **arrays)
 
 
 @pytest.mark.parametrize("tuned, others, base", [(None, 24, {}), ("lora", 12, {"base": 12})])
 def test_temporary_memory_is_what_the_trace_holds_beside_its_arguments(monkeypatch, tuned, others, base):
     """A mesh of 2 x 4 cuts it, as it cuts the batch, but no gradients; the base of a tuned run is a part of its own."""
     program = a_program(tuned)
+    step = traced.Step(MESH, program, 0)
+    monkeypatch.setattr(traced.jax, "make_jaxpr", lambda function: lambda *arguments: types.SimpleNamespace(jaxpr=None))
     held = {id(program.target.params): 40}
     monkeypatch.setattr(traced.peak_memory, "peak", lambda trace: 1000)
     monkeypatch.setattr(traced.peak_memory, "held", lambda arrays: held.get(id(arrays), 200))
     parts = {"parameters": 40, "optimizer": 80, "average": 120, "others": others, **base, "gradients": 40, "trace": 95}
-    assert traced._memory(program, (jnp.zeros(2),), MESH) == parts
+    assert traced._memory(step) == parts
     program.micro_batches = 2
-    assert traced._memory(program, (jnp.zeros(2),), MESH) == parts | {"gradients": 80, "trace": 90}
+    assert traced._memory(step) == parts | {"gradients": 80, "trace": 90}
     monkeypatch.setattr(traced.peak_memory, "held", lambda arrays: held.get(id(arrays), 2000))
-    assert traced._memory(program, (jnp.zeros(2),), MESH)["trace"] == 0
+    assert traced._memory(step)["trace"] == 0
 
 
 def test_seconds_of_a_traced_step():
     """The state is read and written once, a base read three times, temporary arrays written and read."""
     card = Machine("gpu", "card", 100.0, 1000.0, 10.0, 5.0, neighbours=64)
     parts = {"parameters": 40.0, "average": 60.0, "base": 50.0, "trace": 25.0}
-    entry = traced._on_machine(card, a_program("lora"), parts, 3200.0, MESH)
+    step = traced.Step(MESH, a_program("lora"), 3200)
+    entry = traced._on_machine(card, step, parts, "bfloat16")
     spent = {"compute": 3200 / 16 / 100, "memory": (2 * 100 + 3 * 50 + 2 * 25) / 10, "network": 2 * 40 * 7 / 8 / 5}
     assert spent == {"compute": 2, "memory": 40, "network": 14}
     together = {"overlapped": 40, "in_turn": 56, "mfu_overlapped": 2 / 40, "mfu_in_turn": 2 / 56}
     assert entry["seconds"] == pytest.approx(spent | together)
     assert entry["fits"] and entry["change"] is None and entry["hbm_bytes"] == 1000 and entry["memory"] == parts
-    wide = traced._on_machine(card, a_program("lora"), parts, 3200.0, MESH, "float32")["seconds"]
+    wide = traced._on_machine(card, step, parts, "float32")["seconds"]
     assert wide["compute"] == 4 and wide["mfu_in_turn"] == pytest.approx(2 / 58)  # at half the rate, of the whole peak
-    full = traced._on_machine(card._replace(memory=190.0), a_program("lora"), parts, 3200.0, MESH)
+    full = traced._on_machine(card._replace(memory=190.0), step, parts, "bfloat16")
     assert not full["fits"] and full["change"] == traced.CHANGES[True]
-    assert (
-        traced._on_machine(card._replace(memory=190.0), a_program(None), parts, 1.0, MESH)["change"]
-        == traced.CHANGES[False]
-    )
+    untuned = traced.Step(MESH, a_program(None), 1)
+    small = traced._on_machine(card._replace(memory=190.0), untuned, parts, "bfloat16")
+    assert small["change"] == traced.CHANGES[False]
     alone = AbstractMesh((1, 1, 1, 2), MESH.axis_names, axis_types=(AxisType.Auto,) * 4)
-    assert traced._on_machine(card, a_program(None), parts, 1.0, alone)["seconds"]["network"] == 0
+    assert traced._on_machine(card, untuned._replace(mesh=alone), parts, "bfloat16")["seconds"]["network"] == 0
 
 
 def test_a_device_has_its_part_of_the_batch(monkeypatch):
     """64 images on 2 x 4 devices are 8 on each, which two devices of the axis tensor share."""
     accumulated, program = [], a_program(None)
-    program.batch = program.seed = None
     program.micro_batches = 3
     monkeypatch.setattr(traced.programs, "mesh_of", lambda config, devices: MESH)
     monkeypatch.setattr(traced.programs, "build", lambda recipe, mesh: accumulated.append(recipe) or program)
@@ -189,8 +192,9 @@ def test_a_device_has_its_part_of_the_batch(monkeypatch):
     monkeypatch.setattr(traced, "counted_flops", lambda *arguments: 5.0)
     monkeypatch.setattr(traced, "config_hash", lambda config: "abc")
     config = ConfigDict({"train": {"batch_size": 64, "accumulate": 0}})
-    recipe = types.SimpleNamespace(unit=lambda: "clips", with_parts=lambda config: config.train.accumulate)
-    planned = traced.plan(config, recipe, 16, ())
+    with_parts = lambda config: config.train.accumulate
+    recipe = types.SimpleNamespace(config=config, unit=lambda: "clips", with_parts=with_parts)
+    planned = traced.plan(recipe, traced.step_of(recipe, 16), ())
     assert accumulated == [1] and config.train.accumulate == 0  # the rule's number would be that of the CPU here
     assert planned == {
         "config_hash": "abc", "devices": 16, "mesh": {"data": 2, "fsdp": 4, "sequence": 1, "tensor": 2},
