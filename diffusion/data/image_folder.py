@@ -181,7 +181,7 @@ def _header(folder: pathlib.Path, name: str) -> tuple[int, int]:
     """(width, height) of a picture, from its header alone."""
     try:
         with pictures.opened(folder / name, within=folder) as image:
-            return image.size
+            return pictures.upright_size(image)
     except ValueError as error:
         raise _unreadable(folder, name, error) from None
 
@@ -192,10 +192,8 @@ def _opened(folder: pathlib.Path, name: str) -> Image.Image:
         with pictures.opened(folder / name, within=folder) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its mode is {image.mode}, with more than 8 bits a value; save it with 8 bits")
-            if image.has_transparency_data:
-                image = image.convert("RGBA")
-                return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-            return image.convert("RGB")
+            image.load()
+            return pictures.on_white(pictures.upright(image))
     except pictures.DAMAGED as error:
         raise _unreadable(folder, name, error) from None
 

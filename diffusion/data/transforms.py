@@ -17,6 +17,7 @@ faster for many images of one size at once has an attribute `of_batch` too: (a g
 """
 
 MOST_SIDE = 1 << 14  # of a square of pixels
+GREY = ("1", "L", "LA", "La")  # Pillow's modes of pictures without colours
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
@@ -45,11 +46,11 @@ def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     return np.asarray(image).reshape(shape)
 
 
-def decode_any(data: bytes, channels: int, limit: int) -> np.ndarray:
-    """Decodes an image of any size, and leaves it as it is.
+def decode_any(data: bytes, channels: int, limit: int, viewed: bool = False) -> np.ndarray:
+    """Decodes an image of any size, which it keeps.
 
     Args:
-        data, channels, limit: the arguments of `decode_square`.
+        data, channels, limit, viewed: the arguments of `decode_square`.
 
     Returns:
         uint8 [H, W, channels].
@@ -57,7 +58,7 @@ def decode_any(data: bytes, channels: int, limit: int) -> np.ndarray:
     Raises:
         OSError, ValueError: as in `decode_square`.
     """
-    image = _opened(data, channels, limit)
+    image = _opened(data, channels, limit, viewed)
     return np.asarray(image).reshape(image.height, image.width, channels)
 
 
@@ -71,7 +72,7 @@ def check_side(side: int) -> None:
         raise ValueError(f"side = {side}. Valid: 1 .. {MOST_SIDE} pixels, or 0 for pictures of one size.")
 
 
-def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarray:
+def decode_square(data: bytes, side: int, channels: int, limit: int, viewed: bool = False) -> np.ndarray:
     """Decodes an image of any size, and makes it a square: its shorter side is resized to `side`, its middle kept.
 
     It is halved by averaging while that leaves it large enough, then resized bicubically, as ADM's code and those after
@@ -82,15 +83,18 @@ def decode_square(data: bytes, side: int, channels: int, limit: int) -> np.ndarr
         side: the side of the square in pixels, >= 1.
         channels: 1 (grey), 3 (red, green, blue) or 4 (with opacity); an image of another kind is converted.
         limit: the most bytes of a decoded image; compared with its header before any pixel is decoded.
+        viewed: whether the image is read as a viewer shows it: turned as its EXIF data say, and white where it is
+            transparent and `channels` has no opacity. False: its stored pixels, as the code of ADM reads them.
 
     Returns:
         uint8 [side, side, channels].
 
     Raises:
         OSError: the bytes are no complete image.
-        ValueError: they are no image, or it is larger than the limit.
+        ValueError: they are no image, it is larger than the limit, or has more than 8 bits a value; or, if `viewed`, it
+            is in colour and `channels` is 1.
     """
-    return np.asarray(square(_opened(data, channels, limit), side)).reshape(side, side, channels)
+    return np.asarray(square(_opened(data, channels, limit, viewed), side)).reshape(side, side, channels)
 
 
 def square(image: Image.Image, side: int) -> Image.Image:
@@ -104,12 +108,23 @@ def square(image: Image.Image, side: int) -> Image.Image:
     return image.crop((left, top, left + side, top + side))
 
 
-def _opened(data: bytes, channels: int, limit: int) -> Image.Image:
+def _opened(data: bytes, channels: int, limit: int, viewed: bool) -> Image.Image:
     """Opens an image of any size; its header alone is read where it is too large."""
     image = pictures.opened(data, "its image")
     if image.width * image.height * channels > limit:
         raise ValueError(f"its image has {image.height} x {image.width} pixels, more than the limit of {limit:,} bytes")
-    return image.convert(_MODES[channels])
+    if image.mode in pictures.DEEP:  # Pillow would cut off what is above 255
+        raise ValueError(f"its image has more than 8 bits a value ({image.mode}). Valid: 8 bits")
+    if not viewed:
+        return image.convert(_MODES[channels])
+    if channels == 1 and image.mode not in GREY:
+        raise ValueError(
+            f"its image is in colour ({image.mode}), but the first one is grey, and so are the examples. Valid: grey "
+            "images alone; or save the first one in colour, so that all are read in colour"
+        )
+    image.load()
+    image = pictures.upright(image)
+    return (pictures.on_white(image) if channels < 4 else image).convert(_MODES[channels])
 
 
 def to_model(image):

@@ -25,7 +25,7 @@ class About(NamedTuple):
     """The properties that the header of a clip's file states.
 
     Attributes:
-        height, width: height and width of a frame in pixels.
+        height, width: height and width of a stored frame in pixels; a film may state that it is shown turned.
         rate: frames a second, on average. For a GIF it is the rate of its shortest frame, since one longer frame may
             stand for several equal ones.
         times: the time at which each frame appears, in seconds after the first, increasing.
@@ -67,7 +67,11 @@ def properties(source: str | os.PathLike | bytes, name: str = "", within: pathli
 
 
 def read(
-    source: str | os.PathLike | bytes, numbers: np.ndarray, name: str = "", within: pathlib.Path | None = None
+    source: str | os.PathLike | bytes,
+    numbers: np.ndarray,
+    name: str = "",
+    within: pathlib.Path | None = None,
+    viewed: bool = True,
 ) -> np.ndarray:
     """Some frames of a file, uint8 [K, H, W, 3]; frames after the last of them are not decoded.
 
@@ -76,6 +80,8 @@ def read(
         numbers: the numbers of the frames, int [K], increasing.
         name: the name of the file in messages; the path by default.
         within: the folder that the file must lie in, as in `opener.open_file`.
+        viewed: whether frames are read as a player shows them: turned as the film states, and those of a GIF white
+            where they are transparent. False: their stored pixels.
 
     Raises:
         ValueError: as in `properties`, or if the file ends before these frames.
@@ -83,7 +89,7 @@ def read(
     """
     name = name or str(source)
     wanted = sorted({int(number) for number in numbers})
-    frames, damage = (_gif_frames if _is_gif(source) else films.read)(source, wanted, name, within)
+    frames, damage = (_gif_frames if _is_gif(source) else films.read)(source, wanted, name, within, viewed)
     if damage:
         raise ValueError(f"{name} is damaged or truncated after frame {max(frames, default=-1) + 1}: {damage}")
     if missing := sorted(set(wanted) - set(frames)):
@@ -95,7 +101,7 @@ def read(
 
 
 def _gif_frames(
-    source: str | os.PathLike | bytes, numbers: list[int], name: str, within: pathlib.Path | None
+    source: str | os.PathLike | bytes, numbers: list[int], name: str, within: pathlib.Path | None, viewed: bool
 ) -> tuple[dict[int, np.ndarray], str | None]:
     """Some frames of an animation, and the damage after them, as `films.read` returns them."""
     content = _content(source, within)
@@ -109,7 +115,7 @@ def _gif_frames(
         with pictures.opened(content, name, formats=("GIF",)) as picture:
             for number in numbers:
                 picture.seek(number)
-                frames[number] = np.asarray(picture.convert("RGB"))
+                frames[number] = np.asarray(pictures.on_white(picture) if viewed else picture.convert("RGB"))
     except pictures.DAMAGED as error:
         return frames, str(error) or type(error).__name__
     return frames, None

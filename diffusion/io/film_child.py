@@ -21,7 +21,7 @@ from typing import Any
 
 import av
 import av.error
-import numpy  # noqa: F401  # by which PyAV returns pixels
+import numpy
 
 FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"  # FFmpeg's names of .mp4, .mov, .mkv, .webm, .avi
 MEMORY = 2**30  # bytes beyond those that it begins with
@@ -191,6 +191,8 @@ def _read(content: Any, head: dict[str, Any]) -> Iterator[tuple[dict[str, Any], 
             for number, frame in enumerate(film.decode(stream)):
                 if number in wanted:
                     pixels = frame.to_ndarray(format="rgb24")
+                    if head.get("viewed", True) and frame.rotation % 90 == 0:  # counterclockwise
+                        pixels = numpy.ascontiguousarray(numpy.rot90(pixels, frame.rotation // 90))
                     shape = shape or pixels.shape
                     if pixels.shape != shape:
                         raise ValueError(f"has frames of different sizes, {shape[:2]} and {pixels.shape[:2]} pixels")

@@ -30,7 +30,7 @@ class Frames(NamedTuple):
     """The times at which the frames of a film appear.
 
     Attributes:
-        height, width: height and width of a frame in pixels.
+        height, width: height and width of a stored frame in pixels; a film may state that it is shown turned.
         rate: frames a second, on average.
         count: number of frames that the film shows or skips.
         times: the time of each frame in seconds after the first, increasing; () where the film does not say them.
@@ -76,13 +76,18 @@ def properties(source: str | os.PathLike | bytes, name: str, within: pathlib.Pat
 
 
 def read(
-    source: str | os.PathLike | bytes, numbers: list[int], name: str, within: pathlib.Path | None = None
+    source: str | os.PathLike | bytes,
+    numbers: list[int],
+    name: str,
+    within: pathlib.Path | None = None,
+    viewed: bool = True,
 ) -> tuple[dict[int, np.ndarray], str | None]:
     """Some frames of a film.
 
     Args:
         source, name, within: the film, its name in messages, and the folder that it must lie in, as in `properties`.
         numbers: the numbers of the frames, increasing.
+        viewed: whether frames are turned as the film states, by quarters; False: as they are stored.
 
     Returns:
         ({number: frame, uint8 [H, W, 3]} for the frames that exist, the damage after them or None).
@@ -92,7 +97,7 @@ def read(
         limits.Refused: for more frames than the memory holds.
     """
     frames: dict[int, np.ndarray] = {}
-    said = _asked(source, name, within, {"do": "read", "numbers": numbers}, frames)
+    said = _asked(source, name, within, {"do": "read", "numbers": numbers, "viewed": viewed}, frames)
     return frames, said["damage"]
 
 

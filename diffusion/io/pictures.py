@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, PngImagePlugin, UnidentifiedImageError
 
 from diffusion.io import files, limits, opener
 
@@ -23,6 +23,9 @@ PIXELS = 2**26  # most pixels of a picture: 8192 x 8192
 DAMAGED = (OSError, SyntaxError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, EOFError,
            struct.error, zlib.error, RuntimeError, AssertionError, Image.DecompressionBombError)  # fmt: skip
 DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of more than 8 bits
+TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+         8: Image.Transpose.ROTATE_90}  # fmt: skip  # orientation of EXIF -> how the stored pixels are turned
 
 
 def opened(
@@ -88,17 +91,51 @@ def read(source: str | pathlib.Path | bytes, name: str = "") -> np.ndarray:
         ValueError: if it is not a valid picture, or has too many pixels.
     """
     path = name or str(source)
-    picture = _upright(_loaded(opened(source, name), path))
+    picture = upright(_loaded(opened(source, name), path))
     if picture.mode in DEEP:
         warnings.warn(f"{path} has more than 8 bits a pixel ({picture.mode}): rounded to 8", stacklevel=2)
         return np.repeat(_eight_bits(path, np.asarray(picture))[..., None], 3, axis=-1)
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+    if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         if np.asarray(picture)[..., 3].min() < 255:
             warnings.warn(f"{path} has transparent parts: they become white", stacklevel=2)
-            white = Image.new("RGBA", picture.size, "white")
-            picture = Image.alpha_composite(white, picture)
-    return np.asarray(picture.convert("RGB"))
+    return np.asarray(on_white(picture))
+
+
+def orientation(picture: Image.Image) -> int:
+    """How a picture's EXIF data turn its stored pixels, a key of `TURNS`; 1 for not at all, or where they are damaged.
+
+    The pixels of a PNG file are decoded only where its EXIF data come after them, and `picture` is loaded. Pillow
+    itself turns TIFF files.
+    """
+    late = picture.format == "PNG" and not {"exif", "Raw profile type exif"} & picture.info.keys()
+    if late or picture.format == "TIFF":
+        return 1
+    try:
+        stated = picture.getexif().get(ExifTags.Base.Orientation)
+        return stated if stated in TURNS else 1
+    except DAMAGED:
+        return 1
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture, whose pixels are loaded, as its EXIF data turn it: as every viewer shows it."""
+    turn = TURNS.get(orientation(picture))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """(width, height) of the picture that `upright` returns, from its header alone."""
+    width, height = picture.size
+    return (height, width) if orientation(picture) >= 5 else (width, height)
+
+
+def on_white(picture: Image.Image) -> Image.Image:
+    """The picture in red, green and blue; its transparent parts are white."""
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
 
 
 def read_with_alpha(path: str | pathlib.Path) -> np.ndarray:
@@ -108,7 +145,7 @@ def read_with_alpha(path: str | pathlib.Path) -> np.ndarray:
         FileNotFoundError: if there is no such file.
         ValueError: if it is not a valid picture, or has more than 8 bits.
     """
-    picture = _loaded(opened(path), path)
+    picture = upright(_loaded(opened(path), path))
     if picture.mode in DEEP:
         raise ValueError(f"{path} has more than 8 bits a pixel ({picture.mode}). Valid: 8")
     return np.asarray(picture.convert("RGBA"))
@@ -126,12 +163,13 @@ def read_mask(path: str | pathlib.Path, size: tuple[int, int]) -> np.ndarray:
         ValueError: if it has another size, or is not a valid picture.
     """
     picture = opened(path)
-    if picture.size[::-1] != tuple(size):
+    width, height = upright_size(picture)
+    if (height, width) != tuple(size):
         raise ValueError(
-            f"the mask {path} has {picture.size[1]} x {picture.size[0]} pixels (height x width), but its picture has "
-            f"{size[0]} x {size[1]}. Both must have the same size"
+            f"the mask {path} has {height} x {width} pixels (height x width), but its picture has {size[0]} x "
+            f"{size[1]}. Both must have the same size"
         )
-    picture = _loaded(picture, path)
+    picture = upright(_loaded(picture, path))
     if picture.mode in DEEP:
         return _eight_bits(path, np.asarray(picture)) >= 128
     return np.asarray(picture.convert("L")) >= 128
@@ -216,14 +254,6 @@ def _loaded(picture: Image.Image, path: str | pathlib.Path) -> Image.Image:
     except DAMAGED as error:
         raise ValueError(f"{path} is not a valid picture: {error!r}") from error
     return picture
-
-
-def _upright(picture: Image.Image) -> Image.Image:
-    """The picture as its EXIF data turn it; as it is where these are damaged."""
-    try:
-        return ImageOps.exif_transpose(picture)
-    except DAMAGED:
-        return picture
 
 
 def _eight_bits(path: str | pathlib.Path, deep: np.ndarray) -> np.ndarray:

@@ -156,7 +156,8 @@ def _films(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
         return np.stack(clips)
 
     digest = files_digest([file for film in films for file in clip_files.files_of(film)], named=True)
-    return ImageSet(len(films), first.shape, read, _with(digest, how), _record(spec, "films", np.uint8, how))
+    digest = _with(f"{digest} viewed", how)  # not that of versions that left turned films as they are stored
+    return ImageSet(len(films), first.shape, read, digest, _record(spec, "films", np.uint8, how))
 
 
 def _read(film: pathlib.Path, number: int, how: Mapping) -> np.ndarray:
@@ -167,7 +168,7 @@ def _read(film: pathlib.Path, number: int, how: Mapping) -> np.ndarray:
         begin = _begin(how, number, length - _span(str(film), length, how))
         rows = begin + how["every"] * np.arange(how["frames"])
         if film.is_dir():
-            frames = [np.asarray(pictures.opened(files[row]).convert("RGB")) for row in rows]
+            frames = [clip_files.frame_of(files[row]) for row in rows]
         else:
             frames = list(clips.read(film, rows))
         side = how["side"]

@@ -36,7 +36,7 @@ def open_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Sourc
         ConfigError, DamagedRecord: as `source`.
     """
     varied = picture_sizes.varied(settings)
-    return _opened(settings["source"], split, settings["name"], settings["dir"], varied, seed)
+    return _opened(settings["source"], split, settings["name"], settings["dir"], varied, seed, settings["viewed"])
 
 
 def reopen(settings: Mapping, split: str, seed: int, extended: Sequence[str]) -> sources.Source:
@@ -47,7 +47,13 @@ def reopen(settings: Mapping, split: str, seed: int, extended: Sequence[str]) ->
 
 
 def _opened(
-    entry: Any, split: str, name: str = "", folder: str = "", varied: tuple[int, ...] = (), seed: int = 0
+    entry: Any,
+    split: str,
+    name: str = "",
+    folder: str = "",
+    varied: tuple[int, ...] = (),
+    seed: int = 0,
+    viewed: bool = True,
 ) -> sources.Source:
     def opened(spec: Any, path: str) -> Any:
         if isinstance(spec, (tuple, list)):  # the specs of a mixture
@@ -72,6 +78,7 @@ def _opened(
             split=split,
             varied=varied,
             seed=seed,
+            viewed=viewed,
         )
         if not hasattr(records, "spec"):
             raise ConfigError(

@@ -60,6 +60,7 @@ def defaults() -> ConfigDict:
                 "augment": (),  # e.g. ({"name": "flip"}, {"name": "crop", "padding": 4})
                 "threads": 2,  # threads that read and decode
                 "processes": 0,  # worker processes that read and decode in their place, for a GPU; 0: none
+                "viewed": True,  # pictures as a viewer shows them, turned as EXIF says; False: their stored pixels
                 "damaged": "stop",  # what a damaged record does; or "skip": the next sound one replaces it
                 "changed": "stop",  # what other examples do when a run resumes; or "accept"
                 "shape": placeholder(tuple),  # shape of an example, of any rank; None: the data's

@@ -224,4 +224,5 @@ MIGRATIONS: list[Callable[[Fields], None]] = [
     _package_of_recipes,
     _adds("data", "processes", 0),
     _modules_in_packages,
+    _adds("data", "viewed", False),
 ]

@@ -121,7 +121,8 @@ PARTS = {
 SETTINGS = {
     "seed": 3, "init_from.path": "/", "init_from.include": "blocks", "data.source.name": "arrays",
     "data.name": "mnist", "data.dir": "/", "data.split": "test", "data.threads": 0, "data.processes": 2,
-    "data.damaged": "skip", "data.changed": "accept", "data.buckets.area": 256 * 256, "data.buckets.multiple": 8,
+    "data.viewed": False, "data.damaged": "skip", "data.changed": "accept", "data.buckets.area": 256 * 256,
+    "data.buckets.multiple": 8,
     "data.buckets.widest": 2.0,
     "data.latents.dir": "/nowhere", "data.latents.autoencoder": "/nowhere", "data.text.tokenizer": "/nowhere",
     "data.text.dir": "/nowhere", "data.text.prompt": "a dog", "train.steps": 3, "train.batch_size": 4,

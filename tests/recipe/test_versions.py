@@ -58,6 +58,7 @@ def test_the_config_of_an_earlier_commit_is_complete(before):
     assert plain(config)["second_player"] == {**plain(old)["rival"], "network": {"name": ""}}
     rest = plain(config)
     assert rest["data"].pop("source") == {"name": "tfds"} and rest["data"].pop("processes") == 0
+    assert rest["data"].pop("viewed") is False
     assert [rest["sample"].pop(name) for name in ("plan", "driver")] == [{"name": "plan"}, {"name": "sample"}]
     assert rest["sample"].pop("guides") == () and rest["sample"].pop("measurement")["operator"] == {"name": ""}
     assert rest.pop("encoder") == {"network": {"name": ""}, "path": "", "size": 0}

@@ -25,7 +25,14 @@ ROUNDING = 1e-3  # s, to which films round the times of their frames
 
 
 def clip_folder(
-    path: str, split: str = "train", *, frames: int, side: int, rate: float = 8.0, stored_rate: float = 0.0
+    path: str,
+    split: str = "train",
+    *,
+    frames: int,
+    side: int,
+    rate: float = 8.0,
+    stored_rate: float = 0.0,
+    viewed: bool = True,
 ) -> table_records.Records:
     """Opens the films of a folder, and its folders of numbered pictures, as clips of one size and rate.
 
@@ -41,6 +48,8 @@ def clip_folder(
         side: height and width of a clip's frames, in pixels.
         rate: frames a second of a clip.
         stored_rate: frames a second of folders of pictures, which do not say it; 0 for `rate`.
+        viewed: whether frames are read as a player shows them: turned as films and EXIF data state, and white where
+            they are transparent. False: their stored pixels.
 
     Raises:
         FileNotFoundError: if there is no such folder.
@@ -48,10 +57,14 @@ def clip_folder(
         limits.Refused: for clips that are larger than the memory.
     """
     _check(frames, side, rate, stored_rate)
-    return table_records.Records(_Films(path, split, frames, side, rate, stored_rate or rate), split)
+    return table_records.Records(
+        _Films(path, split, frames, side, rate, stored_rate or rate, viewed), split, viewed=viewed
+    )
 
 
-def clip_shards(path: str, split: str = "train", *, frames: int, side: int, rate: float = 8.0) -> table_records.Records:
+def clip_shards(
+    path: str, split: str = "train", *, frames: int, side: int, rate: float = 8.0, viewed: bool = True
+) -> table_records.Records:
     """Opens the films of WebDataset's tar shards: the first frames of each, at one rate, cut as by `clip_folder`.
 
     Records are those of `tar_files`: members of one stem, 0001.mp4 and 0001.txt, are one film and its caption.
@@ -60,6 +73,7 @@ def clip_shards(path: str, split: str = "train", *, frames: int, side: int, rate
         path: a folder, a file, or a pattern such as "shards/train-*.tar".
         split: the split, or a part such as "train[:90%]"; a file belongs to the split that its name begins with.
         frames, side, rate: number, side in pixels, and rate of a clip's frames, as in `clip_folder`.
+        viewed: whether frames are read as a player shows them, as in `clip_folder`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -67,7 +81,7 @@ def clip_shards(path: str, split: str = "train", *, frames: int, side: int, rate
         limits.Refused: for clips that are larger than the memory.
     """
     _check(frames, side, rate, 0.0)
-    return table_records.Records(_Shards(path, split, frames, side, rate), split)
+    return table_records.Records(_Shards(path, split, frames, side, rate, viewed), split, viewed=viewed)
 
 
 def _check(frames: int, side: int, rate: float, stored_rate: float) -> None:
@@ -83,10 +97,10 @@ def _check(frames: int, side: int, rate: float, stored_rate: float) -> None:
 class _Shards:
     """The films of tar shards as a table; a film is looked at when its record is read."""
 
-    def __init__(self, path: str, split: str, frames: int, side: int, rate: float):
+    def __init__(self, path: str, split: str, frames: int, side: int, rate: float, viewed: bool):
         self._table = tar_files.TarShards(path, split)
         self.where, self.name = self._table.where, self._table.name
-        self._size = frames, side, rate
+        self._size, self._viewed = (frames, side, rate), viewed
         films = [name for name in self._table.columns if f".{name.rpartition('.')[2]}" in FILMS]
         texts = [name for name in self._table.columns if name in tar_files.TEXTS]
         if len(films) != 1:
@@ -121,19 +135,19 @@ class _Shards:
         frames, side, rate = self._size
         name = f"its {self._stored['x']}"
         numbers = _frame_numbers(clips.properties(content, name), name, frames, side, rate)[0]
-        return np.stack([square(frame, side) for frame in clips.read(content, numbers, name)])
+        return np.stack([square(frame, side) for frame in clips.read(content, numbers, name, viewed=self._viewed)])
 
 
 class _Films:
     """The clips as a table. All headers are read at once, so that a mistake is reported before a run."""
 
-    def __init__(self, path: str, split: str, frames: int, side: int, rate: float, stored_rate: float):
+    def __init__(self, path: str, split: str, frames: int, side: int, rate: float, stored_rate: float, viewed: bool):
         place = pathlib.Path(path).expanduser()
         if not place.exists():
             raise FileNotFoundError(f"{place}: there is no such file or folder.")
         splits.require_train(splits.parse(split).base, str(place))
         self.where, self.name = str(place), place.name
-        self._frames, self._side = frames, side
+        self._frames, self._side, self._viewed = frames, side, viewed
         self._films = films_of(place)
         if not self._films:
             raise ValueError(f"{place} holds neither films ({', '.join(FILMS)}) nor folders of numbered pictures.")
@@ -172,9 +186,9 @@ class _Films:
         film = self._films[number]
         if film.is_dir():
             files = self._files[number]
-            frames = (np.asarray(pictures.opened(files[i], within=self._within).convert("RGB")) for i in rows)
+            frames = (frame_of(files[i], self._within, self._viewed) for i in rows)
         else:
-            frames = iter(clips.read(film, rows, within=self._within))
+            frames = iter(clips.read(film, rows, within=self._within, viewed=self._viewed))
         return np.stack([square(frame, self._side) for frame in frames])
 
 
@@ -194,6 +208,23 @@ def files_of(film: pathlib.Path) -> list[pathlib.Path]:
         return [film]
     numbered = [file for file in film.iterdir() if file.suffix.lower() in PICTURES and NUMBER.search(file.stem)]
     return sorted(numbered, key=_number)
+
+
+def frame_of(file: pathlib.Path, within: pathlib.Path | None = None, viewed: bool = True) -> np.ndarray:
+    """The frame in a picture file, uint8 [H, W, 3].
+
+    Args:
+        file, within: the file, and the folder that it must lie in, as in `opener.open_file`.
+        viewed: whether it is read as a viewer shows it, as in `transforms.decode_square`.
+
+    Raises:
+        ValueError: if it is no valid picture, or has more than 8 bits a value.
+    """
+    picture = pictures.opened(file, within=within)
+    if picture.mode in pictures.DEEP:
+        raise ValueError(f"{file} has more than 8 bits a value ({picture.mode}). Valid: 8 bits")
+    picture.load()
+    return np.asarray(pictures.on_white(pictures.upright(picture)) if viewed else picture.convert("RGB"))
 
 
 def _number(file: pathlib.Path) -> int:

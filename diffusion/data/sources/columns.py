@@ -58,6 +58,7 @@ class Columns:
         caption: str = "",
         side: int = 0,
         varied: tuple[int, ...] = (),
+        viewed: bool = False,
     ):
         """Looks the columns up.
 
@@ -73,6 +74,7 @@ class Columns:
             side: height and width of the squares that pictures become; 0 for pictures of one size.
             varied: (H, W) of the samples, where pictures keep their sizes, as in `tfds_records.open_source`; () where
                 all have one size.
+            viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
         Raises:
             ValueError: for a column that does not exist; the message lists the columns. For a side that no picture has.
@@ -87,6 +89,7 @@ class Columns:
         self.channels = 0
         self._caption = self.known(caption, "caption")
         self._side = side
+        self._viewed = viewed
 
     @property
     def wanted(self) -> list[str]:
@@ -205,9 +208,9 @@ class Columns:
         channels = channels or self.channels_of(value)
         content = content_of(data)
         if self._side:
-            picture = transforms.decode_square(content, self._side, channels, IMAGE_LIMIT)
+            picture = transforms.decode_square(content, self._side, channels, IMAGE_LIMIT, self._viewed)
         else:
-            picture = transforms.decode_any(content, channels, IMAGE_LIMIT)
+            picture = transforms.decode_any(content, channels, IMAGE_LIMIT, self._viewed)
         picture.flags.writeable = False  # it may be handed out again
         return picture
 

@@ -42,6 +42,7 @@ def tar_stream(
     side: int = 0,
     window: int = 1000,
     seed: int = 0,
+    viewed: bool = True,
 ) -> Iterated:
     """Streams the tar files of a folder, or the ones that a pattern names; .tar.gz and .tgz too.
 
@@ -55,6 +56,7 @@ def tar_stream(
         side: height and width of the squares that pictures become; 0 for pictures of one size.
         window: number of records that are shuffled together, and held in memory; 1 keeps their order.
         seed: the seed of the order.
+        viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -62,7 +64,7 @@ def tar_stream(
         DamagedRecord: if the first file is no tar archive.
     """
     order = _Order(path, split, (".tar", ".tar.gz", ".tgz"), tar_records, _member_columns, window, seed)
-    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side}
+    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "viewed": viewed}
     return _stream(order, split, classes, columns)
 
 
@@ -78,10 +80,11 @@ def parquet_stream(
     side: int = 0,
     window: int = 1000,
     seed: int = 0,
+    viewed: bool = True,
 ) -> Iterated:
     """Streams the Parquet files of a folder, or of a pattern; arguments and errors as in `tar_stream`."""
     order = _Order(path, split, (".parquet", ".parq"), parquet_records, dict, window, seed)
-    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side}
+    columns = {"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "viewed": viewed}
     return _stream(order, split, classes, columns)
 
 

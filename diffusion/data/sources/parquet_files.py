@@ -30,6 +30,7 @@ def parquet(
     caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
+    viewed: bool = True,
 ) -> Records:
     """Opens the Parquet files of a folder, or the ones that a pattern names.
 
@@ -42,6 +43,7 @@ def parquet(
             or else for all labels that occur, sorted.
         side: height and width of the squares that pictures become; 0 for pictures of one size.
         varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -50,7 +52,7 @@ def parquet(
     table = Parquet(path, split)
     names = classes or table.classes(label)
     columns = {"x": x, "label": label, "classes": names, "condition": condition, "caption": caption}
-    return Records(table, split, side=side, varied=varied, **columns)
+    return Records(table, split, side=side, varied=varied, viewed=viewed, **columns)
 
 
 class Parquet:

@@ -36,6 +36,7 @@ def class_folders(
     label: str | None = None,
     classes: tuple[str, ...] = (),
     varied: tuple[int, ...] = (),
+    viewed: bool = True,
 ) -> Records:
     """Opens a folder with a folder of pictures for each class, whose name is the caption of its pictures.
 
@@ -46,13 +47,15 @@ def class_folders(
         label: None for the class folders as labels; "" for no labels.
         classes: the names of the folders in the order of their numbers; () for all, sorted.
         varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such folder.
         ValueError: if it holds no pictures in folders of classes.
     """
     table = ClassFolders(path, split)
-    return Records(table, split, side=side, label=label, classes=classes, varied=varied, caption="label")
+    how = {"side": side, "varied": varied, "viewed": viewed}
+    return Records(table, split, label=label, classes=classes, caption="label", **how)
 
 
 def picture_folder(
@@ -66,6 +69,7 @@ def picture_folder(
     caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
+    viewed: bool = True,
 ) -> Records:
     """Opens a folder of pictures, with the columns of its metadata.csv, metadata.jsonl, or .txt files.
 
@@ -76,6 +80,7 @@ def picture_folder(
             the names of the classes, as in `table_records.Records`; "mask_file_name" is the column "mask".
         side: height and width of the squares that pictures become; 0 for pictures of one size.
         varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such folder, or pictures that its table names are missing.
@@ -83,7 +88,7 @@ def picture_folder(
     """
     table = PictureFolder(path, split)
     columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
-    return Records(table, split, side=side, varied=varied, **columns)
+    return Records(table, split, side=side, varied=varied, viewed=viewed, **columns)
 
 
 class _Files:

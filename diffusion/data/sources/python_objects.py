@@ -54,6 +54,7 @@ def huggingface(
     caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
+    viewed: bool = True,
 ) -> "table_records.Records | Stream":
     """The source of a `datasets.Dataset`, with random access, or of a `datasets.IterableDataset`, as a stream.
 
@@ -67,6 +68,7 @@ def huggingface(
         classes: the names of the labels; () for the names in the dataset's own `ClassLabel`.
         side: height and width of the squares that pictures become; 0 for pictures of one size.
         varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         ValueError: for a column that does not exist, or a stream with labels whose classes are not known.
@@ -74,7 +76,7 @@ def huggingface(
     dataset = _encoded(dataset)
     features = dataset.features or {}
     names_of = lambda label: classes or tuple(getattr(features.get(label), "names", None) or ())
-    parts = {"x": x, "condition": condition, "caption": caption, "side": side, "varied": varied}
+    parts = {"x": x, "condition": condition, "caption": caption, "side": side, "varied": varied, "viewed": viewed}
     if hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__"):
         table = HuggingFace(dataset)
         label = Columns(table.where, table.columns, label=label, **parts).label

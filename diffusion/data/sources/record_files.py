@@ -31,6 +31,7 @@ def array_records(
     caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
+    viewed: bool = True,
 ) -> Records:
     """Opens the ArrayRecord files of a folder, or the ones that a pattern names.
 
@@ -43,6 +44,7 @@ def array_records(
             the names of the classes, as in `table_records.Records`.
         side: height and width of the squares that pictures become; 0 for pictures of one size.
         varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -50,7 +52,7 @@ def array_records(
     """
     table = ArrayRecords(path, split, parse or by_its_first_bytes)
     columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
-    return Records(table, split, side=side, varied=varied, **columns)
+    return Records(table, split, side=side, varied=varied, viewed=viewed, **columns)
 
 
 class ArrayRecords:

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffusion.arrays import pytrees
 from diffusion.data import fingerprints, identities
-from diffusion.io import failures
+from diffusion.io import failures, pictures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
 MEMORY_LIMIT = 2**30  # a split whose decoded images have at most so many bytes is kept in memory
@@ -376,8 +376,11 @@ class RandomAccess(ManyAtOnce):
         except DamagedRecord:
             return [b"damaged"] if len(rows) == 1 else [one for row in rows for one in self._digests([row])]
 
-    def _sizes(self, rows: Sequence[int], column: str, opened: Any) -> np.ndarray:
-        """The heights and widths of pictures, int64 [n, 2]; of encoded ones `opened` reads the headers alone."""
+    def _sizes(self, rows: Sequence[int], column: str, opened: Any, viewed: bool = False) -> np.ndarray:
+        """The heights and widths of pictures, int64 [n, 2]; of encoded ones `opened` reads the headers alone.
+
+        If `viewed`, they are those of the picture that a viewer shows, turned as its EXIF data say.
+        """
         sizes = []
         for row, stored in zip(rows, self._read(list(rows))):
             with self._blamed(row):
@@ -385,5 +388,6 @@ class RandomAccess(ManyAtOnce):
                     sizes.append(stored[column].shape[:2])
                     continue
                 with opened(stored[column]) as image:
-                    sizes.append((image.height, image.width))
+                    width, height = pictures.upright_size(image) if viewed else image.size
+                    sizes.append((height, width))
         return np.array(sizes, np.int64).reshape(-1, 2)

@@ -3,6 +3,7 @@
 `Records` decodes pictures, numbers classes, slices splits, and names damaged records.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -71,6 +72,7 @@ class Records(RandomAccess):
         caption: str = "",
         side: int = 0,
         varied: tuple[int, ...] = (),
+        viewed: bool = False,
         together: int = 1,
     ):
         """Describes the records by the first sound one, and numbers the classes of all labels.
@@ -83,6 +85,7 @@ class Records(RandomAccess):
                 `columns.Columns`.
             side: height and width of the squares that pictures become; 0 for pictures of one size.
             varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+            viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
             together: number of consecutive rows that no part divides, as in `splits.Split.rows`.
 
         Raises:
@@ -99,8 +102,10 @@ class Records(RandomAccess):
         self._columns = Columns(
             *(table.where, table.columns),
             **{"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied},
+            viewed=viewed,
         )
-        self._about = [split, side, str(self._columns.example)]
+        self._viewed = viewed
+        self._about = [split, side, str(self._columns.example), *(["viewed"] if viewed else [])]
         self._classes: tuple[str, ...] = ()
         self._numbers = None
         if name := self._columns.label:
@@ -111,19 +116,34 @@ class Records(RandomAccess):
         self._keep = bool(self._columns.channels) and not varied and self._fits_memory()
 
     def _channels_of_first(self) -> int:
-        """The channels of the first sound picture; 0 where the example is no picture."""
+        """The channels of the first sound picture; 0 where the example is no picture.
+
+        Where it is grey, but one of the pictures evenly between the first and the last is in colour, they are 3.
+        """
         if not isinstance(self._columns.example, str):
             return 0
         first: Exception | None = None
         for row in range(min(len(self), 100)):
             try:
-                value = self._table.read([int(self._rows[row])], [self._columns.example])[0][self._columns.example]
-                return self._columns.channels_of(value)
+                channels = self._channels(row)
+                return 3 if channels == 1 and self._viewed and self._some_in_colour() else channels
             except (ValueError, OSError) as error:
                 if failures.is_machine_failure(error):
                     raise
                 first = first or error
         raise ValueError(f"{self._table.place(int(self._rows[0]))} and the records after it cannot be used: {first}")
+
+    def _channels(self, row: int) -> int:
+        value = self._table.read([int(self._rows[row])], [str(self._columns.example)])[0][str(self._columns.example)]
+        return self._columns.channels_of(value)
+
+    def _some_in_colour(self) -> bool:
+        """Whether a picture is in colour among those whose content the fingerprint holds."""
+        for row in fingerprints.rows(len(self)):
+            with contextlib.suppress(ValueError, OSError):  # a damaged one is named where it is read
+                if self._channels(row) > 1:
+                    return True
+        return False
 
     def _first_sound(self) -> dict[str, Any]:
         error = None
@@ -201,7 +221,7 @@ class Records(RandomAccess):
             DamagedRecord: if a record does not begin as a picture does.
         """
         header = lambda value: opened(encoded(value))  # type: ignore[arg-type]
-        return self._sizes(rows, str(self._columns.example), header)
+        return self._sizes(rows, str(self._columns.example), header, self._viewed)
 
     def identities(self) -> np.ndarray | None:
         """The identities of the rows in their table, see `data.identities`; another split's files are another table."""
@@ -213,9 +233,11 @@ class Records(RandomAccess):
         return hashlib.sha256(json.dumps([self._table.stamp(), *self._about], default=str).encode()).hexdigest()
 
     def fingerprint(self) -> dict[str, int | str]:
-        """The number of records, and a digest of some of them as they are stored."""
+        """The number of records, a digest of some of them as they are stored, and how pictures are read."""
         labels = {} if self._numbers is None else {"labels": fingerprints.digest([self._numbers[self._rows].tobytes()])}
-        return {"records": len(self), "sha256": self._sampled(), **labels}
+        viewed = self._viewed and (self._columns.channels or self.spec.clips)
+        pixels = {"pixels": "viewed"} if viewed else {}  # those of earlier versions say nothing
+        return {"records": len(self), "sha256": self._sampled(), **labels, **pixels}
 
 
 def stamp_of(paths: Sequence[str | os.PathLike]) -> list[tuple[str, int, int]]:

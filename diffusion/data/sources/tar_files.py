@@ -40,6 +40,7 @@ def tar_shards(
     caption: str = "",
     side: int = 0,
     varied: tuple[int, ...] = (),
+    viewed: bool = True,
 ) -> Records:
     """Opens the tar files of a folder, or the ones that a pattern names.
 
@@ -50,13 +51,14 @@ def tar_shards(
             the names of the classes, as in `table_records.Records`; columns are the suffixes of members.
         side: height and width of the squares that pictures become; 0 for pictures of one size.
         varied: (H, W) of the samples, where pictures keep their sizes; () where all have one.
+        viewed: whether pictures are read as a viewer shows them, as in `transforms.decode_square`.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if a file is no whole tar archive, is compressed, or its records differ in their members.
     """
     columns = {"x": x, "label": label, "classes": classes, "condition": condition, "caption": caption}
-    return Records(TarShards(path, split), split, side=side, varied=varied, **columns)
+    return Records(TarShards(path, split), split, side=side, varied=varied, viewed=viewed, **columns)
 
 
 class TarShards:
