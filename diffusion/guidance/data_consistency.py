@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.arguments import require_floats
 from diffusion.guidance.measurements import Measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
@@ -46,8 +47,10 @@ def proximal(
         scale: weight w > 0 of the estimate, DiffPIR's lambda: a number, `[B]` or a function of t.
 
     Raises:
+        TypeError: if y is no array of floating-point numbers.
         ValueError: if noise_std is negative.
     """
+    require_floats(y, "y")
     if not noise_std >= 0:
         raise ValueError(f"proximal: noise_std = {noise_std} must be at least 0")
 

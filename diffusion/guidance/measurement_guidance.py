@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from diffusion.arrays.arguments import require_floats
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.classifier_gradient import shift_score
 from diffusion.guidance.measurements import Measurement
@@ -148,8 +149,10 @@ def pseudoinverse(
         scale: guidance scale w: a number, `[B]` or a function of t.
 
     Raises:
+        TypeError: if y is no array of floating-point numbers.
         ValueError: if a standard deviation is out of range.
     """
+    require_floats(y, "y")
     if not (noise_std >= 0 and data_std > 0):
         raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.arguments import require_floats, require_shape
 from diffusion.guidance.measurements import Measurement
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
@@ -101,10 +101,12 @@ def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) ->
         noise_std: standard deviation sigma_y of the noise, >= 0.
 
     Raises:
+        TypeError: if y is no array of floating-point numbers.
         ValueError: if noise_std is negative.
 
     Reference: Doucet 2010, "A Note on Efficient Conditional Simulation of Gaussian Distributions", algorithm 2.
     """
+    require_floats(y, "y")
     if not noise_std >= 0:
         raise ValueError(f"gaussian_draw: noise_std = {noise_std} must be at least 0")
 

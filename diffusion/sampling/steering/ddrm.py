@@ -5,6 +5,7 @@ __all__ = ["ddrm"]
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.arguments import require_floats
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.measurements import Measurement
 from diffusion.package import public
@@ -47,8 +48,10 @@ def ddrm(
             `measurements.blurred`, whose A^+ is 0 up to there.
 
     Raises:
+        TypeError: if y is no array of floating-point numbers.
         ValueError: if a number is out of range, or the measurement has no `filtered`.
     """
+    require_floats(y, "y")
     if not (noise_std >= 0 and 0 <= eta <= 1 and 0 <= eta_b <= 1 and smallest >= 0):
         raise ValueError(
             f"ddrm: noise_std = {noise_std} and smallest = {smallest} must be at least 0, and eta = {eta} and eta_b = "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.arguments import require_floats
 from diffusion.guidance.measurements import Measurement
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
@@ -77,11 +78,12 @@ def mcgdiff(
         values Y.
 
     Raises:
-        TypeError: under the conditions of `samplers.sample`.
+        TypeError: under the conditions of `samplers.sample`; if y is no array of floating-point numbers.
         ValueError: under the conditions of `samplers.sample`; if a number is out of range, the measurement lacks
             `filtered` or `trace`, number does not divide the batch, the sampler is of another kind, or the plan
             renoises; outside of `jit`, if a log-weight is NaN or infinity.
     """
+    require_floats(y, "y")
     if not (noise_std >= 0 and smallest >= 0):
         raise ValueError(f"mcgdiff: noise_std = {noise_std} and smallest = {smallest} must be at least 0")
     along, trace = measurement.filtered, measurement.trace

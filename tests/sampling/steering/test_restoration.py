@@ -40,6 +40,22 @@ def _prior(keys):
     return samplers.prior(SCHEDULE, keys, (3,))
 
 
+@pytest.mark.parametrize("user", ["proximal", "pseudoinverse", "gaussian_draw", "ddrm", "mcgdiff"])
+def test_a_measurement_of_bytes_is_refused(user):
+    """A picture of 0..255 would be taken for values in [-1, 1]."""
+    measurement, y = measurements.matrix(A), np.array([[200, 3]], np.uint8)
+    particles = (samplers.ddpm(), DENOISE, SCHEDULE, jnp.zeros((1, 3)), PLAN, jax.random.split(jax.random.key(0), 1))
+    users = {
+        "proximal": lambda: guidance.proximal(DENOISE, SCHEDULE, measurement, y),
+        "pseudoinverse": lambda: guidance.pseudoinverse(DENOISE, SCHEDULE, measurement, y),
+        "gaussian_draw": lambda: steering.gaussian_draw(measurement, y),
+        "ddrm": lambda: steering.ddrm(measurement, y),
+        "mcgdiff": lambda: steering.mcgdiff(*particles, measurement, y, number=1),
+    }
+    with pytest.raises(TypeError, match=r"y must be an array of floating-point numbers.*uint8"):
+        users[user]()
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("noise", [0.2, 0.0])
 def test_daps_has_the_posterior_in_any_number_of_steps(noise):
