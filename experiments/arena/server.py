@@ -211,7 +211,7 @@ def _body(handler: BaseHTTPRequestHandler) -> Mapping[str, Any]:
     if handler.headers.get_content_type() != "application/json":
         raise Refused("votes must be sent as application/json")
     length = handler.headers.get("Content-Length", "")
-    if not length.isdecimal() or int(length) > BODY:
+    if not length.isdecimal() or len(length) > 20 or int(length) > BODY:
         raise Refused(f"a vote must have at most {BODY} bytes")
     try:
         content = limits.parse_json(handler.rfile.read(int(length)), "this request")

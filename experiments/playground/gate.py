@@ -83,4 +83,5 @@ def _too_large(headers: Mapping[str, str]) -> tuple[int, str] | None:
     length = headers.get("content-length", "0")
     if not (length.isascii() and length.isdigit()):
         return 400, "Content-Length is not a number"
-    return (413, f"{int(length):,} bytes: at most {BODY:,} are accepted") if int(length) > BODY else None
+    large = len(length) > 20 or int(length) > BODY  # Python converts no number of thousands of digits
+    return (413, f"the body is too large: at most {BODY:,} bytes are accepted") if large else None

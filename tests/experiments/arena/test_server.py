@@ -109,6 +109,7 @@ def test_a_server_that_is_started_again_goes_on(ask, place):
      ("/vote", b"{", None, "not valid JSON"), ("/vote", b"x" * 10_001, None, "at most 10000 bytes"),
      ("/vote", b"[" * 9_000, None, "not valid JSON"), ("/picture?voter=ana&turn=" + "9" * 5000, None, None, "turn=9"),
      ("/vote", {"voter": "ana", "turn": 0, "side": "left"}, {"Content-Type": "text/plain"}, "application/json"),
+     ("/vote", b"{}", {"Content-Type": "application/json", "Content-Length": "9" * 5000}, "at most 10000 bytes"),
      ("/turn?voter=ana", None, {"Host": "evil.example:80"}, "open the page at the address")],
 )  # fmt: skip
 def test_other_requests_are_refused_and_nothing_is_written(ask, place, path, body, headers, message):

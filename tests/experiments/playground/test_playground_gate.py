@@ -118,6 +118,7 @@ def test_a_body_of_known_fields_reaches_the_page_as_it_came():
     ([("content-length", str(BODY))], 200),
     ([("content-length", str(BODY + 1))], 413),
     ([("content-length", "300000000")], 413),
+    ([("content-length", "9" * 5000)], 413),
     ([("content-length", "-1")], 400),
     ([("transfer-encoding", "chunked")], 411),
 ])  # fmt: skip
