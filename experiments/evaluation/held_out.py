@@ -75,12 +75,37 @@ def require(config: Mapping, train: Split, real: Split) -> TrainedOn:
     Raises:
         ConfigError: names both splits, and the number of records that they share.
     """
+    require_same_classes(train.spec, real.spec)
     shared, by = trained_on(train, real), train.spec
     for source in _of_earlier_runs(config):
         count = shared_records.by_number(real.stored, shared_records.identify(source)) or 0
         if count > shared.count:
             shared, by = TrainedOn(min(count, shared.of), shared.of), source.spec
     return _checked(config, shared, real.spec, by)
+
+
+def require_same_classes(train: sources.DataSpec, other: sources.DataSpec) -> None:
+    """Refuses records in which the number of a class stands for another class than in the records of the training.
+
+    Classes are numbered by the labels that occur in a split, so that one without some class would shift those after it.
+
+    Args:
+        train: the description of the records of the training.
+        other: the description of the records that samples are compared with.
+
+    Raises:
+        ConfigError: names the classes of both.
+    """
+    if not train.classes or other.classes == train.classes[: len(other.classes)]:
+        return
+    listed = lambda names: ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+    name = lambda spec: f"{spec.name} ({spec.split})"
+    raise ConfigError(
+        f"{name(other)}, which samples are compared with, has the classes {listed(other.classes)}, but {name(train)}, "
+        f"which the model is trained on, has {listed(train.classes)}, so that a number stands for another class. "
+        "Valid: a split with the same classes (config.evaluate.split), or their names for both: "
+        'config.data.source.classes = ("...", "...")'
+    )
 
 
 def _of_earlier_runs(config: Mapping, depth: int = 8) -> Iterator[sources.Source | Stream]:
@@ -147,7 +172,8 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
         One line; "" if some records are held out, or if the run makes no samples that are compared with records.
 
     Raises:
-        ConfigError: if the numbers of the records show that some are both trained on and held out.
+        ConfigError: if the numbers of the records show that some are both trained on and held out, or that they have
+            other classes.
     """
     if not recipe.makes_samples:
         return ""
@@ -158,6 +184,7 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
         return "" if recipe.on_latents else f"no records are held out ({error}), and an evaluation needs some: {VALID}"
     if other is None:
         return "no records are held out, and an evaluation needs some: Recipe(held_out=records)"
+    require_same_classes(source.spec, other.spec)
     count = _by_number(other, source)
     number = max(other.spec.size, 0)
     if count is None and not isinstance(other, Stream) and other.fingerprint() == source.fingerprint():
@@ -200,6 +227,7 @@ def require_sources(recipe: Recipe, train: sources.Source | Stream, other: sourc
     Raises:
         ConfigError: names both splits, and the number of records that they share.
     """
+    require_same_classes(train.spec, other.spec)
     size = max(other.spec.size, 0)
     counts = [_count(other, train)]
     counts += [_by_number(other, earlier) or 0 for earlier in _of_earlier_runs(recipe.config)]

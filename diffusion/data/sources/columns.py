@@ -1,6 +1,7 @@
 """From the columns of a format to a record: its example, label, condition and text."""
 
 import pathlib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -258,13 +259,20 @@ def class_numbers(
         place: row -> its name in messages.
         what: the name of the labels in messages.
 
+    Warns if a number up to the largest label occurs nowhere, as 0 where classes are numbered from 1.
+
     Raises:
-        ValueError: for a label that is in no class, or of another kind; the message names its place.
+        ValueError: for a missing label, one that is in no class, or one of another kind; the message names its place.
     """
     values = [
         value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values
     ]
     texts = any(isinstance(value, str) for value in values)
+    for row, value in enumerate(values):
+        if value is None or (isinstance(value, str) and not value and "" not in classes):
+            raise ValueError(
+                f'{place(row)}: it has no label. Valid: a label in every record, or label = "" for no labels at all'
+            )
     if texts or classes:
         names = classes or tuple(sorted({str(value) for value in values}))
         number = {name: k for k, name in enumerate(names)} | ({} if texts else {k: k for k in range(len(names))})
@@ -294,7 +302,16 @@ def class_numbers(
         raise ValueError(
             f"{place(row)}: its label is {numbers[row]}. Valid: integers from 0 to {CLASSES - 1:,}, one for each class."
         )
-    return tuple(map(str, range(int(numbers.max()) + 1))), numbers.astype(np.int64)
+    count = int(numbers.max()) + 1
+    if number := count - len(np.unique(numbers)):
+        unused = np.setdiff1d(np.arange(count), numbers)
+        listed = f"{', '.join(map(str, unused[:10]))}{' ...' if number > 10 else ''}"
+        warnings.warn(
+            f"{what}: of the classes 0 to {count - 1}, {number} have no record ({listed}), so that a model does "
+            "not learn them, but samples of all classes contain them. Number the classes from 0 on without gaps",
+            stacklevel=2,
+        )
+    return tuple(map(str, range(count))), numbers.astype(np.int64)
 
 
 def encoded(value: Any) -> bytes | PictureFile | None:

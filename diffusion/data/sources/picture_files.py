@@ -14,6 +14,7 @@ import csv
 import io
 import os
 import pathlib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from diffusion.io import limits, opener
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 METADATA = ("metadata.csv", "metadata.jsonl")
+NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")  # Python reads 1_0 and nan, too
 FILE = "file_name"  # the column that names the picture; one that ends in it names another picture of the record
 
 
@@ -235,7 +237,7 @@ def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
-    """The lines of a CSV table; the values of a column are numbers where all of them are."""
+    """The lines of a CSV table; the values of a column are numbers where all of them are, written in digits."""
     try:
         table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         columns = table.fieldnames or []
@@ -251,6 +253,8 @@ def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
         )
     rows: list[dict[str, Any]] = [row for _, row in numbered]
     for name in columns:
+        if not all(NUMBER.fullmatch(row[name]) for row in rows):
+            continue
         for kind in (int, float):
             try:
                 values = [kind(row[name]) for row in rows]

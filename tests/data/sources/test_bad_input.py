@@ -5,6 +5,7 @@ What is said of folders, tables and captions: tests/data/sources/test_formats.py
 
 import gzip
 import io
+import re
 import tarfile
 
 import numpy as np
@@ -229,3 +230,34 @@ def test_a_member_that_is_not_what_its_suffix_says_is_named(tmp_path, name):
     tar_of(tmp_path / "b/train.tar", labels)
     with pytest.raises(ValueError, match=r"train\.tar, record '1' at byte .*its cls cannot be read: .*b'one'"):
         all_of(opened(name, tmp_path / "b"))
+
+
+@pytest.mark.parametrize("labels", [["cat", None, "dog"], [0, None, 1], ["cat", "", "dog"], ["0", "1", "", "10"]])
+def test_a_record_without_a_label_is_no_class(labels, tmp_path):
+    pq.write_table(pa.table({"x": [[0.5, 1.0]] * len(labels), "label": labels}), tmp_path / "a.parquet")
+    row = next(k for k, label in enumerate(labels) if not label and label != 0)
+    with pytest.raises(ValueError, match=rf"a\.parquet, row {row}: it has no label\. Valid: a label in every record"):
+        sources.parquet(str(tmp_path / "a.parquet"))
+    assert not sources.parquet(str(tmp_path / "a.parquet"), label="").spec.num_classes
+
+
+def test_an_empty_label_that_is_named_as_a_class_is_one(tmp_path):
+    pq.write_table(pa.table({"x": [[0.5], [1.0]], "label": ["", "dog"]}), tmp_path / "a.parquet")
+    source = sources.parquet(str(tmp_path / "a.parquet"), classes=("dog", ""))
+    assert [source[row]["label"] for row in range(2)] == [1, 0]
+
+
+@pytest.mark.parametrize("label, read", [("1_0", "1_0"), ("nan", "nan"), ("12", 12), ("-1.5e3", -1500.0), (".5", 0.5)])
+def test_a_column_of_a_table_is_numbers_where_they_are_written_in_digits(label, read, tmp_path):
+    """Python's int and float also take 1_0, which is 10, and words."""
+    (tmp_path / "0.png").write_bytes(png(stored.PICTURES[0]))
+    (tmp_path / "metadata.csv").write_text(f"file_name,value\n0.png,{label}\n")
+    assert sources.picture_folder(str(tmp_path)).column("value") == [read]
+
+
+@pytest.mark.parametrize("labels, unused", [([1, 2, 3], "1 have no record (0)"), ([0, 3], "2 have no record (1, 2)")])
+def test_classes_without_records_are_named(labels, unused, tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((len(labels), 2), np.float32), label=labels)
+    with pytest.warns(UserWarning, match=re.escape(f"of the classes 0 to 3, {unused}")):
+        source = sources.arrays(str(tmp_path / "a.npz"))
+    assert source.spec.num_classes == 4 and [source[row]["label"] for row in range(len(labels))] == labels

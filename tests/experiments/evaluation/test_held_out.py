@@ -194,3 +194,33 @@ def test_a_reference_of_the_training_says_so():
     assert held_out.count_in_reference(config, "digits@train") == 629
     assert held_out.count_in_reference(config, "digits@test") == 0
     assert held_out.count_in_reference(config, "reference.npz") is None
+
+
+def class_folders(folder, **splits):
+    for split, classes in splits.items():
+        for number, name in enumerate(classes):
+            (folder / split / name).mkdir(parents=True)
+            value = 40 * number + 7 * len(split)
+            Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(folder / split / name / "0.png")
+    return {"name": "class_folders", "path": str(folder)}
+
+
+@pytest.mark.parametrize("test, aligned", [("abc", True), ("ab", True), ("ac", False), ("abd", False), ("abcd", False)])
+def test_a_split_in_which_numbers_stand_for_other_classes_is_refused(test, aligned, tmp_path):
+    entry = class_folders(tmp_path, train="abc", test=test)
+    config = config_of(entry)
+    if aligned:
+        assert held_out.require(config, *real_images.splits_of(config)).count == 0
+        return
+    has = f"has the classes {', '.join(test)}"
+    words = rf"\(test\), which samples are compared with, {has}, but .* \(train\).* a, b, c,"
+    for refused in (
+        lambda: held_out.require(config, *real_images.splits_of(config)),
+        lambda: held_out.at_start(resolve.recipe(config, (8, 8, 3)), data.source(config, "train")),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            refused()
+    named = config_of(entry | {"classes": ("a", "b", "c", "d")})
+    train_split, real = real_images.splits_of(named)
+    assert held_out.require(named, train_split, real).count == 0
+    assert real.labels.tolist() == ["abcd".index(name) for name in test]
