@@ -4,12 +4,11 @@
 pictures, or a prepared dataset as NAME@SPLIT.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -175,8 +174,9 @@ def _folder(spec: str, path: pathlib.Path) -> ImageSet:
     def read(start, stop):
         return np.stack([_decode(str(file), opener.read(file, within=path), first.shape) for file in files[start:stop]])
 
-    digest = _with_turned(files_digest(files, len(files) > 1), (opener.read(file, within=path) for file in files))
-    return ImageSet(len(files), first.shape, read, digest, _record(spec, "folder", np.uint8))
+    return ImageSet(
+        len(files), first.shape, read, files_digest(files, len(files) > 1), _record(spec, "folder", np.uint8)
+    )
 
 
 def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
@@ -205,22 +205,11 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
             raise ImageSetError(f"{spec} is damaged between records {start} and {stop - 1}.") from error
         return np.stack([_decode(f"{spec}, record {start + i}", data, first.shape) for i, data in enumerate(encoded)])
 
-    parts = (range(start, min(start + 1000, count)) for start in range(0, count, 1000))
-    digest = _with_turned(files_digest([path]), (data for part in parts for data in records.__getitems__(list(part))))
-    return ImageSet(count, first.shape, read, digest, _record(spec, "array_record", np.uint8))
-
-
-def _with_turned(digest: str, encoded: Iterable[bytes]) -> str:
-    """The fingerprint of pictures: that of their files, but another where EXIF data turn some, once ignored here."""
-    turned = []
-    for number, data in enumerate(encoded):
-        with contextlib.suppress(ValueError), pictures.opened(data, "it") as picture:  # reading names a damaged one
-            if pictures.orientation(picture) != 1:
-                turned.append(number)
-    return hashlib.sha256(f"{digest} {turned}".encode()).hexdigest() if turned else digest
+    return ImageSet(count, first.shape, read, files_digest([path]), _record(spec, "array_record", np.uint8))
 
 
 def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
+    """The stored pixels, which EXIF data do not turn: published programs of FID compare these."""
     try:
         picture = pictures.opened(data, name)
     except ValueError as error:
@@ -233,8 +222,7 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
                 raise ImageSetError(
                     f"{name} has the mode {picture.mode}. Valid: RGB or grey with 8 bits, without an alpha channel."
                 )
-            picture.load()
-            image = np.asarray(pictures.upright(picture))
+            image = np.asarray(picture)
     except ImageSetError:
         raise
     except pictures.DAMAGED as error:
