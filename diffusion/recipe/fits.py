@@ -250,20 +250,40 @@ def _check_way(recipe: Any, guided: Any) -> None:
         return
     denoise = FlowMap(lambda x, t, s: x) if FlowMap in sampler.takes else _on_trial(recipe, guided)
     arguments = {"sampler": sampler, "denoise": denoise, "schedule": recipe.schedule, "plan": plan}
-    driver, shape = recipe.sampling.driver, frames or (1,)
+    driver, shape = recipe.sampling.driver, recipe.examples.shape or (*frames, 8, 8, 1)
     if isinstance(driver, Steered):
         if driver.measured is not None and recipe.examples.shape is None:
             return  # the operator may not take another shape than that of the data
         driver, shape = driver.on_trial(recipe.examples.shape)
     with blamed_on(recipe.config, "sample.driver", "sample.sampler", "sample.plan"):
         try:
-            jax.eval_shape(
+            driven = jax.eval_shape(
                 lambda x, keys: driver(x=x, keys=keys, **arguments),
                 jax.ShapeDtypeStruct((1, *shape), np.float32),
                 jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1)),
             )
         except TypeError as error:  # the trial needs a denoiser of another kind
             raise ValueError(str(error)) from error
+        _check_driven(driven, (1, *shape), getattr(recipe.sampling.driver, "numbers", None))
+
+
+def _check_driven(driven: Any, shape: tuple[int, ...], numbers: type | None) -> None:
+    """Refuses what a driver returned on trial if it is not x, or (x, numbers about the batch).
+
+    Args:
+        driven: what it returned, with shapes in the place of arrays.
+        shape: the shape of x.
+        numbers: the class of the numbers of a driver that reads pictures or a reward; None: they are left out.
+    """
+    x, *others = driven if isinstance(driven, tuple) else (driven,)
+    if getattr(x, "shape", None) != shape:
+        what = f"an array of the shape {x.shape}" if hasattr(x, "shape") else f"a {type(x).__name__}"
+        raise ValueError(f"the driver returns {what} for x of the shape {shape}. Valid: x at the end of the plan")
+    if numbers is not None and others and type(others[0]) is not numbers:
+        raise ValueError(
+            f"the driver returns x with a {type(others[0]).__name__}. Valid: a {numbers.__name__}, or a class of your "
+            "own that the driver's function names by steering_drivers.numbering"
+        )
 
 
 def _on_trial(recipe: Any, guided: Any) -> Any:

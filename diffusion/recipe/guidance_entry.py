@@ -81,7 +81,8 @@ def conditions(config: Mapping) -> Callable[..., tuple[Any, ...]] | None:
             return layer_masks.mask(number, network.depth, layers)
 
         supplied = {"condition": condition, "null": null, "mask": mask}
-        return call({spec["name"]: conditions_of}, spec, "config.sample.guidance", "guidance", **supplied)
+        what = "conditions of the guidance"
+        return call({spec["name"]: conditions_of}, spec, "config.sample.guidance", what, **supplied)
 
     return branches
 

@@ -1,6 +1,5 @@
 """The kinds of entries in a config: the table of each kind, nested entries, and the values of the run for arguments."""
 
-import dataclasses
 import inspect
 import math
 import typing
@@ -48,26 +47,6 @@ def _latents(autoencoder: Any) -> Any:
 
 def _dimension(shape: Any) -> int | None:
     return math.prod(pytrees.packed_shape(shape)) if shape else None
-
-
-def check_returned(kind: str, value: Any, path: str, name: Any) -> None:
-    """Refuses what a function returned if it lacks the fields of the type that the kind of its entry has in `OF_TYPES`.
-
-    A user's own type with these fields is valid, and processes of symbols differ in theirs.
-
-    Raises:
-        ConfigError: naming the function, what it returned, and the type.
-    """
-    types = [one for one, kind_of in OF_TYPES.items() if kind_of == kind]
-    if not types or kind == "process of symbols":
-        return
-    fields_of = lambda one: getattr(one, "_fields", None) or [field.name for field in dataclasses.fields(one)]
-    if not any(all(hasattr(value, field) for field in fields_of(one)) for one in types):
-        valid = " or ".join(one.__name__ for one in types)
-        raise ConfigError(
-            f"{path}.name = {name!r} returns a {type(value).__name__}. Valid: a function that returns a {valid}; see "
-            "docs/extend.md."
-        )
 
 
 class Kind(NamedTuple):

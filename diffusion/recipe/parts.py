@@ -393,9 +393,7 @@ class Resolver:
         }
         nested = {**entries, **nested}
         if path not in self.built:
-            value = call(table, entry, path, kind, nested=nested, **supplied)
-            kinds.check_returned(kind, value, path, given.get("name"))
-            self.built[path] = value
+            self.built[path] = call(table, entry, path, kind, nested=nested, **supplied)
         return self.built[path]
 
 

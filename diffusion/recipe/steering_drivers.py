@@ -69,7 +69,13 @@ class Tried(NamedTuple):
 
 
 def numbering(numbers: type) -> Callable[[Callable], Callable]:
-    """A decorator of drivers whose two numbers about a batch are others than `Weighed`."""
+    """A decorator of drivers whose two numbers about a batch are others than `Weighed`.
+
+    Args:
+        numbers: a NamedTuple of two numbers `[]` with the attributes of `Weighed`: the `title` under which samples.json
+            holds their means over the batches, `undefined`, which says what it means if one is not finite, and
+            `sentence`, which the command prints.
+    """
 
     def attach(driver: Callable) -> Callable:
         driver.numbers = numbers  # type: ignore[attr-defined]

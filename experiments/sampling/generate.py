@@ -290,6 +290,8 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
                 driver = driver.reading(labels[0], guides.Rows(labels[1], recipe.examples.shape))
             drive = functools.partial(sampling.samples, driver=driver)
             x, work = sampled(drive, params, weights, labels, seeds)
+            if not (recipe.sampling.follows_plan or isinstance(recipe.sampling.driver, guides.Steered)):
+                work = None  # what such a driver counts belongs to itself
             x = shown(params, decoder, x)
             return to_uint8(x) if recipe.makes_bytes else x, work
 

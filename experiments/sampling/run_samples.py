@@ -177,11 +177,10 @@ def sample_weights(
             driver = recipe.sampling.driver
             numbers = driver.numbers if isinstance(driver, guides.Steered) else steering_drivers.Weighed
             means = numbers(*(work / -(-number // batch_size)).tolist())
-            if not np.isfinite(means.log_normaliser):
+            if not np.isfinite(means).all():
                 batches_on_disk.clear(out)
                 raise ConfigError(
-                    f"config.sample.driver: the log of the normalising constant is {means.log_normaliser}, "
-                    f"{means.undefined}."
+                    f"config.sample.driver: the numbers of the {means.title} are {means._asdict()}, {means.undefined}."
                 )
             record[means.title] = means._asdict()
             print(means.sentence())

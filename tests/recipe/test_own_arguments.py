@@ -1,10 +1,14 @@
 """Arguments of a user's own functions: those that are entries of the config, by name or by type, and plain ones."""
 
+import inspect
 import pathlib
 import re
 import types
+from typing import NamedTuple
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +16,18 @@ from configs import digits
 from diffusion import objectives, samplers, schedules, timesteps
 from diffusion.data.sources import sequences
 from diffusion.objectives import interpolants
-from diffusion.recipe import ConfigError, Recipe, checks, data, kinds, names, resolve, values
+from diffusion.recipe import (
+    ConfigError,
+    Recipe,
+    checks,
+    data,
+    kinds,
+    names,
+    resolve,
+    returned,
+    steering_drivers,
+    values,
+)
 
 POINTS = [{"x": np.float32([i, -i])} for i in range(4)]
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
@@ -119,30 +134,88 @@ def test_a_guidance_without_a_scale_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "table, field, returned",
+    "table, field, entry, words",
     [
-        (names.SCHEDULES, "schedule", "NoiseSchedule"),
-        (names.PARAMETERIZATIONS, "parameterization", "Parameterization"),
-        (names.SAMPLERS, "sample.sampler", "Sampler"),
-        (names.DENSITIES, "objective.density", "Density"),
+        (names.SCHEDULES, "schedule", {}, "a NoiseSchedule"),
+        (names.PARAMETERIZATIONS, "parameterization", {}, "a Parameterization"),
+        (names.CLOCKS, "parameterization.clock", {}, r"a function \(schedule, t\)"),
+        (names.SAMPLERS, "sample.sampler", {}, "a SymbolSampler or a Sampler"),
+        (names.GRIDS, "sample.grid", {}, "an array of times"),
+        (names.PLANS, "sample.plan", {}, "a Plan"),
+        (names.CACHES, "sample.cache", {}, "a Cache"),
+        (names.GUIDANCES, "sample.guidance", {"scale": 2.0}, r"a function \(x_t, t\)"),
+        (names.DENSITIES, "objective.density", {}, "a Density"),
+        (names.OPTIMIZERS, "optimizer", {}, "an Optimizer"),
+        (names.AVERAGES, "ema", {}, "an ExponentialMovingAverage"),
+        (names.AUTOENCODERS, "autoencoder.network", {}, "a Linen module"),
     ],
 )
-def test_what_a_function_returns_is_of_its_kind(table, field, returned, monkeypatch):
-    """It was an AttributeError of whatever read it first."""
-    monkeypatch.setitem(table, "mine", lambda: 3)
+def test_what_a_function_returns_is_of_its_kind(table, field, entry, words, monkeypatch):
+    """It was an AttributeError of whatever read it first, in training or at the end of it."""
+    monkeypatch.setitem(table, "mine", lambda branches=None, scale=1.0, grid=None: None)
     config = digits.get_config("tiny")
-    values.put(config, field, {"name": "mine"})
-    with pytest.raises(ConfigError, match=rf"config.{field}.name = 'mine' returns a int. Valid: .* a .*{returned}"):
+    values.put(config, field, {"name": "mine"} | entry)
+    with pytest.raises(ConfigError, match=rf"config.{field}.name = 'mine' returns a NoneType. Valid: .* {words}"):
         checks.validate(config)
+
+
+@pytest.mark.parametrize("table, field", [(names.AUGMENTATIONS, "data.augment"), (names.GUIDES, "sample.guides")])
+def test_what_a_function_in_a_list_returns_is_of_its_kind(table, field, monkeypatch):
+    monkeypatch.setitem(table, "mine", lambda denoise=None: 3.0)
+    config = digits.get_config("tiny")
+    values.put(config, field, ({"name": "mine"},))
+    with pytest.raises(ConfigError, match=rf"config.{field}\[0\].name = 'mine' returns a float. Valid: .* a function"):
+        checks.validate(config)
+
+
+@pytest.mark.extended
+def test_every_function_of_the_library_returns_what_its_kind_says():
+    """Functions without required arguments are called; runs of other tests call the others."""
+    called = set()
+    for kind, spec in kinds.KINDS.items():
+        for function in spec.table.values():
+            parameters = inspect.signature(function).parameters.values()
+            if kind in returned.RETURNED and all(parameter.default is not parameter.empty for parameter in parameters):
+                returned.check(kind, function(), "config", kind)
+                called.add(kind)
+    assert len(called) > 20
+
+
+class Counted(NamedTuple):
+    evaluations: jax.Array
+    failures: jax.Array
+
+
+def test_a_driver_returns_x_and_its_numbers(monkeypatch):
+    """Other results failed once the samples were made, and other numbers were printed as those of particles."""
+    config = digits.get_config("tiny")
+    config.sample.driver = {"name": "mine"}
+    for driver in (
+        lambda sampler, denoise, schedule, x, plan, keys: x[..., 0],
+        lambda number=2: lambda x, **arguments: (x.mean(0), Counted(jnp.zeros([]), jnp.zeros([]))),
+    ):
+        monkeypatch.setitem(names.DRIVERS, "mine", driver)
+        with pytest.raises(
+            ConfigError, match=r"sample.driver = .*the driver returns an array of the shape \(.*Valid: x"
+        ):
+            checks.validate(config)
+    steered = lambda number=2: lambda x, **arguments: (x, Counted(jnp.zeros([]), jnp.zeros([])))
+    monkeypatch.setitem(names.DRIVERS, "mine", steered)
+    with pytest.raises(
+        ConfigError, match=r"sample.driver = .*returns x with a Counted. Valid: a Weighed, or .*numbering"
+    ):
+        checks.validate(config)
+    monkeypatch.setitem(names.DRIVERS, "mine", steering_drivers.numbering(Counted)(steered))
+    checks.validate(config)
 
 
 def test_a_sampler_of_ones_own_type_is_one():
     """Its fields are what a run reads."""
     fields = dict(samplers.heun()._asdict())
-    kinds.check_returned("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
+    returned.check("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
     del fields["step"]
     with pytest.raises(ConfigError, match="returns a SimpleNamespace"):
-        kinds.check_returned("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
+        returned.check("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
 
 
 def test_a_grid_that_rises_is_refused(monkeypatch):

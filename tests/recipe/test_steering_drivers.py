@@ -444,7 +444,7 @@ def test_samples_whose_reward_is_not_finite_are_not_written(registered, monkeypa
     config.model = {"name": "narrow"}
     config.objective.wrappers = ()
     weights = run_samples.Weights({"params": {"unused": jnp.zeros(1)}}, "narrow", "no step", {}, {})
-    with pytest.raises(ConfigError, match=r"normalising constant is nan.*Valid: a reward that is finite"):
+    with pytest.raises(ConfigError, match=r"'log_normaliser': nan.*Valid: a reward that is finite"):
         run_samples.sample_weights(checks.validate(config).at(SHAPE), weights, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
