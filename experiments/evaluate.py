@@ -149,19 +149,45 @@ ROUNDING = "floor(clip(127.5 x + 128, 0, 255))"
 SELECTION = "the first N samples in class order 0, 1, .., 0, 1, .. (every class as often as any other, up to one)"
 
 
-def evaluate(recipe: Recipe, folder: str | pathlib.Path, effort: Effort = FULL) -> dict:
+def evaluate(
+    recipe: Recipe,
+    folder: str | pathlib.Path,
+    effort: Effort = FULL,
+    metrics: Sequence[str | model_metrics.Metric] = (),
+    run_folder: str | pathlib.Path | None = None,
+) -> dict:
     """Evaluates the samples in a folder and writes report.json and report.md there (and curves.png, in a run folder).
 
     Args:
         recipe: the recipe of the run; one with its own records has `held_out` records too.
         folder: the run folder, or another that `sample` wrote to.
         effort: the numbers of resamples and subsets.
+        metrics: further metrics: names of `model_metrics.METRICS`, or functions of a `model_metrics.Subject`.
+        run_folder: the run folder, whose checkpoint the metrics read; None for `folder`.
 
     Returns:
         The content of report.json.
+
+    Raises:
+        ConfigError: for a metric that is not known, needs pictures, or returns something else than metrics do.
     """
+    for name in metrics:
+        if not callable(name) and name not in model_metrics.METRICS:
+            raise unknown("metrics", name, model_metrics.METRICS, "metric")
+    folder = pathlib.Path(folder)
+    train, real = splits = real_images.read_splits(recipe)
+    for name in metrics:
+        if model_metrics.takes_pictures_alone(model_metrics.metric_of(name)) and not real.spec.pictures:
+            held = f"{real.spec.name} holds {real.spec.dtype} {real.spec.shape}"
+            raise ConfigError(f"the metric {name!r} is for pictures, but {held}. Valid: a metric of any examples.")
     call = "diffusion.experiments.evaluate.evaluate(recipe, folder)"
-    return run(recipe.config, folder, call, effort, real_images.read_splits(recipe))
+    content = run(recipe.config, folder, call, effort, splits)
+    if metrics:
+        built = recipe if recipe.data is not None else recipe.on(train.spec)
+        place = pathlib.Path(run_folder or folder)
+        content["model"] = model_figures(recipe.config, place, folder, metrics, splits, built)
+        run_report.write(content, folder)
+    return content
 
 
 def run(
@@ -310,20 +336,33 @@ def with_earlier(content: dict, before: Mapping) -> dict:
 
 
 def model_figures(
-    config: Mapping, run_folder: pathlib.Path, folder: pathlib.Path, names: Sequence[str]
+    config: Mapping,
+    run_folder: pathlib.Path,
+    folder: pathlib.Path,
+    metrics: Sequence[str | model_metrics.Metric],
+    splits: Sequence[real_images.Split] | None = None,
+    built: Recipe | None = None,
 ) -> dict[str, dict]:
-    """The figures of these metrics of `model_metrics.METRICS`, as report.json holds them.
+    """The figures of further metrics, as report.json holds them.
 
     Args:
         config: the run's config.
         run_folder: the run folder.
         folder: the folder of the samples.
-        names: the names of the metrics.
+        metrics: names of `model_metrics.METRICS`, or functions of a `model_metrics.Subject`.
+        splits: the training images and the reference; None for those of the config.
+        built: the recipe that Python built; None: the config names every part.
+
+    Raises:
+        ConfigError: for a metric that returns something else than metrics do.
     """
-    subject = model_metrics.Subject(config, run_folder, *read_samples(folder), *real_images.splits_of(config))
+    train, real = splits or real_images.splits_of(config)
+    subject = model_metrics.Subject(config, run_folder, *read_samples(folder), train, real, built)
     measured: dict[str, dict] = {}
-    for name in names:
-        measured |= json_files.plain(model_metrics.METRICS[name](subject))
+    for name in metrics:
+        figures_of_metric = json_files.plain(model_metrics.metric_of(name)(subject))
+        model_metrics.check_figures(name, figures_of_metric)
+        measured |= figures_of_metric
     return measured
 
 

@@ -52,7 +52,7 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
-from diffusion import text_to_image
+from diffusion import sampling, text_to_image
 from diffusion.data.sources.picture_files import PICTURES
 from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.run_folder import workdir
@@ -123,7 +123,7 @@ def embed(key: str, path: str, out: str) -> Iterator[pathlib.Path]:
         targets[target] = file
     folder.mkdir(parents=True, exist_ok=True)
     for target, file in targets.items():
-        marked = watermark.embed(pictures.read(file)[None], None)[0]
+        marked = sampling.marked(watermark, "pictures", pictures.read(file)[None])[0]
         try:
             settings = pictures.settings_of(file)
         except ValueError:  # not a picture of ours

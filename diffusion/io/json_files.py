@@ -22,7 +22,7 @@ def write(path: pathlib.Path, content: Any) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Nested mappings, sequences and NumPy numbers as dicts with keys of text, lists and numbers of Python.
+    """Nested mappings, sequences and numbers of NumPy or JAX as dicts with keys of text, lists and numbers of Python.
 
     Args:
         value: mapping with keys of any type, sequence, number, text, bool or None, nested to any depth.
@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value.item() if isinstance(value, np.generic) else value
+    return value.item() if isinstance(value, np.generic) or getattr(value, "shape", None) == () else value
 
 
 def finite(value: Any) -> Any:

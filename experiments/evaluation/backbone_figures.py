@@ -11,10 +11,11 @@ import numpy as np
 from diffusion.data.proteins import backbone, pdb
 from diffusion.data.sources.spec import Source
 from diffusion.experiments.evaluation.plots import blank, save
+from diffusion.experiments.evaluation.subject import held_out_source, recipe_of_run
 from diffusion.io import files
 from diffusion.metrics import backbone_geometry, bootstrap
 from diffusion.objectives import Moves
-from diffusion.recipe import ConfigError, data, resolve
+from diffusion.recipe import ConfigError
 
 NEAREST = 600  # chains of each set whose nearest training chain is looked for
 SHOWN = (4, 6)  # rows and columns of the picture, at most
@@ -39,12 +40,12 @@ def geometry(subject: Any) -> dict:
         ConfigError: for another run.
     """
     config = subject.config
-    if not are_backbones(data.source(config, config["evaluate"]["split"])):
+    if not are_backbones(held_out_source(subject)):
         raise ConfigError(
             "--metrics=backbone is for runs on backbone frames, but config.data.source = "
             f"{dict(config['data']['source'])} has none. Valid: e.g. ideal_folds."
         )
-    recipe = resolve.recipe(config, subject.real.images.shape[1:])
+    recipe = recipe_of_run(subject)
     reads = recipe.objective.reads
     if not isinstance(reads, Moves):
         raise ConfigError(

@@ -10,8 +10,9 @@ import numpy as np
 
 from diffusion.data import level_sets
 from diffusion.experiments.evaluation.real_images import balanced_order
+from diffusion.experiments.evaluation.subject import held_out_source
 from diffusion.metrics import bootstrap, point_clouds
-from diffusion.recipe import ConfigError, data
+from diffusion.recipe import ConfigError
 from diffusion.training.runtime import progress
 
 SEED = 0  # seed of the points of a surface, and of the scattered points
@@ -32,7 +33,7 @@ def measure_clouds(subject: Any) -> dict:
     Raises:
         ConfigError: for a run on other data.
     """
-    source = data.source(subject.config, subject.config.evaluate.split)
+    source = held_out_source(subject)
     surface = getattr(source, "surface", None)
     if surface is None:
         raise ConfigError(

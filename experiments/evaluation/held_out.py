@@ -178,7 +178,7 @@ def at_start(recipe: Recipe, source: sources.Source | Stream) -> str:
     if not recipe.makes_samples:
         return ""
     try:
-        other = _held_out(recipe)
+        other = open_held_out(recipe)
         source = data.open_recipe(recipe) if recipe.on_latents else source
     except (ConfigError, sources.DamagedRecord) as error:
         return "" if recipe.on_latents else f"no records are held out ({error}), and an evaluation needs some: {VALID}"
@@ -271,7 +271,12 @@ def _count(other: sources.Source | Stream, train: sources.Source | Stream) -> in
     return shared_records.by_content(examples(other), examples(train))
 
 
-def _held_out(recipe: Recipe) -> sources.Source | Stream | None:
+def open_held_out(recipe: Recipe) -> sources.Source | Stream | None:
+    """The records that samples of a run are compared with; None if Python built it without any.
+
+    Raises:
+        ConfigError, DamagedRecord: as `data.source`.
+    """
     if recipe.data is None:
         return data.source(recipe.config, recipe.config["evaluate"]["split"])
     if recipe.held_out is None:

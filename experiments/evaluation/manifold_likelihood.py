@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.arrays import chunks
+from diffusion.experiments.evaluation.subject import held_out_source, recipe_of_run
 from diffusion.experiments.sampling import run_denoiser
 from diffusion.manifolds import riemannian_log_likelihood
 from diffusion.metrics import bootstrap
 from diffusion.objectives import Moves
-from diffusion.recipe import ConfigError, data, resolve
+from diffusion.recipe import ConfigError
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
@@ -34,7 +35,7 @@ def negative_log_likelihood(subject: Any) -> dict:
     """
     config = subject.config
     params, step = checkpoints.load_ema(subject.workdir)
-    recipe = resolve.recipe(config, subject.real.images.shape[1:])
+    recipe = recipe_of_run(subject)
     reads = recipe.objective.reads
     if not isinstance(reads, Moves):
         raise ConfigError(
@@ -56,7 +57,7 @@ def negative_log_likelihood(subject: Any) -> dict:
         nll = -chunks.applied(measured, points, min(BATCH, len(points)), advance).astype(np.float64)
     protocol = {"unit": "nats", "solver": f"RK4, {STEPS} steps", "divergence": "exact", "step": step}
     metrics = {"negative_log_likelihood": {**bootstrap.mean(nll), "protocol": protocol}}
-    distribution = getattr(data.source(config, config.evaluate.split), "distribution", None)
+    distribution = getattr(held_out_source(subject), "distribution", None)
     if distribution is not None:
         exact = -np.asarray(jax.jit(distribution.log_density)(jnp.asarray(points)), np.float64)
         metrics["exact_negative_log_likelihood"] = bootstrap.mean(exact)

@@ -4,28 +4,27 @@ To add one: a function of a Subject below, `@pictures_alone` where it takes noth
 """
 
 import math
-import pathlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.arrays import chunks, padding, pytrees
+from diffusion.arrays import chunks, padding
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
-from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
+from diffusion.experiments.evaluation.subject import Subject as Subject, recipe_of_run, unguided
 from diffusion.experiments.evaluation.symbol_bounds import bits_per_symbol
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.flows import likelihood, ode
+from diffusion.io import limits
 from diffusion.metrics import bootstrap, classifier_accuracy, features, memorisation
-from diffusion.recipe import ConfigError, checks, resolve
-from diffusion.recipe.values import from_json, to_json
+from diffusion.recipe import ConfigError
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
@@ -33,17 +32,6 @@ TOLERANCE = 1e-5  # absolute and relative tolerance of the likelihood's solver
 EARLIEST = 1e-5  # time at which the likelihood is taken, where the schedule begins before
 LEVELS = 7  # bits by which the density of bytes in [-1, 1] differs from that of their levels
 BATCH = 64  # images whose likelihood is computed at once
-
-
-class Subject(NamedTuple):
-    """The run that is measured, and its samples."""
-
-    config: Mapping
-    workdir: pathlib.Path
-    images: np.ndarray  # uint8 [N, H, W, C], samples
-    labels: np.ndarray  # int [N], the classes that were requested
-    train: Split  # split that the model was trained on
-    real: Split  # split that the model was not trained on
 
 
 # (Subject) -> {metric: {"value", "standard_error" or "interval", "samples", ...}}, as those of `image_metrics`.
@@ -115,18 +103,10 @@ def bits_per_dim(subject: Subject) -> dict:
 
     For other examples, the bits of the density of their numbers as they are; for padded ones, of their real numbers.
     """
-    config = from_json(to_json(subject.config))
-    config.sample.guidance = {"name": "classifier_free", "scale": 1.0}  # a guided flow has another density
-    config.sample.guides = ()
-    config.sample.update({"cache": {"name": ""}, "merge": 0.0})
+    config = subject.config
     shape = subject.real.images.shape[1:]
     params, step = checkpoints.load_ema(subject.workdir)
-    spec = subject.real.spec
-    recipe = (
-        resolve.recipe(config, shape)
-        if pytrees.is_shape(spec.shape)
-        else checks.with_data(checks.validate(config), spec)
-    )
+    recipe = unguided(recipe_of_run(subject))  # a guided flow has another density
     recipe = generate.on_trained_schedule(recipe, params)
     schedule = recipe.schedule
     denoise = run_denoiser.denoiser(recipe)
@@ -193,6 +173,35 @@ METRICS: dict[str, Metric] = {
     "backbone": backbone_figures.geometry,
     "symbols": bits_per_symbol,
 }
+
+
+def metric_of(name: str | Metric) -> Metric:
+    """The metric of a name in `METRICS`; a function is one."""
+    return METRICS[name] if isinstance(name, str) else name
+
+
+def check_figures(name: str | Metric, figures: Any) -> None:
+    """Refuses what a metric returned if the report could not show it.
+
+    Args:
+        name: the metric.
+        figures: what it returned, with plain numbers.
+
+    Raises:
+        ConfigError: naming the metric, and what is missing.
+    """
+    called = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
+    valid = 'Valid: {name: {"value": a number or None, "samples": their number, ...}}; see docs/extend.md#a-metric.'
+    if not isinstance(figures, Mapping):
+        raise ConfigError(f"the metric {called!r} returns a {type(figures).__name__}. {valid}")
+    for figure, entry in figures.items():
+        if not isinstance(entry, Mapping) or "value" not in entry:
+            raise ConfigError(f"the metric {called!r} returns {figure!r} = {limits.short(entry)}. {valid}")
+        value = entry["value"]
+        if value is not None and not (isinstance(value, int | float) and "samples" in entry):
+            raise ConfigError(f"the metric {called!r} returns {figure!r} = {limits.short(entry)}. {valid}")
+
+
 REMOVED = {
     "vocoder": "it went with the recipe sound/vocoder, whose clips were no nearer to the notes than the noise that "
     "they start from; version 0.1.0 is the last that has both. Valid: --metrics=sound, of a run with classes"

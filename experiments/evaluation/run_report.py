@@ -186,8 +186,9 @@ def _rows(content: dict) -> Iterator[tuple[str, str, str, str, Any]]:
         yield f"{split} records", shared, "none of those held out", how, SPLIT
     if loss := loss_report.row(content.get("held_out_loss") or {}):
         yield loss
-    for row in report.metric_rows(content.get("model", {})):
-        yield (*row, MODEL_METRICS.get(row[0], ""), SPLIT)
+    model = content.get("model", {})
+    for row in report.metric_rows(model):
+        yield (*row, model[row[0]].get("how") or MODEL_METRICS.get(row[0], ""), SPLIT)
     for name, part in under_protocols(content):
         how = f"{name}, protocol {part['protocol']}, against {part['reference']}; {part['record']}"
         for row in report.metric_rows(part["figures"]):

@@ -120,7 +120,13 @@ def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
     """The extractor of a name in config.evaluate.features; some learn from the training images."""
     if name == "inception":
         return inception_features(config["evaluate"]["inception"], config["evaluate"]["protocol"])
-    return FEATURES[name](train.images, train.labels)
+    extractor = FEATURES[name](train.images, train.labels)
+    if not (callable(getattr(extractor, "extract", None)) and hasattr(extractor, "record")):
+        raise ConfigError(
+            f"config.evaluate.features: {name!r} returns a {type(extractor).__name__}. Valid: a function (images, "
+            "labels) that returns a features.Extractor; see docs/extend.md#a-metric."
+        )
+    return extractor
 
 
 def trained_classifier(train: Split) -> classifier.Classifier:

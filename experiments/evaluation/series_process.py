@@ -10,8 +10,9 @@ import numpy as np
 from diffusion.data import gaussian_processes
 from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.experiments.evaluation import series_charts
+from diffusion.experiments.evaluation.subject import held_out_source
 from diffusion.metrics import bootstrap, frechet
-from diffusion.recipe import ConfigError, data
+from diffusion.recipe import ConfigError
 
 SEED = 0  # seed of the exact draws
 
@@ -56,7 +57,7 @@ def measure_process(subject: Any) -> dict:
     Raises:
         ConfigError: for another run.
     """
-    source = data.source(subject.config, subject.config.evaluate.split)
+    source = held_out_source(subject)
     process = getattr(source, "process", None)
     if process is None or source.spec.condition is not None:
         raise ConfigError(

@@ -11,9 +11,10 @@ from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.data.sources.series import StandardSeries
 from diffusion.experiments.evaluation import series_charts
 from diffusion.experiments.evaluation.series_charts import Part
+from diffusion.experiments.evaluation.subject import held_out_source, training_source
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import bootstrap, crps
-from diffusion.recipe import ConfigError, checks, data
+from diffusion.recipe import ConfigError, checks
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
@@ -145,10 +146,10 @@ def continuous_ranked_probability_score(subject: Any) -> dict:
         ConfigError: for another run.
     """
     config = subject.config
-    source = data.source(config, config.evaluate.split)
+    source = held_out_source(subject)
     part = parts(source, config.evaluate.number)
     params, step = checkpoints.load_ema(subject.workdir)
-    recipe = generate.trained(checks.on_its_data(checks.validate(config)), params)
+    recipe = generate.trained(subject.built or checks.on_its_data(checks.validate(config)), params)
     make = generate.generator(recipe).images
     seeds = generate.seeds(config, SAMPLES * len(part.given))
     samples = drawn(lambda *rest: make(jax.tree.map(np.asarray, params), *rest), part, seeds)
@@ -160,7 +161,7 @@ def continuous_ranked_probability_score(subject: Any) -> dict:
     if conditional is not None:
         closed, draws = conditional
         measured |= {"crps_exact": averaged(closed, part.real)} | scores(draws, part, "exact_draws_")
-    measured |= score_marginal(data.source(config, config.data.split), part)
+    measured |= score_marginal(training_source(subject), part)
     measured["crps"]["protocol"] = {
         "samples_of_each": SAMPLES,
         "estimate": "fair",

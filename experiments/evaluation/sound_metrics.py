@@ -7,8 +7,9 @@ import numpy as np
 from diffusion.data.sound import Sound, log_mel
 from diffusion.experiments.evaluation import sample_metrics
 from diffusion.experiments.evaluation.real_images import Split
+from diffusion.experiments.evaluation.subject import held_out_source
 from diffusion.metrics import features
-from diffusion.recipe import ConfigError, data
+from diffusion.recipe import ConfigError
 
 JUDGE = {"mels": 16, "window": 512, "hop": 128}  # the spectrogram that the judge sees
 
@@ -19,7 +20,7 @@ def sound_of(subject: Any, metric: str) -> Sound:
     Raises:
         ConfigError: for a run on other data, or on notes with their pitch.
     """
-    sound = getattr(data.source(subject.config, subject.config.evaluate.split), "sound", None)
+    sound = getattr(held_out_source(subject), "sound", None)
     if sound is None:
         raise ConfigError(
             f"--metrics={metric} is for runs on sound, but {subject.real.spec.name} holds none. Valid: a source such "

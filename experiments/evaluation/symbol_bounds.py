@@ -11,10 +11,11 @@ import numpy as np
 
 from diffusion import discrete
 from diffusion.experiments.evaluation.sample_metrics import SEED
+from diffusion.experiments.evaluation.subject import recipe_of_run
 from diffusion.experiments.sampling import generate, symbol_samples
 from diffusion.metrics import bootstrap
 from diffusion.objectives import Restores
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError
 from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
@@ -36,7 +37,7 @@ def bits_per_symbol(subject: Any) -> dict:
     """
     config = subject.config
     params, step = checkpoints.load_ema(subject.workdir)
-    recipe = resolve.recipe(config, subject.real.images.shape[1:])
+    recipe = recipe_of_run(subject)
     estimator, bound = bound_of(recipe, params)
     x, count = subject.real.images, min(config.evaluate.number, len(subject.real.images))
     chosen = np.sort(np.random.default_rng(SEED).permutation(len(x))[:count])

@@ -1,0 +1,71 @@
+"""The run that a metric measures: its config, its samples, and its real examples."""
+
+import functools
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffusion.arrays import pytrees
+from diffusion.experiments.evaluation import held_out
+from diffusion.experiments.evaluation.real_images import Split
+from diffusion.recipe import checks, data, guidance_entry, resolve
+from diffusion.recipe.recipe import Recipe
+
+
+class Subject(NamedTuple):
+    """The run that is measured, and its samples.
+
+    Attributes:
+        config: the run's config.
+        workdir: the run folder.
+        images: the samples, uint8 `[N, H, W, C]` for pictures.
+        labels: the classes that were requested, int `[N]`.
+        train: the split that the model was trained on.
+        real: the split that the model was not trained on.
+        built: the recipe that Python built, which its config cannot rebuild; None: the config names every part.
+    """
+
+    config: Mapping
+    workdir: pathlib.Path
+    images: np.ndarray
+    labels: np.ndarray
+    train: Split
+    real: Split
+    built: Recipe | None = None
+
+
+def recipe_of_run(subject: Subject) -> Recipe:
+    """The recipe of the run for its real examples."""
+    if subject.built is not None:
+        return subject.built
+    spec = subject.real.spec
+    if pytrees.is_shape(spec.shape):
+        return resolve.recipe(subject.config, subject.real.images.shape[1:])
+    return checks.with_data(checks.validate(subject.config), spec)
+
+
+def held_out_source(subject: Subject) -> Any:
+    """The source of the real examples that the model was not trained on."""
+    if subject.built is not None:
+        return held_out.open_held_out(subject.built)
+    return data.source(subject.config, subject.config["evaluate"]["split"])
+
+
+def training_source(subject: Subject) -> Any:
+    """The source of the examples that the model was trained on."""
+    if subject.built is not None:
+        return data.open_recipe(subject.built)
+    return data.source(subject.config, subject.config["data"]["split"])
+
+
+def unguided(recipe: Recipe) -> Recipe:
+    """The recipe without guidance, guides, cache and merged tokens, with which its flow would have another density."""
+    config = recipe.config.copy_and_resolve_references()
+    config.sample.guidance = {"name": "classifier_free", "scale": 1.0}
+    config.sample.guides = ()
+    config.sample.update({"cache": {"name": ""}, "merge": 0.0})
+    guidance = functools.partial(guidance_entry.guided, config, recipe.schedule)
+    plain = {"conditions": None, "depths": False, "guides": (), "cache": None, "merge": 0.0}
+    return recipe.with_parts(config=config, guidance=guidance, **plain)
