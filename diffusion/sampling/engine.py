@@ -78,6 +78,11 @@ def denoiser(
     return make(network) if cache is None else caching.cached(make, network, cache)
 
 
+def _described(value: Any) -> str:
+    """An array's type and shape in words; of another value, its type."""
+    return f"{value.dtype} {value.shape}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
+
+
 def marked(
     watermark: Watermark | None,
     carrier: Literal["noise", "pictures"],
@@ -93,13 +98,18 @@ def marked(
         x: noise `[B, ...]`, or pictures, uint8 `[B, H, W, C]`.
         keys: random keys `[B]` of the samples, for a watermark in the noise.
         schedule: process whose prior the noise follows; None for N(0, 1).
+
+    Raises:
+        ValueError: if the watermark returns something of another shape, or pictures of another type.
     """
     if watermark is None or watermark.carrier != carrier:
         return x
-    if schedule is None:
-        return watermark.embed(x, keys)
-    std = jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))
-    return std * watermark.embed(x / std, keys)
+    std = 1.0 if schedule is None else jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))
+    with_mark = watermark.embed(x if schedule is None else x / std, keys)
+    if getattr(with_mark, "shape", None) != x.shape or (carrier == "pictures" and with_mark.dtype != x.dtype):
+        returned = f"embed returns {_described(with_mark)} for {_described(x)}"
+        raise ValueError(f"{watermark.identity}: {returned}. Valid: an array of the same shape and type")
+    return with_mark if schedule is None else std * with_mark
 
 
 def samples(

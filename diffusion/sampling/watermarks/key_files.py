@@ -47,9 +47,12 @@ def from_entry(entry: Mapping[str, Any]) -> Watermark:
         raise ValueError(f"{name}: {error}; its arguments are {inspect.signature(function)}") from None
     digest = hashlib.sha256(json.dumps(dict(entry), sort_keys=True).encode()).hexdigest()
     try:
-        return dataclasses.replace(function(**arguments), identity=f"{name} {digest[:16]}")
+        watermark = function(**arguments)
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from None
+    if not isinstance(watermark, Watermark):
+        raise ValueError(f"{name} returns a {type(watermark).__name__}. Valid: a function that returns a Watermark")
+    return dataclasses.replace(watermark, identity=f"{name} {digest[:16]}")
 
 
 def load(path: str | pathlib.Path) -> Watermark:

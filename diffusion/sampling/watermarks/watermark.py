@@ -32,6 +32,9 @@ class Watermark:
         read: noise or pictures -> `Reading`, by numpy.
         message: Bool `[K]`, the embedded message; None for a watermark that only marks its presence.
         identity: name of the watermark and a digest of its key file, for records; "" if there is no file.
+
+    Raises:
+        ValueError: if carrier is neither.
     """
 
     carrier: Literal["noise", "pictures"]
@@ -39,6 +42,10 @@ class Watermark:
     read: Callable[[Any], Reading]
     message: np.ndarray | None = None
     identity: str = ""
+
+    def __post_init__(self):
+        if self.carrier not in ("noise", "pictures"):
+            raise ValueError(f"a watermark's carrier is {self.carrier!r}. Valid: 'noise' or 'pictures'")
 
     def check_readable(self, draws: bool, from_picture: bool) -> None:
         """Refuses a watermark in the noise if inversion cannot recover this noise.

@@ -12,7 +12,7 @@ import scipy.fft
 import scipy.special
 import scipy.stats
 
-from diffusion import watermarks
+from diffusion import sampling, watermarks
 from diffusion.sampling.watermarks import degradations
 
 KEY = "0123456789abcdef" * 4
@@ -292,3 +292,30 @@ def test_the_p_value_of_rings_is_that_of_a_direction_by_chance():
     tail = scipy.special.betainc((n - 1) / 2, 0.5, 1 - cosine**2) / 2
     np.testing.assert_allclose(reading.p_value, np.where(cosine > 0, tail, 1 - tail), rtol=1e-9)
     assert cosine.min() < 0.3 < 0.7 < cosine.max()
+
+
+@pytest.mark.parametrize(
+    "function, words",
+    [
+        (lambda key: 3, "mine returns a int. Valid: .* a Watermark"),
+        (lambda key: watermarks.Watermark("noises", None, None), "carrier is 'noises'. Valid: 'noise' or 'pictures'"),
+    ],
+)
+def test_a_function_of_ones_own_that_returns_no_watermark_is_named(function, words, monkeypatch):
+    """A carrier that was misspelt left every sample without a mark."""
+    monkeypatch.setitem(watermarks.WATERMARKS, "mine", function)
+    with pytest.raises(ValueError, match=words):
+        watermarks.from_entry({"name": "mine", "key": KEY})
+
+
+@pytest.mark.parametrize(
+    "carrier, x, embed, words",
+    [
+        ("noise", NOISE, lambda x, keys: x[..., :1], r"float32 \(64, 8, 8, 1\) for float32 \(64, 8, 8, 2\)"),
+        ("pictures", SCENES, lambda x, keys: x / 255, r"float64 \(6, 64, 64, 3\) for uint8"),
+        ("pictures", SCENES, lambda x, keys: None, "a NoneType for uint8"),
+    ],
+)
+def test_a_watermark_that_returns_another_array_is_named(carrier, x, embed, words):
+    with pytest.raises(ValueError, match=rf"mine 0: embed returns {words}"):
+        sampling.marked(watermarks.Watermark(carrier, embed, None, identity="mine 0"), carrier, x, KEYS)
