@@ -15,9 +15,9 @@ from typing import NamedTuple
 import numpy as np
 
 from diffusion.data import catalog, sources
+from diffusion.data.sources import picture_files
 from diffusion.io import failures, limits, npz, opener, pictures
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 ARRAYS = ("arr_0", "images", "samples")  # names of images in .npz files: ADM's, ours, and others'
 PART = 16  # records of a dataset that a thread reads and decodes at a time
 _BLOCK = 2**20
@@ -106,8 +106,11 @@ def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
 
 
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
-    """The files of pictures in a folder, at all depths, in the order in which a set of them is read."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in PICTURES and file.is_file())
+    """The files of pictures in a folder, at all depths, in the order in which a set of them is read.
+
+    Hidden ones are left out, and `picture_files.pictures_in` warns of those of other formats.
+    """
+    return sorted(folder / name for name in picture_files.pictures_in(folder))
 
 
 def _record(name, kind, dtype, **more):
@@ -168,7 +171,7 @@ def files_digest(paths: Sequence[pathlib.Path], named: bool = False) -> str:
 def _folder(spec: str, path: pathlib.Path) -> ImageSet:
     files = files_of(path)
     if not files:
-        raise ImageSetError(f"{spec} holds no pictures ({', '.join(PICTURES)}).")
+        raise ImageSetError(f"{spec} holds no pictures ({', '.join(picture_files.PICTURES)}).")
     first = _decode(str(files[0]), opener.read(files[0], within=path), None)
 
     def read(start, stop):

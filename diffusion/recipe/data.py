@@ -36,7 +36,9 @@ def open_settings(settings: Mapping, split: str, seed: int = 0) -> sources.Sourc
         ConfigError, DamagedRecord: as `source`.
     """
     varied = picture_sizes.varied(settings)
-    return _opened(settings["source"], split, settings["name"], settings["dir"], varied, seed, settings["viewed"])
+    return _opened(
+        settings["source"], split, settings["name"], settings["dir"], varied, seed, settings.get("viewed", True)
+    )
 
 
 def reopen(settings: Mapping, split: str, seed: int, extended: Sequence[str]) -> sources.Source:

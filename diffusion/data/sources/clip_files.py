@@ -196,7 +196,7 @@ def films_of(root: pathlib.Path) -> list[pathlib.Path]:
     """The films below a folder, and the folders of numbered pictures, by name."""
     if root.is_file():
         return [root]
-    inside = sorted(root.rglob("*"))
+    inside = [root / name for name in splits.files_below(root)]
     films = [file for file in inside if file.suffix.lower() in FILMS and file.is_file()]
     folders = {file.parent for file in inside if file.suffix.lower() in PICTURES and NUMBER.search(file.stem)}
     return sorted([*films, *folders])

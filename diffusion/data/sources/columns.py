@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion.arrays import pytrees
 from diffusion.data import transforms
-from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, Leaf, number_type
+from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, Leaf, number_type, warn_of_channels_first
 from diffusion.io import limits, opener, pictures
 from diffusion.package.public import nearest
 
@@ -226,6 +226,7 @@ class Columns:
         if "condition" in record:
             condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), record["condition"])
         dtype = number_type(example.dtype) if isinstance(example, np.ndarray) else "float32"
+        warn_of_channels_first(self.where, shape, dtype)
         return DataSpec(name, split, shape, len(classes), size, "", dtype, condition, classes)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
@@ -275,6 +276,15 @@ def class_numbers(
             )
     if texts or classes:
         names = classes or tuple(sorted({str(value) for value in values}))
+        by_number = sorted(names, key=int) if not classes and all(map(str.isdecimal, names)) else list(names)
+        if by_number != list(names):
+            first = next(k for k, name in enumerate(names) if name != by_number[k])
+            warnings.warn(
+                f"{what}: the classes are numbered in the order of their names as texts, so that the class "
+                f"{names[first]!r} has the number {first}. Give their names in order by classes = (...), or write them "
+                "with as many digits each",
+                stacklevel=2,
+            )
         number = {name: k for k, name in enumerate(names)} | ({} if texts else {k: k for k in range(len(names))})
         for row, value in enumerate(values):
             if (str(value) if texts else value) not in number:

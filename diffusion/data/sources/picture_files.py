@@ -12,9 +12,9 @@ Nothing is ever written into them.
 
 import csv
 import io
-import os
 import pathlib
 import re
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +25,7 @@ from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import limits, opener
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+OTHERS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".psd", ".exr")
 METADATA = ("metadata.csv", "metadata.jsonl")
 NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")  # Python reads 1_0 and nan, too
 FILE = "file_name"  # the column that names the picture; one that ends in it names another picture of the record
@@ -187,14 +188,15 @@ class PictureFolder(_Files):
 
 
 def pictures_in(folder: pathlib.Path) -> list[str]:
-    """The picture files in a folder and below it, sorted by name, from the folder on; hidden ones are left out."""
-    names = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in files:
-            if file.lower().endswith(PICTURES) and not file.startswith("."):
-                names.append((pathlib.Path(place) / file).relative_to(folder).as_posix())
-    return sorted(names)
+    """The picture files in a folder and below it, as `splits.files_below`; warns of pictures of formats not read."""
+    files = splits.files_below(folder, PICTURES + OTHERS)
+    if others := [name for name in files if name.lower().endswith(OTHERS)]:
+        warnings.warn(
+            f"{folder}: pictures of other formats are left out ({len(others)}, e.g. {others[0]}). Only "
+            f"{', '.join(PICTURES)} are read: convert the others",
+            stacklevel=2,
+        )
+    return [name for name in files if name.lower().endswith(PICTURES)]
 
 
 def sidecar(folder: pathlib.Path, name: str) -> pathlib.Path:

@@ -22,7 +22,7 @@ import numpy as np
 
 from diffusion.arrays import pytrees
 from diffusion.data import fingerprints, identities
-from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type
+from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type, warn_of_channels_first
 from diffusion.package import public
 
 SEEDS = {"train": 2026, "test": 2027}
@@ -226,6 +226,7 @@ def describe_record(record: Mapping[str, Any], name: str, num_classes: int = 0, 
     condition = None
     if "condition" in record:
         condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), plain(record)["condition"])
+    warn_of_channels_first(name, pytrees.shapes_of(example), dtype)
     spec = DataSpec(name, split, pytrees.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)
     if num_classes and condition is not None and not spec.has_class:
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -116,6 +117,23 @@ def is_picture(shape: Any, dtype: str) -> bool:
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 3 and shape[-1] in (1, 3, 4)
 
 
+def warn_of_channels_first(name: str, shape: Any, dtype: str) -> None:
+    """Warns of examples uint8 [C, H, W], or clips [F, C, H, W], whose channels would be taken for pixels.
+
+    Args:
+        name: the name of the data, for the message.
+        shape, dtype: the shape and the type of an example, as in `DataSpec`.
+    """
+    ranks = (3, 4) if dtype == "uint8" and isinstance(shape, tuple) else ()
+    if len(shape) in ranks and shape[-3] in (1, 3) and shape[-1] > 4:
+        warnings.warn(
+            f"{name}: its examples have the shape {shape}, as pictures whose channels come first. Here they come last: "
+            f"these are learned as {shape[-1]} channels of {shape[-3]} x {shape[-2]} pixels. Move them by "
+            "numpy.moveaxis(images, -3, -1)",
+            stacklevel=2,
+        )
+
+
 def is_clip(shape: Any, dtype: str) -> bool:
     """Whether examples of that shape and type are clips, which can be drawn frame by frame."""
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)
@@ -139,7 +157,11 @@ def class_of(record: Mapping[str, Any]) -> int:
     """The class of a record: its "label", or that entry of its condition; 0 where it has none."""
     condition = record.get("condition")
     inside = condition.get("label", 0) if isinstance(condition, Mapping) else 0
-    return int(record.get("label", inside))
+    label = record.get("label", inside)
+    number = int(label)
+    if isinstance(label, (float, np.floating)) and number != label:
+        raise ValueError(f"its label is {label}. Valid: an integer")
+    return number
 
 
 class IndexedRecords(Protocol):
@@ -388,6 +410,6 @@ class RandomAccess(ManyAtOnce):
                     sizes.append(stored[column].shape[:2])
                     continue
                 with opened(stored[column]) as image:
-                    width, height = pictures.upright_size(image) if viewed else image.size
+                    width, height = pictures.upright_size(image) if viewed else (image.width, image.height)
                     sizes.append((height, width))
         return np.array(sizes, np.int64).reshape(-1, 2)

@@ -1,11 +1,14 @@
 """Splits of a source of files: "train", or a part of it such as "train[:90%]", a fair sample in a fixed order."""
 
+import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
+
+from diffusion.io import limits
 
 NAMES = ("train", "training", "test", "validation", "val", "valid", "dev", "eval")  # words for splits in file names
 _FORM = re.compile(r"(?P<base>[\w.-]+)(\[(?P<first>\d+%?)?:(?P<last>\d+%?)?\])?")
@@ -152,7 +155,7 @@ def files_at(
     """
     place = pathlib.Path(path).expanduser()
     if place.is_dir():
-        matches = sorted(p.relative_to(place).as_posix() for p in place.rglob("*") if p.name.lower().endswith(suffixes))
+        matches = files_below(place, suffixes)
         if not matches:
             raise ValueError(f"{place} holds no files that end in {' or '.join(suffixes)}.")
         return [place / name for name in files_of(base, matches, str(place), said)], str(place), place.name
@@ -161,6 +164,34 @@ def files_at(
         raise FileNotFoundError(f"{place}: there is no such file or folder.")
     require_train(base, str(place))
     return list(matches), str(place), place.name
+
+
+def files_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> list[str]:
+    """The files in a folder and below it, sorted by name, from the folder on; hidden files and folders are left out.
+
+    Args:
+        folder: the folder.
+        suffixes: the endings of the files, in small letters; file names may have them in capitals.
+
+    Raises:
+        limits.Refused: for a link to a folder, which is not followed, so that its files would be left out.
+        OSError: if a folder cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    names = []
+    for place, folders, files in os.walk(folder, onerror=stop):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if links := [name for name in folders if os.path.islink(os.path.join(place, name))]:
+            raise limits.Refused(
+                f"{os.path.join(place, links[0])} is a link to a folder, which is not followed. Valid: the folder "
+                "itself in its place (cp -rL copies links as files)."
+            )
+        kept = [file for file in files if file.lower().endswith(suffixes) and not file.startswith(".")]
+        names += [(pathlib.Path(place) / file).relative_to(folder).as_posix() for file in kept]
+    return sorted(names)
 
 
 def within(where: str) -> pathlib.Path | None:

@@ -1,0 +1,116 @@
+"""Ordinary but odd folders and arrays: what would be left out or taken for something else is refused or named."""
+
+import os
+import re
+import warnings
+
+import numpy as np
+import pytest
+
+from diffusion.data import sources
+from diffusion.data.sources import clip_files, picture_files, python_objects, spec, splits
+from diffusion.io import limits
+from diffusion.metrics import image_sets
+from tests.data.made import png
+
+PICTURE = png(np.zeros((4, 4, 3), np.uint8))
+
+
+def write(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(PICTURE)
+    return folder
+
+
+READERS = {
+    "class_folders": lambda folder: sources.class_folders(str(folder)),
+    "picture_folder": lambda folder: sources.picture_folder(str(folder)),
+    "image_set": lambda folder: image_sets.open_set(str(folder)),
+    "films": clip_files.films_of,
+    "files": lambda folder: splits.files_at(str(folder), (".png",), "train"),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_link_to_a_folder_is_refused(name, tmp_path):
+    write(tmp_path / "elsewhere", "1.png")
+    os.symlink(tmp_path / "elsewhere", write(tmp_path / "photos", "cat/1.png") / "dog")
+    with pytest.raises((limits.Refused, image_sets.ImageSetError), match="photos/dog is a link to a folder"):
+        READERS[name](tmp_path / "photos")
+    (tmp_path / "photos" / "dog").unlink()
+    os.symlink(tmp_path / "photos", tmp_path / "link")  # a link that the user names is one to read
+    READERS[name](tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", ["image_set", "files"])
+def test_a_folder_that_cannot_be_listed_is_not_left_out(name, tmp_path, monkeypatch):
+    write(tmp_path, "cat/1.png", "dog/1.png")
+    listed = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("dog"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises((OSError, image_sets.ImageSetError), match="dog"):
+        READERS[name](tmp_path)
+
+
+def test_hidden_files_are_left_out_and_odd_names_are_not(tmp_path):
+    hidden = (".hidden.png", "._1.png", ".ipynb_checkpoints/1-checkpoint.png", "Thumbs.db", ".DS_Store")
+    shown = ("a/1.png", "a/b\nc.PNG", "a/é.Jpg", "a/deep/er/x.jpeg")
+    write(tmp_path, *shown, *hidden, *(f"a/{name}" for name in hidden))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert picture_files.pictures_in(tmp_path) == sorted(shown)
+        assert image_sets.open_set(str(tmp_path)).count == len(shown)
+
+
+def test_pictures_of_other_formats_are_named(tmp_path):
+    write(tmp_path, "a/1.png", "a/2.HEIC", "a/3.gif")
+    with pytest.warns(UserWarning, match=re.escape("pictures of other formats are left out (2, e.g. a/2.HEIC). Only")):
+        assert len(sources.class_folders(str(tmp_path))) == 1
+
+
+@pytest.mark.parametrize("last, said", [(9, None), (11, "the class '10' has the number 2")])
+def test_classes_whose_numbers_are_others_than_their_names_are_named(last, said, tmp_path):
+    write(tmp_path, *(f"{number}/1.png" for number in range(last + 1)))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        source = sources.class_folders(str(tmp_path))
+    assert source.spec.classes == tuple(sorted(map(str, range(last + 1))))
+    assert [said in str(one.message) for one in caught] == ([True] if said else [])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        named = sources.class_folders(str(tmp_path), classes=tuple(map(str, range(last + 1))))
+    assert sorted(named[row]["label"] for row in range(len(named))) == list(range(last + 1))
+
+
+@pytest.mark.parametrize("shape, first", [((3, 8, 8), True), ((1, 28, 28), True), ((5, 3, 8, 8), True),
+                                          ((8, 8, 3), False), ((3, 8, 3), False), ((3, 8, 8, 3), False),
+                                          ((3, 4, 4), False)])  # fmt: skip
+def test_channels_that_come_first_are_named(shape, first, tmp_path):
+    images = np.zeros((2, *shape), np.uint8)
+    np.savez(tmp_path / "a.npz", image=images)
+    for opened in (
+        lambda: sources.arrays(str(tmp_path / "a.npz")),
+        lambda: python_objects.source_of([{"image": image} for image in images]),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert opened().spec.shape == shape
+        assert ["channels come first" in str(one.message) for one in caught] == [True] * first
+    with warnings.catch_warnings():  # numbers are no pictures
+        warnings.simplefilter("error")
+        assert python_objects.source_of([{"x": image.astype(np.float32)} for image in images]).spec.shape == shape
+
+
+def test_a_label_between_two_classes_is_refused():
+    assert spec.class_of({"label": np.float64(2.0)}) == 2
+    with pytest.raises(ValueError, match=r"its label is 1\.7\. Valid: an integer"):
+        spec.class_of({"label": 1.7})
+    records = python_objects.source_of([{"x": np.zeros(1)}, {"x": np.zeros(1), "label": 1.7}][1:], 3)
+    with pytest.raises(sources.DamagedRecord, match=r"record 0 of the data cannot be used: its label is 1\.7"):
+        records[0]
