@@ -151,6 +151,10 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
         raise ConfigError(f"--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.{others}")
     if why := file_systems.objection(workdir):
         raise ConfigError(f"--workdir={workdir} is {why}")
+    if os.path.isfile(workdir):
+        raise ConfigError(
+            f"--workdir={workdir} is a file. Valid: the folder of a run, e.g. {os.path.dirname(workdir) or '.'}"
+        )
     file = pathlib.Path(workdir) / "config.json"
     if not file.is_file():
         raise ConfigError(
@@ -331,6 +335,13 @@ def _replace_deprecated_fields() -> None:
             config[section] = current[section]
 
 
+def _with_home(argv: list[str]) -> list[str]:
+    """The arguments, with the home folder for ~, which a shell leaves as it is in --workdir=~/runs/digits."""
+    home = lambda word: os.path.expanduser(word) if word == "~" or word.startswith("~/") else word
+    split = [arg.partition("=") if arg.startswith("-") else ("", "", arg) for arg in argv]
+    return [f"{flag}{equals}{home(word)}" for flag, equals, word in split]
+
+
 def _with_local_run(argv: list[str]) -> list[str]:
     """The arguments, with a local folder as --workdir if the command reads a run of an object store."""
     address = _named(argv, "workdir")
@@ -390,7 +401,7 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
     """Parses the flags; absl's and ml_collections' errors become ours."""
     if _named(argv, "workdir") == "":
         raise ConfigError("--workdir is empty: --workdir=. Name the folder of the run, e.g. runs/digits.")
-    argv, inputs, _outputs[:] = _with_local_folders(_with_local_run(argv))
+    argv, inputs, _outputs[:] = _with_local_folders(_with_local_run(_with_home(argv)))
     stored = _named(argv, "workdir") if "stored" in _workdir_kinds else None
     for arg in argv[1:]:
         word = arg.partition("=")[2] if arg.startswith("-") else arg

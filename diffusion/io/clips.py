@@ -18,6 +18,7 @@ from diffusion.package import public
 
 SHOWN = 8  # most frames of `row`
 CANVAS = 20  # bytes of a pixel while Pillow composes an animation, with its copies
+COLORS = 6, 1  # BT.601 in the range of television, which FFmpeg makes; of a film that states nothing players guess it
 LAYOUTS = {1: "mono", 2: "stereo"}
 
 
@@ -240,6 +241,7 @@ def write_mp4(
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"  # every player can show it
         stream.options = {"crf": "14"}
+        stream.codec_context.colorspace, stream.codec_context.color_range = COLORS
         audio = None if sound is None else film.add_stream("aac", rate=sound[1], layout=LAYOUTS[sound[0].shape[1]])
         for frame in frames:
             film.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

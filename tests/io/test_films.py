@@ -395,3 +395,15 @@ def test_threads_take_turns(film):
     for thread in threads:
         thread.join()
     assert not errors
+
+
+def test_a_film_states_how_its_colours_are_coded(tmp_path):
+    """Without it players take BT.709 for films of 720 lines and more, and BT.601 for others (ITU-T H.273: 6)."""
+    colour = np.array([32, 192, 64], np.uint8)
+    clips.write_mp4(tmp_path / "a.mp4", np.broadcast_to(colour, (2, 16, 16, 3)), 8)
+    with av.open(str(tmp_path / "a.mp4")) as content:
+        frame = next(content.decode(video=0))
+    assert (frame.colorspace, frame.color_range) == (6, 1)
+    luma = frame.to_ndarray(format="yuv420p")[: frame.height]
+    expected = 16 + colour @ [65.481, 128.553, 24.966] / 255  # 127; by BT.709 it is 144
+    assert np.abs(luma - expected).max() < 3

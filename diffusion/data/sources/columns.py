@@ -11,7 +11,7 @@ from PIL import Image
 
 from diffusion.arrays import pytrees
 from diffusion.data import transforms
-from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, Leaf, number_type, warn_of_channels_first
+from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, Leaf, number_type, warn_of_channels_first, warn_of_range
 from diffusion.io import limits, opener, pictures
 from diffusion.package.public import nearest
 
@@ -227,6 +227,7 @@ class Columns:
             condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), record["condition"])
         dtype = number_type(example.dtype) if isinstance(example, np.ndarray) else "float32"
         warn_of_channels_first(self.where, shape, dtype)
+        warn_of_range(self.where, example)
         return DataSpec(name, split, shape, len(classes), size, "", dtype, condition, classes)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:

@@ -123,13 +123,19 @@ class Parquet:
         """The column in memory; None where it takes more than `IN_MEMORY`."""
         import pyarrow as pa
 
-        chunks, size = [], 0
+        chunks: list[Any] = []
+        size = 0
         for file in self._paths:
             for batch in parquet_batches.batches(file, [name], within=self._within):
                 size += batch.nbytes
                 if size > IN_MEMORY:
                     return None
                 chunks.append(batch.column(name))
+                if chunks[-1].type != chunks[0].type:
+                    raise ValueError(
+                        f"{self._paths[0].name} holds {chunks[0].type}, but {file.name} {chunks[-1].type}. Valid: one "
+                        "type in all files"
+                    )
         return pa.chunked_array(chunks, None if chunks else self._schema.field(name).type)
 
     def _mapped(self, name: str) -> Any:

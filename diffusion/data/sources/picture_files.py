@@ -271,7 +271,7 @@ def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
 def _jsonl(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
     """The lines of a JSONL table, which all have the same fields."""
     rows = []
-    for line, content in enumerate(text.splitlines(), 1):
+    for line, content in enumerate(text.split("\n"), 1):  # a text may hold other ends of lines, such as U+2028
         if not content.strip():
             continue
         try:

@@ -22,7 +22,15 @@ import numpy as np
 
 from diffusion.arrays import pytrees
 from diffusion.data import fingerprints, identities
-from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, class_of, number_type, warn_of_channels_first
+from diffusion.data.sources.spec import (
+    DamagedRecord,
+    DataSpec,
+    Leaf,
+    class_of,
+    number_type,
+    warn_of_channels_first,
+    warn_of_range,
+)
 from diffusion.package import public
 
 SEEDS = {"train": 2026, "test": 2027}
@@ -227,6 +235,7 @@ def describe_record(record: Mapping[str, Any], name: str, num_classes: int = 0, 
     if "condition" in record:
         condition = jax.tree.map(lambda leaf: Leaf(leaf.shape, str(leaf.dtype)), plain(record)["condition"])
     warn_of_channels_first(name, pytrees.shapes_of(example), dtype)
+    warn_of_range(name, example)
     spec = DataSpec(name, split, pytrees.shapes_of(example), num_classes, -1, dtype=dtype, condition=condition)
     if num_classes and condition is not None and not spec.has_class:
         raise ValueError(

@@ -134,6 +134,22 @@ def warn_of_channels_first(name: str, shape: Any, dtype: str) -> None:
         )
 
 
+def warn_of_range(name: str, example: Any) -> None:
+    """Warns of floats that seem to be a picture in [0, 1] or [0, 255], which networks receive as they are.
+
+    Args:
+        name: the name of the data, for the message.
+        example: the first example, an array or a pytree.
+    """
+    picture = isinstance(example, np.ndarray) and example.dtype.kind == "f" and example.ndim == 3
+    if picture and min(example.shape[:2]) >= 8 and example.shape[2] in (1, 3) and 0 <= example.min() < example.max():
+        warnings.warn(
+            f"{name}: the first example, floats {example.shape}, has values from {example.min():g} to "
+            f"{example.max():g}. Networks receive floats as they are: give pictures in [-1, 1], or uint8 in 0 .. 255",
+            stacklevel=2,
+        )
+
+
 def is_clip(shape: Any, dtype: str) -> bool:
     """Whether examples of that shape and type are clips, which can be drawn frame by frame."""
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 4 and shape[-1] in (1, 3)

@@ -5,6 +5,7 @@ What is said of folders, tables and captions: tests/data/sources/test_formats.py
 
 import gzip
 import io
+import json
 import re
 import tarfile
 
@@ -261,3 +262,20 @@ def test_classes_without_records_are_named(labels, unused, tmp_path):
     with pytest.warns(UserWarning, match=re.escape(f"of the classes 0 to 3, {unused}")):
         source = sources.arrays(str(tmp_path / "a.npz"))
     assert source.spec.num_classes == 4 and [source[row]["label"] for row in range(len(labels))] == labels
+
+
+def test_parquet_files_of_different_types_are_refused(tmp_path):
+    for number, label in enumerate((0, "cat")):
+        pq.write_table(pa.table({"x": [[0.5]], "label": [label]}), tmp_path / f"{number}.parquet")
+    with pytest.raises(
+        ValueError, match=r"column 'label' cannot be read: 0\.parquet holds int64, but 1\.parquet string"
+    ):
+        sources.parquet(str(tmp_path))
+
+
+@pytest.mark.parametrize("end", ["\u2028", "\u0085"])
+def test_a_caption_in_json_lines_may_hold_any_letter(end, tmp_path):
+    (tmp_path / "0.png").write_bytes(png(stored.PICTURES[0]))
+    row = json.dumps({"file_name": "0.png", "caption": f"a{end}b"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(f"{row}\r\n\n", encoding="utf-8")
+    assert sources.picture_folder(str(tmp_path)).captions() == [f"a{end}b"]

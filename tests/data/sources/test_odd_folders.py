@@ -114,3 +114,18 @@ def test_a_label_between_two_classes_is_refused():
     records = python_objects.source_of([{"x": np.zeros(1)}, {"x": np.zeros(1), "label": 1.7}][1:], 3)
     with pytest.raises(sources.DamagedRecord, match=r"record 0 of the data cannot be used: its label is 1\.7"):
         records[0]
+
+
+@pytest.mark.parametrize("low, high, named", [(0, 1, True), (0, 255, True), (-1, 1, False), (-0.1, 3, False)])
+def test_floats_in_another_range_than_networks_expect_are_named(low, high, named, tmp_path):
+    images = np.linspace(low, high, 2 * 8 * 8 * 3, dtype=np.float32).reshape(2, 8, 8, 3)[:, ::-1]
+    np.savez(tmp_path / "a.npz", image=images)
+    for opened in (
+        lambda: sources.arrays(str(tmp_path / "a.npz")),
+        lambda: python_objects.source_of([{"x": image} for image in images]),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            source = opened()
+        assert ["Networks receive floats as they are" in str(one.message) for one in caught] == [True] * named
+        np.testing.assert_array_equal(source[1]["x"], images[1])

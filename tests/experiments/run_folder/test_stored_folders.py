@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import sys
 import types
 
 import pytest
@@ -190,6 +191,28 @@ def test_an_output_that_is_one_file_is_one_object(bucket):
     output = stored_folders.Output("s3://bucket/plans/plan.json")
     output.path.write_text("{}")
     assert output.send() == 1 and (bucket.root / "store/bucket/plans/plan.json").read_text() == "{}"
+
+
+def test_the_home_folder_of_a_command_line_is_that_of_the_user(monkeypatch):
+    """bash passes --workdir=~/runs as it stands: it reads ~ only where a word begins with it."""
+    monkeypatch.setenv("HOME", "/home/ann")
+    words = [
+        "train",
+        "--workdir=~/runs/a",
+        "--out",
+        "~/b",
+        "--data.dir=~",
+        "--prompt=~5 dogs",
+        "--config={'path': '~'}",
+    ]
+    home = ["--workdir=/home/ann/runs/a", "--out", "/home/ann/b", "--data.dir=/home/ann"]
+    assert command_line._with_home(words) == ["train", *home, *words[5:]]
+    parsed = []
+    monkeypatch.setattr(command_line, "_checks", [lambda argv: parsed.extend(argv)])
+    monkeypatch.setattr(command_line.flags, "FLAGS", lambda argv: sys.exit(3))
+    with pytest.raises(SystemExit):
+        command_line._parse(["train", "--workdir=~/runs/a"])
+    assert parsed == ["train", "--workdir=/home/ann/runs/a"]
 
 
 @pytest.mark.parametrize("form", [["--config.data.dir=s3://bucket/data"], ["--config.data.dir", "s3://bucket/data"]])
