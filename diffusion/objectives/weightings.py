@@ -31,6 +31,9 @@ from jax.typing import ArrayLike
 from diffusion.package import public
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import as_float
+
+INSIDE = 2.0**-18  # a time this far from an end, as a share, is not yet rounded to it by a discrete process
 
 Weighting = Callable[[NoiseSchedule, ArrayLike], Array]
 """(schedule, t) -> weight of the squared error of x0."""
@@ -198,7 +201,7 @@ def per_log_snr(weighting: Weighting) -> Weighting:
         int w(t) (-d log-SNR / dt) |x0_hat - x0|^2 dt = int w |x0_hat - x0|^2 d log-SNR
 
     so that the loss is the same under every schedule with the same ends. With `snr` it is twice the diffusion loss of
-    the likelihood bound, in nats.
+    the likelihood bound, in nats. At alpha = 0 and sigma = 0, where the rate is infinite, it is the weight just inside.
 
     Facts:
         paper: Kingma and Gao 2023, "Understanding Diffusion Objectives as the ELBO with Simple Data Augmentation"
@@ -206,8 +209,16 @@ def per_log_snr(weighting: Weighting) -> Weighting:
     Args:
         weighting: a weight on the squared error of x0.
     """
-    # g^2 = -sigma^2 d log-SNR / dt.
-    return lambda schedule, t: weighting(schedule, t) * (schedule.diffusion(t) / schedule.sigma(t)) ** 2
+
+    def weight(schedule, t):
+        t = as_float(t)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        if alpha.shape == t.shape:
+            t = jnp.where(sigma > 0, jnp.where(alpha > 0, t, t * (1 - INSIDE)), schedule.t_max * INSIDE)
+        # g^2 = -sigma^2 d log-SNR / dt.
+        return weighting(schedule, t) * (schedule.diffusion(t) / schedule.sigma(t)) ** 2
+
+    return weight
 
 
 def edm(sigma_data: float = 0.5) -> Weighting:

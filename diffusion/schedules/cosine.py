@@ -133,7 +133,7 @@ def _from_data_to_noise(
     return NoiseSchedule(
         alpha,
         with_data_end(sigma, 0.0, math.inf),
-        log_snr,
+        with_data_end(log_snr, math.inf, -math.inf),
         inverse_log_snr,
         drift=drift,
         diffusion=lambda t: jnp.sqrt(-2 * drift(t)),

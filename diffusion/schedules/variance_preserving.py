@@ -37,7 +37,7 @@ def variance_preserving(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseS
     return NoiseSchedule(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
         sigma=with_data_end(lambda t: jnp.sqrt(-jnp.expm1(-integral(t))), 0.0, math.inf),
-        log_snr=lambda t: -integral(t) - jnp.log(-jnp.expm1(-integral(t))),
+        log_snr=with_data_end(lambda t: -integral(t) - jnp.log(-jnp.expm1(-integral(t))), math.inf, -math.inf),
         inverse_log_snr=lambda log_snr: _time(beta_min, beta_max, jax.nn.softplus(-as_float(log_snr))),
         drift=lambda t: -beta(t) / 2,
         diffusion=lambda t: jnp.sqrt(beta(t)),
@@ -78,7 +78,7 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
     return NoiseSchedule(
         alpha=lambda t: jnp.exp(-integral(t) / 2),
         sigma=lambda t: -jnp.expm1(-integral(t)),
-        log_snr=lambda t: -integral(t) - 2 * jnp.log(-jnp.expm1(-integral(t))),
+        log_snr=with_data_end(lambda t: -integral(t) - 2 * jnp.log(-jnp.expm1(-integral(t))), math.inf, -math.inf),
         inverse_log_snr=inverse_log_snr,
         drift=lambda t: -beta(t) / 2,
         diffusion=lambda t: jnp.sqrt(beta(t) * -jnp.expm1(-2 * integral(t))),

@@ -232,6 +232,18 @@ def test_per_log_snr_of_snr_is_the_rate_of_the_snr(schedule_name):
     np.testing.assert_allclose(weight, -(snr(t + h) - snr(t - h)) / (2 * h), rtol=1e-5)
 
 
+def test_per_log_snr_at_the_ends_is_the_limit_inside():
+    """Where the rate is infinite: (1 - t) / t^3 of straight paths, the logistic curve's slope, and t^2 / t."""
+    line, curve, t = schedules.rectified_flow(), schedules.sigmoid(), jnp.array([0.0, 1.0])
+    of_snr = weightings.per_log_snr(weightings.snr())
+    np.testing.assert_allclose(of_snr(line, t)[1], 0, atol=1e-4)
+    np.testing.assert_allclose(of_snr(schedules.zero_terminal_snr(schedules.linear_beta()), t)[1], 0, atol=1e-2)
+    s = 1 / (1 + np.exp(-3))  # alpha^2 = (s - S(-3 + 6 t)) / (2 s - 1), whose slope at t = 1 is that of the SNR
+    np.testing.assert_allclose(of_snr(curve, t)[1], 6 * s * (1 - s) / (2 * s - 1), rtol=1e-3)
+    at_data = weightings.per_log_snr(weightings.p2(1.0, 1.5))(line, t)[0]  # SNR^-1/2 2 / t
+    np.testing.assert_allclose(at_data, 2, rtol=1e-3)
+
+
 @every_schedule
 def test_edm_weight_makes_the_effective_weight_one(schedule_name):
     """lambda(sigma) c_out(sigma)^2 = 1 (Karras et al. 2022, section 5)."""
