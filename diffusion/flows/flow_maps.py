@@ -43,6 +43,7 @@ from diffusion.parameterizations import (
     time,
 )
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
+from diffusion.schedules.noise_schedule import as_float
 
 Clocks = Callable[[NoiseSchedule, ArrayLike, ArrayLike], tuple[Array, Array]]
 """(schedule, t, s) -> the two time inputs of a network."""
@@ -353,8 +354,7 @@ def _along_the_line(schedule, x_t, s, prediction: Prediction) -> Array:
 
 def _one_each(t, x_t) -> Array:
     """t with the batch axis of x_t, in float32 or wider."""
-    t = jnp.asarray(t)
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    t = as_float(t)
     return jnp.broadcast_to(t, x_t.shape[:1]) if t.ndim == 0 and x_t.ndim > 0 else t
 
 

@@ -36,6 +36,7 @@ from diffusion.flows.ode import Solver
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules.noise_schedule import as_float
 
 Field = Callable[[Array], Array]
 """x `[B, ...]` -> slope of the same shape."""
@@ -76,9 +77,10 @@ def times(schedule: NoiseSchedule, steps: int, t_start: float | None = None) -> 
         raise ValueError(
             f"t_start = {t_start} must be in [{schedule.t_min:g}, {schedule.t_max:g}), where the schedule is defined"
         )
-    first, last = (float(probability_flow.angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
-    angles = np.linspace(first ** (1 / 3), last ** (1 / 3), steps + 1) ** 3
-    grid = np.array(probability_flow.time(schedule, jnp.asarray(angles)), np.float64)
+    with jax.ensure_compile_time_eval():  # the times are concrete values, also inside a compiled function
+        first, last = (float(probability_flow.angle(schedule, jnp.asarray(t))) for t in (t_start, schedule.t_max))
+        angles = np.linspace(first ** (1 / 3), last ** (1 / 3), steps + 1) ** 3
+        grid = np.array(probability_flow.time(schedule, jnp.asarray(angles)), np.float64)
     grid[0], grid[-1] = t_start, schedule.t_max
     return grid
 
@@ -125,9 +127,7 @@ def log_likelihood(
             f"likelihood: the solver goes from time {solver.start:g} to {solver.end:g}, but the schedule is defined "
             f"only in [{schedule.t_min:g}, {schedule.t_max:g}]"
         )
-    x = jnp.asarray(x)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    x = padding.zeroed(x, real)
+    x = padding.zeroed(as_float(x), real)
     prior = log_prior if log_prior is not None else _log_prior(schedule, real)
     first, last = (probability_flow.radius(schedule, jnp.asarray(t, x.dtype)) for t in (solver.start, solver.end))
     velocity = probability_flow.velocity(denoise, schedule)
@@ -238,7 +238,7 @@ def dequantise(images: Array, keys: Array) -> Array:
     """
     if images.dtype != jnp.uint8:
         raise TypeError(f"dequantisation takes uint8 images of 256 levels, got {images.dtype}")
-    noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+    noise = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:], jnp.float32))(keys)
     # With u rounded to a multiple of 2^-16, the sum is exact in float32, so it is never rounded up to the next level.
     noise = jnp.floor(noise * 2**16) / 2**16
     return (images.astype(jnp.float32) + noise) / 128 - 1

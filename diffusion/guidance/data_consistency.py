@@ -62,7 +62,7 @@ def proximal(
         ratio = (
             strength(scale, 0, None, t, x_t) * (alpha * noise_std / sigma) ** 2 if noise_std else jnp.zeros_like(sigma)
         )
-        change = measurement.inverse(y - measurement.forward(x0), x0, ratio)
+        change = measurement.inverse(measurement.residual(y, x0), x0, ratio)
         return replace_x0(prediction, schedule, t, x0 + change)
 
     return guided

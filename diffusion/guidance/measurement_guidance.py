@@ -162,7 +162,7 @@ def pseudoinverse(
         sigma = left_broadcast(schedule.sigma(t), x_t)
         variance = alpha**2 * data_std**2 + sigma**2  # r^2 = s^2 sigma^2 / variance
         ratio = variance * (noise_std / data_std) ** 2 / sigma**2 if noise_std else jnp.zeros_like(sigma)
-        (gradient,) = pull(measurement.inverse(y - measurement.forward(x0), x0, ratio))
+        (gradient,) = pull(measurement.inverse(measurement.residual(y, x0), x0, ratio))
         # sigma^2 / (alpha r^2), with sigma^2 cancelled by hand: finite as sigma vanishes.
         some = alpha > 0
         factor = jnp.where(some, variance / (jnp.where(some, alpha, 1) * data_std**2), 0)

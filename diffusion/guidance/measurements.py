@@ -28,6 +28,11 @@ class Measurement(NamedTuple):
     filtered: Callable[[Array, Callable[[Array], Array]], Array] | None = None
     trace: Callable[[Callable[[Array], Array], Array], Array] | None = None
 
+    def residual(self, y: Array, x: Array) -> Array:
+        """y - A x in the dtype of A x, for a measurement of any dtype, such as float64 beside samples in float32."""
+        measured = self.forward(x)
+        return jnp.asarray(y, measured.dtype) - measured
+
     def transpose(self, y: Array, like: Array) -> Array:
         """A^T y in the shape of `like`, an array x `[B, ...]`."""
         return jax.linear_transpose(self.forward, like)(y)[0]

@@ -8,6 +8,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.schedules import left_broadcast
+from diffusion.schedules.noise_schedule import as_float
 
 Scale = ArrayLike | Callable[[Array], ArrayLike]
 """The strength of a guidance: a number, one for each sample `[B]`, or a function of t."""
@@ -82,7 +83,7 @@ def strength(scale: Scale, neutral: float, interval: Interval, t: ArrayLike, x: 
     """
     t = jnp.asarray(t)
     value = scale(t) if callable(scale) else scale
-    extra = left_broadcast(jnp.asarray(value, jnp.promote_types(x.dtype, jnp.float32)) - neutral, x)
+    extra = left_broadcast(jnp.asarray(value, as_float(x).dtype) - neutral, x)
     if interval is None:
         return extra
     return jnp.where(left_broadcast((interval[0] <= t) & (t <= interval[1]), x), extra, 0)

@@ -103,7 +103,7 @@ def drift(x: Array, data: Array, temperature: float, similarity: str = "laplace"
         alike &= (flat[:, None] == flat[None]).all(axis=-1)
 
     def shift(points: Array, acts: Array) -> Array:
-        square = jax.vmap(lambda point: sum_square(point - points))(x)
+        square = jax.vmap(lambda point: sum_square(point[None] - points))(x)
         weights = jax.nn.softmax(log_kernel(square, temperature), axis=1, where=acts)
         return jnp.where(acts.any(axis=1)[:, None], weights, 0) @ points.reshape(number, -1)
 

@@ -68,9 +68,10 @@ def draw_guidance(
     else:
         power = 1 - guidance.beta
         w = (1 + r * (guidance.largest**power - 1)) ** (1 / power)
-    interval = (draws[:, 1:] + jnp.arange(2)) * schedule.t_max / 2
+    ends = jnp.arange(2, dtype=draws.dtype)[None]
+    interval = (draws[:, 1:] + ends) * schedule.t_max / 2
     unlimited = everywhere | (not guidance.interval)
-    return w, jnp.where(unlimited[:, None], schedule.t_max * jnp.arange(2.0), interval)
+    return w, jnp.where(unlimited[:, None], schedule.t_max * ends, interval)
 
 
 def guided_target(
@@ -111,7 +112,7 @@ def guided_target(
         raise ValueError("guidance that the network receives needs a condition, but the batch has none")
     input_keys, drop_keys = split(keys, 2)
     w, interval = draw_guidance(guidance, schedule, input_keys, everywhere)
-    all_times = jnp.broadcast_to(schedule.t_max * jnp.arange(2.0), interval.shape)
+    all_times = jnp.broadcast_to(schedule.t_max * jnp.arange(2, dtype=interval.dtype), interval.shape)
     received = lambda condition, w, interval: (condition, w - 1, *((interval,) if guidance.interval else ()))
     inside = (interval[:, 0] <= t) & (t <= interval[:, 1])
     w_t = jnp.where(inside, w, 1.0)

@@ -115,6 +115,7 @@ def policy_gradient(
         way = rollouts(old, schedule, parameterization, grid, sampler, keys, batch["x"].shape[1:], condition)
         rewards = rewarded(reward_of_pictures(reward, networks, metadata), way[-1], condition)
         advantage = advantages(rewards, group, deviation)
+        zeros = jnp.zeros(keys.shape, way.dtype)
         typed = steps._replace(t=jnp.asarray(steps.t, way.dtype), s=jnp.asarray(steps.s, way.dtype))
 
         def drawn(x, network, i, parameterization=parameterization):
@@ -132,17 +133,17 @@ def policy_gradient(
             total = lambda a: jnp.sum(a, axis=tuple(range(1, a.ndim)))
             ratio = jnp.exp(total(moved * noise) - sum_square(moved) / 2)
             gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
-            kl = jnp.zeros(keys.shape)
+            kl = zeros
             if beta and teacher is not None:
                 kl = sum_square(scaled(mean - drawn(x, reference, i, teacher)[0])) / 2
             counts = jnp.any(draws)
-            return jnp.where(counts, gain, 0), kl, counts, counts & (jnp.abs(ratio - 1) > clip)
+            clipped = counts & (jnp.abs(ratio - 1) > clip)
+            return jnp.where(counts, gain, 0), kl, counts.astype(way.dtype), clipped.astype(way.dtype)
 
         def add(sums, i):
             return jax.tree.map(jnp.add, sums, gain_and_kl(i)), None
 
-        zeros = jnp.zeros(keys.shape, way.dtype)
-        sums, _ = jax.lax.scan(add, (zeros, zeros, 0, jnp.zeros(keys.shape, int)), jnp.arange(len(steps.t)))
+        sums, _ = jax.lax.scan(add, (zeros, zeros, jnp.zeros([], way.dtype), zeros), jnp.arange(len(steps.t)))
         gain, kl, number, clipped = sums
         metrics = {"t": jnp.full(keys.shape, steps.t[0], way.dtype), "reward": rewards, "kl": kl}
         return (beta * kl - gain) / number, metrics | {"clipped": clipped / number}

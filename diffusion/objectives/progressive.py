@@ -104,8 +104,8 @@ def two_steps(
     if teacher_scale != 1 and condition is None:
         raise ValueError("progressive_distillation: a guided teacher needs a condition, but the batch has none")
     steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
-    i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys)
-    t, middle, s = (schedule.t_max * at / steps for at in (i, i - 0.5, i - 1.0))
+    i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys).astype(jnp.float32)
+    t, middle, s = (schedule.t_max * at / jnp.asarray(steps, jnp.float32) for at in (i, i - 0.5, i - 1.0))
     x_t = mix(schedule, t, *pairs(noise_keys, batch))
     network = frozen(networks, "teacher")
 

@@ -28,6 +28,7 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import described, require, require_floats, require_function
 from diffusion.package import public
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule, left_broadcast
+from diffusion.schedules.noise_schedule import as_float
 
 Network = Callable[..., Any]
 """(x, clock or clocks, condition) -> an array, or a tuple of it and further heads where an objective needs them.
@@ -148,8 +149,7 @@ def evaluate(
             channels; outside of `jit`, if a time lies outside of [0, schedule.t_max].
     """
     require_floats(x_t, "x_t")
-    t = jnp.asarray(t)
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    t = as_float(t)
     if not isinstance(t, Tracer) and not isinstance(schedule.t_max, Tracer):
         values = np.asarray(t)  # known values, also where the network is traced as a function of x alone
         outside = ~((values >= 0) & (values <= np.asarray(schedule.t_max) * (1 + 1e-6)))  # NaN too
@@ -184,7 +184,7 @@ def read_output(output: Any, x: Array, channels: int = 1) -> Array:
             f"the network returned {described(output)}, for x of shape {x.shape}; its output must have the shape "
             f"{shape}, {reason}"
         )
-    return output.astype(jnp.promote_types(output.dtype, jnp.float32))
+    return as_float(output)
 
 
 def checked(denoise: Denoiser) -> Denoiser:

@@ -11,6 +11,7 @@ from diffusion.package import public
 from diffusion.parameterizations.clocks import log_sigma, time
 from diffusion.parameterizations.network_outputs import Clock, Parameterization, Prediction, read_output
 from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.schedules.noise_schedule import as_float
 
 
 def epsilon(clock: Clock | None = None) -> Parameterization:
@@ -246,8 +247,7 @@ def learned_variance(parameterization: Parameterization) -> Parameterization:
 
 def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array]:
     """d alpha / dt and d sigma / dt, shaped to multiply x example by example."""
-    t = jnp.asarray(t)
-    t = t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    t = as_float(t)
     one = jnp.ones_like(t)
     rate = lambda f: left_broadcast(jax.jvp(f, (t,), (one,))[1], x)
     return rate(schedule.alpha), rate(schedule.sigma)

@@ -12,6 +12,7 @@ from diffusion.arrays.arguments import require_floats
 from diffusion.flows import ode, probability_flow
 from diffusion.parameterizations import Denoiser
 from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules.noise_schedule import as_float
 
 
 class AdaptiveStats(NamedTuple):
@@ -83,7 +84,7 @@ def adaptive(
     concrete = [tolerance for tolerance in (rtol, atol) if not isinstance(tolerance, Tracer)]
     if not (all(np.all(np.asarray(tolerance) > 0) for tolerance in concrete) and most >= 1):
         raise ValueError(f"adaptive: rtol = {rtol}, atol = {atol}, most = {most}. Valid: rtol > 0, atol > 0, most >= 1")
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = as_float(x)
     start = jnp.asarray(t_start, x.dtype)
     end = jnp.asarray(t_end, x.dtype)
     velocity = probability_flow.velocity(denoise, schedule)

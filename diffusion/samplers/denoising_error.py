@@ -9,6 +9,7 @@ from jax.typing import ArrayLike
 
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import as_float
 
 
 def denoising_error(
@@ -34,7 +35,7 @@ def denoising_error(
         A function log-SNR -> error, linear between the estimates and constant beyond them. It holds for any schedule,
         because the error depends only on the log-SNR.
     """
-    times = jnp.sort(jnp.asarray(times, jnp.promote_types(x_0.dtype, jnp.float32)))[::-1]
+    times = jnp.sort(jnp.asarray(times, as_float(x_0).dtype))[::-1]
 
     def at(number_and_time):
         number, t = number_and_time

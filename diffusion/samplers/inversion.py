@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers.sample import Sampler, State, start
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 
 
@@ -123,7 +124,7 @@ def edict(
     _check_alpha("edict", schedule, plan.t)
     _check_alpha("edict", schedule, plan.s)
     up = bool(np.asarray(plan.s)[0] > np.asarray(plan.t)[0])
-    x, y = (a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in pair)
+    x, y = (as_float(a) for a in pair)
 
     def step(pair, at):
         x, y = pair
@@ -196,7 +197,7 @@ def bdia(
     if grid.ndim != 1 or grid.size < 3 or not (ways == ways[0]).all() or ways[0] == 0:
         raise ValueError(f"bdia: the grid must have at least three times, all decreasing or all increasing; got {grid}")
     back = gamma if ways[0] < 0 else 1 / gamma
-    first, second = (a.astype(jnp.promote_types(a.dtype, jnp.float32)) for a in pair)
+    first, second = (as_float(a) for a in pair)
 
     def step(pair, times):
         before, x = pair

@@ -85,17 +85,17 @@ def integrate_polynomials(
     at = variable(start + half * (1 + jnp.asarray(_POINTS, nodes.dtype)))
     finite = jnp.isfinite(nodes)
     at_nodes = jnp.where(finite, nodes, 0)
-    others = finite[:, None] & finite & ~np.eye(nodes.size, dtype=bool)
-    apart = jnp.where(others, at_nodes[:, None] - at_nodes, 1)
-    factors = jnp.where(others[..., None], (at - at_nodes[:, None]) / apart[..., None], 1)
+    others = finite[:, None] & finite[None] & ~np.eye(nodes.size, dtype=bool)
+    apart = jnp.where(others, at_nodes[:, None] - at_nodes[None], 1)
+    factors = jnp.where(others[..., None], (at[None] - at_nodes[:, None])[None] / apart[..., None], 1)
     # Written as sums, because accelerators multiply matrices with less than float32 precision.
-    return jnp.where(finite, half * (factors.prod(1) * jnp.asarray(_WEIGHTS, nodes.dtype)).sum(-1), 0)
+    return jnp.where(finite, half * (factors.prod(1) * jnp.asarray(_WEIGHTS, nodes.dtype)[None]).sum(-1), 0)
 
 
 def correction(weights: Array, outputs: Array) -> Array:
     """sum_k weights_k (output_k - output_0), `[B, ...]`."""
     weights = weights[1:].reshape(-1, *[1] * (outputs.ndim - 1))
-    return (weights * (outputs[1:] - outputs[0])).sum(0)
+    return (weights * (outputs[1:] - outputs[:1])).sum(0)
 
 
 def lms(order: int = 4) -> Sampler:

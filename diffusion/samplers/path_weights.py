@@ -66,10 +66,10 @@ def path_weights(
             f"{steps - plan.solved} of its steps do"
         )
     starts, draws = jax.vmap(jax.random.split, out_axes=1)(keys)
-    t, s = jnp.asarray(plan.t, jnp.float32), jnp.asarray(plan.s, jnp.float32)
     size = math.prod(shape)
     square = lambda a: jnp.sum(a**2, axis=tuple(range(1, a.ndim)))
     first = normal(starts, 1, jnp.zeros((len(keys), *shape)))[0]
+    t, s = (jnp.asarray(times, first.dtype) for times in (plan.t, plan.s))
     sigma = schedule.sigma(t[0])
 
     @jax.checkpoint

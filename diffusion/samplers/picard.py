@@ -16,7 +16,7 @@ from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
 from diffusion.samplers.sample import Sampler, check_arguments, check_start, checker, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, left_broadcast
-from diffusion.schedules.noise_schedule import leaf_schedules
+from diffusion.schedules.noise_schedule import as_float, leaf_schedules
 from diffusion.timesteps import Plan
 
 
@@ -94,7 +94,7 @@ def picard(
         raise ValueError(f"picard: tolerance = {tolerance} must not be negative")
     if not isinstance(plan.renoise, Tracer) and np.any(plan.renoise):
         raise ValueError("picard: this plan adds noise during the trajectory (renoise), which only `sample` supports")
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = as_float(x)
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
     radii = jnp.stack([probability_flow.radius(leaf, plan.s) for leaf in leaf_schedules(schedule)]).min(axis=0)
 
@@ -109,7 +109,7 @@ def picard(
         before = windowed(0)
         guess = windowed(1)
         after = jax.vmap(step)(before, begin + jnp.arange(window))
-        after = after._replace(x=before.x[0] + jnp.cumsum(after.x - before.x, axis=0))
+        after = after._replace(x=before.x[:1] + jnp.cumsum(after.x - before.x, axis=0))
         change = (after.x - guess.x).reshape(*guess.x.shape[:2], -1)
         change = jnp.sqrt(jnp.mean(change**2, axis=2)).max(axis=1, initial=0.0)
         moving = ~(change <= tolerance * jax.lax.dynamic_slice_in_dim(radii, begin, window))

@@ -18,7 +18,7 @@ from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
 from diffusion.samplers.posterior import forward
 from diffusion.schedules import NoiseSchedule, at_each, check_schedule
-from diffusion.schedules.noise_schedule import leaf_schedules
+from diffusion.schedules.noise_schedule import as_float, leaf_schedules
 from diffusion.timesteps import Plan
 
 
@@ -158,7 +158,7 @@ def loop(
 
     def init(x):
         check_start(x, keys)
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = as_float(x)
         return sampler.init(x, schedule, typed(x)), begin(x)
 
     def step(carry, i):
@@ -342,7 +342,27 @@ def checker(denoise: Any) -> Callable[[Callable], Callable]:
     """The output check for `denoise`: `checked_map` for a flow map, none for a tangent field, `checked` otherwise."""
     if isinstance(denoise, TangentField):
         return lambda field: field
-    return checked_map if isinstance(denoise, FlowMap) else checked
+    read = checked_map if isinstance(denoise, FlowMap) else checked
+    return lambda denoise: keeps_type(read(denoise))
+
+
+def keeps_type(denoise: Callable[..., Any]) -> Callable[..., Any]:
+    """A denoiser or a flow map that raises a TypeError if its output is of a wider type than x_t.
+
+    A sample has one type along the plan: a scan could not carry a wider one, which would have to be rounded.
+    """
+
+    def read(x_t, *times):
+        output = denoise(x_t, *times)
+        for part in jax.tree.leaves(output):
+            if jnp.finfo(part.dtype).bits > jnp.finfo(x_t.dtype).bits:
+                raise TypeError(
+                    f"a network or denoiser returned {part.dtype} for x of {x_t.dtype}. Valid: sampling from "
+                    f"x.astype(jnp.{part.dtype}), or an output of {x_t.dtype}; `samplers.prior` draws float32"
+                )
+        return output
+
+    return read
 
 
 def checked_map(flow_map: Callable[..., Any]) -> Callable[..., Array]:

@@ -258,7 +258,7 @@ def sdedit(
     below = grid[grid.astype(np.float32) < np.float32(t_0)]  # a time that is t_0 but for rounding would be no step
     plan = timesteps.plan(np.append(t_0, below).astype(grid.dtype))
     noise_keys, rest = jax.vmap(jax.random.split, out_axes=1)(keys)
-    x = noised(schedule, t_0, images.astype(jnp.promote_types(images.dtype, jnp.float32)), noise_keys)
+    x = noised(schedule, t_0, as_float(images), noise_keys)
     return sample(sampler, denoise, schedule, x, plan, rest, after_step=after_step)
 
 

@@ -89,7 +89,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         u = position(t)
         i = jnp.clip(jnp.floor(u).astype(jnp.int32), 0, T)
         values = jnp.asarray(table, t.dtype)
-        return values[i] + (u - i) * (values[jnp.minimum(i + 1, T)] - values[i])
+        return values[i] + (u - i.astype(u.dtype)) * (values[jnp.minimum(i + 1, T)] - values[i])
 
     # The derivative of the look-up is zero on the grid; that of the process is not.
     log_alpha.defjvp(lambda t, t_dot: (log_alpha(*t), slope(*t) * t_dot[0]))
@@ -110,7 +110,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         i = jnp.clip(jnp.searchsorted(-values, -target, side="right") - 1, 0, T - 1)
         # By the slope of float64: the difference of two rounded values has lost digits.
         fraction = T * (target - values[i]) / jnp.asarray(slopes, target.dtype)[i]
-        return jnp.clip((i + fraction) / T, 0, 1)
+        return jnp.clip((i.astype(target.dtype) + fraction) / T, 0, 1)
 
     return NoiseSchedule(
         alpha,

@@ -197,9 +197,12 @@ def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def as_float(t: ArrayLike) -> Array:
-    """t in float32, or in float64 if it is float64 already."""
+    """t in float32, or in float64 if it is float64 already.
+
+    Under x64 a Python number stays weakly typed, so that the coefficients at `schedule.t_max` do not widen a float32 x.
+    """
     t = jnp.asarray(t)
-    return t.astype(jnp.promote_types(t.dtype, jnp.float32))
+    return t if t.dtype == jnp.float64 else t.astype(jnp.float32)
 
 
 def normal(scale: float) -> Callable[[Array, tuple[int, ...]], Array]:

@@ -57,7 +57,7 @@ def from_quantile(quantile: Callable[[Array], Array], strata: int | None = None)
         u = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys)
         u = u + 2.0**-24  # the middle of a cell of width 2^-23, the grid of float32 draws: neither 0 nor 1
         if strata is not None:
-            u = (index % strata + u) / strata
+            u = (jnp.asarray(index % strata, u.dtype) + u) / strata
             u = jnp.minimum(u, 1 - 2.0**-24)
         t = quantile(u)
         return t, jnp.ones_like(t)
@@ -220,7 +220,8 @@ def log_normal(schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, st
     check_positive("log_normal", "std", std)
     check_one_schedule("log_normal", schedule)
     ends = np.array([schedule.t_min, schedule.t_max])
-    low, high = (-np.asarray(schedule.log_snr(ends), np.float64) / 2 - mean) / std
+    with jax.ensure_compile_time_eval():  # concrete values, also inside a compiled function
+        low, high = map(float, (-np.asarray(schedule.log_snr(ends), np.float64) / 2 - mean) / std)
     cdf_low = _normal_cdf(low)
     cdf_high = _normal_cdf(high)
 
@@ -254,7 +255,8 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
     """
     check_positive("laplace", "scale", scale)
     check_one_schedule("laplace", schedule)
-    high, low = np.asarray(schedule.log_snr(np.array([schedule.t_min, schedule.t_max])), np.float64)
+    with jax.ensure_compile_time_eval():  # concrete values, also inside a compiled function
+        high, low = np.asarray(schedule.log_snr(np.array([schedule.t_min, schedule.t_max])), np.float64)
     tail = lambda z: 0.5 * math.exp(-z) if z > 0 else 1 - 0.5 * math.exp(z)  # P(log-SNR > mean + scale z)
     above = tail((high - mean) / scale)
     below = tail((mean - low) / scale)
@@ -330,7 +332,7 @@ def per_frame(density: Density, frames: int) -> Density:
 
     def sample(state, keys, index):
         frame_keys = jax.vmap(lambda key: jax.random.split(key, frames))(keys).reshape(-1)
-        frame_index = (jnp.asarray(index)[:, None] * frames + jnp.arange(frames)).reshape(-1)
+        frame_index = (jnp.asarray(index)[:, None] * frames + jnp.arange(frames)[None]).reshape(-1)
         t, importance = density.sample(state, frame_keys, frame_index)
         return t.reshape(-1, frames), importance.reshape(-1, frames)
 

@@ -63,9 +63,10 @@ def loss_second_moment(
         p = probabilities(state)
         choice, within = jax.vmap(lambda key: jax.random.uniform(key, (2,), jnp.float32), out_axes=1)(keys)
         i = jnp.minimum(jnp.searchsorted(jnp.cumsum(p), choice, side="right"), bins - 1)
+        number = i.astype(within.dtype)
         # Draws of float32 are cells of 2^-23, of which this is the middle: neither end of the bin.
-        inside = schedule.t_min + span * jnp.minimum((i + within + 2.0**-24) / bins, 1 - 2.0**-24)
-        return (i + 1) / bins if discrete else inside, 1 / (bins * p[i])
+        inside = schedule.t_min + span * jnp.minimum((number + within + 2.0**-24) / bins, 1 - 2.0**-24)
+        return (number + 1) / bins if discrete else inside, 1 / (bins * p[i])
 
     def update(state, t, losses):
         position = t * bins - 1 if discrete else (t - schedule.t_min) / span * bins

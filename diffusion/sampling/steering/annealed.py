@@ -16,6 +16,7 @@ from diffusion.package import public
 from diffusion.samplers.sample import check_start, normal
 from diffusion.sampling.steering.particles import Particles, advance, check_groups
 from diffusion.sampling.steering.resampling_schemes import USUAL, Resampling, effective_size, systematic
+from diffusion.schedules.noise_schedule import as_float
 
 LogDensity = Callable[[Array], Array]
 """x `[B, ...]` -> log-density `[B]`, differentiable, where number b depends only on example b."""
@@ -88,7 +89,7 @@ def annealed(
     if not np.all(np.asarray(step_sizes) > 0) or leapfrogs < 1:
         raise ValueError(f"annealed: step_sizes = {step_sizes} must be positive, leapfrogs = {leapfrogs} at least 1")
     check_groups(x, number)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = as_float(x)
     look = looker(log_base, log_density)
     b = jnp.asarray(rungs, x.dtype)
     rises = jnp.asarray(np.diff(rungs), x.dtype)
@@ -143,7 +144,7 @@ def annealing_ladder(
     if not 0 < share < 1 or not step_size > 0:
         raise ValueError(f"annealing_ladder: share = {share} must be in (0, 1), step_size = {step_size} positive")
     look = looker(log_base, log_density)
-    point = look(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    point = look(as_float(x))
     uneven = jax.jit(lambda point, rise: effective_size(point.log_weight(rise)) < share * x.shape[0])
 
     @jax.jit

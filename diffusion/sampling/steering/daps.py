@@ -14,6 +14,7 @@ from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 
 Draw = Callable[[Array, Array, Array], Array]
@@ -66,7 +67,7 @@ def daps(
         raise ValueError(f"daps: steps = {steps} must be at least 1, data_std = {data_std} positive")
     check_schedule(schedule)
     check_start(x, keys)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = as_float(x)
     t, s = (jnp.asarray(times, x.dtype) for times in (plan.t, plan.s))
     end = s[-1]
 
@@ -114,7 +115,7 @@ def gaussian_draw(measurement: Measurement, y: Array, noise_std: float = 0.0) ->
         data_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         x = x0 + r * normal(data_keys, 1, x0)[0]
         measured = measurement.forward(x)
-        noisy = y + noise_std * normal(noise_keys, 1, measured)[0]
+        noisy = jnp.asarray(y, measured.dtype) + noise_std * normal(noise_keys, 1, measured)[0]
         return x + measurement.inverse(noisy - measured, x, (noise_std / r) ** 2)
 
     return draw

@@ -19,6 +19,7 @@ from diffusion.samplers.padded import over_real
 from diffusion.samplers.sample import Sampler, check_arguments, check_start, keys_of_step
 from diffusion.sampling.steering.resampling_schemes import Resampling, effective_size
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 
 
@@ -94,7 +95,7 @@ def prepared(sampler: Sampler, x: Array, plan: Plan) -> tuple[Sampler, Array, Pl
     """The sampler and the samples with zeros on padding, in at least float32, and the plan with times of this dtype."""
     if sampler.real is not None:
         padding.check(sampler.real, x)
-    x = padding.zeroed(x.astype(jnp.promote_types(x.dtype, jnp.float32)), sampler.real)
+    x = padding.zeroed(as_float(x), sampler.real)
     return (
         over_real(sampler),
         x,

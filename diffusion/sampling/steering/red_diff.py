@@ -13,6 +13,7 @@ from diffusion.package import public
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.sample import check_start, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, check_schedule
+from diffusion.schedules.noise_schedule import as_float
 from diffusion.timesteps import Plan
 
 
@@ -60,7 +61,7 @@ def red_diff(
         raise ValueError(f"red_diff: scale = {scale} must be at least 0")
     check_schedule(schedule)
     check_start(x, keys)
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    x = as_float(x)
     times = jnp.asarray(plan.t, x.dtype)
 
     def step(carry, i):

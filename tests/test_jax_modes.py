@@ -1,0 +1,135 @@
+"""The mathematics under JAX's settings: x64, strict promotion of types, no promotion of ranks, and traced factories."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from diffusion import editing, flow_maps, guidance, likelihood, parameterizations, samplers, schedules, timesteps
+from diffusion.parameterizations import Prediction
+from diffusion.sampling import steering
+from tests.objectives import few_step_cases
+
+FLOW, BETAS = schedules.rectified_flow(), schedules.linear_beta()
+GRID = np.linspace(1, 0, 4)
+BATCH = 6
+MASKED = guidance.measurements.masked(jnp.array([True, False]))
+MEASURED = np.ones((BATCH, 2))
+
+
+def half(x, t):
+    return Prediction(x / 2, x / 2)
+
+
+def sampled(sampler, denoise=half, schedule=FLOW):
+    return lambda x, t, keys: samplers.sample(sampler, denoise, schedule, x, timesteps.plan(GRID), keys)
+
+
+def network(x, clock, condition):
+    return x / 2
+
+
+def drawn(density):
+    return lambda x, t, keys: density.sample(density.init(), keys, jnp.arange(BATCH))
+
+
+def trained(name):
+    def losses(x, t, keys):
+        more = {"start": x[::-1], "rejected": x, "condition": jnp.arange(BATCH) % 3, "index": jnp.arange(BATCH)}
+        return few_step_cases.run(name, {"x": x, **more}, keys=keys)[0]
+
+    return losses
+
+
+def outputs(function, dtype=jnp.float32):
+    """The types of a function of x, t and keys, without running it."""
+    x, t = jax.ShapeDtypeStruct((BATCH, 2), dtype), jax.ShapeDtypeStruct((BATCH,), jnp.float32)
+    traced = lambda x, t: function(x, t, jax.random.split(jax.random.key(0), BATCH))
+    return {leaf.dtype for leaf in jax.tree.leaves(jax.eval_shape(traced, x, t))}
+
+
+DENOISE = parameterizations.denoiser(network, FLOW, parameterizations.velocity())
+OF_FLOAT32 = {
+    "a sampler that needs t_max": sampled(samplers.edm(s_churn=10.0)),
+    "a denoiser at a number": lambda x, t, keys: DENOISE(x, 0.5),
+    "a flow map between numbers": lambda x, t, keys: flow_maps.mean_flow(network, FLOW)(x, 0.5, 0.25),
+    "noise up to a number": lambda x, t, keys: editing.noised(FLOW, 0.5, x, keys),
+    "SDEdit": lambda x, t, keys: editing.sdedit(samplers.heun(), DENOISE, FLOW, x, GRID, 0.6, keys),
+    "a density with ends": drawn(timesteps.log_normal(schedules.edm())),
+    "dequantised bytes": lambda x, t, keys: likelihood.dequantise(jnp.zeros((BATCH, 2), jnp.uint8), keys),
+    "a measurement in float64": lambda x, t, keys: guidance.proximal(half, FLOW, MASKED, MEASURED, 0.1)(x, t),
+    "a draw about it": lambda x, t, keys: steering.gaussian_draw(MASKED, MEASURED, 0.1)(x, 0.5, keys),
+    "a policy with a reference": trained("policy_gradient(target)"),
+}
+
+
+@pytest.mark.parametrize("name", OF_FLOAT32)
+def test_float32_stays_float32_under_x64(name, x64):
+    assert outputs(OF_FLOAT32[name]) == {np.dtype(np.float32)}
+
+
+def test_path_weights_follow_their_times_in_float64(x64):
+    """A perfect denoiser of N(0, 1) gives the same weight to every path: the integral of the density."""
+    exact = lambda x, t: Prediction(FLOW.alpha(t) * x / (FLOW.alpha(t) ** 2 + FLOW.sigma(t) ** 2), x)
+    log_density = lambda x: -jnp.sum(x**2, axis=-1) / 2
+    keys = jax.random.split(jax.random.key(0), 2)
+    _, log_weights = samplers.path_weights(exact, FLOW, timesteps.plan(GRID), keys, (3,), log_density)
+    np.testing.assert_allclose(log_weights, 1.5 * np.log(2 * np.pi), rtol=1e-13)
+
+
+def test_a_float64_network_from_a_float32_start_is_refused(x64):
+    wide = lambda x, t: Prediction(x * np.float64(0.5), x)
+    with pytest.raises(TypeError, match="float64 for x of float32"):
+        outputs(sampled(samplers.heun(), wide))
+    assert outputs(sampled(samplers.heun(), wide), jnp.float64) == {np.dtype(np.float64)}
+
+
+STRICT = {
+    "a discrete process": lambda x, t, keys: [f(t) for f in BETAS[:6]],
+    "unipc": sampled(samplers.unipc(2)),
+    "plms": sampled(samplers.plms()),
+    "picard": lambda x, t, keys: samplers.picard(samplers.heun(), half, FLOW, x, timesteps.plan(GRID), keys)[0],
+    "strata of frames": drawn(timesteps.per_frame(timesteps.uniform_density(FLOW, BATCH), 3)),
+    "adaptive times": drawn(timesteps.loss_second_moment(FLOW, 8)),
+    **{
+        name: trained(name)
+        for name in (
+            "drifting",
+            "improved_mean_flow(guided)",
+            "policy_gradient",
+            "progressive_distillation",
+            "shortcut",
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("name", STRICT)
+def test_nothing_needs_an_implicit_promotion(name):
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        assert outputs(STRICT[name]) == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize("name", ["unipc", "picard", "a discrete process"])
+def test_half_precision_is_promoted_where_promotion_is_strict(name):
+    with jax.numpy_dtype_promotion("strict"):
+        assert outputs(STRICT[name], jnp.bfloat16) == {np.dtype(np.float32)}
+        assert FLOW.alpha(jnp.bfloat16(0.5)) == 0.5
+
+
+def test_times_are_chosen_inside_a_compiled_function():
+    key = jax.random.split(jax.random.key(0), 1)
+    edm = schedules.edm()
+    for make in (
+        lambda: likelihood.times(FLOW, 3),
+        lambda: timesteps.log_normal(edm).sample((), key, jnp.arange(1))[0],
+        lambda: timesteps.laplace(FLOW).sample((), key, jnp.arange(1))[0],
+    ):
+        np.testing.assert_allclose(jax.jit(make)(), make(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [schedules.cosine, schedules.variance_preserving, schedules.sub_vp])
+def test_the_log_snr_falls_from_infinity_at_the_data(make):
+    """Its slope there is that of -ln t, or of -2 ln t: -infinity, and no NaN."""
+    value, slope = jax.value_and_grad(make().log_snr)(0.0)
+    assert (value, slope) == (np.inf, -np.inf)
