@@ -9,7 +9,7 @@ import numpy as np
 
 from diffusion.data import fingerprints, identities
 from diffusion.data.sources.combined_streams import FilteredStream, MixedStream
-from diffusion.data.sources.spec import DataSpec, Derived, ManyAtOnce, Source, read_many
+from diffusion.data.sources.spec import DataSpec, Derived, ManyAtOnce, Source, read_many, require_same_classes
 from diffusion.data.sources.streams import Stream
 
 LONGEST = 2**28  # the most records of an epoch of a mixture
@@ -24,7 +24,7 @@ def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | Mixe
             know.
 
     Raises:
-        ValueError: if they do not fit each other, or the epoch would be too long.
+        ValueError: if they do not fit each other, number their classes differently, or the epoch would be too long.
     """
     if not of or (weights and len(weights) != len(of)) or any(not weight > 0 for weight in weights):
         raise ValueError(
@@ -38,6 +38,7 @@ def mixture(of: Sequence[Any], weights: Sequence[float] = ()) -> "Mixture | Mixe
                 f"classes, their condition, and whether they hold pairs; {other.spec.name} has {kind(other.spec)}, "
                 f"but {of[0].spec.name} has {kind(of[0].spec)}."
             )
+        require_same_classes(of[0].spec, other.spec)
     streams = [source for source in of if isinstance(source, Stream)]
     if streams and len(streams) < len(of):
         (numbered, *_) = (source for source in of if source not in streams)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from diffusion.data import fingerprints, identities
-from diffusion.data.sources.spec import DamagedRecord, Derived, Source, class_of
+from diffusion.data.sources.spec import DamagedRecord, Derived, Source, class_of, require_same_classes
 from diffusion.data.sources.streams import Stream
 
 
@@ -38,6 +38,7 @@ def preferences(of: Sequence[Any]) -> "Preferences":
             "the sources of preferred and rejected examples must agree in their number, shape, type, number of "
             f"classes and condition; {of[0].spec.name} has {kind(of[0])}, but {of[1].spec.name} has {kind(of[1])}."
         )
+    require_same_classes(of[0].spec, of[1].spec)
     return Preferences(*of)
 
 

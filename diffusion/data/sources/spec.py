@@ -117,6 +117,21 @@ def is_picture(shape: Any, dtype: str) -> bool:
     return dtype == "uint8" and isinstance(shape, tuple) and len(shape) == 3 and shape[-1] in (1, 3, 4)
 
 
+def require_same_classes(one: DataSpec, other: DataSpec) -> None:
+    """Refuses two sources in which the number of a class stands for different names; numbers alone have none.
+
+    Raises:
+        ValueError: names the classes of both.
+    """
+    named = [spec for spec in (one, other) if spec.classes != tuple(map(str, range(spec.num_classes)))]
+    if len(named) == 2 and one.classes and other.classes and one.classes != other.classes:
+        listed = lambda names: ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+        raise ValueError(
+            f"{other.name} has the classes {listed(other.classes)}, but {one.name} has {listed(one.classes)}, so that "
+            "a number stands for different classes. Valid: all names in both, classes = (...); or no labels, label = ''"
+        )
+
+
 def warn_of_channels_first(name: str, shape: Any, dtype: str) -> None:
     """Warns of examples uint8 [C, H, W], or clips [F, C, H, W], whose channels would be taken for pixels.
 

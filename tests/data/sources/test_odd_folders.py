@@ -129,3 +129,15 @@ def test_floats_in_another_range_than_networks_expect_are_named(low, high, named
             source = opened()
         assert ["Networks receive floats as they are" in str(one.message) for one in caught] == [True] * named
         np.testing.assert_array_equal(source[1]["x"], images[1])
+
+
+@pytest.mark.parametrize("combine", [sources.mixture, sources.preferences])
+def test_sources_whose_numbers_stand_for_different_classes_are_not_combined(combine, tmp_path):
+    write(tmp_path, "one/cat/1.png", "one/dog/1.png", "two/ant/1.png", "two/cat/1.png")
+    open_both = lambda **how: [sources.class_folders(str(tmp_path / name), **how) for name in ("one", "two")]
+    with pytest.raises(ValueError, match="two has the classes ant, cat, but one has cat, dog, so that a number stands"):
+        combine(open_both())
+    assert combine(open_both(label="")).spec.num_classes == 0
+    assert combine(open_both(classes=("ant", "cat", "dog"))).spec.classes == ("ant", "cat", "dog")
+    numbers = [python_objects.source_of([{"image": np.zeros((4, 4, 3), np.uint8), "label": 0}] * 2, 2)]
+    assert combine([open_both()[0], *numbers]).spec.num_classes == 2  # numbers alone have no names
