@@ -43,6 +43,20 @@ def test_the_zeros_of_a_dilated_input_are_not_multiplied():
     assert counted_flops(widened, *shapes) == 2 * (2 * 16 * 16 * 8) * (3 * 3 * 12)  # each input with the whole kernel
 
 
+@pytest.mark.parametrize(
+    "taps, padding, apart, pairs",
+    [
+        (3, 1, 1, 7),  # of -1 .. 5, the positions 0, 2 and 4 hold values: 1, 2, 1, 2 and 1 of them in a window of three
+        (2, 0, 2, 4),  # of 0 .. 4, both positions of the windows (0, 2) and (2, 4), none of (1, 3)
+    ],
+)
+def test_values_of_a_widened_line_in_each_window(taps, padding, apart, pairs):
+    widened = lambda x, k: jax.lax.conv_general_dilated(
+        *(x, k, (1,), [(padding, padding)]), lhs_dilation=(2,), rhs_dilation=(apart,)
+    )
+    assert counted_flops(widened, struct(5, 2, 3), struct(4, 2, taps)) == 2 * 5 * 4 * 2 * pairs
+
+
 def test_the_parts_of_a_function_on_several_devices_are_counted_together():
     mesh = AbstractMesh((2, 3), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
     rows = PartitionSpec(("a", "b"))
@@ -52,6 +66,32 @@ def test_the_parts_of_a_function_on_several_devices_are_counted_together():
     trace = jax.make_jaxpr(lambda x, k: product(product(x, k), k))(struct(12, 4), struct(4, 4)).jaxpr
     inputs = 4 * (12 * 4 + 4 * 4)
     assert peak_memory.peak(trace) == inputs + 2 * 4 * 12 * 4  # the first product, and the second from it
+    along_one = jax.shard_map(
+        *(jnp.matmul,), mesh=mesh, in_specs=(PartitionSpec("a"), PartitionSpec()), out_specs=PartitionSpec("a"),
+        axis_names={"a"}, check_vma=False,
+    )  # fmt: skip
+    assert counted_flops(along_one, struct(12, 4), struct(4, 5)) == 2 * 12 * 4 * 5
+
+
+def test_what_a_function_on_several_devices_holds_is_of_all_devices():
+    mesh = AbstractMesh((2, 3), ("a", "b"), axis_types=(AxisType.Auto,) * 2)
+    rows = PartitionSpec(("a", "b"))
+    part = lambda x: jnp.sum(jnp.concatenate([x] * 4), keepdims=True)
+    total = jax.shard_map(part, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    trace = jax.make_jaxpr(total)(struct(12)).jaxpr
+    assert peak_memory.peak(trace) == 4 * 12 + 6 * 4 * (8 + 1)  # on each device eight numbers, and their sum
+
+
+def test_a_loop_holds_the_rows_of_its_turns_beside_one_turn():
+    """The last of four turns holds the first carry, three rows of 32 numbers, and its own two arrays of as many."""
+
+    def turn(carry, _):
+        wide = jnp.concatenate([carry] * 4)
+        row = wide * wide
+        return carry + 1, row
+
+    trace = jax.make_jaxpr(lambda x: jax.lax.scan(turn, x, None, length=4))(struct(8)).jaxpr
+    assert peak_memory.peak(trace) == 4 * (8 + 3 * 32 + 2 * 32)
 
 
 def test_loops_count_their_turns_and_branches_the_dearest():
