@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 
 from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.objectives.objective_facts import RECORDS, Beside, Blocks, Buffer, Condition, Examples, Head, Trained
-from diffusion.parameterizations import Network, Parameterization
+from diffusion.parameterizations import Network, Parameterization, reads_alike
 from diffusion.samplers.sample import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density
@@ -371,22 +371,28 @@ class Objective:
         if encoder and not self.beside.encoder:
             raise ValueError("the objective uses no encoder. Valid: no encoder, or a term of alignment")
 
-    def check_parameterization(self, parameterization: Parameterization) -> None:
+    def check_parameterization(self, parameterization: Parameterization, schedule: NoiseSchedule) -> None:
         """Refuses a parameterization with which sampling would misread the trained network.
+
+        Args:
+            parameterization: the parameterization of sampling.
+            schedule: the process.
 
         Raises:
             ValueError: if it would; the message names what the network predicts.
         """
         reading = self.reads and self.reads.parameterization
         if self.reads is None or (
-            parameterization.channels == 1 if reading is None else reading.name == parameterization.name
+            parameterization.channels == 1 if reading is None else reads_alike(reading, parameterization, schedule)
         ):
             return
         trained = "as many channels as the data has" if reading is None else repr(reading.name)
         others = " of a learned variance, such as hybrid" if parameterization.channels > 1 else ""
+        same = reading is not None and reading.name == parameterization.name
+        sampled = f"{parameterization.name!r}{' with other arguments or another clock' if same else ''}"
         raise ValueError(
             f"the objective trains a network that predicts {trained}, but sampling would read its output as "
-            f"{parameterization.name!r}. Valid: the prediction that is trained, or another objective{others}"
+            f"{sampled}. Valid: the prediction that is trained, or another objective{others}"
         )
 
     def check_sampler(self, sampler: Sampler) -> None:

@@ -26,6 +26,7 @@ from diffusion.parameterizations.network_outputs import (
     evaluate as evaluate,
     predict as predict,
     read_output as read_output,
+    reads_alike as reads_alike,
 )
 from diffusion.parameterizations.targets import (
     clipped_x0 as clipped_x0,

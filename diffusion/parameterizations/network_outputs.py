@@ -224,6 +224,32 @@ def check_network(network: Network, schedule: NoiseSchedule, parameterization: P
     check(parameterization, schedule)
 
 
+def reads_alike(one: Parameterization, other: Parameterization, schedule: NoiseSchedule) -> bool:
+    """Whether two parameterizations call a network with the same input, and make the same of its output.
+
+    They are compared by their values at seven times inside the schedule, whatever their names are.
+
+    Args:
+        one, other: the parameterizations.
+        schedule: the process, with concrete coefficients.
+    """
+    if one is other or one.channels != other.channels:
+        return one is other
+    if schedule.leaves:
+        return all(reads_alike(one, other, leaf) for _, leaf in schedule.leaves)
+    t = np.linspace(schedule.t_min, schedule.t_max, 9, dtype=np.float32)[1:-1]
+    rng = np.random.default_rng(0)
+    x_t, output = (rng.standard_normal((7, width), np.float32) for width in (2, 2 * one.channels))
+
+    def values(parameterization: Parameterization) -> Any:
+        clock = parameterization.clock(schedule, t)
+        scale = jnp.broadcast_to(parameterization.input_scale(schedule, t), t.shape)
+        return clock, scale, *parameterization.to_prediction(schedule, t, x_t, output)
+
+    mine, theirs = jax.tree.leaves(values(one)), jax.tree.leaves(values(other))
+    return len(mine) == len(theirs) and all(np.allclose(a, b, 1e-4, 1e-5) for a, b in zip(mine, theirs))
+
+
 def check(parameterization: Parameterization, schedule: NoiseSchedule, times: ArrayLike | None = None) -> None:
     """Refuses times at which a network of this parameterization cannot be read.
 

@@ -91,7 +91,7 @@ def _check_parameterization(recipe: Any) -> None:
     parameterization, schedule, sampler = recipe.parameterization, recipe.schedule, recipe.sampling.sampler
     blamed = lambda *fields: blamed_on(recipe.config, *fields)
     with blamed("parameterization.name", "objective.name"):
-        recipe.objective.check_parameterization(parameterization)
+        recipe.objective.check_parameterization(parameterization, schedule)
     with blamed("parameterization", "sample.grid"):
         times = recipe.sampling.plan.t
         if sampler.frames:  # the time at which the network sees finished frames

@@ -64,7 +64,7 @@ class Trained:
         sample = config.sample
         sampler = resolve.Resolver(config).sampler
         table = sorted(names.SAMPLERS.items())
-        self.samplers = tuple(name for name, make in table if name == sample.sampler.name or _fits(make, sampler))
+        self.samplers = tuple(name for name, make in table if name == sample.sampler.name or _fits(name, make, sampler))
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *self.shape), jnp.float32))
         if x0.shape[-1] not in (1, 3, 4):
             raise _not_shown(folder, f"makes pictures of {x0.shape[-1]} channels, not of 1, 3 or 4")
@@ -309,8 +309,11 @@ def _not_shown(folder: str, why: str, shown: str = "pictures and clips") -> Conf
     return ConfigError(f"--workdir={folder} {why}, and the page shows only {shown}. Without the page: {other}")
 
 
-def _fits(make: Callable, mine: samplers.Sampler) -> bool:
+def _fits(name: str, make: Callable, mine: samplers.Sampler) -> bool:
     """Whether a sampler can be made without arguments, and takes flow maps, or fields on manifolds, if `mine` does."""
     needed = [p for p in inspect.signature(make).parameters.values() if p.default is inspect.Parameter.empty]
     kinds = (flow_maps.FlowMap, manifolds.TangentField)
-    return not needed and all((kind in make().takes) == (kind in mine.takes) for kind in kinds)
+    if needed:
+        return False
+    other = call(names.SAMPLERS, {"name": name}, "config.sample.sampler", "sampler")
+    return all((kind in other.takes) == (kind in mine.takes) for kind in kinds)

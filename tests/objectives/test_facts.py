@@ -19,7 +19,8 @@ from diffusion.objectives.objective_facts import RECORDS, flat
 
 V = parameterizations.velocity()
 X0 = parameterizations.x0()
-UNIFORM = timesteps.uniform_density(schedules.rectified_flow())
+FLOW = schedules.rectified_flow()
+UNIFORM = timesteps.uniform_density(FLOW)
 OTHER = timesteps.uniform_density(schedules.cosine())
 EDM = schedules.edm()
 PLAIN = {
@@ -633,14 +634,28 @@ def test_players_are_those_that_the_objective_plays_with():
 def test_samples_are_read_as_the_network_was_trained():
     edm = parameterizations.edm()
     variance = parameterizations.learned_variance(X0)
-    FACTS["denoising"]()[0].check_parameterization(X0)
+    FACTS["denoising"]()[0].check_parameterization(X0, FLOW)
     with pytest.raises(ValueError, match="predicts 'x0', but sampling would read its output as 'edm'"):
-        FACTS["denoising"]()[0].check_parameterization(edm)
-    FACTS["autoencoding.patch_critic"]()[0].check_parameterization(edm)  # makes no samples
+        FACTS["denoising"]()[0].check_parameterization(edm, FLOW)
+    FACTS["autoencoding.patch_critic"]()[0].check_parameterization(edm, FLOW)  # makes no samples
     of_any = dataclasses.replace(FACTS["denoising"]()[0], reads=Denoises(None))
-    of_any.check_parameterization(edm)
+    of_any.check_parameterization(edm, FLOW)
     with pytest.raises(ValueError, match=r"as many channels as the data has.*a learned variance, such as hybrid"):
-        of_any.check_parameterization(variance)
+        of_any.check_parameterization(variance, FLOW)
+
+
+def test_a_parameterization_is_what_it_computes_and_not_its_name():
+    """sigma_data and the clock of the sampling were not compared, and a copy under another name was refused."""
+    trained = lambda prediction: dataclasses.replace(FACTS["denoising"]()[0], reads=Denoises(prediction))
+    edm = trained(parameterizations.edm(sigma_data=0.5))
+    edm.check_parameterization(parameterizations.edm(sigma_data=0.5)._replace(name="mine"), FLOW)
+    with pytest.raises(ValueError, match="as 'edm' with other arguments or another clock"):
+        edm.check_parameterization(parameterizations.edm(sigma_data=1.0), FLOW)
+    velocity = trained(parameterizations.velocity(parameterizations.steps()))
+    velocity.check_parameterization(parameterizations.velocity(parameterizations.steps()), FLOW)
+    for other in (parameterizations.time(), parameterizations.steps(10)):
+        with pytest.raises(ValueError, match="as 'velocity' with other arguments or another clock"):
+            velocity.check_parameterization(parameterizations.velocity(other), FLOW)
 
 
 def test_a_micro_batch_is_a_whole_number_of_blocks():
