@@ -188,8 +188,15 @@ KINDS = {
     "augmentation": Kind(names.AUGMENTATIONS),
     "sampler": Kind(
         ChainMap(names.SAMPLERS, names.SYMBOL_SAMPLERS),
-        {"predictor": "sampler", "sampler": "sampler", "choose": "choice of masks", "share": "share of masks"},
+        {
+            "predictor": "sampler",
+            "sampler": "sampler",
+            "choose": "choice of masks",
+            "share": "share of masks",
+            "law": "law of a step",
+        },
     ),
+    "law of a step": Kind(names.LAWS),
     "choice of masks": Kind(names.UNMASKINGS, {"choose": "choice of masks"}),
     "share of masks": Kind(names.REMASKINGS),
     "process of symbols": Kind(

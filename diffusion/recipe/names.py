@@ -51,6 +51,7 @@ from diffusion.recipe.sampling_names import (  # noqa: F401, names of configs to
     GRIDS,
     GUIDANCES,
     GUIDES,
+    LAWS,
     LIKELIHOODS,
     MASKS,
     MEASUREMENTS,

@@ -113,6 +113,7 @@ RETURNED: Mapping[str, Returned] = {
     "schedule of symbols": _values(discrete.Keeping),
     "rates": _array("a square array of jump rates", 2),
     "distances of symbols": _array("a square array of distances", 2),
+    "law of a step": _function("(predict, process, x, t, s) -> probabilities"),
     "choice of masks": _function("(log-probabilities, masked) -> scores"),
     "share of masks": _function("of the time that returns a share"),
     "encoder": NETWORK,
@@ -138,6 +139,7 @@ RETURNED: Mapping[str, Returned] = {
     "part that is hidden": _function("(random generator, series) -> mask"),
     "parser": _function("of bytes that returns columns"),
     "form": _values(sound.Form),
+    "editor": _function("of an editors.Task that returns the edited examples"),
 }
 
 

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 
 from diffusion import discrete, guidance, manifolds, samplers, timesteps
+from diffusion.discrete import flow_paths, steps
 from diffusion.guidance import measurements
 from diffusion.recipe import steering_drivers
-from diffusion.recipe.entries import table
+from diffusion.recipe.entries import constants, table
 from diffusion.sampling import caching, editing
 
 SAMPLERS = table(
@@ -82,6 +83,10 @@ SYMBOL_SAMPLERS: dict[str, Callable] = {
 # Orders of "unmasking": which symbols a step reveals.
 UNMASKINGS = table(discrete.confident, discrete.low_entropy, discrete.surest, discrete.blockwise)
 REMASKINGS = table(discrete.capped, discrete.rescaled)  # schedules of "remasking": the share that is masked again
+LAWS: dict[str, Callable] = {  # distributions of a step, for "corrected"
+    **constants(ancestral=steps.ancestral_law, euler=steps.euler_law, tau_leaping=steps.tau_leaping_law),
+    "flow": flow_paths.flow_law,
+}
 PLANS = table(timesteps.plan, timesteps.staggered, samplers.restart_plan, editing.repaint)
 DRIVERS = table(
     samplers.sample,

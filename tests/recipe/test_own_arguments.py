@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from configs import digits
-from diffusion import objectives, samplers, schedules, timesteps
+from diffusion import discrete, objectives, samplers, schedules, timesteps
 from diffusion.data.sources import sequences
+from diffusion.discrete import steps
 from diffusion.objectives import interpolants
 from diffusion.recipe import (
     ConfigError,
@@ -236,3 +237,16 @@ def test_a_source_that_returns_records_is_named(monkeypatch):
         data.source(config, "train")
     monkeypatch.setitem(names.SOURCES, "mine", lambda split: sequences.Records(POINTS, split=split))
     assert data.source(config, "train").spec.shape == (2,)
+
+
+def test_the_law_of_corrected_is_an_entry(monkeypatch):
+    """Its samples at one key are those of the sampler that Python builds with that law."""
+    process = discrete.uniform(discrete.linear(), 5)
+    predict = lambda x, t: jnp.broadcast_to(jnp.log(jnp.arange(1.0, 6) / 15), (*x.shape, 5))
+    x, plan = jnp.zeros((64, 2), jnp.int32), timesteps.plan(np.float32([0.9, 0.4, 0.0]))
+    draw = lambda sampler: discrete.sample(sampler, predict, process, x, plan, jax.random.split(jax.random.key(0), 64))
+    law = lambda predict, process, x, t, s: jnp.broadcast_to(jnp.eye(5)[3], (*x.shape, 5))
+    monkeypatch.setitem(names.LAWS, "mine", lambda: law)
+    named = {name: draw(sampler_of({"name": "corrected", "law": {"name": name}})) for name in ("euler", "mine")}
+    np.testing.assert_array_equal(named["euler"], draw(discrete.corrected(law=steps.euler_law)))
+    assert (named["mine"] == 3).all() and not np.array_equal(named["euler"], draw(sampler_of({"name": "corrected"})))
