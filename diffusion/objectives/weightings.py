@@ -55,7 +55,7 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
     Raises:
         ValueError: if the parameterization has a learned variance, and thus two outputs.
     """
-    if parameterization.name == "learned_variance":
+    if parameterization.channels > 1:
         raise ValueError(
             "a network with learned variance has two outputs, and no single error describes them. Train it with "
             "objectives.hybrid, or pass the parameterization of its first half here"
