@@ -90,10 +90,20 @@ def reading(module: Any, *, masked: bool = False, **how: Any) -> Callable[[Any, 
     """(parameters, ids, mask) -> (tokens, pooled) of a Linen module; arguments as `Encoder.from_module`.
 
     For a module that sees pictures the function also takes `pictures`.
+
+    Raises:
+        ValueError: when called, if the module returns something else.
     """
 
     def read(params: Any, ids: Any, mask: Any, **seen: Any) -> tuple:
-        return tuple(module.apply({"params": params}, ids, mask if masked else None, **how, **seen))
+        pair = module.apply({"params": params}, ids, mask if masked else None, **how, **seen)
+        if not isinstance(pair, tuple) or len(pair) != 2 or getattr(pair[0], "shape", ())[:1] != ids.shape[:1]:
+            returned = f"an array {pair.shape}" if hasattr(pair, "shape") else f"a {type(pair).__name__}"
+            raise ValueError(
+                f"the text encoder {type(module).__name__} returns {returned} for ids {ids.shape}. Valid: (tokens "
+                "[B, N, D], pooled [B, P] or None)"
+            )
+        return tuple(pair)
 
     return read
 

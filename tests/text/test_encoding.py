@@ -3,6 +3,8 @@
 The encoder embeds a token by its id and its position alone, so that each number of a result is known.
 """
 
+import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -259,3 +261,23 @@ def test_the_note_on_a_very_long_prompt_is_short(encoder):
     with pytest.warns(UserWarning, match=r"a mat a mat.* \.\.\. \(\d{4} letters\)'") as said:
         text.encode(["a mat " * 900], encoder)
     assert len(str(said[0].message)) < 400
+
+
+@pytest.mark.parametrize(
+    "returned, words",
+    [
+        (lambda ids: jnp.zeros((*ids.shape, 4)), r"an array \(2, 12, 4\)"),
+        (lambda ids: (jnp.zeros((*ids.shape, 4)),), "a tuple"),
+        (lambda ids: (jnp.zeros((12, 4)), None), "a tuple"),
+    ],
+)
+def test_a_network_that_returns_no_pair_is_named(returned, words, tokenizer):
+    """An array of two prompts was taken apart: the tokens of the first, with those of the second as pooled."""
+
+    class Bag(nn.Module):
+        def __call__(self, ids, mask):
+            return returned(ids)
+
+    encoder = Encoder.from_module(tokenizer, Bag(), {})
+    with pytest.raises(ValueError, match=rf"text encoder Bag returns {words} for ids \(2, 12\). Valid: \(tokens"):
+        text.encode(["a cat", "a dog"], encoder)
