@@ -32,15 +32,20 @@ def draw(manifold: Manifold, points: np.ndarray, path: str | os.PathLike, log_de
         Whether the manifold has such a picture; else none is written.
     """
     points = np.asarray(points, np.float64)[:MOST]
-    if manifold.shape == (3,) and manifold.dimension == 2:
+    if manifold.shape == (3,) and manifold.dimension == 2 and np.allclose((points**2).sum(-1), 1, atol=1e-3):
         _sphere(points, path, log_density)
-    elif manifold.shape == (2,) and manifold.volume < math.inf:
+    elif manifold.shape == (2,) and manifold.dimension == 2 and manifold.volume < math.inf:
         _angles(points, path, log_density)
-    elif manifold.shape == (3, 3):
+    elif manifold.shape == (3, 3) and manifold.dimension == 3 and _are_rotations(points):
         _rotations(points, path)
     else:
         return False
     return True
+
+
+def _are_rotations(points: np.ndarray) -> bool:
+    squares = points @ points.swapaxes(-1, -2)
+    return np.allclose(squares, np.eye(3), atol=1e-3) and bool((np.linalg.det(points) > 0).all())
 
 
 def _hammer(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -101,3 +101,17 @@ def test_a_rotation_is_where_it_takes_the_axis_z_and_its_colour_is_the_angle_of_
 @pytest.mark.parametrize("manifold", [manifolds.euclidean(2), manifolds.torus(3), manifolds.sphere(3)])
 def test_other_manifolds_have_no_picture(drawn, manifold):
     assert not manifold_charts.draw(manifold, np.zeros((2, *manifold.shape)), "unused.png") and not drawn
+
+
+@pytest.mark.parametrize(
+    "manifold, point",
+    [
+        (manifolds.simplex(2), [0.2, 0.3, 0.5]),
+        (manifolds.lorentz(2), [math.sqrt(2), 1.0, 0.0]),
+        (manifolds.positive_definite(3), np.diag([1.0, 2.0, 3.0])),
+        (manifolds.sphere(1), [0.6, 0.8]),
+    ],
+)
+def test_points_of_the_same_shape_are_no_sphere_torus_or_rotation(drawn, manifold, point):
+    """They were drawn on the map of the sphere, as angles, or as rotations."""
+    assert not manifold_charts.draw(manifold, np.stack([point] * 2), "unused.png") and not drawn
