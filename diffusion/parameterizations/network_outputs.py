@@ -13,6 +13,7 @@ __all__ = [
     "evaluate",
     "predict",
     "read_output",
+    "reads_alike",
 ]
 
 from collections.abc import Callable
