@@ -92,8 +92,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer(
         "size",
         None,
-        "side length of the squares to which the pictures of a dataset are resized, as in ADM's code; by "
-        "default 0, for pictures of one size",
+        "side length of the squares to which the pictures of a dataset or a folder are cropped and resized, "
+        "as in ADM's code; by default 0, for pictures of one size",
         lower_bound=0,
     )
     flags.DEFINE_integer("seed", None, "seed for random subsets; 0 by default")

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffusion.data import catalog, sources
+from diffusion.data import catalog, sources, transforms
 from diffusion.data.sources import picture_files
 from diffusion.io import failures, limits, npz, opener, pictures
 
@@ -54,8 +54,9 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
             depths, in the order of their names; an .array_record file of encoded pictures; or a dataset as TFDS names
             it with its split, "cifar10@test" or "cifar10:3.0.2@train[:5000]".
         data_dir: folder of prepared datasets; "" for TFDS's default.
-        side: the side of the squares to which a dataset's images of any size are cropped and resized, as ADM's code
-            does; 0 for images of one size.
+        side: the side of the squares to which the images of a dataset, of a folder or of an .array_record file, which
+            may have any size, are cropped and resized, as ADM's code does; 0 for images of one size. It has no effect
+            on a .npz file.
 
     Raises:
         ImageSetError: if it does not exist, is damaged, or holds no images that can be measured.
@@ -63,7 +64,7 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
     path = pathlib.Path(spec)
     try:
         if path.is_dir():
-            return _folder(spec, path)
+            return _folder(spec, path, side)
         if path.is_file():
             kind = {".npz": _npz, ".array_record": _array_record}.get(path.suffix)
             if kind is None and ".array_record-" not in path.name:
@@ -71,7 +72,7 @@ def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:
                     f"{spec} is not a set of images. Valid: a .npz file, an .array_record file, a folder of pictures, "
                     "or NAME@SPLIT."
                 )
-            return (kind or _array_record)(spec, path)
+            return (kind or _array_record)(spec, path, side)
         if "@" in spec:
             return _dataset(spec, data_dir, side)
     except limits.Refused as error:
@@ -135,7 +136,8 @@ def _check(name: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
 # ==== Files of arrays ====
 
 
-def _npz(spec: str, path: pathlib.Path) -> ImageSet:
+def _npz(spec: str, path: pathlib.Path, side: int) -> ImageSet:
+    del side
     name, header = npz_array(spec, path, "images")
     _check(f"{name} in {spec}", header.shape, header.dtype)
     count, *shape = header.shape
@@ -168,21 +170,21 @@ def files_digest(paths: Sequence[pathlib.Path], named: bool = False) -> str:
 # ==== Encoded pictures ====
 
 
-def _folder(spec: str, path: pathlib.Path) -> ImageSet:
+def _folder(spec: str, path: pathlib.Path, side: int) -> ImageSet:
     files = files_of(path)
     if not files:
         raise ImageSetError(f"{spec} holds no pictures ({', '.join(picture_files.PICTURES)}).")
-    first = _decode(str(files[0]), opener.read(files[0], within=path), None)
+    decode = lambda file, shape: _decode(str(file), opener.read(file, within=path), shape, side)
+    first = decode(files[0], None)
 
     def read(start, stop):
-        return np.stack([_decode(str(file), opener.read(file, within=path), first.shape) for file in files[start:stop]])
+        return np.stack([decode(file, first.shape) for file in files[start:stop]])
 
-    return ImageSet(
-        len(files), first.shape, read, files_digest(files, len(files) > 1), _record(spec, "folder", np.uint8)
-    )
+    digest = _of_side(files_digest(files, len(files) > 1), side)
+    return ImageSet(len(files), first.shape, read, digest, _record(spec, "folder", np.uint8))
 
 
-def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
+def _array_record(spec: str, path: pathlib.Path, side: int) -> ImageSet:
     try:
         # imported here: few sets are of this format
         from array_record.python.array_record_data_source import ArrayRecordDataSource
@@ -197,7 +199,8 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
             f"{spec}: its records are not encoded pictures. To read a prepared dataset, name it as NAME@SPLIT, with "
             "--data_dir."
         )
-    first = _decode(f"{spec}, record 0", head, None)
+    decode = lambda row, data, shape: _decode(f"{spec}, record {row}", data, shape, side)
+    first = decode(0, head, None)
 
     def read(start, stop):
         try:
@@ -206,12 +209,18 @@ def _array_record(spec: str, path: pathlib.Path) -> ImageSet:
             if failures.is_machine_failure(error):
                 raise ImageSetError(f"{spec} could not be read: {str(error).splitlines()[0]}.") from error
             raise ImageSetError(f"{spec} is damaged between records {start} and {stop - 1}.") from error
-        return np.stack([_decode(f"{spec}, record {start + i}", data, first.shape) for i, data in enumerate(encoded)])
+        return np.stack([decode(start + i, data, first.shape) for i, data in enumerate(encoded)])
 
-    return ImageSet(count, first.shape, read, files_digest([path]), _record(spec, "array_record", np.uint8))
+    digest = _of_side(files_digest([path]), side)
+    return ImageSet(count, first.shape, read, digest, _record(spec, "array_record", np.uint8))
 
 
-def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray:
+def _of_side(digest: str, side: int) -> str:
+    """The fingerprint of pictures that become squares of a side; 0 for those that stay as they are."""
+    return hashlib.sha256(f"{digest} side {side}".encode()).hexdigest() if side else digest
+
+
+def _decode(name: str, data: bytes, shape: tuple[int, ...] | None, side: int) -> np.ndarray:
     """The stored pixels, which EXIF data do not turn: published programs of FID compare these."""
     try:
         picture = pictures.opened(data, name)
@@ -225,7 +234,7 @@ def _decode(name: str, data: bytes, shape: tuple[int, ...] | None) -> np.ndarray
                 raise ImageSetError(
                     f"{name} has the mode {picture.mode}. Valid: RGB or grey with 8 bits, without an alpha channel."
                 )
-            image = np.asarray(picture)
+            image = np.asarray(transforms.square(picture, side) if side else picture)
     except ImageSetError:
         raise
     except pictures.DAMAGED as error:

@@ -141,3 +141,20 @@ def test_what_is_not_there(tmp_path):
     ]:
         with pytest.raises(ImageSetError, match=match):
             image_sets.open_set(spec)
+
+
+def test_a_side_makes_squares_of_the_pictures_of_a_folder(tmp_path):
+    """The side halves by averaging, as ADM's code does, and the middle is kept."""
+    wide = np.random.default_rng(0).integers(0, 256, (16, 24, 3)).astype(np.uint8)
+    square = np.random.default_rng(1).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    for name, picture in (("0.png", wide), ("1.png", square)):
+        Image.fromarray(picture).save(tmp_path / name)
+    images = image_sets.open_set(str(tmp_path), side=8)
+    assert images.count == 2 and images.shape == (8, 8, 3)
+    halved = wide.reshape(8, 2, 12, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(images.read(0, 2)[0], halved[:, 2:10], atol=1)  # Pillow rounds twice
+    np.testing.assert_array_equal(images.read(0, 2)[1], square)
+    others = image_sets.open_set(str(tmp_path), side=4)
+    assert others.shape == (4, 4, 3) and others.fingerprint != images.fingerprint
+    with pytest.raises(image_sets.ImageSetError, match="all must have one shape"):
+        image_sets.open_set(str(tmp_path)).read(0, 2)
