@@ -5,7 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import editing, flow_maps, guidance, likelihood, parameterizations, samplers, schedules, timesteps
+from diffusion import (
+    discrete,
+    editing,
+    flow_maps,
+    guidance,
+    likelihood,
+    parameterizations,
+    samplers,
+    schedules,
+    timesteps,
+)
 from diffusion.parameterizations import Prediction
 from diffusion.sampling import steering
 from tests.objectives import few_step_cases
@@ -133,3 +143,34 @@ def test_the_log_snr_falls_from_infinity_at_the_data(make):
     """Its slope there is that of -ln t, or of -2 ln t: -infinity, and no NaN."""
     value, slope = jax.value_and_grad(make().log_snr)(0.0)
     assert (value, slope) == (np.inf, -np.inf)
+
+
+def symbols(strength):
+    """Probabilities `[2, 2, 4]` that a temperature, a nucleus and two guidances make of two predictions."""
+    process = discrete.absorbing(discrete.linear(), 4)
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 2, 2, 4)), jnp.float32)
+    cond, uncond = jax.nn.log_softmax(jnp.where(jnp.arange(4) == process.mask, -jnp.inf, logits))
+    of_class = lambda x, t: jnp.sum(1.0 * x, axis=1)
+    x, t = jnp.array([[3, 1], [3, 3]]), jnp.array([0.4, 0.7])
+    make = {
+        "tempered": lambda: discrete.tempered(cond, strength),
+        "nucleus": lambda: discrete.nucleus(cond, strength),
+        "classifier_free": lambda: discrete.classifier_free(lambda x, t: (cond, uncond), strength)(x, t),
+        "classifier": lambda: discrete.classifier(lambda x, t: cond, process, of_class, strength, True)(x, t),
+    }
+    return {name: jnp.exp(value()) for name, value in make.items()}
+
+
+def test_strengths_of_symbols_may_be_traced():
+    """Mapped, they are those of each number; the derivatives are differences, and not NaN where a symbol cannot be."""
+    at = jnp.array([0.6, 0.8])
+    mapped = jax.jit(jax.vmap(symbols))(at)
+    slope = jax.jit(jax.jacfwd(symbols))(0.7)
+    back = jax.jit(jax.grad(lambda w: sum(p[..., 0].sum() for p in symbols(w).values())))(0.7)
+    more, less = symbols(0.71), symbols(0.69)
+    for i, number in enumerate((0.6, 0.8)):
+        for name, expected in symbols(number).items():
+            np.testing.assert_allclose(mapped[name][i], expected, atol=1e-6, err_msg=name)
+    for name in ("tempered", "classifier_free", "classifier"):
+        np.testing.assert_allclose(slope[name], (more[name] - less[name]) / 0.02, atol=2e-3, err_msg=name)
+    assert np.isfinite(back)

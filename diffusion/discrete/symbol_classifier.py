@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
@@ -24,7 +25,7 @@ def classifier(
     predict: Predictor,
     process: Process | TokenMasks,
     log_probability: LogProbability,
-    scale: float = 1.0,
+    scale: ArrayLike = 1.0,
     exact: bool = False,
 ) -> Predictor:
     """Classifier guidance: the concrete score of p_t(x) p(c | x_t = x)^w.
@@ -53,7 +54,7 @@ def classifier(
         log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, where number b depends only on example b. With `exact`, x_t
             is int `[B, ...]`; otherwise it is float `[B, ..., K]`, one-hot symbols, with respect to which it is
             differentiated.
-        scale: guidance scale w.
+        scale: guidance scale w, which may be traced.
         exact: whether the classifier is evaluated for every symbol at every position.
 
     Returns:
@@ -74,7 +75,7 @@ def classifier(
             f"classifier: the jumps of a {type(process).__name__} are no reversal of a process, and a class does not "
             "change them by the ratio of its probabilities. Valid: absorbing, uniform, mixture or token_masks"
         )
-    if scale == 0:
+    if not isinstance(scale, Tracer) and scale == 0:
         return predict
     changes = log_changes if exact else first_order_changes
 
@@ -93,7 +94,7 @@ def classifier(
 
 
 def guided_rates(
-    sampler: SymbolSampler, log_probability: LogProbability, scale: float = 1.0, exact: bool = False
+    sampler: SymbolSampler, log_probability: LogProbability, scale: ArrayLike = 1.0, exact: bool = False
 ) -> SymbolSampler:
     """Classifier guidance of the reversed jump rates, for any process.
 
@@ -113,7 +114,7 @@ def guided_rates(
     Args:
         sampler: sampler that uses rates, such as `euler`, `tau_leaping` or `theta_trapezoidal`.
         log_probability: (x_t, t) -> log p(c_b | x_t) `[B]`, as for `classifier`.
-        scale: guidance scale w.
+        scale: guidance scale w, which may be traced.
         exact: whether the classifier is evaluated for every symbol at every position; otherwise a first-order Taylor
             series in one-hot symbols approximates the change of log p(c | x_t).
 
@@ -125,7 +126,7 @@ def guided_rates(
             "guided_rates: this sampler does not read the rates of jumps. Valid: euler, tau_leaping or "
             "theta_trapezoidal, or discrete.classifier, which guides a prediction"
         )
-    if scale == 0:
+    if not isinstance(scale, Tracer) and scale == 0:
         return sampler
 
     def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> Any:
@@ -139,7 +140,7 @@ class GuidedJumps:
     """A process with guided reverse rates, and otherwise unchanged."""
 
     def __init__(
-        self, process: AnyProcess | TokenMasks, log_probability: LogProbability, scale: float, exact: bool
+        self, process: AnyProcess | TokenMasks, log_probability: LogProbability, scale: ArrayLike, exact: bool
     ) -> None:
         self.process, self.log_probability, self.scale = process, log_probability, scale
         self.changes = log_changes if exact else first_order_changes

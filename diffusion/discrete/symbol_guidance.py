@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
 from diffusion.discrete.metric_paths import AnyPath
@@ -47,7 +49,7 @@ def separately(*predictors: Predictor) -> PredictionBranches:
     return lambda x_t, t: tuple(predict(x_t, t) for predict in predictors)
 
 
-def classifier_free(branches: PredictionBranches, scale: float) -> Predictor:
+def classifier_free(branches: PredictionBranches, scale: ArrayLike) -> Predictor:
     """The conditional prediction, extrapolated away from the unconditional one.
 
         log p = cond + (scale - 1) (cond - uncond) - log of its sum
@@ -57,7 +59,8 @@ def classifier_free(branches: PredictionBranches, scale: float) -> Predictor:
 
     Args:
         branches: two branches, the conditional one first, by `together(...)` or `separately(...)`.
-        scale: guidance scale; 1 is no guidance, and 0 is the unconditional prediction if cond excludes no symbol.
+        scale: guidance scale, which may be traced; 1 is no guidance, and 0 is the unconditional prediction if cond
+            excludes no symbol.
 
     Returns:
         (x_t, t) -> log p(x_0 | x_t). It raises a ValueError if there are not two branches.
@@ -76,6 +79,7 @@ def classifier_free(branches: PredictionBranches, scale: float) -> Predictor:
         cond, uncond = predictions
         comparable = (cond > -jnp.inf) & (uncond > -jnp.inf)
         difference = jnp.where(comparable, jnp.where(comparable, cond, 0.0) - jnp.where(comparable, uncond, 0.0), 0.0)
-        return cond if scale == 1 else jax.nn.log_softmax(cond + (scale - 1) * difference)
+        neutral = not isinstance(scale, Tracer) and scale == 1
+        return cond if neutral else jax.nn.log_softmax(cond + (scale - 1) * difference)
 
     return predict

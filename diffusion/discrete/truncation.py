@@ -8,14 +8,16 @@ Each function maps log-probabilities to log-probabilities. Apply it between pred
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 
-def tempered(log_x0: Array, temperature: float) -> Array:
+def tempered(log_x0: Array, temperature: ArrayLike) -> Array:
     """Log-probabilities of the distribution proportional to p^(1 / temperature).
 
     Args:
         log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
-        temperature: temperature, > 0; below 1, likely symbols become likelier.
+        temperature: temperature, > 0, which may be traced; below 1, likely symbols become likelier.
 
     Returns:
         `[..., K]` log-probabilities.
@@ -23,9 +25,10 @@ def tempered(log_x0: Array, temperature: float) -> Array:
     Raises:
         ValueError: if temperature is not positive.
     """
-    if not temperature > 0:
+    if not isinstance(temperature, Tracer) and not temperature > 0:
         raise ValueError(f"tempered: temperature = {temperature}. Valid: a number above 0")
-    return jax.nn.log_softmax(log_x0 / temperature)
+    possible = log_x0 > -jnp.inf  # -inf / temperature has no derivative in the temperature
+    return jax.nn.log_softmax(jnp.where(possible, jnp.where(possible, log_x0, 0) / temperature, -jnp.inf))
 
 
 def top_k(log_x0: Array, number: int) -> Array:
@@ -49,12 +52,12 @@ def top_k(log_x0: Array, number: int) -> Array:
     return _only(log_x0, log_x0 >= least)
 
 
-def nucleus(log_x0: Array, share: float) -> Array:
+def nucleus(log_x0: Array, share: ArrayLike) -> Array:
     """Keeps the smallest set of likeliest symbols with a total probability of at least `share`, renormalised.
 
     Args:
         log_x0: float `[..., K]` log-probabilities, -inf where a symbol is impossible.
-        share: total probability, in (0, 1]; symbols that tie with the last of the set also remain.
+        share: total probability, in (0, 1], which may be traced; symbols that tie with the last of the set also remain.
 
     Returns:
         `[..., K]` log-probabilities.
@@ -64,7 +67,7 @@ def nucleus(log_x0: Array, share: float) -> Array:
 
     The paper: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
-    if not 0 < share <= 1:
+    if not isinstance(share, Tracer) and not 0 < share <= 1:
         raise ValueError(f"nucleus: share = {share}. Valid: a share of the probability in (0, 1], e.g. 0.9")
     ordered = -jnp.sort(-log_x0, axis=-1)
     p = jnp.exp(ordered)
