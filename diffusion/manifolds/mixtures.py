@@ -22,6 +22,7 @@ from diffusion.manifolds.manifold import scaled
 from diffusion.manifolds.sphere import sphere
 from diffusion.package import public
 from diffusion.schedules import NoiseSchedule
+from diffusion.schedules.noise_schedule import as_float
 
 
 def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
@@ -40,7 +41,7 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
         raise ValueError(
             f"von_mises_fisher: concentration = {concentration} must be positive; for concentration 0 use `uniform`"
         )
-    mean = jnp.asarray(mean, jnp.float32)
+    mean = as_float(mean)
     surface = sphere(2)
     surface.check(mean)
     rest = -math.expm1(-2 * concentration)
@@ -55,7 +56,9 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
 
     def log_density(x):
         # mean . x - 1 = -|x - mean|^2 / 2, without cancellation
-        return -concentration * jnp.sum(jnp.square(x - mean), -1) / 2 + math.log(concentration / (2 * math.pi * rest))
+        return -concentration * jnp.sum(jnp.square(x - mean.astype(x.dtype)), -1) / 2 + math.log(
+            concentration / (2 * math.pi * rest)
+        )
 
     return Distribution(jax.vmap(draw), log_density)
 
@@ -73,11 +76,11 @@ def diffused(kernel: HeatKernel, mean: ArrayLike, variance: float) -> Distributi
     """
     if not variance > 0:
         raise ValueError(f"diffused: variance = {variance} must be positive")
-    mean = jnp.asarray(mean, jnp.float32)
+    mean = as_float(mean)
     kernel.manifold.check(mean)
 
     def log_density(x):
-        at = jnp.broadcast_to(mean, x.shape)
+        at = jnp.broadcast_to(mean.astype(x.dtype), x.shape)
         return kernel.log_density(at, x, jnp.full(x.shape[: x.ndim - mean.ndim], variance, x.dtype))
 
     return Distribution(jax.vmap(lambda key: kernel.sample(key, mean, variance)), log_density)
@@ -98,7 +101,7 @@ def mixture(components: Sequence[Distribution], weights: Sequence[float]) -> Dis
     def draw(key):
         choice_key, point_key = jax.random.split(key)
         points = jnp.stack([component.sample(point_key[None])[0] for component in components])
-        return points[jax.random.categorical(choice_key, log_weights)]
+        return points[jax.random.categorical(choice_key, jnp.asarray(log_weights, jnp.float32))]
 
     def log_density(x):
         terms = [component.log_density(x) + weight for component, weight in zip(components, log_weights)]
@@ -138,11 +141,11 @@ def exact_field(
     return TangentField(kernel.manifold, velocity, score)
 
 
-def _log_weights(weights: Sequence[float], number: int) -> Array:
+def _log_weights(weights: Sequence[float], number: int) -> list[float]:
     shares = np.asarray(weights, np.float64)
     if shares.shape != (number,) or not np.all(shares > 0):
         raise ValueError(f"a mixture of {number} components needs {number} positive weights; got {weights}")
-    return jnp.asarray(np.log(shares / shares.sum()), jnp.float32)
+    return np.log(shares / shares.sum()).tolist()
 
 
 public.declare(__name__)

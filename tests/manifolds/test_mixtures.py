@@ -94,6 +94,20 @@ def test_a_diffused_point_of_the_torus_is_a_wrapped_normal():
     np.testing.assert_allclose(waves, np.exp(-0.35), atol=5 / np.sqrt(4000))
 
 
+@pytest.mark.parametrize("dtype, rtol", [(np.float32, 1e-5), (np.float64, 1e-12)])
+def test_a_mixture_has_the_precision_of_its_points_under_x64(dtype, rtol, x64):
+    """Neither 0.3 nor a third is a number of float32; points of float32 still have densities of float32."""
+    mean, x = np.array([0.3, -2.1]), np.array([[0.5, -2.0], [-2.9, 1.0]])
+    parts = [mixtures.diffused(heat_kernels.torus(2), mean, variance) for variance in (0.7, 0.2)]
+    density = mixtures.mixture(parts, [1.0, 2.0]).log_density(jnp.asarray(x, dtype))
+    of = lambda row, variance: wrapped(row - mean, variance)[0].prod()
+    assert density.dtype == dtype
+    np.testing.assert_allclose(density, [np.log((of(row, 0.7) + 2 * of(row, 0.2)) / 3) for row in x], rtol=rtol)
+    fisher = mixtures.von_mises_fisher(MEAN, 2.0).log_density(jnp.asarray([0.0, 0.0, 1.0], dtype))
+    assert fisher.dtype == dtype
+    np.testing.assert_allclose(fisher, 2 * 0.8 + np.log(2 / (4 * np.pi * np.sinh(2.0))), rtol=rtol)
+
+
 def test_the_exact_field_of_a_mixture_is_the_gradient_of_its_density_at_each_time():
     kernel, schedule = heat_kernels.torus(1), schedules.variance_exploding(0.01, 3.0)
     means, variances, weights = [np.array([0.5]), np.array([-2.0])], [0.3, 0.1], [1.0, 3.0]
