@@ -109,7 +109,7 @@ def from_array(images: np.ndarray, name: str = "an array") -> ImageSet:
 def files_of(folder: pathlib.Path) -> list[pathlib.Path]:
     """The files of pictures in a folder, at all depths, in the order in which a set of them is read.
 
-    Hidden ones are left out, and `picture_files.pictures_in` warns of those of other formats.
+    Hidden files are left out, and `picture_files.pictures_in` warns of other formats.
     """
     return sorted(folder / name for name in picture_files.pictures_in(folder))
 

@@ -115,9 +115,15 @@ def named(data: str | sources.Source, folder: str = "", side: int = 0) -> source
         side: the side of the squares to cut, for a dataset of TFDS with pictures of any size.
 
     Raises:
-        ConfigError: if it is neither, or not there.
+        ConfigError: if it is neither, or not there; or for a side of another source.
         DamagedRecord: if no record is sound.
     """
+    if side and (not isinstance(data, str) or data.startswith("{")):
+        text = data if isinstance(data, str) else type(data).__name__
+        raise ConfigError(
+            f"--size={side} is for datasets of TFDS, but --data={text} is a source with arguments of its own. Valid: "
+            f'"side": {side} among these'
+        )
     if not isinstance(data, str):
         return data
     name, at, split = data.rpartition("@")

@@ -16,7 +16,7 @@ from diffusion.data import fingerprints, image_folder, sources
 from diffusion.data.sources.spec import DamagedRecord
 from diffusion.io import pictures
 from diffusion.metrics import image_sets
-from diffusion.recipe import data, defaults, versions
+from diffusion.recipe import ConfigError, data, defaults, versions
 
 SMOOTH = np.stack(np.broadcast_arrays(*np.ogrid[0:160:4, 0:240:4, 90:91]), axis=-1)[..., 0, :].astype(np.uint8)
 
@@ -243,3 +243,14 @@ def test_a_config_reads_viewed_pictures_and_that_of_an_earlier_run_stored_ones(t
     del written["data"]["viewed"]
     earlier = versions.read(json.dumps(written | {"version": 32}))
     assert data.source(earlier, "train").spec.shape == (40, 60, 3)
+
+
+def test_a_size_is_not_ignored_for_a_source_with_its_own_side(tmp_path):
+    folder_of(tmp_path / "a", photograph(1))
+    entry = {"name": "class_folders", "path": str(tmp_path / "a")}
+    named = lambda entry, side: data.named(f"{json.dumps(entry)}@train", side=side)
+    assert named(entry | {"side": 8}, 0).spec.shape == (8, 8, 3)
+    with pytest.raises(ConfigError, match=r'--size=8 is for datasets of TFDS, .* Valid: "side": 8 among these'):
+        named(entry, 8)
+    with pytest.raises(ConfigError, match="but --data=Records is a source"):
+        data.named(named(entry, 0), side=8)
