@@ -56,7 +56,7 @@ from diffusion.experiments.run import (
 from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
 from diffusion.experiments.run_folder import mirror as mirrors, user_code, workdir
-from diffusion.recipe import checks, extensions, fields
+from diffusion.recipe import checks, extensions, fields, fits
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import differences
 from diffusion.training import sharding
@@ -116,6 +116,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         data = tuned_examples.pictures(recipe) if tunes else examples.open_examples(recipe)
         source, fingerprint = data.source, data.source.fingerprint()
         recipe = checks.with_data(recipe, data.spec)
+        fits.try_sampling(recipe)
         notices: list[str] = []
         agreement.first(lambda: notices.append(held_out.at_start(recipe, source)))
 

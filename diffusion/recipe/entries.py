@@ -108,7 +108,8 @@ def call(
         value = table[name](**supplied | arguments)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-    returned.check(kind, value, path, name)
+    if name:  # the settings of `applied` have none, and words of their own for their kind
+        returned.check(kind, value, path, name)
     return value
 
 

@@ -6,11 +6,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import parameterizations, timesteps
+from diffusion import parameterizations, samplers, timesteps
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import Memory, Product, Unpaired
 from diffusion.models import facts, network_inputs, token_merging
-from diffusion.objectives import Moves
+from diffusion.objectives import Denoises, Moves
+from diffusion.parameterizations import Prediction
+from diffusion.recipe import extensions
 from diffusion.recipe.guides import Steered, stand_in
 from diffusion.recipe.values import blamed_on, built_in_python, plain
 from diffusion.samplers.sample import check_plan
@@ -265,6 +267,49 @@ def _check_way(recipe: Any, guided: Any) -> None:
         except TypeError as error:  # the trial needs a denoiser of another kind
             raise ValueError(str(error)) from error
         _check_driven(driven, (1, *shape), getattr(recipe.sampling.driver, "numbers", None))
+
+
+def try_sampling(recipe: Any) -> None:
+    """Tries a run's sampler, guidance and guides without its network, so that a mistake in them is named at the start.
+
+    Guides that read other runs or measured pictures are left out, and so are flow maps, manifolds and symbols.
+
+    Args:
+        recipe: the recipe for its data.
+
+    Raises:
+        ConfigError: naming the parts, and what the trial says; in a user's own code, its line.
+    """
+    sampling, shape = recipe.sampling, recipe.examples.shape
+    denoises = recipe.makes_samples and isinstance(recipe.objective.reads, Denoises)
+    if not (denoises and sampling.follows_plan) or shape is None or FlowMap in sampling.sampler.takes:
+        return
+    learns_variance = recipe.parameterization.channels > 1
+    condition = np.zeros(1, np.int32) if recipe.examples.null is None else recipe.examples.null_condition(1)
+
+    def predicted(x: Any, t: Any) -> Prediction:
+        return Prediction(x, x, 0 * x if learns_variance else None)
+
+    def trial(x: Any, keys: Any) -> Any:
+        denoise: Any = predicted
+        if recipe.scale != 1 and not recipe.objective.condition.strength:
+            conditions = sampling.conditions or (lambda network, *both: both)
+            number = len(conditions(recipe.network, condition, condition))
+            denoise = sampling.guidance(lambda x, t: (predicted(x, t),) * number)
+        for guide in sampling.guides:
+            if not guide.runs and not guide.measured:
+                denoise = guide.apply(denoise, {}, condition, None)
+        return samplers.sample(sampling.sampler, denoise, recipe.schedule, x, sampling.plan, keys)
+
+    x = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    try:
+        jax.eval_shape(trial, x, keys)
+    except (AttributeError, TypeError, ValueError) as error:
+        parts = ("sample.sampler", "sample.guidance.name", *(["sample.guides"] if sampling.guides else []))
+        with blamed_on(recipe.config, *parts):
+            said = extensions.failed_extension(error) or str(error).partition("\n")[0]
+            raise ValueError(f"a trial of the sampling failed: {said}") from error
 
 
 def _check_driven(driven: Any, shape: tuple[int, ...], numbers: type | None) -> None:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs import digits
+from configs import digits, digits_improved_mean_flow
 from diffusion import discrete, objectives, samplers, schedules, timesteps
 from diffusion.data.sources import sequences
 from diffusion.discrete import steps
@@ -22,6 +22,7 @@ from diffusion.recipe import (
     Recipe,
     checks,
     data,
+    fits,
     kinds,
     names,
     resolve,
@@ -250,3 +251,38 @@ def test_the_law_of_corrected_is_an_entry(monkeypatch):
     named = {name: draw(sampler_of({"name": "corrected", "law": {"name": name}})) for name in ("euler", "mine")}
     np.testing.assert_array_equal(named["euler"], draw(discrete.corrected(law=steps.euler_law)))
     assert (named["mine"] == 3).all() and not np.array_equal(named["euler"], draw(sampler_of({"name": "corrected"})))
+
+
+@pytest.mark.parametrize(
+    "table, field, function, words",
+    [
+        (
+            names.GUIDANCES,
+            "sample.guidance",
+            lambda branches, scale: lambda x, t: branches(x, t)[0].x0,
+            r"must be a Prediction\(x0, eps\)",
+        ),
+        (names.GUIDES, "sample.guides", lambda denoise: lambda x: denoise(x, 0), r"called as denoise\(x_t, t\)"),
+        (
+            names.SAMPLERS,
+            "sample.sampler",
+            lambda: samplers.euler()._replace(step=lambda state, denoise, schedule, plan, i, noise: state.x),
+            "must have the same pytree structure",
+        ),
+    ],
+)
+def test_what_cannot_sample_is_refused_before_the_training(table, field, function, words, monkeypatch):
+    """The error came after the last step of the training."""
+    monkeypatch.setitem(table, "mine", function)
+    entry = {"name": "mine"} | ({"scale": 2.0} if field == "sample.guidance" else {})
+    config = digits.get_config("tiny")
+    fits.try_sampling(checks.on_its_data(checks.validate(config)))
+    values.put(config, field, (entry,) if field == "sample.guides" else entry)
+    with pytest.raises(ConfigError, match=rf"config\.{field}.*a trial of the sampling failed: .*{words}"):
+        fits.try_sampling(checks.on_its_data(checks.validate(config)))
+
+
+def test_settings_of_an_objective_are_no_entry_of_their_argument():
+    """The argument `guidance` of improved_mean_flow holds settings, not a function of branches."""
+    config = digits_improved_mean_flow.get_config("tiny")
+    assert checks.validate(config).objective.condition.strength is not None
