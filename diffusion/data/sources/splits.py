@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -233,7 +234,8 @@ def files_of(base: str, names: Sequence[str], what: str, said: Callable[[str], s
         said: file name -> split, as in `files_at`.
 
     Returns:
-        The names for which `said` returns the split; for "train" all names, where none names a split.
+        The names for which `said` returns the split; for "train" all names, where none names a split. A warning names
+        files of no split beside those of splits.
 
     Raises:
         ValueError: if there are none; the message lists the splits.
@@ -246,4 +248,10 @@ def files_of(base: str, names: Sequence[str], what: str, said: Callable[[str], s
         return list(names)
     if base not in by_split:
         raise ValueError(f"{what} has no split {base!r}; its splits are {', '.join(sorted(filter(None, by_split)))}.")
+    if loose := by_split.get("", []):
+        warnings.warn(
+            f"{what}: files that belong to no split are left out ({len(loose)}, e.g. {loose[0]}). Move them to "
+            f"{base!r}, or to another split",
+            stacklevel=2,
+        )
     return by_split[base]

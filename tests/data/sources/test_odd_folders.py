@@ -141,3 +141,14 @@ def test_sources_whose_numbers_stand_for_different_classes_are_not_combined(comb
     assert combine(open_both(classes=("ant", "cat", "dog"))).spec.classes == ("ant", "cat", "dog")
     numbers = [python_objects.source_of([{"image": np.zeros((4, 4, 3), np.uint8), "label": 0}] * 2, 2)]
     assert combine([open_both()[0], *numbers]).spec.num_classes == 2  # numbers alone have no names
+
+
+def test_files_of_no_split_beside_those_of_splits_are_named(tmp_path):
+    write(tmp_path, "train/cat/1.png", "test/cat/2.png", "more/3.png", "more/4.png")
+    for split in ("train", "test"):
+        with pytest.warns(UserWarning, match=re.escape("belong to no split are left out (2, e.g. more/3.png). Move")):
+            assert len(sources.class_folders(str(tmp_path), split)) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert splits.files_of("train", ["a.tar", "b.tar"], "it") == ["a.tar", "b.tar"]
+        assert splits.files_of("test", ["train-0.tar", "test-0.tar"], "it") == ["test-0.tar"]
