@@ -8,8 +8,8 @@ from diffusion.arrays.square_roots import root
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
-from diffusion.parameterizations import Denoiser, derivatives
-from diffusion.schedules import NoiseSchedule, left_broadcast
+from diffusion.parameterizations import Denoiser, finite_derivatives
+from diffusion.schedules import NoiseSchedule
 
 
 def renormalised(
@@ -53,13 +53,12 @@ def renormalised(
     def denoise(x_t, t):
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
         guided = extrapolate(cond, [uncond], [strength(scale, 1, interval, t, x_t)])
-        alpha, sigma = (left_broadcast(coefficient(t), x_t) for coefficient in (schedule.alpha, schedule.sigma))
-        alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
+        alpha_dot, sigma_dot, w, _ = finite_derivatives(schedule, t, x_t)  # a common factor cancels
         u_c, u = (alpha_dot * p.x0 + sigma_dot * p.eps for p in (cond, guided))
         lengths = lambda u: _lengths(u, patch) if axis is None else root(jnp.sum(u * u, axis, keepdims=True))
         length = lengths(u)
         ratio = jnp.where(length > 0, lengths(u_c) / jnp.where(length > 0, length, 1), 1)
-        return slide(guided, schedule, t, (ratio - 1) * u / (alpha * sigma_dot - sigma * alpha_dot))
+        return slide(guided, schedule, t, (ratio - 1) * u / w)
 
     return denoise
 

@@ -6,7 +6,7 @@ from diffusion import parameterizations
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import inner, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
-from diffusion.parameterizations import Denoiser, derivatives
+from diffusion.parameterizations import Denoiser, finite_derivatives
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
 
@@ -47,15 +47,13 @@ def zero_star(
 
     def denoise(x_t, t):
         cond, uncond = evaluate(branches, x_t, t, (2,), "(condition, null condition)")
-        alpha = left_broadcast(schedule.alpha(t), x_t)
-        sigma = left_broadcast(schedule.sigma(t), x_t)
-        alpha_dot, sigma_dot = derivatives(schedule, t, x_t)
+        alpha_dot, sigma_dot, w, _ = finite_derivatives(schedule, t, x_t)  # a common factor cancels
         u_c, u_u = (alpha_dot * p.x0 + sigma_dot * p.eps for p in (cond, uncond))
         s = inner(u_c, u_u) / (inner(u_u, u_u) + 1e-8)  # constant of the authors' code
         change = strength(scale, 1, interval, t, x_t) * (u_c - s * u_u)
         if zero_above is not None:
             early = jnp.asarray(t) > jnp.asarray(zero_above, x_t.dtype)  # in the precision of the plan's times
             change = jnp.where(left_broadcast(early, x_t), -u_c, change)
-        return slide(cond, schedule, t, change / (alpha * sigma_dot - sigma * alpha_dot))
+        return slide(cond, schedule, t, change / w)
 
     return denoise

@@ -33,6 +33,7 @@ from diffusion.parameterizations.targets import (
     derivatives as derivatives,
     edm as edm,
     epsilon as epsilon,
+    finite_derivatives as finite_derivatives,
     learned_variance as learned_variance,
     score as score,
     v as v,

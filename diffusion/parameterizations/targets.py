@@ -1,6 +1,17 @@
 """What a network predicts: noise, data, v, score, velocity, or EDM's mixture of noise and data."""
 
-__all__ = ["clipped_x0", "derivatives", "edm", "epsilon", "learned_variance", "score", "v", "velocity", "x0"]
+__all__ = [
+    "clipped_x0",
+    "derivatives",
+    "edm",
+    "epsilon",
+    "finite_derivatives",
+    "learned_variance",
+    "score",
+    "v",
+    "velocity",
+    "x0",
+]
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +93,7 @@ def clipped_x0(floor: float = 0.05, clock: Clock | None = None) -> Parameterizat
     def scaled(schedule, t, x_t):
         """sigma' / w x_t, and max(sigma / w, floor)."""
         _, sigma = _coefficients(schedule, t, x_t)
-        _, sigma_dot, w, _ = _rates(schedule, t, x_t)
+        _, sigma_dot, w, _ = finite_derivatives(schedule, t, x_t)
         return sigma_dot / w * x_t, jnp.maximum(sigma / w, floor)
 
     def to_prediction(schedule, t, x_t, output):
@@ -163,7 +174,7 @@ def velocity(clock: Clock | None = None) -> Parameterization:
 
     def to_prediction(schedule, t, x_t, output):
         alpha, sigma = _coefficients(schedule, t, x_t)
-        alpha_dot, sigma_dot, w, rising = _rates(schedule, t, x_t)
+        alpha_dot, sigma_dot, w, rising = finite_derivatives(schedule, t, x_t)
         noise = (alpha * output - alpha_dot * x_t) / w
         return Prediction((sigma_dot * x_t - sigma * output) / w, jnp.where(rising, 0, noise))
 
@@ -253,10 +264,11 @@ def derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array,
     return rate(schedule.alpha), rate(schedule.sigma)
 
 
-def _rates(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array, Array, Array]:
+def finite_derivatives(schedule: NoiseSchedule, t: ArrayLike, x: Array) -> tuple[Array, Array, Array, Array]:
     """alpha', sigma', w = alpha sigma' - sigma alpha', up to a common factor, and whether sigma' is infinite at t.
 
-    The factor is 1, except at the data (sigma = 0) where w is infinite.
+    The factor is 1, except at the data (sigma = 0) where w is infinite. All have the shape that multiplies x example by
+    example.
     """
     alpha, sigma = _coefficients(schedule, t, x)
     alpha_dot, sigma_dot = derivatives(schedule, t, x)

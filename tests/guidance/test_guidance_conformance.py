@@ -213,6 +213,22 @@ def test_finite_at_both_ends(name, schedule_name):
     assert np.isfinite(np.concatenate(_call(guided, scaled, t))).all()
 
 
+def test_what_scales_velocities_is_finite_at_the_data(x64):
+    """Where the slope of sigma is infinite, velocities are in proportion to eps; an inversion begins at t = 0."""
+    schedule, cond, uncond = SCHEDULES["cosine"], X + 1, Y - 0.5
+    branches = [lambda x, t, eps=eps: Prediction(x, jnp.asarray(eps)) for eps in (cond, uncond)]
+    dot = lambda a, b: np.sum(a * b, axis=1, keepdims=True)
+    plain = cond + 2 * (cond - uncond)
+    expected = {
+        "zero_star": cond + 2 * (cond - dot(cond, uncond) / dot(uncond, uncond) * uncond),
+        "renormalised": plain * np.sqrt(dot(cond, cond) / dot(plain, plain)),
+    }
+    for name, eps in expected.items():
+        prediction = _call(GUIDANCES[name].make(branches, schedule, 3.0), jnp.asarray(X), jnp.zeros(3))
+        np.testing.assert_allclose(prediction.eps, eps, rtol=1e-6, err_msg=name)
+        np.testing.assert_array_equal(prediction.x0, X)
+
+
 @pytest.mark.extended
 @every_guidance
 def test_calls_are_counted(name):
