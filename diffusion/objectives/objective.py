@@ -382,9 +382,13 @@ class Objective:
             ValueError: if it would; the message names what the network predicts.
         """
         reading = self.reads and self.reads.parameterization
-        if self.reads is None or (
-            parameterization.channels == 1 if reading is None else reads_alike(reading, parameterization, schedule)
-        ):
+        if self.reads is None or (reading is None and parameterization.channels == 1):
+            return
+        if reading is not None and isinstance(self.reads, Denoises):
+            alike = reads_alike(reading, parameterization, schedule)
+        else:  # a flow map or a field reads the network itself, with clocks of its own
+            alike = reading is not None and reading.name == parameterization.name
+        if alike:
             return
         trained = "as many channels as the data has" if reading is None else repr(reading.name)
         others = " of a learned variance, such as hybrid" if parameterization.channels > 1 else ""

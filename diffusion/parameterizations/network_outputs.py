@@ -248,7 +248,7 @@ def reads_alike(one: Parameterization, other: Parameterization, schedule: NoiseS
         return clock, scale, *parameterization.to_prediction(schedule, t, x_t, output)
 
     mine, theirs = jax.tree.leaves(values(one)), jax.tree.leaves(values(other))
-    return len(mine) == len(theirs) and all(np.allclose(a, b, 1e-4, 1e-5) for a, b in zip(mine, theirs))
+    return len(mine) == len(theirs) and all(np.allclose(a, b, 1e-4, 1e-5, equal_nan=True) for a, b in zip(mine, theirs))
 
 
 def check(parameterization: Parameterization, schedule: NoiseSchedule, times: ArrayLike | None = None) -> None:

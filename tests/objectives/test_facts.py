@@ -658,6 +658,14 @@ def test_a_parameterization_is_what_it_computes_and_not_its_name():
             velocity.check_parameterization(parameterizations.velocity(other), FLOW)
 
 
+def test_a_flow_map_reads_its_network_with_its_own_clocks():
+    """Its parameterization has the default clock, whatever clock the run names."""
+    mean_flow = dataclasses.replace(FACTS["denoising"]()[0], reads=Jumps(lambda: None, parameterizations.velocity()))
+    mean_flow.check_parameterization(parameterizations.velocity(parameterizations.steps()), FLOW)
+    with pytest.raises(ValueError, match="predicts 'velocity', but sampling would read its output as 'x0'"):
+        mean_flow.check_parameterization(X0, FLOW)
+
+
 def test_a_micro_batch_is_a_whole_number_of_blocks():
     objective = objectives.contrastive_flow_matching(UNIFORM, block=4)
     objective.check_rows(8)
