@@ -47,7 +47,8 @@ def _values(*kinds: type) -> Returned:
     """A value with the fields of one of these types: a user's own type with these fields is valid."""
     fields = [_fields_of(kind) for kind in kinds]
     words = " or ".join(_with_article(kind.__name__) for kind in kinds)
-    return Returned(words, lambda value: any(all(hasattr(value, one) for one in names) for names in fields))
+    alike = lambda value: any(all(hasattr(value, one) for one in names) for names in fields)
+    return Returned(words, lambda value: isinstance(value, kinds) or alike(value))
 
 
 def _function(signature: str) -> Returned:
