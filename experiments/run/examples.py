@@ -305,10 +305,16 @@ def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
         )
     if before is None or before == now or config["data"]["changed"] == "accept":
         return
+    read = {"viewed": True, None: False}
+    back = (
+        f"Read the pictures as the run does by --config.data.viewed={read[before.get('pixels')]} (in Python by viewed "
+        "of the source)"
+        if before.get("pixels") != now.get("pixels")
+        else "Put the old examples back"
+    )
     raise ConfigError(
-        f"config.data: these are not the examples that the run has been trained on: {_differing(before, now)}. Put "
-        "the old examples back, or continue with these by --config.data.changed=accept; the beginning of the run can "
-        "then not be repeated."
+        f"config.data: these are not the examples that the run has been trained on: {_differing(before, now)}. {back}, "
+        "or continue with these by --config.data.changed=accept; the beginning of the run can then not be repeated."
     )
 
 
@@ -322,6 +328,7 @@ def _differing(before: Mapping, now: Mapping) -> str:
         "prior": "digest of the pictures of the class",
         "features": "digest of sampled features",
         "encoder": "digest of the encoder's weights",
+        "pixels": "pixels of the pictures",
     }
     return "; ".join(
         f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"

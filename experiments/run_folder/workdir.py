@@ -44,6 +44,7 @@ MAY_CHANGE = {
     "data.text.*": "where texts and tokens lie; their digest must be the same",
     "data.threads": "how many threads read; batches are a function of the seed and the place in the run",
     "data.processes": "how many processes read, as threads do",
+    "data.viewed": "how pictures of files are read; the run goes on only with the same examples",
     "data.damaged": "what happens to a record that cannot be read, from here on",
     "data.changed": "whether other examples than before are accepted, from here on",
     "base.path": "where the frozen model lies; its weights are compared",

@@ -92,6 +92,13 @@ class Columns:
         self._side = side
         self._viewed = viewed
 
+    def pixels(self) -> dict[str, str]:
+        """What a fingerprint says of how pictures are read; those of earlier versions say nothing.
+
+        Frames of films are decoded where they are stored.
+        """
+        return {"pixels": "viewed"} if self._viewed and self.channels else {}
+
     @property
     def wanted(self) -> list[str]:
         """The columns that a record is made of, but for the label."""

@@ -91,7 +91,7 @@ class Iterated(Stream):
 
     def fingerprint(self) -> dict[str, Any]:
         sampled = {"sha256": fingerprints.digest(map(self.digest, self.first))}
-        return {"stream": self.name} | ({} if self.resume == "anew" else sampled)
+        return {"stream": self.name} | ({} if self.resume == "anew" else sampled) | self._values.pixels()
 
     def cursor(self, state: Mapping[str, Any] | None = None) -> "_Cursor":
         return _Cursor(self, state)

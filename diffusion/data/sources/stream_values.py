@@ -35,6 +35,10 @@ class Values(Protocol):
         """The text of a record."""
         ...
 
+    def pixels(self) -> dict[str, str]:
+        """What the fingerprint of the stream says of its pictures, as `columns.Columns.pixels`."""
+        ...
+
 
 class Mappings:
     """Records as `Recipe(data=...)` takes them, {"image" or "x", "label", "condition", "caption"}."""
@@ -59,6 +63,9 @@ class Mappings:
 
     def caption(self, value: Any) -> str:
         return sequences.caption(value)
+
+    def pixels(self) -> dict[str, str]:
+        return {}
 
 
 class Stored:
@@ -104,6 +111,9 @@ class Stored:
 
     def place(self, value: Mapping[str, Any], number: int, name: str) -> str:
         return f"{self._columns.where}, row {number}"
+
+    def pixels(self) -> dict[str, str]:
+        return self._columns.pixels()
 
     def metadata(self, value: Mapping[str, Any]) -> Mapping[str, Any]:
         number = self._number(value)

@@ -235,9 +235,7 @@ class Records(RandomAccess):
     def fingerprint(self) -> dict[str, int | str]:
         """The number of records, a digest of some of them as they are stored, and how pictures are read."""
         labels = {} if self._numbers is None else {"labels": fingerprints.digest([self._numbers[self._rows].tobytes()])}
-        # Frames are decoded where they are stored; the fingerprints of earlier versions say nothing.
-        pixels = {"pixels": "viewed"} if self._viewed and self._columns.channels else {}
-        return {"records": len(self), "sha256": self._sampled(), **labels, **pixels}
+        return {"records": len(self), "sha256": self._sampled(), **labels, **self._columns.pixels()}
 
 
 def stamp_of(paths: Sequence[str | os.PathLike]) -> list[tuple[str, int, int]]:

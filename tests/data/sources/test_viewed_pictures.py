@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from diffusion.data import fingerprints, image_folder, sources
 from diffusion.data.sources.spec import DamagedRecord
+from diffusion.experiments.run import examples
 from diffusion.io import pictures
 from diffusion.metrics import image_sets
 from diffusion.recipe import ConfigError, data, defaults, versions
@@ -101,6 +102,13 @@ def test_every_source_turns_a_photograph(name, tmp_path):
     np.testing.assert_array_equal(first(source), shown(content))
     stored = READERS[name](tmp_path / "b", content, viewed=False)
     np.testing.assert_array_equal(first(stored), np.asarray(Image.open(io.BytesIO(content))))
+    before, now = stored.fingerprint(), source.fingerprint()  # earlier versions wrote the former
+    assert "pixels" not in before and now["pixels"] == "viewed"
+    settings = {"data": {"changed": "stop"}}
+    with pytest.raises(ConfigError, match=r"pixels of the pictures None -> viewed.*--config\.data\.viewed=False"):
+        examples.require_same(settings, before, now)
+    with pytest.raises(ConfigError, match=r"--config\.data\.viewed=True"):
+        examples.require_same(settings, now, before)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

@@ -22,7 +22,7 @@ PAGE = pathlib.Path(__file__).parents[3] / "docs" / "tasks" / "resume_elsewhere.
 FIELDS = {field: value for field, value in flattened(plain(defaults())).items() if field != "data.source.name"}
 FREE = {  # written by hand, beside the table: a field that comes is refused until somebody says otherwise
     *("train.steps", "train.log_every", "data.dir", "data.threads", "data.processes"),
-    *("data.damaged", "data.changed", "base.path"),
+    *("data.viewed", "data.damaged", "data.changed", "base.path"),
     *("data.latents.dir", "data.latents.autoencoder", "data.text.tokenizer", "data.text.dir", "data.text.prompt"),
     *(field for field in FIELDS if field.split(".")[0] in ("checkpoint", "evaluate", "sample", "mesh")),
 }
