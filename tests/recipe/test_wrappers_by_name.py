@@ -186,8 +186,8 @@ def test_a_field_of_before_acts_in_a_new_config_and_says_what_takes_its_place():
         assert plain(deprecated_fields.current(config)[0].objective.wrappers) == expected
 
 
-def with_terms(density, terms: int):
-    return objectives.flow_matching(density)
+def with_terms(density, terms: int, clock=None):
+    return objectives.flow_matching(density, clock=clock)
 
 
 def test_an_argument_of_ones_own_objective_may_have_a_name_of_before(monkeypatch):
