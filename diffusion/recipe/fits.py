@@ -316,7 +316,7 @@ def _check_driven(driven: Any, shape: tuple[int, ...], numbers: type | None) -> 
     """Refuses what a driver returned on trial if it is not x, or (x, numbers about the batch).
 
     Args:
-        driven: what it returned, with shapes in the place of arrays.
+        driven: the result of a trial, with shapes in the place of arrays.
         shape: the shape of x.
         numbers: the class of the numbers of a driver that reads pictures or a reward; None: they are left out.
     """

@@ -149,7 +149,7 @@ def check(kind: str, value: Any, path: str, name: Any) -> None:
 
     Args:
         kind: the kind of the entry.
-        value: what the function returned.
+        value: the value that the function returned.
         path: the path of the entry, e.g. `config.schedule`.
         name: the name of the function.
 

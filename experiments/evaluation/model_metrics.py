@@ -185,7 +185,7 @@ def check_figures(name: str | Metric, figures: Any) -> None:
 
     Args:
         name: the metric.
-        figures: what it returned, with plain numbers.
+        figures: the figures that it returned, with plain numbers.
 
     Raises:
         ConfigError: naming the metric, and what is missing.

@@ -190,8 +190,8 @@ def files_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> list
                 f"{os.path.join(place, links[0])} is a link to a folder, which is not followed. Valid: the folder "
                 "itself in its place (cp -rL copies links as files)."
             )
-        kept = [file for file in files if file.lower().endswith(suffixes) and not file.startswith(".")]
-        names += [(pathlib.Path(place) / file).relative_to(folder).as_posix() for file in kept]
+        matching = [file for file in files if file.lower().endswith(suffixes) and not file.startswith(".")]
+        names += [(pathlib.Path(place) / file).relative_to(folder).as_posix() for file in matching]
     return sorted(names)
 
 
