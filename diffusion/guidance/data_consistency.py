@@ -50,9 +50,9 @@ def proximal(
         TypeError: if y is no array of floating-point numbers.
         ValueError: if noise_std is negative.
     """
-    require_floats(y, "y")
     if not noise_std >= 0:
         raise ValueError(f"proximal: noise_std = {noise_std} must be at least 0")
+    require_floats(y, "y")
 
     def guided(x_t, t):
         prediction = checked(denoise)(x_t, t)

@@ -152,9 +152,9 @@ def pseudoinverse(
         TypeError: if y is no array of floating-point numbers.
         ValueError: if a standard deviation is out of range.
     """
-    require_floats(y, "y")
     if not (noise_std >= 0 and data_std > 0):
         raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
+    require_floats(y, "y")
 
     def guided(x_t, t):
         x0, pull, prediction = _differentiated(denoise, x_t, t)

@@ -186,7 +186,7 @@ def test_small_images_in_float32():
 
 def test_the_largest_noise_does_not_round_up_to_the_next_level(monkeypatch):
     largest = np.float32(1 - 2**-24)
-    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, largest))
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape, dtype: jnp.full(shape, largest))
     images = jnp.arange(256, dtype=jnp.uint8)[None]
     x = np.asarray(likelihood.dequantise(images, jax.random.split(jax.random.key(0), 1)), np.float64)
     np.testing.assert_array_equal(np.floor((x + 1) * 128), images)

@@ -28,6 +28,8 @@ def test_every_recipe_fits_its_data(name):
 class Subject:
     """What `measure_clouds` reads of a run: the test solids as samples."""
 
+    built = None
+
     def __init__(self, samples):
         self.config = recipes.load("shapes/points:tiny")
         self.train, self.real = real_images.splits_of(self.config)

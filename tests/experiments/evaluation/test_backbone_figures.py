@@ -104,10 +104,10 @@ class Prior:
 @pytest.fixture
 def subject(monkeypatch):
     source = types.SimpleNamespace(backbones=True)
-    monkeypatch.setattr(backbone_figures.data, "source", lambda config, split: source if split == "test" else None)
+    monkeypatch.setattr(backbone_figures, "held_out_source", lambda subject: source)
     reads = Moves(field=None, prior=Prior(), manifold=None)
     recipe = types.SimpleNamespace(objective=types.SimpleNamespace(reads=reads))
-    monkeypatch.setattr(backbone_figures.resolve, "recipe", lambda config, shape: recipe)
+    monkeypatch.setattr(backbone_figures, "recipe_of_run", lambda subject: recipe)
     half = lambda kinds, labels: types.SimpleNamespace(
         images=np.stack([chain(k) for k in kinds]),
         labels=np.array(labels),

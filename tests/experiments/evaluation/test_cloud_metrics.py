@@ -22,7 +22,7 @@ def subject(monkeypatch):
 
     def make(samples, real, train, number=100):
         source = types.SimpleNamespace(surface=lambda x, rng: x + 1e-9 * rng.normal(size=x.shape))
-        monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: source if split == "test" else None)
+        monkeypatch.setattr(cloud_metrics, "held_out_source", lambda subject: source)
         half = lambda x: types.SimpleNamespace(images=x, labels=np.arange(len(x)) % 2, spec=SPEC)
         config = types.SimpleNamespace(evaluate=types.SimpleNamespace(split="test", number=number))
         labels = np.arange(len(samples)) % 2
@@ -113,7 +113,7 @@ def test_classes_take_turns_and_each_cloud_has_draws_of_its_own(subject, monkeyp
     run = subject(*(10 * k + np.arange(5.0)[:, None, None] * np.ones((4, 3)) for k in (0, 1, 2)), number=4)
     run.labels = run.real.labels = run.train.labels = np.array([0, 0, 0, 1, 1])
     surface = lambda x, rng: x + rng.uniform(0, 0.4, x.shape)
-    monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: types.SimpleNamespace(surface=surface))
+    monkeypatch.setattr(cloud_metrics, "held_out_source", lambda subject: types.SimpleNamespace(surface=surface))
     cloud_metrics.measure_clouds(run)
     for first, begin in ((seen[0], 10), (seen[1], 0), (seen[3], 20)):  # held-out clouds, samples, training clouds
         assert np.floor(first[:, 0, 0]).tolist() == [begin, begin + 3, begin + 1, begin + 4]
@@ -147,7 +147,7 @@ def test_the_bar_ends_where_it_says(subject, monkeypatch):
 
 def test_a_run_on_other_data_is_refused(subject, monkeypatch):
     other = subject(clouds(0, 2), clouds(1, 2), clouds(2, 2))
-    monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: types.SimpleNamespace())
+    monkeypatch.setattr(cloud_metrics, "held_out_source", lambda subject: types.SimpleNamespace())
     with pytest.raises(ConfigError, match="--metrics=clouds is for surfaces in space, but solids holds none"):
         cloud_metrics.measure_clouds(other)
 
@@ -161,11 +161,8 @@ def test_the_share_of_solids_in_one_piece_is_measured_of_all_and_of_each_class(s
     made = subject(samples, samples, np.stack([whole, whole, broken, whole]), number=4)
     made.real.spec = made.train.spec = types.SimpleNamespace(name="solids", classes=("table", "chair"))
     made.real.images, made.train.images = samples, made.train.images
-    monkeypatch.setattr(
-        cloud_metrics.data,
-        "source",
-        lambda config, split: types.SimpleNamespace(surface=lambda x, rng: x.reshape(-1, 3)),
-    )
+    source = types.SimpleNamespace(surface=lambda x, rng: x.reshape(-1, 3))
+    monkeypatch.setattr(cloud_metrics, "held_out_source", lambda subject: source)
     found = cloud_metrics.measure_clouds(made)
     shares = {name: figure["value"] for name, figure in found.items() if name.startswith("in_one_piece")}
     assert shares == {
@@ -184,7 +181,7 @@ def test_solids_in_one_piece_are_counted_by_the_classes_of_the_solids_that_are_m
     run.labels = run.train.labels = run.real.labels = np.array([0, 0, 1, 1])
     run.real.spec = types.SimpleNamespace(name="solids", classes=("table", "chair"))
     surface = types.SimpleNamespace(surface=lambda x, rng: x.reshape(-1, 3))
-    monkeypatch.setattr(cloud_metrics.data, "source", lambda config, split: surface)
+    monkeypatch.setattr(cloud_metrics, "held_out_source", lambda subject: surface)
     shares = {name: figure["value"] for name, figure in cloud_metrics.measure_clouds(run).items() if "piece" in name}
     for suffix in ("", "_of_real_shapes"):
         assert shares[f"in_one_piece{suffix}"] == 0.5

@@ -31,11 +31,9 @@ def subject(monkeypatch):
             source.distribution = types.SimpleNamespace(log_density=distribution)
         monkeypatch.setattr(manifold_likelihood, "BATCH", batch)
         monkeypatch.setattr(manifold_likelihood.run_denoiser, "tangent_field", lambda recipe, reads: field)
-        monkeypatch.setattr(manifold_likelihood.resolve, "recipe", lambda config, shape: recipe)
+        monkeypatch.setattr(manifold_likelihood, "recipe_of_run", lambda subject: recipe)
         monkeypatch.setattr(manifold_likelihood.checkpoints, "load_ema", lambda folder: (SHRINKS, 7))
-        monkeypatch.setattr(
-            manifold_likelihood.data, "source", lambda config, split: source if split == "test" else None
-        )
+        monkeypatch.setattr(manifold_likelihood, "held_out_source", lambda subject: source)
         objective = types.SimpleNamespace(name="flow_matching")
         config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=number, split="test"), objective=objective)
         real = types.SimpleNamespace(images=np.float32(points)[:, None])

@@ -42,7 +42,7 @@ def test_figures_of_a_known_covariance():
 
 
 def subject(monkeypatch, tmp_path, source, images):
-    monkeypatch.setattr(series_process.data, "source", lambda config, split: source if split == "test" else None)
+    monkeypatch.setattr(series_process, "held_out_source", lambda subject: source)
     config = types.SimpleNamespace(evaluate=types.SimpleNamespace(split="test"))
     return types.SimpleNamespace(config=config, images=images, workdir=tmp_path)
 

@@ -198,7 +198,8 @@ def test_the_figures_of_a_run(monkeypatch, tmp_path, known):
         advance(len(seeds))
         return np.stack(rows)
 
-    monkeypatch.setattr(series_scores.data, "source", lambda config, split: source)
+    for name in ("held_out_source", "training_source"):
+        monkeypatch.setattr(series_scores, name, lambda subject: source)
     monkeypatch.setattr(series_scores.checkpoints, "load_ema", lambda folder: ({}, 7))
     monkeypatch.setattr(series_scores.checks, "validate", lambda config: config)
     monkeypatch.setattr(series_scores.checks, "on_its_data", lambda recipe: recipe)
@@ -212,7 +213,7 @@ def test_the_figures_of_a_run(monkeypatch, tmp_path, known):
         data=types.SimpleNamespace(split="train"),
         sample=types.SimpleNamespace(seed=3, steps=9),
     )
-    subject = types.SimpleNamespace(config=config, workdir=tmp_path)
+    subject = types.SimpleNamespace(config=config, workdir=tmp_path, built=None)
     found = series_scores.continuous_ranked_probability_score(subject)
     assert found["crps"]["protocol"] == {
         "samples_of_each": 100, "estimate": "fair", "split": "test", "step": 7, "seed": 3, "steps": 9

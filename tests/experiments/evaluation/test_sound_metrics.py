@@ -47,9 +47,8 @@ def test_files_and_a_picture(tmp_path):
     ],
 )
 def test_runs_without_them(recipe, metric, message):
-    subject = types.SimpleNamespace(
-        config=recipes.load(recipe), real=types.SimpleNamespace(spec=types.SimpleNamespace(name="spirals"))
-    )
+    real = types.SimpleNamespace(spec=types.SimpleNamespace(name="spirals"))
+    subject = types.SimpleNamespace(config=recipes.load(recipe), real=real, built=None)
     with pytest.raises(ConfigError, match=message):
         model_metrics.METRICS[metric](subject)
 
@@ -66,7 +65,7 @@ def run_on(monkeypatch, clips):
 
     source = Source()
     config = types.SimpleNamespace(evaluate=types.SimpleNamespace(split="test", number=100))
-    monkeypatch.setattr(sound_metrics.data, "source", lambda config, split: source if split == "test" else None)
+    monkeypatch.setattr(sound_metrics, "held_out_source", lambda subject: source)
     return types.SimpleNamespace(config=config, real=types.SimpleNamespace(spec=source.spec), workdir="run")
 
 

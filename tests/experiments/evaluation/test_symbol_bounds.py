@@ -36,7 +36,7 @@ def test_the_exact_network_needs_the_entropy_of_the_data(name, make, monkeypatch
     data, number = Enumerated(PROCESSES[name], positions=2), 300
     recipe = recipe_of(make(data.process, DENSITY), data)
     monkeypatch.setattr(symbol_bounds.checkpoints, "load_ema", lambda folder: ({}, 7))
-    monkeypatch.setattr(symbol_bounds.resolve, "recipe", lambda config, shape: recipe)
+    monkeypatch.setattr(symbol_bounds, "recipe_of_run", lambda subject: recipe)
     rows = np.repeat(np.arange(len(data.p)), np.round(data.p * 400).astype(int))
     real = types.SimpleNamespace(images=data.states[rows], labels=np.zeros(len(rows), int))
     config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=number))
@@ -61,7 +61,7 @@ def test_the_deviation_of_a_draw_is_that_of_the_bound_at_one_time(monkeypatch):
     recipe = recipe_of(discrete.masked_diffusion(process, DENSITY))
     recipe.network.apply = lambda params, x, t, condition: jnp.zeros((*x.shape, 4))
     monkeypatch.setattr(symbol_bounds.checkpoints, "load_ema", lambda folder: ({}, 7))
-    monkeypatch.setattr(symbol_bounds.resolve, "recipe", lambda config, shape: recipe)
+    monkeypatch.setattr(symbol_bounds, "recipe_of_run", lambda subject: recipe)
     real = types.SimpleNamespace(images=np.zeros((600, 1), int), labels=np.zeros(600, int))
     config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=600))
     found = symbol_bounds.bits_per_symbol(types.SimpleNamespace(config=config, workdir="run", real=real))
@@ -82,7 +82,7 @@ def test_each_time_has_its_part_of_the_path_and_keys_of_its_own(monkeypatch):
     bound = lambda params, label, keys, x0, t: noted(keys) or t
     monkeypatch.setattr(symbol_bounds, "bound_of", lambda recipe, params: ("a bound", bound))
     monkeypatch.setattr(symbol_bounds.checkpoints, "load_ema", lambda folder: ({}, 7))
-    monkeypatch.setattr(symbol_bounds.resolve, "recipe", lambda config, shape: None)
+    monkeypatch.setattr(symbol_bounds, "recipe_of_run", lambda subject: None)
     real = types.SimpleNamespace(images=np.zeros((3, 1), int), labels=np.zeros(3, int))
     config = types.SimpleNamespace(evaluate=types.SimpleNamespace(number=3))
     found = symbol_bounds.bits_per_symbol(types.SimpleNamespace(config=config, workdir="run", real=real))
