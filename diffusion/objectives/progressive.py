@@ -104,9 +104,11 @@ def two_steps(
     if teacher_scale != 1 and condition is None:
         raise ValueError("progressive_distillation: a guided teacher needs a condition, but the batch has none")
     steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
-    i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys).astype(jnp.float32)
-    t, middle, s = (schedule.t_max * at / jnp.asarray(steps, jnp.float32) for at in (i, i - 0.5, i - 1.0))
-    x_t = mix(schedule, t, *pairs(noise_keys, batch))
+    x_0, eps = pairs(noise_keys, batch)
+    dtype = jnp.promote_types(jax.tree.leaves(x_0)[0].dtype, jnp.float32)
+    i = jax.vmap(lambda key: jax.random.randint(key, (), 1, steps + 1))(time_keys).astype(dtype)
+    t, middle, s = (schedule.t_max * at / jnp.asarray(steps, dtype) for at in (i, i - 0.5, i - 1.0))
+    x_t = mix(schedule, t, x_0, eps)
     network = frozen(networks, "teacher")
 
     def ended(denoise):

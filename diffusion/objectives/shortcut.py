@@ -61,9 +61,10 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
         bootstrap = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(case_keys) < share
         level = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels))(size_keys)
         steps = jnp.where(bootstrap, 2**level, M)  # number of steps of size d from t_max to 0
-        d = schedule.t_max / steps.astype(jnp.float32)
+        dtype = jnp.promote_types(jax.tree.leaves(x_0)[0].dtype, jnp.float32)
+        d = schedule.t_max / steps.astype(dtype)
         number = jax.vmap(lambda key, steps: jax.random.randint(key, (), 0, steps))(time_keys, steps)
-        t = d * (1 + number.astype(jnp.float32))
+        t = d * (1 + number.astype(dtype))
         x_t = mix(schedule, t, x_0, eps)
         u = lambda network, x, t, s: mean_velocity(network, schedule, clocks, x, t, s, condition)
         teacher = frozen(networks, "target")
