@@ -815,3 +815,13 @@ def test_what_is_no_fact_is_refused():
     assert pickle.loads(pickle.dumps(dataclasses.replace(plain, loss=max))) == dataclasses.replace(plain, loss=max)
     assert all(len(record._fields) <= 12 for record in (plain.network, plain.condition, plain.blocks, plain.beside))
     assert len(dataclasses.fields(plain)) == 13
+
+
+def test_constants_that_a_trace_holds_are_compared():
+    """Two clocks of one form, by tables of other values; and one form by two formulas."""
+    places, squares = jnp.linspace(0, 1, 5), jnp.arange(5.0) ** 2
+    table = lambda values: parameterizations.velocity(lambda _, t: jnp.interp(t, places, values))
+    alike = lambda one, other: parameterizations.reads_alike(one, other, schedules.cosine())
+    assert alike(table(squares), table(squares)) and not alike(table(squares), table(2 * squares))
+    assert alike(parameterizations.velocity(lambda schedule, t: t + t), parameterizations.velocity(lambda _, t: 2 * t))
+    assert not alike(parameterizations.velocity(lambda _, t: 3 * t), parameterizations.velocity(lambda _, t: 2 * t))
