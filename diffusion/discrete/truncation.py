@@ -7,6 +7,7 @@ Each function maps log-probabilities to log-probabilities. Apply it between pred
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
@@ -25,7 +26,7 @@ def tempered(log_x0: Array, temperature: ArrayLike) -> Array:
     Raises:
         ValueError: if temperature is not positive.
     """
-    if not isinstance(temperature, Tracer) and not temperature > 0:
+    if not isinstance(temperature, Tracer) and not np.all(np.asarray(temperature) > 0):
         raise ValueError(f"tempered: temperature = {temperature}. Valid: a number above 0")
     possible = log_x0 > -jnp.inf  # -inf / temperature has no derivative in the temperature
     return jax.nn.log_softmax(jnp.where(possible, jnp.where(possible, log_x0, 0) / temperature, -jnp.inf))
@@ -67,7 +68,7 @@ def nucleus(log_x0: Array, share: ArrayLike) -> Array:
 
     The paper: Holtzman et al. 2020, "The Curious Case of Neural Text Degeneration".
     """
-    if not isinstance(share, Tracer) and not 0 < share <= 1:
+    if not isinstance(share, Tracer) and not (np.all(np.asarray(share) > 0) and np.all(np.asarray(share) <= 1)):
         raise ValueError(f"nucleus: share = {share}. Valid: a share of the probability in (0, 1], e.g. 0.9")
     ordered = -jnp.sort(-log_x0, axis=-1)
     p = jnp.exp(ordered)

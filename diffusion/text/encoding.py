@@ -98,7 +98,8 @@ def reading(module: Any, *, masked: bool = False, **how: Any) -> Callable[[Any, 
     def read(params: Any, ids: Any, mask: Any, **seen: Any) -> tuple:
         pair = module.apply({"params": params}, ids, mask if masked else None, **how, **seen)
         if not isinstance(pair, tuple) or len(pair) != 2 or getattr(pair[0], "shape", ())[:1] != ids.shape[:1]:
-            returned = f"an array {pair.shape}" if hasattr(pair, "shape") else f"a {type(pair).__name__}"
+            shape = getattr(pair, "shape", None)
+            returned = f"a {type(pair).__name__}" if shape is None else f"an array {shape}"
             raise ValueError(
                 f"the text encoder {type(module).__name__} returns {returned} for ids {ids.shape}. Valid: (tokens "
                 "[B, N, D], pooled [B, P] or None)"

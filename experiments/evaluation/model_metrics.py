@@ -103,7 +103,7 @@ def bits_per_dim(subject: Subject) -> dict:
 
     For other examples, the bits of the density of their numbers as they are; for padded ones, of their real numbers.
     """
-    config = subject.config
+    config: Any = subject.config
     shape = subject.real.images.shape[1:]
     params, step = checkpoints.load_ema(subject.workdir)
     recipe = unguided(recipe_of_run(subject))  # a guided flow has another density
