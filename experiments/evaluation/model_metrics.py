@@ -18,7 +18,7 @@ from diffusion.experiments.evaluation.manifold_likelihood import negative_log_li
 from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.evaluation.series_process import measure_process
 from diffusion.experiments.evaluation.series_scores import continuous_ranked_probability_score
-from diffusion.experiments.evaluation.subject import Subject as Subject, recipe_of_run, unguided
+from diffusion.experiments.evaluation.subject import Subject as Subject, unguided
 from diffusion.experiments.evaluation.symbol_bounds import bits_per_symbol
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.flows import likelihood, ode
@@ -106,7 +106,7 @@ def bits_per_dim(subject: Subject) -> dict:
     config: Any = subject.config
     shape = subject.real.images.shape[1:]
     params, step = checkpoints.load_ema(subject.workdir)
-    recipe = unguided(recipe_of_run(subject))  # a guided flow has another density
+    recipe = unguided(subject)  # a guided flow has another density
     recipe = generate.on_trained_schedule(recipe, params)
     schedule = recipe.schedule
     denoise = run_denoiser.denoiser(recipe)

@@ -12,6 +12,7 @@ from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.recipe import checks, data, guidance_entry, resolve
 from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import from_json, to_json
 
 
 class Subject(NamedTuple):
@@ -60,12 +61,14 @@ def training_source(subject: Subject) -> Any:
     return data.source(subject.config, subject.config["data"]["split"])
 
 
-def unguided(recipe: Recipe) -> Recipe:
-    """The recipe without guidance, guides, cache and merged tokens, with which its flow would have another density."""
-    config = recipe.config.copy_and_resolve_references()
+def unguided(subject: Subject) -> Recipe:
+    """The recipe of the run without guidance, guides, cache and merged tokens, which change the density of its flow."""
+    config = from_json(to_json(subject.config if subject.built is None else subject.built.config))
     config.sample.guidance = {"name": "classifier_free", "scale": 1.0}
     config.sample.guides = ()
     config.sample.update({"cache": {"name": ""}, "merge": 0.0})
-    guidance = functools.partial(guidance_entry.guided, config, recipe.schedule)
+    if subject.built is None:
+        return recipe_of_run(subject._replace(config=config))
+    guidance = functools.partial(guidance_entry.guided, config, subject.built.schedule)
     plain = {"conditions": None, "depths": False, "guides": (), "cache": None, "merge": 0.0}
-    return recipe.with_parts(config=config, guidance=guidance, **plain)
+    return subject.built.with_parts(config=config, guidance=guidance, **plain)

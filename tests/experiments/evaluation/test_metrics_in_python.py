@@ -7,7 +7,7 @@ import pytest
 from diffusion import objectives, samplers, schedules, timesteps
 from diffusion.experiments.evaluate import evaluate
 from diffusion.experiments.evaluation.sample_metrics import Effort
-from diffusion.experiments.evaluation.subject import unguided
+from diffusion.experiments.evaluation.subject import Subject, unguided
 from diffusion.models import Functions
 from diffusion.recipe import ConfigError, Recipe
 from diffusion.recipe.sections import Sampling
@@ -43,7 +43,8 @@ def test_a_function_and_bits_per_dimension_of_a_run_from_python(folder, monkeypa
     monkeypatch.setattr(checkpoints, "load_ema", lambda folder: ({}, 7))
     doubled = lambda denoise: lambda x, t: denoise(x, t)._replace(x0=2 * denoise(x, t).x0)
     recipe = built(guides=(doubled,), sampler=samplers.euler())
-    assert recipe.sampling.guides and unguided(recipe).sampling.guides == ()
+    run = Subject(recipe.config, folder, None, None, None, None, recipe)
+    assert recipe.sampling.guides and unguided(run).sampling.guides == ()
     content = evaluate(recipe, folder, QUICK, metrics=("bpd", mean))
     x = np.stack([record["x"] for record in recipe.held_out])
     exact = ((x**2).sum(1) / 2 + np.log(2 * np.pi)).mean() / 2 / np.log(2)
