@@ -74,9 +74,9 @@ def test_gradient_is_that_of_the_fisher_divergence(alpha, x64):
         return whole / 2 - (alpha - 0.5) * delta_square(theta, real, fixed)
 
     value, slope = jax.jit(jax.value_and_grad(expected))(THETA)
-    np.testing.assert_allclose(found[0], value, rtol=1e-6)
+    np.testing.assert_allclose(found[0], value, rtol=3e-6)
     for ours, theirs in zip(jax.tree.leaves(found[1]), jax.tree.leaves(slope), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+        np.testing.assert_allclose(ours, theirs, rtol=3e-6)
         assert np.abs(ours).max() > 0.005
 
 
