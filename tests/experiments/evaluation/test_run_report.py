@@ -3,6 +3,7 @@
 import pytest
 
 from diffusion.experiments.evaluation import report, run_report
+from diffusion.recipe import extensions
 from diffusion.recipe.values import config_hash
 
 ACCURACY = {
@@ -31,6 +32,12 @@ PROTOCOL = {
     "planned_steps": 500, "config_hash": "def", "git_commit": "c0ffee", "versions": {"jax": "1.2"}, "device": "cpu",
     "commands": {"sample": "SAMPLE", "evaluate": None},
 }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """No extension that another test has loaded, which the commands would name."""
+    monkeypatch.setattr(extensions, "loaded", {})
 
 
 def content(**figures):
