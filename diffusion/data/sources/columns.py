@@ -90,14 +90,14 @@ class Columns:
         self.channels = 0
         self._caption = self.known(caption, "caption")
         self._side = side
-        self._viewed = viewed
+        self.viewed = viewed
 
     def pixels(self) -> dict[str, str]:
         """What a fingerprint says of how pictures are read; those of earlier versions say nothing.
 
         Frames of films are decoded where they are stored.
         """
-        return {"pixels": "viewed"} if self._viewed and self.channels else {}
+        return {"pixels": "viewed"} if self.viewed and self.channels else {}
 
     @property
     def wanted(self) -> list[str]:
@@ -216,9 +216,9 @@ class Columns:
         channels = channels or self.channels_of(value)
         content = content_of(data)
         if self._side:
-            picture = transforms.decode_square(content, self._side, channels, IMAGE_LIMIT, self._viewed)
+            picture = transforms.decode_square(content, self._side, channels, IMAGE_LIMIT, self.viewed)
         else:
-            picture = transforms.decode_any(content, channels, IMAGE_LIMIT, self._viewed)
+            picture = transforms.decode_any(content, channels, IMAGE_LIMIT, self.viewed)
         picture.flags.writeable = False  # it may be handed out again
         return picture
 

@@ -104,7 +104,6 @@ class Records(RandomAccess):
             **{"x": x, "label": label, "condition": condition, "caption": caption, "side": side, "varied": varied},
             viewed=viewed,
         )
-        self._viewed = viewed
         self._about = [split, side, str(self._columns.example), *(["viewed"] if viewed else [])]
         self._classes: tuple[str, ...] = ()
         self._numbers = None
@@ -126,7 +125,7 @@ class Records(RandomAccess):
         for row in range(min(len(self), 100)):
             try:
                 channels = self._channels(row)
-                return 3 if channels == 1 and self._viewed and self._some_in_colour() else channels
+                return 3 if channels == 1 and self._columns.viewed and self._some_in_colour() else channels
             except (ValueError, OSError) as error:
                 if failures.is_machine_failure(error):
                     raise
@@ -221,7 +220,7 @@ class Records(RandomAccess):
             DamagedRecord: if a record does not begin as a picture does.
         """
         header = lambda value: opened(encoded(value))  # type: ignore[arg-type]
-        return self._sizes(rows, str(self._columns.example), header, self._viewed)
+        return self._sizes(rows, str(self._columns.example), header, self._columns.viewed)
 
     def identities(self) -> np.ndarray | None:
         """The identities of the rows in their table, see `data.identities`; another split's files are another table."""
