@@ -47,7 +47,8 @@ def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     elif event == "open" and isinstance(arguments[0], (str, bytes, os.PathLike)):
         path = os.path.realpath(os.fsdecode(arguments[0]))
         writes = arguments[2] & (os.O_WRONLY | os.O_RDWR) if isinstance(arguments[2], int) else 0
-        if path == os.devnull:
+        compiled = "/__pycache__/" in path and path.startswith(ELSEWHERE)  # written at a module's first import
+        if path == os.devnull or compiled:
             return
         if not path.startswith((folder,) if writes else (folder, *ELSEWHERE)):
             strange.append(f"open {path}")
