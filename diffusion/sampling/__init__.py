@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         watermarks as watermarks,
     )
     from diffusion.sampling.engine import (
+        check_finite as check_finite,
         denoiser as denoiser,
         in_batches as in_batches,
         marked as marked,

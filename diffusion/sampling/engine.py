@@ -1,7 +1,8 @@
 """The sampling engine: from a network to its denoiser and its samples."""
 
-__all__ = ["denoiser", "in_batches", "marked", "samples", "skipped"]
+__all__ = ["check_finite", "denoiser", "in_batches", "marked", "samples", "skipped"]
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -180,6 +181,28 @@ def skipped(work: Any, network: Any, sampler: samplers.Sampler, plan: Plan) -> f
     # The later evaluations of a step run all blocks, and the cache does not count them.
     all_evaluations = evaluations / plan.solved * sampler.nfe(plan.solved)
     return (evaluations * length - run) / (all_evaluations * length)
+
+
+def check_finite(number: int, infinite: int, settings: str, advice: str) -> None:
+    """Warns of samples that are not finite, which pictures hide: NaN is black there.
+
+    Args:
+        number: the number of samples, at least 1.
+        infinite: the number of samples with a value that is NaN or infinite.
+        settings: the settings of all samples, for the message.
+        advice: the settings to try instead, for the message.
+
+    Raises:
+        ValueError: if no sample is finite.
+    """
+    message = (
+        f"{infinite} of {number} samples are not finite; values that are NaN are black in pictures. They were made "
+        f"with {settings}. Try {advice}."
+    )
+    if infinite == number:
+        raise ValueError(message)
+    if infinite:
+        warnings.warn(message, stacklevel=2)
 
 
 public.declare(__name__)

@@ -61,7 +61,7 @@ def generate(model: TextToImage, prompts: str | Sequence[str], **settings: Any) 
 
     Raises:
         TypeError: for a setting that is not known.
-        ValueError: for settings that do not fit, before anything is computed.
+        ValueError: for settings that do not fit, before anything is computed; or if no picture is finite.
         limits.Refused: for pictures that do not fit into memory; the message has the memory that they need.
     """
     return make(model, Request.make(prompts, **settings))
@@ -154,10 +154,18 @@ def results(model: TextToImage, request: Request) -> Results:
     fixed = (*job.canvas.arrays(), attached, job.reference, job.images)
     one_batch = lambda rows: pictures(params, *rows[:2], job.scale(model), rows[2], *fixed)
     decoded, work = sampling.in_batches(one_batch, (conditional, unconditional, job.keys()), batch)
+    _check_finite(job.request, int((~decoded.finite).sum()))
     sounds = None if decoded.sounds is None else np.asarray(decoded.sounds, np.float32)
     trajectory = job.course.trajectory
     skipped = sampling.skipped(work, model.denoiser, trajectory.sampler, trajectory.plan)
     return Results(job.finished(decoded.pictures), sounds, job.course.rate, model.sample_rate, skipped)
+
+
+def _check_finite(request: Request, infinite: int) -> None:
+    """Warns of pictures that are not finite; refuses a request of which all are."""
+    settings = f"sampler = {request.sampler!r}, steps = {request.steps} and guidance = {request.guidance}"
+    advice = "a smaller guidance, more steps, another sampler, or the model in float32 and without quantised weights"
+    sampling.check_finite(request.number, infinite, settings, advice)
 
 
 def frames(model: TextToImage, request: Request) -> Iterator[Frame]:

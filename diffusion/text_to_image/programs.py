@@ -320,7 +320,12 @@ def decode_latents(
     return decode(z)
 
 
-def decoded(
+def decoded(*arguments: Any) -> Array:
+    """The pictures of `decoded_values`, which has the same arguments, as uint8."""
+    return to_uint8(decoded_values(*arguments))
+
+
+def decoded_values(
     model: Any,
     course: Course,
     vae_params: Any,
@@ -329,13 +334,13 @@ def decoded(
     image: Array | None = None,
     mask: Array | None = None,
 ) -> Array:
-    """The pictures of latents, uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips, with a known `first` latent frame.
+    """The pictures of latents, float in [-1, 1] and beyond: [B, H, W, 3], or [B, F, H, W, 3] for clips.
 
-    Of a picture that is taken apart they are its layers, [B, L, H, W, 4]. `image` and `mask` are those of
-    `decode_latents`.
+    Of a picture that is taken apart they are its layers, [B, L, H, W, 4]. `first` is the known first latent frame of
+    clips; `image` and `mask` are those of `decode_latents`.
     """
     if course.layers:
-        apart = to_uint8(decode_latents(model, vae_params, x[:, 1:].reshape(-1, *x.shape[2:]), course.tile))
+        apart = decode_latents(model, vae_params, x[:, 1:].reshape(-1, *x.shape[2:]), course.tile)
         return apart.reshape(len(x), course.layers, *apart.shape[1:])
     if first is not None and course.frames:
         others = course.latents(model)[0] - 1
@@ -343,7 +348,7 @@ def decoded(
     vae = model.modules["vae"]
     if course.frames:  # the frames that fill up a patch are cut off
         x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]
-    pictures = to_uint8(decode_latents(model, vae_params, x, course.tile, course.frames > 0, image, mask))
+    pictures = decode_latents(model, vae_params, x, course.tile, course.frames > 0, image, mask)
     return pictures[:, model.kind.video.left_out * vae.time_factor :] if course.frames else pictures
 
 
@@ -353,10 +358,12 @@ class Decoded(NamedTuple):
     Attributes:
         pictures: uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips.
         sounds: waveforms of the clips, float [B, L, K] in [-1, 1]; None where they have none.
+        finite: whether all values of each picture were finite before they became bytes, bool [B].
     """
 
     pictures: Array
     sounds: Array | None
+    finite: Array | None = None
 
 
 def sounds(model: Any, course: Course, params: Mapping[str, Any], x: Array) -> Array | None:
@@ -423,4 +430,6 @@ def sampled(
     x = second_stage.finer(model, course, params, x, conditional, start.keys)
     waveforms = sounds(model, course, params, x)
     x = course.pictured(model, x)
-    return Decoded(decoded(model, course, params["vae"], x, start.known, image, mask), waveforms), work
+    values = decoded_values(model, course, params["vae"], x, start.known, image, mask)
+    finite = jnp.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    return Decoded(to_uint8(values), waveforms, finite), work

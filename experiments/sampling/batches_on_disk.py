@@ -43,7 +43,7 @@ def images(
     folder: pathlib.Path,
     advance: Callable[[int], None],
     share: tuple[int, int] = (0, 1),
-    work: Callable[[], np.ndarray] = lambda: np.zeros(2, np.int64),
+    work: Callable[[], np.ndarray] = lambda: np.zeros(3, np.int64),
 ) -> np.ndarray:
     """Makes the samples that the folder lacks, and returns all samples, or the share of a process.
 
@@ -78,9 +78,12 @@ def images(
 
 
 def work(folder: pathlib.Path) -> np.ndarray:
-    """`[2]`, the sums over all batches of a folder, whichever process made them."""
-    counts = map(files.array, sorted(folder.glob("*.work.npy")))
-    return sum((count for count in counts if count is not None), np.zeros(2, np.int64))
+    """`[3]`, the sums over all batches of a folder, whichever process made them."""
+    total = np.zeros(3, np.int64)
+    for count in map(files.array, sorted(folder.glob("*.work.npy"))):
+        if count is not None:
+            total = total + np.pad(count, (0, 3 - len(count)))  # earlier versions wrote two
+    return total
 
 
 def clear(out: pathlib.Path) -> None:

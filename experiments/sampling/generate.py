@@ -60,15 +60,15 @@ class Generator(NamedTuple):
         trajectory: (params, labels `[B]`, seeds `[B]`) -> (x `[steps + 1, B, ...]`, x0 `[steps, B, ...]`), on the scale
             [-1, 1] of the network's world; None for symbols, and for a driver that does not take the plan's steps.
         nfe: network evaluations of a sample; the branches of a guidance count once. None if the driver decides.
-        work: () -> `[2]`, the counts of `caching.Work`, or the numbers of the driver, summed over all batches that this
-            generator has made.
-        skipped: counts of `work` -> share of the network's blocks that a cache has skipped; None without a cache.
+        work: () -> `[3]`, the counts of `caching.Work`, or the numbers of the driver, and the number of samples that
+            are not finite, summed over all batches that this generator has made.
+        skipped: numbers of `work` -> share of the network's blocks that a cache has skipped; None without a cache.
     """
 
     images: Callable[..., np.ndarray]
     trajectory: Callable[[Any, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]] | None
     nfe: int | None
-    work: Callable[[], np.ndarray] = lambda: np.zeros(2, np.int64)
+    work: Callable[[], np.ndarray] = lambda: np.zeros(3, np.int64)
     skipped: Callable[[np.ndarray], float | None] = lambda work: None
 
 
@@ -293,11 +293,12 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
             if not (recipe.sampling.follows_plan or isinstance(recipe.sampling.driver, guides.Steered)):
                 work = None  # what such a driver counts belongs to itself
             x = shown(params, decoder, x)
-            return to_uint8(x) if recipe.makes_bytes else x, work
+            finite = jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
+            return (to_uint8(x) if recipe.makes_bytes else x, finite), work
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     finish = jax.jit(finish, out_shardings=everywhere)
-    done: np.ndarray = np.zeros(2, np.int64)
+    done: np.ndarray = np.zeros(3, np.int64)
     watch = jax.jit(lambda *arguments: sampled(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
     shown_steps = lambda params, decoder, steps: jax.lax.map(lambda x: shown(params, decoder, x), steps)
     show = jax.jit(shown_steps, out_shardings=everywhere)
@@ -311,15 +312,16 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.examples.shape), np.float32))
         nonlocal done  # the sums of `Generator.work` so far
         one_batch = lambda rows: finish(params, decoder, weights, *batch(rows))
-        images, work = sampling.in_batches(one_batch, (with_pictures(labels, seeds), seeds), batch_size, progress)
-        done = done + work
+        rows = (with_pictures(labels, seeds), seeds)
+        (images, finite), work = sampling.in_batches(one_batch, rows, batch_size, progress)
+        done = done + [*work, (~finite).sum()]
         return sampling.marked(watermark, "pictures", images)
 
     def trajectory(params, labels, seeds):
         steps = watch(params, weights, with_pictures(labels, seeds), seeds)
         return np.asarray(show(params, decoder, steps.x)), np.asarray(show(params, decoder, steps.x0))
 
-    skipped = lambda work: sampling.skipped(work, recipe.network, sampler, plan)
+    skipped = lambda work: sampling.skipped(work[:2], recipe.network, sampler, plan)
     if not recipe.sampling.follows_plan:
         return Generator(images, None, None, lambda: done)
     return Generator(images, trajectory, sampler.nfe(plan.solved), lambda: done, skipped)

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
+from diffusion import sampling
 from diffusion.arrays import pytrees
 from diffusion.discrete import SymbolSampler
 from diffusion.experiments.evaluation import plots, sample_pictures
@@ -171,12 +172,13 @@ def sample_weights(
         all_images = images if share[1] == 1 else make_images(lambda done: None)
         seconds = time.perf_counter() - began
         work = batches_on_disk.work(unfinished)
+        infinite, costs = int(work[2]), work[:2]
         skipped = make.skipped(work)
         record = _record(recipe, make.nfe, skipped, description)
-        if make.nfe is None and work.any():  # the numbers of a driver of particles or trials
+        if make.nfe is None and costs.any():  # the numbers of a driver of particles or trials
             driver = recipe.sampling.driver
             numbers = driver.numbers if isinstance(driver, guides.Steered) else steering_drivers.Weighed
-            means = numbers(*(work / -(-number // batch_size)).tolist())
+            means = numbers(*(costs / -(-number // batch_size)).tolist())
             if not np.isfinite(means).all():
                 batches_on_disk.clear(out)
                 raise ConfigError(
@@ -184,6 +186,9 @@ def sample_weights(
                 )
             record[means.title] = means._asdict()
             print(means.sentence())
+        _check_finite(config, number, infinite, out)
+        if infinite:
+            record["not_finite"] = infinite
         shown = _write(out, recipe, make, params, all_images, labels, by_records, seeds, record, classes)
         evaluations = f"{make.nfe} network evaluations" if make.nfe else "as many evaluations as the driver needs"
         if skipped is not None:
@@ -210,6 +215,21 @@ def checksum(params: Any) -> str:
         array = np.asarray(leaf)
         total.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
     return total.hexdigest()
+
+
+def _check_finite(config, number: int, infinite: int, out: pathlib.Path) -> None:
+    """Warns of samples that are not finite; refuses to write them where all are."""
+    sample = config.sample
+    settings = (
+        f"config.sample.sampler.name = {sample.sampler.name!r}, config.sample.steps = {sample.steps}, "
+        f"config.sample.guidance.scale = {sample.guidance.scale} and config.train.dtype = {config.train.dtype!r}"
+    )
+    advice = "more steps, another sampler, a smaller guidance scale, 'float32', or the weights of another --step"
+    try:
+        sampling.check_finite(number, infinite, settings, advice)
+    except ValueError as error:
+        batches_on_disk.clear(out)
+        raise ConfigError(str(error)) from error
 
 
 def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:

@@ -197,6 +197,20 @@ def test_every_picture_is_that_of_its_own_prompt_and_seed_in_whichever_batch_it_
     assert equal[~np.eye(5, dtype=bool)].max() < 0.5  # no two of one prompt share their noise
 
 
+def test_pictures_that_are_not_finite_are_counted(model):
+    """A prompt of "overflow" has an embedding of NaN; such pictures would be black."""
+    condition = lambda texts, **how: {
+        "tokens": jnp.stack([jnp.full(WIDTH, jnp.nan if text == "overflow" else 1.0) for text in texts])
+    }
+    model = dataclasses.replace(model, kind=model.kind._replace(condition=condition))
+    how = {"steps": 1, "guidance": 1.0, "sampler": "ddim", "batch_size": 2}
+    with pytest.warns(UserWarning, match=r"2 of 3 samples are not finite.*sampler = 'ddim', steps = 1 and guidance"):
+        made = text_to_image.generate(model, ["overflow", "a cat", "overflow"], **how)
+    assert made[1].max() > 0 == made[[0, 2]].max()
+    with pytest.raises(ValueError, match=r"2 of 2 samples are not finite.*in float32 and without quantised weights"):
+        text_to_image.generate(model, "overflow", seeds=[1, 2], **how)
+
+
 @pytest.mark.extended
 def test_a_request_without_settings_is_sampled_as_the_model_was_published(model):
     model = dataclasses.replace(model, usual=pipelines.Usual(2, 1.0))

@@ -3,15 +3,19 @@
 import dataclasses
 import types
 
+import jax
 import numpy as np
 import pytest
 
+from configs import digits
 from diffusion import watermarks
 from diffusion.experiments.sampling import run_samples
-from diffusion.recipe import ConfigError
+from diffusion.recipe import ConfigError, checks
 from diffusion.recipe.sections import Examples, sectioned
+from diffusion.training.step import conditioned
 
 KEY = "0123456789abcdef" * 4
+SHAPE = (8, 8, 1)
 
 
 @pytest.fixture
@@ -141,3 +145,49 @@ def test_samples_are_split_over_all_devices_and_counted_as_samples(monkeypatch, 
         with pytest.raises(Stop):
             run_samples.sample_weights(recipe, weights, tmp_path)
     assert seen == [("sampling", 7, "of samples: True"), ({"data": -1}, ["one", "two"])]
+
+
+@pytest.fixture(scope="module")
+def digits_recipe():
+    config = digits.get_config("tiny")
+    config.sample.update({"steps": 1, "batch_size": 2, "sampler": {"name": "euler"}})
+    config.sample.guidance.scale = 1.0
+    return checks.validate(config).at(SHAPE)
+
+
+def weights_of(recipe):
+    """Parameters of which those of class 3 are NaN."""
+    shapes = jax.eval_shape(
+        recipe.network.init, jax.random.key(0), np.zeros((1, *SHAPE)), np.zeros(1), np.zeros(1, np.int32)
+    )
+
+    def leaf(path, shape):
+        value = np.full(shape.shape, 0.01, np.float32)
+        if shape.shape[:1] == (11,):  # the embeddings of ten classes and the null class
+            value[3] = np.nan
+        return value
+
+    params = jax.tree_util.tree_map_with_path(leaf, shapes)
+    return run_samples.Weights(params, "run", "step 1", {"step": 1}, {})
+
+
+def test_samples_that_are_not_finite_are_counted(digits_recipe, tmp_path, monkeypatch):
+    """Of five samples in batches of two; in pictures they would be black, as a hole in the data."""
+    written = []
+    monkeypatch.setattr(run_samples, "_write", lambda *arguments: written.append(arguments) or [])
+    digits_recipe.config.sample.number = 5
+    labels = np.array([3, 1, 2, 3, 3], np.int32)
+    with pytest.warns(UserWarning, match=r"3 of 5 samples are not finite.*sampler.name = 'euler', .*steps = 1.*Try"):
+        images = run_samples.sample_weights(digits_recipe, weights_of(digits_recipe), tmp_path, conditioned(labels))
+    assert [int(image.max()) > 0 for image in images] == [False, True, True, False, False]
+    record = written[0][8]
+    assert record["not_finite"] == 3
+
+
+def test_samples_of_which_none_is_finite_are_refused(digits_recipe, tmp_path):
+    digits_recipe.config.sample.number = 2
+    with pytest.raises(ConfigError, match=r"2 of 2 samples are not finite.*config\.train\.dtype = 'float32'.*--step"):
+        run_samples.sample_weights(
+            digits_recipe, weights_of(digits_recipe), tmp_path, conditioned(np.array([3, 3], np.int32))
+        )
+    assert not list(tmp_path.iterdir())
