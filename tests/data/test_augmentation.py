@@ -64,6 +64,7 @@ def test_without_mirrors_nothing_is_mirrored():
     assert not many(1e-9, 32, mirror=False)[1].any()
 
 
+@pytest.mark.extended
 def test_the_places_that_are_read_are_those_of_the_numbers(monkeypatch):
     """Of 8 x 16 pixels, whose shifts differ; a stretch by n along r has the numbers of one by -n along -r."""
     monkeypatch.setattr(

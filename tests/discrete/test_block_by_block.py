@@ -72,6 +72,7 @@ def test_blocks_of_one_position_have_the_law_of_the_data_and_larger_ones_come_ne
     assert 1.6 < near / nearer < 2.4  # first order
 
 
+@pytest.mark.extended
 def test_the_sampler_takes_the_steps_of_its_law():
     number = 8000
     keys = jax.random.split(jax.random.key(1), number)
@@ -99,6 +100,7 @@ def test_what_does_not_fit_is_refused():
         discrete.block_diffusion(PROCESSES["uniform"], density)
 
 
+@pytest.mark.extended
 def test_the_objective_is_the_bound_of_a_symbol():
     line = schedules.rectified_flow()
     objective = discrete.block_diffusion(DATA.process, timesteps.uniform_density(line, NUMBER), block=2)

@@ -42,6 +42,7 @@ def test_the_exact_predictor_reaches_the_entropy_and_another_does_not(name, boun
     assert other > data.entropy + 4 * error
 
 
+@pytest.mark.extended
 def test_the_score_entropy_of_masks_is_the_weighted_cross_entropy():
     """By each example, and so its gradient too."""
     data = Enumerated(PROCESSES["absorbing"])

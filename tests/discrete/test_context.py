@@ -40,6 +40,7 @@ def test_bayes_rule_adds_the_symbol_itself_to_its_context(name, t):
     np.testing.assert_allclose(found[possible], data.table(t)[possible], atol=2e-5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", ["uniform", "rates"])
 def test_a_network_that_knows_nothing_is_charged_the_logarithm_of_the_number_of_symbols(name):
     """KL(symbols that are known || symbols all equally likely): log K of each, for a process that keeps that law."""

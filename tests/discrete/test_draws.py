@@ -92,6 +92,7 @@ def test_a_score_that_no_data_has_becomes_probabilities_of_each_position():
     np.testing.assert_allclose(jnp.exp(log_x0).sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, read", [("absorbing", discrete.from_ratios), ("uniform", discrete.from_rates)])
 def test_a_score_that_no_data_has_is_differentiated_as_its_probabilities_are(name, read, x64):
     """Also where these are 0: central differences, at every symbol x_t, are the gradient."""

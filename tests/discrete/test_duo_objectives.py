@@ -160,6 +160,7 @@ def test_the_optimum_of_the_distillation_is_the_geometric_mean_along_the_paths()
     assert (np.abs(moved) > 6 * errors).sum() > 5, moved / errors
 
 
+@pytest.mark.extended
 def test_the_teacher_of_the_distillation_does_not_learn():
     slopes = jax.jit(jax.grad(lambda *tables: distilled(*tables, 0).mean(), (0, 1)))(STUDENT, TEACHER)
     assert np.abs(slopes[0]).max() > 0.01 and (np.asarray(slopes[1]) == 0).all()

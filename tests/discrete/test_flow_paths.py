@@ -58,6 +58,7 @@ def test_a_step_is_the_sum_over_the_clean_symbol_that_it_draws():
     np.testing.assert_allclose(last, np.tile(p, (4, 1)), atol=1e-6)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name, stochasticity", [("absorbing", 0.0), ("uniform", 0.0), ("uniform", 0.5)])
 def test_the_sampler_is_of_first_order_from_the_noise_on(name, stochasticity):
     data = Enumerated(PROCESSES[name], positions=2)
@@ -66,6 +67,7 @@ def test_the_sampler_is_of_first_order_from_the_noise_on(name, stochasticity):
     assert 0.8 < np.log2(errors[0] / errors[1]) < 1.25, errors
 
 
+@pytest.mark.extended
 def test_the_mean_of_the_loss_is_the_entropy_of_each_symbol_given_the_noised_ones():
     """Over all pairs (x_0, x_t) with their probabilities; a predictor without x_t has the entropy of each symbol."""
     data, t = Enumerated(PROCESSES["uniform"], positions=2), 0.4

@@ -59,6 +59,7 @@ def draws(noise, x0, t):
     return jnp.argmax(discrete.gaussian_latents(PROCESS, noise, x0, t), -1)
 
 
+@pytest.mark.extended
 def test_the_largest_latent_has_the_marginals_of_the_uniform_process():
     for symbol, t in [(0, 0.2), (3, 0.5), (4, 0.8), (2, 1.0)]:
         x_t = draws(noise(), jnp.full((40_000, 1), symbol), jnp.full(40_000, t))

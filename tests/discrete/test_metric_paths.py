@@ -43,6 +43,7 @@ def test_the_path_goes_from_equal_symbols_to_the_data(path):
     np.testing.assert_allclose(path.marginal(symbols, 1.0), 1 / path.size, rtol=1e-6)
 
 
+@pytest.mark.extended
 @every_path
 def test_the_velocity_generates_the_path(path):
     """d q / d beta = q u, by differences of the law in float64, and a jump never goes away from the data."""

@@ -73,6 +73,7 @@ def test_the_posterior_is_bayes_rule(process, t, s):
                 np.testing.assert_allclose(found, exact, atol=2e-6)
 
 
+@pytest.mark.extended
 @every_process
 def test_the_reverse_kernel_is_the_mean_of_the_posterior_and_sums_to_one(process):
     rng = np.random.default_rng(1)
@@ -88,6 +89,7 @@ def test_the_reverse_kernel_is_the_mean_of_the_posterior_and_sums_to_one(process
         np.testing.assert_allclose(mean, sum(x0[:, [a]] * one(a) for a in range(process.size)), atol=1e-6)
 
 
+@pytest.mark.extended
 @every_process
 def test_ratios_are_those_of_the_marginal_of_the_data_and_cycle(process):
     """One position, data of a known law p: p(x_0 | x_t) by Bayes, p_t = alpha p + (1 - alpha) prior."""

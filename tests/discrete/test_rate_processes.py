@@ -93,6 +93,7 @@ def test_the_posterior_is_bayes_rule(process, t, s):
             np.testing.assert_allclose(found, then[:, z] * first[a] / whole[a, z], atol=2e-5)
 
 
+@pytest.mark.extended
 @every_process
 def test_ratios_cycle_and_reverse_rates_move_the_marginal_backwards(process):
     """sum_x p_t(x) rate(x, y) - p_t(y) sum of its rates = -dp_t(y) / dt = -beta (p_t R)(y)."""
@@ -110,6 +111,7 @@ def test_ratios_cycle_and_reverse_rates_move_the_marginal_backwards(process):
         np.testing.assert_allclose(flow, -float(process.keeping.rate(t)) * at @ generator(process), atol=2e-5)
 
 
+@pytest.mark.extended
 def test_samplers_of_the_special_processes_take_it():
     one = EnumeratedRates(PROCESSES["gaussian"], positions=1)
     np.testing.assert_allclose(one.stepped_law(steps.ancestral_law, np.linspace(1, 0, 4)), one.p, atol=5e-6)
@@ -121,6 +123,7 @@ def test_samplers_of_the_special_processes_take_it():
     assert 0.8 < np.log2(errors[0] / errors[1]) < 1.25, errors
 
 
+@pytest.mark.extended
 def test_the_score_entropy_of_the_exact_predictor_is_the_entropy_of_the_data():
     data, number = EnumeratedRates(PROCESSES["gaussian"], positions=2), 20_000
     rng = np.random.default_rng(0)

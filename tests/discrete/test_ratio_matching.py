@@ -55,6 +55,7 @@ def test_the_exact_context_is_a_minimum_among_networks_of_the_others():
     assert np.abs(jax.grad(mean)(at + jnp.array([0.5, 0.0, -0.3]))).max() > 1e-3
 
 
+@pytest.mark.extended
 @every
 def test_ancestral_steps_of_a_context_are_the_analytical_sampler(name):
     """p(x_s = y) in proportion to the sum over a of p(a | others) q(y | a) q(x_t | y), the matrices in float64."""

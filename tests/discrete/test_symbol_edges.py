@@ -28,6 +28,7 @@ def blind(process):
     return lambda x, t: discrete.from_context(process, jnp.zeros((*x.shape, process.size)), x, t)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", TWO)
 def test_two_symbols_are_drawn_exactly_and_their_ratios_cycle(name):
     data = Enumerated(TWO[name], positions=1)

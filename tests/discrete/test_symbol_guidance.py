@@ -85,6 +85,7 @@ def test_masked_infilling_has_the_conditional_law():
     assert np.abs(exact - data.p).sum() > 0.2
 
 
+@pytest.mark.extended
 def test_infilling_of_independent_positions_leaves_the_others_their_law():
     data, number = Enumerated(PROCESSES["uniform"], positions=2), 10_000
     single = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3]])

@@ -76,6 +76,7 @@ def test_the_hybrid_bound_adds_a_share_of_the_cross_entropy(process):
     assert abs(plain - bound) < 4 * error and abs(plain - data.entropy) < 4 * error + 1e-3
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("process", ["absorbing", "uniform"])
 def test_the_cross_entropy_of_flows_is_that_of_the_exact_posterior(process):
     data = Enumerated(PROCESSES[process], positions=2)

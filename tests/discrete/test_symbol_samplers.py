@@ -91,6 +91,7 @@ def test_samplers_are_of_first_order_for_uniform_processes(name):
     assert 0.8 < order(errors) < 1.25, errors
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("theta", [0.5, 0.3])
 def test_the_trapezoidal_sampler_is_of_second_order(theta):
     """The law of both stages, over every middle state, of data in which no rate is cut off."""

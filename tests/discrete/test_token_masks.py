@@ -71,6 +71,7 @@ def test_equal_powers_are_masks_of_one_schedule_to_each_example():
     np.testing.assert_allclose(found, discrete.masked_bound(predict, other, keys, x0, t), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_exact_predictor_reaches_the_entropy_and_another_does_not():
     data, number = EnumeratedTokens(MASKS, positions=2), 40_000
     rng = np.random.default_rng(0)

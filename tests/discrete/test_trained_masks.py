@@ -47,6 +47,7 @@ def losses(parameters):
     return OBJECTIVE(networks, LINE, keys, {"x": jnp.tile(X0, (NUMBER, 1))}, 0)[0]
 
 
+@pytest.mark.extended
 def test_the_gradient_of_the_powers_is_the_exact_one():
     value, slope = jax.jit(jax.value_and_grad(exact), static_argnums=1)(PARAMETERS, True)
     partial = jax.jit(jax.grad(exact), static_argnums=1)(PARAMETERS, False)

@@ -69,6 +69,7 @@ def test_one_mask_a_step_has_the_law_of_the_data():
     assert np.abs(joint - data.p).sum() > 0.05  # all at once
 
 
+@pytest.mark.extended
 def test_until_unmasked_takes_the_steps_that_each_example_needs():
     """Two positions are copies of each other, and a third is certain: two evaluations for three masks."""
     process = MASKED

@@ -46,6 +46,7 @@ def test_consistency_map_returns_the_networks_estimate_at_zero_and_x_where_it_st
     np.testing.assert_allclose(flow_map(X, jnp.full(3, 0.6), jnp.full(3, 0.2)), line, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("make, order", [(flow_maps.from_denoiser, 2), (flow_maps.heun, 3)])
 def test_one_step_of_a_denoiser_errs_by_its_order(make, order, x64):
     """Locally one more than the order of the method."""

@@ -346,6 +346,7 @@ def test_measurements_solve_their_own_systems():
         np.testing.assert_array_equal(measurement.solve(observed, jnp.asarray(jnp.inf)), 0)
 
 
+@pytest.mark.extended
 def test_each_example_is_solved_with_its_ratio():
     """A^T (A A^T + ratio I)^-1 y by NumPy, for two examples with different ratios."""
     ratios = np.array([0.01, 4.0])

@@ -226,6 +226,7 @@ OBJECTIVES = {
 }
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_the_importance_of_a_time_weighs_its_loss(name):
     make, schedule = OBJECTIVES[name]

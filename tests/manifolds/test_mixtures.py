@@ -94,6 +94,7 @@ def test_a_diffused_point_of_the_torus_is_a_wrapped_normal():
     np.testing.assert_allclose(waves, np.exp(-0.35), atol=5 / np.sqrt(4000))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("dtype, rtol", [(np.float32, 1e-5), (np.float64, 1e-12)])
 def test_a_mixture_has_the_precision_of_its_points_under_x64(dtype, rtol, x64):
     """Neither 0.3 nor a third is a number of float32; points of float32 still have densities of float32."""
@@ -108,6 +109,7 @@ def test_a_mixture_has_the_precision_of_its_points_under_x64(dtype, rtol, x64):
     np.testing.assert_allclose(fisher, 2 * 0.8 + np.log(2 / (4 * np.pi * np.sinh(2.0))), rtol=rtol)
 
 
+@pytest.mark.extended
 def test_the_exact_field_of_a_mixture_is_the_gradient_of_its_density_at_each_time():
     kernel, schedule = heat_kernels.torus(1), schedules.variance_exploding(0.01, 3.0)
     means, variances, weights = [np.array([0.5]), np.array([-2.0])], [0.3, 0.1], [1.0, 3.0]

@@ -24,6 +24,7 @@ def unit(rng, *shape):
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
+@pytest.mark.extended
 def test_rotations_are_scipys():
     """exp, log and distance from random rotations, with angles from 0 to almost pi; quaternions up to their sign."""
     so3 = manifolds.so3()
@@ -193,6 +194,7 @@ def test_a_geodesic_of_se3_turns_and_moves_independently():
     np.testing.assert_allclose(se3.distance(start, end), math.sqrt(1.2**2 + 14), rtol=1e-14)
 
 
+@pytest.mark.extended
 def test_smooth_functions_are_their_closed_forms():
     s = np.array([-30.0, -1.0, -0.9, 0.9, 1.0, 30.0])
     r = np.sqrt(np.abs(s))

@@ -68,6 +68,7 @@ def test_frames_that_are_none_are_refused():
             call()
 
 
+@pytest.mark.extended
 def test_noise_that_is_aligned_is_turned_as_a_whole_towards_the_data():
     """A turned copy of the data comes back as the data; other noise keeps its shape, and comes no farther."""
     x, e = manifolds.frame_prior(N).sample(jax.random.split(jax.random.key(5), 6)).reshape(2, 3, N, 3, 4)
@@ -83,6 +84,7 @@ def test_noise_that_is_aligned_is_turned_as_a_whole_towards_the_data():
     assert not pair.independent
 
 
+@pytest.mark.extended
 def test_ancestral_steps_put_the_noise_of_the_prior_on_the_guess():
     """Of a field that leads to one chain: x_s lies at s of the way to a draw of the prior."""
     number, manifold, schedule = 60, manifolds.frames(N), schedules.rectified_flow()
@@ -110,6 +112,7 @@ def test_ancestral_steps_put_the_noise_of_the_prior_on_the_guess():
         manifolds.frame_ancestral(-1.0)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("lead, aligned", [((), False), ((2,), False), ((2,), True)])
 def test_the_fresh_frames_of_a_step_are_those_of_its_noise(lead, aligned):
     """A step onto t = 1 leaves the guess behind: SciPy's rotations of the first four numbers, centred positions.

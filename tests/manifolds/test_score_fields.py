@@ -56,6 +56,7 @@ def test_a_schedule_that_shrinks_the_data_is_refused():
         tangent_field.require_brownian(schedules.rectified_flow(), "a name")
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("scale", [0.0, 1.5])
 def test_the_loss_is_the_distance_of_sigma_times_the_scores(scale):
     """In flat space x_t = x_0 + sigma eps, whose score is -eps / sigma: with an output of scale x_t the loss is

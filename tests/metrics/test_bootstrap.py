@@ -37,6 +37,7 @@ def test_same_generator_state_same_replicates():
     assert (draw(3) != draw(4)).any()
 
 
+@pytest.mark.extended
 def test_interval_of_a_mean_covers_the_truth():
     rng = np.random.default_rng(0)
     covered = 0

@@ -114,6 +114,7 @@ def test_kept_in_a_file_by_data_and_seed(bars, quick, tmp_path):
     assert quick == [0, 5, 0, 0] and len(list(tmp_path.iterdir())) == 4
 
 
+@pytest.mark.extended
 def test_a_damaged_file_is_trained_over(bars, quick, tmp_path):
     first = classifier.cached(*bars, folder=tmp_path)
     (path,) = tmp_path.iterdir()

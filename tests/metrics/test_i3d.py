@@ -67,6 +67,7 @@ def test_a_batch_norm_is_folded(tensors):
     np.testing.assert_allclose(found, expected + part("bn.bias"), atol=1e-5)
 
 
+@pytest.mark.extended
 def test_another_file_is_refused_by_its_first_tensor(tensors, tmp_path):
     save_file(tensors, tmp_path / "whole.safetensors")
     assert i3d.read(tmp_path / "whole.safetensors").keys() == i3d.SHAPES.keys()

@@ -86,6 +86,7 @@ def test_every_tap_equals_pytorch_fid_with_made_up_weights(params, size):
         assert distance(values, theirs) < WITHIN[tap][1], tap
 
 
+@pytest.mark.extended
 def test_layers_follow_one_another_as_in_the_network_in_numpy(monkeypatch):
     """With an eighth of the channels, and layers in NumPy: which layer reads what, where taps are, and folded norms."""
     layer, rng, state = oracle.layer, np.random.default_rng(0), {}

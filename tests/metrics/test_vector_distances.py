@@ -18,6 +18,7 @@ def mean_length(mean, std):
     return std * np.sqrt(2 / np.pi) * np.exp(-(mean**2) / (2 * std**2)) + mean * (1 - 2 * stats.norm.cdf(-mean / std))
 
 
+@pytest.mark.extended
 def test_the_energy_distance_of_two_gaussians():
     """2 E|X - Y| - E|X - X'| - E|Y - Y'|, each difference of two normals being normal."""
     expected = 2 * mean_length(1.0, np.sqrt(1 + 4)) - mean_length(0, np.sqrt(2)) - mean_length(0, np.sqrt(8))

@@ -72,6 +72,7 @@ def test_levels_begin_as_an_interpolation():
         np.testing.assert_allclose(found[inner], 4 * of[inner] - 2, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_network_is_the_published_formula():
     """Every line by loops in float64: time, upsampled levels, gated layers, the sum of their skips, the last two."""
     width, layers, cycle, mels, hop, length = 2, 3, 2, 2, 4, 8

@@ -120,6 +120,7 @@ def test_the_condition_and_the_place_in_the_chain_count():
     assert np.abs(backwards - u).max() > 1e-3
 
 
+@pytest.mark.extended
 def test_what_does_not_fit_is_refused():
     _, module, params = network()
     shape_of = lambda module, x: jax.eval_shape(

@@ -86,6 +86,7 @@ def test_what_is_written_is_what_was_read(name, tmp_path):
     assert again == module
 
 
+@pytest.mark.extended
 def test_published_sizes():
     """iMF-B/2 has 89M parameters and MF-B/2 131M, as the abstract's table says; presets are the published configs."""
     size = lambda module: sum(

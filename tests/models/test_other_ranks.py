@@ -86,6 +86,7 @@ def test_the_angles_of_a_line_are_the_positions_times_frequencies_in_two_rows():
         np.testing.assert_allclose(angles[n, j, i], n * 256.0 ** (-(2 * i + j) / 8), rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_what_is_not_known_of_a_series_is_not_seen():
     """Given values where the mask is False, of which the data have any, change nothing."""
     module = SequenceTransformer(8, 1, 1, 2, given=True)
@@ -110,6 +111,7 @@ def test_attention_over_a_sequence_reads_distances():
     assert len(np.unique(angles[1])) == 4  # half a head of pairs, each of its own frequency
 
 
+@pytest.mark.extended
 def test_a_gain_passes_noise_that_a_token_cannot_hold():
     """With constant offsets o and gains g the output is o + g x, though a token of 4 features has 32 values."""
     module = SequenceTransformer(4, 1, 1, 8, input_gain=True)

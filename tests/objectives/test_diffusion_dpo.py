@@ -50,6 +50,7 @@ def towards_the_data(power):
     return timesteps.Density(lambda: None, sample, lambda state, t, losses: state)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("power", [1, 1.5])
 def test_exact_denoisers_imply_the_reward_that_tilts_one_gaussian_into_the_other(power):
     """p = N(0.4, 0.5) exp(r / beta) / Z with r = beta (0.8 x - 0.7 x^2): a Gaussian of precision 1/0.5 + 1.4."""

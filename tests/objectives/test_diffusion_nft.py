@@ -67,6 +67,7 @@ def test_the_optimum_of_a_round_is_that_of_the_theorem(beta):
     assert error < 0.1 * abs(away.mean())
 
 
+@pytest.mark.extended
 def test_with_a_reference_and_a_linear_reward_the_fixed_point_is_the_tilted_gaussian():
     """N(m, S) exp(r / b) has the mean m + S SLOPE / b with b = divergence LIMIT / beta; nothing moves it from there."""
     beta, divergence = 0.7, 0.2

@@ -241,6 +241,7 @@ def test_discretisation_error_vanishes_with_the_stated_order(name, x64):
     assert largest(0.1, 0.01) > 10 * found[-1]
 
 
+@pytest.mark.extended
 def test_shortcut_joins_two_exact_halves(x64):
     """The exact mean velocity is its own bootstrap at every step size: no loss, on no example."""
     objective = objectives.shortcut(64, share=1.0)

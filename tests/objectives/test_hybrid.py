@@ -22,6 +22,7 @@ def posterior(i, x_t, x_0):
     return of_x0 * x_0 + of_xt * x_t, BETAS[i] * (1 - PREVIOUS[i]) / (1 - ALPHA_BAR[i])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("i", [1, 7, T - 1])
 def test_bound_term_is_the_kl_divergence_between_the_two_steps(i):
     rng = np.random.default_rng(i)
@@ -102,6 +103,7 @@ def test_learned_variance_samples_between_the_two_fixed_ones():
         samplers.sample(samplers.ddpm("learned"), denoise, schedule, x, plan, keys)
 
 
+@pytest.mark.extended
 def test_the_first_half_of_the_channels_is_the_parameterizations(x64):
     """The squared error of 0.3 x to the noise; the bound's term is in test_objectives and above."""
     schedule = schedules.from_betas(BETAS)

@@ -193,6 +193,7 @@ def test_importance_multiplies_and_the_density_gets_its_state(name):
     np.testing.assert_allclose(value(density=jnp.float32(3.0)), 3 * value(), rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_hybrid_is_finite_with_gradients_at_every_time():
     """Improved DDPM's objective, whose values have tests of their own, from the first step to the last."""
     schedule = schedules.linear_beta()

@@ -200,6 +200,7 @@ def test_the_divergence_is_exact_in_each_step():
     assert made.teacher is not None and objective().teacher is None
 
 
+@pytest.mark.extended
 def test_groups_have_one_condition_and_statistics_of_their_own():
     r = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     expected = (r - r.mean(1, keepdims=True)) / r.std(1, keepdims=True)

@@ -11,6 +11,7 @@ from diffusion.objectives.inputs import split
 SCHEDULE = schedules.linear_beta()
 
 
+@pytest.mark.extended
 def test_the_loss_is_the_weighted_sum_of_both():
     parameterization = parameterizations.epsilon()
     plain = objectives.denoising(

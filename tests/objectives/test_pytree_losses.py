@@ -52,6 +52,7 @@ def test_losses_of_the_parts_of_a_mask_are_that_of_the_whole(name):
     np.testing.assert_array_equal(_losses(name, schedule, first, garbage), parts[0])
 
 
+@pytest.mark.extended
 @every
 def test_a_leaf_with_a_schedule_of_its_own_has_the_loss_under_that_schedule(name):
     joint = schedules.per_leaf(OWN, SHAPE)

@@ -58,6 +58,7 @@ def test_the_noise_is_the_priors_and_each_example_has_its_own():
     assert len(np.unique(losses)) > 4000
 
 
+@pytest.mark.extended
 def test_a_stochastic_sampler_draws_other_noise_than_the_start():
     """Of x0 = x_T the middle is alpha x_T + sigma z, which is x_0: of variance 1 where z is not x_T, else near 2."""
     keys = jax.random.split(jax.random.key(1), 4096)

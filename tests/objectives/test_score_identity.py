@@ -80,6 +80,7 @@ def test_gradient_is_that_of_the_fisher_divergence(alpha, x64):
         assert np.abs(ours).max() > 0.005
 
 
+@pytest.mark.extended
 def test_a_fake_score_that_agrees_with_the_teacher_leaves_the_generator_where_it_is(x64):
     keys, batch = keys_and_data()
     players = dict.fromkeys(("teacher", "fake"), exact_denoiser(FLOW))

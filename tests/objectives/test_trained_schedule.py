@@ -18,6 +18,7 @@ KEYS = jax.random.split(jax.random.key(0), 3)
 BATCH = {"x": jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (3, 4)), jnp.float32), "condition": None}
 
 
+@pytest.mark.extended
 def test_its_value_is_that_of_the_objective_under_the_schedule_of_these_parameters():
     bound = objectives.variational_bound(
         parameterizations.epsilon(), timesteps.uniform_density(FIRST), 1e-3, objectives.decoders.gaussian()

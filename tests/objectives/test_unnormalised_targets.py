@@ -12,6 +12,7 @@ def _draws(target, number=20_000):
     return np.asarray(jax.jit(target.draw)(jax.random.split(jax.random.key(0), number)), np.float64)
 
 
+@pytest.mark.extended
 def test_the_mixture_integrates_to_one_and_is_drawn():
     target = objectives.gaussian_mixture()
     axis, step = np.linspace(-48, 48, 401, retstep=True)

@@ -108,6 +108,7 @@ def test_levels_are_bayes_rule(ratio):
     np.testing.assert_allclose(found[0], expected, rtol=2e-3, atol=2e-4)
 
 
+@pytest.mark.extended
 def test_the_decoder_has_a_key_of_its_own():
     """The reconstruction, -noise^2 / 2 up to a constant, says nothing of the noise that the network sees."""
     schedule = schedules.linear_beta()

@@ -163,6 +163,7 @@ def test_a_run_times_a_power_of_a_second_run(second, params):
     np.testing.assert_allclose(predicted(both, params).eps, eps, atol=1e-4)
 
 
+@pytest.mark.extended
 def test_an_own_guide_reads_a_second_run_too(second, params):
     def mean_of_both(denoise, other: Denoiser):
         def mean(x, t):

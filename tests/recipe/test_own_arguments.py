@@ -240,6 +240,7 @@ def test_a_source_that_returns_records_is_named(monkeypatch):
     assert data.source(config, "train").spec.shape == (2,)
 
 
+@pytest.mark.extended
 def test_the_law_of_corrected_is_an_entry(monkeypatch):
     """Its samples at one key are those of the sampler that Python builds with that law."""
     process = discrete.uniform(discrete.linear(), 5)

@@ -114,6 +114,7 @@ def test_consistency_is_the_authors_multistep_loop():
     np.testing.assert_allclose(way.x0[-1], sample, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_tcd_goes_from_the_flow_map_to_consistency():
     """gamma = 0 uses no noise and is the former; gamma = 1 the latter with the same keys."""
     schedule = SCHEDULES["rectified_flow"]
@@ -239,6 +240,7 @@ def test_stochastic_map_samplers_do_not_invert():
         )
 
 
+@pytest.mark.extended
 def test_consistency_leaves_out_the_noise_of_the_authors_smallest_time():
     """x_s = x0 + sqrt(s^2 - sigma_min^2) z, by the difference of two runs with the same noise."""
     schedule = SCHEDULES["edm"]

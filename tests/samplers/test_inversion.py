@@ -94,6 +94,7 @@ def test_ddim_inversion_has_order_1(x64):
     assert abs(_order(solve, (0.25, 4.0), (32, 128)) - 1) < 0.2
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("schedule_name", slow_but([("cosine",)], [(name,) for name in UP]))
 def test_more_iterations_invert_ddim_exactly(schedule_name, x64):
     """Their fixed point is the sample from which ddim's step arrives where we are: the error falls geometrically."""

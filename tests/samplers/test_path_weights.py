@@ -28,6 +28,7 @@ def exact(schedule):
     return denoise
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("grid", [(1.0, 0.0), (1.0, 0.8, 0.3, 0.1, 0.0)])
 def test_every_weight_of_the_exact_denoiser_is_the_constant(grid):
     keys = jax.random.split(jax.random.key(0), 8)
@@ -36,6 +37,7 @@ def test_every_weight_of_the_exact_denoiser_is_the_constant(grid):
     assert len(np.unique(np.asarray(x))) == 24
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("schedule", [FLOW, schedules.variance_preserving()])
 def test_weights_are_unbiased_for_any_denoiser_and_width(schedule):
     """40,000 paths of a denoiser that is off, at a wrong width, and from alpha_T > 0: E[w], E[w x], E[w (x - m)^2]."""
@@ -71,6 +73,7 @@ def test_a_derivative_is_along_constant_paths():
     assert np.std(slope) > 0.5
 
 
+@pytest.mark.extended
 def test_a_path_depends_on_its_own_key():
     plan, keys = timesteps.plan((1.0, 0.4, 0.0)), jax.random.split(jax.random.key(0), 6)
     run = jax.jit(lambda keys: samplers.path_weights(exact(FLOW), FLOW, plan, keys, (3,), log_density, 1.0))

@@ -25,6 +25,7 @@ def _both(name, schedule, plan, **more):
     return run
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name, schedule_name", slow_but(FAST, [(name, schedule) for name in SAMPLERS for schedule in ("cosine", "edm")])
 )
@@ -39,6 +40,7 @@ def test_at_tolerance_0_it_equals_sequential_sampling_within_n_sweeps(name, sche
     assert int(stats.steps) == 3 * int(stats.sweeps)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([("ddpm",)], [("ddim",), ("ddpm",)]))
 def test_it_takes_fewer_rounds_than_steps_and_keeps_its_tolerance(name, x64):
     """64 steps in float64: the error follows the tolerance, at the price of sweeps, all far fewer than 64."""
@@ -61,6 +63,7 @@ def test_it_takes_fewer_rounds_than_steps_and_keeps_its_tolerance(name, x64):
     assert rounds[0] < rounds[1] < rounds[2] < 40
 
 
+@pytest.mark.extended
 def test_evaluations_counted_while_running_are_those_reported():
     """Each sweep evaluates the network at every step of the window, heun twice."""
     schedule = SCHEDULES["cosine"]

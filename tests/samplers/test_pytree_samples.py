@@ -48,6 +48,7 @@ def _both(name):
     return run(x, jnp.asarray(noise, jnp.float32))
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([("dpmpp_2m_sde",)], [(name,) for name in SAMPLERS]))
 def test_leaves_with_a_schedule_each_are_the_runs_of_each_alone(name):
     whole, alone = _both(name)
@@ -55,6 +56,7 @@ def test_leaves_with_a_schedule_each_are_the_runs_of_each_alone(name):
     np.testing.assert_allclose(whole, alone, rtol=2e-4, atol=2e-5)
 
 
+@pytest.mark.extended
 def test_a_pytree_by_one_schedule_is_the_array_bit_for_bit():
     """Of one leaf, whose shape the network sees, all draws included; on padding all is 0."""
     schedule = SCHEDULES["rectified_flow"]
@@ -80,6 +82,7 @@ def test_a_pytree_by_one_schedule_is_the_array_bit_for_bit():
     np.testing.assert_allclose(made[0][2], made[1][2], rtol=1e-5, atol=1e-6)  # without padding a mask changes nothing
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([("dpmpp_2m",)], [(name,) for name in SAMPLERS]))
 def test_padding_takes_no_part_whatever_stands_there(name):
     """What is real moves as it does alone, with the same noise, under two masks; padding of x and noise is garbage."""
@@ -115,6 +118,7 @@ def test_samplers_of_a_learned_variance_read_it():
     assert not (samplers.per_frame(samplers.ddpm()).reads_variance or samplers.predictor_corrector().reads_variance)
 
 
+@pytest.mark.extended
 def test_samplers_of_a_padded_one_are_padded():
     real = jnp.array([[True, False], [True, True]])
     assert samplers.per_frame(samplers.padded(samplers.ddim(), real)).real is real

@@ -245,6 +245,7 @@ def test_analytic_variance_keeps_the_power_and_is_the_paper_s(schedule_name):
         np.testing.assert_allclose(matrix[:, 2:], np.sqrt(published) * np.eye(2), rtol=1e-7, atol=1e-12)
 
 
+@pytest.mark.extended
 def test_denoising_error_is_that_of_the_exact_denoiser():
     """The mean of the posterior variances, at alpha = 0 too, and constant beyond the last times."""
     schedule = SCHEDULES["cosine"]
@@ -266,6 +267,7 @@ def test_denoising_error_is_that_of_the_exact_denoiser():
     np.testing.assert_allclose([before, beyond], [at_1, at_0_3], rtol=1e-12)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("schedule", [schedules.cosine(), schedules.sub_vp()])
 def test_langevin_correction_of_a_gaussian(schedule):
     """From the exact marginal, three times: C <- (I - e C^-1) C (I - e C^-1) + 2 e I with e = 2 (snr sigma_s)^2."""
@@ -325,6 +327,7 @@ def test_noises_of_dpmpp_sde_are_increments_of_one_motion():
     np.testing.assert_allclose((x_m[:, 0] * x_s).sum(), a * variance, rtol=1e-9)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("schedule_name", ["linear_beta", "cosine"])
 def test_large_variance_is_exact_for_standard_normal_data(schedule_name):
     """Of the two extreme choices of Ho et al. 2020, section 3.2, beta is right for x_0 ~ N(0, I)."""

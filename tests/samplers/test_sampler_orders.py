@@ -226,6 +226,7 @@ def test_a_plan_that_goes_up_inverts(name):
     np.testing.assert_allclose(arrived, exact, atol=0.05 if SOLVERS[name].order == 1 else 1e-3)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([("dpmpp_2m",)], [(name,) for name in SOLVERS]))
 def test_sample_equals_its_steps_one_by_one(name):
     """`sample` adds nothing to a sampler's own steps."""

@@ -26,6 +26,7 @@ def _recorder(draws):
     return Sampler(samplers.ddim().init, step, draws, lambda steps: 0)
 
 
+@pytest.mark.extended
 def test_noise_is_bitwise_a_function_of_the_key_and_the_step():
     schedule = SCHEDULES["cosine"]
     plan = timesteps.plan(np.array([1.0, 0.7, 0.3, 0.0]))
@@ -55,6 +56,7 @@ def _still():
     return Sampler(samplers.ddim().init, lambda state, *_: state, 0, lambda steps: 0)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("schedule_name", ["cosine", "edm"])
 def test_renoising_draws_the_forward_transition(schedule_name):
     """q(x_s | x_t) = N(alpha_s / alpha_t x_t, sigma_s^2 - (alpha_s / alpha_t)^2 sigma_t^2)."""
@@ -72,6 +74,7 @@ def test_renoising_draws_the_forward_transition(schedule_name):
     np.testing.assert_array_equal(trajectory.x[3], trajectory.x[2])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("sampler", [samplers.dpmpp_2m(), samplers.dpmpp_2s("grid")], ids=["multistep", "in pairs"])
 def test_renoising_forgets_the_history(sampler):
     """Before and after it, the samples of a method with a history are those of the two parts of the plan alone."""

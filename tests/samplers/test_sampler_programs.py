@@ -149,6 +149,7 @@ def test_prior_draws_each_example_from_its_own_key():
     assert scipy.stats.kstest(np.asarray(x).ravel() / 80.0, "norm").pvalue > 1e-3
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("order, variant", [(2, "bh1"), (2, "bh2"), (3, "bh2")])
 def test_the_last_step_of_unipc_is_the_data_that_it_predicts(order, variant):
     """At sigma = 0, where h is infinite: neither the corrector nor the slopes of the last nodes count."""

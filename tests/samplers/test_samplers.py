@@ -113,6 +113,7 @@ def test_a_step_from_the_smallest_time_and_a_tiny_step_are_finite(name):
         assert np.isfinite(out).all(), schedule_name
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(
     "name", slow_but([(name,) for name in DETERMINISTIC if name not in VARIANTS], [(name,) for name in DETERMINISTIC])
 )
@@ -293,6 +294,7 @@ def _steps_of_four(name):
     return lambda x, noise: _steps(name)("cosine", timesteps.uniform(SCHEDULES["cosine"], 4), x, noise)
 
 
+@pytest.mark.extended
 @every_family
 def test_a_sample_depends_on_its_own_seed_alone(name, x64):
     """Sample i is the same in any company and in any order."""
@@ -335,6 +337,7 @@ def test_compiled_program_equals_the_eager_one(name):
         np.testing.assert_allclose(compiled, run(x, keys), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.extended
 def test_gradient_through_a_learned_variance_is_finite():
     """The last step adds no noise; its variance of zero must not make the gradient of network or times NaN."""
     schedule = SCHEDULES["cosine"]

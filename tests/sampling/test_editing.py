@@ -131,6 +131,7 @@ def test_reconstruction_guidance_mends_replacement(name):
     assert _errors(*_inpainted(plan, _measured(name)))[0] < 0.05 < 0.2 < _errors(*_inpainted(plan))[0]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("name", slow_but([("ddim",)], [("ddim",), ("ddpm",)]))
 def test_sdedit_forgets_the_image_at_one_end_and_returns_it_at_the_other(name):
     schedule = schedules.rectified_flow()

@@ -122,6 +122,7 @@ def test_a_rollout_follows_the_law_of_the_long_video():
     np.testing.assert_allclose(found, covariance(6) - np.outer(RHO**steps, RHO**steps), atol=0.03)
 
 
+@pytest.mark.extended
 def test_a_rollout_on_latents_codes_the_last_frames_anew():
     """Of a coding by a factor, frames are those without one, by that factor; given frames stay to the bit."""
     x, first = jax.random.normal(jax.random.key(0), (2, 6, 1)), jnp.float32([[[0.3]], [[-0.7]]])
@@ -146,6 +147,7 @@ def test_a_rollout_on_latents_codes_the_last_frames_anew():
     np.testing.assert_array_equal(longer[:, 3::2], longer[:, 4::2])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("make", ["rollout", "fill"])
 def test_gradients_go_through_given_frames(make):
     """Of a network of x0, whose noise (x - alpha x0) / sigma has no derivative at sigma = 0: as in forward mode."""
@@ -187,6 +189,7 @@ def test_windows_take_a_time_for_each_frame():
     np.testing.assert_allclose(guidance.windows(single, (3,), (2,))(x, t).x0, single(x, t).x0, rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_training_leaves_given_frames_clean_and_without_a_loss():
     """An error in given frames is not seen, although its weight is 1 / t^2; what is learned weighs as much anywhere."""
     uniform = timesteps.uniform_density(SCHEDULE)

@@ -56,6 +56,7 @@ def test_the_rates_of_a_steep_sigmoid_hold_their_digits_in_float32():
     np.testing.assert_allclose(jax.grad(schedule.alpha)(t), schedule.drift(t), rtol=2e-5)
 
 
+@pytest.mark.extended
 def test_fast_and_constant_betas_hold_their_digits_in_float32():
     """B = 500.05 at the end: log-SNR = -B for variance preserving, and -B - 2 ln(1 - e^-B) for sub-VP."""
     for make in (schedules.variance_preserving, schedules.sub_vp):
@@ -86,6 +87,7 @@ def test_continuous_betas_of_any_size(low, more, t):
             np.testing.assert_allclose(schedule.inverse_log_snr(schedule.log_snr(t)), t, rtol=1e-9)
 
 
+@pytest.mark.extended
 def test_log_snr_as_an_array_goes_through_its_points(x64):
     schedule = schedules.from_log_snr([10.0, 3.0, -6.0])
     values = schedule.log_snr(np.array([1e-9, 0.25, 0.5, 0.75, 1.0]))
@@ -105,6 +107,7 @@ def test_learned_schedule_starts_as_a_line_between_its_ends():
     np.testing.assert_allclose(schedule.log_snr(t), 13.3 - 18.3 * t, atol=0.02)
 
 
+@pytest.mark.extended
 def test_learned_schedule_gives_gradients_to_its_parameters(x64):
     """Of every function, the inverse too: against differences in each parameter."""
     params = {name: jnp.asarray(value, jnp.float64) for name, value in oracles.monotone_network().items()}

@@ -15,6 +15,7 @@ def made():
     return schedule_cases.made()
 
 
+@pytest.mark.extended
 @given(t=st.floats(1e-3, 0.999), name=st.sampled_from(NAMES))
 def test_inverse_is_a_right_inverse_too(t, name):
     """log_snr(inverse_log_snr(x)) = x, for x in the schedule's range."""
@@ -70,6 +71,7 @@ def _rescale_zero_terminal_snr(betas):
     return 1 - np.concatenate([alphas_bar[:1], alphas])
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("betas", [pytest.param(LINEAR, marks=pytest.mark.slow), SCALED_LINEAR])
 def test_zero_terminal_snr_is_the_published_algorithm(betas, x64):
     """The process of the rescaled betas, of which the last is 1; every property of the new process is its own."""

@@ -98,6 +98,7 @@ def test_both_splits_draw_from_all_variants_unless_some_are_withheld():
     assert (ideal_folds(number=7, withheld=0)[5]["x"] == frames()[5]).all()
 
 
+@pytest.mark.extended
 def test_classes_hold_their_secondary_structure():
     structure = backbone_geometry.secondary_structure(atoms()[:, :, 1])
     share = {

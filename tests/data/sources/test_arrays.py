@@ -29,6 +29,7 @@ def test_the_example_is_no_label_and_an_array_without_numbers_is_an_array(tmp_pa
     np.testing.assert_array_equal(source[3]["x"], X[3])
 
 
+@pytest.mark.extended
 def test_labels_are_below_a_million():
     for label, valid in ((CLASSES - 1, True), (CLASSES, False)):
         if valid:

@@ -76,6 +76,7 @@ def test_a_damaged_record_is_reported_and_skipped_as_in_this_process(read):
         assert [record and record["x"][0] for record in pipeline.sound(read, [6, 7, 8])] == [6, None, 8]
 
 
+@pytest.mark.extended
 def test_a_process_that_has_ended_is_a_failure_of_this_machine(read):
     os.kill(int(read[1]["x"][1]), signal.SIGKILL)
     with pytest.raises(failures.Unreadable, match=r"a process that reads memory has ended.*processes = 2 can be"):

@@ -129,6 +129,7 @@ def test_samples_of_a_shifted_and_wider_gaussian_are_off_by_as_much():
     assert itself["distance"] == 0 and itself["coverage"] == pytest.approx(0.9, abs=0.001)
 
 
+@pytest.mark.extended
 def test_lpips_reads_a_folder_of_its_weights_and_refuses_another(tmp_path):
     """A network of one stage with weights 1 in its two channels; equal pictures are at the distance 0."""
     module = LPIPS((2,))

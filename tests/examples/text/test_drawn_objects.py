@@ -51,6 +51,7 @@ def test_several_shapes_in_neon_mostly_hold():
     assert 0.75 < found["all"] == found["count"] < 1
 
 
+@pytest.mark.extended
 def test_what_a_caption_leaves_open_is_not_judged(large):
     requested = [scenes.parsed("a circle"), scenes.parsed("a red shape"), scenes.parsed('the word "cat"')]
     images = np.stack([drawing.draw(scenes.completed(scene, Lot(3, 0, 0)), Lot(3, 0, 1)) for scene in requested])
@@ -96,6 +97,7 @@ def test_blurred_edges_are_as_wide_as_the_blur(large):
         np.testing.assert_allclose(edges, 6 * deviation / np.sqrt(np.pi), rtol=0.2)
 
 
+@pytest.mark.extended
 def test_two_shapes_averaged_are_refused(large):
     """The mean of each drawing and one of another shape in the same place, size and colour, 56 of them."""
     images, requested = large

@@ -14,6 +14,7 @@ def drawn(word, colour="blue", row=0):
     return drawing.draw(scene, scenes.Lot(5, 0, row))
 
 
+@pytest.mark.extended
 def test_every_word_of_the_dataset_and_any_letters_are_read():
     random = np.random.default_rng(0)
     others = ["".join(random.choice(list(string.ascii_lowercase), length)) for length in (3, 4) for _ in range(30)]

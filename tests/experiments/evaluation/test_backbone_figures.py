@@ -70,6 +70,7 @@ def test_a_clash_breaks_a_chain_too():
     assert found["clashes"][0] >= 1 and not found["sound_chains"][0]
 
 
+@pytest.mark.extended
 def test_angles_are_off_by_their_difference_in_degrees():
     between = {"C-N": np.full((1, 4), 1.5), "CA-CA": np.full((1, 4), 3.0), "CA-C-N": np.full((1, 4), 100.0),
                "C-N-CA": np.full((1, 4), 130.0)}  # fmt: skip
@@ -141,6 +142,7 @@ def test_samples_stand_beside_real_chains_and_noise(subject):
     assert set(found) <= {f"{name}{of}" for name in backbone_figures.HOW for of in ("", "_of_real", "_of_noise")}
 
 
+@pytest.mark.extended
 def test_sound_chains_are_counted_by_class(subject):
     """The second of two strands has a break."""
     run, _ = subject

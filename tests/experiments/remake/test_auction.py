@@ -10,6 +10,7 @@ def mean_square(x, y, p):
     return ((x - y[p]) ** 2).sum(-1).mean()
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number", [2, 3, 40, 299, 301, 700])
 @pytest.mark.parametrize("apart", [0.0, 5.0])
 def test_its_mean_is_the_least_to_the_precision(number, apart):

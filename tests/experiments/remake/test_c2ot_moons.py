@@ -116,6 +116,7 @@ def test_the_weight_of_coordinates_is_that_of_the_librarys_coupling():
     )
 
 
+@pytest.mark.extended
 def test_transport_that_ignores_conditions_is_solved_once(monkeypatch):
     """A run's points and pairs are the same for all conditions."""
     blocks = [moons.draw_block(jax.random.key(6), "OT", kind, 32) for kind in (UNCONDITIONAL, CLASSES)]

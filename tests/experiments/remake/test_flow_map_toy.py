@@ -29,6 +29,7 @@ def times():
     return s, t, jnp.full_like(s, 0.3), x
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("method", toy.RESIDUALS)
 def test_the_map_of_a_gaussian_flow_has_no_residual_and_another_has_one(method, times):
     residual = toy.RESIDUALS[method]

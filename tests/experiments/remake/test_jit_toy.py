@@ -23,6 +23,7 @@ def test_the_plane_is_orthonormal():
     np.testing.assert_allclose(axes.T @ axes, np.eye(2), atol=1e-6)
 
 
+@pytest.mark.extended
 def test_the_network_has_five_layers_of_256():
     network = jit_toy.ReLUNet(16)
     params = network.init(jax.random.key(0), jnp.zeros((1, 16)), jnp.zeros(1))["params"]

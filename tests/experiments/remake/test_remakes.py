@@ -145,6 +145,7 @@ def test_the_terminal_ratios_by_hand():
     assert values["linear, corrected: sqrt(alpha_bar_T)"] == 0
 
 
+@pytest.mark.extended
 def test_the_parameters_of_a_dit_by_hand():
     """S/8: 12 blocks of width 384, adaLN of 6 and 2 rows, 1,001 labels, and 8 x 8 x 8 outputs for each token."""
     w = 384

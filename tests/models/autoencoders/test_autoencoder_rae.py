@@ -158,6 +158,7 @@ def test_an_encoder_that_diffusers_does_not_build_is_kept_in_the_folder(tmp_path
     jax.tree.map(np.testing.assert_array_equal, read, params)
 
 
+@pytest.mark.extended
 def test_the_authors_decoder_is_read_from_its_file(tmp_path):
     """Their names, with the fixed positions that the file holds."""
     params = parameters(DECODER, jax.ShapeDtypeStruct((1, 2, 2, 8), jnp.float32))

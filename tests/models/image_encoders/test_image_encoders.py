@@ -114,6 +114,7 @@ def test_an_unknown_size_is_refused_with_the_valid_ones():
         dinov2.preset("ViT-H/14")
 
 
+@pytest.mark.extended
 def test_convnext_by_the_names_of_timm_and_torchvision(tmp_path):
     """The same numbers in each library's layout; a classifier's last layer is left out."""
     for version, layouts in ((2, ("transformers", "timm")), (1, ("transformers", "timm", "torchvision"))):

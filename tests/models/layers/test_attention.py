@@ -95,6 +95,7 @@ def test_gradient(name, argument, arrays):
     np.testing.assert_allclose(gradient, expected, atol=2e-5)
 
 
+@pytest.mark.extended
 def test_second_order(arrays):
     primals, tangents, _ = arrays
     energy = lambda name: lambda *a: jnp.sum(attention(*a, name) ** 2)

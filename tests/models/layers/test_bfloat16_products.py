@@ -23,6 +23,7 @@ def short(a):
     return jnp.asarray(a, jnp.bfloat16)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize(("a", "b"), itertools.product((0, 1), (0, 1)))
 def test_it_is_the_product_with_its_derivatives(a, b):
     rng = np.random.default_rng(0)

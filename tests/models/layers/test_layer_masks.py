@@ -94,6 +94,7 @@ def test_without_masks_the_program_is_the_same(network):
     assert jax.tree.map(jnp.shape, variables) == jax.tree.map(jnp.shape, shapes)
 
 
+@pytest.mark.extended
 def test_a_skipped_layer_is_a_network_without_it(network, monkeypatch):
     """Of the one example whose mask skips it; the other passes through all layers."""
     out = run(network, skip=np.array([[False, True, False], [False, False, False]]))

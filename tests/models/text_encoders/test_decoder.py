@@ -86,6 +86,7 @@ def test_a_layer_is_its_equation_in_numpy():
         np.testing.assert_allclose(ours, exact, rtol=0, atol=3e-6 * np.abs(exact).max())
 
 
+@pytest.mark.extended
 def test_a_later_token_never_changes_an_earlier_state_and_a_window_ends():
     plain = of_all()
     changed = of_all(np.where(np.arange(7) == 4, 11, IDS))

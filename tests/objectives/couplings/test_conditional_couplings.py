@@ -250,6 +250,7 @@ def test_the_prior_that_is_preserved_is_paired_by_its_own_condition():
         assert abs(mean) < 0.16
 
 
+@pytest.mark.extended
 def test_the_default_of_the_schroedinger_bridge_keeps_the_noise_of_a_class():
     objective = objectives.schroedinger_bridge(0.5, timesteps.from_quantile(lambda u: 0.999 + 0 * u))
 

@@ -31,6 +31,7 @@ def test_independent_changes_nothing():
     np.testing.assert_array_equal(couplings.independent()(_keys(6), x0, eps), eps)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("block, blocks, shape", [(8, 3, (3,)), (2, 2, (2, 2, 1))])
 def test_optimal_transport_permutes_within_blocks_at_the_least_cost(block, blocks, shape, seed):
@@ -210,6 +211,7 @@ def test_sinkhorn_that_does_not_converge_is_refused_and_its_error_measured():
     assert couplings.sinkhorn(1.0, block=16)(keys, x, e).shape == e.shape
 
 
+@pytest.mark.extended
 def test_a_cost_is_of_data_and_noise_in_this_order():
     """|2 x - e|^2, which is another cost of the two exchanged: by brute force, and by its plan at a small reg."""
     rng = np.random.default_rng(3)

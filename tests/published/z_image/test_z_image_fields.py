@@ -21,6 +21,7 @@ def test_a_config_has_every_field_of_the_published_one():
     }  # fmt: skip
 
 
+@pytest.mark.extended
 def test_the_vector_of_the_time_has_as_many_features_as_diffusers():
     """256 at most, from 1024, in one published layer of each kind."""
     config, theirs = published.listing("z_image_full")

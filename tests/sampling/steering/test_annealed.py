@@ -83,6 +83,7 @@ def test_a_leapfrog_step_of_a_gaussian_is_a_rotation():
     np.testing.assert_allclose(pushed, p * np.cos(angle) - c * scaled * np.sin(angle), rtol=1e-5)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("leapfrogs", [1, 2])
 def test_a_move_leaves_its_rung_as_it_is_however_large_its_step(leapfrogs):
     """The rung between is a Gaussian of known precision; a third of the moves are refused, and moments stay."""
@@ -160,6 +161,7 @@ def test_what_cannot_be_annealed_is_refused(name):
         steering.annealed(x=jnp.ones((12, 2)), keys=keys, **(arguments | changes))
 
 
+@pytest.mark.extended
 def test_a_pilot_without_end_is_refused(monkeypatch):
     monkeypatch.setattr(sys.modules["diffusion.sampling.steering.annealed"], "RUNGS", 3)
     pilot = functools.partial(steering.annealing_ladder, log_base, log_density, jnp.eye(9, 2), jax.random.key(0), 0.1)

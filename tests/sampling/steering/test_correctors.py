@@ -127,6 +127,7 @@ def test_guidance_of_a_mixture_is_its_density_and_not_the_sum_of_scores():
     assert abs(float(naive.mean()) - mean) > 3 * abs(found - mean) + 0.05
 
 
+@pytest.mark.extended
 def test_the_weight_is_the_integral_of_the_excess_over_the_log_snr():
     """Trapezoids within; at the ends, where the log-SNR is infinite, the value next to them. eps = t and 0, (2, -1)."""
     grid = np.array([1.0, 0.7, 0.3, 0.0])
@@ -148,6 +149,7 @@ def test_the_weight_is_the_integral_of_the_excess_over_the_log_snr():
     np.testing.assert_allclose(particles.log_weights, np.full((2, 1), integral), rtol=1e-5)
 
 
+@pytest.mark.extended
 def test_the_weight_of_a_power_counts_every_number_of_an_example():
     """Where eps = 0, log w = (B - 1) D log(alpha_t / alpha_s); six numbers in two axes."""
     keys, plan = jax.random.split(jax.random.key(0), 2), timesteps.plan(np.array([0.7, 0.3, 0.1]))

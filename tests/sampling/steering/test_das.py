@@ -40,6 +40,7 @@ def test_the_constant_is_unbiased_and_the_mean_is_the_tilted_law_s(reward, gamma
         np.testing.assert_array_less(np.abs(values.mean(0) - truth), 4.5 * error)
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("gamma, weights", [(None, [0, 2**0.5 - 1, 1]), (0.3, [0, 0.3, 0.69]), (2.0, [0, 1, 1])])
 def test_two_steps_are_those_of_the_paper(gamma, weights):
     """The data is N(0.4, 0.25 I), whose estimate is linear in x, so that the gradient of a linear reward is known."""

@@ -120,6 +120,7 @@ def test_of_a_mixture_it_has_the_posterior():
     assert np.abs(means.T @ [0.3, 0.7] - mean).max() > 0.3  # the data's own mean is another
 
 
+@pytest.mark.extended
 def test_the_weight_of_one_step_onto_the_data_is_that_of_its_densities():
     """x_t follows from x_0, its estimate: w = N(0; alpha_t Y, 1 + v_t) N(x_0; Y, v_0) / N(x_t; alpha_t Y, v_t)."""
     noise_std, t = 0.2, 0.7
@@ -136,6 +137,7 @@ def test_the_weight_of_one_step_onto_the_data_is_that_of_its_densities():
     np.testing.assert_allclose(particles.log_weights.ravel(), expected, rtol=1e-4)
 
 
+@pytest.mark.extended
 def test_a_direction_of_the_smallest_singular_value_is_not_measured():
     every = measurements.masked(np.ones(3, bool))  # all singular values are 1
     particles = _run(1, 2, noise_std=0.2, steps=1, measurement=every, y=np.ones(3, np.float32), smallest=1.0)
@@ -164,6 +166,7 @@ def test_a_group_does_not_depend_on_the_others():
     groups.assert_the_last_stands_alone(run, x, keys)
 
 
+@pytest.mark.extended
 def test_each_step_evaluates_the_denoiser_once():
     calls = []
 

@@ -27,6 +27,7 @@ def test_at_distance_1_it_is_best_of_all():
     np.testing.assert_allclose(best[:, 1].var(), 1, atol=4.5 * (2 / SIZE) ** 0.5)  # what has no reward is as before
 
 
+@pytest.mark.extended
 def test_neighbours_are_near_the_pivot_which_moves_where_a_round_ends():
     """One trial a round is a walk: what the second step adds to the pivot is standard normal, scaled by d."""
     d = 0.3
@@ -40,6 +41,7 @@ def test_neighbours_are_near_the_pivot_which_moves_where_a_round_ends():
     assert np.linalg.norm(further - NOISE, axis=1).mean() > np.linalg.norm(best - NOISE, axis=1).mean()
 
 
+@pytest.mark.extended
 def test_the_search_of_a_sample_depends_on_its_own_key():
     one = steering.searched_noise(lambda z: z, FIRST, NOISE[7:8], KEYS[7:8], rounds=2, trials=2, distance=0.5)
     best, reward = _search(rounds=2, trials=2, distance=0.5)

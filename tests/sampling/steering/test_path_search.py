@@ -35,6 +35,7 @@ def _loop(x, keys, number, width):
     return x
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("number, width", [(1, 1), (4, 1), (6, 2), (6, 3)])
 def test_the_search_is_the_loop_over_candidates(number, width):
     groups = 3

@@ -60,6 +60,7 @@ def test_the_law_of_accepted_samples_is_the_tilted_mixture(bound):
     assert np.abs(weights @ means - WEIGHTS @ MEANS).max() > 0.15
 
 
+@pytest.mark.extended
 def test_a_sample_depends_on_its_own_key_alone():
     keys = jax.random.split(jax.random.key(1), 8)
     whole = steering.rejected(draw, log_reward, keys, bound=TOP)
@@ -81,6 +82,7 @@ def test_a_trial_whose_reward_is_nan_is_an_error_and_no_refusal():
         steering.rejected(uniform, lambda x: jnp.where(x[:, 0] > 0.5, jnp.nan, 0.0), keys)
 
 
+@pytest.mark.extended
 def test_what_cannot_be_rejected_is_refused():
     keys = jax.random.split(jax.random.key(0), 3)
     run = lambda log_reward, **more: steering.rejected(draw, log_reward, keys, **more)

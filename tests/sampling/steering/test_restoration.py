@@ -102,6 +102,7 @@ def test_samples_of_half_precision_are_restored_in_float32():
         assert jax.eval_shape(restore).dtype == jnp.float32
 
 
+@pytest.mark.extended
 def test_rounding_takes_no_estimate_beyond_the_end():
     first, keys = jax.random.split(jax.random.key(0), (2, 3))
     for steps in (3, 5, 7):
@@ -175,6 +176,7 @@ def test_ddrm_keeps_the_marginals_of_the_process(x64, eta, eta_b):
         np.testing.assert_allclose(J @ J.T, float(sigma(s)) ** 2 * np.eye(3), atol=1e-6)
 
 
+@pytest.mark.extended
 def test_ddrm_ends_at_an_exact_measurement_and_takes_the_rest_from_the_network():
     first, keys = jax.random.split(jax.random.key(0), (2, 64))
     y = jnp.broadcast_to(Y, (64, 2))

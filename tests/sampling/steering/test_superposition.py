@@ -98,6 +98,7 @@ def test_a_step_without_noise_takes_each_model_with_its_share():
     np.testing.assert_allclose(particles.x, np.round(particles.x), atol=1e-5)
 
 
+@pytest.mark.extended
 def test_one_model_is_sample():
     keys = jax.random.split(jax.random.key(0), 12)
     x = samplers.prior(SCHEDULE, jax.random.split(jax.random.key(1), 12), (2,))
@@ -109,6 +110,7 @@ def test_one_model_is_sample():
     np.testing.assert_allclose(particles.x, expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.extended
 def test_the_last_group_stands_alone():
     keys = jax.random.split(jax.random.key(0), 24)
     x = samplers.prior(SCHEDULE, jax.random.split(jax.random.key(1), 24), (2,))

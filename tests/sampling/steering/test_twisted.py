@@ -121,6 +121,7 @@ def test_a_pull_along_the_gradient_keeps_the_weights_more_even():
     assert sizes["pulled"] > 1.3 * sizes["none"] > 1.3 * sizes["pushed"]
 
 
+@pytest.mark.extended
 def test_without_a_reward_it_is_sample():
     twist = steering.tilt(lambda x: jnp.zeros(x.shape[0]))
     keys = jax.random.split(jax.random.key(0), 12)
@@ -149,6 +150,7 @@ def test_a_group_does_not_depend_on_the_others():
     assert len(np.unique(np.asarray(whole.x)[:, 0])) == 24  # offspring of one ancestor go separate ways
 
 
+@pytest.mark.extended
 def test_a_group_resamples_by_a_key_that_nothing_else_uses():
     """The hook's key of its first particle; the noise of the steps comes from the sampler's keys."""
     keys = jax.random.split(jax.random.key(0), 6)
@@ -162,6 +164,7 @@ def test_a_group_resamples_by_a_key_that_nothing_else_uses():
     np.testing.assert_allclose(particles.log_weights[:, 0], jax.vmap(jax.random.normal)(first), rtol=1e-6)
 
 
+@pytest.mark.extended
 def test_each_step_evaluates_the_denoiser_once():
     calls = []
 

@@ -62,6 +62,7 @@ def test_noise_of_which_nobody_could_read_the_watermark_is_refused():
             noise.check_readable(draws, from_picture)
 
 
+@pytest.mark.extended
 def test_gaussian_shading_leaves_noise_normal_and_independent_over_the_keys():
     keys = [f"{i:064x}" for i in range(80)]
     draws = np.random.default_rng(2).standard_normal((80, 1, 2, 2, 2)).astype(np.float32)

@@ -172,6 +172,7 @@ def test_policy_keeps_the_last_and_the_milestones(tmp_path):
     assert checkpoints.steps(tmp_path) == [2, 4, 5]
 
 
+@pytest.mark.extended
 def test_a_checkpoint_is_on_the_disk_before_an_older_one_is_removed(tmp_path, monkeypatch):
     """A crash of the machine loses what the kernel has not written: with keep = 1 that would be all of the run."""
     synced, fsync, rename = set(), os.fsync, pathlib.Path.rename
