@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from diffusion.data.sources import picture_files
 from diffusion.data.transforms import square
 from diffusion.io import limits, opener, pictures
 
@@ -124,6 +125,7 @@ def prepare(folder: str | pathlib.Path, name: str, data_dir: str | pathlib.Path,
     if target.exists():
         raise FileExistsError(f"{target} is there already; remove it, or choose another name.")
     rows = read_metadata(folder)
+    picture_files.warn_of_unnamed(folder / METADATA, (row.file_name for row in rows))
     size = (side, side) if side else _one_size(folder, rows)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=f".{name}-") as scratch:

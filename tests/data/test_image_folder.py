@@ -58,6 +58,12 @@ def test_other_modes_and_sizes_become_squares(tmp_path):
     assert values == {"clear": [255], "grey": [77], "few": [0], "wide": [255]}
 
 
+def test_pictures_that_the_metadata_do_not_name_are_named(tmp_path):
+    place = folder(tmp_path / "mine", GOOD, ("a.png", "b.png", "more/c.png"))
+    with pytest.warns(UserWarning, match=r"csv does not name 1 of the 3 pictures .*: more/c\.png\. Add them"):
+        image_folder.prepare(place, "mine", tmp_path / "data")
+
+
 def test_all_missing_files_are_named(tmp_path):
     place = folder(tmp_path, ("file_name,caption", "a.png,x", "gone.png,y", "more/gone too.jpg,z"))
     with pytest.raises(FileNotFoundError, match=r"names 2 of 3 pictures .*\n  gone\.png\n  more/gone too"):

@@ -16,7 +16,7 @@ import pathlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from diffusion.data.sources import splits
@@ -108,6 +108,15 @@ class _Files:
     def _split_folder(self) -> pathlib.Path:
         """The folder of the split: the one with its name, or else the folder itself."""
         named = sorted(child.name for child in self._folder.iterdir() if child.is_dir() and child.name in splits.NAMES)
+        if named:
+            outside = [name for name in METADATA if (self._folder / name).is_file()]
+            outside += [name for name in _listed(self._folder) if name.split("/")[0] not in named]
+            if outside:
+                warnings.warn(
+                    f"{self._folder}: files that belong to no split are left out ({len(outside)}, e.g. {outside[0]}). "
+                    f"Move them to {self._base!r}, or to another split; a table's names count from its own folder on",
+                    stacklevel=2,
+                )
         if self._base in named:
             return self._folder / self._base
         if named:
@@ -179,6 +188,8 @@ class PictureFolder(_Files):
         _require_there(
             folder, [file.path for values in self._values.values() for file in values if isinstance(file, PictureFile)]
         )
+        if tables:
+            warn_of_unnamed(tables[0], [value for row in rows for name, value in row.items() if name.endswith(FILE)])
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         return [{name: self._values[name][row] for name in columns} for row in rows]
@@ -197,6 +208,31 @@ def pictures_in(folder: pathlib.Path) -> list[str]:
             stacklevel=2,
         )
     return [name for name in files if name.lower().endswith(PICTURES)]
+
+
+def warn_of_unnamed(table: pathlib.Path, names: Iterable[str]) -> None:
+    """Warns of pictures beside a table and below that it does not name, and that are therefore left out.
+
+    Args:
+        table: the table, in the folder of its pictures.
+        names: the names in it, from the folder on.
+    """
+    files = _listed(table.parent)
+    if unnamed := sorted(set(files) - set(names)):
+        listed = ", ".join(unnamed[:10]) + (" ..." if len(unnamed) > 10 else "")
+        warnings.warn(
+            f"{table} does not name {len(unnamed)} of the {len(files)} pictures of its folder, which are left out: "
+            f"{listed}. Add them to the table, or remove them",
+            stacklevel=3,
+        )
+
+
+def _listed(folder: pathlib.Path) -> list[str]:
+    """The picture files in a folder and below it, for a warning; none where the folder cannot be listed."""
+    try:
+        return splits.files_below(folder, PICTURES)
+    except (limits.Refused, OSError):
+        return []
 
 
 def sidecar(folder: pathlib.Path, name: str) -> pathlib.Path:

@@ -152,3 +152,32 @@ def test_files_of_no_split_beside_those_of_splits_are_named(tmp_path):
         warnings.simplefilter("error")
         assert splits.files_of("train", ["a.tar", "b.tar"], "it") == ["a.tar", "b.tar"]
         assert splits.files_of("test", ["train-0.tar", "test-0.tar"], "it") == ["test-0.tar"]
+
+
+def test_pictures_that_a_table_does_not_name_are_counted_and_named(tmp_path):
+    write(tmp_path, "1.png", "2.png", "mask.png", "more/3.JPG", ".hidden.png")
+    (tmp_path / "metadata.csv").write_text("file_name,mask_file_name\n1.png,mask.png\n")
+    with pytest.warns(
+        UserWarning, match=r"csv does not name 2 of the 4 pictures .* left out: 2\.png, more/3\.JPG\. Add"
+    ):
+        assert len(sources.picture_folder(str(tmp_path))) == 1
+    with pytest.warns(UserWarning, match=r"csv does not name 3 of the 4 pictures"):
+        picture_files.warn_of_unnamed(tmp_path / "metadata.csv", ["1.png"])
+    write(tmp_path, *(f"{i:02}.png" for i in range(10)))
+    with pytest.warns(UserWarning, match=r"does not name 12 of .*: 00\.png, .*, 09\.png \.\.\.\. Add"):
+        sources.picture_folder(str(tmp_path))
+
+
+def test_a_table_and_pictures_beside_the_folders_of_splits_are_named(tmp_path):
+    """The table counts for the whole folder elsewhere; here its captions would be left out."""
+    write(tmp_path, "train/1.png", "train/more/2.png", "3.png", "others/4.png")
+    (tmp_path / "metadata.csv").write_text("file_name,caption\ntrain/1.png,a cat\n")
+    with pytest.warns(
+        UserWarning, match=r"belong to no split are left out \(3, e\.g\. metadata\.csv\)\. Move.*'train'"
+    ):
+        assert len(sources.picture_folder(str(tmp_path))) == 2
+    for name in ("3.png", "others/4.png", "metadata.csv"):
+        (tmp_path / name).unlink()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sources.picture_folder(str(tmp_path))
