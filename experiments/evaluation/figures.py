@@ -17,6 +17,7 @@ LEVEL = 0.95  # level of intervals
 Z = 1.96  # the normal quantile of that level
 FLOOR = "_over_floor"  # ending of the ratio of a distance to its floor
 PICTURES = ("samples", "trajectory", "curves")  # NAME.png in a run's folder
+LOWER, HIGHER = BETTER = ("lower", "higher")  # the entry "better" of a figure in report.json
 
 
 class Figure(NamedTuple):
@@ -50,12 +51,14 @@ class Measured(NamedTuple):
             most POINTS.
         images: PNG files by their content: PICTURES, and "preview" (of the last evaluation in the loop).
         records: {figure: the records that it stands on, in words}, for each figure that stands on some.
+        better: {figure: one of BETTER}, for each figure whose metric says which values are better.
     """
 
     figures: dict[str, Figure]
     curves: dict[str, list[tuple[int, float]]]
     images: dict[str, pathlib.Path]
     records: dict[str, str]
+    better: dict[str, str] = {}  # noqa: RUF012
 
 
 def read_run(folder: pathlib.Path) -> Measured:
@@ -85,7 +88,8 @@ def read_run(folder: pathlib.Path) -> Measured:
     images = {name: path for name, path in images.items() if path.is_file()}
     report = read_report(folder)
     with reading(folder / "report.json"):
-        return Measured(figures | parse_report(report), points, images, records_by_figure(report, loss))
+        read = figures | parse_report(report)
+        return Measured(read, points, images, records_by_figure(report, loss), directions(report))
 
 
 @contextlib.contextmanager
@@ -194,6 +198,11 @@ def named(report: Mapping[str, Any]) -> dict[str, Mapping]:
     for part in report.get("encoders", {}).values():
         figures |= {f"{part['protocol']}/{name}": figure for name, figure in part["figures"].items()}
     return figures
+
+
+def directions(report: Mapping[str, Any]) -> dict[str, str]:
+    """{figure of `named`: one of BETTER}, where its metric says which values are better."""
+    return {name: way for name, part in named(report).items() if (way := part.get("better")) in BETTER}
 
 
 def read_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[str, Figure]:

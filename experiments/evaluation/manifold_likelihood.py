@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.arrays import chunks
+from diffusion.experiments.evaluation.figures import LOWER
 from diffusion.experiments.evaluation.subject import held_out_source, recipe_of_run
 from diffusion.experiments.sampling import run_denoiser
 from diffusion.manifolds import riemannian_log_likelihood
@@ -56,7 +57,7 @@ def negative_log_likelihood(subject: Any) -> dict:
         measured = functools.partial(log_density_of_model, params)
         nll = -chunks.applied(measured, points, min(BATCH, len(points)), advance).astype(np.float64)
     protocol = {"unit": "nats", "solver": f"RK4, {STEPS} steps", "divergence": "exact", "step": step}
-    metrics = {"negative_log_likelihood": {**bootstrap.mean(nll), "protocol": protocol}}
+    metrics = {"negative_log_likelihood": {**bootstrap.mean(nll), "better": LOWER, "protocol": protocol}}
     distribution = getattr(held_out_source(subject), "distribution", None)
     if distribution is not None:
         exact = -np.asarray(jax.jit(distribution.log_density)(jnp.asarray(points)), np.float64)

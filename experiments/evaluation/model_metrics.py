@@ -14,6 +14,7 @@ import numpy as np
 from diffusion.arrays import chunks, padding
 from diffusion.experiments.evaluation import backbone_figures, image_metrics, sound_metrics
 from diffusion.experiments.evaluation.cloud_metrics import measure_clouds
+from diffusion.experiments.evaluation.figures import BETTER, HIGHER, LOWER
 from diffusion.experiments.evaluation.manifold_likelihood import negative_log_likelihood
 from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.evaluation.series_process import measure_process
@@ -76,6 +77,7 @@ def accuracy(subject: Subject) -> dict:
             "by_class": score.by_class,
             "sha256": score.digest,
         }
+    metrics["cas"]["better"] = HIGHER
     return metrics
 
 
@@ -140,6 +142,7 @@ def bits_per_dim(subject: Subject) -> dict:
     return {
         "bits_per_dim": {
             **bootstrap.mean(bits),
+            "better": LOWER,
             "protocol": {
                 "density": "probability flow from t_start to the prior, change of variables",
                 "t_start": start,
@@ -200,6 +203,11 @@ def check_figures(name: str | Metric, figures: Any) -> None:
         value = entry["value"]
         if value is not None and not (isinstance(value, int | float) and "samples" in entry):
             raise ConfigError(f"the metric {called!r} returns {figure!r} = {limits.short(entry)}. {valid}")
+        if (better := entry.get("better")) not in (None, *BETTER):
+            raise ConfigError(
+                f'the metric {called!r} returns {figure!r} with "better": {limits.short(better)}. Valid: '
+                f"{', '.join(map(repr, BETTER))}, or no such entry; see docs/extend.md#a-metric."
+            )
 
 
 REMOVED = {

@@ -10,6 +10,7 @@ from diffusion.data import gaussian_processes, pipeline
 from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.data.sources.series import StandardSeries
 from diffusion.experiments.evaluation import series_charts
+from diffusion.experiments.evaluation.figures import LOWER
 from diffusion.experiments.evaluation.series_charts import Part
 from diffusion.experiments.evaluation.subject import held_out_source, training_source
 from diffusion.experiments.sampling import generate
@@ -162,6 +163,7 @@ def continuous_ranked_probability_score(subject: Any) -> dict:
         closed, draws = conditional
         measured |= {"crps_exact": averaged(closed, part.real)} | scores(draws, part, "exact_draws_")
     measured |= score_marginal(training_source(subject), part)
+    measured["crps"]["better"] = LOWER
     measured["crps"]["protocol"] = {
         "samples_of_each": SAMPLES,
         "estimate": "fair",

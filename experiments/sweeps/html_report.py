@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from diffusion.experiments.evaluation.figures import FLOOR, Figure, distances
+from diffusion.experiments.evaluation.figures import FLOOR, HIGHER, LOWER, Figure, distances
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.embedded_pictures import embedded
@@ -32,8 +32,7 @@ SCRIPTS = ("state", "rows", "table", "filters", "chart", "against", "curves", "p
 NEWS = "news.js"
 POLL = 2000  # milliseconds between two looks at the news
 SHARE = 50  # times as long as one look takes is the least wait until the next: 2 % of a core
-LOWER, HIGHER = "lower", "higher"  # is better
-BETTER = {  # not the loss: losses of different objectives cannot be compared
+BETTER = {  # of figures whose metric does not say; not the loss: those of different objectives cannot be compared
     LOWER: ("fd_", "fid", "sfid", "kid", "cmmd", "bits_per_dim", "seconds/", "rfid"),
     HIGHER: ("is", "precision", "recall", "density", "coverage", "asked_class", "steps_per_second", "psnr", "ssim"),
 }
@@ -69,6 +68,7 @@ def content(results: Results) -> dict[str, Any]:
     known = [name for name in figures if any(name in run.figures for run in runs)]
     far = distances(known)
     usual = [name for name in known if name in USUAL or name in far] or known[:4]
+    ways = {name: better(name, far) for name in known} | {name: way for run in runs for name, way in run.better.items()}
     return {
         "name": results.name,
         "file": results.file,
@@ -77,7 +77,7 @@ def content(results: Results) -> dict[str, Any]:
         "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
         "command": results.command,
         "page_command": commands.line("sweep_report", f"--workdir={results.directory}"),
-        "figures": [{"name": name, "better": better(name, far), "usual": name in usual} for name in known],
+        "figures": [{"name": name, "better": ways[name], "usual": name in usual} for name in known],
         "groups": [
             {
                 "name": group.name,
@@ -95,7 +95,7 @@ def content(results: Results) -> dict[str, Any]:
 
 
 def better(name: str, far: Sequence[str] = ()) -> str | None:
-    """Whether less or more of a figure is better; None where that is not known.
+    """Whether less or more of a figure is better, by its name; None where that is not known.
 
     Args:
         name: the figure's name.

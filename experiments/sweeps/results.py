@@ -28,6 +28,7 @@ class Run(NamedTuple):
         reason: the last lines of its error where it failed, else "".
         attempts: how often it was begun.
         records: {figure: the records that it stands on}, see `figures.Measured`.
+        better: {figure: "lower" or "higher"}, see `figures.Measured`.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Run(NamedTuple):
     reason: str
     attempts: int
     records: dict[str, str] = {}  # noqa: RUF012
+    better: dict[str, str] = {}  # noqa: RUF012
 
 
 class Results(NamedTuple):
@@ -98,6 +100,7 @@ def _run(directory: pathlib.Path, plan: Plan) -> Run:
         now.reason if now.status == FAILED else "",
         now.attempts,
         measured.records,
+        measured.better,
     )
 
 

@@ -80,6 +80,13 @@ def test_figures_of_a_report():
     assert figures.parse_report({}) == {}
 
 
+def test_direction_of_a_figure_is_what_its_metric_says():
+    model = {"mine": {"value": 1.0, "samples": 2, "better": "lower"}, "other": {"value": 1.0, "samples": 2}}
+    encoders = {"a": {"protocol": "p", "figures": {"fd": {"value": 8.0, "better": "higher"}}}}
+    assert figures.directions({"model": model, "encoders": encoders}) == {"mine": "lower", "p/fd": "higher"}
+    assert figures.directions({"model": {"mine": {"value": 1.0, "better": ["lower"]}}}) == {}  # by another program
+
+
 def test_what_a_folder_holds_so_far(tmp_path):
     assert figures.read_run(tmp_path) == figures.Measured({}, {}, {}, {})
     lines = [{"step": 10, "loss": 2.0}, {"step": 20, "loss": 1.0, "evaluate": {"fid": 5.0}}, {"step": 30, "loss": None}]

@@ -62,6 +62,10 @@ def test_a_function_and_bits_per_dimension_of_a_run_from_python(folder, monkeypa
         (lambda subject: {"m": 3.0}, r"returns 'm' = 3\.0"),
         (lambda subject: {"m": {"value": "much", "samples": 2}}, "returns 'm' = "),
         (lambda subject: {"m": {"value": 1.0}}, 'Valid: .*"samples"'),
+        (
+            lambda subject: {"m": {"value": 1.0, "samples": 2, "better": "more"}},
+            "'m' with .better.: 'more'. Valid: 'lower'",
+        ),
     ],
 )
 def test_what_is_no_metric_is_named(metric, words, folder, monkeypatch):

@@ -65,6 +65,15 @@ def test_which_way_is_better(name, way):
     assert html_report.better(name) == way
 
 
+def test_a_metric_says_which_way_is_better_whatever_its_name(tmp_path):
+    for plan in sweep_of(tmp_path):
+        own = {"warmth": "higher", "density": "lower"}
+        model = {name: {"value": 1.0, "samples": 9, "better": way} for name, way in own.items()}
+        (tmp_path / plan.name / "report.json").write_text(json.dumps({"model": model | {"cas": {"value": 0.5}}}))
+    shown = {entry["name"]: entry["better"] for entry in html_report.content(collect(tmp_path))["figures"]}
+    assert shown == {"warmth": "higher", "density": "lower", "cas": None}
+
+
 def test_written_anew_only_if_something_changed(small):
     first = html_report.write(small)
     page = small.directory / "report.html"
