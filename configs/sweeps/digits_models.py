@@ -11,7 +11,7 @@ Presets: `digits_models:tiny` (one seed, 20 steps of each, to see that everythin
 
 from diffusion.experiments.sweeps.combinators import each
 from diffusion.experiments.sweeps.commands import train
-from diffusion.experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.definition import Sweep, is_tiny
 
 STUDENTS = (16, 8, 4, 2, 1)  # numbers of sampling steps of the students
 PREDICTS = '{"name": "v", "clock": {"name": "steps"}}'
@@ -28,7 +28,7 @@ TEACHER = f'{{"name": "denoising", "density": {TIMES}, "weighting": {{"name": "m
 
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
-    tiny = arg == "tiny"
+    tiny = is_tiny(arg)
     config = "digits:tiny" if tiny else "digits"
     objective = TEACHER % (32 if tiny else 64)
     steps, halving = (20, 20) if tiny else (1800, 400)

@@ -16,7 +16,7 @@ Presets: `digits_samplers:tiny` (of the tiny models in runs/digits_models_tiny, 
 
 from diffusion.experiments.sweeps.combinators import chain, each, product
 from diffusion.experiments.sweeps.commands import evaluate, sample
-from diffusion.experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.definition import Sweep, is_tiny
 from diffusion.recipe import recipes
 
 STUDENTS = recipes.module("digits_models", recipes.SWEEPS).STUDENTS
@@ -28,7 +28,7 @@ HEUN = (500, 50, 25, 10, 4, 2, 1)
 
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
-    tiny = arg == "tiny"
+    tiny = is_tiny(arg)
     models = "runs/digits_models_tiny" if tiny else "runs/digits_models"
     shorten = lambda ladder: ladder[-2:] if tiny else ladder
     teacher_runs = product(

@@ -10,12 +10,12 @@ Presets: `digits_steps:tiny` (of a run in runs/digits_tiny, to see that everythi
 
 from diffusion.experiments.sweeps.combinators import each, product
 from diffusion.experiments.sweeps.commands import evaluate, sample
-from diffusion.experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.definition import Sweep, is_tiny
 
 
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
-    few, model = (2, "runs/digits_tiny") if arg == "tiny" else (None, "runs/digits")
+    few, model = (2, "runs/digits_tiny") if is_tiny(arg) else (None, "runs/digits")
     runs = product(
         [{"sample.number": 20 if few else 1000}],
         each("sample.sampler.name", ("euler", "heun", "dpmpp_2m")[:few]),

@@ -10,7 +10,7 @@ Presets: `digits_students:tiny` (of a run in runs/digits_tiny, to see that every
 
 from diffusion.experiments.sweeps.combinators import each, zip
 from diffusion.experiments.sweeps.commands import train
-from diffusion.experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.definition import Sweep, is_tiny
 
 STUDENTS = ("lcm", "turbo", "consistency", "progressive", "dmd", "reflow")
 FROM_SCRATCH = "mean_flow"
@@ -18,7 +18,7 @@ FROM_SCRATCH = "mean_flow"
 
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
-    teacher, tiny = ("runs/digits_tiny,tiny", ":tiny") if arg == "tiny" else ("runs/digits", "")
+    teacher, tiny = ("runs/digits_tiny,tiny", ":tiny") if is_tiny(arg) else ("runs/digits", "")
     recipes = [f"students/{name}:{teacher}" for name in STUDENTS]
     recipes.append(f"digits_mean_flow{tiny}")
     runs = zip(each("student", (*STUDENTS, FROM_SCRATCH)), each("recipe", recipes))

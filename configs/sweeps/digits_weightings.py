@@ -16,7 +16,7 @@ Presets: `digits_weightings:tiny` (4 runs of a tiny network, to see that everyth
 
 from diffusion.experiments.sweeps.combinators import each, product, zip
 from diffusion.experiments.sweeps.commands import evaluate, sample, train
-from diffusion.experiments.sweeps.definition import Sweep
+from diffusion.experiments.sweeps.definition import Sweep, is_tiny
 
 PREDICTIONS = ("epsilon", "x0", "v")
 WEIGHTINGS = {
@@ -45,12 +45,13 @@ TINY = {"objective.density.strata": 32, "train.steps": 40, "checkpoint.every": 2
 
 def get_sweep(arg: str = "") -> Sweep:
     """The sweep, or a preset of it; see the module's docstring."""
-    few = 2 if arg == "tiny" else None
+    tiny = is_tiny(arg)
+    few = 2 if tiny else None
     runs = product(
-        [COMMON | TINY if arg == "tiny" else COMMON],
+        [COMMON | TINY if tiny else COMMON],
         each("parameterization.name", PREDICTIONS[:few]),
         zip(each("weighting", list(WEIGHTINGS)[:few]), each("objective.weighting", list(WEIGHTINGS.values())[:few])),
-        each("seed", range(1 if arg == "tiny" else 3)),
+        each("seed", range(1 if tiny else 3)),
     )
-    config = "digits:tiny" if arg == "tiny" else "digits"
+    config = "digits:tiny" if tiny else "digits"
     return Sweep(runs, [train(config), sample(), evaluate()], titles=("weighting",))

@@ -42,6 +42,17 @@ class Sweep(NamedTuple):
     titles: Sequence[str] = ()
 
 
+def is_tiny(arg: str) -> bool:
+    """Whether the argument of `get_sweep` is the preset "tiny", for a sweep that has no other; "" is the sweep itself.
+
+    Raises:
+        ConfigError: for any other argument, which would otherwise begin the sweep itself.
+    """
+    if arg not in ("", "tiny"):
+        raise unknown("the sweep's argument (after the colon)", arg, ("tiny",), "preset")
+    return arg == "tiny"
+
+
 def load(file: str) -> Sweep:
     """A sweep of this library, or of `get_sweep(arg)` in a Python file, by name or path, and preset: `mine.py:tiny`.
 

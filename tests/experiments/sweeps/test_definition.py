@@ -151,6 +151,12 @@ def test_files_that_are_no_sweeps(tmp_path, text, words):
         definition.load(str(tmp_path / "s.py"))
 
 
+@pytest.mark.parametrize("file", sorted(set(recipes.names(recipes.SWEEPS)) - {"cifar10_flow_or_diffusion"}))
+def test_another_preset_than_tiny_begins_no_sweep(file):
+    with pytest.raises(ConfigError, match="unknown preset 'tyni'"):
+        definition.load(f"{file}:tyni")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "file, runs",
