@@ -26,7 +26,9 @@ if __name__ == "__main__":  # before the imports that take seconds
         "sweep", None, "name of a sweep with its preset, or a file of your own: digits_weightings, mine.py"
     )
     flags.DEFINE_string("workdir", None, "folder for the sweep, created if missing; runs/NAME by default")
-    flags.DEFINE_integer("jobs", None, "number of runs at the same time; by default one per GPU, or one without GPUs")
+    flags.DEFINE_integer(
+        "jobs", None, "number of runs at the same time; by default one per GPU, or one without GPUs", lower_bound=1
+    )
     flags.DEFINE_list(
         "devices", None, "GPUs for the runs, e.g. 0,1,2,3; by default all; 0,0 runs two at once on one GPU"
     )
