@@ -92,6 +92,18 @@ def chosen(record: Record, run: str) -> list[Plan]:
     raise ConfigError(f"--run={run}: the sweep has no such run. Valid: 0 .. {len(names) - 1}, or the name of a run.")
 
 
+def recorded_file(directory: pathlib.Path) -> str:
+    """The file of the sweep that a folder holds, with its preset, as the command that began it named it."""
+    file = sweep_folder.read(directory).file
+    path = pathlib.Path(file.partition(":")[0])
+    if path.suffix == ".py" and not path.is_file():
+        raise ConfigError(
+            f"--workdir={directory} was begun by --sweep={file}, and {path.absolute()} does not exist. Go on in the "
+            "folder where the sweep was begun, or name its file by --sweep."
+        )
+    return file
+
+
 def tries(plans: Sequence[Plan], directory: pathlib.Path, retry: int, requested: bool) -> dict[str, int]:
     """How often each run may begin: never if it is done, and a failed one only by --retry, or where --run names it."""
     statuses = sweep_folder.statuses(directory, plans)
@@ -179,7 +191,7 @@ def _main() -> None:
                 "--workdir of one that has begun."
             )
         if not settings.table:
-            settings.sweep = sweep_folder.read(pathlib.Path(settings.workdir)).file
+            settings.sweep = recorded_file(pathlib.Path(settings.workdir))
     how = ("jobs", "devices", "retry", "run")  # the flags that say how the runs are executed
     if settings.table:
         flag_errors.refuse([*how, "dry-run"], "has no effect with --table, which runs nothing.")
