@@ -208,7 +208,7 @@ def _main() -> None:
         table.show(shown, measured.name)
         print("wrote " + ", ".join(map(str, table.write(measured, shown))))
         return
-    record = definition.record(definition.load(settings.sweep), settings.sweep, directory)
+    record = definition.record(definition.load(settings.sweep), settings.sweep, directory, settings.extend)
     if settings["dry-run"].value:
         return dry_run(record, directory)
     with contextlib.ExitStack() as stack:

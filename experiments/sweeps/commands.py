@@ -95,6 +95,29 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
     return checked
 
 
+def require_extensions(commands: Sequence[Sequence[str]], extended: Sequence[str]) -> None:
+    """Refuses a command of a run that would not know the user's code.
+
+    Args:
+        commands: the words of each command, complete.
+        extended: the names of the code that the sweep's own command line names, which every command needs; beside
+            these, a command needs what the training of its folder names.
+    """
+    needed: dict[str, list[str]] = {}  # the names by the folders of the runs that the commands train
+    for words in commands:
+        if name := command_lines.name_of(words):
+            folder = _value(words, "workdir") or ""
+            names = [part for part in (_value(words, "extend") or "").split(",") if part]
+            if lacking := [part for part in (*extended, *needed.get(folder, ())) if part not in names]:
+                flag = f"--extend={','.join([*names, *lacking])}"
+                raise ConfigError(
+                    f"{shlex.join(words)} lacks {flag}: every command of a run is a process of its own, and imports "
+                    f'only the code that its words name. Add "{flag}" to the words of {name} in the sweep\'s file.'
+                )
+            if _value(words, "config"):
+                needed[folder] = names
+
+
 def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
     """The config, changed as a command changes it by words --config.FIELD=VALUE."""
     values = flags.FlagValues()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from diffusion.experiments.sweeps import naming, sweep_folder
 from diffusion.experiments.sweeps.combinators import Overrides, SweepError, distinct
-from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, settings
+from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, require_extensions, settings
 from diffusion.experiments.sweeps.sweep_folder import Plan, Record
 from diffusion.io import file_systems
 from diffusion.recipe import ConfigError, extensions, recipes, unknown
@@ -81,13 +81,14 @@ def name_of(file: str) -> str:
     return "_".join([pathlib.Path(path).stem, *([naming.text(preset)] if preset else [])])
 
 
-def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
+def record(sweep: Sweep, file: str, directory: pathlib.Path, extended: Sequence[str] = ()) -> Record:
     """The runs of a sweep with their names and commands, every config checked.
 
     Args:
         sweep: the sweep, from `load`.
         file: the sweep's file as on the command line.
         directory: the sweep's folder, which may not exist yet.
+        extended: the names of the user's code on the command line, which the runs of a new sweep must name as well.
 
     Returns:
         The content of sweep.json.
@@ -110,6 +111,9 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path) -> Record:
     for field in sorted(named - valid):
         raise unknown(f"{file}: a command has {{{field}}}", field, valid, "placeholder")
     plans = [Plan(name, run, _commands(sweep, run, name, named)) for name, run in zip(names, runs)]
+    if not (directory / "sweep.json").exists():
+        for plan in plans:
+            require_extensions(sweep_folder.commands(directory, plan), extended)
     checked = _checked(plans, directory)
     bases = {setting.base: plain(recipes.load(setting.base)) for setting in checked if setting.base}
     seeds = [field for field in sweep.seeds if field in varies]

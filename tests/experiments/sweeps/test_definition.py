@@ -5,12 +5,14 @@ import shlex
 
 import pytest
 
-from diffusion.experiments.sweeps import definition, sweep_folder
+from diffusion.experiments import sweep as command
+from diffusion.experiments.sweeps import commands as sweep_commands, definition, sweep_folder
 from diffusion.experiments.sweeps.combinators import each, product, zip as together
 from diffusion.experiments.sweeps.commands import evaluate, overrides_as_words, parsed, sample, train
 from diffusion.experiments.sweeps.definition import Sweep
-from diffusion.recipe import ConfigError, recipes
+from diffusion.recipe import ConfigError, extensions, recipes
 from diffusion.recipe.values import plain
+from tests import commands
 
 TINY = "digits:tiny"
 USUAL = (train(TINY), sample(), evaluate())
@@ -149,6 +151,49 @@ def test_files_that_are_no_sweeps(tmp_path, text, words):
         (tmp_path / "s.py").write_text(text)
     with pytest.raises(ConfigError, match=words):
         definition.load(str(tmp_path / "s.py"))
+
+
+MINE = "--extend=mine.py"
+
+
+@pytest.mark.parametrize(
+    "extended, commands, words",
+    [
+        (
+            (),
+            [train(TINY, "{folder}", MINE), sample(MINE), evaluate()],
+            "evaluate .* lacks --extend=mine.py.*of evaluate",
+        ),
+        (("mine.py",), [train(TINY), sample(MINE)], r'train .* lacks --extend=mine.py: .*Add "--extend=mine.py"'),
+        (("a.py", "mine.py"), [train(TINY, "{folder}", MINE)], "train .* lacks --extend=mine.py,a.py"),
+    ],
+)
+def test_a_command_without_the_code_of_its_run_is_refused(extended, commands, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").touch()
+    made = Sweep([{"seed": 1}], commands)
+    with pytest.raises(ConfigError, match=words):
+        definition.record(made, "s.py", DIR, extended)
+    named = [[*(word for word in line if word != MINE), "--extend=mine.py,a.py"] for line in commands]
+    sweep_commands.require_extensions(named, extended)
+    DIR.mkdir(parents=True)
+    (DIR / "sweep.json").touch()  # a sweep of before goes on
+    monkeypatch.setattr(extensions, "loaded", {}), monkeypatch.setattr(extensions, "extended", [])
+    assert definition.record(made, "s.py", DIR, extended).runs
+
+
+def test_a_sweep_that_goes_on_in_another_folder_says_where_its_file_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep_folder.write(tmp_path / "runs", record([{"seed": 1}])._replace(file="mine.py:tiny"))
+    with pytest.raises(ConfigError, match=r"was begun by --sweep=mine.py:tiny, and /.*/mine.py does not exist\. Go on"):
+        command.recorded_file(tmp_path / "runs")
+    (tmp_path / "mine.py").touch()
+    assert command.recorded_file(tmp_path / "runs") == "mine.py:tiny"
+
+
+def test_no_jobs_at_a_time_are_refused():
+    ended = commands.run("diffusion", "sweep", "--sweep=digits_steps:tiny", "--jobs=0")
+    assert ended.returncode == 2 and "--jobs=0: 0 is not a positive integer" in ended.stderr
 
 
 @pytest.mark.parametrize("file", sorted(set(recipes.names(recipes.SWEEPS)) - {"cifar10_flow_or_diffusion"}))
