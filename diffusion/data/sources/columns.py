@@ -21,6 +21,8 @@ EXAMPLE = ("image", "x", "images", "jpg", "jpeg", "png", "webp", "img")
 LABEL = ("label", "labels", "cls")
 CAPTION = ("caption", "captions", "text", "txt", "prompt")
 ENCODED = 2**29  # most bytes of an encoded picture, twice as many as of a decoded one
+HEADS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"II*\0": "TIFF",
+         b"MM\0*": "TIFF"}  # fmt: skip  # the bytes that files of these formats begin with
 CLASSES = 10**6  # most classes; the largest label says how many there are
 
 
@@ -225,7 +227,11 @@ class Columns:
     def described(
         self, record: Mapping[str, Any], name: str, split: str, classes: tuple[str, ...], size: int
     ) -> DataSpec:
-        """The description of `size` records like this one; -1 for a stream."""
+        """The description of `size` records like this one; -1 for a stream.
+
+        Raises:
+            ValueError: if the example is an encoded picture whose bytes are stored as numbers.
+        """
         example = record["image"] if "image" in record else record["x"]
         shape = pytrees.shapes_of(example)
         shape = (*self.varied, shape[-1]) if self.varied else shape
@@ -235,6 +241,7 @@ class Columns:
         dtype = number_type(example.dtype) if isinstance(example, np.ndarray) else "float32"
         warn_of_channels_first(self.where, shape, dtype)
         warn_of_range(self.where, example)
+        _refuse_bytes_as_numbers(self.where, self.example, example)
         return DataSpec(name, split, shape, len(classes), size, "", dtype, condition, classes)
 
     def check(self, record: Mapping[str, Any], spec: DataSpec) -> None:
@@ -370,6 +377,21 @@ def numeric(value: Any) -> np.ndarray:
     if array.dtype.kind not in "fiub":
         raise ValueError(f"its value {str(value)[:40]!r} is not an array of numbers")
     return array
+
+
+def _refuse_bytes_as_numbers(where: str, column: Any, example: Any) -> None:
+    """Refuses an encoded picture that is stored as a list of the numbers of its bytes: it would be read as numbers."""
+    numbers = np.asarray(example[:8]) if isinstance(example, np.ndarray) and example.ndim == 1 else np.zeros(0)
+    if numbers.dtype.kind not in "iu" or not ((numbers >= 0) & (numbers < 256)).all():
+        return
+    head = numbers.astype(np.uint8).tobytes()
+    for start, name in HEADS.items():
+        if head.startswith(start):
+            raise ValueError(
+                f"{where}: column {column!r} holds lists of {len(example)} numbers that begin as the bytes of a {name} "
+                "file. Valid: encoded pictures as binary values, in pyarrow pa.array([bytes(row) for row in "
+                "column.to_pylist()], pa.binary())."
+            )
 
 
 def stored_bytes(value: Any) -> bytes:

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from diffusion.data import captions, pipeline, sources
 from diffusion.data.sources import DamagedRecord, python_objects
@@ -279,3 +280,28 @@ def test_a_caption_in_json_lines_may_hold_any_letter(end, tmp_path):
     row = json.dumps({"file_name": "0.png", "caption": f"a{end}b"}, ensure_ascii=False)
     (tmp_path / "metadata.jsonl").write_text(f"{row}\r\n\n", encoding="utf-8")
     assert sources.picture_folder(str(tmp_path)).captions() == [f"a{end}b"]
+
+
+@pytest.mark.parametrize("kind", [pa.uint8(), pa.int32()])
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF"])
+def test_the_bytes_of_pictures_as_numbers_are_refused(tmp_path, format, kind):
+    """They were read as symbols, where all files have one length."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(buffer, format)
+    values = pa.array([list(buffer.getvalue())] * 3, pa.list_(kind))
+    pq.write_table(pa.table({"image": values}), tmp_path / "a.parquet")
+    for read in (sources.parquet, sources.parquet_stream):
+        with pytest.raises(
+            ValueError, match=rf"'image' holds lists of {len(buffer.getvalue())} numbers .* (?i:{format}) f"
+        ):
+            read(str(tmp_path / "a.parquet"))
+    binary = pa.array([bytes(row) for row in values.to_pylist()], pa.binary())
+    pq.write_table(pa.table({"image": binary}), tmp_path / "a.parquet")
+    if format != "GIF":
+        assert sources.parquet(str(tmp_path / "a.parquet")).spec.shape == (8, 8, 3)
+
+
+def test_other_lists_of_numbers_are_read(tmp_path):
+    values = pa.array([[137, 80, 78, 71, 999], [0, 1, 2, 3, 4]], pa.list_(pa.int32()))
+    pq.write_table(pa.table({"x": values}), tmp_path / "a.parquet")
+    assert sources.parquet(str(tmp_path / "a.parquet"))[0]["x"].tolist() == [137, 80, 78, 71, 999]
