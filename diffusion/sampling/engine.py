@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 
 from diffusion import guidance, parameterizations, samplers
 from diffusion.arrays import chunks
+from diffusion.arrays.arguments import described
 from diffusion.models import facts, token_merging
 from diffusion.package import public
 from diffusion.parameterizations import Denoiser, Network, Parameterization
@@ -79,11 +80,6 @@ def denoiser(
     return make(network) if cache is None else caching.cached(make, network, cache)
 
 
-def _described(value: Any) -> str:
-    """An array's type and shape in words; of another value, its type."""
-    return f"{value.dtype} {value.shape}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
-
-
 def marked(
     watermark: Watermark | None,
     carrier: Literal["noise", "pictures"],
@@ -108,7 +104,7 @@ def marked(
     std = 1.0 if schedule is None else jnp.hypot(schedule.alpha(schedule.t_max), schedule.sigma(schedule.t_max))
     with_mark = watermark.embed(x if schedule is None else x / std, keys)
     if getattr(with_mark, "shape", None) != x.shape or (carrier == "pictures" and with_mark.dtype != x.dtype):
-        returned = f"embed returns {_described(with_mark)} for {_described(x)}"
+        returned = f"embed returns {described(with_mark)} for {described(x)}"
         raise ValueError(f"{watermark.identity}: {returned}. Valid: an array of the same shape and type")
     return with_mark if schedule is None else std * with_mark
 
