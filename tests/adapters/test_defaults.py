@@ -15,10 +15,10 @@ from diffusion.adapters import (
     lora,
     lora_files,
     low_rank,
-    prompt_features,
     textual_inversion,
     word_embeddings,
 )
+from diffusion.models.image_encoders import image_features
 
 LOW_RANK = {"rank": 8, "text_targets": ""}
 WORDS = {"word": "<new>", "vectors": 1, "initial": "thing"}
@@ -51,4 +51,4 @@ def test_defaults(function, expected):
 def test_sizes_that_published_files_rely_on():
     assert control.HINT_WIDTHS == (16, 32, 96, 256)  # conditioning_embedding_out_channels of diffusers
     assert image_projection_rows.HEAD == 64  # h94's resampler has heads of 64
-    assert prompt_features.CROP == 224  # of CLIP's preprocessor
+    assert image_features.CROP == 224  # of CLIP's preprocessor

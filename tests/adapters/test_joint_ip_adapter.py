@@ -118,8 +118,10 @@ def test_a_file_is_read_and_written_in_instantx_names(tmp_path):
         interchange.Mismatch, match=r"this MMDiT has 3 layers .* ip_adapter\.2\.to_k_ip\.weight is missing"
     ):
         ip_adapter_files.load(path, TINY.clone(depth=3))
-    with pytest.raises(ValueError, match=r"SigLIP and CLIP offer.*; got ConditionalUNet"):
+    with pytest.raises(ValueError, match="ConditionalUNet is no image encoder: it has no width"):
         prompt_features.inner(unet, {}, np.zeros((1, 28, 28, 3)))
+    with pytest.raises(ValueError, match=r"SimpleNamespace does not offer .* Valid: SigLIP, CLIP"):
+        prompt_features.inner(types.SimpleNamespace(width=3), {}, np.zeros((1, 28, 28, 3)))
 
 
 @functools.cache

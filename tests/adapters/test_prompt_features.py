@@ -14,7 +14,7 @@ from diffusion.adapters.instruct_pix2pix import instruct_pix2pix
 from diffusion.models import interchange
 from diffusion.models.image_encoders import prompt_features
 from diffusion.models.image_encoders.dinov2 import DINOv2
-from diffusion.models.image_encoders.image_features import ImageFeatures
+from diffusion.models.image_encoders.image_features import ImageFeatures, PromptReading
 from diffusion.models.image_encoders.siglip import SigLIP
 from diffusion.models.interchange import folders
 from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
@@ -61,6 +61,30 @@ def test_tokens_and_the_pooled_vector_of_any_encoder():
     np.testing.assert_array_equal(prompt_features.absent(Mean(), {}, whole=False), np.zeros((1, 3)))
 
 
+class Read(Mean):
+    """The same encoder with a reading of its own: 4 pixels, both sides resized, another mean, and inner tokens."""
+
+    @property
+    def prompt_reading(self):
+        inner = lambda params, images: ImageFeatures(images[:, :1, :, 0], images[:, 0, 0])
+        return PromptReading(4, 0, (0.25, 0.5, 0.75), 3, 2, lambda params, images: self.apply({}, images), inner)
+
+
+def test_an_encoder_of_ones_own_says_how_it_reads_a_picture():
+    encoder = Read()
+    assert (prompt_features.side(encoder), prompt_features.width(encoder, True)) == (4, 3)
+    assert prompt_features.width(encoder, False) == 2
+    picture = np.zeros((16, 32, 3), np.uint8)
+    picture[:, :8] = 255  # a quarter, all of which lies outside the middle square
+    np.testing.assert_array_equal(prompt_features.fitted(encoder, picture)[:, 0, 0] > 0, True)
+    assert prompt_features.resized(encoder, images(side=8)).shape == (2, 4, 4, 3)
+    colour = [-0.5, 0.0, 0.5]
+    np.testing.assert_allclose(prompt_features.absent(encoder, {}, whole=True), [[colour, colour]], atol=1e-6)
+    assert prompt_features.absent(encoder, {}, whole=False).shape == (1, 2)
+    x = images(side=4)
+    np.testing.assert_array_equal(prompt_features.inner(encoder, {}, x), x[:, :1, :, 0])
+
+
 @pytest.mark.extended
 def test_no_picture_is_the_mean_colour_of_siglip_too():
     """Which is grey, 0 of -1 .. 1."""
@@ -98,7 +122,7 @@ def test_images_come_to_the_size_of_the_encoder():
         with pytest.raises(ValueError, match=f"square; got {shape[1]} x {shape[2]} pixels"):
             prompt_features.resized(Mean(), jnp.zeros(shape))
     assert prompt_features.side(CLIP) == 8 and prompt_features.side(SigLIP(12, 1, 2, 8, size=512, patch=16)) == 512
-    assert prompt_features.side(types.SimpleNamespace(size=518)) == 224
+    assert prompt_features.side(types.SimpleNamespace(size=518, width=3)) == 224
 
 
 def test_a_dropped_image_prompt_is_no_picture_and_one_of_few_features_is_one(monkeypatch):

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.image_encoders.image_features import ImageFeatures
+from diffusion.models.image_encoders.image_features import CROP, ImageFeatures, PromptReading, usual_reading
 from diffusion.models.layers.choices import sizes
 from diffusion.models.layers.vision_layers import (
     Positions,
@@ -48,6 +48,11 @@ class DINOv2(VisionTransformer):
     offset: float = 0.0
     epsilon: float = 1e-6
     affine: bool = True
+
+    @property
+    def prompt_reading(self) -> PromptReading:
+        reading = usual_reading(self)
+        return reading._replace(shorter=reading.side * 256 // CROP)
 
     @nn.compact
     def __call__(self, images: jax.Array, masked: jax.Array | None = None) -> ImageFeatures:

@@ -13,8 +13,10 @@
 
 DINOv2 reads the middle of a picture whose shorter side has 256 pixels, as its preprocessing states.
 
-Any module that takes images and returns `ImageFeatures` can stand here. Without a picture, a pooled vector is zero, and
-tokens are computed from a picture in the mean colour of the encoder's normalisation, as in h94's code.
+Any module that takes images and returns `ImageFeatures` can stand here. If it has a `prompt_reading`
+(`image_features.PromptReading`), pictures are read as it says; otherwise as the last row of the table says. Without a
+picture, a pooled vector is zero, and tokens are computed from a picture in the mean colour of the encoder's
+normalisation, as in h94's code.
 """
 
 __all__ = ["absent", "fitted", "image_features", "inner", "resized", "side", "width"]
@@ -27,33 +29,24 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.image_encoders import picture_fitting
-from diffusion.models.image_encoders.dinov2 import DINOv2
-from diffusion.models.image_encoders.siglip import SigLIP
+from diffusion.models.image_encoders.image_features import PromptReading, usual_reading
 from diffusion.models.layers import bicubic
-from diffusion.models.layers.vision_layers import IMAGENET
-from diffusion.models.text_encoders import clip
-from diffusion.models.text_encoders.clip import CLIPVision, CLIPVisionProjection
 from diffusion.package import public
 
-CROP = 224  # of the preprocessing of encoders that were trained on positions for several sizes
+
+def _reading(encoder: Any) -> PromptReading:
+    return getattr(encoder, "prompt_reading", None) or usual_reading(encoder)
 
 
 def side(encoder: nn.Module) -> int:
     """S, of the images that an encoder reads, in pixels."""
-    tower = encoder.vision if isinstance(encoder, CLIPVisionProjection) else encoder
-    return tower.size if isinstance(tower, (CLIPVision, SigLIP)) else min(CROP, getattr(tower, "size", CROP))
-
-
-def _shorter(encoder: nn.Module) -> int:
-    """The shorter side of a picture, of whose middle an encoder reads S x S pixels."""
-    return side(encoder) * 256 // CROP if isinstance(encoder, DINOv2) else side(encoder)
+    return _reading(encoder).side
 
 
 def width(encoder: nn.Module, whole: bool) -> int:
     """The features of its tokens, or of its pooled vector."""
-    if isinstance(encoder, CLIPVisionProjection):
-        return encoder.vision.width if whole else encoder.features
-    return encoder.width
+    reading = _reading(encoder)
+    return reading.tokens if whole else reading.pooled
 
 
 def fitted(encoder: nn.Module, picture: np.ndarray) -> np.ndarray:
@@ -62,16 +55,18 @@ def fitted(encoder: nn.Module, picture: np.ndarray) -> np.ndarray:
     As transformers' image processors of CLIP and DINOv2: the shorter side by Pillow's bicubic filter, then the middle.
     SigLIP's brings both sides to the size at once.
     """
-    if isinstance(encoder, SigLIP):
-        fit = picture_fitting.squeezed(picture, side(encoder))
+    reading = _reading(encoder)
+    if reading.shorter:
+        fit = picture_fitting.cropped(picture, reading.side, reading.shorter)
     else:
-        fit = picture_fitting.cropped(picture, side(encoder), _shorter(encoder))
+        fit = picture_fitting.squeezed(picture, reading.side)
     return fit.astype(np.float32) / 127.5 - 1
 
 
 def resized(encoder: nn.Module, images: jax.Array) -> jax.Array:
     """Square images [B, H, H, 3] in [-1, 1] at the size that an encoder reads, inside a program: Pillow's filter."""
-    to, shorter = side(encoder), _shorter(encoder)
+    reading = _reading(encoder)
+    to, shorter = reading.side, reading.shorter or reading.side
     if images.shape[1] != images.shape[2]:
         raise ValueError(f"image prompts for training must be square; got {images.shape[1]} x {images.shape[2]} pixels")
     if images.shape[1] == to == shorter:
@@ -90,10 +85,7 @@ def image_features(encoder: nn.Module, params: Any, images: jax.Array, whole: bo
         images: the images, of the encoder's size.
         whole: whether to return all tokens, and not the pooled vector.
     """
-    if isinstance(encoder, (CLIPVision, CLIPVisionProjection)):
-        tower: Any = encoder.apply({"params": params}, clip.normalised(images), skip=1)
-        return tower.tokens if whole else tower.pooled
-    features: Any = encoder.apply({"params": params}, images)
+    features = _reading(encoder).features(params, images)
     return features.patches if whole else features.pooled
 
 
@@ -101,29 +93,27 @@ def inner(encoder: nn.Module, params: Any, images: jax.Array) -> jax.Array:
     """The tokens of images before the encoder's last layer, [B, N, F] float32, as Stable Diffusion 3's adapters read.
 
     Args:
-        encoder: CLIP's, or SigLIP, as published.
+        encoder: the image encoder, whose reading has `inner`: CLIP's, SigLIP, or one of your own.
         params, images: the parameters of the encoder, and the images, as in `image_features`.
 
     Raises:
-        ValueError: for another encoder.
+        ValueError: for an encoder that does not offer these tokens.
     """
-    if isinstance(encoder, (CLIPVision, CLIPVisionProjection)):
-        return image_features(encoder, params, images, whole=True)
-    if not isinstance(encoder, SigLIP):
-        raise ValueError(f"only SigLIP and CLIP offer the tokens before their last layer; got {type(encoder).__name__}")
-    features: Any = encoder.apply({"params": params}, images, skip=1)
-    return features.patches
+    read = _reading(encoder).inner
+    if read is None:
+        raise ValueError(
+            f"{type(encoder).__name__} does not offer the tokens before its last layer. Valid: SigLIP, CLIP, or an "
+            "encoder whose prompt_reading has inner"
+        )
+    return read(params, images).patches
 
 
 def absent(encoder: nn.Module, params: Any, whole: bool) -> jax.Array:
     """The features that stand for no picture, [1, P] or [1, N, F]."""
+    reading = _reading(encoder)
     if not whole:
-        return jnp.zeros((1, width(encoder, whole)))
-    if isinstance(encoder, (CLIPVision, CLIPVisionProjection)):
-        mean = clip.MEAN
-    else:
-        mean = (0.5,) * 3 if isinstance(encoder, SigLIP) else IMAGENET[0]
-    colour = jnp.broadcast_to(2 * jnp.asarray(mean, jnp.float32) - 1, (1, side(encoder), side(encoder), 3))
+        return jnp.zeros((1, reading.pooled))
+    colour = jnp.broadcast_to(2 * jnp.asarray(reading.mean, jnp.float32) - 1, (1, reading.side, reading.side, 3))
     return image_features(encoder, params, colour, whole)
 
 

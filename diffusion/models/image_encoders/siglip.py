@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from diffusion.models.image_encoders.image_features import ImageFeatures
+from diffusion.models.image_encoders.image_features import ImageFeatures, PromptReading
 from diffusion.models.layers.choices import sizes
 from diffusion.models.layers.vision_layers import (
     AttentionPool,
@@ -41,6 +41,13 @@ class SigLIP(VisionTransformer):
     patch: int
     epsilon: float = 1e-6
     affine: bool = True
+
+    @property
+    def prompt_reading(self) -> PromptReading:
+        features, inner = (
+            lambda params, images, skip=skip: self.apply({"params": params}, images, skip=skip) for skip in (0, 1)
+        )
+        return PromptReading(self.size, 0, (0.5, 0.5, 0.5), self.width, self.width, features, inner)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, skip: int = 0) -> ImageFeatures:

@@ -15,13 +15,15 @@ Text-to-image models read the states of the text's tokens, and some the pooled v
 | SDXL, 3 | `apply(variables, ids, skip=1, norm=False)`    | of the layer before, as they are                 |
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from diffusion.arrays.boxes import patchify
+from diffusion.models.image_encoders.image_features import ImageFeatures, PromptReading
 from diffusion.models.layers import layout, network_checks
 from diffusion.models.layers.attention import mask_bias
 from diffusion.models.layers.clip_layers import layer_norm, tower_layers
@@ -162,6 +164,11 @@ class CLIPVision(Backbone):
         if self.size % self.patch:
             raise ValueError(f"patch={self.patch} does not divide size={self.size}")
 
+    @property
+    def prompt_reading(self) -> PromptReading:
+        features = functools.partial(_prompt_features, self)
+        return PromptReading(self.size, self.size, MEAN, self.width, self.width, features, features)
+
     @nn.compact
     def __call__(self, images: jax.Array, *, skip: int = 0) -> Encoded:
         """Args:
@@ -188,6 +195,11 @@ class CLIPVision(Backbone):
         return Encoded(chosen.astype(jnp.float32), layer_norm(self.epsilon, jnp.float32, "final_norm")(x[:, 0]))
 
 
+def _prompt_features(encoder: nn.Module, params: Any, images: jax.Array) -> ImageFeatures:
+    """The tokens before the last layer, the class token first, and the pooled vector."""
+    return ImageFeatures(*encoder.apply({"params": params}, normalised(images), skip=1))  # type: ignore[misc]
+
+
 class CLIPVisionProjection(nn.Module):
     """CLIP's image tower with the projection into the space that texts and images share.
 
@@ -198,6 +210,11 @@ class CLIPVisionProjection(nn.Module):
 
     vision: CLIPVision
     features: int
+
+    @property
+    def prompt_reading(self) -> PromptReading:
+        features = functools.partial(_prompt_features, self)
+        return self.vision.prompt_reading._replace(pooled=self.features, features=features, inner=features)
 
     @nn.compact
     def __call__(self, images: jax.Array, *, skip: int = 0) -> Encoded:
