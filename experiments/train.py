@@ -114,7 +114,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         mesh = programs.mesh_of(config)
         tunes = recipe.companions.tuned is not None
         data = tuned_examples.pictures(recipe) if tunes else examples.open_examples(recipe)
-        source, fingerprint = data.source, data.source.fingerprint()
+        source, fingerprint = data.source, data.fingerprint()
         recipe = checks.with_data(recipe, data.spec)
         fits.try_sampling(recipe)
         notices: list[str] = []

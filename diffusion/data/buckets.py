@@ -246,7 +246,7 @@ def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -
     """Resizes a picture until it just covers a bucket, and cuts the bucket's size out of it.
 
     Args:
-        image: uint8 [H, W, C].
+        image: uint8 [H, W, C]; the last of four channels is opacity, by which colours count in the mean of pixels.
         size: (h, w) of the bucket.
         rng: draws where it is cut; None for the middle.
 
@@ -260,11 +260,11 @@ def fit(image: np.ndarray, size: Size, rng: np.random.Generator | None = None) -
     scale = max(size[0] / height, size[1] / width)
     covering = [max(round(side * scale), least) for side, least in zip((height, width), size)]
     if covering != [height, width]:
-        channels = [
-            Image.fromarray(image[..., c]).resize(covering[::-1], Image.Resampling.BICUBIC)
-            for c in range(image.shape[2])
-        ]
-        image = np.stack([np.asarray(channel) for channel in channels], axis=-1)
+        resized = lambda part: np.asarray(Image.fromarray(part).resize(covering[::-1], Image.Resampling.BICUBIC))
+        if image.shape[2] == 4:  # Pillow multiplies colours by their opacity, so that hidden ones do not show
+            image = resized(image)
+        else:
+            image = np.stack([resized(image[..., c]) for c in range(image.shape[2])], axis=-1)
     room = [covering[i] - size[i] for i in (0, 1)]
     top, left = (excess // 2 for excess in room) if rng is None else (int(rng.integers(excess + 1)) for excess in room)
     size_condition = np.array([height, width, top, left, *size], np.float32)

@@ -78,6 +78,11 @@ class Examples(NamedTuple):
         what = f"{number} {kind}{classes_text}, {sizes}{condition}"
         return f"{named} ({self.spec.split}): {what}, in {self.where}{self.beside}"
 
+    def fingerprint(self) -> dict[str, Any]:
+        """The fingerprint of the source, and how opacity is resized; earlier versions resized it beside the colours."""
+        opacity = {"opacity": "multiplied"} if self.sizes and self.spec.pictures and self.spec.shape[-1] == 4 else {}
+        return self.source.fingerprint() | opacity
+
     def batches(
         self,
         config: Mapping,
@@ -329,6 +334,7 @@ def _differing(before: Mapping, now: Mapping) -> str:
         "features": "digest of sampled features",
         "encoder": "digest of the encoder's weights",
         "pixels": "pixels of the pictures",
+        "opacity": "resizing of their opacity",
     }
     return "; ".join(
         f"{words.get(key, key)} {before.get(key)} -> {now.get(key)}"

@@ -153,6 +153,19 @@ def test_fit_covers_the_bucket_and_tells_sizes_and_cut():
         assert buckets.fit(picture(*shape), (24, 16), rng)[0].shape == (24, 16, 2)
 
 
+def test_hidden_colours_do_not_show_beside_opaque_pixels():
+    image = np.zeros((64, 64, 4), np.uint8)
+    image[..., :3] = (0, 255, 0)  # hidden
+    image[16:48, 16:48] = (200, 30, 30, 255)
+    small, _ = buckets.fit(image, (20, 20))
+    seen = small[small[..., 3] > 100]
+    assert len(seen) > 80 and seen[:, 1].max() <= 32 and abs(seen[:, 0].astype(int) - 200).max() <= 5  # rounding
+    opaque = np.random.default_rng(0).integers(0, 256, (40, 30, 4), np.uint8)
+    opaque[..., 3] = 255
+    both = [buckets.fit(opaque[..., :channels], (16, 16))[0] for channels in (3, 4)]
+    np.testing.assert_array_equal(both[1], np.concatenate([both[0], np.full((16, 16, 1), 255, np.uint8)], -1))
+
+
 class Pictures:
     SIZES = np.array([(20 + k % 7, 20 + 5 * (k % 5)) for k in range(30)])
 

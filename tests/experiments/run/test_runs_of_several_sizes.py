@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,22 @@ def test_a_description_that_does_not_fit_is_refused_before_anything_is_made(pict
     with pytest.raises(ConfigError, match=r"None:.*side varies\).*with config\.data\.buckets"):
         train.run(config_of(pictures, **{"data.shape": None, "data.buckets.area": 0}), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_on_pictures_with_opacity_says_how_it_is_resized():
+    """Earlier versions resized it beside the colours; a run of these goes on only where its user accepts the change."""
+
+    def fingerprint(shape, sizes, dtype="uint8"):
+        spec = sources.DataSpec("made", "train", shape, 0, 9, dtype=dtype)
+        return examples.Examples(SimpleNamespace(fingerprint=lambda: {"records": 9}), spec, (), sizes).fingerprint()
+
+    now = fingerprint((8, 8, 4), ((8, 8),))
+    assert now == {"records": 9, "opacity": "multiplied"}
+    for others in ((8, 8, 3), ((8, 8),)), ((8, 8, 4), ()), ((8, 8, 4), ((8, 8),), "float32"), ((), ()):
+        assert fingerprint(*others) == {"records": 9}
+    config = digits.get_config()
+    with pytest.raises(ConfigError, match=r"resizing of their opacity None -> multiplied.*changed=accept"):
+        examples.require_same(config, {"records": 9}, now)
 
 
 def test_configs_of_older_runs_are_of_one_size():
