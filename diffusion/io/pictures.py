@@ -125,9 +125,34 @@ def upright(picture: Image.Image) -> Image.Image:
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
-    """(width, height) of the picture that `upright` returns, from its header alone."""
+    """(width, height) of the picture that `upright` returns, from its header alone.
+
+    The pixels of a PNG file are decoded only where data come after them that may turn it.
+
+    Raises:
+        ValueError: if the pixels of such a file are damaged.
+    """
+    if picture.format == "PNG" and _has_late_data(picture):
+        picture = _loaded(picture, "the picture")
     width, height = picture.size
     return (height, width) if orientation(picture) >= 5 else (width, height)
+
+
+def _has_late_data(picture: Image.Image) -> bool:
+    """Whether a PNG file, of which the header alone is read, has EXIF data or texts after its pixels."""
+    file: Any = picture.fp  # type: ignore[attr-defined]
+    if file is None:  # all of it is read
+        return False
+    begin, pixels = file.tell(), False
+    file.seek(8)
+    while len(head := file.read(8)) == 8:
+        length, kind = struct.unpack(">I4s", head)
+        if pixels and kind in (b"eXIf", b"tEXt", b"zTXt", b"iTXt"):
+            break
+        pixels |= kind == b"IDAT"
+        file.seek(length + 4, os.SEEK_CUR)
+    file.seek(begin)
+    return len(head) == 8
 
 
 def on_white(picture: Image.Image) -> Image.Image:

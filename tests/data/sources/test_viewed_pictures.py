@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zlib
 
 import av
 import numpy as np
@@ -122,6 +123,32 @@ def test_every_orientation_is_pillows_and_known_from_the_header(kind, orientatio
     np.testing.assert_array_equal(upright, shown(content))
     assert size == upright.shape[1::-1]
     np.testing.assert_array_equal(pictures.read(content, "it"), shown(content))
+
+
+@pytest.mark.parametrize("kind", [b"eXIf", b"tEXt"])
+def test_the_size_of_a_png_file_is_turned_by_data_behind_its_pixels(kind, tmp_path):
+    """The PNG specification allows both places; the bucket was that of the picture as it is stored."""
+    before = photograph(6, "PNG")
+    begin = before.index(b"eXIf") - 4
+    end = begin + 12 + int.from_bytes(before[begin : begin + 4], "big")
+    exif = before[begin + 8 : end - 4]
+    if kind == b"tEXt":  # as ImageMagick writes it
+        exif = b"Raw profile type exif\0\nexif\n" + f"{len(exif) + 6:8}\n{(b'Exif' + bytes(2) + exif).hex()}\n".encode()
+    late = len(exif).to_bytes(4, "big") + kind + exif + zlib.crc32(kind + exif).to_bytes(4, "big")
+    content = before[:begin] + before[end:-12] + late + before[-12:]
+    with pictures.opened(content, "it") as picture:
+        size = pictures.upright_size(picture)
+        assert size == pictures.upright_size(picture) == (40, 60)  # also once it is decoded
+    source = class_folders(tmp_path / "a", content, varied=(8, 8))
+    assert source.sizes([0]).tolist() == [[60, 40]]
+    np.testing.assert_array_equal(first(source), shown(before))
+    with pictures.opened(before, "it") as picture:
+        pictures.upright_size(picture)
+        assert picture._im is None  # the header alone is read
+    at = content.index(b"IDAT") + 4
+    damaged = content[:at] + bytes(2) + content[at + 2 :]
+    with pictures.opened(damaged, "it") as picture, pytest.raises(ValueError, match="the picture is not a valid"):
+        pictures.upright_size(picture)
 
 
 def test_squares_sizes_and_stamps_are_of_the_turned_picture(tmp_path):
