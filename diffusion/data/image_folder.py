@@ -192,8 +192,7 @@ def _opened(folder: pathlib.Path, name: str) -> Image.Image:
     """A picture in red, green and blue; transparent ones on white."""
     try:
         with pictures.opened(folder / name, within=folder) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its mode is {image.mode}, with more than 8 bits a value; save it with 8 bits")
+            pictures.require_eight_bits(image, "it")
             image.load()
             return pictures.on_white(pictures.upright(image))
     except pictures.DAMAGED as error:

@@ -35,12 +35,13 @@ def decode(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 
     Raises:
         OSError: the bytes are no complete image.
-        ValueError: they are no image, or it has another size.
+        ValueError: they are no image, or it has another size, or more than 8 bits a value.
     """
     height, width, channels = shape
     image = pictures.opened(data, "its image")
     if image.size != (width, height):
         raise ValueError(f"its image has the shape {(image.height, image.width, channels)}; expected {tuple(shape)}")
+    pictures.require_eight_bits(image, "its image")
     if image.mode != _MODES[channels]:
         image = image.convert(_MODES[channels])
     return np.asarray(image).reshape(shape)
@@ -113,8 +114,7 @@ def _opened(data: bytes, channels: int, limit: int, viewed: bool) -> Image.Image
     image = pictures.opened(data, "its image")
     if image.width * image.height * channels > limit:
         raise ValueError(f"its image has {image.height} x {image.width} pixels, more than the limit of {limit:,} bytes")
-    if image.mode in pictures.DEEP:  # Pillow would cut off what is above 255
-        raise ValueError(f"its image has more than 8 bits a value ({image.mode}). Valid: 8 bits")
+    pictures.require_eight_bits(image, "its image")
     if not viewed:
         return image.convert(_MODES[channels])
     if channels == 1 and image.mode not in GREY:

@@ -163,6 +163,20 @@ def on_white(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def require_eight_bits(picture: Image.Image, name: str | pathlib.Path) -> None:
+    """Refuses a picture with more than 8 bits a value: Pillow would cut off what is above 255.
+
+    Args:
+        picture: the picture, whose header is read.
+        name: the name of the picture, for the message.
+
+    Raises:
+        ValueError: naming its mode.
+    """
+    if picture.mode in DEEP:
+        raise ValueError(f"{name} has more than 8 bits a value ({picture.mode}); save it with 8 bits")
+
+
 def read_with_alpha(path: str | pathlib.Path) -> np.ndarray:
     """A picture as uint8 [H, W, 4]: its colours, those of transparent pixels too, and its alpha, 255 without one.
 
@@ -171,8 +185,7 @@ def read_with_alpha(path: str | pathlib.Path) -> np.ndarray:
         ValueError: if it is not a valid picture, or has more than 8 bits.
     """
     picture = upright(_loaded(opened(path), path))
-    if picture.mode in DEEP:
-        raise ValueError(f"{path} has more than 8 bits a pixel ({picture.mode}). Valid: 8")
+    require_eight_bits(picture, path)
     return np.asarray(picture.convert("RGBA"))
 
 

@@ -96,7 +96,7 @@ def test_a_folder_without_metadata_and_pictures_that_cannot_be_taken(tmp_path):
         image_folder.prepare(place, "mine", tmp_path / "data", side=8)
     Image.new("I;16", (8, 8)).save(place / "b.png")
     with pytest.raises(
-        ValueError, match=r"b\.png cannot be read as a picture: its mode is I;16, with more than 8 bits"
+        ValueError, match=r"b\.png cannot be read as a picture: it has more than 8 bits a value \(I;16\); save"
     ):
         image_folder.prepare(place, "mine", tmp_path / "data", side=8)
     with pytest.raises(ValueError, match="must begin with a lower-case letter"):

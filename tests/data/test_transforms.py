@@ -70,6 +70,15 @@ def test_decode_converts_grey_to_colour_and_reads_jpeg():
     np.testing.assert_allclose(got.astype(int), 77, atol=1)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_image_of_more_than_eight_bits_is_refused(channels):
+    """All but the least 256 of its 65,536 values became white."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000).save(buffer, "PNG")
+    with pytest.raises(ValueError, match=r"its image has more than 8 bits a value \(I;16\); save it with 8 bits"):
+        transforms.decode(buffer.getvalue(), (8, 8, channels))
+
+
 def test_decode_refuses_a_truncated_image():
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(2).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(buffer, format="png")

@@ -221,8 +221,7 @@ def frame_of(file: pathlib.Path, within: pathlib.Path | None = None, viewed: boo
         ValueError: if it is no valid picture, or has more than 8 bits a value.
     """
     picture = pictures.opened(file, within=within)
-    if picture.mode in pictures.DEEP:
-        raise ValueError(f"{file} has more than 8 bits a value ({picture.mode}). Valid: 8 bits")
+    pictures.require_eight_bits(picture, file)
     picture.load()
     return np.asarray(pictures.on_white(pictures.upright(picture)) if viewed else picture.convert("RGB"))
 
