@@ -146,7 +146,8 @@ def _write(
                 print(f"going on: {size - records:,} of {size:,} pictures are encoded already", flush=True)
             return stack.enter_context(progress.bar(doing, records, "pictures"))
 
-        latent_writer.write(folder, source, source.spec, description, encode, begin=begin, **options)
+        options = options | {"begin": begin, "fingerprint": source.fingerprint()}
+        latent_writer.write(folder, source, source.spec, description, encode, **options)
 
 
 def main(argv: list[str]) -> None:

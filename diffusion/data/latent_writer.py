@@ -7,6 +7,7 @@ import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -29,6 +30,7 @@ def write(
     batch_size: int = 64,
     threads: int = 2,
     shard_records: int = 0,
+    fingerprint: Mapping[str, Any] | None = None,
     begin: Callable[[int], Callable[[int], None]] = lambda records: lambda done: None,
 ) -> None:
     """Writes the latents of a split, or goes on with a writing that was interrupted; the files are the same either way.
@@ -43,12 +45,14 @@ def write(
         batch_size: the pictures in one call; the last ones are filled up with repetitions.
         threads: the number of threads that read and decode pictures in advance.
         shard_records: the records of a file; 0 for files of about `SHARD` bytes.
+        fingerprint: the fingerprint of the pictures, which is noted, and compared where a part of them is encoded
+            already; None where the description identifies them.
         begin: a function that is called with the number of records; it returns a function for the number written so
             far.
 
     Raises:
-        CacheError: if the folder holds other latents, or an unfinished writing of other latents (naming what differs),
-            or if it is being written.
+        CacheError: if the folder holds other latents, or an unfinished writing of other latents (naming what differs)
+            or of pictures with another fingerprint, or if it is being written.
         DamagedRecord: if a picture cannot be read.
         ValueError: if latents are not finite in their type on disk, or have another shape.
         OSError: if it cannot be written.
@@ -57,10 +61,15 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     per_file = shard_records or max(1, SHARD // description.record_bytes)
     with _lock(folder):
-        per_file, sizes = _settle(folder, description, per_file)
+        noted = json.loads(json.dumps(fingerprint, default=str))
+        per_file, sizes, earlier = _noted(folder, description, per_file)
         shards = [folder / name for name in _names(spec.size, per_file)]
         sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
         missing = [number for number, file in enumerate(shards) if not sound(file)]
+        if len(missing) == len(shards):
+            _note(folder / BEGUN, description, per_file, {}, noted)
+        elif missing and noted is not None:
+            _require_same_pictures(folder, earlier, noted)
         shard_of = lambda number: range(per_file * number, min(per_file * (number + 1), spec.size))
         runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
         advance = begin(sum(map(len, runs)))
@@ -79,7 +88,7 @@ def write(
                 _finish(part, shards[number], len(shard_of(number)))
             done += len(batch["index"])
             advance(done)
-        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in shards})
+        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in shards}, noted)
         (folder / BEGUN).unlink(missing_ok=True)
 
 
@@ -117,26 +126,51 @@ def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
     os.replace(part, file)
 
 
-def _settle(folder: pathlib.Path, description: Description, records: int) -> tuple[int, dict[str, int]]:
-    """Notes what is being written, or compares it with what an earlier writing noted.
+def _noted(folder: pathlib.Path, description: Description, records: int) -> tuple[int, dict[str, int], Any]:
+    """The note of an earlier writing, which is compared with what is to be written.
 
     Returns:
-        (records of a file, bytes of each file that is known to be whole).
+        (records of a file, bytes of each file that is known to be whole, fingerprint of the pictures or None).
     """
     noted = next((folder / name for name in (INDEX, BEGUN) if (folder / name).is_file()), None)
     if noted is None:
-        _note(folder / BEGUN, description, records, {})
-        return records, {}
+        return records, {}, None
     note = opener.read_json(noted)
     if differs := differences(parse(noted, note), description):
         raise CacheError(
             f"{folder} holds other latents than these: {'; '.join(differs)}. Choose another folder, or remove it."
         )
-    return note["shard_records"], note["files"]
+    return note["shard_records"], note["files"], note.get("pictures")
 
 
-def _note(path: pathlib.Path, description: Description, records: int, sizes: Mapping[str, int]) -> None:
+def _require_same_pictures(folder: pathlib.Path, earlier: Any, now: Any) -> None:
+    """Refuses to go on with a writing of other pictures, or of the same ones, read otherwise.
+
+    Args:
+        folder: the folder of the cache.
+        earlier: the fingerprint of the pictures that are encoded; None if an earlier version wrote them, which read
+            all pictures as they are stored.
+        now: the fingerprint of the pictures.
+    """
+    if earlier is None and '"pixels": "viewed"' in json.dumps(now):
+        raise CacheError(
+            f"{folder} holds a part of the latents, which an earlier version encoded from the stored pixels of the "
+            'pictures; now they are turned as their EXIF data say. Continue with "viewed": false in the source, or '
+            "remove the folder to encode all pictures again."
+        )
+    if earlier is not None and earlier != now:
+        raise CacheError(
+            f"{folder} holds a part of the latents, whose pictures had the fingerprint {json.dumps(earlier)}; now it "
+            f"is {json.dumps(now)}. Read the same pictures in the same way, or remove the folder to encode all of them "
+            "again."
+        )
+
+
+def _note(
+    path: pathlib.Path, description: Description, records: int, sizes: Mapping[str, int], fingerprint: Any
+) -> None:
     content = {"format": FORMAT, **description._asdict(), "shard_records": records, "files": sizes}
+    content |= {} if fingerprint is None else {"pictures": fingerprint}
     files.write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

@@ -321,3 +321,56 @@ def test_a_killed_process_leaves_what_another_goes_on_with_and_two_do_not_write_
     write(folder)
     found = {name: data for name, data in content(folder).items() if not name.endswith(".part")}
     assert found == content(tmp_path / "whole")
+
+
+STORED, VIEWED = {"records": 11, "sha256": "ab"}, {"records": 11, "sha256": "ab", "pixels": "viewed"}
+
+
+@pytest.mark.parametrize(
+    "earlier, now, message",
+    [
+        (None, VIEWED, r'earlier version encoded from the stored pixels.*"viewed": false in the source, or remove'),
+        (None, {"of": [VIEWED]}, "encoded from the stored pixels"),
+        (
+            STORED,
+            VIEWED,
+            r'had the fingerprint .*"ab"\}; now it is .*"viewed"\}\. Read the same pictures in the same way, or remove',
+        ),
+        (STORED, STORED | {"sha256": "cd"}, "Read the same pictures"),
+        (None, STORED, None),
+        (VIEWED, VIEWED, None),
+    ],
+)
+def test_a_part_of_other_pixels_is_not_completed(tmp_path, earlier, now, message):
+    """One that earlier versions began holds the stored pixels of pictures, and its description says nothing of it."""
+    count = 0
+
+    def dies(images):
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise KeyboardInterrupt
+        return encode(images)
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, dies, fingerprint=earlier)
+    assert (tmp_path / "latents-00000-of-00003.array_record").is_file()
+    if message is None:
+        write(tmp_path, fingerprint=now)
+        assert latent_cache.describe(tmp_path) == description()
+        write(tmp_path, fingerprint=VIEWED)  # nothing is missing
+        return
+    before = content(tmp_path)
+    with pytest.raises(CacheError, match=message):
+        write(tmp_path, fingerprint=now)
+    assert content(tmp_path) == before
+
+
+def test_nothing_encoded_yet_is_no_part_of_other_pixels(tmp_path):
+    def dies(images):
+        raise KeyboardInterrupt
+
+    for fingerprint in (None, VIEWED):
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path, dies, fingerprint=fingerprint)
+    assert json.loads((tmp_path / "encoding.json").read_text())["pictures"] == VIEWED

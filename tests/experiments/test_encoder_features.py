@@ -41,6 +41,9 @@ class Few:
     def __getitem__(self, row):
         return {"image": np.arange(64, dtype=np.uint8).reshape(8, 8, 1) + row, "label": row}
 
+    def fingerprint(self):
+        return {"records": 4}
+
 
 @pytest.fixture(autouse=True)
 def encoder_by_name(monkeypatch):
