@@ -56,7 +56,7 @@ from diffusion.experiments.run import (
 from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
 from diffusion.experiments.run_folder import mirror as mirrors, user_code, workdir
-from diffusion.recipe import checks, extensions, fields, fits
+from diffusion.recipe import checks, extensions, fields, fits, settings_checks
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import differences
 from diffusion.training import sharding
@@ -126,6 +126,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
         if jax.process_index() == 0:  # process 0 keeps the folder; the others only read checkpoints there
             stack.enter_context(workdir.lock(folder))
             stack.enter_context(mirror.held() if mirror else contextlib.nullcontext())
+            if not checkpoints.steps(folder):
+                settings_checks.require_sources(config)
             workdir.settle_config(folder, config)
         workdir.require_shared(folder)
 

@@ -32,6 +32,27 @@ def check(recipe: Any) -> None:
     _check_measured(recipe)
 
 
+def require_sources(config: Mapping) -> None:
+    """Refuses a run that cannot begin, since the weights that it would begin from are not there.
+
+    Once it has a checkpoint it no longer needs them, and may have been moved to another machine.
+
+    Raises:
+        ConfigError: naming init_from.path or teacher.path.
+    """
+    start = config["init_from"]["path"]
+    if start:
+        path = pathlib.Path(start).expanduser()
+        valid = "a run folder, a checkpoint of one, or a .safetensors file, e.g. one that diffusion convert wrote"
+        if not path.exists():
+            raise refused(config, "init_from.path", "it does not exist", valid)
+        if path.is_dir() and not (path / "checkpoints").is_dir() and path.parent.name != "checkpoints":
+            raise refused(config, "init_from.path", "this folder holds no checkpoint", valid)
+    teacher = config["teacher"]["path"]
+    if teacher and not pathlib.Path(teacher).expanduser().is_dir():
+        raise refused(config, "teacher.path", "there is no such folder", "the folder of a run")
+
+
 def _check_training(config: Mapping) -> None:
     train = config["train"]
     teacher = config["teacher"]
@@ -43,11 +64,6 @@ def _check_training(config: Mapping) -> None:
             f"micro-batches (config.train.accumulate) on {devices} devices (config.mesh). Valid: a multiple of "
             f"{parts}."
         )
-    start = config["init_from"]["path"]
-    if start and not pathlib.Path(start).expanduser().exists():
-        raise refused(config, "init_from.path", "it does not exist", "a run folder, a checkpoint or a file")
-    if teacher["path"] and not pathlib.Path(teacher["path"]).expanduser().is_dir():
-        raise refused(config, "teacher.path", "there is no such folder", "the folder of a run")
     if not teacher["path"] and not config["base"]["path"] and teacher["scale"] != 1:
         raise refused(config, "teacher.scale", "there is no teacher", "1")
     if not teacher["path"] and teacher["pairs"]["number"]:

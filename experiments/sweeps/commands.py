@@ -12,8 +12,9 @@ from ml_collections import ConfigDict, config_flags
 from diffusion.experiments import command_line
 from diffusion.io import opener
 from diffusion.package import commands as command_lines
-from diffusion.recipe import ConfigError, checks, extensions, recipes, versions
-from diffusion.recipe.values import config_hash, differences, from_json, plain, to_json
+from diffusion.recipe import ConfigError, checks, extensions, recipes, settings_checks, versions
+from diffusion.recipe.values import config_hash, differences, plain
+from diffusion.training.checkpointing import checkpoints
 
 
 class Setting(NamedTuple):
@@ -87,8 +88,10 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
         _require_set(config, {field: value for field, value in overrides.items() if field in fields})
         digest = config_hash(config)
         if digest not in valid:
-            checks.validate(_with_existing(config, trained))
+            checks.validate(config)
             valid.add(digest)
+        if base and folder and not checkpoints.steps(folder):
+            settings_checks.require_sources(_without(config, trained))
         if base and folder:
             trained[folder] = versions.write(config)
         checked.append(Setting(base or "", digest))
@@ -133,15 +136,10 @@ def parsed(config: ConfigDict, words: Sequence[str]) -> ConfigDict:
     return changed
 
 
-def _with_existing(config: ConfigDict, trained: Mapping[str, str]) -> ConfigDict:
-    """The config with the folders that do not exist yet, but will, replaced by one that does."""
-    changes = {name: "." for name in ("teacher", "init_from") if config[name].path in trained}
-    if not changes:
-        return config
-    config = from_json(to_json(config))
-    for name, existing in changes.items():
-        config[name].path = existing
-    return config
+def _without(config: ConfigDict, trained: Mapping[str, str]) -> ConfigDict:
+    """The config without the folders that do not exist yet, but will."""
+    paths = {name: config[name].path for name in ("teacher", "init_from")}
+    return ConfigDict({name: {"path": "" if path in trained else path} for name, path in paths.items()})
 
 
 def _saved(folder: str, words: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from diffusion import guidance, parameterizations, schedules, timesteps
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.parameterizations import Prediction
-from diffusion.recipe import ConfigError, checks, entries, names, parts, resolve
+from diffusion.recipe import ConfigError, checks, entries, names, parts, resolve, settings_checks
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import plain
 
@@ -131,7 +131,6 @@ REFUSED = {  # the changes, and words that the error must have: where, what, and
     ),
     "eta": ([("sample.sampler", {"name": "ddim", "eta": 2.0})], ["config.sample.sampler", "eta = 2.0"]),
     "include": ([("init_from.include", "(")], ["config.init_from.include", "regular expression"]),
-    "init_from": ([("init_from.path", "/no/such/run")], ["config.init_from.path", "/no/such/run"]),
     "heads": ([("model.heads", 3)], ["config.model", "heads"]),
     "best of no figure": (
         [("checkpoint.best", "fd_pixel"), ("evaluate.every", 10)],
@@ -272,6 +271,27 @@ def test_what_can_run_is_accepted(case):
     config = changed(*ACCEPTED[case])
     assert isinstance(checks.validate(config), Recipe)
     assert checks.with_data(checks.validate(config), SPEC).examples.shape == SPEC.shape
+
+
+@pytest.mark.parametrize("field", ["init_from.path", "teacher.path"])
+def test_weights_to_begin_from_are_needed_only_to_begin(field, tmp_path):
+    config = changed((field, str(tmp_path / "moved")))
+    settings_checks.check(resolve.recipe(changed(("init_from.path", str(tmp_path / "moved"))), (8, 8, 1)))
+    with pytest.raises(ConfigError, match=rf"config\.{field} = .*moved', but (it does not exist|there is no such)"):
+        settings_checks.require_sources(config)
+    (tmp_path / "moved/checkpoints/20").mkdir(parents=True)
+    settings_checks.require_sources(config)
+    settings_checks.require_sources(changed(("init_from.path", str(tmp_path / "moved/checkpoints/20"))))
+
+
+def test_a_folder_without_a_checkpoint_is_refused_before_a_run_begins(tmp_path):
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    (exported / "diffusion_pytorch_model.safetensors").touch()
+    config = changed(("init_from.path", str(exported)))
+    with pytest.raises(ConfigError, match=r"this folder holds no checkpoint\. Valid: .*a \.safetensors file"):
+        train.run(ConfigDict(config), tmp_path / "run")
+    assert not (tmp_path / "run/config.json").exists()  # which would refuse the same command with the right path
 
 
 def test_a_classifier_needs_classes():

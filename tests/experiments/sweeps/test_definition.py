@@ -113,12 +113,16 @@ def test_titles_stand_for_what_they_name():
     assert not any("kind" in word for words in made.runs[2].commands for word in words if "folder" not in word)
 
 
-def test_a_command_may_train_what_a_later_one_learns_from():
+def test_a_command_may_train_what_a_later_one_learns_from(tmp_path, monkeypatch):
     student = train(TINY, "{folder}/student", "--config.init_from.path={folder}/teacher")
     made = record(each("seed", (0, 1)), (train(TINY, "{folder}/teacher"), student, sample(folder="{folder}/student")))
     assert sweep_folder.commands(DIR, made.runs[0])[1][-1] == "--config.init_from.path=runs/x/seed=0/teacher"
     with pytest.raises(ConfigError, match=r"init_from\.path = .*it does not exist"):
         record(each("seed", (0, 1)), (student,))
+    for seed in (0, 1):
+        (tmp_path / f"runs/x/seed={seed}/student/checkpoints/20").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert record(each("seed", (0, 1)), (student,)).runs  # they have begun
 
 
 def test_another_sweep_in_the_same_folder_is_refused_with_the_difference(tmp_path):
