@@ -23,7 +23,7 @@ from diffusion.io import file_systems, limits, opener, stores
 from diffusion.package import commands
 from diffusion.recipe import ConfigError, recipes, spoken, versions
 from diffusion.recipe.extensions import extend, extend_by_project, failed_extension, printed
-from diffusion.recipe.values import flattened, plain, require_names
+from diffusion.recipe.values import flattened, plain, require_names, require_sections
 from diffusion.training.runtime import accelerators, huge_pages
 
 NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that is not there
@@ -166,6 +166,7 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
         saved = versions.read(opener.read_text(file))
     except limits.Refused as error:
         raise ConfigError(f"--workdir={workdir}: {error}") from error
+    require_sections(saved, workdir)
     require_names(saved, workdir)
     _define(saved, argv)
 

@@ -120,6 +120,19 @@ def built_in_python(config: Mapping) -> bool:
     return "." in str(schedule.get("name")) and {"alpha", "sigma"} <= set(schedule)
 
 
+def require_sections(config: Mapping, workdir: Any) -> None:
+    """Refuses the config.json of another folder than that of a run, e.g. the folder of a network.
+
+    Raises:
+        ConfigError: naming a section that every run has.
+    """
+    if lacking := [section for section in ("model", "train", "sample") if section not in config]:
+        raise ConfigError(
+            f"--workdir={workdir} holds no run: its config.json has no section {lacking[0]!r}, and may be that of a "
+            "network. Valid: a folder that diffusion train made."
+        )
+
+
 def require_names(config: Mapping, workdir: Any) -> None:
     """Refuses, for a command, the run of a recipe that was built in Python.
 

@@ -38,11 +38,12 @@ def read_index(folder: pathlib.Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
         single = folder.suffix in (".safetensors", ".gguf") and folder.is_file()
+        run = f" To sample from this run: --workdir={folder}." if (folder / "checkpoints").is_dir() else ""
         raise FileNotFoundError(
             f"{folder} is a single file; diffusion convert writes a folder for each network in it."
             if single
             else f"{path} does not exist. A text-to-image model is a folder with model_index.json and a subfolder for "
-            "each network, as diffusers' save_pretrained writes it."
+            f"each network, as diffusers' save_pretrained writes it.{run}"
         )
     index = opener.read_table(path)
     stated = {"force_zeros_for_empty_prompt": schema.FLAG, "is_cosxl_edit": schema.FLAG, "is_distilled": schema.FLAG}

@@ -76,6 +76,8 @@ def main(
                 "--workdir."
             )
         shipped = shipped_models.with_lora(MODEL.value) if MODEL.value is not None else None
+        if shipped is not None and prompt_flags.PROMPT.value is None:
+            model_index.read_index(shipped[0])  # a folder of another kind needs no prompt
         request = prompt_flags.request()
         source = {"dtype": DTYPE.value, "loras": model_flags.loras()}
         source |= {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from configs import digits, digits_improved_mean_flow
 from diffusion import discrete, objectives, samplers, schedules, timesteps
@@ -123,6 +124,12 @@ def test_a_dotted_name_is_no_run_from_python(monkeypatch):
     made = Recipe(schedule, objectives.flow_matching(timesteps.uniform_density(schedule)), nn.Dense(2), POINTS)
     with pytest.raises(ConfigError, match="built in Python"):
         values.require_names(made.config, "runs/mine")
+
+
+def test_the_config_of_a_network_is_that_of_no_run():
+    """`diffusion sample --workdir=FOLDER` of an exported network ended in a traceback."""
+    with pytest.raises(ConfigError, match=r"--workdir=exported holds no run: its config\.json.* no section 'model'"):
+        values.require_sections(ConfigDict({"_class_name": "DiT", "width": 32}), "exported")
 
 
 def test_a_guidance_without_a_scale_is_refused(monkeypatch):

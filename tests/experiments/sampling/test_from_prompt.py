@@ -139,6 +139,17 @@ def test_a_step_of_no_run_is_refused(flags, tmp_path):
             from_prompt.main(None, work, requested_step=4)
 
 
+def test_a_folder_of_another_kind_is_named_before_the_missing_prompt(flags, tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    for folder, words in (
+        ("network", "save_pretrained writes it.$"),
+        ("run", "sample from this run: --workdir=.*/run.$"),
+    ):
+        flags.model = str(tmp_path / folder)
+        with pytest.raises(ConfigError, match=rf"{folder}/model_index.json does not exist. .*{words}"):
+            from_prompt.main(None)
+
+
 def test_flags_are_a_request(flags):
     flags.prompt, flags.seed, flags.n = "a cat", 5, 3
     flags.image, flags.margins, flags.guidance = "cat.png", ["0", "8", "0", "8"], 2
