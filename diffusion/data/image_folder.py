@@ -53,8 +53,8 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
 
     Raises:
         FileNotFoundError: there is no metadata, or pictures are missing: all of them are named.
-        ValueError: a column is missing or unknown, captions are empty or files named twice (with their lines), or a
-            name leads out of the folder.
+        ValueError: a column is missing, unknown or there twice, captions are empty or files named twice (with their
+            lines), or a name leads out of the folder.
     """
     path = folder / METADATA
     if not path.is_file():
@@ -68,7 +68,7 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
         numbered = [(table.line_num, line) for line in table]
     except (limits.Refused, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as CSV: {error}. Valid: a CSV in UTF-8 with {_columns()}.") from None
-    if set(REQUIRED) - set(names) or set(names) - set(REQUIRED + OPTIONAL):
+    if set(REQUIRED) - set(names) or set(names) - set(REQUIRED + OPTIONAL) or len(set(names)) < len(names):
         raise ValueError(f"{path} has the columns {', '.join(map(str, names)) or 'none'}. Valid: {_columns()}.")
     if not numbered:
         raise ValueError(f"{path} names no picture.")

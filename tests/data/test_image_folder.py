@@ -74,6 +74,7 @@ def test_all_missing_files_are_named(tmp_path):
     (("file_name,caption", "a.png,", "b.png,b", "c.png,  "), "lines 2, 4 have an empty caption"),
     (("file_name,caption", "a.png,a", "a.png,b"), "names files more than once: a.png"),
     (("file_name,text", "a.png,a"), r"has the columns file_name, text\. Valid: file_name, caption and, by choice, cat"),
+    (("file_name,caption,caption", "a.png,a,b"), r"has the columns file_name, caption, caption\. Valid: file_name"),
     (("file_name,caption",), "names no picture"),
     (("file_name,caption", "a.png,red, blue"), "line 2 has another number of values"),
     (("file_name,caption", "../a.png,a"), r"'\.\./a.png', which leads out of its folder"),

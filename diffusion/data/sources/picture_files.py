@@ -178,6 +178,13 @@ class PictureFolder(_Files):
         self._paths = [folder / row[FILE] for row in rows]
         others = [name for name in rows[0] if name != FILE]
         named = lambda name: name.removesuffix(f"_{FILE}")
+        columns = Counter(["image", *map(named, others)])
+        if twice := [name for name, number in columns.items() if number > 1]:
+            sources = [name for name in rows[0] if twice[0] in (named(name), "image" if name == FILE else "")]
+            raise ValueError(
+                f"{tables[0]}: the columns {' and '.join(sources)} both make the column {twice[0]!r} of the records; "
+                "rename or remove one of them."
+            )
         self._values: dict[str, list[Any]] = {"image": [PictureFile(path, folder) for path in self._paths]}
         for name in others:
             files = name.endswith(f"_{FILE}")
@@ -260,7 +267,8 @@ def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a metadata.csv or metadata.jsonl; a column with nothing but numbers is read as numbers.
 
     Raises:
-        ValueError: if it cannot be read, has no file_name, ragged lines, or names a file twice or outside the folder.
+        ValueError: if it cannot be read, has no file_name, a column twice, ragged lines, or names a file twice or
+            outside the folder.
     """
     text = opener.text_of(opener.read(path, within=path.parent), path)
     rows = _jsonl(path, text) if path.suffix == ".jsonl" else _csv(path, text)
@@ -284,6 +292,8 @@ def _csv(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
         raise ValueError(f"{path} is not a CSV file: {error}.") from None
     if FILE not in columns:
         raise ValueError(f"{path} has the columns {', '.join(map(str, columns)) or 'none'}, but no column {FILE}.")
+    if twice := [name for name, number in Counter(columns).items() if number > 1]:
+        raise ValueError(f"{path} has the column {twice[0]!r} more than once; rename or remove the others.")
     if ragged := [line for line, row in numbered if None in row or None in row.values()]:
         raise ValueError(
             f"{path}: line {ragged[0]} has another number of values than there are columns; put a text that contains "

@@ -181,3 +181,23 @@ def test_a_table_and_pictures_beside_the_folders_of_splits_are_named(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sources.picture_folder(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "table, message",
+    [
+        ("file_name,caption,caption\n1.png,a cat,x\n", r"has the column 'caption' more than once; rename or remove"),
+        (
+            "file_name,mask,mask_file_name\n1.png,3,2.png\n",
+            r"columns mask and mask_file_name both make .* 'mask' of the",
+        ),
+        ("file_name,image\n1.png,3\n", r"columns file_name and image both make the column 'image'"),
+        ("file_name,image_file_name\n1.png,2.png\n", r"columns file_name and image_file_name both make the col"),
+    ],
+)
+def test_no_column_of_a_table_takes_the_place_of_another(table, message, tmp_path):
+    """The last of two was read, a number in the place of the picture too."""
+    write(tmp_path, "1.png", "2.png")
+    (tmp_path / "metadata.csv").write_text(table)
+    with pytest.raises(ValueError, match=message):
+        sources.picture_folder(str(tmp_path))
