@@ -271,6 +271,8 @@ def tar_records(file: pathlib.Path, first: int, within: pathlib.Path | None = No
                     last, number, members, start = key, number + 1, {}, member.offset
                     budget = budgets.Budget(str(file), size)  # one a record, which is held whole
                 budget.spend(member.size, members=1)
+                if not (member.isfile() or member.isdir()) or (member.isfile() and suffix.lower() in members):
+                    tar_files.warn_of_left_out(file, [member.name])
                 if member.isfile() and number >= first:
                     members[suffix.lower()] = archive.extractfile(member).read()  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError, *tar_files.DAMAGED, OSError) as error:

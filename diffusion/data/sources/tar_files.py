@@ -13,6 +13,7 @@ import os
 import pathlib
 import struct
 import tarfile
+import warnings
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -203,7 +204,10 @@ def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, d
             for key, members in json.loads(opener.read(place))
         ]
     with opener.open_file(file, within=within) as content:
-        index = _scan(content, file)
+        index, left_out = _scan(content, file)
+    if left_out:  # not cached, so that it is said again
+        warn_of_left_out(file, left_out)
+        return index
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         files.write_text(place, json.dumps(index))
@@ -212,8 +216,23 @@ def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, d
     return index
 
 
-def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tuple[int, int]]]]:
-    """The records of an archive by their key, each with the (offset, size) of its members by suffix."""
+def warn_of_left_out(file: pathlib.Path, members: Sequence[str]) -> None:
+    """Warns of members of an archive that are not read: links, and all but the last of one name."""
+    warnings.warn(
+        f"{file}: members are left out ({len(members)}, e.g. {members[0]}): links, which have no content, and all but "
+        "the last of one name. Write files in place of links (tar --dereference --hard-dereference), each with a name "
+        "of its own",
+        stacklevel=3,
+    )
+
+
+def _scan(content: BinaryIO, file: pathlib.Path) -> tuple[list[tuple[str, dict[str, tuple[int, int]]]], list[str]]:
+    """The records of an archive by their key, each with the (offset, size) of its members by suffix.
+
+    Returns:
+        (the records, the names of members that are left out, as in `warn_of_left_out`).
+    """
+    left_out: list[str] = []
     records: dict[str, dict[str, tuple[int, int]]] = {}
     size = os.fstat(content.fileno()).st_size
     end = 0
@@ -225,6 +244,7 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
                 archive.members = []  # type: ignore[attr-defined]  # it would keep all of them
                 budget.spend(members=1)
                 if not member.isfile():
+                    left_out += [] if member.isdir() else [member.name]
                     continue
                 end = member.offset_data + member.size
                 if end > size:
@@ -232,10 +252,9 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
                 last = member.name
                 folder, _, name = member.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
-                records.setdefault(f"{folder}/{stem}" if folder else stem, {})[suffix.lower()] = (
-                    member.offset_data,
-                    member.size,
-                )
+                record = records.setdefault(f"{folder}/{stem}" if folder else stem, {})
+                left_out += [member.name] if suffix.lower() in record else []
+                record[suffix.lower()] = (member.offset_data, member.size)
     except tarfile.ReadError as error:
         if not records and not isinstance(error.__cause__, DAMAGED):
             content.seek(0)
@@ -252,4 +271,4 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> list[tuple[str, dict[str, tu
         raise ValueError(
             f"{file} is truncated at byte {size:,}: the last complete member is {last}. Copy the file again."
         )
-    return list(records.items())
+    return list(records.items()), left_out
