@@ -9,6 +9,7 @@ shards of WebDataset.
 import itertools
 import pathlib
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,6 +21,8 @@ from diffusion.io import clips, limits, opener, pictures
 
 FILMS = (".gif", ".mp4", ".webm", ".mkv", ".mov", ".avi")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+OTHER_FILMS = (".m4v", ".wmv", ".flv", ".mpg", ".mpeg", ".m2ts", ".3gp", ".ogv", ".apng")
+OTHER_PICTURES = (".tif", ".tiff", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".ppm", ".tga", ".exr")
 NUMBER = re.compile(r"(\d+)$")  # the number that ends a picture's stem
 ROUNDING = 1e-3  # s, to which films round the times of their frames
 
@@ -193,12 +196,26 @@ class _Films:
 
 
 def films_of(root: pathlib.Path) -> list[pathlib.Path]:
-    """The films below a folder, and the folders of numbered pictures, by name."""
+    """The films below a folder, and the folders of numbered pictures, by name.
+
+    Warns of films and numbered pictures of other formats, and of pictures without a number beside numbered ones.
+    """
     if root.is_file():
         return [root]
     inside = [root / name for name in splits.files_below(root)]
     films = [file for file in inside if file.suffix.lower() in FILMS and file.is_file()]
     folders = {file.parent for file in inside if file.suffix.lower() in PICTURES and NUMBER.search(file.stem)}
+    name = lambda file: file.relative_to(root).as_posix()
+    other = lambda file: file.suffix.lower() in OTHER_PICTURES and NUMBER.search(file.stem)
+    others = [name(file) for file in inside if file.suffix.lower() in OTHER_FILMS or other(file)]
+    splits.warn_of_others(root, "clips", others, (*FILMS, *PICTURES))
+    loose = [file for file in inside if file.suffix.lower() in PICTURES and not NUMBER.search(file.stem)]
+    if loose := [name(file) for file in loose if file.parent in folders]:
+        warnings.warn(
+            f"{root}: pictures without a number, which lie beside numbered ones, are no frames of their clip "
+            f"({len(loose)}, e.g. {loose[0]}). Number them, or remove them",
+            stacklevel=2,
+        )
     return sorted([*films, *folders])
 
 

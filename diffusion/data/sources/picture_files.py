@@ -208,12 +208,7 @@ class PictureFolder(_Files):
 def pictures_in(folder: pathlib.Path) -> list[str]:
     """The picture files in a folder and below it, as `splits.files_below`; warns of pictures of formats not read."""
     files = splits.files_below(folder, PICTURES + OTHERS)
-    if others := [name for name in files if name.lower().endswith(OTHERS)]:
-        warnings.warn(
-            f"{folder}: pictures of other formats are left out ({len(others)}, e.g. {others[0]}). Only "
-            f"{', '.join(PICTURES)} are read: convert the others",
-            stacklevel=2,
-        )
+    splits.warn_of_others(folder, "pictures", [name for name in files if name.lower().endswith(OTHERS)], PICTURES)
     return [name for name in files if name.lower().endswith(PICTURES)]
 
 

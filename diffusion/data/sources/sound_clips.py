@@ -1,6 +1,7 @@
 """Sources of sound: notes of synthetic instruments, computed when read, and clips of a folder of WAV files."""
 
 import functools
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffusion.data.sources.spec import Derived, Leaf, Source
 from diffusion.io import wav
 
 SEED = 2029
+OTHERS = (".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".aif", ".aiff", ".au", ".wma")
 
 
 def instruments(
@@ -158,6 +160,8 @@ class _WavFiles:
         self._files, self._classes, self.where, self.name = splits.class_files(
             path, (".wav",), splits.parse(split).base
         )
+        if (folder := pathlib.Path(self.where)).is_dir():
+            splits.warn_of_others(folder, "sounds", splits.files_below(folder, OTHERS), (".wav",))
         self._length = length
         self._within = splits.within(self.where)
         self._clips: list[tuple[int, int]] = []

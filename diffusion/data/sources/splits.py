@@ -195,6 +195,23 @@ def files_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> list
     return sorted(names)
 
 
+def warn_of_others(folder: pathlib.Path, what: str, others: Sequence[str], read: Sequence[str]) -> None:
+    """Warns of files of formats that are not read, which are left out.
+
+    Args:
+        folder: the folder.
+        what: the kind of the files, for the message.
+        others: the names of such files, from the folder on.
+        read: the endings of files that are read.
+    """
+    if others:
+        warnings.warn(
+            f"{folder}: {what} of other formats are left out ({len(others)}, e.g. {others[0]}). Only "
+            f"{', '.join(read)} are read: convert the others",
+            stacklevel=3,
+        )
+
+
 def within(where: str) -> pathlib.Path | None:
     """The folder that the files of a source must lie in, links followed; None for one file that the user named.
 

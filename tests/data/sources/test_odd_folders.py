@@ -11,7 +11,7 @@ import pytest
 
 from diffusion.data import sources
 from diffusion.data.sources import clip_files, picture_files, python_objects, spec, splits
-from diffusion.io import limits
+from diffusion.io import limits, wav
 from diffusion.metrics import image_sets
 from tests.data.made import png
 
@@ -245,3 +245,29 @@ def test_links_and_members_of_one_name_in_a_tar_are_named(tmp_path, monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert values_of(sources.tar_stream(joined, window=1)) == [1, 2, 3]  # neighbours alone are one record
+
+
+def test_clips_of_other_formats_and_pictures_without_a_number_are_named(tmp_path):
+    for name in ("a.gif", "b.M4V", "c.wmv", "scan/0001.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match=r"clips of other formats are left out \(3, e\.g\. b\.M4V\)\. Only \.gif"):
+        assert clip_files.films_of(tmp_path) == [tmp_path / "a.gif"]
+    write(tmp_path / "others", "dog/1.png", "dog/2.png", "dog/last.png", "covers/dog.png")
+    with pytest.warns(UserWarning, match=r"no frames of their clip \(1, e\.g\. dog/last\.png\)\. Number them"):
+        assert clip_files.films_of(tmp_path / "others") == [tmp_path / "others" / "dog"]
+
+
+def test_sounds_of_other_formats_are_named(tmp_path):
+    """A class of MP3 files alone was no class."""
+    for name in ("bell/1.wav", "bell/2.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        wav.write(tmp_path / name, np.zeros(64, np.float32), 8000)
+    for name in ("drum/1.mp3", "drum/2.FLAC"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    with pytest.warns(
+        UserWarning, match=r"sounds of other formats are left out \(2, e\.g\. drum/1\.mp3\)\. Only \.wav"
+    ):
+        source = sources.wav_folder(str(tmp_path), sample_rate=8000, length=64)
+    assert source.spec.classes == ("bell",)
