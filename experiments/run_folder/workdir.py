@@ -80,6 +80,25 @@ def output_folder(folder: str | pathlib.Path, flag: str = "--out") -> pathlib.Pa
     return path
 
 
+def require_no_other_run(out: str | pathlib.Path, run: str | pathlib.Path | None = None) -> None:
+    """Refuses to write samples into the folder of a run that did not make them: they would pass for its own.
+
+    Args:
+        out: the folder to write to, which may be new.
+        run: the folder of the run that makes the samples; None for a published model.
+
+    Raises:
+        ConfigError: if `out` holds the checkpoints of another run.
+    """
+    out = pathlib.Path(out)
+    if checkpoints.steps(out) and (run is None or out.resolve() != pathlib.Path(run).resolve()):
+        example = "pictures" if run is None else f"{run}/NAME"
+        raise ConfigError(
+            f"--out={out} is the folder of another run, whose samples would be replaced and whose report would be of "
+            f"these. Valid: a folder that is new or holds no run, e.g. {example}."
+        )
+
+
 @contextlib.contextmanager
 def lock(workdir: str | pathlib.Path, flag: str = "--workdir") -> Iterator[None]:
     """Holds a folder, a run's or an arena's, for this process; the kernel releases it however the process ends.

@@ -13,6 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from diffusion.experiments import flag_errors
+from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import class_models, model_flags, prompt_flags, requested, run_samples
 from diffusion.io.content_credentials import Signer
 from diffusion.models.quantised import KINDS
@@ -46,9 +47,10 @@ def main(
         The pictures, uint8 `[N, H, W, C]`.
 
     Raises:
-        ConfigError: for a mistake in the flags, or a folder that cannot be read.
+        ConfigError: for a mistake in the flags, a folder that cannot be read, or a run's folder as `out`.
     """
     _check_flags()
+    workdir.require_no_other_run(out or "pictures")
     given = {name: prompt_flags.SETTINGS[name].value for name in ("steps", "guidance")}
     config.sample.steps = config.sample.steps if given["steps"] is None else given["steps"]
     if given["guidance"] is not None:

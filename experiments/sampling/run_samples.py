@@ -70,7 +70,7 @@ def sample(
         The samples, uint8 `[N, ...]` for a run on bytes, else float32 `[N, ...]`; a pytree of arrays for pytrees.
 
     Raises:
-        ConfigError: if the run makes no samples of classes.
+        ConfigError: if the run makes no samples of classes, or `out` is the folder of another run.
         WorkdirError, CheckpointError: if there is no checkpoint, or nothing can be written.
     """
     if recipe.examples.shape is None:
@@ -80,6 +80,7 @@ def sample(
             f"--average={average} is a moving average, and --weights={weights} names the raw parameters. Valid: one of "
             "the two flags."
         )
+    workdir.require_no_other_run(out or folder, folder)
     description: dict[str, Any] = {"weights": weights}
     if average is not None:
         params, step, description = averages.post_hoc(folder, recipe.config.ema.get("sigma_rel", 0.0), average, step)

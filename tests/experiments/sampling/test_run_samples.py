@@ -9,6 +9,7 @@ import pytest
 
 from configs import digits
 from diffusion import watermarks
+from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import run_samples
 from diffusion.recipe import ConfigError, checks
 from diffusion.recipe.sections import Examples, sectioned
@@ -48,6 +49,19 @@ def test_the_samples_are_of_the_chosen_weights(run, how, params, step, about):
     assert weights == (params, "run", f"step {step}", {"step": step, **about}, f"leaves of {step}")
     assert (out, labels, mark, signer, quantised, classes) == (folder, None, None, None, "", ("cat", "dog"))
     assert run_samples.sample(recipe, folder, "out", [1], quantised="int8", **how)[2:4] == ("out", [1])
+
+
+def test_samples_do_not_go_into_the_folder_of_another_run(run, tmp_path):
+    """`diffusion evaluate` of that run measured them as its own."""
+    recipe, folder = run
+    for name in ("run", "other"):
+        (tmp_path / name / "checkpoints/20").mkdir(parents=True)
+    with pytest.raises(ConfigError, match=r"--out=.*/other is the folder of another run.* Valid: .*/run/NAME"):
+        run_samples.sample(recipe, folder, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"is the folder of another run.* e\.g\. pictures"):
+        workdir.require_no_other_run(folder)
+    run_samples.sample(recipe, folder, folder.parent / "other/../run")
+    run_samples.sample(recipe, folder, tmp_path / "other/inside")
 
 
 def test_an_average_of_the_raw_parameters_is_refused(run):
