@@ -41,7 +41,7 @@ from diffusion.io import limits
 from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError, unknown
 from diffusion.recipe.extensions import printed
-from diffusion.recipe.values import MISSING, differences, flattened, plain
+from diffusion.recipe.values import MISSING, differences, flattened, plain, require_sections
 from diffusion.training.runtime import progress
 
 SEEDS = ("seed", "sample.seed")
@@ -81,6 +81,8 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
         )
     configs = [_config_of(path) for path in paths]
     reports = {path: figures.read_report(path) for path in paths}
+    earlier = [path for path, content in reports.items() if figures.is_of_other_samples(content, path)]
+    reports |= {path: {} for path in earlier}
     _require_one_protocol({path: _protocol(path, content) for path, content in reports.items() if content})
     fields = sorted({change.field for config in configs for change in differences(configs[0], config)})
     runs = [_run(path, config, fields) for path, config in zip(paths, configs)]
@@ -96,7 +98,8 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
     groups = over_seeds(Results("comparison", "", settings, seeds, runs, pathlib.Path(), ""))
     groups = [_named(group, paths, requested or known) for group in groups]
     notes = [
-        f"{path} has no report.json: {printed('evaluate', f'--workdir={path}')}"
+        f"{path} has no report.json{' of its present samples' if path in earlier else ''}: "
+        f"{printed('evaluate', f'--workdir={path}')}"
         for path, content in reports.items()
         if not content
     ]
@@ -113,7 +116,15 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
 def _config_of(folder: pathlib.Path) -> dict[str, Any]:
     """The config of a run, or of the run that a folder of other samples lies in, with the sampling that was used."""
     inside = not (folder / "config.json").is_file() and (folder / "samples.npz").is_file()
-    config = plain(workdir.read_config(folder.parent if inside else folder))
+    run = folder.resolve().parent if inside else folder
+    if inside and not (run / "config.json").is_file():
+        raise WorkdirError(
+            f"{folder} holds samples, but lies in no run folder: {run} has no config.json. Valid: a run folder, or a "
+            "folder of samples inside the run that made them, which diffusion sample --out=RUN/NAME writes."
+        )
+    config = workdir.read_config(run)
+    require_sections(config, run)
+    config = plain(config)
     return {**config, "sample": _sampling(folder) or config["sample"]}
 
 
@@ -212,6 +223,8 @@ def fields_of_loss(first: Group, second: Group) -> list[str]:
 def _sample_tests(first: pathlib.Path, second: pathlib.Path, config: Mapping) -> dict[str, Difference]:
     """The tests of `significance.compare_samples`, where both runs were evaluated and still have their samples."""
     if not all((folder / file).is_file() for folder in (first, second) for file in ("samples.npz", "report.json")):
+        return {}
+    if any(figures.is_of_other_samples(figures.read_report(folder), folder) for folder in (first, second)):
         return {}
     dataset = figures.read_report(first)["protocol"]["dataset"]
     train, real = (real_images.split_of(config, dataset[name]) for name in ("train_split", "split"))

@@ -87,6 +87,8 @@ def read_run(folder: pathlib.Path) -> Measured:
         images["preview"] = previews[-1]
     images = {name: path for name, path in images.items() if path.is_file()}
     report = read_report(folder)
+    if is_of_other_samples(report, folder):
+        report = {}
     with reading(folder / "report.json"):
         read = figures | parse_report(report)
         return Measured(read, points, images, records_by_figure(report, loss), directions(report))
@@ -168,6 +170,30 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
         return opener.read_json(folder / "report.json")
     except (FileNotFoundError, NotADirectoryError, limits.Refused):
         return {}
+
+
+def is_of_other_samples(report: Mapping[str, Any], folder: pathlib.Path) -> bool:
+    """Whether a folder holds samples of other settings, or of another checkpoint, than those that its report measured.
+
+    Args:
+        report: the content of report.json.
+        folder: the folder of the report, whose samples.json describes the samples that it holds now.
+
+    Raises:
+        WorkdirError: if the report has another form than this program writes.
+    """
+    now = sample_files.read_record(folder)
+    with reading(folder / "report.json"):
+        measured = report.get("protocol", {}).get("sampling")
+        if not measured or not now or "note" in measured:
+            return False
+        return any(_of_samples(measured, part) != _of_samples(now, part) for part in ("checkpoint", "sample"))
+
+
+def _of_samples(record: Mapping[str, Any], part: str) -> Any:
+    """A part of samples.json, without the size of the batches, by which no sample changes."""
+    value = record.get(part)
+    return {name: value[name] for name in value if name != "batch_size"} if isinstance(value, Mapping) else value
 
 
 def parse_report(report: Mapping[str, Any]) -> dict[str, Figure]:

@@ -57,6 +57,34 @@ def test_settings_are_compared_in_pairs_of_equal_seeds(tmp_path, monkeypatch):
     assert "Welch" in test.how
 
 
+def test_figures_of_earlier_samples_are_not_those_of_the_present_ones(tmp_path):
+    """Samples of one step stood beside the distance of the samples of fifty that they had replaced."""
+    first, second = (made(tmp_path / name, 2.0, **{"model.width": width}) for name, width in (("a", 64), ("b", 32)))
+    now = {"checkpoint": {"step": 9}, "sample": {"steps": 50, "batch_size": 10, "seed": 0}, "nfe": 50}
+    content = json.loads((second / "report.json").read_text())
+    content["protocol"]["sampling"] = now
+    (second / "report.json").write_text(json.dumps(content))
+    for sampling, measured in ((now, True), ({**now, "sample": {**now["sample"], "batch_size": 5}}, True),
+                               ({**now, "sample": {**now["sample"], "steps": 1}}, False),
+                               ({**now, "checkpoint": {"step": 18}}, False)):  # fmt: skip
+        (second / "samples.json").write_text(json.dumps(sampling))
+        result = compare.compare([first, second])
+        figures = {group.name: group.figures for group in result.groups}
+        assert ("fd_pixels" in figures["b"]) == measured and "fd_pixels" in figures["a"]
+        assert any("b has no report.json of its present samples" in note for note in result.notes) != measured
+
+
+def test_a_folder_that_is_of_no_run_is_named(tmp_path):
+    run, network, samples = made(tmp_path / "run", 1.0), tmp_path / "network", tmp_path / "samples"
+    for folder, file, text in ((network, "config.json", '{"width": 8}'), (samples, "samples.npz", "")):
+        folder.mkdir()
+        (folder / file).write_text(text)
+    with pytest.raises(ConfigError, match=r"network holds no run: .* no section 'model'"):
+        compare.compare([network, run])
+    with pytest.raises(WorkdirError, match=r"samples holds samples, but lies in no run folder: .* --out=RUN/NAME"):
+        compare.compare([samples, run])
+
+
 def test_single_runs_without_samples_are_compared_by_their_intervals(tmp_path):
     result = compare.compare([made(tmp_path / "a", 4.0), made(tmp_path / "b", 6.0, **{"train.batch_size": 32})])
     test = result.tests["b"]["fd_pixels"]
