@@ -75,7 +75,7 @@ def run(
     _check_lengths(texts, vocabulary)
     encoder = text.Encoder.from_module(vocabulary, module, params, **captions.READING)
     table = captions.table(texts, lambda few: pipeline.pixart(few, encoder))
-    captions.write(out, table, captions.describe(source.spec, captions.encoder_fingerprint(params)))
+    captions.write(out, table, captions.describe(source.spec, captions.encoder_fingerprint(params), texts))
     return table
 
 

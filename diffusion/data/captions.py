@@ -18,6 +18,7 @@ __all__ = [
     "null",
     "read",
     "require",
+    "require_same_texts",
     "table",
     "texts_of",
     "tokenized_stream",
@@ -208,10 +209,20 @@ def encoder_fingerprint(params: Any) -> str:
     return fingerprint(params, **READING)
 
 
-def describe(spec: DataSpec, encoder: str) -> dict[str, Any]:
-    """The note of a folder of captions: the dataset, and the fingerprint of the encoder that read them."""
+def describe(spec: DataSpec, encoder: str, texts: Sequence[str] = ()) -> dict[str, Any]:
+    """The note of a folder of captions.
+
+    Args:
+        spec: the description of the dataset.
+        encoder: the fingerprint of the encoder that read the captions.
+        texts: the caption of each record, of which the note has a digest; () for none.
+    """
     dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size}
-    return {"format": FORMAT, "dataset": dataset, "encoder": encoder}
+    return {"format": FORMAT, "dataset": dataset, "encoder": encoder} | ({"texts": _digest(texts)} if texts else {})
+
+
+def _digest(texts: Sequence[str]) -> str:
+    return fingerprints.digest(text.encode("utf-8", "surrogatepass") for text in texts)
 
 
 def write(folder: str | pathlib.Path, contents: Table, description: Mapping[str, Any]) -> None:
@@ -304,6 +315,31 @@ def require(folder: str | pathlib.Path, name: str, split: str, size: int) -> Non
         raise CacheError(
             f"{folder} holds other captions: {'; '.join(differs)}. Write them by diffusion encode_text "
             "into another folder."
+        )
+
+
+def require_same_texts(folder: str | pathlib.Path, source: sources.Source) -> None:
+    """Refuses captions that have changed, or lie in another order, since a text encoder read them.
+
+    Args:
+        folder: the folder of the captions; earlier versions noted no digest of them, so that all are taken.
+        source: the records; those without captions are taken as well.
+
+    Raises:
+        CacheError: if they differ.
+        FileNotFoundError: as `description_of`.
+    """
+    noted = description_of(folder).get("texts")
+    if noted is None:
+        return
+    try:
+        texts = texts_of(source)
+    except ValueError:
+        return
+    if _digest(texts) != noted:
+        raise CacheError(
+            f"{folder} was written for other captions, or for the same ones in another order: the captions of the data "
+            "have changed since. Write them again by diffusion encode_text into another folder."
         )
 
 

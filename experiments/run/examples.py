@@ -364,6 +364,8 @@ def _with_texts(
         return captions.tokenized_stream(source, folder, inputs.entries)
     if inputs.form == "embeddings":
         captions.require(folder, name, settings["split"], len(source))
+        if captioned is None and not source.spec.version:  # a dataset of a version has the captions of that version
+            captions.require_same_texts(folder, source)
         table = captions.read(folder)
     else:
         table = captions.tokens(captions.texts_of(captioned() if captioned else source), folder)

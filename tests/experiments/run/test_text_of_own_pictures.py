@@ -184,3 +184,40 @@ def test_a_command_names_a_source_by_its_entry(tmp_path):
     ):
         with pytest.raises(ConfigError, match=words):
             data.named(text)
+
+
+class Receiver(nn.Module):
+    """A network that receives what a text encoder made of a caption."""
+
+    text_inputs = conditions.EMBEDDINGS
+
+    @nn.compact
+    def __call__(self, x, t, condition):
+        return nn.Dense(x[0].size)(condition["text"].mean(1)).reshape(x.shape)
+
+
+def test_captions_that_have_changed_since_they_were_encoded_are_refused(tmp_path, monkeypatch):
+    """Another picture's caption belonged to each where a file had another name, and the old one to a mended caption."""
+    monkeypatch.setitem(names.MODELS, "receiver", Receiver)
+    config = config_of(tmp_path, drawings(tmp_path / "drawings"), **{"data.text.dir": str(tmp_path / "texts")})
+    config.model, config.data.text.tokenizer = {"name": "receiver"}, ""
+    source = data.source(config, "train")
+    texts = captions.texts_of(source)
+    read = lambda few: {
+        "text": np.array([[[len(text)]] for text in few], np.float32),
+        "text_mask": np.ones((len(few), 1), bool),
+    }
+    for noted in (texts, ()):  # earlier versions noted none
+        captions.write(tmp_path / "texts", captions.table(texts, read), captions.describe(source.spec, "none", noted))
+        assert batch_of(config)["condition"]["text"].shape == (4, 1, 1)
+    table = tmp_path / "drawings/metadata.csv"
+    head, *lines = table.read_text().splitlines()
+    for changed in (lines[::-1], [line.replace("a red square", "a pale square") for line in lines]):
+        table.write_text("\n".join([head, *changed]) + "\n")
+        batch_of(config)
+        captions.write(tmp_path / "texts", captions.table(texts, read), captions.describe(source.spec, "none", texts))
+        with pytest.raises(
+            ConfigError, match=r"texts was written for other captions, .*another order.*encode_text into"
+        ):
+            batch_of(config)
+        captions.write(tmp_path / "texts", captions.table(texts, read), captions.describe(source.spec, "none"))
