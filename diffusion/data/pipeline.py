@@ -343,7 +343,8 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Returns {"condition": pytree of [b, ...]} for records that have one, see `data.captions`, else nothing.
 
     Raises:
-        ValueError: for conditions of several shapes, and a mask of padding, the entry "real", that leaves nothing.
+        ValueError: for conditions of several shapes, integers that do not fit into JAX's type of them, and a mask of
+            padding, the entry "real", that leaves nothing.
     """
     conditions = [record["condition"] for record in records if "condition" in record]
     if not conditions:
@@ -353,6 +354,9 @@ def stacked_conditions(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     except ValueError as error:
         shapes = sorted({str(pytrees.shapes_of(condition)) for condition in conditions})
         raise ValueError(f"all conditions must have one shape; these have {' and '.join(shapes[:2])}.") from error
+    for leaf in jax.tree.leaves(stacked):
+        if leaf.dtype.kind in "iu":
+            _require_range("a condition", leaf, jax.dtypes.canonicalize_dtype(leaf.dtype))
     if isinstance(stacked, Mapping) and "real" in stacked:
         is_kept = [leaf.reshape(len(leaf), -1).any(axis=1) for leaf in jax.tree.leaves(stacked["real"])]
         empty = ~np.any(is_kept, axis=0)
@@ -391,8 +395,19 @@ def _stack(examples: Sequence[Any], spec: DataSpec) -> np.ndarray:
     """Stacks examples; each must have the dataset's type and shape after augmentation."""
     if isinstance(examples, np.ndarray):
         _packed(examples[0], spec)
-        return examples.astype(spec.dtype, copy=False)
-    return np.stack([_packed(example, spec) for example in examples]).astype(spec.dtype, copy=False)
+    else:
+        examples = np.stack([_packed(example, spec) for example in examples])
+    _require_range(f"{spec.name} ({spec.split}): an example", examples, np.dtype(spec.dtype))
+    return examples.astype(spec.dtype, copy=False)
+
+
+def _require_range(what: str, numbers: np.ndarray, dtype: np.dtype) -> None:
+    """Refuses integers that a narrower type does not hold, and which would become others."""
+    if numbers.dtype.kind not in "iu" or numbers.dtype.itemsize <= dtype.itemsize or not numbers.size:
+        return
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if outside := [int(number) for number in (numbers.min(), numbers.max()) if not least <= number <= most]:
+        raise ValueError(f"{what} holds the integer {outside[0]}. Valid: {least} .. {most}, as {dtype} holds.")
 
 
 def _packed(example: Any, spec: DataSpec) -> np.ndarray:

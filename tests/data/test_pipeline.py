@@ -315,3 +315,17 @@ def test_an_augmentation_without_a_form_for_batches_takes_images_of_any_size():
     assert [each.shape for each in found] == [(4, 4, 1), (6, 6, 1)] and all((each == 1).all() for each in found)
     flipped = pipeline.augmented(transforms.AUGMENTATIONS["flip"](), pipeline.rngs_of(0, np.arange(2), 0), images)
     assert [each.shape for each in flipped] == [(4, 4, 1), (6, 6, 1)]
+
+
+@pytest.mark.parametrize("entry", ["x", "condition"])
+@pytest.mark.parametrize("number", [2**31, 2**32 + 5, -(2**31) - 1])
+def test_integers_that_32_bits_do_not_hold_are_refused(entry, number):
+    """2^32 + 5 became 5."""
+    others = {"condition": Leaf((2,), "int64")} if entry == "condition" else {}
+    spec = DataSpec("symbols", "train", (2,), 0, 1, dtype="int32", condition=others.get("condition"))
+    record = {"x": np.array([1, 2]), entry: np.array([1, number])}
+    with pytest.raises(ValueError, match=rf"holds the integer {number}\. Valid: -2147483648 \.\. 2147483647, as int32"):
+        next(pipeline.batches([record], spec, seed=0, batch_size=1, threads=0))
+    record[entry] = np.array([-(2**31), 2**31 - 1])
+    batch = next(pipeline.batches([record], spec, seed=0, batch_size=1, threads=0))
+    np.testing.assert_array_equal(batch[entry][0], record[entry])
