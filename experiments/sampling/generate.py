@@ -7,6 +7,7 @@ __all__ = [
     "as_condition",
     "balanced_labels",
     "build_generator",
+    "check_finite",
     "classes_of",
     "conditions_of",
     "generator",
@@ -42,6 +43,7 @@ from diffusion.objectives import Moves, Restores
 from diffusion.package import public
 from diffusion.recipe import ConfigError, data, guides
 from diffusion.recipe.recipe import Recipe
+from diffusion.recipe.values import plain
 from diffusion.sampling.watermarks import Watermark
 from diffusion.training import sharding
 from diffusion.training.step import HEADS, conditioned
@@ -325,6 +327,26 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
     if not recipe.sampling.follows_plan:
         return Generator(images, None, None, lambda: done)
     return Generator(images, trajectory, sampler.nfe(plan.solved), lambda: done, skipped)
+
+
+def check_finite(config: Mapping, number: int, infinite: int) -> None:
+    """Warns of samples of a run that are not finite, with their settings.
+
+    Args:
+        config: the config of the run.
+        number: the number of samples.
+        infinite: the number of those that are not finite, from `Generator.work`.
+
+    Raises:
+        ValueError: if no sample is finite.
+    """
+    sample = config["sample"]
+    settings = (
+        f"config.sample.sampler = {plain(sample['sampler'])}, config.sample.steps = {sample['steps']}, "
+        f"config.sample.guidance = {plain(sample['guidance'])} and config.train.dtype = {config['train']['dtype']!r}"
+    )
+    advice = "more steps, another sampler, a smaller guidance scale, 'float32', or the weights of another --step"
+    sampling.check_finite(number, infinite, settings, advice)
 
 
 MOVED = (

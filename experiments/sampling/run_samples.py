@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
-from diffusion import sampling
 from diffusion.arrays import pytrees
 from diffusion.discrete import SymbolSampler
 from diffusion.experiments.evaluation import plots, sample_pictures
@@ -187,7 +186,11 @@ def sample_weights(
                 )
             record[means.title] = means._asdict()
             print(means.sentence())
-        _check_finite(config, number, infinite, out)
+        try:
+            generate.check_finite(config, number, infinite)
+        except ValueError as error:
+            batches_on_disk.clear(out)
+            raise ConfigError(str(error)) from error
         if infinite:
             record["not_finite"] = infinite
         shown = _write(out, recipe, make, params, all_images, labels, by_records, seeds, record, classes)
@@ -216,21 +219,6 @@ def checksum(params: Any) -> str:
         array = np.asarray(leaf)
         total.update(f"{name} {array.dtype} {array.shape}\n".encode() + array.tobytes())
     return total.hexdigest()
-
-
-def _check_finite(config, number: int, infinite: int, out: pathlib.Path) -> None:
-    """Warns of samples that are not finite; refuses to write them where all are."""
-    sample = config.sample
-    settings = (
-        f"config.sample.sampler.name = {sample.sampler.name!r}, config.sample.steps = {sample.steps}, "
-        f"config.sample.guidance.scale = {sample.guidance.scale} and config.train.dtype = {config.train.dtype!r}"
-    )
-    advice = "more steps, another sampler, a smaller guidance scale, 'float32', or the weights of another --step"
-    try:
-        sampling.check_finite(number, infinite, settings, advice)
-    except ValueError as error:
-        batches_on_disk.clear(out)
-        raise ConfigError(str(error)) from error
 
 
 def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:

@@ -51,3 +51,28 @@ def test_an_evaluation_follows_one_sample_of_each_class(tmp_path, monkeypatch, c
     monkeypatch.setattr(hooks.generate, "generator", lambda *_: generate.Generator(images, None, None))
     hooks.evaluation(recipe, tmp_path, None)("params", 8, preemption.StopRequest())
     assert set(hooks.previews(tmp_path, 8)) == {"samples"}  # of a driver that does not show its steps
+
+
+@pytest.mark.parametrize("infinite", [5, 12])
+def test_figures_of_samples_that_are_not_finite_are_no_silent_ones(tmp_path, monkeypatch, infinite):
+    """Pictures show them in black, and figures would compare these with the data."""
+    config = digits.get_config("tiny")
+    config.evaluate.number = 12
+    made = 0
+
+    def images(params, labels, seeds, progress):
+        nonlocal made
+        made += 1
+        return np.zeros((12, 8, 8, 1), np.uint8)
+
+    work = lambda: np.array([0, 0, infinite * made])
+    monkeypatch.setattr(hooks.generate, "generator", lambda *_: generate.Generator(images, None, None, work))
+    monkeypatch.setattr(hooks, "evaluate_samples", lambda *_: {"fd": 1.0})
+    evaluate = hooks.evaluation(resolve.recipe(config, (8, 8, 1)), tmp_path, None)
+    for _ in range(2):
+        if infinite == 12:
+            with pytest.raises(hooks.EvaluationFailed, match=r"ValueError: 12 of 12 samples are not finite.*Try"):
+                evaluate("params", 7, preemption.StopRequest())
+        else:
+            with pytest.warns(UserWarning, match=r"5 of 12 samples are not finite.*config\.sample\.steps ="):
+                assert evaluate("params", 7, preemption.StopRequest()) == {"fd": 1.0}

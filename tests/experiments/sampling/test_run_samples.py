@@ -191,7 +191,9 @@ def test_samples_that_are_not_finite_are_counted(digits_recipe, tmp_path, monkey
     monkeypatch.setattr(run_samples, "_write", lambda *arguments: written.append(arguments) or [])
     digits_recipe.config.sample.number = 5
     labels = np.array([3, 1, 2, 3, 3], np.int32)
-    with pytest.warns(UserWarning, match=r"3 of 5 samples are not finite.*sampler.name = 'euler', .*steps = 1.*Try"):
+    with pytest.warns(
+        UserWarning, match=r"3 of 5 samples are not finite.*sampler = .'name': 'euler'., .*steps = 1.*Try"
+    ):
         images = run_samples.sample_weights(digits_recipe, weights_of(digits_recipe), tmp_path, conditioned(labels))
     assert [int(image.max()) > 0 for image in images] == [False, True, True, False, False]
     record = written[0][8]
