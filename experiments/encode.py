@@ -119,11 +119,12 @@ def features(
 
     Raises:
         ConfigError: if the dataset is not there or does not fit.
-        CacheError: if the folder holds other features.
+        CacheError: if the folder holds other features, or latents of other pictures.
     """
     source = named(data, data_dir, size)
     dataset = latent_cache.dataset_of(source.spec)
     description = encoder_features.description(encoder, params, dataset, latent_cache.VIEWS[: 1 + flip])
+    latent_writer.require_same_pictures(out, source.fingerprint())
     options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records}
     encode = encoder_features.encode(encoder, params)
     _write(feature_cache.beside(out), source, description, encode, "features", options)

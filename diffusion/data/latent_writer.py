@@ -61,15 +61,14 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     per_file = shard_records or max(1, SHARD // description.record_bytes)
     with _lock(folder):
-        noted = json.loads(json.dumps(fingerprint, default=str))
-        per_file, sizes, earlier = _noted(folder, description, per_file)
+        per_file, sizes = _settle(folder, description, per_file)
         shards = [folder / name for name in _names(spec.size, per_file)]
         sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
         missing = [number for number, file in enumerate(shards) if not sound(file)]
         if len(missing) == len(shards):
-            _note(folder / BEGUN, description, per_file, {}, noted)
-        elif missing and noted is not None:
-            _require_same_pictures(folder, earlier, noted)
+            _note(folder / BEGUN, description, per_file, {}, fingerprint)
+        elif missing and fingerprint is not None:
+            require_same_pictures(folder, fingerprint)
         shard_of = lambda number: range(per_file * number, min(per_file * (number + 1), spec.size))
         runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
         advance = begin(sum(map(len, runs)))
@@ -88,7 +87,7 @@ def write(
                 _finish(part, shards[number], len(shard_of(number)))
             done += len(batch["index"])
             advance(done)
-        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in shards}, noted)
+        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in shards}, fingerprint)
         (folder / BEGUN).unlink(missing_ok=True)
 
 
@@ -126,52 +125,67 @@ def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
     os.replace(part, file)
 
 
-def _noted(folder: pathlib.Path, description: Description, records: int) -> tuple[int, dict[str, int], Any]:
-    """The note of an earlier writing, which is compared with what is to be written.
+def _noted(folder: pathlib.Path) -> pathlib.Path | None:
+    """The note of an earlier writing; None where there is none."""
+    return next((folder / name for name in (INDEX, BEGUN) if (folder / name).is_file()), None)
+
+
+def _settle(folder: pathlib.Path, description: Description, records: int) -> tuple[int, dict[str, int]]:
+    """Compares what is to be written with what an earlier writing noted.
 
     Returns:
-        (records of a file, bytes of each file that is known to be whole, fingerprint of the pictures or None).
+        (records of a file, bytes of each file that is known to be whole).
     """
-    noted = next((folder / name for name in (INDEX, BEGUN) if (folder / name).is_file()), None)
+    noted = _noted(folder)
     if noted is None:
-        return records, {}, None
+        return records, {}
     note = opener.read_json(noted)
     if differs := differences(parse(noted, note), description):
         raise CacheError(
             f"{folder} holds other latents than these: {'; '.join(differs)}. Choose another folder, or remove it."
         )
-    return note["shard_records"], note["files"], note.get("pictures")
+    return note["shard_records"], note["files"]
 
 
-def _require_same_pictures(folder: pathlib.Path, earlier: Any, now: Any) -> None:
-    """Refuses to go on with a writing of other pictures, or of the same ones, read otherwise.
+def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
+    """Refuses pictures that are not those of the latents in a folder, or are read in another way.
 
     Args:
-        folder: the folder of the cache.
-        earlier: the fingerprint of the pictures that are encoded; None if an earlier version wrote them, which read
-            all pictures as they are stored.
-        now: the fingerprint of the pictures.
+        folder: the folder of a cache; one without a cache, and one of pictures without EXIF data, is taken.
+        fingerprint: the fingerprint of the pictures.
+
+    Raises:
+        CacheError: if the noted fingerprint differs, or an earlier version, which noted none and read all pictures as
+            they are stored, encoded pictures that are now turned.
     """
+    noted = _noted(pathlib.Path(folder))
+    if noted is None:
+        return
+    earlier, now = opener.read_json(noted).get("pictures"), json.loads(json.dumps(fingerprint, default=str))
     if earlier is None and '"pixels": "viewed"' in json.dumps(now):
         raise CacheError(
-            f"{folder} holds a part of the latents, which an earlier version encoded from the stored pixels of the "
-            'pictures; now they are turned as their EXIF data say. Continue with "viewed": false in the source, or '
-            "remove the folder to encode all pictures again."
+            f"{folder} holds latents that an earlier version encoded from the stored pixels of the pictures; now they "
+            'are turned as their EXIF data say. Continue with "viewed": false in the source, or remove the folder to '
+            "encode all pictures again."
         )
     if earlier is not None and earlier != now:
         raise CacheError(
-            f"{folder} holds a part of the latents, whose pictures had the fingerprint {json.dumps(earlier)}; now it "
-            f"is {json.dumps(now)}. Read the same pictures in the same way, or remove the folder to encode all of them "
+            f"{folder} holds latents of pictures with the fingerprint {json.dumps(earlier)}; now it is "
+            f"{json.dumps(now)}. Read the same pictures in the same way, or remove the folder to encode all of them "
             "again."
         )
 
 
 def _note(
-    path: pathlib.Path, description: Description, records: int, sizes: Mapping[str, int], fingerprint: Any
+    path: pathlib.Path,
+    description: Description,
+    records: int,
+    sizes: Mapping[str, int],
+    fingerprint: Mapping[str, Any] | None,
 ) -> None:
     content = {"format": FORMAT, **description._asdict(), "shard_records": records, "files": sizes}
     content |= {} if fingerprint is None else {"pictures": fingerprint}
-    files.write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    files.write_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
 
 
 @contextmanager

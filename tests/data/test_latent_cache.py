@@ -329,12 +329,12 @@ STORED, VIEWED = {"records": 11, "sha256": "ab"}, {"records": 11, "sha256": "ab"
 @pytest.mark.parametrize(
     "earlier, now, message",
     [
-        (None, VIEWED, r'earlier version encoded from the stored pixels.*"viewed": false in the source, or remove'),
+        (None, VIEWED, r'an earlier version encoded from the stored pixels.*"viewed": false in the source, or remove'),
         (None, {"of": [VIEWED]}, "encoded from the stored pixels"),
         (
             STORED,
             VIEWED,
-            r'had the fingerprint .*"ab"\}; now it is .*"viewed"\}\. Read the same pictures in the same way, or remove',
+            r'with the fingerprint .*"ab"\}; now it is .*"viewed"\}\. Read the same pictures in the same way',
         ),
         (STORED, STORED | {"sha256": "cd"}, "Read the same pictures"),
         (None, STORED, None),

@@ -228,3 +228,22 @@ def test_features_are_stored_as_they_are():
     about = encoder_features.description(encoder, params, {"name": "few"}, ("plain",))
     assert (about.scale, about.shift, about.kind, about.views) == (1.0, 0.0, "mean", ("plain",))
     assert about.shape == (1, *encoder.features(params))
+
+
+def test_features_of_other_pixels_than_the_latents_are_refused(tmp_path):
+    """Latents of an earlier version are those of stored pixels: turned features would belong to no patch of them."""
+
+    class Turned(Few):
+        def fingerprint(self):
+            return {"records": 4, "pixels": "viewed"}
+
+    dataset = latent_cache.dataset_of(Few.spec)
+    about = latent_cache.Description(dataset, {}, (4, 4, 4), "mean", ("plain",), "float32", 1.0, 0.0)
+    zeros = lambda images: np.zeros((len(images), 1, 4, 4, 4), np.float32)
+    both = lambda source: encode.features(*own(), source, str(tmp_path), batch_size=4, threads=0)
+    latent_writer.write(tmp_path, Few(), Few.spec, about, zeros, batch_size=4)
+    with pytest.raises(latent_cache.CacheError, match="latents that an earlier version encoded from the stored pixels"):
+        both(Turned())
+    assert not feature_cache.beside(tmp_path).exists()
+    both(Few())
+    assert feature_cache.open_beside(tmp_path, about)
