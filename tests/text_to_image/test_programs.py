@@ -247,7 +247,7 @@ def test_patches_of_a_picture_are_its_tokens_once_for_each(model):
     """Without an image encoder's width or a picture there are none."""
 
     class Reader:
-        size = 8
+        size, width = 8, 3
 
         def apply(self, variables, images):
             return ImageFeatures(images.reshape(len(images), 64, 3)[:, :5], images[:, 0, 0])
