@@ -45,7 +45,7 @@ def write(
         batch_size: the pictures in one call; the last ones are filled up with repetitions.
         threads: the number of threads that read and decode pictures in advance.
         shard_records: the records of a file; 0 for files of about `SHARD` bytes.
-        fingerprint: the fingerprint of the pictures, which is noted, and compared where a part of them is encoded
+        fingerprint: the fingerprint of the pictures, which is noted, and compared where some of them are encoded
             already; None where the description identifies them.
         begin: a function that is called with the number of records; it returns a function for the number written so
             far.
@@ -69,6 +69,8 @@ def write(
             _note(folder / BEGUN, description, per_file, {}, fingerprint)
         elif missing and fingerprint is not None:
             require_same_pictures(folder, fingerprint)
+        elif fingerprint is not None:
+            _require_pictures_of(folder, fingerprint)
         shard_of = lambda number: range(per_file * number, min(per_file * (number + 1), spec.size))
         runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
         advance = begin(sum(map(len, runs)))
@@ -173,6 +175,19 @@ def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, 
             f"{folder} holds latents of pictures with the fingerprint {json.dumps(earlier)}; now it is "
             f"{json.dumps(now)}. Read the same pictures in the same way, or remove the folder to encode all of them "
             "again."
+        )
+
+
+def _require_pictures_of(folder: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
+    """Refuses other pictures than those of a finished cache, by what the noted fingerprint and theirs both state."""
+    noted = _noted(folder)
+    earlier = opener.read_json(noted).get("pictures") if noted is not None else None
+    now = json.loads(json.dumps(fingerprint, default=str))
+    if differs := [name for name in earlier or () if name in now and earlier[name] != now[name]]:
+        there, here = ({name: stated[name] for name in differs} for stated in (earlier, now))
+        raise CacheError(
+            f"{folder} holds the latents of other pictures: their fingerprint has {json.dumps(there)}, and that of "
+            f"these pictures {json.dumps(here)}. Choose another folder, or remove it to encode all of them again."
         )
 
 

@@ -374,3 +374,14 @@ def test_nothing_encoded_yet_is_no_part_of_other_pixels(tmp_path):
         with pytest.raises(KeyboardInterrupt):
             write(tmp_path, dies, fingerprint=fingerprint)
     assert json.loads((tmp_path / "encoding.json").read_text())["pictures"] == VIEWED
+
+
+def test_a_finished_cache_of_other_pictures_is_refused(tmp_path):
+    """A second folder of the same name and size was taken for the first, whose latents are there."""
+    first = {"records": 10, "sha256": "ab"}
+    write(tmp_path, fingerprint=first)
+    index = (tmp_path / latent_cache.INDEX).read_text()
+    with pytest.raises(CacheError, match=r'latents of other pictures: .*"ab"\}, and that of these pictures .*"cd"\}'):
+        write(tmp_path, fingerprint={**first, "sha256": "cd", "pixels": "viewed"})
+    assert (tmp_path / latent_cache.INDEX).read_text() == index
+    write(tmp_path, fingerprint={**first, "pixels": "viewed"})  # which earlier versions do not state
