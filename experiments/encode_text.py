@@ -26,11 +26,14 @@ if __name__ == "__main__":  # before the imports that take seconds
 
 import pathlib
 import shlex
+from collections.abc import Mapping
+from typing import Any
 
 from diffusion import text
 from diffusion.data import captions, sources
+from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
-from diffusion.io import files
+from diffusion.io import files, limits
 from diffusion.models import interchange
 from diffusion.published.pixart import pipeline
 from diffusion.recipe import ConfigError
@@ -44,7 +47,11 @@ def vocabulary(data: str | sources.Source, out: str | pathlib.Path, size: int, l
     Raises:
         ConfigError: if the dataset is not there or has empty captions, a number is out of range, or a caption too
             long.
+        FileExistsError: if `out` holds files, which would be removed.
     """
+    workdir.output_folder(out)
+    if pathlib.Path(out).is_dir() and any(pathlib.Path(out).iterdir()):
+        raise FileExistsError(f"{out} holds files already; choose another folder, or remove it first.")
     texts = _texts(named(data, data_dir))
     with files.whole_folder(out) as new:
         try:
@@ -67,6 +74,7 @@ def run(
 
     Raises:
         ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary takes.
+        CacheError: if `out` holds the captions of another dataset, or the output of another encoder.
     """
     source = named(data, data_dir)
     texts = _texts(source)
@@ -74,9 +82,24 @@ def run(
     vocabulary = text.Tokenizer.open(tokenizer)
     _check_lengths(texts, vocabulary)
     encoder = text.Encoder.from_module(vocabulary, module, params, **captions.READING)
+    description = captions.describe(source.spec, captions.encoder_fingerprint(params), texts)
+    _require_same(out, description)
     table = captions.table(texts, lambda few: pipeline.pixart(few, encoder))
-    captions.write(out, table, captions.describe(source.spec, captions.encoder_fingerprint(params), texts))
+    captions.write(out, table, description)
     return table
+
+
+def _require_same(folder: str | pathlib.Path, description: Mapping[str, Any]) -> None:
+    """Refuses to replace the captions of another dataset, or the output of another encoder."""
+    try:
+        before = captions.description_of(folder)
+    except (FileNotFoundError, captions.CacheError, limits.Refused):
+        return  # none that could be read
+    there, now = ({**note["dataset"], "encoder": note.get("encoder")} for note in (before, description))
+    if differs := [f"{name}: {there.get(name)!r} -> {now[name]!r}" for name in now if there.get(name) != now[name]]:
+        raise captions.CacheError(
+            f"{folder} holds other captions than these: {'; '.join(differs)}. Choose another folder, or remove it."
+        )
 
 
 def _check_lengths(texts: list[str], vocabulary: text.Tokenizer) -> None:

@@ -8,6 +8,8 @@ import pytest
 from diffusion import text_to_image
 from diffusion.data import captions, sources
 from diffusion.experiments import encode_text
+from diffusion.io import json_files
+from diffusion.recipe import ConfigError
 
 DRAWINGS = pathlib.Path(__file__).parents[2] / "weights" / "drawings"
 
@@ -23,3 +25,29 @@ def test_captions_are_encoded_as_the_model_encodes_prompts(tmp_path):
     for name, rows in expected.items():
         np.testing.assert_allclose(read.entries[name][np.asarray(read.row)], np.asarray(rows), rtol=1e-5, atol=1e-5)
     assert read.row.tolist() == written.row.tolist()
+
+
+def test_a_vocabulary_takes_the_place_of_no_files(tmp_path):
+    """`--out` of a folder with runs removed them all."""
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/metrics.jsonl").write_text("precious")
+    source = sources.spelled_drawings("test", number=4)
+    with pytest.raises(FileExistsError, match="runs holds files already; choose another folder"):
+        encode_text.vocabulary(source, tmp_path / "runs", 600, 40)
+    assert (tmp_path / "runs/metrics.jsonl").read_text() == "precious"
+    with pytest.raises(ConfigError, match=r"metrics\.jsonl is a file"):
+        encode_text.vocabulary(source, tmp_path / "runs/metrics.jsonl", 600, 40)
+    assert encode_text.vocabulary(source, tmp_path / "new", 600, 40) > 500
+
+
+def test_captions_take_the_place_of_no_others(tmp_path, monkeypatch):
+    """The captions of the split "test" replaced those of "train", with the same --out."""
+    texts = {name: sources.spelled_drawings(name, number=4) for name in ("train", "test")}
+    described = {name: captions.describe(source.spec, "f" * 8) for name, source in texts.items()}
+    json_files.write(tmp_path / captions.INDEX, described["train"])
+    encode_text._require_same(tmp_path, described["train"])
+    encode_text._require_same(tmp_path / "new", described["test"])
+    with pytest.raises(captions.CacheError, match="holds other captions than these: split: 'train' -> 'test'"):
+        encode_text._require_same(tmp_path, described["test"])
+    with pytest.raises(captions.CacheError, match="encoder: 'ffffffff' -> 'e'"):
+        encode_text._require_same(tmp_path, described["train"] | {"encoder": "e"})
