@@ -54,6 +54,8 @@ class Arrays:
         if not file.exists():
             raise FileNotFoundError(f"{file}: there is no such file or folder of arrays.")
         self._files = sorted(file.glob("*.npy")) if file.is_dir() else [file]
+        if file.is_dir():
+            splits.warn_of_others(file, "arrays", sorted(other.name for other in file.glob("*.npz")), (".npy",))
         within = file if file.is_dir() else None
         named = lambda: {path.stem: npy.mapped(path, within) for path in self._files}
         self._arrays = _zipped(file) if file.suffix == ".npz" else named()

@@ -18,6 +18,7 @@ from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import mesh_files, npy, opener
 
 SEED = 2030
+OTHERS = (".glb", ".gltf", ".fbx", ".dae", ".3ds", ".blend", ".usd", ".usdz", ".x3d", ".step", ".stp")
 CLOUD = ".npy"
 KEPT = 2**28  # most bytes of meshes and clouds that stay in memory
 
@@ -69,6 +70,7 @@ class MeshClouds:
         self._files, self._labels, self.where, self.name = splits.class_files(
             path, (*mesh_files.READERS, CLOUD), splits.parse(split).base
         )
+        splits.warn_of_formats(self.where, "meshes", OTHERS, (*mesh_files.READERS, CLOUD))
         self._within = splits.within(self.where)
         self.columns: tuple[str, ...] = ("x", "label") if self._labels else ("x",)
         self._points, self._draws = points, draws

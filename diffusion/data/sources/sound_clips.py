@@ -1,7 +1,6 @@
 """Sources of sound: notes of synthetic instruments, computed when read, and clips of a folder of WAV files."""
 
 import functools
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -160,8 +159,7 @@ class _WavFiles:
         self._files, self._classes, self.where, self.name = splits.class_files(
             path, (".wav",), splits.parse(split).base
         )
-        if (folder := pathlib.Path(self.where)).is_dir():
-            splits.warn_of_others(folder, "sounds", splits.files_below(folder, OTHERS), (".wav",))
+        splits.warn_of_formats(self.where, "sounds", OTHERS, (".wav",))
         self._length = length
         self._within = splits.within(self.where)
         self._clips: list[tuple[int, int]] = []

@@ -212,6 +212,20 @@ def warn_of_others(folder: pathlib.Path, what: str, others: Sequence[str], read:
         )
 
 
+def warn_of_formats(where: str, what: str, others: tuple[str, ...], read: Sequence[str]) -> None:
+    """Warns as `warn_of_others` of the files of a source.
+
+    Args:
+        where: the folder, file or pattern of the source; only a folder has others.
+        what: the kind of the files, for the message.
+        others: the endings of files of formats that are not read.
+        read: the endings of files that are read.
+    """
+    folder = pathlib.Path(where)
+    if folder.is_dir():
+        warn_of_others(folder, what, files_below(folder, others), read)
+
+
 def within(where: str) -> pathlib.Path | None:
     """The folder that the files of a source must lie in, links followed; None for one file that the user named.
 

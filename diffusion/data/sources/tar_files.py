@@ -21,6 +21,7 @@ from diffusion.data.sources import splits
 from diffusion.data.sources.table_records import Records, stamp_of
 from diffusion.io import budgets, files, limits, npy, opener
 
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 TEXTS = ("txt", "text", "caption")
 END = 1024  # zero bytes that end an archive
 HEADER = 2**20  # most bytes of a long name, or of a pax header
@@ -67,6 +68,7 @@ class TarShards:
 
     def __init__(self, path: str, split: str):
         self._paths, self.where, self.name = splits.files_at(path, (".tar",), splits.parse(split).base)
+        splits.warn_of_formats(self.where, "archives", COMPRESSED, (".tar",))
         self._within = splits.within(self.where)
         self._members: list[tuple[int, str, dict[str, tuple[int, int]]]] = []  # shard, key, {suffix: (offset, length)}
         for shard, file in enumerate(self._paths):

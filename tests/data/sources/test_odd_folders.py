@@ -271,3 +271,20 @@ def test_sounds_of_other_formats_are_named(tmp_path):
     ):
         source = sources.wav_folder(str(tmp_path), sample_rate=8000, length=64)
     assert source.spec.classes == ("bell",)
+
+
+def test_meshes_archives_and_arrays_of_other_formats_are_named(tmp_path):
+    for folder in ("meshes", "shards", "arrays"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "meshes/a.off").write_text("OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2\n")
+    tar_of(tmp_path / "shards/0.tar", ("0.png", 1))
+    np.save(tmp_path / "arrays/x.npy", np.zeros((3, 2), np.float32))
+    for name in ("meshes/b.glb", "shards/1.tar.gz", "arrays/y.npz"):
+        (tmp_path / name).write_bytes(b"")
+    for read, folder, what in (
+        (lambda path: sources.mesh_clouds(path, points=4), "meshes", r"meshes .* \(1, e\.g\. b\.glb\)\. Only \.obj, "),
+        (sources.tar_shards, "shards", r"archives .* \(1, e\.g\. 1\.tar\.gz\)\. Only \.tar are"),
+        (sources.arrays, "arrays", r"arrays .* \(1, e\.g\. y\.npz\)\. Only \.npy are"),
+    ):
+        with pytest.warns(UserWarning, match=what):
+            assert len(read(str(tmp_path / folder))) in (1, 3)
