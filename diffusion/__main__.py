@@ -60,6 +60,8 @@ def _run() -> int | None:
     if name not in purposes:
         near = public.nearest(name, purposes)
         hint = f"Did you mean {near!r}? " if near else ""
+        if name == "launch":
+            hint = f"Valid: {', '.join(other for other in purposes if other.startswith('launch '))}. "
         if name in commands.MOVED:
             hint = f"It is an example of the clone: {commands.line(commands.MOVED[name], *words[1:])}\n"
         print(f"error: there is no command {name!r}. {hint}`diffusion --help` lists them.", file=sys.stderr)

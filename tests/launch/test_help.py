@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from diffusion import launch
+from diffusion import __main__, launch
 
 FOLDER = pathlib.Path(launch.__file__).parent
 LAUNCHERS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "command", "guard"))
@@ -53,3 +53,9 @@ def test_an_array_takes_of_an_option_what_a_job_takes(first, second, monkeypatch
     for option in shared:
         assert one[option].type == other[option].type, option
         assert one[option].required == other[option].required, option
+
+
+def test_launch_without_a_launcher_lists_them(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["diffusion", "launch"])
+    assert __main__.main() == 2
+    assert "Valid: launch kubernetes, launch kubernetes_array, launch local, launch" in capsys.readouterr().err
