@@ -11,7 +11,7 @@ import re
 import sys
 import types
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -211,6 +211,23 @@ def names(*others: str) -> bool:
 def help_is_requested() -> bool:
     """Whether the command line asks for help."""
     return _asks_for_help(sys.argv)
+
+
+def joined_paths(parts: Sequence[str]) -> list[str]:
+    """The paths of a flag that was split at commas, which may be part of a path: the folder of a sweep's run has some.
+
+    Args:
+        parts: the parts of the flag; as few as make an existing path are joined, and others stay as they are.
+    """
+    paths = []
+    rest = list(parts)
+    while rest:
+        joined = [",".join(rest[:number]) for number in range(1, len(rest) + 1)]
+        there = [pathlib.Path(path).expanduser().exists() for path in joined]
+        number = there.index(True) if any(there) else 0
+        paths.append(joined[number])
+        rest = rest[number + 1 :]
+    return paths
 
 
 _words: list[str] = []  # the words of the command line besides its flags, for a command that takes words

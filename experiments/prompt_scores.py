@@ -186,7 +186,7 @@ def main(argv: list[str]) -> None:
             raise ConfigError(f"--prompts={values.prompts}: there is no such file.")
         prompts = opener.read_text(values.prompts).splitlines()
     out = workdir.output_folder(values.out)
-    sets = [opened(name, prompts) for name in values.images]
+    sets = [opened(name, prompts) for name in command_line.joined_paths(values.images)]
     if len({pictures.name for pictures in sets}) < len(sets):
         raise ConfigError(f"--images={','.join(values.images)}: a set is named twice.")
     scorer = scorer_of(values.score, Source(values.weights, values.tokenizer), values.answerer)

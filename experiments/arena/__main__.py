@@ -106,7 +106,7 @@ def main(argv: list[str]) -> None:
         return conclude(arena, votes_file.read(folder, len(arena.comparisons)), folder)
     with workdir.lock(folder, "--out"):
         settings = {name: values[name].value for name in USUAL if values[name].value is not None}
-        arena, opened = begun(folder, values.runs or (), settings, values.data_dir)
+        arena, opened = begun(folder, command_line.joined_paths(values.runs or ()), settings, values.data_dir)
         voting = server.Voting(arena, opened, folder)
         try:
             page = server.serve(voting, values.port)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from diffusion.experiments import command_line
 from diffusion.experiments.arena import comparisons, competitors
 from diffusion.experiments.arena.__main__ import begun
 from diffusion.experiments.run_folder.workdir import WorkdirError
@@ -165,3 +166,12 @@ def test_a_damaged_arena_is_named(tmp_path, change):
     (out / comparisons.FILE).write_text(json.dumps(content | change))
     with pytest.raises(WorkdirError, match=r"arena\.json is damaged"):
         comparisons.read(out)
+
+
+def test_a_comma_in_the_folder_of_a_run_of_a_sweep_parts_it_from_no_other(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("rate=1,seed=0", "rate=1,seed=1", "plain"):
+        (tmp_path / name).mkdir()
+    parts = "rate=1,seed=0,plain,gone,rate=1,seed=1,digits@test".split(",")
+    expected = ["rate=1,seed=0", "plain", "gone", "rate=1,seed=1", "digits@test"]
+    assert command_line.joined_paths(parts) == expected and command_line.joined_paths([]) == []
