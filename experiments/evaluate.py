@@ -256,7 +256,10 @@ def split_metrics(names: Sequence[str]) -> tuple[list[str], list[str]]:
         if name in model_metrics.REMOVED:
             raise ConfigError(f"--metrics={name} is no longer valid: {model_metrics.REMOVED[name]}.")
         if name not in valid:
-            raise unknown("--metrics", name, valid, "metric")
+            raise ConfigError(
+                f"{unknown('--metrics', name, valid, 'metric')} To add one of your own: --extend=FILE, see "
+                "docs/extend.md#a-metric."
+            )
     image_names = [name for name in names if name in image_metrics.METRICS]
     if image_names and flags.FLAGS.protocol == protocol_table.ALL:
         raise ConfigError(
