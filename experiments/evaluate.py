@@ -374,6 +374,11 @@ def evaluate_run() -> None:
     config = flags.FLAGS.config
     run_folder = pathlib.Path(flags.FLAGS.workdir)
     folder = pathlib.Path(flags.FLAGS.samples or run_folder)
+    if workdir.is_other_run(folder, run_folder):
+        raise ConfigError(
+            f"--samples={folder} is the folder of another run than --workdir={run_folder}, and its report would become "
+            f"one of this run. Valid: --workdir={folder} alone, or a folder of samples that holds no run."
+        )
     image_names, model_names = split_metrics(flags.FLAGS.metrics or ())
     networks = [name for name in ("inception", "encoder") if flags.FLAGS[name].value]
     if flags.FLAGS.protocol == protocol_table.ALL:

@@ -80,6 +80,12 @@ def output_folder(folder: str | pathlib.Path, flag: str = "--out") -> pathlib.Pa
     return path
 
 
+def is_other_run(folder: str | pathlib.Path, run: str | pathlib.Path | None) -> bool:
+    """Whether a folder is that of another run than `run`: it holds checkpoints."""
+    folder = pathlib.Path(folder)
+    return bool(checkpoints.steps(folder)) and (run is None or folder.resolve() != pathlib.Path(run).resolve())
+
+
 def require_no_other_run(out: str | pathlib.Path, run: str | pathlib.Path | None = None) -> None:
     """Refuses to write samples into the folder of a run that did not make them: they would pass for its own.
 
@@ -90,8 +96,7 @@ def require_no_other_run(out: str | pathlib.Path, run: str | pathlib.Path | None
     Raises:
         ConfigError: if `out` holds the checkpoints of another run.
     """
-    out = pathlib.Path(out)
-    if checkpoints.steps(out) and (run is None or out.resolve() != pathlib.Path(run).resolve()):
+    if is_other_run(out, run):
         example = "pictures" if run is None else f"{run}/NAME"
         raise ConfigError(
             f"--out={out} is the folder of another run, whose samples would be replaced and whose report would be of "

@@ -242,6 +242,18 @@ def test_without_samples_json_the_report_says_so(brief_classifier, folder, confi
     assert "no samples.json" in (folder / "report.md").read_text()
 
 
+def test_the_report_of_another_run_is_not_replaced(tmp_path, config):
+    """`--samples` of run B with --workdir of run A wrote the report of A's model into B."""
+    for name in ("a", "b"):
+        (tmp_path / name / "checkpoints/20").mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text(to_json(config))
+    ended = commands.run("diffusion", "evaluate", "--workdir=a", "--samples=b", cwd=tmp_path)
+    assert ended.returncode == 2 and "--samples=b is the folder of another run than --workdir=a" in ended.stderr
+    ended = commands.run("diffusion", "evaluate", "--workdir=a", "--metrics=warmth", cwd=tmp_path)
+    assert ended.returncode == 2 and "unknown metric 'warmth'" in ended.stderr
+    assert "To add one of your own: --extend=FILE, see docs/extend.md#a-metric." in ended.stderr
+
+
 def test_missing_samples_name_the_command(folder):
     (folder / "samples.npz").unlink()
     with pytest.raises(WorkdirError, match=r"diffusion sample --workdir="):
