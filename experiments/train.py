@@ -128,7 +128,8 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             stack.enter_context(mirror.held() if mirror else contextlib.nullcontext())
             if not checkpoints.steps(folder):
                 settings_checks.require_sources(config)
-            workdir.settle_config(folder, config)
+            if not workdir.settle_config(folder, config):
+                stack.push(workdir.forget_refused(folder))
         workdir.require_shared(folder)
 
         if tunes:

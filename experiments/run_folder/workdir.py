@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -81,7 +81,7 @@ def output_folder(folder: str | pathlib.Path, flag: str = "--out") -> pathlib.Pa
 
 
 def is_other_run(folder: str | pathlib.Path, run: str | pathlib.Path | None) -> bool:
-    """Whether a folder is that of another run than `run`: it holds checkpoints."""
+    """Whether a folder holds checkpoints, and of another run than `run`."""
     folder = pathlib.Path(folder)
     return bool(checkpoints.steps(folder)) and (run is None or folder.resolve() != pathlib.Path(run).resolve())
 
@@ -284,6 +284,20 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
     except OSError as error:
         raise WorkdirError(f"{path} cannot be written: {error.strerror}.") from error
     return exists
+
+
+def forget_refused(workdir: str | pathlib.Path) -> Callable[..., None]:
+    """The exit of a context that removes config.json again where a new run is refused before its first step.
+
+    The command with another value of the refused field may then use the folder.
+    """
+    path = pathlib.Path(workdir)
+
+    def leave(kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, ConfigError) and not checkpoints.steps(path) and not (path / "metrics.jsonl").exists():
+            (path / "config.json").unlink(missing_ok=True)
+
+    return leave
 
 
 def _may_change(field: str) -> bool:

@@ -14,7 +14,7 @@ from diffusion import guidance, parameterizations, schedules, timesteps
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.parameterizations import Prediction
-from diffusion.recipe import ConfigError, checks, entries, names, parts, resolve, settings_checks
+from diffusion.recipe import ConfigError, checks, entries, names, parts, resolve, settings_checks, versions
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import plain
 
@@ -292,6 +292,21 @@ def test_a_folder_without_a_checkpoint_is_refused_before_a_run_begins(tmp_path):
     with pytest.raises(ConfigError, match=r"this folder holds no checkpoint\. Valid: .*a \.safetensors file"):
         train.run(ConfigDict(config), tmp_path / "run")
     assert not (tmp_path / "run/config.json").exists()  # which would refuse the same command with the right path
+
+
+def test_a_run_that_is_refused_before_its_first_step_leaves_the_folder_free(tmp_path, monkeypatch):
+    def refuse(*rest):
+        raise ConfigError("config.init_from: init_from found no leaf that fits")
+
+    monkeypatch.setattr(train, "first_state", refuse)
+    for width in (32, 64):  # the second command is another's config, which a run of the first would refuse
+        with pytest.raises(ConfigError, match="found no leaf"):
+            train.run(ConfigDict(changed(("model.width", width))), tmp_path)
+        assert not (tmp_path / "config.json").exists()
+    (tmp_path / "config.json").write_text(versions.write(ConfigDict(changed(("model.width", 64)))))
+    with pytest.raises(ConfigError, match="found no leaf"):
+        train.run(ConfigDict(changed(("model.width", 64))), tmp_path)
+    assert (tmp_path / "config.json").exists()  # of an earlier start
 
 
 def test_a_classifier_needs_classes():
