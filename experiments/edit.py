@@ -36,7 +36,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from diffusion import samplers
+from diffusion import samplers, sampling
 from diffusion.arrays import padding, pytrees
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import plots
@@ -63,7 +63,7 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         pytrees of other examples, and conditions of padded ones.
 
     Raises:
-        ConfigError: for an entry that is wrong, or a guidance that is no plain denoiser.
+        ConfigError: for an entry that is wrong, or a guidance that is no plain denoiser; if no edit is finite.
     """
     change = call(editors.EDITORS, editor, "--editor", "editor")
     x, present = run.real(split, run.config.sample.number)
@@ -85,10 +85,12 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         beside = functools.partial(run_denoiser.side_by_side, run.recipe, params, present, wanted)
         sampler = run.sampler if real is None else samplers.padded(run.sampler, real)
         task = editors.Task(there, back, beside, run.schedule, sampler, padding.zeroed(x, real), run.grid, keys)
-        return shown(padding.zeroed(change(task), real))
+        x = padding.zeroed(change(task), real)
+        return shown(x), sampling.finite(x)
 
     try:
-        images = edited(run.params, x, present, wanted)
+        images, finite = edited(run.params, x, present, wanted)
+        generate.check_finite(run.config, len(x), int((~finite).sum()))
     except ValueError as error:
         raise ConfigError(f"--editor = {editor!r}: {error}") from error
     results = {"images": images, "originals": shown(x), "labels": wanted, "own_labels": present}

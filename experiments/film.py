@@ -52,8 +52,8 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders, clip_coding, generate, run_denoiser, trained_run
 from diffusion.io import files
 from diffusion.models import facts
-from diffusion.recipe import ConfigError, data
-from diffusion.sampling import videos
+from diffusion.recipe import ConfigError, as_config_errors, data
+from diffusion.sampling import engine, videos
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import conditioned
 
@@ -90,7 +90,7 @@ def film(
         "labels": int `[N]`}.
 
     Raises:
-        ConfigError: for a run that makes no clips of pixels, or frames that do not fit.
+        ConfigError: for a run that makes no clips of pixels, or frames that do not fit; if no clip is finite.
     """
     recipe, config = run.recipe, run.config
     _check(run)
@@ -114,6 +114,8 @@ def film(
     coder, encode, decode, step = clip_coding.build_coding(run.recipe)
     pixels = lambda count: 1 + step * (count - 1)  # frames of so many of the latent
 
+    bytes_of = lambda x: (to_uint8(x), engine.finite(x))
+
     @jax.jit
     def make(params, coder, clips, labels, seeds):
         starts, keys = generate.keys(seeds)
@@ -122,15 +124,17 @@ def film(
         if longer:
             coding = (lambda clips: encode(coder, clips), lambda x: decode(coder, x))
             way = (run.sampler, denoise, run.schedule, x, plan, keys, to_model(clips[:, : pixels(first)]), window)
-            return to_uint8(videos.rollout(*way, coding=coding)[:, : pixels(frames)])
+            return bytes_of(videos.rollout(*way, coding=coding)[:, : pixels(frames)])
         known = encode(coder, to_model(clips))
         others = videos.completing(denoise, run.schedule, known, given)
         samples = samplers.sample(run.sampler, others, run.schedule, x, plan, keys)
-        return to_uint8(decode(coder, known.at[:, np.flatnonzero(~given)].set(samples)))
+        return bytes_of(decode(coder, known.at[:, np.flatnonzero(~given)].set(samples)))
 
     seeds = generate.seeds(config, len(clips))
     size = min(config.sample.batch_size, len(clips))
-    images = chunks.applied(lambda rows: make(run.params, coder, *rows), (clips, labels, seeds), size)
+    images, finite = chunks.applied(lambda rows: make(run.params, coder, *rows), (clips, labels, seeds), size)
+    with as_config_errors():
+        generate.check_finite(config, len(images), int((~finite).sum()))
     known_frames = np.arange(frames) < first if longer else given
     known_frames = np.repeat(known_frames, [1] + [step] * (frames - 1))
     return {"images": images, "given": known_frames, "originals": clips, "labels": classes}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from diffusion.sampling.engine import (
         check_finite as check_finite,
         denoiser as denoiser,
+        finite as finite,
         in_batches as in_batches,
         marked as marked,
         samples as samples,

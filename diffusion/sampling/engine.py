@@ -1,6 +1,6 @@
 """The sampling engine: from a network to its denoiser and its samples."""
 
-__all__ = ["check_finite", "denoiser", "in_batches", "marked", "samples", "skipped"]
+__all__ = ["check_finite", "denoiser", "finite", "in_batches", "marked", "samples", "skipped"]
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -177,6 +177,11 @@ def skipped(work: Any, network: Any, sampler: samplers.Sampler, plan: Plan) -> f
     # The later evaluations of a step run all blocks, and the cache does not count them.
     all_evaluations = evaluations / plan.solved * sampler.nfe(plan.solved)
     return (evaluations * length - run) / (all_evaluations * length)
+
+
+def finite(x: Array) -> Array:
+    """Whether all values of each sample are finite, Bool `[B]`, for samples `[B, ...]`."""
+    return jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
 
 
 def check_finite(number: int, infinite: int, settings: str, advice: str) -> None:

@@ -431,5 +431,4 @@ def sampled(
     waveforms = sounds(model, course, params, x)
     x = course.pictured(model, x)
     values = decoded_values(model, course, params["vae"], x, start.known, image, mask)
-    finite = jnp.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-    return Decoded(to_uint8(values), waveforms, finite), work
+    return Decoded(to_uint8(values), waveforms, sampling.finite(values)), work

@@ -295,8 +295,7 @@ def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Waterma
             if not (recipe.sampling.follows_plan or isinstance(recipe.sampling.driver, guides.Steered)):
                 work = None  # what such a driver counts belongs to itself
             x = shown(params, decoder, x)
-            finite = jnp.isfinite(x).all(axis=tuple(range(1, x.ndim)))
-            return (to_uint8(x) if recipe.makes_bytes else x, finite), work
+            return (to_uint8(x) if recipe.makes_bytes else x, sampling.finite(x)), work
 
     everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     finish = jax.jit(finish, out_shardings=everywhere)
@@ -345,7 +344,7 @@ def check_finite(config: Mapping, number: int, infinite: int) -> None:
         f"config.sample.sampler = {plain(sample['sampler'])}, config.sample.steps = {sample['steps']}, "
         f"config.sample.guidance = {plain(sample['guidance'])} and config.train.dtype = {config['train']['dtype']!r}"
     )
-    advice = "more steps, another sampler, a smaller guidance scale, 'float32', or the weights of another --step"
+    advice = "more steps, another sampler, a smaller guidance scale, 'float32', or the weights of another step"
     sampling.check_finite(number, infinite, settings, advice)
 
 

@@ -87,6 +87,16 @@ def run():
     return trained_run.from_config(config, jax.jit(network.init)(jax.random.key(0), *zeros))
 
 
+def test_edits_that_are_not_finite_are_refused(run, monkeypatch):
+    monkeypatch.setitem(editors.EDITORS, "lost", lambda: lambda task: task.x * jnp.nan)
+    with pytest.raises(ConfigError, match=r"(\d+) of \1 samples are not finite.*Try more steps"):
+        edit.edit(run, {"name": "lost"})
+    some = lambda task: task.x.at[0].set(jnp.inf)
+    monkeypatch.setitem(editors.EDITORS, "lost", lambda: some)
+    with pytest.warns(UserWarning, match=r"1 of \d+ samples are not finite"):
+        edit.edit(run, {"name": "lost"})
+
+
 @pytest.mark.extended
 def test_an_editor_that_does_not_fit_is_refused(run):
     for editor, words in (

@@ -50,6 +50,12 @@ def test_the_frames_between_are_made_along_the_plan_of_the_config(run, monkeypat
     np.testing.assert_array_equal(plans[0].t, repainted.recipe.sampling.plan.t)
 
 
+def test_clips_that_are_not_finite_are_refused(run, monkeypatch):
+    monkeypatch.setattr(film.samplers, "sample", lambda sampler, denoise, schedule, x, plan, keys: x * jnp.nan)
+    with pytest.raises(ConfigError, match=r"3 of 3 samples are not finite.*sampler = .'name': 'euler'"):
+        film.film(run, first=1, last=1)
+
+
 @pytest.mark.slow
 def test_given_frames_come_back_and_the_others_are_made(run):
     made = film.film(run, first=1, last=1)
