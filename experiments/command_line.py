@@ -353,6 +353,17 @@ def _replace_deprecated_fields() -> None:
             config[section] = current[section]
 
 
+def _refuse_repeated_lists() -> None:
+    """Refuses a flag of several values that is named twice: absl takes the last alone."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if isinstance(flag.parser, flags.ListParser) and flag.present > 1:
+            raise ConfigError(
+                f"--{name} is named {flag.present} times, and the last alone would count: "
+                f"--{name}={','.join(flag.value)}. Valid: once, with commas between the values."
+            )
+
+
 def _with_home(argv: list[str]) -> list[str]:
     """The arguments, with the home folder for ~, which a shell leaves as it is in --workdir=~/runs/digits."""
     home = lambda word: os.path.expanduser(word) if word == "~" or word.startswith("~/") else word
@@ -430,6 +441,7 @@ def _parse(argv: list[str], takes_words: bool = False) -> list[str]:
             check(argv)
         remaining = flags.FLAGS(_with_paths(argv) if _check_recipe in _checks else argv)
         _refuse_unread()
+        _refuse_repeated_lists()
         if not flags.FLAGS["verbosity"].present:
             logging.set_verbosity(logging.FATAL)  # Orbax and TFDS log every file; their errors become ours
             python_logging.getLogger("asyncio").setLevel(python_logging.CRITICAL)  # Orbax's errors too

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from diffusion.recipe import ConfigError
-from tests import command_flags
+from tests import command_flags, commands
 
 CASES = [  # command, words of its line, flags one of which is added at a time
     ("encode", "--data=d --out=o --autoencoder=a", "--encoder_size=224"),
@@ -90,3 +90,18 @@ def test_the_default_that_is_written_out_is_refused_too():
         with pytest.raises(ConfigError, match=r"^--dtype = 'float32' says how latents are stored: name"):
             start.args[0]([])
     assert not pathlib.Path("o").exists()
+
+
+@pytest.mark.parametrize(
+    "command, words, flag",
+    [
+        ("sweep", ["--workdir=w", "--table", "--figures=loss", "--figures=nfe"], "--figures=nfe"),
+        ("arena", ["--out=o", "--runs=a,b", "--runs", "c,d"], "--runs=c,d"),
+        ("compare", ["a", "b", "--extend=a.py", "--extend=b.py"], "--extend=b.py"),
+    ],
+)
+def test_a_list_that_is_named_twice_is_refused(command, words, flag, tmp_path):
+    """The first was lost without a word: `--labels=3 --labels=8` sampled the class 8 alone."""
+    ended = commands.run("diffusion", command, *words, cwd=tmp_path)
+    name = flag.partition("=")[0]
+    assert ended.returncode == 2 and f"{name} is named 2 times, and the last alone would count: {flag}." in ended.stderr
