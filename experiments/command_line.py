@@ -360,7 +360,7 @@ def _refuse_repeated_lists() -> None:
         if isinstance(flag.parser, flags.ListParser) and flag.present > 1:
             raise ConfigError(
                 f"--{name} is named {flag.present} times, and the last alone would count: "
-                f"--{name}={','.join(flag.value)}. Valid: once, with commas between the values."
+                f"--{name}={','.join(flag.value or ())}. Valid: once, with commas between the values."
             )
 
 

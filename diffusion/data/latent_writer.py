@@ -181,9 +181,9 @@ def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, 
 def _require_pictures_of(folder: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
     """Refuses other pictures than those of a finished cache, by what the noted fingerprint and theirs both state."""
     noted = _noted(folder)
-    earlier = opener.read_json(noted).get("pictures") if noted is not None else None
+    earlier = (opener.read_json(noted).get("pictures") if noted is not None else None) or {}
     now = json.loads(json.dumps(fingerprint, default=str))
-    if differs := [name for name in earlier or () if name in now and earlier[name] != now[name]]:
+    if differs := [name for name in earlier if name in now and earlier[name] != now[name]]:
         there, here = ({name: stated[name] for name in differs} for stated in (earlier, now))
         raise CacheError(
             f"{folder} holds the latents of other pictures: their fingerprint has {json.dumps(there)}, and that of "

@@ -395,10 +395,11 @@ def _stack(examples: Sequence[Any], spec: DataSpec) -> np.ndarray:
     """Stacks examples; each must have the dataset's type and shape after augmentation."""
     if isinstance(examples, np.ndarray):
         _packed(examples[0], spec)
+        stacked = examples
     else:
-        examples = np.stack([_packed(example, spec) for example in examples])
-    _require_range(f"{spec.name} ({spec.split}): an example", examples, np.dtype(spec.dtype))
-    return examples.astype(spec.dtype, copy=False)
+        stacked = np.stack([_packed(example, spec) for example in examples])
+    _require_range(f"{spec.name} ({spec.split}): an example", stacked, np.dtype(spec.dtype))
+    return stacked.astype(spec.dtype, copy=False)
 
 
 def _require_range(what: str, numbers: np.ndarray, dtype: np.dtype) -> None:

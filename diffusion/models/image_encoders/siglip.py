@@ -1,5 +1,6 @@
 """SigLIP 2's image tower: a vision transformer whose pooled vector lies in the space that it shares with texts."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -44,9 +45,8 @@ class SigLIP(VisionTransformer):
 
     @property
     def prompt_reading(self) -> PromptReading:
-        features, inner = (
-            lambda params, images, skip=skip: self.apply({"params": params}, images, skip=skip) for skip in (0, 1)
-        )
+        read: Any = lambda params, images, skip: self.apply({"params": params}, images, skip=skip)
+        features, inner = (functools.partial(read, skip=skip) for skip in (0, 1))
         return PromptReading(self.size, 0, (0.5, 0.5, 0.5), self.width, self.width, features, inner)
 
     @nn.compact
