@@ -33,7 +33,8 @@ def run(program: core.ClosedJaxpr, *inputs: Any) -> list[np.ndarray]:
     read = lambda variable: np.asarray(variable.val if isinstance(variable, core.Literal) else values[variable])
     for step in jaxpr.eqns:
         operation = OPERATIONS.get(step.primitive.name, step.primitive.bind)
-        results = operation(*map(read, step.invars), **step.params)
+        params = {**step.params, "carried": carried(step)} if operation is scan else step.params
+        results = operation(*map(read, step.invars), **params)
         results = results if isinstance(results, list | tuple) else [results]
         for variable, result in zip(step.outvars, results, strict=True):
             values[variable] = np.asarray(result, variable.aval.dtype)
@@ -46,17 +47,26 @@ def called(*inputs: np.ndarray, **params: Any) -> list[np.ndarray]:
     return run(params["jaxpr"] if "jaxpr" in params else params["call_jaxpr"], *inputs)
 
 
+def carried(step: core.JaxprEqn) -> int:
+    """The number of arrays that a loop carries; the others that it puts out have one axis more than in a turn.
+
+    JAX 0.10 has it among the parameters, and JAX 0.11 does not.
+    """
+    (body,) = core.jaxprs_in_params(step.params)
+    return sum(len(outer.aval.shape) == len(inner.aval.shape) for outer, inner in zip(step.outvars, body.outvars))
+
+
 def scan(
-    *inputs: np.ndarray, jaxpr: core.ClosedJaxpr, length: int, reverse: bool, num_consts: int, num_carry: int, **_: Any
+    *inputs: np.ndarray, jaxpr: core.ClosedJaxpr, length: int, reverse: bool, carried: int, **_: Any
 ) -> list[np.ndarray]:
     """A loop that carries arrays, and reads and stacks rows of others."""
     assert not reverse
-    constants, carry = inputs[:num_consts], list(inputs[num_consts : num_consts + num_carry])
-    columns = inputs[num_consts + num_carry :]
+    shared = sum(value.ndim == len(aval.shape) for value, aval in zip(inputs, jaxpr.in_avals))
+    constants, carry, columns = inputs[: shared - carried], list(inputs[shared - carried : shared]), inputs[shared:]
     rows = []
     for i in range(length):
         results = run(jaxpr, *constants, *carry, *(column[i] for column in columns))
-        carry, row = results[:num_carry], results[num_carry:]
+        carry, row = results[:carried], results[carried:]
         rows.append(row)
     return [*carry, *map(np.stack, zip(*rows))]
 

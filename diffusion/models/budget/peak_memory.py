@@ -83,8 +83,11 @@ def _stacked(equation: Any) -> int:
     """The bytes of the arrays that a scan fills row by row, without the row of one turn."""
     if equation.primitive.name != "scan":
         return 0
+    (body,) = jax.extend.core.jaxprs_in_params(equation.params)
+    rank = lambda variable: len(getattr(variable.aval, "shape", ()))
+    stacks = [outer for outer, inner in zip(equation.outvars, body.outvars) if rank(outer) > rank(inner)]
     turns = max(equation.params["length"], 1)
-    return sum(_bytes(stack) // turns * (turns - 1) for stack in equation.outvars[equation.params["num_carry"] :])
+    return sum(_bytes(stack) // turns * (turns - 1) for stack in stacks)
 
 
 def _variables(atoms: Any) -> list[Any]:
