@@ -129,7 +129,7 @@ def train(recipe: Recipe, folder: str | pathlib.Path, command: str = "the same c
             if not checkpoints.steps(folder):
                 settings_checks.require_sources(config)
             if not workdir.settle_config(folder, config):
-                stack.push(workdir.forget_refused(folder))
+                stack.enter_context(workdir.forgotten_if_refused(folder))
         workdir.require_shared(folder)
 
         if tunes:

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -286,18 +286,19 @@ def settle_config(workdir: str | pathlib.Path, config: Mapping) -> bool:
     return exists
 
 
-def forget_refused(workdir: str | pathlib.Path) -> Callable[..., None]:
-    """The exit of a context that removes config.json again where a new run is refused before its first step.
+@contextlib.contextmanager
+def forgotten_if_refused(workdir: str | pathlib.Path) -> Iterator[None]:
+    """Removes config.json again if a new run is refused before its first step.
 
     The command with another value of the refused field may then use the folder.
     """
     path = pathlib.Path(workdir)
-
-    def leave(kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, ConfigError) and not checkpoints.steps(path) and not (path / "metrics.jsonl").exists():
+    try:
+        yield
+    except ConfigError:
+        if not checkpoints.steps(path) and not (path / "metrics.jsonl").exists():
             (path / "config.json").unlink(missing_ok=True)
-
-    return leave
+        raise
 
 
 def _may_change(field: str) -> bool:
