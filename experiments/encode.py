@@ -91,7 +91,8 @@ def run(
     description = description._replace(kind="mean") if mean else description
     encode = autoencoder_folders.encoder(autoencoder)
     parts = (lambda images: encode(images)[:, :1]) if mean else encode
-    options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records}
+    fingerprint = source.fingerprint()
+    options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records, "fingerprint": fingerprint}
     _write(out, source, description, parts, "encoding", options)
     return description
 
@@ -124,8 +125,9 @@ def features(
     source = named(data, data_dir, size)
     dataset = latent_cache.dataset_of(source.spec)
     description = encoder_features.description(encoder, params, dataset, latent_cache.VIEWS[: 1 + flip])
-    latent_writer.require_same_pictures(out, source.fingerprint())
-    options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records}
+    fingerprint = source.fingerprint()
+    latent_writer.require_same_pictures(out, fingerprint)
+    options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records, "fingerprint": fingerprint}
     encode = encoder_features.encode(encoder, params)
     _write(feature_cache.beside(out), source, description, encode, "features", options)
     return description
@@ -147,8 +149,7 @@ def _write(
                 print(f"going on: {size - records:,} of {size:,} pictures are encoded already", flush=True)
             return stack.enter_context(progress.bar(doing, records, "pictures"))
 
-        options = options | {"begin": begin, "fingerprint": source.fingerprint()}
-        latent_writer.write(folder, source, source.spec, description, encode, **options)
+        latent_writer.write(folder, source, source.spec, description, encode, begin=begin, **options)
 
 
 def main(argv: list[str]) -> None:

@@ -163,7 +163,7 @@ def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, 
     noted = _noted(pathlib.Path(folder))
     if noted is None:
         return
-    earlier, now = opener.read_json(noted).get("pictures"), json.loads(json.dumps(fingerprint, default=str))
+    earlier, now = _fingerprints(noted, fingerprint)
     if earlier is None and '"pixels": "viewed"' in json.dumps(now):
         raise CacheError(
             f"{folder} holds latents that an earlier version encoded from the stored pixels of the pictures; now they "
@@ -181,14 +181,21 @@ def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, 
 def _require_pictures_of(folder: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
     """Refuses other pictures than those of a finished cache, by what the noted fingerprint and theirs both state."""
     noted = _noted(folder)
-    earlier = (opener.read_json(noted).get("pictures") if noted is not None else None) or {}
-    now = json.loads(json.dumps(fingerprint, default=str))
-    if differs := [name for name in earlier if name in now and earlier[name] != now[name]]:
-        there, here = ({name: stated[name] for name in differs} for stated in (earlier, now))
+    if noted is None:
+        return
+    earlier, now = _fingerprints(noted, fingerprint)
+    there = {name: value for name, value in (earlier or {}).items() if name in now and value != now[name]}
+    if there:
+        here = {name: now[name] for name in there}
         raise CacheError(
             f"{folder} holds the latents of other pictures: their fingerprint has {json.dumps(there)}, and that of "
             f"these pictures {json.dumps(here)}. Choose another folder, or remove it to encode all of them again."
         )
+
+
+def _fingerprints(noted: pathlib.Path, fingerprint: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The fingerprint in a note, None in that of an earlier version, and another one as a note would hold it."""
+    return opener.read_json(noted).get("pictures"), json.loads(json.dumps(fingerprint, default=str))
 
 
 def _note(
