@@ -127,6 +127,7 @@ def features(
     description = encoder_features.description(encoder, params, dataset, latent_cache.VIEWS[: 1 + flip])
     fingerprint = source.fingerprint()
     latent_writer.require_same_pictures(out, fingerprint)
+    latent_writer.require_same_names(out, source)
     options = {"batch_size": batch_size, "threads": threads, "shard_records": shard_records, "fingerprint": fingerprint}
     encode = encoder_features.encode(encoder, params)
     _write(feature_cache.beside(out), source, description, encode, "features", options)

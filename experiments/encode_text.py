@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffusion import text
-from diffusion.data import captions, sources
+from diffusion.data import captions, identities, sources
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.io import files, limits
@@ -82,7 +82,9 @@ def run(
     vocabulary = text.Tokenizer.open(tokenizer)
     _check_lengths(texts, vocabulary)
     encoder = text.Encoder.from_module(vocabulary, module, params, **captions.READING)
-    description = captions.describe(source.spec, captions.encoder_fingerprint(params), texts)
+    description = captions.describe(
+        source.spec, captions.encoder_fingerprint(params), texts, identities.order_of(source)
+    )
     _require_same(out, description)
     table = captions.table(texts, lambda few: pipeline.pixart(few, encoder))
     captions.write(out, table, description)

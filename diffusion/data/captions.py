@@ -18,6 +18,7 @@ __all__ = [
     "null",
     "read",
     "require",
+    "require_order_of_latents",
     "require_same_texts",
     "table",
     "texts_of",
@@ -35,7 +36,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from diffusion.data import fingerprints, pipeline, sources
-from diffusion.data.latent_cache import CacheError
+from diffusion.data.latent_cache import ORDER, CacheError, order_of_pictures
 from diffusion.data.sources import DataSpec
 from diffusion.data.sources.combined_streams import CaptionedStream
 from diffusion.data.sources.spec import Derived, ManyAtOnce
@@ -209,16 +210,18 @@ def encoder_fingerprint(params: Any) -> str:
     return fingerprint(params, **READING)
 
 
-def describe(spec: DataSpec, encoder: str, texts: Sequence[str] = ()) -> dict[str, Any]:
+def describe(spec: DataSpec, encoder: str, texts: Sequence[str] = (), order: str | None = None) -> dict[str, Any]:
     """The note of a folder of captions.
 
     Args:
         spec: the description of the dataset.
         encoder: the fingerprint of the encoder that read the captions.
         texts: the caption of each record, of which the note has a digest; () for none.
+        order: a digest of the records' names, as `identities.order_of` returns it; None where they have none.
     """
     dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size}
-    return {"format": FORMAT, "dataset": dataset, "encoder": encoder} | ({"texts": _digest(texts)} if texts else {})
+    known = ({"texts": _digest(texts)} if texts else {}) | ({} if order is None else {ORDER: order})
+    return {"format": FORMAT, "dataset": dataset, "encoder": encoder} | known
 
 
 def _digest(texts: Sequence[str]) -> str:
@@ -340,6 +343,26 @@ def require_same_texts(folder: str | pathlib.Path, source: sources.Source) -> No
         raise CacheError(
             f"{folder} was written for other captions, or for the same ones in another order: the captions of the data "
             "have changed since. Write them again by diffusion encode_text into another folder."
+        )
+
+
+def require_order_of_latents(folder: str | pathlib.Path, latents: str | pathlib.Path) -> None:
+    """Refuses captions whose records lay in another order, or had other names, than the pictures of latents.
+
+    Args:
+        folder: the folder of the captions.
+        latents: the folder of the cache of latents; where one of the two notes no order, both are taken.
+
+    Raises:
+        CacheError: if they differ.
+        FileNotFoundError: as `description_of` and `latent_cache.describe`.
+    """
+    there, order = description_of(folder).get(ORDER), order_of_pictures(latents)
+    if there is not None and order is not None and there != order:
+        raise CacheError(
+            f"the captions in {folder} and the latents in {latents} are of records with different names, or in a "
+            "different order: the data changed between their encodings. Write both again, by diffusion encode_text and "
+            "diffusion encode, into other folders."
         )
 
 

@@ -69,4 +69,10 @@ def open_beside(folder: str | pathlib.Path, latents: Description) -> Latents:
             f"{beside(folder)} holds features of other pictures than the latents beside it (features -> latents): "
             f"{'; '.join(differs)}. Write both by diffusion encode with the same --data, --size and --flip."
         )
+    there, order = (latent_cache.order_of_pictures(place) for place in (beside(folder), folder))
+    if there is not None and order is not None and there != order:
+        raise CacheError(
+            f"{beside(folder)} holds features of records with other names, or in another order, than the latents "
+            "beside it: the data changed between their encodings. Write both again by diffusion encode."
+        )
     return features

@@ -35,6 +35,22 @@ def stated(source: Any) -> np.ndarray | None:
     return method() if method else None
 
 
+def names_of(source: Any) -> list[str] | None:
+    """The names of a source's records, which stay the same where their folder moves; None where it states none.
+
+    Args:
+        source: any sequence of records; it states names by `record_names() -> list[str] | None`.
+    """
+    method = getattr(source, "record_names", None)
+    return method() if method else None
+
+
+def order_of(source: Any) -> str | None:
+    """A digest of the names of a source's records in their order; None where it states none, as in `names_of`."""
+    names = names_of(source)
+    return None if names is None else fingerprints.digest(name.encode("utf-8", "surrogatepass") for name in names)
+
+
 def _digest(value: Any) -> int:
     text = json.dumps(value, sort_keys=True, default=str)
     return int(fingerprints.digest([text.encode()])[:15], 16)  # 60 bits

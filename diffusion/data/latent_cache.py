@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.data import pipeline
+from diffusion.data import identities, pipeline
 from diffusion.data.sources import DataSpec
-from diffusion.data.sources.spec import RandomAccess
+from diffusion.data.sources.spec import IndexedRecords, RandomAccess, Source
 from diffusion.io import limits, opener
 
 FORMAT = 1  # raised when a change makes older readers wrong
@@ -29,6 +29,7 @@ DTYPES = ("float32", "float16")
 LABEL = np.dtype("<i4")  # before the arrays of a record
 INDEX = "latents.json"
 """File of a cache that describes it, which is written last."""
+ORDER = "order"  # entry of its note: a digest of the names of the records
 BEGUN = "encoding.json"  # what a cache that is not finished will hold
 
 
@@ -246,6 +247,67 @@ def require(
         raise CacheError(
             f"{where} holds other latents than this run needs: {listed}. Write the latents of this run by diffusion "
             "encode into another folder."
+        )
+
+
+def require_same_records(folder: str | pathlib.Path, source: Source) -> None:
+    """Refuses to read what a source states of its records, such as captions, beside the latents of others.
+
+    Latents and records have only their rows in common, so that another order would give a picture another's caption.
+
+    Args:
+        folder: the folder of a finished cache. Earlier versions noted no names, and some no fingerprint; a fingerprint
+            is compared in what both state, and where the condition of the records is no part of it.
+        source: the records, opened at the split of the cache.
+
+    Raises:
+        CacheError: if they are other records, or lie in another order.
+        FileNotFoundError: as `describe`.
+    """
+    path = _index(folder)
+    note = opener.read_json(path)
+    size, spec = parse(path, note).dataset["size"], source.spec
+    advice = "Put the old records back, or write the latents again by diffusion encode into another folder."
+    if size != len(source):
+        raise CacheError(
+            f"{folder} holds latents of {size:,} records, but {spec.name} ({spec.split}) has {len(source):,} now. "
+            + advice
+        )
+    if spec.version:  # a version of a dataset has its records in one order
+        return
+    require_same_order(folder, note, source, advice)
+    noted, now = note.get("pictures") or {}, json.loads(json.dumps(source.fingerprint(), default=str))
+    if spec.condition is None and any(noted[name] != now[name] for name in noted.keys() & now.keys()):
+        raise CacheError(
+            f"{folder} holds latents of other pictures than {spec.name} ({spec.split}) has now: their fingerprint is "
+            f"{json.dumps(noted)} there, and {json.dumps(now)} here. {advice}"
+        )
+
+
+def order_of_pictures(folder: str | pathlib.Path) -> str | None:
+    """The order of the pictures that a finished cache notes, see `identities.order_of`; None where it notes none."""
+    return opener.read_json(_index(folder)).get(ORDER)
+
+
+def require_same_order(
+    folder: str | pathlib.Path, note: Mapping[str, Any], source: IndexedRecords, advice: str
+) -> None:
+    """Refuses records with other names, or in another order, than a cache's note states.
+
+    Args:
+        folder: the folder of the cache, for the message.
+        note: the content of the note; it states no order where the records had no names.
+        source: the records; those without names are taken.
+        advice: the next step, for the message.
+
+    Raises:
+        CacheError: if they differ.
+    """
+    order = identities.order_of(source)
+    if order is not None and note.get(ORDER, order) != order:
+        raise CacheError(
+            f"{folder} holds latents of records with other names, or in another order: records were added, removed, "
+            f"renamed or moved in their table since they were encoded. {advice}"
         )
 
 

@@ -12,8 +12,19 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from diffusion.data import pipeline, sources
-from diffusion.data.latent_cache import BEGUN, FORMAT, INDEX, LABEL, CacheError, Description, differences, parse
+from diffusion.data import identities, pipeline, sources
+from diffusion.data.latent_cache import (
+    BEGUN,
+    FORMAT,
+    INDEX,
+    LABEL,
+    ORDER,
+    CacheError,
+    Description,
+    differences,
+    parse,
+    require_same_order,
+)
 from diffusion.data.sources import DataSpec
 from diffusion.io import files, opener
 
@@ -52,7 +63,7 @@ def write(
 
     Raises:
         CacheError: if the folder holds other latents, or an unfinished writing of other latents (naming what differs)
-            or of pictures with another fingerprint, or if it is being written.
+            or of pictures with another fingerprint or order, or if it is being written.
         DamagedRecord: if a picture cannot be read.
         ValueError: if latents are not finite in their type on disk, or have another shape.
         OSError: if it cannot be written.
@@ -65,8 +76,13 @@ def write(
         shards = [folder / name for name in _names(spec.size, per_file)]
         sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
         missing = [number for number, file in enumerate(shards) if not sound(file)]
+        facts = {"pictures": fingerprint, ORDER: identities.order_of(source)}
+        if len(missing) < len(shards):
+            require_same_names(folder, source)
+            noted = _noted(folder)
+            facts[ORDER] = opener.read_json(noted).get(ORDER) if noted else None  # that of the latents which are there
         if len(missing) == len(shards):
-            _note(folder / BEGUN, description, per_file, {}, fingerprint)
+            _note(folder / BEGUN, description, per_file, {}, facts)
         elif missing and fingerprint is not None:
             require_same_pictures(folder, fingerprint)
         elif fingerprint is not None:
@@ -89,7 +105,7 @@ def write(
                 _finish(part, shards[number], len(shard_of(number)))
             done += len(batch["index"])
             advance(done)
-        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in shards}, fingerprint)
+        _note(folder / INDEX, description, per_file, {path.name: path.stat().st_size for path in shards}, facts)
         (folder / BEGUN).unlink(missing_ok=True)
 
 
@@ -178,6 +194,22 @@ def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, 
         )
 
 
+def require_same_names(folder: str | pathlib.Path, source: sources.IndexedRecords) -> None:
+    """Refuses records with other names, or in another order, than those whose latents a folder has.
+
+    Args:
+        folder: the folder of a cache; one without a cache is taken, and one whose records have no names.
+        source: the records.
+
+    Raises:
+        CacheError: if they differ.
+    """
+    noted = _noted(pathlib.Path(folder))
+    if noted is not None:
+        advice = "Choose another folder, or remove it to encode all of them again."
+        require_same_order(folder, opener.read_json(noted), source, advice)
+
+
 def _require_pictures_of(folder: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
     """Refuses other pictures than those of a finished cache, by what the noted fingerprint and theirs both state."""
     noted = _noted(folder)
@@ -199,14 +231,11 @@ def _fingerprints(noted: pathlib.Path, fingerprint: Mapping[str, Any]) -> tuple[
 
 
 def _note(
-    path: pathlib.Path,
-    description: Description,
-    records: int,
-    sizes: Mapping[str, int],
-    fingerprint: Mapping[str, Any] | None,
+    path: pathlib.Path, description: Description, records: int, sizes: Mapping[str, int], facts: Mapping[str, Any]
 ) -> None:
+    """Writes a note: the description, the files and their sizes, and those facts of the pictures that are known."""
     content = {"format": FORMAT, **description._asdict(), "shard_records": records, "files": sizes}
-    content |= {} if fingerprint is None else {"pictures": fingerprint}
+    content |= {name: fact for name, fact in facts.items() if fact is not None}
     files.write_text(path, json.dumps(content, indent=2, allow_nan=False, default=str) + "\n")
 
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffusion.data import latent_cache, pipeline, sources
-from diffusion.data.sources.spec import Derived, ManyAtOnce
+from diffusion.data.sources.spec import Derived, ManyAtOnce, OneForOne
 from diffusion.io import npz
 from diffusion.training.runtime import progress
 
@@ -45,7 +45,7 @@ class Sight(NamedTuple):
         return height, width, channels
 
 
-class Pictures(Derived, ManyAtOnce):
+class Pictures(OneForOne, ManyAtOnce):
     """The pictures that a sight is of, as records of their own."""
 
     def __init__(self, source: sources.Source, column: str):

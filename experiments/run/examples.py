@@ -163,7 +163,7 @@ def open_examples(recipe: Recipe) -> Examples:
             features = feature_cache.open_beside(folder, cache.description)
             encoder_features.require(features.description, recipe.companions.encoder, folder)
             source = feature_cache.Featured(cache, features)
-        pictures = functools.cache(lambda: data.source(config, settings["split"]))
+        pictures = functools.cache(lambda: _pictures_of(folder, data.source(config, settings["split"])))
         if not (data.is_tfds(config) or recipe.receives_text or recipe.companions.encoder):
             if (made_of := pictures()).spec.condition is not None:
                 source = Beside(cache, made_of)
@@ -175,6 +175,16 @@ def open_examples(recipe: Recipe) -> Examples:
         raise  # a damaged record is no mistake in the config
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"config.data: {error}") from error
+
+
+def _pictures_of(folder: str, source: sources.Source) -> sources.Source:
+    """The source of a cache's pictures, whose captions and conditions are read beside the latents.
+
+    Raises:
+        CacheError: if its records are not those of the latents.
+    """
+    latent_cache.require_same_records(folder, source)
+    return source
 
 
 def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples, ConfigDict]:
@@ -366,6 +376,8 @@ def _with_texts(
         captions.require(folder, name, settings["split"], len(source))
         if captioned is None and not source.spec.version:  # a dataset of a version has the captions of that version
             captions.require_same_texts(folder, source)
+        if captioned is not None:
+            captions.require_order_of_latents(folder, settings["latents"]["dir"])
         table = captions.read(folder)
     else:
         table = captions.tokens(captions.texts_of(captioned() if captioned else source), folder)

@@ -214,6 +214,7 @@ def _require_same(base: Base, description: latent_cache.Description, source: sou
                 f"but {values[-1]!r} here. Write the latents of these examples by diffusion encode into another "
                 "folder."
             )
+    latent_cache.require_same_records(where, source)
 
 
 def _data_entries(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]:

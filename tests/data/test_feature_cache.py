@@ -1,5 +1,7 @@
 """Features beside latents: of the same picture, and of the same view of it."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -49,3 +51,18 @@ def test_features_of_other_pictures_or_views_are_refused(tmp_path):
     other = latents._replace(dataset={**latents.dataset, "shape": [8, 8, 3]})
     with pytest.raises(CacheError, match=r"dataset.shape: \[4, 6, 3\] -> \[8, 8, 3\]"):
         feature_cache.open_beside(tmp_path, other)
+
+
+def test_features_of_another_order_than_the_latents_are_refused(tmp_path):
+    """Both were written again for the pictures of a table, whose lines had moved between the two commands."""
+    latents = written(tmp_path)
+    for order, other in (("ab", "ab"), ("ab", None), ("ab", "cd")):
+        for path, digest in ((tmp_path, order), (feature_cache.beside(tmp_path), other)):
+            note = json.loads((path / latent_cache.INDEX).read_text())
+            note.pop(latent_cache.ORDER, None)
+            note |= {latent_cache.ORDER: digest} if digest else {}
+            (path / latent_cache.INDEX).write_text(json.dumps(note))
+        if other != "cd":  # earlier versions noted none
+            feature_cache.open_beside(tmp_path, latents.description)
+    with pytest.raises(CacheError, match="features of records with other names, or in another order"):
+        feature_cache.open_beside(tmp_path, latents.description)

@@ -128,6 +128,9 @@ class _Shards:
     def place(self, row: int) -> str:
         return self._table.place(row)
 
+    def record_name(self, row: int) -> str:
+        return self._table.record_name(row)
+
     def column(self, name: str) -> Sequence[Any]:
         return self._table.column(self._stored[name])
 
@@ -177,6 +180,10 @@ class _Films:
     def place(self, row: int) -> str:
         number, frames = self._clips[row]
         return f"{self._films[number]}, from frame {frames[0]}"
+
+    def record_name(self, row: int) -> str:
+        """The name of the film, from the folder on, and the first frame of the clip."""
+        return self.place(row).removeprefix(self.where).lstrip("/")
 
     def column(self, name: str) -> Sequence[Any]:
         return [self._texts[number] for number, _ in self._clips]

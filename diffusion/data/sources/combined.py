@@ -150,6 +150,12 @@ class Mixture:
         sizes = np.diff([0, *self._ends])
         return np.concatenate([part[np.arange(size) % len(part)] for part, size in zip(known, sizes)])
 
+    def record_names(self) -> list[str] | None:
+        """The names of all records of an epoch, see `identities.names_of`; None if one source has no names."""
+        parts = [identities.names_of(source) for source in self._of]
+        known = [[f"{number}/{name}" for name in names] for number, names in enumerate(parts) if names is not None]
+        return [known[part][row] for part, row in map(self._at, range(len(self)))] if len(known) == len(parts) else None
+
     def stamp(self) -> str:
         """A digest of the stamps of the sources and of their ends in the mixture."""
         stamps = [source.stamp().encode() for source in self._of]  # type: ignore[attr-defined]
@@ -197,6 +203,11 @@ class Filtered(Derived, ManyAtOnce):
         """The identities of the records that are kept, see `data.identities`."""
         stated = identities.stated(self._of)
         return None if stated is None else stated[self._rows]
+
+    def record_names(self) -> list[str] | None:
+        """The names of the records that are kept, see `identities.names_of`."""
+        names = identities.names_of(self._of)
+        return None if names is None else [names[row] for row in self._rows]
 
     def stamp(self) -> str:
         """A digest of the source's stamp and of the rows that are kept."""

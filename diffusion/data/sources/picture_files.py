@@ -127,6 +127,10 @@ class _Files:
     def place(self, row: int) -> str:
         return str(self._paths[row])
 
+    def record_name(self, row: int) -> str:
+        """The name of the picture, from the folder on."""
+        return str(self._paths[row]).removeprefix(self.where).lstrip("/")
+
     def stamp(self) -> Any:
         return stamp_of(self._paths)
 

@@ -309,6 +309,10 @@ class OneForOne(Derived):
         """The identities of the source's records, see `data.identities`."""
         return identities.stated(self._of)
 
+    def record_names(self) -> list[str] | None:
+        """The names of the source's records, see `identities.names_of`."""
+        return identities.names_of(self._of)
+
     def stamp(self) -> str:
         """The stamp of the source."""
         return self._of.stamp()  # type: ignore[attr-defined]

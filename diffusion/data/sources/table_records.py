@@ -227,6 +227,11 @@ class Records(RandomAccess):
         named = getattr(self._table, "identity", self.where)
         return identities.numbered([named, self._base, len(self._table)], "rows", self._rows) if named else None
 
+    def record_names(self) -> list[str] | None:
+        """The names of the records, see `identities.names_of`; None for a table without `record_name(row) -> str`."""
+        name = getattr(self._table, "record_name", None)
+        return None if name is None else [name(int(row)) for row in self._rows]
+
     def stamp(self) -> str:
         """sha256 of the table's stamp and of the choice of rows; reads no record."""
         return hashlib.sha256(json.dumps([self._table.stamp(), *self._about], default=str).encode()).hexdigest()

@@ -98,6 +98,11 @@ class TarShards:
         shard, key, members = self._members[row]
         return f"{self._paths[shard]}, record {key!r} at byte {min(start for start, _ in members.values())}"
 
+    def record_name(self, row: int) -> str:
+        """The name of the shard, and the key of the record in it."""
+        shard, key, _ = self._members[row]
+        return f"{self._paths[shard].name}/{key}"
+
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         return [{name: self._value(row, name) for name in columns} for row in rows]
 
