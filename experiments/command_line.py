@@ -80,6 +80,14 @@ def saved_flag(
         unread: patterns of fields that the command does not read, such as "train.steps"; a change of one is refused.
     """
     extend_flag()
+    if help_is_requested():  # the fields are known only once a run is read
+        flags.DEFINE_string(
+            "config",
+            None,
+            "fields of the run's config with another value for this command: --config.FIELD=VALUE, where config.json "
+            "of the run lists the fields",
+        )
+        return
     _workdir_kinds.add("fetched")
     _unread[:] = unread
     _checks.append(lambda argv: _define_saved_flag(argv, unless, of_model))
@@ -145,8 +153,6 @@ def _define_saved_flag(argv: list[str], unless: tuple[str, ...], of_model: Calla
     if any(_named(argv, name) is not None for name in unless):
         return
     if workdir is None:
-        if _asks_for_help(argv):
-            return
         others = f" Without a run, name --{' or --'.join(unless)}." if unless else ""
         raise ConfigError(f"--workdir is missing: the folder of a run, e.g. --workdir=runs/digits.{others}")
     if why := file_systems.objection(workdir):

@@ -22,6 +22,7 @@ from diffusion.experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
     few_step_flags.define("runs/digits", "runs/digits_students", "runs/few_steps")
+    flags.adopt_module_key_flags(few_step_flags)  # --help then lists them
     flags.DEFINE_string("inception", "", "file of FID's Inception-v3, to add FID to the other distances")
     command_line.begin()
 

@@ -11,11 +11,14 @@ config, except for the number of steps. The command writes table.md, few_steps.j
 prompts and seeds in every row) into --out, and continues after an interruption.
 """
 
+from absl import flags
+
 from diffusion.experiments import command_line
 from diffusion.experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
     few_step_flags.define("runs/text/denoiser", "runs/text_students", "runs/text_few_steps")
+    flags.adopt_module_key_flags(few_step_flags)  # --help then lists them
     command_line.begin()
 
 import functools

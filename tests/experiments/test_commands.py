@@ -178,13 +178,30 @@ def started(*lines: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
     return by_line(done.stdout), by_line(done.stderr)
 
 
+def flags_of_examples(command: str, help_text: str) -> set[str]:
+    """The flags of the examples in a command's help; fields of its config count as `--config`.
+
+    What follows a lone `--`, or the name of a part that has a help of its own, is not the command's.
+    """
+    words = help_text.replace("\\\n", " ")
+    lines = re.findall(rf"^ *{re.escape(command)} (-.*)$", words, re.MULTILINE)
+    return {flag for line in lines for flag in re.findall(r"(?<!\S)--(\w[\w-]*)", line.partition(" -- ")[0])}
+
+
+def listed_flags(help_text: str) -> set[str]:
+    """The flags that a command's help describes, each at the beginning of a line."""
+    return set(re.findall(r"^ +(?:-\w.*, )?--(?:\[no\])?(\w[\w-]*)", help_text, re.MULTILINE))
+
+
 @pytest.mark.extended
 def test_help_is_answered_without_the_libraries_and_holds_an_example():
     """They take seconds to import."""
     shown, said = started(*((*name.split(), "--help") for name in COMMANDS))
     assert said == {f"{name} --help": "" for name in COMMANDS}
     for name in COMMANDS:
-        assert f"{name} " in shown[f"{name} --help"], name
+        help_text = shown[f"{name} --help"]
+        assert f"{name} " in help_text, name
+        assert flags_of_examples(name, help_text) <= listed_flags(help_text), name
     examples = (
         "diffusion sample",
         "diffusion playground",
