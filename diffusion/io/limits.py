@@ -49,12 +49,12 @@ def array_bytes(what: str, shape: Any, itemsize: int) -> int:
     """
     valid = f"at most {AXES} whole numbers from 0 to 2^128"
     if not isinstance(shape, (list, tuple)):
-        raise Refused(f"{what} declares a {type(shape).__name__} as its shape. Valid: {valid}.")
+        raise Refused(f"{what} declares {kind(shape)} as its shape. Valid: {valid}.")
     if len(shape) > AXES:  # before their product, which takes the square of the time
         raise Refused(f"{what} declares a shape with {len(shape)} sides. Valid: {valid}.")
     for number, side in enumerate(shape):
         if type(side) is not int or not 0 <= side <= SIDE:
-            shown = f"a {type(side).__name__}"  # tuples of tuples that share their parts can be endless to print
+            shown = kind(side)  # tuples of tuples that share their parts can be endless to print
             if type(side) is int:
                 shown = str(side) if abs(side) <= SIDE else "beyond 2^128"
             raise Refused(f"{what} declares a shape whose side {number} is {shown}. Valid: {valid}.")
@@ -182,6 +182,12 @@ def reason(error: BaseException) -> str:
     """Returns the message of an error on one line, at most 200 characters of it; its type where there is none."""
     message = " ".join(str(error).split())
     return message[:200] or type(error).__name__
+
+
+def kind(value: Any) -> str:
+    """Returns the name of a value's type with its article, as an error message shows it: "an int"."""
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeioAEIO' else 'a'} {name}"
 
 
 def short(value: Any) -> str:

@@ -120,7 +120,7 @@ def header(path: pathlib.Path) -> Header:
         text = file.read(size)
     table = limits.parse_json(text, f"the header of {path}")
     if not isinstance(table, dict):
-        raise _refused(path, f"its header is a {type(table).__name__} instead of a table")
+        raise _refused(path, f"its header is {limits.kind(table)} instead of a table")
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise _refused(path, "its __metadata__ is not a table of texts")

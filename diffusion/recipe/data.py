@@ -7,6 +7,7 @@ from typing import Any
 from diffusion.data import latent_cache, sources
 from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
+from diffusion.io import limits
 from diffusion.recipe import extensions, names, picture_sizes
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import call
@@ -84,7 +85,7 @@ def _opened(
         )
         if not hasattr(records, "spec"):
             raise ConfigError(
-                f"{path}.name = {spec['name']!r} returns a {type(records).__name__}. Valid: a function that returns a "
+                f"{path}.name = {spec['name']!r} returns {limits.kind(records)}. Valid: a function that returns a "
                 "source, e.g. sources.sequences.Records(records, num_classes, split); see docs/data.md#your-own-format."
             )
         return records

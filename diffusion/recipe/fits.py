@@ -9,6 +9,7 @@ import numpy as np
 from diffusion import parameterizations, samplers, timesteps
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import Memory, Product, Unpaired
+from diffusion.io import limits
 from diffusion.models import facts, network_inputs, token_merging
 from diffusion.objectives import Denoises, Moves
 from diffusion.parameterizations import Prediction
@@ -322,11 +323,11 @@ def _check_driven(driven: Any, shape: tuple[int, ...], numbers: type | None) -> 
     """
     x, *others = driven if isinstance(driven, tuple) else (driven,)
     if getattr(x, "shape", None) != shape:
-        what = f"an array of the shape {x.shape}" if hasattr(x, "shape") else f"a {type(x).__name__}"
+        what = f"an array of the shape {x.shape}" if hasattr(x, "shape") else limits.kind(x)
         raise ValueError(f"the driver returns {what} for x of the shape {shape}. Valid: x at the end of the plan")
     if numbers is not None and others and type(others[0]) is not numbers:
         raise ValueError(
-            f"the driver returns x with a {type(others[0]).__name__}. Valid: a {numbers.__name__}, or a class of your "
+            f"the driver returns x with {limits.kind(others[0])}. Valid: a {numbers.__name__}, or a class of your "
             "own that the driver's function names by steering_drivers.numbering"
         )
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffusion import objectives
+from diffusion.io import limits
 from diffusion.recipe import fields, fits, kinds, null_condition
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import annotation, applied, requires, takes, tuples_of
@@ -33,7 +34,7 @@ def build(parts: Any, kind: str, entry: Mapping) -> objectives.Objective:
     objective = parts.build(kind, settings, path, _settings_of(parts, function))
     if not isinstance(objective, objectives.Objective):
         raise ConfigError(
-            f"{path}.name = {settings['name']!r} returns a {type(objective).__name__}. Valid: a function that returns "
+            f"{path}.name = {settings['name']!r} returns {limits.kind(objective)}. Valid: a function that returns "
             "an objectives.Objective, which holds the loss; see docs/extend.md."
         )
     for i, wrapper in enumerate(wrappers):
@@ -56,7 +57,7 @@ def _wrapped(parts: Any, objective: objectives.Objective, entry: Any, path: str)
             raise ConfigError(f"{path}: {error}.") from error
     if not isinstance(wrapped, objectives.Objective):
         raise ConfigError(
-            f"{path}.name = {entry['name']!r} returns a {type(wrapped).__name__}. Valid: a function (objective, ...) "
+            f"{path}.name = {entry['name']!r} returns {limits.kind(wrapped)}. Valid: a function (objective, ...) "
             "that returns an objectives.Objective, or a function that returns an objectives.Term; see docs/extend.md."
         )
     return wrapped

@@ -41,7 +41,7 @@ def plain(value: Any, path: str = "config") -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise ConfigError(f"{path}: the key {key!r} is a {type(key).__name__}. Valid: strings.")
+                raise ConfigError(f"{path}: the key {key!r} is {limits.kind(key)}. Valid: strings.")
         return {key: plain(value[key], f"{path}.{key}") for key in sorted(value)}
     if isinstance(value, (list, tuple)):
         return tuple(plain(item, f"{path}[{i}]") for i, item in enumerate(value))
@@ -50,7 +50,7 @@ def plain(value: Any, path: str = "config") -> Any:
     if value is None or isinstance(value, (str, bool, int, float)):
         return value
     raise ConfigError(
-        f"{path} = {value!r} is a {type(value).__name__}. Valid: numbers, strings, booleans, None, and sequences and "
+        f"{path} = {value!r} is {limits.kind(value)}. Valid: numbers, strings, booleans, None, and sequences and "
         "mappings of these; write a function by its name."
     )
 
@@ -100,7 +100,7 @@ def from_json(text: str) -> ConfigDict:
             f"{refused} It is written by diffusion train; restore it, or start the run again."
         ) from refused
     if not isinstance(value, dict):
-        raise ConfigError(f"config.json holds a {type(value).__name__}, not an object of fields.")
+        raise ConfigError(f"config.json holds {limits.kind(value)}, not an object of fields.")
     value = plain(value)
     try:
         return ConfigDict(value)

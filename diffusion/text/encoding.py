@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.io import limits
 from diffusion.text import weighting
 from diffusion.text.long_prompts import Windows, all_windows, first_window
 from diffusion.text.tokenizer import Tokenizer, checked
@@ -99,7 +100,7 @@ def reading(module: Any, *, masked: bool = False, **how: Any) -> Callable[[Any, 
         pair = module.apply({"params": params}, ids, mask if masked else None, **how, **seen)
         if not isinstance(pair, tuple) or len(pair) != 2 or getattr(pair[0], "shape", ())[:1] != ids.shape[:1]:
             shape = getattr(pair, "shape", None)
-            returned = f"a {type(pair).__name__}" if shape is None else f"an array {shape}"
+            returned = limits.kind(pair) if shape is None else f"an array {shape}"
             raise ValueError(
                 f"the text encoder {type(module).__name__} returns {returned} for ids {ids.shape}. Valid: (tokens "
                 "[B, N, D], pooled [B, P] or None)"

@@ -196,7 +196,7 @@ def check_figures(name: str | Metric, figures: Any) -> None:
     called = name if isinstance(name, str) else getattr(name, "__name__", repr(name))
     valid = 'Valid: {name: {"value": a number or None, "samples": their number, ...}}; see docs/extend.md#a-metric.'
     if not isinstance(figures, Mapping):
-        raise ConfigError(f"the metric {called!r} returns a {type(figures).__name__}. {valid}")
+        raise ConfigError(f"the metric {called!r} returns {limits.kind(figures)}. {valid}")
     for figure, entry in figures.items():
         if not isinstance(entry, Mapping) or "value" not in entry:
             raise ConfigError(f"the metric {called!r} returns {figure!r} = {limits.short(entry)}. {valid}")

@@ -8,6 +8,7 @@ import numpy as np
 from diffusion.experiments.evaluation import figures, held_out, symbol_metrics, vector_metrics
 from diffusion.experiments.evaluation.real_images import Split, balanced_order, split_of
 from diffusion.experiments.sampling.sample_files import check_samples
+from diffusion.io import limits
 from diffusion.metrics import bootstrap, classifier, frechet, image_sets, neighbours, references
 from diffusion.metrics.features import FEATURES, Extractor, inception_features, moments, names as feature_names, rows
 from diffusion.recipe import ConfigError, unknown
@@ -123,7 +124,7 @@ def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
     extractor = FEATURES[name](train.images, train.labels)
     if not (callable(getattr(extractor, "extract", None)) and hasattr(extractor, "record")):
         raise ConfigError(
-            f"config.evaluate.features: {name!r} returns a {type(extractor).__name__}. Valid: a function (images, "
+            f"config.evaluate.features: {name!r} returns {limits.kind(extractor)}. Valid: a function (images, "
             "labels) that returns a features.Extractor; see docs/extend.md#a-metric."
         )
     return extractor

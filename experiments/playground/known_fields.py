@@ -49,6 +49,6 @@ class Fields:
         except limits.Refused as error:
             return str(error)
         if not isinstance(table, dict):
-            return f"the body is a {type(table).__name__}. Valid: a table of fields"
+            return f"the body is {limits.kind(table)}. Valid: a table of fields"
         unknown = [name for name in table if name not in self._known]
         return f"{limits.short(unknown[0])} is no field. Valid: {', '.join(self._known)}" if unknown else ""

@@ -10,7 +10,7 @@ from diffusion.experiments.sweeps import naming, sweep_folder
 from diffusion.experiments.sweeps.combinators import Overrides, SweepError, distinct
 from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, require_extensions, settings
 from diffusion.experiments.sweeps.sweep_folder import Plan, Record
-from diffusion.io import file_systems
+from diffusion.io import file_systems, limits
 from diffusion.recipe import ConfigError, extensions, recipes, unknown
 from diffusion.recipe.values import differences, plain
 
@@ -71,7 +71,7 @@ def load(file: str) -> Sweep:
     except Exception as error:
         raise extensions.failed(f"--sweep={name}", path, error) from error
     if not isinstance(sweep, Sweep):
-        raise SweepError(f"{name!r}: get_sweep returns a {type(sweep).__name__}. Valid: a Sweep.")
+        raise SweepError(f"{name!r}: get_sweep returns {limits.kind(sweep)}. Valid: a Sweep.")
     return sweep
 
 

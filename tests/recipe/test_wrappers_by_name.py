@@ -105,7 +105,7 @@ def test_a_name_in_the_list_means_one_function(monkeypatch):
         ((TERM, {"name": "condition_dropout"}), r"wrappers\[1\]: wrapper 'condition_dropout' needs rate"),
         (({"rate": 0.1},), r"wrappers\[0\] = .*Valid: .*the name of the wrapper is one of alignment, augmentation"),
         ("condition_dropout", r"config\.objective\.wrappers = 'condition_dropout' is text\. Valid: a sequence"),
-        (({"name": "self"},), r"wrappers\[0\]\.name = 'self' returns a int\. Valid: .*objectives\.Objective"),
+        (({"name": "self"},), r"wrappers\[0\]\.name = 'self' returns an int\. Valid: .*objectives\.Objective"),
         (({"name": "end_to_end"},), r"config\.autoencoder\.network =.*config\.objective trains an autoencoder"),
         (
             ({"name": "prior_preservation", "number": 3},),

@@ -14,6 +14,7 @@ from diffusion.data import fingerprints
 from diffusion.data.sources.spec import DamagedRecord
 from diffusion.data.sources.stream_values import Mappings, Values
 from diffusion.data.sources.streams import Stream
+from diffusion.io import limits
 
 SAMPLED = 8  # number of records that identify a pass, or the stream of a later start
 
@@ -42,7 +43,7 @@ class Iterated(Stream):
             self.name = name or getattr(records, "__qualname__", self.name)
             records = _Factory(cast(Callable[[], Iterable[Any]], records))
         if not hasattr(records, "__iter__"):
-            raise ValueError(f"the data is a {type(records).__name__}. Valid: a source, a sequence, or an iterable")
+            raise ValueError(f"the data is {limits.kind(records)}. Valid: a source, a sequence, or an iterable")
         self._records: Any = records
         self._described = False
         self.repeatable = True

@@ -11,6 +11,7 @@ from diffusion.data.sources.iterated import Iterated, is_iterable
 from diffusion.data.sources.spec import Source
 from diffusion.data.sources.stream_values import Mappings, Stored
 from diffusion.data.sources.streams import Stream
+from diffusion.io import limits
 
 
 def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source | Stream:
@@ -38,9 +39,7 @@ def source_of(data: Any, num_classes: int = 0, split: str = "train") -> Source |
         return sequences.Records(data, num_classes, split)
     if is_iterable(data):
         return Iterated(data, Mappings(num_classes, split))
-    raise ValueError(
-        f"the data is a {type(data).__name__}. Valid: a source, a sequence of records, or an iterable of them"
-    )
+    raise ValueError(f"the data is {limits.kind(data)}. Valid: a source, a sequence of records, or an iterable of them")
 
 
 def huggingface(

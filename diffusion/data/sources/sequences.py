@@ -31,6 +31,7 @@ from diffusion.data.sources.spec import (
     warn_of_channels_first,
     warn_of_range,
 )
+from diffusion.io import limits
 from diffusion.package import public
 
 SEEDS = {"train": 2026, "test": 2027}
@@ -182,7 +183,7 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
 def plain(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its example and its condition as arrays or pytrees of arrays; a list of numbers is an array."""
     if not isinstance(record, Mapping):
-        raise ValueError(f'a record of the data is a {type(record).__name__}. Valid: a mapping, e.g. {{"x": array}}')
+        raise ValueError(f'a record of the data is {limits.kind(record)}. Valid: a mapping, e.g. {{"x": array}}')
     return {key: _arrays(value) if key in ("x", "condition") else value for key, value in record.items()}
 
 
@@ -219,7 +220,7 @@ def describe_record(record: Mapping[str, Any], name: str, num_classes: int = 0, 
         ValueError: as in `describe`.
     """
     if not isinstance(record, Mapping):
-        raise ValueError(f'a record of the data is a {type(record).__name__}. Valid: a mapping, e.g. {{"x": array}}')
+        raise ValueError(f'a record of the data is {limits.kind(record)}. Valid: a mapping, e.g. {{"x": array}}')
     entry = "image" if "image" in record else "x"
     if entry not in record or (num_classes and not {"label", "condition"} & set(record)):
         needed = f'"image" or "x"{" and a label" if num_classes else ""}'

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffusion.io import limits
+
 
 class ReaderError(ValueError):
     """A reader answers in another form than its kind; the message says what it answered, and the form."""
@@ -201,7 +203,7 @@ def parsed(grammar: Grammar, text: str) -> Parse:
 def _as_many(who: str, results: Any, inputs: Sequence, form: str) -> list:
     if not isinstance(results, Sequence) or isinstance(results, str) or len(results) != len(inputs):
         count = f" of {len(results)}" if isinstance(results, Sequence) else ""
-        raise ReaderError(f"{who} returned a {type(results).__name__}{count} for {len(inputs)} inputs. Valid: {form}.")
+        raise ReaderError(f"{who} returned {limits.kind(results)}{count} for {len(inputs)} inputs. Valid: {form}.")
     return list(results)
 
 

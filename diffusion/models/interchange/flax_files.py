@@ -52,7 +52,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     ) as error:
         raise limits.Refused(f"{path} is damaged, or is not a Flax checkpoint: {limits.reason(error)}.") from error
     if not isinstance(tree, dict):
-        raise limits.Refused(f"{path} is not a Flax checkpoint: it holds a {type(tree).__name__} instead of a table.")
+        raise limits.Refused(f"{path} is not a Flax checkpoint: it holds {limits.kind(tree)} instead of a table.")
     leaves = flax.traverse_util.flatten_dict(tree, sep=".")
     return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
 

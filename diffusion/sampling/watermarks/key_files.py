@@ -11,12 +11,14 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from diffusion.io import files, limits, opener
 from diffusion.package import public
 from diffusion.sampling.watermarks.gaussian_shading import gaussian_shading
 from diffusion.sampling.watermarks.spread_spectrum import spread_spectrum
 from diffusion.sampling.watermarks.tree_ring import tree_ring
-from diffusion.sampling.watermarks.watermark import Watermark
+from diffusion.sampling.watermarks.watermark import Reading, Watermark, check_finite
 
 WATERMARKS: dict[str, Callable[..., Watermark]] = {
     "gaussian_shading": gaussian_shading,
@@ -51,8 +53,34 @@ def from_entry(entry: Mapping[str, Any]) -> Watermark:
     except TypeError as error:
         raise ValueError(f"{name}: {error}") from None
     if not isinstance(watermark, Watermark):
-        raise ValueError(f"{name} returns a {type(watermark).__name__}. Valid: a function that returns a Watermark")
-    return dataclasses.replace(watermark, identity=f"{name} {digest[:16]}")
+        raise ValueError(f"{name} returns {limits.kind(watermark)}. Valid: a function that returns a Watermark")
+    identity = f"{name} {digest[:16]}"
+    return dataclasses.replace(watermark, identity=identity, read=_checked(name, watermark.read))
+
+
+def _checked(name: str, read: Callable[[Any], Reading]) -> Callable[[Any], Reading]:
+    """The function `read` of a watermark, which refuses noise or pictures that are not finite, and a wrong result.
+
+    A p-value that is NaN is not below any level: a picture of it would have no watermark.
+    """
+
+    def checked(values: Any) -> Reading:
+        check_finite(name, values)
+        reading = read(values)
+        valid = f"Valid: a Reading of the {len(values)} inputs, with p-values in [0, 1]"
+        if not isinstance(reading, Reading):
+            raise ValueError(f"read of {name} returns {limits.kind(reading)}. {valid}")
+        for field in ("score", "p_value"):
+            array = np.asarray(getattr(reading, field))
+            if array.shape != (len(values),) or array.dtype.kind != "f" or np.isnan(array).any():
+                raise ValueError(f"read of {name}: {field} is {limits.short(array.tolist())}. {valid}")
+        if not ((reading.p_value >= 0) & (reading.p_value <= 1)).all():
+            raise ValueError(
+                f"read of {name}: p_value is {limits.short(np.asarray(reading.p_value).tolist())}. {valid}"
+            )
+        return reading
+
+    return checked
 
 
 def load(path: str | pathlib.Path) -> Watermark:

@@ -210,8 +210,8 @@ class Strange:
     "data, words",
     [
         (lambda: iter(()), "yields no records: there is nothing to train on"),
-        (lambda: itertools.count(), "a record of the data is a int. Valid: a mapping"),
-        (lambda: 7, "the data is a int. Valid: a source, a sequence of records, or an iterable"),
+        (lambda: itertools.count(), "a record of the data is an int. Valid: a mapping"),
+        (lambda: 7, "the data is an int. Valid: a source, a sequence of records, or an iterable"),
         (lambda: Strange(), "the stream's state cannot be saved: Object of type object is not JSON"),
     ],
 )

@@ -298,7 +298,7 @@ def test_the_p_value_of_rings_is_that_of_a_direction_by_chance():
 @pytest.mark.parametrize(
     "function, words",
     [
-        (lambda key: 3, "mine returns a int. Valid: .* a Watermark"),
+        (lambda key: 3, "mine returns an int. Valid: .* a Watermark"),
         (lambda key: watermarks.Watermark("noises", None, None), "carrier is 'noises'. Valid: 'noise' or 'pictures'"),
     ],
 )
@@ -320,3 +320,34 @@ def test_a_function_of_ones_own_that_returns_no_watermark_is_named(function, wor
 def test_a_watermark_that_returns_another_array_is_named(carrier, x, embed, words):
     with pytest.raises(ValueError, match=rf"mine 0: embed returns {words}"):
         sampling.marked(watermarks.Watermark(carrier, embed, None, identity="mine 0"), carrier, x, KEYS)
+
+
+@pytest.mark.parametrize(
+    "reading, words",
+    [
+        (lambda x: 0.5, "read of mine returns a float. Valid: a Reading of the 2 inputs"),
+        (lambda x: watermarks.Reading(np.zeros(1), np.zeros(2)), r"read of mine: score is \[0\.0\]\. Valid"),
+        (
+            lambda x: watermarks.Reading(np.zeros(2), np.full(2, np.nan)),
+            r"p_value is \[NaN, NaN\]\. Valid: .*in \[0, 1\]",
+        ),
+        (lambda x: watermarks.Reading(np.zeros(2), np.full(2, 1.5)), r"p_value is \[1\.5, 1\.5\]\. Valid"),
+    ],
+)
+def test_a_reading_of_ones_own_watermark_that_is_none_is_named(reading, words, monkeypatch):
+    """A p-value of NaN is below no level: a picture of it had no watermark."""
+    mine = lambda key: watermarks.Watermark("pictures", lambda x, keys: x, reading)
+    monkeypatch.setitem(watermarks.WATERMARKS, "mine", mine)
+    with pytest.raises(ValueError, match=words):
+        watermarks.from_entry({"name": "mine", "key": KEY}).read(np.zeros((2, 4, 4, 1)))
+
+
+def test_ones_own_watermark_reads_only_what_is_finite(monkeypatch):
+    read = lambda x: watermarks.Reading(np.zeros(len(x)), np.ones(len(x)))
+    monkeypatch.setitem(
+        watermarks.WATERMARKS, "mine", lambda key: watermarks.Watermark("noise", lambda x, keys: x, read)
+    )
+    mark = watermarks.from_entry({"name": "mine", "key": KEY})
+    assert mark.read(np.zeros((2, 4, 4, 1))).p_value.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="mine: the input has values that are not finite"):
+        mark.read(np.full((2, 4, 4, 1), np.inf))
