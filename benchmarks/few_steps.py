@@ -43,7 +43,7 @@ import scipy.stats
 from rich.console import Console
 
 from benchmarks import few_steps_report
-from diffusion import samplers, timesteps
+from diffusion import samplers, sampling, timesteps
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.metrics import frechet, image_sets
@@ -212,6 +212,9 @@ def measure(problem: Problem, names: list[str], wanted: list[int], say: Callable
                 except (ValueError, TypeError) as error:
                     refused[f"{name} on {spacing}"] = str(error).splitlines()[0]
                     continue
+                if infinite := int((~np.asarray(sampling.finite(x))).sum()):
+                    where = f"{problem.name}: {name} on {spacing}, {nfe} evaluations"
+                    say(f"{where}: {infinite} of {len(x)} samples are not finite, so there are no figures of them")
                 rows.append(
                     {"sampler": name, "grid": spacing, "steps": steps, "nfe": nfe}
                     | compared(problem, x, float(times[0]), sampler.draws)

@@ -46,7 +46,7 @@ from diffusion.io import json_files
 from diffusion.io.files import atomic, write_text
 from diffusion.metrics import manifold
 from diffusion.objectives import Jumps
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, as_config_errors, checks, resolve
 from diffusion.recipe.values import config_hash, from_json, to_json
 from diffusion.training.checkpointing import checkpoints
 
@@ -172,7 +172,8 @@ def measured(row: Row) -> Made:
     make = generate.generator(generate.trained(recipe, params))
     conditions = generate.conditions_of(recipe, number)
     labels = generate.classes_of(recipe, conditions)
-    images = make.images(params, conditions, generate.seeds(config, number))
+    with as_config_errors():
+        images = generate.checked_images(make, config, params, conditions, generate.seeds(config, number))
     metrics = sample_metrics.measure(images, labels, config, config.evaluate.split, EFFORT)
     figures = {"nfe": make.nfe, "asked_class": metrics["asked_class"] and metrics["asked_class"]["share"]}
     for name, part in metrics["frechet"].items():

@@ -136,7 +136,8 @@ def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Ite
     """Yields (name, what was read of it) of each of `pictures_of`.
 
     Raises:
-        ConfigError: if the watermark lies in the noise, and no model is named; or a picture has another size.
+        ConfigError: if the watermark lies in the noise, and no model is named; if a picture has another size, or the
+            model's noise of it is not finite.
     """
     watermark = watermarks.load(key)
     if watermark.carrier == "noise" and maker is None:
@@ -150,7 +151,14 @@ def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Ite
     source = pictures_of(path)
     while few := list(itertools.islice(source, maker.batch)):
         fitted = np.concatenate([maker.fitted(picture[None], name) for name, picture in few])
-        readings = watermark.read(maker.to_noise(fitted))
+        noise = maker.to_noise(fitted)
+        lost = [name for (name, _), finite in zip(few, sampling.finite(noise), strict=True) if not finite]
+        if lost:
+            raise ConfigError(
+                f"{maker.name} inverts {lost[0]} to noise that is not finite, from which no watermark can be read. "
+                "Name the model that made the picture."
+            )
+        readings = watermark.read(noise)
         for row, (name, _) in enumerate(few):
             yield name, jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], readings)
 

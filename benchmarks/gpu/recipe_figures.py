@@ -132,7 +132,8 @@ class Measured:
         config.sample.guidance.scale = scale
         make = generate.generator(resolve.recipe(config, workdir.example_shape(config)))
         labels = generate.balanced_labels(number, config.model.num_classes)
-        return make.images(params, labels, generate.seeds(config, number)), labels, make.nfe
+        images = generate.checked_images(make, config, params, labels, generate.seeds(config, number))
+        return images, labels, make.nfe
 
     def _keep(self) -> None:
         part = self._file.with_suffix(".part")

@@ -188,7 +188,7 @@ def _frames(
     finer = lambda params, x, *_: x
     if model.kind.second_stage is not None:
         finer = compiled(model, job.course, second_stage.finer)
-    decoded = compiled(model, job.course, programs.decoded)
+    decoded = compiled(model, job.course, programs.decoded_pictures)
     params = model.weights
     vae = model.params["vae"]
     image, mask = job.canvas.arrays()
@@ -200,11 +200,13 @@ def _frames(
         if plan.renoise[i]:
             continue
         x = finer(model.drawing, state.x0 if i + 1 < len(s) else state.x, conditional, start.keys)
-        pictures = np.asarray(decoded(vae, job.course.pictured(model, x), start.known, image, mask))
+        pictures, finite = decoded(vae, job.course.pictured(model, x), start.known, image, mask)
+        if i + 1 == len(s):
+            _check_finite(job.request, int((~finite).sum()))
         sounds = None
         if model.kind.sound is not None and i + 1 == len(s):
             sounds = np.asarray(compiled(model, job.course, programs.sounds)(model.drawing, x), np.float32)
-        yield Frame(i + 1, len(s), float(s[i]), job.finished(pictures), sounds, model.sample_rate)
+        yield Frame(i + 1, len(s), float(s[i]), job.finished(np.asarray(pictures)), sounds, model.sample_rate)
 
 
 class Job(NamedTuple):

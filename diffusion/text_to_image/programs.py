@@ -322,7 +322,13 @@ def decode_latents(
 
 def decoded(*arguments: Any) -> Array:
     """The pictures of `decoded_values`, which has the same arguments, as uint8."""
-    return to_uint8(decoded_values(*arguments))
+    return decoded_pictures(*arguments)[0]
+
+
+def decoded_pictures(*arguments: Any) -> tuple[Array, Array]:
+    """(the pictures of `decoded`, whether all values of each were finite before they became bytes, bool `[B]`)."""
+    values = decoded_values(*arguments)
+    return to_uint8(values), sampling.finite(values)
 
 
 def decoded_values(
@@ -430,5 +436,5 @@ def sampled(
     x = second_stage.finer(model, course, params, x, conditional, start.keys)
     waveforms = sounds(model, course, params, x)
     x = course.pictured(model, x)
-    values = decoded_values(model, course, params["vae"], x, start.known, image, mask)
-    return Decoded(to_uint8(values), waveforms, sampling.finite(values)), work
+    bytes_of, finite = decoded_pictures(model, course, params["vae"], x, start.known, image, mask)
+    return Decoded(bytes_of, waveforms, finite), work

@@ -78,7 +78,7 @@ class Player:
         condition = SOUND.pitch_condition(fundamentals, vibratos)
         seeds = np.arange(first, first + len(labels), dtype=np.uint32)
         inputs = jax.tree.map(np.asarray, {"label": np.asarray(labels, np.int32), **condition})
-        x = self._make.images(self.run.params, inputs, seeds)
+        x = generate.checked_images(self._make, self.run.config, self.run.params, inputs, seeds)
         return SOUND.waveform(np.asarray(x, np.float32), condition=condition)
 
 

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from diffusion import samplers, videos
+from diffusion import samplers, sampling, videos
 from diffusion.arrays import chunks
 from diffusion.data.shapes import motions
 from diffusion.data.transforms import to_model, to_uint8
@@ -51,7 +51,7 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
 
     def program(frames: int) -> Callable[[Array, Array, Array], Array]:
         @jax.jit
-        def make_batch(vectors: Array, seeds: Array, known: Array) -> Array:
+        def make_batch(vectors: Array, seeds: Array, known: Array) -> tuple[Array, Array]:
             denoise = denoiser(run.params, {"vector": vectors})
             first, rest = generate.keys(seeds)
             length = known.shape[1]
@@ -60,13 +60,15 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
             x = samplers.prior(run.schedule, first, (windows * (window - before), *run.shape[1:]))
             walk = (run.sampler, denoise, run.schedule, x, steps, rest)
             if not length:
-                return to_uint8(decode(coder, samplers.sample(*walk)))[:, :frames]
+                x = decode(coder, samplers.sample(*walk))[:, :frames]
+                return to_uint8(x), sampling.finite(x)
             coding = (lambda clips: encode(coder, clips), lambda x: decode(coder, x))
-            return to_uint8(videos.rollout(*walk, to_model(known), window, coding=coding))[:, :frames]
+            x = videos.rollout(*walk, to_model(known), window, coding=coding)[:, :frames]
+            return to_uint8(x), sampling.finite(x)
 
         return make_batch
 
-    programs: dict[int, Callable[..., Array]] = {}
+    programs: dict[int, Callable[..., tuple[Array, Array]]] = {}
 
     def make(
         captions: Sequence[str], seeds: Sequence[int], known: np.ndarray | None = None, frames: int = FRAMES
@@ -75,6 +77,8 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
         known = np.zeros((len(vectors), 0), np.uint8) if known is None else known
         make_batch = programs.setdefault(frames, program(frames))
         rows = (vectors, np.asarray(seeds), known)
-        return chunks.applied(lambda rows: make_batch(*rows), rows, min(batch_size, len(vectors)))
+        clips, finite = chunks.applied(lambda rows: make_batch(*rows), rows, min(batch_size, len(vectors)))
+        generate.check_finite(run.config, len(clips), int((~finite).sum()))
+        return clips
 
     return make

@@ -2,8 +2,8 @@
 
 import pathlib
 import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from diffusion.models.interchange import schedulers
 from diffusion.models.quantised import KINDS
 from diffusion.text_to_image import Frame, png
 from diffusion.text_to_image.png import STORED
+
+T = TypeVar("T")
 
 
 class Source(Protocol):
@@ -135,13 +137,13 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
     """
     check(source, request)
     request = source.resolved(request)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        frames = source.watch(request)
-    notes = tuple(str(warning.message) for warning in caught if warning.category is UserWarning)
-    for frame in frames:
-        if frame.step < frame.steps:
-            yield Made(frame, notes)
+    frames, notes = _noted(lambda: iter(source.watch(request)))
+    while True:
+        frame, more = _noted(lambda: next(frames))
+        notes += more
+        if frame.step == frame.steps:
+            break
+        yield Made(frame, notes)
     out.mkdir(parents=True, exist_ok=True)
     paths, shown = [], []
     for i, settings in enumerate(png.records(request, source.record(request))):
@@ -158,6 +160,14 @@ def make(source: Source, request: PageRequest, out: pathlib.Path) -> Iterator[Ma
             pictures.write(path, picture, settings)
             shown.append(path)
     yield Made(frame, notes, tuple(map(str, paths)), tuple(map(str, shown)))
+
+
+def _noted(work: Callable[[], T]) -> tuple[T, tuple[str, ...]]:
+    """(the result of the work, the texts of its warnings)."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        result = work()
+    return result, tuple(str(warning.message) for warning in caught if warning.category is UserWarning)
 
 
 def check(source: Source, request: PageRequest) -> None:

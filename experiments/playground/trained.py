@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from diffusion import manifolds, samplers, timesteps
+from diffusion import manifolds, samplers, sampling, timesteps
 from diffusion.arrays import pytrees
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments.evaluation import clip_pictures
@@ -126,7 +126,7 @@ class Trained:
             cache = call(names.CACHES, recipe.config.sample.cache, "config.sample.cache", "cache", **along)
             recipe = recipe.with_parts(cache=cache)
         compiled = self._compiled(request, recipe, plan, request.begins_at_image(first))
-        return self._frames(request, labels, compiled, plan, canvas)
+        return self._frames(request, recipe, labels, compiled, plan, canvas)
 
     def record(self, request: PageRequest) -> Mapping[str, Any]:
         return {"workdir": str(self._folder), "step": self.step, "label": request.label}
@@ -226,8 +226,11 @@ class Trained:
             hook = None if painted is None or known is None else editing.replacement(schedule, plan, known, ~painted)
             return samplers.loop(recipe.sampling.sampler, network(params, labels), schedule, plan, keys, hook)
 
-        finish = jax.jit(lambda decoder, x: to_uint8(self._decode(decoder, x)))
-        return jax.jit(begin), samplers.stepwise(loop), finish
+        def finish(decoder: Any, x: Array) -> tuple[Array, Array]:
+            values = self._decode(decoder, x)
+            return to_uint8(values), sampling.finite(values)
+
+        return jax.jit(begin), samplers.stepwise(loop), jax.jit(finish)
 
     def _check_memory(self, request: PageRequest, recipe: Recipe, plan: timesteps.Plan) -> None:
         number = request.number
@@ -245,7 +248,7 @@ class Trained:
         peak_memory.check(what, peak_memory.peak(program.jaxpr), "choose fewer at once")
 
     def _frames(
-        self, request: PageRequest, labels: Any, compiled: tuple, plan: timesteps.Plan, canvas: Canvas
+        self, request: PageRequest, recipe: Recipe, labels: Any, compiled: tuple, plan: timesteps.Plan, canvas: Canvas
     ) -> Iterator[Frame]:
         begin, run, finish = compiled
         known, painted = canvas.arrays()
@@ -255,8 +258,10 @@ class Trained:
         for i, state in enumerate(run(x, len(s), self.params, labels, keys, known, painted)):
             if plan.renoise[i]:
                 continue
-            pictures = np.asarray(finish(self._decoder, state.x0 if i + 1 < len(s) else state.x))
-            yield Frame(i + 1, len(s), float(s[i]), canvas.with_original(pictures))
+            pictures, finite = finish(self._decoder, state.x0 if i + 1 < len(s) else state.x)
+            if i + 1 == len(s):
+                generate.check_finite(recipe.config, request.number, int((~finite).sum()))
+            yield Frame(i + 1, len(s), float(s[i]), canvas.with_original(np.asarray(pictures)))
 
 
 def described_data(config: ConfigDict) -> Any:

@@ -85,9 +85,7 @@ def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
     def samples(params: Any, stop: StopRequest) -> Samples:
         trained = recipe if fixed else generate.trained(recipe, params)
         make = fixed or generate.generator(trained, mesh)
-        before = make.work()
-        images = make.images(params, conditions, seeds, lambda done: stop.check())
-        generate.check_finite(config, len(images), int((make.work() - before)[2]))
+        images = generate.checked_images(make, config, params, conditions, seeds, lambda done: stop.check())
         follow = make.trajectory if recipe.makes_pictures else None
         trajectory = follow and follow(params, followed, seeds[shown])
         return Samples(images, trajectory, trained.sampling.plan.grid)

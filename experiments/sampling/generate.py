@@ -8,6 +8,7 @@ __all__ = [
     "balanced_labels",
     "build_generator",
     "check_finite",
+    "checked_images",
     "classes_of",
     "conditions_of",
     "generator",
@@ -346,6 +347,23 @@ def check_finite(config: Mapping, number: int, infinite: int) -> None:
     )
     advice = "more steps, another sampler, a smaller guidance scale, 'float32', or the weights of another step"
     sampling.check_finite(number, infinite, settings, advice)
+
+
+def checked_images(make: Generator, config: Mapping, *arguments: Any) -> np.ndarray:
+    """`Generator.images` of a run, with a warning of samples that are not finite, as `check_finite` has it.
+
+    Args:
+        make: the generator of the run.
+        config: the config of the run.
+        *arguments: the arguments of `Generator.images`.
+
+    Raises:
+        ValueError: if no sample is finite.
+    """
+    before = make.work()
+    images = make.images(*arguments)
+    check_finite(config, len(images), int((make.work() - before)[2]))
+    return images
 
 
 MOVED = (

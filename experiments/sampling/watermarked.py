@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import Array
 
-from diffusion import parameterizations, text_to_image
+from diffusion import parameterizations, sampling, text_to_image
 from diffusion.arrays import chunks
 from diffusion.data.transforms import to_model, to_uint8
 from diffusion.experiments.evaluation.watermark_robustness import Maker
@@ -23,7 +24,7 @@ from diffusion.text_to_image import TextToImage
 STEPS = 50  # steps of the inversion, as in the paper
 
 
-def in_batches(function: Callable[..., Any], pictures: np.ndarray, size: int) -> np.ndarray:
+def in_batches(function: Callable[..., Any], pictures: np.ndarray, size: int) -> Any:
     """A compiled function of (pictures, their random keys `[size]`), a batch of one size at a time.
 
     The key of a picture is derived from its row, so that no two pictures have the same noise.
@@ -33,17 +34,36 @@ def in_batches(function: Callable[..., Any], pictures: np.ndarray, size: int) ->
 
 
 def _maker(
-    name: str, make: Callable, invert: Callable, again: Callable, shape: tuple[int, int, int], size: int
+    name: str,
+    make: Callable,
+    invert: Callable,
+    again: Callable,
+    check: Callable[[int, int], None],
+    shape: tuple[int, int, int],
+    size: int,
 ) -> Maker:
-    """A `Maker` of two compiled functions: (pictures, keys) -> noise, (pictures, t, keys) -> pictures."""
-    return Maker(
-        name,
-        make,
-        lambda pictures: in_batches(invert, pictures, size),
-        lambda pictures, t: in_batches(lambda few, keys: again(few, t, keys), pictures, size),
-        shape,
-        size,
-    )
+    """A `Maker` of compiled functions.
+
+    Args:
+        name, make, shape: the fields of the maker.
+        invert: (pictures, keys) -> noise.
+        again: (pictures, t, keys) -> pictures, float.
+        check: (the number of pictures that were made again, how many of them are not finite) -> None; it warns, or
+            refuses them.
+        size: the number of pictures in a batch.
+    """
+
+    @functools.partial(jax.jit, static_argnums=1)
+    def bytes_of(pictures: Array, t: float, keys: Array) -> tuple[Array, Array]:
+        x = again(pictures, t, keys)
+        return to_uint8(x), sampling.finite(x)
+
+    def regenerate(pictures: np.ndarray, t: float) -> np.ndarray:
+        images, finite = in_batches(lambda few, keys: bytes_of(few, t, keys), pictures, size)
+        check(len(images), int((~finite).sum()))
+        return images
+
+    return Maker(name, make, lambda pictures: in_batches(invert, pictures, size), regenerate, shape, size)
 
 
 def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
@@ -66,18 +86,18 @@ def build_run_maker(run: Trained, name: str, steps: int = STEPS) -> Maker:
     def make(key_file: str, number: int) -> np.ndarray:
         labels = generate.conditions_of(recipe, number)
         generator = generate.generator(recipe, watermark=watermarks.load(key_file) if key_file else None)
-        return generator.images(run.params, labels, generate.seeds(run.config, number))
+        return generate.checked_images(generator, run.config, run.params, labels, generate.seeds(run.config, number))
 
     @jax.jit
     def invert(pictures, keys):
         return initial_noise(denoise, run.schedule, to_model(pictures), grid, keys, clip=run.sampler.clip)
 
-    @functools.partial(jax.jit, static_argnums=1)
     def again(pictures, t, keys):
-        return to_uint8(editing.sdedit(run.sampler, denoise, run.schedule, to_model(pictures), run.grid, t, keys))
+        return editing.sdedit(run.sampler, denoise, run.schedule, to_model(pictures), run.grid, t, keys)
 
+    check = functools.partial(generate.check_finite, run.config)
     height, width, channels = recipe.examples.shape
-    return _maker(name, make, invert, again, (height, width, channels), size)
+    return _maker(name, make, invert, again, check, (height, width, channels), size)
 
 
 def build_model_maker(
@@ -111,10 +131,12 @@ def build_model_maker(
     def invert(pictures, keys):
         return initial_noise(denoise, model.process.schedule, encoded(pictures), plan.grid, keys, clip=sampler.clip)
 
-    @functools.partial(jax.jit, static_argnums=1)
     def again(pictures, t, keys):
         z = editing.sdedit(sampler, denoise, model.process.schedule, encoded(pictures), plan.grid, t, keys)
         z = latent_space.from_diffusion(z, vae.scale, vae.shift)
-        return to_uint8(vae.apply({"params": model.params["vae"]}, z, method="decode"))
+        return vae.apply({"params": model.params["vae"]}, z, method="decode")
 
-    return _maker(name, make, invert, again, (side, side, 3), batch)
+    def check(number, infinite):
+        sampling.check_finite(number, infinite, f"{steps} steps of {name}", "a model with parameters in float32")
+
+    return _maker(name, make, invert, again, check, (side, side, 3), batch)

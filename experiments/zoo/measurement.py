@@ -230,11 +230,19 @@ def _samples(
 
         batch_size = min(config.sample.batch_size, number)
         folder = out / f".samples-{key}"
-        images = batches_on_disk.images(make.images, params, labels, seeds, batch_size, folder, shown)
+        images = batches_on_disk.images(make.images, params, labels, seeds, batch_size, folder, shown, work=make.work)
+    infinite = int(batches_on_disk.work(folder)[2])
+    try:
+        generate.check_finite(config, number, infinite)
+    except ValueError as error:
+        batches_on_disk.clear(out)
+        raise ConfigError(str(error)) from error
     (out / "samples.json").unlink(missing_ok=True)  # or one killed now would leave the old key beside new samples
     with files.atomic(out / "samples.npz") as file:
         np.savez(file, images=images, labels=generate.classes_of(recipe, labels), seeds=seeds)
     record = {"key": key, "sample": plain(config.sample), "nfe": make.nfe, "config": config_hash(config)}
+    if infinite:
+        record["not_finite"] = infinite
     json_files.write(out / "samples.json", record)
     batches_on_disk.clear(out)
     return key

@@ -36,6 +36,20 @@ def test_grids_start_within_the_schedule_and_end_at_the_data():
             assert times[-1] == 0
 
 
+def test_samples_that_are_not_finite_are_named(monkeypatch):
+    schedule = SCHEDULES["rectified_flow"]
+    spoilt = np.zeros((4, 2))
+    spoilt[0, 1] = np.nan
+    problem = few_steps.Problem("plane", schedule, (), None, None, lambda t: np.zeros((4, 2)), None, 1.0)
+    monkeypatch.setattr(few_steps, "follow", lambda problem, sampler: lambda times: spoilt)
+    said = []
+    rows = few_steps.measure(problem, ["euler"], [2], said.append)
+    assert {(row["error"], row["frechet"]) for row in rows} == {(None, None)}
+    assert (
+        "plane: euler on uniform, 2 evaluations: 1 of 4 samples are not finite, so there are no figures of them" in said
+    )
+
+
 @pytest.mark.parametrize("multistep, verdict", [(0.1, "yes, 3.0 to 3.0 times"), (0.4, "NOT dpmpp_2m")])
 def test_ranking_says_what_the_figures_say(multistep, verdict):
     grid = few_steps_report.THEIR_GRID

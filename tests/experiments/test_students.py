@@ -554,9 +554,10 @@ def test_a_row_is_measured_under_the_conditions_of_its_run(monkeypatch):
     monkeypatch.setattr(generate, "classes_of", lambda recipe, conditions: conditions["label"])
     monkeypatch.setattr(checkpoints, "load_ema", lambda folder, step: ({}, None))
     seen = []
+    work = lambda: np.zeros(3, np.int64)
     images = lambda params, conditions, seeds: seen.append(conditions) or np.zeros((3, 8, 8, 1), np.uint8)
     monkeypatch.setattr(generate, "trained", lambda recipe, params: recipe)
-    monkeypatch.setattr(generate, "generator", lambda recipe: types.SimpleNamespace(images=images, nfe=4))
+    monkeypatch.setattr(generate, "generator", lambda recipe: types.SimpleNamespace(images=images, nfe=4, work=work))
     figures = {"asked_class": None, "frechet": {}, "count": 3}
     monkeypatch.setattr(sample_metrics, "measure", lambda images, labels, *rest: seen.append(labels) or figures)
     config = digits.get_config("tiny")
@@ -565,3 +566,17 @@ def test_a_row_is_measured_under_the_conditions_of_its_run(monkeypatch):
     row = few_steps.Row("a", pathlib.Path("a"), 1, config)
     assert few_steps.measured(row)[2] is conditions["label"]
     assert seen[0] is conditions and seen[1] is conditions["label"]
+
+
+def test_a_row_of_which_no_sample_is_finite_is_refused(monkeypatch):
+    """Its pictures are black, and their distance from the data would stand in the table."""
+    made = []
+    images = lambda params, conditions, seeds: made.append(seeds) or np.zeros((3, 8, 8, 1), np.uint8)
+    work = lambda: np.array([0, 0, 3 * len(made)])
+    monkeypatch.setattr(checkpoints, "load_ema", lambda folder, step: ({}, None))
+    monkeypatch.setattr(generate, "trained", lambda recipe, params: recipe)
+    monkeypatch.setattr(generate, "generator", lambda recipe: generate.Generator(images, None, 4, work))
+    config = digits.get_config("tiny")
+    config.sample.number = 3
+    with pytest.raises(ConfigError, match=r"3 of 3 samples are not finite.*config\.sample\.steps ="):
+        few_steps.measured(few_steps.Row("a", pathlib.Path("a"), 1, config))

@@ -115,6 +115,17 @@ def test_mistakes_are_refused(tmp_path):
         run_samples._check_watermark(watermarks.gaussian_shading("0" * 64, bits=8), drawing)
 
 
+def test_a_picture_that_a_model_inverts_to_no_numbers_is_named(tmp_path):
+    """Its p-value was NaN, and the picture had "no watermark"."""
+    key = str(tmp_path / "mark.json")
+    watermarks.make(key, "gaussian_shading", bits=16, nonces=4)
+    model = linear()
+    np.savez(tmp_path / "samples.npz", images=model.make(key, 3))
+    spoilt = lambda x: np.where(np.arange(len(x))[:, None, None, None] == 1, np.nan, model.to_noise(x))
+    with pytest.raises(ConfigError, match=r"linear inverts .*samples\.npz\[1\] to noise that is not finite"):
+        list(watermark.detect(key, str(tmp_path / "samples.npz"), model._replace(to_noise=spoilt)))
+
+
 def test_pictures_of_an_npz_file_are_read_in_batches(tmp_path):
     key = str(tmp_path / "mark.json")
     watermarks.make(key, "gaussian_shading", bits=16, nonces=4)

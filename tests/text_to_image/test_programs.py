@@ -209,6 +209,11 @@ def test_pictures_that_are_not_finite_are_counted(model):
     assert made[1].max() > 0 == made[[0, 2]].max()
     with pytest.raises(ValueError, match=r"2 of 2 samples are not finite.*in float32 and without quantised weights"):
         text_to_image.generate(model, "overflow", seeds=[1, 2], **how)
+    del how["batch_size"]
+    with pytest.warns(UserWarning, match=r"1 of 2 samples are not finite.*sampler = 'ddim', steps = 1 and guidance"):
+        assert len(list(text_to_image.watch(model, ["overflow", "a cat"], **how))) == 1
+    with pytest.raises(ValueError, match=r"2 of 2 samples are not finite"):
+        list(text_to_image.watch(model, "overflow", seeds=[1, 2], **how))
 
 
 @pytest.mark.extended

@@ -61,6 +61,15 @@ def test_a_picture_that_is_not_known_is_refused(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_pictures_that_are_not_finite_are_refused():
+    config = digits.get_config("tiny")
+    run = types.SimpleNamespace(config=config)
+    with pytest.raises(ConfigError, match=r"2 of 2 samples are not finite"):
+        gallery.bytes_of(run, np.full((2, 8, 8, 1), np.nan))
+    with pytest.warns(UserWarning, match=r"1 of 2 samples are not finite"):
+        assert gallery.bytes_of(run, np.array([0.0, np.inf])[:, None]).tolist() == [[128], [255]]
+
+
 def test_the_page_prints_the_functions_that_made_its_pictures():
     lines = gallery._python(gallery.edit, gallery.between)
     assert "    return editing.sdedit(run.sampler, run.denoise(labels), run.schedule, images" in lines

@@ -21,7 +21,7 @@ from absl import flags
 from jax import Array
 from matplotlib.figure import Figure
 
-from diffusion import editing, samplers, timesteps
+from diffusion import editing, samplers, sampling, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments import command_line
 from diffusion.experiments.evaluation import plots, real_images, sample_metrics
@@ -32,7 +32,7 @@ from diffusion.experiments.sampling.trained_run import Trained
 from diffusion.io import files
 from diffusion.io.files import write_text
 from diffusion.package.commands import as_process
-from diffusion.recipe import ConfigError, names, resolve, unknown
+from diffusion.recipe import ConfigError, as_config_errors, names, resolve, unknown
 from diffusion.recipe.extensions import printed
 from diffusion.training.runtime import progress
 from tools.docs import gallery_reports
@@ -92,6 +92,17 @@ def between(run: Trained, labels: np.ndarray, weight: float) -> Array:
 # ==== The pictures ====
 
 
+def bytes_of(run: Trained, x: Array) -> np.ndarray:
+    """Samples of a run, `[B, ...]`, as pictures, uint8 `[B, ...]`.
+
+    Raises:
+        ConfigError: if no sample is finite.
+    """
+    with as_config_errors():
+        generate.check_finite(run.config, len(x), int((~sampling.finite(x)).sum()))
+    return np.asarray(to_uint8(x))
+
+
 class Shown(NamedTuple):
     """What the page says beside a picture: lines that make it, and text in Markdown."""
 
@@ -123,7 +134,9 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     made, table = [], []
     for scale in SCALES:
         at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
-        images = generate.generator(resolve.recipe(at.config, at.shape)).images(at.params, labels, seeds)
+        make = generate.generator(resolve.recipe(at.config, at.shape))
+        with as_config_errors():
+            images = generate.checked_images(make, at.config, at.params, labels, seeds)
         metrics = sample_metrics.evaluate_samples(images, labels, _evaluated(at.config))
         made.append(images)
         table.append(
@@ -170,7 +183,8 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         for steps in STEPS:
             sampler = names.SAMPLERS[name]()
             plan = timesteps.plan(run.changed({"sample.steps": steps}).grid)
-            images.append(to_uint8(samplers.sample(sampler, run.denoise(labels), run.schedule, x, plan, keys)))
+            ends = samplers.sample(sampler, run.denoise(labels), run.schedule, x, plan, keys)
+            images.append(bytes_of(run, ends))
         for block, of_seed in zip(blocks, np.swapaxes(images, 0, 1)):
             block.append(of_seed)
     texts = [f"{STEPS[0]} step", *map(str, STEPS[1:])]
@@ -202,7 +216,7 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     around, canvas, known = outpaint(run, images[:, top : height - top, left : width - left], labels)
     tinted = lambda x, mask: np.where(mask, plots.coloured(to_uint8(x)), np.uint8(UNKNOWN))
     real = plots.coloured(to_uint8(images))
-    made = lambda x: plots.coloured(to_uint8(x))
+    made = lambda x: plots.coloured(bytes_of(run, x))
     rows = [real, tinted(images, upper), made(painted), tinted(canvas, np.asarray(known)), made(around)]
     plots.mosaic(
         [np.stack(rows)],
@@ -227,7 +241,7 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     others = np.array([wanted[row] % _classes(run) for row in rows], np.int32)
     grid = [plots.coloured(to_uint8(images))[rows]]
     for strength in STRENGTHS:
-        made = to_uint8(edit(run, images[rows], others, strength))
+        made = bytes_of(run, edit(run, images[rows], others, strength))
         grid.append(plots.coloured(made))
     names_of_rows = [f"{labels[row]} as {other}" for row, other in zip(rows, others)]
     texts = ["real", f"t = {STRENGTHS[0]:g}", *(f"{strength:g}" for strength in STRENGTHS[1:])]
@@ -243,7 +257,7 @@ def interpolation(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     """Between the noise of two seeds."""
     run = trained_run.load(folder)
     labels = np.array([row for row in (0, 2, 3, 4, 7) if row < _classes(run)], np.int32)
-    grid = np.stack([to_uint8(between(run, labels, float(weight))) for weight in WEIGHTS], axis=1)
+    grid = np.stack([bytes_of(run, between(run, labels, float(weight))) for weight in WEIGHTS], axis=1)
     texts = ["one seed", *(f"{weight:.2g}" for weight in WEIGHTS[1:-1]), "another"]
     plots.mosaic([plots.coloured(grid)], [str(label) for label in labels], (texts,), place / "interpolation.png")
     return Shown(

@@ -1,6 +1,7 @@
 """The demo of videos: real clips have the figures that they should have, and mistakes are named."""
 
 import functools
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -133,7 +134,8 @@ def test_clips_are_made_by_the_denoiser_of_the_run(monkeypatch):
     monkeypatch.setattr(clip_maker.clip_coding, "build_coding", lambda recipe: of_pixels)
     schedule = rectified_flow()
     grid = np.array([1.0, 0.5, schedule.t_min])
-    run = trained_run.Trained(None, None, schedule, samplers.ddim(), grid, (8, 2, 2, 3))
+    recipe = types.SimpleNamespace(config=load("digits:tiny"))
+    run = trained_run.Trained(recipe, None, schedule, samplers.ddim(), grid, (8, 2, 2, 3))
     clips = clip_maker.maker(run)(["a red star bounces", "a blue star bounces"], [0, 1])
     assert clips.shape == (2, 8, 2, 2, 3)
     expected = to_uint8(np.float32(motions.words("a red star bounces")[0])), to_uint8(np.float32(0))

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import pathlib
+import re
 import socket
 import types
 
@@ -94,6 +95,25 @@ def test_a_run_changes_paints_and_widens_pictures(run, files):
     assert (last.pictures[0, :, :4] != image[:, :4]).mean() > 0.9
     few = list(run.watch(dataclasses.replace(request, strength=0.5)))
     assert [frame.steps for frame in few] == [2, 2] and (few[-1].pictures[0] != image).any()
+
+
+def test_pictures_that_are_not_finite_are_notes_of_the_page_or_refused(run, monkeypatch, tmp_path):
+    request = PageRequest(label=3, steps=2, seeds=(7, 8))
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_decode", lambda decoder, x: x.at[0].set(jnp.nan))
+        patch.setattr(run, "_programs", {})
+        *_, last = source.make(run, request, tmp_path)
+        assert len(last.paths) == 2
+        assert (
+            re.match(r"1 of 2 samples are not finite.*config\.sample\.steps = 2", last.notes[0])
+            and len(last.notes) == 1
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "_decode", lambda decoder, x: x * jnp.inf)
+        patch.setattr(run, "_programs", {})
+        with pytest.raises(ValueError, match=r"2 of 2 samples are not finite"):
+            list(source.make(run, request, tmp_path / "none"))
+        assert not (tmp_path / "none").exists()
 
 
 def test_a_runs_cache_learns_which_steps_a_request_has_left(run, files, monkeypatch):

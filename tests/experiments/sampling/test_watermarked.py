@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from diffusion import parameterizations, samplers, schedules, text_to_image
 from diffusion.experiments.sampling import run_samples, watermarked
+from diffusion.experiments.sampling.generate import Generator
 from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.recipe import ConfigError
 from diffusion.recipe.sections import sectioned
@@ -36,12 +38,18 @@ def test_each_picture_has_the_key_of_its_row_whatever_the_batch(number):
 def test_a_maker_inverts_and_regenerates_by_its_functions():
     calls = []
     maker = watermarked._maker(
-        "name", "make", lambda some, keys: some * 2.0, lambda some, t, keys: calls.append(t) or some + 1, SHAPE, 3
+        "name",
+        "make",
+        lambda some, keys: some * 2.0,
+        lambda some, t, keys: some / 127.5 - 1 + t,
+        lambda *numbers: calls.append(numbers),
+        SHAPE,
+        3,
     )
     x = pictures(4, 0)
     np.testing.assert_array_equal(maker.to_noise(x), x * 2.0)
-    np.testing.assert_array_equal(maker.regenerate(x, 0.3), x + 1)
-    assert calls == [0.3, 0.3] and (maker.name, maker.make, maker.shape, maker.batch) == ("name", "make", SHAPE, 3)
+    np.testing.assert_array_equal(maker.regenerate(x, 20 / 127.5), x + 20)
+    assert calls == [(4, 0)] and (maker.name, maker.make, maker.shape, maker.batch) == ("name", "make", SHAPE, 3)
 
 
 def test_no_two_pictures_have_the_same_key_and_a_picture_has_the_same_in_every_batch_size():
@@ -71,7 +79,8 @@ def trained(null=None, **changes):
         "shape": SHAPE, "parameterization": parameterizations.x0(),
     }  # fmt: skip
     recipe = types.SimpleNamespace(**sectioned(parts | changes))
-    config = types.SimpleNamespace(sample=types.SimpleNamespace(batch_size=3))
+    sample = {"batch_size": 3, "sampler": {"name": "ddim"}, "steps": 4, "guidance": {"name": "none"}}
+    config = ConfigDict({"sample": sample, "train": {"dtype": "float32"}})
     grid = np.linspace(1.0, 0.0, 5)
     return types.SimpleNamespace(
         recipe=recipe, config=config, params=1.0, schedule=schedule, sampler=samplers.ddim(), grid=grid
@@ -111,10 +120,30 @@ def test_pictures_are_made_anew_from_their_time_on():
     np.testing.assert_array_equal(again, np.full((4, *SHAPE), round(127.5 * (CLEAN + 1)), np.uint8))
 
 
+def test_pictures_that_are_made_anew_and_are_not_finite_are_refused():
+    """Black pictures have no watermark, so that each would seem to survive nothing."""
+    run = trained()
+    run.params = np.nan
+    maker = watermarked.build_run_maker(run, "run", steps=4)
+    with pytest.raises(ValueError, match=r"4 of 4 samples are not finite.*config\.sample\.sampler = .'name': 'ddim'"):
+        maker.regenerate(pictures(4), 0.5)
+
+
+def test_samples_for_a_watermark_of_which_none_is_finite_are_refused(monkeypatch):
+    made = []
+    images = lambda params, labels, seeds: made.append(seeds) or np.zeros((2, *SHAPE), np.uint8)
+    work = lambda: np.array([0, 0, 2 * len(made)])
+    monkeypatch.setattr(watermarked.generate, "generator", lambda *_, **how: Generator(images, None, 4, work))
+    monkeypatch.setattr(watermarked.generate, "conditions_of", lambda recipe, number: np.zeros(number))
+    monkeypatch.setattr(watermarked.generate, "seeds", lambda config, number: np.arange(number))
+    with pytest.raises(ValueError, match=r"2 of 2 samples are not finite"):
+        watermarked.build_run_maker(trained(), "run").make("", 2)
+
+
 def test_marked_pictures_are_those_of_the_same_seeds(monkeypatch):
     calls = []
     images = lambda params, labels, seeds: (params, labels, seeds)
-    generator = lambda recipe, watermark: calls.append(watermark) or types.SimpleNamespace(images=images)
+    generator = lambda recipe, watermark: calls.append(watermark) or Generator(images, None, 4)
     monkeypatch.setattr(watermarked.generate, "generator", generator)
     monkeypatch.setattr(watermarked.generate, "conditions_of", lambda recipe, number: f"{number} classes")
     monkeypatch.setattr(watermarked.generate, "seeds", lambda config, number: list(range(number)))
@@ -236,6 +265,16 @@ def test_a_model_is_read_under_the_empty_prompt_in_its_latents(model):
     expected = 2 * (CLEAN / 2.0 + 0.5)
     np.testing.assert_array_equal(again, np.full(x.shape, min(255, round(127.5 * (expected + 1))), np.uint8))
     assert maker.to_noise(x).shape == x.shape
+
+
+def test_pictures_of_a_model_that_are_not_finite_are_refused(model, monkeypatch):
+    monkeypatch.setattr(Vae, "apply", lambda self, variables, x, method: x * jnp.nan)
+    monkeypatch.setattr(watermarked.latent_space, "mean", lambda z: z)
+    maker = watermarked.build_model_maker(model[0], "m", ("a",), batch=2, steps=4)
+    with pytest.raises(
+        ValueError, match=r"3 of 3 samples are not finite.*made with 4 steps of m\. Try a model .*float32"
+    ):
+        maker.regenerate(np.full((3, 4, 4, 3), 128, np.uint8), 0.5)
 
 
 def test_noise_is_sought_by_the_sampler_s_own_clean_estimates(model, monkeypatch):

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import types
 
 import numpy as np
 import pytest
@@ -84,11 +83,11 @@ def test_pictures_of_another_decoder_or_of_a_killed_writer_are_made_again(cache,
     recipe = measurement.recipe_of(row)
     made = []
 
-    def images(*arguments):
+    def images(*arguments, work):
         made.append(len(made))
         return np.full((8, 8, 8, 1), len(made), np.uint8)
 
-    monkeypatch.setattr(measurement.generate, "generator", lambda *_: types.SimpleNamespace(images=None, nfe=2))
+    monkeypatch.setattr(measurement.generate, "generator", lambda *_: measurement.generate.Generator(None, None, 2))
     monkeypatch.setattr(measurement.batches_on_disk, "images", images)
     samples = lambda decoder: measurement._samples(recipe, {}, "weights", decoder, cache, lambda done: None)
     first = samples("decoder")
@@ -100,6 +99,31 @@ def test_pictures_of_another_decoder_or_of_a_killed_writer_are_made_again(cache,
     assert len(made) == 2
     assert samples("decoder") == first and len(made) == 3
     assert npz.load(cache / "samples.npz", ("images",))["images"][0, 0, 0, 0] == 3
+
+
+@pytest.mark.parametrize("infinite", [3, 8])
+def test_samples_that_are_not_finite_are_counted(cache, monkeypatch, infinite):
+    """They are black in samples.npz, and the row's figure would be of them."""
+    row = published_rows.find("tiny_sit_xl_2_256_ode")
+    recipe = measurement.recipe_of(row)
+    counts = iter((infinite, 0))  # of the two batches
+
+    def images(params, labels, seeds):
+        counted[0] += np.array([0, 0, next(counts)])
+        return np.zeros((len(seeds), 8, 8, 1), np.uint8)
+
+    counted = [np.zeros(3, np.int64)]
+    make = measurement.generate.Generator(images, None, 2, lambda: counted[0].copy())
+    monkeypatch.setattr(measurement.generate, "generator", lambda *_: make)
+    samples = lambda: measurement._samples(recipe, {}, "weights", "", cache, lambda done: None)
+    if infinite == 8:
+        with pytest.raises(ConfigError, match=r"8 of 8 samples are not finite"):
+            samples()
+        assert not (cache / "samples.npz").exists() and not list(cache.glob(".samples-*"))
+    else:
+        with pytest.warns(UserWarning, match=r"3 of 8 samples are not finite"):
+            samples()
+        assert json.loads((cache / "samples.json").read_text())["not_finite"] == 3
 
 
 def test_another_number_of_samples_does_not_compare(cache):
