@@ -6,6 +6,7 @@ The headers of a shard are read once, and the positions of its members are kept 
 the requested record are read from a shard, so the order of a run is the same as from any other source.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -15,7 +16,7 @@ import struct
 import tarfile
 import warnings
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from diffusion.data.sources import splits
 from diffusion.data.sources.table_records import Records, stamp_of
@@ -204,23 +205,27 @@ def _opened(file: str, within: pathlib.Path | None) -> int:
 def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, dict[str, tuple[int, int]]]]:
     """The positions of a shard's members, by record; from the cache where the file is unchanged."""
     stamp = hashlib.sha256(json.dumps([str(file.absolute()), stamp_of([file])]).encode()).hexdigest()[:32]
-    place = files.cache("tar_index") / f"{stamp}.json"
-    if place.is_file():
-        return [
-            (key, {name: tuple(at) for name, at in members.items()})  # type: ignore[misc]
-            for key, members in json.loads(opener.read(place))
-        ]
-    with opener.open_file(file, within=within) as content:
-        index, left_out = _scan(content, file)
-    if left_out:  # not cached, so that it is said again
-        warn_of_left_out(file, left_out)
-        return index
+    place = files.cache("tar_index") / f"{stamp}.members.json"  # STAMP.json, of before, has no left_out
+    cached = _cached(place)
+    if cached is None:
+        with opener.open_file(file, within=within) as content:
+            cached = _scan(content, file)
+        with contextlib.suppress(OSError):  # the index works without a cache
+            place.parent.mkdir(parents=True, exist_ok=True)
+            files.write_text(place, json.dumps(cached._asdict()))
+    if cached.left_out:
+        warn_of_left_out(file, cached.left_out)
+    return cached.records
+
+
+def _cached(place: pathlib.Path) -> "_Members | None":
+    """What an earlier opening has cached; None where it has not, or the file is damaged."""
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        files.write_text(place, json.dumps(index))
-    except OSError:
-        pass  # the index works without a cache
-    return index
+        noted = json.loads(opener.read(place))
+        records = [(key, {name: (first, size) for name, (first, size) in at.items()}) for key, at in noted["records"]]
+        return _Members(records, [*noted["left_out"]])
+    except (OSError, *DAMAGED):
+        return None
 
 
 def warn_of_left_out(file: pathlib.Path, members: Sequence[str]) -> None:
@@ -233,12 +238,20 @@ def warn_of_left_out(file: pathlib.Path, members: Sequence[str]) -> None:
     )
 
 
-def _scan(content: BinaryIO, file: pathlib.Path) -> tuple[list[tuple[str, dict[str, tuple[int, int]]]], list[str]]:
-    """The records of an archive by their key, each with the (offset, size) of its members by suffix.
+class _Members(NamedTuple):
+    """The members of an archive.
 
-    Returns:
-        (the records, the names of members that are left out, as in `warn_of_left_out`).
+    Attributes:
+        records: the records by their key, each with the (offset, size) of its members by suffix.
+        left_out: the names of members that are left out, as in `warn_of_left_out`.
     """
+
+    records: list[tuple[str, dict[str, tuple[int, int]]]]
+    left_out: list[str]
+
+
+def _scan(content: BinaryIO, file: pathlib.Path) -> _Members:
+    """The members of an archive, from its headers."""
     left_out: list[str] = []
     records: dict[str, dict[str, tuple[int, int]]] = {}
     size = os.fstat(content.fileno()).st_size
@@ -278,4 +291,4 @@ def _scan(content: BinaryIO, file: pathlib.Path) -> tuple[list[tuple[str, dict[s
         raise ValueError(
             f"{file} is truncated at byte {size:,}: the last complete member is {last}. Copy the file again."
         )
-    return list(records.items()), left_out
+    return _Members(list(records.items()), left_out)

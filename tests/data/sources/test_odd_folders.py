@@ -1,6 +1,8 @@
 """Ordinary but odd folders and arrays: what would be left out or taken for something else is refused or named."""
 
+import hashlib
 import io
+import json
 import os
 import re
 import tarfile
@@ -10,7 +12,8 @@ import numpy as np
 import pytest
 
 from diffusion.data import sources
-from diffusion.data.sources import clip_files, picture_files, python_objects, spec, splits
+from diffusion.data.sources import clip_files, picture_files, python_objects, spec, splits, tar_files
+from diffusion.data.sources.table_records import stamp_of
 from diffusion.io import limits, wav
 from diffusion.metrics import image_sets
 from tests.data.made import png
@@ -245,6 +248,28 @@ def test_links_and_members_of_one_name_in_a_tar_are_named(tmp_path, monkeypatch)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert values_of(sources.tar_stream(joined, window=1)) == [1, 2, 3]  # neighbours alone are one record
+
+
+def test_the_cache_of_positions_states_what_is_left_out(tmp_path, monkeypatch):
+    """Archives whose positions alone an earlier version had cached were read without the warning."""
+    monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path / "cache"))
+    linked = tar_of(tmp_path / "linked.tar", ("0.png", 1), ("1.png", None), ("2.png", 3))
+    stamp = [str(tmp_path / "linked.tar"), stamp_of([linked])]
+    old = tmp_path / "cache/tar_index" / f"{hashlib.sha256(json.dumps(stamp).encode()).hexdigest()[:32]}.json"
+    old.parent.mkdir(parents=True)
+    with tarfile.open(linked) as archive:
+        at = {info.name[0]: {"png": [info.offset_data, info.size]} for info in archive if info.isfile()}
+    old.write_text(json.dumps(list(at.items())))
+    said = lambda: pytest.warns(UserWarning, match=r"linked\.tar: members are left out \(1, e\.g\. 1\.png")
+    with said():
+        assert values_of(sources.tar_shards(linked)) == [1, 3]
+    with monkeypatch.context() as patch, said():
+        patch.setattr(tar_files, "_scan", lambda content, file: pytest.fail("it is scanned again"))
+        assert values_of(sources.tar_shards(linked)) == [1, 3]
+    (new,) = {*old.parent.iterdir()} - {old}
+    new.write_text("[1, 2")  # a damaged cache is written again
+    with said():
+        assert values_of(sources.tar_shards(linked)) == [1, 3]
 
 
 def test_clips_of_other_formats_and_pictures_without_a_number_are_named(tmp_path):
