@@ -18,6 +18,7 @@ from diffusion import text, text_to_image
 from diffusion.adapters import ip_adapter_files
 from diffusion.data import captions as caption_table, latent_cache
 from diffusion.data.latent_cache import CacheError
+from diffusion.data.sources import DamagedRecord
 from diffusion.experiments import compare
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sampling import class_models
@@ -352,7 +353,7 @@ def sights(folder: pathlib.Path) -> Reader:
 
 
 KINDS = {
-    "latents": Kind(latents, (CacheError, FileNotFoundError, limits.Refused)),
+    "latents": Kind(latents, (CacheError, FileNotFoundError, limits.Refused, DamagedRecord)),
     "captions": Kind(captions, (CacheError, FileNotFoundError, limits.Refused)),
     "image_prompts": Kind(image_prompts, REFUSALS),
     "sights": Kind(sights, (limits.Refused,)),
