@@ -81,7 +81,8 @@ def read_metadata(folder: pathlib.Path) -> list[Row]:
     lines = [line for line, _ in numbered]
     if empty := [line for line, row in zip(lines, rows) if not row.caption]:
         raise ValueError(f"{path}: {_lines(empty)} an empty caption; give each picture one, or leave it out.")
-    limits.inside(str(path), (row.file_name for row in rows))
+    inner = lambda line, row: limits.inner(f"{path}: line {line}", row.file_name)
+    rows = [row._replace(file_name=inner(line, row)) for line, row in zip(lines, rows)]
     if twice := [name for name, number in Counter(row.file_name for row in rows).items() if number > 1]:
         raise ValueError(f"{path} names files more than once: {', '.join(twice)}.")
     if missing := [row.file_name for row in rows if not (folder / row.file_name).is_file()]:

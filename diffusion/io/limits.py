@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import posixpath
 import stat
 from collections.abc import Iterable
 from typing import Any
@@ -91,6 +92,30 @@ def inside(what: str, names: Iterable[str]) -> None:
     for name in names:
         if any(part in ("", ".", "..") for part in name.split("/")) or "\\" in name or "\0" in name:
             raise Refused(f"{what} holds the name {name!r}, which leads out of its folder: it is damaged or hostile.")
+
+
+def inner(where: str, name: str) -> str:
+    """The name of a file that a table gives from its own folder on, without the parts "." and "..".
+
+    Args:
+        where: the table and the line, for the message.
+        name: the name, such as "1.png", "./1.png" or "cats/../dogs/1.png".
+
+    Raises:
+        Refused: if it is empty, absolute, leads out of the folder or to the folder itself, or has a backslash or a NUL.
+    """
+    plain = posixpath.normpath(name)
+    reasons = {
+        "is empty": not name.strip(),
+        "is an absolute path": name.startswith("/"),
+        "has a backslash, where this system has /": "\\" in name,
+        "has the character NUL": "\0" in name,
+        "leads out of its folder": plain.split("/")[0] == "..",
+        "is the folder itself": plain == ".",
+    }
+    if wrong := next((reason for reason, holds in reasons.items() if holds), ""):
+        raise Refused(f"{where} names the file {short(name)}, which {wrong}. Valid: a path from the table's folder on.")
+    return plain
 
 
 def plain_files(folder: pathlib.Path) -> list[pathlib.Path]:

@@ -64,6 +64,13 @@ def test_pictures_that_the_metadata_do_not_name_are_named(tmp_path):
         image_folder.prepare(place, "mine", tmp_path / "data")
 
 
+def test_names_with_dots_are_those_of_the_same_files(tmp_path):
+    """They were refused as damaged or hostile."""
+    lines = ("file_name,caption", "./a.png,x", "more/../b.png,y", "more//c.png,z")
+    rows = image_folder.read_metadata(folder(tmp_path, lines, ("a.png", "b.png", "more/c.png")))
+    assert [row.file_name for row in rows] == ["a.png", "b.png", "more/c.png"]
+
+
 def test_all_missing_files_are_named(tmp_path):
     place = folder(tmp_path, ("file_name,caption", "a.png,x", "gone.png,y", "more/gone too.jpg,z"))
     with pytest.raises(FileNotFoundError, match=r"names 2 of 3 pictures .*\n  gone\.png\n  more/gone too"):
@@ -77,7 +84,11 @@ def test_all_missing_files_are_named(tmp_path):
     (("file_name,caption,caption", "a.png,a,b"), r"has the columns file_name, caption, caption\. Valid: file_name"),
     (("file_name,caption",), "names no picture"),
     (("file_name,caption", "a.png,red, blue"), "line 2 has another number of values"),
-    (("file_name,caption", "../a.png,a"), r"'\.\./a.png', which leads out of its folder"),
+    (("file_name,caption", "../a.png,a"), r"line 2 names the file '\.\./a.png', which leads out of its folder"),
+    (("file_name,caption", "b.png,b", "/data/a.png,a"), r"line 3 names .*'/data/a.png', which is an absolute path"),
+    (("file_name,caption", "more\\c.png,c"), "which has a backslash, where this system has /. Valid: a path from"),
+    (("file_name,caption", ",c"), "line 2 names the file '', which is empty"),
+    (("file_name,caption", "a.png,a", "more/../a.png,b"), "names files more than once: a.png"),
     (("file_name,caption", '"a.png,a'), "cannot be read"),
 ])  # fmt: skip
 def test_metadata_that_is_wrong_is_refused(tmp_path, lines, message):

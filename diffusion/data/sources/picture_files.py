@@ -273,9 +273,10 @@ def read_table(path: pathlib.Path) -> list[dict[str, Any]]:
     rows = _jsonl(path, text) if path.suffix == ".jsonl" else _csv(path, text)
     if not rows:
         raise ValueError(f"{path} names no picture.")
-    names = [str(row[FILE]) for row in rows]
-    files = [value for row in rows for name, value in row.items() if name.endswith(FILE)]
-    limits.inside(str(path), map(str, files))
+    for name in [name for name in rows[0] if name.endswith(FILE)]:
+        for number, row in enumerate(rows, 1):
+            row[name] = limits.inner(f"{path}: row {number}", str(row[name]))
+    names = [row[FILE] for row in rows]
     if twice := [name for name, number in Counter(names).items() if number > 1]:
         raise ValueError(f"{path} names files more than once: {', '.join(twice[:10])}.")
     return rows
