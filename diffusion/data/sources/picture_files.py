@@ -16,7 +16,7 @@ import pathlib
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffusion.data.sources import splits
@@ -196,11 +196,11 @@ class PictureFolder(_Files):
                 PictureFile(folder / row[name], folder) if files else row[name] for row in rows
             ]
         self.columns = tuple(self._values)
-        _require_there(
-            folder, [file.path for values in self._values.values() for file in values if isinstance(file, PictureFile)]
-        )
+        names = [value for row in rows for name, value in row.items() if name.endswith(FILE)]
+        listed = _listed(folder)
+        _require_there(folder, names, listed)
         if tables:
-            warn_of_unnamed(tables[0], [value for row in rows for name, value in row.items() if name.endswith(FILE)])
+            warn_of_unnamed(tables[0], names, listed)
 
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         return [{name: self._values[name][row] for name in columns} for row in rows]
@@ -216,29 +216,30 @@ def pictures_in(folder: pathlib.Path) -> list[str]:
     return [name for name in files if name.lower().endswith(PICTURES)]
 
 
-def warn_of_unnamed(table: pathlib.Path, names: Iterable[str]) -> None:
+def warn_of_unnamed(table: pathlib.Path, names: Iterable[str], files: Iterable[str] | None = None) -> None:
     """Warns of pictures beside a table and below that it does not name, and that are therefore left out.
 
     Args:
         table: the table, in the folder of its pictures.
         names: the names in it, from the folder on.
+        files: the pictures in the folder, where they are known; None: the folder is listed.
     """
-    files = _listed(table.parent)
-    if unnamed := sorted(set(files) - set(names)):
+    files = _listed(table.parent) if files is None else files
+    if unnamed := sorted({*files}.difference(names)):
         listed = ", ".join(unnamed[:10]) + (" ..." if len(unnamed) > 10 else "")
         warnings.warn(
-            f"{table} does not name {len(unnamed)} of the {len(files)} pictures of its folder, which are left out: "
+            f"{table} does not name {len(unnamed)} of the {len({*files})} pictures of its folder, which are left out: "
             f"{listed}. Add them to the table, or remove them",
             stacklevel=3,
         )
 
 
-def _listed(folder: pathlib.Path) -> list[str]:
-    """The picture files in a folder and below it, for a warning; none where the folder cannot be listed."""
+def _listed(folder: pathlib.Path) -> dict[str, bool]:
+    """The picture files in a folder and below it, as `splits.entries_below`; none where the folder cannot be listed."""
     try:
-        return splits.files_below(folder, PICTURES)
+        return splits.entries_below(folder, PICTURES)
     except (limits.Refused, OSError):
-        return []
+        return {}
 
 
 def sidecar(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -340,8 +341,9 @@ def _jsonl(path: pathlib.Path, text: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _require_there(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> None:
-    if missing := [path for path in paths if not path.is_file()]:
-        listed = "\n  ".join(str(path.relative_to(folder)) for path in missing[:20])
+def _require_there(folder: pathlib.Path, names: Sequence[str], listed: Mapping[str, bool]) -> None:
+    """Refuses names of pictures that are not there; a name that is listed as a plain file is not looked up."""
+    if missing := [name for name in names if not listed.get(name) and not (folder / name).is_file()]:
+        shown = "\n  ".join(missing[:20])
         more = f"\n  and {len(missing) - 20} more" if len(missing) > 20 else ""
-        raise FileNotFoundError(f"{len(missing)} of {len(paths)} pictures are not in {folder}:\n  {listed}{more}")
+        raise FileNotFoundError(f"{len(missing)} of {len(names)} pictures are not in {folder}:\n  {shown}{more}")

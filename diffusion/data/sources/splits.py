@@ -178,21 +178,45 @@ def files_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> list
         limits.Refused: for a link to a folder, which is not followed, so that its files would be left out.
         OSError: if a folder cannot be read.
     """
+    return sorted(entries_below(folder, suffixes))
 
-    def stop(error: OSError) -> None:
-        raise error
 
-    names = []
-    for place, folders, files in os.walk(folder, onerror=stop):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if links := [name for name in folders if os.path.islink(os.path.join(place, name))]:
-            raise limits.Refused(
-                f"{os.path.join(place, links[0])} is a link to a folder, which is not followed. Valid: the folder "
-                "itself in its place (cp -rL copies links as files)."
-            )
-        matching = [file for file in files if file.lower().endswith(suffixes) and not file.startswith(".")]
-        names += [(pathlib.Path(place) / file).relative_to(folder).as_posix() for file in matching]
-    return sorted(names)
+def entries_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> dict[str, bool]:
+    """The files of `files_below`, unsorted, and whether each is a plain file: no link, pipe or device.
+
+    Args:
+        folder, suffixes: the folder and the endings, as in `files_below`.
+
+    Raises:
+        limits.Refused, OSError: as `files_below`.
+    """
+    files = {}
+    inside = [""]
+    while inside:
+        place = inside.pop()
+        with os.scandir(folder / place) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                name = f"{place}/{entry.name}" if place else entry.name
+                if _is_folder(entry):
+                    if entry.is_symlink():
+                        raise limits.Refused(
+                            f"{entry.path} is a link to a folder, which is not followed. Valid: the folder itself in "
+                            "its place (cp -rL copies links as files)."
+                        )
+                    inside.append(name)
+                elif entry.name.lower().endswith(suffixes):
+                    files[name] = entry.is_file(follow_symlinks=False)
+    return files
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder, or a link to one; a link in a circle is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def warn_of_others(folder: pathlib.Path, what: str, others: Sequence[str], read: Sequence[str]) -> None:

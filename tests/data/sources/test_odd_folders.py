@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import pathlib
 import re
 import tarfile
 import warnings
@@ -11,7 +12,7 @@ import warnings
 import numpy as np
 import pytest
 
-from diffusion.data import sources
+from diffusion.data import identities, sources
 from diffusion.data.sources import clip_files, picture_files, python_objects, spec, splits, tar_files
 from diffusion.data.sources.table_records import stamp_of
 from diffusion.io import limits, wav
@@ -170,6 +171,55 @@ def test_pictures_that_a_table_does_not_name_are_counted_and_named(tmp_path):
         picture_files.warn_of_unnamed(tmp_path / "metadata.csv", ["1.png"])
     write(tmp_path, *(f"{i:02}.png" for i in range(10)))
     with pytest.warns(UserWarning, match=r"does not name 12 of .*: 00\.png, .*, 09\.png \.\.\.\. Add"):
+        sources.picture_folder(str(tmp_path))
+
+
+def test_a_folder_with_a_table_is_listed_once_and_no_plain_file_looked_up(tmp_path, monkeypatch):
+    """A folder of a million pictures took as many questions to its file system, and then a list for a warning."""
+    write(tmp_path, "1.png", "more/2.png", "away/3.png")
+    (tmp_path / "away/3.png").rename(tmp_path.parent / "away.png")
+    (tmp_path / "more/3.png").symlink_to("2.png")
+    (tmp_path / "more/4.png").symlink_to("4.png")  # in a circle
+    names = ["1.png", "more/2.png", "more/3.png"]
+    (tmp_path / "metadata.csv").write_text("file_name\n" + "\n".join(names) + "\n")
+    (tmp_path / "more/5.png").mkdir()
+    looked, listed = [], []
+    is_file, scandir = pathlib.Path.is_file, os.scandir
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "is_file", lambda path: looked.append(path.name) or is_file(path))
+        patch.setattr(os, "scandir", lambda path: listed.append(os.path.relpath(path, tmp_path)) or scandir(path))
+        with pytest.warns(UserWarning, match=r"does not name 1 of the 4 pictures .*: more/4\.png"):
+            picture_files.PictureFolder(str(tmp_path), "train")
+    assert [name for name in looked if name.endswith(".png")] == ["3.png"]  # the link
+    assert sorted(listed) == [".", "away", "more", "more/5.png"]
+    for name, missing in (("more/4.png", "more/4"), ("more/5.png", "more/5"), ("away/3.png", "away/3")):
+        (tmp_path / "metadata.csv").write_text(f"file_name\n1.png\n{name}\n")
+        with pytest.raises(FileNotFoundError, match=rf"(?s)1 of 2 pictures are not in .*\n  {missing}\.png$"):
+            picture_files.PictureFolder(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_names_with_dots_are_those_of_the_same_files(form, tmp_path):
+    """They were refused as damaged or hostile."""
+    write(tmp_path, "1.png", "2.png", "masks/1.png")
+    rows = [{"file_name": "./1.png", "mask_file_name": "masks/./1.png"},
+            {"file_name": "masks/../2.png", "mask_file_name": "masks//1.png"}]  # fmt: skip
+    lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    text = "\n".join(lines if form == "csv" else map(json.dumps, rows))
+    (tmp_path / f"metadata.{form}").write_text(text)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no picture is named by none
+        source = sources.picture_folder(str(tmp_path), condition=("mask",))
+    assert identities.names_of(source) == ["1.png", "2.png"] and source[1]["condition"]["mask"].shape == (4, 4, 3)
+    for name, words in (("/1.png", "is an absolute path"), ("masks/../../1.png", "leads out of its folder"),
+                        ("a\\1.png", "has a backslash, where this system has /"), ("", "is empty")):  # fmt: skip
+        (tmp_path / f"metadata.{form}").write_text(
+            text.replace("./1.png", name.replace("\\", "\\" * 2 ** (form == "jsonl")), 1)
+        )
+        with pytest.raises(limits.Refused, match=f"row 1 names the file .*, which {words}"):
+            sources.picture_folder(str(tmp_path))
+    (tmp_path / f"metadata.{form}").write_text(text.replace("masks/../2.png", "1.png"))
+    with pytest.raises(ValueError, match=r"names files more than once: 1\.png"):
         sources.picture_folder(str(tmp_path))
 
 
