@@ -71,13 +71,13 @@ def read(shapes: Mapping[str, tuple[int, ...]], path: str) -> nn.Module:
         path: the name of the file, for messages.
 
     Raises:
-        Mismatch: for a projection of another kind, or tensors of other axes.
+        Mismatch: for a projection of another kind, or tensors of other axes or without elements.
     """
 
     def sides(name: str, axes: int) -> tuple[int, ...]:
-        shape = shapes.get(name, (0,) * axes)
-        if len(shape) != axes:
-            raise Mismatch(f"{path}: {name} has the shape {list(shape)}. Valid: {axes} axes")
+        shape = shapes.get(name, (1,) * axes)
+        if len(shape) != axes or not all(shape):
+            raise Mismatch(f"{path}: {name} has the shape {list(shape)}. Valid: {axes} axes, each of at least 1")
         return shape
 
     matrix = lambda name: sides(name, 2)

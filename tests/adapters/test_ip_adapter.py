@@ -149,6 +149,10 @@ def test_a_file_for_another_base_is_refused_by_its_first_layer(tmp_path):
     ("global", "norm.weight", (), r"norm\.weight has the shape \[\]\. Valid: 1 axes"),
     ("full", "proj.3.weight", (2, 2), r"proj\.3\.weight has the shape \[2, 2\]\. Valid: 1 axes"),
     ("plus", "latents", (3,), r"latents has the shape \[3\]\. Valid: 3 axes"),
+    ("global", "norm.weight", (0,), r"norm\.weight has the shape \[0\]\. Valid: 1 axes, each of at least 1"),
+    ("full", "proj.0.weight", (4, 0), r"proj\.0\.weight has the shape \[4, 0\]\. Valid: 2 axes, each of at least 1"),
+    ("plus", "proj_out.weight", (0, 4), r"proj_out\.weight has the shape \[0, 4\]\. Valid: 2 axes, each of"),
+    ("full", "proj.3.bias", (64,), r"ip_adapter\.1\.to_k_ip\.weight is missing"),
     ("plus", "layers.0.0.to_q.weight", (2, 12), r"layers\.0\.0\.to_q\.weight has 2 rows\..*a head"),
 ])  # fmt: skip
 def test_tensors_of_other_axes_are_refused(kind, name, shape, message, tmp_path):
@@ -157,7 +161,8 @@ def test_tensors_of_other_axes_are_refused(kind, name, shape, message, tmp_path)
         "full": ("proj.3.weight",),
         "plus": ("latents", "proj_in.weight", "layers.0.0.to_q.weight"),
     }
-    tensors = {f"image_proj.{one}": np.zeros((64, 2), np.float32) for one in needed[kind]}
+    sides = {"proj.3.weight": (64,), "latents": (1, 2, 64)}
+    tensors = {f"image_proj.{one}": np.zeros(sides.get(one, (64, 2)), np.float32) for one in needed[kind]}
     save_file({**tensors, f"image_proj.{name}": np.zeros(shape, np.float32)}, tmp_path / "a.safetensors")
     with pytest.raises(interchange.Mismatch, match=message):
         ip_adapter_files.load(tmp_path / "a.safetensors", UNET)
