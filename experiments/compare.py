@@ -125,6 +125,8 @@ def _config_of(folder: pathlib.Path) -> dict[str, Any]:
     config = workdir.read_config(run)
     require_sections(config, run)
     config = plain(config)
+    if type(config.get("seed", 0)) is not int:
+        raise WorkdirError(f"{run / 'config.json'} has seed = {limits.short(config['seed'])}. Valid: an integer.")
     return {**config, "sample": _sampling(folder) or config["sample"]}
 
 

@@ -316,3 +316,11 @@ def test_files_of_another_form_are_refused_with_their_name(tmp_path, file, chang
     (other / file).write_text("\n".join([json.dumps(content), *more, ""]))
     with pytest.raises(WorkdirError, match=rf"b/{file} has another form than this program writes .*{words}"):
         compare.compare([run, other])
+
+
+def test_a_seed_that_is_no_integer_is_refused_with_its_file(tmp_path):
+    run, other = made(tmp_path / "a", 4.0), made(tmp_path / "b", 5.0)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"seed": {"a": 1}}))
+    with pytest.raises(WorkdirError, match=r'b/config\.json has seed = \{"a": 1\}\. Valid: an integer'):
+        compare.compare([run, other])
