@@ -277,8 +277,8 @@ def read_series(path: str, columns: Sequence[str] = ()) -> dict[str, np.ndarray]
     """The series of a file, float64 `[T, C]` each, by name; NaN where a value is missing.
 
     Args:
-        path: a .csv file, one series with a row for each step, and a header or none; a .npy file `[T]`, `[T, C]` or
-            `[N, T, C]`; or a .npz file, each of whose arrays is a series `[T]` or `[T, C]`, of any length.
+        path: a .csv file, one series with a row for each step, and a header of names or none; a .npy file `[T]`,
+            `[T, C]` or `[N, T, C]`; or a .npz file, each of whose arrays is a series `[T]` or `[T, C]`, of any length.
         columns: names of a .csv's columns, () for all.
 
     Raises:
@@ -327,6 +327,14 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
         rows.pop()
     header = not all(_number(cell) is not None for cell in rows[0])
     names = rows[0] if header else [str(i) for i in range(width)]
+    numbers = [cell for cell in rows[0] if cell.strip() and _number(cell) is not None]
+    if header and numbers and not (columns and set(columns) <= set(names)):  # a bad cell would drop a row of numbers
+        word = next(cell for cell in rows[0] if _number(cell) is None)
+        raise ValueError(
+            f"{file}, row 1: {numbers[0]!r} is a number, and {word!r} is none, so that the row may be a header or the "
+            "first step. Valid: names alone as a header, or numbers alone, with an empty cell where a value is "
+            "missing; if it is a header, name the columns of the series by columns"
+        )
     for name in columns:
         if name not in names:
             raise ValueError(f"{file} has no column {name!r}. Valid: {', '.join(names)}")

@@ -10,6 +10,19 @@ from diffusion.data.sources import series
 from diffusion.experiments.evaluation import series_files
 
 
+@pytest.mark.parametrize("first", ["1,x,3", "1,NA,x", "2020-01-01,2,3", "1.5,2,3 kW"])
+def test_a_first_row_with_a_bad_cell_is_no_header(first, tmp_path):
+    """It was taken for one, so that the first step was left out in silence."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"{first}\n4,5,6\n7,8,9\n")
+    with pytest.raises(ValueError, match=r"a\.csv, row 1: '.*' is a number, and '.*' is none, .* may be a header"):
+        series.read_series(str(path))
+    path.write_text("2001,2002,name\n4,5,a\n7,8,b\n")
+    np.testing.assert_array_equal(series.read_series(str(path), ("2001", "2002"))["a"], [[4, 5], [7, 8]])
+    path.write_text(",a,b\n4,5,6\n7,8,9\n")  # pandas names its index so
+    assert series.read_series(str(path))["a"].shape == (2, 3)
+
+
 def test_draws_have_the_covariance_and_the_conditional_is_that_of_draws():
     process = gaussian_processes.stationary(6, 2, noise=0.1, scale=3.0, period=4.0)
     assert process.covariance.shape == (12, 12)
