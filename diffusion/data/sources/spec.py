@@ -14,7 +14,7 @@ from diffusion.data import fingerprints, identities
 from diffusion.io import failures, pictures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
-MEMORY_LIMIT = 2**30  # a split whose decoded images have at most so many bytes is kept in memory
+MEMORY_LIMIT = 2**30  # a split whose decoded records have at most so many bytes is kept in memory
 
 
 class DamagedRecord(ValueError):
@@ -391,8 +391,11 @@ class RandomAccess(ManyAtOnce):
         return [read[row] if row in read else self._kept[row] for row in rows]
 
     def _fits_memory(self) -> bool:
-        """Whether all records, decoded, may stay in memory."""
-        return self.spec.size * math.prod(pytrees.packed_shape(self.spec.shape)) <= MEMORY_LIMIT
+        """Whether all records, decoded and with their conditions, may stay in memory."""
+        leaves = jax.tree.leaves(self.spec.condition, is_leaf=lambda node: isinstance(node, Leaf))
+        parts = [Leaf(pytrees.packed_shape(self.spec.shape), self.spec.dtype), *leaves]
+        size = sum(math.prod(part.shape) * np.dtype(part.dtype).itemsize for part in parts)
+        return self.spec.size * size <= MEMORY_LIMIT
 
     def _read(self, rows: list[int]) -> list[Any]:
         """Stored records; if one cannot be read, the error names it."""

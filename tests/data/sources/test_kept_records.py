@@ -1,10 +1,13 @@
 """Which records a source keeps in memory, which it blames, and what its description says."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from diffusion.data.sources import array_files, picture_files, spec
+from diffusion.data.sources import array_files, parquet_files, picture_files, spec
 from diffusion.data.sources.spec import DamagedRecord, DataSpec, Leaf, RandomAccess
+from tests.data.made import png
 from tests.data.sources import stored
 
 
@@ -19,6 +22,17 @@ def test_decoded_pictures_stay_in_memory_where_all_of_them_fit(tmp_path, monkeyp
     first, again = source[1]["image"], source[1]["image"]
     assert (first is again) == kept
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize("room, kept", [(6 * (48 + 8 * 8), True), (6 * (48 + 8 * 8) - 1, False)])
+def test_conditions_take_their_share_of_the_memory(tmp_path, monkeypatch, room, kept):
+    """They were not counted, so that small pictures with large conditions filled the memory."""
+    monkeypatch.setattr(spec, "MEMORY_LIMIT", room)
+    (tmp_path / "data").mkdir()
+    rows = [{"image": {"bytes": png(picture)}, "depth": [1.0] * 8} for picture in stored.PICTURES]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "data/train.parquet")
+    source = parquet_files.parquet(str(tmp_path / "data"), condition="depth")
+    assert source.spec.condition == Leaf((8,), "float64") and (source[1] is source[1]) == kept
 
 
 def test_numbers_and_pictures_of_several_sizes_are_read_again(tmp_path):
