@@ -1,5 +1,6 @@
 """Progressive adversarial distillation: a discriminator distinguishes the student's steps from the teacher's."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -68,10 +69,8 @@ def progressive_adversarial(
         condition = batch.get("condition")
         predicted = predict(player(networks, "model"), schedule, parameterization, taught.x_t, taught.t, condition)
         squared = error_of_x0(schedule, weighting, taught, predicted.x0)
-        logits = _logits(
-            networks, schedule, teacher, taught, _ended(schedule, predicted, taught), condition, step, stage
-        )
-        fooled = jax.nn.softplus(-logits)
+        logits = _logits(networks, schedule, teacher, taught, condition, step, stage)
+        fooled = jax.nn.softplus(-logits(_ended(schedule, predicted, taught)))
         metrics = {"t": taught.t, "squared_error": squared, "adversarial": fooled}
         return jnp.where(step < stage, squared, fooled), metrics
 
@@ -129,7 +128,7 @@ def transition_judge(
         taught = two_steps(networks, schedule, teacher, keys, batch, step, N, stage, teacher_scale, null)
         condition = batch.get("condition")
         predicted = predict(frozen(networks, "model"), schedule, parameterization, taught.x_t, taught.t, condition)
-        logits = lambda x_s: _logits(networks, schedule, teacher, taught, x_s, condition, step, stage)
+        logits = _logits(networks, schedule, teacher, taught, condition, step, stage)
         real, fake = logits(taught.x_s), logits(_ended(schedule, predicted, taught))
         return jax.nn.softplus(-real) + jax.nn.softplus(fake), {"t": taught.t, "real": real, "fake": fake}
 
@@ -141,10 +140,12 @@ def _ended(schedule, predicted: Prediction, taught: Taught) -> Array:
     return from_denoiser(lambda x_t, t: predicted, schedule)(taught.x_t, taught.t, taught.s)
 
 
-def _logits(networks, schedule, parameterization, taught: Taught, x_s: Array, condition, step, stage: int) -> Array:
-    """`[B]` logits D(x_s) in float32."""
+def _logits(
+    networks, schedule, parameterization, taught: Taught, condition, step, stage: int
+) -> Callable[[Array], Array]:
+    """A function of x_s `[B, ...]`: the logits D(x_s), `[B]` float32. What the judge sees of x_t is computed once."""
     features = lambda x, t: evaluate(player(networks, "judge"), schedule, parameterization, x, t, condition)[0]
-    # Where x_s is clean, the logarithm of sigma would not be finite.
-    end_features = features(x_s, jnp.maximum(taught.s, clean_time(schedule)))
     beside = jnp.where(2 * (step % stage) < stage, features(taught.x_t, taught.t), 0)
-    return jnp.mean(end_features * (1 + beside), axis=tuple(range(1, x_s.ndim)))
+    # Where x_s is clean, the logarithm of sigma would not be finite.
+    end = jnp.maximum(taught.s, clean_time(schedule))
+    return lambda x_s: jnp.mean(features(x_s, end) * (1 + beside), axis=tuple(range(1, x_s.ndim)))

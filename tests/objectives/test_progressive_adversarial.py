@@ -92,7 +92,7 @@ def test_losses_are_those_of_gans_on_where_the_steps_end(step, beside, x64):
     with jax.disable_jit():
         players = {"model": lambda *inputs: student(*inputs) + 0.3, "teacher": exact_denoiser(FLOW), "judge": spy}
         JUDGE(players, FLOW, KEYS, BATCH, step)
-    x_t = seen[1]  # as drawn; the judge reads x_s, x_t, x_hat_s, x_t
+    x_t = seen[0]  # as drawn; the judge reads it before x_s and x_hat_s
     middle = (t + s) / 2
     x_s = teacher_step(middle, s, teacher_step(t, middle, x_t))
     v = student(x_t, t, None) + 0.3
