@@ -35,7 +35,8 @@ class Step(NamedTuple):
     Attributes:
         mesh: the mesh.
         program: the program of the run.
-        operations: the floating-point operations of a step, of the whole job.
+        operations: the floating-point operations of a step, of the whole job; the mean over steps where the model rests
+            in some, while the second player acts.
     """
 
     mesh: Mesh
@@ -62,7 +63,9 @@ def step_of(recipe: Recipe, devices: int) -> Step:
     planned = recipe.config.copy_and_resolve_references()
     planned.train.accumulate = recipe.config.train.accumulate or 1  # the rule's number would be that of the CPU here
     step = Step(mesh, programs.build(recipe.with_parts(config=planned), mesh), 0)
-    return step._replace(operations=counted_flops(step.program.jitted, *step.arguments))
+    most, least = (counted_flops(step.program.jitted, *step.arguments, branch=branch) for branch in (max, min))
+    turns = planned.second_player.updates if planned.second_player.objective.name else 1
+    return step._replace(operations=least + (most - least) // turns if turns > 1 else most)
 
 
 def plan(recipe: Recipe, step: Step, names: Sequence[str]) -> dict[str, Any]:

@@ -16,29 +16,31 @@ import numpy as np
 from diffusion.models.layers import bfloat16_products
 
 
-def counted_flops(function: Callable, *arguments: Any) -> int:
+def counted_flops(function: Callable, *arguments: Any, branch: Callable = max) -> int:
     """Counts the operations of one call; nothing is computed.
 
-    Additions, norms and activations are left out, as are calls that JAX does not look into, such as fused kernels. The
-    most expensive branch of a condition counts; a loop of unknown length counts once. A convolution counts the
-    positions in the padding, and not the zeros between the rows of a dilated input, which a transposed convolution and
-    the gradient of a strided one have. `jax.shard_map` counts once for each device.
+    Additions, norms and activations are left out, as are calls that JAX does not look into, such as fused kernels. One
+    branch of a condition counts; a loop of unknown length counts once. A convolution counts the positions in the
+    padding, and not the zeros between the rows of a dilated input, which a transposed convolution and the gradient of a
+    strided one have. `jax.shard_map` counts once for each device.
 
     Args:
         function: any that JAX traces, a network for example.
         *arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
+        branch: the choice of a branch's operations out of those of all; max for the most expensive, min for the
+            cheapest.
 
     Returns:
         Operations, twice the multiply-adds.
     """
-    return _of(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return _of(jax.make_jaxpr(function)(*arguments).jaxpr, branch)
 
 
-def _of(jaxpr: Any) -> int:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _of(jaxpr: Any, branch: Callable) -> int:
+    return sum(_of_equation(equation, branch) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def _of_equation(equation: Any, branch: Callable) -> int:
     name = equation.primitive.name
     if name in ("dot_general", bfloat16_products.NAME):
         (summed, _), _ = equation.params["dimension_numbers"]
@@ -46,10 +48,10 @@ def _of_equation(equation: Any) -> int:
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in summed)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
-    inner = [_of(jaxpr) for value in equation.params.values() for jaxpr in _jaxprs(value)]
+    inner = [_of(jaxpr, branch) for value in equation.params.values() for jaxpr in _jaxprs(value)]
     if name == "scan":
         return equation.params["length"] * sum(inner)
-    return max(inner, default=0) if name == "cond" else devices(equation) * sum(inner)
+    return branch(inner, default=0) if name == "cond" else devices(equation) * sum(inner)
 
 
 def devices(equation: Any) -> int:

@@ -14,7 +14,7 @@ from diffusion.experiments import plan
 from diffusion.experiments.planning import tables, traced
 from diffusion.experiments.planning.machines import MACHINES, Machine
 from diffusion.experiments.run import program as programs
-from diffusion.recipe import checks, recipes
+from diffusion.recipe import checks, recipes, values
 from diffusion.training.state import TrainState
 
 BATCH, LENGTH, WIDTH, SYMBOLS = 8, 16, 16, 28  # symbols/prose:tiny, which has one layer
@@ -101,6 +101,19 @@ def test_a_dit_that_its_objective_evaluates_more_than_once_has_the_operations_of
     config = recipes.load("digits:tiny")
     once = plan.plan(config, 1, ())["flops"]
     assert once.keys() == {"model", "recomputed"} and operations["step"] > 1.2 * once["model"]
+
+
+@pytest.mark.extended
+def test_a_model_that_rests_in_most_steps_has_the_mean_operations(tmp_path):
+    """In passes of the network, DMD's scores take 1 + 3 in each step, and its generator 3 + 2 + 1 in each fifth."""
+    (tmp_path / "config.json").write_text(values.to_json(recipes.load("digits:tiny")))
+    config = recipes.load(f"students/dmd:{tmp_path},tiny")
+
+    def operations(updates):
+        config.second_player.updates = updates
+        return plan.plan(config, 1, ())["flops"]["step"]
+
+    assert operations(5) / operations(1) == pytest.approx((4 + 6 / 5) / (4 + 6), rel=0.01)
 
 
 def test_it_is_printed_in_the_units_of_its_data(planned):

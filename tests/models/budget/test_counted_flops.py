@@ -101,6 +101,7 @@ def test_loops_count_their_turns_and_branches_the_dearest():
         return jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x, x)
 
     assert counted_flops(looped, struct(4, 4)) == (5 + 2) * 2 * 4**3
+    assert counted_flops(looped, struct(4, 4), branch=min) == 5 * 2 * 4**3
 
 
 @pytest.mark.extended
