@@ -37,6 +37,8 @@ class ImageSet(NamedTuple):
         fingerprint: a sha256 that changes with any image.
         record: the set's entry in a report: "images" (the name that was passed), "kind", "dtype", and for a dataset
             "version".
+        stamp: a text that changes with the files of a source whose fingerprint is of some images alone; "" otherwise.
+            Features on disk are of the same stamp, and reports do not have it, since it changes with a copy too.
     """
 
     count: int
@@ -44,6 +46,7 @@ class ImageSet(NamedTuple):
     read: Callable[[int, int], np.ndarray]
     fingerprint: str
     record: dict
+    stamp: str = ""
 
 
 def open_set(spec: str, data_dir: str = "", side: int = 0) -> ImageSet:

@@ -219,7 +219,8 @@ def gather(
     if folder is None:
         return _go_on(images, space, keep, None, None, advance, began)
     rounding = "" if images.record["dtype"] == "uint8" else space.rounding
-    named = json.dumps([images.fingerprint, images.count, space.identity, rounding, _chunk(images)], sort_keys=True)
+    facts = [images.fingerprint, images.count, space.identity, rounding, _chunk(images), *filter(None, [images.stamp])]
+    named = json.dumps(facts, sort_keys=True)
     key = hashlib.sha256(named.encode()).hexdigest()[:32]
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder / f"{key}.lock"):

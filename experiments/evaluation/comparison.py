@@ -268,7 +268,9 @@ def opened(spec: str, request: Request) -> ImageSet:
     )
     shape = (examples.size, *examples.shape)
     mark = json.dumps([spec, source.fingerprint()], sort_keys=True, default=str)
-    return clip_sets.from_records(spec, shape, read, mark, protocol.frames, protocol.every, request.seed)
+    clips = clip_sets.from_records(spec, shape, read, mark, protocol.frames, protocol.every, request.seed)
+    stamp = getattr(source, "stamp", None)
+    return clips._replace(stamp=stamp()) if stamp else clips
 
 
 def _network_space(protocol: EncoderProtocol | ClipProtocol, request: Request) -> tuple[Space, dict]:

@@ -13,6 +13,7 @@ import safetensors.numpy
 
 import diffusion
 from configs import digits
+from diffusion.data import fingerprints
 from diffusion.experiments.evaluation import comparison, image_metrics, real_images, records, report, sample_metrics
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import (
@@ -286,6 +287,24 @@ def test_records_of_clips_are_read_row_by_row(files, monkeypatch):
     monkeypatch.setattr(comparison.clip_sets, "open_set", lambda *arguments: arguments)
     of_files = comparison.opened("clips", request(folder, protocol=name, size=16, seed=7))
     assert of_files == ("clips", protocol.frames, protocol.every, 16, 7)
+
+
+def test_features_of_clips_that_have_changed_are_not_those_on_disk(tmp_path):
+    """A fingerprint is of 256 records, so that the features of another clip that changed were read from disk."""
+    clips = np.random.default_rng(0).integers(0, 256, (300, 16, 4, 4, 3), np.uint8)
+    row = next(row for row in range(300) if row not in fingerprints.rows(300))
+    name = next(name for name, protocol in clip_protocols.PROTOCOLS.items() if protocol.frames == 16)
+    flat = lambda batch: {"main": np.float32(batch).reshape(len(batch), -1)[:, :2]}
+    space = references.Space(flat, ("main",), "main", "clip(x * 127.5 + 128)", {"weights": "a"})
+    spec = json.dumps({"name": "arrays", "path": str(tmp_path / "clips.npz")}) + "@train"
+    for value in (0, 200):
+        clips[row] = value
+        np.savez(tmp_path / "clips.npz", image=clips)
+        os.utime(tmp_path / "clips.npz", (value, value))
+        opened = comparison.opened(spec, comparison.Request(protocol=name))
+        gathered = references.gather(opened, space, folder=tmp_path / "features")
+        expected = np.float64(flat(opened.read(0, 300))["main"]).mean(0)
+        np.testing.assert_allclose(gathered.statistics.moments["main"].mean, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
