@@ -17,6 +17,10 @@ from diffusion.io import files, limits, opener
 
 KEY = "diffusion"  # the key of the text in a PNG file that has the settings as JSON
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF")  # Pillow reads others by running programs: EPS by Ghostscript
+HEAD = 18  # bytes that say the format of a picture
+HEADS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"GIF87a": "GIF", b"GIF89a": "GIF", b"II*\0": "TIFF",
+         b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF"}  # fmt: skip  # the bytes that such files begin with
+BITMAPS = (12, 40, 52, 56, 64, 108, 124)  # lengths of the second header of BMP
 TEXT = 2**20  # characters of settings
 PIXELS = 2**26  # most pixels of a picture: 8192 x 8192
 # What Pillow raises for a damaged file depends on where in it the damage is; OSError is what it does not know, too.
@@ -26,6 +30,19 @@ DEEP = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes of more than 8 bit
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}  # fmt: skip  # orientation of EXIF -> how the stored pixels are turned
+
+
+def format_of(content: bytes) -> str:
+    """The format of an encoded picture by its first bytes, as Pillow names it; "" for content of another kind.
+
+    Args:
+        content: the content, or its first `HEAD` bytes.
+    """
+    if content[:4] == b"RIFF" and content[8:12] == b"WEBP":  # sounds and films begin with RIFF too
+        return "WEBP"
+    if content[:2] == b"BM" and int.from_bytes(content[14:HEAD], "little") in BITMAPS:  # so may a text or numbers
+        return "BMP"
+    return next((name for head, name in HEADS.items() if content.startswith(head)), "")
 
 
 def opened(

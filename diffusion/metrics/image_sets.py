@@ -197,7 +197,7 @@ def _array_record(spec: str, path: pathlib.Path, side: int) -> ImageSet:
         head = records[0] if count else b""
     except Exception as error:  # the error of a damaged file depends on where the damage is
         raise ImageSetError(f"{spec} is not a valid array_record file ({str(error).splitlines()[0]}).") from error
-    if not head.startswith((b"\x89PNG", b"\xff\xd8", b"BM", b"RIFF")):
+    if pictures.format_of(head) not in pictures.FORMATS:
         raise ImageSetError(
             f"{spec}: its records are not encoded pictures. To read a prepared dataset, name it as NAME@SPLIT, with "
             "--data_dir."

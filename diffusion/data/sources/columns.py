@@ -21,8 +21,6 @@ EXAMPLE = ("image", "x", "images", "jpg", "jpeg", "png", "webp", "img")
 LABEL = ("label", "labels", "cls")
 CAPTION = ("caption", "captions", "text", "txt", "prompt")
 ENCODED = 2**29  # most bytes of an encoded picture, twice as many as of a decoded one
-HEADS = {b"\x89PNG\r\n\x1a\n": "PNG", b"\xff\xd8\xff": "JPEG", b"RIFF": "WebP", b"GIF8": "GIF", b"II*\0": "TIFF",
-         b"MM\0*": "TIFF"}  # fmt: skip  # the bytes that files of these formats begin with
 CLASSES = 10**6  # most classes; the largest label says how many there are
 
 
@@ -381,17 +379,17 @@ def numeric(value: Any) -> np.ndarray:
 
 def _refuse_bytes_as_numbers(where: str, column: Any, example: Any) -> None:
     """Refuses an encoded picture that is stored as a list of the numbers of its bytes: it would be read as numbers."""
-    numbers = np.asarray(example[:8]) if isinstance(example, np.ndarray) and example.ndim == 1 else np.zeros(0)
+    numbers = (
+        np.asarray(example[: pictures.HEAD]) if isinstance(example, np.ndarray) and example.ndim == 1 else np.zeros(0)
+    )
     if numbers.dtype.kind not in "iu" or not ((numbers >= 0) & (numbers < 256)).all():
         return
-    head = numbers.astype(np.uint8).tobytes()
-    for start, name in HEADS.items():
-        if head.startswith(start):
-            raise ValueError(
-                f"{where}: column {column!r} holds lists of {len(example)} numbers that begin as the bytes of a {name} "
-                "file. Valid: encoded pictures as binary values, in pyarrow pa.array([bytes(row) for row in "
-                "column.to_pylist()], pa.binary())."
-            )
+    if name := pictures.format_of(numbers.astype(np.uint8).tobytes()):
+        raise ValueError(
+            f"{where}: column {column!r} holds lists of {len(example)} numbers that begin as the bytes of a {name} "
+            "file. Valid: encoded pictures as binary values, in pyarrow pa.array([bytes(row) for row in "
+            "column.to_pylist()], pa.binary())."
+        )
 
 
 def stored_bytes(value: Any) -> bytes:

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffusion.data.sources import splits
 from diffusion.data.sources.table_records import Records, stamp_of
-from diffusion.io import limits, npy, npz, opener
+from diffusion.io import limits, npy, npz, opener, pictures
 
 Parser = Callable[[bytes], Mapping[str, Any]]
 """The stored bytes of a record -> its values by name."""
@@ -132,7 +132,7 @@ def by_its_first_bytes(record: bytes) -> Mapping[str, Any]:
         return {"x": npy.decoded(record, "it")}
     if record[:1] == b"{":
         return limits.parse_json(record, "it")
-    if record[:4] in (b"\x89PNG", b"RIFF") or record[:2] in (b"\xff\xd8", b"BM", b"II", b"MM"):
+    if pictures.format_of(record) in pictures.FORMATS:
         return {"image": record}
     raise ValueError(
         f"a record begins with {record[:8]!r}, which is neither a picture, .npz, .npy nor JSON. Say how to read it by "

@@ -28,10 +28,10 @@ def test_a_record_is_what_its_first_bytes_say():
     np.testing.assert_array_equal(kinds(npy(np.arange(3)))["x"], [0, 1, 2])
     np.testing.assert_array_equal(kinds(npz(a=np.ones(2)))["a"], [1, 1])
     assert kinds(json.dumps({"label": 3}).encode()) == {"label": 3}
-    for start in (b"\x89PNG", b"RIFF", b"\xff\xd8\xff", b"BM12", b"II*\x00", b"MM\x00*"):
+    for start in (b"\x89PNG\r\n\x1a\n", b"RIFF\1\0\0\0WEBP", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*"):
         record = start + b"rest"
         assert kinds(record) == {"image": record}
-    for record in (b"", b"[1, 2]", b"P", b"\x93NUMP", b"\x89PN", b"GIF89a"):
+    for record in (b"", b"[1, 2]", b"P", b"\x93NUMP", b"\x89PN", b"GIF89a", b"RIFF\1\0\0\0WAVE", b"BMW, IIHF, MMs"):
         with pytest.raises(ValueError, match="which is neither a picture"):
             kinds(record)
 
