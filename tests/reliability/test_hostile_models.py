@@ -38,6 +38,7 @@ def little_time():
     ("mmdit_sd3", {"dual_attention_layers": "all"}, "dual_attention_layers = 'all'. Valid"),
     ("conditional_unet_sd1", {"layers_per_block": 100}, "Missing are .* and others"),
     ("conditional_unet_sd1", {"block_out_channels": 32}, "block_out_channels = 32. Valid: a list"),
+    ("autoencoder_kl_sd", {"layers_per_block": 77}, "layers_per_block = 77. Valid: .* at most 64"),
     ("autoencoder_kl_sd", {"latents_mean": [], "latents_std": []}, "latents_mean = "),
     ("clip_text", {"hidden_size": 1.5}, r"hidden_size = 1\.5. Valid"),
     ("clip_both", {"text_config": [1]}, "text_config = "),

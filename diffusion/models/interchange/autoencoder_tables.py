@@ -11,7 +11,7 @@ from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.autoencoder_vq import VQModel
 from diffusion.models.autoencoders.encoder_decoder import Options
-from diffusion.models.interchange.family import DEPTH, MAYBE_NUMBER, MAYBE_SIZE, SCALE, SIZES, array
+from diffusion.models.interchange.family import LAYERS, MAYBE_NUMBER, MAYBE_SIZE, SCALE, SIZES, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, DENSE, POINT, SAME, Layout, Row, linear, norm, within
 
@@ -192,7 +192,7 @@ def body(widths: tuple[int, ...] = (64,), layers: int = 1) -> tuple[Group | Foll
         Group(levels, _read_levels, _write_levels),
         Follows("act_fn", "silu"),
         Field("in_channels", "picture_channels", 3),
-        Field("layers_per_block", "layers", layers, DEPTH),
+        Field("layers_per_block", "layers", layers, LAYERS),
         Field("norm_num_groups", "groups", 32),
         Field("mid_block_add_attention", "middle_attention", True),
         INPUT_RANGE,

@@ -20,6 +20,7 @@ SIZE = schema.integer(1)
 SIZES = schema.several(SIZE, 1, 16)
 MAYBE_SIZE = schema.optional(schema.integer())
 DEPTH = schema.integer(0, 512)  # the deepest published network has 57
+LAYERS = schema.integer(0, 64)  # layers of each block of an autoencoder or U-Net, all of them traced; published: 10
 BLOCKS = schema.integer(1, 512)  # blocks of a level
 EPSILON = schema.number(0, 1)  # of a norm
 SCALE = schema.number(1e-9, 1e9)  # of latents, which are divided by it

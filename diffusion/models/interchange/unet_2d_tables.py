@@ -12,7 +12,7 @@ from typing import Any
 import flax.linen as nn
 
 from diffusion.io import schema
-from diffusion.models.interchange.family import DEPTH, EPSILON, MAYBE_SIZE, SIDES, SIZES, Family, only
+from diffusion.models.interchange.family import EPSILON, LAYERS, MAYBE_SIZE, SIDES, SIZES, Family, only
 from diffusion.models.interchange.field_table import ABSENT, Choice, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import DENSE_OUT, Row, conv, linear, norm, side_by_side, two_linear
 from diffusion.models.interchange.unet_boxes import OF_IMAGES, Box, boxes, example
@@ -248,7 +248,7 @@ def _write_classes(module: UNet) -> dict[str, Any]:
 
 COMMON = (
     Follows("mid_block_type", "UNetMidBlock2D", silent=True),
-    Field("layers_per_block", "blocks", 2, DEPTH),
+    Field("layers_per_block", "blocks", 2, LAYERS),
     Field("dropout", "dropout", 0.0),
 )
 UNET_CONFIG = FieldTable(

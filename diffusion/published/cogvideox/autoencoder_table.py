@@ -2,7 +2,7 @@
 
 from diffusion.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
-from diffusion.models.interchange.family import DEPTH, SIZES, array
+from diffusion.models.interchange.family import LAYERS, SIZES, array
 from diffusion.models.interchange.field_table import Choice, Field, FieldTable, Follows
 from diffusion.models.interchange.rows import CONV, Row, linear
 from diffusion.published.wan.autoencoder_table import PIXEL, video_conv, video_rows
@@ -43,7 +43,7 @@ CONFIG = FieldTable(
         levels_of("up_block_types", UP),
         Field("block_out_channels", "widths", (128, 256, 256, 512), SIZES),
         Field("latent_channels", "latent_channels", 16),
-        Field("layers_per_block", "layers", 3, DEPTH),
+        Field("layers_per_block", "layers", 3, LAYERS),
         Follows("act_fn", "silu"),
         Follows("norm_eps", 1e-6),
         Field("norm_num_groups", "groups", 32),

@@ -2,7 +2,7 @@
 
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_image import AutoencoderKLHunyuanImage
 from diffusion.models.interchange.autoencoder_tables import DIFFUSERS, block_rows, mixing_rows, one_scale, picture
-from diffusion.models.interchange.family import DEPTH, SIZES
+from diffusion.models.interchange.family import LAYERS, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import POINT, Row, conv, norm, within
 
@@ -40,7 +40,7 @@ CONFIG = FieldTable(
         Follows("out_channels", lambda module: module.picture_channels),
         Field("latent_channels", "latent_channels", 64),
         Field("block_out_channels", "widths", (128, 256, 512, 512, 1024, 1024), SIZES),
-        Field("layers_per_block", "layers", 2, DEPTH),
+        Field("layers_per_block", "layers", 2, LAYERS),
         Follows("spatial_compression_ratio", lambda module: module.factor),
         Follows("downsample_match_channel", True),
         Follows("upsample_match_channel", True),

@@ -2,7 +2,7 @@
 
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video import AutoencoderKLHunyuanVideo
 from diffusion.models.interchange.autoencoder_tables import levels_of, one_scale
-from diffusion.models.interchange.family import DEPTH, SIZES
+from diffusion.models.interchange.family import LAYERS, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, linear, norm
 from diffusion.published.wan.autoencoder_table import PIXEL, video, video_conv, video_rows
@@ -42,7 +42,7 @@ CONFIG = FieldTable(
         levels_of("down_block_types", DOWN),
         levels_of("up_block_types", UP),
         Field("block_out_channels", "widths", (128, 256, 512, 512), SIZES),
-        Field("layers_per_block", "layers", 2, DEPTH),
+        Field("layers_per_block", "layers", 2, LAYERS),
         Follows("act_fn", "silu"),
         Field("norm_num_groups", "groups", 32),
         one_scale(0.476986),

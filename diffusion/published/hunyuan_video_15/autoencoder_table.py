@@ -2,7 +2,7 @@
 
 from diffusion.models.autoencoders.autoencoder_kl_hunyuan_video_15 import AutoencoderKLHunyuanVideo15
 from diffusion.models.interchange.autoencoder_tables import one_scale
-from diffusion.models.interchange.family import DEPTH, SIZES
+from diffusion.models.interchange.family import LAYERS, SIZES
 from diffusion.models.interchange.field_table import Field, FieldTable, Follows
 from diffusion.models.interchange.rows import Row, linear
 from diffusion.published.wan.autoencoder_table import PIXEL, VIDEO_SCALE, video, video_conv, video_rows
@@ -40,7 +40,7 @@ CONFIG = FieldTable(
         Follows("out_channels", lambda module: module.picture_channels),
         Field("latent_channels", "latent_channels", 32),
         Field("block_out_channels", "widths", (128, 256, 512, 1024, 1024), SIZES),
-        Field("layers_per_block", "layers", 2, DEPTH),
+        Field("layers_per_block", "layers", 2, LAYERS),
         Follows("spatial_compression_ratio", lambda module: module.factor, default=16),
         Follows("temporal_compression_ratio", RATIO),
         Follows("downsample_match_channel", True),

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from diffusion.io import schema
 from diffusion.models.autoencoders.autoencoder_kl_video import AutoencoderKLVideo
 from diffusion.models.interchange.autoencoder_tables import per_channel
-from diffusion.models.interchange.family import DEPTH, MAYBE_SIZE, SIZE, SIZES, array
+from diffusion.models.interchange.family import LAYERS, MAYBE_SIZE, SIZE, SIZES, array
 from diffusion.models.interchange.field_table import ABSENT, Field, FieldTable, Follows, Group
 from diffusion.models.interchange.rows import CONV, POINT, Layout, Row, linear, with_ones
 
@@ -243,7 +243,7 @@ def level_fields(
         Group(widths, _read_widths, _write_widths),
         Follows("attn_scales", ()),
         Group(latents, _read_latents, _write_latents),
-        Field("num_res_blocks", "layers", 2, DEPTH),
+        Field("num_res_blocks", "layers", 2, LAYERS),
         Field("temperal_downsample", "temporal", halvings, HALVINGS),
     )
 
