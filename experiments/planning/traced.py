@@ -63,9 +63,11 @@ def step_of(recipe: Recipe, devices: int) -> Step:
     planned = recipe.config.copy_and_resolve_references()
     planned.train.accumulate = recipe.config.train.accumulate or 1  # the rule's number would be that of the CPU here
     step = Step(mesh, programs.build(recipe.with_parts(config=planned), mesh), 0)
-    most, least = (counted_flops(step.program.jitted, *step.arguments, branch=branch) for branch in (max, min))
-    turns = planned.second_player.updates if planned.second_player.objective.name else 1
-    return step._replace(operations=least + (most - least) // turns if turns > 1 else most)
+    operations = counted_flops(step.program.jitted, *step.arguments)
+    if (turns := planned.second_player.updates) > 1:
+        at_rest = counted_flops(step.program.jitted, *step.arguments, branch=min)
+        operations = at_rest + (operations - at_rest) // turns
+    return step._replace(operations=operations)
 
 
 def plan(recipe: Recipe, step: Step, names: Sequence[str]) -> dict[str, Any]:

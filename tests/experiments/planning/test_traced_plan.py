@@ -204,7 +204,7 @@ def test_a_device_has_its_part_of_the_batch(monkeypatch):
     monkeypatch.setattr(traced, "_memory", lambda *arguments: {"trace": 0.0})
     monkeypatch.setattr(traced, "counted_flops", lambda *arguments: 5.0)
     monkeypatch.setattr(traced, "config_hash", lambda config: "abc")
-    config = ConfigDict({"train": {"batch_size": 64, "accumulate": 0}})
+    config = ConfigDict({"train": {"batch_size": 64, "accumulate": 0}, "second_player": {"updates": 1}})
     with_parts = lambda config: config.train.accumulate
     recipe = types.SimpleNamespace(config=config, unit=lambda: "clips", with_parts=with_parts)
     planned = traced.plan(recipe, traced.step_of(recipe, 16), ())
