@@ -152,7 +152,8 @@ def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Ite
     while few := list(itertools.islice(source, maker.batch)):
         fitted = np.concatenate([maker.fitted(picture[None], name) for name, picture in few])
         noise = maker.to_noise(fitted)
-        lost = [name for (name, _), finite in zip(few, sampling.finite(noise), strict=True) if not finite]
+        finite = sampling.finite(jax.numpy.asarray(noise))
+        lost = [name for (name, _), whole in zip(few, finite, strict=True) if not whole]
         if lost:
             raise ConfigError(
                 f"{maker.name} inverts {lost[0]} to noise that is not finite, from which no watermark can be read. "

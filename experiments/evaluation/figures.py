@@ -18,6 +18,10 @@ Z = 1.96  # the normal quantile of that level
 FLOOR = "_over_floor"  # ending of the ratio of a distance to its floor
 PICTURES = ("samples", "trajectory", "curves")  # NAME.png in a run's folder
 LOWER, HIGHER = BETTER = ("lower", "higher")  # the entry "better" of a figure in report.json
+EARLIER = {  # the same of figures in reports of earlier versions, whose metrics did not state it
+    **dict.fromkeys(("fid", "sfid", "kid", "cmmd", "bits_per_dim"), LOWER),
+    **dict.fromkeys(("is", "precision", "recall", "density", "coverage"), HIGHER),
+}
 
 
 class Figure(NamedTuple):
@@ -52,6 +56,7 @@ class Measured(NamedTuple):
         images: PNG files by their content: PICTURES, and "preview" (of the last evaluation in the loop).
         records: {figure: the records that it stands on, in words}, for each figure that stands on some.
         better: {figure: one of BETTER}, for each figure whose metric says which values are better.
+        usual: the figures of metrics of the model, such as one of your own, that say it: tables show them by default.
     """
 
     figures: dict[str, Figure]
@@ -59,6 +64,7 @@ class Measured(NamedTuple):
     images: dict[str, pathlib.Path]
     records: dict[str, str]
     better: dict[str, str] = {}  # noqa: RUF012
+    usual: tuple[str, ...] = ()
 
 
 def read_run(folder: pathlib.Path) -> Measured:
@@ -91,7 +97,9 @@ def read_run(folder: pathlib.Path) -> Measured:
         report = {}
     with reading(folder / "report.json"):
         read = figures | parse_report(report)
-        return Measured(read, points, images, records_by_figure(report, loss), directions(report))
+        better = directions(report) | ({"steps_per_second": HIGHER} if "steps_per_second" in figures else {})
+        usual = tuple(name for name in report.get("model", {}) if name in better and name in read)
+        return Measured(read, points, images, records_by_figure(report, loss), better, usual)
 
 
 @contextlib.contextmanager
@@ -227,8 +235,23 @@ def named(report: Mapping[str, Any]) -> dict[str, Mapping]:
 
 
 def directions(report: Mapping[str, Any]) -> dict[str, str]:
-    """{figure of `named`: one of BETTER}, where its metric says which values are better."""
-    return {name: way for name, part in named(report).items() if (way := part.get("better")) in BETTER}
+    """{figure of `parse_report`: one of BETTER}, where its metric says which values are better."""
+    of_samples = entries_of_samples(report.get("figures", {}))
+    ways = {}
+    if not any("better" in part for part in of_samples.values()):  # of a version whose metrics did not say it
+        ways = {name: way for name, way in EARLIER.items() if name in named(report)}
+        ways |= {name: HIGHER if name == "asked_class" else LOWER for name in of_samples}
+    stated = {**of_samples, **named(report)}
+    return ways | {name: way for name, part in stated.items() if (way := part.get("better")) in BETTER}
+
+
+def entries_of_samples(measured: Mapping[str, Any]) -> dict[str, Mapping]:
+    """{figure of `read_samples`: its entry in the content}, of a distance also that of its ratio to the floor."""
+    entries = {"asked_class": accuracy} if (accuracy := measured.get("asked_class")) else {}
+    distances = {f"fd_{name}": part for name, part in measured.get("frechet", {}).items()}
+    for name, part in {**distances, **measured.get("distances", {})}.items():
+        entries |= {name: part, f"{name}{FLOOR}": part}
+    return entries
 
 
 def read_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[str, Figure]:

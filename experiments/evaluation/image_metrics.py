@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from diffusion.experiments.evaluation.figures import HIGHER, LOWER
 from diffusion.metrics import (
     extrapolation,
     frechet,
@@ -39,7 +40,7 @@ class NotMeasured(Exception):
     """A figure has no value here; the message says why, and what it needs."""
 
 
-# (FeatureSets) -> {figure: {"value", "standard_error", "samples", "reference", ...}}
+# (FeatureSets) -> {figure: {"value", "standard_error", "samples", "reference", "better" (where it is known), ...}}
 
 
 def _distance(sets: FeatureSets, tap: str) -> dict:
@@ -53,6 +54,7 @@ def _distance(sets: FeatureSets, tap: str) -> dict:
         "samples": statistics.count,
         "reference": reference.count,
         "features": len(statistics.moments[tap].mean),
+        "better": LOWER,
     }
 
 
@@ -108,6 +110,7 @@ def fid_infinity(sets: FeatureSets) -> dict:
         "slope": fit.slope,
         "sizes": fit.sizes.tolist(),
         "distances": fit.distances.tolist(),
+        "better": LOWER,
     }
     return {called(sets.space, "fid_infinity"): figure}
 
@@ -119,20 +122,21 @@ def kid(sets: FeatureSets) -> dict:
         distance = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)
     else:
         distance = kernel_distance.kid(samples, reference, size=SUBSET, seed=sets.seed)
-    return {called(sets.space, "kid"): distance._asdict()}
+    return {called(sets.space, "kid"): {**distance._asdict(), "better": LOWER}}
 
 
 def cmmd(sets: FeatureSets) -> dict:
     """CLIP-MMD, for a space of CLIP's image embeddings: another space has another scale, and the kernel is fixed."""
     if sets.space.main in inception.TAPS:
         raise NotMeasured("this figure is defined in CLIP's embeddings; use --protocol=cmmd, see docs/evaluation.md")
-    return {"cmmd": kernel_distance.cmmd(*_rows(sets, sets.space.main))._asdict()}
+    distance = kernel_distance.cmmd(*_rows(sets, sets.space.main))
+    return {"cmmd": {**distance._asdict(), "better": LOWER}}
 
 
 def monge(sets: FeatureSets) -> dict:
     """Sliced Wasserstein distance, of equal numbers, along 1,000 directions."""
     distance = mind.mind(*_equal(sets, sets.space.main), seed=sets.seed)
-    return {"mind": {**distance._asdict(), "reference": distance.samples}}
+    return {"mind": {**distance._asdict(), "reference": distance.samples, "better": LOWER}}
 
 
 def pr(sets: FeatureSets) -> dict:
@@ -155,6 +159,7 @@ def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
             "samples": overlap.samples,
             "reference": overlap.reference,
             "k": getattr(overlap, k),
+            "better": HIGHER,
         }
         for name in names
     }
@@ -169,7 +174,7 @@ def score(sets: FeatureSets) -> dict:
     seed = sets.seed if sets.score_splits == "ten, shuffled" else None
     score = inception_score.inception_score(logits, splits, seed)
     figure = {"value": score.value, "standard_deviation": score.standard_deviation, "samples": score.samples}
-    return {"is": {**figure, "splits": splits}}
+    return {"is": {**figure, "splits": splits, "better": HIGHER}}
 
 
 def authenticity(sets: FeatureSets) -> dict:

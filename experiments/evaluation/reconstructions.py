@@ -16,6 +16,7 @@ import numpy as np
 
 from diffusion.arrays import chunks
 from diffusion.experiments.evaluation import comparison
+from diffusion.experiments.evaluation.figures import HIGHER
 from diffusion.experiments.evaluation.image_metrics import called
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.metrics import bootstrap, references
@@ -98,9 +99,9 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
                               references.cache_folder(), fresh)  # fmt: skip
         measured["figures"] = {called(space, "rfid"): measured["figures"][called(space, "fid")]}
     _complete(results)
-    measured["figures"] = {name: bootstrap.mean(values) for name, values in results.errors.items()} | measured[
-        "figures"
-    ]
+    measured["figures"] = {
+        name: {**bootstrap.mean(values), "better": HIGHER} for name, values in results.errors.items()
+    } | measured["figures"]
     total = time.perf_counter() - began
     return measured | description | {"seconds": {**measured.get("seconds", {}), "total": total}}
 

@@ -149,7 +149,8 @@ def class_accuracy(images: np.ndarray, labels: np.ndarray, train: Split, real: S
         by_class = {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
         return bootstrap.share(right) | {"by_class": by_class}
 
-    return share(images, labels) | {"real": share(real.images, real.labels), "classifier_sha256": net.digest}
+    measured = share(images, labels) | {"real": share(real.images, real.labels), "classifier_sha256": net.digest}
+    return measured | {"better": figures.HIGHER}
 
 
 def distance(
@@ -176,8 +177,9 @@ def distance(
 
     Returns:
         {"distance", "interval" (or None), "floor": {"mean", "std", "unbalanced_mean" (or None)}, "noise", "ratio",
-        "ratio_interval" (or None), "all_samples": {"mean", "std", "ratio"}, "dimensions", "extractor", "effort"}:
-        the distance of the first N, and under "all_samples" the mean over random subsets of N of all samples.
+        "ratio_interval" (or None), "all_samples": {"mean", "std", "ratio"}, "dimensions", "extractor", "effort",
+        "better"}: the distance of the first N, and under "all_samples" the mean over random subsets of N of all
+        samples.
     """
     rng = np.random.default_rng(SEED)
     distance_to_real, effort = distance_to(extractor, real, effort)
@@ -217,6 +219,7 @@ def distance(
         "dimensions": real_rows.shape[1],
         "extractor": extractor.record,
         "effort": effort._asdict(),
+        "better": figures.LOWER,
     }
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from diffusion.data import gaussian_processes
 from diffusion.data.gaussian_processes import GaussianProcess
 from diffusion.experiments.evaluation import series_charts
+from diffusion.experiments.evaluation.figures import LOWER
 from diffusion.experiments.evaluation.subject import held_out_source
 from diffusion.metrics import bootstrap, frechet
 from diffusion.recipe import ConfigError
@@ -74,4 +75,5 @@ def measure_process(subject: Any) -> dict:
         scores(subject.images, process) | scores(draws, process, "exact_draws_") | scores(noise, process, "noise_")
     )
     entropy = 0.5 * np.linalg.slogdet(2 * np.pi * np.e * process.covariance)[1] / len(zero)
+    figures["process_distance"]["better"] = LOWER
     return figures | {"process_entropy": {"value": float(entropy), "samples": 0}}

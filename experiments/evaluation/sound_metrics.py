@@ -6,6 +6,7 @@ import numpy as np
 
 from diffusion.data.sound import Sound, log_mel
 from diffusion.experiments.evaluation import sample_metrics
+from diffusion.experiments.evaluation.figures import HIGHER, LOWER
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.evaluation.subject import held_out_source
 from diffusion.metrics import features
@@ -62,7 +63,7 @@ def heard(subject: Any) -> dict:
     distance = sample_metrics.distance(extractor, *arguments)
     context = {"judge_sha256": net.digest, "samples": len(samples)}
     return {
-        "heard_as_its_class": {**_share(accuracy), "by_class": accuracy["by_class"], **context},
+        "heard_as_its_class": {**_share(accuracy), "by_class": accuracy["by_class"], "better": HIGHER, **context},
         "real_heard_as_its_class": _share(accuracy["real"]),
         "frechet_distance_of_judge": {
             "value": distance["distance"],
@@ -70,6 +71,7 @@ def heard(subject: Any) -> dict:
             "samples": count,
             "reference": len(real.images),
             "noise": distance["noise"],
+            "better": LOWER,
         },
         "frechet_distance_of_real": {
             "value": distance["floor"]["mean"],

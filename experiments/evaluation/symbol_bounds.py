@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import discrete
+from diffusion.experiments.evaluation.figures import LOWER
 from diffusion.experiments.evaluation.sample_metrics import SEED
 from diffusion.experiments.evaluation.subject import recipe_of_run
 from diffusion.experiments.sampling import generate, symbol_samples
@@ -71,7 +72,7 @@ def bits_per_symbol(subject: Any) -> dict:
     }
     return {
         "nats_per_symbol": {**mean, "protocol": protocol},
-        "bits_per_symbol": {**scaled(1 / math.log(2)), "protocol": protocol},
+        "bits_per_symbol": {**scaled(1 / math.log(2)), "better": LOWER, "protocol": protocol},
         "perplexity": {
             **mean,
             "value": perplexity,

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from diffusion.data.transforms import to_model
+from diffusion.experiments.evaluation.figures import LOWER
 from diffusion.experiments.evaluation.real_images import Split
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.metrics import bootstrap, frechet, kernel_distance, pairwise, vector_distances
@@ -174,6 +175,7 @@ def compared(
             "ratio_interval": None if interval is None else tuple(end / mean_floor for end in interval),
             "noise": distance(noise)(every),
             "how": how[name],
+            "better": LOWER,
         }
     return {
         "asked_class": None,

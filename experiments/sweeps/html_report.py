@@ -18,11 +18,11 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from diffusion.experiments.evaluation.figures import FLOOR, HIGHER, LOWER, Figure, distances
+from diffusion.experiments.evaluation.figures import LOWER, Figure
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.experiments.sweeps import naming
 from diffusion.experiments.sweeps.embedded_pictures import embedded
-from diffusion.experiments.sweeps.results import Results, Run, collect, over_seeds
+from diffusion.experiments.sweeps.results import Results, Run, collect, over_seeds, usual
 from diffusion.experiments.sweeps.sweep_folder import QUEUED, RUNNING
 from diffusion.io.files import write_text
 from diffusion.package import commands
@@ -32,10 +32,6 @@ SCRIPTS = ("state", "rows", "table", "filters", "chart", "against", "curves", "p
 NEWS = "news.js"
 POLL = 2000  # milliseconds between two looks at the news
 SHARE = 50  # times as long as one look takes is the least wait until the next: 2 % of a core
-BETTER = {  # of figures whose metric does not say; not the loss: those of different objectives cannot be compared
-    LOWER: ("fd_", "fid", "sfid", "kid", "cmmd", "bits_per_dim", "seconds/", "rfid"),
-    HIGHER: ("is", "precision", "recall", "density", "coverage", "asked_class", "steps_per_second", "psnr", "ssim"),
-}
 USUAL = (
     "fid",
     "fd_inception",
@@ -66,9 +62,8 @@ def content(results: Results) -> dict[str, Any]:
     number = {run.name: index for index, run in enumerate(runs)}
     figures = list(dict.fromkeys([*USUAL, *(name for run in runs for name in run.figures)]))
     known = [name for name in figures if any(name in run.figures for run in runs)]
-    far = distances(known)
-    usual = [name for name in known if name in USUAL or name in far] or known[:4]
-    ways = {name: better(name, far) for name in known} | {name: way for run in runs for name, way in run.better.items()}
+    shown = usual(runs, known, USUAL) or known[:4]
+    ways = {name: way for run in runs for name, way in run.better.items()}
     return {
         "name": results.name,
         "file": results.file,
@@ -77,7 +72,7 @@ def content(results: Results) -> dict[str, Any]:
         "note": NOTES[bool(results.seeds)].format(seeds=" and ".join(results.seeds)),
         "command": results.command,
         "page_command": commands.line("sweep_report", f"--workdir={results.directory}"),
-        "figures": [{"name": name, "better": ways[name], "usual": name in usual} for name in known],
+        "figures": [{"name": name, "better": ways.get(name), "usual": name in shown} for name in known],
         "groups": [
             {
                 "name": group.name,
@@ -94,25 +89,12 @@ def content(results: Results) -> dict[str, Any]:
     }
 
 
-def better(name: str, far: Sequence[str] = ()) -> str | None:
-    """Whether less or more of a figure is better, by its name; None where that is not known.
-
-    Args:
-        name: the figure's name.
-        far: the names of distances from real data, of which less is better, and of their ratios to a floor.
-    """
-    if name.removesuffix(FLOOR) in far:
-        return LOWER
-    if name.endswith("_of_real_images") or name.startswith("nearest"):
-        return None
-    fits = lambda start: name == start or (start[-1] in "_/" and name.startswith(start))
-    return next((way for way, starts in BETTER.items() if any(map(fits, starts))), None)
-
-
 def _with_total(run: Run) -> Run:
     seconds = [figure.value for name, figure in run.figures.items() if name.startswith("seconds/")]
-    total = {"seconds/total": Figure(math.fsum(seconds))} if len(seconds) > 1 else {}
-    return run._replace(figures=run.figures | total)
+    if len(seconds) < 2:
+        return run
+    total = {"seconds/total": Figure(math.fsum(seconds))}
+    return run._replace(figures=run.figures | total, better=run.better | dict.fromkeys(total, LOWER))
 
 
 def _run(run: Run, group: int, results: Results) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import shlex
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from diffusion.experiments.evaluation import figures
@@ -28,7 +28,8 @@ class Run(NamedTuple):
         reason: the last lines of its error where it failed, else "".
         attempts: how often it was begun.
         records: {figure: the records that it stands on}, see `figures.Measured`.
-        better: {figure: "lower" or "higher"}, see `figures.Measured`.
+        better: {figure: "lower" or "higher"}, see `figures.Measured`; of seconds, too.
+        usual: the figures of metrics of the model that tables show by default, see `figures.Measured`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Run(NamedTuple):
     attempts: int
     records: dict[str, str] = {}  # noqa: RUF012
     better: dict[str, str] = {}  # noqa: RUF012
+    usual: tuple[str, ...] = ()
 
 
 class Results(NamedTuple):
@@ -100,7 +102,8 @@ def _run(directory: pathlib.Path, plan: Plan) -> Run:
         now.reason if now.status == FAILED else "",
         now.attempts,
         measured.records,
-        measured.better,
+        measured.better | dict.fromkeys(seconds, figures.LOWER),
+        measured.usual,
     )
 
 
@@ -108,6 +111,12 @@ def _kind(words: list[str]) -> str:
     """The name of a command in figures: "train", or the last part of the module that it runs."""
     module = words[words.index("-m") + 1] if "-m" in words[:-1] else pathlib.Path(words[0]).name
     return commands.name_of(words) or module.rpartition(".")[2]
+
+
+def usual(runs: Iterable[Run], known: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names among `known` that a table shows by default: distances, `names`, and metrics of the model."""
+    of_metrics = dict.fromkeys(name for run in runs for name in run.usual)
+    return [name for name in dict.fromkeys((*figures.distances(known), *names, *of_metrics)) if name in known]
 
 
 def records_of(runs: Iterable[Run], figure: str) -> str:

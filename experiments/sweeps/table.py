@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from diffusion.experiments.evaluation import report
-from diffusion.experiments.evaluation.figures import Figure, distances
+from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.sweeps import naming
-from diffusion.experiments.sweeps.results import Results, over_seeds, records_of
+from diffusion.experiments.sweeps.results import Results, over_seeds, records_of, usual
 from diffusion.experiments.sweeps.sweep_folder import DONE
 from diffusion.io.files import write_text
 from diffusion.recipe import unknown
 
-USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown where no figures are requested, and all distances
+USUAL = ("held_out_loss", "asked_class", "fid", "nfe")  # shown by default, beside those that `usual` adds
 
 
 class Table(NamedTuple):
@@ -38,19 +38,19 @@ def table(results: Results, figures: Sequence[str] = ()) -> Table:
         values = naming.texts(group.overrides, columns)
         done = sum(run.status == DONE for run in group.runs)
         rows.append((values, f"{done} of {len(group.runs)}", group.figures))
-    chosen = _chosen(known, figures)
+    chosen = _chosen(known, figures, usual(results.runs, known, USUAL))
     records = {name: text for name in chosen if (text := records_of(results.runs, name))}
     return Table(list(columns.values()), chosen, rows, results.seeds, records)
 
 
-def _chosen(known: Sequence[str], requested: Sequence[str]) -> list[str]:
+def _chosen(known: Sequence[str], requested: Sequence[str], default: Sequence[str]) -> list[str]:
     """The names of the figures to show: the requested ones, all, or the usual ones."""
     if tuple(requested) == ("all",):
         return list(known)
     for name in requested:
         if known and name not in known:
             raise unknown("--figures", name, known, "figure")
-    return list(requested) or [name for name in (*distances(known), *USUAL) if name in known] or list(known)
+    return list(requested) or list(default) or list(known)
 
 
 def markdown(table: Table) -> str:

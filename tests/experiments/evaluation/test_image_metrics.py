@@ -136,6 +136,21 @@ def test_figures_of_rows_name_themselves():
     assert own["interval"][0] <= own["value"] <= own["interval"][1]
 
 
+def test_each_figure_says_which_values_are_better():
+    """Of copies neither more nor less is better: held-out pictures have their own share."""
+    both = sets()
+    expected = {
+        "fd": "lower", "sfid": "lower", "kd": "lower", "cmmd": "lower", "mind": "lower", "precision": "higher",
+        "recall": "higher", "density": "higher", "coverage": "higher", "is": "higher", "authenticity": None,
+    }  # fmt: skip
+    measured = {}
+    for name, metric in image_metrics.METRICS.items():
+        if name != "fid_infinity":  # of more samples
+            measured |= metric(both)
+    assert {name: figure.get("better") for name, figure in measured.items()} == expected
+    assert image_metrics.fid_infinity(sets(12000, 700))["fd_infinity"]["better"] == "lower"
+
+
 def test_the_seed_of_the_sets_is_that_of_every_draw(monkeypatch):
     seeds = []
     fit = types.SimpleNamespace(value=0, standard_error=0, slope=0, sizes=np.ones(1), distances=np.ones(1))

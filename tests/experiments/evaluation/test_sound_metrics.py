@@ -105,8 +105,8 @@ def test_the_judge_s_figures_of_a_run(monkeypatch):
     assert extractor == ("features", 4) and count == 2 and balanced is True
     assert effort == sound_metrics.sample_metrics.FULL and given is samples
     about = {"by_class": {"0": 0.75}, "judge_sha256": "d", "samples": 3}
-    assert found["heard_as_its_class"] == {"value": 0.75, "interval": [0.5, 0.9], **about}
+    assert found["heard_as_its_class"] == {"value": 0.75, "interval": [0.5, 0.9], "better": "higher", **about}
     assert found["real_heard_as_its_class"] == {"value": 1.0, "interval": [0.5, 0.9], "samples": 3}
-    expected = {"value": 2.0, "interval": [1.5, 2.5], "samples": 2, "reference": 2, "noise": 9.0}
+    expected = {"value": 2.0, "interval": [1.5, 2.5], "samples": 2, "reference": 2, "noise": 9.0, "better": "lower"}
     assert found["frechet_distance_of_judge"] == expected
     assert found["frechet_distance_of_real"] == {"value": 0.5, "standard_deviation": 0.1, "samples": 2}

@@ -126,6 +126,7 @@ def test_the_figures_are_those_of_the_metrics():
     }
     for name, value in expected.items():
         assert found["distances"][name]["value"] == pytest.approx(value, rel=1e-5), name
+    assert figures.directions({"figures": found})["mmd_over_floor"] == found["distances"]["mmd"]["better"] == "lower"
     flat = figures.read_samples(found, found["count"])
     assert flat["mmd"].value == found["distances"]["mmd"]["value"] and flat["mmd_over_floor"].n == 400
 

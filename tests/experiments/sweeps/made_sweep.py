@@ -15,6 +15,7 @@ from diffusion.experiments.evaluation.figures import Figure
 from diffusion.experiments.sweeps import html_report, naming
 from diffusion.experiments.sweeps.results import Results, Run
 
+BETTER = {"asked_class": "higher", **dict.fromkeys(("fd_pixels", "fd_classifier", "seconds/train"), "lower")}
 STEPS = (1, 2, 4, 8, 20, 50, 100)
 
 
@@ -67,7 +68,9 @@ def run(
     }
     for module in ("sample", "evaluate"):
         command += f" && diffusion {module} --workdir={folder / name}"
-    return Run(name, overrides, folder / name, "done", measured, curves, command, 260.0 + index, shown, "", 1)
+    return Run(
+        name, overrides, folder / name, "done", measured, curves, command, 260.0 + index, shown, "", 1, {}, BETTER
+    )
 
 
 def samplers(folder: pathlib.Path, images: bool = True) -> Results:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from diffusion.experiments.sweeps import embedded_pictures, html_report, sweep_folder
+from diffusion.experiments.sweeps import embedded_pictures, html_report, sweep_folder, table
 from diffusion.experiments.sweeps.html_report import following
 from diffusion.experiments.sweeps.results import collect
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, Plan, Record
@@ -57,12 +57,28 @@ def test_figures_are_those_of_the_runs(small):
     assert data["runs"][0]["figures"]["seconds/total"][0] == sum(of[f"seconds/{x}"].value for x in ("train", "sample"))
 
 
-@pytest.mark.parametrize(("name", "way"), [
-    ("fd_pixels_over_floor", "lower"), ("fid", "lower"), ("fidelity", None), ("asked_class", "higher"),
-    ("is", "higher"), ("loss", None), ("seconds/train", "lower"), ("nearest_over_held_out", None), ("nfe", None),
-])  # fmt: skip
-def test_which_way_is_better(name, way):
-    assert html_report.better(name) == way
+@pytest.mark.parametrize("version", ["earlier", "now"])
+def test_which_way_is_better(tmp_path, version):
+    """By what the metrics state; reports of earlier versions do not state it."""
+    states = lambda way: {"better": way} if version == "now" else {}
+    frechet = {"distance": 1.0, "interval": None, "ratio": 2.0, "ratio_interval": None, **states("lower")}
+    accuracy = {"share": 0.5, "interval": [0.4, 0.6], "count": 9, **states("higher")}
+    quantiles = {name: {"quantiles": {"0.5": 1.0}, "count": 9} for name in ("samples", "held_out")}
+    inception = {"fid": {"value": 1.0, **states("lower")}, "is": {"value": 1.0, **states("higher")}}
+    report = {
+        "figures": {"asked_class": accuracy, "frechet": {"pixels": frechet}, "neighbours": quantiles},
+        "model": {"fidelity": {"value": 1.0, "samples": 9}},
+        "inception": {"figures": inception},
+    }
+    for plan in sweep_of(tmp_path):
+        (tmp_path / plan.name / "report.json").write_text(json.dumps(report))
+        (tmp_path / plan.name / "samples.json").write_text('{"nfe": 50}')
+        (tmp_path / plan.name / "metrics.jsonl").write_text('{"step": 5, "loss": 0.5}')
+        sweep_folder.log_event(tmp_path / plan.name, DONE, attempt=1, command=0, seconds=2.5)
+    shown = {entry["name"]: entry["better"] for entry in html_report.content(collect(tmp_path))["figures"]}
+    lower = dict.fromkeys(("fd_pixels", "fd_pixels_over_floor", "fid", "seconds/train"), "lower")
+    neither = dict.fromkeys(("fidelity", "nearest_over_held_out", "nfe", "loss", "step"))
+    assert shown == {"asked_class": "higher", "is": "higher", **lower, **neither}
 
 
 def test_a_metric_says_which_way_is_better_whatever_its_name(tmp_path):
@@ -72,6 +88,19 @@ def test_a_metric_says_which_way_is_better_whatever_its_name(tmp_path):
         (tmp_path / plan.name / "report.json").write_text(json.dumps({"model": model | {"cas": {"value": 0.5}}}))
     shown = {entry["name"]: entry["better"] for entry in html_report.content(collect(tmp_path))["figures"]}
     assert shown == {"warmth": "higher", "density": "lower", "cas": None}
+
+
+def test_a_metric_of_ones_own_is_a_column_by_default(tmp_path):
+    """Where it says which values are better, as our own distances do; others are chosen by --figures."""
+    model = {"warmth": {"value": 1.0, "samples": 9, "better": "higher"}, "brightness": {"value": 0.5, "samples": 9}}
+    for plan in sweep_of(tmp_path):
+        (tmp_path / plan.name / "report.json").write_text(json.dumps({"model": model}))
+        (tmp_path / plan.name / "samples.json").write_text('{"nfe": 50}')
+        sweep_folder.log_event(tmp_path / plan.name, DONE, attempt=1, command=0, seconds=2.5)
+    results = collect(tmp_path)
+    usual = {entry["name"]: entry["usual"] for entry in html_report.content(results)["figures"]}
+    assert usual == {"nfe": True, "warmth": True, "brightness": False, "seconds/train": False}
+    assert table.table(results).figures == ["nfe", "warmth"]
 
 
 def test_written_anew_only_if_something_changed(small):

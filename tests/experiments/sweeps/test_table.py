@@ -10,7 +10,7 @@ from scipy import stats
 
 from diffusion.experiments.evaluation import figures
 from diffusion.experiments.run_folder.workdir import WorkdirError
-from diffusion.experiments.sweeps import html_report, results, sweep_folder, table
+from diffusion.experiments.sweeps import results, sweep_folder, table
 from diffusion.experiments.sweeps.sweep_folder import DONE, FAILED, RUNNING, Plan, Record
 from diffusion.recipe import ConfigError
 
@@ -120,9 +120,6 @@ def test_distances_of_any_data_are_shown_by_themselves(tmp_path):
     assert table.table(result._replace(runs=runs)).figures == [
         "fd_pixels", "trigram_divergence", "asked_class", "fid", "nfe"
     ]  # fmt: skip
-    assert html_report.better("trigram_divergence", ["trigram_divergence"]) == "lower"
-    assert html_report.better("trigram_divergence_over_floor", ["trigram_divergence"]) == "lower"
-    assert html_report.better("trigram_divergence") is None
 
 
 def test_a_folder_without_a_sweep(tmp_path):
