@@ -7,8 +7,8 @@
 Each run has a folder DIR/NAME, where NAME states its differing settings. Its commands (by default train, sample and
 evaluate) are ordinary commands, which --dry-run shows. If a run fails, the others continue. --retry=1 tries failed runs
 once more, including runs that failed in an earlier start. At Ctrl-C or SIGTERM the current runs save their state, and
-the sweep ends; the same command continues all of them. --table also works while the sweep runs, and writes table.md,
-table.csv and runs.csv.
+the sweep ends; the same command continues all of them. If the file has more runs than before, the command adds them.
+--table also works while the sweep runs, and writes table.md, table.csv and runs.csv.
 
 On a cluster, each task executes one run with --run=INDEX (diffusion launch slurm_array or kubernetes_array). See
 docs/sweeps.md.
@@ -140,7 +140,7 @@ def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> 
     jobs = 1 if single else settings.jobs or len(gpus) or 1
     cores = devices.usable_cores() if jobs > 1 else ()
     slots = [devices.Slot({}, frozenset())] if single else devices.slots(jobs, gpus, cores)
-    definition.settle(directory, record)
+    added = definition.settle(directory, record)
     allowed = tries(plans, directory, settings.retry, single)
     logged = lambda plan: sweep_folder.logged_status(directory / plan.name, len(plan.commands)).status
     before = [QUEUED if allowed[plan.name] else logged(plan) for plan in plans]
@@ -148,6 +148,8 @@ def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> 
     reporting = contextlib.nullcontext() if single else following(directory)  # a task is one of many
     with receiving(signals) as received, Display(collections.Counter(before)) as display, reporting:
         display.say(f"{record.name}: {len(plans)} runs in {directory}, {jobs} at a time")
+        if added:
+            display.say(f"{added} of its runs are new; the others go on as they are")
         if not single:
             display.say(f"To see how they do, open {directory / 'report.html'}: it follows them")
         ended = runner.run(

@@ -3,10 +3,10 @@
 import itertools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
-from diffusion.experiments.sweeps import naming, sweep_folder
+from diffusion.experiments.sweeps import growth, naming, sweep_folder
 from diffusion.experiments.sweeps.combinators import Overrides, SweepError, distinct
 from diffusion.experiments.sweeps.commands import Setting, overrides_as_words, require_extensions, settings
 from diffusion.experiments.sweeps.sweep_folder import Plan, Record
@@ -91,7 +91,7 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path, extended: Sequence[
         extended: the names of the user's code on the command line, which the runs of a new sweep must name as well.
 
     Returns:
-        The content of sweep.json.
+        The content of sweep.json; the runs that the folder holds come first, see `growth`.
 
     Raises:
         ConfigError: if there is no run or no command, a run comes twice, also by another spelling, a field is unknown
@@ -111,7 +111,9 @@ def record(sweep: Sweep, file: str, directory: pathlib.Path, extended: Sequence[
     for field in sorted(named - valid):
         raise unknown(f"{file}: a command has {{{field}}}", field, valid, "placeholder")
     plans = [Plan(name, run, _commands(sweep, run, name, named)) for name, run in zip(names, runs)]
-    if not (directory / "sweep.json").exists():
+    if (directory / "sweep.json").exists():
+        plans = growth.grown(plans, sweep_folder.read(directory).runs, directory)
+    else:
         for plan in plans:
             require_extensions(sweep_folder.commands(directory, plan), extended)
     checked = _checked(plans, directory)
@@ -155,7 +157,7 @@ def _commands(sweep: Sweep, run: dict[str, Any], name: str, named: set[str]) -> 
 
 def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
     """The settings of all commands that have a config, each checked; two runs that come to the same are refused."""
-    first_run: dict[tuple, str] = {}
+    first_run: dict[Hashable, str] = {}
     every = []
     valid = set()
     for plan in plans:
@@ -164,9 +166,7 @@ def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
         except ConfigError as error:
             raise ConfigError(f"run {plan.name}: {error}") from error
         every += run_settings
-        # What a run comes to: its words apart from the overrides, and the configs that these make.
-        bare = tuple(tuple(word for word in words if not word.startswith("--config.")) for words in plan.commands)
-        same = (bare, tuple(setting.digest for setting in run_settings))
+        same = growth.come_to(plan, run_settings)
         if run_settings and same in first_run:
             raise SweepError(
                 f"runs {first_run[same]} and {plan.name} have the same config: what they set differently is the base "
@@ -176,26 +176,36 @@ def _checked(plans: Sequence[Plan], directory: pathlib.Path) -> list[Setting]:
     return every
 
 
-def settle(directory: pathlib.Path, new: Record) -> None:
-    """Writes sweep.json, or refuses a sweep other than the one that the folder holds, with the differences."""
+def settle(directory: pathlib.Path, new: Record) -> int:
+    """Writes sweep.json; returns the number of runs that a sweep of the folder has more than before.
+
+    Raises:
+        SweepError: for a sweep other than the one that the folder holds, with the differences.
+    """
     if not (directory / "sweep.json").exists():
-        return sweep_folder.write(directory, new)
-    lines = difference(sweep_folder.read(directory), new)
-    if lines:
-        changes = "\n".join(f"  {line}" for line in lines[:SHOWN])
-        more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-        raise SweepError(
-            f"--workdir={directory} holds another sweep:\n{changes}{more}\n"
-            "Set these back to go on with it, or choose another --workdir."
-        )
+        sweep_folder.write(directory, new)
+        return 0
+    old = sweep_folder.read(directory)
+    lines = difference(old, new)
+    if not lines:
+        if added := len(new.runs) - len(old.runs):
+            sweep_folder.write(directory, new)
+        return added
+    changes = "\n".join(f"  {line}" for line in lines[:SHOWN])
+    more = f"\n  and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
+    raise SweepError(
+        f"--workdir={directory} holds another sweep:\n{changes}{more}\n"
+        "Set these back to go on with it, to which runs may be added, or choose another --workdir."
+    )
 
 
 def difference(old: Record, new: Record) -> list[str]:
-    """The differences of two sweeps, a line each."""
+    """What a sweep changes of an earlier one, a line each; runs that are only added change nothing."""
     lines = []
     before, after = ({run.name: run for run in record.runs} for record in (old, new))
-    for title, these, those in (("no longer a run", before, after), ("a new run", after, before)):
-        lines += [f"{title}: {name}" for name in these if name not in those]
+    lines += [f"no longer a run: {name}" for name in before if name not in after]
+    if lines:
+        lines += [f"a new run: {name}" for name in after if name not in before]
     for name in [name for name in before if name in after]:
         for one, other in itertools.zip_longest(before[name].commands, after[name].commands, fillvalue=()):
             gone = " ".join(word for word in one if word not in other)
@@ -204,6 +214,4 @@ def difference(old: Record, new: Record) -> list[str]:
                 lines.append(f"other commands of {name}: {gone or '-'} -> {come or '-'}")
     for file in old.bases.keys() & new.bases.keys():
         lines += [f"{file}: {change}" for change in differences(old.bases[file], new.bases[file])]
-    if not lines and [*before] != [*after]:
-        lines.append("another order of the runs")
     return lines

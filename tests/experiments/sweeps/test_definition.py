@@ -180,8 +180,8 @@ def test_a_command_without_the_code_of_its_run_is_refused(extended, commands, wo
         definition.record(made, "s.py", DIR, extended)
     named = [[*(word for word in line if word != MINE), "--extend=mine.py,a.py"] for line in commands]
     sweep_commands.require_extensions(named, extended)
-    DIR.mkdir(parents=True)
-    (DIR / "sweep.json").touch()  # a sweep of before goes on
+    plans = [sweep_folder.Plan("base", {"seed": 1}, [list(line) for line in commands])]
+    sweep_folder.write(DIR, sweep_folder.Record("s", "s.py", [], [], {}, plans))  # a sweep of before goes on
     monkeypatch.setattr(extensions, "loaded", {}), monkeypatch.setattr(extensions, "extended", [])
     assert definition.record(made, "s.py", DIR, extended).runs
 
