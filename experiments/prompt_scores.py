@@ -184,7 +184,7 @@ def main(argv: list[str]) -> None:
     if values.prompts:
         if not pathlib.Path(values.prompts).is_file():
             raise ConfigError(f"--prompts={values.prompts}: there is no such file.")
-        prompts = opener.read_text(values.prompts).splitlines()
+        prompts = opener.read_lines(values.prompts)
     out = workdir.output_folder(values.out)
     sets = [opened(name, prompts) for name in command_line.joined_paths(values.images)]
     if len({pictures.name for pictures in sets}) < len(sets):

@@ -107,6 +107,19 @@ def read_text(path: str | os.PathLike, *, within: str | os.PathLike | None = Non
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_lines(path: str | os.PathLike, *, within: str | os.PathLike | None = None) -> list[str]:
+    """The lines of a plain file in UTF-8; a line may hold other ends of lines than "\n", such as U+2028 or U+0085.
+
+    Args:
+        path, within: the file, and the folder that it must lie in, as in `open_file`.
+
+    Raises:
+        OSError, limits.Refused: as in `read_text`.
+    """
+    text = read_text(path, within=within)
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def text_of(content: bytes, path: str | os.PathLike) -> str:
     """The text of a file's content in UTF-8, without the mark that some editors put before it.
 

@@ -210,6 +210,15 @@ def test_text_is_utf_8_with_any_ends_of_lines(folder, content, text):
     assert opener.read_text(folder / "a.txt") == text
 
 
+@pytest.mark.parametrize("content, lines", [
+    ("", []), ("a", ["a"]), ("a\r\nb\r\n", ["a", "b"]), ("a\n\n", ["a", ""]), ("\n", [""]),
+    ("a\u2028b\x85c\x0cd\ne", ["a\u2028b\x85c\x0cd", "e"]),
+])  # fmt: skip
+def test_lines_end_where_the_file_says_so(folder, content, lines):
+    (folder / "lines.txt").write_bytes(content.encode())
+    assert opener.read_lines(folder / "lines.txt", within=folder) == lines
+
+
 def test_text_of_another_encoding_is_refused_with_its_line(folder):
     (folder / "a.txt").write_bytes(b"one\ntw\xf6\n")
     with pytest.raises(limits.Refused, match=r"a\.txt is not UTF-8 text: line 2 has the byte 0xf6\."):

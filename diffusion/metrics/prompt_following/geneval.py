@@ -112,7 +112,7 @@ def read(path: pathlib.Path) -> list[Prompt]:
     """
     prompts = []
     try:
-        lines = opener.read_text(path).splitlines()
+        lines = opener.read_lines(path)
         for number, line in enumerate(lines, start=1):
             if line.strip():
                 prompts.append(parse(limits.parse_json(line, f"{path}, line {number}"), f"{path}, line {number}"))

@@ -42,7 +42,7 @@ def read(path: pathlib.Path) -> list[str]:
         OSError: if it cannot be read.
     """
     try:
-        prompts = [line.strip("\n") for line in opener.read_text(path).splitlines() if line.strip()]
+        prompts = [line for line in opener.read_lines(path) if line.strip()]
     except limits.Refused as error:
         raise PromptsError(str(error)) from error
     if not prompts:

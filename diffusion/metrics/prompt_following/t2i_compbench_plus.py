@@ -45,7 +45,7 @@ def read_objects(path: pathlib.Path) -> dict[str, str]:
         OSError: if the file cannot be read.
     """
     try:
-        lines = [line.strip() for line in opener.read_text(path).splitlines() if line.strip()]
+        lines = [line.strip() for line in opener.read_lines(path) if line.strip()]
     except limits.Refused as error:
         raise PromptsError(str(error)) from error
     plurals = {}

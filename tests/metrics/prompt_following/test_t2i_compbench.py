@@ -61,6 +61,12 @@ def test_the_objects_of_a_prompt(text, is_complex, objects):
     assert t2i_compbench.objects_of(words(text), is_complex) == objects
 
 
+def test_a_prompt_may_hold_other_ends_of_lines(tmp_path):
+    """It became two, so that every prompt behind it was compared with the picture of another."""
+    (tmp_path / "color_val.txt").write_text("a red\u2028cat\na dog\x85\n\na cow\n")
+    assert t2i_compbench.read(tmp_path / "color_val.txt") == ["a red\u2028cat", "a dog\x85", "a cow"]
+
+
 def test_complex_prompts_have_the_scores_of_their_lists(tmp_path):
     (tmp_path / "complex_val_spatial.txt").write_text("The red hat was on top of the rack.\n")
     (tmp_path / "complex_val_action.txt").write_text("the cat clawed at the blanket\n")
