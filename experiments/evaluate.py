@@ -385,6 +385,7 @@ def evaluate_run() -> None:
         protocol_table.requests(requested(metrics=None))  # a missing network is refused before anything is measured
     require_pictures(config, flags.FLAGS.metrics or (), flags.FLAGS.protocol or "", networks)
     held_out.require_trained_split(config, workdir.read_config(run_folder))
+    held_out.require_trained_data(config, run_folder)
     before = figures.read_report(folder)
     content = run(config, folder, workdir.command("diffusion evaluate"))
     content = with_earlier(content, before)

@@ -6,6 +6,7 @@ training set.
 """
 
 import contextlib
+import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -21,9 +22,11 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.recipe import ConfigError, data
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import plain
+from diffusion.training.checkpointing import checkpoints
 
 VALID = "splits that share none, e.g. train on 'train[:90%]' and compare with 'train[90%:]'"
 COMPARED = 100_000  # records of a set whose content is compared, where nobody has read it into memory
+STORED = ("records", "bytes", "sha256", "labels", "kept", "ends")  # entries of a fingerprint about stored records
 ACCEPT = "--config.evaluate.overlap=accept, and reports say how many they are"
 
 
@@ -149,6 +152,37 @@ def require_trained_split(config: Mapping, saved: Mapping) -> None:
             f"config.data.split = {', '.join(map(repr, said))}, but the run was trained on "
             f"{', '.join(map(repr, trained))}, which cannot be changed afterwards. Valid: the split of the training; "
             "set config.evaluate.split to choose what samples are compared with."
+        )
+
+
+def require_trained_data(config: Mapping, run_folder: str | pathlib.Path) -> None:
+    """Refuses data that have changed since the run's last checkpoint: parts of a split are then of other records.
+
+    A picture that is added to a folder moves others from "train[:90%]" to "train[90%:]", where they were held out no
+    longer. Runs on latents, runs that tune, and checkpoints of earlier versions do not note the data's fingerprint.
+
+    Args:
+        config: the run's config, as in `require_trained_split`.
+        run_folder: the run's folder.
+
+    Raises:
+        ConfigError: unless config.data.changed = "accept"; names what differs.
+    """
+    settings = config["data"]
+    of_others = settings["latents"]["dir"] or config["base"]["path"] or settings["changed"] == "accept"
+    if of_others or not (steps := checkpoints.steps(run_folder)):
+        return
+    try:
+        before = checkpoints.read_about(run_folder, max(steps)).get("data") or {}
+    except checkpoints.CheckpointError:  # samples are evaluated without their checkpoint
+        return
+    now = json.loads(json.dumps(data.source(config, settings["split"]).fingerprint(), default=str))
+    known = [name for name in STORED if name in before and name in now]
+    if differs := [f"{name} {before[name]} -> {now[name]}" for name in known if before[name] != now[name]]:
+        raise ConfigError(
+            f"the data have changed since {run_folder} was trained on them ({'; '.join(differs)}), so that records "
+            "that were trained on may now count as held out. Valid: the data of the training; or "
+            "--config.data.changed=accept, and the split of the evaluation is of the present data."
         )
 
 

@@ -47,6 +47,25 @@ def copied(tmp_path):
     return {"name": "picture_folder", "path": str(tmp_path)}
 
 
+def test_a_run_whose_data_have_changed_is_not_evaluated_on_parts_of_them(copied, monkeypatch):
+    """A picture more in a folder moved trained ones into the part that was held out, which shared none by its rows."""
+    config = config_with(**{"data.source": copied, "data.split": "train[:50%]"})
+    source = data.source(config, "train[:50%]")
+    about = {"data": source.fingerprint() | {"pixels": "viewed"}}
+    monkeypatch.setattr(held_out.checkpoints, "steps", lambda folder: [1, 2])
+    monkeypatch.setattr(held_out.checkpoints, "read_about", lambda folder, step: about if step == 2 else {})
+    held_out.require_trained_data(config, "run")
+    path = f"{copied['path']}/train"
+    Image.new("RGB", (8, 8)).save(f"{path}/00.png")
+    Image.new("RGB", (8, 8)).save(f"{path}/01.png")
+    with pytest.raises(ConfigError, match=r"since run was trained on them \(records 3 -> 4; sha256 .*may now count as"):
+        held_out.require_trained_data(config, "run")
+    accepted = config_with(**{"data.source": copied, "data.split": "train[:50%]", "data.changed": "accept"})
+    held_out.require_trained_data(accepted, "run")
+    about.clear()  # an earlier version noted none
+    held_out.require_trained_data(config, "run")
+
+
 @pytest.mark.parametrize("split, words", [("train", "1,258 of the 1,258"), ("train[50%:]", "629 of the 629"),
                                           ("train[:9]+test", "9 of the 368")])  # fmt: skip
 def test_a_split_with_records_of_the_training_is_refused(split, words):
