@@ -341,9 +341,11 @@ KINDS = {
 
 def kinds() -> dict[str, Kind]:
     """The kinds of files, those of data and of other readers among them."""
-    from tests.reliability import fuzzed_data, fuzzed_models, fuzzed_readers  # which are made of what is above
+    # imported here: they are made of what is above
+    from tests.reliability import fuzzed_additions, fuzzed_data, fuzzed_models, fuzzed_readers
 
-    return {**KINDS, **fuzzed_data.KINDS, **fuzzed_readers.KINDS, **fuzzed_models.KINDS}
+    modules = (fuzzed_data, fuzzed_readers, fuzzed_models, fuzzed_additions)
+    return {**KINDS, **{name: kind for module in modules for name, kind in module.KINDS.items()}}
 
 
 def fault(kind: Kind, reader: Reader, seed: int) -> str:

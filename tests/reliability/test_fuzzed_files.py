@@ -15,7 +15,8 @@ from tests.reliability import fuzzing
 from tests.reliability.hostile import little_memory  # noqa: F401
 
 # A network is traced, a film decoded, a checkpoint restored, which takes time.
-FEW = {"networks": 8, "safetensors": 24, "mp4": 30, "pipelines": 12, "class_models": 8, "checkpoints": 12}
+FEW = {"networks": 8, "safetensors": 24, "mp4": 30, "pipelines": 12, "class_models": 8, "checkpoints": 12,
+       "converted": 4, "control_nets": 20}  # fmt: skip
 MANY = int(os.environ.get("FUZZED_INPUTS", "500"))  # inputs of a kind
 PART = 1000  # inputs of one process, at most
 
