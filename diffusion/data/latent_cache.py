@@ -349,6 +349,8 @@ def parse(path: pathlib.Path, content: Any) -> Description:
             and description.dataset["num_classes"] >= 0
             and {type(description.dataset[key]) for key in ("name", "version", "split")} == {str}
             and type(description.dataset["num_classes"]) is type(description.dataset["size"]) is int
+            and isinstance(content.get("pictures", {}), dict)
+            and isinstance(content.get(ORDER, ""), str)
             and type(content["shard_records"]) is int
             and content["shard_records"] > 0
             and all(type(size) is int for size in content["files"].values())

@@ -30,6 +30,18 @@ class Pictures:
         return {"image": np.broadcast_to(columns[None, :, None], (4, 6, 3)), "label": row % 5}
 
 
+class Named(Pictures):
+    """Pictures with names, of a dataset without a version."""
+
+    spec = SPEC._replace(version="")
+
+    def record_names(self):
+        return [f"{row}.png" for row in range(SIZE)]
+
+    def fingerprint(self):
+        return {"records": SIZE, "sha256": "ab"}
+
+
 def encode(images):
     """[B, 2, 2, 3, 4]: means that tell the picture's first column, and the log variance of a deviation of 0.5."""
     mean = np.broadcast_to(images[:, 0, 0, 0].astype(np.float32)[:, None, None, None], (len(images), *SHAPE))
@@ -270,6 +282,8 @@ def test_damage_is_named_by_its_record(tmp_path):
         ({"dataset": {**description().dataset, "num_classes": -7}}, "out of range"),
         ({"dtype": "object"}, "range|damaged"),
         ({"files": []}, "damaged"),
+        ({"pictures": [1]}, "range|damaged"),
+        ({"order": 3}, "range|damaged"),
     ],
 )
 def test_damaged_descriptions_are_refused(tmp_path, change, match):

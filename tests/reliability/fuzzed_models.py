@@ -283,7 +283,8 @@ def checkpoint_files(folder: pathlib.Path) -> Reader:
 
 
 def latents(folder: pathlib.Path) -> Reader:
-    test_latent_cache.write(folder / "latents")
+    pictures = test_latent_cache.Named()
+    test_latent_cache.write(folder / "latents", source=pictures, fingerprint=pictures.fingerprint())
     place = folder / "latents"
     alter = one_altered(place, "*.json")
 
@@ -293,6 +294,7 @@ def latents(folder: pathlib.Path) -> Reader:
             opened, _ = latent_cache.open_cache(place)
             opened[0]
             opened.fingerprint()
+            latent_cache.require_same_records(place, pictures)
 
     return read
 
