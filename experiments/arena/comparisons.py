@@ -132,9 +132,11 @@ def read(folder: pathlib.Path) -> Arena:
         numbers = range(len(content["competitors"]))
         if not all({c.first, c.second} <= set(numbers) and c.first != c.second for c in comparisons):
             raise ValueError("a comparison names a competitor that does not exist")
-    except (ValueError, TypeError, KeyError) as error:
+        return Arena(content["question"], content["seed"], content["competitors"], comparisons)
+    except KeyError as error:
+        raise WorkdirError(f"{path} is damaged: it has no {error}.") from error
+    except (ValueError, TypeError) as error:
         raise WorkdirError(f"{path} is damaged: {error}.") from error
-    return Arena(content["question"], content["seed"], content["competitors"], comparisons)
 
 
 def require_same(arena: Arena, competitors: Sequence[Competitor], folder: pathlib.Path) -> None:

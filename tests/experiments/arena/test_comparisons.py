@@ -175,3 +175,13 @@ def test_a_comma_in_the_folder_of_a_run_of_a_sweep_parts_it_from_no_other(tmp_pa
     parts = "rate=1,seed=0,plain,gone,rate=1,seed=1,digits@test".split(",")
     expected = ["rate=1,seed=0", "plain", "gone", "rate=1,seed=1", "digits@test"]
     assert command_line.joined_paths(parts) == expected and command_line.joined_paths([]) == []
+
+
+@pytest.mark.parametrize("field", ["question", "seed", "competitors", "comparisons"])
+def test_an_arena_that_lacks_a_field_is_named(tmp_path, field):
+    rows = [comparisons.Comparison(0, 1, (0, 0), "a cat")]
+    comparisons.write(comparisons.Arena("Which?", 0, {"a": "f" * 64, "b": "e" * 64}, rows), tmp_path)
+    path = tmp_path / comparisons.FILE
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != field}))
+    with pytest.raises(WorkdirError, match=r"arena\.json is damaged: "):
+        comparisons.read(tmp_path)
