@@ -3,6 +3,7 @@
 Files are opened in the folder of the input alone, and no socket is; see `fuzzed_data.watched`.
 """
 
+import contextlib
 import json
 import pathlib
 import random
@@ -10,25 +11,30 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+import flax.serialization
 import jax
+import msgpack
 import numpy as np
 import safetensors.numpy
 
 from diffusion import text
 from diffusion.adapters import custom_diffusion_files, lora_files
+from diffusion.data.proteins import pdb
 from diffusion.experiments import convert
+from diffusion.experiments.arena import comparisons
 from diffusion.experiments.prompt_benchmark.benchmarks import BENCHMARKS
+from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.io import limits
 from diffusion.metrics.prompt_following.readers import PromptsError
 from diffusion.models import interchange
-from diffusion.models.interchange import folders
+from diffusion.models.interchange import flax_files, folders
 from diffusion.published.flux.network import Flux
 from diffusion.published.stable_diffusion.network import ConditionalUNet
 from diffusion.published.stable_diffusion.t2i_adapter import T2IAdapter
 from diffusion.text import qwen_chat
 from diffusion.text_to_image import attached
 from tests.metrics.prompt_following import test_dpg_bench
-from tests.models.interchange import published
+from tests.models.interchange import published, test_other_formats
 from tests.reliability.fuzzed_data import watched
 from tests.reliability.fuzzed_models import REFUSALS, one_altered
 from tests.reliability.fuzzed_readers import renamed
@@ -198,6 +204,9 @@ def converted(folder: pathlib.Path) -> Reader:
             single = next(places[name].glob("*.safetensors"), None) if rng and rng.random() < 0.3 else None
             with watched(folder):
                 list(convert.networks(single or places[name]))
+            if rng is None:  # the networks of published sizes with which a single file is compared are traced once
+                with contextlib.suppress(interchange.Mismatch):
+                    list(convert.networks(next(places[name].glob("*.safetensors"))))
 
     return read
 
@@ -228,6 +237,66 @@ def chats(folder: pathlib.Path) -> Reader:
     return read
 
 
+def flax_files_of(folder: pathlib.Path) -> Reader:
+    """Checkpoints of Flax in msgpack, by their tree and byte by byte."""
+    path = folder / "checkpoint_7"
+    whole = flax.serialization.msgpack_serialize(test_other_formats.TREE)
+    # What an array holds in a file: its shape, type and bytes.
+    array = lambda shape, kind, content: msgpack.ExtType(1, msgpack.packb((shape, kind, content), use_bin_type=True))
+    kinds = ("float32", "bfloat16", "V8", "object", "<U4", "int4", "", "float32,float32", 3)
+
+    def read(rng: random.Random | None) -> None:
+        content = whole
+        if rng and rng.random() < 0.5:
+            shape = rng.choice(((2, 3), (), (0,), [2, 3], (10**12,), (-1,), (2**63,), rng.choice(ODD)))
+            tree = {"params": {"a": array(shape, rng.choice(kinds), rng.choice((bytes(24), b"", "x")))}}
+            with contextlib.suppress(OverflowError, ValueError, TypeError):  # what msgpack itself cannot write
+                content = msgpack.packb(rng.choice((tree, {1: tree}, {"": tree, "a.b": 1}, [tree])), use_bin_type=True)
+        if rng and (content is whole or rng.random() < 0.3):
+            content = spoilt(content, rng)
+        path.write_bytes(content)
+        with watched(folder):
+            flax_files.read(path)
+
+    return read
+
+
+def arenas(folder: pathlib.Path) -> Reader:
+    rows = [comparisons.Comparison(0, 1, (k, k), f"a cat {k}") for k in range(3)]
+    comparisons.write(comparisons.Arena("Which is better?", 0, {"a": "f" * 64, "b": "e" * 64}, rows), folder)
+    path = folder / comparisons.FILE
+    content = json.loads(path.read_text())
+
+    def read(rng: random.Random | None) -> None:
+        path.write_bytes(as_json(content, rng) if rng else json.dumps(content).encode())
+        with watched(folder):
+            comparisons.read(folder)
+
+    return read
+
+
+def proteins(folder: pathlib.Path) -> Reader:
+    path = folder / "a.pdb"
+    pdb.save(path, np.random.default_rng(0).uniform(-99, 99, (5, 4, 3)))
+    lines = path.read_text().split("\n")
+
+    def read(rng: random.Random | None) -> None:
+        changed = list(lines)
+        for _ in range(rng.choice((1, 1, 2, 5)) if rng else 0):
+            number = rng.randrange(len(changed))
+            line = changed[number]
+            at = rng.choice((0, 12, 16, 17, 21, 22, 26, 30, 38, 46, 54))
+            word = str(rng.choice(ODD))[:9]
+            changed[number : number + 1] = [line[:at] + word + line[at + len(word) :]] * rng.choice((0, 1, 1, 1, 3))
+            changed = changed or [""]
+        content = "\n".join(changed).encode("utf-8", "replace")
+        path.write_bytes(spoilt(content, rng) if rng and rng.random() < 0.4 else content)
+        with watched(folder):
+            pdb.load(path)
+
+    return read
+
+
 KINDS = {
     "control_nets": Kind(control_nets, (*REFUSALS, FileNotFoundError)),
     "t2i_adapters": Kind(t2i_adapters, (*REFUSALS, FileNotFoundError)),
@@ -235,5 +304,8 @@ KINDS = {
     "custom_diffusion": Kind(custom_diffusion, REFUSALS),
     "prompts": Kind(prompt_lists, (PromptsError,)),
     "converted": Kind(converted, (*REFUSALS, FileNotFoundError)),
+    "flax": Kind(flax_files_of, (limits.Refused,)),
+    "arenas": Kind(arenas, (WorkdirError,)),
+    "proteins": Kind(proteins, (ValueError,)),
     "chats": Kind(chats, (limits.Refused, FileNotFoundError)),
 }
