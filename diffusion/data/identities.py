@@ -51,6 +51,16 @@ def order_of(source: Any) -> str | None:
     return None if names is None else fingerprints.digest(name.encode("utf-8", "surrogatepass") for name in names)
 
 
+def lengths_of(source: Any) -> list[int] | None:
+    """The bytes of each record's files, which change with most edits of a picture; None where a source states none.
+
+    Args:
+        source: any sequence of records; it states lengths by `record_lengths() -> list[int] | None`.
+    """
+    method = getattr(source, "record_lengths", None)
+    return method() if method else None
+
+
 def _digest(value: Any) -> int:
     text = json.dumps(value, sort_keys=True, default=str)
     return int(fingerprints.digest([text.encode()])[:15], 16)  # 60 bits

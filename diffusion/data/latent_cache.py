@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.data import identities, pipeline
+from diffusion.data import fingerprints, identities, pipeline
 from diffusion.data.sources import DataSpec
 from diffusion.data.sources.spec import IndexedRecords, RandomAccess, Source
 from diffusion.io import limits, opener
@@ -30,6 +30,7 @@ LABEL = np.dtype("<i4")  # before the arrays of a record
 INDEX = "latents.json"
 """File of a cache that describes it, which is written last."""
 ORDER = "order"  # entry of its note: a digest of the names of the records
+LENGTHS = "lengths"  # entry of its note: a digest of the lengths of their files
 BEGUN = "encoding.json"  # what a cache that is not finished will hold
 
 
@@ -292,23 +293,36 @@ def order_of_pictures(folder: str | pathlib.Path) -> str | None:
 def require_same_order(
     folder: str | pathlib.Path, note: Mapping[str, Any], source: IndexedRecords, advice: str
 ) -> None:
-    """Refuses records with other names, or in another order, than a cache's note states.
+    """Refuses records with other names or lengths of their files, or in another order, than a cache's note states.
 
     Args:
         folder: the folder of the cache, for the message.
-        note: the content of the note; it states no order where the records had no names.
+        note: the content of the note; it states neither where the records had no files of their own.
         source: the records; those without names are taken.
         advice: the next step, for the message.
 
     Raises:
         CacheError: if they differ.
     """
-    order = identities.order_of(source)
-    if order is not None and note.get(ORDER, order) != order:
+    known = facts_of(source).items()
+    differs = {name for name, value in known if value is not None and note.get(name, value) != value}
+    if ORDER in differs:
         raise CacheError(
             f"{folder} holds latents of records with other names, or in another order: records were added, removed, "
             f"renamed or moved in their table since they were encoded. {advice}"
         )
+    if LENGTHS in differs:
+        raise CacheError(
+            f"{folder} holds latents of other pictures: files of the same names have other lengths since they were "
+            f"encoded. {advice}"
+        )
+
+
+def facts_of(source: IndexedRecords) -> dict[str, str | None]:
+    """What a note states of the records beside their fingerprint, {`ORDER`, `LENGTHS`}; None for what is not known."""
+    lengths = identities.lengths_of(source)
+    known = None if lengths is None else fingerprints.digest([np.array(lengths, np.int64).tobytes()])
+    return {ORDER: identities.order_of(source), LENGTHS: known}
 
 
 def _index(folder: str | pathlib.Path) -> pathlib.Path:
@@ -350,7 +364,7 @@ def parse(path: pathlib.Path, content: Any) -> Description:
             and {type(description.dataset[key]) for key in ("name", "version", "split")} == {str}
             and type(description.dataset["num_classes"]) is type(description.dataset["size"]) is int
             and isinstance(content.get("pictures", {}), dict)
-            and isinstance(content.get(ORDER, ""), str)
+            and {type(content.get(name, "")) for name in (ORDER, LENGTHS)} == {str}
             and type(content["shard_records"]) is int
             and content["shard_records"] > 0
             and all(type(size) is int for size in content["files"].values())

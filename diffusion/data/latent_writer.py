@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from diffusion.data import identities, pipeline, sources
+from diffusion.data import pipeline, sources
 from diffusion.data.latent_cache import (
     BEGUN,
     FORMAT,
     INDEX,
     LABEL,
+    LENGTHS,
     ORDER,
     CacheError,
     Description,
     differences,
+    facts_of,
     parse,
     require_same_order,
 )
@@ -76,11 +78,12 @@ def write(
         shards = [folder / name for name in _names(spec.size, per_file)]
         sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
         missing = [number for number, file in enumerate(shards) if not sound(file)]
-        facts = {"pictures": fingerprint, ORDER: identities.order_of(source)}
+        facts = {"pictures": fingerprint, **facts_of(source)}
         if len(missing) < len(shards):
             require_same_names(folder, source)
             noted = _noted(folder)
-            facts[ORDER] = opener.read_json(noted).get(ORDER) if noted else None  # that of the latents which are there
+            earlier = opener.read_json(noted) if noted else {}
+            facts |= {name: earlier.get(name) for name in (ORDER, LENGTHS)}  # those of the latents which are there
         if len(missing) == len(shards):
             _note(folder / BEGUN, description, per_file, {}, facts)
         elif missing and fingerprint is not None:
@@ -195,7 +198,7 @@ def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, 
 
 
 def require_same_names(folder: str | pathlib.Path, source: sources.IndexedRecords) -> None:
-    """Refuses records with other names, or in another order, than those whose latents a folder has.
+    """Refuses records with other names or lengths, or in another order, than those whose latents a folder has.
 
     Args:
         folder: the folder of a cache; one without a cache is taken, and one whose records have no names.

@@ -131,6 +131,9 @@ class _Shards:
     def record_name(self, row: int) -> str:
         return self._table.record_name(row)
 
+    def record_length(self, row: int) -> int:
+        return self._table.record_length(row)
+
     def column(self, name: str) -> Sequence[Any]:
         return self._table.column(self._stored[name])
 
@@ -184,6 +187,10 @@ class _Films:
     def record_name(self, row: int) -> str:
         """The name of the film, from the folder on, and the first frame of the clip."""
         return self.place(row).removeprefix(self.where).lstrip("/")
+
+    def record_length(self, row: int) -> int:
+        """The bytes of the film, or of all pictures of its folder."""
+        return sum(file.stat().st_size for file in self._files[self._clips[row][0]])
 
     def column(self, name: str) -> Sequence[Any]:
         return [self._texts[number] for number, _ in self._clips]

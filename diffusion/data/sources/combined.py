@@ -156,6 +156,13 @@ class Mixture:
         known = [[f"{number}/{name}" for name in names] for number, names in enumerate(parts) if names is not None]
         return [known[part][row] for part, row in map(self._at, range(len(self)))] if len(known) == len(parts) else None
 
+    def record_lengths(self) -> list[int] | None:
+        """The lengths of all records' files, see `identities.lengths_of`; None if one source has none."""
+        known = [lengths for lengths in map(identities.lengths_of, self._of) if lengths is not None]
+        return (
+            [known[part][row] for part, row in map(self._at, range(len(self)))] if len(known) == len(self._of) else None
+        )
+
     def stamp(self) -> str:
         """A digest of the stamps of the sources and of their ends in the mixture."""
         stamps = [source.stamp().encode() for source in self._of]  # type: ignore[attr-defined]
@@ -208,6 +215,11 @@ class Filtered(Derived, ManyAtOnce):
         """The names of the records that are kept, see `identities.names_of`."""
         names = identities.names_of(self._of)
         return None if names is None else [names[row] for row in self._rows]
+
+    def record_lengths(self) -> list[int] | None:
+        """The lengths of the files of the records that are kept, see `identities.lengths_of`."""
+        lengths = identities.lengths_of(self._of)
+        return None if lengths is None else [lengths[row] for row in self._rows]
 
     def stamp(self) -> str:
         """A digest of the source's stamp and of the rows that are kept."""

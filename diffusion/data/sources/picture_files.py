@@ -12,6 +12,7 @@ Nothing is ever written into them.
 
 import csv
 import io
+import os
 import pathlib
 import re
 import warnings
@@ -130,6 +131,10 @@ class _Files:
     def record_name(self, row: int) -> str:
         """The name of the picture, from the folder on."""
         return str(self._paths[row]).removeprefix(self.where).lstrip("/")
+
+    def record_length(self, row: int) -> int:
+        """The bytes of the picture's file."""
+        return os.stat(self._paths[row]).st_size
 
     def stamp(self) -> Any:
         return stamp_of(self._paths)

@@ -313,6 +313,10 @@ class OneForOne(Derived):
         """The names of the source's records, see `identities.names_of`."""
         return identities.names_of(self._of)
 
+    def record_lengths(self) -> list[int] | None:
+        """The lengths of the files of the source's records, see `identities.lengths_of`."""
+        return identities.lengths_of(self._of)
+
     def stamp(self) -> str:
         """The stamp of the source."""
         return self._of.stamp()  # type: ignore[attr-defined]

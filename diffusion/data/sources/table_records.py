@@ -232,6 +232,11 @@ class Records(RandomAccess):
         name = getattr(self._table, "record_name", None)
         return None if name is None else [name(int(row)) for row in self._rows]
 
+    def record_lengths(self) -> list[int] | None:
+        """The lengths of the records' files, see `identities.lengths_of`; None for a table without `record_length`."""
+        length = getattr(self._table, "record_length", None)
+        return None if length is None else [length(int(row)) for row in self._rows]
+
     def stamp(self) -> str:
         """sha256 of the table's stamp and of the choice of rows; reads no record."""
         return hashlib.sha256(json.dumps([self._table.stamp(), *self._about], default=str).encode()).hexdigest()

@@ -104,6 +104,11 @@ class TarShards:
         shard, key, _ = self._members[row]
         return f"{self._paths[shard].name}/{key}"
 
+    def record_length(self, row: int) -> int:
+        """The bytes of the members of the record that are neither texts nor labels, such as a picture."""
+        members = self._members[row][2].items()
+        return sum(length for name, (_, length) in members if name.rpartition(".")[2] not in (*TEXTS, "cls", "json"))
+
     def read(self, rows: Sequence[int], columns: Sequence[str]) -> list[dict[str, Any]]:
         return [{name: self._value(row, name) for name in columns} for row in rows]
 

@@ -1,6 +1,7 @@
 """Latents of one's own pictures beside the captions and masks of their folder, which are paired with them by rows."""
 
 import json
+import re
 
 import flax.linen as nn
 import numpy as np
@@ -109,7 +110,7 @@ def test_a_cache_of_an_earlier_version_is_compared_by_its_fingerprint(tmp_path, 
     encode(tmp_path / "latents", opened(entry))
     index = tmp_path / "latents/latents.json"
     note = json.loads(index.read_text())
-    del note["order"]
+    del note["order"], note["lengths"]
     index.write_text(json.dumps(note))
     run = config(tmp_path, entry, monkeypatch)
     batch_of(run)
@@ -174,6 +175,19 @@ def test_a_part_is_completed_in_the_same_order_alone(tmp_path):
     assert latent_cache.order_of_pictures(tmp_path / "latents") == identities.order_of(source)
 
 
+def test_a_picture_that_was_edited_is_not_taken_for_the_encoded_one(tmp_path):
+    """Among more pictures than a fingerprint samples: the same command said that all were encoded already."""
+    entry = folder_of(tmp_path / "pictures")
+    encode(tmp_path / "latents", opened(entry))
+    encode(tmp_path / "latents", opened(entry))
+    picture = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    (tmp_path / f"pictures/{UNREAD[0]:03}.png").write_bytes(png(picture))
+    with pytest.raises(latent_cache.CacheError, match="files of the same names have other lengths"):
+        encode(tmp_path / "latents", opened(entry))
+    with pytest.raises(latent_cache.CacheError, match="files of the same names have other lengths"):
+        latent_cache.require_same_records(tmp_path / "latents", opened(entry))
+
+
 @pytest.mark.parametrize("name", ["class_folders", "picture_folder", "tar_shards"])
 def test_names_stay_where_a_folder_moves(tmp_path, name):
     source = data.named(json.dumps(stored.FORMATS[name](tmp_path / "data")) + "@train")
@@ -183,10 +197,14 @@ def test_names_stay_where_a_folder_moves(tmp_path, name):
     entry = {"name": name, "path": str(tmp_path / "other/data")}
     again = data.named(json.dumps(entry) + "@train")
     assert identities.names_of(again) == listed and len(set(listed)) == stored.NUMBER
+    lengths = identities.lengths_of(again)
+    numbers = [int(re.search(r"(\d+)(\.png)?$", text)[1]) for text in listed]
+    assert lengths == [len(png(stored.PICTURES[k])) for k in numbers]
     kept = sources.filtered(again, lambda record: record["label"] == 1)
     both = sources.mixture([again, kept])
     rows = [row for row in range(len(again)) if again[row]["label"] == 1]
     assert identities.names_of(kept) == [listed[row] for row in rows]
     expected = [f"0/{text}" for text in listed] + [f"1/{listed[row]}" for row in rows]
     assert identities.names_of(both) == expected
+    assert identities.lengths_of(both) == [*lengths, *(lengths[row] for row in rows)]
     assert identities.order_of([{"x": np.zeros(2)}]) is None
