@@ -181,7 +181,7 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def is_of_other_samples(report: Mapping[str, Any], folder: pathlib.Path) -> bool:
-    """Whether a folder holds samples of other settings, or of another checkpoint, than those that its report measured.
+    """Whether a folder holds other samples than its report measured: of other settings, conditions or weights.
 
     Args:
         report: the content of report.json.
@@ -195,7 +195,10 @@ def is_of_other_samples(report: Mapping[str, Any], folder: pathlib.Path) -> bool
         measured = report.get("protocol", {}).get("sampling")
         if not measured or not now or "note" in measured:
             return False
-        return any(_of_samples(measured, part) != _of_samples(now, part) for part in ("checkpoint", "sample"))
+        parts = ["checkpoint", "sample"]
+        if "conditions" in measured and "conditions" in now:  # earlier versions did not write them
+            parts.append("conditions")
+        return any(_of_samples(measured, part) != _of_samples(now, part) for part in parts)
 
 
 def _of_samples(record: Mapping[str, Any], part: str) -> Any:

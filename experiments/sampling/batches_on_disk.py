@@ -34,6 +34,12 @@ def key(config: Mapping, identity: Any, description: str, labels: Any, seeds: np
     return hashlib.sha256(source + conditions + seeds.tobytes()).hexdigest()[:16]
 
 
+def digest(conditions: Any) -> str:
+    """16 hexadecimal digits of the conditions of samples, classes int `[N]` or a pytree of arrays `[N, ...]`."""
+    leaves = [(str(leaf.dtype), leaf.shape, leaf.tobytes()) for leaf in map(np.asarray, jax.tree.leaves(conditions))]
+    return hashlib.sha256(repr(leaves).encode()).hexdigest()[:16]
+
+
 def images(
     make: Callable[..., np.ndarray],
     params: Any,

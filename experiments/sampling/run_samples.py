@@ -174,7 +174,7 @@ def sample_weights(
         work = batches_on_disk.work(unfinished)
         infinite, costs = int(work[2]), work[:2]
         skipped = make.skipped(work)
-        record = _record(recipe, make.nfe, skipped, description)
+        record = _record(recipe, make.nfe, skipped, description) | {"conditions": batches_on_disk.digest(labels)}
         if make.nfe is None and costs.any():  # the numbers of a driver of particles or trials
             driver = recipe.sampling.driver
             numbers = driver.numbers if isinstance(driver, guides.Steered) else steering_drivers.Weighed

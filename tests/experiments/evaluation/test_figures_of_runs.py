@@ -109,6 +109,15 @@ def test_what_a_folder_holds_so_far(tmp_path):
     assert figures.read_report(tmp_path / "samples.png") == {}
 
 
+@pytest.mark.parametrize("now, other", [("a", False), ("b", True), (None, False)])
+def test_samples_of_other_conditions_are_other_samples(tmp_path, now, other):
+    """--labels=3 after a report of all classes; earlier versions did not write the conditions."""
+    measured = {"checkpoint": {"step": 1}, "sample": {"steps": 4}, "conditions": "a"}
+    present = {**measured, "conditions": now} if now else {name: measured[name] for name in ("checkpoint", "sample")}
+    (tmp_path / "samples.json").write_text(json.dumps(present))
+    assert figures.is_of_other_samples({"protocol": {"sampling": measured}}, tmp_path) is other
+
+
 def test_each_figure_of_a_report_says_which_records_it_stands_on(tmp_path):
     """Samples and model on their split, each protocol on its reference, a loss on its own records."""
     figure = {"value": 1.0, "samples": 9}

@@ -200,6 +200,19 @@ def test_samples_that_are_not_finite_are_counted(digits_recipe, tmp_path, monkey
     assert record["not_finite"] == 3
 
 
+@pytest.mark.extended
+def test_the_record_of_samples_says_their_conditions(digits_recipe, tmp_path, monkeypatch):
+    """Samples that differ in --labels alone are other samples than those that a report measured."""
+    records = []
+    monkeypatch.setattr(run_samples, "_write", lambda *arguments: records.append(arguments[8]) or [])
+    digits_recipe.config.sample.number = 2
+    for labels in ([1, 2], [1, 2], [2, 1]):
+        conditions = conditioned(np.array(labels, np.int32))
+        run_samples.sample_weights(digits_recipe, weights_of(digits_recipe), tmp_path, conditions)
+    first, same, other = (record["conditions"] for record in records)
+    assert first == same != other
+
+
 def test_samples_of_which_none_is_finite_are_refused(digits_recipe, tmp_path):
     digits_recipe.config.sample.number = 2
     with pytest.raises(ConfigError, match=r"2 of 2 samples are not finite.*train\.dtype = 'float32'.*another step"):
