@@ -296,8 +296,9 @@ HOW_TO_READ = (
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
+    out = workdir.output_folder(flags.FLAGS.out)
     compared = compare(argv[1:], flags.FLAGS.figures or ())
-    paths = write(compared, pathlib.Path(flags.FLAGS.out))
+    paths = write(compared, out)
     for title, header, rows in tables(compared):
         report.show(title, header, rows)
     print("\n".join([*compared.notes, "wrote " + ", ".join(map(str, paths))]))

@@ -84,7 +84,7 @@ from diffusion.experiments.text import assemble, model
 from diffusion.models import interchange
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.interchange import FAMILIES, folders, stated
-from diffusion.recipe import class_folders, resolve
+from diffusion.recipe import ConfigError, class_folders, resolve
 from diffusion.training.checkpointing import checkpoints
 
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
@@ -177,9 +177,12 @@ def convert_lora(
     training) stay, except peft's config, which describes the new layout. A model card is written beside the file.
 
     Raises:
+        ConfigError: if `out` has another ending than .safetensors.
         FileExistsError: if `out` exists.
         Mismatch: as `lora_files.load`.
     """
+    if out.suffix != ".safetensors":
+        raise ConfigError(f"--out={out}: a LoRA becomes one file. Valid: a name that ends in .safetensors.")
     if out.exists():
         raise FileExistsError(f"{out} exists already; choose another name, or remove it first.")
     modules = {part: module for part, (_, module) in assemble.modules_of(base).items()}
@@ -202,6 +205,12 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     source = pathlib.Path(values.source)
     out = pathlib.Path(values.out)
+    if values.base and source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes):
+        flag_errors.refuse([*READING, "dtype"], f"has no effect: {source} is a LoRA file.")
+        changed = convert_lora(source, pathlib.Path(values.base), out, values.layout or "peft", values.license)
+        print(f"LoRA of {', '.join(changed)}: {out}")
+        return
+    workdir.output_folder(out)
     if class_folders.is_of_classes(source):
         flag_errors.refuse(
             [*READING, "layout", "base", "pipeline", "license", "dtype"], f"has no effect: {source} becomes a run."
@@ -225,11 +234,6 @@ def main(argv: list[str]) -> None:
         config = workdir.read_config(source)
         written = tuned_files.write(config, source, *checkpoints.load_ema(source), out)
         print(f"what {source} has taught {tuned_run.base_of(source)}: {', '.join(map(str, written))}")
-        return
-    if values.base and source.is_file() and lora_names.is_lora(interchange.open_tensors(source).shapes):
-        flag_errors.refuse([*READING, "dtype"], f"has no effect: {source} is a LoRA file.")
-        changed = convert_lora(source, pathlib.Path(values.base), out, values.layout or "peft", values.license)
-        print(f"LoRA of {', '.join(changed)}: {out}")
         return
     if values.base:
         flag_errors.refuse(["layout"], "has no effect with --base, whose folders have the layout of diffusers.")

@@ -116,6 +116,7 @@ def main(argv: list[str]) -> None:
     values = flags.FLAGS
     with as_config_errors():
         signer = content_credentials.Signer(values.credentials) if values.credentials else None
+    out = workdir.output_folder(values.out) if values.out else None
     if command_line.names("model") and "config" in values:  # a published model of classes
         from diffusion.experiments.sampling import from_class_model
 
@@ -131,7 +132,6 @@ def main(argv: list[str]) -> None:
         return from_prompt.main(values.out, values.workdir, signer, values.step)
     config = values.config
     config.sample.number = config.sample.number if values.n is None else values.n
-    out = workdir.output_folder(values.out) if values.out else None
     sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
     labels = values.labels and requested.labels(values.labels, recipe, config.sample.number)

@@ -219,6 +219,8 @@ def main(argv: list[str]) -> None:
     valid = ", ".join(f"--{name}" for name in ("key", *needed, *also))
     flag_errors.refuse(sorted(others), f"has no effect on diffusion watermark {word}. Valid: {valid}.")
     with as_config_errors():
+        if "out" in needed:
+            workdir.output_folder(values.out)
         _done(word, values)
 
 

@@ -97,7 +97,7 @@ def conclude(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> None:
 def main(argv: list[str]) -> None:
     """Serves until it is interrupted, then writes the scores."""
     values = flags.FLAGS
-    folder = pathlib.Path(values.out)
+    folder = workdir.output_folder(values.out)
     if values.scores:
         flag_errors.refuse(
             ["runs", *USUAL, "port", "data_dir"], "has no effect with --scores, which reads the votes in --out."

@@ -61,8 +61,8 @@ def main(argv: list[str]) -> None:
             "clone: make playground-env, and .venv-playground/bin/python -m diffusion playground."
         ) from error
     require_free(values.host, values.port)
+    out = workdir.output_folder(values.out or "playground")
     source = opened(MODEL.value, values.workdir)
-    out = pathlib.Path(values.out or "playground")
     built = page.build(source, out).queue(max_size=WAITING)
     try:
         built.launch(

@@ -67,13 +67,25 @@ FAILURES = (  # for command_line.run
 )
 
 
+FILES = (
+    *(".safetensors", ".gguf", ".pt", ".pth", ".ckpt", ".bin", ".npz", ".npy", ".json", ".csv", ".md", ".html"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".mp4", ".wav"),
+)
+"""Endings that no folder of a command has: who names one expects a file."""
+
+
 def output_folder(folder: str | pathlib.Path, flag: str = "--out") -> pathlib.Path:
     """The folder that a command will write, which may be new: a mistake is refused before the work, which takes long.
 
     Raises:
-        ConfigError: if it, or a folder that it lies in, is a file.
+        ConfigError: if it, or a folder that it lies in, is a file, or if it is new and has the name of a file.
     """
     path = pathlib.Path(folder)
+    if path.suffix.lower() in FILES and not path.exists():
+        raise ConfigError(
+            f"{flag}={folder} has the ending of a file, but this command writes a folder. Valid: the name of a folder, "
+            f"e.g. {path.with_suffix('')}."
+        )
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
             raise ConfigError(f"{flag}={folder}: {part} is a file. Valid: a folder, which may be new.")

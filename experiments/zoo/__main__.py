@@ -86,7 +86,7 @@ def measured(row: Row) -> None:
             raise ConfigError(f"--{name} is missing. The row's own command: {row.measure()}")
     network = {"encoder": values.encoder, "inception": values.inception}.get(row.network, "")
     needs = measurement.Needs(values.weights, values.reference, network, values.autoencoder)
-    out = pathlib.Path(values.out)
+    out = workdir.output_folder(values.out)
     with workdir.lock(out, "--out"):
         checked = measurement.check(row, needs, out, values.number, values.batch_size, values.seed)
         content = measurement.measure(checked, out)

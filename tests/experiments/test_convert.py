@@ -16,7 +16,7 @@ from configs import digits
 from diffusion.experiments import convert
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folder_writing, folders
-from diffusion.recipe import resolve
+from diffusion.recipe import ConfigError, resolve
 from diffusion.recipe.values import to_json
 from diffusion.training import warm_start
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
@@ -152,6 +152,8 @@ def test_a_lora_file_of_kohya_becomes_that_of_peft(tmp_path):
         "Converted from `kohya.safetensors`",
     ):
         assert line in card
+    with pytest.raises(ConfigError, match=r"--out=.*/peft: .*Valid: a name that ends in \.safetensors"):
+        convert.convert_lora(kohya, tmp_path / "base", tmp_path / "peft")
     with pytest.raises(FileExistsError, match="exists already"):
         convert.convert_lora(kohya, tmp_path / "base", tmp_path / "peft.safetensors")
     with pytest.raises(FileNotFoundError, match="no folder of a known network"):
