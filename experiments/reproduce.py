@@ -54,7 +54,7 @@ from diffusion.experiments.run.examples import open_examples
 from diffusion.experiments.run.start import with_encoder
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.layers import layout
-from diffusion.recipe import checks
+from diffusion.recipe import as_config_errors, checks
 from diffusion.recipe.recipe import Recipe
 from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
@@ -243,7 +243,8 @@ def _some(lines: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Runs the command line."""
-    sharding.initialize_distributed()
+    with as_config_errors():
+        sharding.initialize_distributed()
     repeated = repeat(checks.validate(flags.FLAGS.config), flags.FLAGS.workdir, flags.FLAGS.step)
     if jax.process_index() == 0:
         print(report(repeated))

@@ -132,7 +132,8 @@ def main(argv: list[str]) -> None:
         return from_prompt.main(values.out, values.workdir, signer, values.step)
     config = values.config
     config.sample.number = config.sample.number if values.n is None else values.n
-    sharding.initialize_distributed()
+    with as_config_errors():
+        sharding.initialize_distributed()
     recipe = checks.on_its_data(checks.validate(config))
     labels = values.labels and requested.labels(values.labels, recipe, config.sample.number)
     if values.condition:

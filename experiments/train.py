@@ -56,7 +56,7 @@ from diffusion.experiments.run import (
 from diffusion.experiments.run.failure import RunFailed
 from diffusion.experiments.run.start import first_state
 from diffusion.experiments.run_folder import mirror as mirrors, user_code, workdir
-from diffusion.recipe import checks, extensions, fields, fits, settings_checks
+from diffusion.recipe import as_config_errors, checks, extensions, fields, fits, settings_checks
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import differences
 from diffusion.training import sharding
@@ -70,7 +70,8 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
     Raises:
         ConfigError: for a mistake in the config; else as `train`.
     """
-    sharding.initialize_distributed()
+    with as_config_errors():
+        sharding.initialize_distributed()
     recipe = checks.validate(config)
     return train(dataclasses.replace(recipe, config=fields.absolute(recipe.config)), folder, command, project)
 

@@ -5,7 +5,9 @@ import os
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from diffusion.metrics import inception_weights
 from diffusion.package import commands as known
 from tests import commands
+from tests.reliability.driver import until
 from tests.text_to_image import made_pipelines
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -46,7 +49,7 @@ def test_a_page_is_short_says_what_can_go_wrong_and_leads_further(page):
             assert ast.parse(code).body
             continue
         for words in lines(code):
-            assert words[0] in ("diffusion", "cp", "rm")
+            assert words[0] in ("diffusion", "python", "cp", "rm")
             assert words[0] != "diffusion" or {words[1], " ".join(words[1:3])} & known.purposes().keys()
 
 
@@ -83,6 +86,7 @@ def executed(name, folder, change=list):
             if words[0] in ("cp", "rm"):
                 subprocess.run(words, cwd=folder, check=True)
                 continue
+            words = words[1:] if words[0] == "python" else words
             done = commands.run(*words, cwd=folder, timeout=600)
             assert done.returncode == 0, f"{words}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
             printed.append(done.stdout + done.stderr)
@@ -158,3 +162,46 @@ def test_write_sampler(folder):
     printed = executed("write_sampler", folder)
     assert len(re.findall(r"^(16|32|64) 0\.000\d+$|^16 0\.00\d+$", printed, re.MULTILINE)) == 3
     assert (folder / "runs/digits/adams_bashforth/report.md").is_file()
+
+
+@pytest.fixture
+def on_path(monkeypatch):
+    """`diffusion` and `python` are those of this environment."""
+    monkeypatch.setenv("PATH", os.pathsep.join([str(pathlib.Path(sys.executable).parent), os.environ["PATH"]]))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+
+
+@pytest.mark.slow
+def test_write_launcher(folder, on_path):
+    printed = executed("write_launcher", folder)
+    assert printed.count("the run has saved, and goes on") == 1
+    assert "going on with runs/two from step 40 of 50" in printed
+
+
+@pytest.mark.slow
+def test_a_launcher_of_ones_own_passes_on_signals_and_statuses(folder, on_path):
+    """A preempted run of two processes goes on where it saved; mistakes and failures are final."""
+    ((_, code),) = [one for one in snippets(ROOT / "docs/tasks/write_launcher.md") if FILE.match(one[1])]
+    (folder / "my_launcher.py").write_text(code)
+    begun = lambda hosts, *words: subprocess.Popen(
+        [sys.executable, "my_launcher.py", *hosts, "--", *words],
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    run = ["diffusion", "train", "--config=digits:tiny", "--workdir=runs/two", "--config.mesh.data=-1"]
+    launcher = begun(["localhost"] * 2, *run, "--config.train.steps=100000")
+    until((folder / "runs/two/checkpoints/20").is_dir)
+    launcher.send_signal(signal.SIGTERM)
+    said = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 143, said
+    assert "python my_launcher.py localhost localhost -- diffusion train" in said
+    steps = max(int(path.name) for path in (folder / "runs/two/checkpoints").iterdir() if path.name.isdigit())
+    launcher = begun(["localhost"] * 2, *run, f"--config.train.steps={steps + 20}")
+    said = launcher.communicate(timeout=300)[0]
+    assert launcher.returncode == 0 and f"from step {steps} of {steps + 20}" in said, said
+    for hosts, words, status in (
+        (["localhost"], run[:3], 2),
+        (["localhost"] * 2, ["sh", "-c", 'test "$DIFFUSION_PROCESS_INDEX" = 1 && exit 7; sleep 600'], 7),
+    ):
+        launcher = begun(hosts, *words, *(["--workdir="] if status == 2 else []))
+        said = launcher.communicate(timeout=300)[0]
+        assert launcher.returncode == status, said

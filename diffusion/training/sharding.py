@@ -46,6 +46,12 @@ LIMITS = {  # JAX's limits on a run of several processes: the variable that sets
     "shutdown_timeout_seconds": ("DIFFUSION_SHUTDOWN_SECONDS", 300),  # for which a process that ends waits for others
 }
 
+FORMS = (  # of the address, of the count and of the index of the processes: a pattern, and what is valid in words
+    (r"\S+:[0-9]{1,5}", "HOST:PORT of process 0"),
+    ("0*[1-9][0-9]{0,6}", "the number of processes, a whole number, 1 or more"),
+    ("[0-9]{1,7}", "the number of this process, a whole number, 0 or more"),
+)
+
 
 def limits() -> dict[str, Any]:
     """Returns JAX's limits on a run of several processes, from the environment.
@@ -79,7 +85,8 @@ def initialize_distributed() -> bool:
         Whether the run has several processes.
 
     Raises:
-        ValueError: if only some of the variables are set, the index is out of range, or a limit is not a number.
+        ValueError: if only some of the variables are set, one has another form, the index is out of range, or a limit
+            is not a number.
     """
     names = ("DIFFUSION_COORDINATOR", "DIFFUSION_PROCESS_COUNT", "DIFFUSION_PROCESS_INDEX")
     values = [os.environ.get(name, "") for name in names]
@@ -91,6 +98,9 @@ def initialize_distributed() -> bool:
     if not all(values):
         missing = [name for name, value in zip(names, values) if not value]
         raise ValueError(f"A run of several processes needs {', '.join(names)}; not set: {', '.join(missing)}.")
+    for name, value, (pattern, valid) in zip(names, values, FORMS, strict=True):
+        if not re.fullmatch(pattern, value, re.ASCII):
+            raise ValueError(f"{name} = {value!r} must be {valid}.")
     count = int(values[1])
     index = int(values[2])
     if not 0 <= index < count:

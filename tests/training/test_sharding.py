@@ -84,6 +84,15 @@ def test_environment_of_several_processes(monkeypatch):
     monkeypatch.setenv("DIFFUSION_PROCESS_INDEX", "2")
     with pytest.raises(ValueError, match="PROCESS_INDEX = 2"):
         sharding.initialize_distributed()
+    for name, wrong, words in (
+        ("COORDINATOR", "localhost", "HOST:PORT of process 0"),
+        ("PROCESS_COUNT", "two", "a whole number, 1 or more"),
+        ("PROCESS_COUNT", "0", "a whole number, 1 or more"),
+        ("PROCESS_INDEX", "-1", "a whole number, 0 or more"),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(ValueError, match=f"{name} = '{wrong}' must be .*{words}"):
+            patch.setenv(f"DIFFUSION_{name}", wrong)
+            sharding.initialize_distributed()
 
 
 def test_a_tpu_pod_knows_its_processes(monkeypatch):
