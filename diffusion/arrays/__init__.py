@@ -11,6 +11,7 @@ if TYPE_CHECKING:
         broadcasting as broadcasting,
         chunks as chunks,
         padding as padding,
+        parameters as parameters,
         pytrees as pytrees,
         square_roots as square_roots,
     )

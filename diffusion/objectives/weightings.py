@@ -20,7 +20,6 @@ __all__ = [
     "truncated_snr",
 ]
 
-import math
 from collections.abc import Callable
 
 import jax
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.package import public
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
@@ -111,7 +111,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     Raises:
         ValueError: if gamma is not positive.
     """
-    if not gamma > 0:
+    if not traced(gamma) and not gamma > 0:
         raise ValueError(f"min_snr: gamma = {gamma} must be positive (5 in the paper)")
     return lambda schedule, t: jnp.minimum(_snr(schedule, t), gamma)
 
@@ -130,7 +130,7 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
     Raises:
         ValueError: if gamma is not positive.
     """
-    if not gamma > 0:
+    if not traced(gamma) and not gamma > 0:
         raise ValueError(f"soft_min_snr: gamma = {gamma} must be positive (4 in the paper)")
     return lambda schedule, t: 1 / (jnp.exp(-schedule.log_snr(t)) + 1 / gamma)
 
@@ -151,7 +151,7 @@ def at_most(weighting: Weighting, most: float) -> Weighting:
     Raises:
         ValueError: if most is not positive.
     """
-    if not most > 0:
+    if not traced(most) and not most > 0:
         raise ValueError(f"at_most: most = {most} must be positive, because a loss without weight trains nothing")
     return lambda schedule, t: jnp.minimum(weighting(schedule, t), most)
 
@@ -169,12 +169,14 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
     Raises:
         ValueError: if k <= 0 or gamma < 0.
     """
-    if not (k > 0 and gamma >= 0):
+    if not traced(k, gamma) and not (k > 0 and gamma >= 0):
         raise ValueError(f"p2: k = {k} must be positive and gamma = {gamma} not negative (1 and 1 in the paper)")
+
+    log_k = functions_of(k).log(k)
 
     def weight(schedule, t):
         # SNR / (k + SNR) by a sigmoid, because the SNR is infinite at the data.
-        return jax.nn.sigmoid(schedule.log_snr(t) - math.log(k)) * (k + _snr(schedule, t)) ** (1 - gamma)
+        return jax.nn.sigmoid(schedule.log_snr(t) - log_k) * (k + _snr(schedule, t)) ** (1 - gamma)
 
     return weight
 
@@ -192,7 +194,8 @@ def sigmoid(bias: float = 2.0) -> Weighting:
     Args:
         bias: log-SNR at which the weight of epsilon's error is a half; 2 in the first paper.
     """
-    return lambda schedule, t: math.exp(bias) * jax.nn.sigmoid(schedule.log_snr(t) - bias)
+    peak = functions_of(bias).exp(bias)
+    return lambda schedule, t: peak * jax.nn.sigmoid(schedule.log_snr(t) - bias)
 
 
 def per_log_snr(weighting: Weighting) -> Weighting:
@@ -233,7 +236,7 @@ def edm(sigma_data: float = 0.5) -> Weighting:
     Raises:
         ValueError: if sigma_data is not positive.
     """
-    if not sigma_data > 0:
+    if not traced(sigma_data) and not sigma_data > 0:
         raise ValueError(f"edm weighting: sigma_data = {sigma_data} must be positive (0.5 in the paper)")
     return lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2
 

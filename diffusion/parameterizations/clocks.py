@@ -4,13 +4,14 @@ __all__ = ["log_sigma", "noise_level", "reversed_time", "steps", "time"]
 
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import is_number
 from diffusion.package import public
 from diffusion.parameterizations.network_outputs import Clock
 
 
 def time(scale: float = 1.0) -> Clock:
     """The network receives scale t: t itself, or 1000 t in flow transformers (Esser et al. 2024)."""
-    return lambda schedule, t: scale * jnp.asarray(t) if scale != 1 else jnp.asarray(t)
+    return lambda schedule, t: jnp.asarray(t) if is_number(scale, 1) else scale * jnp.asarray(t)
 
 
 def steps(T: int = 1000) -> Clock:

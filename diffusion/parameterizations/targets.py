@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.package import public
 from diffusion.parameterizations.clocks import log_sigma, time
 from diffusion.parameterizations.network_outputs import Clock, Parameterization, Prediction, read_output
@@ -86,7 +87,7 @@ def clipped_x0(floor: float = 0.05, clock: Clock | None = None) -> Parameterizat
     Raises:
         ValueError: if floor is not positive.
     """
-    if not floor > 0:
+    if not traced(floor) and not floor > 0:
         raise ValueError(f"clipped_x0: floor = {floor} must be positive (0.05 in JiT's code)")
     by_velocity = velocity(clock)
 
@@ -216,7 +217,7 @@ def edm(sigma_data: float = 0.5, clock: Clock | None = None) -> Parameterization
     Raises:
         ValueError: if sigma_data is not positive.
     """
-    if not sigma_data > 0:
+    if not traced(sigma_data) and not sigma_data > 0:
         raise ValueError(f"edm preconditioning: sigma_data = {sigma_data} must be positive (0.5 in the paper)")
 
     def variance(alpha, sigma):

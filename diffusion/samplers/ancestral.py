@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import is_number
 from diffusion.guidance.memory import Memory, Unpaired
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers.exponential import between, ddim_step, log_ratio, noise_gain
@@ -32,6 +33,7 @@ def euler_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         ValueError: if eta is not in [0, 1].
     """
     check_eta("euler_ancestral", eta)
+    draws = 0 if is_number(eta, 0) else 1
 
     def step(state, denoise, schedule, plan, i, noise):
         t = plan.t[i]
@@ -40,9 +42,9 @@ def euler_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         h = log_ratio(schedule, s) - log_ratio(schedule, t)
         down, up = split_noise(schedule.sigma(s), h, eta)
         x = schedule.alpha(s) * x0 + down * eps
-        return State(x + s_noise * up * noise[0] if eta > 0 else x, x0)
+        return State(x + s_noise * up * noise[0] if draws else x, x0)
 
-    return Sampler(start, step, draws=1 if eta > 0 else 0, nfe=lambda steps: steps, takes=(Denoiser, Memory, Unpaired))
+    return Sampler(start, step, draws=draws, nfe=lambda steps: steps, takes=(Denoiser, Memory, Unpaired))
 
 
 def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
@@ -69,6 +71,7 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         ValueError: if eta is not in [0, 1].
     """
     check_eta("dpm_2_ancestral", eta)
+    draws = 0 if is_number(eta, 0) else 1
 
     def step(state, denoise, schedule, plan, i, noise):
         t = plan.t[i]
@@ -89,6 +92,6 @@ def dpm_2_ancestral(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
             return jnp.where(schedule.alpha(t) > 0, euler(first) - gain * (second.eps - first.eps), euler(second))
 
         x = jax.lax.cond(schedule.sigma(s) > 0, midpoint, lambda: euler(first))
-        return State(x + s_noise * up * noise[0] if eta > 0 else x, first.x0)
+        return State(x + s_noise * up * noise[0] if draws else x, first.x0)
 
-    return Sampler(start, step, draws=1 if eta > 0 else 0, nfe=lambda steps: 2 * steps - 1)
+    return Sampler(start, step, draws=draws, nfe=lambda steps: 2 * steps - 1)

@@ -4,6 +4,7 @@ from typing import Any, TypeVar
 
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import traced
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.samplers.sample import Clip
@@ -30,7 +31,7 @@ def clipped(sampler: AnySampler, largest: float = 1.0, keeps_eps: bool = True) -
     Raises:
         ValueError: if largest is not positive.
     """
-    if not largest > 0:
+    if not traced(largest) and not largest > 0:
         raise ValueError(f"clipped: largest = {largest} must be positive; 1 for pictures")
 
     def step(state, denoise, schedule, plan, i, noise):

@@ -10,13 +10,13 @@ ends, where h is infinite: the steps from alpha(t) = 0 and to sigma(s) = 0 use o
 returns D.
 """
 
-import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import functions_of, is_number, traced
 from diffusion.arrays.square_roots import root
 from diffusion.samplers.exponential import between, data_gain, ddim_step, log_ratio
 from diffusion.samplers.posterior import check_eta, split_noise
@@ -52,8 +52,10 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
         ValueError: if eta is not in [0, 1] or r not in (0, 1].
     """
     check_eta("dpmpp_sde", eta)
-    if not 0 < r <= 1:
+    if not traced(r) and not 0 < r <= 1:
         raise ValueError(f"dpmpp_sde: r = {r} must be in (0, 1]; 1/2 is the midpoint")
+    log_r = functions_of(r).log(r)
+    draws = 0 if is_number(eta, 0) else 2
 
     def step(state, denoise, schedule, plan, i, noise):
         t = plan.t[i]
@@ -66,11 +68,11 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
         def two_stages():
             m = between(schedule, t, s, r)
             before = r * h
-            after = jnp.where(jnp.isfinite(h), (1 - r) * h, -math.log(r))
+            after = jnp.where(jnp.isfinite(h), (1 - r) * h, -log_r)
             down, up = split_noise(schedule.sigma(m), before, eta)
-            x_m = schedule.alpha(m) * x0 + down * eps + (s_noise * up * noise[0] if eta > 0 else 0)
+            x_m = schedule.alpha(m) * x0 + down * eps + (s_noise * up * noise[0] if draws else 0)
             change = (denoise(x_m, m).x0 - x0) / (2 * r)
-            if eta == 0:  # also right for a step up from sigma = 0
+            if not draws:  # also right for a step up from sigma = 0
                 return ddim_step(schedule, s, prediction) + data_gain(schedule, t, s) * change
             down, up = split_noise(schedule.sigma(s), h, eta)
             ratio = down / schedule.sigma(t)
@@ -80,7 +82,7 @@ def dpmpp_sde(eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Sampler
 
         return State(jax.lax.cond(schedule.sigma(s) > 0, two_stages, lambda: schedule.alpha(s) * x0), x0)
 
-    return Sampler(start, step, draws=2 if eta > 0 else 0, nfe=lambda steps: 2 * steps - 1)
+    return Sampler(start, step, draws=draws, nfe=lambda steps: 2 * steps - 1)
 
 
 class _Two(NamedTuple):
@@ -131,7 +133,7 @@ def dpmpp_2m_sde(
         c = -jnp.expm1(-k) / 2 if solver == "midpoint" else _phi_2(k)
         return _Two(x + schedule.alpha(plan.s[i]) * c * ratio * (x0 - state.x0), x0, h)
 
-    return Sampler(init, step, draws=1 if eta > 0 else 0, nfe=lambda steps: steps)
+    return Sampler(init, step, draws=0 if is_number(eta, 0) else 1, nfe=lambda steps: steps)
 
 
 class _Three(NamedTuple):
@@ -187,7 +189,7 @@ def dpmpp_3m_sde(eta: float = 1.0, s_noise: float = 1.0) -> Sampler:
         x = x + schedule.alpha(plan.s[i]) * (phi_2 * h_now * d1 + (1 - 2 * phi_2 / k) * h_now**2 * d2)
         return _Three(x, x0, state.x0, h, state.h)
 
-    return Sampler(init, step, draws=1 if eta > 0 else 0, nfe=lambda steps: steps)
+    return Sampler(init, step, draws=0 if is_number(eta, 0) else 1, nfe=lambda steps: steps)
 
 
 def _held(x, denoise, schedule, plan, i, noise, eta, s_noise):
@@ -195,11 +197,12 @@ def _held(x, denoise, schedule, plan, i, noise, eta, s_noise):
     t, s = plan.t[i], plan.s[i]
     prediction = denoise(x, t)
     h = log_ratio(schedule, s) - log_ratio(schedule, t)
-    if eta == 0:
+    if is_number(eta, 0):
         return ddim_step(schedule, s, prediction), prediction.x0, h
-    ratio = schedule.sigma(s) / schedule.sigma(t) * jnp.exp(-eta * h)
-    x = ratio * x - schedule.alpha(s) * jnp.expm1(-(1 + eta) * h) * prediction.x0
-    return x + s_noise * schedule.sigma(s) * root(-jnp.expm1(-2 * eta * h)) * noise[0], prediction.x0, h
+    long = jnp.minimum(h, 1e30)  # an infinite length has no derivative in eta
+    ratio = schedule.sigma(s) / schedule.sigma(t) * jnp.exp(-eta * long)
+    x = ratio * x - schedule.alpha(s) * jnp.expm1(-(1 + eta) * long) * prediction.x0
+    return x + s_noise * schedule.sigma(s) * root(-jnp.expm1(-2 * eta * long)) * noise[0], prediction.x0, h
 
 
 def _phi_2(k):
@@ -208,5 +211,5 @@ def _phi_2(k):
 
 
 def _check_rate(name: str, eta: float) -> None:
-    if not eta >= 0:
+    if not traced(eta) and not eta >= 0:
         raise ValueError(f"{name}: eta = {eta} must not be negative; 0 is deterministic, 1 the reverse equation")

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.arrays.square_roots import root
 from diffusion.samplers.exponential import ddim_step, log_ratio
 from diffusion.samplers.sample import Sampler, State, start
@@ -39,13 +40,15 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
     Raises:
         ValueError: if s_churn is negative or the range is empty.
     """
-    if not s_churn >= 0:
+    if not traced(s_churn) and not s_churn >= 0:
         raise ValueError(f"edm: s_churn = {s_churn} must not be negative; 0 is deterministic")
-    if not s_tmin <= s_tmax:
+    if not traced(s_tmin, s_tmax) and not s_tmin <= s_tmax:
         raise ValueError(
             f"edm: s_tmin = {s_tmin} and s_tmax = {s_tmax} leave no sigma / alpha at which noise is added. Valid: "
             "s_tmin below s_tmax"
         )
+
+    draws = 0 if is_number(s_churn, 0) else 1
 
     def churn(schedule, t, x, steps, z):
         """x_hat, t_hat and log(r_hat / r_t)."""
@@ -63,7 +66,7 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
         t = plan.t[i]
         s = plan.s[i]
         steps = jnp.sum(~plan.renoise, dtype=state.x.dtype)
-        x, t_hat, rise = churn(schedule, t, state.x, steps, noise[0]) if s_churn > 0 else (state.x, t, 0.0)
+        x, t_hat, rise = churn(schedule, t, state.x, steps, noise[0]) if draws else (state.x, t, 0.0)
         first = denoise(x, t_hat)
         h = log_ratio(schedule, s) - log_ratio(schedule, t) + rise
         euler = ddim_step(schedule, s, first)
@@ -76,4 +79,4 @@ def edm(s_churn: float = 0.0, s_tmin: float = 0.0, s_tmax: float = math.inf, s_n
 
         return State(jax.lax.cond(schedule.sigma(s) > 0, heun, lambda: euler), first.x0)
 
-    return Sampler(start, step, draws=1 if s_churn > 0 else 0, nfe=lambda steps: 2 * steps - 1)
+    return Sampler(start, step, draws=draws, nfe=lambda steps: 2 * steps - 1)

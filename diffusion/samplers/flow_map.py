@@ -6,6 +6,7 @@ follows the trajectory of the flow, and the others preserve every marginal.
 
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.arrays.square_roots import root
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.samplers.posterior import transition_variance
@@ -55,7 +56,7 @@ def consistency(sigma_min: float = 0.0) -> Sampler:
     Raises:
         ValueError: if sigma_min is negative.
     """
-    if not sigma_min >= 0:
+    if not traced(sigma_min) and not sigma_min >= 0:
         raise ValueError(f"consistency: sigma_min = {sigma_min} must not be negative (0.002 in the authors' code)")
 
     def step(state, flow_map, schedule, plan, i, noise):
@@ -64,7 +65,7 @@ def consistency(sigma_min: float = 0.0) -> Sampler:
         x0 = flow_map(state.x, t, jnp.zeros_like(s))
         alpha = schedule.alpha(s)
         sigma = schedule.sigma(s)
-        std = root(sigma**2 - (alpha * sigma_min) ** 2) if sigma_min else sigma
+        std = root(sigma**2 - (alpha * sigma_min) ** 2) if not is_number(sigma_min, 0) else sigma
         return State(alpha * x0 + std * noise[0], x0)
 
     return Sampler(start, step, draws=1, nfe=lambda steps: steps, takes=(FlowMap,))
@@ -88,9 +89,9 @@ def tcd(gamma: float = 0.3) -> Sampler:
     Raises:
         ValueError: if gamma is not in [0, 1].
     """
-    if not 0 <= gamma <= 1:
+    if not traced(gamma) and not 0 <= gamma <= 1:
         raise ValueError(f"tcd: gamma = {gamma} must be in [0, 1]; 0 is flow_map, 1 is consistency")
-    if gamma == 0:
+    if is_number(gamma, 0):
         return flow_map()
 
     def step(state, flow_map, schedule, plan, i, noise):
@@ -99,7 +100,7 @@ def tcd(gamma: float = 0.3) -> Sampler:
         r = (1 - gamma) * s
         x_r = flow_map(state.x, t, r)
         last = schedule.sigma(s) == 0
-        std = root(transition_variance(schedule, jnp.where(last, t, s), r))
+        std = root(transition_variance(schedule, jnp.where(last, t, s), jnp.where(last, t, r)))
         return State(schedule.alpha(s) / schedule.alpha(r) * x_r + jnp.where(last, 0, std) * noise[0], x_r)
 
     return Sampler(start, step, draws=1, nfe=lambda steps: steps, takes=(FlowMap,))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import traced
 from diffusion.arrays.square_roots import root
 from diffusion.samplers.posterior import transition_variance
 from diffusion.samplers.sample import Sampler, State, start
@@ -69,7 +70,7 @@ def predictor_corrector(
         ValueError: if snr is not positive, there are no corrections, or the step size is unknown.
     """
     predictor = reverse_diffusion() if predictor is None else predictor
-    if not snr > 0:
+    if not traced(snr) and not snr > 0:
         raise ValueError(f"predictor_corrector: snr = {snr} must be positive (0.16 in the paper)")
     if corrections < 1:
         raise ValueError(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.arrays.square_roots import root
 from diffusion.schedules import NoiseSchedule, left_broadcast
 
@@ -46,7 +47,7 @@ def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Ar
 
     Song et al. 2021, "Denoising Diffusion Implicit Models", eq. 12 and 16, written so that neither cancels.
     """
-    if eta == 0:  # also right for a step up from sigma = 0, where h is infinite
+    if is_number(eta, 0):  # also right for a step up from sigma = 0, where h is infinite
         return jnp.asarray(sigma_s), jnp.zeros_like(sigma_s)
     sigma_s = jnp.asarray(sigma_s)
     h = jnp.asarray(h)
@@ -57,7 +58,7 @@ def split_noise(sigma_s: ArrayLike, h: ArrayLike, eta: float) -> tuple[Array, Ar
 
 def check_eta(name: str, eta: float) -> None:
     """Refuses a share of the posterior's noise that is not in [0, 1]."""
-    if not 0 <= eta <= 1:
+    if not traced(eta) and not 0 <= eta <= 1:
         raise ValueError(f"{name}: eta = {eta} must be in [0, 1]; 0 is deterministic, 1 has the posterior's noise")
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.arrays.square_roots import root
 from diffusion.parameterizations import derivatives
 from diffusion.samplers.posterior import posterior_mean, posterior_variance
@@ -60,7 +61,7 @@ def interpolant_sde(w: str | Diffusion = "sigma", scale: float = 1.0, last: str 
             f"interpolant_sde: unknown diffusion {w!r}. Valid: {', '.join(DIFFUSIONS)}, or a function (schedule, t) "
             "-> w"
         )
-    if not scale >= 0:
+    if not traced(scale) and not scale >= 0:
         raise ValueError(f"interpolant_sde: scale = {scale} must not be negative")
     if last not in ("tweedie", "mean"):
         raise ValueError(f"interpolant_sde: last = {last!r}. Valid: 'tweedie', 'mean'")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal, with_data_end
 
 
@@ -30,27 +31,28 @@ def cosine(s: float = 0.008) -> NoiseSchedule:
     Raises:
         ValueError: if s is not positive.
     """
-    if not s > 0:
+    if not traced(s) and not s > 0:
         raise ValueError(f"cosine schedule: s = {s} must be positive (0.008 in the paper)")
     rate = math.pi / 2 / (1 + s)
     a_0 = rate * s
+    sin_a_0, cos_a_0 = functions_of(s).sin(a_0), functions_of(s).cos(a_0)
 
     # Both are written with differences of angles, which stay exact at the end where the coefficient vanishes.
     def alpha(t):
-        return jnp.sin(rate * (1 - as_float(t))) / math.cos(a_0)
+        return jnp.sin(rate * (1 - as_float(t))) / cos_a_0
 
     def sigma(t):
         d = rate * as_float(t)
-        return jnp.sqrt(jnp.sin(d) * jnp.sin(d + 2 * a_0)) / math.cos(a_0)
+        return jnp.sqrt(jnp.sin(d) * jnp.sin(d + 2 * a_0)) / cos_a_0
 
     def log_snr(t):
         return 2 * (jnp.log(alpha(t)) - jnp.log(sigma(t)))
 
     def inverse_log_snr(log_snr):
         log_snr = as_float(log_snr)
-        sin_squared = jax.nn.sigmoid(-log_snr) * math.cos(a_0) ** 2  # sigma^2 cos^2 a_0 = sin^2 a - sin^2 a_0
-        cos = jnp.sqrt(jax.nn.sigmoid(log_snr)) * math.cos(a_0)
-        a = jnp.arctan2(jnp.sqrt(sin_squared + math.sin(a_0) ** 2), cos)
+        sin_squared = jax.nn.sigmoid(-log_snr) * cos_a_0**2  # sigma^2 cos^2 a_0 = sin^2 a - sin^2 a_0
+        cos = jnp.sqrt(jax.nn.sigmoid(log_snr)) * cos_a_0
+        a = jnp.arctan2(jnp.sqrt(sin_squared + sin_a_0**2), cos)
         # sin(a - a_0) sin(a + a_0) = sin^2 a - sin^2 a_0 gives the small angle without cancellation.
         return jnp.arctan2(sin_squared / jnp.sin(a + a_0), jnp.cos(a - a_0)) / rate
 
@@ -85,14 +87,15 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
     Raises:
         ValueError: if tau <= 0 or (end - start) / tau is not in (0, 80]; beyond 80, float32 overflows.
     """
-    if not (tau > 0 and 0 < (end - start) / tau <= 80):
+    if not traced(start, end, tau) and not (tau > 0 and 0 < (end - start) / tau <= 80):
         raise ValueError(
             f"sigmoid schedule: start = {start}, end = {end}, tau = {tau}. Valid: tau > 0 and 0 < (end - start) / tau "
             "<= 80 (-3, 3 and 1 in the paper)"
         )
     width = (end - start) / tau
     # Beyond 40 the curve is exponential to the last digit of float64, and its shape is the same wherever it starts.
-    first = min(max(start / tau, -40 - width), 40)
+    clip = jnp.clip if traced(start, width) else lambda x, low, high: min(max(x, low), high)
+    first = clip(start / tau, -40 - width, 40)
     last = first + width
 
     def risen(t, first):
@@ -109,7 +112,9 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
         return risen(t, first)
 
     # (S(end) - S(x)) / (S(x) - S(start)) = e^rest (e^(-width t) - e^(-width)) / (1 - e^(-width t))
-    rest = math.log1p(math.exp(-abs(first))) - math.log1p(math.exp(-abs(last))) + max(-first, 0) - max(-last, 0)
+    functions = functions_of(first, last, width)
+    softplus = lambda x: functions.log1p(functions.exp(-abs(x))) + (abs(x) + x) / 2
+    rest = softplus(-first) - softplus(-last)
 
     def log_snr(t):
         t = as_float(t)
@@ -117,7 +122,7 @@ def sigmoid(start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> NoiseSch
 
     def inverse_log_snr(log_snr):
         ratio = jnp.exp(as_float(log_snr) - rest)
-        return jnp.log1p(-math.expm1(-width) / (ratio + math.exp(-width))) / width
+        return jnp.log1p(-functions.expm1(-width) / (ratio + functions.exp(-width))) / width
 
     def drift(t):
         t = as_float(t)

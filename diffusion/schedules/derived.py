@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.schedules.bisection import bisect
 from diffusion.schedules.leaves import joined
 from diffusion.schedules.noise_schedule import NoiseSchedule, Trained, as_float, preserves_variance, with_data_end
@@ -36,15 +36,16 @@ def shifted(schedule: NoiseSchedule, factor: float) -> NoiseSchedule:
     Raises:
         ValueError: if factor is not positive and finite.
     """
-    if not 0 < factor < math.inf:
+    if not traced(factor) and not 0 < factor < math.inf:
         raise ValueError(f"shifted: factor = {factor} must be positive (d / 64 for pictures of d x d in the paper)")
     if schedule.leaves:
         return _each(schedule, lambda leaf: shifted(leaf, factor))
 
     norm, noisier = _with_noise(schedule, lambda t: factor)
+    fall = 2 * functions_of(factor).log(factor)
     return noisier._replace(
-        log_snr=lambda t: schedule.log_snr(t) - 2 * math.log(factor),
-        inverse_log_snr=lambda log_snr: schedule.inverse_log_snr(as_float(log_snr) + 2 * math.log(factor)),
+        log_snr=lambda t: schedule.log_snr(t) - fall,
+        inverse_log_snr=lambda log_snr: schedule.inverse_log_snr(as_float(log_snr) + fall),
         diffusion=lambda t: factor * schedule.diffusion(t) / norm(t),
         trained=_trained(schedule, lambda base: shifted(base, factor)),
     )
@@ -73,11 +74,12 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
     Raises:
         ValueError: if first or last is out of range.
     """
-    if not 0 < first <= last < math.inf:
+    if not traced(first, last) and not 0 < first <= last < math.inf:
         raise ValueError(f"interpolated: first = {first} and last = {last} must be positive, with first <= last")
     if schedule.leaves:
         return _each(schedule, lambda leaf: interpolated(leaf, first, last))
-    growth = math.log(last / first)
+    functions = functions_of(first, last)
+    beginning, growth = functions.log(first), functions.log(last / first)
 
     def factor(t):
         return first * jnp.exp(growth * as_float(t))
@@ -85,14 +87,14 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
     norm, noisier = _with_noise(schedule, factor)
 
     def log_snr(t):
-        return schedule.log_snr(t) - 2 * (math.log(first) + growth * as_float(t))
+        return schedule.log_snr(t) - 2 * (beginning + growth * as_float(t))
 
     def inverse_log_snr(target):
         end = as_float(target)
         target = jnp.where(jnp.isfinite(end), end, 0)
         t, _ = bisect(log_snr, target, jnp.finfo(target.dtype).nmant + 2)
         # One Newton step for t = g(t) corrects the last digits, also where t is small, and carries the derivative.
-        shift = lambda t: schedule.inverse_log_snr(target + 2 * (math.log(first) + growth * t))
+        shift = lambda t: schedule.inverse_log_snr(target + 2 * (beginning + growth * t))
         reached, rate = jax.jvp(shift, (t,), (jnp.ones_like(t),))
         t = jnp.clip(t + (reached - t) / (1 - jax.lax.stop_gradient(rate)), 0, 1)
         return jnp.where(jnp.isfinite(end), t, schedule.inverse_log_snr(end))
@@ -251,7 +253,7 @@ def ending_at(schedule: NoiseSchedule, t_max: float) -> NoiseSchedule:
     Raises:
         ValueError: if t_max is out of range.
     """
-    if not any(isinstance(t, Tracer) for t in (t_max, schedule.t_min, schedule.t_max)):
+    if not traced(t_max, schedule.t_min, schedule.t_max):
         if not schedule.t_min < t_max <= schedule.t_max:
             raise ValueError(
                 f"ending_at: t_max = {t_max:g} must be in ({schedule.t_min:g}, {schedule.t_max:g}], the times of the "

@@ -1,9 +1,12 @@
 """Discrete variance-preserving processes: DDPM's, latent diffusion's, and any list of betas."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.parameters import traced
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
 
 MOST_STEPS = 10**6  # at twice as many, float32 no longer tells the times on the grid from those between them
@@ -23,6 +26,7 @@ def linear_beta(beta_start: float = 1e-4, beta_end: float = 0.02, T: int = 1000)
         beta_end: last beta, in (0, 1).
         T: number of steps of the process, 1 to 10^6.
     """
+    _check_known(beta_start, beta_end)
     return from_betas(np.linspace(beta_start, beta_end, _number_of_steps(T), dtype=np.float64))
 
 
@@ -40,6 +44,7 @@ def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012, T: int =
         beta_end: last beta, in (0, 1).
         T: number of steps of the process, 1 to 10^6.
     """
+    _check_known(beta_start, beta_end)
     if not (beta_start > 0 and beta_end > 0):
         raise ValueError(f"scaled_linear: beta_start = {beta_start} and beta_end = {beta_end} must be in (0, 1)")
     roots = np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), _number_of_steps(T), dtype=np.float64)
@@ -66,6 +71,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
     Raises:
         ValueError: if betas is not a vector of numbers in (0, 1), or has more numbers.
     """
+    _check_known(betas)
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or betas.size == 0 or not np.all((betas > 0) & (betas < 1)):
         raise ValueError(f"betas must be a vector of numbers in (0, 1); got shape {betas.shape}, values {betas}")
@@ -124,6 +130,15 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         prior=normal(1.0),
         norm=jnp.hypot,
     )
+
+
+def _check_known(*betas: Any) -> None:
+    if traced(*betas):
+        raise TypeError(
+            "the tables of a discrete process are computed in float64 when it is built, so its betas cannot be traced "
+            "by jit, grad or vmap. Valid: numbers; of processes in continuous time, such as variance_preserving and "
+            "from_log_snr, the parameters may be traced"
+        )
 
 
 def _number_of_steps(T: int) -> int:

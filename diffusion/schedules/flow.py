@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import functions_of, is_number, traced
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
 
 
@@ -26,7 +27,7 @@ def rectified_flow(noise_scale: float = 1.0) -> NoiseSchedule:
     Raises:
         ValueError: if noise_scale is not positive and finite.
     """
-    if not 0 < noise_scale < math.inf:
+    if not traced(noise_scale) and not 0 < noise_scale < math.inf:
         raise ValueError(f"rectified_flow: noise_scale = {noise_scale} must be positive (1; 2 for JiT's 512 pixels)")
     plain = NoiseSchedule(
         alpha=lambda t: 1 - as_float(t),
@@ -40,12 +41,13 @@ def rectified_flow(noise_scale: float = 1.0) -> NoiseSchedule:
         prior=normal(1.0),
         norm=jnp.add,
     )
-    if noise_scale == 1:
+    if is_number(noise_scale, 1):
         return plain
+    rise = 2 * functions_of(noise_scale).log(noise_scale)
     return plain._replace(
         sigma=lambda t: noise_scale * as_float(t),
-        log_snr=lambda t: plain.log_snr(t) - 2 * math.log(noise_scale),
-        inverse_log_snr=lambda log_snr: plain.inverse_log_snr(as_float(log_snr) + 2 * math.log(noise_scale)),
+        log_snr=lambda t: plain.log_snr(t) - rise,
+        inverse_log_snr=lambda log_snr: plain.inverse_log_snr(as_float(log_snr) + rise),
         diffusion=lambda t: noise_scale * plain.diffusion(t),
         prior=normal(noise_scale),
         norm=lambda a, b: a + b / noise_scale,

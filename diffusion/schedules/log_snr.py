@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.schedules.bisection import bisect
 from diffusion.schedules.noise_schedule import NoiseSchedule, variance_preserving_from
 
@@ -15,7 +16,7 @@ from diffusion.schedules.noise_schedule import NoiseSchedule, variance_preservin
 T_MIN = 1e-5
 
 
-def from_log_snr(log_snr: np.ndarray, times: np.ndarray | None = None) -> NoiseSchedule:
+def from_log_snr(log_snr: np.ndarray | Array, times: np.ndarray | None = None) -> NoiseSchedule:
     """A variance-preserving process whose log-SNR interpolates linearly between known values.
 
     Facts:
@@ -25,16 +26,17 @@ def from_log_snr(log_snr: np.ndarray, times: np.ndarray | None = None) -> NoiseS
         paper: Kingma et al. 2021, "Variational Diffusion Models": alpha^2 and sigma^2 are sigmoids of the log-SNR
 
     Args:
-        log_snr: `[N + 1]` finite and strictly decreasing values.
+        log_snr: `[N + 1]` finite and strictly decreasing values, which may be traced.
         times: `[N + 1]` strictly increasing times of these values, from 0 to 1; uniform if None.
 
     Raises:
         ValueError: if the values or the times are not of this form.
     """
-    values = np.asarray(log_snr, np.float64)
-    times = np.linspace(0, 1, values.size) if times is None else np.asarray(times, np.float64)
-    if values.ndim != 1 or values.size < 2 or not (np.isfinite(values).all() and np.all(np.diff(values) < 0)):
+    values = log_snr if traced(log_snr) else np.asarray(log_snr, np.float64)
+    falls = traced(values) or (np.isfinite(values).all() and np.all(np.diff(values) < 0))
+    if values.ndim != 1 or values.size < 2 or not falls:
         raise ValueError(f"from_log_snr: log_snr must be a vector of finite, strictly decreasing values; got {values}")
+    times = np.linspace(0, 1, values.size) if times is None else np.asarray(times, np.float64)
     if times.shape != values.shape or times[0] != 0 or times[-1] != 1 or not np.all(np.diff(times) > 0):
         raise ValueError(
             f"from_log_snr: times must be {values.size} strictly increasing numbers from 0 to 1, one for "

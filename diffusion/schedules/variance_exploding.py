@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
 
 
@@ -28,15 +29,16 @@ def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Nois
         ValueError: if 0 < sigma_min < sigma_max does not hold.
     """
     _check_noise_range("variance_exploding", sigma_min, sigma_max)
-    log_ratio = math.log(sigma_max / sigma_min)
+    functions = functions_of(sigma_min, sigma_max)
+    log_ratio = functions.log(sigma_max / sigma_min)
 
     def log_sigma(t):
         t = as_float(t)
-        return jnp.where(t > 0, math.log(sigma_min) + log_ratio * t, -jnp.inf)
+        return jnp.where(t > 0, functions.log(sigma_min) + log_ratio * t, -jnp.inf)
 
     def inverse_log_snr(log_snr):
         log_snr = as_float(log_snr)
-        t = (-log_snr / 2 - math.log(sigma_min)) / log_ratio
+        t = (-log_snr / 2 - functions.log(sigma_min)) / log_ratio
         return jnp.where(jnp.isposinf(log_snr), 0, t)
 
     def sigma(t):
@@ -48,7 +50,7 @@ def variance_exploding(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Nois
         log_snr=lambda t: -2 * log_sigma(t),
         inverse_log_snr=inverse_log_snr,
         drift=lambda t: jnp.zeros_like(as_float(t)),
-        diffusion=lambda t: sigma(t) * math.sqrt(2 * log_ratio),
+        diffusion=lambda t: sigma(t) * functions.sqrt(2 * log_ratio),
         t_min=1e-5,
         t_max=1.0,
         prior=normal(sigma_max),
@@ -75,10 +77,11 @@ def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> NoiseSchedule:
         ValueError: if 0 < sigma_min < sigma_max does not hold.
     """
     _check_noise_range("edm", sigma_min, sigma_max)
+    functions = functions_of(sigma_max)
     return NoiseSchedule(
         alpha=lambda t: jnp.ones_like(as_float(t)),
         sigma=lambda t: sigma_max * as_float(t),
-        log_snr=lambda t: -2 * (jnp.log(as_float(t)) + math.log(sigma_max)),
+        log_snr=lambda t: -2 * (jnp.log(as_float(t)) + functions.log(sigma_max)),
         inverse_log_snr=lambda log_snr: jnp.exp(-as_float(log_snr) / 2) / sigma_max,
         drift=lambda t: jnp.zeros_like(as_float(t)),
         diffusion=lambda t: sigma_max * jnp.sqrt(2 * as_float(t)),
@@ -94,7 +97,7 @@ def _first(a, b):
 
 
 def _check_noise_range(name: str, sigma_min: float, sigma_max: float) -> None:
-    if not 0 < sigma_min < sigma_max < math.inf:
+    if not traced(sigma_min, sigma_max) and not 0 < sigma_min < sigma_max < math.inf:
         raise ValueError(
             f"{name}: sigma_min = {sigma_min}, sigma_max = {sigma_max}. Valid: 0 < sigma_min < sigma_max < inf"
         )

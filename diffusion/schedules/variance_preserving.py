@@ -6,6 +6,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal, with_data_end
 
 # The authors' code trains down to this time, where sigma is 1e-3 (variance preserving) and 1e-6 (sub-VP).
@@ -84,14 +85,14 @@ def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> NoiseSchedule:
         diffusion=lambda t: jnp.sqrt(beta(t) * -jnp.expm1(-2 * integral(t))),
         t_min=T_MIN,
         t_max=1.0,
-        prior=normal(-math.expm1(-(beta_min + beta_max) / 2)),
+        prior=normal(-functions_of(beta_min, beta_max).expm1(-(beta_min + beta_max) / 2)),
         norm=lambda a, b: (b + jnp.hypot(b, 2 * a)) / 2,  # solves b / n = 1 - (a / n)^2
     )
 
 
 def _linear_beta(name: str, beta_min: float, beta_max: float) -> tuple[Callable, Callable]:
     """t -> beta(t), and t -> its integral B(t)."""
-    if not 0 < beta_min <= beta_max < math.inf:
+    if not traced(beta_min, beta_max) and not 0 < beta_min <= beta_max < math.inf:
         raise ValueError(f"{name}: beta_min = {beta_min}, beta_max = {beta_max}. Valid: 0 < beta_min <= beta_max < inf")
     slope = beta_max - beta_min
 
@@ -103,7 +104,7 @@ def _linear_beta(name: str, beta_min: float, beta_max: float) -> tuple[Callable,
 
 
 def _time(beta_min, beta_max, integral):
-    if beta_min == beta_max:
+    if not traced(beta_min, beta_max) and beta_min == beta_max:
         return integral / beta_min
     # The root of a quadratic, in the form without cancellation, which also holds for an infinite integral.
     return 2 / (beta_min / integral + jnp.sqrt((beta_min / integral) ** 2 + 2 * (beta_max - beta_min) / integral))

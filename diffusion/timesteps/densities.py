@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.schedules import NoiseSchedule
 from diffusion.schedules.discrete import MOST_STEPS
 from diffusion.timesteps.shifts import dimension_shift, shift as shifted
@@ -81,7 +82,7 @@ def uniform_density(schedule: NoiseSchedule, strata: int | None = None, t_min: f
         ValueError: if t_min is outside of the schedule's times.
     """
     first = schedule.t_min if t_min is None else t_min
-    if not schedule.t_min <= first < schedule.t_max:
+    if not traced(first, schedule.t_min, schedule.t_max) and not schedule.t_min <= first < schedule.t_max:
         raise ValueError(
             f"uniform_density: t_min = {first:g} must be in [{schedule.t_min:g}, {schedule.t_max:g}), the times of "
             "the schedule"
@@ -128,7 +129,8 @@ def logit_normal(schedule: NoiseSchedule, mean: float = 0.0, std: float = 1.0, s
         std: scale, > 0.
         strata: number of strata or None, see `from_quantile`.
     """
-    check_positive("logit_normal", "std", std)
+    if not traced(std):
+        check_positive("logit_normal", "std", std)
     return _of_fraction(schedule, lambda u: jax.nn.sigmoid(mean + std * jax.scipy.special.ndtri(u)), strata)
 
 
@@ -150,7 +152,7 @@ def mode(schedule: NoiseSchedule, scale: float = 1.29, strata: int | None = None
     Raises:
         ValueError: if scale is out of its range.
     """
-    if not -1 <= scale <= 2 / (math.pi - 2):
+    if not traced(scale) and not -1 <= scale <= 2 / (math.pi - 2):
         raise ValueError(f"mode: scale = {scale} must be in [-1, 2 / (pi - 2)] = [-1, {2 / (math.pi - 2):.4g}]")
     return _of_fraction(schedule, lambda u: u - scale * (jnp.sin(math.pi / 2 * u) ** 2 - u), strata)
 
@@ -217,17 +219,17 @@ def log_normal(schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, st
         std: P_std of the paper, > 0.
         strata: number of strata or None, see `from_quantile`.
     """
-    check_positive("log_normal", "std", std)
+    if not traced(std):
+        check_positive("log_normal", "std", std)
     check_one_schedule("log_normal", schedule)
-    ends = np.array([schedule.t_min, schedule.t_max])
-    with jax.ensure_compile_time_eval():  # concrete values, also inside a compiled function
-        low, high = map(float, (-np.asarray(schedule.log_snr(ends), np.float64) / 2 - mean) / std)
+    low, high = (-end / 2 for end in _log_snr_at_ends(schedule, mean, std))
+    low, high = (low - mean) / std, (high - mean) / std
     cdf_low = _normal_cdf(low)
     cdf_high = _normal_cdf(high)
 
     def quantile(u):
         z = jax.scipy.special.ndtri(cdf_low + (cdf_high - cdf_low) * u)
-        z = jnp.clip(z, max(low, -1e4), min(high, 1e4))
+        z = jnp.clip(z, jnp.maximum(low, -1e4), jnp.minimum(high, 1e4))
         return jnp.clip(schedule.inverse_log_snr(-2 * (mean + std * z)), schedule.t_min, schedule.t_max)
 
     return from_quantile(quantile, strata)
@@ -253,13 +255,12 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
     Raises:
         ValueError: if scale is not positive.
     """
-    check_positive("laplace", "scale", scale)
+    if not traced(scale):
+        check_positive("laplace", "scale", scale)
     check_one_schedule("laplace", schedule)
-    with jax.ensure_compile_time_eval():  # concrete values, also inside a compiled function
-        high, low = np.asarray(schedule.log_snr(np.array([schedule.t_min, schedule.t_max])), np.float64)
-    tail = lambda z: 0.5 * math.exp(-z) if z > 0 else 1 - 0.5 * math.exp(z)  # P(log-SNR > mean + scale z)
-    above = tail((high - mean) / scale)
-    below = tail((mean - low) / scale)
+    high, low = _log_snr_at_ends(schedule, mean, scale)
+    above = _laplace_tail((high - mean) / scale)
+    below = _laplace_tail((mean - low) / scale)
 
     def quantile(u):
         # The shares of log-SNRs above and below the drawn one; the smaller of the two keeps its digits.
@@ -294,9 +295,8 @@ def dimension_shifted_density(
     """
     check_one_schedule("dimension_shifted_density", schedule)
     fall = 2 * math.log(dimension_shift(dimension, base))
-    with jax.ensure_compile_time_eval():
-        lowest = float(schedule.log_snr(schedule.t_max))
-    if fall > 0 and lowest > -math.inf:
+    _, lowest = _log_snr_at_ends(schedule)
+    if fall > 0 and not traced(lowest) and lowest > -math.inf:
         raise ValueError(
             f"dimension_shifted_density: a factor of {math.exp(fall / 2):g} moves times out of the schedule, whose "
             f"log-SNR ends at {lowest:g}. Valid: a schedule that ends with alpha = 0, such as rectified_flow"
@@ -348,5 +348,27 @@ def _of_fraction(schedule: NoiseSchedule, fraction: Callable[[Array], Array], st
     return from_quantile(lambda u: schedule.t_min + span * jnp.clip(fraction(u), 2.0**-24, 1 - 2.0**-24), strata)
 
 
-def _normal_cdf(z: float) -> float:
-    return 0.5 * math.erfc(-z / math.sqrt(2))
+def _log_snr_at_ends(schedule: NoiseSchedule, *parameters: Any) -> tuple[Any, Any]:
+    """The log-SNRs at t_min and t_max.
+
+    They are float64 numbers, also inside a compiled function. If they or the parameters of the density are traced,
+    infinite ends are replaced by finite ones, whose share of the density is as small and has derivatives.
+    """
+    ends = schedule.t_min, schedule.t_max
+    with jax.ensure_compile_time_eval():
+        values = schedule.log_snr(jnp.stack(ends) if traced(*ends) else np.array(ends))
+    if traced(values, *parameters):
+        first, last = jnp.clip(values, -1e4, 1e4)
+    else:
+        first, last = map(float, np.asarray(values))
+    return first, last
+
+
+def _normal_cdf(z: Any) -> Any:
+    return jax.scipy.special.ndtr(z) if traced(z) else 0.5 * math.erfc(-z / math.sqrt(2))
+
+
+def _laplace_tail(z: Any) -> Any:
+    """The share of a Laplace distribution of scale 1 that lies above z."""
+    share = functions_of(z).exp(-abs(z)) / 2
+    return jnp.where(z > 0, share, 1 - share) if traced(z) else (share if z > 0 else 1 - share)

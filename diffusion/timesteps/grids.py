@@ -7,7 +7,7 @@ import numpy as np
 
 from diffusion.schedules import NoiseSchedule
 from diffusion.schedules.discrete import MOST_STEPS
-from diffusion.timesteps.valid_ranges import at_least_one, check_one_schedule, check_positive, check_sigmas
+from diffusion.timesteps.valid_ranges import at_least_one, check_known, check_one_schedule, check_positive, check_sigmas
 
 
 def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> np.ndarray:
@@ -28,6 +28,7 @@ def uniform(schedule: NoiseSchedule, steps: int, last: float | None = None) -> n
     """
     if last is None or at_least_one(steps) == 1:
         return np.linspace(schedule.t_max, 0.0, at_least_one(steps) + 1)
+    check_known("uniform", last=last)
     if not 0 < last < schedule.t_max:
         raise ValueError(f"uniform: last = {last}, the length of the last step, must be in (0, {schedule.t_max:g})")
     return np.append(np.linspace(schedule.t_max, last, steps), 0.0)
@@ -88,6 +89,7 @@ def sigmoid(schedule: NoiseSchedule, steps: int, start: float = -3.0, end: float
         end: argument of the sigmoid at the noise, > start.
         tau: temperature, > 0; a large tau gives a nearly uniform grid.
     """
+    check_known("sigmoid", start=start, end=end)
     if not start < end:
         raise ValueError(f"sigmoid: start = {start} must be below end = {end}")
     check_positive("sigmoid", "tau", tau)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.densities import Density
 
@@ -41,7 +42,7 @@ def loss_second_moment(
     """
     if bins < 1 or history < 1:
         raise ValueError(f"loss_second_moment: bins = {bins} and history = {history} must be at least 1")
-    if not 0 < uniform_prob <= 1:
+    if not traced(uniform_prob) and not 0 < uniform_prob <= 1:
         raise ValueError(f"loss_second_moment: uniform_prob = {uniform_prob} must be in (0, 1] (0.001 in the paper)")
     if discrete and (schedule.t_max < 1 or schedule.t_min > 1 / bins * (1 + 1e-6)):
         raise ValueError(

@@ -4,6 +4,7 @@ import math
 
 import jax
 
+from diffusion.arrays.parameters import traced
 from diffusion.schedules import NoiseSchedule
 
 
@@ -14,8 +15,19 @@ def at_least_one(steps: int) -> int:
     return int(steps)
 
 
+def check_known(function: str, **values: float | None) -> None:
+    """Refuses a traced argument of what is computed when it is built; the message names the function and it."""
+    for name, value in values.items():
+        if traced(value):
+            raise TypeError(
+                f"{function}: {name} is traced by jit, grad or vmap, but this function computes with numbers. Valid: "
+                "a number"
+            )
+
+
 def check_positive(function: str, name: str, value: float) -> None:
     """Refuses an argument that is not positive; the message names the function and the argument."""
+    check_known(function, **{name: value})
     if not value > 0:
         raise ValueError(f"{function}: {name} = {value} must be positive")
 
@@ -32,6 +44,7 @@ def check_one_schedule(function: str, schedule: NoiseSchedule) -> None:
 def check_sigmas(schedule: NoiseSchedule, sigma_min: float, sigma_max: float) -> None:
     """Refuses a range of sigma / alpha that is empty or leaves the schedule."""
     check_one_schedule("a grid of sigma / alpha", schedule)
+    check_known("a grid of sigma / alpha", sigma_min=sigma_min, sigma_max=sigma_max)
     with jax.ensure_compile_time_eval():
         highest = math.exp(-float(schedule.log_snr(schedule.t_max)) / 2)
     if not 0 < sigma_min < sigma_max <= highest * (1 + 1e-5):
