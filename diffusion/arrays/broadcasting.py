@@ -1,6 +1,8 @@
-"""Arrays whose shape is a prefix of another's, such as the times of examples beside the examples."""
+"""Arrays with one entry for each example: times whose shape is a prefix of the samples', and flat samples."""
 
-__all__ = ["left_broadcast"]
+__all__ = ["flattened", "left_broadcast"]
+
+import math
 
 import jax.numpy as jnp
 from jax import Array
@@ -26,6 +28,11 @@ def left_broadcast(t: ArrayLike, x: Array) -> Array:
             "for each example ([B]) or for each frame ([B, F])"
         )
     return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
+
+
+def flattened(x: Array) -> Array:
+    """The numbers `[B, D]` of each example of x `[B, ...]`, also of a batch without examples."""
+    return x.reshape(len(x), math.prod(x.shape[1:]))
 
 
 public.declare(__name__)

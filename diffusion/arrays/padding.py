@@ -23,7 +23,7 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion.arrays.arguments import described
-from diffusion.arrays.broadcasting import left_broadcast
+from diffusion.arrays.broadcasting import flattened, left_broadcast
 from diffusion.package import public
 
 
@@ -44,7 +44,7 @@ def check(real: Any, x: Array | jax.ShapeDtypeStruct) -> None:
         raise ValueError(f"the mask of what is real, {real.shape}, is not a prefix of the shape of x, {x.shape}")
     if isinstance(real, Tracer):
         return
-    empty = ~np.asarray(real).reshape(len(real), -1).any(axis=1)
+    empty = ~flattened(np.asarray(real)).any(axis=1)
     if empty.any():
         raise ValueError(
             f"the mask is empty for example {int(np.argmax(empty))}: it marks the whole example as padding"
@@ -58,7 +58,7 @@ def zeroed(x: Array, real: Array | None) -> Array:
 
 def count(real: Array, x: Array) -> Array:
     """`[B]` how many numbers of each example are real."""
-    return real.reshape(len(real), -1).sum(axis=1) * math.prod(x.shape[real.ndim :])
+    return flattened(real).sum(axis=1) * math.prod(x.shape[real.ndim :])
 
 
 def share(real: Array, x: Array) -> Array:

@@ -33,6 +33,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.package import public
 
 
@@ -67,7 +68,7 @@ def packed_shape(shape: Any) -> tuple[int, ...]:
 
 def pack(x: Any) -> Array:
     """The vectors `[B, D]` of a batch of pytrees, leaves `[B, ...]`."""
-    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(x)], axis=1)
+    return jnp.concatenate([flattened(leaf) for leaf in jax.tree.leaves(x)], axis=1)
 
 
 def unpack(x: Any, shape: Any) -> Any:
@@ -114,7 +115,7 @@ def mask(real: Any, shape: Any) -> Array:
         if one.shape[1:] != leaf[: one.ndim - 1]:
             raise ValueError(f"the shape of a mask, {one.shape[1:]}, is not a prefix of the shape of its leaf, {leaf}")
         leaf_mask = jnp.broadcast_to(jnp.reshape(one, one.shape + (1,) * len(rest)), (len(one), *leaf))
-        parts.append(leaf_mask.reshape(len(one), -1))
+        parts.append(flattened(leaf_mask))
     return jnp.concatenate(parts, axis=1)
 
 

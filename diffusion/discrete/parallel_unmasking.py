@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.arguments import require_keys
+from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import check_symbols
@@ -40,8 +41,8 @@ def unmasking_law(choose: Choice) -> Law:
 
     def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
         log_x0 = predict(x, mask_time(process, x))
-        masked = (x == process.mask).reshape(len(x), -1)
-        chosen = choose(log_x0.reshape(*masked.shape, -1), masked) | (s <= 0)[:, None]
+        masked = flattened(x == process.mask)
+        chosen = choose(log_x0.reshape(*masked.shape, process.size), masked) | (s <= 0)[:, None]
         filled = (masked & chosen).reshape(x.shape)
         return jnp.where(filled[..., None], jnp.exp(log_x0), jax.nn.one_hot(x, process.size))
 
@@ -73,7 +74,7 @@ def until_unmasked(
     if process.mask is None:
         raise ValueError("until_unmasked fills in masks, but this process has none. Valid: discrete.absorbing")
     law = unmasking_law(choose)
-    masks = lambda x: jnp.any((x == process.mask).reshape(len(x), -1), -1)
+    masks = lambda x: jnp.any(flattened(x == process.mask), -1)
 
     def step(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         i, x, evaluations = state
@@ -193,5 +194,5 @@ def blockwise(choose: Choice, block: int) -> Choice:
 
 def mask_time(process: AnyProcess, x: Array) -> Array:
     """The time `[B]` at which the expected share of masks, 1 - alpha(t), equals that of x `[B, ...]`."""
-    share = jnp.mean((x == process.mask).reshape(len(x), -1), -1)
+    share = jnp.mean(flattened(x == process.mask), -1)
     return process.keeping.time(1 - share)

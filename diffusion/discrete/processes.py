@@ -17,6 +17,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import described, require
+from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.keeping import Keeping
 from diffusion.schedules import left_broadcast
 
@@ -271,7 +272,7 @@ def mixture(keeping: Keeping, prior: ArrayLike) -> Process:
 
 def over_positions(terms: Array) -> Array:
     """The sum of each example's terms, float `[B, ...]`, over all axes but the first: `[B]`."""
-    return jnp.sum(terms.reshape(len(terms), -1), -1)
+    return jnp.sum(flattened(terms), -1)
 
 
 def check_symbols(process: Symbols, x: Array, what: str) -> None:

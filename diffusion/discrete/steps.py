@@ -1,5 +1,6 @@
 """Samplers of symbols: steps from x_t back to x_s."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
@@ -181,7 +183,7 @@ def first_hitting() -> SymbolSampler:
     """
 
     def init(x: Array, process: AnyProcess, plan: Plan) -> tuple[Array, Array]:
-        positions = x[0].size
+        positions = math.prod(x.shape[1:])
         if len(plan.t) != positions:
             raise ValueError(f"first_hitting: {len(plan.t)} steps. Valid: {positions}, one for each position")
         return x, jnp.broadcast_to(process.keeping.alpha(plan.t[0]), (len(x),))
@@ -190,15 +192,15 @@ def first_hitting() -> SymbolSampler:
         state: Any, predict: Predictor, process: AnyProcess, plan: Plan, i: ArrayLike, keys: Array
     ) -> tuple[Array, Array]:
         x, alpha = state
-        masked = (x == process.mask).reshape(len(x), -1)
+        masked = flattened(x == process.mask)
         number = jnp.sum(masked, -1)
         when, where, what = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(keys), 1, 0)
         u = jax.vmap(jax.random.uniform)(when)
         alpha = jnp.where(number > 0, 1 - (1 - alpha) * u ** (1 / jnp.maximum(number, 1)), alpha)
         position = draw(where, masked.astype(jnp.float32))
-        symbols = draw(what, jnp.exp(predict(x, process.keeping.time(alpha)))).reshape(len(x), -1)
+        symbols = flattened(draw(what, jnp.exp(predict(x, process.keeping.time(alpha)))))
         filled = masked & (jnp.arange(masked.shape[1]) == position[:, None])
-        return jnp.where(filled, symbols, x.reshape(len(x), -1)).reshape(x.shape), alpha
+        return jnp.where(filled, symbols, flattened(x)).reshape(x.shape), alpha
 
     return SymbolSampler(init, step, lambda steps: steps, masked=True)
 

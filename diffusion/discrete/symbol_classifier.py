@@ -9,6 +9,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.predictions import Predictor, from_ratios
 from diffusion.discrete.processes import Process
 from diffusion.discrete.rate_processes import AnyProcess, RateProcess
@@ -162,7 +163,7 @@ def log_changes(log_probability: LogProbability, x_t: Array, t: ArrayLike, size:
         t: times, `[]` or `[B]`.
         size: number K of symbols.
     """
-    flat = x_t.reshape(len(x_t), -1)
+    flat = flattened(x_t)
 
     def replaced(number: Array) -> Array:
         position, symbol = number // size, number % size

@@ -4,6 +4,7 @@ Losses are in nats per symbol, as means over the positions of an example. If an 
 losses over the data is at least the entropy of the data divided by the number of positions.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -266,7 +267,7 @@ def in_nats(
     def loss(networks, schedule, keys, batch, step):
         x0, noise_keys, t, importance = drawn_times(process, density, schedule, keys, batch)
         losses = nats(networks, batch.get("condition"), noise_keys, x0, t, step)
-        return importance * losses / x0[0].size, {"t": t}
+        return importance * losses / math.prod(x0.shape[1:]), {"t": t}
 
     reads = Restores(process, reading)
     network = Trained(channels=1, hollow=hollow, last_layer=last_layer, causal=causal)

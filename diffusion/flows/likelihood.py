@@ -31,6 +31,7 @@ from jax.typing import ArrayLike
 
 from diffusion.arrays import padding
 from diffusion.arrays.arguments import require_floats
+from diffusion.arrays.broadcasting import flattened
 from diffusion.flows import probability_flow
 from diffusion.flows.ode import Solver
 from diffusion.package import public
@@ -179,7 +180,7 @@ def hutchinson(probes: Array) -> Divergence:
         if probes.shape[1:] != u.shape:
             raise ValueError(f"probes must have shape [K, {', '.join(map(str, u.shape))}], got {list(probes.shape)}")
         value, pullback = jax.vjp(field, u)
-        along = lambda z: (z * pullback(z.astype(value.dtype))[0]).reshape(len(u), -1).sum(axis=1)
+        along = lambda z: flattened(z * pullback(z.astype(value.dtype))[0]).sum(axis=1)
         return value, jax.lax.map(along, probes.astype(u.dtype)).mean(axis=0)
 
     return divergence
@@ -216,7 +217,7 @@ def normal_density(scale: ArrayLike, real: Array | None = None) -> Callable[[Arr
     """
 
     def log_density(x):
-        squares = ((x / scale) ** 2).reshape(len(x), -1)
+        squares = flattened((x / scale) ** 2)
         return -0.5 * jnp.sum(squares, axis=1) - _total(0.5 * math.log(2 * math.pi) + jnp.log(scale), x, real)
 
     return log_density
@@ -268,7 +269,7 @@ def _total(value: Array, x: Array, real: Array | None) -> Array:
     """The sum over the real numbers of an example, `[]` or `[B]`, of one value, or of a value for each number `[D]`."""
     if jnp.ndim(value) == 0:
         return value * (math.prod(x.shape[1:]) if real is None else padding.count(real, x))
-    return padding.zeroed(jnp.broadcast_to(value, x.shape), real).reshape(len(x), -1).sum(axis=1)
+    return flattened(padding.zeroed(jnp.broadcast_to(value, x.shape), real)).sum(axis=1)
 
 
 public.declare(__name__)

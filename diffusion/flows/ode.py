@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.package import public
 from diffusion.schedules import left_broadcast
 
@@ -108,7 +109,7 @@ def dormand_prince(start: float, end: float, rtol: float = 1e-5, atol: float = 1
         like = jax.tree.leaves(state)[0]
         first, last = (variable(jnp.asarray(t, like.dtype)) for t in (start, end))
         state, attempts = dormand_prince_between(flow, first, last, state, rtol, atol, most)
-        return state, 1 + 6 * attempts.max()
+        return state, 1 + 6 * attempts.max(initial=0)
 
     return Solver(float(start), float(end), solve)
 
@@ -143,7 +144,7 @@ def dormand_prince_between(
 
     s = jnp.broadcast_to(first, like.shape[:1])
     begin = (s, jnp.full_like(s, (last - first) / 100), state, flow(s, state), jnp.zeros(s.shape, jnp.int32))
-    going = lambda carry: jnp.any(carry[0] < last) & (carry[-1].max() < most)
+    going = lambda carry: jnp.any(carry[0] < last) & (carry[-1].max(initial=0) < most)
     s, _, state, _, attempts = jax.lax.while_loop(going, attempt, begin)
     arrived = lambda a: jnp.where(left_broadcast(s >= last, a), a, jnp.nan)
     return jax.tree.map(arrived, state), attempts
@@ -160,7 +161,7 @@ def _relative(error, old, new, rtol, atol) -> Array:
 
     def size(e, a, b):
         ratio = (e / (atol + rtol * jnp.maximum(jnp.abs(a), jnp.abs(b)))) ** 2
-        return jnp.sqrt(ratio.reshape(len(ratio), -1).mean(axis=1))
+        return jnp.sqrt(flattened(ratio).mean(axis=1))
 
     sizes = jnp.stack(jax.tree.leaves(jax.tree.map(size, error, old, new)))
     largest = sizes.max(axis=0)

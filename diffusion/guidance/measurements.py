@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.broadcasting import flattened
+
 
 class Measurement(NamedTuple):
     """A linear operator A.
@@ -187,7 +189,7 @@ def matrix(A: np.ndarray) -> Measurement:
     singular[: len(few)] = np.where(few > few.max(initial=0) * max(A.shape) * np.finfo(A.dtype).eps, few, 0)
 
     def filtered(x, f):
-        return (x.reshape(x.shape[0], -1) @ basis.T * f(singular) @ basis).reshape(x.shape)
+        return (flattened(x) @ basis.T * f(singular) @ basis).reshape(x.shape)
 
     trace = lambda f, x: jnp.sum(f(singular))
 

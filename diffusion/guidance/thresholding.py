@@ -5,6 +5,7 @@ import math
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -50,7 +51,7 @@ def dynamic_threshold(
     def thresholded(x_t, t):
         prediction = checked(denoise)(x_t, t)
         x0 = prediction.x0
-        size = jnp.abs(x0).reshape(len(x0), -1)
+        size = flattened(jnp.abs(x0))
         if real is None:
             largest = jnp.quantile(size, percentile, axis=1)
         else:  # 1 where nothing is real

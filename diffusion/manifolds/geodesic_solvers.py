@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.manifold import Manifold, scaled
 from diffusion.manifolds.tangent_field import require_brownian
@@ -115,7 +116,7 @@ def standard_normal(manifold: Manifold, x: Array, noise: Array) -> Array:
         point, numbers = at
         return jnp.tensordot(numbers, manifold.basis(point), 1, precision=jax.lax.Precision.HIGHEST)
 
-    numbers = noise.reshape(len(x), -1)[:, : manifold.dimension]
+    numbers = flattened(noise)[:, : manifold.dimension]
     together = max(1, BASES // (manifold.dimension * max(1, math.prod(manifold.shape))))
     if len(x) <= together:
         return jax.vmap(combined)((x, numbers))

@@ -181,7 +181,9 @@ def packed(manifold: Manifold) -> Manifold:
 
     def flat(point):
         leaves = zip(jax.tree.leaves(point), shapes)
-        return jnp.concatenate([a.reshape(*a.shape[: a.ndim - len(shape)], -1) for a, shape in leaves], -1)
+        return jnp.concatenate(
+            [a.reshape(*a.shape[: a.ndim - len(shape)], math.prod(shape)) for a, shape in leaves], -1
+        )
 
     def check(x):
         got = jnp.shape(x)

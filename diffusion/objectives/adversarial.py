@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import (
     frozen,
@@ -203,7 +204,7 @@ def _input(networks, schedule: NoiseSchedule, teacher, blocks, r, keys, x, condi
 def _logits(networks, features, r, condition) -> Array:
     """`[B, heads]` logits in float32."""
     logits = player(networks, "discriminator")(features, r, condition)
-    return logits.astype(jnp.promote_types(logits.dtype, jnp.float32)).reshape(len(r), -1)
+    return flattened(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
 def _check(name: str, noise_density: Density | None, blocks: tuple[int, ...]) -> None:

@@ -13,6 +13,7 @@ sequence of features `[B, h, w, C]` of a frozen network, or `Perceived`. Picture
 __all__ = ["critic_of", "kl_autoencoder", "patch_critic", "reconstruction_objective", "vq_autoencoder"]
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -86,7 +87,7 @@ def kl_autoencoder(
     distance = choice(PIXELS, pixels, "pixels")
 
     def losses_of(networks, x, coded, reconstruction):
-        numbers = x.size // x.shape[0]
+        numbers = math.prod(x.shape[1:])
         error, parts = picture_error(networks, distance, perceptual, channel_weights, x, reconstruction)
         return numbers * (error * jnp.exp(-coded.log_variance) + coded.log_variance), parts
 

@@ -1,5 +1,7 @@
 """Consistency training and distillation in continuous time (sCM), by the derivative of the network along the flow."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -103,7 +105,7 @@ def continuous_consistency(
         g = -(cos**2) * (sigma_data * fixed - x_dot) - r * (cos * sin * x + sigma_data * F_dot)
         norm = jnp.sqrt(sum_square(g))
         g = g / left_broadcast(jnp.maximum(norm + c, jnp.finfo(norm.dtype).tiny), g)
-        losses = sum_square(F - fixed - g) / (x.size / x.shape[0])
+        losses = sum_square(F - fixed - g) / math.prod(x.shape[1:])
         return importance * losses, {"t": t, "tangent": norm}
 
     return Objective(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.broadcasting import flattened
 from diffusion.parameterizations import Network
 from diffusion.schedules import left_broadcast
 
@@ -50,7 +51,7 @@ def with_density_gradient(
         require_shape(values, x_t.shape[:1], "the log-densities, one number for each sample,")
         gradient = jax.lax.stop_gradient(jnp.clip(pull(jnp.ones_like(values))[0], -limit, limit))
         labels = condition if isinstance(condition, Mapping) else {} if condition is None else {"label": condition}
-        output = network(x_t, clock, {**labels, "vector": gradient.reshape(len(x_t), -1)})
+        output = network(x_t, clock, {**labels, "vector": flattened(gradient)})
         if gate is None:
             return output
         return output + left_broadcast(gate(jnp.broadcast_to(clock, x_t.shape[:1])), gradient) * gradient

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.objectives.backward_simulation import Simulation
 from diffusion.objectives.few_step import with_features
 from diffusion.parameterizations import Network, Parameterization, predict
@@ -23,7 +24,7 @@ from diffusion.schedules import NoiseSchedule
 def logits_of(features: tuple[Array, ...]) -> Array:
     """`[B, K]` logits of one block: means of its features `[B, ..., C]` over the channels, one for each position."""
     (h,) = features
-    return jnp.mean(h.astype(jnp.promote_types(h.dtype, jnp.float32)), axis=-1).reshape(len(h), -1)
+    return flattened(jnp.mean(h.astype(jnp.promote_types(h.dtype, jnp.float32)), axis=-1))
 
 
 def judged(

@@ -17,6 +17,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.broadcasting import flattened
 from diffusion.objectives import projectors
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import mix, player, with_fixed_parameters
@@ -416,7 +417,7 @@ def dispersive(layer: int, block: int, temperature: float = 1.0, weight: float =
         raise ValueError(f"dispersive: temperature = {temperature} must be positive")
 
     def loss(seen):
-        h = in_blocks(tokens(seen.features[0]).reshape(seen.x.shape[0], -1), block)
+        h = in_blocks(flattened(tokens(seen.features[0])), block)
         distance = jnp.mean(jnp.square(h[:, :, None] - h[:, None]), axis=-1)
         value = jax.nn.logsumexp(-distance / temperature, axis=(1, 2)) - 2 * jnp.log(block)
         return jnp.repeat(value, block)

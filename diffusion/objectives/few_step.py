@@ -1,6 +1,7 @@
 """Functions shared by objectives of few-step networks: named networks, derivatives through them, distances."""
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -147,7 +148,7 @@ def pseudo_huber(c: float | None = None) -> Distance:
         raise ValueError(f"pseudo_huber: c = {c} must not be negative; None selects the paper's 0.00054 sqrt(D)")
 
     def distance(a, b):
-        offset = 0.00054 * (a.size / a.shape[0]) ** 0.5 if c is None else c
+        offset = 0.00054 * math.prod(a.shape[1:]) ** 0.5 if c is None else c
         squared = sum_square(a - b) + offset**2
         return root(squared) - offset  # at 0 the error is 0, so a zero gradient is right
 

@@ -29,7 +29,7 @@ class Projector(NamedTuple):
 
 def tokens(h: Array) -> Array:
     """Features as tokens `[B, N, D]`, float32."""
-    return h.reshape(h.shape[0], -1, h.shape[-1]).astype(jnp.promote_types(h.dtype, jnp.float32))
+    return h.reshape(h.shape[0], math.prod(h.shape[1:-1]), h.shape[-1]).astype(jnp.promote_types(h.dtype, jnp.float32))
 
 
 def mlp(hidden: int = 2048) -> Projector:

@@ -1,5 +1,6 @@
 """VA-VAE's alignment of an autoencoder's latents with the features of a frozen vision model."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -130,7 +131,7 @@ def _init_projection(key: Array, features: int, to: int) -> Array:
 
 
 def _project(kernel: Array, z: Array) -> Array:
-    return z.reshape(z.shape[0], -1, z.shape[-1]) @ kernel
+    return z.reshape(z.shape[0], math.prod(z.shape[1:-1]), z.shape[-1]) @ kernel
 
 
 PROJECTION = "projection"

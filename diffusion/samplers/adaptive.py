@@ -95,4 +95,4 @@ def adaptive(
     u = x / probability_flow.radius(schedule, start)
     u, attempts = ode.dormand_prince_between(flow, first, last, u, rtol, atol, most)
     nfe = 1 + 6 * attempts
-    return u * probability_flow.radius(schedule, end), AdaptiveStats(nfe, nfe.max())
+    return u * probability_flow.radius(schedule, end), AdaptiveStats(nfe, nfe.max(initial=0))

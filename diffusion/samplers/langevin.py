@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.arrays.parameters import traced
 from diffusion.arrays.square_roots import root
 from diffusion.samplers.posterior import transition_variance
@@ -107,4 +108,4 @@ def predictor_corrector(
 def _norm(x):
     """`[B]` the norm of each sample, kept above 0, so that it can be divided by."""
     tiny = jnp.finfo(x.dtype).tiny
-    return jnp.sqrt(jnp.sum(x.reshape(len(x), -1) ** 2, axis=1) + tiny)
+    return jnp.sqrt(jnp.sum(flattened(x) ** 2, axis=1) + tiny)

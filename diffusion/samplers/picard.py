@@ -9,6 +9,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.flows import probability_flow
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.parameterizations import Denoiser
@@ -110,7 +111,7 @@ def picard(
         guess = windowed(1)
         after = jax.vmap(step)(before, begin + jnp.arange(window))
         after = after._replace(x=before.x[:1] + jnp.cumsum(after.x - before.x, axis=0))
-        change = (after.x - guess.x).reshape(*guess.x.shape[:2], -1)
+        change = jax.vmap(flattened)(after.x - guess.x)
         change = jnp.sqrt(jnp.mean(change**2, axis=2)).max(axis=1, initial=0.0)
         moving = ~(change <= tolerance * jax.lax.dynamic_slice_in_dim(radii, begin, window))
         final = jnp.where(moving.any(), jnp.argmax(moving) + 1, window)

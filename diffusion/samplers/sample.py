@@ -108,7 +108,7 @@ def prior(schedule: NoiseSchedule, keys: Array, shape: tuple[int, ...]) -> Array
         ValueError: if keys are raw keys, or a single key.
     """
     check_schedule(schedule)
-    require_keys(keys, max(jnp.size(keys), 1), "the prior needs one key for each sample")
+    require_keys(keys, jnp.size(keys) if jnp.ndim(keys) else 1, "the prior needs one key for each sample")
     return jax.vmap(lambda key: schedule.prior(key, shape))(keys)
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps.densities import Density
 from diffusion.timesteps.plans import Plan
@@ -120,8 +121,7 @@ def given_frames(
 
     def sample(state, keys, index):
         time_keys, pattern_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        by_example = lambda a: a.reshape(len(keys), -1)
-        t, importance = map(by_example, density.sample(state, time_keys, index))
+        t, importance = map(flattened, density.sample(state, time_keys, index))
         choose = lambda key: jax.random.choice(key, len(table), p=jnp.asarray(chances, t.dtype))
         which = jax.vmap(choose)(pattern_keys)
         given = jnp.asarray(table)[which]

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from diffusion import flow_maps, objectives, parameterizations, schedules, timesteps, weightings
+from diffusion.arrays.broadcasting import flattened
 from tests import oracles
 
 FLOW = schedules.rectified_flow()
@@ -158,7 +159,7 @@ every_member = pytest.mark.parametrize("name", list(MEMBERS))
 
 def network(parameters, x, clock, condition):
     """Any smooth network of one or two times."""
-    numbers = lambda leaf: jnp.float32(leaf).reshape(len(leaf), -1).sum(1)
+    numbers = lambda leaf: flattened(jnp.float32(leaf)).sum(1)
     conditions = 0 if condition is None else sum(map(numbers, jax.tree.leaves(condition)))
     inputs = jnp.asarray(sum(jax.tree.leaves(clock)) + conditions)
     inputs = jnp.reshape(inputs, inputs.shape + (1,) * (x.ndim - 1))
@@ -172,7 +173,7 @@ def networks(member, parameters, dtype=jnp.float32):
         if name == "discriminator":
 
             def logit(x, clock, condition):  # of x, or of each of its features
-                of_one = lambda x: network(parameters[name], x, clock, condition).reshape(len(x), -1).mean(1)
+                of_one = lambda x: flattened(network(parameters[name], x, clock, condition)).mean(1)
                 return jnp.asarray(sum(map(of_one, jax.tree.leaves(x))), dtype)
 
             return logit

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.core import Tracer
 
+from diffusion.arrays.broadcasting import flattened
 from diffusion.package import public
 
 
@@ -302,7 +303,7 @@ def same_condition(condition: Any) -> Array:
             "equal. Valid: couplings.conditional_optimal_transport(ratio), or couplings.across_conditions(coupling) "
             "for pairs that ignore the condition"
         )
-    same = [(flat[:, None] == flat[None]).all(-1) for flat in (leaf.reshape(leaf.shape[0], -1) for leaf in leaves)]
+    same = [(flat[:, None] == flat[None]).all(-1) for flat in map(flattened, leaves)]
     return jnp.stack(same).all(0)
 
 
