@@ -99,7 +99,10 @@ class ArrayRecords:
         stored: dict[int, bytes] = {}
         for file in {self._at(row)[0] for row in rows}:  # all of a file at once, which the reader does in parallel
             mine = [row for row in rows if self._at(row)[0] == file]
-            stored |= zip(mine, self._readers[file].read([self._at(row)[1] for row in mine]))
+            try:
+                stored |= zip(mine, self._readers[file].read([self._at(row)[1] for row in mine]))
+            except RuntimeError as error:  # of all that is wrong in a file
+                raise ValueError(str(error)) from error
         for values in (self._parse(stored[row]) for row in rows):
             if missing := [name for name in columns if name not in values]:
                 raise ValueError(f"it has no {', '.join(missing)}, only {', '.join(values)}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from array_record.python.array_record_module import ArrayRecordWriter
 
-from diffusion.data.sources import record_files
+from diffusion.data.sources import record_files, spec
 from tests.data.made import png
 
 
@@ -112,6 +112,23 @@ def test_pictures_keep_their_sizes_where_samples_have_one(tmp_path):
     source = record_files.array_records(str(tmp_path), varied=(4, 4))
     for row, picture in enumerate(pictures):
         np.testing.assert_array_equal(source[row]["image"], picture)
+
+
+def test_a_damaged_chunk_behind_a_broken_picture_is_one_of_those_that_are_passed_over(tmp_path):
+    """The reader's RuntimeError ended the search for a sound record in a traceback."""
+    path = tmp_path / "train.array_record"
+    pictures = [np.full((4, 4, 3), value, np.uint8) for value in (1, 2, 3)]
+    writer = ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for content in (png(pictures[0])[:40], png(pictures[1]), png(pictures[2])):
+        writer.write(content)
+    writer.close()
+    whole = bytearray(path.read_bytes())
+    whole[whole.find(png(pictures[1])) + 20] ^= 255
+    path.write_bytes(bytes(whole))
+    source = record_files.array_records(str(tmp_path))
+    np.testing.assert_array_equal(source[2]["image"], pictures[2])
+    with pytest.raises(spec.DamagedRecord, match=r"record 1 .*hash mismatch"):
+        source[1]
 
 
 @pytest.mark.parametrize(("broken", "opens"), [(99, True), (100, False)])
