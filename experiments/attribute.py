@@ -36,7 +36,7 @@ from jax import Array
 from diffusion import parameterizations
 from diffusion.arrays import chunks
 from diffusion.data.transforms import to_model
-from diffusion.experiments.evaluation import plots, real_images
+from diffusion.experiments.evaluation import held_out, plots, real_images
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import sample_files, trained_run
 from diffusion.io import files, json_files
@@ -143,6 +143,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(
             f"--workdir={values.workdir}: diffusion attribute supports only runs on pictures, and this is on {kind}."
         )
+    held_out.require_trained_data(run.config, values.workdir)
     images, labels = sample_files.read_samples(values.workdir)
     sample_files.check_samples(images, labels, run.shape, 0)
     images, labels = images[: values.number], labels[: values.number]

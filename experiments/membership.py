@@ -144,6 +144,7 @@ def main(argv: list[str]) -> None:
         raise ConfigError(f"--times={','.join(values.times)} must be numbers, such as 0.1,0.3.") from None
     out = workdir.output_folder(values.out or pathlib.Path(values.workdir) / "membership")
     run = trained_run.load(values.workdir)
+    held_out.require_trained_data(run.config, values.workdir)
     with progress.bar("attacking", len(times), "times") as advance:
         content = measure(run, times, values.number, values.draws, advance)
     out.mkdir(parents=True, exist_ok=True)

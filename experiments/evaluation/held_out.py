@@ -181,8 +181,8 @@ def require_trained_data(config: Mapping, run_folder: str | pathlib.Path) -> Non
     if differs := [f"{name} {before[name]} -> {now[name]}" for name in known if before[name] != now[name]]:
         raise ConfigError(
             f"the data have changed since {run_folder} was trained on them ({'; '.join(differs)}), so that records "
-            "that were trained on may now count as held out. Valid: the data of the training; or "
-            "--config.data.changed=accept, and the split of the evaluation is of the present data."
+            "that were trained on may now count as held out. Valid: the data of the training; diffusion evaluate takes "
+            "these by --config.data.changed=accept."
         )
 
 

@@ -63,6 +63,23 @@ def test_a_training_picture_is_attributed_to_itself():
     assert np.mean(scores.argmax(1) == rows) > 0.9
 
 
+@pytest.mark.parametrize("command", [membership, attribute])
+def test_runs_whose_data_have_changed_are_refused(command, monkeypatch, tmp_path):
+    """Their splits are cut from the present records, so that members and others were no longer those of the run."""
+    recipe = types.SimpleNamespace(makes_bytes=True, on_latents=False)
+    run = types.SimpleNamespace(config="config", recipe=recipe)
+    given = types.SimpleNamespace(workdir="run", out=str(tmp_path), times=["0.1"])
+    monkeypatch.setattr(command, "flags", types.SimpleNamespace(FLAGS=given))
+    monkeypatch.setattr(command.trained_run, "load", lambda folder: run)
+
+    def refuses(config, folder):
+        raise ConfigError(f"{folder} has other data than {config}")
+
+    monkeypatch.setattr(command.held_out, "require_trained_data", refuses)
+    with pytest.raises(ConfigError, match="run has other data than config"):
+        command.main([])
+
+
 @pytest.mark.slow
 def test_the_commands_measure_a_run(tmp_path):
     config = digits.get_config("tiny")
