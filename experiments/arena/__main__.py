@@ -43,8 +43,8 @@ from diffusion.experiments.arena.comparisons import Arena
 from diffusion.experiments.arena.votes import Vote
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.run_folder import workdir
-from diffusion.package import commands
 from diffusion.recipe import ConfigError
+from diffusion.recipe.extensions import printed
 
 USUAL = {"number": 200, "question": "Which picture is better?", "seed": 0}
 
@@ -94,6 +94,11 @@ def conclude(arena: Arena, votes: Sequence[Vote], folder: pathlib.Path) -> None:
     print("\n".join([scores.agreement_line(arena, votes), "wrote " + ", ".join(map(str, paths))]))
 
 
+def next_command(folder: pathlib.Path, data_dir: str) -> str:
+    """The command that goes on with an arena, with the code and the folder that its datasets need."""
+    return printed("arena", f"--out={folder}", *([f"--data_dir={data_dir}"] if data_dir else []))
+
+
 def main(argv: list[str]) -> None:
     """Serves until it is interrupted, then writes the scores."""
     values = flags.FLAGS
@@ -123,7 +128,7 @@ def main(argv: list[str]) -> None:
         finally:
             page.server_close()
         conclude(arena, voting.votes(), folder)
-        print(f"Go on by: {commands.line('arena', f'--out={folder}')}")
+        print(f"Go on by: {next_command(folder, values.data_dir)}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,9 @@ import sys
 
 import pytest
 
+from diffusion.experiments.arena import __main__ as arena_command
 from diffusion.experiments.arena.__main__ import begun, conclude
+from diffusion.recipe import extensions
 from tests import browser, commands
 from tests.experiments.arena import made_arena
 
@@ -17,6 +19,14 @@ ROOT = pathlib.Path(__file__).parents[3]
 
 
 @pytest.mark.slow
+def test_the_next_command_names_what_the_datasets_need(monkeypatch):
+    """The code of one's own dataset, and the folder of the prepared ones."""
+    monkeypatch.setattr(extensions, "extended", ["mine.py"])
+    next_command = lambda data_dir: arena_command.next_command(pathlib.Path("runs/arena"), data_dir)
+    assert next_command("") == "diffusion arena --out=runs/arena --extend=mine.py"
+    assert next_command("/data/tfds") == "diffusion arena --out=runs/arena --data_dir=/data/tfds --extend=mine.py"
+
+
 def test_the_scores_of_an_arena_without_a_page(tmp_path, capsys):
     arena, _ = begun(tmp_path / "arena", [made_arena.run(tmp_path / name, 10) for name in "ab"], {})
     conclude(arena, [], tmp_path / "arena")
