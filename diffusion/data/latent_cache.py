@@ -155,7 +155,10 @@ class Latents(RandomAccess):
         # imported here: few runs have a cache
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-        self._files = ArrayRecordDataSource([str(pathlib.Path(folder) / name) for name in files])
+        try:
+            self._files = ArrayRecordDataSource([str(pathlib.Path(folder) / name) for name in files])
+        except RuntimeError as error:
+            raise CacheError(f"{folder} cannot be read: {limits.reason(error)}. {self._mend}.") from error
         self._scale, self._shift = (np.asarray(x, np.float32) for x in (description.scale, description.shift))
 
     def draw(self, rng: np.random.Generator, x: np.ndarray) -> np.ndarray:

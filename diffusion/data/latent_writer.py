@@ -76,8 +76,12 @@ def write(
     with _lock(folder):
         per_file, sizes = _settle(folder, description, per_file)
         shards = [folder / name for name in _names(spec.size, per_file)]
-        sound = lambda file: file.is_file() and sizes.get(file.name, file.stat().st_size) == file.stat().st_size
-        missing = [number for number, file in enumerate(shards) if not sound(file)]
+        shard_of = lambda number: range(per_file * number, min(per_file * (number + 1), spec.size))
+        missing = [
+            number
+            for number, file in enumerate(shards)
+            if not _is_whole(file, len(shard_of(number)), sizes.get(file.name))
+        ]
         facts = {"pictures": fingerprint, **facts_of(source)}
         if len(missing) < len(shards):
             require_same_names(folder, source)
@@ -90,7 +94,6 @@ def write(
             require_same_pictures(folder, fingerprint)
         elif fingerprint is not None:
             _require_pictures_of(folder, fingerprint)
-        shard_of = lambda number: range(per_file * number, min(per_file * (number + 1), spec.size))
         runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
         advance = begin(sum(map(len, runs)))
         done = 0
@@ -135,9 +138,26 @@ def _records(batch: Mapping, description: Description, encode: Callable, batch_s
         yield label.tobytes() + array.tobytes()
 
 
+def _is_whole(file: pathlib.Path, records: int, size: int | None) -> bool:
+    """Whether a file is there and whole.
+
+    Args:
+        file: a file of the cache.
+        records: the number of its records.
+        size: its bytes, which a finished writing has noted; None for a writing that was interrupted. A file of such a
+            folder that was copied in part has an end that is no end of a file of records.
+    """
+    return file.is_file() and (_has_records(file, records) if size is None else file.stat().st_size == size)
+
+
+def _has_records(file: pathlib.Path, number: int) -> bool:
+    """Whether a file has so many records by its own end; one that is cut off has none."""
+    return ArrayRecordReader(str(file)).num_records() == number
+
+
 def _finish(part: pathlib.Path, file: pathlib.Path, records: int) -> None:
     """Gives a file that is whole its name, once it is on the disk."""
-    if ArrayRecordReader(str(part)).num_records() != records:  # the writer does not report a full disk
+    if not _has_records(part, records):  # the writer does not report a full disk
         raise OSError(
             f"{part} could not be written completely: is the disk full? The same command continues from here."
         )

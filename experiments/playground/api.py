@@ -36,7 +36,7 @@ def endpoint(source: Source, out: pathlib.Path) -> Callable[..., Iterator[list[s
         except GeneratorExit:
             log(request, "by the API: stopped, the client has left")
             raise
-        log(request, "by the API")
+        log(request, "; ".join(("by the API", *progress.notes)))
         films = [path for path in progress.shown if path not in progress.paths]
         yield [encoded(path) for path in (*progress.paths, *films)]
 

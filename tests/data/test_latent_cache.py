@@ -212,6 +212,35 @@ def test_an_interrupted_writing_goes_on_and_ends_in_the_same_files(tmp_path):
     assert len(calls) == 13
 
 
+def test_a_cut_file_of_an_interrupted_writing_is_written_again(tmp_path):
+    """Its size was noted as that of a whole file, and a training ended in a traceback."""
+    write(tmp_path / "whole")
+    calls = []
+
+    def failing(images):
+        calls.append(len(images))
+        if len(calls) == 4:  # within the second file
+            raise Killed
+        return encode(images)
+
+    with pytest.raises(Killed):
+        write(tmp_path / "copied", failing)
+    first = tmp_path / "copied/latents-00000-of-00003.array_record"
+    first.write_bytes(first.read_bytes()[:-100])
+    write(tmp_path / "copied")
+    assert content(tmp_path / "copied") == content(tmp_path / "whole")
+
+
+def test_a_file_without_its_end_is_no_traceback(tmp_path):
+    """Of the noted length, with other bytes: the cache is damaged."""
+    write(tmp_path)
+    first = tmp_path / "latents-00000-of-00003.array_record"
+    data = first.read_bytes()
+    first.write_bytes(bytes(len(data)))
+    with pytest.raises(CacheError, match=r"cannot be read: .*The cache on disk is damaged: remove .*diffusion encode"):
+        latent_cache.open_cache(tmp_path)
+
+
 def test_a_lost_or_cut_file_is_named_and_written_again(tmp_path):
     write(tmp_path)
     before = content(tmp_path)

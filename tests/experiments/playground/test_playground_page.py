@@ -417,7 +417,7 @@ def test_the_api_takes_the_same_parameters(digits, run, picture):
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(painted))))[4:], array[4:])
     for wrong, words in (
         ({"prompt": "a cat"}, "digits receives a class and reads no prompt: without a text model"),
-        ({"image": coded(array), "mask": coded(mask[:3])}, "and its picture 8 x 8"),
+        ({"image": coded(array), "mask": coded(mask[:3])}, "but its picture has 8 x 8"),
         ({"batch": 10**8}, "batch = 100000000. Valid: "),
         ({"image": "/etc/hostname"}, "did not arrive completely"),
     ):
