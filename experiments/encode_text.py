@@ -73,7 +73,8 @@ def run(
     """Writes, and returns, the outputs of a text encoder for the captions of a split.
 
     Raises:
-        ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary takes.
+        ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary or the
+            encoder takes.
         CacheError: if `out` holds the captions of another dataset, or the output of another encoder.
     """
     source = named(data, data_dir)
@@ -86,7 +87,10 @@ def run(
         source.spec, captions.encoder_fingerprint(params), texts, identities.order_of(source)
     )
     _require_same(out, description)
-    table = captions.table(texts, lambda few: pipeline.pixart(few, encoder))
+    try:
+        table = captions.table(texts, lambda few: pipeline.pixart(few, encoder))
+    except ValueError as error:
+        raise ConfigError(f"--text_encoder={text_encoder} does not take the texts of {tokenizer}: {error}") from error
     captions.write(out, table, description)
     return table
 

@@ -27,6 +27,15 @@ def test_captions_are_encoded_as_the_model_encodes_prompts(tmp_path):
     assert read.row.tolist() == written.row.tolist()
 
 
+def test_texts_longer_than_the_encoder_takes_are_refused(tmp_path):
+    """They were a traceback."""
+    source = sources.spelled_drawings("test", number=4)
+    encode_text.vocabulary(source, tmp_path / "tokenizer", 600, 60)
+    with pytest.raises(ConfigError, match=r"--text_encoder=.* does not take the texts of .*60 tokens.*16 positions"):
+        encode_text.run(DRAWINGS / "text_encoder", tmp_path / "tokenizer", source, tmp_path / "captions")
+    assert not (tmp_path / "captions").exists()
+
+
 def test_a_vocabulary_takes_the_place_of_no_files(tmp_path):
     """`--out` of a folder with runs removed them all."""
     (tmp_path / "runs").mkdir()
