@@ -93,8 +93,9 @@ def latent(autoencoder: Autoencoder, shape: tuple[int, ...]) -> tuple[str, tuple
     Of a clip (F, H, W, C) it is (f, h, w, D).
 
     Raises:
-        ConfigError: if it does not take pictures of that size.
+        ConfigError: if it does not take pictures of that size, or with that number of channels.
     """
+    channels(np.zeros((1, shape[-1]), np.uint8), autoencoder.module.picture_channels)
     x = jax.ShapeDtypeStruct((1, *shape[:-1], autoencoder.module.picture_channels), jnp.float32)
     try:
         latents = jax.eval_shape(lambda params, x: _encode(autoencoder.module, params, x), autoencoder.params, x)

@@ -10,6 +10,7 @@ import numpy as np
 from diffusion.data import feature_cache, latent_cache
 from diffusion.data.transforms import to_model
 from diffusion.experiments.sampling import autoencoder_folders
+from diffusion.io import limits
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import interchange
 from diffusion.recipe import ConfigError, names
@@ -34,7 +35,7 @@ def load(path: str | pathlib.Path, size: int) -> tuple[Encoder, Any]:
     classes = tuple(entry for entry in names.ENCODERS.values() if isinstance(entry, type))
     if not isinstance(module, classes):
         valid = ", ".join(sorted(kind.__name__ for kind in classes))
-        raise ConfigError(f"{path} is a {type(module).__name__}, which is not an image encoder. Valid: {valid}.")
+        raise ConfigError(f"{path} is {limits.kind(module)}, which is not an image encoder. Valid: {valid}.")
     if size < 1:
         raise ConfigError(f"--encoder_size = {size} must be the side of the pictures. Valid: e.g. 224.")
     encoder = Encoder(module, str(path), size)

@@ -121,6 +121,11 @@ def test_records_on_disk_are_those_of_the_rule(records):
         assert counted(*records[split]) == counted(images[splits == split], labels[splits == split])
 
 
+def test_an_empty_part_of_a_split_is_named(folder):
+    with pytest.raises(ValueError, match=r"digits \(train\[:0\]\) holds no records"):
+        sources.open_source("digits", "train[:0]", folder)
+
+
 def test_specs(folder):
     for split, size in zip(SPLITS, (1258, 180, 359)):
         spec = sources.describe("digits", split, folder)

@@ -81,6 +81,14 @@ def test_pictures_that_come_back_with_other_channels_are_not_compared():
         autoencoder_folders.reconstruction(autoencoder_folders.Autoencoder("vae", module, {}, {}))
 
 
+@pytest.mark.extended
+def test_pictures_of_other_channels_are_refused_before_a_folder_is_made(vae, tmp_path):
+    """A folder of the encoding that failed refused the right autoencoder."""
+    with pytest.raises(ConfigError, match="takes pictures of 1 channels, but these have 3"):
+        encode.run(autoencoder_folders.load(vae), "shapes@test", tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
 @pytest.mark.slow
 def test_latents_are_the_encoders(vae, tmp_path):
     autoencoder = autoencoder_folders.load(vae)

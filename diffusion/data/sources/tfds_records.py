@@ -85,6 +85,8 @@ def open_source(
             opener.check(path, within=Path(path).parent)
         except FileNotFoundError:
             raise FileNotFoundError(f"{name} ({split}): {path} is missing; prepare the dataset again.") from None
+    if not spec.size:
+        raise ValueError(f"{name} ({split}) holds no records.")
     held = sum(Path(path).stat().st_size for path in builder.info.splits[split].filepaths)
     if spec.size > held:  # else the order of an epoch alone would fill the memory
         raise ValueError(
