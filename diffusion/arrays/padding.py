@@ -44,7 +44,7 @@ def check(real: Any, x: Array | jax.ShapeDtypeStruct) -> None:
         raise ValueError(f"the mask of what is real, {real.shape}, is not a prefix of the shape of x, {x.shape}")
     if isinstance(real, Tracer):
         return
-    empty = ~flattened(np.asarray(real)).any(axis=1)
+    empty = ~np.asarray(real).any(axis=tuple(range(1, real.ndim)))
     if empty.any():
         raise ValueError(
             f"the mask is empty for example {int(np.argmax(empty))}: it marks the whole example as padding"

@@ -49,7 +49,7 @@ def maker(run: trained_run.Trained, batch_size: int = 32, words: Words = motions
     window = run.shape[0]
     window_frames = 1 + step * (window - 1)  # frames of a window
 
-    def program(frames: int) -> Callable[[Array, Array, Array], Array]:
+    def program(frames: int) -> Callable[..., tuple[Array, Array]]:
         @jax.jit
         def make_batch(vectors: Array, seeds: Array, known: Array) -> tuple[Array, Array]:
             denoise = denoiser(run.params, {"vector": vectors})
