@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -53,6 +54,24 @@ def test_records(made):
     assert record.keys() == {"image", "label"} and record["label"] == 1
     np.testing.assert_array_equal(record["image"], RED)
     assert [r["label"] for r in source.__getitems__([1, 0, 1])] == [1, 0, 1]
+
+
+@pytest.mark.parametrize("file, change", [
+    ("dataset_info.json", lambda content: content.update(fileFormat=["array_record"])),
+    ("dataset_info.json", lambda content: content["splits"][0].update(shardLengths=[{}])),
+    ("dataset_info.json", lambda content: content["splits"][0].update(filepathTemplate="{DATASET}-{ODD}")),
+    ("dataset_info.json", lambda content: content.update(odd=1)),
+    ("features.json", lambda content: content.update(pythonClassName=["a"])),
+    ("features.json", lambda content: content["featuresDict"]["features"]["image"].pop("image")),
+])  # fmt: skip
+def test_descriptions_that_tfds_cannot_read_are_named(copy, file, change):
+    """Errors of protobuf and of TFDS ended in tracebacks, without the file."""
+    root, place = copy
+    content = json.loads((place / file).read_text())
+    change(content)
+    (place / file).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(place))}: its dataset_info\.json or .*Prepare the dataset"):
+        sources.open_source("made", "train", root)
 
 
 def test_what_is_kept_in_memory_cannot_be_changed(made):

@@ -1,10 +1,11 @@
 """A dataset that TFDS has prepared, by its name; TensorFlow is not needed, and nothing is downloaded."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +15,7 @@ from diffusion.data import catalog, fingerprints, identities
 from diffusion.data.sources.spec import IMAGE_LIMIT, DataSpec, RandomAccess
 from diffusion.data.sources.table_records import stamp_of
 from diffusion.data.transforms import check_side, decode, decode_any, decode_square
-from diffusion.io import files, limits, opener, pictures
+from diffusion.io import failures, files, limits, opener, pictures
 
 if TYPE_CHECKING:
     import tensorflow_datasets
@@ -80,14 +81,17 @@ def open_source(
 
     builder = _builder(name, data_dir)
     spec = _spec(builder, name, split, (side, side) if side else varied)
-    for path in builder.info.splits[split].filepaths:
+    where = catalog.find(name, data_dir)
+    with _read_by_tfds(where):
+        paths = builder.info.splits[split].filepaths
+    for path in paths:
         try:
             opener.check(path, within=Path(path).parent)
         except FileNotFoundError:
             raise FileNotFoundError(f"{name} ({split}): {path} is missing; prepare the dataset again.") from None
     if not spec.size:
         raise ValueError(f"{name} ({split}) holds no records.")
-    held = sum(Path(path).stat().st_size for path in builder.info.splits[split].filepaths)
+    held = sum(Path(path).stat().st_size for path in paths)
     if spec.size > held:  # else the order of an epoch alone would fill the memory
         raise ValueError(
             f"{name} ({split}) declares {spec.size:,} records, but its files have {held:,} bytes; prepare it again."
@@ -105,10 +109,9 @@ def open_source(
         read = functools.partial(decode_any, channels=spec.shape[2], limit=IMAGE_LIMIT)
     else:
         read = functools.partial(decode, shape=spec.shape)
-    # (TFDS's decorator hides the parameters.)
-    encoded = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
-    where = str(catalog.find(name, data_dir))
-    return Records(encoded, spec, read, keep=not varied, where=where), spec
+    with _read_by_tfds(where):  # (TFDS's decorator hides the parameters.)
+        encoded = builder.as_data_source(split, decoders=skip)  # pyright: ignore[reportCallIssue]
+    return Records(encoded, spec, read, keep=not varied, where=str(where)), spec
 
 
 def tfds(dataset: str, split: str, folder: str = "", side: int = 0, varied: tuple[int, ...] = ()) -> "Records":
@@ -275,15 +278,36 @@ def _spec(
     return DataSpec(name, split, sides, len(classes), examples, str(info.version), classes=classes)
 
 
+@contextlib.contextmanager
+def _read_by_tfds(folder: Path) -> Iterator[None]:
+    """Names the folder where TFDS cannot read a description, whose errors have many types and no file."""
+    from google.protobuf import json_format  # imported here, as TFDS is
+
+    wrong = (json_format.Error, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ImportError)
+    try:
+        yield
+    except (FileNotFoundError, limits.Refused):
+        raise
+    except wrong as error:
+        if failures.is_machine_failure(error):
+            raise
+        raise ValueError(
+            f"{folder}: its dataset_info.json or features.json is not as TFDS writes it: {limits.reason(error)}. "
+            "Prepare the dataset again."
+        ) from error
+
+
 def _builder(name: str, data_dir: str) -> "tensorflow_datasets.core.DatasetBuilder":
     """Opens the folder of a prepared dataset."""
     import tensorflow_datasets
 
     folder = catalog.find(name, data_dir)
     catalog.check_folder(folder)
-    builder = tensorflow_datasets.builder_from_directory(folder)
-    if builder.info.file_format is not tensorflow_datasets.core.FileFormat.ARRAY_RECORD:
-        stored = getattr(builder.info.file_format, "value", None)
+    with _read_by_tfds(folder):
+        builder = tensorflow_datasets.builder_from_directory(folder)
+        file_format = builder.info.file_format
+    if file_format is not tensorflow_datasets.core.FileFormat.ARRAY_RECORD:
+        stored = getattr(file_format, "value", None)
         raise ValueError(
             f"{name} in {folder} is stored as {stored}, which has no random access. Write it again with "
             "file_format='array_record' (python -m tensorflow_datasets.scripts.convert_format --help)."
