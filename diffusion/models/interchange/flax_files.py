@@ -53,8 +53,10 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise limits.Refused(f"{path} is damaged, or is not a Flax checkpoint: {limits.reason(error)}.") from error
     if not isinstance(tree, dict):
         raise limits.Refused(f"{path} is not a Flax checkpoint: it holds {limits.kind(tree)} instead of a table.")
-    leaves = flax.traverse_util.flatten_dict(tree, sep=".")
-    return {name: leaf for name, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
+    leaves = flax.traverse_util.flatten_dict(tree)
+    if odd := [name for names in leaves for name in names if not isinstance(name, str)]:
+        raise limits.Refused(f"{path} is not a Flax checkpoint: a name in it is {limits.short(odd[0])}. Valid: a text.")
+    return {".".join(names): leaf for names, leaf in leaves.items() if isinstance(leaf, np.ndarray)}
 
 
 def _orbax(path: pathlib.Path) -> Any:

@@ -96,13 +96,14 @@ def test_a_checkpoint_of_flax_is_read(tmp_path):
     assert tensors.read("half").dtype == ml_dtypes.bfloat16
 
 
-@pytest.mark.parametrize("damage", ["truncated", "garbage", "list", "shape"])
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "list", "numbers for names", "shape"])
 def test_damaged_checkpoints_of_flax_are_refused(tmp_path, damage):
     whole = flax.serialization.msgpack_serialize(TREE)
     content = {
         "truncated": whole[:-3],
         "garbage": b"\xc1" + whole,
         "list": flax.serialization.msgpack_serialize([1, 2]),
+        "numbers for names": flax.serialization.msgpack_serialize({"params": {1: np.ones(2, np.float32)}}),
         "shape": whole.replace(b"\x92\x02\x03", b"\x92\x02\x7f"),
     }[damage]
     assert content != whole
