@@ -249,8 +249,8 @@ def flax_files_of(folder: pathlib.Path) -> Reader:
         content = whole
         if rng and rng.random() < 0.5:
             shape = rng.choice(((2, 3), (), (0,), [2, 3], (10**12,), (-1,), (2**63,), rng.choice(ODD)))
-            tree = {"params": {"a": array(shape, rng.choice(kinds), rng.choice((bytes(24), b"", "x")))}}
             with contextlib.suppress(OverflowError, ValueError, TypeError):  # what msgpack itself cannot write
+                tree = {"params": {"a": array(shape, rng.choice(kinds), rng.choice((bytes(24), b"", "x")))}}
                 content = msgpack.packb(rng.choice((tree, {1: tree}, {"": tree, "a.b": 1}, [tree])), use_bin_type=True)
         if rng and (content is whole or rng.random() < 0.3):
             content = spoilt(content, rng)

@@ -19,11 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tensorflow_datasets
 from array_record.python.array_record_module import ArrayRecordWriter
-from PIL import Image
+from PIL import ExifTags, Image
 
 from diffusion.data import image_folder, sources
-from diffusion.io import clips, films as film_reader
+from diffusion.io import clips, films as film_reader, pictures
+from tests.data import made as made_datasets
 from tests.reliability.fuzzing import MEMORY, ODD, SECONDS, Kind, Reader, altered, as_json, spoilt
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -405,7 +407,67 @@ def films(folder: pathlib.Path, ending: str) -> Reader:
     return read
 
 
+def pictures_of(folder: pathlib.Path) -> Reader:
+    """Pictures of each format, with EXIF data that turn them, opacity, palettes and 16 bits."""
+    place = in_folder(folder)
+    pixels = np.arange(3 * 48, dtype=np.uint8).reshape(8, 6, 3)
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    colours = Image.fromarray(pixels)
+    clear = Image.merge("RGBA", (*colours.split(), Image.fromarray(pixels[..., 0])))
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 256)
+    made = {
+        "PNG": (colours, clear, colours.convert("P"), deep),
+        "JPEG": (colours, colours.convert("CMYK")),
+        "WEBP": (colours, clear),
+        "TIFF": (colours, clear, deep),
+        "BMP": (colours, colours.convert("P")),
+    }
+    whole = []
+    for form, several in made.items():
+        for picture in several:
+            file = io.BytesIO()
+            picture.save(file, form, **({} if form == "BMP" else {"exif": turned}))
+            whole.append(file.getvalue())
+    sound = [content for content in whole if pictures.opened(content).mode in ("RGB", "CMYK", "P", "RGBA")]
+    readers = (pictures.read, pictures.read_with_alpha, lambda path: pictures.read_mask(path, (6, 8)))
+
+    def read(rng: random.Random | None) -> None:
+        for content in [rng.choice(whole)] if rng else sound:
+            (place / "a.png").write_bytes(spoilt(content, rng) if rng else content)
+            if rng is None or rng.random() < 0.5:
+                options = {"side": 4} if rng and rng.random() < 0.5 else {"varied": (4, 4)}
+                records(place, lambda options=options: sources.picture_folder(str(place), **options))
+            else:
+                with watched(folder):
+                    rng.choice(readers)(place / "a.png")
+
+    return read
+
+
+def tfds(folder: pathlib.Path) -> Reader:
+    """A dataset that TFDS prepared: its descriptions, and its file of records."""
+    place = in_folder(folder)
+    label = tensorflow_datasets.features.ClassLabel(num_classes=2)
+    examples = [{"image": io.BytesIO(png()), "label": k % 2} for k in range(3)]
+    made_datasets.write(place, {"image": made_datasets.image_feature(), "label": label}, examples)
+    content = {path: path.read_bytes() for path in sorted((place / "made").rglob("*")) if path.is_file()}
+
+    def read(rng: random.Random | None) -> None:
+        for path, data in content.items():
+            path.write_bytes(data)
+        if rng:
+            path = rng.choice(sorted(content))
+            small = path.suffix == ".json" and rng.random() < 0.85
+            path.write_bytes(as_json(json.loads(content[path]), rng) if small else spoilt(content[path], rng))
+        records(place / "made", lambda: sources.open_source("made", "train", str(place))[0])
+
+    return read
+
+
 KINDS = {
+    "pictures": Kind(pictures_of, ERRORS),
+    "tfds": Kind(tfds, ERRORS),
     "tar": Kind(tar, ERRORS),
     "parquet": Kind(parquet, ERRORS),
     "array_record": Kind(array_record, ERRORS),
