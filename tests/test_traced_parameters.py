@@ -1,11 +1,22 @@
-"""Parameters of schedules, densities, weightings, predictions and samplers that JAX compiles and differentiates."""
+"""Parameters of the mathematics that JAX compiles and differentiates."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import flow_maps, parameterizations, samplers, schedules, timesteps, weightings
+from diffusion import (
+    discrete,
+    flow_maps,
+    guidance,
+    manifolds,
+    parameterizations,
+    samplers,
+    schedules,
+    timesteps,
+    weightings,
+)
+from diffusion.discrete import flow_paths, remasking_steps
 from diffusion.parameterizations import Prediction
 from tests.conformance import QUICK
 
@@ -57,6 +68,53 @@ def sampled(make, denoise=half, schedule=EDM):
     return lambda p: samplers.sample(make(p), denoise, schedule, jnp.full((2, 3), 3.0), PLAN, KEYS[:2])
 
 
+def guided(make):
+    """A guidance of two branches, the second of two evaluations of one with memory."""
+
+    def values(p):
+        x, t = jnp.array([[0.3, -1.2], [2.0, 0.4]]), jnp.array([0.3, 0.7])
+        branches = guidance.separately(half, lambda x, t: Prediction(x**2 / 3, (x - COSINE.alpha(t) * x) / 2))
+        guided = make(branches, p)
+        if isinstance(guided, guidance.Memory):
+            return guided.apply(guided.apply(guided.init(x), x, t)[1], x, t)[0].x0
+        return guided(x, t).x0
+
+    return values
+
+
+def of_measurement(make):
+    def values(p):
+        x = jnp.array([[0.3, -1.2], [2.0, 0.4]])
+        operator = guidance.measurements.masked(jnp.array([True, False]))
+        return make(lambda x, t: Prediction(jnp.sin(x), x / 3), operator, jnp.ones((2, 2)), p)(x, 0.3).x0
+
+    return values
+
+
+LOG_P = jax.nn.log_softmax(jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32))
+SYMBOLS, SYMBOL_TIMES = jnp.array([[3, 1, 3], [0, 3, 2]]), jnp.array([0.7, 0.4])
+
+
+def law(make, process=None):
+    """The law of a step of symbols."""
+    process = process or discrete.absorbing(discrete.linear(), 4)
+    return lambda p: make(p)(lambda x, t: LOG_P, process, SYMBOLS, SYMBOL_TIMES, SYMBOL_TIMES / 2)
+
+
+def keeping(make):
+    def values(p):
+        process = make(p)
+        alpha = process.alpha(TIMES)
+        return jnp.concatenate([alpha, process.replaced(TIMES), process.decay(TIMES), process.time(np.asarray(TIMES))])
+
+    return values
+
+
+def density(make, points):
+    return lambda p: make(p).log_density(points)
+
+
+FRAMES = np.array(manifolds.frame_prior(3).sample(KEYS[:2]), np.float64)
 MAP = flow_maps.FlowMap(lambda x, t, s: 0.5 * x)
 # name -> (a function of the parameter, the parameter)
 CASES = {
@@ -111,10 +169,36 @@ CASES = {
     "edm sampler": (sampled(samplers.edm), 1.0),
     "predictor_corrector": (sampled(lambda p: samplers.predictor_corrector(snr=p)), 0.16),
     "interpolant_sde": (sampled(lambda p: samplers.interpolant_sde("linear", p)), 0.5),
+    "rescaled": (guided(lambda b, p: guidance.rescaled(b, COSINE, 2.0, p)), 0.7),
+    "norm_threshold": (guided(lambda b, p: guidance.adaptive_projected(b, COSINE, 2.0, 0.2, p, 0.0)), 0.4),
+    "momentum": (guided(lambda b, p: guidance.adaptive_projected(b, COSINE, 2.0, 0.2, None, p)), -0.4),
+    "power_cosine": (guided(lambda b, p: guidance.classifier_free(b, 3.0, ramp=guidance.power_cosine(p))), 2.0),
+    "percentile": (guided(lambda b, p: guidance.dynamic_threshold(lambda x, t: b(x, t)[1], COSINE, p)), 0.6),
+    "proximal": (of_measurement(lambda d, a, y, p: guidance.proximal(d, COSINE, a, y, p)), 0.2),
+    "pseudoinverse": (of_measurement(lambda d, a, y, p: guidance.pseudoinverse(d, COSINE, a, y, p)), 0.2),
+    "pseudoinverse data": (of_measurement(lambda d, a, y, p: guidance.pseudoinverse(d, COSINE, a, y, 0.2, p)), 0.9),
+    "gaussian_likelihood": (lambda p: guidance.gaussian_likelihood(jnp.sin, TIMES, p)(TIMES[:, None] / 2).ravel(), 0.3),
+    "boundary": (prediction(lambda p: flow_maps.consistency_boundary(p)), 0.5),
+    "boundary's end": (prediction(lambda p: flow_maps.consistency_boundary(0.5, p)), 0.02),
+    "latent consistency": (
+        lambda p: flow_maps.latent_consistency(parameterizations.v(), p).to_prediction(COSINE, TIMES, TIMES, TIMES).x0,
+        0.5,
+    ),
+    "flow of symbols": (law(flow_paths.flow_law), 0.5),
+    "capped": (law(lambda p: remasking_steps.remasking_law(discrete.capped(p))), 0.1),
+    "rescaled remasking": (law(lambda p: remasking_steps.remasking_law(discrete.rescaled(p))), 0.3),
+    "polynomial": (keeping(discrete.polynomial), 2.0),
+    "power": (keeping(discrete.power), 2.0),
+    "von_mises_fisher": (
+        density(lambda p: manifolds.mixtures.von_mises_fisher(np.array([0.0, 0.6, 0.8]), p), np.eye(3)),
+        3.0,
+    ),
+    "frame_prior": (density(lambda p: manifolds.frame_prior(3, p), FRAMES), 1.5),
     "consistency": (sampled(samplers.consistency, MAP), 0.002),
     "tcd": (sampled(samplers.tcd, MAP, COSINE), 0.3),
 }
-DRAWN = [name for name, (function, _) in CASES.items() if "drawn" in function.__qualname__]
+IN_FLOAT32 = ("drawn", "law")
+COARSE = [name for name, (function, _) in CASES.items() if function.__qualname__.startswith(IN_FLOAT32)]
 
 
 @pytest.mark.extended
@@ -122,8 +206,8 @@ DRAWN = [name for name, (function, _) in CASES.items() if "drawn" in function.__
 def test_a_parameter_may_be_compiled_and_differentiated(name, x64):
     """The compiled value is that of the number; the derivative is the difference of two values."""
     function, p = CASES[name]
-    h = (1e-2 if name in DRAWN else 1e-5) * abs(p)  # densities draw in float32
-    digits, digits_of_slope = (1e-5, 1e-3) if name in DRAWN else (1e-9, 1e-6)
+    h = (1e-2 if name in COARSE else 1e-5) * abs(p)  # times and laws of symbols are float32
+    digits, digits_of_slope = (1e-5, 1e-3) if name in COARSE else (1e-9, 1e-6)
 
     def around(p):
         return (

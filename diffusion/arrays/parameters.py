@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 
@@ -28,4 +29,4 @@ def is_number(value: Any, number: float) -> bool:
         value: scalar parameter.
         number: the number.
     """
-    return not traced(value) and bool(value == number)
+    return not traced(value) and np.ndim(value) == 0 and bool(value == number)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
@@ -31,7 +32,7 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
     Raises:
         ValueError: if corrections or size is out of range.
     """
-    if corrections < 1 or not size > 0:
+    if corrections < 1 or (not traced(size) and not size > 0):
         raise ValueError(f"corrected: {corrections} corrections of size {size}. Valid: at least 1, above 0")
 
     def move(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array, keys: Array) -> Array:

@@ -13,6 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_keys
+from diffusion.arrays.parameters import traced
 from diffusion.discrete.keeping import Keeping
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import over_positions
@@ -122,7 +123,7 @@ def flow(stochasticity: float = 0.0) -> SymbolSampler:
 
 def flow_law(stochasticity: float = 0.0) -> Law:
     """The distribution of a step of `flow`, marginalised over the drawn clean symbol."""
-    if not stochasticity >= 0:
+    if not traced(stochasticity) and not stochasticity >= 0:
         raise ValueError(f"flow: stochasticity = {stochasticity}. Valid: a number of at least 0")
 
     def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:

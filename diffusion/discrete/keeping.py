@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.schedules.noise_schedule import as_float
 
 
@@ -61,7 +62,7 @@ def polynomial(power: float) -> Keeping:
     Raises:
         ValueError: if power is below 1 or not finite.
     """
-    if not 1 <= power < math.inf:
+    if not traced(power) and not 1 <= power < math.inf:
         raise ValueError(f"polynomial: power = {power}. Valid: a finite number of at least 1 (1 is linear)")
     return Keeping(
         alpha=lambda t: -jnp.expm1(power * jnp.log1p(as_float(t) - 1)),
@@ -84,7 +85,7 @@ def power(power: float) -> Keeping:
     Raises:
         ValueError: if power is below 1 or not finite.
     """
-    if not 1 <= power < math.inf:
+    if not traced(power) and not 1 <= power < math.inf:
         raise ValueError(f"power: power = {power}. Valid: a finite number of at least 1 (1 is linear)")
     return Keeping(
         alpha=lambda t: (1 - as_float(t)) ** power,

@@ -9,6 +9,7 @@ from jax import Array
 
 from diffusion.arrays.arguments import require_keys
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.processes import check_symbols
@@ -100,13 +101,13 @@ def confident(threshold: float) -> Choice:
     Raises:
         ValueError: if threshold is not in (0, 1].
     """
-    if not 0 < threshold <= 1:
+    if not traced(threshold) and not 0 < threshold <= 1:
         raise ValueError(f"confident: threshold = {threshold}. Valid: a probability in (0, 1], e.g. 0.9")
 
     def choose(log_x0: Array, masked: Array) -> Array:
         confidence = jnp.where(masked, jnp.max(log_x0, -1), -jnp.inf)
         surest = jax.nn.one_hot(jnp.argmax(confidence, -1), masked.shape[-1], dtype=bool)
-        return masked & (surest | (confidence >= math.log(threshold)))
+        return masked & (surest | (confidence >= functions_of(threshold).log(threshold)))
 
     return choose
 
@@ -127,7 +128,7 @@ def low_entropy(bound: float) -> Choice:
     Raises:
         ValueError: if bound is below 0 or not finite.
     """
-    if not 0 <= bound < math.inf:
+    if not traced(bound) and not 0 <= bound < math.inf:
         raise ValueError(f"low_entropy: bound = {bound}. Valid: at least 0, in nats, e.g. 0.1")
 
     def choose(log_x0: Array, masked: Array) -> Array:

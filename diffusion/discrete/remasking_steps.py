@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.sampling_loop import SymbolSampler
@@ -78,5 +79,5 @@ def rescaled(factor: float) -> Remasking:
 
 
 def _check_share(name: str, what: str, value: float) -> None:
-    if not 0 <= value <= 1:
+    if not traced(value) and not 0 <= value <= 1:
         raise ValueError(f"{name}: {what} = {value}. Valid: a number in [0, 1]")

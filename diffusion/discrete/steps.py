@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import traced
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.predictions import Predictor
 from diffusion.discrete.rate_processes import AnyProcess
@@ -138,7 +139,7 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
     Raises:
         ValueError: if theta is not in (0, 1).
     """
-    if not 0 < theta < 1:
+    if not traced(theta) and not 0 < theta < 1:
         raise ValueError(f"theta_trapezoidal: theta = {theta}. Valid: a share in (0, 1), e.g. 0.5")
 
     def move(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array, keys: Array) -> Array:

@@ -5,11 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import is_number
 from diffusion.discrete.predictions import Predictor, from_ratios
 from diffusion.discrete.processes import Process
 from diffusion.discrete.rate_processes import AnyProcess, RateProcess
@@ -76,7 +76,7 @@ def classifier(
             f"classifier: the jumps of a {type(process).__name__} are no reversal of a process, and a class does not "
             "change them by the ratio of its probabilities. Valid: absorbing, uniform, mixture or token_masks"
         )
-    if not isinstance(scale, Tracer) and scale == 0:
+    if is_number(scale, 0):
         return predict
     changes = log_changes if exact else first_order_changes
 
@@ -127,7 +127,7 @@ def guided_rates(
             "guided_rates: this sampler does not read the rates of jumps. Valid: euler, tau_leaping or "
             "theta_trapezoidal, or discrete.classifier, which guides a prediction"
         )
-    if not isinstance(scale, Tracer) and scale == 0:
+    if is_number(scale, 0):
         return sampler
 
     def step(state: Any, predict: Predictor, process: Any, plan: Plan, i: ArrayLike, keys: Array) -> Any:

@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.parameters import is_number
 from diffusion.discrete.metric_paths import AnyPath
 from diffusion.discrete.predictions import Predictor, Reading
 
@@ -79,7 +79,7 @@ def classifier_free(branches: PredictionBranches, scale: ArrayLike) -> Predictor
         cond, uncond = predictions
         comparable = (cond > -jnp.inf) & (uncond > -jnp.inf)
         difference = jnp.where(comparable, jnp.where(comparable, cond, 0.0) - jnp.where(comparable, uncond, 0.0), 0.0)
-        neutral = not isinstance(scale, Tracer) and scale == 1
+        neutral = is_number(scale, 1)
         return cond if neutral else jax.nn.log_softmax(cond + (scale - 1) * difference)
 
     return predict

@@ -29,6 +29,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_floats, require_function
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.package import public
 from diffusion.parameterizations import (
     Clock,
@@ -256,7 +257,7 @@ def consistency_boundary(
     Raises:
         ValueError: if sigma_data is not positive or sigma_min is negative.
     """
-    if not (sigma_data > 0 and sigma_min >= 0):
+    if not traced(sigma_data, sigma_min) and not (sigma_data > 0 and sigma_min >= 0):
         raise ValueError(
             f"consistency_boundary: sigma_data = {sigma_data} must be positive and sigma_min = "
             f"{sigma_min} not negative (0.5 and 0.002 in the paper)"
@@ -276,7 +277,7 @@ def consistency_boundary(
     def to_prediction(schedule, t, x_t, output):
         alpha, sigma, above, skip, out = coefficients(schedule, t, x_t)
         x0 = skip * x_t + out * output
-        if sigma_min == 0:
+        if is_number(sigma_min, 0):
             scaled = sigma_data * output / jnp.sqrt(alpha**2 * sigma_data**2 + sigma**2)
             return Prediction(x0, above / (above**2 + alpha**2 * sigma_data**2) * x_t - alpha * scaled)
         return Prediction(x0, (x_t - alpha * x0) / sigma)
@@ -288,6 +289,7 @@ def consistency_boundary(
     def defined(schedule, t):
         return jnp.asarray(schedule.sigma(t) >= 0.999 * sigma_min * schedule.alpha(t))
 
+    least = "" if traced(sigma_min) else f" = {sigma_min:g}"
     return Parameterization(
         "consistency_boundary",
         input_scale,
@@ -295,7 +297,7 @@ def consistency_boundary(
         to_prediction,
         target,
         defined,
-        needs=f"sigma / alpha >= sigma_min = {sigma_min:g}, where its boundary lies",
+        needs=f"sigma / alpha >= sigma_min{least}, where its boundary lies",
     )
 
 
@@ -326,7 +328,7 @@ def latent_consistency(
     Raises:
         ValueError: if sigma_data, scaling or T is not positive.
     """
-    if not (sigma_data > 0 and scaling > 0 and T >= 1):
+    if not T >= 1 or (not traced(sigma_data, scaling) and not (sigma_data > 0 and scaling > 0)):
         raise ValueError(
             f"latent_consistency: sigma_data = {sigma_data}, scaling = {scaling} and T = {T} must be positive (0.5, 10 "
             "and 1000 in the authors' code)"

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.arguments import require_floats
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.guidance.measurements import Measurement
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
@@ -50,7 +51,7 @@ def proximal(
         TypeError: if y is no array of floating-point numbers.
         ValueError: if noise_std is negative.
     """
-    if not noise_std >= 0:
+    if not traced(noise_std) and not noise_std >= 0:
         raise ValueError(f"proximal: noise_std = {noise_std} must be at least 0")
     require_floats(y, "y")
 
@@ -60,7 +61,9 @@ def proximal(
         alpha = left_broadcast(schedule.alpha(t), x_t)
         sigma = left_broadcast(schedule.sigma(t), x_t)
         ratio = (
-            strength(scale, 0, None, t, x_t) * (alpha * noise_std / sigma) ** 2 if noise_std else jnp.zeros_like(sigma)
+            jnp.zeros_like(sigma)
+            if is_number(noise_std, 0)
+            else strength(scale, 0, None, t, x_t) * (alpha * noise_std / sigma) ** 2
         )
         change = measurement.inverse(measurement.residual(y, x0), x0, ratio)
         return replace_x0(prediction, schedule, t, x0 + change)

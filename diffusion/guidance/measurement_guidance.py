@@ -8,6 +8,7 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion.arrays.arguments import require_floats
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.classifier_gradient import shift_score
 from diffusion.guidance.measurements import Measurement
@@ -66,7 +67,7 @@ def gaussian_likelihood(operator: Callable[[Array], Array], y: Array, noise_std:
         y: the measurement, with the shape of A(x0).
         noise_std: standard deviation sigma_y of the noise, > 0.
     """
-    if not noise_std > 0:
+    if not traced(noise_std) and not noise_std > 0:
         raise ValueError(
             f"gaussian_likelihood: noise_std = {noise_std} must be positive; for exact measurements use "
             "negative_distance"
@@ -152,7 +153,7 @@ def pseudoinverse(
         TypeError: if y is no array of floating-point numbers.
         ValueError: if a standard deviation is out of range.
     """
-    if not (noise_std >= 0 and data_std > 0):
+    if not traced(noise_std, data_std) and not (noise_std >= 0 and data_std > 0):
         raise ValueError(f"pseudoinverse: noise_std = {noise_std} must be at least 0, data_std = {data_std} positive")
     require_floats(y, "y")
 
@@ -161,7 +162,8 @@ def pseudoinverse(
         alpha = left_broadcast(schedule.alpha(t), x_t)
         sigma = left_broadcast(schedule.sigma(t), x_t)
         variance = alpha**2 * data_std**2 + sigma**2  # r^2 = s^2 sigma^2 / variance
-        ratio = variance * (noise_std / data_std) ** 2 / sigma**2 if noise_std else jnp.zeros_like(sigma)
+        exact = is_number(noise_std, 0)
+        ratio = jnp.zeros_like(sigma) if exact else variance * (noise_std / data_std) ** 2 / sigma**2
         (gradient,) = pull(measurement.inverse(measurement.residual(y, x0), x0, ratio))
         # sigma^2 / (alpha r^2), with sigma^2 cancelled by hand: finite as sigma vanishes.
         some = alpha > 0

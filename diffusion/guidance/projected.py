@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.arrays.square_roots import root
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.memory import Memory
@@ -51,9 +52,9 @@ def adaptive_projected(
             if there are not two branches.
     """
     check_interval(interval)
-    if norm_threshold is not None and not norm_threshold > 0:
+    if norm_threshold is not None and not traced(norm_threshold) and not norm_threshold > 0:
         raise ValueError(f"adaptive_projected: norm_threshold = {norm_threshold} must be positive, or None")
-    if not -1 < momentum < 1:
+    if not traced(momentum) and not -1 < momentum < 1:
         raise ValueError(f"adaptive_projected: momentum = {momentum} must be in (-1, 1); the paper's is negative")
 
     def apply(average, x_t, t):
@@ -66,7 +67,7 @@ def adaptive_projected(
         x0 = cond.x0 + strength(scale, 1, interval, t, x_t) * (d - (1 - eta) * parallel)
         return replace_x0(cond, schedule, t, x0), average
 
-    if momentum == 0:
+    if is_number(momentum, 0):
         return lambda x_t, t: apply(0.0, x_t, t)[0]
     return Memory(jnp.zeros_like, apply)
 

@@ -2,6 +2,7 @@
 
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.guidance.branches import Branches, evaluate
 from diffusion.guidance.prediction_changes import deviation_ratio, extrapolate, slide
 from diffusion.guidance.strength import Interval, Scale, check_interval, strength
@@ -43,7 +44,7 @@ def rescaled(
     Raises:
         ValueError: if phi is not in [0, 1] or the interval is empty; when called, if there are not two branches.
     """
-    if not 0 <= rescale <= 1:
+    if not traced(rescale) and not 0 <= rescale <= 1:
         raise ValueError(f"rescaled: rescale = {rescale} must be in [0, 1]; 0 is classifier-free guidance")
     check_interval(interval)
 

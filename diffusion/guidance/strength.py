@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.schedules import left_broadcast
 from diffusion.schedules.noise_schedule import as_float
 
@@ -49,7 +50,7 @@ def power_cosine(power: float = 4.0) -> Ramp:
     Reference: Gao et al., "Masked Diffusion Transformer is a Strong Image Synthesizer", 2023, section 4, and the
     authors' code, whose t is smaller by one step of the discrete process.
     """
-    if not power > 0:
+    if not traced(power) and not power > 0:
         raise ValueError(f"power_cosine: power = {power} must be positive (4 in the paper's code)")
     return lambda t: (1 - jnp.cos(jnp.pi * (1 - t) ** power)) / 2
 
@@ -64,7 +65,7 @@ def ramped(scale: Scale, ramp: Ramp | None) -> Scale:
 
 def check_interval(interval: Interval) -> None:
     """Refuses an interval (t_low, t_high) that contains no time."""
-    if interval is not None and not interval[0] <= interval[1]:
+    if interval is not None and not traced(*interval) and not interval[0] <= interval[1]:
         raise ValueError(
             f"guidance interval {interval} is empty. Valid: (t_low, t_high) with t_low <= t_high, where t = 0 is the "
             "data"

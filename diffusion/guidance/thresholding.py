@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import traced
 from diffusion.guidance.prediction_changes import replace_x0
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.schedules import NoiseSchedule, left_broadcast
@@ -43,9 +44,9 @@ def dynamic_threshold(
     Raises:
         ValueError: if percentile is not in (0, 1], or maximum is below 1.
     """
-    if not 0 < percentile <= 1:
+    if not traced(percentile) and not 0 < percentile <= 1:
         raise ValueError(f"dynamic_threshold: percentile = {percentile} must be in (0, 1] (0.995 in the paper)")
-    if not maximum >= 1:
+    if not traced(maximum) and not maximum >= 1:
         raise ValueError(f"dynamic_threshold: maximum = {maximum} must be at least 1, the largest value of the data")
 
     def thresholded(x_t, t):

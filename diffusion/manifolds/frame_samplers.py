@@ -5,6 +5,7 @@ __all__ = ["frame_ancestral"]
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds import rigid_frames
 from diffusion.manifolds.manifold import geodesic
@@ -35,7 +36,7 @@ def frame_ancestral(scale: float = 1.0, aligned: bool = True) -> Sampler:
     Raises:
         ValueError: if the scale is not positive.
     """
-    if not scale > 0:
+    if not traced(scale) and not scale > 0:
         raise ValueError(f"frame_ancestral: scale = {scale} must be positive")
 
     def step(state, field, schedule, plan, i, noise):

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.flows.flow_maps import TangentField
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.heat_kernels import HeatKernel
@@ -37,14 +38,15 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
     Raises:
         ValueError: if concentration is not positive, or mean is not a unit vector.
     """
-    if not concentration > 0:
+    if not traced(concentration) and not concentration > 0:
         raise ValueError(
             f"von_mises_fisher: concentration = {concentration} must be positive; for concentration 0 use `uniform`"
         )
     mean = as_float(mean)
     surface = sphere(2)
     surface.check(mean)
-    rest = -math.expm1(-2 * concentration)
+    functions = functions_of(concentration)
+    rest = -functions.expm1(-2 * concentration)
 
     def draw(key):
         height_key, direction_key = jax.random.split(key)
@@ -56,7 +58,7 @@ def von_mises_fisher(mean: ArrayLike, concentration: float) -> Distribution:
 
     def log_density(x):
         # mean . x - 1 = -|x - mean|^2 / 2, without cancellation
-        return -concentration * jnp.sum(jnp.square(x - mean.astype(x.dtype)), -1) / 2 + math.log(
+        return -concentration * jnp.sum(jnp.square(x - mean.astype(x.dtype)), -1) / 2 + functions.log(
             concentration / (2 * math.pi * rest)
         )
 
@@ -74,7 +76,7 @@ def diffused(kernel: HeatKernel, mean: ArrayLike, variance: float) -> Distributi
     Raises:
         ValueError: if variance is not positive, or mean is off the manifold.
     """
-    if not variance > 0:
+    if not traced(variance) and not variance > 0:
         raise ValueError(f"diffused: variance = {variance} must be positive")
     mean = as_float(mean)
     kernel.manifold.check(mean)

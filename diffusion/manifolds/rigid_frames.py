@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.manifolds.distributions import Distribution
 from diffusion.manifolds.euclidean import euclidean
 from diffusion.manifolds.manifold import Manifold, checked, in_coordinates
@@ -105,7 +106,7 @@ def frame_prior(n: int, scale: float = 1.0) -> Distribution:
     Raises:
         ValueError: if n < 2 or scale is not positive.
     """
-    if not scale > 0:
+    if not traced(scale) and not scale > 0:
         raise ValueError(f"frame_prior: scale = {scale} must be positive")
     rotations, positions = power(so3(), n), centred(n)
     origin = jnp.zeros((n, 3))
