@@ -15,7 +15,7 @@ from diffusion.flows.flow_maps import FlowMap
 from diffusion.parameterizations import Denoiser
 from diffusion.samplers.leaves import over_leaves
 from diffusion.samplers.padded import over_real
-from diffusion.samplers.sample import Sampler, check_arguments, check_start, checker, keys_of_step, normal
+from diffusion.samplers.sample import Sampler, check_arguments, check_moves, check_start, checker, keys_of_step, normal
 from diffusion.schedules import NoiseSchedule, left_broadcast
 from diffusion.schedules.noise_schedule import as_float, leaf_schedules
 from diffusion.timesteps import Plan
@@ -81,7 +81,8 @@ def picard(
         (x at plan.s[-1] `[B, ...]`, `PicardStats`).
 
     Raises:
-        ValueError: if the plan renoises, the window is not in [1, N], or the tolerance is negative.
+        ValueError: if the plan renoises or has a step that does not move, the window is not in [1, N], or the tolerance
+            is negative.
     """
     check_arguments(sampler, denoise, schedule, plan)
     sampler = over_real(over_leaves(sampler, schedule))
@@ -96,6 +97,7 @@ def picard(
     if not isinstance(plan.renoise, Tracer) and np.any(plan.renoise):
         raise ValueError("picard: this plan adds noise during the trajectory (renoise), which only `sample` supports")
     x = as_float(x)
+    check_moves(sampler, plan, x.dtype)
     plan = Plan(jnp.asarray(plan.t, x.dtype), jnp.asarray(plan.s, x.dtype), jnp.asarray(plan.renoise))
     radii = jnp.stack([probability_flow.radius(leaf, plan.s) for leaf in leaf_schedules(schedule)]).min(axis=0)
 

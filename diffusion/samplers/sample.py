@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import described, require, require_floats, require_keys, require_shape
+from diffusion.arrays.parameters import traced
 from diffusion.flows.flow_maps import FlowMap, TangentField
 from diffusion.guidance.memory import Memory, Unpaired, within_step
 from diffusion.parameterizations import Denoiser, checked
@@ -159,6 +160,7 @@ def loop(
     def init(x):
         check_start(x, keys)
         x = as_float(x)
+        check_moves(sampler, plan, x.dtype)
         return sampler.init(x, schedule, typed(x)), begin(x)
 
     def step(carry, i):
@@ -217,8 +219,9 @@ def sample(
     Raises:
         TypeError: if the sampler does not take `denoise`, or an argument has a wrong type, such as a grid in place of a
             plan.
-        ValueError: if keys do not match the batch, a prediction does not have the shape of x, or the plan of a
-            stochastic sampler has steps that go up without renoise.
+        ValueError: if keys do not match the batch, a prediction does not have the shape of x, two neighbouring times
+            are the same number in the type of x, or the plan of a stochastic sampler has steps that go up without
+            renoise.
     """
     return sample_with_memory(sampler, denoise, schedule, x, plan, keys, after_step=after_step)[0]
 
@@ -329,6 +332,22 @@ def check_plan(sampler: Sampler, plan: Plan) -> None:
             "[N, F], as staggered makes it"
             if sampler.frames
             else "the plan has a time for each frame, but the sampler takes one time for all. Valid: per_frame(sampler)"
+        )
+
+
+def check_moves(sampler: Sampler, plan: Plan, dtype: Any) -> None:
+    """Refuses a step whose two times are the same number in the type of the samples, as close float64 times may be.
+
+    A solver divides by the lengths of its steps before the current one, so that the last step may rest.
+    """
+    if sampler.frames or traced(plan.t, plan.s):
+        return
+    still = np.asarray(plan.t[:-1], dtype) == np.asarray(plan.s[:-1], dtype)
+    if still.any():
+        i = int(np.argmax(still))
+        raise ValueError(
+            f"step {i} of the plan does not move: t = {float(plan.t[i])!r} and s = {float(plan.s[i])!r} are the same "
+            f"number in {jnp.dtype(dtype).name}. Valid: fewer steps, or a grid whose times are further apart"
         )
 
 

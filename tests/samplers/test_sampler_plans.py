@@ -11,7 +11,7 @@ import scipy.stats
 from diffusion import samplers, timesteps
 from diffusion.parameterizations import Prediction
 from diffusion.samplers import Sampler, State
-from tests.conformance import DATA, SAMPLERS, SCHEDULES, exact_denoiser, level, slow_but, start
+from tests.conformance import DATA, QUICK, SAMPLERS, SCHEDULES, every_sampler, exact_denoiser, level, slow_but, start
 
 # Samplers with a history, or with several evaluations, whose formulas are in x0.
 THROUGH_DATA = ("dpmpp_2s", "dpmpp_2s(grid)", "dpmpp_2m", "dpmpp_3m", "unipc", "unipc(3)", "dpm_solver_3", "edm")
@@ -150,3 +150,67 @@ def test_hook_has_keys_of_its_own():
     hook = lambda x, s, i, keys: jnp.concatenate([x, draw(keys)], axis=1)[:, 1:3]
     _, way = samplers.sample_trajectory(_recorder(1), lambda x, t: None, schedule, x, plan, keys, after_step=hook)
     assert len(np.unique(np.asarray(way.x[1:]))) == way.x[1:].size
+
+
+@pytest.mark.parametrize("run", [samplers.sample, samplers.sample_trajectory, samplers.picard])
+def test_times_that_are_one_number_in_float32_are_refused(run):
+    """A plan tells 1 and 1 - 4e-9 apart, a sample of float32 does not: multistep solvers divided by 0."""
+    schedule = SCHEDULES["rectified_flow"]
+    plan = timesteps.plan(timesteps.beta(schedule, 50, 0.6, 0.2))
+    x, keys = jnp.zeros((1, 2)), jax.random.split(jax.random.key(0), 1)
+    with pytest.raises(ValueError, match=r"step 0 of the plan does not move: t = 1\.0 and s = 0\.99999.* in float32"):
+        run(samplers.dpmpp_2m(), lambda x, t: Prediction(x, x), schedule, x, plan, keys)
+
+
+def test_close_times_are_steps_of_float64(x64):
+    schedule = SCHEDULES["rectified_flow"]
+    plan = timesteps.plan([0.5, 0.5 - 1e-12, 0.25])
+    x, keys = jnp.ones((1, 2), jnp.float64), jax.random.split(jax.random.key(0), 1)
+    denoise = lambda x, t: Prediction(x, x)
+    close = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, x, plan, keys)
+    expected = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, x, timesteps.plan([0.5, 0.25]), keys)
+    np.testing.assert_allclose(close, expected, rtol=1e-9)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", ["dpmpp_2m", "dpmpp_3m", "deis", "dpmpp_2m_sde", "lms"])
+def test_a_last_step_that_rests_leaves_the_sample(name):
+    """As in plans of published schedulers, whose solvers count it among their last steps."""
+    schedule = SCHEDULES["edm"]
+    x, keys = start(schedule)
+    moving = timesteps.plan([1.0, 0.3, 0.1, 0.02])
+    resting = timesteps.Plan(np.append(moving.t, 0.02), np.append(moving.s, 0.02), np.zeros(4, bool))
+    denoise = exact_denoiser(DATA["gaussian"], schedule)
+    rested = samplers.sample(SAMPLERS[name], denoise, schedule, x, resting, keys)
+    np.testing.assert_allclose(rested, samplers.sample(SAMPLERS[name], denoise, schedule, x, moving, keys), rtol=1e-5)
+
+
+PLANS = {
+    "one step": ([1.0], [0.0], [False]),
+    "two steps": ([1.0, 0.4], [0.4, 0.0], [False] * 2),
+    "renoised": ([1.0, 0.4, 0.7, 0.3], [0.4, 0.7, 0.3, 0.0], [False, True, False, False]),
+    "renoised from the data": ([1.0, 0.0, 0.5, 0.2], [0.0, 0.5, 0.2, 0.0], [False, True, False, False]),
+    "renoised twice": ([1.0, 0.3, 0.5, 0.8], [0.3, 0.5, 0.8, 0.0], [False, True, True, False]),
+    "renoised at last": ([1.0, 0.6, 0.3, 0.5], [0.6, 0.3, 0.5, 0.0], [False, False, True, False]),
+}
+
+
+@pytest.mark.extended
+@every_sampler
+def test_every_plan_to_the_data_ends_at_the_only_point_of_it(name):
+    """Whatever history a solver has: of no step, of one, or emptied when noise was added."""
+    schedule, point = SCHEDULES["rectified_flow"], jnp.array([0.3, -0.7])
+    keys = jax.random.split(jax.random.key(0), 2)
+    x = samplers.prior(schedule, keys, (2,))
+
+    def denoise(x, t):
+        x0 = jnp.broadcast_to(point, x.shape)
+        return Prediction(x0, (x - schedule.alpha(t) * x0) / schedule.sigma(t), jnp.full_like(x, 0.3))
+
+    def ends(plans):
+        run = lambda *times: samplers.sample(SAMPLERS[name], denoise, schedule, x, timesteps.Plan(*times), keys)
+        return {case: run(*times) for case, times in plans.items()}
+
+    plans = {case: (np.float32(t), np.float32(s), np.array(renoise)) for case, (t, s, renoise) in PLANS.items()}
+    for case, end in jax.jit(ends, compiler_options=QUICK)(plans).items():
+        np.testing.assert_allclose(end, np.tile(point, (2, 1)), atol=1e-4, err_msg=case)

@@ -16,7 +16,7 @@ from diffusion.arrays.arguments import require_keys, require_shape
 from diffusion.package import public
 from diffusion.samplers.gaussian_steps import check_gaussian
 from diffusion.samplers.padded import over_real
-from diffusion.samplers.sample import Sampler, check_arguments, check_start, keys_of_step
+from diffusion.samplers.sample import Sampler, check_arguments, check_moves, check_start, keys_of_step
 from diffusion.sampling.steering.resampling_schemes import Resampling, effective_size
 from diffusion.schedules import NoiseSchedule
 from diffusion.schedules.noise_schedule import as_float
@@ -96,6 +96,7 @@ def prepared(sampler: Sampler, x: Array, plan: Plan) -> tuple[Sampler, Array, Pl
     if sampler.real is not None:
         padding.check(sampler.real, x)
     x = padding.zeroed(as_float(x), sampler.real)
+    check_moves(sampler, plan, x.dtype)
     return (
         over_real(sampler),
         x,
