@@ -112,9 +112,22 @@ def read(path: pathlib.Path) -> dict:
             raise ResultError(f"{path} has format {content['format']!r}, but this version reads only {FORMAT}.")
         if _digest({key: value for key, value in content.items() if key != "sha256"}) != content["sha256"]:
             raise ResultError(f"{path} was altered: its checksum does not match its content.")
+        _check(content, path)
     except (OSError, limits.Refused, ValueError) as error:
         raise error if isinstance(error, ResultError) else ResultError(f"{path} cannot be read: {error}") from error
     return content
+
+
+def _check(content: Mapping, path: pathlib.Path) -> None:
+    """Refuses a record whose fields have another form than `measure` gives them, whoever computed its checksum."""
+    table = lambda value: isinstance(value, dict)
+    wrong = [name for name in (*INPUTS, "protocol") if not (content.get(name) is None or table(content[name]))]
+    figures = content["figures"] if table(content["figures"]) else {"figures": None}
+    number = lambda value: value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    wrong += [f"figures.{name}" for name, one in figures.items() if not table(one)]
+    wrong += [f"figures.{name}.value" for name, one in figures.items() if table(one) and not number(one.get("value"))]
+    if wrong:
+        raise ResultError(f"{path} has another form than a record of this program: {', '.join(wrong[:5])}.")
 
 
 def verify(path: pathlib.Path) -> list[str]:
@@ -146,6 +159,9 @@ def compare(before: Mapping, after: Mapping) -> list[str]:
             if old is not new:
                 differences.append(f"figures.{name}.value: {old} in the record, {new} now")
             continue
+        if name not in TOLERANCES:
+            differences.append(f"figures.{name}: this version has no such figure")
+            continue
         absolute, relative = TOLERANCES[name]
         allowed = absolute + relative * abs(old)
         if not abs(new - old) <= allowed:
@@ -158,7 +174,7 @@ def compare(before: Mapping, after: Mapping) -> list[str]:
 
 def _by_current_names(content: Mapping) -> dict:
     """The figures of a record; records of earlier versions called a Frechet distance of pixels "fid" too."""
-    inception = content["protocol"] is not None
+    inception = content.get("protocol") is not None
     current = {"fid": "fd", **ELSEWHERE}
     return {name if inception else current.get(name, name): figure for name, figure in content["figures"].items()}
 

@@ -423,6 +423,24 @@ def test_tolerances(files, name, off, differs):
     assert records.compare(before, after)[0].endswith("None now")
 
 
+@pytest.mark.parametrize("change, words", [
+    ({"figures": 1.5}, "figures.figures"), ({"figures": {"fid": 3}}, r"figures\.fid"), ({"samples": [1]}, "samples"),
+    ({"figures": {"fid": {"value": "1"}}}, r"figures\.fid\.value"), ({"protocol": 7}, "protocol"),
+])  # fmt: skip
+def test_a_record_of_another_form_is_refused_whatever_its_checksum(change, words, tmp_path):
+    """It ended in a traceback while it was compared."""
+    content = {"format": records.FORMAT, "figures": {}, "request": {}, "protocol": None} | change
+    path = tmp_path / "fid.json"
+    records.write(path, {**content, "sha256": records._digest(content)})
+    with pytest.raises(records.ResultError, match=rf"fid\.json has another form than .*: {words}"):
+        records.read(path)
+
+
+def test_a_figure_that_this_version_lacks_differs():
+    of = lambda value: {"protocol": {}, "figures": {"odd": {"value": value}}}
+    assert records.compare(of(1.0), of(1.0)) == ["figures.odd: this version has no such figure"]
+
+
 ALLOWED = {  # absolute, and relative to the record's value
     ("fid", "sfid", "is", "rfid", "fd", "fvd", "cd_fvd"): (1e-3, 1e-4),
     ("fid_infinity",): (1e-2, 1e-3),
