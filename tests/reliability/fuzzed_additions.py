@@ -22,6 +22,7 @@ from diffusion.adapters import custom_diffusion_files, lora_files
 from diffusion.data.proteins import pdb
 from diffusion.experiments import convert
 from diffusion.experiments.arena import comparisons
+from diffusion.experiments.evaluation import comparison, records
 from diffusion.experiments.prompt_benchmark.benchmarks import BENCHMARKS
 from diffusion.experiments.run_folder.workdir import WorkdirError
 from diffusion.io import limits
@@ -38,7 +39,7 @@ from tests.models.interchange import published, test_other_formats
 from tests.reliability.fuzzed_data import watched
 from tests.reliability.fuzzed_models import REFUSALS, one_altered
 from tests.reliability.fuzzed_readers import renamed
-from tests.reliability.fuzzing import ODD, Kind, Reader, as_json, header_altered, spoilt
+from tests.reliability.fuzzing import ODD, Kind, Reader, altered, as_json, header_altered, spoilt
 from tests.text import vocabularies
 from tests.text_to_image import made_pipelines
 
@@ -297,7 +298,33 @@ def proteins(folder: pathlib.Path) -> Reader:
     return read
 
 
+def measurements(folder: pathlib.Path) -> Reader:
+    """Records of measurements, with a checksum that fits, read and compared with a sound one."""
+    request = comparison.Request(samples="a.npz", reference="b.npz")._asdict()
+    figure = {"value": 1.0, "standard_error": 0.1, "of": "inception"}
+    sound = {
+        "format": records.FORMAT, "figures": {"fid": figure, "recall": figure}, "request": request,
+        "samples": {"sha256": "a", "count": 8}, "reference": {"sha256": "b", "count": 8, "fingerprint": "c"},
+        "weights": {"sha256": "d"}, "protocol": {"name": "adm", "resize": "x"}, "warnings": [], "sampling": None,
+    }  # fmt: skip
+    path = folder / "fid.json"
+
+    def read(rng: random.Random | None) -> None:
+        content = altered(sound, rng) if rng else sound
+        if isinstance(content, dict):
+            with contextlib.suppress(ValueError, RecursionError):  # of numbers that JSON does not have
+                content["sha256"] = records._digest(content)
+        text = json.dumps(content).encode()
+        path.write_bytes(spoilt(text, rng) if rng and rng.random() < 0.2 else text)
+        with watched(folder):
+            before = records.read(path)
+            records.compare(before, sound)
+
+    return read
+
+
 KINDS = {
+    "measurements": Kind(measurements, (records.ResultError,)),
     "control_nets": Kind(control_nets, (*REFUSALS, FileNotFoundError)),
     "t2i_adapters": Kind(t2i_adapters, (*REFUSALS, FileNotFoundError)),
     "redux": Kind(redux, (*REFUSALS, FileNotFoundError)),
