@@ -191,7 +191,7 @@ def prompt_lists(folder: pathlib.Path) -> Reader:
 
 def converted(folder: pathlib.Path) -> Reader:
     """What `diffusion convert` wrote, read by it again: folders of networks, and a LoRA file in another layout."""
-    names = ("dit", "autoencoder_kl_sd", "conditional_unet_sd1")
+    names = ("dit", "autoencoder_kl_sd", "clip_text")  # kind "networks" has larger ones, which take longer to trace
     places = {}
     for name in names:
         module, params = interchange.load(published.case(name).folder(folder / f"{name}_source"))
