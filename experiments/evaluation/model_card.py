@@ -141,7 +141,7 @@ def build_run_card(
     step = checkpoints.latest(run) if step is None else step
     return Card(
         f"{network} of the run {run.resolve().name}", license, said, _data(data, name), _recipe(config, step),
-        _figures(run, step), _failures(run),
+        _figures(run, step), _failures(run, step),
     )  # fmt: skip
 
 
@@ -236,7 +236,7 @@ def _recipe(config: Mapping[str, Any], step: int | None) -> str:
 def _figures(run: pathlib.Path, step: int | None) -> str:
     """The rows of report.json, and the last loss of the training up to a step."""
     lines = []
-    content = _report(run)
+    content, others = _report(run, step)
     if content is not None:
         with figures.reading(run / "report.json"):
             lines.append(report.table(("", "samples", "reference", "measured", "records"), run_report.rows(content)))
@@ -246,27 +246,40 @@ def _figures(run: pathlib.Path, step: int | None) -> str:
         if losses:
             lines += ["", f"Training loss at step {losses[-1]['step']:,}: {losses[-1]['loss']:.4g}."]
     if content is None:
-        lines.append("The run folder records no evaluation (`diffusion evaluate` writes one).")
+        which = f"an evaluation of {others} and none of these weights" if others else "no evaluation"
+        lines.append(f"The run folder records {which} (`diffusion evaluate` writes one).")
     return "\n".join(lines).strip()
 
 
-def _report(run: pathlib.Path) -> dict[str, Any] | None:
-    """report.json of a run's samples on a dataset; None where there is none, or another report's."""
+def _report(run: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, str]:
+    """report.json of samples of the moving average at a step, on a dataset.
+
+    Returns:
+        (the content, None where there is none or it is of something else; the other weights that it is of, in words).
+    """
     try:
         content = opener.read_json(run / "report.json")
     except (FileNotFoundError, limits.Refused):
-        return None
+        return None, ""
     tables = [content.get(name) if isinstance(content, dict) else None for name in ("figures", "protocol")]
-    figures, protocol = (table if isinstance(table, dict) else {} for table in tables)
-    return content if {"asked_class", "frechet"} <= figures.keys() and "dataset" in protocol else None
+    measured, protocol = (table if isinstance(table, dict) else {} for table in tables)
+    if not ({"asked_class", "frechet"} <= measured.keys() and "dataset" in protocol):
+        return None, ""
+    with figures.reading(run / "report.json"):
+        weights = protocol.get("sampling", {}).get("checkpoint") or {}  # earlier versions did not write it
+        if step is not None and weights.get("step", step) != step:
+            return None, f"step {weights['step']}"
+        if weights.get("weights", "ema") != "ema":
+            return None, "other weights than the moving average"
+    return content, ""
 
 
-def _failures(run: pathlib.Path) -> str:
+def _failures(run: pathlib.Path, step: int | None) -> str:
     """The failures that a person described in the run folder; without these, the failures that the report shows."""
     if (run / FAILURES).is_file():
         return opener.read_text(run / FAILURES).strip()
     with figures.reading(run / "report.json"):
-        shown = "\n".join(_shown(_report(run)))
+        shown = "\n".join(_shown(_report(run, step)[0]))
     return shown or (
         f"None are recorded, and none were looked for. Describe them in {FAILURES} of the run folder, or here."
     )

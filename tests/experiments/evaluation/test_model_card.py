@@ -75,6 +75,28 @@ def test_the_card_is_of_the_step_that_is_exported(run):
         assert "Training loss at step 20: 1.5." in sections["Figures"]
 
 
+@pytest.mark.parametrize(
+    "checkpoint, of_others",
+    [
+        (None, ""),
+        ({"step": 40, "weights": "ema"}, ""),
+        ({"step": 20, "weights": "ema"}, "of step 20"),
+        ({"step": 40, "weights": "params"}, "of other weights than the moving average"),
+        ({"step": 40, "average": 0.1, "weights": [0.5, 0.5]}, "of other weights than the moving average"),
+    ],
+)
+def test_the_card_has_no_figures_of_other_weights(run, checkpoint, of_others):
+    """A run that was trained on after its evaluation had the figures of the earlier step on the card of the later."""
+    (run / "checkpoints" / "40").mkdir(parents=True)
+    protocol = REPORT["protocol"] | {"sampling": {"checkpoint": checkpoint} if checkpoint else {}}
+    (run / "report.json").write_text(json.dumps(REPORT | {"protocol": protocol}))
+    card = model_card.build_run_card(run, "DiT")
+    assert ("requested class recognised" in card.figures) == (not of_others)
+    assert ("not recognised as the requested class" in card.failures) == (not of_others)
+    if of_others:
+        assert f"records an evaluation {of_others} and none of these weights" in card.figures
+
+
 FRECHET = {
     "distance": 4.0, "interval": None, "ratio": 2.0, "ratio_interval": None, "floor": {"mean": 2.0, "std": 0.1},
     "noise": 50.0, "all_samples": {"mean": 4.0, "std": 0.1, "ratio": 2.0}, "dimensions": 2048,
