@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 import diffusion
+from diffusion import sampling
 from diffusion.arrays import pytrees
 from diffusion.discrete import SymbolSampler
 from diffusion.experiments.evaluation import plots, sample_pictures
@@ -235,6 +236,11 @@ def _check_watermark(watermark: Watermark, recipe: Recipe) -> None:
     try:
         watermark.check_readable(draws, False)
         watermark.read(np.zeros((1, *recipe.examples.shape)))
+        if watermark.carrier == "pictures":
+            sampling.marked(watermark, "pictures", np.zeros((1, *recipe.examples.shape), np.uint8))
+        else:
+            embed = functools.partial(sampling.marked, watermark, "noise")
+            jax.eval_shape(embed, np.zeros((1, *recipe.examples.shape), np.float32), jax.random.key(0)[None])
     except ValueError as error:
         raise ConfigError(f"--watermark: {error}") from error
 

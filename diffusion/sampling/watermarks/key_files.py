@@ -67,7 +67,7 @@ def _checked(name: str, read: Callable[[Any], Reading]) -> Callable[[Any], Readi
     def checked(values: Any) -> Reading:
         check_finite(name, values)
         reading = read(values)
-        valid = f"Valid: a Reading of the {len(values)} inputs, with p-values in [0, 1]"
+        valid = f"Valid: a Reading of arrays [{len(values)}], with p-values in [0, 1]"
         if not isinstance(reading, Reading):
             raise ValueError(f"read of {name} returns {limits.kind(reading)}. {valid}")
         for field in ("score", "p_value"):

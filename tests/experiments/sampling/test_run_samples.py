@@ -101,6 +101,8 @@ def recipe_of(draws=0, renoise=(False,), pictures=True, latents=False, shape=(64
 
 def test_a_watermark_is_refused_where_samples_cannot_carry_it():
     noise, pictures = watermarks.gaussian_shading(KEY, 8, 2), watermarks.spread_spectrum(KEY, 8)
+    nothing = watermarks.Reading(np.zeros(1), np.ones(1))
+    own = lambda kind, embed: watermarks.Watermark(kind, lambda x, keys: embed(x), lambda x: nothing, None, "mine")
     check = run_samples._check_watermark
     for mark, recipe in ((noise, recipe_of()), (pictures, recipe_of()), (pictures, recipe_of(2, (True,)))):
         check(mark, recipe)
@@ -111,6 +113,12 @@ def test_a_watermark_is_refused_where_samples_cannot_carry_it():
         (noise, recipe_of(draws=1), "--watermark: .* the sampler adds noise of its own"),
         (noise, recipe_of(renoise=(False, True)), "the sampler adds noise of its own"),
         (noise, recipe_of(shape=(2, 2, 1)), "--watermark: gaussian_shading: bits = 8 exceeds"),
+        (
+            own("pictures", lambda x: x + 0.5),
+            recipe_of(),
+            r"mine: embed returns an array of float64, shape \(1, 64, 64, 3",
+        ),
+        (own("noise", lambda x: x[:, :4]), recipe_of(), r"mine: embed returns .*, shape \(1, 4, 64, 3\)"),
     ):
         with pytest.raises(ConfigError, match=message):
             check(mark, recipe)

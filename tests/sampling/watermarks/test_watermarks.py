@@ -325,7 +325,7 @@ def test_a_watermark_that_returns_another_array_is_named(carrier, x, embed, word
 @pytest.mark.parametrize(
     "reading, words",
     [
-        (lambda x: 0.5, "read of mine returns a float. Valid: a Reading of the 2 inputs"),
+        (lambda x: 0.5, "read of mine returns a float. Valid: a Reading of arrays .2."),
         (lambda x: watermarks.Reading(np.zeros(1), np.zeros(2)), r"read of mine: score is \[0\.0\]\. Valid"),
         (
             lambda x: watermarks.Reading(np.zeros(2), np.full(2, np.nan)),
