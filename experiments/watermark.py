@@ -153,7 +153,7 @@ def detect(key: str, path: str, maker: watermark_robustness.Maker | None) -> Ite
         fitted = np.concatenate([maker.fitted(picture[None], name) for name, picture in few])
         noise = maker.to_noise(fitted)
         finite = sampling.finite(jax.numpy.asarray(noise))
-        lost = [name for (name, _), whole in zip(few, finite, strict=True) if not whole]
+        lost = [name for (name, _), is_finite in zip(few, finite, strict=True) if not is_finite]
         if lost:
             raise ConfigError(
                 f"{maker.name} inverts {lost[0]} to noise that is not finite, from which no watermark can be read. "

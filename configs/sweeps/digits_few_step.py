@@ -49,7 +49,7 @@ class Method(NamedTuple):
 
 
 def halvings(*players: str) -> Callable[[int], Mapping[str, Any]]:
-    """The fields of five stages, after each of which the student becomes the teacher."""
+    """A function from the steps to the fields of five stages; after each stage the student becomes the teacher."""
     fields = (*(f"{player}.stage" for player in players), "checkpoint.every", "checkpoint.keep_every")
     return lambda steps: dict.fromkeys(fields, steps // 5)
 
@@ -82,10 +82,10 @@ def get_sweep(arg: str = "") -> Sweep:
 
     def run(name: str, method: Method) -> Overrides:
         teacher = "runs/digits_tiny" if tiny else "runs/digits"
-        of_teacher = f":{teacher}" if method.recipe.startswith("students/") else ""
-        preset = ("," if of_teacher else ":") + "tiny" if tiny else ""
+        folder = f":{teacher}" if method.recipe.startswith("students/") else ""
+        preset = ("," if folder else ":") + "tiny" if tiny else ""
         fields = {} if tiny else {"train.steps": method.steps, **method.stages(method.steps)}
-        return {"student": name, "recipe": method.recipe + of_teacher + preset, **fields}
+        return {"student": name, "recipe": method.recipe + folder + preset, **fields}
 
     runs = [run(name, method) for name, method in METHODS.items()]
     return Sweep(product(runs, each("seed", range(1 if tiny else 3))), [train("{recipe}")], titles=("student",))

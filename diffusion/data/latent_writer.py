@@ -151,7 +151,7 @@ def _is_whole(file: pathlib.Path, records: int, size: int | None) -> bool:
 
 
 def _has_records(file: pathlib.Path, number: int) -> bool:
-    """Whether a file has so many records by its own end; one that is cut off has none."""
+    """Whether the end of a file states this number of records; a file that is cut off states none."""
     return ArrayRecordReader(str(file)).num_records() == number
 
 

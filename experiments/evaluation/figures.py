@@ -239,12 +239,12 @@ def named(report: Mapping[str, Any]) -> dict[str, Mapping]:
 
 def directions(report: Mapping[str, Any]) -> dict[str, str]:
     """{figure of `parse_report`: one of BETTER}, where its metric says which values are better."""
-    of_samples = entries_of_samples(report.get("figures", {}))
+    sample_entries = entries_of_samples(report.get("figures", {}))
     ways = {}
-    if not any("better" in part for part in of_samples.values()):  # of a version whose metrics did not say it
+    if not any("better" in part for part in sample_entries.values()):  # of a version whose metrics did not say it
         ways = {name: way for name, way in EARLIER.items() if name in named(report)}
-        ways |= {name: HIGHER if name == "asked_class" else LOWER for name in of_samples}
-    stated = {**of_samples, **named(report)}
+        ways |= {name: HIGHER if name == "asked_class" else LOWER for name in sample_entries}
+    stated = {**sample_entries, **named(report)}
     return ways | {name: way for name, part in stated.items() if (way := part.get("better")) in BETTER}
 
 

@@ -169,8 +169,8 @@ def require_trained_data(config: Mapping, run_folder: str | pathlib.Path) -> Non
         ConfigError: unless config.data.changed = "accept"; names what differs.
     """
     settings = config["data"]
-    of_others = settings["latents"]["dir"] or config["base"]["path"] or settings["changed"] == "accept"
-    if of_others or not (steps := checkpoints.steps(run_folder)):
+    unchecked = settings["latents"]["dir"] or config["base"]["path"] or settings["changed"] == "accept"
+    if unchecked or not (steps := checkpoints.steps(run_folder)):
         return
     try:
         before = checkpoints.read_about(run_folder, max(steps)).get("data") or {}

@@ -1,7 +1,7 @@
 """A sweep to which runs are added: those that its folder holds stay as they are, and the new ones follow them.
 
-The folder's runs keep their names, which changed with the fields that vary, and their order, which is that of tasks on
-a cluster: `--run=5` is the same run before and after.
+The folder's runs keep their names, though more fields may vary now. They keep their order as well: `--run=5` of a task
+on a cluster is the same run before and after.
 """
 
 import pathlib
@@ -35,19 +35,19 @@ def grown(plans: Sequence[Plan], before: Sequence[Plan], directory: pathlib.Path
     pairs = _matched(before, rest, lambda plan: identity(plan.overrides))
     if len(pairs) < len(before):
         pairs |= _matched([old for old in before if old.name not in pairs], rest, result)
-    kept = []
+    runs = []
     for old in before:
         if old.name in pairs:
             new = pairs[old.name]
             same = new.commands == old.commands or (result(old) is not None and result(old) == result(new))
-            kept.append(Plan(old.name, new.overrides, old.commands if same else new.commands))
+            runs.append(Plan(old.name, new.overrides, old.commands if same else new.commands))
     taken = {old.name.casefold() for old in before}
     for plan in rest.values():
         name = plan.name
         if name.casefold() in taken:
             name = f"{name[: naming.LONGEST]}-{identity(plan.overrides)[:8]}"
-        kept.append(plan._replace(name=name))
-    return kept
+        runs.append(plan._replace(name=name))
+    return runs
 
 
 def _matched(before: Sequence[Plan], rest: dict[str, Plan], key: Callable[[Plan], Hashable | None]) -> dict[str, Plan]:

@@ -115,8 +115,8 @@ def _kind(words: list[str]) -> str:
 
 def usual(runs: Iterable[Run], known: Sequence[str], names: Sequence[str]) -> list[str]:
     """The names among `known` that a table shows by default: distances, `names`, and metrics of the model."""
-    of_metrics = dict.fromkeys(name for run in runs for name in run.usual)
-    return [name for name in dict.fromkeys((*figures.distances(known), *names, *of_metrics)) if name in known]
+    own_metrics = dict.fromkeys(name for run in runs for name in run.usual)
+    return [name for name in dict.fromkeys((*figures.distances(known), *names, *own_metrics)) if name in known]
 
 
 def records_of(runs: Iterable[Run], figure: str) -> str:

@@ -27,8 +27,7 @@ def counted_flops(function: Callable, *arguments: Any, branch: Callable = max) -
     Args:
         function: any that JAX traces, a network for example.
         *arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
-        branch: the choice of a branch's operations out of those of all; max for the most expensive, min for the
-            cheapest.
+        branch: the choice of the branch that counts: max for the most expensive, min for the cheapest.
 
     Returns:
         Operations, twice the multiply-adds.
