@@ -18,7 +18,7 @@ from diffusion.package import public
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # the path has no file, or something else than a file
 # How TensorStore, Rust and Riegeli (of array_record) name the operating system's error.
 CODE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
-WORDS = re.compile(r"\w+\(\) failed: ([^;]+)")
+WORDS = re.compile(r"\w\(\) failed: ([^;]+)")  # one letter of the name: with all, a long word would take the square
 STATUSES = (  # words of TensorStore and XLA that begin a message
     "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED", "INTERNAL", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED",
     "UNAUTHENTICATED", "UNAVAILABLE", "UNKNOWN",

@@ -162,3 +162,9 @@ def test_sizes_that_could_not_be_read_are_not_measured_again(tmp_path, monkeypat
     assert buckets.measured_once(source).shape == (9, 2)
     with rights.unreadable(path), pytest.raises(failures.Unreadable, match="Permission denied"):
         buckets.measured_once(source)
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "x" * 10**6 + "(", "a() failed: " * 10**5])
+def test_a_long_message_takes_the_time_of_its_length(text):
+    """A name of 100,000 letters in a file, which an error quotes, took a minute, and a million never ended."""
+    assert not failures.is_machine_failure(ValueError(text))
