@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from diffusion.text.tokenizer import Tokenizer
 
-BREAK = re.compile(r"\s*\bBREAK\b\s*")
+BREAK = re.compile(r"(?<!\s)\s*\bBREAK\b\s*")  # from the first of many spaces, not from each
 NEAR = 20  # fewer tokens than this after a comma go into the next window, with what follows them
 
 

@@ -19,7 +19,7 @@ ROUND = 1.1
 SQUARE = 1 / 1.1
 PARTS = re.compile(
     r"""\\(?P<literal>[\\()\[\]]?)                             # a backslash alone is no text; two are one
-    | :\s*(?P<weight>[+-]?(\d+\.?\d*|\.\d+))\s*(?P<end>\))     # ":1.3)"
+    | :\s*(?P<weight>[+-]?(\d+(\.\d*)?|\.\d+))\s*(?P<end>\))  # ":1.3)"
     | (?P<bracket>[()\[\]])
     | (?P<text>[^\\()\[\]:]+ | :)""",
     re.VERBOSE | re.DOTALL,

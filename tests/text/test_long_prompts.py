@@ -3,7 +3,7 @@
 import pytest
 
 from diffusion.text import Tokenizer
-from diffusion.text.long_prompts import all_windows, first_window
+from diffusion.text.long_prompts import BREAK, all_windows, first_window
 
 LETTERS = Tokenizer(
     split=lambda text: ([ord(letter) for letter in text], lambda n: text[n:]), start=(1,), end=(2,), pad=0, length=32
@@ -39,3 +39,10 @@ def test_the_first_window_is_cut_within_a_piece_or_between_two():
     windows = first_window(parts, LETTERS)
     assert windows == ([[(ord("a"), 1.0)] * 10 + [(ord("b"), 2.0)] * 20], "ccc")
     assert first_window([("a" * 32, 1.0), ("b", 1.0)], LETTERS) == ([[(ord("a"), 1.0)] * 30], "aab")
+
+
+def test_many_spaces_take_the_time_of_their_number():
+    """They took its square, whether BREAK follows or not."""
+    spaces = " " * 10**6
+    assert BREAK.split(f"a{spaces}b") == [f"a{spaces}b"]
+    assert BREAK.split(f"a{spaces}BREAK{spaces}b BREAK c") == ["a", "b", "c"]

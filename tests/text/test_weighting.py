@@ -30,3 +30,9 @@ def test_weights_are_those_that_are_written(prompt):
     expected = EXAMPLES[prompt]
     assert [text for text, _ in found] == [text for text, _ in expected]
     assert [weight for _, weight in found] == pytest.approx([weight for _, weight in expected])
+
+
+def test_a_long_number_that_is_no_weight_takes_the_time_of_its_length():
+    """It took the square of its digits, and as many never ended."""
+    text = "(a:" + "1" * 10**6 + "x)"
+    assert "".join(part for part, _ in parse(text)) == text[1:-1]

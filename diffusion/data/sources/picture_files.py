@@ -28,7 +28,7 @@ from diffusion.io import limits, opener
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 OTHERS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".psd", ".exr")
 METADATA = ("metadata.csv", "metadata.jsonl")
-NUMBER = re.compile(r"\s*[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")  # Python reads 1_0 and nan, too
+NUMBER = re.compile(r"\s*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")  # Python reads 1_0 and nan, too
 FILE = "file_name"  # the column that names the picture; one that ends in it names another picture of the record
 
 

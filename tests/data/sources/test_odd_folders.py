@@ -223,6 +223,15 @@ def test_names_with_dots_are_those_of_the_same_files(form, tmp_path):
         sources.picture_folder(str(tmp_path))
 
 
+def test_a_long_cell_takes_the_time_of_its_length(tmp_path):
+    """Whether a text is a number took the square of its digits: minutes of a cell of 100,000."""
+    write(tmp_path, "1.png", "2.png")
+    cell = "1" * 120_000
+    (tmp_path / "metadata.csv").write_text(f"file_name,caption,size\n1.png,{cell}x,1.5\n2.png,.5,2.\n")
+    source = sources.picture_folder(str(tmp_path))
+    assert source.captions() == [f"{cell}x", ".5"] and source.column("size") == [1.5, 2.0]
+
+
 def test_a_table_and_pictures_beside_the_folders_of_splits_are_named(tmp_path):
     """The table counts for the whole folder elsewhere; here its captions would be left out."""
     write(tmp_path, "train/1.png", "train/more/2.png", "3.png", "others/4.png")
