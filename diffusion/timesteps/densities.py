@@ -211,7 +211,7 @@ def log_normal(schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, st
 
     Facts:
         paper: Karras et al. 2022, "Elucidating the Design Space of Diffusion-Based Generative Models", table 1
-        range: [t_min, t_max]
+        range: (t_min, t_max)
 
     Args:
         schedule: the process, which gives the range and turns sigma / alpha into t.
@@ -230,7 +230,7 @@ def log_normal(schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, st
     def quantile(u):
         z = jax.scipy.special.ndtri(cdf_low + (cdf_high - cdf_low) * u)
         z = jnp.clip(z, jnp.maximum(low, -1e4), jnp.minimum(high, 1e4))
-        return jnp.clip(schedule.inverse_log_snr(-2 * (mean + std * z)), schedule.t_min, schedule.t_max)
+        return _off_the_ends(schedule, schedule.inverse_log_snr(-2 * (mean + std * z)))
 
     return from_quantile(quantile, strata)
 
@@ -244,7 +244,7 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
 
     Facts:
         paper: Hang et al. 2024, "Improved Noise Schedule for Diffusion Training", table 1
-        range: [t_min, t_max]
+        range: (t_min, t_max)
 
     Args:
         schedule: the process, which gives the range and turns the log-SNR into t.
@@ -267,7 +267,7 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
         more = above + (1 - above - below) * u
         less = below + (1 - above - below) * (1 - u)
         z = jnp.where(more < 0.5, -jnp.log(2 * more), jnp.log(2 * less))
-        return jnp.clip(schedule.inverse_log_snr(mean + scale * z), schedule.t_min, schedule.t_max)
+        return _off_the_ends(schedule, schedule.inverse_log_snr(mean + scale * z))
 
     return from_quantile(quantile, strata)
 
@@ -301,7 +301,7 @@ def dimension_shifted_density(
             f"dimension_shifted_density: a factor of {math.exp(fall / 2):g} moves times out of the schedule, whose "
             f"log-SNR ends at {lowest:g}. Valid: a schedule that ends with alpha = 0, such as rectified_flow"
         )
-    moved = lambda t, by: jnp.clip(schedule.inverse_log_snr(schedule.log_snr(t) - by), schedule.t_min, schedule.t_max)
+    moved = lambda t, by: _off_the_ends(schedule, schedule.inverse_log_snr(schedule.log_snr(t) - by))
 
     def sample(state, keys, index):
         t, importance = density.sample(state, keys, index)
@@ -346,6 +346,12 @@ def _of_fraction(schedule: NoiseSchedule, fraction: Callable[[Array], Array], st
     """The density of t_min + (t_max - t_min) fraction(u), clipped off the ends, where a schedule may be singular."""
     span = schedule.t_max - schedule.t_min
     return from_quantile(lambda u: schedule.t_min + span * jnp.clip(fraction(u), 2.0**-24, 1 - 2.0**-24), strata)
+
+
+def _off_the_ends(schedule: NoiseSchedule, t: Array) -> Array:
+    """The times, clipped to the open range of the schedule, at whose ends alpha or sigma may be 0."""
+    half_cell = 2.0**-24 * (schedule.t_max - schedule.t_min)
+    return jnp.clip(t, schedule.t_min + half_cell, schedule.t_max - half_cell)
 
 
 def _log_snr_at_ends(schedule: NoiseSchedule, *parameters: Any) -> tuple[Any, Any]:
