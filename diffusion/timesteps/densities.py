@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from diffusion.arrays.parameters import functions_of, traced
+from diffusion.arrays.parameters import functions_of, is_number, traced
 from diffusion.schedules import NoiseSchedule
 from diffusion.schedules.discrete import MOST_STEPS
 from diffusion.timesteps.shifts import dimension_shift, shift as shifted
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
+
+LEAST_SHARE = 1e-30  # of a distribution within the range of a schedule; float32 holds quantiles of such shares
 
 
 class Density(NamedTuple):
@@ -218,17 +220,24 @@ def log_normal(schedule: NoiseSchedule, mean: float = -1.2, std: float = 1.2, st
         mean: P_mean of the paper.
         std: P_std of the paper, > 0.
         strata: number of strata or None, see `from_quantile`.
+
+    Raises:
+        ValueError: if std is not positive, or almost nothing of the distribution lies in the schedule's range.
     """
     if not traced(std):
         check_positive("log_normal", "std", std)
     check_one_schedule("log_normal", schedule)
     low, high = (-end / 2 for end in _log_snr_at_ends(schedule, mean, std))
     low, high = (low - mean) / std, (high - mean) / std
-    cdf_low = _normal_cdf(low)
-    cdf_high = _normal_cdf(high)
+    # A range above the mean is mirrored: shares near 1 have no digits for what is beyond them.
+    above = low > 0
+    sign, first, last = (_chosen(above, *pair) for pair in ((-1, 1), (-high, low), (-low, high)))
+    cdf_first = _normal_cdf(first)
+    share = _normal_cdf(last) - cdf_first
+    _check_share("log_normal", share, f"mean = {mean} and std = {std}")
 
     def quantile(u):
-        z = jax.scipy.special.ndtri(cdf_low + (cdf_high - cdf_low) * u)
+        z = sign * jax.scipy.special.ndtri(cdf_first + share * _chosen(above, 1 - u, u))
         z = jnp.clip(z, jnp.maximum(low, -1e4), jnp.minimum(high, 1e4))
         return _off_the_ends(schedule, schedule.inverse_log_snr(-2 * (mean + std * z)))
 
@@ -253,7 +262,7 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
         strata: number of strata or None, see `from_quantile`.
 
     Raises:
-        ValueError: if scale is not positive.
+        ValueError: if scale is not positive, or almost nothing of the distribution lies in the schedule's range.
     """
     if not traced(scale):
         check_positive("laplace", "scale", scale)
@@ -261,11 +270,15 @@ def laplace(schedule: NoiseSchedule, mean: float = 0.0, scale: float = 0.5, stra
     high, low = _log_snr_at_ends(schedule, mean, scale)
     above = _laplace_tail((high - mean) / scale)
     below = _laplace_tail((mean - low) / scale)
+    # Differences of the smaller tails: if the peak is outside the range, 1 - above - below has lost its digits.
+    share = _chosen(below > 0.5, _laplace_tail((low - mean) / scale) - above, 1 - above - below)
+    share = _chosen(above > 0.5, _laplace_tail((mean - high) / scale) - below, share)
+    _check_share("laplace", share, f"mean = {mean} and scale = {scale}")
 
     def quantile(u):
         # The shares of log-SNRs above and below the drawn one; the smaller of the two keeps its digits.
-        more = above + (1 - above - below) * u
-        less = below + (1 - above - below) * (1 - u)
+        more = above + share * u
+        less = below + share * (1 - u)
         z = jnp.where(more < 0.5, -jnp.log(2 * more), jnp.log(2 * less))
         return _off_the_ends(schedule, schedule.inverse_log_snr(mean + scale * z))
 
@@ -349,9 +362,10 @@ def _of_fraction(schedule: NoiseSchedule, fraction: Callable[[Array], Array], st
 
 
 def _off_the_ends(schedule: NoiseSchedule, t: Array) -> Array:
-    """The times, clipped to the open range of the schedule, at whose ends alpha or sigma may be 0."""
+    """The times, clipped to the range of the schedule without t = 0 and t_max, where sigma or alpha may be 0."""
     half_cell = 2.0**-24 * (schedule.t_max - schedule.t_min)
-    return jnp.clip(t, schedule.t_min + half_cell, schedule.t_max - half_cell)
+    first = half_cell if is_number(schedule.t_min, 0) else schedule.t_min
+    return jnp.clip(t, first, schedule.t_max - half_cell)
 
 
 def _log_snr_at_ends(schedule: NoiseSchedule, *parameters: Any) -> tuple[Any, Any]:
@@ -368,6 +382,19 @@ def _log_snr_at_ends(schedule: NoiseSchedule, *parameters: Any) -> tuple[Any, An
     else:
         first, last = map(float, np.asarray(values))
     return first, last
+
+
+def _check_share(function: str, share: Any, parameters: str) -> None:
+    if not traced(share) and not share > LEAST_SHARE:
+        raise ValueError(
+            f"{function}: with {parameters}, a share of {share:.1g} of the distribution lies between the log-SNRs of "
+            "the schedule at t_min and t_max. Valid: a distribution that overlaps with this range"
+        )
+
+
+def _chosen(condition: Any, one: Any, other: Any) -> Any:
+    """`one` if the condition holds and `other` if not, for numbers and traced values."""
+    return jnp.where(condition, one, other) if traced(condition) else (one if condition else other)
 
 
 def _normal_cdf(z: Any) -> Any:

@@ -150,6 +150,40 @@ def test_a_fraction_stays_half_a_cell_off_the_ends():
     np.testing.assert_array_equal(t, np.float32([2.0**-24, 1 - 2.0**-24]))
 
 
+BEYOND = {  # name -> (density, distribution of ln(sigma / alpha)); their means are outside edm's -6.2 .. 4.4
+    **{
+        f"log_normal({mean}, {std})": (timesteps.log_normal(SCHEDULES["edm"], mean, std), scipy.stats.norm(mean, std))
+        for mean, std in ((-8.0, 0.3), (-16.0, 1.0), (8.0, 0.5), (14.0, 1.0))
+    },
+    **{
+        f"laplace({mean}, {scale})": (
+            timesteps.laplace(SCHEDULES["edm"], mean, scale),
+            scipy.stats.laplace(-mean / 2, scale / 2),
+        )
+        for mean, scale in ((30.0, 0.5), (20.0, 1.0), (-20.0, 0.5), (-12.0, 2.0))
+    },
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", BEYOND)
+def test_a_density_whose_peak_is_outside_the_range_draws_at_its_near_end(name):
+    """The share below u, by the tails of float64 on the side of the range."""
+    density, distribution = BEYOND[name]
+    ratio = np.log(80 * np.asarray(_draw(density)[0], np.float64))
+    low, high = np.log(0.002), np.log(80)
+    tail = distribution.sf if distribution.mean() < low else distribution.cdf
+    u = (tail(ratio) - tail(low)) / (tail(high) - tail(low))
+    assert scipy.stats.kstest(u, "uniform").pvalue > 1e-3
+
+
+@pytest.mark.parametrize("make", [timesteps.log_normal, timesteps.laplace])
+@pytest.mark.parametrize("mean", [-300.0, 300.0])
+def test_a_density_beyond_its_schedule_is_refused(make, mean):
+    with pytest.raises(ValueError, match=rf"mean = {mean} and \w+ = 1\.0, a share of .* of the distribution lies"):
+        make(SCHEDULES["edm"], mean, 1.0)
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("scale", [10.0, 1000.0])
 @pytest.mark.parametrize("make", [timesteps.log_normal, timesteps.laplace])
