@@ -149,7 +149,7 @@ def run(record: Record, directory: pathlib.Path, settings: flags.FlagValues) -> 
     with receiving(signals) as received, Display(collections.Counter(before)) as display, reporting:
         display.say(f"{record.name}: {len(plans)} runs in {directory}, {jobs} at a time")
         if added:
-            display.say(f"{added} of its runs are new; the others go on as they are")
+            display.say(f"New runs: {added}. The others go on as they are.")
         if not single:
             display.say(f"To see how they do, open {directory / 'report.html'}: it follows them")
         ended = runner.run(
