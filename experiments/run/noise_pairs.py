@@ -112,14 +112,28 @@ def _make(
         for rows in missing:
             numbers = np.resize(np.asarray(rows, np.int32), padded)[held]  # a short last file is filled up, and cut
             pairs = make(params, *sharding.to_devices((_conditions(recipe, data, numbers), numbers), mesh, padded))
+            whole = {name: np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")}
+            pair = np.stack([whole["x"], whole["noise"]], axis=1)[: len(rows)]
+            _require_finite(pair, rows, teacher)  # on every process, which has all pairs
             if jax.process_index() == 0:
-                pair = np.stack([np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")], axis=1)
                 with files.atomic(_file(folder, rows)) as file:
-                    np.save(file, pair[: len(rows)])
+                    np.save(file, pair)
             written += len(rows)
             advance(written)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("pairs made")
+
+
+def _require_finite(pair: np.ndarray, rows: range, teacher: Teacher) -> None:
+    """Refuses pairs `[n, 2, ...]` of which one is not finite: in some later step it would end the training."""
+    finite = np.isfinite(pair).reshape(len(pair), -1).all(1)
+    if not finite.all():
+        raise ConfigError(
+            f"{(~finite).sum()} of the pairs {rows.start} to {rows.stop - 1} of the teacher are not finite, the first "
+            f"is pair {rows.start + int(np.argmin(finite))}. They were made with config.teacher.pairs.steps = "
+            f"{teacher.pair_steps} and config.teacher.scale = {teacher.scale}. Try more steps, another sampler "
+            "(config.teacher.pairs.sampler), or a smaller scale."
+        )
 
 
 def _conditions(recipe: Recipe, data: Examples, numbers: np.ndarray) -> Any:

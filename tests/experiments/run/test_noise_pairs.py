@@ -87,6 +87,19 @@ def test_a_pair_is_the_sample_of_its_condition_and_its_own_noise(run):
     assert spec.shape == (2, *SHAPE) and spec.dtype == "float32" and opened.sizes == ()
 
 
+def test_pairs_that_are_not_finite_are_refused_and_not_kept(run, monkeypatch):
+    """The training ended at the step that drew one, and again at the next start."""
+    paired, _, folder = run
+    apply = Network.apply
+    lost = lambda self, params, x, clock, condition: jnp.where(
+        condition[:, None] == 1, jnp.nan, apply(self, params, x, clock, condition)
+    )
+    monkeypatch.setattr(Network, "apply", lost)
+    with pytest.raises(ConfigError, match=r"1 of the pairs 0 to 3 .* first is pair 1\. .*pairs\.steps = 2.*scale = 1"):
+        paired()
+    assert not list(folder.glob("*.npy"))
+
+
 def test_an_interrupted_run_goes_on_where_it_was(run):
     paired, made, folder = run
     paired()
