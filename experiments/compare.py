@@ -42,6 +42,7 @@ from diffusion.io.files import write_text
 from diffusion.recipe import ConfigError, unknown
 from diffusion.recipe.extensions import printed
 from diffusion.recipe.values import MISSING, differences, flattened, plain, require_sections
+from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import progress
 
 SEEDS = ("seed", "sample.seed")
@@ -103,6 +104,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
         for path, content in reports.items()
         if not content
     ]
+    notes += [note for path, content in reports.items() if (note := _of_earlier_step(path, content))]
     if len(groups) == 1:
         notes.append("These runs differ in their seeds alone, so that there is one setting and no difference to test.")
     return Compared(
@@ -111,6 +113,16 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
         {group.name: _tests(groups[0], group, configs[0]) for group in groups[1:]},
         notes,
     )
+
+
+def _of_earlier_step(folder: pathlib.Path, content: Mapping[str, Any]) -> str:
+    """A note where a run has been trained on since its samples were measured; "" otherwise."""
+    with figures.reading(folder / "report.json"):
+        checkpoint = content.get("protocol", {}).get("sampling", {}).get("checkpoint") or {}
+        step, latest = checkpoint.get("step"), checkpoints.latest(folder)
+    if step is None or latest in (None, step):
+        return ""
+    return f"{folder}: the figures of its samples are of step {step}, but its latest checkpoint is of step {latest}."
 
 
 def _config_of(folder: pathlib.Path) -> dict[str, Any]:

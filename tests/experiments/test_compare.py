@@ -57,6 +57,18 @@ def test_settings_are_compared_in_pairs_of_equal_seeds(tmp_path, monkeypatch):
     assert "Welch" in test.how
 
 
+def test_a_run_that_was_trained_on_since_its_samples_is_named(tmp_path):
+    """Its loss is that of the later step, beside figures of samples of the earlier one."""
+    first, second = (made(tmp_path / name, 2.0, **{"model.width": width}) for name, width in (("a", 64), ("b", 32)))
+    for folder, latest in ((first, 9), (second, 18)):
+        content = json.loads((folder / "report.json").read_text())
+        content["protocol"]["sampling"] = {"checkpoint": {"step": 9, "weights": "ema"}}
+        (folder / "report.json").write_text(json.dumps(content))
+        (folder / "checkpoints" / str(latest)).mkdir(parents=True)
+    notes = compare.compare([first, second]).notes
+    assert notes == [f"{second}: the figures of its samples are of step 9, but its latest checkpoint is of step 18."]
+
+
 def test_figures_of_earlier_samples_are_not_those_of_the_present_ones(tmp_path):
     """Samples of one step stood beside the distance of the samples of fifty that they had replaced."""
     first, second = (made(tmp_path / name, 2.0, **{"model.width": width}) for name, width in (("a", 64), ("b", 32)))
