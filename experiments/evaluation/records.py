@@ -125,7 +125,11 @@ def _check(content: Mapping, path: pathlib.Path) -> None:
     figures = content["figures"] if table(content["figures"]) else {"figures": None}
     number = lambda value: value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
     wrong += [f"figures.{name}" for name, one in figures.items() if not table(one)]
-    wrong += [f"figures.{name}.value" for name, one in figures.items() if table(one) and not number(one.get("value"))]
+    wrong += [
+        f"figures.{name}.value"
+        for name, one in figures.items()
+        if isinstance(one, dict) and not number(one.get("value"))
+    ]
     if wrong:
         raise ResultError(f"{path} has another form than a record of this program: {', '.join(wrong[:5])}.")
 
