@@ -50,6 +50,11 @@ class Score(NamedTuple):
     ties: int
     losses: int
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval; None where there is none."""
+        return None if np.isnan(self.low) else (self.low, self.high)
+
 
 def wins(arena: Arena, votes: Sequence[Vote]) -> np.ndarray:
     """How often each competitor was preferred to each other one, float64 [K, K]; a tie counts half for both."""
@@ -114,13 +119,7 @@ def tables(
 ) -> list[tuple[str, list[str], list[list[str]]]]:
     """(title, header, rows of cells) of the scores, the pairs and the voters."""
     score_rows = [
-        [
-            score.name,
-            f"{score.score:+.0f}{report.span((score.low, score.high), '+.0f')}",
-            score.wins,
-            score.ties,
-            score.losses,
-        ]
+        [score.name, f"{score.score:+z.0f}{report.span(score.interval, '+z.0f')}", score.wins, score.ties, score.losses]
         for score in scores
     ]
     pair_rows = []

@@ -71,3 +71,12 @@ def test_votes_of_many_on_one_comparison_are_no_independent_ones():
 def test_one_vote_has_a_score_and_no_interval():
     first, _, _ = scores.scores(arena([(0, 1)]), [Vote("ana", 0, FIRST, FIRST)])
     assert first.name == "a" and first.score > 0 and np.isnan(first.low)
+
+
+def test_the_table_shows_no_interval_that_is_none_and_no_negative_zero():
+    here, votes = arena([(0, 1)]), [Vote("ana", 0, FIRST, FIRST)]
+    (_, _, rows), *_ = scores.tables(here, votes, scores.scores(here, votes))
+    assert not any("nan" in str(cell) for row in rows for cell in row)
+    drawn = scores.Score("a", -0.3, -9.0, 9.0, 1, 0, 1)
+    (_, _, (row,)), *_ = scores.tables(here, votes, [drawn])
+    assert row[1] == "+0 (-9 to +9)"
