@@ -93,12 +93,11 @@ def transition_judge(
 ) -> Objective:
     """The judge of `progressive_adversarial`: distinguishes the end of two teacher steps from that of a student step.
 
-        loss = log(1 + exp(-D(x_s))) + log(1 + exp(D(stop x_hat_s))) in the later stages, 0 in the first
+        loss = log(1 + exp(-D(x_s))) + log(1 + exp(D(stop x_hat_s)))
         D(x_s) = mean d(x_s, s) (1 + d(x_t, t)) in the first half of a stage, mean d(x_s, s) in the second
 
     d is the judge's output, a picture of features; the product is the inner product of a projection discriminator. The
-    paper's judge has an additional head, convolutions on the features of a U-Net's encoder. In the first stage, which
-    has no judge, both ends agree, so that its features would learn to say nothing.
+    paper's judge has an additional head, convolutions on the features of a U-Net's encoder.
 
     Facts:
         loss: log(1 + exp(-D(x_s))) + log(1 + exp(D(x_hat_s)))
@@ -131,8 +130,7 @@ def transition_judge(
         predicted = predict(frozen(networks, "model"), schedule, parameterization, taught.x_t, taught.t, condition)
         logits = _logits(networks, schedule, teacher, taught, condition, step, stage)
         real, fake = logits(taught.x_s), logits(_ended(schedule, predicted, taught))
-        losses = jnp.where(step < stage, 0.0, jax.nn.softplus(-real) + jax.nn.softplus(fake))
-        return losses, {"t": taught.t, "real": real, "fake": fake}
+        return jax.nn.softplus(-real) + jax.nn.softplus(fake), {"t": taught.t, "real": real, "fake": fake}
 
     return Objective(loss, reads=None, network=Trained("judge"), shares=("halved", N, stage))
 
