@@ -112,8 +112,8 @@ def _make(
         for rows in missing:
             numbers = np.resize(np.asarray(rows, np.int32), padded)[held]  # a short last file is filled up, and cut
             pairs = make(params, *sharding.to_devices((_conditions(recipe, data, numbers), numbers), mesh, padded))
-            whole = {name: np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")}
-            pair = np.stack([whole["x"], whole["noise"]], axis=1)[: len(rows)]
+            arrays = {name: np.asarray(pairs[name].addressable_data(0)) for name in ("x", "noise")}
+            pair = np.stack([arrays["x"], arrays["noise"]], axis=1)[: len(rows)]
             _require_finite(pair, rows, teacher)  # on every process, which has all pairs
             if jax.process_index() == 0:
                 with files.atomic(_file(folder, rows)) as file:
