@@ -143,6 +143,15 @@ def along(reduce: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     return lambda a, axes, **_: reduce(a, axis=tuple(axes))
 
 
+def ends_of(dtype: np.dtype) -> tuple[Any, Any]:
+    """The smallest and the largest number of a type: the maximum and the minimum of no numbers, as XLA has them."""
+    if dtype.kind == "b":
+        return False, True
+    if np.issubdtype(dtype, np.integer):
+        return np.iinfo(dtype).min, np.iinfo(dtype).max
+    return -np.inf, np.inf
+
+
 def of_numbers(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     """A function of numbers, whatever else an operation says."""
     return lambda *arrays, **_: function(*arrays)
@@ -172,7 +181,9 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "integer_pow": lambda a, y: a**y,
     "rsqrt": lambda a, **_: 1 / np.sqrt(a),
     **dict.fromkeys(("stop_gradient", "name", "copy"), same),
-    **{f"reduce_{name}": along(getattr(np, name)) for name in ("sum", "max", "min")},
+    "reduce_sum": along(np.sum),
+    "reduce_max": lambda a, axes, **_: np.max(a, axis=tuple(axes), initial=ends_of(a.dtype)[0]),
+    "reduce_min": lambda a, axes, **_: np.min(a, axis=tuple(axes), initial=ends_of(a.dtype)[1]),
     **{
         name: of_numbers(function)
         for name, function in {

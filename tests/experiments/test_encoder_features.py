@@ -171,7 +171,7 @@ def test_features_of_other_weights_are_refused(cache, tmp_path):
 def test_a_network_that_is_no_encoder_is_refused(monkeypatch):
     monkeypatch.setattr(interchange, "load", lambda path: (AutoencoderKL(), {}))
     with pytest.raises(
-        ConfigError, match=r"is a AutoencoderKL, which is not an image encoder\. Valid: ConvNeXt, DINOv2, "
+        ConfigError, match=r"is an AutoencoderKL, which is not an image encoder\. Valid: ConvNeXt, DINOv2, "
     ):
         encoder_features.load("vae", 28)
 
