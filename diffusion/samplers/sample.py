@@ -338,11 +338,13 @@ def check_plan(sampler: Sampler, plan: Plan) -> None:
 def check_moves(sampler: Sampler, plan: Plan, dtype: Any) -> None:
     """Refuses a step whose two times are the same number in the type of the samples, as close float64 times may be.
 
-    A solver divides by the lengths of its steps before the current one, so that the last step may rest.
+    A solver divides by the lengths of its steps before the current one, so that the last step may rest. A step that
+    renoises is no step of a solver.
     """
-    if sampler.frames or traced(plan.t, plan.s):
+    if sampler.frames or traced(plan.t, plan.s, plan.renoise):
         return
     still = np.asarray(plan.t[:-1], dtype) == np.asarray(plan.s[:-1], dtype)
+    still &= ~np.asarray(plan.renoise[:-1])
     if still.any():
         i = int(np.argmax(still))
         raise ValueError(
