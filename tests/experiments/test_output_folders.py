@@ -35,13 +35,17 @@ COMMANDS = (
 )  # fmt: skip
 
 
+def write_to(command, out, monkeypatch):
+    """Sets the flags of a command, of which only --out has a value."""
+    config = types.SimpleNamespace(sample=types.SimpleNamespace())
+    monkeypatch.setattr(command.flags, "FLAGS", types.SimpleNamespace(**NOTHING | {"config": config, "out": str(out)}))
+    monkeypatch.setattr("sys.argv", ["diffusion"])  # which sample reads
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.split("experiments.")[1])
 def test_a_file_is_no_output_folder(command, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    config = types.SimpleNamespace(sample=types.SimpleNamespace())
-    values = types.SimpleNamespace(**NOTHING | {"config": config, "out": str(tmp_path / "file")})
-    monkeypatch.setattr(command.flags, "FLAGS", values)
-    monkeypatch.setattr("sys.argv", ["diffusion"])  # which sample reads
+    write_to(command, tmp_path / "file", monkeypatch)
     with pytest.raises(ConfigError, match=r"--out=.*/file: .*/file is a file\. Valid: a folder"):
         command.main([])
 
@@ -49,10 +53,7 @@ def test_a_file_is_no_output_folder(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.__name__.split("experiments.")[1])
 def test_the_name_of_a_file_is_no_output_folder(command, tmp_path, monkeypatch):
     """`diffusion convert --out=network.safetensors` made a folder of that name."""
-    config = types.SimpleNamespace(sample=types.SimpleNamespace())
-    values = types.SimpleNamespace(**NOTHING | {"config": config, "out": str(tmp_path / "new.safetensors")})
-    monkeypatch.setattr(command.flags, "FLAGS", values)
-    monkeypatch.setattr("sys.argv", ["diffusion"])  # which sample reads
+    write_to(command, tmp_path / "new.safetensors", monkeypatch)
     with pytest.raises(ConfigError, match=r"--out=.*/new\.safetensors has the ending of a file.* e\.g\. .*/new\."):
         command.main([])
     (tmp_path / "new.safetensors").mkdir()  # of an earlier version
