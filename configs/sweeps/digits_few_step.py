@@ -1,13 +1,15 @@
 """Every method of few steps on the handwritten digits, at one cost of training, with three seeds: 54 runs.
 
     diffusion train --config=digits --workdir=runs/digits
+    diffusion train --config=digits --workdir=runs/digits_time --config.parameterization.clock='{"name": "time"}'
     diffusion sweep --sweep=digits_few_step --workdir=runs/digits_few_step --jobs=2
     diffusion few_steps --teacher=runs/digits --students="runs/digits_few_step/*" --out=runs/few_steps
 
 The cost is counted in passes of one example through the network, where a gradient counts as two and a guided teacher as
 two. A student has 300,000 of them. A method without a teacher has those of the teacher in addition (3,600 steps of 64
 examples, three passes each). `diffusion plan` counts the passes of a step. The pairs of reflow belong to its cost.
-TCM is left out: it begins with the run of a consistency model, and so has twice the cost.
+TCM is left out: it begins with the run of a consistency model, and so has twice the cost. rCM needs a teacher whose
+clock is t, and the others have been tuned with the clock 1,000 t. All methods of one seed run before the next seed.
 
 Presets: `digits_few_step:tiny` (of a run in runs/digits_tiny, to see that everything works).
 """
@@ -34,6 +36,7 @@ class Method(NamedTuple):
         batch: the examples of a step.
         total: the passes of the whole training.
         stages: a function from the number of steps to the fields that divide the training.
+        teacher: the folder of the teacher in runs/, for a method that has one.
     """
 
     recipe: str
@@ -41,6 +44,7 @@ class Method(NamedTuple):
     batch: int = 64
     total: int = STUDENT
     stages: Callable[[int], Mapping[str, Any]] = lambda steps: {}
+    teacher: str = "digits"
 
     @property
     def steps(self) -> int:
@@ -59,7 +63,7 @@ METHODS = {
     "turbo": Method("students/turbo", 17, batch=32),
     "ladd": Method("students/ladd", 6.25, batch=32),
     "consistency": Method("students/consistency", 8),
-    "rcm": Method("students/rcm", 6.4, stages=lambda steps: {"objective.warmup": steps // 10}),
+    "rcm": Method("students/rcm", 6.4, stages=lambda n: {"objective.warmup": n // 10}, teacher="digits_time"),
     "progressive": Method("students/progressive", 7, stages=halvings("objective")),
     "lightning": Method("students/lightning", 24, batch=32, stages=halvings("objective", "second_player.objective")),
     "guided": Method("students/guided", 5),
@@ -81,11 +85,10 @@ def get_sweep(arg: str = "") -> Sweep:
     tiny = is_tiny(arg)
 
     def run(name: str, method: Method) -> Overrides:
-        teacher = "runs/digits_tiny" if tiny else "runs/digits"
-        folder = f":{teacher}" if method.recipe.startswith("students/") else ""
+        folder = f":runs/{'digits_tiny' if tiny else method.teacher}" if method.recipe.startswith("students/") else ""
         preset = ("," if folder else ":") + "tiny" if tiny else ""
         fields = {} if tiny else {"train.steps": method.steps, **method.stages(method.steps)}
         return {"student": name, "recipe": method.recipe + folder + preset, **fields}
 
     runs = [run(name, method) for name, method in METHODS.items()]
-    return Sweep(product(runs, each("seed", range(1 if tiny else 3))), [train("{recipe}")], titles=("student",))
+    return Sweep(product(each("seed", range(1 if tiny else 3)), runs), [train("{recipe}")], titles=("student",))
