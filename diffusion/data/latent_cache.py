@@ -279,7 +279,7 @@ def require_same_records(folder: str | pathlib.Path, source: Source) -> None:
         )
     if spec.version:  # a version of a dataset has its records in one order
         return
-    require_same_order(folder, note, source, advice)
+    require_same_order(folder, note, facts_of(source), advice)
     noted, now = note.get("pictures") or {}, json.loads(json.dumps(source.fingerprint(), default=str))
     if spec.condition is None and any(noted[name] != now[name] for name in noted.keys() & now.keys()):
         raise CacheError(
@@ -294,21 +294,20 @@ def order_of_pictures(folder: str | pathlib.Path) -> str | None:
 
 
 def require_same_order(
-    folder: str | pathlib.Path, note: Mapping[str, Any], source: IndexedRecords, advice: str
+    folder: str | pathlib.Path, note: Mapping[str, Any], facts: Mapping[str, str | None], advice: str
 ) -> None:
     """Refuses records with other names or lengths of their files, or in another order, than a cache's note states.
 
     Args:
         folder: the folder of the cache, for the message.
         note: the content of the note; it states neither where the records had no files of their own.
-        source: the records; those without names are taken.
+        facts: the facts of the records, from `facts_of`; those that are None are not compared.
         advice: the next step, for the message.
 
     Raises:
         CacheError: if they differ.
     """
-    known = facts_of(source).items()
-    differs = {name for name, value in known if value is not None and note.get(name, value) != value}
+    differs = {name for name, value in facts.items() if value is not None and note.get(name, value) != value}
     if ORDER in differs:
         raise CacheError(
             f"{folder} holds latents of records with other names, or in another order: records were added, removed, "

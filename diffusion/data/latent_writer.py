@@ -18,8 +18,6 @@ from diffusion.data.latent_cache import (
     FORMAT,
     INDEX,
     LABEL,
-    LENGTHS,
-    ORDER,
     CacheError,
     Description,
     differences,
@@ -30,6 +28,7 @@ from diffusion.data.latent_cache import (
 from diffusion.data.sources import DataSpec
 from diffusion.io import files, opener
 
+ANOTHER = "Choose another folder, or remove it to encode all of them again."  # the advice about other pictures
 SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
 
 
@@ -82,12 +81,13 @@ def write(
             for number, file in enumerate(shards)
             if not _is_whole(file, len(shard_of(number)), sizes.get(file.name))
         ]
-        facts = {"pictures": fingerprint, **facts_of(source)}
+        facts = facts_of(source)
         if len(missing) < len(shards):
-            require_same_names(folder, source)
             noted = _noted(folder)
             earlier = opener.read_json(noted) if noted else {}
-            facts |= {name: earlier.get(name) for name in (ORDER, LENGTHS)}  # those of the latents which are there
+            require_same_order(folder, earlier, facts, ANOTHER)
+            facts = {name: earlier.get(name) for name in facts}  # those of the latents which are there
+        facts = {"pictures": fingerprint, **facts}
         if len(missing) == len(shards):
             _note(folder / BEGUN, description, per_file, {}, facts)
         elif missing and fingerprint is not None:
@@ -229,8 +229,7 @@ def require_same_names(folder: str | pathlib.Path, source: sources.IndexedRecord
     """
     noted = _noted(pathlib.Path(folder))
     if noted is not None:
-        advice = "Choose another folder, or remove it to encode all of them again."
-        require_same_order(folder, opener.read_json(noted), source, advice)
+        require_same_order(folder, opener.read_json(noted), facts_of(source), ANOTHER)
 
 
 def _require_pictures_of(folder: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
@@ -244,7 +243,7 @@ def _require_pictures_of(folder: pathlib.Path, fingerprint: Mapping[str, Any]) -
         here = {name: now[name] for name in there}
         raise CacheError(
             f"{folder} holds the latents of other pictures: their fingerprint has {json.dumps(there)}, and that of "
-            f"these pictures {json.dumps(here)}. Choose another folder, or remove it to encode all of them again."
+            f"these pictures {json.dumps(here)}. {ANOTHER}"
         )
 
 
