@@ -75,7 +75,7 @@ def run(
     Raises:
         ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary or the
             encoder takes.
-        CacheError: if `out` holds the captions of another dataset, or the output of another encoder.
+        CacheError: if `out` holds the captions of another dataset, or the output of another encoder or tokenizer.
     """
     source = named(data, data_dir)
     texts = _texts(source)
@@ -84,7 +84,7 @@ def run(
     _check_lengths(texts, vocabulary)
     encoder = text.Encoder.from_module(vocabulary, module, params, **captions.READING)
     description = captions.describe(
-        source.spec, captions.encoder_fingerprint(params), texts, identities.order_of(source)
+        source.spec, captions.encoder_fingerprint(params), texts, identities.order_of(source), vocabulary
     )
     _require_same(out, description)
     try:
@@ -96,12 +96,14 @@ def run(
 
 
 def _require_same(folder: str | pathlib.Path, description: Mapping[str, Any]) -> None:
-    """Refuses to replace the captions of another dataset, or the output of another encoder."""
+    """Refuses to replace the captions of another dataset, or the output of another encoder or tokenizer."""
     try:
         before = captions.description_of(folder)
     except (FileNotFoundError, captions.CacheError, limits.Refused):
         return  # none that could be read
     there, now = ({**note["dataset"], "encoder": note.get("encoder")} for note in (before, description))
+    if "tokens" in before:  # earlier versions noted none
+        there["tokens"], now["tokens"] = before["tokens"], description["tokens"]
     if differs := [f"{name}: {there.get(name)!r} -> {now[name]!r}" for name in now if there.get(name) != now[name]]:
         raise captions.CacheError(
             f"{folder} holds other captions than these: {'; '.join(differs)}. Choose another folder, or remove it."

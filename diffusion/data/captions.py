@@ -210,7 +210,13 @@ def encoder_fingerprint(params: Any) -> str:
     return fingerprint(params, **READING)
 
 
-def describe(spec: DataSpec, encoder: str, texts: Sequence[str] = (), order: str | None = None) -> dict[str, Any]:
+def describe(
+    spec: DataSpec,
+    encoder: str,
+    texts: Sequence[str] = (),
+    order: str | None = None,
+    tokenizer: Tokenizer | None = None,
+) -> dict[str, Any]:
     """The note of a folder of captions.
 
     Args:
@@ -218,9 +224,14 @@ def describe(spec: DataSpec, encoder: str, texts: Sequence[str] = (), order: str
         encoder: the fingerprint of the encoder that read the captions.
         texts: the caption of each record, of which the note has a digest; () for none.
         order: a digest of the records' names, as `identities.order_of` returns it; None where they have none.
+        tokenizer: the vocabulary that the encoder reads, of which the note has a digest of the captions' tokens; None
+            if it is not known.
     """
     dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size}
     known = ({"texts": _digest(texts)} if texts else {}) | ({} if order is None else {ORDER: order})
+    if tokenizer is not None:
+        read_as = tokenizer(["", *texts])
+        known["tokens"] = fingerprints.digest([read_as.ids.tobytes(), read_as.mask.tobytes()])
     return {"format": FORMAT, "dataset": dataset, "encoder": encoder} | known
 
 

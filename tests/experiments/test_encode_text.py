@@ -5,7 +5,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from diffusion import text_to_image
+from diffusion import text, text_to_image
 from diffusion.data import captions, sources
 from diffusion.experiments import encode_text
 from diffusion.io import json_files
@@ -60,3 +60,22 @@ def test_captions_take_the_place_of_no_others(tmp_path, monkeypatch):
         encode_text._require_same(tmp_path, described["test"])
     with pytest.raises(captions.CacheError, match="encoder: 'ffffffff' -> 'e'"):
         encode_text._require_same(tmp_path, described["train"] | {"encoder": "e"})
+
+
+def test_captions_of_another_vocabulary_are_not_replaced(tmp_path):
+    """The note said nothing of the vocabulary, so the same encoder with another one replaced what a run reads."""
+    source = sources.spelled_drawings("test", number=4)
+    texts = captions.texts_of(source)
+    folders = {number: tmp_path / str(number) for number in (520, 600)}
+    for number, folder in folders.items():
+        encode_text.vocabulary(source, folder, number, 60)
+    few, many = (
+        captions.describe(source.spec, "f" * 8, texts, tokenizer=text.Tokenizer.open(folder))
+        for folder in folders.values()
+    )
+    json_files.write(tmp_path / captions.INDEX, few)
+    encode_text._require_same(tmp_path, few)
+    with pytest.raises(captions.CacheError, match=f"tokens: '{few['tokens']}' -> '{many['tokens']}'"):
+        encode_text._require_same(tmp_path, many)
+    json_files.write(tmp_path / captions.INDEX, captions.describe(source.spec, "f" * 8, texts))
+    encode_text._require_same(tmp_path, many)  # a note of an earlier version, which says nothing of it
