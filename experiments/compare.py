@@ -118,8 +118,7 @@ def compare(folders: Sequence[str | pathlib.Path], requested: Sequence[str] = ()
 def _of_earlier_step(folder: pathlib.Path, content: Mapping[str, Any]) -> str:
     """A note where a run has been trained on since its samples were measured; "" otherwise."""
     with figures.reading(folder / "report.json"):
-        checkpoint = content.get("protocol", {}).get("sampling", {}).get("checkpoint") or {}
-        step, latest = checkpoint.get("step"), checkpoints.latest(folder)
+        step, latest = figures.checkpoint_of_samples(content).get("step"), checkpoints.latest(folder)
     if step is None or latest in (None, step):
         return ""
     return f"{folder}: the figures of its samples are of step {step}, but its latest checkpoint is of step {latest}."

@@ -180,6 +180,14 @@ def read_report(folder: pathlib.Path) -> dict[str, Any]:
         return {}
 
 
+def checkpoint_of_samples(report: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The checkpoint behind the samples of a report: its "step" and its "weights", "ema" for the moving average.
+
+    It is empty in a report of an earlier version, and for samples of another program.
+    """
+    return report.get("protocol", {}).get("sampling", {}).get("checkpoint") or {}
+
+
 def is_of_other_samples(report: Mapping[str, Any], folder: pathlib.Path) -> bool:
     """Whether a folder holds other samples than its report measured: of other settings, conditions or weights.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from diffusion.experiments.evaluation import figures, report, run_report
 from diffusion.experiments.run_folder import workdir
-from diffusion.io import json_lines, limits, opener
+from diffusion.io import json_lines, opener
 from diffusion.io.files import write_text
 from diffusion.recipe.values import config_hash, plain
 from diffusion.training.checkpointing import checkpoints
@@ -252,24 +252,21 @@ def _figures(run: pathlib.Path, step: int | None) -> str:
 
 
 def _report(run: pathlib.Path, step: int | None) -> tuple[dict[str, Any] | None, str]:
-    """report.json of samples of the moving average at a step, on a dataset.
+    """The report of a run's samples, if they are of its moving average at a step.
 
     Returns:
-        (the content, None where there is none or it is of something else; the other weights that it is of, in words).
+        (the content of report.json, or None without one of such samples; if it is of other weights, a phrase for them).
     """
-    try:
-        content = opener.read_json(run / "report.json")
-    except (FileNotFoundError, limits.Refused):
-        return None, ""
+    content = figures.read_report(run)
     tables = [content.get(name) if isinstance(content, dict) else None for name in ("figures", "protocol")]
     measured, protocol = (table if isinstance(table, dict) else {} for table in tables)
     if not ({"asked_class", "frechet"} <= measured.keys() and "dataset" in protocol):
         return None, ""
     with figures.reading(run / "report.json"):
-        weights = protocol.get("sampling", {}).get("checkpoint") or {}  # earlier versions did not write it
-        if step is not None and weights.get("step", step) != step:
-            return None, f"step {weights['step']}"
-        if weights.get("weights", "ema") != "ema":
+        checkpoint = figures.checkpoint_of_samples(content)
+        if step is not None and checkpoint.get("step", step) != step:
+            return None, f"step {checkpoint['step']}"
+        if checkpoint.get("weights", "ema") != "ema":
             return None, "other weights than the moving average"
     return content, ""
 
