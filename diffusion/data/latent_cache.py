@@ -280,11 +280,10 @@ def require_same_records(folder: str | pathlib.Path, source: Source) -> None:
     if spec.version:  # a version of a dataset has its records in one order
         return
     require_same_order(folder, note, facts_of(source), advice)
-    noted, now = note.get("pictures") or {}, json.loads(json.dumps(source.fingerprint(), default=str))
-    if spec.condition is None and any(noted[name] != now[name] for name in noted.keys() & now.keys()):
+    if spec.condition is None and (changes := fingerprints.changes(note.get("pictures") or {}, source.fingerprint())):
         raise CacheError(
-            f"{folder} holds latents of other pictures than {spec.name} ({spec.split}) has now: their fingerprint is "
-            f"{json.dumps(noted)} there, and {json.dumps(now)} here. {advice}"
+            f"{folder} holds latents of other pictures than {spec.name} ({spec.split}) has now: {'; '.join(changes)}. "
+            + advice
         )
 
 
@@ -333,7 +332,7 @@ def _index(folder: str | pathlib.Path) -> pathlib.Path:
         begun = (path.parent / BEGUN).is_file()
         what = "its writing was never finished; the command that began it goes on" if begun else "there is none"
         raise FileNotFoundError(
-            f"{folder} holds no cache of latents: {what}. It is made by: python -m "
+            f"{folder} holds no cache of latents: {what}. It is made by: "
             f"diffusion encode --autoencoder=FOLDER --data=NAME@SPLIT " + shlex.quote(f"--out={folder}")
         )
     return path

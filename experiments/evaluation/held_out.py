@@ -6,14 +6,13 @@ training set.
 """
 
 import contextlib
-import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffusion.data import packing, shared_records, sources
+from diffusion.data import fingerprints, packing, shared_records, sources
 from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.experiments.evaluation import real_images
@@ -26,7 +25,6 @@ from diffusion.training.checkpointing import checkpoints
 
 VALID = "splits that share none, e.g. train on 'train[:90%]' and compare with 'train[90%:]'"
 COMPARED = 100_000  # records of a set whose content is compared, where nobody has read it into memory
-STORED = ("records", "bytes", "sha256", "labels", "kept", "ends")  # entries of a fingerprint about stored records
 ACCEPT = "--config.evaluate.overlap=accept, and reports say how many they are"
 
 
@@ -176,11 +174,9 @@ def require_trained_data(config: Mapping, run_folder: str | pathlib.Path) -> Non
         before = checkpoints.read_about(run_folder, max(steps)).get("data") or {}
     except checkpoints.CheckpointError:  # samples are evaluated without their checkpoint
         return
-    now = json.loads(json.dumps(data.source(config, settings["split"]).fingerprint(), default=str))
-    known = [name for name in STORED if name in before and name in now]
-    if differs := [f"{name} {before[name]} -> {now[name]}" for name in known if before[name] != now[name]]:
+    if changes := fingerprints.changes(before, data.source(config, settings["split"]).fingerprint()):
         raise ConfigError(
-            f"the data have changed since {run_folder} was trained on them ({'; '.join(differs)}), so that records "
+            f"the data have changed since {run_folder} was trained on them ({'; '.join(changes)}), so that records "
             "that were trained on may now count as held out. Valid: the data of the training; diffusion evaluate takes "
             "these by --config.data.changed=accept."
         )

@@ -66,6 +66,18 @@ def test_a_run_whose_data_have_changed_is_not_evaluated_on_parts_of_them(copied,
     held_out.require_trained_data(config, "run")
 
 
+def test_a_changed_part_of_a_mixture_is_a_change_of_its_data(copied, monkeypatch):
+    """The mixture has as many records as before, and its own fingerprint names its parts' alone."""
+    config = config_with(**{"data.source": {"name": "mixture", "of": (copied, copied)}})
+    about = {"data": json.loads(json.dumps(data.source(config, "train").fingerprint()))}
+    monkeypatch.setattr(held_out.checkpoints, "steps", lambda folder: [1])
+    monkeypatch.setattr(held_out.checkpoints, "read_about", lambda folder, step: about)
+    held_out.require_trained_data(config, "run")
+    Image.fromarray(np.full((8, 8, 3), 250, np.uint8)).save(f"{copied['path']}/train/0.png")
+    with pytest.raises(ConfigError, match="the data have changed since run was trained on them"):
+        held_out.require_trained_data(config, "run")
+
+
 @pytest.mark.parametrize("split, words", [("train", "1,258 of the 1,258"), ("train[50%:]", "629 of the 629"),
                                           ("train[:9]+test", "9 of the 368")])  # fmt: skip
 def test_a_split_with_records_of_the_training_is_refused(split, words):
