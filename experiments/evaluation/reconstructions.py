@@ -25,13 +25,14 @@ from diffusion.metrics.reconstruction_error import WINDOW, psnr, ssim
 from diffusion.training.runtime import progress
 
 BATCH = 16  # pictures decoded at once
+UNMEASURED = {"features": {"features": "none: picture by picture", "dimensions": 0}, "protocol": None, "weights": None}
 
 
 class Reconstructions(NamedTuple):
     """The reconstructions of a set, which are computed as they are read."""
 
     images: ImageSet
-    errors: dict[str, np.ndarray]  # {"psnr", "ssim"}: float64 [N] of each picture that was read, NaN of the others
+    errors: dict[str, np.ndarray]  # {"psnr", "ssim"}: float64 [N], a value for each picture; NaN until it is read
 
 
 def reconstruct(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSet) -> Reconstructions:
@@ -73,10 +74,12 @@ def reconstruct(autoencoder: autoencoder_folders.Autoencoder, originals: ImageSe
 
 
 def run(request: comparison.Request, fresh: bool = False) -> dict:
-    """Measures the autoencoder of a request, with rFID where there are a protocol and a network, or pixels.
+    """Measures the autoencoder of a request.
 
     Returns:
-        What `comparison.run` does; the figures are "psnr", "ssim" (of pictures of at least 11 pixels) and "rfid".
+        A record in the form of `comparison.run`, with the figures "psnr", "ssim" and "rfid" (or "rfd", in pixels).
+        Pictures of fewer than 11 pixels have no SSIM. rFID needs a protocol and its network; without them its value is
+        None, and "why" says so.
     """
     began = time.perf_counter()
     autoencoder = autoencoder_folders.load(request.autoencoder)
@@ -88,25 +91,17 @@ def run(request: comparison.Request, fresh: bool = False) -> dict:
     results = reconstruct(autoencoder, reference.images)
     if space is None:
         record = lambda images: {**images.record, "fingerprint": images.fingerprint, "count": images.count}
-        measured = {
-            "figures": {"rfid": {"value": None, "why": "value not measured: it needs --inception and --protocol"}},
-            "warnings": [],
-            "reference": record(reference.images),
-            "samples": record(results.images),
-        }
+        distance = {"rfid": {"value": None, "why": "value not measured: it needs --inception and --protocol"}}
+        measured = {"warnings": [], "reference": record(reference.images), "samples": record(results.images)}
     else:
-        measured = comparison.measure(results.images, reference, space, ("fid",), request.seed, "ten, shuffled",
-                              references.cache_folder(), fresh)  # fmt: skip
-        measured["figures"] = {called(space, "rfid"): measured["figures"][called(space, "fid")]}
+        measured = comparison.measure(
+            results.images, reference, space, ("fid",), request.seed, folder=references.cache_folder(), fresh=fresh
+        )
+        distance = {called(space, "rfid"): measured.pop("figures")[called(space, "fid")]}
     _complete(results)
-    measured["figures"] = {
-        name: {**bootstrap.mean(values), "better": HIGHER} for name, values in results.errors.items()
-    } | measured["figures"]
-    total = time.perf_counter() - began
-    return measured | description | {"seconds": {**measured.get("seconds", {}), "total": total}}
-
-
-UNMEASURED = {"features": {"features": "none: picture by picture", "dimensions": 0}, "protocol": None, "weights": None}
+    errors = {name: {**bootstrap.mean(values), "better": HIGHER} for name, values in results.errors.items()}
+    seconds = {**measured.get("seconds", {}), "total": time.perf_counter() - began}
+    return {"figures": {**errors, **distance}, **measured, **description, "seconds": seconds}
 
 
 def _complete(results: Reconstructions) -> None:
