@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import save
 
-from diffusion.data import fingerprints, pipeline, sources
+from diffusion.data import fingerprints, identities, pipeline, sources
 from diffusion.data.latent_cache import ORDER, CacheError, order_of_pictures
 from diffusion.data.sources import DataSpec
 from diffusion.data.sources.combined_streams import CaptionedStream
@@ -368,8 +368,7 @@ def require_order_of_latents(folder: str | pathlib.Path, latents: str | pathlib.
         CacheError: if they differ.
         FileNotFoundError: as `description_of` and `latent_cache.describe`.
     """
-    there, order = description_of(folder).get(ORDER), order_of_pictures(latents)
-    if there is not None and order is not None and there != order:
+    if identities.have_changed(order_of_pictures(latents), description_of(folder).get(ORDER)):
         raise CacheError(
             f"the captions in {folder} and the latents in {latents} are of records with different names, or in a "
             "different order: the data changed between their encodings. Write both again, by diffusion encode_text and "

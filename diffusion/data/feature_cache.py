@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.data import latent_cache, pipeline
+from diffusion.data import identities, latent_cache, pipeline
 from diffusion.data.latent_cache import CacheError, Description, Latents
 from diffusion.data.sources.spec import Derived, ManyAtOnce
 
@@ -69,8 +69,7 @@ def open_beside(folder: str | pathlib.Path, latents: Description) -> Latents:
             f"{beside(folder)} holds features of other pictures than the latents beside it (features -> latents): "
             f"{'; '.join(differs)}. Write both by diffusion encode with the same --data, --size and --flip."
         )
-    there, order = (latent_cache.order_of_pictures(place) for place in (beside(folder), folder))
-    if there is not None and order is not None and there != order:
+    if identities.have_changed(*map(latent_cache.order_of_pictures, (folder, beside(folder)))):
         raise CacheError(
             f"{beside(folder)} holds features of records with other names, or in another order, than the latents "
             "beside it: the data changed between their encodings. Write both again by diffusion encode."

@@ -51,6 +51,11 @@ def order_of(source: Any) -> str | None:
     return None if names is None else fingerprints.digest(name.encode("utf-8", "surrogatepass") for name in names)
 
 
+def have_changed(noted: str | None, now: str | None) -> bool:
+    """Whether two digests of records, e.g. by `order_of`, differ; False where one of them is not known."""
+    return noted is not None and now is not None and noted != now
+
+
 def lengths_of(source: Any) -> list[int] | None:
     """The bytes of each record's files, which change with most edits of a picture; None where a source states none.
 

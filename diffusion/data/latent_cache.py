@@ -306,13 +306,13 @@ def require_same_order(
     Raises:
         CacheError: if they differ.
     """
-    differs = {name for name, value in facts.items() if value is not None and note.get(name, value) != value}
-    if ORDER in differs:
+    changed = {name for name, now in facts.items() if identities.have_changed(note.get(name), now)}
+    if ORDER in changed:
         raise CacheError(
             f"{folder} holds latents of records with other names, or in another order: records were added, removed, "
             f"renamed or moved in their table since they were encoded. {advice}"
         )
-    if LENGTHS in differs:
+    if LENGTHS in changed:
         raise CacheError(
             f"{folder} holds latents of other pictures: files of the same names have other lengths since they were "
             f"encoded. {advice}"
