@@ -1,6 +1,6 @@
 """Checks that the parts of a recipe fit each other: calls their checks, and names the config's fields in errors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,7 @@ from diffusion.models import facts, network_inputs, token_merging
 from diffusion.objectives import Denoises, Moves
 from diffusion.parameterizations import Prediction
 from diffusion.recipe import extensions
-from diffusion.recipe.guides import Steered, stand_in
+from diffusion.recipe.guides import Steered
 from diffusion.recipe.values import blamed_on, built_in_python, plain
 from diffusion.samplers.sample import check_plan
 
@@ -143,8 +143,7 @@ def _check_guidance(recipe: Any, guided: Any) -> None:
     with blamed("sample.cache", "model.name", "sample.driver", "sample.sampler", "sample.guidance.name"):
         _check_cache(recipe, guided)
     with blamed("sample.guidance.name", "objective.wrappers"):
-        learns_variance = recipe.parameterization is not None and recipe.parameterization.channels > 1
-        if sampling.depths and (recipe.objective.blocks.early is None or learns_variance):
+        if sampling.depths and (recipe.objective.blocks.early is None or _learns_variance(recipe)):
             raise ValueError(
                 "the guidance needs a prediction from the middle of the network, but the network has none, or "
                 "it learns a variance. Valid: early_prediction among objective.wrappers"
@@ -285,18 +284,14 @@ def try_sampling(recipe: Any) -> None:
     denoises = recipe.makes_samples and isinstance(recipe.objective.reads, Denoises)
     if not (denoises and sampling.follows_plan) or shape is None or FlowMap in sampling.sampler.takes:
         return
-    learns_variance = recipe.parameterization.channels > 1
     condition = np.zeros(1, np.int32) if recipe.examples.null is None else recipe.examples.null_condition(1)
 
-    def predicted(x: Any, t: Any) -> Prediction:
-        return Prediction(x, x, 0 * x if learns_variance else None)
-
     def trial(x: Any, keys: Any) -> Any:
-        denoise: Any = predicted
+        denoise: Any = _stand_in(recipe)
         if recipe.scale != 1 and not recipe.objective.condition.strength:
             conditions = sampling.conditions or (lambda network, *both: both)
             number = len(conditions(recipe.network, condition, condition))
-            denoise = sampling.guidance(lambda x, t: (predicted(x, t),) * number)
+            denoise = sampling.guidance(_branches(denoise, number))
         for guide in sampling.guides:
             if not guide.runs and not guide.measured:
                 denoise = guide.apply(denoise, {}, condition, None)
@@ -332,13 +327,28 @@ def _check_driven(driven: Any, shape: tuple[int, ...], numbers: type | None) -> 
         )
 
 
+def _learns_variance(recipe: Any) -> bool:
+    return recipe.parameterization is not None and recipe.parameterization.channels > 1
+
+
+def _stand_in(recipe: Any) -> Callable[[Any, Any], Prediction]:
+    """A denoiser for trials, with a variance if the run's network learns one."""
+    return lambda x, t: Prediction(x, x, 0 * x if _learns_variance(recipe) else None)
+
+
+def _branches(denoise: Callable[[Any, Any], Prediction], number: int) -> Callable[[Any, Any], tuple[Prediction, ...]]:
+    """A number of branches for a guidance, all of one denoiser."""
+    return lambda x, t: (denoise(x, t),) * number
+
+
 def _on_trial(recipe: Any, guided: Any) -> Any:
-    """A stand-in for the run's denoiser: a product of densities where the guidance and the guides make one."""
+    """A stand-in for the guided denoiser: a product of densities where the guidance and the guides make one."""
+    stand_in = _stand_in(recipe)
 
     def without_network(guided: Any) -> Any:
         if not isinstance(guided, Product):
             return stand_in
-        return guided._replace(branches=lambda x, t: (stand_in(x, t),) * len(guided.exponents))
+        return guided._replace(branches=_branches(stand_in, len(guided.exponents)))
 
     denoise = without_network(guided)
     for guide in recipe.sampling.guides:

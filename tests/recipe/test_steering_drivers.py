@@ -401,6 +401,18 @@ def test_what_does_not_fit_is_refused(case):
         checks.validate(config_of(**fields))
 
 
+def test_a_driver_takes_a_sampler_that_reads_the_learned_variance():
+    """The trial's stand-in for the network predicted none, so that the run was refused."""
+    config = recipes.load("digits:tiny")
+    config.schedule = {"name": "linear_beta"}
+    config.parameterization = {"name": "learned_variance", "parameterization": {"name": "epsilon"}}
+    config.objective = {"name": "hybrid", "density": {"name": "uniform_density"}}
+    config.sample.sampler = {"name": "ddpm", "variance": "learned"}
+    config.sample.guidance.scale = 1.0
+    config.sample.driver = {"name": "rejected", "log_reward": {"name": "near_value", "value": 0.5}}
+    checks.validate(config)
+
+
 def test_an_operator_is_tried_on_the_shape_of_the_data():
     """On no other shape while theirs is unknown."""
     config = recipes.load("digits:tiny")
