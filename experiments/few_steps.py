@@ -10,7 +10,8 @@ progressive student uses the checkpoint at the end of the stage for K steps. The
 real images of config.evaluate.split, with pixels and with features of a classifier (and FID with --inception=FILE); the
 share of these real images that have a sample near them (coverage, in the features of the classifier); and the share of
 samples that the classifier recognizes as the requested class. Runs that differ only in the seed (student=lcm,seed=0 and
-student=lcm,seed=1) share a row, which shows their mean and standard deviation. The command writes table.md,
+student=lcm,seed=1) share a row, which shows their mean and standard deviation. An overview has a row for each model,
+with its distances divided by the teacher's and the minutes of its training. The command writes table.md,
 few_steps.json, plot.png and samples.png (rows with the same noise, for the first seed) into --out. It continues after
 an interruption, and measures again what has changed.
 """
@@ -40,6 +41,7 @@ import numpy as np
 from rich.console import Console
 
 from diffusion.experiments.evaluation import plots, real_images, report, sample_metrics
+from diffusion.experiments.evaluation.figures import training_minutes
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.io import json_files
@@ -249,6 +251,28 @@ def table(
     return report.table(heads, [line(row) for row in rows]) + "\n"
 
 
+def overview(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping) -> str:
+    """A row for each model as Markdown: its distances divided by the reference's, by the number of evaluations.
+
+    Args:
+        rows: the rows of `over_seeds`.
+        features: the names of the features; a cell has one figure for each.
+        reference: the teacher at its own steps.
+    """
+    counts = sorted({row["nfe"] for row in rows})
+    cells: dict[str, dict[int, str]] = {}
+    minutes: dict[str, float] = {}
+    for row in rows:
+        shown = []
+        for key in (f"fd_{name}" for name in features):
+            deviation = f" ± {row['spread'][key] / reference[key]:.2f}" if row["spread"] else ""
+            shown.append(f"{row[key] / reference[key]:.2f}{deviation}")
+        cells.setdefault(row["name"], {})[row["nfe"]] = "; ".join(shown)
+        minutes[row["name"]] = max(minutes.get(row["name"], 0), row["minutes"])
+    lines = [[name, f"{minutes[name]:.1f}", *(mine.get(count, "") for count in counts)] for name, mine in cells.items()]
+    return report.table(["model", "minutes", *map(str, counts)], lines) + "\n"
+
+
 def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -> None:
     """The distances by evaluations, a line for each model, the teacher's dashed, with the floor of real images."""
     from matplotlib.ticker import LogLocator, NullLocator  # imported here: it comes last, and takes a while
@@ -312,7 +336,8 @@ def compare(
     runs.append((values.teacher, "teacher", [int(count) for count in values.teacher_steps]))
     rows = []
     for row in [row for run in runs for row in rows_of(*run, values.number, inception)]:
-        rows.append(measured_once(row, out, lambda row=row: measure(row), *judges))
+        minutes = training_minutes(row.folder, row.step)
+        rows.append({**measured_once(row, out, lambda row=row: measure(row), *judges), "minutes": minutes})
         features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]
         distances = "  ".join(f"{name} {rows[-1][f'fd_{name}']:.4g}" for name in features)
         console.print(f"{row.name}, {rows[-1]['nfe']} evaluations: {distances}", markup=False)
@@ -320,6 +345,9 @@ def compare(
     means = over_seeds(rows)
     reference = next((row for row in means if row["name"] == "teacher" and row["steps"] == teacher_steps), None)
     text = table(means, features, reference, shares)
+    if reference:
+        about = f"Distances ({'; '.join(features)}) divided by those of the teacher, by evaluations:"
+        text = f"{text}\n{about}\n\n{overview(means, features, reference)}"
     record = {"command": workdir.command(program), "number": values.number, "rows": rows}
     json_files.write(out / "few_steps.json", record)
     write_text(out / "table.md", text)

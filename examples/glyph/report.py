@@ -38,11 +38,12 @@ from diffusion import text_to_image
 from diffusion.data import shapes
 from diffusion.data.shapes.scenes import Scene
 from diffusion.experiments.evaluation import report
+from diffusion.experiments.evaluation.figures import training_minutes
 from diffusion.experiments.run import tuned_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import model as model_folder
-from diffusion.io import json_files, json_lines
+from diffusion.io import json_files
 from diffusion.metrics import attribute_reader
 from diffusion.recipe import ConfigError, resolve
 from diffusion.text_to_image import TextToImage, model_index
@@ -102,15 +103,8 @@ def tuned(run: pathlib.Path) -> Taught:
         raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
     word = config["tuning"].get("word", glyph.NAME)
     recipe: Any = resolve.Resolver(config).tuned
-    costs = {"minutes": minutes(run), "bytes": weight(run, recipe.tuning.replaces)}
+    costs = {"minutes": training_minutes(run), "bytes": weight(run, recipe.tuning.replaces)}
     return Taught(run.name.replace("_", " "), tuned_run.load(run)[0], word, costs)
-
-
-def minutes(run: pathlib.Path) -> float:
-    """The time that a run has trained, by its rate between two lines of timing.jsonl."""
-    lines = [line for line in json_lines.rows(run / "timing.jsonl") if line.get("steps_per_second")]
-    steps = np.diff([0, *(line["step"] for line in lines)])
-    return float(sum(steps / [line["steps_per_second"] for line in lines]) / 60)
 
 
 def weight(run: pathlib.Path, replaced: Sequence[str]) -> int:

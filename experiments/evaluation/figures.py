@@ -102,6 +102,18 @@ def read_run(folder: pathlib.Path) -> Measured:
         return Measured(read, points, images, records_by_figure(report, loss), better, usual)
 
 
+def training_minutes(folder: pathlib.Path, step: float = math.inf) -> float:
+    """The minutes that a run has trained, by its rate between two lines of timing.jsonl, without its compilations.
+
+    Args:
+        folder: the run folder.
+        step: the step at which to stop; by default the last one.
+    """
+    lines = [line for line in _steps(folder / "timing.jsonl") if line.get("steps_per_second") and line["step"] <= step]
+    steps = np.diff([0, *(line["step"] for line in lines)])
+    return float(sum(steps / [line["steps_per_second"] for line in lines]) / 60)
+
+
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[None]:
     """Turns the errors of a file of another form into one that names it.

@@ -414,6 +414,19 @@ def test_a_row_is_the_mean_over_the_seeds_with_its_standard_deviation():
     ]
 
 
+def test_an_overview_has_a_row_for_each_model_and_a_column_for_each_number_of_evaluations():
+    row = {"name": "lcm", "steps": 2, "nfe": 2, "fd_pixels": 3.0, "fd_classifier": 1.0, "minutes": 2.0}
+    rows = [row, row | {"fd_pixels": 5.0, "minutes": 4.0}, row | {"nfe": 4, "steps": 4, "fd_pixels": 2.0}]
+    teacher = row | {"name": "teacher", "nfe": 20, "steps": 20, "fd_pixels": 2.0, "minutes": 9.0}
+    means = few_steps.over_seeds([*rows, teacher])
+    assert few_steps.overview(means, ["pixels", "classifier"], means[-1]).splitlines() == [
+        "| model | minutes | 2 | 4 | 20 |",
+        "| --- | --- | --- | --- | --- |",
+        "| lcm | 3.0 | 2.00 ± 0.71; 1.00 ± 0.00 | 1.00; 1.00 |  |",
+        "| teacher | 9.0 |  |  | 1.00; 1.00 |",
+    ]
+
+
 def test_coverage_is_the_share_of_real_rows_near_a_sample():
     rng = np.random.default_rng(0)
     real = rng.normal(size=(40, 3))

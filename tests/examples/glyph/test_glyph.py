@@ -16,6 +16,7 @@ from diffusion.data import shapes
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.scenes import NONE, SHAPES, Lot, Scene
 from diffusion.experiments import train
+from diffusion.experiments.evaluation.figures import training_minutes
 from diffusion.io import json_lines
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
@@ -178,7 +179,8 @@ def test_minutes_and_bytes_are_those_of_the_run(tmp_path):
     rates = {1: None, 60: 2.0, 120: 0.5}  # the first line of a run may have none
     for line in ({"step": step, "steps_per_second": rate} for step, rate in rates.items()):
         json_lines.append(tmp_path / "timing.jsonl", line)
-    assert glyph_report.minutes(tmp_path) == pytest.approx((30 + 120) / 60)
+    assert training_minutes(tmp_path) == pytest.approx((30 + 120) / 60)
+    assert training_minutes(tmp_path, 60) == pytest.approx(30 / 60)
     for name, size in (("a", 3), ("transformer/b", 50), ("vae/c", 700)):
         path = tmp_path / "tuning" / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
