@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import parameterizations, weightings
+from diffusion import parameterizations, schedules, weightings
 from tests.conformance import PARAMETERIZATIONS, QUICK, slow_but
 from tests.schedules import schedule_cases
 
@@ -13,6 +13,7 @@ FAST = ("rectified_flow", "linear_beta")
 every_schedule = pytest.mark.parametrize(
     "name", slow_but([(name,) for name in FAST], [(name,) for name in schedule_cases.NAMES])
 )
+FLOW = schedules.rectified_flow()
 TIMES = np.array([0.0, 1e-12, 1e-7, 1e-5, 1e-3, 0.3, 0.9, 0.999, 1 - 1e-6, 1 - 6e-8, 1.0], np.float32)
 X0, EPS = np.array([0.7, -0.2]), np.array([-0.4, 1.3])
 # name -> (weighting, the published weight of x0's error as a function of the SNR)
@@ -24,7 +25,7 @@ WEIGHTINGS = {
     "min_snr": (weightings.min_snr(), lambda snr: np.minimum(snr, 5)),
     "soft_min_snr": (weightings.soft_min_snr(), lambda snr: 1 / (1 / snr + 1 / 4)),
     "p2": (weightings.p2(), lambda snr: 1 / (1 / snr + 1)),
-    "p2(2, 1.5)": (weightings.p2(2.0, 1.5), lambda snr: snr / (2 + snr) ** 1.5),
+    "p2(2, 1.5)": (weightings.p2(2.0, 1.5), lambda snr: 1 / ((2 / snr + 1) * np.sqrt(2 + snr))),
     "sigmoid": (weightings.sigmoid(), lambda snr: np.e**2 / (1 + np.e**2 / snr)),
     "edm": (weightings.edm(), lambda snr: snr + 4),
     "at_most": (weightings.at_most(weightings.snr(), 100.0), lambda snr: np.minimum(snr, 100)),
@@ -92,3 +93,43 @@ def test_weightings_are_their_formulas(name):
             np.testing.assert_allclose(values[held], exact[held], rtol=2e-4, atol=1e-35, err_msg=label)
             assert not np.isnan(values).any(), label
         assert compiled[2][label].dtype == jnp.float32 and not np.isnan(compiled[2][label]).any(), label
+
+
+@pytest.mark.parametrize("t, name, slope", [(0.0, "min_snr", 0), (0.0, "p2(2, 1.5)", 1), (1.0, "edm", 0)])
+def test_slopes_of_straight_lines_at_the_ends(t, name, slope):
+    """Of 5, of SNR / (2 + SNR)^1.5, which is near SNR^-1/2 = t / (1 - t), and of 4 + (1 - t)^2 / t^2."""
+    weight = lambda t: WEIGHTINGS[name][0](FLOW, t)
+    np.testing.assert_allclose(jax.grad(weight)(t), slope, atol=1e-4)
+
+
+def test_the_slope_of_the_rate_of_the_snr_at_the_end():
+    """(1 - t) / t^3, twice, has the slope -2 at t = 1; at the data it falls without end."""
+    slope = jax.grad(lambda t: weightings.per_log_snr(weightings.snr())(FLOW, t))
+    np.testing.assert_allclose(slope(1.0), -2, rtol=1e-4)
+    assert -np.inf < slope(0.0) < -1e10
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", slow_but([("cosine",)], [(name,) for name in schedule_cases.NAMES]))
+def test_slopes_of_weightings_at_the_ends_are_the_limits(name):
+    """By differences of the published formulas; a limit that is infinite has a large number of its sign."""
+    case = schedule_cases.SCHEDULES[name]
+    schedule = case.make()
+    with np.errstate(divide="ignore"):
+        snr = lambda t: np.divide(*case.squares(np.float64(t)))
+        ends = [(t, s) for t, s in ((0.0, 1e-6), (1.0, -1e-6)) if schedule.t_min == 0 or t > 0]
+        ends = [(t, step) for t, step in ends if snr(t) in (0, np.inf)]
+    of = lambda t: {label: weighting(schedule, t) for label, (weighting, _) in WEIGHTINGS.items()}
+    times = jnp.array([t for t, _ in ends])
+    slopes = lambda t: (jax.vmap(jax.jacfwd(of))(t), jax.vmap(jax.jacrev(of))(t))
+    forward, back = jax.jit(slopes, compiler_options=QUICK)(times)
+    for label, (_, formula) in WEIGHTINGS.items():
+        np.testing.assert_allclose(back[label], forward[label], rtol=1e-5)
+        for (t, step), slope in zip(ends, forward[label]):
+            with np.errstate(divide="ignore", invalid="ignore"):
+                near, nearer = [(formula(snr(t + h)) - formula(snr(t))) / h for h in (step, step / 100)]
+            if np.isfinite(near) and abs(nearer) < 5 * abs(near) + 1:
+                np.testing.assert_allclose(slope, near, rtol=2e-3, atol=5e-3, err_msg=f"{label} at {t}")
+            else:
+                inside = formula(snr(t + 2 * step)) - formula(snr(t + step))
+                assert np.isfinite(slope) and slope * np.sign(inside / step) > 10, (label, t)

@@ -3,6 +3,10 @@
 Multiplying by `error_scale` converts such a weight to the weight on the squared error of a network's output, so that a
 weighting means the same loss under every parameterization. (Implementations of min-SNR often miss this.) A weight w on
 x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where the variance is preserved.
+
+At the data (sigma = 0) and at alpha = 0, where the log-SNR is infinite, the derivative with respect to t is that of the
+weight just inside. Where the limit is finite, as for min-SNR at both ends of the rectified flow, it is the limit to
+about four digits. Where the limit is infinite, as for SNR at the data, it is a large number with the limit's sign.
 """
 
 __all__ = [
@@ -55,14 +59,7 @@ def error_scale(schedule: NoiseSchedule, t: ArrayLike, parameterization: Paramet
     Raises:
         ValueError: if the parameterization has a learned variance, and thus two outputs.
     """
-    if parameterization.channels > 1:
-        raise ValueError(
-            "a network with learned variance has two outputs, and no single error describes them. Train it with "
-            "objectives.hybrid, or pass the parameterization of its first half here"
-        )
-    t = jnp.asarray(t)
-    one = jnp.ones_like(schedule.alpha(t))
-    return parameterization.to_prediction(schedule, t, 0 * one, one).x0 ** 2
+    return _with_slopes(_squared_rate(parameterization))(schedule, jnp.asarray(t))
 
 
 def constant(parameterization: Parameterization) -> Weighting:
@@ -77,7 +74,8 @@ def constant(parameterization: Parameterization) -> Weighting:
     Args:
         parameterization: the parameterization whose output has weight one.
     """
-    return lambda schedule, t: 1 / error_scale(schedule, t, parameterization)
+    squared_rate = _squared_rate(parameterization)
+    return _with_slopes(lambda schedule, t: 1 / squared_rate(schedule, t))
 
 
 def snr() -> Weighting:
@@ -132,7 +130,7 @@ def soft_min_snr(gamma: float = 4.0) -> Weighting:
     """
     if not traced(gamma) and not gamma > 0:
         raise ValueError(f"soft_min_snr: gamma = {gamma} must be positive (4 in the paper)")
-    return lambda schedule, t: 1 / (jnp.exp(-schedule.log_snr(t)) + 1 / gamma)
+    return _with_slopes(lambda schedule, t: 1 / (jnp.exp(-schedule.log_snr(t)) + 1 / gamma))
 
 
 def at_most(weighting: Weighting, most: float) -> Weighting:
@@ -176,9 +174,9 @@ def p2(k: float = 1.0, gamma: float = 1.0) -> Weighting:
 
     def weight(schedule, t):
         # SNR / (k + SNR) by a sigmoid, because the SNR is infinite at the data.
-        return jax.nn.sigmoid(schedule.log_snr(t) - log_k) * (k + _snr(schedule, t)) ** (1 - gamma)
+        return _logistic(schedule.log_snr(t) - log_k) * (k + jnp.exp(schedule.log_snr(t))) ** (1 - gamma)
 
-    return weight
+    return _with_slopes(weight)
 
 
 def sigmoid(bias: float = 2.0) -> Weighting:
@@ -195,7 +193,7 @@ def sigmoid(bias: float = 2.0) -> Weighting:
         bias: log-SNR at which the weight of epsilon's error is a half; 2 in the first paper.
     """
     peak = functions_of(bias).exp(bias)
-    return lambda schedule, t: peak * jax.nn.sigmoid(schedule.log_snr(t) - bias)
+    return _with_slopes(lambda schedule, t: peak * _logistic(schedule.log_snr(t) - bias))
 
 
 def per_log_snr(weighting: Weighting) -> Weighting:
@@ -214,10 +212,7 @@ def per_log_snr(weighting: Weighting) -> Weighting:
     """
 
     def weight(schedule, t):
-        t = as_float(t)
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        if alpha.shape == t.shape:
-            t = jnp.where(sigma > 0, jnp.where(alpha > 0, t, t * (1 - INSIDE)), schedule.t_max * INSIDE)
+        t = _inside(schedule, t)
         # g^2 = -sigma^2 d log-SNR / dt.
         return weighting(schedule, t) * (schedule.diffusion(t) / schedule.sigma(t)) ** 2
 
@@ -241,8 +236,53 @@ def edm(sigma_data: float = 0.5) -> Weighting:
     return lambda schedule, t: _snr(schedule, t) + 1 / sigma_data**2
 
 
-def _snr(schedule: NoiseSchedule, t: ArrayLike) -> Array:
-    return jnp.exp(schedule.log_snr(t))
+def _squared_rate(parameterization: Parameterization) -> Weighting:
+    """(schedule, t) -> (d x0 / d output)^2."""
+    if parameterization.channels > 1:
+        raise ValueError(
+            "a network with learned variance has two outputs, and no single error describes them. Train it with "
+            "objectives.hybrid, or pass the parameterization of its first half here"
+        )
+
+    def squared_rate(schedule, t):
+        one = jnp.ones_like(schedule.alpha(t))
+        return parameterization.to_prediction(schedule, t, 0 * one, one).x0 ** 2
+
+    return squared_rate
 
 
+@jax.custom_jvp
+def _logistic(x: Array) -> Array:
+    """The sigmoid, whose derivative has its digits for large x too: JAX's own has the factor 1 - sigmoid(x)."""
+    return jax.nn.sigmoid(x)
+
+
+@_logistic.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (x,) = primals
+    return jax.nn.sigmoid(x), jax.nn.sigmoid(x) * jax.nn.sigmoid(-x) * tangents[0]
+
+
+def _with_slopes(weighting: Weighting) -> Weighting:
+    """The weighting with the derivatives of the times just inside, where those at the ends are 0 times infinity."""
+
+    def weight(schedule, t):
+        inside = _inside(schedule, t)
+        near = weighting(schedule, inside)
+        exact = jax.lax.stop_gradient(weighting(schedule, t))
+        return jnp.where(inside == t, near, exact + (near - jax.lax.stop_gradient(near)))
+
+    return weight
+
+
+def _inside(schedule: NoiseSchedule, t: ArrayLike) -> Array:
+    """The times, those at alpha = 0 and sigma = 0 moved inside by a share of the whole."""
+    t = as_float(t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    step = schedule.t_max * INSIDE
+    moved = jnp.where(sigma > 0, jnp.where(alpha > 0, t, t - step), t + step)
+    return moved if alpha.shape == t.shape else t
+
+
+_snr = _with_slopes(lambda schedule, t: jnp.exp(schedule.log_snr(t)))
 public.declare(__name__)
