@@ -152,8 +152,8 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
 
         alpha'(t) = alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max)),    sigma'^2 = 1 - alpha'^2
 
-    for t >= t_min; below t_min nothing changes. On a discrete process, whose first time is t_min, this is the paper's
-    algorithm. Log-SNR, drift and loss weights follow the new process. Train with v or another parameterization that is
+    for t >= t_min; below t_min nothing changes. Near t_max alpha' is a small difference; its error there is that of a
+    rounding of t. On a discrete process, whose first time is t_min, this is the paper's algorithm. Log-SNR, drift and loss weights follow the new process. Train with v or another parameterization that is
     defined at alpha = 0, and sample on a grid that starts there (`trailing`).
 
     Facts:
@@ -187,7 +187,9 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
     def alpha(t):
         t = as_float(t)
         alpha_last, k, _ = constants(t)
-        rescaled = k * jnp.maximum(schedule.alpha(t) - alpha_last, 0)
+        above = schedule.alpha(t) - alpha_last
+        # No less than 0 by rounding, with the derivative of the difference at t_max too, where a maximum halves it.
+        rescaled = k * (above + jax.lax.stop_gradient(jnp.maximum(above, 0) - above))
         return jnp.where(t < schedule.t_min, schedule.alpha(t), rescaled)
 
     def changed(t):

@@ -114,6 +114,25 @@ def test_zero_terminal_snr_changes_nothing_that_is_there_already(x64):
         np.testing.assert_allclose(getattr(after, f)(t), getattr(before, f)(t), rtol=1e-9, atol=1e-15)
 
 
+def test_zero_terminal_snr_falls_to_its_end():
+    """alpha' at t = 1 is that of the schedule, 10 alpha, times first / (first - last)."""
+    schedule = schedules.zero_terminal_snr(schedules.variance_preserving())
+    last = np.exp(-10.05 / 2)
+    np.testing.assert_allclose(jax.grad(schedule.alpha)(1.0), -10 * last / (1 - last), rtol=1e-5)
+
+
+@pytest.mark.extended
+def test_zero_terminal_snr_errs_in_float32_by_a_rounding_of_the_time():
+    """alpha, a small difference near t_max, is that of the definition at a time less than one float32 away."""
+    make, squares, *_ = SCHEDULES["zero_terminal_snr(variance_preserving)"]
+    t = np.float32(1 - 2.0 ** -np.arange(8, 23))
+    ulp = 2.0**-23
+    above, exact, below = (np.sqrt(squares(t.astype(np.float64) + shift)[0]) for shift in (-ulp, 0, ulp))
+    alpha = np.asarray(make().alpha(t))
+    assert ((alpha >= below) & (alpha <= above)).all()
+    np.testing.assert_allclose(alpha, exact, atol=2e-8)
+
+
 @pytest.mark.parametrize("name", ["edm", "variance_exploding", "rectified_flow", "sub_vp"])
 def test_zero_terminal_snr_refuses_what_does_not_preserve_the_variance(made, name):
     with pytest.raises(ValueError, match=r"the variance \(linear_beta"):

@@ -240,6 +240,19 @@ def test_the_data_end_has_the_limits_of_the_derivatives(made, name, x64):
 
 @pytest.mark.extended
 @every_schedule
+def test_the_noise_end_has_the_limits_of_the_derivatives(made, name):
+    """At t_max, by differences of the definition; alpha falls without end where alpha(1 - h) / h grows."""
+    schedule, h = made[name], 1e-6
+    with np.errstate(divide="ignore", invalid="ignore"):
+        end, near, nearer = (np.sqrt(SCHEDULES[name].squares(np.float64(t))) for t in (1.0, 1 - h, 1 - h / 100))
+    slopes, nearer_slopes = (end - near) / h, 100 * (end - nearer) / h
+    steep = np.abs(nearer_slopes) > 5 * np.abs(slopes) + 1
+    for f, slope, infinite in zip((schedule.alpha, schedule.sigma), slopes, steep):
+        np.testing.assert_allclose(jax.grad(f)(1.0), -np.inf if infinite else slope, rtol=1e-3, atol=3e-6)
+
+
+@pytest.mark.extended
+@every_schedule
 @pytest.mark.parametrize("parameterization", [parameterizations.velocity(), parameterizations.clipped_x0()])
 def test_velocities_are_read_at_the_data(made, name, parameterization):
     """x0 is x itself, whatever a finite output says; at the smallest times it is near x.
