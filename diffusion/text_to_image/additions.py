@@ -17,7 +17,7 @@ from diffusion.models.quantised import Stored, is_quantised, stored
 from diffusion.text_to_image import attached
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.model import TextToImage
-from diffusion.text_to_image.timed_loras import TimedLora
+from diffusion.text_to_image.timed_weights import TimedLora
 
 
 def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
@@ -83,7 +83,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     """The model with LoRA files merged into its networks; the model itself stays as it is.
 
     A file with an interval of t acts on the denoiser at the steps of that interval alone, by kernels of its own that
-    are merged after the files without an interval (`timed_loras`). A prompt is encoded once for the whole trajectory:
+    are merged after the files without an interval (`timed_weights`). A prompt is encoded once for the whole trajectory:
     the file's update of text encoders acts at every step.
 
     A control LoRA of FLUX.1, whose first layer reads a picture's latents too, makes a FluxControlPipeline of a

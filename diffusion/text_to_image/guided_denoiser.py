@@ -20,7 +20,7 @@ from diffusion.guidance.regional import mixed
 from diffusion.models.layers import attention_records
 from diffusion.sampling import caching
 from diffusion.schedules import NoiseSchedule
-from diffusion.text_to_image import timed_loras, video_models
+from diffusion.text_to_image import timed_weights
 from diffusion.text_to_image.attached import Attached, condition_with, with_seen
 from diffusion.text_to_image.regions import NOWHERE, Places
 
@@ -75,7 +75,7 @@ def denoise(
     condition = with_seen(conditional, attached, 0)
     null = None if unconditional is None else with_seen(unconditional, attached, 1)
     conditions = _branch_conditions(model, condition, regions, null, perturbed, apart)
-    timed = isinstance(params, (timed_loras.Timed, video_models.Experts))
+    timed = isinstance(params, (timed_weights.Timed, timed_weights.Experts))
     reads_time = bool(attached) or timed or "reference" in conditional  # a part of the network reads it
 
     def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
@@ -97,7 +97,7 @@ def denoise(
             clocks = clock if end is None else (clock, parameterization.clock(schedule, end))
             return apply(inputs, clocks, inner, **more)
 
-        return video_models.evaluated(params, t, evaluate)
+        return timed_weights.at(params, t, evaluate)
 
     def at(t: Any, condition: dict[str, Any], batch: int) -> dict[str, Any]:
         return {**condition, "time": jnp.broadcast_to(t, (batch,))} if reads_time else condition
@@ -115,7 +115,7 @@ def denoise(
             branches = mixed(branches, places.masks)
             if unconditional is None:
                 return lambda x, t: branches(x, t)[0]
-        if isinstance(params, video_models.Experts):
+        if isinstance(params, timed_weights.Experts):
             return lambda x, t: model.kind.guides(branches, schedule, params.scale(t, scale))(x, t)
         if model.kind.guided_by_condition:
             return model.kind.guides(branches, schedule, scale, condition)

@@ -14,7 +14,7 @@ from jax import Array
 from diffusion import guidance
 from diffusion.arrays import pytrees
 from diffusion.models.budget import peak_memory
-from diffusion.text_to_image import timed_loras, video_models
+from diffusion.text_to_image import timed_weights
 from diffusion.text_to_image.attached import Attached
 from diffusion.text_to_image.guided_denoiser import denoise
 from diffusion.text_to_image.programs import Course, decoded, sounds
@@ -43,13 +43,13 @@ def check_memory(
     denoiser_params = model.params[model.kind.denoiser]
     # Shapes alone: LoRAs are merged once they are known to fit.
     weights = (
-        jax.eval_shape(lambda denoiser_params: timed_loras.timed(denoiser_params, model.timed), denoiser_params)
+        jax.eval_shape(lambda denoiser_params: timed_weights.timed(denoiser_params, model.timed), denoiser_params)
         if model.timed
         else denoiser_params
     )
     both = weights
     if model.boundary is not None:
-        both = video_models.Experts(weights, model.params[model.kind.video.second], model.boundary)
+        both = timed_weights.Experts(weights, model.params[model.kind.video.second], model.boundary)
     one = f"clip of {course.frames} frames" if course.frames else "picture"
     several = one.replace("clip", "clips") if course.frames else "pictures"
     what = f"{batch} {several if batch > 1 else one} of {course.size[0]} x {course.size[1]} (height x width)"

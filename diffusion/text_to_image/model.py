@@ -21,9 +21,8 @@ from diffusion.models.interchange.schedulers import Process
 from diffusion.published.pipeline_kinds import USUAL, Kind, Reader, Usual
 from diffusion.text import Encoder, Tokenizer
 from diffusion.text.encoding import AlreadyRead, reading
-from diffusion.text_to_image import pipelines, timed_loras, video_models
-from diffusion.text_to_image.timed_loras import TimedLora
-from diffusion.text_to_image.video_models import Experts
+from diffusion.text_to_image import pipelines, timed_weights, video_models
+from diffusion.text_to_image.timed_weights import Experts, TimedLora
 
 EYES = "image_encoder"  # the folder of the image encoder that reads the first picture of a clip
 
@@ -81,7 +80,7 @@ class TextToImage:
     def weights(self) -> Any:
         """The parameters of the denoiser, or of both denoisers, with the LoRAs that act in an interval of t."""
         params = self.params[self.kind.denoiser]
-        params = timed_loras.timed(params, self.timed) if self.timed else params
+        params = timed_weights.timed(params, self.timed) if self.timed else params
         if self.boundary is None or self.kind.video is None:
             return params
         return Experts(params, self.params[self.kind.video.second], self.boundary)

@@ -4,11 +4,9 @@
     clips = text_to_image.generate(model, "a cat runs", frames=33, height=480, width=832)      # uint8 [1, 33, H, W, 3]
 
 Its denoiser takes x_t [B, F', h, w, C], and its autoencoder compresses frames by `time_factor`: F = 1 + (F' - 1)
-time_factor. A model of Wan 2.2 has two denoisers, each for one part of the trajectory.
+time_factor.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -23,53 +21,11 @@ from diffusion.models.autoencoders import latent_space
 from diffusion.parameterizations import Denoiser
 from diffusion.sampling import videos
 from diffusion.schedules import NoiseSchedule
-from diffusion.text_to_image import timed_loras
 
 # The settings of a request that apply to pictures alone; some models take `images`, a first and a last frame.
 OF_PICTURES = ("mask", "margins", "strength", "resamplings", "watermark", "merge", "controls", "regions", "words",
                "reference")  # fmt: skip
 OF_FIRST = 2**31  # folded into the keys of a first frame's noise; numbers of steps are smaller
-
-
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["early", "late"], meta_fields=["boundary"])
-@dataclasses.dataclass(frozen=True, eq=False)
-class Experts:
-    """The parameters of two denoisers of one architecture; a pytree.
-
-    Attributes:
-        early: the parameters for t from `boundary` to 1.
-        late: the parameters for smaller t.
-        boundary: the t at which the denoisers change, in [0, 1].
-
-    Reference: Wan Team, Wan 2.2's code, 2025.
-    """
-
-    early: Any
-    late: Any
-    boundary: float
-
-    def acts_early(self, t: Any) -> Array:
-        """Whether the first denoiser acts at t; of several times the greatest counts."""
-        return jnp.max(jnp.asarray(t)) >= self.boundary
-
-    def scale(self, t: Any, scales: Any) -> Array:
-        """The scale of the guidance at t, of the scales of the first and the second denoiser, or of one for both."""
-        early, late = jnp.broadcast_to(jnp.asarray(scales), (2,))
-        return jnp.where(self.acts_early(t), early, late)
-
-
-def evaluated(weights: Any, t: Any, evaluate: Callable[[Any], Any]) -> Any:
-    """The value of a function of a denoiser's parameters at t.
-
-    Args:
-        weights: `Experts`, or weights of `timed_loras.at`.
-        t: the schedule's time, one for all examples.
-        evaluate: a pure function of the parameters.
-    """
-    if not isinstance(weights, Experts):
-        return timed_loras.at(weights, t, evaluate)
-    branch = lambda expert: lambda: timed_loras.at(expert, t, evaluate)
-    return jax.lax.cond(weights.acts_early(t), branch(weights.early), branch(weights.late))
 
 
 def frames(request: Any, model: Any) -> int:

@@ -28,7 +28,7 @@ from diffusion.published.cogvideox import CogVideoX
 from diffusion.published.hunyuan_video import HunyuanVideo
 from diffusion.published.hunyuan_video_15 import HunyuanVideo15
 from diffusion.published.ltx_video import LTXVideo
-from diffusion.text_to_image import denoiser_checks, pipelines, programs, video_models
+from diffusion.text_to_image import denoiser_checks, pipelines, programs, timed_weights, video_models
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.requests import Request
@@ -150,7 +150,7 @@ def test_a_model_of_clips_has_the_size_and_the_frames_of_its_class():
     job = Job.prepare(model, Request.make("a cat"))
     assert (job.course.size, job.course.frames, job.request.steps, job.guidance) == ((480, 832), 81, 50, 5.0)
     assert job.course.latents(model) == (41, 240, 416, 4)
-    assert model.boundary == 0.875 and isinstance(model.weights, video_models.Experts)
+    assert model.boundary == 0.875 and isinstance(model.weights, timed_weights.Experts)
 
 
 @pytest.mark.extended
@@ -384,8 +384,8 @@ def test_a_flow_map_completes_a_blurred_first_frame_too():
 
 
 def test_two_denoisers_are_chosen_by_the_boundary():
-    weights = video_models.Experts(jnp.float32(2), jnp.float32(3), 0.875)
-    at = lambda t: float(video_models.evaluated(weights, jnp.full(2, t), lambda own: 10 * own))
+    weights = timed_weights.Experts(jnp.float32(2), jnp.float32(3), 0.875)
+    at = lambda t: float(timed_weights.at(weights, jnp.full(2, t), lambda own: 10 * own))
     assert [at(t) for t in (1.0, 0.875, 0.874)] == [20, 20, 30]
     assert [float(weights.scale(t, (4.0, 3.0))) for t in (0.875, 0.874)] == [4, 3]
     assert float(weights.scale(0.5, 7.0)) == 7

@@ -29,14 +29,14 @@ from diffusion.text_to_image import (
     programs,
     prompt_conditions,
     requests,
-    timed_loras,
+    timed_weights,
 )
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.lora_weights import LoraWeight
 from diffusion.text_to_image.memory_check import check_memory
 from diffusion.text_to_image.regions import Places
 from diffusion.text_to_image.requests import Request
-from diffusion.text_to_image.timed_loras import TimedLora
+from diffusion.text_to_image.timed_weights import TimedLora
 from tests.text_to_image import made_pipelines
 from tests.text_to_image.stand_ins import CONFIG, WIDTH, Pixels, Product, made_model
 
@@ -390,7 +390,7 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
     )
     times = [(0.5, 1.0), (0.2, 0.7)]
     touching = [TimedLora(adapters[k], {"kernel": 0.5}, one) for k, one in enumerate([(0, 0.3), (0.3 + 1e-9, 1)])]
-    assert timed_loras.timed(model.params["unet"], touching).acting == ((False, True), (True, False), (True, True))
+    assert timed_weights.timed(model.params["unet"], touching).acting == ((False, True), (True, False), (True, True))
     timed = tuple(TimedLora(*one) for one in zip(adapters, [{"kernel": 0.5}] * 2, times))
     model = dataclasses.replace(model, timed=timed)
     condition = {"tokens": jnp.ones((1, WIDTH))}
@@ -408,7 +408,7 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
     assert np.abs(found(model.weights, 0.9) - found(model.params["unet"], 0.9)).max() > 0.05
     # Two that act are rounded once, and the kernels that no LoRA changes are not in memory again.
     half = {"kernel": model.params["unet"]["kernel"].astype(jnp.bfloat16), "other": jnp.ones(4)}
-    both = timed_loras.timed(half, timed)
+    both = timed_weights.timed(half, timed)
     exact = np.float32(half["kernel"]) + sum(0.5 * np.float32(one[:, :2] @ one[:2]) for one in factors)
     assert [set(leaves) for leaves in both.changed] == [set(), {"kernel"}, {"kernel"}, {"kernel"}]
     np.testing.assert_array_equal(both.changed[3]["kernel"], exact.astype(jnp.bfloat16))

@@ -1,10 +1,10 @@
-"""LoRAs that act in an interval of t: each combination at some t is merged once, and selected in each evaluation.
+"""Parameters of a denoiser that depend on t: LoRAs that act in an interval of t, and two denoisers for parts of it.
 
-    weights = timed_loras.timed(params, loras)
-    output = timed_loras.at(weights, t, lambda params: network.apply({"params": params}, x, clock, condition))
+    weights = timed_weights.timed(params, loras)
+    output = timed_weights.at(weights, t, lambda params: network.apply({"params": params}, x, clock, condition))
 
-The program contains the network once for each combination. If parameters were selected or merged inside the program,
-they would be copied in each evaluation.
+Each combination of LoRAs that acts at some t is merged once. The program contains the network once for each combination
+and each denoiser. If parameters were selected or merged inside the program, they would be copied in each evaluation.
 """
 
 import dataclasses
@@ -53,6 +53,33 @@ class Timed:
     times: tuple[tuple[float, float], ...]
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["early", "late"], meta_fields=["boundary"])
+@dataclasses.dataclass(frozen=True, eq=False)
+class Experts:
+    """The parameters of two denoisers of one architecture; a pytree.
+
+    Attributes:
+        early: the parameters for t from `boundary` to 1.
+        late: the parameters for smaller t.
+        boundary: the t at which the denoisers change, in [0, 1].
+
+    Reference: Wan Team, Wan 2.2's code, 2025.
+    """
+
+    early: Any
+    late: Any
+    boundary: float
+
+    def acts_early(self, t: Any) -> Array:
+        """Whether the first denoiser acts at t; of several times the greatest counts."""
+        return jnp.max(jnp.asarray(t)) >= self.boundary
+
+    def scale(self, t: Any, scales: Any) -> Array:
+        """The scale of the guidance at t, of the scales of the first and the second denoiser, or of one for both."""
+        early, late = jnp.broadcast_to(jnp.asarray(scales), (2,))
+        return jnp.where(self.acts_early(t), early, late)
+
+
 def timed(params: Any, loras: Sequence[TimedLora]) -> Timed:
     """Merges LoRAs once for each combination that acts together at some t in [0, 1].
 
@@ -77,13 +104,17 @@ def timed(params: Any, loras: Sequence[TimedLora]) -> Timed:
 
 
 def at(weights: Any, t: Any, evaluate: Callable[[Any], Any]) -> Any:
-    """The value of a function of a denoiser's parameters at t: W + sum over the LoRAs whose interval holds t.
+    """The value of a function of a denoiser's parameters at t.
 
     Args:
-        weights: `Timed`, or parameters that are the same at every t.
+        weights: `Experts`, `Timed`, or parameters that are the same at every t. Of LoRAs those act whose interval holds
+            t; of two denoisers, which may be `Timed` themselves, the one whose part holds t.
         t: the schedule's time, one for all examples; of several the greatest counts.
         evaluate: a pure function of the parameters.
     """
+    if isinstance(weights, Experts):
+        branch = lambda expert: lambda: at(expert, t, evaluate)
+        return jax.lax.cond(weights.acts_early(t), branch(weights.early), branch(weights.late))
     if not isinstance(weights, Timed):
         return evaluate(weights)
     now = jnp.max(jnp.asarray(t))

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion.text_to_image import additions, timed_loras
-from diffusion.text_to_image.timed_loras import TimedLora
+from diffusion.text_to_image import additions, timed_weights
+from diffusion.text_to_image.timed_weights import TimedLora
 from tests.text_to_image.stand_ins import made_model
 
 
@@ -25,8 +25,8 @@ PARAMS = {"k": jnp.zeros((1, 1)), "other": jnp.full(2, 7.0)}
 
 @pytest.mark.parametrize("t, expected", [(0.0, 1), (0.3, 1), (0.5, 21), (0.6, 20), (0.8, 20), (0.9, 0), (1.0, 0)])
 def test_the_loras_whose_closed_interval_holds_t_act_together(t, expected):
-    weights = timed_loras.timed(PARAMS, [LOW, HIGH])
-    evaluate = jax.jit(lambda weights, t: timed_loras.at(weights, t, lambda params: params))
+    weights = timed_weights.timed(PARAMS, [LOW, HIGH])
+    evaluate = jax.jit(lambda weights, t: timed_weights.at(weights, t, lambda params: params))
     params = evaluate(weights, jnp.float32(t))
     np.testing.assert_array_equal(params["k"], [[expected]])
     np.testing.assert_array_equal(params["other"], PARAMS["other"])
@@ -34,14 +34,14 @@ def test_the_loras_whose_closed_interval_holds_t_act_together(t, expected):
 
 def test_of_several_times_the_greatest_counts():
     """Frames of a clip that are clean have the time 0."""
-    weights = timed_loras.timed(PARAMS, [LOW, HIGH])
+    weights = timed_weights.timed(PARAMS, [LOW, HIGH])
     for times, expected in (([0.0, 0.6], 20), ([0.6, 0.0], 20), ([0.1, 0.2], 1), ([0.0, 0.9], 0)):
-        found = timed_loras.at(weights, jnp.array(times), lambda params: params["k"])
+        found = timed_weights.at(weights, jnp.array(times), lambda params: params["k"])
         np.testing.assert_array_equal(found, [[expected]])
 
 
 def test_parameters_without_intervals_are_evaluated_as_they_are():
-    assert timed_loras.at(PARAMS, 0.3, lambda params: params) is PARAMS
+    assert timed_weights.at(PARAMS, 0.3, lambda params: params) is PARAMS
 
 
 @pytest.mark.parametrize("other", [False, True])
