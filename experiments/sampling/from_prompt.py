@@ -70,40 +70,7 @@ def main(
         if AGAIN.value is not None:
             _check_flags_of_again()
             return again(pathlib.Path(AGAIN.value), out, MODEL.value, signer, DROP_TEXT.value)
-        if work is None and MODEL.value is None:
-            raise ConfigError(
-                "--prompt needs a text-to-image model: name its folder by --model, or a run of examples.text by "
-                "--workdir."
-            )
-        shipped = shipped_models.with_lora(MODEL.value) if MODEL.value is not None else None
-        if shipped is not None and prompt_flags.PROMPT.value is None:
-            model_index.read_index(shipped[0])  # a folder of another kind needs no prompt
-        request = prompt_flags.request()
-        source = {"dtype": DTYPE.value, "loras": model_flags.loras()}
-        source |= {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
-        tuned = {}
-        if work is not None and (folder := tuned_run.base_of(work)):
-            if QUANTISED.value == STORED:
-                raise ConfigError(
-                    f"--quantised={STORED} is only for --model=FOLDER. Valid for a run: {', '.join(KINDS)}."
-                )
-            if DROP_TEXT.value:
-                raise ConfigError("--drop_text is only for --model=FOLDER. Valid for a run: no --drop_text.")
-            model, step = tuned_run.load(work, requested_step, **source)
-            request = request.completed(tuned_run.settings_of(work))
-            tuned = {"workdir": str(work), "step": step}
-        else:
-            if work is not None:
-                folder = str(workdir.text_model(work))
-            else:
-                assert shipped is not None  # one of both is named, as checked above
-                place, lora, settings = shipped
-                folder = str(place)
-                source["loras"] = lora | source["loras"]
-                request = request.completed(settings)
-            keeps_stored = QUANTISED.value == STORED
-            model = text_to_image.load(folder, **source, quantised=keeps_stored, drop_text=DROP_TEXT.value)
-        source["quantised"] = QUANTISED.value
+        model, request, origin = _chosen_model(MODEL.value, work, requested_step)
         if QUANTISED.value in KINDS:
             model, stored = text_to_image.with_quantised(model, QUANTISED.value)
             print(f"{QUANTISED.value}: {stored}")
@@ -114,7 +81,7 @@ def main(
         if results.skipped is not None:
             print(f"{100 * results.skipped:.1f} % of the denoiser's blocks skipped")
         written = []
-        for i, settings in enumerate(png.records(request, png.model(folder, **source) | tuned)):
+        for i, settings in enumerate(png.records(request, origin)):
             path = pictures.unused(target, str(settings["seed"]))
             _write(path, results, i, settings)
             print(path, flush=True)
@@ -122,6 +89,46 @@ def main(
         if signer is not None:
             for path, settings in written:
                 signer.sign(path, settings, diffusion.__version__)
+
+
+def _chosen_model(
+    published: str | None, run: str | None, requested_step: int | None
+) -> tuple[text_to_image.TextToImage, Request, dict[str, Any]]:
+    """The model that --model or --workdir names; errors as in `main`.
+
+    Returns:
+        (the model, the request of the flags with the settings that the model was trained for, the origin of its
+        pictures for their files).
+    """
+    base = "" if run is None else tuned_run.base_of(run)
+    lora: dict[str, float] = {}
+    settings: dict[str, Any] = {}
+    made_by: dict[str, Any] = {}
+    if run is not None:
+        folder = base or str(workdir.text_model(run))
+    elif published is not None:
+        place, lora, settings = shipped_models.with_lora(published)
+        folder = str(place)
+        if PROMPT.value is None:
+            model_index.read_index(place)  # a folder of another kind needs no prompt
+    else:
+        raise ConfigError(
+            "--prompt needs a text-to-image model: name its folder by --model, or a run of examples.text by --workdir."
+        )
+    request = prompt_flags.request()
+    source = {"dtype": DTYPE.value, "loras": lora | model_flags.loras()}
+    source |= {"embeddings": model_flags.embeddings(), "attachments": model_flags.attachments()}
+    if run is not None and base:
+        if QUANTISED.value == STORED:
+            raise ConfigError(f"--quantised={STORED} is only for --model=FOLDER. Valid for a run: {', '.join(KINDS)}.")
+        if DROP_TEXT.value:
+            raise ConfigError("--drop_text is only for --model=FOLDER. Valid for a run: no --drop_text.")
+        model, step = tuned_run.load(run, requested_step, **source)
+        settings, made_by = tuned_run.settings_of(run), {"workdir": str(run), "step": step}
+    else:
+        model = text_to_image.load(folder, **source, quantised=QUANTISED.value == STORED, drop_text=DROP_TEXT.value)
+    origin = png.model(folder, **source, quantised=QUANTISED.value) | made_by
+    return model, request.completed(settings), origin
 
 
 def _check_flags_of_again() -> None:
