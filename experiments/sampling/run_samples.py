@@ -176,18 +176,11 @@ def sample_weights(
         infinite, costs = int(work[2]), work[:2]
         skipped = make.skipped(work)
         record = _record(recipe, make.nfe, skipped, description) | {"conditions": batches_on_disk.digest(labels)}
-        if make.nfe is None and costs.any():  # the numbers of a driver of particles or trials
-            driver = recipe.sampling.driver
-            numbers = driver.numbers if isinstance(driver, guides.Steered) else steering_drivers.Weighed
-            means = numbers(*(costs / -(-number // batch_size)).tolist())
-            if not np.isfinite(means).all():
-                batches_on_disk.clear(out)
-                raise ConfigError(
-                    f"config.sample.driver: the numbers of the {means.title} are {means._asdict()}, {means.undefined}."
-                )
-            record[means.title] = means._asdict()
-            print(means.sentence())
         try:
+            if make.nfe is None and costs.any():
+                means = _means_of_driver(recipe, costs / -(-number // batch_size))
+                record[means.title] = means._asdict()
+                print(means.sentence())
             generate.check_finite(config, number, infinite)
         except ValueError as error:
             batches_on_disk.clear(out)
@@ -211,6 +204,17 @@ def sample_weights(
 
     agreement.first(finish)
     return pytrees.unpack(images, recipe.examples.structure) if recipe.examples.structure is not None else images
+
+
+def _means_of_driver(recipe: Recipe, means: np.ndarray) -> Any:
+    """The numbers of a driver of particles or trials, as means over the batches; refuses those that are not finite."""
+    driver = recipe.sampling.driver
+    numbers = (driver.numbers if isinstance(driver, guides.Steered) else steering_drivers.Weighed)(*means.tolist())
+    if not np.isfinite(numbers).all():
+        raise ConfigError(
+            f"config.sample.driver: the numbers of the {numbers.title} are {numbers._asdict()}, {numbers.undefined}."
+        )
+    return numbers
 
 
 def checksum(params: Any) -> str:
