@@ -74,8 +74,7 @@ def saved_flag(
     The command defines the flag `workdir` itself, and starts by `run`.
 
     Args:
-        unless: names of flags, any of which makes the command one without a config, unless --model names a folder that
-            has a config.
+        unless: names of flags; with any of them the command has no config, unless --model names a folder that has one.
         of_model: a function from the folder of --model to its config, or None.
         unread: patterns of fields that the command does not read, such as "train.steps"; a change of one is refused.
     """

@@ -22,8 +22,8 @@
                                              folder, for evaluation, distillation or further training
 
 --out is a folder that the original library of the architecture opens with `from_pretrained`. A file with several
-networks becomes one folder per network. --layout selects the naming of the tensors: that of an original repository, or
-that of our own parameters ("ours", which config.init_from.path of a run can read).
+networks becomes one folder per network. --layout selects the naming of the tensors: the original repository's, or our
+own ("ours", which config.init_from.path of a run can read).
 
 --base is the folder of a pipeline of the same architecture. --out is then also the folder of a pipeline, for diffusion
 sample --model: it contains the networks of the file, and the tokenizers, the scheduler and all other parts of the base.
@@ -115,7 +115,7 @@ def networks(
     type that is written. A run has its own. `others` are networks of further sizes, see `folders.recognise`.
 
     Raises:
-        Mismatch: for a file of which something is left over that no network has, or that has no such prefix.
+        Mismatch: for a file with a tensor that no network has, or without such a prefix.
     """
     if (path / "checkpoints").is_dir():
         module, params, config = model.trained(path)

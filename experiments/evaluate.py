@@ -353,7 +353,7 @@ def model_figures(
         run_folder: the run folder.
         folder: the folder of the samples.
         metrics: names of `model_metrics.METRICS`, or functions of a `model_metrics.Subject`.
-        splits: the training images and the reference; None for those of the config.
+        splits: the training images and the reference; None: the config names them.
         built: the recipe that Python built; None: the config names every part.
 
     Raises:

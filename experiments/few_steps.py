@@ -189,7 +189,7 @@ def measured(row: Row) -> Made:
 
 @functools.lru_cache(maxsize=1)
 def real_rows(settings: str) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray]:
-    """The classifier's features as a function of images, and those of the real images that `settings` name."""
+    """The classifier's features as a function of images, and the features of the real images that `settings` name."""
     config = from_json(settings)
     train, real = real_images.splits_of(config)
     extract = sample_metrics.extractor_of("classifier", config, train).extract

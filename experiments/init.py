@@ -26,7 +26,7 @@ class InitError(ValueError):
 
 
 def package_of(folder: pathlib.Path) -> str:
-    """The name of a project's Python package, from that of its folder: "my-paper" is my_paper.
+    """The name of a project's Python package, from the name of its folder: my_paper for "my-paper".
 
     Raises:
         InitError: if it is no name of a package, is one of `TAKEN`, or is the name of an installed module.

@@ -15,7 +15,7 @@ state, and the operations and the temporary memory of the traced step. For a run
 
 With --model, the plan states the memory that a text-to-image model needs on one device to generate pictures, and the
 shortest possible time. The folder needs only the configs and tokenizers, so you can check what fits before you download
-the weights. The flags for the pictures are those of diffusion sample.
+the weights. The flags for the pictures are the same as for diffusion sample.
 
     diffusion plan --model=FLUX.1-dev --machine=rtx4090
     diffusion plan --model=stable-diffusion-xl --height=768 --width=1344 --steps=20 --batch_size=4
@@ -128,7 +128,7 @@ def plan(config: ConfigDict, devices: int, names: tuple[str, ...], compiled: boo
 
 
 def _one_pass(recipe: Recipe, step: traced.Step) -> Work | None:
-    """The work of a step that evaluates a DiT once, forward and backward, of which there are formulas; else None.
+    """The work of a step that evaluates a DiT once, forward and backward, by formulas; None for other steps.
 
     A derivative in forward mode, a teacher, an encoder and a second evaluation add operations to these; the 5 percent
     that may come on top are for small heads.

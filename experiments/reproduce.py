@@ -86,7 +86,7 @@ class Repeated(NamedTuple):
 
 
 def repeat(recipe: Recipe, workdir: str | pathlib.Path, step: int | None = None) -> Repeated:
-    """Repeats the step of a run after a checkpoint, or the one that failed.
+    """Repeats the step of a run after a checkpoint, or the step that failed.
 
     Args:
         recipe: the run's, or one with a change that may mend the step.

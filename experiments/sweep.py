@@ -14,7 +14,7 @@ On a cluster, each task executes one run with --run=INDEX (diffusion launch slur
 docs/sweeps.md.
 
 Exit status: 0 all runs are done; 1 some failed, or were stopped by another process; 2 a mistake, before any run
-started; 130 after Ctrl-C, 143 after SIGTERM. With --run, the status is that of the run's command.
+started; 130 after Ctrl-C, 143 after SIGTERM. With --run, the status is the run's own.
 """
 
 from absl import flags

@@ -77,7 +77,7 @@ def run(config: ConfigDict, folder: str | pathlib.Path, command: str = "the same
 
 
 def unless_finished(config: ConfigDict, folder: pathlib.Path, command: str = "the same command") -> int:
-    """Does as `run`, but leaves a finished run of this config as it is, and returns 0."""
+    """Does as `run`, but does nothing for a finished run of this config, and returns 0."""
     if (folder / "config.json").is_file() and checkpoints.latest(folder) == config.train.steps:
         is_done = not bookkeeping.lacks_evaluation(config, folder, config.train.steps)
         if is_done and not differences(workdir.read_config(folder), fields.absolute(config)):

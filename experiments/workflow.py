@@ -5,7 +5,7 @@
 
 --file is a workflow in the format of ComfyUI's API, or as its page saves it. --model is the folder of its checkpoint
 with model_index.json (`diffusion convert` creates one from a single file). --comfyui is the folder of ComfyUI, with
-models/loras, models/controlnet and input. The supported nodes are those for a checkpoint, texts, LoRA files,
+models/loras, models/controlnet and input. The supported nodes are for a checkpoint, texts, LoRA files,
 ControlNets, an image, one KSampler or SamplerCustomAdvanced, and a saved picture. The command refuses any other node,
 sampler or scheduler, and names it.
 

@@ -32,7 +32,7 @@ class Guard:
         os.write(self._pipe.fileno(), b"+%d\n" % os.getpid())
 
     def remove(self, group: int) -> None:
-        """Says that a group has ended: its number may soon be another's."""
+        """Says that a group has ended: another may soon have its number."""
         with contextlib.suppress(BrokenPipeError):  # somebody ended the guard; the run goes on without
             os.write(self._pipe.fileno(), b"-%d\n" % group)
 

@@ -144,7 +144,7 @@ def environment(options: argparse.Namespace) -> list[dict]:
 
 
 def variables(plain: dict[str, str], secret_env: list[str], index: dict) -> list[dict]:
-    """The variables of a container: plain ones, the index of its pod, and the ones that a Secret holds."""
+    """The variables of a container: plain ones, the index of its pod, and variables from a Secret."""
     named: list[dict[str, Any]] = [{"name": name, "value": _literal(value)} for name, value in plain.items()]
     named.append(index)
     for text in secret_env:

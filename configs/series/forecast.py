@@ -1,4 +1,4 @@
-"""Forecasting: flow matching on the last 16 steps of a series, of which the 32 before are given.
+"""Forecasting: flow matching on the last 16 steps of a series, given the 32 steps before.
 
     diffusion train --config=series/forecast --workdir=runs/forecast
     diffusion sample --workdir=runs/forecast

@@ -1,4 +1,4 @@
-"""Imputation: flow matching on single points and gaps of a series, of which the rest is given.
+"""Imputation: flow matching on single points and gaps of a series, given the rest.
 
     diffusion train --config=series/imputation --workdir=runs/imputation
     diffusion sample --workdir=runs/imputation

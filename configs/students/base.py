@@ -95,5 +95,5 @@ def add_discriminator(config: ConfigDict, adversarial: float) -> None:
 
 
 def preset(config: ConfigDict, arg: str, tiny: dict) -> ConfigDict:
-    """Applies the preset after the comma, of which there is one, "tiny": TINY and what a recipe changes with it."""
+    """Applies the preset after the comma; the only one is "tiny": TINY and what a recipe changes with it."""
     return recipes.preset(config, arg.partition(",")[2], {"tiny": TINY | tiny})

@@ -9,7 +9,7 @@ TINY = {"train.steps": 4, "train.batch_size": 2, "train.log_every": 2, "checkpoi
 
 
 def tuned(tuning: dict, learning_rate: float, steps: int) -> ConfigDict:
-    """The config of a run on a folder of pictures, of which the command says base and folder.
+    """The config of a run on a folder of pictures; the command names the base and the folder.
 
     Args:
         tuning: the entry config.tuning.

@@ -46,8 +46,8 @@ def load(tensors: Tensors, module: nn.Module) -> tuple[dict[str, Any], dict[str,
         module: the denoiser.
 
     Raises:
-        Mismatch: for a tensor that the denoiser has no layer for, or one of another shape: the file is of another base;
-            or for keys without values. The message names the first.
+        Mismatch: for a tensor without a layer in the denoiser, or with another shape than the layer has, since the file
+            belongs to another base; or for keys without values. The message names the first.
         limits.Refused: for a file that is damaged or hostile.
     """
     table = _table(module)

@@ -1,4 +1,4 @@
-"""A tuning that teaches a text-to-image model to take image prompts: IP-Adapter, of a picture's own or another's.
+"""A tuning that teaches a text-to-image model to take image prompts, an IP-Adapter.
 
 The image encoder reads each picture once, before the training; a run keeps what it makes of them (`Tuning.see`).
 """

@@ -12,7 +12,7 @@ ORIGINAL = "original"  # entry of a record's condition
 
 
 def instruct_pix2pix(base: Any) -> Tuning:
-    """The whole U-Net, with eight channels in place of four: x_t, and the original picture as it is encoded.
+    """The whole U-Net, with eight input channels in place of four: x_t, and the latents of the original picture.
 
     The kernel of its first convolution is zero for the new channels at the start, so that the first step's output is
     the base's. A record's picture is the edited one, its caption the instruction, and "original" [H, W, 3] in its

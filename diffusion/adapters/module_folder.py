@@ -15,7 +15,7 @@ def writer(module: Any, name: str) -> Callable[[pathlib.Path, Any, Mapping[str, 
 
     Args:
         module: the network, of a family that `models.interchange` knows.
-        name: the name of the folder, inside the one that the run names.
+        name: the name of the folder, which lies in the folder that the run names.
     """
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:

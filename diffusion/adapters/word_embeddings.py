@@ -131,7 +131,7 @@ def load(path: str | pathlib.Path, model: Any, text: str = "") -> Word:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        Mismatch: for another file, or one of another model; the message names the first tensor that does not fit.
+        Mismatch: for another kind of file, or a file for another model; names the first tensor that does not fit.
         limits.Refused: for a file that is damaged or hostile.
     """
     tensors = tensor_files.open_tensors(path)

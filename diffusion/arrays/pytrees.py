@@ -1,8 +1,8 @@
 """Pytrees of arrays as x: the vector of their numbers, which is what schedules, objectives and samplers take.
 
 Noise is drawn for each number by itself, and a loss is a mean over all numbers, so that the process of a pytree is
-the process of the vector of its leaves. The leaves stand in JAX's order of a pytree: those of a mapping in the order of
-its keys.
+the process of the vector of its leaves. The leaves stand in JAX's order of a pytree: a mapping's in the order of its
+keys.
 
     x = pytrees.pack({"positions": positions, "types": types})         # [B, D]
     network = pytrees.vector_network(network, {"positions": (N, 3), "types": (N, K)})

@@ -296,7 +296,7 @@ def batches(
 
     Returns:
         Iterator of {"image": uint8 [b, h, w, C], "size": float32 [b, 6], "label": int32 [b], "index": int64 [b], the
-        global example index}, with "condition" where the records have one; h and w are those of the batch's bucket.
+        global example index}, with "condition" where the records have one; h and w are the sides of the batch's bucket.
     """
     mine = pipeline.positions_of(order.batch_size, positions)
 

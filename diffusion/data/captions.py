@@ -1,6 +1,6 @@
 """Captions as conditions of training: a table with a row for each distinct caption, and the row of each record.
 
-    FOLDER/captions.json           of which pictures, by which text encoder
+    FOLDER/captions.json           the note: the pictures that the captions belong to, and the text encoder
     FOLDER/captions.safetensors    the rows: an array [U, ...] for each entry of the condition; and "row" int32 [N]
 
 The first row belongs to the empty caption, which stands for no condition (classifier-free guidance). A text encoder is
@@ -222,10 +222,10 @@ def describe(
     Args:
         spec: the description of the dataset.
         encoder: the fingerprint of the encoder that read the captions.
-        texts: the caption of each record, of which the note has a digest; () for none.
+        texts: the caption of each record; the note has a digest of them. () for no digest.
         order: a digest of the records' names, as `identities.order_of` returns it; None where they have none.
-        tokenizer: the vocabulary that the encoder reads, of which the note has a digest of the captions' tokens; None
-            if it is not known.
+        tokenizer: the vocabulary of the encoder; the note has a digest of the captions' tokens in it. None if it is not
+            known.
     """
     dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size}
     known = ({"texts": _digest(texts)} if texts else {}) | ({} if order is None else {ORDER: order})

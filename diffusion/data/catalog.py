@@ -70,7 +70,7 @@ def find(name: str, data_dir: str = "") -> Path:
 
 
 def root_of(data_dir: str = "") -> Path:
-    """The folder of prepared datasets: the one that is named, TFDS_DATA_DIR, or ~/tensorflow_datasets."""
+    """The folder of prepared datasets: `data_dir`, or else TFDS_DATA_DIR, or else ~/tensorflow_datasets."""
     return _root(data_dir)[0]
 
 

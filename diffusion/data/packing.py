@@ -1,4 +1,4 @@
-"""Records that are pytrees of arrays, as one vector each; `diffusion.pytrees` has the same of batches."""
+"""Packs records that are pytrees of arrays into one vector each; `diffusion.pytrees` packs batches."""
 
 from typing import Any
 

@@ -20,7 +20,7 @@ class Part(NamedTuple):
     Attributes:
         origin: the place that the stream comes from, and the name of the split whose part it is.
         first: the number of its first record.
-        last: the number after its last record's; `BEYOND` where it has none.
+        last: the number of its last record plus 1; `BEYOND` for a part without an end.
     """
 
     origin: tuple[str, str]

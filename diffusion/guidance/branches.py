@@ -85,8 +85,8 @@ def with_conditions(conditions: Callable[..., tuple[Any, ...]]) -> Callable[[Cal
 
     Args:
         conditions: (condition `[B, ...]`, null, mask, further arguments) -> the conditions of the branches, where mask
-            is a function layers -> Bool `[B, L]`, True at these layers of the network. It takes those of the arguments
-            that it needs, by name.
+            is a function layers -> Bool `[B, L]`, True at these layers of the network. It names the arguments
+            that it needs.
     """
 
     def attach(guidance: Callable) -> Callable:

@@ -46,7 +46,7 @@ def depth_branches(
     layer: int,
     head: Callable[[Array, tuple[int, ...]], Array],
 ) -> Branches:
-    """Evaluates a network once for two predictions: its output, and that of a head on the features of a block.
+    """Evaluates a network once for two predictions: its output, and the output of a head on the features of a block.
 
     Args:
         network: (x, clock, condition, features=(layer,)) -> (output, (features h,)).

@@ -134,7 +134,7 @@ def _set_state(target: Any, state: Any) -> None:
 
 
 def _array(shape: Any, dtype: _Dtype, content: Any, order: str) -> np.ndarray:
-    """An array from its bytes, whose number must be the one that its shape and dtype need."""
+    """An array from its bytes; there must be as many as its shape and dtype need."""
     if not isinstance(content, (bytes, bytearray)) or order not in ("C", "F"):
         raise TypeError("it has an array whose content is not bytes")
     if limits.array_bytes("an array", only(tuple, shape), dtype.value.itemsize) != len(content):

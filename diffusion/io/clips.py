@@ -81,8 +81,8 @@ def read(
         numbers: the numbers of the frames, int [K], increasing.
         name: the name of the file in messages; the path by default.
         within: the folder that the file must lie in, as in `opener.open_file`.
-        viewed: whether frames are read as a player shows them: turned as the film states, and those of a GIF white
-            where they are transparent. False: their stored pixels.
+        viewed: whether frames are read as a player shows them: turned as the film states, and white where
+            the frames of a GIF are transparent. False: the stored pixels.
 
     Raises:
         ValueError: as in `properties`, or if the file ends before these frames.
@@ -145,7 +145,7 @@ def write_with_row(
         sound: the clip's waveform and its samples in a second, see `write_mp4`; None: the clip is silent.
 
     Returns:
-        The path of the clip; behind it that of its sound, a WAV file beside a GIF.
+        The path of the clip; for a GIF with sound also the path of the WAV file beside it.
     """
     film = write(path, frames, rate, sound)
     pictures.write(path, row(frames), about)

@@ -45,7 +45,7 @@ def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarr
 def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a file to write; a reader, or a run that was killed, finds the old content or the new, never a part.
 
-    Of several processes that write a file at once, the last to end leaves its content.
+    If several processes write a file at once, the file has the content of the last one to end.
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
@@ -101,7 +101,7 @@ def whole_folder(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yields a folder to fill, which then takes the place of `path` and of what was there: all of it, or nothing.
 
     What was there is moved aside before, and removed after. If the process ends in between, the next call moves it
-    back. Of several processes that fill a folder at once, the last to end leaves its content.
+    back. If several processes fill a folder at once, it has the content of the last one to end.
     """
     path = pathlib.Path(path).resolve()
     before = path.with_name(f".{path.name}.old")

@@ -181,7 +181,7 @@ def _about(content: Any, head: dict[str, Any]) -> Iterator[tuple[dict[str, Any],
 
 
 def _read(content: Any, head: dict[str, Any]) -> Iterator[tuple[dict[str, Any], bytes]]:
-    """Some frames, each as soon as it is decoded; what is after them is not decoded."""
+    """The requested frames, each as soon as it is decoded; frames after them are not decoded."""
     film, stream = _opened(content, head)
     wanted = set(head["numbers"])
     shape = None

@@ -11,8 +11,8 @@ BOXES = 10**6  # most boxes of an MP4; a fragment has two
 def missing_bytes(file: BinaryIO, length: int) -> int:
     """How many bytes a film lacks at its end, by the sizes that its container states; 0 where it states none.
 
-    Matroska and WebM state the size of their segment, AVI that of its first chunk, and MP4 and MOV, fragmented or not,
-    the size of each box. Streams of unknown size, and films that end between two boxes, look like complete ones.
+    Matroska and WebM state the size of their segment, AVI the size of its first chunk, and MP4 and MOV, fragmented or
+    not, the size of each box. Streams of unknown size, and films that end between two boxes, look like complete ones.
 
     Args:
         file: the film, at any position.

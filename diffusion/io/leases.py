@@ -77,7 +77,7 @@ def require_over(
 
 
 def _heard(store: Store, holder: Holder) -> dict | None:
-    """A holder's last heartbeat; None where it has none."""
+    """The last heartbeat of a holder; None if it has sent none."""
     try:
         said = limits.parse_json(store.read(_name(holder)), f"{store.address}/{_name(holder)}")
     except FileNotFoundError:

@@ -53,7 +53,7 @@ def opened(
 ) -> Image.Image:
     """Opens a picture: its header is read and checked, and no pixel is decoded. Every picture is opened here.
 
-    Of a file with several pictures (an animation, pages) it is the first.
+    If a file has several pictures (an animation, pages), the first is opened.
 
     Args:
         source: path of a file of one of the formats, whatever its name, or its content.
@@ -156,7 +156,7 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 
 
 def _has_late_data(picture: Image.Image) -> bool:
-    """Whether a PNG file, of which the header alone is read, has EXIF data or texts after its pixels."""
+    """Whether a PNG file has EXIF data or texts after its pixels; only its header has been read so far."""
     file: Any = picture.fp  # type: ignore[attr-defined]
     if file is None:  # all of it is read
         return False

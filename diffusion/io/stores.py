@@ -76,7 +76,7 @@ class Store:
         """Wraps a file system of fsspec.
 
         Args:
-            system: the file system, of which pipe_file, put_file, cat_file, get_file, find and rm_file are used.
+            system: the file system; pipe_file, put_file, cat_file, get_file, find and rm_file are used.
             root: the path of the address in it.
             address: the address, for messages.
             faults: the types of errors besides OSError that are worth another attempt.

@@ -250,7 +250,7 @@ def features(reader: Reader, images: np.ndarray) -> np.ndarray:
 
 
 class OtherModel(ValueError):
-    """A file with the parameters of another model than the one that reads it."""
+    """A file holds the parameters of another model than the reader."""
 
 
 def cached(

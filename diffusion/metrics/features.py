@@ -17,7 +17,7 @@ class Extractor(NamedTuple):
 
     Attributes:
         extract: images uint8 [B, H, W, C] -> features [B, D], real, finite.
-        record: description ("features"), unit, and the sha256 of the weights where there are any.
+        record: description ("features"), unit, and the sha256 of the weights, if it has weights.
         keep: whether the features of real images are worth keeping on disk (`references.gather`).
     """
 

@@ -20,7 +20,7 @@ def psnr(pictures: Array, originals: Array) -> Array:
 
         10 log10(255^2 / mean (x - y)^2),    the mean over pixels and channels
 
-    A mean over pictures is the mean of their decibels, as it is usually published.
+    The mean over pictures is the mean of their decibels, as papers usually report it.
 
     Args:
         pictures: uint8 [B, H, W, C].

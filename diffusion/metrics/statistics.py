@@ -137,7 +137,7 @@ def _digest(description: dict, tensors: dict[str, np.ndarray]) -> str:
 
 
 def read(path: pathlib.Path | str) -> Statistics:
-    """Reads a statistics file, ours or another's; nothing in it is executed.
+    """Reads a statistics file of this or another program; nothing in it is executed.
 
     Args:
         path: the file: .safetensors from `write`, .npz with mu and sigma (and mu_s, sigma_s) or reps, or .pkl of EDM2.
@@ -263,7 +263,7 @@ def _read_pickle(path: pathlib.Path) -> Statistics:
 
 
 def _space_of(path: pathlib.Path, there: set[str]) -> dict | None:
-    """The description that `write_npz` put into a file; None for one of another program."""
+    """The description that `write_npz` put into a file; None for a file of another program."""
     if "space" not in there:
         return None
     text = npz.load(path, ["space"])["space"]

@@ -141,7 +141,7 @@ class ControlNetBeside:
             base: the denoiser's parameters.
 
         Raises:
-            ValueError: for a denoiser of another class, or that differs from the one that it was made for.
+            ValueError: for a denoiser of another class, or with other fields, than the attachment was made for.
         """
         if not isinstance(denoiser, self.base_class):
             raise ValueError(

@@ -222,7 +222,7 @@ def _interpolation(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float3
 
 
 def _strides(hop: int) -> tuple[int, int] | None:
-    """The two even factors of a hop that are most alike; None where there are none."""
+    """The two even factors of a hop that are most alike; None for a hop without two even factors."""
     evens = range(2, math.isqrt(max(hop, 0)) + 1, 2)
     pairs = [(hop // two, two) for two in evens if hop % two == 0 and hop // two % 2 == 0]
     return pairs[-1] if pairs else None

@@ -69,7 +69,7 @@ class DriftingDiT(Layered, Backbone):
         class_tokens: tokens of the condition that join the picture's, at least 1.
         codes: codes of style of a picture; 0 for none.
         styles: values of each code, a power of two.
-        mlp_ratio: hidden features of the MLP over `width`, of which SwiGLU has two thirds, up to a multiple of 32.
+        mlp_ratio: hidden features of the MLP over `width`; SwiGLU has two thirds of them, up to a multiple of 32.
         default_strength: scale of the guidance that it imitates, of a condition without "strength"; 1: none.
 
     Reference: Deng et al., "Generative Modeling via Drifting", 2026, appendix A.2; the authors' code in JAX,

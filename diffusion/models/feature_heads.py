@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 
 class FeatureHeads(nn.Module):
-    """One small network a block, from its features at each position to a logit, of which the mean is taken.
+    """One small network for each block, from its features at each position to a logit; their mean is the output.
 
         h_k [B, ..., C] - norm - dense - gelu - dense - mean over positions - logits [B, K]
 

@@ -55,7 +55,7 @@ def remembered(
         schedule: the process.
         parameterization: the network's parameterization.
         x_0: `[B, n, ...]` frames, a multiple of `causal` for which there is room.
-        condition: passed to the network as it is.
+        condition: passed to the network unchanged.
         memory: memory of earlier frames.
 
     Raises:

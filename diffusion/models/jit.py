@@ -66,7 +66,7 @@ class JiT(Layered, Backbone):
         bottleneck: features of a patch between the two layers that embed it.
         class_tokens: tokens of the class that join the picture's; 0 for an unconditional network.
         class_start: blocks that the picture's tokens pass alone.
-        mlp_ratio: hidden features of the MLP over `width`, of which SwiGLU has two thirds.
+        mlp_ratio: hidden features of the MLP over `width`; SwiGLU has two thirds of them.
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.
 

@@ -19,7 +19,7 @@ class LPIPS(nn.Module):
 
         stage i: (max-pooling by 2, from the second stage on) - [conv 3x3 - relu] x CONVOLUTIONS[i]
 
-    The features are those after each stage. One channel is repeated where the pictures have one.
+    The features are taken after each stage. Pictures of one channel are repeated to three.
 
     Attributes:
         widths: channels of each stage; fewer stages than five for pictures of fewer than 16 pixels.

@@ -107,7 +107,7 @@ class PixNerd(Layered, Backbone):
         field_depth: MLPs of the neural field, one after the other.
         field_ratio: hidden features of such an MLP over `field_width`.
         frequencies: number of frequencies of a pixel's position along each side, see `place_features`.
-        mlp_ratio: hidden features of the transformer's MLP over `width`, of which SwiGLU has two thirds.
+        mlp_ratio: hidden features of the transformer's MLP over `width`; SwiGLU has two thirds of them.
         span: place of the last row and column for rotary positions, see `rope_angles`.
         shape: (H, W, C) of the images for which it is made, as in the files of other libraries; it takes other H and W
             too. None: the shape of the first images.

@@ -73,8 +73,8 @@ class SequenceTransformer(Layered, Backbone):
         patch: steps of a token; it divides the length.
         num_classes: number of classes, whose null class is label `num_classes`; 0 for an unconditional network.
         vector_width: number of values in the condition's "vector"; 0 for a network that receives none.
-        given: whether the condition has "given", "mask" and "real" [B, L, C], a series of which a part is given, which
-            stand beside x as further channels (CSDI); see `diffusion.data.series_masks`.
+        given: whether the condition has "given", "mask" and "real" [B, L, C] of a partly observed series, which stand
+            beside x as further channels (CSDI); see `diffusion.data.series_masks`.
         mlp_ratio: hidden features of the MLP over `width`.
         norm: "layernorm" or "rmsnorm".
         mlp: "gelu" or "swiglu".

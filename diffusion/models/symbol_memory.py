@@ -40,7 +40,7 @@ def remembered(network: Any, variables: Any, x: Array, condition: Any, memory: K
         network: a `SymbolTransformer` with `causal`.
         variables: its variables.
         x: int `[B, n]` symbols, a multiple of `causal` for which there is room.
-        condition: passed to the network as it is.
+        condition: passed to the network unchanged.
         memory: memory of the symbols before.
 
     Raises:

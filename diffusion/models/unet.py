@@ -69,8 +69,8 @@ class UNet(UNetLevels, Backbone):
         axes: number of axes of x between batch and channels: 1 for series [B, L, C], 2 for images, 3 for volumes
             [B, D, H, W, C].
         vector_width: number of values in the condition's "vector", which is added to the embedding; 0 for none.
-        vector_embedding: way by which the vector is added: "linear" by a dense layer; "identity" as it is, in the width
-            of the embedding; "time" as one number, which is embedded as the time is, by layers of its own.
+        vector_embedding: way by which the vector is added: "linear" by a dense layer; "identity" unchanged, as wide as
+            the embedding; "time" as one number, which is embedded like the time, by layers of its own.
         embedding_width: width of the embedding; None: four times the number of the time's features.
         qkv_per_head: whether the queries, keys and values of a head are adjacent in files of ADM's layout (in all files
             of the authors but ImageNet 64); does not change the network.

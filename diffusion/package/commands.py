@@ -68,7 +68,7 @@ def name_of(words: Sequence[str]) -> str:
 
 
 def current(words: Sequence[str]) -> list[str]:
-    """A command line as it is written today; sweeps of before hold `python -m experiments.train`."""
+    """A command line in today's spelling; earlier sweeps hold `python -m experiments.train`."""
     if list(words[:2]) == ["python", "-m"] and len(words) > 2:
         if words[2] == PROGRAM:
             return [PROGRAM, *words[3:]]

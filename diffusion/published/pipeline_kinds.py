@@ -168,7 +168,7 @@ class Sound(NamedTuple):
 
 
 class SecondStage(NamedTuple):
-    """A second denoiser, which makes the autoencoder's latents from those of the first (Stable Cascade's stage B).
+    """A second denoiser, which makes the autoencoder's latents from the first one's (Stable Cascade's stage B).
 
     It reads the first stage's latents as "coarse", and the pooled prompt, without guidance.
 
@@ -255,7 +255,7 @@ class Kind(NamedTuple):
         side: side of its pictures in pixels, the default of `__call__`, whatever that config states; 0: there is none.
         variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
         second_stage: a denoiser between this one and the autoencoder; None: there is none.
-        place: (folder of the model, name of a part) -> the part's folder, such as that of "vae" or "tokenizer_2".
+        place: (folder of the model, name of a part, such as "vae" or "tokenizer_2") -> the part's folder.
     """
 
     family: str

@@ -32,8 +32,8 @@ class Teacher(NamedTuple):
     """The trained run that a run learns from, or the base that a run tunes.
 
     Attributes:
-        path: the folder of the run, the moving average of whose latest checkpoint is read when this run begins; "": the
-            base teaches, as it is without the new weights.
+        path: the folder of the run; the moving average of its latest checkpoint is read when this run begins. "": the
+            base teaches, without the new weights.
         parameterization: the quantity that it predicts.
         scale: the scale of the classifier-free guidance with which it teaches; 1 for no guidance.
         pairs: how many pairs of noise and sample it makes before the training.

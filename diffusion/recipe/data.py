@@ -108,7 +108,7 @@ def open_recipe(recipe: Recipe) -> sources.Source | Stream:
 
 
 def named(data: str | sources.Source, folder: str = "", side: int = 0) -> sources.Source:
-    """Opens what a flag --data names; a source that is open already is returned as it is.
+    """Opens what a flag --data names; an open source is returned unchanged.
 
     Args:
         data: NAME@SPLIT of TFDS, or ENTRY@SPLIT with an entry as `config.data.source` has it, in JSON; or a source.
@@ -164,7 +164,7 @@ def known_shape(config: Mapping) -> tuple[int, ...] | None:
 
 
 def class_names(recipe: Recipe) -> tuple[str, ...]:
-    """The names of a recipe's classes, by their numbers; () where they have none, or the data are not there."""
+    """The names of a recipe's classes, by their numbers; () if they have no names, or the data are not there."""
     if not recipe.examples.num_classes:
         return ()
     try:

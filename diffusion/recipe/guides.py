@@ -93,7 +93,7 @@ class Guide(NamedTuple):
 
 
 def guide_of(function: Any) -> Guide:
-    """The guide of a function from the guided denoiser, or predictor, to another; a guide as it is.
+    """The guide of a function from the guided denoiser, or predictor, to another; a guide is returned unchanged.
 
     Raises:
         ValueError: if it is neither.

@@ -1,6 +1,6 @@
 """The names that a config can use, and their functions. One line in a table adds a name.
 
-The arguments of an entry are those of the function, checked against its signature by `entries.call`. It also supplies
+The arguments of an entry are arguments of the function; `entries.call` checks them against its signature, and supplies
 the arguments that do not come from the entry (the schedule, the parameterization, the steps of the run ...).
 """
 

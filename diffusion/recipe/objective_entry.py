@@ -64,7 +64,7 @@ def _wrapped(parts: Any, objective: objectives.Objective, entry: Any, path: str)
 
 
 def _null(parts: Any, function: Callable) -> Any:
-    """The null condition of the run; where it has none, the error for a wrapper that cannot do without one."""
+    """The null condition of the run; refuses a run without one if the wrapper needs it."""
     follows = parts.base is not None or fits.conditions_may_follow(parts.config)
     if parts.null is None and requires(function, "null") and not follows:
         return null_condition.null_class(parts.config)

@@ -86,7 +86,7 @@ def path_of(name: str, folder: pathlib.Path = FOLDER) -> pathlib.Path:
 
 
 def short(recipe: str) -> str:
-    """A recipe as this library names it: `digits:tiny` for `configs/digits.py:tiny` in a clone; another as it is."""
+    """The short name of a recipe of this library: `digits:tiny` for `configs/digits.py:tiny`; others are unchanged."""
     name, colon, preset = recipe.partition(":")
     path = pathlib.Path(name)
     if path.suffix == ".py" and path.is_file() and path.resolve().is_relative_to(FOLDER.resolve()):

@@ -146,7 +146,7 @@ class Rebuilt:
     """The parts that are made again once more is known.
 
     Attributes:
-        network: a function from the shape of an example to the network for it; None: the network as it is.
+        network: a function from the shape of an example to the network for it; None: the network stays.
         under: a function from a schedule to the parts by name; parts that depend on a schedule are made for this one.
     """
 

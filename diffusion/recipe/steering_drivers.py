@@ -107,7 +107,7 @@ def red_diff(log_reward: LogReward, learning_rate: float = 0.1, scale: float = 0
 
 
 def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float = 0.0) -> Driver:
-    """`steering.twisted` with groups of `number` particles, of which each sample draws one.
+    """`steering.twisted` with groups of `number` particles; each sample is one draw from its group.
 
     Args:
         log_reward: x `[B, ...]` -> reward `[B]`.
@@ -130,13 +130,13 @@ def twisted(log_reward: LogReward, number: int, beta: float = 1.0, pull: float =
 
 
 def das(log_reward: LogReward, number: int, beta: float = 1.0, gamma: float | None = None) -> Driver:
-    """`steering.das` with groups of `number` particles, of which each sample draws one.
+    """`steering.das` with groups of `number` particles; each sample is one draw from its group.
 
     Args:
         log_reward: x `[B, ...]` -> reward `[B]`, differentiable.
         number: number of particles a sample, >= 1.
         beta: temperature of the reward, > 0.
-        gamma: rate of the tempering, > 0; None: the one that ends at 1.
+        gamma: rate of the tempering, > 0; None: the rate at which it ends at 1.
     """
     tempered = _tempered("das", log_reward, number, beta)
 
@@ -189,7 +189,7 @@ def rejected(log_reward: LogReward, beta: float = 1.0, bound: float = 0.0, trial
 
 
 def mcgdiff(measurement: Measurement, y: Array, number: int, noise_std: float = 0.0) -> Driver:
-    """`steering.mcgdiff` with groups of `number` particles, of which each sample draws one."""
+    """`steering.mcgdiff` with groups of `number` particles; each sample is one draw from its group."""
     _check_number("mcgdiff", number)
 
     def drive(sampler, denoise, schedule, x, plan, keys):

@@ -121,7 +121,7 @@ def built_in_python(config: Mapping) -> bool:
 
 
 def require_sections(config: Mapping, workdir: Any) -> None:
-    """Refuses the config.json of another folder than that of a run, e.g. the folder of a network.
+    """Refuses the config.json of a folder that is no run, e.g. the folder of a network.
 
     Raises:
         ConfigError: naming a section that every run has.

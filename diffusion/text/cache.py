@@ -36,7 +36,7 @@ def fingerprint(params: Any, **how: Any) -> str:
 
 
 def cached(encoder: Encoder, weights: str, folder: str | pathlib.Path | None = None) -> Encoder:
-    """An encoder that keeps what it has read, one safetensors file for each row of token ids.
+    """An encoder that stores its outputs, one safetensors file for each row of token ids.
 
     A file appears whole, and a damaged one is made again. Several processes may share the folder.
 

@@ -252,8 +252,8 @@ def text_first(embeddings: Embeddings, left_out: int = 0) -> dict[str, Any]:
 
     Args:
         embeddings: the prompts.
-        left_out: number of the first tokens that are left out, such as those of a task before each prompt; padding on
-            the left does not count.
+        left_out: number of the first tokens that are left out, such as a task before each prompt; padding on the left
+            does not count.
     """
     mask = jnp.asarray(embeddings.mask)
     order = jnp.argsort(~mask, axis=1, stable=True)[:, left_out:]

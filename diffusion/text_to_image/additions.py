@@ -46,7 +46,7 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
 
 
 def with_words(model: TextToImage, embeddings: Mapping[str | pathlib.Path, str]) -> TextToImage:
-    """The model with the words of files; the model itself stays as it is.
+    """The model with the words of files, as a new model.
 
     Args:
         model: a model that `load` returned, without LoRA files of its text encoders.
@@ -60,7 +60,7 @@ def with_words(model: TextToImage, embeddings: Mapping[str | pathlib.Path, str])
 def with_attachments(
     model: TextToImage, attachments: Mapping[str, str | pathlib.Path | Attachment], **how: Any
 ) -> TextToImage:
-    """The model with attachments, which controls of a request name; the model itself stays as it is.
+    """The model with attachments, which controls of a request name, as a new model.
 
     Args:
         model: a model that `load` returned.
@@ -80,7 +80,7 @@ def with_attachments(
 
 
 def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> TextToImage:
-    """The model with LoRA files merged into its networks; the model itself stays as it is.
+    """The model with LoRA files merged into its networks, as a new model.
 
     A file with an interval of t acts on the denoiser at the steps of that interval alone, by kernels of its own that
     are merged after the files without an interval (`timed_weights`). A prompt is encoded once for the whole trajectory:

@@ -5,7 +5,7 @@
     pictures = text_to_image.make(flow.stepped(model), flow.requested(model))
 
 A workflow is supported if its nodes are in `comfyui_graph.FIELDS` and generate one picture: a checkpoint or its
-networks, LoRA files with the same strength for both networks, texts, ControlNets, an empty latent or that of a picture,
+networks, LoRA files with the same strength for both networks, texts, ControlNets, an empty latent or a picture's,
 one KSampler or SamplerCustomAdvanced, and a saved picture. For the same seed, ComfyUI draws different noise than this
 library.
 """

@@ -3,9 +3,9 @@
     mask = Mask("input/cat.png", "alpha", keeps=True)
     painted, colours = mask.read()                         # Bool [H, W], True where the picture is painted, and uint8
 
-With SetLatentNoiseMask, ComfyUI replaces the kept latents before each evaluation of the network by those of the picture
-with the initial noise: `kept_noise="one"`. With InpaintModelConditioning and noise_mask = False, the network reads the
-mask and the picture without the painted part, and nothing is replaced.
+With SetLatentNoiseMask, ComfyUI replaces the kept latents before each evaluation of the network by the picture's
+latents with the initial noise: `kept_noise="one"`. With InpaintModelConditioning and noise_mask = False, the network
+reads the mask and the picture without the painted part, and nothing is replaced.
 """
 
 from typing import NamedTuple

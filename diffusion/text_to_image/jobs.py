@@ -162,7 +162,7 @@ def results(model: TextToImage, request: Request) -> Results:
 
 
 def _check_finite(request: Request, infinite: int) -> None:
-    """Warns of pictures that are not finite; refuses a request of which all are."""
+    """Warns of pictures that are not finite; refuses a request without a finite picture."""
     settings = f"sampler = {request.sampler!r}, steps = {request.steps} and guidance = {request.guidance}"
     advice = "a smaller guidance, more steps, another sampler, or the model in float32 and without quantised weights"
     sampling.check_finite(request.number, infinite, settings, advice)

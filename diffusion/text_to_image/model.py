@@ -123,7 +123,7 @@ class TextToImage:
         return tuple(functools.partial(apply, params[name]) for name, apply in self._connections.items())
 
     def opened_as(self, part: str) -> str:
-        """The architecture by which the folder of a network is opened; "" for that of its config."""
+        """The architecture by which the folder of a network is opened; "" if its config names it."""
         return self.readers[part].family if part in self.readers else ""
 
     def load_network(self, folder: pathlib.Path, part: str, **how: Any) -> Any:

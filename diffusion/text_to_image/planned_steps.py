@@ -15,7 +15,7 @@ class PlannedSteps(NamedTuple):
 
     Attributes:
         trajectory: the sampler, and the steps that the request takes.
-        complete_plan: the steps from pure noise; those of the trajectory are the last of them, or repeat some.
+        complete_plan: the steps from pure noise; the trajectory takes the last of them, or repeats some.
         noised: whether the trajectory starts at a noised image.
     """
 

@@ -152,7 +152,7 @@ def read(path: str | pathlib.Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if there is no file.
-        ValueError: if it carries no settings, or one of another type or out of range.
+        ValueError: if it carries no settings, or a setting of another type or out of range.
     """
     valid = {**PICTURE, **MODEL, **RUN}
     settings = {}

@@ -138,7 +138,7 @@ class Course(NamedTuple):
 
 
 def stepwise(model: Any, course: Course) -> Callable:
-    """The trajectory step by step, by `samplers.stepwise`; its further arguments are those of `_guided`."""
+    """The trajectory step by step, by `samplers.stepwise`, with the further arguments of `_guided`."""
 
     def loop(params, start, *conditions):
         evaluated, hook = _guided(model, course, params, start, *conditions)
@@ -308,7 +308,7 @@ def decode_latents(
         vae_params: parameters of its autoencoder.
         x: the latents.
         tile: side of the tiles in pixels; 0 for none.
-        of_clips: whether the latents are those of clips.
+        of_clips: whether clips are decoded.
         image: the picture whose part outside the mask is kept, [1, H, W, 3], for an autoencoder that sees it.
         mask: Bool [1, H, W, 1], True where the image is painted.
     """
@@ -342,8 +342,8 @@ def decoded_values(
 ) -> Array:
     """The pictures of latents, float in [-1, 1] and beyond: [B, H, W, 3], or [B, F, H, W, 3] for clips.
 
-    Of a picture that is taken apart they are its layers, [B, L, H, W, 4]. `first` is the known first latent frame of
-    clips; `image` and `mask` are those of `decode_latents`.
+    For a picture that is taken apart they are its layers, [B, L, H, W, 4]. `first` is the known first latent frame of
+    clips; `image` and `mask` are as in `decode_latents`.
     """
     if course.layers:
         apart = decode_latents(model, vae_params, x[:, 1:].reshape(-1, *x.shape[2:]), course.tile)
@@ -363,7 +363,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         pictures: uint8 [B, H, W, 3], or [B, F, H, W, 3] for clips.
-        sounds: waveforms of the clips, float [B, L, K] in [-1, 1]; None where they have none.
+        sounds: waveforms of the clips, float [B, L, K] in [-1, 1]; None for clips without sound.
         finite: whether all values of each picture were finite before they became bytes, bool [B].
     """
 
@@ -373,7 +373,7 @@ class Decoded(NamedTuple):
 
 
 def sounds(model: Any, course: Course, params: Mapping[str, Any], x: Array) -> Array | None:
-    """The waveforms of x [B, D] at the end of a trajectory, see `Decoded`; the parameters are those of all networks."""
+    """The waveforms of x [B, D] at the end of a trajectory, see `Decoded`; `params` holds all networks."""
     sound = model.kind.sound
     if sound is None:
         return None
@@ -427,7 +427,7 @@ def sampled(
 ) -> tuple[Decoded, caching.Work | None]:
     """Does as `pictures`, from the start that `begin` returns.
 
-    `image` and `mask` are those of `decode_latents`.
+    `image` and `mask` are as in `decode_latents`.
     """
     weights = params[model.kind.denoiser]
     evaluated, hook = _guided(model, course, weights, start, conditional, unconditional, scale, attached)

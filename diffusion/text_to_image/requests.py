@@ -558,7 +558,7 @@ class Request:
         """(height, width) of the pictures that a model makes for the request.
 
         The size of the image with its margins comes first, then the size in the request, then the size of one of the
-        `images`, as `canvas.edited_images` returns them: of the first, or of the one that the kind names.
+        `images`, as `canvas.edited_images` returns them: the first, or the image that the kind names.
 
         Raises:
             ValueError: for a size that is not the image's, or that the model cannot make.

@@ -1,4 +1,4 @@
-"""The second stage of a text-to-image model, which generates the autoencoder's latents from those of the first stage.
+"""The second stage of a text-to-image model, which generates the autoencoder's latents from the first stage's.
 
 `model` is a `text_to_image.TextToImage`.
 """
@@ -25,7 +25,7 @@ def denoiser(
         trajectory: the second stage's trajectory, with the times that the network receives.
         params: parameters by the names of networks.
         x: the first stage's latents [B, h, w, C].
-        condition: the first stage's condition, of which it reads "pooled".
+        condition: the first stage's condition; "pooled" is read.
     """
     stage, process = model.kind.second_stage, model.second_process
     module, weights = model.modules[stage.network], {"params": params[stage.network]}

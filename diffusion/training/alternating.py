@@ -46,7 +46,7 @@ class Player(NamedTuple):
 
 
 class Average(NamedTuple):
-    """A network whose parameters are a moving average of another's.
+    """A network whose parameters are a moving average of another network's.
 
     Attributes:
         source: the name of the network that is averaged; the average moves at the steps at which that network's player
@@ -66,7 +66,7 @@ class AlternatingState(NamedTuple):
         step: int32 []; the number of steps made so far.
         networks: {name: parameters}, of trained networks, of frozen ones and of averages (float32) alike.
         opt_state: {player: state of its optimizer}.
-        density: {player: state of its density}; empty where it has none.
+        density: {player: state of its density}; empty for a player without a density.
         failed_at: int32 []; -1 while healthy, else the first step in which some player's loss or gradient was not
             finite. A failed state is frozen, that step's earlier players included.
     """

@@ -32,7 +32,7 @@ class TrainState(NamedTuple):
         ema: pytree of the shape of `params`, float32; the exponential moving average of the parameters.
         density: pytree; the state of the density of training times (empty if it does not adapt).
         failed_at: int32 []; -1 while healthy, else the first step whose loss or gradient was not finite. A failed
-            state is frozen: the step leaves it as it is.
+            state is frozen: later steps do not change it.
         frozen: {name: parameters} of networks that objectives read and no step changes, such as a teacher; None without
             any.
         second_players: {name: SecondPlayer} of the second players; None without any.

@@ -69,7 +69,7 @@ class Arena(NamedTuple):
 
 
 def drawn(competitors: Sequence[Competitor], number: int, question: str, seed: int) -> Arena:
-    """Draws comparisons, equally many of each pair of competitors as far as there are pictures.
+    """Draws comparisons, equally many of each pair of competitors while the pictures last.
 
     Args:
         competitors: the competitors, at least two.

@@ -24,8 +24,8 @@ def measure_clouds(subject: Any) -> dict:
     """The figures of samples against held-out clouds, of training clouds (the floor), and of scattered points.
 
     Scattered points are clouds whose points are drawn from all training clouds together: they lie where points lie, and
-    make no shape. All sets have one size, at most config.evaluate.number, and their classes take turns. Of signed
-    distances, `in_one_piece` is the share of solids of which no part is apart, for each class too.
+    make no shape. All sets have one size, at most config.evaluate.number, and their classes take turns. For signed
+    distances, `in_one_piece` is the share of connected solids, also by class.
 
     Args:
         subject: `model_metrics.Subject` of a run on a source of surfaces.

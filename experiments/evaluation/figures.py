@@ -31,7 +31,7 @@ class Figure(NamedTuple):
         value: the number, finite.
         low, high: ends of the 95 % interval, or None. For a run it is over its samples, from its report (not over
             trainings); for a group it is Student's interval of the mean over the runs.
-        n: the number of samples of a run's figure (None where it has none), or of runs of a group's figure.
+        n: the number of samples behind a run's figure (None if it is not of samples), or of runs behind a group's.
         std: standard deviation over the runs of a group (n - 1 in the denominator); None for a run, and for a group of
             one.
     """
@@ -248,8 +248,8 @@ def parse_report(report: Mapping[str, Any]) -> dict[str, Figure]:
 def named(report: Mapping[str, Any]) -> dict[str, Mapping]:
     """The figures of the model and under protocols in the content of report.json, by the names that tables show.
 
-    Those of Inception's features alone have the names of the literature, "fid"; those of an encoder have its protocol
-    before them, "dgm-eval/fd", since two encoders have an "fd" each.
+    Figures in Inception's features have the names of the literature, "fid". Figures in an encoder's features begin with
+    its protocol, "dgm-eval/fd", since two encoders have an "fd" each.
     """
     figures = {**report.get("model", {}), **report.get("inception", {}).get("figures", {})}
     for part in report.get("encoders", {}).values():
@@ -269,7 +269,7 @@ def directions(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def entries_of_samples(measured: Mapping[str, Any]) -> dict[str, Mapping]:
-    """{figure of `read_samples`: its entry in the content}, of a distance also that of its ratio to the floor."""
+    """{figure of `read_samples`: its entry in the content}; the ratio of a distance to its floor has the same entry."""
     entries = {"asked_class": accuracy} if (accuracy := measured.get("asked_class")) else {}
     distances = {f"fd_{name}": part for name, part in measured.get("frechet", {}).items()}
     for name, part in {**distances, **measured.get("distances", {})}.items():
@@ -315,7 +315,7 @@ def curves(lines: Iterable[Mapping]) -> dict[str, list[tuple[int, float]]]:
 
 
 def mean(values: Sequence[float]) -> Figure:
-    """The mean over at least one run, with Student's interval of it, mean +- t s / sqrt(n), where there are several."""
+    """The mean over at least one run, with Student's interval, mean +- t s / sqrt(n), for several runs."""
     from scipy import special  # imported here: every training imports this module, and few need the quantile
 
     n = len(values)

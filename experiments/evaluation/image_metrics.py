@@ -116,7 +116,7 @@ def fid_infinity(sets: FeatureSets) -> dict:
 
 
 def kid(sets: FeatureSets) -> dict:
-    """Kernel distance, unbiased: over 100 subsets of 1,000, or of all rows at once where there are no more."""
+    """Kernel distance, unbiased: over 100 subsets of 1,000, or over all rows if there are no more."""
     samples, reference = _rows(sets, sets.space.main)
     if min(len(samples), len(reference)) <= SUBSET:
         distance = kernel_distance.mmd2(kernel_distance.cubic, samples, reference)

@@ -2,7 +2,7 @@
 
     write(folder, build_run_card("runs/digits", "DiT", license="cc-by-4.0"))
 
-A card that a person has written or changed stays as it is: generated cards end with a checksum of themselves.
+A card that a person has written or changed is not replaced: generated cards end with a checksum of themselves.
 """
 
 import hashlib

@@ -131,7 +131,7 @@ def extractor_of(name: str, config: Mapping, train: Split) -> Extractor:
 
 
 def trained_classifier(train: Split) -> classifier.Classifier:
-    """The classifier of the training images, as it is kept, or trained now under a bar."""
+    """The classifier of the training images, from the cache, or trained now with a progress bar."""
 
     def training(images, labels, seed):
         with progress.bar("training the classifier of real images", classifier.STEPS, "steps") as advance:

@@ -34,8 +34,8 @@ class Samples(NamedTuple):
         recipe: the recipe of the run.
         x: the samples, uint8 or float32 `[N, ...]`.
         labels: the conditions that the network received, int `[N]` or a pytree `[N, ...]`.
-        classes: the classes, int `[N]`; zeros where there are none.
-        from_records: whether the conditions are those of the data's first records.
+        classes: the classes, int `[N]`; zeros without classes.
+        from_records: whether the conditions come from the data's first records.
         out: the folder to write into.
     """
 

@@ -141,7 +141,7 @@ def continuous_ranked_probability_score(subject: Any) -> dict:
     process; and the marginal distribution of the training data.
 
     Args:
-        subject: `model_metrics.Subject` of a run on series of which a part is given.
+        subject: `model_metrics.Subject` of a run on partly observed series.
 
     Raises:
         ConfigError: for another run.

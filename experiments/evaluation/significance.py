@@ -74,7 +74,7 @@ def compare_intervals(first: Figure, second: Figure) -> Difference | None:
 
 
 def _width(figure: Figure) -> float | None:
-    """The width of a figure's interval; None where it has none."""
+    """The width of a figure's interval; None for a figure without one."""
     return None if figure.low is None or figure.high is None else figure.high - figure.low
 
 

@@ -103,7 +103,7 @@ TEMPORARY = ("gradients", "copies", "layer", "working")
 
 
 def operations(work: Work) -> dict[str, float]:
-    """Returns the operations of a step of the whole job: the model's, and the ones that rematerialisation adds."""
+    """Returns the operations of a step of the whole job: the model's, and what rematerialisation adds."""
     return {
         "model": work.batch_size * train_flops(work.model, work.shape),
         "recomputed": work.batch_size * recomputed_flops(work.model, work.shape),

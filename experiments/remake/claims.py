@@ -64,7 +64,7 @@ class Remake(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A published figure beside the one that was measured.
+    """A published figure beside the measured one.
 
     Attributes:
         published: the paper's figure.

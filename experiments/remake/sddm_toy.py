@@ -210,7 +210,7 @@ def measure(part: str, quick: bool) -> Mapping[str, Any]:
 
 
 def draw(parts: Mapping[str, Mapping[str, Any]]) -> "Figure":
-    """Draws samples of SDDM above those of the flow, a column for each cloud."""
+    """Draws samples of SDDM above samples of the flow, a column for each cloud."""
     figure = plots.blank(9, 3.2, "constrained")
     for column, name in zip(figure.subplots(2, len(CLOUDS)).T, CLOUDS):
         for axes, method in zip(column, RATES):

@@ -181,7 +181,7 @@ def _pictures_of(folder: str, source: sources.Source) -> sources.Source:
     """The source of a cache's pictures, whose captions and conditions are read beside the latents.
 
     Raises:
-        CacheError: if its records are not those of the latents.
+        CacheError: if the latents were made from other records.
     """
     latent_cache.require_same_records(folder, source)
     return source

@@ -64,7 +64,7 @@ def evaluation(recipe: Recipe, folder: pathlib.Path, mesh: Mesh) -> Evaluation:
 
     Samples are compared with the dataset's validation split, so that choices made while training leave the test split
     alone; a dataset that has none is read at config.evaluate.split. A recipe with data of its own has others held out.
-    Of a stream, the first records of a pass stand for it, at most `real_images.STREAMED`.
+    A stream is represented by the first records of a pass, at most `real_images.STREAMED`.
     """
     config = recipe.config
     splits = None

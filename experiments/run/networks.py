@@ -26,7 +26,7 @@ class Network(NamedTuple):
 
 
 def network_of(module: nn.Module) -> Network:
-    """The network of a module: a backbone is called as it is; the other kinds as their objectives do."""
+    """The network of a module: a backbone is called directly, and the other kinds in the way of their objectives."""
     return KINDS[facts.kind(module)](module)
 
 
@@ -47,7 +47,7 @@ def flops_of(module: Any, params: Any, shape: tuple[int, ...], null: Any) -> int
 
 
 def _backbone(module: nn.Module) -> Network:
-    """A backbone, which is called as it is."""
+    """A backbone, which is called directly."""
     return Network(module.init, module.apply, lambda params: params["params"])
 
 

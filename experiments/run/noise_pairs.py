@@ -59,10 +59,10 @@ def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Me
     """Makes the pairs of a run that are not yet there, and opens all of them. Every process of a run calls it.
 
     Returns:
-        The examples, with batches of which "x" are samples and "noise" is their initial noise.
+        The examples, with samples as "x" in each batch, and their initial noise as "noise".
 
     Raises:
-        ConfigError: if the teacher is another than the one that made the first of them.
+        ConfigError: if another teacher made the first pairs.
         CheckpointError: if the teacher's checkpoint is gone or damaged.
     """
     folder = pathlib.Path(workdir) / "pairs"
@@ -125,7 +125,7 @@ def _make(
 
 
 def _require_finite(pair: np.ndarray, rows: range, teacher: Teacher) -> None:
-    """Refuses pairs `[n, 2, ...]` of which one is not finite: in some later step it would end the training."""
+    """Refuses pairs `[n, 2, ...]` that are not finite: one would end the training in some later step."""
     finite = np.isfinite(pair).reshape(len(pair), -1).all(1)
     if not finite.all():
         raise ConfigError(

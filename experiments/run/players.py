@@ -131,7 +131,7 @@ def guided_teacher(apply: Apply, scale: float, null: Any) -> Apply:
 
 
 def with_fp8(apply: Apply) -> Apply:
-    """A network whose products of tokens with kernels are in fp8; refused where it has none of them."""
+    """A network whose products of tokens with kernels are in fp8; refuses a network without such products."""
 
     def computed(params, *inputs, **features):
         with fp8.in_fp8() as products:

@@ -250,7 +250,7 @@ def _data_entries(tuned: TunedNetwork, spec: sources.DataSpec) -> dict[str, Any]
 
 
 def _texts(recipe: Recipe, source: sources.Source) -> list[str]:
-    """The captions: one for each picture, or the one that all share."""
+    """The captions: one for each picture, or one for all."""
     prompt = recipe.config["data"]["text"]["prompt"]
     if prompt:
         return [prompt] * len(source)

@@ -116,7 +116,7 @@ class Mirror:
     # ==== What is copied ====
 
     def send(self) -> None:
-        """Copies the folder as it is now.
+        """Sends the present content of the folder.
 
         Raises:
             Fenced: if another process has taken it over.
@@ -194,7 +194,7 @@ class Mirror:
 
 
 class _Moved(Exception):
-    """The newest snapshot is another than the one that was fetched."""
+    """The newest snapshot is not the one that was fetched."""
 
 
 def _succeeded(before: snapshots.Snapshot, holder: snapshots.Holder, newest: snapshots.Snapshot) -> snapshots.Snapshot:

@@ -168,8 +168,8 @@ class Output:
     def send(self) -> int:
         """Sends the files that were never sent as they are, and returns how many.
 
-        They go in the order in which they were written, so that what says that a folder is whole arrives last. Those of
-        an earlier command that was interrupted are among them.
+        They go in the order in which they were written, so that the file that marks a folder as complete arrives last.
+        Files of an earlier, interrupted command are sent too.
 
         Raises:
             StoreError: if the store fails; the local files remain.

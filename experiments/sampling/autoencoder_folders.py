@@ -90,7 +90,7 @@ def channels(images: np.ndarray, takes: int, network: str = "autoencoder") -> np
 def latent(autoencoder: Autoencoder, shape: tuple[int, ...]) -> tuple[str, tuple[int, ...]]:
     """The form of the encoder's output for a picture (H, W, C): ("moments" or "mean", (h, w, D)).
 
-    Of a clip (F, H, W, C) it is (f, h, w, D).
+    For a clip (F, H, W, C) it is (f, h, w, D).
 
     Raises:
         ConfigError: if it does not take pictures of that size, or with that number of channels.

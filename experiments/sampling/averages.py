@@ -11,7 +11,7 @@ from diffusion.training.checkpointing import checkpoints
 def post_hoc(
     folder: str | pathlib.Path, tracked: float, width: float, step: int | None = None
 ) -> tuple[Any, int, dict[str, Any]]:
-    """The average of a power function's profile, from the checkpoints of a run that tracked another's.
+    """An average with the profile of a power function, from the checkpoints of a run that tracked another profile.
 
     Args:
         folder: the run folder.

@@ -11,7 +11,7 @@
     model.config.sample.steps                   # 50
     run = trained_run.load("DiT-XL-2-256")      # samples, edits ... as any trained run
 
-The steps and the guidance are those of the class in diffusers 0.42, or of sampling.json beside model_index.json. What
+The steps and the guidance come from the class in diffusers 0.42, or from sampling.json beside model_index.json. What
 differs from diffusers: the null class of a DiT is its number of classes, there always 1000; and what
 `interchange.schedulers` says of steps.
 """

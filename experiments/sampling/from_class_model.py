@@ -40,7 +40,7 @@ def main(
         folder: the folder of the published model.
         out: the folder to write to; "pictures" by default.
         labels: numbers of classes, or their words; None for all of them in turn.
-        condition: the condition of a model of none, as `requested.conditions` reads it; None for those of its data.
+        condition: the condition of a model without classes, as in `requested.conditions`; None: those of its data.
         signer: the signer of content credentials for the pictures; None for none.
 
     Returns:

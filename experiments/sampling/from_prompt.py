@@ -142,7 +142,7 @@ def _check_flags_of_again() -> None:
 
 
 def _write(path: pathlib.Path, results: jobs.Results, i: int, settings: Mapping[str, Any]) -> None:
-    """Writes the PNG file of picture i; a clip, of which it has some frames, or layers are beside it."""
+    """Writes the PNG file of picture i, and files of a clip or of layers beside it; a clip's PNG has some frames."""
     pixels = results.pictures[i]
     if pixels.ndim == 3:
         return pictures.write(path, pixels, settings)
@@ -166,7 +166,7 @@ def again(
     the new file; `drop_text` is as in `text_to_image.load`.
 
     Raises:
-        ValueError: if the file carries no settings, or the model or another file is not the one that it was made from.
+        ValueError: if the file carries no settings, or the model or another file that it was made from has changed.
         FileNotFoundError: if one of them is missing.
     """
     settings = png.read(path)
@@ -188,7 +188,7 @@ def again(
 def make(
     request: Request, settings: Mapping[str, Any], folder: str, path: pathlib.Path, drop_text: bool = False
 ) -> jobs.Results:
-    """The results of a request, if the model and the files are the ones that a picture's settings name."""
+    """The results of a request; refuses a model or files with another checksum than a picture's settings state."""
     if not os.path.isfile(os.path.join(os.path.expanduser(folder), "model_index.json")):
         raise FileNotFoundError(f"{folder}, the model that made {path}, does not exist. Name its folder by --model")
     checkpoint = model_index.fingerprint(folder)

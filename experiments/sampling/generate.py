@@ -102,7 +102,7 @@ def conditions_of(recipe: Recipe, number: int) -> Any:
 
 
 def classes_of(recipe: Recipe, conditions: Any) -> np.ndarray:
-    """The class in each of the conditions, int32 `[number]`; zeros where they have none."""
+    """The class in each of the conditions, int32 `[number]`; zeros without classes."""
     if not recipe.examples.by_record:
         return conditions
     if recipe.examples.num_classes:

@@ -41,7 +41,7 @@ def read_params(folder: str | pathlib.Path) -> tuple[Any, str]:
     An array in 8 bits is multiplied by its scale, and becomes float32.
 
     Raises:
-        Refusal: for another file than the one that travels under this name.
+        Refusal: for another file than the package holds under this name.
     """
     folder = class_folders.folder_of(folder)
     path = folder / FILE

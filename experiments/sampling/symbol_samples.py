@@ -24,8 +24,8 @@ UNKNOWN = "_"  # stands in a text for a character that is filled in
 def predictor(recipe: Recipe, reads: Restores) -> Callable[..., discrete.Predictor]:
     """The guided predictor of a run, of (params, labels `[B]`, weights): what `discrete.sample` takes.
 
-    The weights are those of other runs that its guides read, by the paths of their fields. A fourth argument is the
-    memory of earlier blocks, with rows for each branch of the guidance.
+    `weights` are the weights of other runs that its guides read, by the paths of their fields. A fourth argument is
+    the memory of earlier blocks, with rows for each branch of the guidance.
     """
 
     def build(params: Any, labels: Any, weights: Any, memory: KeyValueMemory | None = None) -> discrete.Predictor:
@@ -48,7 +48,7 @@ def predictor(recipe: Recipe, reads: Restores) -> Callable[..., discrete.Predict
 def sampled(recipe: Recipe, reads: Restores) -> Callable[[Any, Any, Any, tuple[Array, Array]], Array]:
     """The samples int32 `[B, ...]` of (params, weights of guides, labels `[B]`, keys).
 
-    The keys are those of the noise `[B]` and those of the steps `[B]`.
+    The keys are a pair: keys of the noise `[B]`, and keys of the steps `[B]`.
 
     A block-causal network makes block after block, each by all steps of the plan.
 

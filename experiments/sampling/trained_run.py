@@ -91,8 +91,8 @@ class Trained(NamedTuple):
 def load(folder: str | pathlib.Path, changes: Mapping[str, Any] | None = None, step: int | None = None) -> Trained:
     """Loads the moving average of a run, at a step of its checkpoints; None for the latest.
 
-    Of a published model of classes, a folder with model_index.json, it is what the folder holds, see `class_models`; of
-    a name such as "digits" the weights that travel with the project, see `shipped_models`.
+    `folder` may also be a published model of classes, a folder with model_index.json (see `class_models`), or the name
+    of a model that ships with the package, such as "digits" (see `shipped_models`).
     `changes` are dotted fields of the config and their values, e.g. {"sample.guidance.scale": 4.0}.
 
     Raises:

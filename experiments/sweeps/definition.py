@@ -180,7 +180,7 @@ def settle(directory: pathlib.Path, new: Record) -> int:
     """Writes sweep.json; returns the number of runs that a sweep of the folder has more than before.
 
     Raises:
-        SweepError: for a sweep other than the one that the folder holds, with the differences.
+        SweepError: if the folder holds another sweep; the message has the differences.
     """
     if not (directory / "sweep.json").exists():
         sweep_folder.write(directory, new)

@@ -19,7 +19,7 @@ QUALITY = 82
 def embedded(paths: Sequence[pathlib.Path]) -> dict[str, str | None]:
     """PNG files as "data:" addresses; None for a file that is gone or is no picture, as a run may just be writing it.
 
-    One that fits into its share of the room goes as it is; a larger one as WebP, smaller if it must be.
+    A picture that fits into its share of the room is not changed; a larger one becomes WebP, scaled down if needed.
     """
     share = min(LARGEST, ROOM // max(len(paths), 1))
     return {str(path): _address(path, share) for path in paths}

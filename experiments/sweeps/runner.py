@@ -60,7 +60,7 @@ def run(
         directory: the sweep's folder.
         plans: the runs.
         slots: one for each job that may run at a time.
-        tries: how often each run may be begun before it counts as failed, by name; 0 leaves it as it is.
+        tries: how often each run may be begun before it counts as failed, by name; 0: it is not begun.
         display: shows what happens.
         signals: numbers of signals that this process received: at the first the runs save and stop, at the second they
             end at once by their own rules, at the third they are killed.

@@ -89,7 +89,7 @@ def read(directory: pathlib.Path) -> Record:
     """Reads sweep.json; nothing in it is executed.
 
     Raises:
-        WorkdirError: if the folder holds no sweep, or one of another version.
+        WorkdirError: if the folder holds no sweep, or a sweep of another version.
     """
     path = directory / "sweep.json"
     try:

@@ -51,7 +51,7 @@ class Display:
             self._live.stop()
 
     def say(self, text: str) -> None:
-        """Prints a line, above the bars where there are some."""
+        """Prints a line, above the bars if any are shown."""
         self.console.print(text, markup=False)
 
     def begin(self, name: str, attempt: int, log: pathlib.Path, slot: Slot) -> None:
@@ -86,7 +86,7 @@ class Display:
         self.say(f"{signal.Signals(number).name}: {running} running runs are {what}")
 
     def show(self) -> None:
-        """Redraws the bars, where there are some."""
+        """Redraws the bars, if any are shown."""
         if self._live and time.monotonic() - self._shown > REFRESH:
             self._shown = time.monotonic()
             self._live.update(self._drawn(), refresh=True)

@@ -236,7 +236,7 @@ def write_model(run: str | pathlib.Path, license: str = "") -> pathlib.Path:
     `license` is the model card's license, "" for unknown.
 
     Raises:
-        ConfigError: as `pipeline`, and if a part is not there, or is not the one that the run learned from.
+        ConfigError: as `pipeline`, and if a part is missing, or the run learned from another one.
     """
     run = pathlib.Path(run)
     config = workdir.read_config(run)

@@ -24,7 +24,7 @@ class Checkpoint(NamedTuple):
         stored: the network of the row's config -> the network that the file holds, where they differ.
         taken: (the network of the row's config, parameters of the file) -> parameters of that network.
         export: the text of a program that writes the file as safetensors, where the file is a pickle of the authors'
-            classes; it runs in their environment. "" for a file that is read as it is.
+            classes; it runs in their environment. "" for a file that is read directly.
         inside: the part of an archive that is read, by its path within; "" for a file that is no archive.
         prefix: the prefix of the tensors that are read, where the file has several averages; "" for any that fits.
     """

@@ -66,7 +66,7 @@ def draw(scene: Scene, lot: Lot, more: Mapping[str, Distance] = MappingProxyType
 
 
 def tint(colour: str, lot: Lot) -> np.ndarray:
-    """Red, green and blue near those of a colour of `PALETTE`, float64 [3]."""
+    """A random colour near one of `PALETTE`: red, green and blue, float64 [3]."""
     return np.array(PALETTE[colour]) + np.array([lot.between(-8, 8) for _ in range(3)])
 
 

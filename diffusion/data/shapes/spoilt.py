@@ -118,7 +118,7 @@ def draw(scene: Scene, lot: Lot, kind: str, seed: int = 0) -> tuple[np.ndarray, 
         scene: the scene, not a word.
         lot: the draws.
         kind: the kind, one of `KINDS`.
-        seed: the seed of the spoilt `shapes`; a judge has seen all those of the seed that it learned from.
+        seed: the seed of the spoilt `shapes`; a judge has seen all shapes of the seed that it learned from.
 
     Returns:
         (uint8 [64, 64, 3], the scene with the shape `NONE` for what is spoilt).

@@ -44,7 +44,7 @@ class Form(NamedTuple):
 
 
 def samples(fold: int = 1, gain: float = 2.0) -> Form:
-    """The samples themselves, by choice several in a row as the channels of one step.
+    """The samples themselves; with `fold`, several in a row are the channels of one step.
 
     Args:
         fold: how many samples make one step, at least 1.

@@ -56,7 +56,7 @@ class Note(NamedTuple):
 
 
 def fundamental(label: int, pitch: float) -> float:
-    """The frequency in Hz of which all partials of a tone are multiples.
+    """The fundamental frequency in Hz: all partials of a tone are multiples of it.
 
     It is the pitch, but a fifth of it for the bell: its modulator is 7 / 5 as high as its pitch.
 

@@ -10,7 +10,7 @@
 - `clip_files`: films (GIF, MP4, WebM) and folders of numbered pictures.
 - `solid_records`: synthetic solids in space; `mesh_records`: a folder of meshes.
 - `text_windows`: windows of characters of prose, and of a file.
-- `series`: series of which a part is given, from a Gaussian process or from the user's files.
+- `series`: partly observed series, from a Gaussian process or from the user's files.
 - `file_streams`: tar shards and Parquet from their beginning to their end.
 - `combined`: mixtures by weight, and records that pass a filter; `combined_streams`: the same for streams.
 - `controlled_pictures`: pictures with a control that is computed from each, or with a mask.

@@ -2,8 +2,8 @@
 
     np.savez("points.npz", x=points, label=labels)       # float32 [N, 2], int [N]
 
-An array that is stored as it is (.npy, and .npz of `np.savez`) is mapped into memory and may be larger than it; one of
-`np.savez_compressed` is read whole.
+An array that is stored as it is (.npy, and .npz of `np.savez`) is mapped into memory and may be larger than it; a file
+of `np.savez_compressed` is read whole.
 """
 
 import pathlib

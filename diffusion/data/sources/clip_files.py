@@ -40,7 +40,7 @@ def clip_folder(
     """Opens the films of a folder, and its folders of numbered pictures, as clips of one size and rate.
 
     A record is {"image": uint8 [F, side, side, 3]} and, with texts, its caption. A film of a higher rate is thinned:
-    frame i is the one that is shown at i / rate seconds, also where a film shows its frames for unequal times. A longer
+    frame i is what the film shows at i / rate seconds, also where its frames are shown for unequal times. A longer
     film is cut into several clips, and the frames that remain at its end are left out. A frame is cropped to its middle
     square and reduced to `side`.
 

@@ -276,7 +276,7 @@ def class_numbers(
     Warns if a number up to the largest label occurs nowhere, as 0 where classes are numbered from 1.
 
     Raises:
-        ValueError: for a missing label, one that is in no class, or one of another kind; the message names its place.
+        ValueError: for a missing label, or a label of no class or of another kind; the message names its place.
     """
     values = [
         value.item() if isinstance(value, (np.ndarray, np.generic)) and value.size == 1 else value for value in values

@@ -12,7 +12,7 @@ from diffusion.data.sources.streams import Cursor, Stream
 
 
 class _Derived(Stream):
-    """A stream whose raw records are another's."""
+    """A stream that takes its raw records from another stream."""
 
     def __init__(self, of: Stream):
         self._of = of

@@ -44,7 +44,7 @@ def tar_stream(
     seed: int = 0,
     viewed: bool = True,
 ) -> Iterated:
-    """Streams the tar files of a folder, or the ones that a pattern names; .tar.gz and .tgz too.
+    """Streams the tar files in a folder, or the files that a pattern matches; .tar.gz and .tgz too.
 
     Args:
         path: a folder, a file, or a pattern.
@@ -89,7 +89,7 @@ def parquet_stream(
 
 
 def _stream(order: "_Order", split: str, classes: tuple[str, ...], columns: Mapping[str, Any]) -> Iterated:
-    """The source of a stream of files, whose first record is read now: its columns are those of all."""
+    """The source of a stream of files, whose first record is read now: all records have its columns."""
     first = next(order.read(order.parts[0].file, order.parts[0].first), None)
     if first is None:
         raise ValueError(f"{order.parts[0].file} holds no records.")

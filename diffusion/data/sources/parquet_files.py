@@ -32,7 +32,7 @@ def parquet(
     varied: tuple[int, ...] = (),
     viewed: bool = True,
 ) -> Records:
-    """Opens the Parquet files of a folder, or the ones that a pattern names.
+    """Opens the Parquet files in a folder, or the files that a pattern matches.
 
     Args:
         path: a folder, a file, or a pattern.

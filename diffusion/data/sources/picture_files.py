@@ -2,7 +2,7 @@
 
     FOLDER/CLASS/picture.png                  class_folders; FOLDER/train/CLASS/picture.png or
                                               FOLDER/CLASS/train/picture.png where there are splits
-    FOLDER/picture.png                        picture_folder, with, by choice, one of
+    FOLDER/picture.png                        picture_folder; optionally with one of
     FOLDER/metadata.csv                         file_name,caption,label,mask_file_name ...
     FOLDER/metadata.jsonl                       {"file_name": "picture.png", "caption": "a cat"} a line
     FOLDER/picture.txt                          its caption

@@ -33,7 +33,7 @@ def array_records(
     varied: tuple[int, ...] = (),
     viewed: bool = True,
 ) -> Records:
-    """Opens the ArrayRecord files of a folder, or the ones that a pattern names.
+    """Opens the ArrayRecord files in a folder, or the files that a pattern matches.
 
     Args:
         path: a folder, a file, or a pattern.

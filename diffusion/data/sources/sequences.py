@@ -166,7 +166,7 @@ def check(record: Mapping[str, Any], spec: DataSpec) -> None:
     """Refuses a record that is not as described.
 
     Raises:
-        ValueError: with what it has, and what is valid.
+        ValueError: the message says what the record has, and what is valid.
     """
     condition = record.get("condition")
     labelled = "label" in record or (isinstance(condition, Mapping) and "label" in condition)

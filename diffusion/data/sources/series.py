@@ -212,7 +212,7 @@ def series_windows(
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if it holds no series, a series shorter than a window, infinite values or a column without two
-            different values, if mean and std are not those of its columns, or if no window is left.
+            different values, if mean and std do not fit its columns, or if no window is left.
     """
     check_made("these windows", split)
     if length < 2 or stride < 1 or not 0 <= held_out < 1:

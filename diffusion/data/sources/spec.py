@@ -174,7 +174,7 @@ def mask_sides(shape: tuple[int, ...], example: tuple[int, ...]) -> tuple[int, .
     """The sides of a part of a condition that moves with an example; () for a part that does not.
 
     Args:
-        shape: the shape of the part: its sides, by choice with channels behind.
+        shape: the shape of the part: its sides, optionally followed by channels.
         example: the shape of the example, a picture [H, W, C] or a clip [F, H, W, C].
 
     Returns:
@@ -185,7 +185,7 @@ def mask_sides(shape: tuple[int, ...], example: tuple[int, ...]) -> tuple[int, .
 
 
 def class_of(record: Mapping[str, Any]) -> int:
-    """The class of a record: its "label", or that entry of its condition; 0 where it has none."""
+    """The class of a record: the entry "label" of the record or of its condition; 0 without a label."""
     condition = record.get("condition")
     inside = condition.get("label", 0) if isinstance(condition, Mapping) else 0
     label = record.get("label", inside)
@@ -443,7 +443,7 @@ class RandomAccess(ManyAtOnce):
     def _sizes(self, rows: Sequence[int], column: str, opened: Any, viewed: bool = False) -> np.ndarray:
         """The heights and widths of pictures, int64 [n, 2]; of encoded ones `opened` reads the headers alone.
 
-        If `viewed`, they are those of the picture that a viewer shows, turned as its EXIF data say.
+        If `viewed`, they are the sides of the picture that a viewer shows, turned as its EXIF data say.
         """
         sizes = []
         for row, stored in zip(rows, self._read(list(rows))):

@@ -120,7 +120,7 @@ def class_files(path: str, suffixes: tuple[str, ...], base: str) -> tuple[list[p
         path, suffixes, base: the folder, the endings of its files and the split, as in `files_at`.
 
     Returns:
-        (files, their classes or [] where there are none, the folder that holds them, their name for people).
+        (files, their classes or [], the folder that holds them, their name for people).
 
     Raises:
         FileNotFoundError, ValueError: as `files_at`, or if files lie beside folders of classes.

@@ -45,7 +45,7 @@ def tar_shards(
     varied: tuple[int, ...] = (),
     viewed: bool = True,
 ) -> Records:
-    """Opens the tar files of a folder, or the ones that a pattern names.
+    """Opens the tar files in a folder, or the files that a pattern matches.
 
     Args:
         path: a folder, a file, or a pattern such as "shards/train-*.tar".

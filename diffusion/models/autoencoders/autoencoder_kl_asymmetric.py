@@ -115,12 +115,12 @@ class AsymmetricAutoencoderKL(CheckedNetwork):
 
     @property
     def factor(self) -> int:
-        """f, by which the sides of a latent are smaller than those of the encoded picture."""
+        """The factor f by which the sides of a latent are smaller than the sides of the encoded picture."""
         return 2 ** (len(self.widths) - 1)
 
     @property
     def decoded_factor(self) -> int:
-        """The factor by which the sides of a decoded picture are larger than those of its latent."""
+        """The factor by which the sides of a decoded picture are larger than the sides of its latent."""
         return 2 ** (len(self.decoder_widths) - 1)
 
     @property

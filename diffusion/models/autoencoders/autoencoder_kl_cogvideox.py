@@ -27,7 +27,7 @@ CHUNK = 2  # frames of the latent, without the first
 
 
 class ChunkNorm(nn.Module):
-    """Group norm over the pixels of a chunk of frames, by choice scaled and shifted by the latent of each place.
+    """Group norm over the pixels of a chunk of frames, optionally scaled and shifted by the latent of each place.
 
     Attributes:
         groups: number of groups of the channels.

@@ -415,8 +415,8 @@ class AutoencoderKLLTX(VideoAutoencoder):
             place: position in a stream of n frames that are a chunk of it; None: z is the clip's latent.
 
         Returns:
-            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32. Of a chunk f_t n frames, which begin
-            `lag` frames before its own.
+            [B, 1 + f_t n, f h, f w, C], about in [-1, 1] and not clipped, float32. A chunk gives f_t n frames, which
+            begin `lag` frames before its own.
 
         Raises:
             ValueError: for another rank or number of channels, and a time that the decoder does not receive.

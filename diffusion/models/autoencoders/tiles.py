@@ -90,8 +90,8 @@ def tiled(
         step: 1 / r for an encoder, its factor: tiles begin at multiples of it, and it divides all sizes.
 
     Returns:
-        The function of whole pictures, of any sides that `step` divides. A picture that fits one tile goes to the
-        function as it is.
+        The function of whole pictures, of any sides that `step` divides. A picture that fits into one tile
+        is not cut.
 
     Raises:
         ValueError: for sizes that do not fit, here or where it is called.

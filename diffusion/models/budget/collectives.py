@@ -86,7 +86,7 @@ def collectives(
 
     Args:
         params: pytree of the parameters' jax.ShapeDtypeStruct with shardings.
-        average: the same of the moving average, which is split like the optimizer's state.
+        average: the pytree of the moving average, likewise; it is split like the optimizer's state.
         mesh: the mesh.
         model: the network.
         image_shape: height, width and channels of one image.

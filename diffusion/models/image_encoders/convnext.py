@@ -59,7 +59,7 @@ class ConvNeXt(nn.Module):
     stage's features before any norm, and their mean is what timm calls the features of the network.
 
     Attributes:
-        widths: channels of each stage, the last of which is `width`.
+        widths: channels of each stage; the last entry is `width`.
         depths: blocks of each stage.
         version: 1, or 2.
         epsilon: epsilon of the last norm: 1e-12 in transformers' configs, 1e-6 in the authors' code and timm.

@@ -26,7 +26,7 @@ class DINOv2(VisionTransformer):
 
     Attributes:
         size: side of the images whose grid of positions was learned, in pixels; the patch divides it. Other sides
-            interpolate the grid, with antialiasing where there are registers, as published.
+            interpolate the grid, with antialiasing if the network has registers, as published.
         patch: side of a patch.
         gated: whether the MLP is gated (SwiGLU), as in ViT-g/14.
         registers: further tokens without a position, 0 or 4 as published; they are left out of the features.

@@ -40,7 +40,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
         path: the file or folder that the values are read from.
 
     Raises:
-        Refusal: for any other ValueError, such as that of a name that is not in a table.
+        Refusal: for any other ValueError, such as the error for a name that is not in a table.
     """
     try:
         yield
@@ -162,7 +162,7 @@ def prompted(*grid: int, masked: bool = False) -> Callable[[Any], tuple]:
     """The `Family.example` of a network that receives prompts.
 
     Args:
-        grid: sides of the latents, those of one patch where there are none, [patch, patch].
+        grid: sides of the latents; [patch, patch], the sides of one patch, for a network without latents.
         masked: whether the condition needs "text_mask".
 
     Returns:
@@ -232,7 +232,7 @@ class Fields:
         return _tuples(value)
 
     def only(self, field: str, *valid: Any) -> Any:
-        """The value of a field; our module supports few values, of which the first is their default.
+        """The value of a field; our module supports few values, and the first is their default.
 
         Raises:
             Refusal: for any other value; true is not 1, and false is not 0.

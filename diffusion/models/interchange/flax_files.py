@@ -73,7 +73,7 @@ def _orbax(path: pathlib.Path) -> Any:
 
 
 def _bytes(path: pathlib.Path, leaf: Any) -> int:
-    """The bytes that an array takes as it is read, by what the folder says of it; 0 for a text."""
+    """The bytes that an array takes when it is read, by what the folder states; 0 for a text."""
     if getattr(leaf, "shape", None) is None:
         return 0
     itemsize = np.dtype(leaf.dtype).itemsize

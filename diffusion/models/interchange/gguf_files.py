@@ -65,7 +65,7 @@ class Stored(NamedTuple):
         return np.dtype(PLAIN.get(self.kind.name, np.float32))
 
     def quantised(self) -> Quantised | None:
-        """Values and scales of a tensor in Q8_0; None for one of another type."""
+        """Values and scales of a tensor in Q8_0; None for a tensor of another type."""
         if self.kind.name != "Q8_0" or self.sides != self.shape or self.added:
             return None
         blocks = self._bytes().reshape(*self.shape[:-1], -1, 2 + BLOCK)

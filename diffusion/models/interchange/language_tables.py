@@ -47,7 +47,7 @@ def load(folder: str | pathlib.Path, dtype: str = "float32") -> LanguageModel:
     Raises:
         FileNotFoundError: if a file is missing.
         Refusal: for the config of another model, or a value that is not supported.
-        Mismatch: if the tensors are not those of the config.
+        Mismatch: if the tensors do not fit the config.
     """
     folder = pathlib.Path(folder).expanduser()
     config = folders.read_config(folder)

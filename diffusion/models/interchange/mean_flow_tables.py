@@ -6,8 +6,8 @@
 | imfDiT      | Lyy-iiis/imeanflow, models/imfDiT.py     | `MiT`                       |
 | pmfDiT      | Lyy-iiis/pMF, models/pmfDiT.py           | `MiT` with `clean`          |
 
-A config holds the arguments of the class. Of a checkpoint the average is read, "ema_params". The second head of imfDiT
-and pmfDiT, for the velocity at a single time, only training uses.
+A config holds the arguments of the class. From a checkpoint the average is read, "ema_params". Only training uses the
+second head of imfDiT and pmfDiT, for the velocity at a single time.
 """
 
 from typing import Any

@@ -117,7 +117,7 @@ Block = tuple[tuple[int, int], ...]
 
 
 class Mismatch(ValueError):
-    """The tensors of a file differ from those of a table; the message names them and the expected shapes."""
+    """The tensors of a file differ from the table; the message names them and the expected shapes."""
 
 
 def stacked(rows: Iterable[Row], layer: int) -> list[Row]:

@@ -148,7 +148,7 @@ def open_tensors(path: str | pathlib.Path) -> Tensors:
     are multiplied with these. In a file of torch.save that holds several networks, a moving average ("ema") is the one
     that is read, and "model" or "state_dict" where there is none.
 
-    Of several in a folder (half-precision variants, `*.fp16.safetensors`), an index comes before a file, the shortest
+    If a folder has several (half-precision variants, `*.fp16.safetensors`), an index comes before a file, the shortest
     name first, and a variant in shards last. A .gguf file is read where no .safetensors file lies.
 
     Args:
@@ -236,7 +236,7 @@ def _held(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> Tensors:
 
 
 def _main(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The moving average among the networks in a file of torch.save, or else the one that it calls the model's."""
+    """The moving average among the networks in a file of torch.save, or else the network that is called the model."""
     for part in ("ema.", "model.", "state_dict."):
         mine = {name.removeprefix(part): array for name, array in tensors.items() if name.startswith(part)}
         # "model.diffusion_model.0.weight" is a name in a file of one network.

@@ -158,7 +158,7 @@ def check_label(label: jax.Array | None, batch: int, num_classes: int) -> None:
 
 
 def check_vector(vector: jax.Array | None, batch: int, vector_width: int) -> None:
-    """Refuses a vector where the network receives none, a missing one, and one of another shape.
+    """Refuses a vector where the network receives none, a missing vector, and a vector of another shape.
 
     Raises:
         ValueError: naming what is there and what is valid.
@@ -176,7 +176,7 @@ def check_vector(vector: jax.Array | None, batch: int, vector_width: int) -> Non
 
 
 def series_parts(condition: Any, shape: tuple[int, ...]) -> tuple[tuple[jax.Array, ...], dict[str, Any] | None]:
-    """("given", "mask", "real") of the condition of series [B, L, C], and its other entries, None where it has none.
+    """("given", "mask", "real") of the condition of series [B, L, C], and its other entries, or None.
 
     Raises:
         ValueError: for a condition without one of them, or of another shape.

@@ -14,7 +14,7 @@ NAMES = frozenset({"frequencies", "phases", "positions_table", "mean", "var"})
 
 
 def constant(module: nn.Module, name: str, initial: Callable[..., Any], *arguments: Any) -> jax.Array:
-    """A parameter of a module that training leaves as it is.
+    """A parameter of a module that training does not change.
 
     Args:
         module: module to which the parameter belongs.

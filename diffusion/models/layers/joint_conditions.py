@@ -31,7 +31,7 @@ def check_text(batch: int, text_width: int, inputs: dict[str, Any], pooled_width
     Args:
         batch: number B of examples.
         text_width: features of the text's tokens.
-        inputs: entries of the condition: "text", and "text_mask" and "pooled" where there are some.
+        inputs: entries of the condition: "text", and "text_mask" and "pooled" if the network reads them.
         pooled_width: features of the pooled text.
 
     Raises:

@@ -27,7 +27,7 @@ def joint_then_single(
         network: module with `depth`, `singles` and `remat`, in whose compact call this runs.
         streams: tokens of the picture [B, N, D], and of the text [B, M, D].
         joint: (fields of a `JointBlock`, arguments of each of them: c, angles, the layer's entries).
-        single: the same of a `SingleBlock`, whose tokens are the text's and then the picture's.
+        single: the same for a `SingleBlock`, whose tokens are the text's and then the picture's.
         number: tokens of the picture that are put out, its first.
         output: function from these [B, number, D] to the network's output; may make parameters.
         features: indices of layers whose picture's tokens the call returns too, see `several_stacks`.

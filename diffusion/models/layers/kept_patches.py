@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 
 def parted_keep(condition: Any) -> tuple[Any, jax.Array | None]:
-    """A condition without its entry "keep", and that entry; None where it has none."""
+    """A condition without its entry "keep", and that entry, or None if it has no such entry."""
     if not isinstance(condition, Mapping) or "keep" not in condition:
         return condition, None
     return {name: entry for name, entry in condition.items() if name != "keep"} or None, condition["keep"]

@@ -92,7 +92,7 @@ def with_residuals(skips: Sequence[jax.Array], middle: jax.Array, residuals: Seq
         (skips, middle).
 
     Raises:
-        ValueError: for another number of residuals, or one of another shape.
+        ValueError: for another number of residuals, or a residual of another shape.
 
     Reference: Zhang et al., "Adding Conditional Control to Text-to-Image Diffusion Models", 2023, section 3.2.
     """

@@ -19,8 +19,8 @@ class WideAttention(nn.Module):
         q = turn(norm(x W_q)),   k = turn(norm(y W_k)),   v = y W_v,   out = attention(q, k, v) W_o
 
     The norm is RMSNorm over the features of all heads of a token, with a learned scale of each. With pictures y',
-    attention(q, norm(y' W_k'), y' W_v') is added before W_o. A gate of each head, 2 sigmoid(x W_g), multiplies what
-    leaves it, by choice.
+    attention(q, norm(y' W_k'), y' W_v') is added before W_o. Optionally, a gate of each head, 2 sigmoid(x W_g),
+    multiplies its output.
 
     Attributes:
         heads: number of heads.

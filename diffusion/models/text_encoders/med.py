@@ -185,7 +185,7 @@ class MEDText(MED):
         """Args:
             ids: integers [B, N], 0 .. vocabulary - 1, N at most `positions`.
             mask: Bool [B, N], True where other tokens may attend to a token.
-            picture: its tokens [B, M, E], to all of which the text attends.
+            picture: its tokens [B, M, E]; the text attends to all of them.
 
         Returns:
             [B, N, width] float32.

@@ -118,7 +118,7 @@ class AuraFlow(Layered, Backbone):
     """The transformer of AuraFlow: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is t itself, in [0, 1], and its output the velocity eps - x0. The positions of patches are learned: a
-    picture has the middle of their table, and those of the text are not known to the network.
+    picture takes the middle of their table. The network does not know the positions of the text.
 
     Attributes:
         channels: C of the latents.

@@ -239,7 +239,7 @@ class CogVideoX(Layered, Backbone):
 
 
 def _fitted(sides: tuple[int, int], training: tuple[int, int]) -> list[np.ndarray]:
-    """Positions of rows and columns of a picture that is fitted into one of another size, in whole patches of that."""
+    """Positions of rows and columns of a picture that is fitted into a picture of the training size, in its patches."""
     ratio = min(trained / side for trained, side in zip(training, sides))
     fitted = [round(ratio * side) for side in sides]
     starts = [round((trained - side) / 2) for trained, side in zip(training, fitted)]

@@ -23,7 +23,7 @@ def cogvideox(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, jax.
 
 
 def _paired(kind: Kind, denoiser: CogVideoX) -> Kind:
-    """The clips of CogVideoX 1.5, whose patches have two frames, are those of its card."""
+    """The kind of CogVideoX 1.5, whose patches have two frames: clips have the size that its card states."""
     assert kind.video is not None
     return kind._replace(video=PAIRED_CLIPS._replace(begins=kind.video.begins)) if denoiser.frames == 2 else kind
 

@@ -62,7 +62,7 @@ class Expert(nn.Module):
 
 
 class Experts(nn.Module):
-    """An MLP for all tokens and several of which each token has a few, [B, N, D] -> [B, N, D].
+    """An MLP for all tokens, and several experts, a few for each token, [B, N, D] -> [B, N, D].
 
         shared(x) + sum_e w_e expert_e(x),     w = softmax(router(x)), and 0 but for its `active` largest
 
@@ -196,7 +196,7 @@ class HiDream(Layered, Backbone):
     """The transformer of HiDream-I1: `apply(variables, x, t, condition)` is a `Network`.
 
     Its clock is 1000 t, and its output the velocity eps - x0. A patch has the position (0, row, column), and all of the
-    text (0, 0, 0). Beside the patches of a picture that is not square stand tokens of padding, up to those of the
+    text (0, 0, 0). A picture that is not square is padded by further tokens, up to the number of the
     largest picture, as in training: their keys are zero, but they are attended to. They are equal, so one stands for
     all of them.
 

@@ -43,7 +43,7 @@ def _filled(tokens: jax.Array, length: int, encoder: Encoder) -> jax.Array:
 
 
 def _readers(layers: Sequence[int]) -> tuple[Reader, ...]:
-    """The four text encoders, of which Llama's states are those after these layers, 0 for the first."""
+    """The four text encoders; Llama's states are read after these layers, 0 for the first."""
     after = tuple(layer + 1 for layer in sorted(set(layers)))
     return (
         Reader(length=LENGTH),

@@ -98,7 +98,7 @@ class HunyuanVideo(Layered, Backbone):
         strength: the network receives the guidance strength that it imitates.
         image_condition: how the network sees an image with which the clip begins:
             "none": not at all.
-            "latent_concat": channels beside the latents hold those of the image, zeros behind it, and a mask.
+            "latent_concat": channels beside the latents hold the latents of the image, then zeros, and a mask.
             "token_replace": the first latent frame is the image's, and its tokens have the time 0 and no strength.
 
     Reference: Kong et al., "HunyuanVideo: A Systematic Framework For Large Video Generative Models", 2024; the image
@@ -136,7 +136,7 @@ class HunyuanVideo(Layered, Backbone):
 
         Args:
             x: noised latents [B, F, H, W, in_channels]; H and W even.
-            t: times in [0, 1], [B] or [], float32 or wider. With "token_replace" also [B, F], of which the last one
+            t: times in [0, 1], [B] or [], float32 or wider. With "token_replace" also [B, F]; the last one
                 counts: the first frame has none, and all others have the same.
             condition: inputs by name, see `diffusion.models.layers.conditions`:
                 "text": [B, M, text_width], of Llama. "text_mask": Bool [B, M]. "pooled": [B, pooled_width], of CLIP.

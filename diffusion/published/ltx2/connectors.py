@@ -60,8 +60,8 @@ class LTX2Connector(nn.Module):
 
         y_n = the n-th valid token, or register n mod R where there is none;   out = norm(blocks(y))
 
-    Arguments of the call: tokens [B, M, D], where R divides M; which are valid, Bool [B, M]. Fields are those of
-    `LTX2Connectors`.
+    Arguments of the call: tokens [B, M, D], where R divides M; which are valid, Bool [B, M]. Its fields are
+    the same as in `LTX2Connectors`.
     """
 
     heads: int

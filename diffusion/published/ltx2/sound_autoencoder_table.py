@@ -44,7 +44,7 @@ def _rows(module: LTX2SoundAutoencoder) -> list[Row]:
 
 
 def _statistics(module: LTX2SoundAutoencoder) -> dict[str, Computed]:
-    """The mean and deviation of a token's features, of which the file has as many as `base_channels`."""
+    """The mean and deviation of a token's features; the file has `base_channels` of them."""
     channelwise = lambda factor: np.broadcast_to(np.asarray(factor, np.float64), module.width)
     return {
         "latents_mean": Computed((module.width,), lambda: channelwise(module.shift).astype(np.float32)),

@@ -80,7 +80,7 @@ class PatchEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Attention among all tokens of a picture (`whole`) or among those of each window; [B, N, D] -> [B, N, D]."""
+    """Attention among all tokens of a picture (`whole`) or within each window; [B, N, D] -> [B, N, D]."""
 
     heads: int
     attention: str

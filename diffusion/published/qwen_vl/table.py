@@ -90,7 +90,7 @@ VISION = VISION_CONFIG.family(
 
 
 def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The fields of the language model; published configs have them beside those of the whole."""
+    """The fields of the language model; published configs have them beside the fields of the whole model."""
     nested = config.get("text_config")
     return TEXT_DEFAULTS | dict(nested if isinstance(nested, Mapping) else config)
 

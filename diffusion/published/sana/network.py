@@ -12,8 +12,8 @@
                                                     |
                                                [B, H, W, C]
 
-Latents of a deep-compression autoencoder have few pixels, each of them a token. Positions are those that the
-convolutions see, and a table in the networks of 2048 pixels and more. Pictures and features are channels last.
+Latents of a deep-compression autoencoder have few pixels, each of them a token. The convolutions tell
+where a token is, and a table in the networks of 2048 pixels and more. Pictures and features are channels last.
 """
 
 from typing import Any

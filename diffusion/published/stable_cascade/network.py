@@ -241,7 +241,7 @@ class StableCascade(Backbone):
         return layer_norm(self._dense(self.widths[0], f"{name}_out")(h))
 
     def _tokens(self, inputs: Entries) -> jax.Array:
-        """The condition's tokens [B, M, D]: the prompt's, the pooled prompt's, and those of each image, or of none."""
+        """The condition's tokens [B, M, D]: the prompt's, the pooled prompt's, and the tokens of the images, if any."""
         pooled = inputs["pooled"]
         several = lambda entry, name: self._dense(self.tokens * self.condition_width, name)(entry).reshape(
             len(pooled), -1, self.condition_width

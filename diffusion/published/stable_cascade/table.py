@@ -1,4 +1,4 @@
-"""Stable Cascade's U-Net by the names of diffusers' StableCascadeUNet, and by those of its authors' files."""
+"""Stable Cascade's U-Net by the names of diffusers' StableCascadeUNet, and by the names in its authors' files."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -277,7 +277,7 @@ def _one_for_all(theirs: str, ours: str, default: int, valid: schema.Valid = ONE
 
 
 def _read_text(values: dict[str, Any], _: Mapping[str, Any]) -> dict[str, Any]:
-    """Our width of the text, and that of a layer on it before the attentions."""
+    """Our width of the text, and the width of a layer on it before the attentions."""
     attended, width, kind = values.values()
     if not isinstance(attended, int):
         raise ValueError(f"cross_attention_dim = {attended!r} is not supported. Supported: one number for all levels.")

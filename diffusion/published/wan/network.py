@@ -100,7 +100,7 @@ class WanControlBlock(WanBlock):
 class PictureEmbedding(nn.Module):
     """Patches of pictures, as an encoder of pictures sees them, as tokens: norm(MLP(norm(x + positions))).
 
-    [B, K, P] -> [B, K, width]; `positions` is K where the pictures have learned positions, and 0 where they have none.
+    [B, K, P] -> [B, K, width]; `positions` is K if the pictures have learned positions, and 0 otherwise.
     """
 
     width: int
@@ -120,7 +120,7 @@ class PictureEmbedding(nn.Module):
 class Wan(Layered, Backbone):
     """The transformer of Wan 2.1 and 2.2: `apply(variables, x, t, condition)` is a `Network`.
 
-    Its clock is 0 .. 1000. Of the features of a head of D, S = 2 floor(D / 6) rotate with the row, as many with the
+    Its clock is 0 .. 1000. In a head of D features, S = 2 floor(D / 6) rotate with the row, as many with the
     column, and the others with the frame.
 
     Attributes:

@@ -15,8 +15,8 @@ def evaluations(plan: Plan, whole: Plan | None = None) -> dict[str, Any]:
 
     Args:
         plan: the sampled plan, with or without steps that renoise.
-        whole: the plan of the full trajectory, of which `plan` may be the end, or repeat a part. If None, the times of
-            `plan` that are lower than all earlier ones.
+        whole: the plan of the full trajectory; `plan` may be its end, or repeat a part of it. None: the times of `plan`
+            that are lower than all earlier ones.
 
     Returns:
         A mapping. "steps": number of evaluations in the plan; "whole": number of evaluations in the full trajectory;

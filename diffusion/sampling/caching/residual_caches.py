@@ -93,7 +93,7 @@ def tea_cache(threshold: float, coefficients: Sequence[float] = (1.0, 0.0), step
             model: Flux-dev's are published as (498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861),
             HunyuanVideo's as (733.226126, -401.131952, 67.5869174, -3.149878, 0.0961237896); `caching.fitted` fits
             them.
-        steps: number of evaluations in a trajectory, >= 1, the last of which runs all blocks; None for no special rule.
+        steps: number of evaluations in a trajectory, >= 1; the last runs all blocks. None for no such rule.
 
     Raises:
         ValueError: if threshold is negative, coefficients are missing or not finite, or steps is below 1.

@@ -47,7 +47,7 @@ def twisted(
     `guidance.posterior_sampling(denoise, schedule, log_reward)` it is the twisted diffusion sampler.
 
     Facts:
-        nfe: steps, plus those of the proposal
+        nfe: steps, plus the evaluations of the proposal
         neutral: a reward of zeros without a proposal, `sample` exactly
         paper: Wu et al. 2023, "Practical and Asymptotically Exact Conditional Sampling in Diffusion Models", algorithm
             1; Singhal et al. 2025, "A General Framework for Inference-time Scaling and Steering of Diffusion Models"

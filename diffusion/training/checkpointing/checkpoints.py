@@ -216,7 +216,7 @@ def restore(workdir: str | pathlib.Path, step: int, target: TrainState) -> tuple
         workdir: the run folder.
         step: the step of the checkpoint to read.
         target: a TrainState of arrays, or of jax.ShapeDtypeStruct with shardings: what to restore into. The mesh and
-            the shardings may differ from the ones that saved it.
+            the shardings may differ from those of the save.
 
     Returns:
         (state, about); its `unsaved` are None, or the networks that a checkpoint of an earlier version holds.

@@ -1,4 +1,4 @@
-"""An accelerator of this machine that JAX cannot use as it is installed; nothing here imports JAX."""
+"""Finds an accelerator of this machine that the installed JAX cannot use; nothing here imports JAX."""
 
 import importlib.util
 import os

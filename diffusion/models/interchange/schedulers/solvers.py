@@ -28,7 +28,7 @@ class Solver(NamedTuple):
         to_zero: whether it ends at alpha = 1, or else at the first time of the process.
         ends: the field of the config that changes `to_zero`; "" for none.
         levels: whether the class has Karras' steps and its relatives.
-        clips: the class's own `clip_sample`; None where it has none.
+        clips: the class's own `clip_sample`; None for a class without it.
         betas: the class's own beta_schedule, beta_start and beta_end.
         listed_twice: whether the class lists the end of its first step twice, for both evaluations of that step.
     """
@@ -53,7 +53,7 @@ def _plain(make: Callable[[], Sampler]) -> Callable[[Options, int], Sampler]:
 
 
 def _lowers(options: Options, steps: int) -> bool:
-    """Whether the last steps are of lower order: in diffusers only where there are few."""
+    """Whether the last steps are of lower order; in diffusers only trajectories of few steps have such steps."""
     return bool(options["euler_at_final"]) or (options["lower_order_final"] is not False and steps < 15)
 
 

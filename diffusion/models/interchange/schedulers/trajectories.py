@@ -238,7 +238,7 @@ def _whole_times(process: Process, times: np.ndarray) -> np.ndarray:
 def _flow_grid(process: Process, steps: int, tokens: int) -> np.ndarray:
     """t = sigma from 1 to 0, as FlowMatchEulerDiscreteScheduler has it, or as Flux's pipeline sets it.
 
-    Of a trigonometric process s falls evenly from pi / 2, or of two steps by 1.3, as SANA-Sprint's pipeline sets it.
+    In a trigonometric process s falls evenly from pi / 2; with two steps it passes 1.3, as in SANA-Sprint's pipeline.
     """
     fields = process.fields
     if fields.get("trigonometric"):
@@ -294,7 +294,7 @@ def _log_shift(tokens: int, steps: int) -> float:
 
 
 def _stretched(grid: np.ndarray, terminal: float) -> np.ndarray:
-    """The grid whose last time but 0 is `terminal`, by a scale of 1 - t; 0: as it is."""
+    """The grid with 1 - t scaled so that the last time before 0 is `terminal`; unchanged if `terminal` is 0."""
     last = grid[-2]
     if not terminal or last == 1:
         return grid
