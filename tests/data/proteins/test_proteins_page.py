@@ -17,6 +17,6 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch):
     names = {}
     exec(re.search(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[1], names)
     assert names["losses"].shape == (1,) and np.isfinite(names["losses"]).all()
-    names["space"].check(names["made"])
-    written = pdb.load(tmp_path / "made.pdb")
-    np.testing.assert_allclose(written[:, :3], names["backbone"].atoms_of(names["made"])[0], atol=1e-3)
+    names["space"].check(names["sample"])
+    written = pdb.load(tmp_path / "sample.pdb")
+    np.testing.assert_allclose(written[:, :3], names["backbone"].atoms_of(names["sample"])[0], atol=1e-3)
