@@ -97,7 +97,7 @@ def trying(operation: str) -> Iterator[None]:
 
 def _must(done: bool, operation: str) -> None:
     if not done:
-        raise Lacking(f"it does not {operation}, though it says so")
+        raise Lacking(f"it does not {operation}, though it claims to")
 
 
 def _remove(*folders: pathlib.Path) -> None:

@@ -199,7 +199,7 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         for name, value in pairs:
             if value != table[name]:
-                raise ValueError(f"the field {short(name)} stands there twice, with different values")
+                raise ValueError(f"the field {short(name)} occurs twice, with different values")
     return table
 
 

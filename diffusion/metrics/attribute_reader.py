@@ -297,7 +297,7 @@ def _check_model(path: pathlib.Path, params: Mapping[str, Any], expected: Mappin
         if ours != theirs:
             raise OtherModel(
                 f"{path} is of another model: its {name} is {theirs}, and this judge's is {ours}. Valid: the file of "
-                "this judge, or none, which trains a new one"
+                "this judge, or no file, so that a new judge is trained"
             )
 
 

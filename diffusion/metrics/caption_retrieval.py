@@ -129,7 +129,7 @@ def retrieved(scores: np.ndarray, captions: Sequence[str], among: int = 50, seed
     """
     number = {text: i for i, text in enumerate(dict.fromkeys(captions))}
     if len(number) < among:
-        raise ValueError(f"retrieval among {among} captions needs as many different ones; there are only {len(number)}")
+        raise ValueError(f"retrieval among {among} captions needs {among} different ones; there are only {len(number)}")
     row = {i: captions.index(text) for text, i in number.items()}
     rng = np.random.default_rng(seed)
     right = []

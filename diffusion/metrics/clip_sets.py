@@ -150,8 +150,8 @@ def _films(spec: str, path: pathlib.Path, how: Mapping) -> ImageSet:
         for film, clip in zip(films[start:stop], clips):
             if clip.shape != first.shape:
                 raise ImageSetError(
-                    f"{film} has frames of {clip.shape[1]} x {clip.shape[2]} pixels, but those of the first film have "
-                    f"{first.shape[1]} x {first.shape[2]}. Valid: films of one size, or --size=SIDE."
+                    f"{film} has frames of {clip.shape[1]} x {clip.shape[2]} pixels, but the frames of the first film "
+                    f"have {first.shape[1]} x {first.shape[2]}. Valid: films of one size, or --size=SIDE."
                 )
         return np.stack(clips)
 

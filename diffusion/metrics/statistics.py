@@ -151,7 +151,7 @@ def read(path: pathlib.Path | str) -> Statistics:
     path = pathlib.Path(path)
     if path.suffix in _TORCH:
         raise StatisticsError(
-            f"{path} is a PyTorch file that holds no statistics in a known form. Save what it holds by "
+            f"{path} is a PyTorch file that holds no statistics in a known form. Save its arrays by "
             'np.savez("reference.npz", mu=..., sigma=...).'
         )
     try:

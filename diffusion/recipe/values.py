@@ -128,7 +128,7 @@ def require_sections(config: Mapping, workdir: Any) -> None:
     """
     if lacking := [section for section in ("model", "train", "sample") if section not in config]:
         raise ConfigError(
-            f"--workdir={workdir} holds no run: its config.json has no section {lacking[0]!r}, and may be that of a "
+            f"--workdir={workdir} holds no run: its config.json has no section {lacking[0]!r}, and may belong to a "
             "network. Valid: a folder that diffusion train made."
         )
 

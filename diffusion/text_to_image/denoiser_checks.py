@@ -58,8 +58,8 @@ def check_second_stage(folder: pathlib.Path, denoiser: Any, second: Any, autoenc
     taken = getattr(second, "coarse_channels", 0), second.channels
     if taken != wanted:
         raise Refusal(
-            f"{folder}: the second stage must make latents of {wanted[1]} channels from those of {wanted[0]}, but this "
-            f"one makes {taken[1]} from {taken[0]}."
+            f"{folder}: the second stage must make latents of {wanted[1]} channels from latents of {wanted[0]}, but "
+            f"this one makes {taken[1]} from {taken[0]}."
         )
 
 

@@ -465,8 +465,8 @@ class Request:
             )
         if self.dynamic_guidance and not self.guided(model):
             raise ValueError(
-                f"dynamic_guidance changes the scale of the guidance, and guidance = {self.guidance:g} is none. Valid: "
-                "a guidance above 1, or no dynamic_guidance"
+                f"dynamic_guidance changes the scale of the guidance, but guidance = {self.guidance:g} means none. "
+                "Valid: a guidance above 1, or no dynamic_guidance"
             )
         for name in OF_SOUND:
             if model.kind.sound is None and getattr(self, name) is not None:

@@ -151,7 +151,7 @@ def _require_same_dims(reference, samples, real):
         if ours is not None and len(ours.mean) != len(moments.mean):
             raise StatisticsError(
                 f"{reference.spec} has {len(moments.mean)} features of {tap}, but the samples have {len(ours.mean)}; "
-                "images of another size have another number."
+                "images of another size have another number of them."
             )
 
 

@@ -155,4 +155,4 @@ def show(rows: Mapping[str, Any], request: Request, folder: pathlib.Path) -> Non
     report.show(f"{request.samples} against {request.reference} under every protocol", HEADER, cells(rows))
     for text in _warnings(rows):
         print(f"note: {text}")
-    print(f"{folder / FILE}; a record of each protocol beside it, to be measured again by --verify")
+    print(f"{folder / FILE}, and beside it a record for each protocol, which --verify measures again")

@@ -152,7 +152,7 @@ class Bookkeeping:
         if batches.read_again:
             self.display.say(f"read again {batches.read_again:,} records of the stream to go on at its place")
         if self._start.resumed and stream.resume == "anew":
-            self.display.say(f"WARNING: the stream begins anew at step {self._start.step}")
+            self.display.say(f"WARNING: the stream starts over at step {self._start.step}")
         if self._speaks:
             row = {"step": self._start.step, "stream": stream.name, "resume": stream.resume}
             json_lines.append(self._folder / "stream.jsonl", row | {"read_again": batches.read_again})

@@ -51,8 +51,8 @@ def table(recipe: Recipe, texts: Sequence[str]) -> captions.Table:
         for text, row in zip(few, rows):
             if form_of(row) != form:
                 raise ConfigError(
-                    f"config.objective: the facts of the caption {text[:60]!r} are {form_of(row)}, and those of the "
-                    f"empty caption are {form}. Valid: one form for all captions"
+                    f"config.objective: the facts of the caption {text[:60]!r} are {form_of(row)}, and the facts of "
+                    f"the empty caption are {form}. Valid: one form for all captions"
                 )
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 

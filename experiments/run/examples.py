@@ -145,7 +145,7 @@ def open_examples(recipe: Recipe) -> Examples:
     settings = config["data"]
     if recipe.data is not None:
         if settings["processes"]:
-            raise _no_processes(settings, "the records are those of Python")
+            raise _no_processes(settings, "the records come from Python")
         return _source_examples(recipe, data.open_recipe(recipe))
     folder = settings["latents"]["dir"]
     try:

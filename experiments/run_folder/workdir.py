@@ -111,8 +111,8 @@ def require_no_other_run(out: str | pathlib.Path, run: str | pathlib.Path | None
     if is_other_run(out, run):
         example = "pictures" if run is None else f"{run}/NAME"
         raise ConfigError(
-            f"--out={out} is the folder of another run, whose samples would be replaced and whose report would be of "
-            f"these. Valid: a folder that is new or holds no run, e.g. {example}."
+            f"--out={out} is the folder of another run, whose samples would be replaced, so that its report would "
+            f"describe these. Valid: a folder that is new or holds no run, e.g. {example}."
         )
 
 

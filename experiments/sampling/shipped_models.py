@@ -74,7 +74,7 @@ def folder_of_prompts(model: str | pathlib.Path) -> pathlib.Path:
         base, file, settings = lora
         chosen = " ".join(f"--{name}={value}" for name, value in settings.items())
         raise Refusal(
-            f"The model {folder.name!r} is another with a LoRA, which diffusion sample --prompt alone takes by name. "
+            f"The model {folder.name!r} is {base!r} with a LoRA; only diffusion sample --prompt takes it by its name. "
             f"Valid: --model={base} --lora={file} {chosen}."
         )
     if folder.parent == class_folders.WEIGHTS and folder.name in class_folders.SHIPPED:

@@ -243,5 +243,5 @@ def test_a_field_that_json_names_twice_has_one_value(folder):
     assert opener.read_table(folder / "a.txt") == {"a": 1, "b": {"c": [1]}}
     for text in ('{"a": 1, "b": 2, "a": 3}', '[{"b": {"a": 1, "a": null}}]'):
         (folder / "a.txt").write_text(text)
-        with pytest.raises(limits.Refused, match=r"a\.txt is not valid JSON: the field 'a' stands there twice"):
+        with pytest.raises(limits.Refused, match=r"a\.txt is not valid JSON: the field 'a' occurs twice"):
             opener.read_json(folder / "a.txt")

@@ -27,7 +27,7 @@ def test_equal_captions_do_not_compete():
     captions = ["a", "b"] * 5
     scores = np.array([[one == other for other in captions] for one in captions], float)
     assert caption_retrieval.retrieved(scores, captions, among=2)["share"] == 1
-    with pytest.raises(ValueError, match="needs as many different ones; there are only 2"):
+    with pytest.raises(ValueError, match="needs 3 different ones; there are only 2"):
         caption_retrieval.retrieved(scores, captions, among=3)
 
 

@@ -43,7 +43,7 @@ def test_films_and_folders_of_pictures_are_clips(tmp_path):
     clips.write_gif(tmp_path / "c.gif", film[0, :, :3], 8)
     other = clip_sets.open_set(str(tmp_path), 4)
     with pytest.raises(
-        ImageSetError, match=r"c\.gif has frames of 3 x 6 pixels, but those of the first film have 4 x 6"
+        ImageSetError, match=r"c\.gif has frames of 3 x 6 pixels, but the frames of the first film have 4 x 6"
     ):
         other.read(0, 3)
 

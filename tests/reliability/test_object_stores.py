@@ -106,7 +106,7 @@ def test_a_mounted_bucket_is_refused_by_the_operation_that_it_lacks(tmp_path, mo
 @pytest.mark.parametrize("lacking", ["append", "rename", "replace"])
 def test_a_store_that_reports_false_success_is_refused_too(tmp_path, monkeypatch, lacking):
     store = MountedStore(tmp_path, monkeypatch, lacking, silently=True)
-    with pytest.raises(WorkdirError, match="though it says so"), workdir.lock(tmp_path / "run"):
+    with pytest.raises(WorkdirError, match="though it claims to"), workdir.lock(tmp_path / "run"):
         pass
     assert store.list() == []
 

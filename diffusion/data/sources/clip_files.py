@@ -226,7 +226,7 @@ def films_of(root: pathlib.Path) -> list[pathlib.Path]:
     loose = [file for file in inside if file.suffix.lower() in PICTURES and not NUMBER.search(file.stem)]
     if loose := [name(file) for file in loose if file.parent in folders]:
         warnings.warn(
-            f"{root}: pictures without a number, which lie beside numbered ones, are no frames of their clip "
+            f"{root}: pictures without a number lie beside numbered ones, and are left out of the clips "
             f"({len(loose)}, e.g. {loose[0]}). Number them, or remove them",
             stacklevel=2,
         )

@@ -295,7 +295,7 @@ def class_numbers(
             warnings.warn(
                 f"{what}: the classes are numbered in the order of their names as texts, so that the class "
                 f"{names[first]!r} has the number {first}. Give their names in order by classes = (...), or write them "
-                "with as many digits each",
+                "with the same number of digits",
                 stacklevel=2,
             )
         number = {name: k for k, name in enumerate(names)} | ({} if texts else {k: k for k in range(len(names))})

@@ -331,7 +331,7 @@ def _table(file: pathlib.Path, columns: Sequence[str]) -> np.ndarray:
     if header and numbers and not (columns and set(columns) <= set(names)):  # a bad cell would drop a row of numbers
         word = next(cell for cell in rows[0] if _number(cell) is None)
         raise ValueError(
-            f"{file}, row 1: {numbers[0]!r} is a number, and {word!r} is none, so that the row may be a header or the "
+            f"{file}, row 1: {numbers[0]!r} is a number, and {word!r} is not, so that the row may be a header or the "
             "first step. Valid: names alone as a header, or numbers alone, with an empty cell where a value is "
             "missing; if it is a header, name the columns of the series by columns"
         )

@@ -139,7 +139,7 @@ def _same_sizes(module: DDT) -> dict[str, Any]:
     if (module.decoder_width, module.decoder_heads) != (module.width, module.heads):
         raise ValueError(
             f"decoder_width = {module.decoder_width} and decoder_heads = {module.decoder_heads} cannot be written in "
-            f"this format. Valid: those of the encoder, {module.width} and {module.heads}."
+            f"this format. Valid: the encoder's, {module.width} and {module.heads}."
         )
     return {"hidden_size": module.width, "num_groups": module.heads}
 

@@ -64,7 +64,9 @@ def _read_decoder(values: dict[str, Any], _: Any) -> dict[str, Any]:
 
 def _write_decoder(module: AutoencoderKLLTX) -> dict[str, Any]:
     if not all(module.double) or not (module.reflects or module.doubling):
-        raise ValueError("each level of the decoder must double, and mirror pixels or say what it doubles.")
+        raise ValueError(
+            "each level of the decoder must double its input, and either mirror pixels or state what it doubles."
+        )
     types = list(module.doubling[::-1] or ("spatiotemporal",) * len(module.double))
     edges = "reflect" if module.reflects else "zeros"
     return dict(zip(DECODER, (list(module.double), list(module.narrowing), types, edges)))

@@ -231,7 +231,7 @@ class LTX2WideVocoder(CheckedNetwork):
         if extension.sample_rate % vocoder.sample_rate or extension.factor != self.hop * self.factor:
             raise ValueError(
                 f"extension must make sample_rate={extension.sample_rate} a multiple of the vocoder's "
-                f"{vocoder.sample_rate}, and as many samples of a frame as hop={self.hop} has then; it makes "
+                f"{vocoder.sample_rate}, and {self.hop * self.factor} samples of a frame for hop={self.hop}; it makes "
                 f"{extension.factor}"
             )
         if extension.features != self.bands * vocoder.waves or extension.waves != vocoder.waves:

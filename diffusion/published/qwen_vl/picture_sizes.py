@@ -42,8 +42,8 @@ def seen_size(height: int, width: int, side: int, bounds: Bounds) -> tuple[int, 
     """
     if max(height, width) > STRIP * min(height, width):
         raise ValueError(
-            f"a picture of {height} x {width} pixels (height x width) is too narrow. Valid: sides of which one is at "
-            f"most {STRIP} times the other"
+            f"a picture of {height} x {width} pixels (height x width) is too narrow. Valid: a longer side of at most "
+            f"{STRIP} times the shorter one"
         )
     rounded = round(height / side) * side, round(width / side) * side
     if rounded[0] * rounded[1] > bounds.most:

@@ -52,7 +52,7 @@ class Watch:
             self.count += len(again)
             warnings.warn(
                 f"step {step}: {kind} compiled {', '.join(again)} again ({self.count} recompilations so far). A "
-                "shape, type or sharding changed, or a function is created anew for each call; "
+                "shape, type or sharding changed, or a function is created again for each call; "
                 "JAX_EXPLAIN_CACHE_MISSES=1 logs the reason.",
                 RecompilationWarning,
                 stacklevel=3,

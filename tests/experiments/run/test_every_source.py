@@ -185,9 +185,7 @@ def test_worker_processes_are_refused_where_they_cannot_read(tmp_path):
 
 def test_worker_processes_cannot_read_the_records_of_python():
     recipe = types.SimpleNamespace(data=[], config={"data": {"processes": 1}})
-    with pytest.raises(
-        ConfigError, match=r"config\.data\.processes = 1, but the records are those of Python\. Valid: 0"
-    ):
+    with pytest.raises(ConfigError, match=r"config\.data\.processes = 1, but the records come from Python\. Valid: 0"):
         examples.open_examples(recipe)
 
 

@@ -165,7 +165,7 @@ def test_a_generator_begins_anew_and_the_run_says_so(tmp_path, capsys, compilati
     assert train(recipe(records, steps=2), tmp_path) == 0
     assert "begins the stream again from its start, so that it cannot be repeated" in capsys.readouterr().out
     assert train(recipe((record(i) for i in range(40)), steps=3), tmp_path) == 0
-    assert "WARNING: the stream begins anew at step 2" in capsys.readouterr().out
+    assert "WARNING: the stream starts over at step 2" in capsys.readouterr().out
     rows = [json.loads(line) for line in (tmp_path / "stream.jsonl").read_text().splitlines()]
     assert [(row["step"], row["resume"]) for row in rows] == [(0, "anew"), (2, "anew")]
     with pytest.raises(ValueError, match="generator has ended, and yields nothing on its second pass"):

@@ -69,7 +69,9 @@ def test_each_lora_is_the_file_of_its_digest_with_the_settings_that_it_was_made_
     for section in ("Trained by `diffusion train", "## Data", "## Figures", "## Known failures"):
         assert section in card
     assert "/work" not in card
-    with pytest.raises(Refusal, match=rf"'{name}' is another with a LoRA.*--model={base.name} --lora=.*--steps=4"):
+    with pytest.raises(
+        Refusal, match=rf"'{name}' is '{base.name}' with a LoRA.*--model={base.name} --lora=.*--steps=4"
+    ):
         shipped_models.folder_of_prompts(name)
 
 

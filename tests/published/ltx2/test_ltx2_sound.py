@@ -96,7 +96,7 @@ def test_the_defaults_of_the_wide_vocoder_are_diffusers():
     ("field", "words"),
     [
         ({"output_sampling_rate": 44100}, "extension must make sample_rate=44100 a multiple of the vocoder's 16000"),
-        ({"hop_length": 160}, "as many samples of a frame as hop=160 has then; it makes 240"),
+        ({"hop_length": 160}, "480 samples of a frame for hop=160; it makes 240"),
         ({"num_mel_channels": 80}, "extension must take bands=80 of 2 channels"),
         ({"filter_length": 64}, "window_length = 512 is not supported; supported: 64|hop=80 must be at most window=64"),
         ({"bwe_antialias": False}, "bwe_antialias = False is not supported; supported: True"),

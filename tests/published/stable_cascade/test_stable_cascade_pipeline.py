@@ -172,7 +172,11 @@ def test_stages_that_do_not_fit_each_other_are_refused(tmp_path):
     change = lambda part, **fields: {"files": {f"{part}/config.json": json.dumps(config(part) | fields)}}
     config = lambda part: json.loads(made_pipelines.fixture("stable_cascade")[0]["files"][f"{part}/config.json"])
     for part, fields, words in (
-        ("decoder", {"effnet_in_channels": 16}, "latents of 4 channels from those of 4, but this one makes 4 from 16"),
+        (
+            "decoder",
+            {"effnet_in_channels": 16},
+            "latents of 4 channels from latents of 4, but this one makes 4 from 16",
+        ),
         ("prior_prior", {"clip_text_in_channels": None, "clip_image_in_channels": None}, "must have clip_text_in_ch"),
     ):
         folder = made_pipelines.folder("stable_cascade", tmp_path / part, change(part, **fields))

@@ -205,6 +205,6 @@ def lcm_indices(steps: int, original: int, T: int, share: float = 1.0) -> np.nda
     if steps > included:
         raise ValueError(
             f"steps = {steps}: strength = {share:g} leaves {included} of the {original} steps in the distillation. "
-            f"Valid: a strength of at least {steps / original:g} for as many steps"
+            f"Valid: a strength of at least {steps / original:g} for this number of steps"
         )
     return (included - np.arange(steps) * included // steps) * (T // original) - 1
