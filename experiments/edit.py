@@ -66,6 +66,7 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
         ConfigError: for an entry that is wrong, or a guidance that is no plain denoiser; if no edit is finite.
     """
     change = call(editors.EDITORS, editor, "--editor", "editor")
+    editors.RETURNED.check(change, "--editor", editor["name"])
     x, present = run.real(split, run.config.sample.number)
     if labels is not None and isinstance(present, Mapping):
         raise ConfigError(

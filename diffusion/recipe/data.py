@@ -8,7 +8,7 @@ from diffusion.data import latent_cache, sources
 from diffusion.data.sources import python_objects
 from diffusion.data.sources.streams import Stream
 from diffusion.io import limits
-from diffusion.recipe import extensions, names, picture_sizes
+from diffusion.recipe import extensions, kinds, names, picture_sizes
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import call
 from diffusion.recipe.recipe import Recipe
@@ -68,13 +68,11 @@ def _opened(
             "source",
             nested={
                 "of": opened,
-                "by": lambda entry, path: call(names.FILTERS, entry, path, "filter"),
-                "control": lambda entry, path: call(names.CONTROLS, entry, path, "control"),
-                "hide": lambda entry, path: (
-                    None if entry is None else call(names.HIDINGS, entry, path, "part that is hidden")
-                ),
-                "form": lambda entry, path: call(names.SOUND_FORMS, entry, path, "form"),
-                "parse": lambda entry, path: call(names.PARSERS, entry, path, "parser"),
+                "by": lambda entry, path: kinds.build("filter", entry, path),
+                "control": lambda entry, path: kinds.build("control", entry, path),
+                "hide": lambda entry, path: None if entry is None else kinds.build("part that is hidden", entry, path),
+                "form": lambda entry, path: kinds.build("form", entry, path),
+                "parse": lambda entry, path: kinds.build("parser", entry, path),
             },
             dataset=name,
             folder=folder,

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from diffusion.recipe import fields, returned
+from diffusion.recipe import fields
 from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.values import plain
 
@@ -54,8 +54,7 @@ def call(
 
     Raises:
         ConfigError: for a name or argument that is not known (with the nearest valid one), an argument that is missing
-            or of the wrong type, whatever ValueError the function raises, and a result that is not of its kind, each
-            with its path.
+            or of the wrong type, and whatever ValueError the function raises, each with its path.
     """
     spec = plain(spec, path)
     if not isinstance(spec, dict) or "name" not in spec:
@@ -105,12 +104,9 @@ def call(
         named = f"{kind} {name!r}" if name else kind
         raise ConfigError(f"{path}: {named} needs {', '.join(missing)}, e.g. --{path}.{missing[0]}=...")
     try:
-        value = table[name](**supplied | arguments)
+        return table[name](**supplied | arguments)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
-    if name:  # the settings of `applied` have none, and words of their own for their kind
-        returned.check(kind, value, path, name)
-    return value
 
 
 def applied(function: Callable, settings: Mapping, path: str, what: str, **supplied: Any) -> Any:

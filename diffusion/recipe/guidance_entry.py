@@ -9,7 +9,7 @@ from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.models import facts
 from diffusion.models.layers import layer_masks
 from diffusion.parameterizations import Denoiser
-from diffusion.recipe import fields, names
+from diffusion.recipe import fields, kinds, names
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import call, takes
 from diffusion.recipe.values import plain
@@ -41,8 +41,8 @@ def guided(config: Mapping, schedule: NoiseSchedule, branches: Branches) -> Deno
         raise ConfigError(
             f"{path}.interval = {interval!r}. Valid: two times (t_low, t_high) with 0 <= t_low < t_high, or None."
         )
-    nested = {"ramp": lambda entry, at: call(names.RAMPS, entry, at, "ramp")}
-    return call(names.GUIDANCES, spec, path, "guidance", nested, branches=branches, schedule=schedule)
+    nested = {"ramp": lambda entry, at: kinds.build("ramp", entry, at)}
+    return kinds.build("guidance", spec, path, nested, branches=branches, schedule=schedule)
 
 
 def _entry(config: Mapping) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -16,7 +16,7 @@ from diffusion.io import limits, opener
 from diffusion.models import facts
 from diffusion.objectives import Denoises, rewards
 from diffusion.parameterizations import Denoiser
-from diffusion.recipe import names, steering_drivers, versions
+from diffusion.recipe import kinds, names, steering_drivers, versions
 from diffusion.recipe.config_errors import ConfigError
 from diffusion.recipe.entries import annotation, call, takes
 from diffusion.recipe.values import plain
@@ -138,8 +138,8 @@ def measured(config: Mapping) -> Measured | None:
         raise ConfigError(f"{path}.pictures = ''. Valid: a split of the data, e.g. 'test', or a .npz or .npy file.")
 
     def build(shape):
-        mask = lambda spec, at: call(names.MASKS, spec, at, "mask", shape=shape)
-        return call(names.MEASUREMENTS, settings["operator"], f"{path}.operator", "measurement", nested={"mask": mask})
+        mask = lambda spec, at: kinds.build("mask", spec, at, shape=shape)
+        return kinds.build("measurement", settings["operator"], f"{path}.operator", {"mask": mask})
 
     return Measured(build, settings["pictures"], settings["noise_std"])
 
@@ -180,7 +180,7 @@ def _guide(parts: Any, entry: Any, path: str) -> Guide:
 
     def build(denoise: Any, condition: Any, nested: Mapping[str, Callable[..., Any]], **readings: Any) -> Any:
         supplied = {guided: denoise, "schedule": schedule, "process": process, "condition": condition}
-        return call(names.GUIDES, entry, path, "guide", nested, **supplied, **readings)
+        return kinds.build("guide", entry, path, nested, **supplied, **readings)
 
     def apply(denoise: Any, weights: Mapping[str, Any], condition: Any, y: Any) -> Any:
         readings: dict[str, Any] = {}
@@ -214,9 +214,7 @@ def _readings(measured: Measured, y: "Rows") -> tuple[dict[str, Any], Callable[.
     """The arguments that are read of measured pictures, and (spec=, path=) -> the likelihood of that entry."""
     operator = measured.build(tuple(y.like))
     noise = {"noise_std": measured.noise_std} if measured.noise_std else {}
-    likelihood = functools.partial(
-        call, names.LIKELIHOODS, kind="likelihood", operator=operator.forward, y=y.rows, **noise
-    )
+    likelihood = functools.partial(kinds.build, "likelihood", operator=operator.forward, y=y.rows, **noise)
     return {"measurement": operator, "y": y.rows, "noise_std": measured.noise_std}, likelihood
 
 
@@ -270,7 +268,7 @@ def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
 
     def drive(condition: Any, y: Rows, **arguments: Any) -> Any:
         def reward_of(spec: Any, at: str) -> Callable[..., Any]:
-            reward = call(names.REWARDS, spec, at, "reward")
+            reward = kinds.build("reward", spec, at)
             if not callable(reward):
                 raise ConfigError(f"{at}: this reward reads captions, which samples of classes lack.")
             return lambda x: rewards.rewarded(cast(rewards.Reward, reward), x, condition)

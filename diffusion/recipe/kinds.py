@@ -1,4 +1,4 @@
-"""The kinds of entries in a config: the table of each kind, nested entries, and the values of the run for arguments."""
+"""The kinds of entries in a config: for each its functions, what they return, and the arguments that are no fields."""
 
 import inspect
 import math
@@ -8,12 +8,25 @@ from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from diffusion import discrete, manifolds, parameterizations, samplers, schedules, timesteps
+from diffusion import discrete, guidance, manifolds, parameterizations, samplers, schedules, timesteps
+from diffusion.adapters.tuning import Tuning
 from diffusion.arrays import pytrees
+from diffusion.data import sound
 from diffusion.flows import flow_maps
+from diffusion.guidance import measurements
 from diffusion.objectives import couplings, interpolants
+from diffusion.objectives.augmented import Augmentation
+from diffusion.objectives.backward_simulation import Simulation
+from diffusion.objectives.projectors import Projector
+from diffusion.objectives.rewards import CaptionReward
+from diffusion.objectives.uncertainty import Uncertainty
+from diffusion.objectives.unnormalised_targets import Target
 from diffusion.recipe import names
 from diffusion.recipe.config_errors import ConfigError
+from diffusion.recipe.entries import call
+from diffusion.recipe.returned import NETWORK, Returned, array, either, function, values
+from diffusion.sampling import caching
+from diffusion.training import ema, optimizers
 
 # What a function of a config may ask for by the name of an argument, from the builder of the run's parts.
 ASKED_FOR: dict[str, Callable[[Any], Any]] = {
@@ -54,11 +67,13 @@ class Kind(NamedTuple):
 
     Attributes:
         table: the functions that they name.
+        returns: what these functions return; None where it is checked by whoever calls them.
         entries: the kind of each argument that is an entry too; others follow from `OF_TYPES`.
         asks: the names in `ASKED_FOR` that its functions may have as arguments.
     """
 
     table: Mapping[str, Callable]
+    returns: Returned | None = None
     entries: Mapping[str, str] = MappingProxyType({})
     asks: tuple[str, ...] = ()
 
@@ -76,23 +91,6 @@ class Kind(NamedTuple):
             if kinds and argument not in supplied:
                 by_type[argument] = kinds[0]
         return by_type | dict(self.entries)
-
-
-# The kind of an entry that an argument of this type has, under any name.
-OF_TYPES: dict[type, str] = {
-    couplings.Coupling: "coupling",
-    discrete.Keeping: "schedule of symbols",
-    discrete.MetricPath: "process of symbols",
-    discrete.Process: "process of symbols",
-    discrete.RateProcess: "process of symbols",
-    discrete.SymbolSampler: "sampler",
-    interpolants.Interpolant: "interpolant",
-    manifolds.Manifold: "manifold",
-    parameterizations.Parameterization: "parameterization",
-    samplers.Sampler: "sampler",
-    schedules.NoiseSchedule: "schedule",
-    timesteps.Density: "density",
-}
 
 
 OF_OBJECTIVES = {
@@ -134,16 +132,22 @@ OBJECTIVES_ASK = (
     "grid",
     "total",
 )
+GUIDED = either(function("(x_t, t) -> Prediction"), values(guidance.Memory, guidance.Unpaired))
 KINDS = {
-    "schedule": Kind(names.SCHEDULES, {"schedule": "schedule"}),
-    "parameterization": Kind(names.PARAMETERIZATIONS, {"clock": "clock", "parameterization": "parameterization"}),
-    "clock": Kind(names.CLOCKS),
-    "objective": Kind(names.OBJECTIVES, OF_OBJECTIVES, OBJECTIVES_ASK),
-    "second player": Kind(names.SECOND_PLAYERS, OF_OBJECTIVES, OBJECTIVES_ASK),
-    "density": Kind(names.DENSITIES, {"density": "density"}, ("schedule", "dimension")),
-    "interpolant": Kind(names.INTERPOLANTS),
+    "schedule": Kind(names.SCHEDULES, values(schedules.NoiseSchedule), {"schedule": "schedule"}),
+    "parameterization": Kind(
+        names.PARAMETERIZATIONS,
+        values(parameterizations.Parameterization),
+        {"clock": "clock", "parameterization": "parameterization"},
+    ),
+    "clock": Kind(names.CLOCKS, function("(schedule, t) -> the network's time")),
+    "objective": Kind(names.OBJECTIVES, None, OF_OBJECTIVES, OBJECTIVES_ASK),
+    "second player": Kind(names.SECOND_PLAYERS, None, OF_OBJECTIVES, OBJECTIVES_ASK),
+    "density": Kind(names.DENSITIES, values(timesteps.Density), {"density": "density"}, ("schedule", "dimension")),
+    "interpolant": Kind(names.INTERPOLANTS, values(interpolants.Interpolant)),
     "wrapper": Kind(
         ChainMap(names.WRAPPERS, names.TERMS),
+        None,
         {
             **OF_OBJECTIVES,
             "augment": "conditioning augmentation",
@@ -152,42 +156,50 @@ KINDS = {
         },
         (*OBJECTIVES_ASK, "alone", "autoencoder"),
     ),
-    "projector": Kind(names.PROJECTORS),
-    "network of uncertainty": Kind(names.UNCERTAINTIES),
-    "autoencoder": Kind(names.AUTOENCODERS),
-    "encoder": Kind(names.ENCODERS),
-    "critic": Kind(names.CRITICS),
-    "perceptual network": Kind(names.PERCEPTUAL),
-    "decoder": Kind(names.DECODERS),
-    "pairs of times": Kind(names.PAIRS, {"curriculum": "curriculum"}),
-    "curriculum": Kind(names.CURRICULA, asks=("total",)),
-    "distance": Kind(names.DISTANCES),
-    "samples of a generator": Kind(names.SIMULATIONS, asks=("grid",)),
-    "f-divergence": Kind(names.F_DIVERGENCES),
-    "reward": Kind(names.REWARDS),
-    "unnormalised density": Kind(names.TARGETS),
-    "weighting of pairs": Kind(names.PAIR_WEIGHTINGS),
-    "solver": Kind(names.SOLVERS),
+    "projector": Kind(names.PROJECTORS, values(Projector)),
+    "network of uncertainty": Kind(names.UNCERTAINTIES, values(Uncertainty)),
+    "autoencoder": Kind(names.AUTOENCODERS, NETWORK),
+    "encoder": Kind(names.ENCODERS, NETWORK),
+    "critic": Kind(names.CRITICS, NETWORK),
+    "perceptual network": Kind(names.PERCEPTUAL, NETWORK),
+    "decoder": Kind(names.DECODERS, function("(x_0, noise, sigma / alpha) -> log p(x_0 | x_t)")),
+    "pairs of times": Kind(names.PAIRS, function("(schedule, t, step) -> (t, s)"), {"curriculum": "curriculum"}),
+    "curriculum": Kind(
+        names.CURRICULA, function("of the training step that returns a number of times"), asks=("total",)
+    ),
+    "distance": Kind(names.DISTANCES, function("(x, y) -> distances")),
+    "samples of a generator": Kind(names.SIMULATIONS, values(Simulation), asks=("grid",)),
+    "f-divergence": Kind(names.F_DIVERGENCES, function("of the density ratio that returns weights")),
+    "reward": Kind(names.REWARDS, either(function("(x, condition) -> rewards"), values(CaptionReward))),
+    "unnormalised density": Kind(names.TARGETS, values(Target)),
+    "weighting of pairs": Kind(names.PAIR_WEIGHTINGS, function("(schedule, t, s) -> weights")),
+    "solver": Kind(names.SOLVERS, function("(denoise, schedule) -> FlowMap")),
     "coupling": Kind(
-        names.COUPLINGS, {"cost": "cost of transport", "distance": "distance of conditions", "coupling": "coupling"}
+        names.COUPLINGS,
+        values(couplings.Coupling),
+        {"cost": "cost of transport", "distance": "distance of conditions", "coupling": "coupling"},
     ),
-    "distance of conditions": Kind(names.CONDITION_DISTANCES),
-    "cost of transport": Kind(names.COSTS, {"manifold": "manifold"}),
-    "manifold": Kind(names.MANIFOLDS),
-    "prior": Kind(names.PRIORS),
-    "auxiliary loss": Kind(names.AUXILIARY),
-    "heat kernel": Kind(names.HEAT_KERNELS, {"manifold": "manifold"}),
+    "distance of conditions": Kind(names.CONDITION_DISTANCES, function("(condition, condition) -> distances")),
+    "cost of transport": Kind(names.COSTS, function("(x, noise) -> costs"), {"manifold": "manifold"}),
+    "manifold": Kind(names.MANIFOLDS, values(manifolds.Manifold)),
+    "prior": Kind(names.PRIORS, values(manifolds.Distribution)),
+    "auxiliary loss": Kind(names.AUXILIARY, function("(x_0, x, t) -> losses")),
+    "heat kernel": Kind(names.HEAT_KERNELS, values(manifolds.heat_kernels.HeatKernel), {"manifold": "manifold"}),
     "weighting": Kind(
-        names.WEIGHTINGS, {"parameterization": "parameterization", "weighting": "weighting"}, ("parameterization",)
+        names.WEIGHTINGS,
+        function("(schedule, t) -> weights"),
+        {"parameterization": "parameterization", "weighting": "weighting"},
+        ("parameterization",),
     ),
-    "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS),
+    "conditioning augmentation": Kind(names.CONDITIONING_AUGMENTATIONS, values(Augmentation)),
     "model": Kind(names.MODELS),
-    "tuning": Kind(names.TUNINGS),
-    "optimizer": Kind(names.OPTIMIZERS, asks=("steps",)),
-    "moving average": Kind(names.AVERAGES, asks=("steps",)),
-    "augmentation": Kind(names.AUGMENTATIONS),
+    "tuning": Kind(names.TUNINGS, values(Tuning)),
+    "optimizer": Kind(names.OPTIMIZERS, values(optimizers.Optimizer), asks=("steps",)),
+    "moving average": Kind(names.AVERAGES, values(ema.ExponentialMovingAverage), asks=("steps",)),
+    "augmentation": Kind(names.AUGMENTATIONS, function("(random generator, image) -> image")),
     "sampler": Kind(
         ChainMap(names.SAMPLERS, names.SYMBOL_SAMPLERS),
+        values(discrete.SymbolSampler, samplers.Sampler),
         {
             "predictor": "sampler",
             "sampler": "sampler",
@@ -196,17 +208,52 @@ KINDS = {
             "law": "law of a step",
         },
     ),
-    "law of a step": Kind(names.LAWS),
-    "choice of masks": Kind(names.UNMASKINGS, {"choose": "choice of masks"}),
-    "share of masks": Kind(names.REMASKINGS),
-    "process of symbols": Kind(
-        names.PROCESSES, {"keeping": "schedule of symbols", "rates": "rates", "distances": "distances of symbols"}
+    "law of a step": Kind(names.LAWS, function("(predict, process, x, t, s) -> probabilities")),
+    "choice of masks": Kind(
+        names.UNMASKINGS, function("(log-probabilities, masked) -> scores"), {"choose": "choice of masks"}
     ),
-    "schedule of symbols": Kind(names.KEEPINGS),
-    "rates": Kind(names.RATES),
-    "distances of symbols": Kind(names.SYMBOL_DISTANCES),
-    "reading": Kind(names.READINGS),
-    "grid": Kind(names.GRIDS, {"grid": "grid"}, ("schedule", "dimension")),
-    "plan": Kind(names.PLANS),
-    "cache": Kind(names.CACHES),
+    "share of masks": Kind(names.REMASKINGS, function("of the time that returns a share")),
+    "process of symbols": Kind(
+        names.PROCESSES,
+        values(discrete.Process, discrete.RateProcess, discrete.MetricPath, discrete.TokenMasks),
+        {"keeping": "schedule of symbols", "rates": "rates", "distances": "distances of symbols"},
+    ),
+    "schedule of symbols": Kind(names.KEEPINGS, values(discrete.Keeping)),
+    "rates": Kind(names.RATES, array("a square array of jump rates", 2)),
+    "distances of symbols": Kind(names.SYMBOL_DISTANCES, array("a square array of distances", 2)),
+    "reading": Kind(names.READINGS, function("(process, output, x_t, t) -> log p(x_0 | x_t)")),
+    "grid": Kind(names.GRIDS, array("an array of times [N + 1]", 1), {"grid": "grid"}, ("schedule", "dimension")),
+    "plan": Kind(names.PLANS, values(timesteps.Plan)),
+    "cache": Kind(names.CACHES, values(caching.Cache)),
+    "guidance": Kind(names.GUIDANCES, GUIDED),
+    "ramp": Kind(names.RAMPS, function("of the time that returns a share")),
+    "guide": Kind(names.GUIDES, GUIDED),
+    "measurement": Kind(names.MEASUREMENTS, values(measurements.Measurement)),
+    "mask": Kind(names.MASKS, Returned("an array", lambda value: hasattr(value, "shape"))),
+    "likelihood": Kind(names.LIKELIHOODS, function("of x that returns log-likelihoods")),
+    "filter": Kind(names.FILTERS, function("of a record that returns whether it is kept")),
+    "control": Kind(names.CONTROLS, function("of a picture that returns its control")),
+    "part that is hidden": Kind(names.HIDINGS, function("(random generator, series) -> mask")),
+    "parser": Kind(names.PARSERS, function("of bytes that returns columns")),
+    "form": Kind(names.SOUND_FORMS, values(sound.Form)),
 }
+
+# The kind of an entry that an argument of this type has, under any name.
+OF_TYPES: dict[type, str] = {
+    one: name for name, kind in KINDS.items() if kind.returns is not None for one in kind.returns.types
+}
+
+
+def build(
+    kind: str,
+    spec: Mapping,
+    path: str,
+    nested: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType({}),
+    **supplied: Any,
+) -> Any:
+    """The result of the function that an entry of a kind names; arguments and errors as in `entries.call`."""
+    table, returns = KINDS[kind].table, KINDS[kind].returns
+    value = call(table, spec, path, kind, nested, **supplied)
+    if returns is not None:
+        returns.check(value, path, spec["name"])
+    return value

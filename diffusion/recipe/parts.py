@@ -379,21 +379,23 @@ class Resolver:
         self, kind: str, entry: Mapping, path: str, nested: Mapping = MappingProxyType({}), **supplied: Any
     ) -> Any:
         """The result of the function that an entry names, called once; entries among its arguments are built first."""
-        table, asks = kinds.KINDS[kind].table, kinds.KINDS[kind].asks
-        given = entry if isinstance(entry, Mapping | ConfigDict) else {}  # `call` refuses the others
-        function = table.get(given.get("name", ""))
-        wanted = [name for name in asks if function is not None and name not in supplied and takes(function, name)]
+        facts = kinds.KINDS[kind]
+        given = entry if isinstance(entry, Mapping | ConfigDict) else {}  # `kinds.build` refuses the others
+        function = facts.table.get(given.get("name", ""))
+        wanted = [
+            name for name in facts.asks if function is not None and name not in supplied and takes(function, name)
+        ]
         if kind == "samples of a generator" and "grid" in given:
             wanted = []  # without a grid of its own the generator is trained on the grid of sampling
         supplied |= {name: kinds.ASKED_FOR[name](self) for name in wanted}
         inner = {"steps": supplied["steps"]} if kind == "grid" and "steps" in supplied else {}  # a grid within a grid
-        arguments = kinds.KINDS[kind].entries_of(function, supplied) if function is not None else {}
+        arguments = facts.entries_of(function, supplied) if function is not None else {}
         entries = {
             argument: functools.partial(self.build, inner_kind, **inner) for argument, inner_kind in arguments.items()
         }
         nested = {**entries, **nested}
         if path not in self.built:
-            self.built[path] = call(table, entry, path, kind, nested=nested, **supplied)
+            self.built[path] = kinds.build(kind, entry, path, nested, **supplied)
         return self.built[path]
 
 

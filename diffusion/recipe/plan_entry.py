@@ -7,9 +7,9 @@ import jax
 import numpy as np
 
 from diffusion import timesteps
-from diffusion.recipe import names
+from diffusion.recipe import kinds, names
 from diffusion.recipe.config_errors import ConfigError
-from diffusion.recipe.entries import call, takes
+from diffusion.recipe.entries import takes
 from diffusion.recipe.values import plain
 from diffusion.timesteps import Plan
 
@@ -52,9 +52,7 @@ def chosen_plan(parts: Any) -> ChosenPlan | None:
     path = "config.sample.grid"
     fine = {"grid": lambda spec, path: _shifted(parts, parts.build("grid", spec, path))}
     known = {"schedule": parts.schedule, "steps": parts.config["sample"]["steps"]}
-    choose = lambda denoise, x: _planned(
-        parts, call(names.GRIDS, entry, path, "grid", nested=fine, denoise=denoise, x=x, **known)
-    )
+    choose = lambda denoise, x: _planned(parts, kinds.build("grid", entry, path, fine, denoise=denoise, x=x, **known))
     among = plain(entry, path).get("grid", {"name": "uniform", "steps": 64})
     return ChosenPlan(timesteps.plan(fine["grid"](among, f"{path}.grid")), choose)
 
@@ -71,4 +69,4 @@ def _planned(parts: Any, times: Any) -> Plan:
     entry = parts.config["sample"]["plan"]
     if entry == {"name": "plan"}:  # what can be wrong is the grid
         path = "config.sample (grid, steps, shift)"
-    return call(names.PLANS, entry, path, "plan", grid=times, schedule=parts.schedule)
+    return kinds.build("plan", entry, path, grid=times, schedule=parts.schedule)

@@ -23,8 +23,7 @@ from diffusion.flows import flow_maps
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
 from diffusion.objectives import Moves, Restores
-from diffusion.recipe import ConfigError, checks, data, names, null_condition, resolve
-from diffusion.recipe.entries import call
+from diffusion.recipe import ConfigError, checks, data, kinds, names, null_condition, resolve
 from diffusion.recipe.extensions import printed
 from diffusion.recipe.recipe import Recipe
 from diffusion.sampling import caching, editing
@@ -123,7 +122,7 @@ class Trained:
         plan = editing.repaint_quarters(recipe.sampling.plan, first, request.resamplings)
         if recipe.sampling.cache is not None:  # the cache of the remaining steps
             along = caching.evaluations(plan, recipe.sampling.plan)
-            cache = call(names.CACHES, recipe.config.sample.cache, "config.sample.cache", "cache", **along)
+            cache = kinds.build("cache", recipe.config.sample.cache, "config.sample.cache", **along)
             recipe = recipe.with_parts(cache=cache)
         compiled = self._compiled(request, recipe, plan, request.begins_at_image(first))
         return self._frames(request, recipe, labels, compiled, plan, canvas)
@@ -317,8 +316,8 @@ def _not_shown(folder: str, why: str, shown: str = "pictures and clips") -> Conf
 def _fits(name: str, make: Callable, mine: samplers.Sampler) -> bool:
     """Whether a sampler can be made without arguments, and takes flow maps, or fields on manifolds, if `mine` does."""
     needed = [p for p in inspect.signature(make).parameters.values() if p.default is inspect.Parameter.empty]
-    kinds = (flow_maps.FlowMap, manifolds.TangentField)
+    motions = (flow_maps.FlowMap, manifolds.TangentField)
     if needed:
         return False
-    other = call(names.SAMPLERS, {"name": name}, "config.sample.sampler", "sampler")
-    return all((kind in other.takes) == (kind in mine.takes) for kind in kinds)
+    other = kinds.build("sampler", {"name": name}, "config.sample.sampler")
+    return all((motion in other.takes) == (motion in mine.takes) for motion in motions)

@@ -1,5 +1,6 @@
 """Arguments of a user's own functions: those that are entries of the config, by name or by type, and plain ones."""
 
+import importlib.util
 import inspect
 import pathlib
 import re
@@ -17,20 +18,7 @@ from configs import digits, digits_improved_mean_flow
 from diffusion import discrete, objectives, samplers, schedules, timesteps
 from diffusion.data.sources import sequences
 from diffusion.discrete import steps
-from diffusion.objectives import interpolants
-from diffusion.recipe import (
-    ConfigError,
-    Recipe,
-    checks,
-    data,
-    fits,
-    kinds,
-    names,
-    resolve,
-    returned,
-    steering_drivers,
-    values,
-)
+from diffusion.recipe import ConfigError, Recipe, checks, data, fits, kinds, names, resolve, steering_drivers, values
 
 POINTS = [{"x": np.float32([i, -i])} for i in range(4)]
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
@@ -105,9 +93,14 @@ def test_an_entry_of_another_argument_is_refused(monkeypatch):
 def test_the_page_lists_the_types():
     text = re.sub(r"\s+", " ", PAGE.read_text())
     listed = re.search(r"An argument with one of these types .*?: (.*?)\. For", text)
-    packages = {"interpolants": interpolants}
+    packages = ("", "adapters.", "data.", "guidance.", "manifolds.", "objectives.", "sampling.", "training.")
+    module_of = lambda module: next(
+        f"diffusion.{package}{module}"
+        for package in packages
+        if importlib.util.find_spec(f"diffusion.{package}{module}")
+    )
     values = [
-        getattr(packages.get(module) or __import__(f"diffusion.{module}", fromlist=[name]), name)
+        getattr(importlib.import_module(module_of(module)), name)
         for module, name in re.findall(r"`(\w+)\.(\w+)`", listed[1])
     ]
     assert set(values) == set(kinds.OF_TYPES) and set(kinds.OF_TYPES.values()) <= set(kinds.KINDS)
@@ -184,8 +177,8 @@ def test_every_function_of_the_library_returns_what_its_kind_says():
     for kind, spec in kinds.KINDS.items():
         for function in spec.table.values():
             parameters = inspect.signature(function).parameters.values()
-            if kind in returned.RETURNED and all(parameter.default is not parameter.empty for parameter in parameters):
-                returned.check(kind, function(), "config", kind)
+            if spec.returns and all(parameter.default is not parameter.empty for parameter in parameters):
+                spec.returns.check(function(), "config", kind)
                 called.add(kind)
     assert len(called) > 20
 
@@ -221,10 +214,10 @@ def test_a_driver_returns_x_and_its_numbers(monkeypatch):
 def test_a_sampler_of_ones_own_type_is_one():
     """Its fields are what a run reads."""
     fields = dict(samplers.heun()._asdict())
-    returned.check("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
+    kinds.KINDS["sampler"].returns.check(types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
     del fields["step"]
     with pytest.raises(ConfigError, match="returns a SimpleNamespace"):
-        returned.check("sampler", types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
+        kinds.KINDS["sampler"].returns.check(types.SimpleNamespace(**fields), "config.sample.sampler", "mine")
 
 
 def test_a_grid_that_rises_is_refused(monkeypatch):

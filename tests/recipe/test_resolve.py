@@ -14,7 +14,7 @@ from diffusion import guidance, parameterizations, schedules, timesteps
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.parameterizations import Prediction
-from diffusion.recipe import ConfigError, checks, entries, names, parts, resolve, settings_checks, versions
+from diffusion.recipe import ConfigError, checks, entries, kinds, names, resolve, settings_checks, versions
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import plain
 
@@ -512,7 +512,7 @@ def test_starting_the_digits_run_builds_each_of_its_entries_once(tmp_path, monke
             if not isinstance(function, type):  # a network's class is counted where it is called
                 monkeypatch.setitem(table, name, counted(name, function))
     monkeypatch.setattr(
-        parts,
+        kinds,
         "call",
         lambda table, *rest, **more: (
             calls.update(["dit"] * (table is names.MODELS)),
