@@ -26,12 +26,15 @@ LEFT_OUT = (  # (what, why)
 HEADER = ("figure", "published", "our value", "verdict")
 TOP = """# Reproductions of published figures
 
-The command `diffusion remake NAME` measures the figures of a published table again, with code that was fixed before the
-first run. A figure counts as reproduced if our value lies in the published interval, widened by twice our standard
-error. The half width of the published interval is the standard error in the paper, or half a unit of the last printed
-digit. This page also shows the figures that lie outside, with their distance in combined standard errors, and says what
-differs. `diffusion remake --list` lists all tables. `diffusion remake --page=docs/remakes.md` writes this page from the
-records in `docs/remakes/`.
+This page compares published figures with our measurements of the same figures. The command `diffusion remake NAME`
+measures the figures of a published table, with code that was fixed before the first run. `diffusion remake --list`
+lists all tables.
+
+A figure counts as reproduced if our value lies in the published interval, widened by twice our standard error. The half
+width of the published interval is the standard error in the paper, or half a unit of the last printed digit. The page
+also shows the figures that lie outside, with their distance in combined standard errors, and says what differs. Where a
+table tests statements of a paper, 1 means that the statement holds. `diffusion remake --page=docs/remakes.md` writes
+this page from the records in `docs/remakes/`.
 """
 
 
@@ -69,7 +72,10 @@ def page(entries: Iterable[tuple[Remake, Mapping[str, Any]]], waiting: Iterable[
     entries, waiting = list(entries), list(waiting)
     minutes = sum(remake.minutes for remake in [*(remake for remake, _ in entries), *waiting])
     all_of_them = "All tables, including those not measured yet," if waiting else "All tables"
-    sections = [f"{all_of_them} take about {progress.duration(60 * minutes)} on two cores.\n"]
+    sections = [
+        f"{all_of_them} take about {progress.duration(60 * minutes)} on two cores without other work.\n"
+        "The times below are those of the measurements, which are longer where other programs ran.\n"
+    ]
     sections += [_section(remake, record) for remake, record in entries]
     lines = [
         f"- `{remake.name}`: {remake.title} ({remake.paper}; {remake.place}). It would take about "

@@ -208,7 +208,7 @@ def test_the_page_names_the_remakes_without_a_record():
     assert "- `toy`: A toy (Nobody 2026; table 1)." in remakes_page.page([], [remake])
     longer = remake._replace(minutes=90.0)
     page = remakes_page.page([], [longer, longer])
-    assert "\nAll tables, including those not measured yet, take about 3h00m on two cores.\n" in page
+    assert "\nAll tables, including those not measured yet, take about 3h00m on two cores without other work.\n" in page
     assert "not measured" not in remakes_page.page([], [])
     waiting = [remake.name for remake in remakes.REMAKES.values() if remake not in MEASURED]
     assert [name for name in remakes.REMAKES if f"\n- `{name}`: " in PAGE] == waiting
