@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import weighted_mean_square
@@ -59,7 +60,7 @@ def adjoint_matching(
         ValueError: if beta is not positive; when called, if the grid does not lead from t_max to 0, and under the
             conditions of `rewards.rewarded`.
     """
-    if not beta > 0:
+    if not traced(beta) and not beta > 0:
         raise ValueError(f"adjoint_matching: beta = {beta} must be positive")
     steps = plan(np.asarray(grid))
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import normal, split, times, weigh, weighted_mean_square
@@ -77,9 +78,9 @@ def adjoint_sampling(
         ValueError: if an argument is out of range; when called, if the grid does not lead from t_max to 0, or the
             examples do not have the shape of the target's samples.
     """
-    if noises < 1 or not data_std > 0:
+    if noises < 1 or not (traced(data_std) or data_std > 0):
         raise ValueError(f"adjoint_sampling: noises = {noises} must be at least 1, data_std = {data_std} positive")
-    if not max_norm > 0:
+    if not traced(max_norm) and not max_norm > 0:
         raise ValueError(f"adjoint_sampling: max_norm = {max_norm} must be positive")
     if every < 1 or buffer < 0 or (buffer > 0) != (every > 1):
         raise ValueError(
@@ -104,7 +105,8 @@ def adjoint_sampling(
             values, back = jax.vjp(log_density, x_0)
             pull = back(jnp.ones_like(values))[0] + x_0 / data_std**2
             length = jnp.linalg.norm(pull, axis=-1, keepdims=True)
-            pull = jnp.where(length > max_norm, max_norm / length, 1) * pull
+            long = length > max_norm
+            pull = jnp.where(long, max_norm / jnp.where(long, length, 1), 1) * pull
             return {"x": x_0, "pull": pull, "log_density": values}
 
         if replay and "buffer" in batch:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import (
     frozen,
@@ -87,7 +88,7 @@ def adversarial_generator(
             networks, _input(networks, schedule, teacher, blocks, r, eps_keys, x, condition), r, condition
         )
         distillation = jnp.zeros_like(importance)
-        if weight:
+        if not is_number(weight, 0):
             t, _ = times(density, time_keys, {**batch, "density": density.init()})
             x_t = mix(schedule, t, jax.lax.stop_gradient(x), normal(noise_keys, x))
             x0 = jax.lax.stop_gradient(predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition).x0)
@@ -144,7 +145,7 @@ def adversarial_discriminator(
         ValueError: if r1 is negative, or only one of blocks and noise_density is given.
     """
     _check("adversarial_discriminator", noise_density, blocks)
-    if not r1 >= 0:
+    if not traced(r1) and not r1 >= 0:
         raise ValueError(f"adversarial_discriminator: r1 = {r1} must not be negative (1e-5 in the paper)")
 
     @entry(student)
@@ -159,7 +160,7 @@ def adversarial_discriminator(
         # The logits of an example depend only on that example, so one pass differentiates all of them.
         real, slope = jax.vjp(judge, see(real_keys, batch["x"]))
         penalty = 0.0
-        if r1:
+        if not is_number(r1, 0):
             squares = jax.vmap(lambda of_head: sum(map(sum_square, jax.tree.leaves(slope(of_head)[0]))))
             heads = jnp.broadcast_to(jnp.eye(real.shape[1], dtype=real.dtype)[:, None], (real.shape[1], *real.shape))
             penalty = r1 * jnp.mean(squares(heads), axis=0)

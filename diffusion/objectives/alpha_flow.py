@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.flows.flow_maps import Clocks, mean_velocity, start_and_duration
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, player, sum_square
@@ -72,12 +73,12 @@ def alpha_flow(
             positive, or clamp not in [0, 0.5); TypeError from the objective, if the network has no forward derivative.
     """
     check_shares(equal, p)
-    if not (total >= 1 and 0 <= start < end <= 1):
+    if total < 1 or not (traced(start, end) or 0 <= start < end <= 1):
         raise ValueError(
             f"alpha_flow: total = {total}, start = {start} and end = {end}. Valid: total at least 1 step, and 0 <= "
             "start < end <= 1"
         )
-    if not (gamma > 0 and 0 <= clamp < 0.5):
+    if not traced(gamma, clamp) and not (gamma > 0 and 0 <= clamp < 0.5):
         raise ValueError(f"alpha_flow: gamma = {gamma} and clamp = {clamp}. Valid: gamma > 0 and 0 <= clamp < 0.5")
     clocks = clocks or start_and_duration()
 

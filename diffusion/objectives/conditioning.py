@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays import pytrees
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import conditioned, split
 from diffusion.objectives.objective import Objective
@@ -98,9 +99,9 @@ def with_condition_dropout(objective: Objective, null: Any, rate: float, alone: 
     Raises:
         ValueError: if rate is not in [0, 1), or too large for the number of entries in `alone`.
     """
-    if not 0 <= rate < 1:
+    if not traced(rate) and not 0 <= rate < 1:
         raise ValueError(f"condition dropout: rate = {rate} must be in [0, 1); 0.1 is usual")
-    if rate * (1 + len(alone)) > 1:
+    if not traced(rate) and rate * (1 + len(alone)) > 1:
         raise ValueError(
             f"condition dropout: rate = {rate} applies to all conditions together and to each of {', '.join(alone)} "
             f"alone, always in different examples, so the shares add up. Valid: at most {1 / (1 + len(alone)):.3g}"

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Density, from_quantile
 from diffusion.timesteps.valid_ranges import check_one_schedule, check_positive
@@ -167,7 +168,7 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
     Raises:
         ValueError: if stage < 1 or q <= 1.
     """
-    if not (stage >= 1 and q > 1):
+    if stage < 1 or not (traced(q) or q > 1):
         raise ValueError(f"shrinking: stage = {stage} must be at least one step, and q = {q} must be above 1")
 
     def pairs(schedule, t, step):
@@ -182,11 +183,12 @@ def shrinking(stage: int, q: float = 4.0, k: float = 8.0, b: float = 1.0) -> Pai
 
 
 def _check_ramp(function: str, sigma_min: float, sigma_max: float, rho: float) -> None:
-    if not 0 <= sigma_min < sigma_max:
+    if not traced(sigma_min, sigma_max) and not 0 <= sigma_min < sigma_max:
         raise ValueError(
             f"{function}: sigma_min = {sigma_min}, sigma_max = {sigma_max}. Valid: 0 <= sigma_min < sigma_max"
         )
-    check_positive(function, "rho", rho)
+    if not traced(rho):
+        check_positive(function, "rho", rho)
 
 
 def _ramp(schedule: NoiseSchedule, sigma_min: float, sigma_max: float, rho: float) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import derivative, frozen, player, sum_square, to_the_end
 from diffusion.objectives.inputs import noised
@@ -64,7 +65,7 @@ def continuous_consistency(
     Raises:
         ValueError: if warmup or c is negative; TypeError from the objective, if the network has no forward derivative.
     """
-    if not (warmup >= 0 and c >= 0):
+    if warmup < 0 or not (traced(c) or c >= 0):
         raise ValueError(f"continuous_consistency: warmup = {warmup} and c = {c} must not be negative")
     student = edm(sigma_data, clock) if student is None else student
 

@@ -4,6 +4,7 @@ import math
 
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
@@ -45,7 +46,7 @@ def contrastive_flow_matching(
     Raises:
         ValueError: if weight or block is out of range; when called, if block does not divide the batch.
     """
-    if not 0 <= weight < 1:
+    if not traced(weight) and not 0 <= weight < 1:
         raise ValueError(f"contrastive_flow_matching: weight = {weight} must be in [0, 1); 0.05 in the paper")
     if block < 2:
         raise ValueError(

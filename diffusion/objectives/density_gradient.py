@@ -9,6 +9,7 @@ from jax import Array
 
 from diffusion.arrays.arguments import require_shape
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import traced
 from diffusion.parameterizations import Network
 from diffusion.schedules import left_broadcast
 
@@ -43,7 +44,7 @@ def with_density_gradient(
     Raises:
         ValueError: if limit is not positive; when called, if log_density returns another shape than `[B]`.
     """
-    if not limit > 0:
+    if not traced(limit) and not limit > 0:
         raise ValueError(f"with_density_gradient: limit = {limit} must be positive")
 
     def informed(x_t: Array, clock: Array, condition: Any = None) -> Array:

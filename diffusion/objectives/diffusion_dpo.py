@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, mix, player, sum_square
 from diffusion.objectives.inputs import noised, weigh
@@ -48,7 +49,7 @@ def diffusion_dpo(
     Raises:
         ValueError: if beta is not positive; when called, if the batch has no "rejected" examples.
     """
-    if not beta > 0:
+    if not traced(beta) and not beta > 0:
         raise ValueError(f"diffusion_dpo: beta = {beta} must be positive")
 
     @entry(parameterization, teacher)

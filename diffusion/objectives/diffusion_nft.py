@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
 from diffusion.objectives.inputs import noised, split, weigh, weighted_mean_square
@@ -85,19 +86,20 @@ def diffusion_nft(
         raise ValueError(
             f"diffusion_nft: group = {group} must be at least 2, because samples are compared within a group"
         )
-    if not (beta > 0 and limit > 0 and divergence >= 0):
+    if not traced(beta, limit, divergence) and not (beta > 0 and limit > 0 and divergence >= 0):
         raise ValueError(
             f"diffusion_nft: beta = {beta} and limit = {limit} must be positive, and divergence = {divergence} must "
             "not be negative"
         )
-    if divergence > 0 and teacher is None:
+    anchored = not is_number(divergence, 0)
+    if anchored and teacher is None:
         raise ValueError(
             f"diffusion_nft: divergence = {divergence} needs a reference model, the teacher. Valid: a teacher, or "
             "divergence = 0"
         )
     sampler = sampler or ddim()
 
-    @entry(parameterization, teacher if divergence else None)
+    @entry(parameterization, teacher if anchored else None)
     def loss(networks, schedule, keys, batch, step):
         condition, metadata = repeat_in_groups((batch.get("condition"), batch.get("metadata")), group)
         model, old = player(networks, "model"), frozen(networks, "target")
@@ -114,14 +116,14 @@ def diffusion_nft(
         moved = output - before
         above, below = (weighted_mean_square(weight, before + sign * beta * moved - y) for sign in (1, -1))
         losses = p * above + (1 - p) * below
-        if divergence and teacher is not None:
+        if anchored and teacher is not None:
             read = predict(frozen(networks, "teacher"), schedule, teacher, x_t, t, condition)
             held = parameterization.target(schedule, at, read.x0, read.eps)  # as an output of the model
             losses = losses + divergence * weighted_mean_square(weight, output - held)
         return losses, {"t": t, "reward": rewards, "moved": weighted_mean_square(weight, moved)}
 
     examples = Examples(block=group)
-    facts = {"density": density, "teacher": Teacher() if divergence else None, "examples": examples}
+    facts = {"density": density, "teacher": Teacher() if anchored else None, "examples": examples}
     return Objective(
         loss, reads=Denoises(parameterization), beside=Beside(pictures=True, metadata=metadata_of(reward)), **facts
     )

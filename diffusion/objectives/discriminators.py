@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.backward_simulation import Simulation
 from diffusion.objectives.few_step import with_features
 from diffusion.parameterizations import Network, Parameterization, predict
@@ -60,16 +61,17 @@ def check(name: str, block: int | None, adversarial: float, needed: bool = False
     Raises:
         ValueError: if a value is invalid; the message names it.
     """
-    if not adversarial >= 0:
+    if not traced(adversarial) and not adversarial >= 0:
         raise ValueError(f"{name}: adversarial = {adversarial} must not be negative")
-    if block is None and (adversarial or needed):
+    needed = needed or not is_number(adversarial, 0)
+    if block is None and needed:
         raise ValueError(
             f"{name}: block = None, but the loss reads a discriminator. Valid: the block of the fake network whose "
             "features are its logits, 1 the first"
         )
     if block is not None and block < 1:
         raise ValueError(f"{name}: block = {block}. Valid: 1, the first, or a later one")
-    if block is not None and not (adversarial or needed):
+    if block is not None and not needed:
         raise ValueError(f"{name}: block = {block}, but nothing reads its logits. Valid: adversarial > 0, or no block")
 
 

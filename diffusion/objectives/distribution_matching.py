@@ -7,11 +7,10 @@ discriminator uses the features of a block of the fake network (`block`). f-dist
 of densities that weights the gradient (`f`).
 """
 
-import math
-
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import functions_of, is_number, traced
 from diffusion.objectives.backward_simulation import Simulation, generate, one_step
 from diffusion.objectives.denoising import denoising
 from diffusion.objectives.discriminators import check, fooled, judged, logits_of, shared
@@ -94,7 +93,7 @@ def distribution_matching(
             not hold.
     """
     check("distribution_matching", block, adversarial, f is not None)
-    if not 0 < ratios[0] <= 1 <= ratios[1]:
+    if not traced(*ratios) and not 0 < ratios[0] <= 1 <= ratios[1]:
         raise ValueError(f"distribution_matching: ratios = {ratios}. Valid: 0 < least <= 1 <= largest, e.g. (0.1, 20)")
     samples = samples or one_step()
 
@@ -108,14 +107,14 @@ def distribution_matching(
         known = jax.lax.stop_gradient(x_t)
         real_x0 = predict(frozen(networks, "teacher"), schedule, teacher, known, t, condition).x0
         judge = lambda x_t: judged(player(networks, "fake"), schedule, fake, x_t, t, condition, block)
-        fake_x0, logits = with_fixed_parameters(judge, x_t if adversarial else known)
+        fake_x0, logits = with_fixed_parameters(judge, known if is_number(adversarial, 0) else x_t)
         g = fake_x0 - real_x0
         metrics = {"t": t}
         if normalise:
             scale = jnp.mean(jnp.abs(x - real_x0), axis=tuple(range(1, x.ndim)))
             g = g / left_broadcast(jnp.maximum(scale, jnp.finfo(scale.dtype).tiny), g)
         if f is not None:
-            log_ratio = jnp.clip(jnp.mean(logits, axis=1), *map(math.log, ratios))
+            log_ratio = jnp.clip(jnp.mean(logits, axis=1), *map(functions_of(*ratios).log, ratios))
             metrics["ratio_weight"] = jax.lax.stop_gradient(f(log_ratio))
             g = left_broadcast(metrics["ratio_weight"], g) * g
         losses = mean_square(x - jax.lax.stop_gradient(x - g)) / 2

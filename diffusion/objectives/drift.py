@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.arrays.square_roots import root
 from diffusion.objectives.backward_simulation import one_step
 from diffusion.objectives.entry import entry
@@ -49,7 +50,7 @@ def drifting(generator: Parameterization, temperature: float, block: int, simila
         ValueError: if block is below 2, temperature is not positive or similarity is unknown; when called, if block
             does not divide the batch.
     """
-    if block < 2 or not temperature > 0:
+    if block < 2 or not (traced(temperature) or temperature > 0):
         raise ValueError(
             f"drifting: block = {block} and temperature = {temperature}. Valid: at least 2 examples, and a positive "
             "temperature"

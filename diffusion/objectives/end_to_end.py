@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives import autoencoding
 from diffusion.objectives.autoencoder_terms import PIXELS, Coded, choice, example_means, picture_error
 from diffusion.objectives.conditioning import drop_condition
@@ -171,7 +172,7 @@ def end_to_end(
         axes = tuple(range(z.ndim - 1))
         whitened = normalised(still, jnp.mean(still, axes), jnp.var(still, axes), epsilon)
         received = encoded_batch
-        if condition_dropout:
+        if not is_number(condition_dropout, 0):
             received = conditioned(
                 encoded_batch, drop_condition(drop_keys, batch["condition"], null, condition_dropout)
             )
@@ -275,15 +276,15 @@ def _check(objective: Objective, momentum: float, condition_dropout: float) -> N
             "end_to_end: the objective already has a teacher, a second player or an augmentation. Valid: an objective "
             "without them, e.g. flow_matching"
         )
-    if not 0 < momentum <= 1:
+    if not traced(momentum) and not 0 < momentum <= 1:
         raise ValueError(f"end_to_end: momentum = {momentum} must be in (0, 1]; 0.1 in the paper")
-    if not 0 <= condition_dropout < 1:
+    if not traced(condition_dropout) and not 0 <= condition_dropout < 1:
         raise ValueError(f"end_to_end: condition_dropout = {condition_dropout} must be in [0, 1); 0.1 is usual")
 
 
 def _check_weights(alignment: float, weights: dict[str, float]) -> None:
-    if not alignment > 0:
+    if not traced(alignment) and not alignment > 0:
         raise ValueError(f"end_to_end: alignment = {alignment} must be positive; 1.5 in the paper")
     for name, value in weights.items():
-        if not value >= 0:
+        if not traced(value) and not value >= 0:
             raise ValueError(f"end_to_end: {name} = {value} must not be negative")

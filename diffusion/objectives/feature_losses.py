@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require_shape
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives import projectors
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import mix, player, with_fixed_parameters
@@ -290,23 +291,23 @@ def structured_alignment(
     """
     _check_layer("structured_alignment", layer)
     for name, value in (("structure", structure), ("adversarial", adversarial)):
-        if not value >= 0:
+        if not traced(value) and not value >= 0:
             raise ValueError(f"structured_alignment: {name} = {value} must not be negative")
 
     def loss(seen):
         y = _targets("structured_alignment", seen, layer)
         p = seen.project(seen.features[0])
         value = -_mean_cosine(p, y)
-        if structure:
+        if not is_number(structure, 0):
             value += structure * jnp.mean(jnp.square(_autocorrelation(p) - _autocorrelation(y)), axis=(1, 2))
-        if adversarial:
+        if not is_number(adversarial, 0):
             soft = lambda logits: jnp.mean(jax.nn.softplus(logits), axis=1)
             fooled = with_fixed_parameters(lambda p: soft(-seen.judge(p)), p)
             critic_loss = soft(-seen.judge(y)) + soft(seen.judge(jax.lax.stop_gradient(p)))
             value += adversarial * (fooled + 0.5 * critic_loss)
         return value
 
-    judge = (critic or projectors.mlp(512)) if adversarial else None
+    judge = (critic or projectors.mlp(512)) if not is_number(adversarial, 0) else None
     return Term(loss, (layer,), weight, until, projector=projector or projectors.mlp(), critic=judge, encoder=True)
 
 
@@ -354,7 +355,7 @@ def self_alignment(
     _check_layer("self_alignment", layer)
     _check_layer("self_alignment", teacher_layer)
     for name, value in (("interval", interval), ("beta", beta)):
-        if not value > 0:
+        if not traced(value) and not value > 0:
             raise ValueError(f"self_alignment: {name} = {value} must be positive")
     if decay is not None and not (len(decay) == 2 and decay[0] >= 0 and decay[1] > 0):
         raise ValueError(
@@ -413,7 +414,7 @@ def dispersive(layer: int, block: int, temperature: float = 1.0, weight: float =
         raise ValueError(
             f"dispersive: block = {block} must be at least 2, so that there are examples that repel each other"
         )
-    if not temperature > 0:
+    if not traced(temperature) and not temperature > 0:
         raise ValueError(f"dispersive: temperature = {temperature} must be positive")
 
     def loss(seen):

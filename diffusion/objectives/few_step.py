@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require, require_function, require_shape
+from diffusion.arrays.parameters import traced
 from diffusion.arrays.square_roots import root
 from diffusion.flows import flow_maps
 from diffusion.objectives.inputs import mean_square
@@ -144,7 +145,7 @@ def pseudo_huber(c: float | None = None) -> Distance:
         c: constant of the distance, >= 0; if None, 0.00054 sqrt(D) for data of D numbers, as in the paper. 0 gives the
             Euclidean distance.
     """
-    if c is not None and not c >= 0:
+    if c is not None and not traced(c) and not c >= 0:
         raise ValueError(f"pseudo_huber: c = {c} must not be negative; None selects the paper's 0.00054 sqrt(D)")
 
     def distance(a, b):

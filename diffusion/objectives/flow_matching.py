@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.couplings import Coupling
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
@@ -46,7 +47,7 @@ def flow_matching(
     Raises:
         ValueError: if `direction` is negative.
     """
-    if not direction >= 0:
+    if not traced(direction) and not direction >= 0:
         raise ValueError(f"flow_matching: direction = {direction} must be at least 0")
     parameterization = velocity(clock)
 
@@ -56,7 +57,7 @@ def flow_matching(
         u, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
         target = parameterization.target(schedule, t, x_0, eps)
         losses = weighted_mean_square(importance, u - target)
-        if not direction:
+        if is_number(direction, 0):
             return losses, {"t": t}
         away = 1 - (_direction(u) * _direction(target)).sum(-1, keepdims=True)
         weighted = weighted_mean(importance, away)

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player
@@ -55,7 +56,7 @@ def guidance_distillation(
         ValueError: if the range of w is empty; when called, if there is a range of w but no condition.
     """
     low, high = guidance or (0.0, 0.0)
-    if not low <= high:
+    if not traced(low, high) and not low <= high:
         raise ValueError(f"guidance_distillation: guidance = {guidance} must be (least, largest) w")
 
     @entry(parameterization, teacher)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.conditioning import drop_condition, null_of
 from diffusion.objectives.inputs import split
 from diffusion.parameterizations import Network, Parameterization, Prediction, predict
@@ -36,7 +37,7 @@ class GuidanceInputs(NamedTuple):
         Raises:
             ValueError: if one is out of range; the message names both.
         """
-        if not (self.largest >= 1 and 0 <= self.dropout <= 1):
+        if not traced(self.largest, self.dropout) and not (self.largest >= 1 and 0 <= self.dropout <= 1):
             raise ValueError(
                 f"guidance: largest = {self.largest} must be a scale of at least 1, and dropout = {self.dropout} a "
                 "share in [0, 1]"
@@ -63,7 +64,7 @@ def draw_guidance(
     """
     draws = jax.vmap(lambda key: jax.random.uniform(key, (3,), jnp.float32))(keys)
     r = draws[:, 0]
-    if guidance.beta == 1:
+    if is_number(guidance.beta, 1):
         w = guidance.largest**r
     else:
         power = 1 - guidance.beta

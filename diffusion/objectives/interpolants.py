@@ -12,6 +12,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
+
 
 class Interpolant(NamedTuple):
     """A path of pairs.
@@ -37,7 +39,7 @@ def brownian_bridge(sigma: float = 1.0) -> Interpolant:
     Raises:
         ValueError: if sigma is not positive.
     """
-    if not sigma > 0:
+    if not traced(sigma) and not sigma > 0:
         raise ValueError(f"brownian_bridge: sigma = {sigma} must be positive; without noise it is flow matching")
     return Interpolant(_linear, lambda t: sigma * jnp.sqrt(t * (1 - t)))
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion import timesteps
+from diffusion.arrays.parameters import traced
 from diffusion.flows import flow_maps
 from diffusion.objectives.conditioning import null_of
 from diffusion.objectives.entry import entry
@@ -67,13 +68,13 @@ def latent_consistency_distillation(
         ValueError: if the range of w is empty, solver_steps is not in [1, T] or c is not positive; when called, if
             there is no condition or the shift leaves the schedule's range.
     """
-    receives = not isinstance(guidance, int | float)
+    receives = not (isinstance(guidance, int | float) or traced(guidance))
     low, high = guidance if receives else (guidance, guidance)
-    if not low <= high:
+    if not traced(low, high) and not low <= high:
         raise ValueError(f"latent consistency: guidance = {guidance} must be (least, largest) w")
     if not 1 <= solver_steps <= T:
         raise ValueError(f"latent consistency: solver_steps = {solver_steps} must be in [1, T = {T}]")
-    if not c > 0:
+    if not traced(c) and not c > 0:
         raise ValueError(f"latent consistency: c = {c} must be positive; at 0 the gradient at an error of 0 is NaN")
 
     @entry(parameterization, teacher)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import in_blocks
@@ -54,7 +55,7 @@ def log_variance(
         ValueError: if group is below 2 or data_std is not positive; when called, if group does not divide the batch, or
             the examples do not have the shape of the target's samples.
     """
-    if group < 2 or not data_std > 0:
+    if group < 2 or not (traced(data_std) or data_std > 0):
         raise ValueError(f"log_variance: group = {group} must be at least 2, data_std = {data_std} positive")
     steps = plan(np.asarray(grid))
     log_density, shape = target_density.log_density, target_density.shape

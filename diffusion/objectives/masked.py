@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.boxes import patchify
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
 from diffusion.objectives.inputs import conditioned, noised, split
@@ -88,7 +89,7 @@ def masked_denoising(
         ValueError: if an argument is out of range; when called, if x are not pictures whose sides the patch divides.
     """
     _check("masked_denoising", patch, ratio, ratio)
-    if not reconstruction >= 0:
+    if not traced(reconstruction) and not reconstruction >= 0:
         raise ValueError(
             f"masked_denoising: reconstruction = {reconstruction} must be 0 or positive (0.1 in the paper)"
         )

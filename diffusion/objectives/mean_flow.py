@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.flows import flow_maps
 from diffusion.flows.flow_maps import Clocks, mean_velocity, start_and_duration
 from diffusion.objectives import projectors
@@ -272,5 +273,5 @@ def check_shares(equal: float, p: float) -> None:
     Raises:
         ValueError: if one is out of range; the message names both.
     """
-    if not (0 <= equal <= 1 and p >= 0):
+    if not traced(equal, p) and not (0 <= equal <= 1 and p >= 0):
         raise ValueError(f"mean flow: equal = {equal} must be a share in [0, 1], and p = {p} must not be negative")

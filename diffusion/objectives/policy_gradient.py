@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import frozen, player, sum_square
 from diffusion.objectives.objective import Denoises, Objective, Teacher
@@ -85,11 +86,12 @@ def policy_gradient(
         raise ValueError(
             f"policy_gradient: group = {group} must be at least 2, because samples are compared within a group"
         )
-    if not (clip > 0 and beta >= 0):
+    if not traced(clip, beta) and not (clip > 0 and beta >= 0):
         raise ValueError(f"policy_gradient: clip = {clip} must be positive, and beta = {beta} must not be negative")
     if policy not in POLICIES:
         raise ValueError(f"policy_gradient: policy = {policy!r}. Valid: {', '.join(POLICIES)}")
-    if beta > 0 and teacher is None:
+    anchored = not is_number(beta, 0)
+    if anchored and teacher is None:
         raise ValueError(
             f"policy_gradient: beta = {beta} needs a reference model, the teacher. Valid: a teacher, or beta = 0"
         )
@@ -106,12 +108,12 @@ def policy_gradient(
             "two means. Valid: a sampler with a fixed variance, e.g. ddpm('small')"
         )
 
-    @entry(parameterization, teacher if beta else None)
+    @entry(parameterization, teacher if anchored else None)
     def loss(networks, schedule, keys, batch, step):
         check_gaussian("policy_gradient weighs", sampler, schedule, batch["x"], steps)
         condition, metadata = repeat_in_groups((batch.get("condition"), batch.get("metadata")), group)
         old, model = frozen(networks, policy), player(networks, "model")
-        reference = frozen(networks, "teacher") if beta else None
+        reference = frozen(networks, "teacher") if anchored else None
         way = rollouts(old, schedule, parameterization, grid, sampler, keys, batch["x"].shape[1:], condition)
         rewards = rewarded(reward_of_pictures(reward, networks, metadata), way[-1], condition)
         advantage = advantages(rewards, group, deviation)
@@ -134,7 +136,7 @@ def policy_gradient(
             ratio = jnp.exp(total(moved * noise) - sum_square(moved) / 2)
             gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
             kl = zeros
-            if beta and teacher is not None:
+            if anchored and teacher is not None:
                 kl = sum_square(scaled(mean - drawn(x, reference, i, teacher)[0])) / 2
             counts = jnp.any(draws)
             clipped = counts & (jnp.abs(ratio - 1) > clip)
@@ -150,7 +152,7 @@ def policy_gradient(
 
     examples = Examples(block=group)
     facts = {
-        "teacher": Teacher() if beta else None,
+        "teacher": Teacher() if anchored else None,
         "examples": examples,
         "beside": Beside(pictures=True, metadata=metadata_of(reward)),
     }

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import split
 from diffusion.objectives.objective import Objective
@@ -38,7 +39,7 @@ def with_prior_preservation(
     Raises:
         ValueError: if the weight is negative, or there are no pictures.
     """
-    if not weight >= 0:
+    if not traced(weight) and not weight >= 0:
         raise ValueError(f"prior preservation: weight = {weight} must be at least 0; 1 is usual")
     if number < 1:
         raise ValueError(f"prior preservation: number = {number} must be at least 1; 200 is usual")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import is_number
 from diffusion.flows.flow_maps import from_denoiser
 from diffusion.guidance import classifier_free, together
 from diffusion.objectives.conditioning import null_of
@@ -101,7 +102,7 @@ def two_steps(
     """
     time_keys, noise_keys = split(keys, 2)
     condition = batch.get("condition")
-    if teacher_scale != 1 and condition is None:
+    if not is_number(teacher_scale, 1) and condition is None:
         raise ValueError("progressive_distillation: a guided teacher needs a condition, but the batch has none")
     steps = N if stage is None else jnp.maximum(N // 2 ** (step // stage), 1)
     x_0, eps = pairs(noise_keys, batch)
@@ -116,7 +117,7 @@ def two_steps(
         return ddim(ddim(x_t, t, middle), middle, s)
 
     plain = denoiser(network, schedule, teacher, condition)
-    if teacher_scale == 1:
+    if is_number(teacher_scale, 1):
         x_s = ended(plain)
     else:
         both = together(network, schedule, teacher, (condition, null_of(condition, null)))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.autoencoder_terms import PIXELS, Coded, choice, picture_error
 from diffusion.objectives.autoencoding import critic_of, reconstruction_objective
 from diffusion.objectives.few_step import player
@@ -101,7 +102,7 @@ def rae_critic(loss: str = "hinge", start: int = 15_013, tau: float = 0.8, noise
 def _noised_decoding(tau: float, noise: str) -> Callable[..., Coded]:
     """The decoder's reconstructions from the noised features of pictures."""
     draw = choice(NOISES, noise, "noise")
-    if not tau >= 0:
+    if not traced(tau) and not tau >= 0:
         raise ValueError(f"tau = {tau} must not be negative (0.8 in the paper)")
 
     def code(networks, x, keys, condition):

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.entry import entry
 from diffusion.objectives.inputs import condition_of_data
 from diffusion.objectives.objective import Objective
@@ -42,7 +43,7 @@ def with_reward_weights(
         ValueError: if beta is not positive, the objective compares examples with each other, or both the reward and the
             objective read metadata of captions.
     """
-    if not beta > 0:
+    if not traced(beta) and not beta > 0:
         raise ValueError(f"reward weights: beta = {beta} must be positive")
     if objective.beside.metadata and metadata_of(reward):
         raise ValueError("reward weights: the objective has a reward of captions already. Valid: one of them")

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.backward_simulation import Simulation, one_step
 from diffusion.objectives.continuous_consistency import continuous_consistency
 from diffusion.objectives.distribution_matching import distribution_matching
@@ -66,7 +67,7 @@ def score_regularised_consistency(
         ValueError: if weight, warmup or c is negative; TypeError from the objective, if the network has no forward
             derivative.
     """
-    if not weight >= 0:
+    if not traced(weight) and not weight >= 0:
         raise ValueError(f"score_regularised_consistency: weight = {weight} must not be negative (0.01 in the paper)")
     student = edm(sigma_data, clock) if student is None else student
     consistency = continuous_consistency(student_density, sigma_data, warmup, c, clock, teacher, student)

@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from diffusion.arrays.parameters import traced
 from diffusion.flows import flow_maps
 from diffusion.flows.flow_maps import mean_velocity, start_and_duration
 from diffusion.objectives.entry import entry
@@ -49,7 +50,7 @@ def shortcut(M: int = 128, share: float = 0.25, clip: float = math.inf, clock: C
     levels = int(math.log2(M)) if M > 1 else 0
     if levels < 1 or 2**levels != M:
         raise ValueError(f"shortcut: M = {M} must be a power of two, at least 2 (128 in the paper)")
-    if not 0 <= share <= 1:
+    if not traced(share) and not 0 <= share <= 1:
         raise ValueError(f"shortcut: share = {share} must be in [0, 1] (1/4 in the paper)")
     clocks = start_and_duration(clock)
 

@@ -2,8 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from diffusion.arrays.parameters import functions_of, traced
 from diffusion.objectives.consistency import PairWeighting, end_of_flow
 from diffusion.objectives.consistency_times import Pairs
 from diffusion.objectives.entry import entry
@@ -61,7 +61,7 @@ def truncated_consistency(
     Raises:
         ValueError: if boundary is not positive, share not in (0, 1) or weight negative.
     """
-    if not (boundary > 0 and 0 < share < 1 and weight >= 0):
+    if not traced(boundary, share, weight) and not (boundary > 0 and 0 < share < 1 and weight >= 0):
         raise ValueError(
             f"truncated_consistency: boundary = {boundary}, share = {share} and weight = {weight}. Valid: boundary > "
             "0, 0 < share < 1 and weight >= 0 (1, 0.25 and 0.1 in the paper)"
@@ -75,7 +75,7 @@ def truncated_consistency(
         x_0, eps = ends(noise_keys, batch)
         condition = batch.get("condition")
         t, importance = times(density, time_keys, batch)
-        first = schedule.inverse_log_snr(jnp.asarray(-2 * np.log(boundary), t.dtype))
+        first = schedule.inverse_log_snr(jnp.asarray(-2 * functions_of(boundary).log(boundary), t.dtype))
         at_first = jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(share_keys) < share
         t, s = pairs(schedule, jnp.where(at_first, first, jnp.maximum(t, first)), step)
         x_s = mix(schedule, s, x_0, eps)

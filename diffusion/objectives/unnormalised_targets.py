@@ -10,6 +10,8 @@ import numpy as np
 from jax import Array
 from jax.scipy.special import logsumexp
 
+from diffusion.arrays.parameters import functions_of, traced
+
 
 class Target(NamedTuple):
     """An unnormalised density.
@@ -41,7 +43,7 @@ def gaussian_mixture(number: int = 40, dimension: int = 2, side: float = 80.0, s
         side: side of the cube, > 0.
         seed: seed of the means.
     """
-    if number < 1 or dimension < 1 or not side > 0:
+    if number < 1 or dimension < 1 or not (traced(side) or side > 0):
         raise ValueError(
             f"gaussian_mixture: number = {number} and dimension = {dimension} must be at least 1, and side = {side} "
             "positive"
@@ -72,13 +74,13 @@ def funnel(dimension: int = 10, std: float = 3.0) -> Target:
         dimension: number of dimensions, >= 2.
         std: standard deviation of x_1, > 0.
     """
-    if dimension < 2 or not std > 0:
+    if dimension < 2 or not (traced(std) or std > 0):
         raise ValueError(f"funnel: dimension = {dimension} must be at least 2, std = {std} positive")
     log_root = math.log(2 * math.pi) / 2
 
     def log_density(x):
         neck, rest = x[:, 0], x[:, 1:]
-        wide = -((neck / std) ** 2) / 2 - math.log(std)
+        wide = -((neck / std) ** 2) / 2 - functions_of(std).log(std)
         return wide - jnp.sum(jnp.exp(-neck[:, None]) * rest**2 + neck[:, None], -1) / 2 - dimension * log_root
 
     def one(key):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from diffusion.arrays import padding
 from diffusion.arrays.arguments import require_shape
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.decoders import Decoder, levels
 from diffusion.objectives.entry import entry
 from diffusion.objectives.few_step import player
@@ -58,7 +59,7 @@ def variational_bound(
     @entry(parameterization, real=True)
     def loss(networks, schedule, keys, batch, step):
         start = schedule.t_min if t_start is None else t_start
-        if start <= 0:
+        if not traced(start) and start <= 0:
             raise ValueError(
                 f"variational_bound: at t_start = {start:g} there is no noise, and p(x_0 | x_t) has no finite "
                 "density. Valid: t_start > 0, such as 1e-3"

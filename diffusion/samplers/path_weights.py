@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.arrays.arguments import require_keys, require_shape
+from diffusion.arrays.parameters import traced
 from diffusion.parameterizations import Denoiser, checked
 from diffusion.samplers.posterior import posterior_mean, posterior_variance, posterior_weight, transition_variance
 from diffusion.samplers.sample import keys_of_step, normal
@@ -60,7 +61,7 @@ def path_weights(
     check_schedule(schedule)
     require_keys(keys, max(jnp.size(keys), 1), "paths need one key for each sample")
     steps = plan.t.shape[0]
-    if plan.solved != steps or not data_std > 0:
+    if plan.solved != steps or not (traced(data_std) or data_std > 0):
         raise ValueError(
             f"path_weights: data_std = {data_std} must be positive, and the plan must not renoise, but "
             f"{steps - plan.solved} of its steps do"

@@ -65,7 +65,7 @@ def init_learned(
     Raises:
         ValueError: if log_snr_min < log_snr_max does not hold for finite numbers, or the layer has no width.
     """
-    if not -math.inf < log_snr_min < log_snr_max < math.inf:
+    if not traced(log_snr_max, log_snr_min) and not -math.inf < log_snr_min < log_snr_max < math.inf:
         raise ValueError(
             f"init_learned: log_snr_min = {log_snr_min} must be below log_snr_max = {log_snr_max}, both finite"
         )
@@ -73,8 +73,8 @@ def init_learned(
         raise ValueError(f"init_learned: features = {features} must be at least 1")
     inner, outer = 0.01 * jax.random.normal(key, (2, features), jnp.float32)
     return {
-        "log_snr_max": jnp.float32(log_snr_max),
-        "range": jnp.float32(log_snr_max - log_snr_min),
+        "log_snr_max": jnp.asarray(log_snr_max, jnp.float32),
+        "range": jnp.asarray(log_snr_max - log_snr_min, jnp.float32),
         "slope": jnp.float32(1.0),
         "inner": inner,
         "bias": jnp.zeros(features, jnp.float32),

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.objectives.couplings.transport import Cost, Coupling, assignment, in_blocks, within_conditions
 from diffusion.package import public
 
@@ -65,7 +66,7 @@ def conditional_optimal_transport(
         return e[assignment(costs)], jnp.zeros([])
 
     couple = in_blocks("conditional_optimal_transport", block, match)
-    if not 1 / block < ratio <= 1:
+    if not traced(ratio) and not 1 / block < ratio <= 1:
         raise ValueError(
             f"conditional_optimal_transport: ratio = {ratio} must be above 1 / block = {1 / block:.3g} and at most 1; "
             "1 / block is the share of the drawn pairs among all pairs"
@@ -93,7 +94,9 @@ def condition_weight(costs: Array, apart: Array, ratio: float) -> Array:
     gain = jnp.diagonal(costs)[:, None] - costs
     equal = jnp.where(gain >= 0, jnp.inf, -jnp.inf)
     last = jnp.sort(jnp.where(apart > 0, gain / jnp.where(apart > 0, apart, 1), equal).ravel())
-    return jnp.maximum(last[-max(round(ratio * costs.size), 1)], 0)
+    share = ratio * costs.size
+    number = jnp.maximum(jnp.round(share), 1).astype(int) if traced(ratio) else max(round(share), 1)
+    return jnp.maximum(last[-number], 0)
 
 
 def squared(a: Array, b: Array) -> Array:

@@ -26,6 +26,7 @@ from jax import Array
 from jax.core import Tracer
 
 from diffusion.arrays.broadcasting import flattened
+from diffusion.arrays.parameters import traced
 from diffusion.package import public
 
 
@@ -173,7 +174,7 @@ def sinkhorn(
             compiled program cannot raise: try the arguments on a batch first, or look at `marginal_error` of the
             `entropic_plan`.
     """
-    if not reg > 0:
+    if not traced(reg) and not reg > 0:
         raise ValueError(f"sinkhorn: reg = {reg} must be positive; for the limit at 0 use optimal_transport")
 
     def draw(keys, x, e, condition):
@@ -213,7 +214,7 @@ def schroedinger_bridge(sigma: float, block: int = 64, tolerance: float = 1e-3, 
     Raises:
         ValueError: if sigma is not positive, and under the conditions of `sinkhorn`.
     """
-    if not sigma > 0:
+    if not traced(sigma) and not sigma > 0:
         raise ValueError(f"schroedinger_bridge: sigma = {sigma} must be positive")
     return sinkhorn(2 * sigma**2, block, tolerance, iterations)
 
