@@ -5,10 +5,10 @@
     diffusion train --config=FILE --workdir=DIR --config.data.latents.dir=latents/in256
 
 Training then reads the latents instead of the pictures. --autoencoder is a published folder or a single file. --data is
-the TFDS name of the dataset with its split. The command stores the mean and the log variance of each picture's
-posterior, so that every epoch draws new latents. --mean stores only the means. --flip also stores the latents of the
-mirrored pictures, which training uses equally often. The same command continues after an interruption, with the same
-result.
+the TFDS name of the dataset, or a source as JSON, with its split. The command stores the mean and the log variance of
+each picture's posterior, so that every epoch draws new latents. --mean stores only the means. --flip also stores the
+latents of the mirrored pictures, which training uses equally often. The same command continues after an interruption,
+with the same result.
 
     diffusion encode --encoder=dinov2-base --encoder_size=224 --data=imagenet2012@train --size=256 --flip \\
         --out=latents/in256
@@ -29,7 +29,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_integer(
         "encoder_size", 0, "side length in pixels to which pictures are resized for the encoder", lower_bound=0
     )
-    flags.DEFINE_string("data", None, "dataset of pictures, as NAME@SPLIT, e.g. cifar10@train")
+    flags.DEFINE_string("data", None, "dataset of pictures, as NAME@SPLIT, e.g. cifar10@train, or '{SOURCE}@SPLIT'")
     flags.DEFINE_integer(
         "size",
         0,

@@ -44,7 +44,9 @@ if __name__ == "__main__":  # before the imports that take seconds
         command_line.flag()
         flags.mark_flags_as_required(["config"])
     flags.DEFINE_string(
-        "model", None, "folder of a text-to-image model, with model_index.json, whose sampling is planned"
+        "model",
+        None,
+        "folder of a text-to-image model, with model_index.json, whose sampling is planned, or a name such as drawings",
     )
     flags.DEFINE_integer(
         "devices", None, "number of devices of the run, e.g. 64; by default the number on this machine"
@@ -292,10 +294,10 @@ def _console() -> Console:
     return console if console.is_terminal else Console(width=110)
 
 
-def plan_pictures(folder: str) -> dict[str, Any]:
+def plan_pictures(model: str) -> dict[str, Any]:
     """Prints the plan of a request for pictures, and returns it."""
     from diffusion.experiments.planning import picture_plan
-    from diffusion.experiments.sampling import prompt_flags
+    from diffusion.experiments.sampling import prompt_flags, shipped_models
 
     values = flags.FLAGS
     if values.devices is not None or values["compile"].value:
@@ -306,6 +308,7 @@ def plan_pictures(folder: str) -> dict[str, Any]:
     names = tuple(MACHINES) if values.machine == "all" else (values.machine,)
     with warnings.catch_warnings(), as_config_errors():
         warnings.simplefilter("ignore", UserWarning)
+        folder = str(shipped_models.folder_of_prompts(model))
         planned = picture_plan.plan(folder, prompt_flags.request(), names, values.dtype)
     picture_plan.show(planned, _console())
     return planned

@@ -44,11 +44,8 @@ class Cache(NamedTuple):
         """
         if self.reads not in offered and not self.idle:
             theirs = f"its {', '.join(offered)}" if offered else "nothing"
-            kinds = {
-                "blocks": "DiT, JiT, PixArt, MM-DiT and Flux",
-                "deep": "the U-Nets of DDPM, ADM and Stable Diffusion",
-            }
-            examples = f", as {kinds[self.reads]} offer them" if self.reads in kinds else ""
+            kinds = {"blocks": "most transformers do", "deep": "the U-Nets of DDPM, ADM and Stable Diffusion do"}
+            examples = f" ({kinds[self.reads]})" if self.reads in kinds else ""
             raise ValueError(
                 f"the cache needs a network that offers {self.reads}{examples}; this network offers {theirs}"
             )
