@@ -1,4 +1,4 @@
-"""The batches of a stream: which of its records come when, and to which process.
+"""The batches of a stream: the order of its records, and the process that each goes to.
 
 The records of a stream are the examples 0, 1, 2, ... of the run, in their order; a batch takes the next ones, and its
 augmentation draws depend on (seed, global example index), as in `pipeline.batches`.
@@ -41,7 +41,7 @@ class StreamBatches:
         threads: int = 2,
         damaged: str = "stop",
     ):
-        """Opens the stream where it was.
+        """Opens the stream at its earlier position.
 
         Args:
             stream: the records.

@@ -140,7 +140,7 @@ def read(folder: pathlib.Path) -> Arena:
 
 
 def require_same(arena: Arena, competitors: Sequence[Competitor], folder: pathlib.Path) -> None:
-    """Refuses to go on with an arena whose competitors are others now, or have other pictures.
+    """Refuses to go on with an arena whose competitors, or their pictures, have changed.
 
     Raises:
         ConfigError: names the first that differs.

@@ -42,7 +42,7 @@ def add(folder: pathlib.Path, vote: Vote) -> None:
 
 
 def read(folder: pathlib.Path, comparisons: int) -> list[Vote]:
-    """The votes that stand, in the order in which they were cast: of each voter one for each comparison at most.
+    """The valid votes, in the order in which they were cast: at most one by each voter for each comparison.
 
     Args:
         folder: the arena's folder.

@@ -185,7 +185,7 @@ def loss_figures(measured: Mapping[str, Any]) -> dict[str, Figure]:
 
 
 def read_report(folder: pathlib.Path) -> dict[str, Any]:
-    """The content of report.json in a folder; {} where there is none that can be read."""
+    """The content of report.json in a folder; {} if there is none, or it cannot be read."""
     try:
         return opener.read_json(folder / "report.json")
     except (FileNotFoundError, NotADirectoryError, limits.Refused):
@@ -222,7 +222,7 @@ def is_of_other_samples(report: Mapping[str, Any], folder: pathlib.Path) -> bool
 
 
 def _of_samples(record: Mapping[str, Any], part: str) -> Any:
-    """A part of samples.json, without the size of the batches, by which no sample changes."""
+    """A part of samples.json, without the size of the batches, which changes no sample."""
     value = record.get(part)
     return {name: value[name] for name in value if name != "batch_size"} if isinstance(value, Mapping) else value
 
@@ -296,7 +296,7 @@ def read_samples(measured: Mapping[str, Any], count: int | None = None) -> dict[
 
 
 def distances(names: Sequence[str]) -> list[str]:
-    """The names among figures of distances from real data, for any kind of data: their ratio to a floor is beside."""
+    """The names of distances from real data: those whose ratio to a floor is among the names too."""
     return [name for name in names if f"{name}{FLOOR}" in names]
 
 

@@ -86,7 +86,7 @@ def require(config: Mapping, train: Split, real: Split) -> TrainedOn:
 
 
 def require_same_classes(train: sources.DataSpec, other: sources.DataSpec) -> None:
-    """Refuses records in which the number of a class stands for another class than in the records of the training.
+    """Refuses records in which the number of a class stands for another class than in the training records.
 
     Classes are numbered by the labels that occur in a split, so that one without some class would shift those after it.
 
@@ -154,7 +154,7 @@ def require_trained_split(config: Mapping, saved: Mapping) -> None:
 
 
 def require_trained_data(config: Mapping, run_folder: str | pathlib.Path) -> None:
-    """Refuses data that have changed since the run's last checkpoint: parts of a split are then of other records.
+    """Refuses data that have changed since the run's last checkpoint: parts of a split then hold other records.
 
     A picture that is added to a folder moves others from "train[:90%]" to "train[90%:]", where they were held out no
     longer. Runs on latents, runs that tune, and checkpoints of earlier versions do not note the data's fingerprint.

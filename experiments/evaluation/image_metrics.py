@@ -65,7 +65,7 @@ def _rows(sets: FeatureSets, tap: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _equal(sets: FeatureSets, tap: str, most: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """As many rows of each, drawn by the seed from the larger set: figures of unequal numbers do not compare."""
+    """Equally many rows of both sets, drawn by the seed from the larger one: other figures would not be comparable."""
     samples, reference = _rows(sets, tap)
     count = min(len(samples), len(reference), *([most] if most else []))
     rng = np.random.default_rng(sets.seed)
@@ -134,18 +134,18 @@ def cmmd(sets: FeatureSets) -> dict:
 
 
 def monge(sets: FeatureSets) -> dict:
-    """Sliced Wasserstein distance, of equal numbers, along 1,000 directions."""
+    """Sliced Wasserstein distance of equally many rows, along 1,000 directions."""
     distance = mind.mind(*_equal(sets, sets.space.main), seed=sets.seed)
     return {"mind": {**distance._asdict(), "reference": distance.samples, "better": LOWER}}
 
 
 def pr(sets: FeatureSets) -> dict:
-    """Precision and recall, k = 3 or as the space has it, of equal numbers."""
+    """Precision and recall of equally many rows, with k = 3 or the k of the space."""
     return _overlap(sets, ("precision", "recall"), "manifold_k")
 
 
 def dc(sets: FeatureSets) -> dict:
-    """Density and coverage, k = 5, of equal numbers."""
+    """Density and coverage of equally many rows, with k = 5."""
     return _overlap(sets, ("density", "coverage"), "density_k")
 
 
@@ -166,7 +166,7 @@ def _overlap(sets: FeatureSets, names: Sequence[str], k: str) -> dict:
 
 
 def score(sets: FeatureSets) -> dict:
-    """Inception Score, over the protocol's splits; the deviation is that over the splits."""
+    """Inception Score, with its standard deviation over the protocol's splits."""
     if "logits" not in sets.samples.rows:
         raise NotMeasured("this copy of the network has no logits")
     logits = sets.samples.rows["logits"]

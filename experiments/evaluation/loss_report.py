@@ -8,7 +8,7 @@ from diffusion.experiments.evaluation.figures import loss_figures, records_text
 
 
 def row(measured: Mapping[str, Any]) -> tuple[str, str, str, str, str] | None:
-    """The row of a measurement from `figures.last_loss`, as `run_report.rows` has it; None where there is none."""
+    """The row of a measurement from `figures.last_loss`, in the form of `run_report.rows`; None without a loss."""
     cells = {name: report.cell(figure) for name, figure in loss_figures(measured).items()}
     if "held_out_loss" not in cells:
         return None

@@ -223,7 +223,7 @@ def mosaic(
 
 
 def _typeface() -> str:
-    """The file of matplotlib's typeface, which the plots have; without the import of matplotlib, of half a second."""
+    """The file of matplotlib's typeface, which the plots use, without the half second of its import."""
     spec = importlib.util.find_spec("matplotlib")
     assert spec is not None and spec.origin is not None
     return str(pathlib.Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf")
@@ -245,7 +245,7 @@ def captioned(images: np.ndarray, captions: Sequence[str], right: Sequence[bool]
 
 
 def coloured(images: np.ndarray) -> np.ndarray:
-    """Images uint8 `[..., H, W, 3]` as they are shown: with unchanged values, grey ones in three channels.
+    """Images as uint8 `[..., H, W, 3]` for display: unchanged values, and three equal channels for grey images.
 
     Args:
         images: uint8 `[..., H, W, C]`, C = 1 or 3.

@@ -24,7 +24,7 @@ Row = tuple[str, str, str]
 
 
 def write(folder: pathlib.Path, content: Mapping, markdown: str) -> None:
-    """Writes report.json and report.md, the same for people; each whole or not at all."""
+    """Writes report.json, and report.md for people; each whole or not at all."""
     json_files.write(folder / "report.json", content)
     write_text(folder / "report.md", markdown)
 
@@ -111,7 +111,7 @@ def span(interval: Sequence[float] | None, form: str = ".3g") -> str:
 
 
 def metric_rows(metrics: Mapping[str, Mapping]) -> list[tuple[str, str, str]]:
-    """Metrics of `image_metrics` and `model_metrics` as text: (name, value with its error, of how many)."""
+    """Metrics of `image_metrics` and `model_metrics` as text: (name, value with its error, number of samples)."""
     rows = []
     for name, metric in metrics.items():
         if metric["value"] is None:
@@ -137,7 +137,7 @@ def beside_table(rows: Iterable[Row]) -> str:
 
 
 def frechet_row(space: str, frechet: Mapping, form: str) -> Row:
-    """A Frechet distance from `sample_metrics.distance` beside its floor and noise, numbers in this form."""
+    """A Frechet distance from `sample_metrics.distance` beside its floor and noise, with this format of numbers."""
     floor = f"floor {frechet['floor']['mean']:{form}} ± {frechet['floor']['std']:.2g}, {frechet['ratio']:.2f} times"
     beside = f"{floor}; noise {frechet['noise']:{form}}"
     return f"Frechet distance ({space})", f"{frechet['distance']:{form}}", beside

@@ -113,7 +113,7 @@ MODEL_METRICS = {  # how each figure was measured, for the table; see experiment
 
 
 def provenance(config: Mapping, folder: pathlib.Path, command: str) -> dict:
-    """How the samples in a folder, and this report by `command`, were made; unknown values are None."""
+    """The origin of the samples in a folder, and of this report by `command`; unknown values are None."""
     sampling = sample_files.read_record(folder) or {  # samples of another program: config.json is the best source
         "sample": plain(config["sample"]),
         "nfe": None,
@@ -291,7 +291,7 @@ def markdown(content: dict, folder: pathlib.Path) -> str:
 
 
 def protocol_section(content: Mapping) -> list[str]:
-    """The paragraphs of one figure under every protocol; none where they were not measured."""
+    """The paragraphs of one figure under every protocol; none if it was not measured so."""
     rows = content.get("protocols")
     return ["## The same samples under every protocol", protocol_table.markdown(rows).rstrip()] if rows else []
 

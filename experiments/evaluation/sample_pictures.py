@@ -48,7 +48,7 @@ class Samples(NamedTuple):
 
 
 def draw(samples: Samples) -> list[pathlib.Path] | None:
-    """Draws the samples as what they are; returns the files, none where nothing shows them; None for pictures."""
+    """Draws the samples by their kind; returns the files, () for a kind that is not drawn, and None for pictures."""
     kind = next((kind for kind in KINDS if kind.fits(samples)), None)
     if kind is None:
         return None
@@ -99,7 +99,7 @@ def _clips(samples: Samples, source: Any) -> list[pathlib.Path]:
 
 
 def _by_records(samples: Samples, source: Any) -> list[pathlib.Path]:
-    """Samples that are no pictures, by what the records of the run's data stand for."""
+    """Draws samples that are no pictures, by what the records of the run's data stand for."""
     if (surface := getattr(source, "surface", None)) is not None:
         return surface_pictures.draw(samples.x, samples.classes, source.spec.classes, surface, samples.out)
     if (sound := getattr(source, "sound", None)) is not None:

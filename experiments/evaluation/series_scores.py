@@ -91,7 +91,7 @@ def _truth(part: Part) -> np.ndarray:
 
 
 def averaged(values: np.ndarray, counts: np.ndarray) -> dict:
-    """`bootstrap.mean` over series of each one's mean over the values that count, both `[W, L, C]`."""
+    """`bootstrap.mean` of the means of each series over the values that count; both arrays are `[W, L, C]`."""
     some = counts.any(axis=(1, 2))
     return bootstrap.mean((values * counts).sum((1, 2))[some] / counts.sum((1, 2))[some])
 

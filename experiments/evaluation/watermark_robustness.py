@@ -73,7 +73,7 @@ def read(watermark: Watermark, to_noise: Callable[[np.ndarray], np.ndarray], pic
 
 
 def figures(watermark: Watermark, marked: Reading, others: Reading) -> dict[str, Any]:
-    """The figures of detection: how well marked and other pictures differ.
+    """The figures of detection: how well it separates marked pictures from others.
 
     Args:
         watermark: the watermark.
@@ -96,7 +96,7 @@ def figures(watermark: Watermark, marked: Reading, others: Reading) -> dict[str,
 
 
 def measure(key_file: str, maker: Maker, number: int, done: Callable[[int], None] = lambda done: None) -> dict:
-    """Makes pictures with the watermark and without, changes both, and reads them.
+    """Makes pictures with and without the watermark, changes both, and reads them.
 
     Args:
         key_file: the key file of the watermark.

@@ -99,7 +99,7 @@ def in_address(host: str) -> str:
 
 
 def require_free(host: str, port: int) -> None:
-    """Tries to listen, so that a mistake is said before the model is loaded.
+    """Tries to listen on the address, so that a mistake is reported before the model is loaded.
 
     Raises:
         ConfigError: if the host is no name or address of this machine, or its port is taken.

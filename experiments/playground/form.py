@@ -63,14 +63,14 @@ class Form:
         self._add(gr.File, "masks", label=label, file_count="multiple", file_types=["image"], type="filepath")
 
     def attention(self) -> None:
-        """Makes the fields of what acts on a network's attention: the scale of what words do, and a reference."""
+        """Makes the fields that act on attention: the strength of the words, and a reference picture."""
         label = "Attention: scale of what words do"
         self._add(gr.Slider, "attention", minimum=0, maximum=5, step=0.1, label=label)
         label = "Reference: a picture of the same size, whose look is taken over"
         self._add(gr.Image, "reference", type="filepath", sources=["upload"], label=label)
 
     def sampling(self) -> None:
-        """Makes the fields of how pictures are sampled: steps, guidance, seed, sampler, how many, and how large."""
+        """Makes the fields of sampling: steps, guidance, seed, sampler, and the number and size of the pictures."""
         height, width = self._source.size
         with gr.Row():
             self._add(gr.Slider, "steps", minimum=1, maximum=250, min_width=SLIDER)
@@ -88,7 +88,7 @@ class Form:
             self._add(gr.Number, "frames", min_width=90, visible=self._source.clip_rate > 0)
 
     def editing(self) -> None:
-        """Makes the fields of a picture to start from: its mask and margins, and how it is changed."""
+        """Makes the fields of a picture to start from: its mask, its margins, and the strength of the change."""
         self._brush = gr.HTML(
             value="",
             html_template=(STATIC / "brush.html").read_text(),
@@ -119,7 +119,7 @@ class Form:
         self._add(gr.Slider, "resamplings", minimum=1, maximum=10, label=agreement)
 
     def controls(self) -> None:
-        """Makes the fields of each attachment: a picture, its weight, when it acts, and what else it takes."""
+        """Makes the fields of each attachment: a picture, its weight, its interval of t, and its other inputs."""
         for name, attachment in self._source.attachments.items():
             parts = control_fields.parts(name, attachment)
             images = {key: part for key, part in parts.items() if key in control_fields.IMAGES}

@@ -84,7 +84,7 @@ def progress(
 
 
 def refused(message: str) -> str:
-    """Why no picture is made."""
+    """The reason why no picture is made."""
     return f'<div class="live refused" role="alert"><p><b>Not made.</b> {html.escape(message)}</p></div>'
 
 

@@ -28,7 +28,7 @@ class PageRequest(Request):
 
 
 def log(request: PageRequest, what: str) -> None:
-    """Writes a line to the terminal of the page: the time, a request, and what became of it."""
+    """Writes a line to the terminal of the page: the time, a request, and its outcome."""
     print(f"{time.strftime('%H:%M:%S')} {request}: {what}", flush=True)
 
 

@@ -171,7 +171,7 @@ def _noted(work: Callable[[], T]) -> tuple[T, tuple[str, ...]]:
 
 
 def check(source: Source, request: PageRequest) -> None:
-    """Refuses what goes with a prompt for a model that reads none, and a class or control that the model does not have.
+    """Refuses settings of prompts for a model that reads no prompt, and a class or control that it does not have.
 
     Raises:
         ValueError: says what the model reads.

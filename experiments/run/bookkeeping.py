@@ -38,7 +38,7 @@ class EvaluationStopped(RuntimeError):
 
 
 class Bookkeeping:
-    """The work of a run beside its update; every process of the run has one.
+    """Everything that a run does besides its update; every process of the run has one.
 
     Attributes:
         display: the display for people, a context that the training enters.
@@ -105,7 +105,7 @@ class Bookkeeping:
     # ==== Before the first step ====
 
     def finished(self) -> bool:
-        """Whether the run has nothing left to do, and says so."""
+        """Whether the run has nothing left to do; if so, it prints what to do next."""
         step = self._start.step
         if step < self._total or self.owes_evaluation(step):
             return False
@@ -250,7 +250,7 @@ class Bookkeeping:
             self._saver.wait()
 
     def _keep_best(self, step: int, figures: dict[str, float | None]) -> None:
-        """Protects the checkpoint of this step from removal if its figure is the least so far."""
+        """Keeps the checkpoint of this step from being removed if its figure is the least so far."""
         figure = self._config.checkpoint.best
         value = figures.get(figure)
         if value is not None and (self._best is None or value < self._best["value"]):

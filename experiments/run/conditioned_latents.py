@@ -12,7 +12,7 @@ from diffusion.data.sources.spec import Derived, ManyAtOnce, read_many
 
 @contextlib.contextmanager
 def every_record() -> Iterator[None]:
-    """Within it, a damaged record's error does not advise to leave the record out, since a run that tunes does not."""
+    """A context in which the error of a damaged record does not advise to leave it out: a run that tunes needs it."""
     try:
         yield
     except sources.DamagedRecord as error:
@@ -20,7 +20,7 @@ def every_record() -> Iterator[None]:
 
 
 class Beside(Derived, ManyAtOnce):
-    """Latents with what their pictures' records have as their condition, such as a control or the words of a caption.
+    """Latents with the condition of their pictures' records, such as a control or the words of a caption.
 
     A source with `conditions(rows)` gives these without its pictures.
     """

@@ -46,7 +46,7 @@ class Sight(NamedTuple):
 
 
 class Pictures(OneForOne, ManyAtOnce):
-    """The pictures that a sight is of, as records of their own."""
+    """The pictures that a sight reads, as records."""
 
     def __init__(self, source: sources.Source, column: str):
         """Shows one column of the records of a source, or their own pictures."""
@@ -62,7 +62,7 @@ class Pictures(OneForOne, ManyAtOnce):
 
 
 class Rows:
-    """Entries that are known already, as records of a picture of their bytes, which a cache is written from."""
+    """Entries that have been computed before, as the bytes of pictures, so that a cache can be written from them."""
 
     def __init__(self, rows: np.ndarray, sight: Sight, spec: sources.DataSpec):
         """Shows entries float32 [number, *shape] of the records of a spec."""
@@ -78,12 +78,12 @@ class Rows:
 
     @staticmethod
     def see(images: Sequence[np.ndarray]) -> np.ndarray:
-        """The entries of such records."""
+        """The entries in records of `Rows`."""
         return np.stack(images).view(np.float32)
 
 
 def _earlier(sight: Sight, source: sources.Source, folder: pathlib.Path) -> np.ndarray | None:
-    """The entries that a run of before wrote beside the folder of its caches; None where it wrote none of the same."""
+    """The entries that an earlier version wrote beside the folder of the caches; None if it wrote no such entries."""
     wanted = json.loads(json.dumps({"pictures": source.fingerprint(), **sight.facts}, default=str))
     for path in (folder.parent.parent / name for name in EARLIER):
         if not path.is_file() or not {folder.name, IDENTITY} <= npz.names(path):
@@ -145,7 +145,7 @@ def write(sight: Sight, source: sources.Source, folder: pathlib.Path, threads: i
 
 
 class Seen(Derived, ManyAtOnce):
-    """Records with what was seen of their pictures in their condition."""
+    """Records whose condition has the entry that a network computed from their pictures."""
 
     def __init__(self, source: sources.Source, name: str, sight: Sight, folder: pathlib.Path):
         """Adds the entry of that name to the records of a source, from the cache that `write` wrote."""

@@ -213,7 +213,7 @@ def open_held_out(recipe: Recipe, seed: int, batch_size: int) -> tuple[Examples,
 
 
 def _by_processes(config: ConfigDict, source: sources.Source | Stream) -> sources.Source | Stream:
-    """The records of a config's source, read by its worker processes where it has some."""
+    """The records of a config's source, read by worker processes if the config asks for them."""
     settings = plain(config["data"])
     if not settings["processes"]:
         return source
@@ -224,7 +224,7 @@ def _by_processes(config: ConfigDict, source: sources.Source | Stream) -> source
 
 
 def _no_processes(settings: Mapping, why: str) -> ConfigError:
-    """The error of worker processes where none can read."""
+    """The error for worker processes that cannot read the data."""
     return ConfigError(f"config.data.processes = {settings['processes']}, but {why}. Valid: 0")
 
 
@@ -301,7 +301,7 @@ def _check_stream(recipe: Recipe, stream: Stream) -> None:
 
 
 def require_same(config: Mapping, before: Mapping | None, now: Mapping) -> None:
-    """Refuses other examples than the run has been trained on; every process of the run calls it.
+    """Refuses examples that the run has not been trained on; every process of the run calls it.
 
     Args:
         before: the fingerprint in the run's checkpoint; None if an earlier version wrote it.

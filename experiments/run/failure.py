@@ -47,7 +47,7 @@ def folder(workdir: str | pathlib.Path) -> pathlib.Path:
 
 
 def keep(workdir: str | pathlib.Path, frozen: state.TrainState, description: dict) -> pathlib.Path:
-    """Saves the state before a step that failed, apart from the good ones; in place of one of an earlier failure.
+    """Saves the state before a failed step, apart from the checkpoints; replaces the state of an earlier failure.
 
     Args:
         frozen: the state that the step left as it was.

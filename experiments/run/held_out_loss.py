@@ -117,7 +117,7 @@ def build(recipe: Recipe, program: Program, mesh: Mesh, source: sources.Source |
 def _require_held_out(
     recipe: Recipe, config: ConfigDict, train: sources.Source | Stream, other: sources.Source | Stream
 ) -> held_out.TrainedOn | None:
-    """How many of the records were trained on; latents are known by their pictures, as long as these are there."""
+    """How many of the records were trained on; latents are recognised by their pictures, if these still exist."""
     if config.data.latents.dir:
         try:
             train, other = records.open_recipe(recipe), records.source(config, config.data.split)

@@ -56,7 +56,7 @@ class Pairs(Derived, ManyAtOnce):
 
 
 def paired(recipe: Recipe, workdir: str | pathlib.Path, data: Examples, mesh: Mesh) -> Examples:
-    """Makes the pairs of a run that are not yet there, and opens all of them. Every process of a run calls it.
+    """Makes the missing pairs of a run, and opens all of them. Every process of a run calls it.
 
     Returns:
         The examples, with samples as "x" in each batch, and their initial noise as "noise".
@@ -165,7 +165,7 @@ def _maker(recipe: Recipe, teacher: Teacher, mesh: Mesh):
 
 
 def _teacher(config: Mapping, folder: pathlib.Path, mesh: Mesh) -> Any:
-    """The teacher's moving average: of its latest checkpoint, or of that by which the first pairs were made."""
+    """The teacher's moving average: of its latest checkpoint, or of the checkpoint that made the first pairs."""
     path = pathlib.Path(config["teacher"]["path"]).expanduser()
     record = folder / "teacher.json"
     before = opener.read_json(record) if record.exists() else None

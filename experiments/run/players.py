@@ -111,7 +111,7 @@ def teacher(model: Any, bidirectional: bool = False) -> Any:
 
 
 def guided_teacher(apply: Apply, scale: float, null: Any) -> Apply:
-    """A teacher as it teaches: guided by a scale, in one call on both branches; 1 is its plain output.
+    """A teacher under guidance, in one call on both branches; at scale 1 its plain output.
 
     A call for features is plain: a discriminator reads them, and not the output.
     """
@@ -169,5 +169,5 @@ def without_heads(apply: Apply) -> Apply:
 
 
 def mean_logit(apply: Apply) -> Apply:
-    """A backbone as a judge, whose logit `[B]` is the mean of its output."""
+    """A backbone used as a judge: its logit `[B]` is the mean of its output."""
     return lambda *inputs, **more: jax.vmap(jnp.mean)(apply(*inputs, **more))

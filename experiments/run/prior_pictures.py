@@ -27,7 +27,7 @@ from diffusion.training.runtime import agreement, progress
 
 
 class Pairs(ManyAtOnce):
-    """Records with the latents of a picture of the class beside their own, as many as the larger number of both."""
+    """Records with the latents of a picture of the class beside their own; there are as many as the longer of both."""
 
     def __init__(self, source: Any, prior: latent_cache.Latents):
         self._source, self._prior = source, prior
@@ -90,7 +90,7 @@ def _both(first: Callable, second: Callable, rng: np.random.Generator, x: np.nda
 
 
 def _make(prior: Prior, base: Base, folder: pathlib.Path, examples: Examples) -> None:
-    """Makes the pictures that are missing, of the sides of the run's pictures, by the model's usual steps."""
+    """Makes the missing pictures, in the size of the run's pictures, by the model's usual steps."""
     paths = [folder / f"{i:05}.png" for i in range(prior.number)]
     missing = [i for i, path in enumerate(paths) if not path.is_file()]
     if not missing:

@@ -17,7 +17,7 @@ from diffusion.training.checkpointing import checksums
 
 
 def first(program: Program) -> tuple[state.TrainState, dict[str, Any]]:
-    """The state before the first step, with the weights of the base, and what these are.
+    """The state before the first step, with the weights of the base, and their description.
 
     Returns:
         (the state, {"path", "sha256", "leaves"}): see `describe_base`.
@@ -66,7 +66,7 @@ def restored(
 
 
 def _base(program: Program, tuned: TunedNetwork) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the networks that the run reads of its base, {BASE: those of them that the train state keeps})."""
+    """(the networks of the base that the run reads, {BASE: the networks among them that the train state keeps})."""
     stored = program.target.unsaved[BASE]
     base = _loaded(program, (*(name for name in stored if name != NULL), *tuned.tuning.copies))
     return base, {BASE: {name: base[name] for name in stored}}
@@ -97,7 +97,7 @@ def describe_leaves(weights: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe_base(tuned: TunedNetwork, weights: Mapping[str, Any]) -> dict[str, Any]:
-    """{"path", "sha256", "leaves"}: where the weights of a base lie, a checksum of each leaf, and a hash of all."""
+    """{"path", "sha256", "leaves"}: the folder of a base, a hash of all its weights, and a checksum of each leaf."""
     leaves = describe_leaves(weights)
     listed = "".join(f"{name} {leaf}\n" for name, leaf in leaves.items())
     return {"path": str(tuned.base.path), "sha256": hashlib.sha256(listed.encode()).hexdigest(), "leaves": leaves}

@@ -141,7 +141,7 @@ class Mirror:
     def _next(
         self, newest: snapshots.Snapshot, entries: dict[str, snapshots.Entry], removed: set[str], here: set[str]
     ) -> snapshots.Snapshot:
-        """The snapshot after the newest: with what was sent, and without what the run has removed."""
+        """The next snapshot: with the files that were sent, and without those that the run has removed."""
         if newest.holder != self._holder:
             raise snapshots.Fenced(
                 f"{self._address} was taken over by {newest.holder.who}, because nothing was heard of this process "
@@ -158,7 +158,7 @@ class Mirror:
         )
 
     def _copy_again(self) -> None:
-        """Copies, and says at the first failure of several that it will be tried again."""
+        """Copies; at the first of several failures it prints that it will try again."""
         if self._lost:
             return
         try:

@@ -51,7 +51,7 @@ class Input:
         self.path = (stored_runs.local if self._is_run else local)(address)
 
     def fetch(self) -> None:
-        """Brings the local copy up to what the store has.
+        """Fetches what has changed in the store.
 
         Raises:
             StoreError: if the store fails or has nothing there, an object's name is no path, or the disk is too small.
@@ -69,7 +69,7 @@ class Input:
 
 
 def _bring(store: stores.Store, copy: pathlib.Path, versions: Versions, record: pathlib.Path) -> None:
-    """Makes a local copy hold these versions of the files, and none that it held by this record before."""
+    """Fetches these versions of the files into a local copy, and removes the other files that its record lists."""
     have = _recorded(record)
     paths = {name: _path(copy, name, store.address) for name in versions}
     size = lambda name: paths[name].stat().st_size if paths[name].is_file() else -1
@@ -166,7 +166,7 @@ class Output:
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def send(self) -> int:
-        """Sends the files that were never sent as they are, and returns how many.
+        """Sends the files that are new or changed since the last sending, and returns how many.
 
         They go in the order in which they were written, so that the file that marks a folder as complete arrives last.
         Files of an earlier, interrupted command are sent too.

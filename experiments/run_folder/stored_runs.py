@@ -96,7 +96,7 @@ def _fetch(copy: store_copies.Copy, snapshot: Snapshot, paths: list[str], into: 
 
 
 def _remove(folder: pathlib.Path) -> None:
-    """Removes a checkpoint; a bare number marks whole ones alone."""
+    """Removes a checkpoint; only complete checkpoints have a bare number as their name."""
     removed = folder.with_name(f"{folder.name}.removed.orbax-checkpoint-tmp")
     folder.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
@@ -175,12 +175,12 @@ class Reading:
 
 
 def beside(copy: store_copies.Copy) -> str:
-    """The start of the words of those who write beside a run from one local folder, in the names of their objects."""
+    """The common start of the object names that writers beside a run use, from one local folder."""
     return f"beside-{copy.token()}-"
 
 
 def remove_unlisted(store: stores.Store, has_ended: Callable[[str], bool]) -> None:
-    """Removes the objects that a kill left between their sending and the list that would have named them.
+    """Removes the objects of a killed command, which sent them but did not write the list of them.
 
     Args:
         store: the store of the run.

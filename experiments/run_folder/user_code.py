@@ -16,7 +16,7 @@ FILE = "extensions.jsonl"
 
 
 def note(folder: pathlib.Path, step: int, extensions: Iterable[Extension]) -> list[str]:
-    """Writes down the code with which a run starts at a step, where it is not as before.
+    """Records the code with which a run starts at a step, if it has changed.
 
     Returns:
         A sentence for each change since the run's last start; none at its first.

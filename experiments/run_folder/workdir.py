@@ -99,7 +99,7 @@ def is_other_run(folder: str | pathlib.Path, run: str | pathlib.Path | None) -> 
 
 
 def require_no_other_run(out: str | pathlib.Path, run: str | pathlib.Path | None = None) -> None:
-    """Refuses to write samples into the folder of a run that did not make them: they would pass for its own.
+    """Refuses to write samples into the folder of a run that did not make them: they would count as its own.
 
     Args:
         out: the folder to write to, which may be new.

@@ -84,7 +84,7 @@ def images(
 
 
 def work(folder: pathlib.Path) -> np.ndarray:
-    """`[3]`, the sums over all batches of a folder, whichever process made them."""
+    """`[3]`, the sums over all batches of a folder, of all processes."""
     total = np.zeros(3, np.int64)
     for count in map(files.array, sorted(folder.glob("*.work.npy"))):
         if count is not None:

@@ -34,7 +34,7 @@ VARIANCES = {"small": "fixed_small", "large": "fixed_large", "learned": "learned
 
 
 def as_run(source: str | pathlib.Path, out: str | pathlib.Path) -> None:
-    """Writes a published model as a run folder with one checkpoint, whose moving average are its parameters.
+    """Writes a published model as a run folder with one checkpoint, whose moving average is the model.
 
     Args:
         source: the folder with model_index.json; an autoencoder stays there, and the run names it.

@@ -111,7 +111,7 @@ def kind_of(folder: pathlib.Path) -> Kind:
 
 
 def jumps(folder: str | pathlib.Path) -> bool:
-    """Whether the network of a folder jumps to the data, and is no denoiser; errors as `kind_of`."""
+    """Whether the network of a folder is a flow map and no denoiser; errors as `kind_of`."""
     return not class_folders.is_shipped(folder) and kind_of(pathlib.Path(folder)).consistency
 
 
@@ -244,7 +244,7 @@ def _tabulated(scheduler: Mapping[str, Any], kind: Kind, module: Any, shape: tup
 
 
 def _consistency(scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of a consistency model, as its authors' code has it (Song et al. 2023)."""
+    """The entries of a consistency model, as in its authors' code (Song et al. 2023)."""
     fields = Fields(CONSISTENCY, scheduler, kinds=VALID)
     fields.only("_class_name", CONSISTENCY)
     levels = fields.take("num_train_timesteps", 40)

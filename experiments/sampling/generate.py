@@ -240,7 +240,7 @@ def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) ->
 
 
 def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
-    """The decoder of samples: the autoencoder that trained with the model, a frozen one, or the identity.
+    """The decoder of samples: the autoencoder that trained with the model, a frozen autoencoder, or the identity.
 
     Returns:
         (parameters of the frozen autoencoder, (model's parameters, these, x `[B, ...]`) -> examples).

@@ -45,7 +45,7 @@ DROP_TEXT = flags.DEFINE_bool(
 
 
 def embeddings() -> dict[str, str]:
-    """Files of words, and the word of each as --embedding says it; "" as the file does.
+    """{file of an embedding: the word that --embedding gives it}; "" for the word in the file.
 
     Raises:
         ConfigError: for a file that stands twice.

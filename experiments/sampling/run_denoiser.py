@@ -107,7 +107,7 @@ def _branches(
 def side_by_side(
     recipe: Recipe, params: Any, sources: Array, targets: Array, until: float, layers: Sequence[int] | None = None
 ) -> Any:
-    """The guided denoiser of `[2 B, ...]` examples of classes and of the edits to others; `editing.prompt_to_prompt`.
+    """The guided denoiser of `[2 B, ...]` examples and their edits to other classes, for `editing.prompt_to_prompt`.
 
     Args:
         recipe: the recipe of the run.

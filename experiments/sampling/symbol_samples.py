@@ -86,7 +86,7 @@ def evaluations(recipe: Recipe) -> int:
 
 
 def process_of(reads: Restores, params: Any) -> Any:
-    """The process of a run, as it has trained with the network if it does."""
+    """The process of a run, as trained with the network if the objective trains it."""
     process = reads.process
     return process.trained(params[HEADS]["powers"]) if isinstance(process, discrete.TrainedMasks) else process
 
@@ -101,7 +101,7 @@ def _conditions(recipe: Recipe, labels: Any) -> tuple[Any, ...]:
 
 
 def infilled(recipe: Recipe, text: str, vocabulary: Sequence[str]) -> Recipe:
-    """The recipe whose samples have the characters of a text, and fill in its low lines and what is beyond its end.
+    """The recipe whose samples keep the characters of a text, fill in its underscores, and continue after its end.
 
     Args:
         recipe: the recipe, for a shape of examples.

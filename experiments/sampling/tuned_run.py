@@ -22,7 +22,7 @@ def base_of(run: str | pathlib.Path) -> str:
 
 
 def settings_of(run: str | pathlib.Path) -> dict[str, Any]:
-    """The settings of pictures that a run's few-step student was trained for; {} where the base's own ones hold.
+    """The settings that a run's few-step student was trained for; {} for a run with the settings of its base.
 
     Returns:
         {"steps", "guidance", "sampler"}, fields of a request.

@@ -1,4 +1,4 @@
-"""The report of a sweep: one HTML file that holds everything that it shows, and follows the sweep while that runs.
+"""The report of a sweep: one HTML file that contains everything it shows, and follows a running sweep.
 
 DIR/report.html is to be opened from the disk, or sent round; nothing in it needs a network. Beside it, DIR/news.js says
 which version there is: a page in a file can read no other file, but it can run one, and reloads itself when that names

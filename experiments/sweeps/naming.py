@@ -1,4 +1,4 @@
-"""Names of runs: from what differs between them and nothing else, fit for a folder, never the same for two."""
+"""Names of runs: made of what differs between them, valid for folders, and distinct."""
 
 import collections
 import re
@@ -12,7 +12,7 @@ SAME = "base"  # the name of a run that changes nothing
 
 
 def varying(runs: Sequence[Overrides], titles: Sequence[str] = ()) -> list[str]:
-    """The fields that are not the same in all runs, or that one lacks, in the order in which the runs set them.
+    """The fields that differ between the runs, or that some run lacks, in the order in which the runs set them.
 
     A field is left out if its values follow from the values of `titles`, which stand for it.
     """

@@ -120,7 +120,7 @@ def usual(runs: Iterable[Run], known: Sequence[str], names: Sequence[str]) -> li
 
 
 def records_of(runs: Iterable[Run], figure: str) -> str:
-    """The records behind the figure of some runs: all kinds; "" if none is known."""
+    """The records behind a figure of some runs, all that occur; "" if none are known."""
     texts = (run.records.get(figure, "") for run in runs)
     return "; or ".join(dict.fromkeys(filter(None, texts)))
 

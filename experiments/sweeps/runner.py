@@ -1,4 +1,4 @@
-"""Runs a sweep on this machine: some runs side by side, each apart from the others, all resumable.
+"""Runs a sweep on this machine: several runs at a time, in separate processes, all resumable.
 
 A run's commands are processes in a session of their own. Their output goes straight into DIR/NAME/output.log, and they
 inherit the run's lock: where the sweep itself is killed they go on, and the next sweep waits for them.
@@ -142,7 +142,7 @@ def run(
 
 
 def exit_status(job: Job) -> int:
-    """The exit status of a job's last command as a shell gives it; 127 for a program that is not there."""
+    """The exit status of a job's last command, as in a shell; 127 for a program that does not exist."""
     if job.popen is None:
         return 127
     return 128 - job.popen.returncode if job.popen.returncode < 0 else job.popen.returncode

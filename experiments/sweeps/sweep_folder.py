@@ -114,7 +114,7 @@ def read(directory: pathlib.Path) -> Record:
 
 
 def current(words: Sequence[str]) -> list[str]:
-    """The words of a command as they are written today: `diffusion train --config=digits`.
+    """The words of a command in today's spelling: `diffusion train --config=digits`.
 
     Sweeps of before hold `python -m experiments.train --config=configs/digits.py`.
     """
@@ -124,7 +124,7 @@ def current(words: Sequence[str]) -> list[str]:
 
 
 def commands(directory: pathlib.Path, plan: Plan) -> list[list[str]]:
-    """The words of a run's commands, with its folder and the sweep's filled in."""
+    """The words of a run's commands, with its folder and the sweep's folder filled in."""
     put = lambda word: word.replace("{folder}", str(directory / plan.name)).replace("{directory}", str(directory))
     return [[put(word) for word in words] for words in plan.commands]
 

@@ -59,7 +59,7 @@ def markdown(table: Table) -> str:
 
 
 def note(table: Table) -> str:
-    """How the table is to be read, and which records its figures stand on."""
+    """How to read the table, and which records its figures are measured on."""
     sentence = "Each line is one run."
     if table.averaged:
         alone = f"that differ in {', '.join(table.averaged)} alone"

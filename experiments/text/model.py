@@ -100,7 +100,7 @@ def text_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
 
 
 def image_encoder(run: str | pathlib.Path, out: str | pathlib.Path) -> None:
-    """Writes the image tower of a run that trained "clip", with its projection: what image prompts can read."""
+    """Writes the image tower of a run that trained "clip", with its projection, as an encoder for image prompts."""
     module, params, _ = trained(run)
     tower = CLIPVisionProjection(module.vision, module.features)
     with files.whole_folder(out) as new:

@@ -1,4 +1,4 @@
-"""The network of a row out of its file, checked before anything is read, and recognised as the row's."""
+"""The network of a row, read from its file after a check that the file is the row's."""
 
 import pathlib
 from typing import Any, NamedTuple

@@ -33,7 +33,7 @@ OTHER_OUTPUT = (
 
 
 class Facts(NamedTuple):
-    """The facts of a row that are computed from its network, and not written.
+    """The facts of a row that are computed from its network, not stated in its table.
 
     Attributes:
         parameters: the number of parameters of the network.

@@ -1,4 +1,4 @@
-"""A row measured from its file to its figure, in stages that may be killed at any point and go on.
+"""Measures a row, from its file to its figure, in stages that resume after a kill at any point.
 
 OUT holds samples.npz, samples.json (which describes the samples), record.json (the figures, which `diffusion evaluate
 --verify` measures again) and row.json (the row's figure beside the published one). While samples are made, their
@@ -139,7 +139,7 @@ def request_of(row: Row, needs: Needs, out: pathlib.Path) -> Request:
 
 
 def measure(checked: Checked, out: pathlib.Path, advance: Callable[[int], None] = lambda done: None) -> dict:
-    """Measures a row, going on with what is in the folder already.
+    """Measures a row; continues with what the folder already holds.
 
     Args:
         checked: the measurement, from `check`.
@@ -249,7 +249,7 @@ def _samples(
 
 
 def _key_of_samples(out: pathlib.Path) -> str:
-    """The key of the samples in a folder; "" where they are not whole."""
+    """The key of the samples in a folder; "" if they are incomplete."""
     try:
         record = opener.read_json(out / "samples.json")
     except (FileNotFoundError, limits.Refused):

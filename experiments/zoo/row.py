@@ -40,7 +40,7 @@ class Checkpoint(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether the network of the file, and of a folder converted from it, has another output than the recipe's."""
+        """Whether the network in the file, and in a folder converted from it, has another output than the recipe's."""
         return self.taken is not Checkpoint._field_defaults["taken"]
 
     @property

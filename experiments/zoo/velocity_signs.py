@@ -31,7 +31,7 @@ def toward_noise(network: nn.Module, params: Any) -> Any:
 
 
 def negated(network: nn.Module, params: Any) -> Any:
-    """The parameters of DDT or PixNerd as a network whose output is our velocity, which is theirs with the other sign.
+    """The parameters of DDT or PixNerd as a network whose output is our velocity, the negative of theirs.
 
     Reference: MCG-NJU/DDT, stateful_flow_matching/training_repa.py (x_t = t x + (1 - t) noise, v = x - noise).
     """

@@ -264,7 +264,7 @@ def blame(place: str, error: Exception, mend: str) -> failures.Unreadable | Dama
 
 
 class ManyAtOnce:
-    """Records that are read many at a time, so that one is read as many of one."""
+    """Records that are read many at a time; a single record is a batch of one."""
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         """Returns the records of many rows."""
@@ -276,7 +276,7 @@ class ManyAtOnce:
 
 
 class Derived:
-    """Records that are made of a source's, row by row; a subclass makes them, and describes what differs.
+    """Records that are made from a source's records, row by row; a subclass makes them, and describes what differs.
 
     Attributes:
         spec: the description of the records, the source's until a subclass changes it.
@@ -295,7 +295,7 @@ class Derived:
 
 
 class OneForOne(Derived):
-    """Records that are made of a source's one for one, so that they have its captions, identities and stamp."""
+    """Records made one for one from a source's records, so that they have its captions, identities and stamp."""
 
     def captions(self) -> list[str]:
         """The captions of the source."""

@@ -212,7 +212,7 @@ def entries_below(folder: pathlib.Path, suffixes: tuple[str, ...] = ("",)) -> di
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
-    """Whether an entry is a folder, or a link to one; a link in a circle is none."""
+    """Whether an entry is a folder, or a link to one; a circular link is not one."""
     try:
         return entry.is_dir()
     except OSError:
@@ -263,7 +263,7 @@ def within(where: str) -> pathlib.Path | None:
 
 
 def require_train(base: str, what: str) -> None:
-    """Refuses another split than "train" of data without splits.
+    """Refuses splits other than "train" for data without splits.
 
     Args:
         base: the split.

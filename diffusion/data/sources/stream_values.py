@@ -1,4 +1,4 @@
-"""The values that an iterable yields: records as they are, or the stored columns of a record."""
+"""The values that an iterable yields: complete records, or the stored columns of a record."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol

@@ -224,7 +224,7 @@ def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, d
 
 
 def _cached(place: pathlib.Path) -> "_Members | None":
-    """What an earlier opening has cached; None where it has not, or the file is damaged."""
+    """The index that an earlier opening has cached; None without one, or if the file is damaged."""
     try:
         noted = json.loads(opener.read(place))
         records = [(key, {name: (first, size) for name, (first, size) in at.items()}) for key, at in noted["records"]]
