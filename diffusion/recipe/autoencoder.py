@@ -27,7 +27,7 @@ class Autoencoder:
     path: str = ""
 
     def latents(self) -> Latents:
-        """Its functions, and the statistics that its scale and shift stand for."""
+        """The functions of the autoencoder, and the statistics that its scale and shift stand for."""
         module: Any = self.module
         network = coding.kl_network(module)
 
@@ -70,7 +70,7 @@ class Autoencoder:
 
 
 def weights(params: Any) -> Any:
-    """The autoencoder's own among the parameters of a run."""
+    """The parameters of the autoencoder among the parameters of a run."""
     return params[HEADS][NAME]["network"]["autoencoder"]
 
 

@@ -43,7 +43,7 @@ class Base:
         return schedulers.PREDICTIONS[self.model.process.prediction](predicts.clock)
 
     def load(self, parts: Iterable[str], shardings: Callable[[str, Any], Any] | None = None) -> dict[str, Any]:
-        """The parameters of some of its networks, on the devices; kernels in the types of the files, except the vae's.
+        """The parameters of some of its networks, on the devices; kernels keep the files' types, except the vae's.
 
         Args:
             parts: their names.

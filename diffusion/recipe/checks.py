@@ -120,7 +120,7 @@ def hidings_of_known_values() -> str:
 
 
 def on_its_data(recipe: Recipe) -> Recipe:
-    """The recipe of a config for the examples of its data; of a dataset of TFDS and a cache nothing is opened.
+    """The recipe of a config for the examples of its data; a dataset of TFDS and a cache are not opened.
 
     Raises:
         ConfigError: if the data are not there.
@@ -164,7 +164,7 @@ def _check_condition(recipe: Recipe, spec: Any) -> None:
 
 
 def _check_base(recipe: Recipe) -> None:
-    """Refuses what the folder of a base says beside it."""
+    """Refuses settings that the folder of a base states, and parts that do not fit it."""
     config = recipe.config
     named = config["tuning"].get("name")
     if not config["base"]["path"]:

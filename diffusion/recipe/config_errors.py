@@ -21,7 +21,7 @@ def as_config_errors() -> Iterator[None]:
 
 
 def spoken(error: Exception) -> str:
-    """The message of an error; of one of the operating system a sentence that begins with the path."""
+    """The message of an error; for an error of the operating system, a sentence that begins with the path."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename} cannot be used ({error.strerror}). Name another path."
     return str(error)

@@ -11,7 +11,7 @@ from diffusion.recipe.values import plain
 
 
 def current(config: Any) -> tuple[Any, list[str]]:
-    """A new config without fields of before, and a sentence for each that was there, which says what takes its place.
+    """The config without deprecated fields, and a sentence for each of them that names its replacement.
 
     Args:
         config: the config; where it has such fields, a changed copy is returned.

@@ -132,7 +132,7 @@ WORDS = {
 
 
 def absolute(config: ConfigDict) -> ConfigDict:
-    """The config with whole paths where it names folders and files, so that it means the same in any folder."""
+    """The config with absolute paths of folders and files, so that it means the same in any folder."""
     config = config.copy_and_resolve_references()
     for field in FOLDERS:
         *above, name = field.split(".")

@@ -219,7 +219,7 @@ def _readings(measured: Measured, y: "Rows") -> tuple[dict[str, Any], Callable[.
 
 
 def _usual(measured: Measured) -> dict[str, str]:
-    """The entry of the likelihood where a config names none."""
+    """The entry of the likelihood for a config without one."""
     return {"name": "gaussian_likelihood" if measured.noise_std else "negative_distance"}
 
 
@@ -249,7 +249,7 @@ class Steered(NamedTuple):
 
 
 def steered(entry: Mapping, measured: Measured | None) -> Steered | None:
-    """The driver of `config.sample.driver` of `steering_drivers` or alike; None for one of x alone.
+    """The driver of `config.sample.driver`, if it reads more than x, as in `steering_drivers`; else None.
 
     Raises:
         ConfigError: if it has nothing to read.

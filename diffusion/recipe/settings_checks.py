@@ -33,7 +33,7 @@ def check(recipe: Any) -> None:
 
 
 def require_sources(config: Mapping) -> None:
-    """Refuses a run that cannot begin, since the weights that it would begin from are not there.
+    """Refuses a run whose initial weights do not exist.
 
     Once it has a checkpoint it no longer needs them, and may have been moved to another machine.
 
@@ -194,7 +194,7 @@ def _check_latents(config: Mapping) -> None:
 
 
 def _check_held_out_loss(recipe: Any) -> None:
-    """Refuses a loss on held-out records where the run has none that its objective could take."""
+    """Refuses a loss on held-out records for a run without such records for its objective."""
     config = recipe.config
     settings = config["evaluate"]["loss"]
     field = "evaluate.loss.every"

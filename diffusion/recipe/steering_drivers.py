@@ -69,7 +69,7 @@ class Tried(NamedTuple):
 
 
 def numbering(numbers: type) -> Callable[[Callable], Callable]:
-    """A decorator of drivers whose two numbers about a batch are others than `Weighed`.
+    """A decorator of drivers that return other numbers about a batch than `Weighed`.
 
     Args:
         numbers: a NamedTuple of two numbers `[]` with the attributes of `Weighed`: the `title` under which samples.json

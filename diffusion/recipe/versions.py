@@ -96,7 +96,7 @@ TRANSPORT = ("optimal_transport", "sinkhorn", "schroedinger_bridge", "equivarian
 
 
 def _couplings_that_saw_no_condition(fields: Fields) -> None:
-    """Transport between all examples, which later pairs equal conditions alone; without a condition it is the same."""
+    """Transport between all examples; later versions pair only equal conditions, if there are conditions."""
     objective, model, data = (fields.get(name) for name in ("objective", "model", "data"))
     if not (isinstance(objective, dict) and isinstance(model, dict) and isinstance(data, dict)):
         return

@@ -21,7 +21,7 @@ from diffusion.text_to_image.timed_weights import TimedLora
 
 
 def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
-    """(the model with its denoisers' kernels stored in 8 bits, what that saves and the errors that it makes).
+    """(the model with its denoisers' kernels stored in 8 bits, the bytes saved and the errors made).
 
     Merge LoRA files first: merged updates are quantised with the kernels.
 
