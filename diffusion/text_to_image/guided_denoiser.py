@@ -71,12 +71,61 @@ def denoise(
     schedule, parameterization = model.process.schedule, model.process.parameterization
     conditional = dict(conditional)
     regions: Any = conditional.pop("regions", ())
-    tokens = conditional.pop("words", None)
+    tokens: Any = conditional.pop("words", None)
     condition = with_seen(conditional, attached, 0)
     null = None if unconditional is None else with_seen(unconditional, attached, 1)
     conditions = _branch_conditions(model, condition, regions, null, perturbed, apart)
     timed = isinstance(params, (timed_weights.Timed, timed_weights.Experts))
     reads_time = bool(attached) or timed or "reference" in conditional  # a part of the network reads it
+    network = _network(model, params, attached, shape, end)
+
+    def at(t: Any, condition: dict[str, Any], batch: int) -> dict[str, Any]:
+        return {**condition, "time": jnp.broadcast_to(t, (batch,))} if reads_time else condition
+
+    def guide(branches: guidance.Branches) -> parameterizations.Denoiser:
+        if model.kind.sound is not None:
+            flags = {"text": unconditional is not None, "perturbed": perturbed, "apart": apart}
+            names = tuple(name for name, flag in flags.items() if flag)
+            return model.kind.sound.guides(branches, schedule, shape, scale, names)
+        if perturbed:
+            return guidance.perturbed_attention(branches, scale[1], None if unconditional is None else scale[0])
+        if model.sees_picture:
+            return guidance.text_and_picture(branches, scale[0], scale[1])
+        if regions:
+            branches = mixed(branches, places.masks)
+            if unconditional is None:
+                return lambda x, t: branches(x, t)[0]
+        if isinstance(params, timed_weights.Experts):
+            scale_at = params.scale
+            return lambda x, t: model.kind.guides(branches, schedule, scale_at(t, scale))(x, t)
+        if model.kind.guided_by_condition:
+            return model.kind.guides(branches, schedule, scale, condition)
+        return model.kind.guides(branches, schedule, scale)
+
+    def with_words(denoise: parameterizations.Denoiser) -> guidance.Unpaired:
+        maps = lambda x, t: _attention_maps(model, network, at(t, condition, len(x)), x, t)
+        return _with_words(denoise, schedule, maps, tokens, places)
+
+    # Conditions that do not depend on the time are joined once, if their shapes allow it.
+    at_time = lambda x, t: tuple(at(t, condition, len(x)) for condition in conditions)
+    return sampling.denoiser(
+        network,
+        schedule,
+        parameterization,
+        at_time if reads_time else conditions,
+        None if len(conditions) == 1 else guide,
+        changes=() if tokens is None else (with_words,),
+        cache=cache,
+        merge=merge,
+    )
+
+
+def _network(model: Any, params: Any, attached: Sequence[Attached], shape: Any, end: Any) -> Callable[..., Any]:
+    """The network of a model as `sampling.denoiser` calls it: (x, clock, condition, **further arguments) -> output.
+
+    It takes from the condition what is no input of the denoiser itself: "time", "beside", "reference" and "clean".
+    """
+    schedule, parameterization = model.process.schedule, model.process.parameterization
 
     def network(x: Array, clock: Array, condition: Mapping[str, Array], **more: Any) -> Any:
         condition = dict(condition)
@@ -99,56 +148,30 @@ def denoise(
 
         return timed_weights.at(params, t, evaluate)
 
-    def at(t: Any, condition: dict[str, Any], batch: int) -> dict[str, Any]:
-        return {**condition, "time": jnp.broadcast_to(t, (batch,))} if reads_time else condition
+    return network
 
-    def guide(branches: guidance.Branches) -> parameterizations.Denoiser:
-        if model.kind.sound is not None:
-            flags = {"text": unconditional is not None, "perturbed": perturbed, "apart": apart}
-            names = tuple(name for name, flag in flags.items() if flag)
-            return model.kind.sound.guides(branches, schedule, shape, scale, names)
-        if perturbed:
-            return guidance.perturbed_attention(branches, scale[1], None if unconditional is None else scale[0])
-        if model.sees_picture:
-            return guidance.text_and_picture(branches, scale[0], scale[1])
-        if regions:
-            branches = mixed(branches, places.masks)
-            if unconditional is None:
-                return lambda x, t: branches(x, t)[0]
-        if isinstance(params, timed_weights.Experts):
-            return lambda x, t: model.kind.guides(branches, schedule, params.scale(t, scale))(x, t)
-        if model.kind.guided_by_condition:
-            return model.kind.guides(branches, schedule, scale, condition)
-        return model.kind.guides(branches, schedule, scale)
 
-    def maps(x: Array, t: Any) -> tuple[Array, ...]:
-        shown = []
+def _attention_maps(
+    model: Any, network: Callable[..., Any], condition: Mapping[str, Array], x: Array, t: Any
+) -> tuple[Array, ...]:
+    """The maps of cross-attention at x_t, of each layer that has it.
 
-        def showing(x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
-            output, maps = network(x, clock, condition, mutable=[attention_records.MAPS])
-            shown.append(maps)
-            return output
+    Raises:
+        ValueError: if the network has no cross-attention.
+    """
+    shown = []
 
-        parameterizations.denoiser(showing, schedule, parameterization, at(t, condition, len(x)))(x, t)
-        if not (layers := attention_records.records(shown[0])):
-            raise ValueError(
-                f"words are located in the maps of cross-attention, which a {type(model.denoiser).__name__} does not "
-                "have"
-            )
-        return layers
+    def showing(x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
+        output, maps = network(x, clock, condition, mutable=[attention_records.MAPS])
+        shown.append(maps)
+        return output
 
-    # Conditions that do not depend on the time are joined once, if their shapes allow it.
-    at_time = lambda x, t: tuple(at(t, condition, len(x)) for condition in conditions)
-    return sampling.denoiser(
-        network,
-        schedule,
-        parameterization,
-        at_time if reads_time else conditions,
-        None if len(conditions) == 1 else guide,
-        changes=() if tokens is None else (lambda denoise: _with_words(denoise, schedule, maps, tokens, places),),
-        cache=cache,
-        merge=merge,
-    )
+    parameterizations.denoiser(showing, model.process.schedule, model.process.parameterization, condition)(x, t)
+    if not (layers := attention_records.records(shown[0])):
+        raise ValueError(
+            f"words are located in the maps of cross-attention, which a {type(model.denoiser).__name__} does not have"
+        )
+    return layers
 
 
 def _branch_conditions(
