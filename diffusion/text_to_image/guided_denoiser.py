@@ -211,14 +211,14 @@ def _with_clean_frames(model: Any, apply: Callable[..., Any], clean: Array | Non
     return network
 
 
-def flow_map(model: Any, *arguments: Any) -> FlowMap:
+def flow_map(model: Any, *arguments: Any, **how: Any) -> FlowMap:
     """The flow map of a model: a step of DDIM by `denoise`, which knows the end of the step if the denoiser jumps.
 
     In a flow this is x_s = x_t + (s - t) v, with the velocity at t, or the mean velocity from s to t.
     """
 
     def carry(x_t: Array, t: Any, s: Any) -> Array:
-        evaluated = denoise(model, *arguments, end=s if model.kind.jumps else None)
+        evaluated = denoise(model, *arguments, **how, end=s if model.kind.jumps else None)
         return flow_maps.from_denoiser(evaluated, model.process.schedule)(x_t, t, s)
 
     return FlowMap(carry)

@@ -274,9 +274,10 @@ def _guided(
     conditional = {**conditional, **start.beside}
     other = {**unconditional, **start.beside} if course.guided else None
     model = with_clock(model, course.trajectory)
-    how = course.cache, course.merge, course.places, course.perturbed, course.apart, course.shape(model)
+    how = {"cache": course.cache, "merge": course.merge, "places": course.places}
+    how |= {"perturbed": course.perturbed, "apart": course.apart, "shape": course.shape(model)}
     evaluate = flow_map if FlowMap in course.trajectory.sampler.takes else denoise
-    evaluated = evaluate(model, params, conditional, other, scale, attached, *how)
+    evaluated = evaluate(model, params, conditional, other, scale, attached, **how)
     if course.frames and known is not None:
         if model.kind.sound is not None:
             return video_models.begun(evaluated, course.shape(model), known), None
