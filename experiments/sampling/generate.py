@@ -252,80 +252,108 @@ def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:
     return decoder, lambda params, decoder, x: decode(decoder, x)
 
 
+def _sampled(
+    recipe: Recipe,
+    network: Callable[..., Any],
+    watermark: Watermark | None,
+    drive: Callable[..., Any],
+    params: Any,
+    weights: dict[str, Any],
+    labels: Any,
+    y: Any,
+    seeds: Array,
+) -> Any:
+    """The result of a driver for a batch of seeds, from the run's noise along its plan.
+
+    Args:
+        recipe: the recipe of the run.
+        network: the denoiser, flow map or field, from `run_denoiser.build_for_sampler`.
+        watermark: the watermark of the noise, or None.
+        drive: a function of the named arguments of `samplers.sample`.
+        params: the parameters of the run's network.
+        weights: the parameters of the second runs that guides read.
+        labels: the conditions of the batch.
+        y: the measured pictures of the batch; None without any.
+        seeds: the seeds, uint32 `[B]`.
+    """
+    schedule, sampler = recipe.schedule, recipe.sampling.sampler
+    first, rest = keys(seeds)
+    if isinstance(recipe.objective.reads, Moves):
+        x = recipe.objective.reads.prior.sample(first)
+    else:
+        x = samplers.prior(schedule, first, recipe.examples.shape)
+    x = sampling.marked(watermark, "noise", x, first, schedule)
+    if (real := run_denoiser.real_of(recipe, labels)) is not None:
+        sampler = samplers.padded(sampler, real)
+    read = (run_denoiser.GuidesRead(weights, y),) if recipe.sampling.guides else ()
+    denoise = network(params, labels, *read)
+    return drive(sampler=sampler, denoise=denoise, schedule=schedule, x=x, plan=recipe.sampling.plan, keys=rest)
+
+
 def build_generator(recipe: Recipe, mesh: Mesh | None = None, watermark: Watermark | None = None) -> Generator:
     """The `generator` of any run that makes pictures; its labels are conditions, of prompts too."""
-    config = recipe.config
-    schedule = recipe.schedule
-    sampler = recipe.sampling.sampler
-    plan = recipe.sampling.plan
-    network = run_denoiser.build_for_sampler(recipe)
-    if isinstance(recipe.sampling.driver, guides.Steered) and watermark is not None and watermark.carrier == "noise":
+    config, driver, plan = recipe.config, recipe.sampling.driver, recipe.sampling.plan
+    sampled = functools.partial(_sampled, recipe, run_denoiser.build_for_sampler(recipe), watermark)
+    steered = isinstance(driver, guides.Steered)
+    if steered and watermark is not None and watermark.carrier == "noise":
         raise ConfigError(
             f"config.sample.driver.name = {config.sample.driver.name!r} chooses its own noise, which cannot carry a "
             "watermark. Valid: the driver sample, or a watermark of pictures."
         )
     weights = guides.weights(recipe.sampling.guides)
-    pictures = measured_pictures(recipe)
+    measured = measured_pictures(recipe)
     decoder, shown = _decoding(recipe)
     batch_size, batch = _batches_on(config, mesh)
+    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
     if mesh is not None:
-        decoder, weights = jax.device_put((decoder, weights), NamedSharding(mesh, PartitionSpec()))
+        decoder, weights = jax.device_put((decoder, weights), everywhere)
+    compiled = functools.partial(jax.jit, out_shardings=everywhere)
 
-    def sampled(drive, params, weights, labels, seeds):
-        first, rest = keys(seeds)
-        labels, y = labels
-        read = (run_denoiser.GuidesRead(weights, y),) if recipe.sampling.guides else ()
-        if isinstance(recipe.objective.reads, Moves):
-            x = recipe.objective.reads.prior.sample(first)
-        else:
-            x = samplers.prior(schedule, first, recipe.examples.shape)
-        x = sampling.marked(watermark, "noise", x, first, schedule)
-        real = run_denoiser.real_of(recipe, labels)
-        on_real = sampler if real is None else samplers.padded(sampler, real)
-        return drive(
-            sampler=on_real, denoise=network(params, labels, *read), schedule=schedule, x=x, plan=plan, keys=rest
-        )
-
-    def finish(params, decoder, weights, labels, seeds):
+    @compiled
+    def finish(params, decoder, weights, labels, y, seeds):
         with layout.over(mesh) if mesh is not None else contextlib.nullcontext():
-            driver = recipe.sampling.driver
+            reading: Any = driver
             if isinstance(driver, guides.Steered):
-                driver = driver.reading(labels[0], guides.Rows(labels[1], recipe.examples.shape))
-            drive = functools.partial(sampling.samples, driver=driver)
-            x, work = sampled(drive, params, weights, labels, seeds)
-            if not (recipe.sampling.follows_plan or isinstance(recipe.sampling.driver, guides.Steered)):
+                reading = driver.reading(labels, guides.Rows(y, recipe.examples.shape))
+            drive = functools.partial(sampling.samples, driver=reading)
+            x, work = sampled(drive, params, weights, labels, y, seeds)
+            if not (recipe.sampling.follows_plan or steered):
                 work = None  # what such a driver counts belongs to itself
             x = shown(params, decoder, x)
             return (to_uint8(x) if recipe.makes_bytes else x, sampling.finite(x)), work
 
-    everywhere = None if mesh is None else NamedSharding(mesh, PartitionSpec())
-    finish = jax.jit(finish, out_shardings=everywhere)
-    done: np.ndarray = np.zeros(3, np.int64)
-    watch = jax.jit(lambda *arguments: sampled(samplers.sample_trajectory, *arguments)[1], out_shardings=everywhere)
-    shown_steps = lambda params, decoder, steps: jax.lax.map(lambda x: shown(params, decoder, x), steps)
-    show = jax.jit(shown_steps, out_shardings=everywhere)
+    @compiled
+    def watch(params, weights, labels, y, seeds):
+        return sampled(samplers.sample_trajectory, params, weights, labels, y, seeds)[1]
 
-    def with_pictures(labels, seeds):
-        """The labels, and the measured picture of each sample: picture i for the i-th seed of config.sample.seed."""
-        return labels, None if pictures is None else pictures[np.asarray(seeds) % SEEDS % len(pictures)]
+    @compiled
+    def show(params, decoder, steps):
+        return jax.lax.map(lambda x: shown(params, decoder, x), steps)
+
+    def pictures_of(seeds):
+        """The measured picture of each sample: picture i for the i-th seed of config.sample.seed."""
+        return None if measured is None else measured[np.asarray(seeds) % SEEDS % len(measured)]
+
+    done: np.ndarray = np.zeros(3, np.int64)  # the sums of `Generator.work` so far
 
     def images(params, labels, seeds, progress=lambda done: None):
+        nonlocal done
         if (real := run_denoiser.real_of(recipe, labels)) is not None:
             padding.check(real, jax.ShapeDtypeStruct((len(seeds), *recipe.examples.shape), np.float32))
-        nonlocal done  # the sums of `Generator.work` so far
         one_batch = lambda rows: finish(params, decoder, weights, *batch(rows))
-        rows = (with_pictures(labels, seeds), seeds)
+        rows = (labels, pictures_of(seeds), seeds)
         (images, finite), work = sampling.in_batches(one_batch, rows, batch_size, progress)
         done = done + [*work, (~finite).sum()]
         return sampling.marked(watermark, "pictures", images)
 
     def trajectory(params, labels, seeds):
-        steps = watch(params, weights, with_pictures(labels, seeds), seeds)
+        steps = watch(params, weights, labels, pictures_of(seeds), seeds)
         return np.asarray(show(params, decoder, steps.x)), np.asarray(show(params, decoder, steps.x0))
 
-    skipped = lambda work: sampling.skipped(work[:2], recipe.network, sampler, plan)
     if not recipe.sampling.follows_plan:
         return Generator(images, None, None, lambda: done)
+    sampler = recipe.sampling.sampler
+    skipped = lambda work: sampling.skipped(work[:2], recipe.network, sampler, plan)
     return Generator(images, trajectory, sampler.nfe(plan.solved), lambda: done, skipped)
 
 
