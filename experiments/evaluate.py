@@ -369,6 +369,56 @@ def model_figures(
     return measured
 
 
+def measure_protocol(config: ConfigDict, folder: pathlib.Path, metrics: Sequence[str]) -> dict:
+    """Measures the samples in a folder under --protocol, and writes the record.
+
+    Args:
+        config: the run's config.
+        folder: the folder of the samples.
+        metrics: the names of image metrics in --metrics; () for the figures of the protocol.
+
+    Returns:
+        The entry for report.json: {"protocols": rows} of --protocol=all, {"encoders": {NAME: figures}} of an encoder's
+        protocol, or {"inception": figures}.
+    """
+    values = flags.FLAGS
+    if values.protocol == protocol_table.ALL:
+        request = requested(
+            samples=str(folder / "samples.npz"),
+            reference=values.reference or reference_of(config, "train"),
+            metrics=None,
+            data_dir=values.data_dir or config.data.dir,
+        )
+        return {"protocols": protocol_table.measure(request, pathlib.Path(values.out or folder / "protocols"))}
+    encoder = comparison.find_protocol(values.protocol)
+    protocol = encoder or protocols.PROTOCOLS.get(values.protocol)
+    request = requested(
+        samples=str(folder / "samples.npz"),
+        reference=values.reference or reference_of(config, protocol.split if protocol else "train"),
+        metrics=metrics or measured_by(values.protocol) or None,
+        data_dir=values.data_dir or config.data.dir,
+    )
+    name = encoder.name if encoder else "inception"
+    out = pathlib.Path(values.out or folder / f"{name}.json")
+    record = records.measure(request)
+    records.write(out, record)
+    figures_of_protocol = {
+        "figures": record["figures"],
+        "warnings": record["warnings"],
+        "protocol": request.protocol,
+        "reference": request.reference,
+        "record": str(out),
+        "records": {
+            "split": request.reference,
+            "count": record["reference"]["count"],
+            "trained_on": held_out.count_in_reference(config, request.reference, request.data_dir),
+        },
+    }
+    if encoder:
+        return {"encoders": {encoder.name: {**figures_of_protocol, "network": encoder.network}}}
+    return {"inception": figures_of_protocol}
+
+
 def evaluate_run() -> None:
     """Evaluates the samples of the run in --workdir, with the further figures that other flags name."""
     config = flags.FLAGS.config
@@ -393,45 +443,10 @@ def evaluate_run() -> None:
     if model_names:
         content["model"] = model_figures(config, run_folder, folder, model_names)
         run_report.write(content, folder)
-    if flags.FLAGS.protocol == protocol_table.ALL:
-        request = requested(
-            samples=str(folder / "samples.npz"),
-            reference=flags.FLAGS.reference or reference_of(config, "train"),
-            metrics=None,
-            data_dir=flags.FLAGS.data_dir or config.data.dir,
-        )
-        out = pathlib.Path(flags.FLAGS.out or folder / "protocols")
-        content["protocols"] = protocol_table.measure(request, out)
-        run_report.write(content, folder)
-    elif flags.FLAGS.protocol or flags.FLAGS.inception or flags.FLAGS.encoder:
-        encoder = comparison.find_protocol(flags.FLAGS.protocol)
-        protocol = encoder or protocols.PROTOCOLS.get(flags.FLAGS.protocol)
-        request = requested(
-            samples=str(folder / "samples.npz"),
-            reference=flags.FLAGS.reference or reference_of(config, protocol.split if protocol else "train"),
-            metrics=image_names or measured_by(flags.FLAGS.protocol) or None,
-            data_dir=flags.FLAGS.data_dir or config.data.dir,
-        )
-        name = encoder.name if encoder else "inception"
-        out = pathlib.Path(flags.FLAGS.out or folder / f"{name}.json")
-        record = records.measure(request)
-        records.write(out, record)
-        part = {
-            "figures": record["figures"],
-            "warnings": record["warnings"],
-            "protocol": request.protocol,
-            "reference": request.reference,
-            "record": str(out),
-            "records": {
-                "split": request.reference,
-                "count": record["reference"]["count"],
-                "trained_on": held_out.count_in_reference(config, request.reference, request.data_dir),
-            },
-        }
-        if encoder:
-            content["encoders"] = content.get("encoders", {}) | {encoder.name: {**part, "network": encoder.network}}
-        else:
-            content["inception"] = part
+    if flags.FLAGS.protocol or flags.FLAGS.inception or flags.FLAGS.encoder:
+        measured = measure_protocol(config, folder, image_names)
+        encoders = content.get("encoders", {}) | measured.get("encoders", {})
+        content = content | measured | ({"encoders": encoders} if encoders else {})
         run_report.write(content, folder)
     run_report.show(content, folder, run=run_folder)
 

@@ -169,6 +169,38 @@ def test_a_protocol_states_what_it_measures():
     assert {*protocols.PROTOCOLS, *encoder_protocols.PROTOCOLS} <= words
 
 
+@pytest.mark.parametrize("protocol, entry", [("adm", "inception"), ("cmmd", "encoders"), ("all", "protocols")])
+def test_the_samples_of_a_run_are_measured_under_a_protocol(protocol, entry, config, tmp_path, monkeypatch):
+    """The record lies beside the samples."""
+    requests = []
+    record = {"figures": {"fid": {"value": 2.0}}, "warnings": [], "reference": {"count": 9}}
+    monkeypatch.setattr(evaluate.records, "measure", lambda request: requests.append(request) or record)
+    monkeypatch.setattr(evaluate.held_out, "count_in_reference", lambda *_: 4)
+    rows = lambda request, out: requests.append(request) or [str(out)]
+    monkeypatch.setattr(evaluate.protocol_table, "measure", rows)
+    values = dict.fromkeys((*evaluate.comparison.Request._fields, "out")) | {"protocol": protocol}
+    monkeypatch.setattr(evaluate.flags, "FLAGS", Values(values))
+    measured = evaluate.measure_protocol(config, tmp_path, ())
+    assert measured.keys() == {entry} and requests[0].samples == str(tmp_path / "samples.npz")
+    assert requests[0].reference == f"{config.data.name}@train"
+    if protocol == "all":
+        assert measured["protocols"] == [str(tmp_path / "protocols")]
+        return
+    part = measured["inception"] if protocol == "adm" else measured["encoders"]["cmmd"]
+    assert part["figures"] == record["figures"] and part["records"] == {
+        "split": "digits@train",
+        "count": 9,
+        "trained_on": 4,
+    }
+    assert json.loads(pathlib.Path(part["record"]).read_text()) == record
+
+
+class Values(dict):
+    """Flags by their names, as attributes too."""
+
+    __getattr__ = dict.__getitem__
+
+
 def test_balanced_order_takes_turns():
     labels = np.array([2, 2, 0, 1, 2, 0, 1, 0])
     order = real_images.balanced_order(labels)
