@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _within_hard_limit(kind: int, most: int) -> tuple[int, int]:
-    """A limit that a user may set where the machine has set a hard one, as login nodes do for CPU seconds; and that."""
+    """(the limit, at most the hard limit that the machine may have set, as login nodes do; that hard limit)."""
     _, hard = resource.getrlimit(kind)
     return most if hard == resource.RLIM_INFINITY else min(most, hard), hard
 
@@ -137,7 +137,7 @@ class _Content:
         self.described = False
 
     def read(self, size: int = -1) -> bytes:
-        """The next bytes, as a file has it."""
+        """The next bytes, as a file returns them."""
         if not self.described:
             return self._content.read(size)
         at = self._content.tell()
@@ -147,11 +147,11 @@ class _Content:
         return bytes(length)
 
     def seek(self, *where: int) -> int:
-        """Goes to a position, as a file has it."""
+        """Goes to a position, as a file does."""
         return self._content.seek(*where)
 
     def tell(self) -> int:
-        """The position, as a file has it."""
+        """The position, as a file returns it."""
         return self._content.tell()
 
 

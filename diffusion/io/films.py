@@ -222,7 +222,7 @@ def _answered(
 
 
 def _why(child: _Child, error: Exception) -> str:
-    """Why a child has gone."""
+    """The reason why a child has ended."""
     if isinstance(error, TimeoutError):
         child.process.kill()
     code = child.end()

@@ -25,7 +25,7 @@ class InUse(StoreError):
 
 
 def say(store: Store, holder: Holder, beat: int, is_over: bool = False) -> None:
-    """Writes a heartbeat, or the word that the holder has ended.
+    """Writes a heartbeat, or that the holder has ended.
 
     Args:
         store: the store.

@@ -95,7 +95,7 @@ def inside(what: str, names: Iterable[str]) -> None:
 
 
 def inner(where: str, name: str) -> str:
-    """The name of a file that a table gives from its own folder on, without the parts "." and "..".
+    """The path of a file relative to the folder of the table that names it, without the parts "." and "..".
 
     Args:
         where: the table and the line, for the message.

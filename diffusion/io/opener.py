@@ -1,4 +1,4 @@
-"""How a file is opened that a user's data, or a file of someone else, names: a plain file, in its folder, of a size.
+"""Opens the files that a user's data, or someone else's file, names: plain files, in their folder, of a limited size.
 
     with opener.open_file(folder / name, within=folder, most=2**26) as file:
         content = file.read()

@@ -94,7 +94,7 @@ class Copy:
         return marks
 
     def token(self) -> str:
-        """The folder's own word, by which a store knows it again; made at the first call."""
+        """The identifier by which a store recognises the folder; made at the first call."""
         path = self.folder / TOKEN
         with contextlib.suppress(FileNotFoundError):
             return opener.read_text(path)
@@ -138,7 +138,7 @@ class Copy:
             shutil.rmtree(outgoing, ignore_errors=True)
 
     def note_listed(self) -> None:
-        """Puts what was sent last on the record, once a snapshot lists it."""
+        """Records the files that were sent last, once a snapshot lists them."""
         self._files |= self._sent
         self._sent = {}
 

@@ -113,7 +113,7 @@ class Store:
         self._tried(f"write {name}", lambda: self._system.put_file(os.fspath(path), self._path(name)))
 
     def create(self, name: str, content: bytes) -> bool:
-        """Writes a small object that is not there yet; returns whether it is this writer's.
+        """Creates a small object; returns whether this writer, and no other, has created it.
 
         Args:
             name: the name of the object.

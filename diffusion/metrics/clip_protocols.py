@@ -1,4 +1,4 @@
-"""The protocols of Frechet distances of clips, as data, and their networks out of files.
+"""The protocols of Frechet distances of clips, as data, and their networks, read from files.
 
 | protocol       | network, features                  | frames           | resize to 224          |
 |----------------|------------------------------------|------------------|------------------------|

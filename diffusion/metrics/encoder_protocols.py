@@ -1,4 +1,4 @@
-"""The protocols of distances in the features of image encoders, as data, and the encoders out of files.
+"""The protocols of distances in the features of image encoders, as data, and their encoders, read from files.
 
 | protocol      | network, features                            | resize                                  |
 |---------------|----------------------------------------------|-----------------------------------------|

@@ -51,6 +51,6 @@ def with_words(tokenizer: Tokenizer, words: Mapping[str, Sequence[int]]) -> Toke
 
 
 def named_in(text: str, known: Iterable[str]) -> list[str]:
-    """The words of a prompt that are written as trigger words are, "<cat-toy>", and are not known."""
+    """The unknown words of a prompt that have the form of trigger words, "<cat-toy>"."""
     lower = {word.lower() for word in known}
     return [word for word in dict.fromkeys(TRIGGER.findall(text)) if word.lower() not in lower]

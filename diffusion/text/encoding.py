@@ -19,7 +19,7 @@ Network = Callable[[Any, Any], tuple[jax.Array, jax.Array | None]]
 
 
 class AlreadyRead(NamedTuple):
-    """Texts that were read before, in place of the tokenizer that read them: `encode` frames them as they are.
+    """Texts that have been tokenized before, in place of a tokenizer: `encode` takes their tokens unchanged.
 
     So a text encoder can be a part of a compiled program, which receives ids and no texts.
 
@@ -39,15 +39,15 @@ class AlreadyRead(NamedTuple):
         return self.ids.shape[1]
 
     def begin(self, ids: int) -> int:
-        """0: its rows are empty."""
+        """0, since its rows are empty."""
         return 0
 
     def longer(self, ids: int) -> "AlreadyRead":
-        """Itself: the texts have been read with the room that they needed."""
+        """The same texts, which were tokenized at their full length."""
         return self
 
     def split(self, text: str) -> tuple[list[int], Callable[[int], str]]:
-        """No ids: `framed` has them all."""
+        """No ids; `framed` returns all of them."""
         return [], lambda first: ""
 
     def framed(self, rows: Sequence[Sequence[int]]) -> tuple[Any, Any]:

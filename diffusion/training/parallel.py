@@ -79,7 +79,7 @@ def pmap(make: Callable[..., Callable], target: Any, mesh: Mesh) -> Callable:
         return jax.make_array_from_single_device_arrays(shape, here, rows)
 
     def global_array(leaf, x):
-        """A leaf that every process holds whole, as the global array that it is; copies nothing."""
+        """A leaf that every process holds completely, as one global array; copies nothing."""
         return jax.make_array_from_single_device_arrays(x.shape, leaf.sharding, [s.data for s in x.addressable_shards])
 
     def step(state, batch, seed):

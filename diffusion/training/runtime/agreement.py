@@ -16,7 +16,7 @@ _calls: collections.Counter[str] = collections.Counter()
 
 
 def gather(about: str, text: str = "", seconds: float = float("inf")) -> list[str]:
-    """Returns the texts of all processes, by their indices. Each must call it, as often as the others.
+    """Returns the texts of all processes, by their indices. All processes must call it equally often.
 
     Args:
         about: the subject of the message, the same on all processes.
@@ -65,7 +65,7 @@ def first(work: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Ends its block on no process before all have reached its end; an error leaves it at once.
+    """A block that no process leaves before all have reached its end; an error leaves it at once.
 
     So a process may take any time to finish writing. If the others went on to their end, JAX would wait only some
     minutes for it (`sharding.LIMITS`) and abort them all.
