@@ -198,9 +198,9 @@ def samplers_by_steps(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     words = f"--workdir={folder}", f"--out={folder}/unipc", "--config.sample.sampler.name=unipc"
     return Shown(
         _shell("sample", *words, "--config.sample.steps=8"),
-        "All pictures start from the same noise. heun evaluates the network twice per step. The first four "
-        "samplers are deterministic and converge to the same picture; ddpm and dpmpp_2m_sde add noise in each"
-        " step. The page [samplers](../samplers.md) compares all samplers.",
+        "All pictures start from the same noise. The first four samplers are deterministic and converge to the "
+        "same picture; `ddpm` and `dpmpp_2m_sde` add noise in each step. `heun` evaluates the network twice per "
+        "step. The page [samplers](../samplers.md) compares all samplers.",
     )
 
 
@@ -226,9 +226,9 @@ def editing_of_real_digits(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     )
     return Shown(
         _python(inpaint, outpaint, steps=FINE),
-        "Digits of the test split, which were not used in training. The lower half, or everything except the "
-        "middle, is painted again; blue marks the unknown part. The painted digit need not equal the real "
-        "one.",
+        "The digits come from the test split, which was not used in training. The lower half, or everything "
+        "except the middle, is painted again; blue marks the unknown part. The painted digit need not equal the "
+        "real one.",
     )
 
 
@@ -248,8 +248,8 @@ def sdedit(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     plots.mosaic([np.stack(grid, axis=1)], names_of_rows, (texts,), place / "sdedit.png")
     return Shown(
         _python(edit, steps=FINE),
-        "A digit of the test split, noised to time t and sampled from there as another class. The larger t "
-        "is, the less of the original is kept.",
+        "Each digit of the test split is noised to time t, and sampled from there as another class. The larger t "
+        "is, the less of the original remains.",
     )
 
 
@@ -369,8 +369,8 @@ def sweep(folder: pathlib.Path, place: pathlib.Path) -> Shown:
         print(f"{place / 'sweep.png'} stays as it is: {browser.MISSING}")
     return Shown(
         _shell("sweep", *words),
-        f"[Samplers by their steps](../../configs/sweeps/{SWEEP}.py) of the run above: the report "
-        "that a sweep writes while it runs, one file that works offline: [sweeps](../sweeps.md).",
+        f"A sweep writes such a report while it runs, as one file that works offline ([sweeps](../sweeps.md)). This "
+        f"one compares [samplers by their steps](../../configs/sweeps/{SWEEP}.py) on the run above.",
     )
 
 

@@ -162,8 +162,8 @@ def page(items: Mapping[str, Item]) -> str:
     lines = [cells[first : first + COLUMNS] for first in range(0, len(cells), COLUMNS)]
     table = ["| " * COLUMNS + "|", "| --- " * COLUMNS + "|", *("| " + " | ".join(line) + " |" for line in lines)]
     head = (
-        "# Gallery\n\nThe best results, each with its command and a note on what to look at. Each title links "
-        "to the report with all figures. [All pictures](all.md) also shows the weak results."
+        "# Gallery\n\nThis page shows the best results, each with its command and a note on what to look at. Each "
+        "title links to the report with all figures. [All pictures](all.md) also shows the weak results."
     )
     return "\n\n".join([head, '<div class="best" markdown>', "\n".join(table), "</div>"]) + "\n"
 

@@ -60,8 +60,8 @@ REPORTS = {
     "restoration": Report(
         "Restoring pictures",
         ("samples.png",),
-        "Eleven methods for inverse problems on five tasks: inpainting, super-resolution, deblurring, "
-        "compressed sensing (24 numbers for 64 pixels), and phase retrieval. See [the "
+        "The rows show eleven methods for inverse problems on five tasks: inpainting, super-resolution, "
+        "deblurring, compressed sensing (24 numbers for 64 pixels), and phase retrieval. See [the "
         "report](restoration/report.md), which compares the methods with exact posteriors, and [advice on the"
         " choice of a method](../steering.md#inverse-problems).",
         ("python -m examples.restoration.report --out=runs/restoration --steps=50 --number=8 --points=500",),
@@ -78,7 +78,7 @@ REPORTS = {
     "techniques": Report(
         "Techniques, with one row of pictures each",
         ("regions.png", "uce.png", "slider.png", "boxes.png", "controls.png"),
-        "Techniques that steer or change the model of drawings in the package. Each figure shows pictures "
+        "These techniques steer or change the model of drawings in the package. Each figure shows pictures "
         "with and without a technique, from the same noise. [The report](techniques/report.md) has the "
         "scores. It also shows the techniques that fail here: attention to words, reference-only control, ESD"
         " and Custom Diffusion.",
@@ -87,7 +87,7 @@ REPORTS = {
     "control": Report(
         "Control of positions",
         ("outlines.png", "layers.png", "sketch.png"),
-        "ControlNets for the model of `make demo-text`, whose training pictures show shapes only at nine "
+        "These are ControlNets for the model of `make demo-text`, whose training pictures show shapes only at nine "
         "positions and without overlap. The rows show the control, a picture with it, and a picture without "
         "it from the same noise. The shapes appear where they should, but they often swap colours, and "
         "overlapping shapes merge. [The report](control/report.md) has position errors in pixels; [the "
@@ -100,7 +100,7 @@ REPORTS = {
     "image_prompt": Report(
         "A drawing as a prompt",
         ("reference.png",),
-        "An IP-Adapter for the same model. The rows show the reference, a picture with it, and a picture "
+        "This is an IP-Adapter for the same model. The rows show the reference, a picture with it, and a picture "
         "without it from the same noise. Pictures take over colour and shape in two or three of four cases, "
         "but blurred. Combined with a prompt that names colour and shape, the adapter fails: each property is"
         " right in only half of the pictures. [The report](image_prompt/report.md) has the figures; [the "
@@ -139,9 +139,9 @@ REPORTS = {
     "sound": Report(
         "Notes of eight instruments",
         ("../../images/sound_samples.png",),
-        "Samples of `sound/tones:large` for each instrument and several pitches: waveforms, and spectrograms "
-        "up to 8 kHz. You can listen to [the WAV files](sound/report.md), and read [how they are generated "
-        "and judged](../sound.md#figures).",
+        "The picture shows samples of `sound/tones:large` for each instrument and several pitches: waveforms, and "
+        "spectrograms up to 8 kHz. You can listen to [the WAV files](sound/report.md), and read [how they are "
+        "generated and judged](../sound.md#figures).",
         (
             "diffusion train --config=sound/tones:large --workdir=runs/tones",
             "python -m examples.sound.tones --workdir=runs/tones --out=runs/tones/report",
