@@ -28,15 +28,15 @@ FLOPS = {  # entries of a plan's "flops": in words, and how they are known
     "step": ("FLOPs, all that the step computes", "counted"),
 }
 
-PEAKS = "each at the peak of its data sheet. A real step is slower."
+SLOWER = "each at the peak rate of its data sheet. A real step is slower."
 TRACED = (
-    "Step time and MFU, estimates: if compute, memory and network overlap entirely ... if they take turns, "
-    f"{PEAKS} MFU counts all FLOPs of the step."
+    "Step time and MFU are estimates. A range begins where compute, memory and network overlap entirely, and ends "
+    f"where they run one after another, {SLOWER} MFU counts all FLOPs of the step."
 )
 CALIBRATED = (
-    "Step time and MFU, estimates of the step as XLA compiles it (docs/scale.md has their errors): products, passes "
-    "over arrays beside them, and collectives; if those that XLA starts early overlap entirely ... if all take turns, "
-    f"{PEAKS} MFU counts the model's FLOPs alone."
+    "Step time and MFU are estimates for the step as XLA compiles it; docs/scale.md states their errors. Matrix "
+    f"products, passes over arrays and collectives run one after another, {SLOWER} A range begins where the "
+    "collectives that XLA starts early overlap entirely with other work. MFU counts only the model's FLOPs."
 )
 
 

@@ -117,4 +117,4 @@ def test_the_first_line_says_how_large_the_run_is(devices, batches):
     parts = ", in 2 micro-batches\n" if batches > 1 else "\n"
     assert text.startswith(f"1.3 M parameters, on {on}a step is 64 images, 8 a device{parts}")
     assert "h100: does not fit: 59 GB (estimate), of 80 GB, of which a tenth stays free" in text
-    assert "MFU counts the model's FLOPs alone." in text and "overlap entirely ... if they take turns" not in text
+    assert "MFU counts only the model's FLOPs." in text and "MFU counts all FLOPs of the step." not in text
