@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import traced
 from diffusion.discrete.bounds import score_entropy_at
 from diffusion.discrete.gaussian_duality import check_uniform, gaussian_latents, latent_noise
 from diffusion.discrete.predictions import Reading, from_context, from_logits, predictor
@@ -49,7 +50,7 @@ def duo(
         ValueError: if the process is not uniform or a number is out of range; when called, if symbols are out of range.
     """
     check_uniform("duo", process)
-    if until < 0 or not temperature > 0:
+    if until < 0 or not (traced(temperature) or temperature > 0):
         raise ValueError(f"duo: until = {until}, temperature = {temperature}. Valid: at least 0, above 0")
 
     def nats(networks: Any, condition: Any, keys: Array, x0: Array, t: Array, step: Any) -> Array:

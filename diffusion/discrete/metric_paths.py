@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from diffusion.arrays.parameters import traced
 from diffusion.discrete.rate_processes import AnyProcess
 from diffusion.discrete.token_masks import TokenMasks
 from diffusion.schedules import left_broadcast
@@ -127,9 +128,9 @@ def metric_path(distances: ArrayLike, scale: float = 3.0, power: float = 1.0) ->
             f"{np.abs(np.diag(table)).max():g}. Valid: finite, above 0, and 0 on the diagonal"
         )
     for name, value in (("scale", scale), ("power", power)):
-        if not 0 < value < math.inf:
+        if not traced(value) and not 0 < value < math.inf:
             raise ValueError(f"metric_path: {name} = {value}. Valid: a finite number above 0")
-    return MetricPath(table, float(scale), float(power))
+    return MetricPath(table, *(value if traced(value) else float(value) for value in (scale, power)))
 
 
 def line_distances(size: int, power: float = 2.0) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from diffusion.arrays.parameters import is_number, traced
 from diffusion.discrete import block_by_block, bounds
 from diffusion.discrete.chunked_likelihood import states_in_chunks
 from diffusion.discrete.flow_paths import flow_cross_entropy
@@ -168,7 +169,7 @@ def hybrid_bound(
             range.
     """
     bounds.check_bounded("hybrid_bound", process)
-    if steps < 1 or not cross_entropy >= 0:
+    if steps < 1 or not (traced(cross_entropy) or cross_entropy >= 0):
         raise ValueError(
             f"hybrid_bound: {steps} steps, cross_entropy = {cross_entropy}. Valid: at least 1 step, and cross_entropy "
             "at least 0"
@@ -177,7 +178,7 @@ def hybrid_bound(
     def loss(predict: Predictor, keys: Array, x0: Array, t: Array) -> Array:
         i = jnp.minimum((t * steps).astype(jnp.int32), steps - 1)
         bound = bounds.discrete_time_bound(predict, process, keys, x0, i, steps)
-        if cross_entropy == 0:
+        if is_number(cross_entropy, 0):
             return bound
         at = (i + 1) / steps
         x_t = bounds.noised(process, keys, x0, at)  # the same draw as in the bound

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import couplings, objectives, parameterizations, schedules, weightings
+from diffusion import couplings, discrete, objectives, parameterizations, schedules, weightings
 from diffusion.objectives import consistency_times, few_step
 from tests.conformance import slow_but
 from tests.objectives.few_step_cases import FLOW, UNIFORM, Member, V, batch_of, near, networks, parameters_of
@@ -29,7 +29,16 @@ def loss(make, also=None, step=3):
     return lambda p: make(p)(players, FLOW, KEYS, BATCH | (also or {}), step)[0]
 
 
+def symbol_loss(make, process):
+    """The losses on symbols, of the objective of make(process, the density of times, the number)."""
+    table = jax.random.normal(KEYS[0], (4, 4))
+    network = lambda x, clock, condition: x @ table if x.ndim == 3 else table[x]
+    batch = {"x": jnp.arange(30).reshape(6, 5) % 4}
+    return lambda p: make(process(p), UNIFORM, p)({"model": network}, FLOW, KEYS, batch, 3)[0]
+
+
 POINTS = jnp.asarray(np.random.default_rng(3).standard_normal((2, 6, 2)), jnp.float32)
+noised_symbols = lambda p: discrete.uniform(discrete.linear(), 4)
 ANGLES = jnp.linspace(0, 1, 6)[:, None]
 matching = lambda **numbers: objectives.distribution_matching(V, V, V, UNIFORM, **numbers)
 guided = lambda **numbers: objectives.improved_mean_flow(UNIFORM, guidance=objectives.GuidanceInputs(3, **numbers))
@@ -156,6 +165,18 @@ CASES = {
     "ramp_density": (
         loss(lambda p: objectives.denoising(V, RATE, consistency_times.ramp_density(FLOW, p, 80 * p))),
         0.5,
+    ),
+    "duo": (symbol_loss(lambda process, times, p: discrete.duo(process, times, 5, p), noised_symbols), 0.5),
+    "hybrid_bound": (
+        symbol_loss(lambda process, times, p: discrete.hybrid_bound(process, times, 10, p), noised_symbols),
+        0.5,
+    ),
+    "metric_path": (
+        symbol_loss(
+            lambda path, times, p: discrete.discrete_flow_matching(path, times),
+            lambda p: discrete.metric_path(discrete.line_distances(4), p, p / 2),
+        ),
+        2.0,
     ),
     "sinkhorn": (lambda p: couplings.sinkhorn(p, 6, p / 100)(KEYS, *POINTS), 0.5),
     "schroedinger_bridge": (lambda p: couplings.schroedinger_bridge(p, 6)(KEYS, *POINTS), 0.7),
