@@ -185,6 +185,23 @@ def test_mean_flow_takes_the_larger_of_two_draws_on_the_diagonal_too(make, densi
         assert abs(t[chosen].mean() - larger) < 5 * t.std() / np.sqrt(chosen.sum())
 
 
+def test_shortcut_clips_the_middle_of_its_two_steps_and_the_target():
+    """One step from t = 1 to 0, with u = 8 d x at the duration d = 1/2: u_1 = 4 x, u_2 = 4 clip(x - u_1 / 2).
+
+    The model's u is 0.
+    """
+    keys, batch = keys_and_data()
+    noise = np.float32(batch["x"][::-1])
+    of_half = lambda x, clocks, condition: 8 * clocks[1][:, None] * x
+    players = {"model": lambda x, clocks, condition: 0 * x, "target": of_half}
+    batch = {"x": jnp.float32(batch["x"]), "noise": jnp.asarray(noise)}
+    losses, metrics = objectives.shortcut(2, share=1.0, clip=0.8)(players, FLOW, keys, batch, 0)
+    target = np.clip(2 * (noise + np.clip(-noise, -0.8, 0.8)), -0.8, 0.8)
+    np.testing.assert_allclose(losses, np.square(target).mean(1), rtol=1e-5, atol=1e-6)
+    assert np.isin(np.abs(target), np.float32([0, 0.8])).mean() < 0.95  # some are clipped in the middle alone
+    np.testing.assert_array_equal(metrics["duration"], 1)
+
+
 def test_progressive_distillation_in_stages_is_that_of_the_stages_number_of_steps():
     """8, 4, 2 and 1 steps in stages of five: at step 12 the third, whose losses are those of N = 2."""
     keys = jax.random.split(jax.random.key(0), 6)

@@ -34,6 +34,36 @@ def test_the_ramp_is_karras_grid_of_the_paper():
     np.testing.assert_array_equal(importance, 1)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("name", ["ict", "ect", "ct"])
+def test_published_consistency_training_is_its_formula(name):
+    """Of networks whose x0 is known: distances, weights and the network at s, as the papers have them."""
+    read = parameterizations.x0()
+    objective = {
+        "ict": lambda: objectives.ict(EDM, read, 100),
+        "ect": lambda: objectives.ect(EDM, read, 50, sigma_data=0.7, c=0.1),
+        "ct": lambda: objectives.ct(EDM, read, 100),
+    }[name]()
+    keys, batch = keys_and_data()
+    x_0, eps = (np.asarray(a, np.float32) for a in (batch["x"], batch["x"][::-1] + 0.5))
+    model, target = (lambda x, t, condition, a=a: a * x + t[:, None] for a in (0.3, 0.2))
+    batch = {"x": jnp.asarray(x_0), "noise": jnp.asarray(eps), "index": jnp.arange(24)}
+    losses, metrics = objective({"model": model, "target": target}, EDM, keys, batch, 70)
+    r_t, r_s = (80 * np.asarray(metrics[at], np.float64)[:, None] for at in "ts")
+    f_t = 0.3 * (x_0 + r_t * eps) + r_t / 80
+    f_s = (0.2 if name == "ct" else 0.3) * (x_0 + r_s * eps) + r_s / 80
+    f_s = np.where(r_s > 0, f_s, x_0)
+    squared = np.square(f_t - f_s).sum(1)
+    huber = lambda c: np.sqrt(squared + c**2) - c
+    r_t, r_s = r_t[:, 0], r_s[:, 0]
+    expected = {
+        "ict": huber(0.00054 * 2**0.5) / (r_t - r_s),
+        "ect": (1 / r_t**2 + 1 / 0.7**2) * huber(0.1),
+        "ct": squared / 2,
+    }[name]
+    np.testing.assert_allclose(losses, expected, rtol=2e-3)
+
+
 def test_a_pair_of_times_needs_two():
     v = parameterizations.v()
     objectives.cd(EDM, v, v, 2)
