@@ -30,3 +30,8 @@ def bisect(decreasing: Callable[[Array], Array], target: Array, steps: ArrayLike
 
     unit = (jnp.zeros_like(target), jnp.ones_like(target))
     return jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, halve, unit))
+
+
+def in_unit(t: Array) -> Array:
+    """t, and 0 and 1 beyond them; the derivative at 0 and 1 is 1, where that of `jnp.clip` is a half."""
+    return jnp.where(t > 1, 1.0, jnp.where(t < 0, 0.0, t)).astype(t.dtype)

@@ -9,7 +9,7 @@ from jax import Array
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
-from diffusion.schedules.bisection import bisect
+from diffusion.schedules.bisection import bisect, in_unit
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
 
 Coefficient = Callable[[Array], Array]
@@ -168,6 +168,6 @@ def _inverse(log_snr: Coefficient) -> Coefficient:
         step = jnp.isfinite(reached) & jnp.isfinite(rate) & (rate < 0)
         slope = jax.lax.stop_gradient(jnp.where(step, rate, -1))
         t = t + jnp.where(step, (target - jnp.where(step, reached, 0)) / slope, 0)
-        return jnp.where(inside, jnp.clip(t, 0, 1), jnp.where(value > 0, 0.0, 1.0)).astype(value.dtype)
+        return jnp.where(inside, in_unit(t), jnp.where(value > 0, 0.0, 1.0)).astype(value.dtype)
 
     return inverse

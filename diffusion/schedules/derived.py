@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from diffusion.arrays.parameters import functions_of, traced
-from diffusion.schedules.bisection import bisect
+from diffusion.schedules.bisection import bisect, in_unit
 from diffusion.schedules.leaves import joined
 from diffusion.schedules.noise_schedule import NoiseSchedule, Trained, as_float, preserves_variance, with_data_end
 
@@ -96,7 +96,7 @@ def interpolated(schedule: NoiseSchedule, first: float, last: float) -> NoiseSch
         # One Newton step for t = g(t) corrects the last digits, also where t is small, and carries the derivative.
         shift = lambda t: schedule.inverse_log_snr(target + 2 * (beginning + growth * t))
         reached, rate = jax.jvp(shift, (t,), (jnp.ones_like(t),))
-        t = jnp.clip(t + (reached - t) / (1 - jax.lax.stop_gradient(rate)), 0, 1)
+        t = in_unit(t + (reached - t) / (1 - jax.lax.stop_gradient(rate)))
         return jnp.where(jnp.isfinite(end), t, schedule.inverse_log_snr(end))
 
     def diffusion(t):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.arrays.parameters import traced
+from diffusion.schedules.bisection import in_unit
 from diffusion.schedules.noise_schedule import NoiseSchedule, as_float, normal
 
 MOST_STEPS = 10**6  # at twice as many, float32 no longer tells the times on the grid from those between them
@@ -116,7 +117,7 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         i = jnp.clip(jnp.searchsorted(-values, -target, side="right") - 1, 0, T - 1)
         # By the slope of float64: the difference of two rounded values has lost digits.
         fraction = T * (target - values[i]) / jnp.asarray(slopes, target.dtype)[i]
-        return jnp.clip((i.astype(target.dtype) + fraction) / T, 0, 1)
+        return in_unit((i.astype(target.dtype) + fraction) / T)
 
     return NoiseSchedule(
         alpha,

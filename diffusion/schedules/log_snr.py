@@ -9,7 +9,7 @@ import numpy as np
 from jax import Array
 
 from diffusion.arrays.parameters import traced
-from diffusion.schedules.bisection import bisect
+from diffusion.schedules.bisection import bisect, in_unit
 from diffusion.schedules.noise_schedule import NoiseSchedule, variance_preserving_from
 
 # sigma jumps from 0 at t = 0, the data, to its first value just after it, as in `variance_exploding`.
@@ -120,6 +120,6 @@ def learned(params: Mapping[str, Array]) -> NoiseSchedule:
         # One Newton step corrects the last digits, and carries the derivatives with respect to the value and the
         # parameters.
         reached, rate = jax.jvp(log_snr, (t,), (jnp.ones_like(t),))
-        return jnp.clip(t + (target - reached) / jax.lax.stop_gradient(rate), 0, 1)
+        return in_unit(t + (target - reached) / jax.lax.stop_gradient(rate))
 
     return variance_preserving_from(log_snr, inverse_log_snr, T_MIN)

@@ -197,6 +197,14 @@ def test_the_derivative_of_the_inverse_of_many_steps_has_the_digits_of_float32()
     np.testing.assert_allclose(slopes, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("betas", [[0.1, 0.3, 0.2, 0.6], [0.5]])
+def test_the_derivative_of_the_inverse_at_the_last_time_is_that_of_the_last_step(betas):
+    """lambda = log alpha^2 - log(1 - alpha^2) has the slope T log(1 - beta_T) / (1 - alpha^2) at t = 1."""
+    schedule = schedules.from_betas(betas)
+    slope = len(betas) * np.log1p(-betas[-1]) / (1 - np.prod(1 - np.array(betas)))
+    np.testing.assert_allclose(jax.grad(schedule.inverse_log_snr)(schedule.log_snr(1.0)), 1 / slope, rtol=1e-5)
+
+
 @every_schedule
 def test_float32_is_finite_near_both_ends(made, name):
     schedule = made[name]
