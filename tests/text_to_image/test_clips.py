@@ -452,7 +452,7 @@ def test_a_clip_of_a_dynamic_guidance_has_its_scales():
 @pytest.mark.parametrize("name, settings, message", [
     ("wan", {"frames": 5}, "a WanPipeline has the same scale at all steps; leave dynamic_guidance out"),
     ("cogvideox_dynamic", {"frames": 9, "guidance": 1.0},
-     r"dynamic_guidance changes the scale of the guidance, and guidance = 1 is none\. Valid: a guidance above 1"),
+     r"dynamic_guidance changes the scale of the guidance, but guidance = 1 means none\. Valid: a guidance above 1"),
 ])  # fmt: skip
 def test_a_dynamic_guidance_is_refused_where_nothing_would_change(name, settings, message):
     model = loaded(name, text_to_image.described)

@@ -338,7 +338,7 @@ def test_clips_of_other_formats_and_pictures_without_a_number_are_named(tmp_path
     with pytest.warns(UserWarning, match=r"clips of other formats are left out \(3, e\.g\. b\.M4V\)\. Only \.gif"):
         assert clip_files.films_of(tmp_path) == [tmp_path / "a.gif"]
     write(tmp_path / "others", "dog/1.png", "dog/2.png", "dog/last.png", "covers/dog.png")
-    with pytest.warns(UserWarning, match=r"no frames of their clip \(1, e\.g\. dog/last\.png\)\. Number them"):
+    with pytest.warns(UserWarning, match=r"are left out of the clips \(1, e\.g\. dog/last\.png\)\. Number them"):
         assert clip_files.films_of(tmp_path / "others") == [tmp_path / "others" / "dog"]
 
 

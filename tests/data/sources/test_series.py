@@ -15,7 +15,7 @@ def test_a_first_row_with_a_bad_cell_is_no_header(first, tmp_path):
     """It was taken for one, so that the first step was left out in silence."""
     path = tmp_path / "a.csv"
     path.write_text(f"{first}\n4,5,6\n7,8,9\n")
-    with pytest.raises(ValueError, match=r"a\.csv, row 1: '.*' is a number, and '.*' is none, .* may be a header"):
+    with pytest.raises(ValueError, match=r"a\.csv, row 1: '.*' is a number, and '.*' is not, .* may be a header"):
         series.read_series(str(path))
     path.write_text("2001,2002,name\n4,5,a\n7,8,b\n")
     np.testing.assert_array_equal(series.read_series(str(path), ("2001", "2002"))["a"], [[4, 5], [7, 8]])

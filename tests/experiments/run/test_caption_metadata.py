@@ -49,7 +49,7 @@ def test_without_such_a_reward_no_caption_is_read():
     "facts, words",
     [
         (lambda text: {"count": np.zeros(len(text))}, r"of the caption 'two cats' are \{'count': 'float32 \[8\]'\}"),
-        (lambda text: {"count": len(text) or 0.5}, r"those of the empty caption are \{'count': 'float32 \[\]'\}"),
+        (lambda text: {"count": len(text) or 0.5}, r"the facts of the empty caption are \{'count': 'float32 \[\]'\}"),
         (lambda text: {text or "none": 0}, "Valid: one form for all captions"),
     ],
 )
