@@ -12,8 +12,8 @@ share of these real images that have a sample near them (coverage, in the featur
 samples that the classifier recognizes as the requested class. Runs that differ only in the seed (student=lcm,seed=0 and
 student=lcm,seed=1) share a row, which shows their mean and standard deviation. An overview has a row for each model,
 with its distances divided by the teacher's and the minutes of its training. The command writes table.md,
-few_steps.json, plot.png and samples.png (rows with the same noise, for the first seed) into --out. It continues after
-an interruption, and measures again what has changed.
+few_steps.json, plot.png and samples.png (with the same noise for all, from the first seed) into --out. It continues
+after an interruption, and measures again what has changed.
 """
 
 from absl import flags
@@ -53,8 +53,9 @@ from diffusion.recipe.values import config_hash, from_json, to_json
 from diffusion.training.checkpointing import checkpoints
 
 EFFORT = sample_metrics.Effort(0, 10)
-SHOWN = 10  # samples in a row of the picture, and the least number that --number may be
-LINES, MARKERS = ("-", "-.", ":"), "o^D"  # of the models in a plot, after each turn of the colours
+SHOWN = 10  # samples of a row that are stored for the picture, and the least number that --number may be
+BESIDE = 5  # samples of a model in a block of the picture
+PANELS = 7  # panels of a plot side by side
 WRAPPED = 10  # letters in a line above a sample
 SHARES = {"coverage": "coverage", "asked_class": "class recognised"}  # {key: title} of the figures that are shares
 
@@ -273,45 +274,79 @@ def overview(rows: Sequence[Mapping], features: Sequence[str], reference: Mappin
     return report.table(["model", "minutes", *map(str, counts)], lines) + "\n"
 
 
-def draw(rows: Sequence[Mapping], features: Sequence[str], path: pathlib.Path) -> None:
-    """The distances by evaluations, a line for each model, the teacher's dashed, with the floor of real images."""
+def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | None, path: pathlib.Path) -> None:
+    """A panel for each model: its distances by the number of evaluations, divided by those of the reference, if any.
+
+    Args:
+        rows: the rows of `over_seeds`.
+        features: the names of the features; each has a line in every panel.
+        reference: the teacher at its own steps, or None.
+        path: the PNG to write.
+    """
     from matplotlib.ticker import LogLocator, NullLocator  # imported here: it comes last, and takes a while
 
-    figure = plots.blank(4.6 * len(features) + 2.2, 3.9, layout="constrained")
     models = list(dict.fromkeys(row["name"] for row in rows))
-    for axes, feature in zip(np.atleast_1d(figure.subplots(1, len(features))), features):
-        for number, model in enumerate(models):
-            turn, colour = divmod(number, len(plots.COLOURS))
-            mine = [row for row in rows if row["name"] == model]
-            teacher = {"linestyle": "--", "color": "#888888", "marker": "s"} if model == models[-1] else {}
-            line = {"color": plots.COLOURS[colour], "markersize": 4.5, "linewidth": 1.7}
-            line |= {"linestyle": LINES[turn % len(LINES)], "marker": MARKERS[turn % len(MARKERS)]} | teacher
+    columns = min(PANELS, len(models))
+    lines = -(-len(models) // columns)
+    figure = plots.blank(0.6 + 1.9 * columns, 0.7 + 1.7 * lines, layout="constrained")
+    panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
+    counts = sorted({row["nfe"] for row in rows})
+    for axes, model in zip(panels, models):
+        mine = [row for row in rows if row["name"] == model]
+        for colour, feature in zip(plots.COLOURS, features):
             key = f"fd_{feature}"
-            height = [row[key] for row in mine]
-            spread = [row["spread"].get(key, 0) for row in mine]
-            axes.errorbar([row["nfe"] for row in mine], height, spread, label=model, capsize=2, **line)
-        axes.axhline(rows[0][f"floor_{feature}"], color="#222222", linewidth=0.8, linestyle=":", label="real images")
-        axes.set(xscale="log", xlabel="network evaluations", title=f"Frechet distance, {feature}")
-        counts = sorted({row["nfe"] for row in rows})
+            unit = reference[key] if reference else 1.0
+            height = [row[key] / unit for row in mine]
+            spread = [row["spread"].get(key, 0) / unit for row in mine]
+            line = {"color": colour, "marker": "o", "markersize": 4, "linewidth": 1.6, "capsize": 2}
+            axes.errorbar([row["nfe"] for row in mine], height, spread, label=feature, **line)
+        if reference:
+            axes.axhline(1, color="#222222", linewidth=0.8, linestyle=":")
+        axes.set(xscale="log", yscale="log")
+        axes.set_title(model, fontsize=10)
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
         plots.style(axes)
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
+    for axes in panels[len(models) :]:
+        axes.set_visible(False)
+    for axes in panels[max(0, len(models) - columns) : len(models)]:
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("network evaluations", fontsize=10)
+    figure.supylabel("Frechet distance" + (", times the teacher's" if reference else ""), fontsize=10)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(features), frameon=False)
     plots.save(figure, path)
 
 
-def picture(rows: Sequence[Mapping], out: pathlib.Path, path: pathlib.Path) -> None:
-    """The first samples of every row, one below the other: a column has one seed and one class."""
-    paths = [_file(out, row["name"], row["seed"], row["steps"]).with_suffix(".npz") for row in rows]
-    shown = [np.load(path, allow_pickle=False) for path in paths]
-    images = plots.coloured(np.stack([arrays["images"] for arrays in shown]))
-    beside = [f"{row['name']}, {row['nfe']}" for row in rows]
-    plots.mosaic([images], beside, [[textwrap.fill(str(label), WRAPPED) for label in shown[0]["labels"]]], path)
+def picture(rows: Sequence[Mapping], reference: Mapping | None, out: pathlib.Path, path: pathlib.Path) -> None:
+    """The first samples of every model, a block for each number of evaluations: a column has one seed and one class.
+
+    Args:
+        rows: the rows of `over_seeds`, those of the teacher last.
+        reference: the teacher at its own steps, or None for its most steps; its samples are the last row of each block.
+        out: the folder of the figures and samples.
+        path: the PNG to write.
+    """
+    teacher = reference or rows[-1]
+    students = [row for row in rows if row["name"] != teacher["name"]]
+    names = [*dict.fromkeys(row["name"] for row in students), f"{teacher['name']}, {teacher['nfe']}"]
+    counts = sorted({row["nfe"] for row in students})
+
+    def samples(row: Mapping) -> Mapping[str, np.ndarray]:
+        file = _file(out, row["name"], row["seed"], row["steps"]).with_suffix(".npz")
+        with np.load(file, allow_pickle=False) as arrays:
+            return {name: arrays[name][:BESIDE] for name in ("images", "labels")}
+
+    last = samples(teacher)
+    blocks = [[*([] for _ in names[1:]), plots.coloured(last["images"][None])[0]] for _ in counts]
+    for row in students:
+        block = blocks[counts.index(row["nfe"])]
+        block[names.index(row["name"])] = plots.coloured(samples(row)["images"][None])[0]
+    above = [textwrap.fill(str(label), WRAPPED) for label in last["labels"]]
+    titles = [f"{count} evaluation{'s' * (count > 1)}" for count in counts]
+    plots.mosaic(blocks, names, [above] * len(counts), path, titles)
 
 
 def compare(
@@ -351,8 +386,8 @@ def compare(
     record = {"command": workdir.command(program), "number": values.number, "rows": rows}
     json_files.write(out / "few_steps.json", record)
     write_text(out / "table.md", text)
-    draw(means, features, out / "plot.png")
-    picture(means, out, out / "samples.png")
+    draw(means, features, reference, out / "plot.png")
+    picture(means, reference, out, out / "samples.png")
     print(text)
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import digits
 from diffusion import guidance, parameterizations, samplers, timesteps
@@ -425,6 +426,35 @@ def test_an_overview_has_a_row_for_each_model_and_a_column_for_each_number_of_ev
         "| lcm | 3.0 | 2.00 ± 0.71; 1.00 ± 0.00 | 1.00; 1.00 |  |",
         "| teacher | 9.0 |  |  | 1.00; 1.00 |",
     ]
+
+
+def test_a_picture_has_a_block_for_each_number_of_evaluations_above_the_teacher(tmp_path, monkeypatch):
+    rows = []
+    for grey, (name, steps) in enumerate([("dmd", 1), ("lcm", 1), ("lcm", 2), ("teacher", 8), ("teacher", 20)]):
+        rows.append({"name": name, "steps": steps, "nfe": steps, "seed": 0, "fd_pixels": 1.0 + grey, "spread": {}})
+        place = few_steps._file(tmp_path, name, 0, steps).with_suffix(".npz")
+        place.parent.mkdir(exist_ok=True)
+        np.savez(place, images=np.full((few_steps.SHOWN, 8, 8, 1), grey, np.uint8), labels=np.arange(few_steps.SHOWN))
+    drawn = []
+    monkeypatch.setattr(few_steps.plots, "mosaic", lambda *arguments: drawn.append(arguments))
+    few_steps.picture(rows, rows[3], tmp_path, tmp_path / "samples.png")
+    blocks, names, columns, _, titles = drawn[0]
+    greys = [[np.unique(row).tolist() for row in block] for block in blocks]
+    assert greys == [[[0], [1], [3]], [[], [2], [3]]]
+    assert names == ["dmd", "lcm", "teacher, 8"] and titles == ["1 evaluation", "2 evaluations"]
+    assert columns == [["0", "1", "2", "3", "4"]] * 2
+
+
+@pytest.mark.extended
+def test_a_plot_has_a_panel_for_each_model(tmp_path):
+    row = {"seed": 0, "fd_pixels": 2.0, "spread": {}}
+    rows = [row | {"name": f"method {k}", "steps": n, "nfe": n} for k in range(8) for n in (1, 2)]
+    few_steps.draw(rows, ["pixels"], None, tmp_path / "absolute.png")
+    few_steps.draw(rows, ["pixels"], rows[-1], tmp_path / "relative.png")
+    one_row = rows[:2]
+    few_steps.draw(one_row, ["pixels"], rows[-1], tmp_path / "one.png")
+    sizes = [Image.open(tmp_path / f"{name}.png").size for name in ("absolute", "relative", "one")]
+    assert sizes[0] == sizes[1] and sizes[0][0] > 5 * sizes[2][0] and sizes[0][1] > 1.5 * sizes[2][1]
 
 
 def test_coverage_is_the_share_of_real_rows_near_a_sample():
