@@ -271,3 +271,24 @@ def test_examples_with_a_mask_of_padding_are_refused():
         objective = riemannian_flow_matching(torus(2), DENSITY, coupling=coupling)
         with pytest.raises(ValueError, match="this objective does not support"):
             objective.check_real()
+
+
+@pytest.mark.parametrize("kind", ["flow", "score"])
+def test_the_condition_reaches_the_network_and_the_coupling(kind):
+    """The coupling receives the condition of the data, and the network what is left of it."""
+    seen = {}
+    noted = lambda keys, x_0, x_1, condition: seen.update(coupling=condition) or x_1
+    flat, coupling = euclidean(2), couplings.Coupling(noted, condition="seen")
+    prior = wrapped_normal(flat, jnp.zeros(2), 1.0)
+    make = {
+        "flow": lambda: riemannian_flow_matching(flat, DENSITY, prior, coupling),
+        "score": lambda: riemannian_score_matching(heat_kernels.varadhan(flat), DENSITY, prior),
+    }[kind]
+    network = lambda x, t, condition: seen.update(network=condition) or jnp.zeros_like(x)
+    labels, left = np.arange(NUMBER) % 3, np.full(NUMBER, 3)
+    batch = {"x": jnp.ones((NUMBER, 2)), "condition": left, "data_condition": labels}
+    schedule = FLOW if kind == "flow" else schedules.edm()
+    jax.eval_shape(lambda: make()({"model": network}, schedule, KEYS, batch, 0)[0])
+    np.testing.assert_array_equal(seen["network"], left)
+    if kind == "flow":
+        np.testing.assert_array_equal(seen["coupling"], labels)
