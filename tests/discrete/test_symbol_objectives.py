@@ -160,3 +160,35 @@ def test_dropped_conditions_reach_the_network_of_symbols():
     batch = {"x": jnp.zeros((64, 3), jnp.int32), "condition": jnp.ones(64, jnp.int32)}
     objective({"model": network}, LINE, keys, batch, 0)
     assert set(seen[0].tolist()) == {1, 7}
+
+
+UNIFORM, MASKS = discrete.uniform(discrete.linear(), 4), discrete.absorbing(discrete.linear(), 4)
+TIMES = timesteps.uniform_density(LINE)
+CONDITIONED = {
+    "masked_diffusion": lambda: discrete.masked_diffusion(MASKS, TIMES),
+    "score_entropy": lambda: discrete.score_entropy(UNIFORM, TIMES),
+    "hybrid_bound": lambda: discrete.hybrid_bound(UNIFORM, TIMES, 5),
+    "discrete_flow_matching": lambda: discrete.discrete_flow_matching(UNIFORM, TIMES),
+    "ratio_matching": lambda: discrete.ratio_matching(UNIFORM, TIMES),
+    "trained_masks": lambda: discrete.trained_masks(4, TIMES),
+    "duo": lambda: discrete.duo(UNIFORM, TIMES, 5),
+    "discrete_consistency": lambda: discrete.discrete_consistency(UNIFORM, TIMES, 4, 2, 2),
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_every_network_of_symbols_receives_the_condition(name):
+    seen = []
+
+    def network(x, t, condition):
+        seen.append(condition)
+        return jnp.zeros((*x.shape[:2], 4))
+
+    players = {"model": network, "teacher": network, "powers": lambda: jnp.ones(3)}
+    labels = np.arange(6)
+    batch = {"x": jnp.zeros((6, 3), jnp.int32), "condition": labels}
+    jax.eval_shape(lambda: CONDITIONED[name]()(players, LINE, jax.random.split(jax.random.key(0), 6), batch, 0)[0])
+    assert seen
+    for condition in seen:
+        np.testing.assert_array_equal(condition, labels)
