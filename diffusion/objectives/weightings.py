@@ -4,8 +4,8 @@ Multiplying by `error_scale` converts such a weight to the weight on the squared
 weighting means the same loss under every parameterization. (Implementations of min-SNR often miss this.) A weight w on
 x0 is the weight w / SNR on epsilon, and w / (SNR + 1) on v where the variance is preserved.
 
-At the data (sigma = 0) and at alpha = 0, where the log-SNR is infinite, the derivative with respect to t is that of the
-weight just inside. Where the limit is finite, as for min-SNR at both ends of the rectified flow, it is the limit to
+At the data (sigma = 0) and at alpha = 0 the log-SNR is infinite. There the derivative with respect to t is computed at
+a time just inside. Where the limit is finite, as for min-SNR at both ends of the rectified flow, it is the limit to
 about four digits. Where the limit is infinite, as for SNR at the data, it is a large number with the limit's sign.
 """
 

@@ -152,10 +152,10 @@ def zero_terminal_snr(schedule: NoiseSchedule) -> NoiseSchedule:
 
         alpha'(t) = alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max)),    sigma'^2 = 1 - alpha'^2
 
-    for t >= t_min; below t_min nothing changes. Near t_max alpha' is a small difference; its error there is that of a
-    rounding of t. On a discrete process, whose first time is t_min, this is the paper's algorithm. Log-SNR, drift and
-    loss weights follow the new process. Train with v or another parameterization that is defined at alpha = 0, and
-    sample on a grid that starts there (`trailing`).
+    for t >= t_min; below t_min nothing changes. Near t_max alpha' is a small difference, whose error is about the
+    effect of rounding t to float32. On a discrete process, whose first time is t_min, this is the paper's algorithm.
+    Log-SNR, drift and loss weights follow the new process. Train with v or another parameterization that is defined at
+    alpha = 0, and sample on a grid that starts there (`trailing`).
 
     Facts:
         alpha: alpha(t_min) (alpha(t) - alpha(t_max)) / (alpha(t_min) - alpha(t_max))
