@@ -1,16 +1,16 @@
 """Compares few-step students with their teacher: metrics by the number of network evaluations, from the same noise.
 
     diffusion few_steps --teacher=runs/digits --out=runs/few_steps \\
-        --students=runs/digits_students/student=lcm,seed=0 --students=runs/digits_students/student=turbo
-    diffusion few_steps --teacher=runs/digits --students="runs/digits_students/*" --out=runs/few_steps
+        --students=runs/digits_few_step/seed=0,student=lcm --students=runs/digits_few_step/seed=0,student=turbo
+    diffusion few_steps --teacher=runs/digits --students="runs/digits_few_step/*" --out=runs/few_steps
 
 Each run samples with the settings of its config, except for the number of steps: students use 1, 2, 4 and 8 steps
 (--steps), and the teacher 8, 20 and 50 (--teacher_steps). A one-step generator always uses one step. For K steps, a
 progressive student uses the checkpoint at the end of the stage for K steps. The metrics are the Frechet distance to the
 real images of config.evaluate.split, with pixels and with features of a classifier (and FID with --inception=FILE); the
 share of these real images that have a sample near them (coverage, in the features of the classifier); and the share of
-samples that the classifier recognizes as the requested class. Runs that differ only in the seed (student=lcm,seed=0 and
-student=lcm,seed=1) share a row, which shows their mean and standard deviation. An overview has a row for each model,
+samples that the classifier recognizes as the requested class. Runs that differ only in the seed (seed=0,student=lcm and
+seed=1,student=lcm) share a row, which shows their mean and standard deviation. An overview has a row for each model,
 with its distances divided by the teacher's and the minutes of its training. The command writes table.md,
 few_steps.json, plot.png and samples.png (with the same noise for all, from the first seed) into --out. It continues
 after an interruption, and measures again what has changed.
@@ -22,7 +22,7 @@ from diffusion.experiments import command_line
 from diffusion.experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
-    few_step_flags.define("runs/digits", "runs/digits_students", "runs/few_steps")
+    few_step_flags.define("runs/digits", "runs/digits_few_step", "runs/few_steps")
     flags.adopt_module_key_flags(few_step_flags)  # --help then lists them
     flags.DEFINE_string("inception", "", "file of FID's Inception-v3, to add FID to the other distances")
     command_line.begin()
@@ -94,7 +94,7 @@ def runs_of(pattern: str) -> list[str]:
         return [pattern]
     folders = sorted(str(path.parent) for path in map(pathlib.Path, glob.glob(f"{pattern}/config.json")))
     if not folders:
-        raise ConfigError(f"--students={pattern} matches no run folder. Valid: e.g. 'runs/digits_students/*'.")
+        raise ConfigError(f"--students={pattern} matches no run folder. Valid: e.g. 'runs/digits_few_step/*'.")
     return folders
 
 
