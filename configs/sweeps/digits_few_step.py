@@ -11,6 +11,8 @@ examples, three passes each). `diffusion plan` counts the passes of a step. The 
 TCM is left out: it begins with the run of a consistency model, and so has twice the cost. rCM needs a teacher whose
 clock is t, and the others have been tuned with the clock 1,000 t. All methods of one seed run before the next seed.
 
+Time and results: docs/students_digits.md; two hours of two cores.
+
 Presets: `digits_few_step:tiny` (of a run in runs/digits_tiny, to see that everything works).
 """
 

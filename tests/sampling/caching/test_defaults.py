@@ -56,7 +56,7 @@ def test_a_cache_of_ones_own_may_skip_and_begins_anew_after_noise():
     own = caching.Cache(lambda call: 0, lambda memory, call: (call(), memory, 0), "blocks")
     assert own.idle is False and own.again is None
     own.check(("blocks",))
-    with pytest.raises(ValueError, match="needs a network that offers blocks, as DiT"):
+    with pytest.raises(ValueError, match="needs a network that offers blocks"):
         own.check(("deep",))
     own._replace(idle=True).check(())
 
