@@ -381,8 +381,8 @@ def compare(
     reference = next((row for row in means if row["name"] == "teacher" and row["steps"] == teacher_steps), None)
     text = table(means, features, reference, shares)
     if reference:
-        about = f"Distances ({'; '.join(features)}) divided by those of the teacher, by evaluations:"
-        text = f"{text}\n{about}\n\n{overview(means, features, reference)}"
+        title = f"Distances ({'; '.join(features)}) divided by those of the teacher, by evaluations:"
+        text = f"{text}\n{title}\n\n{overview(means, features, reference)}"
     record = {"command": workdir.command(program), "number": values.number, "rows": rows}
     json_files.write(out / "few_steps.json", record)
     write_text(out / "table.md", text)

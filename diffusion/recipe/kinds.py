@@ -67,7 +67,7 @@ class Kind(NamedTuple):
 
     Attributes:
         table: the functions that they name.
-        returns: what these functions return; None where it is checked by whoever calls them.
+        returns: the type of their results, or None if their callers check it.
         entries: the kind of each argument that is an entry too; others follow from `OF_TYPES`.
         asks: the names in `ASKED_FOR` that its functions may have as arguments.
     """

@@ -88,7 +88,7 @@ def _name(wrapper: Any, terms: Container[str]) -> Any:
 
 
 def _placed(wrappers: Entries, name: str, entries: Entries, name_of: Callable[[Any], Any]) -> Entries:
-    """The wrappers, with these entries in place of those of a name; they stand before all that are later in `ORDER`."""
+    """The wrappers, where these entries replace all of one name, and stand before those that are later in `ORDER`."""
     others = [wrapper for wrapper in wrappers if name_of(wrapper) != name]
     later = ORDER[ORDER.index(name) + 1 :]
     where = next((i for i, wrapper in enumerate(others) if name_of(wrapper) in later), len(others))
