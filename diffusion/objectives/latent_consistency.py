@@ -1,5 +1,6 @@
 """Latent consistency distillation: a consistency function of the guided flow, conditioned on the guidance scale."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -68,7 +69,7 @@ def latent_consistency_distillation(
         ValueError: if the range of w is empty, solver_steps is not in [1, T] or c is not positive; when called, if
             there is no condition or the shift leaves the schedule's range.
     """
-    receives = not (isinstance(guidance, int | float) or traced(guidance))
+    receives = isinstance(guidance, Sequence)
     low, high = guidance if receives else (guidance, guidance)
     if not traced(low, high) and not low <= high:
         raise ValueError(f"latent consistency: guidance = {guidance} must be (least, largest) w")
