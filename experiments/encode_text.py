@@ -59,7 +59,7 @@ def vocabulary(data: str | sources.Source, out: str | pathlib.Path, size: int, l
             byte_pairs.write(new, learned, length)
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        _check_lengths(texts, text.Tokenizer.open(new))
+        _tokens(texts, text.Tokenizer.open(new))
     return len(learned.ids)
 
 
@@ -81,10 +81,10 @@ def run(
     texts = _texts(source)
     module, params = interchange.load(text_encoder)
     vocabulary = text.Tokenizer.open(tokenizer)
-    _check_lengths(texts, vocabulary)
+    tokens = _tokens(texts, vocabulary)
     encoder = text.Encoder.from_module(vocabulary, module, params, **captions.READING)
     description = captions.describe(
-        source.spec, captions.encoder_fingerprint(params), texts, identities.order_of(source), vocabulary
+        source.spec, captions.encoder_fingerprint(params), texts, identities.order_of(source), tokens
     )
     _require_same(out, description)
     try:
@@ -110,15 +110,17 @@ def _require_same(folder: str | pathlib.Path, description: Mapping[str, Any]) ->
         )
 
 
-def _check_lengths(texts: list[str], vocabulary: text.Tokenizer) -> None:
-    """Refuses captions that are longer than the vocabulary's texts."""
-    if cut := [(caption, rest) for caption, rest in zip(texts, vocabulary(texts).cut) if rest]:
+def _tokens(texts: list[str], vocabulary: text.Tokenizer) -> text.Tokens:
+    """The captions as tokens; refuses captions that are longer than the vocabulary's texts."""
+    tokens = vocabulary(texts)
+    if cut := [(caption, rest) for caption, rest in zip(texts, tokens.cut) if rest]:
         longest = max(len(vocabulary.ids(caption)) for caption, _ in cut) + vocabulary.length - vocabulary.room
         raise ConfigError(
             f"{len(cut)} captions are longer than {vocabulary.length}, the largest number of ids of a text in this "
             f"vocabulary, e.g. {cut[0][0]!r}, from which {cut[0][1]!r} would be left out. Valid: a length of at least "
             f"{longest} (config.vocabulary.length, --length), or more ids."
         )
+    return tokens
 
 
 def _texts(source: sources.Source) -> list[str]:

@@ -43,7 +43,7 @@ from diffusion.data.sources.spec import Derived, ManyAtOnce
 from diffusion.data.sources.streams import Stream
 from diffusion.io import failures, files, json_files, limits, opener, safetensors_files
 from diffusion.package import public
-from diffusion.text import Tokenizer, fingerprint
+from diffusion.text import Tokenizer, Tokens, fingerprint
 
 FORMAT = 1
 INDEX = "captions.json"
@@ -211,11 +211,7 @@ def encoder_fingerprint(params: Any) -> str:
 
 
 def describe(
-    spec: DataSpec,
-    encoder: str,
-    texts: Sequence[str] = (),
-    order: str | None = None,
-    tokenizer: Tokenizer | None = None,
+    spec: DataSpec, encoder: str, texts: Sequence[str] = (), order: str | None = None, tokens: Tokens | None = None
 ) -> dict[str, Any]:
     """The note of a folder of captions.
 
@@ -224,14 +220,12 @@ def describe(
         encoder: the fingerprint of the encoder that read the captions.
         texts: the caption of each record; the note has a digest of them. () for no digest.
         order: a digest of the records' names, as `identities.order_of` returns it; None where they have none.
-        tokenizer: the vocabulary of the encoder; the note has a digest of the captions' tokens in it. None if it is not
-            known.
+        tokens: the captions in the encoder's vocabulary; the note has a digest of them. None if they are not known.
     """
     dataset = {"name": spec.name, "version": spec.version, "split": spec.split, "size": spec.size}
     known = ({"texts": _digest(texts)} if texts else {}) | ({} if order is None else {ORDER: order})
-    if tokenizer is not None:
-        read_as = tokenizer(["", *texts])
-        known["tokens"] = fingerprints.digest([read_as.ids.tobytes(), read_as.mask.tobytes()])
+    if tokens is not None:
+        known["tokens"] = fingerprints.digest([tokens.ids.tobytes(), tokens.mask.tobytes()])
     return {"format": FORMAT, "dataset": dataset, "encoder": encoder} | known
 
 

@@ -70,7 +70,7 @@ def test_captions_of_another_vocabulary_are_not_replaced(tmp_path):
     for number, folder in folders.items():
         encode_text.vocabulary(source, folder, number, 60)
     few, many = (
-        captions.describe(source.spec, "f" * 8, texts, tokenizer=text.Tokenizer.open(folder))
+        captions.describe(source.spec, "f" * 8, texts, tokens=text.Tokenizer.open(folder)(texts))
         for folder in folders.values()
     )
     json_files.write(tmp_path / captions.INDEX, few)
