@@ -164,7 +164,7 @@ def main(argv: list[str]) -> None:
         flag_errors.refuse(["encoder_size"], "is the size of the pictures for --encoder, which is missing.")
     if not values.autoencoder:
         flag_errors.refuse(["mean", "dtype"], "says how latents are stored: name the --autoencoder that makes them.")
-    workdir.output_folder(values.out)
+    latent_writer.require_folder(workdir.output_folder(values.out))
     loaded = encoder_features.load(values.encoder, values.encoder_size) if values.encoder else None
     pictures = {"data": values.data, "out": values.out, "data_dir": values.data_dir or "", "size": values.size}
     pictures |= {"flip": values.flip, "batch_size": values.batch_size, "threads": values.threads}

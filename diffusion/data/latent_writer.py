@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from diffusion.data import pipeline, sources
+from diffusion.data import feature_cache, fingerprints, pipeline, sources
 from diffusion.data.latent_cache import (
     BEGUN,
     FORMAT,
@@ -29,6 +29,7 @@ from diffusion.data.sources import DataSpec
 from diffusion.io import files, opener
 
 ANOTHER = "Choose another folder, or remove it to encode all of them again."  # the advice about other pictures
+PREFIX = "latents-"  # of the names of the files of records
 SHARD = 2**28  # bytes of a file, about: what a writing that is killed may lose
 
 
@@ -64,12 +65,14 @@ def write(
 
     Raises:
         CacheError: if the folder holds other latents, or an unfinished writing of other latents (naming what differs)
-            or of pictures with another fingerprint or order, or if it is being written.
+            or of pictures with another fingerprint or order, or other files (see `require_folder`), or if it is being
+            written.
         DamagedRecord: if a picture cannot be read.
         ValueError: if latents are not finite in their type on disk, or have another shape.
         OSError: if it cannot be written.
     """
     folder = pathlib.Path(folder)
+    require_folder(folder)
     folder.mkdir(parents=True, exist_ok=True)
     per_file = shard_records or max(1, SHARD // description.record_bytes)
     with _lock(folder):
@@ -92,8 +95,8 @@ def write(
             _note(folder / BEGUN, description, per_file, {}, facts)
         elif missing and fingerprint is not None:
             require_same_pictures(folder, fingerprint)
-        elif fingerprint is not None:
-            _require_pictures_of(folder, fingerprint)
+        elif changes := fingerprints.changes(earlier.get("pictures") or {}, fingerprint or {}):
+            raise CacheError(f"{folder} holds the latents of other pictures: {'; '.join(changes)}. {ANOTHER}")
         runs = [rows[i : i + batch_size] for rows in map(shard_of, missing) for i in range(0, len(rows), batch_size)]
         advance = begin(sum(map(len, runs)))
         done = 0
@@ -188,6 +191,26 @@ def _settle(folder: pathlib.Path, description: Description, records: int) -> tup
     return note["shard_records"], note["files"]
 
 
+def require_folder(folder: str | pathlib.Path) -> None:
+    """Refuses a folder of other files, such as a run, among which the files of a cache would lie.
+
+    Args:
+        folder: the folder to write a cache to, which may be new. Hidden files in it are allowed.
+
+    Raises:
+        CacheError: if it holds files, but no cache and no begun cache.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir() or _noted(folder) is not None:
+        return
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    if others := [name for name in names if name != feature_cache.FOLDER and not name.startswith(PREFIX)]:
+        raise CacheError(
+            f"{folder} holds {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, but no cache of latents. "
+            "Valid: a new or empty folder, or the folder of a cache."
+        )
+
+
 def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
     """Refuses pictures that are not those of the latents in a folder, or are read in another way.
 
@@ -202,7 +225,7 @@ def require_same_pictures(folder: str | pathlib.Path, fingerprint: Mapping[str, 
     noted = _noted(pathlib.Path(folder))
     if noted is None:
         return
-    earlier, now = _fingerprints(noted, fingerprint)
+    earlier, now = opener.read_json(noted).get("pictures"), json.loads(json.dumps(fingerprint, default=str))
     if earlier is None and '"pixels": "viewed"' in json.dumps(now):
         raise CacheError(
             f"{folder} holds latents that an earlier version encoded from the stored pixels of the pictures; now they "
@@ -232,26 +255,6 @@ def require_same_names(folder: str | pathlib.Path, source: sources.IndexedRecord
         require_same_order(folder, opener.read_json(noted), facts_of(source), ANOTHER)
 
 
-def _require_pictures_of(folder: pathlib.Path, fingerprint: Mapping[str, Any]) -> None:
-    """Refuses other pictures than those of a finished cache, by what the noted fingerprint and theirs both state."""
-    noted = _noted(folder)
-    if noted is None:
-        return
-    earlier, now = _fingerprints(noted, fingerprint)
-    there = {name: value for name, value in (earlier or {}).items() if name in now and value != now[name]}
-    if there:
-        here = {name: now[name] for name in there}
-        raise CacheError(
-            f"{folder} holds the latents of other pictures: their fingerprint has {json.dumps(there)}, and that of "
-            f"these pictures {json.dumps(here)}. {ANOTHER}"
-        )
-
-
-def _fingerprints(noted: pathlib.Path, fingerprint: Mapping[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """The fingerprint in a note, None in that of an earlier version, and another one as a note would hold it."""
-    return opener.read_json(noted).get("pictures"), json.loads(json.dumps(fingerprint, default=str))
-
-
 def _note(
     path: pathlib.Path, description: Description, records: int, sizes: Mapping[str, int], facts: Mapping[str, Any]
 ) -> None:
@@ -274,4 +277,4 @@ def _lock(folder: pathlib.Path) -> Iterator[None]:
 
 def _names(size: int, records: int) -> list[str]:
     number = math.ceil(size / records)
-    return [f"latents-{i:05}-of-{number:05}.array_record" for i in range(number)]
+    return [f"{PREFIX}{i:05}-of-{number:05}.array_record" for i in range(number)]

@@ -424,7 +424,22 @@ def test_a_finished_cache_of_other_pictures_is_refused(tmp_path):
     first = {"records": 10, "sha256": "ab"}
     write(tmp_path, fingerprint=first)
     index = (tmp_path / latent_cache.INDEX).read_text()
-    with pytest.raises(CacheError, match=r'latents of other pictures: .*"ab"\}, and that of these pictures .*"cd"\}'):
+    with pytest.raises(CacheError, match=r"latents of other pictures: sha256 'ab' -> 'cd'\. Choose another folder"):
         write(tmp_path, fingerprint={**first, "sha256": "cd", "pixels": "viewed"})
     assert (tmp_path / latent_cache.INDEX).read_text() == index
     write(tmp_path, fingerprint={**first, "pixels": "viewed"})  # which earlier versions do not state
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoints", "picture.png"])
+def test_a_folder_with_other_files_is_no_folder_of_a_cache(tmp_path, name):
+    """`diffusion encode --out=RUN` wrote latents among the files of a run without a word."""
+    other = tmp_path / name
+    other.mkdir() if "." not in name else other.write_text("")
+    with pytest.raises(CacheError, match=rf"holds {name}, but no cache of latents\. Valid: a new or empty folder, or"):
+        write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    other.rmdir() if other.is_dir() else other.unlink()
+    write(tmp_path / "features", of=description(dtype="float16"))  # features may be written before the latents
+    write(tmp_path)
+    (tmp_path / "notes.txt").write_text("")  # beside a cache, which is known by its description
+    write(tmp_path)

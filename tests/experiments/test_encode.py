@@ -1,6 +1,7 @@
 """The way from pictures to latents to a run on them, and back to pictures."""
 
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +88,14 @@ def test_pictures_of_other_channels_are_refused_before_a_folder_is_made(vae, tmp
     with pytest.raises(ConfigError, match="takes pictures of 1 channels, but these have 3"):
         encode.run(autoencoder_folders.load(vae), "shapes@test", tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_folder_of_a_run_is_refused_before_the_networks_are_read(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
+    values = types.SimpleNamespace(autoencoder="none", encoder="none", encoder_size=0, out=str(tmp_path))
+    monkeypatch.setattr(encode.flags, "FLAGS", values)
+    with pytest.raises(latent_cache.CacheError, match=r"holds config\.json, but no cache of latents"):
+        encode.main([])
 
 
 @pytest.mark.slow
