@@ -118,7 +118,7 @@ def operations(model: text_to_image.TextToImage, steps: int) -> int:
     x = jnp.zeros((1, side, side, model.channels))
     call = lambda params, x: text_to_image.denoise(model, params, conditional, unconditional, SCALE)(x, 0.5)
     decode = lambda params, z: model.modules["vae"].apply({"params": params}, z, method="decode")
-    once = sampling.operations(call, model.params[model.kind.denoiser], x)
+    once = sampling.operations(call, model.params[model.kind.denoiser.folder], x)
     return steps * once + sampling.operations(decode, model.params["vae"], x)
 
 

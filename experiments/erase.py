@@ -64,7 +64,7 @@ def run(
         changed = erasure.edited(model, pairs, kept, preserve=preserve, keep=near)
     except ValueError as error:
         raise ConfigError(f"{folder}: {error}.") from error
-    denoiser = model.kind.denoiser
+    denoiser = model.kind.denoiser.folder
     dtype = stored_dtype(folder / denoiser)
     with files.whole_folder(out) as new:
         description = {"base_model": folder.name, "base_sha256": model_index.fingerprint(folder)}

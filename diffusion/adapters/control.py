@@ -83,7 +83,7 @@ def _transformer_kind(denoiser: Any) -> Any:
 def _beside(base: Any, module: Any, seen: Callable[[Array], Array]) -> Tuning:
     """The tuning of a ControlNet; `seen` maps the batch's control to the input of the module."""
     denoiser = base.denoiser
-    part = base.kind.denoiser
+    part = base.kind.denoiser.folder
 
     def init(key: Array, params: Params) -> Any:
         structs = families.family_of(module).example(module)
@@ -116,7 +116,7 @@ def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:
     Diffusion Models", 2023, section 3.3.
     """
     unet = base.denoiser
-    part = base.kind.denoiser
+    part = base.kind.denoiser.folder
     factor = base.modules["vae"].factor
     if not isinstance(unet, ConditionalUNet):
         raise ValueError(
@@ -151,7 +151,7 @@ def t2i_adapter(base: Any, blocks: int = 2) -> Tuning:
 
 def _module_tuning(base: Any, module: Any, name: str, init: Any, apply: Any) -> Tuning:
     """The tuning of a module that attaches to the denoiser; it is written to the folder `name`."""
-    part = base.kind.denoiser
+    part = base.kind.denoiser.folder
 
     def attach(model: Any, weights: Any) -> Any:
         attachment = module.attachment(weights, model.denoiser, model.params[part])

@@ -35,7 +35,7 @@ def custom_diffusion(
     Reference: Kumari et al. 2023, "Multi-Concept Customization of Text-to-Image Diffusion", section 3.2.
     """
     words = textual_inversion(base, word, vectors, initial)
-    denoiser = base.kind.denoiser
+    denoiser = base.kind.denoiser.folder
     chosen = chosen_leaves(base.modules[denoiser], targets)
 
     def init(key: Array, params: Params) -> dict[str, Any]:

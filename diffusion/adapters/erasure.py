@@ -72,8 +72,8 @@ def edited(
         ValueError: if the pattern finds no tensor, or one that does not read the text.
     """
     texts = list(dict.fromkeys([text for pair in pairs for text in pair] + list(kept)))
-    states_of_texts = model.kind.condition(texts, *model.encoders)["text"]
-    denoiser = model.kind.denoiser
+    states_of_texts = model.kind.prompts.condition(texts, *model.encoders)["text"]
+    denoiser = model.kind.denoiser.folder
     if states := getattr(model.modules[denoiser], "text_states", None):  # a layer between encoder and attention
         states_of_texts = states(model.params[denoiser], states_of_texts)
     states_of_texts = np.asarray(states_of_texts, np.float64)

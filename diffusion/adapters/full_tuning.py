@@ -30,7 +30,7 @@ def full(base: Any, targets: str = "", text: bool = False) -> Tuning:
 
     Reference: Ruiz et al. 2023, "DreamBooth: Fine Tuning Text-to-Image Diffusion Models for Subject-Driven Generation".
     """
-    denoiser = base.kind.denoiser
+    denoiser = base.kind.denoiser.folder
     parts = (denoiser, *(base.readers if text else ()))
     leaves = leaves_of(base.params[denoiser])
     chosen = chosen_leaves(base.modules[denoiser], targets) if targets else set(leaves)

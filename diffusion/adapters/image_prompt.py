@@ -65,7 +65,7 @@ def ip_adapter(
     sizes = {"tokens": tokens, "inner": inner, "depth": depth, "heads": heads}
     sizes = {field: size for field, size in sizes.items() if size is not None}
     module = ip_adapter_files.fresh(base.denoiser, prompt_features.width(reader, reads_tokens), kind, **sizes)
-    name = base.kind.denoiser
+    name = base.kind.denoiser.folder
     loaded = functools.cache(lambda: interchange.load(folder)[1])
     side = prompt_features.side(reader)
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)

@@ -27,7 +27,7 @@ def inpainting(base: Any) -> Tuning:
 
     Reference: Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", 2022, section 4.5.
     """
-    if not base.kind.inpainting:
+    if not base.kind.relatives.inpainting:
         raise ValueError(
             f"the base is a {base.name}, and that kind of model has no inpainting pipeline. Valid: Stable Diffusion "
             "or SDXL"
@@ -44,5 +44,5 @@ def inpainting(base: Any) -> Tuning:
         return jnp.concatenate([painted.astype(z.dtype), z], axis=-1)
 
     return widened(
-        base, base.kind.inpainting, base.channels + 1, new_channels, networks=("vae",), reads=(PICTURE, MASK)
+        base, base.kind.relatives.inpainting, base.channels + 1, new_channels, networks=("vae",), reads=(PICTURE, MASK)
     )

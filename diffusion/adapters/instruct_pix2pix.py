@@ -33,7 +33,7 @@ def instruct_pix2pix(base: Any) -> Tuning:
         raise ValueError(
             f"the base is a {base.name}, which already edits pictures. Valid: Stable Diffusion 1, 2 and XL"
         )
-    if not base.kind.edits:
+    if not base.kind.relatives.edits:
         raise ValueError(
             f"the base is a {base.name}, and that kind of model has no pipeline that edits by instructions. Valid: "
             "Stable Diffusion 1, 2 and XL"
@@ -47,4 +47,4 @@ def instruct_pix2pix(base: Any) -> Tuning:
         return jnp.where(present, latent_space.from_diffusion(original, vae.scale, vae.shift), 0)
 
     how = {"networks": (), "reads": (ORIGINAL,), "latents": (ORIGINAL,), "apart": (CAPTIONED, ORIGINAL)}
-    return widened(base, base.kind.edits, base.channels, new_channels, **how)
+    return widened(base, base.kind.relatives.edits, base.channels, new_channels, **how)

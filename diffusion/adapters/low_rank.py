@@ -155,7 +155,7 @@ def _check_alpha(alpha: float | None) -> None:
 def _chosen(base: Any, targets: str, text_targets: str) -> dict[str, str]:
     """The pattern of each network that has adapters, the denoiser first."""
     encoders = dict.fromkeys(word_embeddings.encoders_of(base), text_targets) if text_targets else {}
-    return {base.kind.denoiser: targets} | encoders
+    return {base.kind.denoiser.folder: targets} | encoders
 
 
 def _split(size: int, factor: int) -> tuple[int, int]:

@@ -48,7 +48,7 @@ def textual_inversion(base: Any, word: str = "<new>", vectors: int = 1, initial:
 
     def apply(params: Params, weights: Any, x: Array, clock: Array, condition: Mapping[str, Array]) -> Array:
         condition = text_of(larger, params, weights, condition)
-        denoiser = jax.lax.stop_gradient(params[base.kind.denoiser])
+        denoiser = jax.lax.stop_gradient(params[base.kind.denoiser.folder])
         return base.denoiser.apply({"params": denoiser}, x, clock, condition)
 
     def write(folder: pathlib.Path, weights: Any, metadata: Mapping[str, str]) -> list[pathlib.Path]:
@@ -57,7 +57,7 @@ def textual_inversion(base: Any, word: str = "<new>", vectors: int = 1, initial:
     def attach(model: Any, weights: Any) -> Any:
         return word_embeddings.extended(model, [Word(word, weights)])
 
-    networks = (base.kind.denoiser, *base.readers)
+    networks = (base.kind.denoiser.folder, *base.readers)
     return Tuning(larger, init, apply, write, attach, networks, encodes=True, words=(word,))
 
 

@@ -31,7 +31,7 @@ def widened(base: Any, pipeline: str, channels: int, seen: Seen, **how: Any) -> 
         ValueError: for another denoiser.
     """
     unet = base.denoiser
-    part = base.kind.denoiser
+    part = base.kind.denoiser.folder
     if not isinstance(unet, ConditionalUNet) or unet.in_channels != base.channels:
         sees = f" of {unet.in_channels} channels" if isinstance(unet, ConditionalUNet) else ""
         raise ValueError(

@@ -97,14 +97,10 @@ class EditedPictures(NamedTuple):
     sight: Callable[..., Callable[[np.ndarray], np.ndarray]] | None = None
 
 
-class Video(NamedTuple):
-    """The properties of a pipeline's clips.
+class FirstImage(NamedTuple):
+    """How the clips of a pipeline begin with an image of the request.
 
     Attributes:
-        frames: number of frames of a clip where a request names none, as in the class's `__call__`.
-        size: height and width in pixels, likewise.
-        rate: frames a second.
-        second: the folder of a second denoiser for the times below model_index.json's boundary_ratio; "" for none.
         begins: whether its clips begin with the image of the request, whose latents its denoiser sees beside its own.
         masked: whether it then sees masks of the known frames, too.
         one_mask: whether it sees, without `masked`, one mask of the known latent frame behind these latents.
@@ -116,6 +112,27 @@ class Video(NamedTuple):
         clean: whether its denoiser has a time for each frame, so that the clips may begin with an image whose frame of
             the latent is clean (TI2V-5B of Wan 2.2, LTX-Video, HunyuanVideo that replaces tokens).
         blur: the noise of that frame: blur t^2 times N(0, I), at the time t of the other frames.
+    """
+
+    begins: bool = False
+    masked: bool = True
+    one_mask: bool = False
+    hint: float = 0.0
+    left_out: int = 0
+    sight: Callable[..., Callable[[np.ndarray], np.ndarray]] | None = None
+    clean: bool = False
+    blur: float = 0.0
+
+
+class Video(NamedTuple):
+    """The properties of a pipeline's clips.
+
+    Attributes:
+        frames: number of frames of a clip where a request names none, as in the class's `__call__`.
+        size: height and width in pixels, likewise.
+        rate: frames a second.
+        second: the folder of a second denoiser for the times below model_index.json's boundary_ratio; "" for none.
+        first: the way in which they begin with an image.
         fills: whether its denoiser sees a clip and masks of the frames that it makes (VACE); a request may name the
             first frame, or the first and the last.
         timed: whether its denoiser receives the time of each latent frame in seconds: the time of the last frame that
@@ -127,14 +144,7 @@ class Video(NamedTuple):
     size: tuple[int, int]
     rate: float
     second: str = ""
-    begins: bool = False
-    masked: bool = True
-    one_mask: bool = False
-    hint: float = 0.0
-    left_out: int = 0
-    sight: Callable[..., Callable[[np.ndarray], np.ndarray]] | None = None
-    clean: bool = False
-    blur: float = 0.0
+    first: FirstImage = FirstImage()
     fills: bool = False
     timed: bool = False
     rated: bool = False
@@ -201,110 +211,185 @@ class ControlLoras(NamedTuple):
     widened: Callable[[Any, Any], tuple[Any, Any]]
 
 
+class Prompts(NamedTuple):
+    """What the prompts of a pipeline become.
+
+    Attributes:
+        readers: the uses of the text encoders, in the order that `condition` takes them.
+        condition: (prompts, *encoders, *connectors, **how) -> condition.
+        connectors: the folders of further networks that `condition` takes behind the encoders, as functions of arrays.
+        instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
+        zeros: whether its unconditional branch receives zeros where there is no negative prompt.
+    """
+
+    readers: tuple[Reader, ...]
+    condition: Callable[..., dict[str, Any]]
+    connectors: tuple[str, ...] = ()
+    instructed: bool = False
+    zeros: bool = False
+
+
+class DenoiserNetwork(NamedTuple):
+    """The network that a pipeline samples with.
+
+    Attributes:
+        network: its class; None: any.
+        folder: the name of its folder.
+        multiple: denoiser -> the number that divides the sides of its latents.
+        objection: denoiser -> why it is another pipeline's, in words after "whose denoiser has"; "" where it is not.
+        variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
+        strength: whether it must read the strength of the guidance.
+        unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
+        jumps: whether it receives the end of a step, too, so that it makes a flow map.
+    """
+
+    network: type[nn.Module] | None = None
+    folder: str = "transformer"
+    multiple: Callable[[Any], int] = lambda denoiser: denoiser.patch
+    objection: Callable[[Any], str] = lambda denoiser: ""
+    variant: Callable[["Kind", Any], "Kind"] = lambda kind, denoiser: kind
+    strength: bool = False
+    unit_clock: bool = False
+    jumps: bool = False
+
+
+class FlowSteps(NamedTuple):
+    """How a pipeline sets the steps of a flow itself; the arguments of `schedulers.read` by these names."""
+
+    even: bool = False
+    by_steps: bool = False
+    bent: bool = False
+    by_root: bool = False
+
+
+class Students(NamedTuple):
+    """Steps and guidance of the distilled models of a pipeline, and of those that are not where it expects a student.
+
+    Attributes:
+        undistilled: the pair for a denoiser that reads no strength, where the class expects one; None: `Kind.usual`.
+        stated: the pair where model_index.json says is_distilled; None: `Kind.usual`.
+        schedule: fields of the scheduler's config that such a student has in place of the file's.
+        by_scheduler: the pairs for students of few steps, by the sampler of the folder and the shift of its flow, which
+            tell such a student.
+    """
+
+    undistilled: Usual | None = None
+    stated: Usual | None = None
+    schedule: Mapping[str, Any] = {}
+    by_scheduler: Mapping[tuple[str, float], Usual] = {}
+
+
+class Guidance(NamedTuple):
+    """How a pipeline guides, and the scales of its guidances beside `Kind.usual`, as in its class's `__call__`.
+
+    Attributes:
+        guides: (branches, schedule, scale) -> the guided denoiser.
+        by_condition: whether `guides` also takes the condition of the prompts.
+        guiders: (kind, folder, whether it has a part of a name, steps and guidance) -> the kind and these with what the
+            folder's guiders state; None: they are classifier-free, see `model_index.read_guidance`.
+        dynamic_scales: (scale, times of the training process [N], steps N) -> the scale of each step, if the class has
+            a guidance that changes with the steps; None: it has not.
+        image_scale: scale of the guidance by the picture that is edited; 1 is none.
+        perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None: it has none.
+        perturbed_scale: scale of that guidance; 0 is none.
+    """
+
+    guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)
+    by_condition: bool = False
+    guiders: Callable[..., tuple["Kind", Usual]] | None = None
+    dynamic_scales: Callable[[float, np.ndarray, int], np.ndarray] | None = None
+    image_scale: float = 1.0
+    perturbs: Callable[[Any], np.ndarray] | None = None
+    perturbed_scale: float = 0.0
+
+
+class Pictures(NamedTuple):
+    """The pictures that a pipeline takes and makes.
+
+    Attributes:
+        side: side of its pictures in pixels, the default of `__call__`, whatever the denoiser's config states; 0: there
+            is none.
+        sample_size: side of the latents that it was trained on, where that config states none.
+        layers: number of layers, pictures with alpha, into which it takes a picture apart where a request names none;
+            0: it makes pictures.
+        appends: whether its denoiser sees the picture that is edited as further tokens.
+        several: how several pictures that its denoiser sees as further tokens are prepared; None: it sees none.
+        controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
+        fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
+        all_steps: whether a request that changes an image runs all of its steps, which "lcm" and "tcd" lay over the
+            times that the strength leaves; otherwise it runs a part of the steps.
+    """
+
+    side: int = 0
+    sample_size: int = 128
+    layers: int = 0
+    appends: bool = False
+    several: EditedPictures | None = None
+    controlled: bool = False
+    fills: bool = False
+    all_steps: bool = False
+
+
+class Files(NamedTuple):
+    """What is particular in the folder of a pipeline.
+
+    Attributes:
+        stated: further fields of model_index.json, with the one value of each that is supported.
+        attaches: the folder of a network that the class attaches to its denoiser, such as a ControlNet; "": none.
+        place: (folder of the model, name of a part, such as "vae" or "tokenizer_2") -> the part's folder.
+    """
+
+    stated: Mapping[str, Any] = {}
+    attaches: str = ""
+    place: Callable[[pathlib.Path, str], pathlib.Path] = lambda folder, part: folder / part
+
+
+class Relatives(NamedTuple):
+    """The pipelines that training or a LoRA file makes of one.
+
+    Attributes:
+        inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
+        edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
+        control_loras: how LoRA files make a controlled pipeline of it; None: there are none.
+    """
+
+    inpainting: str = ""
+    edits: str = ""
+    control_loras: ControlLoras | None = None
+
+
 class Kind(NamedTuple):
     """One pipeline.
 
     Attributes:
         family: the beginning of its classes' names, and of its relatives' names.
-        readers: the uses of the text encoders, in the order that `condition` takes them.
-        condition: (prompts, *encoders, *connectors, **how) -> condition.
+        prompts: its text encoders, and the condition that they make of the prompts.
         usual: steps and guidance of the class in diffusers 0.42, the defaults of its `__call__`.
-        denoiser: the name of the denoiser's folder.
-        multiple: denoiser -> the number that divides the sides of its latents.
-        image_guidance: scale of the guidance by the picture that is edited, in the same `__call__`; 1 is none.
-        undistilled: the same for a denoiser that reads no strength, where the class expects one; None: `usual`.
-        unit_clock: whether the network of a flow receives t in [0, 1], not in [0, 1000].
-        by_steps: whether the shift of its flow depends on their number, too, as FLUX.2's does; see `schedulers.read`.
-        even, bent: whether it sets the steps of a flow itself, see `schedulers.read`.
-        by_root: whether the shift of its flow follows the root of the number of tokens; see `schedulers.read`.
-        instructed: whether prompts, but no negative ones, stand behind an instruction; `condition` takes that name.
-        jumps: whether its denoiser receives the end of a step, too, so that it makes a flow map.
-        strength: whether its denoiser must read the strength of the guidance.
-        all_steps: whether a request that changes an image runs all of its steps, which "lcm" and "tcd" lay over the
-            times that the strength leaves; otherwise it runs a part of the steps.
-        zeros: whether its unconditional branch receives zeros where there is no negative prompt.
-        appends: whether its denoiser sees the picture that is edited as further tokens.
-        layers: number of layers, pictures with alpha, into which it takes a picture apart where a request names none;
-            0: it makes pictures.
-        several: how several pictures that its denoiser sees as further tokens are prepared; None: it sees none.
-        controlled: whether its denoiser, a transformer, sees the latents of a picture of edges or depths beside x_t.
-        fills: whether its denoiser, a transformer, sees a mask and what is not masked; a U-Net's channels say so.
-        control_loras: how LoRA files make a controlled pipeline of it; None: there are none.
-        objection: denoiser -> why it is another pipeline's, in words after "whose denoiser has"; "" where it is not.
-        network: class of its denoiser; None: any.
-        guides: (branches, schedule, scale) -> the guided denoiser.
-        guided_by_condition: whether `guides` also takes the condition of the prompts.
-        guiders: (kind, folder, whether it has a part of a name, steps and guidance) -> the kind and these with what the
-            folder's guiders state; None: they are classifier-free, see `model_index.read_guidance`.
-        dynamic_scales: (scale, times of the training process [N], steps N) -> the scale of each step, if the class has
-            a guidance that changes with the steps; None: it has not.
-        student: steps and guidance where model_index.json says is_distilled; None: `usual`.
-        student_schedule: fields of the scheduler's config that a student has in place of the file's.
-        students: steps and guidance of a student of few steps, by the sampler of its folder and the shift of its flow,
-            which tell it.
-        inpainting: the class of its relative whose denoiser sees a mask and what is not masked; "": there is none.
-        edits: the class of its relative whose denoiser sees the picture that is edited; "": there is none.
-        stated: further fields of model_index.json, with the one value of each that is supported.
-        attaches: the folder of a network that the class attaches to its denoiser, such as a ControlNet; "": none.
-        perturbs: denoiser -> the layer mask "identity" [1, L] of perturbed-attention guidance; None: it has none.
-        perturbed_guidance: scale of that guidance in the same `__call__`; 0 is none.
-        connectors: the folders of further networks that `condition` takes behind the encoders, as functions of arrays.
+        denoiser: its denoiser.
+        flow: the steps of a flow that it sets itself.
+        students: steps and guidance of its distilled models.
+        guidance: its guidance, and further scales.
+        pictures: the pictures that it takes and makes.
+        files: the particulars of its folder.
+        relatives: the pipelines that training or a LoRA file makes of it.
         video: how it makes clips; None: it makes pictures.
         sound: how its clips have a sound; None: they are silent.
-        sample_size: side of the latents that it was trained on, where the config of its denoiser states none.
-        side: side of its pictures in pixels, the default of `__call__`, whatever that config states; 0: there is none.
-        variant: (kind, denoiser) -> the kind with what this denoiser decides, where a class has several.
         second_stage: a denoiser between this one and the autoencoder; None: there is none.
-        place: (folder of the model, name of a part, such as "vae" or "tokenizer_2") -> the part's folder.
     """
 
     family: str
-    readers: tuple[Reader, ...]
-    condition: Callable[..., dict[str, Any]]
+    prompts: Prompts
     usual: Usual
-    denoiser: str = "transformer"
-    multiple: Callable[[Any], int] = lambda denoiser: denoiser.patch
-    image_guidance: float = 1.0
-    undistilled: Usual | None = None
-    unit_clock: bool = False
-    even: bool = False
-    bent: bool = False
-    by_steps: bool = False
-    by_root: bool = False
-    instructed: bool = False
-    jumps: bool = False
-    strength: bool = False
-    all_steps: bool = False
-    zeros: bool = False
-    appends: bool = False
-    layers: int = 0
-    several: EditedPictures | None = None
-    controlled: bool = False
-    fills: bool = False
-    control_loras: ControlLoras | None = None
-    objection: Callable[[Any], str] = lambda denoiser: ""
-    network: type[nn.Module] | None = None
-    guides: Callable[..., Denoiser] = lambda branches, schedule, scale: guidance.classifier_free(branches, scale)
-    guided_by_condition: bool = False
-    guiders: Callable[..., tuple["Kind", Usual]] | None = None
-    dynamic_scales: Callable[[float, np.ndarray, int], np.ndarray] | None = None
-    student: Usual | None = None
-    student_schedule: Mapping[str, Any] = {}
-    students: Mapping[tuple[str, float], Usual] = {}
-    inpainting: str = ""
-    edits: str = ""
-    stated: Mapping[str, Any] = {}
-    attaches: str = ""
-    perturbs: Callable[[Any], np.ndarray] | None = None
-    perturbed_guidance: float = 0.0
-    connectors: tuple[str, ...] = ()
+    denoiser: DenoiserNetwork = DenoiserNetwork()
+    flow: FlowSteps = FlowSteps()
+    students: Students = Students()
+    guidance: Guidance = Guidance()
+    pictures: Pictures = Pictures()
+    files: Files = Files()
+    relatives: Relatives = Relatives()
     video: Video | None = None
     sound: Sound | None = None
-    sample_size: int = 128
-    side: int = 0
-    variant: Callable[["Kind", Any], "Kind"] = lambda kind, denoiser: kind
     second_stage: SecondStage | None = None
-    place: Callable[[pathlib.Path, str], pathlib.Path] = lambda folder, part: folder / part
 
     @property
     def decoders(self) -> tuple[str, ...]:

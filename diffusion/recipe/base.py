@@ -56,7 +56,7 @@ class Base:
         """The shapes of a network's parameters, as `load` returns them."""
         if part == "vae":
             return self.model.params[part]
-        network = folders.find(self.model.kind.place(self._folder, part), self.model.opened_as(part))
+        network = folders.find(self.model.kind.files.place(self._folder, part), self.model.opened_as(part))
         return folders.kept_shapes(network, self.model.dtype_of(part))
 
     @property
@@ -98,7 +98,7 @@ class TunedNetwork:
         model = self.base.model
         parts = list(self.tuning.networks)
         if plain:
-            parts += [model.kind.denoiser, *(model.readers if self.tuning.encodes else ())]
+            parts += [model.kind.denoiser.folder, *(model.readers if self.tuning.encodes else ())]
         if pictures:
             parts.append("vae")
         return tuple(dict.fromkeys(parts))
@@ -138,7 +138,7 @@ class TunedNetwork:
         entries = self._entries(params, x, condition)
         if self.tuning.encodes:
             entries = model.with_text(params, entries)
-        output: Any = model.denoiser.apply({"params": params[model.kind.denoiser]}, x, clock, entries)
+        output: Any = model.denoiser.apply({"params": params[model.kind.denoiser.folder]}, x, clock, entries)
         return output[..., : x.shape[-1]]
 
     def pictures(self, params: Mapping[str, Any], x: jax.Array) -> jax.Array:

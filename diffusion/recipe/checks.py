@@ -229,7 +229,7 @@ def _check_base(recipe: Recipe) -> None:
     if base.model.sees_mask and "mask" not in tuning.reads:
         why = f"{config['base']['path']} was trained to inpaint, and this tuning reads no masks"
         raise refused(config, "tuning.name", why, "another base, or a tuning that reads them")
-    edits = base.model.kind.several
+    edits = base.model.kind.pictures.several
     if base.model.sees_picture or (edits is not None and edits.needed):
         why = f"{config['base']['path']} was trained to edit pictures, which no tuning passes to it"
         raise refused(config, "tuning.name", why, "the text-to-image model from which it was trained")

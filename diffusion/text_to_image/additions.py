@@ -37,7 +37,7 @@ def with_quantised(model: TextToImage, kind: str) -> tuple[TextToImage, Stored]:
             "a LoRA with an interval of t is kept beside the kernels and merged at sampling time, which quantised "
             "kernels do not support. Leave out the interval or the quantisation"
         )
-    parts = [model.kind.denoiser]
+    parts = [model.kind.denoiser.folder]
     if model.boundary is not None and model.kind.video is not None:
         parts.append(model.kind.video.second)
     full = {part: model.params[part] for part in parts}
@@ -71,7 +71,7 @@ def with_attachments(
     Raises:
         Refusal: for a network that attaches to nothing, or to another base.
     """
-    denoiser, base = model.denoiser, model.params[model.kind.denoiser]
+    denoiser, base = model.denoiser, model.params[model.kind.denoiser.folder]
     loaded = {
         name: one if isinstance(one, Attachment) else attached.load(one, denoiser, base, dtype=model.dtype, **how)
         for name, one in attachments.items()
@@ -104,7 +104,7 @@ def with_loras(model: TextToImage, loras: Mapping[str | pathlib.Path, Any]) -> T
     weights = {path: LoraWeight.read(weight) for path, weight in loras.items()}
     model, loras = _before_control(model, loras)
     files = [_assigned(model, lora_files.load(path, model.modules), path, weights[path]) for path in loras]
-    denoiser = model.kind.denoiser
+    denoiser = model.kind.denoiser.folder
     if _has_quantised(model.params.get(denoiser, ())) and not all(weight.always for _, _, weight in files):
         raise ValueError(f"the kernels of {denoiser} are quantised, so they take no LoRA with an interval of t")
     timed = []
@@ -137,7 +137,7 @@ def _before_control(
     model: TextToImage, loras: Mapping[str | pathlib.Path, Any]
 ) -> tuple[TextToImage, Mapping[str | pathlib.Path, Any]]:
     """(the model that takes control LoRAs, with the other files merged; these LoRAs); both unchanged without any."""
-    part, how = model.kind.denoiser, model.kind.control_loras
+    part, how = model.kind.denoiser.folder, model.kind.relatives.control_loras
     if how is None:
         return model, loras
     control = {
@@ -184,7 +184,7 @@ def _assigned(
     model: TextToImage, file: dict[str, lora_files.Lora], path: Any, weight: LoraWeight
 ) -> tuple[dict[str, lora_files.Lora], Any, LoraWeight]:
     """(the file, its path, its weight); with two denoisers the interval says to which one it belongs."""
-    part, video = model.kind.denoiser, model.kind.video
+    part, video = model.kind.denoiser.folder, model.kind.video
     if model.boundary is None or video is None or weight.always or part not in file:
         return file, path, weight
     low, high = weight.times

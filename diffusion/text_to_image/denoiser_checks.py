@@ -20,14 +20,14 @@ def check_denoiser(folder: pathlib.Path, name: str, kind: Kind, denoiser: Any, a
     Raises:
         Refusal: if they differ; the message says in what.
     """
-    if kind.network is not None and not isinstance(denoiser, kind.network):
+    if kind.denoiser.network is not None and not isinstance(denoiser, kind.denoiser.network):
         raise Refusal(
-            f"{folder}: the denoiser of a {name} must be a {kind.network.__name__}, but this one is a "
+            f"{folder}: the denoiser of a {name} must be a {kind.denoiser.network.__name__}, but this one is a "
             f"{type(denoiser).__name__}."
         )
-    kind = kind.variant(kind, denoiser)
+    kind = kind.denoiser.variant(kind, denoiser)
     latents = denoiser.channels if kind.second_stage is not None else autoencoder.latent_channels
-    channels = latents + kind.controlled * latents + kind.fills * (latents + autoencoder.factor**2)
+    channels = latents + kind.pictures.controlled * latents + kind.pictures.fills * (latents + autoencoder.factor**2)
     taken = getattr(denoiser, "channels", channels)
     if taken != channels:
         raise Refusal(f"{folder}: the denoiser of a {name} must take {channels} channels, but this one takes {taken}.")
@@ -38,9 +38,9 @@ def check_denoiser(folder: pathlib.Path, name: str, kind: Kind, denoiser: Any, a
         )
     if kind.video is not None:
         _check_video(f"{folder}: a {name} is supported whose", kind.video, denoiser, autoencoder)
-    if why := kind.objection(denoiser):
+    if why := kind.denoiser.objection(denoiser):
         raise Refusal(f"{folder}: the denoiser of a {name} must have {why}.")
-    if kind.strength and not distilled(denoiser):
+    if kind.denoiser.strength and not distilled(denoiser):
         raise Refusal(f"{folder}: the denoiser of a {name} must have guidance_embeds, but this one has none.")
 
 
@@ -77,8 +77,9 @@ def _check_video(what: str, video: Video, denoiser: Any, autoencoder: Any) -> No
     if (stated_controls := getattr(denoiser, "control_channels", 0)) != controlled:
         raise Refusal(f"{what} denoiser must see a control of {controlled} channels; this one sees {stated_controls}.")
     valid = autoencoder.latent_channels
-    if video.begins and not video.clean:
-        valid += video.masked * autoencoder.time_factor + video.one_mask + autoencoder.latent_channels
+    first = video.first
+    if first.begins and not first.clean:
+        valid += first.masked * autoencoder.time_factor + first.one_mask + autoencoder.latent_channels
     stated_channels = getattr(denoiser, "in_channels", valid)
     if stated_channels != valid:
         raise Refusal(f"{what} denoiser must see {valid} channels; this one sees {stated_channels}.")

@@ -97,10 +97,10 @@ def denoise(
                 return lambda x, t: branches(x, t)[0]
         if isinstance(params, timed_weights.Experts):
             scale_at = params.scale
-            return lambda x, t: model.kind.guides(branches, schedule, scale_at(t, scale))(x, t)
-        if model.kind.guided_by_condition:
-            return model.kind.guides(branches, schedule, scale, condition)
-        return model.kind.guides(branches, schedule, scale)
+            return lambda x, t: model.kind.guidance.guides(branches, schedule, scale_at(t, scale))(x, t)
+        if model.kind.guidance.by_condition:
+            return model.kind.guidance.guides(branches, schedule, scale, condition)
+        return model.kind.guidance.guides(branches, schedule, scale)
 
     def with_words(denoise: parameterizations.Denoiser) -> guidance.Unpaired:
         maps = lambda x, t: _attention_maps(model, network, at(t, condition, len(x)), x, t)
@@ -189,7 +189,7 @@ def _branch_conditions(
         if model.sees_picture:
             conditions.append({**null, "beside": jnp.zeros_like(null["beside"])})
     if perturbed:
-        mask = np.repeat(model.kind.perturbs(model.denoiser), len(condition["text"]), axis=0)
+        mask = np.repeat(model.kind.guidance.perturbs(model.denoiser), len(condition["text"]), axis=0)
         conditions = [{**one, "identity": mask & False} for one in conditions] + [{**condition, "identity": mask}]
     if apart:
         plain = np.zeros(len(condition["text"]), bool)
@@ -218,7 +218,7 @@ def flow_map(model: Any, *arguments: Any, **how: Any) -> FlowMap:
     """
 
     def carry(x_t: Array, t: Any, s: Any) -> Array:
-        evaluated = denoise(model, *arguments, **how, end=s if model.kind.jumps else None)
+        evaluated = denoise(model, *arguments, **how, end=s if model.kind.denoiser.jumps else None)
         return flow_maps.from_denoiser(evaluated, model.process.schedule)(x_t, t, s)
 
     return FlowMap(carry)

@@ -269,7 +269,7 @@ class Job(NamedTuple):
             merge=request.merge,
             places=places,
             frames=frames,
-            layers=request.layers or model.kind.layers,
+            layers=request.layers or model.kind.pictures.layers,
             one_noise=request.kept_noise == "one",
             perturbed=bool(request.perturbed_guidance),
             rate=rate,
@@ -349,11 +349,11 @@ class Job(NamedTuple):
         if model.boundary is not None:
             late = request.late_guidance
             return jnp.asarray([guidance, guidance if late is None else late], jnp.float32)
-        if request.dynamic_guidance and model.kind.dynamic_scales is not None:
+        if request.dynamic_guidance and model.kind.guidance.dynamic_scales is not None:
             assert request.steps is not None  # the request is resolved
             times = np.asarray(self.course.trajectory.plan.t, np.float64)
             trained = np.rint(times * model.process.T) - 1  # the plan may be rounded to float32
-            scales = model.kind.dynamic_scales(guidance, trained, request.steps)
+            scales = model.kind.guidance.dynamic_scales(guidance, trained, request.steps)
             return Stepwise(jnp.asarray(times, jnp.float32), jnp.asarray(scales, jnp.float32))
         return jnp.float32(guidance)
 
@@ -397,7 +397,7 @@ def cache_of(
 
 def _tokenizer(model: TextToImage) -> Tokenizer:
     """The vocabulary of the first text encoder; the condition begins with the tokens of that encoder."""
-    return model.tokenizers[model.kind.readers[0].folder]
+    return model.tokenizers[model.kind.prompts.readers[0].folder]
 
 
 def _check_words(model: TextToImage, request: Request, sampler: samplers.Sampler, cache: caching.Cache | None) -> None:
@@ -408,7 +408,7 @@ def _check_words(model: TextToImage, request: Request, sampler: samplers.Sampler
         raise ValueError(
             f"words are guided by moving x_t, which the sampler {request.sampler} does not support. Valid: ddim, ddpm"
         )
-    if model.kind.instructed:
+    if model.kind.prompts.instructed:
         raise ValueError(
             f"words are located in the prompt alone, but in a {model.name} the prompt follows an instruction; "
             "leave words out"

@@ -73,7 +73,7 @@ def load(
     if readers:
         text = lambda: added({part: read(part) for part in readers}).params
         result = dataclasses.replace(result, text=text)
-    every = {**model_index.attached_folders(folder, model.kind.attaches), **(attachments or {})}
+    every = {**model_index.attached_folders(folder, model.kind.files.attaches), **(attachments or {})}
     return with_attachments(result, every, **how) if every else result
 
 
@@ -96,29 +96,30 @@ def _described(folder: pathlib.Path, dtype: str, prediction: str, weights: bool)
     kind = pipelines.kind_of(name, folder)
     model_index.check_stated(index, kind, folder)
     if index.get("expand_timesteps") and kind.video is not None:
-        kind = kind._replace(video=kind.video._replace(clean=True, rate=24.0))
-    readers = {reader.folder: reader for reader in kind.readers}
-    if kind.attaches:
-        model_index.has_part(index, kind.attaches, False)
+        kind = kind._replace(video=kind.video._replace(first=kind.video.first._replace(clean=True), rate=24.0))
+    readers = {reader.folder: reader for reader in kind.prompts.readers}
+    if kind.files.attaches:
+        model_index.has_part(index, kind.files.attaches, False)
     encoders = [part for part, reader in readers.items() if model_index.has_part(index, part, reader.optional)]
     student = bool(index.get("is_distilled"))
-    options = kind.even, kind.by_steps, kind.bent, kind.by_root
-    process = _process(kind.place(folder, "scheduler"), kind.student_schedule if student else {}, prediction, *options)
+    changed = kind.students.schedule if student else {}
+    process = _process(kind.files.place(folder, "scheduler"), changed, prediction, *kind.flow)
     modules, params = {}, {}
     boundary, second = _two_denoisers(kind, index)
-    eyes = (EYES,) if kind.video is not None and kind.video.begins and model_index.has_part(index, EYES, True) else ()
+    begins = kind.video is not None and kind.video.first.begins
+    eyes = (EYES,) if begins and model_index.has_part(index, EYES, True) else ()
     stage = kind.second_stage
     finer = () if stage is None else (stage.network,)
-    for part in (kind.denoiser, *second, *finer, *kind.decoders, *encoders, *kind.connectors, *eyes):
+    for part in (kind.denoiser.folder, *second, *finer, *kind.decoders, *encoders, *kind.prompts.connectors, *eyes):
         wanted = "float32" if part in kind.decoders else dtype
         opened_as = readers[part].family if part in readers else ""
-        family, module = (folders.find if weights else folders.described)(kind.place(folder, part), opened_as)[:2]
+        family, module = (folders.find if weights else folders.described)(kind.files.place(folder, part), opened_as)[:2]
         params[part] = jax.tree.map(
             lambda leaf, kind=wanted: jax.ShapeDtypeStruct(leaf.shape, kind), folders.shapes_of(family, module)
         )
         modules[part] = module.clone(dtype=wanted) if hasattr(module, "dtype") else module
     tokenizers = {part: _tokenizer(folder, kind, readers[part], modules[part]) for part in encoders}
-    denoiser = modules[kind.denoiser]
+    denoiser = modules[kind.denoiser.folder]
     denoiser_checks.check_denoiser(folder, name, kind, denoiser, modules["vae"])
     if stage is not None:
         denoiser_checks.check_second_stage(folder, denoiser, modules[stage.network], modules["vae"])
@@ -130,24 +131,24 @@ def _described(folder: pathlib.Path, dtype: str, prediction: str, weights: bool)
         raise Refusal(
             f"{folder}: its two denoisers have different configs. Supported: two denoisers with the same config."
         )
-    if kind.unit_clock:
+    if kind.denoiser.unit_clock:
         process = process._replace(parameterization=parameterizations.velocity())
     if getattr(denoiser, "learn_sigma", False):
         process = process._replace(parameterization=parameterizations.learned_variance(process.parameterization))
     side = _side(folder, kind, modules["vae"])
-    second_process = None if stage is None else _process(kind.place(folder, stage.scheduler))
-    kind = kind.variant(kind, denoiser)
-    if kind.jumps:
+    second_process = None if stage is None else _process(kind.files.place(folder, stage.scheduler))
+    kind = kind.denoiser.variant(kind, denoiser)
+    if kind.denoiser.jumps:
         process = process._replace(fields={**process.fields, "jumps": True})
-    zeros = kind.zeros and index.get("force_zeros_for_empty_prompt", True)
+    zeros = kind.prompts.zeros and index.get("force_zeros_for_empty_prompt", True)
     usual = pipelines.published(kind, process, denoiser, student)
-    if kind.guiders is None:
+    if kind.guidance.guiders is None:
         usual = model_index.read_guidance(folder, index, usual)
     elif not pipelines.distilled(denoiser):
-        kind, usual = kind.guiders(kind, folder, lambda part: model_index.has_part(index, part, True), usual)
+        kind, usual = kind.guidance.guiders(kind, folder, lambda part: model_index.has_part(index, part, True), usual)
     usual = model_index.read_usual(folder, usual)
     sight = None
-    pictured = kind.several if kind.video is None else kind.video
+    pictured = kind.pictures.several if kind.video is None else kind.video.first
     if pictured is not None and pictured.sight is not None:
         sight = pictured.sight(folder, modules[encoders[0]])
     more = {"boundary": boundary, "sight": sight, "second_process": second_process}
@@ -164,21 +165,21 @@ def _process(folder: pathlib.Path, student: Mapping[str, Any] = {}, *options: An
 def _tokenizer(folder: pathlib.Path, kind: Kind, reader: Reader, module: Any) -> Tokenizer:
     """The tokenizer of a text encoder, with the length and the padding of the pipeline."""
     longest = getattr(module, "positions", reader.length)  # T5 has no largest length
-    vocabulary = kind.place(folder, f"{reader.vocabulary}{reader.suffix}")
+    vocabulary = kind.files.place(folder, f"{reader.vocabulary}{reader.suffix}")
     tokenizer = Tokenizer.open(vocabulary, min(reader.length, longest), reader.pad)
     return tokenizer if reader.left is None else tokenizer._replace(left=reader.left)
 
 
 def _side(folder: pathlib.Path, kind: Kind, autoencoder: Any) -> int:
     """The side of the pictures that a model was trained on, in pixels."""
-    place = kind.place(folder, kind.denoiser)
+    place = kind.files.place(folder, kind.denoiser.folder)
     config = opener.read_table(place / "config.json")
     schema.check({"sample_size": SIDES}, config, f"{place}: config.json")
     if kind.second_stage is not None:
         return kind.second_stage.side
-    if kind.side:
-        return kind.side
-    side = config.get("sample_size") or kind.sample_size // getattr(autoencoder, "packed", 1)
+    if kind.pictures.side:
+        return kind.pictures.side
+    side = config.get("sample_size") or kind.pictures.sample_size // getattr(autoencoder, "packed", 1)
     return int((max(side) if isinstance(side, list) else side) * autoencoder.factor)
 
 

@@ -40,7 +40,7 @@ def check_memory(
 
     The decoder comes first: while a denoiser is traced it makes a table of positions, as large as the pictures.
     """
-    denoiser_params = model.params[model.kind.denoiser]
+    denoiser_params = model.params[model.kind.denoiser.folder]
     # Shapes alone: LoRAs are merged once they are known to fit.
     weights = (
         jax.eval_shape(lambda denoiser_params: timed_weights.timed(denoiser_params, model.timed), denoiser_params)
@@ -78,7 +78,7 @@ def check_memory(
         if model.kind.sound is not None:
             scale = dict.fromkeys(("video", "sound"), dict.fromkeys(("text", "perturbed", "apart"), 2.0))
         how = {"places": course.places, "perturbed": course.perturbed, "apart": course.apart}
-        how |= {"shape": course.shape(model), "end": 0.0 if model.kind.jumps else None}
+        how |= {"shape": course.shape(model), "end": 0.0 if model.kind.denoiser.jumps else None}
         denoiser = denoise(model, params[0], condition, other, scale, params[1], **how)
         if isinstance(denoiser, guidance.Memory):
             return denoiser.apply(denoiser.init(x), x, 0.9)
@@ -86,7 +86,7 @@ def check_memory(
 
     rows = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape[1:]), leaf.dtype), tree)
     more = {}
-    if model.kind.appends:
+    if model.kind.pictures.appends:
         more["picture"] = x
     elif model.sees_mask or model.sees_picture or (course.frames and model.seen_channels):
         more["beside"] = jax.ShapeDtypeStruct((*x.shape[:-1], model.seen_channels), jnp.float32)

@@ -74,12 +74,12 @@ class TextToImage:
     @property
     def denoiser(self) -> nn.Module:
         """The module of the denoiser."""
-        return self.modules[self.kind.denoiser]
+        return self.modules[self.kind.denoiser.folder]
 
     @functools.cached_property
     def weights(self) -> Any:
         """The parameters of the denoiser, or of both denoisers, with the LoRAs that act in an interval of t."""
-        params = self.params[self.kind.denoiser]
+        params = self.params[self.kind.denoiser.folder]
         params = timed_weights.timed(params, self.timed) if self.timed else params
         if self.boundary is None or self.kind.video is None:
             return params
@@ -90,7 +90,8 @@ class TextToImage:
         """The parameters of the networks that make pictures of conditions, by their names."""
         stage = self.kind.second_stage
         second = {} if stage is None else {stage.network: self.params[stage.network]}
-        return {self.kind.denoiser: self.weights, **second} | {part: self.params[part] for part in self.kind.decoders}
+        decoders = {part: self.params[part] for part in self.kind.decoders}
+        return {self.kind.denoiser.folder: self.weights, **second, **decoders}
 
     def dtype_of(self, part: str) -> str:
         """The type of a network's parameters."""
@@ -116,7 +117,7 @@ class TextToImage:
     def _connections(self) -> dict[str, Callable[..., Any]]:
         """(parameters, *arrays) -> outputs of the networks behind its text encoders, compiled once."""
         apply = lambda module: lambda params, *arrays: module.apply({"params": params}, *arrays)
-        return {name: jax.jit(apply(self.modules[name])) for name in self.kind.connectors}
+        return {name: jax.jit(apply(self.modules[name])) for name in self.kind.prompts.connectors}
 
     def connected(self, params: Mapping[str, Any]) -> tuple[Callable[..., Any], ...]:
         """The networks behind its text encoders, as functions of arrays."""
@@ -137,7 +138,7 @@ class TextToImage:
             **how: further arguments of `interchange.load`.
         """
         keep = part not in self.kind.decoders
-        place, family = self.kind.place(folder, part), self.opened_as(part)
+        place, family = self.kind.files.place(folder, part), self.opened_as(part)
         return interchange.load(place, family, dtype=self.dtype_of(part), keep=keep, **how)[1]
 
     @property
@@ -158,18 +159,18 @@ class TextToImage:
     @property
     def readers(self) -> dict[str, Reader]:
         """{name: how the text encoder is used} of its text encoders."""
-        return {reader.folder: reader for reader in self.kind.readers if reader.folder in self.modules}
+        return {reader.folder: reader for reader in self.kind.prompts.readers if reader.folder in self.modules}
 
     def _in_order(self, encoder: Callable[[str], Encoder]) -> list[Encoder | None]:
         """`encoder(name)` of each text encoder of the pipeline; None for one that the folder leaves out."""
-        names = [reader.folder for reader in self.kind.readers]
+        names = [reader.folder for reader in self.kind.prompts.readers]
         return [encoder(name) if name in self.modules else None for name in names]
 
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """The inputs of its text encoders: "text_encoder.ids" int32 [B, N], "text_encoder.mask" Bool [B, N], ..."""
         entries = {}
 
-        if self.kind.connectors:
+        if self.kind.prompts.connectors:
             raise ValueError(
                 f"a {self.name} reads the states of its text encoders; its prompts cannot be read by tokens"
             )
@@ -218,7 +219,7 @@ class TextToImage:
         encoders = self._in_order(encoder)
         # Without T5, SD 3 receives zeros in its place.
         how = {"width": self.denoiser.text_width} if None in encoders else {}
-        return self.kind.condition(list(texts), *encoders, *connectors, **how)
+        return self.kind.prompts.condition(list(texts), *encoders, *connectors, **how)
 
     def beside(
         self, number: int, guidance: float, height: int, width: int, frames: int = 0, rate: float = 0.0
@@ -261,7 +262,7 @@ class TextToImage:
     def as_pipeline(self, name: str) -> "TextToImage":
         """The model in another pipeline, a class in `pipelines.KINDS`, with the usual steps of that pipeline."""
         kind = pipelines.KINDS[name]
-        kind = kind.variant(kind, self.denoiser)
+        kind = kind.denoiser.variant(kind, self.denoiser)
         usual = kind.usual if self.usual == self.kind.usual else self.usual
         return self.replaced(name=name, kind=kind, usual=usual)
 
@@ -279,7 +280,7 @@ class TextToImage:
     @property
     def multiple(self) -> int:
         """The number of pixels that divides the sides of its pictures."""
-        return int(self.factor * self.kind.multiple(self.denoiser))
+        return int(self.factor * self.kind.denoiser.multiple(self.denoiser))
 
     @property
     def channels(self) -> int:
@@ -305,12 +306,12 @@ class TextToImage:
 
     @property
     def sees_picture(self) -> bool:
-        """Whether the denoiser also receives the latents of a picture that it edits or follows (`kind.controlled`).
+        """Whether the denoiser also receives the latents of a picture that it edits or follows (`Pictures.controlled`).
 
-        They stand beside x_t, or are further tokens (`kind.appends`).
+        They stand beside x_t, or are further tokens (`Pictures.appends`).
         """
         twice = self.kind.video is None and getattr(self.denoiser, "in_channels", 0) == 2 * self.channels
-        return self.kind.appends or self.kind.controlled or twice
+        return self.kind.pictures.appends or self.kind.pictures.controlled or twice
 
     @property
     def distilled(self) -> bool:

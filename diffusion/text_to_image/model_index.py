@@ -60,7 +60,7 @@ def check_stated(index: Mapping[str, Any], kind: Kind, folder: pathlib.Path) -> 
     Raises:
         Refusal: naming the field and its values.
     """
-    for field, valid in kind.stated.items():
+    for field, valid in kind.files.stated.items():
         value = index.get(field)
         if value is not None and value != valid:
             raise Refusal(f"{folder / 'model_index.json'}: {field} = {value} is not supported. Valid: {valid}.")

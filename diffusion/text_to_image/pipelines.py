@@ -75,12 +75,12 @@ def published(kind: Kind, process: Process, denoiser: nn.Module, student: bool =
     few = process.sampler in ("euler", "euler_ancestral") and process.fields.get("timestep_spacing") == "trailing"
     if few and process.prediction == "epsilon":
         return Usual(1, 1.0)
-    if (few_steps := kind.students.get((process.sampler, process.fields.get("shift", 1.0)))) is not None:
+    if (few_steps := kind.students.by_scheduler.get((process.sampler, process.fields.get("shift", 1.0)))) is not None:
         return few_steps
     if process.fields.get("stochastic"):
         return Usual(8, 1.0)
     if process.sampler == "lcm" and not process.fields.get("trigonometric"):
         return LCM if distilled(denoiser) else LCM._replace(guidance=1.0)
-    if student and kind.student is not None:
-        return kind.student
-    return kind.usual if kind.undistilled is None or distilled(denoiser) else kind.undistilled
+    if student and kind.students.stated is not None:
+        return kind.students.stated
+    return kind.usual if kind.students.undistilled is None or distilled(denoiser) else kind.students.undistilled

@@ -58,4 +58,10 @@ def _runs_all_steps(model: TextToImage, request: Request) -> bool:
     """Whether all steps of a request lie in the times that its strength leaves, as LCMScheduler lays them."""
     solver = schedulers.SOLVERS.get(request.sampler)
     in_table = bool(model.process.named) and model.process.planned is None  # a flow's steps have no such share
-    return model.kind.all_steps and in_table and solver is not None and solver.spacing == "lcm" and not request.keeps
+    return (
+        model.kind.pictures.all_steps
+        and in_table
+        and solver is not None
+        and solver.spacing == "lcm"
+        and not request.keeps
+    )

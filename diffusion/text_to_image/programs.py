@@ -215,24 +215,28 @@ def begin(
         return Start(x, keys, beside=beside | {"control": jnp.repeat(control, keys.size, axis=0)})
     if image is None:
         return Start(x, keys, beside=beside)
-    if course.frames and model.kind.video.clean:
+    if course.frames and model.kind.video.first.clean:
         first = jnp.repeat(video_models.first_latent(vae, encode, image), keys.size, axis=0)
         if model.kind.sound is not None:  # x keeps the place of the first frame, which the guidance sees
             beside["clean"] = jnp.tile(np.arange(shape[0]) == 0, (keys.size, 1))
             return Start(x, keys, first, beside=beside)
-        return Start(video_models.hinted(x, first, model.kind.video.hint)[:, 1:], keys, first, beside=beside)
+        return Start(video_models.hinted(x, first, model.kind.video.first.hint)[:, 1:], keys, first, beside=beside)
     if course.frames:
         video = model.kind.video
-        if video.masked:
+        if video.first.masked:
             frames = video_models.given(vae, encode, image, course.frames, *images)
         else:
-            frames = video_models.padded(vae, encode, image, shape[0], video.one_mask)
-            x = video_models.hinted(x, frames[:, :1, ..., : model.channels], video.hint)
+            frames = video_models.padded(vae, encode, image, shape[0], video.first.one_mask)
+            x = video_models.hinted(x, frames[:, :1, ..., : model.channels], video.first.hint)
         return Start(x, keys, beside=beside | {"beside": jnp.repeat(frames, keys.size, axis=0)})
     if model.sees_picture:  # encoded by the mean; a U-Net sees it beside x_t without the latents' scale
         z = mean(image)
-        z = latent_space.to_diffusion(z, vae.scale, vae.shift) if model.kind.appends or model.kind.controlled else z
-        beside["picture" if model.kind.appends else "beside"] = for_all(z)
+        z = (
+            latent_space.to_diffusion(z, vae.scale, vae.shift)
+            if model.kind.pictures.appends or model.kind.pictures.controlled
+            else z
+        )
+        beside["picture" if model.kind.pictures.appends else "beside"] = for_all(z)
     known = encoded(image)
     if course.noised:
         x = noised(model.process.schedule, course.trajectory.plan, known, noise)
@@ -281,7 +285,7 @@ def _guided(
     if course.frames and known is not None:
         if model.kind.sound is not None:
             return video_models.begun(evaluated, course.shape(model), known), None
-        frames, blur = course.latents(model)[0], model.kind.video.blur
+        frames, blur = course.latents(model)[0], model.kind.video.first.blur
         return video_models.completed(evaluated, schedule, known, frames, blur, start.keys), None
     if known is None or painted is None:
         return evaluated, None
@@ -356,7 +360,7 @@ def decoded_values(
     if course.frames:  # the frames that fill up a patch are cut off
         x = x[:, x.shape[1] - 1 - (course.frames - 1) // vae.time_factor :]
     pictures = decode_latents(model, vae_params, x, course.tile, course.frames > 0, image, mask)
-    return pictures[:, model.kind.video.left_out * vae.time_factor :] if course.frames else pictures
+    return pictures[:, model.kind.video.first.left_out * vae.time_factor :] if course.frames else pictures
 
 
 class Decoded(NamedTuple):
@@ -430,7 +434,7 @@ def sampled(
 
     `image` and `mask` are as in `decode_latents`.
     """
-    weights = params[model.kind.denoiser]
+    weights = params[model.kind.denoiser.folder]
     evaluated, hook = _guided(model, course, weights, start, conditional, unconditional, scale, attached)
     sampler, plan, schedule = course.trajectory.sampler, course.trajectory.plan, model.process.schedule
     x, work = sampling.samples(sampler, evaluated, schedule, start.x, plan, start.keys, after_step=hook)

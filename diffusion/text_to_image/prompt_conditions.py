@@ -64,10 +64,10 @@ def conditions(
     if model.sight is not None:
         how = {"pictures": pictures, **how}
     number = len(prompts)
-    encode = lambda texts, **more: model.kind.condition(texts, *encoders, **{**how, **more})
+    encode = lambda texts, **more: model.kind.prompts.condition(texts, *encoders, **{**how, **more})
     rows = lambda encoded, chosen: jax.tree.map(lambda leaf: jnp.asarray(leaf)[np.array(chosen)], encoded)
     differs: dict[str, Any] = {}  # the arguments by which the negative prompt is encoded alone
-    if model.kind.instructed:
+    if model.kind.prompts.instructed:
         differs = {"instructed": False}
     elif model.kind.video is not None and pictures:
         differs = {"pictures": tuple(np.full_like(picture, -1) for picture in pictures)}  # black ones

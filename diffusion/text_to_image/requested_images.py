@@ -51,7 +51,7 @@ def open_images(model: TextToImage, request: Request) -> RequestedImages:
     """
     first, *last = request.images if model.kind.video is not None and request.images else (request.image,)
     canvas = Canvas.open(first, request.mask).extended(request.margins)
-    edits = None if last else model.kind.several
+    edits = None if last else model.kind.pictures.several
     if edits:
         originals = [np.asarray(Canvas.open(image, None).image) for image in request.edited(edits)]
         edited = edited_images(originals, edits, model.multiple)

@@ -393,13 +393,13 @@ class Request:
         usual = {
             **model.usual._asdict(),
             "sampler": MOVING if self.words else model.process.sampler,
-            "image_guidance": 1.0 if model.distilled else model.kind.image_guidance,
-            "perturbed_guidance": model.kind.perturbed_guidance,
+            "image_guidance": 1.0 if model.distilled else model.kind.guidance.image_scale,
+            "perturbed_guidance": model.kind.guidance.perturbed_scale,
         }
         if (sound := model.kind.sound) is not None:
             usual |= {name: getattr(sound, field) for name, field in OF_SOUND.items()}
         request = self.completed(usual)
-        if model.kind.several and self.image is not None and self.strength is None and not self.keeps:
+        if model.kind.pictures.several and self.image is not None and self.strength is None and not self.keeps:
             return dataclasses.replace(request, image=None, images=(self.image, *self.images))
         return request
 
@@ -420,10 +420,10 @@ class Request:
                 f"tile = {self.tile}: the autoencoder of this model needs the whole kept part; leave tile out"
             )
         if model.sees_picture:
-            self._check_edit("follows" if model.kind.controlled else "edits")
-        if self.layers and not model.kind.layers:
+            self._check_edit("follows" if model.kind.pictures.controlled else "edits")
+        if self.layers and not model.kind.pictures.layers:
             raise ValueError(f"layers = {self.layers}: a {model.name} makes no layers; leave layers out")
-        if model.kind.layers:
+        if model.kind.pictures.layers:
             self._check_layers(model)
         if model.kind.second_stage is not None:
             stage = f"the first stage of a {model.name} supports only whole prompts"
@@ -433,13 +433,13 @@ class Request:
                 f"image_guidance = {self.image_guidance:g}: this model has only guidance by the text; leave "
                 "image_guidance out"
             )
-        if self.images and not model.kind.several and model.kind.video is None:
+        if self.images and not model.kind.pictures.several and model.kind.video is None:
             one = "one picture, its image" if model.sees_picture else "none"
             raise ValueError(
                 f"images: a {model.name} sees {one}; only models such as FLUX.2 support several pictures. Leave images "
                 "out"
             )
-        if edits := model.kind.several:
+        if edits := model.kind.pictures.several:
             self._check_edited(edits)
         if model.sees_mask and not self.keeps:
             raise ValueError("this model was trained to inpaint: name an image and a mask")
@@ -459,7 +459,7 @@ class Request:
             raise ValueError(
                 f"late_guidance = {self.late_guidance:g}: this model has only one denoiser; leave late_guidance out"
             )
-        if self.dynamic_guidance and model.kind.dynamic_scales is None:
+        if self.dynamic_guidance and model.kind.guidance.dynamic_scales is None:
             raise ValueError(
                 f"dynamic_guidance: a {model.name} has the same scale at all steps; leave dynamic_guidance out"
             )
@@ -540,7 +540,7 @@ class Request:
     def _check_perturbed(self, model: Any) -> None:
         """Refuses perturbed-attention guidance where the model, or another setting, has a guidance of its own."""
         stated = f"perturbed_guidance = {self.perturbed_guidance:g}"
-        if model.kind.perturbs is None or model.sees_picture:
+        if model.kind.guidance.perturbs is None or model.sees_picture:
             which = "that edits pictures " if model.sees_picture else ""
             raise ValueError(f"{stated}: a {model.name} {which}has no perturbed-attention guidance; leave it out")
         if self.regions:
@@ -572,7 +572,7 @@ class Request:
                     f"has {sides[0]} x {sides[1]}; leave height and width out, or scale the image"
                 )
             height, width = sides
-        edits = model.kind.several
+        edits = model.kind.pictures.several
         usual = images[edits.sized if edits else 0].shape if images else model.sides
         height, width = height or usual[0], width or usual[1]
         for name, value in (("height", height), ("width", width)):
@@ -580,7 +580,7 @@ class Request:
                 low = max(value // model.multiple, 1) * model.multiple
                 raise ValueError(
                     f"{name} = {value} must be a multiple of {model.multiple} (the autoencoder's "
-                    f"{model.factor} times the denoiser's {model.kind.multiple(model.denoiser)}). "
+                    f"{model.factor} times the denoiser's {model.kind.denoiser.multiple(model.denoiser)}). "
                     f"Valid: e.g. {low} or {low + model.multiple}"
                 )
         return height, width

@@ -96,7 +96,7 @@ def takes_last(model: Any) -> bool:
     video = model.kind.video
     if video is not None and video.fills:
         return True
-    if video is None or not video.begins or not video.masked or video.clean:
+    if video is None or not video.first.begins or not video.first.masked or video.first.clean:
         return False
     return not getattr(model.denoiser, "picture_width", 0) or bool(model.denoiser.picture_tokens)
 
@@ -124,10 +124,10 @@ def check(request: Any, model: Any) -> None:
         )
     if ends and getattr(model.denoiser, "picture_tokens", 0) and not request.images:
         raise ValueError("the clips of this model start and end with pictures; name both by images")
-    needed = video.begins and (not video.clean or video.sight is not None)
+    needed = video.first.begins and (not video.first.clean or video.first.sight is not None)
     if needed and request.image is None and not request.images:
         raise ValueError("the clips of this model start from a picture; name the image")
-    if not (video.begins or video.clean or video.fills) and request.image is not None:
+    if not (video.first.begins or video.first.clean or video.fills) and request.image is not None:
         raise ValueError(f"this model ({model.name}) generates clips only from prompts; leave the image out")
     if request.cache and video.second:
         raise ValueError(

@@ -75,7 +75,7 @@ def plan(folder: str, request: Request, names: Sequence[str], dtype: str = "bflo
         "decoder": decoded,
     }
     readers = sum(bytes for part, bytes in weights.items() if part not in used)
-    read = {"text": readers, "trajectory": evaluations * weights[model.kind.denoiser], "decoder": weights["vae"]}
+    read = {"text": readers, "trajectory": evaluations * weights[model.kind.denoiser.folder], "decoder": weights["vae"]}
     beside = max(peak_memory.peak(trace) - peak_memory.held((used, both, keys)), 0)
     total = sum(weights.values()) + beside
     return {

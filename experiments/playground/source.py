@@ -100,7 +100,7 @@ class Published:
 
     @property
     def several(self) -> bool:
-        return self.model.kind.several is not None
+        return self.model.kind.pictures.several is not None
 
     def resolved(self, request: PageRequest) -> PageRequest:
         return request.resolved(self.model)

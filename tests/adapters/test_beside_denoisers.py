@@ -61,7 +61,9 @@ def test_a_control_net_reads_pictures_of_zero_to_one_and_the_base_has_no_gradien
 
 def test_a_transformers_control_net_reads_latents_and_the_bases_layers(monkeypatch):
     denoiser = PixArt((8, 8, 4), width=24, depth=3, heads=2, text_width=8)
-    base = types.SimpleNamespace(denoiser=denoiser, kind=types.SimpleNamespace(denoiser="transformer"))
+    base = types.SimpleNamespace(
+        denoiser=denoiser, kind=types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="transformer"))
+    )
     tuning = control.control_net(base, depth=1)
     assert (tuning.networks, tuning.reads, tuning.latents) == (("transformer",), ("control",), ("control",))
     instead_of(PixArt, monkeypatch)
@@ -115,7 +117,7 @@ def test_a_t2i_adapter_reads_pictures_alone_and_its_features_go_to_the_levels(mo
 def test_a_t2i_adapter_is_of_a_unet():
     base = types.SimpleNamespace(
         denoiser=PixArt((8, 8, 4), width=24, depth=3, heads=2, text_width=8),
-        kind=types.SimpleNamespace(denoiser="transformer"),
+        kind=types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="transformer")),
         modules={"vae": types.SimpleNamespace(factor=8)},
     )
     with pytest.raises(ValueError, match="denoiser is a U-Net; the denoiser of this base is a PixArt"):

@@ -25,11 +25,13 @@ def model(tmp_path_factory):
 
     width = leaves_of(model.params["unet"])["down_1_transformer_0/blocks/cross_attention/key/kernel"].shape[1]
     assert width == 24
-    return dataclasses.replace(model, kind=model.kind._replace(condition=condition))
+    return dataclasses.replace(
+        model, kind=model.kind._replace(prompts=model.kind.prompts._replace(condition=condition))
+    )
 
 
 def tokens(model, text):
-    return model.kind.condition([text])["text"][0].astype(np.float64)
+    return model.kind.prompts.condition([text])["text"][0].astype(np.float64)
 
 
 def last(model, text):
@@ -59,7 +61,9 @@ def test_what_attention_reads_is_what_the_denoiser_makes_of_the_text(model, monk
         assert params is model.params["unet"]
         return 2 * states
 
-    of_twice = model.kind._replace(condition=lambda texts, *_: {"text": 2 * model.kind.condition(texts)["text"]})
+    prompts = model.kind.prompts
+    twice = prompts._replace(condition=lambda texts, *_: {"text": 2 * prompts.condition(texts)["text"]})
+    of_twice = model.kind._replace(prompts=twice)
     expected = erasure.edited(dataclasses.replace(model, kind=of_twice), [("cat", "dog")], pattern="attn2.to_k")
     monkeypatch.setattr(type(model.modules["unet"]), "text_states", doubled, raising=False)
     found = erasure.edited(model, [("cat", "dog")], pattern="attn2.to_k")
@@ -126,7 +130,9 @@ def test_a_layer_between_encoder_and_attention_is_passed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(pixart.denoiser), "text_states", states)
     condition = lambda texts, *encoders: {"text": np.ones((len(texts), 300, 3))}
-    model = dataclasses.replace(pixart, kind=pixart.kind._replace(condition=condition))
+    model = dataclasses.replace(
+        pixart, kind=pixart.kind._replace(prompts=pixart.kind.prompts._replace(condition=condition))
+    )
     after = leaves_of(erasure.edited(model, [("cat", "dog")], keep=1.0).params["transformer"])
     (text,) = seen
     place = max(len(pixart.tokenizers["text_encoder"].ids(word)) for word in ("cat", "dog")) - 1

@@ -59,7 +59,7 @@ def test_a_model_forgets_by_its_keys_and_values_alone(tmp_path):
     }
     jax.tree.map(np.testing.assert_array_equal, found.params["text_encoder"], model.params["text_encoder"])
     name = min(changed)
-    text = np.asarray(model.kind.condition(["cat", "dog"], *model.encoders)["text"], np.float64)
+    text = np.asarray(model.kind.prompts.condition(["cat", "dog"], *model.encoders)["text"], np.float64)
     tokens = dict(zip(("cat", "dog"), text))
     (old, new), last = erasure.aligned(model, tokens, "cat", "dog"), -1
     kernel = lambda leaves: np.asarray(leaves[name][0], np.float64).reshape(len(old[0]), -1)
@@ -76,7 +76,7 @@ def test_a_layer_between_encoder_and_attention_is_passed(tmp_path):
     found = erasure.edited(model, [("cat", "dog")], keep=1e-9)
     before, after = (leaves_of(each.params["transformer"]) for each in (model, found))
     name = next(name for name in before if name.endswith("cross_attention/key/kernel"))
-    text = np.asarray(model.kind.condition(["cat", "dog"], *model.encoders)["text"], np.float64)
+    text = np.asarray(model.kind.prompts.condition(["cat", "dog"], *model.encoders)["text"], np.float64)
     hidden, out = ({part: np.asarray(before[f"{layer}/{part}"], np.float64) for part in ("kernel", "bias")}
                    for layer in ("text_hidden", "text_out"))  # fmt: skip
     middle = text @ hidden["kernel"] + hidden["bias"]

@@ -132,7 +132,9 @@ def test_a_dropped_image_prompt_is_no_picture_and_one_of_few_features_is_one(mon
     monkeypatch.setattr(ip_adapter_files, "fresh", lambda *_, **how: None)
     monkeypatch.setattr(image_prompt.at_work, "prompt", lambda module, weights, features, weight: features)
     denoiser = types.SimpleNamespace(apply=lambda variables, x, clock, condition: condition["extra"][0])
-    base = types.SimpleNamespace(denoiser=denoiser, kind=types.SimpleNamespace(denoiser="unet"))
+    base = types.SimpleNamespace(
+        denoiser=denoiser, kind=types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="unet"))
+    )
     tuning = image_prompt.ip_adapter(base, "folder", kind="plus")
     features = np.zeros((3, 2, 3), np.float32)
     features[1, 1, 2] = 0.5
@@ -164,7 +166,7 @@ def test_the_original_is_seen_without_the_scale_of_latents_and_a_dropped_one_is_
     module = sys.modules[instruct_pix2pix.__module__]
     monkeypatch.setattr(module, "widened", lambda *arguments, **how: (*arguments, how))
     vae = types.SimpleNamespace(scale=0.5, shift=0.25)
-    kind = types.SimpleNamespace(edits="Editing")
+    kind = types.SimpleNamespace(relatives=types.SimpleNamespace(edits="Editing"))
     base = types.SimpleNamespace(sees_picture=False, kind=kind, channels=4, modules={"vae": vae})
     _, pipeline, channels, seen, how = instruct_pix2pix(base)
     assert pipeline == "Editing" and channels == 4 and how["apart"] == ("captioned", "original")

@@ -16,7 +16,7 @@ def test_inpainting_sees_the_mask_and_the_latents_of_the_picture_outside_of_it(m
     monkeypatch.setattr(sys.modules[inpainting.__module__], "widened", lambda *arguments, **how: (*arguments, how))
     apply = lambda variables, x, method: x[:, ::2, ::2]
     vae = types.SimpleNamespace(factor=2, scale=2.0, shift=0.5, apply=apply)
-    kind = types.SimpleNamespace(inpainting="Painting")
+    kind = types.SimpleNamespace(relatives=types.SimpleNamespace(inpainting="Painting"))
     base = types.SimpleNamespace(kind=kind, channels=3, modules={"vae": vae})
     _, pipeline, channels, seen, how = inpainting(base)
     assert pipeline == "Painting" and channels == 4 and how == {"networks": ("vae",), "reads": ("picture", "mask")}

@@ -80,7 +80,7 @@ def test_the_tuned_model_is_of_its_pipeline_and_in_the_types_of_the_loaded_one(m
     weights = tuning.init(jax.random.key(0), model.params)
     model._programs["old"] = 1
     attached = tuning.attach(model, jax.tree.map(lambda leaf: leaf + 1, weights))
-    assert attached.name == model.kind.inpainting and attached.kind is pipelines.KINDS[attached.name]
+    assert attached.name == model.kind.relatives.inpainting and attached.kind is pipelines.KINDS[attached.name]
     assert attached.sees_mask and not model.sees_mask and not attached._programs
     assert attached.denoiser == model.denoiser.clone(in_channels=9)
     assert attached.denoiser.dtype == model.denoiser.dtype != base.denoiser.dtype
@@ -97,7 +97,7 @@ def test_editing_widens_by_the_channels_of_the_latents(models):
     weights = jax.eval_shape(tuning.init, jax.random.key(0), model.params)
     assert weights["conv_in"]["kernel"].shape[2] == 8
     attached = tuning.attach(model, jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), weights))
-    assert attached.name == model.kind.edits and attached.sees_picture
+    assert attached.name == model.kind.relatives.edits and attached.sees_picture
     assert (tuning.reads, tuning.latents, tuning.networks) == (("original",), ("original",), ())
     assert tuning.apart == ("captioned", "original")
 
@@ -131,7 +131,8 @@ def test_the_new_channels_of_inpainting_are_the_mask_and_what_is_kept(monkeypatc
             return picture[:, ::2, ::2]
 
     monkeypatch.setattr(sys.modules[inpainting.__module__], "widened", lambda *arguments, **how: (*arguments, how))
-    base = SimpleNamespace(kind=SimpleNamespace(inpainting="Painting"), modules={"vae": Blocks()}, channels=3)
+    kind = SimpleNamespace(relatives=SimpleNamespace(inpainting="Painting"))
+    base = SimpleNamespace(kind=kind, modules={"vae": Blocks()}, channels=3)
     of_base, pipeline, channels, seen, how = inpainting(base)
     assert (of_base, pipeline, channels) == (base, "Painting", 4)
     assert how == {"networks": ("vae",), "reads": ("picture", "mask")}

@@ -44,8 +44,8 @@ def test_every_room_has_a_table_and_a_pipeline_with_its_conditions(name):
         for function, value in inspect.getmembers(pipeline, inspect.isfunction)
         if value.__module__ == pipeline.__name__ and not function.startswith("_")
     }
-    masks = {kind.perturbs for kind in pipeline.KINDS.values()}
-    assert {kind.condition for kind in pipeline.KINDS.values()} == functions - masks
+    masks = {kind.guidance.perturbs for kind in pipeline.KINDS.values()}
+    assert {kind.prompts.condition for kind in pipeline.KINDS.values()} == functions - masks
 
 
 @pytest.mark.parametrize("name", [*ROOMS, *READERS])

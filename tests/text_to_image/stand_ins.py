@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from diffusion import text_to_image
 from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import pipelines
+from diffusion.published.pipeline_kinds import DenoiserNetwork, Kind, Prompts, Usual
 
 CONFIG = {
     "_class_name": "DDIMScheduler",
@@ -48,7 +48,7 @@ def made_model():
         encoded.append(list(texts))
         return {"tokens": jnp.stack([jnp.linspace(0, len(text), WIDTH) for text in texts])}
 
-    kind = pipelines.Kind("Made", (), condition, pipelines.Usual(), "unet", lambda denoiser: 1)
+    kind = Kind("Made", Prompts((), condition), Usual(), DenoiserNetwork(None, "unet", lambda denoiser: 1))
     kernel = jax.random.normal(jax.random.key(0), (WIDTH, 3)) / 10
     params = {"unet": {"kernel": kernel}, "vae": {}}
     modules = {"unet": Product(), "vae": Pixels()}

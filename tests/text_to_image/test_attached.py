@@ -432,7 +432,7 @@ def test_five_controlled_steps_end_where_diffusers_pipeline_does(base, name):
         return samplers.sample(trajectory.sampler, denoise, model.process.schedule, x, trajectory.plan, keys)
 
     x = trajectory.start * jnp.asarray(drawn("latents", 2, 8, 8, 4))
-    ours = jax.jit(sampled)(model.params[model.kind.denoiser], tuple(ready), x, conditional, other)
+    ours = jax.jit(sampled)(model.params[model.kind.denoiser.folder], tuple(ready), x, conditional, other)
     theirs = arrays[f"latents/{name}"]
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 

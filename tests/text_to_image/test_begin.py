@@ -10,7 +10,7 @@ import pytest
 
 from diffusion import timesteps
 from diffusion.models.autoencoders.latent_space import Moments
-from diffusion.published.pipeline_kinds import Video
+from diffusion.published.pipeline_kinds import FirstImage, Pictures, Video
 from diffusion.text_to_image import programs
 from tests.text_to_image.stand_ins import made_model
 
@@ -135,7 +135,9 @@ def test_a_model_that_inpaints_sees_the_mask_and_the_masked_picture(model):
 )
 def test_a_picture_that_is_edited_is_seen_by_its_mean(model, kind, name, scaled):
     """Beside a U-Net's x_t without the scale of latents, as InstructPix2Pix has it."""
-    x, _, known, painted, beside = of(model, image=IMAGE, sees_picture=True, kind=model.kind._replace(**kind))
+    x, _, known, painted, beside = of(
+        model, image=IMAGE, sees_picture=True, kind=model.kind._replace(pictures=Pictures(**kind))
+    )
     expected = latents(IMAGE) if scaled else np.asarray(IMAGE)[:, ::2, ::2]
     assert beside.keys() == {name} and known is None and painted is None
     np.testing.assert_allclose(beside[name], np.repeat(expected, 3, axis=0), rtol=1e-5, atol=1e-6)
@@ -157,8 +159,8 @@ def test_further_pictures_are_seen_by_their_means_and_a_reference_with_noise(mod
 def test_clips_see_their_first_frame_as_their_kind_does(model):
     first = np.repeat(latents(IMAGE)[:, None], 3, axis=0)
 
-    def begun(**video):
-        kind = model.kind._replace(video=Video(3, (8, 12), 1.0, **video))
+    def begun(fills=False, **first):
+        kind = model.kind._replace(video=Video(3, (8, 12), 1.0, first=FirstImage(**first), fills=fills))
         vae = types.SimpleNamespace(**{name: getattr(Halves, name) for name in ("factor", "scale", "shift")})
         vae.latent_channels, vae.time_factor, vae.apply = 3, 2, Halves.apply
         half = lambda x: x[:, ::2, ::2, ::2]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from diffusion import text_to_image
+from diffusion.published.pipeline_kinds import Guidance, Prompts
 from diffusion.text_to_image import interpolation, programs
 from tests.text_to_image.stand_ins import Product, made_model
 
@@ -16,7 +17,9 @@ HOW = {"guidance": 1.5, "steps": 3}
 @pytest.fixture(scope="module")
 def model():
     model = made_model()
-    return dataclasses.replace(model, kind=model.kind._replace(multiple=lambda denoiser: 1))
+    return dataclasses.replace(
+        model, kind=model.kind._replace(denoiser=model.kind.denoiser._replace(multiple=lambda denoiser: 1))
+    )
 
 
 @pytest.mark.extended
@@ -42,11 +45,11 @@ class Perturbed(Product):
 @pytest.mark.extended
 def test_the_way_has_the_other_guidances_of_the_class(model):
     """Of a class with perturbed-attention guidance, whose default scale is 3."""
-    condition = lambda texts, **how: {"text": jnp.zeros((len(texts), 1, 1)), **model.kind.condition(texts, **how)}
-    how = {"condition": condition, "perturbs": lambda denoiser: np.ones((1, 1), bool), "perturbed_guidance": 3.0}
-    perturbed = dataclasses.replace(
-        model, kind=model.kind._replace(**how), modules={**model.modules, "unet": Perturbed()}, _programs={}
-    )
+    plain_condition = model.kind.prompts.condition
+    condition = lambda texts, **how: {"text": jnp.zeros((len(texts), 1, 1)), **plain_condition(texts, **how)}
+    guidance = Guidance(perturbs=lambda denoiser: np.ones((1, 1), bool), perturbed_scale=3.0)
+    kind = model.kind._replace(prompts=Prompts((), condition), guidance=guidance)
+    perturbed = dataclasses.replace(model, kind=kind, modules={**model.modules, "unet": Perturbed()}, _programs={})
     way = text_to_image.between(perturbed, ["a cat", "a dog"], (3, 5), np.array([0.0, 1.0]), **HOW).astype(int)
     ends = text_to_image.generate(perturbed, ["a cat", "a dog"], seeds=(3, 5), **HOW).astype(int)
     plain = text_to_image.generate(perturbed, "a cat", seeds=3, perturbed_guidance=0.0, **HOW).astype(int)

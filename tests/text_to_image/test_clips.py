@@ -67,11 +67,11 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     conditional, unconditional = text_to_image.conditions(
         model, (QUOTED if "_15" in name else PROMPTS)[:rows], "bad", 7.5, 16, 16, frames, prompted
     )
-    process = schedulers.read(about["walks"][case], even=model.kind.even, bent=model.kind.bent)
+    process = schedulers.read(about["walks"][case], even=model.kind.flow.even, bent=model.kind.flow.bent)
     trajectory = schedulers.trajectory(process, case, about["steps"][case], int(np.prod(shape[:3])))
     if case == "unipc":
         assert process.parameterization.name == model.process.parameterization.name and model.process.sampler == case
-    unit = {"parameterization": model.process.parameterization} if model.kind.unit_clock else {}
+    unit = {"parameterization": model.process.parameterization} if model.kind.denoiser.unit_clock else {}
     model = programs.with_clock(dataclasses.replace(model, process=process._replace(**unit)), trajectory)
     course = programs.Course(sides, trajectory, False, True, 0, (), frames=frames)
     first = None
@@ -84,7 +84,7 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
         *_, first, _, beside = begin(model.params["vae"], keys, image, None, None, ends)
         seen = model.patches(pictures, rows) | beside
         conditional, unconditional = conditional | seen, unconditional | seen
-        if share := model.kind.video.hint:
+        if share := model.kind.video.first.hint:
             x = (1 - share) * x + share * (beside["beside"][:, :1, ..., : model.channels] if first is None else first)
     scale = 7.5
     if "scales" in found:  # those that the pipeline has used, another one at each step
@@ -110,7 +110,7 @@ def test_guided_steps_end_where_diffusers_pipeline_does_and_the_clip_is_theirs(n
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=within * np.abs(theirs).max())
     theirs = found[f"latents/{next(iter(about['walks']))}"]  # of which the picture is
     clip = jax.jit(functools.partial(programs.decoded, model, course))(model.params["vae"], theirs)
-    assert clip.shape == (rows, frames - model.kind.video.left_out * vae.time_factor, *sides, 3)
+    assert clip.shape == (rows, frames - model.kind.video.first.left_out * vae.time_factor, *sides, 3)
     theirs = np.asarray(to_uint8(found["picture"]), int)  # of large clips some frames of the first
     seen = clip if theirs.shape == clip.shape else clip[:1, ::4]
     assert np.abs(np.asarray(seen, int) - theirs).max() <= 1
@@ -323,7 +323,7 @@ def test_a_model_whose_first_frame_is_clean_sees_no_further_channels(tmp_path):
     """Where model_index.json says expand_timesteps, the picture stands among the latents, at the time 0."""
     name, autoencoder = "CogVideoXImageToVideoPipeline", AutoencoderKLCogVideoX()
     kind = pipelines.KINDS[name]
-    kind = kind._replace(video=kind.video._replace(clean=True))
+    kind = kind._replace(video=kind.video._replace(first=kind.video.first._replace(clean=True)))
     denoiser_checks.check_denoiser(tmp_path, name, kind, CogVideoX(), autoencoder)
     with pytest.raises(Refusal, match="16 channels; this one sees 32"):
         denoiser_checks.check_denoiser(tmp_path, name, kind, CogVideoX(in_channels=32), autoencoder)
@@ -442,7 +442,8 @@ def test_a_clip_of_a_dynamic_guidance_has_its_scales():
     *_, last = text_to_image.watch(model, "a cat", dynamic_guidance=True, **settings)
     assert np.abs(last.pictures.astype(int) - clip).max() <= 1
     assert np.abs(clip.astype(int) - make()).max() > 1
-    constant = model.kind._replace(dynamic_scales=lambda scale, times, steps: np.full(len(times), scale))
+    scales = lambda scale, times, steps: np.full(len(times), scale)
+    constant = model.kind._replace(guidance=model.kind.guidance._replace(dynamic_scales=scales))
     fixed = dataclasses.replace(model, kind=constant, _programs={})
     by_steps = text_to_image.generate(fixed, "a cat", dynamic_guidance=True, **settings)
     assert np.abs(by_steps.astype(int) - make()).max() <= 1
@@ -474,6 +475,6 @@ def test_both_of_two_denoisers_are_stored_in_8_bits():
     quantised, about = text_to_image.with_quantised(model, "int8")
     numbers = [
         sum(map(is_quantised, jax.tree.leaves(quantised.params[part], is_leaf=is_quantised)))
-        for part in (model.kind.denoiser, model.kind.video.second)
+        for part in (model.kind.denoiser.folder, model.kind.video.second)
     ]
     assert numbers[0] == numbers[1] > 5 and about.kernels == sum(numbers)

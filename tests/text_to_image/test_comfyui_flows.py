@@ -209,7 +209,8 @@ def test_another_pipeline_node_or_sampler_of_a_flow_is_refused():
     with pytest.raises(ValueError, match=r"ComfyUI's schedulers are not supported for a SanaPipeline\. Valid: Flux"):
         comfyui_steps.levels_of_flow("SanaPipeline", False)
     of_class = {name: name.startswith("Flux") for name in pipelines.KINDS if name in comfyui_steps.FLOWS}
-    same_levels = {name: kind.family in ("Flux", "StableDiffusion3") and not (kind.appends or kind.controlled)
+    sees_picture = lambda kind: kind.pictures.appends or kind.pictures.controlled
+    same_levels = {name: kind.family in ("Flux", "StableDiffusion3") and not sees_picture(kind)
                    for name, kind in pipelines.KINDS.items()}  # fmt: skip
     assert of_class == {name: comfyui_steps.is_flux(name) for name, same in same_levels.items() if same}
     with pytest.raises(ValueError, match="a ModelSamplingFlux does not apply to a StableDiffusion3Pipeline"):

@@ -60,11 +60,11 @@ def loaded(name="sd"):
     """The model; pictures that it scales have fewer pixels than its class gives them."""
     with tempfile.TemporaryDirectory() as place:
         model = text_to_image.load(made_pipelines.folder(name, pathlib.Path(place)))
-    edits = model.kind.several
+    edits = model.kind.pictures.several
     if edits is None or not edits.divisor:
         return model
     fewer = edits._replace(pixels=edits.pixels // SMALLER, prompt_pixels=edits.prompt_pixels // SMALLER)
-    return dataclasses.replace(model, kind=model.kind._replace(several=fewer))
+    return dataclasses.replace(model, kind=model.kind._replace(pictures=model.kind.pictures._replace(several=fewer)))
 
 
 def edited(name):
@@ -90,7 +90,7 @@ def compiled(name):
         warnings.simplefilter("ignore", UserWarning)  # the second prompt is too long for CLIP, there and here
         how = {"pictures": edit(name, model).prompt_images} if model.sight else {}
         conditional, unconditional = text_to_image.conditions(model, prompts, "bad", scale, 16, 16, **how)
-    modules = {**model.modules, model.kind.denoiser: Compiled(model.denoiser)}
+    modules = {**model.modules, model.kind.denoiser.folder: Compiled(model.denoiser)}
     return dataclasses.replace(model, modules=modules), conditional, unconditional
 
 
@@ -138,10 +138,10 @@ def test_a_picture_whose_tokens_are_counted_as_words_is_edited_as_diffusers_does
 def end_of_trajectory(name, case, model, conditional, unconditional):
     """The latents at the end of a fixture's trajectory, by what `compiled` returns."""
     about = made_pipelines.fixture(name)[0]
-    process = schedulers.read(about["walks"][case], even=model.kind.even, by_steps=model.kind.by_steps)
-    if model.kind.jumps:
+    process = schedulers.read(about["walks"][case], even=model.kind.flow.even, by_steps=model.kind.flow.by_steps)
+    if model.kind.denoiser.jumps:
         process = process._replace(fields={**process.fields, "jumps": True})
-    tokens = 64 // model.kind.multiple(model.denoiser) ** 2
+    tokens = 64 // model.kind.denoiser.multiple(model.denoiser) ** 2
     trajectory = schedulers.trajectory(
         process, case.partition(",")[0].partition(" ")[0], about["steps"][case], tokens=tokens
     )
@@ -154,7 +154,7 @@ def end_of_trajectory(name, case, model, conditional, unconditional):
             state, denoise, schedule, plan, i, jnp.asarray(drawn(f"step {i}", *shape))[None]
         )
         sampler = sampler._replace(step=step)
-    part = model.kind.denoiser
+    part = model.kind.denoiser.folder
     guided = not model.distilled
     if model.sees_mask:
         right = np.broadcast_to(np.arange(8) >= 4, (2, 8, 8))[..., None].astype(np.float32)
@@ -165,7 +165,7 @@ def end_of_trajectory(name, case, model, conditional, unconditional):
         unconditional = unconditional | {"beside": beside}
     scale = 7.5
     if model.sees_picture:
-        seen = "picture" if model.kind.appends else "beside"
+        seen = "picture" if model.kind.pictures.appends else "beside"
         beside = {seen: jnp.asarray(drawn("pictured", 2, 8, 8, 4))}
         conditional, unconditional, scale = conditional | beside, unconditional | beside, jnp.array([7.5, 1.5])
     if name in EDITS:
@@ -242,9 +242,11 @@ def test_a_part_of_a_picture_that_the_denoiser_sees_is_painted_as_diffusers_pain
     found = made_pipelines.fixture(name)[1]
     picture = found["painted/image"] if "painted/image" in found else found["image/0"]
     model = loaded(name).as_pipeline(kind)
-    if model.kind.several and model.kind.several.divisor:  # to the size that the picture has
-        edits = model.kind.several._replace(pixels=2048, prompt_pixels=2048)
-        model = dataclasses.replace(model, kind=model.kind._replace(several=edits))
+    if model.kind.pictures.several and model.kind.pictures.several.divisor:  # to the size that the picture has
+        edits = model.kind.pictures.several._replace(pixels=2048, prompt_pixels=2048)
+        model = dataclasses.replace(
+            model, kind=model.kind._replace(pictures=model.kind.pictures._replace(several=edits))
+        )
     height, width = picture.shape[:2]
     right = np.broadcast_to(np.arange(width) >= width // 2, (height, width))
     negative = "bad" if name == "qwen_image_edit" else ""
@@ -512,7 +514,9 @@ def settings():
     def reached(*_, **__):
         raise Reached
 
-    kind = pipelines.KINDS["StableDiffusionPipeline"]._replace(condition=reached)
+    kind = pipelines.KINDS["StableDiffusionPipeline"]._replace(
+        prompts=pipelines.KINDS["StableDiffusionPipeline"].prompts._replace(condition=reached)
+    )
     model = text_to_image.TextToImage("StableDiffusionPipeline", kind, modules, {}, {}, process, 16, False)
 
     def call(prompts="a cat", replaced=None, **settings):

@@ -218,9 +218,9 @@ def _prediction(model, side):
     """The denoiser's output for a prompt, by its text encoders."""
     encoders = model.encoders
     how = {"width": model.denoiser.text_width} if None in encoders else {}
-    condition = {**model.kind.condition(["a cat"], *encoders, **how), **model.beside(1, 3.5, side, side)}
+    condition = {**model.kind.prompts.condition(["a cat"], *encoders, **how), **model.beside(1, 3.5, side, side)}
     latent = side // model.modules["vae"].factor
     channels = getattr(model.denoiser, "in_channels", getattr(model.denoiser, "channels", model.channels))
-    x, t = made("x", (1, latent, latent, channels)), jnp.full(1, 0.5 if model.kind.unit_clock else 500.0)
+    x, t = made("x", (1, latent, latent, channels)), jnp.full(1, 0.5 if model.kind.denoiser.unit_clock else 500.0)
     apply = jax.jit(lambda params: model.denoiser.apply({"params": params}, x, t, condition))
-    return np.asarray(apply(model.params[model.kind.denoiser]))
+    return np.asarray(apply(model.params[model.kind.denoiser.folder]))

@@ -42,7 +42,7 @@ def opened(base, name, place):
 def test_six_perturbed_steps_end_where_diffusers_class_does(case, tmp_path):
     base, name, scale = CASES[case]
     model = opened(base, name, tmp_path)
-    assert model.kind.perturbed_guidance == 3
+    assert model.kind.guidance.perturbed_scale == 3
     with safe_open(FIXTURE, framework="numpy") as file:
         theirs = file.get_tensor(case)
     prompts, size = ["a cat", "the red car on a hill"], 32 if base == "sana" else 16
@@ -57,7 +57,7 @@ def test_six_perturbed_steps_end_where_diffusers_class_does(case, tmp_path):
     trajectory = schedulers.trajectory(model.process, SAMPLERS[base], STEPS, tokens=16)
 
     def sampled(params, attached, x, conditional, other):
-        scales = jnp.asarray([scale, model.kind.perturbed_guidance])
+        scales = jnp.asarray([scale, model.kind.guidance.perturbed_scale])
         clocked = programs.with_clock(model, trajectory)
         denoise = text_to_image.denoise(clocked, params, conditional, other, scales, attached, perturbed=True)
         keys = jax.random.split(jax.random.key(0), 2)
@@ -65,7 +65,7 @@ def test_six_perturbed_steps_end_where_diffusers_class_does(case, tmp_path):
 
     x = trajectory.start * jnp.asarray(drawn("latents", 2, *theirs.shape[1:]))
     other = unconditional if scale > 1 else None
-    ours = jax.jit(sampled)(model.params[model.kind.denoiser], tuple(ready), x, conditional, other)
+    ours = jax.jit(sampled)(model.params[model.kind.denoiser.folder], tuple(ready), x, conditional, other)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
 
 
@@ -83,13 +83,13 @@ def test_a_request_for_any_model_may_have_it_and_none_is_neutral(tmp_path):
 
 
 def test_layers_are_those_that_diffusers_perturbs_by_default():
-    of_depth = lambda name, depth: pipelines.KINDS[name].perturbs(types.SimpleNamespace(depth=depth))
+    of_depth = lambda name, depth: pipelines.KINDS[name].guidance.perturbs(types.SimpleNamespace(depth=depth))
     for name in ("PixArtSigmaPAGPipeline", "StableDiffusion3PAGPipeline"):
         np.testing.assert_array_equal(np.flatnonzero(of_depth(name, 24)), [1, *range(10, 20)])
     np.testing.assert_array_equal(np.flatnonzero(of_depth("SanaPAGPipeline", 20)), [0])
     middle = types.SimpleNamespace(transformer_blocks=5, middle_blocks=(2, 3))  # of Stable Diffusion's network
     np.testing.assert_array_equal(
-        pipelines.KINDS["StableDiffusionPAGPipeline"].perturbs(middle), [[False, False, True, True, False]]
+        pipelines.KINDS["StableDiffusionPAGPipeline"].guidance.perturbs(middle), [[False, False, True, True, False]]
     )
 
 

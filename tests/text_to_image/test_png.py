@@ -270,7 +270,7 @@ def test_five_thousand_fuzzed_files_take_little(used, folder, tmp_path_factory):
     """Down to the point at which the model would begin; at most 2 s and 200 MB each."""
     warnings.simplefilter("ignore")
     model = load(made_pipelines.folder("sd", tmp_path_factory.mktemp("sd") / "model"))  # not the stand-in of `used`
-    kind = model.kind._replace(condition=reached)
+    kind = model.kind._replace(prompts=model.kind.prompts._replace(condition=reached))
     model = dataclasses.replace(model, kind=kind)
     real = jobs.make  # not the stand-in of another test
     counted = []

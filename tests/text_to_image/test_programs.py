@@ -21,6 +21,7 @@ from diffusion.models.attachment import Attachment
 from diffusion.models.budget import peak_memory
 from diffusion.models.image_encoders.image_features import ImageFeatures
 from diffusion.models.interchange import schedulers
+from diffusion.published.pipeline_kinds import Guidance, Prompts
 from diffusion.text_to_image import (
     additions,
     attached,
@@ -202,7 +203,9 @@ def test_pictures_that_are_not_finite_are_counted(model):
     condition = lambda texts, **how: {
         "tokens": jnp.stack([jnp.full(WIDTH, jnp.nan if text == "overflow" else 1.0) for text in texts])
     }
-    model = dataclasses.replace(model, kind=model.kind._replace(condition=condition))
+    model = dataclasses.replace(
+        model, kind=model.kind._replace(prompts=model.kind.prompts._replace(condition=condition))
+    )
     how = {"steps": 1, "guidance": 1.0, "sampler": "ddim", "batch_size": 2}
     with pytest.warns(UserWarning, match=r"2 of 3 samples are not finite.*sampler = 'ddim', steps = 1 and guidance"):
         made = text_to_image.generate(model, ["overflow", "a cat", "overflow"], **how)
@@ -279,7 +282,7 @@ def test_instructed_prompts_and_negative_ones_are_as_long(model):
         numbers = jnp.asarray([[float(ord(letter)) for letter in row.ljust(longest, chr(0))] for row in rows])
         return {"text": jnp.stack([numbers] * 3, axis=-1), "mask": numbers > 0}
 
-    made = dataclasses.replace(model, kind=model.kind._replace(condition=condition, instructed=True))
+    made = dataclasses.replace(model, kind=model.kind._replace(prompts=Prompts((), condition, instructed=True)))
     both = prompt_conditions.conditions(made, ["ab", "c", "ab"], "d", 2.0, 8, 8)
     letters = lambda text: "".join(chr(int(value)) if value else "." for value in text[:, 0])
     assert [letters(text) for text in both[0]["text"]] == ["IIab", "IIc.", "IIab"]
@@ -429,9 +432,8 @@ def test_loras_act_in_their_intervals(model, monkeypatch):
 @pytest.mark.extended
 def test_regions_are_guided_as_the_pipeline_guides(model):
     """One that covers everything is the guided denoiser of its own condition, whatever the guidance."""
-    kind = model.kind._replace(
-        guides=lambda branches, schedule, scale: guidance.rescaled(branches, schedule, scale, 0.7)
-    )
+    rescaled = lambda branches, schedule, scale: guidance.rescaled(branches, schedule, scale, 0.7)
+    kind = model.kind._replace(guidance=Guidance(rescaled))
     params = model.params["unet"]
     rest, region, null = ({"tokens": value * jnp.arange(1.0, 1 + WIDTH)[None]} for value in (1.0, -2.0, 0.3))
     x = jax.random.normal(jax.random.key(2), (1, 8, 8, 3))

@@ -17,8 +17,11 @@ from tests.published.family_facts import stated
 from tests.text_to_image import made_pipelines
 
 FACTS, SAME = stated("KINDS"), stated("SAME")
-FLAGS = ("zeros", "unit_clock", "even", "bent", "by_steps", "by_root", "instructed", "strength", "appends", "layers",
-         "several", "controlled", "fills", "inpainting", "edits")  # fmt: skip
+FLAGS = {
+    "prompts": ("zeros", "instructed"), "denoiser": ("unit_clock", "strength"), "relatives": ("inpainting", "edits"),
+    "flow": ("even", "bent", "by_steps", "by_root"),
+    "pictures": ("appends", "layers", "several", "controlled", "fills"),
+}  # fmt: skip
 
 
 def test_every_class_has_its_settings():
@@ -26,28 +29,32 @@ def test_every_class_has_its_settings():
     for name, facts in FACTS.items():
         kind = KINDS[name]
         assert kind.usual == Usual(*facts.usual), name
-        approximated = {"approximated"} if kind.objection(types.SimpleNamespace(approximator=())) else set()
-        assert {flag for flag in FLAGS if getattr(kind, flag)} | approximated == facts.flags, name
+        approximated = {"approximated"} if kind.denoiser.objection(types.SimpleNamespace(approximator=())) else set()
+        flags = {flag for part, names in FLAGS.items() for flag in names if getattr(getattr(kind, part), flag)}
+        assert flags | approximated == facts.flags, name
         of_chroma = types.SimpleNamespace(approximator=(64, 8, 2))
-        assert bool(kind.objection(of_chroma)) == (kind.family == "Flux"), name
-        assert kind.image_guidance == (1.5 if "InstructPix2Pix" in name else 1.0), name
-        assert (kind.denoiser, kind.attaches) == (facts.denoiser, facts.attaches), name
-        assert kind.perturbed_guidance == facts.perturbed, name
-        assert getattr(kind.network, "__name__", "") == facts.network, name
+        assert bool(kind.denoiser.objection(of_chroma)) == (kind.family == "Flux"), name
+        assert kind.guidance.image_scale == (1.5 if "InstructPix2Pix" in name else 1.0), name
+        assert (kind.denoiser.folder, kind.files.attaches) == (facts.denoiser, facts.attaches), name
+        assert kind.guidance.perturbed_scale == facts.perturbed, name
+        assert getattr(kind.denoiser.network, "__name__", "") == facts.network, name
         assert name.startswith(kind.family)
-        assert kind.several is None or kind.several.pixels == (640 if kind.layers else 1024) ** 2
-    dynamic = {name for name, kind in KINDS.items() if kind.dynamic_scales is not None}
+        assert (
+            kind.pictures.several is None
+            or kind.pictures.several.pixels == (640 if kind.pictures.layers else 1024) ** 2
+        )
+    dynamic = {name for name, kind in KINDS.items() if kind.guidance.dynamic_scales is not None}
     assert dynamic == {"CogVideoXPipeline", "CogVideoXImageToVideoPipeline"}
     assert all(KINDS[name] is KINDS[other] for name, other in SAME.items())
-    assert KINDS["StableDiffusionPipeline"].inpainting == "StableDiffusionInpaintPipeline"
-    assert KINDS["StableDiffusionPipeline"].edits == "StableDiffusionInstructPix2PixPipeline"
-    assert KINDS["StableDiffusionXLPipeline"].inpainting == "StableDiffusionXLInpaintPipeline"
-    assert KINDS["StableDiffusionXLPipeline"].edits == "StableDiffusionXLInstructPix2PixPipeline"
+    assert KINDS["StableDiffusionPipeline"].relatives.inpainting == "StableDiffusionInpaintPipeline"
+    assert KINDS["StableDiffusionPipeline"].relatives.edits == "StableDiffusionInstructPix2PixPipeline"
+    assert KINDS["StableDiffusionXLPipeline"].relatives.inpainting == "StableDiffusionXLInpaintPipeline"
+    assert KINDS["StableDiffusionXLPipeline"].relatives.edits == "StableDiffusionXLInstructPix2PixPipeline"
 
 
 @pytest.mark.parametrize("name", [name for name, facts in FACTS.items() if facts.readers is not None])
 def test_texts_are_as_long_and_of_the_layers_that_the_class_reads(name):
-    readers = KINDS[name].readers
+    readers = KINDS[name].prompts.readers
     assert [(reader.suffix, dict(reader.how), reader.length) for reader in readers] == FACTS[name].readers
     assert [reader.optional for reader in readers] == [
         name == "StableDiffusion3Pipeline" and r.suffix == "_3" for r in readers
@@ -63,7 +70,8 @@ def test_clips_have_the_frames_the_size_and_the_rate_of_their_class():
         assert (kind.video is None) == (clip is None), name
         if clip is not None:
             assert (kind.video.frames, kind.video.size, kind.video.rate) == clip[:3], name
-            assert {field: getattr(kind.video, field) for field in rest} == rest | clip[3], name
+            fields = {**kind.video.first._asdict(), **kind.video._asdict()}
+            assert {field: fields[field] for field in rest} == rest | clip[3], name
         sound = None if kind.sound is None else (kind.sound.guidance, kind.sound.modality_guidance)
         assert sound == FACTS[SAME.get(name, name)].sound, name
 
@@ -71,22 +79,23 @@ def test_clips_have_the_frames_the_size_and_the_rate_of_their_class():
 def test_the_clips_of_a_class_follow_its_denoiser():
     """CogVideoX 1.5, by its card, and HunyuanVideo's conditions of an image."""
     for name in ("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"):
-        plain, video = (KINDS[name].variant(KINDS[name], CogVideoX(frames=frames)).video for frames in (1, 2))
+        plain, video = (KINDS[name].denoiser.variant(KINDS[name], CogVideoX(frames=frames)).video for frames in (1, 2))
         assert plain is KINDS[name].video
-        assert (video.frames, video.size, video.rate, video.masked) == (81, (768, 1360), 16.0, False)
-        assert video.begins == (name == "CogVideoXImageToVideoPipeline")
+        assert (video.frames, video.size, video.rate, video.first.masked) == (81, (768, 1360), 16.0, False)
+        assert video.first.begins == (name == "CogVideoXImageToVideoPipeline")
     kind = KINDS["HunyuanVideoImageToVideoPipeline"]
-    assert kind.variant(kind, HunyuanVideo(image_condition="latent_concat")) is kind
-    replacing = kind.variant(kind, HunyuanVideo(image_condition="token_replace"))
-    assert replacing.video == kind.video._replace(clean=True, one_mask=False, left_out=0)
-    assert replacing.condition.keywords == {"every": 4}
+    assert kind.denoiser.variant(kind, HunyuanVideo(image_condition="latent_concat")) is kind
+    replacing = kind.denoiser.variant(kind, HunyuanVideo(image_condition="token_replace"))
+    assert replacing.video._replace(first=None) == kind.video._replace(first=None)
+    assert replacing.video.first == kind.video.first._replace(clean=True, one_mask=False, left_out=0)
+    assert replacing.prompts.condition.keywords == {"every": 4}
 
 
 def test_latents_have_a_multiple_of_what_the_denoiser_takes_together():
     """Halvings of a U-Net, the patch of a transformer, two pixels of Flux's latents."""
     module = types.SimpleNamespace(widths=(1, 2, 3, 4), patch=7)
     for name, facts in FACTS.items():
-        assert KINDS[name].multiple(module) == facts.multiple, name
+        assert KINDS[name].denoiser.multiple(module) == facts.multiple, name
 
 
 def process(sampler="ddim", prediction="epsilon", **fields):

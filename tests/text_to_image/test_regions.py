@@ -126,7 +126,7 @@ def test_the_maps_of_a_network_and_the_moves_that_they_guide(name):
     """Their sum over tokens is one; words move x_t down their losses; a scale of zero moves nothing."""
     own = model(name)
     conditional, unconditional = text_to_image.conditions(own, ["a cat"], "bad", 2.0, 16, 16)
-    params = own.params[own.kind.denoiser]
+    params = own.params[own.kind.denoiser.folder]
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 8, 8, own.channels)), jnp.float32)
     _, seen = own.denoiser.apply({"params": params}, x, jnp.zeros(1), conditional, mutable=[attention_records.MAPS])
     maps = attention_records.records(seen)

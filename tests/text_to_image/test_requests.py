@@ -130,13 +130,13 @@ def test_the_image_of_a_model_that_sees_several_is_the_first_of_its_images_unles
 
     # More than a megapixel is scaled to one, 1024 sqrt(2) x 1024 / sqrt(2) rounded down; then the middle is cut out.
     large, odd = np.zeros((2048, 1024, 3), np.uint8), np.arange(33 * 20 * 3, dtype=np.uint8).reshape(33, 20, 3)
-    found = edited_images((large, odd), kind.several, 16)
+    found = edited_images((large, odd), kind.pictures.several, 16)
     assert found[0].shape == (1440, 720 // 16 * 16, 3) and found[1].shape == (32, 16, 3)
     np.testing.assert_array_equal(found[1], odd[:32, 2:18])
     assert edited.size(model, None, found) == (1440, 720)
     assert of(images="a.png", height=32).size(model, None, found) == (32, 720)
     with pytest.raises(ValueError, match=r"one of the images has 33 x 9 pixels .* at least 16"):
-        edited_images((odd[:, :9],), kind.several, 16)
+        edited_images((odd[:, :9],), kind.pictures.several, 16)
 
     needing = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["QwenImageEditPipeline"]})
     checked = lambda **settings: Request(prompts=("a cat",), **settings).resolved(needing).check(needing)
@@ -149,7 +149,7 @@ def test_the_image_of_a_model_that_sees_several_is_the_first_of_its_images_unles
             checked(**named)
     repainted = Request(prompts=("a cat",), image="a.png", mask="m.png", images="b.png").resolved(model)
     for name, seen in (("Flux2KleinPipeline", ("b.png",)), ("Flux2KleinInpaintPipeline", ("a.png", "b.png"))):
-        assert repainted.edited(pipelines.KINDS[name].several) == seen and repainted.image == "a.png"
+        assert repainted.edited(pipelines.KINDS[name].pictures.several) == seen and repainted.image == "a.png"
 
     kontext = types.SimpleNamespace(**{**vars(model), "kind": pipelines.KINDS["FluxKontextPipeline"],
                                        "sees_picture": True, "distilled": True})  # fmt: skip

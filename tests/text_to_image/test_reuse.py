@@ -11,7 +11,8 @@ from diffusion import caching, text_to_image, watermarks
 from diffusion.adapters import lora_files
 from diffusion.models.dit import DiT
 from diffusion.models.interchange import schedulers
-from diffusion.text_to_image import jobs, pipelines
+from diffusion.published.pipeline_kinds import DenoiserNetwork, Kind, Prompts, Usual
+from diffusion.text_to_image import jobs
 from diffusion.text_to_image.requests import Request
 from tests.text_to_image.stand_ins import CONFIG, Pixels
 
@@ -31,7 +32,7 @@ def model():
             return module.apply(variables, x, clock, condition["label"], **more)
 
     condition = lambda texts, **how: {"label": jnp.array([len(text) % 3 for text in texts])}
-    kind = pipelines.Kind("Made", (), condition, pipelines.Usual(), "denoiser", lambda denoiser: 2)
+    kind = Kind("Made", Prompts((), condition), Usual(), DenoiserNetwork(None, "denoiser", lambda denoiser: 2))
     modules = {"denoiser": Denoiser(), "vae": Pixels()}
     process = schedulers.read(CONFIG)
     return text_to_image.TextToImage("", kind, modules, {"denoiser": params, "vae": {}}, {}, process, 8, False)

@@ -17,7 +17,7 @@ from diffusion.io import limits
 from diffusion.models.budget import peak_memory
 from diffusion.models.interchange import schedulers
 from diffusion.published.ltx2.guidance import guided
-from diffusion.published.pipeline_kinds import Kind, Sound, Usual, Video
+from diffusion.published.pipeline_kinds import DenoiserNetwork, FirstImage, Guidance, Kind, Prompts, Sound, Usual, Video
 from diffusion.text_to_image import jobs, programs
 from diffusion.text_to_image.jobs import Job
 from diffusion.text_to_image.requests import Request
@@ -87,9 +87,9 @@ def model():
         modality_guidance=3.0,
     )
     kind = Kind(
-        "Made", (), condition, Usual(4, 3.0), multiple=lambda denoiser: 1, perturbed_guidance=1.0, sound=sound,
-        perturbs=lambda denoiser: np.arange(LAYERS)[None] == 2, connectors=("twice",),
-        video=Video(9, (8, 8), 10.0, clean=True, rated=True),
+        "Made", Prompts((), condition, ("twice",)), Usual(4, 3.0), DenoiserNetwork(multiple=lambda denoiser: 1),
+        guidance=Guidance(perturbs=lambda denoiser: np.arange(LAYERS)[None] == 2, perturbed_scale=1.0),
+        video=Video(9, (8, 8), 10.0, first=FirstImage(clean=True), rated=True), sound=sound,
     )  # fmt: skip
 
     class Twice:

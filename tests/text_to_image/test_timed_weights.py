@@ -49,7 +49,7 @@ def test_a_file_with_an_interval_warns_of_its_part_for_a_text_encoder_alone(monk
     """Which acts throughout: the prompt is read once."""
     one = types.SimpleNamespace(adapter=adapter(1.0), weighted=lambda weight: {"k": weight})
     model = made_model()
-    file = {model.kind.denoiser: one} | ({"text": one} if other else {})
+    file = {model.kind.denoiser.folder: one} | ({"text": one} if other else {})
     monkeypatch.setattr(additions.lora_files, "load", lambda path, modules: dict(file))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")

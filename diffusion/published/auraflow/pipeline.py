@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from diffusion.published.auraflow.network import AuraFlow
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import DenoiserNetwork, Kind, Pictures, Prompts, Reader, Usual
 from diffusion.text.encoding import Encoder, encode, zeroed_padding
 
 
@@ -23,12 +23,10 @@ def auraflow(prompts: Sequence[str], pile_t5: Encoder, **how: Any) -> dict[str, 
 
 AURAFLOW = Kind(
     "AuraFlow",
-    (Reader(how={"masked": True}, length=256),),
-    auraflow,
+    Prompts((Reader(how={"masked": True}, length=256),), auraflow),
     Usual(50, 3.5),
-    unit_clock=True,
-    network=AuraFlow,
-    side=1024,
+    DenoiserNetwork(AuraFlow, unit_clock=True),
+    pictures=Pictures(side=1024),
 )
 KINDS = {"AuraFlowPipeline": AURAFLOW}
 """The pipelines by the names of their classes in diffusers."""

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffusion.published.flux.network import PATCH
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import DenoiserNetwork, FlowSteps, Kind, Prompts, Reader, Usual
 from diffusion.text.encoding import Encoder, encode
 
 
@@ -30,13 +30,10 @@ def _objection(denoiser: Any) -> str:
 
 CHROMA = Kind(
     "Chroma",
-    (Reader(how={"masked": True}, length=512),),
-    chroma,
+    Prompts((Reader(how={"masked": True}, length=512),), chroma),
     Usual(35, 5.0),
-    multiple=lambda denoiser: PATCH,
-    unit_clock=True,
-    even=True,
-    objection=_objection,
+    DenoiserNetwork(multiple=lambda denoiser: PATCH, objection=_objection, unit_clock=True),
+    FlowSteps(even=True),
 )
 KINDS = {"ChromaPipeline": CHROMA, "ChromaImg2ImgPipeline": CHROMA, "ChromaInpaintPipeline": CHROMA}
 """The pipelines by the names of their classes in diffusers."""

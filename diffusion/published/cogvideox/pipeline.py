@@ -7,7 +7,16 @@ import jax
 
 from diffusion.published.cogvideox.dynamic_guidance import dynamic_scales
 from diffusion.published.cogvideox.network import CogVideoX
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
+from diffusion.published.pipeline_kinds import (
+    DenoiserNetwork,
+    FirstImage,
+    Guidance,
+    Kind,
+    Prompts,
+    Reader,
+    Usual,
+    Video,
+)
 from diffusion.text.encoding import Encoder, encode
 
 
@@ -25,21 +34,19 @@ def cogvideox(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, jax.
 def _paired(kind: Kind, denoiser: CogVideoX) -> Kind:
     """The kind of CogVideoX 1.5, whose patches have two frames: clips have the size that its card states."""
     assert kind.video is not None
-    return kind._replace(video=PAIRED_CLIPS._replace(begins=kind.video.begins)) if denoiser.frames == 2 else kind
+    return kind._replace(video=PAIRED_CLIPS._replace(first=kind.video.first)) if denoiser.frames == 2 else kind
 
 
-COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, masked=False)
-PAIRED_CLIPS = Video(81, (768, 1360), 16.0, masked=False)
+COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, first=FirstImage(masked=False))
+PAIRED_CLIPS = Video(81, (768, 1360), 16.0)
 COGVIDEOX = Kind(
     "CogVideoX",
-    (Reader(length=226),),
-    cogvideox,
+    Prompts((Reader(length=226),), cogvideox),
     Usual(50, 6.0),
-    network=CogVideoX,
+    DenoiserNetwork(CogVideoX, variant=_paired),
+    guidance=Guidance(dynamic_scales=dynamic_scales),
     video=COGVIDEOX_CLIPS,
-    variant=_paired,
-    dynamic_scales=dynamic_scales,
 )
-COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(video=COGVIDEOX_CLIPS._replace(begins=True))
+COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(video=COGVIDEOX_CLIPS._replace(first=FirstImage(begins=True, masked=False)))
 KINDS = {"CogVideoXPipeline": COGVIDEOX, "CogVideoXImageToVideoPipeline": COGVIDEOX_FROM_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

@@ -7,7 +7,20 @@ import jax
 
 from diffusion.published.flux import control_lora, redux_prompt
 from diffusion.published.flux.network import PATCH
-from diffusion.published.pipeline_kinds import Attachable, ControlLoras, Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import (
+    Attachable,
+    ControlLoras,
+    DenoiserNetwork,
+    Files,
+    FlowSteps,
+    Kind,
+    Pictures,
+    Prompts,
+    Reader,
+    Relatives,
+    Students,
+    Usual,
+)
 from diffusion.text.encoding import Encoder, encode, pooled
 
 
@@ -26,20 +39,27 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
 # FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
 FLUX = Kind(
     "Flux",
-    (Reader(), Reader("_2", length=512)),
-    flux,
+    Prompts((Reader(), Reader("_2", length=512)), flux),
     Usual(28, 3.5),
-    multiple=lambda denoiser: PATCH,
-    undistilled=Usual(4, 1.0),
-    unit_clock=True,
-    even=True,
-    objection=lambda denoiser: "no approximator, as Chroma's" if getattr(denoiser, "approximator", ()) else "",
-    control_loras=ControlLoras("FluxControlPipeline", control_lora.is_control, control_lora.widened),
+    DenoiserNetwork(
+        multiple=lambda denoiser: PATCH,
+        objection=lambda denoiser: "no approximator, as Chroma's" if getattr(denoiser, "approximator", ()) else "",
+        unit_clock=True,
+    ),
+    FlowSteps(even=True),
+    Students(undistilled=Usual(4, 1.0)),
+    relatives=Relatives(
+        control_loras=ControlLoras("FluxControlPipeline", control_lora.is_control, control_lora.widened)
+    ),
 )
-FLUX_FILL = FLUX._replace(usual=Usual(50, 30.0), undistilled=None, fills=True, control_loras=None)
-FLUX_CONTROL = FLUX._replace(undistilled=None, controlled=True, strength=True, control_loras=None)
-FLUX_CONTROLLED = FLUX._replace(usual=Usual(28, 7.0), attaches="controlnet", control_loras=None)
-KONTEXT = FLUX._replace(undistilled=None, appends=True, strength=True, control_loras=None)
+FLUX_CONTROLLED = FLUX._replace(usual=Usual(28, 7.0), files=Files(attaches="controlnet"), relatives=Relatives())
+FLUX_FILL = FLUX._replace(
+    usual=Usual(50, 30.0), students=Students(), pictures=Pictures(fills=True), relatives=Relatives()
+)
+FLUX_CONTROL = FLUX_FILL._replace(
+    usual=FLUX.usual, denoiser=FLUX.denoiser._replace(strength=True), pictures=Pictures(controlled=True)
+)
+KONTEXT = FLUX_CONTROL._replace(pictures=Pictures(appends=True))
 KINDS = {
     "FluxPipeline": FLUX,
     "FluxImg2ImgPipeline": FLUX,

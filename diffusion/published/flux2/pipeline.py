@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion.published.flux2.network import Flux2
-from diffusion.published.pipeline_kinds import EditedPictures, Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import (
+    DenoiserNetwork,
+    EditedPictures,
+    FlowSteps,
+    Kind,
+    Pictures,
+    Prompts,
+    Reader,
+    Students,
+    Usual,
+)
 from diffusion.text.encoding import Encoder, encode
 from diffusion.text.qwen_chat import ANSWER, NO_THOUGHT, USER
 
@@ -40,29 +50,24 @@ def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, 
 
 FLUX2_KLEIN = Kind(
     "Flux2Klein",
-    (Reader(how={"masked": True, "layers": (9, 18, 27)}, length=512),),
-    flux2_klein,
+    Prompts((Reader(how={"masked": True, "layers": (9, 18, 27)}, length=512),), flux2_klein),
     Usual(50, 4.0),
-    multiple=lambda module: 1,
-    unit_clock=True,
-    even=True,
-    by_steps=True,
-    network=Flux2,
-    several=EditedPictures(1024**2),
-    student=Usual(4, 1.0),
+    DenoiserNetwork(Flux2, multiple=lambda module: 1, unit_clock=True),
+    FlowSteps(even=True, by_steps=True),
+    Students(stated=Usual(4, 1.0)),
+    pictures=Pictures(several=EditedPictures(1024**2)),
 )
 FLUX2 = FLUX2_KLEIN._replace(
     family="Flux2",
-    readers=(Reader(how={"masked": True, "layers": (10, 20, 30)}, length=512),),
-    condition=flux2,
-    strength=True,
-    student=None,
+    prompts=Prompts((Reader(how={"masked": True, "layers": (10, 20, 30)}, length=512),), flux2),
+    denoiser=FLUX2_KLEIN.denoiser._replace(strength=True),
+    students=Students(),
 )
 KINDS = {
     "Flux2Pipeline": FLUX2,
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "Flux2KleinInpaintPipeline": FLUX2_KLEIN._replace(
-        usual=Usual(50, 8.0), several=EditedPictures(1024**2, repainted=True)
+        usual=Usual(50, 8.0), pictures=Pictures(several=EditedPictures(1024**2, repainted=True))
     ),
 }
 """The pipelines by the names of their classes in diffusers."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.published.hidream.network import LLAMA_LAYERS, HiDream
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import DenoiserNetwork, Kind, Prompts, Reader, Students, Usual
 from diffusion.text.encoding import Encoder, encode, pooled
 
 LENGTH = 128  # of every text, in tokens
@@ -53,14 +53,16 @@ def _readers(layers: Sequence[int]) -> tuple[Reader, ...]:
     )
 
 
+def _variant(kind: Kind, denoiser: HiDream) -> Kind:
+    return kind._replace(prompts=Prompts(_readers(denoiser.llama_layers), hidream))
+
+
 HIDREAM = Kind(
     "HiDream",
-    _readers(LLAMA_LAYERS),
-    hidream,
+    Prompts(_readers(LLAMA_LAYERS), hidream),
     Usual(50, 5.0),
-    network=HiDream,
-    students={("lcm", 6.0): Usual(28, 1.0), ("lcm", 3.0): Usual(16, 1.0)},  # HiDream-I1-Dev, -Fast
-    variant=lambda kind, denoiser: kind._replace(readers=_readers(denoiser.llama_layers)),
+    DenoiserNetwork(HiDream, variant=_variant),
+    students=Students(by_scheduler={("lcm", 6.0): Usual(28, 1.0), ("lcm", 3.0): Usual(16, 1.0)}),  # -Dev, -Fast
 )
 KINDS = {"HiDreamImagePipeline": HIDREAM}
 """The pipelines by the names of their classes in diffusers."""

@@ -146,4 +146,5 @@ def with_guiders(kind: Kind, folder: pathlib.Path, has: Callable[[str], bool], u
         quotes = condition["glyph_mask"].any(axis=1)
         return projected_velocity(branches, schedule, scale, plain, quoting, quotes)
 
-    return kind._replace(guides=guides), usual._replace(guidance=plain.scale)
+    guided = kind._replace(guidance=kind.guidance._replace(guides=guides))
+    return guided, usual._replace(guidance=plain.scale)

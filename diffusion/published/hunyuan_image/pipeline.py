@@ -7,7 +7,17 @@ from typing import Any
 from diffusion.published.hunyuan_image import guidance
 from diffusion.published.hunyuan_image.network import HunyuanImage
 from diffusion.published.hunyuan_video_15.quoted_words import glyphs
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import (
+    DenoiserNetwork,
+    FlowSteps,
+    Guidance,
+    Kind,
+    Pictures,
+    Prompts,
+    Reader,
+    Students,
+    Usual,
+)
 from diffusion.published.qwen_image.pipeline import OF_TASK, TASK
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import USER
@@ -48,27 +58,28 @@ def _objection(denoiser: Any) -> str:
 
 def _distilled(kind: Kind, denoiser: Any) -> Kind:
     """The kind of a distilled denoiser, with the steps of its documentation in diffusers."""
-    return kind._replace(jumps=True, usual=Usual(8, 3.25)) if denoiser.times == 2 else kind
+    if denoiser.times != 2:
+        return kind
+    return kind._replace(usual=Usual(8, 3.25), denoiser=kind.denoiser._replace(jumps=True))
 
 
 HUNYUAN_IMAGE = Kind(
     "HunyuanImage",
-    (
-        Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
-        Reader("_2", how={"masked": True}, length=128),
+    Prompts(
+        (
+            Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
+            Reader("_2", how={"masked": True}, length=128),
+        ),
+        hunyuan_image,
     ),
-    hunyuan_image,
     Usual(50, 3.25),
-    multiple=lambda denoiser: 1,
-    undistilled=Usual(50, 3.5),  # the scale of the guider's class
-    unit_clock=True,
-    even=True,
-    network=HunyuanImage,
-    objection=_objection,
-    sample_size=64,
-    guided_by_condition=True,
-    guiders=guidance.with_guiders,
-    variant=_distilled,
+    DenoiserNetwork(
+        HunyuanImage, multiple=lambda denoiser: 1, objection=_objection, variant=_distilled, unit_clock=True
+    ),
+    FlowSteps(even=True),
+    Students(undistilled=Usual(50, 3.5)),  # the scale of the guider's class
+    Guidance(by_condition=True, guiders=guidance.with_guiders),
+    Pictures(sample_size=64),
 )
 KINDS = {"HunyuanImagePipeline": HUNYUAN_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

@@ -12,7 +12,7 @@ from diffusion.models.image_encoders import picture_fitting
 from diffusion.published.hunyuan_video.network import HunyuanVideo
 from diffusion.published.hunyuan_video.pipeline import HUNYUAN_VIDEO
 from diffusion.published.llava import Llava
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
+from diffusion.published.pipeline_kinds import FirstImage, Kind, Prompts, Reader, Usual, Video
 from diffusion.text.encoding import Embeddings, Encoder, encode, pooled, text_first
 
 PLACEHOLDER = "<image>"
@@ -66,17 +66,24 @@ def _variant(kind: Kind, denoiser: HunyuanVideo) -> Kind:
     if denoiser.image_condition != "token_replace":
         return kind
     assert kind.video is not None
-    clips = kind.video._replace(clean=True, one_mask=False, left_out=0)
-    return kind._replace(video=clips, condition=functools.partial(hunyuan_video_from_image, every=4))
+    first = kind.video.first._replace(clean=True, one_mask=False, left_out=0)
+    condition = functools.partial(hunyuan_video_from_image, every=4)
+    return kind._replace(video=kind.video._replace(first=first), prompts=kind.prompts._replace(condition=condition))
 
 
 FROM_IMAGE = HUNYUAN_VIDEO._replace(
-    readers=(Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1 + 256), Reader("_2")),
-    condition=hunyuan_video_from_image,
+    prompts=Prompts(
+        (Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1 + 256), Reader("_2")),
+        hunyuan_video_from_image,
+    ),
     usual=Usual(50, 1.0),
-    objection=lambda denoiser: "",
-    video=Video(129, (720, 1280), 24.0, begins=True, masked=False, one_mask=True, hint=0.001, left_out=1, sight=sight),
-    variant=_variant,
+    denoiser=HUNYUAN_VIDEO.denoiser._replace(objection=lambda denoiser: "", variant=_variant),
+    video=Video(
+        129,
+        (720, 1280),
+        24.0,
+        first=FirstImage(begins=True, masked=False, one_mask=True, hint=0.001, left_out=1, sight=sight),
+    ),
 )
 KINDS = {"HunyuanVideoImageToVideoPipeline": FROM_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

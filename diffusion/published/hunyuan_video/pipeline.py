@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion.published.hunyuan_video.network import PATCH, HunyuanVideo
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
+from diffusion.published.pipeline_kinds import DenoiserNetwork, FlowSteps, Kind, Prompts, Reader, Usual, Video
 from diffusion.text.encoding import Encoder, encode, pooled, text_first
 
 CLIP_TASK = (
@@ -33,14 +33,15 @@ def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: 
 
 HUNYUAN_VIDEO = Kind(
     "HunyuanVideo",
-    (Reader(how={"masked": True, "layers": (-3,)}, length=95 + 256), Reader("_2")),
-    hunyuan_video,
+    Prompts((Reader(how={"masked": True, "layers": (-3,)}, length=95 + 256), Reader("_2")), hunyuan_video),
     Usual(50, 6.0),
-    multiple=lambda denoiser: PATCH,
-    unit_clock=True,
-    even=True,
-    objection=lambda denoiser: "no image_condition_type" * (getattr(denoiser, "image_condition", "none") != "none"),
-    network=HunyuanVideo,
+    DenoiserNetwork(
+        HunyuanVideo,
+        multiple=lambda denoiser: PATCH,
+        objection=lambda denoiser: "no image_condition_type" * (getattr(denoiser, "image_condition", "none") != "none"),
+        unit_clock=True,
+    ),
+    FlowSteps(even=True),
     video=Video(129, (720, 1280), 24.0),
 )
 KINDS = {"HunyuanVideoPipeline": HUNYUAN_VIDEO}

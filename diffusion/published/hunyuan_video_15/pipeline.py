@@ -6,7 +6,16 @@ from typing import Any
 from diffusion.published.hunyuan_video_15.clip_sizes import nearest_size
 from diffusion.published.hunyuan_video_15.network import HunyuanVideo15
 from diffusion.published.hunyuan_video_15.quoted_words import glyphs, in_quotes
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
+from diffusion.published.pipeline_kinds import (
+    DenoiserNetwork,
+    FirstImage,
+    FlowSteps,
+    Kind,
+    Prompts,
+    Reader,
+    Usual,
+    Video,
+)
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
 
@@ -45,19 +54,19 @@ def _variant(kind: Kind, denoiser: HunyuanVideo15) -> Kind:
 CLIPS = Video(121, (480, 848), 24.0)
 HUNYUAN_VIDEO_15 = Kind(
     "HunyuanVideo15",
-    (
-        Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
-        Reader("_2", how={"masked": True}, length=256),
+    Prompts(
+        (
+            Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
+            Reader("_2", how={"masked": True}, length=256),
+        ),
+        hunyuan_video_15,
     ),
-    hunyuan_video_15,
     Usual(50, 6.0),
-    multiple=lambda denoiser: 1,
-    unit_clock=True,
-    even=True,
-    network=HunyuanVideo15,
+    DenoiserNetwork(HunyuanVideo15, multiple=lambda denoiser: 1, variant=_variant, unit_clock=True),
+    FlowSteps(even=True),
     video=CLIPS,
-    variant=_variant,
 )
-FROM_IMAGE = HUNYUAN_VIDEO_15._replace(video=CLIPS._replace(begins=True, masked=False, one_mask=True))
+IMAGE = FirstImage(begins=True, masked=False, one_mask=True)
+FROM_IMAGE = HUNYUAN_VIDEO_15._replace(video=CLIPS._replace(first=IMAGE))
 KINDS = {"HunyuanVideo15Pipeline": HUNYUAN_VIDEO_15, "HunyuanVideo15ImageToVideoPipeline": FROM_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

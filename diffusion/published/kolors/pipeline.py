@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from diffusion.published.pipeline_kinds import Reader, Usual
+from diffusion.published.pipeline_kinds import Prompts, Reader, Relatives, Usual
 from diffusion.published.stable_diffusion import pipeline as stable_diffusion
 from diffusion.text.encoding import Encoder, encode, pooled
 
@@ -24,14 +24,13 @@ def kolors(prompts: Sequence[str], chat_glm: Encoder, **how: Any) -> dict[str, j
 
 KOLORS = stable_diffusion.SD._replace(
     family="Kolors",
-    readers=(Reader(how={"masked": True, **stable_diffusion.HIDDEN}, length=256),),
-    condition=kolors,
+    prompts=Prompts((Reader(how={"masked": True, **stable_diffusion.HIDDEN}, length=256),), kolors),
     usual=Usual(50, 5.0),
-    **stable_diffusion.ALONE,
+    relatives=Relatives(),
 )
 KINDS = {
     "KolorsPipeline": KOLORS,
     "KolorsImg2ImgPipeline": KOLORS,
-    "KolorsPAGPipeline": KOLORS._replace(**stable_diffusion.PAG),
+    "KolorsPAGPipeline": KOLORS._replace(guidance=stable_diffusion.PAG),
 }
 """The pipelines by the names of their classes in diffusers."""

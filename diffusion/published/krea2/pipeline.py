@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion.published.krea2.network import PATCH, Krea2
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import DenoiserNetwork, Files, FlowSteps, Kind, Prompts, Reader, Students, Usual
 from diffusion.published.qwen_image.pipeline import OF_TASK, qwen_image
 from diffusion.text.encoding import Encoder
 
@@ -27,16 +27,12 @@ def krea2(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
 
 KREA2 = Kind(
     "Krea2",
-    (Reader(how={"masked": True, "layers": STATES}, length=OF_TASK + 512, left=False),),
-    krea2,
+    Prompts((Reader(how={"masked": True, "layers": STATES}, length=OF_TASK + 512, left=False),), krea2),
     Usual(28, 5.5),  # 1 + the guidance_scale of its `__call__`
-    multiple=lambda denoiser: PATCH,
-    unit_clock=True,
-    even=True,
-    network=Krea2,
-    student=Usual(8, 1.0),
-    student_schedule={"base_shift": 1.15, "max_shift": 1.15},
-    stated={"patch_size": PATCH, "text_encoder_select_layers": list(STATES)},
+    DenoiserNetwork(Krea2, multiple=lambda denoiser: PATCH, unit_clock=True),
+    FlowSteps(even=True),
+    Students(stated=Usual(8, 1.0), schedule={"base_shift": 1.15, "max_shift": 1.15}),
+    files=Files(stated={"patch_size": PATCH, "text_encoder_select_layers": list(STATES)}),
 )
 KINDS = {"Krea2Pipeline": KREA2}
 """The pipelines by the names of their classes in diffusers."""

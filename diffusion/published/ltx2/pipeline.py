@@ -9,7 +9,18 @@ from diffusion.models.layers import layer_masks
 from diffusion.published.ltx2 import sound_latents
 from diffusion.published.ltx2.guidance import SCALES, guided
 from diffusion.published.ltx2.network import LTX2
-from diffusion.published.pipeline_kinds import Kind, Reader, Sound, Usual, Video
+from diffusion.published.pipeline_kinds import (
+    DenoiserNetwork,
+    FirstImage,
+    FlowSteps,
+    Guidance,
+    Kind,
+    Prompts,
+    Reader,
+    Sound,
+    Usual,
+    Video,
+)
 from diffusion.text.encoding import Encoder, encode
 
 PERTURBED = 28
@@ -32,21 +43,20 @@ def ltx2(prompts: Sequence[str], gemma: Encoder, connect: Callable[..., tuple], 
 
 def _variant(kind: Kind, denoiser: LTX2) -> Kind:
     """The kind without perturbed layers, where the denoiser's config does not say `perturbed_attn`."""
-    return kind if denoiser.perturbed else kind._replace(perturbs=None, perturbed_guidance=0.0)
+    return kind if denoiser.perturbed else kind._replace(guidance=Guidance())
 
 
 LTX_2 = Kind(
     "LTX2",
-    (Reader(how={"masked": True, "layers": None}, length=1024, left=True),),
-    ltx2,
+    Prompts((Reader(how={"masked": True, "layers": None}, length=1024, left=True),), ltx2, ("connectors",)),
     Usual(30, SCALES["video"].text),
-    multiple=lambda module: 1,
-    even=True,
-    network=LTX2,
-    perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (min(PERTURBED, denoiser.depth - 1),)),
-    perturbed_guidance=SCALES["video"].perturbed,
-    connectors=("connectors",),
-    video=Video(121, (512, 768), 24.0, clean=True, rated=True),
+    DenoiserNetwork(LTX2, multiple=lambda module: 1, variant=_variant),
+    FlowSteps(even=True),
+    guidance=Guidance(
+        perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (min(PERTURBED, denoiser.depth - 1),)),
+        perturbed_scale=SCALES["video"].perturbed,
+    ),
+    video=Video(121, (512, 768), 24.0, first=FirstImage(clean=True), rated=True),
     sound=Sound(
         ("audio_vae", "vocoder"),
         sound_latents.shape,
@@ -56,7 +66,6 @@ LTX_2 = Kind(
         guidance=SCALES["sound"].text,
         modality_guidance=SCALES["video"].apart,
     ),
-    variant=_variant,
 )
 KINDS = {"LTX2Pipeline": LTX_2, "LTX2ImageToVideoPipeline": LTX_2}
 """The pipelines by the names of their classes in diffusers."""

@@ -6,7 +6,16 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffusion.published.ltx_video.network import LTXVideo
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual, Video
+from diffusion.published.pipeline_kinds import (
+    DenoiserNetwork,
+    FirstImage,
+    FlowSteps,
+    Kind,
+    Prompts,
+    Reader,
+    Usual,
+    Video,
+)
 from diffusion.text.encoding import Encoder, encode
 
 
@@ -22,22 +31,19 @@ def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]
     return {"text": embeddings.tokens, "text_mask": jnp.asarray(embeddings.mask)}
 
 
-LTX_CLIPS = Video(161, (512, 704), 25.0, clean=True)
+LTX_CLIPS = Video(161, (512, 704), 25.0, first=FirstImage(clean=True))
 LTX = Kind(
     "LTX",
-    (Reader(length=128),),
-    ltx_video,
+    Prompts((Reader(length=128),), ltx_video),
     Usual(50, 3.0),
-    multiple=lambda module: 1,
-    even=True,
-    network=LTXVideo,
+    DenoiserNetwork(LTXVideo, multiple=lambda module: 1),
+    FlowSteps(even=True),
     video=LTX_CLIPS,
 )
 LTX_CONDITION = LTX._replace(
-    readers=(Reader(how={"masked": True}, length=256),),
-    even=False,
-    bent=True,
-    video=LTX_CLIPS._replace(timed=True, blur=0.15),
+    prompts=Prompts((Reader(how={"masked": True}, length=256),), ltx_video),
+    flow=FlowSteps(bent=True),
+    video=LTX_CLIPS._replace(timed=True, first=FirstImage(clean=True, blur=0.15)),
 )
 KINDS = {"LTXPipeline": LTX, "LTXImageToVideoPipeline": LTX, "LTXConditionPipeline": LTX_CONDITION}
 """The pipelines by the names of their classes in diffusers."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from diffusion import guidance
 from diffusion.published.lumina2.network import PATCH, Lumina2
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import DenoiserNetwork, FlowSteps, Guidance, Kind, Prompts, Reader, Usual
 from diffusion.text.encoding import Encoder, encode, text_first
 
 SYSTEM = (
@@ -29,15 +29,11 @@ def lumina2(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, 
 
 LUMINA2 = Kind(
     "Lumina2",
-    (Reader(how={"masked": True, "layers": (-2,)}, length=256, left=False),),
-    lumina2,
+    Prompts((Reader(how={"masked": True, "layers": (-2,)}, length=256, left=False),), lumina2, instructed=True),
     Usual(30, 4.0),
-    multiple=lambda denoiser: PATCH,
-    unit_clock=True,
-    even=True,
-    network=Lumina2,
-    guides=functools.partial(guidance.renormalised, axis=-2),  # along the columns
-    instructed=True,
+    DenoiserNetwork(Lumina2, multiple=lambda denoiser: PATCH, unit_clock=True),
+    FlowSteps(even=True),
+    guidance=Guidance(functools.partial(guidance.renormalised, axis=-2)),  # along the columns
 )
 KINDS = {
     "Lumina2Pipeline": LUMINA2,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import Guidance, Kind, Prompts, Reader, Usual
 from diffusion.published.pixart.perturbed_layers import perturbed_layers
 from diffusion.text.encoding import Encoder, encode
 
@@ -21,12 +21,16 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
 
 
 PIXART_ALPHA = Kind(
-    "PixArt", (Reader(how={"masked": True}, length=120),), pixart, Usual(20, 4.5), perturbs=perturbed_layers
+    "PixArt",
+    Prompts((Reader(how={"masked": True}, length=120),), pixart),
+    Usual(20, 4.5),
+    guidance=Guidance(perturbs=perturbed_layers),
 )
-PIXART_SIGMA = PIXART_ALPHA._replace(readers=(Reader(how={"masked": True}, length=300),))
+PIXART_SIGMA = PIXART_ALPHA._replace(prompts=Prompts((Reader(how={"masked": True}, length=300),), pixart))
+PERTURBED = Guidance(perturbs=perturbed_layers, perturbed_scale=3.0)
 KINDS = {
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,
-    "PixArtSigmaPAGPipeline": PIXART_SIGMA._replace(perturbed_guidance=3.0),
+    "PixArtSigmaPAGPipeline": PIXART_SIGMA._replace(guidance=PERTURBED),
 }
 """The pipelines by the names of their classes in diffusers."""

@@ -5,7 +5,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion import guidance
-from diffusion.published.pipeline_kinds import EditedPictures, Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import (
+    DenoiserNetwork,
+    EditedPictures,
+    FlowSteps,
+    Guidance,
+    Kind,
+    Pictures,
+    Prompts,
+    Reader,
+    Usual,
+)
 from diffusion.published.qwen_image.network import PATCH, QwenImage
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
@@ -31,22 +41,24 @@ def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, A
 
 QWEN_IMAGE = Kind(
     "QwenImage",
-    (Reader(how={"masked": True}, length=34 + 512),),
-    qwen_image,
+    Prompts((Reader(how={"masked": True}, length=34 + 512),), qwen_image),
     Usual(50, 4.0),
-    multiple=lambda denoiser: PATCH,
-    unit_clock=True,
-    even=True,
-    network=QwenImage,
-    objection=lambda denoiser: "no layers (use_layer3d_rope)" if getattr(denoiser, "layered", False) else "",
-    guides=functools.partial(guidance.renormalised, patch=2),
+    DenoiserNetwork(
+        QwenImage,
+        multiple=lambda denoiser: PATCH,
+        objection=lambda denoiser: "no layers (use_layer3d_rope)" if getattr(denoiser, "layered", False) else "",
+        unit_clock=True,
+    ),
+    FlowSteps(even=True),
+    guidance=Guidance(functools.partial(guidance.renormalised, patch=2)),
 )
 LAYERED = QWEN_IMAGE._replace(
-    by_root=True,
-    layers=4,
-    several=EditedPictures(640**2, 32, 1, True),
-    objection=lambda denoiser: "" if getattr(denoiser, "layered", True) else "layers (use_layer3d_rope)",
-    guides=lambda branches, schedule, scale: guidance.classifier_free(branches, scale),
+    denoiser=QWEN_IMAGE.denoiser._replace(
+        objection=lambda denoiser: "" if getattr(denoiser, "layered", True) else "layers (use_layer3d_rope)"
+    ),
+    flow=FlowSteps(even=True, by_root=True),
+    guidance=Guidance(),
+    pictures=Pictures(layers=4, several=EditedPictures(640**2, 32, 1, True)),
 )
 KINDS = {
     "QwenImagePipeline": QWEN_IMAGE,

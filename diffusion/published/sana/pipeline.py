@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks
-from diffusion.published.pipeline_kinds import Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import DenoiserNetwork, Guidance, Kind, Prompts, Reader, Usual
 from diffusion.published.sana.network import Sana
 from diffusion.text.encoding import Encoder, encode
 
@@ -54,15 +54,18 @@ def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **h
 
 SANA = Kind(
     "Sana",
-    (Reader(how={"masked": True}, length=300, left=False),),
-    sana,
+    Prompts((Reader(how={"masked": True}, length=300, left=False),), sana, instructed=True),
     Usual(20, 4.5),
-    network=Sana,
-    instructed=True,
-    perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (0,)),
+    DenoiserNetwork(Sana),
+    guidance=Guidance(perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (0,))),
 )
-SANA_SPRINT = SANA._replace(family="SanaSprint", usual=Usual(2, 4.5), unit_clock=True, strength=True, perturbs=None)
-SANA_PERTURBED = SANA._replace(perturbed_guidance=3.0)
+SANA_SPRINT = SANA._replace(
+    family="SanaSprint",
+    usual=Usual(2, 4.5),
+    denoiser=DenoiserNetwork(Sana, strength=True, unit_clock=True),
+    guidance=Guidance(),
+)
+SANA_PERTURBED = SANA._replace(guidance=SANA.guidance._replace(perturbed_scale=3.0))
 KINDS = {
     "SanaPipeline": SANA,
     "SanaPAGPipeline": SANA_PERTURBED,

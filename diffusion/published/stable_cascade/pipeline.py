@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from diffusion.published.pipeline_kinds import Kind, Reader, SecondStage, Usual
+from diffusion.published.pipeline_kinds import DenoiserNetwork, Files, Kind, Prompts, Reader, SecondStage, Usual
 from diffusion.published.stable_cascade.network import StableCascade
 from diffusion.text.encoding import Encoder, encode, pooled
 
@@ -60,15 +60,11 @@ def _objection(denoiser: Any) -> str:
 def _kind(usual: Usual, steps: int, place: Callable[[pathlib.Path, str], pathlib.Path]) -> Kind:
     return Kind(
         "StableCascade",
-        (Reader("", {"masked": True, "norm": False}),),
-        stable_cascade,
+        Prompts((Reader("", {"masked": True, "norm": False}),), stable_cascade),
         usual,
-        denoiser="prior",
-        multiple=lambda denoiser: 3,
-        objection=_objection,
-        network=StableCascade,
+        DenoiserNetwork(StableCascade, "prior", lambda denoiser: 3, _objection),
+        files=Files(place=place),
         second_stage=SecondStage("decoder", "second_scheduler", steps, FACTOR, 1024),
-        place=place,
     )
 
 

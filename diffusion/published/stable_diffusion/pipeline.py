@@ -7,7 +7,18 @@ import jax
 import numpy as np
 
 from diffusion.models.layers import layer_masks
-from diffusion.published.pipeline_kinds import LCM, Kind, Reader, Usual
+from diffusion.published.pipeline_kinds import (
+    LCM,
+    DenoiserNetwork,
+    Files,
+    Guidance,
+    Kind,
+    Pictures,
+    Prompts,
+    Reader,
+    Relatives,
+    Usual,
+)
 from diffusion.text.encoding import Encoder, encode, pooled, side_by_side
 
 
@@ -47,43 +58,36 @@ def _middle(denoiser: Any) -> np.ndarray:
     return layer_masks.mask(1, denoiser.transformer_blocks, denoiser.middle_blocks)
 
 
-PAG = {"perturbed_guidance": 3.0}  # of every class with perturbed-attention guidance
+UNET = DenoiserNetwork(folder="unet", multiple=_halvings)
+PAG = Guidance(perturbs=_middle, perturbed_scale=3.0)  # of every class with perturbed-attention guidance
 SD = Kind(
     "StableDiffusion",
-    (Reader(),),
-    stable_diffusion,
+    Prompts((Reader(),), stable_diffusion),
     Usual(50, 7.5),
-    denoiser="unet",
-    multiple=_halvings,
-    inpainting="StableDiffusionInpaintPipeline",
-    edits="StableDiffusionInstructPix2PixPipeline",
-    perturbs=_middle,
+    UNET,
+    guidance=Guidance(perturbs=_middle),
+    relatives=Relatives("StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"),
 )
-ALONE = {"inpainting": "", "edits": ""}
-EDITS = SD._replace(usual=Usual(100, 7.5), image_guidance=1.5, **ALONE)
-CONSISTENCY = SD._replace(family="LatentConsistencyModel", usual=LCM, all_steps=True, **ALONE)
-XL = Kind(
-    "StableDiffusionXL",
-    (Reader(how=HIDDEN), Reader("_2", HIDDEN)),
-    stable_diffusion_xl,
-    Usual(50, 5.0),
-    denoiser="unet",
-    multiple=_halvings,
-    zeros=True,
-    inpainting="StableDiffusionXLInpaintPipeline",
-    edits="StableDiffusionXLInstructPix2PixPipeline",
-    perturbs=_middle,
+SD_ALONE = SD._replace(relatives=Relatives())
+EDITS = SD_ALONE._replace(usual=Usual(100, 7.5), guidance=SD.guidance._replace(image_scale=1.5))
+CONSISTENCY = SD_ALONE._replace(family="LatentConsistencyModel", usual=LCM, pictures=Pictures(all_steps=True))
+XL = SD._replace(
+    family="StableDiffusionXL",
+    prompts=Prompts((Reader(how=HIDDEN), Reader("_2", HIDDEN)), stable_diffusion_xl, zeros=True),
+    usual=Usual(50, 5.0),
+    relatives=Relatives("StableDiffusionXLInpaintPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
 )
-XL_EDITS = XL._replace(usual=Usual(100, 5.0), image_guidance=1.5, **ALONE)
+XL_ALONE = XL._replace(relatives=Relatives())
+XL_EDITS = XL_ALONE._replace(usual=Usual(100, 5.0), guidance=EDITS.guidance)
 XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
-CONTROLLED = SD._replace(attaches="controlnet", **ALONE)
-XL_CONTROLLED = XL._replace(attaches="controlnet", **ALONE)
-PERTURBED = SD._replace(**PAG, **ALONE)
-PERTURBED_CONTROLLED = CONTROLLED._replace(**PAG)
-XL_PERTURBED = XL._replace(**PAG, **ALONE)
-XL_PERTURBED_CONTROLLED = XL_CONTROLLED._replace(**PAG)
-ADAPTED = SD._replace(attaches="adapter", **ALONE)
-XL_ADAPTED = XL._replace(attaches="adapter", **ALONE)
+CONTROLLED = SD_ALONE._replace(files=Files(attaches="controlnet"))
+XL_CONTROLLED = XL_ALONE._replace(files=Files(attaches="controlnet"))
+PERTURBED = SD_ALONE._replace(guidance=PAG)
+PERTURBED_CONTROLLED = CONTROLLED._replace(guidance=PAG)
+XL_PERTURBED = XL_ALONE._replace(guidance=PAG)
+XL_PERTURBED_CONTROLLED = XL_CONTROLLED._replace(guidance=PAG)
+ADAPTED = SD_ALONE._replace(files=Files(attaches="adapter"))
+XL_ADAPTED = XL_ALONE._replace(files=Files(attaches="adapter"))
 KINDS = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
@@ -114,7 +118,7 @@ KINDS = {
     "StableDiffusionControlNetPAGInpaintPipeline": PERTURBED_CONTROLLED,
     "StableDiffusionXLPAGPipeline": XL_PERTURBED,
     "StableDiffusionXLPAGImg2ImgPipeline": XL_PERTURBED,
-    "StableDiffusionXLPAGInpaintPipeline": XL_INPAINT._replace(**PAG, **ALONE),
+    "StableDiffusionXLPAGInpaintPipeline": XL_INPAINT._replace(guidance=PAG, relatives=Relatives()),
     "StableDiffusionXLControlNetPAGPipeline": XL_PERTURBED_CONTROLLED,
     "StableDiffusionXLControlNetPAGImg2ImgPipeline": XL_PERTURBED_CONTROLLED,
 }

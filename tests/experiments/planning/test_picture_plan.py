@@ -56,8 +56,8 @@ def test_pictures_are_planned_without_weights(folder):
 def test_what_a_plan_of_pictures_counts(monkeypatch):
     """Weights of 40, 12 and 20 bytes; 18 evaluations; the decoder's 7 operations are of the 1,007 that are traced."""
     weights = {name: jnp.zeros(size) for name, size in (("transformer", 10), ("vae", 3), ("text_encoder", 5))}
-    model = types.SimpleNamespace(name="flux", params=weights, drawing=("transformer", "vae"),
-                                  kind=types.SimpleNamespace(denoiser="transformer"))  # fmt: skip
+    kind = types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="transformer"))
+    model = types.SimpleNamespace(name="flux", params=weights, drawing=("transformer", "vae"), kind=kind)
     model.replaced = lambda params: model
     trajectory = types.SimpleNamespace(
         plan=types.SimpleNamespace(solved=9), sampler=types.SimpleNamespace(nfe=lambda steps: 2 * steps)

@@ -98,7 +98,9 @@ def test_a_network_of_a_users_has_the_control_net_of_its_class_or_its_own(kind, 
     made = []
     monkeypatch.setattr(control.module_folder, "writer", lambda of, name: made.append(of))
     denoiser = kind((8, 8, 4), width=24, depth=3, heads=2, text_width=8)
-    base = types.SimpleNamespace(denoiser=denoiser, kind=types.SimpleNamespace(denoiser="transformer"))
+    base = types.SimpleNamespace(
+        denoiser=denoiser, kind=types.SimpleNamespace(denoiser=types.SimpleNamespace(folder="transformer"))
+    )
     assert control.control_net(base).latents == (control.NAME,)
     assert [type(one) for one in made] == [module] and (made[0].depth, made[0].heads) == (2, 2)
 
@@ -281,7 +283,7 @@ def test_inpainting_is_of_the_bases_kind(tmp_path):
     base = text_to_image.described(folder)
     assert base.name == "StableDiffusionXLImg2ImgPipeline"
     made = inpainting_of(base).attach(base, {})
-    assert made.name == "StableDiffusionXLInpaintPipeline" and made.sees_mask and len(made.kind.readers) == 2
+    assert made.name == "StableDiffusionXLInpaintPipeline" and made.sees_mask and len(made.kind.prompts.readers) == 2
     for other in ("LatentConsistencyModelPipeline", "FluxPipeline"):
         with pytest.raises(
             ValueError, match=f"the base is a {other}, and that kind of model has no inpainting pipeline"

@@ -25,4 +25,4 @@ def test_llamas_texts_are_padded_with_their_end_whatever_the_folder_has(stated, 
 def test_llamas_states_are_those_that_the_denoiser_reads(tmp_path):
     model = text_to_image.described(made_pipelines.folder("hidream", tmp_path), weights=False)
     assert model.denoiser.llama_layers == (0, 3, 1, 3)
-    assert model.kind.readers[3].how == {"masked": True, "layers": (1, 2, 4)}
+    assert model.kind.prompts.readers[3].how == {"masked": True, "layers": (1, 2, 4)}

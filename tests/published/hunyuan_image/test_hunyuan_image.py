@@ -14,7 +14,7 @@ from diffusion.models.interchange import Refusal, schedulers
 from diffusion.parameterizations import Prediction, velocity as velocity_of_flow
 from diffusion.published.hunyuan_image import HunyuanImage, autoencoder_table, guidance, pipeline, table
 from diffusion.published.hunyuan_image.guidance import Guider
-from diffusion.published.pipeline_kinds import Usual
+from diffusion.published.pipeline_kinds import Guidance, Usual
 from diffusion.text_to_image.guided_denoiser import flow_map
 from tests.published.hunyuan_image.facts import SMALL
 from tests.published.hunyuan_video_15.facts import quoted
@@ -55,10 +55,10 @@ def test_another_value_is_refused(build, field, words):
 def test_a_distilled_network_has_steps_of_its_own_and_needs_the_strength():
     distilled = table.CONFIG.build({"use_meanflow": True, "guidance_embeds": True, "text_embed_2_dim": 1472})
     assert distilled == HunyuanImage(strength=True, times=2)
-    kind = pipeline.HUNYUAN_IMAGE.variant(pipeline.HUNYUAN_IMAGE, distilled)
-    assert kind.jumps and kind.usual == Usual(8, 3.25) and not kind.objection(distilled)
-    assert pipeline.HUNYUAN_IMAGE.variant(pipeline.HUNYUAN_IMAGE, HunyuanImage()) == pipeline.HUNYUAN_IMAGE
-    assert "guidance_embeds" in kind.objection(distilled.clone(strength=False))
+    kind = pipeline.HUNYUAN_IMAGE.denoiser.variant(pipeline.HUNYUAN_IMAGE, distilled)
+    assert kind.denoiser.jumps and kind.usual == Usual(8, 3.25) and not kind.denoiser.objection(distilled)
+    assert pipeline.HUNYUAN_IMAGE.denoiser.variant(pipeline.HUNYUAN_IMAGE, HunyuanImage()) == pipeline.HUNYUAN_IMAGE
+    assert "guidance_embeds" in kind.denoiser.objection(distilled.clone(strength=False))
     with pytest.raises(ValueError, match="times=3 must be 1, or 2"):
         HunyuanImage(times=3)
 
@@ -96,13 +96,10 @@ def test_a_step_is_a_jump_with_the_velocity_of_its_begin_and_its_end():
     scheduler = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 5.0}
     process = schedulers.read(scheduler, even=True)
     process = process._replace(parameterization=velocity_of_flow(), fields={**process.fields, "jumps": True})
+    denoiser = pipeline.HUNYUAN_IMAGE.denoiser._replace(jumps=True)
+    kind = pipeline.HUNYUAN_IMAGE._replace(denoiser=denoiser, guidance=Guidance())
     trajectory = schedulers.trajectory(process, "", 3)
-    model = types.SimpleNamespace(
-        kind=pipeline.HUNYUAN_IMAGE._replace(jumps=True, guiders=None, guided_by_condition=False),
-        process=process,
-        denoiser=Stub(),
-        sees_picture=False,
-    )
+    model = types.SimpleNamespace(kind=kind, process=process, denoiser=Stub(), sees_picture=False)
     x, expected = X, np.asarray(X, np.float64)
     evaluated = flow_map(model, {}, {}, None, 1.0)
     keys = jax.random.split(jax.random.key(0), 2)

@@ -17,7 +17,7 @@ def test_sizes_are_those_of_diffusers(given, side, expected):
 
 def test_clips_lie_across_in_the_size_that_the_network_was_trained_on():
     for kind in pipeline.KINDS.values():
-        assert kind.variant(kind, HunyuanVideo15(side=480)).video.size == (352, 624)
+        assert kind.denoiser.variant(kind, HunyuanVideo15(side=480)).video.size == (352, 624)
 
 
 @pytest.mark.parametrize("prompt, expected", [

@@ -58,4 +58,4 @@ def test_another_patch_or_other_states_are_refused(tmp_path, fields):
 @pytest.mark.extended
 def test_null_stands_for_the_published_states(tmp_path):
     kind = text_to_image.described(folder_with(tmp_path, text_encoder_select_layers=None, patch_size=2)).kind
-    assert kind.stated["text_encoder_select_layers"] == TAPS
+    assert kind.files.stated["text_encoder_select_layers"] == TAPS

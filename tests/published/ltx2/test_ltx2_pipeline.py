@@ -103,10 +103,10 @@ def test_a_latent_of_the_sound_is_40_milliseconds():
 def test_layers_are_perturbed_where_the_denoiser_says_so():
     """Layer 28, or the last of a smaller one."""
     for perturbed in (False, True):
-        kind = pipeline.LTX_2.variant(pipeline.LTX_2, LTX2(perturbed=perturbed))
-        assert (kind.perturbed_guidance, kind.perturbs is None) == (float(perturbed), not perturbed)
+        kind = pipeline.LTX_2.denoiser.variant(pipeline.LTX_2, LTX2(perturbed=perturbed))
+        assert (kind.guidance.perturbed_scale, kind.guidance.perturbs is None) == (float(perturbed), not perturbed)
     for depth, layer in ((48, 28), (2, 1)):
-        (mask,) = pipeline.LTX_2.perturbs(LTX2(depth=depth))
+        (mask,) = pipeline.LTX_2.guidance.perturbs(LTX2(depth=depth))
         assert mask.shape == (depth,) and np.flatnonzero(mask).tolist() == [layer]
 
 

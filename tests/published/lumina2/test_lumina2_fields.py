@@ -67,7 +67,7 @@ def test_guided_velocities_are_as_long_along_each_row_of_pixels_as_the_condition
     t = jnp.array([0.3, 0.8])
     left = t[:, None, None, None]
     branches = lambda x, t: tuple(Prediction(x - left * v, x + (1 - left) * v) for v in (conditional, null))
-    guided = pipeline.LUMINA2.guides(branches, flow, 4.0)(x, t)
+    guided = pipeline.LUMINA2.guidance.guides(branches, flow, 4.0)(x, t)
     velocity, lengths = guided.eps - guided.x0, lambda v: np.linalg.norm(v, axis=2)
     np.testing.assert_allclose(lengths(velocity), lengths(conditional), rtol=1e-4)
     plain = null + 4.0 * (conditional - null)

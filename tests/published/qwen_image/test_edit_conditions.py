@@ -73,5 +73,5 @@ def test_the_result_has_the_size_of_the_only_picture_or_of_the_last(name, size):
     """As in diffusers' classes: `image.size`, and `image[-1].size`."""
     model = types.SimpleNamespace(kind=edit_pipeline.KINDS[name], multiple=16, sides=(32, 32))
     pictures = [np.zeros((64, 128, 3)), np.zeros((16, 16, 3)), np.zeros((96, 48, 3))]
-    shown = pictures[:1] if model.kind.several.number == 1 else pictures
+    shown = pictures[:1] if model.kind.pictures.several.number == 1 else pictures
     assert Request(prompts=("a cat",)).size(model, None, shown) == size

@@ -46,13 +46,13 @@ def test_layers_are_counted_the_last_picture_stands_before_them_and_the_text_beh
 
 
 def test_a_pipeline_of_pictures_refuses_a_denoiser_of_layers():
-    assert pipeline.QWEN_IMAGE.objection(SMALL) == "no layers (use_layer3d_rope)"
-    assert pipeline.QWEN_IMAGE.objection(QwenImage()) == ""
+    assert pipeline.QWEN_IMAGE.denoiser.objection(SMALL) == "no layers (use_layer3d_rope)"
+    assert pipeline.QWEN_IMAGE.denoiser.objection(QwenImage()) == ""
 
 
 def test_a_pipeline_of_layers_refuses_a_denoiser_of_pictures():
-    assert pipeline.LAYERED.objection(QwenImage()) == "layers (use_layer3d_rope)"
-    assert pipeline.LAYERED.objection(SMALL) == ""
+    assert pipeline.LAYERED.denoiser.objection(QwenImage()) == "layers (use_layer3d_rope)"
+    assert pipeline.LAYERED.denoiser.objection(SMALL) == ""
 
 
 @pytest.mark.parametrize("tokens", [256, 1024, 3600])
@@ -71,8 +71,8 @@ def loaded():
     """The model of the fixture; the picture that it takes apart has fewer pixels than its class gives it."""
     with tempfile.TemporaryDirectory() as place:
         model = text_to_image.load(made_pipelines.folder("qwen_image_layered", pathlib.Path(place)))
-    several = model.kind.several._replace(pixels=640**2 // 128)
-    return dataclasses.replace(model, kind=model.kind._replace(several=several))
+    several = model.kind.pictures.several._replace(pixels=640**2 // 128)
+    return dataclasses.replace(model, kind=model.kind._replace(pictures=model.kind.pictures._replace(several=several)))
 
 
 @pytest.mark.slow
@@ -138,7 +138,7 @@ def test_the_layers_are_behind_their_whole_and_each_is_decoded_alone():
 def test_the_guidance_keeps_no_norm():
     velocity = np.array([[3.0, 4.0]], np.float32), np.array([[1.0, 1.0]], np.float32)
     branches = lambda x, t: tuple(Prediction(x - t * v, x + (1 - t) * v) for v in velocity)
-    prediction = pipeline.LAYERED.guides(branches, schedules.rectified_flow(), 3.0)(jnp.zeros((1, 2)), 0.5)
+    prediction = pipeline.LAYERED.guidance.guides(branches, schedules.rectified_flow(), 3.0)(jnp.zeros((1, 2)), 0.5)
     np.testing.assert_allclose(prediction.eps - prediction.x0, [[1 + 3 * 2, 1 + 3 * 3]], rtol=1e-6)
 
 

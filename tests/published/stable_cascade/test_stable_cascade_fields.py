@@ -91,13 +91,13 @@ def test_either_of_two_folders_finds_the_parts_of_both(tmp_path):
     for folder in (first, second):
         folder.mkdir()
     for kind in ("StableCascadePriorPipeline", "StableCascadeDecoderPipeline"):
-        place = pipeline.KINDS[kind].place
+        place = pipeline.KINDS[kind].files.place
         for folder in (first, second):
             assert place(folder, "prior") == first / "prior"
             assert place(folder, "vae") == second / "vqgan"
             assert place(folder, "second_scheduler") == second / "scheduler"
     second.rmdir()
     with pytest.raises(FileNotFoundError, match=r"cascade does not exist\. Stable Cascade is two folders, cascade and"):
-        pipeline.KINDS["StableCascadePriorPipeline"].place(first, "vae")
-    whole = pipeline.KINDS["StableCascadeCombinedPipeline"].place
+        pipeline.KINDS["StableCascadePriorPipeline"].files.place(first, "vae")
+    whole = pipeline.KINDS["StableCascadeCombinedPipeline"].files.place
     assert [whole(first, part) for part in ("prior", "vae")] == [first / "prior_prior", first / "vqgan"]
