@@ -2,7 +2,7 @@
 
 from diffusion.package import public
 
-__all__ = ["command_line"]  # what projects outside of this library import, beside the commands
+__all__ = ["command_line", "config_flag"]  # what projects outside of this library import, beside the commands
 
 public.moved(
     {

@@ -14,10 +14,10 @@ of a picture to keep its layout. config.sample sets the grid and the steps, and 
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, config_flag
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.saved_flag(unread=command_line.TRAINING_FIELDS)
+    config_flag.saved_flag(unread=config_flag.TRAINING_FIELDS)
     flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits")
     flags.DEFINE_string("out", None, "folder for the results, created if missing")
     flags.DEFINE_string("pictures", "test", "split of the run's dataset from which to edit pictures")

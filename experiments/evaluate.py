@@ -38,11 +38,11 @@ Frechet distances. See docs/evaluation.md.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, config_flag
 
 if __name__ == "__main__":  # before the imports that take seconds
-    unread = ("optimizer.*", *command_line.RECORDING_FIELDS)
-    command_line.saved_flag(unless=("reference", "ratio", "verify"), unread=unread)
+    unread = ("optimizer.*", *config_flag.RECORDING_FIELDS)
+    config_flag.saved_flag(unless=("reference", "ratio", "verify"), unread=unread)
     flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits")
     flags.DEFINE_string(
         "samples",

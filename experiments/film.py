@@ -22,10 +22,10 @@ them. The network must take a separate time for each frame (video_dit), and must
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, config_flag
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.saved_flag(unread=command_line.TRAINING_FIELDS)
+    config_flag.saved_flag(unread=config_flag.TRAINING_FIELDS)
     flags.DEFINE_string("workdir", None, "run folder, e.g. runs/clips")
     flags.DEFINE_string("out", None, "folder for the results, created if missing")
     flags.DEFINE_string("clips", "test", "split of the run's dataset that provides the known frames")

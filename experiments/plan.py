@@ -31,17 +31,17 @@ config.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, command_words, config_flag
 from diffusion.experiments.planning.machines import MACHINES
 
 if __name__ == "__main__":  # before the imports that take seconds
-    if command_line.names("model") or command_line.help_is_requested():
+    if command_words.names("model") or command_words.help_is_requested():
         from diffusion.experiments.sampling import prompt_flags
 
         flags.adopt_module_key_flags(prompt_flags)  # --help then lists its flags
         flags.DEFINE_enum("dtype", "bfloat16", ["float32", "bfloat16"], "type of the denoiser and the text encoders")
-    if not command_line.names("model"):
-        command_line.flag()
+    if not command_words.names("model"):
+        config_flag.flag()
         flags.mark_flags_as_required(["config"])
     flags.DEFINE_string(
         "model",

@@ -18,7 +18,7 @@ with one line per picture.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, command_words
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
@@ -186,7 +186,7 @@ def main(argv: list[str]) -> None:
             raise ConfigError(f"--prompts={values.prompts}: there is no such file.")
         prompts = opener.read_lines(values.prompts)
     out = workdir.output_folder(values.out)
-    sets = [opened(name, prompts) for name in command_line.joined_paths(values.images)]
+    sets = [opened(name, prompts) for name in command_words.joined_paths(values.images)]
     if len({pictures.name for pictures in sets}) < len(sets):
         raise ConfigError(f"--images={','.join(values.images)}: a set is named twice.")
     scorer = scorer_of(values.score, Source(values.weights, values.tokenizer), values.answerer)

@@ -15,10 +15,10 @@ Exit status: 0 the step is finite; 1 it is not, or the state does not exist; 2 a
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, config_flag
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.saved_flag(unread=command_line.RECORDING_FIELDS)
+    config_flag.saved_flag(unread=config_flag.RECORDING_FIELDS)
     flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits")
     flags.DEFINE_integer(
         "step",

@@ -32,7 +32,7 @@ from typing import Any
 
 from absl import flags
 
-from diffusion.experiments import command_line, flag_errors
+from diffusion.experiments import command_line, command_words, config_flag, flag_errors
 from diffusion.recipe import as_config_errors, class_folders
 from diffusion.training.runtime import huge_pages
 
@@ -41,15 +41,15 @@ if __name__ == "__main__":  # before the imports that take seconds
     def class_config(folder: str) -> Any:
         """The config of a published model without a text encoder; None for another folder, or a request by a prompt."""
         with as_config_errors():
-            if command_line.names("prompt", "again") or not class_folders.is_of_classes(folder):
+            if command_words.names("prompt", "again") or not class_folders.is_of_classes(folder):
                 return None
             huge_pages.start_anew()  # before this import, which takes seconds and would be repeated
             from diffusion.experiments.sampling import class_models
 
             return class_models.config_of(folder)
 
-    unread = command_line.TRAINING_FIELDS
-    command_line.saved_flag(unless=("model", "again", "prompt"), of_model=class_config, unread=unread)
+    unread = config_flag.TRAINING_FIELDS
+    config_flag.saved_flag(unless=("model", "again", "prompt"), of_model=class_config, unread=unread)
     flags.DEFINE_string("workdir", None, "run folder, e.g. runs/digits")
     flags.DEFINE_string(
         "out", None, "folder for the results; by default the run folder, or pictures/ for a published model"
@@ -86,7 +86,7 @@ if __name__ == "__main__":  # before the imports that take seconds
         "",
         "text with gaps for runs on characters; each underscore is filled in, and the text is continued after its end",
     )
-    if command_line.names("model", "again", "prompt") or command_line.help_is_requested():
+    if command_words.names("model", "again", "prompt") or command_words.help_is_requested():
         from diffusion.experiments.sampling import model_flags, prompt_flags
 
         for module in (prompt_flags, model_flags):
@@ -117,12 +117,12 @@ def main(argv: list[str]) -> None:
     with as_config_errors():
         signer = content_credentials.Signer(values.credentials) if values.credentials else None
     out = workdir.output_folder(values.out) if values.out else None
-    if command_line.names("model") and "config" in values:  # a published model of classes
+    if command_words.names("model") and "config" in values:  # a published model of classes
         from diffusion.experiments.sampling import from_class_model
 
         from_class_model.main(values.config, values.model, values.out, values.labels, values.condition, signer)
         return None
-    if command_line.names("model", "again", "prompt"):
+    if command_words.names("model", "again", "prompt"):
         from diffusion.experiments.sampling import from_prompt  # imported here: its flags are for a request alone
 
         flag_errors.refuse(

@@ -17,11 +17,11 @@ saved after Ctrl-C, 143 after SIGTERM.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, config_flag, stored_paths
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.flag()
-    command_line.take_stored_runs()
+    config_flag.flag()
+    stored_paths.take_stored_runs()
     flags.DEFINE_string("workdir", None, "folder of the run, created if missing, e.g. runs/digits")
     flags.DEFINE_string(
         "wandb",

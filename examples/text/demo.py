@@ -18,10 +18,10 @@ Exit status: as that of diffusion train.
 
 from absl import flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, config_flag
 
 if __name__ == "__main__":  # before the imports that take seconds
-    command_line.flag()
+    config_flag.flag()
     flags.DEFINE_string("workdir", None, "folder for all results, e.g. runs/text")
     flags.DEFINE_enum(
         "until",

@@ -13,7 +13,7 @@ scores.png. See docs/evaluation.md.
 
 from absl import flags
 
-from diffusion.experiments import command_line, flag_errors
+from diffusion.experiments import command_line, command_words, flag_errors
 
 if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
@@ -111,7 +111,7 @@ def main(argv: list[str]) -> None:
         return conclude(arena, votes_file.read(folder, len(arena.comparisons)), folder)
     with workdir.lock(folder, "--out"):
         settings = {name: values[name].value for name in USUAL if values[name].value is not None}
-        arena, opened = begun(folder, command_line.joined_paths(values.runs or ()), settings, values.data_dir)
+        arena, opened = begun(folder, command_words.joined_paths(values.runs or ()), settings, values.data_dir)
         voting = server.Voting(arena, opened, folder)
         try:
             page = server.serve(voting, values.port)

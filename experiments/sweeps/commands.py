@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from diffusion.experiments import command_line
+from diffusion.experiments import config_flag
 from diffusion.io import opener
 from diffusion.package import commands as command_lines
 from diffusion.recipe import ConfigError, checks, extensions, recipes, settings_checks, versions
@@ -79,7 +79,7 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
         if base:
             start = recipes.load(base)
         elif folder:
-            start = command_line.settable(versions.read(trained.get(folder) or _saved(folder, words)))
+            start = config_flag.settable(versions.read(trained.get(folder) or _saved(folder, words)))
         else:
             continue
         changes = [word for word in words if word.startswith("--config.")]

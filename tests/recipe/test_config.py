@@ -136,9 +136,9 @@ PROGRAM = '''
 Example: python -m command --config=x.py
 """
 from absl import flags
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, config_flag
 from diffusion.recipe.values import to_json
-command_line.flag()
+config_flag.flag()
 def main(argv):
     from diffusion.recipe import checks
     checks.validate(flags.FLAGS.config)
@@ -207,7 +207,7 @@ def test_help_shows_the_flag_and_the_example(tmp_path):
     assert "cifar10_dit:tiny" in done.stdout
 
 
-SAVED = PROGRAM.replace("command_line.flag()", "command_line.saved_flag()").replace(
+SAVED = PROGRAM.replace("config_flag.flag()", "config_flag.saved_flag()").replace(
     "def main", "flags.DEFINE_string('workdir', None, 'the run')\ndef main"
 )
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_words
 from diffusion.experiments.arena import comparisons, competitors
 from diffusion.experiments.arena.__main__ import begun
 from diffusion.experiments.run_folder.workdir import WorkdirError
@@ -174,7 +174,7 @@ def test_a_comma_in_the_folder_of_a_run_of_a_sweep_parts_it_from_no_other(tmp_pa
         (tmp_path / name).mkdir()
     parts = "rate=1,seed=0,plain,gone,rate=1,seed=1,digits@test".split(",")
     expected = ["rate=1,seed=0", "plain", "gone", "rate=1,seed=1", "digits@test"]
-    assert command_line.joined_paths(parts) == expected and command_line.joined_paths([]) == []
+    assert command_words.joined_paths(parts) == expected and command_words.joined_paths([]) == []
 
 
 @pytest.mark.parametrize("field", ["question", "seed", "competitors", "comparisons"])

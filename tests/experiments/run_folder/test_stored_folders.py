@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from diffusion.experiments import command_line
+from diffusion.experiments import command_line, command_words, config_flag, stored_paths
 from diffusion.experiments.run_folder import stored_folders, stored_runs
 from diffusion.experiments.run_folder.mirror import Mirror
 from diffusion.io import stores
@@ -206,9 +206,9 @@ def test_the_home_folder_of_a_command_line_is_that_of_the_user(monkeypatch):
         "--config={'path': '~'}",
     ]
     home = ["--workdir=/home/ann/runs/a", "--out", "/home/ann/b", "--data.dir=/home/ann"]
-    assert command_line._with_home(words) == ["train", *home, *words[5:]]
+    assert command_words.with_home(words) == ["train", *home, *words[5:]]
     parsed = []
-    monkeypatch.setattr(command_line, "_checks", [lambda argv: parsed.extend(argv)])
+    monkeypatch.setattr(config_flag, "_checks", [lambda argv: parsed.extend(argv)])
     monkeypatch.setattr(command_line.flags, "FLAGS", lambda argv: sys.exit(3))
     with pytest.raises(SystemExit):
         command_line._parse(["train", "--workdir=~/runs/a"])
@@ -218,7 +218,7 @@ def test_the_home_folder_of_a_command_line_is_that_of_the_user(monkeypatch):
 @pytest.mark.parametrize("form", [["--config.data.dir=s3://bucket/data"], ["--config.data.dir", "s3://bucket/data"]])
 def test_addresses_of_a_command_line_become_local_paths(bucket, form):
     words = ["train", "--config=digits", *form, "--workdir=s3://bucket/run", "--out=s3://bucket/out"]
-    local, inputs, outputs = command_line._with_local_folders(words)
+    local, inputs, outputs = stored_paths._with_local_folders(words)
     folder = str(stored_folders.local(ADDRESS))
     assert " ".join(local[2:-2]).replace("=", " ") == f"--config.data.dir {folder}"
     assert local[-2:] == ["--workdir=s3://bucket/run", f"--out={stored_folders.local('s3://bucket/out')}"]
@@ -228,7 +228,7 @@ def test_addresses_of_a_command_line_become_local_paths(bucket, form):
 
 def test_addresses_within_an_entry_of_several_fields_become_local_paths(bucket):
     word = """--config.data.source={"name": "class_folders", "path": "s3://bucket/data", 'other': 'gs://b/c'}"""
-    (local,), inputs, _ = command_line._with_local_folders([word])
+    (local,), inputs, _ = stored_paths._with_local_folders([word])
     paths = [str(stored_folders.local(address)) for address in (ADDRESS, "gs://b/c")]
     assert local == word.replace(ADDRESS, paths[0]).replace("gs://b/c", paths[1])
     assert [str(folder.path) for folder in inputs] == paths
@@ -237,4 +237,4 @@ def test_addresses_within_an_entry_of_several_fields_become_local_paths(bucket):
 @pytest.mark.parametrize("word", ["--extend=s3://bucket/mine.py", "--config=gs://bucket/mine.py", "--help"])
 def test_code_is_not_taken_from_a_store_and_help_connects_to_none(bucket, word):
     words = ["train", word, "--workdir=s3://bucket/run", *(["--out=s3://bucket/out"] if word == "--help" else [])]
-    assert command_line._with_local_folders(words) == (words, [], []) and bucket.calls == []
+    assert stored_paths._with_local_folders(words) == (words, [], []) and bucket.calls == []

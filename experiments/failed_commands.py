@@ -1,0 +1,60 @@
+"""How a command ends when it fails: an expected error is one sentence, and no process waits for the others."""
+
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from absl import flags
+
+from diffusion.recipe import ConfigError, spoken
+from diffusion.recipe.extensions import failed_extension
+
+flags.disclaim_key_flags()  # a flag that is defined while arguments are parsed belongs to the command
+NO_BACKEND = "Unable to initialize backend"  # JAX's words for a platform that is not there
+
+
+def without_echoes(unraisable: Any) -> None:
+    """Hides the line that TensorStore prints for every other file when one file of a checkpoint fails."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
+
+
+def without_waiting(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
+    """Ends the process after an unexpected error: JAX would wait for the other processes, and they for this one."""
+    sys.__excepthook__(kind, error, trace)
+    jax = sys.modules.get("jax")  # None if the command failed before the import
+    if jax and jax.distributed.is_initialized() and issubclass(kind, Exception):
+        leave(1)
+
+
+def leave(status: int) -> NoReturn:
+    """Ends the process; once JAX is imported, without its exit, which waits for the other processes."""
+    if "jax" not in sys.modules:
+        sys.exit(status)
+    from diffusion.training.runtime import preemption
+
+    preemption.leave(status)
+
+
+def in_one_sentence(function: Callable, failures: tuple[type[Exception], ...]) -> Callable:
+    """The function of argv, whose expected errors are printed as one sentence, and end the process."""
+
+    def wrapped(argv):
+        try:
+            return function(argv)
+        except (ConfigError, *failures) as error:
+            print(f"error: {spoken(error)}", file=sys.stderr)
+            leave(2 if isinstance(error, ConfigError) else 1)
+        except Exception as error:
+            if isinstance(error, RuntimeError) and str(error).startswith(NO_BACKEND):
+                print(f"error: JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}: {error}", file=sys.stderr)
+                leave(2)
+            sentence = failed_extension(error)
+            if sentence is None:
+                raise
+            print(f"error: {sentence}", file=sys.stderr)
+            leave(1)
+
+    return wrapped
