@@ -1,14 +1,14 @@
 """Compares few-step students with their text-to-image teacher: prompt adherence and distances, by evaluations.
 
-    diffusion train --config=students/lcm:runs/text/denoiser --workdir=runs/text_students/lcm
-    python -m examples.text.few_steps --teacher=runs/text/denoiser --students="runs/text_students/*" \\
+    diffusion sweep --sweep=text_few_step --workdir=runs/text_few_step_students --jobs=2
+    python -m examples.text.few_steps --teacher=runs/text/denoiser --students="runs/text_few_step_students/*" \\
         --out=runs/text_few_steps
 
 This is `diffusion few_steps` for runs on captioned shapes. The prompts are the captions of the first training pictures.
-The judge of `examples.text.report` reads the requested attributes. The Frechet distance, in the features of the judge,
-compares with new pictures from the distribution of the training pictures. Each run samples with the settings of its
-config, except for the number of steps. The command writes table.md, few_steps.json, plot.png and samples.png (the same
-prompts and seeds in every row) into --out, and continues after an interruption.
+The judge of `examples.text.report` reads the requested attributes. The Frechet distances, in the features of the judge
+and in pixels (means of 8 x 8), compare with new pictures from the distribution of the training pictures. Each run
+samples with the settings of its config, except for the number of steps. The command writes table.md, few_steps.json,
+plot.png and samples.png (the same prompts and seeds in every row) into --out, and continues after an interruption.
 """
 
 from absl import flags
@@ -17,7 +17,7 @@ from diffusion.experiments import command_line
 from diffusion.experiments.evaluation import few_step_flags
 
 if __name__ == "__main__":  # before the imports that take seconds
-    few_step_flags.define("runs/text/denoiser", "runs/text_students", "runs/text_few_steps")
+    few_step_flags.define("runs/text/denoiser", "runs/text_few_step_students", "runs/text_few_steps")
     flags.adopt_module_key_flags(few_step_flags)  # --help then lists them
     command_line.begin()
 
@@ -40,7 +40,6 @@ from examples.text import judge, prompt_metrics
 
 EFFORT = sample_metrics.Effort(0, 10)
 SHARES = {"coverage": "coverage", "attributes": "attributes right"}
-FEATURE = "judge"
 NEW = 2_000  # pictures that distances are measured to
 
 
@@ -69,7 +68,7 @@ def prompts(config, number: int) -> Prompts:
 
 
 def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made:
-    """({"nfe", "attributes", "coverage", "fd_judge", ..}, samples, captions) of a row.
+    """({"nfe", "attributes", "coverage", "fd_judge", "fd_pixels", ..}, samples, captions) of a row.
 
     The judge is loaded where the first row is not measured yet.
     """
@@ -81,12 +80,15 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     with as_config_errors():
         images = generate.checked_images(make, config, params, requested.conditions, generate.seeds(config, number))
     verdicts = prompt_metrics.verdicts(reader(), requested.texts, images)
-    frechet = prompt_metrics.distance_to(reader(), images, *_new(), EFFORT)
+    spaces = {"judge": prompt_metrics.judge_features(reader()), "pixels": prompt_metrics.small_pixels()}
+    distances = {}
+    for name, extractor in spaces.items():
+        frechet = prompt_metrics.distance_to(extractor, images, *_new(), EFFORT)
+        distances |= {f"fd_{name}": frechet["all_samples"]["mean"], f"floor_{name}": frechet["floor"]["mean"]}
     figures = {
         "nfe": make.nfe,
         "attributes": judge.score(verdicts)["attributes"]["share"],
-        f"fd_{FEATURE}": frechet["all_samples"]["mean"],
-        f"floor_{FEATURE}": frechet["floor"]["mean"],
+        **distances,
         "coverage": few_steps.coverage(attribute_reader.features(reader(), images), _new_features(reader)),
         "count": number,
         "dataset": f"shapes {shapes.Shapes.VERSION}",
@@ -110,7 +112,8 @@ def _new_features(reader: Callable[[], Reader]) -> np.ndarray:
 def main(argv: Sequence[str]) -> None:
     """Runs the command line."""
     reader = functools.cache(judge.reader)
-    few_steps.compare(lambda row: measured(row, reader), "", SHARES, "python -m examples.text.few_steps", judge.name())
+    program = "python -m examples.text.few_steps"
+    few_steps.compare(lambda row: measured(row, reader), "", SHARES, program, judge.name(), "pixels")
 
 
 if __name__ == "__main__":

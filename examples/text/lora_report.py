@@ -62,7 +62,8 @@ def measured(model: text_to_image.TextToImage, reader: Reader, number: int, **ho
     pictures, captions = prompt_metrics.new_drawings(2 * NEW)
     make = lambda prompts, seeds, *_: text_to_image.generate(model, prompts, seeds=seeds, batch_size=BATCH, **how)
     images = make(captions[:number], range(number))
-    frechet = prompt_metrics.distance_to(reader, images, pictures[:NEW], pictures[NEW:], EFFORT)
+    features = prompt_metrics.judge_features(reader)
+    frechet = prompt_metrics.distance_to(features, images, pictures[:NEW], pictures[NEW:], EFFORT)
     verdicts = prompt_metrics.verdicts(reader, captions[:number], images)
     sweep = prompt_metrics.sweep(prompt_metrics.Subject(make, reader), captions[: max(8, number // 8)], (1.0,))
     figures = {

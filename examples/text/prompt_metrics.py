@@ -23,6 +23,7 @@ from examples.text import drawn_objects, drawn_words, judge
 SEED = 0  # of what is chosen by lot, so that the same model gives the same report
 SPOILT_SEED = 1  # of the spoilt shapes that the judge is measured on; it learned from those of seed 0
 SEEDS = 4  # pictures of a prompt where their variety is measured
+SQUARE = 8  # side of the squares of `small_pixels`
 
 # (prompts, seeds, guidance, negative prompt or None) -> uint8 [N, 64, 64, 3]
 Make = Callable[[Sequence[str], Sequence[int], float, str | None], np.ndarray]
@@ -163,25 +164,40 @@ def negatives(subject: Subject, guidance: float, number: int) -> dict[str, Any]:
     return figures
 
 
+def judge_features(reader: Reader) -> Extractor:
+    """The features of the judge, its last hidden layer."""
+    record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": reader.digest}
+    return Extractor(lambda batch: attribute_reader.features(reader, batch), record)
+
+
+def small_pixels() -> Extractor:
+    """The means of 8 x 8 pixels, 192 numbers of a picture: its layout and colours, as no trained network sees them."""
+
+    def extract(batch: np.ndarray) -> np.ndarray:
+        count, height, width, channels = batch.shape
+        squares = batch.reshape(count, height // SQUARE, SQUARE, width // SQUARE, SQUARE, channels)
+        return squares.mean((2, 4), dtype=np.float32).reshape(count, -1) / 255
+
+    return Extractor(extract, {"features": f"means of {SQUARE} x {SQUARE} pixels", "unit": "[0, 1]", "sha256": None})
+
+
 def distance_to(
-    reader: Reader,
+    extractor: Extractor,
     images: np.ndarray,
     real: np.ndarray,
     others: np.ndarray,
     effort: sample_metrics.Effort = sample_metrics.FULL,
 ) -> dict[str, Any]:
-    """Frechet distance to real pictures in the judge's features, beside the floor and noise: `sample_metrics.distance`.
+    """Frechet distance to real pictures, beside the floor and noise: `sample_metrics.distance`.
 
     Args:
-        reader: the judge.
+        extractor: the features, of `judge_features` or `small_pixels`.
         images: the pictures of a model, uint8 [N, 64, 64, 3].
         real: real pictures that the model was not trained on, uint8 [M, 64, 64, 3], whose captions have the same
             distribution.
         others: further such pictures, whose distance to `real` is the floor.
         effort: the number of subsets and of draws.
     """
-    record = {"features": "last hidden layer of the judge", "unit": "its activations", "sha256": reader.digest}
-    extractor = Extractor(lambda batch: attribute_reader.features(reader, batch), record)
     none = lambda rows: np.zeros(len(rows), np.int64)
     sets = (
         real_images.Split(rows, none(rows), DataSpec("shapes", "", (64, 64, 3), 0, len(rows)))

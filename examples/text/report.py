@@ -130,7 +130,8 @@ def run(model: text_to_image.TextToImage, folder: pathlib.Path, out: pathlib.Pat
     if "distances" in settings.parts:
         with _timed("distances"):
             held_out, others, train = (real(split).images for split in ("test", "validation", "train"))
-            figures["frechet"] = prompt_metrics.distance_to(reader, pictures["test"], held_out, others)
+            features = prompt_metrics.judge_features(reader)
+            figures["frechet"] = prompt_metrics.distance_to(features, pictures["test"], held_out, others)
             figures["copies"] = neighbours.copying(pictures["test"], held_out, train)
     if "edits" in settings.parts:
         figures["edits"] = {}

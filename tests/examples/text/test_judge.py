@@ -304,6 +304,13 @@ def test_real_pictures_are_as_varied_as_real_pictures(painter, monkeypatch):
     assert row["variety"] == 0
 
 
+def test_small_pixels_are_the_means_of_squares():
+    picture = np.zeros((1, 64, 64, 3), np.uint8)
+    picture[0, 8:12, 16:24, 1] = 255  # half of the square in row 1 and column 2
+    row = prompt_metrics.small_pixels().extract(picture).reshape(8, 8, 3)
+    assert row[1, 2, 1] == 0.5 and row.sum() == 0.5
+
+
 def test_variety_is_the_mean_distance_of_pairs():
     features = np.array([[[0.0, 0.0], [3.0, 4.0]], [[1.0, 1.0], [1.0, 2.0]]])
     assert prompt_metrics.variety(features) == pytest.approx((5 + 1) / 2)
@@ -324,7 +331,8 @@ def test_distance_to_real_pictures_is_nothing_for_the_same_and_beside_its_floor_
     images = real[0][:40]
     others = real[0][40:80]
     effort = sample_metrics.Effort(0, 2)
-    distance = lambda made: prompt_metrics.distance_to(NOBODY, made, images, others, effort)
+    features = prompt_metrics.judge_features(NOBODY)
+    distance = lambda made: prompt_metrics.distance_to(features, made, images, others, effort)
     same = distance(images)
     different = distance(others)
     assert same["distance"] == pytest.approx(0, abs=1e-3 * different["distance"])

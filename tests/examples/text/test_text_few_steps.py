@@ -104,7 +104,8 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
     measured = lambda row: few_steps.measured_once(row, tmp_path, lambda: own(row), "one")
     found = [measured(row) for row in (*students, *teacher)]
     assert [(row["name"], row["nfe"]) for row in found] == [("lcm", 1), ("lcm", 2), ("teacher", 3)]
-    assert all(0 <= row["attributes"] <= 1 and row["fd_judge"] > row["floor_judge"] > 0 for row in found)
+    assert all(0 <= row["attributes"] <= 1 for row in found)
+    assert all(row[f"fd_{space}"] > row[f"floor_{space}"] > 0 for row in found for space in ("judge", "pixels"))
     texts = [
         np.load(tmp_path / "rows" / f"{name}.npz", allow_pickle=False)["labels"].tolist()
         for name in (f"lcm-{students[0].seed}-1", f"teacher-{teacher[0].seed}-3")
@@ -117,5 +118,5 @@ def test_teacher_and_student_are_measured_on_the_same_captions(runs, tmp_path, c
         few_steps.measured_once(students[0], tmp_path, None, "another judge")
     assert config_hash(students[0].config) != config_hash(students[1].config)
     means = few_steps.over_seeds(found)
-    table = few_steps.table(means, ("judge",), means[-1], text_few_steps.SHARES)
+    table = few_steps.table(means, ("judge", "pixels"), means[-1], text_few_steps.SHARES)
     assert "attributes right" in table and "coverage" in table and "(1.00)" in table.splitlines()[-1]
