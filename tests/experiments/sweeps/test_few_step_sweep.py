@@ -60,7 +60,7 @@ def text_teacher(tmp_path_factory):
 @pytest.mark.parametrize("name", sorted(TEXT.METHODS))
 def test_a_step_of_text_to_image_takes_the_passes_that_the_sweep_counts(text_teacher, name):
     method = TEXT.METHODS[name]
-    assert passes(method, *text_teacher) == pytest.approx(method.passes, rel=0.03)
+    assert passes(method, *text_teacher) == pytest.approx(method.passes, rel=0.05)  # 3 % of a step is AdamW's
 
 
 def test_all_students_have_one_cost_and_methods_without_a_teacher_its_cost_too():
