@@ -42,7 +42,7 @@ def corrected(corrections: int = 1, size: float = 1.0, law: Law = ancestral_law)
 
         def correct(x: Array, keys: Array) -> tuple[Array, None]:
             moved = draw(keys, corrector_law(predict, process, x, at, size * (t - s)))
-            return jnp.where(left_broadcast(s, x) > 0, moved, x), None
+            return jnp.where((left_broadcast(s, x) > 0) & (x >= 0), moved, x), None  # -1: see `draw`
 
         return jax.lax.scan(correct, x, keys[1:])[0]
 

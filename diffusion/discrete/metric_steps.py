@@ -28,7 +28,7 @@ def metric_flow() -> SymbolSampler:
         x0 = draw(first, jnp.exp(predict(x, t)))
         at = jnp.where(s > 0, s, t)  # where beta is finite
         jumped = draw(second, metric_step_law(path, x, x0, t, at))
-        return jnp.where(left_broadcast(s, x) > 0, jumped, x0)
+        return jnp.where((left_broadcast(s, x) > 0) & (x0 >= 0), jumped, x0)  # -1: see `draw`
 
     return memoryless(move, by_distances=True)
 

@@ -43,7 +43,9 @@ def unmasking_law(choose: Choice) -> Law:
     def law(predict: Predictor, process: AnyProcess, x: Array, t: Array, s: Array) -> Array:
         log_x0 = predict(x, mask_time(process, x))
         masked = flattened(x == process.mask)
-        chosen = choose(log_x0.reshape(*masked.shape, process.size), masked) | (s <= 0)[:, None]
+        flat = log_x0.reshape(*masked.shape, process.size)
+        lost = jnp.isnan(flat).any(-1)  # a choice may never take these, and the loop would not end
+        chosen = choose(flat, masked) | lost | (s <= 0)[:, None]
         filled = (masked & chosen).reshape(x.shape)
         return jnp.where(filled[..., None], jnp.exp(log_x0), jax.nn.one_hot(x, process.size))
 
@@ -63,8 +65,8 @@ def until_unmasked(
         keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
 
     Returns:
-        (int32 `[B, ...]` symbols without masks, int32 `[B]` number of evaluations that each example needed). The
-        network is evaluated on the whole batch, as often as the slowest example needs.
+        (int32 `[B, ...]` symbols without masks, -1 where the prediction was NaN, int32 `[B]` number of evaluations that
+        each example needed). The network is evaluated on the whole batch, as often as the slowest example needs.
 
     Raises:
         TypeError: if symbols are not integers.
@@ -81,7 +83,8 @@ def until_unmasked(
         i, x, evaluations = state
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
         going = jnp.ones(len(x))  # no step is the last
-        return i + 1, draw(step_keys, law(predict, process, x, going, going)), evaluations + masks(x)
+        drawn = draw(step_keys, law(predict, process, x, going, going))
+        return i + 1, jnp.where(x < 0, x, drawn), evaluations + masks(x)
 
     start = (jnp.int32(0), x.astype(jnp.int32), jnp.zeros(len(x), jnp.int32))
     _, x, evaluations = jax.lax.while_loop(lambda state: jnp.any(masks(state[1])), step, start)

@@ -11,6 +11,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from diffusion.arrays.arguments import require, require_keys, require_shape
+from diffusion.arrays.broadcasting import flattened
 from diffusion.discrete.categorical import draw
 from diffusion.discrete.metric_paths import AnyPath, MetricPath
 from diffusion.discrete.predictions import Predictor
@@ -18,6 +19,7 @@ from diffusion.discrete.processes import Process, check_symbols
 from diffusion.discrete.rate_processes import RateProcess
 from diffusion.discrete.token_masks import TokenMasks
 from diffusion.objectives.objective import Restores
+from diffusion.schedules import left_broadcast
 from diffusion.timesteps import Plan
 
 
@@ -67,7 +69,7 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
         keys: `[B]` typed random keys. Sample i depends only on x[i] and keys[i].
 
     Returns:
-        int32 `[B, ...]` symbols at plan.s[-1].
+        int32 `[B, ...]` symbols at plan.s[-1]; -1 throughout an example that had a NaN in the prediction of a symbol.
 
     Raises:
         TypeError: if an argument has a wrong type.
@@ -87,12 +89,20 @@ def sample(sampler: SymbolSampler, predict: Predictor, process: AnyPath, x: Arra
         require_shape(log_p, (*x_t.shape, process.size), "the prediction, a number for each symbol of the process,")
         return log_p
 
-    def step(state: Any, i: Array) -> tuple[Any, None]:
+    def step(carry: tuple[Any, Array], i: Array) -> tuple[tuple[Any, Array], None]:
+        state, lost = carry
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
-        return sampler.step(state, predict_checked, process, plan, i, step_keys), None
+        state = sampler.step(state, predict_checked, process, plan, i, step_keys)
+        return (state, lost | not_predicted(state[0])), None  # a later step may draw a symbol again
 
-    state, _ = jax.lax.scan(step, sampler.init(x.astype(jnp.int32), process, plan), jnp.arange(len(plan.t)))
-    return state[0]
+    begin = sampler.init(x.astype(jnp.int32), process, plan), jnp.zeros(len(x), bool)
+    (state, lost), _ = jax.lax.scan(step, begin, jnp.arange(len(plan.t)))
+    return jnp.where(left_broadcast(lost, state[0]), -1, state[0])
+
+
+def not_predicted(x: Array) -> Array:
+    """Bool `[B]`: whether an example of int `[B, ...]` has a symbol -1, for which a network returned NaN."""
+    return jnp.any(flattened(x) < 0, -1)
 
 
 def check_steps(sampler: SymbolSampler, process: AnyPath, plan: Plan) -> None:

@@ -147,7 +147,8 @@ def theta_trapezoidal(theta: float = 0.5) -> SymbolSampler:
         rates = _rates(predict, process, x, t)
         middle = draw(first, first_stage(theta, rates, x, t, s))
         later = _rates(predict, process, middle, t - theta * (t - s))
-        return draw(second, second_stage(theta, rates, later, process, middle, t, s))
+        end = draw(second, second_stage(theta, rates, later, process, middle, t, s))
+        return jnp.where(middle < 0, middle, end)  # -1: see `draw`
 
     return memoryless(move, evaluations=2, masked=True, rates=True)
 

@@ -185,11 +185,11 @@ def finite(x: Array) -> Array:
 
 
 def check_finite(number: int, infinite: int, settings: str, advice: str) -> None:
-    """Warns of samples that are not finite, which pictures hide: NaN is black there.
+    """Warns of samples that are not finite, which pictures and symbols hide: NaN is black or -1 there.
 
     Args:
         number: the number of samples, at least 1.
-        infinite: the number of samples with a value that is NaN or infinite.
+        infinite: the number of samples with a value that is NaN or infinite, or with a symbol that is -1.
         settings: the settings of all samples, for the message.
         advice: the settings to try instead, for the message.
 
@@ -197,8 +197,8 @@ def check_finite(number: int, infinite: int, settings: str, advice: str) -> None
         ValueError: if no sample is finite.
     """
     message = (
-        f"{infinite} of {number} samples are not finite; values that are NaN are black in pictures. They were made "
-        f"with {settings}. Try {advice}."
+        f"{infinite} of {number} samples are not finite; values that are NaN are black in pictures, and -1 in symbols. "
+        f"They were made with {settings}. Try {advice}."
     )
     if infinite == number:
         raise ValueError(message)

@@ -94,7 +94,7 @@ def initial(network: nn.Module, length: int, seed: int) -> Any:
 
 
 def train(params: Any, loss: Loss, draw: Callable[[np.random.Generator], Any], steps: int, seed: int) -> Any:
-    """Parameters after some steps of AdamW on a loss in nats a symbol; prints the loss ten times.
+    """Parameters after some steps of AdamW on a loss in nats a symbol; prints and checks the loss ten times.
 
     Args:
         params: the initial parameters.
@@ -102,6 +102,9 @@ def train(params: Any, loss: Loss, draw: Callable[[np.random.Generator], Any], s
         draw: (rng) -> a batch of the loss.
         steps: number of steps.
         seed: seed of the batches and the noise.
+
+    Raises:
+        ValueError: if a loss that is printed is not finite.
     """
     optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-3, steps // 20 + 1, steps + 1), 0.9, 0.98)
 
@@ -115,6 +118,8 @@ def train(params: Any, loss: Loss, draw: Callable[[np.random.Generator], Any], s
     for i in range(steps):
         params, state, value = step(params, state, jax.random.fold_in(jax.random.key(seed + 1), i), draw(rng))
         if (i + 1) % max(steps // 10, 1) == 0:
+            if not math.isfinite(value):
+                raise ValueError(f"the loss of step {i + 1} is {float(value)}, so training cannot go on")
             print(f"step {i + 1}: {float(value) / math.log(2):.3f} bits, {time.monotonic() - begin:.0f} s", flush=True)
     return params
 
@@ -137,6 +142,9 @@ def mean_bits(loss: Loss, params: Any, rows: Any, times: int) -> Estimate:
         params: the network's parameters.
         rows: a pytree of arrays `[N, ...]`, a batch of the loss.
         times: how many times each row is noised, at least 1.
+
+    Raises:
+        ValueError: if the bound of a row is NaN.
     """
     copies = lambda leaf: jnp.broadcast_to(leaf, (times, *leaf.shape))
     one = jax.jit(lambda key, row: loss(params, key, jax.tree.map(copies, row)).mean())
@@ -144,6 +152,8 @@ def mean_bits(loss: Loss, params: Any, rows: Any, times: int) -> Estimate:
     number = len(jax.tree.leaves(rows)[0])
     keys = jax.random.split(jax.random.key(0), number)
     bits = np.array([one(keys[i], jax.tree.map(lambda leaf, i=i: leaf[i], rows)) for i in range(number)]) / math.log(2)
+    if lost := int(np.isnan(bits).sum()):
+        raise ValueError(f"the bound of {lost} of {number} rows is NaN: the network returns values that are not finite")
     return Estimate(float(bits.mean()), float(bits.std(ddof=1) / math.sqrt(number)))
 
 

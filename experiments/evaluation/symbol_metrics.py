@@ -20,7 +20,7 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
 
     Raises:
         ConfigError: for features that are of pictures alone.
-        WorkdirError: if the samples do not fit the data.
+        WorkdirError: if the samples do not fit the data, or have symbols that were not predicted.
     """
     vector_metrics.check_features(config, real.spec.name, "symbols", "the symbols")
     shape = real.images.shape[1:]
@@ -28,6 +28,11 @@ def measure(samples: np.ndarray, config: Mapping, train: Split, real: Split, dra
         raise WorkdirError(
             f"the samples are {samples.dtype} {list(samples.shape)}, but {real.spec.name} has symbols, int32 [N, "
             f"{', '.join(map(str, shape))}]; a divergence needs at least 2"
+        )
+    if lost := int((samples < 0).reshape(len(samples), -1).any(1).sum()):
+        raise WorkdirError(
+            f"{lost} of the {len(samples)} samples have symbols that are -1, for which the network returned NaN. "
+            "Valid: samples of finite predictions."
         )
     rng = np.random.default_rng(vector_metrics.SEED)
     flat = lambda x: x.reshape(len(x), -1).astype(np.int64)

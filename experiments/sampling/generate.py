@@ -218,7 +218,7 @@ def _batches_on(config: Mapping, mesh: Mesh | None) -> tuple[int, Callable[[Any]
 
 
 def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) -> Generator:
-    """The `generator` of a run on symbols, whose samples are int32 `[N, ...]`."""
+    """The `generator` of a run on symbols, whose samples are int32 `[N, ...]`, -1 where the network returned NaN."""
     make = symbol_samples.sampled(recipe, reads)
     batch_size, batch = _batches_on(recipe.config, mesh)
     weights = guides.weights(recipe.sampling.guides)
@@ -231,12 +231,17 @@ def _generator_of_symbols(recipe: Recipe, reads: Restores, mesh: Mesh | None) ->
 
     finish = jax.jit(finish, out_shardings=None if mesh is None else NamedSharding(mesh, PartitionSpec()))
 
+    lost = 0  # the samples so far for which the network returned NaN
+
     def samples(params, labels, seeds, progress=lambda done: None):
-        return sampling.in_batches(
+        nonlocal lost
+        x = sampling.in_batches(
             lambda rows: (finish(params, weights, *batch(rows)), None), (labels, seeds), batch_size, progress
         )[0]
+        lost += int((x < 0).reshape(len(x), -1).any(1).sum())
+        return x
 
-    return Generator(samples, None, symbol_samples.evaluations(recipe))
+    return Generator(samples, None, symbol_samples.evaluations(recipe), lambda: np.array([0, 0, lost]))
 
 
 def _decoding(recipe: Recipe) -> tuple[Any, Callable[[Any, Any, Array], Array]]:

@@ -141,7 +141,7 @@ def _sampler(recipe: Recipe) -> discrete.SymbolSampler:
 def texts(x: np.ndarray, vocabulary: Sequence[str]) -> list[str]:
     """The text of each sample of symbols, int `[N, ...]`; without a vocabulary its numbers, with spaces between them.
 
-    The mask, the symbol after the last of the vocabulary, is a low line.
+    The mask, the symbol after the last of the vocabulary, is a low line, and so is -1, which stands for no prediction.
     """
     words = (*vocabulary, UNKNOWN)
     rows = x.reshape(len(x), -1).tolist()

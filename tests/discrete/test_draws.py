@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 
 from diffusion import discrete
-from diffusion.discrete.categorical import exponential, happens
+from diffusion.discrete.categorical import draw, exponential, happens
 from tests.discrete.enumerated import PROCESSES
+
+
+def test_probabilities_that_are_nan_draw_no_symbol():
+    keys = jax.random.split(jax.random.key(0), 2)
+    p = jnp.array([[[0.0, 1.0], [jnp.nan, 1.0]], [[1.0, 0.0], [0.5, jnp.nan]]])
+    np.testing.assert_array_equal(draw(keys, p), [[1, -1], [0, -1]])
 
 
 def test_exponential_numbers_are_exact_at_both_ends():

@@ -206,6 +206,50 @@ def test_evaluations_are_as_many_as_it_says(name, sampler):
     assert len(calls) == sampler.nfe(3)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "sampler, process",
+    [
+        *((sampler, "absorbing") for sampler in SAMPLERS.values()),
+        *((sampler, "uniform") for sampler in SAMPLERS.values() if not sampler.masked),
+        (discrete.first_hitting(), "absorbing"),
+        (discrete.metric_flow(), "metric"),
+        (discrete.infilling(discrete.ancestral(), np.array([1, 0, 0]), np.array([True, False, False])), "absorbing"),
+    ],
+)
+def test_an_example_whose_prediction_is_nan_has_no_symbols(sampler, process):
+    """It had the first symbol of the vocabulary wherever the network returned NaN, as any other sample."""
+    path = discrete.metric_path(discrete.line_distances(4)) if process == "metric" else PROCESSES[process]
+    lost = jnp.array([False, True, False, True])
+    begin = 0.9 if sampler.rates and path.mask is None else 1.0
+
+    def predict(x, t):  # example 1 is lost early and example 3 late, each at one position
+        nan = lost & jnp.where(jnp.arange(4) == 1, t > 0.5, t < 0.5)
+        logits = jnp.zeros((*x.shape, path.size)).at[:, 2, 1].set(jnp.where(nan, jnp.nan, 0.0))
+        return discrete.from_logits(path, logits, x, t)
+
+    keys = jax.random.split(jax.random.key(3), 4)
+    start = jnp.full((4, 3), path.mask) if path.mask is not None else jnp.ones((4, 3), int)
+    x = np.asarray(discrete.sample(sampler, predict, path, start, timesteps.plan(grid(3, begin)), keys))
+    if path.mask is None:  # each step predicts every position
+        np.testing.assert_array_equal(x[1::2], -1)
+    assert x[::2].min() >= 0 and x[::2].max() < path.size
+    everywhere = lambda x, t: jnp.full((*x.shape, path.size), jnp.nan)
+    x = discrete.sample(sampler, everywhere, path, start, timesteps.plan(grid(3, begin)), keys)
+    np.testing.assert_array_equal(x, -1)
+
+
+def test_unmasking_that_ends_by_itself_leaves_symbols_that_are_not_predicted():
+    """One mask a step, and in the first also position 1, whose prediction is NaN; the loop ran forever."""
+    process = PROCESSES["absorbing"]
+    nan = jnp.where(jnp.arange(3) == 1, jnp.nan, 0.0)[:, None]
+    predict = lambda x, t: discrete.from_logits(process, jnp.zeros((*x.shape, 4)) + nan, x, t)
+    keys = jax.random.split(jax.random.key(0), 1)
+    x, evaluations = discrete.until_unmasked(discrete.surest(1), predict, process, jnp.full((1, 3), 3), keys)
+    np.testing.assert_array_equal(x[0] < 0, [False, True, False])
+    assert int(evaluations[0]) == 2
+
+
 def test_a_law_of_ones_own_is_a_sampler():
     """All masks go at once to the likeliest symbol."""
     process = PROCESSES["absorbing"]

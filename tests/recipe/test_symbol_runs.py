@@ -240,6 +240,18 @@ def test_a_recipe_in_python_samples_the_law_of_its_network():
 
 
 @pytest.mark.extended
+def test_samples_for_which_the_network_returns_nan_are_counted_and_refused(monkeypatch):
+    """They were symbols 0 throughout, without a word."""
+    recipe = python_recipe()
+    made = generate.generator(recipe)
+    labels, seeds = np.zeros(4, np.int32), np.arange(4, dtype=np.uint32)
+    generate.checked_images(made, recipe.config, {"params": {}}, labels, seeds)
+    monkeypatch.setattr(Exact, "p", np.array([0.5, np.nan, 0.2]))
+    with pytest.raises(ValueError, match=r"4 of 4 samples are not finite; .* -1 in symbols\. They were made with"):
+        generate.checked_images(generate.generator(recipe), recipe.config, {"params": {}}, labels, seeds)
+
+
+@pytest.mark.extended
 def test_a_text_is_completed_and_a_text_that_does_not_fit_is_refused():
     vocabulary = ("a", "b", "c")
     recipe = symbol_samples.infilled(python_recipe(), "b_a", vocabulary)

@@ -37,3 +37,12 @@ def test_a_few_steps_learn_that_a_window_repeats_one_letter():
     assert 1 / 8 - 4 * found.error < found.bits < 0.4
     predict = characters.predictor(network, params)
     assert characters.infilled(predict, "b_____bb", jax.random.key(1)) == "bbbbbbbb"
+
+
+def test_a_network_that_returns_nan_is_named():
+    loss = lambda params, key, rows: rows * params["scale"]
+    params, rows = {"scale": jnp.float32(jnp.nan)}, np.ones(3, np.float32)
+    with pytest.raises(ValueError, match="the loss of step 1 is nan"):
+        characters.train(params, loss, lambda rng: rows, steps=1, seed=0)
+    with pytest.raises(ValueError, match="the bound of 3 of 3 rows is NaN"):
+        characters.mean_bits(loss, {"scale": jnp.float32(jnp.nan)}, rows, times=2)
