@@ -47,7 +47,8 @@ from diffusion import samplers, sampling, timesteps
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.metrics import frechet, image_sets
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
+from diffusion.recipe.parts import Resolver
 from diffusion.samplers import Sampler
 from diffusion.schedules import NoiseSchedule
 from diffusion.timesteps import Plan
@@ -122,11 +123,11 @@ def mixture(schedule: NoiseSchedule, number: int) -> Problem:
 def digits(folder: str, number: int) -> Problem:
     """A run's network under its own guidance, one class after the other."""
     config = workdir.read_config(folder)
-    schedule = resolve.Resolver(config).schedule
+    schedule = Resolver(config).schedule
     shape = workdir.example_shape(config)
     params, _ = checkpoints.load_ema(folder, None)
     labels = generate.balanced_labels(number, config.model.get("num_classes", 0))
-    denoise = run_denoiser.denoiser(resolve.recipe(config, shape))
+    denoise = run_denoiser.denoiser(Recipe.from_config(config, shape))
     real = image_sets.open_set(f"{config.data.name}@train", config.data.dir)
     images = real.read(0, real.count).reshape(real.count, -1) / 127.5 - 1
     eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, shape))(jax.random.split(jax.random.key(0), number)))

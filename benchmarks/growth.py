@@ -37,7 +37,7 @@ from benchmarks import rows
 from diffusion.experiments import plan
 from diffusion.experiments.planning import estimate
 from diffusion.experiments.run import program
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
 from diffusion.recipe.defaults import defaults
 from diffusion.training import sharding
 
@@ -108,7 +108,7 @@ def prepared(size: Size) -> tuple[Callable[[], float], float, float, float]:
     shape = (size.side, size.side, CHANNELS)
     mesh = sharding.make_mesh({"data": 1})
     work = plan.work_of(config, shape, mesh)
-    built = program.build(resolve.recipe(config, shape), mesh)
+    built = program.build(Recipe.from_config(config, shape), mesh)
     step = built.step.lower(built.target, built.batch, built.seed).compile()
     memory = step.memory_analysis()
     rng = np.random.default_rng(0)

@@ -27,7 +27,7 @@ from benchmarks.growth import CHANNELS, HEAD, SWEEPS, Size, slope
 from diffusion.experiments import plan
 from diffusion.experiments.planning import estimate
 from diffusion.experiments.run import program
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
 from diffusion.recipe.defaults import defaults
 from diffusion.training import sharding
 
@@ -73,7 +73,7 @@ def compiled(size: Size, devices: int = 1) -> Compiled:
     shape = (size.side, size.side, CHANNELS)
     mesh = sharding.make_mesh({"data": 1, "fsdp": devices}, jax.devices()[:devices])
     work = plan.work_of(config, shape, mesh)
-    built = program.build(resolve.recipe(config, shape), mesh)
+    built = program.build(Recipe.from_config(config, shape), mesh)
     step = built.step.lower(built.target, built.batch, built.seed).compile()
     cost = step.cost_analysis()
     memory = step.memory_analysis()

@@ -25,7 +25,8 @@ import jax.numpy as jnp
 from diffusion.experiments.evaluation import report
 from diffusion.experiments.planning.machines import MACHINES
 from diffusion.models.budget.counted_flops import counted_flops
-from diffusion.recipe import recipes, resolve, unknown
+from diffusion.recipe import recipes, unknown
+from diffusion.recipe.parts import Resolver
 
 CARDS = {"24gb": "rtx4090", "80gb": "h100"}  # of that memory
 RUNS = (  # (recipe and preset, card)
@@ -58,7 +59,7 @@ class Network(NamedTuple):
 
 def network_of(config) -> Network:
     """Counts a recipe's network in its trace; nothing is computed."""
-    network = resolve.Resolver(config).model()
+    network = Resolver(config).model()
     shape = tuple(config.data.shape)
 
     def inputs(batch):

@@ -108,7 +108,7 @@ def output(words: list[str], cache: pathlib.Path) -> str:
 def compile_only(depth: int, unroll: int) -> None:
     """Traces and compiles the step, allocates nothing, and prints the seconds."""
     from diffusion.experiments.run import program
-    from diffusion.recipe import recipes, resolve
+    from diffusion.recipe import Recipe, recipes
     from diffusion.training import sharding
     from diffusion.training.runtime import compilation_cache
 
@@ -118,7 +118,7 @@ def compile_only(depth: int, unroll: int) -> None:
     compilation_cache.enable()
     mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
     began = time.perf_counter()
-    built = program.build(resolve.recipe(config, SHAPE), mesh)
+    built = program.build(Recipe.from_config(config, SHAPE), mesh)
     built.step.lower(built.target, built.batch, built.seed).compile()
     print(json.dumps(time.perf_counter() - began))
 

@@ -84,7 +84,8 @@ from diffusion.experiments.text import assemble, model
 from diffusion.models import interchange
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.interchange import FAMILIES, folders, stated
-from diffusion.recipe import ConfigError, class_folders, resolve
+from diffusion.recipe import ConfigError, class_folders
+from diffusion.recipe.parts import Resolver
 from diffusion.training.checkpointing import checkpoints
 
 FAILURES = (interchange.Mismatch, interchange.Refusal, FileNotFoundError, FileExistsError, ValueError,
@@ -123,7 +124,7 @@ def networks(
             step = max(checkpoints.steps(path))  # the parameters belong to this step
             encoder = checkpoints.read_about(path, step).get("encoder") or {"sha256": ""}
             module, params = representation_autoencoders.build_autoencoder(module, params, config, encoder["sha256"])
-        autoencoder = resolve.Resolver(config).autoencoder
+        autoencoder = Resolver(config).autoencoder
         if autoencoder is None:
             yield "", module, params
             return

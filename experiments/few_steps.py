@@ -48,7 +48,8 @@ from diffusion.io import json_files
 from diffusion.io.files import atomic, write_text
 from diffusion.metrics import manifold
 from diffusion.objectives import Jumps
-from diffusion.recipe import ConfigError, as_config_errors, checks, resolve
+from diffusion.recipe import ConfigError, Recipe, as_config_errors, checks
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import config_hash, from_json, to_json
 from diffusion.training.checkpointing import checkpoints
 
@@ -119,7 +120,7 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
         if inception:
             features = dict.fromkeys((*config.evaluate.features, "inception"))
             config.evaluate.update({"features": tuple(features), "inception": inception})
-        objective = resolve.Resolver(config).objective
+        objective = Resolver(config).objective
         at = latest
         if isinstance(objective.reads, Jumps) and objective.reads.one_step and count > 1:
             continue
@@ -171,7 +172,7 @@ def measured(row: Row) -> Made:
     config = row.config
     number = config.sample.number
     params, _ = checkpoints.load_ema(row.folder, row.step)
-    recipe = resolve.recipe(config, workdir.example_shape(config))
+    recipe = Recipe.from_config(config, workdir.example_shape(config))
     make = generate.generator(generate.trained(recipe, params))
     conditions = generate.conditions_of(recipe, number)
     labels = generate.classes_of(recipe, conditions)

@@ -79,7 +79,8 @@ from diffusion.experiments.run import program as programs, tuned_examples
 from diffusion.experiments.run_folder import workdir
 from diffusion.io import json_files
 from diffusion.models.dit import DiT
-from diffusion.recipe import ConfigError, as_config_errors, checks, data, resolve
+from diffusion.recipe import ConfigError, as_config_errors, checks, data
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import config_hash, differences
 
@@ -144,7 +145,7 @@ def _one_pass(recipe: Recipe, step: traced.Step) -> Work | None:
 def _for_examples(config: ConfigDict, recipe: Recipe) -> Recipe:
     """The recipe for the shape of its examples, or for its data where the shape is known by them alone."""
     if config.data.shape is not None or data.known_shape(config) is not None:
-        return resolve.recipe(config, workdir.example_shape(config))
+        return Recipe.from_config(config, workdir.example_shape(config))
     return checks.with_data(recipe, data.source(config, config.data.split).spec)
 
 
@@ -168,7 +169,7 @@ def _on_machine(config: ConfigDict, shape: tuple[int, ...], work: Work, name: st
 
 def work_of(config: ConfigDict, shape: tuple[int, ...], mesh: Mesh) -> Work:
     """Returns what a run of a DiT computes on a mesh, for counting."""
-    recipe = resolve.recipe(config, shape)
+    recipe = Recipe.from_config(config, shape)
     if not isinstance(recipe.network, DiT):
         raise ConfigError(f'config.model.name = {config.model.name!r}: the formulas are only for "dit".')
     return _work(recipe, programs.build(recipe, mesh), mesh)
@@ -190,7 +191,7 @@ def _compile_for(config: ConfigDict, shape: tuple[int, ...], machine: Machine, d
     except ValueError as error:
         raise ConfigError(f"--compile: {error}") from error
     mesh = programs.mesh_of(config, ahead_of_time.devices(machine, topology))
-    recipe = resolve.recipe(config, shape)
+    recipe = Recipe.from_config(config, shape)
     compiled = ahead_of_time.compile_step(lambda mesh: programs.build(recipe, mesh), mesh, machine)
     return {"topology": topology, **compiled}
 
@@ -202,7 +203,7 @@ def change(config: ConfigDict, shape: tuple[int, ...], work: Work, machine: Mach
         mesh = changed.mesh.to_json()
         if mesh not in on_mesh:
             on_mesh[mesh] = work_of(changed, shape, programs.mesh_of(changed, list(work.mesh.devices.flat)))
-        model = resolve.Resolver(changed).model(shape)
+        model = Resolver(changed).model(shape)
         less = on_mesh[mesh]._replace(model=model, accumulate=changed.train.accumulate or 1)
         parts = estimate.memory_by_part(less, machine.platform)
         if estimate.fits(parts, machine):

@@ -20,7 +20,8 @@ from diffusion.experiments.evaluation import model_metrics
 from diffusion.experiments.run import examples
 from diffusion.experiments.sweeps import commands as sweep_commands
 from diffusion.metrics import features
-from diffusion.recipe import ConfigError, checks, extensions, names, recipes, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, extensions, names, recipes
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import plain
 from tests import commands, conformance
 from tests.guidance import test_guidance_conformance
@@ -138,7 +139,7 @@ def test_the_process_of_symbols_is_the_exponential_of_its_rates_and_a_run_has_it
 
 
 def test_the_moving_average_stands_still_after_its_share(ideas):
-    average = resolve.Resolver(changed(ema={"name": "frozen_after", "share": 0.5}, train={"steps": 10})).average
+    average = Resolver(changed(ema={"name": "frozen_after", "share": 0.5}, train={"steps": 10})).average
     plain_one = average.init(jnp.zeros(1))
     before, after = (average.update(plain_one, jnp.ones(1), step) for step in (4, 5))
     np.testing.assert_allclose(before, 1 - 5 / 14, rtol=1e-6)  # of the decay (1 + 4) / (10 + 4)
@@ -151,7 +152,7 @@ def test_the_wrapper_bounds_the_loss_of_each_example(ideas):
     inputs = schedules.rectified_flow(), jax.random.split(jax.random.key(0), 4), batch, 0
     losses = []
     for wrappers in ((), ({"name": "clipped", "most": 2.5},)):
-        objective = resolve.Resolver(changed(objective=flow | {"wrappers": wrappers})).objective
+        objective = Resolver(changed(objective=flow | {"wrappers": wrappers})).objective
         losses.append(objective({"model": lambda x, clock, condition: 0 * x}, *inputs)[0])
     assert (losses[0] > 2.5).any() and (losses[0] < 2.5).any()
     np.testing.assert_array_equal(losses[1], np.minimum(losses[0], 2.5))
@@ -162,7 +163,7 @@ def power(ideas, monkeypatch):
     """The schedule beside its definition, as the suite takes it."""
     case = schedule_cases.Case(ideas.power, lambda t: ((1 - t**2) ** 2, t**4), 0.0, (0.0, 1.0))
     monkeypatch.setitem(schedule_suite.SCHEDULES, "power", case)
-    return {"power": resolve.Resolver(changed(schedule={"name": "power", "p": 2.0})).schedule}
+    return {"power": Resolver(changed(schedule={"name": "power", "p": 2.0})).schedule}
 
 
 def test_the_schedule_is_its_definition(power):
@@ -272,7 +273,7 @@ def test_the_guidance_moves_no_farther_than_it_says(ideas):
 
 
 def test_the_backbone_depends_on_time_and_class(ideas):
-    module = resolve.Resolver(changed(model={"name": "conv_net", "width": 16, "depth": 1, "num_classes": 10})).model()
+    module = Resolver(changed(model={"name": "conv_net", "width": 16, "depth": 1, "num_classes": 10})).model()
     assert isinstance(module, ideas.ConvNet) and module.width == 16
     backbone = backbones.Backbone(module, (8, 8, 1), lambda batch: np.arange(batch, dtype=np.int32))
     params = {"params": backbones.parameters(backbone)}
@@ -306,7 +307,7 @@ def test_the_dataset_is_read_by_the_pipeline(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_CACHE", str(tmp_path))
     config = changed()
     config.data.update({"name": "rings", "threads": 0})
-    found = examples.open_examples(resolve.recipe(config))
+    found = examples.open_examples(Recipe.from_config(config))
     assert (found.spec.shape, found.spec.num_classes, found.spec.size) == ((8, 8, 1), 3, 300)
     batches = found.batches(config, 0, range(32), 0)
     batch = next(batches)
@@ -338,14 +339,14 @@ def test_the_space_of_features_can_be_named(ideas):
 
 def test_their_arguments_are_checked_like_any_other():
     with pytest.raises(ConfigError, match=r"config\.schedule: unknown argument of power 'q'.* Valid: p\."):
-        _ = resolve.Resolver(changed(schedule={"name": "power", "q": 2.0})).schedule
+        _ = Resolver(changed(schedule={"name": "power", "q": 2.0})).schedule
     with pytest.raises(ConfigError, match=r"config\.schedule\.p = 'two'"):
-        _ = resolve.Resolver(changed(schedule={"name": "power", "p": "two"})).schedule
+        _ = Resolver(changed(schedule={"name": "power", "p": "two"})).schedule
 
 
 def test_an_unknown_name_says_how_to_add_one():
     with pytest.raises(ConfigError, match=r"unknown schedule 'pover'\. Did you mean 'power'\?.* --extend=FILE"):
-        _ = resolve.Resolver(changed(schedule={"name": "pover"})).schedule
+        _ = Resolver(changed(schedule={"name": "pover"})).schedule
 
 
 def test_a_name_that_is_taken_or_no_function_is_refused(ideas):

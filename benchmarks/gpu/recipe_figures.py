@@ -11,7 +11,7 @@ from diffusion.experiments.evaluation import comparison, plots
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import averages, generate
 from diffusion.io.leaf_names import leaf_name
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.runtime import compilation_cache
 
@@ -130,7 +130,7 @@ class Measured:
         config = self.config.copy_and_resolve_references()
         config.sample.number = max(number, config.sample.batch_size)  # one size of batch, compiled once
         config.sample.guidance.scale = scale
-        make = generate.generator(resolve.recipe(config, workdir.example_shape(config)))
+        make = generate.generator(Recipe.from_config(config, workdir.example_shape(config)))
         labels = generate.balanced_labels(number, config.model.num_classes)
         images = generate.checked_images(make, config, params, labels, generate.seeds(config, number))
         return images, labels, make.nfe

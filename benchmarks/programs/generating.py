@@ -17,7 +17,7 @@ from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.interchange import schedulers
 from diffusion.published.stable_diffusion.network import ConditionalUNet
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
 from diffusion.text_to_image import TextToImage, pipelines, programs
 
 STEPS = 50
@@ -43,7 +43,7 @@ def guided(batch: int) -> Maker:
         fields = {"train.dtype": "bfloat16", "sample.steps": STEPS, **(SMALL_DIT if small else {})}
         config.update_from_flattened_dict(fields)
         shape = tuple(config.data.shape)
-        recipe = resolve.recipe(config, shape)
+        recipe = Recipe.from_config(config, shape)
         network = run_denoiser.build_for_sampler(recipe)
 
         def sampled(params: Any, labels: jax.Array, seeds: jax.Array) -> jax.Array:

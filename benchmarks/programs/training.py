@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from benchmarks.programs.cases import Maker, Program
 from diffusion.experiments.run import program
 from diffusion.experiments.run.networks import flops_of
-from diffusion.recipe import recipes, resolve
+from diffusion.recipe import Recipe, recipes
 from diffusion.recipe.defaults import defaults
 
 DITS: dict[str, tuple[str, Mapping[str, Any]]] = {  # presets of the recipe of DiT-XL/2, and changes
@@ -102,7 +102,7 @@ def train_step(of: Any, small: Mapping[str, Any], null: Any = None, alone: Mappi
         with config.unlocked():
             config.update_from_flattened_dict(fields)
         shape = tuple(config.data.shape)
-        recipe = resolve.recipe(config, shape)
+        recipe = Recipe.from_config(config, shape)
         if null is not None:
             recipe = recipe.with_parts(null=null)
         built = program.build(recipe, mesh)

@@ -13,7 +13,6 @@ if TYPE_CHECKING:  # imported when first used
         names as names,
         recipe as recipe,
         recipes as recipes,
-        resolve as resolve,
     )
     from diffusion.recipe.config_errors import (
         ConfigError as ConfigError,

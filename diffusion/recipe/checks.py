@@ -9,17 +9,7 @@ from diffusion.arrays import pytrees
 from diffusion.data import series_masks, sources
 from diffusion.io.leaf_names import leaves_of
 from diffusion.models import facts
-from diffusion.recipe import (
-    data,
-    deprecated_fields,
-    fields,
-    fits,
-    names,
-    picture_sizes,
-    resolve,
-    settings_checks,
-    symbol_runs,
-)
+from diffusion.recipe import data, deprecated_fields, fields, fits, names, picture_sizes, settings_checks, symbol_runs
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import blamed_on, built_in_python, plain, refused, value_at, wrappers
@@ -33,7 +23,7 @@ def validate(config: Mapping) -> Recipe:
     """
     config = deprecated_fields.warned(config)
     fields.check(config)
-    recipe = resolve.recipe(config, config["data"]["shape"])
+    recipe = Recipe.from_config(config, config["data"]["shape"])
     fits.check(recipe)
     symbol_runs.check(recipe)
     _check_base(recipe)

@@ -325,13 +325,11 @@ class Resolver:
         self.built: dict[str, Any] = {}
         vars(self).update(given)  # each replaces the part of that name
 
-    def arguments(self, shape: Any = None) -> dict[str, Any]:
-        """The arguments of the recipe; see `parts`."""
-        return sections.sectioned(self.parts(shape))
-
     def second_run(self, config: Mapping) -> types.SimpleNamespace:
         """The parts of another run's recipe, and its config; a guide reads its network."""
-        return types.SimpleNamespace(config=config, **Resolver(config).arguments(config["data"]["shape"]))
+        return types.SimpleNamespace(
+            config=config, **sections.sectioned(Resolver(config).parts(config["data"]["shape"]))
+        )
 
     def parts(self, shape: Any = None) -> dict[str, Any]:
         """The parts of the recipe by their names, for examples of a shape if it is known.

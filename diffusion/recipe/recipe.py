@@ -15,8 +15,9 @@ from diffusion.models import facts
 from diffusion.objectives import Objective
 from diffusion.objectives.conditioning import whole_null, with_padding
 from diffusion.parameterizations import Parameterization
-from diffusion.recipe import fits, python_recipes, settings_checks, symbol_runs
+from diffusion.recipe import deprecated_fields, fits, python_recipes, settings_checks, symbol_runs
 from diffusion.recipe.packed import PackedNetwork
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.sections import Companions, Examples, Rebuilt, Sampling, Training, flat, sectioned
 from diffusion.recipe.values import blamed_on
 from diffusion.schedules import NoiseSchedule
@@ -27,7 +28,7 @@ from diffusion.training import micro_batches as rule
 class Recipe:
     """Everything that a run is made of, each part built once.
 
-    A config makes one (`diffusion.recipe.resolve`); so does Python, where the schedule, the objective, the network
+    A config makes one (`from_config`); so does Python, where the schedule, the objective, the network
     and the data are enough. One builder (`diffusion.recipe.parts`) makes what is left out, from the settings and,
     where they say nothing, from `diffusion.recipe.defaults`:
 
@@ -85,6 +86,16 @@ class Recipe:
         fits.check(self)
         symbol_runs.check(self)
         settings_checks.check(self)
+
+    @classmethod
+    def from_config(cls, config: Mapping, shape: tuple[int, ...] | None = None) -> "Recipe":
+        """The recipe that a config describes, for examples of a shape if it is known; `checks.validate` checks it too.
+
+        Raises:
+            ConfigError: for a mistake in an entry, with its path.
+        """
+        config = deprecated_fields.warned(config)
+        return cls(config=config, **sectioned(Resolver(config).parts(shape)))
 
     def at(self, shape: Any) -> "Recipe":
         """The recipe for examples of a shape, or of a pytree of shapes.

@@ -45,7 +45,8 @@ from diffusion.experiments.sampling import tuned_run
 from diffusion.experiments.text import model as model_folder
 from diffusion.io import json_files
 from diffusion.metrics import attribute_reader
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError
+from diffusion.recipe.parts import Resolver
 from diffusion.text_to_image import TextToImage, model_index
 from examples.glyph import glyph, glyph_metrics, report_pictures
 from examples.text import edits, judge
@@ -102,7 +103,7 @@ def tuned(run: pathlib.Path) -> Taught:
     if not tuned_run.base_of(run):
         raise ConfigError(f"--runs: {run} tunes no model. Valid: runs of the recipe tuning/glyph.")
     word = config["tuning"].get("word", glyph.NAME)
-    recipe: Any = resolve.Resolver(config).tuned
+    recipe: Any = Resolver(config).tuned
     costs = {"minutes": training_minutes(run), "bytes": weight(run, recipe.tuning.replaces)}
     return Taught(run.name.replace("_", " "), tuned_run.load(run)[0], word, costs)
 

@@ -48,7 +48,8 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import autoencoder_folders
 from diffusion.experiments.text import model
 from diffusion.io.files import write_text
-from diffusion.recipe import ConfigError, check_stages, checks, data, extensions, fields, resolve
+from diffusion.recipe import ConfigError, check_stages, checks, data, extensions, fields
+from diffusion.recipe.parts import Resolver
 from diffusion.text import byte_pairs
 from diffusion.training.checkpointing import checkpoints
 
@@ -135,7 +136,7 @@ def check(config: Any) -> None:
         stage = _with_stand_ins(config, pathlib.Path(folder))
         for name in STAGES:
             fields.check(config[name])
-            resolver = resolve.Resolver(stage[name])
+            resolver = Resolver(stage[name])
             _ = resolver.model(), resolver.optimizer, resolver.schedule
     written = config["encoder"]["model"]["text"]["width"]
     read = config["denoiser"]["model"]["text_width"]

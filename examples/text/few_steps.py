@@ -34,7 +34,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.metrics import attribute_reader
 from diffusion.metrics.attribute_reader import Reader
-from diffusion.recipe import ConfigError, as_config_errors, data, resolve
+from diffusion.recipe import ConfigError, Recipe, as_config_errors, data
 from diffusion.training.checkpointing import checkpoints
 from examples.text import judge, prompt_metrics
 
@@ -76,7 +76,7 @@ def measured(row: few_steps.Row, reader: Callable[[], Reader]) -> few_steps.Made
     number = config.sample.number
     requested = prompts(config, number)
     params, _ = checkpoints.load_ema(row.folder, row.step)
-    make = generate.build_generator(resolve.recipe(config, workdir.example_shape(config)))
+    make = generate.build_generator(Recipe.from_config(config, workdir.example_shape(config)))
     with as_config_errors():
         images = generate.checked_images(make, config, params, requested.conditions, generate.seeds(config, number))
     verdicts = prompt_metrics.verdicts(reader(), requested.texts, images)

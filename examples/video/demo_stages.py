@@ -18,7 +18,8 @@ from diffusion.experiments.text import model
 from diffusion.io import files
 from diffusion.io.files import write_text
 from diffusion.models import interchange
-from diffusion.recipe import ConfigError, check_stages, data, resolve
+from diffusion.recipe import ConfigError, check_stages, data
+from diffusion.recipe.parts import Resolver
 from diffusion.training.checkpointing import checkpoints
 
 FIELDS = ("autoencoder", "denoiser", "data", "measured")
@@ -55,7 +56,7 @@ def check_autoencoder(config: Any) -> None:
     Raises:
         ConfigError: naming the field.
     """
-    module = resolve.Resolver(config.autoencoder).model()
+    module = Resolver(config.autoencoder).model()
     frames = config.data.source.frames
     step = getattr(module, "time_factor", 1)  # one of pictures encodes each frame
     if (frames - 1) % step:

@@ -10,7 +10,7 @@ import numpy as np
 from diffusion.arrays import pytrees
 from diffusion.experiments.evaluation import held_out
 from diffusion.experiments.evaluation.real_images import Split
-from diffusion.recipe import checks, data, guidance_entry, resolve
+from diffusion.recipe import checks, data, guidance_entry
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import from_json, to_json
 
@@ -43,7 +43,7 @@ def recipe_of_run(subject: Subject) -> Recipe:
         return subject.built
     spec = subject.real.spec
     if pytrees.is_shape(spec.shape):
-        return resolve.recipe(subject.config, subject.real.images.shape[1:])
+        return Recipe.from_config(subject.config, subject.real.images.shape[1:])
     return checks.with_data(checks.validate(subject.config), spec)
 
 

@@ -23,8 +23,9 @@ from diffusion.flows import flow_maps
 from diffusion.models.budget import peak_memory
 from diffusion.models.layers import conditions
 from diffusion.objectives import Moves, Restores
-from diffusion.recipe import ConfigError, checks, data, kinds, names, null_condition, resolve
+from diffusion.recipe import ConfigError, checks, data, kinds, names, null_condition
 from diffusion.recipe.extensions import printed
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.recipe import Recipe
 from diffusion.sampling import caching, editing
 from diffusion.text_to_image import Frame, programs
@@ -52,7 +53,7 @@ class Trained:
         if not pytrees.is_shape(shape) or len(shape) not in (3, 4):
             raise _not_shown(folder, f"was trained on examples of shape {shape}")
         self.config, self.params, self.step = config, params, step
-        autoencoder = resolve.Resolver(config).autoencoder  # the autoencoder that trained with the network
+        autoencoder = Resolver(config).autoencoder  # the autoencoder that trained with the network
         self.shape = autoencoder.latent_shape(shape) if autoencoder else shape
         self._decoder, self._decode = (
             (params, autoencoder.decode) if autoencoder else autoencoder_folders.decoding(config)
@@ -61,7 +62,7 @@ class Trained:
         self._folder = folder
         self.classes = config.model.get("num_classes", 0)
         sample = config.sample
-        sampler = resolve.Resolver(config).sampler
+        sampler = Resolver(config).sampler
         table = sorted(names.SAMPLERS.items())
         self.samplers = tuple(name for name, make in table if name == sample.sampler.name or _fits(name, make, sampler))
         x0 = jax.eval_shape(self._decode, self._decoder, jax.ShapeDtypeStruct((1, *self.shape), jnp.float32))
@@ -280,7 +281,7 @@ def refuse_other_kinds(config: ConfigDict, folder: str) -> None:
             f"--workdir={folder} trains a denoiser that receives text, but holds no text model. Make a text-to-image "
             f"model of it: {printed('text_model', f'--workdir={folder}')}"
         )
-    if resolve.Resolver(config).objective.reads is None:
+    if Resolver(config).objective.reads is None:
         raise ConfigError(
             f"--workdir={folder} trains {config.model.name}, which makes no pictures. Name the run of a denoiser, or "
             "a text-to-image model by --model=FOLDER."

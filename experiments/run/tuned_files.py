@@ -8,7 +8,8 @@ from typing import Any
 from diffusion import text_to_image
 from diffusion.experiments.evaluation import model_card
 from diffusion.io import files, opener
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import canonical, plain
 from diffusion.text_to_image import model_folder
 from diffusion.training.checkpointing import checkpoints
@@ -53,7 +54,7 @@ def write(
     """
     if out is not None:
         require_new(workdir, out)
-    tuned = resolve.Resolver(config).tuned
+    tuned = Resolver(config).tuned
     if tuned is None:
         raise ConfigError(f"{workdir} is not a run that tunes a base (config.base.path). Valid: a run that does.")
     base = {"path": tuned.base.path, "sha256": checkpoints.read_about(workdir, step)["base"]["sha256"]}

@@ -12,7 +12,8 @@ from diffusion.experiments.sampling import encoder_features
 from diffusion.models.autoencoders import autoencoder_rae
 from diffusion.models.autoencoders.autoencoder_rae import AutoencoderRAE
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
-from diffusion.recipe import ConfigError, data, resolve
+from diffusion.recipe import ConfigError, data
+from diffusion.recipe.parts import Resolver
 
 MEASURED = 10_000  # training pictures, for the statistics of the features
 BATCH = 64
@@ -37,7 +38,7 @@ def build_autoencoder(
     Raises:
         ConfigError: if the run's encoder is not read from a file, or the file is gone or holds another one.
     """
-    encoder = resolve.Resolver(config).encoder
+    encoder = Resolver(config).encoder
     if encoder is None or not encoder.path:
         raise ConfigError(
             "config.encoder.path = '': the encoder of this run has initial weights, which are in no file. Valid: a "

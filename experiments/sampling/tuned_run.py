@@ -7,7 +7,7 @@ from typing import Any
 from diffusion import text_to_image
 from diffusion.experiments.run_folder import workdir
 from diffusion.objectives import Jumps
-from diffusion.recipe import resolve
+from diffusion.recipe.parts import Resolver
 from diffusion.training.checkpointing import checkpoints
 
 FEW_STEPS = "lcm"  # the sampler of requests that jumps to the end of the flow, and back to noise
@@ -31,7 +31,7 @@ def settings_of(run: str | pathlib.Path) -> dict[str, Any]:
         WorkdirError: if the folder holds no run.
     """
     config = workdir.read_config(run)
-    if not isinstance(resolve.Resolver(config).objective.reads, Jumps):
+    if not isinstance(Resolver(config).objective.reads, Jumps):
         return {}
     sample = config.sample
     return {"steps": sample.steps, "guidance": sample.guidance.scale, "sampler": FEW_STEPS}
@@ -53,7 +53,7 @@ def load(run: str | pathlib.Path, step: int | None = None, **how: Any) -> tuple[
         FileNotFoundError, Refusal, Mismatch: as `text_to_image.load`.
     """
     config: Mapping[str, Any] = workdir.read_config(run)
-    tuned = resolve.Resolver(config).tuned
+    tuned = Resolver(config).tuned
     if tuned is None:
         raise workdir.WorkdirError(f"{run} tunes no model. Valid: a run that sets config.tuning.name.")
     weights, step = checkpoints.load_ema(run, step)

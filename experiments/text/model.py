@@ -36,7 +36,8 @@ from diffusion.models.text_encoders.clip import CLIPVisionProjection
 from diffusion.objectives import Jumps
 from diffusion.published.pipeline_kinds import Usual
 from diffusion.published.pixart.network import PixArt
-from diffusion.recipe import ConfigError, as_config_errors, data, null_condition, resolve
+from diffusion.recipe import ConfigError, as_config_errors, data, null_condition
+from diffusion.recipe.parts import Resolver
 from diffusion.text_to_image import model_index
 from diffusion.training.checkpointing import checkpoints
 
@@ -85,7 +86,7 @@ def trained(run: str | pathlib.Path) -> tuple[Any, Any, Mapping[str, Any]]:
         WorkdirError, CheckpointError: if the folder holds no run, or no sound checkpoint.
     """
     config = workdir.read_config(run)
-    resolver = resolve.Resolver(config)
+    resolver = Resolver(config)
     module = resolver.model(resolver.model_shape_of(workdir.example_shape(config)))
     params, _ = checkpoints.load_ema(run)
     return module, network_of(module).weights(params), config
@@ -198,7 +199,7 @@ def scheduler_of(config: Mapping[str, Any]) -> dict[str, Any]:
             f"schedule rectified_flow, with {X0}, or a boundary around it."
         )
     shift = {"flow_shift": float(config["sample"]["shift"])}
-    if isinstance(resolve.Resolver(config).objective.reads, Jumps):
+    if isinstance(Resolver(config).objective.reads, Jumps):
         return {"_class_name": schedulers.OURS, **FLOW, **shift, **boundary}
     return {**PLUS, "solver_order": 1 if config["sample"]["sampler"]["name"] in FIRST_ORDER else 2, **shift}
 

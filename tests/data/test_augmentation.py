@@ -10,7 +10,8 @@ import pytest
 from configs import digits
 from diffusion import objectives, schedules, timesteps
 from diffusion.data import augmentation
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, checks
+from diffusion.recipe.parts import Resolver
 
 SIDE = 16
 TRANSFORM = jax.jit(augmentation.transform)
@@ -211,9 +212,9 @@ def recipe(model=None, **augment):
 
 def test_a_config_gives_the_network_its_numbers():
     config = recipe(UNET, name="edm_augmentation", probability=0.2)
-    assert resolve.Resolver(config).model((8, 8, 1)).augmentations == augmentation.NUMBERS
-    assert resolve.Resolver(recipe(UNET)).model((8, 8, 1)).augmentations == 0
-    _ = resolve.Resolver(config).objective
+    assert Resolver(config).model((8, 8, 1)).augmentations == augmentation.NUMBERS
+    assert Resolver(recipe(UNET)).model((8, 8, 1)).augmentations == 0
+    _ = Resolver(config).objective
 
 
 @pytest.mark.parametrize(

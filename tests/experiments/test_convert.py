@@ -16,7 +16,8 @@ from configs import digits
 from diffusion.experiments import convert
 from diffusion.models import interchange
 from diffusion.models.interchange import FAMILIES, folder_writing, folders
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import to_json
 from diffusion.training import warm_start
 from diffusion.training.checkpointing.checkpoint_writer import Checkpoints
@@ -105,7 +106,7 @@ def test_our_own_names(tmp_path):
 def test_a_run_becomes_a_network_and_the_start_of_another_run(tmp_path):
     config = digits.get_config("tiny")
     config.data.shape = (8, 8, 1)
-    module = resolve.Resolver(config).model((8, 8, 1))
+    module = Resolver(config).model((8, 8, 1))
     inputs = (jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     average = drawn(module.init, *inputs)
     (tmp_path / "run").mkdir()

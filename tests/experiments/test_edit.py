@@ -11,7 +11,8 @@ from configs import digits
 from diffusion import parameterizations, samplers, schedules, timesteps
 from diffusion.experiments import edit, train
 from diffusion.experiments.sampling import editors, trained_run
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError
+from diffusion.recipe.parts import Resolver
 from tests import commands
 
 LINE = schedules.rectified_flow()
@@ -82,7 +83,7 @@ def test_sdedit_makes_anew_what_is_above_its_noise():
 def run():
     config = digits.get_config("tiny")
     config.sample.guidance.scale = 1.0
-    network = resolve.Resolver(config).model((8, 8, 1))
+    network = Resolver(config).model((8, 8, 1))
     zeros = (jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     return trained_run.from_config(config, jax.jit(network.init)(jax.random.key(0), *zeros))
 

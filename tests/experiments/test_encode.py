@@ -21,7 +21,7 @@ from diffusion.models.autoencoders.autoencoder_rae import AutoencoderRAE
 from diffusion.models.autoencoders.latent_space import Moments
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.image_encoders.dinov2 import DINOv2
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, Recipe, checks
 from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
 from tests.drawn_parameters import drawn
@@ -132,21 +132,21 @@ def test_a_run_on_latents_resumes_repeats_its_steps_and_decodes_its_samples(vae,
     assert train.run(stopped, tmp_path / "resumed") == 0
     assert train.run(config, tmp_path / "resumed") == 0
     assert (tmp_path / "whole/metrics.jsonl").read_bytes() == (tmp_path / "resumed/metrics.jsonl").read_bytes()
-    assert reproduce.repeat(resolve.recipe(config), tmp_path / "whole", 2).finite
+    assert reproduce.repeat(Recipe.from_config(config), tmp_path / "whole", 2).finite
 
     params, _ = checkpoints.load_ema(tmp_path / "whole")
     seeds = generate.seeds(config, 3)
     labels = np.zeros(3, np.int32)
-    images = generate.generator(resolve.recipe(config, (4, 4, 4))).images(params, labels, seeds)
+    images = generate.generator(Recipe.from_config(config, (4, 4, 4))).images(params, labels, seeds)
     assert images.shape == (3, 8, 8, 1) and images.dtype == np.uint8
     # The same latents, decoded by hand.
     pictures = config.copy_and_resolve_references()
     pictures.data.latents.dir = pictures.data.latents.autoencoder = ""
-    x, _ = generate.generator(resolve.recipe(pictures, (4, 4, 4))).trajectory(params, labels, seeds)
+    x, _ = generate.generator(Recipe.from_config(pictures, (4, 4, 4))).trajectory(params, labels, seeds)
     autoencoder = autoencoder_folders.load(vae)
     expected = autoencoder.module.apply({"params": autoencoder.params}, x[-1] / 0.5 + 0.25, method="decode")
     assert np.abs(images.astype(int) - np.asarray(to_uint8(expected)).astype(int)).max() <= 1
-    shown, _ = generate.generator(resolve.recipe(config, (4, 4, 4))).trajectory(params, labels, seeds)
+    shown, _ = generate.generator(Recipe.from_config(config, (4, 4, 4))).trajectory(params, labels, seeds)
     np.testing.assert_allclose(shown[-1], expected, atol=1e-4)
 
 
@@ -177,7 +177,7 @@ def test_a_run_on_latents_of_a_representation_autoencoder(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert all(np.isfinite(row["loss"]) for row in rows)
     average, _ = checkpoints.load_ema(tmp_path / "run")
-    recipe = resolve.recipe(config, (4, 4, 8))
+    recipe = Recipe.from_config(config, (4, 4, 8))
     a = (4 * 4 * 8 / 4096) ** 0.5
     np.testing.assert_allclose(recipe.sampling.plan.t, [1, a * 0.5 / (1 + (a - 1) * 0.5)], rtol=1e-5)
     images = generate.generator(recipe).images(average, np.zeros(3, np.int32), generate.seeds(config, 3))
@@ -204,9 +204,9 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
     )
     config = config_of(tmp_path)
     with pytest.raises(ConfigError, match=r"dataset.split is 'validation' there, but the run needs 'train'"):
-        examples.open_examples(resolve.recipe(config))
+        examples.open_examples(Recipe.from_config(config))
     config.data.split = "validation"
-    assert examples.open_examples(resolve.recipe(config)).spec.shape == (4, 4, 4)
+    assert examples.open_examples(Recipe.from_config(config)).spec.shape == (4, 4, 4)
     assert workdir.example_shape(config_of(tmp_path, **{"data.shape": None})) == (4, 4, 4)
     config.data.latents.autoencoder = "vae"
     with pytest.MonkeyPatch.context() as patch:
@@ -214,7 +214,7 @@ def test_other_latents_than_the_config_asks_for_are_refused(tmp_path):
             autoencoder_folders, "load", lambda path: autoencoder_folders.Autoencoder(path, None, None, describe("cd"))
         )
         with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, but the run needs 'cd'"):
-            examples.open_examples(resolve.recipe(config))
+            examples.open_examples(Recipe.from_config(config))
         with pytest.raises(ConfigError, match=r"autoencoder.sha256 is 'ab' there, but the run needs 'cd'"):
             autoencoder_folders.decoding(config)
 
@@ -228,9 +228,9 @@ def test_configs_that_mix_latents_and_pictures_are_refused(tmp_path):
         with pytest.raises(ConfigError, match=match):
             checks.validate(config_of(tmp_path, **change))
     with pytest.raises(ConfigError, match=r"holds no cache of latents: there is none. It is made by"):
-        examples.open_examples(resolve.recipe(config_of(tmp_path)))
+        examples.open_examples(Recipe.from_config(config_of(tmp_path)))
     with pytest.raises(ConfigError, match=r"this run makes latents. Name the autoencoder"):
-        generate.generator(resolve.recipe(config_of(tmp_path), (4, 4, 4)))
+        generate.generator(Recipe.from_config(config_of(tmp_path), (4, 4, 4)))
 
 
 @pytest.mark.slow

@@ -12,14 +12,15 @@ from configs import digits
 from diffusion import schedules
 from diffusion.experiments import attribute, membership, train
 from diffusion.experiments.sampling import trained_run
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError, Recipe
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.sections import Examples
 from tests import commands
 
 
 def test_times_out_of_range_are_refused():
     config = digits.get_config("tiny")
-    run = types.SimpleNamespace(config=config, schedule=resolve.recipe(config, (8, 8, 1)).schedule)
+    run = types.SimpleNamespace(config=config, schedule=Recipe.from_config(config, (8, 8, 1)).schedule)
     for t in (0.0, 0.95, -1.0):
         with pytest.raises(ConfigError, match=rf"--times={t:g} must be above 0 and below 0\.9"):
             membership.measure(run, [0.3, t], 10)
@@ -46,7 +47,7 @@ def test_the_picture_shows_the_highest_scores_first(tmp_path):
 def test_a_training_picture_is_attributed_to_itself():
     """The gradient at a training picture is that of the picture itself: of all its own score is the highest."""
     config = digits.get_config("tiny")
-    network = resolve.Resolver(config).model((8, 8, 1))
+    network = Resolver(config).model((8, 8, 1))
     zeros = (jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     params = jax.jit(network.init)(jax.random.key(0), *zeros)
     rng = np.random.default_rng(0)

@@ -24,7 +24,7 @@ from diffusion.experiments.run import program
 from diffusion.experiments.run_folder import workdir
 from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.dit import DiT
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError, Recipe
 from tests import accelerators, commands
 from tests.experiments.run.made_tuning import config as config_of
 
@@ -219,7 +219,7 @@ def test_memory_against_xla(remat):
         config.model.update(width=64, depth=depth, unroll=1, remat=remat)
         config.train.update({"batch_size": 256, "accumulate": 1})  # as on an accelerator; a CPU's rule is four parts
         mesh = program.mesh_of(config, jax.devices()[:1])
-        run = program.build(resolve.recipe(config, (8, 8, 1)), mesh)
+        run = program.build(Recipe.from_config(config, (8, 8, 1)), mesh)
         output = run.step.lower(run.target, run.batch, run.seed).compile().memory_analysis()
         parts = estimate.memory_by_part(plan.work_of(config, (8, 8, 1), mesh), "cpu")
         state = sum(parts[part] for part in estimate.EXACT)

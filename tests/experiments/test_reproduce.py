@@ -15,7 +15,7 @@ from configs import digits
 from diffusion.experiments import reproduce, train
 from diffusion.experiments.run import failure
 from diffusion.package.commands import as_process
-from diffusion.recipe import checks, resolve
+from diffusion.recipe import Recipe, checks
 from diffusion.training import state
 from diffusion.training.checkpointing import checkpoints
 from tests.reliability.driver import TINY
@@ -124,9 +124,9 @@ def test_a_healthy_step_has_the_loss_of_the_metrics_and_of_its_examples(healthy,
 @pytest.mark.slow
 def test_where_no_step_has_failed(healthy):
     with pytest.raises(checkpoints.CheckpointError, match=r"no step that has failed\. --step takes .*: 3, 6"):
-        reproduce.repeat(resolve.recipe(tiny()), healthy)
+        reproduce.repeat(Recipe.from_config(tiny()), healthy)
     with pytest.raises(checkpoints.CheckpointError, match=r"no checkpoint of step 4.* --step takes .*: 3, 6"):
-        reproduce.repeat(resolve.recipe(tiny()), healthy, 4)
+        reproduce.repeat(Recipe.from_config(tiny()), healthy, 4)
 
 
 def test_a_later_failure_takes_the_place_of_an_earlier_one(tmp_path):

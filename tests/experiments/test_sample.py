@@ -13,7 +13,8 @@ import pytest
 from configs import digits
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
+from diffusion.recipe.parts import Resolver
 
 SHAPE = (8, 8, 1)
 ROOT = pathlib.Path(__file__).parents[2]
@@ -28,7 +29,7 @@ def config():
 
 @pytest.fixture(scope="module")
 def params(config):
-    network = resolve.Resolver(config).model(SHAPE)
+    network = Resolver(config).model(SHAPE)
 
     @jax.jit
     def params(key):
@@ -43,7 +44,7 @@ def params(config):
 def images(config, params, labels, seeds, batch_size):
     config = config.copy_and_resolve_references()
     config.sample.batch_size = batch_size
-    return generate.generator(resolve.recipe(config, SHAPE)).images(params, labels, seeds)
+    return generate.generator(Recipe.from_config(config, SHAPE)).images(params, labels, seeds)
 
 
 @pytest.mark.extended
@@ -90,7 +91,7 @@ def test_labels_are_balanced():
 def test_trajectory_starts_at_the_prior_and_ends_at_the_sample(config, params):
     labels = generate.balanced_labels(10, 10)
     seeds = generate.seeds(config, 10)
-    make = generate.generator(resolve.recipe(config, SHAPE))
+    make = generate.generator(Recipe.from_config(config, SHAPE))
     x, x0 = make.trajectory(params, labels, seeds)
     assert x.shape == (3, 10, *SHAPE) and x0.shape == (2, 10, *SHAPE)
     final = np.floor(np.clip(x[-1] * 127.5 + 128, 0, 255))

@@ -21,7 +21,8 @@ from diffusion.experiments import few_steps, reproduce, train
 from diffusion.experiments.evaluation import real_images, sample_metrics
 from diffusion.experiments.run import examples, noise_pairs, players, program as programs
 from diffusion.experiments.sampling import generate, run_denoiser
-from diffusion.recipe import ConfigError, checks, recipes, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, recipes
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import to_json
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
@@ -123,7 +124,7 @@ def student(name, teacher, **changes):
 def test_a_guided_student_may_receive_the_scale(written, monkeypatch):
     """Its network has an input for it, and its denoiser is that network at the scale of the config, in one call."""
     changes = {"teacher.scale": 1.0, "objective.guidance": (0.0, 2.0), "sample.guidance.scale": 2.5}
-    recipe = resolve.recipe(student("guided", written, **changes), (8, 8, 1))
+    recipe = Recipe.from_config(student("guided", written, **changes), (8, 8, 1))
     assert recipe.network.strength and recipe.objective.condition.strength == (1.0, 3.0)
     inputs = []
     network = lambda params, x, clock, condition: inputs.append(condition) or 0 * x
@@ -186,7 +187,7 @@ def test_a_student_is_one_command_that_goes_on_bit_for_bit(name, teacher, tmp_pa
     assert bool(second_players) == (name in OF_TWO_PLAYERS) and all(np.isfinite(line["loss"]) for line in lines[0])
 
     params, _ = checkpoints.load_ema(tmp_path / "broken")
-    make = generate.generator(resolve.recipe(config, (8, 8, 1)))
+    make = generate.generator(Recipe.from_config(config, (8, 8, 1)))
     images = make.images(params, generate.balanced_labels(4, 10), generate.seeds(config, 4))
     assert images.shape == (4, 8, 8, 1) and make.nfe == config.sample.steps
 
@@ -217,7 +218,7 @@ def test_a_step_of_players_is_repeated_alone(teacher, tmp_path):
     """What experiments.reproduce computes from a checkpoint is the gradient of that run's next step."""
     config = student("dmd", teacher, **{"train.steps": 5, "second_player.updates": 5})
     assert train.run(config, tmp_path) == 0
-    repeated = reproduce.repeat(resolve.recipe(config), tmp_path, step=5)
+    repeated = reproduce.repeat(Recipe.from_config(config), tmp_path, step=5)
     assert repeated.finite and len(repeated.losses) == 8 and set(repeated.gradient.values()) == {0}
 
 
@@ -259,16 +260,16 @@ def test_two_devices_train_the_same_student(name, mesh, teacher, tmp_path):
 @pytest.mark.slow
 def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teacher, tmp_path):
     config = student("reflow", teacher)
-    opened = examples.open_examples(resolve.recipe(config))
+    opened = examples.open_examples(Recipe.from_config(config))
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, opened, mesh)
+    noise_pairs.paired(Recipe.from_config(config, (8, 8, 1)), tmp_path, opened, mesh)
     files = sorted((tmp_path / "pairs").glob("*.npy"))
     content = {file.name: file.read_bytes() for file in files}
     assert list(content) == ["00000000.npy", "00000512.npy"]
 
     files[0].write_bytes(content[files[0].name][:1000])  # a torn file, and one that was not yet there
     files[1].unlink()
-    made = noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, opened, mesh)
+    made = noise_pairs.paired(Recipe.from_config(config, (8, 8, 1)), tmp_path, opened, mesh)
     assert {file.name: file.read_bytes() for file in files} == content
 
     # As experiments.sample would: the guided teacher, from the same noise.
@@ -276,9 +277,9 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     batch = next(made.batches(config, 0, np.arange(8), 0))
     sampling = of_teacher()
     params, _ = checkpoints.load_ema(teacher)
-    schedule = resolve.Resolver(sampling).schedule
+    schedule = Resolver(sampling).schedule
     plan = timesteps.plan(timesteps.uniform(schedule, steps=2))
-    denoise = run_denoiser.denoiser(resolve.recipe(sampling, (8, 8, 1)))(params, jnp.asarray(batch["label"]))
+    denoise = run_denoiser.denoiser(Recipe.from_config(sampling, (8, 8, 1)))(params, jnp.asarray(batch["label"]))
     keys = jax.random.split(jax.random.key(0), 8)
     x = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, batch["noise"], plan, keys)
     np.testing.assert_allclose(batch["x"], x, rtol=1e-4, atol=1e-5)
@@ -291,7 +292,7 @@ def test_pairs_are_the_teachers_flow_and_go_on_where_they_were_interrupted(teach
     assert train.run(other, tmp_path / "other") == 0
     config.teacher.path = str(tmp_path / "other")
     with pytest.raises(ConfigError, match="holds another run than the teacher that made the first pairs"):
-        noise_pairs.paired(resolve.recipe(config, (8, 8, 1)), tmp_path, opened, mesh)
+        noise_pairs.paired(Recipe.from_config(config, (8, 8, 1)), tmp_path, opened, mesh)
 
 
 @pytest.mark.slow
@@ -299,8 +300,8 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
     """Guiding the raw output is guiding x0 and eps, for every parameterization that is affine in it."""
     config = student("consistency", written)
     assert config.teacher.scale == 1.5
-    cast = players.build_players(resolve.recipe(config, (8, 8, 1)))
-    schedule = resolve.Resolver(config).schedule
+    cast = players.build_players(Recipe.from_config(config, (8, 8, 1)))
+    schedule = Resolver(config).schedule
     module = cast.modules["teacher"]
     labels = jnp.arange(4)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, int))
@@ -308,7 +309,7 @@ def test_a_guided_teacher_teaches_what_guidance_of_its_prediction_says(written):
     params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(0, 0.1, leaf.shape), jnp.float32), shapes)
     x = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
     t = jnp.array([0.1, 0.4, 0.8, 1.0])
-    read = resolve.Resolver(config).teacher.parameterization
+    read = Resolver(config).teacher.parameterization
     network = lambda x, clock, condition: module.apply(params, x, clock, condition)
     branches = guidance.together(network, schedule, read, (labels, jnp.full(4, 10)))
     wanted = guidance.classifier_free(branches, scale=1.5)(x, t)
@@ -492,7 +493,7 @@ def of_clips(tmp_path_factory):
 def test_self_forcing_is_sampled_as_it_is_trained(of_clips):
     """Chunk after chunk on the grid of config.sample, by both players and the sampler; it is no one-step student."""
     _, config = of_clips
-    made = resolve.Resolver(config)
+    made = Resolver(config)
     grid = made.grid
     assert made.objective.shares == made.second.objective.shares == ("self_forcing", *grid[:-1], 4)
     np.testing.assert_array_equal(made.plan.t, timesteps.staggered(grid, 8, 4, chunk=4).t)
@@ -511,10 +512,10 @@ def test_a_causal_student_of_clips_has_a_teacher_that_sees_them_whole(of_clips, 
     generator = student("causvid", tmp_path / "ode", **strata)
     assert start.teacher.path == generator.teacher.path == start.init_from.path == str(tmp_path / "clips")
     assert generator.init_from.path == str(tmp_path / "ode") and generator.teacher.scale == start.teacher.scale
-    made = resolve.Resolver(generator)
+    made = Resolver(generator)
     assert made.objective.shares == made.second.objective.shares == ("noised_chunks", *made.grid[:-1], 4)
     for config in (start, generator):
-        recipe = resolve.recipe(config, (8, 32, 32, 3))
+        recipe = Recipe.from_config(config, (8, 32, 32, 3))
         modules = players.build_players(recipe).modules
         assert recipe.network.causal == 4 and modules["teacher"].causal == 0
         np.testing.assert_array_equal(recipe.sampling.plan.t, timesteps.staggered(made.grid, 8, 4, chunk=4).t)
@@ -574,7 +575,7 @@ def test_a_recipe_without_a_teacher_says_so():
 def test_every_recipe_is_a_program_of_its_players(name, written):
     """Shapes alone: the step takes the state and the batch that the config says."""
     config = student(name, written)
-    program = programs.build(resolve.recipe(config, (8, 8, 1)), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
+    program = programs.build(Recipe.from_config(config, (8, 8, 1)), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
     names = set(program.networks(program.target))
     assert names == {"model", "target"} | {
         "reflow": set(),

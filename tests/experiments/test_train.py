@@ -20,7 +20,7 @@ from diffusion.data import pipeline, sources
 from diffusion.experiments import train
 from diffusion.experiments.run import bookkeeping, hooks
 from diffusion.experiments.run_folder import workdir
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError, Recipe
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
 from diffusion.training.runtime import preemption
 from tests import commands, shared_programs
@@ -335,7 +335,7 @@ def test_whatever_an_evaluation_raises_is_its_failure(tmp_path, monkeypatch, err
         raise error
 
     config = tiny()
-    recipe = resolve.recipe(config, (8, 8, 1))
+    recipe = Recipe.from_config(config, (8, 8, 1))
     made = hooks.generate.Generator(images, None, 1)
     monkeypatch.setattr(hooks.generate, "generator", lambda *_: made)
     evaluate = hooks.evaluation(recipe, tmp_path, None)
@@ -356,7 +356,7 @@ def test_samples_are_left_between_two_batches(tmp_path, monkeypatch):
     stop = preemption.StopRequest()
     made = hooks.generate.Generator(images, None, 1)
     monkeypatch.setattr(hooks.generate, "generator", lambda *_: made)
-    evaluate = hooks.evaluation(resolve.recipe(config, (8, 8, 1)), tmp_path, None)
+    evaluate = hooks.evaluation(Recipe.from_config(config, (8, 8, 1)), tmp_path, None)
     with stop, pytest.raises(preemption.Interrupted):
         signal.raise_signal(signal.SIGTERM)
         evaluate(None, 3, stop)

@@ -19,7 +19,7 @@ from diffusion.experiments.evaluation import watermark_robustness
 from diffusion.experiments.evaluation.watermark_robustness import Maker
 from diffusion.experiments.sampling import run_samples, trained_run, watermarked
 from diffusion.io import content_credentials, local_certificates, pictures
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError, Recipe
 from diffusion.sampling.watermarks import key_files
 from diffusion.training.checkpointing import checkpoints
 from tests import commands
@@ -107,7 +107,7 @@ def test_mistakes_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no pictures"):
         (tmp_path / "empty").mkdir()
         watermark.files_of(str(tmp_path / "empty"))
-    recipe = resolve.recipe(digits.get_config("tiny"), (8, 8, 1))
+    recipe = Recipe.from_config(digits.get_config("tiny"), (8, 8, 1))
     with pytest.raises(ConfigError, match="bits = 100 exceeds the number of noise values, 64"):
         run_samples._check_watermark(watermarks.gaussian_shading("0" * 64, bits=100), recipe)
     with pytest.raises(ConfigError, match=r"the sampler adds noise of its own.*spread_spectrum"):

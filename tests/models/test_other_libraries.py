@@ -14,7 +14,8 @@ from diffusion import objectives, schedules, timesteps
 from diffusion.experiments.sampling.run_samples import sample
 from diffusion.experiments.train import train
 from diffusion.models import NNX, Equinox, Functions
-from diffusion.recipe import names, resolve
+from diffusion.recipe import names
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.test_python_first import SETTINGS, points
@@ -80,9 +81,7 @@ def test_it_trains_goes_on_and_is_sampled(library, tmp_path, monkeypatch):
 def test_a_config_names_one_by_a_function(monkeypatch):
     points_of = example("NNX")["Points"]
     monkeypatch.setitem(names.MODELS, "nnx_points", lambda width: NNX(lambda rngs: points_of(width, rngs)))
-    network = resolve.Resolver(
-        changed(("model", {"name": "nnx_points", "width": 5}), ("objective.wrappers", ()))
-    ).model((2,))
+    network = Resolver(changed(("model", {"name": "nnx_points", "width": 5}), ("objective.wrappers", ()))).model((2,))
     params = network.init(jax.random.key(0), np.zeros((1, 2)), np.zeros(1), None)
     assert params["hidden"]["kernel"].shape == (3, 5)
 

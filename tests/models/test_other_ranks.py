@@ -18,7 +18,8 @@ from diffusion.models.layers.embeddings import rotate
 from diffusion.models.layers.image_attention import ImageAttention
 from diffusion.models.layers.resampling import double, halve
 from diffusion.models.sequence_transformer import line_angles
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, checks
+from diffusion.recipe.parts import Resolver
 from tests import drawn_parameters, oracles
 from tests.conformance import slow_but
 from tests.models import backbones
@@ -245,7 +246,7 @@ SERIES = {"name": "unet", "widths": (8, 16), "blocks": 1, "groups": 4, "num_clas
     [((2,), POINTS, ("shape", (2,))), ((16, 4), SERIES, ("axes", 1)), ((8, 8, 8, 1), SERIES, ("axes", 3))],
 )
 def test_a_config_sizes_them_by_the_data(shape, model, field):
-    module = resolve.Resolver(changed(("model", model))).model(shape)
+    module = Resolver(changed(("model", model))).model(shape)
     assert getattr(module, field[0]) == field[1]
     x = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((2,), jnp.int32)

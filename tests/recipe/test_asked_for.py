@@ -8,7 +8,8 @@ import pytest
 
 from configs import digits
 from diffusion import objectives, timesteps
-from diffusion.recipe import kinds, names, resolve
+from diffusion.recipe import kinds, names
+from diffusion.recipe.parts import Resolver
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
 
@@ -35,7 +36,7 @@ def test_an_objective_receives_what_it_asks_for(name, monkeypatch):
     monkeypatch.setitem(names.OBJECTIVES, "asks", scope["asks"])
     config = digits.get_config("tiny")
     config.objective = {"name": "asks"}
-    resolver = resolve.Resolver(config)
+    resolver = Resolver(config)
     assert isinstance(resolver.objective, objectives.Objective)
     expected = {
         "schedule": resolver.schedule,
@@ -56,4 +57,4 @@ def test_an_objective_receives_what_it_asks_for(name, monkeypatch):
         assert callable(seen["value"])
     config.objective = {"name": "asks", name: 3}
     with pytest.raises(ValueError, match=f"unknown argument of asks '{name}'"):
-        _ = resolve.Resolver(config).objective
+        _ = Resolver(config).objective

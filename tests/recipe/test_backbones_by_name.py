@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from diffusion.experiments import train
-from diffusion.recipe import ConfigError, checks, names, resolve
+from diffusion.recipe import ConfigError, checks, names
 from diffusion.recipe.entries import annotation
+from diffusion.recipe.parts import Resolver
 from tests.recipe.test_resolve import HYBRID, LEARNED, LINEAR, NO_GUIDANCE, changed
 
 MODELS = {
@@ -41,22 +42,22 @@ def config(name, *changes, **fields):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_sizes_come_from_the_data(name):
-    module = resolve.Resolver(config(name, ("train.dtype", "bfloat16"))).model((8, 8, 1))
+    module = Resolver(config(name, ("train.dtype", "bfloat16"))).model((8, 8, 1))
     assert module.dtype == "bfloat16" and module.num_classes == 10
     if name in ("ddt", "u_vit"):
         assert module.shape == (8, 8, 1)
     else:
         assert module.resolution == 8
         assert {getattr(module, field, 1) for field in ("channels", "in_channels", "out_channels")} == {1}
-    resolve.Resolver(config(name)).model()  # before the data are known
+    Resolver(config(name)).model()  # before the data are known
 
 
 def test_a_learned_variance_doubles_the_output():
     learned = [LINEAR, ("objective", HYBRID), ("parameterization", LEARNED)]
-    assert resolve.Resolver(config("unet", *learned)).model((8, 8, 1)).out_channels == 2
+    assert Resolver(config("unet", *learned)).model((8, 8, 1)).out_channels == 2
     for name in ("edm2_unet", "u_vit"):
         with pytest.raises(ConfigError, match=r"as many channels as it takes.*learned_variance.*Valid: dit, unet"):
-            resolve.Resolver(config(name, *learned)).model((8, 8, 1))
+            Resolver(config(name, *learned)).model((8, 8, 1))
 
 
 def test_what_does_not_fit_is_refused():
@@ -64,14 +65,14 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match=r"'unet', .* 'mean_flow': the network has times = 1, .* passes 2"):
         checks.validate(config("unet", two_times, NO_GUIDANCE, ("sample.sampler", {"name": "flow_map"})))
     with pytest.raises(ConfigError, match=r"config\.model.*'width'.*mean 'widths'"):
-        resolve.Resolver(config("unet", width=8)).model()
+        Resolver(config("unet", width=8)).model()
     with pytest.raises(ConfigError, match=r"config\.model.*'in_channels'"):  # not for a config to say
-        resolve.Resolver(config("unet", in_channels=3)).model()
+        Resolver(config("unet", in_channels=3)).model()
     with pytest.raises(ConfigError, match=r"config\.model.*groups=32 must divide"):
-        resolve.Resolver(config("unet", groups=32)).model()
+        Resolver(config("unet", groups=32)).model()
 
     with pytest.raises(ConfigError, match=r"config\.model\.widths has 5 levels.*\(8, 8, 1\) cannot be halved 4 times"):
-        resolve.Resolver(config("unet", widths=(8,) * 5)).model((8, 8, 1))
+        Resolver(config("unet", widths=(8,) * 5)).model((8, 8, 1))
 
 
 @pytest.mark.slow
@@ -97,4 +98,4 @@ def test_rotary_axes_are_the_networks_own():
         default = tuple(names.MODELS[name].axes)
         for entry in ({"name": name}, {"name": name, "axes": list(default)}):
             run = changed(("model", entry), ("objective.wrappers", ()), NO_GUIDANCE)
-            assert resolve.Resolver(run).model((8, 8, 4)).axes == default, name
+            assert Resolver(run).model((8, 8, 4)).axes == default, name

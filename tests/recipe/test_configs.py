@@ -15,8 +15,9 @@ from diffusion.experiments.run import players
 from diffusion.models import lightning_dit_preset
 from diffusion.objectives.autoencoding import Coded
 from diffusion.objectives.end_to_end import Tuned
-from diffusion.recipe import ConfigError, checks, recipes, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, recipes
 from diffusion.recipe.defaults import defaults
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import from_json, plain, to_json
 
 FOLDER = pathlib.Path(configs.__file__).parent
@@ -110,14 +111,14 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
     recipe = checks.with_data(checks.validate(config), spec)
     assert plain(from_json(to_json(config))) == plain(config)
 
-    batch = max(2, resolve.Resolver(config).objective.examples.block or 2)
-    network = resolve.Resolver(config).model()
+    batch = max(2, Resolver(config).objective.examples.block or 2)
+    network = Resolver(config).model()
     x = jnp.zeros((batch, *recipe.examples.shape))
-    null = resolve.recipe(config).examples.null_condition(batch)
+    null = Recipe.from_config(config).examples.null_condition(batch)
     inputs = (x, clock_of(network, batch), received_by(network, null))
     params = jax.eval_shape(network.init, jax.random.key(0), *inputs)
-    objective = resolve.Resolver(config).objective
-    schedule = resolve.Resolver(config).schedule
+    objective = Resolver(config).objective
+    schedule = Resolver(config).schedule
     density_state = () if objective.density is None else objective.density.init()
 
     def loss(params):
@@ -128,7 +129,7 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
         apply = players.with_strength(network.apply) if objective.condition.strength else network.apply
         model = functools.partial(apply, params)
         if objective.beside.encoder:  # of as many tokens as the network's, and of its own width
-            data["features"] = jnp.zeros((batch, resolve.Resolver(config).encoder.features()[0], config.model.width))
+            data["features"] = jnp.zeros((batch, Resolver(config).encoder.features()[0], config.model.width))
         values = lambda h, shape: h[..., : np.prod(shape) // h.shape[1]]  # the numbers of x that a token stands for
         same = lambda h, shape: h  # to the network's own width
         projectors = {name: values if head.target == 0 else same for name, head in objective.heads.items()}
@@ -140,9 +141,9 @@ def test_every_recipe_resolves_end_to_end(recipe, preset):
 
     losses, metrics = jax.eval_shape(loss, params)
     assert losses.shape == metrics["t"].shape == (batch,) and losses.dtype == jnp.float32
-    plan = resolve.Resolver(config).plan
+    plan = Resolver(config).plan
     assert plan.t.shape == (config.sample.steps,) and plan.s[-1] == 0
-    optimizer = resolve.Resolver(config).optimizer
+    optimizer = Resolver(config).optimizer
     jax.eval_shape(optimizer.init, params)
 
 
@@ -151,7 +152,7 @@ def test_published_sizes_and_settings():
     dit = load("imagenet256_dit")
     sit = load("imagenet256_sit")
     for config, published in [(dit, 675e6), (sit, 675e6)]:
-        network = resolve.Resolver(config).model()
+        network = Resolver(config).model()
         shapes = jax.eval_shape(
             network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
         )
@@ -161,27 +162,27 @@ def test_published_sizes_and_settings():
         assert {"name": "condition_dropout", "rate": 0.1} in config.objective.wrappers
         assert (config.sample.guidance.scale, config.sample.guidance.channels) == (1.5, 3)
     # Peebles and Xie 2023, section 4: the diffusion of ADM, 1000 linear steps from 1e-4 to 0.02, 250 steps to sample.
-    schedule = resolve.Resolver(dit).schedule
+    schedule = Resolver(dit).schedule
     assert float(schedule.alpha(1 / 1000)) ** 2 == pytest.approx(1 - 1e-4, rel=1e-6)
     second = 1e-4 + (0.02 - 1e-4) / 999
     assert float(schedule.alpha(2 / 1000)) ** 2 == pytest.approx((1 - 1e-4) * (1 - second), rel=1e-6)
-    plan = resolve.Resolver(dit).plan
+    plan = Resolver(dit).plan
     assert (len(plan.t), plan.t[0], plan.t[-1]) == (250, 1.0, 1 / 1000)
-    clock = resolve.Resolver(dit).parameterization.clock
+    clock = Resolver(dit).parameterization.clock
     np.testing.assert_allclose(clock(schedule, jnp.asarray([1 / 1000, 1.0])), [0, 999], atol=1e-4)
     # Ma et al. 2024: data at time 1, noise at time 0, and 250 evaluations to sample.
-    clock = resolve.Resolver(sit).parameterization.clock
-    np.testing.assert_allclose(clock(resolve.Resolver(sit).schedule, jnp.asarray([0.0, 1.0])), [1, 0])
-    assert resolve.Resolver(sit).sampler.nfe(sit.sample.steps) == 250
-    plan = resolve.Resolver(sit).plan  # 249 equal steps, and the last of its length 0.04
+    clock = Resolver(sit).parameterization.clock
+    np.testing.assert_allclose(clock(Resolver(sit).schedule, jnp.asarray([0.0, 1.0])), [1, 0])
+    assert Resolver(sit).sampler.nfe(sit.sample.steps) == 250
+    plan = Resolver(sit).plan  # 249 equal steps, and the last of its length 0.04
     assert (len(plan.t), plan.t[0], plan.t[-1], plan.s[-1]) == (250, 1.0, 0.04, 0.0)
     ode = load("imagenet256_sit", "ode")
-    assert resolve.Resolver(ode).sampler.nfe(ode.sample.steps) == 249
+    assert Resolver(ode).sampler.nfe(ode.sample.steps) == 249
     # Peebles and Xie 2023, table 1: the base size; what is compared after 400k steps is not guided.
     for recipe in ("imagenet256_dit", "imagenet256_sit"):
         base_size = load(recipe, "b2")
         shapes = jax.eval_shape(
-            resolve.Resolver(base_size).model().init,
+            Resolver(base_size).model().init,
             jax.random.key(0),
             jnp.zeros((1, 32, 32, 4)),
             jnp.zeros(1),
@@ -264,14 +265,14 @@ def test_recipes_start_from_the_defaults_and_say_how_to_run(recipe):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_tiny_is_small(recipe):
     tiny = load(recipe, "tiny")
-    network = resolve.Resolver(tiny).model()
+    network = Resolver(tiny).model()
     spec = spec_of(tiny)
     labels = received_by(network, labels_of(tiny, 1))
     shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.zeros((1, *spec.shape)), clock_of(network, 1), labels)
     weights = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     tokens = np.prod(spec.shape[:2]) / tiny.model.get("patch", 1) ** 2
     guided = 2 if tiny.sample.guidance.scale != 1 else 1
-    evaluations = resolve.Resolver(tiny).sampler.nfe(tiny.sample.steps) * tiny.sample.number * guided
+    evaluations = Resolver(tiny).sampler.nfe(tiny.sample.steps) * tiny.sample.number * guided
     operations = 2 * weights * tokens * (3 * tiny.train.steps * tiny.train.batch_size + evaluations)
     assert operations < 2e12  # seconds of two cores at a slow 50 GFLOP/s; compilation is what remains
 
@@ -297,7 +298,7 @@ def test_a_preset_replaces_entries_whole_and_values_one_by_one():
 def test_the_published_settings_of_lightning_dit():
     """configs/lightningdit_xl_vavae_f16d32.yaml of the authors, and their integrator's times."""
     config = load("imagenet256_lightning_dit")
-    recipe = resolve.recipe(config)
+    recipe = Recipe.from_config(config)
     assert recipe.network.clone(shape=None) == lightning_dit_preset("XL/1", 1000, remat="elementwise", dtype="bfloat16")
     optimizer = config.optimizer
     assert (optimizer.learning_rate, optimizer.b2, optimizer.weight_decay, config.train.batch_size) == (

@@ -17,7 +17,7 @@ from diffusion import objectives, samplers, schedules, timesteps
 from diffusion.flows.flow_maps import FlowMap
 from diffusion.guidance import classifier_free
 from diffusion.parameterizations import Prediction, velocity
-from diffusion.recipe import ConfigError, names, python_recipes, resolve, settings_checks
+from diffusion.recipe import ConfigError, names, python_recipes, settings_checks
 from diffusion.recipe.companions import Teacher
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.described import described
@@ -163,7 +163,7 @@ def of_config(changes, beside=None):
     config = defaults()
     for field, value in (TINY | (beside or {}) | changes).items():
         put(config, field, value)
-    recipe = resolve.recipe(config, config.data.shape)
+    recipe = Recipe.from_config(config, config.data.shape)
     settings_checks.check(recipe)
     return recipe
 

@@ -14,7 +14,8 @@ from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_denoiser, run_samples
 from diffusion.guidance import measurements
 from diffusion.parameterizations import Denoiser
-from diffusion.recipe import ConfigError, checks, data, names, resolve, versions
+from diffusion.recipe import ConfigError, checks, data, names, versions
+from diffusion.recipe.parts import Resolver
 from diffusion.training.checkpointing import checkpoints
 from tests.drawn_parameters import drawn
 
@@ -36,7 +37,7 @@ def config_of(**fields):
 @pytest.fixture(scope="module")
 def params():
     """Of the tiny digits network; every parameter has a value that shows, since an untrained DiT answers 0."""
-    network = resolve.Resolver(config_of()).model(SHAPE)
+    network = Resolver(config_of()).model(SHAPE)
     return drawn(network.init, jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32), size=0.15)
 
 

@@ -13,7 +13,7 @@ from diffusion.experiments.evaluation import model_metrics, real_images
 from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import run_samples
 from diffusion.objectives import Moves
-from diffusion.recipe import ConfigError, checks, recipes, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, recipes
 
 SHAPES = {"sphere": (3,), "torsions": (2,), "so3": (3, 3)}
 
@@ -75,7 +75,7 @@ def test_a_run_trains_samples_and_has_a_likelihood(name, tmp_path):
     config.data.source.number = 200
     train.run(config, tmp_path)
     spec = DataSpec(name, "train", SHAPES[name], 0, 200, dtype="float32")
-    recipe = checks.with_data(resolve.recipe(config, SHAPES[name]), spec)
+    recipe = checks.with_data(Recipe.from_config(config, SHAPES[name]), spec)
     run_samples.sample(recipe, tmp_path)
     assert (tmp_path / "samples.png").is_file()
     with np.load(tmp_path / "samples.npz") as file:

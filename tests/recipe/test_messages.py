@@ -13,7 +13,7 @@ from configs import digits
 from diffusion import objectives
 from diffusion.experiments.run import examples, failure, program
 from diffusion.io import file_systems
-from diffusion.recipe import ConfigError, extensions, names, resolve
+from diffusion.recipe import ConfigError, Recipe, extensions, names
 from diffusion.recipe.extensions import printed
 from diffusion.training import sharding
 from tests import commands
@@ -109,12 +109,12 @@ def test_a_step_that_cannot_be_built_is_blamed_on_its_own_cause(monkeypatch, err
     config.objective = {"name": "refusing", "density": {"name": "uniform_density"}}
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
     with pytest.raises(ConfigError) as caught:
-        program.build(resolve.recipe(config, (8, 8, 1)), mesh)
+        program.build(Recipe.from_config(config, (8, 8, 1)), mesh)
     assert str(caught.value).startswith(start) and (caught.value is error or caught.value.__cause__ is error)
 
 
 def test_a_run_says_what_it_trains_on():
-    said = str(examples.open_examples(resolve.recipe(digits.get_config("tiny"))))
+    said = str(examples.open_examples(Recipe.from_config(digits.get_config("tiny"))))
     start, _, where = said.partition(", in ")
     assert start == "digits 1.0.0 (train): 1,258 pictures of 10 classes, 8 x 8 x 1"
     assert (pathlib.Path(where) / "features.json").is_file()
@@ -124,7 +124,7 @@ def test_a_dataset_that_is_not_there_may_be_one_of_a_file(tmp_path):
     config = digits.get_config("tiny")
     config.data.update({"name": "ring", "dir": str(tmp_path)})
     with pytest.raises(ConfigError, match=r"If a file of yours makes it, name that file: --extend=FILE\.py"):
-        examples.open_examples(resolve.recipe(config))
+        examples.open_examples(Recipe.from_config(config))
 
 
 def test_an_empty_folder_name_is_not_the_present_folder(tmp_path):

@@ -11,7 +11,8 @@ from diffusion.experiments import train
 from diffusion.experiments.run import program
 from diffusion.experiments.sampling import run_samples
 from diffusion.objectives import consistency, consistency_times, decoders, few_step, interpolants
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, Recipe, checks
+from diffusion.recipe.parts import Resolver
 
 LINE = schedules.rectified_flow()
 VELOCITY = parameterizations.velocity(parameterizations.steps())
@@ -298,7 +299,7 @@ def test_channels_that_the_network_cannot_put_out_are_refused(tmp_path):
     config = config_of("schroedinger_bridge", tmp_path)
     config.model = {"name": "mlp"}
     with pytest.raises(ConfigError, match=r"config\.model\.name = 'mlp'.*config\.objective needs 2 times as many"):
-        resolve.recipe(config, (2,))
+        Recipe.from_config(config, (2,))
 
 
 def pictures(folder, seed):
@@ -338,5 +339,5 @@ def test_settings_that_are_no_mapping_are_refused(guidance):
 def test_settings_of_none_are_the_default():
     config = digits_mean_flow.get_config("tiny")
     config.objective = {**config.objective, "guidance": None}
-    assert not resolve.Resolver(config).objective.condition.strength
+    assert not Resolver(config).objective.condition.strength
     assert checks.validate(config)

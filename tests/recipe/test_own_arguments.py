@@ -18,7 +18,8 @@ from configs import digits, digits_improved_mean_flow
 from diffusion import discrete, objectives, samplers, schedules, timesteps
 from diffusion.data.sources import sequences
 from diffusion.discrete import steps
-from diffusion.recipe import ConfigError, Recipe, checks, data, fits, kinds, names, resolve, steering_drivers, values
+from diffusion.recipe import ConfigError, Recipe, checks, data, fits, kinds, names, steering_drivers, values
+from diffusion.recipe.parts import Resolver
 
 POINTS = [{"x": np.float32([i, -i])} for i in range(4)]
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
@@ -27,7 +28,7 @@ PAGE = pathlib.Path(__file__).parents[2] / "docs" / "extend.md"
 def sampler_of(entry):
     config = digits.get_config("tiny")
     config.sample.sampler = entry
-    return resolve.Resolver(config).sampler
+    return Resolver(config).sampler
 
 
 def test_an_argument_of_a_type_is_an_entry_under_any_name(monkeypatch):
@@ -53,11 +54,11 @@ def test_a_value_of_the_run_is_no_entry_of_its_type(monkeypatch):
     monkeypatch.setitem(names.DENSITIES, "mine", mine)
     config = digits.get_config("tiny")
     config.objective.density = {"name": "mine"}
-    resolver = resolve.Resolver(config)
+    resolver = Resolver(config)
     assert resolver.objective.density is not None and seen == [resolver.schedule]
     config.objective.density = {"name": "mine", "schedule": {"name": "cosine"}}
     with pytest.raises(ConfigError, match="unknown argument of mine 'schedule'"):
-        _ = resolve.Resolver(config).objective
+        _ = Resolver(config).objective
 
 
 def test_a_wrapper_has_the_entries_of_an_objective(monkeypatch):
@@ -71,7 +72,7 @@ def test_a_wrapper_has_the_entries_of_an_objective(monkeypatch):
     config = digits.get_config("tiny")
     weighting = {"name": "min_snr", "gamma": 5.0}
     config.objective.wrappers = ({"name": "mine", "density": {"name": "uniform_density"}, "weighting": weighting},)
-    assert isinstance(resolve.Resolver(config).objective, objectives.Objective)
+    assert isinstance(Resolver(config).objective, objectives.Objective)
     assert isinstance(seen["density"], timesteps.Density)
     assert float(seen["weighting"](schedules.rectified_flow(), 0.5)) == pytest.approx(1.0)  # min(SNR, 5), of SNR 1
 

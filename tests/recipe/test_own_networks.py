@@ -14,7 +14,8 @@ from flax import nnx
 from configs import digits
 from diffusion.experiments.run import networks, players
 from diffusion.models import NNX, Functions, facts, network_inputs
-from diffusion.recipe import names, resolve
+from diffusion.recipe import Recipe, names
+from diffusion.recipe.parts import Resolver
 
 
 class Pixels(nnx.Module):
@@ -51,7 +52,7 @@ def test_a_config_names_a_network_that_is_no_linen_module(function, monkeypatch)
     monkeypatch.setitem(names.MODELS, "own", function)
     config = digits.get_config("tiny")
     config.model, config.objective.wrappers = {"name": "own"}, ()
-    recipe = resolve.recipe(config)
+    recipe = Recipe.from_config(config)
     for channels in (5, 1):
         network = recipe.at((8, 8, channels)).network
         x, clock, condition = network_inputs.inputs(network, (8, 8, channels), None)
@@ -76,7 +77,7 @@ def test_fields_patch_and_widths_may_mean_something_else(monkeypatch):
     monkeypatch.setitem(names.MODELS, "layers", Layers)
     config = digits.get_config("tiny")
     config.model, config.objective.wrappers = {"name": "layers", "patch": (2, 4), "widths": (3,) * 5}, ()
-    network = resolve.Resolver(config).model((8, 8, 1))
+    network = Resolver(config).model((8, 8, 1))
     assert network == Layers((2, 4), (3,) * 5)
 
 

@@ -14,7 +14,8 @@ from diffusion.experiments import train
 from diffusion.experiments.run import program
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.objectives.objective_facts import flat
-from diffusion.recipe import ConfigError, checks, extensions, names, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, extensions, names
+from diffusion.recipe.parts import Resolver
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests import commands
@@ -108,10 +109,10 @@ def test_a_copy_is_accepted_and_its_step_and_its_samples_can_be_built(config_of,
     config = config_of(name)
     checks.validate(config)
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    built = program.build(resolve.recipe(config, (8, 8, 1)), mesh)
+    built = program.build(Recipe.from_config(config, (8, 8, 1)), mesh)
     assert set(built.target.second_players or ()) == ({"shadow"} if name == "own_dmd" else set())
     assert set(built.target.frozen or ()) == (set() if name == "own_flow" else {"teacher"})
-    recipe = resolve.recipe(config, (8, 8, 1))
+    recipe = Recipe.from_config(config, (8, 8, 1))
     jump = run_denoiser.flow_map(recipe, recipe.objective.reads)
     x = jax.ShapeDtypeStruct((3, 8, 8, 1), np.float32)
     at = jax.ShapeDtypeStruct((3,), np.float32)
@@ -215,12 +216,12 @@ def test_every_fact_of_a_copy_is_that_of_its_original(config_of):
         for each in (name, original):
             config = config_of(name)
             config.objective.name = each
-            facts.append(flat(resolve.Resolver(config).objective))
+            facts.append(flat(Resolver(config).objective))
         for fact in ("times", "forward_mode", "trains", "kind", "teacher", "second", "strength", "block", "score"):
             assert facts[0][fact] == facts[1][fact], fact
-    own = resolve.Resolver(config_of("own_dmd")).objective
+    own = Resolver(config_of("own_dmd")).objective
     assert own.second[:2] == ("shadow", False) and own.second.by.__name__ == "own_score" and own.reads.one_step
-    assert resolve.Resolver(config_of("own_dmd")).second.objective.network.name == "shadow"
+    assert Resolver(config_of("own_dmd")).second.objective.network.name == "shadow"
 
 
 @pytest.mark.slow
@@ -235,7 +236,7 @@ def test_a_copy_trains_goes_on_samples_and_is_evaluated(files, config_of, name, 
         config.train.steps = steps
         assert train.run(config, tmp_path / "run") == 0
     params, step = checkpoints.load_ema(tmp_path / "run")
-    make = generate.generator(resolve.recipe(config, (8, 8, 1)))
+    make = generate.generator(Recipe.from_config(config, (8, 8, 1)))
     images = make.images(params, generate.balanced_labels(20, 10), generate.seeds(config, 20))
     assert step == 4 and make.nfe == 1 and images.shape == (20, 8, 8, 1) and np.ptp(images) > 0
 

@@ -14,7 +14,8 @@ from diffusion import guidance, parameterizations, schedules, timesteps
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.parameterizations import Prediction
-from diffusion.recipe import ConfigError, checks, entries, kinds, names, resolve, settings_checks, versions
+from diffusion.recipe import ConfigError, checks, entries, kinds, names, settings_checks, versions
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.recipe import Recipe
 from diffusion.recipe.values import plain
 
@@ -276,7 +277,7 @@ def test_what_can_run_is_accepted(case):
 @pytest.mark.parametrize("field", ["init_from.path", "teacher.path"])
 def test_weights_to_begin_from_are_needed_only_to_begin(field, tmp_path):
     config = changed((field, str(tmp_path / "moved")))
-    settings_checks.check(resolve.recipe(changed(("init_from.path", str(tmp_path / "moved"))), (8, 8, 1)))
+    settings_checks.check(Recipe.from_config(changed(("init_from.path", str(tmp_path / "moved"))), (8, 8, 1)))
     with pytest.raises(ConfigError, match=rf"config\.{field} = .*moved', but (it does not exist|there is no such)"):
         settings_checks.require_sources(config)
     (tmp_path / "moved/checkpoints/20").mkdir(parents=True)
@@ -372,15 +373,15 @@ def test_call_puts_the_path_before_an_error_of_the_function_but_hides_no_bug():
 def test_arguments_arrive():
     config = changed(("schedule", {"name": "cosine", "s": 0.02}))
     t = jnp.linspace(0.1, 0.9, 5)
-    np.testing.assert_array_equal(resolve.Resolver(config).schedule.alpha(t), schedules.cosine(s=0.02).alpha(t))
-    assert not np.array_equal(resolve.Resolver(config).schedule.alpha(t), schedules.cosine().alpha(t))
+    np.testing.assert_array_equal(Resolver(config).schedule.alpha(t), schedules.cosine(s=0.02).alpha(t))
+    assert not np.array_equal(Resolver(config).schedule.alpha(t), schedules.cosine().alpha(t))
 
 
 def test_the_plan_is_shifted_once_and_has_the_requested_number_of_steps():
     config = changed(("sample.steps", 5), ("sample.shift", 3.0))
     grid = np.linspace(1, 0, 6)
     expected = 3 * grid / (1 + 2 * grid)  # Esser et al. 2024, eq. 23
-    plan = resolve.Resolver(config).plan
+    plan = Resolver(config).plan
     np.testing.assert_allclose(plan.grid, expected, atol=1e-6)
 
 
@@ -394,9 +395,7 @@ def test_the_objective_tells_the_network_the_clock_that_sampling_uses():
     config = changed(("parameterization.clock", {"name": "reversed_time"}), ("objective.density.strata", 4))
     keys = jax.random.split(jax.random.key(0), 4)
     batch = {"x": jnp.zeros((4, 8, 8, 1)), "condition": jnp.zeros(4, jnp.int32), "index": jnp.arange(4)}
-    _, metrics = resolve.Resolver(config).objective(
-        {"model": network}, resolve.Resolver(config).schedule, keys, batch, 0
-    )
+    _, metrics = Resolver(config).objective({"model": network}, Resolver(config).schedule, keys, batch, 0)
     np.testing.assert_allclose(clocks[0], 1 - metrics["t"], rtol=1e-6)
 
 
@@ -412,11 +411,11 @@ def test_dropped_conditions_are_the_null_class():
     number = 256
     keys = jax.random.split(jax.random.key(0), number)
     batch = {"x": jnp.zeros((number, 2, 2, 1)), "condition": jnp.full(number, 3), "index": jnp.arange(number)}
-    resolve.Resolver(config).objective({"model": network}, resolve.Resolver(config).schedule, keys, batch, 0)
+    Resolver(config).objective({"model": network}, Resolver(config).schedule, keys, batch, 0)
     assert set(np.unique(seen[0])) == {3, 10}
     assert abs(np.mean(seen[0] == 10) - 0.5) < 0.15  # 5 standard deviations
-    np.testing.assert_array_equal(resolve.recipe(config).examples.null_condition(3), [10, 10, 10])
-    assert resolve.recipe(changed(("model.num_classes", 0), NO_DROPOUT)).examples.null_condition(3) is None
+    np.testing.assert_array_equal(Recipe.from_config(config).examples.null_condition(3), [10, 10, 10])
+    assert Recipe.from_config(changed(("model.num_classes", 0), NO_DROPOUT)).examples.null_condition(3) is None
 
 
 def test_constant_weighting_defaults_to_what_the_network_predicts():
@@ -432,8 +431,8 @@ def test_constant_weighting_defaults_to_what_the_network_predicts():
         config.objective.weighting = {"name": "constant", **weighting}
         keys = jax.random.split(jax.random.key(0), 8)
         batch = {"x": jax.random.normal(jax.random.key(1), (8, 4)), "index": jnp.arange(8)}
-        return resolve.Resolver(config).objective(
-            {"model": lambda x, t, c: jnp.zeros_like(x)}, resolve.Resolver(config).schedule, keys, batch, 0
+        return Resolver(config).objective(
+            {"model": lambda x, t, c: jnp.zeros_like(x)}, Resolver(config).schedule, keys, batch, 0
         )[0]
 
     np.testing.assert_allclose(losses(), losses(parameterization={"name": "v"}), rtol=1e-6)
@@ -445,11 +444,11 @@ def test_guidance_is_the_named_one():
     branches = lambda x, t: (Prediction(2 * x, x), Prediction(x, 0 * x))
     x = jnp.ones((2, 3))
     config = changed(("sample.guidance.scale", 2), ("sample.guidance.interval", (0, 0.5)))
-    denoise = resolve.Resolver(config).guidance(branches)
+    denoise = Resolver(config).guidance(branches)
     np.testing.assert_array_equal(denoise(x, 0.3).x0, 3 * x)
     np.testing.assert_array_equal(denoise(x, 0.7).x0, 2 * x)
     config = changed(("sample.guidance", {"name": "classifier_free_plus_plus", "scale": 0.5}))
-    assert isinstance(resolve.Resolver(config).guidance(branches), guidance.Unpaired)
+    assert isinstance(Resolver(config).guidance(branches), guidance.Unpaired)
     for wrong, words in (
         ({"name": "classifer_free", "scale": 2.0}, "'classifier_free'"),
         ({"name": "classifier_free", "scale": -1.0}, "at least 0"),
@@ -457,19 +456,19 @@ def test_guidance_is_the_named_one():
         ({"name": "rescaled", "scale": 2.0, "rescalee": 0.1}, "'rescale'"),
     ):
         with pytest.raises(ConfigError, match=words):
-            resolve.Resolver(changed(("sample.guidance", wrong))).guidance(branches)
+            Resolver(changed(("sample.guidance", wrong))).guidance(branches)
 
 
 def test_strata_spread_a_batch_evenly():
     config = changed(("objective.density", {"name": "uniform_density", "strata": 32}))
-    density = resolve.Resolver(config).objective.density
+    density = Resolver(config).objective.density
     keys = jax.random.split(jax.random.key(0), 32)
     t, _ = density.sample(density.init(), keys, jnp.arange(32))
     np.testing.assert_array_equal(np.floor(np.sort(t) * 32), np.arange(32))
 
 
 def test_parameterizations_nest():
-    read = resolve.Resolver(
+    read = Resolver(
         changed(
             ("parameterization", LEARNED | {"parameterization": {"name": "v", "clock": {"name": "steps", "T": 10}}})
         )
@@ -480,15 +479,15 @@ def test_parameterizations_nest():
     expected = parameterizations.v().to_prediction(schedule, jnp.asarray([0.5]), jnp.ones((1, 2)), jnp.ones((1, 2)))
     np.testing.assert_allclose(prediction.x0, expected.x0)
     np.testing.assert_allclose(prediction.variance, 1.0)
-    assert isinstance(resolve.Resolver(changed()).plan, timesteps.Plan)
+    assert isinstance(Resolver(changed()).plan, timesteps.Plan)
 
 
 def test_forward_mode_never_meets_fused_attention():
-    assert resolve.Resolver(changed()).model((8, 8, 1)).attention == "auto"
+    assert Resolver(changed()).model((8, 8, 1)).attention == "auto"
     mean_flow = ("objective", {"name": "mean_flow", "density": {"name": "uniform_density"}})
-    assert resolve.Resolver(changed(mean_flow)).model((8, 8, 1)).attention == "auto_jvp"
+    assert Resolver(changed(mean_flow)).model((8, 8, 1)).attention == "auto_jvp"
     config = changed(mean_flow, ("model.attention", "xla"))
-    assert resolve.Resolver(config).model((8, 8, 1)).attention == "xla"
+    assert Resolver(config).model((8, 8, 1)).attention == "xla"
 
 
 class Started(Exception):

@@ -9,8 +9,9 @@ import re
 
 import pytest
 
-from diffusion.recipe import ConfigError, names, resolve
+from diffusion.recipe import ConfigError, names
 from diffusion.recipe.entries import HIDDEN
+from diffusion.recipe.parts import Resolver
 from tests.recipe.test_resolve import NO_GUIDANCE, changed
 
 SENSELESS = (math.nan, -math.inf, -1, 0, "x", True, None, (), ((1, 2),), (1.0, "x"), {}, {"name": "x"})
@@ -59,7 +60,7 @@ FIELDS = {
 def build(field, entry):
     listed = field in ("objective.wrappers", "data.augment")
     config = changed((field, (entry,) if listed else entry), *[NO_GUIDANCE][: field != "objective.wrappers"])
-    return getattr(resolve.Resolver(config, shape=(8, 8, 1)), FIELDS[field][1])
+    return getattr(Resolver(config, shape=(8, 8, 1)), FIELDS[field][1])
 
 
 def sensible(field, name):

@@ -21,7 +21,7 @@ from diffusion.experiments import evaluate, train
 from diffusion.experiments.evaluation.sample_metrics import Effort
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
-from diffusion.recipe import ConfigError, checks, resolve, versions
+from diffusion.recipe import ConfigError, Recipe, checks, versions
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
@@ -188,7 +188,7 @@ def test_a_run_of_an_earlier_commit_goes_on_samples_and_evaluates_as_it_did(befo
                 np.testing.assert_allclose(row[name], old[name], rtol=1e-4, atol=1e-8, err_msg=name)
     old = np.load(before / "expected" / "samples.npz")
     params, step = checkpoints.load_ema(before)
-    make = generate.generator(resolve.recipe(config, (8, 8, 1)))
+    make = generate.generator(Recipe.from_config(config, (8, 8, 1)))
     images = make.images(params, old["labels"], old["seeds"])
     assert step == 4 and np.abs(images.astype(int) - old["images"].astype(int)).max() <= 1
     np.savez(before / "samples.npz", images=images, labels=old["labels"], seeds=old["seeds"])

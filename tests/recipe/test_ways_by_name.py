@@ -11,7 +11,8 @@ from diffusion import editing, samplers, schedules, timesteps
 from diffusion.data.sources import DataSpec
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_denoiser, run_samples
-from diffusion.recipe import ConfigError, checks, names, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, names
+from diffusion.recipe.parts import Resolver
 
 LINE = schedules.rectified_flow()
 SHAPE = (8, 8, 1)
@@ -84,13 +85,13 @@ def samples(config, shape=SHAPE):
     ],
 )
 def test_a_plan_by_its_name(entry, expected):
-    made = resolve.Resolver(config_of(plan=entry)).plan
+    made = Resolver(config_of(plan=entry)).plan
     for part, other in zip(made, expected(), strict=True):
         np.testing.assert_array_equal(part, other)
 
 
 def test_steps_that_add_noise_cost_no_evaluation():
-    recipe = resolve.recipe(config_of(plan={"name": "restart_plan", "restarts": RESTARTS}), SHAPE)
+    recipe = Recipe.from_config(config_of(plan={"name": "restart_plan", "restarts": RESTARTS}), SHAPE)
     assert generate.generator(recipe).nfe == 4 + 2
     assert len(recipe.sampling.plan.grid) == 4 + 2 + 1 + 1
 

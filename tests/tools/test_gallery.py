@@ -11,7 +11,7 @@ from diffusion import samplers, timesteps
 from diffusion.data.transforms import to_uint8
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, trained_run
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError, Recipe
 from tests import commands
 from tools.docs import gallery, gallery_reports
 
@@ -30,7 +30,7 @@ def test_a_run_as_functions_makes_the_samples_of_the_command(run):
     x, keys = found.noise(6)
     made = samplers.sample(found.sampler, found.denoise(labels), found.schedule, x, timesteps.plan(found.grid), keys)
     seeds = generate.seeds(found.config, 6)
-    expected = generate.generator(resolve.recipe(found.config, found.shape)).images(found.params, labels, seeds)
+    expected = generate.generator(Recipe.from_config(found.config, found.shape)).images(found.params, labels, seeds)
     assert np.ptp(expected) > 50 and np.abs(np.asarray(to_uint8(made)).astype(int) - expected).max() <= 1
     images, labels = found.real("test", 12)
     assert labels.tolist() == [*range(10), 0, 1] and images.shape == (12, 8, 8, 1)

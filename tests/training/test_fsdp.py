@@ -14,11 +14,12 @@ BYTES = """
 import json, jax
 from configs import digits
 from diffusion.training import ema, sharding, state
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
+from diffusion.recipe.parts import Resolver
 import jax.numpy as jnp
 
 config = digits.get_config()
-model, optimizer = resolve.Resolver(config).model(), resolve.Resolver(config).optimizer
+model, optimizer = Resolver(config).model(), Resolver(config).optimizer
 average = ema.exponential_moving_average()
 
 def init(seed):
@@ -56,7 +57,8 @@ SAMPLE = """
 import jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
+from diffusion.recipe.parts import Resolver
 from diffusion.experiments.sampling import generate
 
 config = digits.get_config("tiny")
@@ -64,16 +66,16 @@ config.sample.batch_size, config.model.heads = 13, 4
 labels, seeds = generate.balanced_labels(30, 10), generate.seeds(config, 30)
 
 def init(seed):
-    params = resolve.Resolver(config).model((8, 8, 1)).init(
+    params = Resolver(config).model((8, 8, 1)).init(
         jax.random.key(seed), jnp.zeros((1, 8, 8, 1)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
     return jax.tree.map(lambda leaf: leaf + 0.1 * jnp.sin(jnp.arange(leaf.size)).reshape(leaf.shape), params)
 
-whole = generate.generator(resolve.recipe(config, (8, 8, 1))).images(jax.jit(init)(0), labels, seeds)
+whole = generate.generator(Recipe.from_config(config, (8, 8, 1))).images(jax.jit(init)(0), labels, seeds)
 assert np.ptp(whole) > 50
 for axes in ({"data": 8}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 2, "sequence": 2, "tensor": 2}):
     mesh = sharding.make_mesh(axes)
     params = sharding.create(init, sharding.abstract(init, mesh, sharding.RULES, 0), 0)
-    split = generate.generator(resolve.recipe(config, (8, 8, 1)), mesh).images(params, labels, seeds)
+    split = generate.generator(Recipe.from_config(config, (8, 8, 1)), mesh).images(params, labels, seeds)
     print(np.abs(split.astype(int) - whole).max())
 """
 

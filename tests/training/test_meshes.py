@@ -19,7 +19,8 @@ from configs import digits
 from diffusion.data import pipeline, sources
 from diffusion.training import sharding
 from diffusion.training.step import example_keys, prepare
-from diffusion.recipe import checks, resolve
+from diffusion.recipe import Recipe, checks
+from diffusion.recipe.parts import Resolver
 from diffusion.experiments.run import program as programs
 
 sharding.initialize_distributed()
@@ -30,9 +31,9 @@ config.mesh.update(json.loads(sys.argv[1]))
 checks.validate(config)
 mesh = sharding.make_mesh({axis: config.mesh[axis] for axis in sharding.AXES})
 records, spec = sources.open_source(config.data.name, config.data.split, config.data.dir)
-program = programs.build(resolve.recipe(config, spec.shape), mesh)
+program = programs.build(Recipe.from_config(config, spec.shape), mesh)
 state = sharding.create(program.init, program.target, program.seed)
-objective, schedule = resolve.Resolver(config).objective, resolve.Resolver(config).schedule
+objective, schedule = Resolver(config).objective, Resolver(config).schedule
 
 def draws(batch, step, seed):
     seen = {}
@@ -48,7 +49,7 @@ everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 draws = jax.jit(draws, in_shardings=(sharding.batch_sharding(mesh), everywhere, everywhere), out_shardings=everywhere)
 data = pipeline.batches(records, spec, seed=config.seed, batch_size=config.train.batch_size,
                         positions=sharding.positions(config.train.batch_size, mesh),
-                        augment=resolve.Resolver(config).augmentations, threads=0)
+                        augment=Resolver(config).augmentations, threads=0)
 hashes, losses = {}, []
 for k in range(int(sys.argv[2])):
     batch = sharding.to_devices(next(data), mesh, config.train.batch_size)
@@ -131,7 +132,8 @@ import jax, jax.numpy as jnp, numpy as np
 from configs import digits
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoint_writer, checkpoints
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
+from diffusion.recipe.parts import Resolver
 from diffusion.experiments.run import program as programs
 
 sharding.initialize_distributed()
@@ -142,7 +144,7 @@ config.train.batch_size = 16
 def state_of(axes):
     size = int(np.prod(list(axes.values())))
     mesh = sharding.make_mesh(axes, jax.devices()[:size])
-    program = programs.build(resolve.recipe(config, (8, 8, 1)), mesh)
+    program = programs.build(Recipe.from_config(config, (8, 8, 1)), mesh)
     return program.target, program.init
 
 for axes in meshes:
@@ -196,7 +198,8 @@ import json, re
 import jax, numpy as np
 from configs import digits
 from diffusion.training import sharding
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
+from diffusion.recipe.parts import Resolver
 from diffusion.experiments.run import program as programs
 
 config = digits.get_config("tiny")
@@ -206,7 +209,7 @@ found = {}
 for axis in ("one", "sequence", "tensor"):
     axes = {"data": 1} | ({} if axis == "one" else {axis: 8})
     mesh = sharding.make_mesh(axes, jax.devices()[:1 if axis == "one" else 8])
-    program = programs.build(resolve.recipe(config, (8, 8, 1)), mesh)
+    program = programs.build(Recipe.from_config(config, (8, 8, 1)), mesh)
     compiled = program.step.lower(program.target, program.batch, program.seed).compile()
     kinds = {kind: len(re.findall(kind + r"\\(", compiled.as_text())) for kind in ("all-to-all", "all-gather")}
     sizes = [np.prod(leaf.sharding.shard_shape(leaf.shape)) * 4 for leaf in jax.tree.leaves(program.target)]

@@ -9,7 +9,7 @@ from configs import digits
 from diffusion.experiments.run import program
 from diffusion.models.dit import DiT
 from diffusion.models.song_unet import SongUNet
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError, Recipe
 from diffusion.training import micro_batches, sharding
 
 
@@ -34,21 +34,21 @@ def test_a_config_names_the_number_or_leaves_it_to_the_rule():
     one = sharding.make_mesh({"data": 1}, jax.devices()[:1])
     config = digits.get_config()
     product = lambda seed: jnp.ones((2, 2)) @ jnp.full((2, 2), seed)
-    assert resolve.recipe(config).micro_batches(one, product) == 4
+    assert Recipe.from_config(config).micro_batches(one, product) == 4
     config.train.accumulate = 2
-    assert resolve.recipe(config).micro_batches(one, product) == 2
+    assert Recipe.from_config(config).micro_batches(one, product) == 2
     config.train.accumulate = 0
     config.objective["coupling"] = {"name": "optimal_transport", "block": 32}
-    assert resolve.recipe(config).micro_batches(one, product) == 1
+    assert Recipe.from_config(config).micro_batches(one, product) == 1
     config.objective["coupling"] = {"name": "independent"}
-    assert resolve.recipe(config).micro_batches(one, lambda seed: convolution(3, 1)(jnp.ones((1, 8, 8, 1)))) == 1
+    assert Recipe.from_config(config).micro_batches(one, lambda seed: convolution(3, 1)(jnp.ones((1, 8, 8, 1)))) == 1
 
 
 def test_a_block_that_a_micro_batch_would_draw_from_several_devices_is_refused():
     config = digits.get_config("tiny")
     config.objective["coupling"] = {"name": "optimal_transport", "block": 16}
     config.train.update({"batch_size": 64, "accumulate": 2})
-    recipe = resolve.recipe(config).at((8, 8, 1))
+    recipe = Recipe.from_config(config).at((8, 8, 1))
     with pytest.raises(ConfigError, match=r"accumulate = 2: block = 16 does not divide the 8 examples.*each of 4 devi"):
         program.build(recipe, AbstractMesh((4, 1, 1, 1), sharding.AXES))
 

@@ -32,7 +32,7 @@ from diffusion.experiments.sampling.trained_run import Trained
 from diffusion.io import files
 from diffusion.io.files import write_text
 from diffusion.package.commands import as_process
-from diffusion.recipe import ConfigError, as_config_errors, names, resolve, unknown
+from diffusion.recipe import ConfigError, Recipe, as_config_errors, names, unknown
 from diffusion.recipe.extensions import printed
 from diffusion.training.runtime import progress
 from tools.docs import gallery_reports
@@ -134,7 +134,7 @@ def guidance(folder: pathlib.Path, place: pathlib.Path) -> Shown:
     made, table = [], []
     for scale in SCALES:
         at = run.changed({"sample.guidance.scale": scale, "sample.number": number})
-        make = generate.generator(resolve.recipe(at.config, at.shape))
+        make = generate.generator(Recipe.from_config(at.config, at.shape))
         with as_config_errors():
             images = generate.checked_images(make, at.config, at.params, labels, seeds)
         metrics = sample_metrics.evaluate_samples(images, labels, _evaluated(at.config))

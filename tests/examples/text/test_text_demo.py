@@ -23,7 +23,8 @@ from diffusion.io.leaf_names import leaves_of
 from diffusion.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusion.models.autoencoders.latent_space import Scaling
 from diffusion.models.interchange import schedulers
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, Recipe, checks
+from diffusion.recipe.parts import Resolver
 from diffusion.text import Tokenizer, byte_pairs
 from diffusion.training.checkpointing import checkpoints
 from examples.text import demo as text_demo
@@ -179,10 +180,10 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     model = text_to_image.load(tmp_path / "model")
     assert model.usual == (config.sample.steps, config.sample.guidance.scale)
 
-    plan = resolve.Resolver(config).plan
+    plan = Resolver(config).plan
     trajectory = schedulers.trajectory(model.process, "", 4)
     config.sample.steps = 4
-    for ours, theirs in zip(resolve.Resolver(config).plan, trajectory.plan):
+    for ours, theirs in zip(Resolver(config).plan, trajectory.plan):
         np.testing.assert_allclose(theirs, ours, atol=1.001e-3)  # a scheduler of diffusers begins at 0.999
     assert len(plan.t) == model.usual.steps
     prompts = ["a red square", "a blue square"]
@@ -191,7 +192,7 @@ def test_a_few_step_student_is_a_model_of_its_own(name, made, tmp_path):
     shape = workdir.example_shape(config)
     config.sample.guidance.scale = scale
     condition, _ = text_to_image.conditions(model, prompts, None, scale, 16, 16)
-    network = run_denoiser.build_for_sampler(resolve.recipe(config, shape))
+    network = run_denoiser.build_for_sampler(Recipe.from_config(config, shape))
     params = checkpoints.load_ema(tmp_path)[0]
     x = jax.random.normal(keys[0], (2, *shape))
     theirs = text_to_image.denoise(model, model.params["transformer"], condition, None, 1.0)
@@ -252,7 +253,7 @@ def test_an_encoder_that_trains_on_is_refused_once_the_denoiser_has_begun(made, 
         text_demo.run(longer, tmp_path / "text")
     with pytest.raises(ConfigError, match=r"'pixart' makes no samples of classes.*--prompt"):
         config = workdir.read_config(made / "denoiser")
-        generate.generator(resolve.recipe(config, (4, 4, 4)))
+        generate.generator(Recipe.from_config(config, (4, 4, 4)))
 
 
 # ==== Without training ====
@@ -310,11 +311,11 @@ def test_what_does_not_fit_together_is_refused_before_anything_is_read(tmp_path)
     with pytest.raises(ConfigError, match=r"unknown field 'stepss'.*Did you mean 'steps'"):
         text_demo.check(config)
     with pytest.raises(ConfigError, match=r"data\.text\.tokenizer = .*no vocabulary"):
-        _ = resolve.Resolver(stage("encoder", tmp_path)).null
+        _ = Resolver(stage("encoder", tmp_path)).null
     with pytest.raises(ConfigError, match=r"data\.text\.dir = .*holds no captions"):
-        _ = resolve.Resolver(stage("denoiser", tmp_path)).null
+        _ = Resolver(stage("denoiser", tmp_path)).null
     byte_pairs.write(tmp_path / "tokenizer", byte_pairs.learn(["a cat"], 600), 48)
-    found = resolve.Resolver(stage("encoder", tmp_path)).null
+    found = Resolver(stage("encoder", tmp_path)).null
     tokenizer = Tokenizer.open(tmp_path / "tokenizer")
     assert found["ids"].tolist() == [*tokenizer.start, *tokenizer.end, *[tokenizer.pad] * 46]
     for changes, message in (

@@ -15,7 +15,8 @@ from diffusion.experiments.run import examples, noise_pairs
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, run_denoiser
 from diffusion.metrics import attribute_reader
-from diffusion.recipe import ConfigError, resolve
+from diffusion.recipe import ConfigError, Recipe
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import config_hash
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
@@ -65,7 +66,7 @@ def test_a_picture_depends_on_its_own_caption_and_seed_alone(runs, compilation_c
 def _made(config, params, batch_size, condition, seeds):
     config = config.copy_and_resolve_references()
     config.sample.batch_size = batch_size
-    return generate.build_generator(resolve.recipe(config, workdir.example_shape(config))).images(
+    return generate.build_generator(Recipe.from_config(config, workdir.example_shape(config))).images(
         params, condition, seeds
     )
 
@@ -77,7 +78,7 @@ def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs,
     config.train.batch_size = 4
     shape = workdir.example_shape(config)
     mesh = sharding.make_mesh({"data": 1}, jax.devices()[:1])
-    recipe = resolve.recipe(config, workdir.example_shape(config))
+    recipe = Recipe.from_config(config, workdir.example_shape(config))
     made = noise_pairs.paired(recipe, tmp_path, examples.open_examples(recipe), mesh)
     batch = next(made.batches(config, 0, np.arange(4), 0))
     assert batch["x"].shape == batch["noise"].shape == (4, *shape)
@@ -86,9 +87,9 @@ def test_pairs_of_latents_are_those_of_the_guided_teacher_at_its_own_times(runs,
     sampling.sample.update({"steps": 3, "guidance": {"name": "classifier_free", "scale": config.teacher.scale}})
     assert sampling.sample.shift == 3 and config.teacher.scale > 1
     condition = jax.tree.map(jnp.asarray, batch["condition"])
-    denoise = run_denoiser.denoiser(resolve.recipe(sampling, shape))(checkpoints.load_ema(runs[0])[0], condition)
-    schedule = resolve.Resolver(sampling).schedule
-    plan = resolve.Resolver(sampling).plan
+    denoise = run_denoiser.denoiser(Recipe.from_config(sampling, shape))(checkpoints.load_ema(runs[0])[0], condition)
+    schedule = Resolver(sampling).schedule
+    plan = Resolver(sampling).plan
     keys = jax.random.split(jax.random.key(0), 4)
     x = samplers.sample(samplers.dpmpp_2m(), denoise, schedule, batch["noise"], plan, keys)
     np.testing.assert_allclose(batch["x"], x, rtol=1e-4, atol=1e-4)

@@ -14,7 +14,7 @@ from diffusion.experiments.evaluation import held_out, real_images, run_report, 
 from diffusion.experiments.run import hooks
 from diffusion.io.files import write_text
 from diffusion.metrics import classifier
-from diffusion.recipe import ConfigError, data, resolve
+from diffusion.recipe import ConfigError, Recipe, data
 from diffusion.recipe.sections import sectioned
 from tests.experiments.run.test_every_source import config_of
 
@@ -33,7 +33,7 @@ def required(**changes):
 
 
 def at_start(config):
-    recipe = resolve.recipe(config, (8, 8, 1))
+    recipe = Recipe.from_config(config, (8, 8, 1))
     return held_out.at_start(recipe, data.open_recipe(recipe))
 
 
@@ -247,7 +247,7 @@ def test_a_split_in_which_numbers_stand_for_other_classes_is_refused(test, align
     words = rf"\(test\), which samples are compared with, {has}, but .* \(train\).* a, b, c,"
     for refused in (
         lambda: held_out.require(config, *real_images.splits_of(config)),
-        lambda: held_out.at_start(resolve.recipe(config, (8, 8, 3)), data.source(config, "train")),
+        lambda: held_out.at_start(Recipe.from_config(config, (8, 8, 3)), data.source(config, "train")),
     ):
         with pytest.raises(ConfigError, match=words):
             refused()

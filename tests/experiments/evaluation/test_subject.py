@@ -11,7 +11,7 @@ from diffusion.experiments.evaluation import subject
 def run(monkeypatch):
     """A run of a config, whose sources are the names of their splits."""
     monkeypatch.setattr(subject.data, "source", lambda config, split: split)
-    monkeypatch.setattr(subject.resolve, "recipe", lambda config, shape: (config, shape))
+    monkeypatch.setattr(subject.Recipe, "from_config", lambda config, shape: (config, shape))
     config = {"evaluate": {"split": "test"}, "data": {"split": "train"}}
     real = types.SimpleNamespace(
         images=types.SimpleNamespace(shape=(7, 8, 8, 1)), spec=types.SimpleNamespace(shape=(8,))

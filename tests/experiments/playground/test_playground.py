@@ -26,7 +26,8 @@ from diffusion.experiments.playground.page_request import PageRequest
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate, model_flags
 from diffusion.io import clips, limits, pictures
-from diffusion.recipe import ConfigError, checks, data, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, data
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import to_json
 from diffusion.text_to_image import Frame, pipelines, png
 from tests import commands
@@ -39,7 +40,7 @@ def run():
     """A tiny digits run in memory, whose network answers something, as a `Source`."""
     config = digits.get_config("tiny")
     example = jnp.zeros((1, *SHAPE)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
-    shapes = jax.eval_shape(lambda: resolve.Resolver(config).model(SHAPE).init(jax.random.key(0), *example))
+    shapes = jax.eval_shape(lambda: Resolver(config).model(SHAPE).init(jax.random.key(0), *example))
     numbers = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: 0.15 * numbers.standard_normal(leaf.shape).astype(np.float32), shapes)
     return trained.Trained("runs/digits", config, params, 40, SHAPE)
@@ -81,7 +82,7 @@ def test_a_runs_pictures_are_the_samples_of_its_scanned_sampler(run, sampler):
     assert [frame.step for frame in frames] == [1, 2, 3]
     labels = np.full(2, 3, np.int32)
     seeds = np.array([7, 8], np.uint32)
-    expected = generate.generator(resolve.recipe(wanted, SHAPE)).images(run.params, labels, seeds)
+    expected = generate.generator(Recipe.from_config(wanted, SHAPE)).images(run.params, labels, seeds)
     assert np.ptp(expected) > 50
     assert np.abs(frames[-1].pictures.astype(int) - expected).max() <= 1
 

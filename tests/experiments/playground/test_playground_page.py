@@ -30,7 +30,7 @@ from diffusion.adapters import ip_adapter_files
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import generate
 from diffusion.io import pictures
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from tests import browser, commands
 from tests.experiments.run.test_image_prompt_tuning import encoder
@@ -133,7 +133,7 @@ def page():
 def samples(run):
     """(labels, seeds) -> the samples of `experiments.sample`."""
     params, _ = checkpoints.load_ema(run)
-    return functools.partial(generate.generator(resolve.recipe(workdir.read_config(run), (8, 8, 1))).images, params)
+    return functools.partial(generate.generator(Recipe.from_config(workdir.read_config(run), (8, 8, 1))).images, params)
 
 
 def expected(run, label, seed):

@@ -9,7 +9,7 @@ import pytest
 
 from configs import digits
 from diffusion.experiments.run import examples, program as programs
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
 from diffusion.training import sharding
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -62,7 +62,7 @@ def test_a_batch_of_the_digits_passes_at_most_ten_files_to_its_gradient():
     config.train.batch_size = config.objective.density.strata = 8
     config.model.update({"width": 16, "depth": 1})
     mesh = programs.mesh_of(config)
-    recipe = resolve.recipe(config, (8, 8, 1))
+    recipe = Recipe.from_config(config, (8, 8, 1))
     data = examples.open_examples(recipe)
     batches = data.batches(config, 0, sharding.positions(8, mesh), threads=0)
     program = programs.build(recipe, mesh)

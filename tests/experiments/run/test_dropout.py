@@ -12,7 +12,8 @@ from diffusion import objectives, parameterizations, schedules, timesteps
 from diffusion.experiments import reproduce, train
 from diffusion.experiments.run import players
 from diffusion.models.layers.dropout import dropped
-from diffusion.recipe import ConfigError, names, resolve
+from diffusion.recipe import ConfigError, names
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.recipe import Recipe
 from diffusion.training.checkpointing import checkpoints
 from tests.recipe.test_backbones_by_name import config
@@ -105,7 +106,7 @@ def test_a_step_is_repeated_with_its_draws(trained):
 
 @pytest.mark.parametrize("name", ["unet", "song_unet", "edm2_unet"])
 def test_the_rate_of_a_config_reaches_the_network(name):
-    assert resolve.Resolver(config(name, dropout=0.1)).model((8, 8, 3)).dropout == 0.1
+    assert Resolver(config(name, dropout=0.1)).model((8, 8, 3)).dropout == 0.1
 
 
 def test_a_network_that_takes_no_keys_is_refused(monkeypatch):
@@ -114,7 +115,7 @@ def test_a_network_that_takes_no_keys_is_refused(monkeypatch):
 
     monkeypatch.setitem(names.MODELS, "unet", Plain)
     with pytest.raises(ConfigError, match=r"config\.model\.dropout = 0\.1: .* `takes_dropout`.*Valid: 0"):
-        resolve.Resolver(config("unet", dropout=0.1)).model((8, 8, 3))
+        Resolver(config("unet", dropout=0.1)).model((8, 8, 3))
 
 
 def test_a_player_draws_what_its_network_has_also_as_a_judge():

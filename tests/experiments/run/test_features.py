@@ -18,7 +18,7 @@ from diffusion.experiments import reproduce, train
 from diffusion.experiments.run import program, start
 from diffusion.experiments.sampling import encoder_features, generate, run_samples
 from diffusion.models import Functions
-from diffusion.recipe import ConfigError, checks, names, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, names
 from diffusion.training import sharding, state
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.sharding import leaf_name
@@ -107,7 +107,7 @@ def test_a_run_trains_its_projectors_beside_a_frozen_encoder_and_resumes(weights
     assert about["encoder"] == {"path": str(weights), "sha256": encoder_features.digest(encoder)}
     restored, _ = start.with_encoder(config, made, end, about["encoder"])
     jax.tree.map(np.testing.assert_array_equal, restored.unsaved["encoder"], encoder)
-    assert reproduce.repeat(resolve.recipe(config), tmp_path, 2).finite
+    assert reproduce.repeat(Recipe.from_config(config), tmp_path, 2).finite
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all(-1 <= row["term"] <= 1 and row["term_2"] <= 0 for row in rows)
     samples = run_samples.sample(checks.on_its_data(checks.validate(config)), tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from configs import digits, digits_improved_mean_flow, digits_mean_flow
 from diffusion.experiments import train
 from diffusion.experiments.sampling import generate, run_denoiser
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, Recipe, checks
 from diffusion.training.checkpointing import checkpoints
 from diffusion.training.step import HEADS
 
@@ -44,7 +44,7 @@ def test_a_flow_map_trains_and_samples_in_one_evaluation(name, tmp_path):
     checks.validate(config)
     assert train.run(config, tmp_path) == 0
     params, _ = checkpoints.load_ema(tmp_path)
-    make = generate.generator(resolve.recipe(config, (8, 8, 1)))
+    make = generate.generator(Recipe.from_config(config, (8, 8, 1)))
     images = make.images(params, generate.balanced_labels(20, 10), generate.seeds(config, 20))
     assert make.nfe == 1 and images.shape == (20, 8, 8, 1) and np.ptp(images) > 0  # hardly trained, nearly grey
 
@@ -129,7 +129,7 @@ def test_a_flow_map_that_receives_its_guidance_is_sampled_within_its_range():
     config = digits_improved_mean_flow.get_config("tiny")
     config.sample.guidance.update({"scale": 2.0, "interval": (0.2, 0.5)})
     checks.validate(config)
-    assert resolve.recipe(config, (8, 8, 1)).network.interval
+    assert Recipe.from_config(config, (8, 8, 1)).network.interval
     config.sample.guidance.scale = 2.5
     with pytest.raises(ConfigError, match="for scales from 1 to 2"):
         checks.validate(config)
@@ -140,4 +140,4 @@ def test_a_flow_map_that_receives_its_guidance_is_sampled_within_its_range():
 
 def test_a_flow_map_has_no_denoiser():
     with pytest.raises(ConfigError, match="trains a flow map, but this needs a denoiser"):
-        run_denoiser.denoiser(resolve.recipe(digits_mean_flow.get_config("tiny"), (8, 8, 1)))
+        run_denoiser.denoiser(Recipe.from_config(digits_mean_flow.get_config("tiny"), (8, 8, 1)))

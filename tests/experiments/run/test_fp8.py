@@ -6,14 +6,14 @@ import pytest
 from benchmarks import fp8 as benchmark
 from diffusion.experiments.run import program
 from diffusion.models.layers import fp8
-from diffusion.recipe import ConfigError, recipes, resolve
+from diffusion.recipe import ConfigError, Recipe, recipes
 from diffusion.training import sharding
 
 
 def built(recipe="digits", shape=(8, 8, 1), **changes):
     config = recipes.load(recipe)
     config.update_from_flattened_dict({"train.products": "fp8"} | changes)
-    return program.build(resolve.recipe(config, shape), sharding.make_mesh({"data": 1}))
+    return program.build(Recipe.from_config(config, shape), sharding.make_mesh({"data": 1}))
 
 
 def test_a_device_without_fp8_is_refused(monkeypatch):
@@ -33,7 +33,7 @@ def test_a_network_without_such_products_is_refused():
     config.train.products = "fp8"
     config.model = {"name": "unet", "widths": (8,), "blocks": 1, "groups": 4, "num_classes": 10}
     with pytest.raises(ConfigError, match="'fp8' needs a network whose dense layers over tokens"):
-        program.build(resolve.recipe(config, (8, 8, 1)), sharding.make_mesh({"data": 1}))
+        program.build(Recipe.from_config(config, (8, 8, 1)), sharding.make_mesh({"data": 1}))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from diffusion.experiments import train
 from diffusion.experiments.evaluation import figures, held_out, loss_report
 from diffusion.experiments.run import examples, held_out_loss, program as programs
 from diffusion.experiments.run.tracking import flat
-from diffusion.recipe import ConfigError, checks, resolve
+from diffusion.recipe import ConfigError, checks
 from diffusion.recipe.recipe import Recipe
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
@@ -134,7 +134,7 @@ def digits_config(**changes):
 
 
 def digits_recipe(**changes):
-    return resolve.recipe(digits_config(**changes), (8, 8, 1))
+    return Recipe.from_config(digits_config(**changes), (8, 8, 1))
 
 
 def test_it_is_the_objectives_loss_at_the_last_step_of_the_run():
@@ -319,11 +319,11 @@ def test_latents_are_of_a_cache_of_held_out_pictures(tmp_path):
     with pytest.raises(ConfigError, match=r"config.evaluate.loss.latents = '', but the run trains on latents"):
         checks.validate(config)
     config.evaluate.loss.latents = str(tmp_path / "validation")
-    row = measured(resolve.recipe(config, (4, 4, 4)))
+    row = measured(Recipe.from_config(config, (4, 4, 4)))
     assert row["records"] == {"split": "validation", "count": 8, "trained_on": 0}
     config.evaluate.loss.latents = str(tmp_path / "train")
     with pytest.raises(held_out.Overlap, match="are among those of 'train'"):
-        measured(resolve.recipe(config, (4, 4, 4)))
+        measured(Recipe.from_config(config, (4, 4, 4)))
 
 
 def test_the_report_has_it():

@@ -8,7 +8,7 @@ import pytest
 from configs import digits
 from diffusion.experiments.run import hooks
 from diffusion.experiments.sampling import generate
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
 from diffusion.training.runtime import preemption
 
 
@@ -20,7 +20,7 @@ def test_an_evaluation_follows_one_sample_of_each_class(tmp_path, monkeypatch, c
     config.sample.seed = 3
     if not classes:
         config.model.num_classes, config.objective.wrappers, config.sample.guidance.scale = 0, (), 1.0
-    recipe = resolve.recipe(config, (8, 8, 1))
+    recipe = Recipe.from_config(config, (8, 8, 1))
     calls = {}
 
     def images(params, labels, seeds, progress):
@@ -68,7 +68,7 @@ def test_figures_of_samples_that_are_not_finite_are_no_silent_ones(tmp_path, mon
     work = lambda: np.array([0, 0, infinite * made])
     monkeypatch.setattr(hooks.generate, "generator", lambda *_: generate.Generator(images, None, None, work))
     monkeypatch.setattr(hooks, "evaluate_samples", lambda *_: {"fd": 1.0})
-    evaluate = hooks.evaluation(resolve.recipe(config, (8, 8, 1)), tmp_path, None)
+    evaluate = hooks.evaluation(Recipe.from_config(config, (8, 8, 1)), tmp_path, None)
     for _ in range(2):
         if infinite == 12:
             with pytest.raises(hooks.EvaluationFailed, match=r"ValueError: 12 of 12 samples are not finite.*Try"):

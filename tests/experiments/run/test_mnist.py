@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 
 from configs import mnist
 from diffusion.experiments.train import train
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
 from tests.commands import run
 from tests.data import made
 
@@ -33,7 +33,7 @@ def test_the_recipe_trains_samples_and_evaluates(stand_in, tmp_path):
     config = mnist.get_config("tiny")
     settings = {"data.dir": stand_in, "model.depth": 1, "train.steps": 2, "evaluate.features": ("pixels",)}
     config.update_from_flattened_dict(settings)
-    assert train(resolve.recipe(config), tmp_path) == 0
+    assert train(Recipe.from_config(config), tmp_path) == 0
     done = run("diffusion", "sample", f"--workdir={tmp_path}", timeout=600)
     assert done.returncode == 0, done.stderr
     assert np.load(tmp_path / "samples.npz")["images"].shape == (20, 28, 28, 1)

@@ -15,7 +15,7 @@ from diffusion.data import buckets, sources
 from diffusion.experiments import reproduce, train
 from diffusion.experiments.run import examples
 from diffusion.experiments.sampling import generate
-from diffusion.recipe import ConfigError, checks, resolve, versions
+from diffusion.recipe import ConfigError, Recipe, checks, versions
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.values import plain
 from diffusion.training.checkpointing import checkpoints
@@ -83,7 +83,7 @@ def config_of(folder, **changes):
 def test_batches_are_of_one_size_and_every_picture_comes_once_an_epoch(pictures):
     config = config_of(pictures)
     checks.validate(config)
-    opened = examples.open_examples(resolve.recipe(config))
+    opened = examples.open_examples(Recipe.from_config(config))
     checks.with_data(checks.validate(config), opened.spec)
     assert opened.spec.shape == (8, 8, 3) and opened.sizes == ((16, 4), (8, 8), (4, 16))
     steps = NUMBER // BATCH  # of an epoch
@@ -111,10 +111,10 @@ def test_headers_are_read_once_until_a_file_changes(pictures, tmp_path, monkeypa
     read = []
     sizes = sources.Records.sizes
     monkeypatch.setattr(sources.Records, "sizes", lambda self, rows: read.extend(rows) or sizes(self, rows))
-    first = examples.open_examples(resolve.recipe(config))
+    first = examples.open_examples(Recipe.from_config(config))
     assert sorted(read) == list(range(NUMBER))
     read.clear()
-    np.testing.assert_array_equal(examples.open_examples(resolve.recipe(config)).bucket, first.bucket)
+    np.testing.assert_array_equal(examples.open_examples(Recipe.from_config(config)).bucket, first.bucket)
     assert not read
     (kept,) = (tmp_path / "sizes").iterdir()
     for spoil in (
@@ -122,11 +122,11 @@ def test_headers_are_read_once_until_a_file_changes(pictures, tmp_path, monkeypa
         lambda: [os.utime(path) for path in pathlib.Path(pictures).rglob("*array_record*")],
     ):
         spoil()
-        np.testing.assert_array_equal(examples.open_examples(resolve.recipe(config)).bucket, first.bucket)
+        np.testing.assert_array_equal(examples.open_examples(Recipe.from_config(config)).bucket, first.bucket)
         assert sorted(read) == list(range(NUMBER))
         read.clear()
     monkeypatch.setenv("DIFFUSION_CACHE", f"{kept}/file")  # nowhere to write
-    np.testing.assert_array_equal(examples.open_examples(resolve.recipe(config)).bucket, first.bucket)
+    np.testing.assert_array_equal(examples.open_examples(Recipe.from_config(config)).bucket, first.bucket)
 
 
 REFUSED = {
@@ -232,11 +232,13 @@ def test_samples_have_the_shape_of_the_config(pictures, straight):
     for shape in [(8, 8, 3), (4, 16, 3)]:
         config = config_of(pictures, **{"data.shape": shape})
         params, _ = checkpoints.load_ema(straight)
-        images = generate.generator(resolve.recipe(config, shape)).images(
+        images = generate.generator(Recipe.from_config(config, shape)).images(
             params, np.arange(6) % 2, generate.seeds(config, 6)
         )
         assert images.shape == (6, *shape)
-    repeated = reproduce.repeat(resolve.recipe(config_of(pictures)), straight, 10)  # the next step, of whichever size
+    repeated = reproduce.repeat(
+        Recipe.from_config(config_of(pictures)), straight, 10
+    )  # the next step, of whichever size
     assert repeated.finite and repeated.step == 10
 
 

@@ -15,7 +15,7 @@ from diffusion.experiments import reproduce, train as training
 from diffusion.experiments.evaluation import real_images
 from diffusion.experiments.run.examples import open_examples
 from diffusion.experiments.train import train
-from diffusion.recipe import ConfigError, checks, names, resolve
+from diffusion.recipe import ConfigError, Recipe, checks, names
 from diffusion.training.checkpointing import checkpoints
 from tests.data.made import png
 from tests.experiments.run import test_every_source, test_streams
@@ -132,12 +132,12 @@ def test_a_step_of_a_run_on_a_stream_is_repeated(tmp_path, monkeypatch):
     config = test_every_source.config_of(points(tmp_path / "points"), **{"train.steps": 4})
     assert training.run(config, tmp_path / "run") == 0
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    repeated = reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
+    repeated = reproduce.repeat(Recipe.from_config(config), tmp_path / "run", 2)
     assert repeated.metrics["loss"] == pytest.approx(rows[2]["loss"], rel=1e-6)
     assert repeated.index.tolist() == [8, 9, 10, 11]
     monkeypatch.setattr("diffusion.experiments.reproduce.checkpoints.restore", without_stream(checkpoints.restore))
     with pytest.raises(checkpoints.CheckpointError, match=r"points is a stream, but this state.*does not say how far"):
-        reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
+        reproduce.repeat(Recipe.from_config(config), tmp_path / "run", 2)
 
 
 @pytest.mark.slow
@@ -148,7 +148,7 @@ def test_a_step_on_a_stream_that_failed_is_repeated(tmp_path):
     assert training.run(config, tmp_path / "failed") == 1
     about = checkpoints.read_about(tmp_path / "failed/failed", 1)
     assert about["stream"]["read"] == about["examples"] == 4
-    again = reproduce.repeat(resolve.recipe(config), tmp_path / "failed")
+    again = reproduce.repeat(Recipe.from_config(config), tmp_path / "failed")
     expected = open_examples(checks.validate(config)).batches(config, 0, np.arange(4), 0)
     next(expected)
     assert not again.finite and again.labels.tolist() == next(expected)["label"].tolist()
@@ -178,7 +178,7 @@ def test_a_step_on_a_stream_that_begins_anew_is_not_repeated(tmp_path, monkeypat
         checkpoints.CheckpointError,
         match="is a stream that begins again at each start, so its steps cannot be repeated",
     ):
-        reproduce.repeat(resolve.recipe(config), tmp_path / "run", 2)
+        reproduce.repeat(Recipe.from_config(config), tmp_path / "run", 2)
 
 
 @pytest.mark.extended

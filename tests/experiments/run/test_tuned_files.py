@@ -33,7 +33,7 @@ def run(monkeypatch, tmp_path):
     )
     base = types.SimpleNamespace(path=str(tmp_path / "pixart"), model=types.SimpleNamespace(name="PixArt"))
     resolver = types.SimpleNamespace(tuned=types.SimpleNamespace(tuning=tuning, base=base))
-    monkeypatch.setattr(tuned_files.resolve, "Resolver", lambda config: resolver)
+    monkeypatch.setattr(tuned_files, "Resolver", lambda config: resolver)
     about = lambda workdir, step: {"base": {"sha256": f"of step {step}"}}
     monkeypatch.setattr(tuned_files.checkpoints, "read_about", about)
     card = lambda workdir, what, front, step: ("card", what, front, step)

@@ -6,7 +6,8 @@ import pytest
 
 from configs import digits
 from diffusion.experiments.sampling import averages
-from diffusion.recipe import ConfigError, resolve, versions
+from diffusion.recipe import ConfigError, versions
+from diffusion.recipe.parts import Resolver
 from diffusion.recipe.values import to_json
 from diffusion.training import power_ema
 
@@ -52,7 +53,7 @@ def test_what_cannot_be_made_is_refused_in_words(run, monkeypatch):
 
 def test_a_config_chooses_the_average():
     recipe = digits.get_config("tiny")
-    first = lambda: resolve.Resolver(recipe).average.update({"w": jnp.zeros(1)}, {"w": jnp.ones(1)}, jnp.int32(0))["w"]
+    first = lambda: Resolver(recipe).average.update({"w": jnp.zeros(1)}, {"w": jnp.ones(1)}, jnp.int32(0))["w"]
     assert 0 < first() < 1  # an exponential average of the start and of the first update
     recipe.ema.sigma_rel = 0.05
     assert first() == 1  # a power function forgets its start

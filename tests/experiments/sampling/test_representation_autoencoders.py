@@ -64,9 +64,7 @@ def run(monkeypatch):
     """What stands for the autoencoder, whose features are those of the encoder; the weights in its file."""
     weights = {"w": np.array([3.0], np.float32)}
     encoder = types.SimpleNamespace(path="E", module=Encoder(), channels=1)
-    monkeypatch.setattr(
-        representation_autoencoders.resolve, "Resolver", lambda config: types.SimpleNamespace(encoder=encoder)
-    )
+    monkeypatch.setattr(representation_autoencoders, "Resolver", lambda config: types.SimpleNamespace(encoder=encoder))
     monkeypatch.setattr(
         encoder_features.warm_start, "read", lambda path: {f"params/{k}": v for k, v in weights.items()}
     )

@@ -8,7 +8,8 @@ from configs import imagenet256_dit
 from diffusion.experiments.run import program
 from diffusion.models.budget.flops import flops, recomputed_flops, train_flops
 from diffusion.models.dit import DiT, dit_preset
-from diffusion.recipe import resolve
+from diffusion.recipe import Recipe
+from diffusion.recipe.parts import Resolver
 from diffusion.training import sharding
 
 
@@ -51,9 +52,9 @@ def step_flops(**fields):
         {"width": 256, "depth": 2, "heads": 4, "unroll": 2, "attention": "xla", "remat": "none", **fields}
     )
     config.train.batch_size, config.train.dtype = images, "float32"
-    run = program.build(resolve.recipe(config, shape), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
+    run = program.build(Recipe.from_config(config, shape), sharding.make_mesh({"data": 1}, jax.devices()[:1]))
     counted = run.step.lower(run.target, run.batch, run.seed).cost_analysis()["flops"]
-    model = resolve.Resolver(config).model(shape)
+    model = Resolver(config).model(shape)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(run.target.params))
     return counted, images * train_flops(model, shape), images * recomputed_flops(model, shape), parameters
 
