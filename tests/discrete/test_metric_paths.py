@@ -40,6 +40,7 @@ def test_the_path_goes_from_equal_symbols_to_the_data(path):
         each = path.likelihood(jnp.stack([symbols, symbols[::-1]]), jnp.array([t, 0.5]))
         np.testing.assert_allclose(each[0], exact.T, atol=1e-6)
     np.testing.assert_array_equal(path.marginal(symbols, 0.0), np.eye(path.size))
+    np.testing.assert_array_equal(path.likelihood(symbols, 0.0), np.eye(path.size))
     np.testing.assert_allclose(path.marginal(symbols, 1.0), 1 / path.size, rtol=1e-6)
 
 
@@ -56,6 +57,20 @@ def test_the_velocity_generates_the_path(path):
         np.testing.assert_allclose(law(path, nearness)[x0] @ generator, slope, atol=2e-6)
         farther = path.distances[:, x0] >= path.distances[:, [x0]]
         assert (rates[farther] == 0).all() and (rates[x0] == 0).all()
+
+
+def test_a_step_jumps_by_the_velocity_where_it_begins():
+    """By hand: a jump with probability 1 - exp(-Lambda), Lambda = (beta(s) - beta(t)) sum_y u_t(y), to y by u_t(y)."""
+    t, s, distances = 0.7, 0.3, UNEVEN.distances
+    x, x0 = np.array(list(itertools.product(range(3), repeat=2))).T
+    beta = lambda t: 1.5 * (1 - t) / t
+    u = law(UNEVEN, beta(t))[x0] * np.maximum(distances[x, x0][:, None] - distances[:, x0].T, 0)
+    total = u.sum(1, keepdims=True)
+    jumps = -np.expm1(-(beta(s) - beta(t)) * total)
+    expected = jumps * u / np.where(total > 0, total, 1) + (1 - jumps) * np.eye(3)[x]
+    times = [jnp.full(9, time) for time in (t, s)]
+    found = metric_step_law(UNEVEN, jnp.asarray(x), jnp.asarray(x0), *times)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 def test_samples_are_of_first_order():
@@ -127,6 +142,7 @@ def test_distances_of_vectors_do_not_change_with_their_unit():
     vectors = np.random.default_rng(0).normal(size=(5, 3))
     far = discrete.embedded_distances(vectors, power=3.0)
     np.testing.assert_allclose(discrete.embedded_distances(1e4 * vectors + 7, power=3.0), far, rtol=1e-5)
+    np.testing.assert_allclose(discrete.embedded_distances(1e-9 * vectors, power=3.0), far, rtol=1e-5)
     pairs = lambda i, j: np.linalg.norm(vectors[i] - vectors[j]) ** 3
     np.testing.assert_allclose(far[0, 1] / far[2, 4], pairs(0, 1) / pairs(2, 4))
     np.testing.assert_allclose(far.sum() / 20, 1)

@@ -60,6 +60,47 @@ def test_the_gradient_of_the_powers_is_the_exact_one():
 
 
 @pytest.mark.extended
+def test_each_of_two_draws_is_the_baseline_of_the_other():
+    """Example by example: (f_1 + f_2) / 2, whose gradient adds (f_1 - f_2) (grad log q_1 - grad log q_2) / 2."""
+    keys, x0 = jax.random.split(jax.random.key(4), 16), jnp.tile(X0, (16, 1))
+
+    def losses_and_draws(parameters):
+        drawn = []
+        model = lambda x, t, condition: (drawn.append(x), network(x, t, condition))[1]
+        networks = {"model": model, "powers": lambda: jax.nn.softplus(parameters)}
+        return OBJECTIVE(networks, LINE, keys, {"x": x0}, 0)[0], drawn
+
+    def f_and_log_q(parameters, x_t):
+        process, masked = discrete.TokenMasks(jax.nn.softplus(parameters)), AT ** jax.nn.softplus(parameters)
+        log_p = discrete.predictor(network, process, discrete.from_logits)(x_t, jnp.full(16, AT))
+        log_q = jnp.where(x_t == 2, jnp.log(masked), jnp.log1p(-masked)).sum(1)
+        return token_masked_at(process, log_p, x_t, x0, jnp.full(16, AT)), log_q
+
+    @jax.jit
+    def run(parameters):
+        losses, (x_1, x_2) = losses_and_draws(parameters)
+        slopes = jax.jacfwd(lambda parameters: losses_and_draws(parameters)[0])(parameters)
+        (f_1, _), (f_2, _) = (f_and_log_q(parameters, x_t) for x_t in (x_1, x_2))
+        (df_1, dq_1), (df_2, dq_2) = (jax.jacfwd(f_and_log_q)(parameters, x_t) for x_t in (x_1, x_2))
+        expected = df_1 + df_2 + (f_1 - f_2)[:, None] * (dq_1 - dq_2)
+        return (losses, slopes), ((f_1 + f_2) / 4, expected / 4), (x_1 != x_2).any(1)  # nats for each of two symbols
+
+    found, expected, differ = run(PARAMETERS)
+    assert differ.sum() > 4
+    for ours, definition in zip(found, expected, strict=True):
+        np.testing.assert_allclose(ours, definition, rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_the_powers_is_zero_where_no_mask_can_be_drawn():
+    """At t = 1e-12 the chance t^4 of a mask underflows to 0 in float32."""
+    start = POINT._replace(sample=lambda state, keys, index: (jnp.full(len(keys), 1e-12), jnp.ones(len(keys))))
+    objective, keys = discrete.trained_masks(3, start), jax.random.split(jax.random.key(0), 1)
+    loss = lambda w: objective({"model": network, "powers": lambda: w}, LINE, keys, {"x": X0}, 0)[0][0]
+    value, slope = jax.jit(jax.value_and_grad(loss))(jnp.array([4.0, 4.0]))
+    np.testing.assert_array_equal([value, *slope], 0)
+
+
+@pytest.mark.extended
 def test_the_gradient_of_the_powers_is_exact_where_all_is_masked():
     """t = 1 and two equally likely symbols: p_v - 1[v = x_0] (1 - log 2) of a power, and their mean."""
     end = POINT._replace(sample=lambda state, keys, index: (jnp.ones(len(keys)), jnp.ones(len(keys))))
