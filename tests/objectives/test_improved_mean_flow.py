@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from diffusion import objectives
-from diffusion.objectives.guidance_inputs import draw_guidance
+from diffusion import objectives, schedules
+from diffusion.objectives.guidance_inputs import draw_guidance, guided_target
 from diffusion.objectives.projectors import Projector
 from tests.objectives.few_step_cases import FLOW, UNIFORM, keys_and_data
 
@@ -105,17 +105,41 @@ def test_scales_and_intervals_have_the_published_distribution(beta):
     guidance = objectives.GuidanceInputs(NULL, largest=6.0, beta=beta)
     everywhere = jnp.arange(4000) % 4 == 0
     keys = jax.random.split(jax.random.key(1), 4000)
-    draw = jax.jit(lambda everywhere: draw_guidance(guidance, FLOW, keys, everywhere))
+    schedule = schedules.ending_at(FLOW, 0.8)
+    draw = jax.jit(lambda everywhere: draw_guidance(guidance, schedule, keys, everywhere))
     w, interval = (np.asarray(drawn, np.float64) for drawn in draw(everywhere))
     share = np.log(w) / np.log(6) if beta == 1 else (1 - w ** (1 - beta)) / (1 - 6 ** (1 - beta))
-    start, end = interval[~everywhere].T
+    start, end = interval[~everywhere].T / 0.8
     draws = np.stack([share[~everywhere], 2 * start, 2 * end - 1])
     for uniform in draws:
         assert scipy.stats.kstest(uniform, "uniform").pvalue > 0.01
     assert np.abs(np.corrcoef(draws) - np.eye(3)).max() < 0.06
-    np.testing.assert_array_equal(interval[everywhere], [[0, 1]] * 1000)
+    np.testing.assert_allclose(interval[everywhere], [[0, 0.8]] * 1000, rtol=1e-6)
     alone = guidance._replace(interval=False)
-    np.testing.assert_array_equal(draw_guidance(alone, FLOW, keys[:3], everywhere[:3])[1], [[0, 1]] * 3)
+    np.testing.assert_allclose(draw_guidance(alone, schedule, keys[:3], everywhere[:3])[1], [[0, 0.8]] * 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("interval", [True, False])
+def test_guidance_at_all_times_holds_at_both_ends(interval):
+    """At 0 and t_max of a schedule that ends early: v + (1 - 1 / w) (v_w - v_null), where v_w is the label plus w - 1.
+
+    A network that receives an interval adds its end, which the difference does not contain.
+    """
+    schedule = schedules.ending_at(FLOW, 0.8)
+    guidance = objectives.GuidanceInputs(NULL, largest=4.0, interval=interval, dropout=0.0)
+
+    def velocity_of(condition):
+        label, more, *intervals = condition
+        assert len(intervals) == interval
+        return (label + more + sum(times[:, 1] for times in intervals))[:, None]
+
+    keys, t, labels = jax.random.split(jax.random.key(2), 2), jnp.array([0.0, schedule.t_max]), jnp.array([1, 2])
+    v, everywhere = jnp.array([[5.0], [7.0]]), jnp.ones(2, bool)
+    target, rate, (label, more, *_) = guided_target(guidance, velocity_of, schedule, keys, t, v, labels, everywhere)
+    assert more.min() > 0.1
+    np.testing.assert_array_equal(label, labels)
+    np.testing.assert_allclose(rate[:, 0], labels + more + 0.8 * interval, rtol=1e-6)
+    np.testing.assert_allclose(target[:, 0], v[:, 0] + more / (1 + more) * (labels + more - NULL), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
