@@ -109,6 +109,40 @@ def test_losses_are_those_of_gans_on_where_the_steps_end(step, beside, x64):
     np.testing.assert_allclose(of_judge, -jnp.log(sigmoid(D(x_s))) - jnp.log(1 - sigmoid(D(x_hat))), rtol=1e-6)
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize("make", [objectives.progressive_adversarial, objectives.transition_judge])
+def test_the_first_teacher_alone_is_guided_for_both_players(make, x64):
+    """As by a teacher that is null + 2 (conditional - null) itself; from the second stage on without guidance."""
+    teacher = lambda x, t, label: (1 + 0.2 * label[:, None]) * exact_denoiser(FLOW)(x, t, None)
+
+    def guided(x, t, label):
+        null = teacher(x, t, jnp.full_like(label, 3))
+        return null + 2 * (teacher(x, t, label) - null)
+
+    def losses(step, teacher, **how):
+        players = {"model": exact_denoiser(FLOW), "teacher": teacher, "judge": lambda *inputs: judge((A, 0.3), *inputs)}
+        batch = BATCH | {"condition": jnp.arange(24) % 3}
+        return make(V, V, N, STAGE, **how)(players, FLOW, KEYS, batch, step)[0]
+
+    @jax.jit
+    def run(step):
+        return losses(step, teacher, teacher_scale=2.0, null=3), losses(step, guided), losses(step, teacher)
+
+    built_in, expected, plain = run(STAGE - 1)
+    np.testing.assert_allclose(built_in, expected, rtol=1e-9)
+    assert (np.abs(built_in / plain - 1) > 1e-6).all()
+    built_in, _, plain = run(STAGE)
+    np.testing.assert_array_equal(built_in, plain)
+
+
+@pytest.mark.extended
+def test_without_a_weighting_the_first_stage_has_that_of_progressive_distillation(x64):
+    plain, other = (objectives.progressive_adversarial(V, V, N, STAGE, *w) for w in ((), (weightings.truncated_snr(),)))
+    student = exact_denoiser(FLOW, DATA)
+    found, expected = jax.jit(lambda: [run(objective, 0, student, offset=0.1)[0] for objective in (plain, other)])()
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
 def test_both_players_share_their_stages():
     assert GENERATOR.shares == JUDGE.shares != objectives.transition_judge(V, V, N, STAGE + 1).shares
     for make in (objectives.progressive_adversarial, objectives.transition_judge):
