@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import objectives
+from diffusion import flow_maps, objectives
 from tests.objectives.few_step_cases import FLOW, UNIFORM, keys_and_data
 from tests.objectives.test_few_step_optima import between
 
@@ -95,6 +95,30 @@ def test_between_its_ends_it_is_the_definition():
         return (weights * jnp.square(u(x_t, t, s, parameters) - target).sum(1)).sum()
 
     np.testing.assert_allclose(slope, jax.grad(error)(PARAMETERS), rtol=1e-4)
+
+
+@pytest.mark.extended
+def test_a_dropped_condition_is_dropped_in_the_networks_own_target_too():
+    """Dropout 1 with guidance is training without guidance on the null condition, also where alpha = 1/2."""
+    found = losses_and_slope(objectives.alpha_flow(UNIFORM, 6, guidance=objectives.Guidance(3, 1.5, 0.3, 1.0)))(3)
+    unguided = objectives.alpha_flow(UNIFORM, 6)
+    null = lambda networks, schedule, keys, batch, step: unguided(
+        networks, schedule, keys, batch | {"condition": jnp.full(24, 3)}, step
+    )
+    expected = losses_and_slope(null)(3)
+    np.testing.assert_array_equal(found[2]["alpha"], 0.5)
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.extended
+def test_the_network_receives_the_times_of_its_clocks():
+    """A network of (t, s) in place of (t, t - s) is the same network if it takes the difference itself."""
+    of_both = lambda parameters, x, times, label: network(parameters, x, (times[0], times[0] - times[1]), label)
+    found = losses_and_slope(objectives.alpha_flow(UNIFORM, 6, clocks=flow_maps.start_and_end()), of_both)(3)
+    expected = losses_and_slope(objectives.alpha_flow(UNIFORM, 6))(3)
+    for ours, theirs in zip(found[:2], expected[:2], strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
 def test_a_small_alpha_has_the_gradient_of_mean_flow(x64):

@@ -66,6 +66,16 @@ def test_a_sample_without_others_of_its_condition_stays(x64):
 
 
 @pytest.mark.extended
+def test_points_act_on_each_other_if_every_entry_of_every_condition_is_equal(x64):
+    """Pairs of a label and a text of two numbers: as with one number for each combination that occurs."""
+    label, text = np.array([0, 0, 0, 1, 0, 1]), np.array([[1, 2], [1, 2], [1, 3], [1, 2], [1, 3], [1, 2]])
+    found = drift(X, DATA, 0.4, condition={"label": label, "text": text})
+    np.testing.assert_allclose(found, drift(X, DATA, 0.4, condition=np.array([0, 0, 1, 2, 1, 2])), rtol=1e-12)
+    assert np.abs(found - drift(X, DATA, 0.4, condition=label)).max() > 0.01
+    assert np.abs(found - drift(X, DATA, 0.4, condition=text)).max() > 0.01
+
+
+@pytest.mark.extended
 def test_loss_moves_each_sample_along_its_drift_in_its_block(x64):
     """The loss is mean |V|^2, and its gradient in x is -2 V / D: the target and the drift have none."""
     objective = objectives.drifting(V, 0.7, 3, "gaussian")
