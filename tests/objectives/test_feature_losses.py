@@ -92,11 +92,14 @@ def of_parts(h):
     return -cosine + 0.3 * structure + 0.2 * jax.nn.softplus(-0.5 * h.sum(-1)).mean(1)
 
 
-def test_normalised_targets_are_what_differs_between_tokens():
+@pytest.mark.parametrize("size", [1.0, 1e-5])
+def test_normalised_targets_are_what_differs_between_tokens(size):
     """As the authors' code of iREPA: (y - a mean) / (std + 1e-6) over the tokens, std with Bessel's correction."""
     term = objectives.alignment(normalisation=0.6)
-    _, metrics = run(objectives.added(BASE, term), jnp.asarray(FEATURES), encoder=of_targets)
-    y = (TARGETS - 0.6 * TARGETS.mean(1, keepdims=True)) / (TARGETS.std(1, keepdims=True, ddof=1) + 1e-6)
+    targets = size * TARGETS.astype(np.float64)
+    encoder = lambda *_: jnp.asarray(targets, jnp.float32)
+    _, metrics = run(objectives.added(BASE, term), jnp.asarray(FEATURES), encoder=encoder)
+    y = (targets - 0.6 * targets.mean(1, keepdims=True)) / (targets.std(1, keepdims=True, ddof=1) + 1e-6)
     np.testing.assert_allclose(metrics["term"], -cosines(FEATURES, y).mean(1), rtol=1e-4)
 
 
@@ -200,6 +203,44 @@ def test_self_alignment_follows_the_average_at_a_lower_noise():
     np.testing.assert_allclose(metrics["term"], expected, rtol=1e-3, atol=1e-6)
     scaled = lambda a: {**networks, "target": lambda *x, features: (0.0, (a * x[0][:, None],))}
     assert jax.grad(lambda a: objective(scaled(a), SCHEDULE, KEYS, batch, 0)[0].sum())(1.0) == 0
+
+
+def test_self_alignment_rebuilds_the_input_of_any_network():
+    """Of EDM's: c_in x_s and ln(sigma_s) / 4 at the same noise, under the condition, down to the least sigma."""
+    schedule, interval, rng = schedules.edm(), 0.4, np.random.default_rng(4)
+    eps, t = rng.normal(size=(6, 3)), np.array([2.5e-5, 0.1, 0.3, 0.5, 0.8, 1.0])
+    c_in = lambda sigma: 1 / np.sqrt(sigma**2 + 0.25)
+    sigma_t = 80 * t[:, None]
+    x = jnp.asarray(c_in(sigma_t) * (X + sigma_t * eps), jnp.float32)
+    calls = []
+
+    def target(x, clock, condition, features=()):
+        calls.append((x, clock, condition))
+        return x, (jnp.zeros((6, 4, 5)),)
+
+    term = objectives.self_alignment(parameterizations.edm(0.5), interval=interval)
+    batch = {"x": jnp.asarray(X), "condition": jnp.arange(6)}
+    read = (jnp.asarray(FEATURES),), lambda h: h, x, jnp.asarray(t, jnp.float32)
+    term.loss(feature_losses.Seen(*read, {"target": target}, schedule, batch, KEYS))
+    ((x_s, clock, condition),) = calls
+    sigma = np.exp(4 * np.asarray(clock, np.float64))[:, None]
+    s = sigma[:, 0] / 80
+    assert (s <= t * (1 + 1e-5)).all() and (s > np.maximum(t - interval, 0)).all() and np.ptp(t - s) > 0.1
+    np.testing.assert_allclose(sigma[0], 0.002, rtol=1e-5)
+    np.testing.assert_allclose(x_s, c_in(sigma) * (X + sigma * eps), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(condition, batch["condition"])
+
+
+def test_terms_of_two_blocks_compare_within_both():
+    both = objectives.added(BASE, objectives.dispersive(1, 4), objectives.dispersive(2, 6))
+    assert both.examples.block == 12
+
+
+def test_a_critic_has_one_logit_for_each_token():
+    objective = objectives.added(BASE, objectives.structured_alignment(0.3, 0.2))
+    params = jax.eval_shape(lambda key: objective.heads["term_critic"].init(key, 5, 7), jax.random.key(0))
+    shapes = [params[f"dense_{i}"]["kernel"].shape for i in range(3)]
+    assert shapes == [(7, 512), (512, 512), (512, 1)]
 
 
 def test_projectors_are_the_published_ones():
