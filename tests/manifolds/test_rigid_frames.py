@@ -136,3 +136,18 @@ def test_the_fresh_frames_of_a_step_are_those_of_its_noise(lead, aligned):
     made = jax.jit(lambda state: sampler.step(state, field, schedule, plan, 0, noise).x)(state)
     np.testing.assert_allclose(made[..., :3], rotations, atol=2e-6)
     np.testing.assert_allclose(made[..., 3], positions, atol=2e-6)
+
+
+@pytest.mark.extended
+def test_a_step_turns_its_noise_to_the_guess_and_keeps_the_guess():
+    """From elsewhere, by a field that leads to one chain: SciPy's turn of the noise's positions to the chain's."""
+    manifold, schedule = manifolds.frames(N), schedules.rectified_flow()
+    chain, x = manifolds.frame_prior(N).sample(jax.random.split(jax.random.key(10), 2))[:, None]
+    noise = np.random.default_rng(11).standard_normal((1, 1, N, 3, 4)).astype(np.float32)
+    field = manifolds.TangentField(manifold, lambda x, t: manifolds.scaled(-1 / t, manifold.log(x, chain)))
+    sampler, plan = manifolds.frame_ancestral(), timesteps.plan(np.array([0.7, 0.0]))._replace(s=np.ones(1, np.float32))
+    state = jax.jit(lambda x: sampler.step(sampler.init(x, schedule, plan), field, schedule, plan, 0, noise))(x)
+    positions = noise[0, 0, ..., 3] - noise[0, 0, ..., 3].mean(-2, keepdims=True)
+    turn, _ = Rotation.align_vectors(np.asarray(chain[0, ..., 3]), positions)
+    np.testing.assert_allclose(state.x[0, ..., 3], turn.apply(positions), atol=2e-5)
+    np.testing.assert_allclose(state.x0, chain, atol=1e-4)
