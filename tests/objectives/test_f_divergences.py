@@ -151,6 +151,35 @@ def test_reverse_kl_is_distribution_matching_to_the_bit():
 
 
 @pytest.mark.extended
+def test_logits_of_several_positions_count_by_their_means():
+    """Of three positions the ratio is exp of the mean logit, but the losses are means of log(1 + exp(-D))."""
+    keys, batch = keys_and_data()
+    batch = {"x": jnp.float32(batch["x"])}
+    generated, real = np.random.default_rng(0).normal(size=(2, 24, 3))
+    soft = lambda logits: np.log1p(np.exp(-logits)).mean(1)
+    logits = []
+
+    def judge(x, t, c, features):
+        return 0.3 * x, (jnp.asarray(logits.pop()[..., None] + np.array([0.5, -0.5]), jnp.float32),)
+
+    networks = {"teacher": lambda x, t, c: 0.5 * x, "model": lambda z, t, c: -z, "fake": judge}
+    run = lambda objective: objective(networks, FLOW, keys, batch, 0)
+    forward = {"f": f_divergences.forward_kl, "ratios": (1e-3, 1e3)}
+    for make, more in ((objectives.distribution_matching, forward), (objectives.score_identity, {})):
+        logits[:] = [generated]
+        _, metrics = run(make(V, V, V, UNIFORM, block=1, adversarial=0.1, **more))
+        np.testing.assert_allclose(metrics["adversarial"], soft(generated), rtol=1e-5)
+        if more:
+            np.testing.assert_allclose(metrics["ratio_weight"], np.exp(generated.mean(1)), rtol=1e-5)
+    score = lambda weight: objectives.fake_score(V, V, weightings.constant(V), UNIFORM, block=1, adversarial=weight)
+    logits[:] = 2 * [real, generated]
+    (most, metrics), (least, _) = run(score(0.5)), run(score(0.2))
+    np.testing.assert_allclose(most - least, 0.3 * (soft(real) + soft(-generated)), rtol=1e-4)
+    np.testing.assert_allclose(metrics["real"], real.mean(1), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["generated"], generated.mean(1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.extended
 def test_ratios_are_limited():
     """r = e^4 and e^-4 count as the largest and the least ratio, 3 and 1/2."""
     keys, batch = keys_and_data()

@@ -78,6 +78,17 @@ def test_distribution_matching_is_normalised_by_the_distance_to_the_teachers_est
     np.testing.assert_allclose(jax.grad(run)(x), np.broadcast_to(expected, x.shape), rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", [objectives.distribution_matching, objectives.score_identity])
+def test_samples_that_are_the_teachers_estimate_rest(make):
+    """The distance by which the loss is divided is 0 there, and so is what it divides."""
+    keys, batch = keys_and_data()
+    batch = {"x": jnp.float32(batch["x"])}
+    players = dict.fromkeys(("teacher", "fake"), as_v(FLOW, lambda t, x: jnp.zeros_like(x)))
+    model = lambda b: lambda z, t, condition: 0 * z - b
+    run = lambda b: make(V, V, V, at(0.5))({**players, "model": model(b)}, FLOW, keys, batch, 0)[0].sum()
+    np.testing.assert_array_equal(jax.jit(jax.value_and_grad(run))(0.0), 0)
+
+
 def test_fake_score_is_denoising_of_the_generators_samples(x64):
     """Its optimum is E[x | x_t] for x = b alone: the loss of a network that knows b vanishes."""
     keys, batch = keys_and_data()
