@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 
 from diffusion import objectives, parameterizations
+from diffusion.objectives.backward_simulation import generate
 from diffusion.objectives.inputs import split
 from tests.objectives.few_step_cases import FLOW, UNIFORM, V, keys_and_data, network
+from tests.objectives.test_players import FIRST, SECOND
 
 CLOCK = parameterizations.time()
 KEYS, BATCH = keys_and_data()
@@ -17,10 +19,10 @@ BATCH = {"x": jnp.float32(BATCH["x"]), "condition": jnp.arange(24) % 3}
 PARAMETERS = {name: jnp.array([0.5, 0.3, 0.1]) * (1 + i) for i, name in enumerate(("model", "teacher", "fake"))}
 
 
-def losses_and_slopes(objective, keys, step):
+def losses_and_slopes(objective, keys, step, state=None):
     def total(parameters):
         players = {name: functools.partial(network, of) for name, of in parameters.items()}
-        losses, metrics = objective(players, FLOW, keys, BATCH, step)
+        losses, metrics = objective(players, FLOW, keys, BATCH | (state or {}), step)
         return losses.sum(), (losses, metrics)
 
     (_, (losses, metrics)), slopes = jax.jit(jax.value_and_grad(total, has_aux=True))(PARAMETERS)
@@ -30,13 +32,22 @@ def losses_and_slopes(objective, keys, step):
 @pytest.mark.extended
 @pytest.mark.parametrize("step", [6, 7])
 def test_it_is_consistency_and_from_its_warmup_on_distribution_matching(step):
-    """loss = sCD + weight mean |x - stop(x - g)|^2, of which `distribution_matching` is half; so is its gradient."""
-    objective = objectives.score_regularised_consistency(V, V, UNIFORM, UNIFORM, 0.3, 0.7, 7, clock=CLOCK)
-    losses, slopes, metrics = losses_and_slopes(objective, KEYS, step)
-    alone = objectives.continuous_consistency(UNIFORM, 0.7, 7, clock=CLOCK, teacher=V)
-    matching = objectives.distribution_matching(parameterizations.edm(0.7, CLOCK), V, V, UNIFORM)
+    """loss = sCD + weight mean |x - stop(x - g)|^2, of which `distribution_matching` is half; so is its gradient.
+
+    The batch has the state of the first density alone; the second begins with its own.
+    """
+    draw = lambda network, schedule, read, keys, batch: generate(network, schedule, read, 2 * batch["x"])
+    samples = objectives.Simulation(draw, ("twice the data",))
+    objective = objectives.score_regularised_consistency(
+        V, V, FIRST, SECOND, 0.3, 0.7, 7, c=0.4, clock=CLOCK, samples=samples
+    )
+    assert objective.density is FIRST
+    state = {"density": jnp.float32(3.0)}
+    losses, slopes, metrics = losses_and_slopes(objective, KEYS, step, state)
+    alone = objectives.continuous_consistency(FIRST, 0.7, 7, c=0.4, clock=CLOCK, teacher=V)
+    matching = objectives.distribution_matching(parameterizations.edm(0.7, CLOCK), V, V, SECOND, samples=samples)
     first, second = split(KEYS, 2)
-    consistency, of_consistency, _ = losses_and_slopes(alone, first, step)
+    consistency, of_consistency, _ = losses_and_slopes(alone, first, step, state)
     score, of_score, _ = losses_and_slopes(matching, second, step)
     share = 2 * 0.3 if step >= 7 else 0.0
     np.testing.assert_allclose(losses, consistency + share * score, rtol=1e-5)
