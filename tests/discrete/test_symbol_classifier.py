@@ -190,6 +190,51 @@ def test_guided_rates_without_exact_take_the_slope_of_the_classifier():
     assert np.isfinite(extreme).all()
 
 
+def test_near_the_noise_the_change_at_alpha_1e_3_is_used():
+    """Of a predictor that is the same at all times: the same result at t = 1 and 0.999, and another at 0.998."""
+    process = discrete.uniform(discrete.linear(), 4)
+    log_p = jax.nn.log_softmax(jnp.asarray(np.random.default_rng(2).normal(size=(1, 2, 4)), jnp.float32))
+    guided = jax.jit(discrete.classifier(lambda x, t: log_p, process, smooth, 1e-3, exact=True))
+    end, last, before = (np.exp(guided(jnp.array([[0, 3]]), jnp.full(1, t))) for t in (1.0, 0.999, 0.998))
+    np.testing.assert_allclose(end, last, atol=1e-3)
+    assert np.abs(before - last).max() > 0.05
+
+
+@pytest.mark.extended
+def test_large_changes_of_the_class_are_neither_lost_nor_infinite():
+    """A symbol that makes the class e^20 times as likely has e^20 times the rate; e^(10^6) is still finite."""
+    process, x, t = discrete.uniform(discrete.linear(), 3), jnp.array([[0, 1]]), jnp.full(1, 0.5)
+    table = jnp.full((1, 2, 3), 1 / 3)
+    log_probability = lambda x, t: 20.0 * jnp.sum(x == 2, 1)
+    found = GuidedJumps(process, log_probability, 1.0, exact=True).reverse_rates(x, table, t)
+    plain = process.reverse_rates(x, table, t)
+    np.testing.assert_allclose(found[..., 2], np.exp(20.0) * plain[..., 2], rtol=1e-5)
+    extreme = discrete.classifier(lambda x, t: jnp.log(table), process, log_probability, 1e6, exact=True)
+    np.testing.assert_allclose(np.exp(extreme(x, t)).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.extended
+def test_a_sampler_of_guided_rates_takes_their_scale():
+    """The logarithm of the class's probability times 0.5 is the same as a scale of 0.5."""
+    process, keys = discrete.uniform(discrete.linear(), 4), jax.random.split(jax.random.key(0), 64)
+    x, plan = jnp.zeros((64, 2), int), timesteps.plan(np.array([0.8, 0.4]))
+    predict = lambda x, t: jnp.full((*x.shape, 4), -np.log(4.0))
+    strong = lambda x, t: 4 * smooth(x, t)
+
+    @jax.jit
+    def run():
+        samplers = (
+            discrete.guided_rates(discrete.euler(), strong, 0.5),
+            discrete.guided_rates(discrete.euler(), lambda x, t: 0.5 * strong(x, t)),
+            discrete.guided_rates(discrete.euler(), strong),
+        )
+        return [discrete.sample(sampler, predict, process, x, plan, keys) for sampler in samplers]
+
+    scaled, expected, unscaled = run()
+    np.testing.assert_array_equal(scaled, expected)
+    assert (scaled != unscaled).any()
+
+
 @pytest.mark.extended
 def test_samples_of_guided_rates_come_to_the_law_of_the_class_by_first_order():
     data = ClassifiedRates(RATE_PROCESSES["not reversible"])
