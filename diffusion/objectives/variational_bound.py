@@ -18,6 +18,7 @@ from diffusion.objectives.objective_facts import Examples, Trained
 from diffusion.objectives.weightings import error_scale
 from diffusion.parameterizations import Parameterization, evaluate
 from diffusion.schedules import left_broadcast
+from diffusion.schedules.noise_schedule import inside_times
 from diffusion.timesteps import Density
 
 
@@ -67,8 +68,10 @@ def variational_bound(
         diffusion_keys, decoder_keys = split(keys, 2)
         x_0, eps, x_t, t, importance = noised(schedule, density, diffusion_keys, batch)
         output, t = evaluate(player(networks, "model"), schedule, parameterization, x_t, t, batch.get("condition"))
-        log_snr, slope = jax.jvp(schedule.log_snr, (t,), (jnp.ones_like(t),))
-        weight = -(schedule.t_max - start) / 2 * slope * jnp.exp(log_snr) * error_scale(schedule, t, parameterization)
+        inside = inside_times(schedule, t)  # at alpha = 0, the product of slope and SNR is its limit
+        log_snr, slope = jax.jvp(schedule.log_snr, (inside,), (jnp.ones_like(t),))
+        per_output = error_scale(schedule, inside, parameterization)
+        weight = -(schedule.t_max - start) / 2 * slope * jnp.exp(log_snr) * per_output
         error = output - parameterization.target(schedule, t, x_0, eps)
 
         ratio = jnp.exp(-schedule.log_snr(jnp.full_like(t, start)) / 2)

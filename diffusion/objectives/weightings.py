@@ -35,9 +35,7 @@ from diffusion.arrays.parameters import functions_of, traced
 from diffusion.package import public
 from diffusion.parameterizations import Parameterization
 from diffusion.schedules import NoiseSchedule
-from diffusion.schedules.noise_schedule import as_float
-
-INSIDE = 2.0**-18  # a time this far from an end, as a share, is not yet rounded to it by a discrete process
+from diffusion.schedules.noise_schedule import inside_times
 
 Weighting = Callable[[NoiseSchedule, ArrayLike], Array]
 """(schedule, t) -> weight of the squared error of x0."""
@@ -212,7 +210,7 @@ def per_log_snr(weighting: Weighting) -> Weighting:
     """
 
     def weight(schedule, t):
-        t = _inside(schedule, t)
+        t = inside_times(schedule, t)
         # g^2 = -sigma^2 d log-SNR / dt.
         return weighting(schedule, t) * (schedule.diffusion(t) / schedule.sigma(t)) ** 2
 
@@ -267,21 +265,12 @@ def _with_slopes(weighting: Weighting) -> Weighting:
     """The weighting with the derivatives of the times just inside, where those at the ends are 0 times infinity."""
 
     def weight(schedule, t):
-        inside = _inside(schedule, t)
+        inside = inside_times(schedule, t)
         near = weighting(schedule, inside)
         exact = jax.lax.stop_gradient(weighting(schedule, t))
         return jnp.where(inside == t, near, exact + (near - jax.lax.stop_gradient(near)))
 
     return weight
-
-
-def _inside(schedule: NoiseSchedule, t: ArrayLike) -> Array:
-    """The times, those at alpha = 0 and sigma = 0 moved inside by a share of the whole."""
-    t = as_float(t)
-    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    step = schedule.t_max * INSIDE
-    moved = jnp.where(sigma > 0, jnp.where(alpha > 0, t, t - step), t + step)
-    return moved if alpha.shape == t.shape else t
 
 
 _snr = _with_slopes(lambda schedule, t: jnp.exp(schedule.log_snr(t)))

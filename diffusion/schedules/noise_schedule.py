@@ -6,6 +6,7 @@ __all__ = [
     "as_float",
     "at_each",
     "check_schedule",
+    "inside_times",
     "leaf_schedules",
     "normal",
     "preserves_variance",
@@ -24,6 +25,8 @@ from jax.typing import ArrayLike
 from diffusion.arrays.arguments import require
 from diffusion.arrays.broadcasting import left_broadcast
 from diffusion.package import public
+
+INSIDE = 2.0**-18  # a time this far from an end, as a share, is not yet rounded to it by a discrete process
 
 
 class Trained(NamedTuple):
@@ -203,6 +206,22 @@ def as_float(t: ArrayLike) -> Array:
     """
     t = jnp.asarray(t)
     return t if t.dtype == jnp.float64 else t.astype(jnp.float32)
+
+
+def inside_times(schedule: NoiseSchedule, t: ArrayLike) -> Array:
+    """The times, with those at alpha = 0 and sigma = 0 moved inside by a small share of the whole.
+
+    There the log-SNR is infinite, and a product of its derivative with the SNR is 0 times infinity.
+
+    Args:
+        schedule: the process.
+        t: times of any shape.
+    """
+    t = as_float(t)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    step = schedule.t_max * INSIDE
+    moved = jnp.where(sigma > 0, jnp.where(alpha > 0, t, t - step), t + step)
+    return moved if alpha.shape == t.shape else t
 
 
 def normal(scale: float) -> Callable[[Array, tuple[int, ...]], Array]:

@@ -95,6 +95,19 @@ def test_prior_is_its_divergence():
             np.testing.assert_allclose(found, kl / np.log(2), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["velocity", "v", "x0"])
+def test_the_end_of_a_path_has_the_limit_of_its_weight(name):
+    """-SNR'(t) |x_0 - x0_hat|^2 / 2 is 0 at alpha = 0; it was -inf times 0 for the one draw in 10^7 that is t_max."""
+    schedule, x = schedules.rectified_flow(), jnp.array([[0.7], [-1.0]])
+    at_end = timesteps.from_quantile(lambda u: jnp.full_like(u, schedule.t_max))
+    objective = objectives.variational_bound(getattr(parameterizations, name)(), at_end, 1e-3, gaussian())
+    keys = jax.random.split(jax.random.key(0), 2)
+    losses, metrics = objective({"model": lambda x, t, c: 0 * x}, schedule, keys, {"x": x}, 0)
+    np.testing.assert_array_equal(metrics["t"], 1)
+    np.testing.assert_allclose(metrics["diffusion"], 0, atol=1e-4)
+    np.testing.assert_allclose(losses, metrics["prior"] + metrics["reconstruction"], atol=1e-4)
+
+
 @pytest.mark.parametrize("ratio", [0.003, pytest.param(0.05, marks=pytest.mark.slow), 1.0])
 def test_levels_are_bayes_rule(ratio):
     """p(level | x_t) with every level alike, from normal densities in float64."""
