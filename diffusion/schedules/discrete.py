@@ -111,13 +111,19 @@ def from_betas(betas: np.ndarray) -> NoiseSchedule:
         t = as_float(t)
         return 2 * log_alpha(t) - jnp.log(0 - jnp.expm1(2 * log_alpha(t)))
 
-    def inverse_log_snr(log_snr):
-        target = -jax.nn.softplus(-as_float(log_snr)) / 2  # log alpha
+    @jax.custom_jvp
+    def time(target):
         values = jnp.asarray(table, target.dtype)
         i = jnp.clip(jnp.searchsorted(-values, -target, side="right") - 1, 0, T - 1)
         # By the slope of float64: the difference of two rounded values has lost digits.
         fraction = T * (target - values[i]) / jnp.asarray(slopes, target.dtype)[i]
-        return in_unit((i.astype(target.dtype) + fraction) / T)
+        return (i.astype(target.dtype) + fraction) / T
+
+    # On the grid, rounding decides which of two steps i is; the derivative is that of `log_alpha`.
+    time.defjvp(lambda target, target_dot: (time(*target), target_dot[0] / slope(time(*target))))
+
+    def inverse_log_snr(log_snr):
+        return in_unit(time(-jax.nn.softplus(-as_float(log_snr)) / 2))  # of log alpha
 
     return NoiseSchedule(
         alpha,

@@ -198,11 +198,16 @@ def test_the_derivative_of_the_inverse_of_many_steps_has_the_digits_of_float32()
 
 
 @pytest.mark.parametrize("betas", [[0.1, 0.3, 0.2, 0.6], [0.5]])
-def test_the_derivative_of_the_inverse_at_the_last_time_is_that_of_the_last_step(betas):
-    """lambda = log alpha^2 - log(1 - alpha^2) has the slope T log(1 - beta_T) / (1 - alpha^2) at t = 1."""
+def test_the_derivative_of_the_inverse_at_a_time_of_the_grid_is_that_of_the_step_that_leads_to_it(betas):
+    """lambda = log alpha^2 - log(1 - alpha^2) has the slope T log(1 - beta_i) / (1 - alpha_i^2) at t = (i + 1) / T."""
     schedule = schedules.from_betas(betas)
-    slope = len(betas) * np.log1p(-betas[-1]) / (1 - np.prod(1 - np.array(betas)))
-    np.testing.assert_allclose(jax.grad(schedule.inverse_log_snr)(schedule.log_snr(1.0)), 1 / slope, rtol=1e-5)
+    t = jnp.arange(1, len(betas) + 1) / len(betas)
+    slopes = len(betas) * np.log1p(-np.array(betas)) / (1 - np.cumprod(1 - np.array(betas)))
+    log_snr = schedule.log_snr(t)
+    np.testing.assert_allclose(jax.vmap(jax.grad(schedule.inverse_log_snr))(log_snr), 1 / slopes, rtol=1e-5)
+    between = t - 0.3 / len(betas)
+    by_time, by_snr = (jax.vmap(jax.grad(f)) for f in (schedule.log_snr, schedule.inverse_log_snr))
+    np.testing.assert_allclose(by_time(between) * by_snr(schedule.log_snr(between)), 1, rtol=1e-5)
 
 
 @every_schedule
