@@ -34,8 +34,9 @@ def classifier(
         p_t(y) / p_t(x_t) (p(c | y) / p(c | x_t))^w,    y = x_t but for one position
 
     The rates of the reversed jumps change by the same factor. For masks, the distribution at each position is
-    normalised, so every step unmasks as many symbols as without guidance. With the exact p(c | x_t), `exact` and w = 1,
-    this is the predictor of p(x_0 | c).
+    normalised, so every step unmasks as many symbols as without guidance. A position keeps its prediction if the class
+    excludes all symbols that it predicts. With the exact p(c | x_t), `exact` and w = 1, this is the predictor of
+    p(x_0 | c).
 
     Without `exact`, the change of log p(c | x_t) is approximated by a first-order Taylor series in one-hot symbols. If
     alpha is below 1e-3 and the process has no mask, the change at alpha = 1e-3 is used, because all ratios are 1 at
@@ -83,8 +84,11 @@ def classifier(
     def guided(x_t: Array, t: Array) -> Array:
         log_p = predict(x_t, t)
         if isinstance(process, TokenMasks) or process.mask is not None:
-            change = scale * changes(log_probability, x_t, t, process.size)
-            weighed = jax.nn.log_softmax(jnp.where(log_p > -jnp.inf, log_p + change, -jnp.inf))
+            # Infinite where p(c | x_t) = 0 but not p(c | y).
+            change = jnp.minimum(scale * changes(log_probability, x_t, t, process.size), LARGEST)
+            weighed = jnp.where(log_p > -jnp.inf, log_p + change, -jnp.inf)
+            possible = (weighed > -jnp.inf).any(-1, keepdims=True)
+            weighed = jax.nn.log_softmax(jnp.where(possible, weighed, log_p))
             return jnp.where((x_t == process.mask)[..., None], weighed, log_p)
         t = jnp.minimum(t, process.keeping.time(LEAST))
         log_ratios = jnp.log(process.ratios(x_t, jnp.exp(log_p), t))

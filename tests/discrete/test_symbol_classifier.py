@@ -314,3 +314,23 @@ def test_a_class_that_no_replacement_has_leaves_the_prediction_finite():
         predict = lambda x, t, process=process: discrete.from_context(process, jnp.zeros((*x.shape, 4)), x, t)
         guided = discrete.classifier(predict, process, never, 2.0, exact=True)
         np.testing.assert_allclose(np.exp(jax.jit(guided)(x, t)), np.exp(predict(x, t)), atol=1e-5)
+
+
+@pytest.mark.parametrize("process", [MASKED, CASES["token_masks"]], ids=["absorbing", "token_masks"])
+def test_a_class_that_is_certain_or_excluded_has_the_predictions_of_bayes_rule(process):
+    """Classes of probability 0 and 1: a sequence with a 0, one without, and one of which only masks are members.
+
+    With a 0: each mask is a 0, the only replacement that makes the class possible. Without: the rest of the prediction.
+    No symbol makes the last class possible, so the prediction stays as it is.
+    """
+    p, x, t = np.array([0.2, 0.3, 0.5, 0.0]), jnp.array([[3, 1]]), jnp.array([0.5])
+    predict = lambda x, t: jnp.where((x == 3)[..., None], jnp.log(jnp.asarray(p)), jnp.log(jax.nn.one_hot(x, 4)))
+    classes = {
+        "with a 0": (lambda x: (x == 0).any(-1), [1.0, 0.0, 0.0, 0.0]),
+        "without a 0": (lambda x: (x != 0).all(-1), [0.0, 0.375, 0.625, 0.0]),
+        "with a mask": (lambda x: (x == 3).any(-1), p),
+    }
+    for member, expected in classes.values():
+        log_probability = lambda x, t, member=member: jnp.log(member(x).astype(jnp.float32))
+        guided = np.exp(discrete.classifier(predict, process, log_probability, exact=True)(x, t))
+        np.testing.assert_allclose(guided, [[expected, [0, 1, 0, 0]]], atol=1e-6)
