@@ -85,14 +85,14 @@ def classifier(
         log_p = predict(x_t, t)
         if isinstance(process, TokenMasks) or process.mask is not None:
             # Infinite where p(c | x_t) = 0 but not p(c | y).
-            change = jnp.minimum(scale * changes(log_probability, x_t, t, process.size), LARGEST)
+            change = jnp.minimum(_scaled(scale, changes(log_probability, x_t, t, process.size)), LARGEST)
             weighed = jnp.where(log_p > -jnp.inf, log_p + change, -jnp.inf)
             possible = (weighed > -jnp.inf).any(-1, keepdims=True)
             weighed = jax.nn.log_softmax(jnp.where(possible, weighed, log_p))
             return jnp.where((x_t == process.mask)[..., None], weighed, log_p)
         t = jnp.minimum(t, process.keeping.time(LEAST))
         log_ratios = jnp.log(process.ratios(x_t, jnp.exp(log_p), t))
-        log_ratios = log_ratios + scale * changes(log_probability, x_t, t, process.size)
+        log_ratios = log_ratios + _scaled(scale, changes(log_probability, x_t, t, process.size))
         return from_ratios(process, jnp.minimum(log_ratios, LARGEST), x_t, t)
 
     return guided
@@ -154,7 +154,7 @@ class GuidedJumps:
         return getattr(self.process, name)
 
     def reverse_rates(self, x_t: Array, x0: Array, t: ArrayLike) -> Array:
-        change = self.scale * self.changes(self.log_probability, x_t, t, self.process.size)
+        change = _scaled(self.scale, self.changes(self.log_probability, x_t, t, self.process.size))
         return self.process.reverse_rates(x_t, x0, t) * jnp.exp(jnp.minimum(change, LARGEST))
 
 
@@ -191,6 +191,11 @@ def first_order_changes(log_probability: LogProbability, x_t: Array, t: ArrayLik
     one_hot = jax.nn.one_hot(x_t, size)
     gradient = jax.grad(lambda x: _checked(log_probability, x, t).sum())(one_hot)
     return gradient - jnp.sum(gradient * one_hot, -1, keepdims=True)
+
+
+def _scaled(scale: ArrayLike, change: Array) -> Array:
+    """scale times change; at scale 0 it is 0 also where the change is infinite."""
+    return jnp.where(jnp.asarray(scale) == 0, 0.0, scale * change)
 
 
 def _checked(log_probability: LogProbability, x: Array, t: ArrayLike) -> Array:

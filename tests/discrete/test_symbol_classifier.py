@@ -334,3 +334,16 @@ def test_a_class_that_is_certain_or_excluded_has_the_predictions_of_bayes_rule(p
         log_probability = lambda x, t, member=member: jnp.log(member(x).astype(jnp.float32))
         guided = np.exp(discrete.classifier(predict, process, log_probability, exact=True)(x, t))
         np.testing.assert_allclose(guided, [[expected, [0, 1, 0, 0]]], atol=1e-6)
+
+
+def test_a_traced_scale_of_zero_is_no_guidance_where_a_class_is_impossible():
+    """The changes are infinite there, and 0 times infinity is no number."""
+    x, t = jnp.array([[3, 1]]), jnp.array([0.5])
+    with_zero = lambda x, t: jnp.log((x == 0).any(-1).astype(jnp.float32))
+    p = jnp.array([[0.2, 0.3, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]])
+    predict = lambda x, t: jnp.log(p)[None]
+    guided = jax.jit(lambda scale: discrete.classifier(predict, MASKED, with_zero, scale, exact=True)(x, t))
+    np.testing.assert_allclose(guided(0.0), predict(x, t), atol=1e-6)
+    uniform, table = discrete.uniform(discrete.linear(), 4), jnp.full((1, 2, 4), 0.25)
+    rates = jax.jit(lambda scale: GuidedJumps(uniform, with_zero, scale, exact=True).reverse_rates(x, table, t))
+    np.testing.assert_allclose(rates(0.0), uniform.reverse_rates(x, table, t), rtol=1e-6)
