@@ -18,7 +18,7 @@ def program() -> str:
     return " ".join(commands.current(["python", "-m", module]))
 
 
-def named(argv: list[str], name: str) -> str | None:
+def named(argv: Sequence[str], name: str) -> str | None:
     """The value of a flag, before flags are parsed; None if it is absent."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument(f"--{name}", f"-{name}", dest="value")

@@ -10,6 +10,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from diffusion.experiments import config_flag
+from diffusion.experiments.command_words import named
 from diffusion.io import opener
 from diffusion.package import commands as command_lines
 from diffusion.recipe import ConfigError, checks, extensions, recipes, settings_checks, versions
@@ -72,10 +73,10 @@ def settings(commands: Sequence[Sequence[str]], overrides: Mapping[str, Any], va
     for words in commands:
         if not command_lines.name_of(words):
             continue
-        for file in filter(None, (_value(words, "extend") or "").split(",")):
+        for file in filter(None, (named(words, "extend") or "").split(",")):
             extensions.extend(file)
-        base = _value(words, "config")
-        folder = _value(words, "workdir")
+        base = named(words, "config")
+        folder = named(words, "workdir")
         if base:
             start = recipes.load(base)
         elif folder:
@@ -109,15 +110,15 @@ def require_extensions(commands: Sequence[Sequence[str]], extended: Sequence[str
     needed: dict[str, list[str]] = {}  # the names by the folders of the runs that the commands train
     for words in commands:
         if name := command_lines.name_of(words):
-            folder = _value(words, "workdir") or ""
-            names = [part for part in (_value(words, "extend") or "").split(",") if part]
+            folder = named(words, "workdir") or ""
+            names = [part for part in (named(words, "extend") or "").split(",") if part]
             if lacking := [part for part in (*extended, *needed.get(folder, ())) if part not in names]:
                 flag = f"--extend={','.join([*names, *lacking])}"
                 raise ConfigError(
                     f"{shlex.join(words)} lacks {flag}: every command of a run is a process of its own, and imports "
                     f'only the code that its words name. Add "{flag}" to the words of {name} in the sweep\'s file.'
                 )
-            if _value(words, "config"):
+            if named(words, "config"):
                 needed[folder] = names
 
 
@@ -150,10 +151,6 @@ def _saved(folder: str, words: Sequence[str]) -> str:
             f"{shlex.join(words)}: there is no run in {folder} ({error.strerror}). Train it first, or by an earlier "
             "command of the sweep."
         ) from error
-
-
-def _value(words: Sequence[str], name: str) -> str | None:
-    return next((word.partition("=")[2] for word in words if word.startswith(f"--{name}=")), None)
 
 
 def _require_set(config: ConfigDict, overrides: Mapping[str, Any]) -> None:

@@ -88,6 +88,7 @@ def test_a_value_comes_through_a_command_line_as_it_is(field, value):
         ([{"seed": 1}], (), "of 0 commands"),
         ([{"sed": 1}], (sample("--out={folder}", folder="{folder}/a"),), "sed, which no command uses"),
         ([{"seed": 1}], (train("configs/no_such.py"),), "no recipe file"),
+        ([{"seed": 1}], ((*train("")[:2], "--config", "no_such.py", "{overrides}"),), "no recipe file"),
         ([{"seed": 1}], (sample("{overrides}", folder="runs/no-such-run"),), "there is no run in runs/no-such-run"),
         ([{"seed": 1}], (("echo", "{seeds}"),), "Did you mean 'seed'"),
         ([{"seed": 1}, {"x": 2}], (("echo", "{seed}", "{x}"),), "does not set x"),
