@@ -48,7 +48,7 @@ def edges(low: float = 100.0, high: float = 200.0, blur: float = 1.0) -> Control
         strong = np.zeros(number + 1, bool)
         strong[np.unique(parts[steepest & (steep >= high)])] = True
         strong[0] = False
-        return _coloured(255.0 * strong[parts])
+        return coloured(255.0 * strong[parts])
 
     return control
 
@@ -68,7 +68,7 @@ def sketch(blur: float = 3.0) -> Control:
     def control(picture: np.ndarray) -> np.ndarray:
         grey = _grey(picture)
         around = scipy.ndimage.gaussian_filter(grey, blur)
-        return _coloured(255 * np.minimum((grey + 1) / (around + 1), 1))
+        return coloured(255 * np.minimum((grey + 1) / (around + 1), 1))
 
     return control
 
@@ -102,5 +102,6 @@ def _grey(picture: np.ndarray) -> np.ndarray:
     return picture.astype(np.float64) @ np.array(weights)
 
 
-def _coloured(grey: np.ndarray) -> np.ndarray:
+def coloured(grey: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] of grey numbers [H, W] in 0 .. 255."""
     return np.repeat(np.round(grey).astype(np.uint8)[..., None], 3, axis=-1)

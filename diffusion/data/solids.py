@@ -206,7 +206,8 @@ def superellipsoid(half: Sequence[float] | np.ndarray, upright: float, flat: flo
     def draw(rng, n):
         accepted = np.empty((0, 3))
         while len(accepted) < n:
-            points, weight = on_surface(_directions(rng.normal(size=(8 * n, 3))))
+            directions = rng.normal(size=(8 * n, 3))
+            points, weight = on_surface(directions / np.linalg.norm(directions, axis=1, keepdims=True))
             accepted = np.concatenate([accepted, points[rng.uniform(0, most, 8 * n) < weight]])
         return accepted[:n]
 
@@ -338,10 +339,6 @@ def _positive(name: str, values: Sequence[float] | np.ndarray) -> np.ndarray:
     if sides.shape != (3,) or not (sides > 0).all():
         raise ValueError(f"{name} = {values}. Valid: three positive numbers")
     return sides
-
-
-def _directions(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
 public.declare(__name__)

@@ -64,7 +64,8 @@ def product(*factors: Manifold) -> Manifold:
 
     def check(x):
         if not isinstance(x, tuple) or len(x) != len(factors):
-            raise ValueError(f"product: a point is a tuple of {len(factors)}, got {_kind(x)}")
+            kind = f"a tuple of {len(x)}" if isinstance(x, tuple) else type(x).__name__
+            raise ValueError(f"product: a point is a tuple of {len(factors)}, got {kind}")
         apply("check")(x)
 
     return Manifold(
@@ -214,7 +215,3 @@ def _padded(a: Any, axes: int, before: int, after: int) -> Any:
 
 def _longer(shape: Shape, n: int) -> Shape:
     return (n, *shape) if all(isinstance(axis, int) for axis in shape) else tuple(_longer(part, n) for part in shape)
-
-
-def _kind(x: Any) -> str:
-    return f"a tuple of {len(x)}" if isinstance(x, tuple) else type(x).__name__

@@ -102,16 +102,13 @@ def hutchinson_divergence(probes: Array) -> RiemannianDivergence:
         basis = manifold.basis(x)
 
         def along(numbers):
-            z = jax.tree.map(lambda leaf: _weighted(numbers, leaf), basis)
+            weighted = lambda leaf: jnp.einsum("bi,bi...->b...", numbers, leaf, precision=jax.lax.Precision.HIGHEST)
+            z = jax.tree.map(weighted, basis)
             return manifold.inner(x, _covariant(manifold, field, x, z), z)
 
         return field(x), jax.lax.map(along, probes).mean(0)
 
     return divergence
-
-
-def _weighted(numbers: Array, basis: Array) -> Array:
-    return jnp.einsum("bi,bi...->b...", numbers, basis, precision=jax.lax.Precision.HIGHEST)
 
 
 def _covariant(manifold: Manifold, field: Callable[[Any], Any], x: Any, v: Any) -> Any:

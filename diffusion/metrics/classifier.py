@@ -21,6 +21,7 @@ from jax import Array
 
 from diffusion.arrays import chunks
 from diffusion.io import failures, files, limits, safetensors_files
+from diffusion.metrics.attribute_reader import he_normal
 
 Params = dict[str, Array]
 """Arrays by their names."""
@@ -193,18 +194,14 @@ def _init(key: Array, shape: tuple[int, ...], classes: int) -> Params:
         sizes.append(64)
     params = {}
     for i, size in enumerate(sizes):
-        params[f"conv{i}"] = _he(jax.random.fold_in(key, i), (3, 3, channels, size))
+        params[f"conv{i}"] = he_normal(jax.random.fold_in(key, i), (3, 3, channels, size))
         params[f"bias{i}"] = jnp.zeros(size)
         channels = size
-    params["hidden"] = _he(jax.random.fold_in(key, 100), (height * width * channels, DIM))
+    params["hidden"] = he_normal(jax.random.fold_in(key, 100), (height * width * channels, DIM))
     params["hidden_bias"] = jnp.zeros(DIM)
-    params["out"] = 0.1 * _he(jax.random.fold_in(key, 101), (DIM, classes))
+    params["out"] = 0.1 * he_normal(jax.random.fold_in(key, 101), (DIM, classes))
     params["out_bias"] = jnp.zeros(classes)
     return params
-
-
-def _he(key, shape):
-    return jax.random.normal(key, shape) * np.sqrt(2 / np.prod(shape[:-1]))
 
 
 def _features(params: Params, images: Array) -> Array:

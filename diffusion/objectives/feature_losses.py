@@ -445,7 +445,7 @@ def _targets(name: str, seen: Seen, layer: int) -> Array:
 
 def _autocorrelation(features: Array) -> Array:
     """`[B, N, N]` cosines of the tokens of each picture, of features `[B, N, D]`."""
-    unit = _unit(features)
+    unit = unit_vectors(features)
     return jnp.einsum("bnd,bmd->bnm", unit, unit)
 
 
@@ -457,9 +457,9 @@ def _spatially_normalised(y: Array, a: float) -> Array:
 
 def _mean_cosine(a: Array, b: Array) -> Array:
     """`[B]`, the mean over tokens of the cosine of features `[B, N, D]`."""
-    return jnp.mean(jnp.sum(_unit(a) * _unit(b), axis=-1), axis=1)
+    return jnp.mean(jnp.sum(unit_vectors(a) * unit_vectors(b), axis=-1), axis=1)
 
 
-def _unit(features: Array) -> Array:
-    # Added to the norm's square, so that features of zero have a gradient.
+def unit_vectors(features: Array) -> Array:
+    """Features `[..., D]` over their norm; what is added to its square gives features of zero a gradient."""
     return features * jax.lax.rsqrt(jnp.sum(jnp.square(features), axis=-1, keepdims=True) + 1e-12)

@@ -10,6 +10,7 @@ from jax import Array
 
 from diffusion.arrays.arguments import require_shape
 from diffusion.objectives.autoencoder_terms import Coded, adaptive_weight
+from diffusion.objectives.feature_losses import unit_vectors
 from diffusion.objectives.few_step import player
 from diffusion.objectives.objective_facts import Head
 
@@ -52,7 +53,7 @@ def marginal_cosine(z: Array, f: Array, margin: float = 0.5) -> Array:
     Reference: Yao, Yang and Wang 2025, equation 4.
     """
     require_shape(z, f.shape, "marginal_cosine: the latents, which are compared with features,")
-    cosine = jnp.sum(_unit(z) * _unit(f), axis=-1)
+    cosine = jnp.sum(unit_vectors(z) * unit_vectors(f), axis=-1)
     return jnp.mean(jax.nn.relu(1 - margin - cosine), axis=1)
 
 
@@ -70,13 +71,8 @@ def marginal_distance_matrix(z: Array, f: Array, margin: float = 0.25) -> Array:
     Reference: Yao, Yang and Wang 2025, equation 5.
     """
     require_shape(z[..., 0], f.shape[:2], "marginal_distance_matrix: the positions of the latents, like the features,")
-    cosines = lambda h: jnp.einsum("bic,bjc->bij", _unit(h), _unit(h))
+    cosines = lambda h: jnp.einsum("bic,bjc->bij", unit_vectors(h), unit_vectors(h))
     return jnp.mean(jax.nn.relu(jnp.abs(cosines(z) - cosines(f)) - margin), axis=(1, 2))
-
-
-def _unit(h: Array) -> Array:
-    # Added to the norm's square, so that features of zero have a gradient.
-    return h * jax.lax.rsqrt(jnp.sum(jnp.square(h), axis=-1, keepdims=True) + 1e-12)
 
 
 def latent_alignment(

@@ -20,7 +20,8 @@ class Fields:
         self._app, self._path, self._known = app, path, known
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not self._is_here(scope["path"]):
+        is_here = scope["type"] == "http" and scope["path"].removesuffix("/").endswith(self._path)
+        if not is_here or scope["method"] != "POST":
             return await self._app(scope, receive, send)
         content, more = b"", True
         while more:
@@ -38,9 +39,6 @@ class Fields:
             return next(again, None) or await receive()
 
         return await self._app(scope, replayed, send)
-
-    def _is_here(self, path: str) -> bool:
-        return path.removesuffix("/").endswith(self._path)
 
     def _refusal(self, content: bytes) -> str:
         """The error of a body; "" for a valid one."""

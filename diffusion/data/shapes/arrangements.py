@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy  # reads its parts where they are first used
 
+from diffusion.data.controls import coloured
 from diffusion.data.shapes import drawing, scenes
 from diffusion.data.shapes.drawing import DISTANCES, SIDE
 from diffusion.data.shapes.scenes import NONE, Lot, Scene
@@ -199,7 +200,7 @@ def outlines(arrangement: Arrangement, lot: Lot | None = None) -> np.ndarray:
         distance = _distance(thing)
         canvas *= np.clip(0.5 + distance, 0, 1)  # hides what lies behind
         canvas = np.maximum(canvas, np.clip(1.5 - np.abs(distance), 0, 1))
-    return _grey(255 * canvas)
+    return coloured(255 * canvas)
 
 
 def layers(arrangement: Arrangement, lot: Lot | None = None) -> np.ndarray:
@@ -208,7 +209,7 @@ def layers(arrangement: Arrangement, lot: Lot | None = None) -> np.ndarray:
     for behind, thing in zip(itertools.count(len(arrangement.things) - 1, -1), arrangement.things):
         cover = np.clip(0.5 - _distance(thing), 0, 1)
         canvas += cover * (255 - FARTHER * behind - canvas)
-    return _grey(canvas)
+    return coloured(canvas)
 
 
 def sketch(arrangement: Arrangement, lot: Lot) -> np.ndarray:
@@ -223,7 +224,7 @@ def sketch(arrangement: Arrangement, lot: Lot) -> np.ndarray:
         beat = np.sin(3 * angle + lot.between(0, 2 * np.pi)) + np.sin(5 * angle + lot.between(0, 2 * np.pi))
         drawn = beat > 4 * GAPS - 2  # two sines of any phases: about this share lies below
         canvas = np.maximum(canvas, drawn * np.clip(1.2 - np.abs(distance), 0, 1))
-    return _grey(255 - (255 - GREY) * canvas)
+    return coloured(255 - (255 - GREY) * canvas)
 
 
 def _waves(x: np.ndarray, y: np.ndarray, lot: Lot) -> np.ndarray:
@@ -234,10 +235,6 @@ def _waves(x: np.ndarray, y: np.ndarray, lot: Lot) -> np.ndarray:
         across = x * np.cos(turn) + y * np.sin(turn)
         total += np.sin(2 * np.pi * across / lot.between(16, 40) + lot.between(0, 2 * np.pi))
     return total / np.sqrt(4.5)
-
-
-def _grey(canvas: np.ndarray) -> np.ndarray:
-    return np.repeat(np.round(canvas).astype(np.uint8)[..., None], 3, axis=-1)
 
 
 CONTROLS: dict[str, Control] = {"outlines": outlines, "layers": layers, "sketch": sketch}

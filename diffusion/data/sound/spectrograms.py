@@ -35,7 +35,8 @@ def stft(waveform: Any, window: int, hop: int) -> Any:
     border = (window - hop) // 2
     padded = numerics.pad(waveform, [(0, 0)] * (waveform.ndim - 1) + [(border, border)])
     rows = hop * np.arange(waveform.shape[-1] // hop)[:, None] + np.arange(window)
-    return numerics.fft.rfft(padded[..., rows] * _hann(window).astype(_dtype(waveform)))
+    dtype = waveform.dtype if waveform.dtype.kind == "f" else np.float32
+    return numerics.fft.rfft(padded[..., rows] * _hann(window).astype(dtype))
 
 
 def istft(spectrum: np.ndarray, window: int, hop: int) -> np.ndarray:
@@ -182,10 +183,6 @@ def griffin_lim(
 def _hann(window: int) -> np.ndarray:
     shape = np.hanning(window + 1)[:-1]
     return 2 * shape / shape.sum()
-
-
-def _dtype(waveform: Any) -> Any:
-    return waveform.dtype if waveform.dtype.kind == "f" else np.float32
 
 
 def _check(window: int, hop: int) -> None:

@@ -184,11 +184,9 @@ def plain(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with its example and its condition as arrays or pytrees of arrays; a list of numbers is an array."""
     if not isinstance(record, Mapping):
         raise ValueError(f'a record of the data is {limits.kind(record)}. Valid: a mapping, e.g. {{"x": array}}')
-    return {key: _arrays(value) if key in ("x", "condition") else value for key, value in record.items()}
-
-
-def _arrays(value: Any) -> Any:
-    return jax.tree.map(np.asarray, value, is_leaf=lambda node: not isinstance(node, (Mapping, tuple)))
+    is_leaf = lambda node: not isinstance(node, (Mapping, tuple))
+    arrays = lambda value: jax.tree.map(np.asarray, value, is_leaf=is_leaf)
+    return {key: arrays(value) if key in ("x", "condition") else value for key, value in record.items()}
 
 
 def describe(records: Sequence[Mapping[str, Any]], num_classes: int = 0, split: str = "train") -> DataSpec:

@@ -128,7 +128,7 @@ class TarShards:
         suffix, _, key = name.partition(".") if name.startswith("json.") else (name, "", "")
         shard, _, members = self._members[row]
         start, length = members[suffix]
-        content = os.pread(_opened(str(self._paths[shard]), self._within), length, start)
+        content = os.pread(_kept_open(str(self._paths[shard]), self._within).fileno(), length, start)
         if len(content) != length:
             raise ValueError(f"its {suffix} is truncated")
         value = value_of(suffix, content)
@@ -199,12 +199,8 @@ class Strict(tarfile.TarInfo):
 
 @functools.lru_cache(maxsize=1024)
 def _kept_open(file: str, within: pathlib.Path | None) -> BinaryIO:
+    """A file, which stays open; `os.pread` reads it from any thread."""
     return opener.open_file(file, within=within)
-
-
-def _opened(file: str, within: pathlib.Path | None) -> int:
-    """A descriptor of a file, which stays open; `os.pread` reads it from any thread."""
-    return _kept_open(file, within).fileno()
 
 
 def _index(file: pathlib.Path, within: pathlib.Path | None) -> list[tuple[str, dict[str, tuple[int, int]]]]:

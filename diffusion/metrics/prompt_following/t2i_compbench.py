@@ -98,15 +98,12 @@ def objects_of(parse: Parse, is_complex: bool = False) -> tuple[str, str] | None
         nouns = [word for word, kind in parse.words if kind == "NOUN"]
         return (_known(nouns[0]), _known(nouns[-1])) if nouns else None
     nouns_around: list[str] = []
-    for start in range(len(parse.words)):
-        length = next((k for k in (3, 2, 1) if _span(parse, start, k) in PREPOSITIONS), 0)
+    words = [word for word, _ in parse.words]
+    for start in range(len(words)):
+        length = next((k for k in (3, 2, 1) if " ".join(words[start : start + k]) in PREPOSITIONS), 0)
         if length:
             nouns_around += _before(parse, start) + _after(parse, start + length)
     return (_known(nouns_around[0]), _known(nouns_around[1])) if len(nouns_around) == 2 else None
-
-
-def _span(parse: Parse, start: int, length: int) -> str:
-    return " ".join(word for word, _ in parse.words[start : start + length])
 
 
 def _before(parse: Parse, stop: int) -> list[str]:

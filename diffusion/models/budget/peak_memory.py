@@ -35,7 +35,8 @@ def peak(jaxpr: Any) -> int:
     for number, equation in enumerate(jaxpr.eqns):
         free = equation.primitive.name in FREE
         outputs = {variable: 0 if free else _bytes(variable) for variable in equation.outvars}
-        inside = [_beside_its_inputs(inner) for inner in jax.extend.core.jaxprs_in_params(equation.params)]
+        inner_programs = jax.extend.core.jaxprs_in_params(equation.params)
+        inside = [peak(inner) - sum(map(_bytes, inner.invars)) for inner in inner_programs]
         stacked = _stacked(equation)  # beside all that a turn of the loop holds
         beside = [stacked + devices(equation) * inner for inner in inside]
         most = max([most, live + sum(outputs.values()), *(live + inner for inner in beside)])
@@ -73,10 +74,6 @@ def check(what: str, needed: int, instead: str) -> None:
             f"{what} would need about {limits.size(needed)} of memory, but only {limits.size(available())} is "
             f"available: {instead}"
         )
-
-
-def _beside_its_inputs(jaxpr: Any) -> int:
-    return peak(jaxpr) - sum(map(_bytes, jaxpr.invars))
 
 
 def _stacked(equation: Any) -> int:

@@ -130,9 +130,9 @@ def find(
     path = pathlib.Path(path).expanduser()
     tensors = tensor_files.open_tensors(path)
     if prefix is not None and not tensors.under(prefix).shapes:
+        first_parts = sorted({name.split(".")[0] for name in tensors.shapes})[:8]
         raise Mismatch(
-            f"{path}: no tensor has a name that begins with {prefix!r}. The names begin with "
-            f"{', '.join(_beginnings(tensors))}."
+            f"{path}: no tensor has a name that begins with {prefix!r}. The names begin with {', '.join(first_parts)}."
         )
     if config is not None:
         known = families.find(family or family_of(config, path))
@@ -165,11 +165,6 @@ def described(folder: str | pathlib.Path, family: str = "") -> tuple[Family, nn.
     with naming(folder / "config.json"):
         known = known or families.find(stated)
         return known, built(known, config)
-
-
-def _beginnings(tensors: Tensors) -> list[str]:
-    """Some of the different first parts of the names."""
-    return sorted({name.split(".")[0] for name in tensors.shapes})[:8]
 
 
 def _warn_of_dropped(family: Family, tensors: Tensors) -> None:

@@ -48,7 +48,8 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool) -> jax.Ar
     keys = k.shape[1]
     wide = jnp.promote_types(q.dtype, jnp.float32)
     q = (q.astype(wide) * size**-0.5).astype(q.dtype)
-    q, k, v = (_padded(x).swapaxes(1, 2) for x in (q, k, v))
+    padded = lambda x: jnp.pad(x, ((0, 0), (0, -x.shape[1] % LANES), (0, 0), (0, 0)))  # to a multiple of LANES
+    q, k, v = (padded(x).swapaxes(1, 2) for x in (q, k, v))
     n, m = q.shape[2], k.shape[2]
     block_q, block_kv = _block(n), _block(m)
     kernel = kernels.make_splash_mha(
@@ -66,11 +67,6 @@ def _splash(q: jax.Array, k: jax.Array, v: jax.Array, interpret: bool) -> jax.Ar
         segments = kernels.SegmentIds(q=jnp.zeros(n, jnp.int32), kv=(jnp.arange(m) >= keys).astype(jnp.int32))
     out: Any = jax.vmap(kernel, (0, 0, 0, None))(q, k, v, segments)
     return out.swapaxes(1, 2)[:, :queries]
-
-
-def _padded(x: jax.Array) -> jax.Array:
-    """x [B, N, H, D] with zeros up to a length that LANES divides."""
-    return jnp.pad(x, ((0, 0), (0, -x.shape[1] % LANES), (0, 0), (0, 0)))
 
 
 def _block(length: int) -> int:

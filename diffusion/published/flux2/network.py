@@ -117,11 +117,9 @@ class Flux2(Layered, Backbone):
         streams = layout.split(image, "batch", "tokens", None), layout.split(text, "batch", "tokens", None)
         joint = (self.heads, True, False, False, self.attention, self.dtype, True), (None, angles, per_layer)
         single = (self.heads, self.attention, self.dtype, True), (None, angles, single_inputs)
-        output = lambda tokens: self._output(tokens, c, x.shape)
+        modulated = lambda tokens: modulated_output(tokens, c, layer_norm, self.channels, self.dtype, bias=False)
+        output = lambda tokens: modulated(tokens).reshape(x.shape)
         return joint_then_single(self, streams, joint, single, height * width, output, features, through)
-
-    def _output(self, tokens: jax.Array, c: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        return modulated_output(tokens, c, layer_norm, self.channels, self.dtype, bias=False).reshape(shape)
 
     def _check(self, x: jax.Array, t: jax.Array, inputs: dict[str, Any]) -> None:
         network_checks.latents(self, x, t, self.channels)
