@@ -20,20 +20,15 @@ import jax.numpy as jnp
 
 from diffusion.arrays.boxes import pixel_shuffle, pixel_unshuffle
 from diffusion.models.autoencoders import encoder_decoder, latent_space
-from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, shared_options
+from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, WithPosterior, shared_options
 from diffusion.models.autoencoders.latent_space import Factor, Moments
 from diffusion.models.layers.network_bases import CheckedNetwork
 
-LOG_VARIANCE = (-30.0, 20.0)  # the published networks clip it there
 
-
-class AutoencoderKL(CheckedNetwork):
-    """Pictures to the moments of a Gaussian, and latents to pictures; the factor is f = 2^(levels - 1).
+class AutoencoderKL(WithPosterior, CheckedNetwork):
+    """Pictures to the moments of a Gaussian, and latents to pictures.
 
     A clip [B, F, H, W, C] is encoded and decoded frame by frame, as models of clips use an autoencoder of pictures.
-
-        moments = module.apply({"params": params}, x, method="encode")
-        x = module.apply({"params": params}, z, method="decode")
 
     Attributes:
         widths: channels of each level, from the picture's side on.
@@ -69,7 +64,6 @@ class AutoencoderKL(CheckedNetwork):
     decoder_conv: bool | None = None
     decoded_channels: int | None = None
     packed: int = 1
-    kind = "autoencoder"
     ranks = (3, 4)
 
     def check_fields(self) -> None:
@@ -107,49 +101,25 @@ class AutoencoderKL(CheckedNetwork):
         return self.packed * 2 ** (len(self.widths) - 1)
 
     def encode(self, x: jax.Array) -> Moments:
-        """The posterior q(z | x).
-
-        Args:
-            x: pictures [B, H, W, C], or clips [B, F, H, W, C], in [-1, 1]; f divides height and width.
-
-        Returns:
-            mean and log variance, [B, H/f, W/f, D] or [B, F, H/f, W/f, D] each, float32; the log variance lies in
-            [-30, 20].
-
-        Raises:
-            ValueError: for a size that f does not divide.
-        """
+        """The posterior of pictures, as in `WithPosterior`, or of the frames of clips [B, F, H, W, C]."""
         if x.ndim == 5:
             moments = self.encode(x.reshape(-1, *x.shape[2:]))
             return Moments(*(part.reshape(*x.shape[:2], *part.shape[1:]) for part in moments))
-        encoder_decoder.check_pictures(x, self.picture_channels, self.factor)
-        h = self.encoder(latent_space.to_range(x, self.input_range))
-        if self.quantization_convs:
-            h = self.moments_conv(h)
-        mean, log_variance = (pixel_unshuffle(part, (self.packed, self.packed)) for part in jnp.split(h, 2, axis=-1))
-        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
+        return super().encode(x)
 
     def decode(self, z: jax.Array) -> jax.Array:
-        """The picture of a latent.
-
-        Args:
-            z: [B, h, w, D], or [B, F, h, w, D] of a clip, as the encoder returns it, neither scaled nor shifted.
-
-        Returns:
-            [B, f h, f w, decoded_channels or C], or [B, F, ...], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another number of channels.
-        """
+        """The pictures of latents, as in `WithPosterior`, of `decoded_channels`; or clips, of latents of frames."""
         if z.ndim == 5:
             pictures = self.decode(z.reshape(-1, *z.shape[2:]))
             return pictures.reshape(*z.shape[:2], *pictures.shape[1:])
-        encoder_decoder.check_latents(z, self.latent_channels)
-        z = pixel_shuffle(z, (self.packed, self.packed))
-        if self.convs[1]:
-            z = self.latents_conv(z)
-        return latent_space.from_range(self.decoder(z), self.input_range)
+        return super().decode(z)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of pictures [B, H, W, C] from the mean of their posterior."""
-        return self.decode(self.encode(x).mean)
+    def _posterior(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        h = self.encoder(latent_space.to_range(x, self.input_range))
+        h = self.moments_conv(h) if self.quantization_convs else h
+        return tuple(pixel_unshuffle(part, (self.packed, self.packed)) for part in jnp.split(h, 2, axis=-1))
+
+    def _picture(self, z: jax.Array) -> jax.Array:
+        z = pixel_shuffle(z, (self.packed, self.packed))
+        z = self.latents_conv(z) if self.convs[1] else z
+        return latent_space.from_range(self.decoder(z), self.input_range)

@@ -16,9 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.autoencoders import encoder_decoder
-from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
-from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, Options
-from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, Options, WithPosterior
+from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.network_bases import CheckedNetwork
 
@@ -54,7 +53,7 @@ class ConditionEncoder(nn.Module):
         return tuple(features)
 
 
-class AsymmetricAutoencoderKL(CheckedNetwork):
+class AsymmetricAutoencoderKL(WithPosterior, CheckedNetwork):
     """Pictures to the moments of a Gaussian, and latents to pictures, whose kept part the decoder may see.
 
         moments = module.apply({"params": params}, x, method="encode")
@@ -85,7 +84,6 @@ class AsymmetricAutoencoderKL(CheckedNetwork):
     groups: int = 32
     scale: Factor = 0.18215
     shift: Factor = 0.0
-    kind = "autoencoder"
     ranks = (3,)
     positive = ("latent_channels", "picture_channels")
 
@@ -114,11 +112,6 @@ class AsymmetricAutoencoderKL(CheckedNetwork):
         return self._options(self.decoder_widths, self.decoder_layers)
 
     @property
-    def factor(self) -> int:
-        """The factor f by which the sides of a latent are smaller than the sides of the encoded picture."""
-        return 2 ** (len(self.widths) - 1)
-
-    @property
     def decoded_factor(self) -> int:
         """The factor by which the sides of a decoded picture are larger than the sides of its latent."""
         return 2 ** (len(self.decoder_widths) - 1)
@@ -128,21 +121,8 @@ class AsymmetricAutoencoderKL(CheckedNetwork):
         """Whether the features of a kept picture have the channels of the decoder's levels."""
         return self.decoder_widths == condition_widths(self.decoder_widths)[:LEVELS]
 
-    def encode(self, x: jax.Array) -> Moments:
-        """The posterior q(z | x).
-
-        Args:
-            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
-
-        Returns:
-            mean and log variance, [B, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
-
-        Raises:
-            ValueError: for a size that f does not divide.
-        """
-        encoder_decoder.check_pictures(x, self.picture_channels, self.factor)
-        mean, log_variance = jnp.split(self.moments_conv(self.encoder(x)), 2, axis=-1)
-        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
+    def _posterior(self, x: jax.Array) -> list[jax.Array]:
+        return jnp.split(self.moments_conv(self.encoder(x)), 2, axis=-1)
 
     def decode(self, z: jax.Array, picture: jax.Array | None = None, mask: jax.Array | None = None) -> jax.Array:
         """The picture of a latent.

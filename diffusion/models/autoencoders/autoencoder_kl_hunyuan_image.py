@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.arrays.boxes import depth_to_space, space_to_depth
-from diffusion.models.autoencoders import encoder_decoder, latent_space
-from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
+from diffusion.models.autoencoders import encoder_decoder
 from diffusion.models.autoencoders.deep_compression import averaged, repeated
-from diffusion.models.autoencoders.encoder_decoder import Options, shared_options
-from diffusion.models.autoencoders.latent_space import Factor, Moments
+from diffusion.models.autoencoders.encoder_decoder import Options, WithPosterior, shared_options
+from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.layers.convolutions import conv
 from diffusion.models.layers.network_bases import CheckedNetwork
 
@@ -64,11 +63,8 @@ class Decoder(nn.Module):
         return encoder_decoder.last(x, self.outputs, self.options)
 
 
-class AutoencoderKLHunyuanImage(CheckedNetwork):
-    """Pictures to the moments of a Gaussian, and latents to pictures; the factor is f = 2^(levels - 1).
-
-        moments = module.apply({"params": params}, x, method="encode")
-        x = module.apply({"params": params}, z, method="decode")
+class AutoencoderKLHunyuanImage(WithPosterior, CheckedNetwork):
+    """Pictures to the moments of a Gaussian, and latents to pictures.
 
     Attributes:
         widths: channels of each level, from the picture's side on.
@@ -90,7 +86,6 @@ class AutoencoderKLHunyuanImage(CheckedNetwork):
     groups: int = 32
     scale: Factor = 0.75289
     shift: Factor = 0.0
-    kind = "autoencoder"
     ranks = (3,)
     attention_levels = ()
     middle_attention = True
@@ -113,42 +108,8 @@ class AutoencoderKLHunyuanImage(CheckedNetwork):
         self.encoder = Encoder(shared_options(self), 2 * self.latent_channels)
         self.decoder = Decoder(shared_options(self), self.picture_channels)
 
-    @property
-    def factor(self) -> int:
-        """f, by which the sides of a latent are smaller than the picture's."""
-        return 2 ** (len(self.widths) - 1)
+    def _posterior(self, x: jax.Array) -> list[jax.Array]:
+        return jnp.split(self.encoder(x), 2, axis=-1)
 
-    def encode(self, x: jax.Array) -> Moments:
-        """The posterior q(z | x).
-
-        Args:
-            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
-
-        Returns:
-            mean and log variance, [B, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
-
-        Raises:
-            ValueError: for a size that f does not divide.
-        """
-        encoder_decoder.check_pictures(x, self.picture_channels, self.factor)
-        mean, log_variance = jnp.split(self.encoder(x), 2, axis=-1)
-        return latent_space.Moments(mean, log_variance.clip(*LOG_VARIANCE))
-
-    def decode(self, z: jax.Array) -> jax.Array:
-        """The picture of a latent.
-
-        Args:
-            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
-
-        Returns:
-            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another number of channels.
-        """
-        encoder_decoder.check_latents(z, self.latent_channels)
+    def _picture(self, z: jax.Array) -> jax.Array:
         return self.decoder(z)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of pictures [B, H, W, C] from the mean of their posterior."""
-        return self.decode(self.encode(x).mean)

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 
 from diffusion.models.autoencoders import latent_space
+from diffusion.models.autoencoders.latent_space import LOG_VARIANCE, Moments
 from diffusion.models.layers import layout
 from diffusion.models.layers.attention import attention
 from diffusion.models.layers.convolutions import GroupNorm, ResnetBlock, conv, upsample
@@ -205,6 +206,59 @@ def check_latents(z: jax.Array, channels: int) -> None:
     """
     if z.ndim != 4 or z.shape[-1] != channels:
         raise ValueError(f"this autoencoder decodes latents [B, h, w, {channels}]; got an array of shape {z.shape}")
+
+
+class WithPosterior(nn.Module):
+    """An autoencoder of pictures with a Gaussian posterior, whose factor is f = 2^(levels - 1).
+
+        moments = module.apply({"params": params}, x, method="encode")
+        x = module.apply({"params": params}, z, method="decode")
+
+    A class has `widths`, `picture_channels`, `latent_channels`, `_posterior(x)` -> (mean, log variance), and
+    `_picture(z)` -> x.
+    """
+
+    kind = "autoencoder"
+
+    @property
+    def factor(self: Any) -> int:
+        """f, by which the sides of a latent are smaller than the picture's."""
+        return 2 ** (len(self.widths) - 1)
+
+    def encode(self: Any, x: jax.Array) -> Moments:
+        """The posterior q(z | x).
+
+        Args:
+            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
+
+        Returns:
+            mean and log variance, [B, H/f, W/f, D] each, float32; the log variance lies in [-30, 20].
+
+        Raises:
+            ValueError: for a size that f does not divide.
+        """
+        check_pictures(x, self.picture_channels, self.factor)
+        mean, log_variance = self._posterior(x)
+        return Moments(mean, log_variance.clip(*LOG_VARIANCE))
+
+    def decode(self: Any, z: jax.Array) -> jax.Array:
+        """The picture of a latent.
+
+        Args:
+            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
+
+        Returns:
+            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        check_latents(z, self.latent_channels)
+        return self._picture(z)
+
+    def __call__(self: Any, x: jax.Array) -> jax.Array:
+        """The reconstruction of pictures from the mean of their posterior."""
+        return self.decode(self.encode(x).mean)
 
 
 class WithoutPosterior(nn.Module):

@@ -17,6 +17,8 @@ import numpy as np
 Factor = float | tuple[float, ...]
 """One number, or one for each channel."""
 
+LOG_VARIANCE = (-30.0, 20.0)  # the published networks clip it there
+
 
 class Moments(NamedTuple):
     """The Gaussian posterior q(z | x) of an autoencoder, with independent components.

@@ -6,9 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
 from diffusion.models.autoencoders.causal_layers import STREAM
-from diffusion.models.autoencoders.latent_space import Moments
+from diffusion.models.autoencoders.latent_space import LOG_VARIANCE, Moments
 
 
 class VideoAutoencoder(nn.Module):

@@ -15,8 +15,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from diffusion.models.autoencoders.autoencoder_kl import LOG_VARIANCE
-from diffusion.models.autoencoders.latent_space import Factor, Moments, from_diffusion, to_diffusion
+from diffusion.models.autoencoders.latent_space import LOG_VARIANCE, Factor, Moments, from_diffusion, to_diffusion
 from diffusion.models.layers.network_bases import CheckedNetwork
 from diffusion.models.layers.norms import rms_norm
 
