@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion.models.autoencoders.encoder_decoder import check_latents, check_pictures
+from diffusion.models.autoencoders.encoder_decoder import WithoutPosterior, check_pictures
 from diffusion.models.autoencoders.latent_space import Factor, stream_moments
 from diffusion.models.autoencoders.rae_decoder import RAEDecoder
 from diffusion.models.layers import bicubic
@@ -20,7 +20,7 @@ from diffusion.models.layers import bicubic
 EPSILON = 1e-5  # added to the standard deviations, as published
 
 
-class AutoencoderRAE(nn.Module):
+class AutoencoderRAE(WithoutPosterior):
     """Pictures to normalised features of their patches, and back.
 
         z = module.apply({"params": params}, x, method="encode")
@@ -92,44 +92,17 @@ class AutoencoderRAE(nn.Module):
         patches = self.encoder(resized(x, tuple(self.encoder.patch * side for side in grid))).patches
         return patches.reshape(x.shape[0], *grid, patches.shape[-1])
 
-    def encode(self, x: jax.Array) -> jax.Array:
-        """The latent of a picture.
-
-        Args:
-            x: pictures [B, H, W, 3] in [-1, 1]; p divides height and width.
-
-        Returns:
-            [B, H/p, W/p, C], float32.
-
-        Raises:
-            ValueError: for a size that p does not divide, or that the statistics are not of.
-        """
+    def _latent(self, x: jax.Array) -> jax.Array:
         features = self.features(x)
         mean, std = self._moments(features.shape)
         return (features - mean) / std
 
-    def decode(self, z: jax.Array) -> jax.Array:
-        """The picture of a latent.
-
-        Args:
-            z: [B, h, w, C], as the encoder returns it, neither scaled nor shifted.
-
-        Returns:
-            [B, p h, p w, 3], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another number of channels, or a size that the statistics are not of.
-        """
-        check_latents(z, self.latent_channels)
+    def _picture(self, z: jax.Array) -> jax.Array:
         mean, std = self._moments(z.shape)
         return self.decoder(z * std + mean)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of pictures [B, H, W, 3]."""
-        return self.decode(self.encode(x))
-
     def _moments(self, shape: tuple[int, ...]) -> tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]:
-        """The mean and the standard deviation of latents of a shape."""
+        """The mean and the standard deviation of latents of a shape, which must be that of stored statistics."""
         if not self.statistics:
             return 0.0, 1.0 + EPSILON
         if len(self.statistics) == 3 and shape[1:] != self.statistics:

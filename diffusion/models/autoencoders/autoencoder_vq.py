@@ -15,12 +15,12 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.models.autoencoders import encoder_decoder, latent_space, quantizers
-from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, shared_options
+from diffusion.models.autoencoders.encoder_decoder import Decoder, Encoder, WithoutPosterior, shared_options
 from diffusion.models.autoencoders.latent_space import Factor
 from diffusion.models.layers.network_bases import CheckedNetwork
 
 
-class VQModel(CheckedNetwork):
+class VQModel(WithoutPosterior, CheckedNetwork):
     """Pictures to vectors, vectors to codes, and codes to pictures; the factor is f = 2^(levels - 1).
 
         z = module.apply({"params": params}, x, method="encode")
@@ -78,11 +78,6 @@ class VQModel(CheckedNetwork):
                 f"code_channels={self.code_channels}; there must be one for each channel"
             )
 
-    @property
-    def factor(self) -> int:
-        """f, by which the sides of the grid are smaller than the picture's."""
-        return 2 ** (len(self.widths) - 1)
-
     def setup(self):
         self.encoder = Encoder(shared_options(self), self.latent_channels)
         self.decoder = Decoder(shared_options(self), self.picture_channels)
@@ -93,19 +88,8 @@ class VQModel(CheckedNetwork):
             start = lambda key, shape: jax.random.uniform(key, shape, jnp.float32, -1 / self.codes, 1 / self.codes)
             self.codebook = self.param("codebook", start, (self.codes, self.code_channels))
 
-    def encode(self, x: jax.Array) -> jax.Array:
-        """The vectors of a picture, before they are quantized.
-
-        Args:
-            x: pictures [B, H, W, C] in [-1, 1]; f divides height and width.
-
-        Returns:
-            [B, H/f, W/f, d], float32.
-
-        Raises:
-            ValueError: for a size that f does not divide.
-        """
-        encoder_decoder.check_pictures(x, self.picture_channels, self.factor)
+    def _latent(self, x: jax.Array) -> jax.Array:
+        """The vectors of a picture, before they are quantized."""
         return self.before_codes(self.encoder(latent_space.to_range(x, self.input_range)))
 
     def quantize(self, z: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -145,7 +129,3 @@ class VQModel(CheckedNetwork):
         encoder_decoder.check_latents(z, self.code_channels)
         values = self.quantize(z)[0] if quantize else z
         return latent_space.from_range(self.decoder(self.behind_codes(values)), self.input_range)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The reconstruction of pictures [B, H, W, C]."""
-        return self.decode(self.encode(x))

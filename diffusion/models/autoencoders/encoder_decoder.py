@@ -208,22 +208,43 @@ def check_latents(z: jax.Array, channels: int) -> None:
         raise ValueError(f"this autoencoder decodes latents [B, h, w, {channels}]; got an array of shape {z.shape}")
 
 
-class WithPosterior(nn.Module):
-    """An autoencoder of pictures with a Gaussian posterior, whose factor is f = 2^(levels - 1).
+class PictureAutoencoder(nn.Module):
+    """An autoencoder of pictures; its factor is f = 2^(levels - 1), where a class states no other.
 
-        moments = module.apply({"params": params}, x, method="encode")
         x = module.apply({"params": params}, z, method="decode")
 
-    A class has `widths`, `picture_channels`, `latent_channels`, `_posterior(x)` -> (mean, log variance), and
-    `_picture(z)` -> x.
+    A class has `widths`, `picture_channels`, `latent_channels`, and `_picture(z)` -> x, or in its place `decoder` and
+    `input_range`, the range of the pictures inside.
     """
-
-    kind = "autoencoder"
 
     @property
     def factor(self: Any) -> int:
         """f, by which the sides of a latent are smaller than the picture's."""
         return 2 ** (len(self.widths) - 1)
+
+    def decode(self: Any, z: jax.Array) -> jax.Array:
+        """The picture of a latent.
+
+        Args:
+            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
+
+        Returns:
+            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
+
+        Raises:
+            ValueError: for another number of channels.
+        """
+        check_latents(z, self.latent_channels)
+        return self._picture(z)
+
+    def _picture(self: Any, z: jax.Array) -> jax.Array:
+        return latent_space.from_range(self.decoder(z), self.input_range)
+
+
+class WithPosterior(PictureAutoencoder):
+    """An autoencoder of pictures with a Gaussian posterior: a class has `_posterior(x)` -> (mean, log variance)."""
+
+    kind = "autoencoder"
 
     def encode(self: Any, x: jax.Array) -> Moments:
         """The posterior q(z | x).
@@ -241,31 +262,13 @@ class WithPosterior(nn.Module):
         mean, log_variance = self._posterior(x)
         return Moments(mean, log_variance.clip(*LOG_VARIANCE))
 
-    def decode(self: Any, z: jax.Array) -> jax.Array:
-        """The picture of a latent.
-
-        Args:
-            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
-
-        Returns:
-            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another number of channels.
-        """
-        check_latents(z, self.latent_channels)
-        return self._picture(z)
-
     def __call__(self: Any, x: jax.Array) -> jax.Array:
         """The reconstruction of pictures from the mean of their posterior."""
         return self.decode(self.encode(x).mean)
 
 
-class WithoutPosterior(nn.Module):
-    """An autoencoder of pictures whose encoder returns the latent itself: the methods of its `encoder` and `decoder`.
-
-    A class has `picture_channels`, `latent_channels`, `factor` and `input_range`, the range of the pictures inside.
-    """
+class WithoutPosterior(PictureAutoencoder):
+    """An autoencoder of pictures whose encoder returns the latent itself: a class has `_latent(x)`, or `encoder`."""
 
     def encode(self: Any, x: jax.Array) -> jax.Array:
         """The latent of a picture.
@@ -280,22 +283,10 @@ class WithoutPosterior(nn.Module):
             ValueError: for a size that f does not divide.
         """
         check_pictures(x, self.picture_channels, self.factor)
+        return self._latent(x)
+
+    def _latent(self: Any, x: jax.Array) -> jax.Array:
         return self.encoder(latent_space.to_range(x, self.input_range))
-
-    def decode(self: Any, z: jax.Array) -> jax.Array:
-        """The picture of a latent.
-
-        Args:
-            z: [B, h, w, D], as the encoder returns it, neither scaled nor shifted.
-
-        Returns:
-            [B, f h, f w, C], about in [-1, 1] and not clipped, float32.
-
-        Raises:
-            ValueError: for another number of channels.
-        """
-        check_latents(z, self.latent_channels)
-        return latent_space.from_range(self.decoder(z), self.input_range)
 
     def __call__(self: Any, x: jax.Array) -> jax.Array:
         """The reconstruction of pictures [B, H, W, C]."""
