@@ -87,8 +87,8 @@ def classifier(
             # Infinite where p(c | x_t) = 0 but not p(c | y).
             change = jnp.minimum(_scaled(scale, changes(log_probability, x_t, t, process.size)), LARGEST)
             weighed = jnp.where(log_p > -jnp.inf, log_p + change, -jnp.inf)
-            possible = (weighed > -jnp.inf).any(-1, keepdims=True)
-            weighed = jax.nn.log_softmax(jnp.where(possible, weighed, log_p))
+            excluded = (weighed == -jnp.inf).all(-1, keepdims=True)
+            weighed = jax.nn.log_softmax(jnp.where(excluded, log_p, weighed))
             return jnp.where((x_t == process.mask)[..., None], weighed, log_p)
         t = jnp.minimum(t, process.keeping.time(LEAST))
         log_ratios = jnp.log(process.ratios(x_t, jnp.exp(log_p), t))

@@ -347,3 +347,11 @@ def test_a_traced_scale_of_zero_is_no_guidance_where_a_class_is_impossible():
     uniform, table = discrete.uniform(discrete.linear(), 4), jnp.full((1, 2, 4), 0.25)
     rates = jax.jit(lambda scale: GuidedJumps(uniform, with_zero, scale, exact=True).reverse_rates(x, table, t))
     np.testing.assert_allclose(rates(0.0), uniform.reverse_rates(x, table, t), rtol=1e-6)
+
+
+def test_a_classifier_that_returns_nan_is_not_passed_over():
+    """It must not count as one that excludes every symbol, and leave samples without guidance."""
+    x, t, broken = jnp.array([[3, 1]]), jnp.array([0.5]), lambda x, t: jnp.full(len(x), jnp.nan)
+    predict = lambda x, t: jnp.log(jnp.array([[[0.2, 0.3, 0.5, 0.0], [0.0, 1.0, 0.0, 0.0]]]))
+    guided = jax.jit(discrete.classifier(predict, MASKED, broken, exact=True))(x, t)
+    assert np.isnan(guided[0, 0]).any()
