@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.auraflow.network import AuraFlow
-from diffusion.published.pipeline_kinds import DenoiserNetwork, Kind, Pictures, Prompts, Reader, Usual
 from diffusion.text.encoding import Encoder, encode, zeroed_padding
 
 
@@ -21,12 +21,12 @@ def auraflow(prompts: Sequence[str], pile_t5: Encoder, **how: Any) -> dict[str, 
     return {"text": zeroed_padding(encode(prompts, pile_t5, **how))}
 
 
-AURAFLOW = Kind(
+AURAFLOW = kinds.Kind(
     "AuraFlow",
-    Prompts((Reader(how={"masked": True}, length=256),), auraflow),
-    Usual(50, 3.5),
-    DenoiserNetwork(AuraFlow, unit_clock=True),
-    pictures=Pictures(side=1024),
+    kinds.Prompts((kinds.Reader(how={"masked": True}, length=256),), auraflow),
+    kinds.Usual(50, 3.5),
+    kinds.DenoiserNetwork(AuraFlow, unit_clock=True),
+    pictures=kinds.Pictures(side=1024),
 )
 KINDS = {"AuraFlowPipeline": AURAFLOW}
 """The pipelines by the names of their classes in diffusers."""

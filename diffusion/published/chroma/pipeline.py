@@ -5,8 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.flux.network import PATCH
-from diffusion.published.pipeline_kinds import DenoiserNetwork, FlowSteps, Kind, Prompts, Reader, Usual
 from diffusion.text.encoding import Encoder, encode
 
 
@@ -28,12 +28,12 @@ def _objection(denoiser: Any) -> str:
     return "" if getattr(denoiser, "approximator", ()) else "an approximator, but this one has none"
 
 
-CHROMA = Kind(
+CHROMA = kinds.Kind(
     "Chroma",
-    Prompts((Reader(how={"masked": True}, length=512),), chroma),
-    Usual(35, 5.0),
-    DenoiserNetwork(multiple=lambda denoiser: PATCH, objection=_objection, unit_clock=True),
-    FlowSteps(even=True),
+    kinds.Prompts((kinds.Reader(how={"masked": True}, length=512),), chroma),
+    kinds.Usual(35, 5.0),
+    kinds.DenoiserNetwork(multiple=lambda denoiser: PATCH, objection=_objection, unit_clock=True),
+    kinds.FlowSteps(even=True),
 )
 KINDS = {"ChromaPipeline": CHROMA, "ChromaImg2ImgPipeline": CHROMA, "ChromaInpaintPipeline": CHROMA}
 """The pipelines by the names of their classes in diffusers."""

@@ -5,18 +5,9 @@ from typing import Any
 
 import jax
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.cogvideox.dynamic_guidance import dynamic_scales
 from diffusion.published.cogvideox.network import CogVideoX
-from diffusion.published.pipeline_kinds import (
-    DenoiserNetwork,
-    FirstImage,
-    Guidance,
-    Kind,
-    Prompts,
-    Reader,
-    Usual,
-    Video,
-)
 from diffusion.text.encoding import Encoder, encode
 
 
@@ -31,22 +22,24 @@ def cogvideox(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, jax.
     return {"text": encode(prompts, t5, **how).tokens}
 
 
-def _paired(kind: Kind, denoiser: CogVideoX) -> Kind:
+def _paired(kind: kinds.Kind, denoiser: CogVideoX) -> kinds.Kind:
     """The kind of CogVideoX 1.5, whose patches have two frames: clips have the size that its card states."""
     assert kind.video is not None
     return kind._replace(video=PAIRED_CLIPS._replace(first=kind.video.first)) if denoiser.frames == 2 else kind
 
 
-COGVIDEOX_CLIPS = Video(49, (480, 720), 8.0, first=FirstImage(masked=False))
-PAIRED_CLIPS = Video(81, (768, 1360), 16.0)
-COGVIDEOX = Kind(
+COGVIDEOX_CLIPS = kinds.Video(49, (480, 720), 8.0, first=kinds.FirstImage(masked=False))
+PAIRED_CLIPS = kinds.Video(81, (768, 1360), 16.0)
+COGVIDEOX = kinds.Kind(
     "CogVideoX",
-    Prompts((Reader(length=226),), cogvideox),
-    Usual(50, 6.0),
-    DenoiserNetwork(CogVideoX, variant=_paired),
-    guidance=Guidance(dynamic_scales=dynamic_scales),
+    kinds.Prompts((kinds.Reader(length=226),), cogvideox),
+    kinds.Usual(50, 6.0),
+    kinds.DenoiserNetwork(CogVideoX, variant=_paired),
+    guidance=kinds.Guidance(dynamic_scales=dynamic_scales),
     video=COGVIDEOX_CLIPS,
 )
-COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(video=COGVIDEOX_CLIPS._replace(first=FirstImage(begins=True, masked=False)))
+COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(
+    video=COGVIDEOX_CLIPS._replace(first=kinds.FirstImage(begins=True, masked=False))
+)
 KINDS = {"CogVideoXPipeline": COGVIDEOX, "CogVideoXImageToVideoPipeline": COGVIDEOX_FROM_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

@@ -5,22 +5,9 @@ from typing import Any
 
 import jax
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.flux import control_lora, redux_prompt
 from diffusion.published.flux.network import PATCH
-from diffusion.published.pipeline_kinds import (
-    Attachable,
-    ControlLoras,
-    DenoiserNetwork,
-    Files,
-    FlowSteps,
-    Kind,
-    Pictures,
-    Prompts,
-    Reader,
-    Relatives,
-    Students,
-    Usual,
-)
 from diffusion.text.encoding import Encoder, encode, pooled
 
 
@@ -37,29 +24,34 @@ def flux(prompts: Sequence[str], clip: Encoder, t5: Encoder, **how: Any) -> dict
 
 
 # FLUX.1-dev reads a strength; FLUX.1-schnell does not, and its card has 4 steps without guidance.
-FLUX = Kind(
+FLUX = kinds.Kind(
     "Flux",
-    Prompts((Reader(), Reader("_2", length=512)), flux),
-    Usual(28, 3.5),
-    DenoiserNetwork(
+    kinds.Prompts((kinds.Reader(), kinds.Reader("_2", length=512)), flux),
+    kinds.Usual(28, 3.5),
+    kinds.DenoiserNetwork(
         multiple=lambda denoiser: PATCH,
         objection=lambda denoiser: "no approximator, as Chroma's" if getattr(denoiser, "approximator", ()) else "",
         unit_clock=True,
     ),
-    FlowSteps(even=True),
-    Students(undistilled=Usual(4, 1.0)),
-    relatives=Relatives(
-        control_loras=ControlLoras("FluxControlPipeline", control_lora.is_control, control_lora.widened)
+    kinds.FlowSteps(even=True),
+    kinds.Students(undistilled=kinds.Usual(4, 1.0)),
+    relatives=kinds.Relatives(
+        control_loras=kinds.ControlLoras("FluxControlPipeline", control_lora.is_control, control_lora.widened)
     ),
 )
-FLUX_CONTROLLED = FLUX._replace(usual=Usual(28, 7.0), files=Files(attaches="controlnet"), relatives=Relatives())
+FLUX_CONTROLLED = FLUX._replace(
+    usual=kinds.Usual(28, 7.0), files=kinds.Files(attaches="controlnet"), relatives=kinds.Relatives()
+)
 FLUX_FILL = FLUX._replace(
-    usual=Usual(50, 30.0), students=Students(), pictures=Pictures(fills=True), relatives=Relatives()
+    usual=kinds.Usual(50, 30.0),
+    students=kinds.Students(),
+    pictures=kinds.Pictures(fills=True),
+    relatives=kinds.Relatives(),
 )
 FLUX_CONTROL = FLUX_FILL._replace(
-    usual=FLUX.usual, denoiser=FLUX.denoiser._replace(strength=True), pictures=Pictures(controlled=True)
+    usual=FLUX.usual, denoiser=FLUX.denoiser._replace(strength=True), pictures=kinds.Pictures(controlled=True)
 )
-KONTEXT = FLUX_CONTROL._replace(pictures=Pictures(appends=True))
+KONTEXT = FLUX_CONTROL._replace(pictures=kinds.Pictures(appends=True))
 KINDS = {
     "FluxPipeline": FLUX,
     "FluxImg2ImgPipeline": FLUX,
@@ -73,5 +65,7 @@ KINDS = {
     "FluxControlNetInpaintPipeline": FLUX_CONTROLLED,
 }
 """The pipelines by the names of their classes in diffusers."""
-ATTACHED = {"FluxPriorReduxPipeline": Attachable("FLUX.1 Redux, which is attached to a FLUX.1", redux_prompt.opened)}
+ATTACHED = {
+    "FluxPriorReduxPipeline": kinds.Attachable("FLUX.1 Redux, which is attached to a FLUX.1", redux_prompt.opened)
+}
 """The classes in diffusers that are attached to one of these."""

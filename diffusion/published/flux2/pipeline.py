@@ -3,18 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.flux2.network import Flux2
-from diffusion.published.pipeline_kinds import (
-    DenoiserNetwork,
-    EditedPictures,
-    FlowSteps,
-    Kind,
-    Pictures,
-    Prompts,
-    Reader,
-    Students,
-    Usual,
-)
 from diffusion.text.encoding import Encoder, encode
 from diffusion.text.qwen_chat import ANSWER, NO_THOUGHT, USER
 
@@ -48,26 +38,26 @@ def flux2_klein(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, 
     return {"text": encode(prompts, qwen, before=USER, behind=ANSWER + NO_THOUGHT, **how).tokens}
 
 
-FLUX2_KLEIN = Kind(
+FLUX2_KLEIN = kinds.Kind(
     "Flux2Klein",
-    Prompts((Reader(how={"masked": True, "layers": (9, 18, 27)}, length=512),), flux2_klein),
-    Usual(50, 4.0),
-    DenoiserNetwork(Flux2, multiple=lambda module: 1, unit_clock=True),
-    FlowSteps(even=True, by_steps=True),
-    Students(stated=Usual(4, 1.0)),
-    pictures=Pictures(several=EditedPictures(1024**2)),
+    kinds.Prompts((kinds.Reader(how={"masked": True, "layers": (9, 18, 27)}, length=512),), flux2_klein),
+    kinds.Usual(50, 4.0),
+    kinds.DenoiserNetwork(Flux2, multiple=lambda module: 1, unit_clock=True),
+    kinds.FlowSteps(even=True, by_steps=True),
+    kinds.Students(stated=kinds.Usual(4, 1.0)),
+    pictures=kinds.Pictures(several=kinds.EditedPictures(1024**2)),
 )
 FLUX2 = FLUX2_KLEIN._replace(
     family="Flux2",
-    prompts=Prompts((Reader(how={"masked": True, "layers": (10, 20, 30)}, length=512),), flux2),
+    prompts=kinds.Prompts((kinds.Reader(how={"masked": True, "layers": (10, 20, 30)}, length=512),), flux2),
     denoiser=FLUX2_KLEIN.denoiser._replace(strength=True),
-    students=Students(),
+    students=kinds.Students(),
 )
 KINDS = {
     "Flux2Pipeline": FLUX2,
     "Flux2KleinPipeline": FLUX2_KLEIN,
     "Flux2KleinInpaintPipeline": FLUX2_KLEIN._replace(
-        usual=Usual(50, 8.0), pictures=Pictures(several=EditedPictures(1024**2, repainted=True))
+        usual=kinds.Usual(50, 8.0), pictures=kinds.Pictures(several=kinds.EditedPictures(1024**2, repainted=True))
     ),
 }
 """The pipelines by the names of their classes in diffusers."""

@@ -6,8 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.hidream.network import LLAMA_LAYERS, HiDream
-from diffusion.published.pipeline_kinds import DenoiserNetwork, Kind, Prompts, Reader, Students, Usual
 from diffusion.text.encoding import Encoder, encode, pooled
 
 LENGTH = 128  # of every text, in tokens
@@ -42,27 +42,29 @@ def _filled(tokens: jax.Array, length: int, encoder: Encoder) -> jax.Array:
     return jnp.concatenate([tokens, jnp.tile(empty, (len(tokens), missing // empty.shape[1], 1))], axis=1)
 
 
-def _readers(layers: Sequence[int]) -> tuple[Reader, ...]:
+def _readers(layers: Sequence[int]) -> tuple[kinds.Reader, ...]:
     """The four text encoders; Llama's states are read after these layers, 0 for the first."""
     after = tuple(layer + 1 for layer in sorted(set(layers)))
     return (
-        Reader(length=LENGTH),
-        Reader("_2", length=LENGTH),
-        Reader("_3", {"masked": True}, LENGTH),
-        Reader("_4", {"masked": True, "layers": after}, LENGTH, pad="eos_token"),
+        kinds.Reader(length=LENGTH),
+        kinds.Reader("_2", length=LENGTH),
+        kinds.Reader("_3", {"masked": True}, LENGTH),
+        kinds.Reader("_4", {"masked": True, "layers": after}, LENGTH, pad="eos_token"),
     )
 
 
-def _variant(kind: Kind, denoiser: HiDream) -> Kind:
-    return kind._replace(prompts=Prompts(_readers(denoiser.llama_layers), hidream))
+def _variant(kind: kinds.Kind, denoiser: HiDream) -> kinds.Kind:
+    return kind._replace(prompts=kinds.Prompts(_readers(denoiser.llama_layers), hidream))
 
 
-HIDREAM = Kind(
+HIDREAM = kinds.Kind(
     "HiDream",
-    Prompts(_readers(LLAMA_LAYERS), hidream),
-    Usual(50, 5.0),
-    DenoiserNetwork(HiDream, variant=_variant),
-    students=Students(by_scheduler={("lcm", 6.0): Usual(28, 1.0), ("lcm", 3.0): Usual(16, 1.0)}),  # -Dev, -Fast
+    kinds.Prompts(_readers(LLAMA_LAYERS), hidream),
+    kinds.Usual(50, 5.0),
+    kinds.DenoiserNetwork(HiDream, variant=_variant),
+    students=kinds.Students(
+        by_scheduler={("lcm", 6.0): kinds.Usual(28, 1.0), ("lcm", 3.0): kinds.Usual(16, 1.0)}
+    ),  # -Dev, -Fast
 )
 KINDS = {"HiDreamImagePipeline": HIDREAM}
 """The pipelines by the names of their classes in diffusers."""

@@ -4,20 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.hunyuan_image import guidance
 from diffusion.published.hunyuan_image.network import HunyuanImage
 from diffusion.published.hunyuan_video_15.quoted_words import glyphs
-from diffusion.published.pipeline_kinds import (
-    DenoiserNetwork,
-    FlowSteps,
-    Guidance,
-    Kind,
-    Pictures,
-    Prompts,
-    Reader,
-    Students,
-    Usual,
-)
 from diffusion.published.qwen_image.pipeline import OF_TASK, TASK
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import USER
@@ -56,30 +46,30 @@ def _objection(denoiser: Any) -> str:
     return "" if distilled else "a strength of the guidance (guidance_embeds) beside the end of a step (use_meanflow)"
 
 
-def _distilled(kind: Kind, denoiser: Any) -> Kind:
+def _distilled(kind: kinds.Kind, denoiser: Any) -> kinds.Kind:
     """The kind of a distilled denoiser, with the steps of its documentation in diffusers."""
     if denoiser.times != 2:
         return kind
-    return kind._replace(usual=Usual(8, 3.25), denoiser=kind.denoiser._replace(jumps=True))
+    return kind._replace(usual=kinds.Usual(8, 3.25), denoiser=kind.denoiser._replace(jumps=True))
 
 
-HUNYUAN_IMAGE = Kind(
+HUNYUAN_IMAGE = kinds.Kind(
     "HunyuanImage",
-    Prompts(
+    kinds.Prompts(
         (
-            Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
-            Reader("_2", how={"masked": True}, length=128),
+            kinds.Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
+            kinds.Reader("_2", how={"masked": True}, length=128),
         ),
         hunyuan_image,
     ),
-    Usual(50, 3.25),
-    DenoiserNetwork(
+    kinds.Usual(50, 3.25),
+    kinds.DenoiserNetwork(
         HunyuanImage, multiple=lambda denoiser: 1, objection=_objection, variant=_distilled, unit_clock=True
     ),
-    FlowSteps(even=True),
-    Students(undistilled=Usual(50, 3.5)),  # the scale of the guider's class
-    Guidance(by_condition=True, guiders=guidance.with_guiders),
-    Pictures(sample_size=64),
+    kinds.FlowSteps(even=True),
+    kinds.Students(undistilled=kinds.Usual(50, 3.5)),  # the scale of the guider's class
+    kinds.Guidance(by_condition=True, guiders=guidance.with_guiders),
+    kinds.Pictures(sample_size=64),
 )
 KINDS = {"HunyuanImagePipeline": HUNYUAN_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffusion.models.image_encoders import picture_fitting
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.hunyuan_video.network import HunyuanVideo
 from diffusion.published.hunyuan_video.pipeline import HUNYUAN_VIDEO
 from diffusion.published.llava import Llava
-from diffusion.published.pipeline_kinds import FirstImage, Kind, Prompts, Reader, Usual, Video
 from diffusion.text.encoding import Embeddings, Encoder, encode, pooled, text_first
 
 PLACEHOLDER = "<image>"
@@ -62,7 +62,7 @@ def sight(folder: pathlib.Path, encoder: Llava) -> Callable[[np.ndarray], np.nda
     return lambda picture: picture_fitting.cropped(picture, encoder.vision.size)
 
 
-def _variant(kind: Kind, denoiser: HunyuanVideo) -> Kind:
+def _variant(kind: kinds.Kind, denoiser: HunyuanVideo) -> kinds.Kind:
     if denoiser.image_condition != "token_replace":
         return kind
     assert kind.video is not None
@@ -72,17 +72,17 @@ def _variant(kind: Kind, denoiser: HunyuanVideo) -> Kind:
 
 
 FROM_IMAGE = HUNYUAN_VIDEO._replace(
-    prompts=Prompts(
-        (Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1 + 256), Reader("_2")),
+    prompts=kinds.Prompts(
+        (kinds.Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1 + 256), kinds.Reader("_2")),
         hunyuan_video_from_image,
     ),
-    usual=Usual(50, 1.0),
+    usual=kinds.Usual(50, 1.0),
     denoiser=HUNYUAN_VIDEO.denoiser._replace(objection=lambda denoiser: "", variant=_variant),
-    video=Video(
+    video=kinds.Video(
         129,
         (720, 1280),
         24.0,
-        first=FirstImage(begins=True, masked=False, one_mask=True, hint=0.001, left_out=1, sight=sight),
+        first=kinds.FirstImage(begins=True, masked=False, one_mask=True, hint=0.001, left_out=1, sight=sight),
     ),
 )
 KINDS = {"HunyuanVideoImageToVideoPipeline": FROM_IMAGE}

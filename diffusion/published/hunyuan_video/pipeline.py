@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.hunyuan_video.network import PATCH, HunyuanVideo
-from diffusion.published.pipeline_kinds import DenoiserNetwork, FlowSteps, Kind, Prompts, Reader, Usual, Video
 from diffusion.text.encoding import Encoder, encode, pooled, text_first
 
 CLIP_TASK = (
@@ -31,18 +31,20 @@ def hunyuan_video(prompts: Sequence[str], llama: Encoder, clip: Encoder, **how: 
     return text_first(embeddings, OF_CLIP_TASK) | {"pooled": pooled(encode(prompts, clip))}
 
 
-HUNYUAN_VIDEO = Kind(
+HUNYUAN_VIDEO = kinds.Kind(
     "HunyuanVideo",
-    Prompts((Reader(how={"masked": True, "layers": (-3,)}, length=95 + 256), Reader("_2")), hunyuan_video),
-    Usual(50, 6.0),
-    DenoiserNetwork(
+    kinds.Prompts(
+        (kinds.Reader(how={"masked": True, "layers": (-3,)}, length=95 + 256), kinds.Reader("_2")), hunyuan_video
+    ),
+    kinds.Usual(50, 6.0),
+    kinds.DenoiserNetwork(
         HunyuanVideo,
         multiple=lambda denoiser: PATCH,
         objection=lambda denoiser: "no image_condition_type" * (getattr(denoiser, "image_condition", "none") != "none"),
         unit_clock=True,
     ),
-    FlowSteps(even=True),
-    video=Video(129, (720, 1280), 24.0),
+    kinds.FlowSteps(even=True),
+    video=kinds.Video(129, (720, 1280), 24.0),
 )
 KINDS = {"HunyuanVideoPipeline": HUNYUAN_VIDEO}
 """The pipelines by the names of their classes in diffusers."""

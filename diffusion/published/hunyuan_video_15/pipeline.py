@@ -3,19 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.hunyuan_video_15.clip_sizes import nearest_size
 from diffusion.published.hunyuan_video_15.network import HunyuanVideo15
 from diffusion.published.hunyuan_video_15.quoted_words import glyphs, in_quotes
-from diffusion.published.pipeline_kinds import (
-    DenoiserNetwork,
-    FirstImage,
-    FlowSteps,
-    Kind,
-    Prompts,
-    Reader,
-    Usual,
-    Video,
-)
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
 
@@ -46,27 +37,27 @@ def hunyuan_video_15(prompts: Sequence[str], qwen: Encoder, byt5: Encoder, **how
     return text | glyphs([in_quotes(prompt) for prompt in prompts], byt5)
 
 
-def _variant(kind: Kind, denoiser: HunyuanVideo15) -> Kind:
+def _variant(kind: kinds.Kind, denoiser: HunyuanVideo15) -> kinds.Kind:
     assert kind.video is not None
     return kind._replace(video=kind.video._replace(size=nearest_size(9, 16, denoiser.side)))
 
 
-CLIPS = Video(121, (480, 848), 24.0)
-HUNYUAN_VIDEO_15 = Kind(
+CLIPS = kinds.Video(121, (480, 848), 24.0)
+HUNYUAN_VIDEO_15 = kinds.Kind(
     "HunyuanVideo15",
-    Prompts(
+    kinds.Prompts(
         (
-            Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
-            Reader("_2", how={"masked": True}, length=256),
+            kinds.Reader(how={"masked": True, "layers": (-3,)}, length=OF_TASK + 1000),
+            kinds.Reader("_2", how={"masked": True}, length=256),
         ),
         hunyuan_video_15,
     ),
-    Usual(50, 6.0),
-    DenoiserNetwork(HunyuanVideo15, multiple=lambda denoiser: 1, variant=_variant, unit_clock=True),
-    FlowSteps(even=True),
+    kinds.Usual(50, 6.0),
+    kinds.DenoiserNetwork(HunyuanVideo15, multiple=lambda denoiser: 1, variant=_variant, unit_clock=True),
+    kinds.FlowSteps(even=True),
     video=CLIPS,
 )
-IMAGE = FirstImage(begins=True, masked=False, one_mask=True)
+IMAGE = kinds.FirstImage(begins=True, masked=False, one_mask=True)
 FROM_IMAGE = HUNYUAN_VIDEO_15._replace(video=CLIPS._replace(first=IMAGE))
 KINDS = {"HunyuanVideo15Pipeline": HUNYUAN_VIDEO_15, "HunyuanVideo15ImageToVideoPipeline": FROM_IMAGE}
 """The pipelines by the names of their classes in diffusers."""

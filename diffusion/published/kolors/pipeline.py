@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from diffusion.published.pipeline_kinds import Prompts, Reader, Relatives, Usual
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.stable_diffusion import pipeline as stable_diffusion
 from diffusion.text.encoding import Encoder, encode, pooled
 
@@ -24,9 +24,9 @@ def kolors(prompts: Sequence[str], chat_glm: Encoder, **how: Any) -> dict[str, j
 
 KOLORS = stable_diffusion.SD._replace(
     family="Kolors",
-    prompts=Prompts((Reader(how={"masked": True, **stable_diffusion.HIDDEN}, length=256),), kolors),
-    usual=Usual(50, 5.0),
-    relatives=Relatives(),
+    prompts=kinds.Prompts((kinds.Reader(how={"masked": True, **stable_diffusion.HIDDEN}, length=256),), kolors),
+    usual=kinds.Usual(50, 5.0),
+    relatives=kinds.Relatives(),
 )
 KINDS = {
     "KolorsPipeline": KOLORS,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.krea2.network import PATCH, Krea2
-from diffusion.published.pipeline_kinds import DenoiserNetwork, Files, FlowSteps, Kind, Prompts, Reader, Students, Usual
 from diffusion.published.qwen_image.pipeline import OF_TASK, qwen_image
 from diffusion.text.encoding import Encoder
 
@@ -25,14 +25,14 @@ def krea2(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]:
     return qwen_image(prompts, qwen, closed=True, **how)
 
 
-KREA2 = Kind(
+KREA2 = kinds.Kind(
     "Krea2",
-    Prompts((Reader(how={"masked": True, "layers": STATES}, length=OF_TASK + 512, left=False),), krea2),
-    Usual(28, 5.5),  # 1 + the guidance_scale of its `__call__`
-    DenoiserNetwork(Krea2, multiple=lambda denoiser: PATCH, unit_clock=True),
-    FlowSteps(even=True),
-    Students(stated=Usual(8, 1.0), schedule={"base_shift": 1.15, "max_shift": 1.15}),
-    files=Files(stated={"patch_size": PATCH, "text_encoder_select_layers": list(STATES)}),
+    kinds.Prompts((kinds.Reader(how={"masked": True, "layers": STATES}, length=OF_TASK + 512, left=False),), krea2),
+    kinds.Usual(28, 5.5),  # 1 + the guidance_scale of its `__call__`
+    kinds.DenoiserNetwork(Krea2, multiple=lambda denoiser: PATCH, unit_clock=True),
+    kinds.FlowSteps(even=True),
+    kinds.Students(stated=kinds.Usual(8, 1.0), schedule={"base_shift": 1.15, "max_shift": 1.15}),
+    files=kinds.Files(stated={"patch_size": PATCH, "text_encoder_select_layers": list(STATES)}),
 )
 KINDS = {"Krea2Pipeline": KREA2}
 """The pipelines by the names of their classes in diffusers."""

@@ -6,21 +6,10 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.ltx2 import sound_latents
 from diffusion.published.ltx2.guidance import SCALES, guided
 from diffusion.published.ltx2.network import LTX2
-from diffusion.published.pipeline_kinds import (
-    DenoiserNetwork,
-    FirstImage,
-    FlowSteps,
-    Guidance,
-    Kind,
-    Prompts,
-    Reader,
-    Sound,
-    Usual,
-    Video,
-)
 from diffusion.text.encoding import Encoder, encode
 
 PERTURBED = 28
@@ -41,23 +30,23 @@ def ltx2(prompts: Sequence[str], gemma: Encoder, connect: Callable[..., tuple], 
     return {"text": text, "sound_text": sound_text}
 
 
-def _variant(kind: Kind, denoiser: LTX2) -> Kind:
+def _variant(kind: kinds.Kind, denoiser: LTX2) -> kinds.Kind:
     """The kind without perturbed layers, where the denoiser's config does not say `perturbed_attn`."""
-    return kind if denoiser.perturbed else kind._replace(guidance=Guidance())
+    return kind if denoiser.perturbed else kind._replace(guidance=kinds.Guidance())
 
 
-LTX_2 = Kind(
+LTX_2 = kinds.Kind(
     "LTX2",
-    Prompts((Reader(how={"masked": True, "layers": None}, length=1024, left=True),), ltx2, ("connectors",)),
-    Usual(30, SCALES["video"].text),
-    DenoiserNetwork(LTX2, multiple=lambda module: 1, variant=_variant),
-    FlowSteps(even=True),
-    guidance=Guidance(
+    kinds.Prompts((kinds.Reader(how={"masked": True, "layers": None}, length=1024, left=True),), ltx2, ("connectors",)),
+    kinds.Usual(30, SCALES["video"].text),
+    kinds.DenoiserNetwork(LTX2, multiple=lambda module: 1, variant=_variant),
+    kinds.FlowSteps(even=True),
+    guidance=kinds.Guidance(
         perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (min(PERTURBED, denoiser.depth - 1),)),
         perturbed_scale=SCALES["video"].perturbed,
     ),
-    video=Video(121, (512, 768), 24.0, first=FirstImage(clean=True), rated=True),
-    sound=Sound(
+    video=kinds.Video(121, (512, 768), 24.0, first=kinds.FirstImage(clean=True), rated=True),
+    sound=kinds.Sound(
         ("audio_vae", "vocoder"),
         sound_latents.shape,
         sound_latents.waveforms,

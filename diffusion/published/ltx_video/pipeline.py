@@ -5,17 +5,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.ltx_video.network import LTXVideo
-from diffusion.published.pipeline_kinds import (
-    DenoiserNetwork,
-    FirstImage,
-    FlowSteps,
-    Kind,
-    Prompts,
-    Reader,
-    Usual,
-    Video,
-)
 from diffusion.text.encoding import Encoder, encode
 
 
@@ -31,19 +22,19 @@ def ltx_video(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]
     return {"text": embeddings.tokens, "text_mask": jnp.asarray(embeddings.mask)}
 
 
-LTX_CLIPS = Video(161, (512, 704), 25.0, first=FirstImage(clean=True))
-LTX = Kind(
+LTX_CLIPS = kinds.Video(161, (512, 704), 25.0, first=kinds.FirstImage(clean=True))
+LTX = kinds.Kind(
     "LTX",
-    Prompts((Reader(length=128),), ltx_video),
-    Usual(50, 3.0),
-    DenoiserNetwork(LTXVideo, multiple=lambda module: 1),
-    FlowSteps(even=True),
+    kinds.Prompts((kinds.Reader(length=128),), ltx_video),
+    kinds.Usual(50, 3.0),
+    kinds.DenoiserNetwork(LTXVideo, multiple=lambda module: 1),
+    kinds.FlowSteps(even=True),
     video=LTX_CLIPS,
 )
 LTX_CONDITION = LTX._replace(
-    prompts=Prompts((Reader(how={"masked": True}, length=256),), ltx_video),
-    flow=FlowSteps(bent=True),
-    video=LTX_CLIPS._replace(timed=True, first=FirstImage(clean=True, blur=0.15)),
+    prompts=kinds.Prompts((kinds.Reader(how={"masked": True}, length=256),), ltx_video),
+    flow=kinds.FlowSteps(bent=True),
+    video=LTX_CLIPS._replace(timed=True, first=kinds.FirstImage(clean=True, blur=0.15)),
 )
 KINDS = {"LTXPipeline": LTX, "LTXImageToVideoPipeline": LTX, "LTXConditionPipeline": LTX_CONDITION}
 """The pipelines by the names of their classes in diffusers."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion import guidance
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.lumina2.network import PATCH, Lumina2
-from diffusion.published.pipeline_kinds import DenoiserNetwork, FlowSteps, Guidance, Kind, Prompts, Reader, Usual
 from diffusion.text.encoding import Encoder, encode, text_first
 
 SYSTEM = (
@@ -27,13 +27,15 @@ def lumina2(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, 
     return text_first(encode(prompts, gemma, before=SYSTEM if instructed else "", **how))
 
 
-LUMINA2 = Kind(
+LUMINA2 = kinds.Kind(
     "Lumina2",
-    Prompts((Reader(how={"masked": True, "layers": (-2,)}, length=256, left=False),), lumina2, instructed=True),
-    Usual(30, 4.0),
-    DenoiserNetwork(Lumina2, multiple=lambda denoiser: PATCH, unit_clock=True),
-    FlowSteps(even=True),
-    guidance=Guidance(functools.partial(guidance.renormalised, axis=-2)),  # along the columns
+    kinds.Prompts(
+        (kinds.Reader(how={"masked": True, "layers": (-2,)}, length=256, left=False),), lumina2, instructed=True
+    ),
+    kinds.Usual(30, 4.0),
+    kinds.DenoiserNetwork(Lumina2, multiple=lambda denoiser: PATCH, unit_clock=True),
+    kinds.FlowSteps(even=True),
+    guidance=kinds.Guidance(functools.partial(guidance.renormalised, axis=-2)),  # along the columns
 )
 KINDS = {
     "Lumina2Pipeline": LUMINA2,

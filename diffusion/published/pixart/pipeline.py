@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from diffusion.published.pipeline_kinds import Guidance, Kind, Prompts, Reader, Usual
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.pixart.perturbed_layers import perturbed_layers
 from diffusion.text.encoding import Encoder, encode
 
@@ -20,14 +20,14 @@ def pixart(prompts: Sequence[str], t5: Encoder, **how: Any) -> dict[str, Any]:
     return {"text": embeddings.tokens, "text_mask": embeddings.mask}
 
 
-PIXART_ALPHA = Kind(
+PIXART_ALPHA = kinds.Kind(
     "PixArt",
-    Prompts((Reader(how={"masked": True}, length=120),), pixart),
-    Usual(20, 4.5),
-    guidance=Guidance(perturbs=perturbed_layers),
+    kinds.Prompts((kinds.Reader(how={"masked": True}, length=120),), pixart),
+    kinds.Usual(20, 4.5),
+    guidance=kinds.Guidance(perturbs=perturbed_layers),
 )
-PIXART_SIGMA = PIXART_ALPHA._replace(prompts=Prompts((Reader(how={"masked": True}, length=300),), pixart))
-PERTURBED = Guidance(perturbs=perturbed_layers, perturbed_scale=3.0)
+PIXART_SIGMA = PIXART_ALPHA._replace(prompts=kinds.Prompts((kinds.Reader(how={"masked": True}, length=300),), pixart))
+PERTURBED = kinds.Guidance(perturbs=perturbed_layers, perturbed_scale=3.0)
 KINDS = {
     "PixArtAlphaPipeline": PIXART_ALPHA,
     "PixArtSigmaPipeline": PIXART_SIGMA,

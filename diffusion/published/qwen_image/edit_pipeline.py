@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from diffusion.published.pipeline_kinds import EditedPictures, Pictures, Prompts, Reader
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.qwen_image.pipeline import QWEN_IMAGE
 from diffusion.published.qwen_vl import picture_sizes
 from diffusion.text.encoding import Encoder, encode, text_first
@@ -58,17 +58,19 @@ def qwen_image_edit_plus(
 
 
 SIGHT = picture_sizes.sight_of_pipeline
-ONE = EditedPictures(1024**2, DIVISOR, 1, True, repainted=True, prompt_pixels=1024**2, sight=SIGHT)
+ONE = kinds.EditedPictures(1024**2, DIVISOR, 1, True, repainted=True, prompt_pixels=1024**2, sight=SIGHT)
 EDIT = QWEN_IMAGE._replace(
-    prompts=Prompts((Reader(how={"masked": True}, length=OF_TASK + 512, family="Qwen2_5_VLModel"),), qwen_image_edit),
-    pictures=Pictures(several=ONE),
+    prompts=kinds.Prompts(
+        (kinds.Reader(how={"masked": True}, length=OF_TASK + 512, family="Qwen2_5_VLModel"),), qwen_image_edit
+    ),
+    pictures=kinds.Pictures(several=ONE),
 )
 KINDS = {
     "QwenImageEditPipeline": EDIT,
     "QwenImageEditInpaintPipeline": EDIT,
     "QwenImageEditPlusPipeline": EDIT._replace(
         prompts=EDIT.prompts._replace(condition=qwen_image_edit_plus),
-        pictures=Pictures(several=ONE._replace(number=0, sized=-1, prompt_pixels=384**2)),
+        pictures=kinds.Pictures(several=ONE._replace(number=0, sized=-1, prompt_pixels=384**2)),
     ),
 }
 """The pipelines by the names of their classes in diffusers."""

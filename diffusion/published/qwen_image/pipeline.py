@@ -5,17 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffusion import guidance
-from diffusion.published.pipeline_kinds import (
-    DenoiserNetwork,
-    EditedPictures,
-    FlowSteps,
-    Guidance,
-    Kind,
-    Pictures,
-    Prompts,
-    Reader,
-    Usual,
-)
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.qwen_image.network import PATCH, QwenImage
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
@@ -39,26 +29,26 @@ def qwen_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, A
     return text_first(embeddings, OF_TASK)
 
 
-QWEN_IMAGE = Kind(
+QWEN_IMAGE = kinds.Kind(
     "QwenImage",
-    Prompts((Reader(how={"masked": True}, length=34 + 512),), qwen_image),
-    Usual(50, 4.0),
-    DenoiserNetwork(
+    kinds.Prompts((kinds.Reader(how={"masked": True}, length=34 + 512),), qwen_image),
+    kinds.Usual(50, 4.0),
+    kinds.DenoiserNetwork(
         QwenImage,
         multiple=lambda denoiser: PATCH,
         objection=lambda denoiser: "no layers (use_layer3d_rope)" if getattr(denoiser, "layered", False) else "",
         unit_clock=True,
     ),
-    FlowSteps(even=True),
-    guidance=Guidance(functools.partial(guidance.renormalised, patch=2)),
+    kinds.FlowSteps(even=True),
+    guidance=kinds.Guidance(functools.partial(guidance.renormalised, patch=2)),
 )
 LAYERED = QWEN_IMAGE._replace(
     denoiser=QWEN_IMAGE.denoiser._replace(
         objection=lambda denoiser: "" if getattr(denoiser, "layered", True) else "layers (use_layer3d_rope)"
     ),
-    flow=FlowSteps(even=True, by_root=True),
-    guidance=Guidance(),
-    pictures=Pictures(layers=4, several=EditedPictures(640**2, 32, 1, True)),
+    flow=kinds.FlowSteps(even=True, by_root=True),
+    guidance=kinds.Guidance(),
+    pictures=kinds.Pictures(layers=4, several=kinds.EditedPictures(640**2, 32, 1, True)),
 )
 KINDS = {
     "QwenImagePipeline": QWEN_IMAGE,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from diffusion.published.pipeline_kinds import DenoiserNetwork, Files, FlowSteps, Kind, Pictures, Prompts, Reader, Usual
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.qwen_image_21.network import PATCH, QwenImage21
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
@@ -25,17 +25,21 @@ def qwen_image_21(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str
     return text_first(embeddings, OF_SYSTEM)
 
 
-QWEN_IMAGE_21 = Kind(
+QWEN_IMAGE_21 = kinds.Kind(
     "QwenImage21",
-    Prompts(
-        (Reader(how={"masked": True, "norm": False}, length=OF_SYSTEM + 1024, left=False, vocabulary="processor"),),
+    kinds.Prompts(
+        (
+            kinds.Reader(
+                how={"masked": True, "norm": False}, length=OF_SYSTEM + 1024, left=False, vocabulary="processor"
+            ),
+        ),
         qwen_image_21,
     ),
-    Usual(40, 1.0),
-    DenoiserNetwork(QwenImage21, multiple=lambda denoiser: PATCH, unit_clock=True),
-    FlowSteps(even=True),
-    pictures=Pictures(sample_size=64),
-    files=Files(stated={"sample_sigmas": None}),
+    kinds.Usual(40, 1.0),
+    kinds.DenoiserNetwork(QwenImage21, multiple=lambda denoiser: PATCH, unit_clock=True),
+    kinds.FlowSteps(even=True),
+    pictures=kinds.Pictures(sample_size=64),
+    files=kinds.Files(stated={"sample_sigmas": None}),
 )
 KINDS = {"QwenImage21Pipeline": QWEN_IMAGE_21}
 """The pipelines by the names of their classes in diffusers."""

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from diffusion.models.layers import layer_masks
-from diffusion.published.pipeline_kinds import DenoiserNetwork, Guidance, Kind, Prompts, Reader, Usual
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.sana.network import Sana
 from diffusion.text.encoding import Encoder, encode
 
@@ -52,18 +52,18 @@ def sana(prompts: Sequence[str], gemma: Encoder, *, instructed: bool = True, **h
     return {"text": prompt_tokens(embeddings.tokens), "text_mask": prompt_tokens(jnp.asarray(embeddings.mask))}
 
 
-SANA = Kind(
+SANA = kinds.Kind(
     "Sana",
-    Prompts((Reader(how={"masked": True}, length=300, left=False),), sana, instructed=True),
-    Usual(20, 4.5),
-    DenoiserNetwork(Sana),
-    guidance=Guidance(perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (0,))),
+    kinds.Prompts((kinds.Reader(how={"masked": True}, length=300, left=False),), sana, instructed=True),
+    kinds.Usual(20, 4.5),
+    kinds.DenoiserNetwork(Sana),
+    guidance=kinds.Guidance(perturbs=lambda denoiser: layer_masks.mask(1, denoiser.depth, (0,))),
 )
 SANA_SPRINT = SANA._replace(
     family="SanaSprint",
-    usual=Usual(2, 4.5),
-    denoiser=DenoiserNetwork(Sana, strength=True, unit_clock=True),
-    guidance=Guidance(),
+    usual=kinds.Usual(2, 4.5),
+    denoiser=kinds.DenoiserNetwork(Sana, strength=True, unit_clock=True),
+    guidance=kinds.Guidance(),
 )
 SANA_PERTURBED = SANA._replace(guidance=SANA.guidance._replace(perturbed_scale=3.0))
 KINDS = {

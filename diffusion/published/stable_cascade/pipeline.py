@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from diffusion.published.pipeline_kinds import DenoiserNetwork, Files, Kind, Prompts, Reader, SecondStage, Usual
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.stable_cascade.network import StableCascade
 from diffusion.text.encoding import Encoder, encode, pooled
 
@@ -57,20 +57,20 @@ def _objection(denoiser: Any) -> str:
     return "" if getattr(denoiser, "text_width", 1) else "clip_text_in_channels, which stage C has and stage B has not"
 
 
-def _kind(usual: Usual, steps: int, place: Callable[[pathlib.Path, str], pathlib.Path]) -> Kind:
-    return Kind(
+def _kind(usual: kinds.Usual, steps: int, place: Callable[[pathlib.Path, str], pathlib.Path]) -> kinds.Kind:
+    return kinds.Kind(
         "StableCascade",
-        Prompts((Reader("", {"masked": True, "norm": False}),), stable_cascade),
+        kinds.Prompts((kinds.Reader("", {"masked": True, "norm": False}),), stable_cascade),
         usual,
-        DenoiserNetwork(StableCascade, "prior", lambda denoiser: 3, _objection),
-        files=Files(place=place),
-        second_stage=SecondStage("decoder", "second_scheduler", steps, FACTOR, 1024),
+        kinds.DenoiserNetwork(StableCascade, "prior", lambda denoiser: 3, _objection),
+        files=kinds.Files(place=place),
+        second_stage=kinds.SecondStage("decoder", "second_scheduler", steps, FACTOR, 1024),
     )
 
 
 KINDS = {
-    "StableCascadeCombinedPipeline": _kind(Usual(60, 4.0), 12, _in_one_folder),
-    "StableCascadePriorPipeline": _kind(Usual(20, 4.0), 10, _in_two_folders),
-    "StableCascadeDecoderPipeline": _kind(Usual(20, 4.0), 10, _in_two_folders),
+    "StableCascadeCombinedPipeline": _kind(kinds.Usual(60, 4.0), 12, _in_one_folder),
+    "StableCascadePriorPipeline": _kind(kinds.Usual(20, 4.0), 10, _in_two_folders),
+    "StableCascadeDecoderPipeline": _kind(kinds.Usual(20, 4.0), 10, _in_two_folders),
 }
 """The pipelines by the names of their classes in diffusers."""

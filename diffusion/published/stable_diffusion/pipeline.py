@@ -7,18 +7,7 @@ import jax
 import numpy as np
 
 from diffusion.models.layers import layer_masks
-from diffusion.published.pipeline_kinds import (
-    LCM,
-    DenoiserNetwork,
-    Files,
-    Guidance,
-    Kind,
-    Pictures,
-    Prompts,
-    Reader,
-    Relatives,
-    Usual,
-)
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.text.encoding import Encoder, encode, pooled, side_by_side
 
 
@@ -58,36 +47,38 @@ def _middle(denoiser: Any) -> np.ndarray:
     return layer_masks.mask(1, denoiser.transformer_blocks, denoiser.middle_blocks)
 
 
-UNET = DenoiserNetwork(folder="unet", multiple=_halvings)
-PAG = Guidance(perturbs=_middle, perturbed_scale=3.0)  # of every class with perturbed-attention guidance
-SD = Kind(
+UNET = kinds.DenoiserNetwork(folder="unet", multiple=_halvings)
+PAG = kinds.Guidance(perturbs=_middle, perturbed_scale=3.0)  # of every class with perturbed-attention guidance
+SD = kinds.Kind(
     "StableDiffusion",
-    Prompts((Reader(),), stable_diffusion),
-    Usual(50, 7.5),
+    kinds.Prompts((kinds.Reader(),), stable_diffusion),
+    kinds.Usual(50, 7.5),
     UNET,
-    guidance=Guidance(perturbs=_middle),
-    relatives=Relatives("StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"),
+    guidance=kinds.Guidance(perturbs=_middle),
+    relatives=kinds.Relatives("StableDiffusionInpaintPipeline", "StableDiffusionInstructPix2PixPipeline"),
 )
-SD_ALONE = SD._replace(relatives=Relatives())
-EDITS = SD_ALONE._replace(usual=Usual(100, 7.5), guidance=SD.guidance._replace(image_scale=1.5))
-CONSISTENCY = SD_ALONE._replace(family="LatentConsistencyModel", usual=LCM, pictures=Pictures(all_steps=True))
+SD_ALONE = SD._replace(relatives=kinds.Relatives())
+EDITS = SD_ALONE._replace(usual=kinds.Usual(100, 7.5), guidance=SD.guidance._replace(image_scale=1.5))
+CONSISTENCY = SD_ALONE._replace(
+    family="LatentConsistencyModel", usual=kinds.LCM, pictures=kinds.Pictures(all_steps=True)
+)
 XL = SD._replace(
     family="StableDiffusionXL",
-    prompts=Prompts((Reader(how=HIDDEN), Reader("_2", HIDDEN)), stable_diffusion_xl, zeros=True),
-    usual=Usual(50, 5.0),
-    relatives=Relatives("StableDiffusionXLInpaintPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
+    prompts=kinds.Prompts((kinds.Reader(how=HIDDEN), kinds.Reader("_2", HIDDEN)), stable_diffusion_xl, zeros=True),
+    usual=kinds.Usual(50, 5.0),
+    relatives=kinds.Relatives("StableDiffusionXLInpaintPipeline", "StableDiffusionXLInstructPix2PixPipeline"),
 )
-XL_ALONE = XL._replace(relatives=Relatives())
-XL_EDITS = XL_ALONE._replace(usual=Usual(100, 5.0), guidance=EDITS.guidance)
-XL_INPAINT = XL._replace(usual=Usual(50, 7.5))
-CONTROLLED = SD_ALONE._replace(files=Files(attaches="controlnet"))
-XL_CONTROLLED = XL_ALONE._replace(files=Files(attaches="controlnet"))
+XL_ALONE = XL._replace(relatives=kinds.Relatives())
+XL_EDITS = XL_ALONE._replace(usual=kinds.Usual(100, 5.0), guidance=EDITS.guidance)
+XL_INPAINT = XL._replace(usual=kinds.Usual(50, 7.5))
+CONTROLLED = SD_ALONE._replace(files=kinds.Files(attaches="controlnet"))
+XL_CONTROLLED = XL_ALONE._replace(files=kinds.Files(attaches="controlnet"))
 PERTURBED = SD_ALONE._replace(guidance=PAG)
 PERTURBED_CONTROLLED = CONTROLLED._replace(guidance=PAG)
 XL_PERTURBED = XL_ALONE._replace(guidance=PAG)
 XL_PERTURBED_CONTROLLED = XL_CONTROLLED._replace(guidance=PAG)
-ADAPTED = SD_ALONE._replace(files=Files(attaches="adapter"))
-XL_ADAPTED = XL_ALONE._replace(files=Files(attaches="adapter"))
+ADAPTED = SD_ALONE._replace(files=kinds.Files(attaches="adapter"))
+XL_ADAPTED = XL_ALONE._replace(files=kinds.Files(attaches="adapter"))
 KINDS = {
     "StableDiffusionPipeline": SD,
     "StableDiffusionImg2ImgPipeline": SD,
@@ -118,7 +109,7 @@ KINDS = {
     "StableDiffusionControlNetPAGInpaintPipeline": PERTURBED_CONTROLLED,
     "StableDiffusionXLPAGPipeline": XL_PERTURBED,
     "StableDiffusionXLPAGImg2ImgPipeline": XL_PERTURBED,
-    "StableDiffusionXLPAGInpaintPipeline": XL_INPAINT._replace(guidance=PAG, relatives=Relatives()),
+    "StableDiffusionXLPAGInpaintPipeline": XL_INPAINT._replace(guidance=PAG, relatives=kinds.Relatives()),
     "StableDiffusionXLControlNetPAGPipeline": XL_PERTURBED_CONTROLLED,
     "StableDiffusionXLControlNetPAGImg2ImgPipeline": XL_PERTURBED_CONTROLLED,
 }

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from diffusion.published.pipeline_kinds import Files, Guidance, Kind, Prompts, Reader, Usual
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.pixart.perturbed_layers import perturbed_layers
 from diffusion.text.encoding import Embeddings, Encoder, encode, one_after_other, pooled, side_by_side
 
@@ -43,14 +43,17 @@ def stable_diffusion_3(
 
 
 HIDDEN = {"skip": 1, "norm": False}  # CLIP's states as SDXL and SD 3 read them
-SD_3 = Kind(
+SD_3 = kinds.Kind(
     "StableDiffusion3",
-    Prompts((Reader(how=HIDDEN), Reader("_2", HIDDEN), Reader("_3", length=256, optional=True)), stable_diffusion_3),
-    Usual(28, 7.0),
-    guidance=Guidance(perturbs=perturbed_layers),
+    kinds.Prompts(
+        (kinds.Reader(how=HIDDEN), kinds.Reader("_2", HIDDEN), kinds.Reader("_3", length=256, optional=True)),
+        stable_diffusion_3,
+    ),
+    kinds.Usual(28, 7.0),
+    guidance=kinds.Guidance(perturbs=perturbed_layers),
 )
-SD_3_CONTROLLED = SD_3._replace(files=Files(attaches="controlnet"))
-SD_3_PERTURBED = SD_3._replace(guidance=Guidance(perturbs=perturbed_layers, perturbed_scale=3.0))
+SD_3_CONTROLLED = SD_3._replace(files=kinds.Files(attaches="controlnet"))
+SD_3_PERTURBED = SD_3._replace(guidance=kinds.Guidance(perturbs=perturbed_layers, perturbed_scale=3.0))
 KINDS = {
     "StableDiffusion3Pipeline": SD_3,
     "StableDiffusion3Img2ImgPipeline": SD_3,

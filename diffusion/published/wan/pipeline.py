@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from diffusion.published.pipeline_kinds import DenoiserNetwork, FirstImage, Kind, Prompts, Reader, Usual, Video
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.wan.network import PATCH, Wan
 from diffusion.text.encoding import Encoder, encode, zeroed_padding
 
@@ -21,15 +21,15 @@ def wan(prompts: Sequence[str], umt5: Encoder, **how: Any) -> dict[str, jax.Arra
     return {"text": zeroed_padding(encode([" ".join(prompt.split()) for prompt in prompts], umt5, **how))}
 
 
-WAN_CLIPS = Video(81, (480, 832), 16.0, second="transformer_2")
-WAN = Kind(
+WAN_CLIPS = kinds.Video(81, (480, 832), 16.0, second="transformer_2")
+WAN = kinds.Kind(
     "Wan",
-    Prompts((Reader(how={"masked": True}, length=512),), wan),
-    Usual(50, 5.0),
-    DenoiserNetwork(Wan, multiple=lambda denoiser: PATCH),
+    kinds.Prompts((kinds.Reader(how={"masked": True}, length=512),), wan),
+    kinds.Usual(50, 5.0),
+    kinds.DenoiserNetwork(Wan, multiple=lambda denoiser: PATCH),
     video=WAN_CLIPS,
 )
-WAN_FROM_IMAGE = WAN._replace(video=WAN_CLIPS._replace(first=FirstImage(begins=True)))
+WAN_FROM_IMAGE = WAN._replace(video=WAN_CLIPS._replace(first=kinds.FirstImage(begins=True)))
 WAN_VACE = WAN._replace(video=WAN_CLIPS._replace(fills=True))
 KINDS = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN_FROM_IMAGE, "WanVACEPipeline": WAN_VACE}
 """The pipelines by the names of their classes in diffusers."""

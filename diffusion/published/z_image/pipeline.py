@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from diffusion.published.pipeline_kinds import DenoiserNetwork, FlowSteps, Kind, Prompts, Reader, Students, Usual
+from diffusion.published import pipeline_kinds as kinds
 from diffusion.published.z_image.network import PATCH, ZImage
 from diffusion.text.encoding import Encoder, encode, text_first
 from diffusion.text.qwen_chat import ANSWER, USER
@@ -21,13 +21,13 @@ def z_image(prompts: Sequence[str], qwen: Encoder, **how: Any) -> dict[str, Any]
 
 
 # diffusers writes pos + w (pos - neg), without guidance at w = 0: our scales are one more.
-Z_IMAGE = Kind(
+Z_IMAGE = kinds.Kind(
     "ZImage",
-    Prompts((Reader(how={"masked": True, "layers": (-2,)}, length=512),), z_image),
-    Usual(50, 6.0),
-    DenoiserNetwork(ZImage, multiple=lambda denoiser: PATCH, unit_clock=True),
-    FlowSteps(even=True),
-    Students(by_scheduler={("euler", 3.0): Usual(8, 1.0)}),  # Z-Image-Turbo
+    kinds.Prompts((kinds.Reader(how={"masked": True, "layers": (-2,)}, length=512),), z_image),
+    kinds.Usual(50, 6.0),
+    kinds.DenoiserNetwork(ZImage, multiple=lambda denoiser: PATCH, unit_clock=True),
+    kinds.FlowSteps(even=True),
+    kinds.Students(by_scheduler={("euler", 3.0): kinds.Usual(8, 1.0)}),  # Z-Image-Turbo
 )
 KINDS = {"ZImagePipeline": Z_IMAGE, "ZImageImg2ImgPipeline": Z_IMAGE, "ZImageInpaintPipeline": Z_IMAGE}
 """The pipelines by the names of their classes in diffusers."""
