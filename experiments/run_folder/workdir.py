@@ -74,7 +74,7 @@ FILES = (
 """Endings that no folder of a command has: who names one expects a file."""
 
 
-def output_folder(folder: str | pathlib.Path, flag: str = "--out") -> pathlib.Path:
+def output_folder(folder: str | pathlib.Path) -> pathlib.Path:
     """The folder that a command will write, which may be new: a mistake is refused before the work, which takes long.
 
     Raises:
@@ -83,12 +83,12 @@ def output_folder(folder: str | pathlib.Path, flag: str = "--out") -> pathlib.Pa
     path = pathlib.Path(folder)
     if path.suffix.lower() in FILES and not path.exists():
         raise ConfigError(
-            f"{flag}={folder} has the ending of a file, but this command writes a folder. Valid: the name of a folder, "
+            f"--out={folder} has the ending of a file, but this command writes a folder. Valid: the name of a folder, "
             f"e.g. {path.with_suffix('')}."
         )
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
-            raise ConfigError(f"{flag}={folder}: {part} is a file. Valid: a folder, which may be new.")
+            raise ConfigError(f"--out={folder}: {part} is a file. Valid: a folder, which may be new.")
     return path
 
 

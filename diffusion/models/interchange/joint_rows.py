@@ -70,9 +70,9 @@ def stream_rows(names: StreamNames, ours: str, qk_norm: bool) -> list[Row]:
     return within(rows + mlp(*names.mlp, "mlp/"), ours=f"{ours}/")
 
 
-def both_streams(names: Sequence[StreamNames], qk_norm: bool = True) -> list[Row]:
-    """The rows of a joint layer, whose streams are the picture's and the text's; arguments as in `stream_rows`."""
-    return [row for one, ours in zip(names, ("image", "text")) for row in stream_rows(one, ours, qk_norm)]
+def both_streams(names: Sequence[StreamNames]) -> list[Row]:
+    """The rows of a joint layer with norms, of their names of the picture's stream and of the text's."""
+    return [row for one, ours in zip(names, ("image", "text")) for row in stream_rows(one, ours, True)]
 
 
 def shift_and_scale(theirs: str, ours: str, width: int, scale_first: bool) -> list[Row]:

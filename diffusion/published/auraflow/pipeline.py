@@ -29,4 +29,3 @@ AURAFLOW = kinds.Kind(
     pictures=kinds.Pictures(side=1024),
 )
 KINDS = {"AuraFlowPipeline": AURAFLOW}
-"""The pipelines by the names of their classes in diffusers."""

@@ -36,4 +36,3 @@ CHROMA = kinds.Kind(
     kinds.FlowSteps(even=True),
 )
 KINDS = {"ChromaPipeline": CHROMA, "ChromaImg2ImgPipeline": CHROMA, "ChromaInpaintPipeline": CHROMA}
-"""The pipelines by the names of their classes in diffusers."""

@@ -42,4 +42,3 @@ COGVIDEOX_FROM_IMAGE = COGVIDEOX._replace(
     video=COGVIDEOX_CLIPS._replace(first=kinds.FirstImage(begins=True, masked=False))
 )
 KINDS = {"CogVideoXPipeline": COGVIDEOX, "CogVideoXImageToVideoPipeline": COGVIDEOX_FROM_IMAGE}
-"""The pipelines by the names of their classes in diffusers."""

@@ -64,8 +64,6 @@ KINDS = {
     "FluxControlNetImg2ImgPipeline": FLUX_CONTROLLED,
     "FluxControlNetInpaintPipeline": FLUX_CONTROLLED,
 }
-"""The pipelines by the names of their classes in diffusers."""
 ATTACHED = {
     "FluxPriorReduxPipeline": kinds.Attachable("FLUX.1 Redux, which is attached to a FLUX.1", redux_prompt.opened)
 }
-"""The classes in diffusers that are attached to one of these."""

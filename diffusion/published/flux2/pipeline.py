@@ -60,4 +60,3 @@ KINDS = {
         usual=kinds.Usual(50, 8.0), pictures=kinds.Pictures(several=kinds.EditedPictures(1024**2, repainted=True))
     ),
 }
-"""The pipelines by the names of their classes in diffusers."""

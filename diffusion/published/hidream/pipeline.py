@@ -67,4 +67,3 @@ HIDREAM = kinds.Kind(
     ),  # -Dev, -Fast
 )
 KINDS = {"HiDreamImagePipeline": HIDREAM}
-"""The pipelines by the names of their classes in diffusers."""

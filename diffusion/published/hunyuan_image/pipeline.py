@@ -72,4 +72,3 @@ HUNYUAN_IMAGE = kinds.Kind(
     kinds.Pictures(sample_size=64),
 )
 KINDS = {"HunyuanImagePipeline": HUNYUAN_IMAGE}
-"""The pipelines by the names of their classes in diffusers."""

@@ -86,4 +86,3 @@ FROM_IMAGE = HUNYUAN_VIDEO._replace(
     ),
 )
 KINDS = {"HunyuanVideoImageToVideoPipeline": FROM_IMAGE}
-"""The pipelines by the names of their classes in diffusers."""

@@ -47,4 +47,3 @@ HUNYUAN_VIDEO = kinds.Kind(
     video=kinds.Video(129, (720, 1280), 24.0),
 )
 KINDS = {"HunyuanVideoPipeline": HUNYUAN_VIDEO}
-"""The pipelines by the names of their classes in diffusers."""

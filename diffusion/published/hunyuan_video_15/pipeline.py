@@ -60,4 +60,3 @@ HUNYUAN_VIDEO_15 = kinds.Kind(
 IMAGE = kinds.FirstImage(begins=True, masked=False, one_mask=True)
 FROM_IMAGE = HUNYUAN_VIDEO_15._replace(video=CLIPS._replace(first=IMAGE))
 KINDS = {"HunyuanVideo15Pipeline": HUNYUAN_VIDEO_15, "HunyuanVideo15ImageToVideoPipeline": FROM_IMAGE}
-"""The pipelines by the names of their classes in diffusers."""

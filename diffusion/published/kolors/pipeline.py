@@ -33,4 +33,3 @@ KINDS = {
     "KolorsImg2ImgPipeline": KOLORS,
     "KolorsPAGPipeline": KOLORS._replace(guidance=stable_diffusion.PAG),
 }
-"""The pipelines by the names of their classes in diffusers."""

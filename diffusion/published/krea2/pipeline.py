@@ -35,4 +35,3 @@ KREA2 = kinds.Kind(
     files=kinds.Files(stated={"patch_size": PATCH, "text_encoder_select_layers": list(STATES)}),
 )
 KINDS = {"Krea2Pipeline": KREA2}
-"""The pipelines by the names of their classes in diffusers."""

@@ -57,4 +57,3 @@ LTX_2 = kinds.Kind(
     ),
 )
 KINDS = {"LTX2Pipeline": LTX_2, "LTX2ImageToVideoPipeline": LTX_2}
-"""The pipelines by the names of their classes in diffusers."""

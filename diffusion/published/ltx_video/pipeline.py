@@ -37,4 +37,3 @@ LTX_CONDITION = LTX._replace(
     video=LTX_CLIPS._replace(timed=True, first=kinds.FirstImage(clean=True, blur=0.15)),
 )
 KINDS = {"LTXPipeline": LTX, "LTXImageToVideoPipeline": LTX, "LTXConditionPipeline": LTX_CONDITION}
-"""The pipelines by the names of their classes in diffusers."""

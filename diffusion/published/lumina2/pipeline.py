@@ -41,4 +41,3 @@ KINDS = {
     "Lumina2Pipeline": LUMINA2,
     "Lumina2Text2ImgPipeline": LUMINA2,  # the first name of the same class
 }
-"""The pipelines by the names of their classes in diffusers."""

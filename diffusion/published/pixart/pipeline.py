@@ -33,4 +33,3 @@ KINDS = {
     "PixArtSigmaPipeline": PIXART_SIGMA,
     "PixArtSigmaPAGPipeline": PIXART_SIGMA._replace(guidance=PERTURBED),
 }
-"""The pipelines by the names of their classes in diffusers."""

@@ -73,4 +73,3 @@ KINDS = {
         pictures=kinds.Pictures(several=ONE._replace(number=0, sized=-1, prompt_pixels=384**2)),
     ),
 }
-"""The pipelines by the names of their classes in diffusers."""

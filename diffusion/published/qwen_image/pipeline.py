@@ -56,4 +56,3 @@ KINDS = {
     "QwenImageImg2ImgPipeline": QWEN_IMAGE,
     "QwenImageInpaintPipeline": QWEN_IMAGE,
 }
-"""The pipelines by the names of their classes in diffusers."""

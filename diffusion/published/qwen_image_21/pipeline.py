@@ -42,4 +42,3 @@ QWEN_IMAGE_21 = kinds.Kind(
     files=kinds.Files(stated={"sample_sigmas": None}),
 )
 KINDS = {"QwenImage21Pipeline": QWEN_IMAGE_21}
-"""The pipelines by the names of their classes in diffusers."""

@@ -72,4 +72,3 @@ KINDS = {
     "SanaSprintPipeline": SANA_SPRINT,
     "SanaSprintImg2ImgPipeline": SANA_SPRINT,
 }
-"""The pipelines by the names of their classes in diffusers."""

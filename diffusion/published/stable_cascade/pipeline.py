@@ -73,4 +73,3 @@ KINDS = {
     "StableCascadePriorPipeline": _kind(kinds.Usual(20, 4.0), 10, _in_two_folders),
     "StableCascadeDecoderPipeline": _kind(kinds.Usual(20, 4.0), 10, _in_two_folders),
 }
-"""The pipelines by the names of their classes in diffusers."""

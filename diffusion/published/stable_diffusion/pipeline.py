@@ -113,4 +113,3 @@ KINDS = {
     "StableDiffusionXLControlNetPAGPipeline": XL_PERTURBED_CONTROLLED,
     "StableDiffusionXLControlNetPAGImg2ImgPipeline": XL_PERTURBED_CONTROLLED,
 }
-"""The pipelines by the names of their classes in diffusers."""

@@ -63,4 +63,3 @@ KINDS = {
     "StableDiffusion3PAGPipeline": SD_3_PERTURBED,
     "StableDiffusion3PAGImg2ImgPipeline": SD_3_PERTURBED,
 }
-"""The pipelines by the names of their classes in diffusers."""

@@ -32,4 +32,3 @@ WAN = kinds.Kind(
 WAN_FROM_IMAGE = WAN._replace(video=WAN_CLIPS._replace(first=kinds.FirstImage(begins=True)))
 WAN_VACE = WAN._replace(video=WAN_CLIPS._replace(fills=True))
 KINDS = {"WanPipeline": WAN, "WanImageToVideoPipeline": WAN_FROM_IMAGE, "WanVACEPipeline": WAN_VACE}
-"""The pipelines by the names of their classes in diffusers."""

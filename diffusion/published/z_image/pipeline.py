@@ -30,4 +30,3 @@ Z_IMAGE = kinds.Kind(
     kinds.Students(by_scheduler={("euler", 3.0): kinds.Usual(8, 1.0)}),  # Z-Image-Turbo
 )
 KINDS = {"ZImagePipeline": Z_IMAGE, "ZImageImg2ImgPipeline": Z_IMAGE, "ZImageInpaintPipeline": Z_IMAGE}
-"""The pipelines by the names of their classes in diffusers."""
