@@ -5,7 +5,7 @@ or server that does not answer, and full memory show nothing about the file: it 
 written again or left out.
 """
 
-__all__ = ["Unreadable", "is_machine_failure"]
+__all__ = ["Unreadable", "full_disk", "is_machine_failure"]
 
 import errno
 import os
@@ -16,6 +16,8 @@ import jax
 from diffusion.package import public
 
 MISSING = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)  # the path has no file, or something else than a file
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # no room on the disk, in the quota, or for a file of this size
+SHORT = re.compile(r"\d+ requested and \d+ written")  # how NumPy says it
 # How TensorStore, Rust and Riegeli (of array_record) name the operating system's error.
 CODE = re.compile(r"os_error_code='(\d+)'|\(os error (\d+)\)")
 WORDS = re.compile(r"\w\(\) failed: ([^;]+)")  # one letter of the name: with all, a long word would take the square
@@ -43,6 +45,13 @@ def is_machine_failure(error: BaseException) -> bool:
         return any(map(is_machine_failure, error.exceptions))
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return _is_machine_error(error) or (cause is not None and is_machine_failure(cause))
+
+
+def full_disk(error: OSError) -> str | None:
+    """Why a write found no room, in the words of the operating system; None for another error."""
+    if error.errno in FULL:
+        return os.strerror(error.errno)
+    return os.strerror(errno.ENOSPC) if SHORT.fullmatch(str(error)) else None
 
 
 def _is_machine_error(error: BaseException) -> bool:

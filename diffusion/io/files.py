@@ -46,6 +46,9 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
     """Yields a file to write; a reader, or a run that was killed, finds the old content or the new, never a part.
 
     If several processes write a file at once, the file has the content of the last one to end.
+
+    Raises:
+        OSError: if the disk is full; the message names the file.
     """
     temporary = path.with_name(f".{path.name}.new")
     try:
@@ -54,10 +57,20 @@ def atomic(path: pathlib.Path) -> Iterator[BinaryIO]:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.new")
         file = open(temporary, "wb")
     with file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-        os.replace(temporary, path)
+        try:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            if (why := failures.full_disk(error)) is None:
+                raise
+            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # closing writes what is left in the buffer
+                file.close()
+            raise OSError(
+                f"{path} cannot be written: {why}. Make room on the disk, then run the same command again."
+            ) from error
 
 
 def _alone(path: str, flags: int) -> int:

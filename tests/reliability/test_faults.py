@@ -9,10 +9,12 @@ import resource
 import shutil
 import signal
 
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from PIL import Image
 
-from diffusion.io import json_lines
+from diffusion.io import failures, files, json_lines
 from diffusion.training.checkpointing import checkpoints
 from tests.library_files import example_files, library_files
 from tests.reliability.driver import ROOT, train_command, until
@@ -103,6 +105,28 @@ def test_full_disk_while_lines_are_dropped(tmp_path):
     with file_size_limit(5), pytest.raises(OSError):
         json_lines.rewind(path, 2)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda file: file.write(bytes(100_000)),
+        lambda file: file.write(bytes(10)),
+        lambda file: np.save(file, np.zeros(100_000)),
+        lambda file: np.savez(file, images=np.zeros(100_000)),
+        lambda file: Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200), np.uint8)).save(file, "PNG"),
+    ],
+    ids=["bytes", "buffered", "npy", "npz", "picture"],
+)
+def test_full_disk_while_a_file_is_written(tmp_path, write):
+    """The error names the file and says what to do; the old content stays, and nothing is left beside it."""
+    path = tmp_path / "samples.npz"
+    path.write_bytes(b"old")
+    with file_size_limit(5), pytest.raises(OSError, match=r"samples\.npz cannot be written: .*Make room") as caught:
+        with files.atomic(path) as file:
+            write(file)
+    assert failures.is_machine_failure(caught.value)
+    assert path.read_bytes() == b"old" and [file.name for file in tmp_path.iterdir()] == ["samples.npz"]
 
 
 @pytest.mark.slow
