@@ -28,6 +28,7 @@ from diffusion.io import limits, opener
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 OTHERS = (".gif", ".avif", ".heic", ".heif", ".jfif", ".jpe", ".jp2", ".jxl", ".ppm", ".pgm", ".tga", ".psd", ".exr")
 METADATA = ("metadata.csv", "metadata.jsonl")
+OTHER_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".caption")
 NUMBER = re.compile(r"\s*[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?\s*")  # Python reads 1_0 and nan, too
 FILE = "file_name"  # the column that names the picture; one that ends in it names another picture of the record
 
@@ -258,6 +259,7 @@ def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
     texts = [sidecar(folder, name) for name in names]
     there = [text.is_file() for text in texts]
     if not any(there):
+        _warn_of_tables(folder)
         return [{FILE: name} for name in names]
     if missing := [name for name, has in zip(names, there) if not has]:
         raise ValueError(
@@ -266,6 +268,17 @@ def _sidecars(folder: pathlib.Path) -> list[dict[str, Any]]:
             "pictures."
         )
     return [{FILE: name, "caption": opener.read_text(text, within=folder).strip()} for name, text in zip(names, texts)]
+
+
+def _warn_of_tables(folder: pathlib.Path) -> None:
+    """Warns of files that may hold captions or labels, but have no name or format that is read."""
+    others = sorted(file.name for file in folder.iterdir() if file.suffix.lower() in OTHER_TABLES)
+    if others:
+        warnings.warn(
+            f"{folder}: captions and labels are not read from {', '.join(others[:3])}"
+            f"{' ...' if len(others) > 3 else ''}. Valid: {', '.join(METADATA)} or a .txt file beside each picture",
+            stacklevel=4,
+        )
 
 
 def read_table(path: pathlib.Path) -> list[dict[str, Any]]:

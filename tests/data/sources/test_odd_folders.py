@@ -174,6 +174,17 @@ def test_pictures_that_a_table_does_not_name_are_counted_and_named(tmp_path):
         sources.picture_folder(str(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["metadata.json", "captions.csv", "labels.TSV", "1.caption"])
+def test_a_table_of_another_name_is_named(name, tmp_path):
+    write(tmp_path, "1.png")
+    (tmp_path / name).write_text('[{"file_name": "1.png", "caption": "a cat"}]')
+    said = re.escape(f"{tmp_path}: captions and labels are not read from {name}. Valid: metadata.csv, metadata.jsonl or")
+    with pytest.warns(UserWarning, match=said):
+        sources.picture_folder(str(tmp_path))
+    (tmp_path / "1.txt").write_text("a dog")
+    assert sources.picture_folder(str(tmp_path)).column("caption") == ["a dog"]
+
+
 def test_a_folder_with_a_table_is_listed_once_and_no_plain_file_looked_up(tmp_path, monkeypatch):
     """A folder of a million pictures took as many questions to its file system, and then a list for a warning."""
     write(tmp_path, "1.png", "more/2.png", "away/3.png")
