@@ -24,7 +24,12 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_string(
         "editor", '{"name": "ddim"}', "editing method and its arguments: ddim, edict, bdia, sdedit or prompt_to_prompt"
     )
-    flags.DEFINE_list("labels", None, "target classes, used in turn, e.g. 3,8; by default each picture keeps its class")
+    flags.DEFINE_list(
+        "labels",
+        None,
+        "target classes, used in turn, by their numbers or names, e.g. 3,8 or cat,dog; by default each picture keeps its "
+        "class",
+    )
     flags.mark_flags_as_required(["out"])
     command_line.begin()
 

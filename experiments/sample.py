@@ -67,7 +67,7 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
         "labels",
         None,
-        "classes to sample, used in turn, e.g. 3,8; for a published model also their names; all classes by default",
+        "classes to sample, used in turn, by their numbers or names, e.g. 3,8 or cat,dog; all classes by default",
     )
     flags.DEFINE_string(
         "condition",

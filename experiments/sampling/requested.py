@@ -17,10 +17,11 @@ def labels(names: Sequence[str], recipe: Recipe, number: int, words: Mapping[str
     """The requested classes in turn, int32 `[number]`.
 
     Args:
-        names: the classes, each by its number or by one of its words.
+        names: the classes, each by its number, by its name in the data, or by one of its words.
         recipe: the recipe of the model.
         number: how many labels to return.
-        words: {word: number of its class}, for a model whose classes have words.
+        words: {word: number of its class}, for a published model whose classes have words; None for the names of the
+            classes in the data of the run.
 
     Raises:
         ConfigError: for a class that the model does not have, or a model whose condition is more than the class.
@@ -31,12 +32,16 @@ def labels(names: Sequence[str], recipe: Recipe, number: int, words: Mapping[str
             f"--labels={','.join(names)}: in this run the class is one entry of the condition. Valid: "
             f"--condition=FILE.npz, with an array for each of {', '.join(recipe.examples.null)}."
         )
+    names = [*map(str.strip, names)]
+    also = ", or words of the model's id2label" if words else ""
+    if words is None and not all(map(str.isdigit, names)):
+        words = {name: row for row, name in enumerate(data.class_names(recipe)) if not name.isdigit()}
+        also = f", or {', '.join([*words][:10])}{' ...' if len(words) > 10 else ''}" if words else ""
     rows = []
-    for name in map(str.strip, names):
+    for name in names:
         row = int(name) if name.isdigit() else (words or {}).get(name, -1)
         if not 0 <= row < num_classes:
             valid = f"integers in 0 .. {num_classes - 1}" if num_classes else "none: the model has no classes"
-            also = ", or words of the model's id2label" if words else ""
             raise ConfigError(f"--labels: {name!r} is not a class of this model. Valid: {valid}{also}.")
         rows.append(row)
     return np.resize(np.array(rows, np.int32), number)

@@ -23,7 +23,7 @@ def recipe(null, number=3, **facts):
 @pytest.fixture(autouse=True)
 def source(monkeypatch):
     """The source of the data, without captions unless a test adds `condition_of`."""
-    opened = types.SimpleNamespace()
+    opened = types.SimpleNamespace(spec=types.SimpleNamespace(classes=()))
     monkeypatch.setattr(requested.data, "open_recipe", lambda recipe: opened)
     return opened
 
@@ -45,6 +45,18 @@ def test_classes_are_named_by_numbers_and_words_and_taken_in_turn():
         requested.labels(["cat"], classes(5), 1, words)
     with pytest.raises(ConfigError, match=r"Valid: none: the model has no classes\.$"):
         requested.labels(["0"], classes(0), 1)
+
+
+def test_the_names_of_a_runs_classes_are_labels_too(source):
+    """A folder's name is a class of a run on it; a number is always the class's number."""
+    source.spec.classes = ("cat", "dog", "0")
+    three = recipe(np.zeros((), np.int32), num_classes=3)
+    assert requested.labels(["dog", "0", "cat"], three, 4).tolist() == [1, 0, 0, 1]
+    with pytest.raises(ConfigError, match=r"'dgo' is not .*Valid: integers in 0 \.\. 2, or cat, dog\.$"):
+        requested.labels(["dgo"], three, 1)
+    source.spec.classes = tuple(f"kind {i}" for i in range(30))
+    with pytest.raises(ConfigError, match=r"Valid: integers in 0 \.\. 29, or kind 0, .*, kind 9 \.\.\.\.$"):
+        requested.labels(["cat"], recipe(np.zeros((), np.int32), num_classes=30), 1)
 
 
 def test_a_caption_is_the_condition_that_the_data_give_it(source):
