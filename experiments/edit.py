@@ -6,10 +6,11 @@
     diffusion edit --workdir=runs/digits --out=edits --editor='{"name": "bdia"}'   # reconstructs the pictures
 
 The command reads config.sample.number pictures of a split with their classes, and the EMA weights of the run's latest
-checkpoint. It writes edited.npz (images uint8 [N, H, W, C], originals, labels) and edited.png. If the examples are not
-pictures, it writes only the arrays, in the format of samples.npz. Padding in an example stays zero. The editors are
-ddim (DDIM inversion), edict and bdia (exact inversions), sdedit, and prompt_to_prompt, which reuses the attention maps
-of a picture to keep its layout. config.sample sets the grid and the steps, and for sdedit the sampler.
+checkpoint. It writes edited.npz (images uint8 [N, H, W, C], originals, labels) and edited.png, which shows the
+originals left of the edited pictures. If the examples are not pictures, it writes only the arrays, in the format of
+samples.npz. Padding in an example stays zero. The editors are ddim (DDIM inversion), edict and bdia (exact inversions),
+sdedit, and prompt_to_prompt, which reuses the attention maps of a picture to keep its layout. config.sample sets the
+grid and the steps, and for sdedit the sampler.
 """
 
 from absl import flags
@@ -27,8 +28,8 @@ if __name__ == "__main__":  # before the imports that take seconds
     flags.DEFINE_list(
         "labels",
         None,
-        "target classes, used in turn, by their numbers or names, e.g. 3,8 or cat,dog; by default each picture keeps its "
-        "class",
+        "target classes, used in turn, by their numbers or names, e.g. 3,8 or cat,dog; by default each picture keeps "
+        "its class",
     )
     flags.mark_flags_as_required(["out"])
     command_line.begin()
@@ -49,7 +50,7 @@ from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import editors, generate, requested, run_denoiser, trained_run
 from diffusion.io import files
 from diffusion.io.leaf_names import leaves_of
-from diffusion.recipe import ConfigError
+from diffusion.recipe import ConfigError, data
 from diffusion.recipe.entries import call
 from diffusion.training.checkpointing import checkpoints
 
@@ -72,7 +73,10 @@ def edit(run: trained_run.Trained, editor: Any, split: str = "test", labels: lis
     """
     change = call(editors.EDITORS, editor, "--editor", "editor")
     editors.RETURNED.check(change, "--editor", editor["name"])
-    x, present = run.real(split, run.config.sample.number)
+    try:
+        x, present = run.real(split, run.config.sample.number)
+    except ConfigError as error:
+        raise ConfigError(f"--pictures={split}: {error.__cause__ or error}") from error
     if labels is not None and isinstance(present, Mapping):
         raise ConfigError(
             "--labels: the condition of the examples has a mask, so it is not a class alone. Valid: no --labels"
@@ -119,11 +123,13 @@ def main(argv: list[str]) -> None:
     with files.atomic(out / "edited.npz") as file:
         np.savez(file, **leaves_of(edited))
     if run.recipe.makes_pictures:
-        plots.sample_grid(edited["images"], edited["labels"], out / "edited.png")
+        how = {"columns": 5, "classes": data.class_names(run.recipe), "originals": edited["originals"]}
+        plots.sample_grid(edited["images"], edited["labels"], out / "edited.png", **how)
+    written = ", ".join([f"{out}/edited.npz"] + [f"{out}/edited.png"] * run.recipe.makes_pictures)
     examples = [jax.tree.leaves(edited[name]) for name in ("images", "originals")]
     before, after = (np.concatenate([np.float64(leaf).ravel() for leaf in leaves]) for leaves in examples)
     number, unit = len(examples[0][0]), " of 255" if run.recipe.makes_bytes else ""
-    print(f"{number} examples, changed by {np.abs(after - before).mean():.3g}{unit} on average: {out / 'edited.npz'}")
+    print(f"{number} examples, changed by {np.abs(after - before).mean():.3g}{unit} on average: {written}")
 
 
 if __name__ == "__main__":

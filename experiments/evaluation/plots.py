@@ -33,7 +33,12 @@ CAPTIONED = 8  # number of captioned pictures in a row
 
 
 def sample_grid(
-    images: np.ndarray, labels: np.ndarray, path: str | os.PathLike, columns: int = 10, classes: Sequence[str] = ()
+    images: np.ndarray,
+    labels: np.ndarray,
+    path: str | os.PathLike,
+    columns: int = 10,
+    classes: Sequence[str] = (),
+    originals: np.ndarray | None = None,
 ) -> None:
     """Draws samples with one row for each class, or in plain rows where all have the same label.
 
@@ -44,6 +49,7 @@ def sample_grid(
         columns: largest number of images in a row; further images of a class, and classes beyond the 20th, are left
             out.
         classes: the names of the classes, by their numbers; () for the numbers.
+        originals: the pictures that the images were edited from, in their shape, which are drawn left of them.
     """
     images = np.asarray(images)
     labels = np.asarray(labels)
@@ -56,8 +62,9 @@ def sample_grid(
     else:
         rows = [np.flatnonzero(labels == label)[:columns] for label in shown_classes]
         names = [class_name(label, classes) for label in shown_classes]
-    shown = coloured(images)
-    mosaic([[[shown[i] for i in row] for row in rows]], names, [[]], path)
+    shown = [coloured(part) for part in ([] if originals is None else [originals]) + [images]]
+    blocks = [[[part[i] for i in row] for row in rows] for part in shown]
+    mosaic(blocks, names, [[]] * len(blocks), path, () if originals is None else ("original", "edited"))
 
 
 def class_name(label: int, classes: Sequence[str]) -> str:

@@ -65,6 +65,11 @@ def edited(name, other):
     return jax.jit(lambda x: change(task(other, x)))(X)
 
 
+def test_a_split_that_is_not_there_is_an_error_of_its_flag(run):
+    with pytest.raises(ConfigError, match=r"^--pictures=tset: .* has no split 'tset'; its splits are test"):
+        edit.edit(run, {"name": "ddim"}, split="tset")
+
+
 @pytest.mark.extended
 @pytest.mark.parametrize("name, error", [("edict", 1e-4), ("bdia", 1e-4), ("ddim", 1e-3), ("prompt_to_prompt", 1e-3)])
 def test_what_goes_to_noise_and_back_is_what_it_was(name, error):

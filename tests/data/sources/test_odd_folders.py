@@ -178,7 +178,9 @@ def test_pictures_that_a_table_does_not_name_are_counted_and_named(tmp_path):
 def test_a_table_of_another_name_is_named(name, tmp_path):
     write(tmp_path, "1.png")
     (tmp_path / name).write_text('[{"file_name": "1.png", "caption": "a cat"}]')
-    said = re.escape(f"{tmp_path}: captions and labels are not read from {name}. Valid: metadata.csv, metadata.jsonl or")
+    said = re.escape(
+        f"{tmp_path}: captions and labels are not read from {name}. Valid: metadata.csv, metadata.jsonl or"
+    )
     with pytest.warns(UserWarning, match=said):
         sources.picture_folder(str(tmp_path))
     (tmp_path / "1.txt").write_text("a dog")

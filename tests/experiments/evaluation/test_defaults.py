@@ -32,7 +32,7 @@ DEFAULTS = [
     (comparison.run, {"fresh": False}),
     (sample_metrics.evaluate_samples, {"split": "validation"}),
     (sample_metrics.measure, {"effort": FULL}),
-    (plots.sample_grid, {"columns": 10, "classes": ()}),
+    (plots.sample_grid, {"columns": 10, "classes": (), "originals": None}),
     (plots.trajectory, {"rows": 5}),
     (plots.mosaic, {"titles": ()}),
     (series_scores.scores, {"prefix": "", "units": (0, 1)}),

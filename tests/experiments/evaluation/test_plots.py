@@ -54,6 +54,14 @@ def test_grey_pictures_have_their_values_whatever_their_border_is(rng, tmp_path,
     assert all(holds(read(tmp_path / "way.png"), image, 6) for image in images)
 
 
+def test_originals_stand_left_of_what_was_made_of_them(tmp_path):
+    red, blue = (np.zeros((4, 8, 8, 3), np.uint8) + np.uint8(colour) for colour in ([255, 0, 0], [0, 0, 255]))
+    plots.sample_grid(blue, np.array([0, 1, 0, 1]), tmp_path / "grid.png", originals=red)
+    drawn = read(tmp_path / "grid.png")
+    (_, before), (_, after) = (np.nonzero((drawn == picture[0, 0, 0]).all(-1)) for picture in (red, blue))
+    assert len(before) == len(after) > 0 and before.max() < after.min()
+
+
 def test_grid_of_one_class_fills_rows(rng, tmp_path):
     images = rng.integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
     plots.sample_grid(images, np.zeros(12, int), tmp_path / "grid.png", columns=5)
