@@ -34,6 +34,7 @@ import json
 import pathlib
 import textwrap
 import types
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -132,6 +133,36 @@ def rows_of(folder: str | pathlib.Path, name: str, steps: Sequence[int], number:
         checks.validate(config)
         rows.append(Row(name, pathlib.Path(folder), at, config))
     return rows
+
+
+def require_comparable(rows: Sequence[Row]) -> None:
+    """Refuses students on examples of another form than the teacher's, and warns of other real examples.
+
+    Args:
+        rows: the rows of all runs, one of the teacher last.
+
+    Raises:
+        ConfigError: if a student's distances cannot be divided by the teacher's.
+    """
+    form = lambda row: (workdir.example_shape(row.config), row.config.model.get("num_classes", 0))
+    of = lambda row: f"{row.folder} (examples of {form(row)[0]}, {form(row)[1]} classes)"
+    real = lambda row: {
+        "config.data.name": row.config.data.name,
+        "config.data.source": to_json(row.config.data.source),
+        "config.evaluate.split": row.config.evaluate.split,
+    }
+    teacher = rows[-1]
+    for row in {row.folder: row for row in rows[:-1]}.values():
+        if form(row) != form(teacher):
+            raise ConfigError(
+                f"--students={of(row)} cannot be compared with --teacher={of(teacher)}. Valid: students on the "
+                "examples and classes of the teacher."
+            )
+        if others := [name for name, value in real(row).items() if value != real(teacher)[name]]:
+            warnings.warn(
+                f"{row.folder} and {teacher.folder} name other real examples: they differ in {', '.join(others)}",
+                stacklevel=2,
+            )
 
 
 def measured_once(row: Row, out: pathlib.Path, make: Callable[[], Made], *judges: str) -> dict:
@@ -370,8 +401,10 @@ def compare(
     named = lambda folder: (folder, name_of(folder), counts)
     runs = [named(folder) for pattern in values.students for folder in runs_of(pattern)]
     runs.append((values.teacher, "teacher", [int(count) for count in values.teacher_steps]))
+    to_measure = [row for run in runs for row in rows_of(*run, values.number, inception)]
+    require_comparable(to_measure)
     rows = []
-    for row in [row for run in runs for row in rows_of(*run, values.number, inception)]:
+    for row in to_measure:
         minutes = training_minutes(row.folder, row.step)
         rows.append({**measured_once(row, out, lambda row=row: measure(row), *judges), "minutes": minutes})
         features = [name.removeprefix("fd_") for name in rows[-1] if name.startswith("fd_")]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import types
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -363,6 +364,29 @@ def test_a_student_is_compared_at_the_steps_that_it_was_trained_for(written, tmp
     assert all(row.config.sample.number == 20 for row in rows("dmd"))
     with pytest.raises(ConfigError, match="has no checkpoint yet"):
         few_steps.rows_of(written, "teacher", (8,), 20, "")
+
+
+def row(folder, **changes):
+    config = digits.get_config("tiny")
+    config.update_from_flattened_dict(changes)
+    return few_steps.Row(folder, pathlib.Path(folder), 1, config)
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"data.shape": (32, 32, 3)}, r"runs/b \(examples of \(32, 32, 3\).*\) cannot be compared with .*\(8, 8, 1\)"),
+    ({"model.num_classes": 3}, r"runs/b \(.*, 3 classes\) cannot be compared with .*runs/t \(.*, 10 classes\)"),
+])  # fmt: skip
+def test_a_student_of_other_examples_than_its_teachers_is_refused(changes, said):
+    with pytest.raises(ConfigError, match=f"^--students={said}"):
+        few_steps.require_comparable([row("runs/a"), row("runs/b", **changes), row("runs/t")])
+
+
+def test_a_student_that_names_other_real_pictures_is_named():
+    with pytest.warns(UserWarning, match=r"runs/b and runs/t name other real examples: .*config\.evaluate\.split"):
+        few_steps.require_comparable([row("runs/b", **{"evaluate.split": "validation"}), row("runs/t")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        few_steps.require_comparable([row("runs/a", **{"train.steps": 3}), row("runs/t")])
 
 
 @pytest.mark.parametrize("preset", ["", ",tiny"])
