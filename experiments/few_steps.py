@@ -315,7 +315,11 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
         reference: the teacher at its own steps, or None.
         path: the PNG to write.
     """
-    from matplotlib.ticker import LogLocator, NullLocator  # imported here: it comes last, and takes a while
+    from matplotlib.ticker import (
+        LogLocator,
+        MaxNLocator,
+        NullLocator,
+    )  # imported here: it comes last, and takes a while
 
     models = list(dict.fromkeys(row["name"] for row in rows))
     columns = min(PANELS, len(models))
@@ -323,6 +327,9 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
     figure = plots.blank(0.6 + 1.9 * columns, 0.7 + 1.7 * lines, layout="constrained")
     panels = figure.subplots(lines, columns, sharex=True, sharey=True, squeeze=False).flatten()
     counts = sorted({row["nfe"] for row in rows})
+    keys = [f"fd_{feature}" for feature in features]
+    heights = [row[key] / (reference[key] if reference else 1) for row in rows for key in keys]
+    decades = max(heights) > 3 * min(heights)  # else 1, 2 and 5 would leave the axis one number or none
     for axes, model in zip(panels, models):
         mine = [row for row in rows if row["name"] == model]
         for colour, feature in zip(plots.COLOURS, features):
@@ -338,7 +345,7 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
         axes.set_title(model, fontsize=10)
         axes.set_xticks(counts, [str(count) for count in counts])
         axes.minorticks_off()
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if decades else MaxNLocator(4))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(lambda value, position: f"{value:g}")
         plots.style(axes)
@@ -347,7 +354,9 @@ def draw(rows: Sequence[Mapping], features: Sequence[str], reference: Mapping | 
     for axes in panels[max(0, len(models) - columns) : len(models)]:
         axes.tick_params(labelbottom=True)
     figure.supxlabel("network evaluations", fontsize=10)
-    figure.supylabel("Frechet distance" + (", times the teacher's" if reference else ""), fontsize=10)
+    figure.supylabel(
+        "Frechet distance" + (",\ntimes the teacher's" if reference else ""), fontsize=10, multialignment="center"
+    )
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=len(features), frameon=False)
     plots.save(figure, path)
 
@@ -423,6 +432,7 @@ def compare(
     draw(means, features, reference, out / "plot.png")
     picture(means, reference, out, out / "samples.png")
     print(text)
+    print(f"wrote {', '.join(str(out / name) for name in ('table.md', 'few_steps.json', 'plot.png', 'samples.png'))}")
 
 
 def main(argv: list[str]) -> None:

@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from PIL import Image
 
+from diffusion.experiments import few_steps
 from diffusion.experiments.evaluation import plots
 from tests.experiments.evaluation import charts
 
@@ -188,3 +190,17 @@ def test_the_rows_of_a_trajectory_have_the_names_of_their_classes(monkeypatch, t
     for classes in (("cat", "dog"), ()):
         plots.trajectory(x, x[1:], np.array([1.0, 0.5, 0.0]), np.array([1, 0, 2]), tmp_path / "way.png", 3, classes)
     assert rows == [["dog", "cat", "2"], ["1", "0", "2"]]
+
+
+@pytest.mark.parametrize("models", [1, 4, 8])
+def test_the_label_of_the_distances_of_students_lies_within_the_page(models, monkeypatch, tmp_path):
+    rows = [{"name": f"model {i}", "nfe": 1, "fd_pixels": 1.0 + i / 10, "spread": {}} for i in range(models)]
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    few_steps.draw(rows, ["pixels"], rows[0], tmp_path / "plot.png")
+    figures[0].canvas.draw()
+    (label,) = figures[0].findobj(lambda item: isinstance(item, Text) and item.get_text().startswith("Frechet"))
+    box, page = label.get_window_extent(), figures[0].bbox
+    assert page.x0 <= box.x0 and box.x1 <= page.x1 and page.y0 <= box.y0 and box.y1 <= page.y1
+    numbers = [tick.get_text() for tick in figures[0].axes[0].get_yticklabels()]
+    assert models == 1 or len(numbers) > 2
