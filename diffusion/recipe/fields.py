@@ -12,6 +12,7 @@ from diffusion.arrays.arguments import fits
 from diffusion.data import pipeline
 from diffusion.io import file_systems
 from diffusion.metrics import protocols
+from diffusion.recipe import class_folders
 from diffusion.recipe.config_errors import ConfigError, unknown
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.values import plain
@@ -55,7 +56,7 @@ STEPS = (lambda v: 1 <= v <= 10**6, "in [1, 10^6]")  # their times are held in m
 DEVICES = (lambda v: v == -1 or v >= 1, "a number of devices, at least 1, or -1 for the rest")
 RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda v: 0 <= v < 2**32, "in [0, 2^32)"),
-    "base.path": (_folder, "the folder of a text-to-image model, on a local or shared file system"),
+    "base.path": (_folder, "the folder of a text-to-image model, on a local or shared file system, or 'drawings'"),
     "base.dtype": (lambda v: v in ("float32", "bfloat16"), '"float32" or "bfloat16"'),
     "teacher.path": (_folder, "the folder of a run, on a local or shared file system"),
     "teacher.scale": (lambda v: v >= 0, "at least 0; 1 is no guidance"),
@@ -137,8 +138,9 @@ def absolute(config: ConfigDict) -> ConfigDict:
     for field in FOLDERS:
         *above, name = field.split(".")
         section = functools.reduce(lambda part, key: part.get(key, ConfigDict()), above, config)
-        if section.get(name):
-            section[name] = _whole(section[name])
+        path = section.get(name)
+        if path and not (field == "base.path" and class_folders.folder_of(path).parent == class_folders.WEIGHTS):
+            section[name] = _whole(path)
     if config.get("tuning", {}).get("encoder"):
         config.tuning.encoder = _whole(config.tuning.encoder)
     measurement = config.get("sample", {}).get("measurement", {})

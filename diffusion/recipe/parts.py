@@ -6,7 +6,6 @@ Python passes an object for a part, the function of this part is not called.
 
 import functools
 import math
-import pathlib
 import types
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -21,6 +20,7 @@ from diffusion.guidance import Branches, Memory, Unpaired
 from diffusion.objectives import Objective
 from diffusion.parameterizations import Clock, Denoiser, Parameterization
 from diffusion.recipe import (
+    class_folders,
     guidance_entry,
     guides,
     kinds,
@@ -85,7 +85,7 @@ def build_base(parts: "Resolver") -> Base | None:
     if not settings["path"]:
         return None
     try:
-        folder = str(pathlib.Path(settings["path"]).expanduser().absolute())
+        folder = str(class_folders.folder_of(settings["path"]).absolute())
         model = described(folder, dtype=settings["dtype"])
         if model.kind.second_stage is not None:
             raise ValueError(

@@ -192,6 +192,7 @@ def test_the_rows_of_a_trajectory_have_the_names_of_their_classes(monkeypatch, t
     assert rows == [["dog", "cat", "2"], ["1", "0", "2"]]
 
 
+@pytest.mark.extended
 @pytest.mark.parametrize("models", [1, 4, 8])
 def test_the_label_of_the_distances_of_students_lies_within_the_page(models, monkeypatch, tmp_path):
     rows = [{"name": f"model {i}", "nfe": 1, "fd_pixels": 1.0 + i / 10, "spread": {}} for i in range(models)]

@@ -23,7 +23,7 @@ from diffusion.experiments.run import prior_pictures, program, tuned_base, tuned
 from diffusion.experiments.run_folder import workdir
 from diffusion.experiments.sampling import tuned_run
 from diffusion.io import limits
-from diffusion.recipe import ConfigError, checks, fields, names, recipes
+from diffusion.recipe import ConfigError, checks, class_folders, fields, names, recipes, resolve
 from diffusion.recipe.base import TunedNetwork
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
@@ -233,6 +233,19 @@ def test_paths_of_a_tuning_are_whole(configured, monkeypatch):
     assert checks.validate(config).companions.tuned.base.path == str(base)
     config.tuning = {"name": "ip_adapter", "encoder": "clip"}
     assert fields.absolute(config).tuning.encoder == str(base.parent / "clip")
+
+
+def test_a_model_that_ships_with_the_package_is_a_base_by_its_name(configured, monkeypatch, tmp_path):
+    """The config holds the name, so that it means the same on another machine."""
+    config = configured.copy_and_resolve_references()
+    config.base.path = "drawings"
+    config.data.source.path = str(pathlib.Path(config.data.source.path).absolute())
+    monkeypatch.chdir(tmp_path)
+    stored = fields.absolute(config)
+    assert stored.base.path == "drawings"
+    assert resolve.Resolver(stored).base.path == str(class_folders.WEIGHTS / "drawings")
+    shutil.copytree(configured.base.path, tmp_path / "drawings")
+    assert fields.absolute(config).base.path == str(tmp_path / "drawings")  # a folder of one's own comes first
 
 
 @pytest.mark.extended
