@@ -152,18 +152,21 @@ def blank(module: nn.Module, pattern: str, rank: int, pairs: int = 1, magnitudes
     Args:
         module: the network.
         pattern: regular expression, searched in the layers' names in the network's own library.
-        rank: the rank r, at least 1.
+        rank: the rank r, from 1 to that of the smallest layer; files with more are not read.
         pairs: number of pairs of factors: 1, or 2 for a LoHa.
         magnitudes: whether the adapter has the magnitudes of a DoRA.
 
     Raises:
-        ValueError: for a rank below 1, and as in `shapes`.
+        ValueError: for a rank out of this range, and as in `shapes`.
     """
     if rank < 1:
         raise ValueError(f"rank = {rank}. Valid: at least 1")
     table = layers_of(module, (families.family_of(module).first_layout,))
     parts: list[Part] = []
-    for layer, (out, *inputs) in shapes(module, pattern).items():
+    for layer, theirs in shapes(module, pattern).items():
+        if rank > (most := lora_kinds.largest_rank(theirs)):
+            raise ValueError(f"rank = {rank}, but {layer} has the weight {list(theirs)}. Valid: at most {most}")
+        out, *inputs = theirs
         pair = np.zeros((rank, *inputs), np.float32), np.zeros((out, rank), np.float32)
         magnitude = ("outputs", np.zeros(out, np.float32)) if magnitudes else None
         parts += parts_of(table[layer], [pair] * pairs, magnitude, 1.0, layer)

@@ -168,9 +168,14 @@ def first_rows(up: np.ndarray, theirs: tuple[int, ...], what: str) -> np.ndarray
     return np.pad(up, ((0, theirs[0] - len(up)), (0, 0)))
 
 
+def largest_rank(theirs: tuple[int, ...]) -> int:
+    """The largest rank of factors that a weight [out, in, ..] may have; no update needs more than its own rank."""
+    return max(theirs[0], math.prod(theirs[1:]))
+
+
 def _require_rank(rank: int, theirs: tuple[int, ...], what: str) -> None:
     """Refuses a rank that no update of a weight needs: small factors of it would become large ones."""
-    if rank > (most := max(theirs[0], math.prod(theirs[1:]))):
+    if rank > (most := largest_rank(theirs)):
         raise Mismatch(
             f"{what}: its factors have rank {rank}. Valid: at most {most}, the rank of the weight {list(theirs)}."
         )

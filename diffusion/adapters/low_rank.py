@@ -35,14 +35,14 @@ def lora(
 
     Args:
         base: the model, `text_to_image.described`.
-        rank: r of all layers.
+        rank: r of all layers, at least 1.
         alpha: numerator of the scale, above 0; None: the rank, so that the scale is 1.
         targets: regular expression, searched in the names of the denoiser's layers.
         text_targets: likewise of the text encoders' layers, `TEXT` for example; "": they stay as they are.
 
     Raises:
-        ValueError: for a rank below 1, an alpha of 0 or below, or a pattern that matches no layer, or matches a layer
-            whose updates no file can hold.
+        ValueError: for a rank below 1 or above that of a layer, an alpha of 0 or below, or a pattern that matches no
+            layer, or matches a layer whose updates no file can hold.
 
     Reference: Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models".
     """

@@ -115,6 +115,10 @@ def test_a_pattern_and_settings_that_do_not_fit_are_refused(base):
         low_rank.lora(described, targets="to_z")
     with pytest.raises(ValueError, match=r"the pattern '\(' is not a regular expression"):
         low_rank.lora(described, targets="(")
+    with pytest.raises(ValueError, match=r"rank = 0\. Valid: at least 1"):
+        low_rank.lora(described, rank=0)
+    with pytest.raises(ValueError, match=r"rank = 5000, but .*to_q has the weight \[\d+, (\d+)\]\. Valid: at most \1$"):
+        low_rank.lora(described, rank=5000)
     with pytest.raises(ValueError, match=r"factor = 0\. Valid: at least 1, or -1"):
         low_rank.lokr(described, factor=0)
     with pytest.raises(ValueError, match=r"alpha = 0\.0\. Valid: above 0"):
