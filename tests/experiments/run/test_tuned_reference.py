@@ -11,7 +11,7 @@ from diffusion import objectives, text_to_image
 from diffusion.experiments import train
 from diffusion.experiments.run import players, program as programs, tuned_base, tuned_examples
 from diffusion.experiments.sampling import tuned_run
-from diffusion.recipe import ConfigError, checks, names
+from diffusion.recipe import ConfigError, checks, names, recipes
 from diffusion.training import sharding
 from diffusion.training.checkpointing import checkpoints
 from tests.experiments.run.made_tuning import config as config_of, pictures
@@ -122,6 +122,21 @@ def test_the_file_of_a_few_step_lora_makes_the_pictures_of_its_run(name, place, 
     by_file = text_to_image.load(config.base.path, loras={tmp_path / "tuning" / "pytorch_lora_weights.safetensors": 1})
     assert np.abs(run.astype(int) - text_to_image.generate(by_file, "a cat", **how)).max() <= 1
     assert (run != text_to_image.generate(text_to_image.load(config.base.path), "a cat", **how)).any()
+
+
+@pytest.mark.parametrize("recipe", ["lcm_lora", "dmd_lora"])
+def test_the_recipes_of_few_step_loras_take_a_stable_diffusion(recipe, place, tmp_path):
+    """The network predicts the noise, and its schedule ends before alpha = 0, unlike that of the drawings' model."""
+    base = config_of(place, LORA, "sd")
+    config = recipes.load(f"tuning/{recipe}:tiny")
+    config.base.path = base.base.path
+    config.data = base.data
+    assert train.run(config, tmp_path) == 0
+    how = {"seeds": 3, **tuned_run.settings_of(tmp_path)}
+    assert how == {"seeds": 3, "steps": 4, "guidance": 1.0, "sampler": "lcm"}
+    run = text_to_image.generate(tuned_run.load(tmp_path)[0], "a cat", **how)
+    by_file = text_to_image.load(config.base.path, loras={tmp_path / "tuning" / "pytorch_lora_weights.safetensors": 1})
+    assert np.abs(run.astype(int) - text_to_image.generate(by_file, "a cat", **how)).max() <= 1
 
 
 def test_a_reward_receives_the_pictures_of_the_samples(place, tmp_path):
