@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.flows.flow_maps import from_denoiser
+from diffusion.objectives import discriminators
 from diffusion.objectives.entry import entry
-from diffusion.objectives.few_step import frozen, player
+from diffusion.objectives.few_step import frozen, player, with_features, with_fixed_parameters
 from diffusion.objectives.objective import Denoises, Objective, Second, Teacher
 from diffusion.objectives.objective_facts import Trained
 from diffusion.objectives.progressive import Taught, check_stages, error_of_x0, stages_of, two_steps
@@ -26,6 +26,7 @@ def progressive_adversarial(
     weighting: Weighting | None = None,
     teacher_scale: float = 1.0,
     null: Any = None,
+    blocks: tuple[int, ...] = (),
 ) -> Objective:
     """`progressive_distillation` whose later stages fool a discriminator of the student's steps, the judge.
 
@@ -53,14 +54,16 @@ def progressive_adversarial(
         weighting: (schedule, t) -> weight on the squared error of x0 in the first stage; `truncated_snr()` if None.
         teacher_scale: guidance scale of the first teacher; 1 for no guidance.
         null: the null condition of one example, used if teacher_scale is not 1.
+        blocks: indices, from 1, of the teacher's blocks whose features the judge receives; () if it receives x_s and
+            x_t themselves.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "squared_error" and "adversarial", each `[B]`.
 
     Raises:
-        ValueError: under the conditions of `progressive_distillation`.
+        ValueError: under the conditions of `progressive_distillation`, or for a block below 1.
     """
-    check_stages("progressive_adversarial", N, stage)
+    _check("progressive_adversarial", N, stage, blocks)
     weighting = weighting or truncated_snr()
 
     @entry(parameterization, teacher)
@@ -69,8 +72,8 @@ def progressive_adversarial(
         condition = batch.get("condition")
         predicted = predict(player(networks, "model"), schedule, parameterization, taught.x_t, taught.t, condition)
         squared = error_of_x0(schedule, weighting, taught, predicted.x0)
-        logits = _logits(networks, schedule, teacher, taught, condition, step, stage)
-        fooled = jax.nn.softplus(-logits(_ended(schedule, predicted, taught)))
+        logits = _logits(networks, schedule, teacher, taught, condition, step, stage, blocks)
+        fooled = discriminators.fooled(logits(_ended(schedule, predicted, taught)))
         metrics = {"t": taught.t, "squared_error": squared, "adversarial": fooled}
         return jnp.where(step < stage, squared, fooled), metrics
 
@@ -78,8 +81,8 @@ def progressive_adversarial(
         loss,
         reads=Denoises(parameterization),
         teacher=Teacher(scale=teacher_scale, stages=stages_of(N, stage)),
-        second=Second("judge", by=transition_judge),
-        shares=("halved", N, stage),
+        second=Second("judge", by=transition_judge, separate=bool(blocks), features=blocks, joined=2),
+        shares=_shared(N, stage, blocks),
     )
 
 
@@ -90,14 +93,20 @@ def transition_judge(
     stage: int,
     teacher_scale: float = 1.0,
     null: Any = None,
+    blocks: tuple[int, ...] = (),
 ) -> Objective:
     """The judge of `progressive_adversarial`: distinguishes the end of two teacher steps from that of a student step.
 
         loss = log(1 + exp(-D(x_s))) + log(1 + exp(D(stop x_hat_s)))
         D(x_s) = mean d(x_s, s) (1 + d(x_t, t)) in the first half of a stage, mean d(x_s, s) in the second
 
-    d is the judge's output, a picture of features; the product is the inner product of a projection discriminator. The
-    paper's judge has an additional head, convolutions on the features of a U-Net's encoder.
+    d is the judge's output, a picture of features; the product is the inner product of a projection discriminator. With
+    blocks, D has a head for each of them, as in the paper, on the teacher's features h after this block:
+
+        D_k(x_s) = head_k([h_k(x_s, s), h_k(x_t, t)]) in the first half, head_k([h_k(x_s, s), 0]) in the second
+
+    The features are joined along the channels, and the losses are means over the heads. The paper has one head, on a
+    U-Net's encoder that it trains too.
 
     Facts:
         loss: log(1 + exp(-D(x_s))) + log(1 + exp(D(x_hat_s)))
@@ -114,25 +123,27 @@ def transition_judge(
         stage: training steps after which N halves.
         teacher_scale: guidance scale of the first teacher; 1 for no guidance.
         null: the null condition of one example, used if teacher_scale is not 1.
+        blocks: indices of the teacher's blocks, as in the student's objective.
 
     Returns:
         An objective; see `diffusion.objectives.inputs`. Metrics: "t", "real" and "fake" (logits), each `[B]`.
 
     Raises:
-        ValueError: under the conditions of `progressive_distillation`.
+        ValueError: under the conditions of `progressive_distillation`, or for a block below 1.
     """
-    check_stages("transition_judge", N, stage)
+    _check("transition_judge", N, stage, blocks)
 
     @entry(parameterization, teacher)
     def loss(networks, schedule, keys, batch, step):
         taught = two_steps(networks, schedule, teacher, keys, batch, step, N, stage, teacher_scale, null)
         condition = batch.get("condition")
         predicted = predict(frozen(networks, "model"), schedule, parameterization, taught.x_t, taught.t, condition)
-        logits = _logits(networks, schedule, teacher, taught, condition, step, stage)
+        logits = _logits(networks, schedule, teacher, taught, condition, step, stage, blocks)
         real, fake = logits(taught.x_s), logits(_ended(schedule, predicted, taught))
-        return jax.nn.softplus(-real) + jax.nn.softplus(fake), {"t": taught.t, "real": real, "fake": fake}
+        metrics = {"t": taught.t, "real": jnp.mean(real, axis=1), "fake": jnp.mean(fake, axis=1)}
+        return discriminators.fooled(real) + discriminators.fooled(-fake), metrics
 
-    return Objective(loss, reads=None, network=Trained("judge"), shares=("halved", N, stage))
+    return Objective(loss, reads=None, network=Trained("judge"), shares=_shared(N, stage, blocks))
 
 
 def _ended(schedule, predicted: Prediction, taught: Taught) -> Array:
@@ -141,11 +152,41 @@ def _ended(schedule, predicted: Prediction, taught: Taught) -> Array:
 
 
 def _logits(
-    networks, schedule, parameterization, taught: Taught, condition, step, stage: int
+    networks, schedule, parameterization, taught: Taught, condition, step, stage: int, blocks: tuple[int, ...]
 ) -> Callable[[Array], Array]:
-    """A function of x_s `[B, ...]`: the logits D(x_s), `[B]` float32. What the judge sees of x_t is computed once."""
-    features = lambda x, t: evaluate(player(networks, "judge"), schedule, parameterization, x, t, condition)[0]
-    beside = jnp.where(2 * (step % stage) < stage, features(taught.x_t, taught.t), 0)
+    """A function of x_s `[B, ...]`: the logits D(x_s), `[B, heads]`. What the judge sees of x_t is computed once."""
+    sees_start = 2 * (step % stage) < stage
     # Where x_s is clean, the logarithm of sigma would not be finite.
     end = jnp.maximum(taught.s, clean_time(schedule))
-    return lambda x_s: jnp.mean(features(x_s, end) * (1 + beside), axis=tuple(range(1, x_s.ndim)))
+    judge = player(networks, "judge")
+    if not blocks:
+        features = lambda x, t: evaluate(judge, schedule, parameterization, x, t, condition)[0]
+        beside = jnp.where(sees_start, features(taught.x_t, taught.t), 0)
+        return lambda x_s: jnp.mean(features(x_s, end) * (1 + beside), axis=tuple(range(1, x_s.ndim)))[:, None]
+
+    def seen(x: Array, t: Array) -> tuple[Array, ...]:
+        def features(x: Array) -> tuple[Array, ...]:
+            called, recorded = with_features(player(networks, "teacher"), blocks)
+            evaluate(called, schedule, parameterization, x, t, condition)
+            return recorded[0]
+
+        return with_fixed_parameters(features, x)
+
+    starts = [jnp.where(sees_start, h, 0) for h in seen(taught.x_t, taught.t)]
+
+    def logits(x_s: Array) -> Array:
+        joined = tuple(jnp.concatenate(pair, axis=-1) for pair in zip(seen(x_s, end), starts))
+        return judge(joined, end, condition)
+
+    return logits
+
+
+def _check(name: str, N: int, stage: int, blocks: tuple[int, ...]) -> None:
+    check_stages(name, N, stage)
+    if any(block < 1 for block in blocks):
+        raise ValueError(f"{name}: blocks = {blocks}. Valid: 1, the first, and later ones")
+
+
+def _shared(N: int, stage: int, blocks: tuple[int, ...]) -> tuple:
+    """The settings that both players share."""
+    return "halved", N, stage, *(f"features of block {block}" for block in blocks)

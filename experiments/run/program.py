@@ -264,7 +264,8 @@ def _second(
     received = inputs(cast.modules["teacher"], recipe.example_shape, recipe.examples.null)
     read = functools.partial(cast.apply["teacher"], features=player.features)
     _, features = jax.eval_shape(read, frozen["teacher"], *received)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), features)
+    joined = lambda leaf: jnp.zeros((*leaf.shape[:-1], player.joined * leaf.shape[-1]), leaf.dtype)
+    zeros = jax.tree.map(joined, features)
     return module.init(key, zeros, *received[1:])
 
 

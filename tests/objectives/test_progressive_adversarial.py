@@ -12,6 +12,7 @@ N, STAGE = 4, 10  # steps 0 .. 9 by the squared error, 10 .. 14 with x_t beside,
 KEYS, BATCH = keys_and_data()
 GENERATOR = objectives.progressive_adversarial(V, V, N, STAGE)
 JUDGE = objectives.transition_judge(V, V, N, STAGE)
+MAKERS = objectives.progressive_adversarial, objectives.transition_judge
 A = jnp.array([[0.4, 0.2], [-0.3, 0.5]])
 
 
@@ -143,8 +144,68 @@ def test_without_a_weighting_the_first_stage_has_that_of_progressive_distillatio
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def features_of(x, t):
+    return jnp.sin(x + t[:, None]), x * t[:, None]
+
+
+HEADS = jnp.array([[0.4, -0.3, 0.5, 0.2], [0.7, 0.1, -0.6, 0.3]])
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("step, beside", [(10, True), (15, False)])
+def test_heads_see_the_teachers_features_of_both_ends_of_a_step(step, beside, x64):
+    """Two heads, tanh of a product with the joined features; each adds its own loss, and the gradient goes through."""
+    exact = exact_denoiser(FLOW, DATA)
+    seen = []
+
+    def teacher(x, t, condition, features=None):
+        h = features_of(x, t)
+        return exact(x, t, condition) if features is None else (exact(x, t, condition), [h[k - 1] for k in features])
+
+    def heads(joined, t, condition):
+        seen.append(t)
+        return jnp.stack([jnp.tanh(h @ w) for h, w in zip(joined, HEADS)], axis=1)
+
+    def losses(objective, offset=0.3):
+        players = {"model": lambda *inputs: exact(*inputs) + offset, "teacher": teacher, "judge": heads}
+        return objective(players, FLOW, KEYS, BATCH, step)
+
+    starts = []
+    with jax.disable_jit():  # x_t as drawn: the judge's objective without features evaluates the judge there first
+        players = {"model": exact, "teacher": exact, "judge": lambda x, t, condition: starts.append(x) or 0 * x}
+        JUDGE(players, FLOW, KEYS, BATCH, step)
+    (fooled, metrics), (of_judge, _) = (losses(make(V, V, N, STAGE, blocks=(1, 2))) for make in MAKERS)
+    t, x_t = metrics["t"], starts[0]
+    s = t - 1 / (N >> step // STAGE)
+    middle, alpha, sigma = (t + s) / 2, 1 - t[:, None], t[:, None]
+    end = jnp.maximum(s, 2.0**-24)
+
+    def D(x):
+        pairs = zip(features_of(x, end), features_of(x_t, t), HEADS)
+        return jnp.stack([jnp.tanh(jnp.concatenate([h, beside * start], 1) @ w) for h, start, w in pairs], axis=1)
+
+    def x_hat(offset):
+        v = exact(x_t, t, None) + offset
+        x0 = (alpha * x_t - sigma * v) / (alpha**2 + sigma**2)
+        eps = (sigma * x_t + alpha * v) / (alpha**2 + sigma**2)
+        return (1 - s)[:, None] * x0 + s[:, None] * eps
+
+    x_s = teacher_step(middle, s, teacher_step(t, middle, x_t))
+    student = lambda offset: -jnp.log(jax.nn.sigmoid(D(x_hat(offset)))).mean(1)
+    np.testing.assert_allclose(fooled, student(0.3), rtol=1e-6)
+    real = -jnp.log(jax.nn.sigmoid(D(x_s))).mean(1)
+    np.testing.assert_allclose(of_judge, real - jnp.log(1 - jax.nn.sigmoid(D(x_hat(0.3)))).mean(1), rtol=1e-6)
+    of_offset = lambda offset: losses(MAKERS[0](V, V, N, STAGE, blocks=(1, 2)), offset)[0].mean()
+    slope = jax.grad(lambda offset: student(offset).mean())(0.3)
+    assert abs(slope) > 1e-3
+    np.testing.assert_allclose(jax.grad(of_offset)(0.3), slope, rtol=1e-6)
+
+
 def test_both_players_share_their_stages():
     assert GENERATOR.shares == JUDGE.shares != objectives.transition_judge(V, V, N, STAGE + 1).shares
-    for make in (objectives.progressive_adversarial, objectives.transition_judge):
+    assert GENERATOR.shares != objectives.transition_judge(V, V, N, STAGE, blocks=(2,)).shares
+    for make in MAKERS:
         with pytest.raises(ValueError, match=f"{make.__name__}: N = 3 is halved"):
             make(V, V, 3, STAGE)
+        with pytest.raises(ValueError, match=rf"{make.__name__}: blocks = \(0, 1\)\. Valid: 1, the first"):
+            make(V, V, N, STAGE, blocks=(0, 1))
