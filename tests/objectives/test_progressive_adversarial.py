@@ -1,5 +1,7 @@
 """Lightning: its first stage is progressive distillation; later the game rests where student and teacher agree."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,18 +158,19 @@ HEADS = jnp.array([[0.4, -0.3, 0.5, 0.2], [0.7, 0.1, -0.6, 0.3]])
 def test_heads_see_the_teachers_features_of_both_ends_of_a_step(step, beside, x64):
     """Two heads, tanh of a product with the joined features; each adds its own loss, and the gradient goes through."""
     exact = exact_denoiser(FLOW, DATA)
-    seen = []
 
-    def teacher(x, t, condition, features=None):
+    def teacher(x, t, condition, features=None, scale=1.0):
         h = features_of(x, t)
-        return exact(x, t, condition) if features is None else (exact(x, t, condition), [h[k - 1] for k in features])
+        if features is None:
+            return exact(x, t, condition)
+        return exact(x, t, condition), [scale * h[k - 1] for k in features]
 
     def heads(joined, t, condition):
-        seen.append(t)
         return jnp.stack([jnp.tanh(h @ w) for h, w in zip(joined, HEADS)], axis=1)
 
-    def losses(objective, offset=0.3):
-        players = {"model": lambda *inputs: exact(*inputs) + offset, "teacher": teacher, "judge": heads}
+    def losses(objective, offset=0.3, scale=1.0):
+        taught = functools.partial(teacher, scale=scale)
+        players = {"model": lambda *inputs: exact(*inputs) + offset, "teacher": taught, "judge": heads}
         return objective(players, FLOW, KEYS, BATCH, step)
 
     starts = []
@@ -199,6 +202,9 @@ def test_heads_see_the_teachers_features_of_both_ends_of_a_step(step, beside, x6
     slope = jax.grad(lambda offset: student(offset).mean())(0.3)
     assert abs(slope) > 1e-3
     np.testing.assert_allclose(jax.grad(of_offset)(0.3), slope, rtol=1e-6)
+    for objective in (make(V, V, N, STAGE, blocks=(1, 2)) for make in MAKERS):  # the teacher stays as it is
+        of_scale = lambda scale, objective=objective: losses(objective, scale=scale)[0].mean()
+        assert jax.grad(of_scale)(1.0) == 0
 
 
 def test_both_players_share_their_stages():
