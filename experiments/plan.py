@@ -138,7 +138,7 @@ def _one_pass(recipe: Recipe, step: traced.Step) -> Work | None:
     """
     if not isinstance(recipe.network, DiT):
         return None
-    work = _work(recipe, step.program, step.mesh)
+    work = _work(recipe, step.program, step.mesh)._replace(in_fp8=step.in_fp8 / step.operations)
     return work if step.operations <= 1.05 * sum(estimate.operations(work).values()) else None
 
 

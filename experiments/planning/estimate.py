@@ -15,7 +15,7 @@ from unittest import mock
 import jax
 from jax.sharding import Mesh
 
-from diffusion.experiments.planning.machines import USABLE, Machine, Passes, product_rate, ring_bandwidth
+from diffusion.experiments.planning.machines import USABLE, Machine, Passes, product_seconds, ring_bandwidth
 from diffusion.models.budget import activation_memory, collectives as collective_formulas
 from diffusion.models.budget.flops import hidden, recomputed_flops, tokens, train_flops
 from diffusion.models.dit import DiT
@@ -32,6 +32,7 @@ class Work(NamedTuple):
     mesh: Mesh  # mesh of these shardings
     batch_size: int  # images in a step of the whole job
     accumulate: int  # micro-batches in a step
+    in_fp8: float = 0.0  # share of the operations that are products in fp8
 
     @property
     def rows(self) -> int:
@@ -150,7 +151,7 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
 
     Products take turns with passes over arrays ("memory"). Collectives that XLA starts early run beside both, at best;
     all others take turns with them. A real step is longer, for no program reaches the peaks. The model's utilisation is
-    model FLOPs / (seconds x devices x peak), by the peak of bfloat16 for float32 too.
+    model FLOPs / (seconds x devices x peak), by the peak of bfloat16 for float32 and fp8 too.
 
     Returns:
         {"compute", "memory", "network": the seconds of each; "exposed": those of collectives beside which no kernel
@@ -158,11 +159,12 @@ def seconds(work: Work, machine: Machine) -> dict[str, float]:
         none of them ran beside kernels; "mfu_overlapped", "mfu_in_turn"}.
     """
     needed = operations(work)
+    operated = sum(needed.values()) / work.mesh.size
     early = {True: 0.0, False: 0.0}
     for collective in collectives(work, machine):
         early[collective.overlapped] += collective.bytes / ring_bandwidth(machine, work.mesh.shape, collective.axes)
     by_resource = {
-        "compute": sum(needed.values()) / work.mesh.size / product_rate(machine, work.model.dtype),
+        "compute": product_seconds(machine, operated, work.model.dtype, work.in_fp8 * operated),
         "memory": sum(map(operator.mul, passed(work, machine), machine.passes)) / machine.bandwidth,
         "network": sum(early.values()),
         "exposed": early[False],

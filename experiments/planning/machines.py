@@ -55,6 +55,7 @@ class Machine(NamedTuple):
     topology: str = ""  # what libtpu calls the kind; "" on a GPU
     measured: float = 0.0  # bfloat16 operations a second of a large product, where one was measured
     target: str = ""  # what XLA's compiler reads of a GPU, see `gpu_targets`; "" where none is written down
+    fp8: float = 1.0  # products of fp8 in the time of one of bfloat16, by the data sheet; 1 where XLA has none
     passes: Passes = GPU  # passes over arrays in a compiled train step, besides its products
 
 
@@ -75,23 +76,26 @@ MACHINES = {
         neighbours=8,
         network=50e9,
         measured=790e12,  # measured on an H200, which has the same cores
+        fp8=2.0,
         target=gpu_targets.H100,
     ),
     # "NVIDIA H200 Tensor Core GPU" data sheet, SXM: as H100, with 141 GB and 4.8 TB/s; nodes as DGX H200.
-    "h200": Machine("gpu", "NVIDIA H200", 989.4e12, 141e9, 4.8e12, 450e9, neighbours=8, network=50e9, measured=790e12),
+    "h200": Machine(
+        "gpu", "NVIDIA H200", 989.4e12, 141e9, 4.8e12, 450e9, neighbours=8, network=50e9, measured=790e12, fp8=2.0
+    ),
     # "NVIDIA DGX B200" data sheet, of 8 GPUs: 1,440 GB, 64 TB/s, NVLink 14.4 TB/s both ways, 8 single-port ConnectX-7,
     # 400 Gb/s. "NVIDIA Blackwell Architecture Technical Brief", HGX B200: 2.25 PFLOP/s bfloat16 dense a GPU.
-    "b200": Machine("gpu", "NVIDIA B200", 2250e12, 180e9, 8e12, 900e9, neighbours=8, network=50e9),
+    "b200": Machine("gpu", "NVIDIA B200", 2250e12, 180e9, 8e12, 900e9, neighbours=8, network=50e9, fp8=2.0),
     # These three have no NVLink. Their sheets name the bus alone, which bounds what a device sends to any other.
     # "NVIDIA L40S" data sheet: 362.05 TFLOP/s bfloat16 dense, 48 GB, 864 GB/s, PCIe Gen4 x16, 64 GB/s both ways.
-    "l40s": Machine("gpu", "NVIDIA L40S", 362.05e12, 48e9, 0.864e12, 32e9, network=32e9),
+    "l40s": Machine("gpu", "NVIDIA L40S", 362.05e12, 48e9, 0.864e12, 32e9, network=32e9, fp8=2.0),
     # "NVIDIA Ada GPU Architecture" white paper, RTX 4090: 165.2 TFLOP/s bfloat16 dense with FP32 accumulate, 24 GB,
     # 1,008 GB/s; PCIe Gen4 x16.
-    "rtx4090": Machine("gpu", "NVIDIA GeForce RTX 4090", 165.2e12, 24e9, 1.008e12, 32e9, network=32e9),
+    "rtx4090": Machine("gpu", "NVIDIA GeForce RTX 4090", 165.2e12, 24e9, 1.008e12, 32e9, network=32e9, fp8=2.0),
     # "NVIDIA RTX Blackwell GPU Architecture" white paper, RTX 5090: 209.5 TFLOP/s bfloat16 dense with FP32 accumulate
     # (170 multiprocessors x 512 FLOP a cycle x 2.407 GHz, the boost clock; cards that clock higher exceed it), 32 GB,
     # 1,792 GB/s; PCIe Gen5 x16, 128 GB/s both ways.
-    "rtx5090": Machine("gpu", "NVIDIA GeForce RTX 5090", 209.5e12, 32e9, 1.792e12, 64e9, network=64e9),
+    "rtx5090": Machine("gpu", "NVIDIA GeForce RTX 5090", 209.5e12, 32e9, 1.792e12, 64e9, network=64e9, fp8=2.0),
     # "TPU v5p", docs.cloud.google.com/tpu/docs/v5p: 459 TFLOP/s bfloat16, 95 GiB, 2,765 GB/s, interconnect 1,200 GB/s
     # both ways, 3D torus.
     "v5p": Machine("tpu", "TPU v5p?", 459e12, 95 * 2**30, 2.765e12, 600e9, torus=3, topology="v5p", passes=V5P),
@@ -111,6 +115,11 @@ USABLE = 0.9  # share of a device's memory that a plan may fill; the rest is for
 def product_rate(machine: Machine, dtype: str) -> float:
     """Returns the operations a second of a machine's matrix units, for products of float32 or bfloat16 operands."""
     return machine.flops / (FLOAT32[machine.platform]["default"] if dtype == "float32" else 1.0)
+
+
+def product_seconds(machine: Machine, operations: float, dtype: str, in_fp8: float = 0.0) -> float:
+    """Returns the seconds of operations on a device's matrix units, of which `in_fp8` are products of arrays in fp8."""
+    return (operations - in_fp8) / product_rate(machine, dtype) + in_fp8 / (machine.fp8 * machine.flops)
 
 
 def machine_of(kind: str) -> str | None:

@@ -13,7 +13,7 @@ import jax
 from jax.sharding import Mesh
 
 from diffusion.experiments.planning.estimate import fits, local_bytes
-from diffusion.experiments.planning.machines import MACHINES, Machine, product_rate, ring_bandwidth
+from diffusion.experiments.planning.machines import MACHINES, Machine, product_seconds, ring_bandwidth
 from diffusion.experiments.run import program as programs
 from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
@@ -37,11 +37,13 @@ class Step(NamedTuple):
         program: the program of the run.
         operations: the floating-point operations of a step, of the whole job; the mean over steps where the model rests
             in some, while the second player acts.
+        in_fp8: those of them that are products in fp8.
     """
 
     mesh: Mesh
     program: programs.Program
     operations: int
+    in_fp8: int = 0
 
     @property
     def arguments(self) -> tuple:
@@ -63,11 +65,16 @@ def step_of(recipe: Recipe, devices: int) -> Step:
     planned = recipe.config.copy_and_resolve_references()
     planned.train.accumulate = recipe.config.train.accumulate or 1  # the rule's number would be that of the CPU here
     step = Step(mesh, programs.build(recipe.with_parts(config=planned), mesh), 0)
-    operations = counted_flops(step.program.jitted, *step.arguments)
-    if (turns := planned.second_player.updates) > 1:
-        at_rest = counted_flops(step.program.jitted, *step.arguments, branch=min)
-        operations = at_rest + (operations - at_rest) // turns
-    return step._replace(operations=operations)
+
+    def counted(**options: bool) -> int:
+        operations = counted_flops(step.program.jitted, *step.arguments, **options)
+        if (turns := planned.second_player.updates) > 1:
+            at_rest = counted_flops(step.program.jitted, *step.arguments, branch=min, **options)
+            operations = at_rest + (operations - at_rest) // turns
+        return operations
+
+    fp8 = planned.train.products == "fp8"
+    return step._replace(operations=counted(), in_fp8=counted(in_fp8=True) if fp8 else 0)
 
 
 def plan(recipe: Recipe, step: Step, names: Sequence[str]) -> dict[str, Any]:
@@ -138,7 +145,7 @@ def _on_machine(machine: Machine, step: Step, parts: Mapping[str, float], dtype:
     state = sum(part for name, part in parts.items() if name not in ("base", "trace"))
     bandwidth = ring_bandwidth(machine, mesh.shape, sharding.BATCH_AXES)
     spent = {
-        "compute": step.operations / mesh.size / product_rate(machine, dtype),
+        "compute": product_seconds(machine, step.operations / mesh.size, dtype, step.in_fp8 / mesh.size),
         "memory": (2 * state + 3 * base + 2 * parts["trace"]) / machine.bandwidth,
         "network": _sent(program.target.params, mesh) / bandwidth,
     }

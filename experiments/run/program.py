@@ -101,7 +101,7 @@ def check_memory(program: Program, what: str) -> None:
     (*devices,) = jax.tree.leaves(program.target)[0].sharding.device_set
     if len(devices) > 1 or devices[0].platform != "cpu":
         return
-    trace = program.jitted.trace(program.target, program.batch, program.seed).jaxpr.jaxpr
+    trace = jax.make_jaxpr(program.jitted)(program.target, program.batch, program.seed).jaxpr
     advice = "choose smaller examples, e.g. shorter clips, or a smaller config.train.batch_size"
     try:
         peak_memory.check(what, peak_memory.peak(trace), advice)

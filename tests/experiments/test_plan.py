@@ -101,6 +101,9 @@ def test_operations_and_the_roofline_by_hand():
     # No kernel runs beside an all-reduce of a TPU; beside a GPU's gathers and scatters all of them may.
     assert spent["overlapped"] == pytest.approx(sum(three)) and spent["in_turn"] == pytest.approx(sum(three))
     assert spent["mfu_in_turn"] == pytest.approx(spent["compute"] / sum(three))
+    # Half of the products in fp8, each in half the time.
+    half = estimate.seconds(run._replace(in_fp8=0.5), MACHINES["h100"])["compute"]
+    assert half == pytest.approx(0.75 * estimate.seconds(run, MACHINES["h100"])["compute"])
     gpu = estimate.seconds(xl(fsdp=8), MACHINES["h100"])
     kernels = gpu["compute"] + gpu["memory"]
     assert gpu["overlapped"] == pytest.approx(kernels, rel=1e-3) and gpu["exposed"] < 1e-3 * kernels

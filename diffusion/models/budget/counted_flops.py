@@ -12,11 +12,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.extend.core import Literal
 
 from diffusion.models.layers import bfloat16_products
 
+PRODUCTS = ("dot_general", bfloat16_products.NAME)
 
-def counted_flops(function: Callable, *arguments: Any, branch: Callable = max) -> int:
+
+def counted_flops(function: Callable, *arguments: Any, branch: Callable = max, in_fp8: bool = False) -> int:
     """Counts the operations of one call; nothing is computed.
 
     Additions, norms and activations are left out, as are calls that JAX does not look into, such as fused kernels. One
@@ -28,26 +31,36 @@ def counted_flops(function: Callable, *arguments: Any, branch: Callable = max) -
         function: any that JAX traces, a network for example.
         *arguments: pytrees of arrays or of `jax.ShapeDtypeStruct`.
         branch: the choice of the branch that counts: max for the most expensive, min for the cheapest.
+        in_fp8: whether only products of two arrays in fp8 count, as `layers.fp8` makes them.
 
     Returns:
         Operations, twice the multiply-adds.
     """
-    return _of(jax.make_jaxpr(function)(*arguments).jaxpr, branch)
+    return _of(jax.make_jaxpr(function)(*arguments).jaxpr, branch, in_fp8)
 
 
-def _of(jaxpr: Any, branch: Callable) -> int:
-    return sum(_of_equation(equation, branch) for equation in jaxpr.eqns)
+def _of(jaxpr: Any, branch: Callable, in_fp8: bool) -> int:
+    widened = {  # a CPU multiplies arrays in fp8 in a wider type
+        equation.outvars[0]: equation.invars[0]
+        for equation in jaxpr.eqns
+        if in_fp8 and equation.primitive.name == "convert_element_type"
+    }
+    narrow = lambda atom: not isinstance(atom, Literal) and "float8" in str(widened.get(atom, atom).aval.dtype)
+    counts = lambda equation: not in_fp8 or all(map(narrow, equation.invars[:2]))
+    return sum(_of_equation(equation, branch, in_fp8, counts) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any, branch: Callable) -> int:
+def _of_equation(equation: Any, branch: Callable, in_fp8: bool, counts: Callable[[Any], bool]) -> int:
     name = equation.primitive.name
-    if name in ("dot_general", bfloat16_products.NAME):
+    if name in (*PRODUCTS, "conv_general_dilated") and not counts(equation):
+        return 0
+    if name in PRODUCTS:
         (summed, _), _ = equation.params["dimension_numbers"]
         left = equation.invars[0].aval.shape
         return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in summed)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
-    inner = [_of(jaxpr, branch) for value in equation.params.values() for jaxpr in _jaxprs(value)]
+    inner = [_of(jaxpr, branch, in_fp8) for value in equation.params.values() for jaxpr in _jaxprs(value)]
     if name == "scan":
         return equation.params["length"] * sum(inner)
     return branch(inner, default=0) if name == "cond" else devices(equation) * sum(inner)

@@ -1,6 +1,7 @@
 """The memory that a program needs, from its trace, before it is compiled or allocates anything."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,36 +15,41 @@ from diffusion.models.budget.counted_flops import devices
 FREE = ("broadcast_in_dim", "iota", "convert_element_type", "reshape", "squeeze", "expand_dims", "transpose", "rev")
 
 
-def peak(jaxpr: Any) -> int:
+def peak(jaxpr: Any, donated: Sequence[bool] = ()) -> int:
     """The largest number of bytes that the arrays of a program take at the same time.
 
-    Each array lives from the operation that makes it to the last that reads it, an input to the end; another view of an
-    array costs nothing. What `jax.shard_map` contains counts for all of its devices. XLA fuses operations, and then
-    needs less.
+    Each array lives from the operation that makes it to the last that reads it, an input that is not donated to the
+    end; another view of an array costs nothing. What `jax.shard_map` contains counts for all of its devices. XLA fuses
+    operations, and then needs less.
 
     Args:
-        jaxpr: the jaxpr of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`.
+        jaxpr: the jaxpr of `jax.make_jaxpr(...)(...).jaxpr`, or of a traced `jax.jit`; only the first says which
+            arguments `jax.jit` donates.
+        donated: whether each input is donated; none by default.
     """
     last = {}
     for number, equation in enumerate(jaxpr.eqns):
         last |= {variable: number for variable in _variables(equation.invars)}
     last |= {variable: len(jaxpr.eqns) for variable in _variables(jaxpr.outvars)}
     held = {variable: _bytes(variable) for variable in (*jaxpr.invars, *jaxpr.constvars)}
-    inputs = set(held)
+    inputs = set(held) - {variable for variable, given in zip(jaxpr.invars, donated) if given}
     live = sum(held.values())
     most = live
     for number, equation in enumerate(jaxpr.eqns):
         free = equation.primitive.name in FREE
         outputs = {variable: 0 if free else _bytes(variable) for variable in equation.outvars}
+        given = equation.params.get("donated_invars", ())
         inner_programs = jax.extend.core.jaxprs_in_params(equation.params)
-        inside = [peak(inner) - sum(map(_bytes, inner.invars)) for inner in inner_programs]
+        inside = [peak(inner, given) - sum(map(_bytes, inner.invars)) for inner in inner_programs]
         stacked = _stacked(equation)  # beside all that a turn of the loop holds
         beside = [stacked + devices(equation) * inner for inner in inside]
-        most = max([most, live + sum(outputs.values()), *(live + inner for inner in beside)])
+        gone = {atom for atom, is_given in zip(equation.invars, given) if is_given and not isinstance(atom, Literal)}
+        taken = sum(held[variable] for variable in gone)  # by the outputs
+        most = max([most, live - taken + sum(outputs.values()), *(live + inner for inner in beside)])
         held |= outputs
         live += sum(outputs.values())
         over = {variable for variable in {*_variables(equation.invars), *outputs} if last.get(variable, -1) <= number}
-        live -= sum(held.pop(variable) for variable in over - inputs)
+        live -= sum(held.pop(variable) for variable in (over - inputs) | gone)
     return most
 
 

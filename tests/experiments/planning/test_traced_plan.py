@@ -44,6 +44,22 @@ def test_the_operations_are_three_times_the_forward_pass(planned):
     assert seconds["compute"] == planned["flops"]["step"] / MACHINES["v5p"].flops and seconds["network"] == 0
 
 
+@pytest.mark.extended
+def test_products_in_fp8_take_half_the_time_where_a_machine_has_them(planned):
+    """The products of the layer's kernels with tokens; attention and the symbols stay in the run's type."""
+    config = recipes.load("symbols/prose:tiny")
+    config.train.products = "fp8"
+    seconds = {name: entry["seconds"]["compute"] for name, entry in plan.plan(config, 1, MACHINES)["machines"].items()}
+    step = planned["flops"]["step"]
+    in_fp8 = 3 * 2 * BATCH * LENGTH * WIDTH * (3 * WIDTH + WIDTH + 4 * WIDTH + 4 * WIDTH)
+    assert 0.3 * step < in_fp8 < step
+    for name, machine in MACHINES.items():
+        other = 2 if machine.platform == "gpu" and config.train.dtype == "float32" else 1  # TensorFloat-32's half rate
+        fp8 = 1 if name in ("a100-40gb", "a100-80gb", "v5p", "v6e") else 0.5  # XLA widens them where there are none
+        expected = ((step - in_fp8) * other + in_fp8 * fp8) / machine.flops
+        assert seconds[name] == pytest.approx(expected), name
+
+
 def test_the_temporary_memory_holds_the_gradients_and_the_residuals(planned):
     """At least the factors and logits of each position; at most five times these with the gradients.
 
@@ -204,7 +220,9 @@ def test_a_device_has_its_part_of_the_batch(monkeypatch):
     monkeypatch.setattr(traced, "_memory", lambda *arguments: {"trace": 0.0})
     monkeypatch.setattr(traced, "counted_flops", lambda *arguments: 5.0)
     monkeypatch.setattr(traced, "config_hash", lambda config: "abc")
-    config = ConfigDict({"train": {"batch_size": 64, "accumulate": 0}, "second_player": {"updates": 1}})
+    config = ConfigDict(
+        {"train": {"batch_size": 64, "accumulate": 0, "products": "dtype"}, "second_player": {"updates": 1}}
+    )
     with_parts = lambda config: config.train.accumulate
     recipe = types.SimpleNamespace(config=config, unit=lambda: "clips", with_parts=with_parts)
     planned = traced.plan(recipe, traced.step_of(recipe, 16), ())

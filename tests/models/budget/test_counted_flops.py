@@ -9,6 +9,7 @@ from diffusion.models.budget import peak_memory
 from diffusion.models.budget.counted_flops import counted_flops
 from diffusion.models.budget.flops import flops, recomputed_flops
 from diffusion.models.dit import DiT
+from diffusion.models.layers import fp8, products
 from diffusion.models.mlp import MLP
 
 
@@ -132,3 +133,34 @@ def test_an_mlp_has_as_many_as_one_counts(monkeypatch):
     d, hidden, layers = 32, 128, 2
     ends = 2 * 2 * d + 256 * d + d * d + 2 * d * d  # x in and out, the time, the last scale and shift
     assert of(MLP(d, layers), 2) == 2 * (ends + layers * (2 * d * hidden + 3 * d * d))
+
+
+def test_donated_arrays_are_written_in_place():
+    """The parameters and their sum are donated: the step holds them once, and the gradient of one beside them."""
+    size, numbers = 4 * 1000, jnp.zeros(1000)
+
+    def step(state, batch):
+        params, average = state
+        gradient = jnp.cos(params * batch)
+        params = params - gradient
+        return (params, average + params), jnp.sum(gradient)
+
+    peak = lambda **options: peak_memory.peak(jax.make_jaxpr(jax.jit(step, **options))((numbers, numbers), 2.0).jaxpr)
+    inputs = 2 * size + 4
+    assert peak() == inputs + 3 * size + 4  # the gradient, and both new arrays
+    assert inputs + size <= peak(donate_argnums=0) <= inputs + 2 * size + 4
+
+
+def test_products_in_fp8_are_counted_apart():
+    """A product of tokens and its two derivatives are in fp8; the product of the results is not."""
+
+    def loss(kernel, x):
+        with fp8.in_fp8():
+            y = products.rows_first(x, kernel, (((2,), (0,)), ((), ())))
+        return jnp.sum(y @ jnp.swapaxes(y, 1, 2))
+
+    step = jax.checkpoint(jax.grad(loss, argnums=(0, 1)))
+    arguments = struct(8, 3), struct(2, 5, 8)
+    of_tokens, beside = 3 * 2 * 2 * 5 * 8 * 3, 3 * 2 * 2 * 5 * 5 * 3
+    assert counted_flops(step, *arguments, in_fp8=True) == of_tokens
+    assert counted_flops(step, *arguments) == of_tokens + beside
