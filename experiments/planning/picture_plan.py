@@ -113,13 +113,13 @@ def show(planned: Mapping[str, Any], console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    memory = Table("memory", "bytes", "known")
+    memory = Table("memory", "size", "accuracy")
     memory.columns[1].justify = "right"
     for part, size in planned["weights"].items():
         memory.add_row(part, in_bytes(size), "exact")
-    memory.add_row("temporary: the most of the traced programs at once", in_bytes(planned["trace"]), "estimate")
+    memory.add_row("temporary: peak of the traced programs", in_bytes(planned["trace"]), "estimate")
     console.print(memory)
-    table = Table("at best", *planned["flops"], "together", "fits")
+    table = Table("shortest time", *planned["flops"], "total", "fits in memory")
     for column in table.columns[1:]:
         column.justify = "right"
     counts = [*planned["flops"].values(), sum(planned["flops"].values())]

@@ -11,21 +11,22 @@ from diffusion.experiments.planning.estimate import EXACT, TEMPORARY
 from diffusion.experiments.planning.machines import MACHINES
 
 WORDS = {
-    "average": "moving average",
-    "base": "the frozen base",
+    "optimizer": "optimizer state",
+    "average": "moving average of the parameters",
+    "base": "frozen base model",
     "others": "teacher, second player and its optimizer",
-    "activations": "activations, kept for the backward pass",
+    "activations": "activations kept for the backward pass",
     "gradients": "temporary: gradients",
     "copies": "temporary: parameters in the compute type",
-    "layer": "temporary: a layer's parameters, gathered",
-    "working": "temporary: a layer at work",
-    "trace": "temporary: the most of the traced step at once",
+    "layer": "temporary: gathered parameters of one layer",
+    "working": "temporary: intermediate results of one layer",
+    "trace": "temporary: other arrays of the traced step",
 }
 
 FLOPS = {  # entries of a plan's "flops": in words, and how they are known
-    "model": ("model FLOPs, forward x 3", "formula"),
-    "recomputed": ("FLOPs computed again (remat)", "formula"),
-    "step": ("FLOPs, all that the step computes", "counted"),
+    "model": ("FLOPs of the model (3 x forward pass)", "by formula"),
+    "recomputed": ("FLOPs of rematerialization", "by formula"),
+    "step": ("FLOPs of the whole step", "counted"),
 }
 
 SLOWER = "each at the peak rate of its data sheet. A real step is slower."
@@ -81,10 +82,10 @@ def show(plan: Mapping[str, Any], console: Console) -> None:
 def _memory_table(machines: Mapping[str, Mapping]) -> Table:
     """Bytes on each device, a column for each platform."""
     columns = {entry["platform"]: entry for entry in machines.values()}
-    table = Table("memory, on each device")
+    table = Table("memory per device")
     for platform, entry in columns.items():
         table.add_column(f"{platform}, attention {entry['attention']}", justify="right")
-    table.add_column("known")
+    table.add_column("accuracy")
     first = next(iter(columns.values()))["memory"]
     for part in first:
         if part == "others" and not first[part]:
@@ -93,18 +94,18 @@ def _memory_table(machines: Mapping[str, Mapping]) -> Table:
         table.add_row(WORDS.get(part, part), *(in_bytes(entry["memory"][part]) for entry in columns.values()), kind)
     table.add_section()
     temporary = [sum(entry["memory"].get(part, 0) for part in (*TEMPORARY, "trace")) for entry in columns.values()]
-    table.add_row("temporary, together", *map(in_bytes, temporary), "estimate")
-    table.add_row("all", *(in_bytes(sum(entry["memory"].values())) for entry in columns.values()), "estimate")
+    table.add_row("all temporary memory", *map(in_bytes, temporary), "estimate")
+    table.add_row("total", *(in_bytes(sum(entry["memory"].values())) for entry in columns.values()), "estimate")
     return table
 
 
 def _work_table(plan: Mapping[str, Any]) -> Table:
     """Operations of the whole job, and bytes that each device sends, a column for each kind of network."""
     columns = {_network(name): entry["collectives"] for name, entry in plan["machines"].items()}
-    table = Table("a step")
+    table = Table("work per step")
     for network in columns:
         table.add_column(network, justify="right")
-    table.add_column("known")
+    table.add_column("accuracy")
     for name, number in plan["flops"].items():
         title, known = FLOPS[name]
         table.add_row(title, *[f"{number:.4g}"] * len(columns), known)
@@ -113,7 +114,7 @@ def _work_table(plan: Mapping[str, Any]) -> Table:
         for network, collectives in columns.items()
     }
     for kind, over in dict.fromkeys(key for column in sent.values() for key in column):
-        sizes = (f"{in_bytes(column.get((kind, over), 0))} a device" for column in sent.values())
+        sizes = (f"{in_bytes(column.get((kind, over), 0))} per device" for column in sent.values())
         table.add_row(f"{kind} over {over}", *sizes, "estimate")
     return table
 
@@ -126,8 +127,8 @@ def _network(name: str) -> str:
 
 def _time_table(machines: Mapping[str, Mapping]) -> Table:
     """Seconds of a step by resource, and together."""
-    table = Table("estimates")
-    for title in ("compute", "memory", "network", "step", "MFU", "of its memory"):
+    table = Table("estimated time")
+    for title in ("compute", "memory traffic", "network", "whole step", "MFU", "memory used"):
         table.add_column(title, justify="right", no_wrap=True)
     for name, entry in machines.items():
         spent = entry["seconds"]
@@ -151,7 +152,7 @@ def _compiled_table(name: str, entry: Mapping[str, Any]) -> Table:
     compiled = entry["compiled"]
     parts = entry["memory"]
     caption = f"compiled for {compiled['topology']} in {compiled['seconds']:.0f} s; XLA for TPU pads arrays to tiles"
-    table = Table(f"{name}, on each device", "XLA", "plan", caption=caption)
+    table = Table(f"{name}, per device", "XLA", "plan", caption=caption)
     for column in table.columns[1:]:
         column.justify = "right"
     if not compiled["fits"]:
@@ -165,10 +166,13 @@ def _compiled_table(name: str, entry: Mapping[str, Any]) -> Table:
     sent = compiled["collectives"]
     rows = {
         "arguments (state and batch)": (compiled["arguments"], state),
-        "outputs, in the place of arguments": (compiled["aliased"], state),
-        "temporaries (with activations)": (compiled["temporaries"], total - state),
-        "peak": (compiled["peak"], total),
-        **{f"sent a step, {kind}": (sent.get(kind, 0), planned[kind]) for kind in sorted(planned.keys() | sent.keys())},
+        "outputs written over the arguments": (compiled["aliased"], state),
+        "temporary memory (with activations)": (compiled["temporaries"], total - state),
+        "peak memory": (compiled["peak"], total),
+        **{
+            f"sent per step, {kind}": (sent.get(kind, 0), planned[kind])
+            for kind in sorted(planned.keys() | sent.keys())
+        },
     }
     for title, sizes in rows.items():
         table.add_row(title, *map(in_bytes, sizes))

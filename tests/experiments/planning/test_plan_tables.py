@@ -55,16 +55,17 @@ def entry(platform="gpu", **fields):
 def test_memory_has_a_column_for_each_platform_and_its_sums():
     other = entry("tpu", attention="splash", memory={name: 2 * size for name, size in MEMORY.items()})
     table = cells(tables._memory_table({"h100": entry(), "v5p": other}))
-    assert table["title"] == ["memory, on each device", "gpu, attention xla", "tpu, attention splash", "known"]
-    assert table["parameters"] == ["1 GB", "2 GB", "exact"] and table["moving average"] == ["3 GB", "6 GB", "exact"]
+    assert table["title"] == ["memory per device", "gpu, attention xla", "tpu, attention splash", "accuracy"]
+    assert table["parameters"] == ["1 GB", "2 GB", "exact"]
+    assert table["moving average of the parameters"] == ["3 GB", "6 GB", "exact"]
     assert tables.WORDS["others"] not in table
     assert table[tables.WORDS["activations"]] == ["5 GB", "10 GB", "estimate"]
-    assert table["temporary, together"] == ["48 GB", "96 GB", "estimate"]  # 7 + 11 + 13 + 17
-    assert table["all"] == ["59 GB", "118 GB", "estimate"]
+    assert table["all temporary memory"] == ["48 GB", "96 GB", "estimate"]  # 7 + 11 + 13 + 17
+    assert table["total"] == ["59 GB", "118 GB", "estimate"]
     traced = {"parameters": 1e9, "others": 2e9, "base": 4e9, "trace": 8e9}
     table = cells(tables._memory_table({"h100": entry(memory=traced)}))
-    assert table[tables.WORDS["others"]] == ["2 GB", "exact"] and table["the frozen base"] == ["4 GB", "exact"]
-    assert table["temporary, together"] == ["8 GB", "estimate"] and table["all"] == ["15 GB", "estimate"]
+    assert table[tables.WORDS["others"]] == ["2 GB", "exact"] and table["frozen base model"] == ["4 GB", "exact"]
+    assert table["all temporary memory"] == ["8 GB", "estimate"] and table["total"] == ["15 GB", "estimate"]
 
 
 def test_times_are_ranges_and_memory_a_share():
@@ -78,8 +79,8 @@ def test_times_are_ranges_and_memory_a_share():
 def test_work_is_of_the_whole_job_and_bytes_of_a_device():
     plan = {"flops": {"model": 12345678, "recomputed": 2.0}, "machines": {"h100": entry(), "v5p": entry("tpu")}}
     table = cells(tables._work_table(plan))
-    assert table["model FLOPs, forward x 3"] == ["1.235e+07", "1.235e+07", "formula"]
-    assert table["all-gather over data x fsdp"] == ["3 GB a device", "3 GB a device", "estimate"]
+    assert table["FLOPs of the model (3 x forward pass)"] == ["1.235e+07", "1.235e+07", "by formula"]
+    assert table["all-gather over data x fsdp"] == ["3 GB per device", "3 GB per device", "estimate"]
 
 
 def test_the_compiled_step_stands_beside_the_plan():
@@ -92,14 +93,14 @@ def test_the_compiled_step_stands_beside_the_plan():
     table = tables._compiled_table("h100", entry(compiled=compiled, collectives=sent))
     assert table.caption.startswith("compiled for 1x1x8 in 4 s")
     assert cells(table) == {
-        "title": ["h100, on each device", "XLA", "plan"],
+        "title": ["h100, per device", "XLA", "plan"],
         "arguments (state and batch)": ["21 GB", "6 GB"],
-        "outputs, in the place of arguments": ["22 GB", "6 GB"],
-        "temporaries (with activations)": ["23 GB", "53 GB"],
-        "peak": ["24 GB", "59 GB"],
-        "sent a step, all-gather": ["26 GB", "7 GB"],
-        "sent a step, all-to-all": ["25 GB", "0 B"],
-        "sent a step, permute": ["0 B", "5 GB"],
+        "outputs written over the arguments": ["22 GB", "6 GB"],
+        "temporary memory (with activations)": ["23 GB", "53 GB"],
+        "peak memory": ["24 GB", "59 GB"],
+        "sent per step, all-gather": ["26 GB", "7 GB"],
+        "sent per step, all-to-all": ["25 GB", "0 B"],
+        "sent per step, permute": ["0 B", "5 GB"],
     }
     refused = {"topology": "1x1x8", "seconds": 4.4, "fits": False, "error": "too large"}
     assert cells(tables._compiled_table("h100", entry(compiled=refused)))["does not fit"] == ["too large", "59 GB"]

@@ -136,7 +136,7 @@ def test_it_is_printed_in_the_units_of_its_data(planned):
     console = Console(width=110, file=io.StringIO(), record=True)
     tables.show(planned, console)
     text = console.export_text()
-    assert "a step is 8 sequences, 8 a device" in text and "FLOPs, all that the step computes" in text
+    assert "a step is 8 sequences, 8 a device" in text and "FLOPs of the whole step" in text
 
 
 def test_whole_gradients_are_summed_and_split_parameters_gathered_twice():
