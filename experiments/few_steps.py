@@ -55,8 +55,7 @@ from diffusion.recipe.values import config_hash, from_json, to_json
 from diffusion.training.checkpointing import checkpoints
 
 EFFORT = sample_metrics.Effort(0, 10)
-SHOWN = 10  # samples of a row that are stored for the picture, and the least number that --number may be
-BESIDE = 5  # samples of a model in a block of the picture
+SHOWN = 5  # samples of a model in a block of the picture, which are stored; earlier versions stored ten
 PANELS = 7  # panels of a plot side by side
 WRAPPED = 10  # letters in a line above a sample
 SHARES = {"coverage": "coverage", "asked_class": "class recognised"}  # {key: title} of the figures that are shares
@@ -378,7 +377,7 @@ def picture(rows: Sequence[Mapping], reference: Mapping | None, out: pathlib.Pat
     def samples(row: Mapping) -> Mapping[str, np.ndarray]:
         file = _file(out, row["name"], row["seed"], row["steps"]).with_suffix(".npz")
         with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name][:BESIDE] for name in ("images", "labels")}
+            return {name: arrays[name][:SHOWN] for name in ("images", "labels")}
 
     last = samples(teacher)
     blocks = [[*([] for _ in names[1:]), plots.coloured(last["images"][None])[0]] for _ in counts]

@@ -453,6 +453,23 @@ def test_an_overview_has_a_row_for_each_model_and_a_column_for_each_number_of_ev
     ]
 
 
+def test_the_samples_that_the_picture_shows_are_stored_alone(tmp_path, monkeypatch):
+    """A row stored ten, of which the picture had five; a file with ten is still read."""
+    monkeypatch.setattr(few_steps.checkpoints, "read_about", lambda folder, step: {"leaves": {}})
+    monkeypatch.setattr(few_steps.plots, "mosaic", lambda blocks, *others: shown.append(np.shape(blocks[0][0])[0]))
+    row, shown = few_steps.Row("teacher", tmp_path / "run", 7, recipes.load("digits:tiny")), []
+    images, labels = np.zeros((12, 8, 8, 1), np.uint8), np.arange(12)
+    measured = few_steps.measured_once(row, tmp_path, lambda: ({"nfe": 1, "fd_pixels": 1.0}, images, labels))
+    rows = [measured | {"name": name, "spread": {}} for name in ("dmd", "teacher")]
+    teacher = few_steps._file(tmp_path, "teacher", row.seed, row.steps).with_suffix(".npz")
+    stored = np.load(teacher, allow_pickle=False)["images"]
+    for name, number in (("dmd", 10), ("teacher", len(stored))):
+        file = few_steps._file(tmp_path, name, row.seed, row.steps).with_suffix(".npz")
+        np.savez(file, images=images[:number], labels=labels[:number])
+    few_steps.picture(rows, rows[1], tmp_path, tmp_path / "samples.png")
+    assert shown == [len(stored)]
+
+
 def test_a_picture_has_a_block_for_each_number_of_evaluations_above_the_teacher(tmp_path, monkeypatch):
     rows = []
     for grey, (name, steps) in enumerate([("dmd", 1), ("lcm", 1), ("lcm", 2), ("teacher", 8), ("teacher", 20)]):
