@@ -36,6 +36,7 @@ import optax
 from diffusion import discrete, models, timesteps
 from diffusion.data import english_prose as prose
 from diffusion.experiments.run_folder import workdir
+from diffusion.recipe import ConfigError
 
 MASK = len(prose.SYMBOLS)  # the last symbol
 SIZE = MASK + 1
@@ -134,6 +135,20 @@ def windows_of(text: np.ndarray, batch: int, length: int) -> Callable[[np.random
     return draw
 
 
+def held_out_windows(text: np.ndarray, number: int, length: int) -> np.ndarray:
+    """int32 `[N, length]`: the first windows of a held-out text, `number` of them or as many as it has.
+
+    Raises:
+        ConfigError: if it has fewer than two, which have no standard error.
+    """
+    number = min(number, len(text) // length)
+    if number < 2:
+        raise ConfigError(
+            f"--length={length}: the held-out text has {len(text)} characters. Valid: 12 .. {len(text) // 2}"
+        )
+    return text[: number * length].reshape(number, length).astype(np.int32)
+
+
 def mean_bits(loss: Loss, params: Any, rows: Any, times: int) -> Estimate:
     """The mean of a bound on rows, each at a number of times that are spread evenly.
 
@@ -216,6 +231,7 @@ def main(argv: list[str]) -> None:
     """Runs the command line."""
     values = flags.FLAGS
     data = prose.read()
+    rows = held_out_windows(data.held_out, values.windows, values.length)
     print(f"{len(data.train):,} characters to train on, {len(data.held_out):,} held out, of {data.versions}")
     network = network_of(values.width, values.depth)
     masked_loss = functools.partial(loss, network)
@@ -223,12 +239,11 @@ def main(argv: list[str]) -> None:
     params = initial(network, values.length, values.seed)
     params = train(params, masked_loss, windows, values.steps, values.seed)
 
-    held_out = data.held_out[: values.windows * values.length]
-    held_out = held_out[: len(held_out) // values.length * values.length]
-    bits = mean_bits(masked_loss, params, held_out.reshape(-1, values.length).astype(np.int32), values.times)
+    held_out = rows.ravel()
+    bits = mean_bits(masked_loss, params, rows, values.times)
     counts = np.bincount(data.train, minlength=SIZE - 1) / len(data.train)
     print(f"held out: at most {bits.bits:.3f} +- {bits.error:.3f} bits a character (masked bound in continuous time, "
-          f"{len(held_out) // values.length} windows of {values.length}, {values.times} times each)")  # fmt: skip
+          f"{len(rows)} windows of {values.length}, {values.times} times each)")  # fmt: skip
     print(f"beside it: {-np.log2(counts[held_out]).mean():.3f} by the frequencies of the letters, "
           f"{xz_bits(held_out):.3f} by xz")  # fmt: skip
 

@@ -82,8 +82,8 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
     """All figures and texts of the report."""
     values, data = flags.FLAGS, prose.read()
     length = values.length
-    held_out = data.held_out[: values.windows * length]
-    windows = held_out.reshape(-1, length)
+    windows = characters.held_out_windows(data.held_out, values.windows, length)
+    held_out = windows.ravel()
     counts, longest = chosen_runs(data.train)
     words = frozenset(prose.decode(data.train).split(" "))
     frequencies = np.bincount(data.train, minlength=LETTERS) / len(data.train)
@@ -105,7 +105,7 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
     for name, model in text_models.all_models(values.width, values.depth).items():
         first = characters.initial(model.network, length, seed=0)
         params, rows[name] = bits_report.measured(
-            out / f"{name}.safetensors", model, first, windows_of, windows.astype(np.int32), values.times
+            out / f"{name}.safetensors", model, first, windows_of, windows, values.times
         )
         samples[name] = {}
         for steps in _steps(model, length):
@@ -115,7 +115,7 @@ def measured(out: pathlib.Path) -> dict[str, Any]:
         if model.filled is not None:
             filled[name] = model.filled(params, LINE, jax.random.key(3))
     protocol = bits_report.protocol("steps", "batch", "length", "width", "depth", "windows", "times", "number")
-    protocol["text"] = data.versions
+    protocol |= {"text": data.versions, "windows": len(windows)}
     return json_files.plain(
         {"bits": rows, "samples": samples, "texts": texts, "filled": filled, "protocol": protocol,
          "characters": [len(data.train), len(data.held_out)]}

@@ -2,13 +2,15 @@
 
 import functools
 import math
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from examples.symbols import characters
+from diffusion.recipe import ConfigError
+from examples.symbols import characters, comparison
 
 
 @pytest.mark.slow
@@ -46,3 +48,25 @@ def test_a_network_that_returns_nan_is_named():
         characters.train(params, loss, lambda rng: rows, steps=1, seed=0)
     with pytest.raises(ValueError, match="the bound of 3 of 3 rows is NaN"):
         characters.mean_bits(loss, {"scale": jnp.float32(jnp.nan)}, rows, times=2)
+
+
+def test_no_more_windows_are_measured_than_the_text_has(monkeypatch):
+    """A request for more ended in numpy's error about a shape, or the page named windows that do not exist."""
+    text = np.arange(50, dtype=np.int8) % 27
+    windows = characters.held_out_windows(text, 200, 12)
+    assert windows.dtype == np.int32
+    np.testing.assert_array_equal(windows, np.arange(48).reshape(4, 12) % 27)
+    assert characters.held_out_windows(text, 3, 12).shape == (3, 12)
+    with pytest.raises(ConfigError, match=r"--length=26: the held-out text has 50 characters\. Valid: 12 \.\. 25"):
+        characters.held_out_windows(text, 200, 26)
+
+
+def test_the_page_of_the_comparison_names_the_windows_that_were_measured(monkeypatch):
+    flags = {"length": 12, "windows": 200, "batch": 1, "width": 32, "depth": 1, "number": 4, "times": 1, "steps": 1}
+    monkeypatch.setattr(comparison.flags, "FLAGS", types.SimpleNamespace(**flags))
+    text = np.random.default_rng(0).integers(0, 27, 1250).astype(np.int8)
+    prose = types.SimpleNamespace(train=text, held_out=text[:50], versions={})
+    monkeypatch.setattr(comparison.prose, "read", lambda: prose)
+    monkeypatch.setattr(comparison.text_models, "all_models", lambda width, depth: {})
+    monkeypatch.setattr(comparison.bits_report.report, "software", dict)
+    assert comparison.measured(None)["protocol"]["windows"] == 4
