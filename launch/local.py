@@ -13,6 +13,7 @@ import errno
 import os
 import queue
 import re
+import select
 import shlex
 import signal
 import socket
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, TextIO
 
 from diffusion.launch import command as launcher
 from diffusion.launch.command import positive
@@ -28,17 +29,54 @@ from diffusion.launch.guard import Guard
 from diffusion.package import commands
 
 NOTICES = (signal.SIGUSR1, signal.SIGHUP)  # SLURM's warning and a lost terminal: passed on, however often they come
+LONGEST = 60.0  # seconds that the last lines may take, where who reads ours is slow
 LINES_KEPT = 30  # last lines of a failed process's errors, shown again since the others' output buries them
 EXAMPLE = """example:
   diffusion launch local --processes=2 -- \\
     diffusion train --config=digits --workdir=runs/two"""
 
 
+class Output:
+    """A pipe whose lines a thread passes on, each in one write, behind the index of their process."""
+
+    def __init__(self, sink: TextIO, index: int, last_lines: collections.deque | None):
+        """Opens the pipe, whose end `writes` is for the process, and starts the thread."""
+        source, self.writes = os.pipe()
+        self._mark = os.urandom(16).hex().encode() + b"\n"  # no process knows it
+        self._passed_on = threading.Event()
+        arguments = (open(source, "rb"), sink, index, last_lines)
+        threading.Thread(target=self._pass_on, args=arguments, daemon=True).start()
+
+    def finish(self) -> None:
+        """Waits until all lines of an ended process are passed on; its children may hold the pipe, and write, for ever.
+
+        They come before a mark that is written last.
+        """
+        if not self._passed_on.is_set() and select.select([], [self.writes], [], LONGEST)[1]:
+            os.write(self.writes, self._mark)
+            self._passed_on.wait(LONGEST)
+        os.close(self.writes)
+
+    def _pass_on(self, source: BinaryIO, sink: TextIO, index: int, last_lines: collections.deque | None) -> None:
+        try:
+            for line in source:
+                text = line.removesuffix(self._mark).decode(errors="replace").rstrip("\n")
+                if line != self._mark:
+                    if last_lines is not None:
+                        last_lines.append(text)
+                    sink.write(f"[{index}] {text}\n")  # one write a line, so that processes do not cut each other's
+                    sink.flush()
+                if line.endswith(self._mark):
+                    self._passed_on.set()
+        finally:
+            self._passed_on.set()
+
+
 class Process(NamedTuple):
-    """A started process, the threads that pass its output on, and the last lines of its standard error."""
+    """A started process, its two outputs, and the last lines of its standard error."""
 
     popen: subprocess.Popen
-    readers: list[threading.Thread]
+    outputs: list[Output]
     errors: collections.deque
 
 
@@ -97,32 +135,18 @@ def variables(index: int, count: int, port: int, devices: int | None, environmen
 
 def start(command: list[str], index: int, added: dict[str, str], guard: Guard) -> Process:
     """Starts one process in a session of its own, its output passed on line by line behind `[index]`."""
+    errors = collections.deque(maxlen=LINES_KEPT)
+    outputs = [Output(sys.stdout, index, None), Output(sys.stderr, index, errors)]
     popen = subprocess.Popen(
         command,
         env=os.environ | added,
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=outputs[0].writes,
+        stderr=outputs[1].writes,
         start_new_session=True,  # Ctrl-C reaches it through us alone
         preexec_fn=guard.add_this,
     )
-    errors = collections.deque(maxlen=LINES_KEPT)
-    readers = [
-        threading.Thread(target=_pass_on, args=(source, sink, index, last_lines), daemon=True)
-        for source, sink, last_lines in [(popen.stdout, sys.stdout, None), (popen.stderr, sys.stderr, errors)]
-    ]
-    for reader in readers:
-        reader.start()
-    return Process(popen, readers, errors)
-
-
-def _pass_on(source, sink, index: int, last_lines: collections.deque | None) -> None:
-    for line in source:
-        text = line.decode(errors="replace").rstrip("\n")
-        if last_lines is not None:
-            last_lines.append(text)
-        sink.write(f"[{index}] {text}\n")  # one write a line, so that processes do not cut each other's
-        sink.flush()
+    return Process(popen, outputs, errors)
 
 
 def signal_all(processes: list[Process], number: int) -> None:
@@ -179,8 +203,8 @@ def wait(processes: list[Process], signals: queue.SimpleQueue, grace: float, gua
             signal_all(processes, signal.SIGKILL)
             kill_at = float("inf")
     for process in processes:
-        for reader in process.readers:
-            reader.join(timeout=1)  # a grandchild may hold the pipe open for ever
+        for output in process.outputs:
+            output.finish()
     if failed is None:
         return 0
     if len(processes) > 1 and not requests and not warned and processes[failed].errors:
