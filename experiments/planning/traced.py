@@ -37,7 +37,7 @@ class Step(NamedTuple):
         program: the program of the run.
         operations: the floating-point operations of a step, of the whole job; the mean over steps where the model rests
             in some, while the second player acts.
-        in_fp8: those of them that are products in fp8.
+        in_fp8: the operations of a step that are products in fp8.
     """
 
     mesh: Mesh
