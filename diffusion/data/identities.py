@@ -46,9 +46,21 @@ def names_of(source: Any) -> list[str] | None:
 
 
 def order_of(source: Any) -> str | None:
-    """A digest of the names of a source's records in their order; None where it states none, as in `names_of`."""
+    """A digest of a source's records in their order: of their names, or else as `content_of`; None without both."""
     names = names_of(source)
-    return None if names is None else fingerprints.digest(name.encode("utf-8", "surrogatepass") for name in names)
+    if names is None:
+        return content_of(source)
+    return fingerprints.digest(name.encode("utf-8", "surrogatepass") for name in names)
+
+
+def content_of(source: Any) -> str | None:
+    """A digest of some of a source's stored examples, whatever else is read of the records; None without one.
+
+    Args:
+        source: any sequence of records; it states the digest by `sampled_content() -> str | None`.
+    """
+    method = getattr(source, "sampled_content", None)
+    return method() if method else None
 
 
 def have_changed(noted: str | None, now: str | None) -> bool:

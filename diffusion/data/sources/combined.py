@@ -163,6 +163,12 @@ class Mixture:
             [known[part][row] for part, row in map(self._at, range(len(self)))] if len(known) == len(self._of) else None
         )
 
+    def sampled_content(self) -> str | None:
+        """A digest of some of the sources' examples, see `identities.content_of`; None if one source has none."""
+        known = [content.encode() for content in map(identities.content_of, self._of) if content is not None]
+        ends = np.array(self._ends).tobytes()
+        return fingerprints.digest([*known, ends]) if len(known) == len(self._of) else None
+
     def stamp(self) -> str:
         """A digest of the stamps of the sources and of their ends in the mixture."""
         stamps = [source.stamp().encode() for source in self._of]  # type: ignore[attr-defined]
@@ -220,6 +226,11 @@ class Filtered(Derived, ManyAtOnce):
         """The lengths of the files of the records that are kept, see `identities.lengths_of`."""
         lengths = identities.lengths_of(self._of)
         return None if lengths is None else [lengths[row] for row in self._rows]
+
+    def sampled_content(self) -> str | None:
+        """A digest of some of the source's examples and of the rows that are kept, see `identities.content_of`."""
+        content = identities.content_of(self._of)
+        return None if content is None else fingerprints.digest([content.encode(), self._rows.tobytes()])
 
     def stamp(self) -> str:
         """A digest of the source's stamp and of the rows that are kept."""

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -317,6 +317,10 @@ class OneForOne(Derived):
         """The lengths of the files of the source's records, see `identities.lengths_of`."""
         return identities.lengths_of(self._of)
 
+    def sampled_content(self) -> str | None:
+        """The digest of some of the source's examples, see `identities.content_of`."""
+        return identities.content_of(self._of)
+
     def stamp(self) -> str:
         """The stamp of the source."""
         return self._of.stamp()  # type: ignore[attr-defined]
@@ -428,17 +432,17 @@ class RandomAccess(ManyAtOnce):
 
     # ==== What they are, without decoding them ====
 
-    def _sampled(self) -> str:
-        """A digest of some of the records as they are stored."""
+    def _sampled(self, content: Callable[[Any], bytes] | None = None) -> str:
+        """A digest of some of the records as they are stored, or of a part of them: stored record -> bytes."""
         rows = fingerprints.rows(len(self))
         parts = [rows[first : first + 16] for first in range(0, len(rows), 16)]
-        return fingerprints.digest(digest for part in parts for digest in self._digests(part))
+        return fingerprints.digest(digest for part in parts for digest in self._digests(part, content or self._bytes))
 
-    def _digests(self, rows: list[int]) -> list[bytes]:
+    def _digests(self, rows: list[int], content: Callable[[Any], bytes]) -> list[bytes]:
         try:
-            return [self._bytes(stored) for stored in self._read(rows)]
+            return [content(stored) for stored in self._read(rows)]
         except DamagedRecord:
-            return [b"damaged"] if len(rows) == 1 else [one for row in rows for one in self._digests([row])]
+            return [b"damaged"] if len(rows) == 1 else [one for row in rows for one in self._digests([row], content)]
 
     def _sizes(self, rows: Sequence[int], column: str, opened: Any, viewed: bool = False) -> np.ndarray:
         """The heights and widths of pictures, int64 [n, 2]; of encoded ones `opened` reads the headers alone.

@@ -237,6 +237,13 @@ class Records(RandomAccess):
         length = getattr(self._table, "record_length", None)
         return None if length is None else [length(int(row)) for row in self._rows]
 
+    def sampled_content(self) -> str:
+        """A digest of some of the examples as they are stored, see `identities.content_of`."""
+        columns = [self._columns.example] if isinstance(self._columns.example, str) else self._columns.example
+        return self._sampled(
+            lambda stored: fingerprints.digest(stored_bytes(stored[name]) for name in columns).encode()
+        )
+
     def stamp(self) -> str:
         """sha256 of the table's stamp and of the choice of rows; reads no record."""
         return hashlib.sha256(json.dumps([self._table.stamp(), *self._about], default=str).encode()).hexdigest()

@@ -5,6 +5,8 @@ import re
 
 import flax.linen as nn
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from diffusion.data import captions, fingerprints, identities, latent_cache, latent_writer, sources
@@ -91,6 +93,36 @@ def test_captions_of_records_that_have_changed_since_they_were_encoded_are_refus
     change(tmp_path / "pictures")
     with pytest.raises(ConfigError, match=rf"latents of records.*{words}|holds latents of {words}"):
         batch_of(run)
+
+
+def parquet_of(folder, rows):
+    """A Parquet file of pictures with masks, whose rows have no names."""
+    pictures = [{"bytes": png(np.full((4, 4, 3), k % 256, np.uint8)), "path": None} for k in rows]
+    table = pyarrow.table({"image": pictures, "mask": pictures, "number": list(rows)})
+    folder.mkdir(exist_ok=True)
+    pyarrow.parquet.write_table(table, folder / "train-00000-of-00001.parquet")
+    return {"name": "parquet", "path": str(folder)}
+
+
+@pytest.mark.extended
+def test_masks_of_records_without_names_are_compared_by_their_pictures(tmp_path, monkeypatch):
+    """Rows of Parquet have no names: in another order, each latent silently got another picture's mask."""
+    entry = parquet_of(tmp_path / "rows", range(NUMBER))
+    encode(tmp_path / "latents", opened(entry))
+    masked = lambda entry: config(tmp_path, entry | {"condition": ("mask",)}, monkeypatch, Masked)
+    run = masked(entry)
+    run.data.text.tokenizer = ""
+    batch_of(run)
+    parquet_of(tmp_path / "rows", range(NUMBER)[::-1])
+    with pytest.raises(ConfigError, match="in another order"):
+        batch_of(run)
+    source = opened(entry)
+    orders = {identities.order_of(opened(entry | more)) for more in ({}, {"side": 4}, {"condition": ("mask",)})}
+    assert len(orders) == 1 and orders != {None}  # of the pictures, whatever else is read
+    keep = lambda rows: sources.combined.filtered(source, lambda record: record["number"] in rows)
+    mixed = lambda *parts: identities.order_of(sources.combined.mixture(parts))
+    assert identities.order_of(keep(range(9))) != identities.order_of(keep(range(1, 10)))
+    assert mixed(keep(range(9)), keep(range(1, 10))) != mixed(keep(range(1, 10)), keep(range(9)))
 
 
 def test_masks_of_other_records_are_refused(tmp_path, monkeypatch):
