@@ -68,6 +68,7 @@ def test_the_loss_is_its_definition(layer):
     np.testing.assert_array_equal(interval[s == t], [[0, 1]] * int((s == t).sum()))
     w_t = np.where((interval[:, 0] <= t) & (t <= interval[:, 1]), 1 + more, 1)
     assert 2 < (w_t[~dropped] == 1).sum() < 22
+    assert (more > 0).all()  # a network receives its scale at times outside of its interval too
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
