@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from diffusion import objectives, parameterizations, schedules, timesteps
-from tests.objectives.few_step_cases import EDM, keys_and_data
+from tests.objectives.few_step_cases import EDM, FLOW, V, keys_and_data
 
 TIMES = objectives.consistency_times
 
@@ -173,3 +173,30 @@ def test_the_adaptive_weight_of_mean_flow_is_that_of_its_error(name):
     squared = np.asarray(of(0.0))
     assert (squared > 0.01).all()
     np.testing.assert_allclose(of(0.7), squared / (squared + 0.5) ** 0.7, rtol=1e-5)
+
+
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+GRIDS = {  # objectives that draw a step of a grid, the times at which these begin, each as often as it is named
+    "progressive_distillation": (objectives.progressive_distillation(V, V, 4), QUARTERS),
+    "latent_consistency_distillation": (
+        objectives.latent_consistency_distillation(V, V, null=0, solver_steps=4),
+        QUARTERS,
+    ),
+    "shortcut(share=0)": (objectives.shortcut(4, share=0.0), QUARTERS),
+    "shortcut(share=1)": (objectives.shortcut(4, share=1.0), (0.5, 1.0, 1.0, 1.0)),  # one step of 1, two of 1/2
+}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_step_of_the_grid_is_trained_and_the_first_as_often(name):
+    """Without the step from pure noise a student would be sampled where it was never trained."""
+    objective, starts = GRIDS[name]
+    keys, x = jax.random.split(jax.random.key(0), 2000), jnp.ones((2000, 1))
+    players = dict.fromkeys(("model", "target", "teacher"), lambda x, clock, condition: 0.5 * x)
+    batch = {"x": x, "condition": jnp.zeros(2000, int)}
+    metrics = jax.jit(lambda keys: objective(players, FLOW, keys, batch, 0)[1])(keys)
+    found, counts = np.unique(np.asarray(metrics["t"]), return_counts=True)
+    times, shares = np.unique(starts, return_counts=True)
+    np.testing.assert_allclose(found, times, rtol=1e-6)
+    assert scipy.stats.chisquare(counts, 2000 * shares / len(starts)).pvalue > 1e-3
