@@ -14,6 +14,7 @@ from diffusion.data import fingerprints, identities
 from diffusion.io import failures, pictures
 
 IMAGE_LIMIT = 2**28  # bytes of one decoded image: 8192 x 8192 x 4
+FAR = 30.0  # a float whose absolute value is larger is no number of about unit variance
 MEMORY_LIMIT = 2**30  # a split whose decoded records have at most so many bytes is kept in memory
 
 
@@ -150,7 +151,9 @@ def warn_of_channels_first(name: str, shape: Any, dtype: str) -> None:
 
 
 def warn_of_range(name: str, example: Any) -> None:
-    """Warns of floats that seem to be a picture in [0, 1] or [0, 255], which networks receive as they are.
+    """Warns of floats that seem to be a picture in [0, 1] or [0, 255], or are far from unit variance.
+
+    Networks receive floats as they are.
 
     Args:
         name: the name of the data, for the message.
@@ -161,6 +164,16 @@ def warn_of_range(name: str, example: Any) -> None:
         warnings.warn(
             f"{name}: the first example, floats {example.shape}, has values from {example.min():g} to "
             f"{example.max():g}. Networks receive floats as they are: give pictures in [-1, 1], or uint8 in 0 .. 255",
+            stacklevel=2,
+        )
+        return
+    floats = [leaf.ravel() for leaf in map(np.asarray, jax.tree.leaves(example)) if leaf.dtype.kind == "f"]
+    values = np.concatenate(floats or [np.zeros(0)])
+    far = values[np.abs(values) > FAR]
+    if far.size:
+        warnings.warn(
+            f"{name}: the first example holds {far[np.abs(far).argmax()]:g}. Networks receive floats as they are: "
+            "scale them to about unit variance",
             stacklevel=2,
         )
 

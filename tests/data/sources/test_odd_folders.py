@@ -137,6 +137,21 @@ def test_floats_in_another_range_than_networks_expect_are_named(low, high, named
         np.testing.assert_array_equal(source[1]["x"], images[1])
 
 
+@pytest.mark.parametrize("value, named", [(200.0, True), (-1e4, True), (4.0, False), (np.nan, False)])
+def test_floats_far_from_unit_variance_are_named(value, named, tmp_path):
+    x = np.array([[0.5, value], [1.0, 2.0]])
+    np.savez(tmp_path / "a.npz", x=x)
+    for opened in (
+        lambda: sources.arrays(str(tmp_path / "a.npz")),
+        lambda: python_objects.source_of([{"x": {"place": row[:1], "charge": row[1:]}} for row in x]),
+    ):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            opened()
+        said = [re.search(r"the first example holds (\S+)\. .*unit variance", str(one.message)) for one in caught]
+        assert [float(match[1]) for match in said] == [value] * named
+
+
 @pytest.mark.parametrize("combine", [sources.mixture, sources.preferences])
 def test_sources_whose_numbers_stand_for_different_classes_are_not_combined(combine, tmp_path):
     write(tmp_path, "one/cat/1.png", "one/dog/1.png", "two/ant/1.png", "two/cat/1.png")
