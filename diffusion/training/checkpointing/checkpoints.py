@@ -298,7 +298,7 @@ def restore_latest(
     if damaged:
         raise DamagedCheckpoint(
             f"{' '.join(damaged.values())} No intact checkpoint is left in {folder(workdir)}. Start again in another "
-            "--workdir."
+            f"--workdir, or remove {pathlib.Path(workdir).absolute()} and start again there."
         )
     return None
 
