@@ -26,7 +26,16 @@ class Setting(NamedTuple):
 
 
 def train(config: str, folder: str = "{folder}", *words: str) -> tuple[str, ...]:
-    """The words of `diffusion train` of a recipe ("digits:tiny") or a file of your own, with the run's overrides."""
+    """The words of `diffusion train` of a recipe ("digits:tiny") or a file of your own, with the run's overrides.
+
+    Raises:
+        ConfigError: if a word of the command stands in the place of the folder.
+    """
+    if folder.startswith("-"):
+        raise ConfigError(
+            f"train: {folder!r}, the second argument, is no folder. Valid: train({config!r}, "
+            f'"{{folder}}", {", ".join(map(repr, (folder, *words)))}).'
+        )
     return ("diffusion", "train", f"--config={config}", f"--workdir={folder}", "{overrides}", *words)
 
 

@@ -104,6 +104,13 @@ def test_mistakes_are_found_before_anything_starts(runs, commands, words):
     assert words in str(error.value)
 
 
+def test_a_word_in_the_place_of_the_folder_is_refused():
+    with pytest.raises(
+        ConfigError, match=r"'--extend=mine\.py'.* is no folder.*'digits', \"{folder}\", '--extend=mine"
+    ):
+        train("digits", "--extend=mine.py")
+
+
 def test_titles_stand_for_what_they_name():
     kinds = [{"model.width": 32}, {"model.width": 64, "model.depth": 3}]
     runs = product(together(each("kind", ("small", "big")), kinds), each("seed", (0, 1)))
