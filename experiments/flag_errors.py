@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 from absl import flags
 from ml_collections import ConfigDict
+from ml_collections.config_flags import config_flags
 
 from diffusion.package import public
 from diffusion.recipe import ConfigError, extensions, recipes
@@ -46,6 +47,9 @@ def as_config_error(error: Exception, argv: list[str], recipe: str | None, comma
     """
     if recipe is not None and (failed := _failed_recipe(error, recipe)):
         return failed
+    if isinstance(error, config_flags.FlagOrderError):
+        early = next(word for word in argv if word.lstrip("-").startswith("config."))
+        return ConfigError(f"{early} stands before --config, whose field it sets. Valid: --config before its fields.")
     if isinstance(error, flags.UnrecognizedFlagError):
         return _unknown(error.flagname, command)
     if isinstance(error, flags.Error):
@@ -53,8 +57,9 @@ def as_config_error(error: Exception, argv: list[str], recipe: str | None, comma
     if isinstance(error, (AttributeError, KeyError)):
         gone = "".join(hint for section, hint in GONE.items() if any(f"config.{section}." in word for word in argv))
         said = ". ".join(str(error.args[0] if error.args else error).splitlines())
+        end = "" if f"{said}{gone}".endswith(("?", ".")) else "."
         return ConfigError(
-            f"a --config.FIELD does not exist: {said}{gone}. To add a nested entry, set it whole, e.g. "
+            f"a --config.FIELD does not exist: {said}{gone}{end} To add a nested entry, set it whole, e.g. "
             """--config.objective.coupling='{"name": "optimal_transport"}'."""
         )
     return None

@@ -202,8 +202,8 @@ class Recipe:
         with blamed_on(self.config, "objective.wrappers"):
             if self.objective.condition.dropout:
                 raise ValueError(
-                    "condition dropout needs a condition, and there is none. Valid: no dropout, classes, or data with "
-                    "a condition"
+                    "condition dropout needs a condition, and there is none. Valid: wrappers without "
+                    "condition_dropout, such as (), classes, or data with a condition"
                 )
 
     @property

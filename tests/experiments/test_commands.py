@@ -295,7 +295,9 @@ def test_a_flag_that_cannot_be_read_is_named_with_what_is_valid(tmp_path):
         "--config.smaple.steps=3": "a --config.FIELD does not exist: 'smaple'. Did you mean \"sample\" instead of",
     }
     plan = ("diffusion", "plan", "--config=digits", "--machine=rtx9090")
-    _, said = started(*((*start, word) for word in words), plan)
+    late = ("diffusion", "train", "--config.train.steps=3", "--config=digits:tiny", f"--workdir={tmp_path}/run")
+    _, said = started(*((*start, word) for word in words), plan, late)
+    assert "error: --config.train.steps=3 stands before --config" in said[" ".join(late)]
     assert "error: flag --machine=rtx9090: value should be one of <" in said[" ".join(plan)]
     for word, sentence in words.items():
         assert f"error: {sentence}" in said[" ".join((*start, word))]

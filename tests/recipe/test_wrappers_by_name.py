@@ -14,7 +14,7 @@ from flax import linen as nn
 from configs import digits
 from diffusion import objectives, parameterizations, schedules, timesteps, weightings
 from diffusion.experiments.run_folder import workdir
-from diffusion.recipe import ConfigError, checks, deprecated_fields, names, versions
+from diffusion.recipe import ConfigError, checks, deprecated_fields, names, recipes, versions
 from diffusion.recipe.companions import SecondPlayer, Teacher
 from diffusion.recipe.defaults import defaults
 from diffusion.recipe.recipe import Recipe
@@ -89,6 +89,19 @@ def test_a_wrapper_of_ones_own_is_named_in_the_list(monkeypatch):
     config.model.num_classes = 0
     with pytest.raises(ConfigError, match=r"num_classes = 0: an unconditional model.*condition_dropout out of config"):
         checks.validate(config)
+
+
+def test_data_without_a_condition_are_told_which_field_drops_it(tmp_path):
+    np.savez(tmp_path / "a.npz", x=np.zeros((4, 2)))
+    config = recipes.load("points:tiny")
+    config.model.num_classes = 0
+    config.data.source = {"name": "arrays", "path": str(tmp_path / "a.npz")}
+    with pytest.raises(
+        ConfigError, match=r"config\.objective\.wrappers = .* Valid: wrappers without .*, such as \(\),"
+    ):
+        checks.on_its_data(checks.validate(config)).check_null()
+    config.objective.wrappers = ()
+    assert checks.on_its_data(checks.validate(config)).examples.shape == (2,)
 
 
 def test_a_name_in_the_list_means_one_function(monkeypatch):
