@@ -75,8 +75,14 @@ def run(
     Raises:
         ConfigError: if the dataset is not there or has empty captions, or a text is longer than the vocabulary or the
             encoder takes.
-        CacheError: if `out` holds the captions of another dataset, or the output of another encoder or tokenizer.
+        CacheError: if `out` holds the captions of another dataset, the output of another encoder or tokenizer, or
+            other files, such as a run.
     """
+    others = files.other_names(pathlib.Path(out), captions.ARRAYS.__eq__)
+    if others and not (pathlib.Path(out) / captions.INDEX).is_file():
+        raise captions.CacheError(
+            f"{out} holds {others}, but no captions. Valid: a new or empty folder, or the folder of these captions."
+        )
     source = named(data, data_dir)
     texts = _texts(source)
     module, params = interchange.load(text_encoder)

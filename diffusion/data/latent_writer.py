@@ -201,13 +201,10 @@ def require_folder(folder: str | pathlib.Path) -> None:
         CacheError: if it holds files, but no cache and no begun cache.
     """
     folder = pathlib.Path(folder)
-    if not folder.is_dir() or _noted(folder) is not None:
-        return
-    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
-    if others := [name for name in names if name != feature_cache.FOLDER and not name.startswith(PREFIX)]:
+    others = files.other_names(folder, lambda name: name == feature_cache.FOLDER or name.startswith(PREFIX))
+    if others and _noted(folder) is None:
         raise CacheError(
-            f"{folder} holds {', '.join(others[:3])}{' ...' if len(others) > 3 else ''}, but no cache of latents. "
-            "Valid: a new or empty folder, or the folder of a cache."
+            f"{folder} holds {others}, but no cache of latents. Valid: a new or empty folder, or the folder of a cache."
         )
 
 

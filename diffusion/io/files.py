@@ -1,6 +1,6 @@
 """The files that the library keeps: their folder, and how to write them whole."""
 
-__all__ = ["array", "atomic", "cache", "whole_folder", "write_text"]
+__all__ = ["array", "atomic", "cache", "other_names", "whole_folder", "write_text"]
 
 import contextlib
 import fcntl
@@ -8,7 +8,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Literal
 
 import numpy as np
@@ -20,6 +20,18 @@ from diffusion.package import public
 def cache(name: str) -> pathlib.Path:
     """Returns the folder of that name in DIFFUSION_CACHE, or else in ~/.cache/diffusion."""
     return pathlib.Path(os.environ.get("DIFFUSION_CACHE") or "~/.cache/diffusion").expanduser() / name
+
+
+def other_names(folder: pathlib.Path, belongs: Callable[[str], bool]) -> str:
+    """Returns the names in a folder that do not belong there, at most three of them; "" without any.
+
+    Args:
+        folder: the folder, which may be new.
+        belongs: a function name -> whether it belongs there; hidden names belong everywhere.
+    """
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in names if not (name.startswith(".") or belongs(name))]
+    return ", ".join(others[:3]) + (" ..." if len(others) > 3 else "")
 
 
 def array(path: pathlib.Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray | None:

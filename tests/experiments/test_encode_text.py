@@ -36,6 +36,15 @@ def test_texts_longer_than_the_encoder_takes_are_refused(tmp_path):
     assert not (tmp_path / "captions").exists()
 
 
+def test_captions_are_not_written_among_the_files_of_a_run(tmp_path):
+    """`--out` of a run wrote them there without a word."""
+    (tmp_path / "config.json").write_text("{}")
+    source = sources.spelled_drawings("test", number=4)
+    with pytest.raises(captions.CacheError, match=r"holds config\.json, but no captions\. Valid: a new or"):
+        encode_text.run("no encoder", "no tokenizer", source, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
 def test_a_vocabulary_takes_the_place_of_no_files(tmp_path):
     """`--out` of a folder with runs removed them all."""
     (tmp_path / "runs").mkdir()
