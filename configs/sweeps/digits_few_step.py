@@ -32,9 +32,9 @@ METHODS = {
     "ladd": Method("students/ladd", 6.25, STUDENT, batch=32),
     "consistency": Method("students/consistency", 8, STUDENT),
     "rcm": Method("students/rcm", 6.4, STUDENT, stages=lambda n: {"objective.warmup": n // 10}, teacher="digits_time"),
-    "progressive": Method("students/progressive", 7, STUDENT, stages=halvings("objective")),
+    "progressive": Method("students/progressive", 7, STUDENT, stages=halvings(5, "objective")),
     "lightning": Method(
-        "students/lightning", 24, STUDENT, batch=32, stages=halvings("objective", "second_player.objective")
+        "students/lightning", 18.7, STUDENT, batch=32, stages=halvings(3, "objective", "second_player.objective")
     ),
     "guided": Method("students/guided", 5, STUDENT),
     "dmd": Method("students/dmd", 5.2, STUDENT),

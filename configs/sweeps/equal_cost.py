@@ -39,10 +39,10 @@ class Method(NamedTuple):
         return round(self.total / (self.passes * self.batch * ROUND)) * ROUND
 
 
-def halvings(*players: str) -> Callable[[int], Mapping[str, Any]]:
-    """A function from the steps to the fields of five stages; after each stage the student becomes the teacher."""
+def halvings(stages: int, *players: str) -> Callable[[int], Mapping[str, Any]]:
+    """A function from the steps to the fields of these stages; after each stage the student becomes the teacher."""
     fields = (*(f"{player}.stage" for player in players), "checkpoint.every", "checkpoint.keep_every")
-    return lambda steps: dict.fromkeys(fields, steps // 5)
+    return lambda steps: dict.fromkeys(fields, steps // stages) | {"train.steps": steps // stages * stages}
 
 
 def runs(methods: Mapping[str, Method], tiny_teacher: str = "") -> list[Overrides]:
