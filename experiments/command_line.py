@@ -110,7 +110,7 @@ def _parse_and_extend(argv: list[str]) -> list[str]:
         huge_pages.start_anew()
     if listed := extend_by_project():
         print(f"extended by {', '.join(listed)}, which pyproject.toml lists", file=sys.stderr)
-    for name in flags.FLAGS["extend"].value if "extend" in flags.FLAGS else ():
+    for name in flags.FLAGS["extend"].value or ():
         extend(name)
     config_flag.replace_deprecated_fields()
     return remaining
